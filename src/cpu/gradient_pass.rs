@@ -1,0 +1,366 @@
+//! Gradients, a chunk of rows at a time: the chunk's softmax weights are kept (rows × M numbers),
+//! consumed by two products, and overwritten by the next chunk.
+//!
+//! ```text
+//! dq_i  =  factor_i · Σ_j W_ij k_j  −  positive_i · k₊        dk = Σ_i W_iᵀ (factor_i · q_i) − …
+//! ```
+//! With the statistics known, W_ij is the softmax itself. One-way losses need not know them: W_ij is
+//! taken against the fixed offset, its row sums give the statistics, and the normaliser goes into
+//! factor_i. That is 6NMD instead of 8NMD.
+
+use rayon::prelude::*;
+
+use super::pack::{
+    Buffer, Panels, pack_summed, row_items, weight_rows_to_items, weights_to_items,
+};
+use super::problem::{BLOCK, GROUP, LogitTile, Problem, dot};
+use super::simd::{Item, Left, Output};
+use crate::element::{DType, Element};
+
+/// The softmax, where it is known beforehand.
+pub(super) struct Softmax {
+    /// lse_i · log₂e over all allowed candidates.
+    pub row_lse2: Vec<f32>,
+    /// The same of each column, where columns have a loss.
+    pub column_lse2: Option<Vec<f32>>,
+    /// σ_i, plus the positive's column's σ where columns have a loss.
+    pub one_minus_positive: Vec<f64>,
+}
+
+/// What a gradient pass finds out besides the gradients.
+pub(super) struct Outcome {
+    /// lse⁻ of each row, when the softmax was not known.
+    pub negatives_lse: Vec<f64>,
+    /// Σ_i ⟨q_i, dq_i⟩.
+    pub anchors_dot_gradient: f64,
+}
+
+/// Rows of a chunk whose weights fit `budget` bytes: whole groups, at least one.
+pub(super) fn chunk_rows(budget: usize, anchors: usize, candidates: usize) -> usize {
+    let row_bytes = candidates.next_multiple_of(BLOCK) * size_of::<Item>();
+    let rows = (budget / row_bytes / GROUP).max(1) * GROUP;
+    rows.min(anchors.next_multiple_of(GROUP))
+}
+
+/// The gradient pass of one call.
+pub(super) struct GradientPass<'a, T> {
+    pub problem: &'a Problem<'a, T>,
+    /// `None`: take it from the chunk's own row sums; needs a fixed offset.
+    pub softmax: Option<&'a Softmax>,
+    /// upstream · w · s, the factor of every gradient.
+    pub coefficient: f64,
+    /// Bytes for a chunk's weights.
+    pub budget: usize,
+}
+
+/// The weights of a chunk, block after block.
+struct Weights {
+    /// Rows that a block has room for.
+    rows: usize,
+    /// Items along the row: `rows` × BLOCK numbers a block.
+    along: Buffer,
+    /// Items across the rows, for kernels whose items hold two numbers; else empty.
+    across: Buffer,
+    /// Sum of each row in each block.
+    sums: Vec<f32>,
+}
+
+impl<T: Element> GradientPass<'_, T> {
+    pub fn run<G: Element>(&self, dq: &mut [G], dk: Option<&mut [G]>) -> Outcome {
+        let problem = self.problem;
+        let (shape, kernel) = (problem.shape, problem.kernel);
+        let dim = shape.dim;
+        let chunk = chunk_rows(self.budget, shape.anchors, shape.candidates);
+        let blocks = problem.blocks();
+        let numbers = blocks * chunk * BLOCK;
+        let mut weights = Weights {
+            rows: chunk,
+            along: Buffer::new(numbers / kernel.depth),
+            across: Buffer::new(if kernel.depth == 1 { 0 } else { numbers / kernel.depth }),
+            sums: vec![0.0; blocks * chunk],
+        };
+        let candidates = pack_summed(kernel, problem.k.as_slice(), dim, None);
+        let mut sums = vec![0.0f32; chunk * dim];
+        let mut storage = Vec::new();
+        let mut outcome = Outcome {
+            negatives_lse: Vec::new(),
+            anchors_dot_gradient: 0.0,
+        };
+        with_f32(dk, |mut dk| {
+            for first_row in (0..shape.anchors).step_by(chunk) {
+                let rows = chunk.min(shape.anchors - first_row);
+                let range = first_row * dim..(first_row + rows) * dim;
+                let anchors = &problem.q.as_slice()[range.clone()];
+                let items = row_items(kernel, anchors, dim, &mut storage);
+                self.fill_weights(&mut weights, items, first_row, rows);
+                let factors = self.factors(&weights, first_row, rows, &mut outcome);
+
+                let sums = &mut sums[..rows * dim];
+                self.weighted_candidates(&weights, &candidates, sums);
+                outcome.anchors_dot_gradient +=
+                    self.finish_anchors(&factors, first_row, sums, &mut dq[range]);
+
+                if let Some(dk) = dk.as_deref_mut() {
+                    let scaled = pack_summed(kernel, anchors, dim, Some(&factors.softmax));
+                    self.add_to_candidates(&weights, &scaled, &factors, first_row, dk);
+                }
+            }
+        });
+        outcome
+    }
+
+    /// Computes W for a chunk of rows, block by block.
+    fn fill_weights(&self, weights: &mut Weights, items: &[Item], first_row: usize, rows: usize) {
+        let depth = self.problem.kernel.depth;
+        let numbers = weights.rows * BLOCK;
+        let mut across = weights.across.items_mut().chunks_mut(numbers / depth);
+        let tasks: Vec<_> = weights
+            .along
+            .items_mut()
+            .chunks_mut(numbers / depth)
+            .zip(weights.sums.chunks_mut(weights.rows))
+            .map(|(along, sums)| (along, across.next().unwrap_or_default(), sums))
+            .collect();
+        tasks
+            .into_par_iter()
+            .enumerate()
+            .for_each(|(block, (along, across, sums))| {
+                let mut tile: LogitTile = [0.0; GROUP * BLOCK];
+                let steps = self.problem.steps();
+                for row in (0..rows).step_by(GROUP) {
+                    let count = GROUP.min(rows - row);
+                    let items = &items[row * steps..(row + count) * steps];
+                    let sums = &mut sums[row..row + count];
+                    let along = &mut along[row * BLOCK / depth..][..count * BLOCK / depth];
+                    if depth == 1 {
+                        let tile = bytemuck::cast_slice_mut(along);
+                        self.fill_tile(items, first_row + row, block, tile, sums);
+                        continue;
+                    }
+                    self.fill_tile(items, first_row + row, block, &mut tile, sums);
+                    weights_to_items(&tile[..count * BLOCK], along);
+                    let across = &mut across[row * BLOCK / depth..];
+                    for (pair, items) in tile[..count.next_multiple_of(2) * BLOCK]
+                        .chunks_exact(2 * BLOCK)
+                        .zip(across.chunks_exact_mut(BLOCK))
+                    {
+                        let (upper, lower) = pair.split_at(BLOCK);
+                        weight_rows_to_items(upper, lower, items);
+                    }
+                }
+            });
+    }
+
+    /// Weights of one group of rows (as many as `sums`) and one block; zeros past the last column
+    /// and in the row after the last, where an item would reach into them.
+    fn fill_tile(
+        &self,
+        items: &[Item],
+        first_row: usize,
+        block: usize,
+        tile: &mut [f32],
+        sums: &mut [f32],
+    ) {
+        let problem = self.problem;
+        let (kernel, scale2) = (problem.kernel, problem.scale2);
+        let (first_column, width) = problem.block(block);
+        problem.negative_products(items, first_row, sums.len(), block, tile);
+        let mut rows = tile.chunks_exact_mut(BLOCK);
+        for ((row, sum), values) in sums.iter_mut().enumerate().zip(&mut rows) {
+            let (values, padding) = values.split_at_mut(width);
+            padding.fill(0.0);
+            match self.softmax {
+                None => {
+                    // The engine takes this way only with a fixed offset.
+                    let offset2 = problem.fixed_offset2.unwrap_or(f32::NAN);
+                    *sum = kernel.exp_row(values, scale2, offset2);
+                }
+                Some(softmax) => {
+                    let offset2 = softmax.row_lse2[first_row + row];
+                    match &softmax.column_lse2 {
+                        None => *sum = kernel.exp_row(values, scale2, offset2),
+                        Some(columns) => {
+                            let columns = &columns[first_column..first_column + width];
+                            kernel.exp_row_both(values, scale2, offset2, columns);
+                        }
+                    }
+                }
+            }
+        }
+        if let Some(after) = rows.next() {
+            after.fill(0.0);
+        }
+    }
+
+    /// The factors of a chunk's rows, from the known softmax or from the chunk's row sums.
+    fn factors(
+        &self,
+        weights: &Weights,
+        first_row: usize,
+        rows: usize,
+        outcome: &mut Outcome,
+    ) -> Factors {
+        let mut factors = Factors {
+            softmax: Vec::with_capacity(rows),
+            positive: Vec::with_capacity(rows),
+        };
+        let offset2 = self.problem.fixed_offset2.unwrap_or(f32::NAN);
+        for row in 0..rows {
+            let i = first_row + row;
+            let (normaliser, one_minus_positive) = match self.softmax {
+                Some(softmax) => (1.0, softmax.one_minus_positive[i]),
+                None => {
+                    let blocks = weights.sums.chunks(weights.rows);
+                    let sum: f64 = blocks.map(|sums| f64::from(sums[row])).sum();
+                    let lse = f64::from(offset2) * std::f64::consts::LN_2 + sum.ln();
+                    outcome.negatives_lse.push(lse);
+                    let sigma = sigmoid(lse - self.problem.positive_logits[i]);
+                    (if sum == 0.0 { 0.0 } else { sigma / sum }, sigma)
+                }
+            };
+            factors
+                .softmax
+                .push((self.coefficient * normaliser) as f32);
+            factors
+                .positive
+                .push((self.coefficient * one_minus_positive) as f32);
+        }
+        factors
+    }
+
+    /// sums_i = Σ_j W_ij k_j.
+    fn weighted_candidates(&self, weights: &Weights, candidates: &Panels, sums: &mut [f32]) {
+        let kernel = self.problem.kernel;
+        let dim = self.problem.shape.dim;
+        let row_stride = BLOCK / kernel.depth;
+        let block_items = weights.rows * row_stride;
+        sums.par_chunks_mut(GROUP * dim)
+            .enumerate()
+            .for_each(|(group, sums)| {
+                for (block, items) in weights.along.items().chunks(block_items).enumerate() {
+                    let (first_column, width) = self.problem.block(block);
+                    let left = Left {
+                        items: &items[group * GROUP * row_stride..],
+                        rows: sums.len() / dim,
+                        steps: width.div_ceil(kernel.depth),
+                        row_stride,
+                        step_stride: 1,
+                    };
+                    let right = candidates.from_step(first_column / kernel.depth);
+                    let output = Output {
+                        numbers: sums,
+                        columns: dim,
+                        row_stride: dim,
+                        accumulate: block > 0,
+                    };
+                    kernel.multiply(left, right, output);
+                }
+            });
+    }
+
+    /// dq_i = factor_i · sums_i − positive_i · k₊; returns Σ⟨q_i, dq_i⟩ from dq before rounding.
+    fn finish_anchors<G: Element>(
+        &self,
+        factors: &Factors,
+        first_row: usize,
+        sums: &mut [f32],
+        dq: &mut [G],
+    ) -> f64 {
+        let dim = self.problem.shape.dim;
+        let dots: Vec<f64> = sums
+            .par_chunks_mut(dim)
+            .zip(dq.par_chunks_mut(dim))
+            .enumerate()
+            .map(|(row, (sums, dq))| {
+                let (softmax, positive) = (factors.softmax[row], factors.positive[row]);
+                let k = self.problem.positive_row(first_row + row);
+                for (sum, k) in sums.iter_mut().zip(k) {
+                    *sum = softmax * *sum - positive * k.to_f32();
+                }
+                G::narrow(sums, dq);
+                dot(self.problem.q.row(first_row + row), sums)
+            })
+            .collect();
+        dots.iter().sum()
+    }
+
+    /// dk_j += Σ_i W_ij (factor_i · q_i) − Σ_{i: +(i) = j} positive_i · q_i; the first chunk
+    /// overwrites.
+    fn add_to_candidates(
+        &self,
+        weights: &Weights,
+        scaled: &Panels,
+        factors: &Factors,
+        first_row: usize,
+        dk: &mut [f32],
+    ) {
+        let problem = self.problem;
+        let kernel = problem.kernel;
+        let dim = problem.shape.dim;
+        let rows = factors.softmax.len();
+        let all_items = match kernel.depth {
+            1 => weights.along.items(),
+            _ => weights.across.items(),
+        };
+        let block_items = weights.rows * BLOCK / kernel.depth;
+        dk.par_chunks_mut(BLOCK * dim)
+            .zip(all_items.par_chunks(block_items))
+            .enumerate()
+            .for_each(|(block, (dk, items))| {
+                let (first_column, width) = problem.block(block);
+                let left = Left {
+                    items,
+                    rows: width,
+                    steps: rows.div_ceil(kernel.depth),
+                    row_stride: 1,
+                    step_stride: BLOCK,
+                };
+                let output = Output {
+                    numbers: dk,
+                    columns: dim,
+                    row_stride: dim,
+                    accumulate: first_row > 0,
+                };
+                kernel.multiply(left, scaled.from_panel(0), output);
+                for (row, &positive) in factors.positive.iter().enumerate() {
+                    let i = first_row + row;
+                    let Some(j) = problem.contrast.positive(i, problem.shape) else {
+                        continue;
+                    };
+                    if !(first_column..first_column + width).contains(&j) {
+                        continue;
+                    }
+                    let target = &mut dk[(j - first_column) * dim..][..dim];
+                    for (target, q) in target.iter_mut().zip(problem.q.row(i)) {
+                        *target -= positive * q.to_f32();
+                    }
+                }
+            });
+    }
+}
+
+/// Factors of one chunk's rows.
+struct Factors {
+    /// Of the softmax weights.
+    softmax: Vec<f32>,
+    /// Of the positive.
+    positive: Vec<f32>,
+}
+
+/// Hands out the gradient as f32: in place when it is, else through a buffer that is rounded once.
+fn with_f32<G: Element>(gradient: Option<&mut [G]>, run: impl FnOnce(Option<&mut [f32]>)) {
+    match gradient {
+        None => run(None),
+        Some(gradient) if G::DTYPE == DType::F32 => run(Some(bytemuck::cast_slice_mut(gradient))),
+        Some(gradient) => {
+            let mut buffer = vec![0.0; gradient.len()];
+            run(Some(&mut buffer));
+            G::narrow(&buffer, gradient);
+        }
+    }
+}
+
+/// 1/(1 + e⁻ˣ): 0 at −∞, 1 at ∞, NaN at NaN.
+pub(super) fn sigmoid(x: f64) -> f64 {
+    1.0 / (1.0 + (-x).exp())
+}

@@ -1,0 +1,84 @@
+//! Row-wise verbs: L2 normalisation and its gradient, and the momentum update.
+
+use rayon::prelude::*;
+
+use super::problem::dot;
+use crate::element::Element;
+use crate::engine::MomentumTensor;
+
+/// Numbers per task of a momentum update: 64 KiB of f32.
+const CHUNK: usize = 16 * 1024;
+
+/// Rows of `dim`; shapes have been checked.
+pub(super) fn normalize<T: Element, O: Element>(
+    x: &[T],
+    y: &mut [O],
+    norms: &mut [f32],
+    dim: usize,
+    epsilon: f32,
+) {
+    x.par_chunks(dim)
+        .zip(y.par_chunks_mut(dim))
+        .zip(norms)
+        .for_each(|((x, y), norm)| {
+            let length = dot(x, x).sqrt();
+            *norm = length as f32;
+            // A NaN norm must not be replaced by epsilon.
+            let divisor = if length < f64::from(epsilon) {
+                f64::from(epsilon)
+            } else {
+                length
+            };
+            for (y, x) in y.iter_mut().zip(x) {
+                *y = O::from_f32((f64::from(x.to_f32()) / divisor) as f32);
+            }
+        });
+}
+
+/// Rows of `dim`; shapes have been checked.
+pub(super) fn normalize_backward<T: Element, G: Element>(
+    y: &[T],
+    norms: &[f32],
+    dy: &[G],
+    dx: &mut [G],
+    dim: usize,
+    epsilon: f32,
+) {
+    y.par_chunks(dim)
+        .zip(norms)
+        .zip(dy.par_chunks(dim))
+        .zip(dx.par_chunks_mut(dim))
+        .for_each(|(((y, &norm), dy), dx)| {
+            let along = if norm <= epsilon {
+                0.0
+            } else {
+                dot(y, dy) as f32
+            };
+            let divisor = if norm <= epsilon { epsilon } else { norm };
+            for ((dx, y), dy) in dx.iter_mut().zip(y).zip(dy) {
+                *dx = G::from_f32((dy.to_f32() - y.to_f32() * along) / divisor);
+            }
+        });
+}
+
+/// key ← m·key + (1−m)·query; lengths have been checked.
+pub(super) fn momentum_update<T: Element>(momentum: f32, tensors: &mut [MomentumTensor<'_, T>]) {
+    let rest = 1.0 - momentum;
+    tensors.par_iter_mut().for_each(|tensor| {
+        tensor
+            .key
+            .par_chunks_mut(CHUNK)
+            .zip(tensor.query.par_chunks(CHUNK))
+            .for_each(|(key, query)| {
+                for (key, query) in key.iter_mut().zip(query) {
+                    *key = momentum * *key + rest * query.to_f32();
+                }
+            });
+        if let Some(shadow) = tensor.shadow.as_deref_mut() {
+            shadow
+                .par_chunks_mut(CHUNK)
+                .zip(tensor.key.par_chunks(CHUNK))
+                .for_each(|(shadow, key)| T::narrow(key, shadow));
+        }
+    });
+}

@@ -1,0 +1,276 @@
+//! The microkernels: one matrix-product tile and a few softmax rows, per instruction set.
+//!
+//! Both operands are made of 4-byte *items*. An f32 item is one number; a bf16 item is two numbers
+//! that follow each other along the summed axis, the lower half first. So one set of loops drives
+//! both, and `depth` (numbers per item) is all that differs.
+
+mod avx2;
+mod avx512;
+mod exp;
+mod portable;
+
+/// Four bytes of an operand: an f32, or a pair of bf16.
+pub(crate) type Item = u32;
+
+/// Items of the summed axis after which the right operand's panel leaves the first-level cache.
+const STEPS_PER_BLOCK: usize = 256;
+
+/// Arguments of a tile: `rows` ≤ MR rows of A times one panel of B, into C.
+#[derive(Clone, Copy)]
+struct Tile {
+    rows: usize,
+    steps: usize,
+    a: *const Item,
+    a_row: usize,
+    a_step: usize,
+    b: *const Item,
+    c: *mut f32,
+    c_row: usize,
+    accumulate: bool,
+}
+
+/// The inner loops of one instruction set.
+pub(crate) struct Kernel {
+    /// Name as `infonce info` prints it.
+    pub name: &'static str,
+    /// Columns of a packed panel.
+    pub panel: usize,
+    /// Numbers per item: 1 for f32, 2 for bf16.
+    pub depth: usize,
+    /// Rows of a tile.
+    tile_rows: usize,
+    tile: unsafe fn(Tile),
+    exp_row: unsafe fn(&mut [f32], f32, f32) -> f32,
+    exp_row_into_columns: unsafe fn(&mut [f32], f32, f32, &mut [f32]) -> f32,
+    exp_row_both: unsafe fn(&mut [f32], f32, f32, &[f32]),
+    max_row: unsafe fn(&[f32]) -> f32,
+}
+
+/// The left operand of a product: element (row, step) is `items[row * row_stride + step * step_stride]`.
+#[derive(Clone, Copy)]
+pub(crate) struct Left<'a> {
+    pub items: &'a [Item],
+    pub rows: usize,
+    pub steps: usize,
+    pub row_stride: usize,
+    pub step_stride: usize,
+}
+
+/// The right operand: panels of `panel` columns, items of one step side by side, `panel_stride`
+/// items from panel to panel. Columns past the last are zero.
+#[derive(Clone, Copy)]
+pub(crate) struct Right<'a> {
+    pub items: &'a [Item],
+    pub panel_stride: usize,
+}
+
+/// Where a product goes: `columns` numbers a row, `row_stride` from row to row.
+pub(crate) struct Output<'a> {
+    pub numbers: &'a mut [f32],
+    pub columns: usize,
+    pub row_stride: usize,
+    /// Add to what is there instead of replacing it.
+    pub accumulate: bool,
+}
+
+impl Kernel {
+    /// The fastest kernel here for f32 items.
+    pub fn for_f32() -> &'static Kernel {
+        avx512::f32_kernel()
+            .or_else(avx2::kernel)
+            .unwrap_or(&portable::F32)
+    }
+
+    /// The kernel for bf16 items, where the processor multiplies bf16 pairs.
+    pub fn for_bf16() -> Option<&'static Kernel> {
+        avx512::bf16_kernel()
+    }
+
+    /// The AVX2 kernel, also where AVX-512 is chosen.
+    #[cfg(test)]
+    pub fn for_avx2() -> Option<&'static Kernel> {
+        avx2::kernel()
+    }
+
+    /// The kernel of processors that have none of their own.
+    #[cfg(test)]
+    pub fn portable_f32() -> &'static Kernel {
+        &portable::F32
+    }
+
+    /// The bf16 kernel in plain Rust: the same item layout on any processor.
+    #[cfg(test)]
+    pub fn portable_bf16() -> &'static Kernel {
+        &portable::BF16
+    }
+
+    /// Output = left · right. When `output.columns` is not a multiple of the panel, a row's stride
+    /// must not be smaller than its columns; nothing past them is written.
+    pub fn multiply(&self, left: Left<'_>, right: Right<'_>, output: Output<'_>) {
+        let Output {
+            numbers,
+            columns,
+            row_stride,
+            accumulate,
+        } = output;
+        let panels = columns.div_ceil(self.panel);
+        if left.rows == 0 || panels == 0 {
+            return;
+        }
+        if left.steps == 0 {
+            if !accumulate {
+                for row in 0..left.rows {
+                    numbers[row * row_stride..row * row_stride + columns].fill(0.0);
+                }
+            }
+            return;
+        }
+        let last_left = (left.rows - 1) * left.row_stride + (left.steps - 1) * left.step_stride;
+        assert!(last_left < left.items.len(), "left operand too short");
+        let last_right = (panels - 1) * right.panel_stride + left.steps * self.panel;
+        assert!(last_right <= right.items.len(), "right operand too short");
+        assert!(
+            row_stride >= columns && (left.rows - 1) * row_stride + columns <= numbers.len(),
+            "output too short"
+        );
+        let c = numbers.as_mut_ptr();
+        for first_step in (0..left.steps).step_by(STEPS_PER_BLOCK) {
+            let steps = STEPS_PER_BLOCK.min(left.steps - first_step);
+            let accumulate = accumulate || first_step > 0;
+            for panel in 0..panels {
+                let column = panel * self.panel;
+                let width = self.panel.min(columns - column);
+                for row in (0..left.rows).step_by(self.tile_rows) {
+                    let rows = self.tile_rows.min(left.rows - row);
+                    // SAFETY: the offsets below stay inside the three slices by the assertions
+                    // above, and the kernel was chosen for this processor.
+                    unsafe {
+                        let tile = Tile {
+                            rows,
+                            steps,
+                            a: left.items.as_ptr().add(
+                                row * left.row_stride + first_step * left.step_stride,
+                            ),
+                            a_row: left.row_stride,
+                            a_step: left.step_stride,
+                            b: right
+                                .items
+                                .as_ptr()
+                                .add(panel * right.panel_stride + first_step * self.panel),
+                            c: c.add(row * row_stride + column),
+                            c_row: row_stride,
+                            accumulate,
+                        };
+                        if width == self.panel {
+                            (self.tile)(tile);
+                        } else {
+                            self.narrow_tile(tile, width);
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// A tile of the last, partial panel: through a buffer, because tiles write whole panels.
+    ///
+    /// # Safety
+    /// As for `tile`, but only `width` numbers of each row of C need to be there.
+    unsafe fn narrow_tile(&self, tile: Tile, width: usize) {
+        let mut buffer = [0.0f32; MAX_TILE];
+        // SAFETY: the buffer holds the largest tile of any kernel; C is touched only at
+        // `rows` × `width`, which the caller vouches for.
+        unsafe {
+            (self.tile)(Tile {
+                c: buffer.as_mut_ptr(),
+                c_row: self.panel,
+                accumulate: false,
+                ..tile
+            });
+            for row in 0..tile.rows {
+                for column in 0..width {
+                    let target = tile.c.add(row * tile.c_row + column);
+                    let product = buffer[row * self.panel + column];
+                    *target = if tile.accumulate {
+                        *target + product
+                    } else {
+                        product
+                    };
+                }
+            }
+        }
+    }
+
+    /// row_j ← 2^(scale₂·row_j − offset₂); returns the sum.
+    pub fn exp_row(&self, row: &mut [f32], scale2: f32, offset2: f32) -> f32 {
+        // SAFETY: the kernel was chosen for this processor.
+        unsafe { (self.exp_row)(row, scale2, offset2) }
+    }
+
+    /// As [`exp_row`](Self::exp_row), and adds each exponential to its column's sum.
+    pub fn exp_row_into_columns(
+        &self,
+        row: &mut [f32],
+        scale2: f32,
+        offset2: f32,
+        columns: &mut [f32],
+    ) -> f32 {
+        // SAFETY: the kernel was chosen for this processor.
+        unsafe { (self.exp_row_into_columns)(row, scale2, offset2, columns) }
+    }
+
+    /// row_j ← 2^(scale₂·row_j − offset₂) + 2^(scale₂·row_j − column_offsets₂_j).
+    pub fn exp_row_both(
+        &self,
+        row: &mut [f32],
+        scale2: f32,
+        offset2: f32,
+        column_offsets2: &[f32],
+    ) {
+        // SAFETY: the kernel was chosen for this processor.
+        unsafe { (self.exp_row_both)(row, scale2, offset2, column_offsets2) }
+    }
+
+    /// The largest number of a row; −∞ when there is none. NaN is passed over.
+    pub fn max_row(&self, row: &[f32]) -> f32 {
+        // SAFETY: the kernel was chosen for this processor.
+        unsafe { (self.max_row)(row) }
+    }
+}
+
+/// Numbers in the largest tile of any kernel.
+const MAX_TILE: usize = 12 * 32;
+
+/// The softmax rows compiled for an instruction set: the bodies are plain loops, the attribute
+/// decides what they vectorise to.
+macro_rules! softmax_rows {
+    ($fma:literal $(, #[$feature:meta])?) => {
+        $(#[$feature])?
+        unsafe fn exp_row(row: &mut [f32], scale2: f32, offset2: f32) -> f32 {
+            $crate::cpu::simd::exp::exp_row::<$fma>(row, scale2, offset2)
+        }
+        $(#[$feature])?
+        unsafe fn exp_row_into_columns(
+            row: &mut [f32],
+            scale2: f32,
+            offset2: f32,
+            columns: &mut [f32],
+        ) -> f32 {
+            $crate::cpu::simd::exp::exp_row_into_columns::<$fma>(row, scale2, offset2, columns)
+        }
+        $(#[$feature])?
+        unsafe fn exp_row_both(
+            row: &mut [f32],
+            scale2: f32,
+            offset2: f32,
+            column_offsets2: &[f32],
+        ) {
+            $crate::cpu::simd::exp::exp_row_both::<$fma>(row, scale2, offset2, column_offsets2)
+        }
+        $(#[$feature])?
+        unsafe fn max_row(row: &[f32]) -> f32 {
+            $crate::cpu::simd::exp::max_row(row)
+        }
+    };
+}
+use softmax_rows;

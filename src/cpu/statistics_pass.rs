@@ -1,0 +1,261 @@
+//! log Σ exp over the negatives of every row, and of every column where columns matter: 2NMD FLOPs,
+//! and for NT-Xent half of that, because its logits are symmetric.
+
+use rayon::prelude::*;
+
+use super::pack::row_items;
+use super::problem::{BLOCK, GROUP, LogitTile, Problem};
+use super::simd::Item;
+use crate::contrast::Form;
+use crate::element::Element;
+
+/// Rows of a chunk: what is kept per chunk is one partial sum per row and block.
+pub(super) const CHUNK: usize = 16 * GROUP;
+
+/// lse⁻ in nats; −∞ where there are no negatives.
+pub(super) struct NegativesLse {
+    pub rows: Vec<f64>,
+    pub columns: Option<Vec<f64>>,
+}
+
+/// sum · 2^offset₂.
+#[derive(Clone, Copy)]
+struct ScaledSum {
+    offset2: f32,
+    sum: f64,
+}
+
+impl ScaledSum {
+    const ZERO: Self = Self {
+        offset2: 0.0,
+        sum: 0.0,
+    };
+
+    fn add(&mut self, other: Self) {
+        if other.sum == 0.0 {
+            return;
+        }
+        if self.sum == 0.0 {
+            *self = other;
+        } else if self.offset2 == other.offset2 {
+            self.sum += other.sum;
+        } else {
+            self.raise_to(other.offset2);
+            self.sum += other.sum * f64::from(other.offset2 - self.offset2).exp2();
+        }
+    }
+
+    /// Moves the offset up to `offset2`, if that is up.
+    fn raise_to(&mut self, offset2: f32) {
+        if offset2 > self.offset2 {
+            self.sum *= f64::from(self.offset2 - offset2).exp2();
+            self.offset2 = offset2;
+        }
+    }
+
+    fn ln(self) -> f64 {
+        f64::from(self.offset2) * std::f64::consts::LN_2 + self.sum.ln()
+    }
+}
+
+/// Which part of the logit matrix is computed, and what is summed.
+#[derive(Clone, Copy, PartialEq)]
+enum Sums {
+    Rows,
+    RowsAndColumns,
+    /// Only the entries right of the diagonal; row i's other entries are column i's.
+    Triangle,
+}
+
+pub(super) fn negatives_lse<T: Element>(problem: &Problem<'_, T>) -> NegativesLse {
+    let sums = match problem.contrast.form {
+        Form::Clip => Sums::RowsAndColumns,
+        Form::NtXent if problem.fixed_offset2.is_some() => Sums::Triangle,
+        _ => Sums::Rows,
+    };
+    let anchors = problem.shape.anchors;
+    let mut columns = match sums {
+        Sums::Rows => Vec::new(),
+        _ => vec![ScaledSum::ZERO; problem.shape.candidates],
+    };
+    let mut rows = vec![ScaledSum::ZERO; anchors];
+    let chunk = CHUNK.min(anchors);
+    let mut partial = vec![ScaledSum::ZERO; problem.blocks() * chunk];
+    let mut storage = Vec::new();
+    for first_row in (0..anchors).step_by(chunk) {
+        let count = chunk.min(anchors - first_row);
+        let dim = problem.shape.dim;
+        let slice = &problem.q.as_slice()[first_row * dim..(first_row + count) * dim];
+        let items = row_items(problem.kernel, slice, dim, &mut storage);
+
+        let mut column_blocks = columns.chunks_mut(BLOCK);
+        let tasks: Vec<_> = partial
+            .chunks_mut(chunk)
+            .map(|rows| (&mut rows[..count], column_blocks.next().unwrap_or_default()))
+            .collect();
+        tasks
+            .into_par_iter()
+            .enumerate()
+            .for_each(|(block, (rows, columns))| {
+                let task = BlockTask {
+                    problem,
+                    sums,
+                    block,
+                };
+                task.run(items, first_row, rows, columns);
+            });
+        let rows = &mut rows[first_row..first_row + count];
+        rows.par_iter_mut().enumerate().for_each(|(row, sum)| {
+            for block in partial.chunks(chunk) {
+                sum.add(block[row]);
+            }
+        });
+    }
+    if sums == Sums::Triangle {
+        for (row, &column) in rows.iter_mut().zip(&columns) {
+            row.add(column);
+        }
+    }
+    NegativesLse {
+        rows: rows.into_iter().map(ScaledSum::ln).collect(),
+        columns: (sums == Sums::RowsAndColumns)
+            .then(|| columns.into_iter().map(ScaledSum::ln).collect()),
+    }
+}
+
+/// One block of columns against one chunk of rows.
+struct BlockTask<'a, T> {
+    problem: &'a Problem<'a, T>,
+    sums: Sums,
+    block: usize,
+}
+
+impl<T: Element> BlockTask<'_, T> {
+    fn run(
+        &self,
+        items: &[Item],
+        first_row: usize,
+        rows: &mut [ScaledSum],
+        columns: &mut [ScaledSum],
+    ) {
+        let steps = self.problem.steps();
+        let (first_column, width) = self.problem.block(self.block);
+        let mut tile: LogitTile = [0.0; GROUP * BLOCK];
+        for (group, rows) in rows.chunks_mut(GROUP).enumerate() {
+            let row = group * GROUP;
+            if self.sums == Sums::Triangle && first_column + width <= first_row + row + 1 {
+                rows.fill(ScaledSum::ZERO);
+                continue;
+            }
+            let items = &items[row * steps..(row + rows.len()) * steps];
+            self.problem.negative_products(
+                items,
+                first_row + row,
+                rows.len(),
+                self.block,
+                &mut tile,
+            );
+            if self.sums == Sums::Triangle {
+                for (index, values) in tile.chunks_mut(BLOCK).take(rows.len()).enumerate() {
+                    let diagonal = first_row + row + index + 1;
+                    let hidden = diagonal.saturating_sub(first_column).min(width);
+                    values[..hidden].fill(f32::NEG_INFINITY);
+                }
+            }
+            match self.problem.fixed_offset2 {
+                Some(offset2) => self.sum_with_fixed_offset(offset2, &mut tile, rows, columns),
+                None => {
+                    self.sum_columns_with_maximum(&tile[..rows.len() * BLOCK], columns);
+                    self.sum_rows_with_maximum(&mut tile, rows);
+                }
+            }
+        }
+    }
+
+    fn sum_with_fixed_offset(
+        &self,
+        offset2: f32,
+        tile: &mut LogitTile,
+        rows: &mut [ScaledSum],
+        columns: &mut [ScaledSum],
+    ) {
+        let (_, width) = self.problem.block(self.block);
+        let (kernel, scale2) = (self.problem.kernel, self.problem.scale2);
+        let mut group_columns = [0.0f32; BLOCK];
+        for (values, row) in tile.chunks_mut(BLOCK).zip(rows) {
+            let values = &mut values[..width];
+            let sum = if columns.is_empty() {
+                kernel.exp_row(values, scale2, offset2)
+            } else {
+                kernel.exp_row_into_columns(values, scale2, offset2, &mut group_columns[..width])
+            };
+            *row = ScaledSum {
+                offset2,
+                sum: f64::from(sum),
+            };
+        }
+        for (column, sum) in columns.iter_mut().zip(group_columns) {
+            column.add(ScaledSum {
+                offset2,
+                sum: f64::from(sum),
+            });
+        }
+    }
+
+    fn sum_rows_with_maximum(&self, tile: &mut LogitTile, rows: &mut [ScaledSum]) {
+        let (_, width) = self.problem.block(self.block);
+        let (kernel, scale2) = (self.problem.kernel, self.problem.scale2);
+        for (values, row) in tile.chunks_mut(BLOCK).zip(rows) {
+            let values = &mut values[..width];
+            let offset2 = or_zero(kernel.max_row(values) * scale2);
+            let sum = f64::from(kernel.exp_row(values, scale2, offset2));
+            *row = ScaledSum { offset2, sum };
+        }
+    }
+
+    fn sum_columns_with_maximum(&self, tile: &[f32], columns: &mut [ScaledSum]) {
+        if columns.is_empty() {
+            return;
+        }
+        let width = columns.len();
+        let (kernel, scale2) = (self.problem.kernel, self.problem.scale2);
+        let mut maxima = [f32::NEG_INFINITY; BLOCK];
+        for values in tile.chunks(BLOCK) {
+            for (maximum, &value) in maxima.iter_mut().zip(&values[..width]) {
+                *maximum = if value > *maximum { value } else { *maximum };
+            }
+        }
+        let mut offsets2 = [0.0f32; BLOCK];
+        for (offset2, maximum) in offsets2.iter_mut().zip(maxima) {
+            *offset2 = or_zero(maximum * scale2);
+        }
+        let mut sums = [0.0f32; BLOCK];
+        let mut copy = [0.0f32; BLOCK];
+        for values in tile.chunks(BLOCK) {
+            copy[..width].copy_from_slice(&values[..width]);
+            // A row offset of ∞ leaves the column's exponential alone.
+            kernel.exp_row_both(
+                &mut copy[..width],
+                scale2,
+                f32::INFINITY,
+                &offsets2[..width],
+            );
+            for (sum, value) in sums.iter_mut().zip(&copy[..width]) {
+                *sum += value;
+            }
+        }
+        for ((column, sum), offset2) in columns.iter_mut().zip(sums).zip(offsets2) {
+            let sum = f64::from(sum);
+            column.add(ScaledSum { offset2, sum });
+        }
+    }
+}
+
+/// An empty maximum (−∞) has no use as an offset.
+fn or_zero(maximum2: f32) -> f32 {
+    if maximum2 == f32::NEG_INFINITY {
+        0.0
+    } else {
+        maximum2
+    }
+}

@@ -1,0 +1,295 @@
+//! Every microkernel drives the same loops: each is held against the float64 definition here, also
+//! those that this processor would not choose. The public suite tests the chosen one in depth.
+
+use half::bf16;
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+use super::simd::{Item, Kernel, Left, Output, Right};
+use super::{CpuEngine, Engine};
+use crate::reference::{self, Dense};
+use crate::{Contrast, Element, Gradients, Inputs, Positives, Rows, RowsMut};
+
+fn kernels() -> Vec<&'static Kernel> {
+    let mut kernels = vec![
+        Kernel::for_f32(),
+        Kernel::portable_f32(),
+        Kernel::portable_bf16(),
+    ];
+    kernels.extend(Kernel::for_avx2());
+    kernels.extend(Kernel::for_bf16());
+    kernels
+}
+
+fn random<T: Element>(rng: &mut ChaCha8Rng, rows: usize, dim: usize) -> Vec<T> {
+    let bound = (3.0 / dim as f32).sqrt();
+    let numbers = (0..rows * dim).map(|_| T::from_f32(rng.random_range(-bound..bound)));
+    numbers.collect()
+}
+
+/// Items that hold small whole numbers, so that every product and sum is exact in any order.
+fn whole_numbers(rng: &mut ChaCha8Rng, kernel: &Kernel, count: usize) -> (Vec<Item>, Vec<f64>) {
+    let mut items = Vec::new();
+    let mut numbers = Vec::new();
+    for _ in 0..count {
+        let mut item = 0;
+        for place in 0..kernel.depth {
+            let number = rng.random_range(-8..=8) as f32;
+            numbers.push(f64::from(number));
+            item |= match kernel.depth {
+                1 => number.to_bits(),
+                _ => Item::from(bf16::from_f32(number).to_bits()) << (16 * place),
+            };
+        }
+        items.push(item);
+    }
+    (items, numbers)
+}
+
+#[test]
+fn products_are_exact_for_every_tile_shape() {
+    let mut rng = ChaCha8Rng::seed_from_u64(1);
+    for kernel in kernels() {
+        for rows in [1, 2, 3, 5, 6, 7, 11, 12, 13, 25] {
+            for columns in [1usize, 15, 16, 17, 31, 32, 33, 70] {
+                for (steps, accumulate) in [(1, false), (2, true), (300, false), (257, true)] {
+                    let panels = columns.div_ceil(kernel.panel);
+                    let (a, a_numbers) = whole_numbers(&mut rng, kernel, rows * steps);
+                    let panel_items = steps * kernel.panel;
+                    let (b, b_numbers) = whole_numbers(&mut rng, kernel, panels * panel_items);
+                    let row_stride = columns + 3;
+                    let mut c = vec![7.0f32; rows * row_stride];
+                    kernel.multiply(
+                        Left {
+                            items: &a,
+                            rows,
+                            steps,
+                            row_stride: steps,
+                            step_stride: 1,
+                        },
+                        Right {
+                            items: &b,
+                            panel_stride: panel_items,
+                        },
+                        Output {
+                            numbers: &mut c,
+                            columns,
+                            row_stride,
+                            accumulate,
+                        },
+                    );
+                    for row in 0..rows {
+                        for column in 0..row_stride {
+                            let mut expected = 7.0;
+                            if column < columns {
+                                expected *= f64::from(u8::from(accumulate));
+                                let (panel, lane) = (column / kernel.panel, column % kernel.panel);
+                                for step in 0..steps {
+                                    let item = panel * panel_items + step * kernel.panel + lane;
+                                    for place in 0..kernel.depth {
+                                        expected += a_numbers
+                                            [(row * steps + step) * kernel.depth + place]
+                                            * b_numbers[item * kernel.depth + place];
+                                    }
+                                }
+                            }
+                            assert_eq!(
+                                f64::from(c[row * row_stride + column]),
+                                expected,
+                                "{} {rows}x{steps}x{columns} at ({row}, {column})",
+                                kernel.name
+                            );
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn exponentials_are_accurate_to_two_ulp_and_keep_nan_and_the_ends() {
+    for kernel in kernels() {
+        let exponents: Vec<f32> = (-126_000..127_500).map(|x| x as f32 / 1000.0).collect();
+        let mut values = exponents.clone();
+        kernel.exp_row(&mut values, 1.0, 0.0);
+        for (&x, &value) in exponents.iter().zip(&values) {
+            let expected = f64::from(x).exp2();
+            let error = (f64::from(value) - expected).abs() / expected;
+            assert!(error < 2.0 * f64::from(f32::EPSILON), "2^{x} is {value}");
+        }
+        let mut ends = [f32::NEG_INFINITY, -127.0, 128.0, f32::INFINITY, f32::NAN];
+        kernel.exp_row(&mut ends, 1.0, 0.0);
+        assert_eq!(ends[..2], [0.0, 0.0]);
+        assert_eq!(ends[2..4], [f32::INFINITY, f32::INFINITY]);
+        assert!(ends[4].is_nan());
+    }
+}
+
+/// Largest error of `ours`, relative to the largest number of `expected`.
+fn relative_error<G: Element>(ours: &[G], expected: &[f64]) -> f64 {
+    let largest = expected.iter().fold(1e-30f64, |a, b| a.max(b.abs()));
+    let errors = ours.iter().zip(expected).map(|(&a, b)| {
+        let error = (f64::from(a.to_f32()) - b).abs() / largest;
+        if error.is_nan() { f64::INFINITY } else { error }
+    });
+    errors.fold(0.0, f64::max)
+}
+
+fn check<T: Element>(kernel: &'static Kernel, contrast: &Contrast, inputs: &Inputs<Rows<'_, T>>) {
+    let shape = contrast.check(inputs).unwrap();
+    let dense = |rows: Rows<'_, T>| Dense::from_rows(rows);
+    let owned = match *inputs {
+        Inputs::Shared { z } => vec![dense(z)],
+        Inputs::Pair { q, k } => vec![dense(q), dense(k)],
+        Inputs::Queue { q, own_key, queue } => vec![dense(q), dense(own_key), dense(queue)],
+    };
+    let reference_inputs = match &owned[..] {
+        [z] => Inputs::Shared { z },
+        [q, k] => Inputs::Pair { q, k },
+        [q, own_key, queue] => Inputs::Queue { q, own_key, queue },
+        _ => unreachable!("one to three matrices"),
+    };
+    let expected = reference::value_and_grad(contrast, &reference_inputs, 0.5).unwrap();
+
+    // One group of rows a chunk, so that several chunks meet.
+    let engine = CpuEngine::with_threads(2).unwrap().with_weights_budget(1);
+    let (n, m, d) = (shape.anchors, shape.candidates, shape.dim);
+    let mut dq = vec![f32::NAN; n * d];
+    let mut dk = vec![f32::NAN; m * d];
+    let has_dk = expected.dk.is_some();
+    fn gradients<'a>(
+        dq: &'a mut [f32],
+        dk: Option<&'a mut [f32]>,
+        d: usize,
+    ) -> Gradients<RowsMut<'a, f32>> {
+        let rows = |data: &'a mut [f32]| {
+            let rows = data.len() / d;
+            RowsMut::new(data, rows, d).unwrap()
+        };
+        Gradients {
+            dq: rows(dq),
+            dk: dk.map(rows),
+        }
+    }
+    // Softmax weights are rounded to bf16 by kernels of depth 2.
+    let tolerance = if kernel.depth == 2 { 1e-2 } else { 2e-5 };
+    let context = format!("{} {} {shape:?}", kernel.name, contrast.name());
+    let compare = |dq: &[f32], dk: &[f32], dscale: f32| {
+        let error = relative_error(dq, expected.dq.as_slice());
+        assert!(error < tolerance, "{context}: dq is off by {error}");
+        if let Some(expected) = &expected.dk {
+            let error = relative_error(dk, expected.as_slice());
+            assert!(error < tolerance, "{context}: dk is off by {error}");
+        }
+        let error = (f64::from(dscale) - expected.dscale).abs();
+        assert!(error < tolerance, "{context}: dscale is off by {error}");
+    };
+
+    let value = engine
+        .value_and_grad_with(
+            kernel,
+            contrast,
+            inputs,
+            0.5,
+            gradients(&mut dq, has_dk.then_some(&mut dk), d),
+        )
+        .unwrap();
+    compare(&dq, &dk, value.dscale);
+    let error = (f64::from(value.loss) - expected.loss).abs();
+    assert!(error < 2e-5 * (1.0 + expected.loss), "{context}: loss");
+
+    let forward = engine.forward_with(kernel, contrast, inputs).unwrap();
+    let error = (f64::from(forward.loss) - expected.loss).abs();
+    assert!(error < 2e-5 * (1.0 + expected.loss), "{context}: forward");
+    dq.fill(f32::NAN);
+    dk.fill(f32::NAN);
+    let dscale = engine
+        .backward_with(
+            kernel,
+            contrast,
+            inputs,
+            &forward.statistics,
+            0.5,
+            gradients(&mut dq, has_dk.then_some(&mut dk), d),
+        )
+        .unwrap();
+    compare(&dq, &dk, dscale);
+}
+
+fn check_all_contrasts<T: Element>(kernel: &'static Kernel, temperature: f32) {
+    let mut rng = ChaCha8Rng::seed_from_u64(2);
+    for (n, m, d) in [(1, 1, 1), (5, 7, 3), (50, 193, 17), (97, 390, 34), (130, 60, 130)] {
+        let q = random::<T>(&mut rng, n, d);
+        let k = random::<T>(&mut rng, m, d);
+        let own_key = random::<T>(&mut rng, n, d);
+        let z = random::<T>(&mut rng, 2 * n, d);
+        let index: Vec<u32> = (0..n).map(|_| rng.random_range(0..m as u32)).collect();
+        let square = n.min(m);
+        let q = Rows::new(&q, n, d).unwrap();
+        let k = Rows::new(&k, m, d).unwrap();
+        let pair = Inputs::Pair { q, k };
+        let one_way = Contrast::info_nce(temperature, Positives::Index(index.into())).unwrap();
+        check(kernel, &one_way, &pair);
+        let own_key = Rows::new(&own_key, n, d).unwrap();
+        let queue = Inputs::Queue {
+            q,
+            own_key,
+            queue: k,
+        };
+        check(kernel, &Contrast::moco(temperature).unwrap(), &queue);
+        let z = Rows::new(&z, 2 * n, d).unwrap();
+        let shared = Inputs::Shared { z };
+        check(kernel, &Contrast::nt_xent(temperature).unwrap(), &shared);
+        let pair = Inputs::Pair {
+            q: Rows::new(&q.as_slice()[..square * d], square, d).unwrap(),
+            k: Rows::new(&k.as_slice()[..square * d], square, d).unwrap(),
+        };
+        check(kernel, &Contrast::clip(1.0 / temperature).unwrap(), &pair);
+    }
+}
+
+#[test]
+fn every_kernel_agrees_with_the_reference_at_bounded_logits() {
+    for kernel in kernels() {
+        if kernel.depth == 2 {
+            check_all_contrasts::<bf16>(kernel, 0.2);
+        } else {
+            check_all_contrasts::<f32>(kernel, 0.2);
+            check_all_contrasts::<half::f16>(kernel, 0.2);
+        }
+    }
+}
+
+#[test]
+fn every_kernel_agrees_with_the_reference_where_the_fixed_offset_does_not_serve() {
+    for kernel in kernels() {
+        if kernel.depth == 2 {
+            check_all_contrasts::<bf16>(kernel, 0.012);
+        } else {
+            check_all_contrasts::<f32>(kernel, 0.012);
+        }
+    }
+}
+
+#[test]
+fn inputs_of_any_alignment_are_accepted() {
+    // bf16 items are read as 4-byte words where they lie so; here they lie between two.
+    let mut rng = ChaCha8Rng::seed_from_u64(3);
+    let data = random::<bf16>(&mut rng, 1, 41);
+    for first in 0..2 {
+        let z = Rows::new(&data[first..first + 40], 10, 4).unwrap();
+        for kernel in [Kernel::portable_bf16(), Kernel::for_f32()] {
+            check(kernel, &Contrast::nt_xent(0.2).unwrap(), &Inputs::Shared { z });
+        }
+    }
+}
+
+#[test]
+fn equal_scores_come_in_index_order() {
+    let z = vec![1.0f32; 500];
+    let z = Rows::new(&z, 500, 1).unwrap();
+    let best = CpuEngine::new().top_k(z, z, 3, true).unwrap();
+    assert_eq!(best.indices[..6], [1, 2, 3, 0, 2, 3]);
+    assert_eq!(best.indices[1497..], [0, 1, 2]);
+}

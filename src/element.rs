@@ -1,0 +1,92 @@
+//! The number types that embeddings come in.
+
+use half::slice::HalfFloatSliceExt;
+use half::{bf16, f16};
+
+/// Run-time name of an [`Element`] type.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum DType {
+    /// IEEE binary32.
+    F32,
+    /// IEEE binary16.
+    F16,
+    /// bfloat16: the upper half of an f32.
+    Bf16,
+}
+
+impl std::fmt::Display for DType {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            DType::F32 => "f32",
+            DType::F16 => "f16",
+            DType::Bf16 => "bf16",
+        })
+    }
+}
+
+mod sealed {
+    pub trait Sealed {}
+    impl Sealed for f32 {}
+    impl Sealed for half::f16 {}
+    impl Sealed for half::bf16 {}
+}
+
+/// A number type of inputs and gradients: `f32`, [`half::f16`] or [`half::bf16`]. Sealed.
+///
+/// Whatever the type, accumulation, loss and statistics are f32.
+pub trait Element:
+    sealed::Sealed + bytemuck::Pod + Send + Sync + PartialEq + std::fmt::Debug + 'static
+{
+    /// The type's run-time name.
+    const DTYPE: DType;
+    /// Distance from 1 to the next larger number: 2⁻²³, 2⁻¹⁰, 2⁻⁷.
+    const EPSILON: f32;
+    /// Exact.
+    fn to_f32(self) -> f32;
+    /// Rounds to nearest, ties to even.
+    fn from_f32(value: f32) -> Self;
+    /// Widens a slice; both have the same length.
+    fn widen(from: &[Self], to: &mut [f32]);
+    /// Rounds a slice; both have the same length.
+    fn narrow(from: &[f32], to: &mut [Self]);
+}
+
+impl Element for f32 {
+    const DTYPE: DType = DType::F32;
+    const EPSILON: f32 = f32::EPSILON;
+    fn to_f32(self) -> f32 {
+        self
+    }
+    fn from_f32(value: f32) -> Self {
+        value
+    }
+    fn widen(from: &[Self], to: &mut [f32]) {
+        to.copy_from_slice(from);
+    }
+    fn narrow(from: &[f32], to: &mut [Self]) {
+        to.copy_from_slice(from);
+    }
+}
+
+macro_rules! half_element {
+    ($type:ty, $dtype:expr) => {
+        impl Element for $type {
+            const DTYPE: DType = $dtype;
+            const EPSILON: f32 = <$type>::EPSILON.to_f32_const();
+            fn to_f32(self) -> f32 {
+                <$type>::to_f32(self)
+            }
+            fn from_f32(value: f32) -> Self {
+                <$type>::from_f32(value)
+            }
+            fn widen(from: &[Self], to: &mut [f32]) {
+                from.convert_to_f32_slice(to);
+            }
+            fn narrow(from: &[f32], to: &mut [Self]) {
+                to.convert_from_f32_slice(from);
+            }
+        }
+    };
+}
+half_element!(f16, DType::F16);
+half_element!(bf16, DType::Bf16);

@@ -1,0 +1,128 @@
+//! Gaussian blur, one axis after the other.
+//!
+//! The kernel is cut off at `radius` on both sides and scaled to sum to one; beyond the border
+//! the nearest pixel repeats, so that a constant image stays constant up to its edges.
+
+use rand::RngExt;
+use rand_chacha::ChaCha8Rng;
+
+use super::BlurConfig;
+use super::geometry::Shape;
+
+/// Blurs `view` (`[channels, height, width]`) as often and as widely as the configuration says.
+/// `scratch` holds one image of the same size.
+pub(super) fn maybe_blur(
+    config: &BlurConfig,
+    view: &mut [f32],
+    scratch: &mut [f32],
+    shape: Shape,
+    random: &mut ChaCha8Rng,
+) {
+    if random.random::<f32>() >= config.probability {
+        return;
+    }
+    let sigma = random.random_range(config.sigma[0]..=config.sigma[1]);
+    let kernel = kernel(sigma, radius(config.kernel, shape.height));
+    // Along each row, then (writing back) along each column.
+    for (line, out) in view
+        .chunks_exact(shape.width)
+        .zip(scratch.chunks_exact_mut(shape.width))
+    {
+        blur_rows(line, out, 1, &kernel);
+    }
+    let plane = shape.height * shape.width;
+    for (image, out) in scratch
+        .chunks_exact(plane)
+        .zip(view.chunks_exact_mut(plane))
+    {
+        blur_rows(image, out, shape.width, &kernel);
+    }
+}
+
+/// Half the kernel's width: `share` of the height is the whole width; at least one pixel.
+fn radius(share: f32, height: usize) -> usize {
+    ((share * height as f32 / 2.0) as usize).max(1)
+}
+
+/// `exp(−d² / 2σ²)` for d = 0 … radius, scaled so that the two-sided sum is one.
+fn kernel(sigma: f32, radius: usize) -> Vec<f32> {
+    let weights: Vec<f32> = (0..=radius)
+        .map(|distance| (-0.5 * (distance as f32 / sigma).powi(2)).exp())
+        .collect();
+    let sum = 2.0 * weights.iter().sum::<f32>() - weights[0];
+    weights.into_iter().map(|weight| weight / sum).collect()
+}
+
+/// Convolves across rows of `width` values: each value with those a whole number of rows away.
+/// With a width of one this is the convolution along a line.
+fn blur_rows(from: &[f32], to: &mut [f32], width: usize, kernel: &[f32]) {
+    let last = from.len() / width - 1;
+    for (row, out) in to.chunks_exact_mut(width).enumerate() {
+        let centre = &from[row * width..(row + 1) * width];
+        for (out, value) in out.iter_mut().zip(centre) {
+            *out = kernel[0] * value;
+        }
+        for (distance, weight) in kernel.iter().enumerate().skip(1) {
+            let before = row.saturating_sub(distance) * width;
+            let after = (row + distance).min(last) * width;
+            let pairs = from[before..before + width]
+                .iter()
+                .zip(&from[after..after + width]);
+            for (out, (left, right)) in out.iter_mut().zip(pairs) {
+                *out += weight * (left + right);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::SeedableRng;
+
+    use super::*;
+
+    const SHAPE: Shape = Shape {
+        height: 64,
+        width: 5,
+        channels: 3,
+    };
+    const LENGTH: usize = 64 * 5 * 3;
+
+    fn blurred(mut view: Vec<f32>, sigma: f32) -> Vec<f32> {
+        let config = BlurConfig {
+            probability: 1.0,
+            sigma: [sigma, sigma],
+            kernel: 0.1,
+        };
+        let mut scratch = vec![f32::NAN; LENGTH];
+        let mut random = ChaCha8Rng::seed_from_u64(0);
+        maybe_blur(&config, &mut view, &mut scratch, SHAPE, &mut random);
+        view
+    }
+
+    #[test]
+    fn a_constant_image_stays_constant() {
+        for value in blurred(vec![0.7; LENGTH], 2.0) {
+            assert!((value - 0.7).abs() < 1e-6, "{value}");
+        }
+    }
+
+    #[test]
+    fn a_point_spreads_alike_along_both_axes_and_keeps_its_mass() {
+        let mut point = vec![0.0; LENGTH];
+        point[30 * 5 + 2] = 1.0;
+        let view = blurred(point, 0.5);
+        assert!((view.iter().sum::<f32>() - 1.0).abs() < 1e-5);
+        assert!((view[29 * 5 + 2] - view[30 * 5 + 1]).abs() < 1e-6);
+        let ratio = view[29 * 5 + 2] / view[30 * 5 + 2];
+        assert!((ratio - (-2.0_f32).exp()).abs() < 1e-5, "{ratio}");
+    }
+
+    #[test]
+    fn the_kernel_is_a_tenth_of_the_height_and_at_least_three_pixels() {
+        assert_eq!(
+            [8, 32, 64, 224].map(|height| radius(0.1, height)),
+            [1, 1, 3, 11]
+        );
+    }
+}

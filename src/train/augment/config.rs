@@ -1,0 +1,293 @@
+//! Which random changes an image goes through, each with its parameters, and the presets.
+//!
+//! The parameters are those of SimCLR (Chen et al. 2020, "A Simple Framework for Contrastive
+//! Learning of Visual Representations", appendix A; CIFAR-10: appendix B.9). A change whose entry
+//! is absent is off.
+
+use serde::{Deserialize, Serialize};
+
+use super::AugmentError;
+
+/// Everything that decides how a random view of an image is drawn.
+///
+/// The order is fixed: crop, rotation and flip in one resampling, then colour, then blur.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AugmentConfig {
+    /// Random resized crop.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub crop: Option<CropConfig>,
+    /// Random horizontal flip.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub flip: Option<FlipConfig>,
+    /// Random rotation.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rotation: Option<RotationConfig>,
+    /// Random colour distortion.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub colour: Option<ColourConfig>,
+    /// Random Gaussian blur.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub blur: Option<BlurConfig>,
+}
+
+/// A window of random area and shape, scaled back to the full image size.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CropConfig {
+    /// Smallest and largest area of the window, as a share of the image; in (0, 1].
+    pub scale: [f32; 2],
+    /// Smallest and largest width over height of the window, drawn evenly in its logarithm.
+    pub ratio: [f32; 2],
+}
+
+/// A left-right mirror image.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FlipConfig {
+    /// How often.
+    pub probability: f32,
+}
+
+/// A rotation about the middle of the crop; what lies outside the image is its reflection.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RotationConfig {
+    /// The angle is drawn evenly from ± this many degrees; 180 means every orientation.
+    pub max_degrees: f32,
+}
+
+/// Colour jitter in random order, then conversion to grey.
+///
+/// On images of one channel only brightness and contrast act.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ColourConfig {
+    /// How often the four jitters (all together) happen.
+    pub probability: f32,
+    /// Brightness factor, drawn evenly from [max(0, 1 − b), 1 + b].
+    pub brightness: f32,
+    /// Contrast factor about the image's mean luminance, likewise.
+    pub contrast: f32,
+    /// Saturation factor, likewise.
+    pub saturation: f32,
+    /// Hue shift, drawn evenly from ± this part of a full turn; 0.5 means every hue.
+    pub hue: f32,
+    /// How often the image becomes grey.
+    pub grey_probability: f32,
+}
+
+/// A Gaussian blur of random width.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BlurConfig {
+    /// How often.
+    pub probability: f32,
+    /// Smallest and largest standard deviation, in pixels.
+    pub sigma: [f32; 2],
+    /// Width of the kernel as a share of the image height; at least three pixels are used.
+    pub kernel: f32,
+}
+
+impl ColourConfig {
+    /// SimCLR's colour distortion of strength `s`: brightness, contrast and saturation 0.8 s, hue
+    /// 0.2 s, applied to 8 in 10 images; 2 in 10 images become grey.
+    pub fn simclr(strength: f32) -> Self {
+        Self {
+            probability: 0.8,
+            brightness: 0.8 * strength,
+            contrast: 0.8 * strength,
+            saturation: 0.8 * strength,
+            hue: 0.2 * strength,
+            grey_probability: 0.2,
+        }
+    }
+}
+
+impl AugmentConfig {
+    /// SimCLR's augmentation for colour photographs, with colour distortion of strength
+    /// `strength` (1 in the paper).
+    pub fn simclr(strength: f32) -> Self {
+        Self {
+            crop: Some(CropConfig {
+                scale: [0.08, 1.0],
+                ratio: [3.0 / 4.0, 4.0 / 3.0],
+            }),
+            flip: Some(FlipConfig { probability: 0.5 }),
+            rotation: None,
+            colour: Some(ColourConfig::simclr(strength)),
+            blur: Some(BlurConfig {
+                probability: 0.5,
+                sigma: [0.1, 2.0],
+                kernel: 0.1,
+            }),
+        }
+    }
+
+    /// SimCLR on CIFAR-10: colour distortion of strength ½, no blur.
+    pub fn cifar10() -> Self {
+        Self {
+            blur: None,
+            ..Self::simclr(0.5)
+        }
+    }
+
+    /// For the demo set, whose classes are textures: every orientation and every hue, and windows
+    /// of at least a quarter of the image, because a smaller one may hold less than one repeat.
+    pub fn demo() -> Self {
+        Self {
+            crop: Some(CropConfig {
+                scale: [0.25, 1.0],
+                ratio: [3.0 / 4.0, 4.0 / 3.0],
+            }),
+            rotation: Some(RotationConfig { max_degrees: 180.0 }),
+            colour: Some(ColourConfig {
+                hue: 0.5,
+                ..ColourConfig::simclr(0.5)
+            }),
+            ..Self::cifar10()
+        }
+    }
+
+    /// For small grey images such as digits: windows of at least two fifths of the image, and
+    /// nothing else, because a mirrored or turned digit is another digit or none.
+    pub fn grey() -> Self {
+        Self {
+            crop: Some(CropConfig {
+                scale: [0.4, 1.0],
+                ratio: [3.0 / 4.0, 4.0 / 3.0],
+            }),
+            ..Self::default()
+        }
+    }
+
+    /// Checks every parameter that is on.
+    ///
+    /// # Errors
+    /// [`AugmentError::OutOfRange`] names the first parameter that is outside its range (NaN is
+    /// outside every range).
+    pub fn validate(&self) -> Result<(), AugmentError> {
+        if let Some(crop) = &self.crop {
+            within("crop.scale[0]", crop.scale[0], f32::MIN_POSITIVE, 1.0)?;
+            within("crop.scale[1]", crop.scale[1], crop.scale[0], 1.0)?;
+            within("crop.ratio[0]", crop.ratio[0], 0.01, 100.0)?;
+            within("crop.ratio[1]", crop.ratio[1], crop.ratio[0], 100.0)?;
+        }
+        if let Some(flip) = &self.flip {
+            within("flip.probability", flip.probability, 0.0, 1.0)?;
+        }
+        if let Some(rotation) = &self.rotation {
+            within("rotation.max_degrees", rotation.max_degrees, 0.0, 180.0)?;
+        }
+        if let Some(colour) = &self.colour {
+            within("colour.probability", colour.probability, 0.0, 1.0)?;
+            within("colour.brightness", colour.brightness, 0.0, 10.0)?;
+            within("colour.contrast", colour.contrast, 0.0, 10.0)?;
+            within("colour.saturation", colour.saturation, 0.0, 10.0)?;
+            within("colour.hue", colour.hue, 0.0, 0.5)?;
+            within("colour.grey_probability", colour.grey_probability, 0.0, 1.0)?;
+        }
+        if let Some(blur) = &self.blur {
+            within("blur.probability", blur.probability, 0.0, 1.0)?;
+            within("blur.sigma[0]", blur.sigma[0], 0.01, 100.0)?;
+            within("blur.sigma[1]", blur.sigma[1], blur.sigma[0], 100.0)?;
+            within("blur.kernel", blur.kernel, 0.0, 1.0)?;
+        }
+        Ok(())
+    }
+}
+
+fn within(parameter: &'static str, given: f32, least: f32, most: f32) -> Result<(), AugmentError> {
+    if (least..=most).contains(&given) {
+        Ok(())
+    } else {
+        Err(AugmentError::OutOfRange {
+            parameter,
+            given,
+            least,
+            most,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn presets() -> [AugmentConfig; 5] {
+        [
+            AugmentConfig::default(),
+            AugmentConfig::simclr(1.0),
+            AugmentConfig::cifar10(),
+            AugmentConfig::demo(),
+            AugmentConfig::grey(),
+        ]
+    }
+
+    #[test]
+    fn presets_are_valid_and_survive_their_written_form() {
+        for preset in presets() {
+            preset.validate().unwrap();
+            let text = toml::to_string(&preset).unwrap();
+            assert_eq!(
+                toml::from_str::<AugmentConfig>(&text).unwrap(),
+                preset,
+                "{text}"
+            );
+        }
+    }
+
+    #[test]
+    fn an_unknown_parameter_is_refused() {
+        let error =
+            toml::from_str::<AugmentConfig>("[flip]\nprobability = 0.5\nprob = 1").unwrap_err();
+        assert!(error.to_string().contains("prob"), "{error}");
+    }
+
+    #[test]
+    fn a_parameter_out_of_range_is_named() {
+        let broken = |change: fn(&mut AugmentConfig)| {
+            let mut config = AugmentConfig::simclr(1.0);
+            config.rotation = Some(RotationConfig { max_degrees: 10.0 });
+            change(&mut config);
+            config.validate().unwrap_err().to_string()
+        };
+        let messages = [
+            (
+                "crop.scale[0]",
+                broken(|c| c.crop.as_mut().unwrap().scale[0] = 0.0),
+            ),
+            (
+                "crop.scale[1]",
+                broken(|c| c.crop.as_mut().unwrap().scale[1] = 0.01),
+            ),
+            (
+                "crop.ratio[1]",
+                broken(|c| c.crop.as_mut().unwrap().ratio[1] = 0.1),
+            ),
+            (
+                "flip.probability",
+                broken(|c| c.flip.as_mut().unwrap().probability = 1.5),
+            ),
+            (
+                "rotation.max",
+                broken(|c| c.rotation.as_mut().unwrap().max_degrees = -1.0),
+            ),
+            (
+                "colour.hue",
+                broken(|c| c.colour.as_mut().unwrap().hue = 0.6),
+            ),
+            (
+                "colour.contrast",
+                broken(|c| c.colour.as_mut().unwrap().contrast = f32::NAN),
+            ),
+            (
+                "blur.sigma[0]",
+                broken(|c| c.blur.as_mut().unwrap().sigma[0] = 0.0),
+            ),
+        ];
+        for (parameter, message) in messages {
+            assert!(message.contains(parameter), "{message}");
+        }
+    }
+}

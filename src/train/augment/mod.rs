@@ -1,0 +1,308 @@
+//! Random views of images, as SimCLR and MoCo train on, and the plain view for evaluation.
+//!
+//! Each view follows from the seed, the step, the view's number and the image's place in the
+//! batch, never from the thread that draws it: any number of threads gives the same batch.
+
+mod blur;
+mod colour;
+mod config;
+mod geometry;
+
+pub use config::{AugmentConfig, BlurConfig, ColourConfig, CropConfig, FlipConfig, RotationConfig};
+
+use rand::SeedableRng;
+use rand_chacha::ChaCha8Rng;
+use rayon::prelude::*;
+
+use crate::train::data::ImageSet;
+use geometry::{Shape, Window};
+
+/// The mean that is subtracted from values in [0, 1].
+const MEAN: f32 = 0.5;
+/// The standard deviation that they are then divided by: what leaves this module is in [-1, 1].
+const STANDARD_DEVIATION: f32 = 0.5;
+
+/// Why a batch of views could not be drawn.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum AugmentError {
+    /// A parameter outside its range.
+    #[error("augmentation parameter {parameter} is {given}, allowed is {least} to {most}")]
+    OutOfRange {
+        /// Its name in the configuration file.
+        parameter: &'static str,
+        /// What was given.
+        given: f32,
+        /// The least allowed value.
+        least: f32,
+        /// The largest allowed value.
+        most: f32,
+    },
+    /// An image index beyond the set.
+    #[error("image index {given} is outside a set of {images} images")]
+    IndexOutOfRange {
+        /// What was given.
+        given: usize,
+        /// The number of images.
+        images: usize,
+    },
+    /// An output of the wrong length.
+    #[error("out holds {given} values, expected {expected} (indices x channels x height x width)")]
+    OutputLength {
+        /// Length of `out`.
+        given: usize,
+        /// Length needed.
+        expected: usize,
+    },
+}
+
+/// What the randomness of a batch follows from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ViewKey {
+    /// The run's seed.
+    pub seed: u64,
+    /// The training step (any number that is new for each batch).
+    pub step: u64,
+    /// Which view of the batch: 0, 1, ….
+    pub view: u64,
+}
+
+impl ViewKey {
+    /// The generator for the image at `position` of the batch.
+    fn generator(self, position: usize) -> ChaCha8Rng {
+        let mut seed = [0; 32];
+        for (bytes, word) in seed
+            .as_chunks_mut::<8>()
+            .0
+            .iter_mut()
+            .zip([self.seed, self.step, self.view])
+        {
+            *bytes = word.to_le_bytes();
+        }
+        let mut random = ChaCha8Rng::from_seed(seed);
+        random.set_stream(position as u64);
+        random
+    }
+}
+
+/// Draws one random view of each of the images `set[indices]` into `out`,
+/// `[indices.len(), channels, height, width]` (NCHW), f32 in [-1, 1]: values in [0, 1] are
+/// normalised with mean ½ and standard deviation ½. Views have the images' own size.
+///
+/// # Errors
+/// [`AugmentError`] on a parameter out of range, an index outside the set or an `out` of the wrong
+/// length; `out` is then untouched.
+pub fn augment_batch(
+    config: &AugmentConfig,
+    set: &ImageSet,
+    indices: &[usize],
+    key: ViewKey,
+    out: &mut [f32],
+) -> Result<(), AugmentError> {
+    config.validate()?;
+    check(set, indices, out)?;
+    let shape = shape(set);
+    out.par_chunks_exact_mut(set.image_len().max(1))
+        .zip(indices)
+        .enumerate()
+        .for_each_init(
+            || vec![0.0; set.image_len()],
+            |scratch, (position, (view, &index))| {
+                let mut random = key.generator(position);
+                draw_view(config, set.image(index), shape, scratch, view, &mut random);
+                normalise(view);
+            },
+        );
+    Ok(())
+}
+
+/// Writes the images `set[indices]` as they are into `out`, in the layout and normalisation of
+/// [`augment_batch`].
+///
+/// # Errors
+/// [`AugmentError`] on an index outside the set or an `out` of the wrong length; `out` is then
+/// untouched.
+pub fn to_float(set: &ImageSet, indices: &[usize], out: &mut [f32]) -> Result<(), AugmentError> {
+    check(set, indices, out)?;
+    let shape = shape(set);
+    out.par_chunks_exact_mut(set.image_len().max(1))
+        .zip(indices)
+        .for_each(|(view, &index)| {
+            geometry::copy_planes(set.image(index), shape, view);
+            normalise(view);
+        });
+    Ok(())
+}
+
+/// Draws one view with values in [0, 1].
+fn draw_view(
+    config: &AugmentConfig,
+    image: &[u8],
+    shape: Shape,
+    scratch: &mut [f32],
+    view: &mut [f32],
+    random: &mut ChaCha8Rng,
+) {
+    Window::draw(config, shape, random).sample(image, shape, view);
+    if let Some(colour) = &config.colour {
+        colour::distort(colour, view, shape.height * shape.width, random);
+    }
+    if let Some(blur) = &config.blur {
+        blur::maybe_blur(blur, view, scratch, shape, random);
+    }
+}
+
+fn shape(set: &ImageSet) -> Shape {
+    Shape {
+        height: set.height,
+        width: set.width,
+        channels: set.channels,
+    }
+}
+
+fn check(set: &ImageSet, indices: &[usize], out: &[f32]) -> Result<(), AugmentError> {
+    if let Some(&given) = indices.iter().find(|&&index| index >= set.len()) {
+        let images = set.len();
+        return Err(AugmentError::IndexOutOfRange { given, images });
+    }
+    let expected = indices.len() * set.image_len();
+    if out.len() != expected {
+        let given = out.len();
+        return Err(AugmentError::OutputLength { given, expected });
+    }
+    Ok(())
+}
+
+fn normalise(view: &mut [f32]) {
+    for value in view {
+        *value = (*value - MEAN) / STANDARD_DEVIATION;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::RngExt;
+
+    use super::*;
+
+    const KEY: ViewKey = ViewKey {
+        seed: 1,
+        step: 2,
+        view: 0,
+    };
+
+    fn random_set(channels: usize) -> ImageSet {
+        let mut random = ChaCha8Rng::seed_from_u64(9);
+        let (images, height, width) = (7, 12, 10);
+        ImageSet {
+            height,
+            width,
+            channels,
+            pixels: (0..images * height * width * channels)
+                .map(|_| random.random())
+                .collect(),
+            labels: vec![0; images],
+        }
+    }
+
+    /// Every change, always.
+    fn everything() -> AugmentConfig {
+        let mut config = AugmentConfig::simclr(1.0);
+        config.rotation = Some(RotationConfig { max_degrees: 180.0 });
+        if let (Some(colour), Some(blur)) = (&mut config.colour, &mut config.blur) {
+            colour.probability = 1.0;
+            colour.hue = 0.5;
+            blur.probability = 1.0;
+        }
+        config
+    }
+
+    fn batch(config: &AugmentConfig, set: &ImageSet, key: ViewKey) -> Vec<f32> {
+        let indices: Vec<usize> = (0..set.len()).rev().collect();
+        let mut out = vec![f32::NAN; set.pixels.len()];
+        augment_batch(config, set, &indices, key, &mut out).unwrap();
+        out
+    }
+
+    #[test]
+    fn with_everything_off_a_view_is_the_image() {
+        for channels in [1, 3] {
+            let set = random_set(channels);
+            let indices: Vec<usize> = (0..set.len()).rev().collect();
+            let mut plain = vec![f32::NAN; set.pixels.len()];
+            to_float(&set, &indices, &mut plain).unwrap();
+            assert_eq!(batch(&AugmentConfig::default(), &set, KEY), plain);
+            let first = f32::from(set.image(set.len() - 1)[0]) / 255.0;
+            assert_eq!(plain[0], (first - MEAN) / STANDARD_DEVIATION);
+        }
+    }
+
+    #[test]
+    fn values_stay_in_range() {
+        for channels in [1, 3] {
+            let set = random_set(channels);
+            for step in 0..50 {
+                let out = batch(&everything(), &set, ViewKey { step, ..KEY });
+                assert!(out.iter().all(|value| (-1.00001..=1.00001).contains(value)));
+            }
+        }
+    }
+
+    #[test]
+    fn one_thread_and_three_draw_the_same_batch() {
+        let set = random_set(3);
+        let draw_with = |threads| {
+            rayon::ThreadPoolBuilder::new()
+                .num_threads(threads)
+                .build()
+                .unwrap()
+                .install(|| batch(&everything(), &set, KEY))
+        };
+        assert_eq!(draw_with(1), draw_with(3));
+    }
+
+    #[test]
+    fn seed_step_view_and_position_each_change_the_view() {
+        let mut set = random_set(3);
+        set.pixels = set.image(0).repeat(7);
+        let reference = batch(&everything(), &set, KEY);
+        for key in [
+            ViewKey { seed: 5, ..KEY },
+            ViewKey { step: 5, ..KEY },
+            ViewKey { view: 5, ..KEY },
+        ] {
+            assert_ne!(batch(&everything(), &set, key), reference);
+        }
+        let length = set.image_len();
+        assert_ne!(reference[..length], reference[length..2 * length]);
+    }
+
+    #[test]
+    fn wrong_arguments_are_refused_by_name() {
+        let set = random_set(1);
+        let config = AugmentConfig::default();
+        let mut out = vec![0.0; set.image_len()];
+        assert_eq!(
+            augment_batch(&config, &set, &[7], KEY, &mut out),
+            Err(AugmentError::IndexOutOfRange {
+                given: 7,
+                images: 7
+            })
+        );
+        assert_eq!(
+            to_float(&set, &[0, 1], &mut out),
+            Err(AugmentError::OutputLength {
+                given: 120,
+                expected: 240
+            })
+        );
+        let config = AugmentConfig {
+            flip: Some(FlipConfig { probability: 2.0 }),
+            ..config
+        };
+        let error = augment_batch(&config, &set, &[0], KEY, &mut out).unwrap_err();
+        assert!(
+            error.to_string().contains("flip.probability is 2"),
+            "{error}"
+        );
+    }
+}

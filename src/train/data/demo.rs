@@ -1,0 +1,278 @@
+//! The built-in demo set: ten classes of repeated motifs, drawn by rule.
+//!
+//! What tells the classes apart is local structure alone. Phase, period, orientation, stroke
+//! weight, both colours (either may be the lighter), the lighting gradient, the clutter in front
+//! and the noise are drawn anew for each image, so that raw pixels say little about the label,
+//! while every random crop, flip, rotation and change of hue keeps it.
+
+use std::f32::consts::TAU;
+
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use rayon::prelude::*;
+
+use crate::train::augment::AugmentConfig;
+
+use super::motif::Motif;
+use super::{Dataset, ImageSet};
+
+/// Side of the square images, in pixels.
+const SIDE: usize = 32;
+/// Number of training images.
+const TRAIN_IMAGES: usize = 4096;
+/// Number of held-out images.
+const TEST_IMAGES: usize = 1024;
+/// The set is one fixed set, like a download: this seed never follows the training seed.
+const SEED: u64 = 0x1F0CE;
+
+/// Periods of the motifs, in pixels.
+const PERIOD: std::ops::Range<f32> = 8.0..13.0;
+/// The least difference in luminance between the two colours (of 1), so that a motif survives
+/// conversion to grey.
+const LEAST_CONTRAST: f32 = 0.25;
+/// Largest change of the lighting gradient from one side of the image to the other.
+const LIGHTING: f32 = 0.35;
+/// Number of clutter blobs in front of the motif.
+const CLUTTER: std::ops::RangeInclusive<usize> = 1..=4;
+/// Radii of clutter blobs, in pixels.
+const CLUTTER_RADIUS: std::ops::Range<f32> = 1.5..3.5;
+/// Half-widths of the triangular noise on every value.
+const NOISE: std::ops::Range<f32> = 0.02..0.16;
+/// Sample points per pixel along each axis, against jagged edges.
+const SUPERSAMPLES: usize = 3;
+
+type Colour = [f32; 3];
+
+/// Draws the whole set.
+pub(super) fn generate() -> Dataset {
+    Dataset {
+        name: "demo".to_owned(),
+        class_names: Motif::ALL.map(|motif| motif.name().to_owned()).to_vec(),
+        train: draw_set(0, TRAIN_IMAGES),
+        test: draw_set(TRAIN_IMAGES, TEST_IMAGES),
+        augment: AugmentConfig::demo(),
+    }
+}
+
+/// Draws images `first..first + count` of the endless row of demo images; labels go round.
+fn draw_set(first: usize, count: usize) -> ImageSet {
+    let mut pixels = vec![0; count * SIDE * SIDE * 3];
+    pixels
+        .par_chunks_exact_mut(SIDE * SIDE * 3)
+        .enumerate()
+        .for_each(|(index, image)| {
+            let mut random = ChaCha8Rng::seed_from_u64(SEED);
+            random.set_stream((first + index) as u64);
+            draw_image(Motif::ALL[index % Motif::ALL.len()], &mut random, image);
+        });
+    ImageSet {
+        height: SIDE,
+        width: SIDE,
+        channels: 3,
+        pixels,
+        labels: (0..count).map(|i| (i % Motif::ALL.len()) as u32).collect(),
+    }
+}
+
+/// Draws one image: texture, lighting, clutter, noise.
+fn draw_image(motif: Motif, random: &mut ChaCha8Rng, image: &mut [u8]) {
+    let texture = Texture::draw(motif, random);
+    let clutter: Vec<Blob> = (0..random.random_range(CLUTTER))
+        .map(|_| Blob::draw(random))
+        .collect();
+    let lighting_angle = random.random_range(0.0..TAU);
+    let lighting = random.random_range(0.0..LIGHTING);
+    let lighting_step = [
+        lighting * lighting_angle.cos() / SIDE as f32,
+        lighting * lighting_angle.sin() / SIDE as f32,
+    ];
+    let noise = random.random_range(NOISE);
+
+    for (index, pixel) in image.as_chunks_mut::<3>().0.iter_mut().enumerate() {
+        let centre = [index % SIDE, index / SIDE].map(|place| place as f32 + 0.5);
+        let mut colour = texture.colour_at(centre);
+        for blob in &clutter {
+            colour = blob.over(colour, centre);
+        }
+        let light = dot(lighting_step, centre.map(|place| place - SIDE as f32 / 2.0));
+        for (value, component) in pixel.iter_mut().zip(colour) {
+            let grain = noise * (random.random::<f32>() + random.random::<f32>() - 1.0);
+            *value = (255.0 * (component + light + grain))
+                .round()
+                .clamp(0.0, 255.0) as u8;
+        }
+    }
+}
+
+/// A motif with its place, size and colours.
+struct Texture {
+    motif: Motif,
+    weight: f32,
+    /// The rows of the map from pixels to periods.
+    axes: [[f32; 2]; 2],
+    phase: [f32; 2],
+    covered: Colour,
+    bare: Colour,
+}
+
+impl Texture {
+    fn draw(motif: Motif, random: &mut ChaCha8Rng) -> Self {
+        let period = random.random_range(PERIOD);
+        let (sine, cosine) = random.random_range(0.0..TAU).sin_cos();
+        let (covered, bare) = draw_colours(random);
+        Self {
+            motif,
+            weight: random.random_range(-1.0..1.0),
+            axes: [
+                [cosine / period, sine / period],
+                [-sine / period, cosine / period],
+            ],
+            // Large against every motif's own period.
+            phase: [
+                random.random_range(0.0..60.0),
+                random.random_range(0.0..60.0),
+            ],
+            covered,
+            bare,
+        }
+    }
+
+    /// The mean colour of the pixel around `centre`.
+    fn colour_at(&self, centre: [f32; 2]) -> Colour {
+        let mut covered = 0;
+        for sample in 0..SUPERSAMPLES * SUPERSAMPLES {
+            let offset = [sample % SUPERSAMPLES, sample / SUPERSAMPLES]
+                .map(|place| (place as f32 + 0.5) / SUPERSAMPLES as f32 - 0.5);
+            let point = [centre[0] + offset[0], centre[1] + offset[1]];
+            let u = dot(self.axes[0], point) + self.phase[0];
+            let v = dot(self.axes[1], point) + self.phase[1];
+            covered += usize::from(self.motif.covers(u, v, self.weight));
+        }
+        let share = covered as f32 / (SUPERSAMPLES * SUPERSAMPLES) as f32;
+        mix(self.bare, self.covered, share)
+    }
+}
+
+/// A soft-edged disc of one colour.
+struct Blob {
+    centre: [f32; 2],
+    radius: f32,
+    colour: Colour,
+}
+
+impl Blob {
+    fn draw(random: &mut ChaCha8Rng) -> Self {
+        let side = SIDE as f32;
+        Self {
+            centre: [
+                random.random_range(0.0..side),
+                random.random_range(0.0..side),
+            ],
+            radius: random.random_range(CLUTTER_RADIUS),
+            colour: random.random(),
+        }
+    }
+
+    /// `behind`, with the blob in front of it.
+    fn over(&self, behind: Colour, point: [f32; 2]) -> Colour {
+        let distance = (point[0] - self.centre[0]).hypot(point[1] - self.centre[1]);
+        mix(
+            behind,
+            self.colour,
+            (self.radius - distance + 0.5).clamp(0.0, 1.0),
+        )
+    }
+}
+
+/// Two colours whose luminance differs by at least [`LEAST_CONTRAST`], in either order.
+fn draw_colours(random: &mut ChaCha8Rng) -> (Colour, Colour) {
+    loop {
+        let colours: (Colour, Colour) = (random.random(), random.random());
+        if (luminance(colours.0) - luminance(colours.1)).abs() >= LEAST_CONTRAST {
+            return colours;
+        }
+    }
+}
+
+/// ITU-R BT.601 luma.
+fn luminance(colour: Colour) -> f32 {
+    0.299 * colour[0] + 0.587 * colour[1] + 0.114 * colour[2]
+}
+
+fn mix(from: Colour, to: Colour, share: f32) -> Colour {
+    std::array::from_fn(|i| from[i] + share * (to[i] - from[i]))
+}
+
+fn dot(a: [f32; 2], b: [f32; 2]) -> f32 {
+    a[0] * b[0] + a[1] * b[1]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_set_is_the_same_whatever_the_number_of_threads() {
+        let draw_with = |threads| {
+            rayon::ThreadPoolBuilder::new()
+                .num_threads(threads)
+                .build()
+                .unwrap()
+                .install(|| draw_set(0, 64))
+        };
+        assert_eq!(draw_with(1), draw_with(3));
+    }
+
+    #[test]
+    fn classes_are_balanced_and_the_halves_share_no_image() {
+        let data = generate();
+        assert_eq!(
+            (data.train.len(), data.test.len()),
+            (TRAIN_IMAGES, TEST_IMAGES)
+        );
+        for set in [&data.train, &data.test] {
+            let mut counts = [0_usize; 10];
+            set.labels
+                .iter()
+                .for_each(|&label| counts[label as usize] += 1);
+            let (least, most) = (counts.iter().min(), counts.iter().max());
+            assert!(most.unwrap() - least.unwrap() <= 1, "{counts:?}");
+        }
+        let train: std::collections::HashSet<&[u8]> =
+            (0..data.train.len()).map(|i| data.train.image(i)).collect();
+        assert_eq!(train.len(), TRAIN_IMAGES);
+        assert!((0..data.test.len()).all(|i| !train.contains(data.test.image(i))));
+    }
+
+    #[test]
+    fn the_two_colours_stay_apart_in_grey() {
+        let mut random = ChaCha8Rng::seed_from_u64(1);
+        for _ in 0..200 {
+            let (covered, bare) = draw_colours(&mut random);
+            assert!((luminance(covered) - luminance(bare)).abs() >= LEAST_CONTRAST);
+        }
+    }
+
+    /// The nearest training image by cosine of raw pixels rarely has the same label.
+    #[test]
+    fn raw_pixels_say_little_about_the_label() {
+        let (train, test) = (draw_set(0, 1000), draw_set(TRAIN_IMAGES, 200));
+        let unit = |set: &ImageSet, index: usize| -> Vec<f32> {
+            let image: Vec<f32> = set.image(index).iter().map(|&v| f32::from(v)).collect();
+            let norm = image.iter().map(|v| v * v).sum::<f32>().sqrt();
+            image.into_iter().map(|v| v / norm).collect()
+        };
+        let memory: Vec<Vec<f32>> = (0..train.len()).map(|i| unit(&train, i)).collect();
+        let right = (0..test.len())
+            .into_par_iter()
+            .filter(|&i| {
+                let query = unit(&test, i);
+                let cosine =
+                    |j: usize| -> f32 { memory[j].iter().zip(&query).map(|(a, b)| a * b).sum() };
+                let nearest = (0..train.len()).max_by(|&a, &b| cosine(a).total_cmp(&cosine(b)));
+                nearest.is_some_and(|j| train.labels[j] == test.labels[i])
+            })
+            .count();
+        assert!(right < 50, "{right} of 200 right, chance is 20");
+    }
+}

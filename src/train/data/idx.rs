@@ -1,0 +1,351 @@
+//! MNIST's IDX format, any image size.
+//!
+//! An IDX file is a big-endian header (two zero bytes, an element type, the number of dimensions,
+//! then each dimension as u32) followed by the raw elements, last dimension fastest
+//! (<http://yann.lecun.com/exdb/mnist>). Image files are `[images, rows, columns]` or
+//! `[images, rows, columns, channels]` of u8, label files `[images]` of u8.
+
+use std::path::{Path, PathBuf};
+
+use crate::train::augment::AugmentConfig;
+
+use super::{DataError, Dataset, ImageSet, read_file, require_directory};
+
+/// The element type "unsigned byte" in the header's third byte.
+const UNSIGNED_BYTE: u8 = 0x08;
+
+/// Reads `train-*` and `t10k-*` from `directory`.
+pub(super) fn load(directory: &Path) -> Result<Dataset, DataError> {
+    require_directory(directory)?;
+    let train = read_split(directory, "train")?;
+    let test = read_split(directory, "t10k")?;
+    if (train.height, train.width, train.channels) != (test.height, test.width, test.channels) {
+        let shape = |set: &ImageSet| format!("{}x{}x{}", set.height, set.width, set.channels);
+        return Err(DataError::ShapeMismatch {
+            path: locate(directory, "t10k", "images", &["idx3", "idx4"])?,
+            test: shape(&test),
+            train: shape(&train),
+        });
+    }
+    let largest = train.labels.iter().chain(&test.labels).max();
+    let class_names = (0..=largest.copied().unwrap_or(0))
+        .map(|label| label.to_string())
+        .collect();
+    let augment = if train.channels == 1 {
+        AugmentConfig::grey()
+    } else {
+        AugmentConfig::cifar10()
+    };
+    Ok(Dataset {
+        name: format!("idx:{}", directory.display()),
+        class_names,
+        train,
+        test,
+        augment,
+    })
+}
+
+/// Reads one split's images and labels.
+fn read_split(directory: &Path, split: &str) -> Result<ImageSet, DataError> {
+    let images_path = locate(directory, split, "images", &["idx3", "idx4"])?;
+    let labels_path = locate(directory, split, "labels", &["idx1"])?;
+
+    let images = IdxFile::read(&images_path, &[3, 4])?;
+    let (height, width) = (images.dimensions[1], images.dimensions[2]);
+    let channels = images.dimensions.get(3).copied().unwrap_or(1);
+    if height == 0 || width == 0 || !matches!(channels, 1 | 3) {
+        return Err(DataError::UnsupportedShape {
+            path: images_path,
+            found: format!("{height}x{width}x{channels}"),
+            allowed: "rows and columns from 1 up, 1 or 3 channels".to_owned(),
+        });
+    }
+    let labels = IdxFile::read(&labels_path, &[1])?;
+    if images.dimensions[0] != labels.dimensions[0] {
+        return Err(DataError::CountMismatch {
+            images_path,
+            images: images.dimensions[0],
+            labels_path,
+            labels: labels.dimensions[0],
+        });
+    }
+    if images.dimensions[0] == 0 {
+        return Err(DataError::Empty { path: images_path });
+    }
+    Ok(ImageSet {
+        height,
+        width,
+        channels,
+        pixels: images.elements,
+        labels: labels.elements.into_iter().map(u32::from).collect(),
+    })
+}
+
+/// Finds `{split}-{kind}-{form}-ubyte`, or the same with a dot before the form, as some mirrors
+/// unpack it.
+fn locate(directory: &Path, split: &str, kind: &str, forms: &[&str]) -> Result<PathBuf, DataError> {
+    for form in forms {
+        for separator in ['-', '.'] {
+            let path = directory.join(format!("{split}-{kind}{separator}{form}-ubyte"));
+            if path.is_file() {
+                return Ok(path);
+            }
+        }
+    }
+    let path = directory.join(format!("{split}-{kind}-{}-ubyte", forms[0]));
+    let compressed = path.with_extension("gz");
+    let wanted = if compressed.is_file() {
+        format!("the unpacked file (run gunzip on {})", compressed.display())
+    } else {
+        "an IDX file".to_owned()
+    };
+    Err(DataError::Missing { path, wanted })
+}
+
+/// The contents of one IDX file of unsigned bytes.
+struct IdxFile {
+    dimensions: Vec<usize>,
+    elements: Vec<u8>,
+}
+
+impl IdxFile {
+    /// Reads `path`, which must have one of the `allowed` numbers of dimensions.
+    fn read(path: &Path, allowed: &[usize]) -> Result<Self, DataError> {
+        let mut bytes = read_file(path)?;
+        let found = bytes.len() as u64;
+        let wrong_length = |expected: String| DataError::WrongLength {
+            path: path.to_path_buf(),
+            found,
+            expected,
+        };
+
+        let Some(&magic) = bytes.first_chunk::<4>() else {
+            return Err(wrong_length(
+                "at least the 4 bytes of an IDX magic".to_owned(),
+            ));
+        };
+        let rank = usize::from(magic[3]);
+        if magic[..3] != [0, 0, UNSIGNED_BYTE] || !allowed.contains(&rank) {
+            return Err(DataError::WrongMagic {
+                path: path.to_path_buf(),
+                found: u32::from_be_bytes(magic),
+                expected: describe_magic(magic, allowed),
+            });
+        }
+
+        let header = 4 + 4 * rank;
+        let Some(fields) = bytes.get(4..header) else {
+            return Err(wrong_length(format!(
+                "at least the {header} bytes of the header"
+            )));
+        };
+        let dimensions: Vec<usize> = fields
+            .as_chunks::<4>()
+            .0
+            .iter()
+            .map(|field| u32::from_be_bytes(*field) as usize)
+            .collect();
+        // In u128, because four u32 may multiply past 64 bits.
+        let elements: u128 = dimensions
+            .iter()
+            .map(|&dimension| dimension as u128)
+            .product();
+        let expected = elements + header as u128;
+        if expected != u128::from(found) {
+            return Err(wrong_length(format!(
+                "{expected} (a header of {header} and dimensions {dimensions:?})"
+            )));
+        }
+        bytes.drain(..header);
+        Ok(Self {
+            dimensions,
+            elements: bytes,
+        })
+    }
+}
+
+/// The allowed magics in words, with a hint for a file that is still compressed.
+fn describe_magic(found: [u8; 4], allowed: &[usize]) -> String {
+    let magics: Vec<String> = allowed
+        .iter()
+        .map(|rank| format!("0x{:08x}", (usize::from(UNSIGNED_BYTE) << 8) + rank))
+        .collect();
+    let hint = if found[..2] == [0x1f, 0x8b] {
+        "; this is gzip, unpack it first"
+    } else {
+        ""
+    };
+    format!("{} (IDX of unsigned bytes){hint}", magics.join(" or "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// An IDX file's bytes.
+    fn encode(dimensions: &[u32], elements: &[u8]) -> Vec<u8> {
+        let mut bytes = vec![0, 0, UNSIGNED_BYTE, dimensions.len() as u8];
+        for dimension in dimensions {
+            bytes.extend(dimension.to_be_bytes());
+        }
+        bytes.extend(elements);
+        bytes
+    }
+
+    /// A directory with three 2x2 training images and one held-out image.
+    fn valid_directory() -> tempfile::TempDir {
+        let directory = tempfile::tempdir().unwrap();
+        let write = |name: &str, bytes: Vec<u8>| {
+            std::fs::write(directory.path().join(name), bytes).unwrap();
+        };
+        let pixels: Vec<u8> = (0..12).collect();
+        write("train-images-idx3-ubyte", encode(&[3, 2, 2], &pixels));
+        write("train-labels-idx1-ubyte", encode(&[3], &[0, 1, 4]));
+        write("t10k-images.idx3-ubyte", encode(&[1, 2, 2], &[9; 4]));
+        write("t10k-labels.idx1-ubyte", encode(&[1], &[2]));
+        directory
+    }
+
+    fn error_after(change: impl Fn(&Path)) -> DataError {
+        let directory = valid_directory();
+        change(directory.path());
+        load(directory.path()).unwrap_err()
+    }
+
+    #[test]
+    fn images_and_labels_are_read_under_both_spellings() {
+        let directory = valid_directory();
+        let data = load(directory.path()).unwrap();
+        assert_eq!(data.train.len(), 3);
+        assert_eq!(data.train.image(1), &[4, 5, 6, 7]);
+        assert_eq!(data.train.labels, [0, 1, 4]);
+        assert_eq!(data.test.labels, [2]);
+        assert_eq!(data.class_names, ["0", "1", "2", "3", "4"]);
+        assert_eq!(data.augment, AugmentConfig::grey());
+    }
+
+    #[test]
+    fn a_fourth_dimension_holds_colour() {
+        let directory = valid_directory();
+        for (split, images) in [("train", 3), ("t10k", 1)] {
+            let pixels = vec![7; images as usize * 12];
+            let path = |form: &str| directory.path().join(format!("{split}-images{form}-ubyte"));
+            let _ = std::fs::remove_file(path("-idx3"));
+            let _ = std::fs::remove_file(path(".idx3"));
+            std::fs::write(path("-idx4"), encode(&[images, 2, 2, 3], &pixels)).unwrap();
+        }
+        let data = load(directory.path()).unwrap();
+        assert_eq!((data.train.channels, data.test.channels), (3, 3));
+    }
+
+    #[test]
+    fn a_truncated_file_is_refused_with_both_lengths() {
+        let error = error_after(|directory| {
+            let path = directory.join("train-images-idx3-ubyte");
+            let bytes = std::fs::read(&path).unwrap();
+            std::fs::write(&path, &bytes[..bytes.len() - 1]).unwrap();
+        });
+        assert!(
+            matches!(error, DataError::WrongLength { found: 27, .. }),
+            "{error}"
+        );
+        assert!(error.to_string().contains("28"), "{error}");
+        for length in [0, 3, 4, 9] {
+            let error = error_after(|directory| {
+                let path = directory.join("train-images-idx3-ubyte");
+                let bytes = std::fs::read(&path).unwrap();
+                std::fs::write(&path, &bytes[..length]).unwrap();
+            });
+            assert!(matches!(error, DataError::WrongLength { .. }), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_header_larger_than_memory_is_refused_without_allocating() {
+        let error = error_after(|directory| {
+            let path = directory.join("train-images-idx4-ubyte");
+            std::fs::remove_file(directory.join("train-images-idx3-ubyte")).unwrap();
+            std::fs::write(path, encode(&[u32::MAX; 4], &[])).unwrap();
+        });
+        assert!(matches!(error, DataError::WrongLength { .. }), "{error}");
+    }
+
+    #[test]
+    fn a_wrong_magic_is_refused_and_gzip_is_recognised() {
+        for (bytes, word) in [
+            (vec![0, 0, 0x0d, 3], "0x00000803"),
+            (vec![0x1f, 0x8b, 8, 0], "gzip"),
+        ] {
+            let error = error_after(|directory| {
+                std::fs::write(directory.join("train-images-idx3-ubyte"), &bytes).unwrap();
+            });
+            assert!(matches!(error, DataError::WrongMagic { .. }), "{error}");
+            assert!(error.to_string().contains(word), "{error}");
+        }
+    }
+
+    #[test]
+    fn images_and_labels_must_agree_in_number() {
+        let error = error_after(|directory| {
+            let path = directory.join("train-labels-idx1-ubyte");
+            std::fs::write(path, encode(&[2], &[0, 1])).unwrap();
+        });
+        assert!(
+            matches!(
+                error,
+                DataError::CountMismatch {
+                    images: 3,
+                    labels: 2,
+                    ..
+                }
+            ),
+            "{error}"
+        );
+        assert!(!error.is_io());
+    }
+
+    #[test]
+    fn no_images_and_no_pixels_are_refused() {
+        let error = error_after(|directory| {
+            std::fs::write(
+                directory.join("train-images-idx3-ubyte"),
+                encode(&[0, 2, 2], &[]),
+            )
+            .unwrap();
+            std::fs::write(directory.join("train-labels-idx1-ubyte"), encode(&[0], &[])).unwrap();
+        });
+        assert!(matches!(error, DataError::Empty { .. }), "{error}");
+        let error = error_after(|directory| {
+            std::fs::write(
+                directory.join("train-images-idx3-ubyte"),
+                encode(&[3, 0, 2], &[]),
+            )
+            .unwrap();
+        });
+        assert!(
+            matches!(error, DataError::UnsupportedShape { .. }),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn held_out_images_must_have_the_training_size() {
+        let error = error_after(|directory| {
+            let path = directory.join("t10k-images.idx3-ubyte");
+            std::fs::write(path, encode(&[1, 3, 3], &[0; 9])).unwrap();
+        });
+        assert!(matches!(error, DataError::ShapeMismatch { .. }), "{error}");
+    }
+
+    #[test]
+    fn the_handwritten_digits_in_assets_load() {
+        let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("assets/optdigits");
+        let data = load(&directory).unwrap();
+        assert_eq!((data.train.len(), data.test.len()), (1347, 450));
+        assert_eq!(
+            (data.train.height, data.train.width, data.train.channels),
+            (8, 8, 1)
+        );
+        assert_eq!(data.class_names.len(), 10);
+    }
+}

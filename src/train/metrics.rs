@@ -1,0 +1,65 @@
+//! The records of `metrics.jsonl`: one JSON object per line, its kind in `"kind"`.
+
+use serde::{Deserialize, Serialize};
+
+use super::evaluate::Evaluation;
+
+/// One line of `metrics.jsonl`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Record {
+    /// One optimiser step.
+    Step(StepRecord),
+    /// One pass over the training images.
+    Epoch(EpochRecord),
+    /// The end of the run; always the last line of a run that finished.
+    Evaluation(EvaluationRecord),
+}
+
+/// What one optimiser step did.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct StepRecord {
+    /// The step, counted from 1.
+    pub step: u64,
+    /// The epoch it belongs to, counted from 1.
+    pub epoch: u64,
+    /// The loss in nats, before the step.
+    pub loss: f64,
+    /// Share of anchors more similar to their positive than to every negative.
+    pub top1: f64,
+    /// log of the number of candidates: the loss of an encoder that cannot tell any apart.
+    pub chance_loss: f64,
+    /// The learning rate of the step.
+    pub learning_rate: f64,
+    /// Images (not views) per second, smoothed.
+    pub images_per_second: f64,
+}
+
+/// Means over one epoch.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct EpochRecord {
+    /// The epoch, counted from 1.
+    pub epoch: u64,
+    /// Its last step, counted from 1.
+    pub step: u64,
+    /// Mean loss of its steps.
+    pub loss: f64,
+    /// Mean contrastive top-1 of its steps.
+    pub top1: f64,
+    /// Seconds it took.
+    pub seconds: f64,
+}
+
+/// What the run was worth.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct EvaluationRecord {
+    /// Accuracies and collapse checks.
+    #[serde(flatten)]
+    pub evaluation: Evaluation,
+    /// Trained kNN above the better baseline, in percentage points.
+    pub improvement: f64,
+    /// Seconds spent on training.
+    pub training_seconds: f64,
+    /// Seconds spent on this evaluation.
+    pub evaluation_seconds: f64,
+}

@@ -1,0 +1,377 @@
+//! `loss.png` and `embedding.png`.
+//!
+//! Text is drawn in Ubuntu Light, whose bytes come with a crate, because a machine that trains
+//! may have no fonts.
+
+use std::ops::Range;
+use std::sync::Once;
+
+use image::{ExtendedColorType, ImageEncoder, codecs::png::PngEncoder};
+use plotters::coord::Shift;
+use plotters::prelude::*;
+use plotters::style::text_anchor::{HPos, Pos, VPos};
+use plotters::style::{FontStyle, register_font};
+
+use super::ReportError;
+use crate::train::evaluate::Picture;
+use crate::train::metrics::StepRecord;
+
+/// Width and height in pixels. Pages show pictures at half of it, which is sharp on dense screens.
+const LOSS_SIZE: (u32, u32) = (1600, 1000);
+const EMBEDDING_SIZE: (u32, u32) = (1800, 900);
+/// Width of the legend beside the embeddings.
+const LEGEND_WIDTH: u32 = 260;
+/// Classes named in the legend at most.
+const LEGEND_ENTRIES: usize = 20;
+/// Characters of a class name shown at most.
+const LEGEND_CHARACTERS: usize = 18;
+
+const FONT: &str = "report";
+const TEXT: RGBColor = RGBColor(55, 65, 81);
+const GRID: RGBColor = RGBColor(229, 231, 235);
+const AXIS: RGBColor = RGBColor(156, 163, 175);
+const LOSS: RGBColor = RGBColor(37, 99, 235);
+const TOP1: RGBColor = RGBColor(5, 150, 105);
+const CHANCE: RGBColor = RGBColor(220, 38, 38);
+
+/// Ten colours that stay apart for most eyes, then the same lighter.
+const PALETTE: [RGBColor; 10] = [
+    RGBColor(31, 119, 180),
+    RGBColor(255, 127, 14),
+    RGBColor(44, 160, 44),
+    RGBColor(214, 39, 40),
+    RGBColor(148, 103, 189),
+    RGBColor(140, 86, 75),
+    RGBColor(227, 119, 194),
+    RGBColor(90, 90, 90),
+    RGBColor(188, 170, 20),
+    RGBColor(23, 190, 207),
+];
+
+type Canvas<'a> = DrawingArea<BitMapBackend<'a>, Shift>;
+type Drawn = Result<(), Box<dyn std::error::Error>>;
+
+/// The loss of every step above, contrastive top-1 below, each with its smoothed course; PNG.
+///
+/// # Errors
+/// [`ReportError`].
+pub fn loss(steps: &[StepRecord], title: &str) -> Result<Vec<u8>, ReportError> {
+    draw("the loss", LOSS_SIZE, |canvas| {
+        let (upper, lower) = canvas.split_vertically(LOSS_SIZE.1 * 11 / 20);
+        let losses: Vec<f64> = steps.iter().map(|record| record.loss).collect();
+        let chance = steps.last().map(|record| record.chance_loss);
+        let shown = losses
+            .iter()
+            .copied()
+            .chain(chance)
+            .filter(|loss| loss.is_finite());
+        let highest = shown.fold(0.0, f64::max).max(1e-3);
+        let curve = Curve {
+            caption: title,
+            unit: "loss (nats)",
+            values: losses,
+            range: 0.0..highest * 1.08,
+            colour: LOSS,
+            chance,
+        };
+        curve.draw(&upper, steps)?;
+        let curve = Curve {
+            caption: "Contrastive top-1: anchors closer to their positive than to every negative",
+            unit: "top-1 (%)",
+            values: steps.iter().map(|record| 100.0 * record.top1).collect(),
+            range: 0.0..100.0,
+            colour: TOP1,
+            chance: None,
+        };
+        curve.draw(&lower, steps)
+    })
+}
+
+/// One quantity over steps.
+struct Curve<'a> {
+    caption: &'a str,
+    unit: &'a str,
+    values: Vec<f64>,
+    range: Range<f64>,
+    colour: RGBColor,
+    /// Where a dashed line shows the loss of an encoder that cannot tell images apart.
+    chance: Option<f64>,
+}
+
+impl Curve<'_> {
+    fn draw(&self, canvas: &Canvas<'_>, steps: &[StepRecord]) -> Drawn {
+        let last = steps.last().map_or(1, |record| record.step).max(2);
+        let mut chart = ChartBuilder::on(canvas)
+            .caption(self.caption, (FONT, 34).into_font().color(&TEXT))
+            .margin(24)
+            .x_label_area_size(64)
+            .y_label_area_size(96)
+            .build_cartesian_2d(1.0..last as f64, self.range.clone())?;
+        chart
+            .configure_mesh()
+            .disable_x_mesh()
+            .bold_line_style(GRID)
+            .light_line_style(TRANSPARENT)
+            .axis_style(AXIS)
+            .label_style((FONT, 26).into_font().color(&TEXT))
+            .axis_desc_style((FONT, 28).into_font().color(&TEXT))
+            .x_desc("step")
+            .y_desc(self.unit)
+            .x_labels(10)
+            .y_labels(6)
+            .x_label_formatter(&|step| format!("{step:.0}"))
+            .draw()?;
+        let points = |values: Vec<f64>| {
+            let finite = steps
+                .iter()
+                .zip(values)
+                .filter(|(_, value)| value.is_finite());
+            finite
+                .map(|(record, value)| (record.step as f64, value))
+                .collect::<Vec<_>>()
+        };
+        let raw = ShapeStyle::from(self.colour.mix(0.3)).stroke_width(2);
+        chart.draw_series(LineSeries::new(points(self.values.clone()), raw))?;
+        let smooth = ShapeStyle::from(self.colour).stroke_width(4);
+        chart.draw_series(LineSeries::new(points(smoothed(&self.values)), smooth))?;
+        if let Some(chance) = self.chance {
+            let style = ShapeStyle::from(CHANCE).stroke_width(2);
+            let ends = [(1.0, chance), (last as f64, chance)];
+            chart.draw_series(DashedLineSeries::new(ends, 12, 8, style))?;
+            let (x, y) = chart.backend_coord(&(last as f64, chance));
+            let font = (FONT, 26).into_font().color(&CHANCE);
+            let anchor = Pos::new(HPos::Right, VPos::Top);
+            let label = format!("loss by chance {chance:.2}");
+            canvas
+                .strip_coord_spec()
+                .draw(&Text::new(label, (x - 8, y + 6), font.pos(anchor)))?;
+        }
+        Ok(())
+    }
+}
+
+/// Means over a window of a fortieth of the course, centred, and narrower towards its ends.
+fn smoothed(values: &[f64]) -> Vec<f64> {
+    let half = values.len() / 80;
+    (0..values.len())
+        .map(|i| {
+            let reach = half.min(i).min(values.len() - 1 - i);
+            let window = &values[i - reach..=i + reach];
+            window.iter().sum::<f64>() / window.len() as f64
+        })
+        .collect()
+}
+
+/// Held-out images before and after training, a point each, coloured by class; PNG.
+///
+/// # Errors
+/// [`ReportError`].
+pub fn embedding(
+    untrained: &Picture,
+    trained: &Picture,
+    class_names: &[String],
+) -> Result<Vec<u8>, ReportError> {
+    draw("the embeddings", EMBEDDING_SIZE, |canvas| {
+        let panel = (EMBEDDING_SIZE.0 - LEGEND_WIDTH) / 2;
+        let (left, rest) = canvas.split_horizontally(panel);
+        let (right, beside) = rest.split_horizontally(panel);
+        scatter(&left, untrained, "Before training")?;
+        scatter(&right, trained, "After training")?;
+        legend(&beside, class_names)
+    })
+}
+
+fn scatter(canvas: &Canvas<'_>, picture: &Picture, caption: &str) -> Drawn {
+    let mut chart = ChartBuilder::on(canvas)
+        .caption(caption, (FONT, 34).into_font().color(&TEXT))
+        .margin(20)
+        .x_label_area_size(64)
+        .y_label_area_size(84)
+        .build_cartesian_2d(extent(picture, 0), extent(picture, 1))?;
+    chart
+        .configure_mesh()
+        .bold_line_style(GRID)
+        .light_line_style(TRANSPARENT)
+        .axis_style(AXIS)
+        .label_style((FONT, 24).into_font().color(&TEXT))
+        .axis_desc_style((FONT, 26).into_font().color(&TEXT))
+        .x_desc("t-SNE 1")
+        .y_desc("t-SNE 2")
+        .x_labels(6)
+        .y_labels(6)
+        .draw()?;
+    let finite = picture
+        .points
+        .iter()
+        .zip(&picture.labels)
+        .filter(|(point, _)| point.iter().all(|coordinate| coordinate.is_finite()));
+    chart.draw_series(finite.map(|(point, &label)| {
+        Circle::new(
+            (point[0], point[1]),
+            6,
+            colour(label as usize).mix(0.75).filled(),
+        )
+    }))?;
+    Ok(())
+}
+
+/// The range of one axis with a margin, never empty.
+fn extent(picture: &Picture, axis: usize) -> Range<f64> {
+    let values = || {
+        picture
+            .points
+            .iter()
+            .map(|point| point[axis])
+            .filter(|x| x.is_finite())
+    };
+    let (low, high) = (values().fold(0.0, f64::min), values().fold(0.0, f64::max));
+    let margin = (0.05 * (high - low)).max(1e-9);
+    low - margin..high + margin
+}
+
+fn legend(canvas: &Canvas<'_>, class_names: &[String]) -> Drawn {
+    let line = 38;
+    for (class, name) in class_names.iter().take(LEGEND_ENTRIES).enumerate() {
+        let y = 80 + line * class as i32;
+        canvas.draw(&Circle::new((20, y), 9, colour(class).filled()))?;
+        let mut shown: String = name.chars().take(LEGEND_CHARACTERS).collect();
+        if shown.len() < name.len() {
+            shown.push('…');
+        }
+        canvas.draw(&Text::new(
+            shown,
+            (42, y - 13),
+            (FONT, 26).into_font().color(&TEXT),
+        ))?;
+    }
+    if class_names.len() > LEGEND_ENTRIES {
+        let more = format!("and {} more", class_names.len() - LEGEND_ENTRIES);
+        let y = 80 + line * LEGEND_ENTRIES as i32;
+        canvas.draw(&Text::new(
+            more,
+            (42, y - 13),
+            (FONT, 26).into_font().color(&TEXT),
+        ))?;
+    }
+    Ok(())
+}
+
+fn colour(class: usize) -> RGBColor {
+    let RGBColor(red, green, blue) = PALETTE[class % PALETTE.len()];
+    if (class / PALETTE.len()).is_multiple_of(2) {
+        return RGBColor(red, green, blue);
+    }
+    let lighter = |value: u8| value / 2 + 127;
+    RGBColor(lighter(red), lighter(green), lighter(blue))
+}
+
+/// Draws on a white canvas and encodes it.
+fn draw(
+    picture: &'static str,
+    size: (u32, u32),
+    content: impl FnOnce(&Canvas<'_>) -> Drawn,
+) -> Result<Vec<u8>, ReportError> {
+    static REGISTERED: Once = Once::new();
+    REGISTERED.call_once(|| {
+        // Without the font the drawing below fails with an error that names it.
+        let _ = register_font(FONT, FontStyle::Normal, epaint_default_fonts::UBUNTU_LIGHT);
+    });
+    let failed = |reason: Box<dyn std::error::Error>| ReportError {
+        picture,
+        reason: reason.to_string(),
+    };
+    let mut pixels = vec![0u8; 3 * size.0 as usize * size.1 as usize];
+    {
+        let canvas = BitMapBackend::with_buffer(&mut pixels, size).into_drawing_area();
+        canvas.fill(&WHITE).map_err(|error| failed(error.into()))?;
+        content(&canvas).map_err(failed)?;
+        canvas.present().map_err(|error| failed(error.into()))?;
+    }
+    png(&pixels, size, ExtendedColorType::Rgb8).map_err(|error| failed(error.into()))
+}
+
+/// Encodes pixels, row by row.
+pub(super) fn png(
+    pixels: &[u8],
+    (width, height): (u32, u32),
+    colour: ExtendedColorType,
+) -> Result<Vec<u8>, image::ImageError> {
+    let mut encoded = Vec::new();
+    PngEncoder::new(&mut encoded).write_image(pixels, width, height, colour)?;
+    Ok(encoded)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn steps(losses: &[f64]) -> Vec<StepRecord> {
+        let record = |(index, &loss): (usize, &f64)| StepRecord {
+            step: index as u64 + 1,
+            epoch: 1,
+            loss,
+            top1: 0.5,
+            chance_loss: 5.5,
+            learning_rate: 0.1,
+            images_per_second: 1.0,
+        };
+        losses.iter().enumerate().map(record).collect()
+    }
+
+    /// How many pixels of a PNG are nearly of this colour.
+    fn pixels_of(encoded: &[u8], RGBColor(red, green, blue): RGBColor) -> usize {
+        let decoded = image::load_from_memory(encoded).unwrap().to_rgb8();
+        let near = |pixel: &&image::Rgb<u8>| {
+            let wanted = [red, green, blue];
+            pixel.0.iter().zip(wanted).all(|(&a, b)| a.abs_diff(b) < 12)
+        };
+        decoded.pixels().filter(near).count()
+    }
+
+    #[test]
+    fn the_loss_is_drawn_with_its_chance_level_and_its_text() {
+        let encoded = loss(&steps(&[5.0, 4.0, 3.0, 2.0]), "SimCLR on demo").unwrap();
+        assert!(pixels_of(&encoded, LOSS) > 1000);
+        assert!(pixels_of(&encoded, CHANCE) > 500);
+        assert!(pixels_of(&encoded, TEXT) > 500);
+    }
+
+    #[test]
+    fn no_steps_one_step_and_values_that_are_not_finite_are_drawn_too() {
+        for losses in [
+            &[] as &[f64],
+            &[1.0],
+            &[f64::NAN, 1.0, f64::INFINITY],
+            &[0.0, 0.0],
+        ] {
+            assert!(loss(&steps(losses), "SimCLR").is_ok());
+        }
+    }
+
+    #[test]
+    fn smoothing_keeps_a_straight_line_and_both_ends() {
+        let line: Vec<f64> = (0..400).map(f64::from).collect();
+        let smooth = smoothed(&line);
+        assert!(smooth.iter().zip(&line).all(|(a, b)| (a - b).abs() < 1e-9));
+    }
+
+    #[test]
+    fn embeddings_are_drawn_in_the_colours_of_their_classes() {
+        let picture = |factor: f64| Picture {
+            points: (0..30)
+                .map(|i| [factor * f64::from(i), f64::from(i % 7)])
+                .collect(),
+            labels: (0..30).collect(),
+        };
+        let names: Vec<String> = (0..30)
+            .map(|class| format!("class number {class:030}"))
+            .collect();
+        let encoded = embedding(&picture(1e-3), &picture(40.0), &names).unwrap();
+        assert!(pixels_of(&encoded, colour(3)) > 100);
+        let nowhere = Picture {
+            points: vec![[f64::NAN; 2], [0.0; 2]],
+            labels: vec![0, 1],
+        };
+        assert!(embedding(&nowhere, &nowhere, &[]).is_ok());
+    }
+}

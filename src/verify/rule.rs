@@ -1,0 +1,178 @@
+//! The tolerance rule.
+//!
+//! An output's error is its largest absolute difference from float64. It may be
+//! ```text
+//! 2 × the error of the plain implementation + rounding
+//! ```
+//! where the plain implementation has the same inputs and rounds to the same type, and `rounding` is
+//! what no implementation in that arithmetic can promise to avoid. It is there because the plain
+//! error of a small output can be zero by luck. With ε the spacing of f32 at 1 and
+//! ζ = max s·Σ_d |q_id·k_jd|, the size of the terms that a logit is summed from:
+//!
+//! | output | rounding |
+//! |---|---|
+//! | z₊, lse⁻ | ε·(1 + ζ + max‖output‖) |
+//! | loss | ε·(Σ w_i σ_i·ζ + loss), since ∂loss_i/∂(lse⁻ − z₊) = σ_i |
+//! | dq, dk | (ε_out + ε·(1 + ζ))·max Σ ‖terms of the sum‖ |
+//! | dscale | ε·(1 + ζ)·Σ ‖dz_ij‖·Σ_d ‖q_id·k_jd‖ |
+//!
+//! ε_out is the spacing of the type that the output is stored in. bf16 inputs add the bf16 spacing
+//! to dq, dk and dscale (for dscale times Σ ‖dz_ij·⟨q_i, k_j⟩‖): engines multiply softmax weights
+//! that are rounded to bf16 there, which is what the bf16 units of processors and cards take. All
+//! these sums are taken in float64 from the reference.
+
+use std::fmt;
+
+use crate::element::DType;
+
+/// What was asked of the engine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Verb {
+    /// Loss and statistics.
+    Forward,
+    /// Loss and gradients, dk too where the contrast has one.
+    ValueAndGrad,
+    /// Loss and gradients without dk.
+    ValueAndGradDqOnly,
+    /// Gradients from the statistics of forward.
+    Backward,
+    /// Fused similarity and selection.
+    TopK,
+    /// Rows of norm 1.
+    Normalize,
+    /// Its gradient.
+    NormalizeBackward,
+    /// The key encoder's average.
+    MomentumUpdate,
+    /// The key queue.
+    Enqueue,
+}
+
+impl fmt::Display for Verb {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Verb::Forward => "forward",
+            Verb::ValueAndGrad => "value_and_grad",
+            Verb::ValueAndGradDqOnly => "value_and_grad (dq)",
+            Verb::Backward => "backward",
+            Verb::TopK => "top_k",
+            Verb::Normalize => "normalize",
+            Verb::NormalizeBackward => "normalize_backward",
+            Verb::MomentumUpdate => "momentum_update",
+            Verb::Enqueue => "enqueue",
+        })
+    }
+}
+
+/// Numbers that an engine, or the plain implementation, gave back.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Output {
+    /// The verb that gave them.
+    pub verb: Verb,
+    /// What they are: "loss", "dq", ….
+    pub quantity: &'static str,
+    /// The type they were stored in.
+    pub dtype: DType,
+    /// The numbers, widened.
+    pub values: Vec<f64>,
+}
+
+impl Output {
+    /// Whether all numbers are the same, bit for bit; NaN equals NaN.
+    pub fn same_bits(&self, other: &Output) -> bool {
+        let bits = |output: &Output| -> Vec<u64> {
+            output.values.iter().map(|value| value.to_bits()).collect()
+        };
+        (self.verb, self.quantity, self.dtype) == (other.verb, other.quantity, other.dtype)
+            && bits(self) == bits(other)
+    }
+}
+
+/// One output judged.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Measurement {
+    /// The verb.
+    pub verb: Verb,
+    /// What the output is.
+    pub quantity: &'static str,
+    /// Type of the inputs.
+    pub input: DType,
+    /// Type of the output.
+    pub output: DType,
+    /// Largest absolute difference from float64.
+    pub error: f64,
+    /// The same of the plain implementation.
+    pub plain_error: f64,
+    /// The allowance for rounding.
+    pub rounding: f64,
+    /// The output's largest absolute value, in float64.
+    pub magnitude: f64,
+}
+
+impl Measurement {
+    /// 2 × plain error + rounding.
+    pub fn allowed(&self) -> f64 {
+        2.0 * self.plain_error + self.rounding
+    }
+
+    /// Whether the error is allowed. An infinite allowance allows nothing.
+    pub fn passes(&self) -> bool {
+        self.allowed().is_finite() && self.error <= self.allowed()
+    }
+
+    /// Error ÷ allowed: above 1 it fails.
+    pub fn share(&self) -> f64 {
+        match self.passes() {
+            true if self.error == 0.0 => 0.0,
+            true => self.error / self.allowed(),
+            false if self.error.is_finite() && self.allowed() > 0.0 => {
+                (self.error / self.allowed()).max(1.0)
+            }
+            false => f64::INFINITY,
+        }
+    }
+}
+
+impl fmt::Display for Measurement {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} {} ({} -> {}): error {:.3e}, plain implementation {:.3e}, rounding {:.3e}, \
+             allowed {:.3e}, largest value {:.3e}",
+            self.verb,
+            self.quantity,
+            self.input,
+            self.output,
+            self.error,
+            self.plain_error,
+            self.rounding,
+            self.allowed(),
+            self.magnitude,
+        )
+    }
+}
+
+/// The largest absolute difference; ∞ when lengths differ, when one value is NaN, or when an
+/// infinity is not matched by the same infinity.
+pub fn largest_error(values: &[f64], expected: &[f64]) -> f64 {
+    if values.len() != expected.len() {
+        return f64::INFINITY;
+    }
+    let difference = |(value, expected): (&f64, &f64)| {
+        let difference = (value - expected).abs();
+        if value == expected {
+            0.0
+        } else if difference.is_nan() {
+            f64::INFINITY
+        } else {
+            difference
+        }
+    };
+    values.iter().zip(expected).map(difference).fold(0.0, f64::max)
+}
+
+/// The largest absolute value that is finite.
+pub fn magnitude(values: &[f64]) -> f64 {
+    let sizes = values.iter().map(|value| value.abs());
+    sizes.filter(|size| size.is_finite()).fold(0.0, f64::max)
+}
