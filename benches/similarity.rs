@@ -14,15 +14,13 @@ use infonce::{Contrast, CpuEngine, Element, Engine, Gradients, Inputs, Positives
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-struct Shape {
-    n: usize,
-    d: usize,
-}
-
 fn main() {
     let options = Options::parse(std::env::args().skip(1));
+    if options.serve {
+        return serve();
+    }
     println!(
-        "one-way InfoNCE, value and gradient, tau = 0.07; {}",
+        "one-way InfoNCE, value and gradient, tau = {TEMPERATURE}; {}",
         CpuEngine::new().describe()
     );
     println!(
@@ -31,9 +29,8 @@ fn main() {
     );
     for &n in &options.n {
         for &d in &options.d {
-            let shape = Shape { n, d };
-            line::<f32>(&shape, options.rounds);
-            line::<bf16>(&shape, options.rounds);
+            line::<f32>(n, d, options.rounds);
+            line::<bf16>(n, d, options.rounds);
         }
     }
     println!(
@@ -41,7 +38,29 @@ fn main() {
     );
 }
 
+/// Answers each line `N D f32|bf16` with the seconds of one call: the engine's side of
+/// `benches/peers/torch_cpu.py`.
+fn serve() {
+    for request in std::io::stdin().lines() {
+        let request = request.expect("stdin can be read");
+        let words: Vec<&str> = request.split_whitespace().collect();
+        let (n, d) = match words[..] {
+            [n, d, _] => (n.parse().expect("N"), d.parse().expect("D")),
+            _ => panic!("a request is `N D f32|bf16`, not {request:?}"),
+        };
+        let seconds = match words[2] {
+            "f32" => Case::<f32>::new(n, d).ours(),
+            "bf16" => Case::<bf16>::new(n, d).ours(),
+            other => panic!("unknown type {other}"),
+        };
+        println!("{seconds}");
+    }
+}
+
+const TEMPERATURE: f32 = 0.07;
+
 struct Options {
+    serve: bool,
     n: Vec<usize>,
     d: Vec<usize>,
     rounds: usize,
@@ -51,6 +70,7 @@ impl Options {
     /// Cargo passes `--bench`; whatever else is unknown is refused.
     fn parse(mut arguments: impl Iterator<Item = String>) -> Self {
         let mut options = Self {
+            serve: false,
             n: Vec::new(),
             d: Vec::new(),
             rounds: 7,
@@ -64,6 +84,7 @@ impl Options {
                 "--n" => options.n.push(number()),
                 "--d" => options.d.push(number()),
                 "--rounds" => options.rounds = number(),
+                "--serve" => options.serve = true,
                 "--bench" => {}
                 other => panic!("unknown option {other}; there are --n, --d and --rounds"),
             }
@@ -90,45 +111,79 @@ fn unit_rows<T: Element>(rng: &mut ChaCha8Rng, rows: usize, dim: usize) -> Vec<T
     data.into_iter().map(T::from_f32).collect()
 }
 
-fn line<T: Element>(shape: &Shape, rounds: usize) {
-    let Shape { n, d } = *shape;
-    let mut rng = ChaCha8Rng::seed_from_u64(n as u64 * 10_000 + d as u64);
-    let (q, k) = (
-        unit_rows::<T>(&mut rng, n, d),
-        unit_rows::<T>(&mut rng, n, d),
-    );
+/// One shape's inputs and outputs.
+struct Case<T> {
+    n: usize,
+    d: usize,
+    q: Vec<T>,
+    k: Vec<T>,
+    dq: Vec<f32>,
+    dk: Vec<f32>,
+}
+
+impl<T: Element> Case<T> {
+    fn new(n: usize, d: usize) -> Self {
+        let mut rng = ChaCha8Rng::seed_from_u64(n as u64 * 10_000 + d as u64);
+        Self {
+            n,
+            d,
+            q: unit_rows(&mut rng, n, d),
+            k: unit_rows(&mut rng, n, d),
+            dq: vec![0.0; n * d],
+            dk: vec![0.0; n * d],
+        }
+    }
+
+    /// Seconds of one value-and-gradient on the engine.
+    fn ours(&mut self) -> f64 {
+        let Self { n, d, .. } = *self;
+        let contrast =
+            Contrast::info_nce(TEMPERATURE, Positives::Diagonal).expect("a legal temperature");
+        let inputs = Inputs::Pair {
+            q: Rows::new(&self.q, n, d).expect("the shape of q"),
+            k: Rows::new(&self.k, n, d).expect("the shape of k"),
+        };
+        let gradients = Gradients {
+            dq: RowsMut::new(&mut self.dq, n, d).expect("the shape of dq"),
+            dk: Some(RowsMut::new(&mut self.dk, n, d).expect("the shape of dk")),
+        };
+        let engine = CpuEngine::new();
+        let start = Instant::now();
+        let value = engine.value_and_grad(&contrast, &inputs, 1.0, gradients);
+        let seconds = start.elapsed().as_secs_f64();
+        assert!(value.expect("legal inputs").loss.is_finite());
+        seconds
+    }
+}
+
+fn line<T: Element>(n: usize, d: usize, rounds: usize) {
+    let mut case = Case::<T>::new(n, d);
     let (mut q32, mut k32) = (vec![0.0; n * d], vec![0.0; n * d]);
-    T::widen(&q, &mut q32);
-    T::widen(&k, &mut k32);
+    T::widen(&case.q, &mut q32);
+    T::widen(&case.k, &mut k32);
     let (mut dq, mut dk) = (vec![0.0f32; n * d], vec![0.0f32; n * d]);
     let mut logits = vec![0.0f32; n * n];
-    let scale = 1.0 / 0.07;
-    let contrast = Contrast::info_nce(0.07, Positives::Diagonal).expect("a legal temperature");
-    let engine = CpuEngine::new();
-    let inputs = Inputs::Pair {
-        q: Rows::new(&q, n, d).expect("the shape of q"),
-        k: Rows::new(&k, n, d).expect("the shape of k"),
-    };
+    let scale = 1.0 / TEMPERATURE;
 
     // Small shapes are repeated within a round, so that a round is never shorter than a timer sees.
     let flops = 6.0 * (n as f64).powi(2) * d as f64;
     let repeats = (2e9 / flops).ceil().max(1.0) as usize;
+    let mean = |seconds: &mut dyn FnMut() -> f64| {
+        (0..repeats).map(|_| seconds()).sum::<f64>() / repeats as f64
+    };
     let mut times = [Vec::new(), Vec::new(), Vec::new()];
     for round in 0..=rounds {
-        let ours = time(repeats, || {
-            let gradients = Gradients {
-                dq: RowsMut::new(&mut dq, n, d).expect("the shape of dq"),
-                dk: Some(RowsMut::new(&mut dk, n, d).expect("the shape of dk")),
-            };
-            let value = engine.value_and_grad(&contrast, &inputs, 1.0, gradients);
-            assert!(value.expect("legal inputs").loss.is_finite());
-        });
-        let plain = time(repeats, || {
+        let ours = mean(&mut || case.ours());
+        let plain = mean(&mut || {
+            let start = Instant::now();
             let loss = plain::info_nce(&q32, &k32, n, d, scale, &mut logits, &mut dq, &mut dk);
             assert!(loss.is_finite());
+            start.elapsed().as_secs_f64()
         });
-        let products = time(repeats, || {
+        let products = mean(&mut || {
+            let start = Instant::now();
             plain::three_products(&q32, &k32, n, d, &mut logits, &mut dq, &mut dk);
+            start.elapsed().as_secs_f64()
         });
         // The first round warms up.
         if round > 0 {
@@ -149,14 +204,6 @@ fn line<T: Element>(shape: &Shape, rounds: usize) {
         ratio(plain),
         ratio(products),
     );
-}
-
-fn time(repeats: usize, mut work: impl FnMut()) -> f64 {
-    let start = Instant::now();
-    for _ in 0..repeats {
-        work();
-    }
-    start.elapsed().as_secs_f64() / repeats as f64
 }
 
 fn median(mut values: Vec<f64>) -> f64 {

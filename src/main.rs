@@ -1,1 +1,35 @@
-fn main() {}
+//! The command line.
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+mod cli;
+
+/// Contrastive-learning losses and their gradients without the similarity matrix.
+#[derive(Parser)]
+#[command(name = "infonce", version)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Holds an engine against the float64 reference on fresh random inputs of hard shapes.
+    Verify(cli::VerifyArguments),
+    /// Trains an encoder on images, evaluates it on held-out ones and writes a report.
+    #[cfg(feature = "train")]
+    Train(infonce::train::TrainArgs),
+    /// Says which engines are here and why the others are not.
+    Info,
+}
+
+fn main() -> ExitCode {
+    match Arguments::parse().command {
+        Command::Verify(arguments) => cli::verify(&arguments),
+        #[cfg(feature = "train")]
+        Command::Train(arguments) => infonce::train::run(&arguments),
+        Command::Info => cli::info(),
+    }
+}

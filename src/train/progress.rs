@@ -59,7 +59,11 @@ impl Progress {
                 ..*last
             };
             let remaining = remaining(self.started.elapsed(), epoch.step, self.steps);
-            eprintln!("{}  ETA {}", self.status(&means), duration(remaining.as_secs_f64()));
+            eprintln!(
+                "{}  ETA {}",
+                self.status(&means),
+                duration(remaining.as_secs_f64())
+            );
         }
     }
 
@@ -120,7 +124,10 @@ mod tests {
 
     #[test]
     fn the_time_left_follows_the_pace_so_far() {
-        assert_eq!(remaining(Duration::from_secs(30), 10, 40), Duration::from_secs(90));
+        assert_eq!(
+            remaining(Duration::from_secs(30), 10, 40),
+            Duration::from_secs(90)
+        );
         assert_eq!(remaining(Duration::from_secs(30), 40, 40), Duration::ZERO);
     }
 }

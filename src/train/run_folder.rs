@@ -13,6 +13,8 @@ use super::metrics::Record;
 pub const CONFIG: &str = "config.toml";
 /// One JSON object per line, see [`Record`].
 pub const METRICS: &str = "metrics.jsonl";
+/// The last good state of training.
+pub const CHECKPOINT: &str = "checkpoint.safetensors";
 /// The loss and contrastive top-1 over steps.
 pub const LOSS_PICTURE: &str = "loss.png";
 /// Held-out embeddings before and after training.
@@ -206,7 +208,9 @@ mod tests {
 
     fn entries(folder: &Path) -> Vec<String> {
         let entries = fs::read_dir(folder).unwrap();
-        entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+        entries
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect()
     }
 
     #[test]
@@ -253,7 +257,10 @@ mod tests {
         let file = directory.path().join("file");
         fs::write(&file, "").unwrap();
         let error = RunFolder::create(&file.join("run")).unwrap_err();
-        assert!(matches!(error, RunFolderError::Unwritable { .. }), "{error}");
+        assert!(
+            matches!(error, RunFolderError::Unwritable { .. }),
+            "{error}"
+        );
         assert!(!error.is_io());
         assert_eq!(entries(directory.path()), ["file"]);
     }
@@ -264,7 +271,10 @@ mod tests {
         let folder = RunFolder::create(directory.path()).unwrap();
         fs::create_dir_all(directory.path().join("report.html/occupied")).unwrap();
         let error = folder.write(REPORT, b"page").unwrap_err();
-        assert!(error.is_io() && error.to_string().contains(REPORT), "{error}");
+        assert!(
+            error.is_io() && error.to_string().contains(REPORT),
+            "{error}"
+        );
         assert_eq!(entries(directory.path()), [REPORT]);
     }
 
@@ -282,11 +292,18 @@ mod tests {
                 seconds: 2.0,
             })
         });
-        records.iter().for_each(|record| metrics.append(record).unwrap());
+        records
+            .iter()
+            .for_each(|record| metrics.append(record).unwrap());
         let text = fs::read_to_string(directory.path().join(METRICS)).unwrap();
-        assert!(text.starts_with("{\"kind\":\"epoch\",\"epoch\":1,"), "{text}");
-        let read: Vec<Record> =
-            text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        assert!(
+            text.starts_with("{\"kind\":\"epoch\",\"epoch\":1,"),
+            "{text}"
+        );
+        let read: Vec<Record> = text
+            .lines()
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect();
         assert_eq!(read, records);
     }
 }

@@ -12,7 +12,10 @@ use crate::statistics::Statistics;
 /// The verbs of [`Engine`] on host memory, whatever memory the engine computes in. Arguments and
 /// errors are those of the verb of the same name.
 #[expect(missing_docs, reason = "each verb is documented in Engine")]
-#[expect(clippy::missing_errors_doc, reason = "each verb is documented in Engine")]
+#[expect(
+    clippy::missing_errors_doc,
+    reason = "each verb is documented in Engine"
+)]
 pub trait Backend {
     fn forward<T: Element>(
         &self,

@@ -9,7 +9,7 @@ use crate::element::{DType, Element};
 use crate::engine::Gradients;
 use crate::error::Error;
 use crate::reference::{self, Dense, Reference};
-use crate::rows::{Matrix, Rows, RowsMut};
+use crate::rows::{Rows, RowsMut};
 use crate::statistics::Statistics;
 
 /// Everything that `backend` computes of `problem`: forward; value_and_grad with and without dk, and
@@ -85,7 +85,9 @@ pub(super) fn output<T: Element>(verb: Verb, quantity: &'static str, values: &[T
 }
 
 fn scalars(verb: Verb, values: &[(&'static str, f32)]) -> Vec<Output> {
-    let outputs = values.iter().map(|(name, value)| output(verb, name, &[*value]));
+    let outputs = values
+        .iter()
+        .map(|(name, value)| output(verb, name, &[*value]));
     outputs.collect()
 }
 
@@ -112,13 +114,13 @@ pub struct Expectation {
 
 /// Sizes of the terms of each sum; see [the rule](super::rule).
 struct Sizes {
-    /// ζ.
+    /// ζ, the error of a logit.
     logit: f64,
     /// Σ w_i σ_i.
     loss: f64,
     dq: f64,
     dk: f64,
-    /// Σ |dz_ij| Σ_d |q_id k_jd|.
+    /// η Σ |dz_ij| a_ij.
     dscale: f64,
     /// Σ |dz_ij ⟨q_i, k_j⟩|.
     dscale_products: f64,
@@ -149,9 +151,8 @@ impl Expectation {
     pub fn plain_outputs<G: Element>(&self) -> Vec<Output> {
         let plain = &self.plain;
         let verb = Verb::ValueAndGrad;
-        let round = |numbers: &[f32]| -> Vec<G> {
-            numbers.iter().map(|&x| G::from_f32(x)).collect()
-        };
+        let round =
+            |numbers: &[f32]| -> Vec<G> { numbers.iter().map(|&x| G::from_f32(x)).collect() };
         let mut outputs = scalars(verb, &[("loss", plain.loss), ("dscale", plain.dscale)]);
         outputs.push(output(verb, "lse- of rows", &plain.rows.negatives_lse));
         outputs.push(output(verb, "z+ of rows", &plain.rows.positive));
@@ -178,9 +179,7 @@ impl Expectation {
             let plain = plain_by_type
                 .iter()
                 .flatten()
-                .find(|plain| {
-                    (plain.quantity, plain.dtype) == (output.quantity, output.dtype)
-                })
+                .find(|plain| (plain.quantity, plain.dtype) == (output.quantity, output.dtype))
                 .map_or(&[][..], |plain| &plain.values);
             Measurement {
                 verb: output.verb,
@@ -221,19 +220,16 @@ impl Expectation {
     fn rounding(&self, quantity: &str, output: DType, expected: &[f64]) -> f64 {
         let sizes = &self.sizes;
         let epsilon = spacing(DType::F32);
-        let weights = match self.input {
-            DType::Bf16 => spacing(DType::Bf16),
-            DType::F32 | DType::F16 => 0.0,
+        let weight = match self.input {
+            DType::Bf16 => sizes.logit + epsilon + spacing(DType::Bf16),
+            DType::F32 | DType::F16 => sizes.logit + epsilon,
         };
-        let gradient = spacing(output) + epsilon * (1.0 + sizes.logit) + weights;
         match quantity {
-            "loss" => epsilon * (sizes.loss * sizes.logit + self.reference.loss),
-            "dscale" => {
-                epsilon * (1.0 + sizes.logit) * sizes.dscale + weights * sizes.dscale_products
-            }
-            "dq" => gradient * sizes.dq,
-            "dk" => gradient * sizes.dk,
-            _ => epsilon * (1.0 + sizes.logit + magnitude(expected)),
+            "loss" => sizes.logit * sizes.loss + epsilon * self.reference.loss,
+            "dscale" => weight * sizes.dscale_products + sizes.dscale,
+            "dq" => (weight + spacing(output)) * sizes.dq,
+            "dk" => (weight + spacing(output)) * sizes.dk,
+            _ => sizes.logit + epsilon * (1.0 + magnitude(expected)),
         }
     }
 }
@@ -300,6 +296,9 @@ impl Sizes {
                 *dq += dk;
             }
         }
+        let eta = spacing(DType::F32) * (1.0 + (shape.dim as f64).sqrt() / 2.0);
+        sizes.logit *= eta;
+        sizes.dscale *= eta;
         sizes.dq = magnitude(&dq);
         sizes.dk = magnitude(&dk);
         let directions = [Some(&reference.rows), reference.columns.as_ref()];

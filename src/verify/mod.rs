@@ -1,1 +1,239 @@
-//! placeholder
+//! `infonce verify`: holds an engine against the float64 [`reference`](crate::reference) on fresh
+//! random inputs of hard shapes.
+//!
+//! The conformance suite (`tests/conformance.rs`) judges by the same [table](cases) and the same
+//! [rule], one test per case and type; [`run`] sums them up per verb and type.
+
+mod backend;
+pub mod cases;
+mod contrast_checks;
+mod plain;
+mod problem;
+mod row_checks;
+pub mod rule;
+
+use std::fmt;
+
+use half::{bf16, f16};
+use rand::SeedableRng;
+use rand_chacha::ChaCha8Rng;
+
+use crate::element::Element;
+use crate::error::Error;
+use cases::{Case, Data};
+use rule::{Measurement, Output, Verb};
+
+pub use backend::Backend;
+pub use contrast_checks::{Expectation, evaluate, losses};
+pub use problem::Problem;
+
+/// The random numbers of item `index` of a run; independent of all other items.
+pub fn random(seed: u64, index: usize) -> ChaCha8Rng {
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    rng.set_stream(index as u64 + 1);
+    rng
+}
+
+/// The table of cases of a run: those with finite inputs, then those whose loss must be NaN.
+pub fn table(seed: u64) -> Vec<Case> {
+    let mut cases = cases::table(&mut random(seed, usize::MAX - 1));
+    cases.extend(cases::not_finite_table());
+    cases
+}
+
+/// What went wrong, other than an error past tolerance.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum Failure {
+    /// The engine refused valid inputs.
+    #[error("refused: {0}")]
+    Refused(#[from] Error),
+    /// The same call gave other bits.
+    #[error("{verb} {quantity} differs from one run to the next")]
+    NotRepeatable {
+        /// The verb.
+        verb: Verb,
+        /// The output.
+        quantity: &'static str,
+    },
+    /// A loss that is a number where the inputs are none.
+    #[error("the loss is {given} though an input is not finite")]
+    NotNan {
+        /// The loss.
+        given: f32,
+    },
+}
+
+/// Compares two evaluations bit for bit.
+///
+/// # Errors
+/// [`Failure::NotRepeatable`] naming the first output that differs.
+pub fn same_bits(first: &[Output], second: &[Output]) -> Result<(), Failure> {
+    let differs = |(a, b): &(&Output, &Output)| !a.same_bits(b);
+    match first.iter().zip(second).find(differs) {
+        None => Ok(()),
+        Some((output, _)) => Err(Failure::NotRepeatable {
+            verb: output.verb,
+            quantity: output.quantity,
+        }),
+    }
+}
+
+/// Runs one case of the table twice, on inputs of type `T`, and judges every output.
+///
+/// # Errors
+/// [`Failure`], when it is not a matter of tolerance.
+pub fn check<B: Backend, T: Element>(
+    backend: &B,
+    case: &Case,
+    rng: &mut ChaCha8Rng,
+) -> Result<Vec<Measurement>, Failure> {
+    let problem = Problem::<T>::draw(case, rng)?;
+    if let Data::NotFinite(_) = case.data {
+        let losses = losses(backend, &problem)?;
+        return match losses.into_iter().find(|loss| !loss.is_nan()) {
+            None => Ok(Vec::new()),
+            Some(given) => Err(Failure::NotNan { given }),
+        };
+    }
+    let outputs = evaluate(backend, &problem)?;
+    same_bits(&outputs, &evaluate(backend, &problem)?)?;
+    Ok(Expectation::new(&problem)?.judge(&outputs))
+}
+
+/// Runs the verbs that compute no contrast, on inputs of type `T`, and judges every output.
+///
+/// # Errors
+/// [`Failure::Refused`].
+pub fn check_rows<B: Backend, T: Element>(
+    backend: &B,
+    rng: &mut ChaCha8Rng,
+) -> Result<Vec<Measurement>, Failure> {
+    let mut measurements = row_checks::normalization::<B, T>(backend, rng)?;
+    measurements.extend(row_checks::momentum::<B, T>(backend, rng)?);
+    measurements.extend(row_checks::queue::<B, T>(backend, rng)?);
+    measurements.extend(row_checks::top_k::<B, T>(backend, rng)?);
+    Ok(measurements)
+}
+
+/// The worst of one verb, type of inputs and type of outputs.
+struct Line {
+    worst: Measurement,
+    case: String,
+    checks: usize,
+}
+
+/// What [`run`] found; displays as a table.
+pub struct Report {
+    lines: Vec<Line>,
+    failures: Vec<String>,
+    cases: usize,
+}
+
+/// Holds `backend` against the reference on the whole table.
+pub fn run<B: Backend>(backend: &B, seed: u64) -> Report {
+    let mut report = Report {
+        lines: Vec::new(),
+        failures: Vec::new(),
+        cases: 0,
+    };
+    let cases = table(seed);
+    for (index, case) in cases.iter().enumerate() {
+        let name = case.to_string();
+        let rng = || random(seed, index);
+        report.add(&name, check::<B, f32>(backend, case, &mut rng()));
+        report.add(&name, check::<B, f16>(backend, case, &mut rng()));
+        report.add(&name, check::<B, bf16>(backend, case, &mut rng()));
+    }
+    let name = "row-wise verbs";
+    let rng = || random(seed, cases.len());
+    report.add(name, check_rows::<B, f32>(backend, &mut rng()));
+    report.add(name, check_rows::<B, f16>(backend, &mut rng()));
+    report.add(name, check_rows::<B, bf16>(backend, &mut rng()));
+    report.lines.sort_by_key(|line| {
+        (
+            line.worst.verb,
+            line.worst.input as u8,
+            line.worst.output as u8,
+        )
+    });
+    report
+}
+
+impl Report {
+    fn add(&mut self, case: &str, checked: Result<Vec<Measurement>, Failure>) {
+        self.cases += 1;
+        let measurements = match checked {
+            Ok(measurements) => measurements,
+            Err(failure) => {
+                self.failures.push(format!("{case}: {failure}"));
+                return;
+            }
+        };
+        for measurement in measurements {
+            if !measurement.passes() {
+                self.failures.push(format!("{case}: {measurement}"));
+            }
+            let key = |m: &Measurement| (m.verb, m.input, m.output);
+            let same = |line: &&mut Line| key(&line.worst) == key(&measurement);
+            match self.lines.iter_mut().find(same) {
+                Some(line) => {
+                    line.checks += 1;
+                    if measurement.share() > line.worst.share() {
+                        line.worst = measurement;
+                        line.case = case.to_owned();
+                    }
+                }
+                None => self.lines.push(Line {
+                    worst: measurement,
+                    case: case.to_owned(),
+                    checks: 1,
+                }),
+            }
+        }
+    }
+
+    /// Whether every output was within tolerance and nothing else failed.
+    pub fn passed(&self) -> bool {
+        self.failures.is_empty()
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(
+            f,
+            "{:<19} {:<5} {:<5} {:>6} {:>9} {:>9} {:>9} {:>5}  nearest to its bound",
+            "verb", "in", "out", "checks", "largest", "error", "allowed", "share"
+        )?;
+        for line in &self.lines {
+            let worst = &line.worst;
+            writeln!(
+                f,
+                "{:<19} {:<5} {:<5} {:>6} {:>9.2e} {:>9.2e} {:>9.2e} {:>4.0}%  {}, {}",
+                worst.verb,
+                worst.input.to_string(),
+                worst.output.to_string(),
+                line.checks,
+                worst.magnitude,
+                worst.error,
+                worst.allowed(),
+                100.0 * worst.share(),
+                worst.quantity,
+                line.case,
+            )?;
+        }
+        for failure in &self.failures {
+            writeln!(f, "FAILED {failure}")?;
+        }
+        let checks: usize = self.lines.iter().map(|line| line.checks).sum();
+        let verdict = match self.failures.len() {
+            0 => "all within tolerance".to_owned(),
+            count => format!("{count} failed"),
+        };
+        write!(
+            f,
+            "{} cases, {checks} outputs judged: {verdict}",
+            self.cases
+        )
+    }
+}

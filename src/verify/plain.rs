@@ -81,8 +81,7 @@ pub fn value_and_grad<T: Element>(
             .as_ref()
             .map(|own_key| scale * dot(&row(&q, i), &row(own_key, i)));
         let positive = own_logit.unwrap_or_else(|| logits[i * m + place.unwrap_or(0)]);
-        let is_negative =
-            |j: usize| Some(j) != place && !(contrast.excludes_self() && i == j);
+        let is_negative = |j: usize| Some(j) != place && !(contrast.excludes_self() && i == j);
         let negatives: Vec<usize> = (0..m).filter(|&j| is_negative(j)).collect();
         let values: Vec<f32> = negatives.iter().map(|&j| logits[i * m + j]).collect();
         let softmax = softmax(&values, positive);
@@ -153,7 +152,14 @@ fn softmax(negatives: &[f32], positive: f32) -> Softmax {
     let maximum = largest.max(positive);
     let negatives_lse = match negatives {
         [] => f32::NEG_INFINITY,
-        _ => largest + negatives.iter().map(|z| (z - largest).exp()).sum::<f32>().ln(),
+        _ => {
+            largest
+                + negatives
+                    .iter()
+                    .map(|z| (z - largest).exp())
+                    .sum::<f32>()
+                    .ln()
+        }
     };
     let exponentials: Vec<f32> = negatives.iter().map(|z| (z - maximum).exp()).collect();
     let rest: f32 = exponentials.iter().sum();

@@ -209,7 +209,9 @@ impl<'a, R: Rng> Draw<'a, R> {
                 let noise = times(0.1, &unit(dim, self.rng));
                 let centre = self.common[0].iter().zip(noise);
                 let length = (depth / scale).sqrt();
-                centre.map(|(u, noise)| length * (sign * u + noise)).collect()
+                centre
+                    .map(|(u, noise)| length * (sign * u + noise))
+                    .collect()
             }
             Data::Confident(rest) => {
                 // A direction for every pair, orthogonal to the others: z₊ = a²s and z⁻ = 0 but for

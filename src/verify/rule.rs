@@ -6,20 +6,24 @@
 //! ```
 //! where the plain implementation has the same inputs and rounds to the same type, and `rounding` is
 //! what no implementation in that arithmetic can promise to avoid. It is there because the plain
-//! error of a small output can be zero by luck. With ε the spacing of f32 at 1 and
-//! ζ = max s·Σ_d |q_id·k_jd|, the size of the terms that a logit is summed from:
+//! error of a small output can be zero by luck.
+//!
+//! A logit is a sum of D products, computed in f32, then multiplied: with ε the spacing of f32 at 1,
+//! η = ε·(1 + √D/2) and a_ij = Σ_d |q_id·k_jd|, the product is off by about η·a_ij (Higham and Mary
+//! 2019: errors of ε/2 add up like a random walk) and the logit by at most ζ = s·η·max a_ij. The
+//! others follow from it:
 //!
 //! | output | rounding |
 //! |---|---|
-//! | z₊, lse⁻ | ε·(1 + ζ + max‖output‖) |
-//! | loss | ε·(Σ w_i σ_i·ζ + loss), since ∂loss_i/∂(lse⁻ − z₊) = σ_i |
-//! | dq, dk | (ε_out + ε·(1 + ζ))·max Σ ‖terms of the sum‖ |
-//! | dscale | ε·(1 + ζ)·Σ ‖dz_ij‖·Σ_d ‖q_id·k_jd‖ |
+//! | z₊, lse⁻ | ζ + ε·(1 + max‖output‖) |
+//! | loss | ζ·Σ w_i σ_i + ε·loss, since ∂loss_i/∂(lse⁻ − z₊) = σ_i |
+//! | dq, dk | (ω + ε_out)·max Σ ‖terms of the sum‖ |
+//! | dscale | ω·Σ ‖dz_ij·⟨q_i, k_j⟩‖ + η·Σ ‖dz_ij‖·a_ij |
 //!
-//! ε_out is the spacing of the type that the output is stored in. bf16 inputs add the bf16 spacing
-//! to dq, dk and dscale (for dscale times Σ ‖dz_ij·⟨q_i, k_j⟩‖): engines multiply softmax weights
-//! that are rounded to bf16 there, which is what the bf16 units of processors and cards take. All
-//! these sums are taken in float64 from the reference.
+//! ω = ζ + ε is how far off a softmax weight may be, relatively; for bf16 inputs it is ζ + ε + 2⁻⁷,
+//! because engines round the weights to bf16 there, which is what the bf16 units of processors and
+//! cards multiply. ε_out is the spacing of the type that the output is stored in. All these sums are
+//! taken in float64 from the reference.
 
 use std::fmt;
 
@@ -168,7 +172,11 @@ pub fn largest_error(values: &[f64], expected: &[f64]) -> f64 {
             difference
         }
     };
-    values.iter().zip(expected).map(difference).fold(0.0, f64::max)
+    values
+        .iter()
+        .zip(expected)
+        .map(difference)
+        .fold(0.0, f64::max)
 }
 
 /// The largest absolute value that is finite.

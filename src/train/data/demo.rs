@@ -26,18 +26,28 @@ const TEST_IMAGES: usize = 1024;
 const SEED: u64 = 0x1F0CE;
 
 /// Periods of the motifs, in pixels.
-const PERIOD: std::ops::Range<f32> = 8.0..13.0;
-/// The least difference in luminance between the two colours (of 1), so that a motif survives
-/// conversion to grey.
-const LEAST_CONTRAST: f32 = 0.25;
+const PERIOD: std::ops::Range<f32> = 7.0..11.0;
+/// Amplitude of the warp, in periods, and its wavelength, in pixels: a gentle wave along each axis
+/// that keeps local structure and breaks its alignment across the image.
+const WARP: std::ops::Range<f32> = 0.0..0.15;
+const WARP_WAVELENGTH: std::ops::Range<f32> = 20.0..32.0;
+/// Difference in luminance between the two colours (of 1), so that a motif survives conversion to
+/// grey.
+const CONTRAST: std::ops::Range<f32> = 0.3..0.5;
+/// Mean luminance of the two colours. The range is narrower than what the augmentation's
+/// brightness covers: a luminance of its own would tell two views of an image from all others,
+/// and an encoder would learn that in place of the motif.
+const LEVEL: std::ops::Range<f32> = 0.4..0.6;
+/// Distance of colours from grey; the hue is free.
+const CHROMA: std::ops::Range<f32> = 0.1..0.25;
 /// Largest change of the lighting gradient from one side of the image to the other.
-const LIGHTING: f32 = 0.35;
+const LIGHTING: f32 = 0.5;
 /// Number of clutter blobs in front of the motif.
-const CLUTTER: std::ops::RangeInclusive<usize> = 1..=4;
+const CLUTTER: std::ops::RangeInclusive<usize> = 2..=5;
 /// Radii of clutter blobs, in pixels.
 const CLUTTER_RADIUS: std::ops::Range<f32> = 1.5..3.5;
 /// Half-widths of the triangular noise on every value.
-const NOISE: std::ops::Range<f32> = 0.02..0.16;
+const NOISE: std::ops::Range<f32> = 0.02..0.12;
 /// Sample points per pixel along each axis, against jagged edges.
 const SUPERSAMPLES: usize = 3;
 
@@ -111,6 +121,7 @@ struct Texture {
     /// The rows of the map from pixels to periods.
     axes: [[f32; 2]; 2],
     phase: [f32; 2],
+    warp: [Wave; 2],
     covered: Colour,
     bare: Colour,
 }
@@ -132,6 +143,7 @@ impl Texture {
                 random.random_range(0.0..60.0),
                 random.random_range(0.0..60.0),
             ],
+            warp: [Wave::draw(random), Wave::draw(random)],
             covered,
             bare,
         }
@@ -139,17 +151,43 @@ impl Texture {
 
     /// The mean colour of the pixel around `centre`.
     fn colour_at(&self, centre: [f32; 2]) -> Colour {
+        // The warp hardly changes within a pixel.
+        let warp = [self.warp[0].at(centre), self.warp[1].at(centre)];
         let mut covered = 0;
         for sample in 0..SUPERSAMPLES * SUPERSAMPLES {
             let offset = [sample % SUPERSAMPLES, sample / SUPERSAMPLES]
                 .map(|place| (place as f32 + 0.5) / SUPERSAMPLES as f32 - 0.5);
             let point = [centre[0] + offset[0], centre[1] + offset[1]];
-            let u = dot(self.axes[0], point) + self.phase[0];
-            let v = dot(self.axes[1], point) + self.phase[1];
+            let [u, v] =
+                [0, 1].map(|axis| dot(self.axes[axis], point) + self.phase[axis] + warp[axis]);
             covered += usize::from(self.motif.covers(u, v, self.weight));
         }
         let share = covered as f32 / (SUPERSAMPLES * SUPERSAMPLES) as f32;
         mix(self.bare, self.covered, share)
+    }
+}
+
+/// A sine wave across the image.
+struct Wave {
+    amplitude: f32,
+    /// Radians per pixel along both axes.
+    slope: [f32; 2],
+    phase: f32,
+}
+
+impl Wave {
+    fn draw(random: &mut ChaCha8Rng) -> Self {
+        let (sine, cosine) = random.random_range(0.0..TAU).sin_cos();
+        let rate = TAU / random.random_range(WARP_WAVELENGTH);
+        Self {
+            amplitude: random.random_range(WARP),
+            slope: [rate * cosine, rate * sine],
+            phase: random.random_range(0.0..TAU),
+        }
+    }
+
+    fn at(&self, point: [f32; 2]) -> f32 {
+        self.amplitude * (dot(self.slope, point) + self.phase).sin()
     }
 }
 
@@ -169,7 +207,7 @@ impl Blob {
                 random.random_range(0.0..side),
             ],
             radius: random.random_range(CLUTTER_RADIUS),
-            colour: random.random(),
+            colour: draw_colour(random.random_range(0.2..0.8), random),
         }
     }
 
@@ -184,14 +222,24 @@ impl Blob {
     }
 }
 
-/// Two colours whose luminance differs by at least [`LEAST_CONTRAST`], in either order.
+/// Two colours, either of which may be the lighter.
 fn draw_colours(random: &mut ChaCha8Rng) -> (Colour, Colour) {
-    loop {
-        let colours: (Colour, Colour) = (random.random(), random.random());
-        if (luminance(colours.0) - luminance(colours.1)).abs() >= LEAST_CONTRAST {
-            return colours;
-        }
-    }
+    let contrast = random.random_range(CONTRAST);
+    let half = if random.random() { contrast } else { -contrast } / 2.0;
+    let level = random.random_range(LEVEL);
+    (
+        draw_colour(level + half, random),
+        draw_colour(level - half, random),
+    )
+}
+
+/// A colour of the given luminance and any hue.
+fn draw_colour(level: f32, random: &mut ChaCha8Rng) -> Colour {
+    let hue = random.random_range(0.0..TAU);
+    let chroma = random.random_range(CHROMA);
+    let tint = [0.0, TAU / 3.0, 2.0 * TAU / 3.0].map(|primary| chroma * (hue - primary).cos());
+    let shift = level - luminance(tint);
+    tint.map(|component| component + shift)
 }
 
 /// ITU-R BT.601 luma.
@@ -249,7 +297,7 @@ mod tests {
         let mut random = ChaCha8Rng::seed_from_u64(1);
         for _ in 0..200 {
             let (covered, bare) = draw_colours(&mut random);
-            assert!((luminance(covered) - luminance(bare)).abs() >= LEAST_CONTRAST);
+            assert!((luminance(covered) - luminance(bare)).abs() >= CONTRAST.start - 1e-5);
         }
     }
 

@@ -84,45 +84,6 @@ impl Motif {
                 let bed = to_nearest_integer(course) / 1.5;
                 joint.min(bed) < 0.09 * thicken
             }
-            Self::Honeycomb => "honeycomb",
-            Self::Basket => "basket",
-        }
-    }
-
-    /// Whether the point `(u, v)`, in periods, is covered by the motif's first colour. `weight`
-    /// in [-1, 1] thins or thickens strokes, bars and dots by up to about a quarter.
-    pub(super) fn covers(self, u: f32, v: f32, weight: f32) -> bool {
-        let thicken = 1.0 + 0.25 * weight;
-        // Distances from the middle of the unit cell that holds the point, in [-½, ½).
-        let (x, y) = (centred(u), centred(v));
-        match self {
-            Self::Stripes => centred(u).abs() < 0.25 * thicken,
-            Self::Checks => (x < 0.0) != (y < 0.0),
-            Self::Dots => x.hypot(y) < 0.32 * thicken,
-            Self::Rings => (x.hypot(y) - 0.34).abs() < 0.085 * thicken,
-            Self::Crosses => {
-                let (near, far) = (x.abs().min(y.abs()), x.abs().max(y.abs()));
-                near < 0.12 * thicken && far < 0.40
-            }
-            Self::Triangles => {
-                // Skew coordinates along two sides of an equilateral lattice: the triangles that
-                // point one way are covered, those that point the other way are not.
-                let height = v * 2.0 / SQRT_3;
-                let along = u - 0.5 * height;
-                along.rem_euclid(1.0) + height.rem_euclid(1.0) < 1.0
-            }
-            Self::Zigzag => {
-                // Stripes displaced by a triangle wave of amplitude ½ and period 1.5.
-                let wave = 2.0 * centred(v / 1.5).abs();
-                centred(u + wave).abs() < 0.25 * thicken
-            }
-            Self::Bricks => {
-                // Courses of height ½, every other one shifted by half a brick of length 1.
-                let course = (2.0 * v).floor();
-                let joint = centred(u + 0.5 * course.rem_euclid(2.0));
-                let bed = 0.5 * centred(2.0 * v);
-                joint.abs() < 0.075 * thicken || bed.abs() < 0.075 * thicken
-            }
             Self::Honeycomb => {
                 // The two nearest of the hexagon centres; a wall runs where they are equally far.
                 let [first, second] = two_nearest_hexagon_centres(u, v);

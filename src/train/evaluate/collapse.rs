@@ -127,7 +127,8 @@ fn deviation(embeddings: Rows<'_, f32>) -> f64 {
     let (rows, dim) = (embeddings.rows() as f64, embeddings.dim());
     let total: f64 = (0..dim)
         .map(|coordinate| {
-            let column = || (0..embeddings.rows()).map(|i| f64::from(embeddings.row(i)[coordinate]));
+            let column =
+                || (0..embeddings.rows()).map(|i| f64::from(embeddings.row(i)[coordinate]));
             let mean = column().sum::<f64>() / rows;
             (column().map(|value| (value - mean).powi(2)).sum::<f64>() / rows).sqrt()
         })
@@ -172,8 +173,15 @@ mod tests {
 
     #[test]
     fn one_point_is_called_collapsed() {
-        let found = checks(&[0.6, 0.8, 0.6, 0.8, 0.6, 0.8], &[0.6, 0.8, 0.6, 0.8, 0.6, 0.8], 2);
-        assert_eq!((found.alignment, found.uniformity, found.deviation), (0.0, 0.0, 0.0));
+        let found = checks(
+            &[0.6, 0.8, 0.6, 0.8, 0.6, 0.8],
+            &[0.6, 0.8, 0.6, 0.8, 0.6, 0.8],
+            2,
+        );
+        assert_eq!(
+            (found.alignment, found.uniformity, found.deviation),
+            (0.0, 0.0, 0.0)
+        );
         assert_eq!(found.verdict, Verdict::Collapsed);
     }
 

@@ -61,7 +61,11 @@ pub(super) fn predict(
         k,
         false,
     )?;
-    let classes = train.labels.iter().max().map_or(0, |&label| label as usize + 1);
+    let classes = train
+        .labels
+        .iter()
+        .max()
+        .map_or(0, |&label| label as usize + 1);
     let mut votes = vec![0.0f64; classes];
     Ok(nearest
         .indices

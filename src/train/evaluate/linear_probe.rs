@@ -37,7 +37,11 @@ const SMALLEST_DEVIATION: f64 = 1e-8;
 pub fn accuracy(train: Labelled<'_>, test: Labelled<'_>) -> f64 {
     debug_assert_eq!(train.features.dim(), test.features.dim());
     let standardise = Standardisation::of(train);
-    let classes = train.labels.iter().max().map_or(1, |&label| label as usize + 1);
+    let classes = train
+        .labels
+        .iter()
+        .max()
+        .map_or(1, |&label| label as usize + 1);
     let problem = Problem {
         features: standardise.apply(train),
         labels: train.labels,
@@ -227,9 +231,10 @@ fn minimise(problem: &Problem<'_>) -> Vec<f64> {
     let mut memory: VecDeque<Curvature> = VecDeque::with_capacity(MEMORY);
 
     for _ in 0..MAXIMUM_ITERATIONS {
-        let largest = gradient.iter().fold(0.0f64, |largest, g| largest.max(g.abs()));
-        // The negation also leaves when features hold NaN.
-        if !(largest > GRADIENT_TOLERANCE) {
+        let largest = gradient
+            .iter()
+            .fold(0.0f64, |largest, g| largest.max(g.abs()));
+        if largest <= GRADIENT_TOLERANCE {
             break;
         }
         let direction = descent_direction(&gradient, &memory);
@@ -240,7 +245,11 @@ fn minimise(problem: &Problem<'_>) -> Vec<f64> {
             break;
         };
         let step: Vec<f64> = next.iter().zip(&parameters).map(|(a, b)| a - b).collect();
-        let change: Vec<f64> = next_gradient.iter().zip(&gradient).map(|(a, b)| a - b).collect();
+        let change: Vec<f64> = next_gradient
+            .iter()
+            .zip(&gradient)
+            .map(|(a, b)| a - b)
+            .collect();
         let product = dot_f64(&step, &change);
         // Only a pair with positive curvature keeps the implied Hessian positive definite.
         if product > f64::EPSILON * dot_f64(&change, &change) {
@@ -283,7 +292,7 @@ fn descent_direction(gradient: &[f64], memory: &VecDeque<Curvature>) -> Vec<f64>
     direction
 }
 
-/// Halves the step until f falls enough; `None` when rounding hides any decrease.
+/// Halves the step until f falls enough; `None` when rounding (or NaN) hides any decrease.
 fn backtrack(
     problem: &Problem<'_>,
     parameters: &[f64],
@@ -294,8 +303,11 @@ fn backtrack(
     let mut gradient = vec![0.0f64; parameters.len()];
     let mut length = 1.0;
     for _ in 0..20 {
-        let next: Vec<f64> =
-            parameters.iter().zip(direction).map(|(p, d)| p + length * d).collect();
+        let next: Vec<f64> = parameters
+            .iter()
+            .zip(direction)
+            .map(|(p, d)| p + length * d)
+            .collect();
         let next_value = problem.value_and_gradient(&next, &mut gradient);
         if next_value <= value + SUFFICIENT_DECREASE * length * slope {
             return Some((next, next_value, gradient));
@@ -341,7 +353,10 @@ mod tests {
     fn separable_classes_are_separated_on_points_never_seen() {
         let (train, train_labels) = clusters(200, 0.4, 1);
         let (test, test_labels) = clusters(100, 0.4, 2);
-        let found = accuracy(labelled(&train, &train_labels), labelled(&test, &test_labels));
+        let found = accuracy(
+            labelled(&train, &train_labels),
+            labelled(&test, &test_labels),
+        );
         assert_eq!(found, 1.0);
     }
 
@@ -349,7 +364,9 @@ mod tests {
     fn features_that_do_not_depend_on_the_label_give_chance() {
         let (train, mut labels) = clusters(300, 0.4, 1);
         let mut random = ChaCha8Rng::seed_from_u64(3);
-        labels.iter_mut().for_each(|label| *label = random.random_range(0..3));
+        labels
+            .iter_mut()
+            .for_each(|label| *label = random.random_range(0..3));
         let (test, test_labels) = clusters(300, 0.4, 2);
         let found = accuracy(labelled(&train, &labels), labelled(&test, &test_labels));
         assert!(found < 0.6, "{found}");
@@ -398,7 +415,10 @@ mod tests {
             classes: 3,
         };
         let with = |threads: usize| {
-            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            let pool = rayon::ThreadPoolBuilder::new()
+                .num_threads(threads)
+                .build()
+                .unwrap();
             pool.install(|| minimise(&problem))
         };
         assert_eq!(with(1), with(3));

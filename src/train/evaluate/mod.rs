@@ -5,6 +5,7 @@
 pub mod collapse;
 pub mod knn;
 pub mod linear_probe;
+pub mod pixels;
 pub mod projection;
 
 use serde::{Deserialize, Serialize};
@@ -136,7 +137,11 @@ pub fn strided(length: usize, most: usize) -> Vec<usize> {
 
 /// The share of positions where both agree.
 fn share_equal(predictions: &[u32], labels: &[u32]) -> f64 {
-    let right = predictions.iter().zip(labels).filter(|(a, b)| a == b).count();
+    let right = predictions
+        .iter()
+        .zip(labels)
+        .filter(|(a, b)| a == b)
+        .count();
     right as f64 / labels.len() as f64
 }
 
@@ -189,7 +194,10 @@ mod tests {
             views: [view(&corners).features, view(&corners).features],
         };
         let found = evaluate(&CpuEngine::new(), subject).unwrap();
-        assert_eq!((found.trained_knn, found.untrained_knn, found.pixels_knn), (1.0, 1.0, 0.5));
+        assert_eq!(
+            (found.trained_knn, found.untrained_knn, found.pixels_knn),
+            (1.0, 1.0, 0.5)
+        );
         assert_eq!((found.k, found.chance, found.improvement()), (2, 0.5, 0.0));
     }
 }

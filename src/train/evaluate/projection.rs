@@ -35,7 +35,13 @@ pub fn principal_components(data: Rows<'_, f32>) -> Vec<Point> {
         }
     }
     let centred: Vec<Vec<f64>> = (0..rows)
-        .map(|i| data.row(i).iter().zip(&mean).map(|(&x, m)| f64::from(x) - m).collect())
+        .map(|i| {
+            data.row(i)
+                .iter()
+                .zip(&mean)
+                .map(|(&x, m)| f64::from(x) - m)
+                .collect()
+        })
         .collect();
     let mut covariance: Vec<Vec<f64>> = (0..dim)
         .into_par_iter()
@@ -72,15 +78,16 @@ fn leading_eigenvector(matrix: &[Vec<f64>]) -> (Vec<f64>, f64) {
     // The column of the largest variance is never orthogonal to the leading direction, because
     // that variance is itself a sum over eigenvectors in which the leading one weighs most.
     let diagonal = (0..matrix.len()).map(|a| matrix[a][a]);
-    let start = diagonal
-        .enumerate()
-        .fold((0, 0.0), |best, (a, value)| if value > best.1 { (a, value) } else { best });
+    let start = diagonal.enumerate().fold(
+        (0, 0.0),
+        |best, (a, value)| if value > best.1 { (a, value) } else { best },
+    );
     let mut vector = matrix[start.0].clone();
     let mut eigenvalue = 0.0;
     for _ in 0..POWER_ITERATIONS {
         let length = dot(&vector, &vector).sqrt();
         // What deflation leaves of an exhausted matrix is rounding noise.
-        if !(length > 1e-12) {
+        if length.is_nan() || length <= 1e-12 {
             return (vec![0.0; matrix.len()], 0.0);
         }
         vector.iter_mut().for_each(|value| *value /= length);
@@ -89,8 +96,15 @@ fn leading_eigenvector(matrix: &[Vec<f64>]) -> (Vec<f64>, f64) {
         vector = image;
     }
     let length = dot(&vector, &vector).sqrt();
-    let largest = vector.iter().fold(0.0f64, |best, &v| if v.abs() > best.abs() { v } else { best });
-    let scale = if length > 0.0 { largest.signum() / length } else { 0.0 };
+    let largest = vector.iter().fold(
+        0.0f64,
+        |best, &v| if v.abs() > best.abs() { v } else { best },
+    );
+    let scale = if length > 0.0 {
+        largest.signum() / length
+    } else {
+        0.0
+    };
     vector.iter_mut().for_each(|value| *value *= scale);
     (vector, eigenvalue)
 }
@@ -165,7 +179,11 @@ fn conditional_probabilities(distances: &[f64], i: usize, entropy: f64) -> Vec<f
         }
         if found > entropy {
             low = beta;
-            beta = if high.is_finite() { (low + high) / 2.0 } else { beta * 2.0 };
+            beta = if high.is_finite() {
+                (low + high) / 2.0
+            } else {
+                beta * 2.0
+            };
         } else {
             high = beta;
             beta = (low + high) / 2.0;
@@ -182,15 +200,26 @@ fn descend(affinities: &[Vec<f64>], start: Vec<Point>) -> Vec<Point> {
     let mut gains = vec![[1.0f64; 2]; points.len()];
     for iteration in 0..ITERATIONS {
         let early = iteration < EXAGGERATED_ITERATIONS;
-        let (exaggeration, momentum) = if early { (EXAGGERATION, 0.5) } else { (1.0, 0.8) };
+        let (exaggeration, momentum) = if early {
+            (EXAGGERATION, 0.5)
+        } else {
+            (1.0, 0.8)
+        };
         let gradient = gradient(affinities, &points, exaggeration);
-        for (((point, velocity), gains), gradient) in
-            points.iter_mut().zip(&mut velocity).zip(&mut gains).zip(&gradient)
+        for (((point, velocity), gains), gradient) in points
+            .iter_mut()
+            .zip(&mut velocity)
+            .zip(&mut gains)
+            .zip(&gradient)
         {
             for axis in 0..2 {
                 let same_direction = gradient[axis] * velocity[axis] > 0.0;
-                gains[axis] =
-                    if same_direction { gains[axis] * 0.8 } else { gains[axis] + 0.2 }.max(0.01);
+                gains[axis] = if same_direction {
+                    gains[axis] * 0.8
+                } else {
+                    gains[axis] + 0.2
+                }
+                .max(0.01);
                 velocity[axis] =
                     momentum * velocity[axis] - learning_rate * gains[axis] * gradient[axis];
                 point[axis] += velocity[axis];
@@ -226,9 +255,7 @@ fn gradient(affinities: &[Vec<f64>], points: &[Point], exaggeration: f64) -> Vec
     let total: f64 = rows.iter().map(|row| row.2).sum();
     rows.iter()
         .map(|(attraction, repulsion, _)| {
-            [0, 1].map(|axis| {
-                4.0 * (exaggeration * attraction[axis] - repulsion[axis] / total)
-            })
+            [0, 1].map(|axis| 4.0 * (exaggeration * attraction[axis] - repulsion[axis] / total))
         })
         .collect()
 }
@@ -254,8 +281,14 @@ mod tests {
         }
         let found = principal_components(Rows::new(&data, 8, 2).unwrap());
         for (found, expected) in found.iter().zip(&expected) {
-            assert!((found[0] - expected[0]).abs() < 1e-5, "{found:?} {expected:?}");
-            assert!((found[1] - expected[1]).abs() < 1e-5, "{found:?} {expected:?}");
+            assert!(
+                (found[0] - expected[0]).abs() < 1e-5,
+                "{found:?} {expected:?}"
+            );
+            assert!(
+                (found[1] - expected[1]).abs() < 1e-5,
+                "{found:?} {expected:?}"
+            );
         }
     }
 
@@ -263,14 +296,22 @@ mod tests {
     fn data_without_variance_gives_the_origin() {
         let data = [3.0f32; 40];
         let rows = Rows::new(&data, 20, 2).unwrap();
-        assert!(neighbour_picture(rows).iter().all(|&point| point == [0.0, 0.0]));
+        assert!(
+            neighbour_picture(rows)
+                .iter()
+                .all(|&point| point == [0.0, 0.0])
+        );
     }
 
     #[test]
     fn conditional_probabilities_have_the_entropy_asked_for() {
         let distances: Vec<f64> = (0..50).map(|j| f64::from(j) * 1e4).collect();
         let found = conditional_probabilities(&distances, 3, 10.0f64.ln());
-        let entropy: f64 = found.iter().filter(|&&p| p > 0.0).map(|p| -p * p.ln()).sum();
+        let entropy: f64 = found
+            .iter()
+            .filter(|&&p| p > 0.0)
+            .map(|p| -p * p.ln())
+            .sum();
         assert!((entropy.exp() - 10.0).abs() < 1e-3, "{}", entropy.exp());
         assert_eq!(found[3], 0.0);
     }
@@ -282,15 +323,18 @@ mod tests {
         let mut data = Vec::new();
         for index in 0..rows {
             for coordinate in 0..dim {
-                let centre = if coordinate == index % clusters { 3.0 } else { 0.0 };
+                let centre = if coordinate == index % clusters {
+                    3.0
+                } else {
+                    0.0
+                };
                 data.push(centre + random.random_range(-0.5f32..0.5));
             }
         }
         let rows_view = Rows::new(&data, rows, dim).unwrap();
         let points = neighbour_picture(rows_view);
-        let distance = |a: usize, b: usize| {
-            (points[a][0] - points[b][0]).hypot(points[a][1] - points[b][1])
-        };
+        let distance =
+            |a: usize, b: usize| (points[a][0] - points[b][0]).hypot(points[a][1] - points[b][1]);
         for i in 0..rows {
             let nearest = (0..rows)
                 .filter(|&j| j != i)
@@ -298,7 +342,10 @@ mod tests {
                 .unwrap();
             assert_eq!(nearest % clusters, i % clusters);
         }
-        let one_thread = rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap();
+        let one_thread = rayon::ThreadPoolBuilder::new()
+            .num_threads(1)
+            .build()
+            .unwrap();
         assert_eq!(one_thread.install(|| neighbour_picture(rows_view)), points);
     }
 }

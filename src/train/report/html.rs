@@ -89,18 +89,18 @@ pub fn page(page: &Page<'_>) -> String {
         ),
     ];
     for (heading, text, picture, class) in sections {
-        let _ = write!(
+        let _ = writeln!(
             html,
             "<section><h2>{heading}</h2><p class=\"soft\">{text}</p>\
-             <img class=\"{class}\" alt=\"{heading}\" src=\"data:image/png;base64,{}\"></section>\n",
+             <img class=\"{class}\" alt=\"{heading}\" src=\"data:image/png;base64,{}\"></section>",
             BASE64_STANDARD.encode(picture),
         );
     }
-    let _ = write!(
+    let _ = writeln!(
         html,
         "<section><h2>Configuration</h2><p class=\"soft\">Every value in force. \
          <code>--config config.toml</code> repeats the run.</p><pre>{}</pre></section>\n\
-         </main></body></html>\n",
+         </main></body></html>",
         escape(page.config),
     );
     html
@@ -136,7 +136,7 @@ fn accuracies(result: &EvaluationRecord) -> String {
     let k = evaluation.k;
     let rows = [
         (
-            format!("Trained encoder, linear probe"),
+            "Trained encoder, linear probe".to_owned(),
             evaluation.linear_probe,
             "ours",
         ),
@@ -177,7 +177,7 @@ fn accuracies(result: &EvaluationRecord) -> String {
     let _ = write!(
         html,
         "</table><p class=\"soft\">Neighbours and the linear probe come from {} training images; \
-         kNN weighs neighbours by exp(cosine/0.1). Training took {}, evaluation {}.</p></section>",
+         kNN weighs neighbours by exp(cosine/0.1). Pixels are taken less the mean training image. Training took {}, evaluation {}.</p></section>",
         evaluation.train_images,
         duration(result.training_seconds),
         duration(result.evaluation_seconds),
@@ -241,11 +241,11 @@ fn escape(text: &str) -> String {
 }
 
 #[cfg(test)]
-mod tests {
+pub(in crate::train) mod tests {
     use super::*;
     use crate::train::evaluate::{CollapseChecks, Evaluation};
 
-    pub(crate) fn result() -> EvaluationRecord {
+    pub(in crate::train) fn result() -> EvaluationRecord {
         EvaluationRecord {
             evaluation: Evaluation {
                 train_images: 4096,
@@ -317,7 +317,7 @@ mod tests {
     fn durations_are_read_in_their_largest_units() {
         for (seconds, expected) in [
             (0.04, "0.0 s"),
-            (9.94, "9.9 s"),
+            (9.4, "9.4 s"),
             (59.4, "59 s"),
             (61.0, "1 min 01 s"),
             (7260.0, "2 h 01 min"),

@@ -120,6 +120,7 @@ impl Curve<'_> {
             .x_labels(10)
             .y_labels(6)
             .x_label_formatter(&|step| format!("{step:.0}"))
+            .y_label_formatter(&tick)
             .draw()?;
         let points = |values: Vec<f64>| {
             let finite = steps
@@ -144,10 +145,15 @@ impl Curve<'_> {
             let label = format!("loss by chance {chance:.2}");
             canvas
                 .strip_coord_spec()
-                .draw(&Text::new(label, (x - 8, y + 6), font.pos(anchor)))?;
+                .draw(&Text::new(label, (x - 8, y + 10), font.pos(anchor)))?;
         }
         Ok(())
     }
+}
+
+/// A tick's value without the noise of its last bits.
+fn tick(value: &f64) -> String {
+    format!("{}", (value * 1e6).round() / 1e6)
 }
 
 /// Means over a window of a fortieth of the course, centred, and narrower towards its ends.
@@ -199,6 +205,8 @@ fn scatter(canvas: &Canvas<'_>, picture: &Picture, caption: &str) -> Drawn {
         .y_desc("t-SNE 2")
         .x_labels(6)
         .y_labels(6)
+        .x_label_formatter(&tick)
+        .y_label_formatter(&tick)
         .draw()?;
     let finite = picture
         .points

@@ -1,0 +1,146 @@
+//! The small verbs: normalise and its gradient, momentum update, top-k, and NT-Xent, MoCo and CLIP
+//! at the shapes that training has.
+//!
+//! `cargo bench --bench verbs -- --quick`
+
+use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use infonce::{Contrast, CpuEngine, Engine, Gradients, Inputs, MomentumTensor, Rows, RowsMut};
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+fn numbers(count: usize) -> Vec<f32> {
+    let mut rng = ChaCha8Rng::seed_from_u64(count as u64);
+    (0..count).map(|_| rng.random_range(-1.0..1.0)).collect()
+}
+
+fn unit_rows(rows: usize, dim: usize) -> Vec<f32> {
+    let x = numbers(rows * dim);
+    let mut y = vec![0.0; rows * dim];
+    let (from, to) = (Rows::new(&x, rows, dim), RowsMut::new(&mut y, rows, dim));
+    CpuEngine::new()
+        .normalize(
+            from.expect("a shape"),
+            to.expect("a shape"),
+            &mut vec![0.0; rows],
+            1e-12,
+        )
+        .expect("legal arguments");
+    y
+}
+
+fn row_wise(criterion: &mut Criterion) {
+    let engine = CpuEngine::new();
+    let (rows, dim) = (65_536, 256);
+    let x = numbers(rows * dim);
+    let (mut y, mut dx, mut norms) = (vec![0.0; x.len()], vec![0.0; x.len()], vec![0.0; rows]);
+    let mut group = criterion.benchmark_group("row-wise, 65,536 x 256 f32");
+    group.sample_size(10);
+    group.throughput(Throughput::Bytes(8 * x.len() as u64));
+    group.bench_function("normalize", |b| {
+        b.iter(|| {
+            let x = Rows::new(&x, rows, dim).expect("a shape");
+            let y = RowsMut::new(&mut y, rows, dim).expect("a shape");
+            engine
+                .normalize(x, y, &mut norms, 1e-12)
+                .expect("legal arguments");
+        });
+    });
+    group.throughput(Throughput::Bytes(12 * x.len() as u64));
+    group.bench_function("normalize_backward", |b| {
+        b.iter(|| {
+            let y = Rows::new(&y, rows, dim).expect("a shape");
+            let dy = Rows::new(&x, rows, dim).expect("a shape");
+            let dx = RowsMut::new(&mut dx, rows, dim).expect("a shape");
+            engine
+                .normalize_backward(y, &norms, dy, dx, 1e-12)
+                .expect("legal arguments");
+        });
+    });
+    group.bench_function("momentum_update", |b| {
+        b.iter(|| {
+            let mut tensors = [MomentumTensor {
+                query: &x,
+                key: &mut dx,
+                shadow: None,
+            }];
+            engine
+                .momentum_update(0.99, &mut tensors)
+                .expect("legal arguments");
+        });
+    });
+    group.throughput(Throughput::Bytes(8 * x.len() as u64));
+    group.bench_function("copy, for comparison", |b| b.iter(|| y.copy_from_slice(&x)));
+    group.finish();
+}
+
+/// Throughput is in useful FLOPs: "elem/s" reads as FLOP/s.
+fn losses(criterion: &mut Criterion) {
+    let engine = CpuEngine::new();
+    let mut group = criterion.benchmark_group("value and gradient, f32, FLOP");
+    group.sample_size(10);
+    let (q, k) = (unit_rows(4096, 128), unit_rows(4096, 128));
+    let queue = unit_rows(65_536, 128);
+    let cases = [
+        (
+            "NT-Xent 2N=4096 D=128 (6nnD)",
+            6.0 * 4096f64.powi(2) * 128.0,
+            Contrast::nt_xent(0.5),
+            Inputs::Shared { z: rows(&q, 4096) },
+        ),
+        (
+            "MoCo N=256 M=65536 D=128 (4NMD)",
+            4.0 * 256.0 * 65_536.0 * 128.0,
+            Contrast::moco(0.07),
+            Inputs::Queue {
+                q: rows(&q[..256 * 128], 256),
+                own_key: rows(&k[..256 * 128], 256),
+                queue: rows(&queue, 65_536),
+            },
+        ),
+        (
+            "CLIP N=M=4096 D=128 (8NMD)",
+            8.0 * 4096f64.powi(2) * 128.0,
+            Contrast::clip(14.3),
+            Inputs::Pair {
+                q: rows(&q, 4096),
+                k: rows(&k, 4096),
+            },
+        ),
+    ];
+    for (name, flops, contrast, inputs) in cases {
+        let contrast = contrast.expect("a legal scale");
+        let shape = contrast.check(&inputs).expect("legal inputs");
+        let (n, m, d) = (shape.anchors, shape.candidates, shape.dim);
+        let (mut dq, mut dk) = (vec![0.0f32; n * d], vec![0.0f32; m * d]);
+        let has_dk = matches!(inputs, Inputs::Pair { .. });
+        group.throughput(Throughput::Elements(flops as u64));
+        group.bench_function(name, |b| {
+            b.iter(|| {
+                let gradients = Gradients {
+                    dq: RowsMut::new(&mut dq, n, d).expect("a shape"),
+                    dk: has_dk.then(|| RowsMut::new(&mut dk, m, d).expect("a shape")),
+                };
+                engine
+                    .value_and_grad(&contrast, &inputs, 1.0, gradients)
+                    .expect("legal inputs")
+            });
+        });
+    }
+    let (queries, bank) = (rows(&q[..1024 * 128], 1024), rows(&queue, 65_536));
+    group.throughput(Throughput::Elements(2 * 1024 * 65_536 * 128));
+    group.bench_function("top-200 of N=1024 M=65536 D=128 (2NMD)", |b| {
+        b.iter(|| {
+            engine
+                .top_k(queries, bank, 200, false)
+                .expect("legal arguments")
+        });
+    });
+    group.finish();
+}
+
+fn rows(data: &[f32], rows: usize) -> Rows<'_, f32> {
+    Rows::new(data, rows, 128).expect("a shape")
+}
+
+criterion_group!(benches, row_wise, losses);
+criterion_main!(benches);

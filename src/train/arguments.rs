@@ -1,0 +1,90 @@
+//! The arguments of `infonce train`.
+
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+
+use super::data::DataSource;
+
+/// What `infonce train` is asked to do. Whatever is left out comes from `--config`, and what that
+/// leaves out from the defaults.
+#[derive(Args, Clone, Debug)]
+#[command(after_help = EXIT_CODES)]
+pub struct TrainArgs {
+    /// How to train.
+    #[arg(value_enum)]
+    pub method: MethodName,
+    /// Images: demo, idx:DIR (MNIST's files), cifar10:DIR (binary batches) or folder:DIR (a folder
+    /// of images per class) [default: demo].
+    #[arg(long, value_name = "SOURCE")]
+    pub data: Option<DataSource>,
+    /// Passes over the training images.
+    #[arg(long, value_name = "E")]
+    pub epochs: Option<u64>,
+    /// Images per step.
+    #[arg(long, value_name = "B")]
+    pub batch: Option<u64>,
+    /// Temperature of the loss.
+    #[arg(long, value_name = "T", allow_negative_numbers = true)]
+    pub temperature: Option<f64>,
+    /// Dimension of the embeddings that the loss sees.
+    #[arg(long, value_name = "D")]
+    pub dim: Option<u64>,
+    /// Learning rate at its highest.
+    #[arg(long, value_name = "RATE", allow_negative_numbers = true)]
+    pub lr: Option<f64>,
+    /// Keys in the queue (moco).
+    #[arg(long, value_name = "K")]
+    pub queue: Option<u64>,
+    /// Momentum of the key encoder (moco).
+    #[arg(long, value_name = "M", allow_negative_numbers = true)]
+    pub momentum: Option<f64>,
+    /// Seed of everything random.
+    #[arg(long, value_name = "S")]
+    pub seed: Option<u64>,
+    /// Folder for the run's files, new or empty [default: runs/METHOD-DATA-SEED].
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+    /// A file like the config.toml of an earlier run; options go before it.
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Exit with code 4 unless held-out kNN ends at least this many percentage points above both
+    /// baselines.
+    #[arg(long, value_name = "POINTS")]
+    pub require_improvement: Option<f64>,
+}
+
+/// The methods by the names that the command line gives them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum MethodName {
+    /// Two views of each image against all other images of the batch (Chen et al. 2020).
+    Simclr,
+    /// A view against a key of the same image and a queue of earlier keys (He et al. 2020).
+    Moco,
+}
+
+impl MethodName {
+    /// As in `config.toml` and on the command line.
+    pub fn key(self) -> &'static str {
+        match self {
+            MethodName::Simclr => "simclr",
+            MethodName::Moco => "moco",
+        }
+    }
+
+    /// As papers write it.
+    pub fn title(self) -> &'static str {
+        match self {
+            MethodName::Simclr => "SimCLR",
+            MethodName::Moco => "MoCo",
+        }
+    }
+}
+
+const EXIT_CODES: &str = "Exit codes:
+  0    the run finished
+  1    a file could not be read or written
+  2    an argument, the configuration or the data is not what it should be
+  3    the loss is not a finite number
+  4    --require-improvement was not reached
+  130  interrupted (Ctrl-C), after a checkpoint";

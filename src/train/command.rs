@@ -1,0 +1,123 @@
+//! `infonce train` from its arguments to its exit code.
+
+use std::process::ExitCode;
+use std::time::Instant;
+
+use super::arguments::{MethodName, TrainArgs};
+use super::config::{Request, RunConfig};
+use super::data::{self, DataSource, Dataset};
+use super::ending::Ending;
+use super::error::RunError;
+use super::judgement::Features;
+use super::metrics::EvaluationRecord;
+use super::recorder::Recorder;
+use super::run_folder::{self, RunFolder};
+use super::trainer::{Host, Outcome, Trainer};
+use super::{interrupt, summary};
+
+/// Trains, evaluates and reports. An error is one line on stderr and an exit code:
+/// see [`RunError::exit_code`].
+pub fn run(arguments: &TrainArgs) -> ExitCode {
+    match execute(arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::from(error.exit_code())
+        }
+    }
+}
+
+fn execute(arguments: &TrainArgs) -> Result<(), RunError> {
+    // Whatever can be refused is refused before the first file is written.
+    let request = Request::new(arguments)?;
+    let source = request.source()?;
+    let dataset = data::load(&source, request.seed())?;
+    let config = request.resolve(source, &dataset)?;
+    let mut trainer = Trainer::<Host>::new(&config.train, &config.augment, &dataset)?;
+    let config_text = toml::to_string(&config)?;
+    let description = describe(&config, &dataset);
+    let mut folder = match &arguments.out {
+        Some(path) => RunFolder::create(path)?,
+        None => RunFolder::create(&RunFolder::free_name(&run_name(arguments.method, &config)))?,
+    };
+    let stop = interrupt::flag()?;
+
+    folder.started();
+    folder.write(run_folder::CONFIG, config_text.as_bytes())?;
+    let method = arguments.method.title();
+    eprintln!("{method} on {}: {description}", config.data);
+    eprintln!("run folder {}", folder.path().display());
+
+    let untrained = Features::of(&trainer, &dataset)?;
+    let checkpoint = folder.file(run_folder::CHECKPOINT);
+    let started = Instant::now();
+    let mut recorder = Recorder::new(folder.metrics()?, config.train.epochs, trainer.total_steps());
+    let outcome = trainer.train(&dataset, &mut recorder, &stop, &checkpoint);
+    let recorded = recorder.finish();
+    let outcome = outcome?;
+    let (metrics, steps) = recorded?;
+    let interrupted = || RunError::Interrupted {
+        checkpoint: checkpoint.clone(),
+    };
+    if let Outcome::Interrupted = outcome {
+        return Err(interrupted());
+    }
+    let ending = Ending {
+        method,
+        description: &description,
+        config: &config,
+        config_text: &config_text,
+        dataset: &dataset,
+        untrained,
+        steps,
+        training_seconds: started.elapsed().as_secs_f64(),
+        stop: &stop,
+    };
+    let Some(result) = ending.write(&trainer, &folder, metrics)? else {
+        return Err(interrupted());
+    };
+    println!("{}", summary::table(&result, &folder.file(run_folder::REPORT)));
+    require(arguments.require_improvement, &result)
+}
+
+/// `simclr-demo-7`: method, data and seed, fit for a folder's name.
+fn run_name(method: MethodName, config: &RunConfig) -> String {
+    let data = match &config.data {
+        DataSource::Demo => "demo".to_owned(),
+        DataSource::Idx(path) | DataSource::Cifar10(path) | DataSource::Folder(path) => {
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            if name.is_empty() { "data".to_owned() } else { name.into_owned() }
+        }
+    };
+    format!("{}-{data}-{}", method.key(), config.train.seed)
+}
+
+/// One sentence about images and course.
+fn describe(config: &RunConfig, dataset: &Dataset) -> String {
+    let images = &dataset.train;
+    format!(
+        "{} training and {} held-out images of {}x{}x{} in {} classes, {} epochs, batch {}, seed {}",
+        images.len(),
+        dataset.test.len(),
+        images.height,
+        images.width,
+        images.channels,
+        dataset.class_names.len(),
+        config.train.epochs,
+        config.train.batch,
+        config.train.seed,
+    )
+}
+
+fn require(points: Option<f64>, result: &EvaluationRecord) -> Result<(), RunError> {
+    match points {
+        // Written so that an improvement that is not a number does not pass.
+        Some(required) if result.improvement.is_nan() || result.improvement < required => {
+            Err(RunError::NotImproved {
+                required,
+                found: result.improvement,
+            })
+        }
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,236 @@
+//! The network that is trained: an encoder, whose features are evaluated, and a projection head,
+//! whose outputs the loss sees (Chen et al. 2020, section 2.1).
+//!
+//! The encoder is a small convolutional network: a convolution with overlapping patches, whose
+//! stride follows the image size, then 2 × 2 convolutions of stride 2; batch normalisation and
+//! ReLU after each; global average pooling. Activations are matrices with one row per image and
+//! place and one column per channel, rows in the nested order of [`PatchGrid`], so that every
+//! convolution is one matrix product and no layer rearranges its input. On the CPU this is what
+//! makes a step fast: burn 0.21 computes the gradients of its own convolutions on one thread.
+
+use burn::module::{Module, Param};
+use burn::nn::{BatchNorm, BatchNormConfig, Linear};
+use burn::tensor::activation::relu;
+use burn::tensor::backend::Backend;
+use burn::tensor::{Tensor, TensorData};
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use serde::{Deserialize, Serialize};
+
+use super::batch_norm::batch_norm;
+use super::patches::PatchGrid;
+
+/// The stream of the seed's generator that weights are drawn from.
+const WEIGHTS_STREAM: u64 = 1;
+
+/// What decides the shape of a [`Model`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ModelConfig {
+    /// Rows per image, in pixels.
+    pub height: usize,
+    /// Columns per image, in pixels.
+    pub width: usize,
+    /// Values per pixel.
+    pub channels: usize,
+    /// Channels after each convolution; the last is the dimension of the features.
+    pub widths: Vec<usize>,
+    /// Hidden units of the projection head.
+    pub hidden: usize,
+    /// D, the dimension of the embeddings.
+    pub dim: usize,
+}
+
+impl ModelConfig {
+    /// Where the first convolution's patches lie.
+    pub fn grid(&self) -> PatchGrid {
+        let halvings = self.widths.len().saturating_sub(1) as u32;
+        PatchGrid::new(self.height, self.width, self.channels, halvings)
+    }
+
+    /// A model with weights drawn from `seed`; nothing but the seed and the shape decides them.
+    pub fn init<B: Backend>(&self, seed: u64, device: &B::Device) -> Model<B> {
+        let mut random = ChaCha8Rng::seed_from_u64(seed);
+        random.set_stream(WEIGHTS_STREAM);
+        let mut inputs = self.grid().patch_len();
+        let mut stages = Vec::with_capacity(self.widths.len());
+        for &outputs in &self.widths {
+            stages.push(Stage {
+                filters: linear(inputs, outputs, false, &mut random, device),
+                norm: BatchNormConfig::new(outputs).init(device),
+            });
+            inputs = 4 * outputs;
+        }
+        let features = self.widths.last().copied().unwrap_or(inputs);
+        Model {
+            encoder: Encoder { stages },
+            head: ProjectionHead {
+                hidden: linear(features, self.hidden, true, &mut random, device),
+                output: linear(self.hidden, self.dim, true, &mut random, device),
+            },
+        }
+    }
+}
+
+/// Weights from He et al. 2015 (uniform, ± √(6 / inputs)) and, when wanted, a bias of zeros.
+fn linear<B: Backend>(
+    inputs: usize,
+    outputs: usize,
+    bias: bool,
+    random: &mut ChaCha8Rng,
+    device: &B::Device,
+) -> Linear<B> {
+    let bound = (6.0 / inputs as f32).sqrt();
+    let weights: Vec<f32> = (0..inputs * outputs)
+        .map(|_| random.random_range(-bound..bound))
+        .collect();
+    let weights = TensorData::new(weights, [inputs, outputs]);
+    Linear {
+        weight: Param::from_tensor(Tensor::from_data(weights, device)),
+        bias: bias.then(|| Param::from_tensor(Tensor::zeros([outputs], device))),
+    }
+}
+
+/// Encoder and projection head.
+#[derive(Module, Debug)]
+pub struct Model<B: Backend> {
+    /// Images to features.
+    pub encoder: Encoder<B>,
+    /// Features to embeddings.
+    pub head: ProjectionHead<B>,
+}
+
+impl<B: Backend> Model<B> {
+    /// Embeddings, N × D and not normalised, of `images` images whose patches are given as for
+    /// [`Encoder::forward`].
+    pub fn embed(&self, patches: Tensor<B, 2>, images: usize) -> Tensor<B, 2> {
+        self.head.forward(self.encoder.forward(patches, images))
+    }
+}
+
+/// Images to features.
+#[derive(Module, Debug)]
+pub struct Encoder<B: Backend> {
+    stages: Vec<Stage<B>>,
+}
+
+impl<B: Backend> Encoder<B> {
+    /// Features, N × the last width, of `images` images, from all their patches as
+    /// [`PatchGrid::cut`] lays them out. Batch statistics on an autodiff backend, running
+    /// statistics elsewhere.
+    pub fn forward(&self, patches: Tensor<B, 2>, images: usize) -> Tensor<B, 2> {
+        let mut rows = patches;
+        for stage in &self.stages {
+            rows = stage.forward(rows);
+        }
+        let [places, channels] = rows.dims();
+        rows.reshape([images, places / images, channels])
+            .mean_dim(1)
+            .reshape([images, channels])
+    }
+}
+
+/// One convolution with its normalisation, which makes a bias pointless.
+#[derive(Module, Debug)]
+struct Stage<B: Backend> {
+    filters: Linear<B>,
+    norm: BatchNorm<B>,
+}
+
+impl<B: Backend> Stage<B> {
+    /// One row per patch in, or one row per place of the finer grid, four of which are one patch.
+    fn forward(&self, rows: Tensor<B, 2>) -> Tensor<B, 2> {
+        let [count, channels] = rows.dims();
+        let [patch_len, _] = self.filters.weight.dims();
+        let patches = rows.reshape([count * channels / patch_len, patch_len]);
+        relu(batch_norm(&self.norm, self.filters.forward(patches)))
+    }
+}
+
+/// W₂ · ReLU(W₁ · h + b₁) + b₂, as in SimCLR and MoCo v2. There is no batch normalisation in it:
+/// it would see one row per image only, and for MoCo be one more place where the images of a batch
+/// learn of each other.
+#[derive(Module, Debug)]
+pub struct ProjectionHead<B: Backend> {
+    hidden: Linear<B>,
+    output: Linear<B>,
+}
+
+impl<B: Backend> ProjectionHead<B> {
+    /// Features (N × last width) to embeddings (N × D).
+    pub fn forward(&self, features: Tensor<B, 2>) -> Tensor<B, 2> {
+        self.output.forward(relu(self.hidden.forward(features)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use burn::backend::{Autodiff, Flex};
+    use burn::module::AutodiffModule;
+
+    use super::*;
+
+    fn config(side: usize, channels: usize) -> ModelConfig {
+        ModelConfig {
+            height: side,
+            width: side,
+            channels,
+            widths: vec![4, 6, 8],
+            hidden: 10,
+            dim: 5,
+        }
+    }
+
+    fn embed<B: Backend>(model: &Model<B>, config: &ModelConfig, images: &[f32]) -> Vec<f32> {
+        let grid = config.grid();
+        let count = images.len() / grid.image_len();
+        let shape = [count * grid.patches(), grid.patch_len()];
+        let device = Default::default();
+        let patches = Tensor::from_data(TensorData::new(grid.cut(images), shape), &device);
+        let embeddings = model.embed(patches, count);
+        assert_eq!(embeddings.dims(), [count, config.dim]);
+        embeddings.into_data().to_vec().unwrap()
+    }
+
+    #[test]
+    fn any_image_size_gives_embeddings() {
+        for (side, channels) in [(1, 1), (8, 1), (28, 1), (32, 3), (50, 3)] {
+            let config = config(side, channels);
+            let model = config.init::<Flex>(0, &Default::default());
+            let images = vec![0.5; 3 * side * side * channels];
+            let embeddings = embed(&model, &config, &images);
+            assert!(embeddings.iter().all(|value| value.is_finite()));
+        }
+    }
+
+    #[test]
+    fn the_seed_decides_the_weights() {
+        let config = config(8, 1);
+        let images: Vec<f32> = (0..64).map(|i| (i as f32).sin()).collect();
+        let with_seed = |seed| {
+            let model = config.init::<Flex>(seed, &Default::default());
+            embed(&model, &config, &images)
+        };
+        assert_eq!(with_seed(3), with_seed(3));
+        assert_ne!(with_seed(3), with_seed(4));
+    }
+
+    /// With running statistics an image's embedding is its own affair; with batch statistics it
+    /// depends on the others.
+    #[test]
+    fn images_see_each_other_only_in_training() {
+        let config = config(8, 1);
+        let model = config.init::<Autodiff<Flex>>(0, &Default::default());
+        let first: Vec<f32> = (0..64).map(|i| (i as f32).sin()).collect();
+        let second: Vec<f32> = (0..64).map(|i| (i as f32 * 0.1).cos()).collect();
+        let both = [first.clone(), second].concat();
+        let plain = model.valid();
+        assert_eq!(
+            embed(&plain, &config, &both)[..5],
+            embed(&plain, &config, &first)
+        );
+        assert_ne!(
+            embed(&model, &config, &both)[..5],
+            embed(&model, &config, &first)
+        );
+    }
+}

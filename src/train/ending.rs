@@ -1,0 +1,99 @@
+//! How a run ends: evaluation, pictures and the page, written into the run folder.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use super::config::RunConfig;
+use super::data::Dataset;
+use super::error::RunError;
+use super::evaluate;
+use super::judgement::{Features, judge};
+use super::metrics::{EvaluationRecord, Record, StepRecord};
+use super::report::{html, plots, views};
+use super::run_folder::{self, Metrics, RunFolder};
+use super::trainer::Trainer;
+use crate::CpuEngine;
+
+/// Everything that the end of a run is written from.
+#[derive(Debug)]
+pub struct Ending<'a> {
+    /// The method as papers write it.
+    pub method: &'a str,
+    /// One sentence about images and course.
+    pub description: &'a str,
+    /// The configuration in force.
+    pub config: &'a RunConfig,
+    /// The same as `config.toml` holds it.
+    pub config_text: &'a str,
+    /// The images.
+    pub dataset: &'a Dataset,
+    /// Features before the first step.
+    pub untrained: Features,
+    /// The course of the loss.
+    pub steps: Vec<StepRecord>,
+    /// How long training took.
+    pub training_seconds: f64,
+    /// Set when the user asks to stop.
+    pub stop: &'a AtomicBool,
+}
+
+impl Ending<'_> {
+    /// Evaluates, then writes `metrics.jsonl`'s last line, both pictures and the page; `None` when
+    /// the user asked to stop meanwhile.
+    ///
+    /// # Errors
+    /// [`RunError`] when something cannot be computed, drawn or written.
+    pub fn write(
+        &self,
+        trainer: &Trainer,
+        folder: &RunFolder,
+        mut metrics: Metrics,
+    ) -> Result<Option<EvaluationRecord>, RunError> {
+        let started = Instant::now();
+        let engine = CpuEngine::new();
+        let trained = Features::of(trainer, self.dataset)?;
+        let evaluation = judge(&engine, trainer, self.config, self.dataset, &self.untrained, &trained)?;
+        if self.stopped() {
+            return Ok(None);
+        }
+        let embedding = plots::embedding(
+            &evaluate::picture(&engine, self.untrained.held_out(self.dataset)?)?,
+            &evaluate::picture(&engine, trained.held_out(self.dataset)?)?,
+            &self.dataset.class_names,
+        )?;
+        if self.stopped() {
+            return Ok(None);
+        }
+        let title = format!("{} on {}: loss", self.method, self.config.data);
+        let loss = plots::loss(&self.steps, &title)?;
+        let result = EvaluationRecord {
+            evaluation,
+            improvement: evaluation.improvement(),
+            training_seconds: self.training_seconds,
+            evaluation_seconds: started.elapsed().as_secs_f64(),
+        };
+        let page = html::page(&html::Page {
+            method: self.method,
+            data: &self.config.data.to_string(),
+            summary: self.description,
+            result: &result,
+            config: self.config_text,
+            loss: &loss,
+            embedding: &embedding,
+            views: &views::strip(
+                &self.dataset.train,
+                &self.config.augment,
+                self.config.train.seed,
+            )?,
+        });
+        folder.write(run_folder::LOSS_PICTURE, &loss)?;
+        folder.write(run_folder::EMBEDDING_PICTURE, &embedding)?;
+        folder.write(run_folder::REPORT, page.as_bytes())?;
+        metrics.append(&Record::Evaluation(result))?;
+        Ok(Some(result))
+    }
+
+    fn stopped(&self) -> bool {
+        self.stop.load(Ordering::SeqCst)
+    }
+}

@@ -1,0 +1,52 @@
+//! The images themselves as features: the baseline that an encoder has to beat.
+
+use crate::train::data::ImageSet;
+
+/// Pixels of training and held-out images in [0, 1] less the mean training image, one row per
+/// image.
+///
+/// The mean is taken away because cosine similarity would otherwise be ruled by the brightness
+/// that all images share: this is the stronger baseline.
+pub fn centred(train: &ImageSet, test: &ImageSet) -> (Vec<f32>, Vec<f32>) {
+    let dim = train.image_len();
+    let mut sums = vec![0u64; dim];
+    for image in train.pixels.chunks_exact(dim) {
+        for (sum, &pixel) in sums.iter_mut().zip(image) {
+            *sum += u64::from(pixel);
+        }
+    }
+    let mean: Vec<f32> = sums
+        .iter()
+        .map(|&sum| sum as f32 / train.len() as f32)
+        .collect();
+    let centre = |set: &ImageSet| {
+        let images = set.pixels.chunks_exact(dim);
+        images
+            .flat_map(|image| image.iter().zip(&mean))
+            .map(|(&pixel, mean)| (f32::from(pixel) - mean) / 255.0)
+            .collect()
+    };
+    (centre(train), centre(test))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn set(pixels: &[u8]) -> ImageSet {
+        ImageSet {
+            height: 1,
+            width: 2,
+            channels: 1,
+            pixels: pixels.to_vec(),
+            labels: vec![0; pixels.len() / 2],
+        }
+    }
+
+    #[test]
+    fn the_training_mean_is_taken_from_both_sets() {
+        let (train, test) = centred(&set(&[0, 10, 102, 30]), &set(&[255, 20]));
+        assert_eq!(train, [-0.2, -10.0 / 255.0, 0.2, 10.0 / 255.0]);
+        assert_eq!(test, [0.8, 0.0]);
+    }
+}

@@ -1,0 +1,38 @@
+//! The trainer: whole SimCLR and MoCo runs from one command.
+//!
+//! [`data`] reads images, [`augment`] draws views of them, [`trainer`] trains an [`encoder`] with
+//! this crate's losses, [`evaluate`] says what that was worth and [`report`] shows it. [`run`] is
+//! the command `infonce train` that ties them together.
+
+mod arguments;
+pub mod augment;
+mod batch_norm;
+pub mod bridge;
+pub mod checkpoint;
+mod command;
+pub mod config;
+pub mod data;
+mod ema;
+pub mod encoder;
+mod ending;
+mod error;
+pub mod evaluate;
+mod interrupt;
+mod judgement;
+pub mod layers;
+pub mod methods;
+pub mod metrics;
+pub mod patches;
+mod progress;
+mod recorder;
+pub mod report;
+pub mod run_folder;
+mod schedule;
+mod summary;
+mod train_config;
+pub mod trainer;
+
+pub use arguments::{MethodName, TrainArgs};
+pub use command::run;
+pub use error::RunError;
+pub use judgement::{Features, judge};

@@ -1,0 +1,467 @@
+//! The training loop: shuffled batches, two views of each image, a step, a report.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use burn::backend::Autodiff;
+use burn::module::AutodiffModule;
+use burn::optim::adaptor::OptimizerAdaptor;
+use burn::optim::decay::WeightDecayConfig;
+use burn::optim::momentum::MomentumConfig;
+use burn::optim::{GradientsParams, Optimizer, Sgd, SgdConfig};
+use burn::tensor::Tensor;
+use burn::tensor::backend::Backend;
+use rand::SeedableRng;
+use rand::seq::SliceRandom;
+use rand_chacha::ChaCha8Rng;
+
+use super::augment::{AugmentConfig, AugmentError, ViewKey, augment_batch, to_float};
+use super::bridge::{self, LossReport};
+use super::checkpoint::{self, CheckpointError};
+use super::data::{Dataset, ImageSet};
+use super::ema;
+use super::encoder::{Model, ModelConfig};
+use super::methods::{Method, Moco, SimClr, Views, patches};
+use super::patches::PatchGrid;
+use super::schedule::LearningRate;
+pub use super::train_config::{MethodConfig, MomentumCourse, TrainConfig};
+use crate::{CpuEngine, KeyQueue, MomentumSchedule, Rows};
+
+/// The framework backend that training runs on: host memory, this machine's cores.
+pub type Host = burn::backend::Flex;
+
+/// Images that are encoded at a time outside training.
+const ENCODE_BATCH: usize = 256;
+/// Momentum of the optimiser.
+const SGD_MOMENTUM: f64 = 0.9;
+/// The stream of the seed's generator that the order of images is drawn from.
+const ORDER_STREAM: u64 = 2;
+
+/// Why training could not start or go on.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TrainError {
+    /// A setting outside its range.
+    #[error("`{argument}` is {given}; it must be {allowed}")]
+    Argument {
+        /// Its name.
+        argument: &'static str,
+        /// What was given.
+        given: String,
+        /// The range in words.
+        allowed: &'static str,
+    },
+    /// Fewer training images than one step takes.
+    #[error("`batch` is {batch}, but there are only {images} training images")]
+    TooFewImages {
+        /// Images there are.
+        images: usize,
+        /// Images a step takes.
+        batch: usize,
+    },
+    /// The loss or a weight became infinite or not a number.
+    #[error(
+        "the loss is not finite at step {step}: {cause}; the last good checkpoint, after \
+         {saved_step} steps, is {}",
+        checkpoint.display()
+    )]
+    NotFinite {
+        /// The step, counted from 1.
+        step: u64,
+        /// The likely cause.
+        cause: String,
+        /// Steps before the checkpoint that is kept.
+        saved_step: u64,
+        /// Where that is.
+        checkpoint: PathBuf,
+    },
+    /// A checkpoint could not be written.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+    /// The augmentation does not fit.
+    #[error(transparent)]
+    Augment(#[from] AugmentError),
+    /// The engine refused.
+    #[error(transparent)]
+    Loss(#[from] crate::Error),
+    /// The framework handed out something else than it was given.
+    #[error("unexpected tensor: {0}")]
+    Tensor(String),
+}
+
+impl TrainError {
+    /// The command's exit code: 1 for I/O, 2 for bad input, 3 for a loss that is not finite.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Argument { .. } | Self::TooFewImages { .. } | Self::Augment(_) => 2,
+            Self::NotFinite { .. } => 3,
+            Self::Checkpoint(_) | Self::Loss(_) | Self::Tensor(_) => 1,
+        }
+    }
+}
+
+/// What one step did.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct StepReport {
+    /// The step, counted from 1.
+    pub step: u64,
+    /// The epoch it belongs to, counted from 1.
+    pub epoch: u64,
+    /// The loss in nats, before the step.
+    pub loss: f32,
+    /// Share of anchors more similar to their positive than to every negative.
+    pub top1: f32,
+    /// Candidates per anchor: the positive and the negatives.
+    pub candidates: usize,
+    /// The learning rate of the step.
+    pub learning_rate: f64,
+    /// Images, each of which gave two views.
+    pub images: usize,
+}
+
+/// Means over the steps of one epoch.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct EpochReport {
+    /// The epoch, counted from 1.
+    pub epoch: u64,
+    /// Its last step, counted from 1.
+    pub step: u64,
+    /// Mean loss in nats.
+    pub loss: f32,
+    /// Mean contrastive top-1.
+    pub top1: f32,
+}
+
+/// Who is told how training goes.
+pub trait Observer {
+    /// After every step.
+    fn step(&mut self, report: &StepReport);
+    /// After every epoch, once its checkpoint is written.
+    fn epoch(&mut self, report: &EpochReport);
+}
+
+/// How a run ended that did not fail. Its checkpoint is written either way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// All epochs are done.
+    Finished,
+    /// The flag to stop was set.
+    Interrupted,
+}
+
+/// A model with everything that trains it.
+#[derive(Debug)]
+pub struct Trainer<B: Backend = Host> {
+    config: TrainConfig,
+    augment: AugmentConfig,
+    shape: ModelConfig,
+    grid: PatchGrid,
+    engine: CpuEngine,
+    model: Model<Autodiff<B>>,
+    method: Method<B>,
+    steps_per_epoch: u64,
+    /// Steps taken.
+    step: u64,
+    /// Multiplies the gradient of the loss.
+    upstream: f32,
+}
+
+type SgdOf<B> = OptimizerAdaptor<Sgd<B>, Model<Autodiff<B>>, Autodiff<B>>;
+
+impl<B: Backend> Trainer<B> {
+    /// A new model for the images of `dataset`; nothing is trained yet. The seed decides
+    /// everything random, on any number of threads.
+    ///
+    /// # Errors
+    /// [`TrainError`] naming the setting that does not fit.
+    pub fn new(
+        config: &TrainConfig,
+        augment: &AugmentConfig,
+        dataset: &Dataset,
+    ) -> Result<Self, TrainError> {
+        config.validate()?;
+        augment.validate()?;
+        let images = dataset.train.len();
+        if images < config.batch {
+            let batch = config.batch;
+            return Err(TrainError::TooFewImages { images, batch });
+        }
+        let shape = config.model(&dataset.train);
+        let model = shape.init(config.seed, &Default::default());
+        let steps_per_epoch = (images / config.batch) as u64;
+        let total_steps = config.epochs.saturating_mul(steps_per_epoch);
+        Ok(Self {
+            method: method(config, total_steps, &model)?,
+            config: config.clone(),
+            augment: augment.clone(),
+            grid: shape.grid(),
+            shape,
+            engine: CpuEngine::new(),
+            model,
+            steps_per_epoch,
+            step: 0,
+            upstream: 1.0,
+        })
+    }
+
+    /// The control experiment: the gradient of the loss is replaced by zeros, while everything
+    /// else goes on as always. A check for improvement that such a run passes is void.
+    #[must_use]
+    pub fn without_gradient(mut self) -> Self {
+        self.upstream = 0.0;
+        self
+    }
+
+    /// The model as it is now.
+    pub fn model(&self) -> &Model<Autodiff<B>> {
+        &self.model
+    }
+
+    /// The method with its state.
+    pub fn method(&self) -> &Method<B> {
+        &self.method
+    }
+
+    /// Steps of the whole run. The images left over after the last full batch sit out an epoch
+    /// (others each time), so that every step has equally many negatives.
+    pub fn total_steps(&self) -> u64 {
+        self.config.epochs.saturating_mul(self.steps_per_epoch)
+    }
+
+    /// Trains on the training images of `dataset`, the set that the trainer was made for, from the
+    /// first step to the last, telling `observer`. A checkpoint is written to `checkpoint` before
+    /// the first step, after every epoch and when `stop` becomes true, which is looked at before
+    /// every step.
+    ///
+    /// # Errors
+    /// [`TrainError`]. [`TrainError::NotFinite`] leaves the last good checkpoint in place.
+    pub fn train(
+        &mut self,
+        dataset: &Dataset,
+        observer: &mut dyn Observer,
+        stop: &AtomicBool,
+        checkpoint: &Path,
+    ) -> Result<Outcome, TrainError> {
+        let warmup = (self.config.warmup * self.total_steps() as f64).ceil() as u64;
+        let rate = LearningRate::new(self.config.learning_rate, warmup, self.total_steps());
+        let mut optimizer = optimizer(&self.config);
+        let mut random = ChaCha8Rng::seed_from_u64(self.config.seed);
+        random.set_stream(ORDER_STREAM);
+        let mut order: Vec<usize> = (0..dataset.train.len()).collect();
+        self.step = 0;
+        self.save(checkpoint)?;
+        for epoch in 1..=self.config.epochs {
+            let saved_step = self.step;
+            let (mut loss, mut top1) = (0.0, 0.0);
+            order.shuffle(&mut random);
+            for batch in order.chunks_exact(self.config.batch) {
+                if stop.load(Ordering::Relaxed) {
+                    self.save(checkpoint)?;
+                    return Ok(Outcome::Interrupted);
+                }
+                let learning_rate = rate.at(self.step);
+                let report = self.step(&dataset.train, batch, learning_rate, &mut optimizer)?;
+                if !report.loss.is_finite() {
+                    return Err(self.not_finite(self.step + 1, saved_step, checkpoint)?);
+                }
+                self.step += 1;
+                loss += report.loss;
+                top1 += report.top1;
+                observer.step(&StepReport {
+                    step: self.step,
+                    epoch,
+                    loss: report.loss,
+                    top1: report.top1,
+                    candidates: report.candidates,
+                    learning_rate,
+                    images: batch.len(),
+                });
+            }
+            if !ema::is_finite(&self.model)? {
+                return Err(self.not_finite(self.step, saved_step, checkpoint)?);
+            }
+            self.save(checkpoint)?;
+            observer.epoch(&EpochReport {
+                epoch,
+                step: self.step,
+                loss: loss / self.steps_per_epoch as f32,
+                top1: top1 / self.steps_per_epoch as f32,
+            });
+        }
+        Ok(Outcome::Finished)
+    }
+
+    /// One step on the images `train[batch]`. When the loss is not finite nothing is learned.
+    fn step(
+        &mut self,
+        train: &ImageSet,
+        batch: &[usize],
+        learning_rate: f64,
+        optimizer: &mut SgdOf<B>,
+    ) -> Result<LossReport, TrainError> {
+        let draw = |view| {
+            let key = ViewKey {
+                seed: self.config.seed,
+                step: self.step,
+                view,
+            };
+            let mut out = vec![0.0; batch.len() * train.image_len()];
+            augment_batch(&self.augment, train, batch, key, &mut out).map(|()| out)
+        };
+        let (first, second) = (draw(0)?, draw(1)?);
+        let views = Views {
+            first: &first,
+            second: &second,
+            grid: &self.grid,
+            step: self.step,
+        };
+        let (report, gradients) = self.method.step(&self.model, views, self.upstream)?;
+        if report.loss.is_finite() {
+            let gradients = GradientsParams::from_grads(gradients, &self.model);
+            self.model = optimizer.step(learning_rate, self.model.clone(), gradients);
+        }
+        Ok(report)
+    }
+
+    fn save(&self, path: &Path) -> Result<(), TrainError> {
+        let moco = match &self.method {
+            Method::SimClr(_) => None,
+            Method::Moco(moco) => Some(moco.state()),
+        };
+        Ok(checkpoint::save(path, self.step, &self.shape, &self.model, moco)?)
+    }
+
+    /// The error for a loss or weights that are not finite at `step`, with what most likely led
+    /// there: pixels are always finite and embeddings are normalised, so it is the weights that
+    /// have overflowed, or 1/τ.
+    fn not_finite(
+        &self,
+        step: u64,
+        saved_step: u64,
+        checkpoint: &Path,
+    ) -> Result<TrainError, TrainError> {
+        let cause = if ema::is_finite(&self.model)? {
+            format!("temperature {} is likely too small", self.config.temperature)
+        } else {
+            let rate = self.config.learning_rate;
+            format!("the weights have overflowed, learning_rate {rate} is likely too high")
+        };
+        Ok(TrainError::NotFinite {
+            step,
+            cause,
+            saved_step,
+            checkpoint: checkpoint.to_path_buf(),
+        })
+    }
+}
+
+/// What evaluation asks of a trainer.
+impl<B: Backend> Trainer<B> {
+    /// Dimension of the features.
+    pub fn feature_dim(&self) -> usize {
+        self.config.widths.last().copied().unwrap_or_default()
+    }
+
+    /// Features of all images of `set` as they are, N × [`feature_dim`](Self::feature_dim) in the
+    /// set's order.
+    ///
+    /// They are normalised with running statistics; before the first step, when those are still 0
+    /// and 1 and would normalise nothing, with the statistics of up to 256 images at a time: an
+    /// untrained encoder that does not normalise would be no fair baseline.
+    ///
+    /// # Errors
+    /// [`TrainError::Argument`] when the images have another size than those trained on.
+    pub fn encode(&self, set: &ImageSet) -> Result<Vec<f32>, TrainError> {
+        self.check_size(set)?;
+        let untrained = (self.step == 0).then(|| ema::detached_copy(&self.model));
+        let trained = self.model.valid();
+        let indices: Vec<usize> = (0..set.len()).collect();
+        let mut features = Vec::with_capacity(set.len() * self.feature_dim());
+        for batch in nearly_equal(&indices, ENCODE_BATCH) {
+            let mut images = vec![0.0; batch.len() * set.image_len()];
+            to_float(set, batch, &mut images)?;
+            let (patches, count) = patches::<B>(&self.grid, &images, &Default::default());
+            let encoded = match &untrained {
+                Some(model) => model.encoder.forward(Tensor::from_inner(patches), count).inner(),
+                None => trained.encoder.forward(patches, count),
+            };
+            features.extend(bridge::into_floats(encoded)?);
+        }
+        Ok(features)
+    }
+
+    /// Unit-length embeddings, `count` × D, of `count` images (NCHW, as
+    /// [`augment_batch`] writes them), normalised with running statistics.
+    ///
+    /// # Errors
+    /// [`TrainError::Argument`] when `images` does not hold `count` images of the right size.
+    pub fn project(&self, images: &[f32], count: usize) -> Result<Vec<f32>, TrainError> {
+        let length = self.grid.image_len();
+        if count == 0 || images.len() != count * length {
+            return Err(TrainError::Argument {
+                argument: "images",
+                given: format!("{} values for {count} images", images.len()),
+                allowed: "whole images of the size that the model was made for",
+            });
+        }
+        let model = self.model.valid();
+        let mut embeddings = Vec::with_capacity(count * self.config.dim);
+        for images in images.chunks(ENCODE_BATCH * length) {
+            let (patches, count) = patches::<B>(&self.grid, images, &Default::default());
+            embeddings.extend(bridge::into_floats(model.embed(patches, count))?);
+        }
+        let rows = Rows::new(&embeddings, count, self.config.dim)?;
+        Ok(bridge::normalize(&self.engine, rows)?.0)
+    }
+
+    fn check_size(&self, set: &ImageSet) -> Result<(), TrainError> {
+        let shape = &self.shape;
+        if (set.height, set.width, set.channels) == (shape.height, shape.width, shape.channels) {
+            return Ok(());
+        }
+        Err(TrainError::Argument {
+            argument: "set",
+            given: format!("images of {} x {} x {}", set.height, set.width, set.channels),
+            allowed: "images of the size that the model was made for",
+        })
+    }
+}
+
+/// `items` in runs of `most` at most that differ by a few in length.
+fn nearly_equal(items: &[usize], most: usize) -> impl Iterator<Item = &[usize]> {
+    let runs = items.len().div_ceil(most).max(1);
+    items.chunks(items.len().div_ceil(runs).max(1))
+}
+
+fn method<B: Backend>(
+    config: &TrainConfig,
+    total_steps: u64,
+    model: &Model<Autodiff<B>>,
+) -> Result<Method<B>, TrainError> {
+    let temperature = config.temperature as f32;
+    Ok(match config.method {
+        MethodConfig::Simclr => Method::SimClr(SimClr::new(temperature)?),
+        MethodConfig::Moco { queue, momentum, momentum_course, norm_groups } => {
+            let momentum = momentum as f32;
+            let momentum = match momentum_course {
+                MomentumCourse::Constant => MomentumSchedule::constant(momentum)?,
+                MomentumCourse::Cosine => MomentumSchedule::cosine(momentum, total_steps)?,
+            };
+            let queue = KeyQueue::new(queue, config.dim)?;
+            let seed = config.seed;
+            let moco = Moco::new(temperature, momentum, queue, norm_groups, seed, model)?;
+            Method::Moco(Box::new(moco))
+        }
+    })
+}
+
+/// SGD with momentum, which on this task learned faster per step than AdamW at its best rate.
+fn optimizer<B: Backend>(config: &TrainConfig) -> SgdOf<B> {
+    let momentum = MomentumConfig::new()
+        .with_momentum(SGD_MOMENTUM)
+        .with_dampening(0.0);
+    SgdConfig::new()
+        .with_momentum(Some(momentum))
+        .with_weight_decay(Some(WeightDecayConfig::new(config.weight_decay as f32)))
+        .init()
+}

@@ -1,0 +1,74 @@
+//! `infonce verify` and `infonce info`, as a shell sees them.
+
+use std::process::{Command, Output};
+
+fn infonce(arguments: &[&str]) -> std::io::Result<Output> {
+    Command::new(env!("CARGO_BIN_EXE_infonce"))
+        .args(arguments)
+        .output()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+#[test]
+fn info_names_the_engines_here_and_says_why_others_are_not() -> std::io::Result<()> {
+    let output = infonce(&["info"])?;
+    let stdout = text(&output.stdout);
+    assert_eq!(output.status.code(), Some(0));
+    assert!(stdout.contains("cpu   here: "), "{stdout}");
+    assert!(stdout.contains("threads"), "{stdout}");
+    assert!(stdout.contains("cuda  not here: "), "{stdout}");
+    Ok(())
+}
+
+#[test]
+fn verify_judges_every_verb_and_type_and_repeats_from_its_seed() -> std::io::Result<()> {
+    let output = infonce(&["verify", "--seed", "7", "--engine", "cpu"])?;
+    let stdout = text(&output.stdout);
+    assert_eq!(output.status.code(), Some(0), "{stdout}");
+    assert!(stdout.contains("seed 7"), "{stdout}");
+    assert!(stdout.ends_with("all within tolerance\n"), "{stdout}");
+    let verbs = [
+        "forward",
+        "value_and_grad",
+        "backward",
+        "top_k",
+        "normalize",
+        "normalize_backward",
+        "momentum_update",
+        "enqueue",
+    ];
+    for verb in verbs {
+        for dtype in ["f32", "f16", "bf16"] {
+            let starts = |line: &str| line.split_whitespace().take(2).eq([verb, dtype]);
+            assert!(stdout.lines().any(starts), "{verb} {dtype}: {stdout}");
+        }
+    }
+    let again = infonce(&["verify", "--seed", "7"])?;
+    assert_eq!(text(&again.stdout), stdout);
+    Ok(())
+}
+
+#[test]
+fn bad_arguments_are_one_message_and_exit_code_2() -> std::io::Result<()> {
+    let calls: [(&[&str], &str); 5] = [
+        (&["verify", "--sed", "7"], "--sed"),
+        (&["verify", "--seed", "seven"], "seven"),
+        (&["verify", "--engine", "abacus"], "abacus"),
+        (&["prove"], "prove"),
+        (&["info", "--all"], "--all"),
+    ];
+    for (arguments, culprit) in calls {
+        let output = infonce(arguments)?;
+        let stderr = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}: {stderr}");
+        assert!(stderr.starts_with("error: "), "{stderr}");
+        let first_line = stderr.lines().next().unwrap_or_default();
+        assert!(first_line.contains(culprit), "{stderr}");
+        assert!(!stderr.contains("panicked"), "{stderr}");
+        assert!(output.stdout.is_empty());
+    }
+    Ok(())
+}

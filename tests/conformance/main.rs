@@ -1,0 +1,159 @@
+//! One suite, every engine: the table of hard cases of `infonce::verify`, one test per engine, case
+//! and input type. An engine that is not there is reported as ignored, with the reason, never as
+//! passed.
+//!
+//! Inputs are drawn afresh each time; `INFONCE_SEED=<number>` repeats a run. To run a part:
+//! `cargo test --test conformance -- "NT-Xent 98x98x64"`.
+
+mod sensitivity;
+
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use half::{bf16, f16};
+use infonce::verify::cases::{Case, Data};
+use infonce::verify::rule::Measurement;
+use infonce::verify::{
+    Backend, Failure, Problem, check, check_rows, evaluate, random, same_bits, table,
+};
+use infonce::{CpuEngine, Element, Error};
+use libtest_mimic::{Arguments, Completion, Failed, Trial};
+
+fn main() {
+    let arguments = Arguments::from_args();
+    let seed = match std::env::var("INFONCE_SEED") {
+        Ok(text) => text.parse().unwrap_or_else(|_| {
+            eprintln!("INFONCE_SEED is \"{text}\"; it must be a whole number");
+            std::process::exit(2);
+        }),
+        Err(_) => SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .map_or(0, |time| time.as_nanos() as u64),
+    };
+    eprintln!("INFONCE_SEED={seed}");
+    let mut trials = sensitivity::trials(seed);
+    trials.extend(cpu_trials(seed));
+    trials.push(absent("cuda", "this version has no CUDA engine"));
+    libtest_mimic::run(&arguments, trials).exit();
+}
+
+fn absent(engine: &str, reason: &'static str) -> Trial {
+    Trial::ignorable_test(engine, move || Ok(Completion::ignored_with(reason)))
+}
+
+fn cpu_trials(seed: u64) -> Vec<Trial> {
+    let engine = Arc::new(CpuEngine::new());
+    let mut trials = trials("cpu", engine, seed);
+    // The least workspace: every problem is cut into as many chunks of rows as it has.
+    let frugal = Arc::new(CpuEngine::new().with_weights_budget(0));
+    trials.extend(self::trials("cpu-least-workspace", frugal, seed));
+    trials.extend(thread_trials(seed));
+    trials
+}
+
+/// The whole table on one engine.
+fn trials<B: Backend + Send + Sync + 'static>(
+    name: &str,
+    backend: Arc<B>,
+    seed: u64,
+) -> Vec<Trial> {
+    let mut trials = Vec::new();
+    for (index, case) in table(seed).into_iter().enumerate() {
+        trials.push(case_trial::<B, f32>(name, &backend, case, seed, index));
+        trials.push(case_trial::<B, f16>(name, &backend, case, seed, index));
+        trials.push(case_trial::<B, bf16>(name, &backend, case, seed, index));
+    }
+    trials.push(rows_trial::<B, f32>(name, &backend, seed));
+    trials.push(rows_trial::<B, f16>(name, &backend, seed));
+    trials.push(rows_trial::<B, bf16>(name, &backend, seed));
+    trials
+}
+
+fn case_trial<B: Backend + Send + Sync + 'static, T: Element>(
+    name: &str,
+    backend: &Arc<B>,
+    case: Case,
+    seed: u64,
+    index: usize,
+) -> Trial {
+    let backend = Arc::clone(backend);
+    Trial::test(format!("{name} {} {case}", T::DTYPE), move || {
+        let checked = check::<B, T>(&backend, &case, &mut random(seed, index));
+        verdict(checked, &case.to_string(), seed)
+    })
+}
+
+fn rows_trial<B: Backend + Send + Sync + 'static, T: Element>(
+    name: &str,
+    backend: &Arc<B>,
+    seed: u64,
+) -> Trial {
+    let backend = Arc::clone(backend);
+    Trial::test(format!("{name} {} row-wise verbs", T::DTYPE), move || {
+        let checked = check_rows::<B, T>(&backend, &mut random(seed, 1_000_000));
+        verdict(checked, "row-wise verbs", seed)
+    })
+}
+
+/// Passes when every measurement does; otherwise says what, where, with which seed and by how much.
+fn verdict(
+    checked: Result<Vec<Measurement>, Failure>,
+    case: &str,
+    seed: u64,
+) -> Result<(), Failed> {
+    let measurements =
+        checked.map_err(|failure| format!("INFONCE_SEED={seed} {case}: {failure}"))?;
+    let failed: Vec<String> = measurements
+        .iter()
+        .filter(|measurement| !measurement.passes())
+        .map(|measurement| format!("INFONCE_SEED={seed} {case}: {measurement}"))
+        .collect();
+    if failed.is_empty() {
+        return Ok(());
+    }
+    Err(failed.join("\n").into())
+}
+
+/// The same bits with 1, 2 and 5 threads, on the whole table.
+fn thread_trials(seed: u64) -> Vec<Trial> {
+    let engines: Result<Vec<CpuEngine>, Error> =
+        [1, 2, 5].map(CpuEngine::with_threads).into_iter().collect();
+    let engines = match engines {
+        Ok(engines) => Arc::new(engines),
+        Err(error) => {
+            return vec![Trial::test("cpu threads", move || Err(error.into()))];
+        }
+    };
+    let mut trials = Vec::new();
+    for (index, case) in table(seed).into_iter().enumerate() {
+        if !matches!(case.data, Data::NotFinite(_)) {
+            trials.push(thread_trial::<f32>(&engines, case, seed, index));
+            trials.push(thread_trial::<f16>(&engines, case, seed, index));
+            trials.push(thread_trial::<bf16>(&engines, case, seed, index));
+        }
+    }
+    trials
+}
+
+fn thread_trial<T: Element>(
+    engines: &Arc<Vec<CpuEngine>>,
+    case: Case,
+    seed: u64,
+    index: usize,
+) -> Trial {
+    let engines = Arc::clone(engines);
+    Trial::test(
+        format!("cpu-1-2-5-threads {} {case}", T::DTYPE),
+        move || {
+            let problem = Problem::<T>::draw(&case, &mut random(seed, index))?;
+            let mut first = None;
+            for engine in engines.iter() {
+                let outputs = evaluate(engine, &problem)?;
+                let first = first.get_or_insert_with(|| outputs.clone());
+                same_bits(first, &outputs)
+                    .map_err(|failure| format!("INFONCE_SEED={seed} {case}: {failure}"))?;
+            }
+            Ok(())
+        },
+    )
+}

@@ -1,0 +1,356 @@
+//! The float64 reference is right: its gradients are those of its own loss (central differences),
+//! and its loss and gradients take the values that can be written down by hand.
+
+use infonce::reference::{self, Dense, Reference};
+use infonce::{Contrast, Error, Inputs, Positives, Reduction};
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+type Test = Result<(), Error>;
+
+/// Matrices of one problem in the order of the variants' fields: z; q, k; q, own_key, queue.
+#[derive(Clone)]
+struct Problem {
+    name: &'static str,
+    contrast: Contrast,
+    matrices: Vec<Dense>,
+}
+
+const UPSTREAM: f64 = -1.7;
+
+impl Problem {
+    fn inputs(&self) -> Inputs<&Dense> {
+        match &self.matrices[..] {
+            [z] => Inputs::Shared { z },
+            [q, k] => Inputs::Pair { q, k },
+            [q, own_key, queue] => Inputs::Queue { q, own_key, queue },
+            other => unreachable!("{} matrices", other.len()),
+        }
+    }
+
+    fn value(&self) -> Result<Reference, Error> {
+        reference::value_and_grad(&self.contrast, &self.inputs(), UPSTREAM)
+    }
+
+    /// The loss after adding `step` to one number of one matrix.
+    fn loss_at(&self, matrix: usize, place: usize, step: f64) -> Result<f64, Error> {
+        let mut moved = self.clone();
+        moved.matrices[matrix].as_mut_slice()[place] += step;
+        Ok(moved.value()?.loss)
+    }
+}
+
+fn random(rng: &mut ChaCha8Rng, rows: usize, dim: usize) -> Dense {
+    Dense::from_fn(rows, dim, |_, _| rng.random_range(-1.0..1.0))
+}
+
+fn problems() -> Result<Vec<Problem>, Error> {
+    let mut rng = ChaCha8Rng::seed_from_u64(20);
+    let mut problems = Vec::new();
+    let shapes = [(1, 1, 1), (2, 2, 3), (3, 5, 2), (4, 9, 7), (8, 8, 4)];
+    for reduction in [Reduction::Mean, Reduction::Sum] {
+        for (n, m, dim) in shapes {
+            for temperature in [0.2, 1.5] {
+                let index = (0..n).map(|_| rng.random_range(0..m as u32)).collect();
+                let mut add = |name, contrast: Contrast, rows: &[usize]| {
+                    let matrices = rows.iter().map(|&rows| random(&mut rng, rows, dim));
+                    problems.push(Problem {
+                        name,
+                        contrast: contrast.with_reduction(reduction),
+                        matrices: matrices.collect(),
+                    });
+                };
+                add("NT-Xent", Contrast::nt_xent(temperature)?, &[2 * n]);
+                let diagonal = Contrast::info_nce(temperature, Positives::Diagonal)?;
+                add("InfoNCE diagonal", diagonal, &[n, m]);
+                let index = Contrast::info_nce(temperature, Positives::Index(index))?;
+                add("InfoNCE index", index, &[n, m]);
+                add("MoCo", Contrast::moco(temperature)?, &[n, n, m]);
+                add("CLIP", Contrast::clip(1.0 / temperature)?, &[n, n]);
+            }
+        }
+    }
+    Ok(problems)
+}
+
+/// Central differences of step h are off by h²/6 times the third derivative, and by rounding/h.
+const STEP: f64 = 1e-5;
+
+fn assert_close(found: f64, expected: f64, size: f64, what: &str) {
+    let tolerance = 1e-8 * (1.0 + size);
+    assert!(
+        (found - expected).abs() <= tolerance,
+        "{what}: {found} against {expected}"
+    );
+}
+
+#[test]
+fn dq_and_dk_are_the_derivatives_of_the_loss() -> Test {
+    for problem in problems()? {
+        let value = problem.value()?;
+        let gradients = [Some(&value.dq), value.dk.as_ref()];
+        for (matrix, gradient) in gradients.into_iter().enumerate() {
+            let Some(gradient) = gradient else { continue };
+            let size = gradient
+                .as_slice()
+                .iter()
+                .fold(0.0, |a: f64, b| a.max(b.abs()));
+            for (place, &found) in gradient.as_slice().iter().enumerate() {
+                let after = problem.loss_at(matrix, place, STEP)?;
+                let before = problem.loss_at(matrix, place, -STEP)?;
+                let expected = UPSTREAM * (after - before) / (2.0 * STEP);
+                let what = format!("{} d{} [{place}]", problem.name, ["q", "k"][matrix]);
+                assert_close(found, expected, size, &what);
+            }
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn dscale_is_the_derivative_of_the_loss() -> Test {
+    for problem in problems()? {
+        let scale = f64::from(problem.contrast.scale());
+        let at = |scale: f64| {
+            reference::value_and_grad_at(&problem.contrast, scale, &problem.inputs(), UPSTREAM)
+        };
+        let difference = at(scale + STEP)?.loss - at(scale - STEP)?.loss;
+        let expected = UPSTREAM * difference / (2.0 * STEP);
+        let found = problem.value()?.dscale;
+        assert_close(found, expected, found.abs(), problem.name);
+    }
+    Ok(())
+}
+
+#[test]
+fn dscale_is_what_the_anchors_gradient_says() -> Test {
+    // s·ds = Σ⟨q_i, dq_i⟩, half of it where anchors and candidates are one matrix.
+    for problem in problems()? {
+        let value = problem.value()?;
+        let pairs = problem.matrices[0].as_slice().iter();
+        let product: f64 = pairs.zip(value.dq.as_slice()).map(|(q, dq)| q * dq).sum();
+        let roles = if problem.name == "NT-Xent" { 2.0 } else { 1.0 };
+        let expected = product / roles / f64::from(problem.contrast.scale());
+        assert_close(value.dscale, expected, expected.abs(), problem.name);
+    }
+    Ok(())
+}
+
+#[test]
+fn normalize_backward_is_the_derivative_of_normalize() {
+    let mut rng = ChaCha8Rng::seed_from_u64(21);
+    let (rows, dim, epsilon) = (6, 5, 0.5);
+    let mut x = random(&mut rng, rows, dim);
+    // Two rows are shorter than epsilon, one of them zero.
+    for number in &mut x.as_mut_slice()[..dim] {
+        *number *= 0.01;
+    }
+    x.as_mut_slice()[dim..2 * dim].fill(0.0);
+    let dy = random(&mut rng, rows, dim);
+    let (y, norms) = reference::normalize(&x, epsilon);
+    assert!(norms[0] < epsilon && norms[1] == 0.0 && norms[2] > epsilon);
+    let dx = reference::normalize_backward(&y, &norms, &dy, epsilon);
+    let along = |x: &Dense| -> f64 {
+        let (y, _) = reference::normalize(x, epsilon);
+        let pairs = y.as_slice().iter().zip(dy.as_slice());
+        pairs.map(|(y, dy)| y * dy).sum()
+    };
+    for place in 0..rows * dim {
+        let at = |step: f64| {
+            let mut moved = x.clone();
+            moved.as_mut_slice()[place] += step;
+            along(&moved)
+        };
+        let expected = (at(STEP) - at(-STEP)) / (2.0 * STEP);
+        assert_close(dx.as_slice()[place], expected, 1.0, "dx");
+    }
+}
+
+#[test]
+fn equal_rows_give_the_logarithm_of_the_number_of_candidates_and_no_gradient() -> Test {
+    let equal = |rows: usize| Dense::from_fn(rows, 3, |_, d| [0.6, -0.3, 0.7][d]);
+    let (n, m) = (4, 9);
+    let ln = |count: usize| (count as f64).ln();
+    let cases = [
+        (Contrast::nt_xent(0.1)?, vec![equal(2 * n)], ln(2 * n - 1)),
+        (
+            Contrast::info_nce(0.1, Positives::Diagonal)?,
+            vec![equal(n), equal(m)],
+            ln(m),
+        ),
+        (
+            Contrast::info_nce(0.1, Positives::Index(vec![8, 0, 8, 3].into()))?,
+            vec![equal(n), equal(m)],
+            ln(m),
+        ),
+        (
+            Contrast::moco(0.1)?,
+            vec![equal(n), equal(n), equal(m)],
+            ln(m + 1),
+        ),
+        (Contrast::clip(10.0)?, vec![equal(n), equal(n)], ln(n)),
+    ];
+    for (contrast, matrices, expected) in cases {
+        let name = contrast.name();
+        let problem = Problem {
+            name,
+            contrast,
+            matrices,
+        };
+        let value = problem.value()?;
+        assert_close(value.loss, expected, 0.0, name);
+        assert!(value.dq.as_slice().iter().all(|dq| dq.abs() < 1e-13));
+        assert!(value.dscale.abs() < 1e-13);
+        for lse in &value.rows.lse {
+            let scale = f64::from(problem.contrast.scale());
+            assert_close(*lse, scale * 0.94 + expected, 1.0, name);
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn orthogonal_pairs_have_one_logit_of_s_and_the_others_0() -> Test {
+    // Pair i is the unit vector e_i, so loss = ln(e^s + negatives) − s for every row.
+    let n = 5;
+    let basis = |rows: usize| Dense::from_fn(rows, n, |i, d| f64::from(u8::from(i % n == d)));
+    let problems = [
+        (Contrast::nt_xent(0.5)?, vec![basis(2 * n)], 2 * n - 2),
+        (
+            Contrast::info_nce(0.5, Positives::Diagonal)?,
+            vec![basis(n), basis(n)],
+            n - 1,
+        ),
+        (Contrast::clip(2.0)?, vec![basis(n), basis(n)], n - 1),
+    ];
+    for (contrast, matrices, negatives) in problems {
+        let name = contrast.name();
+        let problem = Problem {
+            name,
+            contrast,
+            matrices,
+        };
+        let value = problem.value()?;
+        let total = 2f64.exp() + negatives as f64;
+        assert_close(value.loss, total.ln() - 2.0, 0.0, name);
+        for sigma in &value.rows.one_minus_positive {
+            assert_close(*sigma, negatives as f64 / total, 0.0, name);
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn one_negative_is_a_logistic_regression() -> Test {
+    // loss = softplus(z⁻ − z₊), dq = σ·s·(k⁻ − k₊), dk₊ = −σ·s·q, dk⁻ = σ·s·q.
+    let problem = Problem {
+        name: "InfoNCE",
+        contrast: Contrast::info_nce(0.5, Positives::Diagonal)?,
+        matrices: vec![
+            Dense::from_fn(1, 2, |_, d| [1.0, 2.0][d]),
+            Dense::from_fn(2, 2, |j, d| [[0.5, -0.25], [0.75, 0.5]][j][d]),
+        ],
+    };
+    // ⟨q, k₊⟩ = 0, ⟨q, k⁻⟩ = 1.75, s = 2.
+    let margin = 3.5f64;
+    let sigma = 1.0 / (1.0 + (-margin).exp());
+    let value = problem.value()?;
+    assert_close(value.loss, margin.exp().ln_1p(), 0.0, "loss");
+    let g = 2.0 * UPSTREAM * sigma;
+    let expected = [(0.75 - 0.5) * g, (0.5 + 0.25) * g];
+    for (found, expected) in value.dq.as_slice().iter().zip(expected) {
+        assert_close(*found, expected, 0.0, "dq");
+    }
+    let dk = value
+        .dk
+        .map(|dk| dk.as_slice().to_vec())
+        .unwrap_or_default();
+    for (found, expected) in dk.iter().zip([-g, -2.0 * g, g, 2.0 * g]) {
+        assert_close(*found, expected, 0.0, "dk");
+    }
+    assert_close(value.dscale, UPSTREAM * sigma * 1.75, 0.0, "dscale");
+    Ok(())
+}
+
+#[test]
+fn a_row_without_negatives_has_loss_0_and_gradient_0() -> Test {
+    let mut rng = ChaCha8Rng::seed_from_u64(22);
+    let index = Positives::Index(vec![0, 0, 0].into());
+    let problems = [
+        (Contrast::nt_xent(0.1)?, vec![2]),
+        (Contrast::info_nce(0.1, Positives::Diagonal)?, vec![1, 1]),
+        (Contrast::info_nce(0.1, index)?, vec![3, 1]),
+        (Contrast::clip(10.0)?, vec![1, 1]),
+    ];
+    for (contrast, rows) in problems {
+        let problem = Problem {
+            name: contrast.name(),
+            contrast,
+            matrices: rows.iter().map(|&rows| random(&mut rng, rows, 4)).collect(),
+        };
+        let value = problem.value()?;
+        assert_eq!(value.loss, 0.0);
+        assert_eq!(value.dscale, 0.0);
+        assert!(value.dq.as_slice().iter().all(|&dq| dq == 0.0));
+        assert!(
+            value
+                .rows
+                .negatives_lse
+                .iter()
+                .all(|&lse| lse == f64::NEG_INFINITY)
+        );
+        assert_eq!(value.rows.lse, value.rows.positive);
+    }
+    Ok(())
+}
+
+#[test]
+fn loss_and_gradient_keep_their_digits_when_the_positive_dominates() -> Test {
+    // One negative at z⁻ = 0 and z₊ = x: loss = ln(1 + e⁻ˣ) = e⁻ˣ(1 − e⁻ˣ/2 + …).
+    for x in [18.420_680_743_952_367, 40.0, 80.0] {
+        let problem = Problem {
+            name: "InfoNCE",
+            contrast: Contrast::info_nce(1.0, Positives::Diagonal)?,
+            matrices: vec![
+                Dense::from_fn(1, 1, |_, _| 1.0),
+                Dense::from_fn(2, 1, |j, _| if j == 0 { x } else { 0.0 }),
+            ],
+        };
+        let value = problem.value()?;
+        let rest = (-x).exp();
+        assert!((value.loss / (rest - rest * rest / 2.0) - 1.0).abs() < 1e-14);
+        let sigma = rest / (1.0 + rest);
+        let dq = value.dq.as_slice()[0];
+        assert!((dq / (-UPSTREAM * sigma * x) - 1.0).abs() < 1e-14);
+    }
+    Ok(())
+}
+
+#[test]
+fn not_finite_inputs_give_a_loss_that_is_not_a_number() -> Test {
+    for bad in [f64::NAN, f64::INFINITY] {
+        let z = Dense::from_fn(4, 2, |i, d| if (i, d) == (3, 1) { bad } else { 0.5 });
+        let inputs = Inputs::Shared { z: &z };
+        let value = reference::value_and_grad(&Contrast::nt_xent(0.1)?, &inputs, 1.0)?;
+        assert!(value.loss.is_nan(), "{bad}: {}", value.loss);
+    }
+    Ok(())
+}
+
+#[test]
+fn momentum_update_is_the_weighted_mean() {
+    let updated = reference::momentum_update(0.75, &[4.0, 0.0], &[0.0, 8.0]);
+    assert_eq!(updated, [1.0, 6.0]);
+}
+
+#[test]
+fn top_k_breaks_ties_by_index_and_puts_nan_first() {
+    let queries = Dense::from_fn(1, 1, |_, _| 1.0);
+    let candidates = Dense::from_fn(6, 1, |j, _| [2.0, 3.0, f64::NAN, 3.0, -1.0, 2.0][j]);
+    let indices = |exclude_self: bool| -> Vec<usize> {
+        let best = reference::top_k(&queries, &candidates, 5, exclude_self);
+        best[0].iter().map(|&(j, _)| j).collect()
+    };
+    assert_eq!(indices(false), [2, 1, 3, 0, 5]);
+    assert_eq!(indices(true), [2, 1, 3, 5, 4]);
+}

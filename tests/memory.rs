@@ -1,0 +1,212 @@
+//! The similarity matrix is never stored: what a call allocates at its peak, beyond its inputs and
+//! outputs, counted by the global allocator.
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use half::bf16;
+use infonce::{
+    Contrast, CpuEngine, Element, Engine, Error, Gradients, Inputs, Positives, Rows, RowsMut, Shape,
+};
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+const MIB: usize = 1 << 20;
+
+struct Counting {
+    live: AtomicUsize,
+    peak: AtomicUsize,
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting {
+    live: AtomicUsize::new(0),
+    peak: AtomicUsize::new(0),
+};
+
+impl Counting {
+    fn grow(&self, bytes: usize) {
+        let live = self.live.fetch_add(bytes, Ordering::SeqCst) + bytes;
+        self.peak.fetch_max(live, Ordering::SeqCst);
+    }
+}
+
+// SAFETY: every call is passed on to the system's allocator; only counters are added. `realloc` is
+// left to its default, which allocates, copies and frees: old and new block count together.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        self.grow(layout.size());
+        // SAFETY: the caller's promises are the system's conditions.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        self.grow(layout.size());
+        // SAFETY: the caller's promises are the system's conditions.
+        unsafe { System.alloc_zeroed(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        self.live.fetch_sub(layout.size(), Ordering::SeqCst);
+        // SAFETY: the caller's promises are the system's conditions.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+}
+
+/// Held by every test: the counters see the whole process.
+static ALONE: Mutex<()> = Mutex::new(());
+
+/// Bytes that `work` had in use at its peak beyond those in use before it.
+fn peak_of<R>(work: impl FnOnce() -> R) -> (usize, R) {
+    let before = ALLOCATOR.live.load(Ordering::SeqCst);
+    ALLOCATOR.peak.store(before, Ordering::SeqCst);
+    let result = work();
+    (ALLOCATOR.peak.load(Ordering::SeqCst) - before, result)
+}
+
+fn random<T: Element>(rows: usize, dim: usize, seed: u64) -> Vec<T> {
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    let bound = (3.0 / dim as f32).sqrt();
+    let numbers = (0..rows * dim).map(|_| T::from_f32(rng.random_range(-bound..bound)));
+    numbers.collect()
+}
+
+/// The peak of one-way InfoNCE's value_and_grad with dk at N = M = `rows`, and the bound that the
+/// engine states for it.
+fn value_and_grad_peak<T: Element, G: Element>(
+    engine: &CpuEngine,
+    rows: usize,
+    dim: usize,
+) -> Result<(usize, usize), Error> {
+    let (q, k) = (random::<T>(rows, dim, 1), random::<T>(rows, dim, 2));
+    let zero = G::from_f32(0.0);
+    let (mut dq, mut dk) = (vec![zero; rows * dim], vec![zero; rows * dim]);
+    let contrast = Contrast::info_nce(0.07, Positives::Diagonal)?;
+    let inputs = Inputs::Pair {
+        q: Rows::new(&q, rows, dim)?,
+        k: Rows::new(&k, rows, dim)?,
+    };
+    let gradients = Gradients {
+        dq: RowsMut::new(&mut dq, rows, dim)?,
+        dk: Some(RowsMut::new(&mut dk, rows, dim)?),
+    };
+    let (peak, value) = peak_of(|| engine.value_and_grad(&contrast, &inputs, 1.0, gradients));
+    assert!(value?.loss.is_finite());
+    assert!(dq.iter().chain(&dk).any(|&gradient| gradient != zero));
+    let shape = Shape {
+        anchors: rows,
+        candidates: rows,
+        dim,
+    };
+    Ok((peak, engine.workspace_bytes::<T, G>(shape, true)))
+}
+
+#[test]
+fn value_and_grad_of_32768_by_32768_needs_less_than_64_mib() -> Result<(), Error> {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    for threads in [1, 2, 16] {
+        let engine = CpuEngine::with_threads(threads)?;
+        // The matrix alone would be 4 GiB.
+        let (peak, stated) = value_and_grad_peak::<f32, f32>(&engine, 32_768, 128)?;
+        println!("{threads} threads: {peak} bytes of {stated} stated");
+        assert!(peak < 64 * MIB, "{threads} threads: {peak} bytes");
+        assert!(peak <= stated, "{threads} threads: {peak} of {stated}");
+    }
+    Ok(())
+}
+
+#[test]
+fn workspace_grows_linearly() -> Result<(), Error> {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    // D = 32 to spare time. The chunk of weights has the same budget at both sizes; with the
+    // smallest, the rest is what is seen to grow.
+    for engine in [CpuEngine::new(), CpuEngine::new().with_weights_budget(0)] {
+        let (half, _) = value_and_grad_peak::<f32, f32>(&engine, 32_768, 32)?;
+        let (whole, stated) = value_and_grad_peak::<f32, f32>(&engine, 65_536, 32)?;
+        println!("{half} bytes at 32,768 and {whole} at 65,536");
+        assert!(whole as f64 <= 2.1 * half as f64, "{half} to {whole}");
+        assert!(whole <= stated, "{whole} of {stated}");
+    }
+    Ok(())
+}
+
+#[test]
+fn no_verb_and_no_type_stores_the_matrix() -> Result<(), Error> {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let (rows, dim) = (8192, 64);
+    let engine = CpuEngine::with_threads(2)?.with_weights_budget(MIB);
+    // A matrix of single bytes would be 64 MiB.
+    let allowed = 24 * MIB;
+    for (name, (peak, stated)) in [
+        ("f32", value_and_grad_peak::<f32, f32>(&engine, rows, dim)?),
+        (
+            "bf16",
+            value_and_grad_peak::<bf16, bf16>(&engine, rows, dim)?,
+        ),
+        (
+            "bf16, f32 gradients",
+            value_and_grad_peak::<bf16, f32>(&engine, rows, dim)?,
+        ),
+        (
+            "f16",
+            value_and_grad_peak::<half::f16, half::f16>(&engine, rows, dim)?,
+        ),
+    ] {
+        println!("value_and_grad {name}: {peak} bytes of {stated} stated");
+        assert!(peak < allowed, "{name}: {peak}");
+        assert!(peak <= stated, "{name}: {peak} of {stated}");
+    }
+
+    let z = random::<f32>(rows, dim, 3);
+    let k = random::<f32>(rows, dim, 4);
+    let (z, k) = (Rows::new(&z, rows, dim)?, Rows::new(&k, rows, dim)?);
+    let shared = Inputs::Shared { z };
+    let pair = Inputs::Pair { q: z, k };
+    let queue = Inputs::Queue {
+        q: z,
+        own_key: k,
+        queue: k,
+    };
+    let index: Vec<u32> = (0..rows as u32).rev().collect();
+    let contrasts = [
+        (Contrast::nt_xent(0.07)?, shared),
+        // Too large a scale for a fixed offset.
+        (Contrast::nt_xent(0.005)?, shared),
+        (
+            Contrast::info_nce(0.07, Positives::Index(index.into()))?,
+            pair,
+        ),
+        (Contrast::info_nce(0.005, Positives::Diagonal)?, pair),
+        (Contrast::moco(0.07)?, queue),
+        (Contrast::clip(14.0)?, pair),
+        (Contrast::clip(100.0)?, pair),
+    ];
+    for (contrast, inputs) in contrasts {
+        let name = format!("{} at {}", contrast.name(), contrast.scale());
+        let (peak, forward) = peak_of(|| engine.forward(&contrast, &inputs));
+        let forward = forward?;
+        println!("{name}, forward: {peak} bytes");
+        assert!(peak < allowed, "{name}, forward: {peak}");
+        let mut dq = vec![0.0f32; rows * dim];
+        let mut dk = vec![0.0f32; rows * dim];
+        let dk = match inputs {
+            Inputs::Pair { .. } => Some(RowsMut::new(&mut dk, rows, dim)?),
+            _ => None,
+        };
+        let gradients = Gradients {
+            dq: RowsMut::new(&mut dq, rows, dim)?,
+            dk,
+        };
+        let (peak, dscale) =
+            peak_of(|| engine.backward(&contrast, &inputs, &forward.statistics, 1.0, gradients));
+        assert!(dscale?.is_finite());
+        println!("{name}, backward: {peak} bytes");
+        assert!(peak < allowed, "{name}, backward: {peak}");
+    }
+    let (peak, top) = peak_of(|| engine.top_k(z, k, 20, true));
+    let outputs = top?.indices.len() * 8;
+    println!("top_k: {peak} bytes, {outputs} of them outputs");
+    assert!(peak - outputs < allowed, "top_k: {peak}");
+    Ok(())
+}

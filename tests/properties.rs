@@ -1,0 +1,360 @@
+//! Symmetries and bounds that hold whatever the numbers are, on random problems.
+
+use std::collections::VecDeque;
+
+use infonce::{
+    Contrast, CpuEngine, Engine, Error, Gradients, Inputs, KeyQueue, MomentumSchedule, Positives,
+    Reduction, Rows, RowsMut,
+};
+use proptest::prelude::*;
+
+/// Loss, dscale and gradients.
+struct Value {
+    loss: f32,
+    dscale: f32,
+    dq: Vec<f32>,
+    dk: Vec<f32>,
+}
+
+fn info_nce(contrast: &Contrast, q: &[f32], k: &[f32], dim: usize) -> Result<Value, Error> {
+    let (n, m) = (q.len() / dim, k.len() / dim);
+    let (mut dq, mut dk) = (vec![f32::NAN; q.len()], vec![f32::NAN; k.len()]);
+    let inputs = Inputs::Pair {
+        q: Rows::new(q, n, dim)?,
+        k: Rows::new(k, m, dim)?,
+    };
+    let gradients = Gradients {
+        dq: RowsMut::new(&mut dq, n, dim)?,
+        dk: Some(RowsMut::new(&mut dk, m, dim)?),
+    };
+    let value = CpuEngine::new().value_and_grad(contrast, &inputs, 1.0, gradients)?;
+    Ok(Value {
+        loss: value.loss,
+        dscale: value.dscale,
+        dq,
+        dk,
+    })
+}
+
+fn nt_xent(contrast: &Contrast, z: &[f32], dim: usize) -> Result<(f32, Vec<f32>), Error> {
+    let rows = z.len() / dim;
+    let mut dz = vec![f32::NAN; z.len()];
+    let inputs = Inputs::Shared {
+        z: Rows::new(z, rows, dim)?,
+    };
+    let gradients = Gradients {
+        dq: RowsMut::new(&mut dz, rows, dim)?,
+        dk: None,
+    };
+    let value = CpuEngine::new().value_and_grad(contrast, &inputs, 1.0, gradients)?;
+    Ok((value.loss, dz))
+}
+
+fn close(a: &[f32], b: &[f32], tolerance: f32) -> bool {
+    let size = a.iter().fold(1e-3f32, |size, x| size.max(x.abs()));
+    a.len() == b.len()
+        && a.iter()
+            .zip(b)
+            .all(|(a, b)| (a - b).abs() <= tolerance * size)
+}
+
+/// N, M ≥ N, D, numbers for q and k, and a random order of the anchors.
+fn problems() -> impl Strategy<Value = (usize, usize, usize, Vec<f32>, Vec<f32>, Vec<usize>)> {
+    (1usize..70, 0usize..200, 1usize..40).prop_flat_map(|(n, more, dim)| {
+        let m = n + more;
+        let order: Vec<usize> = (0..n).collect();
+        (
+            Just(n),
+            Just(m),
+            Just(dim),
+            prop::collection::vec(-1.0f32..1.0, n * dim),
+            prop::collection::vec(-1.0f32..1.0, m * dim),
+            Just(order).prop_shuffle(),
+        )
+    })
+}
+
+/// Rows in another order.
+fn reordered(x: &[f32], order: &[usize], dim: usize) -> Vec<f32> {
+    let rows = order.iter().flat_map(|&i| &x[i * dim..(i + 1) * dim]);
+    rows.copied().collect()
+}
+
+/// Rotates coordinates 0 and 1, 1 and 2, … of every row, by growing angles.
+fn rotated(x: &[f32], dim: usize) -> Vec<f32> {
+    let mut rotated = x.to_vec();
+    for row in rotated.chunks_mut(dim) {
+        for d in 1..dim {
+            let (sin, cos) = (0.7 * d as f32).sin_cos();
+            let (a, b) = (row[d - 1], row[d]);
+            row[d - 1] = cos * a - sin * b;
+            row[d] = sin * a + cos * b;
+        }
+    }
+    rotated
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(256))]
+
+    #[test]
+    fn anchors_in_another_order_give_the_same_loss_and_reordered_gradients(
+        (n, m, dim, q, k, order) in problems()
+    ) {
+        let indexed = |index: Vec<u32>| Contrast::info_nce(0.5, Positives::Index(index.into()));
+        let index: Vec<u32> = (0..n).map(|i| (i * 7 % m) as u32).collect();
+        let other_index = order.iter().map(|&i| index[i]).collect();
+        let value = info_nce(&indexed(index)?, &q, &k, dim)?;
+        let other = info_nce(&indexed(other_index)?, &reordered(&q, &order, dim), &k, dim)?;
+        prop_assert!(close(&[value.loss], &[other.loss], 1e-5));
+        prop_assert!(close(&reordered(&value.dq, &order, dim), &other.dq, 1e-5));
+        prop_assert!(close(&value.dk, &other.dk, 1e-4));
+    }
+
+    #[test]
+    fn candidates_in_another_order_give_the_same_loss_and_reordered_gradients(
+        (n, m, dim, q, k, order) in problems()
+    ) {
+        // Candidates below N change places; the index follows them.
+        let mut places: Vec<usize> = order;
+        places.extend(n..m);
+        let mut index = vec![0u32; n];
+        for (place, &candidate) in places.iter().enumerate().take(n) {
+            index[candidate] = place as u32;
+        }
+        let diagonal = Contrast::info_nce(0.5, Positives::Diagonal)?;
+        let value = info_nce(&diagonal, &q, &k, dim)?;
+        let indexed = Contrast::info_nce(0.5, Positives::Index(index.into()))?;
+        let other = info_nce(&indexed, &q, &reordered(&k, &places, dim), dim)?;
+        prop_assert!(close(&[value.loss], &[other.loss], 1e-5));
+        prop_assert!(close(&value.dq, &other.dq, 1e-5));
+        prop_assert!(close(&reordered(&value.dk, &places, dim), &other.dk, 1e-4));
+    }
+
+    #[test]
+    fn a_rotation_of_all_embeddings_rotates_the_gradients(
+        (_n, _m, dim, q, k, _order) in problems()
+    ) {
+        let contrast = Contrast::info_nce(0.5, Positives::Diagonal)?;
+        let value = info_nce(&contrast, &q, &k, dim)?;
+        let other = info_nce(&contrast, &rotated(&q, dim), &rotated(&k, dim), dim)?;
+        prop_assert!(close(&[value.loss], &[other.loss], 1e-5));
+        prop_assert!(close(&rotated(&value.dq, dim), &other.dq, 1e-4));
+        prop_assert!(close(&rotated(&value.dk, dim), &other.dk, 1e-4));
+    }
+
+    #[test]
+    fn anchors_twice_as_long_at_twice_the_temperature_give_the_same_loss(
+        (_n, _m, dim, q, k, _order) in problems()
+    ) {
+        let value = info_nce(&Contrast::info_nce(0.5, Positives::Diagonal)?, &q, &k, dim)?;
+        let longer: Vec<f32> = q.iter().map(|x| 2.0 * x).collect();
+        let contrast = Contrast::info_nce(1.0, Positives::Diagonal)?;
+        let other = info_nce(&contrast, &longer, &k, dim)?;
+        // Powers of two change no significand, so all this is exact but for the scale in base 2.
+        prop_assert!(close(&[value.loss], &[other.loss], 1e-6));
+        let halved: Vec<f32> = value.dq.iter().map(|x| 0.5 * x).collect();
+        prop_assert!(close(&halved, &other.dq, 1e-5));
+        prop_assert!(close(&value.dk, &other.dk, 1e-5));
+    }
+
+    #[test]
+    fn the_same_vector_added_to_all_candidates_changes_nothing_but_rounding(
+        (_n, _m, dim, q, k, _order) in problems()
+    ) {
+        // z_ij + ⟨q_i, v⟩s: the softmax of a row does not see it.
+        let contrast = Contrast::info_nce(0.5, Positives::Diagonal)?;
+        let value = info_nce(&contrast, &q, &k, dim)?;
+        let shifted: Vec<f32> = k.iter().map(|x| x + 0.75).collect();
+        let other = info_nce(&contrast, &q, &shifted, dim)?;
+        prop_assert!(close(&[value.loss], &[other.loss], 1e-4));
+        prop_assert!(close(&value.dq, &other.dq, 1e-4));
+        prop_assert!(close(&value.dk, &other.dk, 1e-4));
+    }
+
+    #[test]
+    fn gradients_of_the_candidates_sum_to_zero_along_with_the_softmax(
+        (_n, _m, dim, q, k, _order) in problems()
+    ) {
+        // Σ_j dz_ij = 0 for every anchor, so Σ_j dk_j = 0.
+        let contrast = Contrast::info_nce(0.5, Positives::Diagonal)?
+            .with_reduction(Reduction::Sum);
+        let value = info_nce(&contrast, &q, &k, dim)?;
+        let size: f32 = value.dk.iter().map(|x| x.abs()).sum();
+        for d in 0..dim {
+            let sum: f32 = value.dk.iter().skip(d).step_by(dim).sum();
+            prop_assert!(sum.abs() <= 1e-5 * (size + 1e-3), "{} of {}", sum, size);
+        }
+    }
+
+    #[test]
+    fn scale_times_dscale_is_the_product_of_inputs_and_gradients_on_either_side(
+        (_n, _m, dim, q, k, _order) in problems()
+    ) {
+        let contrast = Contrast::info_nce(0.5, Positives::Diagonal)?
+            .with_reduction(Reduction::Sum);
+        let value = info_nce(&contrast, &q, &k, dim)?;
+        let product = |x: &[f32], dx: &[f32]| x.iter().zip(dx).map(|(x, dx)| x * dx).sum::<f32>();
+        let size = |x: &[f32], dx: &[f32]| {
+            x.iter().zip(dx).map(|(x, dx)| (x * dx).abs()).sum::<f32>()
+        };
+        let allowed = 1e-5 * (size(&q, &value.dq) + size(&k, &value.dk) + 1e-3);
+        prop_assert!((2.0 * value.dscale - product(&q, &value.dq)).abs() <= allowed);
+        prop_assert!((2.0 * value.dscale - product(&k, &value.dk)).abs() <= allowed);
+    }
+
+    #[test]
+    fn one_more_negative_raises_the_loss((_n, _m, dim, q, k, _order) in problems()) {
+        let contrast = Contrast::info_nce(0.5, Positives::Diagonal)?;
+        let value = info_nce(&contrast, &q, &k, dim)?;
+        let mut more = k.clone();
+        more.extend(vec![0.1; dim]);
+        let raised = info_nce(&contrast, &q, &more, dim)?;
+        prop_assert!(raised.loss >= value.loss * (1.0 - 1e-6));
+    }
+
+    #[test]
+    fn a_negative_out_of_reach_changes_nothing(
+        q in prop::collection::vec(0.5f32..1.0, 1..40),
+        k in prop::collection::vec(-1.0f32..1.0, 40..120),
+    ) {
+        // D = 1 and all anchors positive: a candidate at −1000 has weight e^(−1000) at most.
+        let contrast = Contrast::info_nce(0.5, Positives::Diagonal)?;
+        let value = info_nce(&contrast, &q, &k, 1)?;
+        let mut more = k.clone();
+        more.push(-1000.0);
+        let other = info_nce(&contrast, &q, &more, 1)?;
+        prop_assert!(close(&[value.loss], &[other.loss], 1e-5));
+        prop_assert!(close(&value.dq, &other.dq, 1e-5));
+        prop_assert!(close(&value.dk, &other.dk[..k.len()], 1e-5));
+        prop_assert_eq!(other.dk[k.len()], 0.0);
+    }
+
+    #[test]
+    fn the_loss_lies_between_zero_and_what_the_logits_allow(
+        (_n, m, dim, q, k, _order) in problems()
+    ) {
+        let contrast = Contrast::info_nce(0.5, Positives::Diagonal)?;
+        let loss = info_nce(&contrast, &q, &k, dim)?.loss;
+        let norm = |x: &[f32]| x.iter().map(|x| x * x).sum::<f32>().sqrt();
+        let longest = |x: &[f32]| x.chunks(dim).map(norm).fold(0.0, f32::max);
+        let most = (m as f32).ln() + 2.0 * 2.0 * longest(&q) * longest(&k);
+        prop_assert!(loss >= 0.0 && loss <= most * 1.00001 + 1e-6, "{} of {}", loss, most);
+    }
+
+    #[test]
+    fn nt_xent_does_not_mind_which_view_comes_first(
+        (_n, _m, dim, q, _k, _order) in problems()
+    ) {
+        let rows = q.len() / dim / 2 * 2;
+        prop_assume!(rows > 0);
+        let z = &q[..rows * dim];
+        let (first, second) = z.split_at(rows / 2 * dim);
+        let contrast = Contrast::nt_xent(0.5)?;
+        let (loss, dz) = nt_xent(&contrast, z, dim)?;
+        let (other, other_dz) = nt_xent(&contrast, &[second, first].concat(), dim)?;
+        let (dz_first, dz_second) = dz.split_at(rows / 2 * dim);
+        prop_assert!(close(&[loss], &[other], 1e-5));
+        prop_assert!(close(&[dz_second, dz_first].concat(), &other_dz, 1e-5));
+    }
+
+    #[test]
+    fn clip_is_the_mean_of_infonce_both_ways(
+        (n, _m, dim, q, k, _order) in problems()
+    ) {
+        let k = &k[..n * dim];
+        let clip = info_nce(&Contrast::clip(2.0)?, &q, k, dim)?;
+        let contrast = Contrast::info_nce(0.5, Positives::Diagonal)?;
+        let there = info_nce(&contrast, &q, k, dim)?;
+        let back = info_nce(&contrast, k, &q, dim)?;
+        let mean = |a: &[f32], b: &[f32]| -> Vec<f32> {
+            a.iter().zip(b).map(|(a, b)| (a + b) / 2.0).collect()
+        };
+        prop_assert!(close(&mean(&[there.loss], &[back.loss]), &[clip.loss], 1e-5));
+        prop_assert!(close(&mean(&there.dq, &back.dk), &clip.dq, 1e-4));
+        prop_assert!(close(&mean(&there.dk, &back.dq), &clip.dk, 1e-4));
+        prop_assert!(close(&mean(&[there.dscale], &[back.dscale]), &[clip.dscale], 1e-4));
+    }
+
+    #[test]
+    fn moco_is_infonce_over_own_key_and_queue_for_a_single_query(
+        (_n, _m, dim, q, k, _order) in problems()
+    ) {
+        let (own_key, queue) = k.split_at(dim);
+        prop_assume!(!queue.is_empty());
+        let query = &q[..dim];
+        let inputs = Inputs::Queue {
+            q: Rows::new(query, 1, dim)?,
+            own_key: Rows::new(own_key, 1, dim)?,
+            queue: Rows::new(queue, queue.len() / dim, dim)?,
+        };
+        let mut dq = vec![f32::NAN; dim];
+        let gradients = Gradients { dq: RowsMut::new(&mut dq, 1, dim)?, dk: None };
+        let moco = Contrast::moco(0.5)?;
+        let value = CpuEngine::new().value_and_grad(&moco, &inputs, 1.0, gradients)?;
+        let other = info_nce(&Contrast::info_nce(0.5, Positives::Diagonal)?, query, &k, dim)?;
+        prop_assert!(close(&[value.loss], &[other.loss], 1e-5));
+        prop_assert!(close(&dq, &other.dq, 1e-5));
+    }
+
+    #[test]
+    fn normalised_rows_have_norm_one_and_a_gradient_across_them(
+        (n, _m, dim, q, k, _order) in problems()
+    ) {
+        let x = Rows::new(&q, n, dim)?;
+        let dy = Rows::new(&k[..n * dim], n, dim)?;
+        let (mut y, mut norms) = (vec![f32::NAN; n * dim], vec![f32::NAN; n]);
+        let mut dx = vec![f32::NAN; n * dim];
+        let engine = CpuEngine::new();
+        engine.normalize(x, RowsMut::new(&mut y, n, dim)?, &mut norms, 1e-12)?;
+        prop_assume!(norms.iter().all(|&norm| norm > 1e-3));
+        let unit = Rows::new(&y, n, dim)?;
+        engine.normalize_backward(unit, &norms, dy, RowsMut::new(&mut dx, n, dim)?, 1e-12)?;
+        for i in 0..n {
+            let square: f32 = unit.row(i).iter().map(|y| y * y).sum();
+            prop_assert!((square - 1.0).abs() < 1e-5);
+            let along: f32 = x.row(i).iter().zip(&dx[i * dim..]).map(|(x, dx)| x * dx).sum();
+            let size: f32 = dy.row(i).iter().map(|dy| dy.abs()).sum();
+            prop_assert!(along.abs() <= 1e-5 * (size + 1.0), "{}", along);
+        }
+    }
+
+    #[test]
+    fn a_queue_holds_what_a_plain_list_of_the_newest_keys_holds(
+        capacity in 1usize..20,
+        batches in prop::collection::vec(1usize..50, 1..12),
+    ) {
+        let mut queue = KeyQueue::<f32>::new(capacity, 1)?;
+        let mut newest = VecDeque::new();
+        let mut next = 0;
+        for batch in batches {
+            let keys: Vec<f32> = (next..next + batch).map(|key| key as f32).collect();
+            next += batch;
+            CpuEngine::new().enqueue(&mut queue, Rows::new(&keys, batch, 1)?)?;
+            newest.extend(keys);
+            newest.drain(..newest.len().saturating_sub(capacity));
+            prop_assert_eq!(queue.fill(), newest.len());
+            prop_assert_eq!(queue.cursor(), next % capacity);
+            let mut held = queue.filled().map(|keys| keys.as_slice().to_vec()).unwrap_or_default();
+            if queue.fill() == capacity {
+                held.rotate_left(queue.cursor());
+            }
+            prop_assert_eq!(held, Vec::from(newest.clone()));
+        }
+    }
+
+    #[test]
+    fn a_cosine_schedule_rises_and_stays_between_its_base_and_one(
+        base in 0.0f32..=1.0,
+        total in 1u64..100_000,
+        mut steps in prop::collection::vec(0u64..200_000, 2..20),
+    ) {
+        let schedule = MomentumSchedule::cosine(base, total)?;
+        steps.sort_unstable();
+        let values: Vec<f32> = steps.iter().map(|&step| schedule.at(step)).collect();
+        prop_assert!(values.iter().all(|m| (base..=1.0).contains(m)));
+        prop_assert!(values.is_sorted());
+        prop_assert_eq!(schedule.at(0), base);
+        prop_assert_eq!(schedule.at(total), 1.0);
+    }
+}

@@ -1,0 +1,240 @@
+//! State that outlives a step: the key queue, the momentum schedule and CLIP's scale.
+
+use half::bf16;
+use infonce::losses::LogScale;
+use infonce::{CpuEngine, Engine, Error, KeyQueue, Matrix, MomentumSchedule, Rows};
+
+type Test = Result<(), Error>;
+
+/// `count` keys of dimension 2, numbered from `first`.
+fn keys(first: usize, count: usize) -> Vec<f32> {
+    let numbers = first..first + count;
+    numbers.flat_map(|i| [i as f32, -(i as f32)]).collect()
+}
+
+fn enqueue(queue: &mut KeyQueue<f32>, first: usize, count: usize) -> Test {
+    CpuEngine::new().enqueue(queue, Rows::new(&keys(first, count), count, 2)?)
+}
+
+/// The numbers of the keys it holds, in storage order.
+fn numbers(queue: &KeyQueue<f32>) -> Vec<usize> {
+    let filled = queue.filled();
+    let numbers = |keys: Rows<'_, f32>| (0..keys.rows()).map(|i| keys.row(i)[0] as usize).collect();
+    filled.map(numbers).unwrap_or_default()
+}
+
+#[test]
+fn a_queue_shows_only_what_is_filled() -> Test {
+    let mut queue = KeyQueue::new(5, 2)?;
+    assert!(queue.filled().is_none());
+    assert_eq!((queue.capacity(), queue.dim()), (5, 2));
+    enqueue(&mut queue, 0, 3)?;
+    assert_eq!(numbers(&queue), [0, 1, 2]);
+    assert_eq!((queue.fill(), queue.cursor()), (3, 3));
+    Ok(())
+}
+
+#[test]
+fn a_batch_that_wraps_overwrites_the_oldest() -> Test {
+    let mut queue = KeyQueue::new(5, 2)?;
+    enqueue(&mut queue, 0, 3)?;
+    enqueue(&mut queue, 3, 4)?;
+    assert_eq!(numbers(&queue), [5, 6, 2, 3, 4]);
+    assert_eq!((queue.fill(), queue.cursor()), (5, 2));
+    enqueue(&mut queue, 7, 3)?;
+    assert_eq!(numbers(&queue), [5, 6, 7, 8, 9]);
+    assert_eq!(queue.cursor(), 0);
+    Ok(())
+}
+
+#[test]
+fn a_batch_longer_than_the_queue_leaves_its_last_keys_where_single_keys_would_lie() -> Test {
+    for batch in [5, 6, 9, 10, 11, 23] {
+        let mut at_once = KeyQueue::new(5, 2)?;
+        let mut one_by_one = KeyQueue::new(5, 2)?;
+        for queue in [&mut at_once, &mut one_by_one] {
+            enqueue(queue, 0, 2)?;
+        }
+        enqueue(&mut at_once, 2, batch)?;
+        for key in 2..2 + batch {
+            enqueue(&mut one_by_one, key, 1)?;
+        }
+        assert_eq!(at_once, one_by_one, "batch {batch}");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_restored_queue_is_the_saved_one_bit_for_bit_and_goes_on_alike() -> Test {
+    for saved_after in [0, 3, 5, 8] {
+        let mut queue = KeyQueue::<f32>::new(5, 2)?;
+        if saved_after > 0 {
+            enqueue(&mut queue, 100, saved_after)?;
+        }
+        let filled = queue.filled().map(|keys| keys.as_slice().to_vec());
+        let mut restored = KeyQueue::restore(
+            queue.capacity(),
+            queue.dim(),
+            queue.fill(),
+            queue.cursor(),
+            &filled.unwrap_or_default(),
+        )?;
+        assert_eq!(
+            restored.filled().map(|k| k.as_slice().to_vec()),
+            queue.filled().map(|k| k.as_slice().to_vec())
+        );
+        for queue in [&mut queue, &mut restored] {
+            enqueue(queue, 200, 4)?;
+        }
+        assert_eq!(numbers(&restored), numbers(&queue));
+        assert_eq!(restored.cursor(), queue.cursor());
+    }
+    Ok(())
+}
+
+#[test]
+fn a_bf16_queue_keeps_every_bit() -> Test {
+    let bits = [0x0001, 0x7f80, 0xff80, 0x7fc1, 0x8000, 0x3f81];
+    let keys = bits.map(bf16::from_bits);
+    let mut queue = KeyQueue::<bf16>::new(4, 3)?;
+    CpuEngine::new().enqueue(&mut queue, Rows::new(&keys, 2, 3)?)?;
+    let held = queue.filled().map(|keys| keys.as_slice().to_vec());
+    let held: Vec<u16> = held
+        .unwrap_or_default()
+        .iter()
+        .map(|key| key.to_bits())
+        .collect();
+    assert_eq!(held, bits);
+    Ok(())
+}
+
+#[test]
+fn a_state_that_contradicts_itself_is_refused() {
+    let inconsistent = [(5, 6, 0), (5, 5, 5), (5, 3, 2), (5, 0, 1)];
+    for (capacity, fill, cursor) in inconsistent {
+        let keys = vec![0.0f32; fill * 2];
+        let restored = KeyQueue::restore(capacity, 2, fill, cursor, &keys);
+        assert!(
+            matches!(restored, Err(Error::QueueState { .. })),
+            "{restored:?}"
+        );
+    }
+    let short = KeyQueue::restore(5, 2, 3, 3, &[0.0f32; 5]);
+    assert_eq!(
+        short.err(),
+        Some(Error::Length {
+            argument: "keys",
+            given: 5,
+            expected: 6
+        })
+    );
+}
+
+#[test]
+fn keys_of_another_dimension_leave_the_queue_as_it_was() -> Test {
+    let mut queue = KeyQueue::new(5, 2)?;
+    enqueue(&mut queue, 0, 3)?;
+    let before = queue.clone();
+    let refused = CpuEngine::new().enqueue(&mut queue, Rows::new(&[1.0; 6], 2, 3)?);
+    assert_eq!(
+        refused,
+        Err(Error::Dimension {
+            argument: "keys",
+            given: 3,
+            expected: 2
+        })
+    );
+    assert_eq!(queue, before);
+    Ok(())
+}
+
+#[test]
+fn a_constant_schedule_stays() -> Test {
+    let schedule = MomentumSchedule::constant(0.999)?;
+    for step in [0, 1, 1_000_000, u64::MAX] {
+        assert_eq!(schedule.at(step), 0.999);
+    }
+    Ok(())
+}
+
+#[test]
+fn a_cosine_schedule_goes_from_its_base_to_one() -> Test {
+    let schedule = MomentumSchedule::cosine(0.99, 200)?;
+    assert_eq!(schedule.at(0), 0.99);
+    // Half way, half of the distance is covered.
+    assert!((schedule.at(100) - 0.995).abs() < 1e-6);
+    // A quarter of the way: 1 − 0.01·(cos(π/4) + 1)/2.
+    assert!((schedule.at(50) - 0.991_464_5).abs() < 1e-6);
+    for step in [200, 201, u64::MAX] {
+        assert_eq!(schedule.at(step), 1.0);
+    }
+    Ok(())
+}
+
+#[test]
+fn schedules_refuse_what_is_no_momentum() {
+    for momentum in [-0.1, 1.1, f32::NAN, f32::INFINITY] {
+        for schedule in [
+            MomentumSchedule::constant(momentum),
+            MomentumSchedule::cosine(momentum, 10),
+        ] {
+            let message = schedule.err().map(|error| error.to_string());
+            let message = message.unwrap_or_default();
+            assert!(message.starts_with("`momentum` is "), "{message}");
+        }
+    }
+    let message = MomentumSchedule::cosine(0.9, 0)
+        .err()
+        .map(|e| e.to_string());
+    assert_eq!(
+        message.as_deref(),
+        Some("`total_steps` is 0; it must be at least 1")
+    );
+}
+
+#[test]
+fn the_key_encoder_moves_by_less_than_half_a_bf16_step_and_still_arrives() -> Test {
+    // key at 1, query at 1.5, m = 0.999: a step is 5·10⁻⁴, half a bf16 spacing at 1 is 4·10⁻³.
+    let query = [bf16::from_f32(1.5)];
+    let mut key = [1.0f32];
+    let mut shadow = [bf16::from_f32(0.0)];
+    let engine = CpuEngine::new();
+    for _ in 0..5000 {
+        let tensor = infonce::MomentumTensor {
+            query: &query,
+            key: &mut key,
+            shadow: Some(&mut shadow),
+        };
+        engine.momentum_update(0.999, &mut [tensor])?;
+    }
+    // 1.5 − 0.5·0.999⁵⁰⁰⁰
+    assert!((key[0] - 1.496_64).abs() < 1e-4, "{}", key[0]);
+    assert_eq!(shadow[0].to_f32(), bf16::from_f32(key[0]).to_f32());
+    Ok(())
+}
+
+#[test]
+fn clips_scale_is_clamped_after_the_step_and_keeps_its_gradient() -> Test {
+    let mut log_scale = LogScale::from_temperature(0.07)?;
+    assert!((log_scale.scale() - 1.0 / 0.07).abs() < 1e-4);
+    assert!((log_scale.gradient(0.5) - 0.5 / 0.07).abs() < 1e-4);
+    log_scale.step(100.0);
+    assert_eq!(log_scale.scale(), LogScale::MAX_SCALE);
+    assert_eq!(log_scale.value(), 100f32.ln());
+    assert_ne!(log_scale.gradient(1.0), 0.0);
+    log_scale.step(-100.0);
+    assert_eq!((log_scale.value(), log_scale.scale()), (0.0, 1.0));
+    log_scale.step(1.0);
+    assert!((log_scale.value() - 1.0).abs() < 1e-6);
+    assert!((log_scale.contrast()?.scale() - 1f32.exp()).abs() < 1e-5);
+    Ok(())
+}
+
+#[test]
+fn clips_scale_reports_a_step_that_is_not_finite() -> Test {
+    let mut log_scale = LogScale::from_temperature(0.07)?;
+    log_scale.step(f32::NAN);
+    let message = log_scale.contrast().err().map(|error| error.to_string());
+    assert!(message.unwrap_or_default().starts_with("`scale` is NaN"));
+    Ok(())
+}

@@ -1,0 +1,412 @@
+//! What `infonce train` promises on the command line: exit codes, one clear line for each mistake,
+//! nothing half-written, and a run folder whose files all read back.
+#![cfg(feature = "train")]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use infonce::train::metrics::{EvaluationRecord, Record};
+
+/// Files of a run that finished.
+const FILES: [&str; 6] = [
+    "checkpoint.safetensors",
+    "config.toml",
+    "embedding.png",
+    "loss.png",
+    "metrics.jsonl",
+    "report.html",
+];
+
+fn digits() -> String {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("assets/optdigits");
+    format!("idx:{}", folder.display())
+}
+
+/// `infonce train` in a folder of its own.
+fn train(folder: &Path, arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_infonce"));
+    command.arg("train").args(arguments).current_dir(folder);
+    command
+}
+
+fn output(folder: &Path, arguments: &[&str]) -> Output {
+    train(folder, arguments).output().unwrap()
+}
+
+fn entries(folder: &Path) -> Vec<String> {
+    let names = fs::read_dir(folder).unwrap();
+    let mut names: Vec<String> = names
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    names
+}
+
+/// Asserts exit code 2, an error that holds all of `words`, and that nothing was left behind.
+fn refused(arguments: &[&str], words: &[&str]) {
+    let directory = tempfile::tempdir().unwrap();
+    refused_in(directory.path(), arguments, words);
+}
+
+fn refused_in(folder: &Path, arguments: &[&str], words: &[&str]) {
+    let before = entries(folder);
+    let output = output(folder, arguments);
+    let message = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(2), "{arguments:?}: {message}");
+    assert!(message.starts_with("error: "), "{arguments:?}: {message}");
+    assert!(!message.contains("panicked"), "{arguments:?}: {message}");
+    for word in words {
+        assert!(
+            message.contains(word),
+            "{arguments:?}: {word:?} is not in {message}"
+        );
+    }
+    assert_eq!(
+        entries(folder),
+        before,
+        "{arguments:?} left something behind"
+    );
+}
+
+/// As [`refused_in`], and the message is one line; the parser's own messages have hints below.
+fn refused_in_one_line(folder: &Path, arguments: &[&str], words: &[&str]) {
+    refused_in(folder, arguments, words);
+    let message = String::from_utf8(output(folder, arguments).stderr).unwrap();
+    assert_eq!(message.trim_end().lines().count(), 1, "{message}");
+}
+
+fn records(run: &Path) -> Vec<Record> {
+    let text = fs::read_to_string(run.join("metrics.jsonl")).unwrap();
+    assert!(text.ends_with('\n'), "the last line is not whole");
+    text.lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect()
+}
+
+fn evaluation(run: &Path) -> EvaluationRecord {
+    match records(run).pop() {
+        Some(Record::Evaluation(record)) => record,
+        other => panic!("the last record is {other:?}"),
+    }
+}
+
+#[test]
+fn options_that_do_not_exist_or_do_not_parse_are_refused() {
+    refused(&["simclr", "--epoch-count", "3"], &["--epoch-count"]);
+    refused(&["byol"], &["byol", "simclr", "moco"]);
+    refused(&["simclr", "--epochs", "many"], &["--epochs", "many"]);
+    refused(
+        &["simclr", "--data", "mnist"],
+        &["mnist", "idx:DIR", "folder:DIR"],
+    );
+}
+
+#[test]
+fn values_out_of_range_are_refused_by_name() {
+    let directory = tempfile::tempdir().unwrap();
+    let digits = digits();
+    for (arguments, words) in [
+        (
+            &["--temperature", "0"] as &[&str],
+            &["temperature", "0"] as &[&str],
+        ),
+        (&["--temperature", "-0.5"], &["temperature", "-0.5"]),
+        (&["--temperature", "nan"], &["temperature"]),
+        (&["--epochs", "0"], &["epochs"]),
+        (&["--batch", "0"], &["batch"]),
+        (&["--batch", "100000"], &["batch", "100000", "1347"]),
+        (&["--dim", "0"], &["dim"]),
+        (&["--lr", "inf"], &["learning_rate"]),
+        (&["--queue", "64"], &["--queue", "moco"]),
+        (&["--momentum", "0.9"], &["--momentum", "moco"]),
+    ] {
+        let mut all = vec!["simclr", "--data", &digits];
+        all.extend(arguments);
+        refused_in_one_line(directory.path(), &all, words);
+    }
+    let moco = ["moco", "--data", &digits];
+    for (arguments, word) in [
+        (["--momentum", "1.5"], "momentum"),
+        (["--queue", "0"], "queue"),
+    ] {
+        refused_in_one_line(
+            directory.path(),
+            &[&moco as &[&str], &arguments].concat(),
+            &[word],
+        );
+    }
+}
+
+#[test]
+fn data_that_is_not_there_or_not_whole_is_refused_with_its_path() {
+    let directory = tempfile::tempdir().unwrap();
+    for source in ["idx:nowhere", "cifar10:nowhere", "folder:nowhere"] {
+        refused_in_one_line(
+            directory.path(),
+            &["simclr", "--data", source],
+            &["nowhere"],
+        );
+    }
+    let assets = Path::new(env!("CARGO_MANIFEST_DIR")).join("assets/optdigits");
+    for entry in fs::read_dir(assets).unwrap() {
+        let path = entry.unwrap().path();
+        fs::copy(&path, directory.path().join(path.file_name().unwrap())).unwrap();
+    }
+    let images = directory.path().join("train-images-idx3-ubyte");
+    let whole = fs::read(&images).unwrap();
+    fs::write(&images, &whole[..whole.len() - 100]).unwrap();
+    refused_in_one_line(
+        directory.path(),
+        &["simclr", "--data", "idx:."],
+        &["train-images-idx3-ubyte", "bytes"],
+    );
+    for class in ["cat", "dog"] {
+        fs::create_dir_all(directory.path().join("images").join(class)).unwrap();
+        for name in ["a.png", "b.png", "c.png", "d.png"] {
+            fs::write(
+                directory.path().join("images").join(class).join(name),
+                "no image",
+            )
+            .unwrap();
+        }
+    }
+    refused_in_one_line(
+        directory.path(),
+        &["simclr", "--data", "folder:images"],
+        &[".png"],
+    );
+}
+
+#[test]
+fn a_run_folder_that_cannot_be_used_is_refused_before_training() {
+    let directory = tempfile::tempdir().unwrap();
+    fs::write(directory.path().join("file"), "").unwrap();
+    fs::create_dir(directory.path().join("taken")).unwrap();
+    fs::write(directory.path().join("taken/config.toml"), "seed = 1").unwrap();
+    let digits = digits();
+    for (out, word) in [
+        ("file/run", "file/run"),
+        ("file", "file"),
+        ("taken", "not empty"),
+    ] {
+        let arguments = ["simclr", "--data", &digits, "--out", out];
+        refused_in_one_line(directory.path(), &arguments, &["run folder", word]);
+    }
+    assert_eq!(
+        fs::read(directory.path().join("taken/config.toml")).unwrap(),
+        b"seed = 1"
+    );
+}
+
+#[test]
+fn a_configuration_file_that_does_not_fit_is_refused_by_key() {
+    let directory = tempfile::tempdir().unwrap();
+    let digits = digits();
+    for (text, words) in [
+        ("colour = 1", &["colour"] as &[&str]),
+        ("[augment.crop]\nscales = [0.1, 1.0]", &["scale"]),
+        ("[train]\nepochs = \"many\"", &["epochs", "many"]),
+        ("[train]\nbatches = 3", &["batches"]),
+        ("[train", &["TOML"]),
+        ("[train]\nmethod = \"moco\"", &["moco", "simclr"]),
+    ] {
+        fs::write(directory.path().join("run.toml"), text).unwrap();
+        let arguments = ["simclr", "--data", &digits, "--config", "run.toml"];
+        let all = [&["run.toml"], words].concat();
+        refused_in_one_line(directory.path(), &arguments, &all);
+    }
+    refused_in_one_line(
+        directory.path(),
+        &["simclr", "--config", "no.toml"],
+        &["no.toml"],
+    );
+}
+
+#[test]
+fn a_run_leaves_files_that_all_read_back_and_its_configuration_repeats_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let digits = digits();
+    let arguments = [
+        "simclr", "--data", &digits, "--epochs", "1", "--batch", "64", "--seed", "5", "--out", "a",
+    ];
+    let first = output(directory.path(), &arguments);
+    let progress = String::from_utf8(first.stderr).unwrap();
+    assert_eq!(first.status.code(), Some(0), "{progress}");
+    assert!(
+        progress.contains("epoch 1/1") && progress.contains("images/s"),
+        "{progress}"
+    );
+    let table = String::from_utf8(first.stdout).unwrap();
+    for row in [
+        "linear probe",
+        "raw pixels",
+        "untrained",
+        "uniformity",
+        "report.html",
+    ] {
+        assert!(table.contains(row), "{row:?} is not in\n{table}");
+    }
+
+    let run = directory.path().join("a");
+    assert_eq!(entries(&run), FILES);
+    for picture in ["loss.png", "embedding.png"] {
+        let decoded = image::open(run.join(picture)).unwrap().to_rgb8();
+        assert!(
+            decoded.pixels().any(|pixel| pixel.0 != [255; 3]),
+            "{picture} is blank"
+        );
+    }
+    let page = fs::read_to_string(run.join("report.html")).unwrap();
+    assert!(page.contains("SimCLR") && page.trim_end().ends_with("</html>"));
+    let checkpoint = fs::read(run.join("checkpoint.safetensors")).unwrap();
+    assert!(
+        !safetensors::SafeTensors::deserialize(&checkpoint)
+            .unwrap()
+            .is_empty()
+    );
+
+    let records = records(&run);
+    let steps = records
+        .iter()
+        .filter(|record| matches!(record, Record::Step(_)))
+        .count();
+    assert_eq!(steps, 1347 / 64);
+    assert!(matches!(&records[steps], Record::Epoch(epoch) if epoch.step == steps as u64));
+    let found = evaluation(&run);
+    assert_eq!(
+        (found.evaluation.k, found.evaluation.test_images),
+        (20, 450)
+    );
+    assert!(found.evaluation.pixels_knn > 0.9);
+
+    let again = ["simclr", "--config", "a/config.toml", "--out", "b"];
+    assert_eq!(output(directory.path(), &again).status.code(), Some(0));
+    let file = |run: &str, name: &str| fs::read(directory.path().join(run).join(name)).unwrap();
+    assert_eq!(file("a", "config.toml"), file("b", "config.toml"));
+    assert_eq!(
+        file("a", "checkpoint.safetensors"),
+        file("b", "checkpoint.safetensors")
+    );
+    let repeated = evaluation(&directory.path().join("b"));
+    assert_eq!(found.evaluation, repeated.evaluation);
+}
+
+#[test]
+fn moco_runs_from_the_same_command_with_its_own_options() {
+    let directory = tempfile::tempdir().unwrap();
+    let digits = digits();
+    let arguments = [
+        "moco",
+        "--data",
+        &digits,
+        "--epochs",
+        "1",
+        "--batch",
+        "64",
+        "--queue",
+        "200",
+        "--momentum",
+        "0.95",
+        "--require-improvement=-100",
+    ];
+    let output = output(directory.path(), &arguments);
+    assert_eq!(
+        output.status.code(),
+        Some(0),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    let runs = entries(&directory.path().join("runs"));
+    assert_eq!(runs.len(), 1, "{runs:?}");
+    let run = directory.path().join("runs").join(&runs[0]);
+    assert_eq!(entries(&run), FILES);
+    let config = fs::read_to_string(run.join("config.toml")).unwrap();
+    assert!(config.contains("queue = 200"), "{config}");
+}
+
+#[test]
+fn an_improvement_that_is_not_reached_is_exit_code_4_after_the_report() {
+    let directory = tempfile::tempdir().unwrap();
+    let digits = digits();
+    let arguments = [
+        "simclr",
+        "--data",
+        &digits,
+        "--epochs",
+        "1",
+        "--out",
+        "run",
+        "--require-improvement",
+        "90",
+    ];
+    let output = output(directory.path(), &arguments);
+    let message = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(4), "{message}");
+    assert!(message.contains("90"), "{message}");
+    assert_eq!(entries(&directory.path().join("run")), FILES);
+}
+
+#[test]
+fn a_loss_that_is_not_finite_is_exit_code_3_and_names_the_step() {
+    let directory = tempfile::tempdir().unwrap();
+    let digits = digits();
+    let arguments = [
+        "simclr", "--data", &digits, "--epochs", "3", "--lr", "1e30", "--out", "run",
+    ];
+    let output = output(directory.path(), &arguments);
+    let message = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(3), "{message}");
+    assert!(
+        message.contains("step") && message.contains("learning rate"),
+        "{message}"
+    );
+    records(&directory.path().join("run"));
+}
+
+#[cfg(unix)]
+#[test]
+fn ctrl_c_is_exit_code_130_after_a_checkpoint() {
+    let directory = tempfile::tempdir().unwrap();
+    let digits = digits();
+    let arguments = [
+        "simclr", "--data", &digits, "--epochs", "10000", "--out", "run",
+    ];
+    let child = train(directory.path(), &arguments)
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let run = directory.path().join("run");
+    wait_for_steps(&run);
+    let kill = Command::new("kill")
+        .args(["-INT", &child.id().to_string()])
+        .status()
+        .unwrap();
+    assert!(kill.success());
+
+    let output = child.wait_with_output().unwrap();
+    let message = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(130), "{message}");
+    let last = message.lines().last().unwrap();
+    assert!(last.contains("checkpoint.safetensors"), "{message}");
+    let checkpoint = fs::read(run.join("checkpoint.safetensors")).unwrap();
+    assert!(
+        !safetensors::SafeTensors::deserialize(&checkpoint)
+            .unwrap()
+            .is_empty()
+    );
+    records(&run);
+    assert!(entries(&run).iter().all(|name| !name.ends_with(".partial")));
+}
+
+/// Waits until training has written its first step.
+fn wait_for_steps(run: &Path) {
+    let metrics: PathBuf = run.join("metrics.jsonl");
+    let deadline = Instant::now() + Duration::from_secs(120);
+    while fs::metadata(&metrics).map_or(0, |file| file.len()) == 0 {
+        assert!(Instant::now() < deadline, "no step within two minutes");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
