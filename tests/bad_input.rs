@@ -8,6 +8,9 @@ use infonce::{
 
 type Test = Result<(), Error>;
 
+/// Rows and dimension.
+type Size = (usize, usize);
+
 /// What outputs hold beforehand.
 const UNTOUCHED: f32 = 1234.5;
 
@@ -22,9 +25,9 @@ fn message<R>(result: Result<R, Error>) -> String {
 struct Call<'a> {
     contrast: &'a Contrast,
     /// Rows and dimension of each input: z; q, k; or q, own_key, queue.
-    inputs: &'a [(usize, usize)],
-    dq: (usize, usize),
-    dk: Option<(usize, usize)>,
+    inputs: &'a [Size],
+    dq: Size,
+    dk: Option<Size>,
 }
 
 impl Call<'_> {
@@ -136,7 +139,7 @@ fn inputs_must_fit_the_contrast() -> Test {
     let index = Contrast::info_nce(0.1, Positives::Index(vec![0, 4, 2].into()))?;
     let moco = Contrast::moco(0.1)?;
     let clip = Contrast::clip(10.0)?;
-    let cases: [(&Contrast, &[(usize, usize)], &str); 14] = [
+    let cases: [(&Contrast, &[Size], &str); 14] = [
         (
             &nt_xent,
             &[(3, 2)],
@@ -222,7 +225,7 @@ fn gradients_must_have_the_inputs_shapes_and_exist() -> Test {
     let nt_xent = Contrast::nt_xent(0.1)?;
     let info_nce = Contrast::info_nce(0.1, Positives::Diagonal)?;
     let moco = Contrast::moco(0.1)?;
-    let pair: &[(usize, usize)] = &[(3, 2), (4, 2)];
+    let pair: &[Size] = &[(3, 2), (4, 2)];
     let cases = [
         (
             &info_nce,
@@ -394,11 +397,7 @@ fn normalize_refuses_other_shapes_and_a_bad_epsilon() -> Test {
         assert!(text.starts_with("`epsilon` is "), "{text}");
     }
 
-    let backward = |norms: usize,
-                    dy: (usize, usize),
-                    dx: (usize, usize),
-                    epsilon: f32|
-     -> Result<String, Error> {
+    let backward = |norms: usize, dy: Size, dx: Size, epsilon: f32| -> Result<String, Error> {
         let norms = vec![1.0f32; norms];
         let dy_data = vec![0.5f32; dy.0 * dy.1];
         let mut dx_data = vec![UNTOUCHED; dx.0 * dx.1];

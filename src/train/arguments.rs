@@ -2,7 +2,8 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, ValueEnum};
+use clap::builder::RangedU64ValueParser;
+use clap::{Args, ValueEnum, value_parser};
 
 use super::data::DataSource;
 
@@ -19,39 +20,44 @@ pub struct TrainArgs {
     #[arg(long, value_name = "SOURCE")]
     pub data: Option<DataSource>,
     /// Passes over the training images.
-    #[arg(long, value_name = "E")]
+    #[arg(long, value_name = "E", value_parser = whole())]
     pub epochs: Option<u64>,
     /// Images per step.
-    #[arg(long, value_name = "B")]
+    #[arg(long, value_name = "B", value_parser = whole())]
     pub batch: Option<u64>,
     /// Temperature of the loss.
     #[arg(long, value_name = "T", allow_negative_numbers = true)]
     pub temperature: Option<f64>,
     /// Dimension of the embeddings that the loss sees.
-    #[arg(long, value_name = "D")]
+    #[arg(long, value_name = "D", value_parser = whole())]
     pub dim: Option<u64>,
     /// Learning rate at its highest.
     #[arg(long, value_name = "RATE", allow_negative_numbers = true)]
     pub lr: Option<f64>,
     /// Keys in the queue (moco).
-    #[arg(long, value_name = "K")]
+    #[arg(long, value_name = "K", value_parser = whole())]
     pub queue: Option<u64>,
     /// Momentum of the key encoder (moco).
     #[arg(long, value_name = "M", allow_negative_numbers = true)]
     pub momentum: Option<f64>,
     /// Seed of everything random.
-    #[arg(long, value_name = "S")]
+    #[arg(long, value_name = "S", value_parser = whole())]
     pub seed: Option<u64>,
     /// Folder for the run's files, new or empty [default: runs/METHOD-DATA-SEED].
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
-    /// A file like the config.toml of an earlier run; options go before it.
+    /// A file like the config.toml of an earlier run; options here override what it says.
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
     /// Exit with code 4 unless held-out kNN ends at least this many percentage points above both
     /// baselines.
     #[arg(long, value_name = "POINTS")]
     pub require_improvement: Option<f64>,
+}
+
+/// Whole numbers that TOML can hold.
+fn whole() -> RangedU64ValueParser {
+    value_parser!(u64).range(..=i64::MAX as u64)
 }
 
 /// The methods by the names that the command line gives them.

@@ -51,7 +51,11 @@ fn execute(arguments: &TrainArgs) -> Result<(), RunError> {
     let untrained = Features::of(&trainer, &dataset)?;
     let checkpoint = folder.file(run_folder::CHECKPOINT);
     let started = Instant::now();
-    let mut recorder = Recorder::new(folder.metrics()?, config.train.epochs, trainer.total_steps());
+    let mut recorder = Recorder::new(
+        folder.metrics()?,
+        config.train.epochs,
+        trainer.total_steps(),
+    );
     let outcome = trainer.train(&dataset, &mut recorder, &stop, &checkpoint);
     let recorded = recorder.finish();
     let outcome = outcome?;
@@ -76,7 +80,10 @@ fn execute(arguments: &TrainArgs) -> Result<(), RunError> {
     let Some(result) = ending.write(&trainer, &folder, metrics)? else {
         return Err(interrupted());
     };
-    println!("{}", summary::table(&result, &folder.file(run_folder::REPORT)));
+    println!(
+        "{}",
+        summary::table(&result, &folder.file(run_folder::REPORT))
+    );
     require(arguments.require_improvement, &result)
 }
 
@@ -86,7 +93,11 @@ fn run_name(method: MethodName, config: &RunConfig) -> String {
         DataSource::Demo => "demo".to_owned(),
         DataSource::Idx(path) | DataSource::Cifar10(path) | DataSource::Folder(path) => {
             let name = path.file_name().unwrap_or_default().to_string_lossy();
-            if name.is_empty() { "data".to_owned() } else { name.into_owned() }
+            if name.is_empty() {
+                "data".to_owned()
+            } else {
+                name.into_owned()
+            }
         }
     };
     format!("{}-{data}-{}", method.key(), config.train.seed)

@@ -136,10 +136,13 @@ impl<'a> Request<'a> {
         let Some(value) = self.file.get("data") else {
             return Ok(DataSource::Demo);
         };
-        value.clone().try_into().map_err(|error: toml::de::Error| ConfigError::File {
-            path: self.path(),
-            source: LayerError::Value(format!("data: {}", error.message())),
-        })
+        value
+            .clone()
+            .try_into()
+            .map_err(|error: toml::de::Error| ConfigError::File {
+                path: self.path(),
+                source: LayerError::Value(format!("data: {}", error.message())),
+            })
     }
 
     /// The run's seed, which also divides a folder of images: the command line's, else the
@@ -196,7 +199,9 @@ fn overrides(arguments: &TrainArgs) -> Table {
         ("momentum", float(arguments.momentum)),
         ("seed", integer(arguments.seed)),
     ];
-    let given = values.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?)));
+    let given = values
+        .into_iter()
+        .filter_map(|(key, value)| Some((key.to_owned(), value?)));
     given.collect()
 }
 
@@ -206,7 +211,9 @@ fn read(path: &Path) -> Result<Table, ConfigError> {
         source,
     })?;
     text.parse().map_err(|error: toml::de::Error| {
-        let line = error.span().map_or(1, |span| text[..span.start].lines().count().max(1));
+        let line = error
+            .span()
+            .map_or(1, |span| text[..span.start].lines().count().max(1));
         ConfigError::Syntax {
             path: path.to_path_buf(),
             reason: format!("line {line}: {}", error.message().replace('\n', ", ")),

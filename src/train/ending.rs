@@ -52,7 +52,14 @@ impl Ending<'_> {
         let started = Instant::now();
         let engine = CpuEngine::new();
         let trained = Features::of(trainer, self.dataset)?;
-        let evaluation = judge(&engine, trainer, self.config, self.dataset, &self.untrained, &trained)?;
+        let evaluation = judge(
+            &engine,
+            trainer,
+            self.config,
+            self.dataset,
+            &self.untrained,
+            &trained,
+        )?;
         if self.stopped() {
             return Ok(None);
         }

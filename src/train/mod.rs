@@ -7,7 +7,7 @@
 mod arguments;
 pub mod augment;
 mod batch_norm;
-pub mod bridge;
+mod bridge;
 pub mod checkpoint;
 mod command;
 pub mod config;

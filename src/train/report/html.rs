@@ -45,8 +45,8 @@ tr:last-child td { border-bottom: 0; } th { font-weight: 600; color: var(--soft)
 td.number { text-align: right; font-variant-numeric: tabular-nums; width: 90px; white-space: nowrap; }
 td.bar { width: 45%; } .bar i { display: block; height: 14px; border-radius: 7px; background: #9ca3af; } .bar i.ours { background: var(--accent); }
 img { width: 100%; height: auto; display: block; } img.views { image-rendering: pixelated; }
-pre { margin: 0; overflow: auto; font: 13.5px/1.5 ui-monospace, 'DejaVu Sans Mono', Menlo, monospace; columns: 2; column-gap: 40px; }
-@media (max-width: 760px) { .cards { grid-template-columns: repeat(2, 1fr); } pre { columns: 1; } }
+.config { columns: 2; column-gap: 40px; } pre { margin: 0 0 14px; overflow: auto; break-inside: avoid; font: 13.5px/1.5 ui-monospace, 'DejaVu Sans Mono', Menlo, monospace; }
+@media (max-width: 760px) { .cards { grid-template-columns: repeat(2, 1fr); } .config { columns: 1; } }
 ";
 
 /// The page's text.
@@ -96,13 +96,14 @@ pub fn page(page: &Page<'_>) -> String {
             BASE64_STANDARD.encode(picture),
         );
     }
-    let _ = writeln!(
-        html,
+    html.push_str(
         "<section><h2>Configuration</h2><p class=\"soft\">Every value in force. \
-         <code>--config config.toml</code> repeats the run.</p><pre>{}</pre></section>\n\
-         </main></body></html>",
-        escape(page.config),
+         <code>--config config.toml</code> repeats the run.</p><div class=\"config\">",
     );
+    for table in page.config.trim().split("\n\n") {
+        let _ = write!(html, "<pre>{}</pre>", escape(table));
+    }
+    html.push_str("</div></section>\n</main></body></html>\n");
     html
 }
 

@@ -75,11 +75,12 @@ pub fn loss(steps: &[StepRecord], title: &str) -> Result<Vec<u8>, ReportError> {
             chance,
         };
         curve.draw(&upper, steps)?;
+        let top1: Vec<f64> = steps.iter().map(|record| 100.0 * record.top1).collect();
         let curve = Curve {
             caption: "Contrastive top-1: anchors closer to their positive than to every negative",
             unit: "top-1 (%)",
-            values: steps.iter().map(|record| 100.0 * record.top1).collect(),
-            range: 0.0..100.0,
+            range: 0.0..(1.15 * top1.iter().copied().fold(0.0, f64::max)).clamp(10.0, 100.0),
+            values: top1,
             colour: TOP1,
             chance: None,
         };
@@ -248,7 +249,7 @@ fn legend(canvas: &Canvas<'_>, class_names: &[String]) -> Drawn {
         }
         canvas.draw(&Text::new(
             shown,
-            (42, y - 13),
+            (42, y - 10),
             (FONT, 26).into_font().color(&TEXT),
         ))?;
     }
@@ -257,7 +258,7 @@ fn legend(canvas: &Canvas<'_>, class_names: &[String]) -> Drawn {
         let y = 80 + line * LEGEND_ENTRIES as i32;
         canvas.draw(&Text::new(
             more,
-            (42, y - 13),
+            (42, y - 10),
             (FONT, 26).into_font().color(&TEXT),
         ))?;
     }

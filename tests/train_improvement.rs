@@ -1,0 +1,70 @@
+//! The check for improvement tells a run that learns from one that does not.
+//!
+//! Shortened to a few epochs. The full runs are `infonce train simclr` and
+//! `infonce train moco`, each with `--require-improvement`.
+#![cfg(feature = "train")]
+
+use std::sync::atomic::AtomicBool;
+
+use infonce::CpuEngine;
+use infonce::train::config::RunConfig;
+use infonce::train::data::{self, DataSource};
+use infonce::train::evaluate::Evaluation;
+use infonce::train::trainer::{
+    EpochReport, Host, Observer, Outcome, StepReport, TrainConfig, Trainer,
+};
+use infonce::train::{Features, judge};
+
+/// Percentage points above both baselines that the shortened run must reach.
+const REQUIRED: f64 = 10.0;
+
+struct Silent;
+
+impl Observer for Silent {
+    fn step(&mut self, _: &StepReport) {}
+    fn epoch(&mut self, _: &EpochReport) {}
+}
+
+fn short_run(train: TrainConfig, with_gradient: bool) -> Evaluation {
+    let dataset = data::load(&DataSource::Demo, 0).unwrap();
+    let config = RunConfig {
+        data: DataSource::Demo,
+        train,
+        augment: dataset.augment.clone(),
+    };
+    let mut trainer = Trainer::<Host>::new(&config.train, &config.augment, &dataset).unwrap();
+    if !with_gradient {
+        trainer = trainer.without_gradient();
+    }
+    let untrained = Features::of(&trainer, &dataset).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let checkpoint = folder.path().join("checkpoint.safetensors");
+    let never = AtomicBool::new(false);
+    let outcome = trainer
+        .train(&dataset, &mut Silent, &never, &checkpoint)
+        .unwrap();
+    assert_eq!(outcome, Outcome::Finished);
+    let trained = Features::of(&trainer, &dataset).unwrap();
+    judge(
+        &CpuEngine::new(),
+        &trainer,
+        &config,
+        &dataset,
+        &untrained,
+        &trained,
+    )
+    .unwrap()
+}
+
+#[test]
+fn a_run_that_learns_passes_and_one_without_gradient_fails() {
+    let config = TrainConfig {
+        epochs: 4,
+        ..TrainConfig::simclr()
+    };
+    let learned = short_run(config.clone(), true).improvement();
+    let idle = short_run(config, false).improvement();
+    println!("improvement: {learned:+.1} points, without gradient {idle:+.1}");
+    assert!(learned >= REQUIRED, "{learned}");
+    assert!(idle < REQUIRED, "{idle}");
+}
