@@ -282,10 +282,7 @@ impl Contrast {
             }
             Form::InfoNce(Positives::Index(index)) => {
                 same_rows("positives", index.len(), shape.anchors)?;
-                match index
-                    .iter()
-                    .position(|&j| j as usize >= shape.candidates)
-                {
+                match index.iter().position(|&j| j as usize >= shape.candidates) {
                     None => Ok(()),
                     Some(row) => Err(Error::PositiveOutOfRange {
                         row,
@@ -326,11 +323,7 @@ impl Contrast {
     }
 }
 
-pub(crate) fn same_dim(
-    argument: &'static str,
-    given: usize,
-    expected: usize,
-) -> Result<(), Error> {
+pub(crate) fn same_dim(argument: &'static str, given: usize, expected: usize) -> Result<(), Error> {
     if given == expected {
         return Ok(());
     }

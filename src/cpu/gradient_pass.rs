@@ -10,9 +10,7 @@
 
 use rayon::prelude::*;
 
-use super::pack::{
-    Buffer, Panels, pack_summed, row_items, weight_rows_to_items, weights_to_items,
-};
+use super::pack::{Buffer, Panels, pack_summed, row_items, weight_rows_to_items, weights_to_items};
 use super::problem::{BLOCK, GROUP, LogitTile, Problem, dot};
 use super::simd::{Item, Left, Output};
 use crate::element::{DType, Element};
@@ -76,7 +74,11 @@ impl<T: Element> GradientPass<'_, T> {
         let mut weights = Weights {
             rows: chunk,
             along: Buffer::new(numbers / kernel.depth),
-            across: Buffer::new(if kernel.depth == 1 { 0 } else { numbers / kernel.depth }),
+            across: Buffer::new(if kernel.depth == 1 {
+                0
+            } else {
+                numbers / kernel.depth
+            }),
             sums: vec![0.0; blocks * chunk],
         };
         let candidates = pack_summed(kernel, problem.k.as_slice(), dim, None);
@@ -218,9 +220,7 @@ impl<T: Element> GradientPass<'_, T> {
                     (if sum == 0.0 { 0.0 } else { sigma / sum }, sigma)
                 }
             };
-            factors
-                .softmax
-                .push((self.coefficient * normaliser) as f32);
+            factors.softmax.push((self.coefficient * normaliser) as f32);
             factors
                 .positive
                 .push((self.coefficient * one_minus_positive) as f32);

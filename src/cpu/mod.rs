@@ -159,7 +159,11 @@ impl CpuEngine {
             gradients.dk.map(RowsMut::into_slice),
         );
         // ∂loss/∂s = (1/s) Σ ⟨q_i, dq_i⟩; for NT-Xent every logit moves two rows of z.
-        let shared = if contrast.form == Form::NtXent { 0.5 } else { 1.0 };
+        let shared = if contrast.form == Form::NtXent {
+            0.5
+        } else {
+            1.0
+        };
         let dscale = shared * outcome.anchors_dot_gradient / scale;
         (outcome, dscale as f32)
     }
@@ -180,7 +184,13 @@ impl CpuEngine {
             let (lse, dscale) = if one_way && problem.fixed_offset2.is_some() {
                 let (outcome, dscale) = self.gradient(&problem, None, upstream, gradients);
                 let rows = outcome.negatives_lse;
-                (NegativesLse { rows, columns: None }, dscale)
+                (
+                    NegativesLse {
+                        rows,
+                        columns: None,
+                    },
+                    dscale,
+                )
             } else {
                 let lse = negatives_lse(&problem);
                 let softmax = Softmax::new(&problem, &lse.rows, lse.columns.as_deref());
@@ -213,14 +223,17 @@ impl CpuEngine {
                 check_statistics("statistics.columns", columns, shape.candidates)?;
                 Some(widen(&columns.negatives_lse))
             }
-            (None, true) => return same_rows("statistics.columns", 0, shape.candidates).map(|()| 0.0),
+            (None, true) => {
+                return same_rows("statistics.columns", 0, shape.candidates).map(|()| 0.0);
+            }
             (_, false) => None,
         };
         let rows = widen(&statistics.rows.negatives_lse);
         Ok(self.run(|| {
             let problem = Problem::new(kernel, contrast, shape, inputs);
             let softmax = Softmax::new(&problem, &rows, columns.as_deref());
-            self.gradient(&problem, Some(&softmax), upstream, gradients).1
+            self.gradient(&problem, Some(&softmax), upstream, gradients)
+                .1
         }))
     }
 
@@ -417,11 +430,7 @@ impl Engine for CpuEngine {
         Ok(())
     }
 
-    fn enqueue<T: Element>(
-        &self,
-        queue: &mut KeyQueue<T>,
-        keys: Rows<'_, T>,
-    ) -> Result<(), Error> {
+    fn enqueue<T: Element>(&self, queue: &mut KeyQueue<T>, keys: Rows<'_, T>) -> Result<(), Error> {
         queue.push(keys)
     }
 }

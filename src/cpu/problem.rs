@@ -71,8 +71,8 @@ impl<'a, T: Element> Problem<'a, T> {
         let (largest_k, k_finite) = largest_norm(k);
         let bound = scale * largest_q * largest_k;
         let log2_e = std::f64::consts::LOG2_E;
-        let fixed_offset2 = (bound <= LARGEST_BOUNDED_LOGIT)
-            .then_some(((bound - HEADROOM) * log2_e) as f32);
+        let fixed_offset2 =
+            (bound <= LARGEST_BOUNDED_LOGIT).then_some(((bound - HEADROOM) * log2_e) as f32);
 
         let all_nan = !k_finite || (contrast.is_symmetric() && !q_finite);
         let mut problem = Self {
@@ -140,7 +140,9 @@ impl<'a, T: Element> Problem<'a, T> {
             row_stride: BLOCK,
             accumulate: false,
         };
-        let right = self.candidates.from_panel(block * BLOCK / self.kernel.panel);
+        let right = self
+            .candidates
+            .from_panel(block * BLOCK / self.kernel.panel);
         self.kernel.multiply(left, right, output);
     }
 

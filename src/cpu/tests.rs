@@ -219,7 +219,13 @@ fn check<T: Element>(kernel: &'static Kernel, contrast: &Contrast, inputs: &Inpu
 
 fn check_all_contrasts<T: Element>(kernel: &'static Kernel, temperature: f32) {
     let mut rng = ChaCha8Rng::seed_from_u64(2);
-    for (n, m, d) in [(1, 1, 1), (5, 7, 3), (50, 193, 17), (97, 390, 34), (130, 60, 130)] {
+    for (n, m, d) in [
+        (1, 1, 1),
+        (5, 7, 3),
+        (50, 193, 17),
+        (97, 390, 34),
+        (130, 60, 130),
+    ] {
         let q = random::<T>(&mut rng, n, d);
         let k = random::<T>(&mut rng, m, d);
         let own_key = random::<T>(&mut rng, n, d);
@@ -280,7 +286,11 @@ fn inputs_of_any_alignment_are_accepted() {
     for first in 0..2 {
         let z = Rows::new(&data[first..first + 40], 10, 4).unwrap();
         for kernel in [Kernel::portable_bf16(), Kernel::for_f32()] {
-            check(kernel, &Contrast::nt_xent(0.2).unwrap(), &Inputs::Shared { z });
+            check(
+                kernel,
+                &Contrast::nt_xent(0.2).unwrap(),
+                &Inputs::Shared { z },
+            );
         }
     }
 }

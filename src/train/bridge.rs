@@ -164,14 +164,21 @@ mod tests {
         unit: Rows<'_, f32>,
         gradient: RowsMut<'_, f32>,
     ) -> Result<LossReport, crate::Error> {
-        let gradients = Gradients { dq: gradient, dk: None };
+        let gradients = Gradients {
+            dq: gradient,
+            dk: None,
+        };
         let value = CpuEngine::new().value_and_grad(
             &Contrast::nt_xent(TEMPERATURE)?,
             &Inputs::Shared { z: unit },
             1.0,
             gradients,
         )?;
-        Ok(LossReport { loss: value.loss, top1: 0.0, candidates: 0 })
+        Ok(LossReport {
+            loss: value.loss,
+            top1: 0.0,
+            candidates: 0,
+        })
     }
 
     #[test]
@@ -221,11 +228,8 @@ mod tests {
 
     #[test]
     fn a_graph_without_parameters_has_no_gradients() {
-        let embeddings = Tensor::<Training, 2>::random(
-            [4, 3],
-            Distribution::Default,
-            &Default::default(),
-        );
+        let embeddings =
+            Tensor::<Training, 2>::random([4, 3], Distribution::Default, &Default::default());
         let (report, _) = differentiate(&CpuEngine::new(), embeddings, nt_xent).unwrap();
         assert!(report.loss > 0.0);
     }

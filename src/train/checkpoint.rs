@@ -116,13 +116,18 @@ pub fn save<B: Backend>(
             Param::from_tensor(Tensor::from_data(data, &device))
         }),
     };
-    let content = |reason: String| CheckpointError::Content { path: path.to_path_buf(), reason };
+    let content = |reason: String| CheckpointError::Content {
+        path: path.to_path_buf(),
+        reason,
+    };
     let header = serde_json::to_string(&header).map_err(|error| content(error.to_string()))?;
     let mut store = SafetensorsStore::from_bytes(None).metadata(HEADER, header);
     tensors
         .save_into(&mut store)
         .map_err(|error| content(error.to_string()))?;
-    let bytes = store.get_bytes().map_err(|error| content(error.to_string()))?;
+    let bytes = store
+        .get_bytes()
+        .map_err(|error| content(error.to_string()))?;
     write_whole(path, &bytes).map_err(|source| CheckpointError::Io {
         path: path.to_path_buf(),
         source,

@@ -40,8 +40,14 @@ pub fn momentum_update<B: AutodiffBackend, M: AutodiffModule<B>>(
     let mut keys = parameters(&key, |id, _| queries.contains_key(&id))?;
     let mut tensors = Vec::with_capacity(queries.len());
     for (id, key) in &mut keys {
-        let Some(query) = queries.get(id) else { continue };
-        tensors.push(MomentumTensor { query, key, shadow: None });
+        let Some(query) = queries.get(id) else {
+            continue;
+        };
+        tensors.push(MomentumTensor {
+            query,
+            key,
+            shadow: None,
+        });
     }
     if tensors.len() != queries.len() {
         return Err(TrainError::Tensor(

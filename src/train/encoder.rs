@@ -2,8 +2,8 @@
 //! whose outputs the loss sees (Chen et al. 2020, section 2.1).
 //!
 //! The encoder is a small convolutional network: a convolution with overlapping patches, whose
-//! stride follows the image size, then 2 × 2 convolutions of stride 2; batch normalisation and
-//! ReLU after each; global average pooling. Activations are matrices with one row per image and
+//! stride follows the image size; then, for every further width, a 2 × 2 convolution of stride 2
+//! and one of 1 × 1; batch normalisation and ReLU after each; global average pooling. Activations are matrices with one row per image and
 //! place and one column per channel, rows in the nested order of [`PatchGrid`], so that every
 //! convolution is one matrix product and no layer rearranges its input. On the CPU this is what
 //! makes a step fast: burn 0.21 computes the gradients of its own convolutions on one thread.

@@ -19,7 +19,11 @@ pub struct LearningRate {
 impl LearningRate {
     /// Reaches `peak` at the last of `warmup` steps and would reach 0 at step `total`.
     pub fn new(peak: f64, warmup: u64, total: u64) -> Self {
-        Self { peak, warmup, total }
+        Self {
+            peak,
+            warmup,
+            total,
+        }
     }
 
     /// The rate of `step`, counted from 0.

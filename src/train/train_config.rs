@@ -125,16 +125,36 @@ impl TrainConfig {
         require("batch", self.batch, "at least 2", self.batch >= 2)?;
         // Below this the scale 1/τ overflows.
         let temperature = self.temperature.is_finite() && self.temperature >= 1e-30;
-        require("temperature", self.temperature, "finite and greater than 0", temperature)?;
+        require(
+            "temperature",
+            self.temperature,
+            "finite and greater than 0",
+            temperature,
+        )?;
         require("dim", self.dim, SIZES_IN_WORDS, SIZES.contains(&self.dim))?;
-        require("hidden", self.hidden, SIZES_IN_WORDS, SIZES.contains(&self.hidden))?;
+        require(
+            "hidden",
+            self.hidden,
+            SIZES_IN_WORDS,
+            SIZES.contains(&self.hidden),
+        )?;
         self.validate_widths()?;
         let rate = self.learning_rate.is_finite() && self.learning_rate > 0.0;
-        require("learning_rate", self.learning_rate, "finite and greater than 0", rate)?;
+        require(
+            "learning_rate",
+            self.learning_rate,
+            "finite and greater than 0",
+            rate,
+        )?;
         let share = (0.0..=1.0).contains(&self.warmup);
         require("warmup", self.warmup, "between 0 and 1", share)?;
         let decay = self.weight_decay.is_finite() && self.weight_decay >= 0.0;
-        require("weight_decay", self.weight_decay, "finite and at least 0", decay)?;
+        require(
+            "weight_decay",
+            self.weight_decay,
+            "finite and at least 0",
+            decay,
+        )?;
         self.validate_method()
     }
 
@@ -147,7 +167,13 @@ impl TrainConfig {
     }
 
     fn validate_method(&self) -> Result<(), TrainError> {
-        let MethodConfig::Moco { queue, momentum, norm_groups, .. } = self.method else {
+        let MethodConfig::Moco {
+            queue,
+            momentum,
+            norm_groups,
+            ..
+        } = self.method
+        else {
             return Ok(());
         };
         let keys = (1..=1 << 24).contains(&queue);
@@ -185,7 +211,11 @@ mod tests {
         for config in [TrainConfig::simclr(), TrainConfig::moco()] {
             config.validate().unwrap();
             let text = toml::to_string(&config).unwrap();
-            assert_eq!(toml::from_str::<TrainConfig>(&text).unwrap(), config, "{text}");
+            assert_eq!(
+                toml::from_str::<TrainConfig>(&text).unwrap(),
+                config,
+                "{text}"
+            );
         }
     }
 
@@ -194,7 +224,12 @@ mod tests {
         type Change = fn(&mut TrainConfig);
         fn moco(queue: usize, momentum: f64, norm_groups: usize) -> MethodConfig {
             let momentum_course = MomentumCourse::Constant;
-            MethodConfig::Moco { queue, momentum, momentum_course, norm_groups }
+            MethodConfig::Moco {
+                queue,
+                momentum,
+                momentum_course,
+                norm_groups,
+            }
         }
         let broken: [(&str, Change); 14] = [
             ("`epochs` is 0", |c| c.epochs = 0),
@@ -205,7 +240,9 @@ mod tests {
             ("`dim` is 0", |c| c.dim = 0),
             ("`widths` is []", |c| c.widths.clear()),
             ("`widths` is [8, 0]", |c| c.widths = vec![8, 0]),
-            ("`learning_rate` is inf", |c| c.learning_rate = f64::INFINITY),
+            ("`learning_rate` is inf", |c| {
+                c.learning_rate = f64::INFINITY
+            }),
             ("`warmup` is 1.5", |c| c.warmup = 1.5),
             ("`weight_decay` is -1", |c| c.weight_decay = -1.0),
             ("`queue` is 0", |c| c.method = moco(0, 0.9, 4)),

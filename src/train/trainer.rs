@@ -328,7 +328,13 @@ impl<B: Backend> Trainer<B> {
             Method::SimClr(_) => None,
             Method::Moco(moco) => Some(moco.state()),
         };
-        Ok(checkpoint::save(path, self.step, &self.shape, &self.model, moco)?)
+        Ok(checkpoint::save(
+            path,
+            self.step,
+            &self.shape,
+            &self.model,
+            moco,
+        )?)
     }
 
     /// The error for a loss or weights that are not finite at `step`, with what most likely led
@@ -341,7 +347,10 @@ impl<B: Backend> Trainer<B> {
         checkpoint: &Path,
     ) -> Result<TrainError, TrainError> {
         let cause = if ema::is_finite(&self.model)? {
-            format!("temperature {} is likely too small", self.config.temperature)
+            format!(
+                "temperature {} is likely too small",
+                self.config.temperature
+            )
         } else {
             let rate = self.config.learning_rate;
             format!("the weights have overflowed, learning_rate {rate} is likely too high")
@@ -382,7 +391,10 @@ impl<B: Backend> Trainer<B> {
             to_float(set, batch, &mut images)?;
             let (patches, count) = patches::<B>(&self.grid, &images, &Default::default());
             let encoded = match &untrained {
-                Some(model) => model.encoder.forward(Tensor::from_inner(patches), count).inner(),
+                Some(model) => model
+                    .encoder
+                    .forward(Tensor::from_inner(patches), count)
+                    .inner(),
                 None => trained.encoder.forward(patches, count),
             };
             features.extend(bridge::into_floats(encoded)?);
@@ -421,7 +433,10 @@ impl<B: Backend> Trainer<B> {
         }
         Err(TrainError::Argument {
             argument: "set",
-            given: format!("images of {} x {} x {}", set.height, set.width, set.channels),
+            given: format!(
+                "images of {} x {} x {}",
+                set.height, set.width, set.channels
+            ),
             allowed: "images of the size that the model was made for",
         })
     }
@@ -441,7 +456,12 @@ fn method<B: Backend>(
     let temperature = config.temperature as f32;
     Ok(match config.method {
         MethodConfig::Simclr => Method::SimClr(SimClr::new(temperature)?),
-        MethodConfig::Moco { queue, momentum, momentum_course, norm_groups } => {
+        MethodConfig::Moco {
+            queue,
+            momentum,
+            momentum_course,
+            norm_groups,
+        } => {
             let momentum = momentum as f32;
             let momentum = match momentum_course {
                 MomentumCourse::Constant => MomentumSchedule::constant(momentum)?,

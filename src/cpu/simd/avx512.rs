@@ -17,9 +17,9 @@ pub(super) use x86::{bf16_kernel, f32_kernel};
 #[cfg(target_arch = "x86_64")]
 mod x86 {
     use std::arch::x86_64::{
-        __m512bh, __m512i, _mm512_add_ps, _mm512_castsi512_ps, _mm512_dpbf16_ps,
-        _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_loadu_si512, _mm512_set1_epi32,
-        _mm512_setzero_ps, _mm512_storeu_ps,
+        __m512bh, __m512i, _mm512_add_ps, _mm512_castsi512_ps, _mm512_dpbf16_ps, _mm512_fmadd_ps,
+        _mm512_loadu_ps, _mm512_loadu_si512, _mm512_set1_epi32, _mm512_setzero_ps,
+        _mm512_storeu_ps,
     };
 
     use super::super::{Item, Kernel, Tile, softmax_rows};
@@ -136,7 +136,12 @@ mod x86 {
     }
 
     tile!(tile_f32, rows_f32, "avx512f", multiply_add_f32);
-    tile!(tile_bf16, rows_bf16, "avx512f,avx512bf16", multiply_add_bf16);
+    tile!(
+        tile_bf16,
+        rows_bf16,
+        "avx512f,avx512bf16",
+        multiply_add_bf16
+    );
 
     softmax_rows!(true, #[target_feature(enable = "avx512f")]);
 }

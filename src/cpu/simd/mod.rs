@@ -148,9 +148,10 @@ impl Kernel {
                         let tile = Tile {
                             rows,
                             steps,
-                            a: left.items.as_ptr().add(
-                                row * left.row_stride + first_step * left.step_stride,
-                            ),
+                            a: left
+                                .items
+                                .as_ptr()
+                                .add(row * left.row_stride + first_step * left.step_stride),
                             a_row: left.row_stride,
                             a_step: left.step_stride,
                             b: right

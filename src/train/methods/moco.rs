@@ -165,9 +165,16 @@ impl<B: Backend> Moco<B> {
     ) -> Result<LossReport, crate::Error> {
         let value = self.engine.value_and_grad(
             &self.against_queue,
-            &Inputs::Queue { q: query, own_key, queue },
+            &Inputs::Queue {
+                q: query,
+                own_key,
+                queue,
+            },
             upstream,
-            Gradients { dq: gradient, dk: None },
+            Gradients {
+                dq: gradient,
+                dk: None,
+            },
         )?;
         let rivals = self.engine.top_k(query, queue, 1, false)?.scores;
         let hits = (0..query.rows())
@@ -191,7 +198,10 @@ impl<B: Backend> Moco<B> {
             &self.against_batch,
             &Inputs::Pair { q: query, k: keys },
             upstream,
-            Gradients { dq: gradient, dk: None },
+            Gradients {
+                dq: gradient,
+                dk: None,
+            },
         )?;
         let nearest = self.engine.top_k(query, keys, 1, false)?.indices;
         let hits = (0..query.rows())

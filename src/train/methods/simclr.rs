@@ -44,7 +44,10 @@ impl SimClr {
                 &self.contrast,
                 &Inputs::Shared { z: unit },
                 upstream,
-                Gradients { dq: gradient, dk: None },
+                Gradients {
+                    dq: gradient,
+                    dk: None,
+                },
             )?;
             let nearest = self.engine.top_k(unit, unit, 1, true)?.indices;
             let rows = unit.rows();
