@@ -18,7 +18,7 @@
 //! # Ok::<(), infonce::Error>(())
 //! ```
 //!
-//! [`Contrast`] says what to compute, an [`Engine`] computes it, [`reference`] defines it in
+//! [`Contrast`] says what to compute, an [`Engine`] computes it, [`mod@reference`] defines it in
 //! float64. [`KeyQueue`] and [`MomentumSchedule`] are the state that outlives a step.
 
 pub mod contrast;

@@ -20,7 +20,7 @@ enum Command {
     Verify(cli::VerifyArguments),
     /// Trains an encoder on images, evaluates it on held-out ones and writes a report.
     #[cfg(feature = "train")]
-    Train(infonce::train::TrainArgs),
+    Train(Box<infonce::train::TrainArgs>),
     /// Says which engines are here and why the others are not.
     Info,
 }

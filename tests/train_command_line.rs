@@ -271,11 +271,7 @@ fn a_run_leaves_files_that_all_read_back_and_its_configuration_repeats_it() {
     let page = fs::read_to_string(run.join("report.html")).unwrap();
     assert!(page.contains("SimCLR") && page.trim_end().ends_with("</html>"));
     let checkpoint = fs::read(run.join("checkpoint.safetensors")).unwrap();
-    assert!(
-        !safetensors::SafeTensors::deserialize(&checkpoint)
-            .unwrap()
-            .is_empty()
-    );
+    assert!(!tensors(&checkpoint).is_empty());
 
     let records = records(&run);
     let steps = records
@@ -295,9 +291,13 @@ fn a_run_leaves_files_that_all_read_back_and_its_configuration_repeats_it() {
     assert_eq!(output(directory.path(), &again).status.code(), Some(0));
     let file = |run: &str, name: &str| fs::read(directory.path().join(run).join(name)).unwrap();
     assert_eq!(file("a", "config.toml"), file("b", "config.toml"));
-    assert_eq!(
+    let (one, other) = (
         file("a", "checkpoint.safetensors"),
-        file("b", "checkpoint.safetensors")
+        file("b", "checkpoint.safetensors"),
+    );
+    assert!(
+        tensors(&one) == tensors(&other),
+        "the same run learned something else"
     );
     let repeated = evaluation(&directory.path().join("b"));
     assert_eq!(found.evaluation, repeated.evaluation);
@@ -369,7 +369,7 @@ fn a_loss_that_is_not_finite_is_exit_code_3_and_names_the_step() {
     let message = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(3), "{message}");
     assert!(
-        message.contains("at step") && message.contains("likely"),
+        message.contains("at step") && message.contains("learning_rate"),
         "{message}"
     );
     records(&directory.path().join("run"));
@@ -402,11 +402,7 @@ fn ctrl_c_is_exit_code_130_after_a_checkpoint() {
     let last = message.lines().last().unwrap();
     assert!(last.contains("checkpoint.safetensors"), "{message}");
     let checkpoint = fs::read(run.join("checkpoint.safetensors")).unwrap();
-    assert!(
-        !safetensors::SafeTensors::deserialize(&checkpoint)
-            .unwrap()
-            .is_empty()
-    );
+    assert!(!tensors(&checkpoint).is_empty());
     records(&run);
     assert!(entries(&run).iter().all(|name| !name.ends_with(".partial")));
 }

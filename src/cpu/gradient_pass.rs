@@ -246,7 +246,7 @@ impl<T: Element> GradientPass<'_, T> {
                         row_stride,
                         step_stride: 1,
                     };
-                    let right = candidates.from_step(first_column / kernel.depth);
+                    let right = candidates.at_step(first_column / kernel.depth);
                     let output = Output {
                         numbers: sums,
                         columns: dim,
@@ -321,7 +321,7 @@ impl<T: Element> GradientPass<'_, T> {
                     row_stride: dim,
                     accumulate: first_row > 0,
                 };
-                kernel.multiply(left, scaled.from_panel(0), output);
+                kernel.multiply(left, scaled.at_panel(0), output);
                 for (row, &positive) in factors.positive.iter().enumerate() {
                     let i = first_row + row;
                     let Some(j) = problem.contrast.positive(i, problem.shape) else {

@@ -44,16 +44,16 @@ pub(super) struct Panels {
 
 impl Panels {
     /// The operand from column panel `panel` on.
-    pub fn from_panel(&self, panel: usize) -> Right<'_> {
-        self.from(panel * self.stride)
+    pub fn at_panel(&self, panel: usize) -> Right<'_> {
+        self.at(panel * self.stride)
     }
 
     /// The operand from step `step` of the summed axis on.
-    pub fn from_step(&self, step: usize) -> Right<'_> {
-        self.from(step * self.width)
+    pub fn at_step(&self, step: usize) -> Right<'_> {
+        self.at(step * self.width)
     }
 
-    fn from(&self, first: usize) -> Right<'_> {
+    fn at(&self, first: usize) -> Right<'_> {
         Right {
             items: &self.buffer.items()[first..],
             panel_stride: self.stride,

@@ -140,9 +140,7 @@ impl<'a, T: Element> Problem<'a, T> {
             row_stride: BLOCK,
             accumulate: false,
         };
-        let right = self
-            .candidates
-            .from_panel(block * BLOCK / self.kernel.panel);
+        let right = self.candidates.at_panel(block * BLOCK / self.kernel.panel);
         self.kernel.multiply(left, right, output);
     }
 

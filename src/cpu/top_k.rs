@@ -85,7 +85,7 @@ pub(super) fn top_k<T: Element>(
                     row_stride: BLOCK,
                     accumulate: false,
                 };
-                kernel.multiply(left, panels.from_panel(first / kernel.panel), output);
+                kernel.multiply(left, panels.at_panel(first / kernel.panel), output);
                 for (row, (best, values)) in best.iter_mut().zip(tile.chunks(BLOCK)).enumerate() {
                     let itself = exclude_self.then_some(group * GROUP + row);
                     for (column, &score) in values[..width].iter().enumerate() {

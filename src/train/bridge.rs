@@ -134,6 +134,7 @@ impl<B: Backend> Backward<B, 1> for EngineLoss {
 #[cfg(test)]
 mod tests {
     use burn::backend::Flex;
+    use burn::tensor::ops::FloatTensorOps;
     use burn::tensor::{Distribution, Tolerance, activation::log_softmax};
 
     use super::*;

@@ -1,5 +1,6 @@
 //! `infonce train` from its arguments to its exit code.
 
+use std::io::Write;
 use std::process::ExitCode;
 use std::time::Instant;
 
@@ -80,7 +81,9 @@ fn execute(arguments: &TrainArgs) -> Result<(), RunError> {
     let Some(result) = ending.write(&trainer, &folder, metrics)? else {
         return Err(interrupted());
     };
-    println!(
+    // A reader that has gone away is no reason to fail a run that is complete.
+    let _ = writeln!(
+        std::io::stdout(),
         "{}",
         summary::table(&result, &folder.file(run_folder::REPORT))
     );

@@ -51,18 +51,25 @@ impl ModelConfig {
     pub fn init<B: Backend>(&self, seed: u64, device: &B::Device) -> Model<B> {
         let mut random = ChaCha8Rng::seed_from_u64(seed);
         random.set_stream(WEIGHTS_STREAM);
-        let mut inputs = self.grid().patch_len();
-        let mut stages = Vec::with_capacity(self.widths.len());
-        for &outputs in &self.widths {
-            stages.push(Stage {
+        let mut layers = Vec::new();
+        let mut add_layer = |inputs, outputs| {
+            layers.push(Layer {
                 filters: linear(inputs, outputs, false, &mut random, device),
                 norm: BatchNormConfig::new(outputs).init(device),
             });
-            inputs = 4 * outputs;
+        };
+        let mut features = 0;
+        for (place, &width) in self.widths.iter().enumerate() {
+            if place == 0 {
+                add_layer(self.grid().patch_len(), width);
+            } else {
+                add_layer(4 * features, width);
+                add_layer(width, width);
+            }
+            features = width;
         }
-        let features = self.widths.last().copied().unwrap_or(inputs);
         Model {
-            encoder: Encoder { stages },
+            encoder: Encoder { layers },
             head: ProjectionHead {
                 hidden: linear(features, self.hidden, true, &mut random, device),
                 output: linear(self.hidden, self.dim, true, &mut random, device),
@@ -110,7 +117,7 @@ impl<B: Backend> Model<B> {
 /// Images to features.
 #[derive(Module, Debug)]
 pub struct Encoder<B: Backend> {
-    stages: Vec<Stage<B>>,
+    layers: Vec<Layer<B>>,
 }
 
 impl<B: Backend> Encoder<B> {
@@ -119,8 +126,8 @@ impl<B: Backend> Encoder<B> {
     /// statistics elsewhere.
     pub fn forward(&self, patches: Tensor<B, 2>, images: usize) -> Tensor<B, 2> {
         let mut rows = patches;
-        for stage in &self.stages {
-            rows = stage.forward(rows);
+        for layer in &self.layers {
+            rows = layer.forward(rows);
         }
         let [places, channels] = rows.dims();
         rows.reshape([images, places / images, channels])
@@ -131,13 +138,13 @@ impl<B: Backend> Encoder<B> {
 
 /// One convolution with its normalisation, which makes a bias pointless.
 #[derive(Module, Debug)]
-struct Stage<B: Backend> {
+struct Layer<B: Backend> {
     filters: Linear<B>,
     norm: BatchNorm<B>,
 }
 
-impl<B: Backend> Stage<B> {
-    /// One row per patch in, or one row per place of the finer grid, four of which are one patch.
+impl<B: Backend> Layer<B> {
+    /// One row per patch in; of a finer grid, one row per place, four of which are one patch.
     fn forward(&self, rows: Tensor<B, 2>) -> Tensor<B, 2> {
         let [count, channels] = rows.dims();
         let [patch_len, _] = self.filters.weight.dims();

@@ -32,18 +32,17 @@ impl PatchGrid {
     /// when `halvings` layers of stride 2 follow.
     ///
     /// The stride is the least that leaves at most 16 patches along a side: 1 for 8 × 8 images, 2
-    /// for 32 × 32, 4 for 64 × 64. Patches are 2 · stride + 1 pixels wide, so that neighbours
-    /// overlap. The grid is as large as a whole number of nested blocks needs, and the image lies
-    /// in its middle, in zeros.
+    /// for 32 × 32, 4 for 64 × 64. Patches reach one pixel beyond the stride on every side, so that
+    /// neighbours overlap. The grid is as large as a whole number of nested blocks needs, and the
+    /// image lies in its middle, in zeros.
     pub fn new(height: usize, width: usize, channels: usize, halvings: u32) -> Self {
         let stride = height.max(width).div_ceil(FINEST_GRID);
-        let kernel = 2 * stride + 1;
+        let kernel = stride + 2;
         let block = 1 << halvings;
         let [rows, columns] =
             [height, width].map(|side| side.div_ceil(stride).next_multiple_of(block));
-        let overlap = (kernel - stride).div_ceil(2);
-        let before = [(rows, height), (columns, width)]
-            .map(|(cells, side)| (cells * stride - side) / 2 + overlap);
+        let before =
+            [(rows, height), (columns, width)].map(|(cells, side)| (cells * stride - side) / 2 + 1);
         let padded = [rows, columns].map(|cells| (cells - 1) * stride + kernel);
         let corners = nested_order(rows, columns, halvings)
             .into_iter()

@@ -32,6 +32,8 @@ pub type Host = burn::backend::Flex;
 
 /// Images that are encoded at a time outside training.
 const ENCODE_BATCH: usize = 256;
+/// Below this 1/τ times a few constants leaves the range of f32.
+const SMALLEST_TEMPERATURE: f32 = 1e-36;
 /// Momentum of the optimiser.
 const SGD_MOMENTUM: f64 = 0.9;
 /// The stream of the seed's generator that the order of images is drawn from.
@@ -338,21 +340,20 @@ impl<B: Backend> Trainer<B> {
     }
 
     /// The error for a loss or weights that are not finite at `step`, with what most likely led
-    /// there: pixels are always finite and embeddings are normalised, so it is the weights that
-    /// have overflowed, or 1/τ.
+    /// there. Pixels are finite and embeddings have length 1, so logits stay within ±1/τ: unless
+    /// that itself overflows, the learning rate has driven weights or activations out of range.
     fn not_finite(
         &self,
         step: u64,
         saved_step: u64,
         checkpoint: &Path,
     ) -> Result<TrainError, TrainError> {
-        let cause = if ema::is_finite(&self.model)? {
-            format!(
-                "temperature {} is likely too small",
-                self.config.temperature
-            )
+        let (temperature, rate) = (self.config.temperature, self.config.learning_rate);
+        let cause = if temperature < SMALLEST_TEMPERATURE {
+            format!("temperature {temperature} is likely too small")
+        } else if ema::is_finite(&self.model)? {
+            format!("activations have overflowed, learning_rate {rate} is likely too high")
         } else {
-            let rate = self.config.learning_rate;
             format!("the weights have overflowed, learning_rate {rate} is likely too high")
         };
         Ok(TrainError::NotFinite {

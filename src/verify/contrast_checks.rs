@@ -38,7 +38,7 @@ fn gradients<B: Backend, T: Element, G: Element>(
     statistics: &Statistics,
     outputs: &mut Vec<Output>,
 ) -> Result<(), Error> {
-    let (contrast, upstream) = (&problem.contrast, problem.upstream);
+    let (contrast, upstream) = (&problem.contrast, problem.case.upstream);
     let inputs = problem.inputs()?;
     let shape = contrast.check(&inputs)?;
     let has_dk = matches!(inputs, Inputs::Pair { .. });
@@ -136,12 +136,12 @@ impl Expectation {
         let shape = problem.contrast.check(&inputs)?;
         let wide = map(&inputs, |&matrix| Ok(Dense::from_rows(matrix)))?;
         let wide = map(&wide, Ok)?;
-        let upstream = f64::from(problem.upstream);
+        let upstream = f64::from(problem.case.upstream);
         let reference = reference::value_and_grad(&problem.contrast, &wide, upstream)?;
         let sizes = Sizes::new(problem, shape, &wide, &reference);
         Ok(Self {
             input: T::DTYPE,
-            plain: plain::value_and_grad(&problem.contrast, &inputs, problem.upstream)?,
+            plain: plain::value_and_grad(&problem.contrast, &inputs, problem.case.upstream)?,
             reference,
             sizes,
         })

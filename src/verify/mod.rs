@@ -17,6 +17,7 @@ use std::fmt;
 use half::{bf16, f16};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
+use rayon::prelude::*;
 
 use crate::element::Element;
 use crate::error::Error;
@@ -78,26 +79,25 @@ pub fn same_bits(first: &[Output], second: &[Output]) -> Result<(), Failure> {
     }
 }
 
-/// Runs one case of the table twice, on inputs of type `T`, and judges every output.
+/// Runs a problem twice, compares the two bit for bit, and judges every output.
 ///
 /// # Errors
 /// [`Failure`], when it is not a matter of tolerance.
 pub fn check<B: Backend, T: Element>(
     backend: &B,
-    case: &Case,
-    rng: &mut ChaCha8Rng,
+    problem: &Problem<T>,
+    expectation: &Expectation,
 ) -> Result<Vec<Measurement>, Failure> {
-    let problem = Problem::<T>::draw(case, rng)?;
-    if let Data::NotFinite(_) = case.data {
-        let losses = losses(backend, &problem)?;
+    if let Data::NotFinite(_) = problem.case.data {
+        let losses = losses(backend, problem)?;
         return match losses.into_iter().find(|loss| !loss.is_nan()) {
             None => Ok(Vec::new()),
             Some(given) => Err(Failure::NotNan { given }),
         };
     }
-    let outputs = evaluate(backend, &problem)?;
-    same_bits(&outputs, &evaluate(backend, &problem)?)?;
-    Ok(Expectation::new(&problem)?.judge(&outputs))
+    let outputs = evaluate(backend, problem)?;
+    same_bits(&outputs, &evaluate(backend, problem)?)?;
+    Ok(expectation.judge(&outputs))
 }
 
 /// Runs the verbs that compute no contrast, on inputs of type `T`, and judges every output.
@@ -129,39 +129,66 @@ pub struct Report {
     cases: usize,
 }
 
-/// Holds `backend` against the reference on the whole table.
-pub fn run<B: Backend>(backend: &B, seed: u64) -> Report {
+type Checked = Result<Vec<Measurement>, Failure>;
+
+/// Holds an engine, in each of its named configurations, against the reference on the whole table.
+pub fn run<B: Backend + Sync>(configurations: &[(&str, B)], seed: u64) -> Report {
+    let cases = table(seed);
+    let of_case = |(index, case): (usize, &Case)| -> Vec<(String, Checked)> {
+        let rng = || random(seed, index);
+        [
+            check_configurations::<B, f32>(configurations, case, &mut rng()),
+            check_configurations::<B, f16>(configurations, case, &mut rng()),
+            check_configurations::<B, bf16>(configurations, case, &mut rng()),
+        ]
+        .concat()
+    };
+    let of_rows = |(name, backend): &(&str, B)| {
+        let rng = || random(seed, cases.len());
+        let name = format!("{name}: row-wise verbs");
+        [
+            (name.clone(), check_rows::<B, f32>(backend, &mut rng())),
+            (name.clone(), check_rows::<B, f16>(backend, &mut rng())),
+            (name, check_rows::<B, bf16>(backend, &mut rng())),
+        ]
+    };
     let mut report = Report {
         lines: Vec::new(),
         failures: Vec::new(),
-        cases: 0,
+        cases: cases.len(),
     };
-    let cases = table(seed);
-    for (index, case) in cases.iter().enumerate() {
-        let name = case.to_string();
-        let rng = || random(seed, index);
-        report.add(&name, check::<B, f32>(backend, case, &mut rng()));
-        report.add(&name, check::<B, f16>(backend, case, &mut rng()));
-        report.add(&name, check::<B, bf16>(backend, case, &mut rng()));
+    // Cases in parallel, since the reference computes on one thread; reported in order.
+    let checked: Vec<Vec<_>> = cases.par_iter().enumerate().map(of_case).collect();
+    let checked = checked.into_iter().flatten();
+    for (name, checked) in checked.chain(configurations.iter().flat_map(of_rows)) {
+        report.add(&name, checked);
     }
-    let name = "row-wise verbs";
-    let rng = || random(seed, cases.len());
-    report.add(name, check_rows::<B, f32>(backend, &mut rng()));
-    report.add(name, check_rows::<B, f16>(backend, &mut rng()));
-    report.add(name, check_rows::<B, bf16>(backend, &mut rng()));
     report.lines.sort_by_key(|line| {
-        (
-            line.worst.verb,
-            line.worst.input as u8,
-            line.worst.output as u8,
-        )
+        let worst = &line.worst;
+        (worst.verb, worst.input as u8, worst.output as u8)
     });
     report
 }
 
+fn check_configurations<B: Backend, T: Element>(
+    configurations: &[(&str, B)],
+    case: &Case,
+    rng: &mut ChaCha8Rng,
+) -> Vec<(String, Checked)> {
+    let problem = Problem::<T>::draw(case, rng);
+    let prepared = problem.and_then(|problem| Ok((Expectation::new(&problem)?, problem)));
+    let check = |(name, backend): &(&str, B)| {
+        let checked = match &prepared {
+            Ok((expectation, problem)) => check(backend, problem, expectation),
+            Err(error) => Err(Failure::Refused(error.clone())),
+        };
+        (format!("{name}: {case}"), checked)
+    };
+    configurations.iter().map(check).collect()
+}
+
 impl Report {
-    fn add(&mut self, case: &str, checked: Result<Vec<Measurement>, Failure>) {
-        self.cases += 1;
+    fn add(&mut self, case: &str, checked: Checked) {
         let measurements = match checked {
             Ok(measurements) => measurements,
             Err(failure) => {

@@ -12,10 +12,10 @@ use crate::rows::{Matrix, Rows};
 /// A case with its inputs, rounded to `T` as an engine gets them.
 #[derive(Debug, Clone)]
 pub struct Problem<T> {
+    /// The case it was drawn for.
+    pub case: Case,
     /// What to compute.
     pub contrast: Contrast,
-    /// dL/dloss.
-    pub upstream: f32,
     inputs: Inputs<Owned<T>>,
 }
 
@@ -63,15 +63,15 @@ impl<T: Element> Problem<T> {
                 Inputs::Queue { q, own_key, queue } => vec![q, own_key, queue],
             };
             let which = rng.random_range(0..matrices.len());
-            for matrix in matrices.into_iter().skip(which).take(1) {
+            if let Some(matrix) = matrices.into_iter().nth(which) {
                 let numbers = matrix.as_mut_slice();
                 let place = rng.random_range(0..numbers.len());
                 numbers[place] = f64::from(value);
             }
         }
         Ok(Self {
+            case: *case,
             contrast,
-            upstream: case.upstream,
             inputs: map(&inputs, |matrix| Ok(Owned::round(matrix)))?,
         })
     }

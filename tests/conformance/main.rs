@@ -14,7 +14,7 @@ use half::{bf16, f16};
 use infonce::verify::cases::{Case, Data};
 use infonce::verify::rule::Measurement;
 use infonce::verify::{
-    Backend, Failure, Problem, check, check_rows, evaluate, random, same_bits, table,
+    Backend, Expectation, Failure, Problem, check, check_rows, evaluate, random, same_bits, table,
 };
 use infonce::{CpuEngine, Element, Error};
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
@@ -42,56 +42,85 @@ fn absent(engine: &str, reason: &'static str) -> Trial {
 }
 
 fn cpu_trials(seed: u64) -> Vec<Trial> {
-    let engine = Arc::new(CpuEngine::new());
-    let mut trials = trials("cpu", engine, seed);
-    // The least workspace: every problem is cut into as many chunks of rows as it has.
-    let frugal = Arc::new(CpuEngine::new().with_weights_budget(0));
-    trials.extend(self::trials("cpu-least-workspace", frugal, seed));
+    // With no room for softmax weights, every problem is cut into as many chunks of rows as can be.
+    let frugal = CpuEngine::new().with_weights_budget(0);
+    let configurations = vec![("cpu", CpuEngine::new()), ("cpu in chunks", frugal)];
+    let mut trials = trials("cpu", configurations, seed);
     trials.extend(thread_trials(seed));
     trials
 }
 
+/// The configurations of one engine, with their names.
+type Configurations<B> = Arc<Vec<(&'static str, B)>>;
+
 /// The whole table on one engine.
 fn trials<B: Backend + Send + Sync + 'static>(
-    name: &str,
-    backend: Arc<B>,
+    engine: &str,
+    configurations: Vec<(&'static str, B)>,
     seed: u64,
 ) -> Vec<Trial> {
+    let configurations = Arc::new(configurations);
     let mut trials = Vec::new();
     for (index, case) in table(seed).into_iter().enumerate() {
-        trials.push(case_trial::<B, f32>(name, &backend, case, seed, index));
-        trials.push(case_trial::<B, f16>(name, &backend, case, seed, index));
-        trials.push(case_trial::<B, bf16>(name, &backend, case, seed, index));
+        trials.push(case_trial::<B, f32>(
+            engine,
+            &configurations,
+            case,
+            seed,
+            index,
+        ));
+        trials.push(case_trial::<B, f16>(
+            engine,
+            &configurations,
+            case,
+            seed,
+            index,
+        ));
+        trials.push(case_trial::<B, bf16>(
+            engine,
+            &configurations,
+            case,
+            seed,
+            index,
+        ));
     }
-    trials.push(rows_trial::<B, f32>(name, &backend, seed));
-    trials.push(rows_trial::<B, f16>(name, &backend, seed));
-    trials.push(rows_trial::<B, bf16>(name, &backend, seed));
+    trials.push(rows_trial::<B, f32>(engine, &configurations, seed));
+    trials.push(rows_trial::<B, f16>(engine, &configurations, seed));
+    trials.push(rows_trial::<B, bf16>(engine, &configurations, seed));
     trials
 }
 
 fn case_trial<B: Backend + Send + Sync + 'static, T: Element>(
-    name: &str,
-    backend: &Arc<B>,
+    engine: &str,
+    configurations: &Configurations<B>,
     case: Case,
     seed: u64,
     index: usize,
 ) -> Trial {
-    let backend = Arc::clone(backend);
-    Trial::test(format!("{name} {} {case}", T::DTYPE), move || {
-        let checked = check::<B, T>(&backend, &case, &mut random(seed, index));
-        verdict(checked, &case.to_string(), seed)
+    let configurations = Arc::clone(configurations);
+    Trial::test(format!("{engine} {} {case}", T::DTYPE), move || {
+        let problem = Problem::<T>::draw(&case, &mut random(seed, index))?;
+        let expectation = Expectation::new(&problem)?;
+        for (name, backend) in configurations.iter() {
+            let checked = check(backend, &problem, &expectation);
+            verdict(checked, &format!("{name}: {case}"), seed)?;
+        }
+        Ok(())
     })
 }
 
 fn rows_trial<B: Backend + Send + Sync + 'static, T: Element>(
-    name: &str,
-    backend: &Arc<B>,
+    engine: &str,
+    configurations: &Configurations<B>,
     seed: u64,
 ) -> Trial {
-    let backend = Arc::clone(backend);
-    Trial::test(format!("{name} {} row-wise verbs", T::DTYPE), move || {
-        let checked = check_rows::<B, T>(&backend, &mut random(seed, 1_000_000));
-        verdict(checked, "row-wise verbs", seed)
+    let configurations = Arc::clone(configurations);
+    Trial::test(format!("{engine} {} row-wise verbs", T::DTYPE), move || {
+        for (name, backend) in configurations.iter() {
+            let checked = check_rows::<B, T>(backend, &mut random(seed, table(seed).len()));
+            verdict(checked, &format!("{name}: row-wise verbs"), seed)?;
+        }
+        Ok(())
     })
 }
 

@@ -32,7 +32,7 @@ fn exp2<const FMA: bool>(x: f32) -> f32 {
     if x < LOWEST { 0.0 } else { value }
 }
 
-const C1: f32 = 0.6931472;
+const C1: f32 = std::f32::consts::LN_2;
 const C2: f32 = 0.24022648;
 const C3: f32 = 0.055503324;
 const C4: f32 = 0.009618437;
