@@ -32,7 +32,7 @@ pub struct LossReport {
     pub candidates: usize,
 }
 
-/// The values of a tensor as a vector, without a copy where they are nobody else's.
+/// The values of a tensor as a vector.
 ///
 /// # Errors
 /// [`TrainError::Tensor`] when the backend's floats are not f32.
@@ -42,6 +42,13 @@ pub fn into_floats<B: Backend, const D: usize>(
     tensor
         .into_data()
         .into_vec()
+        .map_err(|error| TrainError::Tensor(error.to_string()))
+}
+
+/// The values where they lie. [`into_floats`] would copy them when the framework has allocated
+/// them with another alignment than a `Vec` of floats has.
+fn as_floats(data: &TensorData) -> Result<&[f32], TrainError> {
+    data.as_slice()
         .map_err(|error| TrainError::Tensor(error.to_string()))
 }
 
@@ -83,9 +90,10 @@ pub fn differentiate<B: Backend>(
     // Keeps the node alive while its value is away.
     let (node, _alive) = (end.node, end.rc);
     let values: Tensor<B, 2> = Tensor::from_primitive(TensorPrimitive::Float(end.primitive));
-    let values = into_floats(values)?;
+    let values = values.into_data();
+    let values = as_floats(&values)?;
 
-    let (unit, lengths) = normalize(engine, Rows::new(&values, rows, dim)?)?;
+    let (unit, lengths) = normalize(engine, Rows::new(values, rows, dim)?)?;
     let unit = Rows::new(&unit, rows, dim)?;
     let mut unit_gradient = vec![0.0; rows * dim];
     let report = loss(unit, RowsMut::new(&mut unit_gradient, rows, dim)?)?;
@@ -220,10 +228,12 @@ mod tests {
         let primitive = embeddings.into_primitive().tensor().primitive;
         let before = primitive.storage::<f32>().as_ptr();
         let values: Tensor<Flex, 2> = Tensor::from_primitive(TensorPrimitive::Float(primitive));
-        let values = into_floats(values).unwrap();
-        assert_eq!(values.as_ptr(), before);
+        let values = values.into_data();
+        assert_eq!(as_floats(&values).unwrap().as_ptr(), before);
 
-        let tensor = Flex::float_from_data(TensorData::new(values, [12, 5]), &device);
+        let gradient = vec![0.0f32; 12 * 5];
+        let before = gradient.as_ptr();
+        let tensor = Flex::float_from_data(TensorData::new(gradient, [12, 5]), &device);
         assert_eq!(tensor.storage::<f32>().as_ptr(), before);
     }
 

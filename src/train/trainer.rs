@@ -33,7 +33,7 @@ pub type Host = burn::backend::Flex;
 /// Images that are encoded at a time outside training.
 const ENCODE_BATCH: usize = 256;
 /// Below this 1/τ times a few constants leaves the range of f32.
-const SMALLEST_TEMPERATURE: f32 = 1e-36;
+const SMALLEST_TEMPERATURE: f64 = 1e-36;
 /// Momentum of the optimiser.
 const SGD_MOMENTUM: f64 = 0.9;
 /// The stream of the seed's generator that the order of images is drawn from.
