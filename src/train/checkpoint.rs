@@ -213,3 +213,98 @@ fn header(bytes: &[u8]) -> Result<Header, String> {
         .ok_or_else(|| format!("it has no metadata entry `{HEADER}`"))?;
     serde_json::from_str(entry).map_err(|error| error.to_string())
 }
+
+#[cfg(test)]
+mod tests {
+    use burn::backend::Flex;
+    use burn::tensor::Distribution;
+
+    use super::*;
+    use crate::train::ema;
+    use crate::{CpuEngine, Engine, Rows};
+
+    fn config() -> ModelConfig {
+        ModelConfig {
+            height: 8,
+            width: 8,
+            channels: 1,
+            widths: vec![4, 6],
+            hidden: 7,
+            dim: 5,
+        }
+    }
+
+    /// A model whose running statistics have moved.
+    fn model(seed: u64) -> Model<Autodiff<Flex>> {
+        let (config, device) = (config(), Default::default());
+        let model = config.init::<Autodiff<Flex>>(seed, &device);
+        let grid = config.grid();
+        let shape = [3 * grid.patches(), grid.patch_len()];
+        model.embed(Tensor::random(shape, Distribution::Default, &device), 3);
+        model
+    }
+
+    /// A queue that has wrapped around.
+    fn queue() -> KeyQueue<f32> {
+        let mut queue = KeyQueue::new(7, 5).unwrap();
+        for batch in 0..3 {
+            let keys: Vec<f32> = (0..20).map(|i| (i * 7 + batch) as f32 / 9.0).collect();
+            let keys = Rows::new(&keys, 4, 5).unwrap();
+            CpuEngine::new().enqueue(&mut queue, keys).unwrap();
+        }
+        queue
+    }
+
+    fn bits(model: &Model<Autodiff<Flex>>) -> Vec<Vec<u32>> {
+        // In the order of the modules, which no identity takes part in.
+        let mut values: Vec<_> = ema::parameters(&model.valid(), |_, _| true)
+            .unwrap()
+            .into_values()
+            .map(|values| values.iter().map(|value| value.to_bits()).collect())
+            .collect();
+        values.sort();
+        values
+    }
+
+    #[test]
+    fn what_is_saved_comes_back_bit_by_bit() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("checkpoint.safetensors");
+        let model = [0, 1, 2].map(model);
+        let state = MocoState {
+            key: model[2].clone(),
+            queue: queue(),
+        };
+        save(&path, 3, &config(), &model[0], None).unwrap();
+        save(&path, 41, &config(), &model[1], Some(&state)).unwrap();
+        let found = load::<Flex>(&path).unwrap();
+        assert_eq!((found.step, &found.config), (41, &config()));
+        assert_eq!(bits(&found.model), bits(&model[1]));
+        let moco = found.moco.unwrap();
+        assert_eq!(bits(&moco.key), bits(&state.key));
+        assert_eq!(moco.queue.cursor(), state.queue.cursor());
+        assert_eq!(moco.queue.capacity(), state.queue.capacity());
+        assert_eq!(
+            moco.queue.filled().unwrap().as_slice(),
+            state.queue.filled().unwrap().as_slice()
+        );
+        let names: Vec<_> = std::fs::read_dir(folder.path()).unwrap().collect();
+        assert_eq!(names.len(), 1);
+    }
+
+    #[test]
+    fn a_file_cut_short_or_of_another_kind_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("checkpoint.safetensors");
+        save(&path, 3, &config(), &model(0), None).unwrap();
+        let whole = std::fs::read(&path).unwrap();
+        for length in [0, 7, 100, whole.len() / 2, whole.len() - 1] {
+            std::fs::write(&path, &whole[..length]).unwrap();
+            let error = load::<Flex>(&path).unwrap_err();
+            assert!(matches!(error, CheckpointError::Content { .. }), "{error}");
+        }
+        std::fs::remove_file(&path).unwrap();
+        let error = load::<Flex>(&path).unwrap_err();
+        assert!(matches!(error, CheckpointError::Io { .. }), "{error}");
+    }
+}

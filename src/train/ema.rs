@@ -59,7 +59,7 @@ pub fn momentum_update<B: AutodiffBackend, M: AutodiffModule<B>>(
 }
 
 /// The values of the parameters that `wanted` picks by identity and learnability, in a map.
-fn parameters<B: Backend, M: Module<B>>(
+pub(super) fn parameters<B: Backend, M: Module<B>>(
     module: &M,
     wanted: impl Fn(ParamId, bool) -> bool,
 ) -> Result<HashMap<ParamId, Vec<f32>>, TrainError> {

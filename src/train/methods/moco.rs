@@ -218,3 +218,214 @@ impl<B: Backend> Moco<B> {
 fn dot(left: &[f32], right: &[f32]) -> f32 {
     left.iter().zip(right).map(|(a, b)| a * b).sum()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use burn::backend::Flex;
+    use burn::module::{AutodiffModule, ParamId};
+    use burn::optim::{GradientsParams, Optimizer, SgdConfig};
+
+    use super::*;
+    use crate::train::encoder::ModelConfig;
+    use crate::train::patches::PatchGrid;
+
+    type Training = Autodiff<Flex>;
+    type Values = HashMap<ParamId, Vec<f32>>;
+
+    const IMAGES: usize = 8;
+    const DIM: usize = 5;
+    const MOMENTUM: f32 = 0.75;
+
+    struct Setting {
+        grid: PatchGrid,
+        query: Model<Training>,
+        moco: Moco<Flex>,
+        first: Vec<f32>,
+        second: Vec<f32>,
+    }
+
+    impl Setting {
+        fn new(queue: usize, groups: usize) -> Self {
+            let config = ModelConfig {
+                height: 8,
+                width: 8,
+                channels: 1,
+                widths: vec![4, 6],
+                hidden: 7,
+                dim: DIM,
+            };
+            let query = config.init::<Training>(0, &Default::default());
+            let schedule = MomentumSchedule::constant(MOMENTUM).unwrap();
+            let queue = KeyQueue::new(queue, DIM).unwrap();
+            let moco = Moco::new(0.2, schedule, queue, groups, 0, &query).unwrap();
+            let images = |speed: f32| {
+                let pixels = (0..IMAGES * 64).map(|i| (i as f32 * speed).sin());
+                pixels.collect::<Vec<_>>()
+            };
+            Self {
+                grid: config.grid(),
+                query,
+                moco,
+                first: images(0.7),
+                second: images(0.9),
+            }
+        }
+
+        fn step(&mut self, step: u64) -> (LossReport, GraphGradients) {
+            let views = Views {
+                first: &self.first,
+                second: &self.second,
+                grid: &self.grid,
+                step,
+            };
+            self.moco.step(&self.query, views, 1.0).unwrap()
+        }
+
+        fn keys(&self, step: u64) -> Vec<f32> {
+            let views = Views {
+                first: &self.first,
+                second: &self.second,
+                grid: &self.grid,
+                step,
+            };
+            self.moco.keys(views).unwrap()
+        }
+
+        /// One step of the optimiser on the query encoder.
+        fn learn(&mut self, gradients: GraphGradients) {
+            let gradients = GradientsParams::from_grads(gradients, &self.query);
+            let mut sgd = SgdConfig::new().init::<Training, Model<Training>>();
+            self.query = sgd.step(0.5, self.query.clone(), gradients);
+        }
+    }
+
+    fn learnable(model: &Model<Training>, query: &Model<Training>) -> Values {
+        let wanted = ema::parameters(query, |_, learnable| learnable).unwrap();
+        ema::parameters(model, |id, _| wanted.contains_key(&id)).unwrap()
+    }
+
+    fn running_statistics(model: &Model<Training>, query: &Model<Training>) -> Values {
+        let others = ema::parameters(query, |_, learnable| learnable).unwrap();
+        // `valid` settles them.
+        ema::parameters(&model.valid(), |id, _| !others.contains_key(&id)).unwrap()
+    }
+
+    #[test]
+    fn the_key_encoder_starts_as_an_exact_copy() {
+        let setting = Setting::new(16, 2);
+        let everything = |model: &Model<Training>| ema::parameters(model, |_, _| true).unwrap();
+        let query = everything(&setting.query);
+        // Weights, γ, β and two running statistics of three normalised layers; two linear layers.
+        assert_eq!(query.len(), 3 * 5 + 2 * 2);
+        assert_eq!(everything(&setting.moco.state.key), query);
+    }
+
+    /// After a step each encoder has weights and running statistics of its own: what moves one
+    /// leaves the other as it is.
+    #[test]
+    fn the_encoders_share_no_parameter_and_no_running_statistic() {
+        let mut setting = Setting::new(16, 2);
+        let (_, gradients) = setting.step(0);
+        let key = learnable(&setting.moco.state.key, &setting.query);
+        setting.learn(gradients);
+        assert_eq!(learnable(&setting.moco.state.key, &setting.query), key);
+        let query = learnable(&setting.query, &setting.query);
+        assert!(query.iter().all(|(id, values)| key[id] != *values));
+
+        let statistics = |setting: &Setting| {
+            [&setting.query, &setting.moco.state.key]
+                .map(|model| running_statistics(model, &setting.query))
+        };
+        let [query_before, key_before] = statistics(&setting);
+        assert_eq!(query_before.len(), 3 * 2);
+        setting.keys(1);
+        let [query_after, key_after] = statistics(&setting);
+        assert_eq!(query_after, query_before);
+        assert!(key_after.iter().all(|(id, now)| key_before[id] != *now));
+
+        let (patches, count) = patches(&setting.grid, &setting.first, &Default::default());
+        setting.query.embed(patches, count);
+        let [query_last, key_last] = statistics(&setting);
+        assert_eq!(key_last, key_after);
+        assert!(query_last.iter().all(|(id, now)| query_after[id] != *now));
+    }
+
+    /// The update comes before the keys: with the rule on paper, and the keys that are enqueued
+    /// are those of the updated encoder.
+    #[test]
+    fn parameters_follow_and_running_statistics_do_not() {
+        let mut setting = Setting::new(16, 2);
+        let (_, gradients) = setting.step(0);
+        setting.learn(gradients);
+        let before = learnable(&setting.moco.state.key, &setting.query);
+        let query = learnable(&setting.query, &setting.query);
+        setting.step(1);
+        let after = learnable(&setting.moco.state.key, &setting.query);
+        for (id, after) in &after {
+            for ((after, before), query) in after.iter().zip(&before[id]).zip(&query[id]) {
+                let expected = MOMENTUM * before + (1.0 - MOMENTUM) * query;
+                assert!((after - expected).abs() <= 1e-6, "{after} {expected}");
+            }
+        }
+        let keys = setting.keys(1);
+        let queue = setting.moco.state.queue.filled().unwrap();
+        assert_eq!(queue.as_slice()[IMAGES * DIM..], keys);
+
+        // Even with nothing kept, the update leaves running statistics alone.
+        let (engine, key) = (CpuEngine::new(), setting.moco.state.key.clone());
+        let statistics = running_statistics(&key, &setting.query);
+        let copy = ema::momentum_update(&engine, 0.0, &setting.query, key).unwrap();
+        assert_eq!(learnable(&copy, &setting.query), query);
+        assert_eq!(running_statistics(&copy, &setting.query), statistics);
+        assert_ne!(
+            running_statistics(&setting.query, &setting.query),
+            statistics
+        );
+    }
+
+    #[test]
+    fn the_key_encoder_uses_batch_statistics_and_has_no_graph() {
+        let mut setting = Setting::new(16, 1);
+        let before = setting.keys(0);
+        // Another last image moves the statistics that the first is normalised with.
+        setting.second[(IMAGES - 1) * 64..].fill(0.25);
+        assert_ne!(setting.keys(0)[..DIM], before[..DIM]);
+
+        let (patches, count) = patches(&setting.grid, &setting.second, &Default::default());
+        let embeddings = setting.moco.state.key.embed(patches, count);
+        assert!(!embeddings.is_require_grad());
+        let (_, gradients) = setting.step(0);
+        let key = &setting.moco.state.key;
+        assert_eq!(GradientsParams::from_grads(gradients, key).len(), 0);
+    }
+
+    /// In groups, a query is normalised with the images before and after it and its key with
+    /// others; each key still comes back to its image's place.
+    #[test]
+    fn keys_are_normalised_with_other_images_than_their_queries() {
+        let mut grouped = Setting::new(16, 4);
+        let keys = grouped.keys(0);
+        // The second group of queries holds images 2 and 3. If key 3 were normalised with the
+        // same, changing image 3 would move key 2.
+        grouped.second[3 * 64..4 * 64].fill(0.25);
+        let changed = grouped.keys(0);
+        let moved: Vec<usize> = (0..IMAGES)
+            .filter(|image| keys[image * DIM..][..DIM] != changed[image * DIM..][..DIM])
+            .collect();
+        assert_eq!(moved.len(), 2, "{moved:?}");
+        assert!(moved.contains(&3) && !moved.contains(&2), "{moved:?}");
+    }
+
+    /// The batch's other keys first, then the queue as it was before this step's keys.
+    #[test]
+    fn the_batch_gives_the_negatives_until_the_queue_holds_one_batch() {
+        let mut setting = Setting::new(20, 2);
+        let mut candidates = |step| setting.step(step).0.candidates;
+        assert_eq!(candidates(0), IMAGES);
+        assert_eq!(candidates(1), 1 + IMAGES);
+        assert_eq!(candidates(2), 1 + 2 * IMAGES);
+        assert_eq!(candidates(3), 1 + 20);
+    }
+}
