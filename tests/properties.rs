@@ -225,7 +225,10 @@ proptest! {
         more.push(-1000.0);
         let other = info_nce(&contrast, &q, &more, 1)?;
         prop_assert!(close(&[value.loss], &[other.loss], 1e-5));
-        prop_assert!(close(&value.dq, &other.dq, 1e-5));
+        // Each dq is a difference of two means of numbers up to 1/(τN), and can come out tiny.
+        let terms = 1.0 / 0.5 / q.len() as f32;
+        let both = value.dq.iter().zip(&other.dq);
+        prop_assert!(both.into_iter().all(|(a, b)| (a - b).abs() <= 1e-5 * terms));
         prop_assert!(close(&value.dk, &other.dk[..k.len()], 1e-5));
         prop_assert_eq!(other.dk[k.len()], 0.0);
     }

@@ -98,9 +98,9 @@ impl<T: Element> GradientPass<'_, T> {
                 let factors = self.factors(&weights, first_row, rows, &mut outcome);
 
                 let sums = &mut sums[..rows * dim];
-                self.weighted_candidates(&weights, &candidates, sums);
+                let dq = &mut dq[range];
                 outcome.anchors_dot_gradient +=
-                    self.finish_anchors(&factors, first_row, sums, &mut dq[range]);
+                    self.anchor_gradients(&weights, &candidates, &factors, first_row, sums, dq);
 
                 if let Some(dk) = dk.as_deref_mut() {
                     let scaled = pack_summed(kernel, anchors, dim, Some(&factors.softmax));
@@ -114,41 +114,48 @@ impl<T: Element> GradientPass<'_, T> {
     /// Computes W for a chunk of rows, block by block.
     fn fill_weights(&self, weights: &mut Weights, items: &[Item], first_row: usize, rows: usize) {
         let depth = self.problem.kernel.depth;
-        let numbers = weights.rows * BLOCK;
-        let mut across = weights.across.items_mut().chunks_mut(numbers / depth);
-        let tasks: Vec<_> = weights
+        let (block_numbers, group_numbers) = (weights.rows * BLOCK, GROUP * BLOCK);
+        let mut across = weights.across.items_mut().chunks_mut(group_numbers / depth);
+        let mut tasks = Vec::new();
+        for (block, (along, sums)) in weights
             .along
             .items_mut()
-            .chunks_mut(numbers / depth)
+            .chunks_mut(block_numbers / depth)
             .zip(weights.sums.chunks_mut(weights.rows))
-            .map(|(along, sums)| (along, across.next().unwrap_or_default(), sums))
-            .collect();
+            .enumerate()
+        {
+            let groups = along
+                .chunks_mut(group_numbers / depth)
+                .zip(sums.chunks_mut(GROUP));
+            for (group, (along, sums)) in groups.enumerate() {
+                let across = across.next().unwrap_or_default();
+                let first = group * GROUP;
+                if first < rows {
+                    let sums = &mut sums[..GROUP.min(rows - first)];
+                    tasks.push((block, first, along, across, sums));
+                }
+            }
+        }
+        let steps = self.problem.steps();
         tasks
             .into_par_iter()
-            .enumerate()
-            .for_each(|(block, (along, across, sums))| {
+            .for_each(|(block, first, along, across, sums)| {
+                let count = sums.len();
+                let items = &items[first * steps..(first + count) * steps];
+                if depth == 1 {
+                    let tile = bytemuck::cast_slice_mut(along);
+                    let tile = &mut tile[..count * BLOCK];
+                    return self.fill_tile(items, first_row + first, block, tile, sums);
+                }
                 let mut tile: LogitTile = [0.0; GROUP * BLOCK];
-                let steps = self.problem.steps();
-                for row in (0..rows).step_by(GROUP) {
-                    let count = GROUP.min(rows - row);
-                    let items = &items[row * steps..(row + count) * steps];
-                    let sums = &mut sums[row..row + count];
-                    let along = &mut along[row * BLOCK / depth..][..count * BLOCK / depth];
-                    if depth == 1 {
-                        let tile = bytemuck::cast_slice_mut(along);
-                        self.fill_tile(items, first_row + row, block, tile, sums);
-                        continue;
-                    }
-                    self.fill_tile(items, first_row + row, block, &mut tile, sums);
-                    weights_to_items(&tile[..count * BLOCK], along);
-                    let across = &mut across[row * BLOCK / depth..];
-                    for (pair, items) in tile[..count.next_multiple_of(2) * BLOCK]
-                        .chunks_exact(2 * BLOCK)
-                        .zip(across.chunks_exact_mut(BLOCK))
-                    {
-                        let (upper, lower) = pair.split_at(BLOCK);
-                        weight_rows_to_items(upper, lower, items);
-                    }
+                self.fill_tile(items, first_row + first, block, &mut tile, sums);
+                weights_to_items(&tile[..count * BLOCK], along);
+                for (pair, items) in tile[..count.next_multiple_of(2) * BLOCK]
+                    .chunks_exact(2 * BLOCK)
+                    .zip(across.chunks_exact_mut(BLOCK))
+                {
+                    let (upper, lower) = pair.split_at(BLOCK);
+                    weight_rows_to_items(upper, lower, items);
                 }
             });
     }
@@ -228,15 +235,26 @@ impl<T: Element> GradientPass<'_, T> {
         factors
     }
 
-    /// sums_i = Σ_j W_ij k_j.
-    fn weighted_candidates(&self, weights: &Weights, candidates: &Panels, sums: &mut [f32]) {
+    /// dq_i = factor_i · Σ_j W_ij k_j − positive_i · k₊, by way of `sums`; returns Σ⟨q_i, dq_i⟩
+    /// from dq before rounding.
+    fn anchor_gradients<G: Element>(
+        &self,
+        weights: &Weights,
+        candidates: &Panels,
+        factors: &Factors,
+        first_row: usize,
+        sums: &mut [f32],
+        dq: &mut [G],
+    ) -> f64 {
         let kernel = self.problem.kernel;
         let dim = self.problem.shape.dim;
         let row_stride = BLOCK / kernel.depth;
         let block_items = weights.rows * row_stride;
-        sums.par_chunks_mut(GROUP * dim)
+        let dots: Vec<f64> = sums
+            .par_chunks_mut(GROUP * dim)
+            .zip(dq.par_chunks_mut(GROUP * dim))
             .enumerate()
-            .for_each(|(group, sums)| {
+            .map(|(group, (sums, dq))| {
                 for (block, items) in weights.along.items().chunks(block_items).enumerate() {
                     let (first_column, width) = self.problem.block(block);
                     let left = Left {
@@ -255,30 +273,18 @@ impl<T: Element> GradientPass<'_, T> {
                     };
                     kernel.multiply(left, right, output);
                 }
-            });
-    }
-
-    /// dq_i = factor_i · sums_i − positive_i · k₊; returns Σ⟨q_i, dq_i⟩ from dq before rounding.
-    fn finish_anchors<G: Element>(
-        &self,
-        factors: &Factors,
-        first_row: usize,
-        sums: &mut [f32],
-        dq: &mut [G],
-    ) -> f64 {
-        let dim = self.problem.shape.dim;
-        let dots: Vec<f64> = sums
-            .par_chunks_mut(dim)
-            .zip(dq.par_chunks_mut(dim))
-            .enumerate()
-            .map(|(row, (sums, dq))| {
-                let (softmax, positive) = (factors.softmax[row], factors.positive[row]);
-                let k = self.problem.positive_row(first_row + row);
-                for (sum, k) in sums.iter_mut().zip(k) {
-                    *sum = softmax * *sum - positive * k.to_f32();
-                }
-                G::narrow(sums, dq);
-                dot(self.problem.q.row(first_row + row), sums)
+                let rows = sums.chunks_mut(dim).zip(dq.chunks_mut(dim)).enumerate();
+                let dots = rows.map(|(row, (sums, dq))| {
+                    let row = group * GROUP + row;
+                    let (softmax, positive) = (factors.softmax[row], factors.positive[row]);
+                    let k = self.problem.positive_row(first_row + row);
+                    for (sum, k) in sums.iter_mut().zip(k) {
+                        *sum = softmax * *sum - positive * k.to_f32();
+                    }
+                    G::narrow(sums, dq);
+                    dot(self.problem.q.row(first_row + row), sums)
+                });
+                dots.sum()
             })
             .collect();
         dots.iter().sum()
@@ -303,14 +309,23 @@ impl<T: Element> GradientPass<'_, T> {
             _ => weights.across.items(),
         };
         let block_items = weights.rows * BLOCK / kernel.depth;
-        dk.par_chunks_mut(BLOCK * dim)
-            .zip(all_items.par_chunks(block_items))
+        // By column, then by row: the order in which positives are subtracted.
+        let mut positives: Vec<(usize, usize)> = (0..rows)
+            .filter_map(|row| {
+                let positive = problem.contrast.positive(first_row + row, problem.shape);
+                positive.map(|column| (column, row))
+            })
+            .collect();
+        positives.sort_unstable();
+        dk.par_chunks_mut(GROUP * dim)
             .enumerate()
-            .for_each(|(block, (dk, items))| {
-                let (first_column, width) = problem.block(block);
+            .for_each(|(group, dk)| {
+                let first_column = group * GROUP;
+                let columns = dk.len() / dim;
+                let block_items = &all_items[first_column / BLOCK * block_items..][..block_items];
                 let left = Left {
-                    items,
-                    rows: width,
+                    items: &block_items[first_column % BLOCK..],
+                    rows: columns,
                     steps: rows.div_ceil(kernel.depth),
                     row_stride: 1,
                     step_stride: BLOCK,
@@ -322,16 +337,12 @@ impl<T: Element> GradientPass<'_, T> {
                     accumulate: first_row > 0,
                 };
                 kernel.multiply(left, scaled.at_panel(0), output);
-                for (row, &positive) in factors.positive.iter().enumerate() {
-                    let i = first_row + row;
-                    let Some(j) = problem.contrast.positive(i, problem.shape) else {
-                        continue;
-                    };
-                    if !(first_column..first_column + width).contains(&j) {
-                        continue;
-                    }
+                let border = |column| positives.partition_point(|&(j, _)| j < column);
+                let own = border(first_column)..border(first_column + columns);
+                for &(j, row) in &positives[own] {
+                    let positive = factors.positive[row];
                     let target = &mut dk[(j - first_column) * dim..][..dim];
-                    for (target, q) in target.iter_mut().zip(problem.q.row(i)) {
+                    for (target, q) in target.iter_mut().zip(problem.q.row(first_row + row)) {
                         *target -= positive * q.to_f32();
                     }
                 }

@@ -135,7 +135,8 @@ impl CpuEngine {
     fn run<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
         match &self.pool {
             Some(pool) => pool.install(work),
-            None => work(),
+            // Enters the pool once, instead of once for every parallel loop.
+            None => rayon::scope(|_| work()),
         }
     }
 

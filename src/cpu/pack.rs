@@ -20,7 +20,7 @@ pub(super) struct Buffer {
 
 impl Buffer {
     pub fn new(items: usize) -> Self {
-        let lines = vec![Line::zeroed(); items.div_ceil(16)];
+        let lines = bytemuck::allocation::zeroed_vec(items.div_ceil(16));
         Self { lines, items }
     }
 
@@ -118,13 +118,17 @@ pub(super) fn pack_summed<T: Element>(
             let first = panel * width;
             let columns = width.min(dim - first);
             let mut numbers = [0.0f32; MAX_PANEL];
+            let numbers = &mut numbers[..columns];
             for (index, row) in rows.chunks_exact(dim).enumerate() {
-                let numbers = &mut numbers[..columns];
                 T::widen(&row[first..first + columns], numbers);
                 if let Some(factors) = factors {
-                    for number in &mut *numbers {
-                        *number *= factors[index];
-                    }
+                    let factor = factors[index];
+                    numbers.iter_mut().for_each(|number| *number *= factor);
+                }
+                if kernel.depth == 1 {
+                    let step = &mut items[index * width..][..columns];
+                    step.copy_from_slice(bytemuck::cast_slice(numbers));
+                    continue;
                 }
                 let step = &mut items[index / kernel.depth * width..][..columns];
                 for (item, &number) in step.iter_mut().zip(&*numbers) {

@@ -174,10 +174,12 @@ fn is_finite<T: Element>(row: &[T]) -> bool {
 
 /// The largest finite row norm, and whether all are finite. f64, so that no finite f32 overflows.
 fn largest_norm<T: Element>(rows: Rows<'_, T>) -> (f64, bool) {
+    let dim = rows.dim();
     rows.as_slice()
-        .par_chunks(rows.dim())
+        .par_chunks(GROUP * dim)
+        .flat_map_iter(|rows| rows.chunks_exact(dim))
         .map(|row| {
-            let squares: f64 = row.iter().map(|x| f64::from(x.to_f32()).powi(2)).sum();
+            let squares = dot(row, row);
             if squares.is_finite() {
                 (squares.sqrt(), true)
             } else {
