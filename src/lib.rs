@@ -46,3 +46,8 @@ pub use momentum::MomentumSchedule;
 pub use queue::KeyQueue;
 pub use rows::{Matrix, Rows, RowsMut};
 pub use statistics::{RowStatistics, Statistics};
+
+/// The README's examples, compiled and run with the documentation's.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
