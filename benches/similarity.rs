@@ -113,6 +113,7 @@ fn unit_rows<T: Element>(rng: &mut ChaCha8Rng, rows: usize, dim: usize) -> Vec<T
 
 /// One shape's inputs and outputs.
 struct Case<T> {
+    engine: CpuEngine,
     n: usize,
     d: usize,
     q: Vec<T>,
@@ -125,6 +126,7 @@ impl<T: Element> Case<T> {
     fn new(n: usize, d: usize) -> Self {
         let mut rng = ChaCha8Rng::seed_from_u64(n as u64 * 10_000 + d as u64);
         Self {
+            engine: CpuEngine::new(),
             n,
             d,
             q: unit_rows(&mut rng, n, d),
@@ -147,9 +149,10 @@ impl<T: Element> Case<T> {
             dq: RowsMut::new(&mut self.dq, n, d).expect("the shape of dq"),
             dk: Some(RowsMut::new(&mut self.dk, n, d).expect("the shape of dk")),
         };
-        let engine = CpuEngine::new();
         let start = Instant::now();
-        let value = engine.value_and_grad(&contrast, &inputs, 1.0, gradients);
+        let value = self
+            .engine
+            .value_and_grad(&contrast, &inputs, 1.0, gradients);
         let seconds = start.elapsed().as_secs_f64();
         assert!(value.expect("legal inputs").loss.is_finite());
         seconds

@@ -11,7 +11,7 @@
 use rayon::prelude::*;
 
 use super::pack::{Buffer, Panels, pack_summed, row_items, weight_rows_to_items, weights_to_items};
-use super::problem::{BLOCK, GROUP, LogitTile, Problem, dot};
+use super::problem::{BLOCK, GROUP, LogitTile, Problem};
 use super::simd::{Item, Left, Output};
 use crate::element::{DType, Element};
 
@@ -40,6 +40,13 @@ pub(super) fn chunk_rows(budget: usize, anchors: usize, candidates: usize) -> us
     rows.min(anchors.next_multiple_of(GROUP))
 }
 
+/// Rows of a gradient that one task computes: few when there are few, so that threads end together.
+/// A divisor of BLOCK and a multiple of every kernel's tile rows. No result depends on it but
+/// Σ⟨q_i, dq_i⟩, by rounding.
+fn task_rows(rows: usize) -> usize {
+    if rows < 16 * GROUP { GROUP / 4 } else { GROUP }
+}
+
 /// The gradient pass of one call.
 pub(super) struct GradientPass<'a, T> {
     pub problem: &'a Problem<'a, T>,
@@ -66,23 +73,23 @@ struct Weights {
 impl<T: Element> GradientPass<'_, T> {
     pub fn run<G: Element>(&self, dq: &mut [G], dk: Option<&mut [G]>) -> Outcome {
         let problem = self.problem;
-        let (shape, kernel) = (problem.shape, problem.kernel);
+        let (shape, kernel, workspace) = (problem.shape, problem.kernel, problem.workspace);
         let dim = shape.dim;
         let chunk = chunk_rows(self.budget, shape.anchors, shape.candidates);
         let blocks = problem.blocks();
         let numbers = blocks * chunk * BLOCK;
         let mut weights = Weights {
             rows: chunk,
-            along: Buffer::new(numbers / kernel.depth),
-            across: Buffer::new(if kernel.depth == 1 {
+            along: workspace.take(numbers / kernel.depth),
+            across: workspace.take(if kernel.depth == 1 {
                 0
             } else {
                 numbers / kernel.depth
             }),
             sums: vec![0.0; blocks * chunk],
         };
-        let candidates = pack_summed(kernel, problem.k.as_slice(), dim, None);
-        let mut sums = vec![0.0f32; chunk * dim];
+        let candidates = pack_summed(kernel, problem.k.as_slice(), dim, None, workspace);
+        let mut sums = workspace.take(chunk * dim);
         let mut storage = Vec::new();
         let mut outcome = Outcome {
             negatives_lse: Vec::new(),
@@ -97,13 +104,14 @@ impl<T: Element> GradientPass<'_, T> {
                 self.fill_weights(&mut weights, items, first_row, rows);
                 let factors = self.factors(&weights, first_row, rows, &mut outcome);
 
-                let sums = &mut sums[..rows * dim];
+                let sums = &mut sums.numbers_mut()[..rows * dim];
                 let dq = &mut dq[range];
                 outcome.anchors_dot_gradient +=
                     self.anchor_gradients(&weights, &candidates, &factors, first_row, sums, dq);
 
                 if let Some(dk) = dk.as_deref_mut() {
-                    let scaled = pack_summed(kernel, anchors, dim, Some(&factors.softmax));
+                    let factor = Some(factors.softmax.as_slice());
+                    let scaled = pack_summed(kernel, anchors, dim, factor, workspace);
                     self.add_to_candidates(&weights, &scaled, &factors, first_row, dk);
                 }
             }
@@ -250,15 +258,17 @@ impl<T: Element> GradientPass<'_, T> {
         let dim = self.problem.shape.dim;
         let row_stride = BLOCK / kernel.depth;
         let block_items = weights.rows * row_stride;
+        let task = task_rows(factors.softmax.len());
         let dots: Vec<f64> = sums
-            .par_chunks_mut(GROUP * dim)
-            .zip(dq.par_chunks_mut(GROUP * dim))
+            .par_chunks_mut(task * dim)
+            .zip(dq.par_chunks_mut(task * dim))
             .enumerate()
-            .map(|(group, (sums, dq))| {
+            .map(|(index, (sums, dq))| {
+                let first = index * task;
                 for (block, items) in weights.along.items().chunks(block_items).enumerate() {
                     let (first_column, width) = self.problem.block(block);
                     let left = Left {
-                        items: &items[group * GROUP * row_stride..],
+                        items: &items[first * row_stride..],
                         rows: sums.len() / dim,
                         steps: width.div_ceil(kernel.depth),
                         row_stride,
@@ -275,14 +285,14 @@ impl<T: Element> GradientPass<'_, T> {
                 }
                 let rows = sums.chunks_mut(dim).zip(dq.chunks_mut(dim)).enumerate();
                 let dots = rows.map(|(row, (sums, dq))| {
-                    let row = group * GROUP + row;
+                    let row = first + row;
                     let (softmax, positive) = (factors.softmax[row], factors.positive[row]);
                     let k = self.problem.positive_row(first_row + row);
                     for (sum, k) in sums.iter_mut().zip(k) {
                         *sum = softmax * *sum - positive * k.to_f32();
                     }
                     G::narrow(sums, dq);
-                    dot(self.problem.q.row(first_row + row), sums)
+                    kernel.dot(self.problem.q.row(first_row + row), sums)
                 });
                 dots.sum()
             })
@@ -317,10 +327,11 @@ impl<T: Element> GradientPass<'_, T> {
             })
             .collect();
         positives.sort_unstable();
-        dk.par_chunks_mut(GROUP * dim)
+        let task = task_rows(problem.shape.candidates);
+        dk.par_chunks_mut(task * dim)
             .enumerate()
-            .for_each(|(group, dk)| {
-                let first_column = group * GROUP;
+            .for_each(|(index, dk)| {
+                let first_column = index * task;
                 let columns = dk.len() / dim;
                 let block_items = &all_items[first_column / BLOCK * block_items..][..block_items];
                 let left = Left {

@@ -24,6 +24,7 @@ use crate::queue::KeyQueue;
 use crate::rows::{Matrix, Rows, RowsMut};
 use crate::statistics::{RowStatistics, Statistics};
 use gradient_pass::{GradientPass, Outcome, Softmax, chunk_rows, sigmoid};
+use pack::Workspace;
 use problem::{BLOCK, Problem, kernel_for};
 use simd::Kernel;
 use statistics_pass::{NegativesLse, negatives_lse};
@@ -32,11 +33,14 @@ use statistics_pass::{NegativesLse, negatives_lse};
 ///
 /// bf16 inputs are multiplied as bf16 (f32 accumulation) where the processor has `avx512_bf16`, and
 /// widened to f32 elsewhere; f16 inputs are always widened.
+///
+/// An engine keeps the memory of its largest call for the calls after it, until it is dropped.
 #[derive(Debug, Default)]
 pub struct CpuEngine {
     /// `None`: the thread pool of the caller, or rayon's global one.
     pool: Option<ThreadPool>,
     weights_budget: Option<usize>,
+    workspace: Workspace,
 }
 
 /// Bytes for the softmax weights of one chunk of rows, unless the caller declares another budget:
@@ -69,7 +73,7 @@ impl CpuEngine {
             .map_err(|error| refused(error.to_string()))?;
         Ok(Self {
             pool: Some(pool),
-            weights_budget: None,
+            ..Self::default()
         })
     }
 
@@ -180,7 +184,7 @@ impl CpuEngine {
         let shape = contrast.check(inputs)?;
         contrast.check_gradients(shape, &gradients.dq, gradients.dk.as_ref())?;
         Ok(self.run(|| {
-            let problem = Problem::new(kernel, contrast, shape, inputs);
+            let problem = Problem::new(kernel, contrast, shape, inputs, &self.workspace);
             let one_way = matches!(contrast.form, Form::InfoNce(_) | Form::Moco);
             let (lse, dscale) = if one_way && problem.fixed_offset2.is_some() {
                 let (outcome, dscale) = self.gradient(&problem, None, upstream, gradients);
@@ -231,7 +235,7 @@ impl CpuEngine {
         };
         let rows = widen(&statistics.rows.negatives_lse);
         Ok(self.run(|| {
-            let problem = Problem::new(kernel, contrast, shape, inputs);
+            let problem = Problem::new(kernel, contrast, shape, inputs, &self.workspace);
             let softmax = Softmax::new(&problem, &rows, columns.as_deref());
             self.gradient(&problem, Some(&softmax), upstream, gradients)
                 .1
@@ -246,7 +250,7 @@ impl CpuEngine {
     ) -> Result<Forward, Error> {
         let shape = contrast.check(inputs)?;
         Ok(self.run(|| {
-            let problem = Problem::new(kernel, contrast, shape, inputs);
+            let problem = Problem::new(kernel, contrast, shape, inputs, &self.workspace);
             let (loss, statistics) = loss_and_statistics(&problem, &negatives_lse(&problem));
             Forward { loss, statistics }
         }))
@@ -365,7 +369,7 @@ impl Engine for CpuEngine {
                 available: fewest,
             });
         }
-        Ok(self.run(|| top_k::top_k(queries, candidates, k, exclude_self)))
+        Ok(self.run(|| top_k::top_k(queries, candidates, k, exclude_self, &self.workspace)))
     }
 
     fn normalize<T: Element, O: Element>(

@@ -1,5 +1,7 @@
 //! Operands in the order in which the microkernels read them.
 
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
 use bytemuck::{Pod, Zeroable};
 use half::bf16;
 use rayon::prelude::*;
@@ -12,24 +14,74 @@ use crate::element::{DType, Element};
 #[repr(C, align(64))]
 struct Line([Item; 16]);
 
-/// A zeroed buffer of items that starts on a cache line.
+/// Memory that calls leave to the calls after them: fresh pages cost more than packing into them.
+#[derive(Clone, Default)]
+pub(super) struct Workspace {
+    free: Arc<Mutex<Vec<Vec<Line>>>>,
+}
+
+impl Workspace {
+    /// A buffer of `items` items, whatever they hold.
+    pub fn take(&self, items: usize) -> Buffer {
+        let lines = items.div_ceil(16);
+        let reused = {
+            let mut free = self.free();
+            let fits = (0..free.len()).filter(|&index| free[index].len() >= lines);
+            match fits.min_by_key(|&index| free[index].len()) {
+                Some(index) => Some(free.swap_remove(index)),
+                None => {
+                    // The one that replaces it will serve both.
+                    let largest = (0..free.len()).max_by_key(|&index| free[index].len());
+                    largest.map(|index| drop(free.swap_remove(index)));
+                    None
+                }
+            }
+        };
+        Buffer {
+            lines: reused.unwrap_or_else(|| bytemuck::allocation::zeroed_vec(lines)),
+            items,
+            workspace: self.clone(),
+        }
+    }
+
+    fn free(&self) -> MutexGuard<'_, Vec<Vec<Line>>> {
+        // A list of free memory cannot be left half-changed.
+        self.free.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl std::fmt::Debug for Workspace {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let lines: usize = self.free().iter().map(Vec::len).sum();
+        write!(f, "Workspace({} bytes)", lines * size_of::<Line>())
+    }
+}
+
+/// Items that start on a cache line.
 pub(super) struct Buffer {
     lines: Vec<Line>,
     items: usize,
+    workspace: Workspace,
 }
 
 impl Buffer {
-    pub fn new(items: usize) -> Self {
-        let lines = bytemuck::allocation::zeroed_vec(items.div_ceil(16));
-        Self { lines, items }
-    }
-
     pub fn items(&self) -> &[Item] {
         &bytemuck::cast_slice(&self.lines)[..self.items]
     }
 
     pub fn items_mut(&mut self) -> &mut [Item] {
         &mut bytemuck::cast_slice_mut(&mut self.lines)[..self.items]
+    }
+
+    /// The items as numbers.
+    pub fn numbers_mut(&mut self) -> &mut [f32] {
+        bytemuck::cast_slice_mut(self.items_mut())
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        self.workspace.free().push(std::mem::take(&mut self.lines));
     }
 }
 
@@ -68,24 +120,36 @@ pub(super) fn panel_items(kernel: &Kernel, columns: usize, steps: usize) -> usiz
 
 /// Packs row-major `rows` × `dim` so that **rows** are the product's columns and `dim` is summed:
 /// the candidates of the logits.
-pub(super) fn pack_transposed<T: Element>(kernel: &Kernel, rows: &[T], dim: usize) -> Panels {
+pub(super) fn pack_transposed<T: Element>(
+    kernel: &Kernel,
+    rows: &[T],
+    dim: usize,
+    workspace: &Workspace,
+) -> Panels {
+    /// Steps of a panel that are written together: they stay in the first-level cache.
+    const STEPS: usize = 16;
     let steps = dim.div_ceil(kernel.depth);
     let width = kernel.panel;
     let stride = steps * width;
-    let mut buffer = Buffer::new(panel_items(kernel, rows.len() / dim, steps));
+    let mut buffer = workspace.take(panel_items(kernel, rows.len() / dim, steps));
     buffer
         .items_mut()
         .par_chunks_mut(stride)
         .zip(rows.par_chunks(width * dim))
         .for_each_init(
-            || vec![0; steps],
-            |row_items, (panel, rows)| {
-                for (column, row) in rows.chunks_exact(dim).enumerate() {
-                    row_to_items(kernel, row, row_items);
-                    for (target, &item) in
-                        panel[column..].iter_mut().step_by(width).zip(&*row_items)
-                    {
-                        *target = item;
+            || vec![0; stride],
+            |along_rows, (panel, rows)| {
+                let (used, unused) = along_rows.split_at_mut(rows.len() / dim * steps);
+                for (items, row) in used.chunks_exact_mut(steps).zip(rows.chunks_exact(dim)) {
+                    row_to_items(kernel, row, items);
+                }
+                unused.fill(0);
+                for (index, panel) in panel.chunks_mut(STEPS * width).enumerate() {
+                    for (column, row) in along_rows.chunks_exact(steps).enumerate() {
+                        let row = &row[index * STEPS..];
+                        for (step, &item) in panel.chunks_exact_mut(width).zip(row) {
+                            step[column] = item;
+                        }
                     }
                 }
             },
@@ -104,12 +168,13 @@ pub(super) fn pack_summed<T: Element>(
     rows: &[T],
     dim: usize,
     factors: Option<&[f32]>,
+    workspace: &Workspace,
 ) -> Panels {
     let count = rows.len() / dim;
     let steps = count.div_ceil(kernel.depth);
     let width = kernel.panel;
     let stride = steps * width;
-    let mut buffer = Buffer::new(panel_items(kernel, dim, steps));
+    let mut buffer = workspace.take(panel_items(kernel, dim, steps));
     buffer
         .items_mut()
         .par_chunks_mut(stride)
@@ -117,6 +182,9 @@ pub(super) fn pack_summed<T: Element>(
         .for_each(|(panel, items)| {
             let first = panel * width;
             let columns = width.min(dim - first);
+            if kernel.depth > 1 || columns < width {
+                items.fill(0);
+            }
             let mut numbers = [0.0f32; MAX_PANEL];
             let numbers = &mut numbers[..columns];
             for (index, row) in rows.chunks_exact(dim).enumerate() {
@@ -125,12 +193,11 @@ pub(super) fn pack_summed<T: Element>(
                     let factor = factors[index];
                     numbers.iter_mut().for_each(|number| *number *= factor);
                 }
+                let step = &mut items[index / kernel.depth * width..][..columns];
                 if kernel.depth == 1 {
-                    let step = &mut items[index * width..][..columns];
                     step.copy_from_slice(bytemuck::cast_slice(numbers));
                     continue;
                 }
-                let step = &mut items[index / kernel.depth * width..][..columns];
                 for (item, &number) in step.iter_mut().zip(&*numbers) {
                     *item |= number_to_item(kernel, number, index % kernel.depth);
                 }

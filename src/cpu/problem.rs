@@ -2,7 +2,7 @@
 
 use rayon::prelude::*;
 
-use super::pack::{Panels, pack_transposed};
+use super::pack::{Panels, Workspace, pack_transposed};
 use super::simd::{Item, Kernel, Left, Output};
 use crate::contrast::{Contrast, Inputs, Shape};
 use crate::element::{DType, Element};
@@ -29,6 +29,7 @@ const LARGEST_BOUNDED_LOGIT: f64 = 45.0;
 /// Inputs of one call.
 pub(super) struct Problem<'a, T> {
     pub kernel: &'static Kernel,
+    pub workspace: &'a Workspace,
     pub contrast: &'a Contrast,
     pub shape: Shape,
     /// Anchors, N × D.
@@ -60,6 +61,7 @@ impl<'a, T: Element> Problem<'a, T> {
         contrast: &'a Contrast,
         shape: Shape,
         inputs: &Inputs<Rows<'a, T>>,
+        workspace: &'a Workspace,
     ) -> Self {
         let (q, k, positives_from) = match *inputs {
             Inputs::Shared { z } => (z, z, z),
@@ -67,8 +69,11 @@ impl<'a, T: Element> Problem<'a, T> {
             Inputs::Queue { q, own_key, queue } => (q, queue, own_key),
         };
         let scale = f64::from(contrast.scale());
-        let (largest_q, q_finite) = largest_norm(q);
-        let (largest_k, k_finite) = largest_norm(k);
+        let (largest_q, q_finite) = largest_norm(kernel, q);
+        let (largest_k, k_finite) = match inputs {
+            Inputs::Shared { .. } => (largest_q, q_finite),
+            _ => largest_norm(kernel, k),
+        };
         let bound = scale * largest_q * largest_k;
         let log2_e = std::f64::consts::LOG2_E;
         let fixed_offset2 =
@@ -77,24 +82,27 @@ impl<'a, T: Element> Problem<'a, T> {
         let all_nan = !k_finite || (contrast.is_symmetric() && !q_finite);
         let mut problem = Self {
             kernel,
+            workspace,
             contrast,
             shape,
             q,
             k,
             positives_from,
-            candidates: pack_transposed(kernel, k.as_slice(), shape.dim),
+            candidates: pack_transposed(kernel, k.as_slice(), shape.dim, workspace),
             scale2: (scale * log2_e) as f32,
             positive_logits: Vec::new(),
             fixed_offset2,
         };
         problem.positive_logits = (0..shape.anchors)
             .into_par_iter()
+            .with_min_len(GROUP)
             .map(|i| {
-                let (q, k) = (q.row(i), problem.positive_row(i));
-                if all_nan || !is_finite(q) || !is_finite(k) {
+                // Not finite exactly when one of the numbers is not: f64 has room for all others.
+                let product = kernel.dot(q.row(i), problem.positive_row(i));
+                if all_nan || !product.is_finite() {
                     f64::NAN
                 } else {
-                    scale * dot(q, k)
+                    scale * product
                 }
             })
             .collect();
@@ -168,18 +176,13 @@ impl<'a, T: Element> Problem<'a, T> {
     }
 }
 
-fn is_finite<T: Element>(row: &[T]) -> bool {
-    row.iter().all(|x| x.to_f32().is_finite())
-}
-
 /// The largest finite row norm, and whether all are finite. f64, so that no finite f32 overflows.
-fn largest_norm<T: Element>(rows: Rows<'_, T>) -> (f64, bool) {
-    let dim = rows.dim();
-    rows.as_slice()
-        .par_chunks(GROUP * dim)
-        .flat_map_iter(|rows| rows.chunks_exact(dim))
+fn largest_norm<T: Element>(kernel: &Kernel, rows: Rows<'_, T>) -> (f64, bool) {
+    (0..rows.rows())
+        .into_par_iter()
+        .with_min_len(GROUP)
         .map(|row| {
-            let squares = dot(row, row);
+            let squares = kernel.dot(rows.row(row), rows.row(row));
             if squares.is_finite() {
                 (squares.sqrt(), true)
             } else {
@@ -187,16 +190,4 @@ fn largest_norm<T: Element>(rows: Rows<'_, T>) -> (f64, bool) {
             }
         })
         .reduce(|| (0.0, true), |a, b| (a.0.max(b.0), a.1 && b.1))
-}
-
-/// ⟨a, b⟩ in f64, with enough partial sums to vectorise; the order is fixed.
-pub(super) fn dot<T: Element, U: Element>(a: &[T], b: &[U]) -> f64 {
-    const LANES: usize = 8;
-    let mut sums = [0.0f64; LANES];
-    for (a, b) in a.chunks(LANES).zip(b.chunks(LANES)) {
-        for ((sum, a), b) in sums.iter_mut().zip(a).zip(b) {
-            *sum += f64::from(a.to_f32()) * f64::from(b.to_f32());
-        }
-    }
-    sums.iter().sum()
 }

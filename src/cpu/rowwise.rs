@@ -2,7 +2,7 @@
 
 use rayon::prelude::*;
 
-use super::problem::dot;
+use super::simd::Kernel;
 use crate::element::Element;
 use crate::engine::MomentumTensor;
 
@@ -17,11 +17,12 @@ pub(super) fn normalize<T: Element, O: Element>(
     dim: usize,
     epsilon: f32,
 ) {
+    let kernel = Kernel::for_f32();
     x.par_chunks(dim)
         .zip(y.par_chunks_mut(dim))
         .zip(norms)
         .for_each(|((x, y), norm)| {
-            let length = dot(x, x).sqrt();
+            let length = kernel.dot(x, x).sqrt();
             *norm = length as f32;
             // A NaN norm must not be replaced by epsilon.
             let divisor = if length < f64::from(epsilon) {
@@ -44,6 +45,7 @@ pub(super) fn normalize_backward<T: Element, G: Element>(
     dim: usize,
     epsilon: f32,
 ) {
+    let kernel = Kernel::for_f32();
     y.par_chunks(dim)
         .zip(norms)
         .zip(dy.par_chunks(dim))
@@ -52,7 +54,7 @@ pub(super) fn normalize_backward<T: Element, G: Element>(
             let along = if norm <= epsilon {
                 0.0
             } else {
-                dot(y, dy) as f32
+                kernel.dot(y, dy) as f32
             };
             let divisor = if norm <= epsilon { epsilon } else { norm };
             for ((dx, y), dy) in dx.iter_mut().zip(y).zip(dy) {

@@ -303,3 +303,32 @@ fn equal_scores_come_in_index_order() {
     assert_eq!(best.indices[..6], [1, 2, 3, 0, 2, 3]);
     assert_eq!(best.indices[1497..], [0, 1, 2]);
 }
+
+/// A call finds in its memory whatever earlier calls left, and must not see it.
+#[test]
+fn what_earlier_calls_left_in_the_workspace_changes_nothing() {
+    let mut rng = ChaCha8Rng::seed_from_u64(5);
+    let contrast = Contrast::info_nce(0.1, Positives::Diagonal).unwrap();
+    let run = |kernel, engine: &CpuEngine, q: &[f32], k: &[f32], d: usize| {
+        let (mut dq, mut dk) = (vec![0.0f32; q.len()], vec![0.0f32; k.len()]);
+        let inputs = Inputs::Pair {
+            q: Rows::new(q, q.len() / d, d).unwrap(),
+            k: Rows::new(k, k.len() / d, d).unwrap(),
+        };
+        let gradients = gradients(&mut dq, Some(&mut dk), d);
+        let value = engine.value_and_grad_with(kernel, &contrast, &inputs, 1.0, gradients);
+        (value.unwrap().loss, dq, dk)
+    };
+    for kernel in kernels() {
+        for (n, m, d) in [(1, 1, 1), (7, 7, 5), (49, 193, 33), (100, 200, 64)] {
+            let q = random(&mut rng, n, d);
+            let k = random(&mut rng, m, d);
+            let fresh = run(kernel, &CpuEngine::new(), &q, &k, d);
+            let used = CpuEngine::new();
+            let nan = vec![f32::NAN; 230 * 70];
+            run(kernel, &used, &nan[..120 * 70], &nan, 70);
+            let again = run(kernel, &used, &q, &k, d);
+            assert_eq!(fresh, again, "{} {n}x{m}x{d}", kernel.name);
+        }
+    }
+}

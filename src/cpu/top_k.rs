@@ -5,7 +5,7 @@ use std::collections::BinaryHeap;
 
 use rayon::prelude::*;
 
-use super::pack::{pack_transposed, row_items};
+use super::pack::{Workspace, pack_transposed, row_items};
 use super::problem::{BLOCK, GROUP, LogitTile, kernel_for};
 use super::simd::{Left, Output};
 use crate::element::Element;
@@ -51,10 +51,11 @@ pub(super) fn top_k<T: Element>(
     candidates: Rows<'_, T>,
     k: usize,
     exclude_self: bool,
+    workspace: &Workspace,
 ) -> TopK {
     let kernel = kernel_for::<T>();
     let dim = queries.dim();
-    let panels = pack_transposed(kernel, candidates.as_slice(), dim);
+    let panels = pack_transposed(kernel, candidates.as_slice(), dim, workspace);
     let steps = dim.div_ceil(kernel.depth);
     let mut indices = vec![0u32; queries.rows() * k];
     let mut scores = vec![0.0f32; queries.rows() * k];

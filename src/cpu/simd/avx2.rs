@@ -11,14 +11,16 @@ pub(super) use x86::kernel;
 #[cfg(target_arch = "x86_64")]
 mod x86 {
     use std::arch::x86_64::{
-        _mm256_add_ps, _mm256_broadcast_ss, _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_setzero_ps,
-        _mm256_storeu_ps,
+        __m256, _MM_HINT_T0, _mm_prefetch, _mm256_add_ps, _mm256_broadcast_ss, _mm256_fmadd_ps,
+        _mm256_loadu_ps, _mm256_setzero_ps, _mm256_storeu_ps,
     };
 
-    use super::super::{Kernel, Tile, softmax_rows};
+    use super::super::{Kernel, Tile, row_loops};
 
     const ROWS: usize = 6;
     const PANEL: usize = 16;
+    /// Steps of the loop's body where A is contiguous along the summed axis.
+    const UNROLL: usize = 4;
 
     static KERNEL: Kernel = Kernel {
         name: "avx2+fma f32",
@@ -30,6 +32,7 @@ mod x86 {
         exp_row_into_columns,
         exp_row_both,
         max_row,
+        dot,
     };
 
     pub(in super::super) fn kernel() -> Option<&'static Kernel> {
@@ -61,16 +64,31 @@ mod x86 {
         let mut b = tile.b.cast::<f32>();
         // SAFETY: the caller vouches for the pointers.
         unsafe {
-            for _ in 0..tile.steps {
-                let low = _mm256_loadu_ps(b);
-                let high = _mm256_loadu_ps(b.add(8));
-                for (row, sums) in sums.iter_mut().enumerate() {
-                    let a = _mm256_broadcast_ss(&*a.add(row * tile.a_row));
-                    sums[0] = _mm256_fmadd_ps(a, low, sums[0]);
-                    sums[1] = _mm256_fmadd_ps(a, high, sums[1]);
+            for row in 0..R {
+                let c = tile.c.add(row * tile.c_row).cast::<i8>();
+                _mm_prefetch::<_MM_HINT_T0>(c);
+                _mm_prefetch::<_MM_HINT_T0>(c.add(60));
+            }
+            if tile.a_step == 1 {
+                for _ in 0..tile.steps / UNROLL {
+                    for step in 0..UNROLL {
+                        step_of(&mut sums, a.add(step), tile.a_row, b.add(step * PANEL));
+                    }
+                    a = a.add(UNROLL);
+                    b = b.add(UNROLL * PANEL);
                 }
-                a = a.add(tile.a_step);
-                b = b.add(PANEL);
+                for _ in 0..tile.steps % UNROLL {
+                    step_of(&mut sums, a, tile.a_row, b);
+                    a = a.add(1);
+                    b = b.add(PANEL);
+                }
+            } else {
+                for _ in 0..tile.steps {
+                    _mm_prefetch::<_MM_HINT_T0>(a.wrapping_add(8 * tile.a_step).cast());
+                    step_of(&mut sums, a, tile.a_row, b);
+                    a = a.add(tile.a_step);
+                    b = b.add(PANEL);
+                }
             }
             for (row, sums) in sums.into_iter().enumerate() {
                 let c = tile.c.add(row * tile.c_row);
@@ -85,5 +103,29 @@ mod x86 {
         }
     }
 
-    softmax_rows!(true, #[target_feature(enable = "avx2,fma")]);
+    /// One step: two vectors of B, one broadcast per row of A.
+    ///
+    /// # Safety
+    /// Needs AVX2 and FMA; R rows of A and one panel of B at the pointers.
+    #[target_feature(enable = "avx2,fma")]
+    #[inline]
+    unsafe fn step_of<const R: usize>(
+        sums: &mut [[__m256; 2]; R],
+        a: *const f32,
+        a_row: usize,
+        b: *const f32,
+    ) {
+        // SAFETY: the caller vouches for the pointers.
+        unsafe {
+            let low = _mm256_loadu_ps(b);
+            let high = _mm256_loadu_ps(b.add(8));
+            for (row, sums) in sums.iter_mut().enumerate() {
+                let a = _mm256_broadcast_ss(&*a.add(row * a_row));
+                sums[0] = _mm256_fmadd_ps(a, low, sums[0]);
+                sums[1] = _mm256_fmadd_ps(a, high, sums[1]);
+            }
+        }
+    }
+
+    row_loops!(true, #[target_feature(enable = "avx2,fma")]);
 }

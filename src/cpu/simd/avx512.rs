@@ -22,7 +22,7 @@ mod x86 {
         _mm512_storeu_ps,
     };
 
-    use super::super::{Item, Kernel, Tile, softmax_rows};
+    use super::super::{Item, Kernel, Tile, row_loops};
 
     const ROWS: usize = 12;
     const PANEL: usize = 32;
@@ -38,6 +38,7 @@ mod x86 {
         exp_row_into_columns,
         exp_row_both,
         max_row,
+        dot,
     };
 
     static BF16: Kernel = Kernel {
@@ -50,6 +51,7 @@ mod x86 {
         exp_row_into_columns,
         exp_row_both,
         max_row,
+        dot,
     };
 
     pub(in super::super) fn f32_kernel() -> Option<&'static Kernel> {
@@ -143,5 +145,5 @@ mod x86 {
         multiply_add_bf16
     );
 
-    softmax_rows!(true, #[target_feature(enable = "avx512f")]);
+    row_loops!(true, #[target_feature(enable = "avx512f")]);
 }

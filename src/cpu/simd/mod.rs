@@ -6,8 +6,11 @@
 
 mod avx2;
 mod avx512;
+mod dot;
 mod exp;
 mod portable;
+
+use crate::element::{DType, Element};
 
 /// Four bytes of an operand: an f32, or a pair of bf16.
 pub(crate) type Item = u32;
@@ -44,6 +47,7 @@ pub(crate) struct Kernel {
     exp_row_into_columns: unsafe fn(&mut [f32], f32, f32, &mut [f32]) -> f32,
     exp_row_both: unsafe fn(&mut [f32], f32, f32, &[f32]),
     max_row: unsafe fn(&[f32]) -> f32,
+    dot: unsafe fn(&[f32], &[f32]) -> f64,
 }
 
 /// The left operand of a product: element (row, step) is `items[row * row_stride + step * step_stride]`.
@@ -237,14 +241,32 @@ impl Kernel {
         // SAFETY: the kernel was chosen for this processor.
         unsafe { (self.max_row)(row) }
     }
+
+    /// ⟨a, b⟩ in f64, in a fixed order; both have the same length.
+    pub fn dot<T: Element, U: Element>(&self, a: &[T], b: &[U]) -> f64 {
+        // SAFETY: the kernel was chosen for this processor.
+        let dot = |a: &[f32], b: &[f32]| unsafe { (self.dot)(a, b) };
+        if T::DTYPE == DType::F32 && U::DTYPE == DType::F32 {
+            return dot(bytemuck::cast_slice(a), bytemuck::cast_slice(b));
+        }
+        const PART: usize = 256;
+        let (mut wide_a, mut wide_b) = ([0.0f32; PART], [0.0f32; PART]);
+        let parts = a.chunks(PART).zip(b.chunks(PART)).map(|(a, b)| {
+            let (wide_a, wide_b) = (&mut wide_a[..a.len()], &mut wide_b[..b.len()]);
+            T::widen(a, wide_a);
+            U::widen(b, wide_b);
+            dot(wide_a, wide_b)
+        });
+        parts.sum()
+    }
 }
 
 /// Numbers in the largest tile of any kernel.
 const MAX_TILE: usize = 12 * 32;
 
-/// The softmax rows compiled for an instruction set: the bodies are plain loops, the attribute
-/// decides what they vectorise to.
-macro_rules! softmax_rows {
+/// The loops over rows compiled for an instruction set: the bodies are plain, the attribute decides
+/// what they vectorise to.
+macro_rules! row_loops {
     ($fma:literal $(, #[$feature:meta])?) => {
         $(#[$feature])?
         unsafe fn exp_row(row: &mut [f32], scale2: f32, offset2: f32) -> f32 {
@@ -272,6 +294,10 @@ macro_rules! softmax_rows {
         unsafe fn max_row(row: &[f32]) -> f32 {
             $crate::cpu::simd::exp::max_row(row)
         }
+        $(#[$feature])?
+        unsafe fn dot(a: &[f32], b: &[f32]) -> f64 {
+            $crate::cpu::simd::dot::dot(a, b)
+        }
     };
 }
-use softmax_rows;
+use row_loops;

@@ -16,6 +16,7 @@ pub(super) static F32: Kernel = Kernel {
     exp_row_into_columns,
     exp_row_both,
     max_row,
+    dot,
 };
 
 #[cfg(test)]
@@ -29,6 +30,7 @@ pub(super) static BF16: Kernel = Kernel {
     exp_row_into_columns,
     exp_row_both,
     max_row,
+    dot,
 };
 
 trait Multiply {
@@ -79,4 +81,4 @@ unsafe fn tile<M: Multiply>(tile: Tile) {
     }
 }
 
-super::softmax_rows!(false);
+super::row_loops!(false);
