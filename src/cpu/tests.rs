@@ -309,20 +309,23 @@ fn equal_scores_come_in_index_order() {
 fn what_earlier_calls_left_in_the_workspace_changes_nothing() {
     let mut rng = ChaCha8Rng::seed_from_u64(5);
     let contrast = Contrast::info_nce(0.1, Positives::Diagonal).unwrap();
-    let run = |kernel, engine: &CpuEngine, q: &[f32], k: &[f32], d: usize| {
+    let run = |kernel: &'static Kernel, engine: &CpuEngine, q: &[f32], k: &[f32], d: usize| {
         let (mut dq, mut dk) = (vec![0.0f32; q.len()], vec![0.0f32; k.len()]);
         let inputs = Inputs::Pair {
             q: Rows::new(q, q.len() / d, d).unwrap(),
             k: Rows::new(k, k.len() / d, d).unwrap(),
         };
-        let gradients = gradients(&mut dq, Some(&mut dk), d);
+        let gradients = Gradients {
+            dq: RowsMut::new(&mut dq, q.len() / d, d).unwrap(),
+            dk: Some(RowsMut::new(&mut dk, k.len() / d, d).unwrap()),
+        };
         let value = engine.value_and_grad_with(kernel, &contrast, &inputs, 1.0, gradients);
         (value.unwrap().loss, dq, dk)
     };
     for kernel in kernels() {
         for (n, m, d) in [(1, 1, 1), (7, 7, 5), (49, 193, 33), (100, 200, 64)] {
-            let q = random(&mut rng, n, d);
-            let k = random(&mut rng, m, d);
+            let q = random::<f32>(&mut rng, n, d);
+            let k = random::<f32>(&mut rng, m, d);
             let fresh = run(kernel, &CpuEngine::new(), &q, &k, d);
             let used = CpuEngine::new();
             let nan = vec![f32::NAN; 230 * 70];
