@@ -41,6 +41,7 @@ fn main() {
 /// Answers each line `N D f32|bf16` with the seconds of one call: the engine's side of
 /// `benches/peers/torch_cpu.py`.
 fn serve() {
+    let (mut f32_case, mut bf16_case) = (None, None);
     for request in std::io::stdin().lines() {
         let request = request.expect("stdin can be read");
         let words: Vec<&str> = request.split_whitespace().collect();
@@ -49,8 +50,8 @@ fn serve() {
             _ => panic!("a request is `N D f32|bf16`, not {request:?}"),
         };
         let seconds = match words[2] {
-            "f32" => Case::<f32>::new(n, d).ours(),
-            "bf16" => Case::<bf16>::new(n, d).ours(),
+            "f32" => Case::<f32>::kept(&mut f32_case, n, d).ours(),
+            "bf16" => Case::<bf16>::kept(&mut bf16_case, n, d).ours(),
             other => panic!("unknown type {other}"),
         };
         println!("{seconds}");
@@ -134,6 +135,14 @@ impl<T: Element> Case<T> {
             dq: vec![0.0; n * d],
             dk: vec![0.0; n * d],
         }
+    }
+
+    /// The case of this shape: the one at hand, if it is.
+    fn kept(case: &mut Option<Self>, n: usize, d: usize) -> &mut Self {
+        if case.as_ref().is_some_and(|case| (case.n, case.d) != (n, d)) {
+            *case = None;
+        }
+        case.get_or_insert_with(|| Self::new(n, d))
     }
 
     /// Seconds of one value-and-gradient on the engine.

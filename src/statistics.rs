@@ -4,6 +4,9 @@
 //! loss = softplus(lse⁻ − z₊) and σ = sigmoid(lse⁻ − z₊) = 1 − p₊ keep their relative accuracy
 //! when p₊ → 1; lse − z₊ would cancel.
 
+use crate::contrast::{Contrast, Shape, same_rows};
+use crate::error::Error;
+
 /// Statistics of one direction, one entry per row.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct RowStatistics {
@@ -20,6 +23,22 @@ pub struct Statistics {
     pub rows: RowStatistics,
     /// One entry per candidate, for CLIP alone.
     pub columns: Option<RowStatistics>,
+}
+
+impl Statistics {
+    /// Checks that these can be the statistics of a contrast of this shape.
+    pub(crate) fn check(&self, contrast: &Contrast, shape: Shape) -> Result<(), Error> {
+        let check = |argument, statistics: &RowStatistics, rows| {
+            same_rows(argument, statistics.negatives_lse.len(), rows)?;
+            same_rows(argument, statistics.positive.len(), rows)
+        };
+        check("statistics.rows", &self.rows, shape.anchors)?;
+        match &self.columns {
+            _ if !contrast.is_symmetric() => Ok(()),
+            Some(columns) => check("statistics.columns", columns, shape.candidates),
+            None => same_rows("statistics.columns", 0, shape.candidates),
+        }
+    }
 }
 
 impl RowStatistics {
