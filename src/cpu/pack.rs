@@ -31,8 +31,9 @@ impl Workspace {
                 Some(index) => Some(free.swap_remove(index)),
                 None => {
                     // The one that replaces it will serve both.
-                    let largest = (0..free.len()).max_by_key(|&index| free[index].len());
-                    largest.map(|index| drop(free.swap_remove(index)));
+                    if let Some(index) = (0..free.len()).max_by_key(|&index| free[index].len()) {
+                        free.swap_remove(index);
+                    }
                     None
                 }
             }
