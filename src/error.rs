@@ -1,6 +1,7 @@
 //! What can be wrong with a call: one variant per kind of mistake, each naming the argument.
 
-/// Why a description or a call was refused. Nothing has been written when one of these is returned.
+/// Why a description or a call was refused. Nothing has been written when one of these is returned,
+/// except where a device failed midway: [`Error::Driver`] and [`Error::Kernel`].
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -111,6 +112,93 @@ pub enum Error {
         given: usize,
         /// The operating system's reason.
         reason: String,
+    },
+    /// An engine that cannot work on this machine.
+    #[error("the {engine} engine is not available: {reason}")]
+    Unavailable {
+        /// Name of the engine.
+        engine: &'static str,
+        /// What is missing, and how to get it.
+        reason: String,
+    },
+    /// A call of the CUDA driver that failed. An asynchronous failure shows in a later call than
+    /// the one that caused it.
+    #[error("{call} failed: {name} (CUDA error {code})")]
+    Driver {
+        /// The driver's function.
+        call: &'static str,
+        /// The driver's error code.
+        code: u32,
+        /// The driver's name of it.
+        name: String,
+    },
+    /// A kernel that cannot be launched, or that failed.
+    #[error("the kernel `{kernel}` cannot run: {reason}")]
+    Kernel {
+        /// Name of the kernel.
+        kernel: String,
+        /// Why.
+        reason: String,
+    },
+    /// A null pointer.
+    #[error("`{argument}` is a null pointer")]
+    Null {
+        /// Name of the argument.
+        argument: &'static str,
+    },
+    /// Memory that does not start at a multiple of what the number type or a call needs.
+    #[error("`{argument}` has an address or a row stride that is no multiple of {required} bytes")]
+    Alignment {
+        /// Name of the argument.
+        argument: &'static str,
+        /// Bytes of which address and row stride must be multiples.
+        required: usize,
+    },
+    /// Rows that lie too close to each other.
+    #[error("`{argument}` has a row stride of {given}; rows of dimension {dim} need {dim} or more")]
+    Stride {
+        /// Name of the argument.
+        argument: &'static str,
+        /// Elements from row to row, as given.
+        given: usize,
+        /// Elements of a row.
+        dim: usize,
+    },
+    /// Rows with gaps between them where there may be none.
+    #[error(
+        "`{argument}` has rows of {dim} elements at a stride of {given}; it must be contiguous"
+    )]
+    Contiguity {
+        /// Name of the argument.
+        argument: &'static str,
+        /// Elements from row to row.
+        given: usize,
+        /// Elements of a row.
+        dim: usize,
+    },
+    /// Memory of another device, or whose work is ordered by another stream.
+    #[error("`{argument}` belongs to {given}; this call works on {expected}")]
+    Device {
+        /// Name of the argument.
+        argument: &'static str,
+        /// Where the memory belongs.
+        given: String,
+        /// Where it has to.
+        expected: String,
+    },
+    /// An output that shares memory with another argument.
+    #[error("`{argument}` shares memory with `{other}`; outputs need memory of their own")]
+    Aliasing {
+        /// Name of the output.
+        argument: &'static str,
+        /// Name of the argument that it overlaps.
+        other: &'static str,
+    },
+    /// A call that waits for results while its stream is recorded into a graph.
+    #[error("`{call}` waits for the stream, which cannot be while the stream is being captured")]
+    Capture {
+        /// The call.
+        call: &'static str,
     },
 }
 

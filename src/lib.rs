@@ -23,9 +23,13 @@
 
 pub mod contrast;
 mod cpu;
+#[cfg(host_kernels)]
+mod device;
 pub mod element;
 pub mod engine;
 mod error;
+#[cfg(host_kernels)]
+pub mod host;
 pub mod losses;
 mod momentum;
 mod queue;

@@ -221,8 +221,8 @@ impl Expectation {
         let sizes = &self.sizes;
         let epsilon = spacing(DType::F32);
         let weight = match self.input {
-            DType::Bf16 => sizes.logit + epsilon + spacing(DType::Bf16),
-            DType::F32 | DType::F16 => sizes.logit + epsilon,
+            DType::F32 => sizes.logit + epsilon,
+            half => sizes.logit + epsilon + spacing(half),
         };
         match quantity {
             "loss" => sizes.logit * sizes.loss + epsilon * self.reference.loss,

@@ -20,9 +20,9 @@
 //! | dq, dk | (ω + ε_out)·max Σ ‖terms of the sum‖ |
 //! | dscale | ω·Σ ‖dz_ij·⟨q_i, k_j⟩‖ + η·Σ ‖dz_ij‖·a_ij |
 //!
-//! ω = ζ + ε is how far off a softmax weight may be, relatively; for bf16 inputs it is ζ + ε + 2⁻⁷,
-//! because engines round the weights to bf16 there, which is what the bf16 units of processors and
-//! cards multiply. ε_out is the spacing of the type that the output is stored in. All these sums are
+//! ω = ζ + ε is how far off a softmax weight may be, relatively. For bf16 and f16 inputs it is larger by
+//! the spacing of that type, 2⁻⁷ and 2⁻¹⁰, because engines round the weights to it there, which is what
+//! the 16-bit units of processors and cards multiply. ε_out is the spacing of the type that the output is stored in. All these sums are
 //! taken in float64 from the reference.
 
 use std::fmt;

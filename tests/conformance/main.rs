@@ -11,6 +11,8 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use half::{bf16, f16};
+#[cfg(host_kernels)]
+use infonce::host::{HostEngine, Schedule};
 use infonce::verify::cases::{Case, Data};
 use infonce::verify::rule::Measurement;
 use infonce::verify::{
@@ -33,6 +35,7 @@ fn main() {
     eprintln!("INFONCE_SEED={seed}");
     let mut trials = sensitivity::trials(seed);
     trials.extend(cpu_trials(seed));
+    trials.extend(host_trials(seed));
     trials.push(absent("cuda", "this version has no CUDA engine"));
     libtest_mimic::run(&arguments, trials).exit();
 }
@@ -48,6 +51,25 @@ fn cpu_trials(seed: u64) -> Vec<Trial> {
     let mut trials = trials("cpu", configurations, seed);
     trials.extend(thread_trials(seed));
     trials
+}
+
+/// The kernels' sources, run on the processor: once with every asynchronous operation as late as can
+/// be, once with each late or early by chance, in another order of threads and blocks.
+#[cfg(host_kernels)]
+fn host_trials(seed: u64) -> Vec<Trial> {
+    let configurations = vec![
+        ("host-run, late", HostEngine::new(Schedule::Late, seed)),
+        ("host-run, mixed", HostEngine::new(Schedule::Mixed, !seed)),
+    ];
+    trials("host-run kernels", configurations, seed)
+}
+
+#[cfg(not(host_kernels))]
+fn host_trials(_: u64) -> Vec<Trial> {
+    vec![absent(
+        "host-run kernels",
+        "no C++ compiler was found when this was built",
+    )]
 }
 
 /// The configurations of one engine, with their names.

@@ -1,0 +1,47 @@
+//! Compiles `kernels/` twice: as C++ that runs on the processor (feature `host-kernels`), and with
+//! nvcc into images that the crate embeds (feature `cuda`). Without these features it does nothing.
+
+#[cfg(any(feature = "host-kernels", feature = "cuda"))]
+mod build {
+    #[cfg(feature = "cuda")]
+    pub mod fatbin;
+    #[cfg(feature = "host-kernels")]
+    pub mod host;
+    pub mod jobs;
+    #[cfg(feature = "cuda")]
+    pub mod nvcc;
+    #[cfg(feature = "cuda")]
+    pub mod ptxas;
+    pub mod sources;
+}
+
+fn main() {
+    println!("cargo::rustc-check-cfg=cfg(host_kernels)");
+    println!("cargo::rerun-if-changed=build.rs");
+    #[cfg(any(feature = "host-kernels", feature = "cuda"))]
+    kernels();
+}
+
+#[cfg(any(feature = "host-kernels", feature = "cuda"))]
+fn kernels() {
+    use std::path::{Path, PathBuf};
+
+    println!("cargo::rerun-if-changed=build");
+    println!("cargo::rerun-if-changed=kernels");
+    println!("cargo::rerun-if-env-changed=DOCS_RS");
+    let out_dir = std::env::var_os("OUT_DIR").map(PathBuf::from);
+    let out_dir = out_dir.expect("cargo sets OUT_DIR for build scripts");
+    // On docs.rs nothing is linked or run, and there is no nvcc.
+    let documentation_only = std::env::var_os("DOCS_RS").is_some();
+    let sources = match build::sources::Sources::find(Path::new("kernels")) {
+        Ok(sources) => sources,
+        Err(error) => return println!("cargo::error=the folder `kernels` cannot be read: {error}"),
+    };
+
+    #[cfg(feature = "host-kernels")]
+    if !documentation_only {
+        build::host::build(&sources, &out_dir);
+    }
+    #[cfg(feature = "cuda")]
+    build::fatbin::build(&sources, &out_dir, documentation_only);
+}

@@ -1,0 +1,179 @@
+//! The kernels as CUDA images: one fatbin per source, with what runs on sm_80 to sm_89, on sm_90 and,
+//! as PTX that the driver compiles, on what comes after. Writes `images.rs` and
+//! `resources.rs`, which the crate includes, and `kernels.txt`, for people.
+
+use std::fmt::Write;
+use std::path::Path;
+use std::process::Command;
+use std::{fs, io};
+
+use super::jobs::{self, Done, Job};
+use super::nvcc::{self, Nvcc, Search};
+use super::ptxas::{self, Resources};
+use super::sources::Sources;
+
+/// sm_90a, not sm_90: warpgroup products and their registers exist only under the first name.
+const ARCHITECTURES: [&str; 3] = [
+    "-gencode=arch=compute_80,code=sm_80",
+    "-gencode=arch=compute_90a,code=sm_90a",
+    "-gencode=arch=compute_80,code=compute_80",
+];
+const OPTIONS: [&str; 5] = ["-std=c++17", "-O3", "-lineinfo", "-Xptxas=-v", "-fatbin"];
+const OLDEST: (u32, u32) = (12, 0);
+
+/// Compiles all kernels, or embeds none where only documentation is made.
+pub fn build(sources: &Sources, out_dir: &Path, documentation_only: bool) {
+    for name in
+        nvcc::VARIABLES
+            .into_iter()
+            .chain(["NVCC_CCBIN", "NVCC_PREPEND_FLAGS", "NVCC_APPEND_FLAGS"])
+    {
+        println!("cargo::rerun-if-env-changed={name}");
+    }
+    let images = if documentation_only {
+        Ok(Vec::new())
+    } else {
+        compile(sources, &out_dir.join("cuda"))
+    };
+    let written = images.and_then(|images| {
+        let kernels = resources(&images)?;
+        write(out_dir, &images, &kernels).map_err(|error| error.to_string())?;
+        Ok(kernels)
+    });
+    match written {
+        Ok(kernels) => {
+            for k in kernels
+                .iter()
+                .filter(|k| k.spill_stores + k.spill_loads > 0)
+            {
+                println!(
+                    "cargo::warning=the kernel {} spills registers on {}: {} bytes stored, {} loaded",
+                    k.kernel, k.architecture, k.spill_stores, k.spill_loads
+                );
+            }
+        }
+        Err(message) => {
+            for line in message.lines().filter(|line| !line.trim().is_empty()) {
+                println!("cargo::error={line}");
+            }
+        }
+    }
+}
+
+fn compile(sources: &Sources, folder: &Path) -> Result<Vec<Done>, String> {
+    let nvcc = Search::here().nvcc()?;
+    let version = version(&nvcc)?;
+    fs::create_dir_all(folder).map_err(|error| error.to_string())?;
+    let mut work = Vec::new();
+    for source in &sources.kernels {
+        let mut command = Command::new(&nvcc.path);
+        command
+            .args(OPTIONS)
+            .args(ARCHITECTURES)
+            .arg("-I")
+            .arg(&sources.root);
+        command
+            .args(
+                nvcc.includes
+                    .iter()
+                    .map(|folder| format!("-I{}", folder.display())),
+            )
+            .arg(source);
+        let name = sources.name(source);
+        let fingerprint = sources.fingerprint(source, &format!("{version} {command:?}"));
+        let fingerprint = fingerprint.map_err(|error| format!("{name}: {error}"))?;
+        work.push(Job {
+            output: jobs::output(folder, &name, fingerprint, "fatbin"),
+            source: name,
+            command,
+        });
+    }
+    let images = jobs::run(work)?;
+    jobs::sweep(folder, &images).map_err(|error| error.to_string())?;
+    for warning in images
+        .iter()
+        .flat_map(|image| image.log.lines())
+        .filter(|line| line.contains("warning"))
+    {
+        println!("cargo::warning={warning}");
+    }
+    Ok(images)
+}
+
+fn version(nvcc: &Nvcc) -> Result<String, String> {
+    let output = Command::new(&nvcc.path).arg("--version").output();
+    let output =
+        output.map_err(|error| format!("{} does not start: {error}", nvcc.path.display()))?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let path = nvcc.path.display();
+    match nvcc::release(&text) {
+        Some(release) if release >= OLDEST => Ok(text),
+        Some((major, minor)) => Err(format!(
+            "{path} is release {major}.{minor}, and 12.0 is needed; a newer one: {}",
+            nvcc::INSTALL
+        )),
+        None => Err(format!(
+            "{path} does not say its release; one that does: {}",
+            nvcc::INSTALL
+        )),
+    }
+}
+
+/// All kernels of all images. A kernel is launched by name, so no two may share one.
+fn resources(images: &[Done]) -> Result<Vec<Resources>, String> {
+    let mut kernels: Vec<Resources> = Vec::new();
+    for image in images {
+        let parsed = ptxas::parse(&image.log);
+        let twice = parsed
+            .iter()
+            .find(|new| kernels.iter().any(|old| old.kernel == new.kernel));
+        if let Some(twice) = twice {
+            return Err(format!(
+                "{}: there is another kernel called {}",
+                image.source, twice.kernel
+            ));
+        }
+        kernels.extend(parsed);
+    }
+    kernels.sort_by(|a, b| (&a.kernel, &a.architecture).cmp(&(&b.kernel, &b.architecture)));
+    Ok(kernels)
+}
+
+fn write(out_dir: &Path, images: &[Done], kernels: &[Resources]) -> io::Result<()> {
+    let mut text = String::from("&[\n");
+    for image in images {
+        let mut names: Vec<String> = ptxas::parse(&image.log)
+            .into_iter()
+            .map(|k| k.kernel)
+            .collect();
+        names.sort();
+        names.dedup();
+        let _ = writeln!(
+            text,
+            "Image {{ source: {:?}, kernels: &{names:?}, bytes: &Aligned(*include_bytes!({:?})) }},",
+            image.source, image.output
+        );
+    }
+    text.push_str("]\n");
+    fs::write(out_dir.join("images.rs"), text)?;
+
+    let mut text = String::from("&[\n");
+    for k in kernels {
+        let _ = writeln!(
+            text,
+            "KernelResources {{ kernel: {:?}, architecture: {:?}, registers: {}, spill_stores: {}, spill_loads: {}, \
+             stack: {}, shared: {}, barriers: {} }},",
+            k.kernel,
+            k.architecture,
+            k.registers,
+            k.spill_stores,
+            k.spill_loads,
+            k.stack,
+            k.shared,
+            k.barriers
+        );
+    }
+    text.push_str("]\n");
+    fs::write(out_dir.join("resources.rs"), text)?;
+    fs::write(out_dir.join("kernels.txt"), ptxas::table(kernels))
+}

@@ -1,0 +1,114 @@
+//! The kernels as C++: one static library, linked whole, because each kernel registers itself by a
+//! static object that nothing refers to.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use super::jobs::{self, Job};
+use super::sources::Sources;
+
+const COMPILER_MISSING: &str = "the kernels' CPU build is left out: no C++17 compiler works here; \
+    install one (apt-get install g++, dnf install gcc-c++, xcode-select --install) or name it in CXX";
+
+/// Builds the library and sets `cfg(host_kernels)`. Without a compiler this is a warning, for the
+/// crate works without; a source that does not compile is an error.
+pub fn build(sources: &Sources, out_dir: &Path) {
+    if sources.host.is_empty() {
+        return;
+    }
+    let Some(compiler) = compiler(out_dir) else {
+        return println!("cargo::warning={COMPILER_MISSING}");
+    };
+    match library(sources, &compiler, &out_dir.join("host")) {
+        Ok(()) => println!("cargo::rustc-cfg=host_kernels"),
+        Err(message) => {
+            for line in message.lines().filter(|line| !line.trim().is_empty()) {
+                println!("cargo::error={line}");
+            }
+        }
+    }
+}
+
+fn settings() -> cc::Build {
+    let mut build = cc::Build::new();
+    // The optimisation does not follow the profile: unoptimised kernels are of no use to anyone.
+    build
+        .cpp(true)
+        .std("c++17")
+        .opt_level(2)
+        .warnings(true)
+        .extra_warnings(true);
+    // Loops are unrolled with nvcc's pragma.
+    build.flag("-Wno-unknown-pragmas");
+    build
+}
+
+/// The compiler that cc finds, if it can compile C++17 at all.
+fn compiler(out_dir: &Path) -> Option<cc::Tool> {
+    let tool = settings().try_get_compiler().ok()?;
+    if tool.is_like_msvc() {
+        return None; // It has neither the inline assembly nor the options.
+    }
+    let probe = out_dir.join("probe.cpp");
+    fs::write(
+        &probe,
+        "#include <cmath>\nstatic_assert(__cplusplus >= 201703L);\n",
+    )
+    .ok()?;
+    let output = tool
+        .to_command()
+        .arg("-fsyntax-only")
+        .arg(&probe)
+        .output()
+        .ok()?;
+    output.status.success().then_some(tool)
+}
+
+fn library(sources: &Sources, compiler: &cc::Tool, folder: &Path) -> Result<(), String> {
+    fs::create_dir_all(folder).map_err(|error| error.to_string())?;
+    let version = version(compiler);
+    let mut work = Vec::new();
+    for source in [&sources.host, &sources.kernels, &sources.planted]
+        .into_iter()
+        .flatten()
+    {
+        let mut command = compiler.to_command();
+        command
+            .arg("-I")
+            .arg(&sources.root)
+            .args(["-x", "c++", "-c"])
+            .arg(source);
+        let name = sources.name(source);
+        let fingerprint = sources.fingerprint(source, &format!("{version} {command:?}"));
+        let fingerprint = fingerprint.map_err(|error| format!("{name}: {error}"))?;
+        work.push(Job {
+            output: jobs::output(folder, &name, fingerprint, "o"),
+            source: name,
+            command,
+        });
+    }
+    let objects = jobs::run(work)?;
+    for object in &objects {
+        for warning in object.log.lines().filter(|line| line.contains("warning:")) {
+            println!("cargo::warning={warning}");
+        }
+    }
+    jobs::sweep(folder, &objects).map_err(|error| error.to_string())?;
+
+    let mut archive = settings();
+    archive.objects(objects.iter().map(|object| &object.output));
+    archive.link_lib_modifier("+whole-archive");
+    archive
+        .try_compile("infonce_host_kernels")
+        .map_err(|error| error.to_string())
+}
+
+/// What the compiler calls itself, so that another one is not taken for it.
+fn version(compiler: &cc::Tool) -> String {
+    let output = Command::new(compiler.path()).arg("--version").output();
+    output.map_or_else(
+        |_| String::new(),
+        |output| String::from_utf8_lossy(&output.stdout).into_owned(),
+    )
+}

@@ -1,0 +1,82 @@
+//! Reads what `ptxas -v` says about each kernel: registers, spills, stack, shared memory.
+
+use std::fmt::Write;
+
+/// What one kernel takes on one architecture.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Resources {
+    pub kernel: String,
+    pub architecture: String,
+    /// Per thread.
+    pub registers: u32,
+    /// Bytes per thread, those of functions that were not inlined counted in.
+    pub spill_stores: u32,
+    pub spill_loads: u32,
+    pub stack: u32,
+    /// Static bytes per block; dynamic shared memory is chosen at launch.
+    pub shared: u32,
+    pub barriers: u32,
+}
+
+/// The kernels in the order ptxas compiled them. Lines that say nothing about a kernel are passed over.
+pub fn parse(log: &str) -> Vec<Resources> {
+    let mut kernels: Vec<Resources> = Vec::new();
+    for line in log.lines() {
+        if let Some((_, entry)) = line.split_once("Compiling entry function '") {
+            let mut quoted = entry.split('\'');
+            let kernel = quoted.next().unwrap_or_default().to_owned();
+            let architecture = quoted.nth(1).unwrap_or_default().to_owned();
+            kernels.push(Resources {
+                kernel,
+                architecture,
+                ..Resources::default()
+            });
+            continue;
+        }
+        let Some(kernel) = kernels.last_mut() else {
+            continue;
+        };
+        if line.contains("bytes spill stores") {
+            kernel.stack += before(line, " bytes stack frame");
+            kernel.spill_stores += before(line, " bytes spill stores");
+            kernel.spill_loads += before(line, " bytes spill loads");
+        } else if line.contains(" registers") {
+            kernel.registers = before(line, " registers");
+            kernel.barriers = before(line, " barriers");
+            kernel.shared = before(line, " bytes smem");
+        }
+    }
+    kernels
+}
+
+/// The number that stands right before `unit`; 0 where the line does not have that unit.
+fn before(line: &str, unit: &str) -> u32 {
+    let number = line
+        .split(unit)
+        .next()
+        .filter(|head| head.len() < line.len());
+    let digits = number.and_then(|head| head.rsplit(|c: char| !c.is_ascii_digit()).next());
+    digits.and_then(|digits| digits.parse().ok()).unwrap_or(0)
+}
+
+/// A table for people, one line per kernel and architecture.
+pub fn table(kernels: &[Resources]) -> String {
+    let width = kernels
+        .iter()
+        .map(|k| k.kernel.len())
+        .max()
+        .unwrap_or(0)
+        .max("kernel".len());
+    let mut text = format!(
+        "{:width$}  {:>7}  {:>9}  {:>12}  {:>11}  {:>7}  {:>8}\n",
+        "kernel", "arch", "registers", "spill stores", "spill loads", "stack B", "shared B"
+    );
+    for k in kernels {
+        let _ = writeln!(
+            text,
+            "{:width$}  {:>7}  {:>9}  {:>12}  {:>11}  {:>7}  {:>8}",
+            k.kernel, k.architecture, k.registers, k.spill_stores, k.spill_loads, k.stack, k.shared
+        );
+    }
+    text
+}

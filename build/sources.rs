@@ -1,0 +1,100 @@
+//! Which files there are, and what each depends on.
+
+use std::collections::BTreeSet;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::path::{Path, PathBuf};
+use std::{fs, io};
+
+/// The source files under `kernels/`, each list sorted.
+#[derive(Debug, Default)]
+// Without the feature `host-kernels` nobody asks for what only the host runs.
+#[cfg_attr(not(feature = "host-kernels"), allow(dead_code))]
+pub struct Sources {
+    /// The folder itself; sources include headers relative to it.
+    pub root: PathBuf,
+    /// `kernels/*/*.cu`: compiled by nvcc and by the C++ compiler.
+    pub kernels: Vec<PathBuf>,
+    /// `kernels/host/*.cpp`: what runs kernels on the processor.
+    pub host: Vec<PathBuf>,
+    /// `kernels/host/planted/*.cu`: kernels with planted mistakes, never seen by nvcc.
+    pub planted: Vec<PathBuf>,
+}
+
+impl Sources {
+    /// Lists the sources under `root`; a folder that is not there holds none.
+    pub fn find(root: &Path) -> io::Result<Self> {
+        let mut sources = Self {
+            root: root.to_path_buf(),
+            host: files(&root.join("host"), "cpp")?,
+            planted: files(&root.join("host/planted"), "cu")?,
+            ..Self::default()
+        };
+        for folder in entries(root)? {
+            if folder.is_dir() && !folder.ends_with("host") {
+                sources.kernels.extend(files(&folder, "cu")?);
+            }
+        }
+        Ok(sources)
+    }
+
+    /// A number that changes when `source`, a header that it includes with quotes, directly or not,
+    /// or `settings` changes.
+    pub fn fingerprint(&self, source: &Path, settings: &str) -> io::Result<u64> {
+        let mut hasher = DefaultHasher::new();
+        settings.hash(&mut hasher);
+        let mut seen = BTreeSet::new();
+        let mut open = vec![source.to_path_buf()];
+        while let Some(file) = open.pop() {
+            if !seen.insert(file.clone()) {
+                continue;
+            }
+            let text = fs::read_to_string(&file)?;
+            (&file, &text).hash(&mut hasher);
+            for name in quoted_includes(&text) {
+                let beside = file.parent().unwrap_or(&self.root).join(name);
+                // What is in neither place is the compiler's to report.
+                open.extend(
+                    [beside, self.root.join(name)]
+                        .into_iter()
+                        .find(|path| path.is_file()),
+                );
+            }
+        }
+        Ok(hasher.finish())
+    }
+
+    /// The source's path below the root, with `/` on every system.
+    pub fn name(&self, source: &Path) -> String {
+        let relative = source.strip_prefix(&self.root).unwrap_or(source);
+        relative.to_string_lossy().replace('\\', "/")
+    }
+}
+
+fn quoted_includes(text: &str) -> impl Iterator<Item = &str> {
+    text.lines().filter_map(|line| {
+        let directive = line.trim_start().strip_prefix('#')?.trim_start();
+        let quoted = directive
+            .strip_prefix("include")?
+            .trim_start()
+            .strip_prefix('"')?;
+        quoted.split('"').next()
+    })
+}
+
+fn entries(folder: &Path) -> io::Result<Vec<PathBuf>> {
+    if !folder.is_dir() {
+        return Ok(Vec::new());
+    }
+    let mut paths = Vec::new();
+    for entry in fs::read_dir(folder)? {
+        paths.push(entry?.path());
+    }
+    paths.sort();
+    Ok(paths)
+}
+
+fn files(folder: &Path, extension: &str) -> io::Result<Vec<PathBuf>> {
+    let mut paths = entries(folder)?;
+    paths.retain(|path| path.is_file() && path.extension().is_some_and(|e| e == extension));
+    Ok(paths)
+}

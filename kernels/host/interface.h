@@ -1,0 +1,47 @@
+// What the host bodies of kernels/ptx call: the runner's side of every primitive. A call names its
+// place in the source, so that a fault can.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace infonce::host {
+
+struct Site {
+    const char* file;
+    int line;
+};
+
+// The last parameter of a primitive: where it is called.
+#define INFONCE_SITE ::infonce::host::Site site = ::infonce::host::Site{__builtin_FILE(), __builtin_LINE()}
+
+// The thread that runs, of the block that runs.
+struct Current {
+    uint32_t thread, threads;
+    uint32_t block[3], grid[3];
+};
+// `__thread`, not `thread_local`: nothing to initialise, so no call at every use.
+extern __thread Current current;
+
+// Makes a kernel known by its name.
+struct Registration {
+    Registration(const char* name, uint32_t threads, size_t params_bytes, void (*run)(const void* params));
+};
+
+enum class Numbers { BF16, F16, TF32 };
+
+uint32_t shared_base();
+void load_shared(uint32_t address, void* value, uint32_t bytes, Site site);
+void store_shared(uint32_t address, const void* value, uint32_t bytes, Site site);
+void load_global(const void* address, void* value, uint32_t bytes, Site site);
+void store_global(void* address, const void* value, uint32_t bytes, Site site);
+void block_barrier(Site site);
+void warp_barrier(Site site);
+uint32_t shuffle_xor(uint32_t value, int mask, Site site);
+void copy_async_16(uint32_t to, const void* source, bool valid, Site site);
+void commit_copies(Site site);
+void wait_copies(int pending, Site site);
+void load_matrices(uint32_t (&r)[4], uint32_t row, bool transposed, Site site);
+void mma(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], Numbers numbers, Site site);
+
+}  // namespace infonce::host

@@ -1,0 +1,89 @@
+#include "host/runner.h"
+
+#include <algorithm>
+#include <cstring>
+#include <exception>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "host/block.h"
+
+namespace infonce::host {
+namespace {
+
+struct Kernel {
+    uint32_t threads;
+    size_t params_bytes;
+    void (*run)(const void*);
+};
+
+std::map<std::string, Kernel>& kernels() {
+    static std::map<std::string, Kernel> all;
+    return all;
+}
+
+int refuse(char* report, uint64_t report_bytes, const std::string& what) {
+    if (report_bytes > 0) {
+        const size_t length = std::min<size_t>(what.size(), report_bytes - 1);
+        std::memcpy(report, what.data(), length);
+        report[length] = 0;
+    }
+    return 2;
+}
+
+int run(const InfonceHostLaunch& launch, char* report, uint64_t report_bytes) {
+    const std::string name = launch.kernel;
+    const auto found = kernels().find(name);
+    if (found == kernels().end()) return refuse(report, report_bytes, "there is no kernel " + name);
+    const Kernel& kernel = found->second;
+    if (launch.threads != kernel.threads)
+        return refuse(report, report_bytes, name + " has blocks of " + std::to_string(kernel.threads) + " threads, not " + std::to_string(launch.threads));
+    if (launch.params_bytes != kernel.params_bytes)
+        return refuse(report, report_bytes, name + " takes " + std::to_string(kernel.params_bytes) + " bytes of parameters, not " + std::to_string(launch.params_bytes));
+    if (launch.threads == 0 || launch.threads % WARP != 0 || launch.threads > MOST_THREADS)
+        return refuse(report, report_bytes, name + ": a block has whole warps, at most " + std::to_string(MOST_THREADS) + " threads");
+    if (launch.shared_bytes > MOST_SHARED || launch.shared_bytes % 4 != 0)
+        return refuse(report, report_bytes, name + ": a block has at most " + std::to_string(MOST_SHARED) + " bytes of shared memory, whole words");
+    const uint64_t blocks = uint64_t(launch.grid[0]) * launch.grid[1] * launch.grid[2];
+    if (blocks == 0) return refuse(report, report_bytes, name + ": the grid is empty");
+
+    // Blocks in an order that the seed decides: x -> (x · step + start) mod blocks, step coprime.
+    uint64_t step = launch.seed * 2 + 1, start = launch.seed % blocks;
+    auto divisor = [](uint64_t a, uint64_t b) {
+        while (b != 0) std::swap(a %= b, b);
+        return a;
+    };
+    step %= blocks;
+    if (step == 0) step = 1;
+    while (divisor(step, blocks) != 1) ++step;
+    Block& block = this_block();
+    for (uint64_t i = 0; i < blocks; ++i) {
+        const uint64_t number = uint64_t((unsigned __int128)(i)*step % blocks + start) % blocks;
+        const uint32_t index[3] = {uint32_t(number % launch.grid[0]), uint32_t(number / launch.grid[0] % launch.grid[1]),
+                                   uint32_t(number / launch.grid[0] / launch.grid[1])};
+        if (!block.run(launch, kernel.run, index, launch.seed + number)) {
+            refuse(report, report_bytes,
+                   name + ", block (" + std::to_string(index[0]) + ", " + std::to_string(index[1]) + ", " +
+                       std::to_string(index[2]) + "), " + block.fault());
+            return 1;
+        }
+    }
+    return 0;
+}
+
+}  // namespace
+
+Registration::Registration(const char* name, uint32_t threads, size_t params_bytes, void (*body)(const void*)) {
+    kernels()[name] = Kernel{threads, params_bytes, body};
+}
+
+}  // namespace infonce::host
+
+int infonce_host_launch(const InfonceHostLaunch* launch, char* report, uint64_t report_bytes) {
+    try {
+        return infonce::host::run(*launch, report, report_bytes);
+    } catch (const std::exception& error) {
+        return infonce::host::refuse(report, report_bytes, error.what());
+    }
+}

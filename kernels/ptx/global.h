@@ -1,0 +1,55 @@
+// Global memory. On the host every access is checked against what has been allocated and written.
+#pragma once
+
+#include "ptx/kernel.h"
+#include "ptx/types.h"
+
+namespace infonce {
+
+#ifdef __CUDACC__
+
+template <class T>
+INFONCE_DEVICE T load_global(const T* from) {
+    if constexpr (sizeof(T) <= 8) {
+        union {
+            T value;
+            typename Bits<sizeof(T)>::Type bits;
+        } u;
+        u.bits = *reinterpret_cast<const typename Bits<sizeof(T)>::Type*>(from);
+        return u.value;
+    } else {
+        return *from;
+    }
+}
+
+template <class T>
+INFONCE_DEVICE void store_global(T* to, T value) {
+    if constexpr (sizeof(T) <= 8) {
+        union {
+            T value;
+            typename Bits<sizeof(T)>::Type bits;
+        } u;
+        u.value = value;
+        *reinterpret_cast<typename Bits<sizeof(T)>::Type*>(to) = u.bits;
+    } else {
+        *to = value;
+    }
+}
+
+#else
+
+template <class T>
+inline T load_global(const T* from, INFONCE_SITE) {
+    T value;
+    host::load_global(from, &value, sizeof(T), site);
+    return value;
+}
+
+template <class T>
+inline void store_global(T* to, T value, INFONCE_SITE) {
+    host::store_global(to, &value, sizeof(T), site);
+}
+
+#endif
+
+}  // namespace infonce

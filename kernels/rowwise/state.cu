@@ -1,0 +1,73 @@
+// The state that outlives a step: momentum updates of many tensors in one launch, and copies of rows
+// into a queue or into rows that the tile loops can read.
+#include "ptx/kernel.h"
+#include "ptx/math.h"
+#include "tile/numbers.h"
+
+namespace infonce {
+
+constexpr uint32_t MOMENTUM_THREADS = 256, MOMENTUM_CHUNK = 4096;
+
+struct MomentumTensor {
+    const void* query;
+    float* key;
+    void* shadow;         // in the query's type; null: not wanted
+    uint64_t length;
+    uint64_t first_block;  // blocks before this tensor's
+};
+
+struct MomentumParams {
+    const MomentumTensor* tensors;
+    uint32_t count;
+    uint32_t dtype;
+    float momentum;
+};
+
+// key = m·key + (1 - m)·query; a block takes a chunk of one tensor.
+INFONCE_KERNEL(momentum_update, MomentumParams, MOMENTUM_THREADS, 1) {
+    const uint64_t block = block_index().x;
+    // The last tensor whose first block is not past this one.
+    uint32_t low = 0, high = p.count;
+    while (high - low > 1) {
+        const uint32_t middle = low + (high - low) / 2;
+        if (load_global(&p.tensors[middle].first_block) <= block)
+            low = middle;
+        else
+            high = middle;
+    }
+    const MomentumTensor* at = p.tensors + low;
+    const void* query = load_global(&at->query);
+    float* key = load_global(&at->key);
+    void* shadow = load_global(&at->shadow);
+    const uint64_t length = load_global(&at->length);
+    const uint64_t first = (block - load_global(&at->first_block)) * MOMENTUM_CHUNK;
+    const float rest = 1.0f - p.momentum;
+    for (uint64_t i = first + thread_index(); i < first + MOMENTUM_CHUNK && i < length; i += MOMENTUM_THREADS) {
+        const float updated = fma(p.momentum, load_global(key + i), rest * load_number(query, p.dtype, i));
+        store_global(key + i, updated);
+        if (shadow) store_number(shadow, p.dtype, i, updated);
+    }
+}
+
+struct CopyRowsParams {
+    Matrix from, to;
+    uint32_t rows;
+    uint32_t from_columns, to_columns;  // what `from` lacks becomes zero
+    uint32_t first_from, first_to;      // rows
+    uint32_t capacity;                  // rows of `to`: row numbers wrap around
+};
+
+constexpr int COPY_WARPS = 8;
+
+// A warp a row.
+INFONCE_KERNEL(copy_rows, CopyRowsParams, COPY_WARPS * 32, 1) {
+    const uint64_t row = uint64_t(block_index().x) * COPY_WARPS + thread_index() / 32;
+    if (row >= p.rows) return;
+    const uint64_t to = (p.first_to + row) % p.capacity;
+    for (uint32_t d = thread_index() % 32; d < p.to_columns; d += 32) {
+        const float x = d < p.from_columns ? p.from.load(p.first_from + row, d) : 0.0f;
+        p.to.store(to, d, x);
+    }
+}
+
+}  // namespace infonce

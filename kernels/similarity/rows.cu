@@ -1,0 +1,244 @@
+// What is computed row by row around the tile loops: positive logits before them, and after them the
+// statistics, the gradients and the loss from partial results, in a fixed order. O((N + M)·D) each.
+#include "ptx/barrier.h"
+#include "ptx/global.h"
+#include "ptx/math.h"
+#include "ptx/shared.h"
+#include "tile/contrast.h"
+#include "tile/element.h"
+#include "tile/numbers.h"
+#include "tile/softmax.h"
+
+namespace infonce {
+
+constexpr float LN_2 = 0.6931471805599453f, LOG2_E = 1.4426950408889634f;
+constexpr int ROW_WARPS = 8;
+
+INFONCE_DEVICE uint64_t warp_row() { return uint64_t(block_index().x) * ROW_WARPS + thread_index() / 32; }
+
+// ---- Positive logits
+
+struct PositivesParams {
+    ContrastView contrast;
+    Matrix anchors, candidates, own_keys;  // own_keys: MoCo's positives; data null otherwise
+    uint32_t dim;
+    uint32_t* not_finite;  // two words, zero before: set when an anchor's, a candidate's number is not finite
+    float* positive;       // z₊ of each anchor
+};
+
+// A warp a row: first the anchors, then the candidates.
+INFONCE_KERNEL(positives, PositivesParams, ROW_WARPS * 32, 1) {
+    const uint32_t lane = thread_index() % 32;
+    const uint64_t row = warp_row();
+    const uint32_t anchors = p.contrast.anchors;
+    if (row >= uint64_t(anchors) + p.contrast.candidates) return;
+    const bool is_anchor = row < anchors;
+    if (!is_anchor) {
+        float zero = 0.0f;
+        for (uint32_t d = lane; d < p.dim; d += 32) zero += 0.0f * p.candidates.load(row - anchors, d);
+        if (warp_sum(zero) != 0.0f && lane == 0) store_global(p.not_finite + 1, 1u);
+        return;
+    }
+    const bool own = p.own_keys.data != nullptr;
+    const Matrix& keys = own ? p.own_keys : p.candidates;
+    const uint64_t key = own ? row : p.contrast.positive(uint32_t(row));
+    float product = 0.0f, zero = 0.0f;
+    for (uint32_t d = lane; d < p.dim; d += 32) {
+        const float q = p.anchors.load(row, d), k = keys.load(key, d);
+        product = fma(q, k, product);
+        zero += 0.0f * q + 0.0f * k;
+    }
+    product = warp_sum(product);
+    zero = warp_sum(zero);
+    if (lane != 0) return;
+    const bool finite = zero == 0.0f;
+    store_global(p.positive + row, finite ? p.contrast.scale_value() * product : quiet_nan());
+    if (!finite) store_global(p.not_finite, 1u);
+}
+
+// ---- Statistics
+
+struct StatisticsParams {
+    const ScaledSum* partial;   // parts × rows, added to what `running` holds; null: lse is given
+    uint32_t parts, rows;
+    ScaledSum* running;         // null: there is only one set of parts
+    uint32_t first, last;       // whether this set is the first, the last of them
+    uint32_t candidates_matter; // a candidate that is not finite makes every row NaN
+    uint32_t anchors_matter;    // an anchor that is not finite makes every row NaN
+    const uint32_t* not_finite;
+    float* positive;            // z₊, in nats
+    float* negatives_lse;       // lse⁻, in nats
+    float* lse2;                // log2 of the sum over all allowed candidates
+    float* sigma;               // 1 - p₊
+};
+
+// log(1 + eˣ); 0 at -∞, NaN at NaN.
+INFONCE_DEVICE float softplus(float x) { return x > 0.0f ? x + log1p_exact(exp_exact(-x)) : log1p_exact(exp_exact(x)); }
+
+INFONCE_DEVICE float sigmoid(float x) { return 1.0f / (1.0f + exp_exact(-x)); }
+
+// A thread a row.
+INFONCE_KERNEL(combine_statistics, StatisticsParams, 128, 1) {
+    const uint32_t row = block_index().x * 128 + thread_index();
+    if (row >= p.rows) return;
+    float lse;
+    if (p.partial) {
+        ScaledSum sum = p.running && !p.first ? load_global(p.running + row) : empty_sum();
+        for (uint32_t part = 0; part < p.parts; ++part)
+            sum = combine(sum, load_global(p.partial + uint64_t(part) * p.rows + row));
+        if (p.running && !p.last) {
+            store_global(p.running + row, sum);
+            return;
+        }
+        // The maximum of an empty sum is -∞, and so is its logarithm.
+        lse = sum.sum == 0.0f ? -infinity() : (sum.maximum + log2_exact(sum.sum)) * LN_2;
+        store_global(p.negatives_lse + row, lse);
+    } else {
+        lse = load_global(p.negatives_lse + row);
+    }
+    float positive = load_global(p.positive + row);
+    if ((p.candidates_matter && load_global(p.not_finite + 1)) || (p.anchors_matter && load_global(p.not_finite)))
+        positive = quiet_nan();
+    store_global(p.positive + row, positive);
+    const float margin = lse - positive;
+    store_global(p.lse2 + row, (positive + softplus(margin)) * LOG2_E);
+    store_global(p.sigma + row, sigmoid(margin));
+}
+
+// ---- Gradients
+
+struct ShiftParams {
+    const float* row_sigma;
+    const float* column_sigma;  // null: columns have no loss
+    uint32_t rows, columns;
+    WeightShift* shift;
+};
+
+constexpr int SHIFT_THREADS = 256;
+
+// The shift that brings the largest σ to at most 2^UNIT_SHIFT: no weight of a row is above its σ,
+// but for the positive's, which is σ itself. One block.
+INFONCE_KERNEL(find_weight_shift, ShiftParams, SHIFT_THREADS, 1) {
+    float largest = 0.0f;
+    for (uint32_t i = thread_index(); i < p.rows; i += SHIFT_THREADS) largest = larger(largest, load_global(p.row_sigma + i));
+    if (p.column_sigma)
+        for (uint32_t i = thread_index(); i < p.columns; i += SHIFT_THREADS)
+            largest = larger(largest, load_global(p.column_sigma + i));
+    const SharedAddress slot = shared_base() + thread_index() * 4;
+    store_shared(slot, largest);
+    for (uint32_t half = SHIFT_THREADS / 2; half > 0; half /= 2) {
+        block_barrier();
+        if (thread_index() < half) store_shared(slot, larger(load_shared<float>(slot), load_shared<float>(slot + half * 4)));
+    }
+    if (thread_index() != 0) return;
+    // Where σ is smaller still, so is every gradient: nothing is left of it in f32.
+    const uint32_t exponent = float_bits(load_shared<float>(slot)) >> 23;
+    const float shift = UNIT_SHIFT + float(exponent > 26 ? 126 - int(exponent) : 100);
+    store_global(p.shift, WeightShift{shift, bits_float(uint32_t(127.0f + shift) << 23)});
+}
+
+struct FinishParams {
+    const float* sums;             // parts × rows × D
+    const ScaledSum* normalisers;  // parts × rows; null: the weights were the softmax itself
+    uint32_t parts, rows, dim;
+    uint32_t shifted;              // the weights were those of f16
+    ContrastView contrast;
+    float coefficient;             // upstream · w; the gradient's factor is this times s
+    const float* sigma;            // of each row, with `keys`
+    Matrix keys;                   // positives that no tile held; data null: there are none
+    uint32_t own_keys;             // row i of `keys` is the positive of row i
+    Matrix rows_of;                // the rows the gradient belongs to
+    Matrix gradient;
+    const WeightShift* shift;      // theirs; null: the shift of weights that are at most 1
+    float* dots;                   // Σ_d x_d dx_d of each row, before rounding; null: not wanted
+};
+
+// dx_i = factor · (share · Σ_parts sums_i - σ_i k₊). A warp a row.
+INFONCE_KERNEL(finish_gradient, FinishParams, ROW_WARPS * 32, 1) {
+    const uint32_t lane = thread_index() % 32;
+    const uint64_t row = warp_row();
+    if (row >= p.rows) return;
+    const float factor = p.coefficient * p.contrast.scale_value();
+    float share = 1.0f, sigma = 0.0f, maximum = 0.0f;
+    if (p.shifted) share /= p.shift ? load_global(p.shift).factor : UNIT_FACTOR;
+    uint64_t key = 0;
+    if (p.keys.data) {
+        sigma = load_global(p.sigma + row);
+        key = p.own_keys ? row : p.contrast.positive(uint32_t(row));
+    }
+    if (p.normalisers) {
+        ScaledSum sum = empty_sum();
+        for (uint32_t part = 0; part < p.parts; ++part)
+            sum = combine(sum, load_global(p.normalisers + uint64_t(part) * p.rows + row));
+        maximum = finite_offset(sum.maximum);
+        // p_ij = σ_i · (its share among the negatives).
+        share *= sum.sum == 0.0f ? 0.0f : sigma / sum.sum;
+    }
+    float dot = 0.0f;
+    for (uint32_t d = lane; d < p.dim; d += 32) {
+        float sum = 0.0f;
+        for (uint32_t part = 0; part < p.parts; ++part) {
+            const uint64_t index = uint64_t(part) * p.rows + row;
+            const float weight = p.normalisers ? exp2_fast(load_global(p.normalisers + index).maximum - maximum) : 1.0f;
+            sum = fma(load_global(p.sums + index * p.dim + d), weight, sum);
+        }
+        float gradient = sum * share;
+        if (p.keys.data) gradient -= sigma * p.keys.load(key, d);
+        gradient *= factor;
+        p.gradient.store(row, d, gradient);
+        if (p.dots) dot = fma(p.rows_of.load(row, d), gradient, dot);
+    }
+    if (!p.dots) return;
+    dot = warp_sum(dot);
+    if (lane == 0) store_global(p.dots + row, dot);
+}
+
+// ---- Loss
+
+struct ReduceParams {
+    const float* row_lse;      // lse⁻ and z₊ of the rows; null: no loss is wanted
+    const float* row_positive;
+    const float* column_lse;   // and of the columns; null: they have no loss
+    const float* column_positive;
+    const float* dots;         // null: dscale is not wanted
+    uint32_t rows, columns;
+    double row_weight;
+    double dot_weight;         // dscale = Σ dots · dot_weight / s
+    ContrastView contrast;
+    float* result;             // loss, dscale
+};
+
+constexpr int REDUCE_THREADS = 256;
+
+// The sum over the block, in thread 0, in a fixed order.
+INFONCE_DEVICE double block_sum(double x) {
+    const SharedAddress slot = shared_base() + thread_index() * 8;
+    block_barrier();
+    store_shared(slot, x);
+    for (uint32_t half = REDUCE_THREADS / 2; half > 0; half /= 2) {
+        block_barrier();
+        if (thread_index() < half) store_shared(slot, load_shared<double>(slot) + load_shared<double>(slot + half * 8));
+    }
+    block_barrier();
+    return load_shared<double>(shared_base());
+}
+
+// One block.
+INFONCE_KERNEL(reduce, ReduceParams, REDUCE_THREADS, 1) {
+    double loss = 0.0, dots = 0.0;
+    if (p.row_lse)
+        for (uint32_t i = thread_index(); i < p.rows; i += REDUCE_THREADS)
+            loss += double(softplus(load_global(p.row_lse + i) - load_global(p.row_positive + i)));
+    if (p.column_lse)
+        for (uint32_t i = thread_index(); i < p.columns; i += REDUCE_THREADS)
+            loss += double(softplus(load_global(p.column_lse + i) - load_global(p.column_positive + i)));
+    if (p.dots)
+        for (uint32_t i = thread_index(); i < p.rows; i += REDUCE_THREADS) dots += double(load_global(p.dots + i));
+    loss = block_sum(loss);
+    dots = block_sum(dots);
+    if (thread_index() != 0) return;
+    store_global(p.result, float(loss * p.row_weight));
+    store_global(p.result + 1, float(dots * p.dot_weight / double(p.contrast.scale_value())));
+}
+
+}  // namespace infonce

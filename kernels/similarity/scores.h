@@ -1,0 +1,137 @@
+// The plain tile loop: 128 × 128 logits of any D, in the registers of a block, one after another
+// along the candidates. What becomes of a tile is the epilogue's business.
+//
+//   8 warps as 4 × 2, 32 × 64 logits each; slabs of 128 bytes of both sides, STAGES in flight
+#pragma once
+
+#include "ptx/barrier.h"
+#include "ptx/global.h"
+#include "tile/contrast.h"
+#include "tile/element.h"
+#include "tile/slab.h"
+#include "tile/softmax.h"
+
+namespace infonce {
+
+struct ScoresParams {
+    ContrastView contrast;
+    GlobalRows anchors;      // the chunk of rows from first_anchor on
+    GlobalRows candidates;
+    uint32_t first_anchor;   // its first row's index among all anchors
+    uint32_t tiles_per_split;  // candidate tiles of a block; blocks are (anchor tile, split)
+    // Statistics.
+    ScaledSum* rows;         // splits × anchors of the chunk
+    ScaledSum* columns;      // anchor tiles × candidates; null: columns have no loss
+    // Weights.
+    const float* row_lse2;   // of the chunk's rows
+    const float* column_lse2;  // null: that term is left out
+    const float* row_sigma;
+    const float* column_sigma;
+    const WeightShift* shift;  // f16
+    void* weights;           // anchors of the chunk × weights_stride, in T
+    uint64_t weights_stride;  // numbers from row to row, at least the candidates, a multiple of 16
+    // Scores.
+    float* scores;           // anchors of the chunk × candidates, not scaled
+};
+
+struct ScoresTile {
+    static constexpr int ROWS = 128, COLUMNS = 128, WARPS = 8, THREADS = WARPS * 32, STAGES = 3;
+    static constexpr int WARP_ROWS = 32, WARP_COLUMNS = 64;
+    static constexpr int ROW_BLOCKS = WARP_ROWS / 16, COLUMN_BLOCKS = WARP_COLUMNS / 8;
+    static constexpr int SLAB = ROWS * SLAB_BYTES;
+    static constexpr int STAGE = 2 * SLAB;
+    // Partial sums of the columns: one a warp row.
+    static constexpr int EXCHANGE = 4 * COLUMNS * int(sizeof(ScaledSum));
+    static constexpr int SHARED_BYTES = STAGES * STAGE + EXCHANGE;
+};
+
+// The logits of one tile, as the threads hold them.
+struct Logits {
+    float z[ScoresTile::ROW_BLOCKS][ScoresTile::COLUMN_BLOCKS][4];
+};
+
+// Where a thread stands in a tile.
+struct Place {
+    int lane, warp_row, warp_column;
+    INFONCE_DEVICE Place() {
+        const int warp = thread_index() / 32;
+        lane = thread_index() % 32;
+        warp_row = warp % 4;
+        warp_column = warp / 4;
+    }
+    // Of entries 2·half and 2·half + 1 of a row block.
+    INFONCE_DEVICE int row(int row_block, int half) const {
+        return warp_row * ScoresTile::WARP_ROWS + row_block * 16 + half * 8 + lane / 4;
+    }
+    INFONCE_DEVICE int column(int column_block, int side) const {
+        return warp_column * ScoresTile::WARP_COLUMNS + column_block * 8 + lane % 4 * 2 + side;
+    }
+};
+
+// Runs the tiles of this block; `epilogue.tile(logits, first_column)` after each.
+template <class T, class Epilogue>
+INFONCE_DEVICE void score_tiles(const ScoresParams& p, Epilogue& epilogue) {
+    using Tile = ScoresTile;
+    const Place place;
+    const SharedAddress shared = shared_base();
+    const uint32_t first_row = block_index().x * Tile::ROWS;
+    const uint32_t all_tiles = (p.candidates.rows + Tile::COLUMNS - 1) / Tile::COLUMNS;
+    const uint32_t first_tile = block_index().y * p.tiles_per_split;
+    uint32_t tiles = first_tile < all_tiles ? all_tiles - first_tile : 0;
+    if (tiles > p.tiles_per_split) tiles = p.tiles_per_split;
+    const uint32_t slabs = (p.anchors.row_bytes + SLAB_BYTES - 1) / SLAB_BYTES;
+    // Slabs of all tiles, one sequence: the next tile's come in while this one's epilogue runs.
+    const uint64_t all_slabs = uint64_t(tiles) * slabs;
+
+    auto load = [&](uint64_t index) {
+        const SharedAddress stage = shared + uint32_t(index % Tile::STAGES) * Tile::STAGE;
+        const uint32_t tile = uint32_t(index / slabs), byte = uint32_t(index % slabs) * SLAB_BYTES;
+        load_slab<Tile::ROWS, Tile::THREADS>(stage, p.anchors, first_row, byte);
+        load_slab<Tile::COLUMNS, Tile::THREADS>(stage + Tile::SLAB, p.candidates,
+                                                (first_tile + tile) * Tile::COLUMNS, byte);
+    };
+    INFONCE_UNROLL
+    for (int index = 0; index < Tile::STAGES - 1; ++index) {
+        if (uint64_t(index) < all_slabs) load(index);
+        commit_copies();
+    }
+    uint64_t index = 0;
+    for (uint32_t tile = 0; tile < tiles; ++tile) {
+        Logits logits;
+        INFONCE_UNROLL
+        for (int i = 0; i < Tile::ROW_BLOCKS; ++i)
+            INFONCE_UNROLL
+            for (int j = 0; j < Tile::COLUMN_BLOCKS; ++j)
+                INFONCE_UNROLL
+                for (int e = 0; e < 4; ++e) logits.z[i][j][e] = 0.0f;
+        for (uint32_t slab = 0; slab < slabs; ++slab, ++index) {
+            wait_copies<Tile::STAGES - 2>();
+            block_barrier();
+            if (index + Tile::STAGES - 1 < all_slabs) load(index + Tile::STAGES - 1);
+            commit_copies();
+            const SharedAddress left = shared + uint32_t(index % Tile::STAGES) * Tile::STAGE;
+            const SharedAddress right = left + Tile::SLAB;
+            INFONCE_UNROLL
+            for (int step = 0; step < 4; ++step) {
+                uint32_t a[Tile::ROW_BLOCKS][4];
+                INFONCE_UNROLL
+                for (int i = 0; i < Tile::ROW_BLOCKS; ++i)
+                    load_left(a[i], left, place.warp_row * Tile::WARP_ROWS + i * 16, step);
+                INFONCE_UNROLL
+                for (int j = 0; j < Tile::COLUMN_BLOCKS; j += 2) {
+                    uint32_t low[2], high[2];
+                    load_right(low, high, right, place.warp_column * Tile::WARP_COLUMNS + j * 8, step);
+                    INFONCE_UNROLL
+                    for (int i = 0; i < Tile::ROW_BLOCKS; ++i) {
+                        Element<T>::multiply(logits.z[i][j], a[i], low);
+                        Element<T>::multiply(logits.z[i][j + 1], a[i], high);
+                    }
+                }
+            }
+        }
+        epilogue.tile(logits, (first_tile + tile) * Tile::COLUMNS);
+    }
+    wait_copies<0>();
+}
+
+}  // namespace infonce

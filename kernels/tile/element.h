@@ -1,0 +1,74 @@
+// The input types, as the tile loops see them: how two fragments multiply, and how weights become
+// fragments. A step is 32 bytes of the summed axis: 16 numbers of 16 bits, or 8 of 32.
+#pragma once
+
+#include "ptx/convert.h"
+#include "ptx/global.h"
+#include "ptx/math.h"
+#include "ptx/mma.h"
+#include "ptx/types.h"
+
+namespace infonce {
+
+// Weights times 2^shift become fragments. f16 reaches from 2^-14 to 2^16, so its shift brings the
+// largest weight to about 2^14; the others reach far enough and need none.
+template <class T>
+struct Element;
+
+// The shift of weights that are at most 1.
+constexpr float UNIT_SHIFT = 14.0f, UNIT_FACTOR = 16384.0f;
+
+// The shift that a call found for its weights, and what it multiplies by.
+struct WeightShift {
+    float shift;   // s
+    float factor;  // 2^s
+};
+
+template <>
+struct Element<bf16> {
+    static constexpr int STEP = 16;
+    static constexpr bool SHIFTED = false;
+    INFONCE_DEVICE static void multiply(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+        mma_bf16(d, a, b);
+    }
+    INFONCE_DEVICE static uint32_t pack(float low, float high) { return pack_bf16(low, high); }
+};
+
+template <>
+struct Element<f16> {
+    static constexpr int STEP = 16;
+    static constexpr bool SHIFTED = true;
+    INFONCE_DEVICE static void multiply(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+        mma_f16(d, a, b);
+    }
+    INFONCE_DEVICE static uint32_t pack(float low, float high) { return pack_f16(low, high); }
+};
+
+// f32 as the sum of two tf32, and three of the four products: the error of each product is that of
+// the one left out, 2^-22 of it.
+template <>
+struct Element<float> {
+    static constexpr int STEP = 8;
+    static constexpr bool SHIFTED = false;
+    INFONCE_DEVICE static void split(uint32_t x, uint32_t& high, uint32_t& low) {
+        high = to_tf32(bits_float(x));
+        low = to_tf32(bits_float(x) - bits_float(high));
+    }
+    INFONCE_DEVICE static void multiply(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+        uint32_t a_high[4], a_low[4], b_high[2], b_low[2];
+        INFONCE_UNROLL
+        for (int i = 0; i < 4; ++i) split(a[i], a_high[i], a_low[i]);
+        INFONCE_UNROLL
+        for (int i = 0; i < 2; ++i) split(b[i], b_high[i], b_low[i]);
+        mma_tf32(d, a_low, b_high);
+        mma_tf32(d, a_high, b_low);
+        mma_tf32(d, a_high, b_high);
+    }
+};
+
+template <class T>
+INFONCE_DEVICE WeightShift weight_shift(const WeightShift* of_call) {
+    return Element<T>::SHIFTED ? load_global(of_call) : WeightShift{0.0f, 1.0f};
+}
+
+}  // namespace infonce

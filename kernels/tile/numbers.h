@@ -1,0 +1,48 @@
+// Numbers of a type that is known when the kernel runs: for kernels that memory bounds, where a
+// branch that all threads take alike costs nothing.
+#pragma once
+
+#include "ptx/convert.h"
+#include "ptx/global.h"
+#include "ptx/kernel.h"
+#include "ptx/shuffle.h"
+#include "ptx/types.h"
+
+namespace infonce {
+
+enum DType : uint32_t { DTYPE_F32 = 0, DTYPE_F16 = 1, DTYPE_BF16 = 2 };
+
+INFONCE_DEVICE float load_number(const void* data, uint32_t dtype, uint64_t index) {
+    switch (dtype) {
+        case DTYPE_F16: return to_float(load_global(static_cast<const f16*>(data) + index));
+        case DTYPE_BF16: return to_float(load_global(static_cast<const bf16*>(data) + index));
+        default: return load_global(static_cast<const float*>(data) + index);
+    }
+}
+
+INFONCE_DEVICE void store_number(void* data, uint32_t dtype, uint64_t index, float x) {
+    switch (dtype) {
+        case DTYPE_F16: store_global(static_cast<f16*>(data) + index, to_f16(x)); break;
+        case DTYPE_BF16: store_global(static_cast<bf16*>(data) + index, to_bf16(x)); break;
+        default: store_global(static_cast<float*>(data) + index, x);
+    }
+}
+
+// A row-major matrix, rows `stride` numbers apart.
+struct Matrix {
+    void* data;
+    uint64_t stride;
+    uint32_t dtype;
+    INFONCE_DEVICE float load(uint64_t row, uint32_t column) const { return load_number(data, dtype, row * stride + column); }
+    INFONCE_DEVICE void store(uint64_t row, uint32_t column, float x) const {
+        store_number(data, dtype, row * stride + column, x);
+    }
+};
+
+// The same in every lane.
+INFONCE_DEVICE float warp_sum(float x) {
+    for (int mask = 16; mask > 0; mask /= 2) x += shuffle_xor(x, mask);
+    return x;
+}
+
+}  // namespace infonce

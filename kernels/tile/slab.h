@@ -1,0 +1,61 @@
+// A slab: rows of 128 bytes in shared memory, the unit in which matrices travel. 16-byte chunks are
+// swizzled (chunk XOR row mod 8), so that the eight rows an ldmatrix reads lie in different banks.
+#pragma once
+
+#include "ptx/cp_async.h"
+#include "ptx/kernel.h"
+#include "ptx/ldmatrix.h"
+#include "ptx/shared.h"
+
+namespace infonce {
+
+constexpr int SLAB_BYTES = 128;  // of a row
+constexpr int CHUNK_BYTES = 16;
+
+// A row-major matrix in global memory. Rows start at multiples of 16 bytes and are whole chunks.
+struct GlobalRows {
+    const char* data;
+    uint64_t stride;     // bytes from row to row
+    uint32_t rows;
+    uint32_t row_bytes;  // a multiple of 16
+};
+
+INFONCE_DEVICE SharedAddress chunk_address(SharedAddress slab, int row, int chunk) {
+    return slab + row * SLAB_BYTES + ((chunk ^ (row & 7)) * CHUNK_BYTES);
+}
+
+// Starts the copy of ROWS rows from `first_row` on, 128 bytes of each from `first_byte` on. What
+// lies past the matrix becomes zero.
+template <int ROWS, int THREADS>
+INFONCE_DEVICE void load_slab(SharedAddress slab, const GlobalRows& from, uint32_t first_row, uint32_t first_byte) {
+    static_assert(ROWS * 8 % THREADS == 0, "every thread copies as many chunks");
+    INFONCE_UNROLL
+    for (int i = 0; i < ROWS * 8 / THREADS; ++i) {
+        const int index = i * THREADS + int(thread_index());
+        const int row = index / 8, chunk = index % 8;
+        const uint32_t byte = first_byte + chunk * CHUNK_BYTES;
+        const bool valid = first_row + row < from.rows && byte < from.row_bytes;
+        const char* source = from.data;
+        if (valid) source += uint64_t(first_row + row) * from.stride + byte;
+        copy_async_16(chunk_address(slab, row, chunk), source, valid);
+    }
+}
+
+// 16 rows × 32 bytes as the left operand of an mma.
+INFONCE_DEVICE void load_left(uint32_t (&a)[4], SharedAddress slab, int first_row, int step) {
+    const int lane = thread_index() % 32;
+    load_matrices(a, chunk_address(slab, first_row + lane % 16, 2 * step + lane / 16));
+}
+
+// 16 rows × 32 bytes as the right operands of two mma: rows are their columns.
+INFONCE_DEVICE void load_right(uint32_t (&low)[2], uint32_t (&high)[2], SharedAddress slab, int first_row, int step) {
+    const int lane = thread_index() % 32;
+    uint32_t b[4];
+    load_matrices(b, chunk_address(slab, first_row + lane % 8 + lane / 16 * 8, 2 * step + lane / 8 % 2));
+    low[0] = b[0];
+    low[1] = b[1];
+    high[0] = b[2];
+    high[1] = b[3];
+}
+
+}  // namespace infonce

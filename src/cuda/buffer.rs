@@ -1,0 +1,175 @@
+//! Owned device memory.
+
+use std::marker::PhantomData;
+
+use bytemuck::Pod;
+use cudarc::driver::result;
+
+use super::device::{CudaDevice, DeviceBlock};
+use super::driver::check;
+use super::region::CudaRegion;
+use super::view::{CudaRows, CudaRowsMut, CudaVector, CudaVectorMut};
+use crate::device::Device;
+use crate::element::Element;
+use crate::error::Error;
+
+/// Device memory for `len` numbers of type `T`, which belongs to one [`CudaDevice`] handle: its
+/// stream orders all work on the memory. Dropping it hands the memory back to the handle's pool.
+///
+/// ```no_run
+/// use infonce::cuda::{CudaBuffer, CudaDevice};
+/// let device = CudaDevice::new(0)?;
+/// let z = CudaBuffer::upload(&device, &[1.0f32, 0.0, 0.0, 1.0])?;
+/// let rows = z.rows(2, 2)?;
+/// assert_eq!(rows.region().stride(), 2);
+/// assert_eq!(z.download()?, [1.0, 0.0, 0.0, 1.0]);
+/// # Ok::<(), infonce::Error>(())
+/// ```
+#[derive(Debug)]
+pub struct CudaBuffer<T> {
+    block: DeviceBlock,
+    length: usize,
+    device: CudaDevice,
+    elements: PhantomData<T>,
+}
+
+impl<T: Pod> CudaBuffer<T> {
+    /// `length` zeros.
+    ///
+    /// # Errors
+    /// [`Error::Driver`] when the memory cannot be had.
+    pub fn zeroed(device: &CudaDevice, length: usize) -> Result<Self, Error> {
+        let buffer = Self::unwritten(device, length)?;
+        let stream = device.stream().bind()?;
+        let bytes = length * size_of::<T>();
+        // SAFETY: the block has at least `bytes` bytes, and belongs to this stream's order.
+        let result = unsafe { result::memset_d8_async(buffer.block.address(), 0, bytes, stream) };
+        check("cuMemsetD8Async", result)?;
+        Ok(buffer)
+    }
+
+    /// A copy of `elements`, which may be changed or freed at once.
+    ///
+    /// # Errors
+    /// [`Error::Driver`] when the memory cannot be had or written.
+    pub fn upload(device: &CudaDevice, elements: &[T]) -> Result<Self, Error> {
+        let mut buffer = Self::unwritten(device, elements.len())?;
+        buffer.write(elements)?;
+        Ok(buffer)
+    }
+
+    fn unwritten(device: &CudaDevice, length: usize) -> Result<Self, Error> {
+        // A length that overflows is more than any device has.
+        let block = device.allocate(length.saturating_mul(size_of::<T>()))?;
+        Ok(Self {
+            block,
+            length,
+            device: device.clone(),
+            elements: PhantomData,
+        })
+    }
+
+    /// Overwrites all elements, in stream order; `elements` may be changed or freed at once.
+    ///
+    /// # Errors
+    /// [`Error::Length`] unless there are as many, [`Error::Driver`] when the driver refuses.
+    pub fn write(&mut self, elements: &[T]) -> Result<(), Error> {
+        self.check_length(elements.len())?;
+        let bytes = bytemuck::cast_slice(elements);
+        self.device.write(self.block.address(), bytes)
+    }
+
+    /// Copies all elements to the host, once the work on the stream so far has ended.
+    ///
+    /// # Errors
+    /// [`Error::Length`] unless there is room for exactly as many; [`Error::Capture`];
+    /// [`Error::Driver`] when work before has failed.
+    pub fn read(&self, elements: &mut [T]) -> Result<(), Error> {
+        self.check_length(elements.len())?;
+        let bytes = bytemuck::cast_slice_mut(elements);
+        self.device.read(self.block.address(), bytes)
+    }
+
+    /// [`read`](Self::read) into a vector of its own.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read).
+    pub fn download(&self) -> Result<Vec<T>, Error> {
+        let mut elements = vec![T::zeroed(); self.length];
+        self.read(&mut elements)?;
+        Ok(elements)
+    }
+
+    /// Number of elements.
+    pub fn len(&self) -> usize {
+        self.length
+    }
+
+    /// Whether there are no elements.
+    pub fn is_empty(&self) -> bool {
+        self.length == 0
+    }
+
+    /// The address of the first element.
+    pub fn address(&self) -> u64 {
+        self.block.address()
+    }
+
+    /// The device handle that the memory belongs to.
+    pub fn device(&self) -> &CudaDevice {
+        &self.device
+    }
+
+    /// The elements as a vector.
+    ///
+    /// # Errors
+    /// [`Error::Empty`] when there are none.
+    pub fn vector(&self) -> Result<CudaVector<'_, T>, Error> {
+        self.region(self.length, 1).map(CudaVector::at)
+    }
+
+    /// The elements as a vector to write to.
+    ///
+    /// # Errors
+    /// [`Error::Empty`] when there are none.
+    pub fn vector_mut(&mut self) -> Result<CudaVectorMut<'_, T>, Error> {
+        self.region(self.length, 1).map(CudaVectorMut::at)
+    }
+
+    fn region(&self, rows: usize, dim: usize) -> Result<CudaRegion, Error> {
+        let home = self.device.home();
+        let region = CudaRegion::new::<T>("buffer", self.block.address(), [rows, dim, dim], home)?;
+        self.check_length(rows.saturating_mul(dim))?;
+        Ok(region)
+    }
+
+    fn check_length(&self, other: usize) -> Result<(), Error> {
+        if self.length == other {
+            return Ok(());
+        }
+        Err(Error::Length {
+            argument: "buffer",
+            given: self.length,
+            expected: other,
+        })
+    }
+}
+
+impl<T: Element> CudaBuffer<T> {
+    /// The elements as a matrix of `rows` × `dim`.
+    ///
+    /// # Errors
+    /// [`Error::Empty`] when `rows` or `dim` is 0, [`Error::Length`] when the buffer does not hold
+    /// exactly `rows * dim` elements.
+    pub fn rows(&self, rows: usize, dim: usize) -> Result<CudaRows<'_, T>, Error> {
+        self.region(rows, dim).map(CudaRows::at)
+    }
+
+    /// The elements as a matrix of `rows` × `dim` to write to.
+    ///
+    /// # Errors
+    /// As [`rows`](Self::rows).
+    pub fn rows_mut(&mut self, rows: usize, dim: usize) -> Result<CudaRowsMut<'_, T>, Error> {
+        self.region(rows, dim).map(CudaRowsMut::at)
+    }
+}

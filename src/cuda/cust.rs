@@ -1,0 +1,86 @@
+//! Memory and streams of the crate `cust`, borrowed.
+
+use cust::memory::{DeviceCopy, DeviceSlice};
+use cust::stream::Stream;
+
+use super::device::CudaDevice;
+use super::view::{CudaRows, CudaRowsMut};
+use crate::element::Element;
+use crate::error::Error;
+
+impl CudaDevice {
+    /// Device `ordinal` with a stream of cust's, so that its work and this crate's are in one order.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    ///
+    /// # Safety
+    /// As [`with_raw_stream`](Self::with_raw_stream).
+    pub unsafe fn with_cust_stream(ordinal: usize, stream: &Stream) -> Result<Self, Error> {
+        // SAFETY: the caller's promise.
+        unsafe { Self::with_raw_stream(ordinal, stream.as_inner().cast()) }
+    }
+}
+
+impl<'a, T: Element> CudaRows<'a, T> {
+    /// Views a buffer of cust's as `rows` × `dim`. The buffer's elements have the same size as `T`:
+    /// 16-bit floats are `u16` there.
+    ///
+    /// # Errors
+    /// [`Error::Length`] when the buffer holds another number of bytes; as
+    /// [`from_raw`](Self::from_raw).
+    ///
+    /// # Safety
+    /// The buffer is memory of the device's primary context, and work of other streams on it is
+    /// ordered against the device's stream: cust's own copies to the host wait for it only after
+    /// [`CudaDevice::synchronize`].
+    pub unsafe fn from_cust<S: DeviceCopy>(
+        buffer: &'a DeviceSlice<S>,
+        rows: usize,
+        dim: usize,
+        device: &CudaDevice,
+    ) -> Result<Self, Error> {
+        check_length::<S, T>(buffer, rows, dim)?;
+        let pointer = buffer.as_device_ptr().as_raw();
+        // SAFETY: the borrow keeps the memory, its length was checked, the rest is promised.
+        unsafe { Self::from_raw(pointer, rows, dim, dim, device) }
+    }
+}
+
+impl<'a, T: Element> CudaRowsMut<'a, T> {
+    /// Views a buffer of cust's as `rows` × `dim`, to write to it.
+    ///
+    /// # Errors
+    /// As [`CudaRows::from_cust`].
+    ///
+    /// # Safety
+    /// As [`CudaRows::from_cust`]; moreover every `T` is a valid `S`, bit for bit.
+    pub unsafe fn from_cust<S: DeviceCopy>(
+        buffer: &'a mut DeviceSlice<S>,
+        rows: usize,
+        dim: usize,
+        device: &CudaDevice,
+    ) -> Result<Self, Error> {
+        check_length::<S, T>(buffer, rows, dim)?;
+        let pointer = buffer.as_device_ptr().as_raw();
+        // SAFETY: the borrow keeps the memory, its length was checked, the rest is promised.
+        unsafe { Self::from_raw(pointer, rows, dim, dim, device) }
+    }
+}
+
+fn check_length<S: DeviceCopy, T>(
+    buffer: &DeviceSlice<S>,
+    rows: usize,
+    dim: usize,
+) -> Result<(), Error> {
+    let bytes = buffer.len() * size_of::<S>();
+    let expected = rows.saturating_mul(dim);
+    if Some(bytes) == expected.checked_mul(size_of::<T>()) {
+        return Ok(());
+    }
+    Err(Error::Length {
+        argument: "buffer",
+        given: bytes / size_of::<T>(),
+        expected,
+    })
+}

@@ -1,0 +1,204 @@
+//! A device and a stream of its own: what an engine computes on.
+
+use std::ffi::c_void;
+use std::sync::Arc;
+
+use cudarc::driver::{CudaContext, result};
+
+use super::driver::{Unhindered, check};
+use super::module::Modules;
+use super::pool::{Block, Hold, Pool, Source};
+use super::probe::{CudaDeviceInfo, probe, unavailable};
+use super::region::Home;
+use super::staging::Staging;
+use super::stream::CudaStream;
+use crate::error::Error;
+
+/// A CUDA device together with one stream, on which everything asked of this handle runs in order,
+/// and with the memory that is kept from call to call. Clones share all three.
+#[derive(Debug, Clone)]
+pub struct CudaDevice {
+    shared: Arc<Shared>,
+    stream: CudaStream,
+    pool: Arc<Pool<DeviceMemory>>,
+    staging: Arc<Staging>,
+}
+
+/// What handles with different streams of one device share.
+#[derive(Debug)]
+struct Shared {
+    modules: Modules,
+    info: CudaDeviceInfo,
+    context: Arc<CudaContext>,
+}
+
+/// A block of a handle's memory.
+pub(crate) type DeviceBlock = Block<DeviceMemory>;
+
+impl CudaDevice {
+    /// Device `ordinal`, in its primary context, the one that PyTorch, candle, cudarc and the CUDA
+    /// runtime use, with a new stream.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] without a driver, without such a device, or when its compute
+    /// capability is below 8.0; [`Error::Driver`] when the driver fails.
+    pub fn new(ordinal: usize) -> Result<Self, Error> {
+        let shared = Shared::new(ordinal)?;
+        let stream = CudaStream::new(&shared.context)?;
+        Ok(Self::on_stream(shared, stream))
+    }
+
+    /// Device `ordinal` with a stream (`CUstream`, `cudaStream_t`) that something else owns, so that
+    /// its work and this crate's are in one order. Null is the default stream.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    ///
+    /// # Safety
+    /// `stream` is a stream of the device's primary context and lives as long as the handle, its
+    /// clones, and the buffers and graphs that were made with it. Work that is recorded into a graph
+    /// by other means than [`record`](Self::record) runs only while the handle lives, and
+    /// [`trim`](Self::trim) is not called meanwhile.
+    pub unsafe fn with_raw_stream(ordinal: usize, stream: *mut c_void) -> Result<Self, Error> {
+        let shared = Shared::new(ordinal)?;
+        // SAFETY: the caller's promise.
+        let stream = unsafe { CudaStream::borrow(&shared.context, stream) };
+        Ok(Self::on_stream(shared, stream))
+    }
+
+    /// The same device with another new stream and memory of its own.
+    ///
+    /// # Errors
+    /// [`Error::Driver`] when the driver fails.
+    pub fn with_new_stream(&self) -> Result<Self, Error> {
+        let stream = CudaStream::new(&self.shared.context)?;
+        Ok(Self::on_stream(Arc::clone(&self.shared), stream))
+    }
+
+    fn on_stream(shared: Arc<Shared>, stream: CudaStream) -> Self {
+        let memory = DeviceMemory {
+            stream: stream.clone(),
+        };
+        Self {
+            shared,
+            pool: Pool::new(memory),
+            staging: Arc::new(Staging::new(stream.clone())),
+            stream,
+        }
+    }
+
+    /// What the driver says about the device.
+    pub fn info(&self) -> &CudaDeviceInfo {
+        &self.shared.info
+    }
+
+    /// The stream that orders this handle's work.
+    pub fn stream(&self) -> &CudaStream {
+        &self.stream
+    }
+
+    /// Waits until everything asked of this handle has ended.
+    ///
+    /// # Errors
+    /// [`Error::Driver`] when a kernel or copy has failed.
+    pub fn synchronize(&self) -> Result<(), Error> {
+        self.stream.synchronize()
+    }
+
+    /// Bytes of device memory that the handle holds: in use, by buffers and calls under way, and
+    /// free for the next calls.
+    pub fn memory_bytes(&self) -> (usize, usize) {
+        self.pool.bytes()
+    }
+
+    /// Gives the free memory back to the driver, after waiting for the stream. Does nothing while a
+    /// [`CudaGraph`](super::CudaGraph) of this handle lives.
+    pub fn trim(&self) {
+        self.pool.trim();
+    }
+
+    pub(super) fn pool(&self) -> &Arc<Pool<DeviceMemory>> {
+        &self.pool
+    }
+
+    pub(super) fn hold(&self) -> Hold<DeviceMemory> {
+        self.pool.hold()
+    }
+
+    pub(super) fn staging(&self) -> &Staging {
+        &self.staging
+    }
+
+    pub(super) fn modules(&self) -> &Modules {
+        &self.shared.modules
+    }
+
+    /// What views of this handle's memory carry.
+    pub(crate) fn home(&self) -> Home {
+        Home {
+            ordinal: self.shared.info.ordinal,
+            context: self.shared.context.cu_ctx() as usize,
+            stream: self.stream.raw() as usize,
+        }
+    }
+}
+
+impl Shared {
+    fn new(ordinal: usize) -> Result<Arc<Self>, Error> {
+        let mut devices = probe()?;
+        if ordinal >= devices.len() {
+            return Err(unavailable(format!(
+                "the driver shows {} devices, counted from 0, and device {ordinal} was asked for",
+                devices.len()
+            )));
+        }
+        let info = devices.swap_remove(ordinal);
+        info.check_supported()?;
+        let context = check("cuDevicePrimaryCtxRetain", CudaContext::new(ordinal))?;
+        Ok(Arc::new(Self {
+            modules: Modules::new(Arc::clone(&context), info.clone()),
+            info,
+            context,
+        }))
+    }
+}
+
+/// Device memory straight from the driver.
+#[derive(Debug)]
+pub(crate) struct DeviceMemory {
+    stream: CudaStream,
+}
+
+impl Source for DeviceMemory {
+    fn allocate(&self, bytes: usize) -> Result<u64, Error> {
+        self.stream.bind()?;
+        let _unhindered = Unhindered::new()?;
+        // SAFETY: the context is current. Not cuMemAllocAsync: recorded into a graph that would be
+        // memory of the graph's runs only.
+        check("cuMemAlloc", unsafe { result::malloc_sync(bytes) })
+    }
+
+    fn release(&self, address: u64) {
+        let context = self.stream.context();
+        // An error here is kept by the context and shown by the next call that can return one.
+        context.record_err(context.bind_to_thread());
+        let _unhindered = Unhindered::new();
+        // Other owners of the memory, by `unsafe` views, have promised to be done.
+        if let Ok(false) = self.stream.is_capturing() {
+            context.record_err(self.stream.handle().synchronize());
+        }
+        // SAFETY: the address comes from cuMemAlloc and is released once, by the pool.
+        context.record_err(unsafe { result::free_sync(address) });
+    }
+
+    fn is_exhausted(&self, error: &Error) -> bool {
+        const OUT_OF_MEMORY: u32 = 2;
+        matches!(
+            error,
+            Error::Driver {
+                code: OUT_OF_MEMORY,
+                ..
+            }
+        )
+    }
+}

@@ -1,0 +1,58 @@
+//! The driver's errors as values of this crate.
+
+use cudarc::driver::result::DriverError;
+use cudarc::driver::sys;
+
+use crate::error::Error;
+
+/// Names the call that an error came from. The name of the error is the binding's own, so that no
+/// further call of a driver in trouble is needed.
+pub(super) fn check<T>(call: &'static str, result: Result<T, DriverError>) -> Result<T, Error> {
+    result.map_err(|DriverError(code)| Error::Driver {
+        call,
+        code: code as u32,
+        name: format!("{code:?}"),
+    })
+}
+
+/// While it lives, this thread may allocate, free and load although a stream is being captured.
+/// The driver forbids that otherwise, because such a call can wait for the stream; none of ours does.
+pub(super) struct Unhindered {
+    former: sys::CUstreamCaptureMode,
+}
+
+impl Unhindered {
+    pub(super) fn new() -> Result<Self, Error> {
+        let relaxed = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_RELAXED;
+        exchange(relaxed).map(|former| Self { former })
+    }
+}
+
+impl Drop for Unhindered {
+    fn drop(&mut self) {
+        // Nothing can be done about an error here; the next call of the driver meets it again.
+        let _ = exchange(self.former);
+    }
+}
+
+fn exchange(mut mode: sys::CUstreamCaptureMode) -> Result<sys::CUstreamCaptureMode, Error> {
+    // SAFETY: the pointer is to a live local of the right type, which the driver reads and writes.
+    let result = unsafe { sys::cuThreadExchangeStreamCaptureMode(&mut mode) };
+    check("cuThreadExchangeStreamCaptureMode", result.result())?;
+    Ok(mode)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_of_the_driver_is_named_without_asking_the_driver() {
+        let failed = DriverError(sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY);
+        let error = check::<()>("cuMemAlloc", Err(failed)).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "cuMemAlloc failed: CUDA_ERROR_OUT_OF_MEMORY (CUDA error 2)"
+        );
+    }
+}

@@ -1,0 +1,81 @@
+//! Calls recorded once and run again as one graph.
+
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+
+use cudarc::driver::{self, sys};
+
+use super::device::{CudaDevice, DeviceMemory};
+use super::driver::check;
+use super::pool::Hold;
+use crate::error::Error;
+
+/// Work that was recorded from a device handle and runs again without the host's part of it.
+///
+/// The handle keeps the memory of its calls while the graph lives, so
+/// [`CudaDevice::trim`] does nothing meanwhile.
+pub struct CudaGraph {
+    // Dropped before the handle whose stream and modules it uses.
+    graph: driver::CudaGraph,
+    _memory: Hold<DeviceMemory>,
+    device: CudaDevice,
+}
+
+impl std::fmt::Debug for CudaGraph {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("CudaGraph")
+            .field("device", &self.device)
+            .finish_non_exhaustive()
+    }
+}
+
+impl CudaDevice {
+    /// Records what `work` asks of this handle, without running it. Calls that wait for results,
+    /// as all do that return numbers to the host, fail with [`Error::Capture`].
+    ///
+    /// # Errors
+    /// Those of `work`; [`Error::Driver`] when the driver cannot record it.
+    pub fn record<R>(
+        &self,
+        work: impl FnOnce() -> Result<R, Error>,
+    ) -> Result<(R, CudaGraph), Error> {
+        let stream = self.stream().handle();
+        let memory = self.hold();
+        // Other threads' calls of the driver go on undisturbed.
+        let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
+        check("cuStreamBeginCapture", stream.begin_capture(mode))?;
+        let result = catch_unwind(AssertUnwindSafe(work));
+        // Ended whatever happened, or the stream would stay unusable.
+        let graph = check(
+            "cuStreamEndCapture",
+            stream.end_capture(sys::CUgraphInstantiate_flags(0)),
+        );
+        let result = result.unwrap_or_else(|panic| resume_unwind(panic))?;
+        let lost = driver::DriverError(sys::CUresult::CUDA_ERROR_STREAM_CAPTURE_INVALIDATED);
+        let graph = check("cuStreamEndCapture", graph?.ok_or(lost))?;
+        let graph = CudaGraph {
+            graph,
+            _memory: memory,
+            device: self.clone(),
+        };
+        Ok((result, graph))
+    }
+}
+
+impl CudaGraph {
+    /// Puts the recorded work on the handle's stream.
+    ///
+    /// # Errors
+    /// [`Error::Driver`] when the driver refuses.
+    ///
+    /// # Safety
+    /// Every matrix and vector that the recorded calls were given is still allocated at the same
+    /// address, and nothing else reads or writes the outputs until the work has ended.
+    pub unsafe fn launch(&self) -> Result<(), Error> {
+        check("cuGraphLaunch", self.graph.launch())
+    }
+
+    /// The handle that the graph was recorded from.
+    pub fn device(&self) -> &CudaDevice {
+        &self.device
+    }
+}

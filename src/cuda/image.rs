@@ -1,0 +1,113 @@
+//! The kernels in this binary: images by source file, and what each kernel takes.
+
+/// One source file, compiled for all architectures.
+#[derive(Debug)]
+pub(super) struct Image {
+    /// Path below `kernels/`.
+    pub(super) source: &'static str,
+    /// Names of its kernels.
+    pub(super) kernels: &'static [&'static str],
+    /// A fatbin.
+    pub(super) bytes: &'static Aligned<[u8]>,
+}
+
+/// The driver reads an image's headers as words.
+#[derive(Debug)]
+#[repr(C, align(64))]
+pub(super) struct Aligned<B: ?Sized>(pub(super) B);
+
+/// What the build made of `kernels/`; empty where only documentation is built.
+pub(super) static IMAGES: &[Image] = include!(concat!(env!("OUT_DIR"), "/images.rs"));
+
+/// What one kernel takes on one architecture, as the assembler reported it when this crate was built.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct KernelResources {
+    /// Name of the kernel.
+    pub kernel: &'static str,
+    /// As `sm_80`.
+    pub architecture: &'static str,
+    /// Registers of a thread.
+    pub registers: u32,
+    /// Bytes that a thread's spills write to memory.
+    pub spill_stores: u32,
+    /// Bytes that a thread's spills read from memory.
+    pub spill_loads: u32,
+    /// Bytes of a thread's stack, in memory.
+    pub stack: u32,
+    /// Bytes of a block's static shared memory.
+    pub shared: u32,
+    /// Named barriers of a block.
+    pub barriers: u32,
+}
+
+static RESOURCES: &[KernelResources] = include!(concat!(env!("OUT_DIR"), "/resources.rs"));
+
+/// What every kernel in this binary takes, by name and architecture.
+pub fn kernels() -> &'static [KernelResources] {
+    RESOURCES
+}
+
+/// [`kernels`] as a table for people to read.
+pub fn kernel_table() -> &'static str {
+    include_str!(concat!(env!("OUT_DIR"), "/kernels.txt"))
+}
+
+/// The image that holds a kernel.
+pub(super) fn holding(kernel: &str) -> Option<&'static Image> {
+    IMAGES.iter().find(|image| image.kernels.contains(&kernel))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_kernel_is_in_one_image_and_its_resources_are_known() {
+        for kernel in kernels() {
+            let images = IMAGES
+                .iter()
+                .filter(|image| image.kernels.contains(&kernel.kernel));
+            assert_eq!(images.count(), 1, "{kernel:?}");
+            assert!(kernel.registers > 0, "{kernel:?}");
+            assert!(kernel_table().contains(kernel.kernel));
+        }
+        for image in IMAGES {
+            assert!(
+                !image.kernels.is_empty(),
+                "{} holds no kernel",
+                image.source
+            );
+            for kernel in image.kernels {
+                assert!(kernels().iter().any(|k| k.kernel == *kernel), "{kernel}");
+                assert_eq!(
+                    holding(kernel).map(|found| found.source),
+                    Some(image.source)
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn images_are_fatbins_that_start_at_whole_words() {
+        for image in IMAGES {
+            let bytes = &image.bytes.0;
+            assert_eq!(bytes.as_ptr() as usize % 64, 0);
+            assert_eq!(
+                bytes[..4],
+                0xBA55_ED50_u32.to_le_bytes(),
+                "{}",
+                image.source
+            );
+        }
+    }
+
+    #[test]
+    fn no_kernel_spills_registers() {
+        let spilling: Vec<_> = kernels()
+            .iter()
+            .filter(|kernel| kernel.spill_stores + kernel.spill_loads > 0)
+            .collect();
+        assert!(spilling.is_empty(), "{spilling:#?}");
+    }
+}

@@ -1,0 +1,193 @@
+//! A CUDA device as something that kernels run on.
+
+use std::ffi::c_void;
+
+use cudarc::driver::result;
+
+use super::device::{CudaDevice, DeviceBlock};
+use super::driver::check;
+use super::module::{Limits, cannot_run};
+use crate::device::{Device, Launch};
+use crate::error::Error;
+
+/// Blocks along x, y and z.
+const GRID: [u32; 3] = [(1 << 31) - 1, 65_535, 65_535];
+
+impl Device for CudaDevice {
+    type Buffer = DeviceBlock;
+
+    fn allocate(&self, bytes: usize) -> Result<DeviceBlock, Error> {
+        self.pool().allocate(bytes)
+    }
+
+    fn address(buffer: &DeviceBlock) -> u64 {
+        buffer.address()
+    }
+
+    fn write(&self, address: u64, bytes: &[u8]) -> Result<(), Error> {
+        self.staging().write(address, bytes)
+    }
+
+    fn read(&self, address: u64, bytes: &mut [u8]) -> Result<(), Error> {
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        let stream = self.stream().bind()?;
+        if self.stream().is_capturing()? {
+            return Err(Error::Capture { call: "read" });
+        }
+        // SAFETY: `address` names as many bytes of device memory, by the trait's contract, and the
+        // host's bytes are borrowed until the copy has ended, below.
+        let sent = unsafe { result::memcpy_dtoh_async(bytes, address, stream) };
+        let ended = self.stream().synchronize();
+        check("cuMemcpyDtoHAsync", sent)?;
+        ended
+    }
+
+    fn launch(&self, launch: &Launch<'_>) -> Result<(), Error> {
+        let function = self.modules().function(launch.kernel)?;
+        allowed(launch, &function.limits).map_err(|reason| cannot_run(launch.kernel, reason))?;
+        let stream = self.stream().bind()?;
+        function.grant_shared(launch.shared_bytes)?;
+        let [x, y, z] = launch.grid;
+        // The driver reads the one parameter during the call; it never writes to it.
+        let mut params = [launch.params.as_ptr().cast::<c_void>().cast_mut()];
+        // SAFETY: the function's module is loaded, the launch is within the function's limits, and
+        // its one parameter has the size that the driver reads.
+        let result = unsafe {
+            result::launch_kernel(
+                function.raw(),
+                (x, y, z),
+                (launch.threads, 1, 1),
+                launch.shared_bytes,
+                stream,
+                &mut params,
+            )
+        };
+        check("cuLaunchKernel", result)
+    }
+
+    fn multiprocessors(&self) -> u32 {
+        self.info().multiprocessors
+    }
+}
+
+/// Whether a kernel can be launched like this, and why not.
+fn allowed(launch: &Launch<'_>, limits: &Limits) -> Result<(), String> {
+    for (axis, (&blocks, &most)) in ["x", "y", "z"].iter().zip(launch.grid.iter().zip(&GRID)) {
+        if blocks == 0 || blocks > most {
+            return Err(format!(
+                "{blocks} blocks along {axis}; there can be 1 to {most}"
+            ));
+        }
+    }
+    if launch.threads == 0 || launch.threads > limits.threads {
+        let (given, most) = (launch.threads, limits.threads);
+        return Err(format!(
+            "{given} threads a block; it was built for 1 to {most}"
+        ));
+    }
+    let most = limits
+        .shared_bytes
+        .saturating_sub(limits.static_shared_bytes);
+    if launch.shared_bytes > most {
+        let given = launch.shared_bytes;
+        return Err(format!(
+            "{given} bytes of shared memory a block; the device has {most}"
+        ));
+    }
+    match limits.params_bytes {
+        Some(expected) if expected != launch.params.len() => {
+            let given = launch.params.len();
+            Err(format!("{given} bytes of parameters; it takes {expected}"))
+        }
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMITS: Limits = Limits {
+        threads: 256,
+        shared_bytes: 232_448,
+        static_shared_bytes: 1024,
+        params_bytes: Some(8),
+    };
+    const LAUNCH: Launch<'_> = Launch {
+        kernel: "k",
+        grid: [1, 1, 1],
+        threads: 256,
+        shared_bytes: 231_424,
+        params: &[0; 8],
+    };
+
+    #[test]
+    fn a_launch_at_the_limits_is_allowed() {
+        assert_eq!(allowed(&LAUNCH, &LIMITS), Ok(()));
+        let largest = Launch {
+            grid: GRID,
+            ..LAUNCH
+        };
+        assert_eq!(allowed(&largest, &LIMITS), Ok(()));
+        let unknown = Limits {
+            params_bytes: None,
+            ..LIMITS
+        };
+        assert_eq!(
+            allowed(
+                &Launch {
+                    params: &[],
+                    ..LAUNCH
+                },
+                &unknown
+            ),
+            Ok(())
+        );
+    }
+
+    #[test]
+    fn a_launch_past_a_limit_is_refused_with_both_numbers() {
+        let cases = [
+            (
+                Launch {
+                    grid: [1, 0, 1],
+                    ..LAUNCH
+                },
+                "0 blocks along y; there can be 1 to 65535",
+            ),
+            (
+                Launch {
+                    grid: [1, 1, 65_536],
+                    ..LAUNCH
+                },
+                "65536 blocks along z; there can be 1 to 65535",
+            ),
+            (
+                Launch {
+                    threads: 257,
+                    ..LAUNCH
+                },
+                "257 threads a block; it was built for 1 to 256",
+            ),
+            (
+                Launch {
+                    shared_bytes: 231_425,
+                    ..LAUNCH
+                },
+                "231425 bytes of shared memory a block; the device has 231424",
+            ),
+            (
+                Launch {
+                    params: &[0; 4],
+                    ..LAUNCH
+                },
+                "4 bytes of parameters; it takes 8",
+            ),
+        ];
+        for (launch, message) in cases {
+            assert_eq!(allowed(&launch, &LIMITS), Err(message.to_owned()));
+        }
+    }
+}

@@ -1,0 +1,302 @@
+//! Device memory that is kept from call to call.
+//!
+//! A block goes back to the pool when its owner drops it, although kernels that use it may still be
+//! waiting to run: the next owner's work comes after them on the same stream. Sizes are rounded to
+//! eighths of a power of two and a request takes a block of exactly its rounded size, so the second
+//! call of a shape finds the blocks of the first, at the same addresses, whatever came in between.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::error::Error;
+
+/// Where a pool's memory comes from.
+pub(crate) trait Source {
+    /// `bytes` bytes aligned to 256.
+    fn allocate(&self, bytes: usize) -> Result<u64, Error>;
+    /// Gives memory back once the work on it has ended.
+    fn release(&self, address: u64);
+    /// Whether an error says that there is no memory left.
+    fn is_exhausted(&self, error: &Error) -> bool;
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// Addresses of free blocks by size, the last freed last.
+    free: BTreeMap<usize, Vec<u64>>,
+    free_bytes: usize,
+    used_bytes: usize,
+    /// While there are recorded graphs, which name addresses, nothing is given back.
+    graphs: usize,
+}
+
+/// The blocks of one stream.
+#[derive(Debug)]
+pub(crate) struct Pool<S: Source> {
+    source: S,
+    state: Mutex<State>,
+}
+
+/// A block of device memory; back in its pool when dropped.
+#[derive(Debug)]
+pub(crate) struct Block<S: Source> {
+    pool: Arc<Pool<S>>,
+    address: u64,
+    bytes: usize,
+}
+
+/// Keeps a pool from giving memory back.
+#[derive(Debug)]
+pub(super) struct Hold<S: Source> {
+    pool: Arc<Pool<S>>,
+}
+
+/// Bytes that a request for `bytes` takes: at most an eighth more, 512 or more, a multiple of 64.
+fn rounded(bytes: usize) -> usize {
+    let bytes = bytes.max(512);
+    let step = 1 << (bytes.ilog2() - 3);
+    // A size that cannot be rounded up cannot be had either.
+    bytes.checked_next_multiple_of(step).unwrap_or(bytes)
+}
+
+impl<S: Source> Pool<S> {
+    pub(super) fn new(source: S) -> Arc<Self> {
+        let state = Mutex::default();
+        Arc::new(Self { source, state })
+    }
+
+    /// A block of at least `bytes` bytes. Its contents are whatever was there before.
+    pub(super) fn allocate(self: &Arc<Self>, bytes: usize) -> Result<Block<S>, Error> {
+        let bytes = rounded(bytes);
+        let mut state = self.state();
+        let free = state.free.get_mut(&bytes).and_then(Vec::pop);
+        let address = match free {
+            Some(address) => {
+                state.free_bytes -= bytes;
+                address
+            }
+            None => match self.source.allocate(bytes) {
+                Err(error) if state.free_bytes > 0 && self.source.is_exhausted(&error) => {
+                    self.give_back(&mut state);
+                    self.source.allocate(bytes)?
+                }
+                result => result?,
+            },
+        };
+        state.used_bytes += bytes;
+        Ok(Block {
+            pool: Arc::clone(self),
+            address,
+            bytes,
+        })
+    }
+
+    /// Gives free blocks back to the source, unless a recorded graph may use them.
+    pub(super) fn trim(&self) {
+        self.give_back(&mut self.state());
+    }
+
+    /// Bytes that the pool has from its source: in use, and free.
+    pub(super) fn bytes(&self) -> (usize, usize) {
+        let state = self.state();
+        (state.used_bytes, state.free_bytes)
+    }
+
+    /// From now until the value is dropped, no memory is given back.
+    pub(super) fn hold(self: &Arc<Self>) -> Hold<S> {
+        self.state().graphs += 1;
+        let pool = Arc::clone(self);
+        Hold { pool }
+    }
+
+    fn give_back(&self, state: &mut State) {
+        if state.graphs > 0 {
+            return;
+        }
+        state.free_bytes = 0;
+        for address in std::mem::take(&mut state.free).into_values().flatten() {
+            self.source.release(address);
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Every change of the state is complete before anything that could panic.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<S: Source> Block<S> {
+    pub(super) fn address(&self) -> u64 {
+        self.address
+    }
+}
+
+impl<S: Source> Drop for Block<S> {
+    fn drop(&mut self) {
+        let mut state = self.pool.state();
+        state.used_bytes -= self.bytes;
+        state.free_bytes += self.bytes;
+        state.free.entry(self.bytes).or_default().push(self.address);
+    }
+}
+
+impl<S: Source> Drop for Hold<S> {
+    fn drop(&mut self) {
+        self.pool.state().graphs -= 1;
+    }
+}
+
+impl<S: Source> Drop for Pool<S> {
+    fn drop(&mut self) {
+        // Blocks and graphs keep their pool, so by now there are none.
+        self.trim();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashMap;
+
+    /// Memory that is only counted.
+    #[derive(Debug, Default)]
+    struct Counted {
+        state: Mutex<CountedState>,
+        limit: Option<usize>,
+    }
+
+    #[derive(Debug, Default)]
+    struct CountedState {
+        live: HashMap<u64, usize>,
+        allocations: u64,
+    }
+
+    impl Source for Arc<Counted> {
+        fn allocate(&self, bytes: usize) -> Result<u64, Error> {
+            let mut state = self.state.lock().unwrap();
+            let held: usize = state.live.values().sum();
+            if self.limit.is_some_and(|limit| held + bytes > limit) {
+                return Err(Error::Null { argument: "memory" });
+            }
+            state.allocations += 1;
+            let address = state.allocations << 32;
+            state.live.insert(address, bytes);
+            Ok(address)
+        }
+        fn release(&self, address: u64) {
+            let released = self.state.lock().unwrap().live.remove(&address);
+            assert!(released.is_some(), "{address:#x} is released once");
+        }
+        fn is_exhausted(&self, error: &Error) -> bool {
+            matches!(error, Error::Null { .. })
+        }
+    }
+
+    impl Counted {
+        fn allocations(&self) -> u64 {
+            self.state.lock().unwrap().allocations
+        }
+        fn live(&self) -> usize {
+            self.state.lock().unwrap().live.len()
+        }
+    }
+
+    fn pool(limit: Option<usize>) -> (Arc<Counted>, Arc<Pool<Arc<Counted>>>) {
+        let state = Mutex::default();
+        let source = Arc::new(Counted { state, limit });
+        (Arc::clone(&source), Pool::new(source))
+    }
+
+    /// The blocks of one call, some freed while others are taken.
+    fn call(pool: &Arc<Pool<Arc<Counted>>>, rows: usize) -> Vec<u64> {
+        let statistics: Vec<_> = (0..4).map(|_| pool.allocate(4 * rows).unwrap()).collect();
+        let weights = pool.allocate(100 * rows).unwrap();
+        let mut addresses = vec![weights.address()];
+        drop(weights);
+        let sums = pool.allocate(100 * rows + 1).unwrap();
+        addresses.extend(statistics.iter().chain([&sums]).map(Block::address));
+        addresses
+    }
+
+    #[test]
+    fn the_second_call_of_a_shape_allocates_nothing_and_meets_the_same_addresses() {
+        let (source, pool) = pool(None);
+        let first = call(&pool, 1000);
+        let others: Vec<_> = [7, 999, 1001, 4000].map(|rows| call(&pool, rows)).into();
+        let allocations = source.allocations();
+        let mut again = call(&pool, 1000);
+        let mut first = first;
+        again.sort_unstable();
+        first.sort_unstable();
+        assert_eq!(first, again);
+        assert_eq!(
+            [7, 999, 1001, 4000].map(|rows| call(&pool, rows).len()),
+            [6; 4]
+        );
+        assert_eq!(others.len(), 4);
+        assert_eq!(source.allocations(), allocations);
+    }
+
+    #[test]
+    fn blocks_in_use_at_the_same_time_are_different_memory() {
+        let (_, pool) = pool(None);
+        let blocks: Vec<_> = (0..8).map(|_| pool.allocate(4096).unwrap()).collect();
+        let mut addresses: Vec<_> = blocks.iter().map(Block::address).collect();
+        addresses.sort_unstable();
+        addresses.dedup();
+        assert_eq!(addresses.len(), 8);
+        assert_eq!(pool.bytes(), (8 * 4096, 0));
+    }
+
+    #[test]
+    fn rounding_wastes_at_most_an_eighth_and_loses_nothing() {
+        for bytes in (512..100_000)
+            .step_by(37)
+            .chain([1 << 34, (1 << 34) + 1, usize::MAX])
+        {
+            let taken = rounded(bytes);
+            assert!(
+                taken >= bytes && taken - bytes <= bytes / 8,
+                "{bytes}: {taken}"
+            );
+        }
+        assert_eq!(rounded(0), 512);
+        assert_eq!(rounded(rounded(1_000_000)), rounded(1_000_000));
+    }
+
+    #[test]
+    fn trimming_gives_back_what_is_free_and_dropping_the_rest() {
+        let (source, pool) = pool(None);
+        let kept = pool.allocate(1000).unwrap();
+        drop(pool.allocate(2000).unwrap());
+        pool.trim();
+        assert_eq!((source.live(), pool.bytes()), (1, (1024, 0)));
+        drop(kept);
+        assert_eq!(source.live(), 1);
+        drop(pool);
+        assert_eq!(source.live(), 0);
+    }
+
+    #[test]
+    fn recorded_graphs_keep_the_memory_that_they_name() {
+        let (source, pool) = pool(None);
+        drop(pool.allocate(1000).unwrap());
+        let graph = pool.hold();
+        pool.trim();
+        assert_eq!(source.live(), 1);
+        drop(graph);
+        pool.trim();
+        assert_eq!(source.live(), 0);
+    }
+
+    #[test]
+    fn when_memory_runs_out_free_blocks_of_other_sizes_make_room() {
+        let (source, pool) = pool(Some(4096));
+        drop(pool.allocate(3072).unwrap());
+        let large = pool.allocate(4096).unwrap();
+        assert_eq!(source.live(), 1);
+        assert!(pool.allocate(512).is_err());
+        drop(large);
+        assert!(pool.allocate(4096).is_ok());
+    }
+}

@@ -1,0 +1,291 @@
+//! Which CUDA devices there are, and why none.
+
+use std::sync::OnceLock;
+
+use cudarc::driver::{result, sys};
+use libloading::Library;
+
+use super::driver::check;
+use crate::error::Error;
+
+/// One CUDA device, as the driver describes it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CudaDeviceInfo {
+    /// The device's number, from 0, among those that `CUDA_VISIBLE_DEVICES` shows.
+    pub ordinal: usize,
+    /// The product's name.
+    pub name: String,
+    /// Major and minor compute capability; the kernels need 8.0.
+    pub compute_capability: (u32, u32),
+    /// Streaming multiprocessors.
+    pub multiprocessors: u32,
+    /// Bytes of device memory.
+    pub memory_bytes: usize,
+    /// Bytes of shared memory that a block can have when a kernel asks for it.
+    pub shared_bytes: u32,
+    /// Bytes of the second-level cache.
+    pub cache_bytes: usize,
+    /// The newest CUDA release that the driver serves, as (13, 0).
+    pub driver: (u32, u32),
+}
+
+impl CudaDeviceInfo {
+    /// Says why the kernels cannot run on the device, if they cannot.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] when the compute capability is below 8.0.
+    pub fn check_supported(&self) -> Result<(), Error> {
+        let (major, minor) = self.compute_capability;
+        if major >= 8 {
+            return Ok(());
+        }
+        Err(unavailable(format!(
+            "device {} ({}) has compute capability {major}.{minor}, and the kernels need 8.0 \
+             (Ampere) or newer",
+            self.ordinal, self.name
+        )))
+    }
+}
+
+impl std::fmt::Display for CudaDeviceInfo {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            f,
+            "{}, compute capability {}.{}, {} multiprocessors, {} GiB, driver for CUDA {}.{}",
+            self.name,
+            self.compute_capability.0,
+            self.compute_capability.1,
+            self.multiprocessors,
+            self.memory_bytes >> 30,
+            self.driver.0,
+            self.driver.1,
+        )
+    }
+}
+
+/// The devices of this machine, at least one. Creates no context and takes no device memory.
+///
+/// # Errors
+/// [`Error::Unavailable`] when there is no driver, one that is too old, or no device;
+/// [`Error::Driver`] when the driver fails.
+pub fn probe() -> Result<Vec<CudaDeviceInfo>, Error> {
+    library()?;
+    match result::init() {
+        Ok(()) => {}
+        Err(result::DriverError(
+            code @ (sys::CUresult::CUDA_ERROR_NO_DEVICE
+            | sys::CUresult::CUDA_ERROR_STUB_LIBRARY
+            | sys::CUresult::CUDA_ERROR_SYSTEM_DRIVER_MISMATCH
+            | sys::CUresult::CUDA_ERROR_COMPAT_NOT_SUPPORTED_ON_DEVICE
+            | sys::CUresult::CUDA_ERROR_SYSTEM_NOT_READY),
+        )) => {
+            return Err(unavailable(format!(
+                "the CUDA driver finds no device that it can use ({code:?}); nvidia-smi says more"
+            )));
+        }
+        Err(error) => return check("cuInit", Err(error)),
+    }
+    let driver = driver_release()?;
+    let count = check("cuDeviceGetCount", result::device::get_count())?;
+    if count == 0 {
+        return Err(unavailable(
+            "the CUDA driver shows no device; CUDA_VISIBLE_DEVICES may hide them".into(),
+        ));
+    }
+    (0..count)
+        .map(|ordinal| describe(ordinal, driver))
+        .collect()
+}
+
+fn describe(ordinal: i32, driver: (u32, u32)) -> Result<CudaDeviceInfo, Error> {
+    use sys::CUdevice_attribute as Attribute;
+    let device = check("cuDeviceGet", result::device::get(ordinal))?;
+    let attribute = |attribute| {
+        // SAFETY: `device` comes from cuDeviceGet.
+        let value = unsafe { result::device::get_attribute(device, attribute) };
+        check("cuDeviceGetAttribute", value).map(|value| value.max(0) as u32)
+    };
+    // SAFETY: `device` comes from cuDeviceGet.
+    let memory = unsafe { result::device::total_mem(device) };
+    Ok(CudaDeviceInfo {
+        ordinal: ordinal.max(0) as usize,
+        name: check("cuDeviceGetName", result::device::get_name(device))?,
+        compute_capability: (
+            attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?,
+            attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?,
+        ),
+        multiprocessors: attribute(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?,
+        memory_bytes: check("cuDeviceTotalMem", memory)?,
+        shared_bytes: attribute(Attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)?,
+        cache_bytes: attribute(Attribute::CU_DEVICE_ATTRIBUTE_L2_CACHE_SIZE)? as usize,
+        driver,
+    })
+}
+
+fn driver_release() -> Result<(u32, u32), Error> {
+    let mut version = 0;
+    // SAFETY: the pointer is to a live local of the right type.
+    let result = unsafe { sys::cuDriverGetVersion(&mut version) };
+    check("cuDriverGetVersion", result.result())?;
+    // 1000·major + 10·minor
+    Ok((version as u32 / 1000, version as u32 % 1000 / 10))
+}
+
+/// The driver's library in the order in which the bindings look for it.
+#[cfg(unix)]
+const LIBRARIES: [&str; 2] = ["libcuda.so", "libcuda.so.1"];
+#[cfg(not(unix))]
+const LIBRARIES: [&str; 1] = ["nvcuda.dll"];
+
+/// Every function of the driver that this crate calls, itself or through the bindings: these panic
+/// when one is missing, so it is looked for before.
+const FUNCTIONS: [&str; 40] = [
+    "cuCtxGetCurrent",
+    "cuCtxSetCurrent",
+    "cuCtxSynchronize",
+    "cuDeviceGet",
+    "cuDeviceGetAttribute",
+    "cuDeviceGetCount",
+    "cuDeviceGetName",
+    "cuDevicePrimaryCtxRelease_v2",
+    "cuDevicePrimaryCtxRetain",
+    "cuDeviceTotalMem_v2",
+    "cuDriverGetVersion",
+    "cuEventCreate",
+    "cuEventDestroy_v2",
+    "cuEventRecord",
+    "cuEventSynchronize",
+    "cuFuncGetAttribute",
+    "cuFuncSetAttribute",
+    "cuGraphDestroy",
+    "cuGraphExecDestroy",
+    "cuGraphInstantiateWithFlags",
+    "cuGraphLaunch",
+    "cuInit",
+    "cuLaunchKernel",
+    "cuMemAlloc_v2",
+    "cuMemFreeHost",
+    "cuMemFree_v2",
+    "cuMemHostAlloc",
+    "cuMemcpyDtoHAsync_v2",
+    "cuMemcpyHtoDAsync_v2",
+    "cuMemsetD8Async",
+    "cuModuleGetFunction",
+    "cuModuleLoadDataEx",
+    "cuModuleUnload",
+    "cuStreamBeginCapture_v2",
+    "cuStreamCreate",
+    "cuStreamDestroy_v2",
+    "cuStreamEndCapture",
+    "cuStreamIsCapturing",
+    "cuStreamSynchronize",
+    "cuStreamWaitEvent",
+];
+
+/// The driver's library, which stays loaded.
+pub(super) fn library() -> Result<&'static Library, Error> {
+    static LIBRARY: OnceLock<Result<Library, String>> = OnceLock::new();
+    let library = LIBRARY.get_or_init(|| open(&LIBRARIES, &FUNCTIONS));
+    library
+        .as_ref()
+        .map_err(|reason| unavailable(reason.clone()))
+}
+
+/// Whether the driver has a function that is not among those it must have.
+pub(super) fn has(function: &str) -> bool {
+    // SAFETY: the symbol is looked up, not called.
+    library().is_ok_and(|library| unsafe { library.get::<*const ()>(function.as_bytes()) }.is_ok())
+}
+
+fn open(names: &[&str], functions: &[&str]) -> Result<Library, String> {
+    let mut reasons = Vec::new();
+    for name in names {
+        // SAFETY: loading runs the library's initialisers; the driver's are meant to be run by any
+        // process that links it.
+        match unsafe { Library::new(*name) } {
+            Err(error) => {
+                // The loader's own words, which name the file, are the cause of the error.
+                let words = std::error::Error::source(&error).map(ToString::to_string);
+                reasons.push(words.unwrap_or_else(|| format!("{name}: {error}")));
+            }
+            Ok(library) => {
+                // SAFETY: the symbols are looked up, not called.
+                let missing = functions.iter().find(|function| {
+                    unsafe { library.get::<*const ()>(function.as_bytes()) }.is_err()
+                });
+                return match missing {
+                    None => Ok(library),
+                    Some(function) => Err(format!(
+                        "the CUDA driver {name} has no {function}; one for CUDA 12 or newer is needed"
+                    )),
+                };
+            }
+        }
+    }
+    Err(format!(
+        "there is no CUDA driver here ({}); it comes with NVIDIA's display driver",
+        reasons.join("; ")
+    ))
+}
+
+pub(super) fn unavailable(reason: String) -> Error {
+    Error::Unavailable {
+        engine: "cuda",
+        reason,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_machine_without_a_driver_gets_an_error_that_says_so() {
+        let reason = open(&["libno-such-driver.so"], &FUNCTIONS).unwrap_err();
+        assert!(
+            reason.starts_with("there is no CUDA driver here (libno-such-driver.so"),
+            "{reason}"
+        );
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_driver_without_a_function_is_too_old() {
+        let reason = open(&["libc.so.6"], &["malloc", "cuInit"]).unwrap_err();
+        assert!(reason.contains("libc.so.6 has no cuInit"), "{reason}");
+        assert!(open(&["libc.so.6"], &["malloc"]).is_ok());
+    }
+
+    #[test]
+    fn probing_gives_devices_or_a_reason() {
+        match probe() {
+            Ok(devices) => assert!(devices.iter().all(|device| device.multiprocessors > 0)),
+            Err(Error::Unavailable { engine, reason }) => {
+                assert_eq!(engine, "cuda");
+                assert!(reason.contains("driver"), "{reason}");
+            }
+            Err(error) => panic!("{error}"),
+        }
+    }
+
+    #[test]
+    fn a_device_older_than_the_kernels_is_refused() {
+        let mut device = CudaDeviceInfo {
+            ordinal: 0,
+            name: "Tesla T4".into(),
+            compute_capability: (7, 5),
+            multiprocessors: 40,
+            memory_bytes: 16 << 30,
+            shared_bytes: 64 << 10,
+            cache_bytes: 4 << 20,
+            driver: (13, 0),
+        };
+        let message = device.check_supported().unwrap_err().to_string();
+        assert!(
+            message.contains("(Tesla T4) has compute capability 7.5"),
+            "{message}"
+        );
+        device.compute_capability = (8, 0);
+        assert_eq!(device.check_supported(), Ok(()));
+    }
+}

@@ -1,0 +1,199 @@
+//! Matrices and vectors in device memory that borrow it: what an engine's verbs take.
+
+use std::marker::PhantomData;
+
+use super::device::CudaDevice;
+use super::region::CudaRegion;
+use crate::device::DeviceMatrix;
+use crate::element::Element;
+use crate::error::Error;
+use crate::rows::Matrix;
+
+/// A read-only matrix in device memory: row-major, rows `stride` elements apart.
+#[derive(Debug, Clone, Copy)]
+pub struct CudaRows<'a, T> {
+    region: CudaRegion,
+    elements: PhantomData<&'a [T]>,
+}
+
+/// A writable matrix in device memory: row-major, rows `stride` elements apart.
+#[derive(Debug)]
+pub struct CudaRowsMut<'a, T> {
+    region: CudaRegion,
+    elements: PhantomData<&'a mut [T]>,
+}
+
+/// A read-only vector in device memory, without gaps.
+#[derive(Debug, Clone, Copy)]
+pub struct CudaVector<'a, T = f32> {
+    region: CudaRegion,
+    elements: PhantomData<&'a [T]>,
+}
+
+/// A writable vector in device memory, without gaps.
+#[derive(Debug)]
+pub struct CudaVectorMut<'a, T = f32> {
+    region: CudaRegion,
+    elements: PhantomData<&'a mut [T]>,
+}
+
+impl<T> CudaRows<'_, T> {
+    /// Views memory that something else owns: a tensor of another library, a part of a matrix.
+    ///
+    /// # Errors
+    /// [`Error::Null`], [`Error::Empty`], [`Error::Stride`] (less than `dim`),
+    /// [`Error::Alignment`] (to the element's size) or [`Error::Scalar`] (past 64-bit addresses),
+    /// all of `pointer`.
+    ///
+    /// # Safety
+    /// As long as the view and its copies are used,
+    /// - `pointer` is an address on `device`, in its primary context, of `rows` rows of `dim`
+    ///   elements of type `T`, `stride` elements apart, that stay allocated until all work on the
+    ///   device's stream that was given the view has ended;
+    /// - other streams write there only in work that is ordered against the device's stream,
+    ///   by [`CudaStream::wait_for`](super::CudaStream::wait_for) or an event.
+    pub unsafe fn from_raw(
+        pointer: u64,
+        rows: usize,
+        dim: usize,
+        stride: usize,
+        device: &CudaDevice,
+    ) -> Result<Self, Error> {
+        CudaRegion::new::<T>("pointer", pointer, [rows, dim, stride], device.home()).map(Self::at)
+    }
+}
+
+impl<T> CudaRowsMut<'_, T> {
+    /// Views memory that something else owns, to write to it.
+    ///
+    /// # Errors
+    /// As [`CudaRows::from_raw`].
+    ///
+    /// # Safety
+    /// As [`CudaRows::from_raw`]; moreover nothing else reads or writes these rows while the view
+    /// is used, except in work that is ordered against the device's stream.
+    pub unsafe fn from_raw(
+        pointer: u64,
+        rows: usize,
+        dim: usize,
+        stride: usize,
+        device: &CudaDevice,
+    ) -> Result<Self, Error> {
+        CudaRegion::new::<T>("pointer", pointer, [rows, dim, stride], device.home()).map(Self::at)
+    }
+
+    /// The same rows, read-only while the borrow lasts.
+    pub fn as_rows(&self) -> CudaRows<'_, T> {
+        CudaRows::at(self.region)
+    }
+
+    /// The same rows again, for a call that takes its view by value.
+    pub fn reborrow(&mut self) -> CudaRowsMut<'_, T> {
+        CudaRowsMut::at(self.region)
+    }
+}
+
+impl<T> CudaVector<'_, T> {
+    /// Views memory that something else owns.
+    ///
+    /// # Errors
+    /// As [`CudaRows::from_raw`].
+    ///
+    /// # Safety
+    /// As [`CudaRows::from_raw`], of one row of `length` elements.
+    pub unsafe fn from_raw(
+        pointer: u64,
+        length: usize,
+        device: &CudaDevice,
+    ) -> Result<Self, Error> {
+        CudaRegion::new::<T>("pointer", pointer, [length, 1, 1], device.home()).map(Self::at)
+    }
+}
+
+impl<T> CudaVectorMut<'_, T> {
+    /// Views memory that something else owns, to write to it.
+    ///
+    /// # Errors
+    /// As [`CudaRows::from_raw`].
+    ///
+    /// # Safety
+    /// As [`CudaRowsMut::from_raw`], of one row of `length` elements.
+    pub unsafe fn from_raw(
+        pointer: u64,
+        length: usize,
+        device: &CudaDevice,
+    ) -> Result<Self, Error> {
+        CudaRegion::new::<T>("pointer", pointer, [length, 1, 1], device.home()).map(Self::at)
+    }
+}
+
+macro_rules! views {
+    ($($view:ident),*) => {$(
+        impl<T> $view<'_, T> {
+            pub(super) fn at(region: CudaRegion) -> Self {
+                Self { region, elements: PhantomData }
+            }
+
+            /// Where the elements lie.
+            pub fn region(&self) -> CudaRegion {
+                self.region
+            }
+        }
+    )*};
+}
+views!(CudaRows, CudaRowsMut, CudaVector, CudaVectorMut);
+
+macro_rules! matrices {
+    ($($view:ident),*) => {$(
+        impl<T> Matrix for $view<'_, T> {
+            fn rows(&self) -> usize {
+                self.region.rows()
+            }
+            fn dim(&self) -> usize {
+                self.region.dim()
+            }
+        }
+
+        impl<T: Element> $view<'_, T> {
+            /// The matrix as the verbs take it, on the handle whose stream orders its work.
+            pub(crate) fn on(
+                &self,
+                argument: &'static str,
+                device: &CudaDevice,
+            ) -> Result<DeviceMatrix, Error> {
+                self.region.require_home(argument, device.home())?;
+                Ok(DeviceMatrix {
+                    address: self.region.address(),
+                    rows: self.region.rows(),
+                    dim: self.region.dim(),
+                    stride: self.region.stride(),
+                    dtype: T::DTYPE,
+                })
+            }
+        }
+    )*};
+}
+matrices!(CudaRows, CudaRowsMut);
+
+macro_rules! vectors {
+    ($($view:ident),*) => {$(
+        impl<T> $view<'_, T> {
+            /// Number of elements, 1 or more.
+            #[allow(clippy::len_without_is_empty)]
+            pub fn len(&self) -> usize {
+                self.region.rows()
+            }
+
+            /// The address of the first element, on the handle whose stream orders its work.
+            pub(crate) fn on(
+                &self,
+                argument: &'static str,
+                device: &CudaDevice,
+            ) -> Result<u64, Error> {
+                self.region.require_home(argument, device.home())?;
+                Ok(self.region.address())
+            }
+        }
+    )*};
+}
+vectors!(CudaVector, CudaVectorMut);

@@ -1,0 +1,464 @@
+//! The gradient passes: fused where D fits the registers, over chunks of stored weights elsewhere.
+
+use super::params::{FinishParams, GradientParams, ProductParams, ScoresParams, ShiftParams};
+use super::similarity::{
+    DeviceStatistics, Partial, Prepared, Similarity, WARP_ROWS, kernel_name, no_matrix, rows_from,
+    scores_params, view,
+};
+use super::{Device, DeviceMatrix, Floats, number_bytes};
+use crate::contrast::{Form, Shape};
+use crate::element::DType;
+use crate::engine::Gradients;
+use crate::error::Error;
+
+/// Tiles of similarity/product.cu.
+const PRODUCT_TILE: usize = 128;
+const PRODUCT_SHARED: u32 = 3 * 2 * 128 * 128;
+
+/// One of the fused gradient kernels: its names, and the tiles of similarity/gradient.cu.
+struct Fused {
+    online: &'static str,
+    known: &'static str,
+    owner_rows: usize,
+    streamed_rows: usize,
+    shared_bytes: u32,
+}
+
+/// The fused kernel for a type and D; none when D is too large for it.
+fn fused(dtype: DType, dim: usize) -> Option<Fused> {
+    // Slabs, warps, streamed rows and stages as in similarity/gradient.cu.
+    macro_rules! kernel {
+        ($name:literal, $slabs:literal, $warps:literal, $columns:literal, $stages:literal) => {
+            Some(Fused {
+                online: concat!("gradient_online_", $name),
+                known: concat!("gradient_known_", $name),
+                owner_rows: 16 * $warps,
+                streamed_rows: $columns,
+                shared_bytes: $slabs * 128 * (16 * $warps + $stages * $columns),
+            })
+        };
+    }
+    match (dtype, dim) {
+        (DType::Bf16, ..=64) => kernel!("bf16_64", 1, 8, 64, 3),
+        (DType::Bf16, ..=128) => kernel!("bf16_128", 2, 8, 64, 3),
+        (DType::Bf16, ..=256) => kernel!("bf16_256", 4, 8, 32, 2),
+        (DType::F16, ..=64) => kernel!("f16_64", 1, 8, 64, 3),
+        (DType::F16, ..=128) => kernel!("f16_128", 2, 8, 64, 3),
+        (DType::F16, ..=256) => kernel!("f16_256", 4, 8, 32, 2),
+        (DType::F32, ..=64) => kernel!("f32_64", 2, 4, 32, 3),
+        (DType::F32, ..=128) => kernel!("f32_128", 4, 4, 32, 3),
+        (DType::F32, ..=256) => kernel!("f32_256", 8, 4, 16, 2),
+        _ => None,
+    }
+}
+
+/// Whether weights of the type are shifted: `SHIFTED` of tile/element.h.
+fn is_shifted(dtype: DType) -> bool {
+    dtype == DType::F16
+}
+
+/// What all gradients of a call share.
+pub(super) struct Side<'a, D: Device> {
+    pub prepared: &'a Prepared<'a, D>,
+    /// upstream · w.
+    pub coefficient: f32,
+}
+
+impl<D: Device> Side<'_, D> {
+    /// Whether a fused kernel serves.
+    pub fn is_fused(&self) -> bool {
+        fused(self.prepared.dtype, self.prepared.shape.dim).is_some()
+    }
+}
+
+/// Sums of one side, waiting to be finished.
+struct Sums<D: Device> {
+    sums: Floats<D>,
+    normalisers: Option<Floats<D>>,
+    parts: u32,
+    /// Where the weights' shift stands, when it was found for them.
+    shift: u64,
+}
+
+/// How sums become a gradient.
+struct Finish<'a, D: Device> {
+    sums: &'a Sums<D>,
+    /// Whose positives no tile held: they are subtracted here.
+    positives: Option<&'a DeviceStatistics<D>>,
+    gradient: DeviceMatrix,
+    /// Where ⟨q_i, dq_i⟩ goes, for the anchors.
+    dots: Option<&'a Floats<D>>,
+    /// The rows whose sums these are.
+    first_row: usize,
+    rows: usize,
+}
+
+/// A softmax that is known: W_ij = 2^(z - lse_i) + 2^(z - lse_j), the second term where columns have
+/// a loss.
+pub(super) struct Known<'a, D: Device> {
+    rows: &'a DeviceStatistics<D>,
+    columns: Option<&'a DeviceStatistics<D>>,
+    /// Of the weights, where their type needs one.
+    shift: Option<Floats<D>>,
+}
+
+impl<D: Device> Known<'_, D> {
+    fn shift(&self) -> u64 {
+        self.shift.as_ref().map_or(0, Floats::address)
+    }
+}
+
+/// Which gradient a fused pass computes.
+enum Pass<'a, D: Device> {
+    /// dq, lse on the way.
+    Online,
+    OfAnchors(&'a Known<'a, D>),
+    OfCandidates(&'a Known<'a, D>),
+}
+
+impl<'a, D: Device> Finish<'a, D> {
+    /// The whole gradient of the candidates.
+    fn of_candidates(sums: &'a Sums<D>, gradient: DeviceMatrix) -> Self {
+        Self {
+            sums,
+            positives: None,
+            gradient,
+            dots: None,
+            first_row: 0,
+            rows: gradient.rows,
+        }
+    }
+}
+
+impl<D: Device> Similarity<'_, D> {
+    /// dq of a one-way loss, and the statistics that are found on the way: 4NMD FLOPs. Returns
+    /// ⟨q_i, dq_i⟩.
+    pub(super) fn gradient_online(
+        &self,
+        side: &Side<'_, D>,
+        statistics: &DeviceStatistics<D>,
+        dq: DeviceMatrix,
+    ) -> Result<Floats<D>, Error> {
+        let prepared = side.prepared;
+        let sums = self.fused_sums(side, Pass::Online)?;
+        let anchors = prepared.shape.anchors;
+        self.combine(
+            prepared,
+            statistics,
+            0,
+            anchors,
+            Partial {
+                sums: sums.normalisers.as_ref().map_or(0, Floats::address),
+                parts: sums.parts,
+                ..Partial::default()
+            },
+        )?;
+        let dots = self.memory().floats(anchors)?;
+        self.finish(
+            side,
+            &Finish {
+                sums: &sums,
+                positives: Some(statistics),
+                gradient: dq,
+                dots: Some(&dots),
+                first_row: 0,
+                rows: anchors,
+            },
+        )?;
+        Ok(dots)
+    }
+
+    /// A softmax from its statistics.
+    pub(super) fn known<'a>(
+        &self,
+        prepared: &Prepared<'_, D>,
+        rows: &'a DeviceStatistics<D>,
+        columns: Option<&'a DeviceStatistics<D>>,
+    ) -> Result<Known<'a, D>, Error> {
+        // In NT-Xent the other side's rows are the same rows.
+        let columns = match prepared.contrast.form {
+            Form::NtXent => Some(rows),
+            _ => columns,
+        };
+        let shift = match is_shifted(prepared.dtype) {
+            true => Some(self.memory().floats(2)?),
+            false => None,
+        };
+        if let Some(shift) = &shift {
+            let params = ShiftParams {
+                row_sigma: rows.sigma.address(),
+                column_sigma: columns.map_or(0, |s| s.sigma.address()),
+                rows: prepared.view.anchors,
+                columns: prepared.view.candidates,
+                shift: shift.address(),
+            };
+            self.launch("find_weight_shift", [1, 1, 1], 256, 4 * 256, &params)?;
+        }
+        Ok(Known {
+            rows,
+            columns,
+            shift,
+        })
+    }
+
+    /// dk from a known softmax: 4MND FLOPs.
+    pub(super) fn gradient_of_candidates(
+        &self,
+        side: &Side<'_, D>,
+        known: &Known<'_, D>,
+        dk: DeviceMatrix,
+    ) -> Result<(), Error> {
+        let sums = self.fused_sums(side, Pass::OfCandidates(known))?;
+        self.finish(side, &Finish::of_candidates(&sums, dk))
+    }
+
+    /// All gradients from a known softmax. Returns ⟨q_i, dq_i⟩.
+    pub(super) fn gradients_known(
+        &self,
+        side: &Side<'_, D>,
+        known: &Known<'_, D>,
+        gradients: &Gradients<DeviceMatrix>,
+    ) -> Result<Floats<D>, Error> {
+        let prepared = side.prepared;
+        // MoCo's positive is a column of its own, outside every tile.
+        let own = prepared.contrast.form == Form::Moco;
+        let dots = self.memory().floats(prepared.shape.anchors)?;
+        if !side.is_fused() {
+            self.chunked(side, known, gradients, &dots)?;
+            return Ok(dots);
+        }
+        let sums = self.fused_sums(side, Pass::OfAnchors(known))?;
+        self.finish(
+            side,
+            &Finish {
+                sums: &sums,
+                positives: own.then_some(known.rows),
+                gradient: gradients.dq,
+                dots: Some(&dots),
+                first_row: 0,
+                rows: prepared.shape.anchors,
+            },
+        )?;
+        if let Some(dk) = gradients.dk {
+            self.gradient_of_candidates(side, known, dk)?;
+        }
+        Ok(dots)
+    }
+
+    fn fused_sums(&self, side: &Side<'_, D>, pass: Pass<'_, D>) -> Result<Sums<D>, Error> {
+        let prepared = side.prepared;
+        let dim = prepared.shape.dim;
+        let kernel = fused(prepared.dtype, dim).ok_or(Error::Scalar {
+            argument: "dim",
+            given: dim as f64,
+            allowed: "at most 256 for the fused gradient",
+        })?;
+        let (anchors, candidates) = (prepared.anchor_rows, prepared.candidate_rows);
+        let (owner, streamed) = match pass {
+            Pass::Online | Pass::OfAnchors(_) => (anchors, candidates),
+            Pass::OfCandidates(_) => (candidates, anchors),
+        };
+        let (owner_terms, streamed_terms, shift) = match pass {
+            Pass::Online => (None, None, 0),
+            Pass::OfAnchors(known) => (Some(known.rows), known.columns, known.shift()),
+            Pass::OfCandidates(known) => (known.columns, Some(known.rows), known.shift()),
+        };
+        let owners = owner.rows as usize;
+        let owner_tiles = owners.div_ceil(kernel.owner_rows);
+        let tiles = (streamed.rows as usize).div_ceil(kernel.streamed_rows);
+        let (parts, tiles_per_split) = self.split(owner_tiles, tiles);
+        let sums = self.memory().floats(parts as usize * owners * dim)?;
+        let online = matches!(pass, Pass::Online);
+        let normalisers = match online {
+            true => Some(self.memory().floats(2 * parts as usize * owners)?),
+            false => None,
+        };
+        let lse2 = |s: Option<&DeviceStatistics<D>>| s.map_or(0, |s| s.lse2.address());
+        let sigma = |s: Option<&DeviceStatistics<D>>| s.map_or(0, |s| s.sigma.address());
+        let params = GradientParams {
+            contrast: prepared.view,
+            owner,
+            streamed,
+            dim: dim as u32,
+            tiles_per_split,
+            owner_is_anchor: u32::from(!matches!(pass, Pass::OfCandidates(_))),
+            padding: 0,
+            owner_lse2: lse2(owner_terms),
+            streamed_lse2: lse2(streamed_terms),
+            owner_sigma: sigma(owner_terms),
+            streamed_sigma: sigma(streamed_terms),
+            shift,
+            sums: sums.address(),
+            normalisers: normalisers.as_ref().map_or(0, Floats::address),
+        };
+        let name = if online { kernel.online } else { kernel.known };
+        let threads = 2 * kernel.owner_rows as u32;
+        let grid = [owner_tiles as u32, parts, 1];
+        self.launch(name, grid, threads, kernel.shared_bytes, &params)?;
+        Ok(Sums {
+            sums,
+            normalisers,
+            parts,
+            shift,
+        })
+    }
+
+    /// Adds up the parts and writes the gradient.
+    fn finish(&self, side: &Side<'_, D>, finish: &Finish<'_, D>) -> Result<(), Error> {
+        let prepared = side.prepared;
+        let (first, gradient) = (finish.first_row, finish.gradient);
+        let rows = finish.rows;
+        let from = |matrix: DeviceMatrix| {
+            let bytes = matrix.stride * number_bytes(matrix.dtype);
+            DeviceMatrix {
+                address: matrix.address + (first * bytes) as u64,
+                rows,
+                ..matrix
+            }
+        };
+        let keys = match (finish.positives, prepared.own_keys) {
+            (None, _) => no_matrix(),
+            (Some(_), Some(own)) => view(from(own)),
+            (Some(_), None) => view(prepared.candidates),
+        };
+        let at = |floats: &Floats<D>| floats.address() + 4 * first as u64;
+        let rows_of = match finish.dots {
+            Some(_) => view(from(prepared.anchors)),
+            None => no_matrix(),
+        };
+        let params = FinishParams {
+            sums: finish.sums.sums.address(),
+            normalisers: finish.sums.normalisers.as_ref().map_or(0, Floats::address),
+            parts: finish.sums.parts,
+            rows: rows as u32,
+            dim: gradient.dim as u32,
+            shifted: u32::from(is_shifted(prepared.dtype)),
+            contrast: prepared.view,
+            coefficient: side.coefficient,
+            padding: 0,
+            sigma: finish.positives.map_or(0, |s| at(&s.sigma)),
+            keys,
+            own_keys: u32::from(prepared.own_keys.is_some()),
+            padding_2: 0,
+            rows_of,
+            gradient: view(from(gradient)),
+            shift: finish.sums.shift,
+            dots: finish.dots.map_or(0, at),
+        };
+        let grid = [rows.div_ceil(WARP_ROWS) as u32, 1, 1];
+        self.launch("finish_gradient", grid, 32 * WARP_ROWS as u32, 0, &params)
+    }
+
+    /// Both gradients over chunks of stored weights: 6NMD FLOPs after the statistics.
+    fn chunked(
+        &self,
+        side: &Side<'_, D>,
+        known: &Known<'_, D>,
+        gradients: &Gradients<DeviceMatrix>,
+        dots: &Floats<D>,
+    ) -> Result<(), Error> {
+        let prepared = side.prepared;
+        let (rows, columns) = (known.rows, known.columns);
+        let Shape {
+            anchors,
+            candidates,
+            dim,
+        } = prepared.shape;
+        let bytes = number_bytes(prepared.dtype);
+        let stride = candidates.next_multiple_of(16);
+        let chunk = self.chunk(anchors, stride * bytes);
+        let weights = self.device.allocate(chunk.min(anchors) * stride * bytes)?;
+        let columns_of_product = dim.div_ceil(PRODUCT_TILE);
+        let slab = 128 / bytes;
+        let (parts, slabs) = self.split(
+            chunk.div_ceil(PRODUCT_TILE) * columns_of_product,
+            candidates.div_ceil(slab),
+        );
+        let dq_sums = Sums {
+            sums: self
+                .memory()
+                .floats(parts as usize * chunk.min(anchors) * dim)?,
+            normalisers: None,
+            parts,
+            shift: known.shift(),
+        };
+        let dk_sums = match gradients.dk {
+            Some(_) => Some(self.memory().floats(candidates * dim)?),
+            None => None,
+        };
+        let tiles = candidates.div_ceil(PRODUCT_TILE);
+        for first in (0..anchors).step_by(chunk) {
+            let count = chunk.min(anchors - first);
+            let count_tiles = count.div_ceil(PRODUCT_TILE) as u32;
+            let at = |floats: &Floats<D>| floats.address() + 4 * first as u64;
+            let (weight_parts, per_part) = self.split(count_tiles as usize, tiles);
+            let params = ScoresParams {
+                tiles_per_split: per_part,
+                row_lse2: at(&rows.lse2),
+                row_sigma: at(&rows.sigma),
+                column_lse2: columns.map_or(0, |s| s.lse2.address()),
+                column_sigma: columns.map_or(0, |s| s.sigma.address()),
+                shift: known.shift(),
+                weights: D::address(&weights),
+                weights_stride: stride as u64,
+                ..scores_params(prepared, first, count)
+            };
+            let grid = [count_tiles, weight_parts, 1];
+            self.scores("weights", prepared.dtype, grid, &params)?;
+            let left = super::params::GlobalRows {
+                data: D::address(&weights),
+                stride: (stride * bytes) as u64,
+                rows: count as u32,
+                row_bytes: (stride * bytes) as u32,
+            };
+            let mut product = ProductParams {
+                left,
+                right: prepared.candidate_rows,
+                rows: count as u32,
+                columns: dim as u32,
+                summed: candidates as u32,
+                slabs_per_split: slabs,
+                accumulate: 0,
+                padding: 0,
+                // A chunk is finished before the next one overwrites its sums.
+                sums: dq_sums.sums.address(),
+            };
+            let grid = [count_tiles, columns_of_product as u32, parts];
+            let name = kernel_name("product", prepared.dtype);
+            self.launch(name, grid, 256, PRODUCT_SHARED, &product)?;
+            let own = prepared.contrast.form == Form::Moco;
+            self.finish(
+                side,
+                &Finish {
+                    sums: &dq_sums,
+                    positives: own.then_some(rows),
+                    gradient: gradients.dq,
+                    dots: Some(dots),
+                    first_row: first,
+                    rows: count,
+                },
+            )?;
+            if let Some(sums) = &dk_sums {
+                product.right = rows_from(prepared.anchor_rows, first, count);
+                product.rows = candidates as u32;
+                product.summed = count as u32;
+                product.slabs_per_split = u32::MAX;
+                product.accumulate = u32::from(first > 0);
+                product.sums = sums.address();
+                let grid = [tiles as u32, columns_of_product as u32, 1];
+                let name = kernel_name("product_transposed", prepared.dtype);
+                self.launch(name, grid, 256, PRODUCT_SHARED, &product)?;
+            }
+        }
+        if let (Some(sums), Some(dk)) = (dk_sums, gradients.dk) {
+            let sums = Sums {
+                sums,
+                normalisers: None,
+                parts: 1,
+                shift: known.shift(),
+            };
+            self.finish(side, &Finish::of_candidates(&sums, dk))?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,141 @@
+//! The verbs as kernel launches, on anything that can launch the kernels: a CUDA device, or the
+//! runner that executes the same sources on the CPU.
+
+mod gradient;
+mod params;
+mod rowwise;
+mod similarity;
+
+pub(crate) use rowwise::{DeviceMomentum, Rowwise};
+pub(crate) use similarity::Similarity;
+
+use crate::element::DType;
+use crate::error::Error;
+
+/// One kernel launch: blocks are one-dimensional.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Launch<'a> {
+    /// The kernel's name.
+    pub kernel: &'static str,
+    /// Blocks.
+    pub grid: [u32; 3],
+    /// Threads of a block.
+    pub threads: u32,
+    /// Dynamic shared memory of a block.
+    pub shared_bytes: u32,
+    /// The bytes of the kernel's parameter structure.
+    pub params: &'a [u8],
+}
+
+/// What the kernels run on. Launches, reads and writes happen in the order they are made.
+pub(crate) trait Device {
+    /// Memory of the device, given back when dropped.
+    type Buffer;
+    /// At least `bytes` bytes, aligned to 256, from a pool: once a shape has been seen nothing is
+    /// allocated.
+    fn allocate(&self, bytes: usize) -> Result<Self::Buffer, Error>;
+    /// Where a buffer lies.
+    fn address(buffer: &Self::Buffer) -> u64;
+    /// Copies from the host to `address`.
+    fn write(&self, address: u64, bytes: &[u8]) -> Result<(), Error>;
+    /// Copies from `address` to the host, after everything before it has ended.
+    fn read(&self, address: u64, bytes: &mut [u8]) -> Result<(), Error>;
+    /// Starts a kernel.
+    fn launch(&self, launch: &Launch<'_>) -> Result<(), Error>;
+    /// How many blocks run at a time, roughly: what the work is cut up for. Results depend on it
+    /// by rounding.
+    fn multiprocessors(&self) -> u32;
+}
+
+/// A row-major matrix in device memory.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct DeviceMatrix {
+    /// Of the first number.
+    pub address: u64,
+    /// Rows.
+    pub rows: usize,
+    /// D.
+    pub dim: usize,
+    /// Numbers from row to row.
+    pub stride: usize,
+    /// Type of the numbers.
+    pub dtype: DType,
+}
+
+impl crate::rows::Matrix for DeviceMatrix {
+    fn rows(&self) -> usize {
+        self.rows
+    }
+    fn dim(&self) -> usize {
+        self.dim
+    }
+}
+
+/// Bytes of a number.
+pub(crate) fn number_bytes(dtype: DType) -> usize {
+    match dtype {
+        DType::F32 => 4,
+        DType::F16 | DType::Bf16 => 2,
+    }
+}
+
+/// The type as kernel names have it.
+fn type_name(dtype: DType) -> &'static str {
+    match dtype {
+        DType::F32 => "f32",
+        DType::F16 => "f16",
+        DType::Bf16 => "bf16",
+    }
+}
+
+/// Buffers of one call on a device.
+struct Memory<'d, D: Device> {
+    device: &'d D,
+}
+
+/// Device memory of `length` numbers of 4 bytes.
+struct Floats<D: Device> {
+    buffer: D::Buffer,
+    length: usize,
+}
+
+impl<D: Device> Floats<D> {
+    fn address(&self) -> u64 {
+        D::address(&self.buffer)
+    }
+
+    fn read(&self, device: &D) -> Result<Vec<f32>, Error> {
+        let mut numbers = vec![0.0f32; self.length];
+        device.read(self.address(), bytemuck::cast_slice_mut(&mut numbers))?;
+        Ok(numbers)
+    }
+}
+
+impl<D: Device> Memory<'_, D> {
+    fn floats(&self, length: usize) -> Result<Floats<D>, Error> {
+        Ok(Floats {
+            buffer: self.device.allocate(4 * length)?,
+            length,
+        })
+    }
+
+    fn written(&self, numbers: &[f32]) -> Result<Floats<D>, Error> {
+        let floats = self.floats(numbers.len())?;
+        let bytes = bytemuck::cast_slice(numbers);
+        self.device.write(floats.address(), bytes)?;
+        Ok(floats)
+    }
+}
+
+/// A count that kernels hold in 32 bits.
+fn count(argument: &'static str, given: usize) -> Result<u32, Error> {
+    // The largest number marks "none".
+    u32::try_from(given)
+        .ok()
+        .filter(|&count| count < u32::MAX)
+        .ok_or(Error::Scalar {
+            argument,
+            given: given as f64,
+            allowed: "less than 2^32 - 1 rows",
+        })
+}

@@ -1,0 +1,255 @@
+//! The kernels' parameter structures, as kernels/ declares them.
+
+use bytemuck::{Pod, Zeroable};
+
+/// `GlobalRows` of tile/slab.h.
+#[derive(Debug, Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+pub(super) struct GlobalRows {
+    pub data: u64,
+    pub stride: u64,
+    pub rows: u32,
+    pub row_bytes: u32,
+}
+
+/// `ContrastView` of tile/contrast.h.
+#[derive(Debug, Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+pub(super) struct ContrastView {
+    pub index: u64,
+    pub anchors: u32,
+    pub candidates: u32,
+    pub rule: u32,
+    pub excludes_self: u32,
+    pub device_scale: u64,
+    pub scale: f32,
+    pub padding: u32,
+}
+
+/// `GradientParams` of similarity/gradient.h.
+#[derive(Debug, Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+pub(super) struct GradientParams {
+    pub contrast: ContrastView,
+    pub owner: GlobalRows,
+    pub streamed: GlobalRows,
+    pub dim: u32,
+    pub tiles_per_split: u32,
+    pub owner_is_anchor: u32,
+    pub padding: u32,
+    pub owner_lse2: u64,
+    pub streamed_lse2: u64,
+    pub owner_sigma: u64,
+    pub streamed_sigma: u64,
+    pub shift: u64,
+    pub sums: u64,
+    pub normalisers: u64,
+}
+
+/// `ScoresParams` of similarity/scores.h.
+#[derive(Debug, Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+pub(super) struct ScoresParams {
+    pub contrast: ContrastView,
+    pub anchors: GlobalRows,
+    pub candidates: GlobalRows,
+    pub first_anchor: u32,
+    pub tiles_per_split: u32,
+    pub rows: u64,
+    pub columns: u64,
+    pub row_lse2: u64,
+    pub column_lse2: u64,
+    pub row_sigma: u64,
+    pub column_sigma: u64,
+    pub shift: u64,
+    pub weights: u64,
+    pub weights_stride: u64,
+    pub scores: u64,
+}
+
+/// `ProductParams` of similarity/product.cu.
+#[derive(Debug, Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+pub(super) struct ProductParams {
+    pub left: GlobalRows,
+    pub right: GlobalRows,
+    pub rows: u32,
+    pub columns: u32,
+    pub summed: u32,
+    pub slabs_per_split: u32,
+    pub accumulate: u32,
+    pub padding: u32,
+    pub sums: u64,
+}
+
+/// `Matrix` of tile/numbers.h.
+#[derive(Debug, Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+pub(super) struct MatrixView {
+    pub data: u64,
+    pub stride: u64,
+    pub dtype: u32,
+    pub padding: u32,
+}
+
+/// `PositivesParams` of similarity/rows.cu.
+#[derive(Debug, Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+pub(super) struct PositivesParams {
+    pub contrast: ContrastView,
+    pub anchors: MatrixView,
+    pub candidates: MatrixView,
+    pub own_keys: MatrixView,
+    pub dim: u32,
+    pub padding: u32,
+    pub not_finite: u64,
+    pub positive: u64,
+}
+
+/// `StatisticsParams` of similarity/rows.cu.
+#[derive(Debug, Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+pub(super) struct StatisticsParams {
+    pub partial: u64,
+    pub parts: u32,
+    pub rows: u32,
+    pub running: u64,
+    pub first: u32,
+    pub last: u32,
+    pub candidates_matter: u32,
+    pub anchors_matter: u32,
+    pub not_finite: u64,
+    pub positive: u64,
+    pub negatives_lse: u64,
+    pub lse2: u64,
+    pub sigma: u64,
+}
+
+/// `ShiftParams` of similarity/rows.cu.
+#[derive(Debug, Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+pub(super) struct ShiftParams {
+    pub row_sigma: u64,
+    pub column_sigma: u64,
+    pub rows: u32,
+    pub columns: u32,
+    pub shift: u64,
+}
+
+/// `FinishParams` of similarity/rows.cu.
+#[derive(Debug, Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+pub(super) struct FinishParams {
+    pub sums: u64,
+    pub normalisers: u64,
+    pub parts: u32,
+    pub rows: u32,
+    pub dim: u32,
+    pub shifted: u32,
+    pub contrast: ContrastView,
+    pub coefficient: f32,
+    pub padding: u32,
+    pub sigma: u64,
+    pub keys: MatrixView,
+    pub own_keys: u32,
+    pub padding_2: u32,
+    pub rows_of: MatrixView,
+    pub gradient: MatrixView,
+    pub shift: u64,
+    pub dots: u64,
+}
+
+/// `ReduceParams` of similarity/rows.cu.
+#[derive(Debug, Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+pub(super) struct ReduceParams {
+    pub row_lse: u64,
+    pub row_positive: u64,
+    pub column_lse: u64,
+    pub column_positive: u64,
+    pub dots: u64,
+    pub rows: u32,
+    pub columns: u32,
+    pub row_weight: f64,
+    pub dot_weight: f64,
+    pub contrast: ContrastView,
+    pub result: u64,
+}
+
+/// `SelectParams` of similarity/top_k.cu.
+#[derive(Debug, Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+pub(super) struct SelectParams {
+    pub scores: u64,
+    pub rows: u32,
+    pub candidates: u32,
+    pub k: u32,
+    pub first_row: u32,
+    pub excludes_self: u32,
+    pub padding: u32,
+    pub indices: u64,
+    pub best: u64,
+}
+
+/// `NormalizeParams` of rowwise/normalize.cu.
+#[derive(Debug, Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+pub(super) struct NormalizeParams {
+    pub x: MatrixView,
+    pub y: MatrixView,
+    pub norms: u64,
+    pub rows: u32,
+    pub dim: u32,
+    pub epsilon: f32,
+    pub padding: u32,
+}
+
+/// `NormalizeBackwardParams` of rowwise/normalize.cu.
+#[derive(Debug, Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+pub(super) struct NormalizeBackwardParams {
+    pub y: MatrixView,
+    pub dy: MatrixView,
+    pub dx: MatrixView,
+    pub norms: u64,
+    pub rows: u32,
+    pub dim: u32,
+    pub epsilon: f32,
+    pub padding: u32,
+}
+
+/// `MomentumTensor` of rowwise/state.cu.
+#[derive(Debug, Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+pub(super) struct MomentumEntry {
+    pub query: u64,
+    pub key: u64,
+    pub shadow: u64,
+    pub length: u64,
+    pub first_block: u64,
+}
+
+/// `MomentumParams` of rowwise/state.cu.
+#[derive(Debug, Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+pub(super) struct MomentumParams {
+    pub tensors: u64,
+    pub count: u32,
+    pub dtype: u32,
+    pub momentum: f32,
+    pub padding: u32,
+}
+
+/// `CopyRowsParams` of rowwise/state.cu.
+#[derive(Debug, Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+pub(super) struct CopyRowsParams {
+    pub from: MatrixView,
+    pub to: MatrixView,
+    pub rows: u32,
+    pub from_columns: u32,
+    pub to_columns: u32,
+    pub first_from: u32,
+    pub first_to: u32,
+    pub capacity: u32,
+}

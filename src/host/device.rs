@@ -1,0 +1,148 @@
+//! A device that runs kernels under `kernels/host`.
+
+use std::ffi::{CStr, CString, c_char, c_int, c_void};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::device::{Device, Launch};
+use crate::error::Error;
+
+/// When asynchronous operations complete. A correct kernel gives the same bits whichever it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Schedule {
+    /// As late as a wait allows.
+    #[default]
+    Late,
+    /// Where they are issued.
+    Early,
+    /// Each one or the other, by the seed.
+    Mixed,
+}
+
+/// `InfonceHostLaunch` of kernels/host/runner.h.
+#[repr(C)]
+struct HostLaunch {
+    kernel: *const c_char,
+    grid: [u32; 3],
+    threads: u32,
+    shared_bytes: u32,
+    schedule: u32,
+    params: *const c_void,
+    params_bytes: u64,
+    seed: u64,
+}
+
+unsafe extern "C" {
+    fn infonce_host_launch(
+        launch: *const HostLaunch,
+        report: *mut c_char,
+        report_bytes: u64,
+    ) -> c_int;
+    fn infonce_host_allocate(bytes: u64) -> *mut c_void;
+    fn infonce_host_free(memory: *mut c_void);
+    fn infonce_host_write(to: *mut c_void, from: *const c_void, bytes: u64) -> c_int;
+    fn infonce_host_read(from: *const c_void, to: *mut c_void, bytes: u64) -> c_int;
+}
+
+/// Bytes of a report, its final zero included.
+const REPORT: usize = 2048;
+
+/// The runner with a schedule. Threads and blocks run in an order that the seed decides, another one
+/// for every launch.
+#[derive(Debug)]
+pub(crate) struct HostDevice {
+    schedule: Schedule,
+    seed: AtomicU64,
+    multiprocessors: u32,
+}
+
+/// Memory that the runner watches.
+#[derive(Debug)]
+pub(crate) struct HostBuffer(u64);
+
+impl Drop for HostBuffer {
+    fn drop(&mut self) {
+        // SAFETY: the address came from `infonce_host_allocate` and is freed once.
+        unsafe { infonce_host_free(self.0 as *mut c_void) }
+    }
+}
+
+impl HostDevice {
+    pub(crate) fn new(schedule: Schedule, seed: u64, multiprocessors: u32) -> Self {
+        Self {
+            schedule,
+            seed: AtomicU64::new(seed),
+            multiprocessors,
+        }
+    }
+}
+
+fn fault(kernel: &str, reason: &str) -> Error {
+    Error::Kernel {
+        kernel: kernel.to_owned(),
+        reason: reason.to_owned(),
+    }
+}
+
+impl Device for HostDevice {
+    type Buffer = HostBuffer;
+
+    fn allocate(&self, bytes: usize) -> Result<HostBuffer, Error> {
+        // SAFETY: any number of bytes is legal.
+        let memory = unsafe { infonce_host_allocate(bytes as u64) };
+        if memory.is_null() {
+            return Err(fault("none", &format!("no memory for {bytes} bytes")));
+        }
+        Ok(HostBuffer(memory as u64))
+    }
+
+    fn address(buffer: &HostBuffer) -> u64 {
+        buffer.0
+    }
+
+    fn write(&self, address: u64, bytes: &[u8]) -> Result<(), Error> {
+        let (to, from) = (address as *mut c_void, bytes.as_ptr().cast());
+        // SAFETY: the runner refuses a range that it has not allocated; `bytes` is that long.
+        match unsafe { infonce_host_write(to, from, bytes.len() as u64) } {
+            0 => Ok(()),
+            _ => Err(fault("none", "a write outside allocated memory")),
+        }
+    }
+
+    fn read(&self, address: u64, bytes: &mut [u8]) -> Result<(), Error> {
+        let (from, to) = (address as *const c_void, bytes.as_mut_ptr().cast());
+        // SAFETY: the runner refuses a range that it has not allocated; `bytes` is that long.
+        match unsafe { infonce_host_read(from, to, bytes.len() as u64) } {
+            0 => Ok(()),
+            _ => Err(fault("none", "a read outside allocated memory")),
+        }
+    }
+
+    fn launch(&self, launch: &Launch<'_>) -> Result<(), Error> {
+        let kernel = CString::new(launch.kernel).unwrap_or_default();
+        let mut report: [c_char; REPORT] = [0; REPORT];
+        let description = HostLaunch {
+            kernel: kernel.as_ptr(),
+            grid: launch.grid,
+            threads: launch.threads,
+            shared_bytes: launch.shared_bytes,
+            schedule: self.schedule as u32,
+            params: launch.params.as_ptr().cast(),
+            params_bytes: launch.params.len() as u64,
+            seed: self.seed.fetch_add(1, Ordering::Relaxed),
+        };
+        // SAFETY: all pointers live through the call; the runner checks the parameters' size and
+        // every address that a kernel makes of them.
+        let status =
+            unsafe { infonce_host_launch(&description, report.as_mut_ptr(), REPORT as u64) };
+        if status == 0 {
+            return Ok(());
+        }
+        // SAFETY: the runner ends the report with a zero within its bytes.
+        let reason = unsafe { CStr::from_ptr(report.as_ptr()) };
+        Err(fault(launch.kernel, &reason.to_string_lossy()))
+    }
+
+    fn multiprocessors(&self) -> u32 {
+        self.multiprocessors
+    }
+}

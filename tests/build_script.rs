@@ -1,0 +1,351 @@
+//! The build script's parts: finding nvcc, reading ptxas, knowing what depends on what.
+
+#[path = "../build"]
+#[allow(dead_code)]
+mod build {
+    pub mod jobs;
+    pub mod nvcc;
+    pub mod ptxas;
+    pub mod sources;
+}
+
+use std::ffi::OsString;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use build::jobs::{self, Job};
+use build::nvcc::{self, Nvcc, Search};
+use build::ptxas::{self, Resources};
+use build::sources::Sources;
+use tempfile::TempDir;
+
+/// A folder with empty files in it.
+fn tree(files: &[&str]) -> TempDir {
+    let root = tempfile::tempdir().unwrap();
+    for file in files {
+        write(&root.path().join(file), "");
+    }
+    root
+}
+
+fn write(path: &Path, text: &str) {
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    fs::write(path, text).unwrap();
+}
+
+fn search(variables: &[(&'static str, PathBuf)]) -> Search {
+    let variables = variables
+        .iter()
+        .map(|(name, value)| (*name, OsString::from(value)));
+    Search {
+        variables: variables.collect(),
+        ..Search::default()
+    }
+}
+
+fn found(search: &Search) -> PathBuf {
+    search.nvcc().unwrap().path
+}
+
+#[test]
+fn nvcc_is_what_the_variable_says_before_anything_else() {
+    let root = tree(&["mine/nvcc-13", "bin/nvcc"]);
+    let path = root.path().join("bin");
+    let named = root.path().join("mine/nvcc-13");
+    let search = search(&[("NVCC", named.clone()), ("PATH", path)]);
+    assert_eq!(found(&search), named);
+}
+
+#[test]
+fn a_variable_that_names_no_program_is_an_error_and_not_passed_over() {
+    let root = tree(&["bin/nvcc"]);
+    let search = search(&[
+        ("NVCC", "/no/such/nvcc".into()),
+        ("PATH", root.path().join("bin")),
+    ]);
+    assert_eq!(
+        search.nvcc().unwrap_err(),
+        "NVCC is /no/such/nvcc, and there is no such program"
+    );
+}
+
+#[test]
+fn a_bare_name_in_the_variable_is_looked_for_on_the_path() {
+    let root = tree(&["bin/nvcc", "bin/nvcc-12"]);
+    let bin = root.path().join("bin");
+    let search = search(&[("NVCC", "nvcc-12".into()), ("PATH", bin.clone())]);
+    assert_eq!(found(&search), bin.join("nvcc-12"));
+}
+
+#[test]
+fn the_path_comes_before_the_toolkit_that_is_named_and_that_before_the_usual_folders() {
+    let root = tree(&["bin/nvcc", "home/bin/nvcc", "local/cuda-12.9/bin/nvcc"]);
+    let at = |name: &str| root.path().join(name);
+    let mut search = search(&[("PATH", at("bin")), ("CUDA_HOME", at("home"))]);
+    search.toolkit_parents = vec![at("local")];
+    assert_eq!(found(&search), at("bin/nvcc"));
+    search.variables.remove("PATH");
+    assert_eq!(found(&search), at("home/bin/nvcc"));
+    search.variables.remove("CUDA_HOME");
+    assert_eq!(found(&search), at("local/cuda-12.9/bin/nvcc"));
+}
+
+#[test]
+fn of_several_toolkits_the_default_wins_and_then_the_newest_by_number() {
+    let root = tree(&[
+        "cuda-9.2/bin/nvcc",
+        "cuda-13.0/bin/nvcc",
+        "cuda-12.9/bin/nvcc",
+        "cudart/bin/nvcc",
+    ]);
+    let search = Search {
+        toolkit_parents: vec![root.path().into()],
+        ..Search::default()
+    };
+    assert_eq!(found(&search), root.path().join("cuda-13.0/bin/nvcc"));
+    write(&root.path().join("cuda/bin/nvcc"), "");
+    assert_eq!(found(&search), root.path().join("cuda/bin/nvcc"));
+}
+
+#[test]
+fn python_environments_are_searched_last() {
+    let packages = "lib/python3.12/site-packages/nvidia";
+    let root = tree(&[
+        &format!("active/{packages}/cu13/bin/nvcc"),
+        &format!("project/.venv/{packages}/cu13/bin/nvcc"),
+        "system/nvidia/cu13/bin/nvcc",
+        "local/cuda/bin/nvcc",
+    ]);
+    let at = |name: &str| root.path().join(name);
+    let mut search = search(&[("VIRTUAL_ENV", at("active"))]);
+    search.projects = vec![at("project")];
+    search.site_packages = vec![at("system")];
+    assert_eq!(
+        found(&search),
+        at("active").join(packages).join("cu13/bin/nvcc")
+    );
+    search.variables.clear();
+    assert_eq!(
+        found(&search),
+        at("project/.venv").join(packages).join("cu13/bin/nvcc")
+    );
+    search.projects.clear();
+    assert_eq!(found(&search), at("system/nvidia/cu13/bin/nvcc"));
+    search.toolkit_parents = vec![at("local")];
+    assert_eq!(found(&search), at("local/cuda/bin/nvcc"));
+}
+
+#[test]
+fn the_older_python_packages_bring_their_headers_in_other_folders() {
+    let root = tree(&[
+        "nvidia/cuda_nvcc/bin/nvcc",
+        "nvidia/cuda_runtime/include/cuda_runtime.h",
+    ]);
+    let search = Search {
+        site_packages: vec![root.path().into()],
+        ..Search::default()
+    };
+    let nvidia = root.path().join("nvidia");
+    let expected = Nvcc {
+        path: nvidia.join("cuda_nvcc/bin/nvcc"),
+        includes: vec![nvidia.join("cuda_runtime/include")],
+    };
+    assert_eq!(search.nvcc(), Ok(expected));
+}
+
+#[test]
+fn without_nvcc_one_line_says_how_to_install_it() {
+    let message = Search::default().nvcc().unwrap_err();
+    assert_eq!(message.lines().count(), 1);
+    assert!(
+        message.contains("pip install nvidia-cuda-nvcc=="),
+        "{message}"
+    );
+}
+
+#[test]
+fn the_release_is_read_from_what_nvcc_prints() {
+    let text = "nvcc: NVIDIA (R) Cuda compiler driver\nBuilt on Wed_Aug_20_01:58:59_PM_PDT_2025\n\
+                Cuda compilation tools, release 13.0, V13.0.88\nBuild cuda_13.0.r13.0/compiler.36424714_0\n";
+    assert_eq!(nvcc::release(text), Some((13, 0)));
+    assert_eq!(nvcc::release("nvcc"), None);
+}
+
+/// As nvcc 13.0 prints it.
+const LOG: &str = "\
+ptxas info    : 0 bytes gmem
+ptxas info    : Compiling entry function 'gradient' for 'sm_80'
+ptxas info    : Function properties for gradient
+    440 bytes stack frame, 784 bytes spill stores, 828 bytes spill loads
+ptxas info    : Used 255 registers, used 0 barriers, 440 bytes cumulative stack size, 368 bytes cmem[0]
+ptxas info    : Compile time = 34.206 ms
+ptxas info    : Compiling entry function 'normalize' for 'sm_90a'
+ptxas info    : Function properties for normalize
+    0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads
+ptxas info    : Function properties for _Z6helperv
+    16 bytes stack frame, 4 bytes spill stores, 8 bytes spill loads
+ptxas info    : Used 10 registers, used 1 barriers, 1024 bytes smem, 368 bytes cmem[0]
+";
+
+#[test]
+fn registers_spills_and_shared_memory_are_read_per_kernel_and_architecture() {
+    let expected = [
+        Resources {
+            kernel: "gradient".into(),
+            architecture: "sm_80".into(),
+            registers: 255,
+            spill_stores: 784,
+            spill_loads: 828,
+            stack: 440,
+            ..Resources::default()
+        },
+        // What a function that was not inlined spills is the kernel's.
+        Resources {
+            kernel: "normalize".into(),
+            architecture: "sm_90a".into(),
+            registers: 10,
+            spill_stores: 4,
+            spill_loads: 8,
+            stack: 16,
+            shared: 1024,
+            barriers: 1,
+        },
+    ];
+    assert_eq!(ptxas::parse(LOG), expected);
+    assert_eq!(ptxas::parse("nvcc warning : nothing about kernels\n"), []);
+}
+
+#[test]
+fn the_table_has_a_line_for_each_kernel() {
+    let table = ptxas::table(&ptxas::parse(LOG));
+    let words: Vec<Vec<&str>> = table
+        .lines()
+        .map(|line| line.split_whitespace().collect())
+        .collect();
+    assert_eq!(words.len(), 3);
+    assert_eq!(
+        words[1],
+        ["gradient", "sm_80", "255", "784", "828", "440", "0"]
+    );
+    assert_eq!(
+        words[2],
+        ["normalize", "sm_90a", "10", "4", "8", "16", "1024"]
+    );
+}
+
+#[test]
+fn sources_are_sorted_by_what_compiles_them() {
+    let root = tree(&[
+        "similarity/rows.cu",
+        "rowwise/normalize.cu",
+        "rowwise/normalize.h",
+        "host/runner.cpp",
+        "host/planted/race.cu",
+        "README.md",
+    ]);
+    let sources = Sources::find(root.path()).unwrap();
+    let names = |paths: &[PathBuf]| {
+        paths
+            .iter()
+            .map(|path| sources.name(path))
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(
+        names(&sources.kernels),
+        ["rowwise/normalize.cu", "similarity/rows.cu"]
+    );
+    assert_eq!(names(&sources.host), ["host/runner.cpp"]);
+    assert_eq!(names(&sources.planted), ["host/planted/race.cu"]);
+}
+
+#[test]
+fn a_fingerprint_follows_the_headers_that_a_source_includes_and_no_others() {
+    let root = tree(&["ptx/other.h"]);
+    let at = |name: &str| root.path().join(name);
+    write(
+        &at("similarity/rows.cu"),
+        "#include \"scores.h\"\n#include <cmath>\n",
+    );
+    write(
+        &at("similarity/scores.h"),
+        "#pragma once\n  #  include \"ptx/mma.h\"\n",
+    );
+    write(&at("ptx/mma.h"), "#include \"ptx/mma.h\"\n");
+    let sources = Sources::find(root.path()).unwrap();
+    let fingerprint = |settings| {
+        sources
+            .fingerprint(&at("similarity/rows.cu"), settings)
+            .unwrap()
+    };
+    let before = fingerprint("-O3");
+    assert_ne!(before, fingerprint("-O2"));
+    write(&at("ptx/other.h"), "// changed");
+    assert_eq!(before, fingerprint("-O3"));
+    write(&at("ptx/mma.h"), "// changed");
+    assert_ne!(before, fingerprint("-O3"));
+}
+
+/// A job whose compiler counts its calls in the file `calls`, then writes its output.
+#[cfg(unix)]
+fn counted(root: &Path, source: &str, fingerprint: u64, script: &str) -> Job {
+    let mut command = std::process::Command::new("sh");
+    let script = format!("echo {source} >>calls; {script}; echo object >\"$2\"");
+    command.current_dir(root).args(["-c", &script, "sh"]);
+    Job {
+        source: source.into(),
+        output: jobs::output(root, source, fingerprint, "o"),
+        command,
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn only_what_has_changed_is_compiled_again_and_old_results_are_swept_away() {
+    let root = tree(&["calls"]);
+    let folder = root.path().join("out");
+    fs::create_dir(&folder).unwrap();
+    let job = |source, fingerprint| {
+        let mut job = counted(root.path(), source, fingerprint, "echo a warning >&2");
+        job.output = folder.join(job.output.file_name().unwrap());
+        job
+    };
+    let first = jobs::run(vec![job("a/b.cu", 1), job("a/a.cu", 1)]).unwrap();
+    let again = jobs::run(vec![job("a/b.cu", 2), job("a/a.cu", 1)]).unwrap();
+    jobs::sweep(&folder, &again).unwrap();
+
+    let sources = |done: &[jobs::Done]| done.iter().map(|d| d.source.clone()).collect::<Vec<_>>();
+    assert_eq!(sources(&first), ["a/a.cu", "a/b.cu"]);
+    assert!(
+        again
+            .iter()
+            .all(|done| done.log == "a warning\n" && done.output.is_file())
+    );
+    let mut calls: Vec<String> = fs::read_to_string(root.path().join("calls"))
+        .unwrap()
+        .lines()
+        .map(Into::into)
+        .collect();
+    calls.sort();
+    assert_eq!(calls, ["a/a.cu", "a/b.cu", "a/b.cu"]);
+    assert!(!first[1].output.exists() && first[0].output.exists());
+    // An object and a log of each.
+    assert_eq!(fs::read_dir(&folder).unwrap().count(), 4);
+}
+
+#[cfg(unix)]
+#[test]
+fn a_failed_compiler_leaves_nothing_and_its_words_are_passed_on() {
+    let root = tree(&["calls"]);
+    let job = || counted(root.path(), "a.cu", 1, "echo no such thing >&2; exit 3");
+    for _ in 0..2 {
+        let message = jobs::run(vec![job()]).unwrap_err();
+        assert!(
+            message.starts_with("a.cu: exit status: 3\nno such thing"),
+            "{message}"
+        );
+    }
+    assert_eq!(
+        fs::read_to_string(root.path().join("calls")).unwrap(),
+        "a.cu\na.cu\n"
+    );
+}
