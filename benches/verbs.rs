@@ -59,8 +59,8 @@ fn row_wise(criterion: &mut Criterion) {
     group.bench_function("momentum_update", |b| {
         b.iter(|| {
             let mut tensors = [MomentumTensor {
-                query: &x,
-                key: &mut dx,
+                query: x.as_slice(),
+                key: dx.as_mut_slice(),
                 shadow: None,
             }];
             engine

@@ -45,16 +45,19 @@ pub struct TopK {
     pub scores: Vec<f32>,
 }
 
-/// One tensor of a momentum update.
+/// One tensor of a momentum update; `Q`, `K` and `S` are an engine's views of vectors.
 #[derive(Debug)]
-pub struct MomentumTensor<'a, T> {
+pub struct MomentumTensor<Q, K, S> {
     /// Parameters of the query encoder.
-    pub query: &'a [T],
+    pub query: Q,
     /// Parameters of the key encoder, always f32: at m = 0.999 a step is smaller than half a bf16 ulp.
-    pub key: &'a mut [f32],
+    pub key: K,
     /// A copy of `key` rounded to the query's type, when wanted.
-    pub shadow: Option<&'a mut [T]>,
+    pub shadow: Option<S>,
 }
+
+/// A tensor of a momentum update in host memory.
+pub type MomentumSlices<'a, T> = MomentumTensor<&'a [T], &'a mut [f32], &'a mut [T]>;
 
 /// What an engine can do. Results are bitwise repeatable on the same machine.
 ///
@@ -66,10 +69,10 @@ pub trait Engine {
     type Matrix<'a, T: Element>: Matrix + Copy;
     /// A writable matrix in this engine's memory.
     type MatrixMut<'a, T: Element>: Matrix;
-    /// A read-only vector of f32 in this engine's memory.
-    type Vector<'a>;
-    /// A writable vector of f32 in this engine's memory.
-    type VectorMut<'a>;
+    /// A read-only vector in this engine's memory.
+    type Vector<'a, T: Element>;
+    /// A writable vector in this engine's memory.
+    type VectorMut<'a, T: Element>;
     /// A key queue in this engine's memory.
     type Queue<T: Element>;
 
@@ -131,7 +134,7 @@ pub trait Engine {
         &self,
         x: Self::Matrix<'_, T>,
         y: Self::MatrixMut<'_, O>,
-        norms: Self::VectorMut<'_>,
+        norms: Self::VectorMut<'_, f32>,
         epsilon: f32,
     ) -> Result<(), Error>;
 
@@ -143,7 +146,7 @@ pub trait Engine {
     fn normalize_backward<T: Element, G: Element>(
         &self,
         y: Self::Matrix<'_, T>,
-        norms: Self::Vector<'_>,
+        norms: Self::Vector<'_, f32>,
         dy: Self::Matrix<'_, G>,
         dx: Self::MatrixMut<'_, G>,
         epsilon: f32,
@@ -154,10 +157,15 @@ pub trait Engine {
     /// # Errors
     /// [`Error::Scalar`] unless 0 ≤ m ≤ 1, [`Error::Length`] when a tensor's parts differ; nothing
     /// is written then.
-    fn momentum_update<T: Element>(
+    #[expect(clippy::type_complexity, reason = "three views of one engine")]
+    fn momentum_update<'a, T: Element>(
         &self,
         momentum: f32,
-        tensors: &mut [MomentumTensor<'_, T>],
+        tensors: &mut [MomentumTensor<
+            Self::Vector<'a, T>,
+            Self::VectorMut<'a, f32>,
+            Self::VectorMut<'a, T>,
+        >],
     ) -> Result<(), Error>;
 
     /// Writes a batch of keys over the oldest keys of the queue.

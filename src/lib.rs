@@ -23,7 +23,17 @@
 
 pub mod contrast;
 mod cpu;
-#[cfg(host_kernels)]
+#[cfg(feature = "cuda")]
+pub mod cuda;
+#[cfg(any(host_kernels, feature = "cuda"))]
+#[cfg_attr(
+    not(feature = "cuda"),
+    allow(
+        dead_code,
+        unused_imports,
+        reason = "a CUDA device needs more of it than the runner"
+    )
+)]
 mod device;
 pub mod element;
 pub mod engine;
@@ -44,7 +54,7 @@ pub mod verify;
 pub use contrast::{Contrast, Inputs, Positives, Reduction, Shape};
 pub use cpu::CpuEngine;
 pub use element::{DType, Element};
-pub use engine::{Engine, Forward, Gradients, MomentumTensor, TopK, ValueAndGrad};
+pub use engine::{Engine, Forward, Gradients, MomentumSlices, MomentumTensor, TopK, ValueAndGrad};
 pub use error::Error;
 pub use momentum::MomentumSchedule;
 pub use queue::KeyQueue;

@@ -26,7 +26,7 @@ pub(crate) struct Segment {
 
 impl Ring {
     /// An empty ring of `capacity` rows.
-    fn new(capacity: usize) -> Self {
+    pub fn new(capacity: usize) -> Self {
         Self {
             capacity,
             fill: 0,
@@ -34,9 +34,24 @@ impl Ring {
         }
     }
 
+    /// Most rows.
+    pub fn capacity(&self) -> usize {
+        self.capacity
+    }
+
+    /// Rows that have been written.
+    pub fn fill(&self) -> usize {
+        self.fill
+    }
+
+    /// The row that is written next.
+    pub fn cursor(&self) -> usize {
+        self.cursor
+    }
+
     /// Advances over a batch and says which rows to copy where: at most two segments. A batch
     /// longer than the ring leaves its last `capacity` rows, where one key at a time would have.
-    fn advance(&mut self, batch: usize) -> [Segment; 2] {
+    pub fn advance(&mut self, batch: usize) -> [Segment; 2] {
         let skipped = batch.saturating_sub(self.capacity);
         let kept = batch - skipped;
         let start = (self.cursor + skipped) % self.capacity;
@@ -134,7 +149,7 @@ impl<T: Element> KeyQueue<T> {
 
     /// Most keys it can hold.
     pub fn capacity(&self) -> usize {
-        self.ring.capacity
+        self.ring.capacity()
     }
 
     /// Dimension D of a key.
@@ -144,12 +159,12 @@ impl<T: Element> KeyQueue<T> {
 
     /// Keys it holds now.
     pub fn fill(&self) -> usize {
-        self.ring.fill
+        self.ring.fill()
     }
 
     /// The row that the next key is written to.
     pub fn cursor(&self) -> usize {
-        self.ring.cursor
+        self.ring.cursor()
     }
 
     /// The keys it holds, fill × D, in storage order; `None` while it is empty.
@@ -171,5 +186,18 @@ impl<T: Element> KeyQueue<T> {
             self.keys[target].copy_from_slice(&keys.as_slice()[source]);
         }
         Ok(())
+    }
+}
+
+/// What an engine with memory of its own needs to mirror a queue.
+#[cfg(any(host_kernels, feature = "cuda"))]
+impl<T: Element> KeyQueue<T> {
+    pub(crate) fn ring(&self) -> Ring {
+        self.ring
+    }
+
+    /// All rows, those too that were never written.
+    pub(crate) fn storage(&self) -> &[T] {
+        &self.keys
     }
 }

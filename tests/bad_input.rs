@@ -442,14 +442,14 @@ fn momentum_update_refuses_before_it_writes_any_tensor() {
         let mut shadow = vec![UNTOUCHED; shadow];
         let mut tensors = [
             MomentumTensor {
-                query: &[0.5, 0.5],
-                key: &mut good,
+                query: &[0.5, 0.5][..],
+                key: &mut good[..],
                 shadow: None,
             },
             MomentumTensor {
-                query: &query,
-                key: &mut key,
-                shadow: Some(&mut shadow),
+                query: &query[..],
+                key: &mut key[..],
+                shadow: Some(&mut shadow[..]),
             },
         ];
         let text = message(engine.momentum_update(momentum, &mut tensors));

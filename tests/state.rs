@@ -201,9 +201,9 @@ fn the_key_encoder_moves_by_less_than_half_a_bf16_step_and_still_arrives() -> Te
     let engine = CpuEngine::new();
     for _ in 0..5000 {
         let tensor = infonce::MomentumTensor {
-            query: &query,
-            key: &mut key,
-            shadow: Some(&mut shadow),
+            query: &query[..],
+            key: &mut key[..],
+            shadow: Some(&mut shadow[..]),
         };
         engine.momentum_update(0.999, &mut [tensor])?;
     }

@@ -1,12 +1,18 @@
 // One block on one OS thread: its fibers, its shared memory, its collectives and its copies.
+//   block.cpp       the order in which threads run, and reports
+//   access.cpp      accesses to memory, cp.async
+//   collective.cpp  what a warp does together
+//   mbarrier.cpp    mbarriers and bulk copies
 #pragma once
 
 #include <cstdint>
 #include <string>
 #include <vector>
 
+#include "host/clocks.h"
 #include "host/fiber.h"
 #include "host/interface.h"
+#include "host/mbarrier.h"
 #include "host/memory.h"
 #include "host/runner.h"
 #include "host/shadow.h"
@@ -15,13 +21,19 @@ namespace infonce::host {
 
 constexpr uint32_t WARP = 32, MOST_THREADS = 1024, MOST_SHARED = 227 * 1024;
 
-// What a thread waits for, or does with its warp.
-enum class Operation : uint8_t { NONE, BLOCK_BARRIER, WARP_BARRIER, SHUFFLE, LOAD_MATRICES, MMA };
+// Where the dynamic shared memory starts: not at 0, so that an address that was never computed shows.
+constexpr uint32_t SHARED_BASE = 1024;
 
-// What a lane brings to a collective of its warp, and takes from it.
+// What a thread waits for, or does with its warp.
+enum class Operation : uint8_t { NONE, BLOCK_BARRIER, MBARRIER, WARP_BARRIER, SHUFFLE, LOAD_MATRICES, MMA };
+
+const char* name_of(Operation operation);
+
+// What a lane brings to a collective of its warp, and takes from it. It lies on the lane's stack
+// until the collective is done.
 struct LaneArguments {
-    uint32_t value = 0;   // shuffled; or an address
-    int selector = 0;     // mask of a shuffle; transposed; kind of numbers
+    uint32_t value = 0;  // shuffled; or an address
+    int selector = 0;    // mask of a shuffle; transposed; kind of numbers
     const uint32_t* a = nullptr;
     const uint32_t* b = nullptr;
     float* d = nullptr;
@@ -45,7 +57,12 @@ class Block {
     void warp_collective(Operation operation, const LaneArguments& arguments, Site site);
     void copy_async_16(uint32_t to, const void* source, bool valid, Site site);
     void commit_copies();
-    void wait_copies(int pending, Site site);
+    void wait_copies(int pending);
+    void initialise_barrier(uint32_t address, uint32_t count, Site site);
+    void fence_barriers();
+    void arrive(uint32_t address, uint32_t expected_bytes, Site site);
+    void wait_barrier(uint32_t address, uint32_t parity, Site site);
+    void copy_bulk(uint32_t to, const void* source, uint32_t bytes, uint32_t barrier, Site site);
     [[noreturn]] void fail(const std::string& what, Site site);
 
   private:
@@ -54,48 +71,86 @@ class Block {
         const char* source;  // null: zeros
         bool done;
     };
+    struct BulkCopy {
+        uint32_t to, bytes;
+        const char* source;
+        uint32_t barrier;  // which of `barriers` counts it
+        uint32_t thread;   // that issued it
+        Site site;
+    };
     struct Thread {
-        Fiber fiber;
-        bool ended = false;
+        Site site{};  // of its last collective, wait or copy
         Operation waits_for = Operation::NONE;
-        Site site{};
-        LaneArguments arguments;
+        bool ended = false;
+        uint32_t barrier = 0, parity = 0;       // of the mbarrier it waits for
         std::vector<std::vector<Copy>> groups;  // closed, oldest first
         std::vector<Copy> open;
     };
     struct Warp {
-        uint32_t arrived = 0;
         uint32_t epoch = 1;
+        uint32_t arrived = 0;
+        // Of the collective that `arrived` lanes are in, as the first of them has it.
+        Operation operation = Operation::NONE;
+        uint32_t first_arrived = 0;
+        Site site{};
+        const LaneArguments* lanes[WARP] = {};
     };
 
     static void enter();
     void next();
-    void make_ready(uint32_t thread);
-    Moment now() const;
-    void finish(const Copy& copy);
-    void check_global(const void* address, uint32_t bytes, bool write, Site site);
-    void check_shared(uint32_t address, uint32_t bytes, uint32_t alignment, Site site);
-    void execute(uint32_t warp);
-    void load_matrices(Thread* lanes, uint32_t first_thread);
+    void make_ready(uint32_t thread) { ready[(ready_first + ready_count++) % MOST_THREADS] = uint16_t(thread); }
+    uint32_t take_ready() {
+        const uint32_t thread = ready[ready_first];
+        ready_first = (ready_first + 1) % MOST_THREADS;
+        --ready_count;
+        return thread;
+    }
+    Moment now() const { return {current.thread, epoch, warps[current.thread / WARP].epoch}; }
     std::string deadlock() const;
     uint64_t random();
+    bool completes_at_once();
+
+    void check_global(const void* address, uint32_t bytes, bool write, Site site);
+    const Allocation& allocation_of(const void* address, uint32_t bytes, bool write, Site site);
+    void check_shared(uint32_t address, uint32_t bytes, uint32_t alignment, Site site);
+    void finish(const Copy& copy);
+
+    [[noreturn]] void diverged(Operation operation, const Warp& warp, Site site);
+    void execute(uint32_t warp);
+    void load_matrices(const Warp& warp, uint32_t first_thread);
+
+    uint32_t find_barrier(uint32_t address, Site site);
+    void count_transactions(Mbarrier& barrier, int64_t bytes, Site site);
+    void settle(Mbarrier& barrier);
+    void complete(const BulkCopy& copy);
+    // Completes bulk copies until a thread is ready; false when none gets ready.
+    bool complete_late_copies();
+    // What of mbarriers and bulk copies is left over when all threads have ended; or nothing.
+    std::string unfinished() const;
 
     Stacks stacks;
     Fiber scheduler;
     std::vector<Thread> threads;
+    Fiber fibers[MOST_THREADS];  // of the threads
     std::vector<Warp> warps;
-    std::vector<uint32_t> ready;  // a ring of threads
-    size_t ready_first = 0, ready_count = 0;
+    uint16_t ready[MOST_THREADS] = {};  // a ring of threads
+    uint32_t ready_first = 0, ready_count = 0;
     uint32_t thread_count = 0, living = 0, at_barrier = 0, epoch = 1;
     const InfonceHostLaunch* launch = nullptr;
     void (*body)(const void*) = nullptr;
     std::string fault_text;
     bool faulted = false;
     uint64_t state = 0;
+    char* arena = nullptr;  // shared memory
     Shadow shadow;
-    Allocation last_allocation;
-    uint64_t last_generation = 0;
-    char* arena = nullptr;
+    Clocks clocks;
+    std::vector<Mbarrier> barriers;
+    std::vector<BulkCopy> bulk_copies;  // under way
+    // Allocations found lately, while none has been freed since.
+    static constexpr uint32_t KNOWN = 8;
+    Allocation known[KNOWN];
+    uint32_t known_next = 0;
+    uint64_t known_generation = 0;
 };
 
 // This OS thread's.

@@ -108,7 +108,9 @@ char* Stacks::end(size_t index) {
         }
         stack = static_cast<char*>(mapped);
     }
-    return stack + GUARD + BYTES;
+    // All stacks lie a multiple of the page size apart. Their ends are spread over the cache's sets:
+    // otherwise the frames of all threads would contend for the same few.
+    return stack + GUARD + BYTES - index * SPREAD % MOST_SPREAD;
 }
 
 }  // namespace infonce::host

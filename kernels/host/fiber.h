@@ -27,6 +27,8 @@ class Stacks {
 
   private:
     static constexpr size_t BYTES = 128 * 1024, GUARD = 4096 * 4, MOST = 1024;
+    // An odd number of cache lines from end to end.
+    static constexpr size_t SPREAD = 17 * 64, MOST_SPREAD = 16 * 1024;
     char* stacks[MOST] = {};
 };
 

@@ -10,10 +10,14 @@ namespace infonce::host {
 struct Site {
     const char* file;
     int line;
+
+    // Where the call stands whose default argument this is. GCC takes the place of the parameter
+    // instead if the built-ins stand between the braces of a temporary.
+    static constexpr Site here(const char* file = __builtin_FILE(), int line = __builtin_LINE()) { return {file, line}; }
 };
 
 // The last parameter of a primitive: where it is called.
-#define INFONCE_SITE ::infonce::host::Site site = ::infonce::host::Site{__builtin_FILE(), __builtin_LINE()}
+#define INFONCE_SITE ::infonce::host::Site site = ::infonce::host::Site::here()
 
 // The thread that runs, of the block that runs.
 struct Current {
@@ -41,6 +45,12 @@ uint32_t shuffle_xor(uint32_t value, int mask, Site site);
 void copy_async_16(uint32_t to, const void* source, bool valid, Site site);
 void commit_copies(Site site);
 void wait_copies(int pending, Site site);
+void mbarrier_init(uint32_t barrier, uint32_t count, Site site);
+void fence_mbarrier_init(Site site);
+// `expected_bytes` join the transaction count before the arrival; 0 for a plain arrival.
+void mbarrier_arrive(uint32_t barrier, uint32_t expected_bytes, Site site);
+void mbarrier_wait(uint32_t barrier, uint32_t parity, Site site);
+void copy_bulk(uint32_t to, const void* source, uint32_t bytes, uint32_t barrier, Site site);
 void load_matrices(uint32_t (&r)[4], uint32_t row, bool transposed, Site site);
 void mma(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], Numbers numbers, Site site);
 

@@ -49,7 +49,8 @@ int run(const InfonceHostLaunch& launch, char* report, uint64_t report_bytes) {
     if (blocks == 0) return refuse(report, report_bytes, name + ": the grid is empty");
 
     // Blocks in an order that the seed decides: x -> (x · step + start) mod blocks, step coprime.
-    uint64_t step = launch.seed * 2 + 1, start = launch.seed % blocks;
+    const uint64_t mixed = (launch.seed + 1) * 0x9e3779b97f4a7c15u;
+    uint64_t step = mixed >> 32, start = (mixed >> 8) % blocks;
     auto divisor = [](uint64_t a, uint64_t b) {
         while (b != 0) std::swap(a %= b, b);
         return a;

@@ -1,90 +1,108 @@
 #include "host/shadow.h"
 
-#include <cstring>
+#include <algorithm>
 
 namespace infonce::host {
-namespace {
 
 std::string place(Site site) { return std::string(site.file) + ":" + std::to_string(site.line); }
 
-std::string at(uint32_t word) { return "shared memory at byte " + std::to_string(4 * word); }
-
-}  // namespace
-
 void Shadow::reset(uint32_t count) {
-    Word empty;
-    std::memset(&empty, 0, sizeof empty);
-    empty.writer = empty.reader = empty.reading_warp = NOBODY;
-    words.assign(count, empty);
+    words.assign(count, Word{0, 0, 0, 0, NOBODY, NOBODY, NOBODY, UNWRITTEN});
+    write_sites.resize(std::max<size_t>(write_sites.size(), count));
+    clocks = nullptr;
 }
 
-std::string Shadow::read(uint32_t index, uint32_t count, const Moment& now, Site) {
+void Shadow::start_clocks(const Clocks& on, const Moment& now) {
+    clocks = &on;
+    const uint32_t warps = on.warp_count();
+    // What has happened before is at the time at which every warp starts.
+    write_times.assign(words.size(), 1);
+    reads.assign(words.size() * warps, Read{0, 0, NOBODY});
+    for (size_t i = 0; i < words.size(); ++i) {
+        const Word& word = words[i];
+        if (word.read_epoch != now.block_epoch || word.reading_warp == NOBODY) continue;
+        for (uint32_t warp = 0; warp < warps; ++warp)
+            if (word.reading_warp == MANY || word.reading_warp == warp)
+                reads[i * warps + warp] = Read{1, word.read_warp_epoch, word.reader};
+    }
+}
+
+bool Shadow::after_write(const Word& word, uint32_t index, const Moment& now) const {
+    if (Moment{word.writer, word.write_epoch, word.write_warp_epoch}.before(now)) return true;
+    if (!clocks) return false;
+    const uint32_t entry = word.writer >= BULK ? clocks->copies_of(word.writer - BULK) : word.writer / 32;
+    return clocks->has_seen(now.thread / 32, entry, write_times[index]);
+}
+
+bool Shadow::after_reads(const Word& word, uint32_t index, const Moment& now) const {
+    if (word.read_epoch != now.block_epoch || word.reader == NOBODY || word.reader == now.thread) return true;
+    const uint32_t warp = now.thread / 32;
+    if (word.reading_warp == warp && word.read_warp_epoch < now.warp_epoch) return true;
+    if (!clocks) return false;
+    const uint32_t warps = clocks->warp_count();
+    for (uint32_t other = 0; other < warps; ++other) {
+        const Read& read = reads[size_t(index) * warps + other];
+        if (read.time == 0 || clocks->has_seen(warp, other, read.time)) continue;
+        if (other == warp && (read.reader == now.thread || read.warp_epoch < now.warp_epoch)) continue;
+        return false;
+    }
+    return true;
+}
+
+void Shadow::note_read(Word& word, uint32_t index, const Moment& now) {
+    const auto thread = uint16_t(now.thread), warp = uint16_t(now.thread / 32);
+    const bool first = word.read_epoch != now.block_epoch;
+    if (first) {
+        word.read_epoch = now.block_epoch;
+        word.reader = thread;
+        word.reading_warp = warp;
+    } else if (word.reading_warp != warp) {
+        word.reader = word.reading_warp = MANY;
+    } else if (word.reader != thread) {
+        // Reads of an earlier warp epoch are behind every thread of the warp that reads now.
+        word.reader = word.read_warp_epoch < now.warp_epoch ? thread : MANY;
+    }
+    word.read_warp_epoch = now.warp_epoch;
+    if (!clocks) return;
+    Read* of_word = &reads[size_t(index) * clocks->warp_count()];
+    if (first) std::fill_n(of_word, clocks->warp_count(), Read{0, 0, NOBODY});
+    Read& own = of_word[warp];
+    const bool alone = own.time == 0 || own.warp_epoch < now.warp_epoch || own.reader == thread;
+    own = Read{clocks->time(warp), now.warp_epoch, alone ? thread : uint32_t(MANY)};
+}
+
+bool Shadow::read(uint32_t index, uint32_t count, const Moment& now) {
     for (; count > 0; ++index, --count) {
         Word& word = words[index];
-        if (word.in_flight)
-            return at(index) + " is read while a copy to it, issued by thread " + std::to_string(word.writer) + " at " +
-                   place(word.write_site) + ", has not been waited for";
-        if (!word.written) return at(index) + " is read but has never been written";
-        if (word.write_epoch == now.block_epoch && word.writer != now.thread) {
-            const bool ordered = word.writer / 32 == now.thread / 32 && word.write_warp_epoch < now.warp_epoch;
-            if (!ordered)
-                return at(index) + " is read with no barrier after thread " + std::to_string(word.writer) +
-                       " wrote it at " + place(word.write_site);
-        }
-        const uint16_t warp = uint16_t(now.thread / 32);
-        if (word.read_epoch != now.block_epoch) {
-            word.read_epoch = now.block_epoch;
-            word.reader = uint16_t(now.thread);
-            word.reading_warp = warp;
-        } else {
-            if (word.reader != now.thread) word.reader = MANY;
-            if (word.reading_warp != warp) word.reading_warp = MANY;
-        }
-        word.read_warp_epoch = now.warp_epoch;
+        // Most reads are of what was written before the last barrier of the block, and by many warps.
+        const bool settled = word.state == WRITTEN && word.write_epoch < now.block_epoch;
+        if (!settled && (word.state != WRITTEN || !after_write(word, index, now))) return refuse_read(index);
+        const bool noted = word.read_epoch == now.block_epoch && word.reading_warp == MANY && !clocks;
+        if (!noted) note_read(word, index, now);
     }
-    return {};
+    return true;
 }
 
-std::string Shadow::check_write(const Word& word, uint32_t index, const Moment& now) const {
-    if (word.in_flight)
-        return at(index) + " is written while a copy to it, issued by thread " + std::to_string(word.writer) + " at " +
-               place(word.write_site) + ", has not been waited for";
-    const uint16_t warp = uint16_t(now.thread / 32);
-    if (word.written && word.write_epoch == now.block_epoch && word.writer != now.thread) {
-        const bool ordered = word.writer / 32 == warp && word.write_warp_epoch < now.warp_epoch;
-        if (!ordered)
-            return at(index) + " is written with no barrier after thread " + std::to_string(word.writer) +
-                   " wrote it at " + place(word.write_site);
-    }
-    if (word.read_epoch == now.block_epoch && word.reader != NOBODY && word.reader != now.thread) {
-        const bool ordered = word.reading_warp == warp && word.read_warp_epoch < now.warp_epoch;
-        if (!ordered)
-            return at(index) + " is written with no barrier after " +
-                   (word.reader == MANY ? std::string("other threads") : "thread " + std::to_string(word.reader)) +
-                   " read it";
-    }
-    return {};
-}
-
-std::string Shadow::write(uint32_t index, uint32_t count, const Moment& now, Site site) {
+bool Shadow::write(uint32_t index, uint32_t count, const Moment& now, Site site) {
     for (; count > 0; ++index, --count) {
         Word& word = words[index];
-        std::string wrong = check_write(word, index, now);
-        if (!wrong.empty()) return wrong;
+        if (word.state > WRITTEN || (word.state == WRITTEN && !after_write(word, index, now)) ||
+            !after_reads(word, index, now))
+            return refuse_write(index, now);
         word.write_epoch = now.block_epoch;
         word.write_warp_epoch = now.warp_epoch;
         word.writer = uint16_t(now.thread);
-        word.write_site = site;
-        word.written = 1;
+        word.state = WRITTEN;
+        write_sites[index] = site;
+        if (clocks) write_times[index] = clocks->time(now.thread / 32);
     }
-    return {};
+    return true;
 }
 
-std::string Shadow::begin_copy(uint32_t index, uint32_t count, const Moment& now, Site site) {
-    std::string wrong = write(index, count, now, site);
-    if (!wrong.empty()) return wrong;
-    for (uint32_t i = 0; i < count; ++i) words[index + i].in_flight = 1;
-    return {};
+bool Shadow::begin_copy(uint32_t index, uint32_t count, const Moment& now, Site site) {
+    if (!write(index, count, now, site)) return false;
+    for (uint32_t i = 0; i < count; ++i) words[index + i].state = IN_FLIGHT;
+    return true;
 }
 
 void Shadow::end_copy(uint32_t index, uint32_t count, const Moment& now) {
@@ -93,8 +111,68 @@ void Shadow::end_copy(uint32_t index, uint32_t count, const Moment& now) {
         // To others it is written now, not when it was issued.
         word.write_epoch = now.block_epoch;
         word.write_warp_epoch = now.warp_epoch;
-        word.in_flight = 0;
+        word.state = WRITTEN;
+        if (clocks) write_times[index] = clocks->time(now.thread / 32);
     }
+}
+
+bool Shadow::claim(uint32_t index, uint32_t count, const Moment& now, Site site) {
+    if (!write(index, count, now, site)) return false;
+    for (uint32_t i = 0; i < count; ++i) words[index + i].state = BARRIER;
+    return true;
+}
+
+void Shadow::end_bulk_copy(uint32_t index, uint32_t count, uint32_t barrier, uint32_t time) {
+    for (; count > 0; ++index, --count) {
+        Word& word = words[index];
+        word.write_epoch = word.write_warp_epoch = NEVER;
+        word.writer = uint16_t(BULK + barrier);
+        word.state = WRITTEN;
+        write_times[index] = time;
+    }
+}
+
+// ---- What is wrong, in words
+
+std::string Shadow::writer_of(uint32_t index) const {
+    const Word& word = words[index];
+    if (word.writer >= BULK) return "the bulk copy issued at " + place(write_sites[index]);
+    return "thread " + std::to_string(word.writer) + " wrote it at " + place(write_sites[index]);
+}
+
+bool Shadow::refuse_read(uint32_t index) {
+    const Word& word = words[index];
+    wrong = "shared memory at byte " + std::to_string(4 * index) + " is read ";
+    switch (word.state) {
+        case UNWRITTEN: wrong += "but has never been written"; break;
+        case BARRIER: wrong += "as data but holds an mbarrier, initialised at " + place(write_sites[index]); break;
+        case IN_FLIGHT:
+            wrong += "while a copy to it, issued by thread " + std::to_string(word.writer) + " at " +
+                     place(write_sites[index]) + ", has not been waited for";
+            break;
+        case WRITTEN:
+            wrong += (word.writer >= BULK ? "with no wait after " : "with no barrier after ") + writer_of(index);
+            break;
+    }
+    return false;
+}
+
+bool Shadow::refuse_write(uint32_t index, const Moment& now) {
+    const Word& word = words[index];
+    wrong = "shared memory at byte " + std::to_string(4 * index) + " is written ";
+    if (word.state == BARRIER) {
+        wrong += "but holds an mbarrier, initialised at " + place(write_sites[index]);
+    } else if (word.state == IN_FLIGHT) {
+        wrong += "while a copy to it, issued by thread " + std::to_string(word.writer) + " at " +
+                 place(write_sites[index]) + ", has not been waited for";
+    } else if (word.state == WRITTEN && !after_write(word, index, now)) {
+        wrong += (word.writer >= BULK ? "with no wait after " : "with no barrier after ") + writer_of(index);
+    } else {
+        wrong += "with no barrier after " +
+                 (word.reader == MANY ? std::string("other threads") : "thread " + std::to_string(word.reader)) +
+                 " read it";
+    }
+    return false;
 }
 
 }  // namespace infonce::host

@@ -1,11 +1,16 @@
 // What is known of every word of shared memory: who wrote and read it since the last barrier, and
 // whether an asynchronous copy is on its way to it.
+//
+// An access is ordered after an earlier one of another thread if a barrier of the block lies between
+// them, or one of their common warp, or if mbarriers carry the knowledge of it (host/clocks.h). Two
+// accesses that are not ordered, one of them a write, are a race, whatever order they happen to run in.
 #pragma once
 
 #include <cstdint>
 #include <string>
 #include <vector>
 
+#include "host/clocks.h"
 #include "host/interface.h"
 
 namespace infonce::host {
@@ -15,31 +20,72 @@ struct Moment {
     uint32_t thread;
     uint32_t block_epoch;
     uint32_t warp_epoch;
+
+    // Whether a thread at `later` comes after this by barriers of the block and the warp alone.
+    bool before(const Moment& later) const {
+        return thread == later.thread || block_epoch < later.block_epoch ||
+               (thread / 32 == later.thread / 32 && warp_epoch < later.warp_epoch);
+    }
 };
+
+std::string place(Site site);
 
 class Shadow {
   public:
     // Forgets everything; `words` words, none written.
     void reset(uint32_t words);
-    // Each returns an empty string, or what is wrong with the access.
-    std::string read(uint32_t word, uint32_t count, const Moment& now, Site site);
-    std::string write(uint32_t word, uint32_t count, const Moment& now, Site site);
-    // A copy starts, which is a write as far as others are concerned; and ends.
-    std::string begin_copy(uint32_t word, uint32_t count, const Moment& now, Site site);
+    // Fetches what is known of a word into the cache: all of it together is larger.
+    void prefetch(uint32_t word) const {
+        if (word < words.size()) __builtin_prefetch(&words[word]);
+    }
+    // Each returns false when the access is wrong, and fault() says what it is.
+    bool read(uint32_t word, uint32_t count, const Moment& now);
+    bool write(uint32_t word, uint32_t count, const Moment& now, Site site);
+    // A copy starts, which is a write as far as others are concerned; and ends, waited for.
+    bool begin_copy(uint32_t word, uint32_t count, const Moment& now, Site site);
     void end_copy(uint32_t word, uint32_t count, const Moment& now);
+    const std::string& fault() const { return wrong; }
+
+    // From here on mbarriers order accesses too.
+    void start_clocks(const Clocks& clocks, const Moment& now);
+    // Takes words for an mbarrier: nothing else may touch them any more.
+    bool claim(uint32_t word, uint32_t count, const Moment& now, Site site);
+    // A bulk copy of mbarrier `barrier` completes, at `time` of its clock.
+    void end_bulk_copy(uint32_t word, uint32_t count, uint32_t barrier, uint32_t time);
 
   private:
     static constexpr uint16_t NOBODY = 0xffff, MANY = 0xfffe;
+    // Writers from here on are bulk copies, by their mbarrier.
+    static constexpr uint16_t BULK = 0x8000;
+    // The epoch of what a bulk copy wrote: no barrier of the block comes after it by itself.
+    static constexpr uint32_t NEVER = 0xffffffff;
+    enum State : uint8_t { UNWRITTEN, WRITTEN, IN_FLIGHT, BARRIER };
+
     struct Word {
         uint32_t write_epoch, write_warp_epoch, read_epoch, read_warp_epoch;
         uint16_t writer, reader;  // of that epoch
         uint16_t reading_warp;    // NOBODY: none; MANY: more than one
-        uint8_t written, in_flight;
-        Site write_site;
+        State state;
     };
-    std::vector<Word> words;
+    // A warp's last read of a word in its read epoch; time 0: none.
+    struct Read {
+        uint32_t time, warp_epoch, reader;
+    };
 
-    std::string check_write(const Word& word, uint32_t index, const Moment& now) const;
+    bool after_write(const Word& word, uint32_t index, const Moment& now) const;
+    bool after_reads(const Word& word, uint32_t index, const Moment& now) const;
+    void note_read(Word& word, uint32_t index, const Moment& now);
+    bool refuse_read(uint32_t index);
+    bool refuse_write(uint32_t index, const Moment& now);
+    std::string writer_of(uint32_t index) const;
+
+    std::vector<Word> words;
+    std::vector<Site> write_sites;
+    std::string wrong;
+    // With clocks on: the time of each word's last write, and the reads of each word by warp.
+    const Clocks* clocks = nullptr;
+    std::vector<uint32_t> write_times;
+    std::vector<Read> reads;
 };
 
 }  // namespace infonce::host

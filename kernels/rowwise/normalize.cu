@@ -1,5 +1,5 @@
 // L2 normalisation of rows and its gradient, the cast to the output's type included. A warp a row;
-// O(N·D) bytes, read once for the norm and, from the cache, once more.
+// O(N·D) bytes, read from memory once and from the cache after that.
 #include "ptx/kernel.h"
 #include "ptx/math.h"
 #include "tile/numbers.h"
@@ -21,15 +21,15 @@ INFONCE_KERNEL(normalize, NormalizeParams, NORMALIZE_WARPS * 32, 1) {
     const uint32_t lane = thread_index() % 32;
     if (row >= p.rows) return;
     // Numbers are scaled by the largest before they are squared, so that nothing overflows.
-    float largest = 0.0f;
+    float largest = 0.0f, nans = 0.0f;
     for (uint32_t d = lane; d < p.dim; d += 32) {
         const float x = absolute(p.x.load(row, d));
-        if (!(x <= largest)) largest = x;
+        largest = larger(largest, x);
+        if (x != x) nans = 1.0f;
     }
-    for (int mask = 16; mask > 0; mask /= 2) {
-        const float other = shuffle_xor(largest, mask);
-        if (!(other <= largest)) largest = other;
-    }
+    for (int mask = 16; mask > 0; mask /= 2) largest = larger(largest, shuffle_xor(largest, mask));
+    if (warp_sum(nans) > 0.0f) largest = quiet_nan();
+    // The same in every lane, so that all take the same way.
     float norm = largest;
     if (largest > 0.0f && largest < infinity()) {
         float squares = 0.0f;

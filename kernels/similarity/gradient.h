@@ -14,6 +14,7 @@
 #include "ptx/global.h"
 #include "tile/contrast.h"
 #include "tile/element.h"
+#include "tile/numbers.h"
 #include "tile/slab.h"
 #include "tile/softmax.h"
 
@@ -39,6 +40,7 @@ enum class Softmax { ONLINE, KNOWN };
 
 template <class T, int SLABS, int WARPS, int COLUMNS, int STAGES, Softmax SOFTMAX>
 struct Gradient {
+    static_assert(STAGES > 1, "one tile is used while others come in");
     static constexpr int THREADS = WARPS * 32;
     static constexpr int ROWS = WARPS * 16;
     static constexpr int OWNER_SLAB = ROWS * SLAB_BYTES;
@@ -57,8 +59,8 @@ struct Gradient {
     WeightShift shift;
     float sums[SUM_BLOCKS][4];
     // Of the thread's two rows.
-    uint32_t owner_index[2], positive[2], excluded[2];
-    float owner_lse2[2], owner_sigma[2];
+    uint32_t positive[2], excluded[2];
+    float owner_lse2[2];
     ScaledSum normaliser[2];
 
     INFONCE_DEVICE explicit Gradient(const GradientParams& params) : p(params) {
@@ -77,21 +79,24 @@ struct Gradient {
         for (int i = 0; i < SUM_BLOCKS; ++i)
             INFONCE_UNROLL
             for (int j = 0; j < 4; ++j) sums[i][j] = 0.0f;
+        // Pairs and the diagonal read the same both ways; by index, only the anchors know.
+        const bool positive_by_index = SOFTMAX == Softmax::KNOWN && !p.owner_is_anchor && p.contrast.rule == POSITIVE_INDEX;
         INFONCE_UNROLL
         for (int half = 0; half < 2; ++half) {
-            const uint32_t row = first_owner + warp * 16 + half * 8 + lane / 4;
+            const uint32_t row = owner_row(half);
             const bool inside = row < p.owner.rows;
-            owner_index[half] = row;
             positive[half] = excluded[half] = 0xffffffffu;
-            if (inside && p.owner_is_anchor) {
-                positive[half] = p.contrast.positive(row);
+            if (inside) {
+                if (!positive_by_index) positive[half] = p.contrast.positive(row);
                 excluded[half] = p.contrast.excluded(row);
             }
             owner_lse2[half] = inside && p.owner_lse2 ? load_global(p.owner_lse2 + row) : infinity();
-            owner_sigma[half] = inside && p.owner_sigma ? load_global(p.owner_sigma + row) : 0.0f;
             normaliser[half] = empty_sum();
         }
     }
+
+    // The thread's first or second row.
+    INFONCE_DEVICE uint32_t owner_row(int half) const { return first_owner + warp * 16 + half * 8 + lane / 4; }
 
     INFONCE_DEVICE void load_stage(uint32_t tile) {
         const SharedAddress stage = stages + tile % STAGES * STAGE;
@@ -106,7 +111,7 @@ struct Gradient {
         for (int slab = 0; slab < SLABS; ++slab)
             load_slab<ROWS, THREADS>(owner_slabs + slab * OWNER_SLAB, p.owner, first_owner, slab * SLAB_BYTES);
         // One group of copies a tile, also where there is none left: the count stays the same.
-        constexpr int AHEAD = STAGES > 1 ? STAGES - 1 : 1;
+        constexpr int AHEAD = STAGES - 1;
         INFONCE_UNROLL
         for (int tile = 0; tile < AHEAD; ++tile) {
             if (tile < int(tiles)) load_stage(tile);
@@ -115,16 +120,9 @@ struct Gradient {
         for (uint32_t tile = 0; tile < tiles; ++tile) {
             wait_copies<AHEAD - 1>();
             block_barrier();
-            if (STAGES > 1) {
-                if (tile + AHEAD < tiles) load_stage(tile + AHEAD);
-                commit_copies();
-            }
+            if (tile + AHEAD < tiles) load_stage(tile + AHEAD);
+            commit_copies();
             process(stages + tile % STAGES * STAGE, (first_tile + tile) * COLUMNS);
-            if (STAGES == 1) {
-                block_barrier();
-                if (tile + 1 < tiles) load_stage(tile + 1);
-                commit_copies();
-            }
         }
         wait_copies<0>();
         write();
@@ -173,7 +171,7 @@ struct Gradient {
                 float z = weights[block][j] * scale2;
                 if (c >= p.streamed.rows || c == positive[j / 2] || c == excluded[j / 2]) z = -infinity();
                 weights[block][j] = z;
-                maximum[j / 2] = z > maximum[j / 2] ? z : maximum[j / 2];
+                maximum[j / 2] = larger(maximum[j / 2], z);
             }
         }
         float offset[2];
@@ -181,7 +179,7 @@ struct Gradient {
         for (int half = 0; half < 2; ++half) {
             const float found = quad_maximum(maximum[half]);
             ScaledSum& known = normaliser[half];
-            const float raised = found > known.maximum ? found : known.maximum;
+            const float raised = larger(known.maximum, found);
             offset[half] = finite_offset(raised);
             const float factor = exp2_fast(known.maximum - offset[half]);
             known.maximum = raised;
@@ -208,30 +206,40 @@ struct Gradient {
     }
 
     INFONCE_DEVICE void weigh_known(float (&weights)[BLOCKS][4], uint32_t first_column) {
+        if (!p.streamed_lse2)
+            weigh_terms<true, false>(weights, first_column);
+        else if (!p.owner_lse2)
+            weigh_terms<false, true>(weights, first_column);
+        else
+            weigh_terms<true, true>(weights, first_column);
+    }
+
+    template <bool OWNER_TERM, bool STREAMED_TERM>
+    INFONCE_DEVICE void weigh_terms(float (&weights)[BLOCKS][4], uint32_t first_column) {
         INFONCE_UNROLL
         for (int block = 0; block < BLOCKS; ++block) {
             INFONCE_UNROLL
             for (int side = 0; side < 2; ++side) {
                 const uint32_t c = column(first_column, block, side);
                 const bool inside = c < p.streamed.rows;
-                float lse2 = infinity(), sigma = 0.0f;
-                uint32_t positive_of_streamed = 0xffffffffu, excluded_of_streamed = 0xffffffffu;
-                if (inside) {
-                    if (p.streamed_lse2) lse2 = load_global(p.streamed_lse2 + c);
-                    if (p.streamed_sigma) sigma = load_global(p.streamed_sigma + c);
-                    if (!p.owner_is_anchor) {
-                        positive_of_streamed = p.contrast.positive(c);
-                        excluded_of_streamed = p.contrast.excluded(c);
-                    }
-                }
+                const float lse2 = STREAMED_TERM && inside ? load_global(p.streamed_lse2 + c) : infinity();
+                // Without the owners' term they are the candidates of a one-way loss.
+                const bool by_index = !OWNER_TERM && p.contrast.rule == POSITIVE_INDEX;
+                const uint32_t owner = by_index && inside ? p.contrast.positive(c) : 0xfffffffeu;
                 INFONCE_UNROLL
                 for (int half = 0; half < 2; ++half) {
                     float& w = weights[block][2 * half + side];
                     const float z = w * scale2 + shift.shift;
-                    w = exp2_fast(z - owner_lse2[half]) + exp2_fast(z - lse2);
-                    if (c == positive[half] || owner_index[half] == positive_of_streamed)
-                        w = -shift.factor * (owner_sigma[half] + sigma);
-                    if (!inside || c == excluded[half] || owner_index[half] == excluded_of_streamed) w = 0.0f;
+                    w = OWNER_TERM ? exp2_fast(z - owner_lse2[half]) : 0.0f;
+                    if (STREAMED_TERM) w += exp2_fast(z - lse2);
+                    if (!inside || c == excluded[half]) {
+                        w = 0.0f;
+                    } else if (c == positive[half] || owner_row(half) == owner) {
+                        // One place in a row of all tiles.
+                        float sigma = OWNER_TERM ? load_global(p.owner_sigma + owner_row(half)) : 0.0f;
+                        if (STREAMED_TERM) sigma += load_global(p.streamed_sigma + c);
+                        w = -shift.factor * sigma;
+                    }
                 }
             }
         }
@@ -244,7 +252,7 @@ struct Gradient {
         const uint64_t split_rows = uint64_t(block_index().y) * p.owner.rows;
         INFONCE_UNROLL
         for (int half = 0; half < 2; ++half) {
-            const uint32_t row = owner_index[half];
+            const uint32_t row = owner_row(half);
             if (SOFTMAX == Softmax::ONLINE) {
                 normaliser[half].sum = quad_sum(normaliser[half].sum);
                 if (row < p.owner.rows && lane % 4 == 0) store_global(p.normalisers + split_rows + row, normaliser[half]);
@@ -252,13 +260,8 @@ struct Gradient {
             if (row >= p.owner.rows) continue;
             float* to = p.sums + (split_rows + row) * p.dim;
             INFONCE_UNROLL
-            for (int block = 0; block < SUM_BLOCKS; ++block) {
-                INFONCE_UNROLL
-                for (int side = 0; side < 2; ++side) {
-                    const uint32_t d = block * 8 + lane % 4 * 2 + side;
-                    if (d < p.dim) store_global(to + d, sums[block][2 * half + side]);
-                }
-            }
+            for (int block = 0; block < SUM_BLOCKS; ++block)
+                store_pair(to, block * 8 + lane % 4 * 2, p.dim, sums[block][2 * half], sums[block][2 * half + 1]);
         }
     }
 };

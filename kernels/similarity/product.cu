@@ -5,6 +5,7 @@
 #include "ptx/barrier.h"
 #include "ptx/global.h"
 #include "tile/element.h"
+#include "tile/numbers.h"
 #include "tile/slab.h"
 
 namespace infonce {
@@ -144,13 +145,13 @@ struct Product {
                 float* to = p.sums + (uint64_t(block_index().z) * p.rows + row) * p.columns;
                 INFONCE_UNROLL
                 for (int j = 0; j < 8; ++j) {
-                    INFONCE_UNROLL
-                    for (int side = 0; side < 2; ++side) {
-                        const uint32_t column = first_column + warp_column + j * 8 + lane % 4 * 2 + side;
-                        if (column >= p.columns) continue;
-                        const float before = p.accumulate ? load_global(to + column) : 0.0f;
-                        store_global(to + column, before + sums[i][j][2 * half + side]);
+                    const uint32_t column = first_column + warp_column + j * 8 + lane % 4 * 2;
+                    float first = sums[i][j][2 * half], second = sums[i][j][2 * half + 1];
+                    if (p.accumulate) {
+                        if (column < p.columns) first += load_global(to + column);
+                        if (column + 1 < p.columns) second += load_global(to + column + 1);
                     }
+                    store_pair(to, column, p.columns, first, second);
                 }
             }
         }

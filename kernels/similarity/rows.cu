@@ -1,5 +1,6 @@
 // What is computed row by row around the tile loops: positive logits before them, and after them the
-// statistics, the gradients and the loss from partial results, in a fixed order. O((N + M)·D) each.
+// statistics, the gradients and the loss from partial results, in a fixed order. O((N + M)·D) each, times
+// the parts that there are of a sum.
 #include "ptx/barrier.h"
 #include "ptx/global.h"
 #include "ptx/math.h"
@@ -63,8 +64,8 @@ struct StatisticsParams {
     uint32_t parts, rows;
     ScaledSum* running;         // null: there is only one set of parts
     uint32_t first, last;       // whether this set is the first, the last of them
-    uint32_t candidates_matter; // a candidate that is not finite makes every row NaN
-    uint32_t anchors_matter;    // an anchor that is not finite makes every row NaN
+    // A candidate that is not finite makes every row NaN; an anchor does so where columns have a loss.
+    uint32_t symmetric;
     const uint32_t* not_finite;
     float* positive;            // z₊, in nats
     float* negatives_lse;       // lse⁻, in nats
@@ -97,7 +98,7 @@ INFONCE_KERNEL(combine_statistics, StatisticsParams, 128, 1) {
         lse = load_global(p.negatives_lse + row);
     }
     float positive = load_global(p.positive + row);
-    if ((p.candidates_matter && load_global(p.not_finite + 1)) || (p.anchors_matter && load_global(p.not_finite)))
+    if (load_global(p.not_finite + 1) || (p.symmetric && load_global(p.not_finite)))
         positive = quiet_nan();
     store_global(p.positive + row, positive);
     const float margin = lse - positive;
@@ -114,7 +115,7 @@ struct ShiftParams {
     WeightShift* shift;
 };
 
-constexpr int SHIFT_THREADS = 256;
+constexpr int SHIFT_THREADS = 1024;
 
 // The shift that brings the largest σ to at most 2^UNIT_SHIFT: no weight of a row is above its σ,
 // but for the positive's, which is σ itself. One block.
@@ -153,6 +154,9 @@ struct FinishParams {
     float* dots;                   // Σ_d x_d dx_d of each row, before rounding; null: not wanted
 };
 
+// Columns that a lane adds up at a time, so that as many loads are under way.
+constexpr int FINISH_COLUMNS = 4;
+
 // dx_i = factor · (share · Σ_parts sums_i - σ_i k₊). A warp a row.
 INFONCE_KERNEL(finish_gradient, FinishParams, ROW_WARPS * 32, 1) {
     const uint32_t lane = thread_index() % 32;
@@ -175,18 +179,27 @@ INFONCE_KERNEL(finish_gradient, FinishParams, ROW_WARPS * 32, 1) {
         share *= sum.sum == 0.0f ? 0.0f : sigma / sum.sum;
     }
     float dot = 0.0f;
-    for (uint32_t d = lane; d < p.dim; d += 32) {
-        float sum = 0.0f;
+    for (uint32_t first = lane; first < p.dim; first += FINISH_COLUMNS * 32) {
+        float sums[FINISH_COLUMNS];
+        INFONCE_UNROLL
+        for (int i = 0; i < FINISH_COLUMNS; ++i) sums[i] = 0.0f;
         for (uint32_t part = 0; part < p.parts; ++part) {
             const uint64_t index = uint64_t(part) * p.rows + row;
             const float weight = p.normalisers ? exp2_fast(load_global(p.normalisers + index).maximum - maximum) : 1.0f;
-            sum = fma(load_global(p.sums + index * p.dim + d), weight, sum);
+            INFONCE_UNROLL
+            for (int i = 0; i < FINISH_COLUMNS; ++i)
+                if (first + i * 32 < p.dim) sums[i] = fma(load_global(p.sums + index * p.dim + first + i * 32), weight, sums[i]);
         }
-        float gradient = sum * share;
-        if (p.keys.data) gradient -= sigma * p.keys.load(key, d);
-        gradient *= factor;
-        p.gradient.store(row, d, gradient);
-        if (p.dots) dot = fma(p.rows_of.load(row, d), gradient, dot);
+        INFONCE_UNROLL
+        for (int i = 0; i < FINISH_COLUMNS; ++i) {
+            const uint32_t d = first + i * 32;
+            if (d >= p.dim) continue;
+            float gradient = sums[i] * share;
+            if (p.keys.data) gradient -= sigma * p.keys.load(key, d);
+            gradient *= factor;
+            p.gradient.store(row, d, gradient);
+            if (p.dots) dot = fma(p.rows_of.load(row, d), gradient, dot);
+        }
     }
     if (!p.dots) return;
     dot = warp_sum(dot);
@@ -208,7 +221,7 @@ struct ReduceParams {
     float* result;             // loss, dscale
 };
 
-constexpr int REDUCE_THREADS = 256;
+constexpr int REDUCE_THREADS = 1024;
 
 // The sum over the block, in thread 0, in a fixed order.
 INFONCE_DEVICE double block_sum(double x) {

@@ -81,21 +81,24 @@ INFONCE_DEVICE void score_tiles(const ScoresParams& p, Epilogue& epilogue) {
     if (tiles > p.tiles_per_split) tiles = p.tiles_per_split;
     const uint32_t slabs = (p.anchors.row_bytes + SLAB_BYTES - 1) / SLAB_BYTES;
     // Slabs of all tiles, one sequence: the next tile's come in while this one's epilogue runs.
-    const uint64_t all_slabs = uint64_t(tiles) * slabs;
-
-    auto load = [&](uint64_t index) {
-        const SharedAddress stage = shared + uint32_t(index % Tile::STAGES) * Tile::STAGE;
-        const uint32_t tile = uint32_t(index / slabs), byte = uint32_t(index % slabs) * SLAB_BYTES;
-        load_slab<Tile::ROWS, Tile::THREADS>(stage, p.anchors, first_row, byte);
-        load_slab<Tile::COLUMNS, Tile::THREADS>(stage + Tile::SLAB, p.candidates,
-                                                (first_tile + tile) * Tile::COLUMNS, byte);
+    uint32_t coming_tile = 0, coming_byte = 0, coming_stage = 0, stage = 0;
+    auto load_next = [&] {
+        if (coming_tile < tiles) {
+            const SharedAddress to = shared + coming_stage * Tile::STAGE;
+            load_slab<Tile::ROWS, Tile::THREADS>(to, p.anchors, first_row, coming_byte);
+            load_slab<Tile::COLUMNS, Tile::THREADS>(to + Tile::SLAB, p.candidates,
+                                                    (first_tile + coming_tile) * Tile::COLUMNS, coming_byte);
+            coming_byte += SLAB_BYTES;
+            if (coming_byte >= p.anchors.row_bytes) {
+                coming_byte = 0;
+                ++coming_tile;
+            }
+            coming_stage = coming_stage + 1 < Tile::STAGES ? coming_stage + 1 : 0;
+        }
+        commit_copies();
     };
     INFONCE_UNROLL
-    for (int index = 0; index < Tile::STAGES - 1; ++index) {
-        if (uint64_t(index) < all_slabs) load(index);
-        commit_copies();
-    }
-    uint64_t index = 0;
+    for (int i = 0; i < Tile::STAGES - 1; ++i) load_next();
     for (uint32_t tile = 0; tile < tiles; ++tile) {
         Logits logits;
         INFONCE_UNROLL
@@ -104,12 +107,12 @@ INFONCE_DEVICE void score_tiles(const ScoresParams& p, Epilogue& epilogue) {
             for (int j = 0; j < Tile::COLUMN_BLOCKS; ++j)
                 INFONCE_UNROLL
                 for (int e = 0; e < 4; ++e) logits.z[i][j][e] = 0.0f;
-        for (uint32_t slab = 0; slab < slabs; ++slab, ++index) {
+        for (uint32_t slab = 0; slab < slabs; ++slab) {
             wait_copies<Tile::STAGES - 2>();
             block_barrier();
-            if (index + Tile::STAGES - 1 < all_slabs) load(index + Tile::STAGES - 1);
-            commit_copies();
-            const SharedAddress left = shared + uint32_t(index % Tile::STAGES) * Tile::STAGE;
+            load_next();
+            const SharedAddress left = shared + stage * Tile::STAGE;
+            stage = stage + 1 < Tile::STAGES ? stage + 1 : 0;
             const SharedAddress right = left + Tile::SLAB;
             INFONCE_UNROLL
             for (int step = 0; step < 4; ++step) {

@@ -1,6 +1,6 @@
 // Row statistics, and column statistics where columns have a loss, of logits that are never stored:
 // 2NMD FLOPs. Partial sums of exponentials go to global memory, one per row and split, one per
-// column and anchor tile; combine.cu adds them up in index order.
+// column and anchor tile; combine_statistics of rows.cu adds them up in index order.
 #include "similarity/scores.h"
 
 namespace infonce {
@@ -46,7 +46,7 @@ struct Statistics {
                         if (c >= p.candidates.rows || row[i][half] >= p.anchors.rows || c == positive[i][half] ||
                             c == excluded[i][half])
                             z = -infinity();
-                        maximum = z > maximum ? z : maximum;
+                        maximum = larger(maximum, z);
                     }
                 }
                 ScaledSum tile_sum = {maximum, 0.0f};
@@ -74,17 +74,19 @@ struct Statistics {
                     INFONCE_UNROLL
                     for (int half = 0; half < 2; ++half) {
                         const float z = logits.z[i][j][2 * half + side];
-                        sum.maximum = z > sum.maximum ? z : sum.maximum;
+                        sum.maximum = larger(sum.maximum, z);
                     }
+                // Over the eight threads that hold the warp's other rows of this column: the maximum
+                // first, so that the sums are sums.
+                INFONCE_UNROLL
+                for (int mask = 4; mask <= 16; mask *= 2) sum.maximum = larger(sum.maximum, shuffle_xor(sum.maximum, mask));
                 const float offset = finite_offset(sum.maximum);
                 INFONCE_UNROLL
                 for (int i = 0; i < ScoresTile::ROW_BLOCKS; ++i)
                     INFONCE_UNROLL
                     for (int half = 0; half < 2; ++half) sum.sum += exp2_fast(logits.z[i][j][2 * half + side] - offset);
-                // Over the eight threads that hold the warp's other rows of this column.
                 INFONCE_UNROLL
-                for (int mask = 4; mask <= 16; mask *= 2)
-                    sum = combine_ordered(sum, {shuffle_xor(sum.maximum, mask), shuffle_xor(sum.sum, mask)}, mask);
+                for (int mask = 4; mask <= 16; mask *= 2) sum.sum += shuffle_xor(sum.sum, mask);
                 if (place.lane < 4)
                     store_shared(exchange + (place.warp_row * ScoresTile::COLUMNS + place.column(j, side)) *
                                                 int(sizeof(ScaledSum)),
@@ -106,7 +108,8 @@ struct Statistics {
 
     // The same bits in both threads: the one of the lower lane comes first.
     INFONCE_DEVICE ScaledSum combine_ordered(ScaledSum own, ScaledSum other, int mask) const {
-        return place.lane & mask ? combine(other, own) : combine(own, other);
+        const bool second = place.lane & mask;
+        return combine(second ? other : own, second ? own : other);
     }
 
     INFONCE_DEVICE void write() {

@@ -21,11 +21,8 @@ struct Scores {
                 float* to = p.scores + uint64_t(row) * p.candidates.rows;
                 INFONCE_UNROLL
                 for (int j = 0; j < ScoresTile::COLUMN_BLOCKS; ++j)
-                    INFONCE_UNROLL
-                    for (int side = 0; side < 2; ++side) {
-                        const uint32_t c = first_column + place.column(j, side);
-                        if (c < p.candidates.rows) store_global(to + c, logits.z[i][j][2 * half + side]);
-                    }
+                    store_pair(to, first_column + place.column(j, 0), p.candidates.rows, logits.z[i][j][2 * half],
+                               logits.z[i][j][2 * half + 1]);
             }
         }
     }
@@ -67,33 +64,47 @@ INFONCE_DEVICE uint64_t warp_largest(uint64_t x) {
 }
 
 constexpr int SELECT_WARPS = 4;
+// Candidates that a lane keeps: it scans its scores again only when all of them have been taken.
+constexpr int KEPT = 8;
 
-// A warp a row: every lane keeps the best of its candidates that are not yet taken; the winner's
-// lane looks for its next.
+// A warp a row: the lanes' best are compared, the winner's lane goes on with its next.
 INFONCE_KERNEL(select_best, SelectParams, SELECT_WARPS * 32, 1) {
     const uint32_t row = block_index().x * SELECT_WARPS + thread_index() / 32;
     const uint32_t lane = thread_index() % 32;
     if (row >= p.rows) return;
     const float* scores = p.scores + uint64_t(row) * p.candidates;
     const uint32_t excluded = p.excludes_self ? p.first_row + row : 0xffffffffu;
-    auto best_below = [&](uint64_t bound) {
-        uint64_t best = 0;
+    uint64_t kept[KEPT];  // falling; 0: none
+    auto find_below = [&](uint64_t bound) {
+        INFONCE_UNROLL
+        for (int i = 0; i < KEPT; ++i) kept[i] = 0;
         for (uint32_t j = lane; j < p.candidates; j += 32) {
             if (j == excluded) continue;
-            const uint64_t candidate = rank(load_global(scores + j), j);
-            if (candidate < bound && candidate > best) best = candidate;
+            uint64_t candidate = rank(load_global(scores + j), j);
+            if (candidate >= bound || candidate <= kept[KEPT - 1]) continue;
+            INFONCE_UNROLL
+            for (int i = 0; i < KEPT; ++i) {
+                const uint64_t here = kept[i];
+                kept[i] = candidate > here ? candidate : here;
+                candidate = candidate > here ? here : candidate;
+            }
         }
-        return best;
     };
-    uint64_t own = best_below(~uint64_t(0));
+    find_below(~uint64_t(0));
+    bool more = kept[KEPT - 1] != 0;
     for (uint32_t place = 0; place < p.k; ++place) {
-        const uint64_t winner = warp_largest(own);
-        if (own == winner) {
-            const uint32_t index = 0xffffffffu - uint32_t(winner);
-            const uint64_t to = uint64_t(row) * p.k + place;
-            store_global(p.indices + to, index);
-            store_global(p.best + to, load_global(scores + index));
-            own = best_below(winner);
+        const uint64_t winner = warp_largest(kept[0]);
+        if (kept[0] != winner) continue;
+        const uint32_t index = 0xffffffffu - uint32_t(winner);
+        const uint64_t to = uint64_t(row) * p.k + place;
+        store_global(p.indices + to, index);
+        store_global(p.best + to, load_global(scores + index));
+        INFONCE_UNROLL
+        for (int i = 0; i + 1 < KEPT; ++i) kept[i] = kept[i + 1];
+        kept[KEPT - 1] = 0;
+        if (kept[0] == 0 && more && place + 1 < p.k) {
+            find_below(winner);
+            more = kept[KEPT - 1] != 0;
         }
     }
 }

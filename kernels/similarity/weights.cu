@@ -22,41 +22,56 @@ struct Weights {
     const Place place;
     float scale2;
     WeightShift shift;
+    // Of the thread's rows.
+    uint32_t row[ScoresTile::ROW_BLOCKS][2], positive[ScoresTile::ROW_BLOCKS][2], excluded[ScoresTile::ROW_BLOCKS][2];
+    float row_lse2[ScoresTile::ROW_BLOCKS][2];
 
     INFONCE_DEVICE explicit Weights(const ScoresParams& params) : p(params) {
         scale2 = p.contrast.scale2();
         shift = weight_shift<T>(p.shift);
-    }
-
-    INFONCE_DEVICE void tile(Logits& logits, uint32_t first_column) {
         INFONCE_UNROLL
         for (int i = 0; i < ScoresTile::ROW_BLOCKS; ++i) {
             INFONCE_UNROLL
             for (int half = 0; half < 2; ++half) {
-                const uint32_t row = block_index().x * ScoresTile::ROWS + place.row(i, half);
-                if (row >= p.anchors.rows) continue;
-                const uint32_t anchor = p.first_anchor + row;
-                const uint32_t positive = p.contrast.positive(anchor), excluded = p.contrast.excluded(anchor);
-                const float row_lse2 = load_global(p.row_lse2 + row), row_sigma = load_global(p.row_sigma + row);
-                T* const to = static_cast<T*>(p.weights) + uint64_t(row) * p.weights_stride;
+                const uint32_t r = row[i][half] = block_index().x * ScoresTile::ROWS + place.row(i, half);
+                const bool inside = r < p.anchors.rows;
+                positive[i][half] = inside ? p.contrast.positive(p.first_anchor + r) : 0xffffffffu;
+                excluded[i][half] = inside ? p.contrast.excluded(p.first_anchor + r) : 0xffffffffu;
+                row_lse2[i][half] = inside ? load_global(p.row_lse2 + r) : infinity();
+            }
+        }
+    }
+
+    INFONCE_DEVICE void tile(Logits& logits, uint32_t first_column) {
+        INFONCE_UNROLL
+        for (int j = 0; j < ScoresTile::COLUMN_BLOCKS; ++j) {
+            const uint32_t c = first_column + place.column(j, 0);
+            float lse2[2];
+            INFONCE_UNROLL
+            for (int side = 0; side < 2; ++side)
+                lse2[side] = p.column_lse2 && c + side < p.candidates.rows ? load_global(p.column_lse2 + c + side) : infinity();
+            INFONCE_UNROLL
+            for (int i = 0; i < ScoresTile::ROW_BLOCKS; ++i) {
                 INFONCE_UNROLL
-                for (int j = 0; j < ScoresTile::COLUMN_BLOCKS; ++j) {
+                for (int half = 0; half < 2; ++half) {
+                    const uint32_t r = row[i][half];
                     float pair[2];
                     INFONCE_UNROLL
                     for (int side = 0; side < 2; ++side) {
-                        const uint32_t c = first_column + place.column(j, side);
-                        const bool inside = c < p.candidates.rows;
                         const float z = logits.z[i][j][2 * half + side] * scale2 + shift.shift;
-                        float w = exp2_fast(z - row_lse2), sigma = row_sigma;
-                        if (p.column_lse2 && inside) {
-                            w += exp2_fast(z - load_global(p.column_lse2 + c));
-                            sigma += load_global(p.column_sigma + c);
+                        float w = exp2_fast(z - row_lse2[i][half]) + exp2_fast(z - lse2[side]);
+                        const bool inside = c + side < p.candidates.rows;
+                        if (!inside || c + side == excluded[i][half]) {
+                            w = 0.0f;
+                        } else if (c + side == positive[i][half]) {
+                            float sigma = load_global(p.row_sigma + r);
+                            if (p.column_sigma) sigma += load_global(p.column_sigma + c + side);
+                            w = -shift.factor * sigma;
                         }
-                        if (c == positive) w = -shift.factor * sigma;
-                        pair[side] = inside && c != excluded ? w : 0.0f;
+                        pair[side] = w;
                     }
-                    const uint32_t c = first_column + place.column(j, 0);
-                    if (c < p.weights_stride) store_pair(to + c, pair[0], pair[1]);
+                    if (r < p.anchors.rows && c < p.weights_stride)
+                        store_pair(static_cast<T*>(p.weights) + uint64_t(r) * p.weights_stride + c, pair[0], pair[1]);
                 }
             }
         }

@@ -39,6 +39,17 @@ struct Matrix {
     }
 };
 
+// Numbers `column` and `column` + 1, an even column, of a row of `columns` that starts at `row`.
+INFONCE_DEVICE void store_pair(float* row, uint32_t column, uint32_t columns, float first, float second) {
+    if (columns % 2 == 0) {
+        if (column < columns)
+            store_global(reinterpret_cast<Vector8*>(row + column), Vector8{{float_bits(first), float_bits(second)}});
+        return;
+    }
+    if (column < columns) store_global(row + column, first);
+    if (column + 1 < columns) store_global(row + column + 1, second);
+}
+
 // The same in every lane.
 INFONCE_DEVICE float warp_sum(float x) {
     for (int mask = 16; mask > 0; mask /= 2) x += shuffle_xor(x, mask);

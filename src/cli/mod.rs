@@ -4,6 +4,8 @@ use std::process::ExitCode;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use clap::{Args, ValueEnum};
+#[cfg(host_kernels)]
+use infonce::host::{HostEngine, Schedule};
 use infonce::{CpuEngine, verify};
 
 /// Arguments of `infonce verify`.
@@ -21,6 +23,10 @@ pub struct VerifyArguments {
 enum EngineName {
     /// The processor's cores.
     Cpu,
+    /// The CUDA kernels' sources, run on the processor with every access checked; takes minutes.
+    Host,
+    /// A CUDA device.
+    Cuda,
 }
 
 /// Prints, per verb and type, the error nearest to its bound. Exit code 1 when one is past it.
@@ -32,7 +38,19 @@ pub fn verify(arguments: &VerifyArguments) -> ExitCode {
             println!("cpu: {}; seed {seed}\n", engine.describe());
             // With no room for softmax weights, every problem is cut into many chunks of rows.
             let frugal = CpuEngine::new().with_weights_budget(0);
-            verify::run(&[("cpu", engine), ("cpu in chunks", frugal)], seed)
+            Ok(verify::run(
+                &[("cpu", engine), ("cpu in chunks", frugal)],
+                seed,
+            ))
+        }
+        EngineName::Host => verify_host(seed),
+        EngineName::Cuda => verify_cuda(seed),
+    };
+    let report = match report {
+        Ok(report) => report,
+        Err(reason) => {
+            eprintln!("error: {reason}");
+            return ExitCode::from(2);
         }
     };
     println!("{report}");
@@ -47,9 +65,67 @@ pub fn verify(arguments: &VerifyArguments) -> ExitCode {
 pub fn info() -> ExitCode {
     println!("infonce {}", env!("CARGO_PKG_VERSION"));
     println!("cpu   here: {}", CpuEngine::new().describe());
-    println!("cuda  not here: this version has no CUDA engine yet");
+    match HOST {
+        Ok(description) => println!("host  here: {description}"),
+        Err(reason) => println!("host  not here: {reason}"),
+    }
+    match cuda_devices() {
+        Ok(devices) => devices
+            .iter()
+            .for_each(|device| println!("cuda  here: {device}")),
+        Err(reason) => println!("cuda  not here: {reason}"),
+    }
     ExitCode::SUCCESS
 }
+
+#[cfg(host_kernels)]
+const HOST: Result<&str, &str> =
+    Ok("the CUDA kernels' sources, run on the processor to verify them");
+#[cfg(not(host_kernels))]
+const HOST: Result<&str, &str> = Err("no C++17 compiler was found when this was built");
+
+fn verify_host(seed: u64) -> Result<verify::Report, String> {
+    println!("host: {}; seed {seed}\n", HOST?);
+    #[cfg(host_kernels)]
+    return Ok(verify::run(
+        &[("host", HostEngine::new(Schedule::Mixed, seed))],
+        seed,
+    ));
+    #[cfg(not(host_kernels))]
+    unreachable!("there are no kernels to run")
+}
+
+#[cfg(feature = "cuda")]
+fn verify_cuda(seed: u64) -> Result<verify::Report, String> {
+    use infonce::cuda::CudaEngine;
+    let engine = CudaEngine::new(0).map_err(|error| error.to_string())?;
+    println!("cuda: {}; seed {seed}\n", engine.device().info());
+    // With no room for softmax weights, every problem of a large D is cut into many chunks of rows.
+    let frugal = engine.clone().with_weights_budget(0);
+    Ok(verify::run(
+        &[("cuda", engine), ("cuda in chunks", frugal)],
+        seed,
+    ))
+}
+
+#[cfg(not(feature = "cuda"))]
+fn verify_cuda(_: u64) -> Result<verify::Report, String> {
+    Err(NOT_BUILT.into())
+}
+
+#[cfg(feature = "cuda")]
+fn cuda_devices() -> Result<Vec<String>, String> {
+    let devices = infonce::cuda::probe().map_err(|error| error.to_string())?;
+    Ok(devices.iter().map(ToString::to_string).collect())
+}
+
+#[cfg(not(feature = "cuda"))]
+fn cuda_devices() -> Result<Vec<String>, String> {
+    Err(NOT_BUILT.into())
+}
+
+#[cfg(not(feature = "cuda"))]
+const NOT_BUILT: &str = "this build lacks the feature `cuda`";
 
 fn seed_from_clock() -> u64 {
     let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH);

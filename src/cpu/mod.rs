@@ -18,7 +18,7 @@ use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use crate::contrast::{Contrast, Form, Inputs, Shape, same_dim, same_rows};
 use crate::element::{DType, Element};
-use crate::engine::{Engine, Forward, Gradients, MomentumTensor, TopK, ValueAndGrad};
+use crate::engine::{Engine, Forward, Gradients, MomentumSlices, TopK, ValueAndGrad};
 use crate::error::{Error, positive};
 use crate::queue::KeyQueue;
 use crate::rows::{Matrix, Rows, RowsMut};
@@ -305,8 +305,8 @@ fn loss_and_statistics<T: Element>(
 impl Engine for CpuEngine {
     type Matrix<'a, T: Element> = Rows<'a, T>;
     type MatrixMut<'a, T: Element> = RowsMut<'a, T>;
-    type Vector<'a> = &'a [f32];
-    type VectorMut<'a> = &'a mut [f32];
+    type Vector<'a, T: Element> = &'a [T];
+    type VectorMut<'a, T: Element> = &'a mut [T];
     type Queue<T: Element> = KeyQueue<T>;
 
     fn forward<T: Element>(
@@ -391,10 +391,10 @@ impl Engine for CpuEngine {
         Ok(())
     }
 
-    fn momentum_update<T: Element>(
+    fn momentum_update<'a, T: Element>(
         &self,
         momentum: f32,
-        tensors: &mut [MomentumTensor<'_, T>],
+        tensors: &mut [MomentumSlices<'a, T>],
     ) -> Result<(), Error> {
         if !(0.0..=1.0).contains(&momentum) {
             return Err(Error::Scalar {

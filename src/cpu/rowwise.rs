@@ -4,7 +4,7 @@ use rayon::prelude::*;
 
 use super::simd::Kernel;
 use crate::element::Element;
-use crate::engine::MomentumTensor;
+use crate::engine::MomentumSlices;
 
 /// Numbers per task of a momentum update: 64 KiB of f32.
 const CHUNK: usize = 16 * 1024;
@@ -64,7 +64,7 @@ pub(super) fn normalize_backward<T: Element, G: Element>(
 }
 
 /// key ← m·key + (1−m)·query; lengths have been checked.
-pub(super) fn momentum_update<T: Element>(momentum: f32, tensors: &mut [MomentumTensor<'_, T>]) {
+pub(super) fn momentum_update<T: Element>(momentum: f32, tensors: &mut [MomentumSlices<'_, T>]) {
     let rest = 1.0 - momentum;
     tensors.par_iter_mut().for_each(|tensor| {
         tensor

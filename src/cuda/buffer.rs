@@ -3,10 +3,8 @@
 use std::marker::PhantomData;
 
 use bytemuck::Pod;
-use cudarc::driver::result;
 
 use super::device::{CudaDevice, DeviceBlock};
-use super::driver::check;
 use super::region::CudaRegion;
 use super::view::{CudaRows, CudaRowsMut, CudaVector, CudaVectorMut};
 use crate::device::Device;
@@ -40,11 +38,7 @@ impl<T: Pod> CudaBuffer<T> {
     /// [`Error::Driver`] when the memory cannot be had.
     pub fn zeroed(device: &CudaDevice, length: usize) -> Result<Self, Error> {
         let buffer = Self::unwritten(device, length)?;
-        let stream = device.stream().bind()?;
-        let bytes = length * size_of::<T>();
-        // SAFETY: the block has at least `bytes` bytes, and belongs to this stream's order.
-        let result = unsafe { result::memset_d8_async(buffer.block.address(), 0, bytes, stream) };
-        check("cuMemsetD8Async", result)?;
+        device.zero(buffer.block.address(), length * size_of::<T>())?;
         Ok(buffer)
     }
 

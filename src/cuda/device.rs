@@ -7,11 +7,11 @@ use cudarc::driver::{CudaContext, result};
 
 use super::driver::{Unhindered, check};
 use super::module::Modules;
-use super::pool::{Block, Hold, Pool, Source};
 use super::probe::{CudaDeviceInfo, probe, unavailable};
 use super::region::Home;
 use super::staging::Staging;
 use super::stream::CudaStream;
+use crate::device::pool::{Block, Hold, Pool, Source};
 use crate::error::Error;
 
 /// A CUDA device together with one stream, on which everything asked of this handle runs in order,

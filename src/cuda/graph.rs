@@ -6,7 +6,7 @@ use cudarc::driver::{self, sys};
 
 use super::device::{CudaDevice, DeviceMemory};
 use super::driver::check;
-use super::pool::Hold;
+use crate::device::pool::Hold;
 use crate::error::Error;
 
 /// Work that was recorded from a device handle and runs again without the host's part of it.

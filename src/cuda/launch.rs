@@ -28,6 +28,13 @@ impl Device for CudaDevice {
         self.staging().write(address, bytes)
     }
 
+    fn zero(&self, address: u64, bytes: usize) -> Result<(), Error> {
+        let stream = self.stream().bind()?;
+        // SAFETY: `address` names as many bytes of device memory, by the trait's contract.
+        let result = unsafe { result::memset_d8_async(address, 0, bytes, stream) };
+        check("cuMemsetD8Async", result)
+    }
+
     fn read(&self, address: u64, bytes: &mut [u8]) -> Result<(), Error> {
         if bytes.is_empty() {
             return Ok(());

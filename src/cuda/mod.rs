@@ -15,30 +15,40 @@
 //! | `driver` | the driver's errors as values |
 //! | `device`, `stream`, `graph` | a context, the order of its work, recorded work |
 //! | `image`, `module`, `launch` | the kernels in this binary, loaded once, started |
-//! | `pool`, `staging` | memory that is kept from call to call, on the device and on the host |
+//! | `staging` | host memory that bytes pass through on their way to the device |
+//! | `engine`, `queue`, `results` | the verbs, the key queue, what a call leaves on the device |
+//! | `argument` | where a verb's arguments lie, and what they must not share |
 //! | `buffer`, `region`, `view` | owned memory, where a matrix lies, matrices that borrow memory |
 
+mod argument;
 mod buffer;
 #[cfg(feature = "cust")]
 mod cust;
 mod device;
 mod driver;
+mod engine;
 mod graph;
 mod image;
 mod launch;
 mod module;
-mod pool;
 mod probe;
+mod queue;
 mod region;
+mod results;
 mod staging;
 mod stream;
 mod view;
 
 pub use buffer::CudaBuffer;
 pub use device::CudaDevice;
+pub use engine::CudaEngine;
 pub use graph::CudaGraph;
 pub use image::{KernelResources, kernel_table, kernels};
 pub use probe::{CudaDeviceInfo, probe};
+pub use queue::CudaQueue;
 pub use region::CudaRegion;
+pub use results::{CudaNumber, CudaResults};
 pub use stream::CudaStream;
 pub use view::{CudaRows, CudaRowsMut, CudaVector, CudaVectorMut};
+
+pub use crate::device::Call;

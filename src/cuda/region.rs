@@ -84,6 +84,18 @@ impl CudaRegion {
         Ok(region)
     }
 
+    /// `length` numbers of f32 from `address` on, in memory of the handle itself.
+    pub(super) fn vector(address: u64, length: usize, home: Home) -> Self {
+        Self {
+            address,
+            rows: length,
+            dim: 1,
+            stride: 1,
+            element_bytes: size_of::<f32>(),
+            home,
+        }
+    }
+
     /// The address of the first element.
     pub fn address(&self) -> u64 {
         self.address

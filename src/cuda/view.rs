@@ -4,8 +4,6 @@ use std::marker::PhantomData;
 
 use super::device::CudaDevice;
 use super::region::CudaRegion;
-use crate::device::DeviceMatrix;
-use crate::element::Element;
 use crate::error::Error;
 use crate::rows::Matrix;
 
@@ -151,24 +149,6 @@ macro_rules! matrices {
             }
             fn dim(&self) -> usize {
                 self.region.dim()
-            }
-        }
-
-        impl<T: Element> $view<'_, T> {
-            /// The matrix as the verbs take it, on the handle whose stream orders its work.
-            pub(crate) fn on(
-                &self,
-                argument: &'static str,
-                device: &CudaDevice,
-            ) -> Result<DeviceMatrix, Error> {
-                self.region.require_home(argument, device.home())?;
-                Ok(DeviceMatrix {
-                    address: self.region.address(),
-                    rows: self.region.rows(),
-                    dim: self.region.dim(),
-                    stride: self.region.stride(),
-                    dtype: T::DTYPE,
-                })
             }
         }
     )*};

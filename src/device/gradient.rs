@@ -64,7 +64,15 @@ pub(super) struct Side<'a, D: Device> {
     pub coefficient: f32,
 }
 
-impl<D: Device> Side<'_, D> {
+impl<'a, D: Device> Side<'a, D> {
+    pub fn new(prepared: &'a Prepared<'a, D>, upstream: f32) -> Self {
+        let weight = prepared.contrast.row_weight(prepared.shape.anchors);
+        Self {
+            prepared,
+            coefficient: (f64::from(upstream) * weight) as f32,
+        }
+    }
+
     /// Whether a fused kernel serves.
     pub fn is_fused(&self) -> bool {
         fused(self.prepared.dtype, self.prepared.shape.dim).is_some()
@@ -192,7 +200,7 @@ impl<D: Device> Similarity<'_, D> {
                 columns: prepared.view.candidates,
                 shift: shift.address(),
             };
-            self.launch("find_weight_shift", [1, 1, 1], 256, 4 * 256, &params)?;
+            self.launch("find_weight_shift", [1, 1, 1], 1024, 4 * 1024, &params)?;
         }
         Ok(Known {
             rows,
@@ -266,7 +274,9 @@ impl<D: Device> Similarity<'_, D> {
         let owners = owner.rows as usize;
         let owner_tiles = owners.div_ceil(kernel.owner_rows);
         let tiles = (streamed.rows as usize).div_ceil(kernel.streamed_rows);
-        let (parts, tiles_per_split) = self.split(owner_tiles, tiles);
+        // Registers: 256 threads have a multiprocessor to themselves, of 128 there are two blocks.
+        let resident = if kernel.owner_rows > 64 { 1 } else { 2 };
+        let (parts, tiles_per_split) = self.split(owner_tiles, tiles, resident);
         let sums = self.memory().floats(parts as usize * owners * dim)?;
         let online = matches!(pass, Pass::Online);
         let normalisers = match online {
@@ -373,6 +383,7 @@ impl<D: Device> Similarity<'_, D> {
         let (parts, slabs) = self.split(
             chunk.div_ceil(PRODUCT_TILE) * columns_of_product,
             candidates.div_ceil(slab),
+            1,
         );
         let dq_sums = Sums {
             sums: self
@@ -391,7 +402,7 @@ impl<D: Device> Similarity<'_, D> {
             let count = chunk.min(anchors - first);
             let count_tiles = count.div_ceil(PRODUCT_TILE) as u32;
             let at = |floats: &Floats<D>| floats.address() + 4 * first as u64;
-            let (weight_parts, per_part) = self.split(count_tiles as usize, tiles);
+            let (weight_parts, per_part) = self.split(count_tiles as usize, tiles, 1);
             let params = ScoresParams {
                 tiles_per_split: per_part,
                 row_lse2: at(&rows.lse2),
@@ -409,7 +420,7 @@ impl<D: Device> Similarity<'_, D> {
                 data: D::address(&weights),
                 stride: (stride * bytes) as u64,
                 rows: count as u32,
-                row_bytes: (stride * bytes) as u32,
+                row_bytes: super::count("k", stride * bytes)?,
             };
             let mut product = ProductParams {
                 left,

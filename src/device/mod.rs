@@ -3,11 +3,15 @@
 
 mod gradient;
 mod params;
+mod plan;
+pub(crate) mod pool;
 mod rowwise;
 mod similarity;
 
+pub use plan::Call;
+pub(crate) use plan::{Counter, workspace_bytes};
 pub(crate) use rowwise::{DeviceMomentum, Rowwise};
-pub(crate) use similarity::Similarity;
+pub(crate) use similarity::{DeviceStatistics, Results, Similarity};
 
 use crate::element::DType;
 use crate::error::Error;
@@ -38,6 +42,8 @@ pub(crate) trait Device {
     fn address(buffer: &Self::Buffer) -> u64;
     /// Copies from the host to `address`.
     fn write(&self, address: u64, bytes: &[u8]) -> Result<(), Error>;
+    /// Overwrites `bytes` bytes from `address` on with zeros.
+    fn zero(&self, address: u64, bytes: usize) -> Result<(), Error>;
     /// Copies from `address` to the host, after everything before it has ended.
     fn read(&self, address: u64, bytes: &mut [u8]) -> Result<(), Error>;
     /// Starts a kernel.
@@ -94,17 +100,21 @@ struct Memory<'d, D: Device> {
 }
 
 /// Device memory of `length` numbers of 4 bytes.
-struct Floats<D: Device> {
+pub(crate) struct Floats<D: Device> {
     buffer: D::Buffer,
     length: usize,
 }
 
 impl<D: Device> Floats<D> {
-    fn address(&self) -> u64 {
+    pub(crate) fn address(&self) -> u64 {
         D::address(&self.buffer)
     }
 
-    fn read(&self, device: &D) -> Result<Vec<f32>, Error> {
+    pub(crate) fn len(&self) -> usize {
+        self.length
+    }
+
+    pub(crate) fn read(&self, device: &D) -> Result<Vec<f32>, Error> {
         let mut numbers = vec![0.0f32; self.length];
         device.read(self.address(), bytemuck::cast_slice_mut(&mut numbers))?;
         Ok(numbers)
@@ -127,15 +137,14 @@ impl<D: Device> Memory<'_, D> {
     }
 }
 
-/// A count that kernels hold in 32 bits.
+/// A count that kernels hold in 32 bits, tiles' ends past the last row included.
 fn count(argument: &'static str, given: usize) -> Result<u32, Error> {
-    // The largest number marks "none".
     u32::try_from(given)
         .ok()
-        .filter(|&count| count < u32::MAX)
+        .filter(|&count| count <= u32::MAX - 1024)
         .ok_or(Error::Scalar {
             argument,
             given: given as f64,
-            allowed: "less than 2^32 - 1 rows",
+            allowed: "at most 2^32 - 1025 rows",
         })
 }

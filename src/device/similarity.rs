@@ -15,7 +15,7 @@ use super::params::{
 use super::{Device, DeviceMatrix, Floats, Launch, Memory, count, number_bytes, type_name};
 use crate::contrast::{Contrast, Form, Inputs, Positives, Shape};
 use crate::element::DType;
-use crate::engine::{Forward, Gradients, TopK, ValueAndGrad};
+use crate::engine::{Gradients, TopK};
 use crate::error::Error;
 use crate::statistics::{RowStatistics, Statistics};
 
@@ -37,10 +37,58 @@ pub(crate) struct Similarity<'d, D: Device> {
     pub(super) device: &'d D,
     /// Bytes for a chunk of weights or scores.
     pub(super) budget: usize,
+    /// Where s stands on the device, in place of the contrast's; 0: it does not.
+    scale: u64,
+}
+
+/// What a call leaves on the device.
+pub(crate) struct Results<D: Device> {
+    /// Loss and dscale.
+    pub loss_and_dscale: Floats<D>,
+    pub rows: DeviceStatistics<D>,
+    /// Where columns have a loss.
+    pub columns: Option<DeviceStatistics<D>>,
+}
+
+impl<D: Device> Results<D> {
+    /// Loss and dscale, and the statistics, read back.
+    pub(crate) fn read(&self, device: &D) -> Result<([f32; 2], Statistics), Error> {
+        let numbers = self.loss_and_dscale.read(device)?;
+        let read = |statistics: &DeviceStatistics<D>| -> Result<RowStatistics, Error> {
+            Ok(RowStatistics {
+                negatives_lse: statistics.negatives_lse.read(device)?,
+                positive: statistics.positive.read(device)?,
+            })
+        };
+        let statistics = Statistics {
+            rows: read(&self.rows)?,
+            columns: self.columns.as_ref().map(read).transpose()?,
+        };
+        Ok(([numbers[0], numbers[1]], statistics))
+    }
+}
+
+/// The k best candidates of every query, on the device.
+pub(crate) struct DeviceTopK<D: Device> {
+    /// N × k, each the bits of an index.
+    pub indices: Floats<D>,
+    /// N × k.
+    pub scores: Floats<D>,
+}
+
+impl<D: Device> DeviceTopK<D> {
+    /// Both, read back.
+    pub(crate) fn read(&self, device: &D) -> Result<TopK, Error> {
+        let indices = self.indices.read(device)?;
+        Ok(TopK {
+            indices: indices.into_iter().map(f32::to_bits).collect(),
+            scores: self.scores.read(device)?,
+        })
+    }
 }
 
 /// Statistics of one direction, in device memory.
-pub(super) struct DeviceStatistics<D: Device> {
+pub(crate) struct DeviceStatistics<D: Device> {
     pub negatives_lse: Floats<D>,
     pub positive: Floats<D>,
     pub lse2: Floats<D>,
@@ -66,7 +114,16 @@ pub(super) struct Prepared<'a, D: Device> {
 impl<'d, D: Device> Similarity<'d, D> {
     /// `budget`: bytes for a chunk of weights or scores.
     pub(crate) fn new(device: &'d D, budget: usize) -> Self {
-        Self { device, budget }
+        Self {
+            device,
+            budget,
+            scale: 0,
+        }
+    }
+
+    /// With s read from the device.
+    pub(crate) fn with_scale(self, scale: u64) -> Self {
+        Self { scale, ..self }
     }
 
     pub(super) fn memory(&self) -> Memory<'_, D> {
@@ -93,12 +150,15 @@ impl<'d, D: Device> Similarity<'d, D> {
     }
 
     /// How many parts `tiles` tiles are cut into when `blocks` blocks each take one part, and tiles
-    /// per part: enough to fill the device twice.
-    pub(super) fn split(&self, blocks: usize, tiles: usize) -> (u32, u32) {
-        let wanted = (2 * self.device.multiprocessors() as usize).div_ceil(blocks.max(1));
-        let per_part = tiles.div_ceil(wanted.clamp(1, tiles.max(1)));
-        let parts = tiles.div_ceil(per_part.max(1));
-        (parts.max(1) as u32, per_part.max(1) as u32)
+    /// per part: as many as make the device finish first. `resident` blocks fit a multiprocessor.
+    pub(super) fn split(&self, blocks: usize, tiles: usize, resident: usize) -> (u32, u32) {
+        let places = resident * self.device.multiprocessors().max(1) as usize;
+        // A block's start and end take about as long as two tiles.
+        let time = |parts: usize| (blocks * parts).div_ceil(places) * (tiles.div_ceil(parts) + 2);
+        let most = tiles.clamp(1, (2 * places).div_ceil(blocks.max(1)));
+        let parts = (1..=most).min_by_key(|&parts| time(parts)).unwrap_or(1);
+        let per_part = tiles.div_ceil(parts).max(1);
+        (tiles.div_ceil(per_part).max(1) as u32, per_part as u32)
     }
 
     fn prepare<'a>(
@@ -138,7 +198,7 @@ impl<'d, D: Device> Similarity<'d, D> {
                 Form::InfoNce(Positives::Index(_)) => 3,
             },
             excludes_self: u32::from(contrast.excludes_self()),
-            device_scale: 0,
+            device_scale: self.scale,
             scale: contrast.scale(),
             padding: 0,
         };
@@ -147,7 +207,8 @@ impl<'d, D: Device> Similarity<'d, D> {
             Inputs::Shared { .. } => anchor_rows,
             _ => self.rows(candidates, &mut held)?,
         };
-        let not_finite = self.memory().written(&[0.0, 0.0])?;
+        let not_finite = self.memory().floats(2)?;
+        self.device.zero(not_finite.address(), 8)?;
         Ok(Prepared {
             contrast,
             view,
@@ -249,8 +310,8 @@ impl<'d, D: Device> Similarity<'d, D> {
             running: partial.running,
             first: u32::from(partial.first),
             last: u32::from(partial.last),
-            candidates_matter: 1,
-            anchors_matter: u32::from(prepared.contrast.is_symmetric()),
+            symmetric: u32::from(prepared.contrast.is_symmetric()),
+            padding: 0,
             not_finite: prepared.not_finite.address(),
             positive: at(&statistics.positive),
             negatives_lse: at(&statistics.negatives_lse),
@@ -291,7 +352,7 @@ impl<'d, D: Device> Similarity<'d, D> {
             false => anchors.next_multiple_of(TILE),
         };
         let row_tiles = chunk / TILE;
-        let (parts, per_part) = self.split(row_tiles, candidates.div_ceil(TILE));
+        let (parts, per_part) = self.split(row_tiles, candidates.div_ceil(TILE), 1);
         let row_sums = memory.floats(2 * parts as usize * chunk.min(anchors))?;
         let column_sums = match symmetric {
             true => Some((
@@ -353,14 +414,14 @@ impl<'d, D: Device> Similarity<'d, D> {
         self.launch(name, grid, SCORES_THREADS, SCORES_SHARED, params)
     }
 
-    /// Loss and dscale, read back.
+    /// Loss and dscale.
     fn reduce(
         &self,
         prepared: &Prepared<'_, D>,
         rows: Option<&DeviceStatistics<D>>,
         columns: Option<&DeviceStatistics<D>>,
         dots: Option<&Floats<D>>,
-    ) -> Result<[f32; 2], Error> {
+    ) -> Result<Floats<D>, Error> {
         let contrast = prepared.contrast;
         let result = self.memory().floats(2)?;
         let lse = |s: Option<&DeviceStatistics<D>>| s.map_or(0, |s| s.negatives_lse.address());
@@ -383,39 +444,23 @@ impl<'d, D: Device> Similarity<'d, D> {
             contrast: prepared.view,
             result: result.address(),
         };
-        self.launch("reduce", [1, 1, 1], 256, 8 * 256, &params)?;
-        let numbers = result.read(self.device)?;
-        Ok([numbers[0], numbers[1]])
-    }
-
-    fn read_statistics(
-        &self,
-        rows: &DeviceStatistics<D>,
-        columns: Option<&DeviceStatistics<D>>,
-    ) -> Result<Statistics, Error> {
-        let read = |statistics: &DeviceStatistics<D>| -> Result<RowStatistics, Error> {
-            Ok(RowStatistics {
-                negatives_lse: statistics.negatives_lse.read(self.device)?,
-                positive: statistics.positive.read(self.device)?,
-            })
-        };
-        Ok(Statistics {
-            rows: read(rows)?,
-            columns: columns.map(read).transpose()?,
-        })
+        self.launch("reduce", [1, 1, 1], 1024, 8 * 1024, &params)?;
+        Ok(result)
     }
 
     pub(crate) fn forward(
         &self,
         contrast: &Contrast,
         inputs: &Inputs<DeviceMatrix>,
-    ) -> Result<Forward, Error> {
+    ) -> Result<Results<D>, Error> {
         let prepared = self.prepare(contrast, inputs)?;
         let positive = self.positives(&prepared)?;
         let (rows, columns) = self.statistics(&prepared, positive)?;
-        let [loss, _] = self.reduce(&prepared, Some(&rows), columns.as_ref(), None)?;
-        let statistics = self.read_statistics(&rows, columns.as_ref())?;
-        Ok(Forward { loss, statistics })
+        Ok(Results {
+            loss_and_dscale: self.reduce(&prepared, Some(&rows), columns.as_ref(), None)?,
+            rows,
+            columns,
+        })
     }
 
     pub(crate) fn value_and_grad(
@@ -424,14 +469,11 @@ impl<'d, D: Device> Similarity<'d, D> {
         inputs: &Inputs<DeviceMatrix>,
         upstream: f32,
         gradients: &Gradients<DeviceMatrix>,
-    ) -> Result<ValueAndGrad, Error> {
+    ) -> Result<Results<D>, Error> {
+        let shape = contrast.check(inputs)?;
+        contrast.check_gradients(shape, &gradients.dq, gradients.dk.as_ref())?;
         let prepared = self.prepare(contrast, inputs)?;
-        contrast.check_gradients(prepared.shape, &gradients.dq, gradients.dk.as_ref())?;
-        let coefficient = f64::from(upstream) * contrast.row_weight(prepared.shape.anchors);
-        let side = Side {
-            prepared: &prepared,
-            coefficient: coefficient as f32,
-        };
+        let side = Side::new(&prepared, upstream);
         let positive = self.positives(&prepared)?;
         let one_way = matches!(contrast.form, Form::InfoNce(_) | Form::Moco);
         let (rows, columns, dots) = if one_way && side.is_fused() {
@@ -448,15 +490,14 @@ impl<'d, D: Device> Similarity<'d, D> {
             let dots = self.gradients_known(&side, &known, gradients)?;
             (rows, columns, dots)
         };
-        let [loss, dscale] = self.reduce(&prepared, Some(&rows), columns.as_ref(), Some(&dots))?;
-        let statistics = self.read_statistics(&rows, columns.as_ref())?;
-        Ok(ValueAndGrad {
-            loss,
-            dscale,
-            statistics,
+        Ok(Results {
+            loss_and_dscale: self.reduce(&prepared, Some(&rows), columns.as_ref(), Some(&dots))?,
+            rows,
+            columns,
         })
     }
 
+    /// Returns two numbers, the second of which is dscale.
     pub(crate) fn backward(
         &self,
         contrast: &Contrast,
@@ -464,7 +505,7 @@ impl<'d, D: Device> Similarity<'d, D> {
         statistics: &Statistics,
         upstream: f32,
         gradients: &Gradients<DeviceMatrix>,
-    ) -> Result<f32, Error> {
+    ) -> Result<Floats<D>, Error> {
         let shape = contrast.check(inputs)?;
         contrast.check_gradients(shape, &gradients.dq, gradients.dk.as_ref())?;
         statistics.check(contrast, shape)?;
@@ -481,14 +522,54 @@ impl<'d, D: Device> Similarity<'d, D> {
             Some(given) if contrast.is_symmetric() => Some(completed(given)?),
             _ => None,
         };
-        let coefficient = f64::from(upstream) * contrast.row_weight(shape.anchors);
-        let side = Side {
-            prepared: &prepared,
-            coefficient: coefficient as f32,
-        };
-        let known = self.known(&prepared, &rows, columns.as_ref())?;
+        self.gradients_of(&prepared, &rows, columns.as_ref(), upstream, gradients)
+    }
+
+    /// [`backward`](Self::backward) from statistics that are on the device.
+    pub(crate) fn backward_of(
+        &self,
+        contrast: &Contrast,
+        inputs: &Inputs<DeviceMatrix>,
+        forward: &Results<D>,
+        upstream: f32,
+        gradients: &Gradients<DeviceMatrix>,
+    ) -> Result<Floats<D>, Error> {
+        let shape = contrast.check(inputs)?;
+        contrast.check_gradients(shape, &gradients.dq, gradients.dk.as_ref())?;
+        let columns = forward.columns.as_ref();
+        let given = [
+            ("statistics.rows", Some(forward.rows.positive.len())),
+            ("statistics.columns", columns.map(|s| s.positive.len())),
+        ];
+        let expected = [
+            Some(shape.anchors),
+            contrast.is_symmetric().then_some(shape.candidates),
+        ];
+        for ((argument, given), expected) in given.into_iter().zip(expected) {
+            if given != expected {
+                return Err(Error::Rows {
+                    argument,
+                    given: given.unwrap_or(0),
+                    expected: expected.unwrap_or(0),
+                });
+            }
+        }
+        let prepared = self.prepare(contrast, inputs)?;
+        self.gradients_of(&prepared, &forward.rows, columns, upstream, gradients)
+    }
+
+    fn gradients_of(
+        &self,
+        prepared: &Prepared<'_, D>,
+        rows: &DeviceStatistics<D>,
+        columns: Option<&DeviceStatistics<D>>,
+        upstream: f32,
+        gradients: &Gradients<DeviceMatrix>,
+    ) -> Result<Floats<D>, Error> {
+        let side = Side::new(prepared, upstream);
+        let known = self.known(prepared, rows, columns)?;
         let dots = self.gradients_known(&side, &known, gradients)?;
-        Ok(self.reduce(&prepared, None, None, Some(&dots))?[1])
+        self.reduce(prepared, None, None, Some(&dots))
     }
 
     pub(crate) fn top_k(
@@ -497,7 +578,7 @@ impl<'d, D: Device> Similarity<'d, D> {
         candidates: DeviceMatrix,
         k: usize,
         exclude_self: bool,
-    ) -> Result<TopK, Error> {
+    ) -> Result<DeviceTopK<D>, Error> {
         crate::contrast::same_dim("candidates", candidates.dim, queries.dim)?;
         let available = candidates.rows - usize::from(exclude_self);
         if k == 0 || k > available {
@@ -517,7 +598,7 @@ impl<'d, D: Device> Similarity<'d, D> {
         for first in (0..queries.rows).step_by(chunk) {
             let count = chunk.min(queries.rows - first);
             let (parts, per_part) =
-                self.split(count.div_ceil(TILE), candidates.rows.div_ceil(TILE));
+                self.split(count.div_ceil(TILE), candidates.rows.div_ceil(TILE), 1);
             let params = ScoresParams {
                 anchors: rows_from(query_rows, first, count),
                 candidates: candidate_rows,
@@ -546,10 +627,9 @@ impl<'d, D: Device> Similarity<'d, D> {
                 &params,
             )?;
         }
-        let indices = indices.read(self.device)?;
-        Ok(TopK {
-            indices: indices.into_iter().map(f32::to_bits).collect(),
-            scores: best.read(self.device)?,
+        Ok(DeviceTopK {
+            indices,
+            scores: best,
         })
     }
 

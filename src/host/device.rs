@@ -1,9 +1,11 @@
 //! A device that runs kernels under `kernels/host`.
 
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::device::{Device, Launch};
+use crate::device::pool::{Block, Pool};
+use crate::device::{Counter, Device, Launch};
 use crate::error::Error;
 
 /// When asynchronous operations complete. A correct kernel gives the same bits whichever it is.
@@ -53,16 +55,22 @@ pub(crate) struct HostDevice {
     schedule: Schedule,
     seed: AtomicU64,
     multiprocessors: u32,
+    /// Counts the memory of calls as a pool would hold it.
+    counted: Arc<Pool<Counter>>,
 }
 
 /// Memory that the runner watches.
 #[derive(Debug)]
-pub(crate) struct HostBuffer(u64);
+pub(crate) struct HostBuffer {
+    address: u64,
+    /// What a pool would have given.
+    counted: Option<Block<Counter>>,
+}
 
 impl Drop for HostBuffer {
     fn drop(&mut self) {
         // SAFETY: the address came from `infonce_host_allocate` and is freed once.
-        unsafe { infonce_host_free(self.0 as *mut c_void) }
+        unsafe { infonce_host_free(self.address as *mut c_void) }
     }
 }
 
@@ -72,7 +80,27 @@ impl HostDevice {
             schedule,
             seed: AtomicU64::new(seed),
             multiprocessors,
+            counted: Pool::new(Counter::default()),
         }
+    }
+
+    /// Memory of the caller's.
+    pub(crate) fn memory(&self, bytes: usize) -> Result<HostBuffer, Error> {
+        // SAFETY: any number of bytes is legal.
+        let memory = unsafe { infonce_host_allocate(bytes as u64) };
+        if memory.is_null() {
+            return Err(fault("none", &format!("no memory for {bytes} bytes")));
+        }
+        Ok(HostBuffer {
+            address: memory as u64,
+            counted: None,
+        })
+    }
+
+    /// Bytes that a pool would hold after the calls so far.
+    pub(crate) fn held_bytes(&self) -> usize {
+        let (used, free) = self.counted.bytes();
+        used + free
     }
 }
 
@@ -87,16 +115,17 @@ impl Device for HostDevice {
     type Buffer = HostBuffer;
 
     fn allocate(&self, bytes: usize) -> Result<HostBuffer, Error> {
-        // SAFETY: any number of bytes is legal.
-        let memory = unsafe { infonce_host_allocate(bytes as u64) };
-        if memory.is_null() {
-            return Err(fault("none", &format!("no memory for {bytes} bytes")));
-        }
-        Ok(HostBuffer(memory as u64))
+        let mut buffer = self.memory(bytes)?;
+        buffer.counted = Some(self.counted.allocate(bytes)?);
+        Ok(buffer)
     }
 
     fn address(buffer: &HostBuffer) -> u64 {
-        buffer.0
+        buffer.address
+    }
+
+    fn zero(&self, address: u64, bytes: usize) -> Result<(), Error> {
+        self.write(address, &vec![0; bytes])
     }
 
     fn write(&self, address: u64, bytes: &[u8]) -> Result<(), Error> {

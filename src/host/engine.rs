@@ -1,10 +1,12 @@
 //! The verbs on host memory, computed by the CUDA kernels' sources.
 
 use super::device::{HostBuffer, HostDevice, Schedule};
-use crate::contrast::{Contrast, Inputs, same_dim};
-use crate::device::{Device, DeviceMatrix, DeviceMomentum, Rowwise, Similarity, number_bytes};
-use crate::element::Element;
-use crate::engine::{Engine, Forward, Gradients, MomentumTensor, TopK, ValueAndGrad};
+use crate::contrast::{Contrast, Inputs, Shape, same_dim};
+use crate::device::{
+    Call, Device, DeviceMatrix, DeviceMomentum, Rowwise, Similarity, number_bytes, workspace_bytes,
+};
+use crate::element::{DType, Element};
+use crate::engine::{Engine, Forward, Gradients, MomentumSlices, TopK, ValueAndGrad};
 use crate::error::Error;
 use crate::queue::KeyQueue;
 use crate::rows::{Matrix, Rows, RowsMut};
@@ -36,6 +38,28 @@ impl HostEngine {
         }
     }
 
+    /// Bytes of memory that `call` takes beside inputs and gradients, as a pool that was empty before
+    /// holds it after the call: what
+    /// [`CudaEngine::workspace_bytes`](crate::cuda::CudaEngine::workspace_bytes) says on a device
+    /// of as many multiprocessors as this engine pretends to have, with its budget.
+    ///
+    /// # Errors
+    /// Those of the call.
+    pub fn workspace_bytes(
+        &self,
+        call: Call,
+        contrast: &Contrast,
+        shape: Shape,
+        dtype: DType,
+    ) -> Result<usize, Error> {
+        workspace_bytes(call, contrast, shape, dtype, self.budget, MULTIPROCESSORS)
+    }
+
+    /// Bytes that a pool would hold after all calls so far.
+    pub fn held_bytes(&self) -> usize {
+        self.device.held_bytes()
+    }
+
     fn similarity(&self) -> Similarity<'_, HostDevice> {
         Similarity::new(&self.device, self.budget)
     }
@@ -51,14 +75,14 @@ impl HostEngine {
 
     fn written<T: bytemuck::Pod>(&self, numbers: &[T]) -> Result<HostBuffer, Error> {
         let bytes = bytemuck::cast_slice(numbers);
-        let buffer = self.device.allocate(bytes.len())?;
+        let buffer = self.device.memory(bytes.len())?;
         self.device.write(HostDevice::address(&buffer), bytes)?;
         Ok(buffer)
     }
 
     /// Room for a result.
     fn room<T: Element>(&self, rows: usize, dim: usize) -> Result<Copied, Error> {
-        let buffer = self.device.allocate(rows * dim * number_bytes(T::DTYPE))?;
+        let buffer = self.device.memory(rows * dim * number_bytes(T::DTYPE))?;
         Ok(Copied {
             matrix: matrix::<T>(&buffer, rows, dim),
             _buffer: buffer,
@@ -137,8 +161,8 @@ fn matrix<T: Element>(buffer: &HostBuffer, rows: usize, dim: usize) -> DeviceMat
 impl Engine for HostEngine {
     type Matrix<'a, T: Element> = Rows<'a, T>;
     type MatrixMut<'a, T: Element> = RowsMut<'a, T>;
-    type Vector<'a> = &'a [f32];
-    type VectorMut<'a> = &'a mut [f32];
+    type Vector<'a, T: Element> = &'a [T];
+    type VectorMut<'a, T: Element> = &'a mut [T];
     type Queue<T: Element> = KeyQueue<T>;
 
     fn forward<T: Element>(
@@ -147,7 +171,9 @@ impl Engine for HostEngine {
         inputs: &Inputs<Rows<'_, T>>,
     ) -> Result<Forward, Error> {
         let (inputs, _held) = self.inputs(inputs)?;
-        self.similarity().forward(contrast, &inputs)
+        let results = self.similarity().forward(contrast, &inputs)?;
+        let ([loss, _], statistics) = results.read(&self.device)?;
+        Ok(Forward { loss, statistics })
     }
 
     fn value_and_grad<T: Element, G: Element>(
@@ -159,8 +185,14 @@ impl Engine for HostEngine {
     ) -> Result<ValueAndGrad, Error> {
         let (inputs, _held) = self.inputs(inputs)?;
         self.with_gradients(gradients, |gradients| {
-            self.similarity()
-                .value_and_grad(contrast, &inputs, upstream, gradients)
+            let similarity = self.similarity();
+            let results = similarity.value_and_grad(contrast, &inputs, upstream, gradients)?;
+            let ([loss, dscale], statistics) = results.read(&self.device)?;
+            Ok(ValueAndGrad {
+                loss,
+                dscale,
+                statistics,
+            })
         })
     }
 
@@ -174,8 +206,9 @@ impl Engine for HostEngine {
     ) -> Result<f32, Error> {
         let (inputs, _held) = self.inputs(inputs)?;
         self.with_gradients(gradients, |gradients| {
-            self.similarity()
-                .backward(contrast, &inputs, statistics, upstream, gradients)
+            let similarity = self.similarity();
+            let dscale = similarity.backward(contrast, &inputs, statistics, upstream, gradients)?;
+            Ok(dscale.read(&self.device)?[1])
         })
     }
 
@@ -188,7 +221,8 @@ impl Engine for HostEngine {
     ) -> Result<TopK, Error> {
         let (queries, candidates) = (self.copied(queries)?, self.copied(candidates)?);
         self.similarity()
-            .top_k(queries.matrix, candidates.matrix, k, exclude_self)
+            .top_k(queries.matrix, candidates.matrix, k, exclude_self)?
+            .read(&self.device)
     }
 
     fn normalize<T: Element, O: Element>(
@@ -224,10 +258,10 @@ impl Engine for HostEngine {
         self.read(room.matrix, dx.into_slice())
     }
 
-    fn momentum_update<T: Element>(
+    fn momentum_update<'a, T: Element>(
         &self,
         momentum: f32,
-        tensors: &mut [MomentumTensor<'_, T>],
+        tensors: &mut [MomentumSlices<'a, T>],
     ) -> Result<(), Error> {
         let mut held = Vec::new();
         for tensor in &*tensors {
@@ -246,7 +280,7 @@ impl Engine for HostEngine {
             let key = self.written(tensor.key)?;
             let bytes = expected * number_bytes(T::DTYPE);
             let shadow = match tensor.shadow {
-                Some(_) => Some(self.device.allocate(bytes)?),
+                Some(_) => Some(self.device.memory(bytes)?),
                 None => None,
             };
             held.push((query, key, shadow));
@@ -275,26 +309,22 @@ impl Engine for HostEngine {
     fn enqueue<T: Element>(&self, queue: &mut KeyQueue<T>, keys: Rows<'_, T>) -> Result<(), Error> {
         same_dim("keys", keys.dim(), queue.dim())?;
         let (capacity, dim) = (queue.capacity(), queue.dim());
-        let first = (keys.rows().saturating_sub(capacity) + queue.cursor()) % capacity;
-        let skipped = keys.rows().saturating_sub(capacity);
-        let kept = keys.rows() - skipped;
+        let mut after = queue.ring();
+        // The kernel wraps around by itself.
+        let [first, second] = after.advance(keys.rows());
         // The whole ring, so that what the kernel leaves alone shows.
-        let mut ring = vec![T::from_f32(0.0); capacity * dim];
-        if let Some(filled) = queue.filled() {
-            ring[..filled.as_slice().len()].copy_from_slice(filled.as_slice());
-        }
+        let mut ring = queue.storage().to_vec();
         let on_device = self.copied(Rows::new(&ring, capacity, dim)?)?;
-        let keys_on_device = self.copied(keys)?;
+        let keys = self.copied(keys)?;
         Rowwise::new(&self.device).copy_rows(
-            keys_on_device.matrix,
-            skipped,
+            keys.matrix,
+            first.source,
             on_device.matrix,
-            first,
-            kept,
+            first.target,
+            first.count + second.count,
         )?;
         self.read(on_device.matrix, &mut ring)?;
-        let fill = (queue.fill() + keys.rows()).min(capacity);
-        let cursor = (first + kept) % capacity;
+        let (fill, cursor) = (after.fill(), after.cursor());
         *queue = KeyQueue::restore(capacity, dim, fill, cursor, &ring[..fill * dim])?;
         Ok(())
     }

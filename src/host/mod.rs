@@ -7,5 +7,6 @@ mod engine;
 #[cfg(test)]
 mod tests;
 
+pub use crate::device::Call;
 pub use device::Schedule;
 pub use engine::HostEngine;

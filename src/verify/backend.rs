@@ -3,7 +3,7 @@
 use crate::contrast::{Contrast, Inputs};
 use crate::cpu::CpuEngine;
 use crate::element::Element;
-use crate::engine::{Engine, Forward, Gradients, MomentumTensor, TopK, ValueAndGrad};
+use crate::engine::{Engine, Forward, Gradients, MomentumSlices, TopK, ValueAndGrad};
 use crate::error::Error;
 use crate::queue::KeyQueue;
 use crate::rows::{Rows, RowsMut};
@@ -68,7 +68,7 @@ pub trait Backend {
     fn momentum_update<T: Element>(
         &self,
         momentum: f32,
-        tensors: &mut [MomentumTensor<'_, T>],
+        tensors: &mut [MomentumSlices<'_, T>],
     ) -> Result<(), Error>;
 
     fn enqueue<T: Element>(&self, queue: &mut KeyQueue<T>, keys: Rows<'_, T>) -> Result<(), Error>;
@@ -141,7 +141,7 @@ macro_rules! on_host_memory {
             fn momentum_update<T: Element>(
                 &self,
                 momentum: f32,
-                tensors: &mut [MomentumTensor<'_, T>],
+                tensors: &mut [MomentumSlices<'_, T>],
             ) -> Result<(), Error> {
                 Engine::momentum_update(self, momentum, tensors)
             }

@@ -7,6 +7,8 @@
 mod backend;
 pub mod cases;
 mod contrast_checks;
+#[cfg(feature = "cuda")]
+mod cuda_backend;
 mod plain;
 mod problem;
 mod row_checks;

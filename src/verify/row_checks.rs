@@ -11,7 +11,7 @@ use super::plain;
 use super::problem::{Owned, normal_matrix};
 use super::rule::{Measurement, Output, Verb, largest_error, magnitude};
 use crate::element::{DType, Element};
-use crate::engine::MomentumTensor;
+use crate::engine::{MomentumSlices, MomentumTensor};
 use crate::error::Error;
 use crate::queue::KeyQueue;
 use crate::reference::{self, Dense};
@@ -27,6 +27,18 @@ struct Judged {
 }
 
 impl Judged {
+    /// With a number in the place of each NaN, so that NaN has to stand where it is expected and
+    /// nowhere else.
+    fn with_marked_nan(mut self) -> Self {
+        const MARK: f64 = -1e6;
+        for values in [&mut self.output.values, &mut self.plain, &mut self.expected] {
+            for value in values.iter_mut().filter(|value| value.is_nan()) {
+                *value = MARK;
+            }
+        }
+        self
+    }
+
     /// An output that must be right to the last bit.
     fn exact(output: Output, expected: Vec<f64>) -> Self {
         Self {
@@ -95,7 +107,37 @@ pub fn normalization<B: Backend, T: Element>(
             measurements.extend(judged.iter().map(|judged| judged.measure(T::DTYPE)));
         }
     }
+    for dim in [1, 20, 40] {
+        let x = Owned::<T>::round(&not_finite_rows(dim));
+        let judged = normalize::<B, T, f32>(backend, &x, 1e-12)?.map(Judged::with_marked_nan);
+        measurements.extend(judged.iter().map(|judged| judged.measure(T::DTYPE)));
+    }
     Ok(measurements)
+}
+
+/// Rows that hold NaN, infinity or both, at their ends or in the middle, and one that does not.
+fn not_finite_rows(dim: usize) -> Dense {
+    const NAN: f64 = f64::NAN;
+    const INF: f64 = f64::INFINITY;
+    let ends = [
+        (1.0, 1.0),
+        (NAN, 1.0),
+        (1.0, NAN),
+        (INF, 1.0),
+        (1.0, -INF),
+        (INF, NAN),
+        (NAN, -INF),
+    ];
+    Dense::from_fn(2 * ends.len(), dim, |i, d| {
+        let (first, last) = ends[i / 2];
+        // Every other row has them one further in.
+        let inset = (i % 2).min(dim / 2);
+        match d {
+            _ if d == inset => first,
+            _ if d + 1 + inset == dim => last,
+            _ => 0.5,
+        }
+    })
 }
 
 fn normalize<B: Backend, T: Element, O: Element>(
@@ -195,11 +237,11 @@ pub fn momentum<B: Backend, T: Element>(
             (key, shadow)
         });
         let tensors = before.iter().zip(&mut after).enumerate();
-        let mut tensors: Vec<MomentumTensor<'_, T>> = tensors
+        let mut tensors: Vec<MomentumSlices<'_, T>> = tensors
             .map(|(index, ((query, _), (key, shadow)))| MomentumTensor {
-                query,
-                key,
-                shadow: (index % 2 == 0).then_some(shadow),
+                query: query.as_slice(),
+                key: key.as_mut_slice(),
+                shadow: (index % 2 == 0).then_some(shadow.as_mut_slice()),
             })
             .collect();
         backend.momentum_update(momentum, &mut tensors)?;

@@ -36,11 +36,12 @@ fn main() {
     let mut trials = sensitivity::trials(seed);
     trials.extend(cpu_trials(seed));
     trials.extend(host_trials(seed));
-    trials.push(absent("cuda", "this version has no CUDA engine"));
+    trials.extend(cuda_trials(seed));
     libtest_mimic::run(&arguments, trials).exit();
 }
 
-fn absent(engine: &str, reason: &'static str) -> Trial {
+fn absent(engine: &str, reason: impl Into<String>) -> Trial {
+    let reason = reason.into();
     Trial::ignorable_test(engine, move || Ok(Completion::ignored_with(reason)))
 }
 
@@ -70,6 +71,23 @@ fn host_trials(_: u64) -> Vec<Trial> {
         "host-run kernels",
         "no C++ compiler was found when this was built",
     )]
+}
+
+/// The kernels on device 0: with the usual budget, and with room for one tile of weights at a time.
+#[cfg(feature = "cuda")]
+fn cuda_trials(seed: u64) -> Vec<Trial> {
+    let engine = match infonce::cuda::CudaEngine::new(0) {
+        Ok(engine) => engine,
+        Err(error) => return vec![absent("cuda", error.to_string())],
+    };
+    let frugal = engine.clone().with_weights_budget(0);
+    let configurations = vec![("cuda", engine), ("cuda in chunks", frugal)];
+    trials("cuda", configurations, seed)
+}
+
+#[cfg(not(feature = "cuda"))]
+fn cuda_trials(_: u64) -> Vec<Trial> {
+    vec![absent("cuda", "this build lacks the feature `cuda`")]
 }
 
 /// The configurations of one engine, with their names.

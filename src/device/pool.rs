@@ -47,7 +47,7 @@ pub(crate) struct Block<S: Source> {
 
 /// Keeps a pool from giving memory back.
 #[derive(Debug)]
-pub(super) struct Hold<S: Source> {
+pub(crate) struct Hold<S: Source> {
     pool: Arc<Pool<S>>,
 }
 
@@ -60,13 +60,13 @@ fn rounded(bytes: usize) -> usize {
 }
 
 impl<S: Source> Pool<S> {
-    pub(super) fn new(source: S) -> Arc<Self> {
+    pub(crate) fn new(source: S) -> Arc<Self> {
         let state = Mutex::default();
         Arc::new(Self { source, state })
     }
 
     /// A block of at least `bytes` bytes. Its contents are whatever was there before.
-    pub(super) fn allocate(self: &Arc<Self>, bytes: usize) -> Result<Block<S>, Error> {
+    pub(crate) fn allocate(self: &Arc<Self>, bytes: usize) -> Result<Block<S>, Error> {
         let bytes = rounded(bytes);
         let mut state = self.state();
         let free = state.free.get_mut(&bytes).and_then(Vec::pop);
@@ -92,18 +92,18 @@ impl<S: Source> Pool<S> {
     }
 
     /// Gives free blocks back to the source, unless a recorded graph may use them.
-    pub(super) fn trim(&self) {
+    pub(crate) fn trim(&self) {
         self.give_back(&mut self.state());
     }
 
     /// Bytes that the pool has from its source: in use, and free.
-    pub(super) fn bytes(&self) -> (usize, usize) {
+    pub(crate) fn bytes(&self) -> (usize, usize) {
         let state = self.state();
         (state.used_bytes, state.free_bytes)
     }
 
     /// From now until the value is dropped, no memory is given back.
-    pub(super) fn hold(self: &Arc<Self>) -> Hold<S> {
+    pub(crate) fn hold(self: &Arc<Self>) -> Hold<S> {
         self.state().graphs += 1;
         let pool = Arc::clone(self);
         Hold { pool }
@@ -126,7 +126,7 @@ impl<S: Source> Pool<S> {
 }
 
 impl<S: Source> Block<S> {
-    pub(super) fn address(&self) -> u64 {
+    pub(crate) fn address(&self) -> u64 {
         self.address
     }
 }

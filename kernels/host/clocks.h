@@ -1,0 +1,49 @@
+// Vector clocks of one block: what each warp knows to have happened, where mbarriers carry the
+// knowledge. An arrival releases what the warp has done and seen, a wait that returns acquires it.
+// (Mattern, "Virtual time and global states of distributed systems", 1989; at the granularity of
+// warps.) Off, and free of cost, until a block initialises its first mbarrier.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+namespace infonce::host {
+
+// The mbarriers that a block can have; each is an entry of every clock.
+constexpr uint32_t MOST_BARRIERS = 64;
+
+// Entry w < warps: the time of warp w. Entry warps + b: the bulk copies that mbarrier b counts.
+using Clock = std::vector<uint32_t>;
+
+class Clocks {
+  public:
+    // Turns the clocks on, every warp at time 1.
+    void start(uint32_t warps);
+    void stop() { warps = 0; }
+    bool on() const { return warps > 0; }
+    uint32_t warp_count() const { return warps; }
+
+    uint32_t copies_of(uint32_t barrier) const { return warps + barrier; }
+    uint32_t time(uint32_t entry) const { return times[entry]; }
+    // Whether what happened at `time` of `entry` is known to `warp`.
+    bool has_seen(uint32_t warp, uint32_t entry, uint32_t time) const { return seen[warp][entry] >= time; }
+
+    Clock empty() const { return Clock(times.size(), 0); }
+    // The warp arrives: what it has done up to now, and seen, flows into `to`.
+    void release(uint32_t warp, Clock& to);
+    // A bulk copy of `barrier` has completed: its time, which flows into `to`.
+    uint32_t complete(uint32_t barrier, Clock& to);
+    // The warp has waited for a phase whose clock is `from`.
+    void acquire(uint32_t warp, const Clock& from) { join(seen[warp], from); }
+    // All warps have passed a barrier of the block.
+    void meet();
+
+  private:
+    static void join(Clock& to, const Clock& from);
+
+    uint32_t warps = 0;
+    Clock times;              // now, of every entry
+    std::vector<Clock> seen;  // of every warp
+};
+
+}  // namespace infonce::host

@@ -1,0 +1,159 @@
+// mbarriers, and the bulk copies that they count.
+#include "host/mbarrier.h"
+
+#include <cstring>
+
+#include "host/block.h"
+
+namespace infonce::host {
+
+std::string Mbarrier::progress() const {
+    std::string text = "the mbarrier at byte " + std::to_string(offset) + ", phase " + std::to_string(phase) + ": " +
+                       std::to_string(count - pending) + " of " + std::to_string(count) + " arrivals, " +
+                       std::to_string(transactions) + " transaction bytes missing";
+    if (last_arrival.file)
+        text += ", the last arrival by thread " + std::to_string(last_thread) + " at " + place(last_arrival);
+    return text;
+}
+
+void Block::initialise_barrier(uint32_t address, uint32_t count, Site site) {
+    check_shared(address, 8, 8, site);
+    const uint32_t offset = address - SHARED_BASE;
+    if (count == 0 || count > MOST_ARRIVALS)
+        fail("an mbarrier for " + std::to_string(count) + " arrivals; 1 to " + std::to_string(MOST_ARRIVALS) + " are allowed", site);
+    if (barriers.size() == MOST_BARRIERS)
+        fail("the runner has at most " + std::to_string(MOST_BARRIERS) + " mbarriers a block", site);
+    if (!clocks.on()) {
+        clocks.start(uint32_t(warps.size()));
+        shadow.start_clocks(clocks, now());
+    }
+    if (!shadow.claim(offset / 4, 2, now(), site)) fail(shadow.fault(), site);
+    Mbarrier made;
+    made.offset = offset;
+    made.count = made.pending = count;
+    made.initialised = now();
+    made.running = made.completed = clocks.empty();
+    barriers.push_back(std::move(made));
+}
+
+void Block::fence_barriers() {
+    for (Mbarrier& barrier : barriers)
+        if (barrier.initialised.thread == current.thread) barrier.fenced = true;
+}
+
+uint32_t Block::find_barrier(uint32_t address, Site site) {
+    check_shared(address, 8, 8, site);
+    const uint32_t offset = address - SHARED_BASE;
+    for (uint32_t i = 0; i < barriers.size(); ++i) {
+        if (barriers[i].offset != offset) continue;
+        if (!barriers[i].initialised.before(now()))
+            fail("the mbarrier at byte " + std::to_string(offset) + " is used with no barrier after thread " +
+                     std::to_string(barriers[i].initialised.thread) + " initialised it",
+                 site);
+        return i;
+    }
+    fail("there is no initialised mbarrier at byte " + std::to_string(offset), site);
+}
+
+void Block::count_transactions(Mbarrier& barrier, int64_t bytes, Site site) {
+    const int64_t sum = barrier.transactions + bytes;
+    if (sum > MOST_TRANSACTIONS || sum < -MOST_TRANSACTIONS)
+        fail("a transaction count of " + std::to_string(sum) + " bytes is beyond the " +
+                 std::to_string(MOST_TRANSACTIONS) + " that an mbarrier holds; " + barrier.progress(),
+             site);
+    barrier.transactions = sum;
+}
+
+void Block::arrive(uint32_t address, uint32_t expected_bytes, Site site) {
+    Mbarrier& barrier = barriers[find_barrier(address, site)];
+    if (barrier.pending == 0)
+        fail("more arrivals than the " + std::to_string(barrier.count) + " of the phase; " + barrier.progress(), site);
+    count_transactions(barrier, expected_bytes, site);
+    --barrier.pending;
+    barrier.last_thread = current.thread;
+    barrier.last_arrival = site;
+    clocks.release(current.thread / WARP, barrier.running);
+    settle(barrier);
+}
+
+// Starts the next phase if this one is complete, and wakes who waited for that.
+void Block::settle(Mbarrier& barrier) {
+    if (barrier.pending > 0 || barrier.transactions != 0) return;
+    barrier.pending = barrier.count;
+    ++barrier.phase;
+    barrier.completed.swap(barrier.running);
+    barrier.running.assign(barrier.running.size(), 0);
+    const uint32_t index = uint32_t(&barrier - barriers.data());
+    for (uint32_t i = 0; i < thread_count; ++i) {
+        Thread& thread = threads[i];
+        if (thread.waits_for != Operation::MBARRIER || thread.barrier != index || !barrier.passed(thread.parity)) continue;
+        thread.waits_for = Operation::NONE;
+        clocks.acquire(i / WARP, barrier.completed);
+        make_ready(i);
+    }
+}
+
+void Block::wait_barrier(uint32_t address, uint32_t parity, Site site) {
+    const uint32_t index = find_barrier(address, site);
+    if (parity > 1) fail("a parity of " + std::to_string(parity) + "; phases are even or odd", site);
+    if (barriers[index].passed(parity)) {
+        clocks.acquire(current.thread / WARP, barriers[index].completed);
+        return;
+    }
+    Thread& thread = threads[current.thread];
+    thread.waits_for = Operation::MBARRIER;
+    thread.barrier = index;
+    thread.parity = parity;
+    thread.site = site;
+    next();
+}
+
+void Block::copy_bulk(uint32_t to, const void* source, uint32_t bytes, uint32_t address, Site site) {
+    if (bytes == 0 || bytes % 16 != 0)
+        fail("a bulk copy of " + std::to_string(bytes) + " bytes; it must be a positive multiple of 16", site);
+    check_shared(to, bytes, 16, site);
+    check_global(source, bytes, false, site);
+    const uint32_t barrier = find_barrier(address, site);
+    if (!barriers[barrier].fenced)
+        fail("the mbarrier at byte " + std::to_string(barriers[barrier].offset) +
+                 " counts a bulk copy with no fence_mbarrier_init after its initialisation",
+             site);
+    const uint32_t offset = to - SHARED_BASE;
+    if (!shadow.begin_copy(offset / 4, bytes / 4, now(), site)) fail(shadow.fault(), site);
+    const BulkCopy copy{offset, bytes, static_cast<const char*>(source), barrier, current.thread, site};
+    if (completes_at_once()) return complete(copy);
+    std::memset(arena + offset, 0xff, bytes);
+    bulk_copies.push_back(copy);
+}
+
+void Block::complete(const BulkCopy& copy) {
+    std::memcpy(arena + copy.to, copy.source, copy.bytes);
+    Mbarrier& barrier = barriers[copy.barrier];
+    shadow.end_bulk_copy(copy.to / 4, copy.bytes / 4, copy.barrier, clocks.complete(copy.barrier, barrier.running));
+    count_transactions(barrier, -int64_t(copy.bytes), copy.site);
+    settle(barrier);
+}
+
+__attribute__((noinline)) bool Block::complete_late_copies() {
+    while (ready_count == 0 && living > 0 && !bulk_copies.empty()) {
+        const size_t chosen = random() % bulk_copies.size();
+        const BulkCopy copy = bulk_copies[chosen];
+        bulk_copies.erase(bulk_copies.begin() + ptrdiff_t(chosen));
+        current.thread = copy.thread;  // a fault is that thread's; next() sets who goes on
+        complete(copy);
+    }
+    return ready_count > 0;
+}
+
+std::string Block::unfinished() const {
+    if (!bulk_copies.empty()) {
+        const BulkCopy& copy = bulk_copies.front();
+        return "the block ends while a bulk copy to shared memory at byte " + std::to_string(copy.to) +
+               ", issued by thread " + std::to_string(copy.thread) + " at " + place(copy.site) + ", is under way";
+    }
+    for (const Mbarrier& barrier : barriers)
+        if (barrier.in_the_middle()) return "the block ends in the middle of a phase of " + barrier.progress();
+    return {};
+}
+
+}  // namespace infonce::host

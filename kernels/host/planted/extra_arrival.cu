@@ -1,0 +1,40 @@
+// Reverses a tile that one bulk copy brings; a thread of each of the four warps arrives at its
+// mbarrier. Planted: warp 0, which has arrived with the bytes it announced, arrives once more.
+#include "ptx/barrier.h"
+#include "ptx/bulk_copy.h"
+#include "ptx/global.h"
+#include "ptx/kernel.h"
+#include "ptx/mbarrier.h"
+#include "ptx/shared.h"
+
+namespace infonce {
+
+struct ArrivalParams {
+    const float* x;  // 128 numbers a block
+    float* y;
+};
+
+constexpr uint32_t ARRIVAL_THREADS = 128, ARRIVAL_BYTES = ARRIVAL_THREADS * 4;
+
+template <bool PLANTED>
+INFONCE_DEVICE void reverse_tile(const ArrivalParams& p) {
+    const uint32_t thread = thread_index(), first = block_index().x * ARRIVAL_THREADS;
+    const SharedAddress tile = shared_base(), barrier = tile + ARRIVAL_BYTES;
+    if (thread == 0) {
+        mbarrier_init(barrier, ARRIVAL_THREADS / 32);
+        fence_mbarrier_init();
+    }
+    block_barrier();
+    if (thread == 0) {
+        mbarrier_arrive_expect(barrier, ARRIVAL_BYTES);
+        copy_bulk(tile, p.x + first, ARRIVAL_BYTES, barrier);
+    }
+    if (thread % 32 == 0 && (PLANTED || thread > 0)) mbarrier_arrive(barrier);  // planted
+    mbarrier_wait(barrier, 0);
+    store_global(p.y + first + thread, load_shared<float>(tile + ARRIVAL_BYTES - 4 - 4 * thread));
+}
+
+INFONCE_KERNEL(planted_extra_arrival, ArrivalParams, ARRIVAL_THREADS, 1) { reverse_tile<true>(p); }
+INFONCE_KERNEL(planted_extra_arrival_sound, ArrivalParams, ARRIVAL_THREADS, 1) { reverse_tile<false>(p); }
+
+}  // namespace infonce

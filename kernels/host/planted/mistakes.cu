@@ -1,0 +1,94 @@
+// One mistake a case, each on one line: what the runner is to refuse. Case 0 is sound. Two warps.
+#include "ptx/barrier.h"
+#include "ptx/bulk_copy.h"
+#include "ptx/cp_async.h"
+#include "ptx/global.h"
+#include "ptx/kernel.h"
+#include "ptx/mbarrier.h"
+#include "ptx/shared.h"
+#include "ptx/shuffle.h"
+
+namespace infonce {
+
+struct MistakeParams {
+    const float* x;  // 64 numbers
+    float* y;        // 64 numbers, not written
+    uint32_t mistake;
+};
+
+constexpr uint32_t MISTAKE_THREADS = 64, MISTAKE_SHARED_BYTES = 512;
+
+INFONCE_KERNEL(planted_mistakes, MistakeParams, MISTAKE_THREADS, 1) {
+    const uint32_t thread = thread_index();
+    const SharedAddress shared = shared_base(), barrier = shared + 256;
+    const char* bytes = reinterpret_cast<const char*>(p.x);
+    float number = load_global(p.x + thread);
+    // Cases from 16 on work with an mbarrier of one arrival.
+    if (p.mistake >= 16 && thread == 0) {
+        mbarrier_init(barrier, 1);
+        if (p.mistake != 16) fence_mbarrier_init();
+    }
+    if (p.mistake > 16) block_barrier();
+    switch (p.mistake) {
+        case 1: number += load_shared<float>(shared + 2); break;                     // planted 1
+        case 2: store_shared(shared + MISTAKE_SHARED_BYTES, number); break;          // planted 2
+        case 3: number += load_shared<float>(shared + 4 * thread); break;            // planted 3
+        case 4: store_shared(shared, number); break;                                 // planted 4
+        case 5:
+            if (thread % 32 < 16)
+                number += shuffle_xor(number, 1);  // planted 5
+            else
+                number -= shuffle_xor(number, 1);
+            break;
+        case 6:
+            if (thread < 32) block_barrier();  // planted 6
+            break;
+        case 7: number += load_global(p.y + thread); break;                          // planted 7
+        case 8: number += load_global(reinterpret_cast<const float*>(4096)); break;  // planted 8
+        case 9: number += load_global(reinterpret_cast<const float*>(bytes + 2)); break;  // planted 9
+        case 10: mbarrier_arrive(barrier); break;                                    // planted 10
+        case 11: copy_async_16(shared + 16 * (thread % 16), p.x, true); break;       // planted 11
+        case 12:
+            if (thread == 0) store_shared(shared, number);
+            block_barrier();
+            if (thread == 63) store_shared(shared, number); else number += load_shared<float>(shared);  // planted 12
+            break;
+        case 16:
+            if (thread == 0) copy_bulk(shared, p.x, 64, barrier);  // planted 16
+            break;
+        case 17:
+            if (thread == 0) mbarrier_arrive_expect(barrier, 1 << 20);  // planted 17
+            break;
+        case 18:
+            if (thread == 0) copy_bulk(shared, p.x, 24, barrier);  // planted 18
+            break;
+        case 19: store_shared(barrier + 4, number); break;  // planted 19
+        case 20:
+            if (thread == 0) copy_bulk(shared, p.x + 1, 64, barrier);  // planted 20
+            break;
+        case 21:
+            // What is expected comes; that nobody waits for it shows only if it comes late.
+            if (thread == 0) {
+                mbarrier_arrive_expect(barrier, 64);
+                copy_bulk(shared, p.x, 64, barrier);  // planted 21
+            }
+            break;
+        case 22:
+            if (thread == 0) mbarrier_init(barrier, 1);  // planted 22
+            break;
+        case 23:
+            // A second thread that knows of the barrier only by its address.
+            if (thread == 0) mbarrier_init(barrier + 8, MISTAKE_THREADS);
+            mbarrier_arrive(barrier + 8);  // planted 23
+            break;
+        default: break;
+    }
+    store_global(p.y + thread, number);
+}
+
+// Every thread of every block writes the same number: the last one's stays.
+INFONCE_KERNEL(planted_last_writer, MistakeParams, MISTAKE_THREADS, 1) {
+    store_global(p.y, float(block_index().x * MISTAKE_THREADS + thread_index()));
+}
+
+}  // namespace infonce

@@ -1,0 +1,39 @@
+// Twice a vector. Planted: the guard of the last block lets one number too many through, when the
+// length is not a multiple of the block.
+#include "ptx/global.h"
+#include "ptx/kernel.h"
+
+namespace infonce {
+
+struct TailParams {
+    const float* x;
+    float* y;
+    uint32_t count;
+};
+
+constexpr uint32_t TAIL_THREADS = 128;
+
+template <bool PLANTED>
+INFONCE_DEVICE void twice(const TailParams& p) {
+    const uint32_t i = block_index().x * TAIL_THREADS + thread_index();
+    const bool inside = PLANTED ? i <= p.count : i < p.count;
+    if (!inside) return;
+    const float number = load_global(p.x + i);  // planted
+    store_global(p.y + i, 2.0f * number);
+}
+
+// The same with a guard that is right for what is read and wrong for what is written.
+template <bool PLANTED>
+INFONCE_DEVICE void twice_padded(const TailParams& p) {
+    const uint32_t i = block_index().x * TAIL_THREADS + thread_index();
+    const float number = i < p.count ? load_global(p.x + i) : 0.0f;
+    if (PLANTED ? i > p.count : i >= p.count) return;
+    store_global(p.y + i, 2.0f * number);  // planted write
+}
+
+INFONCE_KERNEL(planted_tail_read, TailParams, TAIL_THREADS, 1) { twice<true>(p); }
+INFONCE_KERNEL(planted_tail_read_sound, TailParams, TAIL_THREADS, 1) { twice<false>(p); }
+INFONCE_KERNEL(planted_tail_write, TailParams, TAIL_THREADS, 1) { twice_padded<true>(p); }
+INFONCE_KERNEL(planted_tail_write_sound, TailParams, TAIL_THREADS, 1) { twice_padded<false>(p); }
+
+}  // namespace infonce

@@ -1,0 +1,62 @@
+// Barriers in shared memory that count arrivals, and the bytes of bulk copies (mbarrier, sm_90). A
+// phase completes when its arrivals have come and the bytes announced have been copied; phases are
+// told apart by parity, the first being even.
+#pragma once
+
+#include "ptx/kernel.h"
+#include "ptx/shared.h"
+
+namespace infonce {
+
+constexpr uint32_t MBARRIER_BYTES = 8;  // and its alignment
+
+#ifdef __CUDACC__
+
+// By one thread; others may use it after a barrier of the block.
+INFONCE_DEVICE void mbarrier_init(SharedAddress barrier, uint32_t count) {
+    asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(barrier), "r"(count) : "memory");
+}
+
+// After the initialisations of this thread, before the first bulk copy: the copies go through the
+// asynchronous proxy, which does not see what threads have stored until it is told.
+INFONCE_DEVICE void fence_mbarrier_init() {
+    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+}
+
+INFONCE_DEVICE void mbarrier_arrive(SharedAddress barrier) {
+    asm volatile("mbarrier.arrive.release.cta.shared::cta.b64 _, [%0];" ::"r"(barrier) : "memory");
+}
+
+// Announces `bytes` of bulk copies to the running phase, and arrives.
+INFONCE_DEVICE void mbarrier_arrive_expect(SharedAddress barrier, uint32_t bytes) {
+    asm volatile("mbarrier.arrive.expect_tx.release.cta.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes)
+                 : "memory");
+}
+
+// Until the phase of this parity has completed. try_wait sleeps for a while; then it is asked again.
+INFONCE_DEVICE void mbarrier_wait(SharedAddress barrier, uint32_t parity) {
+    asm volatile(
+        "{\n"
+        ".reg .pred done;\n"
+        "again:\n"
+        "mbarrier.try_wait.parity.acquire.cta.shared::cta.b64 done, [%0], %1;\n"
+        "@!done bra again;\n"
+        "}" ::"r"(barrier),
+        "r"(parity)
+        : "memory");
+}
+
+#else
+
+inline void mbarrier_init(SharedAddress barrier, uint32_t count, INFONCE_SITE) { host::mbarrier_init(barrier, count, site); }
+inline void fence_mbarrier_init(INFONCE_SITE) { host::fence_mbarrier_init(site); }
+inline void mbarrier_arrive(SharedAddress barrier, INFONCE_SITE) { host::mbarrier_arrive(barrier, 0, site); }
+inline void mbarrier_arrive_expect(SharedAddress barrier, uint32_t bytes, INFONCE_SITE) {
+    host::mbarrier_arrive(barrier, bytes, site);
+}
+inline void mbarrier_wait(SharedAddress barrier, uint32_t parity, INFONCE_SITE) { host::mbarrier_wait(barrier, parity, site); }
+
+#endif
+
+}  // namespace infonce

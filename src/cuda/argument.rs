@@ -1,0 +1,107 @@
+//! Arguments of the verbs: where they lie, and what they must not share.
+
+use super::device::CudaDevice;
+use super::region::CudaRegion;
+use super::view::{CudaRows, CudaRowsMut};
+use crate::contrast::Inputs;
+use crate::device::DeviceMatrix;
+use crate::element::Element;
+use crate::engine::Gradients;
+use crate::error::Error;
+
+/// A matrix as the verbs take it, and where it lies.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Located {
+    pub matrix: DeviceMatrix,
+    pub region: CudaRegion,
+}
+
+/// Memory of an argument, with its name.
+pub(super) type Named = (&'static str, CudaRegion);
+
+/// A view of a matrix, for reading or writing.
+pub(super) trait View {
+    fn located(&self, argument: &'static str, device: &CudaDevice) -> Result<Located, Error>;
+}
+
+macro_rules! views {
+    ($($view:ident),*) => {$(
+        impl<T: Element> View for $view<'_, T> {
+            fn located(
+                &self,
+                argument: &'static str,
+                device: &CudaDevice,
+            ) -> Result<Located, Error> {
+                let region = self.region();
+                region.require_home(argument, device.home())?;
+                Ok(Located {
+                    matrix: DeviceMatrix {
+                        address: region.address(),
+                        rows: region.rows(),
+                        dim: region.dim(),
+                        stride: region.stride(),
+                        dtype: T::DTYPE,
+                    },
+                    region,
+                })
+            }
+        }
+    )*};
+}
+views!(CudaRows, CudaRowsMut);
+
+/// The inputs as the verbs take them, and the memory that outputs must not share.
+pub(super) fn located_inputs<V: View>(
+    inputs: &Inputs<V>,
+    device: &CudaDevice,
+) -> Result<(Inputs<DeviceMatrix>, Vec<Named>), Error> {
+    let mut taken = Vec::new();
+    let mut locate = |argument: &'static str, view: &V| -> Result<DeviceMatrix, Error> {
+        let located = view.located(argument, device)?;
+        taken.push((argument, located.region));
+        Ok(located.matrix)
+    };
+    let inputs = match inputs {
+        Inputs::Shared { z } => Inputs::Shared { z: locate("z", z)? },
+        Inputs::Pair { q, k } => Inputs::Pair {
+            q: locate("q", q)?,
+            k: locate("k", k)?,
+        },
+        Inputs::Queue { q, own_key, queue } => Inputs::Queue {
+            q: locate("q", q)?,
+            own_key: locate("own_key", own_key)?,
+            queue: locate("queue", queue)?,
+        },
+    };
+    Ok((inputs, taken))
+}
+
+/// The gradients as the verbs take them, which share no memory with `taken` or each other.
+pub(super) fn located_gradients<V: View>(
+    gradients: &Gradients<V>,
+    taken: &[Named],
+    device: &CudaDevice,
+) -> Result<Gradients<DeviceMatrix>, Error> {
+    let dq = gradients.dq.located("gradients.dq", device)?;
+    let mut outputs = vec![("gradients.dq", dq.region)];
+    let dk = match &gradients.dk {
+        Some(dk) => {
+            let dk = dk.located("gradients.dk", device)?;
+            outputs.push(("gradients.dk", dk.region));
+            Some(dk.matrix)
+        }
+        None => None,
+    };
+    require_disjoint(&outputs, taken)?;
+    Ok(Gradients { dq: dq.matrix, dk })
+}
+
+/// Checks that outputs share memory neither with inputs nor with each other.
+pub(super) fn require_disjoint(outputs: &[Named], inputs: &[Named]) -> Result<(), Error> {
+    for (index, (argument, region)) in outputs.iter().enumerate() {
+        for (other_argument, other) in inputs.iter().chain(&outputs[..index]) {
+            region.require_disjoint(argument, other, other_argument)?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,336 @@
+//! The verbs on a CUDA device.
+
+use super::argument::{View, located_gradients, located_inputs, require_disjoint};
+use super::device::CudaDevice;
+use super::queue::CudaQueue;
+use super::results::{CudaNumber, CudaResults};
+use super::view::{CudaRows, CudaRowsMut, CudaVector, CudaVectorMut};
+use crate::contrast::{Contrast, Inputs, Shape, same_dim};
+use crate::device::{Call, DeviceMomentum, Rowwise, Similarity, workspace_bytes};
+use crate::element::{DType, Element};
+use crate::engine::{Engine, Forward, Gradients, MomentumTensor, TopK, ValueAndGrad};
+use crate::error::Error;
+use crate::statistics::Statistics;
+
+/// Bytes for a chunk of softmax weights, unless said otherwise: 4,096 rows of 32,768 in 16 bits.
+const WEIGHTS_BUDGET: usize = 256 << 20;
+
+/// Computes on a CUDA device, on the stream of its [`CudaDevice`]. Matrices are [`CudaRows`], of a
+/// [`CudaBuffer`](super::CudaBuffer) or of memory that something else owns.
+///
+/// The verbs of [`Engine`] return numbers to the host, so they wait for the device. Those that end in
+/// `_on_device` leave their results there and wait for nothing: they can be recorded into a
+/// [`CudaGraph`](super::CudaGraph), and after the first call of a shape they allocate nothing.
+///
+/// ```no_run
+/// use infonce::cuda::{CudaBuffer, CudaEngine};
+/// use infonce::{Contrast, Engine, Gradients, Inputs};
+///
+/// let engine = CudaEngine::new(0)?;
+/// let z = CudaBuffer::upload(engine.device(), &[1.0f32, 0.0, 0.0, 1.0, 0.8, 0.6, -0.6, 0.8])?;
+/// let mut dz = CudaBuffer::<f32>::zeroed(engine.device(), 8)?;
+/// let value = engine.value_and_grad(
+///     &Contrast::nt_xent(0.5)?,
+///     &Inputs::Shared { z: z.rows(4, 2)? },
+///     1.0,
+///     Gradients { dq: dz.rows_mut(4, 2)?, dk: None },
+/// )?;
+/// println!("{} {:?}", value.loss, dz.download()?);
+/// # Ok::<(), infonce::Error>(())
+/// ```
+///
+/// D is at most 4,096. Matrices whose rows are not whole multiples of 16 bytes, or do not start at
+/// one, are copied once a call into the workspace.
+#[derive(Debug, Clone)]
+pub struct CudaEngine {
+    device: CudaDevice,
+    weights_budget: usize,
+}
+
+impl CudaEngine {
+    /// An engine on device `ordinal`, with a stream of its own.
+    ///
+    /// # Errors
+    /// As [`CudaDevice::new`].
+    pub fn new(ordinal: usize) -> Result<Self, Error> {
+        CudaDevice::new(ordinal).map(Self::on)
+    }
+
+    /// An engine on the stream of `device`.
+    pub fn on(device: CudaDevice) -> Self {
+        Self {
+            device,
+            weights_budget: WEIGHTS_BUDGET,
+        }
+    }
+
+    /// Bytes that a chunk of softmax weights (D above 256) or of scores (top-k) may take; one tile of
+    /// 128 rows at least is taken whatever it says. More chunks cost launches, and fill the device
+    /// less.
+    #[must_use]
+    pub fn with_weights_budget(mut self, bytes: usize) -> Self {
+        self.weights_budget = bytes;
+        self
+    }
+
+    /// The device and the stream.
+    pub fn device(&self) -> &CudaDevice {
+        &self.device
+    }
+
+    /// Bytes of device memory that `call` takes from the pool of the device, beside its inputs and
+    /// gradients; the results that it leaves there are among them. It follows from the arguments, the
+    /// device's number of multiprocessors and the weights budget, never from what memory is free.
+    ///
+    /// # Errors
+    /// Those of the call.
+    pub fn workspace_bytes(
+        &self,
+        call: Call,
+        contrast: &Contrast,
+        shape: Shape,
+        dtype: DType,
+    ) -> Result<usize, Error> {
+        let multiprocessors = self.device.info().multiprocessors;
+        workspace_bytes(
+            call,
+            contrast,
+            shape,
+            dtype,
+            self.weights_budget,
+            multiprocessors,
+        )
+    }
+
+    fn similarity(
+        &self,
+        scale: Option<CudaVector<'_>>,
+    ) -> Result<Similarity<'_, CudaDevice>, Error> {
+        let similarity = Similarity::new(&self.device, self.weights_budget);
+        Ok(match scale {
+            Some(scale) => similarity.with_scale(scale.on("scale", &self.device)?),
+            None => similarity,
+        })
+    }
+
+    /// [`Engine::forward`], its results left on the device.
+    ///
+    /// `scale`: one number on the device that takes the place of the contrast's scale s, for scales
+    /// that are learned without the host. It must be finite and greater than 0, which is not checked.
+    ///
+    /// # Errors
+    /// As [`Engine::forward`].
+    pub fn forward_on_device<T: Element>(
+        &self,
+        contrast: &Contrast,
+        inputs: &Inputs<CudaRows<'_, T>>,
+        scale: Option<CudaVector<'_>>,
+    ) -> Result<CudaResults, Error> {
+        let (inputs, _) = located_inputs(inputs, &self.device)?;
+        let results = self.similarity(scale)?.forward(contrast, &inputs)?;
+        Ok(CudaResults::new(results, &self.device))
+    }
+
+    /// [`Engine::value_and_grad`], its results left on the device. `scale`: as for
+    /// [`forward_on_device`](Self::forward_on_device).
+    ///
+    /// # Errors
+    /// As [`Engine::value_and_grad`]; [`Error::Aliasing`] when a gradient shares memory with an input
+    /// or with the other gradient.
+    pub fn value_and_grad_on_device<T: Element, G: Element>(
+        &self,
+        contrast: &Contrast,
+        inputs: &Inputs<CudaRows<'_, T>>,
+        upstream: f32,
+        gradients: Gradients<CudaRowsMut<'_, G>>,
+        scale: Option<CudaVector<'_>>,
+    ) -> Result<CudaResults, Error> {
+        let (inputs, taken) = located_inputs(inputs, &self.device)?;
+        let gradients = located_gradients(&gradients, &taken, &self.device)?;
+        let similarity = self.similarity(scale)?;
+        let results = similarity.value_and_grad(contrast, &inputs, upstream, &gradients)?;
+        Ok(CudaResults::new(results, &self.device))
+    }
+
+    /// [`Engine::backward`] from what [`forward_on_device`](Self::forward_on_device) left; returns
+    /// upstream × ∂loss/∂s, one number. `scale`: as there.
+    ///
+    /// # Errors
+    /// As [`Engine::backward`]; [`Error::Aliasing`] as for
+    /// [`value_and_grad_on_device`](Self::value_and_grad_on_device); [`Error::Device`] when `forward`
+    /// is of another device handle.
+    pub fn backward_on_device<T: Element, G: Element>(
+        &self,
+        contrast: &Contrast,
+        inputs: &Inputs<CudaRows<'_, T>>,
+        forward: &CudaResults,
+        upstream: f32,
+        gradients: Gradients<CudaRowsMut<'_, G>>,
+        scale: Option<CudaVector<'_>>,
+    ) -> Result<CudaNumber, Error> {
+        let (inputs, taken) = located_inputs(inputs, &self.device)?;
+        let gradients = located_gradients(&gradients, &taken, &self.device)?;
+        let of = forward.on("forward", &self.device)?;
+        let similarity = self.similarity(scale)?;
+        let dscale = similarity.backward_of(contrast, &inputs, of, upstream, &gradients)?;
+        Ok(CudaNumber::second_of(dscale, &self.device))
+    }
+}
+
+impl Engine for CudaEngine {
+    type Matrix<'a, T: Element> = CudaRows<'a, T>;
+    type MatrixMut<'a, T: Element> = CudaRowsMut<'a, T>;
+    type Vector<'a, T: Element> = CudaVector<'a, T>;
+    type VectorMut<'a, T: Element> = CudaVectorMut<'a, T>;
+    type Queue<T: Element> = CudaQueue<T>;
+
+    fn forward<T: Element>(
+        &self,
+        contrast: &Contrast,
+        inputs: &Inputs<CudaRows<'_, T>>,
+    ) -> Result<Forward, Error> {
+        let results = self.forward_on_device(contrast, inputs, None)?;
+        let ([loss, _], statistics) = results.read()?;
+        Ok(Forward { loss, statistics })
+    }
+
+    fn value_and_grad<T: Element, G: Element>(
+        &self,
+        contrast: &Contrast,
+        inputs: &Inputs<CudaRows<'_, T>>,
+        upstream: f32,
+        gradients: Gradients<CudaRowsMut<'_, G>>,
+    ) -> Result<ValueAndGrad, Error> {
+        let results = self.value_and_grad_on_device(contrast, inputs, upstream, gradients, None)?;
+        let ([loss, dscale], statistics) = results.read()?;
+        Ok(ValueAndGrad {
+            loss,
+            dscale,
+            statistics,
+        })
+    }
+
+    fn backward<T: Element, G: Element>(
+        &self,
+        contrast: &Contrast,
+        inputs: &Inputs<CudaRows<'_, T>>,
+        statistics: &Statistics,
+        upstream: f32,
+        gradients: Gradients<CudaRowsMut<'_, G>>,
+    ) -> Result<f32, Error> {
+        let (inputs, taken) = located_inputs(inputs, &self.device)?;
+        let gradients = located_gradients(&gradients, &taken, &self.device)?;
+        let similarity = self.similarity(None)?;
+        let dscale = similarity.backward(contrast, &inputs, statistics, upstream, &gradients)?;
+        Ok(dscale.read(&self.device)?[1])
+    }
+
+    fn top_k<T: Element>(
+        &self,
+        queries: CudaRows<'_, T>,
+        candidates: CudaRows<'_, T>,
+        k: usize,
+        exclude_self: bool,
+    ) -> Result<TopK, Error> {
+        let queries = queries.located("queries", &self.device)?.matrix;
+        let candidates = candidates.located("candidates", &self.device)?.matrix;
+        let best = self
+            .similarity(None)?
+            .top_k(queries, candidates, k, exclude_self)?;
+        best.read(&self.device)
+    }
+
+    fn normalize<T: Element, O: Element>(
+        &self,
+        x: CudaRows<'_, T>,
+        y: CudaRowsMut<'_, O>,
+        norms: CudaVectorMut<'_, f32>,
+        epsilon: f32,
+    ) -> Result<(), Error> {
+        let (x, y) = (x.located("x", &self.device)?, y.located("y", &self.device)?);
+        let target = (norms.on("norms", &self.device)?, norms.len());
+        require_disjoint(
+            &[("y", y.region), ("norms", norms.region())],
+            &[("x", x.region)],
+        )?;
+        Rowwise::new(&self.device).normalize(x.matrix, y.matrix, target, epsilon)
+    }
+
+    fn normalize_backward<T: Element, G: Element>(
+        &self,
+        y: CudaRows<'_, T>,
+        norms: CudaVector<'_, f32>,
+        dy: CudaRows<'_, G>,
+        dx: CudaRowsMut<'_, G>,
+        epsilon: f32,
+    ) -> Result<(), Error> {
+        let lengths = (norms.on("norms", &self.device)?, norms.len());
+        let [y, dy, dx] = [
+            y.located("y", &self.device)?,
+            dy.located("dy", &self.device)?,
+            dx.located("dx", &self.device)?,
+        ];
+        let inputs = [
+            ("y", y.region),
+            ("dy", dy.region),
+            ("norms", norms.region()),
+        ];
+        require_disjoint(&[("dx", dx.region)], &inputs)?;
+        let rowwise = Rowwise::new(&self.device);
+        rowwise.normalize_backward(y.matrix, lengths, dy.matrix, dx.matrix, epsilon)
+    }
+
+    fn momentum_update<'a, T: Element>(
+        &self,
+        momentum: f32,
+        tensors: &mut [MomentumTensor<
+            CudaVector<'a, T>,
+            CudaVectorMut<'a, f32>,
+            CudaVectorMut<'a, T>,
+        >],
+    ) -> Result<(), Error> {
+        let device = &self.device;
+        let mut located = Vec::with_capacity(tensors.len());
+        for tensor in &*tensors {
+            let length = tensor.key.len();
+            let shadow = tensor.shadow.as_ref();
+            for (argument, given) in [
+                ("query", tensor.query.len()),
+                ("shadow", shadow.map_or(length, CudaVectorMut::len)),
+            ] {
+                if given != length {
+                    return Err(Error::Length {
+                        argument,
+                        given,
+                        expected: length,
+                    });
+                }
+            }
+            let outputs = [Some(("key", tensor.key.region()))]
+                .into_iter()
+                .chain([shadow.map(|shadow| ("shadow", shadow.region()))]);
+            let outputs: Vec<_> = outputs.flatten().collect();
+            require_disjoint(&outputs, &[("query", tensor.query.region())])?;
+            located.push(DeviceMomentum {
+                query: tensor.query.on("query", device)?,
+                key: tensor.key.on("key", device)?,
+                shadow: match shadow {
+                    Some(shadow) => shadow.on("shadow", device)?,
+                    None => 0,
+                },
+                length,
+            });
+        }
+        Rowwise::new(device).momentum_update(momentum, T::DTYPE, &located)
+    }
+
+    fn enqueue<T: Element>(
+        &self,
+        queue: &mut CudaQueue<T>,
+        keys: CudaRows<'_, T>,
+    ) -> Result<(), Error> {
+        same_dim("keys", keys.region().dim(), queue.dim())?;
+        let keys = keys.located("keys", &self.device)?;
+        queue.push(&keys, &self.device)
+    }
+}
