@@ -7,6 +7,8 @@ mod plan;
 pub(crate) mod pool;
 mod rowwise;
 mod similarity;
+#[cfg(all(test, host_kernels))]
+mod tests;
 
 pub use plan::Call;
 pub(crate) use plan::{Counter, workspace_bytes};

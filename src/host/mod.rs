@@ -9,4 +9,6 @@ mod tests;
 
 pub use crate::device::Call;
 pub use device::Schedule;
+#[cfg(test)]
+pub(crate) use device::{HostBuffer, HostDevice};
 pub use engine::HostEngine;

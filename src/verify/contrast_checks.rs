@@ -221,7 +221,7 @@ impl Expectation {
         let sizes = &self.sizes;
         let epsilon = spacing(DType::F32);
         let weight = match self.input {
-            DType::F32 => sizes.logit + epsilon,
+            DType::F32 => sizes.logit + product_error(DType::F32) * epsilon,
             half => sizes.logit + epsilon + spacing(half),
         };
         match quantity {
@@ -231,6 +231,15 @@ impl Expectation {
             "dk" => (weight + spacing(output)) * sizes.dk,
             _ => sizes.logit + epsilon * (1.0 + magnitude(expected)),
         }
+    }
+}
+
+/// How far off a product of two inputs may be, in spacings of f32: three products of tf32 leave
+/// 3·2⁻²² of one of f32.
+pub(super) fn product_error(input: DType) -> f64 {
+    match input {
+        DType::F32 => 6.0,
+        DType::F16 | DType::Bf16 => 1.0,
     }
 }
 
@@ -296,7 +305,8 @@ impl Sizes {
                 *dq += dk;
             }
         }
-        let eta = spacing(DType::F32) * (1.0 + (shape.dim as f64).sqrt() / 2.0);
+        let eta = product_error(T::DTYPE).max(1.0 + (shape.dim as f64).sqrt() / 2.0)
+            * spacing(DType::F32);
         sizes.logit *= eta;
         sizes.dscale *= eta;
         sizes.dq = magnitude(&dq);

@@ -6,7 +6,7 @@ use std::collections::VecDeque;
 use rand::{Rng, RngExt};
 
 use super::backend::Backend;
-use super::contrast_checks::{output, spacing};
+use super::contrast_checks::{output, product_error, spacing};
 use super::plain;
 use super::problem::{Owned, normal_matrix};
 use super::rule::{Measurement, Output, Verb, largest_error, magnitude};
@@ -31,11 +31,12 @@ impl Judged {
     /// nowhere else.
     fn with_marked_nan(mut self) -> Self {
         const MARK: f64 = -1e6;
-        for values in [&mut self.output.values, &mut self.plain, &mut self.expected] {
+        for values in [&mut self.output.values, &mut self.expected] {
             for value in values.iter_mut().filter(|value| value.is_nan()) {
                 *value = MARK;
             }
         }
+        self.plain.clone_from(&self.expected);
         self
     }
 
@@ -416,7 +417,8 @@ fn one_top_k<B: Backend, T: Element>(
     let named: Vec<f64> = found.indices.iter().enumerate().map(score).collect();
     let expected: Vec<f64> = best.iter().map(|&(_, score)| score).collect();
     let size = |matrix: &Dense| magnitude(matrix.as_slice());
-    let rounding = spacing(DType::F32) * size(&wide_queries) * size(&wide_candidates) * dim as f64;
+    let products = (dim as f64).max(product_error(T::DTYPE));
+    let rounding = spacing(DType::F32) * size(&wide_queries) * size(&wide_candidates) * products;
     Ok(vec![
         Judged {
             output: scores.clone(),

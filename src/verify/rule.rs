@@ -9,9 +9,10 @@
 //! error of a small output can be zero by luck.
 //!
 //! A logit is a sum of D products, computed in f32, then multiplied: with ε the spacing of f32 at 1,
-//! η = ε·(1 + √D/2) and a_ij = Σ_d |q_id·k_jd|, the product is off by about η·a_ij (Higham and Mary
-//! 2019: errors of ε/2 add up like a random walk) and the logit by at most ζ = s·η·max a_ij. The
-//! others follow from it:
+//! η = ε·max(1 + √D/2, p) and a_ij = Σ_d |q_id·k_jd|, the product is off by about η·a_ij (Higham and
+//! Mary 2019: errors of ε/2 add up like a random walk) and the logit by at most ζ = s·η·max a_ij.
+//! Products of 16-bit inputs are exact, p = 1; of f32 inputs, three products of tf32 leave 3·2⁻²² of
+//! each term, p = 6. The others follow from it:
 //!
 //! | output | rounding |
 //! |---|---|
@@ -20,10 +21,10 @@
 //! | dq, dk | (ω + ε_out)·max Σ ‖terms of the sum‖ |
 //! | dscale | ω·Σ ‖dz_ij·⟨q_i, k_j⟩‖ + η·Σ ‖dz_ij‖·a_ij |
 //!
-//! ω = ζ + ε is how far off a softmax weight may be, relatively. For bf16 and f16 inputs it is larger by
-//! the spacing of that type, 2⁻⁷ and 2⁻¹⁰, because engines round the weights to it there, which is what
-//! the 16-bit units of processors and cards multiply. ε_out is the spacing of the type that the output is stored in. All these sums are
-//! taken in float64 from the reference.
+//! ω = ζ + p·ε is how far off a softmax weight times a number may be, relatively. For bf16 and f16
+//! inputs it is larger by the spacing of that type, 2⁻⁷ and 2⁻¹⁰, because engines round the weights to
+//! it there, which is what the 16-bit units of processors and cards multiply. ε_out is the spacing of
+//! the type that the output is stored in. All these sums are taken in float64 from the reference.
 
 use std::fmt;
 

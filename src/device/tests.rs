@@ -1,0 +1,285 @@
+//! What only a device shows: memory that is counted, statistics and scales that stay there.
+
+use super::{Call, Device, DeviceMatrix, Results, Similarity, number_bytes};
+use crate::contrast::{Contrast, Inputs, Positives, Shape};
+use crate::element::{DType, Element};
+use crate::engine::{Engine, Gradients};
+use crate::error::Error;
+use crate::host::{HostBuffer, HostDevice, HostEngine, Schedule};
+use crate::rows::{Rows, RowsMut};
+use half::{bf16, f16};
+
+/// Numbers between -1 and 1 that do not repeat.
+fn numbers<T: Element>(rows: usize, dim: usize, seed: usize) -> Vec<T> {
+    let number = |i: usize| ((i * 37 + seed * 101) as f32).sin();
+    (0..rows * dim).map(|i| T::from_f32(number(i))).collect()
+}
+
+fn contrasts(shape: Shape) -> Result<Vec<Contrast>, Error> {
+    let index = (0..shape.anchors).map(|i| (i * 7 % shape.candidates) as u32);
+    Ok(vec![
+        Contrast::nt_xent(0.1)?,
+        Contrast::info_nce(0.1, Positives::Index(index.collect()))?,
+        Contrast::moco(0.1)?,
+        Contrast::clip(10.0)?,
+    ])
+}
+
+/// Runs `call` on a new engine; what a pool then holds.
+fn held<T: Element>(contrast: &Contrast, shape: Shape, call: Call) -> Result<usize, Error> {
+    let Shape {
+        anchors,
+        candidates,
+        dim,
+    } = shape;
+    let engine = HostEngine::new(Schedule::Early, 1);
+    let (q, k) = (
+        numbers::<T>(anchors, dim, 1),
+        numbers::<T>(candidates, dim, 2),
+    );
+    let own = numbers::<T>(anchors, dim, 3);
+    let rows = |numbers| Rows::new(numbers, anchors, dim);
+    let inputs = match contrast.name() {
+        "NT-Xent" => Inputs::Shared { z: rows(&q)? },
+        "MoCo" => Inputs::Queue {
+            q: rows(&q)?,
+            own_key: rows(&own)?,
+            queue: Rows::new(&k, candidates, dim)?,
+        },
+        _ => Inputs::Pair {
+            q: rows(&q)?,
+            k: Rows::new(&k, candidates, dim)?,
+        },
+    };
+    let (mut dq, mut dk) = (vec![0.0f32; anchors * dim], vec![0.0f32; candidates * dim]);
+    let dk = match call {
+        Call::ValueAndGrad { dk: true } | Call::Backward { dk: true } => {
+            Some(RowsMut::new(&mut dk, candidates, dim)?)
+        }
+        _ => None,
+    };
+    let dq = RowsMut::new(&mut dq, anchors, dim)?;
+    let gradients = Gradients { dq, dk };
+    match call {
+        Call::Forward => drop(engine.forward(contrast, &inputs)?),
+        Call::ValueAndGrad { .. } => {
+            drop(engine.value_and_grad(contrast, &inputs, 1.0, gradients)?);
+        }
+        Call::Backward { .. } => {
+            let statistics = HostEngine::new(Schedule::Early, 2)
+                .forward(contrast, &inputs)?
+                .statistics;
+            engine.backward(contrast, &inputs, &statistics, 1.0, gradients)?;
+        }
+    }
+    Ok(engine.held_bytes())
+}
+
+#[test]
+fn a_call_takes_exactly_the_memory_that_was_announced() -> Result<(), Error> {
+    fn check<T: Element>(dtype: DType) -> Result<(), Error> {
+        // D that need padding and that do not, fused and in several chunks.
+        for dim in [7, 64, 264] {
+            for (index, contrast) in contrasts(Shape {
+                anchors: 90,
+                candidates: 300,
+                dim,
+            })?
+            .into_iter()
+            .enumerate()
+            {
+                let candidates = if index % 3 == 0 { 90 } else { 300 };
+                let shape = Shape {
+                    anchors: 90,
+                    candidates,
+                    dim,
+                };
+                let dk = matches!(index, 1 | 3);
+                for call in [
+                    Call::Forward,
+                    Call::ValueAndGrad { dk },
+                    Call::ValueAndGrad { dk: false },
+                    Call::Backward { dk },
+                ] {
+                    let engine = HostEngine::new(Schedule::Early, 0);
+                    let announced = engine.workspace_bytes(call, &contrast, shape, dtype)?;
+                    let taken = held::<T>(&contrast, shape, call)?;
+                    assert_eq!(
+                        taken,
+                        announced,
+                        "{} {shape:?} {call:?} {dtype}",
+                        contrast.name()
+                    );
+                }
+            }
+        }
+        Ok(())
+    }
+    check::<f32>(DType::F32)?;
+    check::<f16>(DType::F16)?;
+    check::<bf16>(DType::Bf16)
+}
+
+#[test]
+fn the_memory_of_shapes_that_no_call_takes_is_refused() -> Result<(), Error> {
+    let engine = HostEngine::new(Schedule::Early, 0);
+    let bytes = |shape| {
+        let contrast = Contrast::moco(0.1)?;
+        engine.workspace_bytes(Call::Forward, &contrast, shape, DType::F32)
+    };
+    let shape = Shape {
+        anchors: 4,
+        candidates: 4,
+        dim: 4,
+    };
+    assert!(bytes(shape).is_ok());
+    assert!(matches!(
+        bytes(Shape {
+            anchors: 0,
+            ..shape
+        }),
+        Err(Error::Empty { .. })
+    ));
+    assert!(matches!(
+        bytes(Shape { dim: 4097, ..shape }),
+        Err(Error::Scalar { .. })
+    ));
+    let many = Shape {
+        candidates: u32::MAX as usize,
+        ..shape
+    };
+    assert!(matches!(bytes(many), Err(Error::Scalar { .. })));
+    Ok(())
+}
+
+struct Fixture {
+    device: HostDevice,
+    _held: Vec<HostBuffer>,
+    inputs: Inputs<DeviceMatrix>,
+    gradients: Gradients<DeviceMatrix>,
+}
+
+const ROWS: usize = 70;
+
+impl Fixture {
+    fn new(dim: usize) -> Result<Self, Error> {
+        let device = HostDevice::new(Schedule::Late, 5, 3);
+        let mut held = Vec::new();
+        let mut matrix = |numbers: Option<Vec<bf16>>, dtype| -> Result<DeviceMatrix, Error> {
+            let buffer = device.memory(ROWS * dim * number_bytes(dtype))?;
+            let address = HostDevice::address(&buffer);
+            if let Some(numbers) = numbers {
+                device.write(address, bytemuck::cast_slice(&numbers))?;
+            }
+            held.push(buffer);
+            Ok(DeviceMatrix {
+                address,
+                rows: ROWS,
+                dim,
+                stride: dim,
+                dtype,
+            })
+        };
+        let inputs = Inputs::Pair {
+            q: matrix(Some(numbers(ROWS, dim, 1)), DType::Bf16)?,
+            k: matrix(Some(numbers(ROWS, dim, 2)), DType::Bf16)?,
+        };
+        let gradients = Gradients {
+            dq: matrix(None, DType::F32)?,
+            dk: Some(matrix(None, DType::F32)?),
+        };
+        Ok(Self {
+            device,
+            _held: held,
+            inputs,
+            gradients,
+        })
+    }
+
+    /// Bits of dq and dk.
+    fn gradients(&self) -> Result<Vec<u8>, Error> {
+        let bytes = 4 * ROWS * self.gradients.dq.dim;
+        let mut both = vec![0; 2 * bytes];
+        let dk = self.gradients.dk.map_or(0, |dk| dk.address);
+        self.device
+            .read(self.gradients.dq.address, &mut both[..bytes])?;
+        self.device.read(dk, &mut both[bytes..])?;
+        Ok(both)
+    }
+}
+
+#[test]
+fn a_scale_on_the_device_gives_the_bits_of_the_same_scale_on_the_host() -> Result<(), Error> {
+    for dim in [32, 300] {
+        let fixture = Fixture::new(dim)?;
+        let (device, inputs, gradients) = (&fixture.device, &fixture.inputs, &fixture.gradients);
+        let scale = device.memory(4)?;
+        device.write(HostDevice::address(&scale), &7.5f32.to_le_bytes())?;
+        let run = |similarity: Similarity<'_, HostDevice>, contrast| -> Result<_, Error> {
+            let results: Results<HostDevice> =
+                similarity.value_and_grad(&contrast, inputs, 1.0, gradients)?;
+            Ok((results.read(device)?, fixture.gradients()?))
+        };
+        let expected = run(Similarity::new(device, 0), Contrast::clip(7.5)?)?;
+        let on_device = Similarity::new(device, 0).with_scale(HostDevice::address(&scale));
+        assert_eq!(run(on_device, Contrast::clip(1.0)?)?, expected, "D = {dim}");
+    }
+    Ok(())
+}
+
+#[test]
+fn statistics_that_stay_on_the_device_give_the_bits_of_those_that_return() -> Result<(), Error> {
+    for dim in [32, 300] {
+        let fixture = Fixture::new(dim)?;
+        let (device, inputs, gradients) = (&fixture.device, &fixture.inputs, &fixture.gradients);
+        for contrast in [
+            Contrast::clip(7.5)?,
+            Contrast::info_nce(0.1, Positives::Diagonal)?,
+        ] {
+            let similarity = Similarity::new(device, 0);
+            let forward = similarity.forward(&contrast, inputs)?;
+            let kept = similarity.backward_of(&contrast, inputs, &forward, 2.0, gradients)?;
+            let kept = (kept.read(device)?, fixture.gradients()?);
+            let (_, statistics) = forward.read(device)?;
+            let returned = similarity.backward(&contrast, inputs, &statistics, 2.0, gradients)?;
+            let returned = (returned.read(device)?, fixture.gradients()?);
+            assert_eq!(kept.0[1].to_bits(), returned.0[1].to_bits());
+            assert_eq!(kept.1, returned.1, "{} D = {dim}", contrast.name());
+
+            let other = match contrast.is_symmetric() {
+                true => Contrast::info_nce(0.1, Positives::Diagonal)?,
+                false => Contrast::clip(7.5)?,
+            };
+            let refused = similarity.backward_of(&other, inputs, &forward, 2.0, gradients);
+            assert!(matches!(
+                refused,
+                Err(Error::Rows {
+                    argument: "statistics.columns",
+                    ..
+                })
+            ));
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn parts_cover_all_tiles_and_leave_no_part_empty() {
+    for multiprocessors in [1, 3, 132] {
+        let device = HostDevice::new(Schedule::Late, 0, multiprocessors);
+        let similarity = Similarity::new(&device, 0);
+        for blocks in [1, 2, 64, 1000] {
+            for tiles in [1, 2, 7, 1024, 100_000] {
+                for resident in [1, 2] {
+                    let (parts, per_part) = similarity.split(blocks, tiles, resident);
+                    let (parts, per_part) = (parts as usize, per_part as usize);
+                    assert!(parts * per_part >= tiles && (parts - 1) * per_part < tiles);
+                }
+            }
+        }
+    }
+    // 256 anchors against a queue of 65,536 fill a device of 132 multiprocessors.
+    let device = HostDevice::new(Schedule::Late, 0, 132);
+    let (parts, _) = Similarity::new(&device, 0).split(2, 1024, 1);
+    assert!((60..=66).contains(&parts), "{parts}");
+}
