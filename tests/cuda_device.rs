@@ -1,12 +1,16 @@
-//! Memory, streams and graphs of a CUDA device. Without one every test is ignored, and says why.
+//! Memory, streams and graphs of a CUDA device, and the engine's calls that stay on it. Without a
+//! device every test is ignored, and says why.
 
-use infonce::Error;
-use infonce::cuda::{CudaBuffer, CudaDevice, CudaRows, probe};
+use half::bf16;
+use infonce::cuda::{
+    Call, CudaBuffer, CudaDevice, CudaEngine, CudaQueue, CudaRows, CudaRowsMut, CudaVector, probe,
+};
+use infonce::{Contrast, DType, Engine, Error, Gradients, Inputs, KeyQueue, Positives, Shape};
 use libtest_mimic::{Arguments, Failed, Trial};
 
 type Test = fn(&CudaDevice) -> Result<(), Error>;
 
-const TESTS: [(&str, Test); 9] = [
+const TESTS: [(&str, Test); 15] = [
     ("what is uploaded comes back", round_trip),
     (
         "a zeroed buffer holds zeros though its memory was used before",
@@ -30,6 +34,30 @@ const TESTS: [(&str, Test); 9] = [
     (
         "a second stream has memory of its own and can wait for the first",
         streams,
+    ),
+    (
+        "a recorded call gives the bits of a plain one each time it runs",
+        recorded_call,
+    ),
+    (
+        "after the first call of a shape nothing is allocated, and that took what was announced",
+        workspace,
+    ),
+    (
+        "a scale and statistics on the device give the bits of those on the host",
+        on_device,
+    ),
+    (
+        "outputs that share memory with another argument are refused",
+        aliasing,
+    ),
+    (
+        "a part of the columns of a larger matrix gives the bits of a copy of it",
+        strided,
+    ),
+    (
+        "a queue on the device holds what one on the host holds",
+        queue,
     ),
 ];
 
@@ -167,5 +195,212 @@ fn streams(device: &CudaDevice) -> Result<(), Error> {
     assert_ne!(device.stream().raw(), other.stream().raw());
     other.stream().wait_for(device.stream())?;
     assert_eq!(second.download()?, numbers(100, 14));
+    Ok(())
+}
+
+const ROWS: usize = 200;
+
+/// A matrix of ROWS rows on the device, numbers between -1 and 1.
+fn matrix(device: &CudaDevice, dim: usize, seed: usize) -> Result<CudaBuffer<bf16>, Error> {
+    let number = |i: usize| bf16::from_f32(((i * 37 + seed * 101) as f32).sin());
+    let numbers: Vec<bf16> = (0..ROWS * dim).map(number).collect();
+    CudaBuffer::upload(device, &numbers)
+}
+
+fn pair<'a>(
+    q: &'a CudaBuffer<bf16>,
+    k: &'a CudaBuffer<bf16>,
+    dim: usize,
+) -> Result<Inputs<CudaRows<'a, bf16>>, Error> {
+    Ok(Inputs::Pair {
+        q: q.rows(ROWS, dim)?,
+        k: k.rows(ROWS, dim)?,
+    })
+}
+
+fn gradients<'a>(
+    dq: &'a mut CudaBuffer<f32>,
+    dk: &'a mut CudaBuffer<f32>,
+    dim: usize,
+) -> Result<Gradients<CudaRowsMut<'a, f32>>, Error> {
+    Ok(Gradients {
+        dq: dq.rows_mut(ROWS, dim)?,
+        dk: Some(dk.rows_mut(ROWS, dim)?),
+    })
+}
+
+fn bits(numbers: &[f32]) -> Vec<u32> {
+    numbers.iter().map(|number| number.to_bits()).collect()
+}
+
+fn recorded_call(device: &CudaDevice) -> Result<(), Error> {
+    let engine = CudaEngine::on(device.clone());
+    // Fused, and in chunks; positives by index, whose table is sent along.
+    for dim in [128, 320] {
+        let (q, k) = (matrix(device, dim, 1)?, matrix(device, dim, 2)?);
+        let mut dq = CudaBuffer::<f32>::zeroed(device, ROWS * dim)?;
+        let mut dk = CudaBuffer::<f32>::zeroed(device, ROWS * dim)?;
+        let index = (0..ROWS as u32).rev().collect();
+        let contrast = Contrast::info_nce(0.1, Positives::Index(index))?;
+        let inputs = pair(&q, &k, dim)?;
+
+        let plain =
+            engine.value_and_grad(&contrast, &inputs, 1.0, gradients(&mut dq, &mut dk, dim)?)?;
+        let expected = (bits(&dq.download()?), bits(&dk.download()?));
+        let outputs = gradients(&mut dq, &mut dk, dim)?;
+        let (results, graph) = device
+            .record(|| engine.value_and_grad_on_device(&contrast, &inputs, 1.0, outputs, None))?;
+        for _ in 0..3 {
+            dq.write(&vec![f32::NAN; ROWS * dim])?;
+            dk.write(&vec![f32::NAN; ROWS * dim])?;
+            // SAFETY: all buffers are alive, and read only after the graph.
+            unsafe { graph.launch()? };
+            let ([loss, dscale], statistics) = results.read()?;
+            assert_eq!(bits(&[loss, dscale]), bits(&[plain.loss, plain.dscale]));
+            assert_eq!(statistics, plain.statistics);
+            assert_eq!((bits(&dq.download()?), bits(&dk.download()?)), expected);
+        }
+    }
+    Ok(())
+}
+
+fn workspace(device: &CudaDevice) -> Result<(), Error> {
+    // A handle of its own: a pool that is empty but for the arguments.
+    let device = device.with_new_stream()?;
+    let engine = CudaEngine::on(device.clone()).with_weights_budget(1 << 16);
+    for dim in [100, 128, 320] {
+        let (q, k) = (matrix(&device, dim, 1)?, matrix(&device, dim, 2)?);
+        let mut dq = CudaBuffer::<f32>::zeroed(&device, ROWS * dim)?;
+        let mut dk = CudaBuffer::<f32>::zeroed(&device, ROWS * dim)?;
+        device.trim();
+        let (before, _) = device.memory_bytes();
+        let contrast = Contrast::clip(10.0)?;
+        let inputs = pair(&q, &k, dim)?;
+        let shape = Shape {
+            anchors: ROWS,
+            candidates: ROWS,
+            dim,
+        };
+        let call = Call::ValueAndGrad { dk: true };
+        let announced = engine.workspace_bytes(call, &contrast, shape, DType::Bf16)?;
+        for _ in 0..3 {
+            engine.value_and_grad(&contrast, &inputs, 1.0, gradients(&mut dq, &mut dk, dim)?)?;
+            let (used, free) = device.memory_bytes();
+            assert_eq!(used + free - before, announced, "D = {dim}");
+        }
+    }
+    Ok(())
+}
+
+fn on_device(device: &CudaDevice) -> Result<(), Error> {
+    let engine = CudaEngine::on(device.clone());
+    let dim = 64;
+    let (q, k) = (matrix(device, dim, 1)?, matrix(device, dim, 2)?);
+    let inputs = pair(&q, &k, dim)?;
+    let mut dq = CudaBuffer::<f32>::zeroed(device, ROWS * dim)?;
+    let mut dk = CudaBuffer::<f32>::zeroed(device, ROWS * dim)?;
+    let scale = CudaBuffer::upload(device, &[7.5f32])?;
+    let contrast = Contrast::clip(7.5)?;
+    let forward = engine.forward(&contrast, &inputs)?;
+    let outputs = gradients(&mut dq, &mut dk, dim)?;
+    let dscale = engine.backward(&contrast, &inputs, &forward.statistics, 2.0, outputs)?;
+    let expected = (bits(&dq.download()?), bits(&dk.download()?));
+
+    let other = Contrast::clip(1.0)?;
+    let kept = engine.forward_on_device(&other, &inputs, Some(scale.vector()?))?;
+    let outputs = gradients(&mut dq, &mut dk, dim)?;
+    let scale = Some(scale.vector()?);
+    let number = engine.backward_on_device(&other, &inputs, &kept, 2.0, outputs, scale)?;
+    let ([loss, _], statistics) = kept.read()?;
+    assert_eq!(bits(&[loss, number.read()?]), bits(&[forward.loss, dscale]));
+    assert_eq!(statistics, forward.statistics);
+    assert_eq!((bits(&dq.download()?), bits(&dk.download()?)), expected);
+    Ok(())
+}
+
+fn aliasing(device: &CudaDevice) -> Result<(), Error> {
+    let engine = CudaEngine::on(device.clone());
+    let mut z = CudaBuffer::<f32>::zeroed(device, ROWS * 8)?;
+    let (address, home) = (z.address(), device.clone());
+    // SAFETY: within the buffer; the call is refused before it reads or writes.
+    let (input, output) = unsafe {
+        (
+            CudaRows::<f32>::from_raw(address, ROWS, 8, 8, &home)?,
+            CudaRowsMut::<f32>::from_raw(address, ROWS, 8, 8, &home)?,
+        )
+    };
+    let gradients = Gradients {
+        dq: output,
+        dk: None,
+    };
+    let refused = engine.value_and_grad(
+        &Contrast::nt_xent(0.5)?,
+        &Inputs::Shared { z: input },
+        1.0,
+        gradients,
+    );
+    let expected = Error::Aliasing {
+        argument: "gradients.dq",
+        other: "z",
+    };
+    assert_eq!(refused.map(|_| ()), Err(expected));
+    // SAFETY: as above.
+    let norms = unsafe { CudaVector::<f32>::from_raw(address, ROWS, &home)? };
+    let other = CudaBuffer::<f32>::zeroed(device, ROWS * 8)?;
+    let y = other.rows(ROWS, 8)?;
+    let refused = engine.normalize_backward(y, norms, y, z.rows_mut(ROWS, 8)?, 1e-12);
+    assert!(matches!(
+        refused,
+        Err(Error::Aliasing { argument: "dx", .. })
+    ));
+    Ok(())
+}
+
+fn strided(device: &CudaDevice) -> Result<(), Error> {
+    let engine = CudaEngine::on(device.clone());
+    // Rows that start at multiples of 16 bytes and are read where they lie, and rows that do not.
+    for (dim, stride, offset) in [(64, 96, 16), (30, 61, 3)] {
+        let number = |i: usize| bf16::from_f32((i as f32).cos());
+        let numbers: Vec<bf16> = (0..ROWS * stride).map(number).collect();
+        let copied: Vec<bf16> = numbers
+            .chunks(stride)
+            .flat_map(|row| row[offset..offset + dim].to_vec())
+            .collect();
+        let whole = CudaBuffer::upload(device, &numbers)?;
+        let copied = CudaBuffer::upload(device, &copied)?;
+        let pointer = whole.address() + 2 * offset as u64;
+        // SAFETY: ROWS rows of `dim` at `stride` from `offset` on lie within the buffer.
+        let part = unsafe { CudaRows::<bf16>::from_raw(pointer, ROWS, dim, stride, device)? };
+        let mut results = Vec::new();
+        for z in [part, copied.rows(ROWS, dim)?] {
+            let mut dz = CudaBuffer::<f32>::zeroed(device, ROWS * dim)?;
+            let gradients = Gradients {
+                dq: dz.rows_mut(ROWS, dim)?,
+                dk: None,
+            };
+            let contrast = Contrast::nt_xent(0.5)?;
+            let value = engine.value_and_grad(&contrast, &Inputs::Shared { z }, 1.0, gradients)?;
+            results.push((value, bits(&dz.download()?)));
+        }
+        assert_eq!(results[0], results[1], "D = {dim}");
+    }
+    Ok(())
+}
+
+fn queue(device: &CudaDevice) -> Result<(), Error> {
+    let engine = CudaEngine::on(device.clone());
+    let mut on_host = KeyQueue::<bf16>::new(7, 5)?;
+    let mut on_device = CudaQueue::from_host(device, &on_host)?;
+    assert!(on_device.filled().is_none());
+    for batch in [3, 1, 5, 7, 16, 2] {
+        let number = |i: usize| bf16::from_f32((i + batch) as f32);
+        let keys: Vec<bf16> = (0..batch * 5).map(number).collect();
+        let cpu = infonce::CpuEngine::new();
+        cpu.enqueue(&mut on_host, infonce::Rows::new(&keys, batch, 5)?)?;
+        let keys = CudaBuffer::upload(device, &keys)?;
+        engine.enqueue(&mut on_device, keys.rows(batch, 5)?)?;
+        assert_eq!(on_device.to_host()?, on_host);
+        assert_eq!(on_device.fill(), on_host.fill());
+    }
     Ok(())
 }
