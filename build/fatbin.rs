@@ -175,5 +175,8 @@ fn write(out_dir: &Path, images: &[Done], kernels: &[Resources]) -> io::Result<(
     }
     text.push_str("]\n");
     fs::write(out_dir.join("resources.rs"), text)?;
-    fs::write(out_dir.join("kernels.txt"), ptxas::table(kernels))
+    let table = ptxas::table(kernels);
+    // Cargo shows it with -vv.
+    println!("{table}");
+    fs::write(out_dir.join("kernels.txt"), table)
 }

@@ -6,7 +6,9 @@ use infonce::reference::{self, Dense};
 use infonce::verify::cases::{Case, Data, Loss};
 use infonce::verify::rule::{Measurement, Output, Verb};
 use infonce::verify::{Expectation, Problem, evaluate, random};
-use infonce::{CpuEngine, Element, Engine, Gradients, Inputs, Matrix, Reduction, Rows, RowsMut};
+use infonce::{
+    CpuEngine, DType, Element, Engine, Gradients, Inputs, Matrix, Reduction, Rows, RowsMut,
+};
 use libtest_mimic::{Failed, Trial};
 
 /// All tests of this file.
@@ -88,13 +90,17 @@ fn small_deviations_fail<T: Element>(seed: u64) -> Result<(), Failed> {
             return Err(format!("INFONCE_SEED={seed} failed, but is right: {}", right[0]).into());
         }
         let largest = output.values.iter().fold(0.0f64, |a, b| a.max(b.abs()));
-        // Engines may round softmax weights to bf16 when the inputs are.
-        let bf16_weights =
-            T::DTYPE == infonce::DType::Bf16 && ["dq", "dk", "dscale"].contains(&output.quantity);
-        let deviation = match (output.dtype, bf16_weights) {
-            (infonce::DType::F32, false) => 1e-4,
-            (infonce::DType::F16, _) => 1e-2,
-            _ => 1e-1,
+        // Engines may round softmax weights to the inputs' type.
+        let weighted = ["dq", "dk", "dscale"].contains(&output.quantity);
+        let coarsest = match (weighted, T::DTYPE, output.dtype) {
+            (true, DType::Bf16, _) | (_, _, DType::Bf16) => DType::Bf16,
+            (true, DType::F16, _) | (_, _, DType::F16) => DType::F16,
+            _ => DType::F32,
+        };
+        let deviation = match coarsest {
+            DType::F32 => 1e-4,
+            DType::F16 => 1e-2,
+            DType::Bf16 => 1e-1,
         };
         let place = output.values.len() - 1;
         let mut off = output.values.clone();
