@@ -19,7 +19,24 @@ fn info_names_the_engines_here_and_says_why_others_are_not() -> std::io::Result<
     assert_eq!(output.status.code(), Some(0));
     assert!(stdout.contains("cpu   here: "), "{stdout}");
     assert!(stdout.contains("threads"), "{stdout}");
-    assert!(stdout.contains("cuda  not here: "), "{stdout}");
+    for engine in ["host ", "cuda "] {
+        let described = |line: &str| {
+            line.strip_prefix(engine)
+                .is_some_and(|rest| rest.starts_with(" here: ") || rest.starts_with(" not here: "))
+        };
+        assert!(stdout.lines().any(described), "{engine}: {stdout}");
+    }
+    Ok(())
+}
+
+#[test]
+#[cfg(not(feature = "cuda"))]
+fn verifying_an_engine_that_is_not_here_is_exit_code_2_and_says_why() -> std::io::Result<()> {
+    let output = infonce(&["verify", "--engine", "cuda"])?;
+    let stderr = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{stderr}");
+    assert_eq!(stderr, "error: this build lacks the feature `cuda`\n");
+    assert!(output.stdout.is_empty());
     Ok(())
 }
 

@@ -11,7 +11,9 @@ mod similarity;
 mod tests;
 
 pub use plan::Call;
-pub(crate) use plan::{Counter, workspace_bytes};
+#[cfg(host_kernels)]
+pub(crate) use plan::Counter;
+pub(crate) use plan::workspace_bytes;
 pub(crate) use rowwise::{DeviceMomentum, Rowwise};
 pub(crate) use similarity::{DeviceStatistics, Results, Similarity};
 
