@@ -11,6 +11,10 @@ struct bf16 {
 struct f16 {
     uint16_t bits;
 };
+// f32 in memory; its products are those of tf32, with 10 bits of fraction.
+struct tf32 {
+    uint32_t bits;
+};
 struct alignas(8) Vector8 {
     uint32_t x[2];
 };

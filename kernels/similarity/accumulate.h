@@ -8,7 +8,7 @@ namespace infonce {
 
 // Weights of 16 columns are the left operand of one mma as they are: the result of two n8 tiles and
 // the left operand of a k16 step have the same layout.
-template <class T>
+template <class T, int BYTES = int(sizeof(T))>
 struct Accumulate {
     template <int BLOCKS, int SUM_BLOCKS, int STREAMED_SLAB>
     INFONCE_DEVICE static void run(const float (&weights)[BLOCKS][4], SharedAddress stage, float (&sums)[SUM_BLOCKS][4]) {
@@ -36,8 +36,8 @@ struct Accumulate {
 // tf32 steps hold 8 numbers: a thread has columns 2t and 2t+1 of the weights where the left operand
 // wants t and t+4. Which is which does not matter to a sum, as long as the rows of the right operand
 // follow: they are read one by one.
-template <>
-struct Accumulate<float> {
+template <class T>
+struct Accumulate<T, 4> {
     template <int BLOCKS, int SUM_BLOCKS, int STREAMED_SLAB>
     INFONCE_DEVICE static void run(const float (&weights)[BLOCKS][4], SharedAddress stage, float (&sums)[SUM_BLOCKS][4]) {
         const int lane = thread_index() % 32;
@@ -58,7 +58,7 @@ struct Accumulate<float> {
                 INFONCE_UNROLL
                 for (int i = 0; i < 2; ++i)
                     b[i] = load_shared<uint32_t>(chunk_address(slab, row + i, number / 4) + number % 4 * 4);
-                Element<float>::multiply(sums[d], a, b);
+                Element<T>::multiply(sums[d], a, b);
             }
         }
     }

@@ -22,5 +22,8 @@ INFONCE_GRADIENT(f16_256, f16, 4, 8, 32, 2, 1)
 INFONCE_GRADIENT(f32_64, float, 2, 4, 32, 3, 1)
 INFONCE_GRADIENT(f32_128, float, 4, 4, 32, 3, 1)
 INFONCE_GRADIENT(f32_256, float, 8, 4, 16, 2, 1)
+INFONCE_GRADIENT(tf32_64, tf32, 2, 4, 32, 3, 1)
+INFONCE_GRADIENT(tf32_128, tf32, 4, 4, 32, 3, 1)
+INFONCE_GRADIENT(tf32_256, tf32, 8, 4, 16, 2, 1)
 
 }  // namespace infonce

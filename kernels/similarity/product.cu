@@ -165,5 +165,6 @@ struct Product {
 INFONCE_PRODUCT(bf16, bf16)
 INFONCE_PRODUCT(f16, f16)
 INFONCE_PRODUCT(f32, float)
+INFONCE_PRODUCT(tf32, tf32)
 
 }  // namespace infonce

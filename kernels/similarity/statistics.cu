@@ -151,5 +151,6 @@ struct Statistics {
 INFONCE_STATISTICS(bf16, bf16)
 INFONCE_STATISTICS(f16, f16)
 INFONCE_STATISTICS(f32, float)
+INFONCE_STATISTICS(tf32, tf32)
 
 }  // namespace infonce

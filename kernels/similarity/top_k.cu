@@ -37,6 +37,7 @@ struct Scores {
 INFONCE_SCORES(bf16, bf16)
 INFONCE_SCORES(f16, f16)
 INFONCE_SCORES(f32, float)
+INFONCE_SCORES(tf32, tf32)
 
 struct SelectParams {
     const float* scores;  // rows of the chunk × candidates

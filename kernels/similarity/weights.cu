@@ -16,6 +16,10 @@ INFONCE_DEVICE void store_pair(float* to, float first, float second) {
     store_global(reinterpret_cast<Vector8*>(to), Vector8{{float_bits(first), float_bits(second)}});
 }
 
+INFONCE_DEVICE void store_pair(tf32* to, float first, float second) {
+    store_pair(reinterpret_cast<float*>(to), first, second);
+}
+
 template <class T>
 struct Weights {
     const ScoresParams& p;
@@ -87,5 +91,6 @@ struct Weights {
 INFONCE_WEIGHTS(bf16, bf16)
 INFONCE_WEIGHTS(f16, f16)
 INFONCE_WEIGHTS(f32, float)
+INFONCE_WEIGHTS(tf32, tf32)
 
 }  // namespace infonce

@@ -66,6 +66,21 @@ struct Element<float> {
     }
 };
 
+// f32 rounded to tf32, one product.
+template <>
+struct Element<tf32> {
+    static constexpr int STEP = 8;
+    static constexpr bool SHIFTED = false;
+    INFONCE_DEVICE static void multiply(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+        uint32_t a_rounded[4], b_rounded[2];
+        INFONCE_UNROLL
+        for (int i = 0; i < 4; ++i) a_rounded[i] = to_tf32(bits_float(a[i]));
+        INFONCE_UNROLL
+        for (int i = 0; i < 2; ++i) b_rounded[i] = to_tf32(bits_float(b[i]));
+        mma_tf32(d, a_rounded, b_rounded);
+    }
+};
+
 template <class T>
 INFONCE_DEVICE WeightShift weight_shift(const WeightShift* of_call) {
     return Element<T>::SHIFTED ? load_global(of_call) : WeightShift{0.0f, 1.0f};

@@ -45,6 +45,7 @@ const WEIGHTS_BUDGET: usize = 256 << 20;
 pub struct CudaEngine {
     device: CudaDevice,
     weights_budget: usize,
+    tf32: bool,
 }
 
 impl CudaEngine {
@@ -61,6 +62,7 @@ impl CudaEngine {
         Self {
             device,
             weights_budget: WEIGHTS_BUDGET,
+            tf32: false,
         }
     }
 
@@ -70,6 +72,15 @@ impl CudaEngine {
     #[must_use]
     pub fn with_weights_budget(mut self, bytes: usize) -> Self {
         self.weights_budget = bytes;
+        self
+    }
+
+    /// Whether f32 matrices are rounded to tf32 before they are multiplied: an error of 2⁻¹¹ of each
+    /// number, for a third of the products. Otherwise, and unless asked, three products leave what
+    /// f32 leaves.
+    #[must_use]
+    pub fn with_tf32(mut self, tf32: bool) -> Self {
+        self.tf32 = tf32;
         self
     }
 
@@ -106,7 +117,7 @@ impl CudaEngine {
         &self,
         scale: Option<CudaVector<'_>>,
     ) -> Result<Similarity<'_, CudaDevice>, Error> {
-        let similarity = Similarity::new(&self.device, self.weights_budget);
+        let similarity = Similarity::new(&self.device, self.weights_budget).with_tf32(self.tf32);
         Ok(match scale {
             Some(scale) => similarity.with_scale(scale.on("scale", &self.device)?),
             None => similarity,

@@ -1,19 +1,14 @@
 //! The gradient passes: fused where D fits the registers, over chunks of stored weights elsewhere.
 
-use super::params::{FinishParams, GradientParams, ProductParams, ScoresParams, ShiftParams};
-use super::similarity::{
-    DeviceStatistics, Partial, Prepared, Similarity, WARP_ROWS, kernel_name, no_matrix, rows_from,
-    scores_params, view,
-};
-use super::{Device, DeviceMatrix, Floats, number_bytes};
-use crate::contrast::{Form, Shape};
+use super::params::{FinishParams, GradientParams, ShiftParams};
+use super::prepared::{Prepared, no_matrix, view};
+use super::similarity::{Similarity, WARP_ROWS};
+use super::statistics::{DeviceStatistics, Partial};
+use super::{Arithmetic, Device, DeviceMatrix, Floats, number_bytes};
+use crate::contrast::Form;
 use crate::element::DType;
 use crate::engine::Gradients;
 use crate::error::Error;
-
-/// Tiles of similarity/product.cu.
-const PRODUCT_TILE: usize = 128;
-const PRODUCT_SHARED: u32 = 3 * 2 * 128 * 128;
 
 /// One of the fused gradient kernels: its names, and the tiles of similarity/gradient.cu.
 struct Fused {
@@ -24,8 +19,8 @@ struct Fused {
     shared_bytes: u32,
 }
 
-/// The fused kernel for a type and D; none when D is too large for it.
-fn fused(dtype: DType, dim: usize) -> Option<Fused> {
+/// The fused kernel for an arithmetic and D; none when D is too large for it.
+fn fused(arithmetic: Arithmetic, dim: usize) -> Option<Fused> {
     // Slabs, warps, streamed rows and stages as in similarity/gradient.cu.
     macro_rules! kernel {
         ($name:literal, $slabs:literal, $warps:literal, $columns:literal, $stages:literal) => {
@@ -38,16 +33,19 @@ fn fused(dtype: DType, dim: usize) -> Option<Fused> {
             })
         };
     }
-    match (dtype, dim) {
-        (DType::Bf16, ..=64) => kernel!("bf16_64", 1, 8, 64, 3),
-        (DType::Bf16, ..=128) => kernel!("bf16_128", 2, 8, 64, 3),
-        (DType::Bf16, ..=256) => kernel!("bf16_256", 4, 8, 32, 2),
-        (DType::F16, ..=64) => kernel!("f16_64", 1, 8, 64, 3),
-        (DType::F16, ..=128) => kernel!("f16_128", 2, 8, 64, 3),
-        (DType::F16, ..=256) => kernel!("f16_256", 4, 8, 32, 2),
-        (DType::F32, ..=64) => kernel!("f32_64", 2, 4, 32, 3),
-        (DType::F32, ..=128) => kernel!("f32_128", 4, 4, 32, 3),
-        (DType::F32, ..=256) => kernel!("f32_256", 8, 4, 16, 2),
+    match (arithmetic, dim) {
+        (Arithmetic::Bf16, ..=64) => kernel!("bf16_64", 1, 8, 64, 3),
+        (Arithmetic::Bf16, ..=128) => kernel!("bf16_128", 2, 8, 64, 3),
+        (Arithmetic::Bf16, ..=256) => kernel!("bf16_256", 4, 8, 32, 2),
+        (Arithmetic::F16, ..=64) => kernel!("f16_64", 1, 8, 64, 3),
+        (Arithmetic::F16, ..=128) => kernel!("f16_128", 2, 8, 64, 3),
+        (Arithmetic::F16, ..=256) => kernel!("f16_256", 4, 8, 32, 2),
+        (Arithmetic::F32, ..=64) => kernel!("f32_64", 2, 4, 32, 3),
+        (Arithmetic::F32, ..=128) => kernel!("f32_128", 4, 4, 32, 3),
+        (Arithmetic::F32, ..=256) => kernel!("f32_256", 8, 4, 16, 2),
+        (Arithmetic::Tf32, ..=64) => kernel!("tf32_64", 2, 4, 32, 3),
+        (Arithmetic::Tf32, ..=128) => kernel!("tf32_128", 4, 4, 32, 3),
+        (Arithmetic::Tf32, ..=256) => kernel!("tf32_256", 8, 4, 16, 2),
         _ => None,
     }
 }
@@ -75,43 +73,43 @@ impl<'a, D: Device> Side<'a, D> {
 
     /// Whether a fused kernel serves.
     pub fn is_fused(&self) -> bool {
-        fused(self.prepared.dtype, self.prepared.shape.dim).is_some()
+        fused(self.prepared.arithmetic, self.prepared.shape.dim).is_some()
     }
 }
 
 /// Sums of one side, waiting to be finished.
-struct Sums<D: Device> {
-    sums: Floats<D>,
-    normalisers: Option<Floats<D>>,
-    parts: u32,
+pub(super) struct Sums<D: Device> {
+    pub sums: Floats<D>,
+    pub normalisers: Option<Floats<D>>,
+    pub parts: u32,
     /// Where the weights' shift stands, when it was found for them.
-    shift: u64,
+    pub shift: u64,
 }
 
 /// How sums become a gradient.
-struct Finish<'a, D: Device> {
-    sums: &'a Sums<D>,
+pub(super) struct Finish<'a, D: Device> {
+    pub sums: &'a Sums<D>,
     /// Whose positives no tile held: they are subtracted here.
-    positives: Option<&'a DeviceStatistics<D>>,
-    gradient: DeviceMatrix,
+    pub positives: Option<&'a DeviceStatistics<D>>,
+    pub gradient: DeviceMatrix,
     /// Where ⟨q_i, dq_i⟩ goes, for the anchors.
-    dots: Option<&'a Floats<D>>,
+    pub dots: Option<&'a Floats<D>>,
     /// The rows whose sums these are.
-    first_row: usize,
-    rows: usize,
+    pub first_row: usize,
+    pub rows: usize,
 }
 
 /// A softmax that is known: W_ij = 2^(z - lse_i) + 2^(z - lse_j), the second term where columns have
 /// a loss.
 pub(super) struct Known<'a, D: Device> {
-    rows: &'a DeviceStatistics<D>,
-    columns: Option<&'a DeviceStatistics<D>>,
+    pub rows: &'a DeviceStatistics<D>,
+    pub columns: Option<&'a DeviceStatistics<D>>,
     /// Of the weights, where their type needs one.
     shift: Option<Floats<D>>,
 }
 
 impl<D: Device> Known<'_, D> {
-    fn shift(&self) -> u64 {
+    pub fn shift(&self) -> u64 {
         self.shift.as_ref().map_or(0, Floats::address)
     }
 }
@@ -126,7 +124,7 @@ enum Pass<'a, D: Device> {
 
 impl<'a, D: Device> Finish<'a, D> {
     /// The whole gradient of the candidates.
-    fn of_candidates(sums: &'a Sums<D>, gradient: DeviceMatrix) -> Self {
+    pub fn of_candidates(sums: &'a Sums<D>, gradient: DeviceMatrix) -> Self {
         Self {
             sums,
             positives: None,
@@ -256,7 +254,7 @@ impl<D: Device> Similarity<'_, D> {
     fn fused_sums(&self, side: &Side<'_, D>, pass: Pass<'_, D>) -> Result<Sums<D>, Error> {
         let prepared = side.prepared;
         let dim = prepared.shape.dim;
-        let kernel = fused(prepared.dtype, dim).ok_or(Error::Scalar {
+        let kernel = fused(prepared.arithmetic, dim).ok_or(Error::Scalar {
             argument: "dim",
             given: dim as f64,
             allowed: "at most 256 for the fused gradient",
@@ -314,7 +312,7 @@ impl<D: Device> Similarity<'_, D> {
     }
 
     /// Adds up the parts and writes the gradient.
-    fn finish(&self, side: &Side<'_, D>, finish: &Finish<'_, D>) -> Result<(), Error> {
+    pub(super) fn finish(&self, side: &Side<'_, D>, finish: &Finish<'_, D>) -> Result<(), Error> {
         let prepared = side.prepared;
         let (first, gradient) = (finish.first_row, finish.gradient);
         let rows = finish.rows;
@@ -357,119 +355,5 @@ impl<D: Device> Similarity<'_, D> {
         };
         let grid = [rows.div_ceil(WARP_ROWS) as u32, 1, 1];
         self.launch("finish_gradient", grid, 32 * WARP_ROWS as u32, 0, &params)
-    }
-
-    /// Both gradients over chunks of stored weights: 6NMD FLOPs after the statistics.
-    fn chunked(
-        &self,
-        side: &Side<'_, D>,
-        known: &Known<'_, D>,
-        gradients: &Gradients<DeviceMatrix>,
-        dots: &Floats<D>,
-    ) -> Result<(), Error> {
-        let prepared = side.prepared;
-        let (rows, columns) = (known.rows, known.columns);
-        let Shape {
-            anchors,
-            candidates,
-            dim,
-        } = prepared.shape;
-        let bytes = number_bytes(prepared.dtype);
-        let stride = candidates.next_multiple_of(16);
-        let chunk = self.chunk(anchors, stride * bytes);
-        let weights = self.device.allocate(chunk.min(anchors) * stride * bytes)?;
-        let columns_of_product = dim.div_ceil(PRODUCT_TILE);
-        let slab = 128 / bytes;
-        let (parts, slabs) = self.split(
-            chunk.div_ceil(PRODUCT_TILE) * columns_of_product,
-            candidates.div_ceil(slab),
-            1,
-        );
-        let dq_sums = Sums {
-            sums: self
-                .memory()
-                .floats(parts as usize * chunk.min(anchors) * dim)?,
-            normalisers: None,
-            parts,
-            shift: known.shift(),
-        };
-        let dk_sums = match gradients.dk {
-            Some(_) => Some(self.memory().floats(candidates * dim)?),
-            None => None,
-        };
-        let tiles = candidates.div_ceil(PRODUCT_TILE);
-        for first in (0..anchors).step_by(chunk) {
-            let count = chunk.min(anchors - first);
-            let count_tiles = count.div_ceil(PRODUCT_TILE) as u32;
-            let at = |floats: &Floats<D>| floats.address() + 4 * first as u64;
-            let (weight_parts, per_part) = self.split(count_tiles as usize, tiles, 1);
-            let params = ScoresParams {
-                tiles_per_split: per_part,
-                row_lse2: at(&rows.lse2),
-                row_sigma: at(&rows.sigma),
-                column_lse2: columns.map_or(0, |s| s.lse2.address()),
-                column_sigma: columns.map_or(0, |s| s.sigma.address()),
-                shift: known.shift(),
-                weights: D::address(&weights),
-                weights_stride: stride as u64,
-                ..scores_params(prepared, first, count)
-            };
-            let grid = [count_tiles, weight_parts, 1];
-            self.scores("weights", prepared.dtype, grid, &params)?;
-            let left = super::params::GlobalRows {
-                data: D::address(&weights),
-                stride: (stride * bytes) as u64,
-                rows: count as u32,
-                row_bytes: super::count("k", stride * bytes)?,
-            };
-            let mut product = ProductParams {
-                left,
-                right: prepared.candidate_rows,
-                rows: count as u32,
-                columns: dim as u32,
-                summed: candidates as u32,
-                slabs_per_split: slabs,
-                accumulate: 0,
-                padding: 0,
-                // A chunk is finished before the next one overwrites its sums.
-                sums: dq_sums.sums.address(),
-            };
-            let grid = [count_tiles, columns_of_product as u32, parts];
-            let name = kernel_name("product", prepared.dtype);
-            self.launch(name, grid, 256, PRODUCT_SHARED, &product)?;
-            let own = prepared.contrast.form == Form::Moco;
-            self.finish(
-                side,
-                &Finish {
-                    sums: &dq_sums,
-                    positives: own.then_some(rows),
-                    gradient: gradients.dq,
-                    dots: Some(dots),
-                    first_row: first,
-                    rows: count,
-                },
-            )?;
-            if let Some(sums) = &dk_sums {
-                product.right = rows_from(prepared.anchor_rows, first, count);
-                product.rows = candidates as u32;
-                product.summed = count as u32;
-                product.slabs_per_split = u32::MAX;
-                product.accumulate = u32::from(first > 0);
-                product.sums = sums.address();
-                let grid = [tiles as u32, columns_of_product as u32, 1];
-                let name = kernel_name("product_transposed", prepared.dtype);
-                self.launch(name, grid, 256, PRODUCT_SHARED, &product)?;
-            }
-        }
-        if let (Some(sums), Some(dk)) = (dk_sums, gradients.dk) {
-            let sums = Sums {
-                sums,
-                normalisers: None,
-                parts: 1,
-                shift: known.shift(),
-            };
-            self.finish(side, &Finish::of_candidates(&sums, dk))?;
-        }
-        Ok(())
     }
 }

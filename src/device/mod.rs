@@ -1,21 +1,26 @@
 //! The verbs as kernel launches, on anything that can launch the kernels: a CUDA device, or the
 //! runner that executes the same sources on the CPU.
 
+mod chunked;
 mod gradient;
 mod params;
 mod plan;
 pub(crate) mod pool;
+mod prepared;
 mod rowwise;
 mod similarity;
+mod statistics;
 #[cfg(all(test, host_kernels))]
 mod tests;
+mod top_k;
 
 pub use plan::Call;
 #[cfg(host_kernels)]
 pub(crate) use plan::Counter;
 pub(crate) use plan::workspace_bytes;
 pub(crate) use rowwise::{DeviceMomentum, Rowwise};
-pub(crate) use similarity::{DeviceStatistics, Results, Similarity};
+pub(crate) use similarity::Similarity;
+pub(crate) use statistics::{DeviceStatistics, Results};
 
 use crate::element::DType;
 use crate::error::Error;
@@ -89,13 +94,15 @@ pub(crate) fn number_bytes(dtype: DType) -> usize {
     }
 }
 
-/// The type as kernel names have it.
-fn type_name(dtype: DType) -> &'static str {
-    match dtype {
-        DType::F32 => "f32",
-        DType::F16 => "f16",
-        DType::Bf16 => "bf16",
-    }
+/// What products are computed in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Arithmetic {
+    /// f32 inputs as three products of tf32.
+    F32,
+    /// f32 inputs rounded to tf32.
+    Tf32,
+    F16,
+    Bf16,
 }
 
 /// Buffers of one call on a device.

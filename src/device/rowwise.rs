@@ -3,7 +3,8 @@
 use super::params::{
     CopyRowsParams, MomentumEntry, MomentumParams, NormalizeBackwardParams, NormalizeParams,
 };
-use super::similarity::{WARP_ROWS, view};
+use super::prepared::view;
+use super::similarity::WARP_ROWS;
 use super::{Device, DeviceMatrix, Launch, count};
 use crate::contrast::{same_dim, same_rows};
 use crate::element::DType;

@@ -264,6 +264,65 @@ fn statistics_that_stay_on_the_device_give_the_bits_of_those_that_return() -> Re
 }
 
 #[test]
+fn products_of_tf32_are_used_when_asked_and_are_off_by_their_rounding() -> Result<(), Error> {
+    for dim in [48, 128, 200, 300] {
+        let device = HostDevice::new(Schedule::Late, 5, 3);
+        let (mut held, mut matrices) = (Vec::new(), Vec::new());
+        for seed in 0..4 {
+            let buffer = device.memory(4 * ROWS * dim)?;
+            let address = HostDevice::address(&buffer);
+            if seed < 2 {
+                let unit = 1.0 / (dim as f32).sqrt();
+                let numbers: Vec<f32> = numbers(ROWS, dim, seed);
+                let numbers: Vec<f32> = numbers.iter().map(|x| x * unit).collect();
+                device.write(address, bytemuck::cast_slice(&numbers))?;
+            }
+            held.push(buffer);
+            matrices.push(DeviceMatrix {
+                address,
+                rows: ROWS,
+                dim,
+                stride: dim,
+                dtype: DType::F32,
+            });
+        }
+        let inputs = Inputs::Pair {
+            q: matrices[0],
+            k: matrices[1],
+        };
+        let gradients = Gradients {
+            dq: matrices[2],
+            dk: Some(matrices[3]),
+        };
+        let contrast = Contrast::clip(5.0)?;
+        let run = |tf32| -> Result<Vec<f32>, Error> {
+            let similarity = Similarity::new(&device, 0).with_tf32(tf32);
+            let results = similarity.value_and_grad(&contrast, &inputs, 1.0, &gradients)?;
+            let ([loss, dscale], _) = results.read(&device)?;
+            let mut numbers = vec![0.0; 2 * ROWS * dim];
+            let (dq, dk) = numbers.split_at_mut(ROWS * dim);
+            device.read(matrices[2].address, bytemuck::cast_slice_mut(dq))?;
+            device.read(matrices[3].address, bytemuck::cast_slice_mut(dk))?;
+            numbers.extend([loss, dscale]);
+            Ok(numbers)
+        };
+        let (exact, rounded) = (run(false)?, run(true)?);
+        let largest = |numbers: &[f32]| numbers.iter().fold(0.0f32, |a, b| a.max(b.abs()));
+        let gradients = 2 * ROWS * dim;
+        let pairs = exact[..gradients].iter().zip(&rounded[..gradients]);
+        let off = pairs.fold(0.0f32, |most, (a, b)| most.max((a - b).abs()));
+        // A logit is off by 5·2·2⁻¹¹·⟨|q|, |k|⟩ at most, a weight by as much, relatively; far less
+        // when signs differ. Three products would leave 2⁻²⁰.
+        let share = off / largest(&exact[..gradients]);
+        assert!((1e-5..1e-2).contains(&share), "D = {dim}: {share}");
+        let loss = gradients;
+        assert!((exact[loss] - rounded[loss]).abs() < 5e-3 * exact[loss]);
+        assert_ne!(exact[loss].to_bits(), rounded[loss].to_bits());
+    }
+    Ok(())
+}
+
+#[test]
 fn parts_cover_all_tiles_and_leave_no_part_empty() {
     for multiprocessors in [1, 3, 132] {
         let device = HostDevice::new(Schedule::Late, 0, multiprocessors);

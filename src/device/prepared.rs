@@ -1,0 +1,190 @@
+//! A contrast's inputs as the kernels take them.
+
+use super::params::{ContrastView, GlobalRows, MatrixView};
+use super::similarity::Similarity;
+use super::{Arithmetic, Device, DeviceMatrix, Floats, count, number_bytes};
+use crate::contrast::{Contrast, Form, Inputs, Positives, Shape};
+use crate::element::DType;
+use crate::error::Error;
+
+/// A contrast's inputs, ready for the tile loops.
+pub(super) struct Prepared<'a, D: Device> {
+    pub contrast: &'a Contrast,
+    pub view: ContrastView,
+    pub shape: Shape,
+    pub dtype: DType,
+    pub arithmetic: Arithmetic,
+    pub anchors: DeviceMatrix,
+    pub candidates: DeviceMatrix,
+    pub own_keys: Option<DeviceMatrix>,
+    pub anchor_rows: GlobalRows,
+    pub candidate_rows: GlobalRows,
+    pub not_finite: Floats<D>,
+    /// What the views above point into, when it is not the caller's.
+    pub _held: Vec<D::Buffer>,
+}
+
+impl<D: Device> Similarity<'_, D> {
+    pub(super) fn prepare<'a>(
+        &self,
+        contrast: &'a Contrast,
+        inputs: &Inputs<DeviceMatrix>,
+    ) -> Result<Prepared<'a, D>, Error> {
+        let shape = contrast.check(inputs)?;
+        let (anchors, candidates, own_keys) = match *inputs {
+            Inputs::Shared { z } => (z, z, None),
+            Inputs::Pair { q, k } => (q, k, None),
+            Inputs::Queue { q, own_key, queue } => (q, queue, Some(own_key)),
+        };
+        if shape.dim > 4096 {
+            return Err(Error::Scalar {
+                argument: "dim",
+                given: shape.dim as f64,
+                allowed: "at most 4096 on this engine",
+            });
+        }
+        let mut held = Vec::new();
+        let mut index = 0;
+        if let Form::InfoNce(Positives::Index(positives)) = &contrast.form {
+            let buffer = self.device.allocate(4 * positives.len())?;
+            index = D::address(&buffer);
+            self.device.write(index, bytemuck::cast_slice(positives))?;
+            held.push(buffer);
+        }
+        let view = ContrastView {
+            index,
+            anchors: count("q", shape.anchors)?,
+            candidates: count("k", shape.candidates)?,
+            rule: match &contrast.form {
+                Form::Moco => 0,
+                Form::NtXent => 1,
+                Form::Clip | Form::InfoNce(Positives::Diagonal) => 2,
+                Form::InfoNce(Positives::Index(_)) => 3,
+            },
+            excludes_self: u32::from(contrast.excludes_self()),
+            device_scale: self.scale,
+            scale: contrast.scale(),
+            padding: 0,
+        };
+        let anchor_rows = self.rows(anchors, &mut held)?;
+        let candidate_rows = match inputs {
+            Inputs::Shared { .. } => anchor_rows,
+            _ => self.rows(candidates, &mut held)?,
+        };
+        let not_finite = self.memory().floats(2)?;
+        self.device.zero(not_finite.address(), 8)?;
+        Ok(Prepared {
+            contrast,
+            view,
+            shape,
+            dtype: anchors.dtype,
+            arithmetic: self.arithmetic(anchors.dtype),
+            anchors,
+            candidates,
+            own_keys,
+            anchor_rows,
+            candidate_rows,
+            not_finite,
+            _held: held,
+        })
+    }
+
+    /// The matrix as the tile loops read it, copied only when its rows are not whole chunks of 16
+    /// bytes at multiples of 16 bytes.
+    pub(super) fn rows(
+        &self,
+        matrix: DeviceMatrix,
+        held: &mut Vec<D::Buffer>,
+    ) -> Result<GlobalRows, Error> {
+        let bytes = number_bytes(matrix.dtype);
+        let (row_bytes, stride) = (matrix.dim * bytes, matrix.stride * bytes);
+        let aligned = [row_bytes, stride].iter().all(|n| n.is_multiple_of(16));
+        let mut rows = GlobalRows {
+            data: matrix.address,
+            stride: stride as u64,
+            rows: count("rows", matrix.rows)?,
+            row_bytes: row_bytes as u32,
+        };
+        if aligned && matrix.address.is_multiple_of(16) {
+            return Ok(rows);
+        }
+        let padded = row_bytes.next_multiple_of(16);
+        let buffer = self.device.allocate(matrix.rows * padded)?;
+        let to = DeviceMatrix {
+            address: D::address(&buffer),
+            dim: padded / bytes,
+            stride: padded / bytes,
+            ..matrix
+        };
+        super::Rowwise::new(self.device).copy_rows(matrix, 0, to, 0, matrix.rows)?;
+        rows.data = to.address;
+        rows.stride = padded as u64;
+        rows.row_bytes = padded as u32;
+        held.push(buffer);
+        Ok(rows)
+    }
+}
+
+/// `count` rows from `first` on.
+pub(super) fn rows_from(rows: GlobalRows, first: usize, count: usize) -> GlobalRows {
+    GlobalRows {
+        data: rows.data + first as u64 * rows.stride,
+        rows: count as u32,
+        ..rows
+    }
+}
+
+/// The kernel of a family for an arithmetic.
+pub(super) fn kernel_name(family: &'static str, arithmetic: Arithmetic) -> &'static str {
+    macro_rules! names {
+        ($($family:literal),*) => {
+            match (family, arithmetic) {
+                $(
+                    ($family, Arithmetic::F32) => concat!($family, "_f32"),
+                    ($family, Arithmetic::Tf32) => concat!($family, "_tf32"),
+                    ($family, Arithmetic::F16) => concat!($family, "_f16"),
+                    ($family, Arithmetic::Bf16) => concat!($family, "_bf16"),
+                )*
+                // Every device refuses a kernel it does not have.
+                _ => family,
+            }
+        };
+    }
+    names!(
+        "statistics",
+        "weights",
+        "scores",
+        "product",
+        "product_transposed"
+    )
+}
+
+/// The matrix as row-wise kernels see it.
+pub(super) fn view(matrix: DeviceMatrix) -> MatrixView {
+    MatrixView {
+        data: matrix.address,
+        stride: matrix.stride as u64,
+        dtype: match matrix.dtype {
+            DType::F32 => 0,
+            DType::F16 => 1,
+            DType::Bf16 => 2,
+        },
+        padding: 0,
+    }
+}
+
+/// No matrix.
+pub(super) fn no_matrix() -> MatrixView {
+    bytemuck::Zeroable::zeroed()
+}
+
+/// Numbers as a matrix of one column.
+pub(super) fn vector<D: Device>(floats: &Floats<D>, rows: usize) -> DeviceMatrix {
+    DeviceMatrix {
+        address: floats.address(),
+        rows,
+        dim: 1,
+        stride: 1,
+        dtype: DType::F32,
+    }
+}

@@ -1,0 +1,290 @@
+//! Statistics of rows and columns, and the loss that follows from them.
+
+use super::params::{PositivesParams, ReduceParams, ScoresParams, StatisticsParams};
+use super::prepared::{Prepared, kernel_name, no_matrix, rows_from, vector, view};
+use super::similarity::{Similarity, TILE, WARP_ROWS};
+use super::{Arithmetic, Device, Floats};
+use crate::contrast::{Form, Shape};
+use crate::error::Error;
+use crate::statistics::{RowStatistics, Statistics};
+
+/// Threads and shared memory of a block: `ScoresTile` of similarity/scores.h.
+const SCORES_THREADS: u32 = 256;
+const SCORES_SHARED: u32 = 3 * 2 * 128 * 128 + 4 * 128 * 8;
+
+/// Anchor tiles whose column statistics are kept before they are added up: with 128 rows a tile,
+/// 256 bytes a candidate.
+const COLUMN_PARTS: usize = 32;
+
+/// What a call leaves on the device.
+pub(crate) struct Results<D: Device> {
+    /// Loss and dscale.
+    pub loss_and_dscale: Floats<D>,
+    pub rows: DeviceStatistics<D>,
+    /// Where columns have a loss.
+    pub columns: Option<DeviceStatistics<D>>,
+}
+
+impl<D: Device> Results<D> {
+    /// Loss and dscale, and the statistics, read back.
+    pub(crate) fn read(&self, device: &D) -> Result<([f32; 2], Statistics), Error> {
+        let numbers = self.loss_and_dscale.read(device)?;
+        let read = |statistics: &DeviceStatistics<D>| -> Result<RowStatistics, Error> {
+            Ok(RowStatistics {
+                negatives_lse: statistics.negatives_lse.read(device)?,
+                positive: statistics.positive.read(device)?,
+            })
+        };
+        let statistics = Statistics {
+            rows: read(&self.rows)?,
+            columns: self.columns.as_ref().map(read).transpose()?,
+        };
+        Ok(([numbers[0], numbers[1]], statistics))
+    }
+}
+
+/// Statistics of one direction, in device memory.
+pub(crate) struct DeviceStatistics<D: Device> {
+    pub negatives_lse: Floats<D>,
+    pub positive: Floats<D>,
+    pub lse2: Floats<D>,
+    pub sigma: Floats<D>,
+}
+
+/// Partial sums of statistics, by address.
+#[derive(Clone, Copy)]
+pub(super) struct Partial {
+    pub sums: u64,
+    pub parts: u32,
+    pub running: u64,
+    pub first: bool,
+    pub last: bool,
+}
+
+impl Default for Partial {
+    /// None, and no other set follows.
+    fn default() -> Self {
+        Self {
+            sums: 0,
+            parts: 0,
+            running: 0,
+            first: true,
+            last: true,
+        }
+    }
+}
+
+/// The chunk of `count` anchors from `first` on, against all candidates.
+pub(super) fn scores_params<D: Device>(
+    prepared: &Prepared<'_, D>,
+    first: usize,
+    count: usize,
+) -> ScoresParams {
+    ScoresParams {
+        contrast: prepared.view,
+        anchors: rows_from(prepared.anchor_rows, first, count),
+        candidates: prepared.candidate_rows,
+        first_anchor: first as u32,
+        ..bytemuck::Zeroable::zeroed()
+    }
+}
+
+impl<D: Device> Similarity<'_, D> {
+    pub(super) fn positives(&self, prepared: &Prepared<'_, D>) -> Result<Floats<D>, Error> {
+        let shape = prepared.shape;
+        let positive = self.memory().floats(shape.anchors)?;
+        let params = PositivesParams {
+            contrast: prepared.view,
+            anchors: view(prepared.anchors),
+            candidates: view(prepared.candidates),
+            own_keys: prepared.own_keys.map_or_else(no_matrix, view),
+            dim: shape.dim as u32,
+            padding: 0,
+            not_finite: prepared.not_finite.address(),
+            positive: positive.address(),
+        };
+        let rows = shape.anchors + shape.candidates;
+        let grid = [rows.div_ceil(WARP_ROWS) as u32, 1, 1];
+        self.launch("positives", grid, 32 * WARP_ROWS as u32, 0, &params)?;
+        Ok(positive)
+    }
+
+    /// Room for statistics whose `positive` is known.
+    pub(super) fn statistics_of(
+        &self,
+        positive: Floats<D>,
+        negatives_lse: Option<Floats<D>>,
+    ) -> Result<DeviceStatistics<D>, Error> {
+        let memory = self.memory();
+        let rows = positive.length;
+        Ok(DeviceStatistics {
+            negatives_lse: match negatives_lse {
+                Some(given) => given,
+                None => memory.floats(rows)?,
+            },
+            positive,
+            lse2: memory.floats(rows)?,
+            sigma: memory.floats(rows)?,
+        })
+    }
+
+    /// Completes statistics from `parts` partial sums a row; with no partial sums, from lse⁻.
+    pub(super) fn combine(
+        &self,
+        prepared: &Prepared<'_, D>,
+        statistics: &DeviceStatistics<D>,
+        first_row: usize,
+        rows: usize,
+        partial: Partial,
+    ) -> Result<(), Error> {
+        let at = |floats: &Floats<D>| floats.address() + 4 * first_row as u64;
+        let params = StatisticsParams {
+            partial: partial.sums,
+            parts: partial.parts,
+            rows: rows as u32,
+            running: partial.running,
+            first: u32::from(partial.first),
+            last: u32::from(partial.last),
+            symmetric: u32::from(prepared.contrast.is_symmetric()),
+            padding: 0,
+            not_finite: prepared.not_finite.address(),
+            positive: at(&statistics.positive),
+            negatives_lse: at(&statistics.negatives_lse),
+            lse2: at(&statistics.lse2),
+            sigma: at(&statistics.sigma),
+        };
+        let grid = [rows.div_ceil(128) as u32, 1, 1];
+        self.launch("combine_statistics", grid, 128, 0, &params)
+    }
+
+    /// Statistics of rows, and of columns where they have a loss: 2NMD FLOPs.
+    pub(super) fn statistics(
+        &self,
+        prepared: &Prepared<'_, D>,
+        positive: Floats<D>,
+    ) -> Result<(DeviceStatistics<D>, Option<DeviceStatistics<D>>), Error> {
+        let memory = self.memory();
+        let Shape {
+            anchors,
+            candidates,
+            ..
+        } = prepared.shape;
+        let symmetric = prepared.contrast.is_symmetric();
+        let columns = match symmetric {
+            true => {
+                // Of the diagonal: the columns' positives are the rows'.
+                let positives = memory.floats(anchors)?;
+                let from = vector(&positive, anchors);
+                let to = vector(&positives, anchors);
+                super::Rowwise::new(self.device).copy_rows(from, 0, to, 0, anchors)?;
+                Some(self.statistics_of(positives, None)?)
+            }
+            false => None,
+        };
+        let rows = self.statistics_of(positive, None)?;
+        let chunk = match symmetric {
+            true => (COLUMN_PARTS * TILE).min(anchors.next_multiple_of(TILE)),
+            false => anchors.next_multiple_of(TILE),
+        };
+        let row_tiles = chunk / TILE;
+        let (parts, per_part) = self.split(row_tiles, candidates.div_ceil(TILE), 1);
+        let row_sums = memory.floats(2 * parts as usize * chunk.min(anchors))?;
+        let column_sums = match symmetric {
+            true => Some((
+                memory.floats(2 * row_tiles * candidates)?,
+                memory.floats(2 * candidates)?,
+            )),
+            false => None,
+        };
+        for first in (0..anchors).step_by(chunk) {
+            let count = chunk.min(anchors - first);
+            let params = ScoresParams {
+                first_anchor: first as u32,
+                tiles_per_split: per_part,
+                rows: row_sums.address(),
+                columns: column_sums.as_ref().map_or(0, |(sums, _)| sums.address()),
+                ..scores_params(prepared, first, count)
+            };
+            let tiles = count.div_ceil(TILE) as u32;
+            self.scores(
+                "statistics",
+                prepared.arithmetic,
+                [tiles, parts, 1],
+                &params,
+            )?;
+            self.combine(
+                prepared,
+                &rows,
+                first,
+                count,
+                Partial {
+                    sums: row_sums.address(),
+                    parts,
+                    ..Partial::default()
+                },
+            )?;
+            if let (Some((sums, running)), Some(columns)) = (&column_sums, &columns) {
+                self.combine(
+                    prepared,
+                    columns,
+                    0,
+                    candidates,
+                    Partial {
+                        sums: sums.address(),
+                        parts: tiles,
+                        running: running.address(),
+                        first: first == 0,
+                        last: first + count == anchors,
+                    },
+                )?;
+            }
+        }
+        Ok((rows, columns))
+    }
+
+    /// Launches one of the kernels of similarity/scores.h.
+    pub(super) fn scores(
+        &self,
+        kernel: &'static str,
+        arithmetic: Arithmetic,
+        grid: [u32; 3],
+        params: &ScoresParams,
+    ) -> Result<(), Error> {
+        let name = kernel_name(kernel, arithmetic);
+        self.launch(name, grid, SCORES_THREADS, SCORES_SHARED, params)
+    }
+
+    /// Loss and dscale.
+    pub(super) fn reduce(
+        &self,
+        prepared: &Prepared<'_, D>,
+        rows: Option<&DeviceStatistics<D>>,
+        columns: Option<&DeviceStatistics<D>>,
+        dots: Option<&Floats<D>>,
+    ) -> Result<Floats<D>, Error> {
+        let contrast = prepared.contrast;
+        let result = self.memory().floats(2)?;
+        let lse = |s: Option<&DeviceStatistics<D>>| s.map_or(0, |s| s.negatives_lse.address());
+        let positive = |s: Option<&DeviceStatistics<D>>| s.map_or(0, |s| s.positive.address());
+        let params = ReduceParams {
+            row_lse: lse(rows),
+            row_positive: positive(rows),
+            column_lse: lse(columns),
+            column_positive: positive(columns),
+            dots: dots.map_or(0, Floats::address),
+            rows: prepared.view.anchors,
+            columns: prepared.view.candidates,
+            row_weight: contrast.row_weight(prepared.shape.anchors),
+            // Every logit of NT-Xent moves two rows of z.
+            dot_weight: if contrast.form == Form::NtXent {
+                0.5
+            } else {
+                1.0
+            },
+            contrast: prepared.view,
+            result: result.address(),
+        };
+        self.launch("reduce", [1, 1, 1], 1024, 8 * 1024, &params)?;
+        Ok(result)
+    }
+}
