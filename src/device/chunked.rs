@@ -8,7 +8,6 @@ use super::similarity::Similarity;
 use super::statistics::scores_params;
 use super::{Device, Floats, number_bytes};
 use crate::contrast::{Form, Shape};
-use crate::element::DType;
 use crate::engine::Gradients;
 use crate::error::Error;
 
