@@ -89,6 +89,16 @@ mod tests {
     }
 
     #[test]
+    fn the_map_of_the_kernels_lists_every_one() {
+        let map = include_str!("../../kernels/README.md");
+        for image in IMAGES {
+            for kernel in image.kernels {
+                assert!(map.contains(&format!("| `{kernel}` |")), "{kernel}");
+            }
+        }
+    }
+
+    #[test]
     fn images_are_fatbins_that_start_at_whole_words() {
         for image in IMAGES {
             let bytes = &image.bytes.0;
