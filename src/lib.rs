@@ -19,7 +19,9 @@
 //! ```
 //!
 //! [`Contrast`] says what to compute, an [`Engine`] computes it, [`mod@reference`] defines it in
-//! float64. [`KeyQueue`] and [`MomentumSchedule`] are the state that outlives a step.
+//! float64. [`CpuEngine`] runs everywhere; `cuda::CudaEngine` (feature `cuda`) on NVIDIA cards;
+//! `host::HostEngine` executes the CUDA kernels' sources on the processor, to verify them.
+//! [`KeyQueue`] and [`MomentumSchedule`] are the state that outlives a step.
 
 pub mod contrast;
 mod cpu;

@@ -40,7 +40,7 @@ impl HostEngine {
 
     /// Bytes of memory that `call` takes beside inputs and gradients, as a pool that was empty before
     /// holds it after the call: what
-    /// [`CudaEngine::workspace_bytes`](crate::cuda::CudaEngine::workspace_bytes) says on a device
+    /// `CudaEngine::workspace_bytes` says on a device
     /// of as many multiprocessors as this engine pretends to have, with its budget.
     ///
     /// # Errors
