@@ -44,8 +44,8 @@ pub fn momentum_update<B: AutodiffBackend, M: AutodiffModule<B>>(
             continue;
         };
         tensors.push(MomentumTensor {
-            query,
-            key,
+            query: query.as_slice(),
+            key: key.as_mut_slice(),
             shadow: None,
         });
     }
