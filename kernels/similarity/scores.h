@@ -40,9 +40,7 @@ struct ScoresTile {
     static constexpr int ROW_BLOCKS = WARP_ROWS / 16, COLUMN_BLOCKS = WARP_COLUMNS / 8;
     static constexpr int SLAB = ROWS * SLAB_BYTES;
     static constexpr int STAGE = 2 * SLAB;
-    // Partial sums of the columns: one a warp row.
-    static constexpr int EXCHANGE = 4 * COLUMNS * int(sizeof(ScaledSum));
-    static constexpr int SHARED_BYTES = STAGES * STAGE + EXCHANGE;
+    static constexpr int SHARED_BYTES = STAGES * STAGE;
 };
 
 // The logits of one tile, as the threads hold them.
@@ -68,7 +66,9 @@ struct Place {
     }
 };
 
-// Runs the tiles of this block; `epilogue.tile(logits, first_column)` after each.
+// Runs the tiles of this block; `epilogue.tile(logits, first_column, free_stage)` after each. The free
+// stage is the one that was read last: its memory is the epilogue's until the next tile, once all
+// threads have passed a barrier.
 template <class T, class Epilogue>
 INFONCE_DEVICE void score_tiles(const ScoresParams& p, Epilogue& epilogue) {
     using Tile = ScoresTile;
@@ -82,6 +82,7 @@ INFONCE_DEVICE void score_tiles(const ScoresParams& p, Epilogue& epilogue) {
     const uint32_t slabs = (p.anchors.row_bytes + SLAB_BYTES - 1) / SLAB_BYTES;
     // Slabs of all tiles, one sequence: the next tile's come in while this one's epilogue runs.
     uint32_t coming_tile = 0, coming_byte = 0, coming_stage = 0, stage = 0;
+    SharedAddress left = shared;
     auto load_next = [&] {
         if (coming_tile < tiles) {
             const SharedAddress to = shared + coming_stage * Tile::STAGE;
@@ -111,7 +112,7 @@ INFONCE_DEVICE void score_tiles(const ScoresParams& p, Epilogue& epilogue) {
             wait_copies<Tile::STAGES - 2>();
             block_barrier();
             load_next();
-            const SharedAddress left = shared + stage * Tile::STAGE;
+            left = shared + stage * Tile::STAGE;
             stage = stage + 1 < Tile::STAGES ? stage + 1 : 0;
             const SharedAddress right = left + Tile::SLAB;
             INFONCE_UNROLL
@@ -132,7 +133,7 @@ INFONCE_DEVICE void score_tiles(const ScoresParams& p, Epilogue& epilogue) {
                 }
             }
         }
-        epilogue.tile(logits, (first_tile + tile) * Tile::COLUMNS);
+        epilogue.tile(logits, (first_tile + tile) * Tile::COLUMNS, left);
     }
     wait_copies<0>();
 }

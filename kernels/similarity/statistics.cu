@@ -29,7 +29,7 @@ struct Statistics {
         }
     }
 
-    INFONCE_DEVICE void tile(Logits& logits, uint32_t first_column) {
+    INFONCE_DEVICE void tile(Logits& logits, uint32_t first_column, SharedAddress free_stage) {
         INFONCE_UNROLL
         for (int i = 0; i < ScoresTile::ROW_BLOCKS; ++i) {
             INFONCE_UNROLL
@@ -59,11 +59,13 @@ struct Statistics {
                 sums[i][half] = combine(sums[i][half], tile_sum);
             }
         }
-        if (p.columns) columns(logits, first_column);
+        if (p.columns) columns(logits, first_column, free_stage);
     }
 
-    INFONCE_DEVICE void columns(const Logits& logits, uint32_t first_column) {
-        const SharedAddress exchange = shared_base() + ScoresTile::STAGES * ScoresTile::STAGE;
+    // `exchange`: room for a partial sum of every column from every warp row.
+    INFONCE_DEVICE void columns(const Logits& logits, uint32_t first_column, SharedAddress exchange) {
+        // Other warps may still multiply what lies there.
+        block_barrier();
         INFONCE_UNROLL
         for (int j = 0; j < ScoresTile::COLUMN_BLOCKS; ++j) {
             INFONCE_UNROLL

@@ -11,7 +11,7 @@ struct Scores {
 
     INFONCE_DEVICE explicit Scores(const ScoresParams& params) : p(params) {}
 
-    INFONCE_DEVICE void tile(Logits& logits, uint32_t first_column) {
+    INFONCE_DEVICE void tile(Logits& logits, uint32_t first_column, SharedAddress) {
         INFONCE_UNROLL
         for (int i = 0; i < ScoresTile::ROW_BLOCKS; ++i) {
             INFONCE_UNROLL

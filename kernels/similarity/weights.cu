@@ -46,7 +46,7 @@ struct Weights {
         }
     }
 
-    INFONCE_DEVICE void tile(Logits& logits, uint32_t first_column) {
+    INFONCE_DEVICE void tile(Logits& logits, uint32_t first_column, SharedAddress) {
         INFONCE_UNROLL
         for (int j = 0; j < ScoresTile::COLUMN_BLOCKS; ++j) {
             const uint32_t c = first_column + place.column(j, 0);

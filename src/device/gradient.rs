@@ -17,35 +17,38 @@ struct Fused {
     owner_rows: usize,
     streamed_rows: usize,
     shared_bytes: u32,
+    /// Blocks that fit a multiprocessor of an H100 (kernels/README.md).
+    resident: usize,
 }
 
 /// The fused kernel for an arithmetic and D; none when D is too large for it.
 fn fused(arithmetic: Arithmetic, dim: usize) -> Option<Fused> {
     // Slabs, warps, streamed rows and stages as in similarity/gradient.cu.
     macro_rules! kernel {
-        ($name:literal, $slabs:literal, $warps:literal, $columns:literal, $stages:literal) => {
+        ($name:literal, $slabs:literal, $warps:literal, $columns:literal, $stages:literal, $resident:literal) => {
             Some(Fused {
                 online: concat!("gradient_online_", $name),
                 known: concat!("gradient_known_", $name),
                 owner_rows: 16 * $warps,
                 streamed_rows: $columns,
                 shared_bytes: $slabs * 128 * (16 * $warps + $stages * $columns),
+                resident: $resident,
             })
         };
     }
     match (arithmetic, dim) {
-        (Arithmetic::Bf16, ..=64) => kernel!("bf16_64", 1, 8, 64, 3),
-        (Arithmetic::Bf16, ..=128) => kernel!("bf16_128", 2, 8, 64, 3),
-        (Arithmetic::Bf16, ..=256) => kernel!("bf16_256", 4, 8, 32, 2),
-        (Arithmetic::F16, ..=64) => kernel!("f16_64", 1, 8, 64, 3),
-        (Arithmetic::F16, ..=128) => kernel!("f16_128", 2, 8, 64, 3),
-        (Arithmetic::F16, ..=256) => kernel!("f16_256", 4, 8, 32, 2),
-        (Arithmetic::F32, ..=64) => kernel!("f32_64", 2, 4, 32, 3),
-        (Arithmetic::F32, ..=128) => kernel!("f32_128", 4, 4, 32, 3),
-        (Arithmetic::F32, ..=256) => kernel!("f32_256", 8, 4, 16, 2),
-        (Arithmetic::Tf32, ..=64) => kernel!("tf32_64", 2, 4, 32, 3),
-        (Arithmetic::Tf32, ..=128) => kernel!("tf32_128", 4, 4, 32, 3),
-        (Arithmetic::Tf32, ..=256) => kernel!("tf32_256", 8, 4, 16, 2),
+        (Arithmetic::Bf16, ..=64) => kernel!("bf16_64", 1, 8, 64, 3, 1),
+        (Arithmetic::Bf16, ..=128) => kernel!("bf16_128", 2, 8, 64, 3, 1),
+        (Arithmetic::Bf16, ..=256) => kernel!("bf16_256", 4, 8, 32, 2, 1),
+        (Arithmetic::F16, ..=64) => kernel!("f16_64", 1, 8, 64, 3, 1),
+        (Arithmetic::F16, ..=128) => kernel!("f16_128", 2, 8, 64, 3, 1),
+        (Arithmetic::F16, ..=256) => kernel!("f16_256", 4, 8, 32, 2, 1),
+        (Arithmetic::F32, ..=64) => kernel!("f32_64", 2, 4, 32, 3, 3),
+        (Arithmetic::F32, ..=128) => kernel!("f32_128", 4, 4, 32, 3, 2),
+        (Arithmetic::F32, ..=256) => kernel!("f32_256", 8, 4, 16, 2, 2),
+        (Arithmetic::Tf32, ..=64) => kernel!("tf32_64", 2, 4, 32, 3, 3),
+        (Arithmetic::Tf32, ..=128) => kernel!("tf32_128", 4, 4, 32, 3, 2),
+        (Arithmetic::Tf32, ..=256) => kernel!("tf32_256", 8, 4, 16, 2, 2),
         _ => None,
     }
 }
@@ -272,9 +275,7 @@ impl<D: Device> Similarity<'_, D> {
         let owners = owner.rows as usize;
         let owner_tiles = owners.div_ceil(kernel.owner_rows);
         let tiles = (streamed.rows as usize).div_ceil(kernel.streamed_rows);
-        // Registers: 256 threads have a multiprocessor to themselves, of 128 there are two blocks.
-        let resident = if kernel.owner_rows > 64 { 1 } else { 2 };
-        let (parts, tiles_per_split) = self.split(owner_tiles, tiles, resident);
+        let (parts, tiles_per_split) = self.split(owner_tiles, tiles, kernel.resident);
         let sums = self.memory().floats(parts as usize * owners * dim)?;
         let online = matches!(pass, Pass::Online);
         let normalisers = match online {

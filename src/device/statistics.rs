@@ -10,7 +10,7 @@ use crate::statistics::{RowStatistics, Statistics};
 
 /// Threads and shared memory of a block: `ScoresTile` of similarity/scores.h.
 const SCORES_THREADS: u32 = 256;
-const SCORES_SHARED: u32 = 3 * 2 * 128 * 128 + 4 * 128 * 8;
+const SCORES_SHARED: u32 = 3 * 2 * 128 * 128;
 
 /// Anchor tiles whose column statistics are kept before they are added up: with 128 rows a tile,
 /// 256 bytes a candidate.

@@ -264,6 +264,44 @@ fn statistics_that_stay_on_the_device_give_the_bits_of_those_that_return() -> Re
 }
 
 #[test]
+fn results_do_not_depend_on_the_schedule_or_the_order_of_threads() -> Result<(), Error> {
+    for dim in [40, 264] {
+        let (q, k) = (numbers::<bf16>(90, dim, 1), numbers::<bf16>(150, dim, 2));
+        let q = Rows::new(&q, 90, dim)?;
+        let k = Rows::new(&k, 150, dim)?;
+        for contrast in [Contrast::nt_xent(0.1)?, Contrast::moco(0.1)?] {
+            let inputs = match contrast.name() {
+                "NT-Xent" => Inputs::Shared { z: q },
+                _ => Inputs::Queue {
+                    q,
+                    own_key: q,
+                    queue: k,
+                },
+            };
+            let run = |schedule, seed| -> Result<_, Error> {
+                let mut dq = vec![f32::NAN; 90 * dim];
+                let gradients = Gradients {
+                    dq: RowsMut::new(&mut dq, 90, dim)?,
+                    dk: None,
+                };
+                let engine = HostEngine::new(schedule, seed);
+                let value = engine.value_and_grad(&contrast, &inputs, 1.0, gradients)?;
+                Ok((value, dq))
+            };
+            let expected = run(Schedule::Early, 0)?;
+            assert!(expected.1.iter().all(|number| number.is_finite()));
+            for seed in 1..4 {
+                for schedule in [Schedule::Late, Schedule::Early, Schedule::Mixed] {
+                    let found = run(schedule, seed)?;
+                    assert_eq!(found, expected, "{schedule:?}, {seed}, D = {dim}");
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+#[test]
 fn products_of_tf32_are_used_when_asked_and_are_off_by_their_rounding() -> Result<(), Error> {
     for dim in [48, 128, 200, 300] {
         let device = HostDevice::new(Schedule::Late, 5, 3);
@@ -294,30 +332,42 @@ fn products_of_tf32_are_used_when_asked_and_are_off_by_their_rounding() -> Resul
             dq: matrices[2],
             dk: Some(matrices[3]),
         };
-        let contrast = Contrast::clip(5.0)?;
-        let run = |tf32| -> Result<Vec<f32>, Error> {
-            let similarity = Similarity::new(&device, 0).with_tf32(tf32);
-            let results = similarity.value_and_grad(&contrast, &inputs, 1.0, &gradients)?;
-            let ([loss, dscale], _) = results.read(&device)?;
-            let mut numbers = vec![0.0; 2 * ROWS * dim];
-            let (dq, dk) = numbers.split_at_mut(ROWS * dim);
-            device.read(matrices[2].address, bytemuck::cast_slice_mut(dq))?;
-            device.read(matrices[3].address, bytemuck::cast_slice_mut(dk))?;
-            numbers.extend([loss, dscale]);
+        let read = |matrix: DeviceMatrix| -> Result<Vec<f32>, Error> {
+            let mut numbers = vec![0.0; ROWS * dim];
+            device.read(matrix.address, bytemuck::cast_slice_mut(&mut numbers))?;
             Ok(numbers)
         };
-        let (exact, rounded) = (run(false)?, run(true)?);
         let largest = |numbers: &[f32]| numbers.iter().fold(0.0f32, |a, b| a.max(b.abs()));
-        let gradients = 2 * ROWS * dim;
-        let pairs = exact[..gradients].iter().zip(&rounded[..gradients]);
-        let off = pairs.fold(0.0f32, |most, (a, b)| most.max((a - b).abs()));
-        // A logit is off by 5·2·2⁻¹¹·⟨|q|, |k|⟩ at most, a weight by as much, relatively; far less
-        // when signs differ. Three products would leave 2⁻²⁰.
-        let share = off / largest(&exact[..gradients]);
-        assert!((1e-5..1e-2).contains(&share), "D = {dim}: {share}");
-        let loss = gradients;
-        assert!((exact[loss] - rounded[loss]).abs() < 5e-3 * exact[loss]);
-        assert_ne!(exact[loss].to_bits(), rounded[loss].to_bits());
+        // Off by more than three products would leave, and by no more than their rounding: a logit by
+        // s·2·2⁻¹¹·⟨|q|, |k|⟩ at most, a weight by as much, relatively; far less as signs differ.
+        let judge = |what: &str, exact: &[f32], rounded: &[f32]| {
+            let off = exact.iter().zip(rounded).map(|(a, b)| (a - b).abs());
+            let share = off.fold(0.0f32, f32::max) / largest(exact);
+            assert!((1e-5..1e-2).contains(&share), "{what}, D = {dim}: {share}");
+        };
+        // Statistics first, and found on the way.
+        for contrast in [
+            Contrast::clip(5.0)?,
+            Contrast::info_nce(0.2, Positives::Diagonal)?,
+        ] {
+            let run = |tf32| -> Result<_, Error> {
+                let similarity = Similarity::new(&device, 0).with_tf32(tf32);
+                let results = similarity.value_and_grad(&contrast, &inputs, 1.0, &gradients)?;
+                let ([loss, _], _) = results.read(&device)?;
+                Ok((loss, read(matrices[2])?, read(matrices[3])?))
+            };
+            let (exact, rounded) = (run(false)?, run(true)?);
+            judge("dq", &exact.1, &rounded.1);
+            judge("dk", &exact.2, &rounded.2);
+            assert!((exact.0 - rounded.0).abs() < 5e-3 * exact.0);
+            assert_ne!(exact.0.to_bits(), rounded.0.to_bits());
+        }
+        let best = |tf32| -> Result<_, Error> {
+            let similarity = Similarity::new(&device, 0).with_tf32(tf32);
+            let best = similarity.top_k(matrices[0], matrices[1], 3, false)?;
+            best.read(&device)
+        };
+        judge("top-k", &best(false)?.scores, &best(true)?.scores);
     }
     Ok(())
 }
