@@ -1,7 +1,7 @@
 //! The build script's parts: finding nvcc, reading ptxas, knowing what depends on what.
 
 #[path = "../build"]
-#[allow(dead_code, reason = "the tests use a part of what the build does")]
+#[expect(dead_code, reason = "the tests use a part of what the build does")]
 mod build {
     pub mod jobs;
     pub mod nvcc;
