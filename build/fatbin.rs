@@ -63,6 +63,9 @@ pub fn build(sources: &Sources, out_dir: &Path, documentation_only: bool) {
 fn compile(sources: &Sources, folder: &Path) -> Result<Vec<Done>, String> {
     let nvcc = Search::here().nvcc()?;
     let version = version(&nvcc)?;
+    if let Some(full) = nvcc::full_release(&version) {
+        println!("cargo::rustc-env=INFONCE_NVCC={full}");
+    }
     fs::create_dir_all(folder).map_err(|error| error.to_string())?;
     let mut work = Vec::new();
     for source in &sources.kernels {

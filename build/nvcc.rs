@@ -165,6 +165,13 @@ pub fn release(text: &str) -> Option<(u32, u32)> {
     Some((major.parse().ok()?, minor.parse().ok()?))
 }
 
+/// The same in full, as "13.0.88".
+pub fn full_release(text: &str) -> Option<&str> {
+    let (_, after) = text.split_once("release ")?;
+    let (_, full) = after.split_once(", V")?;
+    full.split_whitespace().next()
+}
+
 fn executable(path: PathBuf) -> Option<PathBuf> {
     let with_suffix = path.with_extension("exe");
     [path, with_suffix].into_iter().find(|path| path.is_file())

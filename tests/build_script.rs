@@ -168,6 +168,7 @@ fn the_release_is_read_from_what_nvcc_prints() {
     let text = "nvcc: NVIDIA (R) Cuda compiler driver\nBuilt on Wed_Aug_20_01:58:59_PM_PDT_2025\n\
                 Cuda compilation tools, release 13.0, V13.0.88\nBuild cuda_13.0.r13.0/compiler.36424714_0\n";
     assert_eq!(nvcc::release(text), Some((13, 0)));
+    assert_eq!(nvcc::full_release(text), Some("13.0.88"));
     assert_eq!(nvcc::release("nvcc"), None);
 }
 

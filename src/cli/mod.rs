@@ -1,5 +1,6 @@
 //! The subcommands `verify` and `info`.
 
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -17,6 +18,9 @@ pub struct VerifyArguments {
     /// The engine to verify.
     #[arg(long, value_enum, default_value_t = EngineName::Cpu)]
     engine: EngineName,
+    /// Also write the table to this file, as JSON.
+    #[arg(long, value_name = "FILE")]
+    report: Option<PathBuf>,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -29,7 +33,8 @@ enum EngineName {
     Cuda,
 }
 
-/// Prints, per verb and type, the error nearest to its bound. Exit code 1 when one is past it.
+/// Prints, per verb and type, the error nearest to its bound. Exit code 1 when one is past it or the
+/// report cannot be written, 2 when the engine is not here.
 pub fn verify(arguments: &VerifyArguments) -> ExitCode {
     let seed = arguments.seed.unwrap_or_else(seed_from_clock);
     let report = match arguments.engine {
@@ -54,11 +59,21 @@ pub fn verify(arguments: &VerifyArguments) -> ExitCode {
         }
     };
     println!("{report}");
+    if let Some(path) = &arguments.report
+        && let Err(error) = write_report(path, &report)
+    {
+        eprintln!("error: --report {}: {error}", path.display());
+        return ExitCode::FAILURE;
+    }
     if report.passed() {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE
     }
+}
+
+fn write_report(path: &Path, report: &verify::Report) -> std::io::Result<()> {
+    std::fs::write(path, serde_json::to_string_pretty(report)?)
 }
 
 /// Prints which engines are here and why the others are not.

@@ -37,8 +37,8 @@ impl<T: Pod> CudaBuffer<T> {
     /// # Errors
     /// [`Error::Driver`] when the memory cannot be had.
     pub fn zeroed(device: &CudaDevice, length: usize) -> Result<Self, Error> {
-        let buffer = Self::unwritten(device, length)?;
-        device.zero(buffer.block.address(), length * size_of::<T>())?;
+        let mut buffer = Self::unwritten(device, length)?;
+        buffer.zero()?;
         Ok(buffer)
     }
 
@@ -71,6 +71,32 @@ impl<T: Pod> CudaBuffer<T> {
         self.check_length(elements.len())?;
         let bytes = bytemuck::cast_slice(elements);
         self.device.write(self.block.address(), bytes)
+    }
+
+    /// Overwrites all elements with zeros, in stream order.
+    ///
+    /// # Errors
+    /// [`Error::Driver`] when the driver refuses.
+    pub fn zero(&mut self) -> Result<(), Error> {
+        let bytes = self.length * size_of::<T>();
+        self.device.zero(self.block.address(), bytes)
+    }
+
+    /// Overwrites all elements with those of `other`, in stream order.
+    ///
+    /// # Errors
+    /// [`Error::Length`] unless there are as many, [`Error::Device`] when `other` is of another device
+    /// handle, [`Error::Driver`] when the driver refuses.
+    pub fn copy_from(&mut self, other: &Self) -> Result<(), Error> {
+        self.check_length(other.length)?;
+        let bytes = self.length * size_of::<T>();
+        if bytes == 0 {
+            return Ok(());
+        }
+        let region = other.region(other.length, 1)?;
+        region.require_home("other", self.device.home())?;
+        self.device
+            .copy(self.block.address(), region.address(), bytes)
     }
 
     /// Copies all elements to the host, once the work on the stream so far has ended.

@@ -3,7 +3,7 @@
 use super::argument::{View, located_gradients, located_inputs, require_disjoint};
 use super::device::CudaDevice;
 use super::queue::CudaQueue;
-use super::results::{CudaNumber, CudaResults};
+use super::results::{CudaNumber, CudaResults, CudaTopK};
 use super::view::{CudaRows, CudaRowsMut, CudaVector, CudaVectorMut};
 use crate::contrast::{Contrast, Inputs, Shape, same_dim};
 use crate::device::{Call, DeviceMomentum, Rowwise, Similarity, workspace_bytes};
@@ -186,6 +186,24 @@ impl CudaEngine {
         let dscale = similarity.backward_of(contrast, &inputs, of, upstream, &gradients)?;
         Ok(CudaNumber::second_of(dscale, &self.device))
     }
+
+    /// [`Engine::top_k`], its results left on the device.
+    ///
+    /// # Errors
+    /// As [`Engine::top_k`].
+    pub fn top_k_on_device<T: Element>(
+        &self,
+        queries: CudaRows<'_, T>,
+        candidates: CudaRows<'_, T>,
+        k: usize,
+        exclude_self: bool,
+    ) -> Result<CudaTopK, Error> {
+        let queries = queries.located("queries", &self.device)?.matrix;
+        let candidates = candidates.located("candidates", &self.device)?.matrix;
+        let similarity = self.similarity(None)?;
+        let best = similarity.top_k(queries, candidates, k, exclude_self)?;
+        Ok(CudaTopK::new(best, &self.device))
+    }
 }
 
 impl Engine for CudaEngine {
@@ -243,12 +261,8 @@ impl Engine for CudaEngine {
         k: usize,
         exclude_self: bool,
     ) -> Result<TopK, Error> {
-        let queries = queries.located("queries", &self.device)?.matrix;
-        let candidates = candidates.located("candidates", &self.device)?.matrix;
-        let best = self
-            .similarity(None)?
-            .top_k(queries, candidates, k, exclude_self)?;
-        best.read(&self.device)
+        self.top_k_on_device(queries, candidates, k, exclude_self)?
+            .read()
     }
 
     fn normalize<T: Element, O: Element>(

@@ -53,6 +53,11 @@ pub fn kernel_table() -> &'static str {
     include_str!(concat!(env!("OUT_DIR"), "/kernels.txt"))
 }
 
+/// The release of nvcc that compiled them, as "13.0.88", where it said one.
+pub fn compiler() -> Option<&'static str> {
+    option_env!("INFONCE_NVCC")
+}
+
 /// The image that holds a kernel.
 pub(super) fn holding(kernel: &str) -> Option<&'static Image> {
     IMAGES.iter().find(|image| image.kernels.contains(&kernel))

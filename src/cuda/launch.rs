@@ -29,6 +29,9 @@ impl Device for CudaDevice {
     }
 
     fn zero(&self, address: u64, bytes: usize) -> Result<(), Error> {
+        if bytes == 0 {
+            return Ok(());
+        }
         let stream = self.stream().bind()?;
         // SAFETY: `address` names as many bytes of device memory, by the trait's contract.
         let result = unsafe { result::memset_d8_async(address, 0, bytes, stream) };
@@ -76,6 +79,17 @@ impl Device for CudaDevice {
 
     fn multiprocessors(&self) -> u32 {
         self.info().multiprocessors
+    }
+}
+
+impl CudaDevice {
+    /// Copies `bytes` bytes, at least one, within the device's memory, in stream order. Neither
+    /// range ends outside what is allocated, and they do not overlap.
+    pub(super) fn copy(&self, to: u64, from: u64, bytes: usize) -> Result<(), Error> {
+        let stream = self.stream().bind()?;
+        // SAFETY: both addresses name as many bytes of device memory, by this function's contract.
+        let result = unsafe { result::memcpy_dtod_async(to, from, bytes, stream) };
+        check("cuMemcpyDtoDAsync", result)
     }
 }
 

@@ -13,7 +13,7 @@
 //! |---|---|
 //! | `probe` | which devices there are, and why none |
 //! | `driver` | the driver's errors as values |
-//! | `device`, `stream`, `graph` | a context, the order of its work, recorded work |
+//! | `device`, `stream`, `event`, `graph` | a context, the order of its work, moments in it, recorded work |
 //! | `image`, `module`, `launch` | the kernels in this binary, loaded once, started |
 //! | `staging` | host memory that bytes pass through on their way to the device |
 //! | `engine`, `queue`, `results` | the verbs, the key queue, what a call leaves on the device |
@@ -27,6 +27,7 @@ mod cust;
 mod device;
 mod driver;
 mod engine;
+mod event;
 mod graph;
 mod image;
 mod launch;
@@ -42,12 +43,13 @@ mod view;
 pub use buffer::CudaBuffer;
 pub use device::CudaDevice;
 pub use engine::CudaEngine;
+pub use event::CudaEvent;
 pub use graph::CudaGraph;
-pub use image::{KernelResources, kernel_table, kernels};
+pub use image::{KernelResources, compiler, kernel_table, kernels};
 pub use probe::{CudaDeviceInfo, probe};
 pub use queue::CudaQueue;
 pub use region::CudaRegion;
-pub use results::{CudaNumber, CudaResults};
+pub use results::{CudaNumber, CudaResults, CudaTopK};
 pub use stream::CudaStream;
 pub use view::{CudaRows, CudaRowsMut, CudaVector, CudaVectorMut};
 

@@ -139,7 +139,7 @@ const LIBRARIES: [&str; 1] = ["nvcuda.dll"];
 
 /// Every function of the driver that this crate calls, itself or through the bindings: these panic
 /// when one is missing, so it is looked for before.
-const FUNCTIONS: [&str; 40] = [
+const FUNCTIONS: [&str; 41] = [
     "cuCtxGetCurrent",
     "cuCtxSetCurrent",
     "cuCtxSynchronize",
@@ -167,6 +167,7 @@ const FUNCTIONS: [&str; 40] = [
     "cuMemFreeHost",
     "cuMemFree_v2",
     "cuMemHostAlloc",
+    "cuMemcpyDtoDAsync_v2",
     "cuMemcpyDtoHAsync_v2",
     "cuMemcpyHtoDAsync_v2",
     "cuMemsetD8Async",

@@ -3,7 +3,8 @@
 use super::device::CudaDevice;
 use super::region::CudaRegion;
 use super::view::CudaVector;
-use crate::device::{DeviceStatistics, Floats, Results};
+use crate::device::{DeviceStatistics, DeviceTopK, Floats, Results};
+use crate::engine::TopK;
 use crate::error::Error;
 use crate::statistics::Statistics;
 
@@ -18,6 +19,12 @@ pub struct CudaResults {
 pub struct CudaNumber {
     /// Two numbers; this is the second.
     numbers: Floats<CudaDevice>,
+    device: CudaDevice,
+}
+
+/// The k best candidates of every query, on the device.
+pub struct CudaTopK {
+    best: DeviceTopK<CudaDevice>,
     device: CudaDevice,
 }
 
@@ -99,12 +106,42 @@ impl CudaNumber {
     }
 }
 
-/// Numbers of `floats` as a vector.
-fn part<'a>(
+impl CudaTopK {
+    pub(super) fn new(best: DeviceTopK<CudaDevice>, device: &CudaDevice) -> Self {
+        Self {
+            best,
+            device: device.clone(),
+        }
+    }
+
+    /// Candidate indices, N × k, best first.
+    pub fn indices(&self) -> CudaVector<'_, u32> {
+        let indices = &self.best.indices;
+        part(indices, 0..indices.len(), &self.device)
+    }
+
+    /// ⟨q_i, k_j⟩ of each, N × k, not scaled.
+    pub fn scores(&self) -> CudaVector<'_> {
+        let scores = &self.best.scores;
+        part(scores, 0..scores.len(), &self.device)
+    }
+
+    /// Both, once everything before on the stream has ended.
+    ///
+    /// # Errors
+    /// As [`CudaResults::read`].
+    pub fn read(&self) -> Result<TopK, Error> {
+        self.best.read(&self.device)
+    }
+}
+
+/// Numbers of 4 bytes as a vector.
+fn part<'a, T>(
     floats: &'a Floats<CudaDevice>,
     numbers: std::ops::Range<usize>,
     device: &CudaDevice,
-) -> CudaVector<'a> {
+) -> CudaVector<'a, T> {
+    const { assert!(size_of::<T>() == 4) };
     let address = floats.address() + 4 * numbers.start as u64;
     CudaVector::at(CudaRegion::vector(address, numbers.len(), device.home()))
 }
@@ -118,5 +155,11 @@ impl std::fmt::Debug for CudaResults {
 impl std::fmt::Debug for CudaNumber {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("CudaNumber").finish_non_exhaustive()
+    }
+}
+
+impl std::fmt::Debug for CudaTopK {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("CudaTopK").finish_non_exhaustive()
     }
 }

@@ -21,6 +21,7 @@ pub(crate) use plan::workspace_bytes;
 pub(crate) use rowwise::{DeviceMomentum, Rowwise};
 pub(crate) use similarity::Similarity;
 pub(crate) use statistics::{DeviceStatistics, Results};
+pub(crate) use top_k::DeviceTopK;
 
 use crate::element::DType;
 use crate::error::Error;

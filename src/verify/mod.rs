@@ -20,6 +20,8 @@ use half::{bf16, f16};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
+use serde::ser::SerializeStruct;
+use serde::{Serialize, Serializer};
 
 use crate::element::Element;
 use crate::error::Error;
@@ -124,7 +126,25 @@ struct Line {
     checks: usize,
 }
 
-/// What [`run`] found; displays as a table.
+impl Serialize for Line {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let worst = &self.worst;
+        let mut line = serializer.serialize_struct("Line", 9)?;
+        line.serialize_field("verb", &worst.verb.to_string())?;
+        line.serialize_field("input", &worst.input.to_string())?;
+        line.serialize_field("output", &worst.output.to_string())?;
+        line.serialize_field("checks", &self.checks)?;
+        line.serialize_field("largest", &worst.magnitude)?;
+        line.serialize_field("error", &worst.error)?;
+        line.serialize_field("allowed", &worst.allowed())?;
+        line.serialize_field("quantity", worst.quantity)?;
+        line.serialize_field("case", &self.case)?;
+        line.end()
+    }
+}
+
+/// What [`run`] found; displays as a table, and serialises its lines, failures and number of cases.
+#[derive(Serialize)]
 pub struct Report {
     lines: Vec<Line>,
     failures: Vec<String>,

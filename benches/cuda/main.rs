@@ -1,0 +1,74 @@
+//! The verbs on a CUDA device at the shapes that training has, one line each: device time, rates,
+//! share of what the card's library product or a copy reaches in the same run, peak memory.
+//!
+//! `cargo bench --features cuda --bench cuda -- [filter] [criterion's options]`. Criterion decides how
+//! often each case runs and compares it with the run before. In the environment:
+//! `INFONCE_ROWS=FILE` also writes the rows as JSON (`benches/records/schema.rs`);
+//! `INFONCE_LARGEST=1` adds N = M = 1,048,576, which takes a quarter of a minute;
+//! `INFONCE_DIVISOR=K` divides rows by K, to rehearse where there is no time.
+
+mod losses;
+mod product;
+mod rig;
+mod rowwise;
+#[path = "../records/schema.rs"]
+#[expect(dead_code, reason = "records hold more than rows")]
+mod schema;
+#[path = "../records/table.rs"]
+mod table;
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use criterion::Criterion;
+use infonce::cuda::CudaEngine;
+
+use rig::Rig;
+use schema::Rows;
+
+fn main() -> ExitCode {
+    let outcome = CudaEngine::new(0).map(Rig::new);
+    let rows = match outcome {
+        Ok(Ok(rig)) => measure(rig),
+        Ok(Err(error)) => {
+            eprintln!("error: {error}");
+            return ExitCode::FAILURE;
+        }
+        Err(error) => {
+            println!("ignored: {error}");
+            Vec::new()
+        }
+    };
+    let failed = rows.iter().any(|row| row.reason.is_some());
+    if let Some(path) = std::env::var_os("INFONCE_ROWS") {
+        let text = serde_json::to_string_pretty(&Rows { rows }).expect("rows are plain data");
+        if let Err(error) = std::fs::write(&path, text) {
+            eprintln!("error: INFONCE_ROWS={}: {error}", path.display());
+            return ExitCode::FAILURE;
+        }
+    }
+    match failed {
+        true => ExitCode::FAILURE,
+        false => ExitCode::SUCCESS,
+    }
+}
+
+fn measure(mut rig: Rig) -> Vec<schema::Row> {
+    println!("{}", rig.description());
+    let mut criterion = Criterion::default()
+        .without_plots()
+        .sample_size(20)
+        .nresamples(2_000)
+        .warm_up_time(Duration::from_millis(300))
+        .measurement_time(Duration::from_secs(1))
+        .configure_from_args();
+    losses::run(&mut rig, &mut criterion);
+    rowwise::run(&mut rig, &mut criterion);
+    if std::env::var_os("INFONCE_LARGEST").is_some() {
+        losses::largest(&mut rig);
+    }
+    criterion.final_summary();
+    let rows = rig.into_rows();
+    println!("\n{}", table::text(&rows));
+    rows
+}

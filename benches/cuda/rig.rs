@@ -1,0 +1,266 @@
+//! How a case is timed.
+//!
+//! Each case is recorded into a graph once. A *cold* time is that of one replay after the cache was
+//! overwritten; the driver is given the overwriting, the first event, the graph and the second event
+//! in one go, so that the device does not wait for the processor in between. *Warm* times are of
+//! replays one right after the other. With every sample of a case its yardstick is timed too, so that
+//! both meet the same clocks.
+
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Duration;
+
+use criterion::{Criterion, SamplingMode};
+use infonce::Error;
+use infonce::cuda::{CudaBuffer, CudaDevice, CudaEngine, CudaEvent, CudaGraph};
+
+use super::product::Product;
+use super::schema::{Measure, Row, Times, Yardstick};
+use super::table;
+
+/// Bytes of each buffer of the copy.
+const COPY_BYTES: usize = 512 << 20;
+/// Replays for the warm time.
+const WARM: usize = 20;
+
+/// The device, what cases are measured with, and the rows so far.
+pub struct Rig {
+    engine: CudaEngine,
+    /// Twice the cache: overwriting it leaves nothing else there.
+    flush: CudaBuffer<u8>,
+    copy: Option<[CudaBuffer<u8>; 2]>,
+    product: Option<Result<Product, String>>,
+    events: [CudaEvent; 2],
+    divisor: usize,
+    rows: Vec<Row>,
+}
+
+/// A case on the device, ready to run.
+pub struct Prepared {
+    // Dropped before the memory that it names.
+    graph: CudaGraph,
+    extra_bytes: usize,
+    _keeps: Box<dyn Any>,
+}
+
+impl Prepared {
+    /// Calls `work` once, to see what memory it takes, and records it. `keeps` owns the memory that
+    /// `work` is given.
+    pub fn new<K: 'static, R: 'static>(
+        device: &CudaDevice,
+        mut keeps: K,
+        work: impl Fn(&mut K) -> Result<R, Error>,
+    ) -> Result<Self, Error> {
+        device.trim();
+        let (before, _) = device.memory_bytes();
+        drop(work(&mut keeps)?);
+        device.synchronize()?;
+        let (used, free) = device.memory_bytes();
+        let (results, graph) = device.record(|| work(&mut keeps))?;
+        Ok(Self {
+            graph,
+            extra_bytes: used + free - before,
+            _keeps: Box::new((results, keeps)),
+        })
+    }
+
+    fn replay(&self) -> Result<(), Error> {
+        // SAFETY: inputs and outputs are kept with the graph, and nothing else touches them.
+        unsafe { self.graph.launch() }
+    }
+}
+
+impl Rig {
+    pub fn new(engine: CudaEngine) -> Result<Self, Error> {
+        let device = engine.device();
+        let cache = device.info().cache_bytes;
+        Ok(Self {
+            flush: CudaBuffer::zeroed(device, 2 * cache)?,
+            copy: None,
+            product: None,
+            events: [device.event()?, device.event()?],
+            divisor: divisor(),
+            rows: Vec::new(),
+            engine,
+        })
+    }
+
+    pub fn description(&self) -> String {
+        self.engine.device().info().to_string()
+    }
+
+    /// `rows`, or fewer in a rehearsal.
+    pub fn rows(&self, rows: usize) -> usize {
+        (rows / self.divisor).max(2)
+    }
+
+    pub fn into_rows(self) -> Vec<Row> {
+        self.rows
+    }
+
+    /// Times one case, unless criterion's filter leaves it out, and prints its line.
+    pub fn time(
+        &mut self,
+        criterion: &mut Criterion,
+        mut row: Row,
+        what: Yardstick,
+        prepare: impl Fn(&CudaEngine) -> Result<Prepared, Error>,
+    ) {
+        let name = format!("{} {}", row.wanted, row.shape);
+        let (mut prepared, mut cold, mut yardstick) = (None, Vec::new(), Vec::new());
+        let mut group = criterion.benchmark_group(format!("{} {}", row.work, row.dtype));
+        group.sampling_mode(SamplingMode::Flat);
+        // A case that fails says why and does not keep the others from running.
+        let ran = catch_unwind(AssertUnwindSafe(|| {
+            group.bench_function(name, |bencher| {
+                let case = prepared.get_or_insert_with(|| of(prepare(&self.engine)));
+                bencher.iter_custom(|iterations| {
+                    yardstick.extend(of(self.yardstick(what)));
+                    let first = cold.len();
+                    cold.extend((0..iterations).map(|_| of(self.cold(case))));
+                    Duration::from_secs_f64(cold[first..].iter().sum())
+                });
+            });
+            if let Some(case) = &prepared {
+                row.extra_bytes = Some(case.extra_bytes);
+                row.warm = Times::of(&of(self.warm(case, cold.len().min(WARM))));
+            }
+        }));
+        group.finish();
+        if let Err(panic) = ran {
+            let words = panic.downcast_ref::<String>().cloned();
+            row.reason = Some(words.unwrap_or_else(|| "it failed".to_owned()));
+        } else if cold.is_empty() {
+            return;
+        }
+        row.cold = Times::of(&cold);
+        row.measure = Times::of(&yardstick).map(|times| Measure {
+            what,
+            rate: self.yardstick_work(what) / times.median,
+            samples: times.samples,
+        });
+        println!("{}", table::line(&row));
+        self.rows.push(row);
+    }
+
+    /// Times one call that takes seconds, once.
+    pub fn time_once(
+        &mut self,
+        mut row: Row,
+        call: impl FnOnce(&CudaEngine) -> Result<(f64, usize), Error>,
+    ) {
+        let what = Yardstick::Product;
+        let product = self.yardstick(what);
+        match call(&self.engine) {
+            Ok((seconds, extra_bytes)) => {
+                row.cold = Times::of(&[seconds]);
+                row.extra_bytes = Some(extra_bytes);
+            }
+            Err(error) => row.reason = Some(error.to_string()),
+        }
+        row.measure = product.ok().flatten().map(|seconds| Measure {
+            what,
+            rate: self.yardstick_work(what) / seconds,
+            samples: 1,
+        });
+        println!("{}", table::line(&row));
+        self.rows.push(row);
+    }
+
+    /// Seconds of one replay with nothing of it in the cache.
+    fn cold(&mut self, case: &Prepared) -> Result<f64, Error> {
+        self.flush.zero()?;
+        seconds(&self.events, || case.replay())
+    }
+
+    /// Seconds of each of `replays` replays, one right after the other.
+    fn warm(&self, case: &Prepared, replays: usize) -> Result<Vec<f64>, Error> {
+        let device = self.engine.device();
+        let events: Vec<_> = (0..=replays)
+            .map(|_| device.event())
+            .collect::<Result<_, _>>()?;
+        case.replay()?;
+        events[0].record()?;
+        for event in &events[1..] {
+            case.replay()?;
+            event.record()?;
+        }
+        events
+            .windows(2)
+            .map(|pair| pair[1].seconds_since(&pair[0]))
+            .collect()
+    }
+
+    /// Seconds of the yardstick; none when the library is not there, which is said once.
+    fn yardstick(&mut self, what: Yardstick) -> Result<Option<f64>, Error> {
+        match what {
+            Yardstick::Copy => {
+                let device = self.engine.device();
+                let [to, from] = match &mut self.copy {
+                    Some(buffers) => buffers,
+                    none => none.insert([
+                        CudaBuffer::zeroed(device, COPY_BYTES)?,
+                        CudaBuffer::upload(device, &noise(COPY_BYTES))?,
+                    ]),
+                };
+                seconds(&self.events, || to.copy_from(from)).map(Some)
+            }
+            Yardstick::Product => {
+                let product = self.product.get_or_insert_with(|| {
+                    let product = Product::new(self.engine.device());
+                    if let Err(reason) = &product {
+                        println!("no ratio to the library product: {reason}");
+                    }
+                    product
+                });
+                match product {
+                    Ok(product) => seconds(&self.events, || product.run()).map(Some),
+                    Err(_) => Ok(None),
+                }
+            }
+        }
+    }
+
+    /// FLOPs or bytes of the yardstick.
+    fn yardstick_work(&self, what: Yardstick) -> f64 {
+        match what {
+            Yardstick::Product => Product::FLOPS,
+            Yardstick::Copy => 2.0 * COPY_BYTES as f64,
+        }
+    }
+}
+
+/// Device seconds of what `work` puts on the stream of the events.
+pub fn seconds(
+    [start, end]: &[CudaEvent; 2],
+    work: impl FnOnce() -> Result<(), Error>,
+) -> Result<f64, Error> {
+    start.record()?;
+    work()?;
+    end.record()?;
+    end.seconds_since(start)
+}
+
+/// Bytes that no memory controller can compress.
+fn noise(bytes: usize) -> Vec<u8> {
+    let word = |i: u64| (i + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15).to_le_bytes();
+    (0..bytes as u64 / 8).flat_map(word).collect()
+}
+
+fn divisor() -> usize {
+    let Ok(text) = std::env::var("INFONCE_DIVISOR") else {
+        return 1;
+    };
+    match text.parse() {
+        Ok(divisor) if divisor > 0 => divisor,
+        _ => {
+            eprintln!("INFONCE_DIVISOR is {text:?}; it must be a whole number above 0");
+            std::process::exit(2);
+        }
+    }
+}
+
+/// Ends the case, not the run, with the error's words.
+fn of<T>(result: Result<T, Error>) -> T {
+    result.unwrap_or_else(|error| panic!("{error}"))
+}

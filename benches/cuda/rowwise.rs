@@ -1,0 +1,159 @@
+//! The verbs that are bound by memory, against a copy of the same run.
+
+use criterion::Criterion;
+use half::bf16;
+use infonce::cuda::{CudaBuffer, CudaDevice, CudaQueue};
+use infonce::{Element, Engine, Error, MomentumTensor};
+
+use super::losses::{number_bytes, row, uniform, unit_rows};
+use super::rig::{Prepared, Rig};
+use super::schema::Yardstick;
+
+const EPSILON: f32 = 1e-12;
+
+pub fn run(rig: &mut Rig, criterion: &mut Criterion) {
+    normalize::<bf16>(rig, criterion);
+    normalize::<f32>(rig, criterion);
+    momentum::<f32>(rig, criterion, false);
+    momentum::<bf16>(rig, criterion, true);
+    enqueue(rig, criterion);
+}
+
+/// 65,536 rows of 1,024 numbers: 128 MiB in bf16.
+fn normalize<T: Element>(rig: &mut Rig, criterion: &mut Criterion) {
+    let (n, d) = (rig.rows(65_536), 1024);
+    let shape = || format!("N={n} D={d}");
+    let matrix = (n * d) as f64 * number_bytes(T::DTYPE);
+    let norms_bytes = 4.0 * n as f64;
+    let bytes = 2.0 * matrix + norms_bytes;
+    let forward = row("normalize", "rows", shape(), T::DTYPE, None, bytes);
+    rig.time(criterion, forward, Yardstick::Copy, |engine| {
+        let device = engine.device();
+        let keeps = (
+            CudaBuffer::upload(device, &uniform::<T>(n * d, 1))?,
+            CudaBuffer::<T>::zeroed(device, n * d)?,
+            CudaBuffer::<f32>::zeroed(device, n)?,
+        );
+        Prepared::new(device, keeps, |(x, y, norms)| {
+            engine.normalize(
+                x.rows(n, d)?,
+                y.rows_mut(n, d)?,
+                norms.vector_mut()?,
+                EPSILON,
+            )
+        })
+    });
+    let bytes = 3.0 * matrix + norms_bytes;
+    let backward = row("normalize", "gradient", shape(), T::DTYPE, None, bytes);
+    rig.time(criterion, backward, Yardstick::Copy, |engine| {
+        let device = engine.device();
+        let keeps = (
+            CudaBuffer::upload(device, &unit_rows::<T>(n, d, 1))?,
+            CudaBuffer::upload(device, &uniform::<T>(n * d, 2))?,
+            CudaBuffer::upload(device, &vec![1.0f32; n])?,
+            CudaBuffer::<T>::zeroed(device, n * d)?,
+        );
+        Prepared::new(device, keeps, |(y, dy, norms, dx)| {
+            engine.normalize_backward(
+                y.rows(n, d)?,
+                norms.vector()?,
+                dy.rows(n, d)?,
+                dx.rows_mut(n, d)?,
+                EPSILON,
+            )
+        })
+    });
+}
+
+/// One tensor of a momentum update on the device.
+struct Parameter<T> {
+    query: CudaBuffer<T>,
+    key: CudaBuffer<f32>,
+    shadow: Option<CudaBuffer<T>>,
+}
+
+impl<T: Element> Parameter<T> {
+    fn new(device: &CudaDevice, length: usize, shadow: bool) -> Result<Self, Error> {
+        let shadow = shadow.then(|| CudaBuffer::zeroed(device, length));
+        Ok(Self {
+            query: CudaBuffer::upload(device, &uniform(length, 1))?,
+            key: CudaBuffer::upload(device, &uniform(length, 2))?,
+            shadow: shadow.transpose()?,
+        })
+    }
+}
+
+/// All tensors of a ResNet-50 in one call.
+fn momentum<T: Element>(rig: &mut Rig, criterion: &mut Criterion, shadow: bool) {
+    let lengths: Vec<usize> = resnet50().into_iter().map(|n| rig.rows(n)).collect();
+    let numbers = lengths.iter().sum::<usize>() as f64;
+    // The query is read, the key read and written, the shadow written.
+    let copies = if shadow { 2.0 } else { 1.0 };
+    let bytes = numbers * (8.0 + copies * number_bytes(T::DTYPE));
+    let wanted = if shadow { "keys and shadow" } else { "keys" };
+    let shape = format!("ResNet-50, {} tensors", lengths.len());
+    let row = row("momentum update", wanted, shape, T::DTYPE, None, bytes);
+    rig.time(criterion, row, Yardstick::Copy, |engine| {
+        let device = engine.device();
+        let parameter = |&length: &usize| Parameter::<T>::new(device, length, shadow);
+        let keeps: Vec<_> = lengths.iter().map(parameter).collect::<Result<_, _>>()?;
+        Prepared::new(device, keeps, |parameters| {
+            let mut tensors = Vec::with_capacity(parameters.len());
+            for parameter in parameters {
+                let shadow = parameter.shadow.as_mut().map(CudaBuffer::vector_mut);
+                tensors.push(MomentumTensor {
+                    query: parameter.query.vector()?,
+                    key: parameter.key.vector_mut()?,
+                    shadow: shadow.transpose()?,
+                });
+            }
+            engine.momentum_update(0.999, &mut tensors)
+        })
+    });
+}
+
+/// Numbers of each learnable tensor (He et al. 2016, table 1; bottleneck blocks with batch
+/// normalisation, classifier of 1,000).
+fn resnet50() -> Vec<usize> {
+    let mut tensors = Vec::new();
+    let mut convolution = |inputs: usize, outputs: usize, side: usize| {
+        tensors.extend([inputs * outputs * side * side, outputs, outputs]);
+    };
+    convolution(3, 64, 7);
+    let mut inputs = 64;
+    for (width, blocks) in [(64, 3), (128, 4), (256, 6), (512, 3)] {
+        for block in 0..blocks {
+            convolution(inputs, width, 1);
+            convolution(width, width, 3);
+            convolution(width, 4 * width, 1);
+            if block == 0 {
+                convolution(inputs, 4 * width, 1);
+            }
+            inputs = 4 * width;
+        }
+    }
+    tensors.extend([inputs * 1000, 1000]);
+    assert_eq!(
+        (tensors.len(), tensors.iter().sum()),
+        (161, 25_557_032usize)
+    );
+    tensors
+}
+
+/// A batch into MoCo's queue.
+fn enqueue(rig: &mut Rig, criterion: &mut Criterion) {
+    let (batch, capacity, d) = (256, rig.rows(65_536).max(256), 128);
+    let shape = format!("{batch} of {capacity} D={d}");
+    let bytes = 2.0 * (batch * d) as f64 * number_bytes(bf16::DTYPE);
+    let row = row("enqueue", "rows", shape, bf16::DTYPE, None, bytes);
+    rig.time(criterion, row, Yardstick::Copy, |engine| {
+        let device = engine.device();
+        let keeps = (
+            CudaBuffer::upload(device, &unit_rows::<bf16>(batch, d, 1))?,
+            CudaQueue::<bf16>::new(device, capacity, d)?,
+        );
+        Prepared::new(device, keeps, |(keys, queue)| {
+            engine.enqueue(queue, keys.rows(batch, d)?)
+        })
+    });
+}

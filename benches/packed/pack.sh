@@ -1,0 +1,39 @@
+#!/usr/bin/env bash
+# Builds everything that runs on a card and packs it, with run.sh, into a folder for a machine that has
+# a card and no Rust: benches/packed/README.md.
+#
+# pack.sh [FOLDER]    default: target/packed
+set -euo pipefail
+packed="$(realpath -m "${1:-$(dirname "$0")/../../target/packed}")"
+cd "$(dirname "$0")/../.."
+
+if [ -e "$packed" ] && [ ! -e "$packed/build.json" ]; then
+    echo "error: $packed is there and was not made by this script" >&2
+    exit 1
+fi
+rm -rf "$packed"
+mkdir -p "$packed"
+
+# Cargo says, in a line of JSON each, which executables a build has made.
+build() {
+    cargo build --release --message-format=json "$@" |
+        sed -n 's/.*"name":"\([^"]*\)".*"executable":"\([^"]*\)".*/\1 \2/p' |
+        while read -r name executable; do
+            strip -o "$packed/$name" "$executable"
+        done
+}
+# The suites and benchmarks link no tensor framework; the command line does, for the trainer.
+build --features cuda --test conformance --test cuda_device --bench cuda --example record
+mv "$packed/cuda" "$packed/bench"
+build --features cuda,train --bin infonce
+
+cp benches/packed/run.sh "$packed/"
+modified=false
+[ -z "$(git status --porcelain)" ] || modified=true
+cat > "$packed/build.json" <<JSON
+{"commit": "$(git rev-parse HEAD)", "modified": $modified, "rustc": "$(rustc --version | cut -d' ' -f2)"}
+JSON
+for name in conformance cuda_device bench record infonce; do
+    [ -x "$packed/$name" ] || { echo "error: cargo has made no $name" >&2; exit 1; }
+done
+du -sh "$packed"

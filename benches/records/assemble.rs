@@ -1,0 +1,255 @@
+//! From what a run left in its folder to its record. The files are those that `benches/packed/run.sh`
+//! writes.
+
+use std::path::Path;
+
+use serde::de::DeserializeOwned;
+
+use super::schema::{
+    Build, Clocks, Device, Machine, Record, Rows, SCHEMA, Stage, Status, Tests, Verify,
+};
+
+/// The record of the run in `folder`.
+pub fn record(folder: &Path) -> Result<Record, String> {
+    let optional = |name: &str| -> Option<String> {
+        let text = std::fs::read_to_string(folder.join(name)).ok()?;
+        Some(text.trim().to_owned()).filter(|text| !text.is_empty())
+    };
+    let (device, no_device) = device();
+    let stages = text(&folder.join("stages.tsv"))?;
+    let log = |name: &str| optional(&format!("logs/{name}.log")).unwrap_or_default();
+    let mut rows = Vec::new();
+    for name in ["rows.json", "peers.json"] {
+        if folder.join(name).exists() {
+            rows.extend(json::<Rows>(&folder.join(name))?.rows);
+        }
+    }
+    let verify = folder.join("verify.json");
+    Ok(Record {
+        schema: SCHEMA,
+        date: text(&folder.join("date"))?.trim().to_owned(),
+        build: json::<Build>(&folder.join("build.json"))?,
+        nvcc: nvcc(),
+        machine: Machine {
+            processor: processor(),
+            cores: std::thread::available_parallelism().map_or(1, usize::from),
+            device,
+            no_device,
+            driver: optional("driver"),
+            clocks: optional("clocks.csv").as_deref().and_then(clocks),
+        },
+        stages: stages
+            .lines()
+            .map(|line| stage(line, log))
+            .collect::<Result<_, _>>()?,
+        verify: match verify.exists() {
+            true => Some(json::<Verify>(&verify)?),
+            false => None,
+        },
+        rows,
+    })
+}
+
+fn text(path: &Path) -> Result<String, String> {
+    std::fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))
+}
+
+fn json<T: DeserializeOwned>(path: &Path) -> Result<T, String> {
+    serde_json::from_str(&text(path)?).map_err(|error| format!("{}: {error}", path.display()))
+}
+
+#[cfg(feature = "cuda")]
+fn device() -> (Option<Device>, Option<String>) {
+    match infonce::cuda::CudaDevice::new(0) {
+        Err(error) => (None, Some(error.to_string())),
+        Ok(device) => {
+            let info = device.info();
+            let device = Device {
+                name: info.name.clone(),
+                compute_capability: info.compute_capability,
+                multiprocessors: info.multiprocessors,
+                memory_bytes: info.memory_bytes,
+                cache_bytes: info.cache_bytes,
+                cuda: info.driver,
+            };
+            (Some(device), None)
+        }
+    }
+}
+
+#[cfg(not(feature = "cuda"))]
+fn device() -> (Option<Device>, Option<String>) {
+    (None, Some("this build lacks the feature `cuda`".to_owned()))
+}
+
+#[cfg(feature = "cuda")]
+fn nvcc() -> Option<String> {
+    infonce::cuda::compiler().map(str::to_owned)
+}
+
+#[cfg(not(feature = "cuda"))]
+fn nvcc() -> Option<String> {
+    None
+}
+
+fn processor() -> String {
+    let facts = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let name = facts.lines().find(|line| line.starts_with("model name"));
+    let name = name.and_then(|line| line.split_once(':'));
+    name.map_or(std::env::consts::ARCH, |(_, name)| name.trim())
+        .to_owned()
+}
+
+/// A line of `name, limit, seconds, exit code, command`, between tabs. In place of an exit code stands
+/// `ignored: reason` for a command that was not started.
+fn stage(line: &str, log: impl Fn(&str) -> String) -> Result<Stage, String> {
+    let [name, limit, seconds, exit, command] = line
+        .split('\t')
+        .collect::<Vec<_>>()
+        .try_into()
+        .map_err(|_| format!("stages.tsv: {line:?} has not five columns"))?;
+    let number = |text: &str| {
+        let number = text.parse::<f64>();
+        number.map_err(|error| format!("stages.tsv: {text:?}: {error}"))
+    };
+    let log = log(name);
+    let tests = tests(&log);
+    let said = log.lines().find_map(|line| line.strip_prefix(IGNORED));
+    let nothing_ran = tests.is_none_or(|tests| tests.passed + tests.failed == 0);
+    let last_words = || log.lines().rev().find(|line| !line.trim().is_empty());
+    let (status, reason) = match (exit.strip_prefix(IGNORED), exit, said) {
+        (Some(reason), ..) => (Status::Ignored, Some(reason)),
+        // What `timeout` returns.
+        (_, "124" | "137", _) => (Status::TimedOut, last_words()),
+        (_, "0", Some(reason)) if nothing_ran => (Status::Ignored, Some(reason)),
+        (_, "0", _) => (Status::Passed, None),
+        _ => (Status::Failed, last_words()),
+    };
+    Ok(Stage {
+        name: name.to_owned(),
+        command: command.to_owned(),
+        status,
+        reason: reason.map(|reason| reason.trim().to_owned()),
+        seconds: number(seconds)?,
+        limit_seconds: number(limit)?,
+        tests,
+    })
+}
+
+/// What a program prints before the reason why it does nothing.
+const IGNORED: &str = "ignored: ";
+
+/// The sum over the summaries in a log: `test result: ok. 3 passed; 0 failed; 1 ignored; …`.
+fn tests(log: &str) -> Option<Tests> {
+    let mut sum = None;
+    for line in log.lines().filter(|line| line.starts_with("test result: ")) {
+        let count = |word: &str| -> Option<u64> {
+            let (before, _) = line.split_once(word)?;
+            before
+                .rsplit([' ', '.'])
+                .find(|text| !text.is_empty())?
+                .parse()
+                .ok()
+        };
+        if let (Some(passed), Some(failed), Some(ignored)) =
+            (count(" passed"), count(" failed"), count(" ignored"))
+        {
+            let sum = sum.get_or_insert(Tests {
+                passed: 0,
+                failed: 0,
+                ignored: 0,
+            });
+            sum.passed += passed;
+            sum.failed += failed;
+            sum.ignored += ignored;
+        }
+    }
+    sum
+}
+
+/// From lines of `multiprocessor MHz, memory MHz, W, °C`.
+fn clocks(csv: &str) -> Option<Clocks> {
+    let readings: Vec<[f64; 4]> = csv
+        .lines()
+        .filter_map(|line| {
+            let numbers = line.split(',').map(|text| text.trim().parse());
+            let numbers: Result<Vec<f64>, _> = numbers.collect();
+            numbers.ok()?.try_into().ok()
+        })
+        .collect();
+    let last = readings.len().checked_sub(1)?;
+    let of = |column: usize| {
+        let mut values: Vec<f64> = readings.iter().map(|reading| reading[column]).collect();
+        values.sort_by(f64::total_cmp);
+        [values[0], values[last / 2], values[last]]
+    };
+    Some(Clocks {
+        multiprocessors_mhz: of(0),
+        memory_mhz: of(1),
+        watts: of(2),
+        celsius: of(3),
+        readings: readings.len(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn status(line: &str, log: &str) -> (Status, Option<String>) {
+        let stage = stage(line, |_| log.to_owned()).unwrap();
+        (stage.status, stage.reason)
+    }
+
+    #[test]
+    fn a_stage_is_what_its_exit_and_its_log_say() {
+        let of = |exit: &str| format!("conformance\t60\t1.5\t{exit}\t./conformance cuda");
+        let none = "ignored: no driver\ntest result: ok. 0 passed; 0 failed; 1 ignored; 0 measured";
+        let some = "ignored: one case\ntest result: ok. 2 passed; 0 failed; 1 ignored; 0 measured";
+        let reason = |text: &str| Some(text.to_owned());
+        assert_eq!(
+            status(&of("0"), none),
+            (Status::Ignored, reason("no driver"))
+        );
+        assert_eq!(status(&of("0"), some), (Status::Passed, None));
+        assert_eq!(status(&of("0"), ""), (Status::Passed, None));
+        assert_eq!(
+            status(&of("0"), "ignored: no device"),
+            (Status::Ignored, reason("no device"))
+        );
+        assert_eq!(status(&of("101"), none.trim_end()).0, Status::Failed);
+        assert_eq!(
+            status(&of("124"), "case 7\n\n"),
+            (Status::TimedOut, reason("case 7"))
+        );
+        assert_eq!(
+            status(&of("ignored: there is no sanitizer"), ""),
+            (Status::Ignored, reason("there is no sanitizer"))
+        );
+        assert!(stage("a\tb", |_| String::new()).is_err());
+        assert!(stage("a\tx\t1\t0\tc", |_| String::new()).is_err());
+    }
+
+    #[test]
+    fn tests_are_summed_over_summaries() {
+        let log = "test result: FAILED. 12 passed; 3 failed; 4 ignored; 0 measured; 0 filtered out\n\
+                   test result: ok. 1 passed; 0 failed; 0 ignored; 0 measured";
+        let [passed, failed, ignored] = [13, 3, 4];
+        let expected = Tests {
+            passed,
+            failed,
+            ignored,
+        };
+        assert_eq!(tests(log), Some(expected));
+        assert_eq!(tests("12 passed"), None);
+    }
+
+    #[test]
+    fn clocks_are_lowest_median_and_highest() {
+        let csv = "1980, 3201, 600.5, 50\n345, 3201, 80, 30\n1755, 3201, 690, 61\nnot read\n";
+        let clocks = clocks(csv).unwrap();
+        assert_eq!(clocks.multiprocessors_mhz, [345.0, 1755.0, 1980.0]);
+        assert_eq!((clocks.watts[2], clocks.readings), (690.0, 3));
+        assert!(super::clocks("").is_none());
+    }
+}

@@ -1,0 +1,141 @@
+//! Records of runs on hardware: puts one together from what the packed runner left, prints it, and
+//! keeps the README's figures to the newest.
+//!
+//! ```text
+//! cargo run --example record -- assemble RUN     # prints the record of the folder RUN
+//! cargo run --example record -- table RECORD
+//! cargo run --example record -- readme           # rewrites README.md between <!-- cuda --> and <!-- /cuda -->
+//! ```
+
+mod assemble;
+mod readme;
+mod schema;
+mod table;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use schema::{Record, SCHEMA, Stage, Status};
+
+#[derive(Parser)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Prints the record of a run as JSON.
+    Assemble {
+        /// The folder that the run wrote.
+        run: PathBuf,
+    },
+    /// Prints a record for people to read.
+    Table {
+        /// A record.
+        record: PathBuf,
+    },
+    /// Writes the newest record's figures into README.md.
+    Readme,
+}
+
+fn main() -> ExitCode {
+    let outcome = match Arguments::parse().command {
+        Command::Assemble { run } => assemble::record(&run).and_then(|record| {
+            let text = serde_json::to_string_pretty(&record);
+            text.map_err(|error| error.to_string())
+        }),
+        Command::Table { record } => read(&record).map(|record| describe(&record)),
+        Command::Readme => readme::rewrite(),
+    };
+    match outcome {
+        Ok(text) => {
+            println!("{text}");
+            ExitCode::SUCCESS
+        }
+        Err(reason) => {
+            eprintln!("error: {reason}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The record in a file.
+pub fn read(path: &Path) -> Result<Record, String> {
+    let named = |reason: String| format!("{}: {reason}", path.display());
+    let text = std::fs::read_to_string(path).map_err(|error| named(error.to_string()))?;
+    let record: Record = serde_json::from_str(&text).map_err(|error| named(error.to_string()))?;
+    if record.schema != SCHEMA {
+        let given = record.schema;
+        return Err(named(format!("schema {given}; this reader knows {SCHEMA}")));
+    }
+    Ok(record)
+}
+
+fn describe(record: &Record) -> String {
+    let mut lines = vec![heading(record)];
+    if let Some(clocks) = &record.machine.clocks {
+        let [low, median, high] = clocks.multiprocessors_mhz;
+        lines.push(format!(
+            "multiprocessors at {low:.0} to {high:.0} MHz, median {median:.0}; {:.0} W, {:.0} °C at most",
+            clocks.watts[2], clocks.celsius[2]
+        ));
+    }
+    lines.push(String::new());
+    lines.extend(record.stages.iter().map(stage));
+    if let Some(verify) = &record.verify {
+        let checks: usize = verify.lines.iter().map(|line| line.checks).sum();
+        let failures = verify.failures.len();
+        lines.push(format!(
+            "\n{} cases, {checks} outputs against float64: {failures} failed",
+            verify.cases
+        ));
+        lines.extend(verify.failures.iter().cloned());
+    }
+    if !record.rows.is_empty() {
+        lines.push(format!("\n{}", table::text(&record.rows)));
+    }
+    lines.join("\n")
+}
+
+/// Where, when and what.
+pub fn heading(record: &Record) -> String {
+    let (build, machine) = (&record.build, &record.machine);
+    let device = match (&machine.device, &machine.no_device) {
+        (Some(device), _) => format!(
+            "{} ({} multiprocessors, {} GiB)",
+            device.name,
+            device.multiprocessors,
+            device.memory_bytes >> 30
+        ),
+        (None, reason) => format!("no device: {}", reason.as_deref().unwrap_or("not said")),
+    };
+    let commit = build.commit.get(..12).unwrap_or(&build.commit);
+    let modified = if build.modified { " with changes" } else { "" };
+    let date = record.date.get(..10).unwrap_or(&record.date);
+    let nvcc = record.nvcc.as_deref().unwrap_or("not said");
+    format!("{device}; {date}, commit {commit}{modified}, nvcc {nvcc}")
+}
+
+fn stage(stage: &Stage) -> String {
+    let status = match stage.status {
+        Status::Passed => "passed",
+        Status::Failed => "FAILED",
+        Status::TimedOut => "TIMED OUT",
+        Status::Ignored => "ignored",
+    };
+    let tests = stage.tests.map_or(String::new(), |tests| {
+        let [passed, failed, ignored] = [tests.passed, tests.failed, tests.ignored];
+        format!(", {passed} passed, {failed} failed, {ignored} ignored")
+    });
+    let reason = stage
+        .reason
+        .as_ref()
+        .map_or(String::new(), |reason| format!(": {reason}"));
+    format!(
+        "{:<14} {status:<9} {:>6.1} s{tests}{reason}",
+        stage.name, stage.seconds
+    )
+}

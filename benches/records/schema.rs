@@ -1,0 +1,244 @@
+//! What a record holds: one run of the packed runner on one machine. JSON, one object a file; numbers
+//! in SI units. `null` stands for what could not be had, and a reason stands beside it.
+
+use serde::{Deserialize, Serialize};
+
+/// Raised when a reader of the former number would misunderstand.
+pub const SCHEMA: u32 = 1;
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Record {
+    pub schema: u32,
+    /// When the run ended, as 2026-11-25T17:22:19Z.
+    pub date: String,
+    pub build: Build,
+    /// Release of the nvcc that compiled the kernels.
+    pub nvcc: Option<String>,
+    pub machine: Machine,
+    /// In the order they ran.
+    pub stages: Vec<Stage>,
+    /// What `infonce verify --engine cuda` found.
+    pub verify: Option<Verify>,
+    /// What was timed, by this crate and by others, in the order it ran.
+    pub rows: Vec<Row>,
+}
+
+/// What ran; written when it was packed.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Build {
+    pub commit: String,
+    /// Whether the tree held changes that the commit lacks.
+    pub modified: bool,
+    /// Release of the Rust compiler.
+    pub rustc: String,
+}
+
+/// Where it ran.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Machine {
+    pub processor: String,
+    pub cores: usize,
+    pub device: Option<Device>,
+    /// Why there is none.
+    pub no_device: Option<String>,
+    /// Release of the display driver.
+    pub driver: Option<String>,
+    /// Clocks of the device while it was timed.
+    pub clocks: Option<Clocks>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Device {
+    pub name: String,
+    pub compute_capability: (u32, u32),
+    pub multiprocessors: u32,
+    pub memory_bytes: usize,
+    pub cache_bytes: usize,
+    /// Newest CUDA release that the driver serves.
+    pub cuda: (u32, u32),
+}
+
+/// Lowest, median and highest reading.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Clocks {
+    pub multiprocessors_mhz: [f64; 3],
+    pub memory_mhz: [f64; 3],
+    pub watts: [f64; 3],
+    pub celsius: [f64; 3],
+    pub readings: usize,
+}
+
+/// One command of the run.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Stage {
+    pub name: String,
+    pub command: String,
+    pub status: Status,
+    /// Why it was ignored, or the last words of one that failed.
+    pub reason: Option<String>,
+    pub seconds: f64,
+    pub limit_seconds: f64,
+    /// Of a test executable.
+    pub tests: Option<Tests>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Status {
+    Passed,
+    Failed,
+    TimedOut,
+    /// It could not run here, and says why. Never a pass.
+    Ignored,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Tests {
+    pub passed: u64,
+    pub failed: u64,
+    pub ignored: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Verify {
+    pub lines: Vec<VerifyLine>,
+    pub failures: Vec<String>,
+    pub cases: usize,
+}
+
+/// The error nearest to its bound, of one verb and one pair of types.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct VerifyLine {
+    pub verb: String,
+    pub input: String,
+    pub output: String,
+    pub checks: usize,
+    /// Largest number of the output.
+    pub largest: Option<f64>,
+    /// Largest difference from float64, and what it may be.
+    pub error: Option<f64>,
+    pub allowed: Option<f64>,
+    pub quantity: String,
+    pub case: String,
+}
+
+/// What the benchmarks write: a record's rows before the run around them is known.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Rows {
+    pub rows: Vec<Row>,
+}
+
+/// One piece of work, timed.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Row {
+    /// Whose code: "infonce", or another library and its release.
+    pub by: String,
+    /// Loss or verb: "InfoNCE", "momentum update".
+    pub work: String,
+    /// What was wanted: "forward", "value and gradient", ….
+    pub wanted: String,
+    /// "N=32768 M=32768 D=512", or what else describes the size.
+    pub shape: String,
+    pub dtype: String,
+    /// Useful operations, as docs/design.md, section 6, counts them.
+    pub flops: Option<f64>,
+    /// Bytes that must move at least: each input and output once.
+    pub bytes: f64,
+    /// Its data not in the cache when it starts; and right after a run on the same data.
+    pub cold: Option<Times>,
+    pub warm: Option<Times>,
+    /// What the ratio is taken of, in the same run.
+    pub measure: Option<Measure>,
+    /// Device memory beside inputs and outputs.
+    pub extra_bytes: Option<usize>,
+    /// Largest relative error against float64, where it was looked at.
+    pub error: Option<f64>,
+    /// Why there is no number.
+    pub reason: Option<String>,
+}
+
+/// Seconds of single runs.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Times {
+    pub median: f64,
+    /// First and third quartile.
+    pub low: f64,
+    pub high: f64,
+    pub samples: usize,
+}
+
+/// What the machine can do, timed in turn with the row.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Measure {
+    pub what: Yardstick,
+    /// FLOP/s or bytes/s, of the median.
+    pub rate: f64,
+    pub samples: usize,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Yardstick {
+    /// cuBLAS, bf16, 8192 x 8192 x 8192, f32 accumulation, random numbers.
+    Product,
+    /// A copy of 512 MiB from device memory to device memory; read and written bytes count.
+    Copy,
+}
+
+impl Times {
+    /// Of at least one time.
+    pub fn of(seconds: &[f64]) -> Option<Self> {
+        let mut sorted = seconds.to_vec();
+        sorted.sort_by(f64::total_cmp);
+        let at = |share: f64| {
+            let last = sorted.len().checked_sub(1)?;
+            sorted.get((share * last as f64).round() as usize).copied()
+        };
+        Some(Self {
+            median: at(0.5)?,
+            low: at(0.25)?,
+            high: at(0.75)?,
+            samples: sorted.len(),
+        })
+    }
+}
+
+impl Row {
+    /// The time that rates and ratios are taken of: cold, or the only one.
+    pub fn seconds(&self) -> Option<f64> {
+        self.cold.or(self.warm).map(|times| times.median)
+    }
+
+    /// Useful FLOP/s.
+    pub fn flop_rate(&self) -> Option<f64> {
+        Some(self.flops? / self.seconds()?)
+    }
+
+    /// Bytes/s, of those that must move.
+    pub fn byte_rate(&self) -> Option<f64> {
+        Some(self.bytes / self.seconds()?)
+    }
+
+    /// Share of the yardstick's rate.
+    pub fn ratio(&self) -> Option<f64> {
+        let measure = self.measure.as_ref()?;
+        let rate = match measure.what {
+            Yardstick::Product => self.flop_rate()?,
+            Yardstick::Copy => self.byte_rate()?,
+        };
+        Some(rate / measure.rate)
+    }
+}

@@ -1,0 +1,79 @@
+//! Moments on a stream, to tell how long the device took.
+
+use cudarc::driver::{self, sys};
+
+use super::device::CudaDevice;
+use super::driver::check;
+use super::probe::{has, unavailable};
+use crate::error::Error;
+
+/// Since CUDA 12.8. The bindings panic where it is missing.
+const ELAPSED: &str = "cuEventElapsedTime_v2";
+
+/// A moment in the work of a [`CudaDevice`] handle: the one when everything asked of it before
+/// [`record`](Self::record) has ended.
+///
+/// ```no_run
+/// use infonce::cuda::{CudaBuffer, CudaDevice};
+/// let device = CudaDevice::new(0)?;
+/// let from = CudaBuffer::<f32>::zeroed(&device, 1 << 28)?;
+/// let mut to = CudaBuffer::<f32>::zeroed(&device, 1 << 28)?;
+/// let (start, end) = (device.event()?, device.event()?);
+/// start.record()?;
+/// to.copy_from(&from)?;
+/// end.record()?;
+/// println!("{} GB/s, read and written", 2.0 * (1u64 << 30) as f64 / end.seconds_since(&start)? / 1e9);
+/// # Ok::<(), infonce::Error>(())
+/// ```
+pub struct CudaEvent {
+    event: driver::CudaEvent,
+    device: CudaDevice,
+}
+
+impl CudaDevice {
+    /// An event that keeps the time.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] when the driver is older than CUDA 12.8; [`Error::Driver`] when it fails.
+    pub fn event(&self) -> Result<CudaEvent, Error> {
+        if !has(ELAPSED) {
+            return Err(unavailable(format!(
+                "the CUDA driver has no {ELAPSED}; one for CUDA 12.8 or newer is needed to keep time"
+            )));
+        }
+        let flags = Some(sys::CUevent_flags::CU_EVENT_DEFAULT);
+        let event = self.stream().context().new_event(flags);
+        Ok(CudaEvent {
+            event: check("cuEventCreate", event)?,
+            device: self.clone(),
+        })
+    }
+}
+
+impl CudaEvent {
+    /// Makes this the moment when everything asked of the handle so far has ended; a former moment
+    /// is forgotten.
+    ///
+    /// # Errors
+    /// [`Error::Driver`] when the driver refuses.
+    pub fn record(&self) -> Result<(), Error> {
+        let stream = self.device.stream().handle();
+        check("cuEventRecord", self.event.record(stream))
+    }
+
+    /// Seconds from `start` to this moment, once both have come; the driver counts in half
+    /// microseconds, roughly.
+    ///
+    /// # Errors
+    /// [`Error::Driver`] when one of the two was never recorded, or when work before has failed.
+    pub fn seconds_since(&self, start: &CudaEvent) -> Result<f64, Error> {
+        let milliseconds = start.event.elapsed_ms(&self.event);
+        check("cuEventElapsedTime", milliseconds).map(|ms| f64::from(ms) / 1e3)
+    }
+}
+
+impl std::fmt::Debug for CudaEvent {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("CudaEvent").finish_non_exhaustive()
+    }
+}
