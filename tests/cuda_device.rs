@@ -10,7 +10,7 @@ use libtest_mimic::{Arguments, Failed, Trial};
 
 type Test = fn(&CudaDevice) -> Result<(), Error>;
 
-const TESTS: [(&str, Test); 15] = [
+const TESTS: [(&str, Test); 18] = [
     ("what is uploaded comes back", round_trip),
     (
         "a zeroed buffer holds zeros though its memory was used before",
@@ -21,6 +21,8 @@ const TESTS: [(&str, Test); 15] = [
         reuse,
     ),
     ("trimming gives back what is free", trimming),
+    ("a copy has the numbers of its source as they were", copies),
+    ("events measure what lies between them", events),
     ("a graph copies what was recorded each time it runs", graph),
     (
         "waiting for results while recording is an error and leaves the stream usable",
@@ -58,6 +60,10 @@ const TESTS: [(&str, Test); 15] = [
     (
         "a queue on the device holds what one on the host holds",
         queue,
+    ),
+    (
+        "the best candidates left on the device are those that are read",
+        best_on_device,
     ),
 ];
 
@@ -130,6 +136,51 @@ fn trimming(device: &CudaDevice) -> Result<(), Error> {
     device.trim();
     assert_eq!(device.memory_bytes().1, 0);
     assert_eq!(kept.download()?, numbers(1000, 5));
+    Ok(())
+}
+
+fn copies(device: &CudaDevice) -> Result<(), Error> {
+    let mut source = CudaBuffer::upload(device, &numbers(70_001, 15))?;
+    let mut copy = CudaBuffer::<u32>::zeroed(device, 70_001)?;
+    copy.copy_from(&source)?;
+    source.zero()?;
+    assert_eq!(copy.download()?, numbers(70_001, 15));
+    assert_eq!(source.download()?, vec![0; 70_001]);
+    let short = CudaBuffer::<u32>::zeroed(device, 70_000)?;
+    assert!(matches!(copy.copy_from(&short), Err(Error::Length { .. })));
+    let elsewhere = CudaBuffer::upload(&device.with_new_stream()?, &numbers(70_001, 16))?;
+    let refused = copy.copy_from(&elsewhere);
+    assert!(
+        matches!(
+            refused,
+            Err(Error::Device {
+                argument: "other",
+                ..
+            })
+        ),
+        "{refused:?}"
+    );
+    Ok(())
+}
+
+fn events(device: &CudaDevice) -> Result<(), Error> {
+    let (start, middle, end) = (device.event()?, device.event()?, device.event()?);
+    assert!(matches!(
+        end.seconds_since(&start),
+        Err(Error::Driver { .. })
+    ));
+    let mut buffer = CudaBuffer::<u32>::zeroed(device, 1 << 20)?;
+    start.record()?;
+    buffer.zero()?;
+    middle.record()?;
+    buffer.zero()?;
+    end.record()?;
+    let whole = end.seconds_since(&start)?;
+    let parts = middle.seconds_since(&start)? + end.seconds_since(&middle)?;
+    assert!(
+        whole > 0.0 && (whole - parts).abs() < 1e-5,
+        "{whole} {parts}"
+    );
     Ok(())
 }
 
@@ -402,5 +453,18 @@ fn queue(device: &CudaDevice) -> Result<(), Error> {
         assert_eq!(on_device.to_host()?, on_host);
         assert_eq!(on_device.fill(), on_host.fill());
     }
+    Ok(())
+}
+
+fn best_on_device(device: &CudaDevice) -> Result<(), Error> {
+    let engine = CudaEngine::on(device.clone());
+    let (queries, candidates) = (matrix(device, 24, 1)?, matrix(device, 24, 2)?);
+    let (queries, candidates) = (queries.rows(ROWS, 24)?, candidates.rows(ROWS, 24)?);
+    let best = engine.top_k_on_device(queries, candidates, 7, true)?;
+    assert_eq!(best.read()?, engine.top_k(queries, candidates, 7, true)?);
+    assert_eq!(
+        (best.indices().len(), best.scores().len()),
+        (7 * ROWS, 7 * ROWS)
+    );
     Ok(())
 }
