@@ -18,7 +18,9 @@ __thread Block* running;
 const char* name_of(Operation operation) {
     switch (operation) {
         case Operation::BLOCK_BARRIER: return "block_barrier";
+        case Operation::NAMED_BARRIER: return "named_barrier";
         case Operation::MBARRIER: return "mbarrier_wait";
+        case Operation::WARPGROUP: return "wgmma_wait";
         case Operation::WARP_BARRIER: return "warp_barrier";
         case Operation::SHUFFLE: return "shuffle";
         case Operation::LOAD_MATRICES: return "load_matrices";
@@ -59,6 +61,8 @@ bool Block::run(const InfonceHostLaunch& what, void (*kernel)(const void*), cons
     epoch = 1;
     threads.resize(std::max<size_t>(threads.size(), thread_count));
     warps.assign((thread_count + WARP - 1) / WARP, Warp{});
+    warpgroups.assign((thread_count + WARPGROUP - 1) / WARPGROUP, Warpgroup{});
+    std::fill(std::begin(named), std::end(named), NamedBarrier{});
     ready_first = ready_count = 0;
     shadow.reset(what.shared_bytes / 4);
     clocks.stop();
@@ -80,6 +84,10 @@ bool Block::run(const InfonceHostLaunch& what, void (*kernel)(const void*), cons
         thread.waits_for = Operation::NONE;
         thread.groups.clear();
         thread.open.clear();
+        thread.fenced = false;
+        thread.open_products.clear();
+        thread.products.clear();
+        thread.accumulators.clear();
         prepare(fibers[i], end, &Block::enter);
     }
     for (uint32_t thread : order) make_ready(thread);
@@ -106,6 +114,8 @@ void Block::enter() {
     for (const auto& group : thread.groups)
         if (!group.empty()) block.fail("the thread ends with copies that it has not waited for", thread.site);
     if (!thread.open.empty()) block.fail("the thread ends with copies that it has not committed", thread.site);
+    if (!thread.products.empty() || !thread.open_products.empty())
+        block.fail("the thread ends with products that it has not waited for", thread.site);
     thread.ended = true;
     --block.living;
     block.next();
@@ -166,6 +176,46 @@ void Block::block_barrier(Site site) {
         if (i != current.thread) make_ready(i);
 }
 
+// Orders the warps that meet: what they have done before is known to those that wait.
+void Block::named_barrier(uint32_t number, uint32_t count, bool waits, Site site) {
+    if (number == 0 || number >= NAMED_BARRIERS) fail("a named barrier " + std::to_string(number) + "; there are 1 to 15", site);
+    if (count == 0 || count % WARP != 0 || count > thread_count)
+        fail("a named barrier for " + std::to_string(count) + " threads; it takes whole warps of the block", site);
+    start_clocks();
+    NamedBarrier& barrier = named[number];
+    if (barrier.arrived == 0) {
+        barrier.threads = count;
+        barrier.released = clocks.empty();
+    } else if (barrier.threads != count) {
+        fail("named barrier " + std::to_string(number) + " for " + std::to_string(count) + " threads, where others said " +
+                 std::to_string(barrier.threads),
+             site);
+    }
+    Thread& thread = threads[current.thread];
+    thread.site = site;
+    const uint32_t warp = current.thread / WARP;
+    clocks.release(warp, barrier.released);
+    barrier.warps.push_back(warp);
+    ++barrier.arrived;
+    if (barrier.arrived < barrier.threads) {
+        if (!waits) return;
+        thread.waits_for = Operation::NAMED_BARRIER;
+        thread.barrier = number;
+        barrier.waiting.push_back(current.thread);
+        return next();
+    }
+    std::sort(barrier.warps.begin(), barrier.warps.end());
+    barrier.warps.erase(std::unique(barrier.warps.begin(), barrier.warps.end()), barrier.warps.end());
+    if (waits) barrier.waiting.push_back(current.thread);
+    for (uint32_t other : barrier.warps) ++warps[other].epoch;
+    for (uint32_t other : barrier.waiting) clocks.acquire(other / WARP, barrier.released);
+    for (uint32_t other : barrier.waiting) {
+        threads[other].waits_for = Operation::NONE;
+        if (other != current.thread) make_ready(other);
+    }
+    barrier = NamedBarrier{};
+}
+
 // ---- Primitives
 
 uint32_t shared_base() { return SHARED_BASE; }
@@ -185,6 +235,19 @@ void mbarrier_wait(uint32_t barrier, uint32_t parity, Site site) { running->wait
 void copy_bulk(uint32_t to, const void* source, uint32_t bytes, uint32_t barrier, Site site) {
     running->copy_bulk(to, source, bytes, barrier, site);
 }
+
+void named_barrier(uint32_t number, uint32_t count, bool waits, Site site) { running->named_barrier(number, count, waits, site); }
+void copy_box(uint32_t to, const uint64_t (&map)[16], uint32_t column, uint32_t row, uint32_t barrier, Site site) {
+    TensorMapWords words;
+    std::memcpy(&words, map, sizeof words);
+    if (words.mark != TENSOR_MAP) running->fail("a tensor map that the runner has not made", site);
+    const Box box{words.data, words.stride, words.rows, words.row_bytes, row, column * words.number_bytes, words.box_rows};
+    running->copy_box(to, box, barrier, site);
+}
+void wgmma_fence(Site site) { running->fence_products(site); }
+void wgmma(const Product& product) { running->issue(product); }
+void wgmma_commit(Site site) { running->commit_products(site); }
+void wgmma_wait(int pending, Site site) { running->wait_products(pending, site); }
 
 uint32_t shuffle_xor(uint32_t value, int mask, Site site) {
     uint32_t result = 0;

@@ -2,6 +2,7 @@
 //   block.cpp       the order in which threads run, and reports
 //   access.cpp      accesses to memory, cp.async
 //   collective.cpp  what a warp does together
+//   warpgroup.cpp   what four warps do together: asynchronous products
 //   mbarrier.cpp    mbarriers and bulk copies
 #pragma once
 
@@ -16,16 +17,19 @@
 #include "host/memory.h"
 #include "host/runner.h"
 #include "host/shadow.h"
+#include "host/tensor_map.h"
 
 namespace infonce::host {
 
-constexpr uint32_t WARP = 32, MOST_THREADS = 1024, MOST_SHARED = 227 * 1024;
+constexpr uint32_t WARP = 32, WARPGROUP = 128, MOST_THREADS = 1024, NAMED_BARRIERS = 16, MOST_SHARED = 227 * 1024;
 
 // Where the dynamic shared memory starts: not at 0, so that an address that was never computed shows.
 constexpr uint32_t SHARED_BASE = 1024;
 
 // What a thread waits for, or does with its warp.
-enum class Operation : uint8_t { NONE, BLOCK_BARRIER, MBARRIER, WARP_BARRIER, SHUFFLE, LOAD_MATRICES, MMA };
+enum class Operation : uint8_t {
+    NONE, BLOCK_BARRIER, NAMED_BARRIER, MBARRIER, WARPGROUP, WARP_BARRIER, SHUFFLE, LOAD_MATRICES, MMA
+};
 
 const char* name_of(Operation operation);
 
@@ -63,6 +67,12 @@ class Block {
     void arrive(uint32_t address, uint32_t expected_bytes, Site site);
     void wait_barrier(uint32_t address, uint32_t parity, Site site);
     void copy_bulk(uint32_t to, const void* source, uint32_t bytes, uint32_t barrier, Site site);
+    void copy_box(uint32_t to, const Box& box, uint32_t barrier, Site site);
+    void named_barrier(uint32_t number, uint32_t threads, bool waits, Site site);
+    void fence_products(Site site);
+    void issue(const Product& product);
+    void commit_products(Site site);
+    void wait_products(int pending, Site site);
     [[noreturn]] void fail(const std::string& what, Site site);
 
   private:
@@ -74,9 +84,31 @@ class Block {
     struct BulkCopy {
         uint32_t to, bytes;
         const char* source;
+        Box box;           // in place of a source, or empty
         uint32_t barrier;  // which of `barriers` counts it
         uint32_t thread;   // that issued it
         Site site;
+    };
+    // A product, its registers as they were when it was issued, and which accumulator it has.
+    struct Queued {
+        Product product;
+        uint32_t a[4];
+        uint32_t accumulator;
+    };
+    // While products have it: where it is, null when it was given back, and what it holds.
+    struct Accumulator {
+        float* d;
+        std::vector<float> values;
+    };
+    struct Warpgroup {
+        uint32_t arrived = 0;  // at the wait
+        int pending = 0;
+        Site site{};
+    };
+    struct NamedBarrier {
+        uint32_t threads = 0, arrived = 0;
+        Clock released;
+        std::vector<uint32_t> waiting, warps;  // threads; warps that arrived
     };
     struct Thread {
         Site site{};  // of its last collective, wait or copy
@@ -85,6 +117,10 @@ class Block {
         uint32_t barrier = 0, parity = 0;       // of the mbarrier it waits for
         std::vector<std::vector<Copy>> groups;  // closed, oldest first
         std::vector<Copy> open;
+        bool fenced = false;  // for products
+        std::vector<Queued> open_products;
+        std::vector<std::vector<Queued>> products;  // committed groups, oldest first
+        std::vector<Accumulator> accumulators;
     };
     struct Warp {
         uint32_t epoch = 1;
@@ -119,10 +155,19 @@ class Block {
     void execute(uint32_t warp);
     void load_matrices(const Warp& warp, uint32_t first_thread);
 
+    uint32_t warpgroup_of(Site site);
+    void check_operands(const Product& product, uint32_t warp);
+    void execute_products(uint32_t group);
+    void settle_accumulators(Thread& thread);
+
     uint32_t find_barrier(uint32_t address, Site site);
+    uint32_t counting_barrier(uint32_t address, Site site);
+    void start_clocks();
     void count_transactions(Mbarrier& barrier, int64_t bytes, Site site);
     void settle(Mbarrier& barrier);
+    void begin(const BulkCopy& copy);
     void complete(const BulkCopy& copy);
+    void write_box(const BulkCopy& copy);
     // Completes bulk copies until a thread is ready; false when none gets ready.
     bool complete_late_copies();
     // What of mbarriers and bulk copies is left over when all threads have ended; or nothing.
@@ -133,6 +178,8 @@ class Block {
     std::vector<Thread> threads;
     Fiber fibers[MOST_THREADS];  // of the threads
     std::vector<Warp> warps;
+    std::vector<Warpgroup> warpgroups;
+    NamedBarrier named[NAMED_BARRIERS];
     uint16_t ready[MOST_THREADS] = {};  // a ring of threads
     uint32_t ready_first = 0, ready_count = 0;
     uint32_t thread_count = 0, living = 0, at_barrier = 0, epoch = 1;

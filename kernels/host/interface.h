@@ -34,6 +34,17 @@ struct Registration {
 
 enum class Numbers { BF16, F16, TF32 };
 
+// One product of a warpgroup (ptx/wgmma.h), as a thread issues it.
+struct Product {
+    float* d;
+    uint32_t columns;
+    const uint32_t* a_registers;  // four; null: a is in shared memory
+    uint64_t a, b;                // descriptors
+    bool accumulate, a_across, b_across;
+    Numbers numbers;
+    Site site;
+};
+
 uint32_t shared_base();
 void load_shared(uint32_t address, void* value, uint32_t bytes, Site site);
 void store_shared(uint32_t address, const void* value, uint32_t bytes, Site site);
@@ -41,6 +52,7 @@ void load_global(const void* address, void* value, uint32_t bytes, Site site);
 void store_global(void* address, const void* value, uint32_t bytes, Site site);
 void block_barrier(Site site);
 void warp_barrier(Site site);
+void named_barrier(uint32_t number, uint32_t threads, bool waits, Site site);
 uint32_t shuffle_xor(uint32_t value, int mask, Site site);
 void copy_async_16(uint32_t to, const void* source, bool valid, Site site);
 void commit_copies(Site site);
@@ -51,7 +63,12 @@ void fence_mbarrier_init(Site site);
 void mbarrier_arrive(uint32_t barrier, uint32_t expected_bytes, Site site);
 void mbarrier_wait(uint32_t barrier, uint32_t parity, Site site);
 void copy_bulk(uint32_t to, const void* source, uint32_t bytes, uint32_t barrier, Site site);
+void copy_box(uint32_t to, const uint64_t (&map)[16], uint32_t column, uint32_t row, uint32_t barrier, Site site);
 void load_matrices(uint32_t (&r)[4], uint32_t row, bool transposed, Site site);
 void mma(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], Numbers numbers, Site site);
+void wgmma_fence(Site site);
+void wgmma(const Product& product);
+void wgmma_commit(Site site);
+void wgmma_wait(int pending, Site site);
 
 }  // namespace infonce::host

@@ -23,10 +23,7 @@ void Block::initialise_barrier(uint32_t address, uint32_t count, Site site) {
         fail("an mbarrier for " + std::to_string(count) + " arrivals; 1 to " + std::to_string(MOST_ARRIVALS) + " are allowed", site);
     if (barriers.size() == MOST_BARRIERS)
         fail("the runner has at most " + std::to_string(MOST_BARRIERS) + " mbarriers a block", site);
-    if (!clocks.on()) {
-        clocks.start(uint32_t(warps.size()));
-        shadow.start_clocks(clocks, now());
-    }
+    start_clocks();
     if (!shadow.claim(offset / 4, 2, now(), site)) fail(shadow.fault(), site);
     Mbarrier made;
     made.offset = offset;
@@ -34,6 +31,12 @@ void Block::initialise_barrier(uint32_t address, uint32_t count, Site site) {
     made.initialised = now();
     made.running = made.completed = clocks.empty();
     barriers.push_back(std::move(made));
+}
+
+void Block::start_clocks() {
+    if (clocks.on()) return;
+    clocks.start(uint32_t(warps.size()));
+    shadow.start_clocks(clocks, now());
 }
 
 void Block::fence_barriers() {
@@ -113,25 +116,50 @@ void Block::copy_bulk(uint32_t to, const void* source, uint32_t bytes, uint32_t 
         fail("a bulk copy of " + std::to_string(bytes) + " bytes; it must be a positive multiple of 16", site);
     check_shared(to, bytes, 16, site);
     check_global(source, bytes, false, site);
+    begin({to - SHARED_BASE, bytes, static_cast<const char*>(source), {}, counting_barrier(address, site), current.thread, site});
+}
+
+void Block::copy_box(uint32_t to, const Box& box, uint32_t address, Site site) {
+    const uint32_t bytes = box.box_rows * BOX_ROW;
+    check_shared(to, bytes, 1024, site);
+    for (uint32_t row = 0; row < box.box_rows; ++row)
+        if (const uint32_t inside = box.inside(row)) check_global(box.at(row), inside, false, site);
+    begin({to - SHARED_BASE, bytes, nullptr, box, counting_barrier(address, site), current.thread, site});
+}
+
+uint32_t Block::counting_barrier(uint32_t address, Site site) {
     const uint32_t barrier = find_barrier(address, site);
     if (!barriers[barrier].fenced)
         fail("the mbarrier at byte " + std::to_string(barriers[barrier].offset) +
                  " counts a bulk copy with no fence_mbarrier_init after its initialisation",
              site);
-    const uint32_t offset = to - SHARED_BASE;
-    if (!shadow.begin_copy(offset / 4, bytes / 4, now(), site)) fail(shadow.fault(), site);
-    const BulkCopy copy{offset, bytes, static_cast<const char*>(source), barrier, current.thread, site};
+    return barrier;
+}
+
+void Block::begin(const BulkCopy& copy) {
+    if (!shadow.begin_copy(copy.to / 4, copy.bytes / 4, now(), copy.site)) fail(shadow.fault(), copy.site);
     if (completes_at_once()) return complete(copy);
-    std::memset(arena + offset, 0xff, bytes);
+    std::memset(arena + copy.to, 0xff, copy.bytes);
     bulk_copies.push_back(copy);
 }
 
 void Block::complete(const BulkCopy& copy) {
-    std::memcpy(arena + copy.to, copy.source, copy.bytes);
+    if (copy.source) std::memcpy(arena + copy.to, copy.source, copy.bytes);
+    else write_box(copy);
     Mbarrier& barrier = barriers[copy.barrier];
     shadow.end_bulk_copy(copy.to / 4, copy.bytes / 4, copy.barrier, clocks.complete(copy.barrier, barrier.running));
     count_transactions(barrier, -int64_t(copy.bytes), copy.site);
     settle(barrier);
+}
+
+// Swizzled by bits of the address itself; what lies outside the matrix becomes zero.
+void Block::write_box(const BulkCopy& copy) {
+    std::memset(arena + copy.to, 0, copy.bytes);
+    for (uint32_t row = 0; row < copy.box.box_rows; ++row) {
+        const uint32_t inside = copy.box.inside(row), swizzle = (SHARED_BASE + copy.to + row * BOX_ROW) >> 7 & 7;
+        for (uint32_t byte = 0; byte < inside; byte += 16)
+            std::memcpy(arena + copy.to + row * BOX_ROW + ((byte / 16 ^ swizzle) * 16), copy.box.at(row) + byte, 16);
+    }
 }
 
 __attribute__((noinline)) bool Block::complete_late_copies() {

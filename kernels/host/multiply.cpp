@@ -70,6 +70,10 @@ void multiply(const LaneArguments* const (&lanes)[WARP]) {
 
 }  // namespace
 
+float widen(Numbers numbers, uint16_t bits) {
+    return numbers == Numbers::F16 ? wide_f16(bits) : as_float(uint32_t(bits) << 16);
+}
+
 void multiply(const LaneArguments* const (&lanes)[WARP]) {
     switch (Numbers(lanes[0]->selector)) {
         case Numbers::BF16: return multiply<Numbers::BF16>(lanes);

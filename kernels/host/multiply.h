@@ -5,6 +5,9 @@
 
 namespace infonce::host {
 
+// A number of 16 bits.
+float widen(Numbers numbers, uint16_t bits);
+
 // d += a·b of the 32 lanes, whose selectors name the kind of numbers; ptx/mma.h states the layouts.
 // Products and sums are f32, the summed axis in order.
 void multiply(const LaneArguments* const (&lanes)[WARP]);

@@ -1,4 +1,4 @@
-// Barriers of a block and of a warp.
+// Barriers of a block, of a warp, and of some warps of a block.
 #pragma once
 
 #include "ptx/kernel.h"
@@ -8,9 +8,23 @@ namespace infonce {
 #ifdef __CUDACC__
 INFONCE_DEVICE void block_barrier() { asm volatile("bar.sync 0;" ::: "memory"); }
 INFONCE_DEVICE void warp_barrier() { asm volatile("bar.warp.sync 0xffffffff;" ::: "memory"); }
+// Among `threads` threads, whole warps. Number 0 is the block's own.
+INFONCE_DEVICE void named_barrier(uint32_t number, uint32_t threads) {
+    asm volatile("bar.sync %0, %1;" ::"r"(number), "r"(threads) : "memory");
+}
+// Counts as one of the `threads` that meet, without waiting for the others.
+INFONCE_DEVICE void named_arrive(uint32_t number, uint32_t threads) {
+    asm volatile("bar.arrive %0, %1;" ::"r"(number), "r"(threads) : "memory");
+}
 #else
 inline void block_barrier(INFONCE_SITE) { host::block_barrier(site); }
 inline void warp_barrier(INFONCE_SITE) { host::warp_barrier(site); }
+inline void named_barrier(uint32_t number, uint32_t threads, INFONCE_SITE) {
+    host::named_barrier(number, threads, true, site);
+}
+inline void named_arrive(uint32_t number, uint32_t threads, INFONCE_SITE) {
+    host::named_barrier(number, threads, false, site);
+}
 #endif
 
 }  // namespace infonce

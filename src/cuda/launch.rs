@@ -2,12 +2,13 @@
 
 use std::ffi::c_void;
 
-use cudarc::driver::result;
+use cudarc::driver::{result, sys};
 
 use super::device::{CudaDevice, DeviceBlock};
 use super::driver::check;
 use super::module::{Limits, cannot_run};
-use crate::device::{Device, Launch};
+use crate::device::{BOX_BYTES, BoxedMatrix, Device, Launch, TensorMap, number_bytes};
+use crate::element::DType;
 use crate::error::Error;
 
 /// Blocks along x, y and z.
@@ -75,6 +76,41 @@ impl Device for CudaDevice {
             )
         };
         check("cuLaunchKernel", result)
+    }
+
+    fn tensor_map(&self, matrix: &BoxedMatrix) -> Result<TensorMap, Error> {
+        self.stream().bind()?;
+        let bytes = number_bytes(matrix.dtype);
+        let numbers = [matrix.row_bytes / bytes, matrix.rows].map(|count| count as u64);
+        let stride = [matrix.stride as u64];
+        let size = [(BOX_BYTES / bytes) as u32, matrix.box_rows];
+        let every_number = [1, 1];
+        let dtype = match matrix.dtype {
+            DType::F32 => sys::CUtensorMapDataType::CU_TENSOR_MAP_DATA_TYPE_FLOAT32,
+            DType::F16 => sys::CUtensorMapDataType::CU_TENSOR_MAP_DATA_TYPE_FLOAT16,
+            DType::Bf16 => sys::CUtensorMapDataType::CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
+        };
+        let mut map = TensorMap { words: [0; 16] };
+        // SAFETY: a map is 128 bytes at a multiple of 64; sizes, stride and box are arrays of the two
+        // dimensions (one for the stride), and the driver checks what they say.
+        let result = unsafe {
+            sys::cuTensorMapEncodeTiled(
+                (&raw mut map).cast(),
+                dtype,
+                2,
+                matrix.address as *mut c_void,
+                numbers.as_ptr(),
+                stride.as_ptr(),
+                size.as_ptr(),
+                every_number.as_ptr(),
+                sys::CUtensorMapInterleave::CU_TENSOR_MAP_INTERLEAVE_NONE,
+                sys::CUtensorMapSwizzle::CU_TENSOR_MAP_SWIZZLE_128B,
+                sys::CUtensorMapL2promotion::CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
+                sys::CUtensorMapFloatOOBfill::CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE,
+            )
+        };
+        check("cuTensorMapEncodeTiled", result.result())?;
+        Ok(map)
     }
 
     fn multiprocessors(&self) -> u32 {

@@ -139,7 +139,7 @@ const LIBRARIES: [&str; 1] = ["nvcuda.dll"];
 
 /// Every function of the driver that this crate calls, itself or through the bindings: these panic
 /// when one is missing, so it is looked for before.
-const FUNCTIONS: [&str; 41] = [
+const FUNCTIONS: [&str; 42] = [
     "cuCtxGetCurrent",
     "cuCtxSetCurrent",
     "cuCtxSynchronize",
@@ -181,6 +181,7 @@ const FUNCTIONS: [&str; 41] = [
     "cuStreamIsCapturing",
     "cuStreamSynchronize",
     "cuStreamWaitEvent",
+    "cuTensorMapEncodeTiled",
 ];
 
 /// The driver's library, which stays loaded.

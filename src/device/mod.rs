@@ -41,6 +41,33 @@ pub(crate) struct Launch<'a> {
     pub params: &'a [u8],
 }
 
+/// Bytes of a row of a box.
+pub(crate) const BOX_BYTES: usize = 128;
+
+/// `TensorMap` of ptx/tensor_copy.h: what says where the boxes of a matrix lie, as the device wants it.
+#[derive(Debug, Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+#[repr(C, align(64))]
+pub(crate) struct TensorMap {
+    pub words: [u64; 16],
+}
+
+/// A row-major matrix that is copied in boxes of `box_rows` rows of 128 bytes, swizzled.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct BoxedMatrix {
+    /// Of the first number, a multiple of 16.
+    pub address: u64,
+    /// Rows, at least 1.
+    pub rows: usize,
+    /// Bytes of a row, at least 16 and a multiple of 16.
+    pub row_bytes: usize,
+    /// Bytes from row to row, a multiple of 16.
+    pub stride: usize,
+    /// Type of the numbers.
+    pub dtype: DType,
+    /// At most 256.
+    pub box_rows: u32,
+}
+
 /// What the kernels run on. Launches, reads and writes happen in the order they are made.
 pub(crate) trait Device {
     /// Memory of the device, given back when dropped.
@@ -58,6 +85,8 @@ pub(crate) trait Device {
     fn read(&self, address: u64, bytes: &mut [u8]) -> Result<(), Error>;
     /// Starts a kernel.
     fn launch(&self, launch: &Launch<'_>) -> Result<(), Error>;
+    /// Says where a matrix lies to kernels that copy boxes.
+    fn tensor_map(&self, matrix: &BoxedMatrix) -> Result<TensorMap, Error>;
     /// How many blocks run at a time, roughly: what the work is cut up for. Results depend on it
     /// by rounding.
     fn multiprocessors(&self) -> u32;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::device::pool::{Block, Pool};
-use crate::device::{Counter, Device, Launch};
+use crate::device::{BoxedMatrix, Counter, Device, Launch, TensorMap, number_bytes};
 use crate::error::Error;
 
 /// When asynchronous operations complete. A correct kernel gives the same bits whichever it is.
@@ -31,6 +31,36 @@ struct HostLaunch {
     params: *const c_void,
     params_bytes: u64,
     seed: u64,
+}
+
+/// `TensorMapWords` of kernels/host/tensor_map.h.
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+#[repr(C)]
+struct TensorMapWords {
+    mark: u64,
+    data: u64,
+    stride: u64,
+    rows: u32,
+    row_bytes: u32,
+    box_rows: u32,
+    number_bytes: u32,
+    unused: [u64; 11],
+}
+
+/// `TENSOR_MAP` of kernels/host/tensor_map.h.
+const TENSOR_MAP: u64 = 0x696e_666f_6e63_6570;
+
+fn host_tensor_map(matrix: &BoxedMatrix) -> TensorMap {
+    bytemuck::cast(TensorMapWords {
+        mark: TENSOR_MAP,
+        data: matrix.address,
+        stride: matrix.stride as u64,
+        rows: matrix.rows as u32,
+        row_bytes: matrix.row_bytes as u32,
+        box_rows: matrix.box_rows,
+        number_bytes: number_bytes(matrix.dtype) as u32,
+        unused: [0; 11],
+    })
 }
 
 unsafe extern "C" {
@@ -169,6 +199,10 @@ impl Device for HostDevice {
         // SAFETY: the runner ends the report with a zero within its bytes.
         let reason = unsafe { CStr::from_ptr(report.as_ptr()) };
         Err(fault(launch.kernel, &reason.to_string_lossy()))
+    }
+
+    fn tensor_map(&self, matrix: &BoxedMatrix) -> Result<TensorMap, Error> {
+        Ok(host_tensor_map(matrix))
     }
 
     fn multiprocessors(&self) -> u32 {

@@ -6,6 +6,8 @@ mod device;
 mod engine;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod warpgroup_tests;
 
 pub use crate::device::Call;
 pub use device::Schedule;

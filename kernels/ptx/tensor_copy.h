@@ -1,0 +1,35 @@
+// Copies of boxes of a matrix by one instruction of one thread (cp.async.bulk.tensor, sm_90). A map
+// made on the host says where the matrix lies; what of a box lies outside it becomes zero. Completion
+// is counted in bytes by an mbarrier, whole boxes always.
+#pragma once
+
+#include "ptx/kernel.h"
+#include "ptx/mbarrier.h"
+#include "ptx/shared.h"
+
+namespace infonce {
+
+// A row-major matrix and its box: 128 bytes of some rows, swizzled as slabs are (CUtensorMap, as
+// cuTensorMapEncodeTiled makes it). Part of a kernel's parameters.
+struct alignas(64) TensorMap {
+    uint64_t words[16];
+};
+
+// The box whose first number is (row, column); `column` counts numbers. `to` is a multiple of 1,024.
+#ifdef __CUDACC__
+INFONCE_DEVICE void copy_box(SharedAddress to, const TensorMap& map, uint32_t column, uint32_t row, SharedAddress barrier) {
+    asm volatile(
+        "cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3}], [%4];" ::"r"(to),
+        "l"(&map), "r"(column), "r"(row), "r"(barrier)
+        : "memory");
+}
+// Before the first copy: the map is read through a cache of its own.
+INFONCE_DEVICE void prefetch_map(const TensorMap& map) { asm volatile("prefetch.tensormap [%0];" ::"l"(&map) : "memory"); }
+#else
+inline void copy_box(SharedAddress to, const TensorMap& map, uint32_t column, uint32_t row, SharedAddress barrier, INFONCE_SITE) {
+    host::copy_box(to, map.words, column, row, barrier, site);
+}
+inline void prefetch_map(const TensorMap&) {}
+#endif
+
+}  // namespace infonce
