@@ -34,45 +34,50 @@ struct ScoresParams {
     float* scores;           // anchors of the chunk × candidates, not scaled
 };
 
+// What an epilogue knows of the tile: its size, and how the warps that hold it divide it.
 struct ScoresTile {
     static constexpr int ROWS = 128, COLUMNS = 128, WARPS = 8, THREADS = WARPS * 32, STAGES = 3;
-    static constexpr int WARP_ROWS = 32, WARP_COLUMNS = 64;
+    static constexpr int WARPS_DOWN = 4, WARPS_ACROSS = 2;
+    static constexpr int WARP_ROWS = ROWS / WARPS_DOWN, WARP_COLUMNS = COLUMNS / WARPS_ACROSS;
     static constexpr int ROW_BLOCKS = WARP_ROWS / 16, COLUMN_BLOCKS = WARP_COLUMNS / 8;
     static constexpr int SLAB = ROWS * SLAB_BYTES;
     static constexpr int STAGE = 2 * SLAB;
     static constexpr int SHARED_BYTES = STAGES * STAGE;
+    // Among the threads that hold the tile.
+    INFONCE_DEVICE static void meet() { block_barrier(); }
 };
 
 // The logits of one tile, as the threads hold them.
+template <class Tile>
 struct Logits {
-    float z[ScoresTile::ROW_BLOCKS][ScoresTile::COLUMN_BLOCKS][4];
+    float z[Tile::ROW_BLOCKS][Tile::COLUMN_BLOCKS][4];
 };
 
 // Where a thread stands in a tile.
+template <class Tile>
 struct Place {
     int lane, warp_row, warp_column;
     INFONCE_DEVICE Place() {
         const int warp = thread_index() / 32;
         lane = thread_index() % 32;
-        warp_row = warp % 4;
-        warp_column = warp / 4;
+        warp_row = warp % Tile::WARPS_DOWN;
+        warp_column = warp / Tile::WARPS_DOWN;
     }
     // Of entries 2·half and 2·half + 1 of a row block.
     INFONCE_DEVICE int row(int row_block, int half) const {
-        return warp_row * ScoresTile::WARP_ROWS + row_block * 16 + half * 8 + lane / 4;
+        return warp_row * Tile::WARP_ROWS + row_block * 16 + half * 8 + lane / 4;
     }
     INFONCE_DEVICE int column(int column_block, int side) const {
-        return warp_column * ScoresTile::WARP_COLUMNS + column_block * 8 + lane % 4 * 2 + side;
+        return warp_column * Tile::WARP_COLUMNS + column_block * 8 + lane % 4 * 2 + side;
     }
 };
 
-// Runs the tiles of this block; `epilogue.tile(logits, first_column, free_stage)` after each. The free
-// stage is the one that was read last: its memory is the epilogue's until the next tile, once all
-// threads have passed a barrier.
+// Runs the tiles of this block; `epilogue.tile(logits, first_column, room)` after each. The room is the
+// stage that was read last: it is the epilogue's until the next tile, once all threads have met.
 template <class T, class Epilogue>
 INFONCE_DEVICE void score_tiles(const ScoresParams& p, Epilogue& epilogue) {
     using Tile = ScoresTile;
-    const Place place;
+    const Place<Tile> place;
     const SharedAddress shared = shared_base();
     const uint32_t first_row = block_index().x * Tile::ROWS;
     const uint32_t all_tiles = (p.candidates.rows + Tile::COLUMNS - 1) / Tile::COLUMNS;
@@ -101,7 +106,7 @@ INFONCE_DEVICE void score_tiles(const ScoresParams& p, Epilogue& epilogue) {
     INFONCE_UNROLL
     for (int i = 0; i < Tile::STAGES - 1; ++i) load_next();
     for (uint32_t tile = 0; tile < tiles; ++tile) {
-        Logits logits;
+        Logits<Tile> logits;
         INFONCE_UNROLL
         for (int i = 0; i < Tile::ROW_BLOCKS; ++i)
             INFONCE_UNROLL

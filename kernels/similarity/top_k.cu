@@ -1,36 +1,12 @@
 // The k largest ⟨q_i, k_j⟩ of every row. Scores of a chunk of rows are computed by the tile loop
 // (2NMD FLOPs) and selected from before the next chunk overwrites them.
-#include "similarity/scores.h"
-#include "tile/numbers.h"
+#include "similarity/store_scores.h"
 
 namespace infonce {
 
-struct Scores {
-    const ScoresParams& p;
-    const Place place;
-
-    INFONCE_DEVICE explicit Scores(const ScoresParams& params) : p(params) {}
-
-    INFONCE_DEVICE void tile(Logits& logits, uint32_t first_column, SharedAddress) {
-        INFONCE_UNROLL
-        for (int i = 0; i < ScoresTile::ROW_BLOCKS; ++i) {
-            INFONCE_UNROLL
-            for (int half = 0; half < 2; ++half) {
-                const uint32_t row = block_index().x * ScoresTile::ROWS + place.row(i, half);
-                if (row >= p.anchors.rows) continue;
-                float* to = p.scores + uint64_t(row) * p.candidates.rows;
-                INFONCE_UNROLL
-                for (int j = 0; j < ScoresTile::COLUMN_BLOCKS; ++j)
-                    store_pair(to, first_column + place.column(j, 0), p.candidates.rows, logits.z[i][j][2 * half],
-                               logits.z[i][j][2 * half + 1]);
-            }
-        }
-    }
-};
-
 #define INFONCE_SCORES(NAME, T)                                                  \
     INFONCE_KERNEL(scores_##NAME, ScoresParams, ScoresTile::THREADS, 1) {        \
-        Scores epilogue(p);                                                      \
+        Scores<ScoresTile> epilogue(p);                                          \
         score_tiles<T>(p, epilogue);                                             \
     }
 

@@ -1,0 +1,126 @@
+// product.cu of similarity/ with warpgroup products: sums (+)= W · V or Wᵀ · V, 128 × 256 sums a block, in
+// the registers of two warpgroups; a third's first thread copies. 64 of the summed axis a stage.
+//
+//   W·V    W's summed axis lies along rows: one box of 128 rows
+//   Wᵀ·V   it lies across rows: two boxes of 64 rows × 64 numbers, one for each warpgroup
+//   V      across rows, four boxes of 64 rows × 64 numbers
+#include "hopper/tile.h"
+#include "tile/numbers.h"
+
+namespace infonce {
+
+struct HopperProductParams {
+    TensorMap left;   // boxes of 128 rows; transposed, of 64
+    TensorMap right;  // boxes of 64 rows
+    uint32_t rows, columns, summed;  // columns: D
+    uint32_t slabs_per_split;        // blocks are (row tile, column tile, split)
+    uint32_t accumulate;             // add to what `sums` holds; with one split only
+    float* sums;                     // splits × rows × columns
+};
+
+struct ProductTile {
+    static constexpr int ROWS = 128, COLUMNS = 256, GROUPS = 2, STAGES = 4;
+    static constexpr int CONSUMERS = GROUPS * int(WARPGROUP), THREADS = CONSUMERS + int(WARPGROUP);
+    static constexpr int LEFT = ROWS * SLAB_BYTES;
+    static constexpr int WIDE = SLAB_NUMBERS * SLAB_BYTES;  // 64 of the summed axis × 64 numbers
+    static constexpr int RIGHT = COLUMNS / int(SLAB_NUMBERS) * WIDE, STAGE = LEFT + RIGHT;
+    static constexpr int SHARED_BYTES = STAGES * STAGE + int(Ring<STAGES>::BYTES);
+};
+
+template <class T, bool TRANSPOSED>
+INFONCE_DEVICE void multiply_chunk(const HopperProductParams& p) {
+    using Tile = ProductTile;
+    const SharedAddress stages = shared_base();
+    const Ring<Tile::STAGES> ring{stages + Tile::STAGES * Tile::STAGE};
+    const uint32_t first_row = block_index().x * Tile::ROWS, first_column = block_index().y * Tile::COLUMNS;
+    const uint32_t all_slabs = (p.summed + SLAB_NUMBERS - 1) / SLAB_NUMBERS;
+    const uint32_t first_slab = block_index().z * p.slabs_per_split;
+    uint32_t slabs = first_slab < all_slabs ? all_slabs - first_slab : 0;
+    if (slabs > p.slabs_per_split) slabs = p.slabs_per_split;
+    if (thread_index() == 0) {
+        ring.init(Tile::CONSUMERS / 32);
+        fence_mbarrier_init();
+    }
+    block_barrier();
+    Turn<Tile::STAGES> turn;
+    if (thread_index() >= uint32_t(Tile::CONSUMERS)) {
+        give_registers<40>();
+        if (thread_index() > uint32_t(Tile::CONSUMERS)) return;
+        prefetch_map(p.left);
+        prefetch_map(p.right);
+        for (uint32_t slab = 0; slab < slabs; ++slab) {
+            const uint32_t summed = (first_slab + slab) * SLAB_NUMBERS;
+            const SharedAddress full = ring.fill(turn, Tile::STAGE), left = stages + turn.stage * Tile::STAGE;
+            if (TRANSPOSED) {
+                for (uint32_t group = 0; group < uint32_t(Tile::GROUPS); ++group)
+                    copy_box(left + group * Tile::WIDE, p.left, first_row + group * SLAB_NUMBERS, summed, full);
+            } else {
+                copy_box(left, p.left, summed, first_row, full);
+            }
+            for (uint32_t wide = 0; wide < uint32_t(Tile::COLUMNS) / SLAB_NUMBERS; ++wide)
+                copy_box(left + Tile::LEFT + wide * Tile::WIDE, p.right, first_column + wide * SLAB_NUMBERS, summed, full);
+            turn.advance();
+        }
+        return;
+    }
+    take_registers<232>();
+    const uint32_t group = thread_index() / WARPGROUP, lane = thread_index() % 32;
+    float sums[Tile::COLUMNS / 2];
+    INFONCE_UNROLL
+    for (int i = 0; i < Tile::COLUMNS / 2; ++i) sums[i] = 0.0f;
+    uint32_t last_stage = 0;
+    for (uint32_t slab = 0; slab < slabs; ++slab) {
+        ring.wait(turn);
+        const SharedAddress left = stages + turn.stage * Tile::STAGE;
+        // Sixteen of the summed axis further on: 32 bytes along rows, sixteen rows of 128 bytes across.
+        const MatrixDescriptor a = describe_matrix(left + group * 64 * SLAB_BYTES, Tile::WIDE);
+        const MatrixDescriptor b = describe_matrix(left + Tile::LEFT, Tile::WIDE);
+        pin_accumulator(sums);
+        wgmma_fence();
+        INFONCE_UNROLL
+        for (uint32_t step = 0; step < 4; ++step)
+            WarpgroupProduct<T, Tile::COLUMNS>::template shared<TRANSPOSED, true>(
+                sums, a + step * (TRANSPOSED ? 2048 : 32), b + step * 2048, true);
+        wgmma_commit();
+        if (slab > 0) {
+            wgmma_wait<1>();
+            ring.release(last_stage);
+        }
+        last_stage = turn.stage;
+        turn.advance();
+    }
+    wgmma_wait<0>();
+    pin_accumulator(sums);
+    if (slabs > 0) ring.release(last_stage);
+    INFONCE_UNROLL
+    for (int half = 0; half < 2; ++half) {
+        const uint32_t row = first_row + thread_index() / 32 * 16 + half * 8 + lane / 4;
+        if (row >= p.rows) continue;
+        float* to = p.sums + (uint64_t(block_index().z) * p.rows + row) * p.columns;
+        INFONCE_UNROLL
+        for (int j = 0; j < Tile::COLUMNS / 8; ++j) {
+            const uint32_t column = first_column + j * 8 + lane % 4 * 2;
+            float first = sums[4 * j + 2 * half], second = sums[4 * j + 2 * half + 1];
+            if (p.accumulate) {
+                if (column < p.columns) first += load_global(to + column);
+                if (column + 1 < p.columns) second += load_global(to + column + 1);
+            }
+            store_pair(to, column, p.columns, first, second);
+        }
+    }
+}
+
+#if INFONCE_HOPPER
+#define INFONCE_HOPPER_PRODUCT(NAME, T)                                                                \
+    INFONCE_KERNEL(hopper_product_##NAME, HopperProductParams, ProductTile::THREADS, 1) {              \
+        multiply_chunk<T, false>(p);                                                                   \
+    }                                                                                                  \
+    INFONCE_KERNEL(hopper_product_transposed_##NAME, HopperProductParams, ProductTile::THREADS, 1) {   \
+        multiply_chunk<T, true>(p);                                                                    \
+    }
+
+INFONCE_HOPPER_PRODUCT(bf16, bf16)
+INFONCE_HOPPER_PRODUCT(f16, f16)
+#endif
+
+}  // namespace infonce

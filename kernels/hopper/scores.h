@@ -1,0 +1,137 @@
+// The tile loop of similarity/scores.h on sm_90a: 128 × 256 logits of any D, in the registers of two
+// warpgroups, with wgmma; a third warpgroup's first thread copies. Epilogues are the same.
+//
+//   anchors      RESIDENT: all slabs of the block's 128 rows stay in shared memory, D at most 256;
+//                else they come in with the candidates' slabs
+//   candidates   slabs of 256 rows, STAGES in flight
+//
+// The two warpgroups take turns to issue a tile's products: while one multiplies the other is in its
+// epilogue, and the exponentials cost nothing (Shah et al., FlashAttention-3, 2024, section 3.1).
+#pragma once
+
+#include "hopper/tile.h"
+#include "similarity/scores.h"
+
+namespace infonce {
+
+struct HopperScoresParams {
+    TensorMap anchors;     // boxes of 128 rows
+    TensorMap candidates;  // boxes of 256 rows
+    ScoresParams scores;
+};
+
+struct HopperTile {
+    static constexpr int ROWS = 128, COLUMNS = 256, GROUPS = 2;
+    static constexpr int WARPS_DOWN = 4 * GROUPS, WARPS_ACROSS = 1;
+    static constexpr int WARP_ROWS = 16, WARP_COLUMNS = COLUMNS;
+    static constexpr int ROW_BLOCKS = 1, COLUMN_BLOCKS = COLUMNS / 8;
+    static constexpr int CONSUMERS = GROUPS * int(WARPGROUP), THREADS = CONSUMERS + int(WARPGROUP);
+    static constexpr int LEFT = ROWS * SLAB_BYTES, RIGHT = COLUMNS * SLAB_BYTES;
+    static constexpr int STAGES = 4, RESIDENT_SLABS = 4;
+    // Room for a partial sum of every column from every warp.
+    static constexpr int ROOM = WARPS_DOWN * COLUMNS * 8;
+    static constexpr int SLABS_BYTES = RESIDENT_SLABS * LEFT + STAGES * RIGHT;
+    static_assert(STAGES * (LEFT + RIGHT) == SLABS_BYTES, "both ways take the same memory");
+    static constexpr int SHARED_BYTES = SLABS_BYTES + ROOM + int(Ring<STAGES>::BYTES) + int(MBARRIER_BYTES);
+    static constexpr uint32_t MEETING = 1, FIRST_TURN = 2;  // named barriers
+    INFONCE_DEVICE static void meet() { named_barrier(MEETING, CONSUMERS); }
+};
+
+// The part of the copying thread.
+template <bool RESIDENT>
+INFONCE_DEVICE void copy_tiles(const HopperScoresParams& p, Ring<HopperTile::STAGES> ring, SharedAddress resident,
+                               SharedAddress stages, SharedAddress resident_full, uint32_t first_tile, uint32_t tiles,
+                               uint32_t slabs) {
+    using Tile = HopperTile;
+    constexpr uint32_t STAGE = RESIDENT ? Tile::RIGHT : Tile::LEFT + Tile::RIGHT;
+    const uint32_t first_row = block_index().x * Tile::ROWS;
+    prefetch_map(p.anchors);
+    prefetch_map(p.candidates);
+    if (RESIDENT) {
+        mbarrier_arrive_expect(resident_full, slabs * Tile::LEFT);
+        for (uint32_t slab = 0; slab < slabs; ++slab)
+            copy_box(resident + slab * Tile::LEFT, p.anchors, slab * SLAB_NUMBERS, first_row, resident_full);
+    }
+    Turn<Tile::STAGES> turn;
+    for (uint32_t tile = 0; tile < tiles; ++tile) {
+        const uint32_t first_column = (first_tile + tile) * Tile::COLUMNS;
+        for (uint32_t slab = 0; slab < slabs; ++slab) {
+            const SharedAddress full = ring.fill(turn, STAGE), to = stages + turn.stage * STAGE;
+            copy_box(to, p.candidates, slab * SLAB_NUMBERS, first_column, full);
+            if (!RESIDENT) copy_box(to + Tile::RIGHT, p.anchors, slab * SLAB_NUMBERS, first_row, full);
+            turn.advance();
+        }
+    }
+}
+
+// Runs the tiles of this block; `epilogue.tile(logits, first_column, room)` after each, on the threads of
+// the consumers only. `make_epilogue` is called by them once.
+template <class T, bool RESIDENT, template <class> class Epilogue>
+INFONCE_DEVICE void hopper_score_tiles(const HopperScoresParams& params) {
+    using Tile = HopperTile;
+    const ScoresParams& p = params.scores;
+    constexpr uint32_t STAGE = RESIDENT ? Tile::RIGHT : Tile::LEFT + Tile::RIGHT;
+    const SharedAddress resident = shared_base();
+    const SharedAddress stages = RESIDENT ? resident + Tile::RESIDENT_SLABS * Tile::LEFT : resident;
+    const SharedAddress room = resident + Tile::SLABS_BYTES;
+    const Ring<Tile::STAGES> ring{room + Tile::ROOM};
+    const SharedAddress resident_full = ring.barriers + Ring<Tile::STAGES>::BYTES;
+    const uint32_t all_tiles = (p.candidates.rows + Tile::COLUMNS - 1) / Tile::COLUMNS;
+    const uint32_t first_tile = block_index().y * p.tiles_per_split;
+    uint32_t tiles = first_tile < all_tiles ? all_tiles - first_tile : 0;
+    if (tiles > p.tiles_per_split) tiles = p.tiles_per_split;
+    const uint32_t slabs = (p.anchors.row_bytes + SLAB_BYTES - 1) / SLAB_BYTES;
+    if (thread_index() == 0) {
+        ring.init(Tile::WARPS_DOWN);
+        mbarrier_init(resident_full, 1);
+        fence_mbarrier_init();
+    }
+    block_barrier();
+    if (thread_index() >= uint32_t(Tile::CONSUMERS)) {
+        give_registers<40>();
+        if (thread_index() == uint32_t(Tile::CONSUMERS) && tiles > 0)
+            copy_tiles<RESIDENT>(params, ring, resident, stages, resident_full, first_tile, tiles, slabs);
+        return;
+    }
+    take_registers<232>();
+    const uint32_t group = thread_index() / WARPGROUP;
+    const SharedAddress own_rows = group * 64 * SLAB_BYTES;
+    Epilogue<Tile> epilogue(p);
+    Turn<Tile::STAGES> turn;
+    if (group == 1 && tiles > 0) named_arrive(Tile::FIRST_TURN, Tile::CONSUMERS);
+    if (RESIDENT && tiles > 0) mbarrier_wait(resident_full, 0);
+    for (uint32_t tile = 0; tile < tiles; ++tile) {
+        Logits<Tile> logits;
+        float(&sums)[Tile::COLUMNS / 2] = reinterpret_cast<float(&)[Tile::COLUMNS / 2]>(logits.z);
+        named_barrier(Tile::FIRST_TURN + group, Tile::CONSUMERS);
+        uint32_t last_stage = 0;
+        for (uint32_t slab = 0; slab < slabs; ++slab) {
+            ring.wait(turn);
+            const SharedAddress stage = stages + turn.stage * STAGE;
+            const SharedAddress left = RESIDENT ? resident + slab * Tile::LEFT : stage + Tile::RIGHT;
+            const MatrixDescriptor a = describe_matrix(left + own_rows, 16), b = describe_matrix(stage, 16);
+            pin_accumulator(sums);
+            wgmma_fence();
+            INFONCE_UNROLL
+            for (uint32_t step = 0; step < 4; ++step)
+                WarpgroupProduct<T, Tile::COLUMNS>::template shared<false, false>(sums, a + step * 32, b + step * 32,
+                                                                                  slab > 0 || step > 0);
+            wgmma_commit();
+            if (slab > 0) {
+                wgmma_wait<1>();
+                ring.release(last_stage);
+            }
+            last_stage = turn.stage;
+            turn.advance();
+        }
+        // The other's products follow these; after the last tile nobody waits any more.
+        if (group == 0 || tile + 1 < tiles) named_arrive(Tile::FIRST_TURN + 1 - group, Tile::CONSUMERS);
+        wgmma_wait<0>();
+        pin_accumulator(sums);
+        ring.release(last_stage);
+        epilogue.tile(logits, (first_tile + tile) * Tile::COLUMNS, room);
+    }
+    epilogue.write(room);
+}
+
+}  // namespace infonce

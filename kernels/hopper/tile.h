@@ -1,0 +1,68 @@
+// What the kernels for sm_90a share: which threads do what, and the ring of stages between them.
+//
+// A block has consumer warpgroups, which multiply, and one warp that copies: a stage is full when its
+// bytes have come, and empty again when every consumer warp has arrived.
+#pragma once
+
+#include "ptx/barrier.h"
+#include "ptx/kernel.h"
+#include "ptx/mbarrier.h"
+#include "ptx/registers.h"
+#include "ptx/shared.h"
+#include "ptx/tensor_copy.h"
+#include "ptx/wgmma.h"
+#include "tile/slab.h"
+
+// A kernel that only sm_90a can run: for other architectures there is none.
+#if !defined(__CUDACC__) || defined(__CUDA_ARCH_FEAT_SM90_ALL)
+#define INFONCE_HOPPER 1
+#else
+#define INFONCE_HOPPER 0
+#endif
+
+namespace infonce {
+
+// Stage and parity of a ring's next turn.
+template <int STAGES>
+struct Turn {
+    uint32_t stage = 0, parity = 0;
+    INFONCE_DEVICE void advance() {
+        if (++stage < uint32_t(STAGES)) return;
+        stage = 0;
+        parity ^= 1;
+    }
+};
+
+// The mbarriers of a ring of STAGES stages that `consumers` warps read.
+template <int STAGES>
+struct Ring {
+    static constexpr uint32_t BYTES = 2 * STAGES * MBARRIER_BYTES;
+    SharedAddress barriers;
+
+    // By one thread; fence_mbarrier_init and a barrier of the block follow.
+    INFONCE_DEVICE void init(uint32_t consumers) const {
+        for (uint32_t stage = 0; stage < uint32_t(STAGES); ++stage) {
+            mbarrier_init(full(stage), 1);
+            mbarrier_init(empty(stage), consumers);
+        }
+    }
+    INFONCE_DEVICE SharedAddress full(uint32_t stage) const { return barriers + stage * MBARRIER_BYTES; }
+    INFONCE_DEVICE SharedAddress empty(uint32_t stage) const { return full(STAGES + stage); }
+
+    // The copying thread: waits until the stage is free and announces what will come.
+    INFONCE_DEVICE SharedAddress fill(const Turn<STAGES>& turn, uint32_t bytes) const {
+        mbarrier_wait(empty(turn.stage), turn.parity ^ 1);
+        mbarrier_arrive_expect(full(turn.stage), bytes);
+        return full(turn.stage);
+    }
+    INFONCE_DEVICE void wait(const Turn<STAGES>& turn) const { mbarrier_wait(full(turn.stage), turn.parity); }
+    // A consumer warp, whose products of the stage have ended.
+    INFONCE_DEVICE void release(uint32_t stage) const {
+        if (thread_index() % 32 == 0) mbarrier_arrive(empty(stage));
+    }
+};
+
+// Columns of 128-byte slabs of 16-bit numbers.
+constexpr uint32_t SLAB_NUMBERS = 64;
+
+}  // namespace infonce

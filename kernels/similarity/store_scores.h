@@ -1,0 +1,35 @@
+// The epilogue that stores logits as they are, not scaled.
+#pragma once
+
+#include "similarity/scores.h"
+#include "tile/numbers.h"
+
+namespace infonce {
+
+template <class Tile>
+struct Scores {
+    const ScoresParams& p;
+    const Place<Tile> place;
+
+    INFONCE_DEVICE explicit Scores(const ScoresParams& params) : p(params) {}
+
+    INFONCE_DEVICE void tile(Logits<Tile>& logits, uint32_t first_column, SharedAddress) {
+        INFONCE_UNROLL
+        for (int i = 0; i < Tile::ROW_BLOCKS; ++i) {
+            INFONCE_UNROLL
+            for (int half = 0; half < 2; ++half) {
+                const uint32_t row = block_index().x * Tile::ROWS + place.row(i, half);
+                if (row >= p.anchors.rows) continue;
+                float* to = p.scores + uint64_t(row) * p.candidates.rows;
+                INFONCE_UNROLL
+                for (int j = 0; j < Tile::COLUMN_BLOCKS; ++j)
+                    store_pair(to, first_column + place.column(j, 0), p.candidates.rows, logits.z[i][j][2 * half],
+                               logits.z[i][j][2 * half + 1]);
+            }
+        }
+    }
+
+    INFONCE_DEVICE void write(SharedAddress) {}
+};
+
+}  // namespace infonce
