@@ -5,8 +5,10 @@
 //                else they come in with the candidates' slabs
 //   candidates   slabs of 256 rows, STAGES in flight
 //
-// The two warpgroups take turns to issue a tile's products: while one multiplies the other is in its
-// epilogue, and the exponentials cost nothing (Shah et al., FlashAttention-3, 2024, section 3.1).
+// With RESIDENT anchors the two warpgroups take turns to issue a tile's products: while one multiplies
+// the other is in its epilogue, which takes about as long at D = 128 (Shah et al., FlashAttention-3,
+// 2024, section 3.1). Elsewhere a tile has more slabs than there are stages, and who waits for a turn
+// would keep stages that the other waits for; there the epilogue is a small part of a tile.
 #pragma once
 
 #include "hopper/tile.h"
@@ -32,6 +34,7 @@ struct HopperTile {
     static constexpr int ROOM = WARPS_DOWN * COLUMNS * 8;
     static constexpr int SLABS_BYTES = RESIDENT_SLABS * LEFT + STAGES * RIGHT;
     static_assert(STAGES * (LEFT + RIGHT) == SLABS_BYTES, "both ways take the same memory");
+    static_assert(RESIDENT_SLABS <= STAGES, "a turn takes all slabs of a tile");
     static constexpr int SHARED_BYTES = SLABS_BYTES + ROOM + int(Ring<STAGES>::BYTES) + int(MBARRIER_BYTES);
     static constexpr uint32_t MEETING = 1, FIRST_TURN = 2;  // named barriers
     INFONCE_DEVICE static void meet() { named_barrier(MEETING, CONSUMERS); }
@@ -98,12 +101,12 @@ INFONCE_DEVICE void hopper_score_tiles(const HopperScoresParams& params) {
     const SharedAddress own_rows = group * 64 * SLAB_BYTES;
     Epilogue<Tile> epilogue(p);
     Turn<Tile::STAGES> turn;
-    if (group == 1 && tiles > 0) named_arrive(Tile::FIRST_TURN, Tile::CONSUMERS);
+    if (RESIDENT && group == 1 && tiles > 0) named_arrive(Tile::FIRST_TURN, Tile::CONSUMERS);
     if (RESIDENT && tiles > 0) mbarrier_wait(resident_full, 0);
     for (uint32_t tile = 0; tile < tiles; ++tile) {
         Logits<Tile> logits;
         float(&sums)[Tile::COLUMNS / 2] = reinterpret_cast<float(&)[Tile::COLUMNS / 2]>(logits.z);
-        named_barrier(Tile::FIRST_TURN + group, Tile::CONSUMERS);
+        if (RESIDENT) named_barrier(Tile::FIRST_TURN + group, Tile::CONSUMERS);
         uint32_t last_stage = 0;
         for (uint32_t slab = 0; slab < slabs; ++slab) {
             ring.wait(turn);
@@ -125,7 +128,8 @@ INFONCE_DEVICE void hopper_score_tiles(const HopperScoresParams& params) {
             turn.advance();
         }
         // The other's products follow these; after the last tile nobody waits any more.
-        if (group == 0 || tile + 1 < tiles) named_arrive(Tile::FIRST_TURN + 1 - group, Tile::CONSUMERS);
+        if (RESIDENT && (group == 0 || tile + 1 < tiles))
+            named_arrive(Tile::FIRST_TURN + 1 - group, Tile::CONSUMERS);
         wgmma_wait<0>();
         pin_accumulator(sums);
         ring.release(last_stage);

@@ -10,12 +10,16 @@ using WeightsBf16 = Weights<bf16, Tile>;
 template <class Tile>
 using WeightsF16 = Weights<f16, Tile>;
 
-INFONCE_KERNEL(hopper_weights_bf16, HopperScoresParams, HopperTile::THREADS, 1) {
-    hopper_score_tiles<bf16, false, WeightsBf16>(p);
-}
-INFONCE_KERNEL(hopper_weights_f16, HopperScoresParams, HopperTile::THREADS, 1) {
-    hopper_score_tiles<f16, false, WeightsF16>(p);
-}
+#define INFONCE_HOPPER_WEIGHTS(NAME, T, EPILOGUE)                                                  \
+    INFONCE_KERNEL(hopper_weights_##NAME, HopperScoresParams, HopperTile::THREADS, 1) {            \
+        hopper_score_tiles<T, false, EPILOGUE>(p);                                                 \
+    }                                                                                              \
+    INFONCE_KERNEL(hopper_weights_##NAME##_256, HopperScoresParams, HopperTile::THREADS, 1) {      \
+        hopper_score_tiles<T, true, EPILOGUE>(p);                                                  \
+    }
+
+INFONCE_HOPPER_WEIGHTS(bf16, bf16, WeightsBf16)
+INFONCE_HOPPER_WEIGHTS(f16, f16, WeightsF16)
 #endif
 
 }  // namespace infonce

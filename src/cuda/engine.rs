@@ -46,6 +46,7 @@ pub struct CudaEngine {
     device: CudaDevice,
     weights_budget: usize,
     tf32: bool,
+    portable: bool,
 }
 
 impl CudaEngine {
@@ -63,6 +64,7 @@ impl CudaEngine {
             device,
             weights_budget: WEIGHTS_BUDGET,
             tf32: false,
+            portable: false,
         }
     }
 
@@ -84,6 +86,14 @@ impl CudaEngine {
         self
     }
 
+    /// Whether kernels that are made for this card's architecture are left aside for those that every
+    /// card runs: to compare the two. Not unless asked.
+    #[must_use]
+    pub fn with_portable_kernels(mut self, portable: bool) -> Self {
+        self.portable = portable;
+        self
+    }
+
     /// The device and the stream.
     pub fn device(&self) -> &CudaDevice {
         &self.device
@@ -102,22 +112,16 @@ impl CudaEngine {
         shape: Shape,
         dtype: DType,
     ) -> Result<usize, Error> {
-        let multiprocessors = self.device.info().multiprocessors;
-        workspace_bytes(
-            call,
-            contrast,
-            shape,
-            dtype,
-            self.weights_budget,
-            multiprocessors,
-        )
+        workspace_bytes(&self.similarity(None)?, call, contrast, shape, dtype)
     }
 
     fn similarity(
         &self,
         scale: Option<CudaVector<'_>>,
     ) -> Result<Similarity<'_, CudaDevice>, Error> {
-        let similarity = Similarity::new(&self.device, self.weights_budget).with_tf32(self.tf32);
+        let similarity = Similarity::new(&self.device, self.weights_budget)
+            .with_tf32(self.tf32)
+            .with_portable_kernels(self.portable);
         Ok(match scale {
             Some(scale) => similarity.with_scale(scale.on("scale", &self.device)?),
             None => similarity,

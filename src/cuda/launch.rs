@@ -78,6 +78,10 @@ impl Device for CudaDevice {
         check("cuLaunchKernel", result)
     }
 
+    fn has_warpgroups(&self) -> bool {
+        self.info().compute_capability == (9, 0)
+    }
+
     fn tensor_map(&self, matrix: &BoxedMatrix) -> Result<TensorMap, Error> {
         self.stream().bind()?;
         let bytes = number_bytes(matrix.dtype);

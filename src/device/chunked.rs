@@ -3,7 +3,7 @@
 use super::DeviceMatrix;
 use super::gradient::{Finish, Known, Side, Sums};
 use super::params::{GlobalRows, ProductParams, ScoresParams};
-use super::prepared::{kernel_name, rows_from};
+use super::prepared::rows_from;
 use super::similarity::Similarity;
 use super::statistics::scores_params;
 use super::{Device, Floats, number_bytes};
@@ -11,9 +11,8 @@ use crate::contrast::{Form, Shape};
 use crate::engine::Gradients;
 use crate::error::Error;
 
-/// Tiles of similarity/product.cu.
-const PRODUCT_TILE: usize = 128;
-const PRODUCT_SHARED: u32 = 3 * 2 * 128 * 128;
+/// Rows of a tile of a product.
+const PRODUCT_ROWS: usize = 128;
 
 impl<D: Device> Similarity<'_, D> {
     /// Both gradients over chunks of stored weights: 6NMD FLOPs after the statistics.
@@ -35,10 +34,10 @@ impl<D: Device> Similarity<'_, D> {
         let stride = candidates.next_multiple_of(16);
         let chunk = self.chunk(anchors, stride * bytes);
         let weights = self.device.allocate(chunk.min(anchors) * stride * bytes)?;
-        let columns_of_product = dim.div_ceil(PRODUCT_TILE);
+        let columns_of_product = dim.div_ceil(self.product_columns(prepared.arithmetic));
         let slab = 128 / bytes;
         let (parts, slabs) = self.split(
-            chunk.div_ceil(PRODUCT_TILE) * columns_of_product,
+            chunk.div_ceil(PRODUCT_ROWS) * columns_of_product,
             candidates.div_ceil(slab),
             1,
         );
@@ -54,12 +53,13 @@ impl<D: Device> Similarity<'_, D> {
             Some(_) => Some(self.memory().floats(candidates * dim)?),
             None => None,
         };
-        let tiles = candidates.div_ceil(PRODUCT_TILE);
+        let tiles = candidates.div_ceil(PRODUCT_ROWS);
+        let weight_tiles = candidates.div_ceil(self.scores_columns(prepared.arithmetic));
         for first in (0..anchors).step_by(chunk) {
             let count = chunk.min(anchors - first);
-            let count_tiles = count.div_ceil(PRODUCT_TILE) as u32;
+            let count_tiles = count.div_ceil(PRODUCT_ROWS) as u32;
             let at = |floats: &Floats<D>| floats.address() + 4 * first as u64;
-            let (weight_parts, per_part) = self.split(count_tiles as usize, tiles, 1);
+            let (weight_parts, per_part) = self.split(count_tiles as usize, weight_tiles, 1);
             let params = ScoresParams {
                 tiles_per_split: per_part,
                 row_lse2: at(&rows.lse2),
@@ -92,8 +92,7 @@ impl<D: Device> Similarity<'_, D> {
                 sums: dq_sums.sums.address(),
             };
             let grid = [count_tiles, columns_of_product as u32, parts];
-            let name = kernel_name("product", prepared.arithmetic);
-            self.launch(name, grid, 256, PRODUCT_SHARED, &product)?;
+            self.product(false, prepared.arithmetic, grid, &product)?;
             let own = prepared.contrast.form == Form::Moco;
             self.finish(
                 side,
@@ -114,8 +113,7 @@ impl<D: Device> Similarity<'_, D> {
                 product.accumulate = u32::from(first > 0);
                 product.sums = sums.address();
                 let grid = [tiles as u32, columns_of_product as u32, 1];
-                let name = kernel_name("product_transposed", prepared.arithmetic);
-                self.launch(name, grid, 256, PRODUCT_SHARED, &product)?;
+                self.product(true, prepared.arithmetic, grid, &product)?;
             }
         }
         if let (Some(sums), Some(dk)) = (dk_sums, gradients.dk) {

@@ -73,11 +73,6 @@ impl<'a, D: Device> Side<'a, D> {
             coefficient: (f64::from(upstream) * weight) as f32,
         }
     }
-
-    /// Whether a fused kernel serves.
-    pub fn is_fused(&self) -> bool {
-        fused(self.prepared.arithmetic, self.prepared.shape.dim).is_some()
-    }
 }
 
 /// Sums of one side, waiting to be finished.
@@ -140,6 +135,12 @@ impl<'a, D: Device> Finish<'a, D> {
 }
 
 impl<D: Device> Similarity<'_, D> {
+    /// Whether a fused kernel serves.
+    pub(super) fn is_fused(&self, side: &Side<'_, D>) -> bool {
+        let (arithmetic, dim) = (side.prepared.arithmetic, side.prepared.shape.dim);
+        fused(arithmetic, dim).is_some() && self.prefers_fused(arithmetic, dim)
+    }
+
     /// dq of a one-way loss, and the statistics that are found on the way: 4NMD FLOPs. Returns
     /// ⟨q_i, dq_i⟩.
     pub(super) fn gradient_online(
@@ -232,7 +233,7 @@ impl<D: Device> Similarity<'_, D> {
         // MoCo's positive is a column of its own, outside every tile.
         let own = prepared.contrast.form == Form::Moco;
         let dots = self.memory().floats(prepared.shape.anchors)?;
-        if !side.is_fused() {
+        if !self.is_fused(side) {
             self.chunked(side, known, gradients, &dots)?;
             return Ok(dots);
         }

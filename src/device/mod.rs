@@ -1,6 +1,7 @@
 //! The verbs as kernel launches, on anything that can launch the kernels: a CUDA device, or the
 //! runner that executes the same sources on the CPU.
 
+mod choice;
 mod chunked;
 mod gradient;
 mod params;
@@ -85,6 +86,8 @@ pub(crate) trait Device {
     fn read(&self, address: u64, bytes: &mut [u8]) -> Result<(), Error>;
     /// Starts a kernel.
     fn launch(&self, launch: &Launch<'_>) -> Result<(), Error>;
+    /// Whether the kernels for sm_90a run on it.
+    fn has_warpgroups(&self) -> bool;
     /// Says where a matrix lies to kernels that copy boxes.
     fn tensor_map(&self, matrix: &BoxedMatrix) -> Result<TensorMap, Error>;
     /// How many blocks run at a time, roughly: what the work is cut up for. Results depend on it

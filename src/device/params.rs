@@ -2,6 +2,8 @@
 
 use bytemuck::{Pod, Zeroable};
 
+use super::TensorMap;
+
 /// `GlobalRows` of tile/slab.h.
 #[derive(Debug, Clone, Copy, Pod, Zeroable)]
 #[repr(C)]
@@ -65,6 +67,32 @@ pub(super) struct ScoresParams {
     pub weights: u64,
     pub weights_stride: u64,
     pub scores: u64,
+}
+
+/// `HopperScoresParams` of hopper/scores.h.
+#[derive(Debug, Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+pub(super) struct HopperScoresParams {
+    pub anchors: TensorMap,
+    pub candidates: TensorMap,
+    pub scores: ScoresParams,
+    pub padding: [u64; 2],
+}
+
+/// `HopperProductParams` of hopper/product.cu.
+#[derive(Debug, Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+pub(super) struct HopperProductParams {
+    pub left: TensorMap,
+    pub right: TensorMap,
+    pub rows: u32,
+    pub columns: u32,
+    pub summed: u32,
+    pub slabs_per_split: u32,
+    pub accumulate: u32,
+    pub padding: u32,
+    pub sums: u64,
+    pub padding_2: [u64; 4],
 }
 
 /// `ProductParams` of similarity/product.cu.

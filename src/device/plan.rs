@@ -33,6 +33,7 @@ impl Source for Counter {
 struct Plan {
     pool: Arc<Pool<Counter>>,
     multiprocessors: u32,
+    warpgroups: bool,
 }
 
 impl Device for Plan {
@@ -56,6 +57,9 @@ impl Device for Plan {
     }
     fn launch(&self, _: &Launch<'_>) -> Result<(), Error> {
         Ok(())
+    }
+    fn has_warpgroups(&self) -> bool {
+        self.warpgroups
     }
     fn tensor_map(&self, _: &BoxedMatrix) -> Result<TensorMap, Error> {
         Ok(bytemuck::Zeroable::zeroed())
@@ -84,18 +88,18 @@ pub enum Call {
 }
 
 /// Bytes of device memory that `call` takes from a pool that is empty before, inputs and gradients
-/// apart. `budget`: bytes for a chunk of weights.
-pub(crate) fn workspace_bytes(
+/// apart, on the device of `similarity` with its settings.
+pub(crate) fn workspace_bytes<D: Device>(
+    similarity: &Similarity<'_, D>,
     call: Call,
     contrast: &Contrast,
     shape: Shape,
     dtype: DType,
-    budget: usize,
-    multiprocessors: u32,
 ) -> Result<usize, Error> {
     let plan = Plan {
         pool: Pool::new(Counter::default()),
-        multiprocessors,
+        multiprocessors: similarity.device.multiprocessors(),
+        warpgroups: similarity.device.has_warpgroups(),
     };
     // Rows without gaps, at addresses as the driver gives them.
     let matrix = |rows: usize| DeviceMatrix {
@@ -131,7 +135,7 @@ pub(crate) fn workspace_bytes(
             });
         }
     }
-    let similarity = Similarity::new(&plan, budget);
+    let similarity = similarity.on(&plan);
     match call {
         Call::Forward => drop(similarity.forward(contrast, &inputs)?),
         Call::ValueAndGrad { dk } => {

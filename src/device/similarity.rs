@@ -32,6 +32,8 @@ pub(crate) struct Similarity<'d, D: Device> {
     pub(super) scale: u64,
     /// Whether f32 inputs are rounded to tf32.
     tf32: bool,
+    /// Whether kernels for one architecture are left aside.
+    pub(super) portable: bool,
 }
 
 impl<'d, D: Device> Similarity<'d, D> {
@@ -42,7 +44,24 @@ impl<'d, D: Device> Similarity<'d, D> {
             budget,
             scale: 0,
             tf32: false,
+            portable: false,
         }
+    }
+
+    /// The same on another device.
+    pub(super) fn on<'e, E: Device>(&self, device: &'e E) -> Similarity<'e, E> {
+        Similarity {
+            device,
+            budget: self.budget,
+            scale: self.scale,
+            tf32: self.tf32,
+            portable: self.portable,
+        }
+    }
+
+    /// Whether kernels for one architecture are left aside.
+    pub(crate) fn with_portable_kernels(self, portable: bool) -> Self {
+        Self { portable, ..self }
     }
 
     /// Whether f32 inputs are rounded to tf32, in place of three products.
@@ -127,7 +146,7 @@ impl<'d, D: Device> Similarity<'d, D> {
         let side = Side::new(&prepared, upstream);
         let positive = self.positives(&prepared)?;
         let one_way = matches!(contrast.form, Form::InfoNce(_) | Form::Moco);
-        let (rows, columns, dots) = if one_way && side.is_fused() {
+        let (rows, columns, dots) = if one_way && self.is_fused(&side) {
             let rows = self.statistics_of(positive, None)?;
             let dots = self.gradient_online(&side, &rows, gradients.dq)?;
             if let Some(dk) = gradients.dk {

@@ -1,16 +1,12 @@
 //! Statistics of rows and columns, and the loss that follows from them.
 
 use super::params::{PositivesParams, ReduceParams, ScoresParams, StatisticsParams};
-use super::prepared::{Prepared, kernel_name, no_matrix, rows_from, vector, view};
+use super::prepared::{Prepared, no_matrix, rows_from, vector, view};
 use super::similarity::{Similarity, TILE, WARP_ROWS};
-use super::{Arithmetic, Device, Floats};
+use super::{Device, Floats};
 use crate::contrast::{Form, Shape};
 use crate::error::Error;
 use crate::statistics::{RowStatistics, Statistics};
-
-/// Threads and shared memory of a block: `ScoresTile` of similarity/scores.h.
-const SCORES_THREADS: u32 = 256;
-const SCORES_SHARED: u32 = 3 * 2 * 128 * 128;
 
 /// Anchor tiles whose column statistics are kept before they are added up: with 128 rows a tile,
 /// 256 bytes a candidate.
@@ -187,7 +183,8 @@ impl<D: Device> Similarity<'_, D> {
             false => anchors.next_multiple_of(TILE),
         };
         let row_tiles = chunk / TILE;
-        let (parts, per_part) = self.split(row_tiles, candidates.div_ceil(TILE), 1);
+        let columns_of_tile = self.scores_columns(prepared.arithmetic);
+        let (parts, per_part) = self.split(row_tiles, candidates.div_ceil(columns_of_tile), 1);
         let row_sums = memory.floats(2 * parts as usize * chunk.min(anchors))?;
         let column_sums = match symmetric {
             true => Some((
@@ -240,18 +237,6 @@ impl<D: Device> Similarity<'_, D> {
             }
         }
         Ok((rows, columns))
-    }
-
-    /// Launches one of the kernels of similarity/scores.h.
-    pub(super) fn scores(
-        &self,
-        kernel: &'static str,
-        arithmetic: Arithmetic,
-        grid: [u32; 3],
-        params: &ScoresParams,
-    ) -> Result<(), Error> {
-        let name = kernel_name(kernel, arithmetic);
-        self.launch(name, grid, SCORES_THREADS, SCORES_SHARED, params)
     }
 
     /// Loss and dscale.

@@ -50,10 +50,11 @@ impl<D: Device> Similarity<'_, D> {
         let scores = memory.floats(chunk.min(queries.rows) * candidates.rows)?;
         let indices = memory.floats(queries.rows * k)?;
         let best = memory.floats(queries.rows * k)?;
+        let arithmetic = self.arithmetic(queries.dtype);
+        let tiles = candidates.rows.div_ceil(self.scores_columns(arithmetic));
         for first in (0..queries.rows).step_by(chunk) {
             let count = chunk.min(queries.rows - first);
-            let (parts, per_part) =
-                self.split(count.div_ceil(TILE), candidates.rows.div_ceil(TILE), 1);
+            let (parts, per_part) = self.split(count.div_ceil(TILE), tiles, 1);
             let params = ScoresParams {
                 anchors: rows_from(query_rows, first, count),
                 candidates: candidate_rows,
@@ -62,7 +63,7 @@ impl<D: Device> Similarity<'_, D> {
                 ..bytemuck::Zeroable::zeroed()
             };
             let grid = [count.div_ceil(TILE) as u32, parts, 1];
-            self.scores("scores", self.arithmetic(queries.dtype), grid, &params)?;
+            self.scores("scores", arithmetic, grid, &params)?;
             let params = SelectParams {
                 scores: scores.address(),
                 rows: count as u32,

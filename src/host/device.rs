@@ -85,6 +85,8 @@ pub(crate) struct HostDevice {
     schedule: Schedule,
     seed: AtomicU64,
     multiprocessors: u32,
+    /// Whether it passes for sm_90a.
+    pub(super) warpgroups: bool,
     /// Counts the memory of calls as a pool would hold it.
     counted: Arc<Pool<Counter>>,
 }
@@ -110,6 +112,7 @@ impl HostDevice {
             schedule,
             seed: AtomicU64::new(seed),
             multiprocessors,
+            warpgroups: false,
             counted: Pool::new(Counter::default()),
         }
     }
@@ -199,6 +202,10 @@ impl Device for HostDevice {
         // SAFETY: the runner ends the report with a zero within its bytes.
         let reason = unsafe { CStr::from_ptr(report.as_ptr()) };
         Err(fault(launch.kernel, &reason.to_string_lossy()))
+    }
+
+    fn has_warpgroups(&self) -> bool {
+        self.warpgroups
     }
 
     fn tensor_map(&self, matrix: &BoxedMatrix) -> Result<TensorMap, Error> {

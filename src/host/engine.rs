@@ -38,6 +38,13 @@ impl HostEngine {
         }
     }
 
+    /// Passes for a card of sm_90a: the kernels that are made for it serve where they can.
+    #[must_use]
+    pub fn with_hopper_kernels(mut self) -> Self {
+        self.device.warpgroups = true;
+        self
+    }
+
     /// Bytes of memory that `call` takes beside inputs and gradients, as a pool that was empty before
     /// holds it after the call: what
     /// `CudaEngine::workspace_bytes` says on a device
@@ -52,7 +59,7 @@ impl HostEngine {
         shape: Shape,
         dtype: DType,
     ) -> Result<usize, Error> {
-        workspace_bytes(call, contrast, shape, dtype, self.budget, MULTIPROCESSORS)
+        workspace_bytes(&self.similarity(), call, contrast, shape, dtype)
     }
 
     /// Bytes that a pool would hold after all calls so far.

@@ -62,7 +62,38 @@ fn host_trials(seed: u64) -> Vec<Trial> {
         ("host-run, late", HostEngine::new(Schedule::Late, seed)),
         ("host-run, mixed", HostEngine::new(Schedule::Mixed, !seed)),
     ];
-    trials("host-run kernels", configurations, seed)
+    let mut all = trials("host-run kernels", configurations, seed);
+    // The kernels for sm_90a, which multiply 16-bit numbers; the others are the same as above.
+    let hopper = HostEngine::new(Schedule::Mixed, seed).with_hopper_kernels();
+    let configurations = Arc::new(vec![("host-run Hopper, mixed", hopper)]);
+    for (index, case) in table(seed).into_iter().enumerate() {
+        let engine = "host-run Hopper kernels";
+        all.push(case_trial::<_, f16>(
+            engine,
+            &configurations,
+            case,
+            seed,
+            index,
+        ));
+        all.push(case_trial::<_, bf16>(
+            engine,
+            &configurations,
+            case,
+            seed,
+            index,
+        ));
+    }
+    all.push(rows_trial::<_, f16>(
+        "host-run Hopper kernels",
+        &configurations,
+        seed,
+    ));
+    all.push(rows_trial::<_, bf16>(
+        "host-run Hopper kernels",
+        &configurations,
+        seed,
+    ));
+    all
 }
 
 #[cfg(not(host_kernels))]

@@ -1,0 +1,151 @@
+//! Which kernels serve a call: the portable ones, or those for sm_90a (kernels/hopper).
+
+use super::params::{
+    GlobalRows, HopperProductParams, HopperScoresParams, ProductParams, ScoresParams,
+};
+use super::prepared::kernel_name;
+use super::similarity::Similarity;
+use super::{Arithmetic, BoxedMatrix, Device, TensorMap};
+use crate::element::DType;
+use crate::error::Error;
+
+/// Threads and shared memory of a block: `ScoresTile` of similarity/scores.h.
+const SCORES_THREADS: u32 = 256;
+const SCORES_SHARED: u32 = 3 * 2 * 128 * 128;
+/// `Product` of similarity/product.cu.
+const PRODUCT_SHARED: u32 = 3 * 2 * 128 * 128;
+
+/// `HopperTile` of hopper/scores.h: slabs, room for column sums, mbarriers.
+const HOPPER_THREADS: u32 = 384;
+const HOPPER_SCORES_SHARED: u32 = 4 * (128 + 256) * 128 + 8 * 256 * 8 + 9 * 8;
+/// `ProductTile` of hopper/product.cu.
+const HOPPER_PRODUCT_SHARED: u32 = 4 * (128 + 256) * 128 + 8 * 8;
+/// Up to this D the anchors' rows stay in shared memory, so that a tile costs the traffic of its
+/// candidates only.
+const RESIDENT_DIM_BYTES: u32 = 4 * 128;
+/// Up to this D the fused gradient, whose weights never leave the registers, has no rival: above, the
+/// three products of a stored chunk run with warpgroups, which the fused kernels do not have yet.
+const FUSED_DIM: usize = 128;
+
+impl<D: Device> Similarity<'_, D> {
+    /// Whether the kernels for sm_90a serve: they multiply 16-bit numbers.
+    pub(super) fn is_hopper(&self, arithmetic: Arithmetic) -> bool {
+        let narrow = matches!(arithmetic, Arithmetic::F16 | Arithmetic::Bf16);
+        narrow && !self.portable && self.device.has_warpgroups()
+    }
+
+    /// Whether the fused gradient serves, where there is one.
+    pub(super) fn prefers_fused(&self, arithmetic: Arithmetic, dim: usize) -> bool {
+        !self.is_hopper(arithmetic) || dim <= FUSED_DIM
+    }
+
+    /// Candidates of a tile of logits.
+    pub(super) fn scores_columns(&self, arithmetic: Arithmetic) -> usize {
+        if self.is_hopper(arithmetic) { 256 } else { 128 }
+    }
+
+    /// Columns of a tile of a product.
+    pub(super) fn product_columns(&self, arithmetic: Arithmetic) -> usize {
+        if self.is_hopper(arithmetic) { 256 } else { 128 }
+    }
+
+    /// Launches a kernel of the tile loop: "statistics", "weights" or "scores".
+    pub(super) fn scores(
+        &self,
+        kernel: &'static str,
+        arithmetic: Arithmetic,
+        grid: [u32; 3],
+        params: &ScoresParams,
+    ) -> Result<(), Error> {
+        if !self.is_hopper(arithmetic) {
+            let name = kernel_name(kernel, arithmetic);
+            return self.launch(name, grid, SCORES_THREADS, SCORES_SHARED, params);
+        }
+        let resident = params.anchors.row_bytes <= RESIDENT_DIM_BYTES;
+        let params = HopperScoresParams {
+            anchors: self.boxes(params.anchors, arithmetic, 128)?,
+            candidates: self.boxes(params.candidates, arithmetic, 256)?,
+            scores: *params,
+            padding: [0; 2],
+        };
+        let name = hopper_scores(kernel, arithmetic, resident);
+        self.launch(name, grid, HOPPER_THREADS, HOPPER_SCORES_SHARED, &params)
+    }
+
+    /// Launches a product of a chunk of weights.
+    pub(super) fn product(
+        &self,
+        transposed: bool,
+        arithmetic: Arithmetic,
+        grid: [u32; 3],
+        params: &ProductParams,
+    ) -> Result<(), Error> {
+        if !self.is_hopper(arithmetic) {
+            let family = if transposed {
+                "product_transposed"
+            } else {
+                "product"
+            };
+            let name = kernel_name(family, arithmetic);
+            return self.launch(name, grid, 256, PRODUCT_SHARED, params);
+        }
+        let name = match (transposed, arithmetic) {
+            (false, Arithmetic::F16) => "hopper_product_f16",
+            (false, _) => "hopper_product_bf16",
+            (true, Arithmetic::F16) => "hopper_product_transposed_f16",
+            (true, _) => "hopper_product_transposed_bf16",
+        };
+        let left_rows = if transposed { 64 } else { 128 };
+        let params = HopperProductParams {
+            left: self.boxes(params.left, arithmetic, left_rows)?,
+            right: self.boxes(params.right, arithmetic, 64)?,
+            rows: params.rows,
+            columns: params.columns,
+            summed: params.summed,
+            slabs_per_split: params.slabs_per_split,
+            accumulate: params.accumulate,
+            padding: 0,
+            sums: params.sums,
+            padding_2: [0; 4],
+        };
+        self.launch(name, grid, HOPPER_THREADS, HOPPER_PRODUCT_SHARED, &params)
+    }
+
+    fn boxes(
+        &self,
+        rows: GlobalRows,
+        arithmetic: Arithmetic,
+        box_rows: u32,
+    ) -> Result<TensorMap, Error> {
+        self.device.tensor_map(&BoxedMatrix {
+            address: rows.data,
+            rows: rows.rows as usize,
+            row_bytes: rows.row_bytes as usize,
+            stride: rows.stride as usize,
+            dtype: match arithmetic {
+                Arithmetic::F16 => DType::F16,
+                Arithmetic::Bf16 => DType::Bf16,
+                Arithmetic::F32 | Arithmetic::Tf32 => DType::F32,
+            },
+            box_rows,
+        })
+    }
+}
+
+fn hopper_scores(kernel: &'static str, arithmetic: Arithmetic, resident: bool) -> &'static str {
+    macro_rules! names {
+        ($($kernel:literal),*) => {
+            match (kernel, arithmetic, resident) {
+                $(
+                    ($kernel, Arithmetic::F16, false) => concat!("hopper_", $kernel, "_f16"),
+                    ($kernel, Arithmetic::F16, true) => concat!("hopper_", $kernel, "_f16_256"),
+                    ($kernel, _, false) => concat!("hopper_", $kernel, "_bf16"),
+                    ($kernel, _, true) => concat!("hopper_", $kernel, "_bf16_256"),
+                )*
+                // Every device refuses a kernel it does not have.
+                _ => kernel,
+            }
+        };
+    }
+    names!("statistics", "weights", "scores")
+}
