@@ -39,19 +39,22 @@ struct Ring {
     static constexpr uint32_t BYTES = 2 * STAGES * MBARRIER_BYTES;
     SharedAddress barriers;
 
-    // By one thread; fence_mbarrier_init and a barrier of the block follow.
-    INFONCE_DEVICE void init(uint32_t consumers) const {
+    // By one thread; fence_mbarrier_init and a barrier of the block follow. `writers`: threads that
+    // arrive at a full stage besides the one that announces copies.
+    INFONCE_DEVICE void init(uint32_t consumers, uint32_t writers = 0) const {
         for (uint32_t stage = 0; stage < uint32_t(STAGES); ++stage) {
-            mbarrier_init(full(stage), 1);
+            mbarrier_init(full(stage), 1 + writers);
             mbarrier_init(empty(stage), consumers);
         }
     }
     INFONCE_DEVICE SharedAddress full(uint32_t stage) const { return barriers + stage * MBARRIER_BYTES; }
     INFONCE_DEVICE SharedAddress empty(uint32_t stage) const { return full(STAGES + stage); }
 
-    // The copying thread: waits until the stage is free and announces what will come.
+    // Until the stage is free.
+    INFONCE_DEVICE void wait_empty(const Turn<STAGES>& turn) const { mbarrier_wait(empty(turn.stage), turn.parity ^ 1); }
+    // The copying thread: waits for that, and announces what will come.
     INFONCE_DEVICE SharedAddress fill(const Turn<STAGES>& turn, uint32_t bytes) const {
-        mbarrier_wait(empty(turn.stage), turn.parity ^ 1);
+        wait_empty(turn);
         mbarrier_arrive_expect(full(turn.stage), bytes);
         return full(turn.stage);
     }

@@ -1,0 +1,220 @@
+// The fused gradient of similarity/gradient.h on sm_90a: two warpgroups own 64 rows each, and both
+// products of a tile are wgmma; a third warpgroup's first thread copies.
+//
+// With the softmax known, the copying warp also brings the streamed rows' log-sum-exps.
+//
+//   owner tile      128 rows × D, resident
+//   streamed tiles  COLUMNS × D, STAGES in flight; one tile serves the logits (its rows are columns of
+//                   the product) and, read across, the sums
+//
+// A warpgroup issues the logits of the next tile before the sums of this one, and weighs while these
+// run; the two warpgroups take turns to issue (Shah et al., FlashAttention-3, 2024, sections 3.1, 3.2).
+#include "hopper/tile.h"
+#include "similarity/owned_rows.h"
+
+namespace infonce {
+
+struct HopperGradientParams {
+    TensorMap owner;     // boxes of 128 rows
+    TensorMap streamed;  // boxes of COLUMNS rows
+    GradientParams gradient;
+};
+
+template <class T, int SLABS, int COLUMNS, int STAGES, Softmax SOFTMAX>
+struct HopperGradient : OwnedRows<T, 128, COLUMNS / 8, 8 * SLABS, SOFTMAX> {
+    static_assert(STAGES > 2, "two tiles are used while others come in");
+    static constexpr int ROWS = 128, GROUPS = 2, DIM = SLABS * int(SLAB_NUMBERS);
+    static constexpr int CONSUMERS = GROUPS * int(WARPGROUP), THREADS = CONSUMERS + int(WARPGROUP);
+    static constexpr int OWNER_SLAB = ROWS * SLAB_BYTES, STREAMED_SLAB = COLUMNS * SLAB_BYTES;
+    static constexpr int STAGE = SLABS * STREAMED_SLAB;
+    static constexpr int OFFSETS = 4 * COLUMNS;  // bytes, of the streamed rows of a stage
+    static constexpr int SHARED_BYTES =
+        SLABS * OWNER_SLAB + STAGES * (STAGE + OFFSETS) + int(Ring<STAGES>::BYTES) + int(MBARRIER_BYTES);
+    static constexpr uint32_t FIRST_TURN = 1;  // named barriers
+    static constexpr int BLOCKS = COLUMNS / 8, STEPS = COLUMNS / 16;
+    using Owned = OwnedRows<T, ROWS, BLOCKS, 8 * SLABS, SOFTMAX>;
+    using Owned::first_owner, Owned::first_tile, Owned::sums, Owned::tiles;
+
+    SharedAddress owner_slabs, stages, offsets, owner_full;
+    Ring<STAGES> ring;
+    uint32_t group;
+
+    INFONCE_DEVICE explicit HopperGradient(const GradientParams& params) : Owned(params) {
+        owner_slabs = shared_base();
+        stages = owner_slabs + SLABS * OWNER_SLAB;
+        offsets = stages + STAGES * STAGE;
+        ring.barriers = offsets + STAGES * OFFSETS;
+        owner_full = ring.barriers + Ring<STAGES>::BYTES;
+        group = thread_index() / WARPGROUP;
+    }
+
+    INFONCE_DEVICE static void run(const HopperGradientParams& params) {
+        HopperGradient self(params.gradient);
+        if (thread_index() == 0) {
+            self.ring.init(CONSUMERS / 32, SOFTMAX == Softmax::KNOWN ? 32 : 0);
+            mbarrier_init(self.owner_full, 1);
+            fence_mbarrier_init();
+        }
+        block_barrier();
+        if (thread_index() >= uint32_t(CONSUMERS)) {
+            give_registers<40>();
+            if (thread_index() < uint32_t(CONSUMERS) + 32 && self.tiles > 0) self.copy(params);
+            return;
+        }
+        take_registers<232>();
+        self.load_rows();
+        if (self.tiles > 0) self.consume();
+        self.write();
+    }
+
+    // The part of one warp.
+    INFONCE_DEVICE void copy(const HopperGradientParams& params) {
+        if (SOFTMAX == Softmax::KNOWN) Owned::shift = weight_shift<T>(params.gradient.shift);
+        const bool leads = thread_index() == uint32_t(CONSUMERS);
+        if (leads) {
+            prefetch_map(params.owner);
+            prefetch_map(params.streamed);
+            mbarrier_arrive_expect(owner_full, SLABS * OWNER_SLAB);
+            for (uint32_t slab = 0; slab < uint32_t(SLABS); ++slab)
+                copy_box(owner_slabs + slab * OWNER_SLAB, params.owner, slab * SLAB_NUMBERS, first_owner, owner_full);
+        } else if (SOFTMAX == Softmax::ONLINE) {
+            return;
+        }
+        Turn<STAGES> turn;
+        for (uint32_t tile = 0; tile < tiles; ++tile) {
+            const uint32_t first_row = (first_tile + tile) * COLUMNS;
+            ring.wait_empty(turn);
+            if (leads) {
+                const SharedAddress full = ring.fill(turn, STAGE);
+                for (uint32_t slab = 0; slab < uint32_t(SLABS); ++slab)
+                    copy_box(stages + turn.stage * STAGE + slab * STREAMED_SLAB, params.streamed, slab * SLAB_NUMBERS,
+                             first_row, full);
+            }
+            if (SOFTMAX == Softmax::KNOWN) {
+                if (Owned::p.streamed_lse2)
+                    for (uint32_t c = thread_index() % 32; c < uint32_t(COLUMNS); c += 32)
+                        store_shared(offsets + turn.stage * OFFSETS + 4 * c, Owned::streamed_offset(first_row + c));
+                mbarrier_arrive(ring.full(turn.stage));
+            }
+            turn.advance();
+        }
+    }
+
+    using Weights = float[BLOCKS][4];
+    using Fragments = uint32_t[STEPS][4];
+
+    INFONCE_DEVICE void consume() {
+        Weights weights;
+        Fragments fragments;
+        float factor[2] = {1.0f, 1.0f};
+        Turn<STAGES> turn;
+        if (group == 1) named_arrive(FIRST_TURN, CONSUMERS);
+        mbarrier_wait(owner_full, 0);
+        take_turn();
+        ring.wait(turn);
+        issue_logits(weights, turn.stage);
+        give_turn(tiles == 1);
+        wgmma_wait<0>();
+        pin_accumulator(flat(weights));
+        weigh(weights, 0, turn.stage, factor);
+        pack(weights, fragments);
+        for (uint32_t tile = 1; tile < tiles; ++tile) {
+            const uint32_t before = turn.stage;
+            turn.advance();
+            take_turn();
+            ring.wait(turn);
+            issue_logits(weights, turn.stage);
+            issue_sums(fragments, before);
+            give_turn(tile + 1 == tiles);
+            wgmma_wait<1>();
+            pin_accumulator(flat(weights));
+            weigh(weights, tile, turn.stage, factor);
+            wgmma_wait<0>();
+            pin_accumulator(flat(sums));
+            ring.release(before);
+            if (SOFTMAX == Softmax::ONLINE) Owned::rescale(factor);
+            pack(weights, fragments);
+        }
+        issue_sums(fragments, turn.stage);
+        wgmma_wait<0>();
+        pin_accumulator(flat(sums));
+        ring.release(turn.stage);
+    }
+
+    INFONCE_DEVICE void take_turn() const { named_barrier(FIRST_TURN + group, CONSUMERS); }
+    // After the last tile the first group waits no more.
+    INFONCE_DEVICE void give_turn(bool last) const {
+        if (group == 0 || !last) named_arrive(FIRST_TURN + 1 - group, CONSUMERS);
+    }
+
+    template <int COUNT>
+    INFONCE_DEVICE static float (&flat(float (&blocks)[COUNT][4]))[4 * COUNT] {
+        return reinterpret_cast<float(&)[4 * COUNT]>(blocks);
+    }
+
+    INFONCE_DEVICE void issue_logits(Weights& weights, uint32_t stage) const {
+        pin_accumulator(flat(weights));
+        wgmma_fence();
+        INFONCE_UNROLL
+        for (uint32_t slab = 0; slab < uint32_t(SLABS); ++slab) {
+            const MatrixDescriptor a = describe_matrix(owner_slabs + slab * OWNER_SLAB + group * 64 * SLAB_BYTES, 16);
+            const MatrixDescriptor b = describe_matrix(stages + stage * STAGE + slab * STREAMED_SLAB, 16);
+            INFONCE_UNROLL
+            for (uint32_t step = 0; step < 4; ++step)
+                WarpgroupProduct<T, COLUMNS>::template shared<false, false>(flat(weights), a + step * 32, b + step * 32,
+                                                                            slab > 0 || step > 0);
+        }
+        wgmma_commit();
+    }
+
+    INFONCE_DEVICE void issue_sums(const Fragments& fragments, uint32_t stage) {
+        pin_accumulator(flat(sums));
+        wgmma_fence();
+        const MatrixDescriptor b = describe_matrix(stages + stage * STAGE, STREAMED_SLAB);
+        INFONCE_UNROLL
+        for (uint32_t step = 0; step < uint32_t(STEPS); ++step)
+            WarpgroupProduct<T, DIM>::template registers<true>(flat(sums), fragments[step], b + step * 16 * SLAB_BYTES, true);
+        wgmma_commit();
+    }
+
+    INFONCE_DEVICE void weigh(Weights& weights, uint32_t tile, uint32_t stage, float (&factor)[2]) {
+        const uint32_t first_column = (first_tile + tile) * COLUMNS;
+        if (SOFTMAX == Softmax::ONLINE) {
+            Owned::weigh_online(weights, first_column, factor);
+        } else {
+            const SharedAddress own = offsets + stage * OFFSETS + 4 * Owned::column(0, 0, 0);
+            Owned::weigh_known(weights, first_column, [&](int block) { return load_shared<Pair>(own + 32 * block); });
+        }
+    }
+
+    // Two blocks of 8 columns are the left operand of a step of 16, as they lie.
+    INFONCE_DEVICE static void pack(const Weights& weights, Fragments& fragments) {
+        INFONCE_UNROLL
+        for (int step = 0; step < STEPS; ++step)
+            INFONCE_UNROLL
+            for (int i = 0; i < 4; ++i)
+                fragments[step][i] = Element<T>::pack(weights[2 * step + i / 2][i % 2 * 2], weights[2 * step + i / 2][i % 2 * 2 + 1]);
+    }
+};
+
+#if INFONCE_HOPPER
+// Name, type, slabs of D, streamed rows, stages.
+// TODO next: known at 128 wants 96 streamed rows and 6 stages (0 spills); known at 256 spills 96 bytes in
+// the build with both terms: one kernel for each pair of terms, and none with both at 256.
+#define INFONCE_HOPPER_GRADIENT(NAME, T, SLABS, COLUMNS, STAGES)                                  \
+    INFONCE_KERNEL(hopper_gradient_online_##NAME, HopperGradientParams, 384, 1) {                 \
+        HopperGradient<T, SLABS, COLUMNS, STAGES, Softmax::ONLINE>::run(p);                       \
+    }                                                                                             \
+    INFONCE_KERNEL(hopper_gradient_known_##NAME, HopperGradientParams, 384, 1) {                  \
+        HopperGradient<T, SLABS, COLUMNS, STAGES, Softmax::KNOWN>::run(p);                        \
+    }
+
+INFONCE_HOPPER_GRADIENT(bf16_64, bf16, 1, 128, 5)
+INFONCE_HOPPER_GRADIENT(bf16_128, bf16, 2, 128, 5)
+INFONCE_HOPPER_GRADIENT(bf16_256, bf16, 4, 64, 4)
+INFONCE_HOPPER_GRADIENT(f16_64, f16, 1, 128, 5)
+INFONCE_HOPPER_GRADIENT(f16_128, f16, 2, 128, 5)
+INFONCE_HOPPER_GRADIENT(f16_256, f16, 4, 64, 4)
+#endif
+
+}  // namespace infonce

@@ -1,0 +1,255 @@
+// What the fused gradient kernels share, portable and for sm_90a: the softmax weights of a tile of
+// logits, and the sums that a block owns.
+#pragma once
+
+#include "ptx/global.h"
+#include "tile/contrast.h"
+#include "tile/element.h"
+#include "tile/numbers.h"
+#include "tile/slab.h"
+#include "tile/softmax.h"
+
+namespace infonce {
+
+struct GradientParams {
+    ContrastView contrast;
+    GlobalRows owner;
+    GlobalRows streamed;
+    uint32_t dim;
+    uint32_t tiles_per_split;  // streamed tiles of a block; blocks are (owner tile, split)
+    uint32_t owner_is_anchor;
+    const float* owner_lse2;       // KNOWN; null: that term is left out
+    const float* streamed_lse2;
+    const float* owner_sigma;      // as many terms as there are lse2
+    const float* streamed_sigma;
+    const WeightShift* shift;      // KNOWN, f16
+    float* sums;                   // splits × owners × D: Σ_j W_ij k_j · 2^shift
+    ScaledSum* normalisers;        // ONLINE: splits × owners
+};
+
+enum class Softmax { ONLINE, KNOWN };
+
+struct Pair {
+    float x[2];
+};
+
+// A block's owner rows, 16 a warp: what a thread knows of its two, the weights of a tile of logits, and
+// the sums. BLOCKS of 8 columns of logits, SUM_BLOCKS of 8 columns of the sums, laid out as the results
+// of mma.
+template <class T, int ROWS, int BLOCKS, int SUM_BLOCKS, Softmax SOFTMAX>
+struct OwnedRows {
+    static constexpr int COLUMNS = 8 * BLOCKS;
+
+    const GradientParams& p;
+    uint32_t first_owner, first_tile, tiles;
+    int lane, warp;
+    float scale2;
+    WeightShift shift;
+    float sums[SUM_BLOCKS][4];
+    // Of the thread's two rows.
+    uint32_t positive[2], excluded[2];
+    float owner_offset[2];  // shift - lse; −∞ without the owners' term
+    ScaledSum normaliser[2];
+
+    INFONCE_DEVICE explicit OwnedRows(const GradientParams& params) : p(params) {
+        lane = thread_index() % 32;
+        warp = thread_index() / 32;
+        first_owner = block_index().x * ROWS;
+        const uint32_t all_tiles = (p.streamed.rows + COLUMNS - 1) / COLUMNS;
+        first_tile = block_index().y * p.tiles_per_split;
+        tiles = first_tile < all_tiles ? all_tiles - first_tile : 0;
+        if (tiles > p.tiles_per_split) tiles = p.tiles_per_split;
+    }
+
+    // What only the threads that hold rows need.
+    INFONCE_DEVICE void load_rows() {
+        scale2 = p.contrast.scale2();
+        shift = SOFTMAX == Softmax::KNOWN ? weight_shift<T>(p.shift) : WeightShift{0.0f, 1.0f};
+        INFONCE_UNROLL
+        for (int i = 0; i < SUM_BLOCKS; ++i)
+            INFONCE_UNROLL
+            for (int j = 0; j < 4; ++j) sums[i][j] = 0.0f;
+        INFONCE_UNROLL
+        for (int half = 0; half < 2; ++half) {
+            const uint32_t row = owner_row(half);
+            const bool inside = row < p.owner.rows;
+            positive[half] = excluded[half] = 0xffffffffu;
+            if (inside) {
+                if (!asks_streamed()) positive[half] = p.contrast.positive(row);
+                excluded[half] = p.contrast.excluded(row);
+            }
+            owner_offset[half] = shift.shift - (inside && p.owner_lse2 ? load_global(p.owner_lse2 + row) : infinity());
+            normaliser[half] = empty_sum();
+        }
+    }
+
+    // Pairs and the diagonal read the same both ways; by index, only the anchors know.
+    INFONCE_DEVICE bool asks_streamed() const {
+        return SOFTMAX == Softmax::KNOWN && !p.owner_is_anchor && p.contrast.rule == POSITIVE_INDEX;
+    }
+
+    // The thread's first or second row.
+    INFONCE_DEVICE uint32_t owner_row(int half) const { return first_owner + warp * 16 + half * 8 + lane / 4; }
+
+    // Column of the thread's entry j (0 to 3) of a block.
+    INFONCE_DEVICE uint32_t column(uint32_t first_column, int block, int j) const {
+        return first_column + block * 8 + lane % 4 * 2 + j % 2;
+    }
+
+    // Whether the tile holds a column that some row of the thread does not treat like the others.
+    INFONCE_DEVICE bool holds_exceptions(uint32_t first_column) const {
+        bool any = first_column + COLUMNS > p.streamed.rows || asks_streamed();
+        INFONCE_UNROLL
+        for (int half = 0; half < 2; ++half)
+            any |= positive[half] - first_column < uint32_t(COLUMNS) || excluded[half] - first_column < uint32_t(COLUMNS);
+        return any;
+    }
+
+    // Logits become weights against the running maximum; `factor` is what the sums so far are to be
+    // multiplied by.
+    INFONCE_DEVICE void weigh_online(float (&weights)[BLOCKS][4], uint32_t first_column, float (&factor)[2]) {
+        if (holds_exceptions(first_column)) mask(weights, first_column, true);
+        float offset[2];
+        INFONCE_UNROLL
+        for (int half = 0; half < 2; ++half) {
+            float largest = -infinity();
+            INFONCE_UNROLL
+            for (int block = 0; block < BLOCKS; ++block)
+                INFONCE_UNROLL
+                for (int side = 0; side < 2; ++side) largest = larger(largest, weights[block][2 * half + side]);
+            ScaledSum& known = normaliser[half];
+            const float raised = larger(known.maximum, quad_maximum(largest) * scale2);
+            offset[half] = finite_offset(raised);
+            factor[half] = exp2_fast(known.maximum - offset[half]);
+            known.maximum = raised;
+            known.sum *= factor[half];
+        }
+        constexpr float SHIFT = Element<T>::SHIFTED ? UNIT_SHIFT : 0.0f;
+        constexpr float UNSHIFT = Element<T>::SHIFTED ? 1.0f / UNIT_FACTOR : 1.0f;
+        INFONCE_UNROLL
+        for (int block = 0; block < BLOCKS; ++block) {
+            INFONCE_UNROLL
+            for (int j = 0; j < 4; ++j) {
+                const float w = exp2_fast(fma(weights[block][j], scale2, SHIFT - offset[j / 2]));
+                weights[block][j] = w;
+                normaliser[j / 2].sum += w * UNSHIFT;
+            }
+        }
+    }
+
+    INFONCE_DEVICE void rescale(const float (&factor)[2]) {
+        INFONCE_UNROLL
+        for (int half = 0; half < 2; ++half) {
+            if (factor[half] == 1.0f) continue;
+            INFONCE_UNROLL
+            for (int i = 0; i < SUM_BLOCKS; ++i) {
+                sums[i][2 * half] *= factor[half];
+                sums[i][2 * half + 1] *= factor[half];
+            }
+        }
+    }
+
+    // shift - lse of streamed row `row`; −∞ past the last.
+    INFONCE_DEVICE float streamed_offset(uint32_t row) const {
+        return shift.shift - (row < p.streamed.rows ? load_global(p.streamed_lse2 + row) : infinity());
+    }
+
+    // `offsets(block)`: streamed_offset of the thread's two columns of a block.
+    template <class Offsets>
+    INFONCE_DEVICE void weigh_known(float (&weights)[BLOCKS][4], uint32_t first_column, const Offsets& offsets) {
+        if (!p.streamed_lse2)
+            weigh_terms<true, false>(weights, first_column, offsets);
+        else if (!p.owner_lse2)
+            weigh_terms<false, true>(weights, first_column, offsets);
+        else
+            weigh_terms<true, true>(weights, first_column, offsets);
+    }
+
+    template <bool OWNER_TERM, bool STREAMED_TERM, class Offsets>
+    INFONCE_DEVICE void weigh_terms(float (&weights)[BLOCKS][4], uint32_t first_column, const Offsets& offsets) {
+        const bool exceptions = holds_exceptions(first_column);
+        if (exceptions) mask(weights, first_column, false);
+        INFONCE_UNROLL
+        for (int block = 0; block < BLOCKS; ++block) {
+            Pair offset = {};
+            if (STREAMED_TERM) offset = offsets(block);
+            INFONCE_UNROLL
+            for (int j = 0; j < 4; ++j) {
+                float& w = weights[block][j];
+                const float z = w;
+                w = OWNER_TERM ? exp2_fast(fma(z, scale2, owner_offset[j / 2])) : 0.0f;
+                if (STREAMED_TERM) w += exp2_fast(fma(z, scale2, offset.x[j % 2]));
+            }
+        }
+        if (!exceptions) return;
+        float of_positive[2];
+        INFONCE_UNROLL
+        for (int half = 0; half < 2; ++half) {
+            float sigma = 0.0f;
+            if (positive[half] - first_column < uint32_t(COLUMNS)) {
+                if (OWNER_TERM) sigma += load_global(p.owner_sigma + owner_row(half));
+                if (STREAMED_TERM) sigma += load_global(p.streamed_sigma + positive[half]);
+            }
+            of_positive[half] = -shift.factor * sigma;
+        }
+        INFONCE_UNROLL
+        for (int block = 0; block < BLOCKS; ++block)
+            INFONCE_UNROLL
+            for (int j = 0; j < 4; ++j)
+                if (column(first_column, block, j) == positive[j / 2]) weights[block][j] = of_positive[j / 2];
+        // Without the owners' term they may be the candidates of a one-way loss, whose anchors say which
+        // candidate is theirs.
+        if constexpr (!OWNER_TERM) {
+            if (asks_streamed()) find_positives(weights, first_column);
+        }
+    }
+
+    // The positives of candidates by index: column c is the anchor of one of them.
+    INFONCE_DEVICE void find_positives(float (&weights)[BLOCKS][4], uint32_t first_column) const {
+        INFONCE_UNROLL
+        for (int block = 0; block < BLOCKS; ++block) {
+            INFONCE_UNROLL
+            for (int side = 0; side < 2; ++side) {
+                const uint32_t c = column(first_column, block, side);
+                if (c >= p.streamed.rows) continue;
+                const uint32_t owner = p.contrast.positive(c);
+                INFONCE_UNROLL
+                for (int half = 0; half < 2; ++half)
+                    if (owner_row(half) == owner)
+                        weights[block][2 * half + side] = -shift.factor * load_global(p.streamed_sigma + c);
+            }
+        }
+    }
+
+    // −∞ for the logits of what a row does not see, and for its positive where that is wanted.
+    INFONCE_DEVICE void mask(float (&weights)[BLOCKS][4], uint32_t first_column, bool positive_too) const {
+        const uint32_t hidden[2] = {positive_too ? positive[0] : 0xffffffffu, positive_too ? positive[1] : 0xffffffffu};
+        INFONCE_UNROLL
+        for (int block = 0; block < BLOCKS; ++block) {
+            INFONCE_UNROLL
+            for (int j = 0; j < 4; ++j) {
+                const uint32_t c = column(first_column, block, j);
+                if (c >= p.streamed.rows || c == hidden[j / 2] || c == excluded[j / 2]) weights[block][j] = -infinity();
+            }
+        }
+    }
+
+    INFONCE_DEVICE void write() {
+        const uint64_t split_rows = uint64_t(block_index().y) * p.owner.rows;
+        INFONCE_UNROLL
+        for (int half = 0; half < 2; ++half) {
+            const uint32_t row = owner_row(half);
+            if (SOFTMAX == Softmax::ONLINE) {
+                normaliser[half].sum = quad_sum(normaliser[half].sum);
+                if (row < p.owner.rows && lane % 4 == 0) store_global(p.normalisers + split_rows + row, normaliser[half]);
+            }
+            if (row >= p.owner.rows) continue;
+            float* to = p.sums + (split_rows + row) * p.dim;
+            INFONCE_UNROLL
+            for (int block = 0; block < SUM_BLOCKS; ++block)
+                store_pair(to, block * 8 + lane % 4 * 2, p.dim, sums[block][2 * half], sums[block][2 * half + 1]);
+        }
+    }
+};
+
+}  // namespace infonce
