@@ -29,6 +29,9 @@ impl Device for CudaDevice {
     }
 
     fn zero(&self, address: u64, bytes: usize) -> Result<(), Error> {
+        if bytes == 0 {
+            return Ok(());
+        }
         let stream = self.stream().bind()?;
         // SAFETY: `address` names as many bytes of device memory, by the trait's contract.
         let result = unsafe { result::memset_d8_async(address, 0, bytes, stream) };

@@ -145,7 +145,7 @@ impl Driver {
 
 impl Contents {
     /// What its owner has not freed, in words.
-    fn left_behind(&self) -> Option<String> {
+    pub(super) fn left_behind(&self) -> Option<String> {
         let (device, host) = self.memory.counts();
         let streams = self
             .streams

@@ -82,7 +82,7 @@ impl Stream {
 }
 
 impl Driver {
-    fn create_stream(&mut self, flags: u32) -> Answer<Handle> {
+    pub(super) fn create_stream(&mut self, flags: u32) -> Answer<Handle> {
         const NON_BLOCKING: u32 = 1;
         self.enter()?;
         if flags & !NON_BLOCKING != 0 {
@@ -113,7 +113,7 @@ impl Driver {
     }
 
     /// "The stream will be destroyed once all work has been completed": what is queued still runs.
-    fn destroy_stream(&mut self, handle: Handle) -> Answer {
+    pub(super) fn destroy_stream(&mut self, handle: Handle) -> Answer {
         self.enter()?;
         let (handle, stream) = self.stream(handle)?;
         if handle == LEGACY {
@@ -262,7 +262,7 @@ impl Driver {
         copied.map_err(|words| (CUresult::CUDA_ERROR_ILLEGAL_ADDRESS, words))
     }
 
-    fn synchronise_stream(&mut self, handle: Handle) -> Answer {
+    pub(super) fn synchronise_stream(&mut self, handle: Handle) -> Answer {
         self.enter()?;
         let handle = self.waiting_for(handle)?;
         self.run_to(self.now(handle));
@@ -270,7 +270,7 @@ impl Driver {
     }
 
     /// Work goes on by itself, so it may have come one step further each time someone looks.
-    fn query_stream(&mut self, handle: Handle) -> Answer {
+    pub(super) fn query_stream(&mut self, handle: Handle) -> Answer {
         self.enter()?;
         let handle = self.waiting_for(handle)?;
         self.look(self.now(handle))
