@@ -55,8 +55,8 @@ impl Driver {
         self.sound()
     }
 
-    /// "This leaves the process in an inconsistent state and any further CUDA work will return the
-    /// same error": the driver API on CUDA_ERROR_LAUNCH_FAILED.
+    /// After a fault nothing works until the process ends: CUDA_ERROR_ILLEGAL_ADDRESS and
+    /// CUDA_ERROR_LAUNCH_FAILED in the driver API's list of errors.
     pub(super) fn sound(&self) -> Answer {
         self.fault.map_or(Ok(()), Err)
     }
@@ -99,31 +99,29 @@ impl Driver {
     }
 
     fn attribute(&self, attribute: c_int) -> Answer<c_int> {
+        use Attribute::*;
         const ATTRIBUTES: [(Attribute, u32); 15] = [
-            (Attribute::CU_DEVICE_ATTRIBUTE_MAX_THREADS_PER_BLOCK, 1024),
-            (Attribute::CU_DEVICE_ATTRIBUTE_MAX_BLOCK_DIM_X, 1024),
-            (Attribute::CU_DEVICE_ATTRIBUTE_MAX_BLOCK_DIM_Y, 1),
-            (Attribute::CU_DEVICE_ATTRIBUTE_MAX_BLOCK_DIM_Z, 1),
+            (CU_DEVICE_ATTRIBUTE_MAX_THREADS_PER_BLOCK, 1024),
+            (CU_DEVICE_ATTRIBUTE_MAX_BLOCK_DIM_X, 1024),
+            (CU_DEVICE_ATTRIBUTE_MAX_BLOCK_DIM_Y, 1),
+            (CU_DEVICE_ATTRIBUTE_MAX_BLOCK_DIM_Z, 1),
+            (CU_DEVICE_ATTRIBUTE_MAX_GRID_DIM_X, i32::MAX as u32),
+            (CU_DEVICE_ATTRIBUTE_MAX_GRID_DIM_Y, 65_535),
+            (CU_DEVICE_ATTRIBUTE_MAX_GRID_DIM_Z, 65_535),
             (
-                Attribute::CU_DEVICE_ATTRIBUTE_MAX_GRID_DIM_X,
-                i32::MAX as u32,
-            ),
-            (Attribute::CU_DEVICE_ATTRIBUTE_MAX_GRID_DIM_Y, 65_535),
-            (Attribute::CU_DEVICE_ATTRIBUTE_MAX_GRID_DIM_Z, 65_535),
-            (
-                Attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK,
+                CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK,
                 SHARED_USUAL,
             ),
             (
-                Attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN,
+                CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN,
                 SHARED_MOST,
             ),
-            (Attribute::CU_DEVICE_ATTRIBUTE_WARP_SIZE, 32),
-            (Attribute::CU_DEVICE_ATTRIBUTE_L2_CACHE_SIZE, 1 << 20),
-            (Attribute::CU_DEVICE_ATTRIBUTE_UNIFIED_ADDRESSING, 1),
-            (Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, 9),
-            (Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR, 0),
-            (Attribute::CU_DEVICE_ATTRIBUTE_MEMORY_POOLS_SUPPORTED, 0),
+            (CU_DEVICE_ATTRIBUTE_WARP_SIZE, 32),
+            (CU_DEVICE_ATTRIBUTE_L2_CACHE_SIZE, 1 << 20),
+            (CU_DEVICE_ATTRIBUTE_UNIFIED_ADDRESSING, 1),
+            (CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, 9),
+            (CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR, 0),
+            (CU_DEVICE_ATTRIBUTE_MEMORY_POOLS_SUPPORTED, 0),
         ];
         if attribute == Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT as c_int {
             return Ok(self.settings.multiprocessors as c_int);

@@ -70,7 +70,7 @@ impl Settings {
             }),
         };
         Self {
-            multiprocessors: number("INFONCE_EMULATED_MULTIPROCESSORS", 4) as u32,
+            multiprocessors: number("INFONCE_EMULATED_MULTIPROCESSORS", 4).max(1) as u32,
             memory_bytes: number("INFONCE_EMULATED_MEMORY", 4 << 30),
         }
     }
