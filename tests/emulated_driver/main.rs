@@ -2,8 +2,8 @@
 //! conformance suite, as child processes that find the library of `driver/` as `libcuda.so`.
 //!
 //! The library itself is tested in `driver/tests.rs`.
+#![cfg(unix)]
 
-#[cfg(host_kernels)]
 mod driver;
 
 use std::path::{Path, PathBuf};
