@@ -18,10 +18,11 @@ use crate::error::Error;
 /// and with the memory that is kept from call to call. Clones share all three.
 #[derive(Debug, Clone)]
 pub struct CudaDevice {
-    shared: Arc<Shared>,
-    stream: CudaStream,
-    pool: Arc<Pool<DeviceMemory>>,
+    // Dropped in this order: the staging waits for the stream, whose work needs all the rest.
     staging: Arc<Staging>,
+    pool: Arc<Pool<DeviceMemory>>,
+    stream: CudaStream,
+    shared: Arc<Shared>,
 }
 
 /// What handles with different streams of one device share.
@@ -80,10 +81,10 @@ impl CudaDevice {
             stream: stream.clone(),
         };
         Self {
-            shared,
-            pool: Pool::new(memory),
             staging: Arc::new(Staging::new(stream.clone())),
+            pool: Pool::new(memory),
             stream,
+            shared,
         }
     }
 
