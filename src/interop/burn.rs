@@ -99,7 +99,7 @@ impl Seam {
     }
 
     /// The tensor that the engine has written, a vector.
-    pub fn into_tensor(&self, owned: Owned) -> Result<FloatTensor<BurnCuda>, SeamError> {
+    pub fn tensor_of(&self, owned: Owned) -> Result<FloatTensor<BurnCuda>, SeamError> {
         self.wait_for_engine()?;
         Ok(owned.0.tensor.clone())
     }

@@ -88,7 +88,7 @@ impl<P: Platform> UnitRows<P> {
     /// # Errors
     /// What the platform reports.
     pub fn into_floats(self, platform: &P) -> Result<Vec<f32>, TrainError> {
-        let tensor: Tensor<_, 2> = platform.into_tensor(self.values, self.shape.into())?;
+        let tensor: Tensor<_, 2> = platform.tensor_of(self.values, self.shape.into())?;
         into_floats(tensor)
     }
 
@@ -130,7 +130,7 @@ pub fn differentiate<P: Platform>(
     let report = loss(&unit, unit_gradient.matrix_mut(rows, dim)?)?;
     let gradient = unit.backward(platform, &unit_gradient)?;
 
-    let gradient: Tensor<_, 2> = platform.into_tensor(gradient, [rows, dim].into())?;
+    let gradient: Tensor<_, 2> = platform.tensor_of(gradient, [rows, dim].into())?;
     let gradient = gradient.into_primitive().tensor();
     let value = TensorData::new(vec![report.loss], [1]);
     let value = P::Backend::float_from_data(value, &device);

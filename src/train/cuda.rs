@@ -92,12 +92,12 @@ impl Platform for Cuda {
         Ok(all(self.seam.room(lengths)?))
     }
 
-    fn into_tensor<const D: usize>(
+    fn tensor_of<const D: usize>(
         &self,
         values: Owned,
         shape: Shape,
     ) -> Result<Tensor<BurnCuda, D>, TrainError> {
-        let vector = TensorPrimitive::Float(self.seam.into_tensor(values)?);
+        let vector = TensorPrimitive::Float(self.seam.tensor_of(values)?);
         Ok(Tensor::<_, 1>::from_primitive(vector).reshape(shape))
     }
 

@@ -40,21 +40,19 @@ pub fn momentum_update<P: Platform, M: AutodiffModule<Autodiff<P::Backend>>>(
 ) -> Result<M, TrainError> {
     let queries = flat_parameters(query, |_, learnable| learnable);
     let mut keys = flat_parameters(&key, |id, _| queries.contains_key(&id));
-    let (mut ids, mut query_values, mut key_values) = (Vec::new(), Vec::new(), Vec::new());
-    let mut lengths = Vec::new();
+    let (mut places, mut query_values, mut key_values) = (Vec::new(), Vec::new(), Vec::new());
     for (id, query) in queries {
         let key = keys.remove(&id).ok_or_else(|| {
             TrainError::Tensor("the key encoder lacks parameters of the query encoder".to_owned())
         })?;
-        ids.push(id);
-        lengths.push(query.shape().num_elements());
+        places.push((id, query.shape()));
         query_values.push(query.inner());
         key_values.push(key.inner());
     }
     let lent = platform.lend_all(query_values)?;
     // Copies, because the framework may share a parameter's memory with whoever has read it.
     let mut updated = platform.copies(key_values)?;
-    let mut tensors = Vec::with_capacity(ids.len());
+    let mut tensors = Vec::with_capacity(places.len());
     for (query, key) in lent.iter().zip(&mut updated) {
         tensors.push(MomentumTensor {
             query: query.vector()?,
@@ -67,8 +65,8 @@ pub fn momentum_update<P: Platform, M: AutodiffModule<Autodiff<P::Backend>>>(
         .momentum_update::<f32>(momentum, &mut tensors)?;
     drop(tensors);
     let mut values = HashMap::new();
-    for (id, (length, key)) in ids.into_iter().zip(lengths.into_iter().zip(updated)) {
-        values.insert(id, platform.into_tensor(key, [length].into())?);
+    for ((id, shape), key) in places.into_iter().zip(updated) {
+        values.insert(id, platform.tensor_of(key, shape)?);
     }
     Ok(key.map(&mut Replacement::<P::Backend> { values }).no_grad())
 }

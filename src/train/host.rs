@@ -82,7 +82,7 @@ impl<E: SliceEngine> Platform for InHostMemory<E> {
         Ok(lengths.map(|length| vec![0.0; length]))
     }
 
-    fn into_tensor<const D: usize>(
+    fn tensor_of<const D: usize>(
         &self,
         values: Vec<f32>,
         shape: Shape,
@@ -167,7 +167,7 @@ mod tests {
 
         let [gradient] = host.room([12 * 5]).unwrap();
         let before = gradient.as_ptr();
-        let tensor: Tensor<Flex, 2> = host.into_tensor(gradient, [12, 5].into()).unwrap();
+        let tensor: Tensor<Flex, 2> = host.tensor_of(gradient, [12, 5].into()).unwrap();
         let primitive = tensor.into_primitive().tensor();
         assert_eq!(primitive.storage::<f32>().as_ptr(), before);
     }

@@ -72,7 +72,7 @@ pub trait Platform: Debug {
     ///
     /// # Errors
     /// What the engine reports of work before.
-    fn into_tensor<const D: usize>(
+    fn tensor_of<const D: usize>(
         &self,
         values: Self::Owned,
         shape: Shape,
