@@ -20,7 +20,8 @@ struct MomentumParams {
     const MomentumTensor* tensors;
     uint32_t count;
     uint32_t dtype;
-    float momentum;
+    const float* device_momentum;  // m, if it lives on the device; else null
+    float momentum;                // m otherwise
 };
 
 // key = m·key + (1 - m)·query; a block takes a chunk of one tensor.
@@ -41,9 +42,10 @@ INFONCE_KERNEL(momentum_update, MomentumParams, MOMENTUM_THREADS, 1) {
     void* shadow = load_global(&at->shadow);
     const uint64_t length = load_global(&at->length);
     const uint64_t first = (block - load_global(&at->first_block)) * MOMENTUM_CHUNK;
-    const float rest = 1.0f - p.momentum;
+    const float momentum = p.device_momentum ? load_global(p.device_momentum) : p.momentum;
+    const float rest = 1.0f - momentum;
     for (uint64_t i = first + thread_index(); i < first + MOMENTUM_CHUNK && i < length; i += MOMENTUM_THREADS) {
-        const float updated = fma(p.momentum, load_global(key + i), rest * load_number(query, p.dtype, i));
+        const float updated = fma(momentum, load_global(key + i), rest * load_number(query, p.dtype, i));
         store_global(key + i, updated);
         if (shadow) store_number(shadow, p.dtype, i, updated);
     }
@@ -55,6 +57,7 @@ struct CopyRowsParams {
     uint32_t from_columns, to_columns;  // what `from` lacks becomes zero
     uint32_t first_from, first_to;      // rows
     uint32_t capacity;                  // rows of `to`: row numbers wrap around
+    const uint32_t* cursor;             // added to `first_to`; null: 0
 };
 
 constexpr int COPY_WARPS = 8;
@@ -63,11 +66,23 @@ constexpr int COPY_WARPS = 8;
 INFONCE_KERNEL(copy_rows, CopyRowsParams, COPY_WARPS * 32, 1) {
     const uint64_t row = uint64_t(block_index().x) * COPY_WARPS + thread_index() / 32;
     if (row >= p.rows) return;
-    const uint64_t to = (p.first_to + row) % p.capacity;
+    const uint64_t cursor = p.cursor ? load_global(p.cursor) : 0;
+    const uint64_t to = (p.first_to + cursor + row) % p.capacity;
     for (uint32_t d = thread_index() % 32; d < p.to_columns; d += 32) {
         const float x = d < p.from_columns ? p.from.load(p.first_from + row, d) : 0.0f;
         p.to.store(to, d, x);
     }
+}
+
+struct CursorParams {
+    uint32_t* cursor;
+    uint32_t rows, capacity;
+};
+
+// The cursor of a ring goes on by `rows`: a launch of its own, after all blocks of the copy have read it.
+INFONCE_KERNEL(advance_cursor, CursorParams, 32, 1) {
+    if (thread_index() != 0) return;
+    store_global(p.cursor, uint32_t((uint64_t(load_global(p.cursor)) + p.rows) % p.capacity));
 }
 
 }  // namespace infonce

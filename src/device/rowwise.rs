@@ -1,7 +1,8 @@
 //! Row-wise verbs as launches: normalisation and its gradient, momentum updates, copies of rows.
 
 use super::params::{
-    CopyRowsParams, MomentumEntry, MomentumParams, NormalizeBackwardParams, NormalizeParams,
+    CopyRowsParams, CursorParams, MomentumEntry, MomentumParams, NormalizeBackwardParams,
+    NormalizeParams,
 };
 use super::prepared::view;
 use super::similarity::WARP_ROWS;
@@ -9,6 +10,8 @@ use super::{Device, DeviceMatrix, Launch, count};
 use crate::contrast::{same_dim, same_rows};
 use crate::element::DType;
 use crate::error::{Error, positive};
+use crate::momentum;
+use crate::queue::Ring;
 
 /// Numbers of a block of the momentum update.
 const MOMENTUM_CHUNK: u64 = 4096;
@@ -24,6 +27,15 @@ pub(crate) struct DeviceMomentum {
     pub shadow: u64,
     /// Numbers.
     pub length: usize,
+}
+
+/// Tensors of momentum updates, in device memory.
+pub(super) struct MomentumTable<D: Device> {
+    buffer: D::Buffer,
+    count: u32,
+    blocks: u32,
+    /// Of the query encoder's parameters.
+    dtype: DType,
 }
 
 /// The verbs that work row by row.
@@ -111,13 +123,17 @@ impl<'d, D: Device> Rowwise<'d, D> {
         dtype: DType,
         tensors: &[DeviceMomentum],
     ) -> Result<(), Error> {
-        if !(0.0..=1.0).contains(&momentum) {
-            return Err(Error::Scalar {
-                argument: "momentum",
-                given: f64::from(momentum),
-                allowed: "between 0 and 1",
-            });
-        }
+        momentum::check(momentum)?;
+        let table = self.momentum_table(dtype, tensors)?;
+        self.update(&table, momentum, 0)
+    }
+
+    /// The tensors of momentum updates, written to the device once.
+    pub(super) fn momentum_table(
+        &self,
+        dtype: DType,
+        tensors: &[DeviceMomentum],
+    ) -> Result<MomentumTable<D>, Error> {
         let mut entries = Vec::with_capacity(tensors.len());
         let mut blocks = 0u64;
         for tensor in tensors.iter().filter(|tensor| tensor.length > 0) {
@@ -130,26 +146,43 @@ impl<'d, D: Device> Rowwise<'d, D> {
             });
             blocks += (tensor.length as u64).div_ceil(MOMENTUM_CHUNK);
         }
-        if entries.is_empty() {
+        let entries_bytes = bytemuck::cast_slice::<_, u8>(&entries);
+        let buffer = self.device.allocate(entries_bytes.len())?;
+        self.device.write(D::address(&buffer), entries_bytes)?;
+        Ok(MomentumTable {
+            buffer,
+            count: count("tensors", entries.len())?,
+            blocks: count("tensors", blocks as usize)?,
+            dtype,
+        })
+    }
+
+    /// The update of the tensors of a table. `device_momentum`: where m stands on the device, in place
+    /// of `momentum`; 0: it does not.
+    pub(super) fn update(
+        &self,
+        table: &MomentumTable<D>,
+        momentum: f32,
+        device_momentum: u64,
+    ) -> Result<(), Error> {
+        if table.count == 0 {
             return Ok(());
         }
-        let table = bytemuck::cast_slice::<_, u8>(&entries);
-        let buffer = self.device.allocate(table.len())?;
-        self.device.write(D::address(&buffer), table)?;
         let params = MomentumParams {
-            tensors: D::address(&buffer),
-            count: count("tensors", entries.len())?,
-            dtype: match dtype {
+            tensors: D::address(&table.buffer),
+            count: table.count,
+            dtype: match table.dtype {
                 DType::F32 => 0,
                 DType::F16 => 1,
                 DType::Bf16 => 2,
             },
+            device_momentum,
             momentum,
             padding: 0,
         };
         self.device.launch(&Launch {
             kernel: "momentum_update",
-            grid: [count("tensors", blocks as usize)?, 1, 1],
+            grid: [table.blocks, 1, 1],
             threads: 256,
             shared_bytes: 0,
             params: bytemuck::bytes_of(&params),
@@ -166,6 +199,19 @@ impl<'d, D: Device> Rowwise<'d, D> {
         first_to: usize,
         rows: usize,
     ) -> Result<(), Error> {
+        self.copy_rows_past(0, from, first_from, to, first_to, rows)
+    }
+
+    /// [`copy_rows`](Self::copy_rows) to rows `first_to` + the number at `cursor` and following.
+    fn copy_rows_past(
+        &self,
+        cursor: u64,
+        from: DeviceMatrix,
+        first_from: usize,
+        to: DeviceMatrix,
+        first_to: usize,
+        rows: usize,
+    ) -> Result<(), Error> {
         let params = CopyRowsParams {
             from: view(from),
             to: view(to),
@@ -175,7 +221,34 @@ impl<'d, D: Device> Rowwise<'d, D> {
             first_from: count("rows", first_from)?,
             first_to: count("rows", first_to)?,
             capacity: count("rows", to.rows)?,
+            cursor,
         };
         self.launch_rows("copy_rows", rows, &params)
+    }
+
+    /// Writes `keys` into the ring from the row that `cursor` says on, and moves the cursor on: the
+    /// same launches for every batch, where [`Ring`] counts on the host.
+    pub(super) fn enqueue(
+        &self,
+        keys: DeviceMatrix,
+        ring: DeviceMatrix,
+        cursor: u64,
+    ) -> Result<(), Error> {
+        // What a ring of this capacity does at cursor 0, and so, turned on, at any other.
+        let [first, second] = Ring::new(ring.rows).advance(keys.rows);
+        let rows = first.count + second.count;
+        self.copy_rows_past(cursor, keys, first.source, ring, first.target, rows)?;
+        let params = CursorParams {
+            cursor,
+            rows: count("keys", keys.rows)?,
+            capacity: count("queue", ring.rows)?,
+        };
+        self.device.launch(&Launch {
+            kernel: "advance_cursor",
+            grid: [1, 1, 1],
+            threads: 32,
+            shared_bytes: 0,
+            params: bytemuck::bytes_of(&params),
+        })
     }
 }
