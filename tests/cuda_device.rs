@@ -8,6 +8,9 @@ use infonce::cuda::{
 use infonce::{Contrast, DType, Engine, Error, Gradients, Inputs, KeyQueue, Positives, Shape};
 use libtest_mimic::{Arguments, Failed, Trial};
 
+#[path = "cuda_device/step.rs"]
+mod step;
+
 type Test = fn(&CudaDevice) -> Result<(), Error>;
 
 const TESTS: [(&str, Test); 15] = [
@@ -70,7 +73,7 @@ fn main() {
     if let Some(reason) = &reason {
         eprintln!("ignored: {reason}");
     }
-    let trials = TESTS.into_iter().map(|(name, test)| {
+    let trials = TESTS.into_iter().chain(step::TESTS).map(|(name, test)| {
         let run = move || {
             let device = CudaDevice::new(0).map_err(failed)?;
             test(&device).map_err(failed)?;

@@ -56,7 +56,7 @@ pub(crate) struct Step<D: Device> {
 }
 
 /// A matrix that is normalised on the way in, and its gradient on the way out.
-#[derive(Clone, Copy)]
+#[derive(Debug, Clone, Copy)]
 struct Side {
     given: DeviceMatrix,
     unit: DeviceMatrix,
