@@ -201,7 +201,7 @@ pub(super) struct NormalizeParams {
     pub rows: u32,
     pub dim: u32,
     pub epsilon: f32,
-    pub padding: u32,
+    pub warp_rows: u32,
 }
 
 /// `NormalizeBackwardParams` of rowwise/normalize.cu.
@@ -215,7 +215,7 @@ pub(super) struct NormalizeBackwardParams {
     pub rows: u32,
     pub dim: u32,
     pub epsilon: f32,
-    pub padding: u32,
+    pub warp_rows: u32,
 }
 
 /// `MomentumTensor` of rowwise/state.cu.

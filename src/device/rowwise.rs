@@ -6,7 +6,7 @@ use super::params::{
 };
 use super::prepared::view;
 use super::similarity::WARP_ROWS;
-use super::{Device, DeviceMatrix, Launch, count};
+use super::{Device, DeviceMatrix, Launch, count, number_bytes};
 use crate::contrast::{same_dim, same_rows};
 use crate::element::DType;
 use crate::error::{Error, positive};
@@ -15,6 +15,14 @@ use crate::queue::Ring;
 
 /// Numbers of a block of the momentum update.
 const MOMENTUM_CHUNK: u64 = 4096;
+
+/// Rows of 128 numbers that a warp holds: `NORMALIZE_QUADS` and `BACKWARD_QUADS` of
+/// rowwise/normalize.cu.
+const NORMALIZE_ROWS: usize = 8;
+const BACKWARD_ROWS: usize = 4;
+
+/// Blocks that a multiprocessor is to have before their warps take several rows.
+const NORMALIZE_BLOCKS: usize = 4;
 
 /// One tensor of a momentum update, in device memory.
 #[derive(Debug, Clone, Copy)]
@@ -48,19 +56,38 @@ impl<'d, D: Device> Rowwise<'d, D> {
         Self { device }
     }
 
+    /// Launches a kernel in which a warp takes a row, or several.
     fn launch_rows<P: bytemuck::Pod>(
         &self,
         kernel: &'static str,
-        rows: usize,
+        warps: usize,
         params: &P,
     ) -> Result<(), Error> {
         self.device.launch(&Launch {
             kernel,
-            grid: [rows.div_ceil(WARP_ROWS) as u32, 1, 1],
+            grid: [warps.div_ceil(WARP_ROWS) as u32, 1, 1],
             threads: 32 * WARP_ROWS as u32,
             shared_bytes: 0,
             params: bytemuck::bytes_of(params),
         })
+    }
+
+    /// Rows that a warp holds in registers, when it can hold `most` of 128 numbers: several only where
+    /// there are enough for every multiprocessor. 0 where rows are too long to be held, or do not lie
+    /// at whole quads of numbers.
+    fn warp_rows(&self, matrices: &[DeviceMatrix], most: usize) -> usize {
+        let DeviceMatrix { rows, dim, .. } = matrices[0];
+        let whole = matrices.iter().all(|matrix| {
+            let quad = 4 * number_bytes(matrix.dtype) as u64;
+            matrix.stride.is_multiple_of(4) && matrix.address.is_multiple_of(quad)
+        });
+        if !whole || !dim.is_multiple_of(4) {
+            return 0;
+        }
+        let places = WARP_ROWS * NORMALIZE_BLOCKS * self.device.multiprocessors().max(1) as usize;
+        let fits = most / dim.div_ceil(128).next_power_of_two();
+        let wanted = (rows / places).clamp(1, most);
+        fits.min(1 << wanted.ilog2())
     }
 
     /// y_i = x_i / max(‖x_i‖, ε), and ‖x_i‖ into `norms`, N numbers of f32.
@@ -75,6 +102,7 @@ impl<'d, D: Device> Rowwise<'d, D> {
         same_rows("y", y.rows, x.rows)?;
         same_dim("y", y.dim, x.dim)?;
         same_rows("norms", norms.1, x.rows)?;
+        let warp_rows = self.warp_rows(&[x, y], NORMALIZE_ROWS);
         let params = NormalizeParams {
             x: view(x),
             y: view(y),
@@ -82,9 +110,9 @@ impl<'d, D: Device> Rowwise<'d, D> {
             rows: count("x", x.rows)?,
             dim: x.dim as u32,
             epsilon,
-            padding: 0,
+            warp_rows: warp_rows as u32,
         };
-        self.launch_rows("normalize", x.rows, &params)
+        self.launch_rows("normalize", x.rows.div_ceil(warp_rows.max(1)), &params)
     }
 
     /// dx_i = (dy_i − y_i⟨y_i, dy_i⟩)/‖x_i‖; dy_i/ε where ‖x_i‖ ≤ ε.
@@ -102,6 +130,7 @@ impl<'d, D: Device> Rowwise<'d, D> {
             same_rows(argument, matrix.rows, y.rows)?;
             same_dim(argument, matrix.dim, y.dim)?;
         }
+        let warp_rows = self.warp_rows(&[y, dy, dx], BACKWARD_ROWS);
         let params = NormalizeBackwardParams {
             y: view(y),
             dy: view(dy),
@@ -110,9 +139,10 @@ impl<'d, D: Device> Rowwise<'d, D> {
             rows: count("y", y.rows)?,
             dim: y.dim as u32,
             epsilon,
-            padding: 0,
+            warp_rows: warp_rows as u32,
         };
-        self.launch_rows("normalize_backward", y.rows, &params)
+        let warps = y.rows.div_ceil(warp_rows.max(1));
+        self.launch_rows("normalize_backward", warps, &params)
     }
 
     /// key = m·key + (1 − m)·query for every tensor, in one launch. `query` and `shadow` are of
