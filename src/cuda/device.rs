@@ -57,8 +57,9 @@ impl CudaDevice {
     /// # Safety
     /// `stream` is a stream of the device's primary context and lives as long as the handle, its
     /// clones, and the buffers and graphs that were made with it. Work that is recorded into a graph
-    /// by other means than [`record`](Self::record) runs only while the handle lives, and
-    /// [`trim`](Self::trim) is not called meanwhile.
+    /// by other means than [`record`](Self::record) uses memory that later calls and buffers of the
+    /// handle are given too: it runs only while the handle lives, no buffer is made after it has been
+    /// recorded, and [`trim`](Self::trim) is not called.
     pub unsafe fn with_raw_stream(ordinal: usize, stream: *mut c_void) -> Result<Self, Error> {
         let shared = Shared::new(ordinal)?;
         // SAFETY: the caller's promise.

@@ -214,7 +214,7 @@ impl<'a, T: Element, G: Element> CudaStepBuilder<'a, T, G> {
         Ok(self)
     }
 
-    /// Allocates what the step needs and records it, without running it.
+    /// Allocates what the step needs and records it, without running it. An error drops the queue.
     ///
     /// # Errors
     /// [`Error::QueueNotFull`]; [`Error::Aliasing`] when an output shares memory with another argument;
