@@ -30,14 +30,17 @@ fn matrix(
     Ok((matrix, buffer))
 }
 
-/// y, the norms and dx, with the rows cut up for `multiprocessors`.
+/// y, the norms and dx.
+type Left<O> = (Vec<O>, Vec<f32>, Vec<f32>);
+
+/// Both kernels, with the rows cut up for `multiprocessors`.
 fn run<T: Element, O: Element>(
     x: &[T],
     dy: &[f32],
     dim: usize,
     multiprocessors: u32,
     gap: usize,
-) -> Result<(Vec<O>, Vec<f32>, Vec<f32>), Error> {
+) -> Result<Left<O>, Error> {
     let device = HostDevice::new(Schedule::Late, 7, multiprocessors);
     let layout = [dim, dim + gap, gap];
     let (given, _given) = matrix(&device, T::DTYPE, layout)?;
@@ -83,7 +86,7 @@ fn compare<T: Element, O: Element>(dim: usize) -> Result<(), Error> {
     if T::DTYPE != DType::F16 {
         x[12 * dim..13 * dim].fill(T::from_f32(1e30));
     }
-    let bits = |(y, norms, dx): &(Vec<O>, Vec<f32>, Vec<f32>)| {
+    let bits = |(y, norms, dx): &Left<O>| {
         let bits = |numbers: &[f32]| numbers.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
         (
             bytemuck::cast_slice::<_, u8>(y).to_vec(),
