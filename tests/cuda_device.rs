@@ -10,9 +10,12 @@ use infonce::{
 };
 use libtest_mimic::{Arguments, Failed, Trial};
 
+#[path = "cuda_device/step.rs"]
+mod step;
+
 type Test = fn(&CudaDevice) -> Result<(), Error>;
 
-const TESTS: [(&str, Test); 18] = [
+const TESTS: [(&str, Test); 21] = [
     ("what is uploaded comes back", round_trip),
     (
         "a zeroed buffer holds zeros though its memory was used before",
@@ -90,7 +93,7 @@ fn main() {
     if let Some(reason) = &reason {
         eprintln!("ignored: {reason}");
     }
-    let trials = TESTS.into_iter().map(|(name, test)| {
+    let trials = TESTS.into_iter().chain(step::TESTS).map(|(name, test)| {
         let run = move || {
             let device = CudaDevice::new(0).map_err(failed)?;
             test(&device).map_err(failed)?;
