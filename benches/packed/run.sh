@@ -11,6 +11,7 @@ here="$(cd "$(dirname "$0")" && pwd)"
 run="${1:-$here/run-$(date -u +%Y%m%dT%H%M%SZ)}"
 mkdir -p "$run/logs" && run="$(cd "$run" && pwd)" || exit 1
 cd "$here" || exit 1
+[ -x infonce ] || tar -xzf executables.tar.gz || exit 1
 rm -f "$run"/{stages.tsv,rows.json,peers.json,verify.json,clocks.csv}
 cp build.json "$run/"
 : > "$run/stages.tsv"
