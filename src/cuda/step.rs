@@ -32,35 +32,40 @@ const EPSILON: f32 = 1e-12;
 ///
 /// ```no_run
 /// use infonce::cuda::{CudaBuffer, CudaEngine, CudaQueue, StepInputs};
-/// use infonce::{Contrast, Gradients, KeyQueue, MomentumSchedule};
+/// use infonce::{Contrast, Gradients, KeyQueue};
 ///
-/// # fn embeddings() -> (Vec<f32>, Vec<f32>) { todo!() }
-/// # fn random_unit_rows(rows: usize, dim: usize) -> Vec<f32> { todo!() }
-/// let engine = CudaEngine::new(0)?;
-/// let device = engine.device();
-/// let (batch, dim, capacity) = (256, 128, 65_536);
-/// let keys = random_unit_rows(capacity, dim);
-/// let queue = KeyQueue::restore(capacity, dim, capacity, 0, &keys)?;
+/// /// `keys`: 65,536 random unit rows. `encode`: queries and keys of the next batch.
+/// fn train(
+///     keys: &[f32],
+///     mut encode: impl FnMut() -> (Vec<f32>, Vec<f32>),
+/// ) -> Result<(), infonce::Error> {
+///     let engine = CudaEngine::new(0)?;
+///     let device = engine.device();
+///     let (batch, dim, capacity) = (256, 128, 65_536);
+///     let queue = KeyQueue::restore(capacity, dim, capacity, 0, keys)?;
 ///
-/// let mut q = CudaBuffer::<f32>::zeroed(device, batch * dim)?;
-/// let mut own_key = CudaBuffer::<f32>::zeroed(device, batch * dim)?;
-/// let mut dq = CudaBuffer::<f32>::zeroed(device, batch * dim)?;
-/// let inputs = StepInputs::Queue {
-///     q: q.rows_mut(batch, dim)?,
-///     own_key: own_key.rows_mut(batch, dim)?,
-///     queue: CudaQueue::from_host(device, &queue)?,
-/// };
-/// let gradients = Gradients { dq: dq.rows_mut(batch, dim)?, dk: None };
-/// let mut step = engine.step(&Contrast::moco(0.2)?, inputs, gradients).record()?;
+///     let mut q = CudaBuffer::<f32>::zeroed(device, batch * dim)?;
+///     let mut own_key = CudaBuffer::<f32>::zeroed(device, batch * dim)?;
+///     let mut dq = CudaBuffer::<f32>::zeroed(device, batch * dim)?;
+///     let inputs = StepInputs::Queue {
+///         q: q.rows_mut(batch, dim)?,
+///         own_key: own_key.rows_mut(batch, dim)?,
+///         queue: CudaQueue::from_host(device, &queue)?,
+///     };
+///     let gradients = Gradients { dq: dq.rows_mut(batch, dim)?, dk: None };
+///     let mut step = engine.step(&Contrast::moco(0.2)?, inputs, gradients).record()?;
 ///
-/// for _ in 0..100 {
-///     let (queries, keys) = embeddings();
-///     step.anchors_mut().upload(device, &queries)?;
-///     step.keys_mut().unwrap().upload(device, &keys)?;
-///     step.launch()?;
-///     println!("loss {}, dq {:?}", step.loss()?, step.gradients().dq.download(device)?);
+///     for _ in 0..100 {
+///         let (queries, keys) = encode();
+///         step.anchors_mut().upload(device, &queries)?;
+///         if let Some(mut own_key) = step.keys_mut() {
+///             own_key.upload(device, &keys)?;
+///         }
+///         step.launch()?;
+///         println!("loss {}, dq {:?}", step.loss()?, step.gradients().dq.download(device)?);
+///     }
+///     Ok(())
 /// }
-/// # Ok::<(), infonce::Error>(())
 /// ```
 /// Embeddings that another library computes are read where they lie: views of its memory
 /// ([`CudaRowsMut::from_raw`]) take the place of the buffers' above, and its work goes to the stream of
