@@ -20,6 +20,9 @@ const ARCHITECTURES: [&str; 3] = [
 ];
 const OPTIONS: [&str; 5] = ["-std=c++17", "-O3", "-lineinfo", "-Xptxas=-v", "-fatbin"];
 const OLDEST: (u32, u32) = (12, 0);
+/// A fifth of the size, for a few milliseconds where an image is loaded.
+const COMPRESSED: &str = "-compress-mode=size";
+const OLDEST_THAT_COMPRESSES: (u32, u32) = (12, 8);
 
 /// Compiles all kernels, or embeds none where only documentation is made.
 pub fn build(sources: &Sources, out_dir: &Path, documentation_only: bool) {
@@ -66,12 +69,15 @@ fn compile(sources: &Sources, folder: &Path) -> Result<Vec<Done>, String> {
     if let Some(full) = nvcc::full_release(&version) {
         println!("cargo::rustc-env=INFONCE_NVCC={full}");
     }
+    let compresses =
+        nvcc::release(&version).is_some_and(|release| release >= OLDEST_THAT_COMPRESSES);
     fs::create_dir_all(folder).map_err(|error| error.to_string())?;
     let mut work = Vec::new();
     for source in &sources.kernels {
         let mut command = Command::new(&nvcc.path);
         command
             .args(OPTIONS)
+            .args(compresses.then_some(COMPRESSED))
             .args(ARCHITECTURES)
             .arg("-I")
             .arg(&sources.root);

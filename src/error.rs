@@ -194,8 +194,19 @@ pub enum Error {
         /// Name of the argument that it overlaps.
         other: &'static str,
     },
-    /// A call that waits for results while its stream is recorded into a graph.
-    #[error("`{call}` waits for the stream, which cannot be while the stream is being captured")]
+    /// A queue that still has room, in a step that is recorded with as many keys as it can hold.
+    #[error(
+        "`queue` holds {fill} of {capacity} keys; a recorded step needs a full one, of random unit rows to begin with"
+    )]
+    QueueNotFull {
+        /// Keys in the queue.
+        fill: usize,
+        /// Keys that it can hold.
+        capacity: usize,
+    },
+    /// A call that a graph cannot hold, because it waits for results or keeps count on the host,
+    /// while its stream is recorded into one.
+    #[error("`{call}` needs the host, and the stream is being captured into a graph")]
     Capture {
         /// The call.
         call: &'static str,

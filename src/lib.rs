@@ -42,6 +42,8 @@ pub mod engine;
 mod error;
 #[cfg(host_kernels)]
 pub mod host;
+#[cfg(all(feature = "cuda", feature = "train"))]
+mod interop;
 pub mod losses;
 mod momentum;
 mod queue;

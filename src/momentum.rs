@@ -16,13 +16,14 @@ pub struct MomentumSchedule {
     total_steps: Option<u64>,
 }
 
-fn check(base: f32) -> Result<f32, Error> {
-    if (0.0..=1.0).contains(&base) {
-        return Ok(base);
+/// Checks that a momentum coefficient lies between 0 and 1.
+pub(crate) fn check(momentum: f32) -> Result<f32, Error> {
+    if (0.0..=1.0).contains(&momentum) {
+        return Ok(momentum);
     }
     Err(Error::Scalar {
         argument: "momentum",
-        given: f64::from(base),
+        given: f64::from(momentum),
         allowed: "between 0 and 1",
     })
 }

@@ -5,12 +5,17 @@ use half::bf16;
 use infonce::cuda::{
     Call, CudaBuffer, CudaDevice, CudaEngine, CudaQueue, CudaRows, CudaRowsMut, CudaVector, probe,
 };
-use infonce::{Contrast, DType, Engine, Error, Gradients, Inputs, KeyQueue, Positives, Shape};
+use infonce::{
+    Contrast, DType, Engine, Error, Gradients, Inputs, KeyQueue, Positives, Shape, ValueAndGrad,
+};
 use libtest_mimic::{Arguments, Failed, Trial};
+
+#[path = "cuda_device/step.rs"]
+mod step;
 
 type Test = fn(&CudaDevice) -> Result<(), Error>;
 
-const TESTS: [(&str, Test); 18] = [
+const TESTS: [(&str, Test); 21] = [
     ("what is uploaded comes back", round_trip),
     (
         "a zeroed buffer holds zeros though its memory was used before",
@@ -40,6 +45,18 @@ const TESTS: [(&str, Test); 18] = [
     (
         "a recorded call gives the bits of a plain one each time it runs",
         recorded_call,
+    ),
+    (
+        "the first call of a handle may be recorded",
+        recorded_at_once,
+    ),
+    (
+        "a handle may be dropped while its work is under way",
+        dropped,
+    ),
+    (
+        "threads get the same bits, with one handle and with one each",
+        threads,
     ),
     (
         "after the first call of a shape nothing is allocated, and that took what was announced",
@@ -76,7 +93,7 @@ fn main() {
     if let Some(reason) = &reason {
         eprintln!("ignored: {reason}");
     }
-    let trials = TESTS.into_iter().map(|(name, test)| {
+    let trials = TESTS.into_iter().chain(step::TESTS).map(|(name, test)| {
         let run = move || {
             let device = CudaDevice::new(0).map_err(failed)?;
             test(&device).map_err(failed)?;
@@ -111,6 +128,7 @@ fn round_trip(device: &CudaDevice) -> Result<(), Error> {
 }
 
 fn zeroed(device: &CudaDevice) -> Result<(), Error> {
+    assert!(CudaBuffer::<u32>::zeroed(device, 0)?.download()?.is_empty());
     drop(CudaBuffer::upload(device, &numbers(5000, 2))?);
     assert_eq!(
         CudaBuffer::<u32>::zeroed(device, 5000)?.download()?,
@@ -313,6 +331,71 @@ fn recorded_call(device: &CudaDevice) -> Result<(), Error> {
         }
     }
     Ok(())
+}
+
+/// Results and gradient of one call on a handle.
+fn plain_call(device: &CudaDevice) -> Result<(ValueAndGrad, Vec<u32>), Error> {
+    let engine = CudaEngine::on(device.clone());
+    let dim = 64;
+    let z = matrix(device, dim, 3)?;
+    let mut dz = CudaBuffer::<f32>::zeroed(device, ROWS * dim)?;
+    let gradients = Gradients {
+        dq: dz.rows_mut(ROWS, dim)?,
+        dk: None,
+    };
+    let z = Inputs::Shared {
+        z: z.rows(ROWS, dim)?,
+    };
+    let value = engine.value_and_grad(&Contrast::nt_xent(0.5)?, &z, 1.0, gradients)?;
+    Ok((value, bits(&dz.download()?)))
+}
+
+fn recorded_at_once(device: &CudaDevice) -> Result<(), Error> {
+    let expected = plain_call(device)?.0;
+    // No kernel is loaded, no memory allocated.
+    let device = CudaDevice::new(0)?;
+    let engine = CudaEngine::on(device.clone());
+    let ((_z, results), graph) = device.record(|| {
+        let z = matrix(&device, 64, 3)?;
+        let inputs = Inputs::Shared {
+            z: z.rows(ROWS, 64)?,
+        };
+        let results = engine.forward_on_device(&Contrast::nt_xent(0.5)?, &inputs, None)?;
+        Ok((z, results))
+    })?;
+    // SAFETY: the matrix is alive.
+    unsafe { graph.launch()? };
+    let ([loss, _], statistics) = results.read()?;
+    assert_eq!(bits(&[loss]), bits(&[expected.loss]));
+    assert_eq!(statistics, expected.statistics);
+    Ok(())
+}
+
+fn dropped(_: &CudaDevice) -> Result<(), Error> {
+    // A handle of its own, with kernels of its own.
+    let device = CudaDevice::new(0)?;
+    let engine = CudaEngine::on(device.clone());
+    let z = matrix(&device, 64, 3)?;
+    let inputs = Inputs::Shared {
+        z: z.rows(ROWS, 64)?,
+    };
+    engine.forward_on_device(&Contrast::nt_xent(0.5)?, &inputs, None)?;
+    drop((z, engine, device));
+    // An error would be met by the next handle.
+    CudaDevice::new(0)?.synchronize()
+}
+
+fn threads(device: &CudaDevice) -> Result<(), Error> {
+    let expected = plain_call(device)?;
+    let others = [device.with_new_stream()?, device.with_new_stream()?];
+    std::thread::scope(|scope| {
+        let handles = [device, device, &others[0], &others[1]];
+        let threads = handles.map(|device| scope.spawn(|| plain_call(device)));
+        for thread in threads {
+            assert_eq!(thread.join().expect("no panic")?, expected);
+        }
+        Ok(())
+    })
 }
 
 fn workspace(device: &CudaDevice) -> Result<(), Error> {

@@ -304,6 +304,62 @@ fn a_run_leaves_files_that_all_read_back_and_its_configuration_repeats_it() {
 }
 
 #[test]
+fn an_engine_that_is_not_here_is_refused_before_anything_is_written() {
+    let directory = tempfile::tempdir().unwrap();
+    let digits = digits();
+    let arguments = ["simclr", "--data", &digits, "--engine", "tpu"];
+    refused_in(
+        directory.path(),
+        &arguments,
+        &["tpu", "auto", "cpu", "cuda"],
+    );
+    let Some(reason) = no_cuda() else { return };
+    let words = [reason.as_str()];
+    let arguments = ["simclr", "--data", &digits, "--engine", "cuda"];
+    refused_in_one_line(directory.path(), &arguments, &words);
+
+    fs::write(directory.path().join("run.toml"), "engine = \"cuda\"").unwrap();
+    let arguments = ["simclr", "--data", &digits, "--config", "run.toml"];
+    refused_in_one_line(directory.path(), &arguments, &words);
+    fs::write(directory.path().join("run.toml"), "engine = \"tpu\"").unwrap();
+    refused_in_one_line(directory.path(), &arguments, &["run.toml", "engine", "tpu"]);
+}
+
+#[test]
+fn a_run_says_which_engine_it_took_and_why() {
+    let directory = tempfile::tempdir().unwrap();
+    let digits = digits();
+    let common = ["simclr", "--data", &digits, "--epochs", "1"];
+    let run = |more: &[&str]| {
+        let output = output(directory.path(), &[&common as &[&str], more].concat());
+        let message = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(0), "{message}");
+        message
+    };
+    let said = run(&["--engine", "cpu", "--out", "a"]);
+    assert!(said.contains("engine cpu: "), "{said}");
+    let config = fs::read_to_string(directory.path().join("a/config.toml")).unwrap();
+    assert!(config.contains("engine = \"cpu\""), "{config}");
+    let Some(reason) = no_cuda() else { return };
+    let said = run(&["--engine", "auto", "--out", "b"]);
+    assert!(said.contains(&format!("engine cpu: {reason}")), "{said}");
+    let config = fs::read_to_string(directory.path().join("b/config.toml")).unwrap();
+    assert!(config.contains("engine = \"cpu\""), "{config}");
+}
+
+/// How the reason starts for which training on a CUDA device is not possible here.
+fn no_cuda() -> Option<String> {
+    #[cfg(not(feature = "cuda"))]
+    return Some("this build lacks the feature `cuda`".to_owned());
+    #[cfg(feature = "cuda")]
+    match infonce::train::cuda::Cuda::new() {
+        Ok(_) => None,
+        Err(infonce::Error::Unavailable { reason, .. }) => Some(reason),
+        Err(error) => Some(error.to_string()),
+    }
+}
+
+#[test]
 fn moco_runs_from_the_same_command_with_its_own_options() {
     let directory = tempfile::tempdir().unwrap();
     let digits = digits();

@@ -13,7 +13,7 @@ use infonce::train::evaluate::Evaluation;
 use infonce::train::trainer::{
     EpochReport, Host, Observer, Outcome, StepReport, TrainConfig, Trainer,
 };
-use infonce::train::{Features, judge};
+use infonce::train::{EngineName, Features, judge};
 
 /// Percentage points above both baselines that the shortened run must reach.
 const REQUIRED: f64 = 10.0;
@@ -29,6 +29,7 @@ fn short_run(train: TrainConfig, with_gradient: bool) -> Evaluation {
     let dataset = data::load(&DataSource::Demo, 0).unwrap();
     let config = RunConfig {
         data: DataSource::Demo,
+        engine: EngineName::Cpu,
         train,
         augment: dataset.augment.clone(),
     };

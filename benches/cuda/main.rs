@@ -14,6 +14,7 @@ mod rowwise;
 #[path = "../records/schema.rs"]
 #[expect(dead_code, reason = "records hold more than rows")]
 mod schema;
+mod steps;
 #[path = "../records/table.rs"]
 mod table;
 
@@ -63,6 +64,7 @@ fn measure(mut rig: Rig) -> Vec<schema::Row> {
         .measurement_time(Duration::from_secs(1))
         .configure_from_args();
     losses::run(&mut rig, &mut criterion);
+    steps::run(&mut rig, &mut criterion);
     rowwise::run(&mut rig, &mut criterion);
     if std::env::var_os("INFONCE_LARGEST").is_some() {
         losses::largest(&mut rig);

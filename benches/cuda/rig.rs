@@ -6,13 +6,12 @@
 //! replays one right after the other. With every sample of a case its yardstick is timed too, so that
 //! both meet the same clocks.
 
-use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 use criterion::{Criterion, SamplingMode};
 use infonce::Error;
-use infonce::cuda::{CudaBuffer, CudaDevice, CudaEngine, CudaEvent, CudaGraph};
+use infonce::cuda::{CudaBuffer, CudaDevice, CudaEngine, CudaEvent};
 
 use super::product::Product;
 use super::schema::{Measure, Row, Times, Yardstick};
@@ -37,10 +36,9 @@ pub struct Rig {
 
 /// A case on the device, ready to run.
 pub struct Prepared {
-    // Dropped before the memory that it names.
-    graph: CudaGraph,
+    /// Puts it on the stream; owns all memory that it names.
+    replay: Box<dyn FnMut() -> Result<(), Error>>,
     extra_bytes: usize,
-    _keeps: Box<dyn Any>,
 }
 
 impl Prepared {
@@ -57,16 +55,27 @@ impl Prepared {
         device.synchronize()?;
         let (used, free) = device.memory_bytes();
         let (results, graph) = device.record(|| work(&mut keeps))?;
+        // The graph is dropped before the memory that it names.
+        let owned = (graph, results, keeps);
         Ok(Self {
-            graph,
+            replay: Box::new(move || {
+                let (graph, ..) = &owned;
+                // SAFETY: inputs and outputs are owned with the graph, and nothing else touches them.
+                unsafe { graph.launch() }
+            }),
             extra_bytes: used + free - before,
-            _keeps: Box::new((results, keeps)),
         })
     }
 
-    fn replay(&self) -> Result<(), Error> {
-        // SAFETY: inputs and outputs are kept with the graph, and nothing else touches them.
-        unsafe { self.graph.launch() }
+    /// What `launch` puts on the stream, with `extra_bytes` of memory.
+    pub fn recorded(
+        extra_bytes: usize,
+        launch: impl FnMut() -> Result<(), Error> + 'static,
+    ) -> Self {
+        Self {
+            replay: Box::new(launch),
+            extra_bytes,
+        }
     }
 }
 
@@ -121,7 +130,7 @@ impl Rig {
                     Duration::from_secs_f64(cold[first..].iter().sum())
                 });
             });
-            if let Some(case) = &prepared {
+            if let Some(case) = &mut prepared {
                 row.extra_bytes = Some(case.extra_bytes);
                 row.warm = Times::of(&of(self.warm(case, cold.len().min(WARM))));
             }
@@ -168,21 +177,21 @@ impl Rig {
     }
 
     /// Seconds of one replay with nothing of it in the cache.
-    fn cold(&mut self, case: &Prepared) -> Result<f64, Error> {
+    fn cold(&mut self, case: &mut Prepared) -> Result<f64, Error> {
         self.flush.zero()?;
-        seconds(&self.events, || case.replay())
+        seconds(&self.events, || (case.replay)())
     }
 
     /// Seconds of each of `replays` replays, one right after the other.
-    fn warm(&self, case: &Prepared, replays: usize) -> Result<Vec<f64>, Error> {
+    fn warm(&self, case: &mut Prepared, replays: usize) -> Result<Vec<f64>, Error> {
         let device = self.engine.device();
         let events: Vec<_> = (0..=replays)
             .map(|_| device.event())
             .collect::<Result<_, _>>()?;
-        case.replay()?;
+        (case.replay)()?;
         events[0].record()?;
         for event in &events[1..] {
-            case.replay()?;
+            (case.replay)()?;
             event.record()?;
         }
         events

@@ -2,7 +2,7 @@
 
 use criterion::Criterion;
 use half::bf16;
-use infonce::cuda::{CudaBuffer, CudaDevice, CudaQueue};
+use infonce::cuda::{CudaBuffer, CudaDevice, CudaQueue, CudaVector, CudaVectorMut};
 use infonce::{Element, Engine, Error, MomentumTensor};
 
 use super::losses::{number_bytes, row, uniform, unit_rows};
@@ -81,6 +81,18 @@ impl<T: Element> Parameter<T> {
             shadow: shadow.transpose()?,
         })
     }
+
+    fn tensor(
+        &mut self,
+    ) -> Result<MomentumTensor<CudaVector<'_, T>, CudaVectorMut<'_>, CudaVectorMut<'_, T>>, Error>
+    {
+        let shadow = self.shadow.as_mut().map(CudaBuffer::vector_mut);
+        Ok(MomentumTensor {
+            query: self.query.vector()?,
+            key: self.key.vector_mut()?,
+            shadow: shadow.transpose()?,
+        })
+    }
 }
 
 /// All tensors of a ResNet-50 in one call.
@@ -100,12 +112,7 @@ fn momentum<T: Element>(rig: &mut Rig, criterion: &mut Criterion, shadow: bool) 
         Prepared::new(device, keeps, |parameters| {
             let mut tensors = Vec::with_capacity(parameters.len());
             for parameter in parameters {
-                let shadow = parameter.shadow.as_mut().map(CudaBuffer::vector_mut);
-                tensors.push(MomentumTensor {
-                    query: parameter.query.vector()?,
-                    key: parameter.key.vector_mut()?,
-                    shadow: shadow.transpose()?,
-                });
+                tensors.push(parameter.tensor()?);
             }
             engine.momentum_update(0.999, &mut tensors)
         })
@@ -114,7 +121,7 @@ fn momentum<T: Element>(rig: &mut Rig, criterion: &mut Criterion, shadow: bool) 
 
 /// Numbers of each learnable tensor (He et al. 2016, table 1; bottleneck blocks with batch
 /// normalisation, classifier of 1,000).
-fn resnet50() -> Vec<usize> {
+pub fn resnet50() -> Vec<usize> {
     let mut tensors = Vec::new();
     let mut convolution = |inputs: usize, outputs: usize, side: usize| {
         tensors.extend([inputs * outputs * side * side, outputs, outputs]);

@@ -11,6 +11,7 @@ here="$(cd "$(dirname "$0")" && pwd)"
 run="${1:-$here/run-$(date -u +%Y%m%dT%H%M%SZ)}"
 mkdir -p "$run/logs" && run="$(cd "$run" && pwd)" || exit 1
 cd "$here" || exit 1
+[ -x infonce ] || tar -xzf executables.tar.gz || exit 1
 rm -f "$run"/{stages.tsv,rows.json,peers.json,verify.json,clocks.csv}
 cp build.json "$run/"
 : > "$run/stages.tsv"
@@ -48,11 +49,15 @@ wanted() { [ -z "${INFONCE_STAGES:-}" ] || [[ " $INFONCE_STAGES " == *" $1 "* ]]
 
 note() { printf '%s\t%s\t%s\t%s\t%s\n' "$@" >> "$run/stages.tsv"; }
 
-# Where pip or a toolkit has put cuBLAS, for the benchmarks' yardstick.
-for folder in /usr/local/cuda*/lib64 \
-    "$(python3 -c 'import nvidia.cu13 as package; print(list(package.__path__)[0])' 2>/dev/null)"/lib; do
+# Where a toolkit or pip has put cuBLAS, for the benchmarks' yardstick, and NVRTC with its headers, for
+# the trainer's encoder.
+pip_toolkit="$(python3 -c 'import nvidia.cu13 as package; print(list(package.__path__)[0])' 2>/dev/null)"
+for folder in /usr/local/cuda*/lib64 "$pip_toolkit/lib"; do
     [ -e "$folder/libcublas.so.13" ] && export LD_LIBRARY_PATH="$folder:${LD_LIBRARY_PATH:-}" && break
 done
+if [ ! -e /usr/local/cuda/include/cuda_runtime.h ] && [ -e "$pip_toolkit/include/cuda_runtime.h" ]; then
+    export CUDA_PATH="${CUDA_PATH:-$pip_toolkit}"
+fi
 
 no_card="$(./infonce info | sed -n 's/^cuda  not here: //p')"
 nvidia-smi --query-gpu=driver_version --format=csv,noheader 2>/dev/null | head -n 1 > "$run/driver"

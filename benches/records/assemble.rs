@@ -116,6 +116,10 @@ fn stage(line: &str, log: impl Fn(&str) -> String) -> Result<Stage, String> {
     let tests = tests(&log);
     let said = log.lines().find_map(|line| line.strip_prefix(IGNORED));
     let nothing_ran = tests.is_none_or(|tests| tests.passed + tests.failed == 0);
+    // A suite that has only ignored its tests has not passed, though it may not say why.
+    let said = said.or(tests
+        .filter(|tests| nothing_ran && tests.ignored > 0)
+        .map(|_| "not said"));
     let last_words = || log.lines().rev().find(|line| !line.trim().is_empty());
     let (status, reason) = match (exit.strip_prefix(IGNORED), exit, said) {
         (Some(reason), ..) => (Status::Ignored, Some(reason)),
@@ -221,6 +225,11 @@ mod tests {
         assert_eq!(
             status(&of("124"), "case 7\n\n"),
             (Status::TimedOut, reason("case 7"))
+        );
+        let silent = "test result: ok. 0 passed; 0 failed; 1 ignored; 0 measured";
+        assert_eq!(
+            status(&of("0"), silent),
+            (Status::Ignored, reason("not said"))
         );
         assert_eq!(
             status(&of("ignored: there is no sanitizer"), ""),

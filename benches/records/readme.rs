@@ -39,10 +39,11 @@ fn all(folder: &Path) -> Result<Vec<Record>, String> {
     Ok(records)
 }
 
-/// The newest with rows of each card, by the card's name; rehearsals have no card.
+/// The newest with rows of each card, by the card's name; rehearsals have none, or an emulated one.
 fn newest(mut records: Vec<Record>) -> Vec<Record> {
     let card = |record: &Record| record.machine.device.as_ref().map(|d| d.name.clone());
-    records.retain(|record| record.machine.device.is_some() && !record.rows.is_empty());
+    let is_real = |name: String| !name.contains("emulated");
+    records.retain(|record| card(record).is_some_and(is_real) && !record.rows.is_empty());
     records.sort_by_key(|record| (card(record), std::cmp::Reverse(record.date.clone())));
     records.dedup_by_key(|record| card(record));
     records
@@ -137,6 +138,7 @@ mod tests {
             record(Some("B"), "2026-01-02T00:00:00Z"),
             record(Some("A"), "2026-01-03T00:00:00Z"),
             record(None, "2026-01-09T00:00:00Z"),
+            record(Some("emulated device"), "2026-01-09T00:00:00Z"),
             record(Some("A"), "2026-01-04T00:00:00Z"),
         ]);
         let dates: Vec<&str> = records.iter().map(|record| &record.date[..10]).collect();

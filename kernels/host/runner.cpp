@@ -88,3 +88,12 @@ int infonce_host_launch(const InfonceHostLaunch* launch, char* report, uint64_t 
         return infonce::host::refuse(report, report_bytes, error.what());
     }
 }
+
+int infonce_host_describe(const char* kernel, uint32_t* threads, uint64_t* params_bytes) {
+    const auto& all = infonce::host::kernels();
+    const auto found = all.find(kernel);
+    if (found == all.end()) return 2;
+    *threads = found->second.threads;
+    *params_bytes = found->second.params_bytes;
+    return 0;
+}

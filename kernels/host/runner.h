@@ -28,6 +28,9 @@ typedef struct InfonceHostLaunch {
 // 0: done. 1: a fault in the kernel. 2: no such kernel, or not launched so. `report` says what.
 int infonce_host_launch(const InfonceHostLaunch* launch, char* report, uint64_t report_bytes);
 
+// Threads of a block of `kernel` and bytes of its parameters; 0, or 2 when there is no such kernel.
+int infonce_host_describe(const char* kernel, uint32_t* threads, uint64_t* params_bytes);
+
 // "Device" memory: aligned to 256 bytes, nothing in it written. Null when there is none left.
 void* infonce_host_allocate(uint64_t bytes);
 void infonce_host_free(void* memory);

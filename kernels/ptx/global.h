@@ -8,6 +8,13 @@ namespace infonce {
 
 #ifdef __CUDACC__
 
+// A pointer that was itself read from memory: unless told, the compiler cannot know that it is global.
+template <class T>
+INFONCE_DEVICE T* global_pointer(T* address) {
+    __builtin_assume(__isGlobal(address));
+    return address;
+}
+
 template <class T>
 INFONCE_DEVICE T load_global(const T* from) {
     if constexpr (sizeof(T) <= 8) {
@@ -37,6 +44,11 @@ INFONCE_DEVICE void store_global(T* to, T value) {
 }
 
 #else
+
+template <class T>
+inline T* global_pointer(T* address) {
+    return address;
+}
 
 template <class T>
 inline T load_global(const T* from, INFONCE_SITE) {

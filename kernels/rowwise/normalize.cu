@@ -1,5 +1,7 @@
-// L2 normalisation of rows and its gradient, the cast to the output's type included. A warp a row;
-// O(N·D) bytes, read from memory once and from the cache after that.
+// L2 normalisation of rows and its gradient, the cast to the output's type included. O(N·D) bytes, read from
+// memory once: a warp holds its rows in registers, several of them where D is small, so that as many loads
+// are under way as the memory's latency takes. Rows that do not lie at whole quads of numbers, that are too
+// long, or whose lengths are near the ends of f32 take a path of their own.
 #include "ptx/kernel.h"
 #include "ptx/math.h"
 #include "tile/numbers.h"
@@ -7,19 +9,33 @@
 namespace infonce {
 
 constexpr int NORMALIZE_WARPS = 8;
+// Quads of numbers that a lane holds of each matrix: rows of a warp times quads of a row.
+constexpr int NORMALIZE_QUADS = 8, BACKWARD_QUADS = 4;
+// A warp's 32 quads of a row.
+constexpr uint32_t ROW_QUADS = 32 * 4;
+
+// Lengths whose squares and inverses are normal numbers with room to spare: 2^-50 to 2^50.
+INFONCE_DEVICE bool is_moderate(float norm) { return norm >= 8.8817842e-16f && norm <= 1.1258999e15f; }
+
+// The sums of all rows at once, each in the order of `warp_sum`.
+template <int ROWS>
+INFONCE_DEVICE void warp_sums(float (&x)[ROWS]) {
+    for (int mask = 16; mask > 0; mask /= 2) {
+        INFONCE_UNROLL
+        for (int row = 0; row < ROWS; ++row) x[row] += shuffle_xor(x[row], mask);
+    }
+}
 
 struct NormalizeParams {
     Matrix x, y;
     float* norms;
     uint32_t rows, dim;
     float epsilon;
+    uint32_t warp_rows;  // rows of a warp, held in registers; 0: one row, not held
 };
 
-// y_i = x_i / max(‖x_i‖, ε)
-INFONCE_KERNEL(normalize, NormalizeParams, NORMALIZE_WARPS * 32, 1) {
-    const uint64_t row = uint64_t(block_index().x) * NORMALIZE_WARPS + thread_index() / 32;
-    const uint32_t lane = thread_index() % 32;
-    if (row >= p.rows) return;
+// A row of any kind.
+INFONCE_DEVICE void normalize_row(const NormalizeParams& p, uint64_t row, uint32_t lane) {
     // Numbers are scaled by the largest before they are squared, so that nothing overflows.
     float largest = 0.0f, nans = 0.0f;
     for (uint32_t d = lane; d < p.dim; d += 32) {
@@ -45,18 +61,86 @@ INFONCE_KERNEL(normalize, NormalizeParams, NORMALIZE_WARPS * 32, 1) {
     for (uint32_t d = lane; d < p.dim; d += 32) p.y.store(row, d, p.x.load(row, d) / divisor);
 }
 
+// ROWS rows of moderate lengths. Returns the others, a bit each.
+template <int ROWS>
+INFONCE_DEVICE uint32_t normalize_rows(const NormalizeParams& p, uint64_t first, uint32_t lane) {
+    constexpr int WIDTH = NORMALIZE_QUADS / ROWS;
+    Vector16 given[ROWS][WIDTH];
+    INFONCE_UNROLL
+    for (int row = 0; row < ROWS; ++row) {
+        INFONCE_UNROLL
+        for (int i = 0; i < WIDTH; ++i) {
+            const uint32_t column = i * ROW_QUADS + lane * 4;
+            given[row][i] = {{0, 0, 0, 0}};
+            if (first + row < p.rows && column < p.dim) given[row][i] = p.x.load_quad(first + row, column);
+        }
+    }
+    float squares[ROWS];
+    INFONCE_UNROLL
+    for (int row = 0; row < ROWS; ++row) {
+        squares[row] = 0.0f;
+        INFONCE_UNROLL
+        for (int i = 0; i < WIDTH; ++i) {
+            float x[4];
+            widen_quad(given[row][i], p.x.dtype, x);
+            INFONCE_UNROLL
+            for (int j = 0; j < 4; ++j) squares[row] = fma(x[j], x[j], squares[row]);
+        }
+    }
+    warp_sums(squares);
+    uint32_t others = 0;
+    INFONCE_UNROLL
+    for (int row = 0; row < ROWS; ++row) {
+        if (first + row >= p.rows) continue;
+        // A NaN is in no range.
+        const float norm = sqrt_exact(squares[row]);
+        if (!is_moderate(norm) || norm < p.epsilon) {
+            others |= 1u << row;
+            continue;
+        }
+        if (lane == 0) store_global(p.norms + first + row, norm);
+        const float inverse = 1.0f / norm;
+        INFONCE_UNROLL
+        for (int i = 0; i < WIDTH; ++i) {
+            const uint32_t column = i * ROW_QUADS + lane * 4;
+            if (column >= p.dim) continue;
+            float x[4];
+            widen_quad(given[row][i], p.x.dtype, x);
+            INFONCE_UNROLL
+            for (int j = 0; j < 4; ++j) x[j] *= inverse;
+            p.y.store_quad(first + row, column, x);
+        }
+    }
+    return others;
+}
+
+// y_i = x_i / max(‖x_i‖, ε)
+INFONCE_KERNEL(normalize, NormalizeParams, NORMALIZE_WARPS * 32, 1) {
+    const uint64_t warp = uint64_t(block_index().x) * NORMALIZE_WARPS + thread_index() / 32;
+    const uint32_t lane = thread_index() % 32;
+    const uint64_t first = warp * (p.warp_rows ? p.warp_rows : 1);
+    if (first >= p.rows) return;
+    uint32_t others = 1;
+    switch (p.warp_rows) {
+        case 8: others = normalize_rows<8>(p, first, lane); break;
+        case 4: others = normalize_rows<4>(p, first, lane); break;
+        case 2: others = normalize_rows<2>(p, first, lane); break;
+        case 1: others = normalize_rows<1>(p, first, lane); break;
+    }
+    for (uint64_t row = first; others; others >>= 1, ++row)
+        if (others & 1) normalize_row(p, row, lane);
+}
+
 struct NormalizeBackwardParams {
     Matrix y, dy, dx;
     const float* norms;
     uint32_t rows, dim;
     float epsilon;
+    uint32_t warp_rows;  // as above
 };
 
-// dx_i = (dy_i - y_i⟨y_i, dy_i⟩) / ‖x_i‖; dy_i / ε where ‖x_i‖ ≤ ε
-INFONCE_KERNEL(normalize_backward, NormalizeBackwardParams, NORMALIZE_WARPS * 32, 1) {
-    const uint64_t row = uint64_t(block_index().x) * NORMALIZE_WARPS + thread_index() / 32;
-    const uint32_t lane = thread_index() % 32;
-    if (row >= p.rows) return;
+// A row of any kind.
+INFONCE_DEVICE void normalize_backward_row(const NormalizeBackwardParams& p, uint64_t row, uint32_t lane) {
     const float norm = load_global(p.norms + row);
     const bool flat = norm <= p.epsilon;
     float along = 0.0f;
@@ -65,6 +149,77 @@ INFONCE_KERNEL(normalize_backward, NormalizeBackwardParams, NORMALIZE_WARPS * 32
     const float divisor = flat ? p.epsilon : norm;
     for (uint32_t d = lane; d < p.dim; d += 32)
         p.dx.store(row, d, (p.dy.load(row, d) - p.y.load(row, d) * along) / divisor);
+}
+
+// ROWS rows of moderate lengths. Returns the others, a bit each.
+template <int ROWS>
+INFONCE_DEVICE uint32_t normalize_backward_rows(const NormalizeBackwardParams& p, uint64_t first, uint32_t lane) {
+    constexpr int WIDTH = BACKWARD_QUADS / ROWS;
+    Vector16 unit[ROWS][WIDTH], given[ROWS][WIDTH];
+    float norms[ROWS], along[ROWS];
+    INFONCE_UNROLL
+    for (int row = 0; row < ROWS; ++row) {
+        norms[row] = first + row < p.rows ? load_global(p.norms + first + row) : 0.0f;
+        INFONCE_UNROLL
+        for (int i = 0; i < WIDTH; ++i) {
+            const uint32_t column = i * ROW_QUADS + lane * 4;
+            unit[row][i] = given[row][i] = {{0, 0, 0, 0}};
+            if (first + row >= p.rows || column >= p.dim) continue;
+            unit[row][i] = p.y.load_quad(first + row, column);
+            given[row][i] = p.dy.load_quad(first + row, column);
+        }
+    }
+    INFONCE_UNROLL
+    for (int row = 0; row < ROWS; ++row) {
+        along[row] = 0.0f;
+        INFONCE_UNROLL
+        for (int i = 0; i < WIDTH; ++i) {
+            float y[4], dy[4];
+            widen_quad(unit[row][i], p.y.dtype, y);
+            widen_quad(given[row][i], p.dy.dtype, dy);
+            INFONCE_UNROLL
+            for (int j = 0; j < 4; ++j) along[row] = fma(y[j], dy[j], along[row]);
+        }
+    }
+    warp_sums(along);
+    uint32_t others = 0;
+    INFONCE_UNROLL
+    for (int row = 0; row < ROWS; ++row) {
+        if (first + row >= p.rows) continue;
+        if (!is_moderate(norms[row]) || norms[row] <= p.epsilon) {
+            others |= 1u << row;
+            continue;
+        }
+        const float inverse = 1.0f / norms[row];
+        INFONCE_UNROLL
+        for (int i = 0; i < WIDTH; ++i) {
+            const uint32_t column = i * ROW_QUADS + lane * 4;
+            if (column >= p.dim) continue;
+            float y[4], dx[4];
+            widen_quad(unit[row][i], p.y.dtype, y);
+            widen_quad(given[row][i], p.dy.dtype, dx);
+            INFONCE_UNROLL
+            for (int j = 0; j < 4; ++j) dx[j] = (dx[j] - y[j] * along[row]) * inverse;
+            p.dx.store_quad(first + row, column, dx);
+        }
+    }
+    return others;
+}
+
+// dx_i = (dy_i - y_i⟨y_i, dy_i⟩) / ‖x_i‖; dy_i / ε where ‖x_i‖ ≤ ε
+INFONCE_KERNEL(normalize_backward, NormalizeBackwardParams, NORMALIZE_WARPS * 32, 1) {
+    const uint64_t warp = uint64_t(block_index().x) * NORMALIZE_WARPS + thread_index() / 32;
+    const uint32_t lane = thread_index() % 32;
+    const uint64_t first = warp * (p.warp_rows ? p.warp_rows : 1);
+    if (first >= p.rows) return;
+    uint32_t others = 1;
+    switch (p.warp_rows) {
+        case 4: others = normalize_backward_rows<4>(p, first, lane); break;
+        case 2: others = normalize_backward_rows<2>(p, first, lane); break;
+        case 1: others = normalize_backward_rows<1>(p, first, lane); break;
+    }
+    for (uint64_t row = first; others; others >>= 1, ++row)
+        if (others & 1) normalize_backward_row(p, row, lane);
 }
 
 }  // namespace infonce

@@ -7,6 +7,8 @@
 namespace infonce {
 
 constexpr uint32_t MOMENTUM_THREADS = 256, MOMENTUM_CHUNK = 4096;
+// Quads of numbers of a thread: as many loads of each tensor are under way.
+constexpr int MOMENTUM_QUADS = MOMENTUM_CHUNK / MOMENTUM_THREADS / 4;
 
 struct MomentumTensor {
     const void* query;
@@ -20,11 +22,12 @@ struct MomentumParams {
     const MomentumTensor* tensors;
     uint32_t count;
     uint32_t dtype;
-    float momentum;
+    const float* device_momentum;  // m, if it lives on the device; else null
+    float momentum;                // m otherwise
 };
 
 // key = m·key + (1 - m)·query; a block takes a chunk of one tensor.
-INFONCE_KERNEL(momentum_update, MomentumParams, MOMENTUM_THREADS, 1) {
+INFONCE_KERNEL(momentum_update, MomentumParams, MOMENTUM_THREADS, 4) {
     const uint64_t block = block_index().x;
     // The last tensor whose first block is not past this one.
     uint32_t low = 0, high = p.count;
@@ -36,14 +39,39 @@ INFONCE_KERNEL(momentum_update, MomentumParams, MOMENTUM_THREADS, 1) {
             high = middle;
     }
     const MomentumTensor* at = p.tensors + low;
-    const void* query = load_global(&at->query);
-    float* key = load_global(&at->key);
-    void* shadow = load_global(&at->shadow);
+    const void* query = global_pointer(load_global(&at->query));
+    float* key = global_pointer(load_global(&at->key));
+    void* shadow = global_pointer(load_global(&at->shadow));
     const uint64_t length = load_global(&at->length);
     const uint64_t first = (block - load_global(&at->first_block)) * MOMENTUM_CHUNK;
-    const float rest = 1.0f - p.momentum;
-    for (uint64_t i = first + thread_index(); i < first + MOMENTUM_CHUNK && i < length; i += MOMENTUM_THREADS) {
-        const float updated = fma(p.momentum, load_global(key + i), rest * load_number(query, p.dtype, i));
+    const uint64_t end = first + MOMENTUM_CHUNK < length ? first + MOMENTUM_CHUNK : length;
+    const float momentum = p.device_momentum ? load_global(p.device_momentum) : p.momentum;
+    const float rest = 1.0f - momentum;
+    const bool quads = is_quad_aligned(key, DTYPE_F32) && is_quad_aligned(query, p.dtype) && is_quad_aligned(shadow, p.dtype);
+    // Where whole quads end; single numbers follow.
+    const uint64_t whole = quads ? first + (end - first) / 4 * 4 : first;
+    Vector16 of_query[MOMENTUM_QUADS], of_key[MOMENTUM_QUADS];
+    INFONCE_UNROLL
+    for (int i = 0; i < MOMENTUM_QUADS; ++i) {
+        const uint64_t at = first + 4 * (i * MOMENTUM_THREADS + thread_index());
+        if (at >= whole) continue;
+        of_query[i] = load_quad(query, p.dtype, at);
+        of_key[i] = load_quad(key, DTYPE_F32, at);
+    }
+    INFONCE_UNROLL
+    for (int i = 0; i < MOMENTUM_QUADS; ++i) {
+        const uint64_t at = first + 4 * (i * MOMENTUM_THREADS + thread_index());
+        if (at >= whole) continue;
+        float theirs[4], updated[4];
+        widen_quad(of_query[i], p.dtype, theirs);
+        widen_quad(of_key[i], DTYPE_F32, updated);
+        INFONCE_UNROLL
+        for (int j = 0; j < 4; ++j) updated[j] = fma(momentum, updated[j], rest * theirs[j]);
+        store_quad(key, DTYPE_F32, at, updated);
+        if (shadow) store_quad(shadow, p.dtype, at, updated);
+    }
+    for (uint64_t i = whole + thread_index(); i < end; i += MOMENTUM_THREADS) {
+        const float updated = fma(momentum, load_global(key + i), rest * load_number(query, p.dtype, i));
         store_global(key + i, updated);
         if (shadow) store_number(shadow, p.dtype, i, updated);
     }
@@ -55,6 +83,7 @@ struct CopyRowsParams {
     uint32_t from_columns, to_columns;  // what `from` lacks becomes zero
     uint32_t first_from, first_to;      // rows
     uint32_t capacity;                  // rows of `to`: row numbers wrap around
+    const uint32_t* cursor;             // added to `first_to`; null: 0
 };
 
 constexpr int COPY_WARPS = 8;
@@ -63,11 +92,23 @@ constexpr int COPY_WARPS = 8;
 INFONCE_KERNEL(copy_rows, CopyRowsParams, COPY_WARPS * 32, 1) {
     const uint64_t row = uint64_t(block_index().x) * COPY_WARPS + thread_index() / 32;
     if (row >= p.rows) return;
-    const uint64_t to = (p.first_to + row) % p.capacity;
+    const uint64_t cursor = p.cursor ? load_global(p.cursor) : 0;
+    const uint64_t to = (p.first_to + cursor + row) % p.capacity;
     for (uint32_t d = thread_index() % 32; d < p.to_columns; d += 32) {
         const float x = d < p.from_columns ? p.from.load(p.first_from + row, d) : 0.0f;
         p.to.store(to, d, x);
     }
+}
+
+struct CursorParams {
+    uint32_t* cursor;
+    uint32_t rows, capacity;
+};
+
+// The cursor of a ring goes on by `rows`: a launch of its own, after all blocks of the copy have read it.
+INFONCE_KERNEL(advance_cursor, CursorParams, 32, 1) {
+    if (thread_index() != 0) return;
+    store_global(p.cursor, uint32_t((uint64_t(load_global(p.cursor)) + p.rows) % p.capacity));
 }
 
 }  // namespace infonce

@@ -28,6 +28,50 @@ INFONCE_DEVICE void store_number(void* data, uint32_t dtype, uint64_t index, flo
     }
 }
 
+// Whether four numbers at a time can be loaded and stored.
+INFONCE_DEVICE bool is_quad_aligned(const void* data, uint32_t dtype) {
+    return uint64_t(data) % (dtype == DTYPE_F32 ? 16 : 8) == 0;
+}
+
+// Four numbers that follow each other, from an index on that is a multiple of four, as memory holds them:
+// 16 bytes of f32, or 8 in the first two words. What is done with them comes later, so that loads that
+// stand one after the other are under way together.
+INFONCE_DEVICE Vector16 load_quad(const void* data, uint32_t dtype, uint64_t index) {
+    if (dtype == DTYPE_F32) return load_global(static_cast<const Vector16*>(data) + index / 4);
+    const Vector8 words = load_global(static_cast<const Vector8*>(data) + index / 4);
+    return {{words.x[0], words.x[1], 0, 0}};
+}
+
+INFONCE_DEVICE void widen_quad(const Vector16& quad, uint32_t dtype, float (&x)[4]) {
+    switch (dtype) {
+        case DTYPE_F16:
+            INFONCE_UNROLL
+            for (int i = 0; i < 4; ++i) x[i] = to_float(f16{uint16_t(quad.x[i / 2] >> i % 2 * 16)});
+            break;
+        case DTYPE_BF16:
+            INFONCE_UNROLL
+            for (int i = 0; i < 4; ++i) x[i] = to_float(bf16{uint16_t(quad.x[i / 2] >> i % 2 * 16)});
+            break;
+        default:
+            INFONCE_UNROLL
+            for (int i = 0; i < 4; ++i) x[i] = bits_float(quad.x[i]);
+    }
+}
+
+INFONCE_DEVICE void store_quad(void* data, uint32_t dtype, uint64_t index, const float (&x)[4]) {
+    switch (dtype) {
+        case DTYPE_F16:
+            store_global(static_cast<Vector8*>(data) + index / 4, Vector8{{pack_f16(x[0], x[1]), pack_f16(x[2], x[3])}});
+            break;
+        case DTYPE_BF16:
+            store_global(static_cast<Vector8*>(data) + index / 4, Vector8{{pack_bf16(x[0], x[1]), pack_bf16(x[2], x[3])}});
+            break;
+        default:
+            store_global(static_cast<Vector16*>(data) + index / 4,
+                         Vector16{{float_bits(x[0]), float_bits(x[1]), float_bits(x[2]), float_bits(x[3])}});
+    }
+}
+
 // A row-major matrix, rows `stride` numbers apart.
 struct Matrix {
     void* data;
@@ -36,6 +80,12 @@ struct Matrix {
     INFONCE_DEVICE float load(uint64_t row, uint32_t column) const { return load_number(data, dtype, row * stride + column); }
     INFONCE_DEVICE void store(uint64_t row, uint32_t column, float x) const {
         store_number(data, dtype, row * stride + column, x);
+    }
+    INFONCE_DEVICE Vector16 load_quad(uint64_t row, uint32_t column) const {
+        return infonce::load_quad(data, dtype, row * stride + column);
+    }
+    INFONCE_DEVICE void store_quad(uint64_t row, uint32_t column, const float (&x)[4]) const {
+        infonce::store_quad(data, dtype, row * stride + column, x);
     }
 };
 

@@ -396,13 +396,7 @@ impl Engine for CpuEngine {
         momentum: f32,
         tensors: &mut [MomentumSlices<'a, T>],
     ) -> Result<(), Error> {
-        if !(0.0..=1.0).contains(&momentum) {
-            return Err(Error::Scalar {
-                argument: "momentum",
-                given: f64::from(momentum),
-                allowed: "between 0 and 1",
-            });
-        }
+        crate::momentum::check(momentum)?;
         for tensor in &*tensors {
             let expected = tensor.key.len();
             let shadow = tensor.shadow.as_ref().map_or(expected, |s| s.len());

@@ -2,11 +2,11 @@
 
 use super::device::CudaDevice;
 use super::region::CudaRegion;
-use super::view::{CudaRows, CudaRowsMut};
+use super::view::{CudaRows, CudaRowsMut, CudaVector, CudaVectorMut};
 use crate::contrast::Inputs;
-use crate::device::DeviceMatrix;
+use crate::device::{DeviceMatrix, DeviceMomentum};
 use crate::element::Element;
-use crate::engine::Gradients;
+use crate::engine::{Gradients, MomentumTensor};
 use crate::error::Error;
 
 /// A matrix as the verbs take it, and where it lies.
@@ -94,6 +94,39 @@ pub(super) fn located_gradients<V: View>(
     };
     require_disjoint(&outputs, taken)?;
     Ok(Gradients { dq: dq.matrix, dk })
+}
+
+/// A tensor of a momentum update as the verb takes it, the memory that it writes, and what it reads.
+pub(super) fn located_tensor<T>(
+    tensor: &MomentumTensor<CudaVector<'_, T>, CudaVectorMut<'_, f32>, CudaVectorMut<'_, T>>,
+    device: &CudaDevice,
+) -> Result<(DeviceMomentum, Vec<Named>, Named), Error> {
+    let length = tensor.key.len();
+    let shadow = tensor.shadow.as_ref();
+    for (argument, given) in [
+        ("query", tensor.query.len()),
+        ("shadow", shadow.map_or(length, CudaVectorMut::len)),
+    ] {
+        if given != length {
+            return Err(Error::Length {
+                argument,
+                given,
+                expected: length,
+            });
+        }
+    }
+    let located = DeviceMomentum {
+        query: tensor.query.on("query", device)?,
+        key: tensor.key.on("key", device)?,
+        shadow: match shadow {
+            Some(shadow) => shadow.on("shadow", device)?,
+            None => 0,
+        },
+        length,
+    };
+    let mut outputs = vec![("key", tensor.key.region())];
+    outputs.extend(shadow.map(|shadow| ("shadow", shadow.region())));
+    Ok((located, outputs, ("query", tensor.query.region())))
 }
 
 /// Checks that outputs share memory neither with inputs nor with each other.

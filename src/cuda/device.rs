@@ -11,17 +11,18 @@ use super::probe::{CudaDeviceInfo, probe, unavailable};
 use super::region::Home;
 use super::staging::Staging;
 use super::stream::CudaStream;
-use crate::device::pool::{Block, Hold, Pool, Source};
+use crate::device::pool::{Block, Pool, Source};
 use crate::error::Error;
 
 /// A CUDA device together with one stream, on which everything asked of this handle runs in order,
 /// and with the memory that is kept from call to call. Clones share all three.
 #[derive(Debug, Clone)]
 pub struct CudaDevice {
-    shared: Arc<Shared>,
-    stream: CudaStream,
-    pool: Arc<Pool<DeviceMemory>>,
+    // Dropped in this order: the staging waits for the stream, whose work needs all the rest.
     staging: Arc<Staging>,
+    pool: Arc<Pool<DeviceMemory>>,
+    stream: CudaStream,
+    shared: Arc<Shared>,
 }
 
 /// What handles with different streams of one device share.
@@ -57,8 +58,9 @@ impl CudaDevice {
     /// # Safety
     /// `stream` is a stream of the device's primary context and lives as long as the handle, its
     /// clones, and the buffers and graphs that were made with it. Work that is recorded into a graph
-    /// by other means than [`record`](Self::record) runs only while the handle lives, and
-    /// [`trim`](Self::trim) is not called meanwhile.
+    /// by other means than [`record`](Self::record) uses memory that later calls and buffers of the
+    /// handle are given too: it runs only while the handle lives, no buffer is made after it has been
+    /// recorded, and [`trim`](Self::trim) is not called.
     pub unsafe fn with_raw_stream(ordinal: usize, stream: *mut c_void) -> Result<Self, Error> {
         let shared = Shared::new(ordinal)?;
         // SAFETY: the caller's promise.
@@ -80,10 +82,10 @@ impl CudaDevice {
             stream: stream.clone(),
         };
         Self {
-            shared,
-            pool: Pool::new(memory),
             staging: Arc::new(Staging::new(stream.clone())),
+            pool: Pool::new(memory),
             stream,
+            shared,
         }
     }
 
@@ -105,24 +107,19 @@ impl CudaDevice {
         self.stream.synchronize()
     }
 
-    /// Bytes of device memory that the handle holds: in use, by buffers and calls under way, and
-    /// free for the next calls.
+    /// Bytes of device memory that the handle holds: in use, by buffers, graphs and calls under way,
+    /// and free for the next calls.
     pub fn memory_bytes(&self) -> (usize, usize) {
         self.pool.bytes()
     }
 
-    /// Gives the free memory back to the driver, after waiting for the stream. Does nothing while a
-    /// [`CudaGraph`](super::CudaGraph) of this handle lives.
+    /// Gives the free memory back to the driver, after waiting for the stream.
     pub fn trim(&self) {
         self.pool.trim();
     }
 
     pub(super) fn pool(&self) -> &Arc<Pool<DeviceMemory>> {
         &self.pool
-    }
-
-    pub(super) fn hold(&self) -> Hold<DeviceMemory> {
-        self.pool.hold()
     }
 
     pub(super) fn staging(&self) -> &Staging {

@@ -1,12 +1,12 @@
 //! The verbs on a CUDA device.
 
-use super::argument::{View, located_gradients, located_inputs, require_disjoint};
+use super::argument::{View, located_gradients, located_inputs, located_tensor, require_disjoint};
 use super::device::CudaDevice;
 use super::queue::CudaQueue;
 use super::results::{CudaNumber, CudaResults, CudaTopK};
 use super::view::{CudaRows, CudaRowsMut, CudaVector, CudaVectorMut};
 use crate::contrast::{Contrast, Inputs, Shape, same_dim};
-use crate::device::{Call, DeviceMomentum, Rowwise, Similarity, workspace_bytes};
+use crate::device::{Call, Rowwise, Similarity, workspace_bytes};
 use crate::element::{DType, Element};
 use crate::engine::{Engine, Forward, Gradients, MomentumTensor, TopK, ValueAndGrad};
 use crate::error::Error;
@@ -115,7 +115,7 @@ impl CudaEngine {
         workspace_bytes(&self.similarity(None)?, call, contrast, shape, dtype)
     }
 
-    fn similarity(
+    pub(super) fn similarity(
         &self,
         scale: Option<CudaVector<'_>>,
     ) -> Result<Similarity<'_, CudaDevice>, Error> {
@@ -321,34 +321,9 @@ impl Engine for CudaEngine {
         let device = &self.device;
         let mut located = Vec::with_capacity(tensors.len());
         for tensor in &*tensors {
-            let length = tensor.key.len();
-            let shadow = tensor.shadow.as_ref();
-            for (argument, given) in [
-                ("query", tensor.query.len()),
-                ("shadow", shadow.map_or(length, CudaVectorMut::len)),
-            ] {
-                if given != length {
-                    return Err(Error::Length {
-                        argument,
-                        given,
-                        expected: length,
-                    });
-                }
-            }
-            let outputs = [Some(("key", tensor.key.region()))]
-                .into_iter()
-                .chain([shadow.map(|shadow| ("shadow", shadow.region()))]);
-            let outputs: Vec<_> = outputs.flatten().collect();
-            require_disjoint(&outputs, &[("query", tensor.query.region())])?;
-            located.push(DeviceMomentum {
-                query: tensor.query.on("query", device)?,
-                key: tensor.key.on("key", device)?,
-                shadow: match shadow {
-                    Some(shadow) => shadow.on("shadow", device)?,
-                    None => 0,
-                },
-                length,
-            });
+            let (tensor, outputs, query) = located_tensor(tensor, device)?;
+            require_disjoint(&outputs, &[query])?;
+            located.push(tensor);
         }
         Rowwise::new(device).momentum_update(momentum, T::DTYPE, &located)
     }

@@ -6,17 +6,16 @@ use cudarc::driver::{self, sys};
 
 use super::device::{CudaDevice, DeviceMemory};
 use super::driver::check;
-use crate::device::pool::Hold;
+use crate::device::pool::GraphMemory;
 use crate::error::Error;
 
 /// Work that was recorded from a device handle and runs again without the host's part of it.
 ///
-/// The handle keeps the memory of its calls while the graph lives, so
-/// [`CudaDevice::trim`] does nothing meanwhile.
+/// Memory that the recorded calls took from the handle serves the graph alone while it lives.
 pub struct CudaGraph {
     // Dropped before the handle whose stream and modules it uses.
     graph: driver::CudaGraph,
-    _memory: Hold<DeviceMemory>,
+    _memory: GraphMemory<DeviceMemory>,
     device: CudaDevice,
 }
 
@@ -39,16 +38,17 @@ impl CudaDevice {
         work: impl FnOnce() -> Result<R, Error>,
     ) -> Result<(R, CudaGraph), Error> {
         let stream = self.stream().handle();
-        let memory = self.hold();
         // Other threads' calls of the driver go on undisturbed.
         let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
         check("cuStreamBeginCapture", stream.begin_capture(mode))?;
+        let memory = self.pool().record();
         let result = catch_unwind(AssertUnwindSafe(work));
         // Ended whatever happened, or the stream would stay unusable.
         let graph = check(
             "cuStreamEndCapture",
             stream.end_capture(sys::CUgraphInstantiate_flags(0)),
         );
+        memory.end_recording();
         let result = result.unwrap_or_else(|panic| resume_unwind(panic))?;
         let lost = driver::DriverError(sys::CUresult::CUDA_ERROR_STREAM_CAPTURE_INVALIDATED);
         let graph = check("cuStreamEndCapture", graph?.ok_or(lost))?;

@@ -17,6 +17,7 @@
 //! | `image`, `module`, `launch` | the kernels in this binary, loaded once, started |
 //! | `staging` | host memory that bytes pass through on their way to the device |
 //! | `engine`, `queue`, `results` | the verbs, the key queue, what a call leaves on the device |
+//! | `step` | a whole step of training in one graph |
 //! | `argument` | where a verb's arguments lie, and what they must not share |
 //! | `buffer`, `region`, `view` | owned memory, where a matrix lies, matrices that borrow memory |
 
@@ -37,6 +38,7 @@ mod queue;
 mod region;
 mod results;
 mod staging;
+mod step;
 mod stream;
 mod view;
 
@@ -50,6 +52,7 @@ pub use probe::{CudaDeviceInfo, probe};
 pub use queue::CudaQueue;
 pub use region::CudaRegion;
 pub use results::{CudaNumber, CudaResults, CudaTopK};
+pub use step::{CudaStep, CudaStepBuilder, StepInputs};
 pub use stream::CudaStream;
 pub use view::{CudaRows, CudaRowsMut, CudaVector, CudaVectorMut};
 

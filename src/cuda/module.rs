@@ -202,7 +202,8 @@ impl Drop for Modules {
             .unwrap_or_else(PoisonError::into_inner);
         for module in loaded.values() {
             // SAFETY: loaded once and unloaded once; nothing that launches its functions is left,
-            // for every handle, buffer and graph keeps `self`.
+            // for every handle, buffer and graph keeps `self`, and handles wait for their streams
+            // before they let go of it.
             self.context
                 .record_err(unsafe { result::module::unload(module.0) });
         }

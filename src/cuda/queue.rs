@@ -14,7 +14,8 @@ use crate::queue::{KeyQueue, Ring};
 /// for saving.
 ///
 /// Where the next key goes is known on the host: a graph that records
-/// [`Engine::enqueue`](crate::Engine::enqueue) writes to the same rows each time it runs.
+/// [`Engine::enqueue`](crate::Engine::enqueue) writes to the same rows each time it runs. A
+/// [`CudaStep`](super::CudaStep) has a queue go on from run to run.
 #[derive(Debug)]
 pub struct CudaQueue<T> {
     ring: Ring,
@@ -94,6 +95,11 @@ impl<T: Element> CudaQueue<T> {
         )
     }
 
+    /// The whole ring, rows too that hold no key yet.
+    pub(super) fn all(&self) -> Result<CudaRows<'_, T>, Error> {
+        self.region(self.capacity()).map(CudaRows::at)
+    }
+
     /// Writes keys of the queue's dimension over its oldest ones.
     pub(super) fn push(&mut self, keys: &Located, device: &CudaDevice) -> Result<(), Error> {
         let region = self.region(self.capacity())?;
@@ -114,5 +120,15 @@ impl<T: Element> CudaQueue<T> {
         rowwise.copy_rows(keys.matrix, first.source, to, first.target, count)?;
         self.ring = ring;
         Ok(())
+    }
+
+    /// The row that the next key goes to.
+    pub(super) fn cursor(&self) -> usize {
+        self.ring.cursor()
+    }
+
+    /// Keeps up with a batch that was written by launches which the device counts.
+    pub(super) fn count(&mut self, batch: usize) {
+        self.ring.advance(batch);
     }
 }

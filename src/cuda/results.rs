@@ -64,6 +64,15 @@ impl CudaResults {
         self.results.read(&self.device)
     }
 
+    /// Loss and upstream × ∂loss/∂s alone.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read).
+    pub fn read_loss(&self) -> Result<[f32; 2], Error> {
+        let numbers = self.results.loss_and_dscale.read(&self.device)?;
+        Ok([numbers[0], numbers[1]])
+    }
+
     /// lse⁻ and z₊ of every row, N numbers each.
     pub fn rows(&self) -> [CudaVector<'_>; 2] {
         self.statistics(&self.results.rows)

@@ -127,6 +127,15 @@ impl Staging {
         Ok(())
     }
 
+    /// Allocates all slots now rather than when they are first written to.
+    pub(super) fn reserve(&self) -> Result<(), Error> {
+        let mut ring = self.ring.lock().unwrap_or_else(PoisonError::into_inner);
+        while ring.slots.len() < SLOTS {
+            ring.slots.push(self.slot()?);
+        }
+        Ok(())
+    }
+
     fn slot(&self) -> Result<Slot, Error> {
         Ok(Slot {
             memory: Pinned::new(&self.stream, SLOT_BYTES)?,

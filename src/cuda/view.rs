@@ -4,6 +4,8 @@ use std::marker::PhantomData;
 
 use super::device::CudaDevice;
 use super::region::CudaRegion;
+use crate::device::Device;
+use crate::element::Element;
 use crate::error::Error;
 use crate::rows::Matrix;
 
@@ -122,6 +124,44 @@ impl<T> CudaVectorMut<'_, T> {
         device: &CudaDevice,
     ) -> Result<Self, Error> {
         CudaRegion::new::<T>("pointer", pointer, [length, 1, 1], device.home()).map(Self::at)
+    }
+}
+
+impl<T: Element> CudaRows<'_, T> {
+    /// Copies the rows to the host, once the work on the stream of `device` so far has ended.
+    ///
+    /// # Errors
+    /// [`Error::Device`] when the rows are of another handle; [`Error::Contiguity`] when gaps lie
+    /// between them; [`Error::Capture`]; [`Error::Driver`] when work before has failed.
+    pub fn download(&self, device: &CudaDevice) -> Result<Vec<T>, Error> {
+        let region = self.region;
+        region.require_home("rows", device.home())?;
+        region.require_contiguous("rows")?;
+        let mut elements = vec![T::zeroed(); region.rows() * region.dim()];
+        device.read(region.address(), bytemuck::cast_slice_mut(&mut elements))?;
+        Ok(elements)
+    }
+}
+
+impl<T: Element> CudaRowsMut<'_, T> {
+    /// Overwrites all rows, in the order of the stream of `device`; `elements` may be changed or freed
+    /// at once.
+    ///
+    /// # Errors
+    /// [`Error::Device`] when the rows are of another handle; [`Error::Contiguity`] when gaps lie
+    /// between them; [`Error::Length`] unless there are as many elements; [`Error::Driver`].
+    pub fn upload(&mut self, device: &CudaDevice, elements: &[T]) -> Result<(), Error> {
+        let region = self.region;
+        region.require_home("rows", device.home())?;
+        region.require_contiguous("rows")?;
+        if elements.len() != region.rows() * region.dim() {
+            return Err(Error::Length {
+                argument: "elements",
+                given: elements.len(),
+                expected: region.rows() * region.dim(),
+            });
+        }
+        device.write(region.address(), bytemuck::cast_slice(elements))
     }
 }
 

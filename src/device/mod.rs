@@ -11,6 +11,7 @@ mod prepared;
 mod rowwise;
 mod similarity;
 mod statistics;
+mod step;
 #[cfg(all(test, host_kernels))]
 mod tests;
 mod top_k;
@@ -22,6 +23,7 @@ pub(crate) use plan::workspace_bytes;
 pub(crate) use rowwise::{DeviceMomentum, Rowwise};
 pub(crate) use similarity::Similarity;
 pub(crate) use statistics::{DeviceStatistics, Results};
+pub(crate) use step::{Step, StepArguments};
 pub(crate) use top_k::DeviceTopK;
 
 use crate::element::DType;

@@ -229,7 +229,7 @@ pub(super) struct NormalizeParams {
     pub rows: u32,
     pub dim: u32,
     pub epsilon: f32,
-    pub padding: u32,
+    pub warp_rows: u32,
 }
 
 /// `NormalizeBackwardParams` of rowwise/normalize.cu.
@@ -243,7 +243,7 @@ pub(super) struct NormalizeBackwardParams {
     pub rows: u32,
     pub dim: u32,
     pub epsilon: f32,
-    pub padding: u32,
+    pub warp_rows: u32,
 }
 
 /// `MomentumTensor` of rowwise/state.cu.
@@ -264,6 +264,7 @@ pub(super) struct MomentumParams {
     pub tensors: u64,
     pub count: u32,
     pub dtype: u32,
+    pub device_momentum: u64,
     pub momentum: f32,
     pub padding: u32,
 }
@@ -279,5 +280,15 @@ pub(super) struct CopyRowsParams {
     pub to_columns: u32,
     pub first_from: u32,
     pub first_to: u32,
+    pub capacity: u32,
+    pub cursor: u64,
+}
+
+/// `CursorParams` of rowwise/state.cu.
+#[derive(Debug, Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+pub(super) struct CursorParams {
+    pub cursor: u64,
+    pub rows: u32,
     pub capacity: u32,
 }

@@ -4,6 +4,9 @@
 //! waiting to run: the next owner's work comes after them on the same stream. Sizes are rounded to
 //! eighths of a power of two and a request takes a block of exactly its rounded size, so the second
 //! call of a shape finds the blocks of the first, at the same addresses, whatever came in between.
+//!
+//! A graph works in its blocks each time it runs, long after the calls that it recorded let go of them.
+//! So blocks that are taken while a graph is recorded serve that graph alone until it is dropped.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -20,14 +23,20 @@ pub(crate) trait Source {
     fn is_exhausted(&self, error: &Error) -> bool;
 }
 
+/// Addresses of blocks by size, the last freed last.
+type Addresses = BTreeMap<usize, Vec<u64>>;
+
 #[derive(Debug, Default)]
 struct State {
-    /// Addresses of free blocks by size, the last freed last.
-    free: BTreeMap<usize, Vec<u64>>,
+    free: Addresses,
     free_bytes: usize,
+    /// Of graphs too.
     used_bytes: usize,
-    /// While there are recorded graphs, which name addresses, nothing is given back.
-    graphs: usize,
+    /// Blocks of each graph that no call has at the moment.
+    graphs: BTreeMap<u64, Addresses>,
+    /// The graph that is being recorded, and how many have been.
+    recording: Option<u64>,
+    recorded: u64,
 }
 
 /// The blocks of one stream.
@@ -43,12 +52,16 @@ pub(crate) struct Block<S: Source> {
     pool: Arc<Pool<S>>,
     address: u64,
     bytes: usize,
+    /// In whose recording it was taken.
+    graph: Option<u64>,
 }
 
-/// Keeps a pool from giving memory back.
+/// The blocks that are taken from now until [`end_recording`](Self::end_recording): they come back to
+/// the pool when this has been dropped.
 #[derive(Debug)]
-pub(crate) struct Hold<S: Source> {
+pub(crate) struct GraphMemory<S: Source> {
     pool: Arc<Pool<S>>,
+    graph: u64,
 }
 
 /// Bytes that a request for `bytes` takes: at most an eighth more, 512 or more, a multiple of 64.
@@ -69,6 +82,17 @@ impl<S: Source> Pool<S> {
     pub(crate) fn allocate(self: &Arc<Self>, bytes: usize) -> Result<Block<S>, Error> {
         let bytes = rounded(bytes);
         let mut state = self.state();
+        let graph = state.recording;
+        let block = |address| Block {
+            pool: Arc::clone(self),
+            address,
+            bytes,
+            graph,
+        };
+        let of_graph = graph.and_then(|graph| state.graphs.get_mut(&graph));
+        if let Some(address) = of_graph.and_then(|blocks| blocks.get_mut(&bytes)?.pop()) {
+            return Ok(block(address));
+        }
         let free = state.free.get_mut(&bytes).and_then(Vec::pop);
         let address = match free {
             Some(address) => {
@@ -84,14 +108,10 @@ impl<S: Source> Pool<S> {
             },
         };
         state.used_bytes += bytes;
-        Ok(Block {
-            pool: Arc::clone(self),
-            address,
-            bytes,
-        })
+        Ok(block(address))
     }
 
-    /// Gives free blocks back to the source, unless a recorded graph may use them.
+    /// Gives free blocks back to the source.
     pub(crate) fn trim(&self) {
         self.give_back(&mut self.state());
     }
@@ -102,17 +122,18 @@ impl<S: Source> Pool<S> {
         (state.used_bytes, state.free_bytes)
     }
 
-    /// From now until the value is dropped, no memory is given back.
-    pub(crate) fn hold(self: &Arc<Self>) -> Hold<S> {
-        self.state().graphs += 1;
+    /// What is taken from now on belongs to a graph that is being recorded. One is recorded at a time.
+    pub(crate) fn record(self: &Arc<Self>) -> GraphMemory<S> {
+        let mut state = self.state();
+        state.recorded += 1;
+        let graph = state.recorded;
+        state.recording = Some(graph);
+        state.graphs.insert(graph, Addresses::new());
         let pool = Arc::clone(self);
-        Hold { pool }
+        GraphMemory { pool, graph }
     }
 
     fn give_back(&self, state: &mut State) {
-        if state.graphs > 0 {
-            return;
-        }
         state.free_bytes = 0;
         for address in std::mem::take(&mut state.free).into_values().flatten() {
             self.source.release(address);
@@ -131,18 +152,45 @@ impl<S: Source> Block<S> {
     }
 }
 
-impl<S: Source> Drop for Block<S> {
-    fn drop(&mut self) {
-        let mut state = self.pool.state();
-        state.used_bytes -= self.bytes;
-        state.free_bytes += self.bytes;
-        state.free.entry(self.bytes).or_default().push(self.address);
+impl State {
+    fn free(&mut self, bytes: usize, address: u64) {
+        self.used_bytes -= bytes;
+        self.free_bytes += bytes;
+        self.free.entry(bytes).or_default().push(address);
     }
 }
 
-impl<S: Source> Drop for Hold<S> {
+impl<S: Source> GraphMemory<S> {
+    /// The graph has been recorded.
+    pub(crate) fn end_recording(&self) {
+        self.pool.state().recording = None;
+    }
+}
+
+impl<S: Source> Drop for Block<S> {
     fn drop(&mut self) {
-        self.pool.state().graphs -= 1;
+        let mut state = self.pool.state();
+        let (bytes, address) = (self.bytes, self.address);
+        let graph = self.graph.and_then(|graph| state.graphs.get_mut(&graph));
+        match graph {
+            Some(blocks) => blocks.entry(bytes).or_default().push(address),
+            None => state.free(bytes, address),
+        }
+    }
+}
+
+impl<S: Source> Drop for GraphMemory<S> {
+    fn drop(&mut self) {
+        let mut state = self.pool.state();
+        // A recording that failed has not been ended.
+        if state.recording == Some(self.graph) {
+            state.recording = None;
+        }
+        for (bytes, addresses) in state.graphs.remove(&self.graph).unwrap_or_default() {
+            for address in addresses {
+                state.free(bytes, address);
+            }
+        }
     }
 }
 
@@ -278,15 +326,45 @@ mod tests {
     }
 
     #[test]
-    fn recorded_graphs_keep_the_memory_that_they_name() {
+    fn memory_that_a_graph_names_serves_nobody_else_while_it_lives() {
         let (source, pool) = pool(None);
+        let before = pool.allocate(1000).unwrap();
         drop(pool.allocate(1000).unwrap());
-        let graph = pool.hold();
+        let graph = pool.record();
+        let result = pool.allocate(1000).unwrap();
+        let workspace = pool.allocate(2000).unwrap().address();
+        // A later call of the same recording may have it.
+        assert_eq!(pool.allocate(2000).unwrap().address(), workspace);
+        graph.end_recording();
+        let named = [result.address(), workspace];
+        drop(result);
+        drop(before);
+        let taken = [1000, 1000, 2000].map(|bytes| pool.allocate(bytes).unwrap());
+        for block in &taken {
+            assert!(!named.contains(&block.address()));
+        }
+        drop(taken);
         pool.trim();
-        assert_eq!(source.live(), 1);
+        assert_eq!((source.live(), pool.bytes()), (2, (1024 + 2048, 0)));
         drop(graph);
-        pool.trim();
-        assert_eq!(source.live(), 0);
+        let mut again = [1000, 2000].map(|bytes| pool.allocate(bytes).unwrap().address());
+        again.sort_unstable();
+        let mut named = named;
+        named.sort_unstable();
+        assert_eq!((again, pool.bytes()), (named, (0, 1024 + 2048)));
+    }
+
+    #[test]
+    fn a_block_that_outlives_its_graph_comes_back_like_any_other() {
+        let (_, pool) = pool(None);
+        let graph = pool.record();
+        let result = pool.allocate(1000).unwrap();
+        // Without an end: the recording failed.
+        drop(graph);
+        let other = pool.allocate(1000).unwrap();
+        assert_ne!(result.address(), other.address());
+        drop((result, other));
+        assert_eq!(pool.bytes(), (0, 2048));
     }
 
     #[test]

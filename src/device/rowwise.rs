@@ -1,17 +1,28 @@
 //! Row-wise verbs as launches: normalisation and its gradient, momentum updates, copies of rows.
 
 use super::params::{
-    CopyRowsParams, MomentumEntry, MomentumParams, NormalizeBackwardParams, NormalizeParams,
+    CopyRowsParams, CursorParams, MomentumEntry, MomentumParams, NormalizeBackwardParams,
+    NormalizeParams,
 };
 use super::prepared::view;
 use super::similarity::WARP_ROWS;
-use super::{Device, DeviceMatrix, Launch, count};
+use super::{Device, DeviceMatrix, Launch, count, number_bytes};
 use crate::contrast::{same_dim, same_rows};
 use crate::element::DType;
 use crate::error::{Error, positive};
+use crate::momentum;
+use crate::queue::Ring;
 
 /// Numbers of a block of the momentum update.
 const MOMENTUM_CHUNK: u64 = 4096;
+
+/// Rows of 128 numbers that a warp holds: `NORMALIZE_QUADS` and `BACKWARD_QUADS` of
+/// rowwise/normalize.cu.
+const NORMALIZE_ROWS: usize = 8;
+const BACKWARD_ROWS: usize = 4;
+
+/// Blocks that a multiprocessor is to have before their warps take several rows.
+const NORMALIZE_BLOCKS: usize = 4;
 
 /// One tensor of a momentum update, in device memory.
 #[derive(Debug, Clone, Copy)]
@@ -26,6 +37,15 @@ pub(crate) struct DeviceMomentum {
     pub length: usize,
 }
 
+/// Tensors of momentum updates, in device memory.
+pub(super) struct MomentumTable<D: Device> {
+    buffer: D::Buffer,
+    count: u32,
+    blocks: u32,
+    /// Of the query encoder's parameters.
+    dtype: DType,
+}
+
 /// The verbs that work row by row.
 pub(crate) struct Rowwise<'d, D: Device> {
     pub(super) device: &'d D,
@@ -36,19 +56,38 @@ impl<'d, D: Device> Rowwise<'d, D> {
         Self { device }
     }
 
+    /// Launches a kernel in which a warp takes a row, or several.
     fn launch_rows<P: bytemuck::Pod>(
         &self,
         kernel: &'static str,
-        rows: usize,
+        warps: usize,
         params: &P,
     ) -> Result<(), Error> {
         self.device.launch(&Launch {
             kernel,
-            grid: [rows.div_ceil(WARP_ROWS) as u32, 1, 1],
+            grid: [warps.div_ceil(WARP_ROWS) as u32, 1, 1],
             threads: 32 * WARP_ROWS as u32,
             shared_bytes: 0,
             params: bytemuck::bytes_of(params),
         })
+    }
+
+    /// Rows that a warp holds in registers, when it can hold `most` of 128 numbers: several only where
+    /// there are enough for every multiprocessor. 0 where rows are too long to be held, or do not lie
+    /// at whole quads of numbers.
+    fn warp_rows(&self, matrices: &[DeviceMatrix], most: usize) -> usize {
+        let DeviceMatrix { rows, dim, .. } = matrices[0];
+        let whole = matrices.iter().all(|matrix| {
+            let quad = 4 * number_bytes(matrix.dtype) as u64;
+            matrix.stride.is_multiple_of(4) && matrix.address.is_multiple_of(quad)
+        });
+        if !whole || !dim.is_multiple_of(4) {
+            return 0;
+        }
+        let places = WARP_ROWS * NORMALIZE_BLOCKS * self.device.multiprocessors().max(1) as usize;
+        let fits = most / dim.div_ceil(128).next_power_of_two();
+        let wanted = (rows / places).clamp(1, most);
+        fits.min(1 << wanted.ilog2())
     }
 
     /// y_i = x_i / max(‖x_i‖, ε), and ‖x_i‖ into `norms`, N numbers of f32.
@@ -63,6 +102,7 @@ impl<'d, D: Device> Rowwise<'d, D> {
         same_rows("y", y.rows, x.rows)?;
         same_dim("y", y.dim, x.dim)?;
         same_rows("norms", norms.1, x.rows)?;
+        let warp_rows = self.warp_rows(&[x, y], NORMALIZE_ROWS);
         let params = NormalizeParams {
             x: view(x),
             y: view(y),
@@ -70,9 +110,9 @@ impl<'d, D: Device> Rowwise<'d, D> {
             rows: count("x", x.rows)?,
             dim: x.dim as u32,
             epsilon,
-            padding: 0,
+            warp_rows: warp_rows as u32,
         };
-        self.launch_rows("normalize", x.rows, &params)
+        self.launch_rows("normalize", x.rows.div_ceil(warp_rows.max(1)), &params)
     }
 
     /// dx_i = (dy_i − y_i⟨y_i, dy_i⟩)/‖x_i‖; dy_i/ε where ‖x_i‖ ≤ ε.
@@ -90,6 +130,7 @@ impl<'d, D: Device> Rowwise<'d, D> {
             same_rows(argument, matrix.rows, y.rows)?;
             same_dim(argument, matrix.dim, y.dim)?;
         }
+        let warp_rows = self.warp_rows(&[y, dy, dx], BACKWARD_ROWS);
         let params = NormalizeBackwardParams {
             y: view(y),
             dy: view(dy),
@@ -98,9 +139,10 @@ impl<'d, D: Device> Rowwise<'d, D> {
             rows: count("y", y.rows)?,
             dim: y.dim as u32,
             epsilon,
-            padding: 0,
+            warp_rows: warp_rows as u32,
         };
-        self.launch_rows("normalize_backward", y.rows, &params)
+        let warps = y.rows.div_ceil(warp_rows.max(1));
+        self.launch_rows("normalize_backward", warps, &params)
     }
 
     /// key = m·key + (1 − m)·query for every tensor, in one launch. `query` and `shadow` are of
@@ -111,13 +153,17 @@ impl<'d, D: Device> Rowwise<'d, D> {
         dtype: DType,
         tensors: &[DeviceMomentum],
     ) -> Result<(), Error> {
-        if !(0.0..=1.0).contains(&momentum) {
-            return Err(Error::Scalar {
-                argument: "momentum",
-                given: f64::from(momentum),
-                allowed: "between 0 and 1",
-            });
-        }
+        momentum::check(momentum)?;
+        let table = self.momentum_table(dtype, tensors)?;
+        self.update(&table, momentum, 0)
+    }
+
+    /// The tensors of momentum updates, written to the device once.
+    pub(super) fn momentum_table(
+        &self,
+        dtype: DType,
+        tensors: &[DeviceMomentum],
+    ) -> Result<MomentumTable<D>, Error> {
         let mut entries = Vec::with_capacity(tensors.len());
         let mut blocks = 0u64;
         for tensor in tensors.iter().filter(|tensor| tensor.length > 0) {
@@ -130,26 +176,43 @@ impl<'d, D: Device> Rowwise<'d, D> {
             });
             blocks += (tensor.length as u64).div_ceil(MOMENTUM_CHUNK);
         }
-        if entries.is_empty() {
+        let entries_bytes = bytemuck::cast_slice::<_, u8>(&entries);
+        let buffer = self.device.allocate(entries_bytes.len())?;
+        self.device.write(D::address(&buffer), entries_bytes)?;
+        Ok(MomentumTable {
+            buffer,
+            count: count("tensors", entries.len())?,
+            blocks: count("tensors", blocks as usize)?,
+            dtype,
+        })
+    }
+
+    /// The update of the tensors of a table. `device_momentum`: where m stands on the device, in place
+    /// of `momentum`; 0: it does not.
+    pub(super) fn update(
+        &self,
+        table: &MomentumTable<D>,
+        momentum: f32,
+        device_momentum: u64,
+    ) -> Result<(), Error> {
+        if table.count == 0 {
             return Ok(());
         }
-        let table = bytemuck::cast_slice::<_, u8>(&entries);
-        let buffer = self.device.allocate(table.len())?;
-        self.device.write(D::address(&buffer), table)?;
         let params = MomentumParams {
-            tensors: D::address(&buffer),
-            count: count("tensors", entries.len())?,
-            dtype: match dtype {
+            tensors: D::address(&table.buffer),
+            count: table.count,
+            dtype: match table.dtype {
                 DType::F32 => 0,
                 DType::F16 => 1,
                 DType::Bf16 => 2,
             },
+            device_momentum,
             momentum,
             padding: 0,
         };
         self.device.launch(&Launch {
             kernel: "momentum_update",
-            grid: [count("tensors", blocks as usize)?, 1, 1],
+            grid: [table.blocks, 1, 1],
             threads: 256,
             shared_bytes: 0,
             params: bytemuck::bytes_of(&params),
@@ -166,6 +229,19 @@ impl<'d, D: Device> Rowwise<'d, D> {
         first_to: usize,
         rows: usize,
     ) -> Result<(), Error> {
+        self.copy_rows_past(0, from, first_from, to, first_to, rows)
+    }
+
+    /// [`copy_rows`](Self::copy_rows) to rows `first_to` + the number at `cursor` and following.
+    fn copy_rows_past(
+        &self,
+        cursor: u64,
+        from: DeviceMatrix,
+        first_from: usize,
+        to: DeviceMatrix,
+        first_to: usize,
+        rows: usize,
+    ) -> Result<(), Error> {
         let params = CopyRowsParams {
             from: view(from),
             to: view(to),
@@ -175,7 +251,34 @@ impl<'d, D: Device> Rowwise<'d, D> {
             first_from: count("rows", first_from)?,
             first_to: count("rows", first_to)?,
             capacity: count("rows", to.rows)?,
+            cursor,
         };
         self.launch_rows("copy_rows", rows, &params)
+    }
+
+    /// Writes `keys` into the ring from the row that `cursor` says on, and moves the cursor on: the
+    /// same launches for every batch, where [`Ring`] counts on the host.
+    pub(super) fn enqueue(
+        &self,
+        keys: DeviceMatrix,
+        ring: DeviceMatrix,
+        cursor: u64,
+    ) -> Result<(), Error> {
+        // What a ring of this capacity does at cursor 0, and so, turned on, at any other.
+        let [first, second] = Ring::new(ring.rows).advance(keys.rows);
+        let rows = first.count + second.count;
+        self.copy_rows_past(cursor, keys, first.source, ring, first.target, rows)?;
+        let params = CursorParams {
+            cursor,
+            rows: count("keys", keys.rows)?,
+            capacity: count("queue", ring.rows)?,
+        };
+        self.device.launch(&Launch {
+            kernel: "advance_cursor",
+            grid: [1, 1, 1],
+            threads: 32,
+            shared_bytes: 0,
+            params: bytemuck::bytes_of(&params),
+        })
     }
 }

@@ -1,5 +1,8 @@
 //! What only a device shows: memory that is counted, statistics and scales that stay there.
 
+mod rowwise;
+mod step;
+
 use super::{Call, Device, DeviceMatrix, Results, Similarity, number_bytes};
 use crate::contrast::{Contrast, Inputs, Positives, Shape};
 use crate::element::{DType, Element};

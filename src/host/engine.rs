@@ -25,9 +25,9 @@ pub struct HostEngine {
 
 /// Multiprocessors that work is cut up for: few, so that small problems have splits and large ones
 /// have tiles one after another.
-const MULTIPROCESSORS: u32 = 3;
+pub(crate) const MULTIPROCESSORS: u32 = 3;
 /// Bytes for a chunk of weights or scores: small, so that small problems have several.
-const BUDGET: usize = 64 << 10;
+pub(crate) const BUDGET: usize = 64 << 10;
 
 impl HostEngine {
     /// An engine under `schedule`; the order of threads and blocks follows from `seed`.

@@ -14,3 +14,5 @@ pub use device::Schedule;
 #[cfg(test)]
 pub(crate) use device::{HostBuffer, HostDevice};
 pub use engine::HostEngine;
+#[cfg(test)]
+pub(crate) use engine::{BUDGET, MULTIPROCESSORS};

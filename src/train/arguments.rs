@@ -6,6 +6,7 @@ use clap::builder::RangedU64ValueParser;
 use clap::{Args, ValueEnum, value_parser};
 
 use super::data::DataSource;
+use super::engine::EngineName;
 
 /// What `infonce train` is asked to do. Whatever is left out comes from `--config`, and what that
 /// leaves out from the defaults.
@@ -40,6 +41,9 @@ pub struct TrainArgs {
     /// Momentum of the key encoder (moco).
     #[arg(long, value_name = "M", allow_negative_numbers = true)]
     pub momentum: Option<f64>,
+    /// What computes: cuda, cpu, or auto, which is cuda where it can be [default: auto].
+    #[arg(long, value_enum, value_name = "ENGINE", hide_possible_values = true)]
+    pub engine: Option<EngineName>,
     /// Seed of everything random.
     #[arg(long, value_name = "S", value_parser = whole())]
     pub seed: Option<u64>,
@@ -90,7 +94,8 @@ impl MethodName {
 const EXIT_CODES: &str = "Exit codes:
   0    the run finished
   1    a file could not be read or written
-  2    an argument, the configuration or the data is not what it should be
+  2    an argument, the configuration or the data is not what it should be, or the engine asked for
+       is not here
   3    the loss is not a finite number
   4    --require-improvement was not reached
   130  interrupted (Ctrl-C), after a checkpoint";

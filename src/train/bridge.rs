@@ -1,10 +1,8 @@
 //! The seam between the tensor framework and this crate's engine.
 //!
-//! Embeddings leave the framework as a slice, the engine computes normalisation, loss and
-//! gradient, and the gradient enters the framework's graph as the gradient of one operation,
-//! [`EngineLoss`]. Where the framework's tensors live in host memory, neither way copies: the last
-//! tensor of a network is nobody else's, so its buffer is handed out, and the gradient's vector
-//! becomes a tensor's buffer. Nothing of the loss comes from the framework.
+//! Embeddings leave the framework's graph, the engine computes normalisation, loss and gradient,
+//! and the gradient enters the graph again as that of one operation, [`EngineLoss`]. Nothing of the
+//! loss comes from the framework.
 
 use burn::backend::Autodiff;
 use burn::backend::autodiff::checkpoint::base::Checkpointer;
@@ -12,11 +10,12 @@ use burn::backend::autodiff::checkpoint::strategy::NoCheckpointing;
 use burn::backend::autodiff::grads::Gradients as GraphGradients;
 use burn::backend::autodiff::ops::{Backward, Ops, OpsKind, unary};
 use burn::tensor::backend::Backend;
-use burn::tensor::ops::FloatTensor;
+use burn::tensor::ops::{FloatTensor, FloatTensorOps};
 use burn::tensor::{Tensor, TensorData, TensorPrimitive};
 
+use super::platform::{MatrixMutOf, MatrixOf, Platform, Values, ValuesMut};
 use super::trainer::TrainError;
-use crate::{CpuEngine, Engine, Rows, RowsMut};
+use crate::Engine;
 
 /// Embeddings shorter than this are divided by this instead of their length.
 const NORM_EPSILON: f32 = 1e-12;
@@ -45,32 +44,67 @@ pub fn into_floats<B: Backend, const D: usize>(
         .map_err(|error| TrainError::Tensor(error.to_string()))
 }
 
-/// The values where they lie. [`into_floats`] would copy them when the framework has allocated
-/// them with another alignment than a `Vec` of floats has.
-fn as_floats(data: &TensorData) -> Result<&[f32], TrainError> {
-    data.as_slice()
-        .map_err(|error| TrainError::Tensor(error.to_string()))
+/// Rows of length 1, and the lengths that they had.
+#[derive(Debug)]
+pub struct UnitRows<P: Platform> {
+    values: P::Owned,
+    lengths: P::Owned,
+    shape: [usize; 2],
 }
 
-/// Rows scaled to length 1, and their lengths.
-///
-/// # Errors
-/// [`crate::Error`] when `rows` is empty.
-pub fn normalize(
-    engine: &CpuEngine,
-    embeddings: Rows<'_, f32>,
-) -> Result<(Vec<f32>, Vec<f32>), crate::Error> {
-    use crate::Matrix;
-    let (rows, dim) = (embeddings.rows(), embeddings.dim());
-    let mut unit = vec![0.0; rows * dim];
-    let mut lengths = vec![0.0; rows];
-    engine.normalize(
-        embeddings,
-        RowsMut::new(&mut unit, rows, dim)?,
-        &mut lengths,
-        NORM_EPSILON,
-    )?;
-    Ok((unit, lengths))
+impl<P: Platform> UnitRows<P> {
+    /// Scales the rows of `embeddings`.
+    ///
+    /// # Errors
+    /// [`TrainError::Loss`] when there are none; what the platform reports.
+    pub fn of(platform: &P, embeddings: Tensor<P::Backend, 2>) -> Result<Self, TrainError> {
+        let shape @ [rows, dim] = embeddings.dims();
+        let [mut values, mut lengths] = platform.room([rows * dim, rows])?;
+        let embeddings = platform.lend(embeddings)?;
+        platform.engine().normalize::<f32, f32>(
+            embeddings.matrix(rows, dim)?,
+            values.matrix_mut(rows, dim)?,
+            lengths.vector_mut()?,
+            NORM_EPSILON,
+        )?;
+        Ok(Self {
+            values,
+            lengths,
+            shape,
+        })
+    }
+
+    /// The rows, as the engine reads them.
+    ///
+    /// # Errors
+    /// [`TrainError::Loss`] when there are none.
+    pub fn matrix(&self) -> Result<MatrixOf<'_, P>, TrainError> {
+        let [rows, dim] = self.shape;
+        self.values.matrix(rows, dim)
+    }
+
+    /// The rows on the host.
+    ///
+    /// # Errors
+    /// What the platform reports.
+    pub fn into_floats(self, platform: &P) -> Result<Vec<f32>, TrainError> {
+        let tensor: Tensor<_, 2> = platform.tensor_of(self.values, self.shape.into())?;
+        into_floats(tensor)
+    }
+
+    /// The gradient of the rows before they were scaled, from `unit`, that of the scaled ones.
+    fn backward(&self, platform: &P, unit: &P::Owned) -> Result<P::Owned, TrainError> {
+        let [rows, dim] = self.shape;
+        let [mut gradient] = platform.room([rows * dim])?;
+        platform.engine().normalize_backward::<f32, f32>(
+            self.matrix()?,
+            self.lengths.vector()?,
+            unit.matrix(rows, dim)?,
+            gradient.matrix_mut(rows, dim)?,
+            NORM_EPSILON,
+        )?;
+        Ok(gradient)
+    }
 }
 
 /// Normalises `embeddings` (N × D, the end of a graph), hands them to `loss` together with the
@@ -78,38 +112,29 @@ pub fn normalize(
 /// graph. Returns the loss's report and the gradients of everything the embeddings came from.
 ///
 /// # Errors
-/// Whatever `loss` returns; [`TrainError::Tensor`] when the backend's floats are not f32.
-pub fn differentiate<B: Backend>(
-    engine: &CpuEngine,
-    embeddings: Tensor<Autodiff<B>, 2>,
-    loss: impl FnOnce(Rows<'_, f32>, RowsMut<'_, f32>) -> Result<LossReport, crate::Error>,
+/// Whatever `loss` returns; what the platform reports.
+pub fn differentiate<P: Platform>(
+    platform: &P,
+    embeddings: Tensor<Autodiff<P::Backend>, 2>,
+    loss: impl FnOnce(&UnitRows<P>, MatrixMutOf<'_, P>) -> Result<LossReport, TrainError>,
 ) -> Result<(LossReport, GraphGradients), TrainError> {
     let [rows, dim] = embeddings.dims();
     let device = embeddings.device();
     let end = embeddings.into_primitive().tensor();
     // Keeps the node alive while its value is away.
     let (node, _alive) = (end.node, end.rc);
-    let values: Tensor<B, 2> = Tensor::from_primitive(TensorPrimitive::Float(end.primitive));
-    let values = values.into_data();
-    let values = as_floats(&values)?;
+    let values = Tensor::from_primitive(TensorPrimitive::Float(end.primitive));
 
-    let (unit, lengths) = normalize(engine, Rows::new(values, rows, dim)?)?;
-    let unit = Rows::new(&unit, rows, dim)?;
-    let mut unit_gradient = vec![0.0; rows * dim];
-    let report = loss(unit, RowsMut::new(&mut unit_gradient, rows, dim)?)?;
-    let mut gradient = vec![0.0; rows * dim];
-    engine.normalize_backward(
-        unit,
-        &lengths,
-        Rows::new(&unit_gradient, rows, dim)?,
-        RowsMut::new(&mut gradient, rows, dim)?,
-        NORM_EPSILON,
-    )?;
+    let unit = UnitRows::of(platform, values)?;
+    let [mut unit_gradient] = platform.room([rows * dim])?;
+    let report = loss(&unit, unit_gradient.matrix_mut(rows, dim)?)?;
+    let gradient = unit.backward(platform, &unit_gradient)?;
 
-    let primitive = |values: TensorData| B::float_from_data(values, &device);
-    let gradient = primitive(TensorData::new(gradient, [rows, dim]));
-    let value = primitive(TensorData::new(vec![report.loss], [1]));
-    let attached = match Backward::<B, 1>::prepare::<NoCheckpointing>(EngineLoss, [node])
+    let gradient: Tensor<_, 2> = platform.tensor_of(gradient, [rows, dim].into())?;
+    let gradient = gradient.into_primitive().tensor();
+    let value = TensorData::new(vec![report.loss], [1]);
+    let value = P::Backend::float_from_data(value, &device);
+    let attached = match Backward::<P::Backend, 1>::prepare::<NoCheckpointing>(EngineLoss, [node])
         .compute_bound()
         .stateful()
     {
@@ -142,11 +167,11 @@ impl<B: Backend> Backward<B, 1> for EngineLoss {
 #[cfg(test)]
 mod tests {
     use burn::backend::Flex;
-    use burn::tensor::ops::FloatTensorOps;
     use burn::tensor::{Distribution, Tolerance, activation::log_softmax};
 
     use super::*;
-    use crate::{Contrast, Gradients, Inputs};
+    use crate::train::host::Host;
+    use crate::{Contrast, CpuEngine, Gradients, Inputs, RowsMut};
 
     type Training = Autodiff<Flex>;
 
@@ -170,16 +195,16 @@ mod tests {
     }
 
     fn nt_xent(
-        unit: Rows<'_, f32>,
+        unit: &UnitRows<Host>,
         gradient: RowsMut<'_, f32>,
-    ) -> Result<LossReport, crate::Error> {
+    ) -> Result<LossReport, TrainError> {
         let gradients = Gradients {
             dq: gradient,
             dk: None,
         };
         let value = CpuEngine::new().value_and_grad(
             &Contrast::nt_xent(TEMPERATURE)?,
-            &Inputs::Shared { z: unit },
+            &Inputs::Shared { z: unit.matrix()? },
             1.0,
             gradients,
         )?;
@@ -203,7 +228,7 @@ mod tests {
 
         let loss = native_loss(embed());
         let expected = loss.backward();
-        let (report, found) = differentiate(&CpuEngine::new(), embed(), nt_xent).unwrap();
+        let (report, found) = differentiate(&Host::default(), embed(), nt_xent).unwrap();
 
         assert!((report.loss - loss.into_scalar()).abs() < 1e-5);
         for parameter in [&weight, &shift] {
@@ -219,29 +244,10 @@ mod tests {
     }
 
     #[test]
-    fn embeddings_cross_without_a_copy() {
-        let device = Default::default();
-        let weight = Tensor::<Training, 2>::ones([7, 5], &device).require_grad();
-        let input = Tensor::<Training, 2>::ones([12, 7], &device);
-        let bias = Tensor::<Training, 2>::ones([1, 5], &device).require_grad();
-        let embeddings = input.matmul(weight) + bias;
-        let primitive = embeddings.into_primitive().tensor().primitive;
-        let before = primitive.storage::<f32>().as_ptr();
-        let values: Tensor<Flex, 2> = Tensor::from_primitive(TensorPrimitive::Float(primitive));
-        let values = values.into_data();
-        assert_eq!(as_floats(&values).unwrap().as_ptr(), before);
-
-        let gradient = vec![0.0f32; 12 * 5];
-        let before = gradient.as_ptr();
-        let tensor = Flex::float_from_data(TensorData::new(gradient, [12, 5]), &device);
-        assert_eq!(tensor.storage::<f32>().as_ptr(), before);
-    }
-
-    #[test]
     fn a_graph_without_parameters_has_no_gradients() {
         let embeddings =
             Tensor::<Training, 2>::random([4, 3], Distribution::Default, &Default::default());
-        let (report, _) = differentiate(&CpuEngine::new(), embeddings, nt_xent).unwrap();
+        let (report, _) = differentiate(&Host::default(), embeddings, nt_xent).unwrap();
         assert!(report.loss > 0.0);
     }
 }

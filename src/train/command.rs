@@ -8,9 +8,11 @@ use super::arguments::{MethodName, TrainArgs};
 use super::config::{Request, RunConfig};
 use super::data::{self, DataSource, Dataset};
 use super::ending::Ending;
+use super::engine::{self, Choice};
 use super::error::RunError;
 use super::judgement::Features;
 use super::metrics::EvaluationRecord;
+use super::platform::Platform;
 use super::recorder::Recorder;
 use super::run_folder::{self, RunFolder};
 use super::trainer::{Host, Outcome, Trainer};
@@ -32,62 +34,94 @@ fn execute(arguments: &TrainArgs) -> Result<(), RunError> {
     // Whatever can be refused is refused before the first file is written.
     let request = Request::new(arguments)?;
     let source = request.source()?;
+    let (engine, reason) = engine::choose(request.engine()?).map_err(RunError::Engine)?;
     let dataset = data::load(&source, request.seed())?;
-    let config = request.resolve(source, &dataset)?;
-    let mut trainer = Trainer::<Host>::new(&config.train, &config.augment, &dataset)?;
-    let config_text = toml::to_string(&config)?;
-    let description = describe(&config, &dataset);
-    let mut folder = match &arguments.out {
-        Some(path) => RunFolder::create(path)?,
-        None => RunFolder::create(&RunFolder::free_name(&run_name(arguments.method, &config)))?,
-    };
-    let stop = interrupt::flag()?;
-
-    folder.started();
-    folder.write(run_folder::CONFIG, config_text.as_bytes())?;
-    let method = arguments.method.title();
-    eprintln!("{method} on {}: {description}", config.data);
-    eprintln!("run folder {}", folder.path().display());
-
-    let untrained = Features::of(&trainer, &dataset)?;
-    let checkpoint = folder.file(run_folder::CHECKPOINT);
-    let started = Instant::now();
-    let mut recorder = Recorder::new(
-        folder.metrics()?,
-        config.train.epochs,
-        trainer.total_steps(),
-    );
-    let outcome = trainer.train(&dataset, &mut recorder, &stop, &checkpoint);
-    let recorded = recorder.finish();
-    let outcome = outcome?;
-    let (metrics, steps) = recorded?;
-    let interrupted = || RunError::Interrupted {
-        checkpoint: checkpoint.clone(),
-    };
-    if let Outcome::Interrupted = outcome {
-        return Err(interrupted());
-    }
-    let ending = Ending {
-        method,
-        description: &description,
+    let config = request.resolve(source, engine.name(), &dataset)?;
+    let run = Run {
+        arguments,
         config: &config,
-        config_text: &config_text,
         dataset: &dataset,
-        untrained,
-        steps,
-        training_seconds: started.elapsed().as_secs_f64(),
-        stop: &stop,
+        engine: &format!("engine {}: {reason}", engine.name().key()),
     };
-    let Some(result) = ending.write(&trainer, &folder, metrics)? else {
-        return Err(interrupted());
-    };
-    // A reader that has gone away is no reason to fail a run that is complete.
-    let _ = writeln!(
-        std::io::stdout(),
-        "{}",
-        summary::table(&result, &folder.file(run_folder::REPORT))
-    );
-    require(arguments.require_improvement, &result)
+    match engine {
+        Choice::Cpu => run.on(Host::default()),
+        #[cfg(feature = "cuda")]
+        Choice::Cuda(cuda) => run.on(*cuda),
+    }
+}
+
+/// A run that nothing is known against.
+struct Run<'a> {
+    arguments: &'a TrainArgs,
+    config: &'a RunConfig,
+    dataset: &'a Dataset,
+    /// The engine and why it is that, in a line.
+    engine: &'a str,
+}
+
+impl Run<'_> {
+    fn on<P: Platform>(&self, platform: P) -> Result<(), RunError> {
+        let (arguments, config, dataset) = (self.arguments, self.config, self.dataset);
+        let mut trainer = Trainer::on(platform, &config.train, &config.augment, dataset)?;
+        let config_text = toml::to_string(config)?;
+        let description = describe(config, dataset);
+        let mut folder = match &arguments.out {
+            Some(path) => RunFolder::create(path)?,
+            None => {
+                let name = run_name(arguments.method, config);
+                RunFolder::create(&RunFolder::free_name(&name))?
+            }
+        };
+        let stop = interrupt::flag()?;
+
+        folder.started();
+        folder.write(run_folder::CONFIG, config_text.as_bytes())?;
+        let method = arguments.method.title();
+        eprintln!("{method} on {}: {description}", config.data);
+        eprintln!("{}", self.engine);
+        eprintln!("run folder {}", folder.path().display());
+
+        let untrained = Features::of(&trainer, dataset)?;
+        let checkpoint = folder.file(run_folder::CHECKPOINT);
+        let started = Instant::now();
+        let mut recorder = Recorder::new(
+            folder.metrics()?,
+            config.train.epochs,
+            trainer.total_steps(),
+        );
+        let outcome = trainer.train(dataset, &mut recorder, &stop, &checkpoint);
+        let recorded = recorder.finish();
+        let outcome = outcome?;
+        let (metrics, steps) = recorded?;
+        let interrupted = || RunError::Interrupted {
+            checkpoint: checkpoint.clone(),
+        };
+        if let Outcome::Interrupted = outcome {
+            return Err(interrupted());
+        }
+        let ending = Ending {
+            method,
+            description: &description,
+            config,
+            config_text: &config_text,
+            dataset,
+            untrained,
+            steps,
+            training_seconds: started.elapsed().as_secs_f64(),
+            waits: trainer.platform().waits(),
+            stop: &stop,
+        };
+        let Some(result) = ending.write(&trainer, &folder, metrics)? else {
+            return Err(interrupted());
+        };
+        // A reader that has gone away is no reason to fail a run that is complete.
+        let _ = writeln!(
+            std::io::stdout(),
+            "{}",
+            summary::table(&result, &folder.file(run_folder::REPORT))
+        );
+        require(arguments.require_improvement, &result)
+    }
 }
 
 /// `simclr-demo-7`: method, data and seed, fit for a folder's name.

@@ -3,12 +3,14 @@
 
 use std::path::{Path, PathBuf};
 
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
 use super::arguments::{MethodName, TrainArgs};
 use super::augment::AugmentConfig;
 use super::data::{DataSource, Dataset};
+use super::engine::EngineName;
 use super::layers::{self, LayerError};
 use super::trainer::TrainConfig;
 
@@ -65,6 +67,8 @@ pub enum ConfigError {
 pub struct RunConfig {
     /// Where the images come from.
     pub data: DataSource,
+    /// What computes. In the configuration of a run it is the one that did, never auto.
+    pub engine: EngineName,
     /// Method, encoder, loss and optimiser.
     pub train: TrainConfig,
     /// How views are drawn. In a file this table replaces the data set's preset as a whole, since
@@ -130,19 +134,29 @@ impl<'a> Request<'a> {
     /// # Errors
     /// [`ConfigError::File`] when the file's source is none.
     pub fn source(&self) -> Result<DataSource, ConfigError> {
-        if let Some(source) = &self.arguments.data {
-            return Ok(source.clone());
-        }
-        let Some(value) = self.file.get("data") else {
-            return Ok(DataSource::Demo);
-        };
-        value
-            .clone()
-            .try_into()
-            .map_err(|error: toml::de::Error| ConfigError::File {
-                path: self.path(),
-                source: LayerError::Value(format!("data: {}", error.message())),
-            })
+        let given = self.arguments.data.clone();
+        Ok(given
+            .or(self.top_level("data")?)
+            .unwrap_or(DataSource::Demo))
+    }
+
+    /// What is to compute: the command line's engine, else the file's, else whichever is here.
+    ///
+    /// # Errors
+    /// [`ConfigError::File`] when the file's engine is none.
+    pub fn engine(&self) -> Result<EngineName, ConfigError> {
+        let given = self.arguments.engine;
+        Ok(given.or(self.top_level("engine")?).unwrap_or_default())
+    }
+
+    /// A value that stands in no table of the file.
+    fn top_level<T: DeserializeOwned>(&self, key: &str) -> Result<Option<T>, ConfigError> {
+        let value = self.file.get(key).cloned();
+        let value = value.map(|value| value.try_into()).transpose();
+        value.map_err(|error: toml::de::Error| ConfigError::File {
+            path: self.path(),
+            source: LayerError::Value(format!("{key}: {}", error.message())),
+        })
     }
 
     /// The run's seed, which also divides a folder of images: the command line's, else the
@@ -155,14 +169,21 @@ impl<'a> Request<'a> {
             .unwrap_or(defaults(self.arguments.method).seed)
     }
 
-    /// Puts the file over the defaults for this data set, and the command line over both.
+    /// Puts the file over the defaults for this data set, and the command line over both. `engine`
+    /// is the one that computes.
     ///
     /// # Errors
     /// [`ConfigError`] naming the key that does not fit. That values are in range is checked by
     /// the trainer.
-    pub fn resolve(&self, source: DataSource, dataset: &Dataset) -> Result<RunConfig, ConfigError> {
+    pub fn resolve(
+        &self,
+        source: DataSource,
+        engine: EngineName,
+        dataset: &Dataset,
+    ) -> Result<RunConfig, ConfigError> {
         let base = RunConfig {
             data: source.clone(),
+            engine,
             train: defaults(self.arguments.method),
             augment: dataset.augment.clone(),
         };
@@ -173,6 +194,7 @@ impl<'a> Request<'a> {
             })?;
         let mut command_line = Table::new();
         command_line.insert("data".to_owned(), Value::String(source.to_string()));
+        command_line.insert("engine".to_owned(), Value::String(engine.key().to_owned()));
         command_line.insert("train".to_owned(), Value::Table(overrides(self.arguments)));
         layers::over(&with_file, &command_line, &[]).map_err(ConfigError::Argument)
     }

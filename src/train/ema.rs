@@ -8,13 +8,15 @@
 
 use std::collections::HashMap;
 
+use burn::backend::Autodiff;
 use burn::module::{AutodiffModule, Module, ModuleMapper, ModuleVisitor, Param, ParamId};
+use burn::tensor::Tensor;
 use burn::tensor::backend::{AutodiffBackend, Backend};
-use burn::tensor::{Tensor, TensorData};
 
 use super::bridge::into_floats;
+use super::platform::{Platform, Values, ValuesMut};
 use super::trainer::TrainError;
-use crate::{CpuEngine, Engine, MomentumTensor};
+use crate::{Engine, MomentumTensor};
 
 /// A module with the same values, sharing no state with `module` and without gradients. On an
 /// autodiff backend it still normalises with batch statistics.
@@ -29,79 +31,101 @@ pub fn detached_copy<B: AutodiffBackend, M: AutodiffModule<B>>(module: &M) -> M 
 ///
 /// # Errors
 /// [`TrainError::Loss`] when `momentum` is not between 0 and 1; [`TrainError::Tensor`] when the
-/// two are not copies of one module.
-pub fn momentum_update<B: AutodiffBackend, M: AutodiffModule<B>>(
-    engine: &CpuEngine,
+/// two are not copies of one module; what the platform reports.
+pub fn momentum_update<P: Platform, M: AutodiffModule<Autodiff<P::Backend>>>(
+    platform: &P,
     momentum: f32,
     query: &M,
     key: M,
 ) -> Result<M, TrainError> {
-    let queries = parameters(query, |_, learnable| learnable)?;
-    let mut keys = parameters(&key, |id, _| queries.contains_key(&id))?;
-    let mut tensors = Vec::with_capacity(queries.len());
-    for (id, key) in &mut keys {
-        let Some(query) = queries.get(id) else {
-            continue;
-        };
+    let queries = flat_parameters(query, |_, learnable| learnable);
+    let mut keys = flat_parameters(&key, |id, _| queries.contains_key(&id));
+    let (mut places, mut query_values, mut key_values) = (Vec::new(), Vec::new(), Vec::new());
+    for (id, query) in queries {
+        let key = keys.remove(&id).ok_or_else(|| {
+            TrainError::Tensor("the key encoder lacks parameters of the query encoder".to_owned())
+        })?;
+        places.push((id, query.shape()));
+        query_values.push(query.inner());
+        key_values.push(key.inner());
+    }
+    let lent = platform.lend_all(query_values)?;
+    // Copies, because the framework may share a parameter's memory with whoever has read it.
+    let mut updated = platform.copies(key_values)?;
+    let mut tensors = Vec::with_capacity(places.len());
+    for (query, key) in lent.iter().zip(&mut updated) {
         tensors.push(MomentumTensor {
-            query: query.as_slice(),
-            key: key.as_mut_slice(),
+            query: query.vector()?,
+            key: key.vector_mut()?,
             shadow: None,
         });
     }
-    if tensors.len() != queries.len() {
-        return Err(TrainError::Tensor(
-            "the key encoder lacks parameters of the query encoder".to_owned(),
-        ));
+    platform
+        .engine()
+        .momentum_update::<f32>(momentum, &mut tensors)?;
+    drop(tensors);
+    let mut values = HashMap::new();
+    for ((id, shape), key) in places.into_iter().zip(updated) {
+        values.insert(id, platform.tensor_of(key, shape)?);
     }
-    engine.momentum_update(momentum, &mut tensors)?;
-    Ok(key.map(&mut Replacement { values: keys }).no_grad())
+    Ok(key.map(&mut Replacement::<P::Backend> { values }).no_grad())
 }
 
 /// The values of the parameters that `wanted` picks by identity and learnability, in a map.
+///
+/// # Errors
+/// [`TrainError::Tensor`] when the backend's floats are not f32.
 pub(super) fn parameters<B: Backend, M: Module<B>>(
     module: &M,
     wanted: impl Fn(ParamId, bool) -> bool,
 ) -> Result<HashMap<ParamId, Vec<f32>>, TrainError> {
+    flat_parameters(module, wanted)
+        .into_iter()
+        .map(|(id, tensor)| Ok((id, into_floats(tensor)?)))
+        .collect()
+}
+
+/// The parameters that `wanted` picks, each as a vector.
+fn flat_parameters<B: Backend, M: Module<B>>(
+    module: &M,
+    wanted: impl Fn(ParamId, bool) -> bool,
+) -> HashMap<ParamId, Tensor<B, 1>> {
     let mut collection = Collection {
         wanted,
-        values: Ok(HashMap::new()),
+        tensors: HashMap::new(),
     };
     module.visit(&mut collection);
-    collection.values
+    collection.tensors
 }
 
-struct Collection<F> {
+struct Collection<B: Backend, F> {
     wanted: F,
-    values: Result<HashMap<ParamId, Vec<f32>>, TrainError>,
+    tensors: HashMap<ParamId, Tensor<B, 1>>,
 }
 
-impl<B: Backend, F: Fn(ParamId, bool) -> bool> ModuleVisitor<B> for Collection<F> {
+impl<B: Backend, F: Fn(ParamId, bool) -> bool> ModuleVisitor<B> for Collection<B, F> {
     fn visit_float<const D: usize>(&mut self, parameter: &Param<Tensor<B, D>>) {
         // Running statistics come by here too; they never require a gradient.
-        if !(self.wanted)(parameter.id, parameter.is_require_grad()) {
-            return;
-        }
-        match (&mut self.values, into_floats(parameter.val())) {
-            (Ok(values), Ok(found)) => {
-                values.insert(parameter.id, found);
-            }
-            (values @ Ok(_), Err(error)) => *values = Err(error),
-            (Err(_), _) => {}
+        if (self.wanted)(parameter.id, parameter.is_require_grad()) {
+            let flat = parameter.val().reshape([-1]);
+            self.tensors.insert(parameter.id, flat);
         }
     }
 }
 
-struct Replacement {
-    values: HashMap<ParamId, Vec<f32>>,
+struct Replacement<B: Backend> {
+    values: HashMap<ParamId, Tensor<B, 1>>,
 }
 
-impl<B: Backend> ModuleMapper<B> for Replacement {
-    fn map_float<const D: usize>(&mut self, parameter: Param<Tensor<B, D>>) -> Param<Tensor<B, D>> {
+impl<B: Backend> ModuleMapper<Autodiff<B>> for Replacement<B> {
+    fn map_float<const D: usize>(
+        &mut self,
+        parameter: Param<Tensor<Autodiff<B>, D>>,
+    ) -> Param<Tensor<Autodiff<B>, D>> {
         match self.values.remove(&parameter.id) {
-            Some(values) => parameter.map(|tensor| {
-                Tensor::from_data(TensorData::new(values, tensor.shape()), &tensor.device())
-            }),
+            Some(values) => {
+                parameter.map(|tensor| Tensor::from_inner(values.reshape(tensor.shape())))
+            }
             None => parameter,
         }
     }

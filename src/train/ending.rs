@@ -9,6 +9,7 @@ use super::error::RunError;
 use super::evaluate;
 use super::judgement::{Features, judge};
 use super::metrics::{EvaluationRecord, Record, StepRecord};
+use super::platform::{Platform, Waits};
 use super::report::{html, plots, views};
 use super::run_folder::{self, Metrics, RunFolder};
 use super::trainer::Trainer;
@@ -33,6 +34,8 @@ pub struct Ending<'a> {
     pub steps: Vec<StepRecord>,
     /// How long training took.
     pub training_seconds: f64,
+    /// How long framework and engine waited for each other in it.
+    pub waits: Option<Waits>,
     /// Set when the user asks to stop.
     pub stop: &'a AtomicBool,
 }
@@ -43,9 +46,9 @@ impl Ending<'_> {
     ///
     /// # Errors
     /// [`RunError`] when something cannot be computed, drawn or written.
-    pub fn write(
+    pub fn write<P: Platform>(
         &self,
-        trainer: &Trainer,
+        trainer: &Trainer<P>,
         folder: &RunFolder,
         mut metrics: Metrics,
     ) -> Result<Option<EvaluationRecord>, RunError> {
@@ -78,6 +81,7 @@ impl Ending<'_> {
             improvement: evaluation.improvement(),
             training_seconds: self.training_seconds,
             evaluation_seconds: started.elapsed().as_secs_f64(),
+            waits_per_step: self.waits.map(|waits| waits.per(self.steps.len())),
         };
         let page = html::page(&html::Page {
             method: self.method,

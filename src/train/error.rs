@@ -18,6 +18,9 @@ pub enum RunError {
     /// The images.
     #[error(transparent)]
     Data(#[from] DataError),
+    /// The engine that was asked for.
+    #[error("{0}")]
+    Engine(crate::Error),
     /// The run folder.
     #[error(transparent)]
     Folder(#[from] RunFolderError),
@@ -67,7 +70,7 @@ impl RunError {
             }
             Self::Config(_) => 2,
             Self::Data(error) if error.is_io() => 1,
-            Self::Data(_) => 2,
+            Self::Data(_) | Self::Engine(_) => 2,
             Self::Folder(error) if error.is_io() => 1,
             Self::Folder(_) => 2,
             Self::Train(error) => error.exit_code(),

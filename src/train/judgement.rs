@@ -5,6 +5,7 @@ use super::config::RunConfig;
 use super::data::{Dataset, ImageSet};
 use super::error::RunError;
 use super::evaluate::{self, Evaluation, Labelled, Subject, pixels, strided};
+use super::platform::Platform;
 use super::trainer::{TrainError, Trainer};
 use crate::{CpuEngine, Rows};
 
@@ -26,7 +27,7 @@ impl Features {
     ///
     /// # Errors
     /// What the encoder reports.
-    pub fn of(trainer: &Trainer, dataset: &Dataset) -> Result<Self, RunError> {
+    pub fn of<P: Platform>(trainer: &Trainer<P>, dataset: &Dataset) -> Result<Self, RunError> {
         Ok(Self {
             train: trainer.encode(&dataset.train)?,
             test: trainer.encode(&dataset.test)?,
@@ -47,9 +48,9 @@ impl Features {
 ///
 /// # Errors
 /// [`RunError`] when something cannot be encoded or does not fit together.
-pub fn judge(
+pub fn judge<P: Platform>(
     engine: &CpuEngine,
-    trainer: &Trainer,
+    trainer: &Trainer<P>,
     config: &RunConfig,
     dataset: &Dataset,
     untrained: &Features,

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::evaluate::Evaluation;
+use super::platform::Waits;
 
 /// One line of `metrics.jsonl`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -62,4 +63,7 @@ pub struct EvaluationRecord {
     pub training_seconds: f64,
     /// Seconds spent on this evaluation.
     pub evaluation_seconds: f64,
+    /// How long framework and engine waited for each other, per step, where they have to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waits_per_step: Option<Waits>,
 }

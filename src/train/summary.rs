@@ -11,7 +11,7 @@ pub fn table(result: &EvaluationRecord, report: &Path) -> String {
     let checks = &evaluation.collapse;
     let percent = |share: f64| format!("{:.1}%", 100.0 * share);
     let k = evaluation.k;
-    let rows = [
+    let mut rows = vec![
         (
             format!("trained encoder, kNN (k = {k})"),
             percent(evaluation.trained_knn),
@@ -53,6 +53,17 @@ pub fn table(result: &EvaluationRecord, report: &Path) -> String {
             duration(result.evaluation_seconds),
         ),
     ];
+    if let Some(waits) = &result.waits_per_step {
+        let milliseconds = |seconds: f64| format!("{:.2} ms", 1e3 * seconds);
+        rows.push((
+            "waits for the encoder, a step".to_owned(),
+            milliseconds(waits.framework_seconds),
+        ));
+        rows.push((
+            "waits for the engine, a step".to_owned(),
+            milliseconds(waits.engine_seconds),
+        ));
+    }
     let names = rows.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
     let values = rows.iter().map(|(_, value)| value.len()).max().unwrap_or(0);
     let mut text = format!("held-out accuracy on {} images\n", evaluation.test_images);
@@ -70,6 +81,7 @@ pub fn table(result: &EvaluationRecord, report: &Path) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::train::platform::Waits;
     use crate::train::report::html::tests::result;
 
     #[test]
@@ -97,5 +109,22 @@ mod tests {
             .collect();
         assert!(ends.windows(2).all(|pair| pair[0] == pair[1]), "{text}");
         assert!(text.ends_with("report: runs/a/report.html"));
+        assert!(!text.contains("waits"), "{text}");
+    }
+
+    #[test]
+    fn waits_are_shown_where_there_are_any() {
+        let waits = Waits {
+            framework_seconds: 0.5,
+            engine_seconds: 0.025,
+        };
+        let result = EvaluationRecord {
+            waits_per_step: Some(waits.per(10)),
+            ..result()
+        };
+        let text = table(&result, Path::new("report.html"));
+        for row in ["waits for the encoder, a step", "50.00 ms", " 2.50 ms"] {
+            assert!(text.contains(row), "{row} is missing from\n{text}");
+        }
     }
 }

@@ -16,19 +16,18 @@ use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 
 use super::augment::{AugmentConfig, AugmentError, ViewKey, augment_batch, to_float};
-use super::bridge::{self, LossReport};
+use super::bridge::{self, LossReport, UnitRows};
 use super::checkpoint::{self, CheckpointError};
 use super::data::{Dataset, ImageSet};
 use super::ema;
 use super::encoder::{Model, ModelConfig};
+pub use super::host::Host;
 use super::methods::{Method, Moco, SimClr, Views, patches};
 use super::patches::PatchGrid;
+use super::platform::Platform;
 use super::schedule::LearningRate;
 pub use super::train_config::{MethodConfig, MomentumCourse, TrainConfig};
-use crate::{CpuEngine, KeyQueue, MomentumSchedule, Rows};
-
-/// The framework backend that training runs on: host memory, this machine's cores.
-pub type Host = burn::backend::Flex;
+use crate::{KeyQueue, MomentumSchedule};
 
 /// Images that are encoded at a time outside training.
 const ENCODE_BATCH: usize = 256;
@@ -89,6 +88,9 @@ pub enum TrainError {
     /// The framework handed out something else than it was given.
     #[error("unexpected tensor: {0}")]
     Tensor(String),
+    /// The framework failed.
+    #[error("the tensor framework failed: {0}")]
+    Framework(String),
 }
 
 impl TrainError {
@@ -97,7 +99,7 @@ impl TrainError {
         match self {
             Self::Argument { .. } | Self::TooFewImages { .. } | Self::Augment(_) => 2,
             Self::NotFinite { .. } => 3,
-            Self::Checkpoint(_) | Self::Loss(_) | Self::Tensor(_) => 1,
+            Self::Checkpoint(_) | Self::Loss(_) | Self::Tensor(_) | Self::Framework(_) => 1,
         }
     }
 }
@@ -153,14 +155,14 @@ pub enum Outcome {
 
 /// A model with everything that trains it.
 #[derive(Debug)]
-pub struct Trainer<B: Backend = Host> {
+pub struct Trainer<P: Platform = Host> {
+    platform: P,
     config: TrainConfig,
     augment: AugmentConfig,
     shape: ModelConfig,
     grid: PatchGrid,
-    engine: CpuEngine,
-    model: Model<Autodiff<B>>,
-    method: Method<B>,
+    model: Model<Autodiff<P::Backend>>,
+    method: Method<P>,
     steps_per_epoch: u64,
     /// Steps taken.
     step: u64,
@@ -170,13 +172,29 @@ pub struct Trainer<B: Backend = Host> {
 
 type SgdOf<B> = OptimizerAdaptor<Sgd<B>, Model<Autodiff<B>>, Autodiff<B>>;
 
-impl<B: Backend> Trainer<B> {
-    /// A new model for the images of `dataset`; nothing is trained yet. The seed decides
-    /// everything random, on any number of threads.
+impl Trainer {
+    /// As [`on`](Self::on), in host memory.
+    ///
+    /// # Errors
+    /// As [`on`](Self::on).
+    pub fn new(
+        config: &TrainConfig,
+        augment: &AugmentConfig,
+        dataset: &Dataset,
+    ) -> Result<Self, TrainError> {
+        Self::on(Host::default(), config, augment, dataset)
+    }
+}
+
+impl<P: Platform> Trainer<P> {
+    /// A new model for the images of `dataset`, to be trained on `platform`; nothing is trained yet.
+    /// The seed decides everything random; in host memory that is every number, on any number of
+    /// threads.
     ///
     /// # Errors
     /// [`TrainError`] naming the setting that does not fit.
-    pub fn new(
+    pub fn on(
+        platform: P,
         config: &TrainConfig,
         augment: &AugmentConfig,
         dataset: &Dataset,
@@ -193,12 +211,12 @@ impl<B: Backend> Trainer<B> {
         let steps_per_epoch = (images / config.batch) as u64;
         let total_steps = config.epochs.saturating_mul(steps_per_epoch);
         Ok(Self {
-            method: method(config, total_steps, &model)?,
+            method: method(&platform, config, total_steps, &model)?,
+            platform,
             config: config.clone(),
             augment: augment.clone(),
             grid: shape.grid(),
             shape,
-            engine: CpuEngine::new(),
             model,
             steps_per_epoch,
             step: 0,
@@ -215,13 +233,18 @@ impl<B: Backend> Trainer<B> {
     }
 
     /// The model as it is now.
-    pub fn model(&self) -> &Model<Autodiff<B>> {
+    pub fn model(&self) -> &Model<Autodiff<P::Backend>> {
         &self.model
     }
 
     /// The method with its state.
-    pub fn method(&self) -> &Method<B> {
+    pub fn method(&self) -> &Method<P> {
         &self.method
+    }
+
+    /// Where it trains.
+    pub fn platform(&self) -> &P {
+        &self.platform
     }
 
     /// Steps of the whole run. The images left over after the last full batch sit out an epoch
@@ -299,7 +322,7 @@ impl<B: Backend> Trainer<B> {
         train: &ImageSet,
         batch: &[usize],
         learning_rate: f64,
-        optimizer: &mut SgdOf<B>,
+        optimizer: &mut SgdOf<P::Backend>,
     ) -> Result<LossReport, TrainError> {
         let draw = |view| {
             let key = ViewKey {
@@ -317,7 +340,9 @@ impl<B: Backend> Trainer<B> {
             grid: &self.grid,
             step: self.step,
         };
-        let (report, gradients) = self.method.step(&self.model, views, self.upstream)?;
+        let (report, gradients) =
+            self.method
+                .step(&self.platform, &self.model, views, self.upstream)?;
         if report.loss.is_finite() {
             let gradients = GradientsParams::from_grads(gradients, &self.model);
             self.model = optimizer.step(learning_rate, self.model.clone(), gradients);
@@ -328,14 +353,14 @@ impl<B: Backend> Trainer<B> {
     fn save(&self, path: &Path) -> Result<(), TrainError> {
         let moco = match &self.method {
             Method::SimClr(_) => None,
-            Method::Moco(moco) => Some(moco.state()),
+            Method::Moco(moco) => Some(moco.state(&self.platform)?),
         };
         Ok(checkpoint::save(
             path,
             self.step,
             &self.shape,
             &self.model,
-            moco,
+            moco.as_ref(),
         )?)
     }
 
@@ -366,7 +391,7 @@ impl<B: Backend> Trainer<B> {
 }
 
 /// What evaluation asks of a trainer.
-impl<B: Backend> Trainer<B> {
+impl<P: Platform> Trainer<P> {
     /// Dimension of the features.
     pub fn feature_dim(&self) -> usize {
         self.config.widths.last().copied().unwrap_or_default()
@@ -390,7 +415,7 @@ impl<B: Backend> Trainer<B> {
         for batch in nearly_equal(&indices, ENCODE_BATCH) {
             let mut images = vec![0.0; batch.len() * set.image_len()];
             to_float(set, batch, &mut images)?;
-            let (patches, count) = patches::<B>(&self.grid, &images, &Default::default());
+            let (patches, count) = patches::<P::Backend>(&self.grid, &images, &Default::default());
             let encoded = match &untrained {
                 Some(model) => model
                     .encoder
@@ -420,11 +445,11 @@ impl<B: Backend> Trainer<B> {
         let model = self.model.valid();
         let mut embeddings = Vec::with_capacity(count * self.config.dim);
         for images in images.chunks(ENCODE_BATCH * length) {
-            let (patches, count) = patches::<B>(&self.grid, images, &Default::default());
-            embeddings.extend(bridge::into_floats(model.embed(patches, count))?);
+            let (patches, count) = patches::<P::Backend>(&self.grid, images, &Default::default());
+            let unit = UnitRows::of(&self.platform, model.embed(patches, count))?;
+            embeddings.extend(unit.into_floats(&self.platform)?);
         }
-        let rows = Rows::new(&embeddings, count, self.config.dim)?;
-        Ok(bridge::normalize(&self.engine, rows)?.0)
+        Ok(embeddings)
     }
 
     fn check_size(&self, set: &ImageSet) -> Result<(), TrainError> {
@@ -449,11 +474,12 @@ fn nearly_equal(items: &[usize], most: usize) -> impl Iterator<Item = &[usize]> 
     items.chunks(items.len().div_ceil(runs).max(1))
 }
 
-fn method<B: Backend>(
+fn method<P: Platform>(
+    platform: &P,
     config: &TrainConfig,
     total_steps: u64,
-    model: &Model<Autodiff<B>>,
-) -> Result<Method<B>, TrainError> {
+    model: &Model<Autodiff<P::Backend>>,
+) -> Result<Method<P>, TrainError> {
     let temperature = config.temperature as f32;
     Ok(match config.method {
         MethodConfig::Simclr => Method::SimClr(SimClr::new(temperature)?),
@@ -470,7 +496,15 @@ fn method<B: Backend>(
             };
             let queue = KeyQueue::new(queue, config.dim)?;
             let seed = config.seed;
-            let moco = Moco::new(temperature, momentum, queue, norm_groups, seed, model)?;
+            let moco = Moco::new(
+                platform,
+                temperature,
+                momentum,
+                queue,
+                norm_groups,
+                seed,
+                model,
+            )?;
             Method::Moco(Box::new(moco))
         }
     })

@@ -109,7 +109,10 @@ fn host_trials(_: u64) -> Vec<Trial> {
 fn cuda_trials(seed: u64) -> Vec<Trial> {
     let engine = match infonce::cuda::CudaEngine::new(0) {
         Ok(engine) => engine,
-        Err(error) => return vec![absent("cuda", error.to_string())],
+        Err(error) => {
+            eprintln!("ignored: {error}");
+            return vec![absent("cuda", error.to_string())];
+        }
     };
     let frugal = engine.clone().with_weights_budget(0);
     let configurations = vec![("cuda", engine), ("cuda in chunks", frugal)];

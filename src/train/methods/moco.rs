@@ -12,23 +12,21 @@
 
 use burn::backend::Autodiff;
 use burn::backend::autodiff::grads::Gradients as GraphGradients;
-use burn::tensor::Tensor;
 use burn::tensor::backend::Backend;
+use burn::tensor::{Int, Tensor, TensorData};
 use rand::SeedableRng;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 
 use super::{Views, patches};
-use crate::train::bridge::{self, LossReport};
+use crate::train::bridge::{self, LossReport, UnitRows};
 use crate::train::ema;
 use crate::train::encoder::Model;
+use crate::train::platform::{MatrixMutOf, MatrixOf, Platform};
 use crate::train::trainer::TrainError;
-use crate::{
-    Contrast, CpuEngine, Engine, Gradients, Inputs, KeyQueue, Matrix, MomentumSchedule, Positives,
-    Rows, RowsMut,
-};
+use crate::{Contrast, Engine, Gradients, Inputs, KeyQueue, Matrix, MomentumSchedule, Positives};
 
-/// Everything of MoCo that outlives a step.
+/// Everything of MoCo that outlives a step, as checkpoints hold it.
 #[derive(Debug)]
 pub struct MocoState<B: Backend> {
     /// The key encoder with its head.
@@ -39,105 +37,111 @@ pub struct MocoState<B: Backend> {
 
 /// The method: its settings and its state.
 #[derive(Debug)]
-pub struct Moco<B: Backend> {
-    engine: CpuEngine,
+pub struct Moco<P: Platform> {
     against_queue: Contrast,
     against_batch: Contrast,
     momentum: MomentumSchedule,
     groups: usize,
     seed: u64,
-    state: MocoState<B>,
+    key: Model<Autodiff<P::Backend>>,
+    queue: P::Queue,
 }
 
-impl<B: Backend> Moco<B> {
+impl<P: Platform> Moco<P> {
     /// With temperature τ; the key encoder starts as an exact copy of `query`. Batches are
     /// normalised in `groups` groups; `seed` decides which keys share one.
     ///
     /// # Errors
-    /// [`crate::Error`] unless τ is finite and positive.
+    /// [`crate::Error`] unless τ is finite and positive; what the engine reports.
     pub fn new(
+        platform: &P,
         temperature: f32,
         momentum: MomentumSchedule,
         queue: KeyQueue<f32>,
         groups: usize,
         seed: u64,
-        query: &Model<Autodiff<B>>,
+        query: &Model<Autodiff<P::Backend>>,
     ) -> Result<Self, crate::Error> {
         Ok(Self {
-            engine: CpuEngine::new(),
             against_queue: Contrast::moco(temperature)?,
             against_batch: Contrast::info_nce(temperature, Positives::Diagonal)?,
             momentum,
             groups,
             seed,
-            state: MocoState {
-                key: ema::detached_copy(query),
-                queue,
-            },
+            key: ema::detached_copy(query),
+            queue: platform.queue(queue)?,
         })
     }
 
-    /// The key encoder and the queue.
-    pub fn state(&self) -> &MocoState<B> {
-        &self.state
+    /// The key encoder, which shares its running statistics with this, and a copy of the queue.
+    ///
+    /// # Errors
+    /// What the engine reports.
+    pub fn state(&self, platform: &P) -> Result<MocoState<P::Backend>, crate::Error> {
+        Ok(MocoState {
+            key: self.key.clone(),
+            queue: platform.saved(&self.queue)?,
+        })
     }
 
     /// Momentum update, keys, loss, enqueue. Until the queue holds one batch, the other keys of
     /// the batch are the negatives.
     pub(super) fn step(
         &mut self,
-        model: &Model<Autodiff<B>>,
+        platform: &P,
+        model: &Model<Autodiff<P::Backend>>,
         views: Views<'_>,
         upstream: f32,
     ) -> Result<(LossReport, GraphGradients), TrainError> {
         let momentum = self.momentum.at(views.step);
-        let key = self.state.key.clone();
-        self.state.key = ema::momentum_update(&self.engine, momentum, model, key)?;
+        let key = self.key.clone();
+        self.key = ema::momentum_update(platform, momentum, model, key)?;
 
         let images = views.images();
-        let dim = self.state.queue.dim();
-        let keys = self.keys(views)?;
-        let keys = Rows::new(&keys, images, dim)?;
+        // Both before the first is lent, so that a framework that works ahead goes on to the second.
+        let keys = self.keys(views);
         let in_order: Vec<usize> = (0..images).collect();
         let queries = self.embed_in_groups(model, views.first, &in_order, views);
-        let result = bridge::differentiate(&self.engine, queries, |unit, gradient| {
-            match self.state.queue.filled() {
+        let keys = UnitRows::of(platform, keys)?;
+        let engine = platform.engine();
+        let result = bridge::differentiate(platform, queries, |queries, gradient| {
+            let (queries, keys) = (queries.matrix()?, keys.matrix()?);
+            match P::filled(&self.queue) {
                 Some(queue) if queue.rows() >= images => {
-                    self.queue_loss(unit, keys, queue, gradient, upstream)
+                    self.queue_loss(engine, [queries, keys, queue], gradient, upstream)
                 }
-                _ => self.batch_loss(unit, keys, gradient, upstream),
+                _ => self.batch_loss(engine, [queries, keys], gradient, upstream),
             }
         })?;
-        self.engine.enqueue(&mut self.state.queue, keys)?;
+        engine.enqueue::<f32>(&mut self.queue, keys.matrix()?)?;
         Ok(result)
     }
 
-    /// Unit-length keys of the second views, in the images' order.
-    fn keys(&self, views: Views<'_>) -> Result<Vec<f32>, TrainError> {
+    /// Embeddings of the second views by the key encoder, in the images' order.
+    fn keys(&self, views: Views<'_>) -> Tensor<P::Backend, 2> {
         let mut order: Vec<usize> = (0..views.images()).collect();
         let mut random = ChaCha8Rng::seed_from_u64(self.seed);
         random.set_stream(views.step);
         order.shuffle(&mut random);
-        let embeddings = self.embed_in_groups(&self.state.key, views.second, &order, views);
-        let [rows, dim] = embeddings.dims();
-        let shuffled = bridge::into_floats(embeddings.inner())?;
-        let (unit, _) = bridge::normalize(&self.engine, Rows::new(&shuffled, rows, dim)?)?;
-        let mut keys = vec![0.0; rows * dim];
-        for (row, &image) in unit.chunks_exact(dim).zip(&order) {
-            keys[image * dim..(image + 1) * dim].copy_from_slice(row);
+        let shuffled = self.embed_in_groups(&self.key, views.second, &order, views);
+        let mut places = vec![0i64; order.len()];
+        for (place, &image) in order.iter().enumerate() {
+            places[image] = place as i64;
         }
-        Ok(keys)
+        let places = TensorData::new(places, [order.len()]);
+        let places = Tensor::<_, 1, Int>::from_data(places, &shuffled.device());
+        shuffled.inner().select(0, places)
     }
 
     /// Embeddings of `images[order]`, each of `groups` nearly equal runs of `order` normalised
     /// with its own batch statistics.
     fn embed_in_groups(
         &self,
-        model: &Model<Autodiff<B>>,
+        model: &Model<Autodiff<P::Backend>>,
         images: &[f32],
         order: &[usize],
         views: Views<'_>,
-    ) -> Tensor<Autodiff<B>, 2> {
+    ) -> Tensor<Autodiff<P::Backend>, 2> {
         let device = Default::default();
         let length = views.grid.image_len();
         let parts = (0..self.groups)
@@ -157,13 +161,12 @@ impl<B: Backend> Moco<B> {
 
     fn queue_loss(
         &self,
-        query: Rows<'_, f32>,
-        own_key: Rows<'_, f32>,
-        queue: Rows<'_, f32>,
-        gradient: RowsMut<'_, f32>,
+        engine: &P::Engine,
+        [query, own_key, queue]: [MatrixOf<'_, P>; 3],
+        gradient: MatrixMutOf<'_, P>,
         upstream: f32,
-    ) -> Result<LossReport, crate::Error> {
-        let value = self.engine.value_and_grad(
+    ) -> Result<LossReport, TrainError> {
+        let value = engine.value_and_grad::<f32, f32>(
             &self.against_queue,
             &Inputs::Queue {
                 q: query,
@@ -176,9 +179,13 @@ impl<B: Backend> Moco<B> {
                 dk: None,
             },
         )?;
-        let rivals = self.engine.top_k(query, queue, 1, false)?.scores;
-        let hits = (0..query.rows())
-            .filter(|&row| dot(query.row(row), own_key.row(row)) > rivals[row])
+        let scale = self.against_queue.scale();
+        let rivals = engine.top_k::<f32>(query, queue, 1, false)?.scores;
+        let own = &value.statistics.rows.positive;
+        let hits = own
+            .iter()
+            .zip(&rivals)
+            .filter(|(own, rival)| **own > scale * **rival)
             .count();
         Ok(LossReport {
             loss: value.loss,
@@ -189,12 +196,12 @@ impl<B: Backend> Moco<B> {
 
     fn batch_loss(
         &self,
-        query: Rows<'_, f32>,
-        keys: Rows<'_, f32>,
-        gradient: RowsMut<'_, f32>,
+        engine: &P::Engine,
+        [query, keys]: [MatrixOf<'_, P>; 2],
+        gradient: MatrixMutOf<'_, P>,
         upstream: f32,
-    ) -> Result<LossReport, crate::Error> {
-        let value = self.engine.value_and_grad(
+    ) -> Result<LossReport, TrainError> {
+        let value = engine.value_and_grad::<f32, f32>(
             &self.against_batch,
             &Inputs::Pair { q: query, k: keys },
             upstream,
@@ -203,7 +210,7 @@ impl<B: Backend> Moco<B> {
                 dk: None,
             },
         )?;
-        let nearest = self.engine.top_k(query, keys, 1, false)?.indices;
+        let nearest = engine.top_k::<f32>(query, keys, 1, false)?.indices;
         let hits = (0..query.rows())
             .filter(|&row| nearest[row] as usize == row)
             .count();
@@ -213,10 +220,6 @@ impl<B: Backend> Moco<B> {
             candidates: keys.rows(),
         })
     }
-}
-
-fn dot(left: &[f32], right: &[f32]) -> f32 {
-    left.iter().zip(right).map(|(a, b)| a * b).sum()
 }
 
 #[cfg(test)]
@@ -229,6 +232,7 @@ mod tests {
 
     use super::*;
     use crate::train::encoder::ModelConfig;
+    use crate::train::host::Host;
     use crate::train::patches::PatchGrid;
 
     type Training = Autodiff<Flex>;
@@ -241,7 +245,8 @@ mod tests {
     struct Setting {
         grid: PatchGrid,
         query: Model<Training>,
-        moco: Moco<Flex>,
+        host: Host,
+        moco: Moco<Host>,
         first: Vec<f32>,
         second: Vec<f32>,
     }
@@ -259,7 +264,8 @@ mod tests {
             let query = config.init::<Training>(0, &Default::default());
             let schedule = MomentumSchedule::constant(MOMENTUM).unwrap();
             let queue = KeyQueue::new(queue, DIM).unwrap();
-            let moco = Moco::new(0.2, schedule, queue, groups, 0, &query).unwrap();
+            let host = Host::default();
+            let moco = Moco::new(&host, 0.2, schedule, queue, groups, 0, &query).unwrap();
             let images = |speed: f32| {
                 let pixels = (0..IMAGES * 64).map(|i| (i as f32 * speed).sin());
                 pixels.collect::<Vec<_>>()
@@ -267,6 +273,7 @@ mod tests {
             Self {
                 grid: config.grid(),
                 query,
+                host,
                 moco,
                 first: images(0.7),
                 second: images(0.9),
@@ -280,7 +287,7 @@ mod tests {
                 grid: &self.grid,
                 step,
             };
-            self.moco.step(&self.query, views, 1.0).unwrap()
+            self.moco.step(&self.host, &self.query, views, 1.0).unwrap()
         }
 
         fn keys(&self, step: u64) -> Vec<f32> {
@@ -290,7 +297,8 @@ mod tests {
                 grid: &self.grid,
                 step,
             };
-            self.moco.keys(views).unwrap()
+            let keys = UnitRows::of(&self.host, self.moco.keys(views)).unwrap();
+            keys.into_floats(&self.host).unwrap()
         }
 
         /// One step of the optimiser on the query encoder.
@@ -319,7 +327,7 @@ mod tests {
         let query = everything(&setting.query);
         // Weights, γ, β and two running statistics of three normalised layers; two linear layers.
         assert_eq!(query.len(), 3 * 5 + 2 * 2);
-        assert_eq!(everything(&setting.moco.state.key), query);
+        assert_eq!(everything(&setting.moco.key), query);
     }
 
     /// After a step each encoder has weights and running statistics of its own: what moves one
@@ -328,14 +336,14 @@ mod tests {
     fn the_encoders_share_no_parameter_and_no_running_statistic() {
         let mut setting = Setting::new(16, 2);
         let (_, gradients) = setting.step(0);
-        let key = learnable(&setting.moco.state.key, &setting.query);
+        let key = learnable(&setting.moco.key, &setting.query);
         setting.learn(gradients);
-        assert_eq!(learnable(&setting.moco.state.key, &setting.query), key);
+        assert_eq!(learnable(&setting.moco.key, &setting.query), key);
         let query = learnable(&setting.query, &setting.query);
         assert!(query.iter().all(|(id, values)| key[id] != *values));
 
         let statistics = |setting: &Setting| {
-            [&setting.query, &setting.moco.state.key]
+            [&setting.query, &setting.moco.key]
                 .map(|model| running_statistics(model, &setting.query))
         };
         let [query_before, key_before] = statistics(&setting);
@@ -359,10 +367,10 @@ mod tests {
         let mut setting = Setting::new(16, 2);
         let (_, gradients) = setting.step(0);
         setting.learn(gradients);
-        let before = learnable(&setting.moco.state.key, &setting.query);
+        let before = learnable(&setting.moco.key, &setting.query);
         let query = learnable(&setting.query, &setting.query);
         setting.step(1);
-        let after = learnable(&setting.moco.state.key, &setting.query);
+        let after = learnable(&setting.moco.key, &setting.query);
         for (id, after) in &after {
             for ((after, before), query) in after.iter().zip(&before[id]).zip(&query[id]) {
                 let expected = MOMENTUM * before + (1.0 - MOMENTUM) * query;
@@ -370,13 +378,13 @@ mod tests {
             }
         }
         let keys = setting.keys(1);
-        let queue = setting.moco.state.queue.filled().unwrap();
+        let queue = setting.moco.queue.filled().unwrap();
         assert_eq!(queue.as_slice()[IMAGES * DIM..], keys);
 
         // Even with nothing kept, the update leaves running statistics alone.
-        let (engine, key) = (CpuEngine::new(), setting.moco.state.key.clone());
+        let key = setting.moco.key.clone();
         let statistics = running_statistics(&key, &setting.query);
-        let copy = ema::momentum_update(&engine, 0.0, &setting.query, key).unwrap();
+        let copy = ema::momentum_update(&setting.host, 0.0, &setting.query, key).unwrap();
         assert_eq!(learnable(&copy, &setting.query), query);
         assert_eq!(running_statistics(&copy, &setting.query), statistics);
         assert_ne!(
@@ -394,10 +402,10 @@ mod tests {
         assert_ne!(setting.keys(0)[..DIM], before[..DIM]);
 
         let (patches, count) = patches(&setting.grid, &setting.second, &Default::default());
-        let embeddings = setting.moco.state.key.embed(patches, count);
+        let embeddings = setting.moco.key.embed(patches, count);
         assert!(!embeddings.is_require_grad());
         let (_, gradients) = setting.step(0);
-        let key = &setting.moco.state.key;
+        let key = &setting.moco.key;
         assert_eq!(GradientsParams::from_grads(gradients, key).len(), 0);
     }
 

@@ -17,6 +17,7 @@ use burn::tensor::{Tensor, TensorData};
 use super::bridge::LossReport;
 use super::encoder::Model;
 use super::patches::PatchGrid;
+use super::platform::Platform;
 use super::trainer::TrainError;
 
 /// Two views of a batch of images.
@@ -41,14 +42,14 @@ impl Views<'_> {
 
 /// A training method with the state that outlives a step.
 #[derive(Debug)]
-pub enum Method<B: Backend> {
+pub enum Method<P: Platform> {
     /// Chen et al. 2020.
     SimClr(SimClr),
     /// He et al. 2020.
-    Moco(Box<Moco<B>>),
+    Moco(Box<Moco<P>>),
 }
 
-impl<B: Backend> Method<B> {
+impl<P: Platform> Method<P> {
     /// One step's loss and the gradients of `model`'s parameters. `upstream` multiplies the
     /// gradient, not the loss.
     ///
@@ -56,13 +57,14 @@ impl<B: Backend> Method<B> {
     /// [`TrainError`] when the engine or the framework refuses.
     pub fn step(
         &mut self,
-        model: &Model<Autodiff<B>>,
+        platform: &P,
+        model: &Model<Autodiff<P::Backend>>,
         views: Views<'_>,
         upstream: f32,
     ) -> Result<(LossReport, Gradients), TrainError> {
         match self {
-            Self::SimClr(method) => method.step(model, views, upstream),
-            Self::Moco(method) => method.step(model, views, upstream),
+            Self::SimClr(method) => method.step(platform, model, views, upstream),
+            Self::Moco(method) => method.step(platform, model, views, upstream),
         }
     }
 }
@@ -77,4 +79,147 @@ pub(super) fn patches<B: Backend>(
     let shape = [count * grid.patches(), grid.patch_len()];
     let data = TensorData::new(grid.cut(images), shape);
     (Tensor::from_data(data, device), count)
+}
+
+/// The methods on another engine than the one they were written with: the CUDA kernels' sources, run
+/// on the processor.
+#[cfg(all(test, host_kernels))]
+mod tests {
+    use std::collections::HashMap;
+
+    use burn::backend::Flex;
+    use burn::module::ParamId;
+    use burn::optim::{GradientsParams, Optimizer, SgdConfig};
+
+    use super::*;
+    use crate::host::{HostEngine, Schedule};
+    use crate::train::ema;
+    use crate::train::encoder::ModelConfig;
+    use crate::train::host::{Host, InHostMemory};
+    use crate::{KeyQueue, MomentumSchedule};
+
+    type Training = Autodiff<Flex>;
+
+    const IMAGES: usize = 8;
+    const STEPS: u64 = 3;
+    const TOLERANCE: f32 = 1e-5;
+
+    fn model() -> (ModelConfig, Model<Training>) {
+        let config = ModelConfig {
+            height: 8,
+            width: 8,
+            channels: 1,
+            widths: vec![4, 6],
+            hidden: 7,
+            dim: 5,
+        };
+        let model = config.init(0, &Default::default());
+        (config, model)
+    }
+
+    /// What a few steps leave behind.
+    struct Course {
+        reports: Vec<LossReport>,
+        query: HashMap<ParamId, Vec<f32>>,
+        key: HashMap<ParamId, Vec<f32>>,
+        keys: Vec<f32>,
+    }
+
+    fn course<P: Platform<Backend = Flex>>(
+        platform: &P,
+        mut method: Method<P>,
+        (config, model): &(ModelConfig, Model<Training>),
+    ) -> Course {
+        let images = |speed: f32| -> Vec<f32> {
+            (0..IMAGES * 64).map(|i| (i as f32 * speed).sin()).collect()
+        };
+        let (first, second) = (images(0.7), images(0.9));
+        let mut query = model.clone();
+        let mut sgd = SgdConfig::new().init::<Training, Model<Training>>();
+        let mut reports = Vec::new();
+        for step in 0..STEPS {
+            let views = Views {
+                first: &first,
+                second: &second,
+                grid: &config.grid(),
+                step,
+            };
+            let (report, gradients) = method.step(platform, &query, views, 1.0).unwrap();
+            let gradients = GradientsParams::from_grads(gradients, &query);
+            query = sgd.step(0.1, query, gradients);
+            reports.push(report);
+        }
+        let learnable = |_, learnable| learnable;
+        let parameters = ema::parameters(&query, learnable).unwrap();
+        let (key, keys) = match &method {
+            Method::SimClr(_) => Default::default(),
+            Method::Moco(moco) => {
+                let state = moco.state(platform).unwrap();
+                let key = ema::parameters(&state.key, |id, _| parameters.contains_key(&id));
+                (
+                    key.unwrap(),
+                    state.queue.filled().unwrap().as_slice().to_vec(),
+                )
+            }
+        };
+        Course {
+            reports,
+            query: parameters,
+            key,
+            keys,
+        }
+    }
+
+    fn close(one: &[f32], other: &[f32]) {
+        assert_eq!(one.len(), other.len());
+        for (one, other) in one.iter().zip(other) {
+            assert!((one - other).abs() <= TOLERANCE, "{one} {other}");
+        }
+    }
+
+    fn same(one: &Course, other: &Course) {
+        for (one, other) in one.reports.iter().zip(&other.reports) {
+            close(&[one.loss], &[other.loss]);
+            assert_eq!((one.top1, one.candidates), (other.top1, other.candidates));
+        }
+        for (one, other) in [(&one.query, &other.query), (&one.key, &other.key)] {
+            assert_eq!(one.len(), other.len());
+            one.iter()
+                .for_each(|(id, values)| close(values, &other[id]));
+        }
+        close(&one.keys, &other.keys);
+    }
+
+    fn kernels() -> InHostMemory<HostEngine> {
+        InHostMemory::new(HostEngine::new(Schedule::Mixed, 7))
+    }
+
+    #[test]
+    fn simclr_learns_the_same_on_either_engine() {
+        let model = model();
+        let method = || SimClr::new(0.2).unwrap();
+        let cpu = course(&Host::default(), Method::SimClr(method()), &model);
+        let cuda = course(&kernels(), Method::SimClr(method()), &model);
+        assert_ne!(cpu.reports[0].loss, cpu.reports[1].loss);
+        same(&cpu, &cuda);
+    }
+
+    /// The first step takes its negatives from the batch, the others from the queue.
+    #[test]
+    fn moco_learns_the_same_on_either_engine() {
+        fn moco<P: Platform<Backend = Flex>>(platform: &P, model: &Model<Training>) -> Method<P> {
+            let momentum = MomentumSchedule::constant(0.75).unwrap();
+            let queue = KeyQueue::new(20, 5).unwrap();
+            let moco = Moco::new(platform, 0.2, momentum, queue, 2, 0, model).unwrap();
+            Method::Moco(Box::new(moco))
+        }
+        let model = model();
+        let (host, kernels) = (Host::default(), kernels());
+        let cpu = course(&host, moco(&host, &model.1), &model);
+        let cuda = course(&kernels, moco(&kernels, &model.1), &model);
+        let candidates: Vec<_> = cpu.reports.iter().map(|report| report.candidates).collect();
+        assert_eq!(candidates, [IMAGES, 1 + IMAGES, 1 + 2 * IMAGES]);
+        assert_ne!(cpu.key, cpu.query);
+        same(&cpu, &cuda);
+    }
 }

@@ -268,6 +268,7 @@ pub(in crate::train) mod tests {
             improvement: 40.0,
             training_seconds: 200.0,
             evaluation_seconds: 4.25,
+            waits_per_step: None,
         }
     }
 

@@ -1,0 +1,407 @@
+//! A whole step of training in one graph.
+
+use super::argument::{Named, located_gradients, located_inputs, located_tensor, require_disjoint};
+use super::device::CudaDevice;
+use super::engine::CudaEngine;
+use super::graph::CudaGraph;
+use super::queue::CudaQueue;
+use super::results::CudaResults;
+use super::view::{CudaRows, CudaRowsMut, CudaVector, CudaVectorMut};
+use crate::contrast::{Contrast, Inputs};
+use crate::device::{DeviceMomentum, Step, StepArguments};
+use crate::element::{DType, Element};
+use crate::engine::{Gradients, MomentumTensor};
+use crate::error::Error;
+
+/// The ε of a step's normalisation, unless said otherwise.
+const EPSILON: f32 = 1e-12;
+
+/// A step of training from embeddings to their gradients, recorded once and launched as one graph:
+///
+/// 1. [`normalize`](crate::Engine::normalize) of the embeddings,
+/// 2. [`value_and_grad`](crate::Engine::value_and_grad) of the unit rows,
+/// 3. [`normalize_backward`](crate::Engine::normalize_backward): gradients with respect to the
+///    embeddings as they came,
+/// 4. [`momentum_update`](crate::Engine::momentum_update), if tensors were given,
+/// 5. [`enqueue`](crate::Engine::enqueue) of the keys' unit rows, if there is a queue.
+///
+/// The results are those of the verbs called one by one, bit for bit. All memory is allocated when the
+/// step is recorded; a launch allocates nothing, waits for nothing, and costs the host one call of the
+/// driver. Embeddings are `T`, the queue's keys too; gradients are `G`, before the normalisation's
+/// gradient and after it.
+///
+/// ```no_run
+/// use infonce::cuda::{CudaBuffer, CudaEngine, CudaQueue, StepInputs};
+/// use infonce::{Contrast, Gradients, KeyQueue};
+///
+/// /// `keys`: 65,536 random unit rows. `encode`: queries and keys of the next batch.
+/// fn train(
+///     keys: &[f32],
+///     mut encode: impl FnMut() -> (Vec<f32>, Vec<f32>),
+/// ) -> Result<(), infonce::Error> {
+///     let engine = CudaEngine::new(0)?;
+///     let device = engine.device();
+///     let (batch, dim, capacity) = (256, 128, 65_536);
+///     let queue = KeyQueue::restore(capacity, dim, capacity, 0, keys)?;
+///
+///     let mut q = CudaBuffer::<f32>::zeroed(device, batch * dim)?;
+///     let mut own_key = CudaBuffer::<f32>::zeroed(device, batch * dim)?;
+///     let mut dq = CudaBuffer::<f32>::zeroed(device, batch * dim)?;
+///     let inputs = StepInputs::Queue {
+///         q: q.rows_mut(batch, dim)?,
+///         own_key: own_key.rows_mut(batch, dim)?,
+///         queue: CudaQueue::from_host(device, &queue)?,
+///     };
+///     let gradients = Gradients { dq: dq.rows_mut(batch, dim)?, dk: None };
+///     let mut step = engine.step(&Contrast::moco(0.2)?, inputs, gradients).record()?;
+///
+///     for _ in 0..100 {
+///         let (queries, keys) = encode();
+///         step.anchors_mut().upload(device, &queries)?;
+///         if let Some(mut own_key) = step.keys_mut() {
+///             own_key.upload(device, &keys)?;
+///         }
+///         step.launch()?;
+///         println!("loss {}, dq {:?}", step.loss()?, step.gradients().dq.download(device)?);
+///     }
+///     Ok(())
+/// }
+/// ```
+/// Embeddings that another library computes are read where they lie: views of its memory
+/// ([`CudaRowsMut::from_raw`]) take the place of the buffers' above, and its work goes to the stream of
+/// [`CudaDevice::with_raw_stream`].
+///
+/// # MoCo
+/// The order is that of He et al. 2020, algorithm 1: the loss sees the queue as earlier steps left it;
+/// then comes the momentum update; then the batch's keys enter the queue. In one thing it differs.
+/// There, the optimiser has changed the query encoder by the time of the momentum update. Here the
+/// gradient leaves the step, and the optimiser runs when the step has ended, so that
+/// ```text
+/// θ_k ← m·θ_k + (1 − m)·θ_q      θ_q: the parameters that computed this step's queries
+/// ```
+/// The key encoder that the next batch meets is therefore the one that algorithm 1 has one step
+/// earlier. For algorithm 1 to the letter, record the step without tensors, and call
+/// [`momentum_update`](crate::Engine::momentum_update) after the optimiser.
+///
+/// The queue must be full, as its size is part of the recorded launches; MoCo starts with one of random
+/// unit rows.
+pub struct CudaStep<'a, T, G> {
+    // Dropped before what it names.
+    graph: CudaGraph,
+    step: Step<CudaDevice>,
+    results: CudaResults,
+    inputs: StepInputs<'a, T>,
+    gradients: Gradients<CudaRowsMut<'a, G>>,
+    /// Written to by `set_scale`, and so borrowed.
+    _scale: Option<CudaVectorMut<'a>>,
+}
+
+/// The embeddings that a step is computed on, as the encoder leaves them: not normalised. They are
+/// lent to the step for writing, because the caller overwrites them before each launch.
+#[derive(Debug)]
+pub enum StepInputs<'a, T> {
+    /// Both views of N images, 2N × D (NT-Xent).
+    Shared {
+        /// As [`Inputs::Shared`].
+        z: CudaRowsMut<'a, T>,
+    },
+    /// Anchors N × D and candidates M × D (InfoNCE, CLIP).
+    Pair {
+        /// As [`Inputs::Pair`].
+        q: CudaRowsMut<'a, T>,
+        /// As [`Inputs::Pair`].
+        k: CudaRowsMut<'a, T>,
+    },
+    /// Queries and keys, N × D each, and the queue that the keys enter (MoCo).
+    Queue {
+        /// As [`Inputs::Queue`].
+        q: CudaRowsMut<'a, T>,
+        /// As [`Inputs::Queue`].
+        own_key: CudaRowsMut<'a, T>,
+        /// Full, its keys normalised. [`CudaStep::into_queue`] gives it back.
+        queue: CudaQueue<T>,
+    },
+}
+
+/// A step before it is recorded.
+#[derive(Debug)]
+pub struct CudaStepBuilder<'a, T, G> {
+    engine: CudaEngine,
+    contrast: Contrast,
+    inputs: StepInputs<'a, T>,
+    gradients: Gradients<CudaRowsMut<'a, G>>,
+    upstream: f32,
+    epsilon: f32,
+    scale: Option<CudaVectorMut<'a>>,
+    tensors: Option<Tensors>,
+}
+
+/// The tensors of a momentum update, of whatever type.
+#[derive(Debug)]
+struct Tensors {
+    momentum: f32,
+    dtype: DType,
+    located: Vec<DeviceMomentum>,
+    outputs: Vec<Named>,
+    inputs: Vec<Named>,
+}
+
+impl CudaEngine {
+    /// A [`CudaStep`] of `contrast`, to be completed and recorded. `gradients` are those of the
+    /// embeddings before they were normalised.
+    pub fn step<'a, T: Element, G: Element>(
+        &self,
+        contrast: &Contrast,
+        inputs: StepInputs<'a, T>,
+        gradients: Gradients<CudaRowsMut<'a, G>>,
+    ) -> CudaStepBuilder<'a, T, G> {
+        CudaStepBuilder {
+            engine: self.clone(),
+            contrast: contrast.clone(),
+            inputs,
+            gradients,
+            upstream: 1.0,
+            epsilon: EPSILON,
+            scale: None,
+            tensors: None,
+        }
+    }
+}
+
+impl<'a, T: Element, G: Element> CudaStepBuilder<'a, T, G> {
+    /// dL/dloss, for all launches; 1 unless said otherwise.
+    #[must_use]
+    pub fn with_upstream(mut self, upstream: f32) -> Self {
+        self.upstream = upstream;
+        self
+    }
+
+    /// The least length that a row is divided by; 10⁻¹² unless said otherwise.
+    #[must_use]
+    pub fn with_epsilon(mut self, epsilon: f32) -> Self {
+        self.epsilon = epsilon;
+        self
+    }
+
+    /// One number on the device that takes the place of the contrast's scale s, for scales that are
+    /// learned there. It must be finite and greater than 0, which is not checked.
+    #[must_use]
+    pub fn with_scale(mut self, scale: CudaVectorMut<'a>) -> Self {
+        self.scale = Some(scale);
+        self
+    }
+
+    /// Key encoder's tensors that each launch updates, at first with the coefficient `momentum`;
+    /// [`CudaStep::set_momentum`] changes it. The optimiser that trains `query` has its address: hand
+    /// it over as [`CudaVector::from_raw`].
+    ///
+    /// # Errors
+    /// [`Error::Length`] when a tensor's parts differ, [`Error::Device`] when one is of another handle.
+    pub fn with_momentum<P: Element>(
+        mut self,
+        momentum: f32,
+        tensors: Vec<MomentumTensor<CudaVector<'a, P>, CudaVectorMut<'a>, CudaVectorMut<'a, P>>>,
+    ) -> Result<Self, Error> {
+        let mut all = Tensors {
+            momentum,
+            dtype: P::DTYPE,
+            located: Vec::with_capacity(tensors.len()),
+            outputs: Vec::new(),
+            inputs: Vec::new(),
+        };
+        for tensor in &tensors {
+            let (located, outputs, query) = located_tensor(tensor, self.engine.device())?;
+            all.located.push(located);
+            all.outputs.extend(outputs);
+            all.inputs.push(query);
+        }
+        self.tensors = Some(all);
+        Ok(self)
+    }
+
+    /// Allocates what the step needs and records it, without running it. An error drops the queue.
+    ///
+    /// # Errors
+    /// [`Error::QueueNotFull`]; [`Error::Aliasing`] when an output shares memory with another argument;
+    /// those of [`value_and_grad`](crate::Engine::value_and_grad) and of
+    /// [`CudaDevice::record`]; [`Error::Scalar`] for an ε or a momentum out of range.
+    pub fn record(self) -> Result<CudaStep<'a, T, G>, Error> {
+        let device = self.engine.device();
+        let cursor = match self.inputs.queue() {
+            Some(queue) if queue.fill() < queue.capacity() => {
+                return Err(Error::QueueNotFull {
+                    fill: queue.fill(),
+                    capacity: queue.capacity(),
+                });
+            }
+            queue => queue.map_or(0, CudaQueue::cursor),
+        };
+        let (inputs, mut taken) = located_inputs(&self.inputs.views()?, device)?;
+        let scale = match &self.scale {
+            Some(scale) => {
+                taken.push(("scale", scale.region()));
+                Some(scale.on("scale", device)?)
+            }
+            None => None,
+        };
+        if let Some(tensors) = &self.tensors {
+            taken.extend(&tensors.inputs);
+        }
+        let gradients = located_gradients(&self.gradients, &taken, device)?;
+        if let Some(tensors) = &self.tensors {
+            taken.push(("gradients.dq", self.gradients.dq.region()));
+            let dk = self.gradients.dk.as_ref();
+            taken.extend(dk.map(|dk| ("gradients.dk", dk.region())));
+            require_disjoint(&tensors.outputs, &taken)?;
+        }
+        let arguments = StepArguments {
+            contrast: &self.contrast,
+            inputs,
+            cursor,
+            gradients: &gradients,
+            upstream: self.upstream,
+            epsilon: self.epsilon,
+            scale,
+            momentum: self
+                .tensors
+                .as_ref()
+                .map(|tensors| (tensors.momentum, tensors.dtype, &tensors.located[..])),
+        };
+        let step = Step::new(device, &arguments)?;
+        device.staging().reserve()?;
+        let (results, graph) = device.record(|| step.launch(self.engine.similarity(None)?))?;
+        Ok(CudaStep {
+            results: CudaResults::new(results, device),
+            graph,
+            step,
+            inputs: self.inputs,
+            gradients: self.gradients,
+            _scale: self.scale,
+        })
+    }
+}
+
+impl<T: Element> StepInputs<'_, T> {
+    fn queue(&self) -> Option<&CudaQueue<T>> {
+        match self {
+            StepInputs::Queue { queue, .. } => Some(queue),
+            StepInputs::Shared { .. } | StepInputs::Pair { .. } => None,
+        }
+    }
+
+    fn views(&self) -> Result<Inputs<CudaRows<'_, T>>, Error> {
+        Ok(match self {
+            StepInputs::Shared { z } => Inputs::Shared { z: z.as_rows() },
+            StepInputs::Pair { q, k } => Inputs::Pair {
+                q: q.as_rows(),
+                k: k.as_rows(),
+            },
+            StepInputs::Queue { q, own_key, queue } => Inputs::Queue {
+                q: q.as_rows(),
+                own_key: own_key.as_rows(),
+                queue: queue.all()?,
+            },
+        })
+    }
+}
+
+impl<T: Element, G: Element> CudaStep<'_, T, G> {
+    /// Puts the step on the stream.
+    ///
+    /// # Errors
+    /// [`Error::Driver`] when the driver refuses; [`Error::Capture`] while the stream is recorded.
+    pub fn launch(&mut self) -> Result<(), Error> {
+        if self.graph.device().stream().is_capturing()? {
+            return Err(Error::Capture { call: "launch" });
+        }
+        // SAFETY: the graph names memory of the step's own, and memory that was borrowed for as long as
+        // the step lives or, by the contract of raw views, stays as long as they are used; outputs are
+        // borrowed for writing, and read through `self` in the order of the stream.
+        unsafe { self.graph.launch()? };
+        if let StepInputs::Queue { own_key, queue, .. } = &mut self.inputs {
+            queue.count(own_key.region().rows());
+        }
+        Ok(())
+    }
+
+    /// The loss of the last launch, once it has ended.
+    ///
+    /// # Errors
+    /// [`Error::Driver`] when a kernel has failed; [`Error::Capture`].
+    pub fn loss(&self) -> Result<f32, Error> {
+        self.results.read_loss().map(|[loss, _]| loss)
+    }
+
+    /// Loss, dscale and statistics of the last launch, on the device: the same memory each time.
+    pub fn results(&self) -> &CudaResults {
+        &self.results
+    }
+
+    /// The embeddings of the anchors, z or q, to be overwritten for the next launch.
+    pub fn anchors_mut(&mut self) -> CudaRowsMut<'_, T> {
+        match &mut self.inputs {
+            StepInputs::Shared { z: anchors }
+            | StepInputs::Pair { q: anchors, .. }
+            | StepInputs::Queue { q: anchors, .. } => anchors.reborrow(),
+        }
+    }
+
+    /// The embeddings of the keys, k or own_key, to be overwritten for the next launch; `None` for
+    /// NT-Xent, which has none apart.
+    pub fn keys_mut(&mut self) -> Option<CudaRowsMut<'_, T>> {
+        match &mut self.inputs {
+            StepInputs::Shared { .. } => None,
+            StepInputs::Pair { k: keys, .. } | StepInputs::Queue { own_key: keys, .. } => {
+                Some(keys.reborrow())
+            }
+        }
+    }
+
+    /// The gradients that the last launch left, with respect to the embeddings as they came.
+    pub fn gradients(&self) -> Gradients<CudaRows<'_, G>> {
+        Gradients {
+            dq: self.gradients.dq.as_rows(),
+            dk: self.gradients.dk.as_ref().map(CudaRowsMut::as_rows),
+        }
+    }
+
+    /// The scale s of the launches from now on, in place of the contrast's. Where a scale was lent to
+    /// the step, it is overwritten.
+    ///
+    /// # Errors
+    /// [`Error::Scalar`] unless finite and greater than 0; [`Error::Driver`].
+    pub fn set_scale(&mut self, scale: f32) -> Result<(), Error> {
+        self.step.set_scale(self.graph.device(), scale)
+    }
+
+    /// The momentum m of the launches from now on:
+    /// [`MomentumSchedule::at`](crate::MomentumSchedule::at).
+    ///
+    /// # Errors
+    /// [`Error::Scalar`] unless 0 ≤ m ≤ 1; [`Error::Driver`].
+    pub fn set_momentum(&mut self, momentum: f32) -> Result<(), Error> {
+        self.step.set_momentum(self.graph.device(), momentum)
+    }
+
+    /// The queue after the launches so far.
+    pub fn queue(&self) -> Option<&CudaQueue<T>> {
+        self.inputs.queue()
+    }
+
+    /// The queue, when the step has done its service.
+    pub fn into_queue(self) -> Option<CudaQueue<T>> {
+        match self.inputs {
+            StepInputs::Queue { queue, .. } => Some(queue),
+            StepInputs::Shared { .. } | StepInputs::Pair { .. } => None,
+        }
+    }
+}
+
+impl<T: Element, G: Element> std::fmt::Debug for CudaStep<'_, T, G> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("CudaStep")
+            .field("inputs", &self.inputs)
+            .field("gradients", &self.gradients)
+            .finish_non_exhaustive()
+    }
+}

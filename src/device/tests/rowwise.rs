@@ -1,0 +1,133 @@
+//! How a warp takes its rows does not show in the results.
+
+use half::{bf16, f16};
+
+use super::numbers;
+use crate::device::{Device, DeviceMatrix, Rowwise, number_bytes};
+use crate::element::{DType, Element};
+use crate::error::Error;
+use crate::host::{HostBuffer, HostDevice, Schedule};
+
+const ROWS: usize = 301;
+const EPSILON: f32 = 1e-3;
+
+/// Rows `stride` numbers apart, `offset` numbers from the start of an allocation.
+fn matrix(
+    device: &HostDevice,
+    dtype: DType,
+    [dim, stride, offset]: [usize; 3],
+) -> Result<(DeviceMatrix, HostBuffer), Error> {
+    let bytes = number_bytes(dtype);
+    let buffer = device.memory((ROWS * stride + offset) * bytes)?;
+    let address = HostDevice::address(&buffer) + (offset * bytes) as u64;
+    let matrix = DeviceMatrix {
+        address,
+        rows: ROWS,
+        dim,
+        stride,
+        dtype,
+    };
+    Ok((matrix, buffer))
+}
+
+/// y, the norms and dx.
+type Left<O> = (Vec<O>, Vec<f32>, Vec<f32>);
+
+/// Both kernels, with the rows cut up for `multiprocessors`.
+fn run<T: Element, O: Element>(
+    x: &[T],
+    dy: &[f32],
+    dim: usize,
+    multiprocessors: u32,
+    gap: usize,
+) -> Result<Left<O>, Error> {
+    let device = HostDevice::new(Schedule::Late, 7, multiprocessors);
+    let layout = [dim, dim + gap, gap];
+    let (given, _given) = matrix(&device, T::DTYPE, layout)?;
+    let (unit, _unit) = matrix(&device, O::DTYPE, layout)?;
+    let (of_unit, _of_unit) = matrix(&device, DType::F32, layout)?;
+    let (of_given, _of_given) = matrix(&device, DType::F32, layout)?;
+    let norms = device.memory(4 * ROWS)?;
+    let lengths = (HostDevice::address(&norms), ROWS);
+    let at = |matrix: DeviceMatrix, row: usize| {
+        matrix.address + (row * matrix.stride * number_bytes(matrix.dtype)) as u64
+    };
+    for row in 0..ROWS {
+        let numbers = row * dim..(row + 1) * dim;
+        device.write(at(given, row), bytemuck::cast_slice(&x[numbers.clone()]))?;
+        device.write(at(of_unit, row), bytemuck::cast_slice(&dy[numbers]))?;
+    }
+    let rowwise = Rowwise::new(&device);
+    rowwise.normalize(given, unit, lengths, EPSILON)?;
+    rowwise.normalize_backward(unit, lengths, of_unit, of_given, EPSILON)?;
+    let mut y = vec![O::from_f32(0.0); ROWS * dim];
+    let (mut found, mut dx) = (vec![0.0f32; ROWS], vec![0.0f32; ROWS * dim]);
+    for (row, (y, dx)) in y.chunks_mut(dim).zip(dx.chunks_mut(dim)).enumerate() {
+        device.read(at(unit, row), bytemuck::cast_slice_mut(y))?;
+        device.read(at(of_given, row), bytemuck::cast_slice_mut(dx))?;
+    }
+    device.read(lengths.0, bytemuck::cast_slice_mut(&mut found))?;
+    Ok((y, found, dx))
+}
+
+fn compare<T: Element, O: Element>(dim: usize) -> Result<(), Error> {
+    let mut x: Vec<T> = numbers(ROWS, dim, 1);
+    let dy: Vec<f32> = numbers(ROWS, dim, 2);
+    // Beside rows of moderate length: zeros, less than ε, huge, infinity and NaN, one of them last.
+    for (row, number) in [
+        (0, 0.0),
+        (9, 1e-6),
+        (10, 3e4),
+        (77, f32::INFINITY),
+        (300, f32::NAN),
+    ] {
+        x[row * dim..(row + 1) * dim].fill(T::from_f32(number));
+    }
+    if T::DTYPE != DType::F16 {
+        x[12 * dim..13 * dim].fill(T::from_f32(1e30));
+    }
+    let bits = |(y, norms, dx): &Left<O>| {
+        let bits = |numbers: &[f32]| numbers.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
+        (
+            bytemuck::cast_slice::<_, u8>(y).to_vec(),
+            bits(norms),
+            bits(dx),
+        )
+    };
+    let one_row = run::<T, O>(&x, &dy, dim, 1000, 0)?;
+    let expected = bits(&one_row);
+    // 8, 4 and 2 rows a warp, where D lets it hold them.
+    for multiprocessors in [1, 2, 4] {
+        let several = run::<T, O>(&x, &dy, dim, multiprocessors, 0)?;
+        assert_eq!(bits(&several), expected, "D = {dim}, {multiprocessors}");
+    }
+    // Rows that lie at no whole quads, one number at a time.
+    let single = run::<T, O>(&x, &dy, dim, 1, 1)?;
+    let close = |a: f32, b: f32, spacing: f32| {
+        a.to_bits() == b.to_bits()
+            || (a - b).abs() <= spacing * a.abs().max(1.0)
+            || a.is_nan() && b.is_nan()
+    };
+    let norms = one_row.1.iter().zip(&single.1);
+    assert!(
+        norms.into_iter().all(|(&a, &b)| close(a, b, 1e-6)),
+        "D = {dim}"
+    );
+    let mut y = one_row.0.iter().zip(&single.0);
+    assert!(
+        y.all(|(a, b)| close(a.to_f32(), b.to_f32(), O::EPSILON)),
+        "D = {dim}"
+    );
+    Ok(())
+}
+
+#[test]
+fn rows_that_a_warp_takes_together_have_the_bits_of_rows_alone() -> Result<(), Error> {
+    // Ends within a warp's quads and at them, and D that are not held.
+    for dim in [4, 128, 132, 256, 516, 1024, 1028] {
+        compare::<f32, f32>(dim)?;
+        compare::<bf16, bf16>(dim)?;
+        compare::<f16, f32>(dim)?;
+    }
+    Ok(())
+}

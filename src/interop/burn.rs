@@ -1,0 +1,303 @@
+//! Tensors of burn's CUDA backend as vectors and matrices of the CUDA engine, without a copy.
+//!
+//! Both allocate in the device's primary context, so that an address of one is an address of the
+//! other. But burn launches on a stream that it does not show, and the engine on the stream of its
+//! handle: nothing orders the two, so each waits for the other.
+//!
+//! | before | wait until |
+//! |---|---|
+//! | the engine is given an address | everything that this thread has asked of burn has ended |
+//! | burn gets a tensor, or may use its memory again | everything asked of the engine has ended |
+//!
+//! The first covers new memory too: burn's pool hands out what work that is still running reads.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use burn::tensor::backend::{Backend, BackendTypes};
+use burn::tensor::ops::{FloatTensor, FloatTensorOps};
+use burn::tensor::{DType, FloatDType, Shape};
+
+use crate::Error;
+use crate::cuda::{CudaDevice, CudaRows, CudaRowsMut, CudaVector, CudaVectorMut};
+
+/// burn's CUDA backend. It is not the fusing one, whose tensors have no address until they are
+/// needed.
+pub type BurnCuda = burn::backend::Cuda<f32, i32>;
+
+/// Why a tensor could not pass.
+#[derive(Debug, thiserror::Error)]
+pub enum SeamError {
+    /// burn failed, perhaps in work before.
+    #[error("{0}")]
+    Burn(String),
+    /// A tensor of another number type.
+    #[error("{0:?} where F32 was expected")]
+    Type(DType),
+    /// The engine's side failed.
+    #[error(transparent)]
+    Engine(#[from] Error),
+}
+
+/// The seam between burn and the engine on one device.
+#[derive(Debug, Clone)]
+pub struct Seam {
+    device: CudaDevice,
+    waits: Arc<Waited>,
+}
+
+/// Nanoseconds.
+#[derive(Debug, Default)]
+struct Waited {
+    burn: AtomicU64,
+    engine: AtomicU64,
+}
+
+impl Seam {
+    /// On the device whose engine reads and writes the tensors, which is `device` itself.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] when burn could not compile its kernels here.
+    pub fn new(device: CudaDevice) -> Result<Self, Error> {
+        find_compiler()?;
+        Ok(Self {
+            device,
+            waits: Arc::default(),
+        })
+    }
+
+    /// Lends tensors to the engine.
+    pub fn lend(
+        &self,
+        tensors: impl IntoIterator<Item = FloatTensor<BurnCuda>>,
+    ) -> Result<Vec<Lent>, SeamError> {
+        let held = self.hold(tensors.into_iter().map(flat))?;
+        Ok(held.into_iter().map(Lent).collect())
+    }
+
+    /// Copies of tensors.
+    pub fn copies(
+        &self,
+        tensors: impl IntoIterator<Item = FloatTensor<BurnCuda>>,
+    ) -> Result<Vec<Owned>, SeamError> {
+        let copied = tensors.into_iter().map(|tensor| flat(tensor).copy());
+        let held = self.hold(copied)?;
+        Ok(held.into_iter().map(Owned).collect())
+    }
+
+    /// New tensors of as many numbers as each of `lengths` says.
+    pub fn room(&self, lengths: impl IntoIterator<Item = usize>) -> Result<Vec<Owned>, SeamError> {
+        let device = self.burn_device();
+        let empty = lengths
+            .into_iter()
+            .map(|length| BurnCuda::float_empty(Shape::new([length]), &device, FloatDType::F32));
+        let held = self.hold(empty)?;
+        Ok(held.into_iter().map(Owned).collect())
+    }
+
+    /// The tensor that the engine has written, a vector.
+    pub fn tensor_of(&self, owned: Owned) -> Result<FloatTensor<BurnCuda>, SeamError> {
+        self.wait_for_engine()?;
+        Ok(owned.0.tensor.clone())
+    }
+
+    /// How long this seam has waited for burn and for the engine.
+    pub fn waited(&self) -> [Duration; 2] {
+        [&self.waits.burn, &self.waits.engine]
+            .map(|nanoseconds| Duration::from_nanos(nanoseconds.load(Ordering::Relaxed)))
+    }
+
+    fn burn_device(&self) -> <BurnCuda as BackendTypes>::Device {
+        let index = self.device.info().ordinal;
+        burn::backend::cuda::CudaDevice::new(index)
+    }
+
+    /// Keeps tensors, which are contiguous vectors, with their addresses, and waits for burn.
+    fn hold(
+        &self,
+        tensors: impl Iterator<Item = FloatTensor<BurnCuda>>,
+    ) -> Result<Vec<Held>, SeamError> {
+        let mut held = Vec::new();
+        for tensor in tensors {
+            if tensor.dtype != DType::F32 {
+                return Err(SeamError::Type(tensor.dtype));
+            }
+            let memory = tensor.client.get_resource(tensor.handle.clone());
+            let memory = memory.map_err(|error| SeamError::Burn(error.to_string()))?;
+            held.push(Held {
+                address: memory.resource().ptr,
+                length: tensor.meta.shape().num_elements(),
+                tensor,
+                seam: self.clone(),
+            });
+        }
+        self.wait_for_burn()?;
+        Ok(held)
+    }
+
+    fn wait_for_burn(&self) -> Result<(), SeamError> {
+        let result = timed(&self.waits.burn, || BurnCuda::sync(&self.burn_device()));
+        result.map_err(|error| SeamError::Burn(error.to_string()))
+    }
+
+    fn wait_for_engine(&self) -> Result<(), Error> {
+        timed(&self.waits.engine, || self.device.synchronize())
+    }
+}
+
+fn timed<R>(nanoseconds: &AtomicU64, wait: impl FnOnce() -> R) -> R {
+    let started = Instant::now();
+    let result = wait();
+    let passed = u64::try_from(started.elapsed().as_nanos()).unwrap_or(u64::MAX);
+    nanoseconds.fetch_add(passed, Ordering::Relaxed);
+    result
+}
+
+/// The tensor as a vector without gaps: burn's matrices have some between their rows.
+fn flat(tensor: FloatTensor<BurnCuda>) -> FloatTensor<BurnCuda> {
+    let length = tensor.meta.shape().num_elements();
+    let vector = BurnCuda::float_reshape(tensor, Shape::new([length]));
+    if vector.is_contiguous() {
+        return vector;
+    }
+    vector.copy()
+}
+
+/// A tensor's memory, for the engine.
+///
+/// As long as this lives, its tensor is one more owner of the memory: burn neither releases it nor
+/// writes to it in place. It ends only when the engine's work has.
+struct Held {
+    tensor: FloatTensor<BurnCuda>,
+    address: u64,
+    length: usize,
+    seam: Seam,
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        // After a failure nothing runs on the device any more, and every later call returns it.
+        let _ = self.seam.wait_for_engine();
+    }
+}
+
+impl fmt::Debug for Held {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            address, length, ..
+        } = self;
+        write!(f, "{length} numbers at {address:#x}")
+    }
+}
+
+impl Held {
+    fn check(&self, rows: usize, dim: usize) -> Result<(), Error> {
+        let expected = rows.saturating_mul(dim);
+        if self.length == expected {
+            return Ok(());
+        }
+        Err(Error::Length {
+            argument: "tensor",
+            given: self.length,
+            expected,
+        })
+    }
+}
+
+/// A tensor that the engine reads.
+#[derive(Debug)]
+pub struct Lent(Held);
+
+/// A tensor that the engine writes, and that burn does not know of yet.
+#[derive(Debug)]
+pub struct Owned(Held);
+
+macro_rules! read {
+    ($($values:ident),*) => {$(
+        impl $values {
+            /// All numbers as a matrix of `rows` × `dim`.
+            pub fn matrix(
+                &self,
+                rows: usize,
+                dim: usize,
+            ) -> Result<CudaRows<'_, f32>, Error> {
+                self.0.check(rows, dim)?;
+                // SAFETY: `address` is that of `rows` × `dim` contiguous f32 in the primary context
+                // of the seam's device. `Held` keeps them allocated until the stream is done, and
+                // outlives the view. burn's work on them had ended when `hold` returned; it starts
+                // none that writes, because the memory has another owner.
+                unsafe { CudaRows::from_raw(self.0.address, rows, dim, dim, &self.0.seam.device) }
+            }
+
+            /// All numbers as a vector.
+            pub fn vector(&self) -> Result<CudaVector<'_, f32>, Error> {
+                let Held { address, length, seam, .. } = &self.0;
+                // SAFETY: as for `matrix`.
+                unsafe { CudaVector::from_raw(*address, *length, &seam.device) }
+            }
+        }
+    )*};
+}
+read!(Lent, Owned);
+
+impl Owned {
+    /// All numbers as a matrix of `rows` × `dim` to write to.
+    pub fn matrix_mut(&mut self, rows: usize, dim: usize) -> Result<CudaRowsMut<'_, f32>, Error> {
+        self.0.check(rows, dim)?;
+        // SAFETY: as for `matrix`; and nobody else reads or writes: the memory was new to this
+        // tensor, burn has not been given it, and the borrow keeps other views away.
+        unsafe { CudaRowsMut::from_raw(self.0.address, rows, dim, dim, &self.0.seam.device) }
+    }
+
+    /// All numbers as a vector to write to.
+    pub fn vector_mut(&mut self) -> Result<CudaVectorMut<'_, f32>, Error> {
+        let Held {
+            address,
+            length,
+            seam,
+            ..
+        } = &self.0;
+        // SAFETY: as for `matrix_mut`.
+        unsafe { CudaVectorMut::from_raw(*address, *length, &seam.device) }
+    }
+}
+
+/// burn compiles its kernels when it first runs them, with NVRTC and a toolkit's headers, and panics
+/// where either is missing: both are looked for before, where it looks.
+fn find_compiler() -> Result<(), Error> {
+    let unavailable = |reason: &str| {
+        Err(Error::Unavailable {
+            engine: "cuda",
+            reason: reason.to_owned(),
+        })
+    };
+    // SAFETY: loading NVRTC runs its initialisers, which are meant to be run by any process.
+    if !unsafe { cudarc::nvrtc::sys::is_culib_present() } {
+        return unavailable(
+            "the encoder's kernels are compiled when they first run, and there is no NVRTC \
+             (libnvrtc) here; it comes with a CUDA toolkit",
+        );
+    }
+    let toolkit = match std::env::var_os("CUDA_PATH") {
+        Some(path) => Some(PathBuf::from(path)),
+        None => [
+            ("/usr/local/cuda", ""),
+            ("/opt/cuda", ""),
+            ("/usr", "bin/nvcc"),
+        ]
+        .into_iter()
+        .map(|(root, mark)| (PathBuf::from(root), mark))
+        .find(|(root, mark)| root.join(mark).exists())
+        .map(|(root, _)| root),
+    };
+    if toolkit.is_some_and(|toolkit| toolkit.join("include/cuda_runtime.h").is_file()) {
+        return Ok(());
+    }
+    unavailable(
+        "the encoder's kernels are compiled when they first run, and the headers of a CUDA toolkit \
+         are neither in CUDA_PATH nor in /usr/local/cuda, /opt/cuda or /usr",
+    )
+}

@@ -1,0 +1,3 @@
+//! Memory of other libraries as this crate's matrices.
+
+pub mod burn;

@@ -1,0 +1,148 @@
+//! Training on a CUDA device: the framework's CUDA backend beside the CUDA engine.
+//!
+//! Embeddings, keys, gradients and parameters stay on the device; images go there once a step, and
+//! the loss and what the report of a step is made of come back.
+
+use burn::tensor::ops::FloatTensor;
+use burn::tensor::{Shape, Tensor, TensorPrimitive};
+
+use super::platform::{Platform, Values, ValuesMut, Waits};
+use super::trainer::TrainError;
+use crate::cuda::{
+    CudaDevice, CudaEngine, CudaQueue, CudaRows, CudaRowsMut, CudaVector, CudaVectorMut,
+};
+use crate::interop::burn::{BurnCuda, Lent, Owned, Seam, SeamError};
+use crate::{Error, KeyQueue};
+
+/// The first CUDA device.
+#[derive(Debug)]
+pub struct Cuda {
+    engine: CudaEngine,
+    seam: Seam,
+}
+
+impl Cuda {
+    /// On device 0.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] where there is no driver, no device of compute capability 8.0, or
+    /// nothing to compile the framework's kernels with; [`Error::Driver`] when the driver fails.
+    pub fn new() -> Result<Self, Error> {
+        let device = CudaDevice::new(0)?;
+        Ok(Self {
+            seam: Seam::new(device.clone())?,
+            engine: CudaEngine::on(device),
+        })
+    }
+}
+
+impl From<SeamError> for TrainError {
+    fn from(error: SeamError) -> Self {
+        match error {
+            SeamError::Burn(reason) => Self::Framework(reason),
+            SeamError::Type(_) => Self::Tensor(error.to_string()),
+            SeamError::Engine(error) => Self::Loss(error),
+        }
+    }
+}
+
+fn primitive<const D: usize>(tensor: Tensor<BurnCuda, D>) -> FloatTensor<BurnCuda> {
+    tensor.into_primitive().tensor()
+}
+
+/// As many as were asked for.
+fn all<T, const N: usize>(values: Vec<T>) -> [T; N] {
+    let Ok(values) = values.try_into() else {
+        unreachable!("the seam returns one value for each that it is given")
+    };
+    values
+}
+
+impl Platform for Cuda {
+    type Backend = BurnCuda;
+    type Engine = CudaEngine;
+    type Queue = CudaQueue<f32>;
+    type Lent = Lent;
+    type Owned = Owned;
+
+    fn engine(&self) -> &CudaEngine {
+        &self.engine
+    }
+
+    fn lend<const D: usize>(&self, tensor: Tensor<BurnCuda, D>) -> Result<Lent, TrainError> {
+        let [lent] = all(self.seam.lend([primitive(tensor)])?);
+        Ok(lent)
+    }
+
+    fn lend_all<const D: usize>(
+        &self,
+        tensors: Vec<Tensor<BurnCuda, D>>,
+    ) -> Result<Vec<Lent>, TrainError> {
+        Ok(self.seam.lend(tensors.into_iter().map(primitive))?)
+    }
+
+    fn copies<const D: usize>(
+        &self,
+        tensors: Vec<Tensor<BurnCuda, D>>,
+    ) -> Result<Vec<Owned>, TrainError> {
+        Ok(self.seam.copies(tensors.into_iter().map(primitive))?)
+    }
+
+    fn room<const N: usize>(&self, lengths: [usize; N]) -> Result<[Owned; N], TrainError> {
+        Ok(all(self.seam.room(lengths)?))
+    }
+
+    fn tensor_of<const D: usize>(
+        &self,
+        values: Owned,
+        shape: Shape,
+    ) -> Result<Tensor<BurnCuda, D>, TrainError> {
+        let vector = TensorPrimitive::Float(self.seam.tensor_of(values)?);
+        Ok(Tensor::<_, 1>::from_primitive(vector).reshape(shape))
+    }
+
+    fn queue(&self, queue: KeyQueue<f32>) -> Result<CudaQueue<f32>, Error> {
+        CudaQueue::from_host(self.engine.device(), &queue)
+    }
+
+    fn filled(queue: &CudaQueue<f32>) -> Option<CudaRows<'_, f32>> {
+        queue.filled()
+    }
+
+    fn saved(&self, queue: &CudaQueue<f32>) -> Result<KeyQueue<f32>, Error> {
+        queue.to_host()
+    }
+
+    fn waits(&self) -> Option<Waits> {
+        let [framework, engine] = self.seam.waited();
+        Some(Waits {
+            framework_seconds: framework.as_secs_f64(),
+            engine_seconds: engine.as_secs_f64(),
+        })
+    }
+}
+
+macro_rules! read {
+    ($($values:ident),*) => {$(
+        impl Values<CudaEngine> for $values {
+            fn matrix(&self, rows: usize, dim: usize) -> Result<CudaRows<'_, f32>, TrainError> {
+                Ok($values::matrix(self, rows, dim)?)
+            }
+
+            fn vector(&self) -> Result<CudaVector<'_, f32>, TrainError> {
+                Ok($values::vector(self)?)
+            }
+        }
+    )*};
+}
+read!(Lent, Owned);
+
+impl ValuesMut<CudaEngine> for Owned {
+    fn matrix_mut(&mut self, rows: usize, dim: usize) -> Result<CudaRowsMut<'_, f32>, TrainError> {
+        Ok(Owned::matrix_mut(self, rows, dim)?)
+    }
+
+    fn vector_mut(&mut self) -> Result<CudaVectorMut<'_, f32>, TrainError> {
+        Ok(Owned::vector_mut(self)?)
+    }
+}

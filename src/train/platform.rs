@@ -1,0 +1,151 @@
+//! Where training runs: a backend of the tensor framework beside an engine that reads its tensors.
+//!
+//! The encoder belongs to the framework; normalisation, loss, momentum update and key queue belong
+//! to the engine. What passes between them is either *lent*, a tensor that the engine reads, or
+//! *owned*, memory that the engine writes and that then becomes a tensor. Methods are written once,
+//! over this trait; which of the two has to wait for the other, and how, is the platform's affair.
+
+use std::fmt::Debug;
+
+use burn::tensor::backend::Backend;
+use burn::tensor::{Shape, Tensor};
+use serde::{Deserialize, Serialize};
+
+use super::trainer::TrainError;
+use crate::{Engine, KeyQueue};
+
+/// A matrix that the platform's engine reads.
+pub type MatrixOf<'a, P> = <<P as Platform>::Engine as Engine>::Matrix<'a, f32>;
+/// A matrix that the platform's engine writes.
+pub type MatrixMutOf<'a, P> = <<P as Platform>::Engine as Engine>::MatrixMut<'a, f32>;
+
+/// A backend of the framework, an engine, and the way between them.
+pub trait Platform: Debug {
+    /// The framework's backend; its floats are f32.
+    type Backend: Backend;
+    /// What computes everything but the encoder.
+    type Engine: Engine<Queue<f32> = Self::Queue>;
+    /// The engine's key queue.
+    type Queue: Debug;
+    /// A tensor's values. The framework does not change them while this lives.
+    type Lent: Values<Self::Engine>;
+    /// Values that no tensor shares.
+    type Owned: ValuesMut<Self::Engine>;
+
+    /// The engine.
+    fn engine(&self) -> &Self::Engine;
+
+    /// Lends a tensor to the engine, once the framework has computed it.
+    ///
+    /// # Errors
+    /// [`TrainError::Tensor`] when the floats are not f32; what the framework reports.
+    fn lend<const D: usize>(
+        &self,
+        tensor: Tensor<Self::Backend, D>,
+    ) -> Result<Self::Lent, TrainError>;
+
+    /// Lends several tensors, waiting once.
+    ///
+    /// # Errors
+    /// As [`lend`](Self::lend).
+    fn lend_all<const D: usize>(
+        &self,
+        tensors: Vec<Tensor<Self::Backend, D>>,
+    ) -> Result<Vec<Self::Lent>, TrainError>;
+
+    /// Copies of tensors, for the engine to change.
+    ///
+    /// # Errors
+    /// As [`lend`](Self::lend).
+    fn copies<const D: usize>(
+        &self,
+        tensors: Vec<Tensor<Self::Backend, D>>,
+    ) -> Result<Vec<Self::Owned>, TrainError>;
+
+    /// Room for as many values as each of `lengths` says, for the engine to write.
+    ///
+    /// # Errors
+    /// What the framework reports.
+    fn room<const N: usize>(&self, lengths: [usize; N]) -> Result<[Self::Owned; N], TrainError>;
+
+    /// Makes a tensor of what the engine has written, once it has.
+    ///
+    /// # Errors
+    /// What the engine reports of work before.
+    fn tensor_of<const D: usize>(
+        &self,
+        values: Self::Owned,
+        shape: Shape,
+    ) -> Result<Tensor<Self::Backend, D>, TrainError>;
+
+    /// The queue in the engine's memory.
+    ///
+    /// # Errors
+    /// What the engine reports.
+    fn queue(&self, queue: KeyQueue<f32>) -> Result<Self::Queue, crate::Error>;
+
+    /// The keys of a queue; `None` while it is empty.
+    fn filled(queue: &Self::Queue) -> Option<MatrixOf<'_, Self>>;
+
+    /// A copy of the queue on the host, bit for bit.
+    ///
+    /// # Errors
+    /// What the engine reports.
+    fn saved(&self, queue: &Self::Queue) -> Result<KeyQueue<f32>, crate::Error>;
+
+    /// How long framework and engine have waited for each other so far; `None` where neither has
+    /// to, because both compute before they return.
+    fn waits(&self) -> Option<Waits> {
+        None
+    }
+}
+
+/// Values as an engine reads them.
+pub trait Values<E: Engine> {
+    /// As a matrix of `rows` × `dim`.
+    ///
+    /// # Errors
+    /// [`TrainError::Loss`] when there are not as many.
+    fn matrix(&self, rows: usize, dim: usize) -> Result<E::Matrix<'_, f32>, TrainError>;
+    /// As a vector.
+    ///
+    /// # Errors
+    /// [`TrainError::Loss`] when there are none.
+    fn vector(&self) -> Result<E::Vector<'_, f32>, TrainError>;
+}
+
+/// Values as an engine writes them.
+pub trait ValuesMut<E: Engine>: Values<E> {
+    /// As [`Values::matrix`].
+    ///
+    /// # Errors
+    /// As [`Values::matrix`].
+    fn matrix_mut(&mut self, rows: usize, dim: usize) -> Result<E::MatrixMut<'_, f32>, TrainError>;
+    /// As [`Values::vector`].
+    ///
+    /// # Errors
+    /// As [`Values::vector`].
+    fn vector_mut(&mut self) -> Result<E::VectorMut<'_, f32>, TrainError>;
+}
+
+/// Seconds that the calling thread has spent waiting at the seam between framework and engine.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Waits {
+    /// Until the framework had computed what it lends. The encoder's own time is in it, as far as
+    /// it had not passed when the wait began.
+    pub framework_seconds: f64,
+    /// Until the engine had written what becomes a tensor.
+    pub engine_seconds: f64,
+}
+
+impl Waits {
+    /// The mean over `steps` steps.
+    #[must_use]
+    pub fn per(self, steps: usize) -> Self {
+        let steps = steps.max(1) as f64;
+        Self {
+            framework_seconds: self.framework_seconds / steps,
+            engine_seconds: self.engine_seconds / steps,
+        }
+    }
+}

@@ -1,0 +1,264 @@
+//! The device and its primary context.
+
+use std::cell::Cell;
+use std::ffi::{c_char, c_int};
+
+use cudarc::driver::sys::{CUdevice_attribute_enum as Attribute, CUresult};
+
+use super::stream::{LEGACY, Stream};
+use super::{Answer, Contents, Driver, Handle, report, status, value};
+
+const NAME: &str = "emulated device (kernels run on the processor)";
+/// CUDA 13.0, as 1000·major + 10·minor.
+const VERSION: c_int = 13_000;
+const DEVICE: c_int = 0;
+/// Bytes of shared memory that a block has without asking.
+pub(super) const SHARED_USUAL: u32 = 48 << 10;
+/// Bytes of shared memory that a kernel can ask for: what compute capability 9.0 has.
+pub(super) const SHARED_MOST: u32 = 232_448;
+
+thread_local! {
+    /// The context that is current on this thread; 0 is none.
+    static CURRENT: Cell<Handle> = const { Cell::new(0) };
+}
+
+impl Driver {
+    pub(super) fn initialise(&mut self, flags: u32) -> Answer {
+        if flags != 0 {
+            return Err(CUresult::CUDA_ERROR_INVALID_VALUE);
+        }
+        if !std::mem::replace(&mut self.initialised, true) {
+            report("device 0 runs kernels on the processor");
+        }
+        Ok(())
+    }
+
+    fn device(&self, device: c_int) -> Answer {
+        if !self.initialised {
+            return Err(CUresult::CUDA_ERROR_NOT_INITIALIZED);
+        }
+        match device {
+            DEVICE => Ok(()),
+            _ => Err(CUresult::CUDA_ERROR_INVALID_DEVICE),
+        }
+    }
+
+    /// What every call starts with that needs the context: it is current on this thread, and none of
+    /// its work has failed.
+    pub(super) fn enter(&self) -> Answer {
+        if !self.initialised {
+            return Err(CUresult::CUDA_ERROR_NOT_INITIALIZED);
+        }
+        if self.retained == 0 || CURRENT.get() != self.context {
+            return Err(CUresult::CUDA_ERROR_INVALID_CONTEXT);
+        }
+        self.sound()
+    }
+
+    /// After a fault nothing works until the process ends: CUDA_ERROR_ILLEGAL_ADDRESS and
+    /// CUDA_ERROR_LAUNCH_FAILED in the driver API's list of errors.
+    pub(super) fn sound(&self) -> Answer {
+        self.fault.map_or(Ok(()), Err)
+    }
+
+    pub(super) fn retain(&mut self, device: c_int) -> Answer<Handle> {
+        self.device(device)?;
+        self.sound()?;
+        if self.retained == 0 {
+            self.context = self.new_handle();
+            let legacy = Stream::new(true);
+            self.contents.streams.insert(LEGACY, legacy);
+        }
+        self.retained += 1;
+        Ok(self.context)
+    }
+
+    pub(super) fn release(&mut self, device: c_int) -> Answer {
+        self.device(device)?;
+        if self.retained == 0 {
+            return Err(CUresult::CUDA_ERROR_INVALID_CONTEXT);
+        }
+        self.retained -= 1;
+        if self.retained == 0 {
+            self.run_everything();
+            let ended = std::mem::take(&mut self.contents);
+            // After a fault nothing can be freed.
+            if let (None, Some(left)) = (self.fault, ended.left_behind()) {
+                report(&format!("the context ends with {left}"));
+            }
+        }
+        self.sound()
+    }
+
+    pub(super) fn make_current(&mut self, context: Handle) -> Answer {
+        if context != 0 && (self.retained == 0 || context != self.context) {
+            return Err(CUresult::CUDA_ERROR_INVALID_CONTEXT);
+        }
+        CURRENT.set(context);
+        Ok(())
+    }
+
+    fn attribute(&self, attribute: c_int) -> Answer<c_int> {
+        use Attribute::*;
+        const ATTRIBUTES: [(Attribute, u32); 15] = [
+            (CU_DEVICE_ATTRIBUTE_MAX_THREADS_PER_BLOCK, 1024),
+            (CU_DEVICE_ATTRIBUTE_MAX_BLOCK_DIM_X, 1024),
+            (CU_DEVICE_ATTRIBUTE_MAX_BLOCK_DIM_Y, 1),
+            (CU_DEVICE_ATTRIBUTE_MAX_BLOCK_DIM_Z, 1),
+            (CU_DEVICE_ATTRIBUTE_MAX_GRID_DIM_X, i32::MAX as u32),
+            (CU_DEVICE_ATTRIBUTE_MAX_GRID_DIM_Y, 65_535),
+            (CU_DEVICE_ATTRIBUTE_MAX_GRID_DIM_Z, 65_535),
+            (
+                CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK,
+                SHARED_USUAL,
+            ),
+            (
+                CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN,
+                SHARED_MOST,
+            ),
+            (CU_DEVICE_ATTRIBUTE_WARP_SIZE, 32),
+            (CU_DEVICE_ATTRIBUTE_L2_CACHE_SIZE, 1 << 20),
+            (CU_DEVICE_ATTRIBUTE_UNIFIED_ADDRESSING, 1),
+            (CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, 9),
+            (CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR, 0),
+            (CU_DEVICE_ATTRIBUTE_MEMORY_POOLS_SUPPORTED, 0),
+        ];
+        if attribute == Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT as c_int {
+            return Ok(self.settings.multiprocessors as c_int);
+        }
+        let found = ATTRIBUTES
+            .iter()
+            .find(|(known, _)| *known as c_int == attribute);
+        match found {
+            Some((_, number)) => Ok(*number as c_int),
+            None => {
+                report(&format!(
+                    "the device's attribute {attribute} is not emulated"
+                ));
+                Err(CUresult::CUDA_ERROR_INVALID_VALUE)
+            }
+        }
+    }
+}
+
+impl Contents {
+    /// What its owner has not freed, in words.
+    pub(super) fn left_behind(&self) -> Option<String> {
+        let (device, host) = self.memory.counts();
+        let streams = self
+            .streams
+            .iter()
+            .filter(|(handle, stream)| **handle != LEGACY && !stream.destroyed);
+        let counts = [
+            (device, "allocations on the device"),
+            (host, "page-locked allocations"),
+            (streams.count(), "streams"),
+            (self.events.len(), "events"),
+            (self.graphs.len() + self.executables.len(), "graphs"),
+            (self.modules.count(), "modules"),
+        ];
+        let left: Vec<String> = counts
+            .iter()
+            .filter(|(count, _)| *count > 0)
+            .map(|(count, what)| format!("{count} {what}"))
+            .collect();
+        (!left.is_empty()).then(|| left.join(", "))
+    }
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn cuInit(flags: u32) -> CUresult {
+    status(|driver| driver.initialise(flags))
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cuDriverGetVersion(version: *mut c_int) -> CUresult {
+    // SAFETY: the caller's promise, here and below.
+    unsafe { value(version, |_| Ok(VERSION)) }
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cuDeviceGetCount(count: *mut c_int) -> CUresult {
+    // SAFETY: as above.
+    unsafe { value(count, |driver| driver.device(DEVICE).map(|()| 1)) }
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cuDeviceGet(device: *mut c_int, ordinal: c_int) -> CUresult {
+    // SAFETY: as above.
+    unsafe { value(device, |driver| driver.device(ordinal).map(|()| ordinal)) }
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cuDeviceGetName(
+    name: *mut c_char,
+    length: c_int,
+    device: c_int,
+) -> CUresult {
+    status(|driver| {
+        driver.device(device)?;
+        if name.is_null() || length < 1 {
+            return Err(CUresult::CUDA_ERROR_INVALID_VALUE);
+        }
+        let shown = NAME.len().min(length as usize - 1);
+        // SAFETY: the caller has room for `length` bytes.
+        unsafe {
+            std::ptr::copy_nonoverlapping(NAME.as_ptr().cast(), name, shown);
+            name.add(shown).write(0);
+        }
+        Ok(())
+    })
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cuDeviceGetAttribute(
+    number: *mut c_int,
+    attribute: c_int,
+    device: c_int,
+) -> CUresult {
+    // SAFETY: as above.
+    unsafe {
+        value(number, |driver| {
+            driver.device(device)?;
+            driver.attribute(attribute)
+        })
+    }
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cuDeviceTotalMem_v2(bytes: *mut usize, device: c_int) -> CUresult {
+    // SAFETY: as above.
+    unsafe {
+        value(bytes, |driver| {
+            driver.device(device)?;
+            Ok(driver.settings.memory_bytes)
+        })
+    }
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cuDevicePrimaryCtxRetain(context: *mut Handle, device: c_int) -> CUresult {
+    // SAFETY: as above.
+    unsafe { value(context, |driver| driver.retain(device)) }
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn cuDevicePrimaryCtxRelease_v2(device: c_int) -> CUresult {
+    status(|driver| driver.release(device))
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cuCtxGetCurrent(context: *mut Handle) -> CUresult {
+    // SAFETY: as above.
+    unsafe { value(context, |_| Ok(CURRENT.get())) }
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn cuCtxSetCurrent(context: Handle) -> CUresult {
+    status(|driver| driver.make_current(context))
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn cuCtxSynchronize() -> CUresult {
+    status(Driver::synchronise_context)
+}
