@@ -1,7 +1,7 @@
 // The fused gradient of similarity/gradient.h on sm_90a: two warpgroups own 64 rows each, and both
 // products of a tile are wgmma; a third warpgroup's first thread copies.
 //
-// With the softmax known, the copying warp also brings the streamed rows' log-sum-exps.
+// With a term by the streamed rows, the copying warp also brings their log-sum-exps.
 //
 //   owner tile      128 rows × D, resident
 //   streamed tiles  COLUMNS × D, STAGES in flight; one tile serves the logits (its rows are columns of
@@ -20,9 +20,18 @@ struct HopperGradientParams {
     GradientParams gradient;
 };
 
-template <class T, int SLABS, int COLUMNS, int STAGES, Softmax SOFTMAX>
-struct HopperGradient : OwnedRows<T, 128, COLUMNS / 8, 8 * SLABS, SOFTMAX> {
+// What the weights are made of. Known softmax: by the owner's log-sum-exp, the streamed row's, or a sum of
+// both; one kernel each, so that the registers hold no more than a pass needs.
+enum class Terms { ONLINE, OWNER, STREAMED, BOTH };
+
+constexpr Softmax softmax_of(Terms terms) { return terms == Terms::ONLINE ? Softmax::ONLINE : Softmax::KNOWN; }
+
+template <class T, int SLABS, int COLUMNS, int STAGES, Terms TERMS>
+struct HopperGradient : OwnedRows<T, 128, COLUMNS / 8, 8 * SLABS, softmax_of(TERMS)> {
     static_assert(STAGES > 2, "two tiles are used while others come in");
+    static constexpr bool ONLINE = TERMS == Terms::ONLINE;
+    static constexpr bool OWNER_TERM = TERMS == Terms::OWNER || TERMS == Terms::BOTH;
+    static constexpr bool STREAMED_TERM = TERMS == Terms::STREAMED || TERMS == Terms::BOTH;
     static constexpr int ROWS = 128, GROUPS = 2, DIM = SLABS * int(SLAB_NUMBERS);
     static constexpr int CONSUMERS = GROUPS * int(WARPGROUP), THREADS = CONSUMERS + int(WARPGROUP);
     static constexpr int OWNER_SLAB = ROWS * SLAB_BYTES, STREAMED_SLAB = COLUMNS * SLAB_BYTES;
@@ -32,7 +41,7 @@ struct HopperGradient : OwnedRows<T, 128, COLUMNS / 8, 8 * SLABS, SOFTMAX> {
         SLABS * OWNER_SLAB + STAGES * (STAGE + OFFSETS) + int(Ring<STAGES>::BYTES) + int(MBARRIER_BYTES);
     static constexpr uint32_t FIRST_TURN = 1;  // named barriers
     static constexpr int BLOCKS = COLUMNS / 8, STEPS = COLUMNS / 16;
-    using Owned = OwnedRows<T, ROWS, BLOCKS, 8 * SLABS, SOFTMAX>;
+    using Owned = OwnedRows<T, ROWS, BLOCKS, 8 * SLABS, softmax_of(TERMS)>;
     using Owned::first_owner, Owned::first_tile, Owned::sums, Owned::tiles;
 
     SharedAddress owner_slabs, stages, offsets, owner_full;
@@ -51,7 +60,7 @@ struct HopperGradient : OwnedRows<T, 128, COLUMNS / 8, 8 * SLABS, SOFTMAX> {
     INFONCE_DEVICE static void run(const HopperGradientParams& params) {
         HopperGradient self(params.gradient);
         if (thread_index() == 0) {
-            self.ring.init(CONSUMERS / 32, SOFTMAX == Softmax::KNOWN ? 32 : 0);
+            self.ring.init(CONSUMERS / 32, STREAMED_TERM ? 32 : 0);
             mbarrier_init(self.owner_full, 1);
             fence_mbarrier_init();
         }
@@ -69,7 +78,7 @@ struct HopperGradient : OwnedRows<T, 128, COLUMNS / 8, 8 * SLABS, SOFTMAX> {
 
     // The part of one warp.
     INFONCE_DEVICE void copy(const HopperGradientParams& params) {
-        if (SOFTMAX == Softmax::KNOWN) Owned::shift = weight_shift<T>(params.gradient.shift);
+        if (STREAMED_TERM) Owned::shift = weight_shift<T>(params.gradient.shift);
         const bool leads = thread_index() == uint32_t(CONSUMERS);
         if (leads) {
             prefetch_map(params.owner);
@@ -77,7 +86,7 @@ struct HopperGradient : OwnedRows<T, 128, COLUMNS / 8, 8 * SLABS, SOFTMAX> {
             mbarrier_arrive_expect(owner_full, SLABS * OWNER_SLAB);
             for (uint32_t slab = 0; slab < uint32_t(SLABS); ++slab)
                 copy_box(owner_slabs + slab * OWNER_SLAB, params.owner, slab * SLAB_NUMBERS, first_owner, owner_full);
-        } else if (SOFTMAX == Softmax::ONLINE) {
+        } else if (!STREAMED_TERM) {
             return;
         }
         Turn<STAGES> turn;
@@ -90,10 +99,9 @@ struct HopperGradient : OwnedRows<T, 128, COLUMNS / 8, 8 * SLABS, SOFTMAX> {
                     copy_box(stages + turn.stage * STAGE + slab * STREAMED_SLAB, params.streamed, slab * SLAB_NUMBERS,
                              first_row, full);
             }
-            if (SOFTMAX == Softmax::KNOWN) {
-                if (Owned::p.streamed_lse2)
-                    for (uint32_t c = thread_index() % 32; c < uint32_t(COLUMNS); c += 32)
-                        store_shared(offsets + turn.stage * OFFSETS + 4 * c, Owned::streamed_offset(first_row + c));
+            if (STREAMED_TERM) {
+                for (uint32_t c = thread_index() % 32; c < uint32_t(COLUMNS); c += 32)
+                    store_shared(offsets + turn.stage * OFFSETS + 4 * c, Owned::streamed_offset(first_row + c));
                 mbarrier_arrive(ring.full(turn.stage));
             }
             turn.advance();
@@ -132,7 +140,7 @@ struct HopperGradient : OwnedRows<T, 128, COLUMNS / 8, 8 * SLABS, SOFTMAX> {
             wgmma_wait<0>();
             pin_accumulator(flat(sums));
             ring.release(before);
-            if (SOFTMAX == Softmax::ONLINE) Owned::rescale(factor);
+            if (ONLINE) Owned::rescale(factor);
             pack(weights, fragments);
         }
         issue_sums(fragments, turn.stage);
@@ -179,11 +187,12 @@ struct HopperGradient : OwnedRows<T, 128, COLUMNS / 8, 8 * SLABS, SOFTMAX> {
 
     INFONCE_DEVICE void weigh(Weights& weights, uint32_t tile, uint32_t stage, float (&factor)[2]) {
         const uint32_t first_column = (first_tile + tile) * COLUMNS;
-        if (SOFTMAX == Softmax::ONLINE) {
+        if constexpr (ONLINE) {
             Owned::weigh_online(weights, first_column, factor);
         } else {
             const SharedAddress own = offsets + stage * OFFSETS + 4 * Owned::column(0, 0, 0);
-            Owned::weigh_known(weights, first_column, [&](int block) { return load_shared<Pair>(own + 32 * block); });
+            Owned::template weigh_terms<OWNER_TERM, STREAMED_TERM>(
+                weights, first_column, [&](int block) { return load_shared<Pair>(own + 32 * block); });
         }
     }
 
@@ -198,23 +207,27 @@ struct HopperGradient : OwnedRows<T, 128, COLUMNS / 8, 8 * SLABS, SOFTMAX> {
 };
 
 #if INFONCE_HOPPER
-// Name, type, slabs of D, streamed rows, stages.
-// TODO next: known at 128 wants 96 streamed rows and 6 stages (0 spills); known at 256 spills 96 bytes in
-// the build with both terms: one kernel for each pair of terms, and none with both at 256.
-#define INFONCE_HOPPER_GRADIENT(NAME, T, SLABS, COLUMNS, STAGES)                                  \
-    INFONCE_KERNEL(hopper_gradient_online_##NAME, HopperGradientParams, 384, 1) {                 \
-        HopperGradient<T, SLABS, COLUMNS, STAGES, Softmax::ONLINE>::run(p);                       \
-    }                                                                                             \
-    INFONCE_KERNEL(hopper_gradient_known_##NAME, HopperGradientParams, 384, 1) {                  \
-        HopperGradient<T, SLABS, COLUMNS, STAGES, Softmax::KNOWN>::run(p);                        \
+// Type, slabs of D, terms, streamed rows, stages. At D = 256 the sums fill half of the registers: what is
+// left holds 64 logits a thread and no second term.
+#define INFONCE_HOPPER_GRADIENT(NAME, T, SLABS, TERMS, COLUMNS, STAGES)                           \
+    INFONCE_KERNEL(hopper_gradient_##NAME, HopperGradientParams, 384, 1) {                        \
+        HopperGradient<T, SLABS, COLUMNS, STAGES, Terms::TERMS>::run(p);                          \
     }
+#define INFONCE_HOPPER_GRADIENTS(T)                                                               \
+    INFONCE_HOPPER_GRADIENT(online_##T##_64, T, 1, ONLINE, 128, 5)                                \
+    INFONCE_HOPPER_GRADIENT(owner_##T##_64, T, 1, OWNER, 128, 5)                                  \
+    INFONCE_HOPPER_GRADIENT(streamed_##T##_64, T, 1, STREAMED, 128, 5)                            \
+    INFONCE_HOPPER_GRADIENT(both_##T##_64, T, 1, BOTH, 128, 5)                                    \
+    INFONCE_HOPPER_GRADIENT(online_##T##_128, T, 2, ONLINE, 128, 5)                               \
+    INFONCE_HOPPER_GRADIENT(owner_##T##_128, T, 2, OWNER, 96, 6)                                  \
+    INFONCE_HOPPER_GRADIENT(streamed_##T##_128, T, 2, STREAMED, 96, 6)                            \
+    INFONCE_HOPPER_GRADIENT(both_##T##_128, T, 2, BOTH, 96, 6)                                    \
+    INFONCE_HOPPER_GRADIENT(online_##T##_256, T, 4, ONLINE, 64, 4)                                \
+    INFONCE_HOPPER_GRADIENT(owner_##T##_256, T, 4, OWNER, 64, 4)                                  \
+    INFONCE_HOPPER_GRADIENT(streamed_##T##_256, T, 4, STREAMED, 64, 4)
 
-INFONCE_HOPPER_GRADIENT(bf16_64, bf16, 1, 128, 5)
-INFONCE_HOPPER_GRADIENT(bf16_128, bf16, 2, 128, 5)
-INFONCE_HOPPER_GRADIENT(bf16_256, bf16, 4, 64, 4)
-INFONCE_HOPPER_GRADIENT(f16_64, f16, 1, 128, 5)
-INFONCE_HOPPER_GRADIENT(f16_128, f16, 2, 128, 5)
-INFONCE_HOPPER_GRADIENT(f16_256, f16, 4, 64, 4)
+INFONCE_HOPPER_GRADIENTS(bf16)
+INFONCE_HOPPER_GRADIENTS(f16)
 #endif
 
 }  // namespace infonce

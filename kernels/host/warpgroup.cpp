@@ -187,7 +187,7 @@ void Block::settle_accumulators(Thread& thread) {
         for (const Queued& queued : group) busy[queued.accumulator] = true;
     if (std::find(busy.begin(), busy.end(), true) == busy.end()) {
         for (const Accumulator& one : thread.accumulators)
-            std::memcpy(one.d, one.values.data(), one.values.size() * sizeof(float));
+            if (one.d) std::memcpy(one.d, one.values.data(), one.values.size() * sizeof(float));
         thread.accumulators.clear();
         return;
     }

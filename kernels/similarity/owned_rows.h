@@ -76,6 +76,8 @@ struct OwnedRows {
             positive[half] = excluded[half] = 0xffffffffu;
             if (inside) {
                 if (!asks_streamed()) positive[half] = p.contrast.positive(row);
+                // Candidates past the last anchor are nobody's positive.
+                if (positive[half] >= p.streamed.rows) positive[half] = 0xffffffffu;
                 excluded[half] = p.contrast.excluded(row);
             }
             owner_offset[half] = shift.shift - (inside && p.owner_lse2 ? load_global(p.owner_lse2 + row) : infinity());

@@ -6,6 +6,7 @@ use super::params::{
 use super::prepared::kernel_name;
 use super::similarity::Similarity;
 use super::{Arithmetic, BoxedMatrix, Device, TensorMap};
+use crate::contrast::{Contrast, Form};
 use crate::element::DType;
 use crate::error::Error;
 
@@ -23,20 +24,17 @@ const HOPPER_PRODUCT_SHARED: u32 = 4 * (128 + 256) * 128 + 8 * 8;
 /// Up to this D the anchors' rows stay in shared memory, so that a tile costs the traffic of its
 /// candidates only.
 const RESIDENT_DIM_BYTES: u32 = 4 * 128;
-/// Up to this D the fused gradient, whose weights never leave the registers, has no rival: above, the
-/// three products of a stored chunk run with warpgroups, which the fused kernels do not have yet.
-const FUSED_DIM: usize = 128;
+
+/// Whether only anchors have a loss: every weight has one term.
+pub(super) fn is_one_way(contrast: &Contrast) -> bool {
+    matches!(contrast.form, Form::InfoNce(_) | Form::Moco)
+}
 
 impl<D: Device> Similarity<'_, D> {
     /// Whether the kernels for sm_90a serve: they multiply 16-bit numbers.
     pub(super) fn is_hopper(&self, arithmetic: Arithmetic) -> bool {
         let narrow = matches!(arithmetic, Arithmetic::F16 | Arithmetic::Bf16);
         narrow && !self.portable && self.device.has_warpgroups()
-    }
-
-    /// Whether the fused gradient serves, where there is one.
-    pub(super) fn prefers_fused(&self, arithmetic: Arithmetic, dim: usize) -> bool {
-        !self.is_hopper(arithmetic) || dim <= FUSED_DIM
     }
 
     /// Candidates of a tile of logits.
@@ -111,7 +109,8 @@ impl<D: Device> Similarity<'_, D> {
         self.launch(name, grid, HOPPER_THREADS, HOPPER_PRODUCT_SHARED, &params)
     }
 
-    fn boxes(
+    /// The rows as boxes of 128 bytes of `box_rows` rows.
+    pub(super) fn boxes(
         &self,
         rows: GlobalRows,
         arithmetic: Arithmetic,

@@ -1,57 +1,15 @@
 //! The gradient passes: fused where D fits the registers, over chunks of stored weights elsewhere.
 
-use super::params::{FinishParams, GradientParams, ShiftParams};
+use super::fused::Pass;
+use super::params::{FinishParams, ShiftParams};
 use super::prepared::{Prepared, no_matrix, view};
 use super::similarity::{Similarity, WARP_ROWS};
 use super::statistics::{DeviceStatistics, Partial};
-use super::{Arithmetic, Device, DeviceMatrix, Floats, number_bytes};
+use super::{Device, DeviceMatrix, Floats, number_bytes};
 use crate::contrast::Form;
 use crate::element::DType;
 use crate::engine::Gradients;
 use crate::error::Error;
-
-/// One of the fused gradient kernels: its names, and the tiles of similarity/gradient.cu.
-struct Fused {
-    online: &'static str,
-    known: &'static str,
-    owner_rows: usize,
-    streamed_rows: usize,
-    shared_bytes: u32,
-    /// Blocks that fit a multiprocessor of an H100 (kernels/README.md).
-    resident: usize,
-}
-
-/// The fused kernel for an arithmetic and D; none when D is too large for it.
-fn fused(arithmetic: Arithmetic, dim: usize) -> Option<Fused> {
-    // Slabs, warps, streamed rows and stages as in similarity/gradient.cu.
-    macro_rules! kernel {
-        ($name:literal, $slabs:literal, $warps:literal, $columns:literal, $stages:literal, $resident:literal) => {
-            Some(Fused {
-                online: concat!("gradient_online_", $name),
-                known: concat!("gradient_known_", $name),
-                owner_rows: 16 * $warps,
-                streamed_rows: $columns,
-                shared_bytes: $slabs * 128 * (16 * $warps + $stages * $columns),
-                resident: $resident,
-            })
-        };
-    }
-    match (arithmetic, dim) {
-        (Arithmetic::Bf16, ..=64) => kernel!("bf16_64", 1, 8, 64, 3, 1),
-        (Arithmetic::Bf16, ..=128) => kernel!("bf16_128", 2, 8, 64, 3, 1),
-        (Arithmetic::Bf16, ..=256) => kernel!("bf16_256", 4, 8, 32, 2, 1),
-        (Arithmetic::F16, ..=64) => kernel!("f16_64", 1, 8, 64, 3, 1),
-        (Arithmetic::F16, ..=128) => kernel!("f16_128", 2, 8, 64, 3, 1),
-        (Arithmetic::F16, ..=256) => kernel!("f16_256", 4, 8, 32, 2, 1),
-        (Arithmetic::F32, ..=64) => kernel!("f32_64", 2, 4, 32, 3, 3),
-        (Arithmetic::F32, ..=128) => kernel!("f32_128", 4, 4, 32, 3, 2),
-        (Arithmetic::F32, ..=256) => kernel!("f32_256", 8, 4, 16, 2, 2),
-        (Arithmetic::Tf32, ..=64) => kernel!("tf32_64", 2, 4, 32, 3, 3),
-        (Arithmetic::Tf32, ..=128) => kernel!("tf32_128", 4, 4, 32, 3, 2),
-        (Arithmetic::Tf32, ..=256) => kernel!("tf32_256", 8, 4, 16, 2, 2),
-        _ => None,
-    }
-}
 
 /// Whether weights of the type are shifted: `SHIFTED` of tile/element.h.
 fn is_shifted(dtype: DType) -> bool {
@@ -112,14 +70,6 @@ impl<D: Device> Known<'_, D> {
     }
 }
 
-/// Which gradient a fused pass computes.
-enum Pass<'a, D: Device> {
-    /// dq, lse on the way.
-    Online,
-    OfAnchors(&'a Known<'a, D>),
-    OfCandidates(&'a Known<'a, D>),
-}
-
 impl<'a, D: Device> Finish<'a, D> {
     /// The whole gradient of the candidates.
     pub fn of_candidates(sums: &'a Sums<D>, gradient: DeviceMatrix) -> Self {
@@ -135,12 +85,6 @@ impl<'a, D: Device> Finish<'a, D> {
 }
 
 impl<D: Device> Similarity<'_, D> {
-    /// Whether a fused kernel serves.
-    pub(super) fn is_fused(&self, side: &Side<'_, D>) -> bool {
-        let (arithmetic, dim) = (side.prepared.arithmetic, side.prepared.shape.dim);
-        fused(arithmetic, dim).is_some() && self.prefers_fused(arithmetic, dim)
-    }
-
     /// dq of a one-way loss, and the statistics that are found on the way: 4NMD FLOPs. Returns
     /// ⟨q_i, dq_i⟩.
     pub(super) fn gradient_online(
@@ -253,64 +197,6 @@ impl<D: Device> Similarity<'_, D> {
             self.gradient_of_candidates(side, known, dk)?;
         }
         Ok(dots)
-    }
-
-    fn fused_sums(&self, side: &Side<'_, D>, pass: Pass<'_, D>) -> Result<Sums<D>, Error> {
-        let prepared = side.prepared;
-        let dim = prepared.shape.dim;
-        let kernel = fused(prepared.arithmetic, dim).ok_or(Error::Scalar {
-            argument: "dim",
-            given: dim as f64,
-            allowed: "at most 256 for the fused gradient",
-        })?;
-        let (anchors, candidates) = (prepared.anchor_rows, prepared.candidate_rows);
-        let (owner, streamed) = match pass {
-            Pass::Online | Pass::OfAnchors(_) => (anchors, candidates),
-            Pass::OfCandidates(_) => (candidates, anchors),
-        };
-        let (owner_terms, streamed_terms, shift) = match pass {
-            Pass::Online => (None, None, 0),
-            Pass::OfAnchors(known) => (Some(known.rows), known.columns, known.shift()),
-            Pass::OfCandidates(known) => (known.columns, Some(known.rows), known.shift()),
-        };
-        let owners = owner.rows as usize;
-        let owner_tiles = owners.div_ceil(kernel.owner_rows);
-        let tiles = (streamed.rows as usize).div_ceil(kernel.streamed_rows);
-        let (parts, tiles_per_split) = self.split(owner_tiles, tiles, kernel.resident);
-        let sums = self.memory().floats(parts as usize * owners * dim)?;
-        let online = matches!(pass, Pass::Online);
-        let normalisers = match online {
-            true => Some(self.memory().floats(2 * parts as usize * owners)?),
-            false => None,
-        };
-        let lse2 = |s: Option<&DeviceStatistics<D>>| s.map_or(0, |s| s.lse2.address());
-        let sigma = |s: Option<&DeviceStatistics<D>>| s.map_or(0, |s| s.sigma.address());
-        let params = GradientParams {
-            contrast: prepared.view,
-            owner,
-            streamed,
-            dim: dim as u32,
-            tiles_per_split,
-            owner_is_anchor: u32::from(!matches!(pass, Pass::OfCandidates(_))),
-            padding: 0,
-            owner_lse2: lse2(owner_terms),
-            streamed_lse2: lse2(streamed_terms),
-            owner_sigma: sigma(owner_terms),
-            streamed_sigma: sigma(streamed_terms),
-            shift,
-            sums: sums.address(),
-            normalisers: normalisers.as_ref().map_or(0, Floats::address),
-        };
-        let name = if online { kernel.online } else { kernel.known };
-        let threads = 2 * kernel.owner_rows as u32;
-        let grid = [owner_tiles as u32, parts, 1];
-        self.launch(name, grid, threads, kernel.shared_bytes, &params)?;
-        Ok(Sums {
-            sums,
-            normalisers,
-            parts,
-            shift,
-        })
     }
 
     /// Adds up the parts and writes the gradient.

@@ -3,6 +3,7 @@
 
 mod choice;
 mod chunked;
+mod fused;
 mod gradient;
 mod params;
 mod plan;

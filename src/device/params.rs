@@ -28,7 +28,7 @@ pub(super) struct ContrastView {
     pub padding: u32,
 }
 
-/// `GradientParams` of similarity/gradient.h.
+/// `GradientParams` of similarity/owned_rows.h.
 #[derive(Debug, Clone, Copy, Pod, Zeroable)]
 #[repr(C)]
 pub(super) struct GradientParams {
@@ -46,6 +46,16 @@ pub(super) struct GradientParams {
     pub shift: u64,
     pub sums: u64,
     pub normalisers: u64,
+}
+
+/// `HopperGradientParams` of hopper/gradient.cu.
+#[derive(Debug, Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+pub(super) struct HopperGradientParams {
+    pub owner: TensorMap,
+    pub streamed: TensorMap,
+    pub gradient: GradientParams,
+    pub padding: [u64; 4],
 }
 
 /// `ScoresParams` of similarity/scores.h.

@@ -7,6 +7,7 @@
 //! reduce               loss and ∂loss/∂s
 //! ```
 
+use super::choice::is_one_way;
 use super::gradient::Side;
 use super::prepared::Prepared;
 use super::statistics::{DeviceStatistics, Partial, Results};
@@ -145,8 +146,7 @@ impl<'d, D: Device> Similarity<'d, D> {
         let prepared = self.prepare(contrast, inputs)?;
         let side = Side::new(&prepared, upstream);
         let positive = self.positives(&prepared)?;
-        let one_way = matches!(contrast.form, Form::InfoNce(_) | Form::Moco);
-        let (rows, columns, dots) = if one_way && self.is_fused(&side) {
+        let (rows, columns, dots) = if is_one_way(contrast) && self.is_fused(&side) {
             let rows = self.statistics_of(positive, None)?;
             let dots = self.gradient_online(&side, &rows, gradients.dq)?;
             if let Some(dk) = gradients.dk {
