@@ -1,0 +1,212 @@
+//! The fused gradient kernels: which there are, and a pass of one.
+
+use super::choice::is_one_way;
+use super::gradient::{Known, Side, Sums};
+use super::params::{GradientParams, HopperGradientParams};
+use super::similarity::Similarity;
+use super::statistics::DeviceStatistics;
+use super::{Arithmetic, Device, Floats};
+use crate::error::Error;
+
+/// Which gradient a fused pass computes.
+pub(super) enum Pass<'a, D: Device> {
+    /// dq, lse on the way.
+    Online,
+    OfAnchors(&'a Known<'a, D>),
+    OfCandidates(&'a Known<'a, D>),
+}
+
+/// What the weights of a fused pass are made of: `Terms` of hopper/gradient.cu. The portable kernels
+/// with a known softmax take any.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Terms {
+    Online,
+    Owner,
+    Streamed,
+    Both,
+}
+
+/// A fused gradient kernel.
+struct Fused {
+    name: &'static str,
+    owner_rows: usize,
+    streamed_rows: usize,
+    threads: u32,
+    shared_bytes: u32,
+    /// Blocks that fit a multiprocessor of an H100 (kernels/README.md).
+    resident: usize,
+    hopper: bool,
+}
+
+/// The portable kernel for an arithmetic and D; none when D is too large for it.
+fn portable(arithmetic: Arithmetic, dim: usize, terms: Terms) -> Option<Fused> {
+    // Slabs, warps, streamed rows and stages as in similarity/gradient.cu.
+    macro_rules! kernel {
+        ($name:literal, $slabs:literal, $warps:literal, $columns:literal, $stages:literal, $resident:literal) => {
+            Some(Fused {
+                name: match terms {
+                    Terms::Online => concat!("gradient_online_", $name),
+                    _ => concat!("gradient_known_", $name),
+                },
+                owner_rows: 16 * $warps,
+                streamed_rows: $columns,
+                threads: 32 * $warps,
+                shared_bytes: $slabs * 128 * (16 * $warps + $stages * $columns),
+                resident: $resident,
+                hopper: false,
+            })
+        };
+    }
+    match (arithmetic, dim) {
+        (Arithmetic::Bf16, ..=64) => kernel!("bf16_64", 1, 8, 64, 3, 1),
+        (Arithmetic::Bf16, ..=128) => kernel!("bf16_128", 2, 8, 64, 3, 1),
+        (Arithmetic::Bf16, ..=256) => kernel!("bf16_256", 4, 8, 32, 2, 1),
+        (Arithmetic::F16, ..=64) => kernel!("f16_64", 1, 8, 64, 3, 1),
+        (Arithmetic::F16, ..=128) => kernel!("f16_128", 2, 8, 64, 3, 1),
+        (Arithmetic::F16, ..=256) => kernel!("f16_256", 4, 8, 32, 2, 1),
+        (Arithmetic::F32, ..=64) => kernel!("f32_64", 2, 4, 32, 3, 3),
+        (Arithmetic::F32, ..=128) => kernel!("f32_128", 4, 4, 32, 3, 2),
+        (Arithmetic::F32, ..=256) => kernel!("f32_256", 8, 4, 16, 2, 2),
+        (Arithmetic::Tf32, ..=64) => kernel!("tf32_64", 2, 4, 32, 3, 3),
+        (Arithmetic::Tf32, ..=128) => kernel!("tf32_128", 4, 4, 32, 3, 2),
+        (Arithmetic::Tf32, ..=256) => kernel!("tf32_256", 8, 4, 16, 2, 2),
+        _ => None,
+    }
+}
+
+/// The kernel for sm_90a for 16-bit numbers and D; none when D is too large for it.
+fn hopper(arithmetic: Arithmetic, dim: usize, terms: Terms) -> Option<Fused> {
+    // Terms, D, slabs, streamed rows and stages as in hopper/gradient.cu: tiles, the streamed rows'
+    // log-sum-exps, mbarriers.
+    macro_rules! kernel {
+        ($terms:literal, $dim:literal, $slabs:literal, $columns:literal, $stages:literal) => {
+            Some(Fused {
+                name: match arithmetic {
+                    Arithmetic::F16 => concat!("hopper_gradient_", $terms, "_f16_", $dim),
+                    _ => concat!("hopper_gradient_", $terms, "_bf16_", $dim),
+                },
+                owner_rows: 128,
+                streamed_rows: $columns,
+                threads: 384,
+                shared_bytes: $slabs * 128 * 128
+                    + $stages * $columns * ($slabs * 128 + 4)
+                    + (2 * $stages + 1) * 8,
+                resident: 1,
+                hopper: true,
+            })
+        };
+    }
+    match (terms, dim) {
+        (Terms::Online, ..=64) => kernel!("online", "64", 1, 128, 5),
+        (Terms::Online, ..=128) => kernel!("online", "128", 2, 128, 5),
+        (Terms::Online, ..=256) => kernel!("online", "256", 4, 64, 4),
+        (Terms::Owner, ..=64) => kernel!("owner", "64", 1, 128, 5),
+        (Terms::Owner, ..=128) => kernel!("owner", "128", 2, 96, 6),
+        (Terms::Owner, ..=256) => kernel!("owner", "256", 4, 64, 4),
+        (Terms::Streamed, ..=64) => kernel!("streamed", "64", 1, 128, 5),
+        (Terms::Streamed, ..=128) => kernel!("streamed", "128", 2, 96, 6),
+        (Terms::Streamed, ..=256) => kernel!("streamed", "256", 4, 64, 4),
+        (Terms::Both, ..=64) => kernel!("both", "64", 1, 128, 5),
+        (Terms::Both, ..=128) => kernel!("both", "128", 2, 96, 6),
+        _ => None,
+    }
+}
+
+impl<D: Device> Similarity<'_, D> {
+    fn fused(&self, arithmetic: Arithmetic, dim: usize, terms: Terms) -> Option<Fused> {
+        match self.is_hopper(arithmetic) {
+            true => hopper(arithmetic, dim, terms),
+            false => portable(arithmetic, dim, terms),
+        }
+    }
+
+    /// Whether fused kernels serve all gradients of the call.
+    pub(super) fn is_fused(&self, side: &Side<'_, D>) -> bool {
+        let prepared = side.prepared;
+        let terms = match is_one_way(prepared.contrast) {
+            true => Terms::Streamed,
+            false => Terms::Both,
+        };
+        self.fused(prepared.arithmetic, prepared.shape.dim, terms)
+            .is_some()
+    }
+
+    /// Σ_j W_ij k_j of every owner row, in parts.
+    pub(super) fn fused_sums(
+        &self,
+        side: &Side<'_, D>,
+        pass: Pass<'_, D>,
+    ) -> Result<Sums<D>, Error> {
+        let prepared = side.prepared;
+        let dim = prepared.shape.dim;
+        let (anchors, candidates) = (prepared.anchor_rows, prepared.candidate_rows);
+        let (owner, streamed) = match pass {
+            Pass::Online | Pass::OfAnchors(_) => (anchors, candidates),
+            Pass::OfCandidates(_) => (candidates, anchors),
+        };
+        let (owner_terms, streamed_terms, shift) = match pass {
+            Pass::Online => (None, None, 0),
+            Pass::OfAnchors(known) => (Some(known.rows), known.columns, known.shift()),
+            Pass::OfCandidates(known) => (known.columns, Some(known.rows), known.shift()),
+        };
+        let terms = match (owner_terms, streamed_terms) {
+            (None, None) => Terms::Online,
+            (Some(_), None) => Terms::Owner,
+            (None, Some(_)) => Terms::Streamed,
+            (Some(_), Some(_)) => Terms::Both,
+        };
+        let kernel = self
+            .fused(prepared.arithmetic, dim, terms)
+            .ok_or(Error::Scalar {
+                argument: "dim",
+                given: dim as f64,
+                allowed: "at most 256 for the fused gradient",
+            })?;
+        let owners = owner.rows as usize;
+        let owner_tiles = owners.div_ceil(kernel.owner_rows);
+        let tiles = (streamed.rows as usize).div_ceil(kernel.streamed_rows);
+        let (parts, tiles_per_split) = self.split(owner_tiles, tiles, kernel.resident);
+        let sums = self.memory().floats(parts as usize * owners * dim)?;
+        let normalisers = match terms {
+            Terms::Online => Some(self.memory().floats(2 * parts as usize * owners)?),
+            _ => None,
+        };
+        let lse2 = |s: Option<&DeviceStatistics<D>>| s.map_or(0, |s| s.lse2.address());
+        let sigma = |s: Option<&DeviceStatistics<D>>| s.map_or(0, |s| s.sigma.address());
+        let params = GradientParams {
+            contrast: prepared.view,
+            owner,
+            streamed,
+            dim: dim as u32,
+            tiles_per_split,
+            owner_is_anchor: u32::from(!matches!(pass, Pass::OfCandidates(_))),
+            padding: 0,
+            owner_lse2: lse2(owner_terms),
+            streamed_lse2: lse2(streamed_terms),
+            owner_sigma: sigma(owner_terms),
+            streamed_sigma: sigma(streamed_terms),
+            shift,
+            sums: sums.address(),
+            normalisers: normalisers.as_ref().map_or(0, Floats::address),
+        };
+        let grid = [owner_tiles as u32, parts, 1];
+        let (threads, shared) = (kernel.threads, kernel.shared_bytes);
+        if kernel.hopper {
+            let params = HopperGradientParams {
+                owner: self.boxes(owner, prepared.arithmetic, kernel.owner_rows as u32)?,
+                streamed: self.boxes(streamed, prepared.arithmetic, kernel.streamed_rows as u32)?,
+                gradient: params,
+                padding: [0; 4],
+            };
+            self.launch(kernel.name, grid, threads, shared, &params)?;
+        } else {
+            self.launch(kernel.name, grid, threads, shared, &params)?;
+        }
+        Ok(Sums {
+            sums,
+            normalisers,
+            parts,
+            shift,
+        })
+    }
+}
