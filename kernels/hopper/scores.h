@@ -30,6 +30,9 @@ struct HopperTile {
     static constexpr int CONSUMERS = GROUPS * int(WARPGROUP), THREADS = CONSUMERS + int(WARPGROUP);
     static constexpr int LEFT = ROWS * SLAB_BYTES, RIGHT = COLUMNS * SLAB_BYTES;
     static constexpr int STAGES = 4, RESIDENT_SLABS = 4;
+    // Up to D = 128 the special-function unit is the limit, at about the time of the products. A quarter of
+    // the exponentials elsewhere leaves it three quarters of that and takes 0.7 of the issue slots.
+    static constexpr int POLYNOMIAL_EACH = 4;
     // Room for a partial sum of every column from every warp.
     static constexpr int ROOM = WARPS_DOWN * COLUMNS * 8;
     static constexpr int SLABS_BYTES = RESIDENT_SLABS * LEFT + STAGES * RIGHT;
@@ -83,6 +86,7 @@ INFONCE_DEVICE void hopper_score_tiles(const HopperScoresParams& params) {
     const uint32_t first_tile = block_index().y * p.tiles_per_split;
     uint32_t tiles = first_tile < all_tiles ? all_tiles - first_tile : 0;
     if (tiles > p.tiles_per_split) tiles = p.tiles_per_split;
+    if (p.unless && load_global(p.unless)) tiles = 0;
     const uint32_t slabs = (p.anchors.row_bytes + SLAB_BYTES - 1) / SLAB_BYTES;
     if (thread_index() == 0) {
         ring.init(Tile::WARPS_DOWN);

@@ -12,7 +12,6 @@
 
 namespace infonce {
 
-constexpr float LN_2 = 0.6931471805599453f, LOG2_E = 1.4426950408889634f;
 constexpr int ROW_WARPS = 8;
 
 INFONCE_DEVICE uint64_t warp_row() { return uint64_t(block_index().x) * ROW_WARPS + thread_index() / 32; }
@@ -25,6 +24,7 @@ struct PositivesParams {
     uint32_t dim;
     uint32_t* not_finite;  // two words, zero before: set when an anchor's, a candidate's number is not finite
     float* positive;       // z₊ of each anchor
+    float* square_norms;   // of the anchors, then of the candidates
 };
 
 // A warp a row: first the anchors, then the candidates.
@@ -35,26 +35,76 @@ INFONCE_KERNEL(positives, PositivesParams, ROW_WARPS * 32, 1) {
     if (row >= uint64_t(anchors) + p.contrast.candidates) return;
     const bool is_anchor = row < anchors;
     if (!is_anchor) {
-        float zero = 0.0f;
-        for (uint32_t d = lane; d < p.dim; d += 32) zero += 0.0f * p.candidates.load(row - anchors, d);
-        if (warp_sum(zero) != 0.0f && lane == 0) store_global(p.not_finite + 1, 1u);
+        float zero = 0.0f, square = 0.0f;
+        for (uint32_t d = lane; d < p.dim; d += 32) {
+            const float k = p.candidates.load(row - anchors, d);
+            zero += 0.0f * k;
+            square = fma(k, k, square);
+        }
+        zero = warp_sum(zero);
+        square = warp_sum(square);
+        if (lane != 0) return;
+        store_global(p.square_norms + row, square);
+        if (zero != 0.0f) store_global(p.not_finite + 1, 1u);
         return;
     }
     const bool own = p.own_keys.data != nullptr;
     const Matrix& keys = own ? p.own_keys : p.candidates;
     const uint64_t key = own ? row : p.contrast.positive(uint32_t(row));
-    float product = 0.0f, zero = 0.0f;
+    float product = 0.0f, zero = 0.0f, square = 0.0f;
     for (uint32_t d = lane; d < p.dim; d += 32) {
         const float q = p.anchors.load(row, d), k = keys.load(key, d);
         product = fma(q, k, product);
+        square = fma(q, q, square);
         zero += 0.0f * q + 0.0f * k;
     }
     product = warp_sum(product);
+    square = warp_sum(square);
     zero = warp_sum(zero);
     if (lane != 0) return;
     const bool finite = zero == 0.0f;
     store_global(p.positive + row, finite ? p.contrast.scale_value() * product : quiet_nan());
+    store_global(p.square_norms + row, square);
     if (!finite) store_global(p.not_finite, 1u);
+}
+
+// The largest over the block, in every thread.
+template <int THREADS>
+INFONCE_DEVICE float block_maximum(float x) {
+    const SharedAddress slot = shared_base() + thread_index() * 4;
+    block_barrier();
+    store_shared(slot, x);
+    for (uint32_t half = THREADS / 2; half > 0; half /= 2) {
+        block_barrier();
+        if (thread_index() < half) store_shared(slot, larger(load_shared<float>(slot), load_shared<float>(slot + half * 4)));
+    }
+    block_barrier();
+    return load_shared<float>(shared_base());
+}
+
+struct BoundParams {
+    ContrastView contrast;
+    const float* square_norms;
+    uint32_t* bounded;
+};
+
+constexpr int BOUND_THREADS = 1024;
+
+// |z_ij| ≤ s·max‖q‖·max‖k‖ =: L. With L ≤ 80 in base 2 a sum of 2^z over 2^30 candidates lies between 2^-80
+// and 2^110, and with norms whose largest is between 2^-16 and 2^16 so does all that is made of it. One block.
+INFONCE_KERNEL(bound_logits, BoundParams, BOUND_THREADS, 1) {
+    float anchors = 0.0f, candidates = 0.0f;
+    for (uint32_t i = thread_index(); i < p.contrast.anchors; i += BOUND_THREADS)
+        anchors = larger(anchors, load_global(p.square_norms + i));
+    for (uint32_t i = thread_index(); i < p.contrast.candidates; i += BOUND_THREADS)
+        candidates = larger(candidates, load_global(p.square_norms + p.contrast.anchors + i));
+    anchors = sqrt_exact(block_maximum<BOUND_THREADS>(anchors));
+    candidates = sqrt_exact(block_maximum<BOUND_THREADS>(candidates));
+    if (thread_index() != 0) return;
+    constexpr float LARGEST = 80.0f, FAR = 65536.0f;
+    const auto usual = [](float norm) { return norm >= 1.0f / FAR && norm <= FAR; };
+    const float largest = absolute(p.contrast.scale2()) * anchors * candidates;
+    store_global(p.bounded, uint32_t(usual(anchors) && usual(candidates) && largest <= LARGEST));
 }
 
 // ---- Statistics
@@ -63,6 +113,7 @@ struct StatisticsParams {
     const ScaledSum* partial;   // parts × rows, added to what `running` holds; null: lse is given
     uint32_t parts, rows;
     ScaledSum* running;         // null: there is only one set of parts
+    const uint32_t* unless;     // nothing is done where this is set; null: it never is
     uint32_t first, last;       // whether this set is the first, the last of them
     // A candidate that is not finite makes every row NaN; an anchor does so where columns have a loss.
     uint32_t symmetric;
@@ -81,7 +132,7 @@ INFONCE_DEVICE float sigmoid(float x) { return 1.0f / (1.0f + exp_exact(-x)); }
 // A thread a row.
 INFONCE_KERNEL(combine_statistics, StatisticsParams, 128, 1) {
     const uint32_t row = block_index().x * 128 + thread_index();
-    if (row >= p.rows) return;
+    if (row >= p.rows || (p.unless && load_global(p.unless))) return;
     float lse;
     if (p.partial) {
         ScaledSum sum = p.running && !p.first ? load_global(p.running + row) : empty_sum();
@@ -125,17 +176,42 @@ INFONCE_KERNEL(find_weight_shift, ShiftParams, SHIFT_THREADS, 1) {
     if (p.column_sigma)
         for (uint32_t i = thread_index(); i < p.columns; i += SHIFT_THREADS)
             largest = larger(largest, load_global(p.column_sigma + i));
-    const SharedAddress slot = shared_base() + thread_index() * 4;
-    store_shared(slot, largest);
-    for (uint32_t half = SHIFT_THREADS / 2; half > 0; half /= 2) {
-        block_barrier();
-        if (thread_index() < half) store_shared(slot, larger(load_shared<float>(slot), load_shared<float>(slot + half * 4)));
-    }
+    largest = block_maximum<SHIFT_THREADS>(largest);
     if (thread_index() != 0) return;
     // Where σ is smaller still, so is every gradient: nothing is left of it in f32.
-    const uint32_t exponent = float_bits(load_shared<float>(slot)) >> 23;
+    const uint32_t exponent = float_bits(largest) >> 23;
     const float shift = UNIT_SHIFT + float(exponent > 26 ? 126 - int(exponent) : 100);
     store_global(p.shift, WeightShift{shift, bits_float(uint32_t(127.0f + shift) << 23)});
+}
+
+struct FoldParams {
+    ContrastView contrast;
+    const ScaledSum* partial;  // parts × rows, Σ_j E_ij
+    const float* lse2;         // of the chunk's rows
+    uint32_t parts, rows, first_anchor, dim;
+    Matrix exponentials;       // rows × candidates
+    Matrix anchors;            // of the chunk
+    Matrix folded;             // theirs times the factor, in the same type; data null: not wanted
+    float* factors;
+};
+
+// The factor 2^(o_i - lse_i) of each row, and its anchor times that. The positive's weight is -σ_i, and
+// σ_i = factor · Σ_j E_ij: it stands among the exponentials as -Σ_j E_ij. A warp a row.
+INFONCE_KERNEL(fold_rows, FoldParams, ROW_WARPS * 32, 1) {
+    const uint32_t lane = thread_index() % 32;
+    const uint64_t row = warp_row();
+    if (row >= p.rows) return;
+    ScaledSum sum = empty_sum();
+    for (uint32_t part = 0; part < p.parts; ++part)
+        sum = combine(sum, load_global(p.partial + uint64_t(part) * p.rows + row));
+    const float factor = exp2_fast(sum.maximum - load_global(p.lse2 + row));
+    if (lane == 0) {
+        store_global(p.factors + row, factor);
+        if (p.contrast.rule != POSITIVE_NONE)
+            p.exponentials.store(row, p.contrast.positive(p.first_anchor + uint32_t(row)), -sum.sum);
+    }
+    if (!p.folded.data) return;
+    for (uint32_t d = lane; d < p.dim; d += 32) p.folded.store(row, d, factor * p.anchors.load(row, d));
 }
 
 struct FinishParams {
@@ -143,6 +219,7 @@ struct FinishParams {
     const ScaledSum* normalisers;  // parts × rows; null: the weights were the softmax itself
     uint32_t parts, rows, dim;
     uint32_t shifted;              // the weights were those of f16
+    const float* factors;          // what the weights of each row have too little; null: nothing
     ContrastView contrast;
     float coefficient;             // upstream · w; the gradient's factor is this times s
     const float* sigma;            // of each row, with `keys`
@@ -165,6 +242,7 @@ INFONCE_KERNEL(finish_gradient, FinishParams, ROW_WARPS * 32, 1) {
     const float factor = p.coefficient * p.contrast.scale_value();
     float share = 1.0f, sigma = 0.0f, maximum = 0.0f;
     if (p.shifted) share /= p.shift ? load_global(p.shift).factor : UNIT_FACTOR;
+    if (p.factors) share *= load_global(p.factors + row);
     uint64_t key = 0;
     if (p.keys.data) {
         sigma = load_global(p.sigma + row);

@@ -19,9 +19,12 @@ struct ScoresParams {
     GlobalRows candidates;
     uint32_t first_anchor;   // its first row's index among all anchors
     uint32_t tiles_per_split;  // candidate tiles of a block; blocks are (anchor tile, split)
-    // Statistics.
+    const uint32_t* bounded;  // statistics, exponentials: whether 2^z and its sums are normal numbers as they are
+    const uint32_t* unless;   // no tile is computed where this is set; null: it never is
+    // Statistics, exponentials.
     ScaledSum* rows;         // splits × anchors of the chunk
     ScaledSum* columns;      // anchor tiles × candidates; null: columns have no loss
+    const float* negatives_lse;  // exponentials that are not bounded, in nats, of the chunk's rows
     // Weights.
     const float* row_lse2;   // of the chunk's rows
     const float* column_lse2;  // null: that term is left out
@@ -43,6 +46,7 @@ struct ScoresTile {
     static constexpr int SLAB = ROWS * SLAB_BYTES;
     static constexpr int STAGE = 2 * SLAB;
     static constexpr int SHARED_BYTES = STAGES * STAGE;
+    static constexpr int POLYNOMIAL_EACH = 0;  // exp2_shared_out
     // Among the threads that hold the tile.
     INFONCE_DEVICE static void meet() { block_barrier(); }
 };
@@ -84,6 +88,7 @@ INFONCE_DEVICE void score_tiles(const ScoresParams& p, Epilogue& epilogue) {
     const uint32_t first_tile = block_index().y * p.tiles_per_split;
     uint32_t tiles = first_tile < all_tiles ? all_tiles - first_tile : 0;
     if (tiles > p.tiles_per_split) tiles = p.tiles_per_split;
+    if (p.unless && load_global(p.unless)) tiles = 0;
     const uint32_t slabs = (p.anchors.row_bytes + SLAB_BYTES - 1) / SLAB_BYTES;
     // Slabs of all tiles, one sequence: the next tile's come in while this one's epilogue runs.
     uint32_t coming_tile = 0, coming_byte = 0, coming_stage = 0, stage = 0;

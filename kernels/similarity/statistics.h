@@ -1,39 +1,42 @@
 // The epilogue that makes statistics of logits: sums of exponentials of rows, and of columns where
 // columns have a loss. One partial sum per row and split, one per column and anchor tile, go to global
 // memory; combine_statistics of rows.cu adds them up in index order.
+//
+// Bounded logits need no maximum: 2^z serves as it is, for the row and for the column.
 #pragma once
 
-#include "similarity/scores.h"
+#include "similarity/anchor_rows.h"
+#include "similarity/row_sums.h"
 
 namespace infonce {
 
 template <class Tile>
-struct Statistics {
-    const ScoresParams& p;
-    const Place<Tile> place;
-    float scale2;
-    uint32_t row[Tile::ROW_BLOCKS][2];  // among the chunk's rows
-    uint32_t positive[Tile::ROW_BLOCKS][2], excluded[Tile::ROW_BLOCKS][2];
-    ScaledSum sums[Tile::ROW_BLOCKS][2];
+struct Statistics : AnchorRows<Tile> {
+    using Rows = AnchorRows<Tile>;
+    using Rows::p, Rows::place, Rows::scale2;
+    bool bounded;
+    RowSums<Tile> sums;
 
-    INFONCE_DEVICE explicit Statistics(const ScoresParams& params) : p(params) {
-        scale2 = p.contrast.scale2();
+    INFONCE_DEVICE explicit Statistics(const ScoresParams& params) : Rows(params) {
+        bounded = load_global(p.bounded) != 0;
         INFONCE_UNROLL
-        for (int i = 0; i < Tile::ROW_BLOCKS; ++i) {
+        for (int i = 0; i < Tile::ROW_BLOCKS; ++i)
             INFONCE_UNROLL
-            for (int half = 0; half < 2; ++half) {
-                row[i][half] = block_index().x * Tile::ROWS + place.row(i, half);
-                const bool inside = row[i][half] < p.anchors.rows;
-                const uint32_t anchor = p.first_anchor + row[i][half];
-                positive[i][half] = inside ? p.contrast.positive(anchor) : 0xffffffffu;
-                excluded[i][half] = inside ? p.contrast.excluded(anchor) : 0xffffffffu;
-                sums[i][half] = empty_sum();
-            }
-        }
+            for (int half = 0; half < 2; ++half) sums.of[i][half] = {bounded ? 0.0f : -infinity(), 0.0f};
     }
 
     INFONCE_DEVICE void tile(Logits<Tile>& logits, uint32_t first_column, SharedAddress room) {
-        mask(logits, first_column);
+        Rows::mask(logits, first_column);
+        if (bounded) {
+            Rows::exponentials(logits, sums.of);
+            if (p.columns) columns(first_column, room, [&](int j, int side) { return column_of_exponentials(logits, j, side); });
+        } else {
+            against_maxima(logits);
+            if (p.columns) columns(first_column, room, [&](int j, int side) { return column_of_logits(logits, j, side); });
+        }
+    }
+
+    INFONCE_DEVICE void against_maxima(const Logits<Tile>& logits) {
         INFONCE_UNROLL
         for (int i = 0; i < Tile::ROW_BLOCKS; ++i) {
             INFONCE_UNROLL
@@ -50,65 +53,56 @@ struct Statistics {
                 for (int j = 0; j < Tile::COLUMN_BLOCKS; ++j)
                     INFONCE_UNROLL
                     for (int side = 0; side < 2; ++side)
-                        tile_sum.sum += exp2_fast(fma(logits.z[i][j][2 * half + side], scale2, -offset));
-                sums[i][half] = combine(sums[i][half], tile_sum);
+                        tile_sum.sum += exp2_shared_out<Tile::POLYNOMIAL_EACH>(
+                            2 * j + side, fma(logits.z[i][j][2 * half + side], scale2, -offset));
+                sums.of[i][half] = combine(sums.of[i][half], tile_sum);
             }
         }
-        if (p.columns) columns(logits, first_column, room);
     }
 
-    // What a row does not see becomes −∞: candidates past the last, its positive, what it excludes; and
-    // rows past the last, which must not enter the columns' sums. Few tiles hold any of them.
-    INFONCE_DEVICE void mask(Logits<Tile>& logits, uint32_t first_column) {
-        const auto holds = [&](uint32_t c) { return c - first_column < uint32_t(Tile::COLUMNS); };
-        bool any = first_column + Tile::COLUMNS > p.candidates.rows;
+    // One column of the warp, a sum over the thread's rows and the eight threads that hold the others.
+    INFONCE_DEVICE ScaledSum column_of_exponentials(const Logits<Tile>& logits, int j, int side) const {
+        float sum = 0.0f;
+        INFONCE_UNROLL
+        for (int i = 0; i < Tile::ROW_BLOCKS; ++i) sum += logits.z[i][j][side] + logits.z[i][j][2 + side];
+        return {0.0f, column_sum(sum)};
+    }
+
+    // The maximum first, so that the sums are sums.
+    INFONCE_DEVICE ScaledSum column_of_logits(const Logits<Tile>& logits, int j, int side) const {
+        float maximum = -infinity(), sum = 0.0f;
         INFONCE_UNROLL
         for (int i = 0; i < Tile::ROW_BLOCKS; ++i)
             INFONCE_UNROLL
-            for (int half = 0; half < 2; ++half)
-                any |= row[i][half] >= p.anchors.rows || holds(positive[i][half]) || holds(excluded[i][half]);
-        if (!any) return;
+            for (int half = 0; half < 2; ++half) maximum = larger(maximum, logits.z[i][j][2 * half + side]);
+        maximum *= scale2;
+        INFONCE_UNROLL
+        for (int mask = 4; mask <= 16; mask *= 2) maximum = larger(maximum, shuffle_xor(maximum, mask));
+        const float offset = finite_offset(maximum);
         INFONCE_UNROLL
         for (int i = 0; i < Tile::ROW_BLOCKS; ++i)
             INFONCE_UNROLL
-            for (int j = 0; j < Tile::COLUMN_BLOCKS; ++j)
-                INFONCE_UNROLL
-                for (int e = 0; e < 4; ++e) {
-                    const uint32_t c = first_column + place.column(j, e % 2);
-                    if (c >= p.candidates.rows || row[i][e / 2] >= p.anchors.rows || c == positive[i][e / 2] ||
-                        c == excluded[i][e / 2])
-                        logits.z[i][j][e] = -infinity();
-                }
+            for (int half = 0; half < 2; ++half) sum += exp2_fast(fma(logits.z[i][j][2 * half + side], scale2, -offset));
+        return {maximum, column_sum(sum)};
     }
 
-    // `exchange`: room for a partial sum of every column from every warp row.
-    INFONCE_DEVICE void columns(const Logits<Tile>& logits, uint32_t first_column, SharedAddress exchange) {
+    INFONCE_DEVICE static float column_sum(float sum) {
+        INFONCE_UNROLL
+        for (int mask = 4; mask <= 16; mask *= 2) sum += shuffle_xor(sum, mask);
+        return sum;
+    }
+
+    // `exchange`: room for a partial sum of every column from every warp row. `column(j, side)`: the
+    // warp's.
+    template <class Column>
+    INFONCE_DEVICE void columns(uint32_t first_column, SharedAddress exchange, const Column& column) const {
         // Other warps may still multiply what lies there.
         Tile::meet();
         INFONCE_UNROLL
         for (int j = 0; j < Tile::COLUMN_BLOCKS; ++j) {
             INFONCE_UNROLL
             for (int side = 0; side < 2; ++side) {
-                ScaledSum sum = {-infinity(), 0.0f};
-                INFONCE_UNROLL
-                for (int i = 0; i < Tile::ROW_BLOCKS; ++i)
-                    INFONCE_UNROLL
-                    for (int half = 0; half < 2; ++half) {
-                        const float z = logits.z[i][j][2 * half + side];
-                        sum.maximum = larger(sum.maximum, z);
-                    }
-                // Over the eight threads that hold the warp's other rows of this column: the maximum
-                // first, so that the sums are sums.
-                sum.maximum *= scale2;
-                INFONCE_UNROLL
-                for (int mask = 4; mask <= 16; mask *= 2) sum.maximum = larger(sum.maximum, shuffle_xor(sum.maximum, mask));
-                const float offset = finite_offset(sum.maximum);
-                INFONCE_UNROLL
-                for (int i = 0; i < Tile::ROW_BLOCKS; ++i)
-                    INFONCE_UNROLL
-                    for (int half = 0; half < 2; ++half) sum.sum += exp2_fast(fma(logits.z[i][j][2 * half + side], scale2, -offset));
-                INFONCE_UNROLL
-                for (int mask = 4; mask <= 16; mask *= 2) sum.sum += shuffle_xor(sum.sum, mask);
+                const ScaledSum sum = column(j, side);
                 if (place.lane < 4)
                     store_shared(exchange + (place.warp_row * Tile::COLUMNS + place.column(j, side)) *
                                                 int(sizeof(ScaledSum)),
@@ -128,39 +122,7 @@ struct Statistics {
         // The next tile's first barrier lies before anything is written here again.
     }
 
-    // The same bits in both threads: the one of the lower lane comes first.
-    INFONCE_DEVICE ScaledSum combine_ordered(ScaledSum own, ScaledSum other, int mask) const {
-        const bool second = place.lane & mask;
-        return combine(second ? other : own, second ? own : other);
-    }
-
-    // `exchange`: room for a partial sum of every row from every warp column.
-    INFONCE_DEVICE void write(SharedAddress exchange) {
-        Tile::meet();
-        INFONCE_UNROLL
-        for (int i = 0; i < Tile::ROW_BLOCKS; ++i) {
-            INFONCE_UNROLL
-            for (int half = 0; half < 2; ++half) {
-                ScaledSum sum = sums[i][half];
-                INFONCE_UNROLL
-                for (int mask = 1; mask <= 2; mask *= 2)
-                    sum = combine_ordered(sum, {shuffle_xor(sum.maximum, mask), shuffle_xor(sum.sum, mask)}, mask);
-                if (place.lane % 4 == 0)
-                    store_shared(exchange + (place.warp_column * Tile::ROWS + place.row(i, half)) * int(sizeof(ScaledSum)),
-                                 sum);
-            }
-        }
-        Tile::meet();
-        const uint32_t r = thread_index();
-        const uint32_t chunk_row = block_index().x * Tile::ROWS + r;
-        if (r < Tile::ROWS && chunk_row < p.anchors.rows) {
-            ScaledSum sum = load_shared<ScaledSum>(exchange + int(r * sizeof(ScaledSum)));
-            INFONCE_UNROLL
-            for (int across = 1; across < Tile::WARPS_ACROSS; ++across)
-                sum = combine(sum, load_shared<ScaledSum>(exchange + int((across * Tile::ROWS + r) * sizeof(ScaledSum))));
-            store_global(p.rows + uint64_t(block_index().y) * p.anchors.rows + chunk_row, sum);
-        }
-    }
+    INFONCE_DEVICE void write(SharedAddress exchange) { sums.write(p, place, exchange); }
 };
 
 }  // namespace infonce

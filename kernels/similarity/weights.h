@@ -2,7 +2,7 @@
 // the positive's -σ, zero where excluded, times 2^shift, in the inputs' type.
 #pragma once
 
-#include "similarity/scores.h"
+#include "similarity/anchor_rows.h"
 
 namespace infonce {
 
@@ -24,30 +24,26 @@ INFONCE_DEVICE void store_number(f16* to, float x) { store_global(to, to_f16(x))
 INFONCE_DEVICE void store_number(float* to, float x) { store_global(to, x); }
 INFONCE_DEVICE void store_number(tf32* to, float x) { store_global(to, tf32{float_bits(x)}); }
 
+template <class T>
+INFONCE_DEVICE T* stored_number(const ScoresParams& p, uint32_t row, uint32_t c) {
+    return static_cast<T*>(p.weights) + uint64_t(row) * p.weights_stride + c;
+}
+
 template <class T, class Tile>
-struct Weights {
-    const ScoresParams& p;
-    const Place<Tile> place;
-    float scale2;
+struct Weights : AnchorRows<Tile> {
+    using Rows = AnchorRows<Tile>;
+    using Rows::excluded, Rows::p, Rows::place, Rows::positive, Rows::row, Rows::scale2;
     WeightShift shift;
-    // Of the thread's rows.
-    uint32_t row[Tile::ROW_BLOCKS][2], positive[Tile::ROW_BLOCKS][2], excluded[Tile::ROW_BLOCKS][2];
     float row_offset[Tile::ROW_BLOCKS][2];  // shift - lse
 
-    INFONCE_DEVICE explicit Weights(const ScoresParams& params) : p(params) {
-        scale2 = p.contrast.scale2();
+    INFONCE_DEVICE explicit Weights(const ScoresParams& params) : Rows(params) {
         shift = weight_shift<T>(p.shift);
         INFONCE_UNROLL
-        for (int i = 0; i < Tile::ROW_BLOCKS; ++i) {
+        for (int i = 0; i < Tile::ROW_BLOCKS; ++i)
             INFONCE_UNROLL
-            for (int half = 0; half < 2; ++half) {
-                const uint32_t r = row[i][half] = block_index().x * Tile::ROWS + place.row(i, half);
-                const bool inside = r < p.anchors.rows;
-                positive[i][half] = inside ? p.contrast.positive(p.first_anchor + r) : 0xffffffffu;
-                excluded[i][half] = inside ? p.contrast.excluded(p.first_anchor + r) : 0xffffffffu;
-                row_offset[i][half] = shift.shift - (inside ? load_global(p.row_lse2 + r) : infinity());
-            }
-        }
+            for (int half = 0; half < 2; ++half)
+                row_offset[i][half] =
+                    shift.shift - (Rows::inside(i, half) ? load_global(p.row_lse2 + row[i][half]) : infinity());
     }
 
     INFONCE_DEVICE void tile(Logits<Tile>& logits, uint32_t first_column, SharedAddress) {
@@ -81,8 +77,8 @@ struct Weights {
                         pair[side] = exp2_fast(fma(z, scale2, row_offset[i][half]));
                         if (COLUMN_TERM) pair[side] += exp2_fast(fma(z, scale2, column_offset[side]));
                     }
-                    if (row[i][half] < p.anchors.rows && c < p.weights_stride)
-                        store_numbers(weight(row[i][half], c), pair[0], pair[1]);
+                    if (Rows::inside(i, half) && c < p.weights_stride)
+                        store_numbers(stored_number<T>(p, row[i][half], c), pair[0], pair[1]);
                 }
             }
         }
@@ -93,17 +89,17 @@ struct Weights {
         for (int i = 0; i < Tile::ROW_BLOCKS; ++i) {
             for (int half = 0; half < 2; ++half) {
                 const uint32_t r = row[i][half];
-                if (r >= p.anchors.rows) continue;
+                if (!Rows::inside(i, half)) continue;
                 if (const uint32_t c = positive[i][half]; is_own(c, first_column)) {
                     float sigma = load_global(p.row_sigma + r);
                     if (p.column_sigma) sigma += load_global(p.column_sigma + c);
-                    store_number(weight(r, c), -shift.factor * sigma);
+                    store_number(stored_number<T>(p, r, c), -shift.factor * sigma);
                 }
-                if (const uint32_t c = excluded[i][half]; is_own(c, first_column)) store_number(weight(r, c), 0.0f);
+                if (const uint32_t c = excluded[i][half]; is_own(c, first_column)) store_number(stored_number<T>(p, r, c), 0.0f);
                 // Past the last candidate; the first number of a row's padding is 15 from its end at most.
                 if (first_column + Tile::COLUMNS <= p.candidates.rows) continue;
                 for (uint32_t c = p.candidates.rows; c < p.weights_stride; ++c)
-                    if (is_own(c, first_column)) store_number(weight(r, c), 0.0f);
+                    if (is_own(c, first_column)) store_number(stored_number<T>(p, r, c), 0.0f);
             }
         }
     }
@@ -113,10 +109,6 @@ struct Weights {
         const uint32_t in_tile = c - first_column;
         return in_tile < uint32_t(Tile::COLUMNS) && int(in_tile) / Tile::WARP_COLUMNS == place.warp_column &&
                int(in_tile % 8 / 2) == place.lane % 4;
-    }
-
-    INFONCE_DEVICE T* weight(uint32_t r, uint32_t c) const {
-        return static_cast<T*>(p.weights) + uint64_t(r) * p.weights_stride + c;
     }
 
     INFONCE_DEVICE void write(SharedAddress) {}

@@ -36,7 +36,7 @@ struct ContrastView {
     INFONCE_DEVICE uint32_t excluded(uint32_t i) const { return excludes_self ? i : 0xffffffffu; }
     INFONCE_DEVICE float scale_value() const { return device_scale ? load_global(device_scale) : scale; }
     // s·log2(e): logits are in base 2 from here on.
-    INFONCE_DEVICE float scale2() const { return scale_value() * 1.4426950408889634f; }
+    INFONCE_DEVICE float scale2() const { return scale_value() * LOG2_E; }
 };
 
 }  // namespace infonce

@@ -30,6 +30,11 @@ pub(super) fn is_one_way(contrast: &Contrast) -> bool {
     matches!(contrast.form, Form::InfoNce(_) | Form::Moco)
 }
 
+/// Whether exponentials of logits can be stored as they are: the exponents of f16 end too early.
+pub(super) fn has_exponentials(arithmetic: Arithmetic) -> bool {
+    arithmetic != Arithmetic::F16
+}
+
 impl<D: Device> Similarity<'_, D> {
     /// Whether the kernels for sm_90a serve: they multiply 16-bit numbers.
     pub(super) fn is_hopper(&self, arithmetic: Arithmetic) -> bool {
@@ -47,7 +52,7 @@ impl<D: Device> Similarity<'_, D> {
         if self.is_hopper(arithmetic) { 256 } else { 128 }
     }
 
-    /// Launches a kernel of the tile loop: "statistics", "weights" or "scores".
+    /// Launches a kernel of the tile loop: "statistics", "exponentials", "weights" or "scores".
     pub(super) fn scores(
         &self,
         kernel: &'static str,
@@ -64,7 +69,7 @@ impl<D: Device> Similarity<'_, D> {
             anchors: self.boxes(params.anchors, arithmetic, 128)?,
             candidates: self.boxes(params.candidates, arithmetic, 256)?,
             scores: *params,
-            padding: [0; 2],
+            padding: [0; 7],
         };
         let name = hopper_scores(kernel, arithmetic, resident);
         self.launch(name, grid, HOPPER_THREADS, HOPPER_SCORES_SHARED, &params)
@@ -146,5 +151,9 @@ fn hopper_scores(kernel: &'static str, arithmetic: Arithmetic, resident: bool) -
             }
         };
     }
-    names!("statistics", "weights", "scores")
+    match kernel {
+        // Only where D is too large for the fused kernels.
+        "exponentials" => "hopper_exponentials_bf16",
+        _ => names!("statistics", "weights", "scores"),
+    }
 }

@@ -2,10 +2,10 @@
 
 use super::DeviceMatrix;
 use super::gradient::{Finish, Known, Side, Sums};
-use super::params::{GlobalRows, ProductParams, ScoresParams};
-use super::prepared::rows_from;
-use super::similarity::Similarity;
-use super::statistics::scores_params;
+use super::params::{FoldParams, GlobalRows, MatrixView, ProductParams, ScoresParams};
+use super::prepared::{no_matrix, rows_from, view};
+use super::similarity::{Similarity, WARP_ROWS};
+use super::statistics::{DeviceStatistics, Partial, scores_params};
 use super::{Device, Floats, number_bytes};
 use crate::contrast::{Form, Shape};
 use crate::engine::Gradients;
@@ -14,22 +14,56 @@ use crate::error::Error;
 /// Rows of a tile of a product.
 const PRODUCT_ROWS: usize = 128;
 
+/// Where a chunk's weights come from.
+pub(super) enum Softmax<'a, D: Device> {
+    /// A softmax that is known.
+    Known(&'a Known<'a, D>),
+    /// Exponentials, whose sums are the statistics of a one-way loss.
+    Found {
+        statistics: &'a DeviceStatistics<D>,
+        bounded: &'a Floats<D>,
+    },
+}
+
+/// What the exponentials of a chunk need besides themselves.
+struct Folded<D: Device> {
+    row_sums: Floats<D>,
+    factors: Floats<D>,
+    /// The chunk's anchors times their factors, where dk is wanted.
+    anchors: Option<D::Buffer>,
+}
+
+/// A chunk of anchors, and where its weights are stored.
+#[derive(Clone, Copy)]
+struct Chunk {
+    first: usize,
+    count: usize,
+    weights: u64,
+    /// Numbers from row to row.
+    stride: usize,
+}
+
 impl<D: Device> Similarity<'_, D> {
-    /// Both gradients over chunks of stored weights: 6NMD FLOPs after the statistics.
+    /// Both gradients over chunks of stored weights. With exponentials 6NMD FLOPs in all, the
+    /// statistics among them; with a known softmax 6NMD after the statistics. Writes ⟨q_i, dq_i⟩ to
+    /// `dots`.
     pub(super) fn chunked(
         &self,
         side: &Side<'_, D>,
-        known: &Known<'_, D>,
+        softmax: &Softmax<'_, D>,
         gradients: &Gradients<DeviceMatrix>,
         dots: &Floats<D>,
     ) -> Result<(), Error> {
         let prepared = side.prepared;
-        let (rows, columns) = (known.rows, known.columns);
         let Shape {
             anchors,
             candidates,
             dim,
         } = prepared.shape;
+        let (rows, shift) = match softmax {
+            Softmax::Known(known) => (known.rows, known.shift()),
+            Softmax::Found { statistics, .. } => (*statistics, 0),
+        };
         let bytes = number_bytes(prepared.dtype);
         let stride = candidates.next_multiple_of(16);
         let chunk = self.chunk(anchors, stride * bytes);
@@ -47,7 +81,7 @@ impl<D: Device> Similarity<'_, D> {
                 .floats(parts as usize * chunk.min(anchors) * dim)?,
             normalisers: None,
             parts,
-            shift: known.shift(),
+            shift,
         };
         let dk_sums = match gradients.dk {
             Some(_) => Some(self.memory().floats(candidates * dim)?),
@@ -55,26 +89,44 @@ impl<D: Device> Similarity<'_, D> {
         };
         let tiles = candidates.div_ceil(PRODUCT_ROWS);
         let weight_tiles = candidates.div_ceil(self.scores_columns(prepared.arithmetic));
+        let (weight_parts, per_part) = self.split(chunk.div_ceil(PRODUCT_ROWS), weight_tiles, 1);
+        let folded = match softmax {
+            Softmax::Known(_) => None,
+            Softmax::Found { .. } => Some(Folded {
+                row_sums: self
+                    .memory()
+                    .floats(2 * weight_parts as usize * chunk.min(anchors))?,
+                factors: self.memory().floats(chunk.min(anchors))?,
+                anchors: match gradients.dk {
+                    Some(_) => {
+                        let row_bytes = prepared.anchor_rows.row_bytes as usize;
+                        Some(self.device.allocate(chunk.min(anchors) * row_bytes)?)
+                    }
+                    None => None,
+                },
+            }),
+        };
         for first in (0..anchors).step_by(chunk) {
             let count = chunk.min(anchors - first);
             let count_tiles = count.div_ceil(PRODUCT_ROWS) as u32;
-            let at = |floats: &Floats<D>| floats.address() + 4 * first as u64;
-            let (weight_parts, per_part) = self.split(count_tiles as usize, weight_tiles, 1);
-            let params = ScoresParams {
-                tiles_per_split: per_part,
-                row_lse2: at(&rows.lse2),
-                row_sigma: at(&rows.sigma),
-                column_lse2: columns.map_or(0, |s| s.lse2.address()),
-                column_sigma: columns.map_or(0, |s| s.sigma.address()),
-                shift: known.shift(),
+            let chunk = Chunk {
+                first,
+                count,
                 weights: D::address(&weights),
-                weights_stride: stride as u64,
-                ..scores_params(prepared, first, count)
+                stride,
             };
             let grid = [count_tiles, weight_parts, 1];
-            self.scores("weights", prepared.arithmetic, grid, &params)?;
+            match (softmax, &folded) {
+                (Softmax::Found { bounded, .. }, Some(folded)) => {
+                    self.exponentials(side, rows, bounded, folded, chunk, grid, per_part)?;
+                }
+                (Softmax::Known(known), _) => {
+                    self.known_weights(side, known, chunk, grid, per_part)?;
+                }
+                (Softmax::Found { .. }, None) => {}
+            }
             let left = GlobalRows {
-                data: D::address(&weights),
+                data: chunk.weights,
                 stride: (stride * bytes) as u64,
                 rows: count as u32,
                 row_bytes: super::count("k", stride * bytes)?,
@@ -98,6 +150,7 @@ impl<D: Device> Similarity<'_, D> {
                 side,
                 &Finish {
                     sums: &dq_sums,
+                    factors: folded.as_ref().map(|folded| &folded.factors),
                     positives: own.then_some(rows),
                     gradient: gradients.dq,
                     dots: Some(dots),
@@ -106,7 +159,15 @@ impl<D: Device> Similarity<'_, D> {
                 },
             )?;
             if let Some(sums) = &dk_sums {
-                product.right = rows_from(prepared.anchor_rows, first, count);
+                product.right = match folded.as_ref().and_then(|folded| folded.anchors.as_ref()) {
+                    Some(folded) => GlobalRows {
+                        data: D::address(folded),
+                        stride: u64::from(prepared.anchor_rows.row_bytes),
+                        rows: count as u32,
+                        row_bytes: prepared.anchor_rows.row_bytes,
+                    },
+                    None => rows_from(prepared.anchor_rows, first, count),
+                };
                 product.rows = candidates as u32;
                 product.summed = count as u32;
                 product.slabs_per_split = u32::MAX;
@@ -121,10 +182,104 @@ impl<D: Device> Similarity<'_, D> {
                 sums,
                 normalisers: None,
                 parts: 1,
-                shift: known.shift(),
+                shift,
             };
             self.finish(side, &Finish::of_candidates(&sums, dk))?;
         }
         Ok(())
+    }
+
+    /// Stores the chunk's softmax weights.
+    fn known_weights(
+        &self,
+        side: &Side<'_, D>,
+        known: &Known<'_, D>,
+        chunk: Chunk,
+        grid: [u32; 3],
+        tiles_per_split: u32,
+    ) -> Result<(), Error> {
+        let prepared = side.prepared;
+        let (rows, columns) = (known.rows, known.columns);
+        let at = |floats: &Floats<D>| floats.address() + 4 * chunk.first as u64;
+        let params = ScoresParams {
+            tiles_per_split,
+            row_lse2: at(&rows.lse2),
+            row_sigma: at(&rows.sigma),
+            column_lse2: columns.map_or(0, |s| s.lse2.address()),
+            column_sigma: columns.map_or(0, |s| s.sigma.address()),
+            shift: known.shift(),
+            weights: chunk.weights,
+            weights_stride: chunk.stride as u64,
+            ..scores_params(prepared, chunk.first, chunk.count)
+        };
+        self.scores("weights", prepared.arithmetic, grid, &params)
+    }
+
+    /// Stores the chunk's exponentials, completes its statistics, and folds what the exponentials have
+    /// too much into the chunk's anchors and factors.
+    #[allow(clippy::too_many_arguments)]
+    fn exponentials(
+        &self,
+        side: &Side<'_, D>,
+        statistics: &DeviceStatistics<D>,
+        bounded: &Floats<D>,
+        folded: &Folded<D>,
+        chunk: Chunk,
+        grid: [u32; 3],
+        tiles_per_split: u32,
+    ) -> Result<(), Error> {
+        let prepared = side.prepared;
+        let Chunk { first, count, .. } = chunk;
+        let at = |floats: &Floats<D>| floats.address() + 4 * first as u64;
+        let params = ScoresParams {
+            tiles_per_split,
+            bounded: bounded.address(),
+            rows: folded.row_sums.address(),
+            negatives_lse: at(&statistics.negatives_lse),
+            weights: chunk.weights,
+            weights_stride: chunk.stride as u64,
+            ..scores_params(prepared, first, count)
+        };
+        let partial = Partial {
+            sums: folded.row_sums.address(),
+            parts: grid[1],
+            ..Partial::default()
+        };
+        // Where logits have no bound, a pass before finds offsets. Whether it does anything is decided
+        // on the device, so that a recorded graph serves whatever numbers come.
+        let unless = bounded.address();
+        let arithmetic = prepared.arithmetic;
+        let before = ScoresParams { unless, ..params };
+        self.scores("statistics", arithmetic, grid, &before)?;
+        let before = Partial { unless, ..partial };
+        self.combine(prepared, statistics, first, count, before)?;
+        self.scores("exponentials", arithmetic, grid, &params)?;
+        self.combine(prepared, statistics, first, count, partial)?;
+        let matrix = |data: u64, stride: usize| MatrixView {
+            data,
+            stride: stride as u64,
+            ..view(prepared.anchors)
+        };
+        let bytes = number_bytes(prepared.dtype);
+        let rows = rows_from(prepared.anchor_rows, first, count);
+        let dim = rows.row_bytes as usize / bytes;
+        let params = FoldParams {
+            contrast: prepared.view,
+            partial: folded.row_sums.address(),
+            lse2: at(&statistics.lse2),
+            parts: grid[1],
+            rows: count as u32,
+            first_anchor: first as u32,
+            dim: dim as u32,
+            exponentials: matrix(chunk.weights, chunk.stride),
+            anchors: matrix(rows.data, rows.stride as usize / bytes),
+            folded: match &folded.anchors {
+                Some(folded) => matrix(D::address(folded), dim),
+                None => no_matrix(),
+            },
+            factors: folded.factors.address(),
+        };
+        let grid = [count.div_ceil(WARP_ROWS) as u32, 1, 1];
+        self.launch("fold_rows", grid, 32 * WARP_ROWS as u32, 0, &params)
     }
 }

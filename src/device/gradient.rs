@@ -1,5 +1,6 @@
 //! The gradient passes: fused where D fits the registers, over chunks of stored weights elsewhere.
 
+use super::chunked::Softmax;
 use super::fused::Pass;
 use super::params::{FinishParams, ShiftParams};
 use super::prepared::{Prepared, no_matrix, view};
@@ -45,6 +46,8 @@ pub(super) struct Sums<D: Device> {
 /// How sums become a gradient.
 pub(super) struct Finish<'a, D: Device> {
     pub sums: &'a Sums<D>,
+    /// What the weights of each row have too little, where they are no softmax yet.
+    pub factors: Option<&'a Floats<D>>,
     /// Whose positives no tile held: they are subtracted here.
     pub positives: Option<&'a DeviceStatistics<D>>,
     pub gradient: DeviceMatrix,
@@ -75,6 +78,7 @@ impl<'a, D: Device> Finish<'a, D> {
     pub fn of_candidates(sums: &'a Sums<D>, gradient: DeviceMatrix) -> Self {
         Self {
             sums,
+            factors: None,
             positives: None,
             gradient,
             dots: None,
@@ -112,6 +116,7 @@ impl<D: Device> Similarity<'_, D> {
             side,
             &Finish {
                 sums: &sums,
+                factors: None,
                 positives: Some(statistics),
                 gradient: dq,
                 dots: Some(&dots),
@@ -178,7 +183,7 @@ impl<D: Device> Similarity<'_, D> {
         let own = prepared.contrast.form == Form::Moco;
         let dots = self.memory().floats(prepared.shape.anchors)?;
         if !self.is_fused(side) {
-            self.chunked(side, known, gradients, &dots)?;
+            self.chunked(side, &Softmax::Known(known), gradients, &dots)?;
             return Ok(dots);
         }
         let sums = self.fused_sums(side, Pass::OfAnchors(known))?;
@@ -186,6 +191,7 @@ impl<D: Device> Similarity<'_, D> {
             side,
             &Finish {
                 sums: &sums,
+                factors: None,
                 positives: own.then_some(known.rows),
                 gradient: gradients.dq,
                 dots: Some(&dots),
@@ -228,7 +234,9 @@ impl<D: Device> Similarity<'_, D> {
             parts: finish.sums.parts,
             rows: rows as u32,
             dim: gradient.dim as u32,
+            // Exponentials are not shifted, and they are never of f16.
             shifted: u32::from(is_shifted(prepared.dtype)),
+            factors: finish.factors.map_or(0, Floats::address),
             contrast: prepared.view,
             coefficient: side.coefficient,
             padding: 0,

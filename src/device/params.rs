@@ -67,8 +67,11 @@ pub(super) struct ScoresParams {
     pub candidates: GlobalRows,
     pub first_anchor: u32,
     pub tiles_per_split: u32,
+    pub bounded: u64,
+    pub unless: u64,
     pub rows: u64,
     pub columns: u64,
+    pub negatives_lse: u64,
     pub row_lse2: u64,
     pub column_lse2: u64,
     pub row_sigma: u64,
@@ -86,7 +89,7 @@ pub(super) struct HopperScoresParams {
     pub anchors: TensorMap,
     pub candidates: TensorMap,
     pub scores: ScoresParams,
-    pub padding: [u64; 2],
+    pub padding: [u64; 7],
 }
 
 /// `HopperProductParams` of hopper/product.cu.
@@ -142,6 +145,16 @@ pub(super) struct PositivesParams {
     pub padding: u32,
     pub not_finite: u64,
     pub positive: u64,
+    pub square_norms: u64,
+}
+
+/// `BoundParams` of similarity/rows.cu.
+#[derive(Debug, Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+pub(super) struct BoundParams {
+    pub contrast: ContrastView,
+    pub square_norms: u64,
+    pub bounded: u64,
 }
 
 /// `StatisticsParams` of similarity/rows.cu.
@@ -152,6 +165,7 @@ pub(super) struct StatisticsParams {
     pub parts: u32,
     pub rows: u32,
     pub running: u64,
+    pub unless: u64,
     pub first: u32,
     pub last: u32,
     pub symmetric: u32,
@@ -174,6 +188,23 @@ pub(super) struct ShiftParams {
     pub shift: u64,
 }
 
+/// `FoldParams` of similarity/rows.cu.
+#[derive(Debug, Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+pub(super) struct FoldParams {
+    pub contrast: ContrastView,
+    pub partial: u64,
+    pub lse2: u64,
+    pub parts: u32,
+    pub rows: u32,
+    pub first_anchor: u32,
+    pub dim: u32,
+    pub exponentials: MatrixView,
+    pub anchors: MatrixView,
+    pub folded: MatrixView,
+    pub factors: u64,
+}
+
 /// `FinishParams` of similarity/rows.cu.
 #[derive(Debug, Clone, Copy, Pod, Zeroable)]
 #[repr(C)]
@@ -184,6 +215,7 @@ pub(super) struct FinishParams {
     pub rows: u32,
     pub dim: u32,
     pub shifted: u32,
+    pub factors: u64,
     pub contrast: ContrastView,
     pub coefficient: f32,
     pub padding: u32,

@@ -152,6 +152,7 @@ pub(super) fn kernel_name(family: &'static str, arithmetic: Arithmetic) -> &'sta
     }
     names!(
         "statistics",
+        "exponentials",
         "weights",
         "scores",
         "product",

@@ -7,7 +7,8 @@
 //! reduce               loss and ∂loss/∂s
 //! ```
 
-use super::choice::is_one_way;
+use super::choice::{has_exponentials, is_one_way};
+use super::chunked::Softmax;
 use super::gradient::Side;
 use super::prepared::Prepared;
 use super::statistics::{DeviceStatistics, Partial, Results};
@@ -125,8 +126,8 @@ impl<'d, D: Device> Similarity<'d, D> {
         inputs: &Inputs<DeviceMatrix>,
     ) -> Result<Results<D>, Error> {
         let prepared = self.prepare(contrast, inputs)?;
-        let positive = self.positives(&prepared)?;
-        let (rows, columns) = self.statistics(&prepared, positive)?;
+        let positives = self.positives(&prepared)?;
+        let (rows, columns) = self.statistics(&prepared, positives)?;
         Ok(Results {
             loss_and_dscale: self.reduce(&prepared, Some(&rows), columns.as_ref(), None)?,
             rows,
@@ -145,17 +146,27 @@ impl<'d, D: Device> Similarity<'d, D> {
         contrast.check_gradients(shape, &gradients.dq, gradients.dk.as_ref())?;
         let prepared = self.prepare(contrast, inputs)?;
         let side = Side::new(&prepared, upstream);
-        let positive = self.positives(&prepared)?;
+        let positives = self.positives(&prepared)?;
         let (rows, columns, dots) = if is_one_way(contrast) && self.is_fused(&side) {
-            let rows = self.statistics_of(positive, None)?;
+            let rows = self.statistics_of(positives.logits, None)?;
             let dots = self.gradient_online(&side, &rows, gradients.dq)?;
             if let Some(dk) = gradients.dk {
                 let known = self.known(&prepared, &rows, None)?;
                 self.gradient_of_candidates(&side, &known, dk)?;
             }
             (rows, None, dots)
+        } else if is_one_way(contrast) && has_exponentials(prepared.arithmetic) {
+            let bounded = self.bounded(&prepared, &positives.square_norms)?;
+            let rows = self.statistics_of(positives.logits, None)?;
+            let dots = self.memory().floats(prepared.shape.anchors)?;
+            let softmax = Softmax::Found {
+                statistics: &rows,
+                bounded: &bounded,
+            };
+            self.chunked(&side, &softmax, gradients, &dots)?;
+            (rows, None, dots)
         } else {
-            let (rows, columns) = self.statistics(&prepared, positive)?;
+            let (rows, columns) = self.statistics(&prepared, positives)?;
             let known = self.known(&prepared, &rows, columns.as_ref())?;
             let dots = self.gradients_known(&side, &known, gradients)?;
             (rows, columns, dots)

@@ -1,6 +1,6 @@
 //! Statistics of rows and columns, and the loss that follows from them.
 
-use super::params::{PositivesParams, ReduceParams, ScoresParams, StatisticsParams};
+use super::params::{BoundParams, PositivesParams, ReduceParams, ScoresParams, StatisticsParams};
 use super::prepared::{Prepared, no_matrix, rows_from, vector, view};
 use super::similarity::{Similarity, TILE, WARP_ROWS};
 use super::{Device, Floats};
@@ -47,12 +47,22 @@ pub(crate) struct DeviceStatistics<D: Device> {
     pub sigma: Floats<D>,
 }
 
+/// What the pass over the rows finds.
+pub(super) struct Positives<D: Device> {
+    /// z₊ of every anchor.
+    pub logits: Floats<D>,
+    /// ‖x‖² of the anchors, then of the candidates.
+    pub square_norms: Floats<D>,
+}
+
 /// Partial sums of statistics, by address.
 #[derive(Clone, Copy)]
 pub(super) struct Partial {
     pub sums: u64,
     pub parts: u32,
     pub running: u64,
+    /// A word on the device: when it is set, nothing is done. 0: there is none.
+    pub unless: u64,
     pub first: bool,
     pub last: bool,
 }
@@ -64,6 +74,7 @@ impl Default for Partial {
             sums: 0,
             parts: 0,
             running: 0,
+            unless: 0,
             first: true,
             last: true,
         }
@@ -86,9 +97,13 @@ pub(super) fn scores_params<D: Device>(
 }
 
 impl<D: Device> Similarity<'_, D> {
-    pub(super) fn positives(&self, prepared: &Prepared<'_, D>) -> Result<Floats<D>, Error> {
+    pub(super) fn positives(&self, prepared: &Prepared<'_, D>) -> Result<Positives<D>, Error> {
         let shape = prepared.shape;
-        let positive = self.memory().floats(shape.anchors)?;
+        let rows = shape.anchors + shape.candidates;
+        let positives = Positives {
+            logits: self.memory().floats(shape.anchors)?,
+            square_norms: self.memory().floats(rows)?,
+        };
         let params = PositivesParams {
             contrast: prepared.view,
             anchors: view(prepared.anchors),
@@ -97,12 +112,28 @@ impl<D: Device> Similarity<'_, D> {
             dim: shape.dim as u32,
             padding: 0,
             not_finite: prepared.not_finite.address(),
-            positive: positive.address(),
+            positive: positives.logits.address(),
+            square_norms: positives.square_norms.address(),
         };
-        let rows = shape.anchors + shape.candidates;
         let grid = [rows.div_ceil(WARP_ROWS) as u32, 1, 1];
         self.launch("positives", grid, 32 * WARP_ROWS as u32, 0, &params)?;
-        Ok(positive)
+        Ok(positives)
+    }
+
+    /// A word on the device: whether exponentials of logits need no offset.
+    pub(super) fn bounded(
+        &self,
+        prepared: &Prepared<'_, D>,
+        square_norms: &Floats<D>,
+    ) -> Result<Floats<D>, Error> {
+        let bounded = self.memory().floats(1)?;
+        let params = BoundParams {
+            contrast: prepared.view,
+            square_norms: square_norms.address(),
+            bounded: bounded.address(),
+        };
+        self.launch("bound_logits", [1, 1, 1], 1024, 4 * 1024, &params)?;
+        Ok(bounded)
     }
 
     /// Room for statistics whose `positive` is known.
@@ -139,6 +170,7 @@ impl<D: Device> Similarity<'_, D> {
             parts: partial.parts,
             rows: rows as u32,
             running: partial.running,
+            unless: partial.unless,
             first: u32::from(partial.first),
             last: u32::from(partial.last),
             symmetric: u32::from(prepared.contrast.is_symmetric()),
@@ -157,9 +189,11 @@ impl<D: Device> Similarity<'_, D> {
     pub(super) fn statistics(
         &self,
         prepared: &Prepared<'_, D>,
-        positive: Floats<D>,
+        positives: Positives<D>,
     ) -> Result<(DeviceStatistics<D>, Option<DeviceStatistics<D>>), Error> {
         let memory = self.memory();
+        let bounded = self.bounded(prepared, &positives.square_norms)?;
+        let positive = positives.logits;
         let Shape {
             anchors,
             candidates,
@@ -169,11 +203,11 @@ impl<D: Device> Similarity<'_, D> {
         let columns = match symmetric {
             true => {
                 // Of the diagonal: the columns' positives are the rows'.
-                let positives = memory.floats(anchors)?;
+                let same = memory.floats(anchors)?;
                 let from = vector(&positive, anchors);
-                let to = vector(&positives, anchors);
+                let to = vector(&same, anchors);
                 super::Rowwise::new(self.device).copy_rows(from, 0, to, 0, anchors)?;
-                Some(self.statistics_of(positives, None)?)
+                Some(self.statistics_of(same, None)?)
             }
             false => None,
         };
@@ -198,6 +232,7 @@ impl<D: Device> Similarity<'_, D> {
             let params = ScoresParams {
                 first_anchor: first as u32,
                 tiles_per_split: per_part,
+                bounded: bounded.address(),
                 rows: row_sums.address(),
                 columns: column_sums.as_ref().map_or(0, |(sums, _)| sums.address()),
                 ..scores_params(prepared, first, count)
@@ -232,6 +267,7 @@ impl<D: Device> Similarity<'_, D> {
                         running: running.address(),
                         first: first == 0,
                         last: first + count == anchors,
+                        ..Partial::default()
                     },
                 )?;
             }
