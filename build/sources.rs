@@ -16,7 +16,7 @@ pub struct Sources {
     pub kernels: Vec<PathBuf>,
     /// `kernels/host/*.cpp`: what runs kernels on the processor.
     pub host: Vec<PathBuf>,
-    /// `kernels/host/planted/*.cu`: kernels with planted mistakes, never seen by nvcc.
+    /// `kernels/host/planted/*.cu`: kernels for tests, most with planted mistakes, never seen by nvcc.
     pub planted: Vec<PathBuf>,
 }
 

@@ -25,7 +25,7 @@ INFONCE_DEVICE ScaledSum combine(ScaledSum a, ScaledSum b) {
     return {maximum, a.sum * exp2_fast(a.maximum - offset) + b.sum * exp2_fast(b.maximum - offset)};
 }
 
-// 2^x for x below 128 without the special-function unit, which makes 16 a clock where the others make
+// 2^x for x up to 127 without the special-function unit, which makes 16 a clock where the others make
 // 128: 2^x = 2^j · 2^f, j the nearest integer, 2^f by a polynomial that is minimax in the relative error on
 // [-½, ½]. The error, rounding included, is at most 2.2·10⁻⁷, that of the unit itself; 0 below 2^-126.5, NaN
 // at NaN.

@@ -515,3 +515,31 @@ fn memory_outside_an_allocation_is_neither_read_nor_written() {
     assert!(device.read(address, &mut three[..8]).is_ok());
     assert_eq!(bytemuck::cast_slice::<_, f32>(&three[..8]), [1.0, 2.0]);
 }
+
+#[test]
+fn the_polynomial_is_as_accurate_as_the_special_function_unit() {
+    let numbers: Vec<f32> = (-126_000..=127_000).map(|i| i as f32 * 1e-3).collect();
+    let special = [f32::NEG_INFINITY, -1e30, -128.0, -126.6, f32::NAN, 0.0];
+    let mut x = numbers.clone();
+    x.extend(special);
+    x.resize(x.len().next_multiple_of(128), 0.0);
+    let launch = Vectors {
+        kernel: "exp2_polynomial_of",
+        blocks: (x.len() / 128) as u32,
+        threads: 128,
+        shared_bytes: 0,
+        y: x.len(),
+        x,
+        count: None,
+    };
+    let y = launch.run(Schedule::Late, 0).unwrap();
+    for (x, y) in numbers.iter().zip(&y) {
+        let exact = f64::from(*x).exp2();
+        let error = (f64::from(*y) / exact - 1.0).abs();
+        assert!(error <= 2.2e-7, "2^{x}: {y}, off by {error:e}");
+    }
+    let of_special = &y[numbers.len()..numbers.len() + special.len()];
+    assert_eq!(of_special[..4], [0.0; 4]);
+    assert!(of_special[4].is_nan());
+    assert!((of_special[5] - 1.0).abs() <= 2.2e-7);
+}
