@@ -24,10 +24,15 @@ struct HopperGradientParams {
 // both; one kernel each, so that the registers hold no more than a pass needs.
 enum class Terms { ONLINE, OWNER, STREAMED, BOTH };
 
+// The special-function unit takes 64 · terms / D of the products' time: where that is more than half, a
+// quarter of the exponentials goes elsewhere.
+constexpr int polynomial_each(Terms terms, int dim) { return dim <= (terms == Terms::BOTH ? 128 : 64) ? 4 : 0; }
+
 constexpr Softmax softmax_of(Terms terms) { return terms == Terms::ONLINE ? Softmax::ONLINE : Softmax::KNOWN; }
 
 template <class T, int SLABS, int COLUMNS, int STAGES, Terms TERMS>
-struct HopperGradient : OwnedRows<T, 128, COLUMNS / 8, 8 * SLABS, softmax_of(TERMS)> {
+struct HopperGradient : OwnedRows<T, 128, COLUMNS / 8, 8 * SLABS, softmax_of(TERMS),
+                                  polynomial_each(TERMS, SLABS * int(SLAB_NUMBERS))> {
     static_assert(STAGES > 2, "two tiles are used while others come in");
     static constexpr bool ONLINE = TERMS == Terms::ONLINE;
     static constexpr bool OWNER_TERM = TERMS == Terms::OWNER || TERMS == Terms::BOTH;
@@ -41,7 +46,7 @@ struct HopperGradient : OwnedRows<T, 128, COLUMNS / 8, 8 * SLABS, softmax_of(TER
         SLABS * OWNER_SLAB + STAGES * (STAGE + OFFSETS) + int(Ring<STAGES>::BYTES) + int(MBARRIER_BYTES);
     static constexpr uint32_t FIRST_TURN = 1;  // named barriers
     static constexpr int BLOCKS = COLUMNS / 8, STEPS = COLUMNS / 16;
-    using Owned = OwnedRows<T, ROWS, BLOCKS, 8 * SLABS, softmax_of(TERMS)>;
+    using Owned = OwnedRows<T, ROWS, BLOCKS, 8 * SLABS, softmax_of(TERMS), polynomial_each(TERMS, DIM)>;
     using Owned::first_owner, Owned::first_tile, Owned::sums, Owned::tiles;
 
     SharedAddress owner_slabs, stages, offsets, owner_full;
@@ -217,7 +222,7 @@ struct HopperGradient : OwnedRows<T, 128, COLUMNS / 8, 8 * SLABS, softmax_of(TER
     INFONCE_HOPPER_GRADIENT(online_##T##_64, T, 1, ONLINE, 128, 5)                                \
     INFONCE_HOPPER_GRADIENT(owner_##T##_64, T, 1, OWNER, 128, 5)                                  \
     INFONCE_HOPPER_GRADIENT(streamed_##T##_64, T, 1, STREAMED, 128, 5)                            \
-    INFONCE_HOPPER_GRADIENT(both_##T##_64, T, 1, BOTH, 128, 5)                                    \
+    INFONCE_HOPPER_GRADIENT(both_##T##_64, T, 1, BOTH, 96, 6)                                     \
     INFONCE_HOPPER_GRADIENT(online_##T##_128, T, 2, ONLINE, 128, 5)                               \
     INFONCE_HOPPER_GRADIENT(owner_##T##_128, T, 2, OWNER, 96, 6)                                  \
     INFONCE_HOPPER_GRADIENT(streamed_##T##_128, T, 2, STREAMED, 96, 6)                            \

@@ -13,7 +13,7 @@ struct HopperProductParams {
     TensorMap left;   // boxes of 128 rows; transposed, of 64
     TensorMap right;  // boxes of 64 rows
     uint32_t rows, columns, summed;  // columns: D
-    uint32_t slabs_per_split;        // blocks are (row tile, column tile, split)
+    uint32_t slabs_per_split;        // blocks are (tile, split), the columns of a row tile side by side
     uint32_t accumulate;             // add to what `sums` holds; with one split only
     float* sums;                     // splits × rows × columns
 };
@@ -32,9 +32,12 @@ INFONCE_DEVICE void multiply_chunk(const HopperProductParams& p) {
     using Tile = ProductTile;
     const SharedAddress stages = shared_base();
     const Ring<Tile::STAGES> ring{stages + Tile::STAGES * Tile::STAGE};
-    const uint32_t first_row = block_index().x * Tile::ROWS, first_column = block_index().y * Tile::COLUMNS;
+    // What reads the same rows of W runs at the same time.
+    const uint32_t across = (p.columns + Tile::COLUMNS - 1) / Tile::COLUMNS;
+    const uint32_t first_row = block_index().x / across * Tile::ROWS;
+    const uint32_t first_column = block_index().x % across * Tile::COLUMNS;
     const uint32_t all_slabs = (p.summed + SLAB_NUMBERS - 1) / SLAB_NUMBERS;
-    const uint32_t first_slab = block_index().z * p.slabs_per_split;
+    const uint32_t first_slab = block_index().y * p.slabs_per_split;
     uint32_t slabs = first_slab < all_slabs ? all_slabs - first_slab : 0;
     if (slabs > p.slabs_per_split) slabs = p.slabs_per_split;
     if (thread_index() == 0) {
@@ -96,7 +99,7 @@ INFONCE_DEVICE void multiply_chunk(const HopperProductParams& p) {
     for (int half = 0; half < 2; ++half) {
         const uint32_t row = first_row + thread_index() / 32 * 16 + half * 8 + lane / 4;
         if (row >= p.rows) continue;
-        float* to = p.sums + (uint64_t(block_index().z) * p.rows + row) * p.columns;
+        float* to = p.sums + (uint64_t(block_index().y) * p.rows + row) * p.columns;
         INFONCE_UNROLL
         for (int j = 0; j < Tile::COLUMNS / 8; ++j) {
             const uint32_t column = first_column + j * 8 + lane % 4 * 2;

@@ -16,7 +16,7 @@
 namespace infonce {
 
 template <class T, int SLABS, int WARPS, int COLUMNS, int STAGES, Softmax SOFTMAX>
-struct Gradient : OwnedRows<T, WARPS * 16, COLUMNS / 8, SLABS * SLAB_BYTES / int(sizeof(T)) / 8, SOFTMAX> {
+struct Gradient : OwnedRows<T, WARPS * 16, COLUMNS / 8, SLABS * SLAB_BYTES / int(sizeof(T)) / 8, SOFTMAX, 0> {
     static_assert(STAGES > 1, "one tile is used while others come in");
     static constexpr int THREADS = WARPS * 32;
     static constexpr int ROWS = WARPS * 16;
@@ -27,7 +27,7 @@ struct Gradient : OwnedRows<T, WARPS * 16, COLUMNS / 8, SLABS * SLAB_BYTES / int
     static constexpr int NUMBERS = SLAB_BYTES / int(sizeof(T));  // of a slab's row
     static constexpr int BLOCKS = COLUMNS / 8;                   // of 8 columns, of the logits
     static constexpr int SUM_BLOCKS = SLABS * NUMBERS / 8;       // of 8 columns, of the sum
-    using Owned = OwnedRows<T, ROWS, BLOCKS, SUM_BLOCKS, SOFTMAX>;
+    using Owned = OwnedRows<T, ROWS, BLOCKS, SUM_BLOCKS, SOFTMAX, 0>;
     using Owned::first_owner, Owned::first_tile, Owned::p, Owned::sums, Owned::tiles, Owned::warp;
 
     SharedAddress owner_slabs, stages;

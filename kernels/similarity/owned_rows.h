@@ -35,8 +35,8 @@ struct Pair {
 
 // A block's owner rows, 16 a warp: what a thread knows of its two, the weights of a tile of logits, and
 // the sums. BLOCKS of 8 columns of logits, SUM_BLOCKS of 8 columns of the sums, laid out as the results
-// of mma.
-template <class T, int ROWS, int BLOCKS, int SUM_BLOCKS, Softmax SOFTMAX>
+// of mma. One of POLYNOMIAL_EACH exponentials goes by the polynomial (exp2_shared_out).
+template <class T, int ROWS, int BLOCKS, int SUM_BLOCKS, Softmax SOFTMAX, int POLYNOMIAL_EACH>
 struct OwnedRows {
     static constexpr int COLUMNS = 8 * BLOCKS;
 
@@ -132,7 +132,8 @@ struct OwnedRows {
         for (int block = 0; block < BLOCKS; ++block) {
             INFONCE_UNROLL
             for (int j = 0; j < 4; ++j) {
-                const float w = exp2_fast(fma(weights[block][j], scale2, SHIFT - offset[j / 2]));
+                const float w = exp2_shared_out<POLYNOMIAL_EACH>(
+                    4 * block + j, fma(weights[block][j], scale2, SHIFT - offset[j / 2]));
                 weights[block][j] = w;
                 normaliser[j / 2].sum += w * UNSHIFT;
             }
@@ -170,6 +171,7 @@ struct OwnedRows {
     template <bool OWNER_TERM, bool STREAMED_TERM, class Offsets>
     INFONCE_DEVICE void weigh_terms(float (&weights)[BLOCKS][4], uint32_t first_column, const Offsets& offsets) {
         const bool exceptions = holds_exceptions(first_column);
+        const auto exponential = [](int entry, float x) { return exp2_shared_out<POLYNOMIAL_EACH>(entry, x); };
         if (exceptions) mask(weights, first_column, false);
         INFONCE_UNROLL
         for (int block = 0; block < BLOCKS; ++block) {
@@ -179,8 +181,8 @@ struct OwnedRows {
             for (int j = 0; j < 4; ++j) {
                 float& w = weights[block][j];
                 const float z = w;
-                w = OWNER_TERM ? exp2_fast(fma(z, scale2, owner_offset[j / 2])) : 0.0f;
-                if (STREAMED_TERM) w += exp2_fast(fma(z, scale2, offset.x[j % 2]));
+                w = OWNER_TERM ? exponential(4 * block + j, fma(z, scale2, owner_offset[j / 2])) : 0.0f;
+                if (STREAMED_TERM) w += exponential(4 * block + j, fma(z, scale2, offset.x[j % 2]));
             }
         }
         if (!exceptions) return;

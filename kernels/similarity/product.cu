@@ -14,7 +14,7 @@ struct ProductParams {
     GlobalRows left;    // W: rows × summed, or summed × rows when transposed
     GlobalRows right;   // V: summed × D
     uint32_t rows, columns, summed;  // columns: D
-    uint32_t slabs_per_split;        // blocks are (row tile, column tile, split)
+    uint32_t slabs_per_split;        // blocks are (tile, split), the columns of a row tile side by side
     uint32_t accumulate;             // add to what `sums` holds; with one split only
     float* sums;                     // splits × rows × columns
 };
@@ -80,9 +80,11 @@ struct Product {
         const SharedAddress shared = shared_base();
         const int lane = thread_index() % 32, warp = thread_index() / 32;
         const int warp_row = warp % 4 * 32, warp_column = warp / 4 * 64;
-        const uint32_t first_row = block_index().x * ROWS, first_column = block_index().y * COLUMNS;
+        // What reads the same rows of W runs at the same time.
+        const uint32_t across = (p.columns + COLUMNS - 1) / COLUMNS;
+        const uint32_t first_row = block_index().x / across * ROWS, first_column = block_index().x % across * COLUMNS;
         const uint32_t all_slabs = (p.summed + NUMBERS - 1) / NUMBERS;
-        const uint32_t first_slab = block_index().z * p.slabs_per_split;
+        const uint32_t first_slab = block_index().y * p.slabs_per_split;
         uint32_t slabs = first_slab < all_slabs ? all_slabs - first_slab : 0;
         if (slabs > p.slabs_per_split) slabs = p.slabs_per_split;
         float sums[2][8][4];
@@ -142,7 +144,7 @@ struct Product {
             for (int half = 0; half < 2; ++half) {
                 const uint32_t row = first_row + warp_row + i * 16 + half * 8 + lane / 4;
                 if (row >= p.rows) continue;
-                float* to = p.sums + (uint64_t(block_index().z) * p.rows + row) * p.columns;
+                float* to = p.sums + (uint64_t(block_index().y) * p.rows + row) * p.columns;
                 INFONCE_UNROLL
                 for (int j = 0; j < 8; ++j) {
                     const uint32_t column = first_column + warp_column + j * 8 + lane % 4 * 2;

@@ -9,11 +9,6 @@ template <class Tile>
 struct RowSums {
     ScaledSum of[Tile::ROW_BLOCKS][2];
 
-    // The same bits in both threads: the one of the lower lane comes first.
-    INFONCE_DEVICE static ScaledSum combine_ordered(ScaledSum own, ScaledSum other, bool second) {
-        return combine(second ? other : own, second ? own : other);
-    }
-
     // `exchange`: room for a partial sum of every row from every warp column.
     INFONCE_DEVICE void write(const ScoresParams& p, const Place<Tile>& place, SharedAddress exchange) const {
         Tile::meet();
@@ -23,8 +18,7 @@ struct RowSums {
             for (int half = 0; half < 2; ++half) {
                 ScaledSum sum = of[i][half];
                 INFONCE_UNROLL
-                for (int mask = 1; mask <= 2; mask *= 2)
-                    sum = combine_ordered(sum, {shuffle_xor(sum.maximum, mask), shuffle_xor(sum.sum, mask)}, place.lane & mask);
+                for (int mask = 1; mask <= 2; mask *= 2) sum = combine_across(sum, mask);
                 if (place.lane % 4 == 0)
                     store_shared(exchange + (place.warp_column * Tile::ROWS + place.row(i, half)) * int(sizeof(ScaledSum)),
                                  sum);

@@ -35,11 +35,16 @@ INFONCE_KERNEL(positives, PositivesParams, ROW_WARPS * 32, 1) {
     if (row >= uint64_t(anchors) + p.contrast.candidates) return;
     const bool is_anchor = row < anchors;
     if (!is_anchor) {
+        const bool quads = p.candidates.in_quads(p.dim);
         float zero = 0.0f, square = 0.0f;
-        for (uint32_t d = lane; d < p.dim; d += 32) {
-            const float k = p.candidates.load(row - anchors, d);
-            zero += 0.0f * k;
-            square = fma(k, k, square);
+        for (uint32_t d = 4 * lane; d < p.dim; d += 128) {
+            float k[4];
+            p.candidates.load_four(k, row - anchors, d, p.dim, quads);
+            INFONCE_UNROLL
+            for (int i = 0; i < 4; ++i) {
+                zero += 0.0f * k[i];
+                square = fma(k[i], k[i], square);
+            }
         }
         zero = warp_sum(zero);
         square = warp_sum(square);
@@ -51,12 +56,18 @@ INFONCE_KERNEL(positives, PositivesParams, ROW_WARPS * 32, 1) {
     const bool own = p.own_keys.data != nullptr;
     const Matrix& keys = own ? p.own_keys : p.candidates;
     const uint64_t key = own ? row : p.contrast.positive(uint32_t(row));
+    const bool quads = p.anchors.in_quads(p.dim) && keys.in_quads(p.dim);
     float product = 0.0f, zero = 0.0f, square = 0.0f;
-    for (uint32_t d = lane; d < p.dim; d += 32) {
-        const float q = p.anchors.load(row, d), k = keys.load(key, d);
-        product = fma(q, k, product);
-        square = fma(q, q, square);
-        zero += 0.0f * q + 0.0f * k;
+    for (uint32_t d = 4 * lane; d < p.dim; d += 128) {
+        float q[4], k[4];
+        p.anchors.load_four(q, row, d, p.dim, quads);
+        keys.load_four(k, key, d, p.dim, quads);
+        INFONCE_UNROLL
+        for (int i = 0; i < 4; ++i) {
+            product = fma(q[i], k[i], product);
+            square = fma(q[i], q[i], square);
+            zero += 0.0f * q[i] + 0.0f * k[i];
+        }
     }
     product = warp_sum(product);
     square = warp_sum(square);
@@ -115,6 +126,7 @@ struct StatisticsParams {
     ScaledSum* running;         // null: there is only one set of parts
     const uint32_t* unless;     // nothing is done where this is set; null: it never is
     uint32_t first, last;       // whether this set is the first, the last of them
+    uint32_t lanes;             // threads a row, a power of two up to 32: each adds up every so manieth part
     // A candidate that is not finite makes every row NaN; an anchor does so where columns have a loss.
     uint32_t symmetric;
     const uint32_t* not_finite;
@@ -129,15 +141,19 @@ INFONCE_DEVICE float softplus(float x) { return x > 0.0f ? x + log1p_exact(exp_e
 
 INFONCE_DEVICE float sigmoid(float x) { return 1.0f / (1.0f + exp_exact(-x)); }
 
-// A thread a row.
 INFONCE_KERNEL(combine_statistics, StatisticsParams, 128, 1) {
-    const uint32_t row = block_index().x * 128 + thread_index();
-    if (row >= p.rows || (p.unless && load_global(p.unless))) return;
+    const uint32_t thread = block_index().x * 128 + thread_index();
+    const uint32_t row = thread / p.lanes, lane = thread % p.lanes;
+    if (p.unless && load_global(p.unless)) return;
+    const bool inside = row < p.rows;
+    ScaledSum sum = inside && lane == 0 && p.running && !p.first ? load_global(p.running + row) : empty_sum();
+    if (p.partial && inside)
+        for (uint32_t part = lane; part < p.parts; part += p.lanes)
+            sum = combine(sum, load_global(p.partial + uint64_t(part) * p.rows + row));
+    for (uint32_t mask = 1; mask < p.lanes; mask *= 2) sum = combine_across(sum, int(mask));
+    if (!inside || lane != 0) return;
     float lse;
     if (p.partial) {
-        ScaledSum sum = p.running && !p.first ? load_global(p.running + row) : empty_sum();
-        for (uint32_t part = 0; part < p.parts; ++part)
-            sum = combine(sum, load_global(p.partial + uint64_t(part) * p.rows + row));
         if (p.running && !p.last) {
             store_global(p.running + row, sum);
             return;
@@ -184,6 +200,15 @@ INFONCE_KERNEL(find_weight_shift, ShiftParams, SHIFT_THREADS, 1) {
     store_global(p.shift, WeightShift{shift, bits_float(uint32_t(127.0f + shift) << 23)});
 }
 
+// A row's sum over all parts, parts × rows of them, by a warp.
+INFONCE_DEVICE ScaledSum sum_of_parts(const ScaledSum* partial, uint32_t parts, uint32_t rows, uint64_t row) {
+    ScaledSum sum = empty_sum();
+    for (uint32_t part = thread_index() % 32; part < parts; part += 32)
+        sum = combine(sum, load_global(partial + uint64_t(part) * rows + row));
+    for (int mask = 1; mask < 32; mask *= 2) sum = combine_across(sum, mask);
+    return sum;
+}
+
 struct FoldParams {
     ContrastView contrast;
     const ScaledSum* partial;  // parts × rows, Σ_j E_ij
@@ -201,9 +226,7 @@ INFONCE_KERNEL(fold_rows, FoldParams, ROW_WARPS * 32, 1) {
     const uint32_t lane = thread_index() % 32;
     const uint64_t row = warp_row();
     if (row >= p.rows) return;
-    ScaledSum sum = empty_sum();
-    for (uint32_t part = 0; part < p.parts; ++part)
-        sum = combine(sum, load_global(p.partial + uint64_t(part) * p.rows + row));
+    const ScaledSum sum = sum_of_parts(p.partial, p.parts, p.rows, row);
     const float factor = exp2_fast(sum.maximum - load_global(p.lse2 + row));
     if (lane == 0) {
         store_global(p.factors + row, factor);
@@ -219,6 +242,7 @@ struct FinishParams {
     const ScaledSum* normalisers;  // parts × rows; null: the weights were the softmax itself
     uint32_t parts, rows, dim;
     uint32_t shifted;              // the weights were those of f16
+    uint32_t warps;                // a row's, a power of two up to ROW_WARPS
     const float* factors;          // what the weights of each row have too little; null: nothing
     ContrastView contrast;
     float coefficient;             // upstream · w; the gradient's factor is this times s
@@ -234,40 +258,55 @@ struct FinishParams {
 // Columns that a lane adds up at a time, so that as many loads are under way.
 constexpr int FINISH_COLUMNS = 4;
 
-// dx_i = factor · (share · Σ_parts sums_i - σ_i k₊). A warp a row.
+// dx_i = factor · (share · Σ_parts sums_i - σ_i k₊). `warps` warps a row, of which each adds up every so
+// manieth part; the row's first adds up theirs.
 INFONCE_KERNEL(finish_gradient, FinishParams, ROW_WARPS * 32, 1) {
-    const uint32_t lane = thread_index() % 32;
-    const uint64_t row = warp_row();
-    if (row >= p.rows) return;
+    const uint32_t lane = thread_index() % 32, warp = thread_index() / 32;
+    const uint32_t own_part = warp % p.warps;
+    const uint64_t row = uint64_t(block_index().x) * (ROW_WARPS / p.warps) + warp / p.warps;
+    const bool inside = row < p.rows;
+    const bool leads = inside && own_part == 0;
     const float factor = p.coefficient * p.contrast.scale_value();
     float share = 1.0f, sigma = 0.0f, maximum = 0.0f;
     if (p.shifted) share /= p.shift ? load_global(p.shift).factor : UNIT_FACTOR;
-    if (p.factors) share *= load_global(p.factors + row);
     uint64_t key = 0;
-    if (p.keys.data) {
-        sigma = load_global(p.sigma + row);
-        key = p.own_keys ? row : p.contrast.positive(uint32_t(row));
+    if (inside) {
+        if (p.factors) share *= load_global(p.factors + row);
+        if (p.keys.data) {
+            sigma = load_global(p.sigma + row);
+            key = p.own_keys ? row : p.contrast.positive(uint32_t(row));
+        }
+        if (p.normalisers) {
+            const ScaledSum sum = sum_of_parts(p.normalisers, p.parts, p.rows, row);
+            maximum = finite_offset(sum.maximum);
+            // p_ij = σ_i · (its share among the negatives).
+            share *= sum.sum == 0.0f ? 0.0f : sigma / sum.sum;
+        }
     }
-    if (p.normalisers) {
-        ScaledSum sum = empty_sum();
-        for (uint32_t part = 0; part < p.parts; ++part)
-            sum = combine(sum, load_global(p.normalisers + uint64_t(part) * p.rows + row));
-        maximum = finite_offset(sum.maximum);
-        // p_ij = σ_i · (its share among the negatives).
-        share *= sum.sum == 0.0f ? 0.0f : sigma / sum.sum;
-    }
+    const SharedAddress slots = shared_base() + lane * 4;
+    const auto slot = [&](uint32_t of_warp, int i) { return slots + (of_warp * FINISH_COLUMNS + i) * 128; };
     float dot = 0.0f;
-    for (uint32_t first = lane; first < p.dim; first += FINISH_COLUMNS * 32) {
+    for (uint32_t first = lane; first - lane < p.dim; first += FINISH_COLUMNS * 32) {
         float sums[FINISH_COLUMNS];
         INFONCE_UNROLL
         for (int i = 0; i < FINISH_COLUMNS; ++i) sums[i] = 0.0f;
-        for (uint32_t part = 0; part < p.parts; ++part) {
+        for (uint32_t part = own_part; inside && part < p.parts; part += p.warps) {
             const uint64_t index = uint64_t(part) * p.rows + row;
             const float weight = p.normalisers ? exp2_fast(load_global(p.normalisers + index).maximum - maximum) : 1.0f;
             INFONCE_UNROLL
             for (int i = 0; i < FINISH_COLUMNS; ++i)
                 if (first + i * 32 < p.dim) sums[i] = fma(load_global(p.sums + index * p.dim + first + i * 32), weight, sums[i]);
         }
+        if (p.warps > 1) {
+            block_barrier();
+            INFONCE_UNROLL
+            for (int i = 0; i < FINISH_COLUMNS; ++i) store_shared(slot(warp, i), sums[i]);
+            block_barrier();
+            for (uint32_t other = 1; leads && other < p.warps; ++other)
+                INFONCE_UNROLL
+                for (int i = 0; i < FINISH_COLUMNS; ++i) sums[i] += load_shared<float>(slot(warp + other, i));
+        }
+        if (!leads) continue;
         INFONCE_UNROLL
         for (int i = 0; i < FINISH_COLUMNS; ++i) {
             const uint32_t d = first + i * 32;
@@ -279,7 +318,7 @@ INFONCE_KERNEL(finish_gradient, FinishParams, ROW_WARPS * 32, 1) {
             if (p.dots) dot = fma(p.rows_of.load(row, d), gradient, dot);
         }
     }
-    if (!p.dots) return;
+    if (!p.dots || !leads) return;
     dot = warp_sum(dot);
     if (lane == 0) store_global(p.dots + row, dot);
 }

@@ -81,6 +81,16 @@ struct Matrix {
     INFONCE_DEVICE void store(uint64_t row, uint32_t column, float x) const {
         store_number(data, dtype, row * stride + column, x);
     }
+    // Whether rows of `columns` numbers can be read four at a time.
+    INFONCE_DEVICE bool in_quads(uint32_t columns) const {
+        return is_quad_aligned(data, dtype) && stride % 4 == 0 && columns % 4 == 0;
+    }
+    // Numbers `column` to `column` + 3 of a row of `columns`, zero past the last; `quads`: in_quads.
+    INFONCE_DEVICE void load_four(float (&x)[4], uint64_t row, uint32_t column, uint32_t columns, bool quads) const {
+        if (quads) return widen_quad(load_quad(row, column), dtype, x);
+        INFONCE_UNROLL
+        for (uint32_t i = 0; i < 4; ++i) x[i] = column + i < columns ? load(row, column + i) : 0.0f;
+    }
     INFONCE_DEVICE Vector16 load_quad(uint64_t row, uint32_t column) const {
         return infonce::load_quad(data, dtype, row * stride + column);
     }

@@ -25,6 +25,13 @@ INFONCE_DEVICE ScaledSum combine(ScaledSum a, ScaledSum b) {
     return {maximum, a.sum * exp2_fast(a.maximum - offset) + b.sum * exp2_fast(b.maximum - offset)};
 }
 
+// With the thread whose lane differs in the bit `mask`; the same bits in both: the lower lane comes first.
+INFONCE_DEVICE ScaledSum combine_across(ScaledSum own, int mask) {
+    const ScaledSum other = {shuffle_xor(own.maximum, mask), shuffle_xor(own.sum, mask)};
+    const bool second = thread_index() & mask;
+    return combine(second ? other : own, second ? own : other);
+}
+
 // 2^x for x up to 127 without the special-function unit, which makes 16 a clock where the others make
 // 128: 2^x = 2^j · 2^f, j the nearest integer, 2^f by a polynomial that is minimax in the relative error on
 // [-½, ½]. The error, rounding included, is at most 2.2·10⁻⁷, that of the unit itself; 0 below 2^-126.5, NaN

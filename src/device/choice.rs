@@ -75,14 +75,15 @@ impl<D: Device> Similarity<'_, D> {
         self.launch(name, grid, HOPPER_THREADS, HOPPER_SCORES_SHARED, &params)
     }
 
-    /// Launches a product of a chunk of weights.
+    /// Launches a product of a chunk of weights over row tiles × column tiles × splits.
     pub(super) fn product(
         &self,
         transposed: bool,
         arithmetic: Arithmetic,
-        grid: [u32; 3],
+        [row_tiles, column_tiles, splits]: [u32; 3],
         params: &ProductParams,
     ) -> Result<(), Error> {
+        let grid = [row_tiles * column_tiles, splits, 1];
         if !self.is_hopper(arithmetic) {
             let family = if transposed {
                 "product_transposed"

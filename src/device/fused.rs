@@ -106,7 +106,7 @@ fn hopper(arithmetic: Arithmetic, dim: usize, terms: Terms) -> Option<Fused> {
         (Terms::Streamed, ..=64) => kernel!("streamed", "64", 1, 128, 5),
         (Terms::Streamed, ..=128) => kernel!("streamed", "128", 2, 96, 6),
         (Terms::Streamed, ..=256) => kernel!("streamed", "256", 4, 64, 4),
-        (Terms::Both, ..=64) => kernel!("both", "64", 1, 128, 5),
+        (Terms::Both, ..=64) => kernel!("both", "64", 1, 96, 6),
         (Terms::Both, ..=128) => kernel!("both", "128", 2, 96, 6),
         _ => None,
     }

@@ -228,6 +228,11 @@ impl<D: Device> Similarity<'_, D> {
             Some(_) => view(from(prepared.anchors)),
             None => no_matrix(),
         };
+        // A warp adds up four parts or so: few rows have many.
+        let warps = (finish.sums.parts as usize)
+            .div_ceil(4)
+            .next_power_of_two()
+            .min(WARP_ROWS);
         let params = FinishParams {
             sums: finish.sums.sums.address(),
             normalisers: finish.sums.normalisers.as_ref().map_or(0, Floats::address),
@@ -236,20 +241,25 @@ impl<D: Device> Similarity<'_, D> {
             dim: gradient.dim as u32,
             // Exponentials are not shifted, and they are never of f16.
             shifted: u32::from(is_shifted(prepared.dtype)),
+            warps: warps as u32,
+            padding: 0,
             factors: finish.factors.map_or(0, Floats::address),
             contrast: prepared.view,
             coefficient: side.coefficient,
-            padding: 0,
+            padding_2: 0,
             sigma: finish.positives.map_or(0, |s| at(&s.sigma)),
             keys,
             own_keys: u32::from(prepared.own_keys.is_some()),
-            padding_2: 0,
+            padding_3: 0,
             rows_of,
             gradient: view(from(gradient)),
             shift: finish.sums.shift,
             dots: finish.dots.map_or(0, at),
         };
-        let grid = [rows.div_ceil(WARP_ROWS) as u32, 1, 1];
-        self.launch("finish_gradient", grid, 32 * WARP_ROWS as u32, 0, &params)
+        let grid = [rows.div_ceil(WARP_ROWS / warps) as u32, 1, 1];
+        let threads = 32 * WARP_ROWS as u32;
+        // FINISH_COLUMNS numbers a thread.
+        let shared_bytes = if warps > 1 { 16 * threads } else { 0 };
+        self.launch("finish_gradient", grid, threads, shared_bytes, &params)
     }
 }

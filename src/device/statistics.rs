@@ -12,6 +12,9 @@ use crate::statistics::{RowStatistics, Statistics};
 /// 256 bytes a candidate.
 const COLUMN_PARTS: usize = 32;
 
+/// About as many threads as a device runs at a time.
+const FULL_DEVICE: usize = 1 << 17;
+
 /// What a call leaves on the device.
 pub(crate) struct Results<D: Device> {
     /// Loss and dscale.
@@ -165,6 +168,15 @@ impl<D: Device> Similarity<'_, D> {
         partial: Partial,
     ) -> Result<(), Error> {
         let at = |floats: &Floats<D>| floats.address() + 4 * first_row as u64;
+        // Few rows have many parts: several threads a row then, so that their loads are under way
+        // together.
+        let lanes = match partial.parts {
+            0..8 => 1,
+            parts => (FULL_DEVICE / rows.max(1) + 1)
+                .next_power_of_two()
+                .min(parts.next_power_of_two() as usize)
+                .min(32) as u32,
+        };
         let params = StatisticsParams {
             partial: partial.sums,
             parts: partial.parts,
@@ -173,15 +185,15 @@ impl<D: Device> Similarity<'_, D> {
             unless: partial.unless,
             first: u32::from(partial.first),
             last: u32::from(partial.last),
+            lanes,
             symmetric: u32::from(prepared.contrast.is_symmetric()),
-            padding: 0,
             not_finite: prepared.not_finite.address(),
             positive: at(&statistics.positive),
             negatives_lse: at(&statistics.negatives_lse),
             lse2: at(&statistics.lse2),
             sigma: at(&statistics.sigma),
         };
-        let grid = [rows.div_ceil(128) as u32, 1, 1];
+        let grid = [(rows * lanes as usize).div_ceil(128) as u32, 1, 1];
         self.launch("combine_statistics", grid, 128, 0, &params)
     }
 
