@@ -76,8 +76,9 @@ clocks() {
     reader=$!
 }
 clocks
-INFONCE_LARGEST=1 INFONCE_ROWS="$run/rows.json" CRITERION_HOME="$run/criterion" \
-    stage bench 300 ./bench --bench
+outputs="$(mktemp -d)"
+INFONCE_LARGEST=1 INFONCE_OUTPUTS="$outputs" INFONCE_ROWS="$run/rows.json" CRITERION_HOME="$run/criterion" \
+    stage bench 360 ./bench --bench
 # Others on the same work. Their packages are looked for in Python's own folders and in wheels/ here.
 if compgen -G "wheels/*.whl" > /dev/null && [ ! -e site ]; then
     rm -rf site.part
@@ -85,6 +86,7 @@ if compgen -G "wheels/*.whl" > /dev/null && [ ! -e site ]; then
         > "$run/logs/wheels.log" 2>&1 && mv site.part site || tail -n 3 "$run/logs/wheels.log"
 fi
 peers=(python3 peers/gpu.py --out "$run/peers.json" --logs "$run/logs/peers")
+[ -e "$run/rows.json" ] && peers+=(--ours "$outputs" --rows "$run/rows.json")
 [ -e site ] && peers+=(--site site)
 read -r -a options <<< "${INFONCE_PEERS:-}"
 peers+=("${options[@]}")
@@ -93,6 +95,7 @@ if command -v python3 > /dev/null; then
 else
     ignore peers "there is no python3 here" "${peers[@]}"
 fi
+rm -rf "$outputs"
 kill "$reader" 2>/dev/null
 wait "$reader" 2>/dev/null
 

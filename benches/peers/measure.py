@@ -5,7 +5,10 @@ peer that crashes or hangs takes nothing else along. benches/peers/gpu.py starts
 
     (at the start)    {} when its package is there, else {"missing": why}
     prepare N D       {} after one call, which compiles what has to be compiled
-    measure N D       the numbers of a row (benches/records/schema.rs); either may be {"reason": why}
+    measure N D       the numbers of a row (benches/records/schema.rs)
+    check N D FILE    {"error": …} of what this crate's benchmark has written (benches/cuda/losses.rs)
+
+Any of them may be answered with {"reason": why}.
 
 Time is device time between two events around a call of loss and both gradients. Before the first the
 device sleeps while the host issues the call, and the cache is overwritten: what is timed starts cold,
@@ -23,6 +26,7 @@ import site
 import statistics
 import sys
 import time
+from pathlib import Path
 
 import entries
 
@@ -171,24 +175,39 @@ class Card:
         call()
         cold, product = [], []
         for _ in range(samples):
-            product.append(self.seconds(multiply, 0.0))
+            product.append(self.seconds(multiply, 1e-3))
             cold.append(self.seconds(call, issue))
-        events = [self.torch.cuda.Event(enable_timing=True) for _ in range(samples + 1)]
-        self.torch.cuda._sleep(int(2e9 * 0.02))
+        rate = 2 * PRODUCT**3 / statistics.median(product)
+        measure = {"what": "product", "rate": rate, "samples": samples}
+        warm = times(self.replays(call, samples)) if samples == SAMPLES else None
+        return {"cold": times(cold), "warm": warm, "measure": measure}
+
+    def replays(self, call, samples):
+        """Device seconds of calls one right after the other."""
+        cuda = self.torch.cuda
+        events = [cuda.Event(enable_timing=True) for _ in range(samples + 1)]
+        cuda._sleep(int(2e9 * 0.02))
         call()
         events[0].record()
         for event in events[1:]:
             call()
             event.record()
-        self.torch.cuda.synchronize()
-        warm = [a.elapsed_time(b) / 1e3 for a, b in zip(events, events[1:])]
-        rate = 2 * PRODUCT**3 / statistics.median(product)
-        measure = {"what": "product", "rate": rate, "samples": samples}
-        return {"cold": times(cold), "warm": times(warm), "measure": measure}
+        cuda.synchronize()
+        return [a.elapsed_time(b) / 1e3 for a, b in zip(events, events[1:])]
 
     def release(self):
         gc.collect()
         self.torch.cuda.empty_cache()
+
+
+def check(n, d, path, device):
+    """The errors of an outcome in a file: loss in f32; q, k, dq and dk in bf16."""
+    import torch
+
+    numbers = torch.frombuffer(bytearray(Path(path).read_bytes()), dtype=torch.bfloat16)
+    loss, matrices = numbers[:2].view(torch.float32)[0], numbers[2:].view(4, n, d).to(device)
+    q, k, dq, dk = matrices
+    return {"error": errors((loss.to(device), dq, dk), q, k, 1 / TEMPERATURE)}
 
 
 class Bench:
@@ -224,9 +243,12 @@ class Bench:
         if not all(map(math.isfinite, error.values())):
             return {"reason": "its loss or a gradient is not finite"}
         self.device.release()
-        # Each sample is a cold call and a warm one.
+        # Each sample is a cold call and a warm one; a peer with fewer samples has no warm ones.
         samples = max(FEWEST_SAMPLES, min(SAMPLES, int(SAMPLING / (2 * whole))))
         return {**extra, "error": error, **self.device.sample(self.call, issue, samples)}
+
+    def check(self, n, d, path):
+        return check(n, d, path, self.device.name)
 
     def release(self):
         self.shape = self.call = self.inputs = None
@@ -240,16 +262,16 @@ def words(error):
 
 
 def serve(bench, requests, answer):
-    verbs = {"prepare": bench.prepare, "measure": bench.measure}
+    verbs = {"prepare": bench.prepare, "measure": bench.measure, "check": bench.check}
     for request in requests:
-        verb, n, d = request.split()
+        verb, n, d, *path = request.rstrip("\n").split(" ", 3)
         try:
-            reply = verbs[verb](int(n), int(d))
+            reply = verbs[verb](int(n), int(d), *path)
         except Exception as error:
             reply = {"reason": words(error)}
         if not bench.device.works():
             sys.exit(reply.get("reason", "the device failed during the call"))
-        if verb == "measure" or "reason" in reply:
+        if verb != "prepare" or "reason" in reply:
             bench.release()
         answer(reply)
 

@@ -155,6 +155,34 @@ class Measured(unittest.TestCase):
         finally:
             measure.CHECKED_WHOLE, measure.CHECKED_ROWS = whole, some
 
+    def test_this_crates_outcomes_are_checked_by_the_same_reference(self):
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        folder = Path(folder.name)
+        loss, dq, dk = self.outputs()
+        matrices = (self.q, self.k, dq.bfloat16(), 1.5 * dk.bfloat16())
+        parts = [loss.float(), *(x.contiguous().view(self.torch.uint8) for x in matrices)]
+        parts[0] = parts[0].reshape(1).view(self.torch.uint8)
+        outcomes = folder / "ours of a run"
+        outcomes.mkdir()
+        (outcomes / "48x16").write_bytes(b"".join(bytes(x.flatten().tolist()) for x in parts))
+        rows = folder / "rows.json"
+        ours = gpu.row("infonce 0.1.0", 48, 16, {"warm": NUMBERS["warm"]})
+        other = gpu.row("infonce 0.1.0", 48, 32, {"warm": NUMBERS["warm"]})
+        rows.write_text(json.dumps({"rows": [other, ours]}))
+        command = [sys.executable, str(gpu.HERE / "measure.py"), "torch-eager", "cpu"]
+        peer = gpu.Peer("torch-eager", command, folder / "log", 60.0)
+        self.addCleanup(peer.stop)
+        gpu.check_ours(peer, outcomes, rows)
+        left, checked = json.loads(rows.read_text())["rows"]
+        self.assertEqual(left, other)
+        error = checked.pop("error")
+        self.assertEqual({**checked, "error": None}, ours)
+        self.assertLess(error["loss"], 1e-6)
+        self.assertTrue(0 < error["dq"] < 2e-3)
+        self.assertAlmostEqual(error["dk"], 0.5, delta=2e-3)
+        self.assertEqual(error["rows"], 48)
+
     def test_rows_have_length_1(self):
         length = self.q.float().norm(dim=1)
         self.assertLess((length - 1).abs().max().item(), 2**-8)
