@@ -4,7 +4,7 @@
 //! `cargo bench --features cuda --bench cuda -- [filter] [criterion's options]`. Criterion decides how
 //! often each case runs and compares it with the run before. In the environment:
 //! `INFONCE_ROWS=FILE` also writes the rows as JSON (`benches/records/schema.rs`);
-//! `INFONCE_LARGEST=1` adds N = M = 131,072 and 1,048,576, which takes about a minute;
+//! `INFONCE_LARGEST=1` adds N = M = 131,072 and 1,048,576, which take longest;
 //! `INFONCE_OUTPUTS=FOLDER` has the inputs and gradients of some cases written there, for others to check;
 //! `INFONCE_DIVISOR=K` divides rows by K, to rehearse where there is no time.
 
