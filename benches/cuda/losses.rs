@@ -1,5 +1,7 @@
 //! The losses and top-k.
 
+use std::path::Path;
+
 use criterion::Criterion;
 use half::{bf16, f16};
 use infonce::cuda::{CudaBuffer, CudaDevice, CudaEngine, CudaResults};
@@ -35,6 +37,9 @@ struct Case {
     d: usize,
 }
 
+/// At which one-way InfoNCE is timed; `benches/peers` has the same.
+const DIMENSIONS: [usize; 5] = [128, 256, 512, 768, 1024];
+
 /// Every loss at the shapes of its users.
 pub fn run(rig: &mut Rig, criterion: &mut Criterion) {
     use Loss::{Clip, InfoNce, Moco, NtXent};
@@ -51,10 +56,14 @@ pub fn run(rig: &mut Rig, criterion: &mut Criterion) {
         time::<bf16>(rig, criterion, of(NtXent, wanted, 8192, 8192, 128));
         time::<bf16>(rig, criterion, of(InfoNce, wanted, 4096, 4096, 256));
     }
-    for dim in [128, 256, 512, 768, 1024] {
+    for dim in DIMENSIONS {
         for wanted in both {
             time::<bf16>(rig, criterion, of(InfoNce, wanted, 32_768, 32_768, dim));
         }
+    }
+    for dim in DIMENSIONS {
+        let case = of(InfoNce, Wanted::Gradient, 8192, 8192, dim);
+        time::<bf16>(rig, criterion, case);
     }
     for dim in [512, 768, 1024] {
         for wanted in both {
@@ -69,8 +78,19 @@ pub fn run(rig: &mut Rig, criterion: &mut Criterion) {
     top_k(rig, criterion);
 }
 
-/// N = M = 1,048,576, where the matrix of logits would take 4 TiB in f32.
-pub fn largest(rig: &mut Rig) {
+/// Shapes that take long: N = M = 131,072, and 1,048,576, where the matrix of logits would take 4 TiB
+/// in f32.
+pub fn largest(rig: &mut Rig, criterion: &mut Criterion) {
+    for d in DIMENSIONS {
+        let case = Case {
+            loss: Loss::InfoNce,
+            wanted: Wanted::Gradient,
+            n: 131_072,
+            m: 131_072,
+            d,
+        };
+        time::<bf16>(rig, criterion, case);
+    }
     for wanted in [Wanted::Forward, Wanted::Gradient] {
         let rows = rig.rows(1 << 20);
         let case = Case {
@@ -91,6 +111,36 @@ pub fn largest(rig: &mut Rig) {
             Ok((time, used + free - before))
         });
     }
+}
+
+/// Writes what one-way InfoNCE reads and gives at N = M = 32,768 to a file in `folder` for each D, for
+/// `benches/peers/gpu.py` to find the errors: loss in f32, q, k, dq and dk in bf16, little-endian.
+pub fn outputs(rig: &Rig, folder: &Path) -> Result<(), String> {
+    for d in DIMENSIONS {
+        let n = rig.rows(32_768);
+        let case = Case {
+            loss: Loss::InfoNce,
+            wanted: Wanted::Gradient,
+            n,
+            m: n,
+            d,
+        };
+        let path = folder.join(format!("{n}x{d}"));
+        let bytes = call_once(case, rig.engine()).map_err(|error| error.to_string())?;
+        std::fs::write(&path, bytes).map_err(|error| format!("{}: {error}", path.display()))?;
+    }
+    Ok(())
+}
+
+fn call_once(case: Case, engine: &CudaEngine) -> Result<Vec<u8>, Error> {
+    let mut tensors = Tensors::<bf16>::new(case, engine.device())?;
+    let [loss, _] = tensors.call(case, engine)?.read_loss()?;
+    let mut bytes = loss.to_le_bytes().to_vec();
+    for matrix in [&tensors.q, &tensors.k, &tensors.dq, &tensors.dk] {
+        let numbers = matrix.download()?;
+        bytes.extend(numbers.iter().flat_map(|number| number.to_le_bytes()));
+    }
+    Ok(bytes)
 }
 
 fn time<T: Element>(rig: &mut Rig, criterion: &mut Criterion, case: Case) {

@@ -4,7 +4,8 @@
 //! `cargo bench --features cuda --bench cuda -- [filter] [criterion's options]`. Criterion decides how
 //! often each case runs and compares it with the run before. In the environment:
 //! `INFONCE_ROWS=FILE` also writes the rows as JSON (`benches/records/schema.rs`);
-//! `INFONCE_LARGEST=1` adds N = M = 1,048,576, which takes a quarter of a minute;
+//! `INFONCE_LARGEST=1` adds N = M = 131,072 and 1,048,576, which take longest;
+//! `INFONCE_OUTPUTS=FOLDER` has the inputs and gradients of some cases written there, for others to check;
 //! `INFONCE_DIVISOR=K` divides rows by K, to rehearse where there is no time.
 
 mod losses;
@@ -67,7 +68,12 @@ fn measure(mut rig: Rig) -> Vec<schema::Row> {
     steps::run(&mut rig, &mut criterion);
     rowwise::run(&mut rig, &mut criterion);
     if std::env::var_os("INFONCE_LARGEST").is_some() {
-        losses::largest(&mut rig);
+        losses::largest(&mut rig, &mut criterion);
+    }
+    if let Some(folder) = std::env::var_os("INFONCE_OUTPUTS")
+        && let Err(reason) = losses::outputs(&rig, folder.as_ref())
+    {
+        println!("no outputs: {reason}");
     }
     criterion.final_summary();
     let rows = rig.into_rows();

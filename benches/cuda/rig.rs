@@ -94,6 +94,10 @@ impl Rig {
         })
     }
 
+    pub fn engine(&self) -> &CudaEngine {
+        &self.engine
+    }
+
     pub fn description(&self) -> String {
         self.engine.device().info().to_string()
     }

@@ -28,6 +28,8 @@ mv "$packed/cuda" "$packed/bench"
 build --features cuda,train --bin infonce
 
 cp benches/packed/run.sh "$packed/"
+mkdir "$packed/peers"
+cp benches/peers/{gpu,measure,entries}.py benches/peers/requirements.txt "$packed/peers/"
 modified=false
 [ -z "$(git status --porcelain)" ] || modified=true
 cat > "$packed/build.json" <<JSON

@@ -6,6 +6,7 @@
 # run.sh [FOLDER]     default: a new folder beside this script
 #   INFONCE_STAGES    names of the stages to run, between spaces; all when unset
 #   INFONCE_DIVISOR   divides the rows of the benchmarks, to rehearse where there is no time
+#   INFONCE_PEERS     options of peers/gpu.py, such as "--seconds 400 --d 128 256"
 set -uo pipefail
 here="$(cd "$(dirname "$0")" && pwd)"
 run="${1:-$here/run-$(date -u +%Y%m%dT%H%M%SZ)}"
@@ -75,8 +76,26 @@ clocks() {
     reader=$!
 }
 clocks
-INFONCE_LARGEST=1 INFONCE_ROWS="$run/rows.json" CRITERION_HOME="$run/criterion" \
-    stage bench 300 ./bench --bench
+outputs="$(mktemp -d)"
+INFONCE_LARGEST=1 INFONCE_OUTPUTS="$outputs" INFONCE_ROWS="$run/rows.json" CRITERION_HOME="$run/criterion" \
+    stage bench 360 ./bench --bench
+# Others on the same work. Their packages are looked for in Python's own folders and in wheels/ here.
+if compgen -G "wheels/*.whl" > /dev/null && [ ! -e site ]; then
+    rm -rf site.part
+    python3 -m pip install --quiet --no-index --no-deps --target site.part wheels/*.whl \
+        > "$run/logs/wheels.log" 2>&1 && mv site.part site || tail -n 3 "$run/logs/wheels.log"
+fi
+peers=(python3 peers/gpu.py --out "$run/peers.json" --logs "$run/logs/peers")
+[ -e "$run/rows.json" ] && peers+=(--ours "$outputs" --rows "$run/rows.json")
+[ -e site ] && peers+=(--site site)
+read -r -a options <<< "${INFONCE_PEERS:-}"
+peers+=("${options[@]}")
+if command -v python3 > /dev/null; then
+    on_card peers 420 "${peers[@]}"
+else
+    ignore peers "there is no python3 here" "${peers[@]}"
+fi
+rm -rf "$outputs"
 kill "$reader" 2>/dev/null
 wait "$reader" 2>/dev/null
 

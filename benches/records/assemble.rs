@@ -6,7 +6,7 @@ use std::path::Path;
 use serde::de::DeserializeOwned;
 
 use super::schema::{
-    Build, Clocks, Device, Machine, Record, Rows, SCHEMA, Stage, Status, Tests, Verify,
+    Build, Clocks, Device, Machine, Record, Row, Rows, SCHEMA, Stage, Status, Tests, Verify,
 };
 
 /// The record of the run in `folder`.
@@ -20,8 +20,10 @@ pub fn record(folder: &Path) -> Result<Record, String> {
     let log = |name: &str| optional(&format!("logs/{name}.log")).unwrap_or_default();
     let mut rows = Vec::new();
     for name in ["rows.json", "peers.json"] {
-        if folder.join(name).exists() {
-            rows.extend(json::<Rows>(&folder.join(name))?.rows);
+        let path = folder.join(name);
+        if path.exists() {
+            rows.extend(json::<Rows>(&path)?.rows);
+            told(&rows).map_err(|error| format!("{}: {error}", path.display()))?;
         }
     }
     let verify = folder.join("verify.json");
@@ -56,6 +58,21 @@ fn text(path: &Path) -> Result<String, String> {
 
 fn json<T: DeserializeOwned>(path: &Path) -> Result<T, String> {
     serde_json::from_str(&text(path)?).map_err(|error| format!("{}: {error}", path.display()))
+}
+
+/// Every row has a time, or a reason why it has none.
+fn told(rows: &[Row]) -> Result<(), String> {
+    match rows
+        .iter()
+        .find(|row| row.seconds().is_none() && row.reason.is_none())
+    {
+        Some(row) => Err(format!(
+            "{} by {}: neither time nor reason",
+            row.task(),
+            row.by
+        )),
+        None => Ok(()),
+    }
 }
 
 #[cfg(feature = "cuda")]
@@ -237,6 +254,70 @@ mod tests {
         );
         assert!(stage("a\tb", |_| String::new()).is_err());
         assert!(stage("a\tx\t1\t0\tc", |_| String::new()).is_err());
+    }
+
+    /// A folder as `benches/packed/run.sh` leaves it, with these peers.
+    fn run_with(peers: &str) -> Result<Record, String> {
+        let folder = tempfile::tempdir().unwrap();
+        let stage = "peers\t300\t9.5\t0\tpython3 peers/gpu.py\n";
+        let build = r#"{"commit": "0123456789abcdef", "modified": false, "rustc": "1.95.0"}"#;
+        let files = [
+            ("stages.tsv", stage),
+            ("date", "2026-11-25T17:22:19Z\n"),
+            ("build.json", build),
+            ("peers.json", peers),
+        ];
+        for (name, text) in files {
+            std::fs::write(folder.path().join(name), text).unwrap();
+        }
+        record(folder.path())
+    }
+
+    /// `benches/peers/test_gpu.py` holds the script to that very file.
+    const PEERS: &str = include_str!("../peers/example.json");
+
+    #[test]
+    fn what_the_peers_script_writes_stands_in_the_record() {
+        let record = run_with(PEERS).unwrap();
+        let again = serde_json::from_str(&serde_json::to_string(&record).unwrap()).unwrap();
+        assert_eq!(record, again);
+        assert_eq!(record.stages[0].status, Status::Passed);
+        let rows: Vec<_> = record
+            .rows
+            .iter()
+            .map(|row| (&*row.by, &*row.shape))
+            .collect();
+        let expected = [
+            ("quack-kernels", "N=8 M=8 D=2"),
+            ("cut-cross-entropy", "N=8 M=8 D=2"),
+            ("quack-kernels", "N=16 M=16 D=2"),
+            ("cut-cross-entropy", "N=16 M=16 D=2"),
+            ("inf_cl", "every shape"),
+        ];
+        assert_eq!(rows, expected);
+        let [measured, failed] = [&record.rows[0], &record.rows[1]];
+        assert_eq!(measured.seconds(), Some(2e-3));
+        assert_eq!(measured.error.unwrap().dk, 3e-3);
+        // 6·8·8·2 FLOPs in 2 ms, of 8·10¹⁴ a second.
+        assert!((measured.ratio().unwrap() / 4.8e-10 - 1.0).abs() < 1e-12);
+        assert_eq!(failed.reason.as_deref(), Some("OutOfMemoryError: 8 GiB"));
+        assert_eq!(failed.seconds(), None);
+    }
+
+    #[test]
+    fn peers_that_a_record_cannot_hold_are_an_error() {
+        let silent = PEERS.replace("\"OutOfMemoryError: 8 GiB\"", "null");
+        let reason = run_with(&silent).unwrap_err();
+        assert!(
+            reason.ends_with("by cut-cross-entropy: neither time nor reason"),
+            "{reason}"
+        );
+        for (given, wrong) in [("0.002", "NaN"), ("\"dq\"", "\"dx\""), ("1024", "-1")] {
+            let changed = PEERS.replace(given, wrong);
+            assert_ne!(changed, PEERS);
+            let reason = run_with(&changed).unwrap_err();
+            assert!(reason.contains("peers.json"), "{reason}");
+        }
     }
 
     #[test]

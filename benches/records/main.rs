@@ -8,6 +8,7 @@
 //! ```
 
 mod assemble;
+mod peers;
 mod readme;
 mod schema;
 mod table;
@@ -17,7 +18,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use schema::{Record, SCHEMA, Stage, Status};
+use schema::{Record, Row, SCHEMA, Stage, Status};
 
 #[derive(Parser)]
 struct Arguments {
@@ -94,8 +95,13 @@ fn describe(record: &Record) -> String {
         ));
         lines.extend(verify.failures.iter().cloned());
     }
-    if !record.rows.is_empty() {
-        lines.push(format!("\n{}", table::text(&record.rows)));
+    let ours: Vec<&Row> = record.rows.iter().filter(|row| row.is_ours()).collect();
+    if !ours.is_empty() {
+        lines.push(format!("\n{}", table::text(ours)));
+    }
+    let compared = peers::text(&record.rows);
+    if !compared.is_empty() {
+        lines.push(format!("\n{compared}"));
     }
     lines.join("\n")
 }

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::schema::{Record, Row};
 use super::table::Columns;
-use super::{heading, read};
+use super::{heading, peers, read};
 
 const START: &str = "<!-- cuda -->\n";
 const END: &str = "<!-- /cuda -->";
@@ -54,10 +54,15 @@ fn figures(records: &[Record]) -> String {
         return "*Not yet measured on hardware.*\n".to_owned();
     }
     let of = |record: &Record| {
-        let rows: String = record.rows.iter().map(line).collect();
+        let ours = record.rows.iter().filter(|row| row.is_ours());
+        let rows: String = ours.map(line).collect();
+        let others = match peers::markdown(&record.rows) {
+            table if table.is_empty() => table,
+            table => format!("\n{table}"),
+        };
         format!(
             "{}\n\n| work | cold | warm | TFLOP/s | GB/s | ratio | MiB more | by |\n\
-             |---|---:|---:|---:|---:|---:|---:|---|\n{rows}",
+             |---|---:|---:|---:|---:|---:|---:|---|\n{rows}{others}",
             heading(record)
         )
     };

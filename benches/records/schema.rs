@@ -162,8 +162,8 @@ pub struct Row {
     pub measure: Option<Measure>,
     /// Device memory beside inputs and outputs.
     pub extra_bytes: Option<usize>,
-    /// Largest relative error against float64, where it was looked at.
-    pub error: Option<f64>,
+    /// Against float64, where it was looked at.
+    pub error: Option<Errors>,
     /// Why there is no number.
     pub reason: Option<String>,
 }
@@ -177,6 +177,17 @@ pub struct Times {
     pub low: f64,
     pub high: f64,
     pub samples: usize,
+}
+
+/// Relative errors against float64: of the loss, and of the gradients in the L2 norm.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Errors {
+    pub loss: f64,
+    pub dq: f64,
+    pub dk: f64,
+    /// How many rows of each gradient were looked at.
+    pub rows: usize,
 }
 
 /// What the machine can do, timed in turn with the row.
@@ -217,6 +228,23 @@ impl Times {
 }
 
 impl Row {
+    /// What was done, without who did it.
+    pub fn task(&self) -> String {
+        let Self {
+            work,
+            wanted,
+            shape,
+            dtype,
+            ..
+        } = self;
+        format!("{work} {wanted} {shape} {dtype}")
+    }
+
+    /// Whether it is this crate's.
+    pub fn is_ours(&self) -> bool {
+        self.by.starts_with("infonce ")
+    }
+
     /// The time that rates and ratios are taken of: cold, or the only one.
     pub fn seconds(&self) -> Option<f64> {
         self.cold.or(self.warm).map(|times| times.median)

@@ -38,7 +38,7 @@ impl Columns {
             None => "",
         };
         Self {
-            name: format!("{} {} {} {}", row.work, row.wanted, row.shape, row.dtype),
+            name: row.task(),
             cold: or(row.cold.map(|times| duration(times.median))),
             warm: or(row.warm.map(|times| duration(times.median))),
             tflops: or(row.flop_rate().map(|rate| format!("{:.0}", rate / 1e12))),
@@ -67,8 +67,8 @@ pub fn line(row: &Row) -> String {
     }
 }
 
-/// All rows under a heading.
-pub fn text(rows: &[Row]) -> String {
+/// Rows under a heading.
+pub fn text<'a>(rows: impl IntoIterator<Item = &'a Row>) -> String {
     let heading = Columns {
         name: String::new(),
         cold: "cold".into(),
@@ -78,7 +78,7 @@ pub fn text(rows: &[Row]) -> String {
         ratio: "ratio".into(),
         extra: "MiB more".into(),
     };
-    let lines = rows.iter().map(line);
+    let lines = rows.into_iter().map(line);
     let lines: Vec<String> = std::iter::once(heading.line("")).chain(lines).collect();
     lines.join("\n")
 }

@@ -1,0 +1,305 @@
+"""Other people's kernels on a card, on this crate's work, same inputs, same run: loss and both
+gradients of one-way InfoNCE, F.cross_entropy(q @ k.T / 0.07, arange(N)), bf16, unit rows, N = M.
+
+    python3 gpu.py [--out peers.json] [--seconds 180] [--site FOLDER]
+    python3 gpu.py --device cpu --n 256 --d 64       # rehearses, with what runs there
+
+Needs PyTorch; which other packages are measured, and in which releases, stands in requirements.txt.
+Writes rows as a record keeps them (benches/records/schema.rs): time cold and warm, the library product
+of the same run, memory beside inputs and gradients, error against float64. The file is whole after
+every row, and has one for whatever gave no number: not installed, out of memory, crashed, hung, not
+reached in time. Without PyTorch or a card all rows are such, and the exit code is 0 all the same.
+
+Inputs are as those of benches/cuda for the same shape: directions drawn uniformly from a cube, seeds 1
+and 2, one temperature; the generator differs. entries.py says how each peer is called, measure.py how
+it is timed. Every peer runs in a process of its own, one at a time while anything is timed.
+"""
+
+import argparse
+import json
+import os
+import queue
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import entries
+
+HERE = Path(__file__).resolve().parent
+# Most valuable first; all peers of a shape, then the next.
+SIZES = [32768, 8192, 131072]
+DIMENSIONS = [128, 256, 512, 768, 1024]
+# Up to here all peers fit on a card side by side, and compile at the same time.
+TOGETHER = 32768
+# After as many processes lost, a peer is left out.
+MOST_LOST = 2
+
+
+class Lost(Exception):
+    """A process that has ended or hangs, and how."""
+
+
+class Child:
+    """A process that answers each line with a line."""
+
+    def __init__(self, command, log):
+        self.log, self.lines = log, queue.Queue()
+        with open(log, "ab") as words:
+            self.process = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=words, text=True,
+                start_new_session=True,
+            )
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def _read(self):
+        with self.process.stdout:
+            for line in self.process.stdout:
+                self.lines.put(line)
+        self.lines.put(None)
+
+    def ask(self, request):
+        try:
+            self.process.stdin.write(request + "\n")
+            self.process.stdin.flush()
+        except BrokenPipeError:
+            pass  # `answer` says how it ended
+
+    def answer(self, deadline):
+        try:
+            line = self.lines.get(timeout=max(0.0, deadline - time.monotonic()))
+            return json.loads(line) if line is not None else self._ended()
+        except queue.Empty:
+            self.end()
+            raise Lost("stopped: no answer within its limit") from None
+        except ValueError:
+            self.end()
+            raise Lost(f"stopped: it answered {line.strip()!r}") from None
+
+    def _ended(self):
+        try:
+            self.process.wait(timeout=10)
+        except subprocess.TimeoutExpired:
+            pass
+        self.end()
+        code = self.process.returncode
+        how = f"ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+        said = [line for line in self.log.read_text(errors="replace").splitlines() if line.strip()]
+        raise Lost(f"{how}: {said[-1].strip()[:200]}" if said else how)
+
+    def end(self):
+        """With all that it has started."""
+        try:
+            os.killpg(self.process.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+        self.process.wait()
+        try:
+            self.process.stdin.close()
+        except BrokenPipeError:
+            pass
+
+
+class Peer:
+    """One of the peers, its process as long as that lives."""
+
+    def __init__(self, key, command, log, limit):
+        self.key, self.command, self.log, self.limit = key, command, log, limit
+        self.by, self.child, self.lost = entries.label(key), None, 0
+        # Why it is asked no more.
+        self.out = None
+
+    def start(self):
+        if self.child is None and self.out is None:
+            self.child, self.starting = Child(self.command, self.log), True
+
+    def ask(self, request):
+        if self.child is not None:
+            self.child.ask(request)
+
+    def answer(self):
+        """To the last request, or a reason why there is none."""
+        if self.out is not None:
+            return {"reason": self.out}
+        deadline = time.monotonic() + self.limit
+        try:
+            if self.starting:
+                self.out = self.child.answer(deadline).get("missing")
+                self.starting = False
+                if self.out is not None:
+                    self.stop()
+                    return {"reason": self.out}
+            return self.child.answer(deadline)
+        except Lost as how:
+            self.child, self.lost = None, self.lost + 1
+            if self.lost == MOST_LOST:
+                self.out = f"left out: {how}"
+            return {"reason": str(how)}
+
+    def stop(self):
+        if self.child is not None:
+            self.child.end()
+            self.child = None
+
+
+def row(by, n, d, answer):
+    """A row of benches/records/schema.rs. Operations and bytes as benches/cuda counts them."""
+    blank = dict.fromkeys(("cold", "warm", "measure", "extra_bytes", "error", "reason"))
+    return {
+        "by": by, "work": "InfoNCE", "wanted": "value and gradient", "shape": f"N={n} M={n} D={d}",
+        "dtype": "bf16", "flops": 6.0 * n * n * d, "bytes": 8.0 * n * d, **blank, **answer,
+    }
+
+
+class Table:
+    """The rows so far, and why the others are not there yet."""
+
+    def __init__(self, out, shapes, reason):
+        self.out, self.shapes, self.reason, self.rows = out, shapes, reason, {}
+
+    def write(self, peers):
+        rows = []
+        for n, d in self.shapes:
+            for peer in peers:
+                rows.append(self.rows.get((n, d, peer.key)) or row(peer.by, n, d, {"reason": self.reason}))
+        # A peer that gave the same reason everywhere gives it once.
+        for peer in peers:
+            of_peer = [x for x in rows if x["by"] == peer.by]
+            reasons = {x["reason"] for x in of_peer}
+            if len(of_peer) > 1 and len(reasons) == 1 and reasons != {None}:
+                rows = [x for x in rows if x["by"] != peer.by]
+                rows.append({**of_peer[0], "shape": "every shape", "flops": None, "bytes": 0.0})
+        replace(self.out, {"rows": rows})
+
+
+def run(peers, shapes, seconds, out):
+    """Measures all peers at one shape after the other until the time is up."""
+    table = Table(out, shapes, f"not reached within {seconds:g} s")
+    table.write(peers)
+    end = time.monotonic() + seconds
+    try:
+        for n, d in shapes:
+            if time.monotonic() > end:
+                break
+            # What must be compiled is compiled by all at the same time, before anything is timed. A
+            # peer that fails here fails again when its turn comes, and says so in its row.
+            failed = {}
+            for peer in peers:
+                peer.start()
+                if n <= TOGETHER:
+                    peer.ask(f"prepare {n} {d}")
+            if n <= TOGETHER:
+                for peer in peers:
+                    lost = peer.lost
+                    answer = peer.answer()
+                    if peer.lost > lost or peer.out:
+                        failed[peer.key] = answer
+            for peer in peers:
+                if peer.key not in failed and time.monotonic() > end:
+                    break
+                if peer.key in failed:
+                    answer = failed[peer.key]
+                else:
+                    peer.ask(f"measure {n} {d}")
+                    answer = peer.answer()
+                table.rows[n, d, peer.key] = row(peer.by, n, d, answer)
+                table.write(peers)
+                print(line(table.rows[n, d, peer.key]), flush=True)
+    finally:
+        for peer in peers:
+            peer.stop()
+        table.write(peers)
+
+
+def check_ours(peer, folder, rows):
+    """Writes the errors of this crate's own outcomes in `folder` into its rows, in the file `rows`, by
+    the reference that the others are held to."""
+    file = json.loads(rows.read_text())
+    for path in sorted(folder.iterdir()):
+        n, d = map(int, path.name.split("x"))
+        task = row("", n, d, {})
+        same = [x for x in file["rows"] if all(x[key] == task[key] for key in ("work", "wanted", "shape", "dtype"))]
+        if not same:
+            continue
+        peer.start()
+        peer.ask(f"check {n} {d} {path}")
+        answer = peer.answer()
+        print(f"{task['shape']:<28} {same[0]['by']:<45} {answer.get('error') or answer['reason']}", flush=True)
+        same[0]["error"] = answer.get("error")
+    replace(rows, file)
+
+
+def replace(path, value):
+    """Writes a file that is whole at any time."""
+    beside = path.with_suffix(".part")
+    beside.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n")
+    beside.replace(path)
+
+
+def line(of):
+    name = f"{of['shape']:<28} {of['by']:<45}"
+    if of["reason"]:
+        return f"{name} {of['reason']}"
+    time, error = of["cold"] or of["warm"], of["error"]
+    return (f"{name} {time['median'] * 1e3:9.3f} ms  "
+            f"loss {error['loss']:.1e} dq {error['dq']:.1e} dk {error['dk']:.1e}")
+
+
+def why_not(device):
+    """Why nothing can be measured here; None when it can. In a process of its own, as the card is."""
+    ask = "import torch; print(torch.cuda.is_available() or 'PyTorch finds no card')"
+    if device == "cpu":
+        ask = "import torch; print(True)"
+    try:
+        said = subprocess.run([sys.executable, "-c", ask], capture_output=True, text=True, timeout=120)
+    except subprocess.TimeoutExpired:
+        return "importing PyTorch did not end"
+    last = (said.stdout if said.returncode == 0 else said.stderr).strip().splitlines()[-1:]
+    return None if last == ["True"] else "".join(last) or "PyTorch does not start"
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("peers.json"))
+    parser.add_argument("--seconds", type=float, default=180, help="no shape or peer is begun after that")
+    parser.add_argument("--limit", type=float, default=90, help="seconds that a peer has for one answer")
+    parser.add_argument("--site", type=Path, help="a folder that pip has installed packages into")
+    parser.add_argument("--logs", type=Path, help="a folder for what peers print")
+    parser.add_argument("--ours", type=Path, help="a folder of what this crate's benchmark gave")
+    parser.add_argument("--rows", type=Path, help="and its rows, to write errors into")
+    parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
+    parser.add_argument("--n", type=int, nargs="+", default=SIZES)
+    parser.add_argument("--d", type=int, nargs="+", default=DIMENSIONS)
+    parser.add_argument("--peers", nargs="+", choices=entries.PEERS, default=list(entries.PEERS))
+    options = parser.parse_args()
+    folders = [str(options.site.resolve())] if options.site else []
+    sys.path[1:1] = folders  # for the packages' releases
+    logs = options.logs or Path(tempfile.mkdtemp(prefix="peers-"))
+    logs.mkdir(parents=True, exist_ok=True)
+    shapes = [(n, d) for n in options.n for d in options.d]
+    command = lambda key: [sys.executable, str(HERE / "measure.py"), key, options.device, *folders]
+    peers = [Peer(key, command(key), logs / f"{key}.log", options.limit) for key in options.peers]
+    # Ends as at the end of the time when it is told to stop.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    reason = why_not(options.device)
+    if reason is None:
+        if options.ours and options.rows:
+            # PyTorch's process: it is here if anything is.
+            ours = Peer("torch-eager", command("torch-eager"), logs / "ours.log", options.limit)
+            try:
+                check_ours(ours, options.ours, options.rows)
+            except (OSError, ValueError) as error:
+                print(f"this crate's outcomes are not checked: {error}")
+            finally:
+                ours.stop()
+        run(peers, shapes, options.seconds, options.out)
+    else:
+        Table(options.out, shapes, reason).write(peers)
+        print(f"ignored: {reason}")
+
+
+if __name__ == "__main__":
+    main()
