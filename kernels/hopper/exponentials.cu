@@ -1,13 +1,14 @@
 // exponentials.cu of similarity/ with warpgroup products; D is above what the fused kernels hold, and
 // so above what resident anchors do.
 #include "hopper/scores.h"
+#include "hopper/store_boxes.h"
 #include "similarity/exponentials.h"
 
 namespace infonce {
 
 #if INFONCE_HOPPER
 template <class Tile>
-using ExponentialsBf16 = Exponentials<bf16, Tile>;
+using ExponentialsBf16 = Exponentials<bf16, Tile, BoxStores>;
 
 INFONCE_KERNEL(hopper_exponentials_bf16, HopperScoresParams, HopperTile::THREADS, 1) {
     hopper_score_tiles<bf16, false, ExponentialsBf16>(p);

@@ -19,7 +19,9 @@ namespace infonce {
 struct HopperScoresParams {
     TensorMap anchors;     // boxes of 128 rows
     TensorMap candidates;  // boxes of 256 rows
+    TensorMap weights;     // boxes of 16 rows; of kernels that store them
     ScoresParams scores;
+    INFONCE_DEVICE operator const ScoresParams&() const { return scores; }
 };
 
 struct HopperTile {
@@ -33,8 +35,10 @@ struct HopperTile {
     // Up to D = 128 the special-function unit is the limit, at about the time of the products. A quarter of
     // the exponentials elsewhere leaves it three quarters of that and takes 0.7 of the issue slots.
     static constexpr int POLYNOMIAL_EACH = 4;
-    // Room for a partial sum of every column from every warp.
-    static constexpr int ROOM = WARPS_DOWN * COLUMNS * 8;
+    // Room for a partial sum of every column from every warp, or for two boxes of weights of every warp.
+    static constexpr int WEIGHTS_BOX = WARP_ROWS * int(SLAB_BYTES);
+    static constexpr int ROOM = WARPS_DOWN * 2 * WEIGHTS_BOX;
+    static_assert(WARPS_DOWN * COLUMNS * 8 <= ROOM, "partial sums");
     static constexpr int SLABS_BYTES = RESIDENT_SLABS * LEFT + STAGES * RIGHT;
     static_assert(STAGES * (LEFT + RIGHT) == SLABS_BYTES, "both ways take the same memory");
     static_assert(RESIDENT_SLABS <= STAGES, "a turn takes all slabs of a tile");
@@ -103,7 +107,7 @@ INFONCE_DEVICE void hopper_score_tiles(const HopperScoresParams& params) {
     take_registers<232>();
     const uint32_t group = thread_index() / WARPGROUP;
     const SharedAddress own_rows = group * 64 * SLAB_BYTES;
-    Epilogue<Tile> epilogue(p);
+    Epilogue<Tile> epilogue(params);
     Turn<Tile::STAGES> turn;
     if (RESIDENT && group == 1 && tiles > 0) named_arrive(Tile::FIRST_TURN, Tile::CONSUMERS);
     if (RESIDENT && tiles > 0) mbarrier_wait(resident_full, 0);

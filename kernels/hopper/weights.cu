@@ -1,14 +1,15 @@
 // weights.cu of similarity/ with warpgroup products.
 #include "hopper/scores.h"
+#include "hopper/store_boxes.h"
 #include "similarity/weights.h"
 
 namespace infonce {
 
 #if INFONCE_HOPPER
 template <class Tile>
-using WeightsBf16 = Weights<bf16, Tile>;
+using WeightsBf16 = Weights<bf16, Tile, BoxStores>;
 template <class Tile>
-using WeightsF16 = Weights<f16, Tile>;
+using WeightsF16 = Weights<f16, Tile, BoxStores>;
 
 #define INFONCE_HOPPER_WEIGHTS(NAME, T, EPILOGUE)                                                  \
     INFONCE_KERNEL(hopper_weights_##NAME, HopperScoresParams, HopperTile::THREADS, 1) {            \

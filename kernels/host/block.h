@@ -4,6 +4,7 @@
 //   collective.cpp  what a warp does together
 //   warpgroup.cpp   what four warps do together: asynchronous products
 //   mbarrier.cpp    mbarriers and bulk copies
+//   store.cpp       stores of boxes
 #pragma once
 
 #include <cstdint>
@@ -28,7 +29,7 @@ constexpr uint32_t SHARED_BASE = 1024;
 
 // What a thread waits for, or does with its warp.
 enum class Operation : uint8_t {
-    NONE, BLOCK_BARRIER, NAMED_BARRIER, MBARRIER, WARPGROUP, WARP_BARRIER, SHUFFLE, LOAD_MATRICES, MMA
+    NONE, BLOCK_BARRIER, NAMED_BARRIER, MBARRIER, WARPGROUP, WARP_BARRIER, SHUFFLE, LOAD_MATRICES, STORE_MATRICES, MMA
 };
 
 const char* name_of(Operation operation);
@@ -68,6 +69,11 @@ class Block {
     void wait_barrier(uint32_t address, uint32_t parity, Site site);
     void copy_bulk(uint32_t to, const void* source, uint32_t bytes, uint32_t barrier, Site site);
     void copy_box(uint32_t to, const Box& box, uint32_t barrier, Site site);
+    void fence_async_proxy();
+    void store_box(const Box& box, uint32_t from, bool adds, Site site);
+    void commit_stores();
+    void wait_stores_read(int pending);
+    void wait_stores(int pending);
     void named_barrier(uint32_t number, uint32_t threads, bool waits, Site site);
     void fence_products(Site site);
     void issue(const Product& product);
@@ -88,6 +94,19 @@ class Block {
         uint32_t barrier;  // which of `barriers` counts it
         uint32_t thread;   // that issued it
         Site site;
+    };
+    // Its numbers lie in shared memory, then in `read`, then in the matrix.
+    struct BoxStore {
+        uint32_t from;
+        Box box;
+        bool adds;
+        std::vector<char> read;  // row after row, not swizzled; empty: not read yet
+        bool written;
+        Site site;
+    };
+    struct StoreGroup {
+        std::vector<BoxStore> stores;
+        bool sources_free;  // waited for
     };
     // A product, its registers as they were when it was issued, and which accumulator it has.
     struct Queued {
@@ -117,6 +136,8 @@ class Block {
         uint32_t barrier = 0, parity = 0;       // of the mbarrier it waits for
         std::vector<std::vector<Copy>> groups;  // closed, oldest first
         std::vector<Copy> open;
+        std::vector<BoxStore> open_stores;
+        std::vector<StoreGroup> stores;  // closed groups that are not waited for to the end, oldest first
         bool fenced = false;  // for products
         std::vector<Queued> open_products;
         std::vector<std::vector<Queued>> products;  // committed groups, oldest first
@@ -154,6 +175,7 @@ class Block {
     [[noreturn]] void diverged(Operation operation, const Warp& warp, Site site);
     void execute(uint32_t warp);
     void load_matrices(const Warp& warp, uint32_t first_thread);
+    void store_matrices(const Warp& warp, uint32_t first_thread);
 
     uint32_t warpgroup_of(Site site);
     void check_operands(const Product& product, uint32_t warp);
@@ -168,6 +190,11 @@ class Block {
     void begin(const BulkCopy& copy);
     void complete(const BulkCopy& copy);
     void write_box(const BulkCopy& copy);
+    uint8_t* flags_of(const char* address, uint32_t bytes, Site site);
+    void read_source(BoxStore& store);
+    void write(BoxStore& store);
+    // At a thread's end: what is not written yet becomes the block's.
+    void leave_stores();
     // Completes bulk copies until a thread is ready; false when none gets ready.
     bool complete_late_copies();
     // What of mbarriers and bulk copies is left over when all threads have ended; or nothing.
@@ -193,6 +220,7 @@ class Block {
     Clocks clocks;
     std::vector<Mbarrier> barriers;
     std::vector<BulkCopy> bulk_copies;  // under way
+    std::vector<BoxStore> left_stores;  // of threads that have ended
     // Allocations found lately, while none has been freed since.
     static constexpr uint32_t KNOWN = 8;
     Allocation known[KNOWN];

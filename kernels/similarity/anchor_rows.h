@@ -29,17 +29,25 @@ struct AnchorRows {
 
     INFONCE_DEVICE bool inside(int i, int half) const { return row[i][half] < p.anchors.rows; }
 
-    // What a row does not see becomes −∞: candidates past the last, its positive, what it excludes; and
-    // rows past the last, which must not enter the columns' sums. Few tiles hold any of them.
-    INFONCE_DEVICE void mask(Logits<Tile>& logits, uint32_t first_column) const {
-        const auto holds = [&](uint32_t c) { return c - first_column < uint32_t(Tile::COLUMNS); };
+    // Whether column c lies in the tile.
+    INFONCE_DEVICE static bool holds(uint32_t c, uint32_t first_column) {
+        return c - first_column < uint32_t(Tile::COLUMNS);
+    }
+    // Whether the tile may hold, of this thread's rows, a positive, something excluded or nothing at all. Few do.
+    INFONCE_DEVICE bool has_exceptions(uint32_t first_column) const {
         bool any = first_column + Tile::COLUMNS > p.candidates.rows;
         INFONCE_UNROLL
         for (int i = 0; i < Tile::ROW_BLOCKS; ++i)
             INFONCE_UNROLL
             for (int half = 0; half < 2; ++half)
-                any |= !inside(i, half) || holds(positive[i][half]) || holds(excluded[i][half]);
-        if (!any) return;
+                any |= !inside(i, half) || holds(positive[i][half], first_column) || holds(excluded[i][half], first_column);
+        return any;
+    }
+
+    // What a row does not see becomes −∞: candidates past the last, its positive, what it excludes; and
+    // rows past the last, which must not enter the columns' sums.
+    INFONCE_DEVICE void mask(Logits<Tile>& logits, uint32_t first_column) const {
+        if (!has_exceptions(first_column)) return;
         INFONCE_UNROLL
         for (int i = 0; i < Tile::ROW_BLOCKS; ++i)
             INFONCE_UNROLL

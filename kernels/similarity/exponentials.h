@@ -6,17 +6,20 @@
 #pragma once
 
 #include "similarity/row_sums.h"
-#include "similarity/weights.h"
+#include "similarity/store_pairs.h"
 
 namespace infonce {
 
-template <class T, class Tile>
+// `Stores`: how they get from registers to memory.
+template <class T, class Tile, template <class, class> class Stores = PairStores>
 struct Exponentials : AnchorRows<Tile> {
     using Rows = AnchorRows<Tile>;
     using Rows::p, Rows::place, Rows::row;
     RowSums<Tile> sums;
+    Stores<T, Tile> stores;
 
-    INFONCE_DEVICE explicit Exponentials(const ScoresParams& params) : Rows(params) {
+    template <class Params>
+    INFONCE_DEVICE explicit Exponentials(const Params& params) : Rows(params), stores(params) {
         const bool bounded = load_global(p.bounded) != 0;
         INFONCE_UNROLL
         for (int i = 0; i < Tile::ROW_BLOCKS; ++i)
@@ -29,22 +32,18 @@ struct Exponentials : AnchorRows<Tile> {
             }
     }
 
-    INFONCE_DEVICE void tile(Logits<Tile>& logits, uint32_t first_column, SharedAddress) {
+    INFONCE_DEVICE void tile(Logits<Tile>& logits, uint32_t first_column, SharedAddress room) {
         Rows::mask(logits, first_column);
         Rows::exponentials(logits, sums.of);
         INFONCE_UNROLL
-        for (int j = 0; j < Tile::COLUMN_BLOCKS; ++j) {
-            const uint32_t c = first_column + place.column(j, 0);
-            INFONCE_UNROLL
-            for (int i = 0; i < Tile::ROW_BLOCKS; ++i)
-                INFONCE_UNROLL
-                for (int half = 0; half < 2; ++half)
-                    if (Rows::inside(i, half) && c < p.weights_stride)
-                        store_numbers(stored_number<T>(p, row[i][half], c), logits.z[i][j][2 * half], logits.z[i][j][2 * half + 1]);
-        }
+        for (int first = 0; first < Tile::COLUMN_BLOCKS; first += STORED_BLOCKS)
+            stores.store(*this, logits, first_column, first, room);
     }
 
-    INFONCE_DEVICE void write(SharedAddress exchange) { sums.write(p, place, exchange); }
+    INFONCE_DEVICE void write(SharedAddress exchange) {
+        stores.finish();
+        sums.write(p, place, exchange);
+    }
 };
 
 }  // namespace infonce

@@ -2,41 +2,21 @@
 // the positive's -σ, zero where excluded, times 2^shift, in the inputs' type.
 #pragma once
 
-#include "similarity/anchor_rows.h"
+#include "similarity/store_pairs.h"
 
 namespace infonce {
 
-INFONCE_DEVICE void store_numbers(bf16* to, float first, float second) {
-    store_global(reinterpret_cast<uint32_t*>(to), pack_bf16(first, second));
-}
-INFONCE_DEVICE void store_numbers(f16* to, float first, float second) {
-    store_global(reinterpret_cast<uint32_t*>(to), pack_f16(first, second));
-}
-INFONCE_DEVICE void store_numbers(float* to, float first, float second) {
-    store_global(reinterpret_cast<Vector8*>(to), Vector8{{float_bits(first), float_bits(second)}});
-}
-INFONCE_DEVICE void store_numbers(tf32* to, float first, float second) {
-    store_numbers(reinterpret_cast<float*>(to), first, second);
-}
-
-INFONCE_DEVICE void store_number(bf16* to, float x) { store_global(to, to_bf16(x)); }
-INFONCE_DEVICE void store_number(f16* to, float x) { store_global(to, to_f16(x)); }
-INFONCE_DEVICE void store_number(float* to, float x) { store_global(to, x); }
-INFONCE_DEVICE void store_number(tf32* to, float x) { store_global(to, tf32{float_bits(x)}); }
-
-template <class T>
-INFONCE_DEVICE T* stored_number(const ScoresParams& p, uint32_t row, uint32_t c) {
-    return static_cast<T*>(p.weights) + uint64_t(row) * p.weights_stride + c;
-}
-
-template <class T, class Tile>
+// `Stores`: how weights get from registers to memory.
+template <class T, class Tile, template <class, class> class Stores = PairStores>
 struct Weights : AnchorRows<Tile> {
     using Rows = AnchorRows<Tile>;
     using Rows::excluded, Rows::p, Rows::place, Rows::positive, Rows::row, Rows::scale2;
     WeightShift shift;
     float row_offset[Tile::ROW_BLOCKS][2];  // shift - lse
+    Stores<T, Tile> stores;
 
-    INFONCE_DEVICE explicit Weights(const ScoresParams& params) : Rows(params) {
+    template <class Params>
+    INFONCE_DEVICE explicit Weights(const Params& params) : Rows(params), stores(params) {
         shift = weight_shift<T>(p.shift);
         INFONCE_UNROLL
         for (int i = 0; i < Tile::ROW_BLOCKS; ++i)
@@ -46,18 +26,24 @@ struct Weights : AnchorRows<Tile> {
                     shift.shift - (Rows::inside(i, half) ? load_global(p.row_lse2 + row[i][half]) : infinity());
     }
 
-    INFONCE_DEVICE void tile(Logits<Tile>& logits, uint32_t first_column, SharedAddress) {
-        if (p.column_lse2)
-            store<true>(logits, first_column);
-        else
-            store<false>(logits, first_column);
-        correct(first_column);
+    INFONCE_DEVICE void tile(Logits<Tile>& logits, uint32_t first_column, SharedAddress room) {
+        const bool corrects = Rows::has_exceptions(first_column);
+        INFONCE_UNROLL
+        for (int first = 0; first < Tile::COLUMN_BLOCKS; first += STORED_BLOCKS) {
+            if (p.column_lse2)
+                weigh<true>(logits, first_column, first);
+            else
+                weigh<false>(logits, first_column, first);
+            if (corrects) correct(logits, first_column, first);
+            stores.store(*this, logits, first_column, first, room);
+        }
     }
 
+    // Logits become weights, of STORED_BLOCKS blocks from `first` on.
     template <bool COLUMN_TERM>
-    INFONCE_DEVICE void store(const Logits<Tile>& logits, uint32_t first_column) const {
+    INFONCE_DEVICE void weigh(Logits<Tile>& logits, uint32_t first_column, int first) const {
         INFONCE_UNROLL
-        for (int j = 0; j < Tile::COLUMN_BLOCKS; ++j) {
+        for (int j = first; j < first + STORED_BLOCKS; ++j) {
             const uint32_t c = first_column + place.column(j, 0);
             float column_offset[2] = {};
             if (COLUMN_TERM) {
@@ -69,49 +55,43 @@ struct Weights : AnchorRows<Tile> {
             INFONCE_UNROLL
             for (int i = 0; i < Tile::ROW_BLOCKS; ++i) {
                 INFONCE_UNROLL
-                for (int half = 0; half < 2; ++half) {
-                    float pair[2];
+                for (int e = 0; e < 4; ++e) {
+                    float& z = logits.z[i][j][e];
+                    float weight = exp2_fast(fma(z, scale2, row_offset[i][e / 2]));
+                    if (COLUMN_TERM) weight += exp2_fast(fma(z, scale2, column_offset[e % 2]));
+                    z = weight;
+                }
+            }
+        }
+    }
+
+    // The positive's weight, and those that are none: of what is excluded, and past the last candidate.
+    INFONCE_DEVICE void correct(Logits<Tile>& weights, uint32_t first_column, int first) const {
+        INFONCE_UNROLL
+        for (int i = 0; i < Tile::ROW_BLOCKS; ++i) {
+            INFONCE_UNROLL
+            for (int half = 0; half < 2; ++half) {
+                float of_positive = 0.0f;
+                if (const uint32_t c = positive[i][half]; Rows::holds(c, first_column)) {
+                    of_positive = load_global(p.row_sigma + row[i][half]);
+                    if (p.column_sigma) of_positive += load_global(p.column_sigma + c);
+                    of_positive *= -shift.factor;
+                }
+                INFONCE_UNROLL
+                for (int j = first; j < first + STORED_BLOCKS; ++j) {
                     INFONCE_UNROLL
                     for (int side = 0; side < 2; ++side) {
-                        const float z = logits.z[i][j][2 * half + side];
-                        pair[side] = exp2_fast(fma(z, scale2, row_offset[i][half]));
-                        if (COLUMN_TERM) pair[side] += exp2_fast(fma(z, scale2, column_offset[side]));
+                        const uint32_t c = first_column + place.column(j, side);
+                        float& weight = weights.z[i][j][2 * half + side];
+                        if (c == positive[i][half]) weight = of_positive;
+                        if (c == excluded[i][half] || c >= p.candidates.rows) weight = 0.0f;
                     }
-                    if (Rows::inside(i, half) && c < p.weights_stride)
-                        store_numbers(stored_number<T>(p, row[i][half], c), pair[0], pair[1]);
                 }
             }
         }
     }
 
-    // Over what was stored: the positive's weight, and those that are none. A thread corrects its own.
-    INFONCE_DEVICE void correct(uint32_t first_column) const {
-        for (int i = 0; i < Tile::ROW_BLOCKS; ++i) {
-            for (int half = 0; half < 2; ++half) {
-                const uint32_t r = row[i][half];
-                if (!Rows::inside(i, half)) continue;
-                if (const uint32_t c = positive[i][half]; is_own(c, first_column)) {
-                    float sigma = load_global(p.row_sigma + r);
-                    if (p.column_sigma) sigma += load_global(p.column_sigma + c);
-                    store_number(stored_number<T>(p, r, c), -shift.factor * sigma);
-                }
-                if (const uint32_t c = excluded[i][half]; is_own(c, first_column)) store_number(stored_number<T>(p, r, c), 0.0f);
-                // Past the last candidate; the first number of a row's padding is 15 from its end at most.
-                if (first_column + Tile::COLUMNS <= p.candidates.rows) continue;
-                for (uint32_t c = p.candidates.rows; c < p.weights_stride; ++c)
-                    if (is_own(c, first_column)) store_number(stored_number<T>(p, r, c), 0.0f);
-            }
-        }
-    }
-
-    // Whether the thread holds a number of column c, of the rows that it has.
-    INFONCE_DEVICE bool is_own(uint32_t c, uint32_t first_column) const {
-        const uint32_t in_tile = c - first_column;
-        return in_tile < uint32_t(Tile::COLUMNS) && int(in_tile) / Tile::WARP_COLUMNS == place.warp_column &&
-               int(in_tile % 8 / 2) == place.lane % 4;
-    }
-
-    INFONCE_DEVICE void write(SharedAddress) {}
+    INFONCE_DEVICE void write(SharedAddress) { stores.finish(); }
 };
 
 }  // namespace infonce

@@ -1,5 +1,7 @@
 //! Which kernels serve a call: the portable ones, or those for sm_90a (kernels/hopper).
 
+use bytemuck::Zeroable;
+
 use super::params::{
     GlobalRows, HopperProductParams, HopperScoresParams, ProductParams, ScoresParams,
 };
@@ -16,9 +18,9 @@ const SCORES_SHARED: u32 = 3 * 2 * 128 * 128;
 /// `Product` of similarity/product.cu.
 const PRODUCT_SHARED: u32 = 3 * 2 * 128 * 128;
 
-/// `HopperTile` of hopper/scores.h: slabs, room for column sums, mbarriers.
+/// `HopperTile` of hopper/scores.h: slabs, room for column sums or boxes of weights, mbarriers.
 const HOPPER_THREADS: u32 = 384;
-const HOPPER_SCORES_SHARED: u32 = 4 * (128 + 256) * 128 + 8 * 256 * 8 + 9 * 8;
+const HOPPER_SCORES_SHARED: u32 = 4 * (128 + 256) * 128 + 8 * 2 * 16 * 128 + 9 * 8;
 /// `ProductTile` of hopper/product.cu.
 const HOPPER_PRODUCT_SHARED: u32 = 4 * (128 + 256) * 128 + 8 * 8;
 /// Up to this D the anchors' rows stay in shared memory, so that a tile costs the traffic of its
@@ -68,6 +70,7 @@ impl<D: Device> Similarity<'_, D> {
         let params = HopperScoresParams {
             anchors: self.boxes(params.anchors, arithmetic, 128)?,
             candidates: self.boxes(params.candidates, arithmetic, 256)?,
+            weights: self.weights_boxes(params, arithmetic)?,
             scores: *params,
             padding: [0; 7],
         };
@@ -113,6 +116,25 @@ impl<D: Device> Similarity<'_, D> {
             padding_2: [0; 4],
         };
         self.launch(name, grid, HOPPER_THREADS, HOPPER_PRODUCT_SHARED, &params)
+    }
+
+    /// The chunk of weights as boxes of a warp's rows; nothing for kernels that store none.
+    fn weights_boxes(
+        &self,
+        params: &ScoresParams,
+        arithmetic: Arithmetic,
+    ) -> Result<TensorMap, Error> {
+        if params.weights == 0 {
+            return Ok(TensorMap::zeroed());
+        }
+        let row_bytes = 2 * params.weights_stride;
+        let weights = GlobalRows {
+            data: params.weights,
+            stride: row_bytes,
+            rows: params.anchors.rows,
+            row_bytes: row_bytes as u32,
+        };
+        self.boxes(weights, arithmetic, 16)
     }
 
     /// The rows as boxes of 128 bytes of `box_rows` rows.

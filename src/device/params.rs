@@ -88,6 +88,7 @@ pub(super) struct ScoresParams {
 pub(super) struct HopperScoresParams {
     pub anchors: TensorMap,
     pub candidates: TensorMap,
+    pub weights: TensorMap,
     pub scores: ScoresParams,
     pub padding: [u64; 7],
 }

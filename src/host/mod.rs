@@ -5,6 +5,8 @@
 mod device;
 mod engine;
 #[cfg(test)]
+mod store_tests;
+#[cfg(test)]
 mod tests;
 #[cfg(test)]
 mod warpgroup_tests;

@@ -1,0 +1,54 @@
+// How a tile of 16-bit weights gets to memory on sm_90a: a warp's 16 rows × 64 numbers at a time, through
+// shared memory, so that whole rows of 128 bytes are written. Two boxes of a warp are in flight.
+#pragma once
+
+#include "hopper/scores.h"
+#include "ptx/async_proxy.h"
+#include "ptx/convert.h"
+#include "ptx/stmatrix.h"
+#include "ptx/tensor_store.h"
+#include "similarity/store_pairs.h"
+
+namespace infonce {
+
+INFONCE_DEVICE uint32_t pack(bf16, float low, float high) { return pack_bf16(low, high); }
+INFONCE_DEVICE uint32_t pack(f16, float low, float high) { return pack_f16(low, high); }
+
+template <class T, class Tile>
+struct BoxStores {
+    static_assert(Tile::ROW_BLOCKS == 1 && Tile::WARPS_ACROSS == 1, "a warp has 16 whole rows of the tile");
+    static_assert(STORED_BLOCKS * 8 == SLAB_NUMBERS, "a box's columns");
+    static_assert(Tile::COLUMN_BLOCKS / STORED_BLOCKS % 2 == 0, "a tile ends with the second of two stages");
+    const TensorMap& map;
+
+    INFONCE_DEVICE explicit BoxStores(const HopperScoresParams& params) : map(params.weights) {
+        if (thread_index() == 0) prefetch_map(map);
+    }
+
+    INFONCE_DEVICE void store(const AnchorRows<Tile>& rows, const Logits<Tile>& weights, uint32_t first_column, int first,
+                              SharedAddress room) {
+        const uint32_t lane = rows.place.lane, warp = rows.place.warp_row, row = lane % 16;
+        const SharedAddress stage = room + (2 * warp + first / STORED_BLOCKS % 2) * Tile::WEIGHTS_BOX;
+        wait_stores_read<1>();
+        warp_barrier();
+        INFONCE_UNROLL
+        for (int j = 0; j < STORED_BLOCKS; j += 2) {
+            const auto& left = weights.z[0][first + j];
+            const auto& right = weights.z[0][first + j + 1];
+            const uint32_t r[4] = {pack(T{}, left[0], left[1]), pack(T{}, left[2], left[3]), pack(T{}, right[0], right[1]),
+                                   pack(T{}, right[2], right[3])};
+            store_matrices(stage + row * SLAB_BYTES + ((j + lane / 16) ^ row % 8) * 16, r);
+        }
+        fence_async_proxy();
+        warp_barrier();
+        if (lane == 0) {
+            store_box(map, first_column + first * 8, block_index().x * Tile::ROWS + warp * Tile::WARP_ROWS, stage);
+            commit_stores();
+        }
+    }
+
+    // Before the thread ends, or the room serves something else.
+    INFONCE_DEVICE void finish() { wait_stores_read<0>(); }
+};
+
+}  // namespace infonce
