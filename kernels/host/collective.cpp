@@ -67,7 +67,7 @@ void Block::load_matrices(const Warp& warp, uint32_t first_thread) {
         const uint32_t address = warp.lanes[lane]->value;
         check_shared(address, 16, 16, warp.site);
         // The lane that gave the address reads the row.
-        const Moment moment{first_thread + lane, epoch, warp.epoch};
+        const Moment moment{threads_before + first_thread + lane, epoch, warp.epoch};
         if (!shadow.read((address - SHARED_BASE) / 4, 4, moment))
             fail("lane " + std::to_string(lane) + ": " + shadow.fault(), warp.site);
         std::memcpy(rows[lane], arena + (address - SHARED_BASE), 16);
