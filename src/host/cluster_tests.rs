@@ -210,6 +210,17 @@ fn a_stage_handed_back_to_the_own_block_alone_is_found() {
 }
 
 #[test]
+fn a_stage_that_other_warps_of_the_other_block_still_read_is_found() {
+    let kernel = "planted_cluster_one_release";
+    always_fails(
+        kernel,
+        |order| product(kernel, 7, order),
+        &["copied"],
+        &["of the cluster: shared memory at byte"],
+    );
+}
+
+#[test]
 fn mbarriers_used_with_no_barrier_of_the_cluster_are_found() {
     let kernel = "planted_cluster_early_use";
     always_fails(

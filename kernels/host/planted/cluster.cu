@@ -3,6 +3,7 @@
 // blocks; four warps multiply. A stage is full when its block's bytes have come, both halves, and empty
 // when the warps of both blocks have read theirs, for either block's half overwrites both.
 //   planted_cluster_own_release   a stage is handed back to the own block alone
+//   planted_cluster_one_release   one warp of four hands a stage back to the other block too
 //   planted_cluster_early_use     no barrier of the cluster after the mbarriers' initialisation
 //   planted_cluster_early_end     no barrier of the cluster before the end
 //   planted_cluster_few_bytes     a block announces only the bytes that it copies itself
@@ -26,10 +27,16 @@ struct ClusterParams {
     uint32_t slabs;  // of 64 of k
 };
 
-enum class ClusterFault { NONE, OWN_RELEASE, EARLY_USE, EARLY_END, FEW_BYTES };
+enum class ClusterFault { NONE, OWN_RELEASE, ONE_RELEASE, EARLY_USE, EARLY_END, FEW_BYTES };
 
 constexpr uint32_t PAIR = 2, CLUSTER_STAGES = 2, CLUSTER_SLAB = 64 * 128, HALF_SLAB = CLUSTER_SLAB / PAIR;
 constexpr uint32_t CONSUMER_WARPS = WARPGROUP / 32;
+
+// Arrivals that empty a stage.
+template <ClusterFault FAULT>
+constexpr uint32_t RELEASES = FAULT == ClusterFault::OWN_RELEASE   ? CONSUMER_WARPS
+                              : FAULT == ClusterFault::ONE_RELEASE ? CONSUMER_WARPS + 1
+                                                                   : PAIR * CONSUMER_WARPS;
 
 template <ClusterFault FAULT>
 INFONCE_DEVICE void multiply_pair(const ClusterParams& p) {
@@ -38,7 +45,7 @@ INFONCE_DEVICE void multiply_pair(const ClusterParams& p) {
     if (thread_index() == 0) {
         for (uint32_t stage = 0; stage < CLUSTER_STAGES; ++stage) {
             mbarrier_init(full + stage * MBARRIER_BYTES, 1);
-            mbarrier_init(empty + stage * MBARRIER_BYTES, FAULT == ClusterFault::OWN_RELEASE ? CONSUMER_WARPS : PAIR * CONSUMER_WARPS);
+            mbarrier_init(empty + stage * MBARRIER_BYTES, RELEASES<FAULT>);
         }
         fence_mbarrier_init();
     }
@@ -76,7 +83,7 @@ INFONCE_DEVICE void multiply_pair(const ClusterParams& p) {
         wgmma_commit();
         wgmma_wait<0>();
         pin_accumulator(d);
-        if (FAULT == ClusterFault::OWN_RELEASE) {
+        if (FAULT == ClusterFault::OWN_RELEASE || (FAULT == ClusterFault::ONE_RELEASE && thread_index() >= 32)) {
             if (thread_index() % 32 == 0) mbarrier_arrive(left);
         } else if (thread_index() % 32 < PAIR) {
             mbarrier_arrive_remote(cluster_address(left, thread_index() % 32));  // handed back
@@ -90,6 +97,7 @@ INFONCE_DEVICE void multiply_pair(const ClusterParams& p) {
 }
 
 INFONCE_CLUSTER_KERNEL(planted_cluster_own_release, ClusterParams, 256, 1, PAIR) { multiply_pair<ClusterFault::OWN_RELEASE>(p); }
+INFONCE_CLUSTER_KERNEL(planted_cluster_one_release, ClusterParams, 256, 1, PAIR) { multiply_pair<ClusterFault::ONE_RELEASE>(p); }
 INFONCE_CLUSTER_KERNEL(planted_cluster_early_use, ClusterParams, 256, 1, PAIR) { multiply_pair<ClusterFault::EARLY_USE>(p); }
 INFONCE_CLUSTER_KERNEL(planted_cluster_early_end, ClusterParams, 256, 1, PAIR) { multiply_pair<ClusterFault::EARLY_END>(p); }
 INFONCE_CLUSTER_KERNEL(planted_cluster_few_bytes, ClusterParams, 256, 1, PAIR) { multiply_pair<ClusterFault::FEW_BYTES>(p); }
