@@ -22,6 +22,7 @@ const char* name_of(Operation operation) {
         case Operation::WARP_BARRIER: return "warp_barrier";
         case Operation::SHUFFLE: return "shuffle";
         case Operation::LOAD_MATRICES: return "load_matrices";
+        case Operation::STORE_MATRICES: return "store_matrices";
         case Operation::MMA: return "mma";
         case Operation::NONE: break;
     }
@@ -59,6 +60,7 @@ bool Block::prepare_threads(const InfonceHostLaunch& what, void (*kernel)(const 
     shadow.reset(what.shared_bytes / 4);
     barriers.clear();
     bulk_copies.clear();
+    left_stores.clear();
     std::memset(arena, 0xff, what.shared_bytes);
     std::vector<uint32_t> order(thread_count);
     for (uint32_t i = 0; i < thread_count; ++i) order[i] = i;
@@ -72,6 +74,8 @@ bool Block::prepare_threads(const InfonceHostLaunch& what, void (*kernel)(const 
         thread.waits_for = Operation::NONE;
         thread.groups.clear();
         thread.open.clear();
+        thread.open_stores.clear();
+        thread.stores.clear();
         thread.fenced = false;
         thread.open_products.clear();
         thread.products.clear();
@@ -95,6 +99,7 @@ void Block::enter() {
     for (const auto& group : thread.groups)
         if (!group.empty()) block.fail("the thread ends with copies that it has not waited for", thread.site);
     if (!thread.open.empty()) block.fail("the thread ends with copies that it has not committed", thread.site);
+    block.leave_stores();
     if (!thread.products.empty() || !thread.open_products.empty())
         block.fail("the thread ends with products that it has not waited for", thread.site);
     thread.ended = true;
@@ -217,21 +222,41 @@ void copy_bulk(uint32_t to, const void* source, uint32_t bytes, uint32_t barrier
 }
 
 void named_barrier(uint32_t number, uint32_t count, bool waits, Site site) { running->named_barrier(number, count, waits, site); }
-static Box box_of(const uint64_t (&map)[16], uint32_t column, uint32_t row, Site site) {
+namespace {
+
+TensorMapWords words_of(const uint64_t (&map)[16], Site site) {
     TensorMapWords words;
     std::memcpy(&words, map, sizeof words);
     if (words.mark != TENSOR_MAP) running->fail("a tensor map that the runner has not made", site);
-    return {words.data, words.stride, words.rows, words.row_bytes, row, column * words.number_bytes, words.box_rows};
+    return words;
 }
+
+Box box_of(const TensorMapWords& map, uint32_t column, uint32_t row) {
+    return {map.data, map.stride, map.rows, map.row_bytes, row, column * map.number_bytes, map.box_rows};
+}
+
+}  // namespace
+
 void copy_box(uint32_t to, const uint64_t (&map)[16], uint32_t column, uint32_t row, uint32_t barrier, Site site) {
-    running->copy_box(to, box_of(map, column, row, site), barrier, site);
+    const TensorMapWords words = words_of(map, site);
+    running->copy_box(to, box_of(words, column, row), barrier, site);
 }
 void multicast_box(uint32_t to, const uint64_t (&map)[16], uint32_t column, uint32_t row, uint32_t barrier, uint16_t blocks, Site site) {
-    running->multicast_box(to, box_of(map, column, row, site), barrier, blocks, site);
+    const TensorMapWords words = words_of(map, site);
+    running->multicast_box(to, box_of(words, column, row), barrier, blocks, site);
 }
 void cluster_barrier(Site site) { running->cluster_barrier(site); }
 uint32_t cluster_address(uint32_t address, uint32_t rank, Site site) { return running->cluster_address(address, rank, site); }
 void mbarrier_arrive_remote(uint32_t barrier, Site site) { running->arrive_remote(barrier, site); }
+void fence_async_proxy(Site) { running->fence_async_proxy(); }
+void store_box(const uint64_t (&map)[16], uint32_t column, uint32_t row, uint32_t from, bool adds, Site site) {
+    const TensorMapWords words = words_of(map, site);
+    if (adds && words.number_bytes != 4) running->fail("adds numbers of a map that are not f32", site);
+    running->store_box(box_of(words, column, row), from, adds, site);
+}
+void commit_stores(Site) { running->commit_stores(); }
+void wait_stores_read(int pending, Site) { running->wait_stores_read(pending); }
+void wait_stores(int pending, Site) { running->wait_stores(pending); }
 void wgmma_fence(Site site) { running->fence_products(site); }
 void wgmma(const Product& product) { running->issue(product); }
 void wgmma_commit(Site site) { running->commit_products(site); }
@@ -253,6 +278,14 @@ void load_matrices(uint32_t (&r)[4], uint32_t row, bool transposed, Site site) {
     arguments.selector = transposed;
     arguments.result = r;
     running->warp_collective(Operation::LOAD_MATRICES, arguments, site);
+}
+
+void store_matrices(uint32_t row, const uint32_t (&r)[4], bool transposed, Site site) {
+    LaneArguments arguments;
+    arguments.value = row;
+    arguments.selector = transposed;
+    arguments.a = r;
+    running->warp_collective(Operation::STORE_MATRICES, arguments, site);
 }
 
 void mma(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], Numbers numbers, Site site) {

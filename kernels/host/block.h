@@ -5,6 +5,7 @@
 //   warpgroup.cpp   what four warps do together: asynchronous products
 //   mbarrier.cpp    mbarriers and bulk copies
 //   cluster.cpp     what blocks of a cluster do together
+//   store.cpp       stores of boxes
 #pragma once
 
 #include <cstdint>
@@ -29,7 +30,8 @@ constexpr uint32_t SHARED_BASE = 1024;
 
 // What a thread waits for, or does with its warp.
 enum class Operation : uint8_t {
-    NONE, BLOCK_BARRIER, NAMED_BARRIER, CLUSTER_BARRIER, MBARRIER, WARPGROUP, WARP_BARRIER, SHUFFLE, LOAD_MATRICES, MMA
+    NONE, BLOCK_BARRIER, NAMED_BARRIER, CLUSTER_BARRIER, MBARRIER, WARPGROUP, WARP_BARRIER, SHUFFLE, LOAD_MATRICES,
+    STORE_MATRICES, MMA
 };
 
 const char* name_of(Operation operation);
@@ -75,6 +77,11 @@ class Block {
     void cluster_barrier(Site site);
     uint32_t cluster_address(uint32_t address, uint32_t rank, Site site);
     void arrive_remote(uint32_t address, Site site);
+    void fence_async_proxy();
+    void store_box(const Box& box, uint32_t from, bool adds, Site site);
+    void commit_stores();
+    void wait_stores_read(int pending);
+    void wait_stores(int pending);
     void named_barrier(uint32_t number, uint32_t threads, bool waits, Site site);
     void fence_products(Site site);
     void issue(const Product& product);
@@ -97,6 +104,19 @@ class Block {
         uint32_t thread;   // that issued it
         Site site;
         Block* issuer = nullptr;  // the block of that thread
+    };
+    // Its numbers lie in shared memory, then in `read`, then in the matrix.
+    struct BoxStore {
+        uint32_t from;
+        Box box;
+        bool adds;
+        std::vector<char> read;  // row after row, not swizzled; empty: not read yet
+        bool written;
+        Site site;
+    };
+    struct StoreGroup {
+        std::vector<BoxStore> stores;
+        bool sources_free;  // waited for
     };
     // A product, its registers as they were when it was issued, and which accumulator it has.
     struct Queued {
@@ -126,6 +146,8 @@ class Block {
         uint32_t barrier = 0, parity = 0;       // of the mbarrier it waits for
         std::vector<std::vector<Copy>> groups;  // closed, oldest first
         std::vector<Copy> open;
+        std::vector<BoxStore> open_stores;
+        std::vector<StoreGroup> stores;  // closed groups that are not waited for to the end, oldest first
         bool fenced = false;  // for products
         std::vector<Queued> open_products;
         std::vector<std::vector<Queued>> products;  // committed groups, oldest first
@@ -171,6 +193,7 @@ class Block {
     [[noreturn]] void diverged(Operation operation, const Warp& warp, Site site);
     void execute(uint32_t warp);
     void load_matrices(const Warp& warp, uint32_t first_thread);
+    void store_matrices(const Warp& warp, uint32_t first_thread);
 
     uint32_t warpgroup_of(Site site);
     void check_operands(const Product& product, uint32_t warp);
@@ -185,6 +208,12 @@ class Block {
     void begin(BulkCopy copy);
     void complete(const BulkCopy& copy);
     void write_box(const BulkCopy& copy);
+    uint8_t* flags_of(const char* address, uint32_t bytes, Site site);
+    void read_source(BoxStore& store);
+    void write(BoxStore& store);
+    // At a thread's end: what is not written yet becomes the block's.
+    void leave_stores();
+    void write_left_stores();
     // Completes bulk copies until a thread is ready; false when none gets ready.
     bool complete_late_copies();
     // What of mbarriers and bulk copies is left over when all threads have ended; or nothing.
@@ -215,6 +244,7 @@ class Block {
     Shadow shadow;
     std::vector<Mbarrier> barriers;
     std::vector<BulkCopy> bulk_copies;  // under way
+    std::vector<BoxStore> left_stores;  // of threads that have ended
     // Allocations found lately, while none has been freed since.
     static constexpr uint32_t KNOWN = 8;
     Allocation known[KNOWN];

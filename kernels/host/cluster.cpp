@@ -55,6 +55,7 @@ bool Cluster::run(const InfonceHostLaunch& launch, void (*body)(const void*), ui
     current.thread = start->take_ready();
     switch_to(scheduler, start->fibers[current.thread]);
     running = nullptr;
+    for (uint32_t rank = 0; rank < count; ++rank) blocks[rank]->write_left_stores();
     if (fault_text.empty()) fault_text = leftovers();
     return fault_text.empty();
 }

@@ -50,6 +50,7 @@ __attribute__((noinline)) void Block::execute(uint32_t warp_index) {
             }
             break;
         case Operation::LOAD_MATRICES: load_matrices(warp, warp_index * WARP); break;
+        case Operation::STORE_MATRICES: store_matrices(warp, warp_index * WARP); break;
         case Operation::MMA: multiply(warp.lanes); break;
         default: break;
     }
@@ -82,6 +83,29 @@ void Block::load_matrices(const Warp& warp, uint32_t first_thread) {
             else
                 std::memcpy(&result[matrix], &m[g][2 * t], 4);
         }
+    }
+}
+
+void Block::store_matrices(const Warp& warp, uint32_t first_thread) {
+    const bool transposed = warp.lanes[0]->selector != 0;
+    uint16_t rows[WARP][8];
+    for (uint32_t lane = 0; lane < WARP; ++lane) {
+        const uint32_t g = lane / 4, t = lane % 4;
+        for (uint32_t matrix = 0; matrix < 4; ++matrix) {
+            auto* m = &rows[8 * matrix];
+            const uint32_t pair = warp.lanes[lane]->a[matrix];
+            for (uint32_t half = 0; half < 2; ++half)
+                (transposed ? m[2 * t + half][g] : m[g][2 * t + half]) = uint16_t(pair >> 16 * half);
+        }
+    }
+    for (uint32_t lane = 0; lane < WARP; ++lane) {
+        const uint32_t address = warp.lanes[lane]->value;
+        check_shared(address, 16, 16, warp.site);
+        // The lane that gave the address writes the row.
+        const Moment moment{first_thread + lane, epoch, warp.epoch};
+        if (!shadow.write((address - SHARED_BASE) / 4, 4, moment, warp.site))
+            fail("lane " + std::to_string(lane) + ": " + shadow.fault(), warp.site);
+        std::memcpy(arena + (address - SHARED_BASE), rows[lane], 16);
     }
 }
 

@@ -70,7 +70,13 @@ void multicast_box(uint32_t to, const uint64_t (&map)[16], uint32_t column, uint
 void cluster_barrier(Site site);
 uint32_t cluster_address(uint32_t address, uint32_t rank, Site site);
 void mbarrier_arrive_remote(uint32_t barrier, Site site);
+void fence_async_proxy(Site site);
+void store_box(const uint64_t (&map)[16], uint32_t column, uint32_t row, uint32_t from, bool adds, Site site);
+void commit_stores(Site site);
+void wait_stores_read(int pending, Site site);
+void wait_stores(int pending, Site site);
 void load_matrices(uint32_t (&r)[4], uint32_t row, bool transposed, Site site);
+void store_matrices(uint32_t row, const uint32_t (&r)[4], bool transposed, Site site);
 void mma(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], Numbers numbers, Site site);
 void wgmma_fence(Site site);
 void wgmma(const Product& product);

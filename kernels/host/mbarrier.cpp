@@ -43,6 +43,7 @@ void Block::start_clocks() {
 void Block::fence_barriers() {
     for (Mbarrier& barrier : barriers)
         if (barrier.initialised.thread == now().thread) barrier.fenced = true;
+    fence_async_proxy();
 }
 
 uint32_t Block::find_barrier(uint32_t address, Site site) {

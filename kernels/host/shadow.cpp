@@ -21,6 +21,9 @@ void Shadow::start_clocks(const Clocks& on, uint32_t own_warp, uint32_t own_warp
     // What has happened before is at the time at which every warp starts.
     write_times.assign(words.size(), 1);
     reads.assign(words.size() * warps, Read{0, 0, NOBODY});
+    fences.assign(size_t(warps) * 32, {});
+    write_fences.assign(words.size(), 0);
+    leaving.assign(words.size(), Leaving{0, 0, {}});
     for (size_t i = 0; i < words.size(); ++i) {
         const Word& word = words[i];
         if (word.read_epoch != now.block_epoch || word.reading_warp == NOBODY) continue;
@@ -80,7 +83,8 @@ bool Shadow::read(uint32_t index, uint32_t count, const Moment& now) {
         Word& word = words[index];
         // Most reads are of what was written before the last barrier of the block, and by many warps.
         const bool settled = word.state == WRITTEN && word.write_epoch < now.block_epoch;
-        if (!settled && (word.state != WRITTEN || !after_write(word, index, now))) return refuse_read(index);
+        const bool is_there = word.state == WRITTEN || word.state == LEAVING;
+        if (!settled && (!is_there || !after_write(word, index, now))) return refuse_read(index);
         const bool noted = word.read_epoch == now.block_epoch && word.reading_warp == MANY && !clocks;
         if (!noted) note_read(word, index, now);
     }
@@ -98,9 +102,46 @@ bool Shadow::write(uint32_t index, uint32_t count, const Moment& now, Site site)
         word.writer = uint16_t(now.thread);
         word.state = WRITTEN;
         write_sites[index] = site;
-        if (clocks) write_times[index] = clocks->time(now.thread / 32);
+        if (!clocks) continue;
+        write_times[index] = clocks->time(now.thread / 32);
+        if (!now.is_elsewhere()) write_fences[index] = uint32_t(fences_of(now.thread).size());
     }
     return true;
+}
+
+// The writer has fenced since, and knowledge of that fence has come to who reads now.
+bool Shadow::is_fenced(const Word& word, uint32_t index, const Moment& now) const {
+    if (word.writer >= BULK) return true;
+    const std::vector<Fence>& of_writer = fences[word.writer - 32 * first_warp];
+    if (of_writer.size() == write_fences[index]) return false;
+    const Fence& fence = of_writer[write_fences[index]];
+    return fence.moment.before(now) || clocks->has_seen(now.thread / 32, word.writer / 32, fence.time);
+}
+
+bool Shadow::read_async(uint32_t index, uint32_t count, const Moment& now) {
+    if (!read(index, count, now)) return false;
+    for (uint32_t i = index; i < index + count; ++i)
+        if (!is_fenced(words[i], i, now)) return refuse_unfenced(i);
+    return true;
+}
+
+void Shadow::fence(const Moment& now) { fences_of(now.thread).push_back({now, clocks->time(now.thread / 32)}); }
+
+bool Shadow::begin_store(uint32_t index, uint32_t count, const Moment& now, Site site) {
+    if (!read_async(index, count, now)) return false;
+    for (uint32_t i = index; i < index + count; ++i) {
+        words[i].state = LEAVING;
+        leaving[i] = {leaving[i].stores + 1, now.thread, site};
+    }
+    return true;
+}
+
+void Shadow::end_store(uint32_t index, uint32_t count, const Moment& now) {
+    for (; count > 0; ++index, --count) {
+        if (--leaving[index].stores == 0) words[index].state = WRITTEN;
+        // It has read until now.
+        note_read(words[index], index, now);
+    }
 }
 
 bool Shadow::begin_copy(uint32_t index, uint32_t count, const Moment& now, Site site) {
@@ -116,7 +157,9 @@ void Shadow::end_copy(uint32_t index, uint32_t count, const Moment& now) {
         word.write_epoch = now.block_epoch;
         word.write_warp_epoch = now.warp_epoch;
         word.state = WRITTEN;
-        if (clocks) write_times[index] = clocks->time(now.thread / 32);
+        if (!clocks) continue;
+        write_times[index] = clocks->time(now.thread / 32);
+        write_fences[index] = uint32_t(fences_of(now.thread).size());
     }
 }
 
@@ -161,9 +204,16 @@ bool Shadow::refuse_read(uint32_t index) {
                      place(write_sites[index]) + ", has not been waited for";
             break;
         case WRITTEN:
+        case LEAVING:
             wrong += (word.writer >= BULK ? "with no wait after " : "with no barrier after ") + writer_of(index);
             break;
     }
+    return false;
+}
+
+bool Shadow::refuse_unfenced(uint32_t index) {
+    wrong = "shared memory at byte " + std::to_string(4 * index) +
+            " is read by an asynchronous operation with no fence_async_proxy after " + writer_of(index);
     return false;
 }
 
@@ -175,6 +225,9 @@ bool Shadow::refuse_write(uint32_t index, const Moment& now) {
     } else if (word.state == IN_FLIGHT) {
         wrong += "while a copy to it, issued by " + name_of(word.writer) + " at " +
                  place(write_sites[index]) + ", has not been waited for";
+    } else if (word.state == LEAVING) {
+        wrong += "while a store from it, issued by " + name_of(leaving[index].thread) + " at " +
+                 place(leaving[index].site) + ", has not been waited for";
     } else if (word.state == WRITTEN && !after_write(word, index, now)) {
         wrong += (word.writer >= BULK ? "with no wait after " : "with no barrier after ") + writer_of(index);
     } else {

@@ -45,6 +45,14 @@ class Shadow {
     // Each returns false when the access is wrong, and fault() says what it is.
     bool read(uint32_t word, uint32_t count, const Moment& now);
     bool write(uint32_t word, uint32_t count, const Moment& now, Site site);
+    // A read by an asynchronous operation, which sees what threads have stored only behind their fences.
+    bool read_async(uint32_t word, uint32_t count, const Moment& now);
+    // The thread fences what it has stored, for such reads.
+    void fence(const Moment& now);
+    // A store from the words starts, which is such a read and keeps others from writing there; and ends,
+    // waited for by who issued it.
+    bool begin_store(uint32_t word, uint32_t count, const Moment& now, Site site);
+    void end_store(uint32_t word, uint32_t count, const Moment& now);
     // A copy starts, which is a write as far as others are concerned; and ends, waited for.
     bool begin_copy(uint32_t word, uint32_t count, const Moment& now, Site site);
     void end_copy(uint32_t word, uint32_t count, const Moment& now);
@@ -64,7 +72,8 @@ class Shadow {
     static constexpr uint16_t BULK = 0x8000;
     // The epoch of what a bulk copy wrote: no barrier of the block comes after it by itself.
     static constexpr uint32_t NEVER = 0xffffffff;
-    enum State : uint8_t { UNWRITTEN, WRITTEN, IN_FLIGHT, BARRIER };
+    // LEAVING: written, and the source of stores under way.
+    enum State : uint8_t { UNWRITTEN, WRITTEN, IN_FLIGHT, BARRIER, LEAVING };
 
     struct Word {
         uint32_t write_epoch, write_warp_epoch, read_epoch, read_warp_epoch;
@@ -76,12 +85,24 @@ class Shadow {
     struct Read {
         uint32_t time, warp_epoch, reader;
     };
+    struct Fence {
+        Moment moment;
+        uint32_t time;  // of its warp
+    };
+    // The stores from a word that are under way, and the latest of them.
+    struct Leaving {
+        uint32_t stores, thread;
+        Site site;
+    };
 
+    std::vector<Fence>& fences_of(uint32_t thread) { return fences[thread - 32 * first_warp]; }
+    bool is_fenced(const Word& word, uint32_t index, const Moment& now) const;
     bool after_write(const Word& word, uint32_t index, const Moment& now) const;
     bool after_reads(const Word& word, uint32_t index, const Moment& now) const;
     void note_read(Word& word, uint32_t index, const Moment& now);
     bool refuse_read(uint32_t index);
     bool refuse_write(uint32_t index, const Moment& now);
+    bool refuse_unfenced(uint32_t index);
     std::string writer_of(uint32_t index) const;
     std::string name_of(uint32_t thread) const;
 
@@ -93,6 +114,10 @@ class Shadow {
     uint32_t first_warp = 0, warps = 0, first_barrier = 0;
     std::vector<uint32_t> write_times;
     std::vector<Read> reads;
+    // And the fences of each thread; how many its writer had made when it wrote the word; what leaves it.
+    std::vector<std::vector<Fence>> fences;
+    std::vector<uint32_t> write_fences;
+    std::vector<Leaving> leaving;
 };
 
 }  // namespace infonce::host

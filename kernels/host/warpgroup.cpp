@@ -49,6 +49,7 @@ uint32_t Block::warpgroup_of(Site site) {
 
 void Block::fence_products(Site site) {
     warpgroup_of(site);
+    start_clocks();
     threads[current.thread].fenced = true;
 }
 
@@ -206,7 +207,7 @@ __attribute__((noinline)) void Block::check_operands(const Product& product, uin
     auto check = [&](const Operand& operand, uint32_t first, uint32_t rows) {
         auto chunk = [&](uint32_t address) {
             check_shared(address, 16, 16, product.site);
-            if (!shadow.read((address - SHARED_BASE) / 4, 4, moment)) fail("a product: " + shadow.fault(), product.site);
+            if (!shadow.read_async((address - SHARED_BASE) / 4, 4, moment)) fail("a product: " + shadow.fault(), product.site);
         };
         if (operand.across) {
             for (uint32_t k = 0; k < DEPTH; ++k)

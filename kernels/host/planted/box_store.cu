@@ -1,0 +1,104 @@
+// Copies a matrix of 16-bit numbers, 32 rows × 64 numbers at a time: two warps put what they hold into
+// shared memory, one thread stores the box, two boxes in flight. Planted: the numbers are stored with no
+// fence; with a fence of the issuing thread only; the source is written again while it may still be read; a
+// thread ends before its sources have been read, or with a store in no group; what was stored is read
+// before it is written.
+#include "ptx/async_proxy.h"
+#include "ptx/barrier.h"
+#include "ptx/global.h"
+#include "ptx/kernel.h"
+#include "ptx/shared.h"
+#include "ptx/stmatrix.h"
+#include "ptx/tensor_store.h"
+
+namespace infonce {
+
+struct BoxStoreParams {
+    TensorMap to;        // boxes of 32 rows
+    const uint16_t* from;
+    const uint16_t* there;  // where `to` lies
+    uint16_t* seen;      // by every thread of the first block, when all is written
+    uint32_t rows, columns, stride;  // numbers from row to row
+    uint32_t transposed;  // matrices are held the other way
+};
+
+enum class StorePlanted { NOTHING, FENCE, FENCE_OF_ONE, OVERWRITE, ENDS_EARLY, NO_COMMIT, EARLY_READ };
+
+constexpr uint32_t STORE_BOX = 32 * 128, STORE_BOX_ROWS = 32, STORE_BOX_NUMBERS = 64;
+
+INFONCE_DEVICE uint32_t number_of(const BoxStoreParams& p, uint32_t row, uint32_t column) {
+    return row < p.rows && column < p.columns ? load_global(p.from + row * p.stride + column) : 0xeeee;
+}
+
+template <StorePlanted PLANTED>
+INFONCE_DEVICE void store_boxes(const BoxStoreParams& p) {
+    const uint32_t lane = thread_index() % 32, warp = thread_index() / 32;
+    const uint32_t first_row = block_index().x * STORE_BOX_ROWS;
+    // Matrices 0 and 1 are one above the other, 2 and 3 to their right.
+    const uint32_t own_row = warp * 16 + lane % 16, own_chunk = lane / 16;
+    uint32_t box = 0;
+    for (uint32_t column = 0; column < p.columns; column += STORE_BOX_NUMBERS, ++box) {
+        const SharedAddress stage = shared_base() + box % 2 * STORE_BOX;
+        if (PLANTED != StorePlanted::OVERWRITE) wait_stores_read<1>();
+        block_barrier();
+        for (uint32_t pair = 0; pair < 4; ++pair) {
+            uint32_t r[4];
+            for (uint32_t i = 0; i < 4; ++i) {
+                const uint32_t row = first_row + warp * 16 + i % 2 * 8, c = column + pair * 16 + i / 2 * 8;
+                const uint32_t along = lane % 4 * 2, other = lane / 4;
+                r[i] = p.transposed ? number_of(p, row + along, c + other) | number_of(p, row + along + 1, c + other) << 16
+                                    : number_of(p, row + other, c + along) | number_of(p, row + other, c + along + 1) << 16;
+            }
+            const SharedAddress to = stage + own_row * 128 + ((pair * 2 + own_chunk) ^ own_row % 8) * 16;
+            if (p.transposed)
+                store_matrices_transposed(to, r);
+            else
+                store_matrices(to, r);  // planted overwrite
+        }
+        if (PLANTED != StorePlanted::FENCE && (PLANTED != StorePlanted::FENCE_OF_ONE || thread_index() == 0))
+            fence_async_proxy();
+        block_barrier();
+        if (thread_index() == 0) {
+            store_box(p.to, column, first_row, stage);  // planted
+            if (PLANTED != StorePlanted::NO_COMMIT || column + STORE_BOX_NUMBERS < p.columns) commit_stores();
+        }
+    }
+    if (PLANTED == StorePlanted::ENDS_EARLY) return;
+    if (PLANTED == StorePlanted::EARLY_READ)
+        wait_stores_read<0>();
+    else
+        wait_stores<0>();
+    block_barrier();
+    if (block_index().x == 0) {
+        const uint16_t number = load_global(p.there + thread_index() % p.columns);  // planted early read
+        store_global(p.seen + thread_index(), number);
+    }
+}
+
+INFONCE_KERNEL(planted_box_store_sound, BoxStoreParams, 64, 1) { store_boxes<StorePlanted::NOTHING>(p); }
+INFONCE_KERNEL(planted_box_store_fence, BoxStoreParams, 64, 1) { store_boxes<StorePlanted::FENCE>(p); }
+INFONCE_KERNEL(planted_box_store_fence_of_one, BoxStoreParams, 64, 1) { store_boxes<StorePlanted::FENCE_OF_ONE>(p); }
+INFONCE_KERNEL(planted_box_store_overwrite, BoxStoreParams, 64, 1) { store_boxes<StorePlanted::OVERWRITE>(p); }
+INFONCE_KERNEL(planted_box_store_ends_early, BoxStoreParams, 64, 1) { store_boxes<StorePlanted::ENDS_EARLY>(p); }
+INFONCE_KERNEL(planted_box_store_no_commit, BoxStoreParams, 64, 1) { store_boxes<StorePlanted::NO_COMMIT>(p); }
+INFONCE_KERNEL(planted_box_store_early_read, BoxStoreParams, 64, 1) { store_boxes<StorePlanted::EARLY_READ>(p); }
+
+struct BoxSumParams {
+    TensorMap to;  // f32, boxes of 32 rows
+    uint64_t padding[8];
+};
+
+// Adds 100·row + column + 1 of the box, from every block.
+INFONCE_KERNEL(planted_box_sum, BoxSumParams, 32, 1) {
+    for (uint32_t column = 0; column < 32; ++column) {
+        const uint32_t row = thread_index(), chunk = column / 4 ^ row % 8;
+        store_shared(shared_base() + row * 128 + chunk * 16 + column % 4 * 4, float(100 * row + column + 1));
+    }
+    fence_async_proxy();
+    warp_barrier();
+    if (thread_index() == 0) add_box(p.to, block_index().x * 32, block_index().y * 32, shared_base());
+    commit_stores();
+    wait_stores_read<0>();
+}
+
+}  // namespace infonce
