@@ -17,6 +17,8 @@ const char* name_of(Operation operation) {
         case Operation::BLOCK_BARRIER: return "block_barrier";
         case Operation::NAMED_BARRIER: return "named_barrier";
         case Operation::CLUSTER_BARRIER: return "cluster_barrier";
+        case Operation::CLUSTER_ARRIVE: return "cluster_arrive";
+        case Operation::CLUSTER_WAIT: return "cluster_wait";
         case Operation::MBARRIER: return "mbarrier_wait";
         case Operation::WARPGROUP: return "wgmma_wait";
         case Operation::WARP_BARRIER: return "warp_barrier";
@@ -76,6 +78,7 @@ bool Block::prepare_threads(const InfonceHostLaunch& what, void (*kernel)(const 
         thread.open.clear();
         thread.open_stores.clear();
         thread.stores.clear();
+        thread.at_cluster = false;
         thread.fenced = false;
         thread.open_products.clear();
         thread.products.clear();
@@ -246,6 +249,8 @@ void multicast_box(uint32_t to, const uint64_t (&map)[16], uint32_t column, uint
     running->multicast_box(to, box_of(words, column, row), barrier, blocks, site);
 }
 void cluster_barrier(Site site) { running->cluster_barrier(site); }
+void cluster_arrive(Site site) { running->cluster_arrive(site); }
+void cluster_wait(Site site) { running->cluster_wait(site); }
 uint32_t cluster_address(uint32_t address, uint32_t rank, Site site) { return running->cluster_address(address, rank, site); }
 void mbarrier_arrive_remote(uint32_t barrier, Site site) { running->arrive_remote(barrier, site); }
 void fence_async_proxy(Site) { running->fence_async_proxy(); }

@@ -30,8 +30,8 @@ constexpr uint32_t SHARED_BASE = 1024;
 
 // What a thread waits for, or does with its warp.
 enum class Operation : uint8_t {
-    NONE, BLOCK_BARRIER, NAMED_BARRIER, CLUSTER_BARRIER, MBARRIER, WARPGROUP, WARP_BARRIER, SHUFFLE, LOAD_MATRICES,
-    STORE_MATRICES, MMA
+    NONE, BLOCK_BARRIER, NAMED_BARRIER, CLUSTER_BARRIER, CLUSTER_ARRIVE, CLUSTER_WAIT, MBARRIER, WARPGROUP, WARP_BARRIER,
+    SHUFFLE, LOAD_MATRICES, STORE_MATRICES, MMA
 };
 
 const char* name_of(Operation operation);
@@ -75,6 +75,8 @@ class Block {
     void copy_box(uint32_t to, const Box& box, uint32_t barrier, Site site);
     void multicast_box(uint32_t to, const Box& box, uint32_t barrier, uint32_t blocks, Site site);
     void cluster_barrier(Site site);
+    void cluster_arrive(Site site);
+    void cluster_wait(Site site);
     uint32_t cluster_address(uint32_t address, uint32_t rank, Site site);
     void arrive_remote(uint32_t address, Site site);
     void fence_async_proxy();
@@ -148,6 +150,8 @@ class Block {
         std::vector<Copy> open;
         std::vector<BoxStore> open_stores;
         std::vector<StoreGroup> stores;  // closed groups that are not waited for to the end, oldest first
+        bool at_cluster = false;     // has arrived at the cluster's barrier, in this phase of it, and not waited
+        uint32_t cluster_phase = 0;
         bool fenced = false;  // for products
         std::vector<Queued> open_products;
         std::vector<std::vector<Queued>> products;  // committed groups, oldest first
@@ -179,6 +183,9 @@ class Block {
     uint32_t clock_of(uint32_t thread) const { return (threads_before + thread) / WARP; }
     std::string in_cluster() const;
     void become_current();
+    void arrive_in_cluster(uint32_t thread, Site site);
+    void arrive_warp_in_cluster(uint32_t warp);
+    void wait_in_cluster(Operation operation, Site site);
     void ended_in_cluster();
     void note_foreign(uint32_t entry, uint32_t time, Site site);
     std::string deadlock() const;

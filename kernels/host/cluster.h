@@ -31,7 +31,7 @@ class Cluster {
     // Ends the run from within a fiber, with what is wrong in the block that runs.
     [[noreturn]] void give_up(const std::string& what);
     std::string leftovers() const;
-    // Lets the threads that wait in a barrier of the cluster go on, if all that live are there.
+    // Ends the phase of the barrier if all threads that live have arrived, and lets those that wait go on.
     void settle_barrier();
 
     Clocks clocks;
@@ -39,7 +39,12 @@ class Cluster {
     std::vector<std::unique_ptr<Block>> blocks;
     uint32_t size = 0;
     bool in_turn = false;  // a block goes on for as long as it can
-    std::vector<std::pair<Block*, uint32_t>> waiting;  // in the barrier: block and thread
+    // The barrier: who has arrived in the running phase, and waits; what those arrivals release, and what
+    // those of the completed phase did. It orders by clocks alone, for a thread may do something between its
+    // arrival and its wait, which no count of barriers would tell from what it did before.
+    uint32_t arrived = 0, phase = 0;
+    std::vector<std::pair<Block*, uint32_t>> waiting;  // block and thread
+    Clock released, completed;
     std::string fault_text;
 };
 

@@ -68,6 +68,8 @@ void copy_box(uint32_t to, const uint64_t (&map)[16], uint32_t column, uint32_t 
 // To the blocks of the cluster whose bits are set.
 void multicast_box(uint32_t to, const uint64_t (&map)[16], uint32_t column, uint32_t row, uint32_t barrier, uint16_t blocks, Site site);
 void cluster_barrier(Site site);
+void cluster_arrive(Site site);
+void cluster_wait(Site site);
 uint32_t cluster_address(uint32_t address, uint32_t rank, Site site);
 void mbarrier_arrive_remote(uint32_t barrier, Site site);
 void fence_async_proxy(Site site);

@@ -53,8 +53,8 @@ uint32_t Block::find_barrier(uint32_t address, Site site) {
     for (uint32_t i = 0; i < barriers.size(); ++i) {
         const Moment& initialised = barriers[i].initialised;
         if (barriers[i].offset != offset) continue;
-        const bool known = by.is_elsewhere() ? clocks.has_seen(by.thread / WARP, initialised.thread / WARP, barriers[i].initialised_time)
-                                             : initialised.before(by);
+        const bool known = (!by.is_elsewhere() && initialised.before(by)) ||
+                           clocks.has_seen(by.thread / WARP, initialised.thread / WARP, barriers[i].initialised_time);
         if (!known)
             fail("the mbarrier at byte " + std::to_string(offset) + in_cluster() + " is used with no barrier" +
                      (by.is_elsewhere() ? " of the cluster" : "") + " after thread " +

@@ -7,6 +7,8 @@ mod cluster_tests;
 mod device;
 mod engine;
 #[cfg(test)]
+mod pair_store_tests;
+#[cfg(test)]
 mod store_tests;
 #[cfg(test)]
 mod tests;
