@@ -5,20 +5,20 @@
 #include <cstring>
 #include <new>
 
+#include "host/cluster.h"
+
 namespace infonce::host {
 
 __thread Current current;
-
-namespace {
-
 __thread Block* running;
-
-}  // namespace
 
 const char* name_of(Operation operation) {
     switch (operation) {
         case Operation::BLOCK_BARRIER: return "block_barrier";
         case Operation::NAMED_BARRIER: return "named_barrier";
+        case Operation::CLUSTER_BARRIER: return "cluster_barrier";
+        case Operation::CLUSTER_ARRIVE: return "cluster_arrive";
+        case Operation::CLUSTER_WAIT: return "cluster_wait";
         case Operation::MBARRIER: return "mbarrier_wait";
         case Operation::WARPGROUP: return "wgmma_wait";
         case Operation::WARP_BARRIER: return "warp_barrier";
@@ -31,12 +31,7 @@ const char* name_of(Operation operation) {
     return "nothing";
 }
 
-Block& this_block() {
-    static thread_local Block block;
-    return block;
-}
-
-Block::Block() {
+Block::Block(Cluster& of) : cluster(of), clocks(of.clocks) {
     arena = static_cast<char*>(std::aligned_alloc(1024, MOST_SHARED + 1024));
     if (!arena) throw std::bad_alloc();
 }
@@ -51,12 +46,11 @@ uint64_t Block::random() {
     return x ^ x >> 31;
 }
 
-bool Block::run(const InfonceHostLaunch& what, void (*kernel)(const void*), const uint32_t (&index)[3], uint64_t seed) {
+bool Block::prepare_threads(const InfonceHostLaunch& what, void (*kernel)(const void*), const uint32_t (&at)[3], uint64_t seed) {
     launch = &what;
     body = kernel;
     state = seed;
-    faulted = false;
-    fault_text.clear();
+    std::copy(at, at + 3, index);
     thread_count = living = what.threads;
     at_barrier = 0;
     epoch = 1;
@@ -66,7 +60,6 @@ bool Block::run(const InfonceHostLaunch& what, void (*kernel)(const void*), cons
     std::fill(std::begin(named), std::end(named), NamedBarrier{});
     ready_first = ready_count = 0;
     shadow.reset(what.shared_bytes / 4);
-    clocks.stop();
     barriers.clear();
     bulk_copies.clear();
     left_stores.clear();
@@ -77,10 +70,7 @@ bool Block::run(const InfonceHostLaunch& what, void (*kernel)(const void*), cons
     for (uint32_t i = 0; i < thread_count; ++i) {
         Thread& thread = threads[i];
         char* end = stacks.end(i);
-        if (!end) {
-            fault_text = "no memory for the stacks of " + std::to_string(thread_count) + " threads";
-            return false;
-        }
+        if (!end) return false;
         thread.ended = false;
         thread.site = Site{};
         thread.waits_for = Operation::NONE;
@@ -88,6 +78,7 @@ bool Block::run(const InfonceHostLaunch& what, void (*kernel)(const void*), cons
         thread.open.clear();
         thread.open_stores.clear();
         thread.stores.clear();
+        thread.at_cluster = false;
         thread.fenced = false;
         thread.open_products.clear();
         thread.products.clear();
@@ -95,21 +86,13 @@ bool Block::run(const InfonceHostLaunch& what, void (*kernel)(const void*), cons
         prepare(fibers[i], end, &Block::enter);
     }
     for (uint32_t thread : order) make_ready(thread);
-    std::copy(index, index + 3, current.block);
-    std::copy(what.grid, what.grid + 3, current.grid);
-    current.threads = thread_count;
+    return true;
+}
 
-    // Fibers hand over to each other; the first comes back here when there is no other to go on with.
+void Block::become_current() {
     running = this;
-    current.thread = take_ready();
-    switch_to(scheduler, fibers[current.thread]);
-    running = nullptr;
-    for (BoxStore& store : left_stores) write(store);
-    if (!faulted) {
-        fault_text = living > 0 ? deadlock() : unfinished();
-        faulted = !fault_text.empty();
-    }
-    return !faulted;
+    std::copy(index, index + 3, current.block);
+    current.rank = rank;
 }
 
 void Block::enter() {
@@ -124,6 +107,7 @@ void Block::enter() {
         block.fail("the thread ends with products that it has not waited for", thread.site);
     thread.ended = true;
     --block.living;
+    block.ended_in_cluster();
     block.next();
     __builtin_unreachable();
 }
@@ -132,7 +116,8 @@ void Block::enter() {
 // the processor foresees where the fiber that it switches to goes on.
 __attribute__((noinline)) void Block::next() {
     const uint32_t own = current.thread;
-    if (faulted || (ready_count == 0 && !complete_late_copies())) return switch_to(fibers[own], scheduler);
+    if (together) return cluster.next();
+    if (ready_count == 0 && !complete_late_copies()) return switch_to(fibers[own], cluster.scheduler);
     const uint32_t other = take_ready();
     // The stacks of a block do not fit the first cache: the one after the next is fetched meanwhile.
     const char* after = static_cast<const char*>(fibers[ready[ready_first]].stack_pointer);
@@ -144,10 +129,7 @@ __attribute__((noinline)) void Block::next() {
 }
 
 void Block::fail(const std::string& what, Site site) {
-    faulted = true;
-    fault_text = "thread " + std::to_string(current.thread) + ", " + (site.file ? place(site) : "at its end") + ": " + what;
-    next();
-    __builtin_unreachable();
+    cluster.give_up("thread " + std::to_string(current.thread) + ", " + (site.file ? place(site) : "at its end") + ": " + what);
 }
 
 std::string Block::deadlock() const {
@@ -177,7 +159,7 @@ void Block::block_barrier(Site site) {
     if (++at_barrier < thread_count) return next();
     at_barrier = 0;
     ++epoch;
-    if (clocks.on()) clocks.meet();
+    if (clocks.on()) clocks.meet(clock_of(0), uint32_t(warps.size()));
     for (uint32_t i = 0; i < thread_count; ++i)
         if (i != current.thread) make_ready(i);
 }
@@ -200,7 +182,7 @@ void Block::named_barrier(uint32_t number, uint32_t count, bool waits, Site site
     Thread& thread = threads[current.thread];
     thread.site = site;
     const uint32_t warp = current.thread / WARP;
-    clocks.release(warp, barrier.released);
+    clocks.release(clock_of(current.thread), barrier.released);
     barrier.warps.push_back(warp);
     ++barrier.arrived;
     if (barrier.arrived < barrier.threads) {
@@ -214,7 +196,7 @@ void Block::named_barrier(uint32_t number, uint32_t count, bool waits, Site site
     barrier.warps.erase(std::unique(barrier.warps.begin(), barrier.warps.end()), barrier.warps.end());
     if (waits) barrier.waiting.push_back(current.thread);
     for (uint32_t other : barrier.warps) ++warps[other].epoch;
-    for (uint32_t other : barrier.waiting) clocks.acquire(other / WARP, barrier.released);
+    for (uint32_t other : barrier.waiting) clocks.acquire(clock_of(other), barrier.released);
     for (uint32_t other : barrier.waiting) {
         threads[other].waits_for = Operation::NONE;
         if (other != current.thread) make_ready(other);
@@ -262,6 +244,15 @@ void copy_box(uint32_t to, const uint64_t (&map)[16], uint32_t column, uint32_t 
     const TensorMapWords words = words_of(map, site);
     running->copy_box(to, box_of(words, column, row), barrier, site);
 }
+void multicast_box(uint32_t to, const uint64_t (&map)[16], uint32_t column, uint32_t row, uint32_t barrier, uint16_t blocks, Site site) {
+    const TensorMapWords words = words_of(map, site);
+    running->multicast_box(to, box_of(words, column, row), barrier, blocks, site);
+}
+void cluster_barrier(Site site) { running->cluster_barrier(site); }
+void cluster_arrive(Site site) { running->cluster_arrive(site); }
+void cluster_wait(Site site) { running->cluster_wait(site); }
+uint32_t cluster_address(uint32_t address, uint32_t rank, Site site) { return running->cluster_address(address, rank, site); }
+void mbarrier_arrive_remote(uint32_t barrier, Site site) { running->arrive_remote(barrier, site); }
 void fence_async_proxy(Site) { running->fence_async_proxy(); }
 void store_box(const uint64_t (&map)[16], uint32_t column, uint32_t row, uint32_t from, bool adds, Site site) {
     const TensorMapWords words = words_of(map, site);

@@ -1,9 +1,10 @@
-// One block on one OS thread: its fibers, its shared memory, its collectives and its copies.
+// One block: its fibers, its shared memory, its collectives and its copies.
 //   block.cpp       the order in which threads run, and reports
 //   access.cpp      accesses to memory, cp.async
 //   collective.cpp  what a warp does together
 //   warpgroup.cpp   what four warps do together: asynchronous products
 //   mbarrier.cpp    mbarriers and bulk copies
+//   cluster.cpp     what blocks of a cluster do together
 //   store.cpp       stores of boxes
 #pragma once
 
@@ -29,7 +30,8 @@ constexpr uint32_t SHARED_BASE = 1024;
 
 // What a thread waits for, or does with its warp.
 enum class Operation : uint8_t {
-    NONE, BLOCK_BARRIER, NAMED_BARRIER, MBARRIER, WARPGROUP, WARP_BARRIER, SHUFFLE, LOAD_MATRICES, STORE_MATRICES, MMA
+    NONE, BLOCK_BARRIER, NAMED_BARRIER, CLUSTER_BARRIER, CLUSTER_ARRIVE, CLUSTER_WAIT, MBARRIER, WARPGROUP, WARP_BARRIER,
+    SHUFFLE, LOAD_MATRICES, STORE_MATRICES, MMA
 };
 
 const char* name_of(Operation operation);
@@ -45,13 +47,15 @@ struct LaneArguments {
     uint32_t* result = nullptr;
 };
 
+class Cluster;
+
 class Block {
   public:
-    Block();
+    explicit Block(Cluster& cluster);
     ~Block();
-    // Runs one block; false when it faulted, and fault() says how.
-    bool run(const InfonceHostLaunch& launch, void (*body)(const void*), const uint32_t (&index)[3], uint64_t seed);
-    const std::string& fault() const { return fault_text; }
+    Block(const Block&) = delete;
+    // Makes all threads of a block ready to start; false when there is no memory for that.
+    bool prepare_threads(const InfonceHostLaunch& launch, void (*body)(const void*), const uint32_t (&index)[3], uint64_t seed);
 
     // The primitives, called by the running fiber.
     void load_shared(uint32_t address, void* value, uint32_t bytes, Site site);
@@ -69,6 +73,12 @@ class Block {
     void wait_barrier(uint32_t address, uint32_t parity, Site site);
     void copy_bulk(uint32_t to, const void* source, uint32_t bytes, uint32_t barrier, Site site);
     void copy_box(uint32_t to, const Box& box, uint32_t barrier, Site site);
+    void multicast_box(uint32_t to, const Box& box, uint32_t barrier, uint32_t blocks, Site site);
+    void cluster_barrier(Site site);
+    void cluster_arrive(Site site);
+    void cluster_wait(Site site);
+    uint32_t cluster_address(uint32_t address, uint32_t rank, Site site);
+    void arrive_remote(uint32_t address, Site site);
     void fence_async_proxy();
     void store_box(const Box& box, uint32_t from, bool adds, Site site);
     void commit_stores();
@@ -82,6 +92,7 @@ class Block {
     [[noreturn]] void fail(const std::string& what, Site site);
 
   private:
+    friend class Cluster;
     struct Copy {
         uint32_t to;
         const char* source;  // null: zeros
@@ -94,6 +105,7 @@ class Block {
         uint32_t barrier;  // which of `barriers` counts it
         uint32_t thread;   // that issued it
         Site site;
+        Block* issuer = nullptr;  // the block of that thread
     };
     // Its numbers lie in shared memory, then in `read`, then in the matrix.
     struct BoxStore {
@@ -138,6 +150,8 @@ class Block {
         std::vector<Copy> open;
         std::vector<BoxStore> open_stores;
         std::vector<StoreGroup> stores;  // closed groups that are not waited for to the end, oldest first
+        bool at_cluster = false;     // has arrived at the cluster's barrier, in this phase of it, and not waited
+        uint32_t cluster_phase = 0;
         bool fenced = false;  // for products
         std::vector<Queued> open_products;
         std::vector<std::vector<Queued>> products;  // committed groups, oldest first
@@ -162,7 +176,18 @@ class Block {
         --ready_count;
         return thread;
     }
-    Moment now() const { return {current.thread, epoch, warps[current.thread / WARP].epoch}; }
+    Moment now() const { return {threads_before + current.thread, epoch, warps[current.thread / WARP].epoch}; }
+    // The thread that runs, be it of this block or of another one of the cluster.
+    Moment accessor() const;
+    uint32_t accessing_warp() const { return accessor().thread / WARP; }
+    uint32_t clock_of(uint32_t thread) const { return (threads_before + thread) / WARP; }
+    std::string in_cluster() const;
+    void become_current();
+    void arrive_in_cluster(uint32_t thread, Site site);
+    void arrive_warp_in_cluster(uint32_t warp);
+    void wait_in_cluster(Operation operation, Site site);
+    void ended_in_cluster();
+    void note_foreign(uint32_t entry, uint32_t time, Site site);
     std::string deadlock() const;
     uint64_t random();
     bool completes_at_once();
@@ -187,7 +212,7 @@ class Block {
     void start_clocks();
     void count_transactions(Mbarrier& barrier, int64_t bytes, Site site);
     void settle(Mbarrier& barrier);
-    void begin(const BulkCopy& copy);
+    void begin(BulkCopy copy);
     void complete(const BulkCopy& copy);
     void write_box(const BulkCopy& copy);
     uint8_t* flags_of(const char* address, uint32_t bytes, Site site);
@@ -195,13 +220,22 @@ class Block {
     void write(BoxStore& store);
     // At a thread's end: what is not written yet becomes the block's.
     void leave_stores();
+    void write_left_stores();
     // Completes bulk copies until a thread is ready; false when none gets ready.
     bool complete_late_copies();
     // What of mbarriers and bulk copies is left over when all threads have ended; or nothing.
     std::string unfinished() const;
 
+    Cluster& cluster;
+    Clocks& clocks;  // of all blocks of the cluster
+    // Of a block that runs alone: rank 0, no thread before its own.
+    bool together = false;
+    uint32_t rank = 0, threads_before = 0, index[3] = {};
+    // What other blocks have done to this one's shared memory, each entry of the clocks at its last time, and where.
+    Clock foreign;
+    std::vector<Site> foreign_sites;
+
     Stacks stacks;
-    Fiber scheduler;
     std::vector<Thread> threads;
     Fiber fibers[MOST_THREADS];  // of the threads
     std::vector<Warp> warps;
@@ -212,12 +246,9 @@ class Block {
     uint32_t thread_count = 0, living = 0, at_barrier = 0, epoch = 1;
     const InfonceHostLaunch* launch = nullptr;
     void (*body)(const void*) = nullptr;
-    std::string fault_text;
-    bool faulted = false;
     uint64_t state = 0;
     char* arena = nullptr;  // shared memory
     Shadow shadow;
-    Clocks clocks;
     std::vector<Mbarrier> barriers;
     std::vector<BulkCopy> bulk_copies;  // under way
     std::vector<BoxStore> left_stores;  // of threads that have ended
@@ -228,7 +259,7 @@ class Block {
     uint64_t known_generation = 0;
 };
 
-// This OS thread's.
-Block& this_block();
+// Whose fiber runs on this OS thread.
+extern __thread Block* running;
 
 }  // namespace infonce::host

@@ -4,9 +4,9 @@
 
 namespace infonce::host {
 
-void Clocks::start(uint32_t count) {
+void Clocks::start(uint32_t count, uint32_t blocks) {
     warps = count;
-    times.assign(count + MOST_BARRIERS, 0);
+    times.assign(count + blocks * MOST_BARRIERS, 0);
     std::fill(times.begin(), times.begin() + count, 1);
     seen.assign(count, Clock(times.size(), 0));
 }
@@ -22,9 +22,10 @@ uint32_t Clocks::complete(uint32_t barrier, Clock& to) {
     return to[entry] = ++times[entry];
 }
 
-void Clocks::meet() {
-    for (uint32_t warp = 1; warp < warps; ++warp) join(seen[0], seen[warp]);
-    for (uint32_t warp = 1; warp < warps; ++warp) seen[warp] = seen[0];
+void Clocks::meet(uint32_t first, uint32_t count) {
+    Clock& all = seen[first];
+    for (uint32_t warp = first; warp < first + count; ++warp) release(warp, all);
+    for (uint32_t warp = first + 1; warp < first + count; ++warp) seen[warp] = all;
 }
 
 void Clocks::join(Clock& to, const Clock& from) {

@@ -43,6 +43,7 @@ __attribute__((noinline)) void Block::execute(uint32_t warp_index) {
     Warp& warp = warps[warp_index];
     switch (warp.operation) {
         case Operation::WARP_BARRIER: ++warp.epoch; break;
+        case Operation::CLUSTER_ARRIVE: arrive_warp_in_cluster(warp_index); break;
         case Operation::SHUFFLE:
             for (uint32_t lane = 0; lane < WARP; ++lane) {
                 const uint32_t from = lane ^ uint32_t(warp.lanes[lane]->selector);
@@ -68,7 +69,7 @@ void Block::load_matrices(const Warp& warp, uint32_t first_thread) {
         const uint32_t address = warp.lanes[lane]->value;
         check_shared(address, 16, 16, warp.site);
         // The lane that gave the address reads the row.
-        const Moment moment{first_thread + lane, epoch, warp.epoch};
+        const Moment moment{threads_before + first_thread + lane, epoch, warp.epoch};
         if (!shadow.read((address - SHARED_BASE) / 4, 4, moment))
             fail("lane " + std::to_string(lane) + ": " + shadow.fault(), warp.site);
         std::memcpy(rows[lane], arena + (address - SHARED_BASE), 16);
@@ -102,7 +103,7 @@ void Block::store_matrices(const Warp& warp, uint32_t first_thread) {
         const uint32_t address = warp.lanes[lane]->value;
         check_shared(address, 16, 16, warp.site);
         // The lane that gave the address writes the row.
-        const Moment moment{first_thread + lane, epoch, warp.epoch};
+        const Moment moment{threads_before + first_thread + lane, epoch, warp.epoch};
         if (!shadow.write((address - SHARED_BASE) / 4, 4, moment, warp.site))
             fail("lane " + std::to_string(lane) + ": " + shadow.fault(), warp.site);
         std::memcpy(arena + (address - SHARED_BASE), rows[lane], 16);

@@ -23,13 +23,14 @@ struct Site {
 struct Current {
     uint32_t thread, threads;
     uint32_t block[3], grid[3];
+    uint32_t rank;  // of the block in its cluster
 };
 // `__thread`, not `thread_local`: nothing to initialise, so no call at every use.
 extern __thread Current current;
 
 // Makes a kernel known by its name.
 struct Registration {
-    Registration(const char* name, uint32_t threads, size_t params_bytes, void (*run)(const void* params));
+    Registration(const char* name, uint32_t threads, size_t params_bytes, uint32_t cluster, void (*run)(const void* params));
 };
 
 enum class Numbers { BF16, F16, TF32 };
@@ -64,6 +65,13 @@ void mbarrier_arrive(uint32_t barrier, uint32_t expected_bytes, Site site);
 void mbarrier_wait(uint32_t barrier, uint32_t parity, Site site);
 void copy_bulk(uint32_t to, const void* source, uint32_t bytes, uint32_t barrier, Site site);
 void copy_box(uint32_t to, const uint64_t (&map)[16], uint32_t column, uint32_t row, uint32_t barrier, Site site);
+// To the blocks of the cluster whose bits are set.
+void multicast_box(uint32_t to, const uint64_t (&map)[16], uint32_t column, uint32_t row, uint32_t barrier, uint16_t blocks, Site site);
+void cluster_barrier(Site site);
+void cluster_arrive(Site site);
+void cluster_wait(Site site);
+uint32_t cluster_address(uint32_t address, uint32_t rank, Site site);
+void mbarrier_arrive_remote(uint32_t barrier, Site site);
 void fence_async_proxy(Site site);
 void store_box(const uint64_t (&map)[16], uint32_t column, uint32_t row, uint32_t from, bool adds, Site site);
 void commit_stores(Site site);

@@ -12,7 +12,7 @@ std::string Mbarrier::progress() const {
                        std::to_string(count - pending) + " of " + std::to_string(count) + " arrivals, " +
                        std::to_string(transactions) + " transaction bytes missing";
     if (last_arrival.file)
-        text += ", the last arrival by thread " + std::to_string(last_thread) + " at " + place(last_arrival);
+        text += ", the last arrival by thread " + std::to_string(last_thread) + last_block + " at " + place(last_arrival);
     return text;
 }
 
@@ -29,34 +29,40 @@ void Block::initialise_barrier(uint32_t address, uint32_t count, Site site) {
     made.offset = offset;
     made.count = made.pending = count;
     made.initialised = now();
+    made.initialised_time = clocks.time(clock_of(current.thread));
     made.running = made.completed = clocks.empty();
     barriers.push_back(std::move(made));
 }
 
 void Block::start_clocks() {
     if (clocks.on()) return;
-    clocks.start(uint32_t(warps.size()));
-    shadow.start_clocks(clocks, now());
+    clocks.start(uint32_t(warps.size()), 1);
+    shadow.start_clocks(clocks, 0, uint32_t(warps.size()), 0, now());
 }
 
 void Block::fence_barriers() {
     for (Mbarrier& barrier : barriers)
-        if (barrier.initialised.thread == current.thread) barrier.fenced = true;
+        if (barrier.initialised.thread == now().thread) barrier.fenced = true;
     fence_async_proxy();
 }
 
 uint32_t Block::find_barrier(uint32_t address, Site site) {
     check_shared(address, 8, 8, site);
     const uint32_t offset = address - SHARED_BASE;
+    const Moment by = accessor();
     for (uint32_t i = 0; i < barriers.size(); ++i) {
+        const Moment& initialised = barriers[i].initialised;
         if (barriers[i].offset != offset) continue;
-        if (!barriers[i].initialised.before(now()))
-            fail("the mbarrier at byte " + std::to_string(offset) + " is used with no barrier after thread " +
-                     std::to_string(barriers[i].initialised.thread) + " initialised it",
+        const bool known = (!by.is_elsewhere() && initialised.before(by)) ||
+                           clocks.has_seen(by.thread / WARP, initialised.thread / WARP, barriers[i].initialised_time);
+        if (!known)
+            fail("the mbarrier at byte " + std::to_string(offset) + in_cluster() + " is used with no barrier" +
+                     (by.is_elsewhere() ? " of the cluster" : "") + " after thread " +
+                     std::to_string(initialised.thread - threads_before) + " initialised it",
                  site);
         return i;
     }
-    fail("there is no initialised mbarrier at byte " + std::to_string(offset), site);
+    fail("there is no initialised mbarrier at byte " + std::to_string(offset) + in_cluster(), site);
 }
 
 void Block::count_transactions(Mbarrier& barrier, int64_t bytes, Site site) {
@@ -75,8 +81,11 @@ void Block::arrive(uint32_t address, uint32_t expected_bytes, Site site) {
     count_transactions(barrier, expected_bytes, site);
     --barrier.pending;
     barrier.last_thread = current.thread;
+    barrier.last_block = running == this ? std::string() : running->in_cluster();
     barrier.last_arrival = site;
-    clocks.release(current.thread / WARP, barrier.running);
+    const uint32_t warp = accessing_warp();
+    clocks.release(warp, barrier.running);
+    if (running != this) note_foreign(warp, barrier.running[warp], site);
     settle(barrier);
 }
 
@@ -92,7 +101,7 @@ void Block::settle(Mbarrier& barrier) {
         Thread& thread = threads[i];
         if (thread.waits_for != Operation::MBARRIER || thread.barrier != index || !barrier.passed(thread.parity)) continue;
         thread.waits_for = Operation::NONE;
-        clocks.acquire(i / WARP, barrier.completed);
+        clocks.acquire(clock_of(i), barrier.completed);
         make_ready(i);
     }
 }
@@ -101,7 +110,7 @@ void Block::wait_barrier(uint32_t address, uint32_t parity, Site site) {
     const uint32_t index = find_barrier(address, site);
     if (parity > 1) fail("a parity of " + std::to_string(parity) + "; phases are even or odd", site);
     if (barriers[index].passed(parity)) {
-        clocks.acquire(current.thread / WARP, barriers[index].completed);
+        clocks.acquire(clock_of(current.thread), barriers[index].completed);
         return;
     }
     Thread& thread = threads[current.thread];
@@ -137,8 +146,10 @@ uint32_t Block::counting_barrier(uint32_t address, Site site) {
     return barrier;
 }
 
-void Block::begin(const BulkCopy& copy) {
-    if (!shadow.begin_copy(copy.to / 4, copy.bytes / 4, now(), copy.site)) fail(shadow.fault(), copy.site);
+void Block::begin(BulkCopy copy) {
+    copy.issuer = running;
+    if (!shadow.begin_copy(copy.to / 4, copy.bytes / 4, accessor(), copy.site))
+        fail((running == this ? "" : "in the memory" + in_cluster() + ": ") + shadow.fault(), copy.site);
     if (completes_at_once()) return complete(copy);
     std::memset(arena + copy.to, 0xff, copy.bytes);
     bulk_copies.push_back(copy);
@@ -148,7 +159,9 @@ void Block::complete(const BulkCopy& copy) {
     if (copy.source) std::memcpy(arena + copy.to, copy.source, copy.bytes);
     else write_box(copy);
     Mbarrier& barrier = barriers[copy.barrier];
-    shadow.end_bulk_copy(copy.to / 4, copy.bytes / 4, copy.barrier, clocks.complete(copy.barrier, barrier.running));
+    const uint32_t counted = rank * MOST_BARRIERS + copy.barrier, time = clocks.complete(counted, barrier.running);
+    shadow.end_bulk_copy(copy.to / 4, copy.bytes / 4, copy.barrier, time);
+    if (copy.issuer != this) note_foreign(clocks.copies_of(counted), time, copy.site);
     count_transactions(barrier, -int64_t(copy.bytes), copy.site);
     settle(barrier);
 }

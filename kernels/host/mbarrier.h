@@ -21,9 +21,11 @@ struct Mbarrier {
     int64_t transactions = 0;  // bytes announced and not yet copied; negative: copied, not announced
     uint32_t phase = 0;
     Moment initialised;
+    uint32_t initialised_time = 0;  // of its warp's clock
     bool fenced = false;  // the asynchronous copies know of it
     // The latest arrival; file null: none yet.
     uint32_t last_thread = 0;
+    std::string last_block;  // " of block …", where it is another one
     Site last_arrival{};
     // What the arrivals of the running phase release; what the completed one released.
     Clock running, completed;

@@ -7,7 +7,7 @@
 #include <string>
 #include <vector>
 
-#include "host/block.h"
+#include "host/cluster.h"
 
 namespace infonce::host {
 namespace {
@@ -15,6 +15,7 @@ namespace {
 struct Kernel {
     uint32_t threads;
     size_t params_bytes;
+    uint32_t cluster;  // blocks
     void (*run)(const void*);
 };
 
@@ -47,26 +48,27 @@ int run(const InfonceHostLaunch& launch, char* report, uint64_t report_bytes) {
         return refuse(report, report_bytes, name + ": a block has at most " + std::to_string(MOST_SHARED) + " bytes of shared memory, whole words");
     const uint64_t blocks = uint64_t(launch.grid[0]) * launch.grid[1] * launch.grid[2];
     if (blocks == 0) return refuse(report, report_bytes, name + ": the grid is empty");
+    if (launch.grid[0] % kernel.cluster != 0)
+        return refuse(report, report_bytes, name + " has clusters of " + std::to_string(kernel.cluster) + " blocks; a grid of " + std::to_string(launch.grid[0]) + " blocks in x is not whole clusters");
 
-    // Blocks in an order that the seed decides: x -> (x · step + start) mod blocks, step coprime.
+    // Clusters, mostly of one block, in an order that the seed decides: x -> (x · step + start) mod clusters, step coprime.
     const uint64_t mixed = (launch.seed + 1) * 0x9e3779b97f4a7c15u;
-    uint64_t step = mixed >> 32, start = (mixed >> 8) % blocks;
+    const uint64_t clusters = blocks / kernel.cluster, row = launch.grid[0] / kernel.cluster;
+    uint64_t step = mixed >> 32, start = (mixed >> 8) % clusters;
     auto divisor = [](uint64_t a, uint64_t b) {
         while (b != 0) std::swap(a %= b, b);
         return a;
     };
-    step %= blocks;
+    step %= clusters;
     if (step == 0) step = 1;
-    while (divisor(step, blocks) != 1) ++step;
-    Block& block = this_block();
-    for (uint64_t i = 0; i < blocks; ++i) {
-        const uint64_t number = uint64_t((unsigned __int128)(i)*step % blocks + start) % blocks;
-        const uint32_t index[3] = {uint32_t(number % launch.grid[0]), uint32_t(number / launch.grid[0] % launch.grid[1]),
-                                   uint32_t(number / launch.grid[0] / launch.grid[1])};
-        if (!block.run(launch, kernel.run, index, launch.seed + number)) {
-            refuse(report, report_bytes,
-                   name + ", block (" + std::to_string(index[0]) + ", " + std::to_string(index[1]) + ", " +
-                       std::to_string(index[2]) + "), " + block.fault());
+    while (divisor(step, clusters) != 1) ++step;
+    Cluster& cluster = this_cluster();
+    for (uint64_t i = 0; i < clusters; ++i) {
+        const uint64_t number = uint64_t((unsigned __int128)(i)*step % clusters + start) % clusters;
+        const uint32_t first[3] = {uint32_t(number % row * kernel.cluster), uint32_t(number / row % launch.grid[1]),
+                                   uint32_t(number / row / launch.grid[1])};
+        if (!cluster.run(launch, kernel.run, kernel.cluster, first, launch.seed + number)) {
+            refuse(report, report_bytes, name + ", " + cluster.fault());
             return 1;
         }
     }
@@ -75,8 +77,8 @@ int run(const InfonceHostLaunch& launch, char* report, uint64_t report_bytes) {
 
 }  // namespace
 
-Registration::Registration(const char* name, uint32_t threads, size_t params_bytes, void (*body)(const void*)) {
-    kernels()[name] = Kernel{threads, params_bytes, body};
+Registration::Registration(const char* name, uint32_t threads, size_t params_bytes, uint32_t cluster, void (*body)(const void*)) {
+    kernels()[name] = Kernel{threads, params_bytes, cluster, body};
 }
 
 }  // namespace infonce::host

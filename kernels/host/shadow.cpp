@@ -10,11 +10,14 @@ void Shadow::reset(uint32_t count) {
     words.assign(count, Word{0, 0, 0, 0, NOBODY, NOBODY, NOBODY, UNWRITTEN});
     write_sites.resize(std::max<size_t>(write_sites.size(), count));
     clocks = nullptr;
+    first_warp = warps = first_barrier = 0;
 }
 
-void Shadow::start_clocks(const Clocks& on, const Moment& now) {
+void Shadow::start_clocks(const Clocks& on, uint32_t own_warp, uint32_t own_warps, uint32_t own_barrier, const Moment& now) {
     clocks = &on;
-    const uint32_t warps = on.warp_count();
+    first_warp = own_warp;
+    warps = own_warps;
+    first_barrier = own_barrier;
     // What has happened before is at the time at which every warp starts.
     write_times.assign(words.size(), 1);
     reads.assign(words.size() * warps, Read{0, 0, NOBODY});
@@ -25,7 +28,7 @@ void Shadow::start_clocks(const Clocks& on, const Moment& now) {
         const Word& word = words[i];
         if (word.read_epoch != now.block_epoch || word.reading_warp == NOBODY) continue;
         for (uint32_t warp = 0; warp < warps; ++warp)
-            if (word.reading_warp == MANY || word.reading_warp == warp)
+            if (word.reading_warp == MANY || word.reading_warp == first_warp + warp)
                 reads[i * warps + warp] = Read{1, word.read_warp_epoch, word.reader};
     }
 }
@@ -33,18 +36,19 @@ void Shadow::start_clocks(const Clocks& on, const Moment& now) {
 bool Shadow::after_write(const Word& word, uint32_t index, const Moment& now) const {
     if (Moment{word.writer, word.write_epoch, word.write_warp_epoch}.before(now)) return true;
     if (!clocks) return false;
-    const uint32_t entry = word.writer >= BULK ? clocks->copies_of(word.writer - BULK) : word.writer / 32;
+    const uint32_t entry = word.writer >= BULK ? clocks->copies_of(first_barrier + word.writer - BULK) : word.writer / 32;
     return clocks->has_seen(now.thread / 32, entry, write_times[index]);
 }
 
 bool Shadow::after_reads(const Word& word, uint32_t index, const Moment& now) const {
-    if (word.read_epoch != now.block_epoch || word.reader == NOBODY || word.reader == now.thread) return true;
+    if (word.reader == NOBODY || word.reader == now.thread) return true;
+    if (word.read_epoch != now.block_epoch && !now.is_elsewhere()) return true;
     const uint32_t warp = now.thread / 32;
     if (word.reading_warp == warp && word.read_warp_epoch < now.warp_epoch) return true;
     if (!clocks) return false;
-    const uint32_t warps = clocks->warp_count();
-    for (uint32_t other = 0; other < warps; ++other) {
-        const Read& read = reads[size_t(index) * warps + other];
+    for (uint32_t own = 0; own < warps; ++own) {
+        const uint32_t other = first_warp + own;
+        const Read& read = reads[size_t(index) * warps + own];
         if (read.time == 0 || clocks->has_seen(warp, other, read.time)) continue;
         if (other == warp && (read.reader == now.thread || read.warp_epoch < now.warp_epoch)) continue;
         return false;
@@ -67,9 +71,9 @@ void Shadow::note_read(Word& word, uint32_t index, const Moment& now) {
     }
     word.read_warp_epoch = now.warp_epoch;
     if (!clocks) return;
-    Read* of_word = &reads[size_t(index) * clocks->warp_count()];
-    if (first) std::fill_n(of_word, clocks->warp_count(), Read{0, 0, NOBODY});
-    Read& own = of_word[warp];
+    Read* of_word = &reads[size_t(index) * warps];
+    if (first) std::fill_n(of_word, warps, Read{0, 0, NOBODY});
+    Read& own = of_word[warp - first_warp];
     const bool alone = own.time == 0 || own.warp_epoch < now.warp_epoch || own.reader == thread;
     own = Read{clocks->time(warp), now.warp_epoch, alone ? thread : uint32_t(MANY)};
 }
@@ -100,7 +104,7 @@ bool Shadow::write(uint32_t index, uint32_t count, const Moment& now, Site site)
         write_sites[index] = site;
         if (!clocks) continue;
         write_times[index] = clocks->time(now.thread / 32);
-        write_fences[index] = uint32_t(fences[now.thread].size());
+        if (!now.is_elsewhere()) write_fences[index] = uint32_t(fences_of(now.thread).size());
     }
     return true;
 }
@@ -108,7 +112,7 @@ bool Shadow::write(uint32_t index, uint32_t count, const Moment& now, Site site)
 // The writer has fenced since, and knowledge of that fence has come to who reads now.
 bool Shadow::is_fenced(const Word& word, uint32_t index, const Moment& now) const {
     if (word.writer >= BULK) return true;
-    const std::vector<Fence>& of_writer = fences[word.writer];
+    const std::vector<Fence>& of_writer = fences[word.writer - 32 * first_warp];
     if (of_writer.size() == write_fences[index]) return false;
     const Fence& fence = of_writer[write_fences[index]];
     return fence.moment.before(now) || clocks->has_seen(now.thread / 32, word.writer / 32, fence.time);
@@ -121,7 +125,7 @@ bool Shadow::read_async(uint32_t index, uint32_t count, const Moment& now) {
     return true;
 }
 
-void Shadow::fence(const Moment& now) { fences[now.thread].push_back({now, clocks->time(now.thread / 32)}); }
+void Shadow::fence(const Moment& now) { fences_of(now.thread).push_back({now, clocks->time(now.thread / 32)}); }
 
 bool Shadow::begin_store(uint32_t index, uint32_t count, const Moment& now, Site site) {
     if (!read_async(index, count, now)) return false;
@@ -155,7 +159,7 @@ void Shadow::end_copy(uint32_t index, uint32_t count, const Moment& now) {
         word.state = WRITTEN;
         if (!clocks) continue;
         write_times[index] = clocks->time(now.thread / 32);
-        write_fences[index] = uint32_t(fences[now.thread].size());
+        write_fences[index] = uint32_t(fences_of(now.thread).size());
     }
 }
 
@@ -177,10 +181,16 @@ void Shadow::end_bulk_copy(uint32_t index, uint32_t count, uint32_t barrier, uin
 
 // ---- What is wrong, in words
 
+std::string Shadow::name_of(uint32_t thread) const {
+    if (!clocks || (thread / 32 >= first_warp && thread / 32 < first_warp + warps))
+        return "thread " + std::to_string(thread - 32 * first_warp);
+    return "thread " + std::to_string(thread % (32 * warps)) + " of block " + std::to_string(thread / (32 * warps)) + " of the cluster";
+}
+
 std::string Shadow::writer_of(uint32_t index) const {
     const Word& word = words[index];
     if (word.writer >= BULK) return "the bulk copy issued at " + place(write_sites[index]);
-    return "thread " + std::to_string(word.writer) + " wrote it at " + place(write_sites[index]);
+    return name_of(word.writer) + " wrote it at " + place(write_sites[index]);
 }
 
 bool Shadow::refuse_read(uint32_t index) {
@@ -190,7 +200,7 @@ bool Shadow::refuse_read(uint32_t index) {
         case UNWRITTEN: wrong += "but has never been written"; break;
         case BARRIER: wrong += "as data but holds an mbarrier, initialised at " + place(write_sites[index]); break;
         case IN_FLIGHT:
-            wrong += "while a copy to it, issued by thread " + std::to_string(word.writer) + " at " +
+            wrong += "while a copy to it, issued by " + name_of(word.writer) + " at " +
                      place(write_sites[index]) + ", has not been waited for";
             break;
         case WRITTEN:
@@ -213,16 +223,16 @@ bool Shadow::refuse_write(uint32_t index, const Moment& now) {
     if (word.state == BARRIER) {
         wrong += "but holds an mbarrier, initialised at " + place(write_sites[index]);
     } else if (word.state == IN_FLIGHT) {
-        wrong += "while a copy to it, issued by thread " + std::to_string(word.writer) + " at " +
+        wrong += "while a copy to it, issued by " + name_of(word.writer) + " at " +
                  place(write_sites[index]) + ", has not been waited for";
     } else if (word.state == LEAVING) {
-        wrong += "while a store from it, issued by thread " + std::to_string(leaving[index].thread) + " at " +
+        wrong += "while a store from it, issued by " + name_of(leaving[index].thread) + " at " +
                  place(leaving[index].site) + ", has not been waited for";
     } else if (word.state == WRITTEN && !after_write(word, index, now)) {
         wrong += (word.writer >= BULK ? "with no wait after " : "with no barrier after ") + writer_of(index);
     } else {
         wrong += "with no barrier after " +
-                 (word.reader == MANY ? std::string("other threads") : "thread " + std::to_string(word.reader)) +
+                 (word.reader == MANY ? std::string("other threads") : name_of(word.reader)) +
                  " read it";
     }
     return false;

@@ -15,12 +15,16 @@
 
 namespace infonce::host {
 
-// A point in a thread's time: barriers of its block, and of its warp, that it has passed.
+// A point in a thread's time: barriers of its block, and of its warp, that it has passed. Threads of a
+// cluster are counted through; the epochs start at 1.
 struct Moment {
     uint32_t thread;
     uint32_t block_epoch;
     uint32_t warp_epoch;
 
+    // Of a thread of another block of the cluster: no barrier of the block whose memory it is counts.
+    static Moment elsewhere(uint32_t thread) { return {thread, 0, 0}; }
+    bool is_elsewhere() const { return block_epoch == 0; }
     // Whether a thread at `later` comes after this by barriers of the block and the warp alone.
     bool before(const Moment& later) const {
         return thread == later.thread || block_epoch < later.block_epoch ||
@@ -55,7 +59,8 @@ class Shadow {
     const std::string& fault() const { return wrong; }
 
     // From here on mbarriers order accesses too.
-    void start_clocks(const Clocks& clocks, const Moment& now);
+    // Of all that the clocks know, the block has `warps` from `first_warp` and the mbarriers from `first_barrier`.
+    void start_clocks(const Clocks& clocks, uint32_t first_warp, uint32_t warps, uint32_t first_barrier, const Moment& now);
     // Takes words for an mbarrier: nothing else may touch them any more.
     bool claim(uint32_t word, uint32_t count, const Moment& now, Site site);
     // A bulk copy of mbarrier `barrier` completes, at `time` of its clock.
@@ -90,6 +95,7 @@ class Shadow {
         Site site;
     };
 
+    std::vector<Fence>& fences_of(uint32_t thread) { return fences[thread - 32 * first_warp]; }
     bool is_fenced(const Word& word, uint32_t index, const Moment& now) const;
     bool after_write(const Word& word, uint32_t index, const Moment& now) const;
     bool after_reads(const Word& word, uint32_t index, const Moment& now) const;
@@ -98,12 +104,14 @@ class Shadow {
     bool refuse_write(uint32_t index, const Moment& now);
     bool refuse_unfenced(uint32_t index);
     std::string writer_of(uint32_t index) const;
+    std::string name_of(uint32_t thread) const;
 
     std::vector<Word> words;
     std::vector<Site> write_sites;
     std::string wrong;
     // With clocks on: the time of each word's last write, and the reads of each word by warp.
     const Clocks* clocks = nullptr;
+    uint32_t first_warp = 0, warps = 0, first_barrier = 0;
     std::vector<uint32_t> write_times;
     std::vector<Read> reads;
     // And the fences of each thread; how many its writer had made when it wrote the word; what leaves it.

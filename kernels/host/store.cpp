@@ -113,4 +113,9 @@ void Block::leave_stores() {
     thread.stores.clear();
 }
 
+void Block::write_left_stores() {
+    for (BoxStore& store : left_stores) write(store);
+    left_stores.clear();
+}
+
 }  // namespace infonce::host

@@ -203,7 +203,7 @@ void Block::settle_accumulators(Thread& thread) {
 
 // What a warp's part of a product reads of shared memory: its own 16 rows of a, and all of b.
 __attribute__((noinline)) void Block::check_operands(const Product& product, uint32_t warp) {
-    const Moment moment{warp * WARP, epoch, warps[warp].epoch};
+    const Moment moment{threads_before + warp * WARP, epoch, warps[warp].epoch};
     auto check = [&](const Operand& operand, uint32_t first, uint32_t rows) {
         auto chunk = [&](uint32_t address) {
             check_shared(address, 16, 16, product.site);

@@ -12,14 +12,22 @@
 // sees the parameters as `p`.
 #define INFONCE_KERNEL(NAME, PARAMS, THREADS, MIN_BLOCKS)                             \
     extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS) NAME(const __grid_constant__ PARAMS p)
+// The same in clusters of CLUSTER blocks, consecutive in x, which run at the same time (ptx/cluster.h). The
+// grid's x is a multiple of CLUSTER; of sm_90 on. (PTX ISA, "Cluster Dimension Directives": .reqnctapercluster;
+// 8 blocks are what every such device can run.)
+#define INFONCE_CLUSTER_KERNEL(NAME, PARAMS, THREADS, MIN_BLOCKS, CLUSTER)                                    \
+    static_assert(CLUSTER >= 1 && CLUSTER <= 8, "a cluster has 1 to 8 blocks");                               \
+    extern "C" __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THREADS, MIN_BLOCKS) NAME(const __grid_constant__ PARAMS p)
 #else
 #include "host/interface.h"
 #define INFONCE_DEVICE inline
 #define INFONCE_UNROLL
-#define INFONCE_KERNEL(NAME, PARAMS, THREADS, MIN_BLOCKS)                                             \
+#define INFONCE_KERNEL(NAME, PARAMS, THREADS, MIN_BLOCKS) INFONCE_CLUSTER_KERNEL(NAME, PARAMS, THREADS, MIN_BLOCKS, 1)
+#define INFONCE_CLUSTER_KERNEL(NAME, PARAMS, THREADS, MIN_BLOCKS, CLUSTER)                            \
+    static_assert(CLUSTER >= 1 && CLUSTER <= 8, "a cluster has 1 to 8 blocks");                       \
     static void NAME(const PARAMS& p);                                                                \
     static const ::infonce::host::Registration registration_of_##NAME(                                \
-        #NAME, THREADS, sizeof(PARAMS),                                                               \
+        #NAME, THREADS, sizeof(PARAMS), CLUSTER,                                                      \
         [](const void* params) { NAME(*static_cast<const PARAMS*>(params)); });                       \
     static void NAME(const PARAMS& p)
 #endif

@@ -23,11 +23,26 @@ INFONCE_DEVICE void copy_box(SharedAddress to, const TensorMap& map, uint32_t co
         "l"(&map), "r"(column), "r"(row), "r"(barrier)
         : "memory");
 }
+// The same into each block of the cluster whose rank's bit is set in `blocks`: `to` and `barrier` are
+// places of this block, and stand for the same offsets in each of those; each one's mbarrier counts the
+// box's bytes (PTX ISA, "cp.async.bulk.tensor": .multicast::cluster).
+INFONCE_DEVICE void multicast_box(SharedAddress to, const TensorMap& map, uint32_t column, uint32_t row, SharedAddress barrier,
+                                  uint16_t blocks) {
+    asm volatile(
+        "cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes.multicast::cluster"
+        " [%0], [%1, {%2, %3}], [%4], %5;" ::"r"(to),
+        "l"(&map), "r"(column), "r"(row), "r"(barrier), "h"(blocks)
+        : "memory");
+}
 // Before the first copy: the map is read through a cache of its own.
 INFONCE_DEVICE void prefetch_map(const TensorMap& map) { asm volatile("prefetch.tensormap [%0];" ::"l"(&map) : "memory"); }
 #else
 inline void copy_box(SharedAddress to, const TensorMap& map, uint32_t column, uint32_t row, SharedAddress barrier, INFONCE_SITE) {
     host::copy_box(to, map.words, column, row, barrier, site);
+}
+inline void multicast_box(SharedAddress to, const TensorMap& map, uint32_t column, uint32_t row, SharedAddress barrier,
+                          uint16_t blocks, INFONCE_SITE) {
+    host::multicast_box(to, map.words, column, row, barrier, blocks, site);
 }
 inline void prefetch_map(const TensorMap&) {}
 #endif

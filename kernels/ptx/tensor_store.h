@@ -3,7 +3,9 @@
 // matrix is not written. The thread that issues them closes groups of them, and waits for its own groups:
 //   until their sources have been read   before shared memory is written again, or the thread ends
 //   until they are written               before anyone of this grid reads the matrix; the grid's end also does
-// What is to be stored has been fenced for the asynchronous proxy (async_proxy.h).
+// What is to be stored has been fenced for the asynchronous proxy (async_proxy.h). PTX ISA,
+// "cp.async.bulk.tensor", "cp.reduce.async.bulk.tensor" (.add: relaxed, atomic number by number),
+// "cp.async.bulk.commit_group", "cp.async.bulk.wait_group" (.read: sources only).
 #pragma once
 
 #include "ptx/kernel.h"

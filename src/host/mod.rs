@@ -2,8 +2,12 @@
 //! late as their waits allow, every access to memory checked. Slow, and for verification only; the
 //! engine for processors is [`CpuEngine`](crate::CpuEngine).
 
+#[cfg(test)]
+mod cluster_tests;
 mod device;
 mod engine;
+#[cfg(test)]
+mod pair_store_tests;
 #[cfg(test)]
 mod store_tests;
 #[cfg(test)]
