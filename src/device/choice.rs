@@ -7,7 +7,6 @@ use super::prepared::kernel_name;
 use super::similarity::Similarity;
 use super::{Arithmetic, BoxedMatrix, Device, TensorMap};
 use crate::contrast::{Contrast, Form};
-use crate::element::DType;
 use crate::error::Error;
 
 /// Threads and shared memory of a block: `ScoresTile` of similarity/scores.h.
@@ -21,7 +20,7 @@ const HOPPER_THREADS: u32 = 384;
 const HOPPER_SCORES_SHARED: u32 = 4 * (128 + 256) * 128 + 8 * 256 * 8 + 9 * 8;
 /// `ProductTile` of hopper/product.cu.
 const HOPPER_PRODUCT_SHARED: u32 = 4 * (128 + 256) * 128 + 8 * 8;
-/// Up to this D the anchors' rows stay in shared memory, so that a tile costs the traffic of its
+/// Up to this length the anchors' rows stay in shared memory, so that a tile costs the traffic of its
 /// candidates only.
 const RESIDENT_DIM_BYTES: u32 = 4 * 128;
 
@@ -36,9 +35,9 @@ pub(super) fn has_exponentials(arithmetic: Arithmetic) -> bool {
 }
 
 impl<D: Device> Similarity<'_, D> {
-    /// Whether the kernels for sm_90a serve: they multiply 16-bit numbers.
+    /// Whether the kernels for sm_90a serve: they multiply numbers of 16 and 8 bits.
     pub(super) fn is_hopper(&self, arithmetic: Arithmetic) -> bool {
-        let narrow = matches!(arithmetic, Arithmetic::F16 | Arithmetic::Bf16);
+        let narrow = arithmetic.bytes() <= 2;
         narrow && !self.portable && self.device.has_warpgroups()
     }
 
@@ -69,7 +68,7 @@ impl<D: Device> Similarity<'_, D> {
             anchors: self.boxes(params.anchors, arithmetic, 128)?,
             candidates: self.boxes(params.candidates, arithmetic, 256)?,
             scores: *params,
-            padding: [0; 7],
+            padding: [0; 5],
         };
         let name = hopper_scores(kernel, arithmetic, resident);
         self.launch(name, grid, HOPPER_THREADS, HOPPER_SCORES_SHARED, &params)
@@ -126,11 +125,7 @@ impl<D: Device> Similarity<'_, D> {
             rows: rows.rows as usize,
             row_bytes: rows.row_bytes as usize,
             stride: rows.stride as usize,
-            dtype: match arithmetic {
-                Arithmetic::F16 => DType::F16,
-                Arithmetic::Bf16 => DType::Bf16,
-                Arithmetic::F32 | Arithmetic::Tf32 => DType::F32,
-            },
+            numbers: arithmetic,
             box_rows,
         })
     }
@@ -154,6 +149,13 @@ fn hopper_scores(kernel: &'static str, arithmetic: Arithmetic, resident: bool) -
     match kernel {
         // Only where D is too large for the fused kernels.
         "exponentials" => "hopper_exponentials_bf16",
+        _ if arithmetic == Arithmetic::E4m3 => match (kernel, resident) {
+            ("statistics", false) => "hopper_statistics_e4m3",
+            ("statistics", true) => "hopper_statistics_e4m3_512",
+            ("scores", false) => "hopper_scores_e4m3",
+            ("scores", true) => "hopper_scores_e4m3_512",
+            _ => kernel,
+        },
         _ => names!("statistics", "weights", "scores"),
     }
 }

@@ -3,6 +3,8 @@
 //! engine for processors is [`CpuEngine`](crate::CpuEngine).
 
 mod device;
+#[cfg(test)]
+pub(crate) mod e4m3;
 mod engine;
 #[cfg(test)]
 mod tests;
