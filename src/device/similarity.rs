@@ -13,7 +13,7 @@ use super::gradient::Side;
 use super::prepared::{Prepared, anchors};
 use super::statistics::{DeviceStatistics, Partial, Results};
 use super::{Arithmetic, Device, DeviceMatrix, Floats, Launch, Memory};
-use crate::contrast::{Contrast, Form, Inputs};
+use crate::contrast::{Contrast, Inputs};
 use crate::element::DType;
 use crate::engine::Gradients;
 use crate::error::Error;
