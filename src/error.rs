@@ -121,6 +121,14 @@ pub enum Error {
         /// What is missing, and how to get it.
         reason: String,
     },
+    /// An option of an engine that the device, or another option, rules out.
+    #[error("`{option}` is not supported here: {reason}")]
+    Unsupported {
+        /// Name of the option.
+        option: &'static str,
+        /// What rules it out.
+        reason: &'static str,
+    },
     /// A call of the CUDA driver that failed. An asynchronous failure shows in a later call than
     /// the one that caused it.
     #[error("{call} failed: {name} (CUDA error {code})")]

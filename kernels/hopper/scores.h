@@ -1,9 +1,11 @@
 // The tile loop of similarity/scores.h on sm_90a: 128 × 256 logits of any D, in the registers of two
 // warpgroups, with wgmma; a third warpgroup's first thread copies. Epilogues are the same.
 //
-//   anchors      RESIDENT: all slabs of the block's 128 rows stay in shared memory, D at most 256;
+//   anchors      RESIDENT: all slabs of the block's 128 rows stay in shared memory, 512 bytes of each at most;
 //                else they come in with the candidates' slabs
 //   candidates   slabs of 256 rows, STAGES in flight
+//
+// Numbers are of 16 bits, or e4m3 with a scale of every row (rowwise/quantize.cu); a slab is 128 bytes of either.
 //
 // With RESIDENT anchors the two warpgroups take turns to issue a tile's products: while one multiplies
 // the other is in its epilogue, which takes about as long at D = 128 (Shah et al., FlashAttention-3,
@@ -48,30 +50,59 @@ struct HopperTile {
 };
 
 // The part of the copying thread.
-template <bool RESIDENT>
+template <class T, bool RESIDENT>
 INFONCE_DEVICE void copy_tiles(const HopperScoresParams& p, Ring<HopperTile::STAGES> ring, SharedAddress resident,
                                SharedAddress stages, SharedAddress resident_full, uint32_t first_tile, uint32_t tiles,
                                uint32_t slabs) {
     using Tile = HopperTile;
-    constexpr uint32_t STAGE = RESIDENT ? Tile::RIGHT : Tile::LEFT + Tile::RIGHT;
+    constexpr uint32_t STAGE = RESIDENT ? Tile::RIGHT : Tile::LEFT + Tile::RIGHT, NUMBERS = SLAB_BYTES / sizeof(T);
     const uint32_t first_row = block_index().x * Tile::ROWS;
     prefetch_map(p.anchors);
     prefetch_map(p.candidates);
     if (RESIDENT) {
         mbarrier_arrive_expect(resident_full, slabs * Tile::LEFT);
         for (uint32_t slab = 0; slab < slabs; ++slab)
-            copy_box(resident + slab * Tile::LEFT, p.anchors, slab * SLAB_NUMBERS, first_row, resident_full);
+            copy_box(resident + slab * Tile::LEFT, p.anchors, slab * NUMBERS, first_row, resident_full);
     }
     Turn<Tile::STAGES> turn;
     for (uint32_t tile = 0; tile < tiles; ++tile) {
         const uint32_t first_column = (first_tile + tile) * Tile::COLUMNS;
         for (uint32_t slab = 0; slab < slabs; ++slab) {
             const SharedAddress full = ring.fill(turn, STAGE), to = stages + turn.stage * STAGE;
-            copy_box(to, p.candidates, slab * SLAB_NUMBERS, first_column, full);
-            if (!RESIDENT) copy_box(to + Tile::RIGHT, p.anchors, slab * SLAB_NUMBERS, first_row, full);
+            copy_box(to, p.candidates, slab * NUMBERS, first_column, full);
+            if (!RESIDENT) copy_box(to + Tile::RIGHT, p.anchors, slab * NUMBERS, first_row, full);
             turn.advance();
         }
     }
+}
+
+// What makes logits of products: nothing, or, for numbers that were divided by a scale of their row, the
+// scales of both rows.
+template <class T>
+INFONCE_DEVICE void scale_logits(const ScoresParams&, Logits<HopperTile>&, uint32_t) {}
+
+template <>
+INFONCE_DEVICE void scale_logits<e4m3>(const ScoresParams& p, Logits<HopperTile>& logits, uint32_t first_column) {
+    const Place<HopperTile> place;
+    const float* rows = p.anchor_scales + block_index().x * HopperTile::ROWS;
+    const float row[2] = {load_global(rows + place.row(0, 0)), load_global(rows + place.row(0, 1))};
+    INFONCE_UNROLL
+    for (int j = 0; j < HopperTile::COLUMN_BLOCKS; ++j) {
+        const float* columns = p.candidate_scales + first_column + place.column(j, 0);
+        const Vector8 column = load_global(reinterpret_cast<const Vector8*>(columns));
+        INFONCE_UNROLL
+        for (int e = 0; e < 4; ++e) logits.z[0][j][e] = logits.z[0][j][e] * row[e / 2] * bits_float(column.x[e % 2]);
+    }
+}
+
+// Each role counts its tiles by itself: one number for both, kept through everything, spilled beside the
+// scales of e4m3.
+INFONCE_DEVICE uint32_t tiles_of_block(const ScoresParams& p, uint32_t first_tile) {
+    constexpr uint32_t COLUMNS = HopperTile::COLUMNS;
+    const uint32_t all_tiles = (p.candidates.rows + COLUMNS - 1) / COLUMNS;
+    if (first_tile >= all_tiles || (p.unless && load_global(p.unless))) return 0;
+    const uint32_t left = all_tiles - first_tile;
+    return left < p.tiles_per_split ? left : p.tiles_per_split;
 }
 
 // Runs the tiles of this block; `epilogue.tile(logits, first_column, room)` after each, on the threads of
@@ -86,11 +117,7 @@ INFONCE_DEVICE void hopper_score_tiles(const HopperScoresParams& params) {
     const SharedAddress room = resident + Tile::SLABS_BYTES;
     const Ring<Tile::STAGES> ring{room + Tile::ROOM};
     const SharedAddress resident_full = ring.barriers + Ring<Tile::STAGES>::BYTES;
-    const uint32_t all_tiles = (p.candidates.rows + Tile::COLUMNS - 1) / Tile::COLUMNS;
     const uint32_t first_tile = block_index().y * p.tiles_per_split;
-    uint32_t tiles = first_tile < all_tiles ? all_tiles - first_tile : 0;
-    if (tiles > p.tiles_per_split) tiles = p.tiles_per_split;
-    if (p.unless && load_global(p.unless)) tiles = 0;
     const uint32_t slabs = (p.anchors.row_bytes + SLAB_BYTES - 1) / SLAB_BYTES;
     if (thread_index() == 0) {
         ring.init(Tile::WARPS_DOWN);
@@ -100,11 +127,13 @@ INFONCE_DEVICE void hopper_score_tiles(const HopperScoresParams& params) {
     block_barrier();
     if (thread_index() >= uint32_t(Tile::CONSUMERS)) {
         give_registers<40>();
+        const uint32_t tiles = tiles_of_block(p, first_tile);
         if (thread_index() == uint32_t(Tile::CONSUMERS) && tiles > 0)
-            copy_tiles<RESIDENT>(params, ring, resident, stages, resident_full, first_tile, tiles, slabs);
+            copy_tiles<T, RESIDENT>(params, ring, resident, stages, resident_full, first_tile, tiles, slabs);
         return;
     }
     take_registers<232>();
+    const uint32_t tiles = tiles_of_block(p, first_tile);
     const uint32_t group = thread_index() / WARPGROUP;
     const SharedAddress own_rows = group * 64 * SLAB_BYTES;
     Epilogue<Tile> epilogue(params);
@@ -141,6 +170,7 @@ INFONCE_DEVICE void hopper_score_tiles(const HopperScoresParams& params) {
         wgmma_wait<0>();
         pin_accumulator(sums);
         ring.release(last_stage);
+        scale_logits<T>(p, logits, (first_tile + tile) * Tile::COLUMNS);
         epilogue.tile(logits, (first_tile + tile) * Tile::COLUMNS, room);
     }
     epilogue.write(room);

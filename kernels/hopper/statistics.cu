@@ -5,16 +5,17 @@
 namespace infonce {
 
 #if INFONCE_HOPPER
-#define INFONCE_HOPPER_STATISTICS(NAME, T)                                                             \
+#define INFONCE_HOPPER_STATISTICS(NAME, T, RESIDENT_DIM)                                               \
     INFONCE_KERNEL(hopper_statistics_##NAME, HopperScoresParams, HopperTile::THREADS, 1) {             \
         hopper_score_tiles<T, false, Statistics>(p);                                                   \
     }                                                                                                  \
-    INFONCE_KERNEL(hopper_statistics_##NAME##_256, HopperScoresParams, HopperTile::THREADS, 1) {       \
+    INFONCE_KERNEL(hopper_statistics_##NAME##_##RESIDENT_DIM, HopperScoresParams, HopperTile::THREADS, 1) {\
         hopper_score_tiles<T, true, Statistics>(p);                                                    \
     }
 
-INFONCE_HOPPER_STATISTICS(bf16, bf16)
-INFONCE_HOPPER_STATISTICS(f16, f16)
+INFONCE_HOPPER_STATISTICS(bf16, bf16, 256)
+INFONCE_HOPPER_STATISTICS(f16, f16, 256)
+INFONCE_HOPPER_STATISTICS(e4m3, e4m3, 512)
 #endif
 
 }  // namespace infonce

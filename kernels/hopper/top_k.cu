@@ -5,16 +5,17 @@
 namespace infonce {
 
 #if INFONCE_HOPPER
-#define INFONCE_HOPPER_SCORES(NAME, T)                                                             \
-    INFONCE_KERNEL(hopper_scores_##NAME, HopperScoresParams, HopperTile::THREADS, 1) {             \
-        hopper_score_tiles<T, false, Scores>(p);                                                   \
-    }                                                                                              \
-    INFONCE_KERNEL(hopper_scores_##NAME##_256, HopperScoresParams, HopperTile::THREADS, 1) {       \
-        hopper_score_tiles<T, true, Scores>(p);                                                    \
+#define INFONCE_HOPPER_SCORES(NAME, T, RESIDENT_DIM)                                                   \
+    INFONCE_KERNEL(hopper_scores_##NAME, HopperScoresParams, HopperTile::THREADS, 1) {                 \
+        hopper_score_tiles<T, false, Scores>(p);                                                       \
+    }                                                                                                  \
+    INFONCE_KERNEL(hopper_scores_##NAME##_##RESIDENT_DIM, HopperScoresParams, HopperTile::THREADS, 1) {\
+        hopper_score_tiles<T, true, Scores>(p);                                                        \
     }
 
-INFONCE_HOPPER_SCORES(bf16, bf16)
-INFONCE_HOPPER_SCORES(f16, f16)
+INFONCE_HOPPER_SCORES(bf16, bf16, 256)
+INFONCE_HOPPER_SCORES(f16, f16, 256)
+INFONCE_HOPPER_SCORES(e4m3, e4m3, 512)
 #endif
 
 }  // namespace infonce

@@ -33,7 +33,12 @@ struct Registration {
     Registration(const char* name, uint32_t threads, size_t params_bytes, uint32_t cluster, void (*run)(const void* params));
 };
 
-enum class Numbers { BF16, F16, TF32 };
+enum class Numbers { BF16, F16, TF32, E4M3 };
+
+// Of a number in memory.
+constexpr uint32_t bytes_of(Numbers numbers) {
+    return numbers == Numbers::TF32 ? 4 : numbers == Numbers::E4M3 ? 1 : 2;
+}
 
 // One product of a warpgroup (ptx/wgmma.h), as a thread issues it.
 struct Product {

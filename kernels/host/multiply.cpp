@@ -23,6 +23,13 @@ float wide_f16(uint32_t half) {
     return as_float(bits | (half & 0x8000u) << 16);
 }
 
+float wide_e4m3(uint32_t byte) {
+    if ((byte & 0x7fu) == 0x7fu) return as_float(0x7fc00000u);
+    // As above: the bias grows by 120.
+    const float size = as_float((byte & 0x7fu) << 20) * 0x1p120f;
+    return byte & 0x80u ? -size : size;
+}
+
 // The numbers of a register: one of tf32, two of 16 bits.
 template <Numbers NUMBERS>
 void unpack(uint32_t bits, float* to, size_t stride) {
@@ -71,6 +78,7 @@ void multiply(const LaneArguments* const (&lanes)[WARP]) {
 }  // namespace
 
 float widen(Numbers numbers, uint16_t bits) {
+    if (numbers == Numbers::E4M3) return wide_e4m3(bits);
     return numbers == Numbers::F16 ? wide_f16(bits) : as_float(uint32_t(bits) << 16);
 }
 
@@ -79,6 +87,7 @@ void multiply(const LaneArguments* const (&lanes)[WARP]) {
         case Numbers::BF16: return multiply<Numbers::BF16>(lanes);
         case Numbers::F16: return multiply<Numbers::F16>(lanes);
         case Numbers::TF32: return multiply<Numbers::TF32>(lanes);
+        case Numbers::E4M3: return;  // ptx/mma.h has none
     }
 }
 

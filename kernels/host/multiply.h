@@ -5,7 +5,7 @@
 
 namespace infonce::host {
 
-// A number of 16 bits.
+// A number of 8 or 16 bits.
 float widen(Numbers numbers, uint16_t bits);
 
 // d += a·b of the 32 lanes, whose selectors name the kind of numbers; ptx/mma.h states the layouts.

@@ -1,5 +1,6 @@
 // Products of a warpgroup (wgmma). A thread queues them; the last of the group's 128 to wait executes
-// what the wait lets it, for all of them, after it has seen that all have queued the same.
+// what the wait lets it, for all of them, after it has seen that all have queued the same. Products and
+// sums are f32, the summed axis in order; the hardware's sums of e4m3 have fewer bits (ptx/wgmma.h).
 #include <algorithm>
 #include <cstring>
 
@@ -9,23 +10,25 @@
 namespace infonce::host {
 namespace {
 
-constexpr uint32_t ROWS = 64, DEPTH = 16;
+constexpr uint32_t ROWS = 64;
+constexpr uint32_t STEP_BYTES = 32;  // of a row, of the summed axis of one product
 
 // A matrix in shared memory, as its descriptor says (ptx/wgmma.h).
 struct Operand {
-    uint32_t address, next, eight_rows;
+    uint32_t address, next, eight_rows, number_bytes;
     bool across;
 
-    Operand(uint64_t bits, bool across)
+    Operand(uint64_t bits, bool across, Numbers numbers)
         : address(uint32_t(bits & 0x3fff) << 4),
           next(uint32_t(bits >> 16 & 0x3fff) << 4),
           eight_rows(uint32_t(bits >> 32 & 0x3fff) << 4),
+          number_bytes(bytes_of(numbers)),
           across(across) {}
 
-    // Of number k of the summed axis in row `row`. The swizzle works on bits of the address itself.
+    // Of number k of the summed axis in row `row`; across only with numbers of two bytes. The swizzle works on bits of the address itself.
     uint32_t at(uint32_t row, uint32_t k) const {
         const uint32_t straight = across ? address + row / 64 * next + row % 64 * 2 + k / 8 * eight_rows + k % 8 * 128
-                                         : address + row / 8 * eight_rows + row % 8 * 128 + k * 2;
+                                         : address + row / 8 * eight_rows + row % 8 * 128 + k * number_bytes;
         return straight ^ ((straight >> 7 & 7) << 4);
     }
 };
@@ -125,11 +128,12 @@ __attribute__((noinline)) void Block::execute_products(uint32_t group) {
         if (threads[first + i].products.empty() || threads[first + i].products.front().size() != count)
             fail("thread " + std::to_string(first + i) + " has queued other products than thread " + std::to_string(first),
                  threads[first + i].site);
-    std::vector<float> a(ROWS * DEPTH), b, d;
+    std::vector<float> a, b, d;
     for (size_t p = 0; p < count; ++p) {
         const Queued& one = threads[first].products.front()[p];
         const Product& product = one.product;
-        const uint32_t columns = product.columns;
+        const uint32_t columns = product.columns, number_bytes = bytes_of(product.numbers);
+        const uint32_t depth = STEP_BYTES / number_bytes;
         for (uint32_t i = 1; i < WARPGROUP; ++i) {
             const Queued& other = threads[first + i].products.front()[p];
             if (!same(product, other.product) || one.accumulator != other.accumulator)
@@ -138,33 +142,34 @@ __attribute__((noinline)) void Block::execute_products(uint32_t group) {
         }
         // The operands have to be there still.
         for (uint32_t warp = 0; warp < WARPGROUP / WARP; ++warp) check_operands(product, first / WARP + warp);
-        const Operand right(product.b, product.b_across), left(product.a, product.a_across);
+        const Operand right(product.b, product.b_across, product.numbers), left(product.a, product.a_across, product.numbers);
         auto number = [&](uint32_t address) {
-            uint16_t bits;
-            std::memcpy(&bits, arena + (address - SHARED_BASE), 2);
+            uint16_t bits = 0;
+            std::memcpy(&bits, arena + (address - SHARED_BASE), number_bytes);
             return widen(product.numbers, bits);
         };
-        b.resize(DEPTH * columns);
+        a.resize(ROWS * depth);
+        b.resize(depth * columns);
         for (uint32_t column = 0; column < columns; ++column)
-            for (uint32_t k = 0; k < DEPTH; ++k) b[k * columns + column] = number(right.at(column, k));
+            for (uint32_t k = 0; k < depth; ++k) b[k * columns + column] = number(right.at(column, k));
         if (!product.a_registers) {
             for (uint32_t row = 0; row < ROWS; ++row)
-                for (uint32_t k = 0; k < DEPTH; ++k) a[row * DEPTH + k] = number(left.at(row, k));
+                for (uint32_t k = 0; k < depth; ++k) a[row * depth + k] = number(left.at(row, k));
         } else {
             for (uint32_t i = 0; i < WARPGROUP; ++i) {
                 const uint32_t(&own)[4] = threads[first + i].products.front()[p].a;
                 const uint32_t row = i / WARP * 16 + i % WARP / 4, k = i % 4 * 2;
                 for (uint32_t r = 0; r < 4; ++r)
                     for (uint32_t half = 0; half < 2; ++half)
-                        a[(row + r % 2 * 8) * DEPTH + k + r / 2 * 8 + half] =
+                        a[(row + r % 2 * 8) * depth + k + r / 2 * 8 + half] =
                             widen(product.numbers, uint16_t(own[r] >> 16 * half));
             }
         }
         d.assign(ROWS * columns, 0.0f);
         for (uint32_t row = 0; row < ROWS; ++row) {
             float* sums = &d[row * columns];
-            for (uint32_t k = 0; k < DEPTH; ++k) {
-                const float factor = a[row * DEPTH + k];
+            for (uint32_t k = 0; k < depth; ++k) {
+                const float factor = a[row * depth + k];
                 const float* numbers = &b[k * columns];
                 for (uint32_t column = 0; column < columns; ++column) sums[column] += factor * numbers[column];
             }
@@ -204,21 +209,22 @@ void Block::settle_accumulators(Thread& thread) {
 // What a warp's part of a product reads of shared memory: its own 16 rows of a, and all of b.
 __attribute__((noinline)) void Block::check_operands(const Product& product, uint32_t warp) {
     const Moment moment{threads_before + warp * WARP, epoch, warps[warp].epoch};
+    const uint32_t number_bytes = bytes_of(product.numbers), depth = STEP_BYTES / number_bytes;
     auto check = [&](const Operand& operand, uint32_t first, uint32_t rows) {
         auto chunk = [&](uint32_t address) {
             check_shared(address, 16, 16, product.site);
             if (!shadow.read_async((address - SHARED_BASE) / 4, 4, moment)) fail("a product: " + shadow.fault(), product.site);
         };
         if (operand.across) {
-            for (uint32_t k = 0; k < DEPTH; ++k)
+            for (uint32_t k = 0; k < depth; ++k)
                 for (uint32_t row = first; row < first + rows; row += 8) chunk(operand.at(row, k));
         } else {
             for (uint32_t row = first; row < first + rows; ++row)
-                for (uint32_t k = 0; k < DEPTH; k += 8) chunk(operand.at(row, k));
+                for (uint32_t k = 0; k < depth; k += 16 / number_bytes) chunk(operand.at(row, k));
         }
     };
-    check(Operand(product.b, product.b_across), 0, product.columns);
-    if (!product.a_registers) check(Operand(product.a, product.a_across), warp % 4 * 16, 16);
+    check(Operand(product.b, product.b_across, product.numbers), 0, product.columns);
+    if (!product.a_registers) check(Operand(product.a, product.a_across, product.numbers), warp % 4 * 16, 16);
 }
 
 }  // namespace infonce::host

@@ -70,6 +70,26 @@ inline float to_float(f16 x) {
 
 #endif
 
+// Two of e4m3 in 16 bits. What is larger than the largest becomes the largest, infinity too; NaN stays NaN.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 890
+INFONCE_DEVICE uint32_t pack_e4m3(float low, float high) {
+    uint16_t packed;
+    asm("cvt.rn.satfinite.e4m3x2.f32 %0, %1, %2;" : "=h"(packed) : "f"(high), "f"(low));
+    return packed;
+}
+#else
+// The same bits without the instruction.
+INFONCE_DEVICE uint32_t round_e4m3(float x) {
+    const uint32_t bits = float_bits(x), sign = bits >> 24 & 0x80u, size = bits & 0x7fffffffu;
+    if (size > 0x7f800000u) return 0x7f;
+    if (size >= 0x43e00000u) return sign | 0x7eu;  // 448
+    // Below 2^-6 subnormal: a multiple of 2^-9, which is the spacing of f32 at 2^14.
+    if (size < 0x3c800000u) return sign | (float_bits(bits_float(size) + 16384.0f) - float_bits(16384.0f));
+    return sign | (((size + 0x7ffffu + (size >> 20 & 1)) >> 20) - (120u << 3));
+}
+INFONCE_DEVICE uint32_t pack_e4m3(float low, float high) { return round_e4m3(low) | round_e4m3(high) << 8; }
+#endif
+
 INFONCE_DEVICE bf16 to_bf16(float x) { return {uint16_t(pack_bf16(x, 0.0f))}; }
 INFONCE_DEVICE f16 to_f16(float x) { return {uint16_t(pack_f16(x, 0.0f))}; }
 

@@ -1,4 +1,4 @@
-// Numbers of 16 bits and vectors, as bits: no toolkit header is needed for them.
+// Numbers of 8 and 16 bits and vectors, as bits: no toolkit header is needed for them.
 #pragma once
 
 #include <cstdint>
@@ -10,6 +10,11 @@ struct bf16 {
 };
 struct f16 {
     uint16_t bits;
+};
+// 4 bits of exponent, 3 of fraction: the least is 2^-9, the largest 448. There is no infinity, and one NaN
+// of either sign, all ones (Micikevicius et al., FP8 Formats for Deep Learning, 2022, table 1).
+struct e4m3 {
+    uint8_t bits;
 };
 // f32 in memory; its products are those of tf32, with 10 bits of fraction.
 struct tf32 {

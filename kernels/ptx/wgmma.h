@@ -1,5 +1,5 @@
 // Matrix products of a warpgroup, 128 threads, d += a·b with f32 sums (wgmma, sm_90a): m64nNk16 of
-// 16-bit numbers. They run asynchronously: fence, issue, commit, wait; between issue and wait the
+// 16-bit numbers, m64nNk32 of e4m3. They run asynchronously: fence, issue, commit, wait; between issue and wait the
 // accumulators and the operands belong to the products.
 //
 // d (PTX ISA, "Register Fragments for wgmma.mma_async.m64nNk16"): of warp w of the group, with
@@ -14,6 +14,11 @@
 //                              each; 16 of them further on is 32 bytes further on
 //   summed axis across rows    (the operand's "transposed" flag) rows of the slab are the summed axis,
 //                              64 rows of the operand lie along each; `next` bytes from 64 to the next
+// e4m3 takes only the first, with 128 numbers in a row of the slab and 32 of them in 32 bytes.
+//
+// Sums of e4m3 are kept in f32 with about 14 bits: what is added is first cut off at that distance below the
+// largest of what is added with it, the sum so far included (measured on H800: DeepSeek-AI, DeepSeek-V3
+// Technical Report, 2024, arXiv 2412.19437, section 3.3.2).
 #pragma once
 
 #include "ptx/kernel.h"
@@ -73,6 +78,7 @@ inline void pin_accumulator(float (&)[ENTRIES]) {}
 // or a in registers, as fragments of an mma:
 //     registers<B_ACROSS>(d, a, b, accumulate)
 // ACROSS: that operand's summed axis lies across rows of its slab. Without `accumulate` d is overwritten.
+// Of e4m3 there is shared<false, false>.
 template <class T, int N>
 struct WarpgroupProduct;
 

@@ -65,6 +65,21 @@ namespace infonce {
 INFONCE_SHAPES(bf16, "bf16");
 INFONCE_SHAPES(f16, "f16");
 
+// The instruction has no flag for a summed axis that lies across rows.
+template <>
+struct WarpgroupProduct<e4m3, 256> {
+    template <bool A_ACROSS, bool B_ACROSS>
+    INFONCE_DEVICE static void shared(float (&d)[128], MatrixDescriptor a, MatrixDescriptor b, bool accumulate) {
+        static_assert(!A_ACROSS && !B_ACROSS, "the summed axis of e4m3 lies along rows");
+        asm volatile("{\n.reg .pred accumulate;\nsetp.ne.b32 accumulate, %130, 0;\n"
+                     "wgmma.mma_async.sync.aligned.m64n256k32.f32.e4m3.e4m3 {" INFONCE_D128 "}, "
+                     "%128, %129, accumulate, 1, 1;\n}"
+                     : INFONCE_F128
+                     : "l"(a.bits), "l"(b.bits), "r"(int(accumulate))
+                     : "memory");
+    }
+};
+
 #undef INFONCE_SHAPES
 #undef INFONCE_WGMMA
 #undef INFONCE_F128
@@ -86,16 +101,20 @@ template <class T>
 constexpr host::Numbers NUMBERS_OF = host::Numbers::BF16;
 template <>
 inline constexpr host::Numbers NUMBERS_OF<f16> = host::Numbers::F16;
+template <>
+inline constexpr host::Numbers NUMBERS_OF<e4m3> = host::Numbers::E4M3;
 
 template <class T, int N>
 struct WarpgroupProduct {
     static_assert(N == 64 || N == 96 || N == 128 || N == 192 || N == 256, "the device has no other shapes yet");
     template <bool A_ACROSS, bool B_ACROSS>
     static void shared(float (&d)[N / 2], MatrixDescriptor a, MatrixDescriptor b, bool accumulate, INFONCE_SITE) {
+        static_assert(sizeof(T) == 2 || (N == 256 && !A_ACROSS && !B_ACROSS), "nor of e4m3");
         host::wgmma({d, N, nullptr, a.bits, b.bits, accumulate, A_ACROSS, B_ACROSS, NUMBERS_OF<T>, site});
     }
     template <bool B_ACROSS>
     static void registers(float (&d)[N / 2], const uint32_t (&a)[4], MatrixDescriptor b, bool accumulate, INFONCE_SITE) {
+        static_assert(sizeof(T) == 2, "nor of e4m3");
         host::wgmma({d, N, a, 0, b.bits, accumulate, false, B_ACROSS, NUMBERS_OF<T>, site});
     }
 };

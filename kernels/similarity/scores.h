@@ -35,6 +35,9 @@ struct ScoresParams {
     uint64_t weights_stride;  // numbers from row to row, at least the candidates, a multiple of 16
     // Scores.
     float* scores;           // anchors of the chunk × candidates, not scaled
+    // e4m3: what a row's numbers are to be multiplied by, for whole tiles of rows.
+    const float* anchor_scales;  // of the chunk's rows
+    const float* candidate_scales;
 };
 
 // What an epilogue knows of the tile: its size, and how the warps that hold it divide it.

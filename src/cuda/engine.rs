@@ -46,6 +46,7 @@ pub struct CudaEngine {
     device: CudaDevice,
     weights_budget: usize,
     tf32: bool,
+    fp8: bool,
     portable: bool,
 }
 
@@ -64,6 +65,7 @@ impl CudaEngine {
             device,
             weights_budget: WEIGHTS_BUDGET,
             tf32: false,
+            fp8: false,
             portable: false,
         }
     }
@@ -83,6 +85,27 @@ impl CudaEngine {
     #[must_use]
     pub fn with_tf32(mut self, tf32: bool) -> Self {
         self.tf32 = tf32;
+        self
+    }
+
+    /// Whether [`forward`](Engine::forward), [`top_k`](Engine::top_k) and their twins on the device multiply
+    /// numbers of 8 bits, for evaluation: every row of f32, f16 or bf16 is divided by a scale of its own and
+    /// rounded to e4m3, 3 bits of fraction. That is half the bytes of bf16 and twice its products in a clock,
+    /// for logits that are off by 0.13·s·‖q‖‖k‖ at most, and by about 0.04·s·‖q‖‖k‖/√D for rows of numbers
+    /// without order (`docs/performance.md` derives the bound and says what was measured, and what the
+    /// hardware's sums add). The positive's logit is a product of the rows as they were given. NaN and
+    /// infinity reach the loss as ever; in top-k a row that holds one has NaN for all of its scores.
+    ///
+    /// Gradients keep their own arithmetic: [`value_and_grad`](Engine::value_and_grad) and
+    /// [`backward`](Engine::backward) do what they do without this option. Statistics of such a `forward`
+    /// hold its rounding, and so do gradients from them.
+    ///
+    /// On a device that is not sm_90, and together with
+    /// [`with_portable_kernels`](Self::with_portable_kernels), these verbs are refused with
+    /// [`Error::Unsupported`]. Not unless asked.
+    #[must_use]
+    pub fn with_fp8_scores(mut self, fp8: bool) -> Self {
+        self.fp8 = fp8;
         self
     }
 
@@ -121,6 +144,7 @@ impl CudaEngine {
     ) -> Result<Similarity<'_, CudaDevice>, Error> {
         let similarity = Similarity::new(&self.device, self.weights_budget)
             .with_tf32(self.tf32)
+            .with_fp8(self.fp8)
             .with_portable_kernels(self.portable);
         Ok(match scale {
             Some(scale) => similarity.with_scale(scale.on("scale", &self.device)?),

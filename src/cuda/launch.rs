@@ -7,8 +7,7 @@ use cudarc::driver::{result, sys};
 use super::device::{CudaDevice, DeviceBlock};
 use super::driver::check;
 use super::module::{Limits, cannot_run};
-use crate::device::{BOX_BYTES, BoxedMatrix, Device, Launch, TensorMap, number_bytes};
-use crate::element::DType;
+use crate::device::{Arithmetic, BOX_BYTES, BoxedMatrix, Device, Launch, TensorMap};
 use crate::error::Error;
 
 /// Blocks along x, y and z.
@@ -84,15 +83,19 @@ impl Device for CudaDevice {
 
     fn tensor_map(&self, matrix: &BoxedMatrix) -> Result<TensorMap, Error> {
         self.stream().bind()?;
-        let bytes = number_bytes(matrix.dtype);
+        let bytes = matrix.numbers.bytes();
         let numbers = [matrix.row_bytes / bytes, matrix.rows].map(|count| count as u64);
         let stride = [matrix.stride as u64];
         let size = [(BOX_BYTES / bytes) as u32, matrix.box_rows];
         let every_number = [1, 1];
-        let dtype = match matrix.dtype {
-            DType::F32 => sys::CUtensorMapDataType::CU_TENSOR_MAP_DATA_TYPE_FLOAT32,
-            DType::F16 => sys::CUtensorMapDataType::CU_TENSOR_MAP_DATA_TYPE_FLOAT16,
-            DType::Bf16 => sys::CUtensorMapDataType::CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
+        let dtype = match matrix.numbers {
+            Arithmetic::F32 | Arithmetic::Tf32 => {
+                sys::CUtensorMapDataType::CU_TENSOR_MAP_DATA_TYPE_FLOAT32
+            }
+            Arithmetic::F16 => sys::CUtensorMapDataType::CU_TENSOR_MAP_DATA_TYPE_FLOAT16,
+            Arithmetic::Bf16 => sys::CUtensorMapDataType::CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
+            // There is no type of its own for e4m3; nothing but zeros is ever made of it.
+            Arithmetic::E4m3 => sys::CUtensorMapDataType::CU_TENSOR_MAP_DATA_TYPE_UINT8,
         };
         let mut map = TensorMap { words: [0; 16] };
         // SAFETY: a map is 128 bytes at a multiple of 64; sizes, stride and box are arrays of the two

@@ -9,7 +9,6 @@ use super::prepared::kernel_name;
 use super::similarity::Similarity;
 use super::{Arithmetic, BoxedMatrix, Device, TensorMap};
 use crate::contrast::{Contrast, Form};
-use crate::element::DType;
 use crate::error::Error;
 
 /// Threads and shared memory of a block: `ScoresTile` of similarity/scores.h.
@@ -23,7 +22,7 @@ const HOPPER_THREADS: u32 = 384;
 const HOPPER_SCORES_SHARED: u32 = 4 * (128 + 256) * 128 + 8 * 2 * 16 * 128 + 9 * 8;
 /// `ProductTile` of hopper/product.cu.
 const HOPPER_PRODUCT_SHARED: u32 = 4 * (128 + 256) * 128 + 8 * 8;
-/// Up to this D the anchors' rows stay in shared memory, so that a tile costs the traffic of its
+/// Up to this length the anchors' rows stay in shared memory, so that a tile costs the traffic of its
 /// candidates only.
 const RESIDENT_DIM_BYTES: u32 = 4 * 128;
 
@@ -38,9 +37,9 @@ pub(super) fn has_exponentials(arithmetic: Arithmetic) -> bool {
 }
 
 impl<D: Device> Similarity<'_, D> {
-    /// Whether the kernels for sm_90a serve: they multiply 16-bit numbers.
+    /// Whether the kernels for sm_90a serve: they multiply numbers of 16 and 8 bits.
     pub(super) fn is_hopper(&self, arithmetic: Arithmetic) -> bool {
-        let narrow = matches!(arithmetic, Arithmetic::F16 | Arithmetic::Bf16);
+        let narrow = arithmetic.bytes() <= 2;
         narrow && !self.portable && self.device.has_warpgroups()
     }
 
@@ -72,7 +71,7 @@ impl<D: Device> Similarity<'_, D> {
             candidates: self.boxes(params.candidates, arithmetic, 256)?,
             weights: self.weights_boxes(params, arithmetic)?,
             scores: *params,
-            padding: [0; 7],
+            padding: [0; 5],
         };
         let name = hopper_scores(kernel, arithmetic, resident);
         self.launch(name, grid, HOPPER_THREADS, HOPPER_SCORES_SHARED, &params)
@@ -149,11 +148,7 @@ impl<D: Device> Similarity<'_, D> {
             rows: rows.rows as usize,
             row_bytes: rows.row_bytes as usize,
             stride: rows.stride as usize,
-            dtype: match arithmetic {
-                Arithmetic::F16 => DType::F16,
-                Arithmetic::Bf16 => DType::Bf16,
-                Arithmetic::F32 | Arithmetic::Tf32 => DType::F32,
-            },
+            numbers: arithmetic,
             box_rows,
         })
     }
@@ -177,6 +172,13 @@ fn hopper_scores(kernel: &'static str, arithmetic: Arithmetic, resident: bool) -
     match kernel {
         // Only where D is too large for the fused kernels.
         "exponentials" => "hopper_exponentials_bf16",
+        _ if arithmetic == Arithmetic::E4m3 => match (kernel, resident) {
+            ("statistics", false) => "hopper_statistics_e4m3",
+            ("statistics", true) => "hopper_statistics_e4m3_512",
+            ("scores", false) => "hopper_scores_e4m3",
+            ("scores", true) => "hopper_scores_e4m3_512",
+            _ => kernel,
+        },
         _ => names!("statistics", "weights", "scores"),
     }
 }

@@ -9,6 +9,7 @@ mod params;
 mod plan;
 pub(crate) mod pool;
 mod prepared;
+mod quantized;
 mod rowwise;
 mod similarity;
 mod statistics;
@@ -66,8 +67,8 @@ pub(crate) struct BoxedMatrix {
     pub row_bytes: usize,
     /// Bytes from row to row, a multiple of 16.
     pub stride: usize,
-    /// Type of the numbers.
-    pub dtype: DType,
+    /// What the numbers are, as they are multiplied.
+    pub numbers: Arithmetic,
     /// At most 256.
     pub box_rows: u32,
 }
@@ -132,13 +133,26 @@ pub(crate) fn number_bytes(dtype: DType) -> usize {
 
 /// What products are computed in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Arithmetic {
+pub(crate) enum Arithmetic {
     /// f32 inputs as three products of tf32.
     F32,
     /// f32 inputs rounded to tf32.
     Tf32,
     F16,
     Bf16,
+    /// Numbers of 8 bits with a scale of every row: `e4m3` of ptx/types.h.
+    E4m3,
+}
+
+impl Arithmetic {
+    /// Bytes of a number that is multiplied.
+    pub(crate) fn bytes(self) -> usize {
+        match self {
+            Arithmetic::F32 | Arithmetic::Tf32 => 4,
+            Arithmetic::F16 | Arithmetic::Bf16 => 2,
+            Arithmetic::E4m3 => 1,
+        }
+    }
 }
 
 /// Buffers of one call on a device.

@@ -80,6 +80,8 @@ pub(super) struct ScoresParams {
     pub weights: u64,
     pub weights_stride: u64,
     pub scores: u64,
+    pub anchor_scales: u64,
+    pub candidate_scales: u64,
 }
 
 /// `HopperScoresParams` of hopper/scores.h.
@@ -90,7 +92,7 @@ pub(super) struct HopperScoresParams {
     pub candidates: TensorMap,
     pub weights: TensorMap,
     pub scores: ScoresParams,
-    pub padding: [u64; 7],
+    pub padding: [u64; 5],
 }
 
 /// `HopperProductParams` of hopper/product.cu.
@@ -275,6 +277,21 @@ pub(super) struct NormalizeParams {
     pub dim: u32,
     pub epsilon: f32,
     pub warp_rows: u32,
+}
+
+/// `QuantizeParams` of rowwise/quantize.cu.
+#[derive(Debug, Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+pub(super) struct QuantizeParams {
+    pub x: MatrixView,
+    pub codes: u64,
+    pub scales: u64,
+    pub rows: u32,
+    pub dim: u32,
+    pub row_bytes: u32,
+    pub scaled_rows: u32,
+    pub warp_rows: u32,
+    pub padding: u32,
 }
 
 /// `NormalizeBackwardParams` of rowwise/normalize.cu.

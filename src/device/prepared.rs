@@ -7,6 +7,14 @@ use crate::contrast::{Contrast, Form, Inputs, Positives, Shape};
 use crate::element::DType;
 use crate::error::Error;
 
+/// Rows as a tile loop reads them.
+#[derive(Clone, Copy)]
+pub(super) struct TileRows {
+    pub rows: GlobalRows,
+    /// Of e4m3: where the scales of the rows lie. 0: there are none.
+    pub scales: u64,
+}
+
 /// A contrast's inputs, ready for the tile loops.
 pub(super) struct Prepared<'a, D: Device> {
     pub contrast: &'a Contrast,
@@ -19,6 +27,9 @@ pub(super) struct Prepared<'a, D: Device> {
     pub own_keys: Option<DeviceMatrix>,
     pub anchor_rows: GlobalRows,
     pub candidate_rows: GlobalRows,
+    /// Of e4m3: where the scales of the rows lie. 0: there are none.
+    pub anchor_scales: u64,
+    pub candidate_scales: u64,
     pub not_finite: Floats<D>,
     /// What the views above point into, when it is not the caller's.
     pub _held: Vec<D::Buffer>,
@@ -27,6 +38,16 @@ pub(super) struct Prepared<'a, D: Device> {
 impl<D: Device> Similarity<'_, D> {
     pub(super) fn prepare<'a>(
         &self,
+        contrast: &'a Contrast,
+        inputs: &Inputs<DeviceMatrix>,
+    ) -> Result<Prepared<'a, D>, Error> {
+        let arithmetic = self.arithmetic(anchors(inputs).dtype);
+        self.prepare_in(arithmetic, contrast, inputs)
+    }
+
+    pub(super) fn prepare_in<'a>(
+        &self,
+        arithmetic: Arithmetic,
         contrast: &'a Contrast,
         inputs: &Inputs<DeviceMatrix>,
     ) -> Result<Prepared<'a, D>, Error> {
@@ -66,10 +87,10 @@ impl<D: Device> Similarity<'_, D> {
             scale: contrast.scale(),
             padding: 0,
         };
-        let anchor_rows = self.rows(anchors, &mut held)?;
-        let candidate_rows = match inputs {
-            Inputs::Shared { .. } => anchor_rows,
-            _ => self.rows(candidates, &mut held)?,
+        let of_anchors = self.tile_rows(arithmetic, anchors, &mut held)?;
+        let of_candidates = match inputs {
+            Inputs::Shared { .. } => of_anchors,
+            _ => self.tile_rows(arithmetic, candidates, &mut held)?,
         };
         let not_finite = self.memory().floats(2)?;
         self.device.zero(not_finite.address(), 8)?;
@@ -78,24 +99,38 @@ impl<D: Device> Similarity<'_, D> {
             view,
             shape,
             dtype: anchors.dtype,
-            arithmetic: self.arithmetic(anchors.dtype),
+            arithmetic,
             anchors,
             candidates,
             own_keys,
-            anchor_rows,
-            candidate_rows,
+            anchor_rows: of_anchors.rows,
+            candidate_rows: of_candidates.rows,
+            anchor_scales: of_anchors.scales,
+            candidate_scales: of_candidates.scales,
             not_finite,
             _held: held,
         })
     }
 
-    /// The matrix as the tile loops read it, copied only when its rows are not whole chunks of 16
-    /// bytes at multiples of 16 bytes.
-    pub(super) fn rows(
+    /// The matrix as the tile loops of an arithmetic read it.
+    pub(super) fn tile_rows(
         &self,
+        arithmetic: Arithmetic,
         matrix: DeviceMatrix,
         held: &mut Vec<D::Buffer>,
-    ) -> Result<GlobalRows, Error> {
+    ) -> Result<TileRows, Error> {
+        if arithmetic == Arithmetic::E4m3 {
+            return self.quantized(matrix, held);
+        }
+        Ok(TileRows {
+            rows: self.rows(matrix, held)?,
+            scales: 0,
+        })
+    }
+
+    /// The matrix in its own type, copied only when its rows are not whole chunks of 16
+    /// bytes at multiples of 16 bytes.
+    fn rows(&self, matrix: DeviceMatrix, held: &mut Vec<D::Buffer>) -> Result<GlobalRows, Error> {
         let bytes = number_bytes(matrix.dtype);
         let (row_bytes, stride) = (matrix.dim * bytes, matrix.stride * bytes);
         let aligned = [row_bytes, stride].iter().all(|n| n.is_multiple_of(16));
@@ -125,12 +160,28 @@ impl<D: Device> Similarity<'_, D> {
     }
 }
 
+/// What the dtype of a call is read from.
+pub(super) fn anchors(inputs: &Inputs<DeviceMatrix>) -> DeviceMatrix {
+    match *inputs {
+        Inputs::Shared { z } => z,
+        Inputs::Pair { q, .. } | Inputs::Queue { q, .. } => q,
+    }
+}
+
 /// `count` rows from `first` on.
 pub(super) fn rows_from(rows: GlobalRows, first: usize, count: usize) -> GlobalRows {
     GlobalRows {
         data: rows.data + first as u64 * rows.stride,
         rows: count as u32,
         ..rows
+    }
+}
+
+/// The scales of rows from `first` on; 0 where there are none.
+pub(super) fn scales_from(scales: u64, first: usize) -> u64 {
+    match scales {
+        0 => 0,
+        scales => scales + 4 * first as u64,
     }
 }
 

@@ -75,7 +75,7 @@ impl<'d, D: Device> Rowwise<'d, D> {
     /// Rows that a warp holds in registers, when it can hold `most` of 128 numbers: several only where
     /// there are enough for every multiprocessor. 0 where rows are too long to be held, or do not lie
     /// at whole quads of numbers.
-    fn warp_rows(&self, matrices: &[DeviceMatrix], most: usize) -> usize {
+    pub(super) fn warp_rows(&self, matrices: &[DeviceMatrix], most: usize) -> usize {
         let DeviceMatrix { rows, dim, .. } = matrices[0];
         let whole = matrices.iter().all(|matrix| {
             let quad = 4 * number_bytes(matrix.dtype) as u64;

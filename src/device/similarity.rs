@@ -10,10 +10,10 @@
 use super::choice::{has_exponentials, is_one_way};
 use super::chunked::Softmax;
 use super::gradient::Side;
-use super::prepared::Prepared;
+use super::prepared::{Prepared, anchors};
 use super::statistics::{DeviceStatistics, Partial, Results};
 use super::{Arithmetic, Device, DeviceMatrix, Floats, Launch, Memory};
-use crate::contrast::{Contrast, Form, Inputs};
+use crate::contrast::{Contrast, Inputs};
 use crate::element::DType;
 use crate::engine::Gradients;
 use crate::error::Error;
@@ -34,6 +34,8 @@ pub(crate) struct Similarity<'d, D: Device> {
     pub(super) scale: u64,
     /// Whether f32 inputs are rounded to tf32.
     tf32: bool,
+    /// Whether logits that no gradient needs are products of e4m3.
+    fp8: bool,
     /// Whether kernels for one architecture are left aside.
     pub(super) portable: bool,
 }
@@ -46,6 +48,7 @@ impl<'d, D: Device> Similarity<'d, D> {
             budget,
             scale: 0,
             tf32: false,
+            fp8: false,
             portable: false,
         }
     }
@@ -57,6 +60,7 @@ impl<'d, D: Device> Similarity<'d, D> {
             budget: self.budget,
             scale: self.scale,
             tf32: self.tf32,
+            fp8: self.fp8,
             portable: self.portable,
         }
     }
@@ -71,6 +75,29 @@ impl<'d, D: Device> Similarity<'d, D> {
         Self { tf32, ..self }
     }
 
+    /// Whether forward and top-k multiply numbers of 8 bits.
+    pub(crate) fn with_fp8(self, fp8: bool) -> Self {
+        Self { fp8, ..self }
+    }
+
+    /// Of logits that no gradient needs.
+    pub(super) fn forward_arithmetic(&self, dtype: DType) -> Result<Arithmetic, Error> {
+        if !self.fp8 {
+            return Ok(self.arithmetic(dtype));
+        }
+        if self.is_hopper(Arithmetic::E4m3) {
+            return Ok(Arithmetic::E4m3);
+        }
+        Err(Error::Unsupported {
+            option: "fp8_scores",
+            reason: match self.device.has_warpgroups() {
+                true => "the portable kernels, which were asked for too, multiply no 8-bit numbers",
+                false => "8-bit numbers are multiplied by `wgmma`, which only sm_90 has",
+            },
+        })
+    }
+
+    /// Of everything else.
     pub(super) fn arithmetic(&self, dtype: DType) -> Arithmetic {
         match dtype {
             DType::F32 if self.tf32 => Arithmetic::Tf32,
@@ -125,7 +152,8 @@ impl<'d, D: Device> Similarity<'d, D> {
         contrast: &Contrast,
         inputs: &Inputs<DeviceMatrix>,
     ) -> Result<Results<D>, Error> {
-        let prepared = self.prepare(contrast, inputs)?;
+        let arithmetic = self.forward_arithmetic(anchors(inputs).dtype)?;
+        let prepared = self.prepare_in(arithmetic, contrast, inputs)?;
         let positives = self.positives(&prepared)?;
         let (rows, columns) = self.statistics(&prepared, positives)?;
         Ok(Results {

@@ -1,7 +1,7 @@
 //! Statistics of rows and columns, and the loss that follows from them.
 
 use super::params::{BoundParams, PositivesParams, ReduceParams, ScoresParams, StatisticsParams};
-use super::prepared::{Prepared, no_matrix, rows_from, vector, view};
+use super::prepared::{Prepared, no_matrix, rows_from, scales_from, vector, view};
 use super::similarity::{Similarity, TILE, WARP_ROWS};
 use super::{Device, Floats};
 use crate::contrast::{Form, Shape};
@@ -94,6 +94,8 @@ pub(super) fn scores_params<D: Device>(
         contrast: prepared.view,
         anchors: rows_from(prepared.anchor_rows, first, count),
         candidates: prepared.candidate_rows,
+        anchor_scales: scales_from(prepared.anchor_scales, first),
+        candidate_scales: prepared.candidate_scales,
         first_anchor: first as u32,
         ..bytemuck::Zeroable::zeroed()
     }

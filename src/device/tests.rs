@@ -1,5 +1,6 @@
 //! What only a device shows: memory that is counted, statistics and scales that stay there.
 
+mod fp8;
 mod rowwise;
 mod step;
 

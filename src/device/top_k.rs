@@ -1,7 +1,7 @@
 //! The k best candidates of every query.
 
 use super::params::{ScoresParams, SelectParams};
-use super::prepared::rows_from;
+use super::prepared::{rows_from, scales_from};
 use super::similarity::{Similarity, TILE};
 use super::{Device, DeviceMatrix, Floats};
 use crate::engine::TopK;
@@ -43,21 +43,23 @@ impl<D: Device> Similarity<'_, D> {
             });
         }
         let mut held = Vec::new();
-        let query_rows = self.rows(queries, &mut held)?;
-        let candidate_rows = self.rows(candidates, &mut held)?;
+        let arithmetic = self.forward_arithmetic(queries.dtype)?;
+        let query_rows = self.tile_rows(arithmetic, queries, &mut held)?;
+        let candidate_rows = self.tile_rows(arithmetic, candidates, &mut held)?;
         let memory = self.memory();
         let chunk = self.chunk(queries.rows, 4 * candidates.rows);
         let scores = memory.floats(chunk.min(queries.rows) * candidates.rows)?;
         let indices = memory.floats(queries.rows * k)?;
         let best = memory.floats(queries.rows * k)?;
-        let arithmetic = self.arithmetic(queries.dtype);
         let tiles = candidates.rows.div_ceil(self.scores_columns(arithmetic));
         for first in (0..queries.rows).step_by(chunk) {
             let count = chunk.min(queries.rows - first);
             let (parts, per_part) = self.split(count.div_ceil(TILE), tiles, 1);
             let params = ScoresParams {
-                anchors: rows_from(query_rows, first, count),
-                candidates: candidate_rows,
+                anchors: rows_from(query_rows.rows, first, count),
+                candidates: candidate_rows.rows,
+                anchor_scales: scales_from(query_rows.scales, first),
+                candidate_scales: candidate_rows.scales,
                 tiles_per_split: per_part,
                 scores: scores.address(),
                 ..bytemuck::Zeroable::zeroed()
@@ -67,7 +69,7 @@ impl<D: Device> Similarity<'_, D> {
             let params = SelectParams {
                 scores: scores.address(),
                 rows: count as u32,
-                candidates: candidate_rows.rows,
+                candidates: candidate_rows.rows.rows,
                 k: k as u32,
                 first_row: first as u32,
                 excludes_self: u32::from(exclude_self),

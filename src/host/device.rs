@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::device::pool::{Block, Pool};
-use crate::device::{BoxedMatrix, Counter, Device, Launch, TensorMap, number_bytes};
+use crate::device::{BoxedMatrix, Counter, Device, Launch, TensorMap};
 use crate::error::Error;
 
 /// When asynchronous operations complete. A correct kernel gives the same bits whichever it is.
@@ -58,7 +58,7 @@ fn host_tensor_map(matrix: &BoxedMatrix) -> TensorMap {
         rows: matrix.rows as u32,
         row_bytes: matrix.row_bytes as u32,
         box_rows: matrix.box_rows,
-        number_bytes: number_bytes(matrix.dtype) as u32,
+        number_bytes: matrix.numbers.bytes() as u32,
         unused: [0; 11],
     })
 }
@@ -86,7 +86,7 @@ pub(crate) struct HostDevice {
     seed: AtomicU64,
     multiprocessors: u32,
     /// Whether it passes for sm_90a.
-    pub(super) warpgroups: bool,
+    pub(crate) warpgroups: bool,
     /// Counts the memory of calls as a pool would hold it.
     counted: Arc<Pool<Counter>>,
 }

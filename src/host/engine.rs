@@ -21,6 +21,7 @@ use crate::statistics::Statistics;
 pub struct HostEngine {
     device: HostDevice,
     budget: usize,
+    fp8: bool,
 }
 
 /// Multiprocessors that work is cut up for: few, so that small problems have splits and large ones
@@ -35,6 +36,7 @@ impl HostEngine {
         Self {
             device: HostDevice::new(schedule, seed, MULTIPROCESSORS),
             budget: BUDGET,
+            fp8: false,
         }
     }
 
@@ -42,6 +44,14 @@ impl HostEngine {
     #[must_use]
     pub fn with_hopper_kernels(mut self) -> Self {
         self.device.warpgroups = true;
+        self
+    }
+
+    /// Forward and top-k with numbers of 8 bits, as `CudaEngine::with_fp8_scores` has it; refused unless this
+    /// engine passes for a card of sm_90a. Products are summed in f32, where a card keeps fewer bits.
+    #[must_use]
+    pub fn with_fp8_scores(mut self, fp8: bool) -> Self {
+        self.fp8 = fp8;
         self
     }
 
@@ -68,7 +78,7 @@ impl HostEngine {
     }
 
     fn similarity(&self) -> Similarity<'_, HostDevice> {
-        Similarity::new(&self.device, self.budget)
+        Similarity::new(&self.device, self.budget).with_fp8(self.fp8)
     }
 
     /// A copy in the runner's memory.

@@ -5,6 +5,8 @@
 #[cfg(test)]
 mod cluster_tests;
 mod device;
+#[cfg(test)]
+pub(crate) mod e4m3;
 mod engine;
 #[cfg(test)]
 mod pair_store_tests;

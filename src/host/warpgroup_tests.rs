@@ -3,8 +3,8 @@
 use half::bf16;
 
 use super::device::{HostBuffer, HostDevice, Schedule};
-use crate::device::{BoxedMatrix, Device, Launch, TensorMap};
-use crate::element::DType;
+use super::e4m3;
+use crate::device::{Arithmetic, BoxedMatrix, Device, Launch, TensorMap};
 use crate::error::Error;
 
 const SIDE: usize = 64;
@@ -55,7 +55,7 @@ impl Matrix {
             rows: self.rows,
             row_bytes: 2 * self.columns,
             stride: 2 * self.columns,
-            dtype: DType::Bf16,
+            numbers: Arithmetic::Bf16,
             box_rows: SIDE as u32,
         })?;
         Ok((buffer, map))
@@ -183,6 +183,101 @@ fn fragments_in_registers_multiply_as_those_in_shared_memory() {
         let (row, column) = (i / SIDE, i % SIDE);
         let expected: f64 = (0..SIDE).map(|k| a.at(row, k) * b.at(k, column)).sum();
         assert_eq!(f64::from(found), expected, "{row} {column}");
+    }
+}
+
+/// a·bᵀ of 64 and 256 rows of `dim` codes of e4m3.
+fn product_of_codes(a: &[u8], b: &[u8], dim: usize, order: (Schedule, u64)) -> Vec<f32> {
+    const COLUMNS: usize = 256;
+    let device = HostDevice::new(order.0, order.1, 1);
+    let uploaded = |codes: &[u8], rows: usize| {
+        let buffer = device.memory(codes.len()).unwrap();
+        let address = HostDevice::address(&buffer);
+        device.write(address, codes).unwrap();
+        let map = device.tensor_map(&BoxedMatrix {
+            address,
+            rows,
+            row_bytes: dim,
+            stride: dim,
+            numbers: Arithmetic::E4m3,
+            box_rows: rows as u32,
+        });
+        (buffer, map.unwrap())
+    };
+    let ((_a, a), (_b, b)) = (uploaded(a, SIDE), uploaded(b, COLUMNS));
+    let d = device.memory(4 * SIDE * COLUMNS).unwrap();
+    let params = Params {
+        a,
+        b,
+        d: HostDevice::address(&d),
+        slabs: dim.div_ceil(128) as u32,
+        across: 0,
+        padding: [0; 6],
+    };
+    device
+        .launch(&Launch {
+            kernel: "planted_warpgroup_e4m3",
+            grid: [1, 1, 1],
+            threads: 128,
+            shared_bytes: (64 + 256) * 128 + 8,
+            params: bytemuck::bytes_of(&params),
+        })
+        .unwrap();
+    let mut found = vec![0.0f32; SIDE * COLUMNS];
+    device
+        .read(params.d, bytemuck::cast_slice_mut(&mut found))
+        .unwrap();
+    found
+}
+
+#[test]
+fn products_of_e4m3_are_those_of_the_numbers_that_codes_stand_for() {
+    // Small whole numbers, so that sums are exact; 144 and 320: the last box ends outside the matrix.
+    let code = |i: usize| e4m3::nearest(((i * 37 + i / 7) % 15) as f32 - 7.0);
+    for dim in [128, 144, 320] {
+        let a: Vec<u8> = (0..SIDE * dim).map(code).collect();
+        let b: Vec<u8> = (0..256 * dim).map(|i| code(i + 5)).collect();
+        let expected: Vec<f64> = (0..SIDE * 256)
+            .map(|i| {
+                let rows = (&a[i / 256 * dim..][..dim], &b[i % 256 * dim..][..dim]);
+                let products = rows.0.iter().zip(rows.1);
+                products
+                    .map(|(&a, &b)| e4m3::value(a) * e4m3::value(b))
+                    .sum()
+            })
+            .collect();
+        for order in orders() {
+            let found = product_of_codes(&a, &b, dim, order);
+            let found: Vec<f64> = found.into_iter().map(f64::from).collect();
+            assert_eq!(found, expected, "{order:?}, {dim}");
+        }
+    }
+}
+
+#[test]
+fn every_code_of_e4m3_is_multiplied_as_its_number() {
+    // Times the unit matrix. Row r of a holds all codes from r on; what is no number would be in all sums.
+    let is_number = |code: u8| code & e4m3::NAN != e4m3::NAN;
+    let code = |r: usize, k: usize| {
+        Some((r + k) as u8)
+            .filter(|&code| is_number(code))
+            .unwrap_or(0)
+    };
+    let a: Vec<u8> = (0..SIDE * 256).map(|i| code(i / 256, i % 256)).collect();
+    let one = e4m3::nearest(1.0);
+    let b: Vec<u8> = (0..256 * 256)
+        .map(|i| if i / 256 == i % 256 { one } else { 0 })
+        .collect();
+    let found = product_of_codes(&a, &b, 256, (Schedule::Late, 0));
+    for (i, (found, &code)) in found.into_iter().zip(&a).enumerate() {
+        assert_eq!(f64::from(found), e4m3::value(code), "{i}: {code:#x}");
+    }
+    // NaN reaches every sum of its row, and no other.
+    let mut a = a;
+    a[3 * 256 + 9] = e4m3::NAN;
+    let found = product_of_codes(&a, &b, 256, (Schedule::Late, 0));
+    for (i, found) in found.into_iter().enumerate() {
+        assert_eq!(found.is_nan(), i / 256 == 3, "{i}");
     }
 }
 

@@ -3,7 +3,8 @@
 // the products that read them have ended; the sums are read while products under way have them; one
 // thread's descriptor is another than its warpgroup's.
 //
-// The sound twin also reads operands whose summed axis lies across rows, and a from registers.
+// The sound twin also reads operands whose summed axis lies across rows, and a from registers. A product of
+// e4m3 has no twin.
 #include "ptx/barrier.h"
 #include "ptx/global.h"
 #include "ptx/kernel.h"
@@ -121,6 +122,39 @@ INFONCE_KERNEL(planted_warpgroup_registers, WarpgroupParams, 128, 1) {
     INFONCE_UNROLL
     for (uint32_t i = 0; i < 32; ++i)
         store_global(p.d + (row + i / 2 % 2 * 8) * 64 + i / 4 * 8 + place + i % 2, d[i]);
+}
+
+// d = a·bᵀ of 64 and 256 rows of e4m3, in slabs of 128 numbers, one after the other.
+INFONCE_KERNEL(planted_warpgroup_e4m3, WarpgroupParams, 128, 1) {
+    constexpr uint32_t COLUMNS = 256;
+    const SharedAddress a = shared_base(), b = a + PLANTED_SLAB, arrived = b + COLUMNS * 128;
+    if (thread_index() == 0) {
+        mbarrier_init(arrived, 1);
+        fence_mbarrier_init();
+    }
+    float d[COLUMNS / 2];
+    for (uint32_t slab = 0; slab < p.slabs; ++slab) {
+        block_barrier();
+        if (thread_index() == 0) {
+            mbarrier_arrive_expect(arrived, PLANTED_SLAB + COLUMNS * 128);
+            copy_box(a, p.a, 128 * slab, 0, arrived);
+            copy_box(b, p.b, 128 * slab, 0, arrived);
+        }
+        mbarrier_wait(arrived, slab % 2);
+        pin_accumulator(d);
+        wgmma_fence();
+        INFONCE_UNROLL
+        for (uint32_t step = 0; step < 4; ++step)
+            WarpgroupProduct<e4m3, COLUMNS>::shared<false, false>(d, describe_matrix(a, 16) + step * 32,
+                                                                  describe_matrix(b, 16) + step * 32, slab > 0 || step > 0);
+        wgmma_commit();
+        wgmma_wait<0>();
+        pin_accumulator(d);
+    }
+    const uint32_t row = thread_index() / 32 * 16 + thread_index() % 32 / 4, column = thread_index() % 4 * 2;
+    INFONCE_UNROLL
+    for (uint32_t i = 0; i < COLUMNS / 2; ++i)
+        store_global(p.d + (row + i / 2 % 2 * 8) * COLUMNS + i / 4 * 8 + column + i % 2, d[i]);
 }
 
 }  // namespace infonce

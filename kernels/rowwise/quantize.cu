@@ -1,0 +1,138 @@
+// Rows as numbers of 8 bits and one scale each, for products of e4m3. O(N·D) bytes, read from memory once
+// where a warp holds its rows in registers, as in normalize.cu; other rows, those that are too long or do
+// not lie at whole quads of numbers, are read twice.
+#include "ptx/kernel.h"
+#include "ptx/math.h"
+#include "tile/numbers.h"
+
+namespace infonce {
+
+constexpr int QUANTIZE_WARPS = 8;
+// Quads of numbers that a lane holds: rows of a warp times quads of a row.
+constexpr int QUANTIZE_QUADS = 8;
+constexpr uint32_t QUANTIZE_ROW_QUADS = 32 * 4;
+
+struct QuantizeParams {
+    Matrix x;
+    e4m3* codes;         // rows × row_bytes, zeros past `dim`
+    float* scales;       // of `scaled_rows` rows; 0 past the last row
+    uint32_t rows, dim;
+    uint32_t row_bytes;  // at least `dim`, a multiple of 16
+    uint32_t scaled_rows;
+    uint32_t warp_rows;  // rows of a warp, held in registers; 0: one row, not held
+};
+
+// The scale that brings a row's largest number to 448, the largest of e4m3. It is a normal number, so that its
+// inverse is one too: where the largest is below 448·2^-126, numbers lose digits. NaN where a number is not
+// finite, so that every logit of that row is NaN.
+INFONCE_DEVICE float row_scale(float largest) {
+    if (!(largest < infinity())) return quiet_nan();
+    if (largest == 0.0f) return 1.0f;
+    const float scale = largest / 448.0f, least = 1.17549435e-38f;
+    return scale < least ? least : scale;
+}
+
+// The largest of all rows at once, NaN where there is one.
+template <int ROWS>
+INFONCE_DEVICE void warp_maxima(float (&x)[ROWS]) {
+    for (int mask = 16; mask > 0; mask /= 2) {
+        INFONCE_UNROLL
+        for (int row = 0; row < ROWS; ++row) x[row] = larger_or_nan(x[row], shuffle_xor(x[row], mask));
+    }
+}
+
+INFONCE_DEVICE float quad_largest(float largest, const float (&x)[4]) {
+    INFONCE_UNROLL
+    for (int j = 0; j < 4; ++j) largest = larger_or_nan(largest, absolute(x[j]));
+    return largest;
+}
+
+// Columns from a multiple of four on.
+INFONCE_DEVICE void store_codes(const QuantizeParams& p, uint64_t row, uint32_t column, const float (&x)[4], float inverse) {
+    store_global(reinterpret_cast<uint32_t*>(p.codes + row * p.row_bytes + column),
+                 pack_e4m3(x[0] * inverse, x[1] * inverse) | pack_e4m3(x[2] * inverse, x[3] * inverse) << 16);
+}
+
+// A row of any kind.
+INFONCE_DEVICE void quantize_row(const QuantizeParams& p, uint64_t row, uint32_t lane) {
+    const bool quads = p.dim % 4 == 0 && p.x.stride % 4 == 0 && is_quad_aligned(p.x.data, p.x.dtype);
+    auto load = [&](uint32_t column, float(&x)[4]) {
+        if (quads && column < p.dim) return widen_quad(p.x.load_quad(row, column), p.x.dtype, x);
+        INFONCE_UNROLL
+        for (uint32_t j = 0; j < 4; ++j) x[j] = column + j < p.dim ? p.x.load(row, column + j) : 0.0f;
+    };
+    float largest[1] = {0.0f};
+    for (uint32_t column = lane * 4; column < p.dim; column += QUANTIZE_ROW_QUADS) {
+        float x[4];
+        load(column, x);
+        largest[0] = quad_largest(largest[0], x);
+    }
+    warp_maxima(largest);
+    const float scale = row_scale(largest[0]), inverse = 1.0f / scale;
+    if (lane == 0) store_global(p.scales + row, scale);
+    for (uint32_t column = lane * 4; column < p.row_bytes; column += QUANTIZE_ROW_QUADS) {
+        float x[4];
+        load(column, x);
+        store_codes(p, row, column, x, inverse);
+    }
+}
+
+template <int ROWS>
+INFONCE_DEVICE void quantize_held_rows(const QuantizeParams& p, uint64_t first, uint32_t lane) {
+    constexpr int WIDTH = QUANTIZE_QUADS / ROWS;
+    Vector16 given[ROWS][WIDTH];
+    INFONCE_UNROLL
+    for (int row = 0; row < ROWS; ++row) {
+        INFONCE_UNROLL
+        for (int i = 0; i < WIDTH; ++i) {
+            const uint32_t column = i * QUANTIZE_ROW_QUADS + lane * 4;
+            given[row][i] = {{0, 0, 0, 0}};
+            if (first + row < p.rows && column < p.dim) given[row][i] = p.x.load_quad(first + row, column);
+        }
+    }
+    float largest[ROWS];
+    INFONCE_UNROLL
+    for (int row = 0; row < ROWS; ++row) {
+        largest[row] = 0.0f;
+        INFONCE_UNROLL
+        for (int i = 0; i < WIDTH; ++i) {
+            float x[4];
+            widen_quad(given[row][i], p.x.dtype, x);
+            largest[row] = quad_largest(largest[row], x);
+        }
+    }
+    warp_maxima(largest);
+    INFONCE_UNROLL
+    for (int row = 0; row < ROWS; ++row) {
+        if (first + row >= p.rows) continue;
+        const float scale = row_scale(largest[row]), inverse = 1.0f / scale;
+        if (lane == 0) store_global(p.scales + first + row, scale);
+        INFONCE_UNROLL
+        for (int i = 0; i < WIDTH; ++i) {
+            const uint32_t column = i * QUANTIZE_ROW_QUADS + lane * 4;
+            if (column >= p.row_bytes) continue;
+            float x[4];
+            widen_quad(given[row][i], p.x.dtype, x);
+            store_codes(p, first + row, column, x, inverse);
+        }
+    }
+}
+
+// codes_id = x_id / scale_i to the nearest e4m3, ties to even; scale_i = max_d |x_id| / 448.
+INFONCE_KERNEL(quantize_rows, QuantizeParams, QUANTIZE_WARPS * 32, 1) {
+    const uint64_t warp = uint64_t(block_index().x) * QUANTIZE_WARPS + thread_index() / 32;
+    const uint32_t lane = thread_index() % 32, warp_rows = p.warp_rows ? p.warp_rows : 1;
+    const uint64_t first = warp * warp_rows;
+    if (lane < warp_rows && first + lane >= p.rows && first + lane < p.scaled_rows)
+        store_global(p.scales + first + lane, 0.0f);
+    if (first >= p.rows) return;
+    switch (p.warp_rows) {
+        case 8: return quantize_held_rows<8>(p, first, lane);
+        case 4: return quantize_held_rows<4>(p, first, lane);
+        case 2: return quantize_held_rows<2>(p, first, lane);
+        case 1: return quantize_held_rows<1>(p, first, lane);
+        default: return quantize_row(p, first, lane);
+    }
+}
+
+}  // namespace infonce

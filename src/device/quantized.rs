@@ -1,0 +1,61 @@
+//! Rows as numbers of 8 bits with a scale each.
+
+use super::params::{GlobalRows, QuantizeParams};
+use super::prepared::{TileRows, view};
+use super::similarity::{Similarity, WARP_ROWS};
+use super::{Device, DeviceMatrix, Rowwise, count};
+use crate::error::Error;
+
+/// Rows of 128 numbers that a warp holds: `QUANTIZE_QUADS` of rowwise/quantize.cu.
+const QUANTIZE_ROWS: usize = 8;
+
+/// Rows of the largest tile: a tile's scales are read without asking where the matrix ends.
+const SCALED_ROWS: usize = 256;
+
+impl<D: Device> Similarity<'_, D> {
+    /// The matrix as e4m3, x_id ≈ scale_i · code_id with scale_i = max_d |x_id| / 448: N·D bytes, and
+    /// 4 for each row.
+    ///
+    /// Rows grow by 2⁻⁴ of their length at most, and so a bounded logit (`bound_logits` of
+    /// similarity/rows.cu) to 1.13 of its bound, from 80 to 91 in base 2: powers of it are normal
+    /// numbers still.
+    pub(super) fn quantized(
+        &self,
+        matrix: DeviceMatrix,
+        held: &mut Vec<D::Buffer>,
+    ) -> Result<TileRows, Error> {
+        let DeviceMatrix { rows, dim, .. } = matrix;
+        let row_bytes = dim.next_multiple_of(16);
+        let scaled_rows = rows.next_multiple_of(SCALED_ROWS);
+        let counted = count("rows", rows)?;
+        let codes = self.device.allocate(rows * row_bytes)?;
+        let scales = self.device.allocate(4 * scaled_rows)?;
+        let rowwise = Rowwise::new(self.device);
+        let warp_rows = rowwise.warp_rows(&[matrix], QUANTIZE_ROWS);
+        let params = QuantizeParams {
+            x: view(matrix),
+            codes: D::address(&codes),
+            scales: D::address(&scales),
+            rows: counted,
+            dim: dim as u32,
+            row_bytes: row_bytes as u32,
+            scaled_rows: count("rows", scaled_rows)?,
+            warp_rows: warp_rows as u32,
+            padding: 0,
+        };
+        let warps = scaled_rows.div_ceil(warp_rows.max(1));
+        let grid = [warps.div_ceil(WARP_ROWS) as u32, 1, 1];
+        self.launch("quantize_rows", grid, 32 * WARP_ROWS as u32, 0, &params)?;
+        let quantized = TileRows {
+            rows: GlobalRows {
+                data: D::address(&codes),
+                stride: row_bytes as u64,
+                rows: counted,
+                row_bytes: row_bytes as u32,
+            },
+            scales: D::address(&scales),
+        };
+        held.extend([codes, scales]);
+        Ok(quantized)
+    }
+}
