@@ -31,6 +31,7 @@ mod memory;
 mod module;
 mod runner;
 mod stream;
+mod tensor_map;
 #[cfg(test)]
 mod tests;
 

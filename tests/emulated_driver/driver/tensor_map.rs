@@ -1,0 +1,96 @@
+//! Maps of matrices that are copied in boxes: `TensorMapWords` of kernels/host/tensor_map.h in place of a
+//! card's own form.
+
+use std::ffi::{c_int, c_void};
+
+use cudarc::driver::sys::{CUresult, CUtensorMapDataType as Numbers};
+
+/// `TENSOR_MAP` of kernels/host/tensor_map.h.
+const MARK: u64 = 0x696e_666f_6e63_6570;
+
+#[repr(C)]
+struct TensorMapWords {
+    mark: u64,
+    data: u64,
+    stride: u64,
+    rows: u32,
+    row_bytes: u32,
+    box_rows: u32,
+    number_bytes: u32,
+    unused: [u64; 11],
+}
+
+const _: () = assert!(size_of::<TensorMapWords>() == 128);
+
+/// `CU_TENSOR_MAP_SWIZZLE_128B`; the runner knows no other, and no interleaving.
+const SWIZZLE_128: c_int = 3;
+const BOX_BYTES: u32 = 128;
+
+fn number_bytes(numbers: c_int) -> Option<u32> {
+    [
+        (Numbers::CU_TENSOR_MAP_DATA_TYPE_UINT8, 1),
+        (Numbers::CU_TENSOR_MAP_DATA_TYPE_FLOAT16, 2),
+        (Numbers::CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 2),
+        (Numbers::CU_TENSOR_MAP_DATA_TYPE_FLOAT32, 4),
+    ]
+    .into_iter()
+    .find_map(|(known, bytes)| (known as c_int == numbers).then_some(bytes))
+}
+
+/// What the driver's documentation demands of a matrix, its boxes swizzled by 128 bytes.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cuTensorMapEncodeTiled(
+    map: *mut c_void,
+    numbers: c_int,
+    rank: u32,
+    address: *mut c_void,
+    sizes: *const u64,
+    strides: *const u64,
+    box_sizes: *const u32,
+    steps: *const u32,
+    interleave: c_int,
+    swizzle: c_int,
+    _l2_promotion: c_int,
+    fill: c_int,
+) -> CUresult {
+    const REFUSED: CUresult = CUresult::CUDA_ERROR_INVALID_VALUE;
+    let Some(bytes) = number_bytes(numbers) else {
+        return REFUSED;
+    };
+    let none = sizes.is_null() || strides.is_null() || box_sizes.is_null() || steps.is_null();
+    if map.is_null() || none || rank != 2 || [interleave, swizzle, fill] != [0, SWIZZLE_128, 0] {
+        return REFUSED;
+    }
+    // SAFETY: the caller's promise: as many numbers as there are dimensions, one stride fewer.
+    let (sizes, stride, box_sizes, steps) = unsafe {
+        (
+            [*sizes, *sizes.add(1)],
+            *strides,
+            [*box_sizes, *box_sizes.add(1)],
+            [*steps, *steps.add(1)],
+        )
+    };
+    let aligned = map as usize % 64 == 0 && address as usize % 16 == 0 && stride % 16 == 0;
+    let sized = sizes.iter().all(|&size| (1..=1 << 32).contains(&size)) && stride < 1 << 40;
+    let boxed = box_sizes[0] * bytes == BOX_BYTES && (1..=256).contains(&box_sizes[1]);
+    let row_bytes = sizes[0] * u64::from(bytes);
+    let (Ok(rows), Ok(row_bytes)) = (u32::try_from(sizes[1]), u32::try_from(row_bytes)) else {
+        return REFUSED;
+    };
+    if !(aligned && sized && boxed && steps == [1, 1] && stride >= u64::from(row_bytes)) {
+        return REFUSED;
+    }
+    let words = TensorMapWords {
+        mark: MARK,
+        data: address as u64,
+        stride,
+        rows,
+        row_bytes,
+        box_rows: box_sizes[1],
+        number_bytes: bytes,
+        unused: [0; 11],
+    };
+    // SAFETY: a map is 128 bytes at a multiple of 64; the caller's promise, and seen above.
+    unsafe { map.cast::<TensorMapWords>().write(words) };
+    CUresult::CUDA_SUCCESS
+}
