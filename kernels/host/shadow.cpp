@@ -20,16 +20,18 @@ void Shadow::start_clocks(const Clocks& on, uint32_t own_warp, uint32_t own_warp
     first_barrier = own_barrier;
     // What has happened before is at the time at which every warp starts.
     write_times.assign(words.size(), 1);
-    reads.assign(words.size() * warps, Read{0, 0, NOBODY});
+    // The others' rows start where they are first read.
+    if (reads.size() < words.size() * warps) reads.resize(words.size() * warps);
     fences.assign(size_t(warps) * 32, {});
     write_fences.assign(words.size(), 0);
-    leaving.assign(words.size(), Leaving{0, 0, {}});
+    leaving.clear();
     for (size_t i = 0; i < words.size(); ++i) {
         const Word& word = words[i];
         if (word.read_epoch != now.block_epoch || word.reading_warp == NOBODY) continue;
-        for (uint32_t warp = 0; warp < warps; ++warp)
-            if (word.reading_warp == MANY || word.reading_warp == first_warp + warp)
-                reads[i * warps + warp] = Read{1, word.read_warp_epoch, word.reader};
+        for (uint32_t warp = 0; warp < warps; ++warp) {
+            const bool has_read = word.reading_warp == MANY || word.reading_warp == first_warp + warp;
+            reads[i * warps + warp] = has_read ? Read{1, word.read_warp_epoch, word.reader} : Read{0, 0, NOBODY};
+        }
     }
 }
 
@@ -78,18 +80,23 @@ void Shadow::note_read(Word& word, uint32_t index, const Moment& now) {
     own = Read{clocks->time(warp), now.warp_epoch, alone ? thread : uint32_t(MANY)};
 }
 
-bool Shadow::read(uint32_t index, uint32_t count, const Moment& now) {
+template <bool ASYNC>
+bool Shadow::read_words(uint32_t index, uint32_t count, const Moment& now) {
     for (; count > 0; ++index, --count) {
         Word& word = words[index];
         // Most reads are of what was written before the last barrier of the block, and by many warps.
         const bool settled = word.state == WRITTEN && word.write_epoch < now.block_epoch;
         const bool is_there = word.state == WRITTEN || word.state == LEAVING;
         if (!settled && (!is_there || !after_write(word, index, now))) return refuse_read(index);
+        if (ASYNC && word.writer < BULK && !is_fenced(word, index, now)) return refuse_unfenced(index);
         const bool noted = word.read_epoch == now.block_epoch && word.reading_warp == MANY && !clocks;
         if (!noted) note_read(word, index, now);
     }
     return true;
 }
+
+bool Shadow::read(uint32_t index, uint32_t count, const Moment& now) { return read_words<false>(index, count, now); }
+bool Shadow::read_async(uint32_t index, uint32_t count, const Moment& now) { return read_words<true>(index, count, now); }
 
 bool Shadow::write(uint32_t index, uint32_t count, const Moment& now, Site site) {
     for (; count > 0; ++index, --count) {
@@ -111,24 +118,17 @@ bool Shadow::write(uint32_t index, uint32_t count, const Moment& now, Site site)
 
 // The writer has fenced since, and knowledge of that fence has come to who reads now.
 bool Shadow::is_fenced(const Word& word, uint32_t index, const Moment& now) const {
-    if (word.writer >= BULK) return true;
     const std::vector<Fence>& of_writer = fences[word.writer - 32 * first_warp];
     if (of_writer.size() == write_fences[index]) return false;
     const Fence& fence = of_writer[write_fences[index]];
     return fence.moment.before(now) || clocks->has_seen(now.thread / 32, word.writer / 32, fence.time);
 }
 
-bool Shadow::read_async(uint32_t index, uint32_t count, const Moment& now) {
-    if (!read(index, count, now)) return false;
-    for (uint32_t i = index; i < index + count; ++i)
-        if (!is_fenced(words[i], i, now)) return refuse_unfenced(i);
-    return true;
-}
-
 void Shadow::fence(const Moment& now) { fences_of(now.thread).push_back({now, clocks->time(now.thread / 32)}); }
 
 bool Shadow::begin_store(uint32_t index, uint32_t count, const Moment& now, Site site) {
     if (!read_async(index, count, now)) return false;
+    if (leaving.empty()) leaving.assign(words.size(), Leaving{0, 0, {}});
     for (uint32_t i = index; i < index + count; ++i) {
         words[i].state = LEAVING;
         leaving[i] = {leaving[i].stores + 1, now.thread, site};

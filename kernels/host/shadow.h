@@ -96,6 +96,9 @@ class Shadow {
     };
 
     std::vector<Fence>& fences_of(uint32_t thread) { return fences[thread - 32 * first_warp]; }
+    template <bool ASYNC>
+    bool read_words(uint32_t index, uint32_t count, const Moment& now);
+    // Of a word that a thread has written.
     bool is_fenced(const Word& word, uint32_t index, const Moment& now) const;
     bool after_write(const Word& word, uint32_t index, const Moment& now) const;
     bool after_reads(const Word& word, uint32_t index, const Moment& now) const;
