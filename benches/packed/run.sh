@@ -80,14 +80,15 @@ outputs="$(mktemp -d)"
 INFONCE_LARGEST=1 INFONCE_OUTPUTS="$outputs" INFONCE_ROWS="$run/rows.json" CRITERION_HOME="$run/criterion" \
     stage bench 360 ./bench --bench
 # Others on the same work. Their packages are looked for in Python's own folders and in wheels/ here.
-if compgen -G "wheels/*.whl" > /dev/null && [ ! -e site ]; then
+# QuACK tells installed code from the user's by a folder named site-packages, and fails without one.
+if compgen -G "wheels/*.whl" > /dev/null && [ ! -e site-packages ]; then
     rm -rf site.part
     python3 -m pip install --quiet --no-index --no-deps --target site.part wheels/*.whl \
-        > "$run/logs/wheels.log" 2>&1 && mv site.part site || tail -n 3 "$run/logs/wheels.log"
+        > "$run/logs/wheels.log" 2>&1 && mv site.part site-packages || tail -n 3 "$run/logs/wheels.log"
 fi
 peers=(python3 peers/gpu.py --out "$run/peers.json" --logs "$run/logs/peers")
 [ -e "$run/rows.json" ] && peers+=(--ours "$outputs" --rows "$run/rows.json")
-[ -e site ] && peers+=(--site site)
+[ -e site-packages ] && peers+=(--site site-packages)
 read -r -a options <<< "${INFONCE_PEERS:-}"
 peers+=("${options[@]}")
 if command -v python3 > /dev/null; then

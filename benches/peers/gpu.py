@@ -266,7 +266,7 @@ def main():
     parser.add_argument("--out", type=Path, default=Path("peers.json"))
     parser.add_argument("--seconds", type=float, default=180, help="no shape or peer is begun after that")
     parser.add_argument("--limit", type=float, default=90, help="seconds that a peer has for one answer")
-    parser.add_argument("--site", type=Path, help="a folder that pip has installed packages into")
+    parser.add_argument("--site", type=Path, help="a folder site-packages that pip has filled")
     parser.add_argument("--logs", type=Path, help="a folder for what peers print")
     parser.add_argument("--ours", type=Path, help="a folder of what this crate's benchmark gave")
     parser.add_argument("--rows", type=Path, help="and its rows, to write errors into")

@@ -85,8 +85,8 @@ class Rows(unittest.TestCase):
 
     def test_a_peer_that_hangs_is_stopped_at_its_limit(self):
         start = time.monotonic()
-        rows = self.rows({"quack": HANGS, "cce": WORKS}, [(4, 2)], limit=2.0)
-        self.assertLess(time.monotonic() - start, 20)
+        rows = self.rows({"quack": HANGS, "cce": WORKS}, [(4, 2)], limit=10.0)
+        self.assertLess(time.monotonic() - start, 500)
         self.assertIn("no answer", rows[entries.label("quack"), "N=4 M=4 D=2"]["reason"])
         self.assertIsNone(rows[entries.label("cce"), "N=4 M=4 D=2"]["reason"])
 
