@@ -4,8 +4,7 @@
 use half::bf16;
 
 use super::device::{HostDevice, Schedule};
-use crate::device::{BoxedMatrix, Device, Launch, TensorMap};
-use crate::element::DType;
+use crate::device::{Arithmetic, BoxedMatrix, Device, Launch, TensorMap};
 use crate::error::Error;
 
 const SOURCE: &str = include_str!("../../kernels/host/planted/cluster.cu");
@@ -53,7 +52,7 @@ fn map(
         rows,
         row_bytes: 2 * columns,
         stride: 2 * columns,
-        dtype: DType::Bf16,
+        numbers: Arithmetic::Bf16,
         box_rows,
     })
 }

@@ -3,8 +3,7 @@
 use half::bf16;
 
 use super::device::{HostBuffer, HostDevice, Schedule};
-use crate::device::{BoxedMatrix, Device, Launch, TensorMap};
-use crate::element::DType;
+use crate::device::{Arithmetic, BoxedMatrix, Device, Launch, TensorMap};
 use crate::error::Error;
 
 /// Two clusters; the last block's rows end within its tile, and so do the columns within the last one.
@@ -49,7 +48,7 @@ fn upload(
         rows,
         row_bytes: 2 * columns,
         stride: 2 * stride,
-        dtype: DType::Bf16,
+        numbers: Arithmetic::Bf16,
         box_rows,
     })?;
     Ok((buffer, map))

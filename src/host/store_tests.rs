@@ -3,8 +3,7 @@
 use half::bf16;
 
 use super::device::{HostDevice, Schedule};
-use crate::device::{BoxedMatrix, Device, Launch, TensorMap};
-use crate::element::DType;
+use crate::device::{Arithmetic, BoxedMatrix, Device, Launch, TensorMap};
 use crate::error::Error;
 
 /// Rows and columns that end within a box; a row is longer than what of it is stored.
@@ -84,7 +83,7 @@ fn stored(
         rows: ROWS,
         row_bytes: 2 * COLUMNS,
         stride: 2 * STRIDE,
-        dtype: DType::Bf16,
+        numbers: Arithmetic::Bf16,
         box_rows: BOX_ROWS as u32,
     })?;
     device.launch(&Launch {
@@ -191,16 +190,16 @@ fn boxes_are_added_to_what_is_there() {
         device
             .write(address, bytemuck::cast_slice(&before))
             .unwrap();
-        let matrix = |dtype| BoxedMatrix {
+        let matrix = |numbers| BoxedMatrix {
             address,
             rows: ROWS,
             row_bytes: 4 * COLUMNS,
             stride: 4 * COLUMNS,
-            dtype,
+            numbers,
             box_rows: 32,
         };
-        let launch = |dtype| {
-            let to = device.tensor_map(&matrix(dtype))?;
+        let launch = |numbers| {
+            let to = device.tensor_map(&matrix(numbers))?;
             device.launch(&Launch {
                 kernel: "planted_box_sum",
                 // Two blocks add to each box.
@@ -213,7 +212,7 @@ fn boxes_are_added_to_what_is_there() {
                 }),
             })
         };
-        launch(DType::F32).unwrap();
+        launch(Arithmetic::F32).unwrap();
         let mut found = vec![0.0f32; ROWS * COLUMNS];
         device
             .read(address, bytemuck::cast_slice_mut(&mut found))
@@ -222,7 +221,7 @@ fn boxes_are_added_to_what_is_there() {
             let (row, column) = (i / COLUMNS % 32, i % COLUMNS % 32);
             assert_eq!(found, before[i] + 2.0 * (100 * row + column + 1) as f32);
         }
-        let Err(Error::Kernel { reason, .. }) = launch(DType::Bf16) else {
+        let Err(Error::Kernel { reason, .. }) = launch(Arithmetic::Bf16) else {
             panic!("numbers of another type are added");
         };
         assert!(reason.contains("that are not f32"), "{reason}");
