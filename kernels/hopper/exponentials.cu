@@ -10,7 +10,7 @@ namespace infonce {
 template <class Tile>
 using ExponentialsBf16 = Exponentials<bf16, Tile, BoxStores>;
 
-INFONCE_KERNEL(hopper_exponentials_bf16, HopperScoresParams, HopperTile::THREADS, 1) {
+INFONCE_CLUSTER_KERNEL(hopper_exponentials_bf16, HopperScoresParams, HopperTile::THREADS, 1, PAIR) {
     hopper_score_tiles<bf16, false, ExponentialsBf16>(p);
 }
 #endif

@@ -3,7 +3,8 @@
 //
 //   W·V    W's summed axis lies along rows: one box of 128 rows
 //   Wᵀ·V   it lies across rows: two boxes of 64 rows × 64 numbers, one for each warpgroup
-//   V      across rows, four boxes of 64 rows × 64 numbers
+//   V      across rows, four boxes of 64 rows × 64 numbers; the two blocks of a cluster, which have row tiles
+//          side by side, copy two of them into both
 #include "hopper/tile.h"
 #include "tile/numbers.h"
 
@@ -13,7 +14,7 @@ struct HopperProductParams {
     TensorMap left;   // boxes of 128 rows; transposed, of 64
     TensorMap right;  // boxes of 64 rows
     uint32_t rows, columns, summed;  // columns: D
-    uint32_t slabs_per_split;        // blocks are (tile, split), the columns of a row tile side by side
+    uint32_t slabs_per_split;        // blocks are (tile, split), the columns of a pair of row tiles side by side
     uint32_t accumulate;             // add to what `sums` holds; with one split only
     float* sums;                     // splits × rows × columns
 };
@@ -24,18 +25,20 @@ struct ProductTile {
     static constexpr int LEFT = ROWS * SLAB_BYTES;
     static constexpr int WIDE = SLAB_NUMBERS * SLAB_BYTES;  // 64 of the summed axis × 64 numbers
     static constexpr int RIGHT = COLUMNS / int(SLAB_NUMBERS) * WIDE, STAGE = LEFT + RIGHT;
-    static constexpr int SHARED_BYTES = STAGES * STAGE + int(Ring<STAGES>::BYTES);
+    using Stages = Ring<STAGES, PAIR>;
+    static constexpr int SHARED_BYTES = STAGES * STAGE + int(Stages::BYTES);
 };
 
 template <class T, bool TRANSPOSED>
 INFONCE_DEVICE void multiply_chunk(const HopperProductParams& p) {
     using Tile = ProductTile;
     const SharedAddress stages = shared_base();
-    const Ring<Tile::STAGES> ring{stages + Tile::STAGES * Tile::STAGE};
+    const Tile::Stages ring{stages + Tile::STAGES * Tile::STAGE};
     // What reads the same rows of W runs at the same time.
     const uint32_t across = (p.columns + Tile::COLUMNS - 1) / Tile::COLUMNS;
-    const uint32_t first_row = block_index().x / across * Tile::ROWS;
-    const uint32_t first_column = block_index().x % across * Tile::COLUMNS;
+    const uint32_t rank = cluster_rank(), pair = block_index().x / PAIR;
+    const uint32_t first_row = (pair / across * PAIR + rank) * Tile::ROWS;
+    const uint32_t first_column = pair % across * Tile::COLUMNS;
     const uint32_t all_slabs = (p.summed + SLAB_NUMBERS - 1) / SLAB_NUMBERS;
     const uint32_t first_slab = block_index().y * p.slabs_per_split;
     uint32_t slabs = first_slab < all_slabs ? all_slabs - first_slab : 0;
@@ -44,7 +47,7 @@ INFONCE_DEVICE void multiply_chunk(const HopperProductParams& p) {
         ring.init(Tile::CONSUMERS / 32);
         fence_mbarrier_init();
     }
-    block_barrier();
+    cluster_barrier();
     Turn<Tile::STAGES> turn;
     if (thread_index() >= uint32_t(Tile::CONSUMERS)) {
         give_registers<40>();
@@ -60,8 +63,9 @@ INFONCE_DEVICE void multiply_chunk(const HopperProductParams& p) {
             } else {
                 copy_box(left, p.left, summed, first_row, full);
             }
-            for (uint32_t wide = 0; wide < uint32_t(Tile::COLUMNS) / SLAB_NUMBERS; ++wide)
-                copy_box(left + Tile::LEFT + wide * Tile::WIDE, p.right, first_column + wide * SLAB_NUMBERS, summed, full);
+            for (uint32_t wide = rank; wide < uint32_t(Tile::COLUMNS) / SLAB_NUMBERS; wide += PAIR)
+                multicast_box(left + Tile::LEFT + wide * Tile::WIDE, p.right, first_column + wide * SLAB_NUMBERS, summed,
+                              full, BOTH_BLOCKS);
             turn.advance();
         }
         return;
@@ -95,6 +99,8 @@ INFONCE_DEVICE void multiply_chunk(const HopperProductParams& p) {
     wgmma_wait<0>();
     pin_accumulator(sums);
     if (slabs > 0) ring.release(last_stage);
+    // No more arrivals at the other block, whose memory has to be there until they have come.
+    cluster_arrive();
     INFONCE_UNROLL
     for (int half = 0; half < 2; ++half) {
         const uint32_t row = first_row + thread_index() / 32 * 16 + half * 8 + lane / 4;
@@ -111,14 +117,15 @@ INFONCE_DEVICE void multiply_chunk(const HopperProductParams& p) {
             store_pair(to, column, p.columns, first, second);
         }
     }
+    cluster_wait();
 }
 
 #if INFONCE_HOPPER
 #define INFONCE_HOPPER_PRODUCT(NAME, T)                                                                \
-    INFONCE_KERNEL(hopper_product_##NAME, HopperProductParams, ProductTile::THREADS, 1) {              \
+    INFONCE_CLUSTER_KERNEL(hopper_product_##NAME, HopperProductParams, ProductTile::THREADS, 1, PAIR) {              \
         multiply_chunk<T, false>(p);                                                                   \
     }                                                                                                  \
-    INFONCE_KERNEL(hopper_product_transposed_##NAME, HopperProductParams, ProductTile::THREADS, 1) {   \
+    INFONCE_CLUSTER_KERNEL(hopper_product_transposed_##NAME, HopperProductParams, ProductTile::THREADS, 1, PAIR) {   \
         multiply_chunk<T, true>(p);                                                                    \
     }
 

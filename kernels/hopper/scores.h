@@ -3,7 +3,9 @@
 //
 //   anchors      RESIDENT: all slabs of the block's 128 rows stay in shared memory, 512 bytes of each at most;
 //                else they come in with the candidates' slabs
-//   candidates   slabs of 256 rows, STAGES in flight
+//   candidates   slabs of 256 rows, STAGES in flight; the two blocks of a cluster, which have row tiles side by
+//                side, copy half of each slab into both: without that a tile of D > 256 asks the L2 cache
+//                for 48 KB in 1,024 clocks of its products
 //
 // Numbers are of 16 bits, or e4m3 with a scale of every row (rowwise/quantize.cu); a slab is 128 bytes of either.
 //
@@ -20,7 +22,7 @@ namespace infonce {
 
 struct HopperScoresParams {
     TensorMap anchors;     // boxes of 128 rows
-    TensorMap candidates;  // boxes of 256 rows
+    TensorMap candidates;  // boxes of 128 rows
     TensorMap weights;     // boxes of 16 rows; of kernels that store them
     ScoresParams scores;
     INFONCE_DEVICE operator const ScoresParams&() const { return scores; }
@@ -34,6 +36,7 @@ struct HopperTile {
     static constexpr int CONSUMERS = GROUPS * int(WARPGROUP), THREADS = CONSUMERS + int(WARPGROUP);
     static constexpr int LEFT = ROWS * SLAB_BYTES, RIGHT = COLUMNS * SLAB_BYTES;
     static constexpr int STAGES = 4, RESIDENT_SLABS = 4;
+    using Stages = Ring<STAGES, PAIR>;
     // Up to D = 128 the special-function unit is the limit, at about the time of the products. A quarter of
     // the exponentials elsewhere leaves it three quarters of that and takes 0.7 of the issue slots.
     static constexpr int POLYNOMIAL_EACH = 4;
@@ -44,19 +47,20 @@ struct HopperTile {
     static constexpr int SLABS_BYTES = RESIDENT_SLABS * LEFT + STAGES * RIGHT;
     static_assert(STAGES * (LEFT + RIGHT) == SLABS_BYTES, "both ways take the same memory");
     static_assert(RESIDENT_SLABS <= STAGES, "a turn takes all slabs of a tile");
-    static constexpr int SHARED_BYTES = SLABS_BYTES + ROOM + int(Ring<STAGES>::BYTES) + int(MBARRIER_BYTES);
+    static constexpr int SHARED_BYTES = SLABS_BYTES + ROOM + int(Stages::BYTES) + int(MBARRIER_BYTES);
     static constexpr uint32_t MEETING = 1, FIRST_TURN = 2;  // named barriers
     INFONCE_DEVICE static void meet() { named_barrier(MEETING, CONSUMERS); }
 };
 
 // The part of the copying thread.
 template <class T, bool RESIDENT>
-INFONCE_DEVICE void copy_tiles(const HopperScoresParams& p, Ring<HopperTile::STAGES> ring, SharedAddress resident,
+INFONCE_DEVICE void copy_tiles(const HopperScoresParams& p, HopperTile::Stages ring, SharedAddress resident,
                                SharedAddress stages, SharedAddress resident_full, uint32_t first_tile, uint32_t tiles,
                                uint32_t slabs) {
     using Tile = HopperTile;
     constexpr uint32_t STAGE = RESIDENT ? Tile::RIGHT : Tile::LEFT + Tile::RIGHT, NUMBERS = SLAB_BYTES / sizeof(T);
-    const uint32_t first_row = block_index().x * Tile::ROWS;
+    constexpr uint32_t HALF = Tile::COLUMNS / PAIR;
+    const uint32_t first_row = block_index().x * Tile::ROWS, half = cluster_rank() * HALF;
     prefetch_map(p.anchors);
     prefetch_map(p.candidates);
     if (RESIDENT) {
@@ -69,7 +73,7 @@ INFONCE_DEVICE void copy_tiles(const HopperScoresParams& p, Ring<HopperTile::STA
         const uint32_t first_column = (first_tile + tile) * Tile::COLUMNS;
         for (uint32_t slab = 0; slab < slabs; ++slab) {
             const SharedAddress full = ring.fill(turn, STAGE), to = stages + turn.stage * STAGE;
-            copy_box(to, p.candidates, slab * NUMBERS, first_column, full);
+            multicast_box(to + half * SLAB_BYTES, p.candidates, slab * NUMBERS, first_column + half, full, BOTH_BLOCKS);
             if (!RESIDENT) copy_box(to + Tile::RIGHT, p.anchors, slab * NUMBERS, first_row, full);
             turn.advance();
         }
@@ -105,7 +109,7 @@ INFONCE_DEVICE uint32_t tiles_of_block(const ScoresParams& p, uint32_t first_til
     return left < p.tiles_per_split ? left : p.tiles_per_split;
 }
 
-// Runs the tiles of this block; `epilogue.tile(logits, first_column, room)` after each, on the threads of
+// Runs the tiles of this block, one of a cluster of PAIR; `epilogue.tile(logits, first_column, room)` after each, on the threads of
 // the consumers only. `make_epilogue` is called by them once.
 template <class T, bool RESIDENT, template <class> class Epilogue>
 INFONCE_DEVICE void hopper_score_tiles(const HopperScoresParams& params) {
@@ -115,8 +119,8 @@ INFONCE_DEVICE void hopper_score_tiles(const HopperScoresParams& params) {
     const SharedAddress resident = shared_base();
     const SharedAddress stages = RESIDENT ? resident + Tile::RESIDENT_SLABS * Tile::LEFT : resident;
     const SharedAddress room = resident + Tile::SLABS_BYTES;
-    const Ring<Tile::STAGES> ring{room + Tile::ROOM};
-    const SharedAddress resident_full = ring.barriers + Ring<Tile::STAGES>::BYTES;
+    const Tile::Stages ring{room + Tile::ROOM};
+    const SharedAddress resident_full = ring.barriers + Tile::Stages::BYTES;
     const uint32_t first_tile = block_index().y * p.tiles_per_split;
     const uint32_t slabs = (p.anchors.row_bytes + SLAB_BYTES - 1) / SLAB_BYTES;
     if (thread_index() == 0) {
@@ -124,7 +128,7 @@ INFONCE_DEVICE void hopper_score_tiles(const HopperScoresParams& params) {
         mbarrier_init(resident_full, 1);
         fence_mbarrier_init();
     }
-    block_barrier();
+    cluster_barrier();
     if (thread_index() >= uint32_t(Tile::CONSUMERS)) {
         give_registers<40>();
         const uint32_t tiles = tiles_of_block(p, first_tile);
@@ -173,7 +177,10 @@ INFONCE_DEVICE void hopper_score_tiles(const HopperScoresParams& params) {
         scale_logits<T>(p, logits, (first_tile + tile) * Tile::COLUMNS);
         epilogue.tile(logits, (first_tile + tile) * Tile::COLUMNS, room);
     }
+    // No more arrivals at the other block, whose memory has to be there until they have come.
+    cluster_arrive();
     epilogue.write(room);
+    cluster_wait();
 }
 
 }  // namespace infonce

@@ -2,9 +2,13 @@
 //
 // A block has consumer warpgroups, which multiply, and one warp that copies: a stage is full when its
 // bytes have come, and empty again when every consumer warp has arrived.
+//
+// Two blocks of a cluster can share what their stages hold: each copies half of it into both. A stage is
+// empty then when the consumer warps of both blocks have arrived, for either half overwrites both.
 #pragma once
 
 #include "ptx/barrier.h"
+#include "ptx/cluster.h"
 #include "ptx/kernel.h"
 #include "ptx/mbarrier.h"
 #include "ptx/registers.h"
@@ -33,18 +37,22 @@ struct Turn {
     }
 };
 
-// The mbarriers of a ring of STAGES stages that `consumers` warps read.
-template <int STAGES>
+// Blocks of a cluster that share copies, and the mask of them all.
+constexpr uint32_t PAIR = 2;
+constexpr uint16_t BOTH_BLOCKS = 0b11;
+
+// The mbarriers of a ring of STAGES stages that `consumers` warps of each of BLOCKS blocks read.
+template <int STAGES, uint32_t BLOCKS = 1>
 struct Ring {
     static constexpr uint32_t BYTES = 2 * STAGES * MBARRIER_BYTES;
     SharedAddress barriers;
 
-    // By one thread; fence_mbarrier_init and a barrier of the block follow. `writers`: threads that
-    // arrive at a full stage besides the one that announces copies.
+    // By one thread; fence_mbarrier_init and a barrier of the block, or of the cluster, follow. `writers`:
+    // threads that arrive at a full stage besides the one that announces copies.
     INFONCE_DEVICE void init(uint32_t consumers, uint32_t writers = 0) const {
         for (uint32_t stage = 0; stage < uint32_t(STAGES); ++stage) {
             mbarrier_init(full(stage), 1 + writers);
-            mbarrier_init(empty(stage), consumers);
+            mbarrier_init(empty(stage), BLOCKS * consumers);
         }
     }
     INFONCE_DEVICE SharedAddress full(uint32_t stage) const { return barriers + stage * MBARRIER_BYTES; }
@@ -61,7 +69,12 @@ struct Ring {
     INFONCE_DEVICE void wait(const Turn<STAGES>& turn) const { mbarrier_wait(full(turn.stage), turn.parity); }
     // A consumer warp, whose products of the stage have ended.
     INFONCE_DEVICE void release(uint32_t stage) const {
-        if (thread_index() % 32 == 0) mbarrier_arrive(empty(stage));
+        const uint32_t lane = thread_index() % 32;
+        if (BLOCKS > 1) {
+            if (lane < BLOCKS) mbarrier_arrive_remote(cluster_address(empty(stage), lane));
+        } else if (lane == 0) {
+            mbarrier_arrive(empty(stage));
+        }
     }
 };
 

@@ -6,10 +6,10 @@ namespace infonce {
 
 #if INFONCE_HOPPER
 #define INFONCE_HOPPER_SCORES(NAME, T, RESIDENT_DIM)                                                   \
-    INFONCE_KERNEL(hopper_scores_##NAME, HopperScoresParams, HopperTile::THREADS, 1) {                 \
+    INFONCE_CLUSTER_KERNEL(hopper_scores_##NAME, HopperScoresParams, HopperTile::THREADS, 1, PAIR) {                 \
         hopper_score_tiles<T, false, Scores>(p);                                                       \
     }                                                                                                  \
-    INFONCE_KERNEL(hopper_scores_##NAME##_##RESIDENT_DIM, HopperScoresParams, HopperTile::THREADS, 1) {\
+    INFONCE_CLUSTER_KERNEL(hopper_scores_##NAME##_##RESIDENT_DIM, HopperScoresParams, HopperTile::THREADS, 1, PAIR) {\
         hopper_score_tiles<T, true, Scores>(p);                                                        \
     }
 

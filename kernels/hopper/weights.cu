@@ -12,10 +12,10 @@ template <class Tile>
 using WeightsF16 = Weights<f16, Tile, BoxStores>;
 
 #define INFONCE_HOPPER_WEIGHTS(NAME, T, EPILOGUE)                                                  \
-    INFONCE_KERNEL(hopper_weights_##NAME, HopperScoresParams, HopperTile::THREADS, 1) {            \
+    INFONCE_CLUSTER_KERNEL(hopper_weights_##NAME, HopperScoresParams, HopperTile::THREADS, 1, PAIR) {            \
         hopper_score_tiles<T, false, EPILOGUE>(p);                                                 \
     }                                                                                              \
-    INFONCE_KERNEL(hopper_weights_##NAME##_256, HopperScoresParams, HopperTile::THREADS, 1) {      \
+    INFONCE_CLUSTER_KERNEL(hopper_weights_##NAME##_256, HopperScoresParams, HopperTile::THREADS, 1, PAIR) {      \
         hopper_score_tiles<T, true, EPILOGUE>(p);                                                  \
     }
 

@@ -48,6 +48,17 @@ impl<D: Device> Similarity<'_, D> {
         if self.is_hopper(arithmetic) { 256 } else { 128 }
     }
 
+    /// Tiles of 128 rows, of logits or of a product. On sm_90a whole clusters of two: the second tile
+    /// of the last one may lie past the end.
+    pub(super) fn row_tiles(&self, arithmetic: Arithmetic, rows: usize) -> usize {
+        let tiles = rows.div_ceil(128);
+        if self.is_hopper(arithmetic) {
+            tiles.next_multiple_of(2)
+        } else {
+            tiles
+        }
+    }
+
     /// Columns of a tile of a product.
     pub(super) fn product_columns(&self, arithmetic: Arithmetic) -> usize {
         if self.is_hopper(arithmetic) { 256 } else { 128 }
@@ -68,7 +79,7 @@ impl<D: Device> Similarity<'_, D> {
         let resident = params.anchors.row_bytes <= RESIDENT_DIM_BYTES;
         let params = HopperScoresParams {
             anchors: self.boxes(params.anchors, arithmetic, 128)?,
-            candidates: self.boxes(params.candidates, arithmetic, 256)?,
+            candidates: self.boxes(params.candidates, arithmetic, 128)?,
             weights: self.weights_boxes(params, arithmetic)?,
             scores: *params,
             padding: [0; 5],

@@ -11,9 +11,6 @@ use crate::contrast::{Form, Shape};
 use crate::engine::Gradients;
 use crate::error::Error;
 
-/// Rows of a tile of a product.
-const PRODUCT_ROWS: usize = 128;
-
 /// Where a chunk's weights come from.
 pub(super) enum Softmax<'a, D: Device> {
     /// A softmax that is known.
@@ -70,8 +67,9 @@ impl<D: Device> Similarity<'_, D> {
         let weights = self.device.allocate(chunk.min(anchors) * stride * bytes)?;
         let columns_of_product = dim.div_ceil(self.product_columns(prepared.arithmetic));
         let slab = 128 / bytes;
+        let row_tiles = |rows| self.row_tiles(prepared.arithmetic, rows);
         let (parts, slabs) = self.split(
-            chunk.div_ceil(PRODUCT_ROWS) * columns_of_product,
+            row_tiles(chunk) * columns_of_product,
             candidates.div_ceil(slab),
             1,
         );
@@ -87,9 +85,8 @@ impl<D: Device> Similarity<'_, D> {
             Some(_) => Some(self.memory().floats(candidates * dim)?),
             None => None,
         };
-        let tiles = candidates.div_ceil(PRODUCT_ROWS);
         let weight_tiles = candidates.div_ceil(self.scores_columns(prepared.arithmetic));
-        let (weight_parts, per_part) = self.split(chunk.div_ceil(PRODUCT_ROWS), weight_tiles, 1);
+        let (weight_parts, per_part) = self.split(row_tiles(chunk), weight_tiles, 1);
         let folded = match softmax {
             Softmax::Known(_) => None,
             Softmax::Found { .. } => Some(Folded {
@@ -108,7 +105,7 @@ impl<D: Device> Similarity<'_, D> {
         };
         for first in (0..anchors).step_by(chunk) {
             let count = chunk.min(anchors - first);
-            let count_tiles = count.div_ceil(PRODUCT_ROWS) as u32;
+            let count_tiles = row_tiles(count) as u32;
             let chunk = Chunk {
                 first,
                 count,
@@ -173,7 +170,7 @@ impl<D: Device> Similarity<'_, D> {
                 product.slabs_per_split = u32::MAX;
                 product.accumulate = u32::from(first > 0);
                 product.sums = sums.address();
-                let grid = [tiles as u32, columns_of_product as u32, 1];
+                let grid = [row_tiles(candidates) as u32, columns_of_product as u32, 1];
                 self.product(true, prepared.arithmetic, grid, &product)?;
             }
         }

@@ -230,13 +230,14 @@ impl<D: Device> Similarity<'_, D> {
             true => (COLUMN_PARTS * TILE).min(anchors.next_multiple_of(TILE)),
             false => anchors.next_multiple_of(TILE),
         };
-        let row_tiles = chunk / TILE;
+        let row_tiles = |rows| self.row_tiles(prepared.arithmetic, rows);
         let columns_of_tile = self.scores_columns(prepared.arithmetic);
-        let (parts, per_part) = self.split(row_tiles, candidates.div_ceil(columns_of_tile), 1);
+        let (parts, per_part) =
+            self.split(row_tiles(chunk), candidates.div_ceil(columns_of_tile), 1);
         let row_sums = memory.floats(2 * parts as usize * chunk.min(anchors))?;
         let column_sums = match symmetric {
             true => Some((
-                memory.floats(2 * row_tiles * candidates)?,
+                memory.floats(2 * row_tiles(chunk) * candidates)?,
                 memory.floats(2 * candidates)?,
             )),
             false => None,
@@ -251,7 +252,7 @@ impl<D: Device> Similarity<'_, D> {
                 columns: column_sums.as_ref().map_or(0, |(sums, _)| sums.address()),
                 ..scores_params(prepared, first, count)
             };
-            let tiles = count.div_ceil(TILE) as u32;
+            let tiles = row_tiles(count) as u32;
             self.scores(
                 "statistics",
                 prepared.arithmetic,

@@ -54,7 +54,8 @@ impl<D: Device> Similarity<'_, D> {
         let tiles = candidates.rows.div_ceil(self.scores_columns(arithmetic));
         for first in (0..queries.rows).step_by(chunk) {
             let count = chunk.min(queries.rows - first);
-            let (parts, per_part) = self.split(count.div_ceil(TILE), tiles, 1);
+            let row_tiles = self.row_tiles(arithmetic, count);
+            let (parts, per_part) = self.split(row_tiles, tiles, 1);
             let params = ScoresParams {
                 anchors: rows_from(query_rows.rows, first, count),
                 candidates: candidate_rows.rows,
@@ -64,7 +65,7 @@ impl<D: Device> Similarity<'_, D> {
                 scores: scores.address(),
                 ..bytemuck::Zeroable::zeroed()
             };
-            let grid = [count.div_ceil(TILE) as u32, parts, 1];
+            let grid = [row_tiles as u32, parts, 1];
             self.scores("scores", arithmetic, grid, &params)?;
             let params = SelectParams {
                 scores: scores.address(),
