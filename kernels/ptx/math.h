@@ -26,6 +26,8 @@ INFONCE_DEVICE float log2_exact(float x) { return log2f(x); }
 INFONCE_DEVICE float sqrt_exact(float x) { return __fsqrt_rn(x); }
 INFONCE_DEVICE float fma(float a, float b, float c) { return __fmaf_rn(a, b, c); }
 INFONCE_DEVICE float absolute(float x) { return fabsf(x); }
+// The larger of the two; the other, if one is NaN.
+INFONCE_DEVICE float larger(float a, float b) { return fmaxf(a, b); }
 // The larger of the two; NaN if one of them is.
 INFONCE_DEVICE float larger_or_nan(float a, float b) {
     float y;
@@ -52,14 +54,13 @@ inline float log2_exact(float x) { return std::log2(x); }
 inline float sqrt_exact(float x) { return std::sqrt(x); }
 inline float fma(float a, float b, float c) { return std::fma(a, b, c); }
 inline float absolute(float x) { return std::fabs(x); }
+inline float larger(float a, float b) { return b > a || a != a ? b : a; }
 inline float larger_or_nan(float a, float b) { return a > b || a != a ? a : b; }
 
 #endif
 
 constexpr float LN_2 = 0.6931471805599453f, LOG2_E = 1.4426950408889634f;
 INFONCE_DEVICE float infinity() { return bits_float(0x7f800000u); }
-// a, unless b is larger: a NaN in b is passed over.
-INFONCE_DEVICE float larger(float a, float b) { return b > a ? b : a; }
 INFONCE_DEVICE float quiet_nan() { return bits_float(0x7fc00000u); }
 
 }  // namespace infonce

@@ -145,16 +145,8 @@ struct Product {
                 const uint32_t row = first_row + warp_row + i * 16 + half * 8 + lane / 4;
                 if (row >= p.rows) continue;
                 float* to = p.sums + (uint64_t(block_index().y) * p.rows + row) * p.columns;
-                INFONCE_UNROLL
-                for (int j = 0; j < 8; ++j) {
-                    const uint32_t column = first_column + warp_column + j * 8 + lane % 4 * 2;
-                    float first = sums[i][j][2 * half], second = sums[i][j][2 * half + 1];
-                    if (p.accumulate) {
-                        if (column < p.columns) first += load_global(to + column);
-                        if (column + 1 < p.columns) second += load_global(to + column + 1);
-                    }
-                    store_pair(to, column, p.columns, first, second);
-                }
+                store_sums<8>(to, first_column + warp_column + lane % 4 * 2, p.columns, p.accumulate != 0,
+                              [&](int j, int side) { return sums[i][j][2 * half + side]; });
             }
         }
     }

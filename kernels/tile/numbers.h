@@ -110,6 +110,40 @@ INFONCE_DEVICE void store_pair(float* row, uint32_t column, uint32_t columns, fl
     if (column + 1 < columns) store_global(row + column + 1, second);
 }
 
+// Sums of a row of `columns` that starts at `row`: of each of BLOCKS blocks of 8 columns, `first` and the
+// one after it in the first block, an even column. `accumulate`: they are added to what is there.
+template <int BLOCKS, class Sums>
+INFONCE_DEVICE void store_sums(float* row, uint32_t first, uint32_t columns, bool accumulate, const Sums& sums) {
+    constexpr int TOGETHER = BLOCKS < 16 ? BLOCKS : 16;  // loads under way at a time
+    static_assert(BLOCKS % TOGETHER == 0, "whole batches");
+    INFONCE_UNROLL
+    for (int batch = 0; batch < BLOCKS; batch += TOGETHER) {
+        float before[TOGETHER][2] = {};
+        if (accumulate && columns % 2 == 0) {
+            INFONCE_UNROLL
+            for (int j = 0; j < TOGETHER; ++j) {
+                const uint32_t column = first + (batch + j) * 8;
+                // The last pair in place of those past it, so that no load waits for a branch.
+                const uint32_t at = column < columns ? column : columns - 2;
+                const Vector8 pair = load_global(reinterpret_cast<const Vector8*>(row + at));
+                before[j][0] = bits_float(pair.x[0]);
+                before[j][1] = bits_float(pair.x[1]);
+            }
+        } else if (accumulate) {
+            INFONCE_UNROLL
+            for (int j = 0; j < TOGETHER; ++j)
+                INFONCE_UNROLL
+                for (int side = 0; side < 2; ++side) {
+                    const uint32_t column = first + (batch + j) * 8 + side;
+                    if (column < columns) before[j][side] = load_global(row + column);
+                }
+        }
+        INFONCE_UNROLL
+        for (int j = 0; j < TOGETHER; ++j)
+            store_pair(row, first + (batch + j) * 8, columns, sums(batch + j, 0) + before[j][0], sums(batch + j, 1) + before[j][1]);
+    }
+}
+
 // The same in every lane.
 INFONCE_DEVICE float warp_sum(float x) {
     for (int mask = 16; mask > 0; mask /= 2) x += shuffle_xor(x, mask);

@@ -59,10 +59,7 @@ INFONCE_DEVICE float exp2_shared_out(int entry, float x) {
 // Over the four threads that hold a row of an mma's result.
 INFONCE_DEVICE float quad_maximum(float x) {
     INFONCE_UNROLL
-    for (int mask = 1; mask <= 2; mask *= 2) {
-        const float other = shuffle_xor(x, mask);
-        x = other > x ? other : x;
-    }
+    for (int mask = 1; mask <= 2; mask *= 2) x = larger(x, shuffle_xor(x, mask));
     return x;
 }
 
