@@ -12,8 +12,11 @@ use crate::engine::{Engine, Forward, Gradients, MomentumTensor, TopK, ValueAndGr
 use crate::error::Error;
 use crate::statistics::Statistics;
 
-/// Bytes for a chunk of softmax weights, unless said otherwise: 4,096 rows of 32,768 in 16 bits.
-const WEIGHTS_BUDGET: usize = 256 << 20;
+/// Bytes for a chunk of softmax weights, unless said otherwise: 4,096 rows of 131,072 in 16 bits. A chunk's
+/// dk is added to what the chunks before left, 8 bytes of traffic for a number of dk, which the products of
+/// that many rows hide. Of a small card's memory at most a part.
+const WEIGHTS_BUDGET: usize = 1 << 30;
+const PART_OF_MEMORY: usize = 64;
 
 /// Computes on a CUDA device, on the stream of its [`CudaDevice`]. Matrices are [`CudaRows`], of a
 /// [`CudaBuffer`](super::CudaBuffer) or of memory that something else owns.
@@ -61,9 +64,10 @@ impl CudaEngine {
 
     /// An engine on the stream of `device`.
     pub fn on(device: CudaDevice) -> Self {
+        let part = device.info().memory_bytes / PART_OF_MEMORY;
         Self {
             device,
-            weights_budget: WEIGHTS_BUDGET,
+            weights_budget: WEIGHTS_BUDGET.min(part),
             tf32: false,
             fp8: false,
             portable: false,
@@ -71,8 +75,8 @@ impl CudaEngine {
     }
 
     /// Bytes that a chunk of softmax weights (D above 256) or of scores (top-k) may take; one tile of
-    /// 128 rows at least is taken whatever it says. More chunks cost launches, and fill the device
-    /// less.
+    /// 128 rows at least is taken whatever it says. More chunks cost launches and traffic, and fill the
+    /// device less. 1 GiB when nothing is said, or a 64th of the device's memory where that is less.
     #[must_use]
     pub fn with_weights_budget(mut self, bytes: usize) -> Self {
         self.weights_budget = bytes;

@@ -81,8 +81,17 @@ impl<D: Device> Similarity<'_, D> {
             parts,
             shift,
         };
+        // Chunks add to what those before them left; one chunk alone may be cut into parts as dq's sums are.
+        let (dk_parts, dk_slabs) = match chunk < anchors {
+            true => (1, u32::MAX),
+            false => self.split(
+                row_tiles(candidates) * columns_of_product,
+                anchors.div_ceil(slab),
+                1,
+            ),
+        };
         let dk_sums = match gradients.dk {
-            Some(_) => Some(self.memory().floats(candidates * dim)?),
+            Some(_) => Some(self.memory().floats(dk_parts as usize * candidates * dim)?),
             None => None,
         };
         let weight_tiles = candidates.div_ceil(self.scores_columns(prepared.arithmetic));
@@ -167,10 +176,14 @@ impl<D: Device> Similarity<'_, D> {
                 };
                 product.rows = candidates as u32;
                 product.summed = count as u32;
-                product.slabs_per_split = u32::MAX;
+                product.slabs_per_split = dk_slabs;
                 product.accumulate = u32::from(first > 0);
                 product.sums = sums.address();
-                let grid = [row_tiles(candidates) as u32, columns_of_product as u32, 1];
+                let grid = [
+                    row_tiles(candidates) as u32,
+                    columns_of_product as u32,
+                    dk_parts,
+                ];
                 self.product(true, prepared.arithmetic, grid, &product)?;
             }
         }
@@ -178,7 +191,7 @@ impl<D: Device> Similarity<'_, D> {
             let sums = Sums {
                 sums,
                 normalisers: None,
-                parts: 1,
+                parts: dk_parts,
                 shift,
             };
             self.finish(side, &Finish::of_candidates(&sums, dk))?;
