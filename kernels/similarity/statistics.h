@@ -6,6 +6,7 @@
 #pragma once
 
 #include "similarity/anchor_rows.h"
+#include "similarity/column_sums.h"
 #include "similarity/row_sums.h"
 
 namespace infonce {
@@ -29,10 +30,10 @@ struct Statistics : AnchorRows<Tile> {
         Rows::mask(logits, first_column);
         if (bounded) {
             Rows::exponentials(logits, sums.of);
-            if (p.columns) columns(first_column, room, [&](int j, int side) { return column_of_exponentials(logits, j, side); });
+            if (p.columns) columns().template write<true>(logits, first_column, room);
         } else {
             against_maxima(logits);
-            if (p.columns) columns(first_column, room, [&](int j, int side) { return column_of_logits(logits, j, side); });
+            if (p.columns) columns().template write<false>(logits, first_column, room);
         }
     }
 
@@ -60,67 +61,7 @@ struct Statistics : AnchorRows<Tile> {
         }
     }
 
-    // One column of the warp, a sum over the thread's rows and the eight threads that hold the others.
-    INFONCE_DEVICE ScaledSum column_of_exponentials(const Logits<Tile>& logits, int j, int side) const {
-        float sum = 0.0f;
-        INFONCE_UNROLL
-        for (int i = 0; i < Tile::ROW_BLOCKS; ++i) sum += logits.z[i][j][side] + logits.z[i][j][2 + side];
-        return {0.0f, column_sum(sum)};
-    }
-
-    // The maximum first, so that the sums are sums.
-    INFONCE_DEVICE ScaledSum column_of_logits(const Logits<Tile>& logits, int j, int side) const {
-        float maximum = -infinity(), sum = 0.0f;
-        INFONCE_UNROLL
-        for (int i = 0; i < Tile::ROW_BLOCKS; ++i)
-            INFONCE_UNROLL
-            for (int half = 0; half < 2; ++half) maximum = larger(maximum, logits.z[i][j][2 * half + side]);
-        maximum *= scale2;
-        INFONCE_UNROLL
-        for (int mask = 4; mask <= 16; mask *= 2) maximum = larger(maximum, shuffle_xor(maximum, mask));
-        const float offset = finite_offset(maximum);
-        INFONCE_UNROLL
-        for (int i = 0; i < Tile::ROW_BLOCKS; ++i)
-            INFONCE_UNROLL
-            for (int half = 0; half < 2; ++half) sum += exp2_fast(fma(logits.z[i][j][2 * half + side], scale2, -offset));
-        return {maximum, column_sum(sum)};
-    }
-
-    INFONCE_DEVICE static float column_sum(float sum) {
-        INFONCE_UNROLL
-        for (int mask = 4; mask <= 16; mask *= 2) sum += shuffle_xor(sum, mask);
-        return sum;
-    }
-
-    // `exchange`: room for a partial sum of every column from every warp row. `column(j, side)`: the
-    // warp's.
-    template <class Column>
-    INFONCE_DEVICE void columns(uint32_t first_column, SharedAddress exchange, const Column& column) const {
-        // Other warps may still multiply what lies there.
-        Tile::meet();
-        INFONCE_UNROLL
-        for (int j = 0; j < Tile::COLUMN_BLOCKS; ++j) {
-            INFONCE_UNROLL
-            for (int side = 0; side < 2; ++side) {
-                const ScaledSum sum = column(j, side);
-                if (place.lane < 4)
-                    store_shared(exchange + (place.warp_row * Tile::COLUMNS + place.column(j, side)) *
-                                                int(sizeof(ScaledSum)),
-                                 sum);
-            }
-        }
-        Tile::meet();
-        const uint32_t c = thread_index();
-        if (c < Tile::COLUMNS && first_column + c < p.candidates.rows) {
-            ScaledSum sum = empty_sum();
-            INFONCE_UNROLL
-            for (int warp_row = 0; warp_row < Tile::WARPS_DOWN; ++warp_row)
-                sum = combine(sum, load_shared<ScaledSum>(exchange + (warp_row * Tile::COLUMNS + int(c)) *
-                                                                         int(sizeof(ScaledSum))));
-            store_global(p.columns + uint64_t(block_index().x) * p.candidates.rows + first_column + c, sum);
-        }
-        // The next tile's first barrier lies before anything is written here again.
-    }
+    INFONCE_DEVICE ColumnSums<Tile> columns() const { return {p, place, scale2}; }
 
     INFONCE_DEVICE void write(SharedAddress exchange) { sums.write(p, place, exchange); }
 };

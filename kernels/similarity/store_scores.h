@@ -14,6 +14,8 @@ struct Scores {
     INFONCE_DEVICE explicit Scores(const ScoresParams& params) : p(params) {}
 
     INFONCE_DEVICE void tile(Logits<Tile>& logits, uint32_t first_column, SharedAddress) {
+        // In nearly every tile no store needs a question of its own.
+        const bool whole = p.candidates.rows % 2 == 0 && first_column + Tile::COLUMNS <= p.candidates.rows;
         INFONCE_UNROLL
         for (int i = 0; i < Tile::ROW_BLOCKS; ++i) {
             INFONCE_UNROLL
@@ -21,6 +23,14 @@ struct Scores {
                 const uint32_t row = block_index().x * Tile::ROWS + place.row(i, half);
                 if (row >= p.anchors.rows) continue;
                 float* to = p.scores + uint64_t(row) * p.candidates.rows;
+                if (whole) {
+                    INFONCE_UNROLL
+                    for (int j = 0; j < Tile::COLUMN_BLOCKS; ++j) {
+                        const Vector8 pair = {{float_bits(logits.z[i][j][2 * half]), float_bits(logits.z[i][j][2 * half + 1])}};
+                        store_global(reinterpret_cast<Vector8*>(to + first_column + place.column(j, 0)), pair);
+                    }
+                    continue;
+                }
                 INFONCE_UNROLL
                 for (int j = 0; j < Tile::COLUMN_BLOCKS; ++j)
                     store_pair(to, first_column + place.column(j, 0), p.candidates.rows, logits.z[i][j][2 * half],
