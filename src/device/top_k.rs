@@ -2,7 +2,7 @@
 
 use super::params::{ScoresParams, SelectParams};
 use super::prepared::{rows_from, scales_from};
-use super::similarity::{Similarity, TILE};
+use super::similarity::Similarity;
 use super::{Device, DeviceMatrix, Floats};
 use crate::engine::TopK;
 use crate::error::Error;
