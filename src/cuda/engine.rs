@@ -43,7 +43,7 @@ const WEIGHTS_BUDGET: usize = 256 << 20;
 /// one, are copied once a call into the workspace.
 #[derive(Debug, Clone)]
 pub struct CudaEngine {
-    device: CudaDevice,
+    pub(super) device: CudaDevice,
     weights_budget: usize,
     tf32: bool,
     fp8: bool,
