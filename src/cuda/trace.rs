@@ -98,9 +98,8 @@ impl CudaTrace {
         } else {
             None
         };
-        let record = |event: &driver::CudaEvent| {
-            check("cuEventRecord", event.record(stream.handle()))
-        };
+        let record =
+            |event: &driver::CudaEvent| check("cuEventRecord", event.record(stream.handle()));
         span.iter().try_for_each(|[start, _]| record(start))?;
         launch()?;
         span.iter().try_for_each(|[_, end]| record(end))?;

@@ -154,11 +154,7 @@ impl Tried for CudaEngine {
 type Configurations<B> = Arc<Vec<(&'static str, B)>>;
 
 /// The whole table on one engine.
-fn trials<B: Tried>(
-    engine: &str,
-    configurations: Vec<(&'static str, B)>,
-    seed: u64,
-) -> Vec<Trial> {
+fn trials<B: Tried>(engine: &str, configurations: Vec<(&'static str, B)>, seed: u64) -> Vec<Trial> {
     let configurations = Arc::new(configurations);
     let mut trials = typed_trials::<B, f32>(engine, &configurations, seed);
     trials.extend(typed_trials::<B, f16>(engine, &configurations, seed));
@@ -198,7 +194,14 @@ fn typed_trials<B: Tried, T: Element>(
 fn is_in_reduced_set(case: &Case) -> bool {
     let losses = [Loss::NtXent, Loss::InfoNceDiagonal, Loss::Clip];
     let is_usual = case.data == Data::Unit && (10.0..20.0).contains(&case.scale);
-    let sizes = [(16, 128), (97, 64), (98, 64), (257, 200), (258, 200), (130, 512)];
+    let sizes = [
+        (16, 128),
+        (97, 64),
+        (98, 64),
+        (257, 200),
+        (258, 200),
+        (130, 512),
+    ];
     is_usual && losses.contains(&case.loss) && sizes.contains(&(case.anchors, case.dim))
 }
 

@@ -1,6 +1,6 @@
 //! Options that round the inputs further: off by their rounding, and by no more.
 
-use half::bf16;
+use half::{bf16, f16};
 use infonce::cuda::{CudaBuffer, CudaDevice, CudaEngine};
 use infonce::{Contrast, Element, Engine, Error, Gradients, Inputs, Positives};
 
@@ -91,6 +91,11 @@ fn tf32(device: &CudaDevice) -> Result<(), Error> {
 }
 
 fn fp8(device: &CudaDevice) -> Result<(), Error> {
+    scores_of_8_bits::<bf16>(device)?;
+    scores_of_8_bits::<f16>(device)
+}
+
+fn scores_of_8_bits<T: Element>(device: &CudaDevice) -> Result<(), Error> {
     /// Of a scalar product of unit rows: `CudaEngine::with_fp8_scores`.
     const BOUND: f32 = 0.13;
     let exact = CudaEngine::on(device.clone());
@@ -100,8 +105,8 @@ fn fp8(device: &CudaDevice) -> Result<(), Error> {
     // Anchors' rows that stay in shared memory, and such that are too long.
     for dim in [128, 530] {
         let (q, k) = (
-            unit_rows::<bf16>(device, dim, 1)?,
-            unit_rows::<bf16>(device, dim, 2)?,
+            unit_rows::<T>(device, dim, 1)?,
+            unit_rows::<T>(device, dim, 2)?,
         );
         let (q, k) = (q.rows(ROWS, dim)?, k.rows(ROWS, dim)?);
         let inputs = Inputs::Pair { q, k };
