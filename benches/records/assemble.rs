@@ -249,6 +249,25 @@ mod tests {
     }
 
     #[test]
+    fn a_stage_that_a_signal_ended_has_failed_and_those_left_without_time_are_ignored() {
+        let stopped = status(
+            "bench\t240\t9.5\tthe run was interrupted\t./bench",
+            "half a row",
+        );
+        let words = "the run was interrupted".to_owned();
+        assert_eq!(stopped, (Status::Failed, Some(words)));
+        let late = status("peers\t0\t0\tignored: no time left\tpython3", "");
+        assert_eq!(late, (Status::Ignored, Some("no time left".to_owned())));
+    }
+
+    #[test]
+    fn kernels_of_a_stage_are_those_of_tests_that_passed_and_of_tests_that_failed() {
+        let found = kernels("passed b\nfailed c\npassed a\npassed b\n");
+        assert_eq!(found.passed, ["a", "b"]);
+        assert_eq!(found.failed, ["c"]);
+    }
+
+    #[test]
     fn a_stage_is_what_its_exit_and_its_log_say() {
         let of = |exit: &str| format!("conformance\t60\t1.5\t{exit}\t./conformance cuda");
         let none = "ignored: no driver\ntest result: ok. 0 passed; 0 failed; 1 ignored; 0 measured";
