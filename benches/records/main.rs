@@ -143,7 +143,7 @@ fn stage(stage: &Stage) -> String {
         .as_ref()
         .map_or(String::new(), |reason| format!(": {reason}"));
     format!(
-        "{:<14} {status:<9} {:>6.1} s{tests}{reason}",
+        "{:<20} {status:<9} {:>6.1} s{tests}{reason}",
         stage.name, stage.seconds
     )
 }
