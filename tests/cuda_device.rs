@@ -10,6 +10,10 @@ use infonce::{
 };
 use libtest_mimic::{Arguments, Failed, Trial};
 
+#[path = "cuda_device/noted.rs"]
+mod noted;
+#[path = "cuda_device/rounded.rs"]
+mod rounded;
 #[path = "cuda_device/step.rs"]
 mod step;
 
@@ -93,11 +97,15 @@ fn main() {
     if let Some(reason) = &reason {
         eprintln!("ignored: {reason}");
     }
-    let trials = TESTS.into_iter().chain(step::TESTS).map(|(name, test)| {
+    let tests = TESTS.into_iter().chain(step::TESTS).chain(rounded::TESTS);
+    let trials = tests.map(|(name, test)| {
         let run = move || {
-            let device = CudaDevice::new(0).map_err(failed)?;
+            let noted = noted::Noted::default();
+            let device = CudaDevice::new(0).map_err(failed)?.traced(&noted.trace);
             test(&device).map_err(failed)?;
-            device.synchronize().map_err(failed)
+            device.synchronize().map_err(failed)?;
+            noted.passed();
+            Ok(())
         };
         Trial::test(name, run).with_ignored_flag(reason.is_some())
     });

@@ -295,6 +295,7 @@ pub fn row(
         extra_bytes: None,
         error: None,
         reason: None,
+        kernels: Vec::new(),
     }
 }
 

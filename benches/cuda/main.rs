@@ -3,7 +3,7 @@
 //!
 //! `cargo bench --features cuda --bench cuda -- [filter] [criterion's options]`. Criterion decides how
 //! often each case runs and compares it with the run before. In the environment:
-//! `INFONCE_ROWS=FILE` also writes the rows as JSON (`benches/records/schema.rs`);
+//! `INFONCE_ROWS=FILE` also writes the rows as JSON, after each one (`benches/records/schema.rs`);
 //! `INFONCE_LARGEST=1` adds N = M = 131,072 and 1,048,576, which take longest;
 //! `INFONCE_OUTPUTS=FOLDER` has the inputs and gradients of some cases written there, for others to check;
 //! `INFONCE_DIVISOR=K` divides rows by K, to rehearse where there is no time.
@@ -26,7 +26,6 @@ use criterion::Criterion;
 use infonce::cuda::CudaEngine;
 
 use rig::Rig;
-use schema::Rows;
 
 fn main() -> ExitCode {
     let outcome = CudaEngine::new(0).map(Rig::new);
@@ -42,13 +41,6 @@ fn main() -> ExitCode {
         }
     };
     let failed = rows.iter().any(|row| row.reason.is_some());
-    if let Some(path) = std::env::var_os("INFONCE_ROWS") {
-        let text = serde_json::to_string_pretty(&Rows { rows }).expect("rows are plain data");
-        if let Err(error) = std::fs::write(&path, text) {
-            eprintln!("error: INFONCE_ROWS={}: {error}", path.display());
-            return ExitCode::FAILURE;
-        }
-    }
     match failed {
         true => ExitCode::FAILURE,
         false => ExitCode::SUCCESS,
@@ -67,13 +59,13 @@ fn measure(mut rig: Rig) -> Vec<schema::Row> {
     losses::run(&mut rig, &mut criterion);
     steps::run(&mut rig, &mut criterion);
     rowwise::run(&mut rig, &mut criterion);
-    if std::env::var_os("INFONCE_LARGEST").is_some() {
-        losses::largest(&mut rig, &mut criterion);
-    }
     if let Some(folder) = std::env::var_os("INFONCE_OUTPUTS")
         && let Err(reason) = losses::outputs(&rig, folder.as_ref())
     {
         println!("no outputs: {reason}");
+    }
+    if std::env::var_os("INFONCE_LARGEST").is_some() {
+        losses::largest(&mut rig, &mut criterion);
     }
     criterion.final_summary();
     let rows = rig.into_rows();

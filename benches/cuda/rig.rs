@@ -11,10 +11,10 @@ use std::time::Duration;
 
 use criterion::{Criterion, SamplingMode};
 use infonce::Error;
-use infonce::cuda::{CudaBuffer, CudaDevice, CudaEngine, CudaEvent};
+use infonce::cuda::{CudaBuffer, CudaDevice, CudaEngine, CudaEvent, CudaTrace};
 
 use super::product::Product;
-use super::schema::{Measure, Row, Times, Yardstick};
+use super::schema::{KernelTime, Measure, Row, Rows, Times, Yardstick};
 use super::table;
 
 /// Bytes of each buffer of the copy.
@@ -111,6 +111,20 @@ impl Rig {
         self.rows
     }
 
+    /// Prints a row and writes all so far, so that they are there however the run ends.
+    fn finish(&mut self, row: Row) {
+        println!("{}", table::line(&row));
+        self.rows.push(row);
+        if let Some(path) = std::env::var_os("INFONCE_ROWS") {
+            let rows = self.rows.clone();
+            let text = serde_json::to_string_pretty(&Rows { rows }).expect("rows are plain data");
+            if let Err(error) = std::fs::write(&path, text) {
+                eprintln!("error: INFONCE_ROWS={}: {error}", path.display());
+                std::process::exit(1);
+            }
+        }
+    }
+
     /// Times one case, unless criterion's filter leaves it out, and prints its line.
     pub fn time(
         &mut self,
@@ -146,14 +160,15 @@ impl Rig {
         } else if cold.is_empty() {
             return;
         }
+        drop(prepared);
+        row.kernels = self.kernels(prepare).unwrap_or_default();
         row.cold = Times::of(&cold);
         row.measure = Times::of(&yardstick).map(|times| Measure {
             what,
             rate: self.yardstick_work(what) / times.median,
             samples: times.samples,
         });
-        println!("{}", table::line(&row));
-        self.rows.push(row);
+        self.finish(row);
     }
 
     /// Times one call that takes seconds, once.
@@ -176,8 +191,22 @@ impl Rig {
             rate: self.yardstick_work(what) / seconds,
             samples: 1,
         });
-        println!("{}", table::line(&row));
-        self.rows.push(row);
+        self.finish(row);
+    }
+
+    /// What a case launches when it runs once more, and for how long; nothing where that cannot be told.
+    fn kernels(
+        &self,
+        prepare: impl Fn(&CudaEngine) -> Result<Prepared, Error>,
+    ) -> Result<Vec<KernelTime>, Error> {
+        let trace = CudaTrace::timed()?;
+        drop(prepare(&self.engine.traced(&trace))?);
+        let kernels = trace.kernels()?.into_iter();
+        let times = kernels.map(|traced| KernelTime {
+            kernel: traced.kernel.to_owned(),
+            seconds: traced.seconds,
+        });
+        Ok(times.collect())
     }
 
     /// Seconds of one replay with nothing of it in the cache.

@@ -6,7 +6,8 @@ use std::path::Path;
 use serde::de::DeserializeOwned;
 
 use super::schema::{
-    Build, Clocks, Device, Machine, Record, Row, Rows, SCHEMA, Stage, Status, Tests, Verify,
+    Build, Clocks, Device, Kernels, Machine, Record, Row, Rows, SCHEMA, Stage, Status, Tests,
+    Verify,
 };
 
 /// The record of the run in `folder`.
@@ -42,8 +43,13 @@ pub fn record(folder: &Path) -> Result<Record, String> {
         },
         stages: stages
             .lines()
-            .map(|line| stage(line, log))
-            .collect::<Result<_, _>>()?,
+            .map(|line| {
+                let mut stage = stage(line, log)?;
+                let launched = optional(&format!("kernels/{}", stage.name));
+                stage.kernels = launched.as_deref().map(kernels);
+                Ok(stage)
+            })
+            .collect::<Result<_, String>>()?,
         verify: match verify.exists() {
             true => Some(json::<Verify>(&verify)?),
             false => None,
@@ -140,6 +146,8 @@ fn stage(line: &str, log: impl Fn(&str) -> String) -> Result<Stage, String> {
     let last_words = || log.lines().rev().find(|line| !line.trim().is_empty());
     let (status, reason) = match (exit.strip_prefix(IGNORED), exit, said) {
         (Some(reason), ..) => (Status::Ignored, Some(reason)),
+        // A signal ended the run; what comes after this stage is ignored.
+        (_, INTERRUPTED, _) => (Status::Failed, Some(INTERRUPTED)),
         // What `timeout` returns.
         (_, "124" | "137", _) => (Status::TimedOut, last_words()),
         (_, "0", Some(reason)) if nothing_ran => (Status::Ignored, Some(reason)),
@@ -154,8 +162,26 @@ fn stage(line: &str, log: impl Fn(&str) -> String) -> Result<Stage, String> {
         seconds: number(seconds)?,
         limit_seconds: number(limit)?,
         tests,
+        kernels: None,
     })
 }
+
+/// From lines of `passed NAME` and `failed NAME`.
+fn kernels(lines: &str) -> Kernels {
+    let of = |verdict: &str| {
+        let names = lines.lines().filter_map(|line| line.strip_prefix(verdict));
+        let mut names: Vec<String> = names.map(|name| name.trim().to_owned()).collect();
+        names.sort_unstable();
+        names.dedup();
+        names
+    };
+    Kernels {
+        passed: of("passed "),
+        failed: of("failed "),
+    }
+}
+
+const INTERRUPTED: &str = "the run was interrupted";
 
 /// What a program prints before the reason why it does nothing.
 const IGNORED: &str = "ignored: ";
@@ -220,6 +246,25 @@ mod tests {
     fn status(line: &str, log: &str) -> (Status, Option<String>) {
         let stage = stage(line, |_| log.to_owned()).unwrap();
         (stage.status, stage.reason)
+    }
+
+    #[test]
+    fn a_stage_that_a_signal_ended_has_failed_and_those_left_without_time_are_ignored() {
+        let stopped = status(
+            "bench\t240\t9.5\tthe run was interrupted\t./bench",
+            "half a row",
+        );
+        let words = "the run was interrupted".to_owned();
+        assert_eq!(stopped, (Status::Failed, Some(words)));
+        let late = status("peers\t0\t0\tignored: no time left\tpython3", "");
+        assert_eq!(late, (Status::Ignored, Some("no time left".to_owned())));
+    }
+
+    #[test]
+    fn kernels_of_a_stage_are_those_of_tests_that_passed_and_of_tests_that_failed() {
+        let found = kernels("passed b\nfailed c\npassed a\npassed b\n");
+        assert_eq!(found.passed, ["a", "b"]);
+        assert_eq!(found.failed, ["c"]);
     }
 
     #[test]

@@ -1,14 +1,16 @@
 //! Records of runs on hardware: puts one together from what the packed runner left, prints it, and
-//! keeps the README's figures to the newest.
+//! keeps the figures of README.md and docs/hardware.md to the newest.
 //!
 //! ```text
 //! cargo run --example record -- assemble RUN     # prints the record of the folder RUN
 //! cargo run --example record -- table RECORD
-//! cargo run --example record -- readme           # rewrites README.md between <!-- cuda --> and <!-- /cuda -->
+//! cargo run --example record -- readme           # figures and plots of README.md, kernels of docs/hardware.md
 //! ```
 
 mod assemble;
+mod kernels;
 mod peers;
+mod plot;
 mod readme;
 mod schema;
 mod table;
@@ -38,7 +40,7 @@ enum Command {
         /// A record.
         record: PathBuf,
     },
-    /// Writes the newest record's figures into README.md.
+    /// Writes what the records say into README.md, docs/hardware.md and docs/images.
     Readme,
 }
 
@@ -141,7 +143,7 @@ fn stage(stage: &Stage) -> String {
         .as_ref()
         .map_or(String::new(), |reason| format!(": {reason}"));
     format!(
-        "{:<14} {status:<9} {:>6.1} s{tests}{reason}",
+        "{:<20} {status:<9} {:>6.1} s{tests}{reason}",
         stage.name, stage.seconds
     )
 }

@@ -1,29 +1,61 @@
-//! The README's figures of CUDA devices: the newest record of each card, or that there is none.
+//! What documents say of CUDA devices: the newest record of each card in README.md, with a plot, and
+//! every kernel in docs/hardware.md. Without a record both say so.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::schema::{Record, Row};
 use super::table::Columns;
-use super::{heading, peers, read};
+use super::{heading, kernels, peers, plot, read};
 
-const START: &str = "<!-- cuda -->\n";
-const END: &str = "<!-- /cuda -->";
-
-/// Rewrites the part of README.md between the marks; says what it now shows.
+/// Rewrites the documents; says what they now show.
 pub fn rewrite() -> Result<String, String> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let path = root.join("README.md");
-    let readme = std::fs::read_to_string(&path).map_err(|error| format!("README.md: {error}"))?;
-    let records = newest(all(&root.join("benches/records"))?);
-    let updated = replaced(&readme, &figures(&records))?;
-    std::fs::write(&path, updated).map_err(|error| format!("README.md: {error}"))?;
-    let cards = records.len();
+    for (path, text) in documents(root)? {
+        let path = root.join(path);
+        std::fs::write(&path, text).map_err(|error| format!("{}: {error}", path.display()))?;
+    }
+    let cards = newest(all(&root.join("benches/records"))?).len();
     Ok(format!(
-        "README.md shows the newest record of {cards} cards"
+        "README.md and docs/hardware.md show the records of {cards} cards"
     ))
 }
 
-/// All records of a folder.
+/// The documents that records are part of, each as it should be.
+fn documents(root: &Path) -> Result<Vec<(PathBuf, String)>, String> {
+    let text = |path: &str| {
+        let text = std::fs::read_to_string(root.join(path));
+        text.map_err(|error| format!("{path}: {error}"))
+    };
+    let records = all(&root.join("benches/records"))?;
+    let map = text("kernels/README.md")?;
+    let by_kernel = kernels::markdown(&kernels::names(&map), &records);
+    let newest = newest(records);
+    let mut documents = vec![
+        (
+            "README.md".into(),
+            replaced(&text("README.md")?, "cuda", &figures(&newest))?,
+        ),
+        (
+            "docs/hardware.md".into(),
+            replaced(&text("docs/hardware.md")?, "kernels", &by_kernel)?,
+        ),
+    ];
+    let plots = newest.iter().filter_map(|record| {
+        let svg = plot::svg(record)?;
+        Some((plot_path(record).into(), svg))
+    });
+    documents.extend(plots);
+    Ok(documents)
+}
+
+fn plot_path(record: &Record) -> String {
+    let card = record.machine.device.as_ref();
+    let name = card.map_or("", |card| &card.name).to_lowercase();
+    format!("docs/images/{}.svg", name.replace([' ', '/'], "-"))
+}
+
+/// All records of a folder that are of cards, in order of their dates; rehearsals have no card, or an
+/// emulated one.
 fn all(folder: &Path) -> Result<Vec<Record>, String> {
     let named = |error| format!("{}: {error}", folder.display());
     let mut records = Vec::new();
@@ -36,14 +68,22 @@ fn all(folder: &Path) -> Result<Vec<Record>, String> {
             records.push(read(&path)?);
         }
     }
-    Ok(records)
+    Ok(of_cards(records))
 }
 
-/// The newest with rows of each card, by the card's name; rehearsals have none, or an emulated one.
+fn of_cards(mut records: Vec<Record>) -> Vec<Record> {
+    records.retain(|record| {
+        let device = record.machine.device.as_ref();
+        device.is_some_and(|device| !device.name.contains("emulated"))
+    });
+    records.sort_by(|a, b| a.date.cmp(&b.date));
+    records
+}
+
+/// The newest with rows of each card, by the card's name.
 fn newest(mut records: Vec<Record>) -> Vec<Record> {
     let card = |record: &Record| record.machine.device.as_ref().map(|d| d.name.clone());
-    let is_real = |name: String| !name.contains("emulated");
-    records.retain(|record| card(record).is_some_and(is_real) && !record.rows.is_empty());
+    records.retain(|record| !record.rows.is_empty());
     records.sort_by_key(|record| (card(record), std::cmp::Reverse(record.date.clone())));
     records.dedup_by_key(|record| card(record));
     records
@@ -60,8 +100,15 @@ fn figures(records: &[Record]) -> String {
             table if table.is_empty() => table,
             table => format!("\n{table}"),
         };
+        let plot = match plot::svg(record) {
+            Some(_) => format!(
+                "\n![Share of cuBLAS's rate for each D]({})\n",
+                plot_path(record)
+            ),
+            None => String::new(),
+        };
         format!(
-            "{}\n\n| work | cold | warm | TFLOP/s | GB/s | ratio | MiB more | by |\n\
+            "{}\n{plot}\n| work | cold | warm | TFLOP/s | GB/s | ratio | MiB more | by |\n\
              |---|---:|---:|---:|---:|---:|---:|---|\n{rows}{others}",
             heading(record)
         )
@@ -87,30 +134,33 @@ fn line(row: &Row) -> String {
     format!("| {} | {reason} | | | | | | {} |\n", columns.name, row.by)
 }
 
-fn replaced(readme: &str, figures: &str) -> Result<String, String> {
-    let missing = || format!("README.md has no {} … {END}", START.trim_end());
-    let (before, rest) = readme.split_once(START).ok_or_else(missing)?;
-    let (_, after) = rest.split_once(END).ok_or_else(missing)?;
-    Ok(format!("{before}{START}{figures}{END}{after}"))
+/// A document with other text between its marks.
+fn replaced(document: &str, mark: &str, text: &str) -> Result<String, String> {
+    let (start, end) = (format!("<!-- {mark} -->\n"), format!("<!-- /{mark} -->"));
+    let missing = || format!("there is no {} … {end}", start.trim_end());
+    let (before, rest) = document.split_once(&start).ok_or_else(missing)?;
+    let (_, after) = rest.split_once(&end).ok_or_else(missing)?;
+    Ok(format!("{before}{start}{text}{end}{after}"))
 }
 
 #[cfg(test)]
-mod tests {
+pub mod tests {
     use super::*;
 
     #[test]
-    fn the_readme_shows_the_newest_record_of_every_card() {
+    fn documents_show_what_the_records_say() {
         let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-        let readme = std::fs::read_to_string(root.join("README.md")).unwrap();
-        let records = newest(all(&root.join("benches/records")).unwrap());
-        let expected = replaced(&readme, &figures(&records)).unwrap();
-        assert_eq!(
-            readme, expected,
-            "run: cargo run --example record -- readme"
-        );
+        for (path, expected) in documents(root).unwrap() {
+            let text = std::fs::read_to_string(root.join(&path)).unwrap_or_default();
+            assert!(
+                text == expected,
+                "{}: run: cargo run --example record -- readme",
+                path.display()
+            );
+        }
     }
 
-    fn record(name: Option<&str>, date: &str) -> Record {
+    pub fn record(name: Option<&str>, date: &str) -> Record {
         let device = name.map(|name| {
             serde_json::json!({
                 "name": name, "compute_capability": [9, 0], "multiprocessors": 132,
@@ -139,13 +189,13 @@ mod tests {
 
     #[test]
     fn figures_come_from_the_newest_record_of_each_card_and_not_from_rehearsals() {
-        let records = newest(vec![
+        let records = newest(of_cards(vec![
             record(Some("B"), "2026-01-02T00:00:00Z"),
             record(Some("A"), "2026-01-03T00:00:00Z"),
             record(None, "2026-01-09T00:00:00Z"),
             record(Some("emulated device"), "2026-01-09T00:00:00Z"),
             record(Some("A"), "2026-01-04T00:00:00Z"),
-        ]);
+        ]));
         let dates: Vec<&str> = records.iter().map(|record| &record.date[..10]).collect();
         assert_eq!(dates, ["2026-01-04", "2026-01-02"]);
         let text = figures(&records);
@@ -156,11 +206,11 @@ mod tests {
     }
 
     #[test]
-    fn a_readme_without_marks_is_left_alone() {
-        assert!(replaced("no marks", "x").is_err());
+    fn a_document_without_marks_is_left_alone() {
+        assert!(replaced("no marks", "cuda", "x").is_err());
         let text = "a <!-- cuda -->\nold\n<!-- /cuda --> b";
         assert_eq!(
-            replaced(text, "new\n").unwrap(),
+            replaced(text, "cuda", "new\n").unwrap(),
             "a <!-- cuda -->\nnew\n<!-- /cuda --> b"
         );
     }

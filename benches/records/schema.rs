@@ -86,6 +86,17 @@ pub struct Stage {
     pub limit_seconds: f64,
     /// Of a test executable.
     pub tests: Option<Tests>,
+    /// What its tests launched on a CUDA device.
+    #[serde(default)]
+    pub kernels: Option<Kernels>,
+}
+
+/// Names of kernels, each once: launched by tests that passed, and by tests that failed.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Kernels {
+    pub passed: Vec<String>,
+    pub failed: Vec<String>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -166,6 +177,17 @@ pub struct Row {
     pub error: Option<Errors>,
     /// Why there is no number.
     pub reason: Option<String>,
+    /// What one warm run of it launches, in order of first launches.
+    #[serde(default)]
+    pub kernels: Vec<KernelTime>,
+}
+
+/// Device seconds of all launches of one kernel together; none where they were recorded into a graph.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct KernelTime {
+    pub kernel: String,
+    pub seconds: Option<f64>,
 }
 
 /// Seconds of single runs.

@@ -112,15 +112,25 @@ fn verify_host(seed: u64) -> Result<verify::Report, String> {
 
 #[cfg(feature = "cuda")]
 fn verify_cuda(seed: u64) -> Result<verify::Report, String> {
-    use infonce::cuda::CudaEngine;
+    use infonce::cuda::{CudaEngine, CudaTrace};
     let engine = CudaEngine::new(0).map_err(|error| error.to_string())?;
-    println!("cuda: {}; seed {seed}\n", engine.device().info());
+    let info = engine.device().info().clone();
+    println!("cuda: {info}; seed {seed}\n");
+    let trace = CudaTrace::new();
+    let engine = engine.traced(&trace);
     // With no room for softmax weights, every problem of a large D is cut into many chunks of rows.
     let frugal = engine.clone().with_weights_budget(0);
-    Ok(verify::run(
-        &[("cuda", engine), ("cuda in chunks", frugal)],
-        seed,
-    ))
+    let portable = engine.clone().with_portable_kernels(true);
+    let mut configurations = vec![("cuda", engine), ("cuda in chunks", frugal)];
+    if info.compute_capability == (9, 0) {
+        configurations.push(("cuda, portable kernels", portable));
+    }
+    let report = verify::run(&configurations, seed);
+    let kernels = trace.kernels().map_err(|error| error.to_string())?;
+    let mut names: Vec<&str> = kernels.iter().map(|kernel| kernel.kernel).collect();
+    names.sort_unstable();
+    println!("{} kernels served: {}\n", names.len(), names.join(" "));
+    Ok(report)
 }
 
 #[cfg(not(feature = "cuda"))]

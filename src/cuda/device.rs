@@ -11,6 +11,7 @@ use super::probe::{CudaDeviceInfo, probe, unavailable};
 use super::region::Home;
 use super::staging::Staging;
 use super::stream::CudaStream;
+use super::trace::CudaTrace;
 use crate::device::pool::{Block, Pool, Source};
 use crate::error::Error;
 
@@ -22,6 +23,7 @@ pub struct CudaDevice {
     staging: Arc<Staging>,
     pool: Arc<Pool<DeviceMemory>>,
     stream: CudaStream,
+    pub(super) trace: Option<CudaTrace>,
     shared: Arc<Shared>,
 }
 
@@ -74,7 +76,9 @@ impl CudaDevice {
     /// [`Error::Driver`] when the driver fails.
     pub fn with_new_stream(&self) -> Result<Self, Error> {
         let stream = CudaStream::new(&self.shared.context)?;
-        Ok(Self::on_stream(Arc::clone(&self.shared), stream))
+        let mut device = Self::on_stream(Arc::clone(&self.shared), stream);
+        device.trace.clone_from(&self.trace);
+        Ok(device)
     }
 
     fn on_stream(shared: Arc<Shared>, stream: CudaStream) -> Self {
@@ -85,6 +89,7 @@ impl CudaDevice {
             staging: Arc::new(Staging::new(stream.clone())),
             pool: Pool::new(memory),
             stream,
+            trace: None,
             shared,
         }
     }

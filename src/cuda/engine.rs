@@ -46,7 +46,7 @@ const PART_OF_MEMORY: usize = 64;
 /// one, are copied once a call into the workspace.
 #[derive(Debug, Clone)]
 pub struct CudaEngine {
-    device: CudaDevice,
+    pub(super) device: CudaDevice,
     weights_budget: usize,
     tf32: bool,
     fp8: bool,

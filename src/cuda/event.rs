@@ -5,6 +5,7 @@ use cudarc::driver::{self, sys};
 use super::device::CudaDevice;
 use super::driver::check;
 use super::probe::{has, unavailable};
+use super::stream::CudaStream;
 use crate::error::Error;
 
 /// Since CUDA 12.8. The bindings panic where it is missing.
@@ -36,18 +37,28 @@ impl CudaDevice {
     /// # Errors
     /// [`Error::Unavailable`] when the driver is older than CUDA 12.8; [`Error::Driver`] when it fails.
     pub fn event(&self) -> Result<CudaEvent, Error> {
-        if !has(ELAPSED) {
-            return Err(unavailable(format!(
-                "the CUDA driver has no {ELAPSED}; one for CUDA 12.8 or newer is needed to keep time"
-            )));
-        }
-        let flags = Some(sys::CUevent_flags::CU_EVENT_DEFAULT);
-        let event = self.stream().context().new_event(flags);
+        require_time()?;
         Ok(CudaEvent {
-            event: check("cuEventCreate", event)?,
+            event: with_time(self.stream())?,
             device: self.clone(),
         })
     }
+}
+
+/// Refuses drivers that cannot tell how much lies between two events.
+pub(super) fn require_time() -> Result<(), Error> {
+    if has(ELAPSED) {
+        return Ok(());
+    }
+    Err(unavailable(format!(
+        "the CUDA driver has no {ELAPSED}; one for CUDA 12.8 or newer is needed to keep time"
+    )))
+}
+
+/// A driver's event that keeps the time.
+pub(super) fn with_time(stream: &CudaStream) -> Result<driver::CudaEvent, Error> {
+    let flags = Some(sys::CUevent_flags::CU_EVENT_DEFAULT);
+    check("cuEventCreate", stream.context().new_event(flags))
 }
 
 impl CudaEvent {

@@ -62,19 +62,25 @@ impl Device for CudaDevice {
         let [x, y, z] = launch.grid;
         // The driver reads the one parameter during the call; it never writes to it.
         let mut params = [launch.params.as_ptr().cast::<c_void>().cast_mut()];
-        // SAFETY: the function's module is loaded, the launch is within the function's limits, and
-        // its one parameter has the size that the driver reads.
-        let result = unsafe {
-            result::launch_kernel(
-                function.raw(),
-                (x, y, z),
-                (launch.threads, 1, 1),
-                launch.shared_bytes,
-                stream,
-                &mut params,
-            )
+        let mut start = || {
+            // SAFETY: the function's module is loaded, the launch is within the function's limits, and
+            // its one parameter has the size that the driver reads.
+            let result = unsafe {
+                result::launch_kernel(
+                    function.raw(),
+                    (x, y, z),
+                    (launch.threads, 1, 1),
+                    launch.shared_bytes,
+                    stream,
+                    &mut params,
+                )
+            };
+            check("cuLaunchKernel", result)
         };
-        check("cuLaunchKernel", result)
+        match &self.trace {
+            Some(trace) => trace.note(launch.kernel, self.stream(), start),
+            None => start(),
+        }
     }
 
     fn has_warpgroups(&self) -> bool {

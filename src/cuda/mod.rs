@@ -17,6 +17,7 @@
 //! | `image`, `module`, `launch` | the kernels in this binary, loaded once, started |
 //! | `staging` | host memory that bytes pass through on their way to the device |
 //! | `engine`, `queue`, `results` | the verbs, the key queue, what a call leaves on the device |
+//! | `trace` | which kernels served, and how long each took |
 //! | `step` | a whole step of training in one graph |
 //! | `argument` | where a verb's arguments lie, and what they must not share |
 //! | `buffer`, `region`, `view` | owned memory, where a matrix lies, matrices that borrow memory |
@@ -40,6 +41,7 @@ mod results;
 mod staging;
 mod step;
 mod stream;
+mod trace;
 mod view;
 
 pub use buffer::CudaBuffer;
@@ -54,6 +56,7 @@ pub use region::CudaRegion;
 pub use results::{CudaNumber, CudaResults, CudaTopK};
 pub use step::{CudaStep, CudaStepBuilder, StepInputs};
 pub use stream::CudaStream;
+pub use trace::{CudaTrace, TracedKernel};
 pub use view::{CudaRows, CudaRowsMut, CudaVector, CudaVectorMut};
 
 pub use crate::device::Call;

@@ -3,17 +3,23 @@
 //! passed.
 //!
 //! Inputs are drawn afresh each time; `INFONCE_SEED=<number>` repeats a run. To run a part:
-//! `cargo test --test conformance -- "NT-Xent 98x98x64"`.
+//! `cargo test --test conformance -- "NT-Xent 98x98x64"`. `INFONCE_REDUCED=1` leaves the few small cases
+//! that launch every kernel of their engine, for checkers that take many times as long.
 
+#[cfg(feature = "cuda")]
+#[path = "../cuda_device/noted.rs"]
+mod noted;
 mod sensitivity;
 
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use half::{bf16, f16};
+#[cfg(feature = "cuda")]
+use infonce::cuda::CudaEngine;
 #[cfg(host_kernels)]
 use infonce::host::{HostEngine, Schedule};
-use infonce::verify::cases::{Case, Data};
+use infonce::verify::cases::{Case, Data, Loss};
 use infonce::verify::rule::Measurement;
 use infonce::verify::{
     Backend, Expectation, Failure, Problem, check, check_rows, evaluate, random, same_bits, table,
@@ -65,32 +71,10 @@ fn host_trials(seed: u64) -> Vec<Trial> {
     let mut all = trials("host-run kernels", configurations, seed);
     // The kernels for sm_90a, which multiply 16-bit numbers; the others are the same as above.
     let hopper = HostEngine::new(Schedule::Mixed, seed).with_hopper_kernels();
-    let configurations = Arc::new(vec![("host-run Hopper, mixed", hopper)]);
-    for (index, case) in table(seed).into_iter().enumerate() {
-        let engine = "host-run Hopper kernels";
-        all.push(case_trial::<_, f16>(
-            engine,
-            &configurations,
-            case,
-            seed,
-            index,
-        ));
-        all.push(case_trial::<_, bf16>(
-            engine,
-            &configurations,
-            case,
-            seed,
-            index,
-        ));
-    }
-    all.push(rows_trial::<_, f16>(
+    let configurations = vec![("host-run Hopper, mixed", hopper)];
+    all.extend(narrow_trials(
         "host-run Hopper kernels",
-        &configurations,
-        seed,
-    ));
-    all.push(rows_trial::<_, bf16>(
-        "host-run Hopper kernels",
-        &configurations,
+        configurations,
         seed,
     ));
     all
@@ -104,67 +88,124 @@ fn host_trials(_: u64) -> Vec<Trial> {
     )]
 }
 
-/// The kernels on device 0: with the usual budget, and with room for one tile of weights at a time.
+const CUDA_PORTABLE: &str = "cuda portable";
+const CUDA_HOPPER: &str = "cuda Hopper";
+
+/// The kernels on device 0, those that every card runs and those for sm_90a, which multiply 16-bit
+/// numbers: each with the usual budget, and with room for one tile of weights at a time.
 #[cfg(feature = "cuda")]
 fn cuda_trials(seed: u64) -> Vec<Trial> {
-    let engine = match infonce::cuda::CudaEngine::new(0) {
+    let engine = match CudaEngine::new(0) {
         Ok(engine) => engine,
         Err(error) => {
             eprintln!("ignored: {error}");
-            return vec![absent("cuda", error.to_string())];
+            return [CUDA_PORTABLE, CUDA_HOPPER]
+                .map(|name| absent(name, error.to_string()))
+                .into();
         }
     };
-    let frugal = engine.clone().with_weights_budget(0);
-    let configurations = vec![("cuda", engine), ("cuda in chunks", frugal)];
-    trials("cuda", configurations, seed)
+    let both_budgets = |engine: CudaEngine| {
+        let frugal = engine.clone().with_weights_budget(0);
+        vec![("cuda", engine), ("cuda in chunks", frugal)]
+    };
+    let portable = engine.clone().with_portable_kernels(true);
+    let mut all = trials(CUDA_PORTABLE, both_budgets(portable), seed);
+    match engine.device().info().compute_capability {
+        (9, 0) => all.extend(narrow_trials(CUDA_HOPPER, both_budgets(engine), seed)),
+        (major, minor) => {
+            let reason = format!("the device has compute capability {major}.{minor}, not 9.0");
+            all.push(absent(CUDA_HOPPER, reason));
+        }
+    }
+    all
 }
 
 #[cfg(not(feature = "cuda"))]
 fn cuda_trials(_: u64) -> Vec<Trial> {
-    vec![absent("cuda", "this build lacks the feature `cuda`")]
+    [CUDA_PORTABLE, CUDA_HOPPER]
+        .map(|name| absent(name, "this build lacks the feature `cuda`"))
+        .into()
+}
+
+/// An engine as trials take it.
+trait Tried: Backend + Send + Sync + 'static {
+    /// Runs a trial, and notes what it launched where that can be told.
+    fn tried(&self, trial: impl FnOnce(&Self) -> Result<(), Failed>) -> Result<(), Failed> {
+        trial(self)
+    }
+}
+
+impl Tried for CpuEngine {}
+
+#[cfg(host_kernels)]
+impl Tried for HostEngine {}
+
+#[cfg(feature = "cuda")]
+impl Tried for CudaEngine {
+    fn tried(&self, trial: impl FnOnce(&Self) -> Result<(), Failed>) -> Result<(), Failed> {
+        let noted = noted::Noted::default();
+        trial(&self.traced(&noted.trace))?;
+        noted.passed();
+        Ok(())
+    }
 }
 
 /// The configurations of one engine, with their names.
 type Configurations<B> = Arc<Vec<(&'static str, B)>>;
 
 /// The whole table on one engine.
-fn trials<B: Backend + Send + Sync + 'static>(
+fn trials<B: Tried>(engine: &str, configurations: Vec<(&'static str, B)>, seed: u64) -> Vec<Trial> {
+    let configurations = Arc::new(configurations);
+    let mut trials = typed_trials::<B, f32>(engine, &configurations, seed);
+    trials.extend(typed_trials::<B, f16>(engine, &configurations, seed));
+    trials.extend(typed_trials::<B, bf16>(engine, &configurations, seed));
+    trials
+}
+
+/// Those of 16-bit inputs.
+fn narrow_trials<B: Tried>(
     engine: &str,
     configurations: Vec<(&'static str, B)>,
     seed: u64,
 ) -> Vec<Trial> {
     let configurations = Arc::new(configurations);
-    let mut trials = Vec::new();
-    for (index, case) in table(seed).into_iter().enumerate() {
-        trials.push(case_trial::<B, f32>(
-            engine,
-            &configurations,
-            case,
-            seed,
-            index,
-        ));
-        trials.push(case_trial::<B, f16>(
-            engine,
-            &configurations,
-            case,
-            seed,
-            index,
-        ));
-        trials.push(case_trial::<B, bf16>(
-            engine,
-            &configurations,
-            case,
-            seed,
-            index,
-        ));
-    }
-    trials.push(rows_trial::<B, f32>(engine, &configurations, seed));
-    trials.push(rows_trial::<B, f16>(engine, &configurations, seed));
-    trials.push(rows_trial::<B, bf16>(engine, &configurations, seed));
+    let mut trials = typed_trials::<B, bf16>(engine, &configurations, seed);
+    trials.extend(typed_trials::<B, f16>(engine, &configurations, seed));
     trials
 }
 
-fn case_trial<B: Backend + Send + Sync + 'static, T: Element>(
+fn typed_trials<B: Tried, T: Element>(
+    engine: &str,
+    configurations: &Configurations<B>,
+    seed: u64,
+) -> Vec<Trial> {
+    let reduced = std::env::var_os("INFONCE_REDUCED").is_some();
+    let cases = table(seed).into_iter().enumerate();
+    let cases = cases.filter(|(_, case)| !reduced || is_in_reduced_set(case));
+    let mut trials: Vec<Trial> = cases
+        .map(|(index, case)| case_trial::<B, T>(engine, configurations, case, seed, index))
+        .collect();
+    trials.push(rows_trial::<B, T>(engine, configurations, seed));
+    trials
+}
+
+/// Fused kernels of every D and weights that are stored, softmaxes found on the way and known before,
+/// one term of the weights and both.
+fn is_in_reduced_set(case: &Case) -> bool {
+    let losses = [Loss::NtXent, Loss::InfoNceDiagonal, Loss::Clip];
+    let is_usual = case.data == Data::Unit && (10.0..20.0).contains(&case.scale);
+    let sizes = [
+        (16, 128),
+        (97, 64),
+        (98, 64),
+        (257, 200),
+        (258, 200),
+        (130, 512),
+    ];
+    is_usual && losses.contains(&case.loss) && sizes.contains(&(case.anchors, case.dim))
+}
+
+fn case_trial<B: Tried, T: Element>(
     engine: &str,
     configurations: &Configurations<B>,
     case: Case,
@@ -176,14 +217,16 @@ fn case_trial<B: Backend + Send + Sync + 'static, T: Element>(
         let problem = Problem::<T>::draw(&case, &mut random(seed, index))?;
         let expectation = Expectation::new(&problem)?;
         for (name, backend) in configurations.iter() {
-            let checked = check(backend, &problem, &expectation);
-            verdict(checked, &format!("{name}: {case}"), seed)?;
+            backend.tried(|backend| {
+                let checked = check(backend, &problem, &expectation);
+                verdict(checked, &format!("{name}: {case}"), seed)
+            })?;
         }
         Ok(())
     })
 }
 
-fn rows_trial<B: Backend + Send + Sync + 'static, T: Element>(
+fn rows_trial<B: Tried, T: Element>(
     engine: &str,
     configurations: &Configurations<B>,
     seed: u64,
@@ -191,8 +234,10 @@ fn rows_trial<B: Backend + Send + Sync + 'static, T: Element>(
     let configurations = Arc::clone(configurations);
     Trial::test(format!("{engine} {} row-wise verbs", T::DTYPE), move || {
         for (name, backend) in configurations.iter() {
-            let checked = check_rows::<B, T>(backend, &mut random(seed, table(seed).len()));
-            verdict(checked, &format!("{name}: row-wise verbs"), seed)?;
+            backend.tried(|backend| {
+                let checked = check_rows::<B, T>(backend, &mut random(seed, table(seed).len()));
+                verdict(checked, &format!("{name}: row-wise verbs"), seed)
+            })?;
         }
         Ok(())
     })

@@ -1,0 +1,139 @@
+//! Options that round the inputs further: off by their rounding, and by no more.
+
+use half::{bf16, f16};
+use infonce::cuda::{CudaBuffer, CudaDevice, CudaEngine};
+use infonce::{Contrast, Element, Engine, Error, Gradients, Inputs, Positives};
+
+use super::Test;
+
+pub const TESTS: [(&str, Test); 2] = [
+    ("products of tf32 are off by their rounding", tf32),
+    (
+        "scores of 8 bits are within their bound, or refused where there are none",
+        fp8,
+    ),
+];
+
+const ROWS: usize = 70;
+
+/// Rows of length 1.
+fn unit_rows<T: Element>(
+    device: &CudaDevice,
+    dim: usize,
+    seed: usize,
+) -> Result<CudaBuffer<T>, Error> {
+    let number = |i: usize| (((i * i) % 9973 * 37 + seed * 101) as f32).sin();
+    let mut rows: Vec<f32> = (0..ROWS * dim).map(number).collect();
+    for row in rows.chunks_mut(dim) {
+        let length = row.iter().map(|x| x * x).sum::<f32>().sqrt();
+        row.iter_mut().for_each(|x| *x /= length);
+    }
+    let rows: Vec<T> = rows.into_iter().map(T::from_f32).collect();
+    CudaBuffer::upload(device, &rows)
+}
+
+fn largest(numbers: impl Iterator<Item = f32>) -> f32 {
+    numbers.fold(0.0, |a, b| a.max(b.abs()))
+}
+
+/// Largest difference of numbers that are finite.
+fn difference(a: &[f32], b: &[f32]) -> f32 {
+    largest(a.iter().zip(b).map(|(a, b)| a - b))
+}
+
+fn tf32(device: &CudaDevice) -> Result<(), Error> {
+    // A logit is off by s·2·2⁻¹¹·⟨|q|, |k|⟩ at most, a weight by as much, relatively; far less as signs
+    // differ. Three products would leave less than the lower bound.
+    let judge = |what: &str, exact: &[f32], rounded: &[f32]| {
+        assert!(rounded.iter().all(|number| number.is_finite()), "{what}");
+        let share = difference(exact, rounded) / largest(exact.iter().copied());
+        assert!((1e-5..1e-2).contains(&share), "{what}: {share}");
+    };
+    // Fused kernels of every size, and weights that are stored.
+    for dim in [48, 128, 200, 300] {
+        let (q, k) = (
+            unit_rows::<f32>(device, dim, 1)?,
+            unit_rows::<f32>(device, dim, 2)?,
+        );
+        let (q, k) = (q.rows(ROWS, dim)?, k.rows(ROWS, dim)?);
+        for contrast in [
+            Contrast::clip(5.0)?,
+            Contrast::info_nce(0.2, Positives::Diagonal)?,
+        ] {
+            let run = |tf32| -> Result<_, Error> {
+                let engine = CudaEngine::on(device.clone()).with_tf32(tf32);
+                let mut dq = CudaBuffer::<f32>::zeroed(device, ROWS * dim)?;
+                let mut dk = CudaBuffer::<f32>::zeroed(device, ROWS * dim)?;
+                let gradients = Gradients {
+                    dq: dq.rows_mut(ROWS, dim)?,
+                    dk: Some(dk.rows_mut(ROWS, dim)?),
+                };
+                let value =
+                    engine.value_and_grad(&contrast, &Inputs::Pair { q, k }, 1.0, gradients)?;
+                Ok((value.loss, dq.download()?, dk.download()?))
+            };
+            let (exact, rounded) = (run(false)?, run(true)?);
+            judge(&format!("dq, D = {dim}"), &exact.1, &rounded.1);
+            judge(&format!("dk, D = {dim}"), &exact.2, &rounded.2);
+            assert!((exact.0 - rounded.0).abs() < 5e-3 * exact.0);
+        }
+        let best = |tf32| {
+            let engine = CudaEngine::on(device.clone()).with_tf32(tf32);
+            engine.top_k(q, k, 3, false)
+        };
+        judge(
+            &format!("top-k, D = {dim}"),
+            &best(false)?.scores,
+            &best(true)?.scores,
+        );
+    }
+    Ok(())
+}
+
+fn fp8(device: &CudaDevice) -> Result<(), Error> {
+    scores_of_8_bits::<bf16>(device)?;
+    scores_of_8_bits::<f16>(device)
+}
+
+fn scores_of_8_bits<T: Element>(device: &CudaDevice) -> Result<(), Error> {
+    /// Of a scalar product of unit rows: `CudaEngine::with_fp8_scores`.
+    const BOUND: f32 = 0.13;
+    let exact = CudaEngine::on(device.clone());
+    let rounded = exact.clone().with_fp8_scores(true);
+    let scale = 10.0;
+    let contrast = Contrast::clip(scale)?;
+    // Anchors' rows that stay in shared memory, and such that are too long.
+    for dim in [128, 530] {
+        let (q, k) = (
+            unit_rows::<T>(device, dim, 1)?,
+            unit_rows::<T>(device, dim, 2)?,
+        );
+        let (q, k) = (q.rows(ROWS, dim)?, k.rows(ROWS, dim)?);
+        let inputs = Inputs::Pair { q, k };
+        if device.info().compute_capability != (9, 0) {
+            let refused = [
+                rounded.forward(&contrast, &inputs).err(),
+                rounded.top_k(q, k, 3, false).err(),
+            ];
+            let is_refused =
+                |error: &Option<Error>| matches!(error, Some(Error::Unsupported { .. }));
+            assert!(refused.iter().all(is_refused), "{refused:?}");
+            continue;
+        }
+        let [exactly, roughly] = [&exact, &rounded].map(|engine| -> Result<_, Error> {
+            let forward = engine.forward(&contrast, &inputs)?;
+            let lse = forward.statistics.rows.negatives_lse;
+            Ok((lse, engine.top_k(q, k, 3, false)?.scores))
+        });
+        let (exactly, roughly) = (exactly?, roughly?);
+        for (what, a, b, bound) in [
+            ("lse", &exactly.0, &roughly.0, scale * BOUND),
+            ("top-k", &exactly.1, &roughly.1, BOUND),
+        ] {
+            assert!(b.iter().all(|number| number.is_finite()), "{what}");
+            let off = difference(a, b);
+            assert!(off > 1e-5 && off <= bound, "{what}, D = {dim}: {off}");
+        }
+    }
+    Ok(())
+}
