@@ -70,7 +70,9 @@ pub unsafe extern "C" fn cuTensorMapEncodeTiled(
             [*steps, *steps.add(1)],
         )
     };
-    let aligned = map as usize % 64 == 0 && address as usize % 16 == 0 && stride % 16 == 0;
+    let aligned = (map as usize).is_multiple_of(64)
+        && (address as usize).is_multiple_of(16)
+        && stride.is_multiple_of(16);
     let sized = sizes.iter().all(|&size| (1..=1 << 32).contains(&size)) && stride < 1 << 40;
     let boxed = box_sizes[0] * bytes == BOX_BYTES && (1..=256).contains(&box_sizes[1]);
     let row_bytes = sizes[0] * u64::from(bytes);
