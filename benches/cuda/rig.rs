@@ -118,7 +118,11 @@ impl Rig {
         if let Some(path) = std::env::var_os("INFONCE_ROWS") {
             let rows = self.rows.clone();
             let text = serde_json::to_string_pretty(&Rows { rows }).expect("rows are plain data");
-            if let Err(error) = std::fs::write(&path, text) {
+            // Never half a file, even if the run is ended in the middle of this.
+            let path = std::path::PathBuf::from(path);
+            let part = path.with_extension("part");
+            let written = std::fs::write(&part, text).and_then(|()| std::fs::rename(&part, &path));
+            if let Err(error) = written {
                 eprintln!("error: INFONCE_ROWS={}: {error}", path.display());
                 std::process::exit(1);
             }

@@ -134,7 +134,7 @@ INFONCE_LARGEST=1 INFONCE_OUTPUTS="$outputs" INFONCE_ROWS="$run/rows.json" CRITE
 # QuACK tells installed code from the user's by a folder named site-packages, and fails without one.
 if compgen -G "wheels/*.whl" > /dev/null && [ ! -e site-packages ]; then
     rm -rf site.part
-    python3 -m pip install --quiet --no-index --no-deps --target site.part wheels/*.whl \
+    timeout 60 python3 -m pip install --quiet --no-index --no-deps --target site.part wheels/*.whl \
         > "$run/logs/wheels.log" 2>&1 && mv site.part site-packages || tail -n 3 "$run/logs/wheels.log"
 fi
 # No further size is begun when little of the limit is left.

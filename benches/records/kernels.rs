@@ -11,13 +11,9 @@ const CLEAN: [&str; 3] = ["memcheck", "racecheck", "synccheck"];
 pub fn names(map: &str) -> Vec<&str> {
     let (_, table) = map.split_once("## All kernels\n").unwrap_or_default();
     let table = table.split("\n#").next().unwrap_or_default();
-    let name = |line: &'_ str| -> Option<usize> {
-        let name = line.strip_prefix("| `")?;
-        name.find("` |")
-    };
     table
         .lines()
-        .filter_map(|line| Some(&line[3..3 + name(line)?]))
+        .filter_map(|line| Some(line.strip_prefix("| `")?.split_once("` |")?.0))
         .collect()
 }
 

@@ -177,7 +177,7 @@ pub struct Row {
     pub error: Option<Errors>,
     /// Why there is no number.
     pub reason: Option<String>,
-    /// What one warm run of it launches, in order of first launches.
+    /// What one more run of it launches, in order of first launches.
     #[serde(default)]
     pub kernels: Vec<KernelTime>,
 }

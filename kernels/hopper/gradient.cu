@@ -99,7 +99,8 @@ struct HopperGradient : OwnedRows<T, 128, COLUMNS / 8, 8 * SLABS, softmax_of(TER
             const uint32_t first_row = (first_tile + tile) * COLUMNS;
             ring.wait_empty(turn);
             if (leads) {
-                const SharedAddress full = ring.fill(turn, STAGE);
+                const SharedAddress full = ring.full(turn.stage);
+                mbarrier_arrive_expect(full, STAGE);
                 for (uint32_t slab = 0; slab < uint32_t(SLABS); ++slab)
                     copy_box(stages + turn.stage * STAGE + slab * STREAMED_SLAB, params.streamed, slab * SLAB_NUMBERS,
                              first_row, full);

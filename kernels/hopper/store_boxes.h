@@ -4,15 +4,11 @@
 
 #include "hopper/scores.h"
 #include "ptx/async_proxy.h"
-#include "ptx/convert.h"
 #include "ptx/stmatrix.h"
 #include "ptx/tensor_store.h"
 #include "similarity/store_pairs.h"
 
 namespace infonce {
-
-INFONCE_DEVICE uint32_t pack(bf16, float low, float high) { return pack_bf16(low, high); }
-INFONCE_DEVICE uint32_t pack(f16, float low, float high) { return pack_f16(low, high); }
 
 template <class T, class Tile>
 struct BoxStores {
@@ -35,8 +31,8 @@ struct BoxStores {
         for (int j = 0; j < STORED_BLOCKS; j += 2) {
             const auto& left = weights.z[0][first + j];
             const auto& right = weights.z[0][first + j + 1];
-            const uint32_t r[4] = {pack(T{}, left[0], left[1]), pack(T{}, left[2], left[3]), pack(T{}, right[0], right[1]),
-                                   pack(T{}, right[2], right[3])};
+            const uint32_t r[4] = {Element<T>::pack(left[0], left[1]), Element<T>::pack(left[2], left[3]),
+                                   Element<T>::pack(right[0], right[1]), Element<T>::pack(right[2], right[3])};
             store_matrices(stage + row * SLAB_BYTES + ((j + lane / 16) ^ row % 8) * 16, r);
         }
         fence_async_proxy();

@@ -1,4 +1,4 @@
-// The runner's own form of a CUtensorMap: 128 bytes that the host fills (`HostTensorMap` in
+// The runner's own form of a CUtensorMap: 128 bytes that the host fills (`TensorMapWords` in
 // src/host/device.rs) and a kernel passes on.
 #pragma once
 

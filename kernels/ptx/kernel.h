@@ -38,13 +38,6 @@ struct Index {
     uint32_t x, y, z;
 };
 
-// Loads written after it are not moved before it, where they would take registers too early.
-#ifdef __CUDACC__
-INFONCE_DEVICE void keep_order() { asm volatile("" ::: "memory"); }
-#else
-inline void keep_order() {}
-#endif
-
 #ifdef __CUDACC__
 INFONCE_DEVICE uint32_t thread_index() { return threadIdx.x; }
 INFONCE_DEVICE uint32_t thread_count() { return blockDim.x; }

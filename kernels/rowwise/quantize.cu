@@ -55,12 +55,8 @@ INFONCE_DEVICE void store_codes(const QuantizeParams& p, uint64_t row, uint32_t 
 
 // A row of any kind.
 INFONCE_DEVICE void quantize_row(const QuantizeParams& p, uint64_t row, uint32_t lane) {
-    const bool quads = p.dim % 4 == 0 && p.x.stride % 4 == 0 && is_quad_aligned(p.x.data, p.x.dtype);
-    auto load = [&](uint32_t column, float(&x)[4]) {
-        if (quads && column < p.dim) return widen_quad(p.x.load_quad(row, column), p.x.dtype, x);
-        INFONCE_UNROLL
-        for (uint32_t j = 0; j < 4; ++j) x[j] = column + j < p.dim ? p.x.load(row, column + j) : 0.0f;
-    };
+    const bool quads = p.x.in_quads(p.dim);
+    auto load = [&](uint32_t column, float(&x)[4]) { p.x.load_four(x, row, column, p.dim, quads && column < p.dim); };
     float largest[1] = {0.0f};
     for (uint32_t column = lane * 4; column < p.dim; column += QUANTIZE_ROW_QUADS) {
         float x[4];

@@ -96,25 +96,30 @@ INFONCE_DEVICE float block_maximum(float x) {
 struct BoundParams {
     ContrastView contrast;
     const float* square_norms;
+    const float* positive;  // z₊, in nats
     uint32_t* bounded;
 };
 
 constexpr int BOUND_THREADS = 1024;
 
 // |z_ij| ≤ s·max‖q‖·max‖k‖ =: L. With L ≤ 80 in base 2 a sum of 2^z over 2^30 candidates lies between 2^-80
-// and 2^110, and with norms whose largest is between 2^-16 and 2^16 so does all that is made of it. One block.
+// and 2^110, and with norms whose largest is between 2^-16 and 2^16 sums of it times rows stay below 2^127.
+// The positive of MoCo is no candidate, and is asked itself. One block.
 INFONCE_KERNEL(bound_logits, BoundParams, BOUND_THREADS, 1) {
-    float anchors = 0.0f, candidates = 0.0f;
-    for (uint32_t i = thread_index(); i < p.contrast.anchors; i += BOUND_THREADS)
+    float anchors = 0.0f, candidates = 0.0f, positive = 0.0f;
+    for (uint32_t i = thread_index(); i < p.contrast.anchors; i += BOUND_THREADS) {
         anchors = larger(anchors, load_global(p.square_norms + i));
+        positive = larger(positive, absolute(load_global(p.positive + i)));
+    }
     for (uint32_t i = thread_index(); i < p.contrast.candidates; i += BOUND_THREADS)
         candidates = larger(candidates, load_global(p.square_norms + p.contrast.anchors + i));
     anchors = sqrt_exact(block_maximum<BOUND_THREADS>(anchors));
     candidates = sqrt_exact(block_maximum<BOUND_THREADS>(candidates));
+    positive = block_maximum<BOUND_THREADS>(positive) * LOG2_E;
     if (thread_index() != 0) return;
     constexpr float LARGEST = 80.0f, FAR = 65536.0f;
     const auto usual = [](float norm) { return norm >= 1.0f / FAR && norm <= FAR; };
-    const float largest = absolute(p.contrast.scale2()) * anchors * candidates;
+    const float largest = larger(absolute(p.contrast.scale2()) * anchors * candidates, positive);
     store_global(p.bounded, uint32_t(usual(anchors) && usual(candidates) && largest <= LARGEST));
 }
 

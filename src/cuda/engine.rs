@@ -14,7 +14,7 @@ use crate::statistics::Statistics;
 
 /// Bytes for a chunk of softmax weights, unless said otherwise: 4,096 rows of 131,072 in 16 bits. A chunk's
 /// dk is added to what the chunks before left, 8 bytes of traffic for a number of dk, which the products of
-/// that many rows hide. Of a small card's memory at most a part.
+/// that many rows hide. At most a 64th of the card's memory.
 const WEIGHTS_BUDGET: usize = 1 << 30;
 const PART_OF_MEMORY: usize = 64;
 
@@ -74,7 +74,8 @@ impl CudaEngine {
         }
     }
 
-    /// Bytes that a chunk of softmax weights (D above 256) or of scores (top-k) may take; one tile of
+    /// Bytes that a chunk of softmax weights (D above 256; for NT-Xent and CLIP of 16 bits on
+    /// sm_90 above 128) or of scores (top-k) may take; one tile of
     /// 128 rows at least is taken whatever it says. More chunks cost launches and traffic, and fill the
     /// device less. 1 GiB when nothing is said, or a 64th of the device's memory where that is less.
     #[must_use]
@@ -128,7 +129,8 @@ impl CudaEngine {
 
     /// Bytes of device memory that `call` takes from the pool of the device, beside its inputs and
     /// gradients; the results that it leaves there are among them. It follows from the arguments, the
-    /// device's number of multiprocessors and the weights budget, never from what memory is free.
+    /// engine's options and weights budget, and the device's number of multiprocessors and compute
+    /// capability, never from what memory is free.
     ///
     /// # Errors
     /// Those of the call.

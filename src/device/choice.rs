@@ -43,8 +43,8 @@ impl<D: Device> Similarity<'_, D> {
         narrow && !self.portable && self.device.has_warpgroups()
     }
 
-    /// Candidates of a tile of logits.
-    pub(super) fn scores_columns(&self, arithmetic: Arithmetic) -> usize {
+    /// Columns of a tile: candidates of one of logits, numbers of a row of a product.
+    pub(super) fn tile_columns(&self, arithmetic: Arithmetic) -> usize {
         if self.is_hopper(arithmetic) { 256 } else { 128 }
     }
 
@@ -57,11 +57,6 @@ impl<D: Device> Similarity<'_, D> {
         } else {
             tiles
         }
-    }
-
-    /// Columns of a tile of a product.
-    pub(super) fn product_columns(&self, arithmetic: Arithmetic) -> usize {
-        if self.is_hopper(arithmetic) { 256 } else { 128 }
     }
 
     /// Launches a kernel of the tile loop: "statistics", "exponentials", "weights" or "scores".
@@ -154,6 +149,14 @@ impl<D: Device> Similarity<'_, D> {
         arithmetic: Arithmetic,
         box_rows: u32,
     ) -> Result<TensorMap, Error> {
+        // Coordinates of boxes have a sign.
+        if rows.rows > i32::MAX as u32 - 1024 {
+            return Err(Error::Scalar {
+                argument: "rows",
+                given: f64::from(rows.rows),
+                allowed: "at most 2^31 - 1025 rows for the kernels of sm_90a",
+            });
+        }
         self.device.tensor_map(&BoxedMatrix {
             address: rows.data,
             rows: rows.rows as usize,

@@ -22,12 +22,20 @@ pub(super) enum Softmax<'a, D: Device> {
     },
 }
 
-/// What the exponentials of a chunk need besides themselves.
-struct Folded<D: Device> {
+/// Exponentials, and what a chunk of them needs besides.
+struct Exponentials<'a, D: Device> {
+    statistics: &'a DeviceStatistics<D>,
+    bounded: &'a Floats<D>,
     row_sums: Floats<D>,
     factors: Floats<D>,
     /// The chunk's anchors times their factors, where dk is wanted.
-    anchors: Option<D::Buffer>,
+    folded: Option<D::Buffer>,
+}
+
+/// What makes the weights of a chunk.
+enum Source<'a, D: Device> {
+    Known(&'a Known<'a, D>),
+    Found(Exponentials<'a, D>),
 }
 
 /// A chunk of anchors, and where its weights are stored.
@@ -65,7 +73,7 @@ impl<D: Device> Similarity<'_, D> {
         let stride = candidates.next_multiple_of(16);
         let chunk = self.chunk(anchors, stride * bytes);
         let weights = self.device.allocate(chunk.min(anchors) * stride * bytes)?;
-        let columns_of_product = dim.div_ceil(self.product_columns(prepared.arithmetic));
+        let columns_of_product = dim.div_ceil(self.tile_columns(prepared.arithmetic));
         let slab = 128 / bytes;
         let row_tiles = |rows| self.row_tiles(prepared.arithmetic, rows);
         let (parts, slabs) = self.split(
@@ -94,16 +102,21 @@ impl<D: Device> Similarity<'_, D> {
             Some(_) => Some(self.memory().floats(dk_parts as usize * candidates * dim)?),
             None => None,
         };
-        let weight_tiles = candidates.div_ceil(self.scores_columns(prepared.arithmetic));
+        let weight_tiles = candidates.div_ceil(self.tile_columns(prepared.arithmetic));
         let (weight_parts, per_part) = self.split(row_tiles(chunk), weight_tiles, 1);
-        let folded = match softmax {
-            Softmax::Known(_) => None,
-            Softmax::Found { .. } => Some(Folded {
+        let source = match softmax {
+            Softmax::Known(known) => Source::Known(known),
+            Softmax::Found {
+                statistics,
+                bounded,
+            } => Source::Found(Exponentials {
+                statistics,
+                bounded,
                 row_sums: self
                     .memory()
                     .floats(2 * weight_parts as usize * chunk.min(anchors))?,
                 factors: self.memory().floats(chunk.min(anchors))?,
-                anchors: match gradients.dk {
+                folded: match gradients.dk {
                     Some(_) => {
                         let row_bytes = prepared.anchor_rows.row_bytes as usize;
                         Some(self.device.allocate(chunk.min(anchors) * row_bytes)?)
@@ -111,6 +124,10 @@ impl<D: Device> Similarity<'_, D> {
                     None => None,
                 },
             }),
+        };
+        let found = match &source {
+            Source::Known(_) => None,
+            Source::Found(found) => Some(found),
         };
         for first in (0..anchors).step_by(chunk) {
             let count = chunk.min(anchors - first);
@@ -122,14 +139,9 @@ impl<D: Device> Similarity<'_, D> {
                 stride,
             };
             let grid = [count_tiles, weight_parts, 1];
-            match (softmax, &folded) {
-                (Softmax::Found { bounded, .. }, Some(folded)) => {
-                    self.exponentials(side, rows, bounded, folded, chunk, grid, per_part)?;
-                }
-                (Softmax::Known(known), _) => {
-                    self.known_weights(side, known, chunk, grid, per_part)?;
-                }
-                (Softmax::Found { .. }, None) => {}
+            match &source {
+                Source::Known(known) => self.known_weights(side, known, chunk, grid, per_part)?,
+                Source::Found(found) => self.exponentials(side, found, chunk, grid, per_part)?,
             }
             let left = GlobalRows {
                 data: chunk.weights,
@@ -156,7 +168,7 @@ impl<D: Device> Similarity<'_, D> {
                 side,
                 &Finish {
                     sums: &dq_sums,
-                    factors: folded.as_ref().map(|folded| &folded.factors),
+                    factors: found.map(|found| &found.factors),
                     positives: own.then_some(rows),
                     gradient: gradients.dq,
                     dots: Some(dots),
@@ -165,7 +177,7 @@ impl<D: Device> Similarity<'_, D> {
                 },
             )?;
             if let Some(sums) = &dk_sums {
-                product.right = match folded.as_ref().and_then(|folded| folded.anchors.as_ref()) {
+                product.right = match found.and_then(|found| found.folded.as_ref()) {
                     Some(folded) => GlobalRows {
                         data: D::address(folded),
                         stride: u64::from(prepared.anchor_rows.row_bytes),
@@ -227,13 +239,10 @@ impl<D: Device> Similarity<'_, D> {
 
     /// Stores the chunk's exponentials, completes its statistics, and folds what the exponentials have
     /// too much into the chunk's anchors and factors.
-    #[allow(clippy::too_many_arguments)]
     fn exponentials(
         &self,
         side: &Side<'_, D>,
-        statistics: &DeviceStatistics<D>,
-        bounded: &Floats<D>,
-        folded: &Folded<D>,
+        found: &Exponentials<'_, D>,
         chunk: Chunk,
         grid: [u32; 3],
         tiles_per_split: u32,
@@ -243,28 +252,28 @@ impl<D: Device> Similarity<'_, D> {
         let at = |floats: &Floats<D>| floats.address() + 4 * first as u64;
         let params = ScoresParams {
             tiles_per_split,
-            bounded: bounded.address(),
-            rows: folded.row_sums.address(),
-            negatives_lse: at(&statistics.negatives_lse),
+            bounded: found.bounded.address(),
+            rows: found.row_sums.address(),
+            negatives_lse: at(&found.statistics.negatives_lse),
             weights: chunk.weights,
             weights_stride: chunk.stride as u64,
             ..scores_params(prepared, first, count)
         };
         let partial = Partial {
-            sums: folded.row_sums.address(),
+            sums: found.row_sums.address(),
             parts: grid[1],
             ..Partial::default()
         };
         // Where logits have no bound, a pass before finds offsets. Whether it does anything is decided
         // on the device, so that a recorded graph serves whatever numbers come.
-        let unless = bounded.address();
+        let unless = found.bounded.address();
         let arithmetic = prepared.arithmetic;
         let before = ScoresParams { unless, ..params };
         self.scores("statistics", arithmetic, grid, &before)?;
         let before = Partial { unless, ..partial };
-        self.combine(prepared, statistics, first, count, before)?;
+        self.combine(prepared, found.statistics, first, count, before)?;
         self.scores("exponentials", arithmetic, grid, &params)?;
-        self.combine(prepared, statistics, first, count, partial)?;
+        self.combine(prepared, found.statistics, first, count, partial)?;
         let matrix = |data: u64, stride: usize| MatrixView {
             data,
             stride: stride as u64,
@@ -275,19 +284,19 @@ impl<D: Device> Similarity<'_, D> {
         let dim = rows.row_bytes as usize / bytes;
         let params = FoldParams {
             contrast: prepared.view,
-            partial: folded.row_sums.address(),
-            lse2: at(&statistics.lse2),
+            partial: found.row_sums.address(),
+            lse2: at(&found.statistics.lse2),
             parts: grid[1],
             rows: count as u32,
             first_anchor: first as u32,
             dim: dim as u32,
             exponentials: matrix(chunk.weights, chunk.stride),
             anchors: matrix(rows.data, rows.stride as usize / bytes),
-            folded: match &folded.anchors {
+            folded: match &found.folded {
                 Some(folded) => matrix(D::address(folded), dim),
                 None => no_matrix(),
             },
-            factors: folded.factors.address(),
+            factors: found.factors.address(),
         };
         let grid = [count.div_ceil(WARP_ROWS) as u32, 1, 1];
         self.launch("fold_rows", grid, 32 * WARP_ROWS as u32, 0, &params)

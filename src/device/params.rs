@@ -157,6 +157,7 @@ pub(super) struct PositivesParams {
 pub(super) struct BoundParams {
     pub contrast: ContrastView,
     pub square_norms: u64,
+    pub positive: u64,
     pub bounded: u64,
 }
 

@@ -2,16 +2,12 @@
 
 use super::params::{GlobalRows, QuantizeParams};
 use super::prepared::{TileRows, view};
-use super::similarity::{Similarity, WARP_ROWS};
+use super::similarity::{Similarity, TILE, WARP_ROWS};
 use super::{Device, DeviceMatrix, Rowwise, count};
 use crate::error::Error;
 
 /// Rows of 128 numbers that a warp holds: `QUANTIZE_QUADS` of rowwise/quantize.cu.
 const QUANTIZE_ROWS: usize = 8;
-
-/// Rows of a tile. A tile's scales, and those of the tile after it, are read without asking where the
-/// matrix ends.
-const SCALED_ROWS: usize = 128;
 
 impl<D: Device> Similarity<'_, D> {
     /// The matrix as e4m3, x_id ≈ scale_i · code_id with scale_i = max_d |x_id| / 448: N·D bytes, and
@@ -27,7 +23,8 @@ impl<D: Device> Similarity<'_, D> {
     ) -> Result<TileRows, Error> {
         let DeviceMatrix { rows, dim, .. } = matrix;
         let row_bytes = dim.next_multiple_of(16);
-        let scaled_rows = rows.next_multiple_of(SCALED_ROWS) + SCALED_ROWS;
+        // A tile's scales, and those of the tile after it, are read without asking where the matrix ends.
+        let scaled_rows = rows.next_multiple_of(TILE) + TILE;
         let counted = count("rows", rows)?;
         let codes = self.device.allocate(rows * row_bytes)?;
         let scales = self.device.allocate(4 * scaled_rows)?;

@@ -184,7 +184,7 @@ impl<'d, D: Device> Similarity<'d, D> {
             }
             (rows, None, dots)
         } else if is_one_way(contrast) && has_exponentials(prepared.arithmetic) {
-            let bounded = self.bounded(&prepared, &positives.square_norms)?;
+            let bounded = self.bounded(&prepared, &positives)?;
             let rows = self.statistics_of(positives.logits, None)?;
             let dots = self.memory().floats(prepared.shape.anchors)?;
             let softmax = Softmax::Found {

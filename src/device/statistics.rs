@@ -129,12 +129,13 @@ impl<D: Device> Similarity<'_, D> {
     pub(super) fn bounded(
         &self,
         prepared: &Prepared<'_, D>,
-        square_norms: &Floats<D>,
+        positives: &Positives<D>,
     ) -> Result<Floats<D>, Error> {
         let bounded = self.memory().floats(1)?;
         let params = BoundParams {
             contrast: prepared.view,
-            square_norms: square_norms.address(),
+            square_norms: positives.square_norms.address(),
+            positive: positives.logits.address(),
             bounded: bounded.address(),
         };
         self.launch("bound_logits", [1, 1, 1], 1024, 4 * 1024, &params)?;
@@ -206,7 +207,7 @@ impl<D: Device> Similarity<'_, D> {
         positives: Positives<D>,
     ) -> Result<(DeviceStatistics<D>, Option<DeviceStatistics<D>>), Error> {
         let memory = self.memory();
-        let bounded = self.bounded(prepared, &positives.square_norms)?;
+        let bounded = self.bounded(prepared, &positives)?;
         let positive = positives.logits;
         let Shape {
             anchors,
@@ -231,7 +232,7 @@ impl<D: Device> Similarity<'_, D> {
             false => anchors.next_multiple_of(TILE),
         };
         let row_tiles = |rows| self.row_tiles(prepared.arithmetic, rows);
-        let columns_of_tile = self.scores_columns(prepared.arithmetic);
+        let columns_of_tile = self.tile_columns(prepared.arithmetic);
         let (parts, per_part) =
             self.split(row_tiles(chunk), candidates.div_ceil(columns_of_tile), 1);
         let row_sums = memory.floats(2 * parts as usize * chunk.min(anchors))?;
@@ -245,7 +246,6 @@ impl<D: Device> Similarity<'_, D> {
         for first in (0..anchors).step_by(chunk) {
             let count = chunk.min(anchors - first);
             let params = ScoresParams {
-                first_anchor: first as u32,
                 tiles_per_split: per_part,
                 bounded: bounded.address(),
                 rows: row_sums.address(),

@@ -51,7 +51,7 @@ impl<D: Device> Similarity<'_, D> {
         let scores = memory.floats(chunk.min(queries.rows) * candidates.rows)?;
         let indices = memory.floats(queries.rows * k)?;
         let best = memory.floats(queries.rows * k)?;
-        let tiles = candidates.rows.div_ceil(self.scores_columns(arithmetic));
+        let tiles = candidates.rows.div_ceil(self.tile_columns(arithmetic));
         for first in (0..queries.rows).step_by(chunk) {
             let count = chunk.min(queries.rows - first);
             let row_tiles = self.row_tiles(arithmetic, count);

@@ -58,7 +58,7 @@ fn conversion_to_e4m3_is_to_the_nearest_of_two_as_near_the_even_and_never_past_t
     device.write(addresses[0], bytemuck::cast_slice(&x))?;
     let pairs = x.len() / 2;
     device.launch(&Launch {
-        kernel: "planted_e4m3_conversion",
+        kernel: "e4m3_of",
         grid: [pairs.div_ceil(64) as u32, 1, 1],
         threads: 64,
         shared_bytes: 0,
