@@ -187,7 +187,8 @@ struct HopperGradient : OwnedRows<T, 128, COLUMNS / 8, 8 * SLABS, softmax_of(TER
         const MatrixDescriptor b = describe_matrix(stages + stage * STAGE, STREAMED_SLAB);
         INFONCE_UNROLL
         for (uint32_t step = 0; step < uint32_t(STEPS); ++step)
-            WarpgroupProduct<T, DIM>::template registers<true>(flat(sums), fragments[step], b + step * 16 * SLAB_BYTES, true);
+            WarpgroupProduct<T, DIM>::template registers<true>(flat(sums), fragments[step], b + step * 16 * SLAB_BYTES,
+                                                               true);
         wgmma_commit();
     }
 
@@ -207,8 +208,10 @@ struct HopperGradient : OwnedRows<T, 128, COLUMNS / 8, 8 * SLABS, softmax_of(TER
         INFONCE_UNROLL
         for (int step = 0; step < STEPS; ++step)
             INFONCE_UNROLL
-            for (int i = 0; i < 4; ++i)
-                fragments[step][i] = Element<T>::pack(weights[2 * step + i / 2][i % 2 * 2], weights[2 * step + i / 2][i % 2 * 2 + 1]);
+            for (int i = 0; i < 4; ++i) {
+                const float(&block)[4] = weights[2 * step + i / 2];
+                fragments[step][i] = Element<T>::pack(block[i % 2 * 2], block[i % 2 * 2 + 1]);
+            }
     }
 };
 

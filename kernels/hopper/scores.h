@@ -109,8 +109,8 @@ INFONCE_DEVICE uint32_t tiles_of_block(const ScoresParams& p, uint32_t first_til
     return left < p.tiles_per_split ? left : p.tiles_per_split;
 }
 
-// Runs the tiles of this block, one of a cluster of PAIR; `epilogue.tile(logits, first_column, room)` after each, on the threads of
-// the consumers only. `make_epilogue` is called by them once.
+// Runs the tiles of this block, one of a cluster of PAIR; `epilogue.tile(logits, first_column, room)` after
+// each, on the threads of the consumers only.
 template <class T, bool RESIDENT, template <class> class Epilogue>
 INFONCE_DEVICE void hopper_score_tiles(const HopperScoresParams& params) {
     using Tile = HopperTile;

@@ -17,7 +17,8 @@
 // 8 blocks are what every such device can run.)
 #define INFONCE_CLUSTER_KERNEL(NAME, PARAMS, THREADS, MIN_BLOCKS, CLUSTER)                                    \
     static_assert(CLUSTER >= 1 && CLUSTER <= 8, "a cluster has 1 to 8 blocks");                               \
-    extern "C" __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THREADS, MIN_BLOCKS) NAME(const __grid_constant__ PARAMS p)
+    extern "C" __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THREADS, MIN_BLOCKS)         \
+        NAME(const __grid_constant__ PARAMS p)
 #else
 #include "host/interface.h"
 #define INFONCE_DEVICE inline

@@ -396,3 +396,41 @@ fn parts_cover_all_tiles_and_leave_no_part_empty() {
     let (parts, _) = Similarity::new(&device, 0).split(2, 1024, 1);
     assert!((60..=66).contains(&parts), "{parts}");
 }
+
+#[test]
+fn exponentials_go_without_an_offset_only_where_all_logits_are_bounded() -> Result<(), Error> {
+    let device = HostDevice::new(Schedule::Mixed, 3, 4);
+    let similarity = Similarity::new(&device, 1 << 16);
+    // Rows of 16 numbers `size`. With all sizes 1, s⟨q, k⟩ = 32, 46 in base 2; the bound is 80.
+    let bounded = |q: f32, own: f32, queue: f32| -> Result<u32, Error> {
+        let mut buffers = Vec::new();
+        let mut matrix = |rows: usize, size: f32| -> Result<DeviceMatrix, Error> {
+            let buffer = device.allocate(rows * 16 * 4)?;
+            let address = HostDevice::address(&buffer);
+            device.write(address, bytemuck::cast_slice(&vec![size; rows * 16]))?;
+            buffers.push(buffer);
+            Ok(DeviceMatrix {
+                address,
+                rows,
+                dim: 16,
+                stride: 16,
+                dtype: DType::F32,
+            })
+        };
+        let inputs = Inputs::Queue {
+            q: matrix(3, q)?,
+            own_key: matrix(3, own)?,
+            queue: matrix(5, queue)?,
+        };
+        let contrast = Contrast::moco(0.5)?;
+        let prepared = similarity.prepare(&contrast, &inputs)?;
+        let positives = similarity.positives(&prepared)?;
+        let flag = similarity.bounded(&prepared, &positives)?;
+        Ok(flag.read(&device)?[0].to_bits())
+    };
+    assert_eq!(bounded(1.0, 1.0, 1.0)?, 1);
+    assert_eq!(bounded(1.0, 1.0, 2.0)?, 0, "a candidate's logit");
+    assert_eq!(bounded(1.0, -2.0, 1.0)?, 0, "the logit of a key of its own");
+    assert_eq!(bounded(1e-6, 1.0, 1e5)?, 0, "norms far from 1");
+    Ok(())
+}
