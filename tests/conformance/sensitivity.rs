@@ -192,24 +192,30 @@ fn positive_in_the_tile<T: Element>(seed: u64) -> Result<(), Failed> {
     Ok(())
 }
 
-/// The loss as the difference of two f32 numbers.
+/// The loss as the difference of two f32 numbers. In one draw of about forty the rows' errors cancel, so
+/// one of four has to fail.
 fn cancelled_loss(seed: u64) -> Result<(), Failed> {
     for rest in [1e-4, 1e-8] {
-        let case = case(Data::Confident(rest));
-        let problem = Problem::<f32>::draw(&case, &mut random(seed, 2_000_003))?;
-        let Inputs::Pair { q, k } = problem.inputs()? else {
-            return Err("InfoNCE is defined on pairs".into());
-        };
-        let (q, k) = (Dense::from_rows(q), Dense::from_rows(k));
-        let inputs = Inputs::Pair { q: &q, k: &k };
-        let rows = reference::value_and_grad(&problem.contrast, &inputs, 1.0)?.rows;
-        let pairs = rows.lse.iter().zip(&rows.positive);
-        let losses = pairs.map(|(&lse, &positive)| f64::from(lse as f32 - positive as f32));
-        let loss = losses.sum::<f64>() / case.anchors as f64;
-        let measurements = Expectation::new(&problem)?.judge(&[output("loss", vec![loss])]);
-        must_fail(&measurements, "loss")?;
+        let drawn = |draw| cancelled_loss_of(rest, seed, 2_000_003 + draw);
+        (1..4).fold(drawn(0), |found, draw| found.or_else(|_| drawn(draw)))?;
     }
     Ok(())
+}
+
+fn cancelled_loss_of(rest: f64, seed: u64, index: usize) -> Result<(), Failed> {
+    let case = case(Data::Confident(rest));
+    let problem = Problem::<f32>::draw(&case, &mut random(seed, index))?;
+    let Inputs::Pair { q, k } = problem.inputs()? else {
+        return Err("InfoNCE is defined on pairs".into());
+    };
+    let (q, k) = (Dense::from_rows(q), Dense::from_rows(k));
+    let inputs = Inputs::Pair { q: &q, k: &k };
+    let rows = reference::value_and_grad(&problem.contrast, &inputs, 1.0)?.rows;
+    let pairs = rows.lse.iter().zip(&rows.positive);
+    let losses = pairs.map(|(&lse, &positive)| f64::from(lse as f32 - positive as f32));
+    let loss = losses.sum::<f64>() / case.anchors as f64;
+    let measurements = Expectation::new(&problem)?.judge(&[output("loss", vec![loss])]);
+    must_fail(&measurements, "loss")
 }
 
 fn output(quantity: &'static str, values: Vec<f64>) -> Output {
