@@ -196,7 +196,7 @@ fn positive_in_the_tile<T: Element>(seed: u64) -> Result<(), Failed> {
 /// one of four has to fail.
 fn cancelled_loss(seed: u64) -> Result<(), Failed> {
     for rest in [1e-4, 1e-8] {
-        let drawn = |draw| cancelled_loss_of(rest, seed, 2_000_003 + draw);
+        let drawn = |draw: usize| cancelled_loss_of(rest, seed, 2_000_003 + draw);
         (1..4).fold(drawn(0), |found, draw| found.or_else(|_| drawn(draw)))?;
     }
     Ok(())
