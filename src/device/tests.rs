@@ -1,6 +1,7 @@
 //! What only a device shows: memory that is counted, statistics and scales that stay there.
 
 mod fp8;
+mod quantize;
 mod rowwise;
 mod step;
 
