@@ -6,7 +6,7 @@ use rand_chacha::ChaCha8Rng;
 
 use super::{contrasts, numbers};
 use crate::contrast::{Contrast, Inputs, Positives, Shape};
-use crate::device::{Call, Device, DeviceMatrix, Launch, Similarity, number_bytes};
+use crate::device::{Call, Device, DeviceMatrix, Similarity};
 use crate::element::{DType, Element};
 use crate::engine::{Engine, Forward, Gradients};
 use crate::error::Error;
