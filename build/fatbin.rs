@@ -45,14 +45,19 @@ pub fn build(sources: &Sources, out_dir: &Path, documentation_only: bool) {
     });
     match written {
         Ok(kernels) => {
-            for k in kernels
-                .iter()
-                .filter(|k| k.spill_stores + k.spill_loads > 0)
-            {
-                println!(
-                    "cargo::warning=the kernel {} spills registers on {}: {} bytes stored, {} loaded",
-                    k.kernel, k.architecture, k.spill_stores, k.spill_loads
-                );
+            for k in &kernels {
+                let (kernel, architecture) = (&k.kernel, &k.architecture);
+                if k.spill_stores + k.spill_loads > 0 {
+                    println!(
+                        "cargo::warning=the kernel {kernel} spills registers on {architecture}: {} bytes stored, {} loaded",
+                        k.spill_stores, k.spill_loads
+                    );
+                }
+                if k.product_waits > 0 {
+                    println!(
+                        "cargo::warning=products of the kernel {kernel} wait on {architecture} where its source does not"
+                    );
+                }
             }
         }
         Err(message) => {
@@ -171,7 +176,7 @@ fn write(out_dir: &Path, images: &[Done], kernels: &[Resources]) -> io::Result<(
         let _ = writeln!(
             text,
             "KernelResources {{ kernel: {:?}, architecture: {:?}, registers: {}, spill_stores: {}, spill_loads: {}, \
-             stack: {}, shared: {}, barriers: {} }},",
+             stack: {}, shared: {}, barriers: {}, product_waits: {} }},",
             k.kernel,
             k.architecture,
             k.registers,
@@ -179,7 +184,8 @@ fn write(out_dir: &Path, images: &[Done], kernels: &[Resources]) -> io::Result<(
             k.spill_loads,
             k.stack,
             k.shared,
-            k.barriers
+            k.barriers,
+            k.product_waits
         );
     }
     text.push_str("]\n");

@@ -16,17 +16,36 @@ pub struct Resources {
     /// Static bytes per block; dynamic shared memory is chosen at launch.
     pub shared: u32,
     pub barriers: u32,
+    /// Complaints that products of a warpgroup wait where the source does not ask for it.
+    pub product_waits: u32,
 }
+
+/// How ptxas complains of that, ahead of the kernels themselves.
+const PRODUCT_WAITS: [&str; 3] = [
+    "wgmma.mma_async instructions are serialized",
+    "warpgroup.wait is injected",
+    "warpgroup.arrive is injected",
+];
 
 /// The kernels in the order ptxas compiled them. Lines that say nothing about a kernel are passed over.
 pub fn parse(log: &str) -> Vec<Resources> {
     let mut kernels: Vec<Resources> = Vec::new();
+    let mut waiting: Vec<&str> = Vec::new();
     for line in log.lines() {
+        if PRODUCT_WAITS
+            .iter()
+            .any(|complaint| line.contains(complaint))
+        {
+            waiting.extend(line.rsplit('\'').nth(1));
+            continue;
+        }
         if let Some((_, entry)) = line.split_once("Compiling entry function '") {
             let mut quoted = entry.split('\'');
             let kernel = quoted.next().unwrap_or_default().to_owned();
             let architecture = quoted.nth(1).unwrap_or_default().to_owned();
+            let complaints = waiting.iter().filter(|&&name| name == kernel).count();
             kernels.push(Resources {
+                product_waits: complaints as u32,
                 kernel,
                 architecture,
                 ..Resources::default()

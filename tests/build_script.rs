@@ -174,6 +174,8 @@ fn the_release_is_read_from_what_nvcc_prints() {
 
 /// As nvcc 13.0 prints it.
 const LOG: &str = "\
+ptxas info    : (C7517) warpgroup.wait is injected in around line 22004 by compiler to allow use of registers defined by GMMA in function 'normalize'
+ptxas info    : (C7518) Potential Performance Loss: wgmma.mma_async instructions are serialized due to program dependence on compiler-inserted WG.DP in divergent path in the function 'normalize'
 ptxas info    : 0 bytes gmem
 ptxas info    : Compiling entry function 'gradient' for 'sm_80'
 ptxas info    : Function properties for gradient
@@ -210,6 +212,7 @@ fn registers_spills_and_shared_memory_are_read_per_kernel_and_architecture() {
             stack: 16,
             shared: 1024,
             barriers: 1,
+            product_waits: 2,
         },
     ];
     assert_eq!(ptxas::parse(LOG), expected);

@@ -39,6 +39,8 @@ pub struct KernelResources {
     pub shared: u32,
     /// Named barriers of a block.
     pub barriers: u32,
+    /// Complaints of the assembler that products of a warpgroup wait where the source does not.
+    pub product_waits: u32,
 }
 
 static RESOURCES: &[KernelResources] = include!(concat!(env!("OUT_DIR"), "/resources.rs"));
@@ -124,5 +126,14 @@ mod tests {
             .filter(|kernel| kernel.spill_stores + kernel.spill_loads > 0)
             .collect();
         assert!(spilling.is_empty(), "{spilling:#?}");
+    }
+
+    #[test]
+    fn no_product_waits_but_where_the_source_does() {
+        let waiting: Vec<_> = kernels()
+            .iter()
+            .filter(|kernel| kernel.product_waits > 0)
+            .collect();
+        assert!(waiting.is_empty(), "{waiting:#?}");
     }
 }
