@@ -18,6 +18,7 @@ struct HopperGradientParams {
     TensorMap owner;     // boxes of 128 rows
     TensorMap streamed;  // boxes of COLUMNS rows
     GradientParams gradient;
+    WorkGrid grid;
 };
 
 // What the weights are made of. Known softmax: by the owner's log-sum-exp, the streamed row's, or a sum of
@@ -43,14 +44,15 @@ struct HopperGradient : OwnedRows<T, 128, COLUMNS / 8, 8 * SLABS, softmax_of(TER
     static constexpr int STAGE = SLABS * STREAMED_SLAB;
     static constexpr int OFFSETS = 4 * COLUMNS;  // bytes, of the streamed rows of a stage
     static constexpr int SHARED_BYTES =
-        SLABS * OWNER_SLAB + STAGES * (STAGE + OFFSETS) + int(Ring<STAGES>::BYTES) + int(MBARRIER_BYTES);
+        SLABS * OWNER_SLAB + STAGES * (STAGE + OFFSETS) + int(Ring<STAGES>::BYTES) + int(Ring<1>::BYTES);
     static constexpr uint32_t FIRST_TURN = 1;  // named barriers
     static constexpr int BLOCKS = COLUMNS / 8, STEPS = COLUMNS / 16;
     using Owned = OwnedRows<T, ROWS, BLOCKS, 8 * SLABS, softmax_of(TERMS), polynomial_each(TERMS, DIM)>;
     using Owned::first_owner, Owned::first_tile, Owned::sums, Owned::tiles;
 
-    SharedAddress owner_slabs, stages, offsets, owner_full;
+    SharedAddress owner_slabs, stages, offsets;
     Ring<STAGES> ring;
+    Ring<1> owner_ring;
     uint32_t group;
 
     INFONCE_DEVICE explicit HopperGradient(const GradientParams& params) : Owned(params) {
@@ -58,7 +60,7 @@ struct HopperGradient : OwnedRows<T, 128, COLUMNS / 8, 8 * SLABS, softmax_of(TER
         stages = owner_slabs + SLABS * OWNER_SLAB;
         offsets = stages + STAGES * STAGE;
         ring.barriers = offsets + STAGES * OFFSETS;
-        owner_full = ring.barriers + Ring<STAGES>::BYTES;
+        owner_ring.barriers = ring.barriers + Ring<STAGES>::BYTES;
         group = thread_index() / WARPGROUP;
     }
 
@@ -66,19 +68,24 @@ struct HopperGradient : OwnedRows<T, 128, COLUMNS / 8, 8 * SLABS, softmax_of(TER
         HopperGradient self(params.gradient);
         if (thread_index() == 0) {
             self.ring.init(CONSUMERS / 32, STREAMED_TERM ? 32 : 0);
-            mbarrier_init(self.owner_full, 1);
+            self.owner_ring.init(CONSUMERS / 32);
             fence_mbarrier_init();
         }
         block_barrier();
         if (thread_index() >= uint32_t(CONSUMERS)) {
             give_registers<40>();
-            if (thread_index() < uint32_t(CONSUMERS) + 32 && self.tiles > 0) self.copy(params);
+            if (thread_index() < uint32_t(CONSUMERS) + 32) self.copy(params);
             return;
         }
         take_registers<232>();
-        self.load_rows();
-        if (self.tiles > 0) self.consume();
-        self.write();
+        Turn<STAGES> turn;
+        Turn<1> owner_turn;
+        for (Scheduler<> scheduler{params.grid}; scheduler.has_work(); scheduler.advance()) {
+            self.begin(scheduler.work());
+            self.load_rows();
+            if (self.tiles > 0) self.consume(turn, owner_turn);
+            self.write();
+        }
     }
 
     // The part of one warp.
@@ -88,13 +95,27 @@ struct HopperGradient : OwnedRows<T, 128, COLUMNS / 8, 8 * SLABS, softmax_of(TER
         if (leads) {
             prefetch_map(params.owner);
             prefetch_map(params.streamed);
-            mbarrier_arrive_expect(owner_full, SLABS * OWNER_SLAB);
-            for (uint32_t slab = 0; slab < uint32_t(SLABS); ++slab)
-                copy_box(owner_slabs + slab * OWNER_SLAB, params.owner, slab * SLAB_NUMBERS, first_owner, owner_full);
         } else if (!STREAMED_TERM) {
             return;
         }
         Turn<STAGES> turn;
+        Turn<1> owner_turn;
+        for (Scheduler<> scheduler{params.grid}; scheduler.has_work(); scheduler.advance()) {
+            Owned::begin(scheduler.work());
+            if (tiles == 0) continue;
+            if (leads) copy_owner(params, owner_turn);
+            owner_turn.advance();
+            copy_streamed(params, leads, turn);
+        }
+    }
+
+    INFONCE_DEVICE void copy_owner(const HopperGradientParams& params, const Turn<1>& turn) const {
+        const SharedAddress full = owner_ring.fill(turn, SLABS * OWNER_SLAB);
+        for (uint32_t slab = 0; slab < uint32_t(SLABS); ++slab)
+            copy_box(owner_slabs + slab * OWNER_SLAB, params.owner, slab * SLAB_NUMBERS, first_owner, full);
+    }
+
+    INFONCE_DEVICE void copy_streamed(const HopperGradientParams& params, bool leads, Turn<STAGES>& turn) const {
         for (uint32_t tile = 0; tile < tiles; ++tile) {
             const uint32_t first_row = (first_tile + tile) * COLUMNS;
             ring.wait_empty(turn);
@@ -117,13 +138,12 @@ struct HopperGradient : OwnedRows<T, 128, COLUMNS / 8, 8 * SLABS, softmax_of(TER
     using Weights = float[BLOCKS][4];
     using Fragments = uint32_t[STEPS][4];
 
-    INFONCE_DEVICE void consume() {
+    INFONCE_DEVICE void consume(Turn<STAGES>& turn, Turn<1>& owner_turn) {
         Weights weights;
         Fragments fragments;
         float factor[2] = {1.0f, 1.0f};
-        Turn<STAGES> turn;
         if (group == 1) named_arrive(FIRST_TURN, CONSUMERS);
-        mbarrier_wait(owner_full, 0);
+        owner_ring.wait(owner_turn);
         take_turn();
         ring.wait(turn);
         issue_logits(weights, turn.stage);
@@ -153,6 +173,9 @@ struct HopperGradient : OwnedRows<T, 128, COLUMNS / 8, 8 * SLABS, softmax_of(TER
         wgmma_wait<0>();
         pin_accumulator(flat(sums));
         ring.release(turn.stage);
+        turn.advance();
+        owner_ring.release(0);
+        owner_turn.advance();
     }
 
     INFONCE_DEVICE void take_turn() const { named_barrier(FIRST_TURN + group, CONSUMERS); }

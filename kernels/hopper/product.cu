@@ -14,9 +14,10 @@ struct HopperProductParams {
     TensorMap left;   // boxes of 128 rows; transposed, of 64
     TensorMap right;  // boxes of 64 rows
     uint32_t rows, columns, summed;  // columns: D
-    uint32_t slabs_per_split;        // blocks are (tile, split), the columns of a pair of row tiles side by side
+    uint32_t slabs_per_split;        // pieces are (tile, split), the columns of a pair of row tiles side by side
     uint32_t accumulate;             // add to what `sums` holds; with one split only
     float* sums;                     // splits × rows × columns
+    WorkGrid grid;
 };
 
 struct ProductTile {
@@ -29,87 +30,108 @@ struct ProductTile {
     static constexpr int SHARED_BYTES = STAGES * STAGE + int(Stages::BYTES);
 };
 
+// Where a piece's sums are, and the slabs of its part of the summed axis.
+struct ProductPiece {
+    uint32_t part, first_row, first_column, first_slab, slabs;
+
+    INFONCE_DEVICE ProductPiece(const HopperProductParams& p, Work work) : part(work.part) {
+        // What reads the same rows of W runs at the same time.
+        const uint32_t across = (p.columns + ProductTile::COLUMNS - 1) / ProductTile::COLUMNS;
+        const uint32_t rank = work.tile % PAIR, pair = work.tile / PAIR;
+        first_row = (pair / across * PAIR + rank) * ProductTile::ROWS;
+        first_column = pair % across * ProductTile::COLUMNS;
+        const uint32_t all_slabs = (p.summed + SLAB_NUMBERS - 1) / SLAB_NUMBERS;
+        first_slab = part * p.slabs_per_split;
+        slabs = first_slab < all_slabs ? all_slabs - first_slab : 0;
+        if (slabs > p.slabs_per_split) slabs = p.slabs_per_split;
+    }
+};
+
+// The part of the copying thread.
+template <bool TRANSPOSED>
+INFONCE_DEVICE void copy_chunk(const HopperProductParams& p, const ProductTile::Stages& ring, SharedAddress stages) {
+    using Tile = ProductTile;
+    const uint32_t rank = cluster_rank();
+    prefetch_map(p.left);
+    prefetch_map(p.right);
+    Turn<Tile::STAGES> turn;
+    for (Scheduler<PAIR> scheduler{p.grid}; scheduler.has_work(); scheduler.advance()) {
+        const ProductPiece piece(p, scheduler.work());
+        for (uint32_t slab = 0; slab < piece.slabs; ++slab) {
+            const uint32_t summed = (piece.first_slab + slab) * SLAB_NUMBERS;
+            const SharedAddress full = ring.fill(turn, Tile::STAGE), left = stages + turn.stage * Tile::STAGE;
+            if (TRANSPOSED) {
+                for (uint32_t group = 0; group < uint32_t(Tile::GROUPS); ++group)
+                    copy_box(left + group * Tile::WIDE, p.left, piece.first_row + group * SLAB_NUMBERS, summed, full);
+            } else {
+                copy_box(left, p.left, summed, piece.first_row, full);
+            }
+            for (uint32_t wide = rank; wide < uint32_t(Tile::COLUMNS) / SLAB_NUMBERS; wide += PAIR)
+                multicast_box(left + Tile::LEFT + wide * Tile::WIDE, p.right, piece.first_column + wide * SLAB_NUMBERS,
+                              summed, full, BOTH_BLOCKS);
+            turn.advance();
+        }
+    }
+}
+
 template <class T, bool TRANSPOSED>
 INFONCE_DEVICE void multiply_chunk(const HopperProductParams& p) {
     using Tile = ProductTile;
     const SharedAddress stages = shared_base();
     const Tile::Stages ring{stages + Tile::STAGES * Tile::STAGE};
-    // What reads the same rows of W runs at the same time.
-    const uint32_t across = (p.columns + Tile::COLUMNS - 1) / Tile::COLUMNS;
-    const uint32_t rank = cluster_rank(), pair = block_index().x / PAIR;
-    const uint32_t first_row = (pair / across * PAIR + rank) * Tile::ROWS;
-    const uint32_t first_column = pair % across * Tile::COLUMNS;
-    const uint32_t all_slabs = (p.summed + SLAB_NUMBERS - 1) / SLAB_NUMBERS;
-    const uint32_t first_slab = block_index().y * p.slabs_per_split;
-    uint32_t slabs = first_slab < all_slabs ? all_slabs - first_slab : 0;
-    if (slabs > p.slabs_per_split) slabs = p.slabs_per_split;
     if (thread_index() == 0) {
         ring.init(Tile::CONSUMERS / 32);
         fence_mbarrier_init();
     }
     cluster_barrier();
-    Turn<Tile::STAGES> turn;
     if (thread_index() >= uint32_t(Tile::CONSUMERS)) {
         give_registers<40>();
-        if (thread_index() > uint32_t(Tile::CONSUMERS)) return;
-        prefetch_map(p.left);
-        prefetch_map(p.right);
-        for (uint32_t slab = 0; slab < slabs; ++slab) {
-            const uint32_t summed = (first_slab + slab) * SLAB_NUMBERS;
-            const SharedAddress full = ring.fill(turn, Tile::STAGE), left = stages + turn.stage * Tile::STAGE;
-            if (TRANSPOSED) {
-                for (uint32_t group = 0; group < uint32_t(Tile::GROUPS); ++group)
-                    copy_box(left + group * Tile::WIDE, p.left, first_row + group * SLAB_NUMBERS, summed, full);
-            } else {
-                copy_box(left, p.left, summed, first_row, full);
-            }
-            for (uint32_t wide = rank; wide < uint32_t(Tile::COLUMNS) / SLAB_NUMBERS; wide += PAIR)
-                multicast_box(left + Tile::LEFT + wide * Tile::WIDE, p.right, first_column + wide * SLAB_NUMBERS, summed,
-                              full, BOTH_BLOCKS);
-            turn.advance();
-        }
+        if (thread_index() == uint32_t(Tile::CONSUMERS)) copy_chunk<TRANSPOSED>(p, ring, stages);
         return;
     }
     take_registers<232>();
     const uint32_t group = thread_index() / WARPGROUP, lane = thread_index() % 32;
-    float sums[Tile::COLUMNS / 2];
-    INFONCE_UNROLL
-    for (int i = 0; i < Tile::COLUMNS / 2; ++i) sums[i] = 0.0f;
-    uint32_t last_stage = 0;
-    for (uint32_t slab = 0; slab < slabs; ++slab) {
-        ring.wait(turn);
-        const SharedAddress left = stages + turn.stage * Tile::STAGE;
-        // Sixteen of the summed axis further on: 32 bytes along rows, sixteen rows of 128 bytes across.
-        const MatrixDescriptor a = describe_matrix(left + group * 64 * SLAB_BYTES, Tile::WIDE);
-        const MatrixDescriptor b = describe_matrix(left + Tile::LEFT, Tile::WIDE);
-        pin_accumulator(sums);
-        wgmma_fence();
+    Turn<Tile::STAGES> turn;
+    for (Scheduler<PAIR> scheduler{p.grid}; scheduler.has_work(); scheduler.advance()) {
+        const ProductPiece piece(p, scheduler.work());
+        float sums[Tile::COLUMNS / 2];
         INFONCE_UNROLL
-        for (uint32_t step = 0; step < 4; ++step)
-            WarpgroupProduct<T, Tile::COLUMNS>::template shared<TRANSPOSED, true>(
-                sums, a + step * (TRANSPOSED ? 2048 : 32), b + step * 2048, true);
-        wgmma_commit();
-        if (slab > 0) {
-            wgmma_wait<1>();
-            ring.release(last_stage);
+        for (int i = 0; i < Tile::COLUMNS / 2; ++i) sums[i] = 0.0f;
+        uint32_t last_stage = 0;
+        for (uint32_t slab = 0; slab < piece.slabs; ++slab) {
+            ring.wait(turn);
+            const SharedAddress left = stages + turn.stage * Tile::STAGE;
+            // Sixteen of the summed axis further on: 32 bytes along rows, sixteen rows of 128 bytes across.
+            const MatrixDescriptor a = describe_matrix(left + group * 64 * SLAB_BYTES, Tile::WIDE);
+            const MatrixDescriptor b = describe_matrix(left + Tile::LEFT, Tile::WIDE);
+            pin_accumulator(sums);
+            wgmma_fence();
+            INFONCE_UNROLL
+            for (uint32_t step = 0; step < 4; ++step)
+                WarpgroupProduct<T, Tile::COLUMNS>::template shared<TRANSPOSED, true>(
+                    sums, a + step * (TRANSPOSED ? 2048 : 32), b + step * 2048, true);
+            wgmma_commit();
+            if (slab > 0) {
+                wgmma_wait<1>();
+                ring.release(last_stage);
+            }
+            last_stage = turn.stage;
+            turn.advance();
         }
-        last_stage = turn.stage;
-        turn.advance();
+        wgmma_wait<0>();
+        pin_accumulator(sums);
+        if (piece.slabs > 0) ring.release(last_stage);
+        INFONCE_UNROLL
+        for (int half = 0; half < 2; ++half) {
+            const uint32_t row = piece.first_row + thread_index() / 32 * 16 + half * 8 + lane / 4;
+            if (row >= p.rows) continue;
+            float* to = p.sums + (uint64_t(piece.part) * p.rows + row) * p.columns;
+            store_sums<Tile::COLUMNS / 8>(to, piece.first_column + lane % 4 * 2, p.columns, p.accumulate != 0,
+                                          [&](int j, int side) { return sums[4 * j + 2 * half + side]; });
+        }
     }
-    wgmma_wait<0>();
-    pin_accumulator(sums);
-    if (slabs > 0) ring.release(last_stage);
     // No more arrivals at the other block, whose memory has to be there until they have come.
-    cluster_arrive();
-    INFONCE_UNROLL
-    for (int half = 0; half < 2; ++half) {
-        const uint32_t row = first_row + thread_index() / 32 * 16 + half * 8 + lane / 4;
-        if (row >= p.rows) continue;
-        float* to = p.sums + (uint64_t(block_index().y) * p.rows + row) * p.columns;
-        store_sums<Tile::COLUMNS / 8>(to, first_column + lane % 4 * 2, p.columns, p.accumulate != 0,
-                                      [&](int j, int side) { return sums[4 * j + 2 * half + side]; });
-    }
-    cluster_wait();
+    cluster_barrier();
 }
 
 #if INFONCE_HOPPER

@@ -12,7 +12,8 @@
 // With RESIDENT anchors the two warpgroups take turns to issue a tile's products: while one multiplies
 // the other is in its epilogue, which takes about as long at D = 128 (Shah et al., FlashAttention-3,
 // 2024, section 3.1). Elsewhere a tile has more slabs than there are stages, and who waits for a turn
-// would keep stages that the other waits for; there the epilogue is a small part of a tile.
+// would keep stages that the other waits for; there the second starts two slabs after the first, and so comes
+// to its epilogue later: it has products left for the time that the first multiplies nothing.
 #pragma once
 
 #include "hopper/tile.h"
@@ -25,6 +26,7 @@ struct HopperScoresParams {
     TensorMap candidates;  // boxes of 128 rows
     TensorMap weights;     // boxes of 16 rows; of kernels that store them
     ScoresParams scores;
+    WorkGrid grid;
     INFONCE_DEVICE operator const ScoresParams&() const { return scores; }
 };
 
@@ -40,42 +42,119 @@ struct HopperTile {
     // Up to D = 128 the special-function unit is the limit, at about the time of the products. A quarter of
     // the exponentials elsewhere leaves it three quarters of that and takes 0.7 of the issue slots.
     static constexpr int POLYNOMIAL_EACH = 4;
-    // Room for a partial sum of every column from every warp, or for two boxes of weights of every warp.
+    // Twice room for a partial sum of every column from every warp, or for two boxes of weights of every warp.
     static constexpr int WEIGHTS_BOX = WARP_ROWS * int(SLAB_BYTES);
     static constexpr int ROOM = WARPS_DOWN * 2 * WEIGHTS_BOX;
-    static_assert(WARPS_DOWN * COLUMNS * 8 <= ROOM, "partial sums");
+    static constexpr int COLUMNS_ROOM = WARPS_DOWN * COLUMNS * int(sizeof(ScaledSum));
+    static_assert(2 * COLUMNS_ROOM <= ROOM, "partial sums of two tiles");
     static constexpr int SLABS_BYTES = RESIDENT_SLABS * LEFT + STAGES * RIGHT;
     static_assert(STAGES * (LEFT + RIGHT) == SLABS_BYTES, "both ways take the same memory");
     static_assert(RESIDENT_SLABS <= STAGES, "a turn takes all slabs of a tile");
-    static constexpr int SHARED_BYTES = SLABS_BYTES + ROOM + int(Stages::BYTES) + int(MBARRIER_BYTES);
-    static constexpr uint32_t MEETING = 1, FIRST_TURN = 2;  // named barriers
-    INFONCE_DEVICE static void meet() { named_barrier(MEETING, CONSUMERS); }
+    // Slabs that the first warpgroup is ahead without turns.
+    static constexpr uint32_t AHEAD = 2;
+    static_assert(AHEAD < RESIDENT_SLABS, "longer rows have that much");
+    static constexpr int SHARED_BYTES = SLABS_BYTES + ROOM + int(Stages::BYTES) + int(Ring<1>::BYTES);
+    // Named barriers: of two warpgroups that take turns, or of the second that starts later; and of columns'
+    // sums, for even and odd tiles.
+    static constexpr uint32_t FIRST_TURN = 1, START = 1, COLUMNS_WRITTEN = 3, COLUMNS_READ = 5, SECOND_GROUP = 7;
+
+    // The first warpgroup writes its partial sums of columns and goes on; the second, whose epilogue comes
+    // later, adds up those of both. Even and odd tiles have a room each, so neither waits for the other's next
+    // tile: that would take their turns out of step.
+    INFONCE_DEVICE static bool adds_columns() { return thread_index() >= WARPGROUP; }
+    INFONCE_DEVICE static uint32_t odd_tile(uint32_t first_column) { return first_column / COLUMNS % 2; }
+    INFONCE_DEVICE static void begin_columns() {
+        if (!adds_columns()) return;
+        named_arrive(COLUMNS_READ, CONSUMERS);
+        named_arrive(COLUMNS_READ + 1, CONSUMERS);
+    }
+    // The second group's threads wait for each other. One barrier for both groups: where the compiler sees two
+    // ways, it makes everything that follows twice.
+    INFONCE_DEVICE static SharedAddress open_columns(uint32_t first_column, SharedAddress exchange) {
+        const uint32_t odd = odd_tile(first_column);
+        const uint32_t number = adds_columns() ? SECOND_GROUP : COLUMNS_READ + odd;
+        named_barrier(number, adds_columns() ? WARPGROUP : CONSUMERS);
+        return exchange + odd * COLUMNS_ROOM;
+    }
+    template <class SumUp>
+    INFONCE_DEVICE static void close_columns(uint32_t first_column, const SumUp& sum_up) {
+        const uint32_t odd = odd_tile(first_column);
+        if (!adds_columns()) return named_arrive(COLUMNS_WRITTEN + odd, CONSUMERS);
+        named_barrier(COLUMNS_WRITTEN + odd, CONSUMERS);
+        for (uint32_t c = thread_index() - WARPGROUP; c < COLUMNS; c += WARPGROUP) sum_up(c);
+        named_arrive(COLUMNS_READ + odd, CONSUMERS);
+    }
+    INFONCE_DEVICE static void end_columns() {
+        if (adds_columns()) return;
+        named_barrier(COLUMNS_READ, CONSUMERS);
+        named_barrier(COLUMNS_READ + 1, CONSUMERS);
+    }
 };
+
+// Where a block has what.
+template <bool RESIDENT>
+struct HopperScoresMemory {
+    using Tile = HopperTile;
+    static constexpr uint32_t STAGE = RESIDENT ? Tile::RIGHT : Tile::LEFT + Tile::RIGHT;
+    SharedAddress resident, stages, room;
+    Tile::Stages ring;
+    Ring<1> resident_ring;
+
+    INFONCE_DEVICE HopperScoresMemory() {
+        resident = shared_base();
+        stages = RESIDENT ? resident + Tile::RESIDENT_SLABS * Tile::LEFT : resident;
+        room = resident + Tile::SLABS_BYTES;
+        ring.barriers = room + Tile::ROOM;
+        resident_ring.barriers = ring.barriers + Tile::Stages::BYTES;
+    }
+};
+
+// The tiles of a part, from `first` on: none where the launch is not needed.
+struct PartTiles {
+    uint32_t first, count;
+
+    INFONCE_DEVICE PartTiles(const ScoresParams& p, uint32_t part) {
+        constexpr uint32_t COLUMNS = HopperTile::COLUMNS;
+        const uint32_t all = (p.candidates.rows + COLUMNS - 1) / COLUMNS;
+        first = part * p.tiles_per_split;
+        count = first < all ? all - first : 0;
+        if (count > p.tiles_per_split) count = p.tiles_per_split;
+        if (p.unless && load_global(p.unless)) count = 0;
+    }
+};
+
+INFONCE_DEVICE uint32_t slabs_of_row(const ScoresParams& p) { return (p.anchors.row_bytes + SLAB_BYTES - 1) / SLAB_BYTES; }
 
 // The part of the copying thread.
 template <class T, bool RESIDENT>
-INFONCE_DEVICE void copy_tiles(const HopperScoresParams& p, HopperTile::Stages ring, SharedAddress resident,
-                               SharedAddress stages, SharedAddress resident_full, uint32_t first_tile, uint32_t tiles,
-                               uint32_t slabs) {
+INFONCE_DEVICE void copy_tiles(const HopperScoresParams& p, const HopperScoresMemory<RESIDENT>& memory) {
     using Tile = HopperTile;
-    constexpr uint32_t STAGE = RESIDENT ? Tile::RIGHT : Tile::LEFT + Tile::RIGHT, NUMBERS = SLAB_BYTES / sizeof(T);
+    constexpr uint32_t STAGE = HopperScoresMemory<RESIDENT>::STAGE, NUMBERS = SLAB_BYTES / sizeof(T);
     constexpr uint32_t HALF = Tile::COLUMNS / PAIR;
-    const uint32_t first_row = block_index().x * Tile::ROWS, half = cluster_rank() * HALF;
+    const uint32_t half = cluster_rank() * HALF, slabs = slabs_of_row(p.scores);
     prefetch_map(p.anchors);
     prefetch_map(p.candidates);
-    if (RESIDENT) {
-        mbarrier_arrive_expect(resident_full, slabs * Tile::LEFT);
-        for (uint32_t slab = 0; slab < slabs; ++slab)
-            copy_box(resident + slab * Tile::LEFT, p.anchors, slab * NUMBERS, first_row, resident_full);
-    }
     Turn<Tile::STAGES> turn;
-    for (uint32_t tile = 0; tile < tiles; ++tile) {
-        const uint32_t first_column = (first_tile + tile) * Tile::COLUMNS;
-        for (uint32_t slab = 0; slab < slabs; ++slab) {
-            const SharedAddress full = ring.fill(turn, STAGE), to = stages + turn.stage * STAGE;
-            multicast_box(to + half * SLAB_BYTES, p.candidates, slab * NUMBERS, first_column + half, full, BOTH_BLOCKS);
-            if (!RESIDENT) copy_box(to + Tile::RIGHT, p.anchors, slab * NUMBERS, first_row, full);
-            turn.advance();
+    Turn<1> resident_turn;
+    for (Scheduler<PAIR> scheduler{p.grid}; scheduler.has_work(); scheduler.advance()) {
+        const Work work = scheduler.work();
+        const PartTiles tiles(p.scores, work.part);
+        if (tiles.count == 0) continue;
+        const uint32_t first_row = work.tile * Tile::ROWS;
+        if (RESIDENT) {
+            const SharedAddress full = memory.resident_ring.fill(resident_turn, slabs * Tile::LEFT);
+            for (uint32_t slab = 0; slab < slabs; ++slab)
+                copy_box(memory.resident + slab * Tile::LEFT, p.anchors, slab * NUMBERS, first_row, full);
+            resident_turn.advance();
+        }
+        for (uint32_t tile = 0; tile < tiles.count; ++tile) {
+            const uint32_t first_column = (tiles.first + tile) * Tile::COLUMNS;
+            for (uint32_t slab = 0; slab < slabs; ++slab) {
+                const SharedAddress full = memory.ring.fill(turn, STAGE), to = memory.stages + turn.stage * STAGE;
+                multicast_box(to + half * SLAB_BYTES, p.candidates, slab * NUMBERS, first_column + half, full, BOTH_BLOCKS);
+                if (!RESIDENT) copy_box(to + Tile::RIGHT, p.anchors, slab * NUMBERS, first_row, full);
+                turn.advance();
+            }
         }
     }
 }
@@ -83,12 +162,12 @@ INFONCE_DEVICE void copy_tiles(const HopperScoresParams& p, HopperTile::Stages r
 // What makes logits of products: nothing, or, for numbers that were divided by a scale of their row, the
 // scales of both rows.
 template <class T>
-INFONCE_DEVICE void scale_logits(const ScoresParams&, Logits<HopperTile>&, uint32_t) {}
+INFONCE_DEVICE void scale_logits(const ScoresParams&, Logits<HopperTile>&, uint32_t, uint32_t) {}
 
 template <>
-INFONCE_DEVICE void scale_logits<e4m3>(const ScoresParams& p, Logits<HopperTile>& logits, uint32_t first_column) {
+INFONCE_DEVICE void scale_logits<e4m3>(const ScoresParams& p, Logits<HopperTile>& logits, uint32_t row_tile, uint32_t first_column) {
     const Place<HopperTile> place;
-    const float* rows = p.anchor_scales + block_index().x * HopperTile::ROWS;
+    const float* rows = p.anchor_scales + row_tile * HopperTile::ROWS;
     const float row[2] = {load_global(rows + place.row(0, 0)), load_global(rows + place.row(0, 1))};
     INFONCE_UNROLL
     for (int j = 0; j < HopperTile::COLUMN_BLOCKS; ++j) {
@@ -99,88 +178,87 @@ INFONCE_DEVICE void scale_logits<e4m3>(const ScoresParams& p, Logits<HopperTile>
     }
 }
 
-// Each role counts its tiles by itself: one number for both, kept through everything, spilled beside the
-// scales of e4m3.
-INFONCE_DEVICE uint32_t tiles_of_block(const ScoresParams& p, uint32_t first_tile) {
-    constexpr uint32_t COLUMNS = HopperTile::COLUMNS;
-    const uint32_t all_tiles = (p.candidates.rows + COLUMNS - 1) / COLUMNS;
-    if (first_tile >= all_tiles || (p.unless && load_global(p.unless))) return 0;
-    const uint32_t left = all_tiles - first_tile;
-    return left < p.tiles_per_split ? left : p.tiles_per_split;
-}
-
-// Runs the tiles of this block, one of a cluster of PAIR; `epilogue.tile(logits, first_column, room)` after
-// each, on the threads of the consumers only.
+// Runs the tiles of all pieces that this block takes, one of a cluster of PAIR; for each piece an epilogue,
+// `epilogue.tile(logits, first_column, room)` after each of its tiles and `epilogue.write(room)` at the end, on
+// the threads of the consumers only.
 template <class T, bool RESIDENT, template <class> class Epilogue>
 INFONCE_DEVICE void hopper_score_tiles(const HopperScoresParams& params) {
     using Tile = HopperTile;
+    constexpr uint32_t STAGE = HopperScoresMemory<RESIDENT>::STAGE;
     const ScoresParams& p = params.scores;
-    constexpr uint32_t STAGE = RESIDENT ? Tile::RIGHT : Tile::LEFT + Tile::RIGHT;
-    const SharedAddress resident = shared_base();
-    const SharedAddress stages = RESIDENT ? resident + Tile::RESIDENT_SLABS * Tile::LEFT : resident;
-    const SharedAddress room = resident + Tile::SLABS_BYTES;
-    const Tile::Stages ring{room + Tile::ROOM};
-    const SharedAddress resident_full = ring.barriers + Tile::Stages::BYTES;
-    const uint32_t first_tile = block_index().y * p.tiles_per_split;
-    const uint32_t slabs = (p.anchors.row_bytes + SLAB_BYTES - 1) / SLAB_BYTES;
+    const HopperScoresMemory<RESIDENT> memory;
+    const Tile::Stages& ring = memory.ring;
     if (thread_index() == 0) {
         ring.init(Tile::WARPS_DOWN);
-        mbarrier_init(resident_full, 1);
+        memory.resident_ring.init(Tile::WARPS_DOWN);
         fence_mbarrier_init();
     }
     cluster_barrier();
     if (thread_index() >= uint32_t(Tile::CONSUMERS)) {
         give_registers<40>();
-        const uint32_t tiles = tiles_of_block(p, first_tile);
-        if (thread_index() == uint32_t(Tile::CONSUMERS) && tiles > 0)
-            copy_tiles<T, RESIDENT>(params, ring, resident, stages, resident_full, first_tile, tiles, slabs);
+        if (thread_index() == uint32_t(Tile::CONSUMERS)) copy_tiles<T>(params, memory);
         return;
     }
     take_registers<232>();
-    const uint32_t tiles = tiles_of_block(p, first_tile);
     const uint32_t group = thread_index() / WARPGROUP;
     const SharedAddress own_rows = group * 64 * SLAB_BYTES;
-    Epilogue<Tile> epilogue(params);
     Turn<Tile::STAGES> turn;
-    if (RESIDENT && group == 1 && tiles > 0) named_arrive(Tile::FIRST_TURN, Tile::CONSUMERS);
-    if (RESIDENT && tiles > 0) mbarrier_wait(resident_full, 0);
-    for (uint32_t tile = 0; tile < tiles; ++tile) {
-        Logits<Tile> logits;
-        float(&sums)[Tile::COLUMNS / 2] = reinterpret_cast<float(&)[Tile::COLUMNS / 2]>(logits.z);
-        if (RESIDENT) named_barrier(Tile::FIRST_TURN + group, Tile::CONSUMERS);
-        uint32_t last_stage = 0;
-        for (uint32_t slab = 0; slab < slabs; ++slab) {
-            ring.wait(turn);
-            const SharedAddress stage = stages + turn.stage * STAGE;
-            const SharedAddress left = RESIDENT ? resident + slab * Tile::LEFT : stage + Tile::RIGHT;
-            const MatrixDescriptor a = describe_matrix(left + own_rows, 16), b = describe_matrix(stage, 16);
-            pin_accumulator(sums);
-            wgmma_fence();
-            INFONCE_UNROLL
-            for (uint32_t step = 0; step < 4; ++step)
-                WarpgroupProduct<T, Tile::COLUMNS>::template shared<false, false>(sums, a + step * 32, b + step * 32,
-                                                                                  slab > 0 || step > 0);
-            wgmma_commit();
-            if (slab > 0) {
-                wgmma_wait<1>();
-                ring.release(last_stage);
-            }
-            last_stage = turn.stage;
-            turn.advance();
+    Turn<1> resident_turn;
+    for (Scheduler<PAIR> scheduler{params.grid}; scheduler.has_work(); scheduler.advance()) {
+        const Work work = scheduler.work();
+        const PartTiles tiles(p, work.part);
+        Epilogue<Tile> epilogue(params, work);
+        if (RESIDENT && tiles.count > 0) {
+            if (group == 1) named_arrive(Tile::FIRST_TURN, Tile::CONSUMERS);
+            memory.resident_ring.wait(resident_turn);
         }
-        // The other's products follow these; after the last tile nobody waits any more.
-        if (RESIDENT && (group == 0 || tile + 1 < tiles))
-            named_arrive(Tile::FIRST_TURN + 1 - group, Tile::CONSUMERS);
-        wgmma_wait<0>();
-        pin_accumulator(sums);
-        ring.release(last_stage);
-        scale_logits<T>(p, logits, (first_tile + tile) * Tile::COLUMNS);
-        epilogue.tile(logits, (first_tile + tile) * Tile::COLUMNS, room);
+        for (uint32_t tile = 0; tile < tiles.count; ++tile) {
+            const bool last = tile + 1 == tiles.count;
+            Logits<Tile> logits;
+            float(&sums)[Tile::COLUMNS / 2] = reinterpret_cast<float(&)[Tile::COLUMNS / 2]>(logits.z);
+            if (RESIDENT) named_barrier(Tile::FIRST_TURN + group, Tile::CONSUMERS);
+            if (!RESIDENT && tile == 0 && group == 1) named_barrier(Tile::START, Tile::CONSUMERS);
+            uint32_t last_stage = 0;
+            // By bytes, whose end is a parameter: a count of slabs would be one register too many.
+            uint32_t slab = 0;
+            do {
+                ring.wait(turn);
+                if (!RESIDENT && tile == 0 && slab == Tile::AHEAD && group == 0)
+                    named_arrive(Tile::START, Tile::CONSUMERS);
+                const SharedAddress stage = memory.stages + turn.stage * STAGE;
+                const SharedAddress left = RESIDENT ? memory.resident + slab * Tile::LEFT : stage + Tile::RIGHT;
+                const MatrixDescriptor a = describe_matrix(left + own_rows, 16), b = describe_matrix(stage, 16);
+                pin_accumulator(sums);
+                wgmma_fence();
+                INFONCE_UNROLL
+                for (uint32_t step = 0; step < 4; ++step)
+                    WarpgroupProduct<T, Tile::COLUMNS>::template shared<false, false>(
+                        sums, a + step * 32, b + step * 32, slab > 0 || step > 0);
+                wgmma_commit();
+                if (slab > 0) {
+                    wgmma_wait<1>();
+                    ring.release(last_stage);
+                }
+                last_stage = turn.stage;
+                turn.advance();
+            } while (++slab * SLAB_BYTES < p.anchors.row_bytes);
+            // The other's products follow these; after the last tile nobody waits any more.
+            if (RESIDENT && (group == 0 || !last)) named_arrive(Tile::FIRST_TURN + 1 - group, Tile::CONSUMERS);
+            wgmma_wait<0>();
+            pin_accumulator(sums);
+            ring.release(last_stage);
+            if (RESIDENT && last) {
+                memory.resident_ring.release(0);
+                resident_turn.advance();
+            }
+            const uint32_t first_column = (tiles.first + tile) * Tile::COLUMNS;
+            scale_logits<T>(p, logits, work.tile, first_column);
+            epilogue.tile(logits, first_column, memory.room);
+        }
+        epilogue.write(memory.room);
     }
     // No more arrivals at the other block, whose memory has to be there until they have come.
-    cluster_arrive();
-    epilogue.write(room);
-    cluster_wait();
+    cluster_barrier();
 }
 
 }  // namespace infonce

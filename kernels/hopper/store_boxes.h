@@ -38,7 +38,7 @@ struct BoxStores {
         fence_async_proxy();
         warp_barrier();
         if (lane == 0) {
-            store_box(map, first_column + first * 8, block_index().x * Tile::ROWS + warp * Tile::WARP_ROWS, stage);
+            store_box(map, first_column + first * 8, rows.work.tile * Tile::ROWS + warp * Tile::WARP_ROWS, stage);
             commit_stores();
         }
     }

@@ -16,6 +16,7 @@
 #include "ptx/tensor_copy.h"
 #include "ptx/wgmma.h"
 #include "tile/slab.h"
+#include "tile/work.h"
 
 // A kernel that only sm_90a can run: for other architectures there is none.
 #if !defined(__CUDACC__) || defined(__CUDA_ARCH_FEAT_SM90_ALL)
@@ -76,6 +77,28 @@ struct Ring {
             mbarrier_arrive(empty(stage));
         }
     }
+};
+
+// All pieces of a launch: tiles × parts.
+struct WorkGrid {
+    uint32_t tiles, parts;
+};
+
+// A static persistent scheduler. The grid has as many blocks as the device runs at a time (src/device/choice.rs),
+// and each takes every so manieth piece: copies of the next one come in while the sums of the last are written.
+// Tiles are the fast dimension, so that what runs at the same time streams the same part of the other side
+// through the L2 cache. The BLOCKS blocks of a cluster take tiles side by side.
+template <uint32_t BLOCKS = 1>
+struct Scheduler {
+    const WorkGrid& grid;
+    uint32_t piece = block_index().x / BLOCKS;
+
+    INFONCE_DEVICE bool has_work() const { return piece < grid.tiles / BLOCKS * grid.parts; }
+    INFONCE_DEVICE Work work() const {
+        const uint32_t across = grid.tiles / BLOCKS, rank = BLOCKS > 1 ? cluster_rank() : 0;
+        return {piece % across * BLOCKS + rank, piece / across};
+    }
+    INFONCE_DEVICE void advance() { piece += grid_size().x / BLOCKS; }
 };
 
 // Columns of 128-byte slabs of 16-bit numbers.

@@ -8,18 +8,19 @@ namespace infonce {
 template <class Tile>
 struct AnchorRows {
     const ScoresParams& p;
+    const Work work;
     const Place<Tile> place;
     float scale2;
     uint32_t row[Tile::ROW_BLOCKS][2];  // among the chunk's rows
     uint32_t positive[Tile::ROW_BLOCKS][2], excluded[Tile::ROW_BLOCKS][2];
 
-    INFONCE_DEVICE explicit AnchorRows(const ScoresParams& params) : p(params) {
+    INFONCE_DEVICE AnchorRows(const ScoresParams& params, Work piece) : p(params), work(piece) {
         scale2 = p.contrast.scale2();
         INFONCE_UNROLL
         for (int i = 0; i < Tile::ROW_BLOCKS; ++i) {
             INFONCE_UNROLL
             for (int half = 0; half < 2; ++half) {
-                row[i][half] = block_index().x * Tile::ROWS + place.row(i, half);
+                row[i][half] = work.tile * Tile::ROWS + place.row(i, half);
                 const uint32_t anchor = p.first_anchor + row[i][half];
                 positive[i][half] = inside(i, half) ? p.contrast.positive(anchor) : 0xffffffffu;
                 excluded[i][half] = inside(i, half) ? p.contrast.excluded(anchor) : 0xffffffffu;

@@ -41,15 +41,15 @@ struct ColumnSums {
     static constexpr int BLOCKS = Tile::COLUMN_BLOCKS < 16 ? Tile::COLUMN_BLOCKS : 16;  // of 8 columns, at a time
     static constexpr int COUNT = 2 * BLOCKS, OWN = COUNT / 8;  // of a thread's columns, before and after the exchange
     const ScoresParams& p;
+    const Work& work;
     const Place<Tile>& place;
     float scale2;
 
-    // `exchange`: room for a partial sum of every column from every warp row. `BOUNDED`: `values` are
-    // exponentials without an offset; else logits, whose maximum comes first, so that the sums are sums.
+    // `exchange`: the room that the tile hands them over in. `BOUNDED`: `values` are exponentials without an offset;
+    // else logits, whose maximum comes first, so that the sums are sums.
     template <bool BOUNDED>
     INFONCE_DEVICE void write(const Logits<Tile>& values, uint32_t first_column, SharedAddress exchange) const {
-        // Other warps may still multiply what lies there.
-        Tile::meet();
+        const SharedAddress room = Tile::open_columns(first_column, exchange);
         INFONCE_UNROLL
         for (int first = 0; first < Tile::COLUMN_BLOCKS; first += BLOCKS) {
             float sums[COUNT], maxima[OWN] = {};
@@ -61,21 +61,23 @@ struct ColumnSums {
             INFONCE_UNROLL
             for (int i = 0; i < OWN; ++i) {
                 const int own = int(place.lane) / 4 * OWN + i, column = place.column(first, 0) + own / 2 * 8 + own % 2;
-                store_shared(exchange + (place.warp_row * Tile::COLUMNS + column) * int(sizeof(ScaledSum)),
+                store_shared(room + (place.warp_row * Tile::COLUMNS + column) * int(sizeof(ScaledSum)),
                              ScaledSum{maxima[i], sums[i]});
             }
         }
-        Tile::meet();
-        const uint32_t c = thread_index();
-        if (c < Tile::COLUMNS && first_column + c < p.candidates.rows) {
-            ScaledSum sum = empty_sum();
+        Tile::close_columns(first_column, [&](uint32_t c) {
+            if (first_column + c >= p.candidates.rows) return;
+            ScaledSum sum = BOUNDED ? ScaledSum{0.0f, 0.0f} : empty_sum();
             INFONCE_UNROLL
-            for (int warp_row = 0; warp_row < Tile::WARPS_DOWN; ++warp_row)
-                sum = combine(sum, load_shared<ScaledSum>(exchange + (warp_row * Tile::COLUMNS + int(c)) *
-                                                                         int(sizeof(ScaledSum))));
-            store_global(p.columns + uint64_t(block_index().x) * p.candidates.rows + first_column + c, sum);
-        }
-        // The next tile's first barrier lies before anything is written here again.
+            for (int warp_row = 0; warp_row < Tile::WARPS_DOWN; ++warp_row) {
+                const auto part = load_shared<ScaledSum>(room + (warp_row * Tile::COLUMNS + int(c)) * int(sizeof(ScaledSum)));
+                if constexpr (BOUNDED)
+                    sum.sum += part.sum;
+                else
+                    sum = combine(sum, part);
+            }
+            store_global(p.columns + uint64_t(work.tile) * p.candidates.rows + first_column + c, sum);
+        });
     }
 
     INFONCE_DEVICE static void add(const Logits<Tile>& values, int first, float (&sums)[COUNT]) {

@@ -14,12 +14,12 @@ namespace infonce {
 template <class T, class Tile, template <class, class> class Stores = PairStores>
 struct Exponentials : AnchorRows<Tile> {
     using Rows = AnchorRows<Tile>;
-    using Rows::p, Rows::place, Rows::row;
+    using Rows::p, Rows::place, Rows::row, Rows::work;
     RowSums<Tile> sums;
     Stores<T, Tile> stores;
 
     template <class Params>
-    INFONCE_DEVICE explicit Exponentials(const Params& params) : Rows(params), stores(params) {
+    INFONCE_DEVICE Exponentials(const Params& params, Work piece) : Rows(params, piece), stores(params) {
         const bool bounded = load_global(p.bounded) != 0;
         INFONCE_UNROLL
         for (int i = 0; i < Tile::ROW_BLOCKS; ++i)
@@ -42,7 +42,7 @@ struct Exponentials : AnchorRows<Tile> {
 
     INFONCE_DEVICE void write(SharedAddress exchange) {
         stores.finish();
-        sums.write(p, place, exchange);
+        sums.write(p, work, place, exchange);
     }
 };
 

@@ -35,6 +35,7 @@ struct Gradient : OwnedRows<T, WARPS * 16, COLUMNS / 8, SLABS * SLAB_BYTES / int
     INFONCE_DEVICE explicit Gradient(const GradientParams& params) : Owned(params) {
         owner_slabs = shared_base();
         stages = owner_slabs + SLABS * OWNER_SLAB;
+        Owned::begin(work_of_block());
         Owned::load_rows();
     }
 

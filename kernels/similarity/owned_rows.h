@@ -8,6 +8,7 @@
 #include "tile/numbers.h"
 #include "tile/slab.h"
 #include "tile/softmax.h"
+#include "tile/work.h"
 
 namespace infonce {
 
@@ -41,7 +42,7 @@ struct OwnedRows {
     static constexpr int COLUMNS = 8 * BLOCKS;
 
     const GradientParams& p;
-    uint32_t first_owner, first_tile, tiles;
+    uint32_t part, first_owner, first_tile, tiles;
     int lane, warp;
     float scale2;
     WeightShift shift;
@@ -54,9 +55,13 @@ struct OwnedRows {
     INFONCE_DEVICE explicit OwnedRows(const GradientParams& params) : p(params) {
         lane = thread_index() % 32;
         warp = thread_index() / 32;
-        first_owner = block_index().x * ROWS;
+    }
+
+    INFONCE_DEVICE void begin(Work work) {
+        part = work.part;
+        first_owner = work.tile * ROWS;
         const uint32_t all_tiles = (p.streamed.rows + COLUMNS - 1) / COLUMNS;
-        first_tile = block_index().y * p.tiles_per_split;
+        first_tile = part * p.tiles_per_split;
         tiles = first_tile < all_tiles ? all_tiles - first_tile : 0;
         if (tiles > p.tiles_per_split) tiles = p.tiles_per_split;
     }
@@ -239,7 +244,7 @@ struct OwnedRows {
     }
 
     INFONCE_DEVICE void write() {
-        const uint64_t split_rows = uint64_t(block_index().y) * p.owner.rows;
+        const uint64_t split_rows = uint64_t(part) * p.owner.rows;
         INFONCE_UNROLL
         for (int half = 0; half < 2; ++half) {
             const uint32_t row = owner_row(half);

@@ -9,9 +9,10 @@ template <class Tile>
 struct RowSums {
     ScaledSum of[Tile::ROW_BLOCKS][2];
 
-    // `exchange`: room for a partial sum of every row from every warp column.
-    INFONCE_DEVICE void write(const ScoresParams& p, const Place<Tile>& place, SharedAddress exchange) const {
-        Tile::meet();
+    // `exchange`: room for a partial sum of every row from every warp column, if there are several.
+    INFONCE_DEVICE void write(const ScoresParams& p, Work work, const Place<Tile>& place, SharedAddress exchange) const {
+        constexpr bool SHARED = Tile::WARPS_ACROSS > 1;
+        if constexpr (SHARED) Tile::meet();
         INFONCE_UNROLL
         for (int i = 0; i < Tile::ROW_BLOCKS; ++i) {
             INFONCE_UNROLL
@@ -19,21 +20,29 @@ struct RowSums {
                 ScaledSum sum = of[i][half];
                 INFONCE_UNROLL
                 for (int mask = 1; mask <= 2; mask *= 2) sum = combine_across(sum, mask);
-                if (place.lane % 4 == 0)
-                    store_shared(exchange + (place.warp_column * Tile::ROWS + place.row(i, half)) * int(sizeof(ScaledSum)),
-                                 sum);
+                if (place.lane % 4 != 0) continue;
+                const uint32_t row = place.row(i, half);
+                if constexpr (SHARED)
+                    store_shared(exchange + (place.warp_column * Tile::ROWS + row) * int(sizeof(ScaledSum)), sum);
+                else
+                    store(p, work, row, sum);
             }
         }
-        Tile::meet();
-        const uint32_t r = thread_index();
-        const uint32_t chunk_row = block_index().x * Tile::ROWS + r;
-        if (r < Tile::ROWS && chunk_row < p.anchors.rows) {
-            ScaledSum sum = load_shared<ScaledSum>(exchange + int(r * sizeof(ScaledSum)));
+        if constexpr (SHARED) {
+            Tile::meet();
+            const uint32_t row = thread_index();
+            if (row >= Tile::ROWS) return;
+            ScaledSum sum = load_shared<ScaledSum>(exchange + int(row * sizeof(ScaledSum)));
             INFONCE_UNROLL
             for (int across = 1; across < Tile::WARPS_ACROSS; ++across)
-                sum = combine(sum, load_shared<ScaledSum>(exchange + int((across * Tile::ROWS + r) * sizeof(ScaledSum))));
-            store_global(p.rows + uint64_t(block_index().y) * p.anchors.rows + chunk_row, sum);
+                sum = combine(sum, load_shared<ScaledSum>(exchange + int((across * Tile::ROWS + row) * sizeof(ScaledSum))));
+            store(p, work, row, sum);
         }
+    }
+
+    INFONCE_DEVICE static void store(const ScoresParams& p, Work work, uint32_t row, const ScaledSum& sum) {
+        const uint32_t chunk_row = work.tile * Tile::ROWS + row;
+        if (chunk_row < p.anchors.rows) store_global(p.rows + uint64_t(work.part) * p.anchors.rows + chunk_row, sum);
     }
 };
 

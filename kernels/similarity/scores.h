@@ -10,6 +10,7 @@
 #include "tile/element.h"
 #include "tile/slab.h"
 #include "tile/softmax.h"
+#include "tile/work.h"
 
 namespace infonce {
 
@@ -52,6 +53,20 @@ struct ScoresTile {
     static constexpr int POLYNOMIAL_EACH = 0;  // exp2_shared_out
     // Among the threads that hold the tile.
     INFONCE_DEVICE static void meet() { block_barrier(); }
+    // How warps hand over their partial sums of the tile's columns. Room for them, once nobody multiplies any
+    // more what lies there; `sum_up(column)`, for every column, once all of them are written.
+    INFONCE_DEVICE static void begin_columns() {}
+    INFONCE_DEVICE static SharedAddress open_columns(uint32_t, SharedAddress exchange) {
+        meet();
+        return exchange;
+    }
+    // The next tile's first barrier lies before anything is written there again.
+    template <class SumUp>
+    INFONCE_DEVICE static void close_columns(uint32_t, const SumUp& sum_up) {
+        meet();
+        if (const uint32_t c = thread_index(); c < COLUMNS) sum_up(c);
+    }
+    INFONCE_DEVICE static void end_columns() {}
 };
 
 // The logits of one tile, as the threads hold them.
@@ -86,9 +101,10 @@ INFONCE_DEVICE void score_tiles(const ScoresParams& p, Epilogue& epilogue) {
     using Tile = ScoresTile;
     const Place<Tile> place;
     const SharedAddress shared = shared_base();
-    const uint32_t first_row = block_index().x * Tile::ROWS;
+    const Work work = work_of_block();
+    const uint32_t first_row = work.tile * Tile::ROWS;
     const uint32_t all_tiles = (p.candidates.rows + Tile::COLUMNS - 1) / Tile::COLUMNS;
-    const uint32_t first_tile = block_index().y * p.tiles_per_split;
+    const uint32_t first_tile = work.part * p.tiles_per_split;
     uint32_t tiles = first_tile < all_tiles ? all_tiles - first_tile : 0;
     if (tiles > p.tiles_per_split) tiles = p.tiles_per_split;
     if (p.unless && load_global(p.unless)) tiles = 0;

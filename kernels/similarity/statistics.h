@@ -14,12 +14,13 @@ namespace infonce {
 template <class Tile>
 struct Statistics : AnchorRows<Tile> {
     using Rows = AnchorRows<Tile>;
-    using Rows::p, Rows::place, Rows::scale2;
+    using Rows::p, Rows::place, Rows::scale2, Rows::work;
     bool bounded;
     RowSums<Tile> sums;
 
-    INFONCE_DEVICE explicit Statistics(const ScoresParams& params) : Rows(params) {
+    INFONCE_DEVICE Statistics(const ScoresParams& params, Work piece) : Rows(params, piece) {
         bounded = load_global(p.bounded) != 0;
+        if (p.columns) Tile::begin_columns();
         INFONCE_UNROLL
         for (int i = 0; i < Tile::ROW_BLOCKS; ++i)
             INFONCE_UNROLL
@@ -61,9 +62,12 @@ struct Statistics : AnchorRows<Tile> {
         }
     }
 
-    INFONCE_DEVICE ColumnSums<Tile> columns() const { return {p, place, scale2}; }
+    INFONCE_DEVICE ColumnSums<Tile> columns() const { return {p, work, place, scale2}; }
 
-    INFONCE_DEVICE void write(SharedAddress exchange) { sums.write(p, place, exchange); }
+    INFONCE_DEVICE void write(SharedAddress exchange) {
+        if (p.columns) Tile::end_columns();
+        sums.write(p, work, place, exchange);
+    }
 };
 
 }  // namespace infonce

@@ -9,9 +9,10 @@ namespace infonce {
 template <class Tile>
 struct Scores {
     const ScoresParams& p;
+    const Work work;
     const Place<Tile> place;
 
-    INFONCE_DEVICE explicit Scores(const ScoresParams& params) : p(params) {}
+    INFONCE_DEVICE Scores(const ScoresParams& params, Work piece) : p(params), work(piece) {}
 
     INFONCE_DEVICE void tile(Logits<Tile>& logits, uint32_t first_column, SharedAddress) {
         // In nearly every tile no store needs a question of its own.
@@ -20,7 +21,7 @@ struct Scores {
         for (int i = 0; i < Tile::ROW_BLOCKS; ++i) {
             INFONCE_UNROLL
             for (int half = 0; half < 2; ++half) {
-                const uint32_t row = block_index().x * Tile::ROWS + place.row(i, half);
+                const uint32_t row = work.tile * Tile::ROWS + place.row(i, half);
                 if (row >= p.anchors.rows) continue;
                 float* to = p.scores + uint64_t(row) * p.candidates.rows;
                 if (whole) {

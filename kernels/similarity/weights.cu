@@ -7,7 +7,7 @@ namespace infonce {
 
 #define INFONCE_WEIGHTS(NAME, T)                                                  \
     INFONCE_KERNEL(weights_##NAME, ScoresParams, ScoresTile::THREADS, 1) {        \
-        Weights<T, ScoresTile> epilogue(p);                                       \
+        Weights<T, ScoresTile> epilogue(p, work_of_block());                                       \
         score_tiles<T>(p, epilogue);                                              \
     }
 

@@ -16,7 +16,7 @@ struct Weights : AnchorRows<Tile> {
     Stores<T, Tile> stores;
 
     template <class Params>
-    INFONCE_DEVICE explicit Weights(const Params& params) : Rows(params), stores(params) {
+    INFONCE_DEVICE Weights(const Params& params, Work piece) : Rows(params, piece), stores(params) {
         shift = weight_shift<T>(p.shift);
         INFONCE_UNROLL
         for (int i = 0; i < Tile::ROW_BLOCKS; ++i)
@@ -39,30 +39,37 @@ struct Weights : AnchorRows<Tile> {
         }
     }
 
-    // Logits become weights, of STORED_BLOCKS blocks from `first` on.
+    // Logits become weights, of STORED_BLOCKS blocks from `first` on. Two exponentials a logit take as long as
+    // the products of D = 256.
     template <bool COLUMN_TERM>
     INFONCE_DEVICE void weigh(Logits<Tile>& logits, uint32_t first_column, int first) const {
+        constexpr int EACH = COLUMN_TERM ? Tile::POLYNOMIAL_EACH : 0;
         INFONCE_UNROLL
         for (int j = first; j < first + STORED_BLOCKS; ++j) {
-            const uint32_t c = first_column + place.column(j, 0);
             float column_offset[2] = {};
-            if (COLUMN_TERM) {
-                INFONCE_UNROLL
-                for (int side = 0; side < 2; ++side)
-                    column_offset[side] =
-                        shift.shift - (c + side < p.candidates.rows ? load_global(p.column_lse2 + c + side) : infinity());
-            }
+            if (COLUMN_TERM) find_column_offsets(first_column + place.column(j, 0), column_offset);
             INFONCE_UNROLL
             for (int i = 0; i < Tile::ROW_BLOCKS; ++i) {
                 INFONCE_UNROLL
                 for (int e = 0; e < 4; ++e) {
                     float& z = logits.z[i][j][e];
-                    float weight = exp2_fast(fma(z, scale2, row_offset[i][e / 2]));
-                    if (COLUMN_TERM) weight += exp2_fast(fma(z, scale2, column_offset[e % 2]));
+                    float weight = exp2_shared_out<EACH>(4 * j + e, fma(z, scale2, row_offset[i][e / 2]));
+                    if (COLUMN_TERM) weight += exp2_shared_out<EACH>(4 * j + e, fma(z, scale2, column_offset[e % 2]));
                     z = weight;
                 }
             }
         }
+    }
+
+    // shift - lse of columns c and c + 1, where c is even; −∞ past the last.
+    INFONCE_DEVICE void find_column_offsets(uint32_t c, float (&offset)[2]) const {
+        Vector8 lse2 = {{float_bits(infinity()), float_bits(infinity())}};
+        if (c + 1 < p.candidates.rows)
+            lse2 = load_global(reinterpret_cast<const Vector8*>(p.column_lse2 + c));
+        else if (c < p.candidates.rows)
+            lse2.x[0] = float_bits(load_global(p.column_lse2 + c));
+        INFONCE_UNROLL
+        for (int side = 0; side < 2; ++side) offset[side] = shift.shift - bits_float(lse2.x[side]);
     }
 
     // The positive's weight, and those that are none: of what is excluded, and past the last candidate.

@@ -3,7 +3,7 @@
 use bytemuck::Zeroable;
 
 use super::params::{
-    GlobalRows, HopperProductParams, HopperScoresParams, ProductParams, ScoresParams,
+    GlobalRows, HopperProductParams, HopperScoresParams, ProductParams, ScoresParams, WorkGrid,
 };
 use super::prepared::kernel_name;
 use super::similarity::Similarity;
@@ -18,13 +18,16 @@ const SCORES_SHARED: u32 = 3 * 2 * 128 * 128;
 const PRODUCT_SHARED: u32 = 3 * 2 * 128 * 128;
 
 /// `HopperTile` of hopper/scores.h: slabs, room for column sums or boxes of weights, mbarriers.
-const HOPPER_THREADS: u32 = 384;
-const HOPPER_SCORES_SHARED: u32 = 4 * (128 + 256) * 128 + 8 * 2 * 16 * 128 + 9 * 8;
+pub(super) const HOPPER_THREADS: u32 = 384;
+const HOPPER_SCORES_SHARED: u32 = 4 * (128 + 256) * 128 + 8 * 2 * 16 * 128 + 10 * 8;
 /// `ProductTile` of hopper/product.cu.
 const HOPPER_PRODUCT_SHARED: u32 = 4 * (128 + 256) * 128 + 8 * 8;
 /// Up to this length the anchors' rows stay in shared memory, so that a tile costs the traffic of its
 /// candidates only.
 const RESIDENT_DIM_BYTES: u32 = 4 * 128;
+
+/// Blocks of a cluster, of the kernels that run in clusters: `PAIR` of hopper/tile.h.
+const PAIR: u32 = 2;
 
 /// Whether only anchors have a loss: every weight has one term.
 pub(super) fn is_one_way(contrast: &Contrast) -> bool {
@@ -59,17 +62,33 @@ impl<D: Device> Similarity<'_, D> {
         }
     }
 
+    /// Launches a kernel for sm_90a over tiles × parts: as many blocks as run at a time, one a
+    /// multiprocessor, which take the pieces one after another (`Scheduler` of hopper/tile.h).
+    pub(super) fn launch_persistent<P: bytemuck::Pod>(
+        &self,
+        kernel: &'static str,
+        cluster: u32,
+        grid: WorkGrid,
+        shared_bytes: u32,
+        params: &P,
+    ) -> Result<(), Error> {
+        let places = (self.device.multiprocessors() / cluster).max(1) * cluster;
+        let blocks = (grid.tiles * grid.parts).min(places);
+        self.launch(kernel, [blocks, 1, 1], HOPPER_THREADS, shared_bytes, params)
+    }
+
     /// Launches a kernel of the tile loop: "statistics", "exponentials", "weights" or "scores".
     pub(super) fn scores(
         &self,
         kernel: &'static str,
         arithmetic: Arithmetic,
-        grid: [u32; 3],
+        grid: WorkGrid,
         params: &ScoresParams,
     ) -> Result<(), Error> {
         if !self.is_hopper(arithmetic) {
             let name = kernel_name(kernel, arithmetic);
-            return self.launch(name, grid, SCORES_THREADS, SCORES_SHARED, params);
+            let blocks = [grid.tiles, grid.parts, 1];
+            return self.launch(name, blocks, SCORES_THREADS, SCORES_SHARED, params);
         }
         let resident = params.anchors.row_bytes <= RESIDENT_DIM_BYTES;
         let params = HopperScoresParams {
@@ -77,21 +96,21 @@ impl<D: Device> Similarity<'_, D> {
             candidates: self.boxes(params.candidates, arithmetic, 128)?,
             weights: self.weights_boxes(params, arithmetic)?,
             scores: *params,
-            padding: [0; 5],
+            grid,
+            padding: [0; 4],
         };
         let name = hopper_scores(kernel, arithmetic, resident);
-        self.launch(name, grid, HOPPER_THREADS, HOPPER_SCORES_SHARED, &params)
+        self.launch_persistent(name, PAIR, grid, HOPPER_SCORES_SHARED, &params)
     }
 
-    /// Launches a product of a chunk of weights over row tiles × column tiles × splits.
+    /// Launches a product of a chunk of weights: tiles are row tiles × column tiles.
     pub(super) fn product(
         &self,
         transposed: bool,
         arithmetic: Arithmetic,
-        [row_tiles, column_tiles, splits]: [u32; 3],
+        grid: WorkGrid,
         params: &ProductParams,
     ) -> Result<(), Error> {
-        let grid = [row_tiles * column_tiles, splits, 1];
         if !self.is_hopper(arithmetic) {
             let family = if transposed {
                 "product_transposed"
@@ -99,7 +118,8 @@ impl<D: Device> Similarity<'_, D> {
                 "product"
             };
             let name = kernel_name(family, arithmetic);
-            return self.launch(name, grid, 256, PRODUCT_SHARED, params);
+            let blocks = [grid.tiles, grid.parts, 1];
+            return self.launch(name, blocks, 256, PRODUCT_SHARED, params);
         }
         let name = match (transposed, arithmetic) {
             (false, Arithmetic::F16) => "hopper_product_f16",
@@ -118,9 +138,10 @@ impl<D: Device> Similarity<'_, D> {
             accumulate: params.accumulate,
             padding: 0,
             sums: params.sums,
-            padding_2: [0; 4],
+            grid,
+            padding_2: [0; 3],
         };
-        self.launch(name, grid, HOPPER_THREADS, HOPPER_PRODUCT_SHARED, &params)
+        self.launch_persistent(name, PAIR, grid, HOPPER_PRODUCT_SHARED, &params)
     }
 
     /// The chunk of weights as boxes of a warp's rows; nothing for kernels that store none.

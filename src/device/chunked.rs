@@ -2,7 +2,7 @@
 
 use super::DeviceMatrix;
 use super::gradient::{Finish, Known, Side, Sums};
-use super::params::{FoldParams, GlobalRows, MatrixView, ProductParams, ScoresParams};
+use super::params::{FoldParams, GlobalRows, MatrixView, ProductParams, ScoresParams, WorkGrid};
 use super::prepared::{no_matrix, rows_from, view};
 use super::similarity::{Similarity, WARP_ROWS};
 use super::statistics::{DeviceStatistics, Partial, scores_params};
@@ -138,7 +138,10 @@ impl<D: Device> Similarity<'_, D> {
                 weights: D::address(&weights),
                 stride,
             };
-            let grid = [count_tiles, weight_parts, 1];
+            let grid = WorkGrid {
+                tiles: count_tiles,
+                parts: weight_parts,
+            };
             match &source {
                 Source::Known(known) => self.known_weights(side, known, chunk, grid, per_part)?,
                 Source::Found(found) => self.exponentials(side, found, chunk, grid, per_part)?,
@@ -161,7 +164,10 @@ impl<D: Device> Similarity<'_, D> {
                 // A chunk is finished before the next one overwrites its sums.
                 sums: dq_sums.sums.address(),
             };
-            let grid = [count_tiles, columns_of_product as u32, parts];
+            let grid = WorkGrid {
+                tiles: count_tiles * columns_of_product as u32,
+                parts,
+            };
             self.product(false, prepared.arithmetic, grid, &product)?;
             let own = prepared.contrast.form == Form::Moco;
             self.finish(
@@ -191,11 +197,10 @@ impl<D: Device> Similarity<'_, D> {
                 product.slabs_per_split = dk_slabs;
                 product.accumulate = u32::from(first > 0);
                 product.sums = sums.address();
-                let grid = [
-                    row_tiles(candidates) as u32,
-                    columns_of_product as u32,
-                    dk_parts,
-                ];
+                let grid = WorkGrid {
+                    tiles: (row_tiles(candidates) * columns_of_product) as u32,
+                    parts: dk_parts,
+                };
                 self.product(true, prepared.arithmetic, grid, &product)?;
             }
         }
@@ -217,7 +222,7 @@ impl<D: Device> Similarity<'_, D> {
         side: &Side<'_, D>,
         known: &Known<'_, D>,
         chunk: Chunk,
-        grid: [u32; 3],
+        grid: WorkGrid,
         tiles_per_split: u32,
     ) -> Result<(), Error> {
         let prepared = side.prepared;
@@ -244,7 +249,7 @@ impl<D: Device> Similarity<'_, D> {
         side: &Side<'_, D>,
         found: &Exponentials<'_, D>,
         chunk: Chunk,
-        grid: [u32; 3],
+        grid: WorkGrid,
         tiles_per_split: u32,
     ) -> Result<(), Error> {
         let prepared = side.prepared;
@@ -261,7 +266,7 @@ impl<D: Device> Similarity<'_, D> {
         };
         let partial = Partial {
             sums: found.row_sums.address(),
-            parts: grid[1],
+            parts: grid.parts,
             ..Partial::default()
         };
         // Where logits have no bound, a pass before finds offsets. Whether it does anything is decided
@@ -286,7 +291,7 @@ impl<D: Device> Similarity<'_, D> {
             contrast: prepared.view,
             partial: found.row_sums.address(),
             lse2: at(&found.statistics.lse2),
-            parts: grid[1],
+            parts: grid.parts,
             rows: count as u32,
             first_anchor: first as u32,
             dim: dim as u32,

@@ -1,8 +1,8 @@
 //! The fused gradient kernels: which there are, and a pass of one.
 
-use super::choice::is_one_way;
+use super::choice::{HOPPER_THREADS, is_one_way};
 use super::gradient::{Known, Side, Sums};
-use super::params::{GradientParams, HopperGradientParams};
+use super::params::{GradientParams, HopperGradientParams, WorkGrid};
 use super::similarity::Similarity;
 use super::statistics::DeviceStatistics;
 use super::{Arithmetic, Device, Floats};
@@ -87,10 +87,10 @@ fn hopper(arithmetic: Arithmetic, dim: usize, terms: Terms) -> Option<Fused> {
                 },
                 owner_rows: 128,
                 streamed_rows: $columns,
-                threads: 384,
+                threads: HOPPER_THREADS,
                 shared_bytes: $slabs * 128 * 128
                     + $stages * $columns * ($slabs * 128 + 4)
-                    + (2 * $stages + 1) * 8,
+                    + (2 * $stages + 2) * 8,
                 resident: 1,
                 hopper: true,
             })
@@ -189,18 +189,23 @@ impl<D: Device> Similarity<'_, D> {
             sums: sums.address(),
             normalisers: normalisers.as_ref().map_or(0, Floats::address),
         };
-        let grid = [owner_tiles as u32, parts, 1];
-        let (threads, shared) = (kernel.threads, kernel.shared_bytes);
+        let grid = WorkGrid {
+            tiles: owner_tiles as u32,
+            parts,
+        };
         if kernel.hopper {
             let params = HopperGradientParams {
                 owner: self.boxes(owner, prepared.arithmetic, kernel.owner_rows as u32)?,
                 streamed: self.boxes(streamed, prepared.arithmetic, kernel.streamed_rows as u32)?,
                 gradient: params,
-                padding: [0; 4],
+                grid,
+                padding: [0; 3],
             };
-            self.launch(kernel.name, grid, threads, shared, &params)?;
+            self.launch_persistent(kernel.name, 1, grid, kernel.shared_bytes, &params)?;
         } else {
-            self.launch(kernel.name, grid, threads, shared, &params)?;
+            let blocks = [grid.tiles, grid.parts, 1];
+            let (threads, shared_bytes) = (kernel.threads, kernel.shared_bytes);
+            self.launch(kernel.name, blocks, threads, shared_bytes, &params)?;
         }
         Ok(Sums {
             sums,

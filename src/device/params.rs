@@ -48,6 +48,14 @@ pub(super) struct GradientParams {
     pub normalisers: u64,
 }
 
+/// `WorkGrid` of hopper/tile.h.
+#[derive(Debug, Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+pub(super) struct WorkGrid {
+    pub tiles: u32,
+    pub parts: u32,
+}
+
 /// `HopperGradientParams` of hopper/gradient.cu.
 #[derive(Debug, Clone, Copy, Pod, Zeroable)]
 #[repr(C)]
@@ -55,7 +63,8 @@ pub(super) struct HopperGradientParams {
     pub owner: TensorMap,
     pub streamed: TensorMap,
     pub gradient: GradientParams,
-    pub padding: [u64; 4],
+    pub grid: WorkGrid,
+    pub padding: [u64; 3],
 }
 
 /// `ScoresParams` of similarity/scores.h.
@@ -92,7 +101,8 @@ pub(super) struct HopperScoresParams {
     pub candidates: TensorMap,
     pub weights: TensorMap,
     pub scores: ScoresParams,
-    pub padding: [u64; 5],
+    pub grid: WorkGrid,
+    pub padding: [u64; 4],
 }
 
 /// `HopperProductParams` of hopper/product.cu.
@@ -108,7 +118,8 @@ pub(super) struct HopperProductParams {
     pub accumulate: u32,
     pub padding: u32,
     pub sums: u64,
-    pub padding_2: [u64; 4],
+    pub grid: WorkGrid,
+    pub padding_2: [u64; 3],
 }
 
 /// `ProductParams` of similarity/product.cu.

@@ -1,6 +1,8 @@
 //! Statistics of rows and columns, and the loss that follows from them.
 
-use super::params::{BoundParams, PositivesParams, ReduceParams, ScoresParams, StatisticsParams};
+use super::params::{
+    BoundParams, PositivesParams, ReduceParams, ScoresParams, StatisticsParams, WorkGrid,
+};
 use super::prepared::{Prepared, no_matrix, rows_from, scales_from, vector, view};
 use super::similarity::{Similarity, TILE, WARP_ROWS};
 use super::{Device, Floats};
@@ -253,12 +255,8 @@ impl<D: Device> Similarity<'_, D> {
                 ..scores_params(prepared, first, count)
             };
             let tiles = row_tiles(count) as u32;
-            self.scores(
-                "statistics",
-                prepared.arithmetic,
-                [tiles, parts, 1],
-                &params,
-            )?;
+            let grid = WorkGrid { tiles, parts };
+            self.scores("statistics", prepared.arithmetic, grid, &params)?;
             self.combine(
                 prepared,
                 &rows,

@@ -1,6 +1,6 @@
 //! The k best candidates of every query.
 
-use super::params::{ScoresParams, SelectParams};
+use super::params::{ScoresParams, SelectParams, WorkGrid};
 use super::prepared::{rows_from, scales_from};
 use super::similarity::Similarity;
 use super::{Device, DeviceMatrix, Floats};
@@ -65,7 +65,10 @@ impl<D: Device> Similarity<'_, D> {
                 scores: scores.address(),
                 ..bytemuck::Zeroable::zeroed()
             };
-            let grid = [row_tiles as u32, parts, 1];
+            let grid = WorkGrid {
+                tiles: row_tiles as u32,
+                parts,
+            };
             self.scores("scores", arithmetic, grid, &params)?;
             let params = SelectParams {
                 scores: scores.address(),
