@@ -56,38 +56,23 @@ struct HopperTile {
     static constexpr int SHARED_BYTES = SLABS_BYTES + ROOM + int(Stages::BYTES) + int(Ring<1>::BYTES);
     // Named barriers: of two warpgroups that take turns, or of the second that starts later; and of columns'
     // sums, for even and odd tiles.
-    static constexpr uint32_t FIRST_TURN = 1, START = 1, COLUMNS_WRITTEN = 3, COLUMNS_READ = 5, SECOND_GROUP = 7;
+    static constexpr uint32_t FIRST_TURN = 1, START = 1, COLUMNS_WRITTEN = 3;
 
-    // The first warpgroup writes its partial sums of columns and goes on; the second, whose epilogue comes
-    // later, adds up those of both. Even and odd tiles have a room each, so neither waits for the other's next
-    // tile: that would take their turns out of step.
-    INFONCE_DEVICE static bool adds_columns() { return thread_index() >= WARPGROUP; }
+    // The first warpgroup leaves its partial sums of columns and goes on; the second, whose epilogue comes
+    // later, adds up those of both. Even and odd tiles have a room each, so that neither waits for the other's
+    // next tile, which would take their turns out of step. A room is free again two tiles later: nobody gets
+    // there before both groups have begun the tile between, by their turns or because it has more slabs than
+    // there are stages; and a piece begins with a barrier of both.
     INFONCE_DEVICE static uint32_t odd_tile(uint32_t first_column) { return first_column / COLUMNS % 2; }
-    INFONCE_DEVICE static void begin_columns() {
-        if (!adds_columns()) return;
-        named_arrive(COLUMNS_READ, CONSUMERS);
-        named_arrive(COLUMNS_READ + 1, CONSUMERS);
-    }
-    // The second group's threads wait for each other. One barrier for both groups: where the compiler sees two
-    // ways, it makes everything that follows twice.
     INFONCE_DEVICE static SharedAddress open_columns(uint32_t first_column, SharedAddress exchange) {
-        const uint32_t odd = odd_tile(first_column);
-        const uint32_t number = adds_columns() ? SECOND_GROUP : COLUMNS_READ + odd;
-        named_barrier(number, adds_columns() ? WARPGROUP : CONSUMERS);
-        return exchange + odd * COLUMNS_ROOM;
+        return exchange + odd_tile(first_column) * COLUMNS_ROOM;
     }
     template <class SumUp>
     INFONCE_DEVICE static void close_columns(uint32_t first_column, const SumUp& sum_up) {
-        const uint32_t odd = odd_tile(first_column);
-        if (!adds_columns()) return named_arrive(COLUMNS_WRITTEN + odd, CONSUMERS);
-        named_barrier(COLUMNS_WRITTEN + odd, CONSUMERS);
+        const uint32_t written = COLUMNS_WRITTEN + odd_tile(first_column);
+        if (thread_index() < WARPGROUP) return named_arrive(written, CONSUMERS);
+        named_barrier(written, CONSUMERS);
         for (uint32_t c = thread_index() - WARPGROUP; c < COLUMNS; c += WARPGROUP) sum_up(c);
-        named_arrive(COLUMNS_READ + odd, CONSUMERS);
-    }
-    INFONCE_DEVICE static void end_columns() {
-        if (adds_columns()) return;
-        named_barrier(COLUMNS_READ, CONSUMERS);
-        named_barrier(COLUMNS_READ + 1, CONSUMERS);
     }
 };
 

@@ -55,7 +55,6 @@ struct ScoresTile {
     INFONCE_DEVICE static void meet() { block_barrier(); }
     // How warps hand over their partial sums of the tile's columns. Room for them, once nobody multiplies any
     // more what lies there; `sum_up(column)`, for every column, once all of them are written.
-    INFONCE_DEVICE static void begin_columns() {}
     INFONCE_DEVICE static SharedAddress open_columns(uint32_t, SharedAddress exchange) {
         meet();
         return exchange;
@@ -66,7 +65,6 @@ struct ScoresTile {
         meet();
         if (const uint32_t c = thread_index(); c < COLUMNS) sum_up(c);
     }
-    INFONCE_DEVICE static void end_columns() {}
 };
 
 // The logits of one tile, as the threads hold them.

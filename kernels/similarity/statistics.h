@@ -20,7 +20,6 @@ struct Statistics : AnchorRows<Tile> {
 
     INFONCE_DEVICE Statistics(const ScoresParams& params, Work piece) : Rows(params, piece) {
         bounded = load_global(p.bounded) != 0;
-        if (p.columns) Tile::begin_columns();
         INFONCE_UNROLL
         for (int i = 0; i < Tile::ROW_BLOCKS; ++i)
             INFONCE_UNROLL
@@ -64,10 +63,7 @@ struct Statistics : AnchorRows<Tile> {
 
     INFONCE_DEVICE ColumnSums<Tile> columns() const { return {p, work, place, scale2}; }
 
-    INFONCE_DEVICE void write(SharedAddress exchange) {
-        if (p.columns) Tile::end_columns();
-        sums.write(p, work, place, exchange);
-    }
+    INFONCE_DEVICE void write(SharedAddress exchange) { sums.write(p, work, place, exchange); }
 };
 
 }  // namespace infonce

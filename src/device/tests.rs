@@ -168,10 +168,18 @@ const ROWS: usize = 70;
 
 impl Fixture {
     fn new(dim: usize) -> Result<Self, Error> {
-        let device = HostDevice::new(Schedule::Late, 5, 3);
+        Self::on(HostDevice::new(Schedule::Late, 5, 3), ROWS, ROWS, dim)
+    }
+
+    fn on(
+        device: HostDevice,
+        anchors: usize,
+        candidates: usize,
+        dim: usize,
+    ) -> Result<Self, Error> {
         let mut held = Vec::new();
-        let mut matrix = |numbers: Option<Vec<bf16>>, dtype| -> Result<DeviceMatrix, Error> {
-            let buffer = device.memory(ROWS * dim * number_bytes(dtype))?;
+        let mut matrix = |rows, numbers: Option<Vec<bf16>>, dtype| -> Result<DeviceMatrix, Error> {
+            let buffer = device.memory(rows * dim * number_bytes(dtype))?;
             let address = HostDevice::address(&buffer);
             if let Some(numbers) = numbers {
                 device.write(address, bytemuck::cast_slice(&numbers))?;
@@ -179,19 +187,19 @@ impl Fixture {
             held.push(buffer);
             Ok(DeviceMatrix {
                 address,
-                rows: ROWS,
+                rows,
                 dim,
                 stride: dim,
                 dtype,
             })
         };
         let inputs = Inputs::Pair {
-            q: matrix(Some(numbers(ROWS, dim, 1)), DType::Bf16)?,
-            k: matrix(Some(numbers(ROWS, dim, 2)), DType::Bf16)?,
+            q: matrix(anchors, Some(numbers(anchors, dim, 1)), DType::Bf16)?,
+            k: matrix(candidates, Some(numbers(candidates, dim, 2)), DType::Bf16)?,
         };
         let gradients = Gradients {
-            dq: matrix(None, DType::F32)?,
-            dk: Some(matrix(None, DType::F32)?),
+            dq: matrix(anchors, None, DType::F32)?,
+            dk: Some(matrix(candidates, None, DType::F32)?),
         };
         Ok(Self {
             device,
@@ -203,12 +211,15 @@ impl Fixture {
 
     /// Bits of dq and dk.
     fn gradients(&self) -> Result<Vec<u8>, Error> {
-        let bytes = 4 * ROWS * self.gradients.dq.dim;
-        let mut both = vec![0; 2 * bytes];
-        let dk = self.gradients.dk.map_or(0, |dk| dk.address);
-        self.device
-            .read(self.gradients.dq.address, &mut both[..bytes])?;
-        self.device.read(dk, &mut both[bytes..])?;
+        let mut both = Vec::new();
+        for matrix in [Some(self.gradients.dq), self.gradients.dk]
+            .into_iter()
+            .flatten()
+        {
+            let mut bytes = vec![0; 4 * matrix.rows * matrix.dim];
+            self.device.read(matrix.address, &mut bytes)?;
+            both.extend(bytes);
+        }
         Ok(both)
     }
 }
@@ -269,8 +280,58 @@ fn statistics_that_stay_on_the_device_give_the_bits_of_those_that_return() -> Re
 }
 
 #[test]
-fn results_do_not_depend_on_the_schedule_or_the_order_of_threads() -> Result<(), Error> {
+fn which_block_computes_a_piece_does_not_change_it() -> Result<(), Error> {
+    // Seven tiles of anchors, and so few candidates that no number of multiprocessors cuts them into parts.
+    const ANCHORS: usize = 800;
     for dim in [40, 264] {
+        let index = (0..ANCHORS).map(|i| (i * 7 % 30) as u32).collect();
+        let contrast = Contrast::info_nce(0.1, Positives::Index(index))?;
+        let run = |multiprocessors| -> Result<_, Error> {
+            let mut device = HostDevice::new(Schedule::Mixed, 5, multiprocessors);
+            device.warpgroups = true;
+            let mut fixture = Fixture::on(device, ANCHORS, 30, dim)?;
+            fixture.gradients.dk = None;
+            let similarity = Similarity::new(&fixture.device, 1 << 20);
+            let (inputs, gradients) = (&fixture.inputs, &fixture.gradients);
+            let forward = similarity.forward(&contrast, inputs)?;
+            let results = similarity.value_and_grad(&contrast, inputs, 1.0, gradients)?;
+            Ok((
+                forward.read(&fixture.device)?,
+                results.read(&fixture.device)?,
+                fixture.gradients()?,
+            ))
+        };
+        let alone = run(64)?;
+        for multiprocessors in [1, 3, 4] {
+            assert_eq!(run(multiprocessors)?, alone, "D = {dim}, {multiprocessors}");
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn statistics_of_many_tiles_in_a_row_do_not_depend_on_the_schedule() -> Result<(), Error> {
+    // A pair of blocks takes all pieces, each of four tiles.
+    for dim in [40, 264] {
+        let run = |schedule, seed| -> Result<_, Error> {
+            let mut device = HostDevice::new(schedule, seed, 1);
+            device.warpgroups = true;
+            let fixture = Fixture::on(device, 800, 800, dim)?;
+            let similarity = Similarity::new(&fixture.device, 0);
+            let forward = similarity.forward(&Contrast::clip(10.0)?, &fixture.inputs)?;
+            forward.read(&fixture.device)
+        };
+        let early = run(Schedule::Early, 0)?;
+        for (schedule, seed) in [(Schedule::Late, 1), (Schedule::Mixed, 2)] {
+            assert_eq!(run(schedule, seed)?, early, "{schedule:?}, D = {dim}");
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn results_do_not_depend_on_the_schedule_or_the_order_of_threads() -> Result<(), Error> {
+    for (dim, hopper) in [(40, false), (264, false), (40, true), (264, true)] {
         let (q, k) = (numbers::<bf16>(90, dim, 1), numbers::<bf16>(150, dim, 2));
         let q = Rows::new(&q, 90, dim)?;
         let k = Rows::new(&k, 150, dim)?;
@@ -289,7 +350,10 @@ fn results_do_not_depend_on_the_schedule_or_the_order_of_threads() -> Result<(),
                     dq: RowsMut::new(&mut dq, 90, dim)?,
                     dk: None,
                 };
-                let engine = HostEngine::new(schedule, seed);
+                let mut engine = HostEngine::new(schedule, seed);
+                if hopper {
+                    engine = engine.with_hopper_kernels();
+                }
                 let value = engine.value_and_grad(&contrast, &inputs, 1.0, gradients)?;
                 Ok((value, dq))
             };
@@ -298,7 +362,7 @@ fn results_do_not_depend_on_the_schedule_or_the_order_of_threads() -> Result<(),
             for seed in 1..4 {
                 for schedule in [Schedule::Late, Schedule::Early, Schedule::Mixed] {
                     let found = run(schedule, seed)?;
-                    assert_eq!(found, expected, "{schedule:?}, {seed}, D = {dim}");
+                    assert_eq!(found, expected, "{schedule:?}, {seed}, D = {dim}, {hopper}");
                 }
             }
         }
