@@ -27,30 +27,45 @@ struct PositivesParams {
     float* square_norms;   // of the anchors, then of the candidates
 };
 
-// A warp a row: first the anchors, then the candidates.
+// Candidates that a warp takes together (src/device/statistics.rs): short rows keep too few loads under way.
+constexpr int CANDIDATES = 4;
+
+INFONCE_DEVICE void candidate_norms(const PositivesParams& p, uint64_t first) {
+    const uint32_t lane = thread_index() % 32, last = p.contrast.candidates - 1;
+    const bool quads = p.candidates.in_quads(p.dim);
+    float zero[CANDIDATES] = {}, square[CANDIDATES] = {};
+    for (uint32_t d = 4 * lane; d < p.dim; d += 128) {
+        float k[CANDIDATES][4];
+        INFONCE_UNROLL
+        for (int r = 0; r < CANDIDATES; ++r)
+            p.candidates.load_four(k[r], first + r < last ? first + r : last, d, p.dim, quads);
+        INFONCE_UNROLL
+        for (int r = 0; r < CANDIDATES; ++r) {
+            INFONCE_UNROLL
+            for (int i = 0; i < 4; ++i) {
+                zero[r] += 0.0f * k[r][i];
+                square[r] = fma(k[r][i], k[r][i], square[r]);
+            }
+        }
+    }
+    INFONCE_UNROLL
+    for (int r = 0; r < CANDIDATES; ++r) {
+        zero[r] = warp_sum(zero[r]);
+        square[r] = warp_sum(square[r]);
+        if (lane != 0 || first + r > last) continue;
+        store_global(p.square_norms + p.contrast.anchors + first + r, square[r]);
+        if (zero[r] != 0.0f) store_global(p.not_finite + 1, 1u);
+    }
+}
+
+// A warp an anchor, and after them a warp some candidates.
 INFONCE_KERNEL(positives, PositivesParams, ROW_WARPS * 32, 1) {
     const uint32_t lane = thread_index() % 32;
     const uint64_t row = warp_row();
     const uint32_t anchors = p.contrast.anchors;
-    if (row >= uint64_t(anchors) + p.contrast.candidates) return;
-    const bool is_anchor = row < anchors;
-    if (!is_anchor) {
-        const bool quads = p.candidates.in_quads(p.dim);
-        float zero = 0.0f, square = 0.0f;
-        for (uint32_t d = 4 * lane; d < p.dim; d += 128) {
-            float k[4];
-            p.candidates.load_four(k, row - anchors, d, p.dim, quads);
-            INFONCE_UNROLL
-            for (int i = 0; i < 4; ++i) {
-                zero += 0.0f * k[i];
-                square = fma(k[i], k[i], square);
-            }
-        }
-        zero = warp_sum(zero);
-        square = warp_sum(square);
-        if (lane != 0) return;
-        store_global(p.square_norms + row, square);
-        if (zero != 0.0f) store_global(p.not_finite + 1, 1u);
+    if (row >= anchors) {
+        const uint64_t first = (row - anchors) * CANDIDATES;
+        if (first < p.contrast.candidates) candidate_norms(p, first);
         return;
     }
     const bool own = p.own_keys.data != nullptr;

@@ -14,6 +14,9 @@ use crate::statistics::{RowStatistics, Statistics};
 /// 256 bytes a candidate.
 const COLUMN_PARTS: usize = 32;
 
+/// Candidates that a warp of `positives` takes together: `CANDIDATES` of similarity/rows.cu.
+const WARP_CANDIDATES: usize = 4;
+
 /// About as many threads as a device runs at a time.
 const FULL_DEVICE: usize = 1 << 17;
 
@@ -122,7 +125,8 @@ impl<D: Device> Similarity<'_, D> {
             positive: positives.logits.address(),
             square_norms: positives.square_norms.address(),
         };
-        let grid = [rows.div_ceil(WARP_ROWS) as u32, 1, 1];
+        let warps = shape.anchors + shape.candidates.div_ceil(WARP_CANDIDATES);
+        let grid = [warps.div_ceil(WARP_ROWS) as u32, 1, 1];
         self.launch("positives", grid, 32 * WARP_ROWS as u32, 0, &params)?;
         Ok(positives)
     }
