@@ -80,12 +80,15 @@ struct HopperGradient : OwnedRows<T, 128, COLUMNS / 8, 8 * SLABS, softmax_of(TER
         take_registers<232>();
         Turn<STAGES> turn;
         Turn<1> owner_turn;
+        if (self.group == 1) self.give_turn();
         for (Scheduler<> scheduler{params.grid}; scheduler.has_work(); scheduler.advance()) {
             self.begin(scheduler.work());
             self.load_rows();
             if (self.tiles > 0) self.consume(turn, owner_turn);
             self.write();
         }
+        // The turn that is left.
+        if (self.group == 0) self.take_turn();
     }
 
     // The part of one warp.
@@ -142,14 +145,15 @@ struct HopperGradient : OwnedRows<T, 128, COLUMNS / 8, 8 * SLABS, softmax_of(TER
         Weights weights;
         Fragments fragments;
         float factor[2] = {1.0f, 1.0f};
-        if (group == 1) named_arrive(FIRST_TURN, CONSUMERS);
         owner_ring.wait(owner_turn);
+        owner_turn.advance();
         take_turn();
         ring.wait(turn);
         issue_logits(weights, turn.stage);
-        give_turn(tiles == 1);
+        give_turn();
         wgmma_wait<0>();
         pin_accumulator(flat(weights));
+        if (tiles == 1) owner_ring.release(0);
         weigh(weights, 0, turn.stage, factor);
         pack(weights, fragments);
         for (uint32_t tile = 1; tile < tiles; ++tile) {
@@ -159,9 +163,10 @@ struct HopperGradient : OwnedRows<T, 128, COLUMNS / 8, 8 * SLABS, softmax_of(TER
             ring.wait(turn);
             issue_logits(weights, turn.stage);
             issue_sums(fragments, before);
-            give_turn(tile + 1 == tiles);
+            give_turn();
             wgmma_wait<1>();
             pin_accumulator(flat(weights));
+            if (tile + 1 == tiles) owner_ring.release(0);
             weigh(weights, tile, turn.stage, factor);
             wgmma_wait<0>();
             pin_accumulator(flat(sums));
@@ -174,15 +179,10 @@ struct HopperGradient : OwnedRows<T, 128, COLUMNS / 8, 8 * SLABS, softmax_of(TER
         pin_accumulator(flat(sums));
         ring.release(turn.stage);
         turn.advance();
-        owner_ring.release(0);
-        owner_turn.advance();
     }
 
     INFONCE_DEVICE void take_turn() const { named_barrier(FIRST_TURN + group, CONSUMERS); }
-    // After the last tile the first group waits no more.
-    INFONCE_DEVICE void give_turn(bool last) const {
-        if (group == 0 || !last) named_arrive(FIRST_TURN + 1 - group, CONSUMERS);
-    }
+    INFONCE_DEVICE void give_turn() const { named_arrive(FIRST_TURN + 1 - group, CONSUMERS); }
 
     template <int COUNT>
     INFONCE_DEVICE static float (&flat(float (&blocks)[COUNT][4]))[4 * COUNT] {
@@ -241,21 +241,21 @@ struct HopperGradient : OwnedRows<T, 128, COLUMNS / 8, 8 * SLABS, softmax_of(TER
 #if INFONCE_HOPPER
 // Type, slabs of D, terms, streamed rows, stages. At D = 256 the sums fill half of the registers: what is
 // left holds 64 logits a thread and no second term.
-#define INFONCE_HOPPER_GRADIENT(NAME, T, SLABS, TERMS, COLUMNS, STAGES)                           \
-    INFONCE_KERNEL(hopper_gradient_##NAME, HopperGradientParams, 384, 1) {                        \
-        HopperGradient<T, SLABS, COLUMNS, STAGES, Terms::TERMS>::run(p);                          \
+#define INFONCE_HOPPER_GRADIENT(NAME, T, SLABS, TERMS, COLUMNS, STAGES)    \
+    INFONCE_KERNEL(hopper_gradient_##NAME, HopperGradientParams, 384, 1) { \
+        HopperGradient<T, SLABS, COLUMNS, STAGES, Terms::TERMS>::run(p);   \
     }
-#define INFONCE_HOPPER_GRADIENTS(T)                                                               \
-    INFONCE_HOPPER_GRADIENT(online_##T##_64, T, 1, ONLINE, 128, 5)                                \
-    INFONCE_HOPPER_GRADIENT(owner_##T##_64, T, 1, OWNER, 128, 5)                                  \
-    INFONCE_HOPPER_GRADIENT(streamed_##T##_64, T, 1, STREAMED, 128, 5)                            \
-    INFONCE_HOPPER_GRADIENT(both_##T##_64, T, 1, BOTH, 96, 6)                                     \
-    INFONCE_HOPPER_GRADIENT(online_##T##_128, T, 2, ONLINE, 128, 5)                               \
-    INFONCE_HOPPER_GRADIENT(owner_##T##_128, T, 2, OWNER, 96, 6)                                  \
-    INFONCE_HOPPER_GRADIENT(streamed_##T##_128, T, 2, STREAMED, 96, 6)                            \
-    INFONCE_HOPPER_GRADIENT(both_##T##_128, T, 2, BOTH, 96, 6)                                    \
-    INFONCE_HOPPER_GRADIENT(online_##T##_256, T, 4, ONLINE, 64, 4)                                \
-    INFONCE_HOPPER_GRADIENT(owner_##T##_256, T, 4, OWNER, 64, 4)                                  \
+#define INFONCE_HOPPER_GRADIENTS(T)                                    \
+    INFONCE_HOPPER_GRADIENT(online_##T##_64, T, 1, ONLINE, 128, 5)     \
+    INFONCE_HOPPER_GRADIENT(owner_##T##_64, T, 1, OWNER, 128, 5)       \
+    INFONCE_HOPPER_GRADIENT(streamed_##T##_64, T, 1, STREAMED, 128, 5) \
+    INFONCE_HOPPER_GRADIENT(both_##T##_64, T, 1, BOTH, 96, 6)          \
+    INFONCE_HOPPER_GRADIENT(online_##T##_128, T, 2, ONLINE, 128, 5)    \
+    INFONCE_HOPPER_GRADIENT(owner_##T##_128, T, 2, OWNER, 96, 6)       \
+    INFONCE_HOPPER_GRADIENT(streamed_##T##_128, T, 2, STREAMED, 96, 6) \
+    INFONCE_HOPPER_GRADIENT(both_##T##_128, T, 2, BOTH, 96, 6)         \
+    INFONCE_HOPPER_GRADIENT(online_##T##_256, T, 4, ONLINE, 64, 4)     \
+    INFONCE_HOPPER_GRADIENT(owner_##T##_256, T, 4, OWNER, 64, 4)       \
     INFONCE_HOPPER_GRADIENT(streamed_##T##_256, T, 4, STREAMED, 64, 4)
 
 INFONCE_HOPPER_GRADIENTS(bf16)

@@ -135,12 +135,12 @@ INFONCE_DEVICE void multiply_chunk(const HopperProductParams& p) {
 }
 
 #if INFONCE_HOPPER
-#define INFONCE_HOPPER_PRODUCT(NAME, T)                                                                \
-    INFONCE_CLUSTER_KERNEL(hopper_product_##NAME, HopperProductParams, ProductTile::THREADS, 1, PAIR) {              \
-        multiply_chunk<T, false>(p);                                                                   \
-    }                                                                                                  \
-    INFONCE_CLUSTER_KERNEL(hopper_product_transposed_##NAME, HopperProductParams, ProductTile::THREADS, 1, PAIR) {   \
-        multiply_chunk<T, true>(p);                                                                    \
+#define INFONCE_HOPPER_PRODUCT(NAME, T)                                                                            \
+    INFONCE_CLUSTER_KERNEL(hopper_product_##NAME, HopperProductParams, ProductTile::THREADS, 1, PAIR) {            \
+        multiply_chunk<T, false>(p);                                                                               \
+    }                                                                                                              \
+    INFONCE_CLUSTER_KERNEL(hopper_product_transposed_##NAME, HopperProductParams, ProductTile::THREADS, 1, PAIR) { \
+        multiply_chunk<T, true>(p);                                                                                \
     }
 
 INFONCE_HOPPER_PRODUCT(bf16, bf16)

@@ -42,34 +42,31 @@ struct HopperTile {
     // Up to D = 128 the special-function unit is the limit, at about the time of the products. A quarter of
     // the exponentials elsewhere leaves it three quarters of that and takes 0.7 of the issue slots.
     static constexpr int POLYNOMIAL_EACH = 4;
-    // Twice room for a partial sum of every column from every warp, or for two boxes of weights of every warp.
+    // Two rooms for a partial sum of every column from every warp, or room for two boxes of weights of every warp.
     static constexpr int WEIGHTS_BOX = WARP_ROWS * int(SLAB_BYTES);
     static constexpr int ROOM = WARPS_DOWN * 2 * WEIGHTS_BOX;
     static constexpr int COLUMNS_ROOM = WARPS_DOWN * COLUMNS * int(sizeof(ScaledSum));
     static_assert(2 * COLUMNS_ROOM <= ROOM, "partial sums of two tiles");
     static constexpr int SLABS_BYTES = RESIDENT_SLABS * LEFT + STAGES * RIGHT;
     static_assert(STAGES * (LEFT + RIGHT) == SLABS_BYTES, "both ways take the same memory");
-    static_assert(RESIDENT_SLABS <= STAGES, "a turn takes all slabs of a tile");
+    static_assert(RESIDENT_SLABS == STAGES, "a turn takes all slabs of a tile; other tiles have more");
     // Slabs that the first warpgroup is ahead without turns.
     static constexpr uint32_t AHEAD = 2;
     static_assert(AHEAD < RESIDENT_SLABS, "longer rows have that much");
     static constexpr int SHARED_BYTES = SLABS_BYTES + ROOM + int(Stages::BYTES) + int(Ring<1>::BYTES);
     // Named barriers: of two warpgroups that take turns, or of the second that starts later; and of columns'
-    // sums, for even and odd tiles.
+    // sums, one for each room.
     static constexpr uint32_t FIRST_TURN = 1, START = 1, COLUMNS_WRITTEN = 3;
 
     // The first warpgroup leaves its partial sums of columns and goes on; the second, whose epilogue comes
-    // later, adds up those of both. Even and odd tiles have a room each, so that neither waits for the other's
-    // next tile, which would take their turns out of step. A room is free again two tiles later: nobody gets
-    // there before both groups have begun the tile between, by their turns or because it has more slabs than
-    // there are stages; and a piece begins with a barrier of both.
-    INFONCE_DEVICE static uint32_t odd_tile(uint32_t first_column) { return first_column / COLUMNS % 2; }
-    INFONCE_DEVICE static SharedAddress open_columns(uint32_t first_column, SharedAddress exchange) {
-        return exchange + odd_tile(first_column) * COLUMNS_ROOM;
-    }
+    // later, adds up those of both. Tiles use two rooms in turn, so that neither waits for the other's next
+    // tile, which would take their turns out of step. A room is free again two tiles later: the first group
+    // gets there after the second has begun the tile between, by their turns or because a tile has more slabs
+    // than there are stages, and the second's own warps met at the tile between.
+    INFONCE_DEVICE static SharedAddress open_columns(SharedAddress room) { return room; }
     template <class SumUp>
-    INFONCE_DEVICE static void close_columns(uint32_t first_column, const SumUp& sum_up) {
-        const uint32_t written = COLUMNS_WRITTEN + odd_tile(first_column);
+    INFONCE_DEVICE static void close_columns(SharedAddress room, const SumUp& sum_up) {
+        const uint32_t written = COLUMNS_WRITTEN + (room - shared_base() - SLABS_BYTES) / COLUMNS_ROOM;
         if (thread_index() < WARPGROUP) return named_arrive(written, CONSUMERS);
         named_barrier(written, CONSUMERS);
         for (uint32_t c = thread_index() - WARPGROUP; c < COLUMNS; c += WARPGROUP) sum_up(c);
@@ -189,16 +186,14 @@ INFONCE_DEVICE void hopper_score_tiles(const HopperScoresParams& params) {
     const SharedAddress own_rows = group * 64 * SLAB_BYTES;
     Turn<Tile::STAGES> turn;
     Turn<1> resident_turn;
+    SharedAddress room = memory.room;
+    if (RESIDENT && group == 1) named_arrive(Tile::FIRST_TURN, Tile::CONSUMERS);
     for (Scheduler<PAIR> scheduler{params.grid}; scheduler.has_work(); scheduler.advance()) {
         const Work work = scheduler.work();
         const PartTiles tiles(p, work.part);
         Epilogue<Tile> epilogue(params, work);
-        if (RESIDENT && tiles.count > 0) {
-            if (group == 1) named_arrive(Tile::FIRST_TURN, Tile::CONSUMERS);
-            memory.resident_ring.wait(resident_turn);
-        }
+        if (RESIDENT && tiles.count > 0) memory.resident_ring.wait(resident_turn);
         for (uint32_t tile = 0; tile < tiles.count; ++tile) {
-            const bool last = tile + 1 == tiles.count;
             Logits<Tile> logits;
             float(&sums)[Tile::COLUMNS / 2] = reinterpret_cast<float(&)[Tile::COLUMNS / 2]>(logits.z);
             if (RESIDENT) named_barrier(Tile::FIRST_TURN + group, Tile::CONSUMERS);
@@ -227,21 +222,24 @@ INFONCE_DEVICE void hopper_score_tiles(const HopperScoresParams& params) {
                 last_stage = turn.stage;
                 turn.advance();
             } while (++slab * SLAB_BYTES < p.anchors.row_bytes);
-            // The other's products follow these; after the last tile nobody waits any more.
-            if (RESIDENT && (group == 0 || !last)) named_arrive(Tile::FIRST_TURN + 1 - group, Tile::CONSUMERS);
+            // The other's products follow these.
+            if (RESIDENT) named_arrive(Tile::FIRST_TURN + 1 - group, Tile::CONSUMERS);
             wgmma_wait<0>();
             pin_accumulator(sums);
             ring.release(last_stage);
-            if (RESIDENT && last) {
+            if (RESIDENT && tile + 1 == tiles.count) {
                 memory.resident_ring.release(0);
                 resident_turn.advance();
             }
             const uint32_t first_column = (tiles.first + tile) * Tile::COLUMNS;
             scale_logits<T>(p, logits, work.tile, first_column);
-            epilogue.tile(logits, first_column, memory.room);
+            epilogue.tile(logits, first_column, room);
+            if (Epilogue<Tile>::ROOMS == 2) room = 2 * memory.room + Tile::COLUMNS_ROOM - room;
         }
-        epilogue.write(memory.room);
+        epilogue.write(room);
     }
+    // The turn that is left.
+    if (RESIDENT && group == 0) named_barrier(Tile::FIRST_TURN, Tile::CONSUMERS);
     // No more arrivals at the other block, whose memory has to be there until they have come.
     cluster_barrier();
 }

@@ -5,12 +5,12 @@
 namespace infonce {
 
 #if INFONCE_HOPPER
-#define INFONCE_HOPPER_STATISTICS(NAME, T, RESIDENT_DIM)                                               \
-    INFONCE_CLUSTER_KERNEL(hopper_statistics_##NAME, HopperScoresParams, HopperTile::THREADS, 1, PAIR) {             \
-        hopper_score_tiles<T, false, Statistics>(p);                                                   \
-    }                                                                                                  \
-    INFONCE_CLUSTER_KERNEL(hopper_statistics_##NAME##_##RESIDENT_DIM, HopperScoresParams, HopperTile::THREADS, 1, PAIR) {\
-        hopper_score_tiles<T, true, Statistics>(p);                                                    \
+#define INFONCE_HOPPER_STATISTICS(NAME, T, RESIDENT_DIM)                                                                  \
+    INFONCE_CLUSTER_KERNEL(hopper_statistics_##NAME, HopperScoresParams, HopperTile::THREADS, 1, PAIR) {                  \
+        hopper_score_tiles<T, false, Statistics>(p);                                                                      \
+    }                                                                                                                     \
+    INFONCE_CLUSTER_KERNEL(hopper_statistics_##NAME##_##RESIDENT_DIM, HopperScoresParams, HopperTile::THREADS, 1, PAIR) { \
+        hopper_score_tiles<T, true, Statistics>(p);                                                                       \
     }
 
 INFONCE_HOPPER_STATISTICS(bf16, bf16, 256)

@@ -5,12 +5,12 @@
 namespace infonce {
 
 #if INFONCE_HOPPER
-#define INFONCE_HOPPER_SCORES(NAME, T, RESIDENT_DIM)                                                   \
-    INFONCE_CLUSTER_KERNEL(hopper_scores_##NAME, HopperScoresParams, HopperTile::THREADS, 1, PAIR) {                 \
-        hopper_score_tiles<T, false, Scores>(p);                                                       \
-    }                                                                                                  \
-    INFONCE_CLUSTER_KERNEL(hopper_scores_##NAME##_##RESIDENT_DIM, HopperScoresParams, HopperTile::THREADS, 1, PAIR) {\
-        hopper_score_tiles<T, true, Scores>(p);                                                        \
+#define INFONCE_HOPPER_SCORES(NAME, T, RESIDENT_DIM)                                                                  \
+    INFONCE_CLUSTER_KERNEL(hopper_scores_##NAME, HopperScoresParams, HopperTile::THREADS, 1, PAIR) {                  \
+        hopper_score_tiles<T, false, Scores>(p);                                                                      \
+    }                                                                                                                 \
+    INFONCE_CLUSTER_KERNEL(hopper_scores_##NAME##_##RESIDENT_DIM, HopperScoresParams, HopperTile::THREADS, 1, PAIR) { \
+        hopper_score_tiles<T, true, Scores>(p);                                                                       \
     }
 
 INFONCE_HOPPER_SCORES(bf16, bf16, 256)

@@ -11,12 +11,12 @@ using WeightsBf16 = Weights<bf16, Tile, BoxStores>;
 template <class Tile>
 using WeightsF16 = Weights<f16, Tile, BoxStores>;
 
-#define INFONCE_HOPPER_WEIGHTS(NAME, T, EPILOGUE)                                                  \
-    INFONCE_CLUSTER_KERNEL(hopper_weights_##NAME, HopperScoresParams, HopperTile::THREADS, 1, PAIR) {            \
-        hopper_score_tiles<T, false, EPILOGUE>(p);                                                 \
-    }                                                                                              \
-    INFONCE_CLUSTER_KERNEL(hopper_weights_##NAME##_256, HopperScoresParams, HopperTile::THREADS, 1, PAIR) {      \
-        hopper_score_tiles<T, true, EPILOGUE>(p);                                                  \
+#define INFONCE_HOPPER_WEIGHTS(NAME, T, EPILOGUE)                                                           \
+    INFONCE_CLUSTER_KERNEL(hopper_weights_##NAME, HopperScoresParams, HopperTile::THREADS, 1, PAIR) {       \
+        hopper_score_tiles<T, false, EPILOGUE>(p);                                                          \
+    }                                                                                                       \
+    INFONCE_CLUSTER_KERNEL(hopper_weights_##NAME##_256, HopperScoresParams, HopperTile::THREADS, 1, PAIR) { \
+        hopper_score_tiles<T, true, EPILOGUE>(p);                                                           \
     }
 
 INFONCE_HOPPER_WEIGHTS(bf16, bf16, WeightsBf16)

@@ -105,6 +105,13 @@ void Block::enter() {
     block.leave_stores();
     if (!thread.products.empty() || !thread.open_products.empty())
         block.fail("the thread ends with products that it has not waited for", thread.site);
+    if (block.living == 1) {
+        for (const NamedBarrier& barrier : block.named)
+            if (barrier.arrived > 0)
+                block.fail("the block ends with " + std::to_string(barrier.arrived) + " of " + std::to_string(barrier.threads) +
+                               " arrivals at a named barrier",
+                           barrier.site);
+    }
     thread.ended = true;
     --block.living;
     block.ended_in_cluster();
@@ -173,6 +180,7 @@ void Block::named_barrier(uint32_t number, uint32_t count, bool waits, Site site
     NamedBarrier& barrier = named[number];
     if (barrier.arrived == 0) {
         barrier.threads = count;
+        barrier.site = site;
         barrier.released = clocks.empty();
     } else if (barrier.threads != count) {
         fail("named barrier " + std::to_string(number) + " for " + std::to_string(count) + " threads, where others said " +
@@ -183,7 +191,8 @@ void Block::named_barrier(uint32_t number, uint32_t count, bool waits, Site site
     thread.site = site;
     const uint32_t warp = current.thread / WARP;
     clocks.release(clock_of(current.thread), barrier.released);
-    barrier.warps.push_back(warp);
+    if (++barrier.arrivals[warp] > WARP)
+        fail("warp " + std::to_string(warp) + " arrives twice at the same turn of named barrier " + std::to_string(number), site);
     ++barrier.arrived;
     if (barrier.arrived < barrier.threads) {
         if (!waits) return;
@@ -192,10 +201,8 @@ void Block::named_barrier(uint32_t number, uint32_t count, bool waits, Site site
         barrier.waiting.push_back(current.thread);
         return next();
     }
-    std::sort(barrier.warps.begin(), barrier.warps.end());
-    barrier.warps.erase(std::unique(barrier.warps.begin(), barrier.warps.end()), barrier.warps.end());
     if (waits) barrier.waiting.push_back(current.thread);
-    for (uint32_t other : barrier.warps) ++warps[other].epoch;
+    for (uint32_t other = 0; other < warps.size(); ++other) warps[other].epoch += barrier.arrivals[other] > 0;
     for (uint32_t other : barrier.waiting) clocks.acquire(clock_of(other), barrier.released);
     for (uint32_t other : barrier.waiting) {
         threads[other].waits_for = Operation::NONE;

@@ -138,8 +138,10 @@ class Block {
     };
     struct NamedBarrier {
         uint32_t threads = 0, arrived = 0;
+        Site site{};  // of the first arrival
         Clock released;
-        std::vector<uint32_t> waiting, warps;  // threads; warps that arrived
+        std::vector<uint32_t> waiting;  // threads
+        uint8_t arrivals[MOST_THREADS / WARP] = {};  // of each warp
     };
     struct Thread {
         Site site{};  // of its last collective, wait or copy

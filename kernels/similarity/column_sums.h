@@ -49,7 +49,7 @@ struct ColumnSums {
     // else logits, whose maximum comes first, so that the sums are sums.
     template <bool BOUNDED>
     INFONCE_DEVICE void write(const Logits<Tile>& values, uint32_t first_column, SharedAddress exchange) const {
-        const SharedAddress room = Tile::open_columns(first_column, exchange);
+        const SharedAddress room = Tile::open_columns(exchange);
         INFONCE_UNROLL
         for (int first = 0; first < Tile::COLUMN_BLOCKS; first += BLOCKS) {
             float sums[COUNT], maxima[OWN] = {};
@@ -65,7 +65,7 @@ struct ColumnSums {
                              ScaledSum{maxima[i], sums[i]});
             }
         }
-        Tile::close_columns(first_column, [&](uint32_t c) {
+        Tile::close_columns(room, [&](uint32_t c) {
             if (first_column + c >= p.candidates.rows) return;
             ScaledSum sum = BOUNDED ? ScaledSum{0.0f, 0.0f} : empty_sum();
             INFONCE_UNROLL

@@ -5,11 +5,11 @@
 
 namespace infonce {
 
-#define INFONCE_EXPONENTIALS(NAME, T)                                                  \
-    INFONCE_KERNEL(exponentials_##NAME, ScoresParams, ScoresTile::THREADS, 1) {        \
-        Exponentials<T, ScoresTile> epilogue(p, work_of_block());                                       \
-        score_tiles<T>(p, epilogue);                                                   \
-        epilogue.write(shared_base());                                                 \
+#define INFONCE_EXPONENTIALS(NAME, T)                                           \
+    INFONCE_KERNEL(exponentials_##NAME, ScoresParams, ScoresTile::THREADS, 1) { \
+        Exponentials<T, ScoresTile> epilogue(p, work_of_block());               \
+        score_tiles<T>(p, epilogue);                                            \
+        epilogue.write(shared_base());                                          \
     }
 
 INFONCE_EXPONENTIALS(bf16, bf16)

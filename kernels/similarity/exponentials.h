@@ -13,6 +13,7 @@ namespace infonce {
 // `Stores`: how they get from registers to memory.
 template <class T, class Tile, template <class, class> class Stores = PairStores>
 struct Exponentials : AnchorRows<Tile> {
+    static constexpr int ROOMS = 1;
     using Rows = AnchorRows<Tile>;
     using Rows::p, Rows::place, Rows::row, Rows::work;
     RowSums<Tile> sums;

@@ -17,7 +17,7 @@ struct GradientParams {
     GlobalRows owner;
     GlobalRows streamed;
     uint32_t dim;
-    uint32_t tiles_per_split;  // streamed tiles of a block; blocks are (owner tile, split)
+    uint32_t tiles_per_split;  // streamed tiles of a piece of work: an owner tile, a split
     uint32_t owner_is_anchor;
     const float* owner_lse2;       // KNOWN; null: that term is left out
     const float* streamed_lse2;

@@ -19,7 +19,7 @@ struct ScoresParams {
     GlobalRows anchors;      // the chunk of rows from first_anchor on
     GlobalRows candidates;
     uint32_t first_anchor;   // its first row's index among all anchors
-    uint32_t tiles_per_split;  // candidate tiles of a block; blocks are (anchor tile, split)
+    uint32_t tiles_per_split;  // candidate tiles of a piece of work: an anchor tile, a split
     const uint32_t* bounded;  // statistics, exponentials: whether 2^z and its sums are normal numbers as they are
     const uint32_t* unless;   // no tile is computed where this is set; null: it never is
     // Statistics, exponentials.
@@ -55,13 +55,13 @@ struct ScoresTile {
     INFONCE_DEVICE static void meet() { block_barrier(); }
     // How warps hand over their partial sums of the tile's columns. Room for them, once nobody multiplies any
     // more what lies there; `sum_up(column)`, for every column, once all of them are written.
-    INFONCE_DEVICE static SharedAddress open_columns(uint32_t, SharedAddress exchange) {
+    INFONCE_DEVICE static SharedAddress open_columns(SharedAddress room) {
         meet();
-        return exchange;
+        return room;
     }
     // The next tile's first barrier lies before anything is written there again.
     template <class SumUp>
-    INFONCE_DEVICE static void close_columns(uint32_t, const SumUp& sum_up) {
+    INFONCE_DEVICE static void close_columns(SharedAddress, const SumUp& sum_up) {
         meet();
         if (const uint32_t c = thread_index(); c < COLUMNS) sum_up(c);
     }

@@ -4,11 +4,11 @@
 
 namespace infonce {
 
-#define INFONCE_STATISTICS(NAME, T)                                                        \
-    INFONCE_KERNEL(statistics_##NAME, ScoresParams, ScoresTile::THREADS, 1) {              \
-        Statistics<ScoresTile> epilogue(p, work_of_block());                                                \
-        score_tiles<T>(p, epilogue);                                                       \
-        epilogue.write(shared_base());                                                     \
+#define INFONCE_STATISTICS(NAME, T)                                           \
+    INFONCE_KERNEL(statistics_##NAME, ScoresParams, ScoresTile::THREADS, 1) { \
+        Statistics<ScoresTile> epilogue(p, work_of_block());                  \
+        score_tiles<T>(p, epilogue);                                          \
+        epilogue.write(shared_base());                                        \
     }
 
 INFONCE_STATISTICS(bf16, bf16)

@@ -8,6 +8,7 @@ namespace infonce {
 
 template <class Tile>
 struct Scores {
+    static constexpr int ROOMS = 1;
     const ScoresParams& p;
     const Work work;
     const Place<Tile> place;

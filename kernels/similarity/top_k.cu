@@ -4,10 +4,10 @@
 
 namespace infonce {
 
-#define INFONCE_SCORES(NAME, T)                                                  \
-    INFONCE_KERNEL(scores_##NAME, ScoresParams, ScoresTile::THREADS, 1) {        \
-        Scores<ScoresTile> epilogue(p, work_of_block());                                          \
-        score_tiles<T>(p, epilogue);                                             \
+#define INFONCE_SCORES(NAME, T)                                           \
+    INFONCE_KERNEL(scores_##NAME, ScoresParams, ScoresTile::THREADS, 1) { \
+        Scores<ScoresTile> epilogue(p, work_of_block());                  \
+        score_tiles<T>(p, epilogue);                                      \
     }
 
 INFONCE_SCORES(bf16, bf16)

@@ -5,10 +5,10 @@
 
 namespace infonce {
 
-#define INFONCE_WEIGHTS(NAME, T)                                                  \
-    INFONCE_KERNEL(weights_##NAME, ScoresParams, ScoresTile::THREADS, 1) {        \
-        Weights<T, ScoresTile> epilogue(p, work_of_block());                                       \
-        score_tiles<T>(p, epilogue);                                              \
+#define INFONCE_WEIGHTS(NAME, T)                                           \
+    INFONCE_KERNEL(weights_##NAME, ScoresParams, ScoresTile::THREADS, 1) { \
+        Weights<T, ScoresTile> epilogue(p, work_of_block());               \
+        score_tiles<T>(p, epilogue);                                       \
     }
 
 INFONCE_WEIGHTS(bf16, bf16)

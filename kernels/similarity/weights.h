@@ -9,6 +9,7 @@ namespace infonce {
 // `Stores`: how weights get from registers to memory.
 template <class T, class Tile, template <class, class> class Stores = PairStores>
 struct Weights : AnchorRows<Tile> {
+    static constexpr int ROOMS = 1;
     using Rows = AnchorRows<Tile>;
     using Rows::excluded, Rows::p, Rows::place, Rows::positive, Rows::row, Rows::scale2;
     WeightShift shift;

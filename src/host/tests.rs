@@ -370,7 +370,7 @@ fn mistake(number: u32) -> Vectors {
 #[test]
 fn every_mistake_is_reported_where_it_is_made() {
     let source = planted!("mistakes.cu");
-    let cases: [(u32, &[&str]); 19] = [
+    let cases: [(u32, &[&str]); 21] = [
         (1, &["shared address 2 is not a multiple of 4"]),
         (
             2,
@@ -400,6 +400,14 @@ fn every_mistake_is_reported_where_it_is_made() {
                 "is read with no barrier after thread 63 wrote it",
                 "is written with no barrier after",
             ],
+        ),
+        (
+            13,
+            &["warp 0 arrives twice at the same turn of named barrier 1"],
+        ),
+        (
+            14,
+            &["the block ends with 32 of 64 arrivals at a named barrier"],
         ),
         (16, &["counts a bulk copy with no fence_mbarrier_init"]),
         (

@@ -53,6 +53,12 @@ INFONCE_KERNEL(planted_mistakes, MistakeParams, MISTAKE_THREADS, 1) {
             block_barrier();
             if (thread == 63) store_shared(shared, number); else number += load_shared<float>(shared);  // planted 12
             break;
+        case 13:
+            for (int i = 0; i < 2 && thread < 32; ++i) named_arrive(1, MISTAKE_THREADS);  // planted 13
+            break;
+        case 14:
+            if (thread < 32) named_arrive(1, MISTAKE_THREADS);  // planted 14
+            break;
         case 16:
             if (thread == 0) copy_bulk(shared, p.x, 64, barrier);  // planted 16
             break;
