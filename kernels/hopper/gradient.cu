@@ -105,10 +105,13 @@ struct HopperGradient : OwnedRows<T, 128, COLUMNS / 8, 8 * SLABS, softmax_of(TER
         Turn<1> owner_turn;
         for (Scheduler<> scheduler{params.grid}; scheduler.has_work(); scheduler.advance()) {
             Owned::begin(scheduler.work());
-            if (tiles == 0) continue;
-            if (leads) copy_owner(params, owner_turn);
-            owner_turn.advance();
-            copy_streamed(params, leads, turn);
+            for (uint32_t tile = 0; tile < tiles; ++tile) {
+                copy_streamed(params, leads, tile, turn);
+                // After the first tile, whose stage is free before the piece before ends.
+                if (tile == 0 && leads) copy_owner(params, owner_turn);
+                turn.advance();
+            }
+            if (tiles > 0) owner_turn.advance();
         }
     }
 
@@ -118,23 +121,21 @@ struct HopperGradient : OwnedRows<T, 128, COLUMNS / 8, 8 * SLABS, softmax_of(TER
             copy_box(owner_slabs + slab * OWNER_SLAB, params.owner, slab * SLAB_NUMBERS, first_owner, full);
     }
 
-    INFONCE_DEVICE void copy_streamed(const HopperGradientParams& params, bool leads, Turn<STAGES>& turn) const {
-        for (uint32_t tile = 0; tile < tiles; ++tile) {
-            const uint32_t first_row = (first_tile + tile) * COLUMNS;
-            ring.wait_empty(turn);
-            if (leads) {
-                const SharedAddress full = ring.full(turn.stage);
-                mbarrier_arrive_expect(full, STAGE);
-                for (uint32_t slab = 0; slab < uint32_t(SLABS); ++slab)
-                    copy_box(stages + turn.stage * STAGE + slab * STREAMED_SLAB, params.streamed, slab * SLAB_NUMBERS,
-                             first_row, full);
-            }
-            if (STREAMED_TERM) {
-                for (uint32_t c = thread_index() % 32; c < uint32_t(COLUMNS); c += 32)
-                    store_shared(offsets + turn.stage * OFFSETS + 4 * c, Owned::streamed_offset(first_row + c));
-                mbarrier_arrive(ring.full(turn.stage));
-            }
-            turn.advance();
+    INFONCE_DEVICE void copy_streamed(const HopperGradientParams& params, bool leads, uint32_t tile,
+                                      const Turn<STAGES>& turn) const {
+        const uint32_t first_row = (first_tile + tile) * COLUMNS;
+        ring.wait_empty(turn);
+        if (leads) {
+            const SharedAddress full = ring.full(turn.stage);
+            mbarrier_arrive_expect(full, STAGE);
+            for (uint32_t slab = 0; slab < uint32_t(SLABS); ++slab)
+                copy_box(stages + turn.stage * STAGE + slab * STREAMED_SLAB, params.streamed, slab * SLAB_NUMBERS,
+                         first_row, full);
+        }
+        if (STREAMED_TERM) {
+            for (uint32_t c = thread_index() % 32; c < uint32_t(COLUMNS); c += 32)
+                store_shared(offsets + turn.stage * OFFSETS + 4 * c, Owned::streamed_offset(first_row + c));
+            mbarrier_arrive(ring.full(turn.stage));
         }
     }
 

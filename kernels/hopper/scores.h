@@ -121,14 +121,7 @@ INFONCE_DEVICE void copy_tiles(const HopperScoresParams& p, const HopperScoresMe
     for (Scheduler<PAIR> scheduler{p.grid}; scheduler.has_work(); scheduler.advance()) {
         const Work work = scheduler.work();
         const PartTiles tiles(p.scores, work.part);
-        if (tiles.count == 0) continue;
         const uint32_t first_row = work.tile * Tile::ROWS;
-        if (RESIDENT) {
-            const SharedAddress full = memory.resident_ring.fill(resident_turn, slabs * Tile::LEFT);
-            for (uint32_t slab = 0; slab < slabs; ++slab)
-                copy_box(memory.resident + slab * Tile::LEFT, p.anchors, slab * NUMBERS, first_row, full);
-            resident_turn.advance();
-        }
         for (uint32_t tile = 0; tile < tiles.count; ++tile) {
             const uint32_t first_column = (tiles.first + tile) * Tile::COLUMNS;
             for (uint32_t slab = 0; slab < slabs; ++slab) {
@@ -136,6 +129,13 @@ INFONCE_DEVICE void copy_tiles(const HopperScoresParams& p, const HopperScoresMe
                 multicast_box(to + half * SLAB_BYTES, p.candidates, slab * NUMBERS, first_column + half, full, BOTH_BLOCKS);
                 if (!RESIDENT) copy_box(to + Tile::RIGHT, p.anchors, slab * NUMBERS, first_row, full);
                 turn.advance();
+            }
+            // After the first tile's candidates, whose stages are free before the piece before ends.
+            if (RESIDENT && tile == 0) {
+                const SharedAddress full = memory.resident_ring.fill(resident_turn, slabs * Tile::LEFT);
+                for (uint32_t slab = 0; slab < slabs; ++slab)
+                    copy_box(memory.resident + slab * Tile::LEFT, p.anchors, slab * NUMBERS, first_row, full);
+                resident_turn.advance();
             }
         }
     }
@@ -199,7 +199,8 @@ INFONCE_DEVICE void hopper_score_tiles(const HopperScoresParams& params) {
             if (RESIDENT) named_barrier(Tile::FIRST_TURN + group, Tile::CONSUMERS);
             if (!RESIDENT && tile == 0 && group == 1) named_barrier(Tile::START, Tile::CONSUMERS);
             uint32_t last_stage = 0;
-            // By bytes, whose end is a parameter: a count of slabs would be one register too many.
+            // Against a parameter, as a count of slabs would be one register too many; at least one, or the
+            // compiler waits after products.
             uint32_t slab = 0;
             do {
                 ring.wait(turn);
