@@ -17,8 +17,9 @@ const SCORES_SHARED: u32 = 3 * 2 * 128 * 128;
 /// `Product` of similarity/product.cu.
 const PRODUCT_SHARED: u32 = 3 * 2 * 128 * 128;
 
-/// `HopperTile` of hopper/scores.h: slabs, room for column sums or boxes of weights, mbarriers.
+/// Threads of every block of hopper/: two warpgroups that multiply and one that copies.
 pub(super) const HOPPER_THREADS: u32 = 384;
+/// `HopperTile` of hopper/scores.h: slabs, rooms for column sums or boxes of weights, mbarriers.
 const HOPPER_SCORES_SHARED: u32 = 4 * (128 + 256) * 128 + 8 * 2 * 16 * 128 + 10 * 8;
 /// `ProductTile` of hopper/product.cu.
 const HOPPER_PRODUCT_SHARED: u32 = 4 * (128 + 256) * 128 + 8 * 8;
