@@ -5,7 +5,7 @@ use bytemuck::Zeroable;
 use super::params::{
     GlobalRows, HopperProductParams, HopperScoresParams, ProductParams, ScoresParams, WorkGrid,
 };
-use super::prepared::kernel_name;
+use super::prepared::{Prepared, kernel_name};
 use super::similarity::Similarity;
 use super::{Arithmetic, BoxedMatrix, Device, TensorMap};
 use crate::contrast::{Contrast, Form};
@@ -61,6 +61,15 @@ impl<D: Device> Similarity<'_, D> {
         } else {
             tiles
         }
+    }
+
+    /// Whether dq and dk are made of the same stored weights where fused kernels could hold them: 8NMD in
+    /// place of 10NMD for a loss of both directions. Above D = 64 products are what a fused pass waits for,
+    /// so that two of them less are worth the bytes; up to there it is exponentials, two a logit and pass.
+    pub(super) fn shares_weights(&self, prepared: &Prepared<'_, D>) -> bool {
+        prepared.contrast.is_symmetric()
+            && prepared.shape.dim > 64
+            && self.is_hopper(prepared.arithmetic)
     }
 
     /// Launches a kernel for sm_90a over tiles × parts: as many blocks as run at a time, one a

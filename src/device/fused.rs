@@ -120,9 +120,12 @@ impl<D: Device> Similarity<'_, D> {
         }
     }
 
-    /// Whether fused kernels serve all gradients of the call.
-    pub(super) fn is_fused(&self, side: &Side<'_, D>) -> bool {
+    /// Whether fused kernels serve all gradients of the call, of which dk may be one.
+    pub(super) fn is_fused(&self, side: &Side<'_, D>, dk: bool) -> bool {
         let prepared = side.prepared;
+        if dk && self.shares_weights(prepared) {
+            return false;
+        }
         let terms = match is_one_way(prepared.contrast) {
             true => Terms::Streamed,
             false => Terms::Both,

@@ -182,7 +182,7 @@ impl<D: Device> Similarity<'_, D> {
         // MoCo's positive is a column of its own, outside every tile.
         let own = prepared.contrast.form == Form::Moco;
         let dots = self.memory().floats(prepared.shape.anchors)?;
-        if !self.is_fused(side) {
+        if !self.is_fused(side, gradients.dk.is_some()) {
             self.chunked(side, &Softmax::Known(known), gradients, &dots)?;
             return Ok(dots);
         }

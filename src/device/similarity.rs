@@ -175,30 +175,31 @@ impl<'d, D: Device> Similarity<'d, D> {
         let prepared = self.prepare(contrast, inputs)?;
         let side = Side::new(&prepared, upstream);
         let positives = self.positives(&prepared)?;
-        let (rows, columns, dots) = if is_one_way(contrast) && self.is_fused(&side) {
-            let rows = self.statistics_of(positives.logits, None)?;
-            let dots = self.gradient_online(&side, &rows, gradients.dq)?;
-            if let Some(dk) = gradients.dk {
-                let known = self.known(&prepared, &rows, None)?;
-                self.gradient_of_candidates(&side, &known, dk)?;
-            }
-            (rows, None, dots)
-        } else if is_one_way(contrast) && has_exponentials(prepared.arithmetic) {
-            let bounded = self.bounded(&prepared, &positives)?;
-            let rows = self.statistics_of(positives.logits, None)?;
-            let dots = self.memory().floats(prepared.shape.anchors)?;
-            let softmax = Softmax::Found {
-                statistics: &rows,
-                bounded: &bounded,
+        let (rows, columns, dots) =
+            if is_one_way(contrast) && self.is_fused(&side, gradients.dk.is_some()) {
+                let rows = self.statistics_of(positives.logits, None)?;
+                let dots = self.gradient_online(&side, &rows, gradients.dq)?;
+                if let Some(dk) = gradients.dk {
+                    let known = self.known(&prepared, &rows, None)?;
+                    self.gradient_of_candidates(&side, &known, dk)?;
+                }
+                (rows, None, dots)
+            } else if is_one_way(contrast) && has_exponentials(prepared.arithmetic) {
+                let bounded = self.bounded(&prepared, &positives)?;
+                let rows = self.statistics_of(positives.logits, None)?;
+                let dots = self.memory().floats(prepared.shape.anchors)?;
+                let softmax = Softmax::Found {
+                    statistics: &rows,
+                    bounded: &bounded,
+                };
+                self.chunked(&side, &softmax, gradients, &dots)?;
+                (rows, None, dots)
+            } else {
+                let (rows, columns) = self.statistics(&prepared, positives)?;
+                let known = self.known(&prepared, &rows, columns.as_ref())?;
+                let dots = self.gradients_known(&side, &known, gradients)?;
+                (rows, columns, dots)
             };
-            self.chunked(&side, &softmax, gradients, &dots)?;
-            (rows, None, dots)
-        } else {
-            let (rows, columns) = self.statistics(&prepared, positives)?;
-            let known = self.known(&prepared, &rows, columns.as_ref())?;
-            let dots = self.gradients_known(&side, &known, gradients)?;
-            (rows, columns, dots)
-        };
         Ok(Results {
             loss_and_dscale: self.reduce(&prepared, Some(&rows), columns.as_ref(), Some(&dots))?,
             rows,
