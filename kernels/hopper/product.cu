@@ -6,6 +6,7 @@
 //   V      across rows, four boxes of 64 rows × 64 numbers; the two blocks of a cluster, which have row tiles
 //          side by side, copy two of them into both
 #include "hopper/tile.h"
+#include "tile/element.h"
 #include "tile/numbers.h"
 
 namespace infonce {
@@ -17,6 +18,7 @@ struct HopperProductParams {
     uint32_t slabs_per_split;        // pieces are (tile, split), the columns of a pair of row tiles side by side
     uint32_t accumulate;             // add to what `sums` holds; with one split only
     float* sums;                     // splits × rows × columns
+    const WeightShift* shift;        // of the right side's numbers; null: they have none
     WorkGrid grid;
 };
 
@@ -121,12 +123,13 @@ INFONCE_DEVICE void multiply_chunk(const HopperProductParams& p) {
         wgmma_wait<0>();
         pin_accumulator(sums);
         if (piece.slabs > 0) ring.release(last_stage);
+        const float share = unshifted(p.shift);
         INFONCE_UNROLL
         for (int half = 0; half < 2; ++half) {
             const uint32_t row = piece.first_row + thread_index() / 32 * 16 + half * 8 + lane / 4;
             if (row >= p.rows) continue;
             float* to = p.sums + (uint64_t(piece.part) * p.rows + row) * p.columns;
-            store_sums<Tile::COLUMNS / 8>(to, piece.first_column + lane % 4 * 2, p.columns, p.accumulate != 0,
+            store_sums<Tile::COLUMNS / 8>(to, piece.first_column + lane % 4 * 2, p.columns, p.accumulate != 0, share,
                                           [&](int j, int side) { return sums[4 * j + 2 * half + side]; });
         }
     }

@@ -91,7 +91,7 @@ struct HopperScoresMemory {
     }
 };
 
-// The tiles of a part, from `first` on: none where the launch is not needed.
+// The tiles of a part, from `first` on.
 struct PartTiles {
     uint32_t first, count;
 
@@ -101,7 +101,6 @@ struct PartTiles {
         first = part * p.tiles_per_split;
         count = first < all ? all - first : 0;
         if (count > p.tiles_per_split) count = p.tiles_per_split;
-        if (p.unless && load_global(p.unless)) count = 0;
     }
 };
 
@@ -168,6 +167,7 @@ INFONCE_DEVICE void hopper_score_tiles(const HopperScoresParams& params) {
     using Tile = HopperTile;
     constexpr uint32_t STAGE = HopperScoresMemory<RESIDENT>::STAGE;
     const ScoresParams& p = params.scores;
+    if (is_needless(p)) return;
     const HopperScoresMemory<RESIDENT> memory;
     const Tile::Stages& ring = memory.ring;
     if (thread_index() == 0) {

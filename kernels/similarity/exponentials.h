@@ -2,7 +2,8 @@
 // excluded and for the positive, and its row sums, which become the statistics. What E has too much, the
 // factor 2^(o_i - lse_i) of its row, fold_rows of rows.cu puts into what E is multiplied by.
 //
-// o_i = 0 where logits are bounded; elsewhere the negatives' log-sum-exp, which a pass before has found.
+// o_i is the bound's offset where it holds; elsewhere the negatives' log-sum-exp, which a pass before has found,
+// less ROW_SHIFT for f16.
 #pragma once
 
 #include "similarity/row_sums.h"
@@ -21,16 +22,20 @@ struct Exponentials : AnchorRows<Tile> {
 
     template <class Params>
     INFONCE_DEVICE Exponentials(const Params& params, Work piece) : Rows(params, piece), stores(params) {
-        const bool bounded = load_global(p.bounded) != 0;
+        const LogitBound bound = load_global(p.bound);
         INFONCE_UNROLL
         for (int i = 0; i < Tile::ROW_BLOCKS; ++i)
             INFONCE_UNROLL
             for (int half = 0; half < 2; ++half) {
-                float offset = 0.0f;
-                if (!bounded && Rows::inside(i, half))
-                    offset = finite_offset(load_global(p.negatives_lse + row[i][half]) * LOG2_E);
+                float offset = bound.offset;
+                if (!bound.holds)
+                    offset = Rows::inside(i, half) ? known_offset(load_global(p.negatives_lse + row[i][half])) : 0.0f;
                 sums.of[i][half] = {offset, 0.0f};
             }
+    }
+
+    INFONCE_DEVICE static float known_offset(float negatives_lse) {
+        return finite_offset(negatives_lse * LOG2_E) - (Element<T>::SHIFTED ? ROW_SHIFT : 0.0f);
     }
 
     INFONCE_DEVICE void tile(Logits<Tile>& logits, uint32_t first_column, SharedAddress room) {

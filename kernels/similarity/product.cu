@@ -17,6 +17,7 @@ struct ProductParams {
     uint32_t slabs_per_split;        // blocks are (tile, split), the columns of a row tile side by side
     uint32_t accumulate;             // add to what `sums` holds; with one split only
     float* sums;                     // splits × rows × columns
+    const WeightShift* shift;        // of the right side's numbers; null: they have none
 };
 
 template <class T, bool TRANSPOSED>
@@ -138,6 +139,7 @@ struct Product {
             }
         }
         wait_copies<0>();
+        const float share = unshifted(p.shift);
         INFONCE_UNROLL
         for (int i = 0; i < 2; ++i) {
             INFONCE_UNROLL
@@ -145,7 +147,7 @@ struct Product {
                 const uint32_t row = first_row + warp_row + i * 16 + half * 8 + lane / 4;
                 if (row >= p.rows) continue;
                 float* to = p.sums + (uint64_t(block_index().y) * p.rows + row) * p.columns;
-                store_sums<8>(to, first_column + warp_column + lane % 4 * 2, p.columns, p.accumulate != 0,
+                store_sums<8>(to, first_column + warp_column + lane % 4 * 2, p.columns, p.accumulate != 0, share,
                               [&](int j, int side) { return sums[i][j][2 * half + side]; });
             }
         }

@@ -112,14 +112,18 @@ struct BoundParams {
     ContrastView contrast;
     const float* square_norms;
     const float* positive;  // z₊, in nats
-    uint32_t* bounded;
+    float largest;          // of all |z| of which the bound holds
+    float above;            // the offset is what the bound is above this,
+    float most;             // but no more, and no less than 0
+    LogitBound* bound;
 };
 
 constexpr int BOUND_THREADS = 1024;
 
 // |z_ij| ≤ s·max‖q‖·max‖k‖ =: L. With L ≤ 80 in base 2 a sum of 2^z over 2^30 candidates lies between 2^-80
 // and 2^110, and with norms whose largest is between 2^-16 and 2^16 sums of it times rows stay below 2^127.
-// The positive of MoCo is no candidate, and is asked itself. One block.
+// For exponentials of f16 `ExponentRange` of src/device/statistics.rs chooses an offset. The positive of MoCo is
+// no candidate, and is asked itself. One block.
 INFONCE_KERNEL(bound_logits, BoundParams, BOUND_THREADS, 1) {
     float anchors = 0.0f, candidates = 0.0f, positive = 0.0f;
     for (uint32_t i = thread_index(); i < p.contrast.anchors; i += BOUND_THREADS) {
@@ -132,10 +136,12 @@ INFONCE_KERNEL(bound_logits, BoundParams, BOUND_THREADS, 1) {
     candidates = sqrt_exact(block_maximum<BOUND_THREADS>(candidates));
     positive = block_maximum<BOUND_THREADS>(positive) * LOG2_E;
     if (thread_index() != 0) return;
-    constexpr float LARGEST = 80.0f, FAR = 65536.0f;
+    constexpr float FAR = 65536.0f;
     const auto usual = [](float norm) { return norm >= 1.0f / FAR && norm <= FAR; };
-    const float largest = larger(absolute(p.contrast.scale2()) * anchors * candidates, positive);
-    store_global(p.bounded, uint32_t(usual(anchors) && usual(candidates) && largest <= LARGEST));
+    const float bound = absolute(p.contrast.scale2()) * anchors * candidates;
+    const bool holds = usual(anchors) && usual(candidates) && larger(bound, positive) <= p.largest;
+    const float offset = larger(bound - p.above, 0.0f);
+    store_global(p.bound, LogitBound{uint32_t(holds), offset < p.most ? offset : p.most});
 }
 
 // ---- Statistics
@@ -144,7 +150,7 @@ struct StatisticsParams {
     const ScaledSum* partial;   // parts × rows, added to what `running` holds; null: lse is given
     uint32_t parts, rows;
     ScaledSum* running;         // null: there is only one set of parts
-    const uint32_t* unless;     // nothing is done where this is set; null: it never is
+    const LogitBound* unless;   // nothing is done where this holds; null: it never does
     uint32_t first, last;       // whether this set is the first, the last of them
     uint32_t lanes;             // threads a row, a power of two up to 32: each adds up every so manieth part
     // A candidate that is not finite makes every row NaN; an anchor does so where columns have a loss.
@@ -164,7 +170,7 @@ INFONCE_DEVICE float sigmoid(float x) { return 1.0f / (1.0f + exp_exact(-x)); }
 INFONCE_KERNEL(combine_statistics, StatisticsParams, 128, 1) {
     const uint32_t thread = block_index().x * 128 + thread_index();
     const uint32_t row = thread / p.lanes, lane = thread % p.lanes;
-    if (p.unless && load_global(p.unless)) return;
+    if (p.unless && load_global(&p.unless->holds)) return;
     const bool inside = row < p.rows;
     ScaledSum sum = inside && lane == 0 && p.running && !p.first ? load_global(p.running + row) : empty_sum();
     if (p.partial && inside)
@@ -229,31 +235,89 @@ INFONCE_DEVICE ScaledSum sum_of_parts(const ScaledSum* partial, uint32_t parts, 
     return sum;
 }
 
+struct FitParams {
+    const float* negatives_lse;  // in nats, of the chunk's rows
+    const float* lse2;
+    const float* square_norms;   // of the chunk's anchors
+    uint32_t rows;
+    float lowest, highest;       // of log2 Σ_j E_ij
+    uint32_t padding;
+    const LogitBound* bound;
+    LogitBound* fit;             // holds where the exponentials stay as they are
+    WeightShift* shift;          // of the anchors' rows times their factors
+};
+
+constexpr int FIT_THREADS = 1024;
+
+// Whether a chunk's exponentials of f16, one offset o for all, are in reach of that type, and with them the rows
+// 2^(o - lse_i)·q_i; and the shift that brings the largest of those to at most 2^15. Exponentials that are not
+// are to be stored again, with offsets of the rows. One block.
+//
+// Σ_j E_ij is at least 2^lowest, which leaves the mean exponential all its digits. It is at most 2^highest where
+// its negative stands for the positive. A row for which F = log2 ‖2^(o - lse_i)·q_i‖ is 24 below the largest keeps
+// as many digits of its largest numbers as f16 has; rows that are that small because p₊ is near 1 do not matter
+// beside others, so what is asked is F of a positive that plays no part, log2 ‖q_i‖ - log2 Σ_j E_ij.
+INFONCE_KERNEL(fit_exponentials, FitParams, FIT_THREADS, 1) {
+    constexpr float RANGE = 24.0f;
+    const LogitBound bound = load_global(p.bound);
+    float low = -infinity(), high = -infinity(), spread = -infinity(), found = -infinity(), known = -infinity();
+    for (uint32_t i = thread_index(); i < p.rows; i += FIT_THREADS) {
+        const float negatives = load_global(p.negatives_lse + i) * LOG2_E, lse2 = load_global(p.lse2 + i);
+        // Without negatives there is nothing to store.
+        if (!(negatives > -infinity())) continue;
+        const float sum = negatives - bound.offset;
+        low = larger(low, -sum);
+        high = larger(high, sum);
+        const float square = load_global(p.square_norms + i);
+        if (!(square > 0.0f)) continue;
+        const float norm = 0.5f * log2_exact(square);
+        found = larger(found, norm + bound.offset - lse2);
+        known = larger(known, norm + negatives - ROW_SHIFT - lse2);
+        spread = larger(spread, sum - norm);
+    }
+    low = block_maximum<FIT_THREADS>(low);
+    high = block_maximum<FIT_THREADS>(high);
+    found = block_maximum<FIT_THREADS>(found);
+    known = block_maximum<FIT_THREADS>(known);
+    spread = block_maximum<FIT_THREADS>(spread);
+    if (thread_index() != 0) return;
+    const bool fit = bound.holds && -low >= p.lowest && high <= p.highest && spread + found <= RANGE;
+    // Without a bound they have offsets of the rows already.
+    store_global(p.fit, LogitBound{uint32_t(fit || !bound.holds), bound.offset});
+    const float room = 15.0f - (fit ? found : known);
+    // Beyond that nothing is left in f32.
+    const int shift = room < 100.0f ? (room > -100.0f ? int(room + 128.0f) - 128 : -100) : 100;
+    store_global(p.shift, WeightShift{float(shift), bits_float(uint32_t(127 + shift) << 23)});
+}
+
 struct FoldParams {
     ContrastView contrast;
     const ScaledSum* partial;  // parts × rows, Σ_j E_ij
     const float* lse2;         // of the chunk's rows
     uint32_t parts, rows, first_anchor, dim;
-    Matrix exponentials;       // rows × candidates
+    Matrix exponentials;       // rows × candidates; data null: positives stay outside
     Matrix anchors;            // of the chunk
     Matrix folded;             // theirs times the factor, in the same type; data null: not wanted
+    const WeightShift* shift;  // and times 2^shift; null: no shift
     float* factors;
 };
 
 // The factor 2^(o_i - lse_i) of each row, and its anchor times that. The positive's weight is -σ_i, and
-// σ_i = factor · Σ_j E_ij: it stands among the exponentials as -Σ_j E_ij. A warp a row.
+// σ_i = factor · Σ_j E_ij: among the exponentials it is -Σ_j E_ij. A warp a row.
 INFONCE_KERNEL(fold_rows, FoldParams, ROW_WARPS * 32, 1) {
     const uint32_t lane = thread_index() % 32;
     const uint64_t row = warp_row();
     if (row >= p.rows) return;
     const ScaledSum sum = sum_of_parts(p.partial, p.parts, p.rows, row);
-    const float factor = exp2_fast(sum.maximum - load_global(p.lse2 + row));
+    // Without negatives nothing bounds it, and it multiplies nothing.
+    const float exponent = sum.sum == 0.0f ? -infinity() : sum.maximum - load_global(p.lse2 + row);
     if (lane == 0) {
-        store_global(p.factors + row, factor);
-        if (p.contrast.rule != POSITIVE_NONE)
+        store_global(p.factors + row, exp2_fast(exponent));
+        if (p.exponentials.data)
             p.exponentials.store(row, p.contrast.positive(p.first_anchor + uint32_t(row)), -sum.sum);
     }
     if (!p.folded.data) return;
+    const float factor = exp2_fast(exponent + (p.shift ? load_global(p.shift).shift : 0.0f));
     for (uint32_t d = lane; d < p.dim; d += 32) p.folded.store(row, d, factor * p.anchors.load(row, d));
 }
 
@@ -263,12 +327,13 @@ struct FinishParams {
     uint32_t parts, rows, dim;
     uint32_t shifted;              // the weights were those of f16
     uint32_t warps;                // a row's, a power of two up to ROW_WARPS
+    uint32_t first_row;            // among those of the contrast
     const float* factors;          // what the weights of each row have too little; null: nothing
     ContrastView contrast;
     float coefficient;             // upstream · w; the gradient's factor is this times s
     const float* sigma;            // of each row, with `keys`
     Matrix keys;                   // positives that no tile held; data null: there are none
-    uint32_t own_keys;             // row i of `keys` is the positive of row i
+    uint32_t own_keys;             // row i of `keys`, of so many, belongs to row i; 0: the contrast's positive does
     Matrix rows_of;                // the rows the gradient belongs to
     Matrix gradient;
     const WeightShift* shift;      // theirs; null: the shift of weights that are at most 1
@@ -278,7 +343,7 @@ struct FinishParams {
 // Columns that a lane adds up at a time, so that as many loads are under way.
 constexpr int FINISH_COLUMNS = 4;
 
-// dx_i = factor · (share · Σ_parts sums_i - σ_i k₊). `warps` warps a row, of which each adds up every so
+// dx_i = factor · (share · Σ_parts sums_i - σ_i k_i), k_i its row of `keys`. `warps` warps a row, of which each adds up every so
 // manieth part; the row's first adds up theirs.
 INFONCE_KERNEL(finish_gradient, FinishParams, ROW_WARPS * 32, 1) {
     const uint32_t lane = thread_index() % 32, warp = thread_index() / 32;
@@ -290,11 +355,13 @@ INFONCE_KERNEL(finish_gradient, FinishParams, ROW_WARPS * 32, 1) {
     float share = 1.0f, sigma = 0.0f, maximum = 0.0f;
     if (p.shifted) share /= p.shift ? load_global(p.shift).factor : UNIT_FACTOR;
     uint64_t key = 0;
+    bool subtracts = false;
     if (inside) {
         if (p.factors) share *= load_global(p.factors + row);
-        if (p.keys.data) {
+        subtracts = p.keys.data && (p.own_keys == 0 || row < p.own_keys);
+        if (subtracts) {
             sigma = load_global(p.sigma + row);
-            key = p.own_keys ? row : p.contrast.positive(uint32_t(row));
+            key = p.own_keys ? row : p.contrast.positive(p.first_row + uint32_t(row));
         }
         if (p.normalisers) {
             const ScaledSum sum = sum_of_parts(p.normalisers, p.parts, p.rows, row);
@@ -332,7 +399,7 @@ INFONCE_KERNEL(finish_gradient, FinishParams, ROW_WARPS * 32, 1) {
             const uint32_t d = first + i * 32;
             if (d >= p.dim) continue;
             float gradient = sums[i] * share;
-            if (p.keys.data) gradient -= sigma * p.keys.load(key, d);
+            if (subtracts) gradient -= sigma * p.keys.load(key, d);
             gradient *= factor;
             p.gradient.store(row, d, gradient);
             if (p.dots) dot = fma(p.rows_of.load(row, d), gradient, dot);

@@ -20,12 +20,12 @@ struct ScoresParams {
     GlobalRows candidates;
     uint32_t first_anchor;   // its first row's index among all anchors
     uint32_t tiles_per_split;  // candidate tiles of a piece of work: an anchor tile, a split
-    const uint32_t* bounded;  // statistics, exponentials: whether 2^z and its sums are normal numbers as they are
-    const uint32_t* unless;   // no tile is computed where this is set; null: it never is
+    const LogitBound* bound;  // statistics, exponentials
+    const LogitBound* unless;  // nothing is done where this holds; null: it never does
     // Statistics, exponentials.
     ScaledSum* rows;         // splits × anchors of the chunk
     ScaledSum* columns;      // anchor tiles × candidates; null: columns have no loss
-    const float* negatives_lse;  // exponentials that are not bounded, in nats, of the chunk's rows
+    const float* negatives_lse;  // exponentials without a bound, in nats, of the chunk's rows
     // Weights.
     const float* row_lse2;   // of the chunk's rows
     const float* column_lse2;  // null: that term is left out
@@ -40,6 +40,9 @@ struct ScoresParams {
     const float* anchor_scales;  // of the chunk's rows
     const float* candidate_scales;
 };
+
+// Whether a launch is to do nothing. All blocks say the same.
+INFONCE_DEVICE bool is_needless(const ScoresParams& p) { return p.unless && load_global(&p.unless->holds); }
 
 // What an epilogue knows of the tile: its size, and how the warps that hold it divide it.
 struct ScoresTile {
@@ -105,7 +108,6 @@ INFONCE_DEVICE void score_tiles(const ScoresParams& p, Epilogue& epilogue) {
     const uint32_t first_tile = work.part * p.tiles_per_split;
     uint32_t tiles = first_tile < all_tiles ? all_tiles - first_tile : 0;
     if (tiles > p.tiles_per_split) tiles = p.tiles_per_split;
-    if (p.unless && load_global(p.unless)) tiles = 0;
     const uint32_t slabs = (p.anchors.row_bytes + SLAB_BYTES - 1) / SLAB_BYTES;
     // Slabs of all tiles, one sequence: the next tile's come in while this one's epilogue runs.
     uint32_t coming_tile = 0, coming_byte = 0, coming_stage = 0, stage = 0;

@@ -6,6 +6,7 @@ namespace infonce {
 
 #define INFONCE_STATISTICS(NAME, T)                                           \
     INFONCE_KERNEL(statistics_##NAME, ScoresParams, ScoresTile::THREADS, 1) { \
+        if (is_needless(p)) return;                                           \
         Statistics<ScoresTile> epilogue(p, work_of_block());                  \
         score_tiles<T>(p, epilogue);                                          \
         epilogue.write(shared_base());                                        \

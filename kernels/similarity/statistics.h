@@ -2,7 +2,7 @@
 // columns have a loss. One partial sum per row and split, one per column and anchor tile, go to global
 // memory; combine_statistics of rows.cu adds them up in index order.
 //
-// Bounded logits need no maximum: 2^z serves as it is, for the row and for the column.
+// Logits with a bound need no maximum: 2^z serves as it is, for the row and for the column.
 #pragma once
 
 #include "similarity/anchor_rows.h"
@@ -20,7 +20,7 @@ struct Statistics : AnchorRows<Tile> {
     RowSums<Tile> sums;
 
     INFONCE_DEVICE Statistics(const ScoresParams& params, Work piece) : Rows(params, piece) {
-        bounded = load_global(p.bounded) != 0;
+        bounded = load_global(&p.bound->holds) != 0;
         INFONCE_UNROLL
         for (int i = 0; i < Tile::ROW_BLOCKS; ++i)
             INFONCE_UNROLL

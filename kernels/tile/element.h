@@ -18,11 +18,18 @@ struct Element;
 // The shift of weights that are at most 1.
 constexpr float UNIT_SHIFT = 14.0f, UNIT_FACTOR = 16384.0f;
 
+// log2 of what the exponentials of f16 of a row add up to where the row's sum is known: no more than the
+// largest number can hold, and so that down to 2^-29 of it they have all their digits.
+constexpr float ROW_SHIFT = 15.0f;
+
 // The shift that a call found for its weights, and what it multiplies by.
 struct WeightShift {
     float shift;   // s
     float factor;  // 2^s
 };
+
+// What brings sums of shifted numbers back; nothing, where there is no shift.
+INFONCE_DEVICE float unshifted(const WeightShift* shift) { return shift ? 1.0f / load_global(shift).factor : 1.0f; }
 
 template <>
 struct Element<bf16> {

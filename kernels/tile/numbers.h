@@ -111,9 +111,9 @@ INFONCE_DEVICE void store_pair(float* row, uint32_t column, uint32_t columns, fl
 }
 
 // Sums of a row of `columns` that starts at `row`: of each of BLOCKS blocks of 8 columns, `first` and the
-// one after it in the first block, an even column. `accumulate`: they are added to what is there.
+// one after it in the first block, an even column. `share` of them counts. `accumulate`: it is added to what is there.
 template <int BLOCKS, class Sums>
-INFONCE_DEVICE void store_sums(float* row, uint32_t first, uint32_t columns, bool accumulate, const Sums& sums) {
+INFONCE_DEVICE void store_sums(float* row, uint32_t first, uint32_t columns, bool accumulate, float share, const Sums& sums) {
     constexpr int TOGETHER = BLOCKS < 16 ? BLOCKS : 16;  // loads under way at a time
     static_assert(BLOCKS % TOGETHER == 0, "whole batches");
     INFONCE_UNROLL
@@ -140,7 +140,8 @@ INFONCE_DEVICE void store_sums(float* row, uint32_t first, uint32_t columns, boo
         }
         INFONCE_UNROLL
         for (int j = 0; j < TOGETHER; ++j)
-            store_pair(row, first + (batch + j) * 8, columns, sums(batch + j, 0) + before[j][0], sums(batch + j, 1) + before[j][1]);
+            store_pair(row, first + (batch + j) * 8, columns, fma(sums(batch + j, 0), share, before[j][0]),
+                       fma(sums(batch + j, 1), share, before[j][1]));
     }
 }
 

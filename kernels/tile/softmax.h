@@ -13,6 +13,12 @@ struct ScaledSum {
     float sum;
 };
 
+// What the device knows of all logits z of a call, in base 2 (bound_logits of similarity/rows.cu).
+struct LogitBound {
+    uint32_t holds;  // whether every 2^(z - offset) and their sums are normal numbers of f32
+    float offset;
+};
+
 INFONCE_DEVICE ScaledSum empty_sum() { return {-infinity(), 0.0f}; }
 
 // An offset that leaves -∞ - offset at -∞, not NaN.

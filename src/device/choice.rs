@@ -35,11 +35,6 @@ pub(super) fn is_one_way(contrast: &Contrast) -> bool {
     matches!(contrast.form, Form::InfoNce(_) | Form::Moco)
 }
 
-/// Whether exponentials of logits can be stored as they are: the exponents of f16 end too early.
-pub(super) fn has_exponentials(arithmetic: Arithmetic) -> bool {
-    arithmetic != Arithmetic::F16
-}
-
 impl<D: Device> Similarity<'_, D> {
     /// Whether the kernels for sm_90a serve: they multiply numbers of 16 and 8 bits.
     pub(super) fn is_hopper(&self, arithmetic: Arithmetic) -> bool {
@@ -148,8 +143,9 @@ impl<D: Device> Similarity<'_, D> {
             accumulate: params.accumulate,
             padding: 0,
             sums: params.sums,
+            shift: params.shift,
             grid,
-            padding_2: [0; 3],
+            padding_2: [0; 2],
         };
         self.launch_persistent(name, PAIR, grid, HOPPER_PRODUCT_SHARED, &params)
     }
@@ -216,7 +212,10 @@ fn hopper_scores(kernel: &'static str, arithmetic: Arithmetic, resident: bool) -
     }
     match kernel {
         // Only where D is too large for the fused kernels.
-        "exponentials" => "hopper_exponentials_bf16",
+        "exponentials" => match arithmetic {
+            Arithmetic::F16 => "hopper_exponentials_f16",
+            _ => "hopper_exponentials_bf16",
+        },
         _ if arithmetic == Arithmetic::E4m3 => match (kernel, resident) {
             ("statistics", false) => "hopper_statistics_e4m3",
             ("statistics", true) => "hopper_statistics_e4m3_512",

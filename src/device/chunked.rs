@@ -1,15 +1,52 @@
 //! Gradients over chunks of stored weights, where D is too large for the fused kernels.
 
 use super::DeviceMatrix;
-use super::gradient::{Finish, Known, Side, Sums};
-use super::params::{FoldParams, GlobalRows, MatrixView, ProductParams, ScoresParams, WorkGrid};
-use super::prepared::{no_matrix, rows_from, view};
+use super::gradient::{Finish, Known, Outside, Side, Sums, is_shifted};
+use super::params::{
+    FitParams, FoldParams, GlobalRows, MatrixView, ProductParams, ScoresParams, WorkGrid,
+};
+use super::prepared::{Prepared, no_matrix, rows_from, view};
 use super::similarity::{Similarity, WARP_ROWS};
-use super::statistics::{DeviceStatistics, Partial, scores_params};
-use super::{Device, Floats, number_bytes};
-use crate::contrast::{Form, Shape};
+use super::statistics::{DeviceStatistics, ExponentRange, Partial, scores_params};
+use super::{Arithmetic, Device, Floats, number_bytes};
+use crate::contrast::{Form, Positives, Shape};
 use crate::engine::Gradients;
 use crate::error::Error;
+
+/// log2 of what an exponential of f16 may be, with some room for a bound that is rounded itself, and of the
+/// smallest number that has all its digits.
+const F16_LARGEST: f32 = 15.75;
+const F16_SMALLEST: f32 = -14.0;
+
+/// Whether stored exponentials hold the positives, as what is to be subtracted: where dk is wanted and any number
+/// of anchors may belong to a candidate, so that the product has to add them up. Elsewhere positives stay
+/// outside, in f32.
+fn holds_positives<D: Device>(prepared: &Prepared<'_, D>, dk: bool) -> bool {
+    dk && matches!(prepared.contrast.form, Form::InfoNce(Positives::Index(_)))
+}
+
+/// The offset of stored exponentials. Those of f16 are to stay below 2^16, and where their negative sum stands
+/// for the positive, so is that: there M numbers that are 2^13 in the mean, and up to 2^12 of such means below,
+/// are expected rather than the largest of all.
+pub(super) fn exponent_range<D: Device>(prepared: &Prepared<'_, D>, dk: bool) -> ExponentRange {
+    if prepared.arithmetic != Arithmetic::F16 {
+        return ExponentRange::WIDE;
+    }
+    let (above, most) = match holds_positives(prepared, dk) {
+        true => (F16_LARGEST - candidates_log2(prepared), 13.0),
+        false => (F16_LARGEST, 60.0),
+    };
+    // Down to 2^-105 then, in f32.
+    ExponentRange {
+        largest: 60.0,
+        above,
+        most,
+    }
+}
+
+fn candidates_log2<D: Device>(prepared: &Prepared<'_, D>) -> f32 {
+    (prepared.shape.candidates as f32).log2()
+}
 
 /// Where a chunk's weights come from.
 pub(super) enum Softmax<'a, D: Device> {
@@ -18,18 +55,29 @@ pub(super) enum Softmax<'a, D: Device> {
     /// Exponentials, whose sums are the statistics of a one-way loss.
     Found {
         statistics: &'a DeviceStatistics<D>,
-        bounded: &'a Floats<D>,
+        square_norms: &'a Floats<D>,
+        bound: &'a Floats<D>,
     },
 }
 
 /// Exponentials, and what a chunk of them needs besides.
 struct Exponentials<'a, D: Device> {
     statistics: &'a DeviceStatistics<D>,
-    bounded: &'a Floats<D>,
+    square_norms: &'a Floats<D>,
+    bound: &'a Floats<D>,
+    holds_positives: bool,
     row_sums: Floats<D>,
     factors: Floats<D>,
     /// The chunk's anchors times their factors, where dk is wanted.
     folded: Option<D::Buffer>,
+    /// Of f16: whether one offset served, and the shift of the anchors times their factors.
+    fit: Option<(Floats<D>, Floats<D>)>,
+}
+
+impl<D: Device> Exponentials<'_, D> {
+    fn shift(&self) -> u64 {
+        self.fit.as_ref().map_or(0, |(_, shift)| shift.address())
+    }
 }
 
 /// What makes the weights of a chunk.
@@ -66,8 +114,11 @@ impl<D: Device> Similarity<'_, D> {
             dim,
         } = prepared.shape;
         let (rows, shift) = match softmax {
-            Softmax::Known(known) => (known.rows, known.shift()),
-            Softmax::Found { statistics, .. } => (*statistics, 0),
+            Softmax::Known(known) => (
+                known.rows,
+                is_shifted(prepared.dtype).then(|| known.shift()),
+            ),
+            Softmax::Found { statistics, .. } => (*statistics, None),
         };
         let bytes = number_bytes(prepared.dtype);
         let stride = candidates.next_multiple_of(16);
@@ -108,10 +159,13 @@ impl<D: Device> Similarity<'_, D> {
             Softmax::Known(known) => Source::Known(known),
             Softmax::Found {
                 statistics,
-                bounded,
+                square_norms,
+                bound,
             } => Source::Found(Exponentials {
                 statistics,
-                bounded,
+                square_norms,
+                bound,
+                holds_positives: holds_positives(prepared, gradients.dk.is_some()),
                 row_sums: self
                     .memory()
                     .floats(2 * weight_parts as usize * chunk.min(anchors))?,
@@ -123,12 +177,17 @@ impl<D: Device> Similarity<'_, D> {
                     }
                     None => None,
                 },
+                fit: match prepared.arithmetic {
+                    Arithmetic::F16 => Some((self.memory().floats(2)?, self.memory().floats(2)?)),
+                    _ => None,
+                },
             }),
         };
         let found = match &source {
             Source::Known(_) => None,
             Source::Found(found) => Some(found),
         };
+        let stay_outside = found.is_some_and(|found| !found.holds_positives);
         for first in (0..anchors).step_by(chunk) {
             let count = chunk.min(anchors - first);
             let count_tiles = row_tiles(count) as u32;
@@ -163,19 +222,22 @@ impl<D: Device> Similarity<'_, D> {
                 padding: 0,
                 // A chunk is finished before the next one overwrites its sums.
                 sums: dq_sums.sums.address(),
+                shift: 0,
             };
             let grid = WorkGrid {
                 tiles: count_tiles * columns_of_product as u32,
                 parts,
             };
             self.product(false, prepared.arithmetic, grid, &product)?;
-            let own = prepared.contrast.form == Form::Moco;
             self.finish(
                 side,
                 &Finish {
                     sums: &dq_sums,
                     factors: found.map(|found| &found.factors),
-                    positives: own.then_some(rows),
+                    outside: match stay_outside {
+                        true => Outside::Keys(rows),
+                        false => Outside::of_known(prepared, rows),
+                    },
                     gradient: gradients.dq,
                     dots: Some(dots),
                     first_row: first,
@@ -197,6 +259,7 @@ impl<D: Device> Similarity<'_, D> {
                 product.slabs_per_split = dk_slabs;
                 product.accumulate = u32::from(first > 0);
                 product.sums = sums.address();
+                product.shift = found.map_or(0, Exponentials::shift);
                 let grid = WorkGrid {
                     tiles: (row_tiles(candidates) * columns_of_product) as u32,
                     parts: dk_parts,
@@ -211,7 +274,11 @@ impl<D: Device> Similarity<'_, D> {
                 parts: dk_parts,
                 shift,
             };
-            self.finish(side, &Finish::of_candidates(&sums, dk))?;
+            let outside = match stay_outside {
+                true => Outside::Anchors(rows),
+                false => Outside::None,
+            };
+            self.finish(side, &Finish::of_candidates(&sums, outside, dk))?;
         }
         Ok(())
     }
@@ -257,7 +324,7 @@ impl<D: Device> Similarity<'_, D> {
         let at = |floats: &Floats<D>| floats.address() + 4 * first as u64;
         let params = ScoresParams {
             tiles_per_split,
-            bounded: found.bounded.address(),
+            bound: found.bound.address(),
             rows: found.row_sums.address(),
             negatives_lse: at(&found.statistics.negatives_lse),
             weights: chunk.weights,
@@ -271,7 +338,7 @@ impl<D: Device> Similarity<'_, D> {
         };
         // Where logits have no bound, a pass before finds offsets. Whether it does anything is decided
         // on the device, so that a recorded graph serves whatever numbers come.
-        let unless = found.bounded.address();
+        let unless = found.bound.address();
         let arithmetic = prepared.arithmetic;
         let before = ScoresParams { unless, ..params };
         self.scores("statistics", arithmetic, grid, &before)?;
@@ -279,6 +346,33 @@ impl<D: Device> Similarity<'_, D> {
         self.combine(prepared, found.statistics, first, count, before)?;
         self.scores("exponentials", arithmetic, grid, &params)?;
         self.combine(prepared, found.statistics, first, count, partial)?;
+        if let Some((fit, shift)) = &found.fit {
+            let candidates = candidates_log2(prepared);
+            let fit_params = FitParams {
+                negatives_lse: at(&found.statistics.negatives_lse),
+                lse2: at(&found.statistics.lse2),
+                square_norms: at(found.square_norms),
+                rows: count as u32,
+                lowest: candidates + F16_SMALLEST,
+                highest: match found.holds_positives {
+                    true => F16_LARGEST,
+                    false => f32::INFINITY,
+                },
+                padding: 0,
+                bound: found.bound.address(),
+                fit: fit.address(),
+                shift: shift.address(),
+            };
+            self.launch("fit_exponentials", [1, 1, 1], 1024, 4 * 1024, &fit_params)?;
+            // Where they do not fit, once more, with offsets of the rows.
+            let fit = fit.address();
+            let again = ScoresParams {
+                bound: fit,
+                unless: fit,
+                ..params
+            };
+            self.scores("exponentials", arithmetic, grid, &again)?;
+        }
         let matrix = |data: u64, stride: usize| MatrixView {
             data,
             stride: stride as u64,
@@ -295,12 +389,16 @@ impl<D: Device> Similarity<'_, D> {
             rows: count as u32,
             first_anchor: first as u32,
             dim: dim as u32,
-            exponentials: matrix(chunk.weights, chunk.stride),
+            exponentials: match found.holds_positives {
+                true => matrix(chunk.weights, chunk.stride),
+                false => no_matrix(),
+            },
             anchors: matrix(rows.data, rows.stride as usize / bytes),
             folded: match &found.folded {
                 Some(folded) => matrix(D::address(folded), dim),
                 None => no_matrix(),
             },
+            shift: found.shift(),
             factors: found.factors.address(),
         };
         let grid = [count.div_ceil(WARP_ROWS) as u32, 1, 1];

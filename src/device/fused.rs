@@ -1,7 +1,7 @@
 //! The fused gradient kernels: which there are, and a pass of one.
 
 use super::choice::{HOPPER_THREADS, is_one_way};
-use super::gradient::{Known, Side, Sums};
+use super::gradient::{Known, Side, Sums, is_shifted};
 use super::params::{GradientParams, HopperGradientParams, WorkGrid};
 use super::similarity::Similarity;
 use super::statistics::DeviceStatistics;
@@ -158,6 +158,7 @@ impl<D: Device> Similarity<'_, D> {
             (None, Some(_)) => Terms::Streamed,
             (Some(_), Some(_)) => Terms::Both,
         };
+        let dtype = prepared.dtype;
         let kernel = self
             .fused(prepared.arithmetic, dim, terms)
             .ok_or(Error::Scalar {
@@ -214,7 +215,7 @@ impl<D: Device> Similarity<'_, D> {
             sums,
             normalisers,
             parts,
-            shift,
+            shift: is_shifted(dtype).then_some(shift),
         })
     }
 }

@@ -13,7 +13,7 @@ use crate::engine::Gradients;
 use crate::error::Error;
 
 /// Whether weights of the type are shifted: `SHIFTED` of tile/element.h.
-fn is_shifted(dtype: DType) -> bool {
+pub(super) fn is_shifted(dtype: DType) -> bool {
     dtype == DType::F16
 }
 
@@ -39,8 +39,18 @@ pub(super) struct Sums<D: Device> {
     pub sums: Floats<D>,
     pub normalisers: Option<Floats<D>>,
     pub parts: u32,
-    /// Where the weights' shift stands, when it was found for them.
-    pub shift: u64,
+    /// Where the weights' shift stands, 0 if it is that of weights that are at most 1; nothing if they were not
+    /// shifted.
+    pub shift: Option<u64>,
+}
+
+/// Positives that no tile held, which are subtracted when sums are finished.
+pub(super) enum Outside<'a, D: Device> {
+    None,
+    /// σ_i·k₊ from dq_i.
+    Keys(&'a DeviceStatistics<D>),
+    /// σ_i·q_i from dk_i: of the diagonal.
+    Anchors(&'a DeviceStatistics<D>),
 }
 
 /// How sums become a gradient.
@@ -48,8 +58,7 @@ pub(super) struct Finish<'a, D: Device> {
     pub sums: &'a Sums<D>,
     /// What the weights of each row have too little, where they are no softmax yet.
     pub factors: Option<&'a Floats<D>>,
-    /// Whose positives no tile held: they are subtracted here.
-    pub positives: Option<&'a DeviceStatistics<D>>,
+    pub outside: Outside<'a, D>,
     pub gradient: DeviceMatrix,
     /// Where ⟨q_i, dq_i⟩ goes, for the anchors.
     pub dots: Option<&'a Floats<D>>,
@@ -73,13 +82,27 @@ impl<D: Device> Known<'_, D> {
     }
 }
 
+impl<'a, D: Device> Outside<'a, D> {
+    /// With the softmax known tiles hold all positives but MoCo's, which are columns of their own.
+    pub fn of_known(prepared: &Prepared<'_, D>, rows: &'a DeviceStatistics<D>) -> Self {
+        match prepared.contrast.form {
+            Form::Moco => Self::Keys(rows),
+            _ => Self::None,
+        }
+    }
+}
+
 impl<'a, D: Device> Finish<'a, D> {
     /// The whole gradient of the candidates.
-    pub fn of_candidates(sums: &'a Sums<D>, gradient: DeviceMatrix) -> Self {
+    pub fn of_candidates(
+        sums: &'a Sums<D>,
+        outside: Outside<'a, D>,
+        gradient: DeviceMatrix,
+    ) -> Self {
         Self {
             sums,
             factors: None,
-            positives: None,
+            outside,
             gradient,
             dots: None,
             first_row: 0,
@@ -117,7 +140,7 @@ impl<D: Device> Similarity<'_, D> {
             &Finish {
                 sums: &sums,
                 factors: None,
-                positives: Some(statistics),
+                outside: Outside::Keys(statistics),
                 gradient: dq,
                 dots: Some(&dots),
                 first_row: 0,
@@ -168,7 +191,7 @@ impl<D: Device> Similarity<'_, D> {
         dk: DeviceMatrix,
     ) -> Result<(), Error> {
         let sums = self.fused_sums(side, Pass::OfCandidates(known))?;
-        self.finish(side, &Finish::of_candidates(&sums, dk))
+        self.finish(side, &Finish::of_candidates(&sums, Outside::None, dk))
     }
 
     /// All gradients from a known softmax. Returns ⟨q_i, dq_i⟩.
@@ -179,8 +202,6 @@ impl<D: Device> Similarity<'_, D> {
         gradients: &Gradients<DeviceMatrix>,
     ) -> Result<Floats<D>, Error> {
         let prepared = side.prepared;
-        // MoCo's positive is a column of its own, outside every tile.
-        let own = prepared.contrast.form == Form::Moco;
         let dots = self.memory().floats(prepared.shape.anchors)?;
         if !self.is_fused(side, gradients.dk.is_some()) {
             self.chunked(side, &Softmax::Known(known), gradients, &dots)?;
@@ -192,7 +213,7 @@ impl<D: Device> Similarity<'_, D> {
             &Finish {
                 sums: &sums,
                 factors: None,
-                positives: own.then_some(known.rows),
+                outside: Outside::of_known(prepared, known.rows),
                 gradient: gradients.dq,
                 dots: Some(&dots),
                 first_row: 0,
@@ -218,10 +239,14 @@ impl<D: Device> Similarity<'_, D> {
                 ..matrix
             }
         };
-        let keys = match (finish.positives, prepared.own_keys) {
-            (None, _) => no_matrix(),
-            (Some(_), Some(own)) => view(from(own)),
-            (Some(_), None) => view(prepared.candidates),
+        let (keys, own_keys, positives) = match (&finish.outside, prepared.own_keys) {
+            (Outside::None, _) => (no_matrix(), 0, None),
+            (Outside::Keys(rows), None) => (view(prepared.candidates), 0, Some(*rows)),
+            (Outside::Keys(positives), Some(own)) => (view(from(own)), rows, Some(*positives)),
+            (Outside::Anchors(positives), _) => {
+                let anchors = prepared.anchors;
+                (view(anchors), anchors.rows, Some(*positives))
+            }
         };
         let at = |floats: &Floats<D>| floats.address() + 4 * first as u64;
         let rows_of = match finish.dots {
@@ -239,21 +264,20 @@ impl<D: Device> Similarity<'_, D> {
             parts: finish.sums.parts,
             rows: rows as u32,
             dim: gradient.dim as u32,
-            // Exponentials are not shifted, and they are never of f16.
-            shifted: u32::from(is_shifted(prepared.dtype)),
+            shifted: u32::from(finish.sums.shift.is_some()),
             warps: warps as u32,
-            padding: 0,
+            first_row: first as u32,
             factors: finish.factors.map_or(0, Floats::address),
             contrast: prepared.view,
             coefficient: side.coefficient,
             padding_2: 0,
-            sigma: finish.positives.map_or(0, |s| at(&s.sigma)),
+            sigma: positives.map_or(0, |s| at(&s.sigma)),
             keys,
-            own_keys: u32::from(prepared.own_keys.is_some()),
+            own_keys: own_keys as u32,
             padding_3: 0,
             rows_of,
             gradient: view(from(gradient)),
-            shift: finish.sums.shift,
+            shift: finish.sums.shift.unwrap_or(0),
             dots: finish.dots.map_or(0, at),
         };
         let grid = [rows.div_ceil(WARP_ROWS / warps) as u32, 1, 1];

@@ -76,7 +76,7 @@ pub(super) struct ScoresParams {
     pub candidates: GlobalRows,
     pub first_anchor: u32,
     pub tiles_per_split: u32,
-    pub bounded: u64,
+    pub bound: u64,
     pub unless: u64,
     pub rows: u64,
     pub columns: u64,
@@ -118,8 +118,9 @@ pub(super) struct HopperProductParams {
     pub accumulate: u32,
     pub padding: u32,
     pub sums: u64,
+    pub shift: u64,
     pub grid: WorkGrid,
-    pub padding_2: [u64; 3],
+    pub padding_2: [u64; 2],
 }
 
 /// `ProductParams` of similarity/product.cu.
@@ -135,6 +136,7 @@ pub(super) struct ProductParams {
     pub accumulate: u32,
     pub padding: u32,
     pub sums: u64,
+    pub shift: u64,
 }
 
 /// `Matrix` of tile/numbers.h.
@@ -169,7 +171,11 @@ pub(super) struct BoundParams {
     pub contrast: ContrastView,
     pub square_norms: u64,
     pub positive: u64,
-    pub bounded: u64,
+    pub largest: f32,
+    pub above: f32,
+    pub most: f32,
+    pub padding: u32,
+    pub bound: u64,
 }
 
 /// `StatisticsParams` of similarity/rows.cu.
@@ -203,6 +209,22 @@ pub(super) struct ShiftParams {
     pub shift: u64,
 }
 
+/// `FitParams` of similarity/rows.cu.
+#[derive(Debug, Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+pub(super) struct FitParams {
+    pub negatives_lse: u64,
+    pub lse2: u64,
+    pub square_norms: u64,
+    pub rows: u32,
+    pub lowest: f32,
+    pub highest: f32,
+    pub padding: u32,
+    pub bound: u64,
+    pub fit: u64,
+    pub shift: u64,
+}
+
 /// `FoldParams` of similarity/rows.cu.
 #[derive(Debug, Clone, Copy, Pod, Zeroable)]
 #[repr(C)]
@@ -217,6 +239,7 @@ pub(super) struct FoldParams {
     pub exponentials: MatrixView,
     pub anchors: MatrixView,
     pub folded: MatrixView,
+    pub shift: u64,
     pub factors: u64,
 }
 
@@ -231,7 +254,7 @@ pub(super) struct FinishParams {
     pub dim: u32,
     pub shifted: u32,
     pub warps: u32,
-    pub padding: u32,
+    pub first_row: u32,
     pub factors: u64,
     pub contrast: ContrastView,
     pub coefficient: f32,

@@ -7,8 +7,8 @@
 //! reduce               loss and ∂loss/∂s
 //! ```
 
-use super::choice::{has_exponentials, is_one_way};
-use super::chunked::Softmax;
+use super::choice::is_one_way;
+use super::chunked::{Softmax, exponent_range};
 use super::gradient::Side;
 use super::prepared::{Prepared, anchors};
 use super::statistics::{DeviceStatistics, Partial, Results};
@@ -184,13 +184,15 @@ impl<'d, D: Device> Similarity<'d, D> {
                     self.gradient_of_candidates(&side, &known, dk)?;
                 }
                 (rows, None, dots)
-            } else if is_one_way(contrast) && has_exponentials(prepared.arithmetic) {
-                let bounded = self.bounded(&prepared, &positives)?;
+            } else if is_one_way(contrast) {
+                let range = exponent_range(&prepared, gradients.dk.is_some());
+                let bound = self.bound(&prepared, &positives, range)?;
                 let rows = self.statistics_of(positives.logits, None)?;
                 let dots = self.memory().floats(prepared.shape.anchors)?;
                 let softmax = Softmax::Found {
                     statistics: &rows,
-                    bounded: &bounded,
+                    square_norms: &positives.square_norms,
+                    bound: &bound,
                 };
                 self.chunked(&side, &softmax, gradients, &dots)?;
                 (rows, None, dots)

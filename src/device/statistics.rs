@@ -17,6 +17,24 @@ const COLUMN_PARTS: usize = 32;
 /// Candidates that a warp of `positives` takes together: `CANDIDATES` of similarity/rows.cu.
 const WARP_CANDIDATES: usize = 4;
 
+/// For which logits sums of 2^(z - o) need no maximum, and the offset o that is chosen for them, all in base 2:
+/// what the bound of |z| is above `above`, at least 0 and at most `most`.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct ExponentRange {
+    pub largest: f32,
+    pub above: f32,
+    pub most: f32,
+}
+
+impl ExponentRange {
+    /// Of f32, and of bf16, which reaches as far.
+    pub const WIDE: Self = Self {
+        largest: 80.0,
+        above: 80.0,
+        most: 0.0,
+    };
+}
+
 /// About as many threads as a device runs at a time.
 const FULL_DEVICE: usize = 1 << 17;
 
@@ -69,7 +87,7 @@ pub(super) struct Partial {
     pub sums: u64,
     pub parts: u32,
     pub running: u64,
-    /// A word on the device: when it is set, nothing is done. 0: there is none.
+    /// A bound on the device: where it holds, nothing is done. 0: there is none.
     pub unless: u64,
     pub first: bool,
     pub last: bool,
@@ -131,21 +149,27 @@ impl<D: Device> Similarity<'_, D> {
         Ok(positives)
     }
 
-    /// A word on the device: whether exponentials of logits need no offset.
-    pub(super) fn bounded(
+    /// Two words on the device: whether exponentials of logits need no offset of their row, and the one that
+    /// serves all.
+    pub(super) fn bound(
         &self,
         prepared: &Prepared<'_, D>,
         positives: &Positives<D>,
+        range: ExponentRange,
     ) -> Result<Floats<D>, Error> {
-        let bounded = self.memory().floats(1)?;
+        let bound = self.memory().floats(2)?;
         let params = BoundParams {
             contrast: prepared.view,
             square_norms: positives.square_norms.address(),
             positive: positives.logits.address(),
-            bounded: bounded.address(),
+            largest: range.largest,
+            above: range.above,
+            most: range.most,
+            padding: 0,
+            bound: bound.address(),
         };
         self.launch("bound_logits", [1, 1, 1], 1024, 4 * 1024, &params)?;
-        Ok(bounded)
+        Ok(bound)
     }
 
     /// Room for statistics whose `positive` is known.
@@ -213,7 +237,7 @@ impl<D: Device> Similarity<'_, D> {
         positives: Positives<D>,
     ) -> Result<(DeviceStatistics<D>, Option<DeviceStatistics<D>>), Error> {
         let memory = self.memory();
-        let bounded = self.bounded(prepared, &positives)?;
+        let bound = self.bound(prepared, &positives, ExponentRange::WIDE)?;
         let positive = positives.logits;
         let Shape {
             anchors,
@@ -253,7 +277,7 @@ impl<D: Device> Similarity<'_, D> {
             let count = chunk.min(anchors - first);
             let params = ScoresParams {
                 tiles_per_split: per_part,
-                bounded: bounded.address(),
+                bound: bound.address(),
                 rows: row_sums.address(),
                 columns: column_sums.as_ref().map_or(0, |(sums, _)| sums.address()),
                 ..scores_params(prepared, first, count)

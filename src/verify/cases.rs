@@ -156,7 +156,7 @@ const SHAPES: [(usize, usize, usize); 17] = [
     (33, 700, 128),
 ];
 
-const HARD: [(usize, usize, usize, f32, Data); 20] = [
+const HARD: [(usize, usize, usize, f32, Data); 25] = [
     // τ = 0.01, 0.005, 10; and around the bounds where an engine may change its method.
     (97, 131, 64, 100.0, Data::Unit),
     (97, 131, 64, 200.0, Data::Unit),
@@ -178,6 +178,12 @@ const HARD: [(usize, usize, usize, f32, Data); 20] = [
     (97, 203, 130, 100.0, Data::Confident(1e-4)),
     (97, 203, 130, 20.0, Data::Confident(1e-8)),
     (97, 131, 64, USUAL_SCALE, Data::SharedPositives),
+    // Longer rows.
+    (65, 300, 272, 44.0, Data::Unit),
+    (65, 300, 272, 20.0, Data::FarBelow(40.0)),
+    (65, 300, 272, USUAL_SCALE, Data::Collinear),
+    (65, 300, 272, 20.0, Data::Confident(1e-4)),
+    (65, 300, 272, USUAL_SCALE, Data::SharedPositives),
 ];
 
 /// The table. Its last shapes are drawn from `rng`; reductions and upstream gradients take turns.
