@@ -6,8 +6,7 @@
 //
 // 4NMD FLOPs. The softmax is either taken against a running maximum (ONLINE: nothing is known
 // before, lse comes out beside the gradient) or known (KNOWN: W_ij = 2^(z - lse_i) + 2^(z - lse_j),
-// either term alone or both). With the softmax known the positive's weight is -σ and stands in the
-// tile; ONLINE leaves it out, and what combines the splits puts it in.
+// either term alone or both). The positive is left out; what combines the splits puts it in.
 #pragma once
 
 #include "ptx/barrier.h"

@@ -21,8 +21,6 @@ struct GradientParams {
     uint32_t owner_is_anchor;
     const float* owner_lse2;       // KNOWN; null: that term is left out
     const float* streamed_lse2;
-    const float* owner_sigma;      // as many terms as there are lse2
-    const float* streamed_sigma;
     const WeightShift* shift;      // KNOWN, f16
     float* sums;                   // splits × owners × D: Σ_j W_ij k_j · 2^shift
     ScaledSum* normalisers;        // ONLINE: splits × owners
@@ -115,7 +113,7 @@ struct OwnedRows {
     // Logits become weights against the running maximum; `factor` is what the sums so far are to be
     // multiplied by.
     INFONCE_DEVICE void weigh_online(float (&weights)[BLOCKS][4], uint32_t first_column, float (&factor)[2]) {
-        if (holds_exceptions(first_column)) mask(weights, first_column, true);
+        if (holds_exceptions(first_column)) mask(weights, first_column);
         float offset[2];
         INFONCE_UNROLL
         for (int half = 0; half < 2; ++half) {
@@ -175,9 +173,8 @@ struct OwnedRows {
 
     template <bool OWNER_TERM, bool STREAMED_TERM, class Offsets>
     INFONCE_DEVICE void weigh_terms(float (&weights)[BLOCKS][4], uint32_t first_column, const Offsets& offsets) {
-        const bool exceptions = holds_exceptions(first_column);
         const auto exponential = [](int entry, float x) { return exp2_shared_out<POLYNOMIAL_EACH>(entry, x); };
-        if (exceptions) mask(weights, first_column, false);
+        if (holds_exceptions(first_column)) mask(weights, first_column);
         INFONCE_UNROLL
         for (int block = 0; block < BLOCKS; ++block) {
             Pair offset = {};
@@ -190,55 +187,21 @@ struct OwnedRows {
                 if (STREAMED_TERM) w += exponential(4 * block + j, fma(z, scale2, offset.x[j % 2]));
             }
         }
-        if (!exceptions) return;
-        float of_positive[2];
-        INFONCE_UNROLL
-        for (int half = 0; half < 2; ++half) {
-            float sigma = 0.0f;
-            if (positive[half] - first_column < uint32_t(COLUMNS)) {
-                if (OWNER_TERM) sigma += load_global(p.owner_sigma + owner_row(half));
-                if (STREAMED_TERM) sigma += load_global(p.streamed_sigma + positive[half]);
-            }
-            of_positive[half] = -shift.factor * sigma;
-        }
-        INFONCE_UNROLL
-        for (int block = 0; block < BLOCKS; ++block)
-            INFONCE_UNROLL
-            for (int j = 0; j < 4; ++j)
-                if (column(first_column, block, j) == positive[j / 2]) weights[block][j] = of_positive[j / 2];
-        // Without the owners' term they may be the candidates of a one-way loss, whose anchors say which
-        // candidate is theirs.
-        if constexpr (!OWNER_TERM) {
-            if (asks_streamed()) find_positives(weights, first_column);
-        }
     }
 
-    // The positives of candidates by index: column c is the anchor of one of them.
-    INFONCE_DEVICE void find_positives(float (&weights)[BLOCKS][4], uint32_t first_column) const {
+    // −∞ for the logits of what a row does not see, and of its positive.
+    INFONCE_DEVICE void mask(float (&weights)[BLOCKS][4], uint32_t first_column) const {
         INFONCE_UNROLL
         for (int block = 0; block < BLOCKS; ++block) {
             INFONCE_UNROLL
             for (int side = 0; side < 2; ++side) {
                 const uint32_t c = column(first_column, block, side);
-                if (c >= p.streamed.rows) continue;
-                const uint32_t owner = p.contrast.positive(c);
+                const bool outside = c >= p.streamed.rows;
+                const uint32_t owner = asks_streamed() && !outside ? p.contrast.positive(c) : 0xffffffffu;
                 INFONCE_UNROLL
                 for (int half = 0; half < 2; ++half)
-                    if (owner_row(half) == owner)
-                        weights[block][2 * half + side] = -shift.factor * load_global(p.streamed_sigma + c);
-            }
-        }
-    }
-
-    // −∞ for the logits of what a row does not see, and for its positive where that is wanted.
-    INFONCE_DEVICE void mask(float (&weights)[BLOCKS][4], uint32_t first_column, bool positive_too) const {
-        const uint32_t hidden[2] = {positive_too ? positive[0] : 0xffffffffu, positive_too ? positive[1] : 0xffffffffu};
-        INFONCE_UNROLL
-        for (int block = 0; block < BLOCKS; ++block) {
-            INFONCE_UNROLL
-            for (int j = 0; j < 4; ++j) {
-                const uint32_t c = column(first_column, block, j);
-                if (c >= p.streamed.rows || c == hidden[j / 2] || c == excluded[j / 2]) weights[block][j] = -infinity();
+                    if (outside || c == positive[half] || c == excluded[half] || owner == owner_row(half))
+                        weights[block][2 * half + side] = -infinity();
             }
         }
     }

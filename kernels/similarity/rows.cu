@@ -113,8 +113,7 @@ struct BoundParams {
     const float* square_norms;
     const float* positive;  // z₊, in nats
     float largest;          // of all |z| of which the bound holds
-    float above;            // the offset is what the bound is above this,
-    float most;             // but no more, and no less than 0
+    float above;            // the offset is what the bound is above this
     LogitBound* bound;
 };
 
@@ -140,8 +139,7 @@ INFONCE_KERNEL(bound_logits, BoundParams, BOUND_THREADS, 1) {
     const auto usual = [](float norm) { return norm >= 1.0f / FAR && norm <= FAR; };
     const float bound = absolute(p.contrast.scale2()) * anchors * candidates;
     const bool holds = usual(anchors) && usual(candidates) && larger(bound, positive) <= p.largest;
-    const float offset = larger(bound - p.above, 0.0f);
-    store_global(p.bound, LogitBound{uint32_t(holds), offset < p.most ? offset : p.most});
+    store_global(p.bound, LogitBound{uint32_t(holds), larger(bound - p.above, 0.0f)});
 }
 
 // ---- Statistics
@@ -210,8 +208,7 @@ struct ShiftParams {
 
 constexpr int SHIFT_THREADS = 1024;
 
-// The shift that brings the largest σ to at most 2^UNIT_SHIFT: no weight of a row is above its σ,
-// but for the positive's, which is σ itself. One block.
+// The shift that brings the largest σ to at most 2^UNIT_SHIFT: no weight of a row is above its σ. One block.
 INFONCE_KERNEL(find_weight_shift, ShiftParams, SHIFT_THREADS, 1) {
     float largest = 0.0f;
     for (uint32_t i = thread_index(); i < p.rows; i += SHIFT_THREADS) largest = larger(largest, load_global(p.row_sigma + i));
@@ -226,6 +223,59 @@ INFONCE_KERNEL(find_weight_shift, ShiftParams, SHIFT_THREADS, 1) {
     store_global(p.shift, WeightShift{shift, bits_float(uint32_t(127.0f + shift) << 23)});
 }
 
+struct FitParams {
+    const float* negatives_lse;  // in nats, of the chunk's rows
+    const float* lse2;
+    const float* square_norms;   // of the chunk's anchors
+    uint32_t rows;
+    float lowest;                // of log2 Σ_j E_ij
+    const LogitBound* bound;
+    LogitBound* fit;             // holds where the exponentials stay as they are
+    WeightShift* shift;          // of the anchors' rows times their factors
+};
+
+constexpr int FIT_THREADS = 1024;
+
+// Whether f16 holds a chunk's exponentials, one offset o for all, and the anchors times their factors,
+// f_i·q_i with f_i = 2^(o - lse_i); and the shift that brings the longest of these to at most 2^15. Exponentials
+// for which it does not are to be stored again, with offsets of their rows. One block.
+//
+// Σ_j E_ij is to be at least 2^lowest, so that the mean exponential has all its digits. With f_i·q_i no more than
+// 2^24 shorter than the longest, its large numbers have as many digits as those of any row. Rows are short, too,
+// where p₊ is near 1, but then they do not matter beside others: f_i/σ_i = 1/Σ_j E_ij is what is asked.
+INFONCE_KERNEL(fit_exponentials, FitParams, FIT_THREADS, 1) {
+    constexpr float RANGE = 24.0f;
+    const LogitBound bound = load_global(p.bound);
+    // log2 of the least Σ_j E_ij, of the longest f_i·q_i with the one offset and with those of rows, and of the
+    // shortest q_i/Σ_j E_ij; what is least with its sign changed.
+    float least = -infinity(), longest = -infinity(), longest_of_rows = -infinity(), shortest = -infinity();
+    for (uint32_t i = thread_index(); i < p.rows; i += FIT_THREADS) {
+        const float negatives = load_global(p.negatives_lse + i) * LOG2_E, lse2 = load_global(p.lse2 + i);
+        // Without negatives there is nothing to store.
+        if (!(negatives > -infinity())) continue;
+        const float sum = negatives - bound.offset;
+        least = larger(least, -sum);
+        const float square = load_global(p.square_norms + i);
+        if (!(square > 0.0f)) continue;
+        const float norm = 0.5f * log2_exact(square);
+        longest = larger(longest, norm + bound.offset - lse2);
+        longest_of_rows = larger(longest_of_rows, norm + negatives - ROW_SHIFT - lse2);
+        shortest = larger(shortest, sum - norm);
+    }
+    least = -block_maximum<FIT_THREADS>(least);
+    longest = block_maximum<FIT_THREADS>(longest);
+    longest_of_rows = block_maximum<FIT_THREADS>(longest_of_rows);
+    shortest = -block_maximum<FIT_THREADS>(shortest);
+    if (thread_index() != 0) return;
+    const bool fit = bound.holds && least >= p.lowest && longest - shortest <= RANGE;
+    // Without a bound they have offsets of their rows already.
+    store_global(p.fit, LogitBound{uint32_t(fit || !bound.holds), bound.offset});
+    const float room = 15.0f - (fit ? longest : longest_of_rows);
+    // Beyond that nothing is left in f32.
+    const int shift = room < 100.0f ? (room > -100.0f ? int(room + 128.0f) - 128 : -100) : 100;
+    store_global(p.shift, WeightShift{float(shift), bits_float(uint32_t(127 + shift) << 23)});
+}
+
 // A row's sum over all parts, parts × rows of them, by a warp.
 INFONCE_DEVICE ScaledSum sum_of_parts(const ScaledSum* partial, uint32_t parts, uint32_t rows, uint64_t row) {
     ScaledSum sum = empty_sum();
@@ -235,75 +285,18 @@ INFONCE_DEVICE ScaledSum sum_of_parts(const ScaledSum* partial, uint32_t parts, 
     return sum;
 }
 
-struct FitParams {
-    const float* negatives_lse;  // in nats, of the chunk's rows
-    const float* lse2;
-    const float* square_norms;   // of the chunk's anchors
-    uint32_t rows;
-    float lowest, highest;       // of log2 Σ_j E_ij
-    uint32_t padding;
-    const LogitBound* bound;
-    LogitBound* fit;             // holds where the exponentials stay as they are
-    WeightShift* shift;          // of the anchors' rows times their factors
-};
-
-constexpr int FIT_THREADS = 1024;
-
-// Whether a chunk's exponentials of f16, one offset o for all, are in reach of that type, and with them the rows
-// 2^(o - lse_i)·q_i; and the shift that brings the largest of those to at most 2^15. Exponentials that are not
-// are to be stored again, with offsets of the rows. One block.
-//
-// Σ_j E_ij is at least 2^lowest, which leaves the mean exponential all its digits. It is at most 2^highest where
-// its negative stands for the positive. A row for which F = log2 ‖2^(o - lse_i)·q_i‖ is 24 below the largest keeps
-// as many digits of its largest numbers as f16 has; rows that are that small because p₊ is near 1 do not matter
-// beside others, so what is asked is F of a positive that plays no part, log2 ‖q_i‖ - log2 Σ_j E_ij.
-INFONCE_KERNEL(fit_exponentials, FitParams, FIT_THREADS, 1) {
-    constexpr float RANGE = 24.0f;
-    const LogitBound bound = load_global(p.bound);
-    float low = -infinity(), high = -infinity(), spread = -infinity(), found = -infinity(), known = -infinity();
-    for (uint32_t i = thread_index(); i < p.rows; i += FIT_THREADS) {
-        const float negatives = load_global(p.negatives_lse + i) * LOG2_E, lse2 = load_global(p.lse2 + i);
-        // Without negatives there is nothing to store.
-        if (!(negatives > -infinity())) continue;
-        const float sum = negatives - bound.offset;
-        low = larger(low, -sum);
-        high = larger(high, sum);
-        const float square = load_global(p.square_norms + i);
-        if (!(square > 0.0f)) continue;
-        const float norm = 0.5f * log2_exact(square);
-        found = larger(found, norm + bound.offset - lse2);
-        known = larger(known, norm + negatives - ROW_SHIFT - lse2);
-        spread = larger(spread, sum - norm);
-    }
-    low = block_maximum<FIT_THREADS>(low);
-    high = block_maximum<FIT_THREADS>(high);
-    found = block_maximum<FIT_THREADS>(found);
-    known = block_maximum<FIT_THREADS>(known);
-    spread = block_maximum<FIT_THREADS>(spread);
-    if (thread_index() != 0) return;
-    const bool fit = bound.holds && -low >= p.lowest && high <= p.highest && spread + found <= RANGE;
-    // Without a bound they have offsets of the rows already.
-    store_global(p.fit, LogitBound{uint32_t(fit || !bound.holds), bound.offset});
-    const float room = 15.0f - (fit ? found : known);
-    // Beyond that nothing is left in f32.
-    const int shift = room < 100.0f ? (room > -100.0f ? int(room + 128.0f) - 128 : -100) : 100;
-    store_global(p.shift, WeightShift{float(shift), bits_float(uint32_t(127 + shift) << 23)});
-}
-
 struct FoldParams {
-    ContrastView contrast;
     const ScaledSum* partial;  // parts × rows, Σ_j E_ij
     const float* lse2;         // of the chunk's rows
-    uint32_t parts, rows, first_anchor, dim;
-    Matrix exponentials;       // rows × candidates; data null: positives stay outside
+    uint32_t parts, rows, dim;
+    uint32_t padding;
     Matrix anchors;            // of the chunk
     Matrix folded;             // theirs times the factor, in the same type; data null: not wanted
     const WeightShift* shift;  // and times 2^shift; null: no shift
     float* factors;
 };
 
-// The factor 2^(o_i - lse_i) of each row, and its anchor times that. The positive's weight is -σ_i, and
-// σ_i = factor · Σ_j E_ij: among the exponentials it is -Σ_j E_ij. A warp a row.
+// The factor 2^(o_i - lse_i) of each row, and its anchor times that. A warp a row.
 INFONCE_KERNEL(fold_rows, FoldParams, ROW_WARPS * 32, 1) {
     const uint32_t lane = thread_index() % 32;
     const uint64_t row = warp_row();
@@ -311,11 +304,7 @@ INFONCE_KERNEL(fold_rows, FoldParams, ROW_WARPS * 32, 1) {
     const ScaledSum sum = sum_of_parts(p.partial, p.parts, p.rows, row);
     // Without negatives nothing bounds it, and it multiplies nothing.
     const float exponent = sum.sum == 0.0f ? -infinity() : sum.maximum - load_global(p.lse2 + row);
-    if (lane == 0) {
-        store_global(p.factors + row, exp2_fast(exponent));
-        if (p.exponentials.data)
-            p.exponentials.store(row, p.contrast.positive(p.first_anchor + uint32_t(row)), -sum.sum);
-    }
+    if (lane == 0) store_global(p.factors + row, exp2_fast(exponent));
     if (!p.folded.data) return;
     const float factor = exp2_fast(exponent + (p.shift ? load_global(p.shift).shift : 0.0f));
     for (uint32_t d = lane; d < p.dim; d += 32) p.folded.store(row, d, factor * p.anchors.load(row, d));
@@ -327,24 +316,57 @@ struct FinishParams {
     uint32_t parts, rows, dim;
     uint32_t shifted;              // the weights were those of f16
     uint32_t warps;                // a row's, a power of two up to ROW_WARPS
-    uint32_t first_row;            // among those of the contrast
+    uint32_t first_row;            // of all anchors, or candidates
     const float* factors;          // what the weights of each row have too little; null: nothing
     ContrastView contrast;
     float coefficient;             // upstream · w; the gradient's factor is this times s
-    const float* sigma;            // of each row, with `keys`
-    Matrix keys;                   // positives that no tile held; data null: there are none
-    uint32_t own_keys;             // row i of `keys`, of so many, belongs to row i; 0: the contrast's positive does
+    uint32_t of_candidates;        // the rows are candidates, and what belongs to them are anchors
+    const float* row_sigma;        // of all anchors
+    const float* column_sigma;     // of all candidates; null: they have no loss
+    Matrix partners;               // what rows belong to: candidates, anchors, or keys of each anchor's own
+    uint32_t own_keys;             // whether they are the last
+    uint32_t padding;
+    // Of candidates by index: partner n of candidate j is anchor order[n], starts[j] ≤ n < starts[j + 1].
+    const uint32_t* starts;
+    const uint32_t* order;
     Matrix rows_of;                // the rows the gradient belongs to
     Matrix gradient;
     const WeightShift* shift;      // theirs; null: the shift of weights that are at most 1
     float* dots;                   // Σ_d x_d dx_d of each row, before rounding; null: not wanted
 };
 
+// The positives of a row: none, one, or by index any number of anchors whose positive a candidate is.
+struct Partners {
+    uint32_t row, begin, end;
+
+    INFONCE_DEVICE Partners(const FinishParams& p, uint32_t own_row) : row(own_row) {
+        if (p.starts) {
+            begin = load_global(p.starts + row);
+            end = load_global(p.starts + row + 1);
+        } else {
+            begin = 0;
+            end = p.of_candidates && row >= p.contrast.anchors ? 0 : 1;
+        }
+    }
+
+    // Row of `partners`, and what is to be subtracted of it, of the n-th.
+    INFONCE_DEVICE uint32_t find(const FinishParams& p, uint32_t n, float& sigma) const {
+        uint32_t anchor = row, candidate = row;
+        if (p.of_candidates)
+            anchor = p.starts ? load_global(p.order + n) : row;
+        else if (!p.own_keys)
+            candidate = p.contrast.positive(row);
+        sigma = load_global(p.row_sigma + anchor);
+        if (p.column_sigma) sigma += load_global(p.column_sigma + candidate);
+        return p.of_candidates ? anchor : candidate;
+    }
+};
+
 // Columns that a lane adds up at a time, so that as many loads are under way.
 constexpr int FINISH_COLUMNS = 4;
 
-// dx_i = factor · (share · Σ_parts sums_i - σ_i k_i), k_i its row of `keys`. `warps` warps a row, of which each adds up every so
-// manieth part; the row's first adds up theirs.
+// dx_i = factor · (share · Σ_parts sums_i - Σ σ k₊) over what belongs to the row. `warps` warps a row, of which
+// each adds up every so manieth part and positive; the row's first adds up theirs.
 INFONCE_KERNEL(finish_gradient, FinishParams, ROW_WARPS * 32, 1) {
     const uint32_t lane = thread_index() % 32, warp = thread_index() / 32;
     const uint32_t own_part = warp % p.warps;
@@ -352,24 +374,18 @@ INFONCE_KERNEL(finish_gradient, FinishParams, ROW_WARPS * 32, 1) {
     const bool inside = row < p.rows;
     const bool leads = inside && own_part == 0;
     const float factor = p.coefficient * p.contrast.scale_value();
-    float share = 1.0f, sigma = 0.0f, maximum = 0.0f;
+    float share = 1.0f, maximum = 0.0f;
     if (p.shifted) share /= p.shift ? load_global(p.shift).factor : UNIT_FACTOR;
-    uint64_t key = 0;
-    bool subtracts = false;
     if (inside) {
         if (p.factors) share *= load_global(p.factors + row);
-        subtracts = p.keys.data && (p.own_keys == 0 || row < p.own_keys);
-        if (subtracts) {
-            sigma = load_global(p.sigma + row);
-            key = p.own_keys ? row : p.contrast.positive(p.first_row + uint32_t(row));
-        }
         if (p.normalisers) {
             const ScaledSum sum = sum_of_parts(p.normalisers, p.parts, p.rows, row);
             maximum = finite_offset(sum.maximum);
             // p_ij = σ_i · (its share among the negatives).
-            share *= sum.sum == 0.0f ? 0.0f : sigma / sum.sum;
+            share *= sum.sum == 0.0f ? 0.0f : load_global(p.row_sigma + p.first_row + row) / sum.sum;
         }
     }
+    const Partners partners(p, p.first_row + uint32_t(inside ? row : 0));
     const SharedAddress slots = shared_base() + lane * 4;
     const auto slot = [&](uint32_t of_warp, int i) { return slots + (of_warp * FINISH_COLUMNS + i) * 128; };
     float dot = 0.0f;
@@ -383,6 +399,15 @@ INFONCE_KERNEL(finish_gradient, FinishParams, ROW_WARPS * 32, 1) {
             INFONCE_UNROLL
             for (int i = 0; i < FINISH_COLUMNS; ++i)
                 if (first + i * 32 < p.dim) sums[i] = fma(load_global(p.sums + index * p.dim + first + i * 32), weight, sums[i]);
+        }
+        INFONCE_UNROLL
+        for (int i = 0; i < FINISH_COLUMNS; ++i) sums[i] *= share;
+        for (uint32_t n = partners.begin + own_part; inside && n < partners.end; n += p.warps) {
+            float sigma;
+            const uint32_t partner = partners.find(p, n, sigma);
+            INFONCE_UNROLL
+            for (int i = 0; i < FINISH_COLUMNS; ++i)
+                if (first + i * 32 < p.dim) sums[i] = fma(-sigma, p.partners.load(partner, first + i * 32), sums[i]);
         }
         if (p.warps > 1) {
             block_barrier();
@@ -398,9 +423,7 @@ INFONCE_KERNEL(finish_gradient, FinishParams, ROW_WARPS * 32, 1) {
         for (int i = 0; i < FINISH_COLUMNS; ++i) {
             const uint32_t d = first + i * 32;
             if (d >= p.dim) continue;
-            float gradient = sums[i] * share;
-            if (subtracts) gradient -= sigma * p.keys.load(key, d);
-            gradient *= factor;
+            const float gradient = sums[i] * factor;
             p.gradient.store(row, d, gradient);
             if (p.dots) dot = fma(p.rows_of.load(row, d), gradient, dot);
         }

@@ -29,8 +29,6 @@ struct ScoresParams {
     // Weights.
     const float* row_lse2;   // of the chunk's rows
     const float* column_lse2;  // null: that term is left out
-    const float* row_sigma;
-    const float* column_sigma;
     const WeightShift* shift;  // f16
     void* weights;           // anchors of the chunk × weights_stride, in T
     uint64_t weights_stride;  // numbers from row to row, at least the candidates, a multiple of 16

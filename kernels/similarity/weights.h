@@ -1,5 +1,5 @@
 // The epilogue that makes softmax weights of logits and stores them: W_ij = 2^(z - lse_i) + 2^(z - lse_j),
-// the positive's -σ, zero where excluded, times 2^shift, in the inputs' type.
+// zero where excluded and for the positive, times 2^shift, in the inputs' type.
 #pragma once
 
 #include "similarity/store_pairs.h"
@@ -11,7 +11,7 @@ template <class T, class Tile, template <class, class> class Stores = PairStores
 struct Weights : AnchorRows<Tile> {
     static constexpr int ROOMS = 1;
     using Rows = AnchorRows<Tile>;
-    using Rows::excluded, Rows::p, Rows::place, Rows::positive, Rows::row, Rows::scale2;
+    using Rows::p, Rows::place, Rows::row, Rows::scale2;
     WeightShift shift;
     float row_offset[Tile::ROW_BLOCKS][2];  // shift - lse
     Stores<T, Tile> stores;
@@ -28,14 +28,13 @@ struct Weights : AnchorRows<Tile> {
     }
 
     INFONCE_DEVICE void tile(Logits<Tile>& logits, uint32_t first_column, SharedAddress room) {
-        const bool corrects = Rows::has_exceptions(first_column);
+        Rows::mask(logits, first_column);
         INFONCE_UNROLL
         for (int first = 0; first < Tile::COLUMN_BLOCKS; first += STORED_BLOCKS) {
             if (p.column_lse2)
                 weigh<true>(logits, first_column, first);
             else
                 weigh<false>(logits, first_column, first);
-            if (corrects) correct(logits, first_column, first);
             stores.store(*this, logits, first_column, first, room);
         }
     }
@@ -71,32 +70,6 @@ struct Weights : AnchorRows<Tile> {
             lse2.x[0] = float_bits(load_global(p.column_lse2 + c));
         INFONCE_UNROLL
         for (int side = 0; side < 2; ++side) offset[side] = shift.shift - bits_float(lse2.x[side]);
-    }
-
-    // The positive's weight, and those that are none: of what is excluded, and past the last candidate.
-    INFONCE_DEVICE void correct(Logits<Tile>& weights, uint32_t first_column, int first) const {
-        INFONCE_UNROLL
-        for (int i = 0; i < Tile::ROW_BLOCKS; ++i) {
-            INFONCE_UNROLL
-            for (int half = 0; half < 2; ++half) {
-                float of_positive = 0.0f;
-                if (const uint32_t c = positive[i][half]; Rows::holds(c, first_column)) {
-                    of_positive = load_global(p.row_sigma + row[i][half]);
-                    if (p.column_sigma) of_positive += load_global(p.column_sigma + c);
-                    of_positive *= -shift.factor;
-                }
-                INFONCE_UNROLL
-                for (int j = first; j < first + STORED_BLOCKS; ++j) {
-                    INFONCE_UNROLL
-                    for (int side = 0; side < 2; ++side) {
-                        const uint32_t c = first_column + place.column(j, side);
-                        float& weight = weights.z[i][j][2 * half + side];
-                        if (c == positive[i][half]) weight = of_positive;
-                        if (c == excluded[i][half] || c >= p.candidates.rows) weight = 0.0f;
-                    }
-                }
-            }
-        }
     }
 
     INFONCE_DEVICE void write(SharedAddress) { stores.finish(); }

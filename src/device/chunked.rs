@@ -1,51 +1,31 @@
 //! Gradients over chunks of stored weights, where D is too large for the fused kernels.
 
 use super::DeviceMatrix;
-use super::gradient::{Finish, Known, Outside, Side, Sums, is_shifted};
+use super::gradient::{Finish, Known, Side, Sums};
 use super::params::{
     FitParams, FoldParams, GlobalRows, MatrixView, ProductParams, ScoresParams, WorkGrid,
 };
-use super::prepared::{Prepared, no_matrix, rows_from, view};
+use super::prepared::{no_matrix, rows_from, view};
 use super::similarity::{Similarity, WARP_ROWS};
 use super::statistics::{DeviceStatistics, ExponentRange, Partial, scores_params};
 use super::{Arithmetic, Device, Floats, number_bytes};
-use crate::contrast::{Form, Positives, Shape};
+use crate::contrast::Shape;
 use crate::engine::Gradients;
 use crate::error::Error;
 
-/// log2 of what an exponential of f16 may be, with some room for a bound that is rounded itself, and of the
-/// smallest number that has all its digits.
-const F16_LARGEST: f32 = 15.75;
+/// log2 of the smallest f16 that has all its digits.
 const F16_SMALLEST: f32 = -14.0;
 
-/// Whether stored exponentials hold the positives, as what is to be subtracted: where dk is wanted and any number
-/// of anchors may belong to a candidate, so that the product has to add them up. Elsewhere positives stay
-/// outside, in f32.
-fn holds_positives<D: Device>(prepared: &Prepared<'_, D>, dk: bool) -> bool {
-    dk && matches!(prepared.contrast.form, Form::InfoNce(Positives::Index(_)))
-}
-
-/// The offset of stored exponentials. Those of f16 are to stay below 2^16, and where their negative sum stands
-/// for the positive, so is that: there M numbers that are 2^13 in the mean, and up to 2^12 of such means below,
-/// are expected rather than the largest of all.
-pub(super) fn exponent_range<D: Device>(prepared: &Prepared<'_, D>, dk: bool) -> ExponentRange {
-    if prepared.arithmetic != Arithmetic::F16 {
-        return ExponentRange::WIDE;
+/// Which logits have exponentials that can be stored, and their offset.
+pub(super) fn exponent_range(arithmetic: Arithmetic) -> ExponentRange {
+    match arithmetic {
+        // Below 2^16, with some room as the bound is rounded itself, and down to 2^-105 before they are stored.
+        Arithmetic::F16 => ExponentRange {
+            largest: 60.0,
+            above: 15.75,
+        },
+        _ => ExponentRange::WIDE,
     }
-    let (above, most) = match holds_positives(prepared, dk) {
-        true => (F16_LARGEST - candidates_log2(prepared), 13.0),
-        false => (F16_LARGEST, 60.0),
-    };
-    // Down to 2^-105 then, in f32.
-    ExponentRange {
-        largest: 60.0,
-        above,
-        most,
-    }
-}
-
-fn candidates_log2<D: Device>(prepared: &Prepared<'_, D>) -> f32 {
-    (prepared.shape.candidates as f32).log2()
 }
 
 /// Where a chunk's weights come from.
@@ -65,7 +45,6 @@ struct Exponentials<'a, D: Device> {
     statistics: &'a DeviceStatistics<D>,
     square_norms: &'a Floats<D>,
     bound: &'a Floats<D>,
-    holds_positives: bool,
     row_sums: Floats<D>,
     factors: Floats<D>,
     /// The chunk's anchors times their factors, where dk is wanted.
@@ -113,12 +92,9 @@ impl<D: Device> Similarity<'_, D> {
             candidates,
             dim,
         } = prepared.shape;
-        let (rows, shift) = match softmax {
-            Softmax::Known(known) => (
-                known.rows,
-                is_shifted(prepared.dtype).then(|| known.shift()),
-            ),
-            Softmax::Found { statistics, .. } => (*statistics, None),
+        let (rows, columns, shift) = match softmax {
+            Softmax::Known(known) => (known.rows, known.columns, known.shift()),
+            Softmax::Found { statistics, .. } => (*statistics, None, None),
         };
         let bytes = number_bytes(prepared.dtype);
         let stride = candidates.next_multiple_of(16);
@@ -165,7 +141,6 @@ impl<D: Device> Similarity<'_, D> {
                 statistics,
                 square_norms,
                 bound,
-                holds_positives: holds_positives(prepared, gradients.dk.is_some()),
                 row_sums: self
                     .memory()
                     .floats(2 * weight_parts as usize * chunk.min(anchors))?,
@@ -187,7 +162,6 @@ impl<D: Device> Similarity<'_, D> {
             Source::Known(_) => None,
             Source::Found(found) => Some(found),
         };
-        let stay_outside = found.is_some_and(|found| !found.holds_positives);
         for first in (0..anchors).step_by(chunk) {
             let count = chunk.min(anchors - first);
             let count_tiles = row_tiles(count) as u32;
@@ -234,14 +208,12 @@ impl<D: Device> Similarity<'_, D> {
                 &Finish {
                     sums: &dq_sums,
                     factors: found.map(|found| &found.factors),
-                    outside: match stay_outside {
-                        true => Outside::Keys(rows),
-                        false => Outside::of_known(prepared, rows),
-                    },
+                    rows,
+                    columns,
                     gradient: gradients.dq,
                     dots: Some(dots),
                     first_row: first,
-                    rows: count,
+                    count,
                 },
             )?;
             if let Some(sums) = &dk_sums {
@@ -274,11 +246,7 @@ impl<D: Device> Similarity<'_, D> {
                 parts: dk_parts,
                 shift,
             };
-            let outside = match stay_outside {
-                true => Outside::Anchors(rows),
-                false => Outside::None,
-            };
-            self.finish(side, &Finish::of_candidates(&sums, outside, dk))?;
+            self.finish(side, &Finish::of_candidates(&sums, rows, columns, dk))?;
         }
         Ok(())
     }
@@ -298,10 +266,8 @@ impl<D: Device> Similarity<'_, D> {
         let params = ScoresParams {
             tiles_per_split,
             row_lse2: at(&rows.lse2),
-            row_sigma: at(&rows.sigma),
             column_lse2: columns.map_or(0, |s| s.lse2.address()),
-            column_sigma: columns.map_or(0, |s| s.sigma.address()),
-            shift: known.shift(),
+            shift: known.shift().unwrap_or(0),
             weights: chunk.weights,
             weights_stride: chunk.stride as u64,
             ..scores_params(prepared, chunk.first, chunk.count)
@@ -347,18 +313,12 @@ impl<D: Device> Similarity<'_, D> {
         self.scores("exponentials", arithmetic, grid, &params)?;
         self.combine(prepared, found.statistics, first, count, partial)?;
         if let Some((fit, shift)) = &found.fit {
-            let candidates = candidates_log2(prepared);
             let fit_params = FitParams {
                 negatives_lse: at(&found.statistics.negatives_lse),
                 lse2: at(&found.statistics.lse2),
                 square_norms: at(found.square_norms),
                 rows: count as u32,
-                lowest: candidates + F16_SMALLEST,
-                highest: match found.holds_positives {
-                    true => F16_LARGEST,
-                    false => f32::INFINITY,
-                },
-                padding: 0,
+                lowest: (prepared.shape.candidates as f32).log2() + F16_SMALLEST,
                 bound: found.bound.address(),
                 fit: fit.address(),
                 shift: shift.address(),
@@ -382,17 +342,12 @@ impl<D: Device> Similarity<'_, D> {
         let rows = rows_from(prepared.anchor_rows, first, count);
         let dim = rows.row_bytes as usize / bytes;
         let params = FoldParams {
-            contrast: prepared.view,
             partial: found.row_sums.address(),
             lse2: at(&found.statistics.lse2),
             parts: grid.parts,
             rows: count as u32,
-            first_anchor: first as u32,
             dim: dim as u32,
-            exponentials: match found.holds_positives {
-                true => matrix(chunk.weights, chunk.stride),
-                false => no_matrix(),
-            },
+            padding: 0,
             anchors: matrix(rows.data, rows.stride as usize / bytes),
             folded: match &found.folded {
                 Some(folded) => matrix(D::address(folded), dim),

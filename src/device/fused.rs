@@ -148,7 +148,7 @@ impl<D: Device> Similarity<'_, D> {
             Pass::OfCandidates(_) => (candidates, anchors),
         };
         let (owner_terms, streamed_terms, shift) = match pass {
-            Pass::Online => (None, None, 0),
+            Pass::Online => (None, None, is_shifted(prepared.dtype).then_some(0)),
             Pass::OfAnchors(known) => (Some(known.rows), known.columns, known.shift()),
             Pass::OfCandidates(known) => (known.columns, Some(known.rows), known.shift()),
         };
@@ -158,7 +158,7 @@ impl<D: Device> Similarity<'_, D> {
             (None, Some(_)) => Terms::Streamed,
             (Some(_), Some(_)) => Terms::Both,
         };
-        let dtype = prepared.dtype;
+
         let kernel = self
             .fused(prepared.arithmetic, dim, terms)
             .ok_or(Error::Scalar {
@@ -176,7 +176,6 @@ impl<D: Device> Similarity<'_, D> {
             _ => None,
         };
         let lse2 = |s: Option<&DeviceStatistics<D>>| s.map_or(0, |s| s.lse2.address());
-        let sigma = |s: Option<&DeviceStatistics<D>>| s.map_or(0, |s| s.sigma.address());
         let params = GradientParams {
             contrast: prepared.view,
             owner,
@@ -187,9 +186,7 @@ impl<D: Device> Similarity<'_, D> {
             padding: 0,
             owner_lse2: lse2(owner_terms),
             streamed_lse2: lse2(streamed_terms),
-            owner_sigma: sigma(owner_terms),
-            streamed_sigma: sigma(streamed_terms),
-            shift,
+            shift: shift.unwrap_or(0),
             sums: sums.address(),
             normalisers: normalisers.as_ref().map_or(0, Floats::address),
         };
@@ -203,7 +200,7 @@ impl<D: Device> Similarity<'_, D> {
                 streamed: self.boxes(streamed, prepared.arithmetic, kernel.streamed_rows as u32)?,
                 gradient: params,
                 grid,
-                padding: [0; 3],
+                padding: [0; 5],
             };
             self.launch_persistent(kernel.name, 1, grid, kernel.shared_bytes, &params)?;
         } else {
@@ -215,7 +212,7 @@ impl<D: Device> Similarity<'_, D> {
             sums,
             normalisers,
             parts,
-            shift: is_shifted(dtype).then_some(shift),
+            shift,
         })
     }
 }

@@ -7,7 +7,7 @@ use super::prepared::{Prepared, no_matrix, view};
 use super::similarity::{Similarity, WARP_ROWS};
 use super::statistics::{DeviceStatistics, Partial};
 use super::{Device, DeviceMatrix, Floats, number_bytes};
-use crate::contrast::Form;
+use crate::contrast::{Form, Positives, Shape};
 use crate::element::DType;
 use crate::engine::Gradients;
 use crate::error::Error;
@@ -44,27 +44,20 @@ pub(super) struct Sums<D: Device> {
     pub shift: Option<u64>,
 }
 
-/// Positives that no tile held, which are subtracted when sums are finished.
-pub(super) enum Outside<'a, D: Device> {
-    None,
-    /// σ_i·k₊ from dq_i.
-    Keys(&'a DeviceStatistics<D>),
-    /// σ_i·q_i from dk_i: of the diagonal.
-    Anchors(&'a DeviceStatistics<D>),
-}
-
 /// How sums become a gradient.
 pub(super) struct Finish<'a, D: Device> {
     pub sums: &'a Sums<D>,
     /// What the weights of each row have too little, where they are no softmax yet.
     pub factors: Option<&'a Floats<D>>,
-    pub outside: Outside<'a, D>,
+    /// σ of both directions: the positives, which no tile held, are subtracted here.
+    pub rows: &'a DeviceStatistics<D>,
+    pub columns: Option<&'a DeviceStatistics<D>>,
     pub gradient: DeviceMatrix,
-    /// Where ⟨q_i, dq_i⟩ goes, for the anchors.
+    /// Where ⟨q_i, dq_i⟩ goes, for the anchors; nothing for the candidates.
     pub dots: Option<&'a Floats<D>>,
     /// The rows whose sums these are.
     pub first_row: usize,
-    pub rows: usize,
+    pub count: usize,
 }
 
 /// A softmax that is known: W_ij = 2^(z - lse_i) + 2^(z - lse_j), the second term where columns have
@@ -77,18 +70,8 @@ pub(super) struct Known<'a, D: Device> {
 }
 
 impl<D: Device> Known<'_, D> {
-    pub fn shift(&self) -> u64 {
-        self.shift.as_ref().map_or(0, Floats::address)
-    }
-}
-
-impl<'a, D: Device> Outside<'a, D> {
-    /// With the softmax known tiles hold all positives but MoCo's, which are columns of their own.
-    pub fn of_known(prepared: &Prepared<'_, D>, rows: &'a DeviceStatistics<D>) -> Self {
-        match prepared.contrast.form {
-            Form::Moco => Self::Keys(rows),
-            _ => Self::None,
-        }
+    pub fn shift(&self) -> Option<u64> {
+        self.shift.as_ref().map(Floats::address)
     }
 }
 
@@ -96,17 +79,19 @@ impl<'a, D: Device> Finish<'a, D> {
     /// The whole gradient of the candidates.
     pub fn of_candidates(
         sums: &'a Sums<D>,
-        outside: Outside<'a, D>,
+        rows: &'a DeviceStatistics<D>,
+        columns: Option<&'a DeviceStatistics<D>>,
         gradient: DeviceMatrix,
     ) -> Self {
         Self {
             sums,
             factors: None,
-            outside,
+            rows,
+            columns,
             gradient,
             dots: None,
             first_row: 0,
-            rows: gradient.rows,
+            count: gradient.rows,
         }
     }
 }
@@ -140,11 +125,12 @@ impl<D: Device> Similarity<'_, D> {
             &Finish {
                 sums: &sums,
                 factors: None,
-                outside: Outside::Keys(statistics),
+                rows: statistics,
+                columns: None,
                 gradient: dq,
                 dots: Some(&dots),
                 first_row: 0,
-                rows: anchors,
+                count: anchors,
             },
         )?;
         Ok(dots)
@@ -191,7 +177,10 @@ impl<D: Device> Similarity<'_, D> {
         dk: DeviceMatrix,
     ) -> Result<(), Error> {
         let sums = self.fused_sums(side, Pass::OfCandidates(known))?;
-        self.finish(side, &Finish::of_candidates(&sums, Outside::None, dk))
+        self.finish(
+            side,
+            &Finish::of_candidates(&sums, known.rows, known.columns, dk),
+        )
     }
 
     /// All gradients from a known softmax. Returns ⟨q_i, dq_i⟩.
@@ -213,11 +202,12 @@ impl<D: Device> Similarity<'_, D> {
             &Finish {
                 sums: &sums,
                 factors: None,
-                outside: Outside::of_known(prepared, known.rows),
+                rows: known.rows,
+                columns: known.columns,
                 gradient: gradients.dq,
                 dots: Some(&dots),
                 first_row: 0,
-                rows: prepared.shape.anchors,
+                count: prepared.shape.anchors,
             },
         )?;
         if let Some(dk) = gradients.dk {
@@ -229,32 +219,34 @@ impl<D: Device> Similarity<'_, D> {
     /// Adds up the parts and writes the gradient.
     pub(super) fn finish(&self, side: &Side<'_, D>, finish: &Finish<'_, D>) -> Result<(), Error> {
         let prepared = side.prepared;
-        let (first, gradient) = (finish.first_row, finish.gradient);
-        let rows = finish.rows;
+        let (first, gradient, count) = (finish.first_row, finish.gradient, finish.count);
         let from = |matrix: DeviceMatrix| {
             let bytes = matrix.stride * number_bytes(matrix.dtype);
             DeviceMatrix {
                 address: matrix.address + (first * bytes) as u64,
-                rows,
+                rows: count,
                 ..matrix
             }
         };
-        let (keys, own_keys, positives) = match (&finish.outside, prepared.own_keys) {
-            (Outside::None, _) => (no_matrix(), 0, None),
-            (Outside::Keys(rows), None) => (view(prepared.candidates), 0, Some(*rows)),
-            (Outside::Keys(positives), Some(own)) => (view(from(own)), rows, Some(*positives)),
-            (Outside::Anchors(positives), _) => {
-                let anchors = prepared.anchors;
-                (view(anchors), anchors.rows, Some(*positives))
-            }
+        let of_candidates = finish.dots.is_none();
+        let partners = match (of_candidates, prepared.own_keys) {
+            (true, _) => prepared.anchors,
+            (false, Some(own)) => own,
+            (false, None) => prepared.candidates,
         };
-        let at = |floats: &Floats<D>| floats.address() + 4 * first as u64;
-        let rows_of = match finish.dots {
-            Some(_) => view(from(prepared.anchors)),
-            None => no_matrix(),
+        let Shape {
+            anchors,
+            candidates,
+            ..
+        } = prepared.shape;
+        let groups = match (of_candidates, &prepared.contrast.form) {
+            (true, Form::InfoNce(Positives::Index(index))) => Some(self.group(index, candidates)?),
+            _ => None,
         };
-        // A warp adds up four parts or so: few rows have many.
+        // A warp adds up four parts or so, or four positives: few rows have many.
+        let positives = groups.as_ref().map_or(1, |_| anchors / candidates);
         let warps = (finish.sums.parts as usize)
+            .max(positives)
             .div_ceil(4)
             .next_power_of_two()
             .min(WARP_ROWS);
@@ -262,7 +254,7 @@ impl<D: Device> Similarity<'_, D> {
             sums: finish.sums.sums.address(),
             normalisers: finish.sums.normalisers.as_ref().map_or(0, Floats::address),
             parts: finish.sums.parts,
-            rows: rows as u32,
+            rows: count as u32,
             dim: gradient.dim as u32,
             shifted: u32::from(finish.sums.shift.is_some()),
             warps: warps as u32,
@@ -270,20 +262,59 @@ impl<D: Device> Similarity<'_, D> {
             factors: finish.factors.map_or(0, Floats::address),
             contrast: prepared.view,
             coefficient: side.coefficient,
-            padding_2: 0,
-            sigma: positives.map_or(0, |s| at(&s.sigma)),
-            keys,
-            own_keys: own_keys as u32,
-            padding_3: 0,
-            rows_of,
+            of_candidates: u32::from(of_candidates),
+            row_sigma: finish.rows.sigma.address(),
+            column_sigma: finish.columns.map_or(0, |s| s.sigma.address()),
+            partners: view(partners),
+            own_keys: u32::from(prepared.own_keys.is_some()),
+            padding: 0,
+            starts: groups.as_ref().map_or(0, D::address),
+            order: groups
+                .as_ref()
+                .map_or(0, |groups| D::address(groups) + 4 * (candidates as u64 + 1)),
+            rows_of: match of_candidates {
+                true => no_matrix(),
+                false => view(from(prepared.anchors)),
+            },
             gradient: view(from(gradient)),
             shift: finish.sums.shift.unwrap_or(0),
-            dots: finish.dots.map_or(0, at),
+            dots: finish
+                .dots
+                .map_or(0, |dots| dots.address() + 4 * first as u64),
         };
-        let grid = [rows.div_ceil(WARP_ROWS / warps) as u32, 1, 1];
+        let grid = [count.div_ceil(WARP_ROWS / warps) as u32, 1, 1];
         let threads = 32 * WARP_ROWS as u32;
         // FINISH_COLUMNS numbers a thread.
         let shared_bytes = if warps > 1 { 16 * threads } else { 0 };
         self.launch("finish_gradient", grid, threads, shared_bytes, &params)
     }
+
+    /// Anchors by the candidate that is their positive: `candidates` + 1 starts, then the anchors.
+    fn group(&self, index: &[u32], candidates: usize) -> Result<D::Buffer, Error> {
+        let numbers = grouped(index, candidates);
+        let buffer = self.device.allocate(4 * numbers.len())?;
+        let bytes = bytemuck::cast_slice(&numbers);
+        self.device.write(D::address(&buffer), bytes)?;
+        Ok(buffer)
+    }
+}
+
+/// `groups` + 1 starts and, from starts[j] to starts[j + 1], the places of j in `index` in their order. Indices
+/// are below `groups`.
+fn grouped(index: &[u32], groups: usize) -> Vec<u32> {
+    let mut numbers = vec![0; groups + 1 + index.len()];
+    let (starts, order) = numbers.split_at_mut(groups + 1);
+    for &group in index {
+        starts[group as usize + 1] += 1;
+    }
+    for group in 0..groups {
+        starts[group + 1] += starts[group];
+    }
+    let mut next = starts.to_vec();
+    for (place, &group) in (0..).zip(index) {
+        let next = &mut next[group as usize];
+        order[*next as usize] = place;
+        *next += 1;
+    }
+    numbers
 }

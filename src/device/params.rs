@@ -41,8 +41,6 @@ pub(super) struct GradientParams {
     pub padding: u32,
     pub owner_lse2: u64,
     pub streamed_lse2: u64,
-    pub owner_sigma: u64,
-    pub streamed_sigma: u64,
     pub shift: u64,
     pub sums: u64,
     pub normalisers: u64,
@@ -64,7 +62,7 @@ pub(super) struct HopperGradientParams {
     pub streamed: TensorMap,
     pub gradient: GradientParams,
     pub grid: WorkGrid,
-    pub padding: [u64; 3],
+    pub padding: [u64; 5],
 }
 
 /// `ScoresParams` of similarity/scores.h.
@@ -83,8 +81,6 @@ pub(super) struct ScoresParams {
     pub negatives_lse: u64,
     pub row_lse2: u64,
     pub column_lse2: u64,
-    pub row_sigma: u64,
-    pub column_sigma: u64,
     pub shift: u64,
     pub weights: u64,
     pub weights_stride: u64,
@@ -102,7 +98,7 @@ pub(super) struct HopperScoresParams {
     pub weights: TensorMap,
     pub scores: ScoresParams,
     pub grid: WorkGrid,
-    pub padding: [u64; 4],
+    pub padding: [u64; 6],
 }
 
 /// `HopperProductParams` of hopper/product.cu.
@@ -173,8 +169,6 @@ pub(super) struct BoundParams {
     pub positive: u64,
     pub largest: f32,
     pub above: f32,
-    pub most: f32,
-    pub padding: u32,
     pub bound: u64,
 }
 
@@ -218,8 +212,6 @@ pub(super) struct FitParams {
     pub square_norms: u64,
     pub rows: u32,
     pub lowest: f32,
-    pub highest: f32,
-    pub padding: u32,
     pub bound: u64,
     pub fit: u64,
     pub shift: u64,
@@ -229,14 +221,12 @@ pub(super) struct FitParams {
 #[derive(Debug, Clone, Copy, Pod, Zeroable)]
 #[repr(C)]
 pub(super) struct FoldParams {
-    pub contrast: ContrastView,
     pub partial: u64,
     pub lse2: u64,
     pub parts: u32,
     pub rows: u32,
-    pub first_anchor: u32,
     pub dim: u32,
-    pub exponentials: MatrixView,
+    pub padding: u32,
     pub anchors: MatrixView,
     pub folded: MatrixView,
     pub shift: u64,
@@ -258,11 +248,14 @@ pub(super) struct FinishParams {
     pub factors: u64,
     pub contrast: ContrastView,
     pub coefficient: f32,
-    pub padding_2: u32,
-    pub sigma: u64,
-    pub keys: MatrixView,
+    pub of_candidates: u32,
+    pub row_sigma: u64,
+    pub column_sigma: u64,
+    pub partners: MatrixView,
     pub own_keys: u32,
-    pub padding_3: u32,
+    pub padding: u32,
+    pub starts: u64,
+    pub order: u64,
     pub rows_of: MatrixView,
     pub gradient: MatrixView,
     pub shift: u64,

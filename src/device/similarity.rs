@@ -185,7 +185,7 @@ impl<'d, D: Device> Similarity<'d, D> {
                 }
                 (rows, None, dots)
             } else if is_one_way(contrast) {
-                let range = exponent_range(&prepared, gradients.dk.is_some());
+                let range = exponent_range(prepared.arithmetic);
                 let bound = self.bound(&prepared, &positives, range)?;
                 let rows = self.statistics_of(positives.logits, None)?;
                 let dots = self.memory().floats(prepared.shape.anchors)?;

@@ -17,13 +17,12 @@ const COLUMN_PARTS: usize = 32;
 /// Candidates that a warp of `positives` takes together: `CANDIDATES` of similarity/rows.cu.
 const WARP_CANDIDATES: usize = 4;
 
-/// For which logits sums of 2^(z - o) need no maximum, and the offset o that is chosen for them, all in base 2:
-/// what the bound of |z| is above `above`, at least 0 and at most `most`.
+/// For which logits sums of 2^(z - o) need no maximum: those with a bound of at most `largest`, in base 2. The
+/// offset o is what the bound is above `above`, at least 0.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct ExponentRange {
     pub largest: f32,
     pub above: f32,
-    pub most: f32,
 }
 
 impl ExponentRange {
@@ -31,7 +30,6 @@ impl ExponentRange {
     pub const WIDE: Self = Self {
         largest: 80.0,
         above: 80.0,
-        most: 0.0,
     };
 }
 
@@ -164,8 +162,6 @@ impl<D: Device> Similarity<'_, D> {
             positive: positives.logits.address(),
             largest: range.largest,
             above: range.above,
-            most: range.most,
-            padding: 0,
             bound: bound.address(),
         };
         self.launch("bound_logits", [1, 1, 1], 1024, 4 * 1024, &params)?;

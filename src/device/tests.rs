@@ -1,5 +1,6 @@
 //! What only a device shows: memory that is counted, statistics and scales that stay there.
 
+mod exponentials;
 mod fp8;
 mod quantize;
 mod rowwise;
