@@ -1,11 +1,10 @@
-//! Stored exponentials: how far off gradients in chunks are, whatever the logits, and when one offset of all
-//! rows serves f16.
+//! How far off gradients are, in f32, from inputs of 16 bits: what tiles round, and whatever the logits.
 
 use half::{bf16, f16};
 
+use super::super::params::FitParams;
+use super::super::{Device, Floats, Similarity};
 use crate::contrast::{Contrast, Inputs, Positives};
-use crate::device::params::FitParams;
-use crate::device::{Device, Launch};
 use crate::element::Element;
 use crate::engine::{Engine, Gradients};
 use crate::error::Error;
@@ -13,22 +12,16 @@ use crate::host::{HostDevice, HostEngine, Schedule};
 use crate::reference::{self, Dense};
 use crate::rows::{Rows, RowsMut};
 
-/// Longer than fused kernels take.
-const DIM: usize = 272;
-/// Two chunks of anchors, with the budget of `HostEngine`.
-const ANCHORS: usize = 140;
-const CANDIDATES: usize = 300;
-
 /// Unit rows whose cosine with the first axis is `along(row)`, in all other directions at random.
-fn rows<T: Element>(count: usize, seed: u32, along: impl Fn(usize) -> f32) -> Vec<T> {
+fn rows<T: Element>(count: usize, dim: usize, seed: u32, along: impl Fn(usize) -> f32) -> Vec<T> {
     let mut state = seed;
     let mut number = || {
         state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
         (state >> 8) as f32 / (1 << 23) as f32 - 1.0
     };
-    let mut all = Vec::with_capacity(count * DIM);
+    let mut all = Vec::with_capacity(count * dim);
     for row in 0..count {
-        let others: Vec<f32> = (1..DIM).map(|_| number()).collect();
+        let others: Vec<f32> = (1..dim).map(|_| number()).collect();
         let length = others.iter().map(|x| x * x).sum::<f32>().sqrt();
         let cosine = along(row);
         let rest = (1.0 - cosine * cosine).sqrt() / length;
@@ -47,41 +40,85 @@ fn relative_error(values: &[f32], expected: &Dense) -> f64 {
     (off / square(&mut expected.iter().copied())).sqrt()
 }
 
-/// The errors of dq and dk in f32 of both paths.
-fn errors<T: Element>(contrast: &Contrast, q: &[T], k: &[T]) -> Result<[[f64; 2]; 2], Error> {
-    let q = Rows::new(q, ANCHORS, DIM)?;
-    let k = Rows::new(k, CANDIDATES, DIM)?;
-    let (exact_q, exact_k) = (Dense::from_rows(q), Dense::from_rows(k));
-    let exact = Inputs::Pair {
-        q: &exact_q,
-        k: &exact_k,
+/// The errors of dq and, where the loss has it, of dk, of value_and_grad and of backward, by the portable kernels
+/// and by those for sm_90a.
+fn errors<T: Element>(
+    contrast: &Contrast,
+    inputs: &Inputs<Rows<'_, T>>,
+) -> Result<Vec<(String, f64)>, Error> {
+    let [exact_q, exact_k, exact_own] = match *inputs {
+        Inputs::Shared { z } => [z, z, z],
+        Inputs::Pair { q, k } => [q, k, q],
+        Inputs::Queue { q, own_key, queue } => [q, queue, own_key],
+    }
+    .map(Dense::from_rows);
+    let exact = match inputs {
+        Inputs::Shared { .. } => Inputs::Shared { z: &exact_q },
+        Inputs::Pair { .. } => Inputs::Pair {
+            q: &exact_q,
+            k: &exact_k,
+        },
+        Inputs::Queue { .. } => Inputs::Queue {
+            q: &exact_q,
+            own_key: &exact_own,
+            queue: &exact_k,
+        },
     };
     let expected = reference::value_and_grad(contrast, &exact, 1.0)?;
-    let expected_dk = expected.dk.expect("InfoNCE has it");
-    let of = |engine: HostEngine| -> Result<[f64; 2], Error> {
-        let (mut dq, mut dk) = (vec![0.0f32; ANCHORS * DIM], vec![0.0f32; CANDIDATES * DIM]);
-        let gradients = Gradients {
-            dq: RowsMut::new(&mut dq, ANCHORS, DIM)?,
-            dk: Some(RowsMut::new(&mut dk, CANDIDATES, DIM)?),
-        };
-        engine.value_and_grad(contrast, &Inputs::Pair { q, k }, 1.0, gradients)?;
-        Ok([
-            relative_error(&dq, &expected.dq),
-            relative_error(&dk, &expected_dk),
-        ])
-    };
-    let engine = || HostEngine::new(Schedule::Mixed, 3);
-    Ok([of(engine())?, of(engine().with_hopper_kernels())?])
+    let dim = contrast.check(inputs)?.dim;
+    let mut errors = Vec::new();
+    for hopper in [false, true] {
+        for verb in ["value_and_grad", "backward"] {
+            let mut engine = HostEngine::new(Schedule::Mixed, 3);
+            if hopper {
+                engine = engine.with_hopper_kernels();
+            }
+            let mut dq = vec![f32::NAN; expected.dq.as_slice().len()];
+            let mut dk = expected
+                .dk
+                .as_ref()
+                .map(|dk| vec![f32::NAN; dk.as_slice().len()]);
+            let gradients = Gradients {
+                dq: RowsMut::new(&mut dq, expected.dq.as_slice().len() / dim, dim)?,
+                dk: match &mut dk {
+                    Some(dk) => {
+                        let rows = dk.len() / dim;
+                        Some(RowsMut::new(dk, rows, dim)?)
+                    }
+                    None => None,
+                },
+            };
+            if verb == "backward" {
+                let statistics = engine.forward(contrast, inputs)?.statistics;
+                engine.backward(contrast, inputs, &statistics, 1.0, gradients)?;
+            } else {
+                engine.value_and_grad(contrast, inputs, 1.0, gradients)?;
+            }
+            let path = if hopper { "sm_90a" } else { "portable" };
+            errors.push((
+                format!("{path} {verb} dq"),
+                relative_error(&dq, &expected.dq),
+            ));
+            if let (Some(dk), Some(expected)) = (&dk, &expected.dk) {
+                errors.push((format!("{path} {verb} dk"), relative_error(dk, expected)));
+            }
+        }
+    }
+    Ok(errors)
 }
 
 #[test]
 fn gradients_of_f16_have_its_digits_whatever_the_logits() -> Result<(), Error> {
+    // Longer than fused kernels take; two chunks of anchors, with the budget of the engine.
+    const DIM: usize = 272;
+    const ANCHORS: usize = 140;
+    const CANDIDATES: usize = 300;
     type Along = fn(usize) -> f32;
     let cases: [(&str, f32, Along, Along); 8] = [
         ("directions at random", 14.3, |_| 0.0, |_| 0.0),
         ("logits near 18 in base 2", 14.3, |_| 0.95, |_| 0.95),
         ("logits near -18", 14.3, |_| 0.95, |_| -0.95),
-        ("near -4", 14.3, |_| 0.5, |_| -0.4),
+        ("logits near -4", 14.3, |_| 0.5, |_| -0.4),
         (
             "rows near 18, -18 and 0",
             14.3,
@@ -89,7 +126,7 @@ fn gradients_of_f16_have_its_digits_whatever_the_logits() -> Result<(), Error> {
             |_| 0.95,
         ),
         (
-            "rows that reach from -28 to 28",
+            "rows from -28 to 28",
             20.0,
             |i| 1.0 - i as f32 / 70.0,
             |_| 0.98,
@@ -101,10 +138,17 @@ fn gradients_of_f16_have_its_digits_whatever_the_logits() -> Result<(), Error> {
     for positives in [Positives::Diagonal, Positives::Index(index.into())] {
         for (name, scale, of_anchors, of_candidates) in cases {
             let contrast = Contrast::info_nce(1.0 / scale, positives.clone())?;
-            let q = rows::<f16>(ANCHORS, 1, of_anchors);
-            let k = rows::<f16>(CANDIDATES, 2, of_candidates);
-            for (path, [dq, dk]) in errors(&contrast, &q, &k)?.into_iter().enumerate() {
-                println!("{name}, {positives:?}: {path} {dq:.1e} {dk:.1e}");
+            let q = rows::<f16>(ANCHORS, DIM, 1, of_anchors);
+            let k = rows::<f16>(CANDIDATES, DIM, 2, of_candidates);
+            let inputs = Inputs::Pair {
+                q: Rows::new(&q, ANCHORS, DIM)?,
+                k: Rows::new(&k, CANDIDATES, DIM)?,
+            };
+            for (what, error) in errors(&contrast, &inputs)? {
+                assert!(
+                    error < 2e-4,
+                    "{name}, {positives:?}: {what} is off by {error:.1e}"
+                );
             }
         }
     }
@@ -112,12 +156,111 @@ fn gradients_of_f16_have_its_digits_whatever_the_logits() -> Result<(), Error> {
 }
 
 #[test]
-fn the_rounding_of_the_positive_is_not_in_the_gradients() -> Result<(), Error> {
-    let q = rows::<bf16>(ANCHORS, 1, |_| 0.0);
-    let k = rows::<bf16>(CANDIDATES, 2, |_| 0.0);
-    let contrast = Contrast::info_nce(0.07, Positives::Diagonal)?;
-    for [dq, dk] in errors(&contrast, &q, &k)? {
-        println!("{dq:.1e} {dk:.1e}");
+fn no_gradient_holds_a_rounded_positive() -> Result<(), Error> {
+    const ANCHORS: usize = 70;
+    const CANDIDATES: usize = 150;
+    // Of both paths, every class of D that is fused, and one that is not.
+    for dim in [40, 100, 200, 300] {
+        let q = rows::<bf16>(ANCHORS, dim, 1, |_| 0.0);
+        let k = rows::<bf16>(CANDIDATES, dim, 2, |_| 0.0);
+        let own = rows::<bf16>(ANCHORS, dim, 3, |_| 0.0);
+        let q = Rows::new(&q, ANCHORS, dim)?;
+        let candidates = Rows::new(&k, CANDIDATES, dim)?;
+        let own_key = Rows::new(&own, ANCHORS, dim)?;
+        let pair = Inputs::Pair { q, k: candidates };
+        let index = (0..ANCHORS).map(|i| (i * i % 50) as u32);
+        for (contrast, inputs) in [
+            (Contrast::nt_xent(0.1)?, Inputs::Shared { z: q }),
+            (Contrast::info_nce(0.1, Positives::Diagonal)?, pair),
+            (
+                Contrast::info_nce(0.1, Positives::Index(index.collect()))?,
+                pair,
+            ),
+            (
+                Contrast::moco(0.1)?,
+                Inputs::Queue {
+                    q,
+                    own_key,
+                    queue: candidates,
+                },
+            ),
+            (Contrast::clip(10.0)?, Inputs::Pair { q, k: own_key }),
+        ] {
+            for (what, error) in errors(&contrast, &inputs)? {
+                let name = contrast.name();
+                assert!(
+                    error < 6e-4,
+                    "{name}, D = {dim}: {what} is off by {error:.1e}"
+                );
+            }
+        }
     }
+    Ok(())
+}
+
+/// A row of the statistics that `fit_exponentials` judges, in base 2: lse⁻, lse and log2 of the anchor's length.
+type Row = [f32; 3];
+
+/// Whether exponentials with the offset stay, and the shift of the anchors' rows.
+fn fit(rows: &[Row], offset: f32, holds: bool) -> Result<(bool, f32), Error> {
+    let device = HostDevice::new(Schedule::Late, 1, 3);
+    let similarity = Similarity::new(&device, 0);
+    let memory = similarity.memory();
+    let column = |of: &dyn Fn(&Row) -> f32| -> Result<Floats<HostDevice>, Error> {
+        memory.written(&rows.iter().map(of).collect::<Vec<_>>())
+    };
+    let negatives_lse = column(&|row| row[0] * std::f32::consts::LN_2)?;
+    let lse2 = column(&|row| row[1])?;
+    let square_norms = column(&|row| (2.0 * row[2]).exp2())?;
+    let bound = memory.written(&[f32::from_bits(u32::from(holds)), offset])?;
+    let (fit, shift) = (memory.floats(2)?, memory.floats(2)?);
+    let params = FitParams {
+        negatives_lse: negatives_lse.address(),
+        lse2: lse2.address(),
+        square_norms: square_norms.address(),
+        rows: rows.len() as u32,
+        // Of 2^10 candidates.
+        lowest: -4.0,
+        bound: bound.address(),
+        fit: fit.address(),
+        shift: shift.address(),
+    };
+    similarity.launch("fit_exponentials", [1, 1, 1], 1024, 4 * 1024, &params)?;
+    let shift = shift.read(&device)?;
+    assert_eq!(shift[0].exp2(), shift[1]);
+    Ok((fit.read(&device)?[0].to_bits() == 1, shift[0]))
+}
+
+#[test]
+fn one_offset_serves_f16_where_sums_and_folded_rows_are_in_its_reach() -> Result<(), Error> {
+    const NONE: f32 = f32::NEG_INFINITY;
+    // Sums of 2^7; the row times its factor is 2^(3 - 10 - 1) long, and to be 2^15.
+    assert_eq!(fit(&[[10.0, 10.0, -1.0]], 3.0, true)?, (true, 23.0));
+    // The mean of 2^10 exponentials is 2^-14, or below.
+    assert!(fit(&[[-0.9, 10.0, 0.0], [20.0, 20.0, 0.0]], 3.0, true)?.0);
+    let rows = [[-1.1, 10.0, 0.0], [20.0, 20.0, 0.0]];
+    let (fits, shift) = fit(&rows, 3.0, true)?;
+    assert!(!fits);
+    // Then rows are 2^-15 of their σ: 1 of the second.
+    assert_eq!(shift, 30.0);
+    // Folded rows of the same σ, 2^24 apart or more.
+    assert!(fit(&[[0.0, 0.0, 0.0], [23.9, 23.9, 0.0]], 3.0, true)?.0);
+    assert!(!fit(&[[0.0, 0.0, 0.0], [24.1, 24.1, 0.0]], 3.0, true)?.0);
+    assert!(!fit(&[[0.0, 0.0, 1.0], [23.9, 23.9, 0.0]], 3.0, true)?.0);
+    // A row may be shorter where its σ is.
+    assert!(fit(&[[0.0, 0.0, 0.0], [20.0, 60.0, 0.0]], 3.0, true)?.0);
+    // Rows without negatives, and rows of zeros, say nothing.
+    let rows = [
+        [NONE, 2.0, 0.0],
+        [10.0, 10.0, -1.0],
+        [5.0, 5.0, NONE],
+        [f32::NAN, f32::NAN, 0.0],
+    ];
+    assert_eq!(fit(&rows, 3.0, true)?, (true, 23.0));
+    assert_eq!(fit(&[[NONE, 2.0, 0.0]], 3.0, true)?, (true, 100.0));
+    // Without a bound offsets are those of rows already.
+    assert_eq!(fit(&[[500.0, 503.0, 0.0]], 9.0, false)?, (true, 33.0));
+    // Beyond the shifts that are normal numbers.
+    assert_eq!(fit(&[[0.0, 300.0, 0.0]], 3.0, true)?, (true, 100.0));
     Ok(())
 }
