@@ -113,7 +113,7 @@ struct OwnedRows {
     // Logits become weights against the running maximum; `factor` is what the sums so far are to be
     // multiplied by.
     INFONCE_DEVICE void weigh_online(float (&weights)[BLOCKS][4], uint32_t first_column, float (&factor)[2]) {
-        if (holds_exceptions(first_column)) mask(weights, first_column);
+        if (holds_exceptions(first_column)) mask<false>(weights, first_column);
         float offset[2];
         INFONCE_UNROLL
         for (int half = 0; half < 2; ++half) {
@@ -174,7 +174,8 @@ struct OwnedRows {
     template <bool OWNER_TERM, bool STREAMED_TERM, class Offsets>
     INFONCE_DEVICE void weigh_terms(float (&weights)[BLOCKS][4], uint32_t first_column, const Offsets& offsets) {
         const auto exponential = [](int entry, float x) { return exp2_shared_out<POLYNOMIAL_EACH>(entry, x); };
-        if (holds_exceptions(first_column)) mask(weights, first_column);
+        // Without the owners' term they may be the candidates of a one-way loss.
+        if (holds_exceptions(first_column)) mask<!OWNER_TERM>(weights, first_column);
         INFONCE_UNROLL
         for (int block = 0; block < BLOCKS; ++block) {
             Pair offset = {};
@@ -189,7 +190,8 @@ struct OwnedRows {
         }
     }
 
-    // −∞ for the logits of what a row does not see, and of its positive.
+    // −∞ for the logits of what a row does not see, and of its positive. ASKS: asks_streamed may be true.
+    template <bool ASKS>
     INFONCE_DEVICE void mask(float (&weights)[BLOCKS][4], uint32_t first_column) const {
         INFONCE_UNROLL
         for (int block = 0; block < BLOCKS; ++block) {
@@ -197,7 +199,7 @@ struct OwnedRows {
             for (int side = 0; side < 2; ++side) {
                 const uint32_t c = column(first_column, block, side);
                 const bool outside = c >= p.streamed.rows;
-                const uint32_t owner = asks_streamed() && !outside ? p.contrast.positive(c) : 0xffffffffu;
+                const uint32_t owner = ASKS && asks_streamed() && !outside ? p.contrast.positive(c) : 0xffffffffu;
                 INFONCE_UNROLL
                 for (int half = 0; half < 2; ++half)
                     if (outside || c == positive[half] || c == excluded[half] || owner == owner_row(half))
