@@ -112,13 +112,7 @@ INFONCE_DEVICE void multiply_chunk(const HopperProductParams& p) {
             for (uint32_t step = 0; step < 4; ++step)
                 WarpgroupProduct<T, Tile::COLUMNS>::template shared<TRANSPOSED, true>(
                     sums, a + step * (TRANSPOSED ? 2048 : 32), b + step * 2048, true);
-            wgmma_commit();
-            if (slab > 0) {
-                wgmma_wait<1>();
-                ring.release(last_stage);
-            }
-            last_stage = turn.stage;
-            turn.advance();
+            ring.follow(turn, last_stage, slab == 0);
         }
         wgmma_wait<0>();
         pin_accumulator(sums);

@@ -215,13 +215,7 @@ INFONCE_DEVICE void hopper_score_tiles(const HopperScoresParams& params) {
                 for (uint32_t step = 0; step < 4; ++step)
                     WarpgroupProduct<T, Tile::COLUMNS>::template shared<false, false>(
                         sums, a + step * 32, b + step * 32, slab > 0 || step > 0);
-                wgmma_commit();
-                if (slab > 0) {
-                    wgmma_wait<1>();
-                    ring.release(last_stage);
-                }
-                last_stage = turn.stage;
-                turn.advance();
+                ring.follow(turn, last_stage, slab == 0);
             } while (++slab * SLAB_BYTES < p.anchors.row_bytes);
             // The other's products follow these.
             if (RESIDENT) named_arrive(Tile::FIRST_TURN + 1 - group, Tile::CONSUMERS);

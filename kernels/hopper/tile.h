@@ -77,6 +77,17 @@ struct Ring {
             mbarrier_arrive(empty(stage));
         }
     }
+    // A consumer warp, whose products of the turn's stage are issued: those of the stage `before` end, which is
+    // handed back, and the next turn's come. `first`: there are none before.
+    INFONCE_DEVICE void follow(Turn<STAGES>& turn, uint32_t& before, bool first) const {
+        wgmma_commit();
+        if (!first) {
+            wgmma_wait<1>();
+            release(before);
+        }
+        before = turn.stage;
+        turn.advance();
+    }
 };
 
 // All pieces of a launch: tiles × parts.
