@@ -22,7 +22,7 @@ struct Exponentials : AnchorRows<Tile> {
 
     template <class Params>
     INFONCE_DEVICE Exponentials(const Params& params, Work piece) : Rows(params, piece), stores(params) {
-        const LogitBound bound = load_global(p.bound);
+        const LogitBound bound = p.bound ? load_global(p.bound) : LogitBound{};
         INFONCE_UNROLL
         for (int i = 0; i < Tile::ROW_BLOCKS; ++i)
             INFONCE_UNROLL

@@ -43,7 +43,7 @@ struct OwnedRows {
     uint32_t part, first_owner, first_tile, tiles;
     int lane, warp;
     float scale2;
-    WeightShift shift;
+    float shift;
     float sums[SUM_BLOCKS][4];
     // Of the thread's two rows.
     uint32_t positive[2], excluded[2];
@@ -67,7 +67,7 @@ struct OwnedRows {
     // What only the threads that hold rows need.
     INFONCE_DEVICE void load_rows() {
         scale2 = p.contrast.scale2();
-        shift = SOFTMAX == Softmax::KNOWN ? weight_shift<T>(p.shift) : WeightShift{0.0f, 1.0f};
+        shift = SOFTMAX == Softmax::KNOWN ? weight_shift<T>(p.shift) : 0.0f;
         INFONCE_UNROLL
         for (int i = 0; i < SUM_BLOCKS; ++i)
             INFONCE_UNROLL
@@ -83,7 +83,7 @@ struct OwnedRows {
                 if (positive[half] >= p.streamed.rows) positive[half] = 0xffffffffu;
                 excluded[half] = p.contrast.excluded(row);
             }
-            owner_offset[half] = shift.shift - (inside && p.owner_lse2 ? load_global(p.owner_lse2 + row) : infinity());
+            owner_offset[half] = shift - (inside && p.owner_lse2 ? load_global(p.owner_lse2 + row) : infinity());
             normaliser[half] = empty_sum();
         }
     }
@@ -157,7 +157,7 @@ struct OwnedRows {
 
     // shift - lse of streamed row `row`; −∞ past the last.
     INFONCE_DEVICE float streamed_offset(uint32_t row) const {
-        return shift.shift - (row < p.streamed.rows ? load_global(p.streamed_lse2 + row) : infinity());
+        return shift - (row < p.streamed.rows ? load_global(p.streamed_lse2 + row) : infinity());
     }
 
     // `offsets(block)`: streamed_offset of the thread's two columns of a block.

@@ -115,6 +115,7 @@ struct BoundParams {
     float largest;          // of all |z| of which the bound holds
     float above;            // the offset is what the bound is above this
     LogitBound* bound;
+    float* lengths;         // log2 of the longest candidate's length over the shortest's
 };
 
 constexpr int BOUND_THREADS = 1024;
@@ -124,15 +125,19 @@ constexpr int BOUND_THREADS = 1024;
 // For exponentials of f16 `ExponentRange` of src/device/statistics.rs chooses an offset. The positive of MoCo is
 // no candidate, and is asked itself. One block.
 INFONCE_KERNEL(bound_logits, BoundParams, BOUND_THREADS, 1) {
-    float anchors = 0.0f, candidates = 0.0f, positive = 0.0f;
+    float anchors = 0.0f, candidates = 0.0f, positive = 0.0f, shortest = -infinity();
     for (uint32_t i = thread_index(); i < p.contrast.anchors; i += BOUND_THREADS) {
         anchors = larger(anchors, load_global(p.square_norms + i));
         positive = larger(positive, absolute(load_global(p.positive + i)));
     }
-    for (uint32_t i = thread_index(); i < p.contrast.candidates; i += BOUND_THREADS)
-        candidates = larger(candidates, load_global(p.square_norms + p.contrast.anchors + i));
+    for (uint32_t i = thread_index(); i < p.contrast.candidates; i += BOUND_THREADS) {
+        const float square = load_global(p.square_norms + p.contrast.anchors + i);
+        candidates = larger(candidates, square);
+        shortest = larger(shortest, -square);
+    }
     anchors = sqrt_exact(block_maximum<BOUND_THREADS>(anchors));
     candidates = sqrt_exact(block_maximum<BOUND_THREADS>(candidates));
+    shortest = sqrt_exact(-block_maximum<BOUND_THREADS>(shortest));
     positive = block_maximum<BOUND_THREADS>(positive) * LOG2_E;
     if (thread_index() != 0) return;
     constexpr float FAR = 65536.0f;
@@ -140,6 +145,7 @@ INFONCE_KERNEL(bound_logits, BoundParams, BOUND_THREADS, 1) {
     const float bound = absolute(p.contrast.scale2()) * anchors * candidates;
     const bool holds = usual(anchors) && usual(candidates) && larger(bound, positive) <= p.largest;
     store_global(p.bound, LogitBound{uint32_t(holds), larger(bound - p.above, 0.0f)});
+    store_global(p.lengths, log2_exact(candidates) - log2_exact(shortest));
 }
 
 // ---- Statistics
@@ -148,7 +154,7 @@ struct StatisticsParams {
     const ScaledSum* partial;   // parts × rows, added to what `running` holds; null: lse is given
     uint32_t parts, rows;
     ScaledSum* running;         // null: there is only one set of parts
-    const LogitBound* unless;   // nothing is done where this holds; null: it never does
+    const uint32_t* unless;     // nothing is done where this is set; null: it never is
     uint32_t first, last;       // whether this set is the first, the last of them
     uint32_t lanes;             // threads a row, a power of two up to 32: each adds up every so manieth part
     // A candidate that is not finite makes every row NaN; an anchor does so where columns have a loss.
@@ -168,7 +174,7 @@ INFONCE_DEVICE float sigmoid(float x) { return 1.0f / (1.0f + exp_exact(-x)); }
 INFONCE_KERNEL(combine_statistics, StatisticsParams, 128, 1) {
     const uint32_t thread = block_index().x * 128 + thread_index();
     const uint32_t row = thread / p.lanes, lane = thread % p.lanes;
-    if (p.unless && load_global(&p.unless->holds)) return;
+    if (p.unless && load_global(p.unless)) return;
     const bool inside = row < p.rows;
     ScaledSum sum = inside && lane == 0 && p.running && !p.first ? load_global(p.running + row) : empty_sum();
     if (p.partial && inside)
@@ -208,7 +214,7 @@ struct ShiftParams {
 
 constexpr int SHIFT_THREADS = 1024;
 
-// The shift that brings the largest σ to at most 2^UNIT_SHIFT: no weight of a row is above its σ. One block.
+// The shift that brings the largest σ to at most 2^UNIT_SHIFT: no term of a weight is above its σ. One block.
 INFONCE_KERNEL(find_weight_shift, ShiftParams, SHIFT_THREADS, 1) {
     float largest = 0.0f;
     for (uint32_t i = thread_index(); i < p.rows; i += SHIFT_THREADS) largest = larger(largest, load_global(p.row_sigma + i));
@@ -228,26 +234,28 @@ struct FitParams {
     const float* lse2;
     const float* square_norms;   // of the chunk's anchors
     uint32_t rows;
-    float lowest;                // of log2 Σ_j E_ij
+    float lowest;                // of log2 Σ_j E_ij, where candidates are of the same length
+    float range;                 // of the folded anchors, in powers of two
+    uint32_t padding;
     const LogitBound* bound;
-    LogitBound* fit;             // holds where the exponentials stay as they are
-    WeightShift* shift;          // of the anchors' rows times their factors
+    const float* lengths;        // what bound_logits found
+    uint32_t* fit;               // whether the exponentials stay as they are
+    WeightShift* shift;          // of the folded anchors
 };
 
 constexpr int FIT_THREADS = 1024;
 
-// Whether f16 holds a chunk's exponentials, one offset o for all, and the anchors times their factors,
-// f_i·q_i with f_i = 2^(o - lse_i); and the shift that brings the longest of these to at most 2^15. Exponentials
-// for which it does not are to be stored again, with offsets of their rows. One block.
+// Whether f16 holds a chunk's exponentials, one offset o for all, and its folded anchors f_i·q_i, where
+// f_i = 2^(o - lse_i); and the shift that brings the longest of these to at most 2^15. Exponentials for which it
+// does not are to be stored again, with offsets of their rows. One block.
 //
-// Σ_j E_ij is to be at least 2^lowest, so that the mean exponential has all its digits. With f_i·q_i no more than
-// 2^24 shorter than the longest, its large numbers have as many digits as those of any row. Rows are short, too,
-// where p₊ is near 1, but then they do not matter beside others: f_i/σ_i = 1/Σ_j E_ij is what is asked.
+// Below 2^-14 an exponential is off by 2^-25, and all of them by M·2^-25·max‖k‖ at most, which is to be little
+// beside Σ_j E_ij·‖k_j‖. Folded anchors are short where Σ_j E_ij is large, or where p₊ is near 1: those of the
+// latter do not matter beside others, so lengths are those of q_i/Σ_j E_ij.
 INFONCE_KERNEL(fit_exponentials, FitParams, FIT_THREADS, 1) {
-    constexpr float RANGE = 24.0f;
     const LogitBound bound = load_global(p.bound);
-    // log2 of the least Σ_j E_ij, of the longest f_i·q_i with the one offset and with those of rows, and of the
-    // shortest q_i/Σ_j E_ij; what is least with its sign changed.
+    // log2 of the least Σ_j E_ij, of the longest folded anchor with the one offset and with those of rows, and of
+    // the shortest q_i/Σ_j E_ij; of what is least, the negative.
     float least = -infinity(), longest = -infinity(), longest_of_rows = -infinity(), shortest = -infinity();
     for (uint32_t i = thread_index(); i < p.rows; i += FIT_THREADS) {
         const float negatives = load_global(p.negatives_lse + i) * LOG2_E, lse2 = load_global(p.lse2 + i);
@@ -267,12 +275,13 @@ INFONCE_KERNEL(fit_exponentials, FitParams, FIT_THREADS, 1) {
     longest_of_rows = block_maximum<FIT_THREADS>(longest_of_rows);
     shortest = -block_maximum<FIT_THREADS>(shortest);
     if (thread_index() != 0) return;
-    const bool fit = bound.holds && least >= p.lowest && longest - shortest <= RANGE;
+    const bool fit = bound.holds && least >= p.lowest + load_global(p.lengths) && longest - shortest <= p.range;
     // Without a bound they have offsets of their rows already.
-    store_global(p.fit, LogitBound{uint32_t(fit || !bound.holds), bound.offset});
+    store_global(p.fit, uint32_t(fit || !bound.holds));
+    // Anchors of zeros are not among the longest; their factor is at most 2^14, and is to stay finite.
+    constexpr float MOST = 112.0f;
     const float room = 15.0f - (fit ? longest : longest_of_rows);
-    // Beyond that nothing is left in f32.
-    const int shift = room < 100.0f ? (room > -100.0f ? int(room + 128.0f) - 128 : -100) : 100;
+    const int shift = room < MOST ? (room > -MOST ? int(room + MOST) - int(MOST) : -int(MOST)) : int(MOST);
     store_global(p.shift, WeightShift{float(shift), bits_float(uint32_t(127 + shift) << 23)});
 }
 
@@ -326,7 +335,7 @@ struct FinishParams {
     Matrix partners;               // what rows belong to: candidates, anchors, or keys of each anchor's own
     uint32_t own_keys;             // whether they are the last
     uint32_t padding;
-    // Of candidates by index: partner n of candidate j is anchor order[n], starts[j] ≤ n < starts[j + 1].
+    // Of candidates by index: to candidate j belong anchors order[n], starts[j] ≤ n < starts[j + 1].
     const uint32_t* starts;
     const uint32_t* order;
     Matrix rows_of;                // the rows the gradient belongs to
@@ -335,39 +344,51 @@ struct FinishParams {
     float* dots;                   // Σ_d x_d dx_d of each row, before rounding; null: not wanted
 };
 
-// The positives of a row: none, one, or by index any number of anchors whose positive a candidate is.
-struct Partners {
-    uint32_t row, begin, end;
+// What a gradient's row belongs to, where that is one row at most, and what is to be subtracted of it.
+struct Partner {
+    bool exists;
+    uint32_t row;
+    float sigma;
 
-    INFONCE_DEVICE Partners(const FinishParams& p, uint32_t own_row) : row(own_row) {
-        if (p.starts) {
-            begin = load_global(p.starts + row);
-            end = load_global(p.starts + row + 1);
-        } else {
-            begin = 0;
-            end = p.of_candidates && row >= p.contrast.anchors ? 0 : 1;
-        }
-    }
-
-    // Row of `partners`, and what is to be subtracted of it, of the n-th.
-    INFONCE_DEVICE uint32_t find(const FinishParams& p, uint32_t n, float& sigma) const {
-        uint32_t anchor = row, candidate = row;
-        if (p.of_candidates)
-            anchor = p.starts ? load_global(p.order + n) : row;
-        else if (!p.own_keys)
-            candidate = p.contrast.positive(row);
-        sigma = load_global(p.row_sigma + anchor);
-        if (p.column_sigma) sigma += load_global(p.column_sigma + candidate);
-        return p.of_candidates ? anchor : candidate;
+    INFONCE_DEVICE Partner(const FinishParams& p, uint32_t own_row) {
+        exists = !p.starts && (!p.of_candidates || own_row < p.contrast.anchors);
+        row = p.of_candidates || p.own_keys || !exists ? own_row : p.contrast.positive(own_row);
+        sigma = 0.0f;
+        if (!exists) return;
+        sigma = load_global(p.row_sigma + (p.of_candidates ? row : own_row));
+        if (p.column_sigma) sigma += load_global(p.column_sigma + (p.of_candidates ? own_row : row));
     }
 };
 
-// Columns that a lane adds up at a time, so that as many loads are under way.
-constexpr int FINISH_COLUMNS = 4;
+// Subtracts numbers `first` to `first` + 3 of the anchors of candidate `row`, of which a warp takes every `warps`th
+// from `own` on, GROUP at a time so that as many loads are under way.
+INFONCE_DEVICE void subtract_group(const FinishParams& p, uint32_t row, uint32_t own, uint32_t first, bool quads,
+                                   float (&sums)[4]) {
+    constexpr uint32_t GROUP = 4;
+    const uint32_t end = load_global(p.starts + row + 1);
+    for (uint32_t n = load_global(p.starts + row) + own; n < end; n += GROUP * p.warps) {
+        uint32_t anchor[GROUP];
+        INFONCE_UNROLL
+        for (uint32_t i = 0; i < GROUP; ++i) {
+            const uint32_t at = n + i * p.warps;
+            anchor[i] = load_global(p.order + (at < end ? at : n));
+        }
+        float k[GROUP][4];
+        INFONCE_UNROLL
+        for (uint32_t i = 0; i < GROUP; ++i) p.partners.load_four(k[i], anchor[i], first, p.dim, quads);
+        INFONCE_UNROLL
+        for (uint32_t i = 0; i < GROUP; ++i) {
+            if (n + i * p.warps >= end) break;
+            const float sigma = load_global(p.row_sigma + anchor[i]);
+            INFONCE_UNROLL
+            for (int j = 0; j < 4; ++j) sums[j] = fma(-sigma, k[i][j], sums[j]);
+        }
+    }
+}
 
 // dx_i = factor · (share · Σ_parts sums_i - Σ σ k₊) over what belongs to the row. `warps` warps a row, of which
 // each adds up every so manieth part and positive; the row's first adds up theirs.
-INFONCE_KERNEL(finish_gradient, FinishParams, ROW_WARPS * 32, 1) {
+INFONCE_KERNEL(finish_gradient, FinishParams, ROW_WARPS * 32, 4) {
     const uint32_t lane = thread_index() % 32, warp = thread_index() / 32;
     const uint32_t own_part = warp % p.warps;
     const uint64_t row = uint64_t(block_index().x) * (ROW_WARPS / p.warps) + warp / p.warps;
@@ -385,48 +406,51 @@ INFONCE_KERNEL(finish_gradient, FinishParams, ROW_WARPS * 32, 1) {
             share *= sum.sum == 0.0f ? 0.0f : load_global(p.row_sigma + p.first_row + row) / sum.sum;
         }
     }
-    const Partners partners(p, p.first_row + uint32_t(inside ? row : 0));
-    const SharedAddress slots = shared_base() + lane * 4;
-    const auto slot = [&](uint32_t of_warp, int i) { return slots + (of_warp * FINISH_COLUMNS + i) * 128; };
+    const uint32_t own_row = p.first_row + uint32_t(inside ? row : 0);
+    const Partner partner(p, own_row);
+    const bool quads = p.partners.in_quads(p.dim) && p.gradient.in_quads(p.dim) && (!p.dots || p.rows_of.in_quads(p.dim));
+    const SharedAddress slots = shared_base() + lane * 16;
     float dot = 0.0f;
-    for (uint32_t first = lane; first - lane < p.dim; first += FINISH_COLUMNS * 32) {
-        float sums[FINISH_COLUMNS];
-        INFONCE_UNROLL
-        for (int i = 0; i < FINISH_COLUMNS; ++i) sums[i] = 0.0f;
-        for (uint32_t part = own_part; inside && part < p.parts; part += p.warps) {
+    for (uint32_t first = 4 * lane; first - 4 * lane < p.dim; first += 128) {
+        const bool holds = inside && first < p.dim;
+        float sums[4] = {};
+        for (uint32_t part = own_part; holds && part < p.parts; part += p.warps) {
             const uint64_t index = uint64_t(part) * p.rows + row;
             const float weight = p.normalisers ? exp2_fast(load_global(p.normalisers + index).maximum - maximum) : 1.0f;
+            float x[4];
+            Matrix{const_cast<float*>(p.sums), p.dim, DTYPE_F32}.load_four(x, index, first, p.dim, quads);
             INFONCE_UNROLL
-            for (int i = 0; i < FINISH_COLUMNS; ++i)
-                if (first + i * 32 < p.dim) sums[i] = fma(load_global(p.sums + index * p.dim + first + i * 32), weight, sums[i]);
+            for (int i = 0; i < 4; ++i) sums[i] = fma(x[i], weight, sums[i]);
         }
         INFONCE_UNROLL
-        for (int i = 0; i < FINISH_COLUMNS; ++i) sums[i] *= share;
-        for (uint32_t n = partners.begin + own_part; inside && n < partners.end; n += p.warps) {
-            float sigma;
-            const uint32_t partner = partners.find(p, n, sigma);
+        for (int i = 0; i < 4; ++i) sums[i] *= share;
+        if (p.starts) {
+            if (holds) subtract_group(p, own_row, own_part, first, quads, sums);
+        } else if (partner.exists && holds && own_part == 0) {
+            float k[4];
+            p.partners.load_four(k, partner.row, first, p.dim, quads);
             INFONCE_UNROLL
-            for (int i = 0; i < FINISH_COLUMNS; ++i)
-                if (first + i * 32 < p.dim) sums[i] = fma(-sigma, p.partners.load(partner, first + i * 32), sums[i]);
+            for (int i = 0; i < 4; ++i) sums[i] = fma(-partner.sigma, k[i], sums[i]);
         }
         if (p.warps > 1) {
             block_barrier();
-            INFONCE_UNROLL
-            for (int i = 0; i < FINISH_COLUMNS; ++i) store_shared(slot(warp, i), sums[i]);
+            store_shared(slots + warp * 512, Vector16{{float_bits(sums[0]), float_bits(sums[1]), float_bits(sums[2]), float_bits(sums[3])}});
             block_barrier();
-            for (uint32_t other = 1; leads && other < p.warps; ++other)
+            for (uint32_t other = 1; leads && other < p.warps; ++other) {
+                const Vector16 x = load_shared<Vector16>(slots + (warp + other) * 512);
                 INFONCE_UNROLL
-                for (int i = 0; i < FINISH_COLUMNS; ++i) sums[i] += load_shared<float>(slot(warp + other, i));
+                for (int i = 0; i < 4; ++i) sums[i] += bits_float(x.x[i]);
+            }
         }
-        if (!leads) continue;
+        if (!leads || !holds) continue;
         INFONCE_UNROLL
-        for (int i = 0; i < FINISH_COLUMNS; ++i) {
-            const uint32_t d = first + i * 32;
-            if (d >= p.dim) continue;
-            const float gradient = sums[i] * factor;
-            p.gradient.store(row, d, gradient);
-            if (p.dots) dot = fma(p.rows_of.load(row, d), gradient, dot);
-        }
+        for (int i = 0; i < 4; ++i) sums[i] *= factor;
+        p.gradient.store_four(sums, row, first, p.dim, quads);
+        if (!p.dots) continue;
+        float x[4];
+        p.rows_of.load_four(x, row, first, p.dim, quads);
+        INFONCE_UNROLL
+        for (int i = 0; i < 4; ++i) dot = fma(x[i], sums[i], dot);
     }
     if (!p.dots || !leads) return;
     dot = warp_sum(dot);

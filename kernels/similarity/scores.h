@@ -20,8 +20,8 @@ struct ScoresParams {
     GlobalRows candidates;
     uint32_t first_anchor;   // its first row's index among all anchors
     uint32_t tiles_per_split;  // candidate tiles of a piece of work: an anchor tile, a split
-    const LogitBound* bound;  // statistics, exponentials
-    const LogitBound* unless;  // nothing is done where this holds; null: it never does
+    const LogitBound* bound;  // statistics, exponentials; null: there is none
+    const uint32_t* unless;  // nothing is done where this is set; null: it never is
     // Statistics, exponentials.
     ScaledSum* rows;         // splits × anchors of the chunk
     ScaledSum* columns;      // anchor tiles × candidates; null: columns have no loss
@@ -40,7 +40,7 @@ struct ScoresParams {
 };
 
 // Whether a launch is to do nothing. All blocks say the same.
-INFONCE_DEVICE bool is_needless(const ScoresParams& p) { return p.unless && load_global(&p.unless->holds); }
+INFONCE_DEVICE bool is_needless(const ScoresParams& p) { return p.unless && load_global(p.unless); }
 
 // What an epilogue knows of the tile: its size, and how the warps that hold it divide it.
 struct ScoresTile {

@@ -2,7 +2,7 @@
 // columns have a loss. One partial sum per row and split, one per column and anchor tile, go to global
 // memory; combine_statistics of rows.cu adds them up in index order.
 //
-// Logits with a bound need no maximum: 2^z serves as it is, for the row and for the column.
+// Logits with a bound need no maximum: 2^z serves as it is, for the row and for the column. Its offset is 0 here.
 #pragma once
 
 #include "similarity/anchor_rows.h"

@@ -12,7 +12,7 @@ struct Weights : AnchorRows<Tile> {
     static constexpr int ROOMS = 1;
     using Rows = AnchorRows<Tile>;
     using Rows::p, Rows::place, Rows::row, Rows::scale2;
-    WeightShift shift;
+    float shift;
     float row_offset[Tile::ROW_BLOCKS][2];  // shift - lse
     Stores<T, Tile> stores;
 
@@ -24,7 +24,7 @@ struct Weights : AnchorRows<Tile> {
             INFONCE_UNROLL
             for (int half = 0; half < 2; ++half)
                 row_offset[i][half] =
-                    shift.shift - (Rows::inside(i, half) ? load_global(p.row_lse2 + row[i][half]) : infinity());
+                    shift - (Rows::inside(i, half) ? load_global(p.row_lse2 + row[i][half]) : infinity());
     }
 
     INFONCE_DEVICE void tile(Logits<Tile>& logits, uint32_t first_column, SharedAddress room) {
@@ -69,7 +69,7 @@ struct Weights : AnchorRows<Tile> {
         else if (c < p.candidates.rows)
             lse2.x[0] = float_bits(load_global(p.column_lse2 + c));
         INFONCE_UNROLL
-        for (int side = 0; side < 2; ++side) offset[side] = shift.shift - bits_float(lse2.x[side]);
+        for (int side = 0; side < 2; ++side) offset[side] = shift - bits_float(lse2.x[side]);
     }
 
     INFONCE_DEVICE void write(SharedAddress) { stores.finish(); }

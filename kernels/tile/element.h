@@ -18,9 +18,9 @@ struct Element;
 // The shift of weights that are at most 1.
 constexpr float UNIT_SHIFT = 14.0f, UNIT_FACTOR = 16384.0f;
 
-// log2 of what the exponentials of f16 of a row add up to where the row's sum is known: no more than the
-// largest number can hold, and so that down to 2^-29 of it they have all their digits.
-constexpr float ROW_SHIFT = 15.0f;
+// log2 of what the exponentials of f16 of a row add up to where the row's sum is known: below the largest number,
+// and so that down to 2^-28 of it they have all their digits.
+constexpr float ROW_SHIFT = 14.0f;
 
 // The shift that a call found for its weights, and what it multiplies by.
 struct WeightShift {
@@ -89,8 +89,8 @@ struct Element<tf32> {
 };
 
 template <class T>
-INFONCE_DEVICE WeightShift weight_shift(const WeightShift* of_call) {
-    return Element<T>::SHIFTED ? load_global(of_call) : WeightShift{0.0f, 1.0f};
+INFONCE_DEVICE float weight_shift(const WeightShift* of_call) {
+    return Element<T>::SHIFTED ? load_global(&of_call->shift) : 0.0f;
 }
 
 }  // namespace infonce

@@ -91,6 +91,13 @@ struct Matrix {
         INFONCE_UNROLL
         for (uint32_t i = 0; i < 4; ++i) x[i] = column + i < columns ? load(row, column + i) : 0.0f;
     }
+    // Stores those.
+    INFONCE_DEVICE void store_four(const float (&x)[4], uint64_t row, uint32_t column, uint32_t columns, bool quads) const {
+        if (quads) return store_quad(row, column, x);
+        INFONCE_UNROLL
+        for (uint32_t i = 0; i < 4; ++i)
+            if (column + i < columns) store(row, column + i, x[i]);
+    }
     INFONCE_DEVICE Vector16 load_quad(uint64_t row, uint32_t column) const {
         return infonce::load_quad(data, dtype, row * stride + column);
     }

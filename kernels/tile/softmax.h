@@ -15,7 +15,7 @@ struct ScaledSum {
 
 // What the device knows of all logits z of a call, in base 2 (bound_logits of similarity/rows.cu).
 struct LogitBound {
-    uint32_t holds;  // whether every 2^(z - offset) and their sums are normal numbers of f32
+    uint32_t holds;  // whether every 2^(z - offset), and sums of them, are normal numbers of f32
     float offset;
 };
 

@@ -7,7 +7,7 @@ use super::params::{
 };
 use super::prepared::{no_matrix, rows_from, view};
 use super::similarity::{Similarity, WARP_ROWS};
-use super::statistics::{DeviceStatistics, ExponentRange, Partial, scores_params};
+use super::statistics::{DeviceStatistics, ExponentRange, LogitBound, Partial, scores_params};
 use super::{Arithmetic, Device, Floats, number_bytes};
 use crate::contrast::Shape;
 use crate::engine::Gradients;
@@ -28,6 +28,12 @@ pub(super) fn exponent_range(arithmetic: Arithmetic) -> ExponentRange {
     }
 }
 
+/// How many powers of two shorter than the longest a folded anchor of f16 may be: the largest of its D numbers is
+/// at least 1/√D of its length, and has 11 bits then.
+fn folded_range(dim: usize) -> f32 {
+    28.0 - 0.5 * (dim as f32).log2()
+}
+
 /// Where a chunk's weights come from.
 pub(super) enum Softmax<'a, D: Device> {
     /// A softmax that is known.
@@ -36,7 +42,7 @@ pub(super) enum Softmax<'a, D: Device> {
     Found {
         statistics: &'a DeviceStatistics<D>,
         square_norms: &'a Floats<D>,
-        bound: &'a Floats<D>,
+        bound: &'a LogitBound<D>,
     },
 }
 
@@ -44,7 +50,7 @@ pub(super) enum Softmax<'a, D: Device> {
 struct Exponentials<'a, D: Device> {
     statistics: &'a DeviceStatistics<D>,
     square_norms: &'a Floats<D>,
-    bound: &'a Floats<D>,
+    bound: &'a LogitBound<D>,
     row_sums: Floats<D>,
     factors: Floats<D>,
     /// The chunk's anchors times their factors, where dk is wanted.
@@ -77,7 +83,7 @@ struct Chunk {
 
 impl<D: Device> Similarity<'_, D> {
     /// Both gradients over chunks of stored weights. With exponentials 6NMD FLOPs in all, the
-    /// statistics among them; with a known softmax 6NMD after the statistics. Writes ⟨q_i, dq_i⟩ to
+    /// statistics among them, if one offset serves; with a known softmax 6NMD after the statistics. Writes ⟨q_i, dq_i⟩ to
     /// `dots`.
     pub(super) fn chunked(
         &self,
@@ -153,7 +159,7 @@ impl<D: Device> Similarity<'_, D> {
                     None => None,
                 },
                 fit: match prepared.arithmetic {
-                    Arithmetic::F16 => Some((self.memory().floats(2)?, self.memory().floats(2)?)),
+                    Arithmetic::F16 => Some((self.memory().floats(1)?, self.memory().floats(2)?)),
                     _ => None,
                 },
             }),
@@ -211,6 +217,7 @@ impl<D: Device> Similarity<'_, D> {
                     rows,
                     columns,
                     gradient: gradients.dq,
+                    of_candidates: false,
                     dots: Some(dots),
                     first_row: first,
                     count,
@@ -319,16 +326,21 @@ impl<D: Device> Similarity<'_, D> {
                 square_norms: at(found.square_norms),
                 rows: count as u32,
                 lowest: (prepared.shape.candidates as f32).log2() + F16_SMALLEST,
+                range: match found.folded {
+                    Some(_) => folded_range(prepared.shape.dim),
+                    None => f32::INFINITY,
+                },
+                padding: 0,
                 bound: found.bound.address(),
+                lengths: found.bound.lengths(),
                 fit: fit.address(),
                 shift: shift.address(),
             };
             self.launch("fit_exponentials", [1, 1, 1], 1024, 4 * 1024, &fit_params)?;
             // Where they do not fit, once more, with offsets of the rows.
-            let fit = fit.address();
             let again = ScoresParams {
-                bound: fit,
-                unless: fit,
+                bound: 0,
+                unless: fit.address(),
                 ..params
             };
             self.scores("exponentials", arithmetic, grid, &again)?;

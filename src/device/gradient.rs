@@ -7,7 +7,7 @@ use super::prepared::{Prepared, no_matrix, view};
 use super::similarity::{Similarity, WARP_ROWS};
 use super::statistics::{DeviceStatistics, Partial};
 use super::{Device, DeviceMatrix, Floats, number_bytes};
-use crate::contrast::{Form, Positives, Shape};
+use crate::contrast::{Form, Positives};
 use crate::element::DType;
 use crate::engine::Gradients;
 use crate::error::Error;
@@ -53,7 +53,9 @@ pub(super) struct Finish<'a, D: Device> {
     pub rows: &'a DeviceStatistics<D>,
     pub columns: Option<&'a DeviceStatistics<D>>,
     pub gradient: DeviceMatrix,
-    /// Where ⟨q_i, dq_i⟩ goes, for the anchors; nothing for the candidates.
+    /// Whether it belongs to the candidates.
+    pub of_candidates: bool,
+    /// Where ⟨q_i, dq_i⟩ goes.
     pub dots: Option<&'a Floats<D>>,
     /// The rows whose sums these are.
     pub first_row: usize,
@@ -89,6 +91,7 @@ impl<'a, D: Device> Finish<'a, D> {
             rows,
             columns,
             gradient,
+            of_candidates: true,
             dots: None,
             first_row: 0,
             count: gradient.rows,
@@ -128,6 +131,7 @@ impl<D: Device> Similarity<'_, D> {
                 rows: statistics,
                 columns: None,
                 gradient: dq,
+                of_candidates: false,
                 dots: Some(&dots),
                 first_row: 0,
                 count: anchors,
@@ -205,6 +209,7 @@ impl<D: Device> Similarity<'_, D> {
                 rows: known.rows,
                 columns: known.columns,
                 gradient: gradients.dq,
+                of_candidates: false,
                 dots: Some(&dots),
                 first_row: 0,
                 count: prepared.shape.anchors,
@@ -228,25 +233,22 @@ impl<D: Device> Similarity<'_, D> {
                 ..matrix
             }
         };
-        let of_candidates = finish.dots.is_none();
-        let partners = match (of_candidates, prepared.own_keys) {
+        let partners = match (finish.of_candidates, prepared.own_keys) {
             (true, _) => prepared.anchors,
             (false, Some(own)) => own,
             (false, None) => prepared.candidates,
         };
-        let Shape {
-            anchors,
-            candidates,
-            ..
-        } = prepared.shape;
-        let groups = match (of_candidates, &prepared.contrast.form) {
-            (true, Form::InfoNce(Positives::Index(index))) => Some(self.group(index, candidates)?),
-            _ => None,
+        let candidates = prepared.shape.candidates;
+        let (groups, most) = match (finish.of_candidates, &prepared.contrast.form) {
+            (true, Form::InfoNce(Positives::Index(index))) => {
+                let (groups, most) = self.group(index, candidates)?;
+                (Some(groups), most)
+            }
+            _ => (None, 1),
         };
         // A warp adds up four parts or so, or four positives: few rows have many.
-        let positives = groups.as_ref().map_or(1, |_| anchors / candidates);
         let warps = (finish.sums.parts as usize)
-            .max(positives)
+            .max(most)
             .div_ceil(4)
             .next_power_of_two()
             .min(WARP_ROWS);
@@ -262,7 +264,7 @@ impl<D: Device> Similarity<'_, D> {
             factors: finish.factors.map_or(0, Floats::address),
             contrast: prepared.view,
             coefficient: side.coefficient,
-            of_candidates: u32::from(of_candidates),
+            of_candidates: u32::from(finish.of_candidates),
             row_sigma: finish.rows.sigma.address(),
             column_sigma: finish.columns.map_or(0, |s| s.sigma.address()),
             partners: view(partners),
@@ -272,9 +274,9 @@ impl<D: Device> Similarity<'_, D> {
             order: groups
                 .as_ref()
                 .map_or(0, |groups| D::address(groups) + 4 * (candidates as u64 + 1)),
-            rows_of: match of_candidates {
-                true => no_matrix(),
-                false => view(from(prepared.anchors)),
+            rows_of: match finish.dots {
+                Some(_) => view(from(prepared.anchors)),
+                None => no_matrix(),
             },
             gradient: view(from(gradient)),
             shift: finish.sums.shift.unwrap_or(0),
@@ -284,18 +286,21 @@ impl<D: Device> Similarity<'_, D> {
         };
         let grid = [count.div_ceil(WARP_ROWS / warps) as u32, 1, 1];
         let threads = 32 * WARP_ROWS as u32;
-        // FINISH_COLUMNS numbers a thread.
+        // Four numbers a thread.
         let shared_bytes = if warps > 1 { 16 * threads } else { 0 };
         self.launch("finish_gradient", grid, threads, shared_bytes, &params)
     }
 
-    /// Anchors by the candidate that is their positive: `candidates` + 1 starts, then the anchors.
-    fn group(&self, index: &[u32], candidates: usize) -> Result<D::Buffer, Error> {
+    /// Anchors by the candidate that is their positive, `candidates` + 1 starts, then the anchors; and how many the
+    /// largest group has.
+    fn group(&self, index: &[u32], candidates: usize) -> Result<(D::Buffer, usize), Error> {
         let numbers = grouped(index, candidates);
+        let sizes = numbers[..=candidates].windows(2).map(|two| two[1] - two[0]);
+        let most = sizes.max().unwrap_or(0) as usize;
         let buffer = self.device.allocate(4 * numbers.len())?;
         let bytes = bytemuck::cast_slice(&numbers);
         self.device.write(D::address(&buffer), bytes)?;
-        Ok(buffer)
+        Ok((buffer, most))
     }
 }
 

@@ -170,6 +170,7 @@ pub(super) struct BoundParams {
     pub largest: f32,
     pub above: f32,
     pub bound: u64,
+    pub lengths: u64,
 }
 
 /// `StatisticsParams` of similarity/rows.cu.
@@ -212,7 +213,10 @@ pub(super) struct FitParams {
     pub square_norms: u64,
     pub rows: u32,
     pub lowest: f32,
+    pub range: f32,
+    pub padding: u32,
     pub bound: u64,
+    pub lengths: u64,
     pub fit: u64,
     pub shift: u64,
 }

@@ -79,13 +79,27 @@ pub(super) struct Positives<D: Device> {
     pub square_norms: Floats<D>,
 }
 
+/// `LogitBound` of tile/softmax.h, and log2 of the longest candidate's length over the shortest's.
+pub(super) struct LogitBound<D: Device>(Floats<D>);
+
+impl<D: Device> LogitBound<D> {
+    /// The first word says whether it holds.
+    pub fn address(&self) -> u64 {
+        self.0.address()
+    }
+
+    pub fn lengths(&self) -> u64 {
+        self.0.address() + 8
+    }
+}
+
 /// Partial sums of statistics, by address.
 #[derive(Clone, Copy)]
 pub(super) struct Partial {
     pub sums: u64,
     pub parts: u32,
     pub running: u64,
-    /// A bound on the device: where it holds, nothing is done. 0: there is none.
+    /// A word on the device: when it is set, nothing is done. 0: there is none.
     pub unless: u64,
     pub first: bool,
     pub last: bool,
@@ -147,15 +161,15 @@ impl<D: Device> Similarity<'_, D> {
         Ok(positives)
     }
 
-    /// Two words on the device: whether exponentials of logits need no offset of their row, and the one that
-    /// serves all.
+    /// On the device: whether exponentials of logits need no offset of their row, the one that serves all, and how
+    /// far apart lengths of candidates are.
     pub(super) fn bound(
         &self,
         prepared: &Prepared<'_, D>,
         positives: &Positives<D>,
         range: ExponentRange,
-    ) -> Result<Floats<D>, Error> {
-        let bound = self.memory().floats(2)?;
+    ) -> Result<LogitBound<D>, Error> {
+        let bound = LogitBound(self.memory().floats(3)?);
         let params = BoundParams {
             contrast: prepared.view,
             square_norms: positives.square_norms.address(),
@@ -163,6 +177,7 @@ impl<D: Device> Similarity<'_, D> {
             largest: range.largest,
             above: range.above,
             bound: bound.address(),
+            lengths: bound.lengths(),
         };
         self.launch("bound_logits", [1, 1, 1], 1024, 4 * 1024, &params)?;
         Ok(bound)

@@ -136,12 +136,13 @@ const USUAL_SCALE: f32 = 14.285_714;
 
 /// N, M, D: single rows and columns, ragged tails, every dimension an implementation may cut apart
 /// differently, more than one block of rows and of columns.
-const SHAPES: [(usize, usize, usize); 17] = [
+const SHAPES: [(usize, usize, usize); 18] = [
     (1, 1, 1),
     (1, 1, 64),
     (1, 7, 3),
     (2, 2, 2),
     (5, 1, 17),
+    (5, 1, 272),
     (5, 7, 3),
     (5, 7, 4096),
     (16, 48, 128),
@@ -156,7 +157,7 @@ const SHAPES: [(usize, usize, usize); 17] = [
     (33, 700, 128),
 ];
 
-const HARD: [(usize, usize, usize, f32, Data); 25] = [
+const HARD: [(usize, usize, usize, f32, Data); 26] = [
     // τ = 0.01, 0.005, 10; and around the bounds where an engine may change its method.
     (97, 131, 64, 100.0, Data::Unit),
     (97, 131, 64, 200.0, Data::Unit),
@@ -180,6 +181,7 @@ const HARD: [(usize, usize, usize, f32, Data); 25] = [
     (97, 131, 64, USUAL_SCALE, Data::SharedPositives),
     // Longer rows.
     (65, 300, 272, 44.0, Data::Unit),
+    (65, 300, 272, 1.0, Data::Unnormalised),
     (65, 300, 272, 20.0, Data::FarBelow(40.0)),
     (65, 300, 272, USUAL_SCALE, Data::Collinear),
     (65, 300, 272, 20.0, Data::Confident(1e-4)),
@@ -233,7 +235,13 @@ pub fn not_finite_table() -> Vec<Case> {
     for loss in Loss::ALL {
         for value in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
             // Below and above the bound where an engine may change its method.
-            for (n, m, dim, scale) in [(2, 2, 1, 10.0), (61, 75, 19, 10.0), (61, 75, 19, 100.0)] {
+            for (n, m, dim, scale) in [
+                (2, 2, 1, 10.0),
+                (61, 75, 19, 10.0),
+                (61, 75, 19, 100.0),
+                (61, 75, 272, 10.0),
+                (61, 75, 272, 100.0),
+            ] {
                 let (anchors, candidates) = loss.fit(n, m);
                 cases.push(Case {
                     loss,

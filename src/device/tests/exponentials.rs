@@ -114,7 +114,7 @@ fn gradients_of_f16_have_its_digits_whatever_the_logits() -> Result<(), Error> {
     const ANCHORS: usize = 140;
     const CANDIDATES: usize = 300;
     type Along = fn(usize) -> f32;
-    let cases: [(&str, f32, Along, Along); 8] = [
+    let cases: [(&str, f32, Along, Along); 10] = [
         ("directions at random", 14.3, |_| 0.0, |_| 0.0),
         ("logits near 18 in base 2", 14.3, |_| 0.95, |_| 0.95),
         ("logits near -18", 14.3, |_| 0.95, |_| -0.95),
@@ -130,6 +130,20 @@ fn gradients_of_f16_have_its_digits_whatever_the_logits() -> Result<(), Error> {
             20.0,
             |i| 1.0 - i as f32 / 70.0,
             |_| 0.98,
+        ),
+        // In f16 the exponentials are all right, but not the anchors times their factors.
+        (
+            "rows from -13 to 13",
+            9.3,
+            |i| 1.0 - i as f32 / 70.0,
+            |_| 0.98,
+        ),
+        // The second chunk's.
+        (
+            "rows near 0, then -18",
+            14.3,
+            |i| if i < 128 { 0.0 } else { -0.95 },
+            |_| 0.95,
         ),
         ("no bound", 100.0, |i| 0.7 - i as f32 / 100.0, |_| 0.9),
         ("a small scale", 0.5, |i| 1.0 - i as f32 / 70.0, |_| 0.9),
@@ -150,6 +164,31 @@ fn gradients_of_f16_have_its_digits_whatever_the_logits() -> Result<(), Error> {
                     "{name}, {positives:?}: {what} is off by {error:.1e}"
                 );
             }
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn gradients_of_f16_have_its_digits_where_candidates_differ_in_length() -> Result<(), Error> {
+    const DIM: usize = 272;
+    const ANCHORS: usize = 60;
+    const CANDIDATES: usize = 300;
+    let contrast = Contrast::info_nce(1.0 / 19.75, Positives::Diagonal)?;
+    // The positives and others are short; the long ones' exponentials are below 2^-24 with one offset.
+    const SHORT: usize = CANDIDATES / 2;
+    for length in [0.0, 1.0 / 64.0] {
+        let q = rows::<f16>(ANCHORS, DIM, 1, |_| 1.0);
+        let mut k = rows::<f16>(CANDIDATES, DIM, 2, |i| if i < SHORT { 0.0 } else { -0.42 });
+        for x in &mut k[..SHORT * DIM] {
+            *x = f16::from_f32(x.to_f32() * length);
+        }
+        let inputs = Inputs::Pair {
+            q: Rows::new(&q, ANCHORS, DIM)?,
+            k: Rows::new(&k, CANDIDATES, DIM)?,
+        };
+        for (what, error) in errors(&contrast, &inputs)? {
+            assert!(error < 2e-4, "{length}: {what} is off by {error:.1e}");
         }
     }
     Ok(())
@@ -201,8 +240,9 @@ fn no_gradient_holds_a_rounded_positive() -> Result<(), Error> {
 /// A row of the statistics that `fit_exponentials` judges, in base 2: lse⁻, lse and log2 of the anchor's length.
 type Row = [f32; 3];
 
-/// Whether exponentials with the offset stay, and the shift of the anchors' rows.
-fn fit(rows: &[Row], offset: f32, holds: bool) -> Result<(bool, f32), Error> {
+/// Whether exponentials with the offset stay, and the shift of the anchors' rows. `lengths`: of candidates, how many
+/// powers of two they are apart.
+fn fit_of(rows: &[Row], offset: f32, holds: bool, lengths: f32) -> Result<(bool, f32), Error> {
     let device = HostDevice::new(Schedule::Late, 1, 3);
     let similarity = Similarity::new(&device, 0);
     let memory = similarity.memory();
@@ -212,8 +252,8 @@ fn fit(rows: &[Row], offset: f32, holds: bool) -> Result<(bool, f32), Error> {
     let negatives_lse = column(&|row| row[0] * std::f32::consts::LN_2)?;
     let lse2 = column(&|row| row[1])?;
     let square_norms = column(&|row| (2.0 * row[2]).exp2())?;
-    let bound = memory.written(&[f32::from_bits(u32::from(holds)), offset])?;
-    let (fit, shift) = (memory.floats(2)?, memory.floats(2)?);
+    let bound = memory.written(&[f32::from_bits(u32::from(holds)), offset, lengths])?;
+    let (fit, shift) = (memory.floats(1)?, memory.floats(2)?);
     let params = FitParams {
         negatives_lse: negatives_lse.address(),
         lse2: lse2.address(),
@@ -221,7 +261,10 @@ fn fit(rows: &[Row], offset: f32, holds: bool) -> Result<(bool, f32), Error> {
         rows: rows.len() as u32,
         // Of 2^10 candidates.
         lowest: -4.0,
+        range: 24.0,
+        padding: 0,
         bound: bound.address(),
+        lengths: bound.address() + 8,
         fit: fit.address(),
         shift: shift.address(),
     };
@@ -229,6 +272,11 @@ fn fit(rows: &[Row], offset: f32, holds: bool) -> Result<(bool, f32), Error> {
     let shift = shift.read(&device)?;
     assert_eq!(shift[0].exp2(), shift[1]);
     Ok((fit.read(&device)?[0].to_bits() == 1, shift[0]))
+}
+
+/// With candidates of one length.
+fn fit(rows: &[Row], offset: f32, holds: bool) -> Result<(bool, f32), Error> {
+    fit_of(rows, offset, holds, 0.0)
 }
 
 #[test]
@@ -241,8 +289,12 @@ fn one_offset_serves_f16_where_sums_and_folded_rows_are_in_its_reach() -> Result
     let rows = [[-1.1, 10.0, 0.0], [20.0, 20.0, 0.0]];
     let (fits, shift) = fit(&rows, 3.0, true)?;
     assert!(!fits);
-    // Then rows are 2^-15 of their σ: 1 of the second.
-    assert_eq!(shift, 30.0);
+    // Then rows are 2^-14 of their σ, which is 1 of the second.
+    assert_eq!(shift, 29.0);
+    // A quarter of the length needs four times as large exponentials.
+    assert!(fit_of(&[[1.1, 10.0, 0.0]], 3.0, true, 2.0)?.0);
+    assert!(!fit_of(&[[0.9, 10.0, 0.0]], 3.0, true, 2.0)?.0);
+    assert!(!fit_of(&[[9.0, 10.0, 0.0]], 3.0, true, f32::INFINITY)?.0);
     // Folded rows of the same σ, 2^24 apart or more.
     assert!(fit(&[[0.0, 0.0, 0.0], [23.9, 23.9, 0.0]], 3.0, true)?.0);
     assert!(!fit(&[[0.0, 0.0, 0.0], [24.1, 24.1, 0.0]], 3.0, true)?.0);
@@ -257,10 +309,10 @@ fn one_offset_serves_f16_where_sums_and_folded_rows_are_in_its_reach() -> Result
         [f32::NAN, f32::NAN, 0.0],
     ];
     assert_eq!(fit(&rows, 3.0, true)?, (true, 23.0));
-    assert_eq!(fit(&[[NONE, 2.0, 0.0]], 3.0, true)?, (true, 100.0));
+    assert_eq!(fit(&[[NONE, 2.0, 0.0]], 3.0, true)?, (true, 112.0));
     // Without a bound offsets are those of rows already.
-    assert_eq!(fit(&[[500.0, 503.0, 0.0]], 9.0, false)?, (true, 33.0));
+    assert_eq!(fit(&[[500.0, 503.0, 0.0]], 9.0, false)?, (true, 32.0));
     // Beyond the shifts that are normal numbers.
-    assert_eq!(fit(&[[0.0, 300.0, 0.0]], 3.0, true)?, (true, 100.0));
+    assert_eq!(fit(&[[0.0, 300.0, 0.0]], 3.0, true)?, (true, 112.0));
     Ok(())
 }
