@@ -3,7 +3,7 @@
 use half::{bf16, f16};
 
 use super::super::params::FitParams;
-use super::super::{Device, Floats, Similarity};
+use super::super::{Floats, Similarity};
 use crate::contrast::{Contrast, Inputs, Positives};
 use crate::element::Element;
 use crate::engine::{Engine, Gradients};
