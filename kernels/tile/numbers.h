@@ -118,7 +118,8 @@ INFONCE_DEVICE void store_pair(float* row, uint32_t column, uint32_t columns, fl
 }
 
 // Sums of a row of `columns` that starts at `row`: of each of BLOCKS blocks of 8 columns, `first` and the
-// one after it in the first block, an even column. `share` of them counts. `accumulate`: it is added to what is there.
+// one after it in the first block, an even column. `share` of them counts. `accumulate`: it is added to what
+// is there.
 template <int BLOCKS, class Sums>
 INFONCE_DEVICE void store_sums(float* row, uint32_t first, uint32_t columns, bool accumulate, float share, const Sums& sums) {
     constexpr int TOGETHER = BLOCKS < 16 ? BLOCKS : 16;  // loads under way at a time

@@ -82,8 +82,8 @@ struct Chunk {
 }
 
 impl<D: Device> Similarity<'_, D> {
-    /// Both gradients over chunks of stored weights. With exponentials 6NMD FLOPs in all, the
-    /// statistics among them, if one offset serves; with a known softmax 6NMD after the statistics. Writes ⟨q_i, dq_i⟩ to
+    /// Both gradients over chunks of stored weights. With exponentials 6NMD FLOPs in all, the statistics among them,
+    /// where one offset serves, 8NMD elsewhere; with a known softmax 6NMD after the statistics. Writes ⟨q_i, dq_i⟩ to
     /// `dots`.
     pub(super) fn chunked(
         &self,
