@@ -13,10 +13,21 @@ INFONCE_DEVICE uint32_t shuffle_xor(uint32_t x, int mask) {
     return y;
 }
 INFONCE_DEVICE float shuffle_xor(float x, int mask) { return bits_float(shuffle_xor(float_bits(x), mask)); }
+INFONCE_DEVICE double shuffle_xor(double x, int mask) {
+    const uint32_t high = shuffle_xor(uint32_t(__double2hiint(x)), mask);
+    return __hiloint2double(int(high), int(shuffle_xor(uint32_t(__double2loint(x)), mask)));
+}
 #else
 inline uint32_t shuffle_xor(uint32_t x, int mask, INFONCE_SITE) { return host::shuffle_xor(x, mask, site); }
 inline float shuffle_xor(float x, int mask, INFONCE_SITE) {
     return bits_float(host::shuffle_xor(float_bits(x), mask, site));
+}
+inline double shuffle_xor(double x, int mask, INFONCE_SITE) {
+    uint32_t halves[2];
+    std::memcpy(halves, &x, sizeof(x));
+    for (uint32_t& half : halves) half = host::shuffle_xor(half, mask, site);
+    std::memcpy(&x, halves, sizeof(x));
+    return x;
 }
 #endif
 

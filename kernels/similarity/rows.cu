@@ -94,18 +94,48 @@ INFONCE_KERNEL(positives, PositivesParams, ROW_WARPS * 32, 1) {
     if (!finite) store_global(p.not_finite, 1u);
 }
 
-// The largest over the block, in every thread.
-template <int THREADS>
-INFONCE_DEVICE float block_maximum(float x) {
-    const SharedAddress slot = shared_base() + thread_index() * 4;
-    block_barrier();
-    store_shared(slot, x);
-    for (uint32_t half = THREADS / 2; half > 0; half /= 2) {
-        block_barrier();
-        if (thread_index() < half) store_shared(slot, larger(load_shared<float>(slot), load_shared<float>(slot + half * 4)));
+// ---- Kernels of one block
+
+constexpr uint32_t BLOCK_THREADS = 1024, BLOCK_WARPS = BLOCK_THREADS / 32;
+
+INFONCE_DEVICE float larger_of(float a, float b) { return larger(a, b); }
+
+// `use(load(i))` for every i < `count` that is this thread's, with several loads under way.
+template <class Load, class Use>
+INFONCE_DEVICE void for_own(uint32_t count, const Load& load, const Use& use) {
+    constexpr uint32_t TOGETHER = 4;
+    for (uint64_t first = thread_index(); first < count; first += TOGETHER * BLOCK_THREADS) {
+        decltype(load(0u)) x[TOGETHER];
+        INFONCE_UNROLL
+        for (uint32_t i = 0; i < TOGETHER; ++i) {
+            const uint64_t at = first + i * BLOCK_THREADS;
+            x[i] = load(uint32_t(at < count ? at : first));
+        }
+        INFONCE_UNROLL
+        for (uint32_t i = 0; i < TOGETHER; ++i)
+            if (first + i * BLOCK_THREADS < count) use(x[i]);
     }
+}
+
+// x[i] over the block by `join`, in every thread, in a fixed order. Once a kernel.
+template <int COUNT, class T, class Join>
+INFONCE_DEVICE void join_block(T (&x)[COUNT], const Join& join) {
+    const uint32_t lane = thread_index() % 32, warp = thread_index() / 32;
+    const auto join_warp = [&] {
+        INFONCE_UNROLL
+        for (int i = 0; i < COUNT; ++i)
+            INFONCE_UNROLL
+            for (int mask = 1; mask < 32; mask *= 2) x[i] = join(x[i], shuffle_xor(x[i], mask));
+    };
+    const auto slot = [&](int i, uint32_t of_warp) { return shared_base() + (i * BLOCK_WARPS + of_warp) * uint32_t(sizeof(T)); };
+    join_warp();
+    INFONCE_UNROLL
+    for (int i = 0; i < COUNT; ++i)
+        if (lane == 0) store_shared(slot(i, warp), x[i]);
     block_barrier();
-    return load_shared<float>(shared_base());
+    INFONCE_UNROLL
+    for (int i = 0; i < COUNT; ++i) x[i] = load_shared<T>(slot(i, lane));
+    join_warp();
 }
 
 struct BoundParams {
@@ -118,32 +148,35 @@ struct BoundParams {
     float* lengths;         // log2 of the longest candidate's length over the shortest's
 };
 
-constexpr int BOUND_THREADS = 1024;
-
 // |z_ij| ≤ s·max‖q‖·max‖k‖ =: L. With L ≤ 80 in base 2 a sum of 2^z over 2^30 candidates lies between 2^-80
 // and 2^110, and with norms whose largest is between 2^-16 and 2^16 sums of it times rows stay below 2^127.
 // For exponentials of f16 `ExponentRange` of src/device/statistics.rs chooses an offset. The positive of MoCo is
 // no candidate, and is asked itself. One block.
-INFONCE_KERNEL(bound_logits, BoundParams, BOUND_THREADS, 1) {
-    float anchors = 0.0f, candidates = 0.0f, positive = 0.0f, shortest = -infinity();
-    for (uint32_t i = thread_index(); i < p.contrast.anchors; i += BOUND_THREADS) {
-        anchors = larger(anchors, load_global(p.square_norms + i));
-        positive = larger(positive, absolute(load_global(p.positive + i)));
-    }
-    for (uint32_t i = thread_index(); i < p.contrast.candidates; i += BOUND_THREADS) {
-        const float square = load_global(p.square_norms + p.contrast.anchors + i);
-        candidates = larger(candidates, square);
-        shortest = larger(shortest, -square);
-    }
-    anchors = sqrt_exact(block_maximum<BOUND_THREADS>(anchors));
-    candidates = sqrt_exact(block_maximum<BOUND_THREADS>(candidates));
-    shortest = sqrt_exact(-block_maximum<BOUND_THREADS>(shortest));
-    positive = block_maximum<BOUND_THREADS>(positive) * LOG2_E;
+INFONCE_KERNEL(bound_logits, BoundParams, BLOCK_THREADS, 1) {
+    struct Anchor {
+        float square, positive;
+    };
+    // Of squares the largest anchor's, the largest and (the negative of) the smallest candidate's; the largest |z₊|.
+    float most[4] = {0.0f, 0.0f, -infinity(), 0.0f};
+    for_own(
+        p.contrast.anchors, [&](uint32_t i) { return Anchor{load_global(p.square_norms + i), load_global(p.positive + i)}; },
+        [&](const Anchor& anchor) {
+            most[0] = larger(most[0], anchor.square);
+            most[3] = larger(most[3], absolute(anchor.positive));
+        });
+    for_own(
+        p.contrast.candidates, [&](uint32_t i) { return load_global(p.square_norms + p.contrast.anchors + i); },
+        [&](float square) {
+            most[1] = larger(most[1], square);
+            most[2] = larger(most[2], -square);
+        });
+    join_block(most, larger_of);
     if (thread_index() != 0) return;
     constexpr float FAR = 65536.0f;
     const auto usual = [](float norm) { return norm >= 1.0f / FAR && norm <= FAR; };
+    const float anchors = sqrt_exact(most[0]), candidates = sqrt_exact(most[1]), shortest = sqrt_exact(-most[2]);
     const float bound = absolute(p.contrast.scale2()) * anchors * candidates;
-    const bool holds = usual(anchors) && usual(candidates) && larger(bound, positive) <= p.largest;
+    const bool holds = usual(anchors) && usual(candidates) && larger(bound, most[3] * LOG2_E) <= p.largest;
     store_global(p.bound, LogitBound{uint32_t(holds), larger(bound - p.above, 0.0f)});
     store_global(p.lengths, log2_exact(candidates) - log2_exact(shortest));
 }
@@ -212,19 +245,16 @@ struct ShiftParams {
     WeightShift* shift;
 };
 
-constexpr int SHIFT_THREADS = 1024;
-
 // The shift that brings the largest σ to at most 2^UNIT_SHIFT: no term of a weight is above its σ. One block.
-INFONCE_KERNEL(find_weight_shift, ShiftParams, SHIFT_THREADS, 1) {
-    float largest = 0.0f;
-    for (uint32_t i = thread_index(); i < p.rows; i += SHIFT_THREADS) largest = larger(largest, load_global(p.row_sigma + i));
-    if (p.column_sigma)
-        for (uint32_t i = thread_index(); i < p.columns; i += SHIFT_THREADS)
-            largest = larger(largest, load_global(p.column_sigma + i));
-    largest = block_maximum<SHIFT_THREADS>(largest);
+INFONCE_KERNEL(find_weight_shift, ShiftParams, BLOCK_THREADS, 1) {
+    float largest[1] = {0.0f};
+    const auto take = [&](float sigma) { largest[0] = larger(largest[0], sigma); };
+    for_own(p.rows, [&](uint32_t i) { return load_global(p.row_sigma + i); }, take);
+    if (p.column_sigma) for_own(p.columns, [&](uint32_t i) { return load_global(p.column_sigma + i); }, take);
+    join_block(largest, larger_of);
     if (thread_index() != 0) return;
     // Where σ is smaller still, so is every gradient: nothing is left of it in f32.
-    const uint32_t exponent = float_bits(largest) >> 23;
+    const uint32_t exponent = float_bits(largest[0]) >> 23;
     const float shift = UNIT_SHIFT + float(exponent > 26 ? 126 - int(exponent) : 100);
     store_global(p.shift, WeightShift{shift, bits_float(uint32_t(127.0f + shift) << 23)});
 }
@@ -243,8 +273,6 @@ struct FitParams {
     WeightShift* shift;          // of the folded anchors
 };
 
-constexpr int FIT_THREADS = 1024;
-
 // Whether f16 holds a chunk's exponentials, one offset o for all, and its folded anchors f_i·q_i, where
 // f_i = 2^(o - lse_i); and the shift that brings the longest of these to at most 2^15. Exponentials for which it
 // does not are to be stored again, with offsets of their rows. One block.
@@ -252,29 +280,33 @@ constexpr int FIT_THREADS = 1024;
 // Below 2^-14 an exponential is off by 2^-25, and all of them by M·2^-25·max‖k‖ at most, which is to be little
 // beside Σ_j E_ij·‖k_j‖. Folded anchors are short where Σ_j E_ij is large, or where p₊ is near 1: those of the
 // latter do not matter beside others, so lengths are those of q_i/Σ_j E_ij.
-INFONCE_KERNEL(fit_exponentials, FitParams, FIT_THREADS, 1) {
+INFONCE_KERNEL(fit_exponentials, FitParams, BLOCK_THREADS, 1) {
+    struct Row {
+        float negatives_lse, lse2, square;
+    };
     const LogitBound bound = load_global(p.bound);
     // log2 of the least Σ_j E_ij, of the longest folded anchor with the one offset and with those of rows, and of
     // the shortest q_i/Σ_j E_ij; of what is least, the negative.
-    float least = -infinity(), longest = -infinity(), longest_of_rows = -infinity(), shortest = -infinity();
-    for (uint32_t i = thread_index(); i < p.rows; i += FIT_THREADS) {
-        const float negatives = load_global(p.negatives_lse + i) * LOG2_E, lse2 = load_global(p.lse2 + i);
-        // Without negatives there is nothing to store.
-        if (!(negatives > -infinity())) continue;
-        const float sum = negatives - bound.offset;
-        least = larger(least, -sum);
-        const float square = load_global(p.square_norms + i);
-        if (!(square > 0.0f)) continue;
-        const float norm = 0.5f * log2_exact(square);
-        longest = larger(longest, norm + bound.offset - lse2);
-        longest_of_rows = larger(longest_of_rows, norm + negatives - ROW_SHIFT - lse2);
-        shortest = larger(shortest, sum - norm);
-    }
-    least = -block_maximum<FIT_THREADS>(least);
-    longest = block_maximum<FIT_THREADS>(longest);
-    longest_of_rows = block_maximum<FIT_THREADS>(longest_of_rows);
-    shortest = -block_maximum<FIT_THREADS>(shortest);
+    float most[4] = {-infinity(), -infinity(), -infinity(), -infinity()};
+    for_own(
+        p.rows,
+        [&](uint32_t i) {
+            return Row{load_global(p.negatives_lse + i), load_global(p.lse2 + i), load_global(p.square_norms + i)};
+        },
+        [&](const Row& row) {
+            const float negatives = row.negatives_lse * LOG2_E, sum = negatives - bound.offset;
+            // Without negatives there is nothing to store.
+            if (!(negatives > -infinity())) return;
+            most[0] = larger(most[0], -sum);
+            if (!(row.square > 0.0f)) return;
+            const float norm = 0.5f * log2_exact(row.square);
+            most[1] = larger(most[1], norm + bound.offset - row.lse2);
+            most[2] = larger(most[2], norm + negatives - ROW_SHIFT - row.lse2);
+            most[3] = larger(most[3], sum - norm);
+        });
+    join_block(most, larger_of);
     if (thread_index() != 0) return;
+    const float least = -most[0], longest = most[1], longest_of_rows = most[2], shortest = -most[3];
     const bool fit = bound.holds && least >= p.lowest + load_global(p.lengths) && longest - shortest <= p.range;
     // Without a bound they have offsets of their rows already.
     store_global(p.fit, uint32_t(fit || !bound.holds));
@@ -472,37 +504,24 @@ struct ReduceParams {
     float* result;             // loss, dscale
 };
 
-constexpr int REDUCE_THREADS = 1024;
-
-// The sum over the block, in thread 0, in a fixed order.
-INFONCE_DEVICE double block_sum(double x) {
-    const SharedAddress slot = shared_base() + thread_index() * 8;
-    block_barrier();
-    store_shared(slot, x);
-    for (uint32_t half = REDUCE_THREADS / 2; half > 0; half /= 2) {
-        block_barrier();
-        if (thread_index() < half) store_shared(slot, load_shared<double>(slot) + load_shared<double>(slot + half * 8));
-    }
-    block_barrier();
-    return load_shared<double>(shared_base());
-}
-
 // One block.
-INFONCE_KERNEL(reduce, ReduceParams, REDUCE_THREADS, 1) {
-    double loss = 0.0, dots = 0.0;
-    if (p.row_lse)
-        for (uint32_t i = thread_index(); i < p.rows; i += REDUCE_THREADS)
-            loss += double(softplus(load_global(p.row_lse + i) - load_global(p.row_positive + i)));
-    if (p.column_lse)
-        for (uint32_t i = thread_index(); i < p.columns; i += REDUCE_THREADS)
-            loss += double(softplus(load_global(p.column_lse + i) - load_global(p.column_positive + i)));
-    if (p.dots)
-        for (uint32_t i = thread_index(); i < p.rows; i += REDUCE_THREADS) dots += double(load_global(p.dots + i));
-    loss = block_sum(loss);
-    dots = block_sum(dots);
+INFONCE_KERNEL(reduce, ReduceParams, BLOCK_THREADS, 1) {
+    struct Row {
+        float lse, positive;
+    };
+    double sums[2] = {};  // of losses, of dots
+    const auto add_losses = [&](const float* lse, const float* positive, uint32_t rows) {
+        for_own(
+            rows, [&](uint32_t i) { return Row{load_global(lse + i), load_global(positive + i)}; },
+            [&](const Row& row) { sums[0] += double(softplus(row.lse - row.positive)); });
+    };
+    if (p.row_lse) add_losses(p.row_lse, p.row_positive, p.rows);
+    if (p.column_lse) add_losses(p.column_lse, p.column_positive, p.columns);
+    if (p.dots) for_own(p.rows, [&](uint32_t i) { return load_global(p.dots + i); }, [&](float dot) { sums[1] += double(dot); });
+    join_block(sums, [](double a, double b) { return a + b; });
     if (thread_index() != 0) return;
-    store_global(p.result, float(loss * p.row_weight));
-    store_global(p.result + 1, float(dots * p.dot_weight / double(p.contrast.scale_value())));
+    store_global(p.result, float(sums[0] * p.row_weight));
+    store_global(p.result + 1, float(sums[1] * p.dot_weight / double(p.contrast.scale_value())));
 }
 
 }  // namespace infonce

@@ -336,7 +336,7 @@ impl<D: Device> Similarity<'_, D> {
                 fit: fit.address(),
                 shift: shift.address(),
             };
-            self.launch("fit_exponentials", [1, 1, 1], 1024, 4 * 1024, &fit_params)?;
+            self.launch_block("fit_exponentials", &fit_params)?;
             // Where they do not fit, once more, with offsets of the rows.
             let again = ScoresParams {
                 bound: 0,

@@ -164,7 +164,7 @@ impl<D: Device> Similarity<'_, D> {
                 columns: prepared.view.candidates,
                 shift: shift.address(),
             };
-            self.launch("find_weight_shift", [1, 1, 1], 1024, 4 * 1024, &params)?;
+            self.launch_block("find_weight_shift", &params)?;
         }
         Ok(Known {
             rows,

@@ -135,6 +135,16 @@ impl<'d, D: Device> Similarity<'d, D> {
         })
     }
 
+    /// Launches a kernel of one block of similarity/rows.cu: `BLOCK_THREADS`, of which each warp leaves four f32,
+    /// or two f64, in shared memory.
+    pub(super) fn launch_block<P: bytemuck::Pod>(
+        &self,
+        kernel: &'static str,
+        params: &P,
+    ) -> Result<(), Error> {
+        self.launch(kernel, [1, 1, 1], 1024, 32 * 16, params)
+    }
+
     /// How many parts `tiles` tiles are cut into when `blocks` blocks each take one part, and tiles
     /// per part: as many as make the device finish first. `resident` blocks fit a multiprocessor.
     pub(super) fn split(&self, blocks: usize, tiles: usize, resident: usize) -> (u32, u32) {

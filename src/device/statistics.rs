@@ -179,7 +179,7 @@ impl<D: Device> Similarity<'_, D> {
             bound: bound.address(),
             lengths: bound.lengths(),
         };
-        self.launch("bound_logits", [1, 1, 1], 1024, 4 * 1024, &params)?;
+        self.launch_block("bound_logits", &params)?;
         Ok(bound)
     }
 
@@ -357,7 +357,7 @@ impl<D: Device> Similarity<'_, D> {
             contrast: prepared.view,
             result: result.address(),
         };
-        self.launch("reduce", [1, 1, 1], 1024, 8 * 1024, &params)?;
+        self.launch_block("reduce", &params)?;
         Ok(result)
     }
 }

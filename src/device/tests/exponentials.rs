@@ -268,7 +268,7 @@ fn fit_of(rows: &[Row], offset: f32, holds: bool, lengths: f32) -> Result<(bool,
         fit: fit.address(),
         shift: shift.address(),
     };
-    similarity.launch("fit_exponentials", [1, 1, 1], 1024, 4 * 1024, &params)?;
+    similarity.launch_block("fit_exponentials", &params)?;
     let shift = shift.read(&device)?;
     assert_eq!(shift[0].exp2(), shift[1]);
     Ok((fit.read(&device)?[0].to_bits() == 1, shift[0]))
