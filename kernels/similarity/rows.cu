@@ -97,8 +97,7 @@ INFONCE_KERNEL(positives, PositivesParams, ROW_WARPS * 32, 1) {
 // ---- Kernels of one block
 
 constexpr uint32_t BLOCK_THREADS = 1024, BLOCK_WARPS = BLOCK_THREADS / 32;
-
-INFONCE_DEVICE float larger_of(float a, float b) { return larger(a, b); }
+static_assert(BLOCK_WARPS == 32, "what warps leave is joined by the lanes of one");
 
 // `use(load(i))` for every i < `count` that is this thread's, with several loads under way.
 template <class Load, class Use>
@@ -170,7 +169,7 @@ INFONCE_KERNEL(bound_logits, BoundParams, BLOCK_THREADS, 1) {
             most[1] = larger(most[1], square);
             most[2] = larger(most[2], -square);
         });
-    join_block(most, larger_of);
+    join_block(most, larger);
     if (thread_index() != 0) return;
     constexpr float FAR = 65536.0f;
     const auto usual = [](float norm) { return norm >= 1.0f / FAR && norm <= FAR; };
@@ -251,7 +250,7 @@ INFONCE_KERNEL(find_weight_shift, ShiftParams, BLOCK_THREADS, 1) {
     const auto take = [&](float sigma) { largest[0] = larger(largest[0], sigma); };
     for_own(p.rows, [&](uint32_t i) { return load_global(p.row_sigma + i); }, take);
     if (p.column_sigma) for_own(p.columns, [&](uint32_t i) { return load_global(p.column_sigma + i); }, take);
-    join_block(largest, larger_of);
+    join_block(largest, larger);
     if (thread_index() != 0) return;
     // Where σ is smaller still, so is every gradient: nothing is left of it in f32.
     const uint32_t exponent = float_bits(largest[0]) >> 23;
@@ -279,7 +278,8 @@ struct FitParams {
 //
 // Below 2^-14 an exponential is off by 2^-25, and all of them by M·2^-25·max‖k‖ at most, which is to be little
 // beside Σ_j E_ij·‖k_j‖. Folded anchors are short where Σ_j E_ij is large, or where p₊ is near 1: those of the
-// latter do not matter beside others, so lengths are those of q_i/Σ_j E_ij.
+// latter do not matter beside others, so lengths are those of q_i/Σ_j E_ij. Of few candidates any one can make p₊
+// near 1 for most rows; the range is such then that none serves.
 INFONCE_KERNEL(fit_exponentials, FitParams, BLOCK_THREADS, 1) {
     struct Row {
         float negatives_lse, lse2, square;
@@ -304,7 +304,7 @@ INFONCE_KERNEL(fit_exponentials, FitParams, BLOCK_THREADS, 1) {
             most[2] = larger(most[2], norm + negatives - ROW_SHIFT - row.lse2);
             most[3] = larger(most[3], sum - norm);
         });
-    join_block(most, larger_of);
+    join_block(most, larger);
     if (thread_index() != 0) return;
     const float least = -most[0], longest = most[1], longest_of_rows = most[2], shortest = -most[3];
     const bool fit = bound.holds && least >= p.lowest + load_global(p.lengths) && longest - shortest <= p.range;
@@ -400,21 +400,17 @@ INFONCE_DEVICE void subtract_group(const FinishParams& p, uint32_t row, uint32_t
     const uint32_t end = load_global(p.starts + row + 1);
     for (uint32_t n = load_global(p.starts + row) + own; n < end; n += GROUP * p.warps) {
         uint32_t anchor[GROUP];
+        float sigma[GROUP], q[GROUP][4];
         INFONCE_UNROLL
-        for (uint32_t i = 0; i < GROUP; ++i) {
-            const uint32_t at = n + i * p.warps;
-            anchor[i] = load_global(p.order + (at < end ? at : n));
-        }
-        float k[GROUP][4];
+        for (uint32_t i = 0; i < GROUP; ++i) anchor[i] = load_global(p.order + (n + i * p.warps < end ? n + i * p.warps : n));
         INFONCE_UNROLL
-        for (uint32_t i = 0; i < GROUP; ++i) p.partners.load_four(k[i], anchor[i], first, p.dim, quads);
+        for (uint32_t i = 0; i < GROUP; ++i) sigma[i] = n + i * p.warps < end ? load_global(p.row_sigma + anchor[i]) : 0.0f;
         INFONCE_UNROLL
-        for (uint32_t i = 0; i < GROUP; ++i) {
-            if (n + i * p.warps >= end) break;
-            const float sigma = load_global(p.row_sigma + anchor[i]);
+        for (uint32_t i = 0; i < GROUP; ++i) p.partners.load_four(q[i], anchor[i], first, p.dim, quads);
+        INFONCE_UNROLL
+        for (uint32_t i = 0; i < GROUP; ++i)
             INFONCE_UNROLL
-            for (int j = 0; j < 4; ++j) sums[j] = fma(-sigma, k[i][j], sums[j]);
-        }
+            for (int j = 0; j < 4; ++j) sums[j] = fma(-sigma[i], q[i][j], sums[j]);
     }
 }
 

@@ -20,7 +20,7 @@ struct ScoresParams {
     GlobalRows candidates;
     uint32_t first_anchor;   // its first row's index among all anchors
     uint32_t tiles_per_split;  // candidate tiles of a piece of work: an anchor tile, a split
-    const LogitBound* bound;  // statistics, exponentials; null: there is none
+    const LogitBound* bound;  // statistics; exponentials, of which null: there is none
     const uint32_t* unless;  // nothing is done where this is set; null: it never is
     // Statistics, exponentials.
     ScaledSum* rows;         // splits × anchors of the chunk

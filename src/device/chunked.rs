@@ -29,9 +29,13 @@ pub(super) fn exponent_range(arithmetic: Arithmetic) -> ExponentRange {
 }
 
 /// How many powers of two shorter than the longest a folded anchor of f16 may be: the largest of its D numbers is
-/// at least 1/√D of its length, and has 11 bits then.
-fn folded_range(dim: usize) -> f32 {
-    28.0 - 0.5 * (dim as f32).log2()
+/// at least 1/√D of its length, and has 11 bits then. Few candidates are not worth a rule (fit_exponentials of
+/// similarity/rows.cu): their exponentials are stored twice.
+fn folded_range(shape: Shape) -> f32 {
+    match shape.candidates {
+        0..64 => f32::NEG_INFINITY,
+        _ => 28.0 - 0.5 * (shape.dim as f32).log2(),
+    }
 }
 
 /// Where a chunk's weights come from.
@@ -327,7 +331,7 @@ impl<D: Device> Similarity<'_, D> {
                 rows: count as u32,
                 lowest: (prepared.shape.candidates as f32).log2() + F16_SMALLEST,
                 range: match found.folded {
-                    Some(_) => folded_range(prepared.shape.dim),
+                    Some(_) => folded_range(prepared.shape),
                     None => f32::INFINITY,
                 },
                 padding: 0,

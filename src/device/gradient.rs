@@ -246,9 +246,10 @@ impl<D: Device> Similarity<'_, D> {
             }
             _ => (None, 1),
         };
-        // A warp adds up four parts or so, or four positives: few rows have many.
+        // A warp adds up four parts or so: few rows have many. Of positives some more, as one candidate with many
+        // is enough to have all rows take as many warps.
         let warps = (finish.sums.parts as usize)
-            .max(most)
+            .max(most / 8)
             .div_ceil(4)
             .next_power_of_two()
             .min(WARP_ROWS);

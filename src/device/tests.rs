@@ -179,19 +179,33 @@ impl Fixture {
         candidates: usize,
         dim: usize,
     ) -> Result<Self, Error> {
+        Self::with_gaps(device, anchors, candidates, dim, 0)
+    }
+
+    /// Every row after `gap` numbers that are nobody's.
+    fn with_gaps(
+        device: HostDevice,
+        anchors: usize,
+        candidates: usize,
+        dim: usize,
+        gap: usize,
+    ) -> Result<Self, Error> {
         let mut held = Vec::new();
+        let stride = gap + dim;
         let mut matrix = |rows, numbers: Option<Vec<bf16>>, dtype| -> Result<DeviceMatrix, Error> {
-            let buffer = device.memory(rows * dim * number_bytes(dtype))?;
-            let address = HostDevice::address(&buffer);
-            if let Some(numbers) = numbers {
-                device.write(address, bytemuck::cast_slice(&numbers))?;
+            let bytes = number_bytes(dtype);
+            let buffer = device.memory(rows * stride * bytes)?;
+            let address = HostDevice::address(&buffer) + (gap * bytes) as u64;
+            for (row, numbers) in numbers.iter().flat_map(|n| n.chunks(dim)).enumerate() {
+                let at = address + (row * stride * bytes) as u64;
+                device.write(at, bytemuck::cast_slice(numbers))?;
             }
             held.push(buffer);
             Ok(DeviceMatrix {
                 address,
                 rows,
                 dim,
-                stride: dim,
+                stride,
                 dtype,
             })
         };
@@ -218,9 +232,12 @@ impl Fixture {
             .into_iter()
             .flatten()
         {
-            let mut bytes = vec![0; 4 * matrix.rows * matrix.dim];
-            self.device.read(matrix.address, &mut bytes)?;
-            both.extend(bytes);
+            for row in 0..matrix.rows {
+                let mut bytes = vec![0; 4 * matrix.dim];
+                let at = matrix.address + (4 * row * matrix.stride) as u64;
+                self.device.read(at, &mut bytes)?;
+                both.extend(bytes);
+            }
         }
         Ok(both)
     }
@@ -306,6 +323,29 @@ fn which_block_computes_a_piece_does_not_change_it() -> Result<(), Error> {
         let alone = run(64)?;
         for multiprocessors in [1, 3, 4] {
             assert_eq!(run(multiprocessors)?, alone, "D = {dim}, {multiprocessors}");
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn rows_with_gaps_give_the_bits_of_those_without() -> Result<(), Error> {
+    for dim in [64, 264] {
+        let index = (0..ROWS).map(|i| (i * i % 9) as u32).collect();
+        for contrast in [
+            Contrast::info_nce(0.1, Positives::Diagonal)?,
+            Contrast::info_nce(0.1, Positives::Index(index))?,
+            Contrast::clip(10.0)?,
+        ] {
+            let run = |gap| -> Result<_, Error> {
+                let device = HostDevice::new(Schedule::Late, 5, 3);
+                let fixture = Fixture::with_gaps(device, ROWS, ROWS, dim, gap)?;
+                let similarity = Similarity::new(&fixture.device, 0);
+                let (inputs, gradients) = (&fixture.inputs, &fixture.gradients);
+                let results = similarity.value_and_grad(&contrast, inputs, 1.0, gradients)?;
+                Ok((results.read(&fixture.device)?, fixture.gradients()?))
+            };
+            assert_eq!(run(1)?, run(0)?, "{} D = {dim}", contrast.name());
         }
     }
     Ok(())
