@@ -144,7 +144,6 @@ struct BoundParams {
     float largest;          // of all |z| of which the bound holds
     float above;            // the offset is what the bound is above this
     LogitBound* bound;
-    float* lengths;         // log2 of the longest candidate's length over the shortest's
 };
 
 // |z_ij| ≤ s·max‖q‖·max‖k‖ =: L. With L ≤ 80 in base 2 a sum of 2^z over 2^30 candidates lies between 2^-80
@@ -176,8 +175,8 @@ INFONCE_KERNEL(bound_logits, BoundParams, BLOCK_THREADS, 1) {
     const float anchors = sqrt_exact(most[0]), candidates = sqrt_exact(most[1]), shortest = sqrt_exact(-most[2]);
     const float bound = absolute(p.contrast.scale2()) * anchors * candidates;
     const bool holds = usual(anchors) && usual(candidates) && larger(bound, most[3] * LOG2_E) <= p.largest;
-    store_global(p.bound, LogitBound{uint32_t(holds), larger(bound - p.above, 0.0f)});
-    store_global(p.lengths, log2_exact(candidates) - log2_exact(shortest));
+    const float lengths = log2_exact(candidates) - log2_exact(shortest);
+    store_global(p.bound, LogitBound{uint32_t(holds), larger(bound - p.above, 0.0f), lengths, 0});
 }
 
 // ---- Statistics
@@ -254,8 +253,7 @@ INFONCE_KERNEL(find_weight_shift, ShiftParams, BLOCK_THREADS, 1) {
     if (thread_index() != 0) return;
     // Where σ is smaller still, so is every gradient: nothing is left of it in f32.
     const uint32_t exponent = float_bits(largest[0]) >> 23;
-    const float shift = UNIT_SHIFT + float(exponent > 26 ? 126 - int(exponent) : 100);
-    store_global(p.shift, WeightShift{shift, bits_float(uint32_t(127.0f + shift) << 23)});
+    store_global(p.shift, shift_by(int(UNIT_SHIFT) + (exponent > 26 ? 126 - int(exponent) : 100)));
 }
 
 struct FitParams {
@@ -267,7 +265,6 @@ struct FitParams {
     float range;                 // of the folded anchors, in powers of two
     uint32_t padding;
     const LogitBound* bound;
-    const float* lengths;        // what bound_logits found
     uint32_t* fit;               // whether the exponentials stay as they are
     WeightShift* shift;          // of the folded anchors
 };
@@ -307,14 +304,14 @@ INFONCE_KERNEL(fit_exponentials, FitParams, BLOCK_THREADS, 1) {
     join_block(most, larger);
     if (thread_index() != 0) return;
     const float least = -most[0], longest = most[1], longest_of_rows = most[2], shortest = -most[3];
-    const bool fit = bound.holds && least >= p.lowest + load_global(p.lengths) && longest - shortest <= p.range;
+    const bool fit = bound.holds && least >= p.lowest + bound.lengths && longest - shortest <= p.range;
     // Without a bound they have offsets of their rows already.
     store_global(p.fit, uint32_t(fit || !bound.holds));
     // Anchors of zeros are not among the longest; their factor is at most 2^14, and is to stay finite.
     constexpr float MOST = 112.0f;
     const float room = 15.0f - (fit ? longest : longest_of_rows);
     const int shift = room < MOST ? (room > -MOST ? int(room + MOST) - int(MOST) : -int(MOST)) : int(MOST);
-    store_global(p.shift, WeightShift{float(shift), bits_float(uint32_t(127 + shift) << 23)});
+    store_global(p.shift, shift_by(shift));
 }
 
 // A row's sum over all parts, parts × rows of them, by a warp.
@@ -348,7 +345,14 @@ INFONCE_KERNEL(fold_rows, FoldParams, ROW_WARPS * 32, 1) {
     if (lane == 0) store_global(p.factors + row, exp2_fast(exponent));
     if (!p.folded.data) return;
     const float factor = exp2_fast(exponent + (p.shift ? load_global(p.shift).shift : 0.0f));
-    for (uint32_t d = lane; d < p.dim; d += 32) p.folded.store(row, d, factor * p.anchors.load(row, d));
+    const bool quads = p.anchors.in_quads(p.dim) && p.folded.in_quads(p.dim);
+    for (uint32_t d = 4 * lane; d < p.dim; d += 128) {
+        float x[4];
+        p.anchors.load_four(x, row, d, p.dim, quads);
+        INFONCE_UNROLL
+        for (int i = 0; i < 4; ++i) x[i] *= factor;
+        p.folded.store_four(x, row, d, p.dim, quads);
+    }
 }
 
 struct FinishParams {

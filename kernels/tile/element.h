@@ -28,6 +28,9 @@ struct WeightShift {
     float factor;  // 2^s
 };
 
+// -126 ≤ shift ≤ 127.
+INFONCE_DEVICE WeightShift shift_by(int shift) { return {float(shift), bits_float(uint32_t(127 + shift) << 23)}; }
+
 // What brings sums of shifted numbers back; nothing, where there is no shift.
 INFONCE_DEVICE float unshifted(const WeightShift* shift) { return shift ? 1.0f / load_global(shift).factor : 1.0f; }
 

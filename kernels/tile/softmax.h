@@ -13,10 +13,12 @@ struct ScaledSum {
     float sum;
 };
 
-// What the device knows of all logits z of a call, in base 2 (bound_logits of similarity/rows.cu).
+// What the device finds of all logits z of a call, in base 2 (bound_logits of similarity/rows.cu).
 struct LogitBound {
     uint32_t holds;  // whether every 2^(z - offset), and sums of them, are normal numbers of f32
     float offset;
+    float lengths;  // log2 of the longest candidate's length over the shortest's
+    uint32_t padding;
 };
 
 INFONCE_DEVICE ScaledSum empty_sum() { return {-infinity(), 0.0f}; }

@@ -7,7 +7,7 @@ use super::params::{
 };
 use super::prepared::{no_matrix, rows_from, view};
 use super::similarity::{Similarity, WARP_ROWS};
-use super::statistics::{DeviceStatistics, ExponentRange, LogitBound, Partial, scores_params};
+use super::statistics::{DeviceStatistics, ExponentRange, Partial, scores_params};
 use super::{Arithmetic, Device, Floats, number_bytes};
 use crate::contrast::Shape;
 use crate::engine::Gradients;
@@ -46,7 +46,7 @@ pub(super) enum Softmax<'a, D: Device> {
     Found {
         statistics: &'a DeviceStatistics<D>,
         square_norms: &'a Floats<D>,
-        bound: &'a LogitBound<D>,
+        bound: &'a Floats<D>,
     },
 }
 
@@ -54,7 +54,7 @@ pub(super) enum Softmax<'a, D: Device> {
 struct Exponentials<'a, D: Device> {
     statistics: &'a DeviceStatistics<D>,
     square_norms: &'a Floats<D>,
-    bound: &'a LogitBound<D>,
+    bound: &'a Floats<D>,
     row_sums: Floats<D>,
     factors: Floats<D>,
     /// The chunk's anchors times their factors, where dk is wanted.
@@ -336,7 +336,6 @@ impl<D: Device> Similarity<'_, D> {
                 },
                 padding: 0,
                 bound: found.bound.address(),
-                lengths: found.bound.lengths(),
                 fit: fit.address(),
                 shift: shift.address(),
             };

@@ -170,7 +170,6 @@ pub(super) struct BoundParams {
     pub largest: f32,
     pub above: f32,
     pub bound: u64,
-    pub lengths: u64,
 }
 
 /// `StatisticsParams` of similarity/rows.cu.
@@ -216,7 +215,6 @@ pub(super) struct FitParams {
     pub range: f32,
     pub padding: u32,
     pub bound: u64,
-    pub lengths: u64,
     pub fit: u64,
     pub shift: u64,
 }

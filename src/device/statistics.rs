@@ -79,20 +79,6 @@ pub(super) struct Positives<D: Device> {
     pub square_norms: Floats<D>,
 }
 
-/// `LogitBound` of tile/softmax.h, and log2 of the longest candidate's length over the shortest's.
-pub(super) struct LogitBound<D: Device>(Floats<D>);
-
-impl<D: Device> LogitBound<D> {
-    /// The first word says whether it holds.
-    pub fn address(&self) -> u64 {
-        self.0.address()
-    }
-
-    pub fn lengths(&self) -> u64 {
-        self.0.address() + 8
-    }
-}
-
 /// Partial sums of statistics, by address.
 #[derive(Clone, Copy)]
 pub(super) struct Partial {
@@ -161,15 +147,15 @@ impl<D: Device> Similarity<'_, D> {
         Ok(positives)
     }
 
-    /// On the device: whether exponentials of logits need no offset of their row, the one that serves all, and how
-    /// far apart lengths of candidates are.
+    /// `LogitBound` of tile/softmax.h, on the device: its first word says whether exponentials of logits need no
+    /// offset of their row.
     pub(super) fn bound(
         &self,
         prepared: &Prepared<'_, D>,
         positives: &Positives<D>,
         range: ExponentRange,
-    ) -> Result<LogitBound<D>, Error> {
-        let bound = LogitBound(self.memory().floats(3)?);
+    ) -> Result<Floats<D>, Error> {
+        let bound = self.memory().floats(4)?;
         let params = BoundParams {
             contrast: prepared.view,
             square_norms: positives.square_norms.address(),
@@ -177,7 +163,6 @@ impl<D: Device> Similarity<'_, D> {
             largest: range.largest,
             above: range.above,
             bound: bound.address(),
-            lengths: bound.lengths(),
         };
         self.launch_block("bound_logits", &params)?;
         Ok(bound)

@@ -533,9 +533,7 @@ fn exponentials_go_without_an_offset_only_where_all_logits_are_bounded() -> Resu
         let prepared = similarity.prepare(&contrast, &inputs)?;
         let positives = similarity.positives(&prepared)?;
         let bound = similarity.bound(&prepared, &positives, ExponentRange::WIDE)?;
-        let mut word = [0; 4];
-        device.read(bound.address(), &mut word)?;
-        Ok(u32::from_le_bytes(word))
+        Ok(bound.read(&device)?[0].to_bits())
     };
     assert_eq!(bounded(1.0, 1.0, 1.0)?, 1);
     assert_eq!(bounded(1.0, 1.0, 2.0)?, 0, "a candidate's logit");

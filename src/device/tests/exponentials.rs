@@ -252,7 +252,7 @@ fn fit_of(rows: &[Row], offset: f32, holds: bool, lengths: f32) -> Result<(bool,
     let negatives_lse = column(&|row| row[0] * std::f32::consts::LN_2)?;
     let lse2 = column(&|row| row[1])?;
     let square_norms = column(&|row| (2.0 * row[2]).exp2())?;
-    let bound = memory.written(&[f32::from_bits(u32::from(holds)), offset, lengths])?;
+    let bound = memory.written(&[f32::from_bits(u32::from(holds)), offset, lengths, 0.0])?;
     let (fit, shift) = (memory.floats(1)?, memory.floats(2)?);
     let params = FitParams {
         negatives_lse: negatives_lse.address(),
@@ -264,7 +264,6 @@ fn fit_of(rows: &[Row], offset: f32, holds: bool, lengths: f32) -> Result<(bool,
         range: 24.0,
         padding: 0,
         bound: bound.address(),
-        lengths: bound.address() + 8,
         fit: fit.address(),
         shift: shift.address(),
     };
