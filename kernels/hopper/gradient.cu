@@ -1,7 +1,8 @@
 // The fused gradient of similarity/gradient.h on sm_90a: two warpgroups own 64 rows each, and both
 // products of a tile are wgmma; a third warpgroup's first thread copies.
 //
-// With a term by the streamed rows, the copying warp also brings their log-sum-exps.
+// With a term by the streamed rows, the copying warp also brings what their log-sum-exps make of it, and, without
+// the owners' term, which owners' positives they ask for.
 //
 //   owner tile      128 rows × D, resident
 //   streamed tiles  COLUMNS × D, STAGES in flight; one tile serves the logits (its rows are columns of
@@ -25,14 +26,18 @@ struct HopperGradientParams {
 // both; one kernel each, so that the registers hold no more than a pass needs.
 enum class Terms { ONLINE, OWNER, STREAMED, BOTH };
 
-// The special-function unit takes 64 · terms / D of the products' time: where that is more than half, a
-// quarter of the exponentials goes elsewhere.
-constexpr int polynomial_each(Terms terms, int dim) { return dim <= (terms == Terms::BOTH ? 128 : 64) ? 4 : 0; }
+// The special-function unit takes 64 / D of the products' time (two terms share an exponential nearly always). Up to
+// D = 64, every n-th exponential goes to the FMA units instead, for 9 issue slots more: n makes both take about equally
+// long, for 128 × 128 logits 16,384 (1 - 1/n) / 16 clocks and twice a warp's instructions a tile (kernels/README.md).
+constexpr int polynomial_each(Terms terms, int dim) {
+    if (dim > 64) return 0;
+    return terms == Terms::ONLINE ? 16 : terms == Terms::OWNER ? 4 : 8;
+}
 
 constexpr Softmax softmax_of(Terms terms) { return terms == Terms::ONLINE ? Softmax::ONLINE : Softmax::KNOWN; }
 
 template <class T, int SLABS, int COLUMNS, int STAGES, Terms TERMS>
-struct HopperGradient : OwnedRows<T, 128, COLUMNS / 8, 8 * SLABS, softmax_of(TERMS),
+struct HopperGradient : OwnedRows<T, 128, COLUMNS / 8, 8 * SLABS, softmax_of(TERMS), TERMS == Terms::BOTH,
                                   polynomial_each(TERMS, SLABS * int(SLAB_NUMBERS))> {
     static_assert(STAGES > 2, "two tiles are used while others come in");
     static constexpr bool ONLINE = TERMS == Terms::ONLINE;
@@ -42,15 +47,18 @@ struct HopperGradient : OwnedRows<T, 128, COLUMNS / 8, 8 * SLABS, softmax_of(TER
     static constexpr int CONSUMERS = GROUPS * int(WARPGROUP), THREADS = CONSUMERS + int(WARPGROUP);
     static constexpr int OWNER_SLAB = ROWS * SLAB_BYTES, STREAMED_SLAB = COLUMNS * SLAB_BYTES;
     static constexpr int STAGE = SLABS * STREAMED_SLAB;
-    static constexpr int OFFSETS = 4 * COLUMNS;  // bytes, of the streamed rows of a stage
+    static constexpr bool ASKS = STREAMED_TERM && !OWNER_TERM;
+    // Bytes, of the streamed rows of a stage: their terms, and the owners that they ask for.
+    static constexpr int TERMS_BYTES = 4 * COLUMNS, ROWS_BYTES = TERMS_BYTES * (ASKS ? 2 : 1);
     static constexpr int SHARED_BYTES =
-        SLABS * OWNER_SLAB + STAGES * (STAGE + OFFSETS) + int(Ring<STAGES>::BYTES) + int(Ring<1>::BYTES);
+        SLABS * OWNER_SLAB + STAGES * (STAGE + ROWS_BYTES) + int(Ring<STAGES>::BYTES) + int(Ring<1>::BYTES);
     static constexpr uint32_t FIRST_TURN = 1;  // named barriers
     static constexpr int BLOCKS = COLUMNS / 8, STEPS = COLUMNS / 16;
-    using Owned = OwnedRows<T, ROWS, BLOCKS, 8 * SLABS, softmax_of(TERMS), polynomial_each(TERMS, DIM)>;
-    using Owned::first_owner, Owned::first_tile, Owned::sums, Owned::tiles;
+    using Owned =
+        OwnedRows<T, ROWS, BLOCKS, 8 * SLABS, softmax_of(TERMS), TERMS == Terms::BOTH, polynomial_each(TERMS, DIM)>;
+    using Owned::first_owner, Owned::first_tile, Owned::p, Owned::sums, Owned::tiles;
 
-    SharedAddress owner_slabs, stages, offsets;
+    SharedAddress owner_slabs, stages, streamed_rows;
     Ring<STAGES> ring;
     Ring<1> owner_ring;
     uint32_t group;
@@ -58,10 +66,10 @@ struct HopperGradient : OwnedRows<T, 128, COLUMNS / 8, 8 * SLABS, softmax_of(TER
     INFONCE_DEVICE explicit HopperGradient(const GradientParams& params) : Owned(params) {
         owner_slabs = shared_base();
         stages = owner_slabs + SLABS * OWNER_SLAB;
-        offsets = stages + STAGES * STAGE;
-        ring.barriers = offsets + STAGES * OFFSETS;
+        streamed_rows = stages + STAGES * STAGE;
+        ring.barriers = streamed_rows + STAGES * ROWS_BYTES;
         owner_ring.barriers = ring.barriers + Ring<STAGES>::BYTES;
-        group = thread_index() / WARPGROUP;
+        group = first_lane(thread_index() / WARPGROUP);
     }
 
     INFONCE_DEVICE static void run(const HopperGradientParams& params) {
@@ -93,7 +101,7 @@ struct HopperGradient : OwnedRows<T, 128, COLUMNS / 8, 8 * SLABS, softmax_of(TER
 
     // The part of one warp.
     INFONCE_DEVICE void copy(const HopperGradientParams& params) {
-        if (STREAMED_TERM) Owned::shift = weight_shift<T>(params.gradient.shift);
+        if (STREAMED_TERM) Owned::find_shift();
         const bool leads = thread_index() == uint32_t(CONSUMERS);
         if (leads) {
             prefetch_map(params.owner);
@@ -133,8 +141,11 @@ struct HopperGradient : OwnedRows<T, 128, COLUMNS / 8, 8 * SLABS, softmax_of(TER
                          first_row, full);
         }
         if (STREAMED_TERM) {
-            for (uint32_t c = thread_index() % 32; c < uint32_t(COLUMNS); c += 32)
-                store_shared(offsets + turn.stage * OFFSETS + 4 * c, Owned::streamed_offset(first_row + c));
+            const SharedAddress to = streamed_rows + turn.stage * ROWS_BYTES;
+            for (uint32_t c = thread_index() % 32; c < uint32_t(COLUMNS); c += 32) {
+                store_shared(to + 4 * c, Owned::streamed_term(first_row + c));
+                if (ASKS && Owned::asks_streamed()) store_shared(to + TERMS_BYTES + 4 * c, Owned::owner_of(first_row + c));
+            }
             mbarrier_arrive(ring.full(turn.stage));
         }
     }
@@ -169,7 +180,9 @@ struct HopperGradient : OwnedRows<T, 128, COLUMNS / 8, 8 * SLABS, softmax_of(TER
             pin_accumulator(flat(weights));
             if (tile + 1 == tiles) owner_ring.release(0);
             weigh(weights, tile, turn.stage, factor);
-            wgmma_wait<0>();
+            // In a loop that ends at once, because D is at least 1: ptxas would wait before the exponentials.
+            do wgmma_wait<0>();
+            while (p.dim == 0);
             pin_accumulator(flat(sums));
             ring.release(before);
             if (ONLINE) Owned::rescale(factor);
@@ -221,9 +234,10 @@ struct HopperGradient : OwnedRows<T, 128, COLUMNS / 8, 8 * SLABS, softmax_of(TER
         if constexpr (ONLINE) {
             Owned::weigh_online(weights, first_column, factor);
         } else {
-            const SharedAddress own = offsets + stage * OFFSETS + 4 * Owned::column(0, 0, 0);
+            const SharedAddress own = streamed_rows + stage * ROWS_BYTES + 4 * Owned::column(0, 0, 0);
             Owned::template weigh_terms<OWNER_TERM, STREAMED_TERM>(
-                weights, first_column, [&](int block) { return load_shared<Pair>(own + 32 * block); });
+                weights, first_column, [&](int block) { return load_shared<Pair>(own + 32 * block); },
+                [&](int block) { return load_shared<PairOwners>(own + TERMS_BYTES + 32 * block); });
         }
     }
 
@@ -252,8 +266,8 @@ struct HopperGradient : OwnedRows<T, 128, COLUMNS / 8, 8 * SLABS, softmax_of(TER
     INFONCE_HOPPER_GRADIENT(streamed_##T##_64, T, 1, STREAMED, 128, 5) \
     INFONCE_HOPPER_GRADIENT(both_##T##_64, T, 1, BOTH, 96, 6)          \
     INFONCE_HOPPER_GRADIENT(online_##T##_128, T, 2, ONLINE, 128, 5)    \
-    INFONCE_HOPPER_GRADIENT(owner_##T##_128, T, 2, OWNER, 96, 6)       \
-    INFONCE_HOPPER_GRADIENT(streamed_##T##_128, T, 2, STREAMED, 96, 6) \
+    INFONCE_HOPPER_GRADIENT(owner_##T##_128, T, 2, OWNER, 128, 5)      \
+    INFONCE_HOPPER_GRADIENT(streamed_##T##_128, T, 2, STREAMED, 128, 5) \
     INFONCE_HOPPER_GRADIENT(both_##T##_128, T, 2, BOTH, 96, 6)         \
     INFONCE_HOPPER_GRADIENT(online_##T##_256, T, 4, ONLINE, 64, 4)     \
     INFONCE_HOPPER_GRADIENT(owner_##T##_256, T, 4, OWNER, 64, 4)       \

@@ -16,7 +16,7 @@ struct HopperProductParams {
     TensorMap right;  // boxes of 64 rows
     uint32_t rows, columns, summed;  // columns: D
     uint32_t slabs_per_split;        // pieces are (tile, split), the columns of a pair of row tiles side by side
-    uint32_t accumulate;             // add to what `sums` holds; with one split only
+    uint32_t accumulate;             // transposed: add to what `sums` holds; with one split only
     float* sums;                     // splits × rows × columns
     const WeightShift* shift;        // of the right side's numbers; null: they have none
     WorkGrid grid;
@@ -92,7 +92,7 @@ INFONCE_DEVICE void multiply_chunk(const HopperProductParams& p) {
         return;
     }
     take_registers<232>();
-    const uint32_t group = thread_index() / WARPGROUP, lane = thread_index() % 32;
+    const uint32_t group = first_lane(thread_index() / WARPGROUP), lane = thread_index() % 32;
     Turn<Tile::STAGES> turn;
     for (Scheduler<PAIR> scheduler{p.grid}; scheduler.has_work(); scheduler.advance()) {
         const ProductPiece piece(p, scheduler.work());
@@ -123,7 +123,8 @@ INFONCE_DEVICE void multiply_chunk(const HopperProductParams& p) {
             const uint32_t row = piece.first_row + thread_index() / 32 * 16 + half * 8 + lane / 4;
             if (row >= p.rows) continue;
             float* to = p.sums + (uint64_t(piece.part) * p.rows + row) * p.columns;
-            store_sums<Tile::COLUMNS / 8>(to, piece.first_column + lane % 4 * 2, p.columns, p.accumulate != 0, share,
+            store_sums<Tile::COLUMNS / 8>(to, piece.first_column + lane % 4 * 2, p.columns,
+                                          TRANSPOSED && p.accumulate, share,
                                           [&](int j, int side) { return sums[4 * j + 2 * half + side]; });
         }
     }

@@ -7,6 +7,8 @@
 //                side, copy half of each slab into both: without that a tile of D > 256 asks the L2 cache
 //                for 48 KB in 1,024 clocks of its products
 //
+// For weights with a column term, a second warp of the third warpgroup brings the terms of each tile's columns.
+//
 // Numbers are of 16 bits, or e4m3 with a scale of every row (rowwise/quantize.cu); a slab is 128 bytes of either.
 //
 // With RESIDENT anchors the two warpgroups take turns to issue a tile's products: while one multiplies
@@ -53,7 +55,11 @@ struct HopperTile {
     // Slabs that the first warpgroup is ahead without turns.
     static constexpr uint32_t AHEAD = 2;
     static_assert(AHEAD < RESIDENT_SLABS, "longer rows have that much");
-    static constexpr int SHARED_BYTES = SLABS_BYTES + ROOM + int(Stages::BYTES) + int(Ring<1>::BYTES);
+    // The column terms of two tiles.
+    static constexpr bool BRINGS_COLUMN_TERMS = true;
+    static constexpr int TERMS_STAGES = 2, TERMS_BYTES = COLUMNS * int(sizeof(float));
+    static constexpr int SHARED_BYTES = SLABS_BYTES + ROOM + TERMS_STAGES * TERMS_BYTES + int(Stages::BYTES) +
+                                        int(Ring<1>::BYTES) + int(Ring<TERMS_STAGES>::BYTES);
     // Named barriers: of two warpgroups that take turns, or of the second that starts later; and of columns'
     // sums, one for each room.
     static constexpr uint32_t FIRST_TURN = 1, START = 1, COLUMNS_WRITTEN = 3;
@@ -78,16 +84,19 @@ template <bool RESIDENT>
 struct HopperScoresMemory {
     using Tile = HopperTile;
     static constexpr uint32_t STAGE = RESIDENT ? Tile::RIGHT : Tile::LEFT + Tile::RIGHT;
-    SharedAddress resident, stages, room;
+    SharedAddress resident, stages, room, terms;
     Tile::Stages ring;
     Ring<1> resident_ring;
+    Ring<Tile::TERMS_STAGES> terms_ring;
 
     INFONCE_DEVICE HopperScoresMemory() {
         resident = shared_base();
         stages = RESIDENT ? resident + Tile::RESIDENT_SLABS * Tile::LEFT : resident;
         room = resident + Tile::SLABS_BYTES;
-        ring.barriers = room + Tile::ROOM;
+        terms = room + Tile::ROOM;
+        ring.barriers = terms + Tile::TERMS_STAGES * Tile::TERMS_BYTES;
         resident_ring.barriers = ring.barriers + Tile::Stages::BYTES;
+        terms_ring.barriers = resident_ring.barriers + Ring<1>::BYTES;
     }
 };
 
@@ -140,6 +149,33 @@ INFONCE_DEVICE void copy_tiles(const HopperScoresParams& p, const HopperScoresMe
     }
 }
 
+// The part of the warp that brings column terms: its loads are under way together, and nobody else waits for them.
+template <class T, bool RESIDENT>
+INFONCE_DEVICE void bring_column_terms(const HopperScoresParams& params, const HopperScoresMemory<RESIDENT>& memory) {
+    using Tile = HopperTile;
+    constexpr uint32_t LOADS = Tile::COLUMNS / 32;
+    const ScoresParams& p = params.scores;
+    const uint32_t lane = thread_index() % 32;
+    const float shift = weight_shift<T>(p.shift);
+    const bool shares = share_exponential(p.far, shift);
+    Turn<Tile::TERMS_STAGES> turn;
+    for (Scheduler<PAIR> scheduler{params.grid}; scheduler.has_work(); scheduler.advance()) {
+        const PartTiles tiles(p, scheduler.work().part);
+        for (uint32_t tile = 0; tile < tiles.count; ++tile) {
+            float terms[LOADS];
+            INFONCE_UNROLL
+            for (uint32_t i = 0; i < LOADS; ++i)
+                terms[i] = column_term(p, (tiles.first + tile) * Tile::COLUMNS + i * 32 + lane, shift, shares);
+            memory.terms_ring.wait_empty(turn);
+            INFONCE_UNROLL
+            for (uint32_t i = 0; i < LOADS; ++i)
+                store_shared(memory.terms + turn.stage * Tile::TERMS_BYTES + (i * 32 + lane) * 4, terms[i]);
+            mbarrier_arrive(memory.terms_ring.full(turn.stage));
+            turn.advance();
+        }
+    }
+}
+
 // What makes logits of products: nothing, or, for numbers that were divided by a scale of their row, the
 // scales of both rows.
 template <class T>
@@ -173,19 +209,25 @@ INFONCE_DEVICE void hopper_score_tiles(const HopperScoresParams& params) {
     if (thread_index() == 0) {
         ring.init(Tile::WARPS_DOWN);
         memory.resident_ring.init(Tile::WARPS_DOWN);
+        if (Epilogue<Tile>::COLUMN_TERMS) memory.terms_ring.init(Tile::WARPS_DOWN, 31);
         fence_mbarrier_init();
     }
     cluster_barrier();
     if (thread_index() >= uint32_t(Tile::CONSUMERS)) {
         give_registers<40>();
         if (thread_index() == uint32_t(Tile::CONSUMERS)) copy_tiles<T>(params, memory);
+        if constexpr (Epilogue<Tile>::COLUMN_TERMS) {
+            if (thread_index() / 32 == uint32_t(Tile::CONSUMERS) / 32 + 1 && p.column_lse2)
+                bring_column_terms<T>(params, memory);
+        }
         return;
     }
     take_registers<232>();
-    const uint32_t group = thread_index() / WARPGROUP;
+    const uint32_t group = first_lane(thread_index() / WARPGROUP);
     const SharedAddress own_rows = group * 64 * SLAB_BYTES;
     Turn<Tile::STAGES> turn;
     Turn<1> resident_turn;
+    Turn<Tile::TERMS_STAGES> terms_turn;
     SharedAddress room = memory.room;
     if (RESIDENT && group == 1) named_arrive(Tile::FIRST_TURN, Tile::CONSUMERS);
     for (Scheduler<PAIR> scheduler{params.grid}; scheduler.has_work(); scheduler.advance()) {
@@ -228,7 +270,18 @@ INFONCE_DEVICE void hopper_score_tiles(const HopperScoresParams& params) {
             }
             const uint32_t first_column = (tiles.first + tile) * Tile::COLUMNS;
             scale_logits<T>(p, logits, work.tile, first_column);
+            if constexpr (Epilogue<Tile>::COLUMN_TERMS) {
+                if (p.column_lse2) memory.terms_ring.wait(terms_turn);
+                epilogue.column_terms = memory.terms + terms_turn.stage * Tile::TERMS_BYTES;
+            }
             epilogue.tile(logits, first_column, room);
+            if constexpr (Epilogue<Tile>::COLUMN_TERMS) {
+                if (p.column_lse2) {
+                    warp_barrier();
+                    memory.terms_ring.release(terms_turn.stage);
+                    terms_turn.advance();
+                }
+            }
             if (Epilogue<Tile>::ROOMS == 2) room = 2 * memory.room + Tile::COLUMNS_ROOM - room;
         }
         epilogue.write(room);

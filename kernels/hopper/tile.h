@@ -13,6 +13,7 @@
 #include "ptx/mbarrier.h"
 #include "ptx/registers.h"
 #include "ptx/shared.h"
+#include "ptx/shuffle.h"
 #include "ptx/tensor_copy.h"
 #include "ptx/wgmma.h"
 #include "tile/slab.h"
@@ -90,15 +91,16 @@ struct Ring {
     }
 };
 
-// All pieces of a launch: tiles × parts.
+// All work tiles of a launch: tiles × splits, in groups of rows: `group` clusters' row tiles against every split, then
+// the next (src/device/choice.rs).
 struct WorkGrid {
-    uint32_t tiles, parts;
+    uint32_t tiles, parts, group, padding;
 };
 
 // A static persistent scheduler. The grid has as many blocks as the device runs at a time (src/device/choice.rs),
-// and each takes every so manieth piece: copies of the next one come in while the sums of the last are written.
-// Tiles are the fast dimension, so that what runs at the same time streams the same part of the other side
-// through the L2 cache. The BLOCKS blocks of a cluster take tiles side by side.
+// and block b takes pieces b, b + gridDim, …: copies of the next one come in while the sums of the last are written.
+// Within a group row tiles vary fastest, so that what runs at the same time shares the other side's rows, and the
+// group's own, in L2. The BLOCKS blocks of a cluster take tiles side by side.
 template <uint32_t BLOCKS = 1>
 struct Scheduler {
     const WorkGrid& grid;
@@ -107,7 +109,9 @@ struct Scheduler {
     INFONCE_DEVICE bool has_work() const { return piece < grid.tiles / BLOCKS * grid.parts; }
     INFONCE_DEVICE Work work() const {
         const uint32_t across = grid.tiles / BLOCKS, rank = BLOCKS > 1 ? cluster_rank() : 0;
-        return {piece % across * BLOCKS + rank, piece / across};
+        const uint32_t first = piece / (grid.group * grid.parts) * grid.group, within = piece - first * grid.parts;
+        const uint32_t width = grid.group < across - first ? grid.group : across - first;
+        return {(first + within % width) * BLOCKS + rank, within / width};
     }
     INFONCE_DEVICE void advance() { piece += grid_size().x / BLOCKS; }
 };

@@ -274,11 +274,11 @@ void wgmma(const Product& product) { running->issue(product); }
 void wgmma_commit(Site site) { running->commit_products(site); }
 void wgmma_wait(int pending, Site site) { running->wait_products(pending, site); }
 
-uint32_t shuffle_xor(uint32_t value, int mask, Site site) {
+uint32_t shuffle(uint32_t value, int from, Site site) {
     uint32_t result = 0;
     LaneArguments arguments;
     arguments.value = value;
-    arguments.selector = mask;
+    arguments.selector = from;
     arguments.result = &result;
     running->warp_collective(Operation::SHUFFLE, arguments, site);
     return result;

@@ -40,7 +40,7 @@ const char* name_of(Operation operation);
 // until the collective is done.
 struct LaneArguments {
     uint32_t value = 0;  // shuffled; or an address
-    int selector = 0;    // mask of a shuffle; transposed; kind of numbers
+    int selector = 0;    // lane that a shuffle takes from; transposed; kind of numbers
     const uint32_t* a = nullptr;
     const uint32_t* b = nullptr;
     float* d = nullptr;

@@ -45,10 +45,7 @@ __attribute__((noinline)) void Block::execute(uint32_t warp_index) {
         case Operation::WARP_BARRIER: ++warp.epoch; break;
         case Operation::CLUSTER_ARRIVE: arrive_warp_in_cluster(warp_index); break;
         case Operation::SHUFFLE:
-            for (uint32_t lane = 0; lane < WARP; ++lane) {
-                const uint32_t from = lane ^ uint32_t(warp.lanes[lane]->selector);
-                *warp.lanes[lane]->result = warp.lanes[from % WARP]->value;
-            }
+            for (const LaneArguments* lane : warp.lanes) *lane->result = warp.lanes[uint32_t(lane->selector) % WARP]->value;
             break;
         case Operation::LOAD_MATRICES: load_matrices(warp, warp_index * WARP); break;
         case Operation::STORE_MATRICES: store_matrices(warp, warp_index * WARP); break;

@@ -59,7 +59,8 @@ void store_global(void* address, const void* value, uint32_t bytes, Site site);
 void block_barrier(Site site);
 void warp_barrier(Site site);
 void named_barrier(uint32_t number, uint32_t threads, bool waits, Site site);
-uint32_t shuffle_xor(uint32_t value, int mask, Site site);
+// What lane `from` of the warp gives.
+uint32_t shuffle(uint32_t value, int from, Site site);
 void copy_async_16(uint32_t to, const void* source, bool valid, Site site);
 void commit_copies(Site site);
 void wait_copies(int pending, Site site);

@@ -17,15 +17,23 @@ INFONCE_DEVICE double shuffle_xor(double x, int mask) {
     const uint32_t high = shuffle_xor(uint32_t(__double2hiint(x)), mask);
     return __hiloint2double(int(high), int(shuffle_xor(uint32_t(__double2loint(x)), mask)));
 }
-#else
-inline uint32_t shuffle_xor(uint32_t x, int mask, INFONCE_SITE) { return host::shuffle_xor(x, mask, site); }
-inline float shuffle_xor(float x, int mask, INFONCE_SITE) {
-    return bits_float(host::shuffle_xor(float_bits(x), mask, site));
+// What lane 0 has. The compiler takes it for the same in all lanes, and keeps what is made of it, such as
+// descriptors of products, in uniform registers.
+INFONCE_DEVICE uint32_t first_lane(uint32_t x) {
+    uint32_t y;
+    asm volatile("shfl.sync.idx.b32 %0, %1, 0, 0x1f, 0xffffffff;" : "=r"(y) : "r"(x));
+    return y;
 }
+#else
+inline uint32_t shuffle_xor(uint32_t x, int mask, INFONCE_SITE) {
+    return host::shuffle(x, int(thread_index() % 32) ^ mask, site);
+}
+inline float shuffle_xor(float x, int mask, INFONCE_SITE) { return bits_float(shuffle_xor(float_bits(x), mask, site)); }
+inline uint32_t first_lane(uint32_t x, INFONCE_SITE) { return host::shuffle(x, 0, site); }
 inline double shuffle_xor(double x, int mask, INFONCE_SITE) {
     uint32_t halves[2];
     std::memcpy(halves, &x, sizeof(x));
-    for (uint32_t& half : halves) half = host::shuffle_xor(half, mask, site);
+    for (uint32_t& half : halves) half = shuffle_xor(half, mask, site);
     std::memcpy(&x, halves, sizeof(x));
     return x;
 }

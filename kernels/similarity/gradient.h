@@ -15,7 +15,8 @@
 namespace infonce {
 
 template <class T, int SLABS, int WARPS, int COLUMNS, int STAGES, Softmax SOFTMAX>
-struct Gradient : OwnedRows<T, WARPS * 16, COLUMNS / 8, SLABS * SLAB_BYTES / int(sizeof(T)) / 8, SOFTMAX, 0> {
+struct Gradient : OwnedRows<T, WARPS * 16, COLUMNS / 8, SLABS * SLAB_BYTES / int(sizeof(T)) / 8, SOFTMAX,
+                            SOFTMAX == Softmax::KNOWN, 0> {
     static_assert(STAGES > 1, "one tile is used while others come in");
     static constexpr int THREADS = WARPS * 32;
     static constexpr int ROWS = WARPS * 16;
@@ -26,7 +27,7 @@ struct Gradient : OwnedRows<T, WARPS * 16, COLUMNS / 8, SLABS * SLAB_BYTES / int
     static constexpr int NUMBERS = SLAB_BYTES / int(sizeof(T));  // of a slab's row
     static constexpr int BLOCKS = COLUMNS / 8;                   // of 8 columns, of the logits
     static constexpr int SUM_BLOCKS = SLABS * NUMBERS / 8;       // of 8 columns, of the sum
-    using Owned = OwnedRows<T, ROWS, BLOCKS, SUM_BLOCKS, SOFTMAX, 0>;
+    using Owned = OwnedRows<T, ROWS, BLOCKS, SUM_BLOCKS, SOFTMAX, SOFTMAX == Softmax::KNOWN, 0>;
     using Owned::first_owner, Owned::first_tile, Owned::p, Owned::sums, Owned::tiles, Owned::warp;
 
     SharedAddress owner_slabs, stages;
@@ -94,10 +95,11 @@ struct Gradient : OwnedRows<T, WARPS * 16, COLUMNS / 8, SLABS * SLAB_BYTES / int
             Owned::weigh_online(weights, first_column, factor);
             Owned::rescale(factor);
         } else {
-            Owned::weigh_known(weights, first_column, [&](int block) {
-                const uint32_t c = Owned::column(first_column, block, 0);
-                return Pair{{Owned::streamed_offset(c), Owned::streamed_offset(c + 1)}};
-            });
+            const auto column = [&](int block) { return Owned::column(first_column, block, 0); };
+            Owned::weigh_known(
+                weights, first_column,
+                [&](int block) { return Pair{{Owned::streamed_term(column(block)), Owned::streamed_term(column(block) + 1)}}; },
+                [&](int block) { return PairOwners{{Owned::owner_of(column(block)), Owned::owner_of(column(block) + 1)}}; });
         }
         accumulate(weights, stage);
     }

@@ -21,6 +21,7 @@ struct GradientParams {
     uint32_t owner_is_anchor;
     const float* owner_lse2;       // KNOWN; null: that term is left out
     const float* streamed_lse2;
+    const uint32_t* far;           // share_exponential; null: there is one term
     const WeightShift* shift;      // KNOWN, f16
     float* sums;                   // splits × owners × D: Σ_j W_ij k_j · 2^shift
     ScaledSum* normalisers;        // ONLINE: splits × owners
@@ -28,14 +29,16 @@ struct GradientParams {
 
 enum class Softmax { ONLINE, KNOWN };
 
-struct Pair {
-    float x[2];
+// Owner rows whose positives two streamed rows are.
+struct PairOwners {
+    uint32_t x[2];
 };
 
 // A block's owner rows, 16 a warp: what a thread knows of its two, the weights of a tile of logits, and
 // the sums. BLOCKS of 8 columns of logits, SUM_BLOCKS of 8 columns of the sums, laid out as the results
-// of mma. One of POLYNOMIAL_EACH exponentials goes by the polynomial (exp2_shared_out).
-template <class T, int ROWS, int BLOCKS, int SUM_BLOCKS, Softmax SOFTMAX, int POLYNOMIAL_EACH>
+// of mma. BOTH_TERMS: weights may have both. One of POLYNOMIAL_EACH exponentials goes by the polynomial
+// (exp2_shared_out).
+template <class T, int ROWS, int BLOCKS, int SUM_BLOCKS, Softmax SOFTMAX, bool BOTH_TERMS, int POLYNOMIAL_EACH>
 struct OwnedRows {
     static constexpr int COLUMNS = 8 * BLOCKS;
 
@@ -44,10 +47,11 @@ struct OwnedRows {
     int lane, warp;
     float scale2;
     float shift;
+    bool shares;  // BOTH_TERMS: share_exponential
     float sums[SUM_BLOCKS][4];
     // Of the thread's two rows.
     uint32_t positive[2], excluded[2];
-    float owner_offset[2];  // shift - lse; −∞ without the owners' term
+    float owner_term[2];  // weight_term; that of ∞ without the owners' term
     ScaledSum normaliser[2];
 
     INFONCE_DEVICE explicit OwnedRows(const GradientParams& params) : p(params) {
@@ -67,7 +71,7 @@ struct OwnedRows {
     // What only the threads that hold rows need.
     INFONCE_DEVICE void load_rows() {
         scale2 = p.contrast.scale2();
-        shift = SOFTMAX == Softmax::KNOWN ? weight_shift<T>(p.shift) : 0.0f;
+        find_shift();
         INFONCE_UNROLL
         for (int i = 0; i < SUM_BLOCKS; ++i)
             INFONCE_UNROLL
@@ -83,9 +87,15 @@ struct OwnedRows {
                 if (positive[half] >= p.streamed.rows) positive[half] = 0xffffffffu;
                 excluded[half] = p.contrast.excluded(row);
             }
-            owner_offset[half] = shift - (inside && p.owner_lse2 ? load_global(p.owner_lse2 + row) : infinity());
+            const float lse2 = inside && p.owner_lse2 ? load_global(p.owner_lse2 + row) : infinity();
+            owner_term[half] = weight_term(shift, lse2, shares);
             normaliser[half] = empty_sum();
         }
+    }
+
+    INFONCE_DEVICE void find_shift() {
+        shift = SOFTMAX == Softmax::KNOWN ? weight_shift<T>(p.shift) : 0.0f;
+        shares = BOTH_TERMS && p.far && share_exponential(p.far, shift);
     }
 
     // Pairs and the diagonal read the same both ways; by index, only the anchors know.
@@ -113,7 +123,7 @@ struct OwnedRows {
     // Logits become weights against the running maximum; `factor` is what the sums so far are to be
     // multiplied by.
     INFONCE_DEVICE void weigh_online(float (&weights)[BLOCKS][4], uint32_t first_column, float (&factor)[2]) {
-        if (holds_exceptions(first_column)) mask<false>(weights, first_column);
+        if (holds_exceptions(first_column)) mask<false>(weights, first_column, [](int) { return PairOwners{}; });
         float offset[2];
         INFONCE_UNROLL
         for (int half = 0; half < 2; ++half) {
@@ -155,54 +165,73 @@ struct OwnedRows {
         }
     }
 
-    // shift - lse of streamed row `row`; −∞ past the last.
-    INFONCE_DEVICE float streamed_offset(uint32_t row) const {
-        return shift - (row < p.streamed.rows ? load_global(p.streamed_lse2 + row) : infinity());
+    // weight_term of streamed row `row`; of ∞ past the last.
+    INFONCE_DEVICE float streamed_term(uint32_t row) const {
+        return weight_term(shift, row < p.streamed.rows ? load_global(p.streamed_lse2 + row) : infinity(), shares);
+    }
+    // The owner row whose positive streamed row `row` is the anchor of, where asks_streamed.
+    INFONCE_DEVICE uint32_t owner_of(uint32_t row) const {
+        return row < p.streamed.rows ? load_global(p.contrast.index + row) : 0xffffffffu;
     }
 
-    // `offsets(block)`: streamed_offset of the thread's two columns of a block.
-    template <class Offsets>
-    INFONCE_DEVICE void weigh_known(float (&weights)[BLOCKS][4], uint32_t first_column, const Offsets& offsets) {
+    // `terms(block)`: streamed_term of the thread's two columns of a block; `owners(block)`: owner_of them.
+    template <class Streamed, class Owners>
+    INFONCE_DEVICE void weigh_known(float (&weights)[BLOCKS][4], uint32_t first_column, const Streamed& terms,
+                                    const Owners& owners) {
         if (!p.streamed_lse2)
-            weigh_terms<true, false>(weights, first_column, offsets);
+            weigh_terms<true, false>(weights, first_column, terms, owners);
         else if (!p.owner_lse2)
-            weigh_terms<false, true>(weights, first_column, offsets);
+            weigh_terms<false, true>(weights, first_column, terms, owners);
         else
-            weigh_terms<true, true>(weights, first_column, offsets);
+            weigh_terms<true, true>(weights, first_column, terms, owners);
     }
 
-    template <bool OWNER_TERM, bool STREAMED_TERM, class Offsets>
-    INFONCE_DEVICE void weigh_terms(float (&weights)[BLOCKS][4], uint32_t first_column, const Offsets& offsets) {
+    template <bool OWNER_TERM, bool STREAMED_TERM, class Streamed, class Owners>
+    INFONCE_DEVICE void weigh_terms(float (&weights)[BLOCKS][4], uint32_t first_column, const Streamed& terms,
+                                    const Owners& owners) {
         const auto exponential = [](int entry, float x) { return exp2_shared_out<POLYNOMIAL_EACH>(entry, x); };
         // Without the owners' term they may be the candidates of a one-way loss.
-        if (holds_exceptions(first_column)) mask<!OWNER_TERM>(weights, first_column);
+        if (holds_exceptions(first_column)) mask<!OWNER_TERM>(weights, first_column, owners);
+        if (OWNER_TERM && STREAMED_TERM && shares) {
+            INFONCE_UNROLL
+            for (int block = 0; block < BLOCKS; ++block) {
+                const Pair factor = terms(block);
+                INFONCE_UNROLL
+                for (int j = 0; j < 4; ++j) {
+                    float& w = weights[block][j];
+                    w = exponential(4 * block + j, w * scale2) * (owner_term[j / 2] + factor.x[j % 2]);
+                }
+            }
+            return;
+        }
         INFONCE_UNROLL
         for (int block = 0; block < BLOCKS; ++block) {
             Pair offset = {};
-            if (STREAMED_TERM) offset = offsets(block);
+            if (STREAMED_TERM) offset = terms(block);
             INFONCE_UNROLL
             for (int j = 0; j < 4; ++j) {
                 float& w = weights[block][j];
                 const float z = w;
-                w = OWNER_TERM ? exponential(4 * block + j, fma(z, scale2, owner_offset[j / 2])) : 0.0f;
+                w = OWNER_TERM ? exponential(4 * block + j, fma(z, scale2, owner_term[j / 2])) : 0.0f;
                 if (STREAMED_TERM) w += exponential(4 * block + j, fma(z, scale2, offset.x[j % 2]));
             }
         }
     }
 
     // −∞ for the logits of what a row does not see, and of its positive. ASKS: asks_streamed may be true.
-    template <bool ASKS>
-    INFONCE_DEVICE void mask(float (&weights)[BLOCKS][4], uint32_t first_column) const {
+    template <bool ASKS, class Owners>
+    INFONCE_DEVICE void mask(float (&weights)[BLOCKS][4], uint32_t first_column, const Owners& owners) const {
         INFONCE_UNROLL
         for (int block = 0; block < BLOCKS; ++block) {
+            PairOwners owner = {{0xffffffffu, 0xffffffffu}};
+            if (ASKS && asks_streamed()) owner = owners(block);
             INFONCE_UNROLL
             for (int side = 0; side < 2; ++side) {
                 const uint32_t c = column(first_column, block, side);
-                const bool outside = c >= p.streamed.rows;
-                const uint32_t owner = ASKS && asks_streamed() && !outside ? p.contrast.positive(c) : 0xffffffffu;
                 INFONCE_UNROLL
                 for (int half = 0; half < 2; ++half)
-                    if (outside || c == positive[half] || c == excluded[half] || owner == owner_row(half))
+                    if (c >= p.streamed.rows || c == positive[half] || c == excluded[half] ||
+                        owner.x[side] == owner_row(half))
                         weights[block][2 * half + side] = -infinity();
             }
         }

@@ -15,7 +15,7 @@ struct ProductParams {
     GlobalRows right;   // V: summed × D
     uint32_t rows, columns, summed;  // columns: D
     uint32_t slabs_per_split;        // blocks are (tile, split), the columns of a row tile side by side
-    uint32_t accumulate;             // add to what `sums` holds; with one split only
+    uint32_t accumulate;             // transposed: add to what `sums` holds; with one split only
     float* sums;                     // splits × rows × columns
     const WeightShift* shift;        // of the right side's numbers; null: they have none
 };
@@ -147,7 +147,7 @@ struct Product {
                 const uint32_t row = first_row + warp_row + i * 16 + half * 8 + lane / 4;
                 if (row >= p.rows) continue;
                 float* to = p.sums + (uint64_t(block_index().y) * p.rows + row) * p.columns;
-                store_sums<8>(to, first_column + warp_column + lane % 4 * 2, p.columns, p.accumulate != 0, share,
+                store_sums<8>(to, first_column + warp_column + lane % 4 * 2, p.columns, TRANSPOSED && p.accumulate, share,
                               [&](int j, int side) { return sums[i][j][2 * half + side]; });
             }
         }

@@ -191,6 +191,7 @@ struct StatisticsParams {
     // A candidate that is not finite makes every row NaN; an anchor does so where columns have a loss.
     uint32_t symmetric;
     const uint32_t* not_finite;
+    uint32_t* far;              // zero before; set where a row's |lse2| is above NEAR; null: nobody asks
     float* positive;            // z₊, in nats
     float* negatives_lse;       // lse⁻, in nats
     float* lse2;                // log2 of the sum over all allowed candidates
@@ -230,7 +231,9 @@ INFONCE_KERNEL(combine_statistics, StatisticsParams, 128, 1) {
         positive = quiet_nan();
     store_global(p.positive + row, positive);
     const float margin = lse - positive;
-    store_global(p.lse2 + row, (positive + softplus(margin)) * LOG2_E);
+    const float lse2 = (positive + softplus(margin)) * LOG2_E;
+    store_global(p.lse2 + row, lse2);
+    if (p.far && !(absolute(lse2) <= NEAR)) store_global(p.far, 1u);
     store_global(p.sigma + row, sigmoid(margin));
 }
 

@@ -29,6 +29,7 @@ struct ScoresParams {
     // Weights.
     const float* row_lse2;   // of the chunk's rows
     const float* column_lse2;  // null: that term is left out
+    const uint32_t* far;     // both terms: share_exponential
     const WeightShift* shift;  // f16
     void* weights;           // anchors of the chunk × weights_stride, in T
     uint64_t weights_stride;  // numbers from row to row, at least the candidates, a multiple of 16
@@ -42,6 +43,12 @@ struct ScoresParams {
 // Whether a launch is to do nothing. All blocks say the same.
 INFONCE_DEVICE bool is_needless(const ScoresParams& p) { return p.unless && load_global(p.unless); }
 
+// weight_term of candidate c. Past the last that of the last: logits there are −∞, and no load waits for a branch.
+INFONCE_DEVICE float column_term(const ScoresParams& p, uint32_t c, float shift, bool shares) {
+    const uint32_t last = p.candidates.rows - 1;
+    return weight_term(shift, load_global(p.column_lse2 + (c < last ? c : last)), shares);
+}
+
 // What an epilogue knows of the tile: its size, and how the warps that hold it divide it.
 struct ScoresTile {
     static constexpr int ROWS = 128, COLUMNS = 128, WARPS = 8, THREADS = WARPS * 32, STAGES = 3;
@@ -52,6 +59,7 @@ struct ScoresTile {
     static constexpr int STAGE = 2 * SLAB;
     static constexpr int SHARED_BYTES = STAGES * STAGE;
     static constexpr int POLYNOMIAL_EACH = 0;  // exp2_shared_out
+    static constexpr bool BRINGS_COLUMN_TERMS = false;
     // Among the threads that hold the tile.
     INFONCE_DEVICE static void meet() { block_barrier(); }
     // How warps hand over their partial sums of the tile's columns. Room for them, once nobody multiplies any

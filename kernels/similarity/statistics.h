@@ -14,6 +14,7 @@ namespace infonce {
 template <class Tile>
 struct Statistics : AnchorRows<Tile> {
     static constexpr int ROOMS = 2;  // that tiles use in turn, if there are several
+    static constexpr bool COLUMN_TERMS = false;
     using Rows = AnchorRows<Tile>;
     using Rows::p, Rows::place, Rows::scale2, Rows::work;
     bool bounded;

@@ -28,6 +28,24 @@ struct WeightShift {
     float factor;  // 2^s
 };
 
+// Weights of two terms, 2^(s + z - lse_i) + 2^(s + z - lse_j), share an exponential where every |lse| of the call and
+// the shift s are at most this, in base 2: W_ij = 2^z · (2^(s - lse_i) + 2^(s - lse_j)). z is at most lse, so that no
+// power leaves f32; below z = -126 a weight, under 2^-66, becomes 0.
+constexpr float NEAR = 60.0f;
+
+// `far`: the word that is set where some |lse| is above that.
+INFONCE_DEVICE bool share_exponential(const uint32_t* far, float shift) { return shift <= NEAR && !load_global(far); }
+
+// What a row's or a column's log-sum-exp adds to a weight's exponent, or, where terms `share` it, its factor.
+INFONCE_DEVICE float weight_term(float shift, float lse2, bool share) {
+    return share ? exp2_fast(shift - lse2) : shift - lse2;
+}
+
+// Two columns that lie side by side.
+struct Pair {
+    float x[2];
+};
+
 // -126 ≤ shift ≤ 127.
 INFONCE_DEVICE WeightShift shift_by(int shift) { return {float(shift), bits_float(uint32_t(127 + shift) << 23)}; }
 

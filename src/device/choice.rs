@@ -6,7 +6,7 @@ use super::params::{
     GlobalRows, HopperProductParams, HopperScoresParams, ProductParams, ScoresParams, WorkGrid,
 };
 use super::prepared::{Prepared, kernel_name};
-use super::similarity::Similarity;
+use super::similarity::{Similarity, TILE};
 use super::{Arithmetic, BoxedMatrix, Device, TensorMap};
 use crate::contrast::{Contrast, Form};
 use crate::error::Error;
@@ -19,13 +19,20 @@ const PRODUCT_SHARED: u32 = 3 * 2 * 128 * 128;
 
 /// Threads of every block of hopper/: two warpgroups that multiply and one that copies.
 pub(super) const HOPPER_THREADS: u32 = 384;
-/// `HopperTile` of hopper/scores.h: slabs, rooms for column sums or boxes of weights, mbarriers.
-const HOPPER_SCORES_SHARED: u32 = 4 * (128 + 256) * 128 + 8 * 2 * 16 * 128 + 10 * 8;
+/// `HopperTile` of hopper/scores.h: slabs, rooms for column sums or boxes of weights, column terms, mbarriers.
+const HOPPER_SCORES_SHARED: u32 = 4 * (128 + 256) * 128 + 8 * 2 * 16 * 128 + 2 * 256 * 4 + 14 * 8;
 /// `ProductTile` of hopper/product.cu.
 const HOPPER_PRODUCT_SHARED: u32 = 4 * (128 + 256) * 128 + 8 * 8;
 /// Up to this length the anchors' rows stay in shared memory, so that a tile costs the traffic of its
 /// candidates only.
 const RESIDENT_DIM_BYTES: u32 = 4 * 128;
+
+/// Bytes of anchors that blocks running together may read again for every tile: half of an H200's L2 cache, which has
+/// the candidates to hold, too.
+const CACHED_ANCHORS: usize = 25 << 20;
+/// Clusters' row tiles of a group where the anchors of all are more. g clusters read as many tiles of anchors again and
+/// again, the splits beside them C/g tiles of candidates, two at a time: of 66 clusters least where g² = 2C.
+const GROUP: usize = 11;
 
 /// Blocks of a cluster, of the kernels that run in clusters: `PAIR` of hopper/tile.h.
 const PAIR: u32 = 2;
@@ -35,7 +42,52 @@ pub(super) fn is_one_way(contrast: &Contrast) -> bool {
     matches!(contrast.form, Form::InfoNce(_) | Form::Moco)
 }
 
+/// How a pass of the tile loop is cut up: its splits, each of so many tiles, and clusters' row tiles of a group.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Cut {
+    pub parts: u32,
+    pub per_part: u32,
+    group: u32,
+}
+
+impl Cut {
+    /// The work over `tiles` row tiles.
+    pub fn grid(&self, tiles: usize) -> WorkGrid {
+        WorkGrid {
+            group: self.group,
+            ..WorkGrid::new(tiles, self.parts)
+        }
+    }
+}
+
 impl<D: Device> Similarity<'_, D> {
+    /// A pass over `rows` of the anchors against all candidates. Where the rows of clusters that run together leave
+    /// the L2 cache too little, fewer of them run beside more splits.
+    pub(super) fn cut(
+        &self,
+        arithmetic: Arithmetic,
+        anchors: GlobalRows,
+        rows: usize,
+        candidates: usize,
+    ) -> Cut {
+        let tiles = candidates.div_ceil(self.tile_columns(arithmetic));
+        let row_tiles = self.row_tiles(arithmetic, rows);
+        let clusters = (self.device.multiprocessors() / PAIR).max(1) as usize;
+        let together = row_tiles.div_ceil(PAIR as usize).min(clusters);
+        let cached = together * PAIR as usize * TILE * anchors.row_bytes as usize;
+        let streams_anchors = self.is_hopper(arithmetic) && anchors.row_bytes > RESIDENT_DIM_BYTES;
+        let (group, least) = match streams_anchors && cached > CACHED_ANCHORS {
+            true => (GROUP, clusters.div_ceil(GROUP)),
+            false => (row_tiles, 1),
+        };
+        let (parts, per_part) = self.split_from(least, row_tiles, tiles, 1);
+        Cut {
+            parts,
+            per_part,
+            group: group as u32,
+        }
+    }
+
     /// Whether the kernels for sm_90a serve: they multiply numbers of 16 and 8 bits.
     pub(super) fn is_hopper(&self, arithmetic: Arithmetic) -> bool {
         let narrow = arithmetic.bytes() <= 2;
@@ -102,7 +154,7 @@ impl<D: Device> Similarity<'_, D> {
             weights: self.weights_boxes(params, arithmetic)?,
             scores: *params,
             grid,
-            padding: [0; 6],
+            padding: [0; 4],
         };
         let name = hopper_scores(kernel, arithmetic, resident);
         self.launch_persistent(name, PAIR, grid, HOPPER_SCORES_SHARED, &params)
@@ -145,7 +197,7 @@ impl<D: Device> Similarity<'_, D> {
             sums: params.sums,
             shift: params.shift,
             grid,
-            padding_2: [0; 2],
+            padding_2: 0,
         };
         self.launch_persistent(name, PAIR, grid, HOPPER_PRODUCT_SHARED, &params)
     }

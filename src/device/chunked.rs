@@ -139,8 +139,7 @@ impl<D: Device> Similarity<'_, D> {
             Some(_) => Some(self.memory().floats(dk_parts as usize * candidates * dim)?),
             None => None,
         };
-        let weight_tiles = candidates.div_ceil(self.tile_columns(prepared.arithmetic));
-        let (weight_parts, per_part) = self.split(row_tiles(chunk), weight_tiles, 1);
+        let cut = self.cut(prepared.arithmetic, prepared.anchor_rows, chunk, candidates);
         let source = match softmax {
             Softmax::Known(known) => Source::Known(known),
             Softmax::Found {
@@ -153,7 +152,7 @@ impl<D: Device> Similarity<'_, D> {
                 bound,
                 row_sums: self
                     .memory()
-                    .floats(2 * weight_parts as usize * chunk.min(anchors))?,
+                    .floats(2 * cut.parts as usize * chunk.min(anchors))?,
                 factors: self.memory().floats(chunk.min(anchors))?,
                 folded: match gradients.dk {
                     Some(_) => {
@@ -174,20 +173,21 @@ impl<D: Device> Similarity<'_, D> {
         };
         for first in (0..anchors).step_by(chunk) {
             let count = chunk.min(anchors - first);
-            let count_tiles = row_tiles(count) as u32;
+            let count_tiles = row_tiles(count);
             let chunk = Chunk {
                 first,
                 count,
                 weights: D::address(&weights),
                 stride,
             };
-            let grid = WorkGrid {
-                tiles: count_tiles,
-                parts: weight_parts,
-            };
+            let grid = cut.grid(count_tiles);
             match &source {
-                Source::Known(known) => self.known_weights(side, known, chunk, grid, per_part)?,
-                Source::Found(found) => self.exponentials(side, found, chunk, grid, per_part)?,
+                Source::Known(known) => {
+                    self.known_weights(side, known, chunk, grid, cut.per_part)?
+                }
+                Source::Found(found) => {
+                    self.exponentials(side, found, chunk, grid, cut.per_part)?
+                }
             }
             let left = GlobalRows {
                 data: chunk.weights,
@@ -208,10 +208,7 @@ impl<D: Device> Similarity<'_, D> {
                 sums: dq_sums.sums.address(),
                 shift: 0,
             };
-            let grid = WorkGrid {
-                tiles: count_tiles * columns_of_product as u32,
-                parts,
-            };
+            let grid = WorkGrid::new(count_tiles * columns_of_product, parts);
             self.product(false, prepared.arithmetic, grid, &product)?;
             self.finish(
                 side,
@@ -243,10 +240,7 @@ impl<D: Device> Similarity<'_, D> {
                 product.accumulate = u32::from(first > 0);
                 product.sums = sums.address();
                 product.shift = found.map_or(0, Exponentials::shift);
-                let grid = WorkGrid {
-                    tiles: (row_tiles(candidates) * columns_of_product) as u32,
-                    parts: dk_parts,
-                };
+                let grid = WorkGrid::new(row_tiles(candidates) * columns_of_product, dk_parts);
                 self.product(true, prepared.arithmetic, grid, &product)?;
             }
         }
@@ -278,6 +272,7 @@ impl<D: Device> Similarity<'_, D> {
             tiles_per_split,
             row_lse2: at(&rows.lse2),
             column_lse2: columns.map_or(0, |s| s.lse2.address()),
+            far: known.far,
             shift: known.shift().unwrap_or(0),
             weights: chunk.weights,
             weights_stride: chunk.stride as u64,

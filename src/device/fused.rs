@@ -76,8 +76,8 @@ fn portable(arithmetic: Arithmetic, dim: usize, terms: Terms) -> Option<Fused> {
 
 /// The kernel for sm_90a for 16-bit numbers and D; none when D is too large for it.
 fn hopper(arithmetic: Arithmetic, dim: usize, terms: Terms) -> Option<Fused> {
-    // Terms, D, slabs, streamed rows and stages as in hopper/gradient.cu: tiles, the streamed rows'
-    // log-sum-exps, mbarriers.
+    // Terms, D, slabs, streamed rows and stages as in hopper/gradient.cu: tiles, what comes with each streamed
+    // row, mbarriers.
     macro_rules! kernel {
         ($terms:literal, $dim:literal, $slabs:literal, $columns:literal, $stages:literal) => {
             Some(Fused {
@@ -89,7 +89,9 @@ fn hopper(arithmetic: Arithmetic, dim: usize, terms: Terms) -> Option<Fused> {
                 streamed_rows: $columns,
                 threads: HOPPER_THREADS,
                 shared_bytes: $slabs * 128 * 128
-                    + $stages * $columns * ($slabs * 128 + 4)
+                    + $stages
+                        * $columns
+                        * ($slabs * 128 + if terms == Terms::Streamed { 8 } else { 4 })
                     + (2 * $stages + 2) * 8,
                 resident: 1,
                 hopper: true,
@@ -101,10 +103,10 @@ fn hopper(arithmetic: Arithmetic, dim: usize, terms: Terms) -> Option<Fused> {
         (Terms::Online, ..=128) => kernel!("online", "128", 2, 128, 5),
         (Terms::Online, ..=256) => kernel!("online", "256", 4, 64, 4),
         (Terms::Owner, ..=64) => kernel!("owner", "64", 1, 128, 5),
-        (Terms::Owner, ..=128) => kernel!("owner", "128", 2, 96, 6),
+        (Terms::Owner, ..=128) => kernel!("owner", "128", 2, 128, 5),
         (Terms::Owner, ..=256) => kernel!("owner", "256", 4, 64, 4),
         (Terms::Streamed, ..=64) => kernel!("streamed", "64", 1, 128, 5),
-        (Terms::Streamed, ..=128) => kernel!("streamed", "128", 2, 96, 6),
+        (Terms::Streamed, ..=128) => kernel!("streamed", "128", 2, 128, 5),
         (Terms::Streamed, ..=256) => kernel!("streamed", "256", 4, 64, 4),
         (Terms::Both, ..=64) => kernel!("both", "64", 1, 96, 6),
         (Terms::Both, ..=128) => kernel!("both", "128", 2, 96, 6),
@@ -147,10 +149,12 @@ impl<D: Device> Similarity<'_, D> {
             Pass::Online | Pass::OfAnchors(_) => (anchors, candidates),
             Pass::OfCandidates(_) => (candidates, anchors),
         };
-        let (owner_terms, streamed_terms, shift) = match pass {
-            Pass::Online => (None, None, is_shifted(prepared.dtype).then_some(0)),
-            Pass::OfAnchors(known) => (Some(known.rows), known.columns, known.shift()),
-            Pass::OfCandidates(known) => (known.columns, Some(known.rows), known.shift()),
+        let (owner_terms, streamed_terms, far, shift) = match pass {
+            Pass::Online => (None, None, 0, is_shifted(prepared.dtype).then_some(0)),
+            Pass::OfAnchors(known) => (Some(known.rows), known.columns, known.far, known.shift()),
+            Pass::OfCandidates(known) => {
+                (known.columns, Some(known.rows), known.far, known.shift())
+            }
         };
         let terms = match (owner_terms, streamed_terms) {
             (None, None) => Terms::Online,
@@ -186,21 +190,19 @@ impl<D: Device> Similarity<'_, D> {
             padding: 0,
             owner_lse2: lse2(owner_terms),
             streamed_lse2: lse2(streamed_terms),
+            far,
             shift: shift.unwrap_or(0),
             sums: sums.address(),
             normalisers: normalisers.as_ref().map_or(0, Floats::address),
         };
-        let grid = WorkGrid {
-            tiles: owner_tiles as u32,
-            parts,
-        };
+        let grid = WorkGrid::new(owner_tiles, parts);
         if kernel.hopper {
             let params = HopperGradientParams {
                 owner: self.boxes(owner, prepared.arithmetic, kernel.owner_rows as u32)?,
                 streamed: self.boxes(streamed, prepared.arithmetic, kernel.streamed_rows as u32)?,
                 gradient: params,
                 grid,
-                padding: [0; 5],
+                padding: [0; 3],
             };
             self.launch_persistent(kernel.name, 1, grid, kernel.shared_bytes, &params)?;
         } else {

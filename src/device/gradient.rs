@@ -5,7 +5,7 @@ use super::fused::Pass;
 use super::params::{FinishParams, ShiftParams};
 use super::prepared::{Prepared, no_matrix, view};
 use super::similarity::{Similarity, WARP_ROWS};
-use super::statistics::{DeviceStatistics, Partial};
+use super::statistics::{DeviceStatistics, Partial, far_word};
 use super::{Device, DeviceMatrix, Floats, number_bytes};
 use crate::contrast::{Form, Positives};
 use crate::element::DType;
@@ -67,6 +67,8 @@ pub(super) struct Finish<'a, D: Device> {
 pub(super) struct Known<'a, D: Device> {
     pub rows: &'a DeviceStatistics<D>,
     pub columns: Option<&'a DeviceStatistics<D>>,
+    /// `far_word` of these.
+    pub far: u64,
     /// Of the weights, where their type needs one.
     shift: Option<Floats<D>>,
 }
@@ -140,10 +142,11 @@ impl<D: Device> Similarity<'_, D> {
         Ok(dots)
     }
 
-    /// A softmax from its statistics.
+    /// A softmax from its statistics and the `flags` that were found with them.
     pub(super) fn known<'a>(
         &self,
         prepared: &Prepared<'_, D>,
+        flags: &Floats<D>,
         rows: &'a DeviceStatistics<D>,
         columns: Option<&'a DeviceStatistics<D>>,
     ) -> Result<Known<'a, D>, Error> {
@@ -169,6 +172,7 @@ impl<D: Device> Similarity<'_, D> {
         Ok(Known {
             rows,
             columns,
+            far: far_word(prepared.contrast, flags),
             shift,
         })
     }

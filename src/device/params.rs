@@ -41,6 +41,7 @@ pub(super) struct GradientParams {
     pub padding: u32,
     pub owner_lse2: u64,
     pub streamed_lse2: u64,
+    pub far: u64,
     pub shift: u64,
     pub sums: u64,
     pub normalisers: u64,
@@ -52,6 +53,20 @@ pub(super) struct GradientParams {
 pub(super) struct WorkGrid {
     pub tiles: u32,
     pub parts: u32,
+    pub group: u32,
+    pub padding: u32,
+}
+
+impl WorkGrid {
+    /// All row tiles in one group.
+    pub fn new(tiles: usize, parts: u32) -> Self {
+        Self {
+            tiles: tiles as u32,
+            parts,
+            group: tiles as u32,
+            padding: 0,
+        }
+    }
 }
 
 /// `HopperGradientParams` of hopper/gradient.cu.
@@ -62,7 +77,7 @@ pub(super) struct HopperGradientParams {
     pub streamed: TensorMap,
     pub gradient: GradientParams,
     pub grid: WorkGrid,
-    pub padding: [u64; 5],
+    pub padding: [u64; 3],
 }
 
 /// `ScoresParams` of similarity/scores.h.
@@ -81,6 +96,7 @@ pub(super) struct ScoresParams {
     pub negatives_lse: u64,
     pub row_lse2: u64,
     pub column_lse2: u64,
+    pub far: u64,
     pub shift: u64,
     pub weights: u64,
     pub weights_stride: u64,
@@ -98,7 +114,7 @@ pub(super) struct HopperScoresParams {
     pub weights: TensorMap,
     pub scores: ScoresParams,
     pub grid: WorkGrid,
-    pub padding: [u64; 6],
+    pub padding: [u64; 4],
 }
 
 /// `HopperProductParams` of hopper/product.cu.
@@ -116,7 +132,7 @@ pub(super) struct HopperProductParams {
     pub sums: u64,
     pub shift: u64,
     pub grid: WorkGrid,
-    pub padding_2: [u64; 2],
+    pub padding_2: u64,
 }
 
 /// `ProductParams` of similarity/product.cu.
@@ -186,6 +202,7 @@ pub(super) struct StatisticsParams {
     pub lanes: u32,
     pub symmetric: u32,
     pub not_finite: u64,
+    pub far: u64,
     pub positive: u64,
     pub negatives_lse: u64,
     pub lse2: u64,

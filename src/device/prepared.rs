@@ -30,7 +30,8 @@ pub(super) struct Prepared<'a, D: Device> {
     /// Of e4m3: where the scales of the rows lie. 0: there are none.
     pub anchor_scales: u64,
     pub candidate_scales: u64,
-    pub not_finite: Floats<D>,
+    /// Words that kernels set: a number of an anchor, of a candidate is not finite; a log-sum-exp is far from 0.
+    pub flags: Floats<D>,
     /// What the views above point into, when it is not the caller's.
     pub _held: Vec<D::Buffer>,
 }
@@ -92,8 +93,8 @@ impl<D: Device> Similarity<'_, D> {
             Inputs::Shared { .. } => of_anchors,
             _ => self.tile_rows(arithmetic, candidates, &mut held)?,
         };
-        let not_finite = self.memory().floats(2)?;
-        self.device.zero(not_finite.address(), 8)?;
+        let flags = self.memory().floats(3)?;
+        self.device.zero(flags.address(), 12)?;
         Ok(Prepared {
             contrast,
             view,
@@ -107,7 +108,7 @@ impl<D: Device> Similarity<'_, D> {
             candidate_rows: of_candidates.rows,
             anchor_scales: of_anchors.scales,
             candidate_scales: of_candidates.scales,
-            not_finite,
+            flags,
             _held: held,
         })
     }

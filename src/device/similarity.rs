@@ -148,11 +148,25 @@ impl<'d, D: Device> Similarity<'d, D> {
     /// How many parts `tiles` tiles are cut into when `blocks` blocks each take one part, and tiles
     /// per part: as many as make the device finish first. `resident` blocks fit a multiprocessor.
     pub(super) fn split(&self, blocks: usize, tiles: usize, resident: usize) -> (u32, u32) {
+        self.split_from(1, blocks, tiles, resident)
+    }
+
+    /// The same in `least` parts or more, where there are as many tiles.
+    pub(super) fn split_from(
+        &self,
+        least: usize,
+        blocks: usize,
+        tiles: usize,
+        resident: usize,
+    ) -> (u32, u32) {
         let places = resident * self.device.multiprocessors().max(1) as usize;
         // A block's start and end take about as long as two tiles.
         let time = |parts: usize| (blocks * parts).div_ceil(places) * (tiles.div_ceil(parts) + 2);
+        let least = least.min(tiles).max(1);
         let most = tiles.clamp(1, (2 * places).div_ceil(blocks.max(1)));
-        let parts = (1..=most).min_by_key(|&parts| time(parts)).unwrap_or(1);
+        let parts = (least..=most.max(least))
+            .min_by_key(|&parts| time(parts))
+            .unwrap_or(1);
         let per_part = tiles.div_ceil(parts).max(1);
         (tiles.div_ceil(per_part).max(1) as u32, per_part as u32)
     }
@@ -170,6 +184,7 @@ impl<'d, D: Device> Similarity<'d, D> {
             loss_and_dscale: self.reduce(&prepared, Some(&rows), columns.as_ref(), None)?,
             rows,
             columns,
+            flags: prepared.flags,
         })
     }
 
@@ -190,7 +205,7 @@ impl<'d, D: Device> Similarity<'d, D> {
                 let rows = self.statistics_of(positives.logits, None)?;
                 let dots = self.gradient_online(&side, &rows, gradients.dq)?;
                 if let Some(dk) = gradients.dk {
-                    let known = self.known(&prepared, &rows, None)?;
+                    let known = self.known(&prepared, &prepared.flags, &rows, None)?;
                     self.gradient_of_candidates(&side, &known, dk)?;
                 }
                 (rows, None, dots)
@@ -208,7 +223,7 @@ impl<'d, D: Device> Similarity<'d, D> {
                 (rows, None, dots)
             } else {
                 let (rows, columns) = self.statistics(&prepared, positives)?;
-                let known = self.known(&prepared, &rows, columns.as_ref())?;
+                let known = self.known(&prepared, &prepared.flags, &rows, columns.as_ref())?;
                 let dots = self.gradients_known(&side, &known, gradients)?;
                 (rows, columns, dots)
             };
@@ -216,6 +231,7 @@ impl<'d, D: Device> Similarity<'d, D> {
             loss_and_dscale: self.reduce(&prepared, Some(&rows), columns.as_ref(), Some(&dots))?,
             rows,
             columns,
+            flags: prepared.flags,
         })
     }
 
@@ -244,7 +260,15 @@ impl<'d, D: Device> Similarity<'d, D> {
             Some(given) if contrast.is_symmetric() => Some(completed(given)?),
             _ => None,
         };
-        self.gradients_of(&prepared, &rows, columns.as_ref(), upstream, gradients)
+        let flags = &prepared.flags;
+        self.gradients_of(
+            &prepared,
+            flags,
+            &rows,
+            columns.as_ref(),
+            upstream,
+            gradients,
+        )
     }
 
     /// [`backward`](Self::backward) from statistics that are on the device.
@@ -277,19 +301,28 @@ impl<'d, D: Device> Similarity<'d, D> {
             }
         }
         let prepared = self.prepare(contrast, inputs)?;
-        self.gradients_of(&prepared, &forward.rows, columns, upstream, gradients)
+        let flags = &forward.flags;
+        self.gradients_of(
+            &prepared,
+            flags,
+            &forward.rows,
+            columns,
+            upstream,
+            gradients,
+        )
     }
 
     fn gradients_of(
         &self,
         prepared: &Prepared<'_, D>,
+        flags: &Floats<D>,
         rows: &DeviceStatistics<D>,
         columns: Option<&DeviceStatistics<D>>,
         upstream: f32,
         gradients: &Gradients<DeviceMatrix>,
     ) -> Result<Floats<D>, Error> {
         let side = Side::new(prepared, upstream);
-        let known = self.known(prepared, rows, columns)?;
+        let known = self.known(prepared, flags, rows, columns)?;
         let dots = self.gradients_known(&side, &known, gradients)?;
         self.reduce(prepared, None, None, Some(&dots))
     }

@@ -1,12 +1,11 @@
 //! Statistics of rows and columns, and the loss that follows from them.
 
-use super::params::{
-    BoundParams, PositivesParams, ReduceParams, ScoresParams, StatisticsParams, WorkGrid,
-};
+use super::choice::is_one_way;
+use super::params::{BoundParams, PositivesParams, ReduceParams, ScoresParams, StatisticsParams};
 use super::prepared::{Prepared, no_matrix, rows_from, scales_from, vector, view};
 use super::similarity::{Similarity, TILE, WARP_ROWS};
 use super::{Device, Floats};
-use crate::contrast::{Form, Shape};
+use crate::contrast::{Contrast, Form, Shape};
 use crate::error::Error;
 use crate::statistics::{RowStatistics, Statistics};
 
@@ -43,6 +42,8 @@ pub(crate) struct Results<D: Device> {
     pub rows: DeviceStatistics<D>,
     /// Where columns have a loss.
     pub columns: Option<DeviceStatistics<D>>,
+    /// `Prepared::flags`.
+    pub flags: Floats<D>,
 }
 
 impl<D: Device> Results<D> {
@@ -122,6 +123,14 @@ pub(super) fn scores_params<D: Device>(
     }
 }
 
+/// The word that says of weights of two terms whether each needs an exponential of its own; 0 where there is one.
+pub(super) fn far_word<D: Device>(contrast: &Contrast, flags: &Floats<D>) -> u64 {
+    match is_one_way(contrast) {
+        true => 0,
+        false => flags.address() + 8,
+    }
+}
+
 impl<D: Device> Similarity<'_, D> {
     pub(super) fn positives(&self, prepared: &Prepared<'_, D>) -> Result<Positives<D>, Error> {
         let shape = prepared.shape;
@@ -137,7 +146,7 @@ impl<D: Device> Similarity<'_, D> {
             own_keys: prepared.own_keys.map_or_else(no_matrix, view),
             dim: shape.dim as u32,
             padding: 0,
-            not_finite: prepared.not_finite.address(),
+            not_finite: prepared.flags.address(),
             positive: positives.logits.address(),
             square_norms: positives.square_norms.address(),
         };
@@ -216,7 +225,8 @@ impl<D: Device> Similarity<'_, D> {
             last: u32::from(partial.last),
             lanes,
             symmetric: u32::from(prepared.contrast.is_symmetric()),
-            not_finite: prepared.not_finite.address(),
+            not_finite: prepared.flags.address(),
+            far: far_word(prepared.contrast, &prepared.flags),
             positive: at(&statistics.positive),
             negatives_lse: at(&statistics.negatives_lse),
             lse2: at(&statistics.lse2),
@@ -258,10 +268,8 @@ impl<D: Device> Similarity<'_, D> {
             false => anchors.next_multiple_of(TILE),
         };
         let row_tiles = |rows| self.row_tiles(prepared.arithmetic, rows);
-        let columns_of_tile = self.tile_columns(prepared.arithmetic);
-        let (parts, per_part) =
-            self.split(row_tiles(chunk), candidates.div_ceil(columns_of_tile), 1);
-        let row_sums = memory.floats(2 * parts as usize * chunk.min(anchors))?;
+        let cut = self.cut(prepared.arithmetic, prepared.anchor_rows, chunk, candidates);
+        let row_sums = memory.floats(2 * cut.parts as usize * chunk.min(anchors))?;
         let column_sums = match symmetric {
             true => Some((
                 memory.floats(2 * row_tiles(chunk) * candidates)?,
@@ -272,15 +280,14 @@ impl<D: Device> Similarity<'_, D> {
         for first in (0..anchors).step_by(chunk) {
             let count = chunk.min(anchors - first);
             let params = ScoresParams {
-                tiles_per_split: per_part,
+                tiles_per_split: cut.per_part,
                 bound: bound.address(),
                 rows: row_sums.address(),
                 columns: column_sums.as_ref().map_or(0, |(sums, _)| sums.address()),
                 ..scores_params(prepared, first, count)
             };
-            let tiles = row_tiles(count) as u32;
-            let grid = WorkGrid { tiles, parts };
-            self.scores("statistics", prepared.arithmetic, grid, &params)?;
+            let tiles = row_tiles(count);
+            self.scores("statistics", prepared.arithmetic, cut.grid(tiles), &params)?;
             self.combine(
                 prepared,
                 &rows,
@@ -288,7 +295,7 @@ impl<D: Device> Similarity<'_, D> {
                 count,
                 Partial {
                     sums: row_sums.address(),
-                    parts,
+                    parts: cut.parts,
                     ..Partial::default()
                 },
             )?;
@@ -300,7 +307,7 @@ impl<D: Device> Similarity<'_, D> {
                     candidates,
                     Partial {
                         sums: sums.address(),
-                        parts: tiles,
+                        parts: tiles as u32,
                         running: running.address(),
                         first: first == 0,
                         last: first + count == anchors,

@@ -1,6 +1,6 @@
 //! The k best candidates of every query.
 
-use super::params::{ScoresParams, SelectParams, WorkGrid};
+use super::params::{ScoresParams, SelectParams};
 use super::prepared::{rows_from, scales_from};
 use super::similarity::Similarity;
 use super::{Device, DeviceMatrix, Floats};
@@ -51,24 +51,19 @@ impl<D: Device> Similarity<'_, D> {
         let scores = memory.floats(chunk.min(queries.rows) * candidates.rows)?;
         let indices = memory.floats(queries.rows * k)?;
         let best = memory.floats(queries.rows * k)?;
-        let tiles = candidates.rows.div_ceil(self.tile_columns(arithmetic));
         for first in (0..queries.rows).step_by(chunk) {
             let count = chunk.min(queries.rows - first);
-            let row_tiles = self.row_tiles(arithmetic, count);
-            let (parts, per_part) = self.split(row_tiles, tiles, 1);
+            let cut = self.cut(arithmetic, query_rows.rows, count, candidates.rows);
             let params = ScoresParams {
                 anchors: rows_from(query_rows.rows, first, count),
                 candidates: candidate_rows.rows,
                 anchor_scales: scales_from(query_rows.scales, first),
                 candidate_scales: candidate_rows.scales,
-                tiles_per_split: per_part,
+                tiles_per_split: cut.per_part,
                 scores: scores.address(),
                 ..bytemuck::Zeroable::zeroed()
             };
-            let grid = WorkGrid {
-                tiles: row_tiles as u32,
-                parts,
-            };
+            let grid = cut.grid(self.row_tiles(arithmetic, count));
             self.scores("scores", arithmetic, grid, &params)?;
             let params = SelectParams {
                 scores: scores.address(),
