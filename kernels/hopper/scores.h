@@ -7,9 +7,9 @@
 //                side, copy half of each slab into both: without that a tile of D > 256 asks the L2 cache
 //                for 48 KB in 1,024 clocks of its products
 //
-// For weights with a column term, a second warp of the third warpgroup brings the terms of each tile's columns.
-//
 // Numbers are of 16 bits, or e4m3 with a scale of every row (rowwise/quantize.cu); a slab is 128 bytes of either.
+// Scales of columns, or the terms that columns' log-sum-exps add to weights, come by a second warp of the third
+// warpgroup.
 //
 // With RESIDENT anchors the two warpgroups take turns to issue a tile's products: while one multiplies
 // the other is in its epilogue, which takes about as long at D = 128 (Shah et al., FlashAttention-3,
@@ -20,6 +20,8 @@
 
 #include "hopper/tile.h"
 #include "similarity/scores.h"
+
+#include <type_traits>
 
 namespace infonce {
 
@@ -149,23 +151,32 @@ INFONCE_DEVICE void copy_tiles(const HopperScoresParams& p, const HopperScoresMe
     }
 }
 
-// The part of the warp that brings column terms: its loads are under way together, and nobody else waits for them.
+// The part of the warp that brings a number for each of a tile's columns: its loads are under way together, and nobody else waits for them.
 template <class T, bool RESIDENT>
 INFONCE_DEVICE void bring_column_terms(const HopperScoresParams& params, const HopperScoresMemory<RESIDENT>& memory) {
     using Tile = HopperTile;
     constexpr uint32_t LOADS = Tile::COLUMNS / 32;
     const ScoresParams& p = params.scores;
     const uint32_t lane = thread_index() % 32;
-    const float shift = weight_shift<T>(p.shift);
-    const bool shares = share_exponential(p.far, shift);
+    float shift = 0.0f;
+    bool shares = false;
+    if constexpr (sizeof(T) > 1) {
+        shift = weight_shift<T>(p.shift);
+        shares = share_exponential(p.far, shift);
+    }
     Turn<Tile::TERMS_STAGES> turn;
     for (Scheduler<PAIR> scheduler{params.grid}; scheduler.has_work(); scheduler.advance()) {
         const PartTiles tiles(p, scheduler.work().part);
         for (uint32_t tile = 0; tile < tiles.count; ++tile) {
+            const uint32_t first = (tiles.first + tile) * Tile::COLUMNS + lane;
             float terms[LOADS];
             INFONCE_UNROLL
-            for (uint32_t i = 0; i < LOADS; ++i)
-                terms[i] = column_term(p, (tiles.first + tile) * Tile::COLUMNS + i * 32 + lane, shift, shares);
+            for (uint32_t i = 0; i < LOADS; ++i) {
+                if constexpr (sizeof(T) == 1)
+                    terms[i] = load_global(p.candidate_scales + first + i * 32);
+                else
+                    terms[i] = column_term(p, first + i * 32, shift, shares);
+            }
             memory.terms_ring.wait_empty(turn);
             INFONCE_UNROLL
             for (uint32_t i = 0; i < LOADS; ++i)
@@ -176,24 +187,32 @@ INFONCE_DEVICE void bring_column_terms(const HopperScoresParams& params, const H
     }
 }
 
-// What makes logits of products: nothing, or, for numbers that were divided by a scale of their row, the
-// scales of both rows.
-template <class T>
-INFONCE_DEVICE void scale_logits(const ScoresParams&, Logits<HopperTile>&, uint32_t, uint32_t) {}
+// Logits of numbers that were divided by a scale of their row: the products times the scales of both rows.
+struct RowScales {
+    float of[2];
 
-template <>
-INFONCE_DEVICE void scale_logits<e4m3>(const ScoresParams& p, Logits<HopperTile>& logits, uint32_t row_tile, uint32_t first_column) {
-    const Place<HopperTile> place;
-    const float* rows = p.anchor_scales + row_tile * HopperTile::ROWS;
-    const float row[2] = {load_global(rows + place.row(0, 0)), load_global(rows + place.row(0, 1))};
-    INFONCE_UNROLL
-    for (int j = 0; j < HopperTile::COLUMN_BLOCKS; ++j) {
-        const float* columns = p.candidate_scales + first_column + place.column(j, 0);
-        const Vector8 column = load_global(reinterpret_cast<const Vector8*>(columns));
+    INFONCE_DEVICE RowScales(const ScoresParams& p, uint32_t row_tile) {
+        const Place<HopperTile> place;
         INFONCE_UNROLL
-        for (int e = 0; e < 4; ++e) logits.z[0][j][e] = logits.z[0][j][e] * row[e / 2] * bits_float(column.x[e % 2]);
+        for (int half = 0; half < 2; ++half)
+            of[half] = load_global(p.anchor_scales + row_tile * HopperTile::ROWS + place.row(0, half));
     }
-}
+    // `columns`: the scales of the tile's columns, in shared memory.
+    INFONCE_DEVICE void apply(Logits<HopperTile>& logits, SharedAddress columns) const {
+        const Place<HopperTile> place;
+        INFONCE_UNROLL
+        for (int j = 0; j < HopperTile::COLUMN_BLOCKS; ++j) {
+            const Pair column = load_shared<Pair>(columns + 4 * place.column(j, 0));
+            INFONCE_UNROLL
+            for (int e = 0; e < 4; ++e) logits.z[0][j][e] = logits.z[0][j][e] * of[e / 2] * column.x[e % 2];
+        }
+    }
+};
+
+struct NoScales {
+    INFONCE_DEVICE NoScales(const ScoresParams&, uint32_t) {}
+    INFONCE_DEVICE void apply(Logits<HopperTile>&, SharedAddress) const {}
+};
 
 // Runs the tiles of all pieces that this block takes, one of a cluster of PAIR; for each piece an epilogue,
 // `epilogue.tile(logits, first_column, room)` after each of its tiles and `epilogue.write(room)` at the end, on
@@ -206,18 +225,20 @@ INFONCE_DEVICE void hopper_score_tiles(const HopperScoresParams& params) {
     if (is_needless(p)) return;
     const HopperScoresMemory<RESIDENT> memory;
     const Tile::Stages& ring = memory.ring;
+    constexpr bool COLUMN_TERMS = Epilogue<Tile>::COLUMN_TERMS || sizeof(T) == 1;
+    const bool brings_terms = COLUMN_TERMS && (sizeof(T) == 1 || p.column_lse2);
     if (thread_index() == 0) {
         ring.init(Tile::WARPS_DOWN);
         memory.resident_ring.init(Tile::WARPS_DOWN);
-        if (Epilogue<Tile>::COLUMN_TERMS) memory.terms_ring.init(Tile::WARPS_DOWN, 31);
+        if (COLUMN_TERMS) memory.terms_ring.init(Tile::WARPS_DOWN, 31);
         fence_mbarrier_init();
     }
     cluster_barrier();
     if (thread_index() >= uint32_t(Tile::CONSUMERS)) {
         give_registers<40>();
         if (thread_index() == uint32_t(Tile::CONSUMERS)) copy_tiles<T>(params, memory);
-        if constexpr (Epilogue<Tile>::COLUMN_TERMS) {
-            if (thread_index() / 32 == uint32_t(Tile::CONSUMERS) / 32 + 1 && p.column_lse2)
+        if constexpr (COLUMN_TERMS) {
+            if (thread_index() / 32 == uint32_t(Tile::CONSUMERS) / 32 + 1 && brings_terms)
                 bring_column_terms<T>(params, memory);
         }
         return;
@@ -234,6 +255,7 @@ INFONCE_DEVICE void hopper_score_tiles(const HopperScoresParams& params) {
         const Work work = scheduler.work();
         const PartTiles tiles(p, work.part);
         Epilogue<Tile> epilogue(params, work);
+        const typename std::conditional<sizeof(T) == 1, RowScales, NoScales>::type scales(p, work.tile);
         if (RESIDENT && tiles.count > 0) memory.resident_ring.wait(resident_turn);
         for (uint32_t tile = 0; tile < tiles.count; ++tile) {
             Logits<Tile> logits;
@@ -269,18 +291,15 @@ INFONCE_DEVICE void hopper_score_tiles(const HopperScoresParams& params) {
                 resident_turn.advance();
             }
             const uint32_t first_column = (tiles.first + tile) * Tile::COLUMNS;
-            scale_logits<T>(p, logits, work.tile, first_column);
-            if constexpr (Epilogue<Tile>::COLUMN_TERMS) {
-                if (p.column_lse2) memory.terms_ring.wait(terms_turn);
-                epilogue.column_terms = memory.terms + terms_turn.stage * Tile::TERMS_BYTES;
-            }
+            const SharedAddress terms = memory.terms + terms_turn.stage * Tile::TERMS_BYTES;
+            if (brings_terms) memory.terms_ring.wait(terms_turn);
+            scales.apply(logits, terms);
+            if constexpr (Epilogue<Tile>::COLUMN_TERMS) epilogue.column_terms = terms;
             epilogue.tile(logits, first_column, room);
-            if constexpr (Epilogue<Tile>::COLUMN_TERMS) {
-                if (p.column_lse2) {
-                    warp_barrier();
-                    memory.terms_ring.release(terms_turn.stage);
-                    terms_turn.advance();
-                }
+            if (brings_terms) {
+                warp_barrier();
+                memory.terms_ring.release(terms_turn.stage);
+                terms_turn.advance();
             }
             if (Epilogue<Tile>::ROOMS == 2) room = 2 * memory.room + Tile::COLUMNS_ROOM - room;
         }
