@@ -12,6 +12,8 @@ mod build {
     pub mod nvcc;
     #[cfg(feature = "cuda")]
     pub mod ptxas;
+    #[cfg(feature = "cuda")]
+    pub mod sass;
     pub mod sources;
 }
 

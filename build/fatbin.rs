@@ -10,6 +10,7 @@ use std::{fs, io};
 use super::jobs::{self, Done, Job};
 use super::nvcc::{self, Nvcc, Search};
 use super::ptxas::{self, Resources};
+use super::sass;
 use super::sources::Sources;
 
 /// sm_90a, not sm_90: warpgroup products and their registers exist only under the first name.
@@ -36,7 +37,16 @@ pub fn build(sources: &Sources, out_dir: &Path, documentation_only: bool) {
     let images = if documentation_only {
         Ok(Vec::new())
     } else {
-        compile(sources, &out_dir.join("cuda"))
+        Search::here().nvcc().and_then(|nvcc| {
+            let images = compile(sources, &nvcc, &out_dir.join("cuda"))?;
+            Ok(images
+                .into_iter()
+                .map(|image| {
+                    let code = sass::disassemble(&nvcc.path, &image.output);
+                    (image, code.unwrap_or_default())
+                })
+                .collect())
+        })
     };
     let written = images.and_then(|images| {
         let kernels = resources(&images)?;
@@ -51,6 +61,17 @@ pub fn build(sources: &Sources, out_dir: &Path, documentation_only: bool) {
                     println!(
                         "cargo::warning=the kernel {kernel} spills registers on {architecture}: {} bytes stored, {} loaded",
                         k.spill_stores, k.spill_loads
+                    );
+                }
+                // What the fused gradients are built for, which the assembler may undo.
+                let fused = k.kernel.starts_with("hopper_gradient");
+                if fused
+                    && k.machine_code
+                        .is_some_and(|code| code.exponentials_beside_products == 0)
+                {
+                    println!(
+                        "cargo::warning=the exponentials of {} wait for its products",
+                        k.kernel
                     );
                 }
                 if k.product_waits > 0 {
@@ -68,9 +89,8 @@ pub fn build(sources: &Sources, out_dir: &Path, documentation_only: bool) {
     }
 }
 
-fn compile(sources: &Sources, folder: &Path) -> Result<Vec<Done>, String> {
-    let nvcc = Search::here().nvcc()?;
-    let version = version(&nvcc)?;
+fn compile(sources: &Sources, nvcc: &Nvcc, folder: &Path) -> Result<Vec<Done>, String> {
+    let version = version(nvcc)?;
     if let Some(full) = nvcc::full_release(&version) {
         println!("cargo::rustc-env=INFONCE_NVCC={full}");
     }
@@ -133,11 +153,17 @@ fn version(nvcc: &Nvcc) -> Result<String, String> {
     }
 }
 
-/// All kernels of all images. A kernel is launched by name, so no two may share one.
-fn resources(images: &[Done]) -> Result<Vec<Resources>, String> {
+/// All kernels of all images and their machine code. A kernel is launched by name, so no two may share one.
+fn resources(images: &[(Done, String)]) -> Result<Vec<Resources>, String> {
     let mut kernels: Vec<Resources> = Vec::new();
-    for image in images {
-        let parsed = ptxas::parse(&image.log);
+    for (image, code) in images {
+        let mut parsed = ptxas::parse(&image.log);
+        for (name, code) in sass::parse(code) {
+            let mut of_name = parsed.iter_mut().filter(|k| k.kernel == name);
+            if let Some(kernel) = of_name.find(|k| k.architecture == sass::ARCHITECTURE) {
+                kernel.machine_code = Some(code);
+            }
+        }
         let twice = parsed
             .iter()
             .find(|new| kernels.iter().any(|old| old.kernel == new.kernel));
@@ -153,9 +179,9 @@ fn resources(images: &[Done]) -> Result<Vec<Resources>, String> {
     Ok(kernels)
 }
 
-fn write(out_dir: &Path, images: &[Done], kernels: &[Resources]) -> io::Result<()> {
+fn write(out_dir: &Path, images: &[(Done, String)], kernels: &[Resources]) -> io::Result<()> {
     let mut text = String::from("&[\n");
-    for image in images {
+    for (image, _) in images {
         let mut names: Vec<String> = ptxas::parse(&image.log)
             .into_iter()
             .map(|k| k.kernel)
@@ -176,7 +202,7 @@ fn write(out_dir: &Path, images: &[Done], kernels: &[Resources]) -> io::Result<(
         let _ = writeln!(
             text,
             "KernelResources {{ kernel: {:?}, architecture: {:?}, registers: {}, spill_stores: {}, spill_loads: {}, \
-             stack: {}, shared: {}, barriers: {}, product_waits: {} }},",
+             stack: {}, shared: {}, barriers: {}, product_waits: {}, machine_code: {:?} }},",
             k.kernel,
             k.architecture,
             k.registers,
@@ -185,7 +211,8 @@ fn write(out_dir: &Path, images: &[Done], kernels: &[Resources]) -> io::Result<(
             k.stack,
             k.shared,
             k.barriers,
-            k.product_waits
+            k.product_waits,
+            k.machine_code
         );
     }
     text.push_str("]\n");

@@ -2,6 +2,8 @@
 
 use std::fmt::Write;
 
+use super::sass::MachineCode;
+
 /// What one kernel takes on one architecture.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Resources {
@@ -18,6 +20,8 @@ pub struct Resources {
     pub barriers: u32,
     /// Complaints that products of a warpgroup wait where the source does not ask for it.
     pub product_waits: u32,
+    /// Where there are products of warpgroups, and tools to read it.
+    pub machine_code: Option<MachineCode>,
 }
 
 /// How ptxas complains of that, ahead of the kernels themselves.
@@ -87,14 +91,34 @@ pub fn table(kernels: &[Resources]) -> String {
         .unwrap_or(0)
         .max("kernel".len());
     let mut text = format!(
-        "{:width$}  {:>7}  {:>9}  {:>12}  {:>11}  {:>7}  {:>8}\n",
-        "kernel", "arch", "registers", "spill stores", "spill loads", "stack B", "shared B"
+        "{:width$}  {:>7}  {:>9}  {:>12}  {:>11}  {:>7}  {:>8}  {:>10}  {:>10}\n",
+        "kernel",
+        "arch",
+        "registers",
+        "spill stores",
+        "spill loads",
+        "stack B",
+        "shared B",
+        "EX2 beside",
+        "tile loads"
     );
     for k in kernels {
+        let of_code = |count: fn(&MachineCode) -> u32| {
+            let code = k.machine_code.as_ref();
+            code.map_or("–".to_owned(), |code| count(code).to_string())
+        };
         let _ = writeln!(
             text,
-            "{:width$}  {:>7}  {:>9}  {:>12}  {:>11}  {:>7}  {:>8}",
-            k.kernel, k.architecture, k.registers, k.spill_stores, k.spill_loads, k.stack, k.shared
+            "{:width$}  {:>7}  {:>9}  {:>12}  {:>11}  {:>7}  {:>8}  {:>10}  {:>10}",
+            k.kernel,
+            k.architecture,
+            k.registers,
+            k.spill_stores,
+            k.spill_loads,
+            k.stack,
+            k.shared,
+            of_code(|code| code.exponentials_beside_products),
+            of_code(|code| code.tile_loads)
         );
     }
     text

@@ -4,6 +4,9 @@
 use std::path::Path;
 use std::process::Command;
 
+/// The only one with products of warpgroups.
+pub const ARCHITECTURE: &str = "sm_90a";
+
 /// Of a kernel that multiplies with warpgroups.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MachineCode {
@@ -13,12 +16,12 @@ pub struct MachineCode {
     pub tile_loads: u32,
 }
 
-/// The sm_90a code of an image, by the tools beside nvcc; nothing where they are missing.
+/// The code of an image, by the tools beside nvcc; nothing where they are missing, or the image has no such code.
 pub fn disassemble(nvcc: &Path, image: &Path) -> Option<String> {
     let tools = nvcc.parent()?;
     let output = Command::new(tools.join("cuobjdump"))
         .env("NVDISASM_PATH", tools)
-        .args(["-sass", "-arch", "sm_90a"])
+        .args(["-sass", "-arch", ARCHITECTURE])
         .arg(image)
         .output()
         .ok()?;
@@ -69,19 +72,26 @@ fn read(code: &[(u64, &str)]) -> Option<MachineCode> {
         beside += u32::from(under_way && words.contains("MUFU.EX2"));
     }
     // A loop ends with a branch back to its start.
-    let loops = code.iter().enumerate().filter_map(|(end, (address, words))| {
-        let target = words.split("BRA").nth(1)?.split("0x").nth(1)?;
-        let digits = target.split(|c: char| !c.is_ascii_hexdigit()).next()?;
-        let target = u64::from_str_radix(digits, 16).ok()?;
-        let start = code.iter().position(|&(address, _)| address == target)?;
-        (target <= *address).then(|| &code[start..=end])
-    });
+    let loops = code
+        .iter()
+        .enumerate()
+        .filter_map(|(end, (address, words))| {
+            let target = words.split("BRA").nth(1)?.split("0x").nth(1)?;
+            let digits = target.split(|c: char| !c.is_ascii_hexdigit()).next()?;
+            let target = u64::from_str_radix(digits, 16).ok()?;
+            let start = code.iter().position(|&(address, _)| address == target)?;
+            (target <= *address).then(|| &code[start..=end])
+        });
     let holds = |body: &&[(u64, &str)]| {
         let has = |is: fn(&str) -> bool| body.iter().any(|&(_, words)| is(words));
         has(is_product) && has(|words| words.contains("MUFU.EX2"))
     };
     let tile = loops.filter(holds).min_by_key(|body| body.len());
-    let loads = |body: &[(u64, &str)]| body.iter().filter(|(_, words)| words.contains("LDG")).count();
+    let loads = |body: &[(u64, &str)]| {
+        body.iter()
+            .filter(|(_, words)| words.contains("LDG"))
+            .count()
+    };
     code.iter()
         .any(|(_, words)| is_product(words))
         .then(|| MachineCode {

@@ -6,6 +6,7 @@ mod build {
     pub mod jobs;
     pub mod nvcc;
     pub mod ptxas;
+    pub mod sass;
     pub mod sources;
 }
 
@@ -16,6 +17,7 @@ use std::path::{Path, PathBuf};
 use build::jobs::{self, Job};
 use build::nvcc::{self, Nvcc, Search};
 use build::ptxas::{self, Resources};
+use build::sass::{self, MachineCode};
 use build::sources::Sources;
 use tempfile::TempDir;
 
@@ -213,6 +215,7 @@ fn registers_spills_and_shared_memory_are_read_per_kernel_and_architecture() {
             shared: 1024,
             barriers: 1,
             product_waits: 2,
+            machine_code: None,
         },
     ];
     assert_eq!(ptxas::parse(LOG), expected);
@@ -229,12 +232,53 @@ fn the_table_has_a_line_for_each_kernel() {
     assert_eq!(words.len(), 3);
     assert_eq!(
         words[1],
-        ["gradient", "sm_80", "255", "784", "828", "440", "0"]
+        [
+            "gradient", "sm_80", "255", "784", "828", "440", "0", "–", "–"
+        ]
     );
     assert_eq!(
         words[2],
-        ["normalize", "sm_90a", "10", "4", "8", "16", "1024"]
+        [
+            "normalize",
+            "sm_90a",
+            "10",
+            "4",
+            "8",
+            "16",
+            "1024",
+            "–",
+            "–"
+        ]
     );
+}
+
+/// As cuobjdump prints it: a loop of two products, whose exponentials follow the first wait and the second.
+const SASS: &str = "\
+		Function : gradient
+	.headerflags	@\"EF_CUDA_TEXMODE_UNIFIED EF_CUDA_64BIT_ADDRESS EF_CUDA_SM90\"
+        /*0000*/                   LDG.E R4, desc[UR4][R2.64] ;           /* 0x0000000402047981 */
+                                                                           /* 0x000fc800078e00ff */
+        /*0010*/                   HGMMA.64x96x16.F32.BF16 R24, gdesc[UR4], !UPT ; /* 0x01600000041879f0 */
+        /*0020*/                   HGMMA.64x128x16.F32.BF16 R72, R24, gdesc[UR8].tnspB, R72 ; /* 0x0 */
+        /*0030*/                   WARPGROUP.DEPBAR.LE gsb0, 0x1 ;        /* 0x00008000000079c5 */
+        /*0040*/                   MUFU.EX2 R5, R5 ;                      /* 0x0000000500057308 */
+        /*0050*/              @!P0 MUFU.EX2 R6, R6 ;                      /* 0x0000000600067308 */
+        /*0060*/                   WARPGROUP.DEPBAR.LE gsb0, 0x0 ;        /* 0x00008000000079c5 */
+        /*0070*/                   MUFU.EX2 R7, R7 ;                      /* 0x0000000700077308 */
+        /*0080*/                   LDG.E R8, desc[UR4][R2.64] ;           /* 0x0000000402047981 */
+        /*0090*/               @P1 BRA 0x10 ;                             /* 0xfffffffc00fc0947 */
+        /*00a0*/                   BRA 0xa0;                              /* 0xfffffffc00fc7947 */
+		Function : normalize
+        /*0000*/                   MUFU.EX2 R7, R7 ;                      /* 0x0000000700077308 */
+";
+
+#[test]
+fn exponentials_beside_products_and_loads_of_a_tile_are_counted_in_machine_code() {
+    let expected = MachineCode {
+        exponentials_beside_products: 2,
+        tile_loads: 1,
+    };
+    assert_eq!(sass::parse(SASS), [("gradient".to_owned(), expected)]);
 }
 
 #[test]

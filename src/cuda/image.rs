@@ -41,6 +41,18 @@ pub struct KernelResources {
     pub barriers: u32,
     /// Complaints of the assembler that products of a warpgroup wait where the source does not.
     pub product_waits: u32,
+    /// Of a kernel with products of warpgroups, where `cuobjdump` and `nvdisasm` stood beside nvcc.
+    pub machine_code: Option<MachineCode>,
+}
+
+/// What was counted in a kernel's machine code.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct MachineCode {
+    /// Exponentials between the issue of products and the wait for the last of them.
+    pub exponentials_beside_products: u32,
+    /// Loads from global memory in the innermost loop that holds both products and exponentials, a tile's.
+    pub tile_loads: u32,
 }
 
 static RESOURCES: &[KernelResources] = include!(concat!(env!("OUT_DIR"), "/resources.rs"));
@@ -126,6 +138,43 @@ mod tests {
             .filter(|kernel| kernel.spill_stores + kernel.spill_loads > 0)
             .collect();
         assert!(spilling.is_empty(), "{spilling:#?}");
+    }
+
+    /// By the tools of nvcc's packages, which the README's line installs.
+    fn machine_code(family: &str) -> Vec<(&'static str, MachineCode)> {
+        let of_family = kernels()
+            .iter()
+            .filter(|kernel| kernel.kernel.starts_with(family));
+        let read = of_family
+            .filter(|kernel| kernel.architecture == "sm_90a")
+            .map(|kernel| {
+                let code = kernel.machine_code;
+                (
+                    kernel.kernel,
+                    code.expect("cuobjdump and nvdisasm stand beside nvcc"),
+                )
+            });
+        let read: Vec<_> = read.collect();
+        assert!(!read.is_empty(), "{family}");
+        read
+    }
+
+    #[test]
+    fn exponentials_of_fused_gradients_run_beside_products() {
+        for (kernel, code) in machine_code("hopper_gradient") {
+            // A thread has at least 32 logits a tile.
+            assert!(
+                code.exponentials_beside_products >= 32,
+                "{kernel}: {code:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn no_tile_waits_for_a_load_from_global_memory() {
+        for (kernel, code) in machine_code("hopper_") {
+            assert_eq!(code.tile_loads, 0, "{kernel}");
+        }
     }
 
     #[test]

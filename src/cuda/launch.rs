@@ -129,6 +129,10 @@ impl Device for CudaDevice {
     fn multiprocessors(&self) -> u32 {
         self.info().multiprocessors
     }
+
+    fn cache_bytes(&self) -> usize {
+        self.info().cache_bytes
+    }
 }
 
 impl CudaDevice {

@@ -27,9 +27,6 @@ const HOPPER_PRODUCT_SHARED: u32 = 4 * (128 + 256) * 128 + 8 * 8;
 /// candidates only.
 const RESIDENT_DIM_BYTES: u32 = 4 * 128;
 
-/// Bytes of anchors that blocks running together may read again for every tile: half of an H200's L2 cache, which has
-/// the candidates to hold, too.
-const CACHED_ANCHORS: usize = 25 << 20;
 /// Clusters' row tiles of a group where the anchors of all are more. g clusters read as many tiles of anchors again and
 /// again, the splits beside them C/g tiles of candidates, two at a time: of 66 clusters least where g² = 2C.
 const GROUP: usize = 11;
@@ -61,8 +58,9 @@ impl Cut {
 }
 
 impl<D: Device> Similarity<'_, D> {
-    /// A pass over `rows` of the anchors against all candidates. Where the rows of clusters that run together leave
-    /// the L2 cache too little, fewer of them run beside more splits.
+    /// A pass over `rows` of the anchors against all candidates. Clusters that run together read their anchors again
+    /// for every tile: where these take more than half of the L2 cache, which has candidates to hold, too, fewer row
+    /// tiles run beside more splits.
     pub(super) fn cut(
         &self,
         arithmetic: Arithmetic,
@@ -76,7 +74,7 @@ impl<D: Device> Similarity<'_, D> {
         let together = row_tiles.div_ceil(PAIR as usize).min(clusters);
         let cached = together * PAIR as usize * TILE * anchors.row_bytes as usize;
         let streams_anchors = self.is_hopper(arithmetic) && anchors.row_bytes > RESIDENT_DIM_BYTES;
-        let (group, least) = match streams_anchors && cached > CACHED_ANCHORS {
+        let (group, least) = match streams_anchors && cached > self.device.cache_bytes() / 2 {
             true => (GROUP, clusters.div_ceil(GROUP)),
             false => (row_tiles, 1),
         };

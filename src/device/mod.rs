@@ -97,6 +97,8 @@ pub(crate) trait Device {
     /// How many blocks run at a time, roughly: what the work is cut up for. Results depend on it
     /// by rounding.
     fn multiprocessors(&self) -> u32;
+    /// Bytes of the second-level cache. Results depend on it by rounding.
+    fn cache_bytes(&self) -> usize;
 }
 
 /// A row-major matrix in device memory.

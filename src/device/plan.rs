@@ -33,6 +33,7 @@ impl Source for Counter {
 struct Plan {
     pool: Arc<Pool<Counter>>,
     multiprocessors: u32,
+    cache_bytes: usize,
     warpgroups: bool,
 }
 
@@ -67,6 +68,9 @@ impl Device for Plan {
     fn multiprocessors(&self) -> u32 {
         self.multiprocessors
     }
+    fn cache_bytes(&self) -> usize {
+        self.cache_bytes
+    }
 }
 
 /// A call whose memory is asked for.
@@ -99,6 +103,7 @@ pub(crate) fn workspace_bytes<D: Device>(
     let plan = Plan {
         pool: Pool::new(Counter::default()),
         multiprocessors: similarity.device.multiprocessors(),
+        cache_bytes: similarity.device.cache_bytes(),
         warpgroups: similarity.device.has_warpgroups(),
     };
     // Rows without gaps, at addresses as the driver gives them.

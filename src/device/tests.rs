@@ -5,6 +5,7 @@ mod fp8;
 mod quantize;
 mod rowwise;
 mod step;
+mod two_terms;
 
 use super::statistics::ExponentRange;
 use super::{Call, Device, DeviceMatrix, Results, Similarity, number_bytes};
@@ -324,6 +325,49 @@ fn which_block_computes_a_piece_does_not_change_it() -> Result<(), Error> {
         for multiprocessors in [1, 3, 4] {
             assert_eq!(run(multiprocessors)?, alone, "D = {dim}, {multiprocessors}");
         }
+    }
+    Ok(())
+}
+
+#[test]
+fn anchors_that_leave_the_cache_too_little_run_in_groups() -> Result<(), Error> {
+    const ANCHORS: usize = 3_000;
+    let run = |cache_bytes| -> Result<_, Error> {
+        let mut device = HostDevice::new(Schedule::Mixed, 5, 48);
+        device.warpgroups = true;
+        device.cache_bytes = cache_bytes;
+        let fixture = Fixture::on(device, ANCHORS, 700, 264)?;
+        let similarity = Similarity::new(&fixture.device, 0);
+        let contrast = Contrast::moco(0.1)?;
+        let (Inputs::Pair { q, k: queue }, own_key) = (fixture.inputs, fixture.gradients.dq) else {
+            unreachable!("the fixture's inputs are pairs")
+        };
+        let own_key = DeviceMatrix {
+            address: q.address,
+            ..own_key
+        };
+        let inputs = Inputs::Queue {
+            q,
+            own_key: DeviceMatrix {
+                dtype: DType::Bf16,
+                ..own_key
+            },
+            queue,
+        };
+        let prepared = similarity.prepare(&contrast, &inputs)?;
+        let cut = similarity.cut(prepared.arithmetic, prepared.anchor_rows, ANCHORS, 700);
+        let (_, statistics) = similarity
+            .forward(&contrast, &inputs)?
+            .read(&fixture.device)?;
+        Ok((cut, statistics.rows.negatives_lse))
+    };
+    let (together, expected) = run(50 << 20)?;
+    let (grouped, found) = run(1 << 20)?;
+    // 24 row tiles of clusters side by side, or 11; 24 clusters then have three splits at least.
+    assert_eq!((together.grid(24).group, grouped.grid(24).group), (24, 11));
+    assert_eq!(grouped.parts, 3);
+    for (row, (x, y)) in found.iter().zip(&expected).enumerate() {
+        assert!((x - y).abs() <= 1e-5 * y.abs(), "row {row}: {x}, {y}");
     }
     Ok(())
 }

@@ -85,6 +85,8 @@ pub(crate) struct HostDevice {
     schedule: Schedule,
     seed: AtomicU64,
     multiprocessors: u32,
+    /// What it says of its second-level cache.
+    pub(crate) cache_bytes: usize,
     /// Whether it passes for sm_90a.
     pub(crate) warpgroups: bool,
     /// Counts the memory of calls as a pool would hold it.
@@ -112,6 +114,7 @@ impl HostDevice {
             schedule,
             seed: AtomicU64::new(seed),
             multiprocessors,
+            cache_bytes: 50 << 20,
             warpgroups: false,
             counted: Pool::new(Counter::default()),
         }
@@ -214,5 +217,9 @@ impl Device for HostDevice {
 
     fn multiprocessors(&self) -> u32 {
         self.multiprocessors
+    }
+
+    fn cache_bytes(&self) -> usize {
+        self.cache_bytes
     }
 }

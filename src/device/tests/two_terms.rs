@@ -1,0 +1,88 @@
+//! Weights of two terms, W_ij = 2^(z - lse_i) + 2^(z - lse_j): one exponential where no log-sum-exp is far from 0.
+
+use super::{Fixture, ROWS};
+use crate::contrast::{Contrast, Inputs};
+use crate::device::{Device, DeviceMatrix, Results, Similarity};
+use crate::engine::Gradients;
+use crate::error::Error;
+use crate::host::{HostDevice, Schedule};
+
+fn fixture(hopper: bool, dim: usize) -> Result<Fixture, Error> {
+    let mut device = HostDevice::new(Schedule::Mixed, 7, 3);
+    device.warpgroups = hopper;
+    Fixture::on(device, ROWS, ROWS, dim)
+}
+
+/// NT-Xent of the first rows, and CLIP; of logits up to `scale` times D / 2.
+fn losses(
+    fixture: &Fixture,
+    scale: f32,
+) -> Result<Vec<(Contrast, Inputs<DeviceMatrix>, Gradients<DeviceMatrix>)>, Error> {
+    let Inputs::Pair { q, .. } = fixture.inputs else {
+        unreachable!("the fixture's inputs are pairs")
+    };
+    let Gradients { dq, dk } = fixture.gradients;
+    let (of_rows, both) = (Gradients { dq, dk: None }, Gradients { dq, dk });
+    Ok(vec![
+        (
+            Contrast::nt_xent(1.0 / scale)?,
+            Inputs::Shared { z: q },
+            of_rows,
+        ),
+        (Contrast::clip(scale)?, fixture.inputs, both),
+    ])
+}
+
+#[test]
+fn log_sum_exps_far_from_zero_are_noticed() -> Result<(), Error> {
+    let fixture = fixture(true, 40)?;
+    let similarity = Similarity::new(&fixture.device, 0);
+    // Lengths are about √20: the largest lse, in base 2, is about 29·s.
+    for (scale, far) in [(1.0, 0), (8.0, 1)] {
+        for (contrast, inputs, _) in losses(&fixture, scale)? {
+            let forward = similarity.forward(&contrast, &inputs)?;
+            let flags = forward.flags.read(&fixture.device)?;
+            assert_eq!(flags[2].to_bits(), far, "{} s = {scale}", contrast.name());
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn one_exponential_gives_the_weights_of_two() -> Result<(), Error> {
+    // Fused and in chunks.
+    for (hopper, dim) in [
+        (false, 40),
+        (false, 300),
+        (true, 40),
+        (true, 100),
+        (true, 300),
+    ] {
+        let fixture = fixture(hopper, dim)?;
+        let similarity = Similarity::new(&fixture.device, 0);
+        // Logits as at D = 40.
+        for (contrast, inputs, gradients) in losses(&fixture, 40.0 / dim as f32)? {
+            let name = format!("{} D = {dim}, sm_90a: {hopper}", contrast.name());
+            let forward: Results<HostDevice> = similarity.forward(&contrast, &inputs)?;
+            let run = |far: u32| -> Result<Vec<f32>, Error> {
+                let word = forward.flags.address() + 8;
+                fixture.device.write(word, &far.to_le_bytes())?;
+                similarity.backward_of(&contrast, &inputs, &forward, 1.0, &gradients)?;
+                let mut dq = vec![0.0f32; ROWS * dim];
+                fixture
+                    .device
+                    .read(gradients.dq.address, bytemuck::cast_slice_mut(&mut dq))?;
+                Ok(dq)
+            };
+            let (one, two) = (run(0)?, run(1)?);
+            assert_ne!(one, two, "{name}: the word is not read");
+            let square =
+                |numbers: &mut dyn Iterator<Item = f32>| numbers.map(|x| x * x).sum::<f32>();
+            let off = square(&mut one.iter().zip(&two).map(|(x, y)| x - y)).sqrt();
+            // Weights that lie near the middle of two numbers of bf16 are rounded to one or the other.
+            let allowed = 1e-4 * square(&mut two.iter().copied()).sqrt();
+            assert!(off <= allowed, "{name}: {off} of {allowed}");
+        }
+    }
+    Ok(())
+}
