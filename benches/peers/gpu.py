@@ -31,8 +31,8 @@ from pathlib import Path
 import entries
 
 HERE = Path(__file__).resolve().parent
-# N = M and D, most valuable first; all peers at both works of a shape, then the next. `first` and `rest`
-# are those of benches/cuda/losses.rs.
+# N = M and D, most valuable first; all peers at both works of a shape, then the next. `first` is what fits
+# in the packed runner's stage `peers`.
 SHAPES = {
     "first": [(32768, 512), (32768, 128), (32768, 1024)],
     "rest": [
