@@ -4,7 +4,7 @@ use std::path::Path;
 
 use criterion::Criterion;
 use half::{bf16, f16};
-use infonce::cuda::{CudaBuffer, CudaDevice, CudaEngine, CudaResults};
+use infonce::cuda::{CudaBuffer, CudaDevice, CudaEngine, CudaResults, CudaRows, CudaRowsMut};
 use infonce::{Contrast, DType, Element, Error, Gradients, Inputs, Positives};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -26,6 +26,8 @@ enum Wanted {
     Forward,
     /// Every gradient that there is, in the inputs' type.
     Gradient,
+    /// The same from what a forward has left.
+    Backward,
 }
 
 #[derive(Clone, Copy)]
@@ -37,69 +39,69 @@ struct Case {
     d: usize,
 }
 
-/// At which one-way InfoNCE is timed; `benches/peers` has the same.
-const DIMENSIONS: [usize; 5] = [128, 256, 512, 768, 1024];
+/// At which InfoNCE and CLIP are timed, most valuable first; `benches/peers` has the same.
+const DIMENSIONS: [usize; 5] = [512, 128, 1024, 256, 768];
+
+/// Gradients from stored weights of one term and of two, all else alike: what W's second term costs.
+pub fn weights(rig: &mut Rig, criterion: &mut Criterion) {
+    for loss in [Loss::InfoNce, Loss::Clip] {
+        backward(rig, criterion, square(loss, Wanted::Backward, 32_768, 512));
+    }
+}
+
+/// What others are measured at, and what figures show.
+pub fn first(rig: &mut Rig, criterion: &mut Criterion) {
+    for dim in DIMENSIONS {
+        for loss in [Loss::InfoNce, Loss::Clip] {
+            for wanted in [Wanted::Gradient, Wanted::Forward] {
+                time::<bf16>(rig, criterion, square(loss, wanted, 32_768, dim));
+            }
+        }
+    }
+}
 
 /// Every loss at the shapes of its users.
-pub fn run(rig: &mut Rig, criterion: &mut Criterion) {
-    use Loss::{Clip, InfoNce, Moco, NtXent};
-    let both = [Wanted::Forward, Wanted::Gradient];
-    let of = |loss, wanted, n, m, d| Case {
+pub fn rest(rig: &mut Rig, criterion: &mut Criterion) {
+    use Loss::{InfoNce, Moco, NtXent};
+    let queue = Case {
+        m: 65_536,
+        ..square(Moco, Wanted::Gradient, 256, 128)
+    };
+    time::<bf16>(rig, criterion, queue);
+    for dim in DIMENSIONS {
+        let case = square(InfoNce, Wanted::Gradient, 8192, dim);
+        time::<bf16>(rig, criterion, case);
+    }
+    for wanted in [Wanted::Forward, Wanted::Gradient] {
+        time::<bf16>(rig, criterion, square(NtXent, wanted, 8192, 128));
+        time::<bf16>(rig, criterion, square(InfoNce, wanted, 4096, 256));
+        time::<bf16>(rig, criterion, square(InfoNce, wanted, 65_536, 512));
+        time::<f16>(rig, criterion, square(InfoNce, wanted, 32_768, 512));
+        time::<f32>(rig, criterion, square(InfoNce, wanted, 8192, 256));
+    }
+    top_k(rig, criterion);
+}
+
+/// N = M.
+fn square(loss: Loss, wanted: Wanted, n: usize, d: usize) -> Case {
+    Case {
         loss,
         wanted,
         n,
-        m,
+        m: n,
         d,
-    };
-    time::<bf16>(rig, criterion, of(Moco, Wanted::Gradient, 256, 65_536, 128));
-    for wanted in both {
-        time::<bf16>(rig, criterion, of(NtXent, wanted, 8192, 8192, 128));
-        time::<bf16>(rig, criterion, of(InfoNce, wanted, 4096, 4096, 256));
     }
-    for dim in DIMENSIONS {
-        for wanted in both {
-            time::<bf16>(rig, criterion, of(InfoNce, wanted, 32_768, 32_768, dim));
-        }
-    }
-    for dim in DIMENSIONS {
-        let case = of(InfoNce, Wanted::Gradient, 8192, 8192, dim);
-        time::<bf16>(rig, criterion, case);
-    }
-    for dim in [512, 768, 1024] {
-        for wanted in both {
-            time::<bf16>(rig, criterion, of(Clip, wanted, 32_768, 32_768, dim));
-        }
-    }
-    for wanted in both {
-        time::<bf16>(rig, criterion, of(InfoNce, wanted, 65_536, 65_536, 512));
-        time::<f16>(rig, criterion, of(InfoNce, wanted, 32_768, 32_768, 512));
-        time::<f32>(rig, criterion, of(InfoNce, wanted, 8192, 8192, 256));
-    }
-    top_k(rig, criterion);
 }
 
 /// Shapes that take long: N = M = 131,072, and 1,048,576, where the matrix of logits would take 4 TiB
 /// in f32.
 pub fn largest(rig: &mut Rig, criterion: &mut Criterion) {
     for d in DIMENSIONS {
-        let case = Case {
-            loss: Loss::InfoNce,
-            wanted: Wanted::Gradient,
-            n: 131_072,
-            m: 131_072,
-            d,
-        };
+        let case = square(Loss::InfoNce, Wanted::Gradient, 131_072, d);
         time::<bf16>(rig, criterion, case);
     }
     for wanted in [Wanted::Forward, Wanted::Gradient] {
-        let rows = rig.rows(1 << 20);
-        let case = Case {
-            loss: Loss::InfoNce,
-            wanted,
-            n: rows,
-            m: rows,
-            d: 512,
-        };
+        let case = square(Loss::InfoNce, wanted, rig.rows(1 << 20), 512);
         rig.time_once(case.row(DType::Bf16), |engine| {
             let device = engine.device();
             device.trim();
@@ -113,21 +115,17 @@ pub fn largest(rig: &mut Rig, criterion: &mut Criterion) {
     }
 }
 
-/// Writes what one-way InfoNCE reads and gives at N = M = 32,768 to a file in `folder` for each D, for
+/// Writes what InfoNCE and CLIP read and give at N = M = 32,768 to a file in `folder` for each D, for
 /// `benches/peers/gpu.py` to find the errors: loss in f32, q, k, dq and dk in bf16, little-endian.
 pub fn outputs(rig: &Rig, folder: &Path) -> Result<(), String> {
     for d in DIMENSIONS {
-        let n = rig.rows(32_768);
-        let case = Case {
-            loss: Loss::InfoNce,
-            wanted: Wanted::Gradient,
-            n,
-            m: n,
-            d,
-        };
-        let path = folder.join(format!("{n}x{d}"));
-        let bytes = call_once(case, rig.engine()).map_err(|error| error.to_string())?;
-        std::fs::write(&path, bytes).map_err(|error| format!("{}: {error}", path.display()))?;
+        for loss in [Loss::InfoNce, Loss::Clip] {
+            let n = rig.rows(32_768);
+            let path = folder.join(format!("{}-{n}x{d}", loss.name()));
+            let case = square(loss, Wanted::Gradient, n, d);
+            let bytes = call_once(case, rig.engine()).map_err(|error| error.to_string())?;
+            std::fs::write(&path, bytes).map_err(|error| format!("{}: {error}", path.display()))?;
+        }
     }
     Ok(())
 }
@@ -144,8 +142,7 @@ fn call_once(case: Case, engine: &CudaEngine) -> Result<Vec<u8>, Error> {
 }
 
 fn time<T: Element>(rig: &mut Rig, criterion: &mut Criterion, case: Case) {
-    let (n, m) = (rig.rows(case.n), rig.rows(case.m));
-    let case = Case { n, m, ..case };
+    let case = case.of(rig);
     let row = case.row(T::DTYPE);
     rig.time(criterion, row, Yardstick::Product, |engine| {
         let tensors = Tensors::<T>::new(case, engine.device())?;
@@ -154,6 +151,30 @@ fn time<T: Element>(rig: &mut Rig, criterion: &mut Criterion, case: Case) {
         })
     });
 }
+
+fn backward(rig: &mut Rig, criterion: &mut Criterion, case: Case) {
+    let case = case.of(rig);
+    let row = case.row(DType::Bf16);
+    // What the forward launches is not of the case.
+    let untraced = rig.engine().clone();
+    rig.time(criterion, row, Yardstick::Product, |engine| {
+        let mut tensors = Tensors::<bf16>::new(case, engine.device())?;
+        let (inputs, _) = tensors.views(case)?;
+        let forward = untraced.forward_on_device(&case.contrast()?, &inputs, None)?;
+        let keeps = (tensors, forward);
+        Prepared::new(engine.device(), keeps, |(tensors, forward)| {
+            let (inputs, gradients) = tensors.views(case)?;
+            let gradients = gradients.expect("a backward has gradients");
+            engine.backward_on_device(&case.contrast()?, &inputs, forward, 1.0, gradients, None)
+        })
+    });
+}
+
+/// What a call reads, and the gradients that it writes, if any.
+type Views<'a, T> = (
+    Inputs<CudaRows<'a, T>>,
+    Option<Gradients<CudaRowsMut<'a, T>>>,
+);
 
 /// Inputs and gradients on the device.
 struct Tensors<T> {
@@ -169,7 +190,7 @@ impl<T: Element> Tensors<T> {
     fn new(case: Case, device: &CudaDevice) -> Result<Self, Error> {
         let Case { n, m, d, .. } = case;
         let upload = |rows, seed| CudaBuffer::upload(device, &unit_rows(rows, d, seed));
-        let gradient = case.wanted == Wanted::Gradient;
+        let gradient = case.wanted != Wanted::Forward;
         let room = |rows| if gradient { rows * d } else { 0 };
         let own_key = (case.loss == Loss::Moco)
             .then(|| upload(n, 3))
@@ -185,6 +206,16 @@ impl<T: Element> Tensors<T> {
     }
 
     fn call(&mut self, case: Case, engine: &CudaEngine) -> Result<CudaResults, Error> {
+        let contrast = case.contrast()?;
+        match self.views(case)? {
+            (inputs, None) => engine.forward_on_device(&contrast, &inputs, None),
+            (inputs, Some(gradients)) => {
+                engine.value_and_grad_on_device(&contrast, &inputs, 1.0, gradients, None)
+            }
+        }
+    }
+
+    fn views(&mut self, case: Case) -> Result<Views<'_, T>, Error> {
         let Case { n, m, d, .. } = case;
         let q = self.q.rows(n, d)?;
         let inputs = match (case.loss, &self.own_key) {
@@ -199,9 +230,8 @@ impl<T: Element> Tensors<T> {
                 k: self.k.rows(m, d)?,
             },
         };
-        let contrast = case.contrast()?;
         if case.wanted == Wanted::Forward {
-            return engine.forward_on_device(&contrast, &inputs, None);
+            return Ok((inputs, None));
         }
         let gradients = Gradients {
             dq: self.dq.rows_mut(n, d)?,
@@ -210,17 +240,34 @@ impl<T: Element> Tensors<T> {
                 false => None,
             },
         };
-        engine.value_and_grad_on_device(&contrast, &inputs, 1.0, gradients, None)
+        Ok((inputs, Some(gradients)))
+    }
+}
+
+impl Loss {
+    fn name(self) -> &'static str {
+        match self {
+            Self::NtXent => "NT-Xent",
+            Self::InfoNce => "InfoNCE",
+            Self::Moco => "MoCo",
+            Self::Clip => "CLIP",
+        }
     }
 }
 
 impl Case {
+    /// With as many rows as the rig gives it.
+    fn of(self, rig: &Rig) -> Self {
+        let (n, m) = (rig.rows(self.n), rig.rows(self.m));
+        Self { n, m, ..self }
+    }
+
     fn contrast(self) -> Result<Contrast, Error> {
         match self.loss {
             Loss::NtXent => Contrast::nt_xent(0.5),
             Loss::InfoNce => Contrast::info_nce(0.07, Positives::Diagonal),
             Loss::Moco => Contrast::moco(0.07),
-            Loss::Clip => Contrast::clip(14.3),
+            Loss::Clip => Contrast::clip(1.0 / 0.07),
         }
     }
 
@@ -233,8 +280,8 @@ impl Case {
         // docs/design.md, section 6: "What is timed".
         let products = match (self.wanted, self.loss) {
             (Wanted::Forward, _) => 2.0,
-            (Wanted::Gradient, Loss::Moco) => 4.0,
-            (Wanted::Gradient, Loss::NtXent | Loss::InfoNce) => 6.0,
+            (_, Loss::Moco) => 4.0,
+            (_, Loss::NtXent | Loss::InfoNce) | (Wanted::Backward, Loss::Clip) => 6.0,
             (Wanted::Gradient, Loss::Clip) => 8.0,
         };
         let (sides, gradients) = match self.loss {
@@ -244,17 +291,12 @@ impl Case {
         };
         let gradients = match self.wanted {
             Wanted::Forward => 0.0,
-            Wanted::Gradient => gradients,
-        };
-        let work = match self.loss {
-            Loss::NtXent => "NT-Xent",
-            Loss::InfoNce => "InfoNCE",
-            Loss::Moco => "MoCo",
-            Loss::Clip => "CLIP",
+            Wanted::Gradient | Wanted::Backward => gradients,
         };
         let wanted = match self.wanted {
             Wanted::Forward => "forward",
             Wanted::Gradient => "value and gradient",
+            Wanted::Backward => "backward",
         };
         let shape = match self.loss {
             Loss::NtXent => format!("2N={} D={}", self.n, self.d),
@@ -262,7 +304,7 @@ impl Case {
         };
         let bytes = (sides + gradients) * d * number_bytes(dtype);
         row(
-            work,
+            self.loss.name(),
             wanted,
             shape,
             dtype,

@@ -3,9 +3,10 @@
 //!
 //! `cargo bench --features cuda --bench cuda -- [filter] [criterion's options]`. Criterion decides how
 //! often each case runs and compares it with the run before. In the environment:
+//! `INFONCE_CASES` chooses: `weights`, `first`, which is what others are measured at, or `rest`;
 //! `INFONCE_ROWS=FILE` also writes the rows as JSON, after each one (`benches/records/schema.rs`);
-//! `INFONCE_LARGEST=1` adds N = M = 131,072 and 1,048,576, which take longest;
-//! `INFONCE_OUTPUTS=FOLDER` has the inputs and gradients of some cases written there, for others to check;
+//! `INFONCE_LARGEST=1` adds to `rest` N = M = 131,072 and 1,048,576, which take longest;
+//! `INFONCE_OUTPUTS=FOLDER` has inputs and gradients of `first` written there, for others to check;
 //! `INFONCE_DIVISOR=K` divides rows by K, to rehearse where there is no time.
 
 mod losses;
@@ -27,10 +28,20 @@ use infonce::cuda::CudaEngine;
 
 use rig::Rig;
 
+const CASES: [&str; 3] = ["weights", "first", "rest"];
+
 fn main() -> ExitCode {
+    let cases = std::env::var("INFONCE_CASES").ok();
+    if let Some(cases) = &cases
+        && !CASES.contains(&&**cases)
+    {
+        let allowed = CASES.join(", ");
+        eprintln!("error: INFONCE_CASES is {cases:?}; it must be one of {allowed}");
+        return ExitCode::FAILURE;
+    }
     let outcome = CudaEngine::new(0).map(Rig::new);
     let rows = match outcome {
-        Ok(Ok(rig)) => measure(rig),
+        Ok(Ok(rig)) => measure(rig, cases.as_deref()),
         Ok(Err(error)) => {
             eprintln!("error: {error}");
             return ExitCode::FAILURE;
@@ -47,7 +58,9 @@ fn main() -> ExitCode {
     }
 }
 
-fn measure(mut rig: Rig) -> Vec<schema::Row> {
+/// `cases`: which; all when none is named.
+fn measure(mut rig: Rig, cases: Option<&str>) -> Vec<schema::Row> {
+    let wanted = |name| cases.is_none_or(|cases| cases == name);
     println!("{}", rig.description());
     let mut criterion = Criterion::default()
         .without_plots()
@@ -56,16 +69,24 @@ fn measure(mut rig: Rig) -> Vec<schema::Row> {
         .warm_up_time(Duration::from_millis(300))
         .measurement_time(Duration::from_secs(1))
         .configure_from_args();
-    losses::run(&mut rig, &mut criterion);
-    steps::run(&mut rig, &mut criterion);
-    rowwise::run(&mut rig, &mut criterion);
-    if let Some(folder) = std::env::var_os("INFONCE_OUTPUTS")
-        && let Err(reason) = losses::outputs(&rig, folder.as_ref())
-    {
-        println!("no outputs: {reason}");
+    if wanted("weights") {
+        losses::weights(&mut rig, &mut criterion);
     }
-    if std::env::var_os("INFONCE_LARGEST").is_some() {
-        losses::largest(&mut rig, &mut criterion);
+    if wanted("first") {
+        losses::first(&mut rig, &mut criterion);
+        if let Some(folder) = std::env::var_os("INFONCE_OUTPUTS")
+            && let Err(reason) = losses::outputs(&rig, folder.as_ref())
+        {
+            println!("no outputs: {reason}");
+        }
+    }
+    if wanted("rest") {
+        losses::rest(&mut rig, &mut criterion);
+        steps::run(&mut rig, &mut criterion);
+        rowwise::run(&mut rig, &mut criterion);
+        if std::env::var_os("INFONCE_LARGEST").is_some() {
+            losses::largest(&mut rig, &mut criterion);
+        }
     }
     criterion.final_summary();
     let rows = rig.into_rows();

@@ -1,43 +1,78 @@
 #!/usr/bin/env bash
-# Tests, checks and measures the kernels on this machine's card, most valuable first, and writes a
-# record. A stage that fails or runs into its limit does not keep the next from running; without a
-# card each is reported as ignored, with the reason. On SIGTERM the stage under way is ended, the others
-# are ignored, and the record is written all the same.
+# Tests, checks and measures the kernels on this machine's card in two calls, each of which ends within
+# its limit and writes a record. A stage that fails or runs into its limit does not keep the next from
+# running; without a card each is reported as ignored, with the reason. On SIGTERM the stage under way is
+# ended, the others are ignored, and the record is written all the same.
 #
-# run.sh [FOLDER]     default: a new folder beside this script
-#   INFONCE_SECONDS   for all of it, 580 when unset; what is left without time is ignored
+# run.sh correctness [FOLDER]   240 s; default: a new folder beside this script
+# run.sh speed [FOLDER]         300 s
+# run.sh [FOLDER]               both, and one record of the two
+#   INFONCE_SECONDS   for a call; what is left without time is ignored
 #   INFONCE_STAGES    names of the stages to run, between spaces; all when unset
 #   INFONCE_DIVISOR   divides the rows of the benchmarks, to rehearse where there is no time
-#   INFONCE_PEERS     options of peers/gpu.py, such as "--d 128 256"
+#   INFONCE_PEERS     further options of peers/gpu.py, such as "--works CLIP"
 set -uo pipefail
 here="$(cd "$(dirname "$0")" && pwd)"
+call=""
+case "${1:-}" in correctness | speed) call="$1" && shift ;; esac
 run="${1:-$here/run-$(date -u +%Y%m%dT%H%M%SZ)}"
-mkdir -p "$run/logs" "$run/kernels" && run="$(cd "$run" && pwd)" || exit 1
+mkdir -p "$run" && run="$(cd "$run" && pwd)" || exit 1
 cd "$here" || exit 1
-[ -x infonce ] || tar -xzf executables.tar.gz || exit 1
-rm -f "$run"/{stages.tsv,rows.json,peers.json,verify.json,clocks.csv} "$run"/kernels/*
+[ -x infonce ] || timeout 30 tar -xzf executables.tar.gz || exit 1
+
+# The two in one.
+if [ -z "$call" ]; then
+    child="" stopped="" failed=0
+    trap 'stopped=yes; [ -z "$child" ] || kill -TERM "$child" 2> /dev/null' TERM INT HUP
+    for call in correctness speed; do
+        # Once told to stop, a call notes its stages as ignored.
+        INFONCE_STOPPED="$stopped" "$here/run.sh" "$call" "$run/$call" &
+        child=$!
+        # A signal ends a wait; the call goes on to its record.
+        while wait "$child"; exit=$?; ((exit > 128)) && kill -0 "$child" 2> /dev/null; do :; done
+        ((exit == 0)) || failed=1
+    done
+    ./record merge "$run/correctness/record.json" "$run/speed/record.json" > "$run/record.json" || exit 1
+    ./record table "$run/record.json" > "$run/table.txt" || exit 1
+    echo "record of both calls: $run/record.json"
+    exit "$failed"
+fi
+
+mkdir -p "$run"/{logs,kernels,rows} || exit 1
+rm -f "$run"/{stages.tsv,verify.json,clocks.csv,record.json} "$run"/{logs,kernels,rows}/* 2> /dev/null
 cp build.json "$run/"
 : > "$run/stages.tsv"
 
-# Every stage in its order: the seconds that it has at most, and those that earlier ones leave it.
-budget="${INFONCE_SECONDS:-580}"
+# The call's stages in their order: the seconds that each has at most, and those that the stages before
+# leave it. `rest` runs in what they have left, where that is as much as its least.
+case "$call" in
+    correctness) default=240 rest=" " stages=(info device conformance-Hopper conformance-portable memcheck weights) ;;
+    speed) default=300 stages=(bench peers bench-rest peers-rest verify train-simclr train-moco racecheck synccheck initcheck)
+        rest=" ${stages[*]:2} " ;;
+esac
+declare -A most=([info]=20 [device]=60 [conformance-Hopper]=90 [conformance-portable]=90 [memcheck]=60 [weights]=40
+    [bench]=110 [peers]=200 [bench-rest]=120 [peers-rest]=120 [verify]=60 [train-simclr]=60 [train-moco]=60
+    [racecheck]=90 [synccheck]=60 [initcheck]=60)
+declare -A least=([info]=2 [device]=15 [conformance-Hopper]=40 [conformance-portable]=40 [memcheck]=30 [weights]=15
+    [bench]=60 [peers]=100 [bench-rest]=45 [peers-rest]=45 [verify]=20 [train-simclr]=30 [train-moco]=30
+    [racecheck]=45 [synccheck]=30 [initcheck]=30)
+budget="${INFONCE_SECONDS:-$default}"
 [[ "$budget" =~ ^[0-9]+$ ]] || { echo "error: INFONCE_SECONDS is \"$budget\"; it must be a whole number" >&2; exit 2; }
-stages=(info device conformance-Hopper conformance-portable verify memcheck racecheck synccheck bench peers
-    train-simclr train-moco initcheck)
-declare -A most=([info]=20 [device]=60 [conformance-Hopper]=90 [conformance-portable]=90 [verify]=90 [memcheck]=60
-    [racecheck]=90 [synccheck]=60 [bench]=240 [peers]=240 [train-simclr]=60 [train-moco]=60 [initcheck]=60)
-declare -A least=([info]=2 [device]=15 [conformance-Hopper]=40 [conformance-portable]=40 [verify]=20 [memcheck]=30
-    [racecheck]=45 [synccheck]=30 [bench]=130 [peers]=90 [train-simclr]=45 [train-moco]=45 [initcheck]=0)
-# For the record, at the end.
-last=15
+# For the record, at the end, and for a stage that does not end when it is told to.
+last=20
 
 wanted() { [ -z "${INFONCE_STAGES:-}" ] || [[ " $INFONCE_STAGES " == *" $1 "* ]]; }
 
 # allowed NAME: the seconds it may take, so that those after it have their least.
 allowed() {
     local left=$((budget - last - SECONDS)) kept=0 after="" name seconds
+    if [[ "$rest" == *" $1 "* ]]; then
+        ((left >= least[$1])) || left=0
+        echo $((left < most[$1] ? left : most[$1]))
+        return
+    fi
     for name in "${stages[@]}"; do
-        [ -n "$after" ] && wanted "$name" && kept=$((kept + least[$name]))
+        [ -n "$after" ] && wanted "$name" && [[ "$rest" != *" $name "* ]] && kept=$((kept + least[$name]))
         [ "$name" = "$1" ] && after=yes
     done
     seconds=$((left - kept))
@@ -47,11 +82,12 @@ allowed() {
     echo $((seconds > 0 ? seconds : 0))
 }
 
-stopped=""
+stopped="${INFONCE_STOPPED:+the run was interrupted}"
 child=""
 trap 'stopped="the run was interrupted"; [ -z "$child" ] || kill -TERM "$child" 2> /dev/null' TERM INT HUP
 
-# stage NAME COMMAND…: runs it; what it prints goes to logs/NAME.log, what it launches to kernels/NAME.
+# stage NAME COMMAND…: runs it; what it prints goes to logs/NAME.log, what its tests launch to
+# kernels/NAME, what it times to rows/NAME.json.
 stage() {
     local name="$1" limit start exit
     shift
@@ -61,7 +97,8 @@ stage() {
     ((limit > 0)) || { ignore "$name" "no time left" "$@"; return; }
     printf '== %s, %s s: %s\n' "$name" "$limit" "$*"
     start="$(date +%s.%N)"
-    INFONCE_KERNELS="$run/kernels/$name" timeout --kill-after=5 "$limit" "$@" > "$run/logs/$name.log" 2>&1 &
+    INFONCE_KERNELS="$run/kernels/$name" INFONCE_ROWS="$run/rows/$name.json" \
+        timeout --kill-after=5 "$limit" "$@" > "$run/logs/$name.log" 2>&1 &
     child=$!
     wait "$child"
     exit=$?
@@ -86,28 +123,8 @@ on_card() { if [ -n "$no_card" ]; then ignore "$1" "$no_card" "${@:2}"; else sta
 
 note() { printf '%s\t%s\t%s\t%s\t%s\n' "$@" >> "$run/stages.tsv"; }
 
-# Where a toolkit or pip has put cuBLAS, for the benchmarks' yardstick, and NVRTC with its headers, for
-# the trainer's encoder.
-pip_toolkit="$(python3 -c 'import nvidia.cu13 as package; print(list(package.__path__)[0])' 2>/dev/null)"
-for folder in /usr/local/cuda*/lib64 "$pip_toolkit/lib"; do
-    [ -e "$folder/libcublas.so.13" ] && export LD_LIBRARY_PATH="$folder:${LD_LIBRARY_PATH:-}" && break
-done
-if [ ! -e /usr/local/cuda/include/cuda_runtime.h ] && [ -e "$pip_toolkit/include/cuda_runtime.h" ]; then
-    export CUDA_PATH="${CUDA_PATH:-$pip_toolkit}"
-fi
-
-no_card="$(./infonce info | sed -n 's/^cuda  not here: //p')"
-nvidia-smi --query-gpu=driver_version --format=csv,noheader 2>/dev/null | head -n 1 > "$run/driver"
-
-# Correctness: the whole table of cases, once with each set of kernels.
-stage info ./infonce info
-stage device ./cuda_device
-stage conformance-Hopper ./conformance "cuda Hopper"
-stage conformance-portable ./conformance "cuda portable"
-on_card verify ./infonce verify --engine cuda --report "$run/verify.json"
-
-# Every access checked, races in shared memory, barriers: every kernel on few and small cases, because
-# checking takes many times as long.
+# Every access checked, races in shared memory, barriers, reads of what nothing wrote: every kernel on few
+# and small cases, because checking takes many times as long.
 sanitizer() {
     local tool="$1"
     local check="compute-sanitizer --tool $tool --error-exitcode 1"
@@ -119,53 +136,92 @@ sanitizer() {
         ignore "$tool" "${no_card:-there is no compute-sanitizer here}" "${command[@]}"
     fi
 }
-sanitizer memcheck
-sanitizer racecheck
-sanitizer synccheck
 
-# Speed, with the card's clocks read twice a second.
-nvidia-smi --query-gpu=clocks.sm,clocks.mem,power.draw,temperature.gpu --format=csv,noheader,nounits \
-    --loop-ms=500 > "$run/clocks.csv" 2>/dev/null &
-reader=$!
-outputs="$(mktemp -d)"
-INFONCE_LARGEST=1 INFONCE_OUTPUTS="$outputs" INFONCE_ROWS="$run/rows.json" CRITERION_HOME="$run/criterion" \
-    stage bench ./bench --bench
-# Others on the same work. Their packages are looked for in Python's own folders and in wheels/ here.
-# QuACK tells installed code from the user's by a folder named site-packages, and fails without one.
-if compgen -G "wheels/*.whl" > /dev/null && [ ! -e site-packages ]; then
-    rm -rf site.part
-    timeout 60 python3 -m pip install --quiet --no-index --no-deps --target site.part wheels/*.whl \
-        > "$run/logs/wheels.log" 2>&1 && mv site.part site-packages || tail -n 3 "$run/logs/wheels.log"
-fi
-# No further size is begun when little of the limit is left.
-peers_limit="$(allowed peers)"
-peers=(python3 peers/gpu.py --out "$run/peers.json" --logs "$run/logs/peers"
-    --seconds "$((peers_limit > 60 ? peers_limit - 40 : 20))")
-[ -e "$run/rows.json" ] && peers+=(--ours "$outputs" --rows "$run/rows.json")
-[ -e site-packages ] && peers+=(--site site-packages)
-read -r -a options <<< "${INFONCE_PEERS:-}"
-peers+=("${options[@]}")
-if command -v python3 > /dev/null; then
-    on_card peers "${peers[@]}"
-else
-    ignore peers "there is no python3 here" "${peers[@]}"
-fi
-rm -rf "$outputs"
-kill "$reader" 2>/dev/null
-wait "$reader" 2>/dev/null
+# bench NAME CASES: our own rows. What others are to check of them goes to $outputs.
+bench() {
+    INFONCE_CASES="$2" INFONCE_LARGEST=1 INFONCE_OUTPUTS="$outputs" CRITERION_HOME="$run/criterion" \
+        stage "$1" ./bench --bench
+}
 
-# The trainer.
-for method in simclr moco; do
-    on_card "train-$method" ./infonce train "$method" --engine cuda --epochs 4 --out "$run/train-$method"
+# others NAME SHAPES: those beside us on the same work. No further task is begun when little of the limit
+# is left.
+others() {
+    local name="$1" limit
+    limit="$(allowed "$name")"
+    local command=(python3 peers/gpu.py --out "$run/rows/$name.json" --logs "$run/logs/$name" --shapes "$2"
+        --limit 60 --seconds "$((limit > 60 ? limit - 30 : limit / 2))")
+    [ -e "$run/rows/bench.json" ] && command+=(--ours "$outputs" --rows "$run/rows/bench.json")
+    [ -e site-packages ] && command+=(--site site-packages)
+    local -a options
+    read -r -a options <<< "${INFONCE_PEERS:-}"
+    command+=("${options[@]}")
+    if command -v python3 > /dev/null; then
+        on_card "$name" "${command[@]}"
+    else
+        ignore "$name" "there is no python3 here" "${command[@]}"
+    fi
+}
+
+# Where a toolkit or pip has put cuBLAS, for the benchmarks' yardstick, and NVRTC with its headers, for
+# the trainer's encoder.
+pip_toolkit="$(timeout 10 python3 -c 'import nvidia.cu13 as package; print(list(package.__path__)[0])' 2> /dev/null)"
+for folder in /usr/local/cuda*/lib64 "$pip_toolkit/lib"; do
+    [ -e "$folder/libcublas.so.13" ] && export LD_LIBRARY_PATH="$folder:${LD_LIBRARY_PATH:-}" && break
 done
+if [ ! -e /usr/local/cuda/include/cuda_runtime.h ] && [ -e "$pip_toolkit/include/cuda_runtime.h" ]; then
+    export CUDA_PATH="${CUDA_PATH:-$pip_toolkit}"
+fi
 
-# Reads of memory that nothing wrote, if there is time.
-sanitizer initcheck
+no_card="$(timeout 20 ./infonce info | sed -n 's/^cuda  not here: //p')"
+timeout 10 nvidia-smi --query-gpu=driver_version --format=csv,noheader 2> /dev/null | head -n 1 > "$run/driver"
+outputs="$(mktemp -d)"
+# The card's clocks, twice a second, while it is timed.
+read_clocks() {
+    nvidia-smi --query-gpu=clocks.sm,clocks.mem,power.draw,temperature.gpu --format=csv,noheader,nounits \
+        --loop-ms=500 >> "$run/clocks.csv" 2> /dev/null &
+    reader=$!
+}
+
+case "$call" in
+    correctness)
+        stage info ./infonce info
+        stage device ./cuda_device
+        # The whole table of cases, once with each set of kernels.
+        stage conformance-Hopper ./conformance "cuda Hopper"
+        stage conformance-portable ./conformance "cuda portable"
+        sanitizer memcheck
+        read_clocks
+        bench weights weights
+        ;;
+    speed)
+        read_clocks
+        bench bench first
+        # The others' packages are looked for in Python's own folders and in wheels/ here. QuACK tells
+        # installed code from the user's by a folder named site-packages, and fails without one.
+        if compgen -G "wheels/*.whl" > /dev/null && [ ! -e site-packages ]; then
+            rm -rf site.part
+            timeout 30 python3 -m pip install --quiet --no-index --no-deps --target site.part wheels/*.whl \
+                > "$run/logs/wheels.log" 2>&1 && mv site.part site-packages || tail -n 3 "$run/logs/wheels.log"
+        fi
+        others peers first
+        bench bench-rest rest
+        others peers-rest rest
+        on_card verify ./infonce verify --engine cuda --report "$run/verify.json"
+        for method in simclr moco; do
+            on_card "train-$method" ./infonce train "$method" --engine cuda --epochs 4 --out "$run/train-$method"
+        done
+        sanitizer racecheck
+        sanitizer synccheck
+        sanitizer initcheck
+        ;;
+esac
+rm -rf "$outputs"
+kill "$reader" 2> /dev/null
 
 date -u +%Y-%m-%dT%H:%M:%SZ > "$run/date"
-./record assemble "$run" > "$run/record.json" || exit 1
-./record table "$run/record.json" | tee "$run/table.txt"
-tar -czf "$run/logs.tar.gz" -C "$run" logs
+timeout 10 ./record assemble "$run" > "$run/record.json" || exit 1
+timeout 2 ./record table "$run/record.json" | tee "$run/table.txt"
+timeout 3 tar -czf "$run/logs.tar.gz" -C "$run" logs
 echo "record: $run/record.json"
 # A failure is in the record; whoever calls this sees it too.
 ! grep -q -E '"status": "(failed|timed-out)"' "$run/record.json"

@@ -1,5 +1,6 @@
-"""How each peer is called for one-way InfoNCE: q (N, D) and k (N, D) in bf16 with unit rows, the
-positive of row i is k_i, logits are <q_i, k_j>/tau, the loss is the mean over rows.
+"""How each peer is called: q (N, D) and k (N, D) in bf16 with unit rows, the positive of row i is k_i,
+logits are <q_i, k_j>/tau. One-way InfoNCE is the mean over rows; CLIP is half of it, and half of the
+mean over columns.
 
 An entry's function imports its package and returns loss(q, k, target, scale), with scale = 1/tau. A
 linear cross-entropy is given the keys as its weight. Those that know no scale get scale·q, in bf16,
@@ -9,9 +10,25 @@ Nothing is imported before an entry is asked for, so that whoever only lists the
 """
 
 from collections import namedtuple
+from functools import partial
 
-# name: what a row calls it, behind the package and its release. package: as pip calls it.
+# What is measured, under the names of benches/cuda/losses.rs: products of value and gradient, 2NMD
+# FLOPs each (docs/design.md, section 6).
+WORKS = {"InfoNCE": 3, "CLIP": 4}
+
+# name: what a row calls it, behind the package and its release. package: as pip calls it. load: the
+# entry's function for each work.
 Peer = namedtuple("Peer", "package name load")
+
+
+def peer(package, name, one_way, clip=None):
+    return Peer(package, name, {"InfoNCE": one_way, "CLIP": clip or partial(both_ways, one_way)})
+
+
+def both_ways(load):
+    """CLIP for those that have one direction: two calls with the roles swapped."""
+    one_way = load()
+    return lambda q, k, target, scale: (one_way(q, k, target, scale) + one_way(k, q, target, scale)) / 2
 
 
 def torch_eager():
@@ -20,12 +37,53 @@ def torch_eager():
     return lambda q, k, target, scale: F.cross_entropy(q @ k.T * scale, target)
 
 
-def torch_compiled():
+def torch_eager_clip():
+    import torch.nn.functional as F
+
+    def loss(q, k, target, scale):
+        z = q @ k.T * scale
+        return (F.cross_entropy(z, target) + F.cross_entropy(z.T, target)) / 2
+
+    return loss
+
+
+def torch_compiled(eager):
     import torch
 
     # One shape at a time: without the reset, PyTorch falls back to eager after eight of them.
     torch.compiler.reset()
-    return torch.compile(torch_eager(), dynamic=False)
+    return torch.compile(eager(), dynamic=False)
+
+
+def torch_linear():
+    import torch
+    import torch.nn.functional as F
+
+    if not hasattr(F, "linear_cross_entropy"):
+        raise ImportError(f"linear_cross_entropy came with PyTorch 2.13, this is {torch.__version__}")
+    # Without options it stores all logits, as the eager entry does; with them, those of a chunk of rows.
+    options = torch.nn.LinearCrossEntropyOptions()
+    return lambda q, k, target, scale: F.linear_cross_entropy(q * scale, k, target, options=options)
+
+
+def memeff():
+    from memeff import MemoryEfficientQwen3Loss
+
+    # One-way, with a margin that no logit exceeds: nothing is taken for a false negative.
+    def loss(q, k, target, scale):
+        return MemoryEfficientQwen3Loss(1 / scale, margin=4.0, **MEMEFF)(q, k)
+
+    return loss
+
+
+def memeff_clip():
+    from memeff import MemoryEfficientCLIPLoss
+
+    return lambda q, k, target, scale: MemoryEfficientCLIPLoss(1 / scale, **MEMEFF)(q, k)
+
+
+# By default gradients are multiplied by sqrt(N·tau), and rows are normalised once more.
+MEMEFF = {"stable": False, "normalized_inputs": True}
 
 
 def inf_cl():
@@ -96,16 +154,21 @@ def quack():
 
 
 PEERS = {
-    "torch-eager": Peer("torch", "eager", torch_eager),
-    "torch-compile": Peer("torch", "compile", torch_compiled),
-    "inf-cl": Peer("inf_cl", "", inf_cl),
-    "cce": Peer("cut-cross-entropy", "", cut_cross_entropy),
-    "cce-unfiltered": Peer("cut-cross-entropy", "unfiltered", cut_cross_entropy_unfiltered),
-    "liger": Peer("liger-kernel", "Triton", liger_triton),
-    "liger-large-chunks": Peer("liger-kernel", "Triton, chunks of 4096", liger_triton_large_chunks),
-    "liger-sm90": Peer("liger-kernel", "SM90", liger_sm90),
-    "liger-sm90-scaled": Peer("liger-kernel", "SM90 scaled", liger_sm90_scaled),
-    "quack": Peer("quack-kernels", "", quack),
+    "torch-eager": peer("torch", "eager", torch_eager, torch_eager_clip),
+    "torch-compile": peer(
+        "torch", "compile", partial(torch_compiled, torch_eager), partial(torch_compiled, torch_eager_clip)
+    ),
+    "torch-linear": peer("torch", "linear_cross_entropy", torch_linear),
+    "memeff": peer("memeff", "", memeff, memeff_clip),
+    # Two calls are CLIP in its own example too.
+    "inf-cl": peer("inf_cl", "", inf_cl),
+    "cce": peer("cut-cross-entropy", "", cut_cross_entropy),
+    "cce-unfiltered": peer("cut-cross-entropy", "unfiltered", cut_cross_entropy_unfiltered),
+    "liger": peer("liger-kernel", "Triton", liger_triton),
+    "liger-large-chunks": peer("liger-kernel", "Triton, chunks of 4096", liger_triton_large_chunks),
+    "liger-sm90": peer("liger-kernel", "SM90", liger_sm90),
+    "liger-sm90-scaled": peer("liger-kernel", "SM90 scaled", liger_sm90_scaled),
+    "quack": peer("quack-kernels", "", quack),
 }
 
 
@@ -113,9 +176,9 @@ def label(key):
     """Whose code a row is about: package, release where it is installed, and which of its ways."""
     from importlib.metadata import PackageNotFoundError, version
 
-    peer = PEERS[key]
+    package, name, _ = PEERS[key]
     try:
-        words = [peer.package, version(peer.package).split("+")[0], peer.name]
+        words = [package, version(package).split("+")[0], name]
     except PackageNotFoundError:
-        words = [peer.package, peer.name]
+        words = [package, name]
     return " ".join(word for word in words if word)

@@ -1,8 +1,9 @@
 """Other people's kernels on a card, on this crate's work, same inputs, same run: loss and both
-gradients of one-way InfoNCE, F.cross_entropy(q @ k.T / 0.07, arange(N)), bf16, unit rows, N = M.
+gradients of one-way InfoNCE, F.cross_entropy(q @ k.T / 0.07, arange(N)), and of CLIP, the mean of that
+and of the same with q and k swapped; bf16, unit rows, N = M.
 
-    python3 gpu.py [--out peers.json] [--seconds 180] [--site FOLDER]
-    python3 gpu.py --device cpu --n 256 --d 64       # rehearses, with what runs there
+    python3 gpu.py [--out peers.json] [--seconds 180] [--shapes first] [--site FOLDER]
+    python3 gpu.py --device cpu --shapes 256x64      # rehearses, with what runs there
 
 Needs PyTorch; which other packages are measured, and in which releases, stands in requirements.txt.
 Writes rows as a record keeps them (benches/records/schema.rs): time cold and warm, the library product
@@ -30,9 +31,15 @@ from pathlib import Path
 import entries
 
 HERE = Path(__file__).resolve().parent
-# Most valuable first; all peers of a shape, then the next.
-SIZES = [32768, 8192, 131072]
-DIMENSIONS = [128, 256, 512, 768, 1024]
+# N = M and D, most valuable first; all peers at both works of a shape, then the next. `first` is what fits
+# in the packed runner's stage `peers`.
+SHAPES = {
+    "first": [(32768, 512), (32768, 128), (32768, 1024)],
+    "rest": [
+        (32768, 256), (32768, 768),
+        *((n, d) for n in (8192, 131072) for d in (512, 128, 1024, 256, 768)),
+    ],
+}
 # Up to here all peers fit on a card side by side, and compile at the same time.
 TOGETHER = 32768
 # After as many processes lost, a peer is left out.
@@ -145,53 +152,57 @@ class Peer:
             self.child = None
 
 
-def row(by, n, d, answer):
+def row(by, work, n, d, answer):
     """A row of benches/records/schema.rs. Operations and bytes as benches/cuda counts them."""
     blank = dict.fromkeys(("cold", "warm", "measure", "extra_bytes", "error", "reason"))
     return {
-        "by": by, "work": "InfoNCE", "wanted": "value and gradient", "shape": f"N={n} M={n} D={d}",
-        "dtype": "bf16", "flops": 6.0 * n * n * d, "bytes": 8.0 * n * d, **blank, **answer,
+        "by": by, "work": work, "wanted": "value and gradient", "shape": f"N={n} M={n} D={d}",
+        "dtype": "bf16", "flops": 2.0 * entries.WORKS[work] * n * n * d, "bytes": 8.0 * n * d,
+        **blank, **answer,
     }
 
 
 class Table:
     """The rows so far, and why the others are not there yet."""
 
-    def __init__(self, out, shapes, reason):
-        self.out, self.shapes, self.reason, self.rows = out, shapes, reason, {}
+    def __init__(self, out, tasks, reason):
+        self.out, self.tasks, self.reason, self.rows = out, tasks, reason, {}
 
     def write(self, peers):
         rows = []
-        for n, d in self.shapes:
+        for task in self.tasks:
             for peer in peers:
-                rows.append(self.rows.get((n, d, peer.key)) or row(peer.by, n, d, {"reason": self.reason}))
+                rows.append(self.rows.get((task, peer.key)) or row(peer.by, *task, {"reason": self.reason}))
         # A peer that gave the same reason everywhere gives it once.
-        for peer in peers:
-            of_peer = [x for x in rows if x["by"] == peer.by]
-            reasons = {x["reason"] for x in of_peer}
-            if len(of_peer) > 1 and len(reasons) == 1 and reasons != {None}:
-                rows = [x for x in rows if x["by"] != peer.by]
-                rows.append({**of_peer[0], "shape": "every shape", "flops": None, "bytes": 0.0})
+        for by, work in {(x["by"], x["work"]): None for x in rows}:
+            same = [x for x in rows if (x["by"], x["work"]) == (by, work)]
+            reasons = {x["reason"] for x in same}
+            if len(same) > 1 and len(reasons) == 1 and reasons != {None}:
+                rows = [x for x in rows if x not in same]
+                rows.append({**same[0], "shape": f"{len(same)} shapes", "flops": None, "bytes": 0.0})
         replace(self.out, {"rows": rows})
 
 
-def run(peers, shapes, seconds, out):
-    """Measures all peers at one shape after the other until the time is up."""
-    table = Table(out, shapes, f"not reached within {seconds:g} s")
+def run(peers, tasks, seconds, out):
+    """Measures all peers at one task, which is a work and a shape, after the other until the time is
+    up."""
+    table = Table(out, tasks, f"not reached within {seconds:g} s")
     table.write(peers)
     end = time.monotonic() + seconds
     try:
-        for n, d in shapes:
+        for task in tasks:
             if time.monotonic() > end:
                 break
+            request = "{} {} {}".format(*task)
+            together = task[1] <= TOGETHER
             # What must be compiled is compiled by all at the same time, before anything is timed. A
             # peer that fails here fails again when its turn comes, and says so in its row.
             failed = {}
             for peer in peers:
                 peer.start()
-                if n <= TOGETHER:
-                    peer.ask(f"prepare {n} {d}")
-            if n <= TOGETHER:
+                if together:
+                    peer.ask(f"prepare {request}")
+            if together:
                 for peer in peers:
                     lost = peer.lost
                     answer = peer.answer()
@@ -203,31 +214,30 @@ def run(peers, shapes, seconds, out):
                 if peer.key in failed:
                     answer = failed[peer.key]
                 else:
-                    peer.ask(f"measure {n} {d}")
+                    peer.ask(f"measure {request}")
                     answer = peer.answer()
-                table.rows[n, d, peer.key] = row(peer.by, n, d, answer)
+                table.rows[task, peer.key] = row(peer.by, *task, answer)
                 table.write(peers)
-                print(line(table.rows[n, d, peer.key]), flush=True)
+                print(line(table.rows[task, peer.key]), flush=True)
     finally:
         for peer in peers:
             peer.stop()
         table.write(peers)
 
 
-def check_ours(peer, folder, rows):
-    """Writes the errors of this crate's own outcomes in `folder` into its rows, in the file `rows`, by
-    the reference that the others are held to."""
+def check_ours(peer, tasks, folder, rows):
+    """Writes the errors of this crate's own outcomes of `tasks` in `folder` into its rows, in the file
+    `rows`, by the reference that the others are held to."""
     file = json.loads(rows.read_text())
-    for path in sorted(folder.iterdir()):
-        n, d = map(int, path.name.split("x"))
-        task = row("", n, d, {})
+    for work, n, d in tasks:
+        path, task = folder / f"{work}-{n}x{d}", row("", work, n, d, {})
         same = [x for x in file["rows"] if all(x[key] == task[key] for key in ("work", "wanted", "shape", "dtype"))]
-        if not same:
+        if not same or not path.exists():
             continue
         peer.start()
-        peer.ask(f"check {n} {d} {path}")
+        peer.ask(f"check {work} {n} {d} {path}")
         answer = peer.answer()
-        print(f"{task['shape']:<28} {same[0]['by']:<45} {answer.get('error') or answer['reason']}", flush=True)
+        print(f"{name(task)} {same[0]['by']:<45} {answer.get('error') or answer['reason']}", flush=True)
         same[0]["error"] = answer.get("error")
     replace(rows, file)
 
@@ -239,12 +249,16 @@ def replace(path, value):
     beside.replace(path)
 
 
+def name(of):
+    return f"{of['work']:<7} {of['shape']:<28}"
+
+
 def line(of):
-    name = f"{of['shape']:<28} {of['by']:<45}"
+    start = f"{name(of)} {of['by']:<45}"
     if of["reason"]:
-        return f"{name} {of['reason']}"
+        return f"{start} {of['reason']}"
     time, error = of["cold"] or of["warm"], of["error"]
-    return (f"{name} {time['median'] * 1e3:9.3f} ms  "
+    return (f"{start} {time['median'] * 1e3:9.3f} ms  "
             f"loss {error['loss']:.1e} dq {error['dq']:.1e} dk {error['dk']:.1e}")
 
 
@@ -261,43 +275,53 @@ def why_not(device):
     return None if last == ["True"] else "".join(last) or "PyTorch does not start"
 
 
+def shapes(text):
+    """first, rest, or NxD."""
+    n, _, d = text.partition("x")
+    return SHAPES[text] if text in SHAPES else [(int(n), int(d))]
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("peers.json"))
-    parser.add_argument("--seconds", type=float, default=180, help="no shape or peer is begun after that")
+    parser.add_argument("--seconds", type=float, default=180, help="no task or peer is begun after that")
     parser.add_argument("--limit", type=float, default=90, help="seconds that a peer has for one answer")
     parser.add_argument("--site", type=Path, help="a folder site-packages that pip has filled")
     parser.add_argument("--logs", type=Path, help="a folder for what peers print")
     parser.add_argument("--ours", type=Path, help="a folder of what this crate's benchmark gave")
     parser.add_argument("--rows", type=Path, help="and its rows, to write errors into")
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
-    parser.add_argument("--n", type=int, nargs="+", default=SIZES)
-    parser.add_argument("--d", type=int, nargs="+", default=DIMENSIONS)
+    parser.add_argument("--shapes", type=shapes, nargs="+", default=list(SHAPES.values()),
+                        help="first, rest, or N = M and D as 256x64; all when not given")
+    parser.add_argument("--works", nargs="+", choices=entries.WORKS, default=list(entries.WORKS))
     parser.add_argument("--peers", nargs="+", choices=entries.PEERS, default=list(entries.PEERS))
     options = parser.parse_args()
     folders = [str(options.site.resolve())] if options.site else []
     sys.path[1:1] = folders  # for the packages' releases
     logs = options.logs or Path(tempfile.mkdtemp(prefix="peers-"))
     logs.mkdir(parents=True, exist_ok=True)
-    shapes = [(n, d) for n in options.n for d in options.d]
+    tasks = [(work, *shape) for some in options.shapes for shape in some for work in options.works]
     command = lambda key: [sys.executable, str(HERE / "measure.py"), key, options.device, *folders]
     peers = [Peer(key, command(key), logs / f"{key}.log", options.limit) for key in options.peers]
     # Ends as at the end of the time when it is told to stop.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     reason = why_not(options.device)
     if reason is None:
+        # Their packages are imported while ours is checked.
+        for peer in peers:
+            peer.start()
         if options.ours and options.rows:
             # PyTorch's process: it is here if anything is.
             ours = Peer("torch-eager", command("torch-eager"), logs / "ours.log", options.limit)
             try:
-                check_ours(ours, options.ours, options.rows)
+                check_ours(ours, tasks, options.ours, options.rows)
             except (OSError, ValueError) as error:
                 print(f"this crate's outcomes are not checked: {error}")
             finally:
                 ours.stop()
-        run(peers, shapes, options.seconds, options.out)
+        run(peers, tasks, options.seconds, options.out)
     else:
-        Table(options.out, shapes, reason).write(peers)
+        Table(options.out, tasks, reason).write(peers)
         print(f"ignored: {reason}")
 
 

@@ -3,10 +3,10 @@ peer that crashes or hangs takes nothing else along. benches/peers/gpu.py starts
 
     measure.py PEER DEVICE [SITE]    DEVICE: cuda or cpu; SITE: a folder of packages
 
-    (at the start)    {} when its package is there, else {"missing": why}
-    prepare N D       {} after one call, which compiles what has to be compiled
-    measure N D       the numbers of a row (benches/records/schema.rs)
-    check N D FILE    {"error": …} of what this crate's benchmark has written (benches/cuda/losses.rs)
+    (at the start)       {} when its package is there, else {"missing": why}
+    prepare WORK N D     {} after one call, which compiles what has to be compiled
+    measure WORK N D     the numbers of a row (benches/records/schema.rs)
+    check WORK N D FILE  {"error": …} of what this crate's benchmark has written (benches/cuda/losses.rs)
 
 Any of them may be answered with {"reason": why}.
 
@@ -33,7 +33,7 @@ import entries
 TEMPERATURE = 0.07
 SAMPLES = 20
 # Seconds for the samples of one shape; a slow peer gets fewer of them, and the row says how many.
-SAMPLING = 8.0
+SAMPLING = 4.0
 FEWEST_SAMPLES = 3
 PRODUCT = 8192
 # Up to here every row of dq and dk is checked, above as many as this, evenly spaced.
@@ -51,9 +51,9 @@ def unit_rows(rows, dim, seed, device):
     return (x / x.norm(dim=1, keepdim=True)).bfloat16()
 
 
-def reference(q, k, scale, rows):
-    """Loss, dq[rows] and dk[rows] in float64; dz = (softmax(z) - 1)/N for the positive. A chunk of
-    logits at a time, at most 2^27 of them."""
+def one_way(q, k, scale, rows):
+    """Loss, dq[rows] and dk[rows] of InfoNCE in float64; dz = (softmax(z) - 1)/N for the positive. A
+    chunk of logits at a time, at most 2^27 of them."""
     import torch
 
     q, k = q.double(), k.double()
@@ -76,7 +76,17 @@ def reference(q, k, scale, rows):
     return (lse - positive).mean(), weight * (dq - k[rows]), weight * (dk - q[rows])
 
 
-def errors(outputs, q, k, scale):
+def reference(work, q, k, scale, rows):
+    """Loss, dq[rows] and dk[rows] in float64."""
+    loss, dq, dk = one_way(q, k, scale, rows)
+    if work == "InfoNCE":
+        return loss, dq, dk
+    # CLIP: the columns of z are the rows with the roles swapped.
+    of_columns, dk_too, dq_too = one_way(k, q, scale, rows)
+    return (loss + of_columns) / 2, (dq + dq_too) / 2, (dk + dk_too) / 2
+
+
+def errors(work, outputs, q, k, scale):
     """Relative error of the loss, and of dq and dk in the L2 norm over the rows that are checked."""
     import torch
 
@@ -84,7 +94,7 @@ def errors(outputs, q, k, scale):
     count = n if n <= CHECKED_WHOLE else CHECKED_ROWS
     rows = torch.arange(count, device=q.device) * n // count
     loss, dq, dk = outputs
-    expected = reference(q, k, scale, rows)
+    expected = reference(work, q, k, scale, rows)
     found = (loss.double(), dq[rows].double(), dk[rows].double())
     relative = [((x - y).norm() / y.norm()).item() for x, y in zip(found, expected)]
     return dict(zip(("loss", "dq", "dk"), relative), rows=count)
@@ -200,30 +210,30 @@ class Card:
         self.torch.cuda.empty_cache()
 
 
-def check(n, d, path, device):
+def check(work, n, d, path, device):
     """The errors of an outcome in a file: loss in f32; q, k, dq and dk in bf16."""
     import torch
 
     numbers = torch.frombuffer(bytearray(Path(path).read_bytes()), dtype=torch.bfloat16)
     loss, matrices = numbers[:2].view(torch.float32)[0], numbers[2:].view(4, n, d).to(device)
     q, k, dq, dk = matrices
-    return {"error": errors((loss.to(device), dq, dk), q, k, 1 / TEMPERATURE)}
+    return {"error": errors(work, (loss.to(device), dq, dk), q, k, 1 / TEMPERATURE)}
 
 
 class Bench:
-    """A peer's function, at one shape after another."""
+    """A peer's functions, `load` for each work, at one work and shape after another."""
 
     def __init__(self, load, device):
         self.load, self.device = load, device
         self.release()
 
-    def prepare(self, n, d):
+    def prepare(self, work, n, d):
         import torch
 
         name = self.device.name
         q, k = (unit_rows(n, d, seed, name).requires_grad_() for seed in (1, 2))
         target = torch.arange(n, device=name)
-        loss_of, scale = self.load(), 1 / TEMPERATURE
+        loss_of, scale = self.load[work](), 1 / TEMPERATURE
 
         def call():
             loss = loss_of(q, k, target, scale)
@@ -231,14 +241,14 @@ class Bench:
 
         call()
         self.device.release()
-        self.shape, self.call, self.inputs = (n, d), call, (q.detach(), k.detach(), scale)
+        self.task, self.call, self.inputs = (work, n, d), call, (q.detach(), k.detach(), scale)
         return {}
 
-    def measure(self, n, d):
-        if self.shape != (n, d):
-            self.prepare(n, d)
+    def measure(self, work, n, d):
+        if self.task != (work, n, d):
+            self.prepare(work, n, d)
         outputs, extra, issue, whole = self.device.first(self.call)
-        error = errors(outputs, *self.inputs)
+        error = errors(work, outputs, *self.inputs)
         del outputs
         if not all(map(math.isfinite, error.values())):
             return {"reason": "its loss or a gradient is not finite"}
@@ -247,11 +257,11 @@ class Bench:
         samples = max(FEWEST_SAMPLES, min(SAMPLES, int(SAMPLING / (2 * whole))))
         return {**extra, "error": error, **self.device.sample(self.call, issue, samples)}
 
-    def check(self, n, d, path):
-        return check(n, d, path, self.device.name)
+    def check(self, work, n, d, path):
+        return check(work, n, d, path, self.device.name)
 
     def release(self):
-        self.shape = self.call = self.inputs = None
+        self.task = self.call = self.inputs = None
         self.device.release()
 
 
@@ -264,9 +274,9 @@ def words(error):
 def serve(bench, requests, answer):
     verbs = {"prepare": bench.prepare, "measure": bench.measure, "check": bench.check}
     for request in requests:
-        verb, n, d, *path = request.rstrip("\n").split(" ", 3)
+        verb, work, n, d, *path = request.rstrip("\n").split(" ", 4)
         try:
-            reply = verbs[verb](int(n), int(d), *path)
+            reply = verbs[verb](work, int(n), int(d), *path)
         except Exception as error:
             reply = {"reason": words(error)}
         if not bench.device.works():
@@ -292,7 +302,8 @@ def main():
 
     try:
         load = entries.PEERS[key].load
-        load()
+        for of_work in load.values():
+            of_work()
         device = {"cuda": Card, "cpu": Processor}[device]()
     except Exception as error:
         answer({"missing": words(error)})

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use serde::de::DeserializeOwned;
 
+use super::merge::add_row;
 use super::schema::{
     Build, Clocks, Device, Kernels, Machine, Record, Row, Rows, SCHEMA, Stage, Status, Tests,
     Verify,
@@ -19,12 +20,22 @@ pub fn record(folder: &Path) -> Result<Record, String> {
     let (device, no_device) = device();
     let stages = text(&folder.join("stages.tsv"))?;
     let log = |name: &str| optional(&format!("logs/{name}.log")).unwrap_or_default();
+    let stages: Vec<Stage> = stages
+        .lines()
+        .map(|line| {
+            let mut stage = stage(line, log)?;
+            let launched = optional(&format!("kernels/{}", stage.name));
+            stage.kernels = launched.as_deref().map(kernels);
+            Ok(stage)
+        })
+        .collect::<Result<_, String>>()?;
     let mut rows = Vec::new();
-    for name in ["rows.json", "peers.json"] {
-        let path = folder.join(name);
+    for stage in &stages {
+        let path = folder.join(format!("rows/{}.json", stage.name));
         if path.exists() {
-            rows.extend(json::<Rows>(&path)?.rows);
-            told(&rows).map_err(|error| format!("{}: {error}", path.display()))?;
+            let of_stage = json::<Rows>(&path)?.rows;
+            told(&of_stage).map_err(|error| format!("{}: {error}", path.display()))?;
+            of_stage.into_iter().for_each(|row| add_row(&mut rows, row));
         }
     }
     let verify = folder.join("verify.json");
@@ -41,15 +52,7 @@ pub fn record(folder: &Path) -> Result<Record, String> {
             driver: optional("driver"),
             clocks: optional("clocks.csv").as_deref().and_then(clocks),
         },
-        stages: stages
-            .lines()
-            .map(|line| {
-                let mut stage = stage(line, log)?;
-                let launched = optional(&format!("kernels/{}", stage.name));
-                stage.kernels = launched.as_deref().map(kernels);
-                Ok(stage)
-            })
-            .collect::<Result<_, String>>()?,
+        stages,
         verify: match verify.exists() {
             true => Some(json::<Verify>(&verify)?),
             false => None,
@@ -310,8 +313,11 @@ mod tests {
             ("stages.tsv", stage),
             ("date", "2026-11-25T17:22:19Z\n"),
             ("build.json", build),
-            ("peers.json", peers),
+            ("rows/peers.json", peers),
+            // Of no stage that ran.
+            ("rows/bench.json", "not JSON"),
         ];
+        std::fs::create_dir(folder.path().join("rows")).unwrap();
         for (name, text) in files {
             std::fs::write(folder.path().join(name), text).unwrap();
         }
@@ -330,14 +336,17 @@ mod tests {
         let rows: Vec<_> = record
             .rows
             .iter()
-            .map(|row| (&*row.by, &*row.shape))
+            .map(|row| (&*row.by, &*row.work, &*row.shape))
             .collect();
         let expected = [
-            ("quack-kernels", "N=8 M=8 D=2"),
-            ("cut-cross-entropy", "N=8 M=8 D=2"),
-            ("quack-kernels", "N=16 M=16 D=2"),
-            ("cut-cross-entropy", "N=16 M=16 D=2"),
-            ("inf_cl", "every shape"),
+            ("quack-kernels", "InfoNCE", "N=8 M=8 D=2"),
+            ("cut-cross-entropy", "InfoNCE", "N=8 M=8 D=2"),
+            ("quack-kernels", "InfoNCE", "N=16 M=16 D=2"),
+            ("cut-cross-entropy", "InfoNCE", "N=16 M=16 D=2"),
+            ("quack-kernels", "CLIP", "N=8 M=8 D=2"),
+            ("cut-cross-entropy", "CLIP", "N=8 M=8 D=2"),
+            ("inf_cl", "CLIP", "N=8 M=8 D=2"),
+            ("inf_cl", "InfoNCE", "2 shapes"),
         ];
         assert_eq!(rows, expected);
         let [measured, failed] = [&record.rows[0], &record.rows[1]];

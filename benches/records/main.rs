@@ -3,12 +3,14 @@
 //!
 //! ```text
 //! cargo run --example record -- assemble RUN     # prints the record of the folder RUN
+//! cargo run --example record -- merge A B        # prints one record of two calls
 //! cargo run --example record -- table RECORD
 //! cargo run --example record -- readme           # figures and plots of README.md, kernels of docs/hardware.md
 //! ```
 
 mod assemble;
 mod kernels;
+mod merge;
 mod peers;
 mod plot;
 mod readme;
@@ -35,6 +37,8 @@ enum Command {
         /// The folder that the run wrote.
         run: PathBuf,
     },
+    /// Prints one record of two calls of the packed runner: of the same commit, on the same card.
+    Merge { first: PathBuf, second: PathBuf },
     /// Prints a record for people to read.
     Table {
         /// A record.
@@ -46,10 +50,10 @@ enum Command {
 
 fn main() -> ExitCode {
     let outcome = match Arguments::parse().command {
-        Command::Assemble { run } => assemble::record(&run).and_then(|record| {
-            let text = serde_json::to_string_pretty(&record);
-            text.map_err(|error| error.to_string())
-        }),
+        Command::Assemble { run } => assemble::record(&run).and_then(|record| json(&record)),
+        Command::Merge { first, second } => read(&first)
+            .and_then(|first| merge::merged(first, read(&second)?))
+            .and_then(|record| json(&record)),
         Command::Table { record } => read(&record).map(|record| describe(&record)),
         Command::Readme => readme::rewrite(),
     };
@@ -63,6 +67,10 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+fn json(record: &Record) -> Result<String, String> {
+    serde_json::to_string_pretty(record).map_err(|error| error.to_string())
 }
 
 /// The record in a file.
