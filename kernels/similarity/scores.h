@@ -55,7 +55,7 @@ struct ScoresTile {
     // Among the threads that hold the tile.
     INFONCE_DEVICE static void meet() { block_barrier(); }
     // How warps hand over their partial sums of the tile's columns. Room for them, once nobody multiplies any
-    // more what lies there; `sum_up(column)`, for every column, once all of them are written.
+    // more what lies there; `sum_up(index)`, for every even index of a column, once all of them are written.
     INFONCE_DEVICE static SharedAddress open_columns(SharedAddress room) {
         meet();
         return room;
@@ -64,7 +64,7 @@ struct ScoresTile {
     template <class SumUp>
     INFONCE_DEVICE static void close_columns(SharedAddress, const SumUp& sum_up) {
         meet();
-        if (const uint32_t c = thread_index(); c < COLUMNS) sum_up(c);
+        if (const uint32_t index = 2 * thread_index(); index < COLUMNS) sum_up(index);
     }
 };
 
