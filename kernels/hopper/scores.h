@@ -62,7 +62,7 @@ struct HopperTile {
     // later, adds up those of both. Tiles use two rooms in turn, so that neither waits for the other's next
     // tile, which would take their turns out of step. A room is free again two tiles later: the first group
     // gets there after the second has begun the tile between, by their turns or because a tile has more slabs
-    // than there are stages, and the second's own warps met at the tile between.
+    // than there are stages, and for the same reasons the second's own warps have all begun it.
     INFONCE_DEVICE static SharedAddress open_columns(SharedAddress room) { return room; }
     template <class SumUp>
     INFONCE_DEVICE static void close_columns(SharedAddress room, const SumUp& sum_up) {
@@ -92,23 +92,10 @@ struct HopperScoresMemory {
     }
 };
 
-// The tiles of a part, from `first` on.
-struct PartTiles {
-    uint32_t first, count;
-
-    INFONCE_DEVICE PartTiles(const ScoresParams& p, uint32_t part) {
-        constexpr uint32_t COLUMNS = HopperTile::COLUMNS;
-        const uint32_t all = (p.candidates.rows + COLUMNS - 1) / COLUMNS;
-        first = part * p.tiles_per_split;
-        count = first < all ? all - first : 0;
-        if (count > p.tiles_per_split) count = p.tiles_per_split;
-    }
-};
-
 INFONCE_DEVICE uint32_t slabs_of_row(const ScoresParams& p) { return (p.anchors.row_bytes + SLAB_BYTES - 1) / SLAB_BYTES; }
 
 // The part of the copying thread.
-template <class T, bool RESIDENT>
+template <class T, bool WALKS, bool RESIDENT>
 INFONCE_DEVICE void copy_tiles(const HopperScoresParams& p, const HopperScoresMemory<RESIDENT>& memory) {
     using Tile = HopperTile;
     constexpr uint32_t STAGE = HopperScoresMemory<RESIDENT>::STAGE, NUMBERS = SLAB_BYTES / sizeof(T);
@@ -120,10 +107,10 @@ INFONCE_DEVICE void copy_tiles(const HopperScoresParams& p, const HopperScoresMe
     Turn<1> resident_turn;
     for (Scheduler<PAIR> scheduler{p.grid}; scheduler.has_work(); scheduler.advance()) {
         const Work work = scheduler.work();
-        const PartTiles tiles(p.scores, work.part);
+        const TilesOfWork<Tile, WALKS> tiles(p.scores, work);
         const uint32_t first_row = work.tile * Tile::ROWS;
         for (uint32_t tile = 0; tile < tiles.count; ++tile) {
-            const uint32_t first_column = (tiles.first + tile) * Tile::COLUMNS;
+            const uint32_t first_column = tiles.first_column(tile);
             for (uint32_t slab = 0; slab < slabs; ++slab) {
                 const SharedAddress full = memory.ring.fill(turn, STAGE), to = memory.stages + turn.stage * STAGE;
                 multicast_box(to + half * SLAB_BYTES, p.candidates, slab * NUMBERS, first_column + half, full, BOTH_BLOCKS);
@@ -179,7 +166,7 @@ INFONCE_DEVICE void hopper_score_tiles(const HopperScoresParams& params) {
     cluster_barrier();
     if (thread_index() >= uint32_t(Tile::CONSUMERS)) {
         give_registers<40>();
-        if (thread_index() == uint32_t(Tile::CONSUMERS)) copy_tiles<T>(params, memory);
+        if (thread_index() == uint32_t(Tile::CONSUMERS)) copy_tiles<T, Epilogue<Tile>::WALKS>(params, memory);
         return;
     }
     take_registers<232>();
@@ -191,7 +178,7 @@ INFONCE_DEVICE void hopper_score_tiles(const HopperScoresParams& params) {
     if (RESIDENT && group == 1) named_arrive(Tile::FIRST_TURN, Tile::CONSUMERS);
     for (Scheduler<PAIR> scheduler{params.grid}; scheduler.has_work(); scheduler.advance()) {
         const Work work = scheduler.work();
-        const PartTiles tiles(p, work.part);
+        const TilesOfWork<Tile, Epilogue<Tile>::WALKS> tiles(p, work);
         Epilogue<Tile> epilogue(params, work);
         if (RESIDENT && tiles.count > 0) memory.resident_ring.wait(resident_turn);
         for (uint32_t tile = 0; tile < tiles.count; ++tile) {
@@ -227,7 +214,7 @@ INFONCE_DEVICE void hopper_score_tiles(const HopperScoresParams& params) {
                 memory.resident_ring.release(0);
                 resident_turn.advance();
             }
-            const uint32_t first_column = (tiles.first + tile) * Tile::COLUMNS;
+            const uint32_t first_column = tiles.first_column(tile);
             scale_logits<T>(p, logits, work.tile, first_column);
             epilogue.tile(logits, first_column, room);
             if (Epilogue<Tile>::ROOMS == 2) room = 2 * memory.room + Tile::COLUMNS_ROOM - room;

@@ -12,6 +12,13 @@ INFONCE_DEVICE uint32_t shuffle_xor(uint32_t x, int mask) {
     asm volatile("shfl.sync.bfly.b32 %0, %1, %2, 0x1f, 0xffffffff;" : "=r"(y) : "r"(x), "r"(mask));
     return y;
 }
+// x, which all lanes have in common. ptxas takes the result of such a shuffle for uniform, and a branch on it too:
+// elsewhere it adds to each shuffle behind the branch another one for a warp whose lanes have parted.
+INFONCE_DEVICE uint32_t same_in_warp(uint32_t x) {
+    uint32_t y;
+    asm volatile("shfl.sync.idx.b32 %0, %1, 0, 0x1f, 0xffffffff;" : "=r"(y) : "r"(x));
+    return y;
+}
 INFONCE_DEVICE float shuffle_xor(float x, int mask) { return bits_float(shuffle_xor(float_bits(x), mask)); }
 INFONCE_DEVICE double shuffle_xor(double x, int mask) {
     const uint32_t high = shuffle_xor(uint32_t(__double2hiint(x)), mask);
@@ -19,6 +26,7 @@ INFONCE_DEVICE double shuffle_xor(double x, int mask) {
 }
 #else
 inline uint32_t shuffle_xor(uint32_t x, int mask, INFONCE_SITE) { return host::shuffle_xor(x, mask, site); }
+inline uint32_t same_in_warp(uint32_t x) { return x; }
 inline float shuffle_xor(float x, int mask, INFONCE_SITE) {
     return bits_float(host::shuffle_xor(float_bits(x), mask, site));
 }

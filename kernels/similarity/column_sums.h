@@ -54,7 +54,7 @@ struct ColumnSums {
     static constexpr int COUNT = 2 * BLOCKS, OWN = COUNT / 8;  // of a thread's columns, before and after the exchange
     static constexpr int WARP_BYTES = Tile::COLUMNS * int(sizeof(float)), MAXIMA = Tile::WARPS_DOWN * WARP_BYTES;
     const ScoresParams& p;
-    const Work& work;
+    const uint32_t partial;  // which of the columns' partial sums the tile's are
     const Place<Tile>& place;
     float scale2;
 
@@ -109,7 +109,7 @@ struct ColumnSums {
             INFONCE_UNROLL
             for (uint32_t i = 0; i < 2; ++i)
                 if (column + i < p.candidates.rows)
-                    store_global(p.columns + uint64_t(work.tile) * p.candidates.rows + column + i, sums[i]);
+                    store_global(p.columns + uint64_t(partial) * p.candidates.rows + column + i, sums[i]);
         });
     }
 

@@ -9,6 +9,7 @@ namespace infonce {
 template <class Tile>
 struct Scores {
     static constexpr int ROOMS = 1;
+    static constexpr bool WALKS = false;
     const ScoresParams& p;
     const Work work;
     const Place<Tile> place;

@@ -102,7 +102,7 @@ impl<D: Device> Similarity<'_, D> {
             weights: self.weights_boxes(params, arithmetic)?,
             scores: *params,
             grid,
-            padding: [0; 6],
+            padding: [0; 4],
         };
         let name = hopper_scores(kernel, arithmetic, resident);
         self.launch_persistent(name, PAIR, grid, HOPPER_SCORES_SHARED, &params)

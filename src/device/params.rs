@@ -78,6 +78,10 @@ pub(super) struct ScoresParams {
     pub unless: u64,
     pub rows: u64,
     pub columns: u64,
+    pub steps: u32,
+    pub first_step: u32,
+    pub summed: u32,
+    pub first_summed: u32,
     pub negatives_lse: u64,
     pub row_lse2: u64,
     pub column_lse2: u64,
@@ -98,7 +102,7 @@ pub(super) struct HopperScoresParams {
     pub weights: TensorMap,
     pub scores: ScoresParams,
     pub grid: WorkGrid,
-    pub padding: [u64; 6],
+    pub padding: [u64; 4],
 }
 
 /// `HopperProductParams` of hopper/product.cu.
