@@ -69,7 +69,7 @@ struct HopperGradient : OwnedRows<T, 128, COLUMNS / 8, 8 * SLABS, softmax_of(TER
         streamed_rows = stages + STAGES * STAGE;
         ring.barriers = streamed_rows + STAGES * ROWS_BYTES;
         owner_ring.barriers = ring.barriers + Ring<STAGES>::BYTES;
-        group = first_lane(thread_index() / WARPGROUP);
+        group = same_in_warp(thread_index() / WARPGROUP);
     }
 
     INFONCE_DEVICE static void run(const HopperGradientParams& params) {

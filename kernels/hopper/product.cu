@@ -92,7 +92,7 @@ INFONCE_DEVICE void multiply_chunk(const HopperProductParams& p) {
         return;
     }
     take_registers<232>();
-    const uint32_t group = first_lane(thread_index() / WARPGROUP), lane = thread_index() % 32;
+    const uint32_t group = same_in_warp(thread_index() / WARPGROUP), lane = thread_index() % 32;
     Turn<Tile::STAGES> turn;
     for (Scheduler<PAIR> scheduler{p.grid}; scheduler.has_work(); scheduler.advance()) {
         const ProductPiece piece(p, scheduler.work());

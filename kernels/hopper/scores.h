@@ -70,14 +70,15 @@ struct HopperTile {
     // later, adds up those of both. Tiles use two rooms in turn, so that neither waits for the other's next
     // tile, which would take their turns out of step. A room is free again two tiles later: the first group
     // gets there after the second has begun the tile between, by their turns or because a tile has more slabs
-    // than there are stages, and the second's own warps met at the tile between.
+    // than there are stages, and for the same reasons the second's own warps have all begun it.
     INFONCE_DEVICE static SharedAddress open_columns(SharedAddress room) { return room; }
     template <class SumUp>
     INFONCE_DEVICE static void close_columns(SharedAddress room, const SumUp& sum_up) {
         const uint32_t written = COLUMNS_WRITTEN + (room - shared_base() - SLABS_BYTES) / COLUMNS_ROOM;
         if (thread_index() < WARPGROUP) return named_arrive(written, CONSUMERS);
         named_barrier(written, CONSUMERS);
-        for (uint32_t c = thread_index() - WARPGROUP; c < COLUMNS; c += WARPGROUP) sum_up(c);
+        static_assert(COLUMNS == 2 * WARPGROUP, "two columns for each thread of the second");
+        sum_up(2 * (thread_index() - WARPGROUP));
     }
 };
 
@@ -102,23 +103,10 @@ struct HopperScoresMemory {
     }
 };
 
-// The tiles of a part, from `first` on.
-struct PartTiles {
-    uint32_t first, count;
-
-    INFONCE_DEVICE PartTiles(const ScoresParams& p, uint32_t part) {
-        constexpr uint32_t COLUMNS = HopperTile::COLUMNS;
-        const uint32_t all = (p.candidates.rows + COLUMNS - 1) / COLUMNS;
-        first = part * p.tiles_per_split;
-        count = first < all ? all - first : 0;
-        if (count > p.tiles_per_split) count = p.tiles_per_split;
-    }
-};
-
 INFONCE_DEVICE uint32_t slabs_of_row(const ScoresParams& p) { return (p.anchors.row_bytes + SLAB_BYTES - 1) / SLAB_BYTES; }
 
 // The part of the copying thread.
-template <class T, bool RESIDENT>
+template <class T, bool WALKS, bool RESIDENT>
 INFONCE_DEVICE void copy_tiles(const HopperScoresParams& p, const HopperScoresMemory<RESIDENT>& memory) {
     using Tile = HopperTile;
     constexpr uint32_t STAGE = HopperScoresMemory<RESIDENT>::STAGE, NUMBERS = SLAB_BYTES / sizeof(T);
@@ -130,10 +118,10 @@ INFONCE_DEVICE void copy_tiles(const HopperScoresParams& p, const HopperScoresMe
     Turn<1> resident_turn;
     for (Scheduler<PAIR> scheduler{p.grid}; scheduler.has_work(); scheduler.advance()) {
         const Work work = scheduler.work();
-        const PartTiles tiles(p.scores, work.part);
+        const TilesOfWork<Tile, WALKS> tiles(p.scores, work);
         const uint32_t first_row = work.tile * Tile::ROWS;
         for (uint32_t tile = 0; tile < tiles.count; ++tile) {
-            const uint32_t first_column = (tiles.first + tile) * Tile::COLUMNS;
+            const uint32_t first_column = tiles.first_column(tile);
             for (uint32_t slab = 0; slab < slabs; ++slab) {
                 const SharedAddress full = memory.ring.fill(turn, STAGE), to = memory.stages + turn.stage * STAGE;
                 multicast_box(to + half * SLAB_BYTES, p.candidates, slab * NUMBERS, first_column + half, full, BOTH_BLOCKS);
@@ -152,7 +140,7 @@ INFONCE_DEVICE void copy_tiles(const HopperScoresParams& p, const HopperScoresMe
 }
 
 // The part of the warp that brings a number for each of a tile's columns: its loads are under way together, and nobody else waits for them.
-template <class T, bool RESIDENT>
+template <class T, bool WALKS, bool RESIDENT>
 INFONCE_DEVICE void bring_column_terms(const HopperScoresParams& params, const HopperScoresMemory<RESIDENT>& memory) {
     using Tile = HopperTile;
     constexpr uint32_t LOADS = Tile::COLUMNS / 32;
@@ -166,9 +154,9 @@ INFONCE_DEVICE void bring_column_terms(const HopperScoresParams& params, const H
     }
     Turn<Tile::TERMS_STAGES> turn;
     for (Scheduler<PAIR> scheduler{params.grid}; scheduler.has_work(); scheduler.advance()) {
-        const PartTiles tiles(p, scheduler.work().part);
+        const TilesOfWork<Tile, WALKS> tiles(p, scheduler.work());
         for (uint32_t tile = 0; tile < tiles.count; ++tile) {
-            const uint32_t first = (tiles.first + tile) * Tile::COLUMNS + lane;
+            const uint32_t first = tiles.first_column(tile) + lane;
             float terms[LOADS];
             INFONCE_UNROLL
             for (uint32_t i = 0; i < LOADS; ++i) {
@@ -236,15 +224,15 @@ INFONCE_DEVICE void hopper_score_tiles(const HopperScoresParams& params) {
     cluster_barrier();
     if (thread_index() >= uint32_t(Tile::CONSUMERS)) {
         give_registers<40>();
-        if (thread_index() == uint32_t(Tile::CONSUMERS)) copy_tiles<T>(params, memory);
+        if (thread_index() == uint32_t(Tile::CONSUMERS)) copy_tiles<T, Epilogue<Tile>::WALKS>(params, memory);
         if constexpr (COLUMN_TERMS) {
             if (thread_index() / 32 == uint32_t(Tile::CONSUMERS) / 32 + 1 && brings_terms)
-                bring_column_terms<T>(params, memory);
+                bring_column_terms<T, Epilogue<Tile>::WALKS>(params, memory);
         }
         return;
     }
     take_registers<232>();
-    const uint32_t group = first_lane(thread_index() / WARPGROUP);
+    const uint32_t group = same_in_warp(thread_index() / WARPGROUP);
     const SharedAddress own_rows = group * 64 * SLAB_BYTES;
     Turn<Tile::STAGES> turn;
     Turn<1> resident_turn;
@@ -253,7 +241,7 @@ INFONCE_DEVICE void hopper_score_tiles(const HopperScoresParams& params) {
     if (RESIDENT && group == 1) named_arrive(Tile::FIRST_TURN, Tile::CONSUMERS);
     for (Scheduler<PAIR> scheduler{params.grid}; scheduler.has_work(); scheduler.advance()) {
         const Work work = scheduler.work();
-        const PartTiles tiles(p, work.part);
+        const TilesOfWork<Tile, Epilogue<Tile>::WALKS> tiles(p, work);
         Epilogue<Tile> epilogue(params, work);
         const typename std::conditional<sizeof(T) == 1, RowScales, NoScales>::type scales(p, work.tile);
         if (RESIDENT && tiles.count > 0) memory.resident_ring.wait(resident_turn);
@@ -290,7 +278,7 @@ INFONCE_DEVICE void hopper_score_tiles(const HopperScoresParams& params) {
                 memory.resident_ring.release(0);
                 resident_turn.advance();
             }
-            const uint32_t first_column = (tiles.first + tile) * Tile::COLUMNS;
+            const uint32_t first_column = tiles.first_column(tile);
             const SharedAddress terms = memory.terms + terms_turn.stage * Tile::TERMS_BYTES;
             if (brings_terms) memory.terms_ring.wait(terms_turn);
             scales.apply(logits, terms);

@@ -12,24 +12,25 @@ INFONCE_DEVICE uint32_t shuffle_xor(uint32_t x, int mask) {
     asm volatile("shfl.sync.bfly.b32 %0, %1, %2, 0x1f, 0xffffffff;" : "=r"(y) : "r"(x), "r"(mask));
     return y;
 }
+// x, which all lanes have in common. ptxas takes the result of such a shuffle for uniform: what is made of it, such as
+// descriptors of products, stays in uniform registers, and behind a branch on it no shuffle needs a second one for a
+// warp whose lanes have parted.
+INFONCE_DEVICE uint32_t same_in_warp(uint32_t x) {
+    uint32_t y;
+    asm volatile("shfl.sync.idx.b32 %0, %1, 0, 0x1f, 0xffffffff;" : "=r"(y) : "r"(x));
+    return y;
+}
 INFONCE_DEVICE float shuffle_xor(float x, int mask) { return bits_float(shuffle_xor(float_bits(x), mask)); }
 INFONCE_DEVICE double shuffle_xor(double x, int mask) {
     const uint32_t high = shuffle_xor(uint32_t(__double2hiint(x)), mask);
     return __hiloint2double(int(high), int(shuffle_xor(uint32_t(__double2loint(x)), mask)));
-}
-// What lane 0 has. The compiler takes it for the same in all lanes, and keeps what is made of it, such as
-// descriptors of products, in uniform registers.
-INFONCE_DEVICE uint32_t first_lane(uint32_t x) {
-    uint32_t y;
-    asm volatile("shfl.sync.idx.b32 %0, %1, 0, 0x1f, 0xffffffff;" : "=r"(y) : "r"(x));
-    return y;
 }
 #else
 inline uint32_t shuffle_xor(uint32_t x, int mask, INFONCE_SITE) {
     return host::shuffle(x, int(thread_index() % 32) ^ mask, site);
 }
 inline float shuffle_xor(float x, int mask, INFONCE_SITE) { return bits_float(shuffle_xor(float_bits(x), mask, site)); }
-inline uint32_t first_lane(uint32_t x, INFONCE_SITE) { return host::shuffle(x, 0, site); }
+inline uint32_t same_in_warp(uint32_t x, INFONCE_SITE) { return host::shuffle(x, 0, site); }
 inline double shuffle_xor(double x, int mask, INFONCE_SITE) {
     uint32_t halves[2];
     std::memcpy(halves, &x, sizeof(x));

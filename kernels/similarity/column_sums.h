@@ -36,14 +36,34 @@ INFONCE_DEVICE void gather_columns(float (&column)[COUNT]) {
     if constexpr (MASK < 16) gather_columns<2 * SIZE>(column);
 }
 
+// One number of each of COUNT columns, as they travel through shared memory.
+template <int COUNT>
+struct alignas(4 * COUNT) ColumnNumbers {
+    float of[COUNT];
+};
+
+// In shared memory each warp has a row of sums and, without a bound, a row of maxima. Columns lie there in the
+// order in which lanes hold them, not in the tile's: a lane stores its OWN numbers as one vector, and a warp 32 · OWN
+// consecutive numbers, so no wavefront asks a bank twice. A thread that adds up loads two consecutive numbers of
+// every row. In wavefronts of 128 bytes a warp and tile of HopperTile, where OWN is 4 and a warp stores twice: stores
+// take 2 · 32 · 16 / 128 = 8 and loads 8 · 32 · 8 / 128 = 16, twice as many with maxima. Pairs (maximum, sum) in the
+// tile's order would take 64 for the stores: 8 of 8 bytes a lane, in each of which 8 lanes share two banks.
 template <class Tile>
 struct ColumnSums {
     static constexpr int BLOCKS = Tile::COLUMN_BLOCKS < 16 ? Tile::COLUMN_BLOCKS : 16;  // of 8 columns, at a time
     static constexpr int COUNT = 2 * BLOCKS, OWN = COUNT / 8;  // of a thread's columns, before and after the exchange
+    static constexpr int WARP_BYTES = Tile::COLUMNS * int(sizeof(float)), MAXIMA = Tile::WARPS_DOWN * WARP_BYTES;
     const ScoresParams& p;
-    const Work& work;
+    const uint32_t partial;  // which of the columns' partial sums the tile's are
     const Place<Tile>& place;
     float scale2;
+
+    // The column that stands at `index`. Where the index is even so is the column, and the next one follows.
+    INFONCE_DEVICE static uint32_t column_at(uint32_t index) {
+        constexpr uint32_t ALL = 32 * OWN;
+        const uint32_t lane = index / OWN % 32, own = lane / 4 * OWN + index % OWN;
+        return index / ALL * ALL + own / 2 * 8 + lane % 4 * 2 + own % 2;
+    }
 
     // `exchange`: the room that the tile hands them over in. `BOUNDED`: `values` are exponentials without an offset;
     // else logits, whose maximum comes first, so that the sums are sums.
@@ -52,42 +72,55 @@ struct ColumnSums {
         const SharedAddress room = Tile::open_columns(exchange);
         INFONCE_UNROLL
         for (int first = 0; first < Tile::COLUMN_BLOCKS; first += BLOCKS) {
-            float sums[COUNT], maxima[OWN] = {};
-            if constexpr (BOUNDED)
+            float sums[COUNT];
+            ColumnNumbers<OWN> own;
+            const SharedAddress to = room + place.warp_row * WARP_BYTES +
+                                     (place.warp_column * Tile::WARP_COLUMNS + first * 8 + place.lane * OWN) * int(sizeof(float));
+            if constexpr (BOUNDED) {
                 add(values, first, sums);
-            else
-                add_exponentials(values, first, sums, maxima);
+            } else {
+                add_exponentials(values, first, sums, own.of);
+                store_shared(to + MAXIMA, own);
+            }
             share_columns<COUNT / 2>(sums, [](float a, float b) { return a + b; });
             INFONCE_UNROLL
-            for (int i = 0; i < OWN; ++i) {
-                const int own = int(place.lane) / 4 * OWN + i, column = place.column(first, 0) + own / 2 * 8 + own % 2;
-                store_shared(room + (place.warp_row * Tile::COLUMNS + column) * int(sizeof(ScaledSum)),
-                             ScaledSum{maxima[i], sums[i]});
-            }
+            for (int i = 0; i < OWN; ++i) own.of[i] = sums[i];
+            store_shared(to, own);
         }
-        Tile::close_columns(room, [&](uint32_t c) {
-            if (first_column + c >= p.candidates.rows) return;
-            ScaledSum sum = BOUNDED ? ScaledSum{0.0f, 0.0f} : empty_sum();
+        Tile::close_columns(room, [&](uint32_t index) {
+            using Pair = ColumnNumbers<2>;
+            ScaledSum sums[2];
+            INFONCE_UNROLL
+            for (int i = 0; i < 2; ++i) sums[i] = BOUNDED ? ScaledSum{0.0f, 0.0f} : empty_sum();
             INFONCE_UNROLL
             for (int warp_row = 0; warp_row < Tile::WARPS_DOWN; ++warp_row) {
-                const auto part = load_shared<ScaledSum>(room + (warp_row * Tile::COLUMNS + int(c)) * int(sizeof(ScaledSum)));
-                if constexpr (BOUNDED)
-                    sum.sum += part.sum;
-                else
-                    sum = combine(sum, part);
+                const SharedAddress from = room + warp_row * WARP_BYTES + index * sizeof(float);
+                const auto part = load_shared<Pair>(from);
+                if constexpr (BOUNDED) {
+                    INFONCE_UNROLL
+                    for (int i = 0; i < 2; ++i) sums[i].sum += part.of[i];
+                } else {
+                    const auto maxima = load_shared<Pair>(from + MAXIMA);
+                    INFONCE_UNROLL
+                    for (int i = 0; i < 2; ++i) sums[i] = combine(sums[i], {maxima.of[i], part.of[i]});
+                }
             }
-            store_global(p.columns + uint64_t(work.tile) * p.candidates.rows + first_column + c, sum);
+            const uint32_t column = first_column + column_at(index);
+            INFONCE_UNROLL
+            for (uint32_t i = 0; i < 2; ++i)
+                if (column + i < p.candidates.rows)
+                    store_global(p.columns + uint64_t(partial) * p.candidates.rows + column + i, sums[i]);
         });
     }
 
     INFONCE_DEVICE static void add(const Logits<Tile>& values, int first, float (&sums)[COUNT]) {
         INFONCE_UNROLL
-        for (int i = 0; i < COUNT; ++i) {
-            sums[i] = 0.0f;
+        for (int i = 0; i < COUNT; ++i)
             INFONCE_UNROLL
-            for (int block = 0; block < Tile::ROW_BLOCKS; ++block)
-                sums[i] += values.z[block][first + i / 2][i % 2] + values.z[block][first + i / 2][2 + i % 2];
-        }
+            for (int block = 0; block < Tile::ROW_BLOCKS; ++block) {
+                const float two = values.z[block][first + i / 2][i % 2] + values.z[block][first + i / 2][2 + i % 2];
+                sums[i] = block == 0 ? two : sums[i] + two;
+            }
     }
 
     // The warp's maxima of the lane's own columns stay in `own`.
@@ -110,12 +143,12 @@ struct ColumnSums {
         INFONCE_UNROLL
         for (int i = 0; i < COUNT; ++i) {
             const float offset = finite_offset(maxima[i]);
-            sums[i] = 0.0f;
             INFONCE_UNROLL
-            for (int block = 0; block < Tile::ROW_BLOCKS; ++block)
-                INFONCE_UNROLL
-                for (int half = 0; half < 2; ++half)
-                    sums[i] += exp2_fast(fma(values.z[block][first + i / 2][2 * half + i % 2], scale2, -offset));
+            for (int row = 0; row < 2 * Tile::ROW_BLOCKS; ++row) {
+                const float z = values.z[row / 2][first + i / 2][row % 2 * 2 + i % 2];
+                const float one = exp2_fast(fma(z, scale2, -offset));
+                sums[i] = row == 0 ? one : sums[i] + one;
+            }
         }
     }
 };

@@ -24,7 +24,11 @@ struct ScoresParams {
     const uint32_t* unless;  // nothing is done where this is set; null: it never is
     // Statistics, exponentials.
     ScaledSum* rows;         // splits × anchors of the chunk
-    ScaledSum* columns;      // anchor tiles × candidates; null: columns have no loss
+    ScaledSum* columns;      // partial sums × candidates
+    // Steps of the walk over pairs of blocks (TilesOfWork), and the first; 0: every row tile takes all candidates.
+    uint32_t steps, first_step;
+    // Steps whose tiles have sums of columns, and the first; without a walk, blocks of rows. 0: there are no such sums.
+    uint32_t summed, first_summed;
     const float* negatives_lse;  // exponentials without a bound, in nats, of the chunk's rows
     // Weights.
     const float* row_lse2;   // of the chunk's rows
@@ -63,7 +67,7 @@ struct ScoresTile {
     // Among the threads that hold the tile.
     INFONCE_DEVICE static void meet() { block_barrier(); }
     // How warps hand over their partial sums of the tile's columns. Room for them, once nobody multiplies any
-    // more what lies there; `sum_up(column)`, for every column, once all of them are written.
+    // more what lies there; `sum_up(index)`, for every even index of a column, once all of them are written.
     INFONCE_DEVICE static SharedAddress open_columns(SharedAddress room) {
         meet();
         return room;
@@ -72,7 +76,35 @@ struct ScoresTile {
     template <class SumUp>
     INFONCE_DEVICE static void close_columns(SharedAddress, const SumUp& sum_up) {
         meet();
-        if (const uint32_t c = thread_index(); c < COLUMNS) sum_up(c);
+        if (const uint32_t index = 2 * thread_index(); index < COLUMNS) sum_up(index);
+    }
+};
+
+// The tiles of candidates that a work tile takes, one after another.
+//
+// Where anchors and candidates are one matrix, z_ij = z_ji, and half of all tiles will do. Its rows are T blocks of as
+// many rows as a tile has columns. Block t multiplies block (t + x) mod T at step x = 0 … ⌊T/2⌋: every pair of blocks
+// is multiplied once, and every block takes as many steps. Where 0 < x < T/2 the tile counts for its columns too. At
+// x = 0 it holds both triangles, and at x = T/2 either block of the pair multiplies the other.
+// WALKS: whether the kernel can do that; the parameters say whether it does.
+template <class Tile, bool WALKS>
+struct TilesOfWork {
+    static constexpr uint32_t COLUMNS = Tile::COLUMNS, ROW_TILES = Tile::COLUMNS / Tile::ROWS;  // of a block
+    uint32_t all, first, count;
+
+    INFONCE_DEVICE TilesOfWork(const ScoresParams& p, Work work) {
+        all = all_of(p);
+        const bool walks = WALKS && p.steps;
+        const uint32_t taken = walks ? p.steps : all;
+        first = work.part * p.tiles_per_split;
+        count = first < taken ? taken - first : 0;
+        if (count > p.tiles_per_split) count = p.tiles_per_split;
+        if (walks) first += p.first_step + work.tile / ROW_TILES;
+    }
+    INFONCE_DEVICE static uint32_t all_of(const ScoresParams& p) { return (p.candidates.rows + COLUMNS - 1) / COLUMNS; }
+    INFONCE_DEVICE uint32_t first_column(uint32_t tile) const {
+        const uint32_t at = first + tile;
+        return (WALKS && at >= all ? at - all : at) * COLUMNS;
     }
 };
 
@@ -110,20 +142,17 @@ INFONCE_DEVICE void score_tiles(const ScoresParams& p, Epilogue& epilogue) {
     const SharedAddress shared = shared_base();
     const Work work = work_of_block();
     const uint32_t first_row = work.tile * Tile::ROWS;
-    const uint32_t all_tiles = (p.candidates.rows + Tile::COLUMNS - 1) / Tile::COLUMNS;
-    const uint32_t first_tile = work.part * p.tiles_per_split;
-    uint32_t tiles = first_tile < all_tiles ? all_tiles - first_tile : 0;
-    if (tiles > p.tiles_per_split) tiles = p.tiles_per_split;
+    const TilesOfWork<Tile, Epilogue::WALKS> tiles(p, work);
     const uint32_t slabs = (p.anchors.row_bytes + SLAB_BYTES - 1) / SLAB_BYTES;
     // Slabs of all tiles, one sequence: the next tile's come in while this one's epilogue runs.
     uint32_t coming_tile = 0, coming_byte = 0, coming_stage = 0, stage = 0;
     SharedAddress left = shared;
     auto load_next = [&] {
-        if (coming_tile < tiles) {
+        if (coming_tile < tiles.count) {
             const SharedAddress to = shared + coming_stage * Tile::STAGE;
             load_slab<Tile::ROWS, Tile::THREADS>(to, p.anchors, first_row, coming_byte);
             load_slab<Tile::COLUMNS, Tile::THREADS>(to + Tile::SLAB, p.candidates,
-                                                    (first_tile + coming_tile) * Tile::COLUMNS, coming_byte);
+                                                    tiles.first_column(coming_tile), coming_byte);
             coming_byte += SLAB_BYTES;
             if (coming_byte >= p.anchors.row_bytes) {
                 coming_byte = 0;
@@ -135,7 +164,7 @@ INFONCE_DEVICE void score_tiles(const ScoresParams& p, Epilogue& epilogue) {
     };
     INFONCE_UNROLL
     for (int i = 0; i < Tile::STAGES - 1; ++i) load_next();
-    for (uint32_t tile = 0; tile < tiles; ++tile) {
+    for (uint32_t tile = 0; tile < tiles.count; ++tile) {
         Logits<Tile> logits;
         INFONCE_UNROLL
         for (int i = 0; i < Tile::ROW_BLOCKS; ++i)
@@ -168,7 +197,7 @@ INFONCE_DEVICE void score_tiles(const ScoresParams& p, Epilogue& epilogue) {
                 }
             }
         }
-        epilogue.tile(logits, (first_tile + tile) * Tile::COLUMNS, left);
+        epilogue.tile(logits, tiles.first_column(tile), left);
     }
     wait_copies<0>();
 }

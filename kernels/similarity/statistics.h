@@ -1,6 +1,6 @@
 // The epilogue that makes statistics of logits: sums of exponentials of rows, and of columns where
-// columns have a loss. One partial sum per row and split, one per column and anchor tile, go to global
-// memory; combine_statistics of rows.cu adds them up in index order.
+// columns have a loss or are rows, too. One partial sum per row and split, one per column and anchor tile or step,
+// go to global memory; combine_statistics of rows.cu adds them up in index order.
 //
 // Logits with a bound need no maximum: 2^z serves as it is, for the row and for the column. Its offset is 0 here.
 #pragma once
@@ -15,7 +15,9 @@ template <class Tile>
 struct Statistics : AnchorRows<Tile> {
     static constexpr int ROOMS = 2;  // that tiles use in turn, if there are several
     static constexpr bool COLUMN_TERMS = false;
+    static constexpr bool WALKS = true;
     using Rows = AnchorRows<Tile>;
+    using Tiles = TilesOfWork<Tile, WALKS>;
     using Rows::p, Rows::place, Rows::scale2, Rows::work;
     bool bounded;
     RowSums<Tile> sums;
@@ -30,13 +32,24 @@ struct Statistics : AnchorRows<Tile> {
 
     INFONCE_DEVICE void tile(Logits<Tile>& logits, uint32_t first_column, SharedAddress room) {
         Rows::mask(logits, first_column);
+        const uint32_t among = p.summed ? among_summed(first_column) : 0;
+        const bool summed = among < p.summed;
         if (bounded) {
             Rows::exponentials(logits, sums.of);
-            if (p.columns) columns().template write<true>(logits, first_column, room);
+            if (summed) columns(among).template write<true>(logits, first_column, room);
         } else {
             against_maxima(logits);
-            if (p.columns) columns().template write<false>(logits, first_column, room);
+            if (summed) columns(among).template write<false>(logits, first_column, room);
         }
+    }
+
+    // The tile's step, or without a walk its block of rows, counted from the first that has sums of columns. With the
+    // row tile in its block it says which partial sum the tile writes: no other tile of the launch writes it for the
+    // same candidates.
+    INFONCE_DEVICE uint32_t among_summed(uint32_t first_column) const {
+        const uint32_t block = work.tile / Tiles::ROW_TILES, to = first_column / Tiles::COLUMNS;
+        const uint32_t step = to < block ? to + Tiles::all_of(p) - block : to - block;
+        return same_in_warp(p.steps ? step - p.first_summed : block);
     }
 
     INFONCE_DEVICE void against_maxima(const Logits<Tile>& logits) {
@@ -63,7 +76,9 @@ struct Statistics : AnchorRows<Tile> {
         }
     }
 
-    INFONCE_DEVICE ColumnSums<Tile> columns() const { return {p, work, place, scale2}; }
+    INFONCE_DEVICE ColumnSums<Tile> columns(uint32_t of_block) const {
+        return {p, of_block * Tiles::ROW_TILES + work.tile % Tiles::ROW_TILES, place, scale2};
+    }
 
     INFONCE_DEVICE void write(SharedAddress exchange) { sums.write(p, work, place, exchange); }
 };

@@ -10,6 +10,7 @@ template <class Tile>
 struct Scores {
     static constexpr int ROOMS = 1;
     static constexpr bool COLUMN_TERMS = false;
+    static constexpr bool WALKS = false;
     const ScoresParams& p;
     const Work work;
     const Place<Tile> place;

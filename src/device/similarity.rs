@@ -11,7 +11,7 @@ use super::choice::is_one_way;
 use super::chunked::{Softmax, exponent_range};
 use super::gradient::Side;
 use super::prepared::{Prepared, anchors};
-use super::statistics::{DeviceStatistics, Partial, Results};
+use super::statistics::{COLUMN_PARTS, DeviceStatistics, Partial, Results};
 use super::{Arithmetic, Device, DeviceMatrix, Floats, Launch, Memory};
 use crate::contrast::{Contrast, Inputs};
 use crate::element::DType;
@@ -30,6 +30,8 @@ pub(crate) struct Similarity<'d, D: Device> {
     pub(super) device: &'d D,
     /// Bytes for a chunk of weights or scores.
     pub(super) budget: usize,
+    /// Anchor tiles whose column statistics are kept before they are added up.
+    pub(super) column_parts: usize,
     /// Where s stands on the device, in place of the contrast's; 0: it does not.
     pub(super) scale: u64,
     /// Whether f32 inputs are rounded to tf32.
@@ -46,6 +48,7 @@ impl<'d, D: Device> Similarity<'d, D> {
         Self {
             device,
             budget,
+            column_parts: COLUMN_PARTS,
             scale: 0,
             tf32: false,
             fp8: false,
@@ -58,6 +61,7 @@ impl<'d, D: Device> Similarity<'d, D> {
         Similarity {
             device,
             budget: self.budget,
+            column_parts: self.column_parts,
             scale: self.scale,
             tf32: self.tf32,
             fp8: self.fp8,

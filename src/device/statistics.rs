@@ -10,8 +10,8 @@ use crate::error::Error;
 use crate::statistics::{RowStatistics, Statistics};
 
 /// Anchor tiles whose column statistics are kept before they are added up: with 128 rows a tile,
-/// 256 bytes a candidate.
-const COLUMN_PARTS: usize = 32;
+/// 256 bytes a candidate. NT-Xent may keep one or two more.
+pub(super) const COLUMN_PARTS: usize = 32;
 
 /// Candidates that a warp of `positives` takes together: `CANDIDATES` of similarity/rows.cu.
 const WARP_CANDIDATES: usize = 4;
@@ -236,7 +236,68 @@ impl<D: Device> Similarity<'_, D> {
         self.launch("combine_statistics", grid, 128, 0, &params)
     }
 
-    /// Statistics of rows, and of columns where they have a loss: 2NMD FLOPs.
+    /// Statistics of NT-Xent's rows: N²D FLOPs, because z_ij = z_ji. A launch takes some steps of the walk over
+    /// pairs of blocks of rows (`TilesOfWork` of similarity/scores.h), and leaves partial sums of rows and of
+    /// columns, which are the same rows: both are added to a running sum of each.
+    fn statistics_of_pairs(
+        &self,
+        prepared: &Prepared<'_, D>,
+        bound: &Floats<D>,
+        rows: &DeviceStatistics<D>,
+    ) -> Result<(), Error> {
+        let count = prepared.shape.anchors;
+        let block = self.tile_columns(prepared.arithmetic);
+        let (blocks, row_tiles) = (count.div_ceil(block), block / TILE);
+        let steps = blocks / 2 + 1;
+        // Launches of about as many steps each, so few that their columns' sums stay in bounds.
+        let most = steps.div_ceil(steps.div_ceil(self.column_parts / row_tiles + 1));
+        // Columns are summed at 0 < step < blocks / 2.
+        let first_summed = |first: usize| first.max(1);
+        let summed = |first: usize| {
+            let end = (first + most).min(blocks.div_ceil(2));
+            end.saturating_sub(first_summed(first))
+        };
+        let (splits, per_split) = self.split(blocks * row_tiles, most, 1);
+        let sets = |first| splits as usize + summed(first) * row_tiles;
+        let launches = (0..steps).step_by(most);
+        let kept = launches.clone().map(sets).max().unwrap_or(0);
+        let sums = self.memory().floats(2 * kept * count)?;
+        let running = self.memory().floats(2 * count)?;
+        for first in launches {
+            let taken = most.min(steps - first);
+            let params = ScoresParams {
+                tiles_per_split: per_split,
+                bound: bound.address(),
+                rows: sums.address(),
+                // Behind those of the rows.
+                columns: sums.address() + u64::from(splits) * 8 * count as u64,
+                steps: taken as u32,
+                first_step: first as u32,
+                summed: summed(first) as u32,
+                first_summed: first_summed(first) as u32,
+                ..scores_params(prepared, 0, count)
+            };
+            let grid = WorkGrid::new(blocks * row_tiles, splits);
+            self.scores("statistics", prepared.arithmetic, grid, &params)?;
+            self.combine(
+                prepared,
+                rows,
+                0,
+                count,
+                Partial {
+                    sums: sums.address(),
+                    parts: sets(first) as u32,
+                    running: running.address(),
+                    first: first == 0,
+                    last: first + taken == steps,
+                    ..Partial::default()
+                },
+            )?;
+        }
+        Ok(())
+    }
+
+    /// Statistics of rows, and of columns where they have a loss: 2NMD FLOPs, NT-Xent's half of that.
     pub(super) fn statistics(
         &self,
         prepared: &Prepared<'_, D>,
@@ -245,6 +306,11 @@ impl<D: Device> Similarity<'_, D> {
         let memory = self.memory();
         let bound = self.bound(prepared, &positives, ExponentRange::WIDE)?;
         let positive = positives.logits;
+        if prepared.contrast.form == Form::NtXent {
+            let rows = self.statistics_of(positive, None)?;
+            self.statistics_of_pairs(prepared, &bound, &rows)?;
+            return Ok((rows, None));
+        }
         let Shape {
             anchors,
             candidates,
@@ -264,7 +330,7 @@ impl<D: Device> Similarity<'_, D> {
         };
         let rows = self.statistics_of(positive, None)?;
         let chunk = match symmetric {
-            true => (COLUMN_PARTS * TILE).min(anchors.next_multiple_of(TILE)),
+            true => (self.column_parts * TILE).min(anchors.next_multiple_of(TILE)),
             false => anchors.next_multiple_of(TILE),
         };
         let row_tiles = |rows| self.row_tiles(prepared.arithmetic, rows);
@@ -279,14 +345,16 @@ impl<D: Device> Similarity<'_, D> {
         };
         for first in (0..anchors).step_by(chunk) {
             let count = chunk.min(anchors - first);
+            let tiles = row_tiles(count);
+            let blocks = tiles.div_ceil(self.tile_columns(prepared.arithmetic) / TILE) as u32;
             let params = ScoresParams {
                 tiles_per_split: cut.per_part,
                 bound: bound.address(),
                 rows: row_sums.address(),
                 columns: column_sums.as_ref().map_or(0, |(sums, _)| sums.address()),
+                summed: column_sums.as_ref().map_or(0, |_| blocks),
                 ..scores_params(prepared, first, count)
             };
-            let tiles = row_tiles(count);
             self.scores("statistics", prepared.arithmetic, cut.grid(tiles), &params)?;
             self.combine(
                 prepared,

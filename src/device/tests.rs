@@ -2,6 +2,7 @@
 
 mod exponentials;
 mod fp8;
+mod pairs;
 mod quantize;
 mod rowwise;
 mod step;
