@@ -117,8 +117,6 @@ INFONCE_CLUSTER_KERNEL(planted_cluster_mistakes, ClusterMistakeParams, 64, 1, PA
         if (p.mistake != 6 || rank == 0) fence_mbarrier_init();
     }
     cluster_barrier();
-    if (p.mistake == 10) cluster_wait();  // planted 10
-    for (uint32_t i = 0; p.mistake == 11 && i < 2; ++i) cluster_arrive();  // planted 11
     store_global(p.ranks + block_index().x, float(rank));
     if (thread_index() == 0 && rank == 0) {
         const ClusterAddress other = cluster_address(barrier, 1);
