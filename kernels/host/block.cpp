@@ -56,6 +56,7 @@ bool Block::prepare_threads(const InfonceHostLaunch& what, void (*kernel)(const 
     warps.assign((thread_count + WARP - 1) / WARP, Warp{});
     warpgroups.assign((thread_count + WARPGROUP - 1) / WARPGROUP, Warpgroup{});
     std::fill(std::begin(named), std::end(named), NamedBarrier{});
+    std::fill_n(has_waited, thread_count, false);
     ready_first = ready_count = 0;
     shadow.reset(what.shared_bytes / 4);
     barriers.clear();
@@ -96,6 +97,7 @@ void Block::enter() {
     Block& block = *running;
     block.body(block.launch->params);
     Thread& thread = block.threads[current.thread];
+    if (!block.has_waited[current.thread]) block.fail("the thread ends with no wait_for_launches_before", thread.site);
     for (const auto& group : thread.groups)
         if (!group.empty()) block.fail("the thread ends with copies that it has not waited for", thread.site);
     if (!thread.open.empty()) block.fail("the thread ends with copies that it has not committed", thread.site);
@@ -210,6 +212,7 @@ void Block::named_barrier(uint32_t number, uint32_t count, bool waits, Site site
 
 // ---- Primitives
 
+void wait_for_launches_before() { running->wait_for_launches_before(); }
 uint32_t shared_base() { return SHARED_BASE; }
 void load_shared(uint32_t address, void* value, uint32_t bytes, Site site) { running->load_shared(address, value, bytes, site); }
 void store_shared(uint32_t address, const void* value, uint32_t bytes, Site site) { running->store_shared(address, value, bytes, site); }

@@ -58,6 +58,7 @@ class Block {
     bool prepare_threads(const InfonceHostLaunch& launch, void (*body)(const void*), const uint32_t (&index)[3], uint64_t seed);
 
     // The primitives, called by the running fiber.
+    void wait_for_launches_before() { has_waited[current.thread] = true; }
     void load_shared(uint32_t address, void* value, uint32_t bytes, Site site);
     void store_shared(uint32_t address, const void* value, uint32_t bytes, Site site);
     void load_global(const void* address, void* value, uint32_t bytes, Site site);
@@ -179,6 +180,7 @@ class Block {
     uint64_t random();
     bool completes_at_once();
 
+    void check_waited(Site site);
     void check_global(const void* address, uint32_t bytes, bool write, Site site);
     const Allocation& allocation_of(const void* address, uint32_t bytes, bool write, Site site);
     void check_shared(uint32_t address, uint32_t bytes, uint32_t alignment, Site site);
@@ -228,6 +230,7 @@ class Block {
     std::vector<Warp> warps;
     std::vector<Warpgroup> warpgroups;
     NamedBarrier named[NAMED_BARRIERS];
+    bool has_waited[MOST_THREADS] = {};  // for the launches before
     uint16_t ready[MOST_THREADS] = {};  // a ring of threads
     uint32_t ready_first = 0, ready_count = 0;
     uint32_t thread_count = 0, living = 0, at_barrier = 0, epoch = 1;

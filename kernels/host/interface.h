@@ -51,6 +51,7 @@ struct Product {
     Site site;
 };
 
+void wait_for_launches_before();
 uint32_t shared_base();
 void load_shared(uint32_t address, void* value, uint32_t bytes, Site site);
 void store_shared(uint32_t address, const void* value, uint32_t bytes, Site site);

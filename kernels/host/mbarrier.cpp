@@ -123,6 +123,7 @@ void Block::wait_barrier(uint32_t address, uint32_t parity, Site site) {
 
 void Block::copy_box(uint32_t to, const Box& box, uint32_t address, Site site) {
     const uint32_t bytes = box.box_rows * BOX_ROW;
+    check_waited(site);
     check_shared(to, bytes, 1024, site);
     for (uint32_t row = 0; row < box.box_rows; ++row)
         if (const uint32_t inside = box.inside(row)) check_global(box.at(row), inside, false, site);

@@ -21,6 +21,7 @@ uint8_t* Block::flags_of(const char* address, uint32_t bytes, Site site) {
 
 void Block::store_box(const Box& box, uint32_t from, Site site) {
     start_clocks();
+    check_waited(site);
     const uint32_t bytes = box.box_rows * BOX_ROW;
     check_shared(from, bytes, 1024, site);
     if (!shadow.begin_store((from - SHARED_BASE) / 4, bytes / 4, now(), site)) fail("a store: " + shadow.fault(), site);

@@ -53,6 +53,7 @@ INFONCE_DEVICE void multiply_pair(const ClusterParams& p) {
         block_barrier();
     else
         cluster_barrier();
+    wait_for_launches_before();
     if (thread_index() >= WARPGROUP) {
         give_registers<24>();
         if (thread_index() > WARPGROUP) return;
@@ -117,6 +118,7 @@ INFONCE_CLUSTER_KERNEL(planted_cluster_mistakes, ClusterMistakeParams, 64, 1, PA
         if (p.mistake != 6 || rank == 0) fence_mbarrier_init();
     }
     cluster_barrier();
+    wait_for_launches_before();
     store_global(p.ranks + block_index().x, float(rank));
     if (thread_index() == 0 && rank == 0) {
         const ClusterAddress other = cluster_address(barrier, 1);

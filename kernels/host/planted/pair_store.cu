@@ -114,6 +114,7 @@ INFONCE_DEVICE void multiply_and_store(const PairStoreParams& p) {
         prefetch_map(p.d);
     }
     cluster_barrier();
+    wait_for_launches_before();
     if (thread_index() >= WARPGROUP) {
         give_registers<24>();
         if (thread_index() > WARPGROUP) return;
