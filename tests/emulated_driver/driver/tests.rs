@@ -4,11 +4,13 @@
 use std::cell::Cell;
 use std::thread;
 
-use cudarc::driver::sys::CUresult;
+use cudarc::driver::sys::{
+    CUlaunchAttribute, CUlaunchAttributeID_enum as Launch, CUlaunchAttributeValue, CUresult,
+};
 
 use super::capture::{Mode, exchange_mode};
 use super::context::{SHARED_MOST, SHARED_USUAL};
-use super::module::Shape;
+use super::module::{Shape, check_attributes};
 use super::stream::LEGACY;
 use super::{Answer, Driver, Handle, Settings};
 
@@ -294,6 +296,25 @@ fn a_launch_past_a_limit_is_refused() {
     assert_eq!(driver.grant_shared(copy, dynamic_shared, most + 1), invalid);
     driver.grant_shared(copy, dynamic_shared, most).unwrap();
     assert_eq!(shape(&mut driver, large), Ok(()));
+}
+
+#[test]
+fn a_launch_has_leave_to_start_early_and_no_other_attribute() {
+    let attribute = |id, number| {
+        let mut value = CUlaunchAttributeValue { pad: [0; 64] };
+        value.programmaticStreamSerializationAllowed = number;
+        check_attributes(&[CUlaunchAttribute {
+            id,
+            pad: [0; 4],
+            value,
+        }])
+    };
+    let early = Launch::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION;
+    let invalid = Err(CUresult::CUDA_ERROR_INVALID_VALUE);
+    assert_eq!([0, 1].map(|number| attribute(early, number)), [Ok(()); 2]);
+    assert_eq!(attribute(early, 2), invalid);
+    let cooperative = Launch::CU_LAUNCH_ATTRIBUTE_COOPERATIVE;
+    assert_eq!(attribute(cooperative, 1), invalid);
 }
 
 #[test]
