@@ -7,7 +7,8 @@
 //! `INFONCE_ROWS=FILE` also writes the rows as JSON, after each one (`benches/records/schema.rs`);
 //! `INFONCE_LARGEST=1` adds to `rest` N = M = 131,072 and 1,048,576, which take longest;
 //! `INFONCE_OUTPUTS=FOLDER` has inputs and gradients of `first` written there, for others to check;
-//! `INFONCE_DIVISOR=K` divides rows by K, to rehearse where there is no time.
+//! `INFONCE_DIVISOR=K` divides rows by K, to rehearse where there is no time;
+//! `INFONCE_SERIAL=1` lets no launch start before the one before has ended, to see what that is worth.
 
 mod losses;
 mod product;
@@ -24,7 +25,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use criterion::Criterion;
-use infonce::cuda::CudaEngine;
+use infonce::cuda::{CudaDevice, CudaEngine};
 
 use rig::Rig;
 
@@ -39,7 +40,9 @@ fn main() -> ExitCode {
         eprintln!("error: INFONCE_CASES is {cases:?}; it must be one of {allowed}");
         return ExitCode::FAILURE;
     }
-    let outcome = CudaEngine::new(0).map(Rig::new);
+    let overlapping = std::env::var_os("INFONCE_SERIAL").is_none();
+    let device = CudaDevice::new(0).map(|device| device.with_overlapping_launches(overlapping));
+    let outcome = device.map(CudaEngine::on).map(Rig::new);
     let rows = match outcome {
         Ok(Ok(rig)) => measure(rig, cases.as_deref()),
         Ok(Err(error)) => {

@@ -80,6 +80,7 @@ struct HopperGradient : OwnedRows<T, 128, COLUMNS / 8, 8 * SLABS, softmax_of(TER
             fence_mbarrier_init();
         }
         block_barrier();
+        wait_for_launches_before();
         if (thread_index() >= uint32_t(CONSUMERS)) {
             give_registers<40>();
             if (thread_index() < uint32_t(CONSUMERS) + 32) self.copy(params);
@@ -256,9 +257,9 @@ struct HopperGradient : OwnedRows<T, 128, COLUMNS / 8, 8 * SLABS, softmax_of(TER
 #if INFONCE_HOPPER
 // Type, slabs of D, terms, streamed rows, stages. At D = 256 the sums fill half of the registers: what is
 // left holds 64 logits a thread and no second term.
-#define INFONCE_HOPPER_GRADIENT(NAME, T, SLABS, TERMS, COLUMNS, STAGES)    \
-    INFONCE_KERNEL(hopper_gradient_##NAME, HopperGradientParams, 384, 1) { \
-        HopperGradient<T, SLABS, COLUMNS, STAGES, Terms::TERMS>::run(p);   \
+#define INFONCE_HOPPER_GRADIENT(NAME, T, SLABS, TERMS, COLUMNS, STAGES)             \
+    INFONCE_PROLOGUE_KERNEL(hopper_gradient_##NAME, HopperGradientParams, 384, 1) { \
+        HopperGradient<T, SLABS, COLUMNS, STAGES, Terms::TERMS>::run(p);            \
     }
 #define INFONCE_HOPPER_GRADIENTS(T)                                    \
     INFONCE_HOPPER_GRADIENT(online_##T##_64, T, 1, ONLINE, 128, 5)     \

@@ -86,6 +86,7 @@ INFONCE_DEVICE void multiply_chunk(const HopperProductParams& p) {
         fence_mbarrier_init();
     }
     cluster_barrier();
+    wait_for_launches_before();
     if (thread_index() >= uint32_t(Tile::CONSUMERS)) {
         give_registers<40>();
         if (thread_index() == uint32_t(Tile::CONSUMERS)) copy_chunk<TRANSPOSED>(p, ring, stages);

@@ -210,7 +210,6 @@ INFONCE_DEVICE void hopper_score_tiles(const HopperScoresParams& params) {
     using Tile = HopperTile;
     constexpr uint32_t STAGE = HopperScoresMemory<RESIDENT>::STAGE;
     const ScoresParams& p = params.scores;
-    if (is_needless(p)) return;
     const HopperScoresMemory<RESIDENT> memory;
     const Tile::Stages& ring = memory.ring;
     constexpr bool COLUMN_TERMS = Epilogue<Tile>::COLUMN_TERMS || sizeof(T) == 1;
@@ -222,6 +221,8 @@ INFONCE_DEVICE void hopper_score_tiles(const HopperScoresParams& params) {
         fence_mbarrier_init();
     }
     cluster_barrier();
+    wait_for_launches_before();
+    if (is_needless(p)) return;
     if (thread_index() >= uint32_t(Tile::CONSUMERS)) {
         give_registers<40>();
         if (thread_index() == uint32_t(Tile::CONSUMERS)) copy_tiles<T, Epilogue<Tile>::WALKS>(params, memory);

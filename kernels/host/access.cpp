@@ -51,7 +51,13 @@ const Allocation& Block::allocation_of(const void* address, uint32_t bytes, bool
     return entry;
 }
 
+// The launches before may still write what the thread reads, and read what it writes.
+void Block::check_waited(Site site) {
+    if (!running->has_waited[current.thread]) fail("global memory is accessed with no wait_for_launches_before", site);
+}
+
 void Block::check_global(const void* address, uint32_t bytes, bool write, Site site) {
+    check_waited(site);
     const uint32_t alignment = std::min(bytes, 16u);
     if (reinterpret_cast<uintptr_t>(address) & (alignment - 1))
         fail("a global address is not a multiple of the " + std::to_string(alignment) + " bytes accessed", site);

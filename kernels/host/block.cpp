@@ -17,8 +17,6 @@ const char* name_of(Operation operation) {
         case Operation::BLOCK_BARRIER: return "block_barrier";
         case Operation::NAMED_BARRIER: return "named_barrier";
         case Operation::CLUSTER_BARRIER: return "cluster_barrier";
-        case Operation::CLUSTER_ARRIVE: return "cluster_arrive";
-        case Operation::CLUSTER_WAIT: return "cluster_wait";
         case Operation::MBARRIER: return "mbarrier_wait";
         case Operation::WARPGROUP: return "wgmma_wait";
         case Operation::WARP_BARRIER: return "warp_barrier";
@@ -58,6 +56,7 @@ bool Block::prepare_threads(const InfonceHostLaunch& what, void (*kernel)(const 
     warps.assign((thread_count + WARP - 1) / WARP, Warp{});
     warpgroups.assign((thread_count + WARPGROUP - 1) / WARPGROUP, Warpgroup{});
     std::fill(std::begin(named), std::end(named), NamedBarrier{});
+    std::fill_n(has_waited, thread_count, false);
     ready_first = ready_count = 0;
     shadow.reset(what.shared_bytes / 4);
     barriers.clear();
@@ -78,7 +77,6 @@ bool Block::prepare_threads(const InfonceHostLaunch& what, void (*kernel)(const 
         thread.open.clear();
         thread.open_stores.clear();
         thread.stores.clear();
-        thread.at_cluster = false;
         thread.fenced = false;
         thread.open_products.clear();
         thread.products.clear();
@@ -99,10 +97,11 @@ void Block::enter() {
     Block& block = *running;
     block.body(block.launch->params);
     Thread& thread = block.threads[current.thread];
+    if (!block.has_waited[current.thread]) block.fail("the thread ends with no wait_for_launches_before", thread.site);
     for (const auto& group : thread.groups)
         if (!group.empty()) block.fail("the thread ends with copies that it has not waited for", thread.site);
     if (!thread.open.empty()) block.fail("the thread ends with copies that it has not committed", thread.site);
-    block.leave_stores();
+    block.check_stores();
     if (!thread.products.empty() || !thread.open_products.empty())
         block.fail("the thread ends with products that it has not waited for", thread.site);
     if (block.living == 1) {
@@ -213,6 +212,7 @@ void Block::named_barrier(uint32_t number, uint32_t count, bool waits, Site site
 
 // ---- Primitives
 
+void wait_for_launches_before() { running->wait_for_launches_before(); }
 uint32_t shared_base() { return SHARED_BASE; }
 void load_shared(uint32_t address, void* value, uint32_t bytes, Site site) { running->load_shared(address, value, bytes, site); }
 void store_shared(uint32_t address, const void* value, uint32_t bytes, Site site) { running->store_shared(address, value, bytes, site); }
@@ -227,11 +227,8 @@ void mbarrier_init(uint32_t barrier, uint32_t count, Site site) { running->initi
 void fence_mbarrier_init(Site) { running->fence_barriers(); }
 void mbarrier_arrive(uint32_t barrier, uint32_t expected_bytes, Site site) { running->arrive(barrier, expected_bytes, site); }
 void mbarrier_wait(uint32_t barrier, uint32_t parity, Site site) { running->wait_barrier(barrier, parity, site); }
-void copy_bulk(uint32_t to, const void* source, uint32_t bytes, uint32_t barrier, Site site) {
-    running->copy_bulk(to, source, bytes, barrier, site);
-}
-
 void named_barrier(uint32_t number, uint32_t count, bool waits, Site site) { running->named_barrier(number, count, waits, site); }
+
 namespace {
 
 TensorMapWords words_of(const uint64_t (&map)[16], Site site) {
@@ -256,19 +253,15 @@ void multicast_box(uint32_t to, const uint64_t (&map)[16], uint32_t column, uint
     running->multicast_box(to, box_of(words, column, row), barrier, blocks, site);
 }
 void cluster_barrier(Site site) { running->cluster_barrier(site); }
-void cluster_arrive(Site site) { running->cluster_arrive(site); }
-void cluster_wait(Site site) { running->cluster_wait(site); }
 uint32_t cluster_address(uint32_t address, uint32_t rank, Site site) { return running->cluster_address(address, rank, site); }
 void mbarrier_arrive_remote(uint32_t barrier, Site site) { running->arrive_remote(barrier, site); }
 void fence_async_proxy(Site) { running->fence_async_proxy(); }
-void store_box(const uint64_t (&map)[16], uint32_t column, uint32_t row, uint32_t from, bool adds, Site site) {
+void store_box(const uint64_t (&map)[16], uint32_t column, uint32_t row, uint32_t from, Site site) {
     const TensorMapWords words = words_of(map, site);
-    if (adds && words.number_bytes != 4) running->fail("adds numbers of a map that are not f32", site);
-    running->store_box(box_of(words, column, row), from, adds, site);
+    running->store_box(box_of(words, column, row), from, site);
 }
 void commit_stores(Site) { running->commit_stores(); }
 void wait_stores_read(int pending, Site) { running->wait_stores_read(pending); }
-void wait_stores(int pending, Site) { running->wait_stores(pending); }
 void wgmma_fence(Site site) { running->fence_products(site); }
 void wgmma(const Product& product) { running->issue(product); }
 void wgmma_commit(Site site) { running->commit_products(site); }
@@ -292,10 +285,9 @@ void load_matrices(uint32_t (&r)[4], uint32_t row, bool transposed, Site site) {
     running->warp_collective(Operation::LOAD_MATRICES, arguments, site);
 }
 
-void store_matrices(uint32_t row, const uint32_t (&r)[4], bool transposed, Site site) {
+void store_matrices(uint32_t row, const uint32_t (&r)[4], Site site) {
     LaneArguments arguments;
     arguments.value = row;
-    arguments.selector = transposed;
     arguments.a = r;
     running->warp_collective(Operation::STORE_MATRICES, arguments, site);
 }

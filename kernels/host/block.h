@@ -30,8 +30,8 @@ constexpr uint32_t SHARED_BASE = 1024;
 
 // What a thread waits for, or does with its warp.
 enum class Operation : uint8_t {
-    NONE, BLOCK_BARRIER, NAMED_BARRIER, CLUSTER_BARRIER, CLUSTER_ARRIVE, CLUSTER_WAIT, MBARRIER, WARPGROUP, WARP_BARRIER,
-    SHUFFLE, LOAD_MATRICES, STORE_MATRICES, MMA
+    NONE, BLOCK_BARRIER, NAMED_BARRIER, CLUSTER_BARRIER, MBARRIER, WARPGROUP, WARP_BARRIER, SHUFFLE, LOAD_MATRICES,
+    STORE_MATRICES, MMA
 };
 
 const char* name_of(Operation operation);
@@ -58,6 +58,7 @@ class Block {
     bool prepare_threads(const InfonceHostLaunch& launch, void (*body)(const void*), const uint32_t (&index)[3], uint64_t seed);
 
     // The primitives, called by the running fiber.
+    void wait_for_launches_before() { has_waited[current.thread] = true; }
     void load_shared(uint32_t address, void* value, uint32_t bytes, Site site);
     void store_shared(uint32_t address, const void* value, uint32_t bytes, Site site);
     void load_global(const void* address, void* value, uint32_t bytes, Site site);
@@ -71,19 +72,15 @@ class Block {
     void fence_barriers();
     void arrive(uint32_t address, uint32_t expected_bytes, Site site);
     void wait_barrier(uint32_t address, uint32_t parity, Site site);
-    void copy_bulk(uint32_t to, const void* source, uint32_t bytes, uint32_t barrier, Site site);
     void copy_box(uint32_t to, const Box& box, uint32_t barrier, Site site);
     void multicast_box(uint32_t to, const Box& box, uint32_t barrier, uint32_t blocks, Site site);
     void cluster_barrier(Site site);
-    void cluster_arrive(Site site);
-    void cluster_wait(Site site);
     uint32_t cluster_address(uint32_t address, uint32_t rank, Site site);
     void arrive_remote(uint32_t address, Site site);
     void fence_async_proxy();
-    void store_box(const Box& box, uint32_t from, bool adds, Site site);
+    void store_box(const Box& box, uint32_t from, Site site);
     void commit_stores();
     void wait_stores_read(int pending);
-    void wait_stores(int pending);
     void named_barrier(uint32_t number, uint32_t threads, bool waits, Site site);
     void fence_products(Site site);
     void issue(const Product& product);
@@ -100,8 +97,7 @@ class Block {
     };
     struct BulkCopy {
         uint32_t to, bytes;
-        const char* source;
-        Box box;           // in place of a source, or empty
+        Box box;
         uint32_t barrier;  // which of `barriers` counts it
         uint32_t thread;   // that issued it
         Site site;
@@ -111,14 +107,9 @@ class Block {
     struct BoxStore {
         uint32_t from;
         Box box;
-        bool adds;
         std::vector<char> read;  // row after row, not swizzled; empty: not read yet
         bool written;
         Site site;
-    };
-    struct StoreGroup {
-        std::vector<BoxStore> stores;
-        bool sources_free;  // waited for
     };
     // A product, its registers as they were when it was issued, and which accumulator it has.
     struct Queued {
@@ -151,9 +142,7 @@ class Block {
         std::vector<std::vector<Copy>> groups;  // closed, oldest first
         std::vector<Copy> open;
         std::vector<BoxStore> open_stores;
-        std::vector<StoreGroup> stores;  // closed groups that are not waited for to the end, oldest first
-        bool at_cluster = false;     // has arrived at the cluster's barrier, in this phase of it, and not waited
-        uint32_t cluster_phase = 0;
+        std::vector<std::vector<BoxStore>> stores;  // closed groups that are not waited for, oldest first
         bool fenced = false;  // for products
         std::vector<Queued> open_products;
         std::vector<std::vector<Queued>> products;  // committed groups, oldest first
@@ -185,15 +174,13 @@ class Block {
     uint32_t clock_of(uint32_t thread) const { return (threads_before + thread) / WARP; }
     std::string in_cluster() const;
     void become_current();
-    void arrive_in_cluster(uint32_t thread, Site site);
-    void arrive_warp_in_cluster(uint32_t warp);
-    void wait_in_cluster(Operation operation, Site site);
     void ended_in_cluster();
     void note_foreign(uint32_t entry, uint32_t time, Site site);
     std::string deadlock() const;
     uint64_t random();
     bool completes_at_once();
 
+    void check_waited(Site site);
     void check_global(const void* address, uint32_t bytes, bool write, Site site);
     const Allocation& allocation_of(const void* address, uint32_t bytes, bool write, Site site);
     void check_shared(uint32_t address, uint32_t bytes, uint32_t alignment, Site site);
@@ -220,8 +207,8 @@ class Block {
     uint8_t* flags_of(const char* address, uint32_t bytes, Site site);
     void read_source(BoxStore& store);
     void write(BoxStore& store);
-    // At a thread's end: what is not written yet becomes the block's.
-    void leave_stores();
+    // At a thread's end: it has waited for all of them.
+    void check_stores();
     void write_left_stores();
     // Completes bulk copies until a thread is ready; false when none gets ready.
     bool complete_late_copies();
@@ -243,6 +230,7 @@ class Block {
     std::vector<Warp> warps;
     std::vector<Warpgroup> warpgroups;
     NamedBarrier named[NAMED_BARRIERS];
+    bool has_waited[MOST_THREADS] = {};  // for the launches before
     uint16_t ready[MOST_THREADS] = {};  // a ring of threads
     uint32_t ready_first = 0, ready_count = 0;
     uint32_t thread_count = 0, living = 0, at_barrier = 0, epoch = 1;
@@ -253,7 +241,7 @@ class Block {
     Shadow shadow;
     std::vector<Mbarrier> barriers;
     std::vector<BulkCopy> bulk_copies;  // under way
-    std::vector<BoxStore> left_stores;  // of threads that have ended
+    std::vector<BoxStore> left_stores;  // whose sources are read; written when the block ends
     // Allocations found lately, while none has been freed since.
     static constexpr uint32_t KNOWN = 8;
     Allocation known[KNOWN];

@@ -22,7 +22,7 @@ bool Cluster::run(const InfonceHostLaunch& launch, void (*body)(const void*), ui
     size = count;
     fault_text.clear();
     waiting.clear();
-    arrived = phase = 0;
+    arrived = 0;
     clocks.stop();
     for (uint32_t rank = 0; rank < count; ++rank) {
         Block& block = *blocks[rank];
@@ -125,59 +125,28 @@ bool Cluster::complete_late_copy() {
 
 // ---- The barrier, and the end
 
+// Whoever waits for the barrier's end, the last to arrive too, is made ready by it.
 void Block::cluster_barrier(Site site) {
-    arrive_in_cluster(current.thread, site);
-    cluster.settle_barrier();
-    wait_in_cluster(Operation::CLUSTER_BARRIER, site);
-}
-
-void Block::cluster_arrive(Site site) { warp_collective(Operation::CLUSTER_ARRIVE, {}, site); }
-
-void Block::arrive_warp_in_cluster(uint32_t warp) {
-    for (uint32_t lane = 0; lane < WARP; ++lane) arrive_in_cluster(warp * WARP + lane, warps[warp].site);
-    cluster.settle_barrier();
-}
-
-void Block::cluster_wait(Site site) {
-    warp_collective(Operation::CLUSTER_WAIT, {}, site);
-    if (!threads[current.thread].at_cluster) fail("a wait at the cluster's barrier with no arrival before", site);
-    wait_in_cluster(Operation::CLUSTER_WAIT, site);
-}
-
-void Block::arrive_in_cluster(uint32_t arriving, Site site) {
-    Thread& thread = threads[arriving];
-    if (thread.at_cluster) fail("a second arrival at the cluster's barrier with no wait between", site);
     start_clocks();
     if (cluster.arrived++ == 0) cluster.released = clocks.empty();
-    thread.at_cluster = true;
-    thread.cluster_phase = cluster.phase;
-    clocks.release(clock_of(arriving), cluster.released);
-}
-
-void Block::wait_in_cluster(Operation operation, Site site) {
+    clocks.release(clock_of(current.thread), cluster.released);
     Thread& thread = threads[current.thread];
-    if (thread.cluster_phase == cluster.phase) {
-        thread.waits_for = operation;
-        thread.site = site;
-        cluster.waiting.emplace_back(this, current.thread);
-        return next();
-    }
-    thread.at_cluster = false;
-    clocks.acquire(clock_of(current.thread), cluster.completed);
+    thread.waits_for = Operation::CLUSTER_BARRIER;
+    thread.site = site;
+    cluster.waiting.emplace_back(this, current.thread);
+    cluster.settle_barrier();
+    next();
 }
 
 void Cluster::settle_barrier() {
     size_t living = 0;
     for (uint32_t rank = 0; rank < size; ++rank) living += blocks[rank]->living;
     if (arrived < living) return;
-    completed.swap(released);
     arrived = 0;
-    ++phase;
     for (const auto& [block, index] : waiting) {
         Block::Thread& thread = block->threads[index];
         thread.waits_for = Operation::NONE;
-        thread.at_cluster = false;
-        clocks.acquire(block->clock_of(index), completed);
+        clocks.acquire(block->clock_of(index), released);
         block->make_ready(index);
     }
     waiting.clear();
@@ -186,8 +155,6 @@ void Cluster::settle_barrier() {
 // A thread that has ended counts as one that has arrived. With the last one its block's shared memory is
 // gone: what other blocks did there must have come before.
 __attribute__((noinline)) void Block::ended_in_cluster() {
-    const Thread& thread = threads[current.thread];
-    if (thread.at_cluster && thread.cluster_phase == cluster.phase) --cluster.arrived;
     if (cluster.arrived > 0) cluster.settle_barrier();
     if (!together || living > 0) return;
     for (uint32_t entry = 0; entry < foreign.size(); ++entry) {

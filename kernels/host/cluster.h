@@ -39,12 +39,11 @@ class Cluster {
     std::vector<std::unique_ptr<Block>> blocks;
     uint32_t size = 0;
     bool in_turn = false;  // a block goes on for as long as it can
-    // The barrier: who has arrived in the running phase, and waits; what those arrivals release, and what
-    // those of the completed phase did. It orders by clocks alone, for a thread may do something between its
-    // arrival and its wait, which no count of barriers would tell from what it did before.
-    uint32_t arrived = 0, phase = 0;
-    std::vector<std::pair<Block*, uint32_t>> waiting;  // block and thread
-    Clock released, completed;
+    // The barrier: how many have arrived, who they are (block and thread), and what their arrivals release. It
+    // orders by clocks: counts of barriers say nothing between blocks.
+    uint32_t arrived = 0;
+    std::vector<std::pair<Block*, uint32_t>> waiting;
+    Clock released;
     std::string fault_text;
 };
 

@@ -43,7 +43,6 @@ __attribute__((noinline)) void Block::execute(uint32_t warp_index) {
     Warp& warp = warps[warp_index];
     switch (warp.operation) {
         case Operation::WARP_BARRIER: ++warp.epoch; break;
-        case Operation::CLUSTER_ARRIVE: arrive_warp_in_cluster(warp_index); break;
         case Operation::SHUFFLE:
             for (const LaneArguments* lane : warp.lanes) *lane->result = warp.lanes[uint32_t(lane->selector) % WARP]->value;
             break;
@@ -85,17 +84,10 @@ void Block::load_matrices(const Warp& warp, uint32_t first_thread) {
 }
 
 void Block::store_matrices(const Warp& warp, uint32_t first_thread) {
-    const bool transposed = warp.lanes[0]->selector != 0;
     uint16_t rows[WARP][8];
-    for (uint32_t lane = 0; lane < WARP; ++lane) {
-        const uint32_t g = lane / 4, t = lane % 4;
-        for (uint32_t matrix = 0; matrix < 4; ++matrix) {
-            auto* m = &rows[8 * matrix];
-            const uint32_t pair = warp.lanes[lane]->a[matrix];
-            for (uint32_t half = 0; half < 2; ++half)
-                (transposed ? m[2 * t + half][g] : m[g][2 * t + half]) = uint16_t(pair >> 16 * half);
-        }
-    }
+    for (uint32_t lane = 0; lane < WARP; ++lane)
+        for (uint32_t matrix = 0; matrix < 4; ++matrix)
+            std::memcpy(&rows[8 * matrix + lane / 4][lane % 4 * 2], &warp.lanes[lane]->a[matrix], 4);
     for (uint32_t lane = 0; lane < WARP; ++lane) {
         const uint32_t address = warp.lanes[lane]->value;
         check_shared(address, 16, 16, warp.site);

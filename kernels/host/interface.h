@@ -51,6 +51,7 @@ struct Product {
     Site site;
 };
 
+void wait_for_launches_before();
 uint32_t shared_base();
 void load_shared(uint32_t address, void* value, uint32_t bytes, Site site);
 void store_shared(uint32_t address, const void* value, uint32_t bytes, Site site);
@@ -69,22 +70,18 @@ void fence_mbarrier_init(Site site);
 // `expected_bytes` join the transaction count before the arrival; 0 for a plain arrival.
 void mbarrier_arrive(uint32_t barrier, uint32_t expected_bytes, Site site);
 void mbarrier_wait(uint32_t barrier, uint32_t parity, Site site);
-void copy_bulk(uint32_t to, const void* source, uint32_t bytes, uint32_t barrier, Site site);
 void copy_box(uint32_t to, const uint64_t (&map)[16], uint32_t column, uint32_t row, uint32_t barrier, Site site);
 // To the blocks of the cluster whose bits are set.
 void multicast_box(uint32_t to, const uint64_t (&map)[16], uint32_t column, uint32_t row, uint32_t barrier, uint16_t blocks, Site site);
 void cluster_barrier(Site site);
-void cluster_arrive(Site site);
-void cluster_wait(Site site);
 uint32_t cluster_address(uint32_t address, uint32_t rank, Site site);
 void mbarrier_arrive_remote(uint32_t barrier, Site site);
 void fence_async_proxy(Site site);
-void store_box(const uint64_t (&map)[16], uint32_t column, uint32_t row, uint32_t from, bool adds, Site site);
+void store_box(const uint64_t (&map)[16], uint32_t column, uint32_t row, uint32_t from, Site site);
 void commit_stores(Site site);
 void wait_stores_read(int pending, Site site);
-void wait_stores(int pending, Site site);
 void load_matrices(uint32_t (&r)[4], uint32_t row, bool transposed, Site site);
-void store_matrices(uint32_t row, const uint32_t (&r)[4], bool transposed, Site site);
+void store_matrices(uint32_t row, const uint32_t (&r)[4], Site site);
 void mma(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], Numbers numbers, Site site);
 void wgmma_fence(Site site);
 void wgmma(const Product& product);

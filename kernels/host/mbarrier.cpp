@@ -1,4 +1,4 @@
-// mbarriers, and the bulk copies that they count.
+// mbarriers, and the copies of boxes that they count.
 #include "host/mbarrier.h"
 
 #include <cstring>
@@ -121,20 +121,13 @@ void Block::wait_barrier(uint32_t address, uint32_t parity, Site site) {
     next();
 }
 
-void Block::copy_bulk(uint32_t to, const void* source, uint32_t bytes, uint32_t address, Site site) {
-    if (bytes == 0 || bytes % 16 != 0)
-        fail("a bulk copy of " + std::to_string(bytes) + " bytes; it must be a positive multiple of 16", site);
-    check_shared(to, bytes, 16, site);
-    check_global(source, bytes, false, site);
-    begin({to - SHARED_BASE, bytes, static_cast<const char*>(source), {}, counting_barrier(address, site), current.thread, site});
-}
-
 void Block::copy_box(uint32_t to, const Box& box, uint32_t address, Site site) {
     const uint32_t bytes = box.box_rows * BOX_ROW;
+    check_waited(site);
     check_shared(to, bytes, 1024, site);
     for (uint32_t row = 0; row < box.box_rows; ++row)
         if (const uint32_t inside = box.inside(row)) check_global(box.at(row), inside, false, site);
-    begin({to - SHARED_BASE, bytes, nullptr, box, counting_barrier(address, site), current.thread, site});
+    begin({to - SHARED_BASE, bytes, box, counting_barrier(address, site), current.thread, site});
 }
 
 uint32_t Block::counting_barrier(uint32_t address, Site site) {
@@ -156,8 +149,7 @@ void Block::begin(BulkCopy copy) {
 }
 
 void Block::complete(const BulkCopy& copy) {
-    if (copy.source) std::memcpy(arena + copy.to, copy.source, copy.bytes);
-    else write_box(copy);
+    write_box(copy);
     Mbarrier& barrier = barriers[copy.barrier];
     const uint32_t counted = rank * MOST_BARRIERS + copy.barrier, time = clocks.complete(counted, barrier.running);
     shadow.end_bulk_copy(copy.to / 4, copy.bytes / 4, copy.barrier, time);

@@ -1,6 +1,6 @@
 // Stores of boxes from shared memory (cp.async.bulk.tensor to global memory), and the fence before them.
-// A store reads its source, then writes the matrix: each at once, or as late as a wait allows; what no
-// thread waits for is written when the block ends. The matrix holds nothing readable meanwhile.
+// A store reads its source, then writes the matrix: each at once, or the one as late as a wait allows and the
+// other when the block ends. The matrix holds nothing readable meanwhile.
 #include <algorithm>
 #include <cstring>
 
@@ -19,22 +19,19 @@ uint8_t* Block::flags_of(const char* address, uint32_t bytes, Site site) {
     return allocation.written + (address - allocation.data);
 }
 
-void Block::store_box(const Box& box, uint32_t from, bool adds, Site site) {
+void Block::store_box(const Box& box, uint32_t from, Site site) {
     start_clocks();
+    check_waited(site);
     const uint32_t bytes = box.box_rows * BOX_ROW;
     check_shared(from, bytes, 1024, site);
     if (!shadow.begin_store((from - SHARED_BASE) / 4, bytes / 4, now(), site)) fail("a store: " + shadow.fault(), site);
     for (uint32_t row = 0; row < box.box_rows; ++row) {
         const uint32_t inside = box.inside(row);
         if (inside == 0) continue;
-        if (adds) {
-            check_global(box.at(row), inside, false, site);
-        } else {
-            std::memset(flags_of(box.at(row), inside, site), 0, inside);
-            std::memset(box.at(row), 0xff, inside);
-        }
+        std::memset(flags_of(box.at(row), inside, site), 0, inside);
+        std::memset(box.at(row), 0xff, inside);
     }
-    BoxStore store{from, box, adds, {}, false, site};
+    BoxStore store{from, box, {}, false, site};
     if (completes_at_once()) read_source(store);
     if (!store.read.empty() && completes_at_once()) write(store);
     threads[current.thread].site = site;
@@ -59,58 +56,35 @@ void Block::write(BoxStore& store) {
         if (inside == 0) continue;
         const char* from = &store.read[row * BOX_ROW];
         char* to = store.box.at(row);
-        if (!store.adds) {
-            std::memset(flags_of(to, inside, store.site), 1, inside);
-            std::memcpy(to, from, inside);
-            continue;
-        }
-        for (uint32_t byte = 0; byte < inside; byte += 4) {
-            float sum, number;
-            std::memcpy(&sum, to + byte, 4);
-            std::memcpy(&number, from + byte, 4);
-            sum += number;
-            std::memcpy(to + byte, &sum, 4);
-        }
+        std::memset(flags_of(to, inside, store.site), 1, inside);
+        std::memcpy(to, from, inside);
     }
 }
 
 void Block::commit_stores() {
     Thread& thread = threads[current.thread];
-    thread.stores.push_back({std::move(thread.open_stores), false});
+    thread.stores.push_back(std::move(thread.open_stores));
     thread.open_stores.clear();
 }
 
 void Block::wait_stores_read(int pending) {
-    std::vector<StoreGroup>& groups = threads[current.thread].stores;
-    for (size_t group = 0; group + size_t(pending) < groups.size(); ++group) {
-        if (groups[group].sources_free) continue;
-        groups[group].sources_free = true;
-        for (BoxStore& store : groups[group].stores) {
+    std::vector<std::vector<BoxStore>>& groups = threads[current.thread].stores;
+    const size_t over = groups.size() - std::min(groups.size(), size_t(pending));
+    for (size_t group = 0; group < over; ++group) {
+        for (BoxStore& store : groups[group]) {
             read_source(store);
             shadow.end_store((store.from - SHARED_BASE) / 4, store.box.box_rows * BOX_ROW / 4, now());
-        }
-    }
-}
-
-void Block::wait_stores(int pending) {
-    wait_stores_read(pending);
-    std::vector<StoreGroup>& groups = threads[current.thread].stores;
-    const size_t over = groups.size() - std::min(groups.size(), size_t(pending));
-    for (size_t group = 0; group < over; ++group)
-        for (BoxStore& store : groups[group].stores) write(store);
-    groups.erase(groups.begin(), groups.begin() + ptrdiff_t(over));
-}
-
-void Block::leave_stores() {
-    Thread& thread = threads[current.thread];
-    if (!thread.open_stores.empty()) fail("the thread ends with stores that it has not committed", thread.open_stores[0].site);
-    for (StoreGroup& group : thread.stores) {
-        for (BoxStore& store : group.stores) {
-            if (!group.sources_free) fail("the thread ends while a store may still read its source", store.site);
             left_stores.push_back(std::move(store));
         }
     }
-    thread.stores.clear();
+    groups.erase(groups.begin(), groups.begin() + ptrdiff_t(over));
+}
+
+void Block::check_stores() {
+    const Thread& thread = threads[current.thread];
+    if (!thread.open_stores.empty()) fail("the thread ends with stores that it has not committed", thread.open_stores[0].site);
+    for (const std::vector<BoxStore>& group : thread.stores)
+        if (!group.empty()) fail("the thread ends while a store may still read its source", group[0].site);
 }
 
 void Block::write_left_stores() {

@@ -34,12 +34,6 @@ INFONCE_DEVICE void cluster_barrier() {
             : "memory");
 }
 
-// The same barrier in two parts, by whole warps: other work between them does not wait. What a thread does
-// before `cluster_arrive` all see after their `cluster_wait`; what it does between the two, nobody
-// ("barrier.cluster": one wait after each arrival, .aligned).
-INFONCE_DEVICE void cluster_arrive() { asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory"); }
-INFONCE_DEVICE void cluster_wait() { asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory"); }
-
 // Where another block has what this one has at `address` ("mapa").
 INFONCE_DEVICE ClusterAddress cluster_address(SharedAddress address, uint32_t rank) {
     ClusterAddress mapped;
@@ -59,8 +53,6 @@ INFONCE_DEVICE void mbarrier_arrive_remote(ClusterAddress barrier) {
 
 inline uint32_t cluster_rank() { return host::current.rank; }
 inline void cluster_barrier(INFONCE_SITE) { host::cluster_barrier(site); }
-inline void cluster_arrive(INFONCE_SITE) { host::cluster_arrive(site); }
-inline void cluster_wait(INFONCE_SITE) { host::cluster_wait(site); }
 inline ClusterAddress cluster_address(SharedAddress address, uint32_t rank, INFONCE_SITE) {
     return host::cluster_address(address, rank, site);
 }

@@ -1,5 +1,5 @@
-// How a kernel is declared, and where a thread finds itself. Compiled by nvcc this is device code;
-// compiled by a C++ compiler it runs on the CPU, every thread a fiber (kernels/host).
+// How a kernel is declared, what orders it after the launches before, and where a thread finds itself. Compiled
+// by nvcc this is device code; compiled by a C++ compiler it runs on the CPU, every thread a fiber (kernels/host).
 #pragma once
 
 #include <cstdint>
@@ -9,31 +9,71 @@
 // Before a loop whose arrays are to stay in registers.
 #define INFONCE_UNROLL _Pragma("unroll")
 // A kernel of blocks of THREADS threads, MIN_BLOCKS of which are to fit a multiprocessor. Its body
-// sees the parameters as `p`.
-#define INFONCE_KERNEL(NAME, PARAMS, THREADS, MIN_BLOCKS)                             \
-    extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS) NAME(const __grid_constant__ PARAMS p)
-// The same in clusters of CLUSTER blocks, consecutive in x, which run at the same time (ptx/cluster.h). The
-// grid's x is a multiple of CLUSTER; of sm_90 on. (PTX ISA, "Cluster Dimension Directives": .reqnctapercluster;
-// 8 blocks are what every such device can run.)
-#define INFONCE_CLUSTER_KERNEL(NAME, PARAMS, THREADS, MIN_BLOCKS, CLUSTER)                                    \
-    static_assert(CLUSTER >= 1 && CLUSTER <= 8, "a cluster has 1 to 8 blocks");                               \
-    extern "C" __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THREADS, MIN_BLOCKS)         \
-        NAME(const __grid_constant__ PARAMS p)
+// sees the parameters as `p`, and begins behind wait_for_launches_before.
+#define INFONCE_KERNEL(NAME, PARAMS, THREADS, MIN_BLOCKS) \
+    INFONCE_ENTRY(NAME, PARAMS, __launch_bounds__(THREADS, MIN_BLOCKS), wait_for_launches_before())
+// The same with a prologue that needs no global memory: the body itself calls wait_for_launches_before.
+#define INFONCE_PROLOGUE_KERNEL(NAME, PARAMS, THREADS, MIN_BLOCKS) \
+    INFONCE_ENTRY(NAME, PARAMS, __launch_bounds__(THREADS, MIN_BLOCKS), )
+// With a prologue, in clusters of CLUSTER blocks, consecutive in x, which run at the same time (ptx/cluster.h).
+// The grid's x is a multiple of CLUSTER; of sm_90 on. (PTX ISA, "Cluster Dimension Directives":
+// .reqnctapercluster; 8 blocks are what every such device can run.)
+#define INFONCE_CLUSTER_KERNEL(NAME, PARAMS, THREADS, MIN_BLOCKS, CLUSTER)      \
+    static_assert(CLUSTER >= 1 && CLUSTER <= 8, "a cluster has 1 to 8 blocks"); \
+    INFONCE_ENTRY(NAME, PARAMS, __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THREADS, MIN_BLOCKS), )
+#define INFONCE_ENTRY(NAME, PARAMS, ATTRIBUTES, WAIT)                                \
+    static INFONCE_DEVICE void body_of_##NAME(const PARAMS& p);                      \
+    extern "C" __global__ void ATTRIBUTES NAME(const __grid_constant__ PARAMS p) {   \
+        let_next_launch_start();                                                     \
+        WAIT;                                                                        \
+        body_of_##NAME(p);                                                           \
+    }                                                                                \
+    static INFONCE_DEVICE void body_of_##NAME(const PARAMS& p)
 #else
 #include "host/interface.h"
 #define INFONCE_DEVICE inline
 #define INFONCE_UNROLL
-#define INFONCE_KERNEL(NAME, PARAMS, THREADS, MIN_BLOCKS) INFONCE_CLUSTER_KERNEL(NAME, PARAMS, THREADS, MIN_BLOCKS, 1)
-#define INFONCE_CLUSTER_KERNEL(NAME, PARAMS, THREADS, MIN_BLOCKS, CLUSTER)                            \
-    static_assert(CLUSTER >= 1 && CLUSTER <= 8, "a cluster has 1 to 8 blocks");                       \
-    static void NAME(const PARAMS& p);                                                                \
-    static const ::infonce::host::Registration registration_of_##NAME(                                \
-        #NAME, THREADS, sizeof(PARAMS), CLUSTER,                                                      \
-        [](const void* params) { NAME(*static_cast<const PARAMS*>(params)); });                       \
+#define INFONCE_KERNEL(NAME, PARAMS, THREADS, MIN_BLOCKS) \
+    INFONCE_ENTRY(NAME, PARAMS, THREADS, 1, wait_for_launches_before())
+#define INFONCE_PROLOGUE_KERNEL(NAME, PARAMS, THREADS, MIN_BLOCKS) INFONCE_ENTRY(NAME, PARAMS, THREADS, 1, )
+#define INFONCE_CLUSTER_KERNEL(NAME, PARAMS, THREADS, MIN_BLOCKS, CLUSTER)      \
+    static_assert(CLUSTER >= 1 && CLUSTER <= 8, "a cluster has 1 to 8 blocks"); \
+    INFONCE_ENTRY(NAME, PARAMS, THREADS, CLUSTER, )
+#define INFONCE_ENTRY(NAME, PARAMS, THREADS, CLUSTER, WAIT)            \
+    static void NAME(const PARAMS& p);                                 \
+    static const ::infonce::host::Registration registration_of_##NAME( \
+        #NAME, THREADS, sizeof(PARAMS), CLUSTER, [](const void* p) {   \
+            WAIT;                                                      \
+            NAME(*static_cast<const PARAMS*>(p));                      \
+        });                                                            \
     static void NAME(const PARAMS& p)
 #endif
 
 namespace infonce {
+
+// Launches of a stream that overlap (PTX ISA, "griddepcontrol"; CUDA C++ Programming Guide, "Programmatic
+// Dependent Launch"): where the host allows it (src/cuda/launch.rs), blocks of a launch become resident while the
+// launch before still runs. The image of sm_90a has both instructions; in others the primitives are nothing.
+#ifdef __CUDACC__
+// Until the launch before has ended and what it wrote is visible. Every thread of every kernel waits, on every
+// path, before it touches global memory: so the launch before has ended only after the one before that, and
+// behind this wait all earlier launches have ended.
+INFONCE_DEVICE void wait_for_launches_before() {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+// Every kernel begins with this. When all blocks of a launch have come here, or ended, blocks of the next one
+// start where there is space: all of this one have their place by then. It orders nothing. The next launch waits
+// for this one's end, whenever it was started.
+INFONCE_DEVICE void let_next_launch_start() {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+#else
+inline void wait_for_launches_before() { host::wait_for_launches_before(); }
+#endif
 
 struct Index {
     uint32_t x, y, z;

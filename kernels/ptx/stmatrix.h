@@ -1,8 +1,7 @@
 // Matrices of 8 × 16 bytes from the registers of a warp into shared memory (stmatrix.x4, sm_90): what
 // ldmatrix.h reads, the other way. Lanes 8i to 8i + 7 give the addresses of the rows of matrix i. Thread t
-// gives of each matrix the 32 bits at row t/4, word t%4; transposed, the 16-bit numbers at rows 2(t%4) and
-// 2(t%4) + 1 of column t/4. PTX ISA, "stmatrix"; it stores as a thread's own instruction does, for the
-// generic proxy.
+// gives of each matrix the 32 bits at row t/4, word t%4. PTX ISA, "stmatrix"; it stores as a thread's own
+// instruction does, for the generic proxy.
 #pragma once
 
 #include "ptx/kernel.h"
@@ -16,16 +15,8 @@ INFONCE_DEVICE void store_matrices(SharedAddress row, const uint32_t (&r)[4]) {
                  "r"(r[2]), "r"(r[3])
                  : "memory");
 }
-INFONCE_DEVICE void store_matrices_transposed(SharedAddress row, const uint32_t (&r)[4]) {
-    asm volatile("stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(row), "r"(r[0]), "r"(r[1]),
-                 "r"(r[2]), "r"(r[3])
-                 : "memory");
-}
 #else
-inline void store_matrices(SharedAddress row, const uint32_t (&r)[4], INFONCE_SITE) { host::store_matrices(row, r, false, site); }
-inline void store_matrices_transposed(SharedAddress row, const uint32_t (&r)[4], INFONCE_SITE) {
-    host::store_matrices(row, r, true, site);
-}
+inline void store_matrices(SharedAddress row, const uint32_t (&r)[4], INFONCE_SITE) { host::store_matrices(row, r, site); }
 #endif
 
 }  // namespace infonce

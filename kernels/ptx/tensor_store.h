@@ -1,11 +1,9 @@
-// Boxes from shared memory to a matrix by one instruction of one thread (cp.async.bulk.tensor and
-// cp.reduce.async.bulk.tensor, sm_90), with the maps of tensor_copy.h. What of a box lies outside the
-// matrix is not written. The thread that issues them closes groups of them, and waits for its own groups:
-//   until their sources have been read   before shared memory is written again, or the thread ends
-//   until they are written               before anyone of this grid reads the matrix; the grid's end also does
+// Boxes from shared memory to a matrix by one instruction of one thread (cp.async.bulk.tensor, sm_90), with the
+// maps of tensor_copy.h. What of a box lies outside the matrix is not written. The thread that issues them
+// closes groups of them, and waits until the sources of its groups have been read before shared memory is
+// written again, or the thread ends. They are written at the grid's end; nobody of this grid reads them.
 // What is to be stored has been fenced for the asynchronous proxy (async_proxy.h). PTX ISA,
-// "cp.async.bulk.tensor", "cp.reduce.async.bulk.tensor" (.add: relaxed, atomic number by number),
-// "cp.async.bulk.commit_group", "cp.async.bulk.wait_group" (.read: sources only).
+// "cp.async.bulk.tensor", "cp.async.bulk.commit_group", "cp.async.bulk.wait_group" (.read: sources only).
 #pragma once
 
 #include "ptx/kernel.h"
@@ -15,16 +13,10 @@
 namespace infonce {
 
 // The box whose first number is (row, column); `column` counts numbers. `from` is a multiple of 1,024.
-// `add_box` adds f32 to what is there, each number at once, in an order that nobody knows.
 #ifdef __CUDACC__
 INFONCE_DEVICE void store_box(const TensorMap& map, uint32_t column, uint32_t row, SharedAddress from) {
     asm volatile("cp.async.bulk.tensor.2d.global.shared::cta.tile.bulk_group [%0, {%1, %2}], [%3];" ::"l"(&map), "r"(column),
                  "r"(row), "r"(from)
-                 : "memory");
-}
-INFONCE_DEVICE void add_box(const TensorMap& map, uint32_t column, uint32_t row, SharedAddress from) {
-    asm volatile("cp.reduce.async.bulk.tensor.2d.global.shared::cta.add.tile.bulk_group [%0, {%1, %2}], [%3];" ::"l"(&map),
-                 "r"(column), "r"(row), "r"(from)
                  : "memory");
 }
 INFONCE_DEVICE void commit_stores() { asm volatile("cp.async.bulk.commit_group;" ::: "memory"); }
@@ -33,26 +25,14 @@ template <int PENDING>
 INFONCE_DEVICE void wait_stores_read() {
     asm volatile("cp.async.bulk.wait_group.read %0;" ::"n"(PENDING) : "memory");
 }
-// Until at most PENDING of the thread's groups are not written.
-template <int PENDING>
-INFONCE_DEVICE void wait_stores() {
-    asm volatile("cp.async.bulk.wait_group %0;" ::"n"(PENDING) : "memory");
-}
 #else
 inline void store_box(const TensorMap& map, uint32_t column, uint32_t row, SharedAddress from, INFONCE_SITE) {
-    host::store_box(map.words, column, row, from, false, site);
-}
-inline void add_box(const TensorMap& map, uint32_t column, uint32_t row, SharedAddress from, INFONCE_SITE) {
-    host::store_box(map.words, column, row, from, true, site);
+    host::store_box(map.words, column, row, from, site);
 }
 inline void commit_stores(INFONCE_SITE) { host::commit_stores(site); }
 template <int PENDING>
 inline void wait_stores_read(INFONCE_SITE) {
     host::wait_stores_read(PENDING, site);
-}
-template <int PENDING>
-inline void wait_stores(INFONCE_SITE) {
-    host::wait_stores(PENDING, site);
 }
 #endif
 

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use cudarc::driver::{CudaContext, result};
 
 use super::driver::{Unhindered, check};
+use super::launch::can_overlap;
 use super::module::Modules;
 use super::probe::{CudaDeviceInfo, probe, unavailable};
 use super::region::Home;
@@ -24,6 +25,7 @@ pub struct CudaDevice {
     pool: Arc<Pool<DeviceMemory>>,
     stream: CudaStream,
     pub(super) trace: Option<CudaTrace>,
+    overlaps: bool,
     shared: Arc<Shared>,
 }
 
@@ -78,6 +80,7 @@ impl CudaDevice {
         let stream = CudaStream::new(&self.shared.context)?;
         let mut device = Self::on_stream(Arc::clone(&self.shared), stream);
         device.trace.clone_from(&self.trace);
+        device.overlaps = self.overlaps;
         Ok(device)
     }
 
@@ -90,8 +93,22 @@ impl CudaDevice {
             pool: Pool::new(memory),
             stream,
             trace: None,
+            overlaps: can_overlap(&shared.info),
             shared,
         }
+    }
+
+    /// Whether a kernel's blocks may start before the launch before it has ended; they wait for its end before
+    /// they read or write, so results are the same bits. It is so unless said otherwise, where card and
+    /// driver can (compute capability 9.0, CUDA 12.4): to compare the two.
+    #[must_use]
+    pub fn with_overlapping_launches(mut self, overlapping: bool) -> Self {
+        self.overlaps = overlapping && can_overlap(self.info());
+        self
+    }
+
+    pub(super) fn overlaps_launches(&self) -> bool {
+        self.overlaps
     }
 
     /// What the driver says about the device.

@@ -7,6 +7,7 @@ use cudarc::driver::{result, sys};
 use super::device::{CudaDevice, DeviceBlock};
 use super::driver::check;
 use super::module::{Limits, cannot_run};
+use super::probe::CudaDeviceInfo;
 use crate::device::{Arithmetic, BOX_BYTES, BoxedMatrix, Device, Launch, TensorMap};
 use crate::error::Error;
 
@@ -59,27 +60,39 @@ impl Device for CudaDevice {
         allowed(launch, &function.limits).map_err(|reason| cannot_run(launch.kernel, reason))?;
         let stream = self.stream().bind()?;
         function.grant_shared(launch.shared_bytes)?;
-        let [x, y, z] = launch.grid;
-        // The driver reads the one parameter during the call; it never writes to it.
+        // The driver reads the one parameter and the attributes during the call; it never writes to them.
         let mut params = [launch.params.as_ptr().cast::<c_void>().cast_mut()];
-        let mut start = || {
-            // SAFETY: the function's module is loaded, the launch is within the function's limits, and
-            // its one parameter has the size that the driver reads.
+        let mut early = early_start();
+        let mut start = |is_timed: bool| {
+            let is_early = self.overlaps_launches() && !is_timed;
+            let [grid_x, grid_y, grid_z] = launch.grid;
+            let config = sys::CUlaunchConfig {
+                gridDimX: grid_x,
+                gridDimY: grid_y,
+                gridDimZ: grid_z,
+                blockDimX: launch.threads,
+                blockDimY: 1,
+                blockDimZ: 1,
+                sharedMemBytes: launch.shared_bytes,
+                hStream: stream,
+                attrs: &mut early,
+                numAttrs: u32::from(is_early),
+            };
+            // SAFETY: the function's module is loaded, the launch is within the function's limits, its
+            // one parameter has the size that the driver reads, and there are as many attributes.
             let result = unsafe {
-                result::launch_kernel(
+                sys::cuLaunchKernelEx(
+                    &config,
                     function.raw(),
-                    (x, y, z),
-                    (launch.threads, 1, 1),
-                    launch.shared_bytes,
-                    stream,
-                    &mut params,
+                    params.as_mut_ptr(),
+                    std::ptr::null_mut(),
                 )
             };
-            check("cuLaunchKernel", result)
+            check("cuLaunchKernelEx", result.result())
         };
         match &self.trace {
             Some(trace) => trace.note(launch.kernel, self.stream(), start),
-            None => start(),
+            None => start(false),
         }
     }
 
@@ -146,6 +159,27 @@ impl CudaDevice {
     }
 }
 
+/// Lets blocks of a launch start before the launch before it in the stream has ended. All that is no kernel,
+/// before or after it, is ordered as without.
+fn early_start() -> sys::CUlaunchAttribute {
+    use sys::CUlaunchAttributeID_enum as Attribute;
+    let mut value = sys::CUlaunchAttributeValue { pad: [0; 64] };
+    value.programmaticStreamSerializationAllowed = 1;
+    sys::CUlaunchAttribute {
+        id: Attribute::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION,
+        pad: [0; 4],
+        value,
+    }
+}
+
+/// Whether a card's kernels wait for the launches before by themselves, and its driver records that into
+/// graphs. The image of sm_90a has the instruction that waits, and devices of 9.0 run no other; PTX of
+/// compute_80, which newer ones run, does not. A graph has had edges of that kind since CUDA 12.3
+/// (cuGraphAddDependencies_v2); one release more leaves a margin.
+pub(super) fn can_overlap(info: &CudaDeviceInfo) -> bool {
+    info.compute_capability == (9, 0) && info.driver >= (12, 4)
+}
+
 /// Whether a kernel can be launched like this, and why not.
 fn allowed(launch: &Launch<'_>, limits: &Limits) -> Result<(), String> {
     for (axis, (&blocks, &most)) in ["x", "y", "z"].iter().zip(launch.grid.iter().zip(&GRID)) {
@@ -196,6 +230,26 @@ mod tests {
         shared_bytes: 231_424,
         params: &[0; 8],
     };
+
+    #[test]
+    fn launches_overlap_where_image_and_driver_can() {
+        let on = |compute_capability, driver| {
+            can_overlap(&CudaDeviceInfo {
+                ordinal: 0,
+                name: String::new(),
+                compute_capability,
+                multiprocessors: 132,
+                memory_bytes: 0,
+                shared_bytes: 0,
+                cache_bytes: 0,
+                driver,
+            })
+        };
+        assert!(on((9, 0), (12, 4)) && on((9, 0), (13, 0)));
+        assert!(!on((9, 0), (12, 3)), "graphs may not record it");
+        // They run code of compute_80, which does not wait.
+        assert!(!on((8, 9), (13, 0)) && !on((10, 0), (13, 0)) && !on((12, 0), (13, 0)));
+    }
 
     #[test]
     fn a_launch_at_the_limits_is_allowed() {

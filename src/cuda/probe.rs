@@ -139,7 +139,7 @@ const LIBRARIES: [&str; 1] = ["nvcuda.dll"];
 
 /// Every function of the driver that this crate calls, itself or through the bindings: these panic
 /// when one is missing, so it is looked for before.
-const FUNCTIONS: [&str; 42] = [
+const FUNCTIONS: [&str; 43] = [
     "cuCtxGetCurrent",
     "cuCtxSetCurrent",
     "cuCtxSynchronize",
@@ -162,7 +162,7 @@ const FUNCTIONS: [&str; 42] = [
     "cuGraphInstantiateWithFlags",
     "cuGraphLaunch",
     "cuInit",
-    "cuLaunchKernel",
+    "cuLaunchKernelEx",
     "cuMemAlloc_v2",
     "cuMemFreeHost",
     "cuMemFree_v2",
@@ -182,6 +182,7 @@ const FUNCTIONS: [&str; 42] = [
     "cuStreamSynchronize",
     "cuStreamWaitEvent",
     "cuTensorMapEncodeTiled",
+    "cuThreadExchangeStreamCaptureMode",
 ];
 
 /// The driver's library, which stays loaded.
@@ -256,6 +257,48 @@ mod tests {
         let reason = open(&["libc.so.6"], &["malloc", "cuInit"]).unwrap_err();
         assert!(reason.contains("libc.so.6 has no cuInit"), "{reason}");
         assert!(open(&["libc.so.6"], &["malloc"]).is_ok());
+    }
+
+    /// What is looked for before it is called (`has`).
+    const LATER: [&str; 2] = ["cuEventElapsedTime_v2", "cuFuncGetParamInfo"];
+
+    /// Names of functions of the driver that follow `before` in the Rust sources of a folder.
+    fn named(folder: &std::path::Path, before: &str, names: &mut Vec<String>) {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                named(&path, before, names);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                let text = std::fs::read_to_string(&path).unwrap();
+                let name = |rest: &str| -> String {
+                    let letters = rest.chars();
+                    letters
+                        .take_while(|&c| c == '_' || c.is_ascii_alphanumeric())
+                        .collect()
+                };
+                let all = text.split(before).skip(1).map(name);
+                names.extend(all.filter(|name| name.starts_with("cu")));
+            }
+        }
+    }
+
+    #[test]
+    fn every_function_that_is_called_is_looked_for() {
+        let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+        // The emulated driver has to have what its tests call, itself or through the bindings.
+        for (folder, before) in [
+            ("src", "sys::"),
+            ("tests/emulated_driver/driver", "extern \"C\" fn "),
+        ] {
+            let mut names = Vec::new();
+            named(&root.join(folder), before, &mut names);
+            assert!(names.len() > 4, "{folder}: {names:?}");
+            for name in names {
+                let name = name.as_str();
+                let known = FUNCTIONS.contains(&name) || LATER.contains(&name);
+                assert!(known, "{folder} has {name}, which is not looked for");
+            }
+        }
     }
 
     #[test]

@@ -85,12 +85,12 @@ impl CudaTrace {
         self.noted().iter().map(of).collect()
     }
 
-    /// Runs `launch`, which puts `kernel` on `stream`, and notes it.
+    /// Runs `launch`, which puts `kernel` on `stream` and is told whether its time is kept, and notes it.
     pub(super) fn note(
         &self,
         kernel: &'static str,
         stream: &CudaStream,
-        launch: impl FnOnce() -> Result<(), Error>,
+        launch: impl FnOnce(bool) -> Result<(), Error>,
     ) -> Result<(), Error> {
         let span = if self.is_timed && !stream.is_capturing()? {
             let event = || event::with_time(stream);
@@ -101,7 +101,7 @@ impl CudaTrace {
         let record =
             |event: &driver::CudaEvent| check("cuEventRecord", event.record(stream.handle()));
         span.iter().try_for_each(|[start, _]| record(start))?;
-        launch()?;
+        launch(span.is_some())?;
         span.iter().try_for_each(|[_, end]| record(end))?;
         let mut noted = self.noted();
         match noted.iter_mut().find(|noted| noted.kernel == kernel) {

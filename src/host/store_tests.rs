@@ -25,16 +25,7 @@ struct Params {
     rows: u32,
     columns: u32,
     stride: u32,
-    transposed: u32,
-    padding: [u64; 3],
-}
-
-/// `BoxSumParams` of kernels/host/planted/box_store.cu.
-#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-#[repr(C)]
-struct SumParams {
-    to: TensorMap,
-    padding: [u64; 8],
+    padding: [u32; 7],
 }
 
 /// `StoredOperandsParams` of kernels/host/planted/async_proxy.cu.
@@ -57,12 +48,8 @@ fn number(row: usize, column: usize) -> u16 {
     (row * 300 + column) as u16
 }
 
-/// What the kernel has stored, the ends of rows included, and what its threads saw of it.
-fn stored(
-    kernel: &'static str,
-    transposed: bool,
-    (schedule, seed): (Schedule, u64),
-) -> Result<(Vec<u16>, Vec<u16>), Error> {
+/// What the kernel has stored, the ends of rows included.
+fn stored(kernel: &'static str, (schedule, seed): (Schedule, u64)) -> Result<Vec<u16>, Error> {
     let device = HostDevice::new(schedule, seed, 1);
     let numbers: Vec<u16> = (0..ROWS * STRIDE)
         .map(|i| number(i / STRIDE, i % STRIDE))
@@ -99,36 +86,26 @@ fn stored(
             rows: ROWS as u32,
             columns: COLUMNS as u32,
             stride: STRIDE as u32,
-            transposed: u32::from(transposed),
-            padding: [0; 3],
+            padding: [0; 7],
         }),
     })?;
-    let (mut result, mut of_threads) = (vec![0; numbers.len()], vec![0; THREADS]);
+    let mut result = vec![0; numbers.len()];
     device.read(address, bytemuck::cast_slice_mut(&mut result))?;
-    device.read(
-        HostDevice::address(&seen),
-        bytemuck::cast_slice_mut(&mut of_threads),
-    )?;
-    Ok((result, of_threads))
+    Ok(result)
 }
 
 #[test]
 fn boxes_arrive_and_nothing_beside_them() {
     for order in orders() {
-        for transposed in [false, true] {
-            let (result, seen) = stored("planted_box_store_sound", transposed, order).unwrap();
-            for (i, found) in result.into_iter().enumerate() {
-                let (row, column) = (i / STRIDE, i % STRIDE);
-                let expected = if column < COLUMNS {
-                    number(row, column)
-                } else {
-                    UNTOUCHED
-                };
-                assert_eq!(found, expected, "{order:?} {transposed} {row} {column}");
-            }
-            for (thread, found) in seen.into_iter().enumerate() {
-                assert_eq!(found, number(0, thread), "{order:?} {transposed} {thread}");
-            }
+        let result = stored("planted_box_store_sound", order).unwrap();
+        for (i, found) in result.into_iter().enumerate() {
+            let (row, column) = (i / STRIDE, i % STRIDE);
+            let expected = if column < COLUMNS {
+                number(row, column)
+            } else {
+                UNTOUCHED
+            };
+            assert_eq!(found, expected, "{order:?} {row} {column}");
         }
     }
 }
@@ -155,7 +132,7 @@ fn planted_mistakes_with_stores_are_found() {
         ),
     ] {
         for order in orders() {
-            let Err(Error::Kernel { reason, .. }) = stored(kernel, false, order) else {
+            let Err(Error::Kernel { reason, .. }) = stored(kernel, order) else {
                 panic!("{kernel} passes, {order:?}");
             };
             let at = "kernels/host/planted/box_store.cu:";
@@ -171,60 +148,10 @@ fn planted_mistakes_with_stores_are_found() {
 fn what_is_read_before_it_is_written_shows_where_stores_are_late() {
     let symptom = "reads global memory that has never been written";
     for order in orders() {
-        match stored("planted_box_store_early_read", false, order) {
+        match stored("planted_box_store_early_read", order) {
             Err(Error::Kernel { reason, .. }) => assert!(reason.contains(symptom), "{reason}"),
             found => assert!(found.is_ok() && order.0 != Schedule::Late, "{order:?}"),
         }
-    }
-}
-
-#[test]
-fn boxes_are_added_to_what_is_there() {
-    const ROWS: usize = 50;
-    const COLUMNS: usize = 44;
-    for (schedule, seed) in orders() {
-        let device = HostDevice::new(schedule, seed, 1);
-        let buffer = device.memory(4 * ROWS * COLUMNS).unwrap();
-        let address = HostDevice::address(&buffer);
-        let before: Vec<f32> = (0..ROWS * COLUMNS).map(|i| i as f32).collect();
-        device
-            .write(address, bytemuck::cast_slice(&before))
-            .unwrap();
-        let matrix = |numbers| BoxedMatrix {
-            address,
-            rows: ROWS,
-            row_bytes: 4 * COLUMNS,
-            stride: 4 * COLUMNS,
-            numbers,
-            box_rows: 32,
-        };
-        let launch = |numbers| {
-            let to = device.tensor_map(&matrix(numbers))?;
-            device.launch(&Launch {
-                kernel: "planted_box_sum",
-                // Two blocks add to each box.
-                grid: [2, 2, 2],
-                threads: 32,
-                shared_bytes: 32 * 128,
-                params: bytemuck::bytes_of(&SumParams {
-                    to,
-                    padding: [0; 8],
-                }),
-            })
-        };
-        launch(Arithmetic::F32).unwrap();
-        let mut found = vec![0.0f32; ROWS * COLUMNS];
-        device
-            .read(address, bytemuck::cast_slice_mut(&mut found))
-            .unwrap();
-        for (i, found) in found.into_iter().enumerate() {
-            let (row, column) = (i / COLUMNS % 32, i % COLUMNS % 32);
-            assert_eq!(found, before[i] + 2.0 * (100 * row + column + 1) as f32);
-        }
-        let Err(Error::Kernel { reason, .. }) = launch(Arithmetic::Bf16) else {
-            panic!("numbers of another type are added");
-        };
-        assert!(reason.contains("that are not f32"), "{reason}");
     }
 }
 

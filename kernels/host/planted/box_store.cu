@@ -1,8 +1,8 @@
 // Copies a matrix of 16-bit numbers, 32 rows × 64 numbers at a time: two warps put what they hold into
 // shared memory, one thread stores the box, two boxes in flight. Planted: the numbers are stored with no
 // fence; with a fence of the issuing thread only; the source is written again while it may still be read; a
-// thread ends before its sources have been read, or with a store in no group; what was stored is read
-// before it is written.
+// thread ends before its sources have been read, or with a store in no group; what was stored is read in the
+// same launch, which may be before it is written.
 #include "ptx/async_proxy.h"
 #include "ptx/barrier.h"
 #include "ptx/global.h"
@@ -17,9 +17,8 @@ struct BoxStoreParams {
     TensorMap to;        // boxes of 32 rows
     const uint16_t* from;
     const uint16_t* there;  // where `to` lies
-    uint16_t* seen;      // by every thread of the first block, when all is written
+    uint16_t* seen;      // by every thread of the first block, of early_read
     uint32_t rows, columns, stride;  // numbers from row to row
-    uint32_t transposed;  // matrices are held the other way
 };
 
 enum class StorePlanted { NOTHING, FENCE, FENCE_OF_ONE, OVERWRITE, ENDS_EARLY, NO_COMMIT, EARLY_READ };
@@ -46,14 +45,9 @@ INFONCE_DEVICE void store_boxes(const BoxStoreParams& p) {
             for (uint32_t i = 0; i < 4; ++i) {
                 const uint32_t row = first_row + warp * 16 + i % 2 * 8, c = column + pair * 16 + i / 2 * 8;
                 const uint32_t along = lane % 4 * 2, other = lane / 4;
-                r[i] = p.transposed ? number_of(p, row + along, c + other) | number_of(p, row + along + 1, c + other) << 16
-                                    : number_of(p, row + other, c + along) | number_of(p, row + other, c + along + 1) << 16;
+                r[i] = number_of(p, row + other, c + along) | number_of(p, row + other, c + along + 1) << 16;
             }
-            const SharedAddress to = stage + own_row * 128 + ((pair * 2 + own_chunk) ^ own_row % 8) * 16;
-            if (p.transposed)
-                store_matrices_transposed(to, r);
-            else
-                store_matrices(to, r);  // planted overwrite
+            store_matrices(stage + own_row * 128 + ((pair * 2 + own_chunk) ^ own_row % 8) * 16, r);  // planted overwrite
         }
         if (PLANTED != StorePlanted::FENCE && (PLANTED != StorePlanted::FENCE_OF_ONE || thread_index() == 0))
             fence_async_proxy();
@@ -64,10 +58,8 @@ INFONCE_DEVICE void store_boxes(const BoxStoreParams& p) {
         }
     }
     if (PLANTED == StorePlanted::ENDS_EARLY) return;
-    if (PLANTED == StorePlanted::EARLY_READ)
-        wait_stores_read<0>();
-    else
-        wait_stores<0>();
+    wait_stores_read<0>();
+    if (PLANTED != StorePlanted::EARLY_READ) return;
     block_barrier();
     if (block_index().x == 0) {
         const uint16_t number = load_global(p.there + thread_index() % p.columns);  // planted early read
@@ -82,23 +74,5 @@ INFONCE_KERNEL(planted_box_store_overwrite, BoxStoreParams, 64, 1) { store_boxes
 INFONCE_KERNEL(planted_box_store_ends_early, BoxStoreParams, 64, 1) { store_boxes<StorePlanted::ENDS_EARLY>(p); }
 INFONCE_KERNEL(planted_box_store_no_commit, BoxStoreParams, 64, 1) { store_boxes<StorePlanted::NO_COMMIT>(p); }
 INFONCE_KERNEL(planted_box_store_early_read, BoxStoreParams, 64, 1) { store_boxes<StorePlanted::EARLY_READ>(p); }
-
-struct BoxSumParams {
-    TensorMap to;  // f32, boxes of 32 rows
-    uint64_t padding[8];
-};
-
-// Adds 100·row + column + 1 of the box, from every block.
-INFONCE_KERNEL(planted_box_sum, BoxSumParams, 32, 1) {
-    for (uint32_t column = 0; column < 32; ++column) {
-        const uint32_t row = thread_index(), chunk = column / 4 ^ row % 8;
-        store_shared(shared_base() + row * 128 + chunk * 16 + column % 4 * 4, float(100 * row + column + 1));
-    }
-    fence_async_proxy();
-    warp_barrier();
-    if (thread_index() == 0) add_box(p.to, block_index().x * 32, block_index().y * 32, shared_base());
-    commit_stores();
-    wait_stores_read<0>();
-}
 
 }  // namespace infonce

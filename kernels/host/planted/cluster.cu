@@ -53,6 +53,7 @@ INFONCE_DEVICE void multiply_pair(const ClusterParams& p) {
         block_barrier();
     else
         cluster_barrier();
+    wait_for_launches_before();
     if (thread_index() >= WARPGROUP) {
         give_registers<24>();
         if (thread_index() > WARPGROUP) return;
@@ -117,8 +118,7 @@ INFONCE_CLUSTER_KERNEL(planted_cluster_mistakes, ClusterMistakeParams, 64, 1, PA
         if (p.mistake != 6 || rank == 0) fence_mbarrier_init();
     }
     cluster_barrier();
-    if (p.mistake == 10) cluster_wait();  // planted 10
-    for (uint32_t i = 0; p.mistake == 11 && i < 2; ++i) cluster_arrive();  // planted 11
+    wait_for_launches_before();
     store_global(p.ranks + block_index().x, float(rank));
     if (thread_index() == 0 && rank == 0) {
         const ClusterAddress other = cluster_address(barrier, 1);

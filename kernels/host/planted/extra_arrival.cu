@@ -1,20 +1,22 @@
-// Reverses a tile that one bulk copy brings; a thread of each of the four warps arrives at its
+// Reverses a tile that one copy of a box brings; a thread of each of the four warps arrives at its
 // mbarrier. Planted: warp 0, which has arrived with the bytes it announced, arrives once more.
 #include "ptx/barrier.h"
-#include "ptx/bulk_copy.h"
 #include "ptx/global.h"
 #include "ptx/kernel.h"
 #include "ptx/mbarrier.h"
 #include "ptx/shared.h"
+#include "ptx/tensor_copy.h"
+#include "tile/slab.h"
 
 namespace infonce {
 
 struct ArrivalParams {
-    const float* x;  // 128 numbers a block
+    TensorMap x;  // rows of 32 numbers, a block has 4 of them
     float* y;
+    uint32_t padding[14];
 };
 
-constexpr uint32_t ARRIVAL_THREADS = 128, ARRIVAL_BYTES = ARRIVAL_THREADS * 4;
+constexpr uint32_t ARRIVAL_THREADS = 128, ARRIVAL_ROWS = 4, ARRIVAL_BYTES = ARRIVAL_THREADS * 4;
 
 template <bool PLANTED>
 INFONCE_DEVICE void reverse_tile(const ArrivalParams& p) {
@@ -27,11 +29,13 @@ INFONCE_DEVICE void reverse_tile(const ArrivalParams& p) {
     block_barrier();
     if (thread == 0) {
         mbarrier_arrive_expect(barrier, ARRIVAL_BYTES);
-        copy_bulk(tile, p.x + first, ARRIVAL_BYTES, barrier);
+        copy_box(tile, p.x, 0, block_index().x * ARRIVAL_ROWS, barrier);
     }
     if (thread % 32 == 0 && (PLANTED || thread > 0)) mbarrier_arrive(barrier);  // planted
     mbarrier_wait(barrier, 0);
-    store_global(p.y + first + thread, load_shared<float>(tile + ARRIVAL_BYTES - 4 - 4 * thread));
+    const uint32_t number = ARRIVAL_THREADS - 1 - thread;
+    const SharedAddress chunk = chunk_address(tile, int(number / 32), int(number % 32 / 4));
+    store_global(p.y + first + thread, load_shared<float>(chunk + number % 4 * 4));
 }
 
 INFONCE_KERNEL(planted_extra_arrival, ArrivalParams, ARRIVAL_THREADS, 1) { reverse_tile<true>(p); }

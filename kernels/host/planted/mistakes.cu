@@ -1,6 +1,5 @@
 // One mistake a case, each on one line: what the runner is to refuse. Case 0 is sound. Two warps.
 #include "ptx/barrier.h"
-#include "ptx/bulk_copy.h"
 #include "ptx/cp_async.h"
 #include "ptx/global.h"
 #include "ptx/kernel.h"
@@ -26,9 +25,9 @@ INFONCE_KERNEL(planted_mistakes, MistakeParams, MISTAKE_THREADS, 1) {
     // Cases from 16 on work with an mbarrier of one arrival.
     if (p.mistake >= 16 && thread == 0) {
         mbarrier_init(barrier, 1);
-        if (p.mistake != 16) fence_mbarrier_init();
+        fence_mbarrier_init();
     }
-    if (p.mistake > 16) block_barrier();
+    if (p.mistake >= 16) block_barrier();
     switch (p.mistake) {
         case 1: number += load_shared<float>(shared + 2); break;                     // planted 1
         case 2: store_shared(shared + MISTAKE_SHARED_BYTES, number); break;          // planted 2
@@ -60,32 +59,16 @@ INFONCE_KERNEL(planted_mistakes, MistakeParams, MISTAKE_THREADS, 1) {
             if (thread < 32) named_arrive(1, MISTAKE_THREADS);  // planted 14
             break;
         case 16:
-            if (thread == 0) copy_bulk(shared, p.x, 64, barrier);  // planted 16
+            if (thread == 0) mbarrier_arrive_expect(barrier, 1 << 20);  // planted 16
             break;
-        case 17:
-            if (thread == 0) mbarrier_arrive_expect(barrier, 1 << 20);  // planted 17
-            break;
+        case 17: store_shared(barrier + 4, number); break;  // planted 17
         case 18:
-            if (thread == 0) copy_bulk(shared, p.x, 24, barrier);  // planted 18
+            if (thread == 0) mbarrier_init(barrier, 1);  // planted 18
             break;
-        case 19: store_shared(barrier + 4, number); break;  // planted 19
-        case 20:
-            if (thread == 0) copy_bulk(shared, p.x + 1, 64, barrier);  // planted 20
-            break;
-        case 21:
-            // What is expected comes; that nobody waits for it shows only if it comes late.
-            if (thread == 0) {
-                mbarrier_arrive_expect(barrier, 64);
-                copy_bulk(shared, p.x, 64, barrier);  // planted 21
-            }
-            break;
-        case 22:
-            if (thread == 0) mbarrier_init(barrier, 1);  // planted 22
-            break;
-        case 23:
+        case 19:
             // A second thread that knows of the barrier only by its address.
             if (thread == 0) mbarrier_init(barrier + 8, MISTAKE_THREADS);
-            mbarrier_arrive(barrier + 8);  // planted 23
+            mbarrier_arrive(barrier + 8);  // planted 19
             break;
         default: break;
     }

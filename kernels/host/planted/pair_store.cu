@@ -1,11 +1,9 @@
 // a·bᵀ in bf16 by clusters of two blocks: each has 64 rows of a, and both go through all columns, 64 at a
 // time. What is copied of b each block copies in halves, into both; the copies run ahead from tile to tile
 // through a ring of stages. A tile of sums leaves through shared memory as one box, two boxes in flight.
-//   planted_pair_store_fence       the second block's threads store their numbers with no fence
-//   planted_pair_store_overwrite   the second block writes a box that may still be read
-//   planted_pair_store_leaves      the thread that stores boxes ends while they may still be read
-//   planted_pair_store_early_copy  copies start before the wait at the cluster's barrier
-//   planted_pair_store_late_init   the mbarriers are initialised between arrival and wait
+//   planted_pair_store_fence      the second block's threads store their numbers with no fence
+//   planted_pair_store_overwrite  the second block writes a box that may still be read
+//   planted_pair_store_leaves     the thread that stores boxes ends while they may still be read
 #include "ptx/async_proxy.h"
 #include "ptx/barrier.h"
 #include "ptx/cluster.h"
@@ -29,7 +27,7 @@ struct PairStoreParams {
     uint32_t tiles;  // of 64 columns
 };
 
-enum class PairFault { NONE, FENCE, OVERWRITE, LEAVES, EARLY_COPY, LATE_INIT };
+enum class PairFault { NONE, FENCE, OVERWRITE, LEAVES };
 
 constexpr uint32_t PAIR_STAGES = 2, PAIR_SLAB = 64 * 128, PAIR_HALF = PAIR_SLAB / 2, PAIR_WARPS = WARPGROUP / 32;
 
@@ -59,9 +57,9 @@ INFONCE_DEVICE void copy_pair(const PairStoreParams& p, const PairRing& ring) {
         const uint32_t stage = turn % PAIR_STAGES, slab = turn % p.slabs, tile = turn / p.slabs;
         const SharedAddress to = ring.stages + stage * 2 * PAIR_SLAB, arrived = ring.full + stage * MBARRIER_BYTES;
         if (turn >= PAIR_STAGES) mbarrier_wait(ring.empty + stage * MBARRIER_BYTES, (turn / PAIR_STAGES - 1) % 2);
-        mbarrier_arrive_expect(arrived, 2 * PAIR_SLAB);  // first use
+        mbarrier_arrive_expect(arrived, 2 * PAIR_SLAB);
         copy_box(to, p.a, 64 * slab, 64 * block_index().x, arrived);
-        multicast_box(to + PAIR_SLAB + half * PAIR_HALF, p.b, 64 * slab, 64 * tile + 32 * half, arrived, 0b11);  // copied
+        multicast_box(to + PAIR_SLAB + half * PAIR_HALF, p.b, 64 * slab, 64 * tile + 32 * half, arrived, 0b11);
     }
 }
 
@@ -109,16 +107,14 @@ INFONCE_DEVICE void store_pair_tile(const float (&sums)[32], const PairStorePara
 template <PairFault FAULT>
 INFONCE_DEVICE void multiply_and_store(const PairStoreParams& p) {
     const PairRing ring;
-    if (FAULT != PairFault::LATE_INIT) ring.initialise();
-    cluster_arrive();
-    if (FAULT == PairFault::LATE_INIT) ring.initialise();
+    ring.initialise();
     if (thread_index() == WARPGROUP) {
         prefetch_map(p.a);
         prefetch_map(p.b);
         prefetch_map(p.d);
     }
-    if (FAULT == PairFault::EARLY_COPY) block_barrier();
-    if (FAULT != PairFault::EARLY_COPY || thread_index() < WARPGROUP) cluster_wait();
+    cluster_barrier();
+    wait_for_launches_before();
     if (thread_index() >= WARPGROUP) {
         give_registers<24>();
         if (thread_index() > WARPGROUP) return;
@@ -138,8 +134,6 @@ INFONCE_DEVICE void multiply_and_store(const PairStoreParams& p) {
 INFONCE_CLUSTER_KERNEL(planted_pair_store_fence, PairStoreParams, 256, 1, 2) { multiply_and_store<PairFault::FENCE>(p); }
 INFONCE_CLUSTER_KERNEL(planted_pair_store_overwrite, PairStoreParams, 256, 1, 2) { multiply_and_store<PairFault::OVERWRITE>(p); }
 INFONCE_CLUSTER_KERNEL(planted_pair_store_leaves, PairStoreParams, 256, 1, 2) { multiply_and_store<PairFault::LEAVES>(p); }
-INFONCE_CLUSTER_KERNEL(planted_pair_store_early_copy, PairStoreParams, 256, 1, 2) { multiply_and_store<PairFault::EARLY_COPY>(p); }
-INFONCE_CLUSTER_KERNEL(planted_pair_store_late_init, PairStoreParams, 256, 1, 2) { multiply_and_store<PairFault::LATE_INIT>(p); }
 INFONCE_CLUSTER_KERNEL(planted_pair_store_sound, PairStoreParams, 256, 1, 2) { multiply_and_store<PairFault::NONE>(p); }
 
 }  // namespace infonce

@@ -4,11 +4,13 @@
 use std::cell::Cell;
 use std::thread;
 
-use cudarc::driver::sys::CUresult;
+use cudarc::driver::sys::{
+    CUlaunchAttribute, CUlaunchAttributeID_enum as Launch, CUlaunchAttributeValue, CUresult,
+};
 
 use super::capture::{Mode, exchange_mode};
 use super::context::{SHARED_MOST, SHARED_USUAL};
-use super::module::Shape;
+use super::module::{Shape, check_attributes};
 use super::stream::LEGACY;
 use super::{Answer, Driver, Handle, Settings};
 
@@ -213,13 +215,9 @@ fn the_default_stream_and_blocking_streams_wait_for_each_other() {
 }
 
 #[test]
-fn a_stream_goes_on_while_somebody_asks_and_after_it_was_destroyed() {
+fn what_a_stream_has_still_runs_after_it_was_destroyed() {
     let mut driver = started();
     let stream = stream(&mut driver);
-    filled(&mut driver, 1.0, stream);
-    let asked = driver.query_stream(stream);
-    assert_eq!(asked, Err(CUresult::CUDA_ERROR_NOT_READY));
-    assert_eq!(driver.query_stream(stream), Ok(()));
     let x = filled(&mut driver, 2.0, stream);
     driver.destroy_stream(stream).unwrap();
     let gone = driver.synchronise_stream(stream);
@@ -301,6 +299,25 @@ fn a_launch_past_a_limit_is_refused() {
 }
 
 #[test]
+fn a_launch_has_leave_to_start_early_and_no_other_attribute() {
+    let attribute = |id, number| {
+        let mut value = CUlaunchAttributeValue { pad: [0; 64] };
+        value.programmaticStreamSerializationAllowed = number;
+        check_attributes(&[CUlaunchAttribute {
+            id,
+            pad: [0; 4],
+            value,
+        }])
+    };
+    let early = Launch::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION;
+    let invalid = Err(CUresult::CUDA_ERROR_INVALID_VALUE);
+    assert_eq!([0, 1].map(|number| attribute(early, number)), [Ok(()); 2]);
+    assert_eq!(attribute(early, 2), invalid);
+    let cooperative = Launch::CU_LAUNCH_ATTRIBUTE_COOPERATIVE;
+    assert_eq!(attribute(cooperative, 1), invalid);
+}
+
+#[test]
 fn what_is_no_image_or_no_kernel_is_not_found() {
     let mut driver = started();
     let module = driver.load(&IMAGE).unwrap();
@@ -371,9 +388,8 @@ const UNSAFE: [fn(&mut Driver, Handle) -> Answer; 6] = [
     },
 ];
 /// What waits for the captured stream itself.
-const CONTRARY: [fn(&mut Driver, Handle) -> Answer; 3] = [
+const CONTRARY: [fn(&mut Driver, Handle) -> Answer; 2] = [
     |driver, stream| driver.synchronise_stream(stream),
-    |driver, stream| driver.query_stream(stream),
     |driver, stream| {
         let event = driver.create_event(0)?;
         driver.record_event(event, stream)?;
