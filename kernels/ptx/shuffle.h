@@ -17,6 +17,20 @@ INFONCE_DEVICE double shuffle_xor(double x, int mask) {
     const uint32_t high = shuffle_xor(uint32_t(__double2hiint(x)), mask);
     return __hiloint2double(int(high), int(shuffle_xor(uint32_t(__double2loint(x)), mask)));
 }
+// Bit by bit, of which lanes x holds.
+INFONCE_DEVICE uint32_t warp_ballot(bool x) {
+    uint32_t y;
+    asm volatile("{\n.reg .pred p;\nsetp.ne.u32 p, %1, 0;\nvote.sync.ballot.b32 %0, p, 0xffffffff;\n}"
+                 : "=r"(y)
+                 : "r"(uint32_t(x)));
+    return y;
+}
+// The same in every lane.
+INFONCE_DEVICE uint32_t warp_sum(uint32_t x) {
+    uint32_t y;
+    asm volatile("redux.sync.add.u32 %0, %1, 0xffffffff;" : "=r"(y) : "r"(x));
+    return y;
+}
 #else
 inline uint32_t shuffle_xor(uint32_t x, int mask, INFONCE_SITE) { return host::shuffle_xor(x, mask, site); }
 inline float shuffle_xor(float x, int mask, INFONCE_SITE) {
@@ -29,6 +43,11 @@ inline double shuffle_xor(double x, int mask, INFONCE_SITE) {
     std::memcpy(&x, halves, sizeof(x));
     return x;
 }
+inline uint32_t warp_sum(uint32_t x, INFONCE_SITE) {
+    for (int mask = 16; mask > 0; mask /= 2) x += host::shuffle_xor(x, mask, site);
+    return x;
+}
+inline uint32_t warp_ballot(bool x, INFONCE_SITE) { return warp_sum(uint32_t(x) << host::current.thread % 32, site); }
 #endif
 
 }  // namespace infonce

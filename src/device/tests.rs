@@ -5,6 +5,7 @@ mod fp8;
 mod quantize;
 mod rowwise;
 mod step;
+mod top_k;
 
 use super::statistics::ExponentRange;
 use super::{Call, Device, DeviceMatrix, Results, Similarity, number_bytes};
