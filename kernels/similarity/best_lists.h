@@ -1,20 +1,23 @@
 // The epilogue that keeps of every row what may be among its k best: lists of scores above a bar that rises, in
-// place of all scores. A row's lists take 8 KB a split; its scores are 4M bytes, to be written and read.
+// place of all scores. A row's lists take 8 KB a split; its scores are 4M bytes, to be written and to be read.
 //
-// The four threads of a warp that hold a row have a list each, to which a tile appends what is above the bar. A row
-// with a list that the next tile could overflow is pruned by its warp: bisection finds a bar that k to 5k/4 + 4
-// entries reach, or else the k-th best itself, and what does not reach it is dropped. No other warp has the row, so
-// there are no atomics. The order is that of `rank` in top_k.cu: NaN first, then larger scores, then smaller
-// indices. Later columns have larger indices, so they have to be above the bar.
+// The four threads of a warp that hold a row have a list each, to which a tile appends what is above the bar. Now
+// and then their warp prunes the row: bisection finds a bar that k to 5k/4 + 4 entries reach, and what does not
+// reach it is dropped. No other warp has the row, so there are no atomics. The order is that of `rank`: NaN
+// first, then larger scores, then smaller indices. Later columns have larger indices, so they have to be above the
+// bar. Until there is one, everything is listed.
 //
-// How often: once t tiles have been seen, k to 5k/4 + 4 columns are above the bar, and about k/t of every further
-// tile. A row is pruned when 768 are listed: at t = 3, and each time that t has grown by 768/k - 1. With M = 32,768
-// that is once for k = 10, twice for k = 64, four times for k = 200.
+// When: all rows of a block after the same tiles, as its warps wait for each other; t of them, and again after
+// t·(1 + growth/4), which is 16t for k up to 25, 7t for k = 64 and 9t/4 for k = 200. Scores that come in no order
+// then fill three quarters of the lists at most, as a tile has about k/t columns above a bar that is t tiles old. A
+// warp with a list that the next tile could overflow does not wait for that: the lists hold whatever comes.
+// With M = 32,768 a row is pruned twice for k = 10, three times for k = 64, five times for k = 200.
 //
-// What it costs, modelled from the instructions of sm_90a: a warp finds the maxima of a tile in 300 clocks of its
-// scheduler, which has two such warps and 16·D clocks of products; that is all where nothing is above the bar. For
-// every block of four by two columns of which one of its 32 threads has one above, 50 to 100 more. Pruning a row
-// is about 2,000.
+// What it costs, modelled from the instructions of sm_90a: a warp has the maxima of a tile in 280 clocks of its
+// scheduler, which has two such warps and 16·D clocks of products; that is all if nothing is above the bar. Else 130
+// more, and 37 for every two blocks of columns of which one of its threads has one above. Pruning a row takes 1,800
+// clocks with up to 256 entries and 2,800 with 576, a warp 16 times that, during which the products wait: with
+// M = 32,768 and D = 512 5% of their time for k = 10, 11% for k = 64 and 22% for k = 200.
 #pragma once
 
 #include "similarity/scores.h"
@@ -71,8 +74,8 @@ struct BestScores {
     // Columns of a tile that a thread has of a row; the most entries that leave enough free for them.
     static constexpr uint32_t COLUMNS = Tile::COLUMNS / BestLists::OWNERS;
     static constexpr uint32_t FULL = BestLists::CAPACITY - COLUMNS;
-    // Blocks of eight columns, of which a thread has two, that are looked at together.
-    static constexpr int GROUP = 4, GROUPS = Tile::COLUMN_BLOCKS / GROUP;
+    // Blocks of eight columns, of which a thread has two each, that are looked at together.
+    static constexpr int GROUP = 2, GROUPS = Tile::COLUMN_BLOCKS / GROUP;
     // Entries of a row that a lane prunes, and how many of them are loaded and counted without a question between.
     static constexpr uint32_t SHARE = BestLists::CAPACITY / BestLists::ROWS, BATCH = 8;
     // Steps that halve the range of scores; those after them halve the ranks between, so there are 64 at most.
@@ -87,13 +90,15 @@ struct BestScores {
     const Work work;
     const Place<Tile> place;
     Row rows[2];
+    uint32_t seen = 0, due = 1;  // tiles, and after how many all rows are pruned
 
     INFONCE_DEVICE BestScores(const ScoresParams& params, Work piece) : p(params), work(piece) {
         INFONCE_UNROLL
         for (int half = 0; half < 2; ++half) {
             const uint32_t row = row_of(half);
+            const bool inside = row < p.anchors.rows;
             rows[half] = {global_pointer(p.lists) + BestLists::first(work.part, p.anchors.rows, row, owner()),
-                          quiet_nan(), row < p.anchors.rows ? p.candidates.rows : 0};
+                          inside ? quiet_nan() : infinity(), inside ? p.candidates.rows : 0};
         }
     }
 
@@ -131,16 +136,16 @@ struct BestScores {
                         append(row, logits.z[0][j][2 * half + side], first_column + place.column(j, side));
             }
         }
-        const uint32_t full[2] = {warp_ballot(length(rows[0]) >= FULL), warp_ballot(length(rows[1]) >= FULL)};
-        if ((full[0] | full[1]) == 0) return;
+        ++seen;
+        const bool full = warp_any(length(rows[0]) >= FULL || length(rows[1]) >= FULL);
+        if (seen != due && !full) return;
+        if (seen == due) due += (due * p.growth + 3) / 4;
         // All see what others have listed.
         warp_barrier();
         for (uint32_t i = 0; i < 2 * BestLists::ROWS; ++i) {
-            const uint32_t r = i / 2, owners = ((1u << BestLists::OWNERS) - 1) << r * BestLists::OWNERS;
             const bool second = i % 2 == 1;
-            if (((second ? full[1] : full[0]) & owners) == 0) continue;
             Row row = second ? rows[1] : rows[0];
-            prune(row, r);
+            prune(row, i / 2);
             if (second) rows[1] = row;
             else rows[0] = row;
         }
@@ -153,29 +158,25 @@ struct BestScores {
         row.end += BestLists::ACROSS;
     }
 
-    // Row `r` of the eight that `row` stands for in this warp: k to 5k/4 + 4 entries are left, divided evenly among
-    // its lists. A list is full, so there are more. By all lanes.
+    // Row `r` of the eight that `row` stands for in this warp: of more entries k to 5k/4 + 4 are left, divided
+    // evenly among its lists. By all lanes.
     INFONCE_DEVICE void prune(Row& row, uint32_t r) const {
         // Eight lanes share a list.
-        const uint32_t group = place.lane / BestLists::OWNERS;
-        const uint32_t own_length = this->length(row);
+        const uint32_t group = place.lane / BestLists::OWNERS, own_length = this->length(row);
         uint32_t length = own_length;
         INFONCE_UNROLL
         for (uint32_t mask = BestLists::OWNERS; mask < BestLists::ACROSS; mask *= 2) {
             const uint32_t other = shuffle_xor(length, mask);
             if ((group ^ r) & mask / BestLists::OWNERS) length = other;
         }
-        uint32_t longest = length;
-        INFONCE_UNROLL
-        for (uint32_t mask = 1; mask < BestLists::OWNERS; mask *= 2) {
-            const uint32_t other = shuffle_xor(longest, mask);
-            longest = other > longest ? other : longest;
-        }
+        const uint32_t longest = warp_maximum(length);
+        // A full list of an old bar is not alone: all were full when there was none, and k are left by each bar.
+        if (longest < FULL && warp_sum(length) / BestLists::ROWS < 2 * p.k) return;
         ListedScore* list = row.end - own_length * BestLists::ACROSS;
         ListedScore* lists = list - place.lane + r * BestLists::OWNERS;
         const ListedScore* from = lists + group * BestLists::ACROSS + owner();
-        uint64_t share[SHARE] = {};  // ranks; 0: none
-        uint64_t best = 0, worst = 0;
+        uint64_t share[SHARE] = {};    // ranks; 0: none
+        uint32_t best = 0, worst = 0;  // scores' bits, of the latter the complement
         INFONCE_UNROLL
         for (uint32_t first = 0; first < SHARE; first += BATCH) {
             if (first * BestLists::ROWS >= longest) break;
@@ -183,13 +184,14 @@ struct BestScores {
             for (uint32_t i = first; i < first + BATCH; ++i) {
                 if (group + i * BestLists::ROWS < length)
                     share[i] = rank(load_global(from + i * BestLists::ROWS * BestLists::ACROSS));
-                best = larger(best, share[i]);
-                if (share[i] != 0) worst = larger(worst, ~share[i]);
+                const uint32_t score = uint32_t(share[i] >> 32);
+                if (score > best) best = score;
+                if (score != 0 && ~score > worst) worst = ~score;
             }
         }
         // k entries or more reach `low`; fewer reach `high`. Ranks differ, so there is one that k reach.
         const uint32_t enough = p.k + p.k / 4 + 4;
-        uint64_t low = ~warp_largest(worst), high = warp_largest(best) + 1;
+        uint64_t low = uint64_t(~warp_maximum(worst)) << 32, high = uint64_t(warp_maximum(best) + 1) << 32;
         uint32_t own = 0, reached = 0;
         for (uint32_t step = 0; reached < p.k || reached > enough; ++step) {
             uint64_t middle = low + (high - low) / 2;
@@ -223,7 +225,8 @@ struct BestScores {
             INFONCE_UNROLL
             for (uint32_t i = first; i < first + BATCH; ++i) {
                 if (share[i] < low) continue;
-                store_global(global_pointer(lists) + to / BestLists::OWNERS * BestLists::ACROSS + to % BestLists::OWNERS, ranked(share[i]));
+                ListedScore* entry = lists + to / BestLists::OWNERS * BestLists::ACROSS + to % BestLists::OWNERS;
+                store_global(global_pointer(entry), ranked(share[i]));
                 ++to;
             }
         }

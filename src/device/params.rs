@@ -90,7 +90,7 @@ pub(super) struct ScoresParams {
     pub lists: u64,
     pub lengths: u64,
     pub k: u32,
-    pub padding: u32,
+    pub growth: u32,
 }
 
 /// `HopperScoresParams` of hopper/scores.h.

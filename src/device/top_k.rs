@@ -37,8 +37,10 @@ const LISTED_ROWS: usize = 8;
 const ROW_BYTES: usize = OWNERS * (CAPACITY * 8 + 4);
 /// Tiles of a split whose scores take as much memory as its lists.
 const LEAST_TILES: usize = CAPACITY * 8 / 256;
-/// Up to this k a full row of lists, 768 entries, becomes less than half when it is pruned to 5k/4 + 4.
+/// Up to this k full lists, 768 entries a row, become less than half when they are pruned to 5k/4 + 4.
 const MOST_LISTED: usize = 256;
+/// Entries of a row when it is pruned, usually: three quarters of what makes its lists full.
+const PRUNED: usize = OWNERS * 192 * 3 / 4;
 
 /// What is searched for.
 struct Search<'a> {
@@ -151,12 +153,13 @@ impl<D: Device> Similarity<'_, D> {
         for first in (0..rows).step_by(chunk) {
             let count = chunk.min(rows - first);
             let (grid, per_split) = cut(count, all / listed(count));
+            // A row's own score is listed like any other, and left out later.
+            let kept = k + usize::from(search.exclude_self);
             let params = ScoresParams {
-                first_anchor: first as u32,
                 lists: lists.address(),
                 lengths: lengths.address(),
-                // A row's own score is listed like any other, and left out later.
-                k: (k + usize::from(search.exclude_self)) as u32,
+                k: kept as u32,
+                growth: growth(kept) as u32,
                 ..search.scores(first, count, per_split)
             };
             self.scores("best", search.arithmetic, grid, &params)?;
@@ -224,6 +227,13 @@ impl<D: Device> Similarity<'_, D> {
         let blocks = rows.div_ceil(SELECT_WARPS) as u32;
         self.launch(kernel, [blocks, 1, 1], 32 * SELECT_WARPS as u32, 0, params)
     }
+}
+
+/// Four times what the tiles seen grow by until lists are pruned again: with scores in no order, lists of
+/// 5k/4 + 4 entries then have `PRUNED`. Small k are pruned more often, so that a tile finds less to list.
+fn growth(k: usize) -> usize {
+    let left = k + k / 4 + 4;
+    (4 * (PRUNED - left) / left).min(60)
 }
 
 impl Search<'_> {

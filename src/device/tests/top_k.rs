@@ -74,17 +74,26 @@ impl Search {
         cases: &[(usize, bool)],
         name: &str,
     ) -> Result<(), Error> {
-        for &(k, exclude_self) in cases {
-            let listed = self.run::<T>(setting, Some(Selection::Listed), k, exclude_self)?;
-            let stored = self.run::<T>(setting, Some(Selection::Stored), k, exclude_self)?;
-            let differs = (0..listed.0.len())
-                .find(|&at| (listed.0[at], listed.1[at]) != (stored.0[at], stored.1[at]));
-            assert_eq!(
-                differs.map(|at| (at / k, at % k)),
-                None,
-                "{name}, k = {k}, {exclude_self}, D = {}",
-                self.dim
-            );
+        for exclude_self in [false, true] {
+            let of_these = cases.iter().filter(|case| case.1 == exclude_self);
+            let Some(most) = of_these.clone().map(|case| case.0).max() else {
+                continue;
+            };
+            // The best of fewer are the first of these.
+            let stored = self.run::<T>(setting, Some(Selection::Stored), most, exclude_self)?;
+            for &(k, _) in of_these {
+                let listed = self.run::<T>(setting, Some(Selection::Listed), k, exclude_self)?;
+                let differs = (0..listed.0.len()).find(|&at| {
+                    let other = at / k * most + at % k;
+                    (listed.0[at], listed.1[at]) != (stored.0[other], stored.1[other])
+                });
+                assert_eq!(
+                    differs.map(|at| (at / k, at % k)),
+                    None,
+                    "{name}, k = {k}, {exclude_self}, D = {}",
+                    self.dim
+                );
+            }
         }
         Ok(())
     }
@@ -122,7 +131,7 @@ fn lopsided(row: usize, d: usize) -> f32 {
     if row % 8 < 2 { ascending(row, d) } else { 0.0 }
 }
 
-/// All the same, and both zeros: -1·0 is -0 until something is added.
+/// Every candidate as good as any other.
 fn equal(_: usize, _: usize) -> f32 {
     0.0
 }
@@ -141,7 +150,7 @@ fn broken(row: usize, d: usize) -> f32 {
 fn sparse(row: usize, d: usize) -> f32 {
     match (d, row) {
         (0, 700 | 2048 | 2100) => f32::NAN,
-        (0, _) if row % 5 > 0 => f32::NEG_INFINITY,
+        (0, _) if !row.is_multiple_of(5) => f32::NEG_INFINITY,
         _ => 1.0,
     }
 }
@@ -177,7 +186,7 @@ fn lists_hold_the_best_whatever_the_scores() -> Result<(), Error> {
             queries,
             keys,
         };
-        let cases = [(1, false), (10, true), (100, false), (256, true)];
+        let cases = [(1, false), (100, false), (256, true)];
         search.check::<bf16>(&setting, &cases, name)?;
     }
     Ok(())
