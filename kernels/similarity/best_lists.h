@@ -15,9 +15,9 @@
 //
 // What it costs, modelled from the instructions of sm_90a: a warp has the maxima of a tile in 280 clocks of its
 // scheduler, which has two such warps and 16·D clocks of products; that is all if nothing is above the bar. Else 130
-// more, and 37 for every two blocks of columns of which one of its threads has one above. Pruning a row takes 1,800
-// clocks with up to 256 entries and 2,800 with 576, a warp 16 times that, during which the products wait: with
-// M = 32,768 and D = 512 5% of their time for k = 10, 11% for k = 64 and 22% for k = 200.
+// more, and 37 for every two blocks of columns of which one of its threads has one above. Pruning a row takes 1,700
+// clocks with up to 256 entries and 2,200 with 576, a warp 16 times that, during which the products wait: with
+// M = 32,768 and D = 512 5% of their time for k = 10, 9% for k = 64 and 17% for k = 200.
 #pragma once
 
 #include "similarity/scores.h"
@@ -40,15 +40,6 @@ INFONCE_DEVICE uint64_t rank(ListedScore of) {
 INFONCE_DEVICE ListedScore ranked(uint64_t rank) {
     const uint32_t ordered = uint32_t(rank >> 32);
     return {bits_float(ordered & 0x80000000u ? ordered ^ 0x80000000u : ~ordered), 0xffffffffu - uint32_t(rank)};
-}
-INFONCE_DEVICE uint64_t shuffle_xor(uint64_t x, int mask) {
-    return uint64_t(shuffle_xor(uint32_t(x >> 32), mask)) << 32 | shuffle_xor(uint32_t(x), mask);
-}
-INFONCE_DEVICE uint64_t larger(uint64_t a, uint64_t b) { return b > a ? b : a; }
-// The same in every lane.
-INFONCE_DEVICE uint64_t warp_largest(uint64_t x) {
-    for (int mask = 16; mask > 0; mask /= 2) x = larger(x, shuffle_xor(x, mask));
-    return x;
 }
 
 // Lists of a launch: for every split and eight rows, entry by entry, those of 32 threads side by side.
@@ -175,19 +166,26 @@ struct BestScores {
         ListedScore* list = row.end - own_length * BestLists::ACROSS;
         ListedScore* lists = list - place.lane + r * BestLists::OWNERS;
         const ListedScore* from = lists + group * BestLists::ACROSS + owner();
-        uint64_t share[SHARE] = {};    // ranks; 0: none
-        uint32_t best = 0, worst = 0;  // scores' bits, of the latter the complement
+        // Entries, all under way before the first is waited for; then their ranks. 0: none.
+        uint64_t share[SHARE] = {};
         INFONCE_UNROLL
         for (uint32_t first = 0; first < SHARE; first += BATCH) {
             if (first * BestLists::ROWS >= longest) break;
             INFONCE_UNROLL
-            for (uint32_t i = first; i < first + BATCH; ++i) {
-                if (group + i * BestLists::ROWS < length)
-                    share[i] = rank(load_global(from + i * BestLists::ROWS * BestLists::ACROSS));
-                const uint32_t score = uint32_t(share[i] >> 32);
-                if (score > best) best = score;
-                if (score != 0 && ~score > worst) worst = ~score;
-            }
+            for (uint32_t i = first; i < first + BATCH; ++i)
+                if (group + i * BestLists::ROWS < length) {
+                    const ListedScore* entry = from + i * BestLists::ROWS * BestLists::ACROSS;
+                    share[i] = load_global(reinterpret_cast<const uint64_t*>(entry));
+                }
+        }
+        uint32_t best = 0, worst = 0;  // scores' bits, of the latter the complement
+        INFONCE_UNROLL
+        for (uint32_t i = 0; i < SHARE; ++i) {
+            if (group + i * BestLists::ROWS >= length) continue;
+            share[i] = rank({bits_float(uint32_t(share[i])), uint32_t(share[i] >> 32)});
+            const uint32_t score = uint32_t(share[i] >> 32);
+            if (score > best) best = score;
+            if (~score > worst) worst = ~score;
         }
         // k entries or more reach `low`; fewer reach `high`. Ranks differ, so there is one that k reach.
         const uint32_t enough = p.k + p.k / 4 + 4;

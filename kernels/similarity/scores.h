@@ -43,7 +43,7 @@ struct ScoresParams {
     ListedScore* lists;
     uint32_t* lengths;
     uint32_t k;              // how many of a row are not to be missed
-    uint32_t growth;         // after t tiles they are pruned, and again after t·(1 + growth/4)
+    uint32_t growth;         // lists are pruned after t tiles, and again after t·(1 + growth/4)
 };
 
 // Whether a launch is to do nothing. All blocks say the same.

@@ -36,6 +36,14 @@ struct SelectListedParams {
     float* best;          // rows × k
 };
 
+INFONCE_DEVICE uint64_t warp_largest(uint64_t x) {
+    for (int mask = 16; mask > 0; mask /= 2) {
+        const uint64_t other = uint64_t(shuffle_xor(uint32_t(x >> 32), mask)) << 32 | shuffle_xor(uint32_t(x), mask);
+        x = other > x ? other : x;
+    }
+    return x;
+}
+
 constexpr int SELECT_WARPS = 4;
 // Candidates that a lane keeps: it scans its scores again only when all of them have been taken.
 constexpr int KEPT = 8;
