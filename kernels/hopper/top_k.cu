@@ -1,21 +1,25 @@
-// The scores of similarity/top_k.cu with warpgroup products.
+// The scores of similarity/top_k.cu with warpgroup products: all of them, or lists of the best.
 #include "hopper/scores.h"
+#include "similarity/best_lists.h"
 #include "similarity/store_scores.h"
 
 namespace infonce {
 
 #if INFONCE_HOPPER
-#define INFONCE_HOPPER_SCORES(NAME, T, RESIDENT_DIM)                                                                  \
-    INFONCE_CLUSTER_KERNEL(hopper_scores_##NAME, HopperScoresParams, HopperTile::THREADS, 1, PAIR) {                  \
-        hopper_score_tiles<T, false, Scores>(p);                                                                      \
-    }                                                                                                                 \
-    INFONCE_CLUSTER_KERNEL(hopper_scores_##NAME##_##RESIDENT_DIM, HopperScoresParams, HopperTile::THREADS, 1, PAIR) { \
-        hopper_score_tiles<T, true, Scores>(p);                                                                       \
+#define INFONCE_HOPPER_SCORES(NAME, T, RESIDENT)                                                     \
+    INFONCE_CLUSTER_KERNEL(hopper_scores_##NAME, HopperScoresParams, HopperTile::THREADS, 1, PAIR) { \
+        hopper_score_tiles<T, RESIDENT, Scores>(p);                                                  \
+    }                                                                                                \
+    INFONCE_CLUSTER_KERNEL(hopper_best_##NAME, HopperScoresParams, HopperTile::THREADS, 1, PAIR) {   \
+        hopper_score_tiles<T, RESIDENT, BestScores>(p);                                              \
     }
 
-INFONCE_HOPPER_SCORES(bf16, bf16, 256)
-INFONCE_HOPPER_SCORES(f16, f16, 256)
-INFONCE_HOPPER_SCORES(e4m3, e4m3, 512)
+INFONCE_HOPPER_SCORES(bf16, bf16, false)
+INFONCE_HOPPER_SCORES(bf16_256, bf16, true)
+INFONCE_HOPPER_SCORES(f16, f16, false)
+INFONCE_HOPPER_SCORES(f16_256, f16, true)
+INFONCE_HOPPER_SCORES(e4m3, e4m3, false)
+INFONCE_HOPPER_SCORES(e4m3_512, e4m3, true)
 #endif
 
 }  // namespace infonce

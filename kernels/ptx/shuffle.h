@@ -25,6 +25,26 @@ INFONCE_DEVICE double shuffle_xor(double x, int mask) {
     const uint32_t high = shuffle_xor(uint32_t(__double2hiint(x)), mask);
     return __hiloint2double(int(high), int(shuffle_xor(uint32_t(__double2loint(x)), mask)));
 }
+// Whether x holds in any lane.
+INFONCE_DEVICE bool warp_any(bool x) {
+    uint32_t y;
+    asm volatile(
+        "{\n.reg .pred p;\nsetp.ne.u32 p, %1, 0;\nvote.sync.any.pred p, p, 0xffffffff;\nselp.u32 %0, 1, 0, p;\n}"
+        : "=r"(y)
+        : "r"(uint32_t(x)));
+    return y != 0;
+}
+// Over all lanes, the same in every one.
+INFONCE_DEVICE uint32_t warp_sum(uint32_t x) {
+    uint32_t y;
+    asm volatile("redux.sync.add.u32 %0, %1, 0xffffffff;" : "=r"(y) : "r"(x));
+    return y;
+}
+INFONCE_DEVICE uint32_t warp_maximum(uint32_t x) {
+    uint32_t y;
+    asm volatile("redux.sync.max.u32 %0, %1, 0xffffffff;" : "=r"(y) : "r"(x));
+    return y;
+}
 #else
 inline uint32_t shuffle_xor(uint32_t x, int mask, INFONCE_SITE) {
     return host::shuffle(x, int(thread_index() % 32) ^ mask, site);
@@ -38,6 +58,18 @@ inline double shuffle_xor(double x, int mask, INFONCE_SITE) {
     std::memcpy(&x, halves, sizeof(x));
     return x;
 }
+inline uint32_t warp_sum(uint32_t x, INFONCE_SITE) {
+    for (int mask = 16; mask > 0; mask /= 2) x += shuffle_xor(x, mask, site);
+    return x;
+}
+inline uint32_t warp_maximum(uint32_t x, INFONCE_SITE) {
+    for (int mask = 16; mask > 0; mask /= 2) {
+        const uint32_t other = shuffle_xor(x, mask, site);
+        x = other > x ? other : x;
+    }
+    return x;
+}
+inline bool warp_any(bool x, INFONCE_SITE) { return warp_maximum(x, site) != 0; }
 #endif
 
 }  // namespace infonce

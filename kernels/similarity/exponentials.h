@@ -15,8 +15,7 @@ namespace infonce {
 template <class T, class Tile, template <class, class> class Stores = PairStores>
 struct Exponentials : AnchorRows<Tile> {
     static constexpr int ROOMS = 1;
-    static constexpr bool COLUMN_TERMS = false;
-    static constexpr bool WALKS = false;
+    static constexpr bool COLUMN_TERMS = false, WALKS = false;
     using Rows = AnchorRows<Tile>;
     using Rows::p, Rows::place, Rows::row, Rows::work;
     RowSums<Tile> sums;

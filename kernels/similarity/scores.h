@@ -14,6 +14,8 @@
 
 namespace infonce {
 
+struct ListedScore;
+
 struct ScoresParams {
     ContrastView contrast;
     GlobalRows anchors;      // the chunk of rows from first_anchor on
@@ -42,6 +44,11 @@ struct ScoresParams {
     // e4m3: what a row's numbers are to be multiplied by, for whole tiles of rows.
     const float* anchor_scales;  // of the chunk's rows
     const float* candidate_scales;
+    // Lists of the best scores (best_lists.h).
+    ListedScore* lists;
+    uint32_t* lengths;
+    uint32_t k;              // how many of a row are not to be missed
+    uint32_t growth;         // lists are pruned after t tiles, and again after t·(1 + growth/4)
 };
 
 // Whether a launch is to do nothing. All blocks say the same.

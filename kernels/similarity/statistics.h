@@ -14,8 +14,7 @@ namespace infonce {
 template <class Tile>
 struct Statistics : AnchorRows<Tile> {
     static constexpr int ROOMS = 2;  // that tiles use in turn, if there are several
-    static constexpr bool COLUMN_TERMS = false;
-    static constexpr bool WALKS = true;
+    static constexpr bool COLUMN_TERMS = false, WALKS = true;
     using Rows = AnchorRows<Tile>;
     using Tiles = TilesOfWork<Tile, WALKS>;
     using Rows::p, Rows::place, Rows::scale2, Rows::work;

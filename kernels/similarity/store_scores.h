@@ -9,8 +9,7 @@ namespace infonce {
 template <class Tile>
 struct Scores {
     static constexpr int ROOMS = 1;
-    static constexpr bool COLUMN_TERMS = false;
-    static constexpr bool WALKS = false;
+    static constexpr bool COLUMN_TERMS = false, WALKS = false;
     const ScoresParams& p;
     const Work work;
     const Place<Tile> place;

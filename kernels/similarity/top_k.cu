@@ -1,5 +1,6 @@
 // The k largest ⟨q_i, k_j⟩ of every row. Scores of a chunk of rows are computed by the tile loop
-// (2NMD FLOPs) and selected from before the next chunk overwrites them.
+// (2NMD FLOPs) and selected from before the next chunk overwrites them: all of them, or what best_lists.h left.
+#include "similarity/best_lists.h"
 #include "similarity/store_scores.h"
 
 namespace infonce {
@@ -24,13 +25,16 @@ struct SelectParams {
     float* best;          // rows × k
 };
 
-// Order of candidates: NaN first, then larger scores, then smaller indices; as one number that
-// falls. A score's bits, made monotonic, above the index's complement.
-INFONCE_DEVICE uint64_t rank(float score, uint32_t index) {
-    const uint32_t bits = float_bits(score == 0.0f ? 0.0f : score);
-    const uint32_t ordered = score != score ? 0xfffffffeu : (bits & 0x80000000u ? ~bits : bits | 0x80000000u);
-    return uint64_t(ordered) << 32 | (0xffffffffu - index);
-}
+struct SelectListedParams {
+    const ListedScore* lists;  // best_lists.h
+    const uint32_t* lengths;
+    uint32_t rows, splits, k;
+    uint32_t first_row;   // of the chunk, among all rows
+    uint32_t excludes_self;
+    uint32_t lanes_log2;  // lanes that share a list: 1, 2, 4 or 8
+    uint32_t* indices;    // rows × k
+    float* best;          // rows × k
+};
 
 INFONCE_DEVICE uint64_t warp_largest(uint64_t x) {
     for (int mask = 16; mask > 0; mask /= 2) {
@@ -44,46 +48,75 @@ constexpr int SELECT_WARPS = 4;
 // Candidates that a lane keeps: it scans its scores again only when all of them have been taken.
 constexpr int KEPT = 8;
 
-// A warp a row: the lanes' best are compared, the winner's lane goes on with its next.
-INFONCE_KERNEL(select_best, SelectParams, SELECT_WARPS * 32, 1) {
-    const uint32_t row = block_index().x * SELECT_WARPS + thread_index() / 32;
-    const uint32_t lane = thread_index() % 32;
-    if (row >= p.rows) return;
-    const float* scores = p.scores + uint64_t(row) * p.candidates;
-    const uint32_t excluded = p.excludes_self ? p.first_row + row : 0xffffffffu;
+INFONCE_DEVICE uint32_t row_of_warp() { return block_index().x * SELECT_WARPS + thread_index() / 32; }
+
+// The k best of a warp's row: the lanes' best are compared, the winner's lane goes on with its next.
+// `scan(see)` shows a lane its candidates.
+template <class Scan>
+INFONCE_DEVICE void select(uint32_t k, uint32_t* indices, float* best, const Scan& scan) {
     uint64_t kept[KEPT];  // falling; 0: none
     auto find_below = [&](uint64_t bound) {
         INFONCE_UNROLL
         for (int i = 0; i < KEPT; ++i) kept[i] = 0;
-        for (uint32_t j = lane; j < p.candidates; j += 32) {
-            if (j == excluded) continue;
-            uint64_t candidate = rank(load_global(scores + j), j);
-            if (candidate >= bound || candidate <= kept[KEPT - 1]) continue;
+        scan([&](ListedScore seen) {
+            uint64_t candidate = rank(seen);
+            if (candidate >= bound || candidate <= kept[KEPT - 1]) return;
             INFONCE_UNROLL
             for (int i = 0; i < KEPT; ++i) {
                 const uint64_t here = kept[i];
                 kept[i] = candidate > here ? candidate : here;
                 candidate = candidate > here ? here : candidate;
             }
-        }
+        });
     };
     find_below(~uint64_t(0));
     bool more = kept[KEPT - 1] != 0;
-    for (uint32_t place = 0; place < p.k; ++place) {
+    for (uint32_t place = 0; place < k; ++place) {
         const uint64_t winner = warp_largest(kept[0]);
         if (kept[0] != winner) continue;
-        const uint32_t index = 0xffffffffu - uint32_t(winner);
-        const uint64_t to = uint64_t(row) * p.k + place;
-        store_global(p.indices + to, index);
-        store_global(p.best + to, load_global(scores + index));
+        const uint64_t to = uint64_t(row_of_warp()) * k + place;
+        const ListedScore won = ranked(winner);
+        store_global(indices + to, won.index);
+        store_global(best + to, won.score);
         INFONCE_UNROLL
         for (int i = 0; i + 1 < KEPT; ++i) kept[i] = kept[i + 1];
         kept[KEPT - 1] = 0;
-        if (kept[0] == 0 && more && place + 1 < p.k) {
+        if (kept[0] == 0 && more && place + 1 < k) {
             find_below(winner);
             more = kept[KEPT - 1] != 0;
         }
     }
+}
+
+INFONCE_KERNEL(select_best, SelectParams, SELECT_WARPS * 32, 1) {
+    const uint32_t row = row_of_warp();
+    if (row >= p.rows) return;
+    const float* scores = p.scores + uint64_t(row) * p.candidates;
+    const uint32_t excluded = p.excludes_self ? p.first_row + row : 0xffffffffu;
+    select(p.k, p.indices, p.best, [&](const auto& see) {
+        for (uint32_t j = thread_index() % 32; j < p.candidates; j += 32)
+            if (j != excluded) see({load_global(scores + j), j});
+    });
+}
+
+// The same of lists. Eight groups of four lanes share the splits' lists: so many groups take one split as there
+// are too few splits for all of them.
+INFONCE_KERNEL(select_listed, SelectListedParams, SELECT_WARPS * 32, 1) {
+    const uint32_t row = row_of_warp();
+    if (row >= p.rows) return;
+    const uint32_t owner = thread_index() % BestLists::OWNERS, group = thread_index() % 32 / BestLists::OWNERS;
+    const uint32_t lanes = 1u << p.lanes_log2;
+    const uint32_t excluded = p.excludes_self ? p.first_row + row : 0xffffffffu;
+    select(p.k, p.indices, p.best, [&](const auto& see) {
+        for (uint32_t split = group >> p.lanes_log2; split < p.splits; split += BestLists::ROWS >> p.lanes_log2) {
+            const ListedScore* list = p.lists + BestLists::first(split, p.rows, row, owner);
+            const uint32_t length = load_global(p.lengths + BestLists::length(split, p.rows, row, owner));
+            for (uint32_t i = group % lanes; i < length; i += lanes) {
+                const ListedScore entry = load_global(list + i * BestLists::ACROSS);
+                if (entry.index != excluded) see(entry);
+            }
+        }
+    });
 }
 
 }  // namespace infonce

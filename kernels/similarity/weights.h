@@ -11,8 +11,7 @@ namespace infonce {
 template <class T, class Tile, template <class, class> class Stores = PairStores>
 struct Weights : AnchorRows<Tile> {
     static constexpr int ROOMS = 1;
-    static constexpr bool COLUMN_TERMS = true;  // hopper/scores.h
-    static constexpr bool WALKS = false;
+    static constexpr bool COLUMN_TERMS = true, WALKS = false;
     using Rows = AnchorRows<Tile>;
     using Rows::p, Rows::place, Rows::row, Rows::scale2;
     float shift;

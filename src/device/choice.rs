@@ -132,7 +132,7 @@ impl<D: Device> Similarity<'_, D> {
         self.launch(kernel, [blocks, 1, 1], HOPPER_THREADS, shared_bytes, params)
     }
 
-    /// Launches a kernel of the tile loop: "statistics", "exponentials", "weights" or "scores".
+    /// Launches a kernel of the tile loop: "statistics", "exponentials", "weights", "scores" or, on sm_90a, "best".
     pub(super) fn scores(
         &self,
         kernel: &'static str,
@@ -152,7 +152,7 @@ impl<D: Device> Similarity<'_, D> {
             weights: self.weights_boxes(params, arithmetic)?,
             scores: *params,
             grid,
-            padding: [0; 4],
+            padding: [0; 7],
         };
         let name = hopper_scores(kernel, arithmetic, resident);
         self.launch_persistent(name, PAIR, grid, HOPPER_SCORES_SHARED, &params)
@@ -271,8 +271,10 @@ fn hopper_scores(kernel: &'static str, arithmetic: Arithmetic, resident: bool) -
             ("statistics", true) => "hopper_statistics_e4m3_512",
             ("scores", false) => "hopper_scores_e4m3",
             ("scores", true) => "hopper_scores_e4m3_512",
+            ("best", false) => "hopper_best_e4m3",
+            ("best", true) => "hopper_best_e4m3_512",
             _ => kernel,
         },
-        _ => names!("statistics", "weights", "scores"),
+        _ => names!("statistics", "weights", "scores", "best"),
     }
 }

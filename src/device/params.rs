@@ -107,6 +107,10 @@ pub(super) struct ScoresParams {
     pub scores: u64,
     pub anchor_scales: u64,
     pub candidate_scales: u64,
+    pub lists: u64,
+    pub lengths: u64,
+    pub k: u32,
+    pub growth: u32,
 }
 
 /// `HopperScoresParams` of hopper/scores.h.
@@ -118,7 +122,7 @@ pub(super) struct HopperScoresParams {
     pub weights: TensorMap,
     pub scores: ScoresParams,
     pub grid: WorkGrid,
-    pub padding: [u64; 4],
+    pub padding: [u64; 7],
 }
 
 /// `HopperProductParams` of hopper/product.cu.
@@ -313,6 +317,22 @@ pub(super) struct SelectParams {
     pub first_row: u32,
     pub excludes_self: u32,
     pub padding: u32,
+    pub indices: u64,
+    pub best: u64,
+}
+
+/// `SelectListedParams` of similarity/top_k.cu.
+#[derive(Debug, Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+pub(super) struct SelectListedParams {
+    pub lists: u64,
+    pub lengths: u64,
+    pub rows: u32,
+    pub splits: u32,
+    pub k: u32,
+    pub first_row: u32,
+    pub excludes_self: u32,
+    pub lanes_log2: u32,
     pub indices: u64,
     pub best: u64,
 }

@@ -1,7 +1,9 @@
 //! Statistics of rows and columns, and the loss that follows from them.
 
 use super::choice::is_one_way;
-use super::params::{BoundParams, PositivesParams, ReduceParams, ScoresParams, StatisticsParams};
+use super::params::{
+    BoundParams, PositivesParams, ReduceParams, ScoresParams, StatisticsParams, WorkGrid,
+};
 use super::prepared::{Prepared, no_matrix, rows_from, scales_from, vector, view};
 use super::similarity::{Similarity, TILE, WARP_ROWS};
 use super::{Device, Floats};

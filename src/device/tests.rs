@@ -6,6 +6,7 @@ mod pairs;
 mod quantize;
 mod rowwise;
 mod step;
+mod top_k;
 mod two_terms;
 
 use super::statistics::ExponentRange;

@@ -1,9 +1,9 @@
 //! The k best candidates of every query.
 
-use super::params::{ScoresParams, SelectParams};
-use super::prepared::{rows_from, scales_from};
+use super::params::{ScoresParams, SelectListedParams, SelectParams};
+use super::prepared::{TileRows, rows_from, scales_from};
 use super::similarity::Similarity;
-use super::{Device, DeviceMatrix, Floats};
+use super::{Arithmetic, Device, DeviceMatrix, Floats};
 use crate::engine::TopK;
 use crate::error::Error;
 
@@ -26,9 +26,55 @@ impl<D: Device> DeviceTopK<D> {
     }
 }
 
+/// `SELECT_WARPS` of similarity/top_k.cu, a row each.
+const SELECT_WARPS: usize = 4;
+
+/// `BestLists` of similarity/best_lists.h: entries of a list, lists of a row, rows whose lists lie together.
+const CAPACITY: usize = 256;
+const OWNERS: usize = 4;
+const LISTED_ROWS: usize = 8;
+/// Bytes of the lists of a row: a score and an index each, and how many there are.
+const ROW_BYTES: usize = OWNERS * (CAPACITY * 8 + 4);
+/// Tiles of a split whose scores take as much memory as its lists.
+const LEAST_TILES: usize = CAPACITY * 8 / 256;
+/// Up to this k full lists, 768 entries a row, become less than half when they are pruned to 5k/4 + 4.
+const MOST_LISTED: usize = 256;
+/// Entries of a row when it is pruned, usually: three quarters of what makes its lists full.
+const PRUNED: usize = OWNERS * 192 * 3 / 4;
+
+/// What is searched for.
+struct Search<'a> {
+    arithmetic: Arithmetic,
+    queries: &'a TileRows,
+    candidates: &'a TileRows,
+    k: usize,
+    exclude_self: bool,
+}
+
+/// How scores become the best of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Selection {
+    /// The tile loop lists those above a bar that rises.
+    Listed,
+    /// All are stored.
+    Stored,
+}
+
 impl<D: Device> Similarity<'_, D> {
     pub(crate) fn top_k(
         &self,
+        queries: DeviceMatrix,
+        candidates: DeviceMatrix,
+        k: usize,
+        exclude_self: bool,
+    ) -> Result<DeviceTopK<D>, Error> {
+        self.top_k_by(None, queries, candidates, k, exclude_self)
+    }
+
+    /// The same by one way in particular. Lists are for sm_90a and for k up to `MOST_LISTED`.
+    pub(super) fn top_k_by(
+        &self,
+        selection: Option<Selection>,
         queries: DeviceMatrix,
         candidates: DeviceMatrix,
         k: usize,
@@ -44,49 +90,154 @@ impl<D: Device> Similarity<'_, D> {
         }
         let mut held = Vec::new();
         let arithmetic = self.forward_arithmetic(queries.dtype)?;
-        let query_rows = self.tile_rows(arithmetic, queries, &mut held)?;
-        let candidate_rows = self.tile_rows(arithmetic, candidates, &mut held)?;
+        let search = Search {
+            arithmetic,
+            queries: &self.tile_rows(arithmetic, queries, &mut held)?,
+            candidates: &self.tile_rows(arithmetic, candidates, &mut held)?,
+            k,
+            exclude_self,
+        };
         let memory = self.memory();
-        let chunk = self.chunk(queries.rows, 4 * candidates.rows);
-        let scores = memory.floats(chunk.min(queries.rows) * candidates.rows)?;
-        let indices = memory.floats(queries.rows * k)?;
-        let best = memory.floats(queries.rows * k)?;
-        for first in (0..queries.rows).step_by(chunk) {
-            let count = chunk.min(queries.rows - first);
-            let cut = self.cut(arithmetic, query_rows.rows, count, candidates.rows);
+        let best = DeviceTopK {
+            indices: memory.floats(queries.rows * k)?,
+            scores: memory.floats(queries.rows * k)?,
+        };
+        let usual = self.usual_selection(arithmetic, candidates.rows, k);
+        match selection.unwrap_or(usual) {
+            Selection::Listed => self.select_listed(&search, &best)?,
+            Selection::Stored => self.select_stored(&search, &best)?,
+        }
+        Ok(best)
+    }
+
+    /// Lists where they serve and where a split's tiles are enough for them.
+    pub(super) fn usual_selection(
+        &self,
+        arithmetic: Arithmetic,
+        candidates: usize,
+        k: usize,
+    ) -> Selection {
+        let tiles = candidates.div_ceil(self.tile_columns(arithmetic));
+        match self.is_hopper(arithmetic) && k <= MOST_LISTED && tiles >= LEAST_TILES {
+            true => Selection::Listed,
+            false => Selection::Stored,
+        }
+    }
+
+    /// Of lists.
+    fn select_listed(&self, search: &Search<'_>, best: &DeviceTopK<D>) -> Result<(), Error> {
+        let memory = self.memory();
+        let (rows, k) = (search.queries.rows.rows as usize, search.k);
+        let candidates = search.candidates.rows.rows as usize;
+        let tiles = candidates.div_ceil(self.tile_columns(search.arithmetic));
+        let chunk = self.chunk(rows, ROW_BYTES);
+        let cut = |count: usize, most: usize| {
+            let mut cut = self.cut(search.arithmetic, search.queries.rows, count, candidates);
+            let per_split = (cut.per_part as usize)
+                .max(LEAST_TILES)
+                .max(tiles.div_ceil(most));
+            cut.parts = tiles.div_ceil(per_split) as u32;
+            let grid = cut.grid(self.row_tiles(search.arithmetic, count));
+            (grid, per_split as u32)
+        };
+        // Rows whose lists there are, times splits.
+        let listed = |count: usize| count.next_multiple_of(LISTED_ROWS);
+        let first = listed(chunk.min(rows));
+        let (grid, _) = cut(chunk.min(rows), (self.budget / ROW_BYTES / first).max(1));
+        let all = first * grid.parts as usize;
+        let lists = memory.floats(all * OWNERS * CAPACITY * 2)?;
+        let lengths = memory.floats(all * OWNERS)?;
+        for first in (0..rows).step_by(chunk) {
+            let count = chunk.min(rows - first);
+            let (grid, per_split) = cut(count, all / listed(count));
+            // A row's own score is listed like any other, and left out later.
+            let kept = k + usize::from(search.exclude_self);
             let params = ScoresParams {
-                anchors: rows_from(query_rows.rows, first, count),
-                candidates: candidate_rows.rows,
-                anchor_scales: scales_from(query_rows.scales, first),
-                candidate_scales: candidate_rows.scales,
-                tiles_per_split: cut.per_part,
-                scores: scores.address(),
-                ..bytemuck::Zeroable::zeroed()
+                lists: lists.address(),
+                lengths: lengths.address(),
+                k: kept as u32,
+                growth: growth(kept) as u32,
+                ..search.scores(first, count, per_split)
             };
-            let grid = cut.grid(self.row_tiles(arithmetic, count));
-            self.scores("scores", arithmetic, grid, &params)?;
+            self.scores("best", search.arithmetic, grid, &params)?;
+            // Eight groups of four lanes share the splits.
+            let lanes_log2 = (LISTED_ROWS as u32 / grid.parts.next_power_of_two().min(8)).ilog2();
+            let params = SelectListedParams {
+                lists: lists.address(),
+                lengths: lengths.address(),
+                rows: count as u32,
+                splits: grid.parts,
+                k: k as u32,
+                first_row: first as u32,
+                excludes_self: u32::from(search.exclude_self),
+                lanes_log2,
+                indices: best.indices.address() + 4 * (first * k) as u64,
+                best: best.scores.address() + 4 * (first * k) as u64,
+            };
+            self.select("select_listed", count, &params)?;
+        }
+        Ok(())
+    }
+
+    /// Of stored scores.
+    fn select_stored(&self, search: &Search<'_>, best: &DeviceTopK<D>) -> Result<(), Error> {
+        let (rows, k) = (search.queries.rows.rows as usize, search.k);
+        let candidates = search.candidates.rows.rows as usize;
+        let chunk = self.chunk(rows, 4 * candidates);
+        let scores = self.memory().floats(chunk.min(rows) * candidates)?;
+        for first in (0..rows).step_by(chunk) {
+            let count = chunk.min(rows - first);
+            let cut = self.cut(search.arithmetic, search.queries.rows, count, candidates);
+            let params = ScoresParams {
+                scores: scores.address(),
+                ..search.scores(first, count, cut.per_part)
+            };
+            let grid = cut.grid(self.row_tiles(search.arithmetic, count));
+            self.scores("scores", search.arithmetic, grid, &params)?;
             let params = SelectParams {
                 scores: scores.address(),
                 rows: count as u32,
-                candidates: candidate_rows.rows.rows,
+                candidates: candidates as u32,
                 k: k as u32,
                 first_row: first as u32,
-                excludes_self: u32::from(exclude_self),
+                excludes_self: u32::from(search.exclude_self),
                 padding: 0,
-                indices: indices.address() + 4 * (first * k) as u64,
-                best: best.address() + 4 * (first * k) as u64,
+                indices: best.indices.address() + 4 * (first * k) as u64,
+                best: best.scores.address() + 4 * (first * k) as u64,
             };
-            self.launch(
-                "select_best",
-                [count.div_ceil(4) as u32, 1, 1],
-                128,
-                0,
-                &params,
-            )?;
+            self.select("select_best", count, &params)?;
         }
-        Ok(DeviceTopK {
-            indices,
-            scores: best,
-        })
+        Ok(())
+    }
+
+    fn select<P: bytemuck::Pod>(
+        &self,
+        kernel: &'static str,
+        rows: usize,
+        params: &P,
+    ) -> Result<(), Error> {
+        let blocks = rows.div_ceil(SELECT_WARPS) as u32;
+        self.launch(kernel, [blocks, 1, 1], 32 * SELECT_WARPS as u32, 0, params)
+    }
+}
+
+/// Four times what the tiles seen grow by until lists are pruned again: with scores in no order, lists of
+/// 5k/4 + 4 entries then have `PRUNED`. Small k are pruned more often, so that a tile finds less to list.
+fn growth(k: usize) -> usize {
+    let left = k + k / 4 + 4;
+    (4 * (PRUNED - left) / left).min(60)
+}
+
+impl Search<'_> {
+    /// Of `count` queries from `first` on.
+    fn scores(&self, first: usize, count: usize, tiles_per_split: u32) -> ScoresParams {
+        ScoresParams {
+            anchors: rows_from(self.queries.rows, first, count),
+            candidates: self.candidates.rows,
+            anchor_scales: scales_from(self.queries.scales, first),
+            candidate_scales: self.candidates.scales,
+            tiles_per_split,
+            ..bytemuck::Zeroable::zeroed()
+        }
     }
 }

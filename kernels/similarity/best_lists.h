@@ -1,0 +1,248 @@
+// The epilogue that keeps of every row what may be among its k best: lists of scores above a bar that rises, in
+// place of all scores. A row's lists take 8 KB a split; its scores are 4M bytes, to be written and to be read.
+//
+// The four threads of a warp that hold a row have a list each, to which a tile appends what is above the bar. Now
+// and then their warp prunes the row: bisection finds a bar that k to 5k/4 + 4 entries reach, and what does not
+// reach it is dropped. No other warp has the row, so there are no atomics. The order is that of `rank`: NaN
+// first, then larger scores, then smaller indices. Later columns have larger indices, so they have to be above the
+// bar. Until there is one, everything is listed.
+//
+// When: all rows of a block after the same tiles, as its warps wait for each other; t of them, and again after
+// t·(1 + growth/4), which is 16t for k up to 25, 7t for k = 64 and 9t/4 for k = 200. Scores that come in no order
+// then fill three quarters of the lists at most, as a tile has about k/t columns above a bar that is t tiles old. A
+// warp with a list that the next tile could overflow does not wait for that: the lists hold whatever comes.
+// With M = 32,768 a row is pruned twice for k = 10, three times for k = 64, five times for k = 200.
+//
+// What it costs, modelled from the instructions of sm_90a: a warp has the maxima of a tile in 280 clocks of its
+// scheduler, which has two such warps and 16·D clocks of products; that is all if nothing is above the bar. Else 130
+// more, and 37 for every two blocks of columns of which one of its threads has one above. Pruning a row takes 1,700
+// clocks with up to 256 entries and 2,200 with 576, a warp 16 times that, during which the products wait: with
+// M = 32,768 and D = 512 5% of their time for k = 10, 9% for k = 64 and 17% for k = 200.
+#pragma once
+
+#include "similarity/scores.h"
+
+namespace infonce {
+
+struct ListedScore {
+    float score;
+    uint32_t index;
+};
+
+// Order of candidates: NaN first, then larger scores, then smaller indices; as one number that
+// falls. A score's bits, made monotonic, above the index's complement.
+INFONCE_DEVICE uint64_t rank(ListedScore of) {
+    const uint32_t bits = float_bits(of.score == 0.0f ? 0.0f : of.score);
+    const uint32_t ordered = of.score != of.score ? 0xfffffffeu : (bits & 0x80000000u ? ~bits : bits | 0x80000000u);
+    return uint64_t(ordered) << 32 | (0xffffffffu - of.index);
+}
+// What has this rank, but for the sign of 0 and the bits of NaN.
+INFONCE_DEVICE ListedScore ranked(uint64_t rank) {
+    const uint32_t ordered = uint32_t(rank >> 32);
+    return {bits_float(ordered & 0x80000000u ? ordered ^ 0x80000000u : ~ordered), 0xffffffffu - uint32_t(rank)};
+}
+
+// Lists of a launch: for every split and eight rows, entry by entry, those of 32 threads side by side.
+struct BestLists {
+    static constexpr uint32_t CAPACITY = 256, ROWS = 8, ACROSS = 32;
+    static constexpr uint32_t OWNERS = ACROSS / ROWS;  // threads that hold a row
+
+    // The first entry of the list of `row` and its thread `owner`; the next one is ACROSS entries away.
+    INFONCE_DEVICE static uint64_t first(uint32_t split, uint32_t rows, uint32_t row, uint32_t owner) {
+        const uint64_t block = uint64_t(split) * ((rows + ROWS - 1) / ROWS) + row / ROWS;
+        return block * (CAPACITY * ACROSS) + row % ROWS * OWNERS + owner;
+    }
+    // Where its length stands.
+    INFONCE_DEVICE static uint64_t length(uint32_t split, uint32_t rows, uint32_t row, uint32_t owner) {
+        return (uint64_t(split) * rows + row) * OWNERS + owner;
+    }
+};
+
+template <class Tile>
+struct BestScores {
+    static constexpr int ROOMS = 1;
+    static constexpr bool COLUMN_TERMS = false, WALKS = false;
+    static_assert(Tile::ROW_BLOCKS == 1 && Tile::WARPS_ACROSS == 1, "a thread holds columns of two rows, four hold a row");
+    // Columns of a tile that a thread has of a row; the most entries that leave enough free for them.
+    static constexpr uint32_t COLUMNS = Tile::COLUMNS / BestLists::OWNERS;
+    static constexpr uint32_t FULL = BestLists::CAPACITY - COLUMNS;
+    // Blocks of eight columns, of which a thread has two each, that are looked at together.
+    static constexpr int GROUP = 2, GROUPS = Tile::COLUMN_BLOCKS / GROUP;
+    // Entries of a row that a lane prunes, and how many of them are loaded and counted without a question between.
+    static constexpr uint32_t SHARE = BestLists::CAPACITY / BestLists::ROWS, BATCH = 8;
+    // Steps that halve the range of scores; those after them halve the ranks between, so there are 64 at most.
+    static constexpr uint32_t SCORE_STEPS = 8;
+
+    struct Row {
+        ListedScore* end;  // where the next entry goes
+        float bar;         // NaN: everything is above it
+        uint32_t columns;  // that the row sees: none past the last row
+    };
+    const ScoresParams& p;
+    const Work work;
+    const Place<Tile> place;
+    Row rows[2];
+    uint32_t seen = 0, due = 1;  // tiles, and after how many all rows are pruned
+
+    INFONCE_DEVICE BestScores(const ScoresParams& params, Work piece) : p(params), work(piece) {
+        INFONCE_UNROLL
+        for (int half = 0; half < 2; ++half) {
+            const uint32_t row = row_of(half);
+            const bool inside = row < p.anchors.rows;
+            rows[half] = {global_pointer(p.lists) + BestLists::first(work.part, p.anchors.rows, row, owner()),
+                          inside ? quiet_nan() : infinity(), inside ? p.candidates.rows : 0};
+        }
+    }
+
+    // A tile finds fewer than FULL entries, so a list never ends where the next block of lists begins.
+    INFONCE_DEVICE uint32_t length(const Row& row) const {
+        return uint32_t(row.end - global_pointer(p.lists)) / BestLists::ACROSS % BestLists::CAPACITY;
+    }
+    INFONCE_DEVICE uint32_t row_of(int half) const { return work.tile * Tile::ROWS + place.row(0, half); }
+    INFONCE_DEVICE uint32_t owner() const { return place.lane % BestLists::OWNERS; }
+
+    INFONCE_DEVICE void tile(Logits<Tile>& logits, uint32_t first_column, SharedAddress) {
+        INFONCE_UNROLL
+        for (int half = 0; half < 2; ++half) {
+            Row& row = rows[half];
+            float largest[GROUPS], of_all;
+            INFONCE_UNROLL
+            for (int group = 0; group < GROUPS; ++group) {
+                float& here = largest[group];
+                INFONCE_UNROLL
+                for (int j = group * GROUP; j < (group + 1) * GROUP; ++j) {
+                    const float pair = larger_or_nan(logits.z[0][j][2 * half], logits.z[0][j][2 * half + 1]);
+                    here = j == group * GROUP ? pair : larger_or_nan(here, pair);
+                }
+                of_all = group == 0 ? here : larger_or_nan(of_all, here);
+            }
+            // NaN is above every bar.
+            if (of_all <= row.bar) continue;
+            INFONCE_UNROLL
+            for (int group = 0; group < GROUPS; ++group) {
+                if (largest[group] <= row.bar) continue;
+                INFONCE_UNROLL
+                for (int j = group * GROUP; j < (group + 1) * GROUP; ++j)
+                    INFONCE_UNROLL
+                    for (int side = 0; side < 2; ++side)
+                        append(row, logits.z[0][j][2 * half + side], first_column + place.column(j, side));
+            }
+        }
+        ++seen;
+        const bool full = warp_any(length(rows[0]) >= FULL || length(rows[1]) >= FULL);
+        if (seen != due && !full) return;
+        if (seen == due) due += (due * p.growth + 3) / 4;
+        // All see what others have listed.
+        warp_barrier();
+        for (uint32_t i = 0; i < 2 * BestLists::ROWS; ++i) {
+            const bool second = i % 2 == 1;
+            Row row = second ? rows[1] : rows[0];
+            prune(row, i / 2);
+            if (second) rows[1] = row;
+            else rows[0] = row;
+        }
+        warp_barrier();
+    }
+
+    INFONCE_DEVICE static void append(Row& row, float score, uint32_t column) {
+        if (score <= row.bar || column >= row.columns) return;
+        store_global(global_pointer(row.end), ListedScore{score, column});
+        row.end += BestLists::ACROSS;
+    }
+
+    // Row `r` of the eight that `row` stands for in this warp: of more entries k to 5k/4 + 4 are left, divided
+    // evenly among its lists. By all lanes.
+    INFONCE_DEVICE void prune(Row& row, uint32_t r) const {
+        // Eight lanes share a list.
+        const uint32_t group = place.lane / BestLists::OWNERS, own_length = this->length(row);
+        uint32_t length = own_length;
+        INFONCE_UNROLL
+        for (uint32_t mask = BestLists::OWNERS; mask < BestLists::ACROSS; mask *= 2) {
+            const uint32_t other = shuffle_xor(length, mask);
+            if ((group ^ r) & mask / BestLists::OWNERS) length = other;
+        }
+        const uint32_t longest = warp_maximum(length);
+        // A full list of an old bar is not alone: all were full when there was none, and k are left by each bar.
+        if (longest < FULL && warp_sum(length) / BestLists::ROWS < 2 * p.k) return;
+        ListedScore* list = row.end - own_length * BestLists::ACROSS;
+        ListedScore* lists = list - place.lane + r * BestLists::OWNERS;
+        const ListedScore* from = lists + group * BestLists::ACROSS + owner();
+        // Entries, all under way before the first is waited for; then their ranks. 0: none.
+        uint64_t share[SHARE] = {};
+        INFONCE_UNROLL
+        for (uint32_t first = 0; first < SHARE; first += BATCH) {
+            if (first * BestLists::ROWS >= longest) break;
+            INFONCE_UNROLL
+            for (uint32_t i = first; i < first + BATCH; ++i)
+                if (group + i * BestLists::ROWS < length) {
+                    const ListedScore* entry = from + i * BestLists::ROWS * BestLists::ACROSS;
+                    share[i] = load_global(reinterpret_cast<const uint64_t*>(entry));
+                }
+        }
+        uint32_t best = 0, worst = 0;  // scores' bits, of the latter the complement
+        INFONCE_UNROLL
+        for (uint32_t i = 0; i < SHARE; ++i) {
+            if (group + i * BestLists::ROWS >= length) continue;
+            share[i] = rank({bits_float(uint32_t(share[i])), uint32_t(share[i] >> 32)});
+            const uint32_t score = uint32_t(share[i] >> 32);
+            if (score > best) best = score;
+            if (~score > worst) worst = ~score;
+        }
+        // k entries or more reach `low`; fewer reach `high`. Ranks differ, so there is one that k reach.
+        const uint32_t enough = p.k + p.k / 4 + 4;
+        uint64_t low = uint64_t(~warp_maximum(worst)) << 32, high = uint64_t(warp_maximum(best) + 1) << 32;
+        uint32_t own = 0, reached = 0;
+        for (uint32_t step = 0; reached < p.k || reached > enough; ++step) {
+            uint64_t middle = low + (high - low) / 2;
+            if (step < SCORE_STEPS) {
+                const uint64_t mean = rank({0.5f * ranked(low).score + 0.5f * ranked(high).score, 0});
+                if (mean > low && mean < high) middle = mean;
+            }
+            own = 0;
+            INFONCE_UNROLL
+            for (uint32_t first = 0; first < SHARE; first += BATCH) {
+                if (first * BestLists::ROWS >= longest) break;
+                INFONCE_UNROLL
+                for (uint32_t i = first; i < first + BATCH; ++i) own += share[i] >= middle ? 1 : 0;
+            }
+            reached = warp_sum(own);
+            if (reached < p.k) high = middle;
+            else low = middle;
+        }
+        // What lanes before this one keep.
+        uint32_t to = 0;
+        for (uint32_t mask = 1, sum = own; mask < 32; mask *= 2) {
+            const uint32_t other = shuffle_xor(sum, mask);
+            if (place.lane & mask) to += other;
+            sum += other;
+        }
+        // All lanes have loaded before one stores.
+        warp_barrier();
+        INFONCE_UNROLL
+        for (uint32_t first = 0; first < SHARE; first += BATCH) {
+            if (first * BestLists::ROWS >= longest) break;
+            INFONCE_UNROLL
+            for (uint32_t i = first; i < first + BATCH; ++i) {
+                if (share[i] < low) continue;
+                ListedScore* entry = lists + to / BestLists::OWNERS * BestLists::ACROSS + to % BestLists::OWNERS;
+                store_global(global_pointer(entry), ranked(share[i]));
+                ++to;
+            }
+        }
+        if (group != r) return;
+        row.end = list + (reached + BestLists::OWNERS - 1 - owner()) / BestLists::OWNERS * BestLists::ACROSS;
+        // No number is above NaN, or above ∞.
+        const float bar = ranked(low).score;
+        row.bar = bar == bar ? bar : infinity();
+    }
+
+    INFONCE_DEVICE void write(SharedAddress) {
+        INFONCE_UNROLL
+        for (int half = 0; half < 2; ++half)
+            if (rows[half].columns > 0)
+                store_global(p.lengths + BestLists::length(work.part, p.anchors.rows, row_of(half), owner()),
+                             length(rows[half]));
+    }
+};
+
+}  // namespace infonce
