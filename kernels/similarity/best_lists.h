@@ -176,7 +176,7 @@ struct BestScores {
             for (uint32_t i = first; i < first + BATCH; ++i)
                 if (group + i * BestLists::ROWS < length) {
                     const ListedScore* entry = from + i * BestLists::ROWS * BestLists::ACROSS;
-                    share[i] = load_global(reinterpret_cast<const uint64_t*>(entry));
+                    share[i] = load_global(global_pointer(reinterpret_cast<const uint64_t*>(entry)));
                 }
         }
         uint32_t best = 0, worst = 0;  // scores' bits, of the latter the complement
