@@ -13,17 +13,16 @@ fn fixture(hopper: bool, dim: usize) -> Result<Fixture, Error> {
     Fixture::on(device, ROWS, ROWS, dim)
 }
 
+type Loss = (Contrast, Inputs<DeviceMatrix>, Gradients<DeviceMatrix>);
+
 /// NT-Xent of the first rows, and CLIP; of logits up to `scale` times D / 2.
-fn losses(
-    fixture: &Fixture,
-    scale: f32,
-) -> Result<Vec<(Contrast, Inputs<DeviceMatrix>, Gradients<DeviceMatrix>)>, Error> {
+fn losses(fixture: &Fixture, scale: f32) -> Result<[Loss; 2], Error> {
     let Inputs::Pair { q, .. } = fixture.inputs else {
         unreachable!("the fixture's inputs are pairs")
     };
     let Gradients { dq, dk } = fixture.gradients;
     let (of_rows, both) = (Gradients { dq, dk: None }, Gradients { dq, dk });
-    Ok(vec![
+    Ok([
         (
             Contrast::nt_xent(1.0 / scale)?,
             Inputs::Shared { z: q },
