@@ -9,7 +9,7 @@
 //                   the product) and, read across, the sums
 //
 // A warpgroup issues the logits of the next tile before the sums of this one, and weighs while these
-// run; the two warpgroups take turns to issue (Shah et al., FlashAttention-3, 2024, sections 3.1, 3.2).
+// run; the two warpgroups issue in ping-pong (Shah et al., FlashAttention-3, 2024, sections 3.1, 3.2).
 #include "hopper/tile.h"
 #include "similarity/owned_rows.h"
 

@@ -11,7 +11,7 @@
 // Scales of columns, or the terms that columns' log-sum-exps add to weights, come by a second warp of the third
 // warpgroup.
 //
-// With RESIDENT anchors the two warpgroups take turns to issue a tile's products: while one multiplies
+// With RESIDENT anchors the two warpgroups issue a tile's products in ping-pong: while one multiplies
 // the other is in its epilogue, which takes about as long at D = 128 (Shah et al., FlashAttention-3,
 // 2024, section 3.1). Elsewhere a tile has more slabs than there are stages, and who waits for a turn
 // would keep stages that the other waits for; there the second starts two slabs after the first, and so comes
@@ -62,7 +62,7 @@ struct HopperTile {
     static constexpr int TERMS_STAGES = 2, TERMS_BYTES = COLUMNS * int(sizeof(float));
     static constexpr int SHARED_BYTES = SLABS_BYTES + ROOM + TERMS_STAGES * TERMS_BYTES + int(Stages::BYTES) +
                                         int(Ring<1>::BYTES) + int(Ring<TERMS_STAGES>::BYTES);
-    // Named barriers: of two warpgroups that take turns, or of the second that starts later; and of columns'
+    // Named barriers: of two warpgroups in ping-pong, or of the second that starts later; and of columns'
     // sums, one for each room.
     static constexpr uint32_t FIRST_TURN = 1, START = 1, COLUMNS_WRITTEN = 3;
 

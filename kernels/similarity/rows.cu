@@ -187,7 +187,7 @@ struct StatisticsParams {
     ScaledSum* running;         // null: there is only one set of parts
     const uint32_t* unless;     // nothing is done where this is set; null: it never is
     uint32_t first, last;       // whether this set is the first, the last of them
-    uint32_t lanes;             // threads a row, a power of two up to 32: each adds up every so manieth part
+    uint32_t lanes;             // threads a row, a power of two up to 32: each adds up every n-th part
     // A candidate that is not finite makes every row NaN; an anchor does so where columns have a loss.
     uint32_t symmetric;
     const uint32_t* not_finite;
@@ -422,7 +422,7 @@ INFONCE_DEVICE void subtract_group(const FinishParams& p, uint32_t row, uint32_t
 }
 
 // dx_i = factor · (share · Σ_parts sums_i - Σ σ k₊) over what belongs to the row. `warps` warps a row, of which
-// each adds up every so manieth part and positive; the row's first adds up theirs.
+// each adds up every n-th part and positive; the row's first adds up theirs.
 INFONCE_KERNEL(finish_gradient, FinishParams, ROW_WARPS * 32, 4) {
     const uint32_t lane = thread_index() % 32, warp = thread_index() / 32;
     const uint32_t own_part = warp % p.warps;
