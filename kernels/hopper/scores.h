@@ -139,7 +139,8 @@ INFONCE_DEVICE void copy_tiles(const HopperScoresParams& p, const HopperScoresMe
     }
 }
 
-// The part of the warp that brings a number for each of a tile's columns: its loads are under way together, and nobody else waits for them.
+// The part of the warp that brings a number for each of a tile's columns, up to two tiles ahead: its loads are under
+// way together, and no other warp waits for them.
 template <class T, bool WALKS, bool RESIDENT>
 INFONCE_DEVICE void bring_column_terms(const HopperScoresParams& params, const HopperScoresMemory<RESIDENT>& memory) {
     using Tile = HopperTile;
