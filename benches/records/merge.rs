@@ -154,23 +154,21 @@ mod tests {
             merged(one.clone(), other).unwrap_err()
         };
         let of_build = "the records differ in their build: commit 0123456789abcdef, rustc 1.95.0, nvcc 13.0.88; commit ";
-        let refusals: [(&dyn Fn(&mut Record), &str); 3] = [
-            (
-                &|record| record.build.commit = "fedcba".into(),
-                "fedcba, rustc 1.95.0, nvcc 13.0.88",
-            ),
-            (
-                &|record| record.build.modified = true,
-                "0123456789abcdef with changes, rustc 1.95.0, nvcc 13.0.88",
-            ),
-            (
-                &|record| record.nvcc = None,
-                "0123456789abcdef, rustc 1.95.0, nvcc not said",
-            ),
-        ];
-        for (change, words) in refusals {
+        let of_other_build = |change: &dyn Fn(&mut Record), words: &str| {
             assert_eq!(refused(change), format!("{of_build}{words}"));
-        }
+        };
+        of_other_build(
+            &|record| record.build.commit = "fedcba".into(),
+            "fedcba, rustc 1.95.0, nvcc 13.0.88",
+        );
+        of_other_build(
+            &|record| record.build.modified = true,
+            "0123456789abcdef with changes, rustc 1.95.0, nvcc 13.0.88",
+        );
+        of_other_build(
+            &|record| record.nvcc = None,
+            "0123456789abcdef, rustc 1.95.0, nvcc not said",
+        );
         let reason = refused(&|record| record.machine.device.as_mut().unwrap().name = "B".into());
         assert!(
             reason.starts_with("the records differ in their card: Device { name: \"A\""),
@@ -210,7 +208,7 @@ mod tests {
         ] {
             let mut rows = Vec::new();
             given.into_iter().for_each(|row| add_row(&mut rows, row));
-            assert_eq!(rows, [measured.clone()]);
+            assert_eq!(rows, std::slice::from_ref(&measured));
         }
     }
 }
