@@ -156,12 +156,12 @@ fn longest<'a>(name: &str, record: &'a Record) -> Option<(f64, &'a Row)> {
 }
 
 #[cfg(test)]
-mod tests {
+pub mod tests {
     use super::super::readme::tests::record;
     use super::super::schema::{KernelTime, Kernels};
     use super::*;
 
-    fn stage(name: &str, status: Status, passed: &[&str], failed: &[&str]) -> Stage {
+    pub fn stage(name: &str, status: Status, passed: &[&str], failed: &[&str]) -> Stage {
         let owned = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
         Stage {
             name: name.into(),

@@ -72,27 +72,18 @@ pub fn add_row(rows: &mut Vec<Row>, row: Row) {
 
 #[cfg(test)]
 mod tests {
+    use super::super::kernels::tests::stage;
     use super::super::readme::tests::record;
     use super::super::schema::{Clocks, Verify};
     use super::*;
 
-    fn stage(name: &str, status: Status) -> Stage {
-        Stage {
-            name: name.into(),
-            command: String::new(),
-            status,
-            reason: None,
-            seconds: 1.0,
-            limit_seconds: 1.0,
-            tests: None,
-            kernels: None,
-        }
-    }
-
     /// Of one day, with these stages and a row at the shape.
     fn call(day: u32, stages: &[(&str, Status)], shape: &str) -> Record {
         let mut record = record(Some("A"), &format!("2026-01-{day:02}T00:00:00Z"));
-        record.stages = stages.iter().map(|of| stage(of.0, of.1)).collect();
+        record.stages = stages
+            .iter()
+            .map(|of| stage(of.0, of.1, &[], &[]))
+            .collect();
         record.rows[0].shape = shape.into();
         record
     }

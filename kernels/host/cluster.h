@@ -1,4 +1,4 @@
-// The blocks of a cluster, mostly one alone, on one OS thread: their fibers take turns as those of a
+// The blocks of a cluster, mostly one alone, on one OS thread: their fibers alternate as those of a
 // block do, and the blocks too. What a block knows of another's shared memory is in the clocks that they
 // share; barriers of a block mean nothing to another.
 #pragma once

@@ -188,7 +188,7 @@ const HARD: [(usize, usize, usize, f32, Data); 26] = [
     (65, 300, 272, USUAL_SCALE, Data::SharedPositives),
 ];
 
-/// The table. Its last shapes are drawn from `rng`; reductions and upstream gradients take turns.
+/// The table. Its last shapes are drawn from `rng`; reductions and upstream gradients alternate.
 pub fn table(rng: &mut impl Rng) -> Vec<Case> {
     let mut cases: Vec<Case> = Vec::new();
     for loss in Loss::ALL {
