@@ -281,11 +281,10 @@ fn a_run_leaves_files_that_all_read_back_and_its_configuration_repeats_it() {
     assert_eq!(steps, 1347 / 64);
     assert!(matches!(&records[steps], Record::Epoch(epoch) if epoch.step == steps as u64));
     let found = evaluation(&run);
-    assert_eq!(
-        (found.evaluation.k, found.evaluation.test_images),
-        (20, 450)
-    );
-    assert!(found.evaluation.pixels_knn > 0.9);
+    let accuracies = found.evaluation.accuracies.unwrap();
+    assert_eq!((accuracies.k, found.evaluation.test_images), (20, 450));
+    assert!(accuracies.pixels_knn > 0.9);
+    assert_eq!(found.improvement, Some(accuracies.improvement()));
 
     let again = ["simclr", "--config", "a/config.toml", "--out", "b"];
     assert_eq!(output(directory.path(), &again).status.code(), Some(0));

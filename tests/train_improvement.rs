@@ -8,8 +8,8 @@ use std::sync::atomic::AtomicBool;
 
 use infonce::CpuEngine;
 use infonce::train::config::RunConfig;
-use infonce::train::data::{self, DataSource};
-use infonce::train::evaluate::Evaluation;
+use infonce::train::data::{self, DataSource, LoadOptions};
+use infonce::train::evaluate::Accuracies;
 use infonce::train::trainer::{
     EpochReport, Host, Observer, Outcome, StepReport, TrainConfig, Trainer,
 };
@@ -25,10 +25,11 @@ impl Observer for Silent {
     fn epoch(&mut self, _: &EpochReport) {}
 }
 
-fn short_run(train: TrainConfig, with_gradient: bool) -> Evaluation {
-    let dataset = data::load(&DataSource::Demo, 0).unwrap();
+fn short_run(train: TrainConfig, with_gradient: bool) -> Accuracies {
+    let dataset = data::load(&DataSource::Demo, LoadOptions::default()).unwrap();
     let config = RunConfig {
         data: DataSource::Demo,
+        skip_unreadable: false,
         engine: EngineName::Cpu,
         train,
         augment: dataset.augment.clone(),
@@ -54,6 +55,8 @@ fn short_run(train: TrainConfig, with_gradient: bool) -> Evaluation {
         &untrained,
         &trained,
     )
+    .unwrap()
+    .accuracies
     .unwrap()
 }
 

@@ -3,7 +3,7 @@
 
 use std::sync::atomic::AtomicBool;
 
-use infonce::train::data::{self, DataSource, Dataset};
+use infonce::train::data::{self, DataSource, Dataset, LoadOptions};
 use infonce::train::trainer::{EpochReport, Host, Observer, StepReport, TrainConfig, Trainer};
 
 #[derive(Default)]
@@ -18,7 +18,7 @@ impl Observer for Losses {
 
 fn digits() -> Dataset {
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/assets/optdigits");
-    data::load(&DataSource::Idx(folder.into()), 0).unwrap()
+    data::load(&DataSource::Idx(folder.into()), LoadOptions::default()).unwrap()
 }
 
 /// The loss of every step of one epoch, bit by bit, and the features of the first images.

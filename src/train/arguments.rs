@@ -20,6 +20,9 @@ pub struct TrainArgs {
     /// of images per class) [default: demo].
     #[arg(long, value_name = "SOURCE")]
     pub data: Option<DataSource>,
+    /// Leave out image files of a folder that cannot be read or decoded, and count them.
+    #[arg(long)]
+    pub skip_unreadable: bool,
     /// Passes over the training images.
     #[arg(long, value_name = "E", value_parser = whole())]
     pub epochs: Option<u64>,

@@ -35,7 +35,8 @@ fn execute(arguments: &TrainArgs) -> Result<(), RunError> {
     let request = Request::new(arguments)?;
     let source = request.source()?;
     let (engine, reason) = engine::choose(request.engine()?).map_err(RunError::Engine)?;
-    let dataset = data::load(&source, request.seed())?;
+    let dataset = data::load(&source, request.load_options()?)?;
+    require_labels(arguments.require_improvement, &source, &dataset)?;
     let config = request.resolve(source, engine.name(), &dataset)?;
     let run = Run {
         arguments,
@@ -76,6 +77,9 @@ impl Run<'_> {
 
         folder.started();
         folder.write(run_folder::CONFIG, config_text.as_bytes())?;
+        for note in &dataset.notes {
+            eprintln!("note: {note}");
+        }
         let method = arguments.method.title();
         eprintln!("{method} on {}: {description}", config.data);
         eprintln!("{}", self.engine);
@@ -143,28 +147,44 @@ fn run_name(method: MethodName, config: &RunConfig) -> String {
 /// One sentence about images and course.
 fn describe(config: &RunConfig, dataset: &Dataset) -> String {
     let images = &dataset.train;
+    let classes = match &dataset.labels {
+        Some(labels) => format!("in {} classes", labels.class_names.len()),
+        None => "without labels".to_owned(),
+    };
     format!(
-        "{} training and {} held-out images of {}x{}x{} in {} classes, {} epochs, batch {}, seed {}",
+        "{} training and {} held-out images of {}x{}x{} {classes}, {} epochs, batch {}, seed {}",
         images.len(),
         dataset.test.len(),
         images.height,
         images.width,
         images.channels,
-        dataset.class_names.len(),
         config.train.epochs,
         config.train.batch,
         config.train.seed,
     )
 }
 
-fn require(points: Option<f64>, result: &EvaluationRecord) -> Result<(), RunError> {
+/// Refuses `--require-improvement` where it could not be judged, before anything is trained.
+fn require_labels(
+    points: Option<f64>,
+    source: &DataSource,
+    dataset: &Dataset,
+) -> Result<(), RunError> {
     match points {
+        Some(required) if !required.is_finite() => Err(RunError::RequiredPoints { required }),
+        Some(_) if dataset.labels.is_none() => Err(RunError::NoLabels {
+            data: source.to_string(),
+            notes: dataset.notes.join("; "),
+        }),
+        _ => Ok(()),
+    }
+}
+
+fn require(points: Option<f64>, result: &EvaluationRecord) -> Result<(), RunError> {
+    match points.zip(result.improvement) {
         // Written so that an improvement that is not a number does not pass.
-        Some(required) if result.improvement.is_nan() || result.improvement < required => {
-            Err(RunError::NotImproved {
-                required,
-                found: result.improvement,
-            })
+        Some((required, found)) if found.is_nan() || found < required => {
+            Err(RunError::NotImproved { required, found })
         }
         _ => Ok(()),
     }

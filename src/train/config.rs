@@ -9,7 +9,7 @@ use toml::{Table, Value};
 
 use super::arguments::{MethodName, TrainArgs};
 use super::augment::AugmentConfig;
-use super::data::{DataSource, Dataset};
+use super::data::{DataSource, Dataset, LoadOptions};
 use super::engine::EngineName;
 use super::layers::{self, LayerError};
 use super::trainer::TrainConfig;
@@ -67,6 +67,9 @@ pub enum ConfigError {
 pub struct RunConfig {
     /// Where the images come from.
     pub data: DataSource,
+    /// Whether image files that cannot be read are left out, in place of an error.
+    #[serde(default)]
+    pub skip_unreadable: bool,
     /// What computes. In the configuration of a run it is the one that did, never auto.
     pub engine: EngineName,
     /// Method, encoder, loss and optimiser.
@@ -159,9 +162,21 @@ impl<'a> Request<'a> {
         })
     }
 
-    /// The run's seed, which also divides a folder of images: the command line's, else the
-    /// file's, else the default.
-    pub fn seed(&self) -> u64 {
+    /// How the images are read: what the command line says, else the file.
+    ///
+    /// # Errors
+    /// [`ConfigError::File`] when the file's value is none.
+    pub fn load_options(&self) -> Result<LoadOptions, ConfigError> {
+        let in_file = self.top_level("skip_unreadable")?.unwrap_or(false);
+        Ok(LoadOptions {
+            seed: self.seed(),
+            skip_unreadable: self.arguments.skip_unreadable || in_file,
+        })
+    }
+
+    /// The run's seed, which also divides images: the command line's, else the file's, else the
+    /// default.
+    fn seed(&self) -> u64 {
         let in_file = || self.in_file("seed").and_then(Value::as_integer);
         self.arguments
             .seed
@@ -183,6 +198,7 @@ impl<'a> Request<'a> {
     ) -> Result<RunConfig, ConfigError> {
         let base = RunConfig {
             data: source.clone(),
+            skip_unreadable: false,
             engine,
             train: defaults(self.arguments.method),
             augment: dataset.augment.clone(),
@@ -194,6 +210,9 @@ impl<'a> Request<'a> {
             })?;
         let mut command_line = Table::new();
         command_line.insert("data".to_owned(), Value::String(source.to_string()));
+        if self.arguments.skip_unreadable {
+            command_line.insert("skip_unreadable".to_owned(), Value::Boolean(true));
+        }
         command_line.insert("engine".to_owned(), Value::String(engine.key().to_owned()));
         command_line.insert("train".to_owned(), Value::Table(overrides(self.arguments)));
         layers::over(&with_file, &command_line, &[]).map_err(ConfigError::Argument)

@@ -66,10 +66,15 @@ impl Ending<'_> {
         if self.stopped() {
             return Ok(None);
         }
+        let labels = self.dataset.labels.as_ref();
+        let picture = |features: &Features| {
+            let labels = labels.map(|labels| labels.test.as_slice());
+            evaluate::picture(&engine, features.held_out()?, labels)
+        };
         let embedding = plots::embedding(
-            &evaluate::picture(&engine, self.untrained.held_out(self.dataset)?)?,
-            &evaluate::picture(&engine, trained.held_out(self.dataset)?)?,
-            &self.dataset.class_names,
+            &picture(&self.untrained)?,
+            &picture(&trained)?,
+            labels.map_or(&[], |labels| &labels.class_names),
         )?;
         if self.stopped() {
             return Ok(None);
@@ -78,7 +83,7 @@ impl Ending<'_> {
         let loss = plots::loss(&self.steps, &title)?;
         let result = EvaluationRecord {
             evaluation,
-            improvement: evaluation.improvement(),
+            improvement: evaluation.accuracies.map(|found| found.improvement()),
             training_seconds: self.training_seconds,
             evaluation_seconds: started.elapsed().as_secs_f64(),
             waits_per_step: self.waits.map(|waits| waits.per(self.steps.len())),
@@ -87,6 +92,7 @@ impl Ending<'_> {
             method: self.method,
             data: &self.config.data.to_string(),
             summary: self.description,
+            notes: &self.dataset.notes,
             result: &result,
             config: self.config_text,
             loss: &loss,

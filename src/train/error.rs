@@ -45,6 +45,23 @@ pub enum RunError {
         /// Where it was saved.
         checkpoint: PathBuf,
     },
+    /// `--require-improvement` for images without labels.
+    #[error(
+        "--require-improvement compares accuracies, and the images of {data} have no labels{}{notes}",
+        if notes.is_empty() { "" } else { ": " }
+    )]
+    NoLabels {
+        /// The data source.
+        data: String,
+        /// What is known of the reason.
+        notes: String,
+    },
+    /// `--require-improvement` that no number can reach or miss.
+    #[error("`--require-improvement` is {required}; it must be finite")]
+    RequiredPoints {
+        /// Points asked for.
+        required: f64,
+    },
     /// `--require-improvement` was not reached.
     #[error(
         "held-out kNN is {found:+.1} points above the better baseline; \
@@ -70,7 +87,10 @@ impl RunError {
             }
             Self::Config(_) => 2,
             Self::Data(error) if error.is_io() => 1,
-            Self::Data(_) | Self::Engine(_) => 2,
+            Self::Data(_)
+            | Self::Engine(_)
+            | Self::NoLabels { .. }
+            | Self::RequiredPoints { .. } => 2,
             Self::Folder(error) if error.is_io() => 1,
             Self::Folder(_) => 2,
             Self::Train(error) => error.exit_code(),

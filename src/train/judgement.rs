@@ -2,9 +2,11 @@
 
 use super::augment::{ViewKey, augment_batch};
 use super::config::RunConfig;
-use super::data::{Dataset, ImageSet};
+use super::data::{Dataset, Labels};
 use super::error::RunError;
-use super::evaluate::{self, Evaluation, Labelled, Subject, pixels, strided};
+use super::evaluate::{
+    self, Accuracies, Classified, CollapseChecks, Evaluation, Labelled, pixels, strided,
+};
 use super::platform::Platform;
 use super::trainer::{TrainError, Trainer};
 use crate::{CpuEngine, Rows};
@@ -35,16 +37,16 @@ impl Features {
         })
     }
 
-    /// The held-out images' features with their labels.
+    /// The held-out images' features.
     ///
     /// # Errors
-    /// [`crate::Error`] when `dataset` is not the one that was encoded.
-    pub fn held_out<'a>(&'a self, dataset: &'a Dataset) -> Result<Labelled<'a>, crate::Error> {
-        labelled(&self.test, self.dim, &dataset.test)
+    /// [`crate::Error`] when there are none.
+    pub fn held_out(&self) -> Result<Rows<'_, f32>, crate::Error> {
+        Rows::new(&self.test, self.test.len() / self.dim, self.dim)
     }
 }
 
-/// Every number that says what training was worth.
+/// Every number that says what training was worth. Images without labels have no accuracies.
 ///
 /// # Errors
 /// [`RunError`] when something cannot be encoded or does not fit together.
@@ -56,8 +58,7 @@ pub fn judge<P: Platform>(
     untrained: &Features,
     trained: &Features,
 ) -> Result<Evaluation, RunError> {
-    let (train, test) = (&dataset.train, &dataset.test);
-    let (pixels_train, pixels_test) = pixels::centred(train, test);
+    let test = &dataset.test;
     let chosen = strided(test.len(), COLLAPSE_IMAGES);
     let embed = |view| {
         let mut images = vec![0.0f32; chosen.len() * test.image_len()];
@@ -71,29 +72,46 @@ pub fn judge<P: Platform>(
         Ok::<_, RunError>(trainer.project(&images, chosen.len())?)
     };
     let (first, second) = (embed(0)?, embed(1)?);
-    let dim = config.train.dim;
-    let subject = Subject {
-        trained_train: labelled(&trained.train, trained.dim, train)?,
-        trained_test: trained.held_out(dataset)?,
-        untrained_train: labelled(&untrained.train, untrained.dim, train)?,
-        untrained_test: untrained.held_out(dataset)?,
-        pixels_train: labelled(&pixels_train, train.image_len(), train)?,
-        pixels_test: labelled(&pixels_test, test.image_len(), test)?,
-        views: [
-            Rows::new(&first, chosen.len(), dim)?,
-            Rows::new(&second, chosen.len(), dim)?,
-        ],
+    let view = |embeddings| Rows::new(embeddings, chosen.len(), config.train.dim);
+    let accuracies = dataset
+        .labels
+        .as_ref()
+        .map(|labels| classify(engine, dataset, labels, untrained, trained));
+    Ok(Evaluation {
+        train_images: dataset.train.len(),
+        test_images: test.len(),
+        accuracies: accuracies.transpose()?,
+        collapse: CollapseChecks::of(view(&first)?, view(&second)?)?,
+    })
+}
+
+fn classify(
+    engine: &CpuEngine,
+    dataset: &Dataset,
+    labels: &Labels,
+    untrained: &Features,
+    trained: &Features,
+) -> Result<Accuracies, crate::Error> {
+    let (pixels_train, pixels_test) = pixels::centred(&dataset.train, &dataset.test);
+    let pixels_dim = dataset.train.image_len();
+    let subject = Classified {
+        trained_train: labelled(&trained.train, trained.dim, &labels.train)?,
+        trained_test: labelled(&trained.test, trained.dim, &labels.test)?,
+        untrained_train: labelled(&untrained.train, untrained.dim, &labels.train)?,
+        untrained_test: labelled(&untrained.test, untrained.dim, &labels.test)?,
+        pixels_train: labelled(&pixels_train, pixels_dim, &labels.train)?,
+        pixels_test: labelled(&pixels_test, pixels_dim, &labels.test)?,
     };
-    Ok(evaluate::evaluate(engine, subject)?)
+    evaluate::classify(engine, subject)
 }
 
 fn labelled<'a>(
     features: &'a [f32],
     dim: usize,
-    set: &'a ImageSet,
+    labels: &'a [u32],
 ) -> Result<Labelled<'a>, crate::Error> {
     Ok(Labelled {
-        features: Rows::new(features, set.len(), dim)?,
-        labels: &set.labels,
+        features: Rows::new(features, labels.len(), dim)?,
+        labels,
     })
 }

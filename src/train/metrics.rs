@@ -57,8 +57,9 @@ pub struct EvaluationRecord {
     /// Accuracies and collapse checks.
     #[serde(flatten)]
     pub evaluation: Evaluation,
-    /// Trained kNN above the better baseline, in percentage points.
-    pub improvement: f64,
+    /// Trained kNN above the better baseline, in percentage points; `None` for images without labels.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub improvement: Option<f64>,
     /// Seconds spent on training.
     pub training_seconds: f64,
     /// Seconds spent on this evaluation.

@@ -3,35 +3,40 @@
 use std::path::Path;
 
 use super::metrics::EvaluationRecord;
-use super::report::html::duration;
+use super::report::html::{NO_LABELS, duration};
 
 /// The table's text, one aligned row per number, and where to look next.
 pub fn table(result: &EvaluationRecord, report: &Path) -> String {
     let evaluation = &result.evaluation;
     let checks = &evaluation.collapse;
     let percent = |share: f64| format!("{:.1}%", 100.0 * share);
-    let k = evaluation.k;
-    let mut rows = vec![
-        (
-            format!("trained encoder, kNN (k = {k})"),
-            percent(evaluation.trained_knn),
-        ),
-        (
-            "trained encoder, linear probe".to_owned(),
-            percent(evaluation.linear_probe),
-        ),
-        (
-            format!("raw pixels, kNN (k = {k})"),
-            percent(evaluation.pixels_knn),
-        ),
-        (
-            format!("untrained encoder, kNN (k = {k})"),
-            percent(evaluation.untrained_knn),
-        ),
-        (
-            "points above the better baseline".to_owned(),
-            format!("{:+.1}", result.improvement),
-        ),
+    let mut rows = Vec::new();
+    if let Some(found) = &evaluation.accuracies {
+        let k = found.k;
+        rows.extend([
+            (
+                format!("trained encoder, kNN (k = {k})"),
+                percent(found.trained_knn),
+            ),
+            (
+                "trained encoder, linear probe".to_owned(),
+                percent(found.linear_probe),
+            ),
+            (
+                format!("raw pixels, kNN (k = {k})"),
+                percent(found.pixels_knn),
+            ),
+            (
+                format!("untrained encoder, kNN (k = {k})"),
+                percent(found.untrained_knn),
+            ),
+            (
+                "points above the better baseline".to_owned(),
+                format!("{:+.1}", found.improvement()),
+            ),
+        ]);
+    }
+    rows.extend([
         (
             "alignment (0: views agree)".to_owned(),
             format!("{:.3}", checks.alignment),
@@ -52,7 +57,7 @@ pub fn table(result: &EvaluationRecord, report: &Path) -> String {
             "evaluation time".to_owned(),
             duration(result.evaluation_seconds),
         ),
-    ];
+    ]);
     if let Some(waits) = &result.waits_per_step {
         let milliseconds = |seconds: f64| format!("{:.2} ms", 1e3 * seconds);
         rows.push((
@@ -66,9 +71,13 @@ pub fn table(result: &EvaluationRecord, report: &Path) -> String {
     }
     let names = rows.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
     let values = rows.iter().map(|(_, value)| value.len()).max().unwrap_or(0);
-    let mut text = format!("held-out accuracy on {} images\n", evaluation.test_images);
+    let mut text = format!("on {} held-out images\n", evaluation.test_images);
     for (name, value) in rows {
         text.push_str(&format!("  {name:<names$}  {value:>values$}\n"));
+    }
+    if evaluation.accuracies.is_none() {
+        text.push_str(NO_LABELS);
+        text.push('\n');
     }
     text.push_str(&format!(
         "{}\nreport: {}",
@@ -110,6 +119,18 @@ mod tests {
         assert!(ends.windows(2).all(|pair| pair[0] == pair[1]), "{text}");
         assert!(text.ends_with("report: runs/a/report.html"));
         assert!(!text.contains("waits"), "{text}");
+    }
+
+    #[test]
+    fn without_labels_the_table_says_what_is_left_out() {
+        let mut result = result();
+        result.evaluation.accuracies = None;
+        result.improvement = None;
+        let text = table(&result, Path::new("report.html"));
+        for row in [NO_LABELS, "0.250", "-3.500", "0.900", "no collapse"] {
+            assert!(text.contains(row), "{row} is missing from\n{text}");
+        }
+        assert!(!text.contains('%'), "{text}");
     }
 
     #[test]

@@ -200,7 +200,6 @@ mod tests {
             pixels: (0..images * height * width * channels)
                 .map(|_| random.random())
                 .collect(),
-            labels: vec![0; images],
         }
     }
 

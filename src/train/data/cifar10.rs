@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use crate::train::augment::AugmentConfig;
 
-use super::{DataError, Dataset, ImageSet, read_file, require_directory};
+use super::{DataError, Dataset, ImageSet, Labels, read_file, require_directory};
 
 const SIDE: usize = 32;
 const PLANE: usize = SIDE * SIDE;
@@ -33,18 +33,23 @@ const CLASS_NAMES: [&str; 10] = [
 pub(super) fn load(directory: &Path) -> Result<Dataset, DataError> {
     require_directory(directory)?;
     let batches = batch_directory(directory);
-    let mut train = empty_set();
+    let (mut train, mut train_labels) = (empty_set(), Vec::new());
     for batch in 1..=5 {
-        append_batch(&batches.join(format!("data_batch_{batch}.bin")), &mut train)?;
+        let path = batches.join(format!("data_batch_{batch}.bin"));
+        append_batch(&path, &mut train, &mut train_labels)?;
     }
-    let mut test = empty_set();
-    append_batch(&batches.join("test_batch.bin"), &mut test)?;
+    let (mut test, mut test_labels) = (empty_set(), Vec::new());
+    append_batch(&batches.join("test_batch.bin"), &mut test, &mut test_labels)?;
     Ok(Dataset {
-        name: format!("cifar10:{}", directory.display()),
-        class_names: class_names(&batches)?,
         train,
         test,
+        labels: Some(Labels {
+            class_names: class_names(&batches)?,
+            train: train_labels,
+            test: test_labels,
+        }),
         augment: AugmentConfig::cifar10(),
+        notes: Vec::new(),
     })
 }
 
@@ -65,12 +70,11 @@ fn empty_set() -> ImageSet {
         width: SIDE,
         channels: 3,
         pixels: Vec::new(),
-        labels: Vec::new(),
     }
 }
 
-/// Appends every record of one batch file to `set`.
-fn append_batch(path: &Path, set: &mut ImageSet) -> Result<(), DataError> {
+/// Appends every record of one batch file to `set` and `labels`.
+fn append_batch(path: &Path, set: &mut ImageSet, labels: &mut Vec<u32>) -> Result<(), DataError> {
     let bytes = read_file(path)?;
     if bytes.is_empty() {
         return Err(DataError::Empty {
@@ -96,7 +100,7 @@ fn append_batch(path: &Path, set: &mut ImageSet) -> Result<(), DataError> {
                 largest: CLASS_NAMES.len() as u32 - 1,
             });
         }
-        set.labels.push(label);
+        labels.push(label);
         for pixel in 1..=PLANE {
             set.pixels
                 .extend([0, PLANE, 2 * PLANE].map(|plane| record[plane + pixel]));
@@ -155,7 +159,7 @@ mod tests {
         assert_eq!((data.train.len(), data.test.len()), (10, 2));
         assert_eq!(data.train.image(9)[..6], [1, 2, 3, 1, 2, 3]);
         assert_eq!(data.train.pixels.len(), 10 * 3 * PLANE);
-        assert_eq!(data.class_names[7], "horse");
+        assert_eq!(data.labels.unwrap().class_names[7], "horse");
     }
 
     #[test]
@@ -170,7 +174,7 @@ mod tests {
         )
         .unwrap();
         let data = load(directory.path()).unwrap();
-        assert_eq!(data.class_names[9], "j");
+        assert_eq!(data.labels.unwrap().class_names[9], "j");
     }
 
     #[test]

@@ -10,20 +10,18 @@ use std::path::{Path, PathBuf};
 
 use image::imageops::FilterType;
 use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader};
-use rand::SeedableRng;
-use rand::seq::SliceRandom;
-use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
 
 use crate::train::augment::AugmentConfig;
 
-use super::{DataError, Dataset, ImageSet, access_error, read_file, require_directory};
+use super::{
+    DataError, Dataset, ImageSet, Labels, LoadOptions, access_error, held_out, read_file,
+    require_directory,
+};
 
 /// The largest side that images are brought to. A small encoder on a CPU sees little more in
 /// larger images, and its time grows with the square of the side.
 const LARGEST_SIDE: u32 = 64;
-/// The share of each class that is held out where the folder does not divide itself: one in five.
-const HELD_OUT: usize = 5;
 /// What counts as an image.
 const EXTENSIONS: &str = "png, jpg, jpeg, bmp, gif, tif, tiff, webp";
 
@@ -38,7 +36,7 @@ struct ClassFolder {
 /// most [`LARGEST_SIDE`]. The median keeps most images close to their own resolution, whatever a
 /// few thumbnails or posters among them measure. An image is scaled until it covers the square and
 /// its overhang is cut evenly. Transparency is dropped; grey becomes red = green = blue.
-pub(super) fn load(directory: &Path, seed: u64) -> Result<Dataset, DataError> {
+pub(super) fn load(directory: &Path, options: LoadOptions) -> Result<Dataset, DataError> {
     require_directory(directory)?;
     let train_directory = directory.join("train");
     let test_directory = ["test", "val"]
@@ -52,18 +50,22 @@ pub(super) fn load(directory: &Path, seed: u64) -> Result<Dataset, DataError> {
             require_same_classes(&train_directory, &train, &test_directory, &test)?;
             (train, test)
         }
-        _ => hold_out(list_classes(directory, 2)?, seed),
+        _ => hold_out(list_classes(directory, 2)?, options.seed),
     };
 
     let train = decode_squares(&train_classes)?;
     let test = decode_squares(&test_classes)?;
     let side = median_side(&train, &test);
     Ok(Dataset {
-        name: format!("folder:{}", directory.display()),
-        class_names: train_classes.into_iter().map(|class| class.name).collect(),
         train: assemble(&train, side),
         test: assemble(&test, side),
+        labels: Some(Labels {
+            class_names: train_classes.into_iter().map(|class| class.name).collect(),
+            train: train.iter().map(|square| square.label).collect(),
+            test: test.iter().map(|square| square.label).collect(),
+        }),
         augment: AugmentConfig::simclr(1.0),
+        notes: Vec::new(),
     })
 }
 
@@ -155,18 +157,14 @@ fn require_same_classes(
     Ok(())
 }
 
-/// Divides each class by a shuffle that follows from the seed: one in [`HELD_OUT`] images, and at
-/// least one, is held out. Both halves stay sorted.
+/// Divides each class as [`held_out`] says. Both halves stay sorted.
 fn hold_out(classes: Vec<ClassFolder>, seed: u64) -> (Vec<ClassFolder>, Vec<ClassFolder>) {
     let divide = |(index, class): (usize, ClassFolder)| {
-        let mut random = ChaCha8Rng::seed_from_u64(seed);
-        random.set_stream(index as u64);
-        let mut held_out = class.images;
-        held_out.shuffle(&mut random);
-        let count = (held_out.len() / HELD_OUT).max(1);
-        let mut kept = held_out.split_off(count);
-        kept.sort();
-        held_out.sort();
+        let chosen = held_out(class.images.len(), index, seed);
+        let (mut kept, mut held_out) = (Vec::new(), Vec::new());
+        for (path, chosen) in class.images.into_iter().zip(chosen) {
+            if chosen { &mut held_out } else { &mut kept }.push(path);
+        }
         let with = |images| ClassFolder {
             path: class.path.clone(),
             name: class.name.clone(),
@@ -255,13 +253,19 @@ fn assemble(squares: &[Square], side: u32) -> ImageSet {
         width: side as usize,
         channels: 3,
         pixels: images.concat(),
-        labels: squares.iter().map(|square| square.label).collect(),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn seeded(seed: u64) -> LoadOptions {
+        LoadOptions {
+            seed,
+            ..LoadOptions::default()
+        }
+    }
 
     /// Writes an image of one colour, its red value telling which.
     fn write_image(path: &Path, width: u32, height: u32, red: u8) {
@@ -290,16 +294,17 @@ mod tests {
     #[test]
     fn one_image_in_five_of_each_class_is_held_out() {
         let directory = two_classes();
-        let data = load(directory.path(), 3).unwrap();
-        assert_eq!(data.class_names, ["cat", "dog"]);
+        let data = load(directory.path(), seeded(3)).unwrap();
+        let labels = data.labels.unwrap();
+        assert_eq!(labels.class_names, ["cat", "dog"]);
         assert_eq!((data.train.len(), data.test.len()), (16, 4));
         assert_eq!((data.train.height, data.train.width), (40, 40));
-        assert_eq!(data.test.labels, [0, 0, 1, 1]);
+        assert_eq!(labels.test, [0, 0, 1, 1]);
         let reds = |set: &ImageSet| (0..set.len()).map(|i| set.image(i)[0]).collect::<Vec<_>>();
         let mut all = [reds(&data.train), reds(&data.test)].concat();
         all.sort_unstable();
         assert_eq!(all, (0..10).chain(100..110).collect::<Vec<u8>>());
-        let again = load(directory.path(), 3).unwrap();
+        let again = load(directory.path(), seeded(3)).unwrap();
         assert_eq!((again.train, again.test), (data.train, data.test));
     }
 
@@ -314,12 +319,12 @@ mod tests {
                 }
             }
         }
-        let data = load(directory.path(), 0).unwrap();
+        let data = load(directory.path(), seeded(0)).unwrap();
         assert_eq!((data.train.len(), data.test.len()), (6, 4));
         assert_eq!(data.train.width, LARGEST_SIDE as usize);
         std::fs::remove_dir_all(directory.path().join("val/b")).unwrap();
         write_image(&directory.path().join("val/c/0.png"), 8, 8, 0);
-        let error = load(directory.path(), 0).unwrap_err();
+        let error = load(directory.path(), seeded(0)).unwrap_err();
         assert!(
             matches!(&error, DataError::ClassMismatch { class, .. } if class == "b"),
             "{error}"
@@ -330,7 +335,7 @@ mod tests {
     fn an_undecodable_image_is_named() {
         let directory = two_classes();
         std::fs::write(directory.path().join("cat/broken.jpg"), "not an image").unwrap();
-        let error = load(directory.path(), 0).unwrap_err();
+        let error = load(directory.path(), seeded(0)).unwrap_err();
         assert!(matches!(error, DataError::Undecodable { .. }), "{error}");
         assert!(error.to_string().contains("broken.jpg"), "{error}");
         assert!(!error.is_io());
@@ -342,7 +347,7 @@ mod tests {
         let path = directory.path().join("cat/3.png");
         let bytes = std::fs::read(&path).unwrap();
         std::fs::write(&path, &bytes[..bytes.len() / 2]).unwrap();
-        let error = load(directory.path(), 0).unwrap_err();
+        let error = load(directory.path(), seeded(0)).unwrap_err();
         assert!(matches!(error, DataError::Undecodable { .. }), "{error}");
         assert!(error.to_string().contains("3.png"), "{error}");
     }
@@ -352,7 +357,7 @@ mod tests {
         let directory = two_classes();
         std::fs::create_dir(directory.path().join("emu")).unwrap();
         std::fs::write(directory.path().join("emu/notes.txt"), "none yet").unwrap();
-        let error = load(directory.path(), 0).unwrap_err();
+        let error = load(directory.path(), seeded(0)).unwrap_err();
         assert!(
             matches!(error, DataError::TooFewImages { found: 0, .. }),
             "{error}"
@@ -364,7 +369,7 @@ mod tests {
     fn a_folder_without_class_folders_is_refused() {
         let directory = tempfile::tempdir().unwrap();
         write_image(&directory.path().join("lonely.png"), 8, 8, 0);
-        let error = load(directory.path(), 0).unwrap_err();
+        let error = load(directory.path(), seeded(0)).unwrap_err();
         assert!(
             matches!(error, DataError::TooFewClasses { found: 0, .. }),
             "{error}"
@@ -377,6 +382,6 @@ mod tests {
         std::fs::write(directory.path().join("cat/.hidden.png"), "x").unwrap();
         std::fs::write(directory.path().join("cat/readme.md"), "x").unwrap();
         std::fs::write(directory.path().join("readme.md"), "x").unwrap();
-        assert_eq!(load(directory.path(), 0).unwrap().train.len(), 16);
+        assert_eq!(load(directory.path(), seeded(0)).unwrap().train.len(), 16);
     }
 }

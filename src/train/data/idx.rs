@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use crate::train::augment::AugmentConfig;
 
-use super::{DataError, Dataset, ImageSet, read_file, require_directory};
+use super::{DataError, Dataset, ImageSet, Labels, read_file, require_directory};
 
 /// The element type "unsigned byte" in the header's third byte.
 const UNSIGNED_BYTE: u8 = 0x08;
@@ -17,8 +17,8 @@ const UNSIGNED_BYTE: u8 = 0x08;
 /// Reads `train-*` and `t10k-*` from `directory`.
 pub(super) fn load(directory: &Path) -> Result<Dataset, DataError> {
     require_directory(directory)?;
-    let train = read_split(directory, "train")?;
-    let test = read_split(directory, "t10k")?;
+    let (train, train_labels) = read_split(directory, "train")?;
+    let (test, test_labels) = read_split(directory, "t10k")?;
     if (train.height, train.width, train.channels) != (test.height, test.width, test.channels) {
         let shape = |set: &ImageSet| format!("{}x{}x{}", set.height, set.width, set.channels);
         return Err(DataError::ShapeMismatch {
@@ -27,7 +27,7 @@ pub(super) fn load(directory: &Path) -> Result<Dataset, DataError> {
             train: shape(&train),
         });
     }
-    let largest = train.labels.iter().chain(&test.labels).max();
+    let largest = train_labels.iter().chain(&test_labels).max();
     let class_names = (0..=largest.copied().unwrap_or(0))
         .map(|label| label.to_string())
         .collect();
@@ -37,16 +37,20 @@ pub(super) fn load(directory: &Path) -> Result<Dataset, DataError> {
         AugmentConfig::cifar10()
     };
     Ok(Dataset {
-        name: format!("idx:{}", directory.display()),
-        class_names,
         train,
         test,
+        labels: Some(Labels {
+            class_names,
+            train: train_labels,
+            test: test_labels,
+        }),
         augment,
+        notes: Vec::new(),
     })
 }
 
 /// Reads one split's images and labels.
-fn read_split(directory: &Path, split: &str) -> Result<ImageSet, DataError> {
+fn read_split(directory: &Path, split: &str) -> Result<(ImageSet, Vec<u32>), DataError> {
     let images_path = locate(directory, split, "images", &["idx3", "idx4"])?;
     let labels_path = locate(directory, split, "labels", &["idx1"])?;
 
@@ -72,13 +76,13 @@ fn read_split(directory: &Path, split: &str) -> Result<ImageSet, DataError> {
     if images.dimensions[0] == 0 {
         return Err(DataError::Empty { path: images_path });
     }
-    Ok(ImageSet {
+    let set = ImageSet {
         height,
         width,
         channels,
         pixels: images.elements,
-        labels: labels.elements.into_iter().map(u32::from).collect(),
-    })
+    };
+    Ok((set, labels.elements.into_iter().map(u32::from).collect()))
 }
 
 /// Finds `{split}-{kind}-{form}-ubyte`, or the same with a dot before the form, as some mirrors
@@ -218,9 +222,9 @@ mod tests {
         let data = load(directory.path()).unwrap();
         assert_eq!(data.train.len(), 3);
         assert_eq!(data.train.image(1), &[4, 5, 6, 7]);
-        assert_eq!(data.train.labels, [0, 1, 4]);
-        assert_eq!(data.test.labels, [2]);
-        assert_eq!(data.class_names, ["0", "1", "2", "3", "4"]);
+        let labels = data.labels.unwrap();
+        assert_eq!((labels.train, labels.test), (vec![0, 1, 4], vec![2]));
+        assert_eq!(labels.class_names, ["0", "1", "2", "3", "4"]);
         assert_eq!(data.augment, AugmentConfig::grey());
     }
 
@@ -346,6 +350,6 @@ mod tests {
             (data.train.height, data.train.width, data.train.channels),
             (8, 8, 1)
         );
-        assert_eq!(data.class_names.len(), 10);
+        assert_eq!(data.labels.unwrap().class_names.len(), 10);
     }
 }

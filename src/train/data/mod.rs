@@ -18,13 +18,20 @@ pub use source::{DataSource, ParseDataSourceError};
 use std::io::ErrorKind;
 use std::path::Path;
 
+use rand::SeedableRng;
+use rand::seq::SliceRandom;
+use rand_chacha::ChaCha8Rng;
+
 use crate::train::augment::AugmentConfig;
 
-/// Images of one size with one label each.
+/// The share that is held out where files have no division of their own: one in five.
+const HELD_OUT: usize = 5;
+
+/// Images of one size.
 ///
 /// `pixels` holds `len() · height · width · channels` bytes in the order image, row, column,
 /// channel (NHWC); a byte of 255 is full intensity. `channels` is 1 (grey) or 3 (red, green,
-/// blue). `labels[i]` indexes [`Dataset::class_names`].
+/// blue).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ImageSet {
     /// Rows per image, in pixels.
@@ -35,19 +42,17 @@ pub struct ImageSet {
     pub channels: usize,
     /// NHWC, u8.
     pub pixels: Vec<u8>,
-    /// One class index per image.
-    pub labels: Vec<u32>,
 }
 
 impl ImageSet {
     /// Number of images.
     pub fn len(&self) -> usize {
-        self.labels.len()
+        self.pixels.len().checked_div(self.image_len()).unwrap_or(0)
     }
 
     /// Whether the set holds no image.
     pub fn is_empty(&self) -> bool {
-        self.labels.is_empty()
+        self.len() == 0
     }
 
     /// Values of one image: `height · width · channels`.
@@ -65,36 +70,90 @@ impl ImageSet {
     }
 }
 
+/// What the images of a data set show.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Labels {
+    /// The name of each class, by label.
+    pub class_names: Vec<String>,
+    /// One class index per training image.
+    pub train: Vec<u32>,
+    /// One class index per held-out image.
+    pub test: Vec<u32>,
+}
+
 /// A training set, a held-out set, and how views of their images are drawn unless told otherwise.
 #[derive(Clone, Debug)]
 pub struct Dataset {
-    /// The source it was read from, as the user wrote it.
-    pub name: String,
-    /// The name of each class, by label.
-    pub class_names: Vec<String>,
     /// Images to train on.
     pub train: ImageSet,
     /// Images held out for evaluation: the same height, width and channels as `train`.
     pub test: ImageSet,
+    /// What they show: at least two classes; `None` where that is not known.
+    pub labels: Option<Labels>,
     /// The augmentation preset that suits this kind of image.
     pub augment: AugmentConfig,
+    /// What was passed over or is odd about the files, a sentence each without its full stop.
+    pub notes: Vec<String>,
+}
+
+/// How a data set is read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LoadOptions {
+    /// Decides one thing only: which images are held out where the files have no division of
+    /// their own. The demo set is the same for every seed.
+    pub seed: u64,
+    /// Image files of a folder that cannot be read or decoded are left out and counted, in place
+    /// of an error.
+    pub skip_unreadable: bool,
 }
 
 /// Reads (or draws) the data set that `source` names.
 ///
-/// `seed` decides one thing only: which images of each class are held out when a folder has no
-/// `train`/`test` division of its own. The demo set is the same for every seed.
+/// Labels that tell nothing apart, because all images have the same, are dropped with a note.
 ///
 /// # Errors
 /// [`DataError`]; [`DataError::is_io`] tells a failing disk or missing permission from input that
 /// is not what it should be.
-pub fn load(source: &DataSource, seed: u64) -> Result<Dataset, DataError> {
-    match source {
+pub fn load(source: &DataSource, options: LoadOptions) -> Result<Dataset, DataError> {
+    let mut dataset = match source {
         DataSource::Demo => Ok(demo::generate()),
         DataSource::Idx(directory) => idx::load(directory),
         DataSource::Cifar10(directory) => cifar10::load(directory),
-        DataSource::Folder(directory) => folder::load(directory, seed),
+        DataSource::Folder(directory) => folder::load(directory, options),
+    }?;
+    if let Some(labels) = &dataset.labels
+        && let Some(first) = labels.train.first()
+        && labels
+            .train
+            .iter()
+            .chain(&labels.test)
+            .all(|label| label == first)
+    {
+        let name = labels
+            .class_names
+            .get(*first as usize)
+            .cloned()
+            .unwrap_or_default();
+        dataset.notes.push(format!(
+            "all images are of one class, {name:?}, so that labels tell nothing apart"
+        ));
+        dataset.labels = None;
     }
+    Ok(dataset)
+}
+
+/// Which of the `count` images of one class are held out where files have no division of their own:
+/// one in [`HELD_OUT`] by a shuffle that follows from seed and class, at least one, but never the
+/// only one.
+fn held_out(count: usize, class: usize, seed: u64) -> Vec<bool> {
+    let mut random = ChaCha8Rng::seed_from_u64(seed);
+    random.set_stream(class as u64);
+    let mut order: Vec<usize> = (0..count).collect();
+    order.shuffle(&mut random);
+    order.truncate((count / HELD_OUT).max(1).min(count.saturating_sub(1)));
+    let mut held_out = vec![false; count];
+    order.into_iter().for_each(|image| held_out[image] = true);
+    held_out
 }
 
 /// Reads a whole file that the user named, directly or by naming its directory.
@@ -148,10 +207,21 @@ mod tests {
             width: 2,
             channels: 3,
             pixels: (0..12).collect(),
-            labels: vec![0, 1],
         };
         assert_eq!(set.len(), 2);
         assert_eq!(set.image(1), &[6, 7, 8, 9, 10, 11]);
+    }
+
+    #[test]
+    fn one_image_in_five_is_held_out_but_never_the_only_one() {
+        for (count, expected) in [(0, 0), (1, 0), (2, 1), (9, 1), (10, 2), (1000, 200)] {
+            let chosen = held_out(count, 3, 7);
+            let found = chosen.iter().filter(|&&held_out| held_out).count();
+            assert_eq!((chosen.len(), found), (count, expected));
+            assert_eq!(chosen, held_out(count, 3, 7));
+        }
+        assert_ne!(held_out(100, 0, 7), held_out(100, 0, 8));
+        assert_ne!(held_out(100, 0, 7), held_out(100, 1, 7));
     }
 
     #[test]
@@ -163,7 +233,7 @@ mod tests {
             DataSource::Cifar10(nowhere.clone()),
             DataSource::Folder(nowhere.clone()),
         ] {
-            let error = load(&source, 0).unwrap_err();
+            let error = load(&source, LoadOptions::default()).unwrap_err();
             assert!(matches!(error, DataError::Missing { .. }), "{error}");
             assert!(!error.is_io());
             assert!(error.to_string().contains("nowhere"), "{error}");

@@ -18,9 +18,9 @@ pub use projection::Point;
 /// Points in the picture of embeddings at most, because exact t-SNE costs their square.
 const PICTURE_POINTS: usize = 1024;
 
-/// What [`evaluate`] judges: features of the same images, in the same order, three times.
+/// What kNN and the linear probe judge: features of the same images, in the same order, three times.
 #[derive(Debug, Clone, Copy)]
-pub struct Subject<'a> {
+pub struct Classified<'a> {
     /// The trained encoder's features of the training images.
     pub trained_train: Labelled<'a>,
     /// The trained encoder's features of the held-out images.
@@ -33,17 +33,25 @@ pub struct Subject<'a> {
     pub pixels_train: Labelled<'a>,
     /// The held-out images themselves.
     pub pixels_test: Labelled<'a>,
-    /// Unit-length outputs of the projection head for two augmented views of held-out images.
-    pub views: [Rows<'a, f32>; 2],
 }
 
-/// Held-out accuracies (between 0 and 1) and collapse checks of a finished run.
+/// What a finished run was worth.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Evaluation {
-    /// Training images that neighbours and the linear probe come from.
+    /// Training images.
     pub train_images: usize,
-    /// Held-out images that are classified.
+    /// Held-out images.
     pub test_images: usize,
+    /// What takes labels; `None` for images without.
+    #[serde(flatten)]
+    pub accuracies: Option<Accuracies>,
+    /// Whether embeddings collapsed.
+    pub collapse: CollapseChecks,
+}
+
+/// Held-out accuracies, between 0 and 1.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Accuracies {
     /// k of every kNN here.
     pub k: usize,
     /// kNN on the trained encoder's features.
@@ -56,57 +64,49 @@ pub struct Evaluation {
     pub untrained_knn: f64,
     /// Accuracy of always naming the commonest held-out class.
     pub chance: f64,
-    /// Whether embeddings collapsed.
-    pub collapse: CollapseChecks,
 }
 
-impl Evaluation {
+impl Accuracies {
     /// How far trained kNN is above the better baseline, in percentage points (100·accuracy).
     ///
     /// ```
-    /// # use infonce::train::evaluate::{CollapseChecks, Evaluation, Verdict};
-    /// # let collapse = CollapseChecks {
-    /// #     alignment: 0.1, uniformity: -3.0, deviation: 0.9, images: 64, verdict: Verdict::Spread,
-    /// # };
-    /// let evaluation = Evaluation {
+    /// # use infonce::train::evaluate::Accuracies;
+    /// let accuracies = Accuracies {
     ///     trained_knn: 0.75, pixels_knn: 0.25, untrained_knn: 0.5,
-    /// #   linear_probe: 0.8, chance: 0.1, train_images: 64, test_images: 64, k: 20, collapse,
+    /// #   linear_probe: 0.8, chance: 0.1, k: 20,
     ///     // …
     /// };
-    /// assert_eq!(evaluation.improvement(), 25.0);
+    /// assert_eq!(accuracies.improvement(), 25.0);
     /// ```
     pub fn improvement(&self) -> f64 {
         100.0 * (self.trained_knn - self.pixels_knn.max(self.untrained_knn))
     }
 }
 
-/// Runs every check; the linear probe is most of the time.
+/// kNN and the linear probe, which is most of the time.
 ///
 /// # Errors
 /// [`crate::Error`] when matrices that belong together differ in shape.
-pub fn evaluate(engine: &CpuEngine, subject: Subject<'_>) -> Result<Evaluation, crate::Error> {
+pub fn classify(engine: &CpuEngine, subject: Classified<'_>) -> Result<Accuracies, crate::Error> {
     let k = knn::neighbours_for(subject.trained_train.labels.len());
     let accuracy = |train, test| knn::accuracy(engine, train, test, k);
-    Ok(Evaluation {
-        train_images: subject.trained_train.labels.len(),
-        test_images: subject.trained_test.labels.len(),
+    Ok(Accuracies {
         k,
         trained_knn: accuracy(subject.trained_train, subject.trained_test)?,
         linear_probe: linear_probe::accuracy(subject.trained_train, subject.trained_test),
         pixels_knn: accuracy(subject.pixels_train, subject.pixels_test)?,
         untrained_knn: accuracy(subject.untrained_train, subject.untrained_test)?,
         chance: commonest_share(subject.trained_test.labels),
-        collapse: CollapseChecks::of(subject.views[0], subject.views[1])?,
     })
 }
 
-/// A two-dimensional picture of labelled features.
+/// A two-dimensional picture of features.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Picture {
     /// Where each image lies.
     pub points: Vec<Point>,
-    /// Its class index.
-    pub labels: Vec<u32>,
+    /// Its class index, where there are any.
+    pub labels: Option<Vec<u32>>,
 }
 
 /// t-SNE of at most 1,024 of the images, evenly strided, under cosine distance (unit-length
@@ -114,10 +114,14 @@ pub struct Picture {
 ///
 /// # Errors
 /// [`crate::Error`] when the features are empty.
-pub fn picture(engine: &CpuEngine, images: Labelled<'_>) -> Result<Picture, crate::Error> {
-    let dim = images.features.dim();
-    let unit = knn::normalized(engine, images.features)?;
-    let chosen = strided(images.labels.len(), PICTURE_POINTS);
+pub fn picture(
+    engine: &CpuEngine,
+    features: Rows<'_, f32>,
+    labels: Option<&[u32]>,
+) -> Result<Picture, crate::Error> {
+    let dim = features.dim();
+    let unit = knn::normalized(engine, features)?;
+    let chosen = strided(features.rows(), PICTURE_POINTS);
     let rows: Vec<f32> = chosen
         .iter()
         .flat_map(|&index| &unit[index * dim..(index + 1) * dim])
@@ -125,7 +129,7 @@ pub fn picture(engine: &CpuEngine, images: Labelled<'_>) -> Result<Picture, crat
         .collect();
     Ok(Picture {
         points: projection::neighbour_picture(Rows::new(&rows, chosen.len(), dim)?),
-        labels: chosen.iter().map(|&index| images.labels[index]).collect(),
+        labels: labels.map(|labels| chosen.iter().map(|&index| labels[index]).collect()),
     })
 }
 
@@ -184,16 +188,15 @@ mod tests {
             features: Rows::new(data, 2, 2).unwrap(),
             labels: &labels,
         };
-        let subject = Subject {
+        let subject = Classified {
             trained_train: view(&corners),
             trained_test: view(&corners),
             untrained_train: view(&corners),
             untrained_test: view(&corners),
             pixels_train: view(&blind),
             pixels_test: view(&blind),
-            views: [view(&corners).features, view(&corners).features],
         };
-        let found = evaluate(&CpuEngine::new(), subject).unwrap();
+        let found = classify(&CpuEngine::new(), subject).unwrap();
         assert_eq!(
             (found.trained_knn, found.untrained_knn, found.pixels_knn),
             (1.0, 1.0, 0.5)

@@ -39,7 +39,6 @@ mod tests {
             width: 2,
             channels: 1,
             pixels: pixels.to_vec(),
-            labels: vec![0; pixels.len() / 2],
         }
     }
 

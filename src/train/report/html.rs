@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use base64::prelude::{BASE64_STANDARD, Engine};
 
-use crate::train::evaluate::Verdict;
+use crate::train::evaluate::{Accuracies, CollapseChecks, Verdict};
 use crate::train::metrics::EvaluationRecord;
 
 /// What the page shows.
@@ -16,6 +16,8 @@ pub struct Page<'a> {
     pub data: &'a str,
     /// A sentence about what was trained on.
     pub summary: &'a str,
+    /// What was passed over or is odd about the files, a sentence each.
+    pub notes: &'a [String],
     /// What the run was worth.
     pub result: &'a EvaluationRecord,
     /// `config.toml`.
@@ -52,6 +54,7 @@ img { width: 100%; height: auto; display: block; } img.views { image-rendering: 
 /// The page's text.
 pub fn page(page: &Page<'_>) -> String {
     let mut html = String::new();
+    let evaluation = &page.result.evaluation;
     let title = format!("{} on {}", escape(page.method), escape(page.data));
     // Writing to a String cannot fail.
     let _ = write!(
@@ -59,17 +62,38 @@ pub fn page(page: &Page<'_>) -> String {
         "<!DOCTYPE html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\
          <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\
          <title>{title} · infonce</title><style>{STYLE}</style></head>\n<body><main>\n\
-         <h1>{title}</h1>\n<p class=\"soft\">{}</p>\n{}\n{}\n{}\n",
+         <h1>{title}</h1>\n<p class=\"soft\">{}</p>\n",
         escape(page.summary),
-        cards(page.result),
-        accuracies(page.result),
-        collapse(page.result),
     );
+    for note in page.notes {
+        let _ = writeln!(html, "<p class=\"soft\">{}.</p>", escape(note));
+    }
+    let _ = match &evaluation.accuracies {
+        Some(found) => write!(
+            html,
+            "{}\n{}\n",
+            cards(found, &evaluation.collapse),
+            accuracies(page.result, found)
+        ),
+        None => write!(
+            html,
+            "{}\n{}\n",
+            unlabelled_cards(&evaluation.collapse),
+            unlabelled(page.result)
+        ),
+    };
+    let _ = writeln!(html, "{}", collapse(&evaluation.collapse));
+    let colours = match evaluation.accuracies {
+        Some(_) => "Colours are labels, which training never saw.",
+        None => "There are no labels to colour them by.",
+    };
     let sections = [
         (
             "Embeddings of held-out images",
-            "t-SNE of encoder features; images whose features point the same way lie together. \
-             Colours are labels, which training never saw.",
+            &format!(
+                "t-SNE of encoder features; images whose features point the same way lie together. \
+                 {colours}"
+            ) as &str,
             page.embedding,
             "embedding",
         ),
@@ -107,60 +131,88 @@ pub fn page(page: &Page<'_>) -> String {
     html
 }
 
-fn cards(result: &EvaluationRecord) -> String {
-    let better = if result.improvement > 0.0 {
-        "good"
-    } else {
-        "bad"
-    };
-    let verdict = result.evaluation.collapse.verdict;
+/// Four numbers to see first.
+fn cards(found: &Accuracies, checks: &CollapseChecks) -> String {
+    let improvement = found.improvement();
+    let better = if improvement > 0.0 { "good" } else { "bad" };
+    format!(
+        "<div class=\"cards\">\
+         <div class=\"card\"><b>{:.1}%</b>held-out kNN</div>\
+         <div class=\"card\"><b>{:.1}%</b>linear probe</div>\
+         <div class=\"card\"><b class=\"{better}\">{improvement:+.1}</b>points over the better baseline</div>\
+         {}</div>",
+        100.0 * found.trained_knn,
+        100.0 * found.linear_probe,
+        collapse_card(checks.verdict),
+    )
+}
+
+/// The same without labels.
+fn unlabelled_cards(checks: &CollapseChecks) -> String {
+    format!(
+        "<div class=\"cards\">\
+         <div class=\"card\"><b>{:.3}</b>alignment</div>\
+         <div class=\"card\"><b>{:.3}</b>uniformity</div>\
+         <div class=\"card\"><b>{:.3}</b>standard deviation</div>\
+         {}</div>",
+        checks.alignment,
+        checks.uniformity,
+        checks.deviation,
+        collapse_card(checks.verdict),
+    )
+}
+
+fn collapse_card(verdict: Verdict) -> String {
     let (word, class) = match verdict {
         Verdict::Spread => ("none", "good"),
         Verdict::Narrow => ("partial", "bad"),
         Verdict::Collapsed => ("complete", "bad"),
         Verdict::NotFinite => ("not finite", "bad"),
     };
+    format!("<div class=\"card\"><b class=\"{class}\">{word}</b>collapse</div>")
+}
+
+/// What stands in the place of accuracies.
+fn unlabelled(result: &EvaluationRecord) -> String {
     format!(
-        "<div class=\"cards\">\
-         <div class=\"card\"><b>{:.1}%</b>held-out kNN</div>\
-         <div class=\"card\"><b>{:.1}%</b>linear probe</div>\
-         <div class=\"card\"><b class=\"{better}\">{:+.1}</b>points over the better baseline</div>\
-         <div class=\"card\"><b class=\"{class}\">{word}</b>collapse</div></div>",
-        100.0 * result.evaluation.trained_knn,
-        100.0 * result.evaluation.linear_probe,
-        result.improvement,
+        "<section><h2>No accuracies</h2><p>{NO_LABELS}</p><p class=\"soft\">{}</p></section>",
+        times(result),
     )
 }
 
-fn accuracies(result: &EvaluationRecord) -> String {
+/// What is left out for images without labels, and why.
+pub const NO_LABELS: &str =
+    "The images have no labels, so kNN, linear probe and points above the baseline are left out.";
+
+fn times(result: &EvaluationRecord) -> String {
+    format!(
+        "Training took {}, evaluation {}.",
+        duration(result.training_seconds),
+        duration(result.evaluation_seconds),
+    )
+}
+
+fn accuracies(result: &EvaluationRecord, found: &Accuracies) -> String {
     let evaluation = &result.evaluation;
-    let k = evaluation.k;
+    let k = found.k;
     let rows = [
         (
             "Trained encoder, linear probe".to_owned(),
-            evaluation.linear_probe,
+            found.linear_probe,
             "ours",
         ),
         (
             format!("Trained encoder, kNN (k = {k})"),
-            evaluation.trained_knn,
+            found.trained_knn,
             "ours",
         ),
         (
             format!("Untrained encoder, kNN (k = {k})"),
-            evaluation.untrained_knn,
+            found.untrained_knn,
             "",
         ),
-        (
-            format!("Raw pixels, kNN (k = {k})"),
-            evaluation.pixels_knn,
-            "",
-        ),
-        (
-            "Always the commonest class".to_owned(),
-            evaluation.chance,
-            "",
-        ),
+        (format!("Raw pixels, kNN (k = {k})"), found.pixels_knn, ""),
+        ("Always the commonest class".to_owned(), found.chance, ""),
     ];
     let mut html = format!(
         "<section><h2>Accuracy on {} held-out images</h2><table>\
@@ -178,16 +230,14 @@ fn accuracies(result: &EvaluationRecord) -> String {
     let _ = write!(
         html,
         "</table><p class=\"soft\">Neighbours and the linear probe come from {} training images; \
-         kNN weighs neighbours by exp(cosine/0.1). Pixels are taken less the mean training image. Training took {}, evaluation {}.</p></section>",
+         kNN weighs neighbours by exp(cosine/0.1). Pixels are taken less the mean training image. {}</p></section>",
         evaluation.train_images,
-        duration(result.training_seconds),
-        duration(result.evaluation_seconds),
+        times(result),
     );
     html
 }
 
-fn collapse(result: &EvaluationRecord) -> String {
-    let checks = &result.evaluation.collapse;
+fn collapse(checks: &CollapseChecks) -> String {
     let rows = [
         (
             "Alignment",
@@ -244,19 +294,21 @@ fn escape(text: &str) -> String {
 #[cfg(test)]
 pub(in crate::train) mod tests {
     use super::*;
-    use crate::train::evaluate::{CollapseChecks, Evaluation};
+    use crate::train::evaluate::Evaluation;
 
     pub(in crate::train) fn result() -> EvaluationRecord {
         EvaluationRecord {
             evaluation: Evaluation {
                 train_images: 4096,
                 test_images: 1024,
-                k: 20,
-                trained_knn: 0.625,
-                linear_probe: 0.6875,
-                pixels_knn: 0.2,
-                untrained_knn: 0.225,
-                chance: 0.1,
+                accuracies: Some(Accuracies {
+                    k: 20,
+                    trained_knn: 0.625,
+                    linear_probe: 0.6875,
+                    pixels_knn: 0.2,
+                    untrained_knn: 0.225,
+                    chance: 0.1,
+                }),
                 collapse: CollapseChecks {
                     alignment: 0.25,
                     uniformity: -3.5,
@@ -265,7 +317,7 @@ pub(in crate::train) mod tests {
                     verdict: Verdict::Spread,
                 },
             },
-            improvement: 40.0,
+            improvement: Some(40.0),
             training_seconds: 200.0,
             evaluation_seconds: 4.25,
             waits_per_step: None,
@@ -279,6 +331,7 @@ pub(in crate::train) mod tests {
             method: "SimCLR",
             data: "folder:<a&b>",
             summary: "4,096 images",
+            notes: &["1 file <a> was left out".to_owned()],
             result: &result,
             config: "seed = 7",
             loss: b"loss",
@@ -300,6 +353,7 @@ pub(in crate::train) mod tests {
             "3 min 20 s",
             "4.2 s",
             "seed = 7",
+            "1 file &lt;a&gt; was left out.",
         ] {
             assert!(html.contains(expected), "{expected} is missing");
         }
@@ -313,6 +367,38 @@ pub(in crate::train) mod tests {
             !html.contains("http"),
             "the page must need nothing beside it"
         );
+    }
+
+    #[test]
+    fn without_labels_the_page_says_what_is_left_out() {
+        let mut result = result();
+        result.evaluation.accuracies = None;
+        result.improvement = None;
+        let html = page(&Page {
+            method: "SimCLR",
+            data: "folder:photos",
+            summary: "",
+            notes: &[],
+            result: &result,
+            config: "",
+            loss: b"",
+            embedding: b"",
+            views: b"",
+        });
+        for expected in [
+            NO_LABELS,
+            "0.250",
+            "-3.500",
+            "0.900",
+            "none",
+            "3 min 20 s",
+            "no labels to colour",
+        ] {
+            assert!(html.contains(expected), "{expected} is missing");
+        }
+        for absent in ["Accuracy", "baseline</div>", "held-out kNN", "Colours are"] {
+            assert!(!html.contains(absent), "{absent} is there");
+        }
     }
 
     #[test]

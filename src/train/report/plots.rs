@@ -169,7 +169,8 @@ fn smoothed(values: &[f64]) -> Vec<f64> {
         .collect()
 }
 
-/// Held-out images before and after training, a point each, coloured by class; PNG.
+/// Held-out images before and after training, a point each, coloured by class where there are
+/// labels; PNG.
 ///
 /// # Errors
 /// [`ReportError`].
@@ -209,16 +210,15 @@ fn scatter(canvas: &Canvas<'_>, picture: &Picture, caption: &str) -> Drawn {
         .x_label_formatter(&tick)
         .y_label_formatter(&tick)
         .draw()?;
-    let finite = picture
-        .points
-        .iter()
-        .zip(&picture.labels)
-        .filter(|(point, _)| point.iter().all(|coordinate| coordinate.is_finite()));
-    chart.draw_series(finite.map(|(point, &label)| {
+    // Without labels all points have the first colour.
+    let label = |index: usize| picture.labels.as_ref().map_or(0, |labels| labels[index]);
+    let points = picture.points.iter().enumerate();
+    let finite = points.filter(|(_, point)| point.iter().all(|place| place.is_finite()));
+    chart.draw_series(finite.map(|(index, point)| {
         Circle::new(
             (point[0], point[1]),
             6,
-            colour(label as usize).mix(0.75).filled(),
+            colour(label(index) as usize).mix(0.75).filled(),
         )
     }))?;
     Ok(())
@@ -370,7 +370,7 @@ mod tests {
             points: (0..30)
                 .map(|i| [factor * f64::from(i), f64::from(i % 7)])
                 .collect(),
-            labels: (0..30).collect(),
+            labels: Some((0..30).collect()),
         };
         let names: Vec<String> = (0..30)
             .map(|class| format!("class number {class:030}"))
@@ -379,8 +379,19 @@ mod tests {
         assert!(pixels_of(&encoded, colour(3)) > 100);
         let nowhere = Picture {
             points: vec![[f64::NAN; 2], [0.0; 2]],
-            labels: vec![0, 1],
+            labels: None,
         };
         assert!(embedding(&nowhere, &nowhere, &[]).is_ok());
+    }
+
+    #[test]
+    fn images_without_labels_are_drawn_in_one_colour() {
+        let picture = Picture {
+            points: (0..30).map(|i| [f64::from(i), f64::from(i % 7)]).collect(),
+            labels: None,
+        };
+        let encoded = embedding(&picture, &picture, &[]).unwrap();
+        assert!(pixels_of(&encoded, colour(0)) > 100);
+        assert_eq!(pixels_of(&encoded, colour(3)), 0);
     }
 }

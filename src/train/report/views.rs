@@ -76,7 +76,6 @@ mod tests {
             width: 3,
             channels: 1,
             pixels: (0..12).map(|value| value * 20).collect(),
-            labels: vec![0, 1],
         };
         let encoded = strip(&set, &AugmentConfig::default(), 1).unwrap();
         let decoded = image::load_from_memory(&encoded).unwrap().to_rgb8();
