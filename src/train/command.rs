@@ -1,5 +1,6 @@
 //! `infonce train` from its arguments to its exit code.
 
+use std::ffi::OsStr;
 use std::io::Write;
 use std::process::ExitCode;
 use std::time::Instant;
@@ -130,18 +131,19 @@ impl Run<'_> {
 
 /// `simclr-demo-7`: method, data and seed, fit for a folder's name.
 fn run_name(method: MethodName, config: &RunConfig) -> String {
-    let data = match &config.data {
-        DataSource::Demo => "demo".to_owned(),
-        DataSource::Idx(path) | DataSource::Cifar10(path) | DataSource::Folder(path) => {
-            let name = path.file_name().unwrap_or_default().to_string_lossy();
-            if name.is_empty() {
-                "data".to_owned()
-            } else {
-                name.into_owned()
-            }
-        }
+    let data = match config.data.path() {
+        None => "demo".to_owned(),
+        // A folder's name has no ending, and `.` and `..` have no name.
+        Some(path) if path.is_dir() => name(path.file_name()),
+        Some(path) => name(path.file_stem()),
     };
     format!("{}-{data}-{}", method.key(), config.train.seed)
+}
+
+fn name(of: Option<&OsStr>) -> String {
+    of.map_or("data".to_owned(), |name| {
+        name.to_string_lossy().into_owned()
+    })
 }
 
 /// One sentence about images and course.

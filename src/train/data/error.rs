@@ -29,8 +29,16 @@ pub enum DataError {
         path: PathBuf,
         /// Its first four bytes, big-endian.
         found: u32,
-        /// The allowed beginnings, and a hint where the found one is well known.
+        /// The allowed beginnings.
         expected: String,
+    },
+    /// The contents contradict themselves.
+    #[error("{} is damaged: {reason}", path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What does not fit.
+        reason: String,
     },
     /// The length is not what the header or the record size asks for.
     #[error("{} holds {found} bytes, expected {expected}", path.display())]
@@ -51,6 +59,27 @@ pub enum DataError {
         found: String,
         /// The allowed shapes.
         allowed: String,
+    },
+    /// An array of another type.
+    #[error("{} holds elements of type {found}, allowed are {allowed}", path.display())]
+    UnsupportedType {
+        /// The file.
+        path: PathBuf,
+        /// The type in the header.
+        found: String,
+        /// The allowed types.
+        allowed: &'static str,
+    },
+    /// Too few images to hold one out and train on another.
+    #[error(
+        "{} holds too few images to hold any out ({found}): expected at least 2 of one class",
+        path.display()
+    )]
+    NothingHeldOut {
+        /// The file or folder.
+        path: PathBuf,
+        /// Its number of images.
+        found: usize,
     },
     /// A file and its partner disagree about the number of images.
     #[error(

@@ -3,9 +3,13 @@
 //! An IDX file is a big-endian header (two zero bytes, an element type, the number of dimensions,
 //! then each dimension as u32) followed by the raw elements, last dimension fastest
 //! (<http://yann.lecun.com/exdb/mnist>). Image files are `[images, rows, columns]` or
-//! `[images, rows, columns, channels]` of u8, label files `[images]` of u8.
+//! `[images, rows, columns, channels]` of u8, label files `[images]` of u8. Each may be compressed
+//! with gzip, as the archives are.
 
+use std::io::Read;
 use std::path::{Path, PathBuf};
+
+use flate2::read::MultiGzDecoder;
 
 use crate::train::augment::AugmentConfig;
 
@@ -85,25 +89,40 @@ fn read_split(directory: &Path, split: &str) -> Result<(ImageSet, Vec<u32>), Dat
     Ok((set, labels.elements.into_iter().map(u32::from).collect()))
 }
 
-/// Finds `{split}-{kind}-{form}-ubyte`, or the same with a dot before the form, as some mirrors
-/// unpack it.
+/// Finds `{split}-{kind}-{form}-ubyte`, the same with a dot before the form, as some mirrors
+/// unpack it, or either with `.gz`.
 fn locate(directory: &Path, split: &str, kind: &str, forms: &[&str]) -> Result<PathBuf, DataError> {
     for form in forms {
         for separator in ['-', '.'] {
-            let path = directory.join(format!("{split}-{kind}{separator}{form}-ubyte"));
-            if path.is_file() {
-                return Ok(path);
+            for compressed in ["", ".gz"] {
+                let name = format!("{split}-{kind}{separator}{form}-ubyte{compressed}");
+                let path = directory.join(name);
+                if path.is_file() {
+                    return Ok(path);
+                }
             }
         }
     }
-    let path = directory.join(format!("{split}-{kind}-{}-ubyte", forms[0]));
-    let compressed = path.with_extension("gz");
-    let wanted = if compressed.is_file() {
-        format!("the unpacked file (run gunzip on {})", compressed.display())
-    } else {
-        "an IDX file".to_owned()
-    };
-    Err(DataError::Missing { path, wanted })
+    Err(DataError::Missing {
+        path: directory.join(format!("{split}-{kind}-{}-ubyte", forms[0])),
+        wanted: "an IDX file, or the same with .gz".to_owned(),
+    })
+}
+
+/// Reads a file, unpacked where its contents are gzip, whatever its name.
+fn read_unpacked(path: &Path) -> Result<Vec<u8>, DataError> {
+    let bytes = read_file(path)?;
+    if !bytes.starts_with(&[0x1f, 0x8b]) {
+        return Ok(bytes);
+    }
+    let mut unpacked = Vec::new();
+    match MultiGzDecoder::new(bytes.as_slice()).read_to_end(&mut unpacked) {
+        Ok(_) => Ok(unpacked),
+        Err(error) => Err(DataError::Damaged {
+            path: path.to_path_buf(),
+            reason: format!("it does not unpack as gzip ({error})"),
+        }),
+    }
 }
 
 /// The contents of one IDX file of unsigned bytes.
@@ -115,7 +134,7 @@ struct IdxFile {
 impl IdxFile {
     /// Reads `path`, which must have one of the `allowed` numbers of dimensions.
     fn read(path: &Path, allowed: &[usize]) -> Result<Self, DataError> {
-        let mut bytes = read_file(path)?;
+        let mut bytes = read_unpacked(path)?;
         let found = bytes.len() as u64;
         let wrong_length = |expected: String| DataError::WrongLength {
             path: path.to_path_buf(),
@@ -133,7 +152,7 @@ impl IdxFile {
             return Err(DataError::WrongMagic {
                 path: path.to_path_buf(),
                 found: u32::from_be_bytes(magic),
-                expected: describe_magic(magic, allowed),
+                expected: describe_magic(allowed),
             });
         }
 
@@ -168,18 +187,13 @@ impl IdxFile {
     }
 }
 
-/// The allowed magics in words, with a hint for a file that is still compressed.
-fn describe_magic(found: [u8; 4], allowed: &[usize]) -> String {
+/// The allowed magics in words.
+fn describe_magic(allowed: &[usize]) -> String {
     let magics: Vec<String> = allowed
         .iter()
         .map(|rank| format!("0x{:08x}", (usize::from(UNSIGNED_BYTE) << 8) + rank))
         .collect();
-    let hint = if found[..2] == [0x1f, 0x8b] {
-        "; this is gzip, unpack it first"
-    } else {
-        ""
-    };
-    format!("{} (IDX of unsigned bytes){hint}", magics.join(" or "))
+    format!("{} (IDX of unsigned bytes)", magics.join(" or "))
 }
 
 #[cfg(test)]
@@ -275,16 +289,53 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_magic_is_refused_and_gzip_is_recognised() {
-        for (bytes, word) in [
-            (vec![0, 0, 0x0d, 3], "0x00000803"),
-            (vec![0x1f, 0x8b, 8, 0], "gzip"),
-        ] {
+    fn a_wrong_magic_is_refused() {
+        let error = error_after(|directory| {
+            std::fs::write(directory.join("train-images-idx3-ubyte"), [0, 0, 0x0d, 3]).unwrap();
+        });
+        assert!(matches!(error, DataError::WrongMagic { .. }), "{error}");
+        assert!(error.to_string().contains("0x00000803"), "{error}");
+    }
+
+    fn compressed(bytes: &[u8]) -> Vec<u8> {
+        use flate2::{Compression, read::GzEncoder};
+        let mut packed = Vec::new();
+        let mut encoder = GzEncoder::new(bytes, Compression::default());
+        encoder.read_to_end(&mut packed).unwrap();
+        packed
+    }
+
+    #[test]
+    fn gzipped_files_are_read_like_unpacked_ones() {
+        let directory = valid_directory();
+        let plain = load(directory.path()).unwrap();
+        for entry in std::fs::read_dir(directory.path()).unwrap() {
+            let path = entry.unwrap().path();
+            let packed = compressed(&std::fs::read(&path).unwrap());
+            std::fs::write(format!("{}.gz", path.display()), packed).unwrap();
+            std::fs::remove_file(path).unwrap();
+        }
+        let data = load(directory.path()).unwrap();
+        assert_eq!(
+            (data.train, data.test, data.labels),
+            (plain.train, plain.test, plain.labels)
+        );
+    }
+
+    #[test]
+    fn a_gzipped_file_cut_off_or_damaged_is_named() {
+        let packed = compressed(&encode(&[3, 2, 2], &Vec::from_iter(0..12)));
+        let mut damaged = packed.clone();
+        *damaged.last_mut().unwrap() ^= 1;
+        for bytes in [&damaged, &packed[..packed.len() / 2], &packed[..3]] {
             let error = error_after(|directory| {
-                std::fs::write(directory.join("train-images-idx3-ubyte"), &bytes).unwrap();
+                std::fs::write(directory.join("train-images-idx3-ubyte"), bytes).unwrap();
             });
-            assert!(matches!(error, DataError::WrongMagic { .. }), "{error}");
-            assert!(error.to_string().contains(word), "{error}");
+            assert!(matches!(error, DataError::Damaged { .. }), "{error}");
+            assert!(
+                error.to_string().contains("train-images-idx3-ubyte"),
+                "{error}"
+            );
         }
     }
 

@@ -1,15 +1,16 @@
-//! Labelled image sets and where they come from: the built-in demo set, MNIST's IDX files,
-//! CIFAR-10's binary batches, or a folder of images per class.
+//! Image sets and where they come from: the built-in demo set, folders of images, MNIST's IDX files,
+//! CIFAR's binary files, or arrays of NumPy's.
 //!
 //! Every loader ends in the same two [`ImageSet`]s (training and held-out), so that nothing
 //! after this module knows a file format. Labels are used by the evaluation only.
 
-mod cifar10;
+mod cifar;
 mod demo;
 mod error;
 mod folder;
 mod idx;
 mod motif;
+mod npy;
 mod source;
 
 pub use error::DataError;
@@ -117,9 +118,12 @@ pub struct LoadOptions {
 pub fn load(source: &DataSource, options: LoadOptions) -> Result<Dataset, DataError> {
     let mut dataset = match source {
         DataSource::Demo => Ok(demo::generate()),
-        DataSource::Idx(directory) => idx::load(directory),
-        DataSource::Cifar10(directory) => cifar10::load(directory),
         DataSource::Folder(directory) => folder::load(directory, options),
+        DataSource::Idx(directory) => idx::load(directory),
+        DataSource::Cifar10(directory) => cifar::load(directory, &cifar::CIFAR10),
+        DataSource::Cifar100(directory) => cifar::load(directory, &cifar::CIFAR100),
+        DataSource::Cifar100Coarse(directory) => cifar::load(directory, &cifar::CIFAR100_COARSE),
+        DataSource::Npy { images, labels } => npy::load(images, labels.as_deref(), options.seed),
     }?;
     if let Some(labels) = &dataset.labels
         && let Some(first) = labels.train.first()
@@ -231,6 +235,11 @@ mod tests {
         for source in [
             DataSource::Idx(nowhere.clone()),
             DataSource::Cifar10(nowhere.clone()),
+            DataSource::Cifar100(nowhere.clone()),
+            DataSource::Npy {
+                images: nowhere.clone(),
+                labels: None,
+            },
             DataSource::Folder(nowhere.clone()),
         ] {
             let error = load(&source, LoadOptions::default()).unwrap_err();

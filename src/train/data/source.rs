@@ -1,34 +1,83 @@
 //! The one-word names of data sources, as written on the command line and in `config.toml`.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-/// Where images come from. Written `demo`, `idx:DIR`, `cifar10:DIR` or `folder:DIR`.
+/// Every form, for messages.
+const FORMS: &str = "demo, folder:DIR, idx:DIR, cifar10:DIR, cifar100:DIR, cifar100-coarse:DIR, \
+                     npy:DIR and npy:IMAGES.npy[,LABELS.npy]";
+
+/// Where images come from; [`Display`](fmt::Display) writes it as the command line takes it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub enum DataSource {
-    /// The built-in set of procedurally drawn textures.
+    /// `demo`: the built-in set of procedurally drawn textures.
     Demo,
-    /// A directory with MNIST's four IDX files.
-    Idx(PathBuf),
-    /// A directory with CIFAR-10's binary batches.
-    Cifar10(PathBuf),
-    /// A directory with one folder of images per class.
+    /// `folder:DIR`: images in folders, one per class, or without any.
     Folder(PathBuf),
+    /// `idx:DIR`: a directory with MNIST's four IDX files.
+    Idx(PathBuf),
+    /// `cifar10:DIR`: a directory with CIFAR-10's binary version.
+    Cifar10(PathBuf),
+    /// `cifar100:DIR`: a directory with CIFAR-100's binary version; 100 fine labels.
+    Cifar100(PathBuf),
+    /// `cifar100-coarse:DIR`: the same with its 20 coarse labels.
+    Cifar100Coarse(PathBuf),
+    /// `npy:DIR` or `npy:IMAGES.npy[,LABELS.npy]`: arrays as NumPy saves them.
+    Npy {
+        /// An array of images, or a directory with arrays for training and held-out images.
+        images: PathBuf,
+        /// An array with a label per image.
+        labels: Option<PathBuf>,
+    },
 }
 
 /// A data source that is none of the known ones.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "unknown data source {given:?}: allowed are demo, idx:DIR, cifar10:DIR and folder:DIR, \
-     with DIR not empty"
-)]
+#[error("unknown data source {given:?}: allowed are {FORMS}, with DIR not empty")]
 pub struct ParseDataSourceError {
     /// What was given.
     pub given: String,
+}
+
+/// The sources that are a directory.
+const DIRECTORIES: [(&str, fn(PathBuf) -> DataSource); 5] = [
+    ("folder", DataSource::Folder),
+    ("idx", DataSource::Idx),
+    ("cifar10", DataSource::Cifar10),
+    ("cifar100", DataSource::Cifar100),
+    ("cifar100-coarse", DataSource::Cifar100Coarse),
+];
+
+impl DataSource {
+    /// The word before the colon.
+    fn word(&self) -> &'static str {
+        match self {
+            Self::Demo => "demo",
+            Self::Folder(_) => "folder",
+            Self::Idx(_) => "idx",
+            Self::Cifar10(_) => "cifar10",
+            Self::Cifar100(_) => "cifar100",
+            Self::Cifar100Coarse(_) => "cifar100-coarse",
+            Self::Npy { .. } => "npy",
+        }
+    }
+
+    /// The file or directory.
+    pub fn path(&self) -> Option<&Path> {
+        match self {
+            Self::Demo => None,
+            Self::Folder(path)
+            | Self::Idx(path)
+            | Self::Cifar10(path)
+            | Self::Cifar100(path)
+            | Self::Cifar100Coarse(path)
+            | Self::Npy { images: path, .. } => Some(path),
+        }
+    }
 }
 
 impl FromStr for DataSource {
@@ -41,23 +90,37 @@ impl FromStr for DataSource {
         if text == "demo" {
             return Ok(Self::Demo);
         }
-        match text.split_once(':') {
-            Some((_, "")) | None => Err(error()),
-            Some(("idx", directory)) => Ok(Self::Idx(directory.into())),
-            Some(("cifar10", directory)) => Ok(Self::Cifar10(directory.into())),
-            Some(("folder", directory)) => Ok(Self::Folder(directory.into())),
-            Some(_) => Err(error()),
+        let (word, path) = text.split_once(':').ok_or_else(error)?;
+        if path.is_empty() {
+            return Err(error());
         }
+        if word == "npy" {
+            // A comma may also belong to a name.
+            let (images, labels) = match path.rsplit_once(',') {
+                Some((images, labels)) if images.ends_with(".npy") => (images, Some(labels.into())),
+                _ => (path, None),
+            };
+            let images = images.into();
+            return Ok(Self::Npy { images, labels });
+        }
+        let known = DIRECTORIES.iter().find(|(known, _)| *known == word);
+        let (_, source) = known.ok_or_else(error)?;
+        Ok(source(path.into()))
     }
 }
 
 impl fmt::Display for DataSource {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(self.word())?;
+        if let Some(path) = self.path() {
+            write!(formatter, ":{}", path.display())?;
+        }
         match self {
-            Self::Demo => formatter.write_str("demo"),
-            Self::Idx(directory) => write!(formatter, "idx:{}", directory.display()),
-            Self::Cifar10(directory) => write!(formatter, "cifar10:{}", directory.display()),
-            Self::Folder(directory) => write!(formatter, "folder:{}", directory.display()),
+            Self::Npy {
+                labels: Some(labels),
+                ..
+            } => write!(formatter, ",{}", labels.display()),
+            _ => Ok(()),
         }
     }
 }
@@ -82,7 +145,17 @@ mod tests {
 
     #[test]
     fn every_source_reads_back_what_it_prints() {
-        for text in ["demo", "idx:a/b", "cifar10:/data/c:d", "folder:."] {
+        for text in [
+            "demo",
+            "folder:.",
+            "idx:a/b",
+            "cifar10:/data/c:d",
+            "cifar100:e",
+            "cifar100-coarse:e",
+            "npy:arrays",
+            "npy:a,b.npy",
+            "npy:x.npy,y.npy",
+        ] {
             let source: DataSource = text.parse().unwrap();
             assert_eq!(source.to_string(), text);
             let json = serde_json::to_string(&source).unwrap();
@@ -92,8 +165,28 @@ mod tests {
     }
 
     #[test]
+    fn a_comma_after_an_array_names_its_labels() {
+        let source = |text: &str| text.parse::<DataSource>().unwrap();
+        let npy = |images: &str, labels: Option<&str>| DataSource::Npy {
+            images: images.into(),
+            labels: labels.map(PathBuf::from),
+        };
+        assert_eq!(source("npy:x.npy,y.npy"), npy("x.npy", Some("y.npy")));
+        assert_eq!(source("npy:x,1.npy"), npy("x,1.npy", None));
+    }
+
+    #[test]
     fn anything_else_is_refused_with_the_allowed_forms() {
-        for text in ["", "Demo", "demo:x", "idx", "idx:", "mnist:dir", ":dir"] {
+        for text in [
+            "",
+            "Demo",
+            "demo:x",
+            "idx",
+            "idx:",
+            "mnist:dir",
+            ":dir",
+            "npy:",
+        ] {
             let error = text.parse::<DataSource>().unwrap_err();
             assert_eq!(error.given, text);
             assert!(error.to_string().contains("folder:DIR"), "{error}");

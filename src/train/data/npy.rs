@@ -1,0 +1,595 @@
+//! Arrays as NumPy saves them (<https://numpy.org/doc/stable/reference/generated/numpy.lib.format.html>):
+//! a magic, a version, a Python dictionary of three keys in ASCII, then the elements.
+//!
+//! Images are uint8, N×H×W or N×H×W×C with C of 1 or 3; labels are integers, N or N×1. The dictionary is
+//! read here, because the crates that read it bring a grammar of Python with them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+use crate::train::augment::AugmentConfig;
+
+use super::{DataError, Dataset, ImageSet, Labels, held_out, read_file, require_directory};
+
+const MAGIC: &[u8; 6] = b"\x93NUMPY";
+
+/// Reads one array of images, of which some are held out, or a directory with both.
+///
+/// In a directory the arrays have the names that Keras' and MedMNIST's archives give them; labels
+/// are optional.
+pub(super) fn load(images: &Path, labels: Option<&Path>, seed: u64) -> Result<Dataset, DataError> {
+    let array = |path: &Path| Ok((read_images(path)?, path.to_path_buf()));
+    // What is not there was meant as an array when it is named like one.
+    let is_directory = images.is_dir()
+        || !images.exists() && images.extension().is_none_or(|ending| ending != "npy");
+    let (train, test, values) = if is_directory && labels.is_none() {
+        require_directory(images)?;
+        let (train, train_path) = array(&locate(images, &["train_images.npy", "x_train.npy"])?)?;
+        let (test, test_path) = array(&locate(images, &["test_images.npy", "x_test.npy"])?)?;
+        require_same_shape(&train, &test, &test_path)?;
+        let [train_labels, test_labels] = [
+            ["train_labels.npy", "y_train.npy"],
+            ["test_labels.npy", "y_test.npy"],
+        ]
+        .map(|names| locate(images, &names));
+        let values = match (train_labels, test_labels) {
+            (Err(_), Err(_)) => None,
+            (train_labels, test_labels) => Some((
+                read_labels(&train_labels?, &train, &train_path)?,
+                read_labels(&test_labels?, &test, &test_path)?,
+            )),
+        };
+        (train, test, values)
+    } else {
+        let (all, path) = array(images)?;
+        let values = labels
+            .map(|labels| read_labels(labels, &all, &path))
+            .transpose()?;
+        divide(&all, values, seed).ok_or(DataError::NothingHeldOut {
+            path,
+            found: all.len(),
+        })?
+    };
+    let augment = if train.channels == 1 {
+        AugmentConfig::grey()
+    } else {
+        AugmentConfig::cifar10()
+    };
+    Ok(Dataset {
+        train,
+        test,
+        labels: values.map(|(train, test)| name_classes(&train, &test)),
+        augment,
+        notes: Vec::new(),
+    })
+}
+
+fn locate(directory: &Path, names: &[&str; 2]) -> Result<PathBuf, DataError> {
+    let paths = names.map(|name| directory.join(name));
+    let found = paths.iter().find(|path| path.is_file()).cloned();
+    found.ok_or_else(|| DataError::Missing {
+        path: paths[0].clone(),
+        wanted: format!("that array, or {}", names[1]),
+    })
+}
+
+fn require_same_shape(train: &ImageSet, test: &ImageSet, path: &Path) -> Result<(), DataError> {
+    let shape = |set: &ImageSet| format!("{}x{}x{}", set.height, set.width, set.channels);
+    if shape(train) == shape(test) {
+        return Ok(());
+    }
+    Err(DataError::ShapeMismatch {
+        path: path.to_path_buf(),
+        test: shape(test),
+        train: shape(train),
+    })
+}
+
+type Divided = (ImageSet, ImageSet, Option<(Vec<i128>, Vec<i128>)>);
+
+/// Holds images of every class out; `None` when that leaves one side empty.
+fn divide(all: &ImageSet, values: Option<Vec<i128>>, seed: u64) -> Option<Divided> {
+    let mut classes: BTreeMap<Option<i128>, Vec<usize>> = BTreeMap::new();
+    for image in 0..all.len() {
+        let class = values.as_ref().map(|values| values[image]);
+        classes.entry(class).or_default().push(image);
+    }
+    let mut is_held_out = vec![false; all.len()];
+    for (class, images) in classes.into_values().enumerate() {
+        let chosen = held_out(images.len(), class, seed);
+        for (image, chosen) in images.into_iter().zip(chosen) {
+            is_held_out[image] = chosen;
+        }
+    }
+    let side = |wanted: bool| -> Vec<usize> {
+        (0..all.len())
+            .filter(|&image| is_held_out[image] == wanted)
+            .collect()
+    };
+    let (train, test) = (side(false), side(true));
+    if train.is_empty() || test.is_empty() {
+        return None;
+    }
+    let set = |images: &[usize]| ImageSet {
+        pixels: images
+            .iter()
+            .flat_map(|&image| all.image(image))
+            .copied()
+            .collect(),
+        ..*all
+    };
+    let choose = |values: &[i128], images: &[usize]| -> Vec<i128> {
+        images.iter().map(|&image| values[image]).collect()
+    };
+    let values = values.map(|values| (choose(&values, &train), choose(&values, &test)));
+    Some((set(&train), set(&test), values))
+}
+
+/// Classes are the values that occur, in their order, under the value as a name.
+fn name_classes(train: &[i128], test: &[i128]) -> Labels {
+    let classes: Vec<i128> = BTreeSet::from_iter(train.iter().chain(test).copied())
+        .into_iter()
+        .collect();
+    let indices = |values: &[i128]| -> Vec<u32> {
+        let index = |value: &i128| classes.partition_point(|class| class < value) as u32;
+        values.iter().map(index).collect()
+    };
+    Labels {
+        train: indices(train),
+        test: indices(test),
+        class_names: classes.iter().map(i128::to_string).collect(),
+    }
+}
+
+fn read_images(path: &Path) -> Result<ImageSet, DataError> {
+    let array = Array::read(path)?;
+    if array.kind != ('u', 1) {
+        return Err(array.wrong_type("uint8 ('|u1')"));
+    }
+    let (height, width, channels) = match array.shape[..] {
+        [_, height, width] => (height, width, 1),
+        [_, height, width, channels @ (1 | 3)] => (height, width, channels),
+        _ => (0, 0, 0),
+    };
+    if height == 0 || width == 0 {
+        return Err(
+            array.wrong_shape("N x H x W, N x H x W x 1 or N x H x W x 3, with H and W from 1 up")
+        );
+    }
+    if array.shape[0] == 0 {
+        return Err(DataError::Empty { path: array.path });
+    }
+    Ok(ImageSet {
+        height,
+        width,
+        channels,
+        pixels: array.elements,
+    })
+}
+
+/// A value for each of `images`, which were read from `images_path`.
+fn read_labels(path: &Path, images: &ImageSet, images_path: &Path) -> Result<Vec<i128>, DataError> {
+    let array = Array::read(path)?;
+    let (signed, size) = match array.kind {
+        ('i', size @ (1 | 2 | 4 | 8)) => (true, size),
+        ('u' | 'b', size @ (1 | 2 | 4 | 8)) => (false, size),
+        _ => return Err(array.wrong_type("integers of 1 to 8 bytes")),
+    };
+    if !matches!(array.shape[..], [_] | [_, 1]) {
+        return Err(array.wrong_shape("N or N x 1"));
+    }
+    if array.shape[0] != images.len() {
+        return Err(DataError::CountMismatch {
+            images_path: images_path.to_path_buf(),
+            images: images.len(),
+            labels_path: array.path,
+            labels: array.shape[0],
+        });
+    }
+    let value = |bytes: &[u8]| {
+        // Extends the sign to 16 bytes, little-endian.
+        let mut ordered = bytes.to_vec();
+        if array.big_endian {
+            ordered.reverse();
+        }
+        let negative = signed && ordered[size - 1] >= 0x80;
+        let mut wide = [if negative { 0xff } else { 0 }; 16];
+        wide[..size].copy_from_slice(&ordered);
+        i128::from_le_bytes(wide)
+    };
+    Ok(array.elements.chunks_exact(size).map(value).collect())
+}
+
+/// One array, its elements in C order.
+struct Array {
+    path: PathBuf,
+    /// As the header writes it.
+    descr: String,
+    /// The letter and the bytes of an element's type.
+    kind: (char, usize),
+    big_endian: bool,
+    shape: Vec<usize>,
+    elements: Vec<u8>,
+}
+
+impl Array {
+    fn read(path: &Path) -> Result<Self, DataError> {
+        let bytes = read_file(path)?;
+        let damaged = |reason: &str| DataError::Damaged {
+            path: path.to_path_buf(),
+            reason: reason.to_owned(),
+        };
+        let wrong_length = |expected: String| DataError::WrongLength {
+            path: path.to_path_buf(),
+            found: bytes.len() as u64,
+            expected,
+        };
+        if !bytes.starts_with(MAGIC) {
+            let Some(first) = bytes.first_chunk::<4>() else {
+                return Err(wrong_length(
+                    "at least the 8 bytes of .npy's magic".to_owned(),
+                ));
+            };
+            let hint = if first.starts_with(b"PK") {
+                "; this is an archive such as .npz, unpack it first"
+            } else {
+                ""
+            };
+            return Err(DataError::WrongMagic {
+                path: path.to_path_buf(),
+                found: u32::from_be_bytes(*first),
+                expected: format!("0x934e554d (NumPy's .npy){hint}"),
+            });
+        }
+        // Version 1 has a length of two bytes, later ones of four.
+        let length_bytes = if bytes.get(6) == Some(&1) { 2 } else { 4 };
+        let header = bytes.get(8..8 + length_bytes).and_then(|length| {
+            let mut wide = [0; 8];
+            wide[..length_bytes].copy_from_slice(length);
+            let start = 8 + length_bytes;
+            let end = start.checked_add(u64::from_le_bytes(wide) as usize)?;
+            Some((bytes.get(start..end)?, end))
+        });
+        let Some((header, start)) = header else {
+            return Err(wrong_length("at least its header".to_owned()));
+        };
+        let header = str::from_utf8(header).map_err(|_| damaged("its header is not text"))?;
+        let descr = match entry(header, "descr").and_then(quoted) {
+            Some(descr) => descr.to_owned(),
+            None => return Err(damaged("its header names no simple type")),
+        };
+        let mut letters = descr.chars();
+        let big_endian = letters.next() == Some('>');
+        let kind = letters.next().zip(letters.as_str().parse().ok());
+        let kind = kind.ok_or_else(|| damaged("its header names no simple type"))?;
+        let shape = entry(header, "shape").and_then(tuple);
+        let shape = shape.ok_or_else(|| damaged("its header has no shape"))?;
+        let fortran_order = match entry(header, "fortran_order") {
+            Some(text) if text.starts_with("True") => true,
+            Some(text) if text.starts_with("False") => false,
+            _ => {
+                return Err(damaged(
+                    "its header does not say in which order elements are",
+                ));
+            }
+        };
+        // In u128, because the dimensions may multiply past 64 bits.
+        let count: Option<u128> = shape.iter().try_fold(1u128, |count, &dimension| {
+            count.checked_mul(dimension as u128)
+        });
+        let expected = count
+            .and_then(|count| count.checked_mul(kind.1 as u128))
+            .and_then(|elements| elements.checked_add(start as u128));
+        if expected != Some(bytes.len() as u128) {
+            let expected = expected.map_or("more than there can be".to_owned(), |e| e.to_string());
+            return Err(wrong_length(format!(
+                "{expected} (shape {shape:?} of {descr})"
+            )));
+        }
+        let mut elements = bytes[start..].to_vec();
+        if fortran_order {
+            elements = in_c_order(&elements, &shape, kind.1);
+        }
+        Ok(Self {
+            path: path.to_path_buf(),
+            descr,
+            kind,
+            big_endian,
+            shape,
+            elements,
+        })
+    }
+
+    fn wrong_type(self, allowed: &'static str) -> DataError {
+        DataError::UnsupportedType {
+            path: self.path,
+            found: self.descr,
+            allowed,
+        }
+    }
+
+    fn wrong_shape(self, allowed: &str) -> DataError {
+        DataError::UnsupportedShape {
+            path: self.path,
+            found: format!("{:?}", self.shape),
+            allowed: allowed.to_owned(),
+        }
+    }
+}
+
+/// What follows `'key':` in a dictionary.
+fn entry<'a>(header: &'a str, key: &str) -> Option<&'a str> {
+    let quotes = ['\'', '"'];
+    let (_, rest) = quotes
+        .iter()
+        .find_map(|quote| header.split_once(&format!("{quote}{key}{quote}")))?;
+    Some(rest.trim_start().strip_prefix(':')?.trim_start())
+}
+
+/// The string that `text` begins with.
+fn quoted(text: &str) -> Option<&str> {
+    let quote = text
+        .chars()
+        .next()
+        .filter(|first| matches!(first, '\'' | '"'))?;
+    Some(text[1..].split_once(quote)?.0)
+}
+
+/// The numbers of the tuple that `text` begins with; Python 2 wrote them as `10L`.
+fn tuple(text: &str) -> Option<Vec<usize>> {
+    let (inside, _) = text.strip_prefix('(')?.split_once(')')?;
+    let numbers = inside
+        .split(',')
+        .map(str::trim)
+        .filter(|number| !number.is_empty());
+    numbers
+        .map(|number| number.trim_end_matches('L').parse().ok())
+        .collect()
+}
+
+/// Elements whose first index varies fastest, in the order in which the last does.
+fn in_c_order(elements: &[u8], shape: &[usize], size: usize) -> Vec<u8> {
+    let mut ordered = Vec::with_capacity(elements.len());
+    let mut index = vec![0; shape.len()];
+    for _ in 0..elements.len() / size {
+        let place = index
+            .iter()
+            .zip(shape)
+            .rev()
+            .fold(0, |place, (index, dimension)| place * dimension + index);
+        ordered.extend_from_slice(&elements[place * size..(place + 1) * size]);
+        for (index, dimension) in index.iter_mut().zip(shape).rev() {
+            *index += 1;
+            if *index < *dimension {
+                break;
+            }
+            *index = 0;
+        }
+    }
+    ordered
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A file as NumPy writes it: version 1, the header padded to 64 bytes.
+    fn encode(descr: &str, fortran_order: bool, shape: &str, elements: &[u8]) -> Vec<u8> {
+        let order = if fortran_order { "True" } else { "False" };
+        let header =
+            format!("{{'descr': '{descr}', 'fortran_order': {order}, 'shape': {shape}, }}");
+        let length = (10 + header.len() + 1).next_multiple_of(64) - 10;
+        let header = format!("{header:<width$}\n", width = length - 1);
+        [
+            MAGIC as &[u8],
+            &[1, 0],
+            &(length as u16).to_le_bytes(),
+            header.as_bytes(),
+            elements,
+        ]
+        .concat()
+    }
+
+    fn write(directory: &tempfile::TempDir, name: &str, bytes: &[u8]) -> PathBuf {
+        let path = directory.path().join(name);
+        std::fs::write(&path, bytes).unwrap();
+        path
+    }
+
+    /// Ten images of 1x2 whose first pixel is their number.
+    fn ten_images() -> Vec<u8> {
+        let pixels: Vec<u8> = (0..10).flat_map(|image| [image, 50]).collect();
+        encode("|u1", false, "(10, 1, 2)", &pixels)
+    }
+
+    #[test]
+    fn one_array_without_labels_is_divided() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = write(&directory, "x.npy", &ten_images());
+        let data = load(&path, None, 1).unwrap();
+        assert_eq!((data.train.len(), data.test.len()), (8, 2));
+        assert_eq!(data.labels, None);
+        let shape = (data.train.height, data.train.width, data.train.channels);
+        assert_eq!(shape, (1, 2, 1));
+        assert_eq!(data.augment, AugmentConfig::grey());
+        let mut numbers: Vec<u8> = [&data.train, &data.test]
+            .into_iter()
+            .flat_map(|set| (0..set.len()).map(|i| set.image(i)[0]))
+            .collect();
+        numbers.sort_unstable();
+        assert_eq!(numbers, Vec::from_iter(0..10));
+    }
+
+    #[test]
+    fn labels_of_any_integers_stay_with_their_images() {
+        let directory = tempfile::tempdir().unwrap();
+        let images = write(&directory, "x.npy", &ten_images());
+        // Image i has label −7 below 5 and 300 from there on.
+        let values = |i: i64| if i < 5 { -7i64 } else { 300 };
+        let little: Vec<u8> = (0..10).flat_map(|i| values(i).to_le_bytes()).collect();
+        let big: Vec<u8> = (0..10)
+            .flat_map(|i| (values(i) as i16).to_be_bytes())
+            .collect();
+        for labels in [
+            encode("<i8", false, "(10,)", &little),
+            encode(">i2", false, "(10, 1)", &big),
+            encode(">i2", true, "(10L, 1L)", &big),
+        ] {
+            let labels = write(&directory, "y.npy", &labels);
+            let data = load(&images, Some(&labels), 1).unwrap();
+            let labels = data.labels.unwrap();
+            assert_eq!(labels.class_names, ["-7", "300"]);
+            for (set, labels) in [(&data.train, labels.train), (&data.test, labels.test)] {
+                let expected: Vec<u32> = (0..set.len())
+                    .map(|i| u32::from(set.image(i)[0] >= 5))
+                    .collect();
+                assert_eq!(labels, expected);
+            }
+            // One of five of each class.
+            assert_eq!(data.test.len(), 2);
+        }
+    }
+
+    #[test]
+    fn a_directory_of_arrays_keeps_its_division() {
+        let directory = tempfile::tempdir().unwrap();
+        let colour = encode("|u1", false, "(1, 2, 1, 3)", &[1, 2, 3, 4, 5, 6]);
+        write(&directory, "x_train.npy", &colour);
+        write(&directory, "test_images.npy", &colour);
+        let data = load(directory.path(), None, 0).unwrap();
+        assert_eq!((data.train.len(), data.test.len()), (1, 1));
+        assert_eq!((data.train.height, data.train.channels), (2, 3));
+        assert_eq!(data.labels, None);
+        write(
+            &directory,
+            "train_labels.npy",
+            &encode("|u1", false, "(1,)", &[4]),
+        );
+        let error = load(directory.path(), None, 0).unwrap_err();
+        assert!(error.to_string().contains("test_labels.npy"), "{error}");
+        write(
+            &directory,
+            "y_test.npy",
+            &encode("|b1", false, "(1,)", &[1]),
+        );
+        let labels = load(directory.path(), None, 0).unwrap().labels.unwrap();
+        assert_eq!(labels.class_names, ["1", "4"]);
+        assert_eq!((labels.train, labels.test), (vec![1], vec![0]));
+        write(
+            &directory,
+            "test_images.npy",
+            &encode("|u1", false, "(1, 2, 1)", &[1, 2]),
+        );
+        let error = load(directory.path(), None, 0).unwrap_err();
+        assert!(matches!(error, DataError::ShapeMismatch { .. }), "{error}");
+    }
+
+    #[test]
+    fn fortran_order_is_turned_into_rows() {
+        let directory = tempfile::tempdir().unwrap();
+        // a[n, y, x] = 100n + 10y + x, first index fastest.
+        let mut elements = Vec::new();
+        for x in 0..3 {
+            for y in 0..2 {
+                elements.extend((0..2).map(|n| 100 * n + 10 * y + x));
+            }
+        }
+        let path = write(
+            &directory,
+            "x.npy",
+            &encode("|u1", true, "(2, 2, 3)", &elements),
+        );
+        let set = read_images(&path).unwrap();
+        assert_eq!(set.image(1), [100, 101, 102, 110, 111, 112]);
+    }
+
+    #[test]
+    fn what_is_no_array_of_images_is_refused_with_what_is_allowed() {
+        let cases: [(&str, Vec<u8>, &[&str]); 11] = [
+            ("archive", b"PK\x03\x04....".to_vec(), &["unpack"]),
+            ("short", b"\x93N".to_vec(), &["2 bytes"]),
+            ("header", ten_images()[..40].to_vec(), &["header"]),
+            (
+                "cut",
+                ten_images()[..ten_images().len() - 1].to_vec(),
+                &["(10, 1, 2)".trim_matches(['(', ')'])],
+            ),
+            ("long", [ten_images(), vec![0]].concat(), &["bytes"]),
+            (
+                "floats",
+                encode("<f4", false, "(1, 1, 1)", &[0; 4]),
+                &["<f4", "uint8"],
+            ),
+            (
+                "planes",
+                encode("|u1", false, "(1, 3, 1, 2)", &[0; 6]),
+                &["[1, 3, 1, 2]", "H x W x 3"],
+            ),
+            (
+                "flat",
+                encode("|u1", false, "(4, 4)", &[0; 16]),
+                &["[4, 4]"],
+            ),
+            (
+                "none",
+                encode("|u1", false, "(0, 1, 1)", &[]),
+                &["no images"],
+            ),
+            ("one", encode("|u1", false, "(1, 1, 1)", &[0]), &["too few"]),
+            (
+                "huge",
+                encode(
+                    "|u1",
+                    false,
+                    "(18446744073709551615, 18446744073709551615, 18446744073709551615)",
+                    &[],
+                ),
+                &["bytes"],
+            ),
+        ];
+        let directory = tempfile::tempdir().unwrap();
+        for (name, bytes, words) in cases {
+            let path = write(&directory, &format!("{name}.npy"), &bytes);
+            let error = load(&path, None, 0).unwrap_err();
+            let message = error.to_string();
+            assert!(!error.is_io(), "{message}");
+            for word in words.iter().chain(&[&*format!("{name}.npy")]) {
+                assert!(message.contains(word), "{word} is not in {message}");
+            }
+        }
+    }
+
+    #[test]
+    fn no_header_of_any_contents_panics() {
+        let directory = tempfile::tempdir().unwrap();
+        let whole = ten_images();
+        // Every byte of the header, replaced in turn.
+        for place in 0..128 {
+            for value in [0, b'\'', b'(', b')', b'9', b'{', 0xff] {
+                let mut bytes = whole.clone();
+                bytes[place] = value;
+                let path = write(&directory, "x.npy", &bytes);
+                if let Err(error) = load(&path, None, 0) {
+                    assert!(error.to_string().contains("x.npy"), "{error}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn labels_must_be_integers_and_one_per_image() {
+        let directory = tempfile::tempdir().unwrap();
+        let images = write(&directory, "x.npy", &ten_images());
+        for (labels, word) in [
+            (encode("|u1", false, "(9,)", &[0; 9]), "9 labels"),
+            (encode("<f8", false, "(10,)", &[0; 80]), "integers"),
+            (encode("|u1", false, "(10, 2)", &[0; 20]), "N x 1"),
+        ] {
+            let labels = write(&directory, "y.npy", &labels);
+            let error = load(&images, Some(&labels), 0).unwrap_err();
+            assert!(error.to_string().contains(word), "{error}");
+        }
+        let error = load(directory.path(), Some(&images), 0).unwrap_err();
+        assert!(matches!(error, DataError::Missing { .. }), "{error}");
+    }
+}
