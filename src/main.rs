@@ -21,6 +21,14 @@ enum Command {
     /// Trains an encoder on images, evaluates it on held-out ones and writes a report.
     #[cfg(feature = "train")]
     Train(Box<infonce::train::TrainArgs>),
+    /// Trains an encoder on images; not in this build, which lacks the feature `train`.
+    #[cfg(not(feature = "train"))]
+    #[command(disable_help_flag = true)]
+    Train {
+        /// Whatever the trainer would take.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true, hide = true)]
+        _arguments: Vec<std::ffi::OsString>,
+    },
     /// Says which engines are here and why the others are not.
     Info,
 }
@@ -30,6 +38,8 @@ fn main() -> ExitCode {
         Command::Verify(arguments) => cli::verify(&arguments),
         #[cfg(feature = "train")]
         Command::Train(arguments) => infonce::train::run(&arguments),
+        #[cfg(not(feature = "train"))]
+        Command::Train { .. } => cli::train_is_not_built(),
         Command::Info => cli::info(),
     }
 }

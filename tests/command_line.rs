@@ -68,6 +68,23 @@ fn verify_judges_every_verb_and_type_and_repeats_from_its_seed() -> std::io::Res
     Ok(())
 }
 
+#[cfg(not(feature = "train"))]
+#[test]
+fn train_without_the_trainer_says_which_feature_it_takes() -> std::io::Result<()> {
+    for arguments in [
+        &["train"] as &[&str],
+        &["train", "simclr", "--epochs", "3"],
+        &["train", "--help"],
+    ] {
+        let output = infonce(arguments)?;
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}");
+        let message = text(&output.stderr);
+        assert!(message.contains("--features train"), "{message}");
+        assert_eq!(message.trim_end().lines().count(), 1, "{message}");
+    }
+    Ok(())
+}
+
 #[test]
 fn bad_arguments_are_one_message_and_exit_code_2() -> std::io::Result<()> {
     let calls: [(&[&str], &str); 5] = [

@@ -76,6 +76,17 @@ fn write_report(path: &Path, report: &verify::Report) -> std::io::Result<()> {
     std::fs::write(path, serde_json::to_string_pretty(report)?)
 }
 
+/// What `train` says in a build without the trainer; exit code 2.
+#[cfg(not(feature = "train"))]
+pub fn train_is_not_built() -> ExitCode {
+    eprintln!(
+        "error: this build lacks the feature `train`: build the command with \
+         `cargo install infonce --features train`, or in its repository run \
+         `cargo run --release --features train -- train`"
+    );
+    ExitCode::from(2)
+}
+
 /// Prints which engines are here and why the others are not.
 pub fn info() -> ExitCode {
     println!("infonce {}", env!("CARGO_PKG_VERSION"));

@@ -247,9 +247,13 @@ fn overrides(arguments: &TrainArgs) -> Table {
 }
 
 fn read(path: &Path) -> Result<Table, ConfigError> {
-    let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Unreadable {
+    let bytes = std::fs::read(path).map_err(|source| ConfigError::Unreadable {
         path: path.to_path_buf(),
         source,
+    })?;
+    let text = String::from_utf8(bytes).map_err(|error| ConfigError::Syntax {
+        path: path.to_path_buf(),
+        reason: error.utf8_error().to_string(),
     })?;
     text.parse().map_err(|error: toml::de::Error| {
         let line = error

@@ -1,5 +1,6 @@
 //! Why `infonce train` ended early, and the exit code that says so.
 
+use std::io::ErrorKind;
 use std::path::PathBuf;
 
 use super::config::ConfigError;
@@ -81,7 +82,10 @@ impl RunError {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Config(ConfigError::Unreadable { source, .. })
-                if source.kind() != std::io::ErrorKind::NotFound =>
+                if !matches!(
+                    source.kind(),
+                    ErrorKind::NotFound | ErrorKind::NotADirectory | ErrorKind::IsADirectory
+                ) =>
             {
                 1
             }

@@ -123,12 +123,12 @@ impl TrainConfig {
     pub fn validate(&self) -> Result<(), TrainError> {
         require("epochs", self.epochs, "at least 1", self.epochs >= 1)?;
         require("batch", self.batch, "at least 2", self.batch >= 2)?;
-        // Below this the scale 1/τ overflows.
-        let temperature = self.temperature.is_finite() && self.temperature >= 1e-30;
+        // Beyond these the scale 1/τ leaves the range of f32.
+        let temperature = (1e-30..=1e30).contains(&self.temperature);
         require(
             "temperature",
-            self.temperature,
-            "finite and greater than 0",
+            number(self.temperature),
+            "between 1e-30 and 1e30",
             temperature,
         )?;
         require("dim", self.dim, SIZES_IN_WORDS, SIZES.contains(&self.dim))?;
@@ -142,16 +142,16 @@ impl TrainConfig {
         let rate = self.learning_rate.is_finite() && self.learning_rate > 0.0;
         require(
             "learning_rate",
-            self.learning_rate,
+            number(self.learning_rate),
             "finite and greater than 0",
             rate,
         )?;
         let share = (0.0..=1.0).contains(&self.warmup);
-        require("warmup", self.warmup, "between 0 and 1", share)?;
+        require("warmup", number(self.warmup), "between 0 and 1", share)?;
         let decay = self.weight_decay.is_finite() && self.weight_decay >= 0.0;
         require(
             "weight_decay",
-            self.weight_decay,
+            number(self.weight_decay),
             "finite and at least 0",
             decay,
         )?;
@@ -178,11 +178,22 @@ impl TrainConfig {
         };
         let keys = (1..=1 << 24).contains(&queue);
         require("queue", queue, "between 1 and 16777216", keys)?;
+        let numbers = queue.saturating_mul(self.dim) <= 1 << 30;
+        require("queue", queue, "at most 2^30 / `dim`: 4 GiB", numbers)?;
         let share = (0.0..=1.0).contains(&momentum);
-        require("momentum", momentum, "between 0 and 1", share)?;
+        require("momentum", number(momentum), "between 0 and 1", share)?;
         require("norm_groups", norm_groups, "at least 1", norm_groups >= 1)?;
         let pairs = self.batch / 2 >= norm_groups;
         require("batch", self.batch, "at least twice `norm_groups`", pairs)
+    }
+}
+
+/// A number as people write it: with an exponent where it would take many digits.
+pub(super) fn number(value: f64) -> String {
+    if value == 0.0 || (1e-4..1e7).contains(&value.abs()) {
+        value.to_string()
+    } else {
+        format!("{value:e}")
     }
 }
 
@@ -231,12 +242,13 @@ mod tests {
                 norm_groups,
             }
         }
-        let broken: [(&str, Change); 14] = [
+        let broken: [(&str, Change); 16] = [
             ("`epochs` is 0", |c| c.epochs = 0),
             ("`batch` is 1", |c| c.batch = 1),
             ("`batch` is 7", |c| c.batch = 7),
             ("`temperature` is 0", |c| c.temperature = 0.0),
             ("`temperature` is NaN", |c| c.temperature = f64::NAN),
+            ("`temperature` is 1e31", |c| c.temperature = 1e31),
             ("`dim` is 0", |c| c.dim = 0),
             ("`widths` is []", |c| c.widths.clear()),
             ("`widths` is [8, 0]", |c| c.widths = vec![8, 0]),
@@ -246,11 +258,13 @@ mod tests {
             ("`warmup` is 1.5", |c| c.warmup = 1.5),
             ("`weight_decay` is -1", |c| c.weight_decay = -1.0),
             ("`queue` is 0", |c| c.method = moco(0, 0.9, 4)),
+            ("`queue` is 16777216", |c| c.method = moco(1 << 24, 0.9, 4)),
             ("`momentum` is 1.1", |c| c.method = moco(9, 1.1, 4)),
             ("`norm_groups` is 0", |c| c.method = moco(9, 0.9, 0)),
         ];
         for (expected, change) in broken {
             let mut config = TrainConfig::moco();
+            config.dim = 128;
             change(&mut config);
             let message = config.validate().unwrap_err().to_string();
             assert!(message.contains(expected), "{message}");

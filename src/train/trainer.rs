@@ -26,13 +26,14 @@ use super::methods::{Method, Moco, SimClr, Views, patches};
 use super::patches::PatchGrid;
 use super::platform::Platform;
 use super::schedule::LearningRate;
+use super::train_config::number;
 pub use super::train_config::{MethodConfig, MomentumCourse, TrainConfig};
 use crate::{KeyQueue, MomentumSchedule};
 
 /// Images that are encoded at a time outside training.
 const ENCODE_BATCH: usize = 256;
-/// Below this 1/τ times a few constants leaves the range of f32.
-const SMALLEST_TEMPERATURE: f64 = 1e-36;
+/// Below this, logits and gradients of 1/τ drive weights out of range at any usual learning rate.
+const TINY_TEMPERATURE: f64 = 1e-3;
 /// Momentum of the optimiser.
 const SGD_MOMENTUM: f64 = 0.9;
 /// The stream of the seed's generator that the order of images is drawn from.
@@ -365,17 +366,32 @@ impl<P: Platform> Trainer<P> {
     }
 
     /// The error for a loss or weights that are not finite at `step`, with what most likely led
-    /// there. Pixels are finite and embeddings have length 1, so logits stay within ±1/τ: unless
-    /// that itself overflows, the learning rate has driven weights or activations out of range.
+    /// there. Pixels are finite and embeddings have length 1, so logits stay within ±1/τ and the
+    /// gradient of each within a few times that: a step too long has driven weights or activations
+    /// out of range.
     fn not_finite(
         &self,
         step: u64,
         saved_step: u64,
         checkpoint: &Path,
     ) -> Result<TrainError, TrainError> {
-        let (temperature, rate) = (self.config.temperature, self.config.learning_rate);
-        let cause = if temperature < SMALLEST_TEMPERATURE {
-            format!("temperature {temperature} is likely too small")
+        let TrainConfig {
+            temperature,
+            learning_rate,
+            weight_decay,
+            ..
+        } = self.config;
+        let rate = number(learning_rate);
+        let cause = if temperature < TINY_TEMPERATURE {
+            format!(
+                "temperature {} makes logits of ±{:.0e} and gradients as large, it is likely too small",
+                number(temperature),
+                temperature.recip()
+            )
+        } else if weight_decay > 1.0 && learning_rate * weight_decay > 2.0 {
+            // Each step multiplies weights by 1 − rate·decay, which grows them here.
+            let decay = number(weight_decay);
+            format!("weight_decay {decay} is likely too high for learning_rate {rate}")
         } else if ema::is_finite(&self.model)? {
             format!("activations have overflowed, learning_rate {rate} is likely too high")
         } else {

@@ -72,7 +72,7 @@ pub enum DataError {
     },
     /// Too few images to hold one out and train on another.
     #[error(
-        "{} holds too few images to hold any out ({found}): expected at least 2 of one class",
+        "none of the {found} images of {} can be held out; that takes a class of at least 2",
         path.display()
     )]
     NothingHeldOut {

@@ -535,7 +535,11 @@ mod tests {
                 encode("|u1", false, "(0, 1, 1)", &[]),
                 &["no images"],
             ),
-            ("one", encode("|u1", false, "(1, 1, 1)", &[0]), &["too few"]),
+            (
+                "one",
+                encode("|u1", false, "(1, 1, 1)", &[0]),
+                &["at least 2"],
+            ),
             (
                 "huge",
                 encode(

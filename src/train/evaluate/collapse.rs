@@ -32,6 +32,8 @@ pub enum Verdict {
     Collapsed,
     /// Some embedding is not a finite number.
     NotFinite,
+    /// A single image, which tells nothing about different ones.
+    Unknown,
 }
 
 impl Verdict {
@@ -42,6 +44,7 @@ impl Verdict {
             Verdict::Narrow => "partial collapse: embeddings crowd into a part of the sphere",
             Verdict::Collapsed => "collapsed: embeddings of different images are nearly one point",
             Verdict::NotFinite => "broken: embeddings hold values that are not finite",
+            Verdict::Unknown => "collapse unknown: a single held-out image has none to differ from",
         }
     }
 }
@@ -74,6 +77,8 @@ impl CollapseChecks {
         let verdict = if !(alignment.is_finite() && uniformity.is_finite() && deviation.is_finite())
         {
             Verdict::NotFinite
+        } else if first.rows() < 2 {
+            Verdict::Unknown
         } else if deviation < COLLAPSED_DEVIATION {
             Verdict::Collapsed
         } else if deviation < NARROW_DEVIATION {
@@ -183,6 +188,12 @@ mod tests {
             (0.0, 0.0, 0.0)
         );
         assert_eq!(found.verdict, Verdict::Collapsed);
+    }
+
+    #[test]
+    fn a_single_image_is_not_called_collapsed() {
+        let found = checks(&[0.6, 0.8], &[0.8, 0.6], 2);
+        assert_eq!(found.verdict, Verdict::Unknown);
     }
 
     #[test]

@@ -42,6 +42,8 @@ pub struct Moco<P: Platform> {
     against_batch: Contrast,
     momentum: MomentumSchedule,
     groups: usize,
+    /// Keys that the queue holds when it is full.
+    capacity: usize,
     seed: u64,
     key: Model<Autodiff<P::Backend>>,
     queue: P::Queue,
@@ -63,6 +65,7 @@ impl<P: Platform> Moco<P> {
         query: &Model<Autodiff<P::Backend>>,
     ) -> Result<Self, crate::Error> {
         Ok(Self {
+            capacity: queue.capacity(),
             against_queue: Contrast::moco(temperature)?,
             against_batch: Contrast::info_nce(temperature, Positives::Diagonal)?,
             momentum,
@@ -84,8 +87,8 @@ impl<P: Platform> Moco<P> {
         })
     }
 
-    /// Momentum update, keys, loss, enqueue. Until the queue holds one batch, the other keys of
-    /// the batch are the negatives.
+    /// Momentum update, keys, loss, enqueue. Until the queue is full or holds one batch, the other
+    /// keys of the batch are the negatives.
     pub(super) fn step(
         &mut self,
         platform: &P,
@@ -107,7 +110,7 @@ impl<P: Platform> Moco<P> {
         let result = bridge::differentiate(platform, queries, |queries, gradient| {
             let (queries, keys) = (queries.matrix()?, keys.matrix()?);
             match P::filled(&self.queue) {
-                Some(queue) if queue.rows() >= images => {
+                Some(queue) if queue.rows() >= images.min(self.capacity) => {
                     self.queue_loss(engine, [queries, keys, queue], gradient, upstream)
                 }
                 _ => self.batch_loss(engine, [queries, keys], gradient, upstream),

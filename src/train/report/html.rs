@@ -168,6 +168,7 @@ fn collapse_card(verdict: Verdict) -> String {
         Verdict::Narrow => ("partial", "bad"),
         Verdict::Collapsed => ("complete", "bad"),
         Verdict::NotFinite => ("not finite", "bad"),
+        Verdict::Unknown => ("unknown", "bad"),
     };
     format!("<div class=\"card\"><b class=\"{class}\">{word}</b>collapse</div>")
 }

@@ -2,6 +2,9 @@
 //! nothing half-written, and a run folder whose files all read back.
 #![cfg(feature = "train")]
 
+mod every_setting_ends_in_a_result_or_one_line;
+mod every_source_trains;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -68,6 +71,49 @@ fn refused_in(folder: &Path, arguments: &[&str], words: &[&str]) {
         entries(folder),
         before,
         "{arguments:?} left something behind"
+    );
+}
+
+/// Asserts exit code 0; what was printed on stdout and stderr.
+fn trained(folder: &Path, arguments: &[&str]) -> (String, String) {
+    let output = output(folder, arguments);
+    let [table, progress] =
+        [output.stdout, output.stderr].map(|text| String::from_utf8(text).unwrap());
+    assert_eq!(output.status.code(), Some(0), "{arguments:?}: {progress}");
+    (table, progress)
+}
+
+/// A file as NumPy writes it.
+fn write_npy(path: &Path, descr: &str, shape: &str, elements: &[u8]) {
+    let header = format!("{{'descr': '{descr}', 'fortran_order': False, 'shape': {shape}, }}\n");
+    let length = (header.len() as u16).to_le_bytes();
+    let bytes = [
+        b"\x93NUMPY\x01\x00" as &[u8],
+        &length,
+        header.as_bytes(),
+        elements,
+    ]
+    .concat();
+    fs::write(path, bytes).unwrap();
+}
+
+/// `images.npy` with `count` grey images of 8x8, and `labels.npy` with their labels, which go round
+/// `classes`. Images of one label resemble each other.
+fn write_arrays(folder: &Path, count: usize, classes: usize) {
+    let pixels: Vec<u8> = (0..count * 64)
+        .map(|i| {
+            let (image, pixel) = (i / 64, i % 64);
+            (37 * (image % classes) * (pixel + 1) + 11 * image * pixel) as u8
+        })
+        .collect();
+    let shape = format!("({count}, 8, 8)");
+    write_npy(&folder.join("images.npy"), "|u1", &shape, &pixels);
+    let labels: Vec<u8> = (0..count).map(|image| (image % classes) as u8).collect();
+    write_npy(
+        &folder.join("labels.npy"),
+        "|u1",
+        &format!("({count},)"),
+        &labels,
     );
 }
 

@@ -1,0 +1,162 @@
+//! Every source of images that `--help` names, from files like those that people have, through a
+//! whole run; what takes labels is left out where there are none, and said to be.
+
+use super::*;
+
+/// A record of CIFAR's: labels, then a red, a green and a blue plane.
+fn cifar_records(labels: &[&[u8]]) -> Vec<u8> {
+    let record = |(index, labels): (usize, &&[u8])| {
+        let planes = (0..3072).map(|place| (place * (index + 3) / 7) as u8);
+        labels.iter().copied().chain(planes).collect::<Vec<u8>>()
+    };
+    labels.iter().enumerate().flat_map(record).collect()
+}
+
+/// Writes `count` PNG images of 16x16 into `folder`.
+fn write_pngs(folder: &Path, count: u32) {
+    fs::create_dir_all(folder).unwrap();
+    for index in 0..count {
+        let pixel =
+            |x: u32, y: u32| image::Rgb([(x * 16) as u8, (y * index) as u8, index as u8 * 20]);
+        let image = image::RgbImage::from_fn(16, 16, pixel);
+        image.save(folder.join(format!("{index}.png"))).unwrap();
+    }
+}
+
+#[test]
+fn every_source_trains_and_labels_decide_the_report() {
+    let directory = tempfile::tempdir().unwrap();
+    let folder = directory.path();
+    for class in ["cat", "dog/puppies"] {
+        write_pngs(&folder.join("classes").join(class), 10);
+    }
+    write_pngs(&folder.join("flat"), 10);
+    fs::create_dir(folder.join("digits")).unwrap();
+    let assets = Path::new(env!("CARGO_MANIFEST_DIR")).join("assets/optdigits");
+    for entry in fs::read_dir(assets).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_str().unwrap();
+        if name.ends_with("ubyte") {
+            let file = fs::File::open(&path).unwrap();
+            let mut packed = Vec::new();
+            let mut encoder = flate2::read::GzEncoder::new(file, flate2::Compression::fast());
+            std::io::Read::read_to_end(&mut encoder, &mut packed).unwrap();
+            fs::write(folder.join("digits").join(format!("{name}.gz")), packed).unwrap();
+        }
+    }
+    fs::create_dir_all(folder.join("c10/cifar-10-batches-bin")).unwrap();
+    for file in [
+        "data_batch_1",
+        "data_batch_2",
+        "data_batch_3",
+        "data_batch_4",
+        "data_batch_5",
+        "test_batch",
+    ] {
+        let path = folder
+            .join("c10/cifar-10-batches-bin")
+            .join(format!("{file}.bin"));
+        fs::write(path, cifar_records(&[&[3], &[7]])).unwrap();
+    }
+    fs::create_dir(folder.join("c100")).unwrap();
+    for file in ["train.bin", "test.bin"] {
+        let records = cifar_records(&[&[1, 8], &[19, 99], &[1, 9], &[19, 98]]);
+        fs::write(folder.join("c100").join(file), records).unwrap();
+    }
+    write_arrays(folder, 20, 2);
+    fs::create_dir(folder.join("arrays")).unwrap();
+    for name in ["x_train.npy", "x_test.npy"] {
+        fs::copy(folder.join("images.npy"), folder.join("arrays").join(name)).unwrap();
+    }
+    for (source, classes) in [
+        ("folder:classes", Some(2)),
+        ("folder:flat", None),
+        ("idx:digits", Some(10)),
+        ("cifar10:c10", Some(10)),
+        ("cifar100:c100", Some(100)),
+        ("cifar100-coarse:c100", Some(20)),
+        ("npy:images.npy,labels.npy", Some(2)),
+        ("npy:images.npy", None),
+        ("npy:arrays", None),
+    ] {
+        let batch = if source == "idx:digits" { "256" } else { "4" };
+        let arguments = [
+            "simclr", "--data", source, "--epochs", "1", "--batch", batch, "--out", "run",
+        ];
+        let (table, progress) = trained(folder, &arguments);
+        let run = folder.join("run");
+        assert_eq!(entries(&run), FILES, "{source}");
+        let found = evaluation(&run);
+        assert_eq!(
+            found.evaluation.accuracies.is_some(),
+            classes.is_some(),
+            "{source}"
+        );
+        assert_eq!(found.improvement.is_some(), classes.is_some(), "{source}");
+        let said = match classes {
+            Some(classes) => format!("in {classes} classes"),
+            None => "without labels".to_owned(),
+        };
+        assert!(progress.contains(&said), "{source}: {progress}");
+        assert_eq!(
+            table.contains("kNN (k ="),
+            classes.is_some(),
+            "{source}: {table}"
+        );
+        fs::remove_dir_all(run).unwrap();
+    }
+}
+
+#[test]
+fn a_run_without_labels_shows_all_but_accuracies() {
+    let directory = tempfile::tempdir().unwrap();
+    write_arrays(directory.path(), 40, 4);
+    let source = ["simclr", "--data", "npy:images.npy"];
+    let arguments = [
+        &source as &[&str],
+        &["--epochs", "2", "--batch", "16", "--out", "run"],
+    ]
+    .concat();
+    let (table, _) = trained(directory.path(), &arguments);
+    let left_out = "The images have no labels, so kNN, linear probe and points above the baseline are left out.";
+    let page = fs::read_to_string(directory.path().join("run/report.html")).unwrap();
+    for text in [&table, &page] {
+        assert!(text.contains(left_out), "{text}");
+    }
+    for row in [
+        "alignment",
+        "uniformity",
+        "embedding std",
+        "collapse",
+        "training time",
+    ] {
+        assert!(table.contains(row), "{row:?} is not in\n{table}");
+    }
+    assert!(!table.contains('%'), "{table}");
+    for picture in ["loss.png", "embedding.png"] {
+        let decoded = image::open(directory.path().join("run").join(picture))
+            .unwrap()
+            .to_rgb8();
+        assert!(
+            decoded.pixels().any(|pixel| pixel.0 != [255; 3]),
+            "{picture} is blank"
+        );
+    }
+    let checks = evaluation(&directory.path().join("run"))
+        .evaluation
+        .collapse;
+    assert!(checks.alignment.is_finite() && checks.uniformity < 0.0 && checks.deviation > 0.0);
+
+    // Its configuration repeats it.
+    let again = ["simclr", "--config", "run/config.toml", "--out", "again"];
+    trained(directory.path(), &again);
+    let repeated = evaluation(&directory.path().join("again"));
+    assert_eq!(
+        repeated.evaluation,
+        evaluation(&directory.path().join("run")).evaluation
+    );
+
+    let required = [&source as &[&str], &["--require-improvement", "5"]].concat();
+    let words = ["--require-improvement", "npy:images.npy", "no labels"];
+    refused_in_one_line(directory.path(), &required, &words);
+}
