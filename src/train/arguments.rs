@@ -16,9 +16,9 @@ pub struct TrainArgs {
     /// How to train.
     #[arg(value_enum)]
     pub method: MethodName,
-    /// Images: demo, idx:DIR (MNIST's files), cifar10:DIR (binary batches) or folder:DIR (a folder
-    /// of images per class) [default: demo].
-    #[arg(long, value_name = "SOURCE")]
+    /// Images: demo, folder:DIR, idx:DIR, cifar10:DIR, cifar100:DIR, npy:IMAGES.npy; --help says
+    /// what each takes [default: demo].
+    #[arg(long, value_name = "SOURCE", long_help = SOURCES)]
     pub data: Option<DataSource>,
     /// Leave out image files of a folder that cannot be read or decoded, and count them.
     #[arg(long)]
@@ -93,6 +93,23 @@ impl MethodName {
         }
     }
 }
+
+const SOURCES: &str = "Images [default: demo]:
+  demo                  ten classes of textures, drawn by the program
+  folder:DIR            PNG, JPEG, GIF, WebP, BMP and TIFF files at any depth: a folder for each
+                        class, or none, and then no labels; DIR/train with DIR/test or DIR/val keeps
+                        that division
+  idx:DIR               MNIST's four files, with or without .gz
+  cifar10:DIR           CIFAR-10's binary version
+  cifar100:DIR          CIFAR-100's binary version with its fine labels
+  cifar100-coarse:DIR   the same with its coarse labels
+  npy:IMAGES.npy[,LABELS.npy]
+                        NumPy's arrays: uint8, N x H x W or N x H x W x C with C of 1 or 3; integer
+                        labels
+  npy:DIR               the same as x_train.npy, y_train.npy, x_test.npy and y_test.npy, or
+                        train_images.npy, train_labels.npy and so on; labels may be absent
+Where files have no division, one image in five of each class is held out. Without labels the report
+has no kNN and no linear probe; all else is as always.";
 
 const EXIT_CODES: &str = "Exit codes:
   0    the run finished

@@ -54,6 +54,37 @@ fn numbers_at_the_ends_of_their_ranges_train() {
     }
 }
 
+/// A loss by chance is log(1 + K) once the queue holds K keys. Before it holds any, the batch's other
+/// keys are the negatives: with none, every accuracy would be 100%.
+#[test]
+fn a_queue_that_fills_counts_the_candidates_there_are() {
+    let directory = small_images();
+    for (queue, candidates) in [
+        ("48", [16.0, 17.0, 33.0, 49.0, 49.0, 49.0]),
+        ("1", [16.0, 2.0, 2.0, 2.0, 2.0, 2.0]),
+    ] {
+        let data = [
+            "moco",
+            "--data",
+            "npy:images.npy",
+            "--batch",
+            "16",
+            "--epochs",
+            "3",
+        ];
+        let options = ["--queue", queue, "--out", queue];
+        trained(directory.path(), &[&data as &[&str], &options].concat());
+        let records = records(&directory.path().join(queue)).into_iter();
+        let found: Vec<f64> = records
+            .filter_map(|record| match record {
+                Record::Step(step) => Some(step.chance_loss.exp().round()),
+                _ => None,
+            })
+            .collect();
+        assert_eq!(found, candidates);
+    }
+}
+
 #[test]
 fn numbers_past_the_ends_of_their_ranges_are_refused() {
     let directory = small_images();
