@@ -13,7 +13,9 @@ use flate2::read::MultiGzDecoder;
 
 use crate::train::augment::AugmentConfig;
 
-use super::{DataError, Dataset, ImageSet, Labels, read_file, require_directory};
+use super::{
+    DataError, Dataset, ImageSet, Labels, read_file, require_directory, require_same_shape,
+};
 
 /// The element type "unsigned byte" in the header's third byte.
 const UNSIGNED_BYTE: u8 = 0x08;
@@ -23,14 +25,8 @@ pub(super) fn load(directory: &Path) -> Result<Dataset, DataError> {
     require_directory(directory)?;
     let (train, train_labels) = read_split(directory, "train")?;
     let (test, test_labels) = read_split(directory, "t10k")?;
-    if (train.height, train.width, train.channels) != (test.height, test.width, test.channels) {
-        let shape = |set: &ImageSet| format!("{}x{}x{}", set.height, set.width, set.channels);
-        return Err(DataError::ShapeMismatch {
-            path: locate(directory, "t10k", "images", &["idx3", "idx4"])?,
-            test: shape(&test),
-            train: shape(&train),
-        });
-    }
+    let test_path = locate(directory, "t10k", "images", &["idx3", "idx4"])?;
+    require_same_shape(&train, &test, &test_path)?;
     let largest = train_labels.iter().chain(&test_labels).max();
     let class_names = (0..=largest.copied().unwrap_or(0))
         .map(|label| label.to_string())

@@ -160,6 +160,19 @@ fn held_out(count: usize, class: usize, seed: u64) -> Vec<bool> {
     held_out
 }
 
+/// Checks that held-out images, read from `path`, are of the size of the training images.
+fn require_same_shape(train: &ImageSet, test: &ImageSet, path: &Path) -> Result<(), DataError> {
+    let shape = |set: &ImageSet| format!("{}x{}x{}", set.height, set.width, set.channels);
+    if shape(train) == shape(test) {
+        return Ok(());
+    }
+    Err(DataError::ShapeMismatch {
+        path: path.to_path_buf(),
+        test: shape(test),
+        train: shape(train),
+    })
+}
+
 /// Reads a whole file that the user named, directly or by naming its directory.
 fn read_file(path: &Path) -> Result<Vec<u8>, DataError> {
     std::fs::read(path).map_err(|source| access_error(path, source))

@@ -9,7 +9,10 @@ use std::path::{Path, PathBuf};
 
 use crate::train::augment::AugmentConfig;
 
-use super::{DataError, Dataset, ImageSet, Labels, held_out, read_file, require_directory};
+use super::{
+    DataError, Dataset, ImageSet, Labels, held_out, read_file, require_directory,
+    require_same_shape,
+};
 
 const MAGIC: &[u8; 6] = b"\x93NUMPY";
 
@@ -18,35 +21,16 @@ const MAGIC: &[u8; 6] = b"\x93NUMPY";
 /// In a directory the arrays have the names that Keras' and MedMNIST's archives give them; labels
 /// are optional.
 pub(super) fn load(images: &Path, labels: Option<&Path>, seed: u64) -> Result<Dataset, DataError> {
-    let array = |path: &Path| Ok((read_images(path)?, path.to_path_buf()));
     // What is not there was meant as an array when it is named like one.
     let is_directory = images.is_dir()
         || !images.exists() && images.extension().is_none_or(|ending| ending != "npy");
     let (train, test, values) = if is_directory && labels.is_none() {
-        require_directory(images)?;
-        let (train, train_path) = array(&locate(images, &["train_images.npy", "x_train.npy"])?)?;
-        let (test, test_path) = array(&locate(images, &["test_images.npy", "x_test.npy"])?)?;
-        require_same_shape(&train, &test, &test_path)?;
-        let [train_labels, test_labels] = [
-            ["train_labels.npy", "y_train.npy"],
-            ["test_labels.npy", "y_test.npy"],
-        ]
-        .map(|names| locate(images, &names));
-        let values = match (train_labels, test_labels) {
-            (Err(_), Err(_)) => None,
-            (train_labels, test_labels) => Some((
-                read_labels(&train_labels?, &train, &train_path)?,
-                read_labels(&test_labels?, &test, &test_path)?,
-            )),
-        };
-        (train, test, values)
+        read_directory(images)?
     } else {
-        let (all, path) = array(images)?;
-        let values = labels
-            .map(|labels| read_labels(labels, &all, &path))
-            .transpose()?;
-        divide(&all, values, seed).ok_or(DataError::NothingHeldOut {
-            path,
+        let all = read_images(images)?;
+        let values = labels.map(|labels| read_labels(labels, &all, images));
+        divide(&all, values.transpose()?, seed).ok_or_else(|| DataError::NothingHeldOut {
+            path: images.to_path_buf(),
             found: all.len(),
         })?
     };
@@ -64,7 +48,27 @@ pub(super) fn load(images: &Path, labels: Option<&Path>, seed: u64) -> Result<Da
     })
 }
 
-fn locate(directory: &Path, names: &[&str; 2]) -> Result<PathBuf, DataError> {
+/// Training images, held-out images, and the labels of both.
+type Divided = (ImageSet, ImageSet, Option<(Vec<i128>, Vec<i128>)>);
+
+/// Arrays that are divided already; labels belong to both sides or to none.
+fn read_directory(directory: &Path) -> Result<Divided, DataError> {
+    require_directory(directory)?;
+    let train_path = locate(directory, ["train_images.npy", "x_train.npy"])?;
+    let test_path = locate(directory, ["test_images.npy", "x_test.npy"])?;
+    let (train, test) = (read_images(&train_path)?, read_images(&test_path)?);
+    require_same_shape(&train, &test, &test_path)?;
+    let train_labels = locate(directory, ["train_labels.npy", "y_train.npy"]);
+    let test_labels = locate(directory, ["test_labels.npy", "y_test.npy"]);
+    if train_labels.is_err() && test_labels.is_err() {
+        return Ok((train, test, None));
+    }
+    let train_labels = read_labels(&train_labels?, &train, &train_path)?;
+    let test_labels = read_labels(&test_labels?, &test, &test_path)?;
+    Ok((train, test, Some((train_labels, test_labels))))
+}
+
+fn locate(directory: &Path, names: [&str; 2]) -> Result<PathBuf, DataError> {
     let paths = names.map(|name| directory.join(name));
     let found = paths.iter().find(|path| path.is_file()).cloned();
     found.ok_or_else(|| DataError::Missing {
@@ -72,20 +76,6 @@ fn locate(directory: &Path, names: &[&str; 2]) -> Result<PathBuf, DataError> {
         wanted: format!("that array, or {}", names[1]),
     })
 }
-
-fn require_same_shape(train: &ImageSet, test: &ImageSet, path: &Path) -> Result<(), DataError> {
-    let shape = |set: &ImageSet| format!("{}x{}x{}", set.height, set.width, set.channels);
-    if shape(train) == shape(test) {
-        return Ok(());
-    }
-    Err(DataError::ShapeMismatch {
-        path: path.to_path_buf(),
-        test: shape(test),
-        train: shape(train),
-    })
-}
-
-type Divided = (ImageSet, ImageSet, Option<(Vec<i128>, Vec<i128>)>);
 
 /// Holds images of every class out; `None` when that leaves one side empty.
 fn divide(all: &ImageSet, values: Option<Vec<i128>>, seed: u64) -> Option<Divided> {

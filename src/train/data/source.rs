@@ -43,15 +43,6 @@ pub struct ParseDataSourceError {
     pub given: String,
 }
 
-/// The sources that are a directory.
-const DIRECTORIES: [(&str, fn(PathBuf) -> DataSource); 5] = [
-    ("folder", DataSource::Folder),
-    ("idx", DataSource::Idx),
-    ("cifar10", DataSource::Cifar10),
-    ("cifar100", DataSource::Cifar100),
-    ("cifar100-coarse", DataSource::Cifar100Coarse),
-];
-
 impl DataSource {
     /// The word before the colon.
     fn word(&self) -> &'static str {
@@ -94,18 +85,25 @@ impl FromStr for DataSource {
         if path.is_empty() {
             return Err(error());
         }
-        if word == "npy" {
-            // A comma may also belong to a name.
-            let (images, labels) = match path.rsplit_once(',') {
-                Some((images, labels)) if images.ends_with(".npy") => (images, Some(labels.into())),
-                _ => (path, None),
-            };
-            let images = images.into();
-            return Ok(Self::Npy { images, labels });
+        match word {
+            "folder" => Ok(Self::Folder(path.into())),
+            "idx" => Ok(Self::Idx(path.into())),
+            "cifar10" => Ok(Self::Cifar10(path.into())),
+            "cifar100" => Ok(Self::Cifar100(path.into())),
+            "cifar100-coarse" => Ok(Self::Cifar100Coarse(path.into())),
+            "npy" => {
+                // A comma may also belong to a name.
+                let (images, labels) = match path.rsplit_once(',') {
+                    Some((images, labels)) if images.ends_with(".npy") => {
+                        (images, Some(labels.into()))
+                    }
+                    _ => (path, None),
+                };
+                let images = images.into();
+                Ok(Self::Npy { images, labels })
+            }
+            _ => Err(error()),
         }
-        let known = DIRECTORIES.iter().find(|(known, _)| *known == word);
-        let (_, source) = known.ok_or_else(error)?;
-        Ok(source(path.into()))
     }
 }
 
