@@ -197,13 +197,28 @@ fn damaged_bytes_never_panic_and_checksums_are_heeded() {
     }
 }
 
-/// Where the entropy-coded data of the only scan begins.
+/// Where the entropy-coded data of the first scan begins.
 fn scan_of(jpeg: &[u8]) -> usize {
     let marker = jpeg
         .windows(2)
         .position(|pair| pair == [0xff, 0xda])
         .unwrap();
     marker + 2 + usize::from(u16::from_be_bytes([jpeg[marker + 2], jpeg[marker + 3]]))
+}
+
+#[test]
+fn a_jpeg_that_is_cut_and_closed_again_is_refused() {
+    for (name, bytes, _) in files() {
+        if !name.ends_with(".jpg") {
+            continue;
+        }
+        let reader = Reader::new(&name, &bytes);
+        let whole = reader.read(&bytes).unwrap();
+        for at in scan_of(&bytes)..bytes.len() {
+            let closed = [&bytes[..at], &[0xff, 0xd9]].concat();
+            reader.refused_or(&closed, &whole, &format!("an end of image at {at}"));
+        }
+    }
 }
 
 #[test]
@@ -216,11 +231,8 @@ fn a_broken_jpeg_stream_is_refused() {
     ] {
         let bytes = file(name);
         let reader = Reader::new(name, &bytes);
-        let whole = reader.read(&bytes).unwrap();
         let scan = scan_of(&bytes);
         for at in scan..bytes.len() - 2 {
-            let ended = [&bytes[..at], &[0xff, 0xd9]].concat();
-            reader.refused_or(&ended, &whole, &format!("an end of image at {at}"));
             let mut zeroed = bytes.clone();
             zeroed[at..].fill(0);
             reader.refused(&zeroed, "zeros to the end");

@@ -23,7 +23,7 @@ const ONES: [u8; 12] = [0xff, 0, 0xff, 0, 0xff, 0, 0xff, 0, 0xff, 0, 0xff, 0];
 
 /// The image in red, green and blue, and how it is turned.
 pub(super) fn decode(bytes: &[u8]) -> Result<(DynamicImage, Orientation), ImageError> {
-    let sealed = sealed(bytes).ok_or_else(|| damaged("the end of the image is missing"))?;
+    let sealed = sealed(bytes).ok_or_else(|| damaged("the file ends before the image does"))?;
     let options = DecoderOptions::default()
         .set_strict_mode(true)
         .set_max_width(usize::MAX)
@@ -51,8 +51,8 @@ fn damaged(reason: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Image
 }
 
 /// The file up to its end-of-image marker (cameras put more behind it), with [`ONES`] at each end
-/// of entropy-coded data; `None` where the marker is missing. A complete stream ends before the
-/// ones, which are then bytes to skip.
+/// of entropy-coded data; `None` where the marker or part of the image's scans is missing. A
+/// complete stream ends before the ones, which are then bytes to skip.
 ///
 /// zune-jpeg looks for the marker behind the first scan of a progressive image, and behind scans
 /// of some of a sequential image's components, within the bits that it has read already. There we
@@ -60,7 +60,9 @@ fn damaged(reason: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Image
 fn sealed(bytes: &[u8]) -> Option<Vec<u8>> {
     let mut out = Vec::with_capacity(bytes.len() + ONES.len());
     let mut rest = bytes;
-    let (mut components, mut progressive, mut scans) = (0, false, 0);
+    let (mut components, mut progressive, mut scans) = (Vec::new(), false, 0);
+    // For each component's identifier the coefficients that arrived to their last bit.
+    let mut arrived = [0_u64; 256];
     let mut sealable = false;
     loop {
         let (before, marker, after) = next_marker(rest)?;
@@ -71,7 +73,10 @@ fn sealed(bytes: &[u8]) -> Option<Vec<u8>> {
         out.extend_from_slice(&[0xff, marker]);
         rest = after;
         match marker {
-            END_OF_IMAGE => return Some(out),
+            END_OF_IMAGE => {
+                let complete = |&component: &u8| arrived[usize::from(component)] == u64::MAX;
+                return components.iter().all(complete).then_some(out);
+            }
             // Markers without a segment: restarts within a scan, start of image, TEM.
             0xd0..=0xd8 | 0x01 => continue,
             _ => {}
@@ -83,14 +88,25 @@ fn sealed(bytes: &[u8]) -> Option<Vec<u8>> {
         sealable = false;
         if marker == START_OF_SCAN {
             scans += 1;
-            sealable = if progressive {
-                scans > 1
-            } else {
-                segment.get(2) == Some(&components)
+            let count = usize::from(*segment.get(2)?);
+            let (selected, range) = segment[3..].split_at_checked(2 * count)?;
+            let &[first, last, approximation] = range.first_chunk()?;
+            let coefficients = match progressive {
+                false => u64::MAX,
+                // The lower half: bits that are still to come.
+                true if approximation & 15 > 0 => 0,
+                true => (first..=last.min(63)).fold(0, |set, index| set | 1 << index),
+            };
+            for component in selected.chunks_exact(2) {
+                arrived[usize::from(component[0])] |= coefficients;
+            }
+            sealable = match progressive {
+                false => count == components.len(),
+                true => scans > 1,
             };
         } else if marker == PROGRESSIVE || SEQUENTIAL.contains(&marker) {
             progressive = marker == PROGRESSIVE;
-            components = *segment.get(7)?;
+            components = segment.get(8..)?.chunks_exact(3).map(|of| of[0]).collect();
         }
     }
 }
