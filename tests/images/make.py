@@ -110,7 +110,7 @@ def write():
     save(palette, "palette.png")
     save(palette, "palette-transparent.png", transparency=bytes([255, 0, 100, 200]))
 
-    save(palette, "palette.gif")
+    save(palette, "palette.gif", interlace=0)
     save(palette, "palette-transparent.gif", transparency=2)
     save(palette, "interlaced.gif", interlace=1)
     save(palette, "animation.gif", save_all=True, append_images=[palette.transpose(Image.Transpose.ROTATE_180)])
