@@ -2,6 +2,9 @@
 
 use std::path::PathBuf;
 
+/// What helps where some files of many are broken.
+const SKIP: &str = "--skip-unreadable leaves such files out";
+
 /// Why a data set could not be read. Each message names the file, what was found and what is
 /// allowed.
 #[derive(Debug, thiserror::Error)]
@@ -115,44 +118,52 @@ pub enum DataError {
         /// The file.
         path: PathBuf,
     },
-    /// A folder has fewer class folders than a classification needs.
-    #[error(
-        "{} holds {found} class folders, expected at least 2 (one folder of images per class)",
-        path.display()
-    )]
-    TooFewClasses {
+    /// A folder of images without enough of them.
+    #[error("{} holds {found} images ({extensions}), expected {expected}", path.display())]
+    TooFewImages {
         /// The folder.
         path: PathBuf,
-        /// Number of class folders in it.
+        /// Number of images in it that can be read.
         found: usize,
-    },
-    /// A class folder without enough images.
-    #[error(
-        "class folder {} holds {found} images ({extensions}), expected at least {needed}",
-        path.display()
-    )]
-    TooFewImages {
-        /// The class folder.
-        path: PathBuf,
-        /// Number of images in it.
-        found: usize,
-        /// Number needed.
-        needed: usize,
         /// The file name extensions that count as images.
         extensions: &'static str,
+        /// What is needed.
+        expected: &'static str,
+    },
+    /// A run's folder given as a folder of images.
+    #[error("{} is the folder of a run, expected a folder of images", path.display())]
+    RunFolder {
+        /// The folder.
+        path: PathBuf,
     },
     /// Training and held-out folders do not name the same classes.
-    #[error("{} has no class folder {class:?}, which {} has", path.display(), other.display())]
+    #[error(
+        "{} has no {}, which {} has",
+        path.display(),
+        match class {
+            Some(class) => format!("class folder {class:?}"),
+            None => "images without a class folder".to_owned(),
+        },
+        other.display()
+    )]
     ClassMismatch {
         /// The folder that lacks it.
         path: PathBuf,
-        /// The class.
-        class: String,
+        /// The class; `None` for images without a class folder.
+        class: Option<String>,
         /// The folder that has it.
         other: PathBuf,
     },
+    /// The system refused or failed to read an image file.
+    #[error("could not read {}: {source} ({SKIP})", path.display())]
+    UnreadableImage {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
     /// An image file that does not decode.
-    #[error("{} cannot be decoded as an image: {source}", path.display())]
+    #[error("{} cannot be decoded as an image: {source} ({SKIP})", path.display())]
     Undecodable {
         /// The file.
         path: PathBuf,
@@ -175,6 +186,6 @@ impl DataError {
     /// Whether the system failed (a disk, a permission), as opposed to input that is not what it
     /// should be.
     pub fn is_io(&self) -> bool {
-        matches!(self, Self::Io { .. })
+        matches!(self, Self::Io { .. } | Self::UnreadableImage { .. })
     }
 }

@@ -1,0 +1,244 @@
+//! Which image files lie in which class.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use image::ImageFormat;
+
+use super::super::{DataError, access_error};
+
+/// What counts as an image.
+pub(super) const EXTENSIONS: &str = "png, apng, jpg, jpeg, jfif, bmp, gif, tif, tiff, webp";
+/// A folder that holds both is the run folder of an earlier run, with pictures of its own.
+const RUN_FILES: [&str; 2] = ["config.toml", "metrics.jsonl"];
+/// As many names are written out in a note.
+const NAMED: usize = 5;
+
+/// The images of one class.
+pub(super) struct Class<Image> {
+    pub(super) path: PathBuf,
+    /// `None` for the only class of a folder without class folders.
+    pub(super) name: Option<String>,
+    pub(super) images: Vec<Image>,
+}
+
+/// The classes of one folder, each with at least one image.
+pub(super) struct Part<Image> {
+    pub(super) path: PathBuf,
+    pub(super) classes: Vec<Class<Image>>,
+}
+
+/// What a folder holds.
+pub(super) struct Found {
+    pub(super) train: Part<PathBuf>,
+    /// The held-out part, where there is a division on disk.
+    pub(super) test: Option<Part<PathBuf>>,
+    pub(super) notes: Vec<String>,
+}
+
+/// Looks for images in all of `directory`. Entries are taken in sorted order.
+pub(super) fn find(directory: &Path) -> Result<Found, DataError> {
+    if is_run_folder(directory) {
+        return Err(DataError::RunFolder {
+            path: directory.to_path_buf(),
+        });
+    }
+    let train = directory.join("train");
+    let test = ["test", "val"]
+        .map(|name| directory.join(name))
+        .into_iter()
+        .find(|path| path.is_dir());
+    let mut walk = Walk::default();
+    let (train, test) = match test {
+        Some(test) if train.is_dir() => {
+            walk.note_unread(directory, &train, &test)?;
+            (walk.part(&train)?, Some(walk.part(&test)?))
+        }
+        _ => {
+            let whole = walk.part(directory)?;
+            match whole.classes.as_slice() {
+                [only] if only.path == train => (walk.part(&train)?, None),
+                _ => (whole, None),
+            }
+        }
+    };
+    let notes = walk.into_notes();
+    Ok(Found { train, test, notes })
+}
+
+/// What was passed over on the way.
+#[derive(Default)]
+struct Walk {
+    run_folders: BTreeSet<PathBuf>,
+    loops: BTreeSet<PathBuf>,
+    empty: BTreeSet<PathBuf>,
+    notes: Vec<String>,
+}
+
+impl Walk {
+    /// The class folders of `directory`, or all its images as one class without a name.
+    fn part(&mut self, directory: &Path) -> Result<Part<PathBuf>, DataError> {
+        let (mut classes, mut loose) = (Vec::new(), Vec::new());
+        let mut above = vec![canonical(directory)?];
+        for path in sorted_entries(directory)? {
+            if path.is_dir() {
+                let mut images = Vec::new();
+                self.collect(&path, &mut above, &mut images)?;
+                if !images.is_empty() {
+                    let name = Some(file_name(&path));
+                    classes.push(Class { path, name, images });
+                } else if !self.run_folders.contains(&path) && !self.loops.contains(&path) {
+                    self.empty.insert(path);
+                }
+            } else if is_image(&path) {
+                loose.push(path);
+            }
+        }
+        let path = directory.to_path_buf();
+        if classes.is_empty() && loose.is_empty() {
+            return Err(too_few_images(path, 0, "at least one"));
+        }
+        if classes.is_empty() {
+            classes.push(Class {
+                path: path.clone(),
+                name: None,
+                images: loose,
+            });
+        } else if !loose.is_empty() {
+            self.notes.push(format!(
+                "images beside class folders belong to no class and are left out: {} in {}",
+                loose.len(),
+                directory.display()
+            ));
+        }
+        Ok(Part { path, classes })
+    }
+
+    /// Adds the images of `directory` and of all folders below it. `above` are the folders on the
+    /// way to it, by their canonical names: a link may lead back to one of them.
+    fn collect(
+        &mut self,
+        directory: &Path,
+        above: &mut Vec<PathBuf>,
+        images: &mut Vec<PathBuf>,
+    ) -> Result<(), DataError> {
+        if is_run_folder(directory) {
+            self.run_folders.insert(directory.to_path_buf());
+            return Ok(());
+        }
+        let canonical = canonical(directory)?;
+        if above.contains(&canonical) {
+            self.loops.insert(directory.to_path_buf());
+            return Ok(());
+        }
+        above.push(canonical);
+        for path in sorted_entries(directory)? {
+            if path.is_dir() {
+                self.collect(&path, above, images)?;
+            } else if is_image(&path) {
+                images.push(path);
+            }
+        }
+        above.pop();
+        Ok(())
+    }
+
+    /// Notes folders and images beside a division on disk.
+    fn note_unread(
+        &mut self,
+        directory: &Path,
+        train: &Path,
+        test: &Path,
+    ) -> Result<(), DataError> {
+        let unread: Vec<PathBuf> = sorted_entries(directory)?
+            .into_iter()
+            .filter(|path| path != train && path != test && (path.is_dir() || is_image(path)))
+            .collect();
+        if !unread.is_empty() {
+            self.notes.push(format!(
+                "only {} and {} are read, beside them lies: {}",
+                train.display(),
+                test.display(),
+                listed(&unread)
+            ));
+        }
+        Ok(())
+    }
+
+    fn into_notes(mut self) -> Vec<String> {
+        for (what, paths) in [
+            ("run folders", self.run_folders),
+            ("links to a folder above them", self.loops),
+            ("class folders without images", self.empty),
+        ] {
+            if !paths.is_empty() {
+                let names = listed(&paths);
+                self.notes.push(format!("{what} are left out: {names}"));
+            }
+        }
+        self.notes
+    }
+}
+
+pub(super) fn too_few_images(path: PathBuf, found: usize, expected: &'static str) -> DataError {
+    DataError::TooFewImages {
+        path,
+        found,
+        extensions: EXTENSIONS,
+        expected,
+    }
+}
+
+/// The first few paths by name.
+pub(super) fn listed<'a>(paths: impl IntoIterator<Item = &'a PathBuf>) -> String {
+    let names: Vec<String> = paths
+        .into_iter()
+        .map(|path| path.display().to_string())
+        .collect();
+    match names.len().checked_sub(NAMED) {
+        None | Some(0) => names.join(", "),
+        Some(more) => format!("{} and {more} more", names[..NAMED].join(", ")),
+    }
+}
+
+fn is_run_folder(directory: &Path) -> bool {
+    RUN_FILES.iter().all(|name| directory.join(name).is_file())
+}
+
+fn canonical(directory: &Path) -> Result<PathBuf, DataError> {
+    std::fs::canonicalize(directory).map_err(|source| access_error(directory, source))
+}
+
+/// Everything in `directory` that is not hidden, sorted by name.
+fn sorted_entries(directory: &Path) -> Result<Vec<PathBuf>, DataError> {
+    let failed = |source| access_error(directory, source);
+    let mut paths = Vec::new();
+    for entry in std::fs::read_dir(directory).map_err(failed)? {
+        let path = entry.map_err(failed)?.path();
+        if !file_name(&path).starts_with('.') {
+            paths.push(path);
+        }
+    }
+    paths.sort();
+    Ok(paths)
+}
+
+fn file_name(path: &Path) -> String {
+    path.file_name()
+        .map(|name| name.to_string_lossy().into_owned())
+        .unwrap_or_default()
+}
+
+/// Whether it is a file whose name ends like one of [`EXTENSIONS`].
+fn is_image(path: &Path) -> bool {
+    path.is_file()
+        && matches!(
+            ImageFormat::from_path(path),
+            Ok(ImageFormat::Png
+                | ImageFormat::Jpeg
+                | ImageFormat::Bmp
+                | ImageFormat::Gif
+                | ImageFormat::Tiff
+                | ImageFormat::WebP)
+        )
+}

@@ -1,0 +1,325 @@
+//! Image files through `data::load`: pixels as another decoder shows them, and no half images.
+//!
+//! `tests/images/make.py` wrote the files and what they show.
+#![cfg(feature = "train")]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use image::{ImageError, ImageFormat};
+use infonce::train::data::{self, DataError, DataSource, LoadOptions};
+use tempfile::TempDir;
+
+/// Values of one image of `tests/images`: 16 x 16, red, green, blue.
+const VALUES: usize = 16 * 16 * 3;
+
+/// The files of `tests/images`, sorted, with what they show.
+fn files() -> Vec<(String, Vec<u8>, Vec<u8>)> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/images");
+    let mut paths: Vec<PathBuf> = fs::read_dir(&folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| {
+            path.extension()
+                .is_some_and(|end| end != "py" && end != "rgb")
+        })
+        .collect();
+    paths.sort();
+    let shown = fs::read(folder.join("pixels.rgb")).unwrap();
+    assert_eq!(shown.len(), paths.len() * VALUES);
+    paths
+        .into_iter()
+        .zip(shown.chunks(VALUES))
+        .map(|(path, shown)| {
+            let name = path.file_name().unwrap().to_str().unwrap().to_owned();
+            (name, fs::read(path).unwrap(), shown.to_vec())
+        })
+        .collect()
+}
+
+fn file(name: &str) -> Vec<u8> {
+    fs::read(
+        Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("tests/images")
+            .join(name),
+    )
+    .unwrap()
+}
+
+/// Decodes one file at a time, as the only training image of a folder.
+struct Reader {
+    directory: TempDir,
+    path: PathBuf,
+}
+
+impl Reader {
+    /// For variants of the file `name`, whose `whole` bytes give the image size.
+    fn new(name: &str, whole: &[u8]) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        for part in ["train", "test"] {
+            fs::create_dir(directory.path().join(part)).unwrap();
+        }
+        fs::write(directory.path().join("test/whole.png"), whole).unwrap();
+        let path = directory.path().join("train").join(name);
+        Self { directory, path }
+    }
+
+    fn read(&self, bytes: &[u8]) -> Result<Vec<u8>, DataError> {
+        fs::write(&self.path, bytes).unwrap();
+        let source = DataSource::Folder(self.directory.path().to_path_buf());
+        data::load(&source, LoadOptions::default()).map(|data| data.train.pixels)
+    }
+
+    /// The bytes must be refused with the file's name.
+    #[track_caller]
+    fn refused(&self, bytes: &[u8], what: &str) {
+        match self.read(bytes) {
+            Ok(_) => panic!("{what} of {:?} is accepted", self.path),
+            Err(error) => self.named(&error),
+        }
+    }
+
+    /// The bytes must be refused with the file's name, or give `whole`.
+    #[track_caller]
+    fn refused_or(&self, bytes: &[u8], whole: &[u8], what: &str) -> bool {
+        match self.read(bytes) {
+            Ok(pixels) => {
+                assert!(
+                    pixels == whole,
+                    "{what} of {:?} gives other pixels",
+                    self.path
+                );
+                false
+            }
+            Err(error) => {
+                self.named(&error);
+                true
+            }
+        }
+    }
+
+    #[track_caller]
+    fn named(&self, error: &DataError) {
+        assert!(matches!(error, DataError::Undecodable { .. }), "{error}");
+        let message = error.to_string();
+        let name = self.path.file_name().unwrap().to_str().unwrap();
+        assert!(
+            message.contains(name) && message.lines().count() == 1,
+            "{message}"
+        );
+    }
+}
+
+/// Two decoders of JPEG may round differently: in the inverse cosine transform, between samples of
+/// chroma, and on the way to red, green and blue. The largest difference we saw is allowed. All
+/// other formats, lossy WebP included, say to the bit what they show.
+fn allowed_difference(name: &str) -> u8 {
+    if name.ends_with(".jpg") { 3 } else { 0 }
+}
+
+#[test]
+fn images_come_out_as_another_decoder_shows_them() {
+    for (name, bytes, shown) in files() {
+        let pixels = Reader::new(&name, &bytes).read(&bytes).unwrap();
+        assert_eq!(pixels.len(), shown.len(), "{name}");
+        for (index, (pixel, shown)) in pixels.iter().zip(shown).enumerate() {
+            let difference = pixel.abs_diff(shown);
+            assert!(
+                difference <= allowed_difference(&name),
+                "{name} at {index}: {difference}"
+            );
+        }
+    }
+}
+
+/// An image of `width` x `height` with details, in the given format.
+fn detailed(width: u32, height: u32, format: ImageFormat) -> Vec<u8> {
+    let mut state = 1_u32;
+    let image = image::RgbImage::from_fn(width, height, |x, y| {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        let noise = (state >> 27) as u8;
+        image::Rgb([(x * 5 % 200) as u8 + noise, (y * 7 % 200) as u8, noise * 8])
+    });
+    let mut bytes = std::io::Cursor::new(Vec::new());
+    image.write_to(&mut bytes, format).unwrap();
+    bytes.into_inner()
+}
+
+#[test]
+fn a_cut_file_is_refused_or_shows_the_whole_image() {
+    for (name, bytes, _) in files() {
+        let reader = Reader::new(&name, &bytes);
+        let whole = reader.read(&bytes).unwrap();
+        let refused = (0..bytes.len())
+            .filter(|&end| reader.refused_or(&bytes[..end], &whole, &format!("cut at {end}")))
+            .count();
+        assert!(
+            refused > bytes.len() / 4,
+            "{name}: {refused} of {}",
+            bytes.len()
+        );
+    }
+}
+
+#[test]
+fn a_cut_larger_file_is_refused() {
+    for (name, format) in [
+        ("large.png", ImageFormat::Png),
+        ("large.jpg", ImageFormat::Jpeg),
+        ("large.gif", ImageFormat::Gif),
+        ("large.webp", ImageFormat::WebP),
+        ("large.bmp", ImageFormat::Bmp),
+        ("large.tif", ImageFormat::Tiff),
+    ] {
+        let bytes = detailed(150, 110, format);
+        let reader = Reader::new(name, &bytes);
+        let whole = reader.read(&bytes).unwrap();
+        let cuts = (0..100).map(|part| bytes.len() * part / 100);
+        for end in cuts.chain(bytes.len() - 40..bytes.len()) {
+            reader.refused_or(&bytes[..end], &whole, &format!("cut at {end}"));
+        }
+        reader.refused(&bytes[..bytes.len() * 9 / 10], "nine tenths");
+    }
+}
+
+#[test]
+fn damaged_bytes_never_panic_and_checksums_are_heeded() {
+    for (name, bytes, _) in files() {
+        let reader = Reader::new(&name, &bytes);
+        let whole = reader.read(&bytes).unwrap();
+        for at in (0..bytes.len()).step_by(3) {
+            let mut damaged = bytes.clone();
+            damaged[at] ^= 0x55;
+            if name.ends_with(".png") {
+                reader.refused_or(&damaged, &whole, &format!("a flip at {at}"));
+            } else if let Err(error) = reader.read(&damaged) {
+                reader.named(&error);
+            }
+        }
+    }
+}
+
+/// Where the entropy-coded data of the first scan begins.
+fn scan_of(jpeg: &[u8]) -> usize {
+    let marker = jpeg
+        .windows(2)
+        .position(|pair| pair == [0xff, 0xda])
+        .unwrap();
+    marker + 2 + usize::from(u16::from_be_bytes([jpeg[marker + 2], jpeg[marker + 3]]))
+}
+
+#[test]
+fn a_jpeg_that_is_cut_and_closed_again_is_refused() {
+    for (name, bytes, _) in files() {
+        if !name.ends_with(".jpg") {
+            continue;
+        }
+        let reader = Reader::new(&name, &bytes);
+        let whole = reader.read(&bytes).unwrap();
+        for at in scan_of(&bytes)..bytes.len() {
+            let closed = [&bytes[..at], &[0xff, 0xd9]].concat();
+            reader.refused_or(&closed, &whole, &format!("an end of image at {at}"));
+        }
+    }
+}
+
+#[test]
+fn a_broken_jpeg_stream_is_refused() {
+    for name in [
+        "baseline.jpg",
+        "restarts.jpg",
+        "grey.jpg",
+        "cmyk-inverted.jpg",
+    ] {
+        let bytes = file(name);
+        let reader = Reader::new(name, &bytes);
+        let scan = scan_of(&bytes);
+        for at in scan..bytes.len() - 2 {
+            let mut zeroed = bytes.clone();
+            zeroed[at..].fill(0);
+            reader.refused(&zeroed, "zeros to the end");
+        }
+        let middle = (scan + bytes.len()) / 2;
+        for marker in [0xc0, 0xc4, 0xd8, 0xd9, 0xda, 0xdb] {
+            let mut damaged = bytes.clone();
+            damaged[middle..middle + 2].copy_from_slice(&[0xff, marker]);
+            reader.refused(&damaged, &format!("marker {marker:x}"));
+        }
+        let mut ones = bytes.clone();
+        for pair in ones[scan..scan + 8].chunks_mut(2) {
+            pair.copy_from_slice(&[0xff, 0]);
+        }
+        reader.refused(&ones, "a code of ones only");
+    }
+}
+
+#[test]
+fn a_header_that_asks_for_too_much_memory_is_refused() {
+    let huge = 60_000_u16;
+    let set = |bytes: &mut [u8], at: usize, value: &[u8]| {
+        bytes[at..at + value.len()].copy_from_slice(value);
+    };
+    let jpeg = |name: &str, marker: u8| {
+        let mut bytes = file(name);
+        let frame = bytes
+            .windows(2)
+            .position(|pair| pair == [0xff, marker])
+            .unwrap();
+        set(
+            &mut bytes,
+            frame + 5,
+            &[huge.to_be_bytes(), huge.to_be_bytes()].concat(),
+        );
+        bytes
+    };
+    let wide = u32::from(huge);
+    let mut png = file("rgb.png");
+    set(
+        &mut png,
+        16,
+        &[wide.to_be_bytes(), wide.to_be_bytes()].concat(),
+    );
+    // The checksum of that header.
+    set(&mut png, 29, &0x0fb0_e215_u32.to_be_bytes());
+    let mut gif = file("palette.gif");
+    set(
+        &mut gif,
+        6,
+        &[huge.to_le_bytes(), huge.to_le_bytes()].concat(),
+    );
+    let mut bmp = file("rgb.bmp");
+    set(
+        &mut bmp,
+        18,
+        &[wide.to_le_bytes(), wide.to_le_bytes()].concat(),
+    );
+    let mut tiff = file("rgb-16-bit.tif");
+    // Width, height, and rows of the only strip, each one 16-bit value.
+    for tag in [256_u16, 257, 278] {
+        let entry = [tag, 3, 1, 0].map(u16::to_le_bytes).concat();
+        let value = tiff.windows(8).position(|bytes| bytes == entry).unwrap() + 8;
+        set(&mut tiff, value, &huge.to_le_bytes());
+    }
+    for (name, bytes) in [
+        ("huge.jpg", jpeg("baseline.jpg", 0xc0)),
+        ("huge-progressive.jpg", jpeg("progressive.jpg", 0xc2)),
+        ("huge.png", png),
+        ("huge.gif", gif),
+        ("huge.bmp", bmp),
+        ("huge.tif", tiff),
+    ] {
+        let reader = Reader::new(name, &file("rgb.png"));
+        let error = reader.read(&bytes).expect_err(name);
+        reader.named(&error);
+        assert!(
+            matches!(
+                &error,
+                DataError::Undecodable {
+                    source: ImageError::Limits(_),
+                    ..
+                }
+            ),
+            "{error}"
+        );
+    }
+}
