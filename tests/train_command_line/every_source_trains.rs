@@ -160,3 +160,48 @@ fn a_run_without_labels_shows_all_but_accuracies() {
     let words = ["--require-improvement", "npy:images.npy", "no labels"];
     refused_in_one_line(directory.path(), &required, &words);
 }
+
+#[test]
+fn a_damaged_file_is_named_or_left_out_when_asked() {
+    let directory = tempfile::tempdir().unwrap();
+    let folder = directory.path();
+    write_pngs(&folder.join("photos"), 10);
+    let whole = fs::read(folder.join("photos/0.png")).unwrap();
+    fs::write(folder.join("photos/cut.png"), &whole[..whole.len() / 2]).unwrap();
+    let common = [
+        "simclr",
+        "--data",
+        "folder:photos",
+        "--epochs",
+        "1",
+        "--batch",
+        "4",
+    ];
+    refused_in_one_line(folder, &common, &["photos/cut.png", "--skip-unreadable"]);
+
+    let options = ["--skip-unreadable", "--out", "photos/run"];
+    let (_, progress) = trained(folder, &[&common as &[&str], &options].concat());
+    let left_out = "1 file could not be read and was left out, the first is photos/cut.png";
+    assert!(
+        progress.contains(&format!("note: {left_out}")),
+        "{progress}"
+    );
+    let page = fs::read_to_string(folder.join("photos/run/report.html")).unwrap();
+    assert!(page.contains(left_out), "{page}");
+
+    // The configuration asks for the same, and the run folder inside the data is no class.
+    let again = [
+        "simclr",
+        "--config",
+        "photos/run/config.toml",
+        "--out",
+        "again",
+    ];
+    let (_, progress) = trained(folder, &again);
+    assert!(progress.contains(left_out), "{progress}");
+    assert!(
+        progress.contains("run folders are left out: photos/run"),
+        "{progress}"
+    );
+    assert!(progress.contains("without labels"), "{progress}");
+}
