@@ -59,8 +59,8 @@ INFONCE_DEVICE void normalize_row(const NormalizeParams& p, uint64_t row, uint32
     if (lane == 0) store_global(p.norms + row, norm);
     // A NaN norm must not be replaced by ε. The norm may overflow; y must not become 0 by it.
     const bool flat = norm < p.epsilon;
-    const float first = flat ? p.epsilon : largest, second = flat ? 1.0f : of_scaled;
-    for (uint32_t d = lane; d < p.dim; d += 32) p.y.store(row, d, p.x.load(row, d) / first / second);
+    const float divisor = flat ? p.epsilon : largest, factor = flat ? 1.0f : 1.0f / of_scaled;
+    for (uint32_t d = lane; d < p.dim; d += 32) p.y.store(row, d, p.x.load(row, d) / divisor * factor);
 }
 
 // ROWS rows of moderate lengths. Returns the others, a bit each.
@@ -153,7 +153,7 @@ INFONCE_DEVICE void normalize_backward_row(const NormalizeBackwardParams& p, uin
     const float divisor = flat ? p.epsilon : norm;
     // One infinity would end training, and the direction of a short row is rounding: the row becomes 0 if its
     // gradient overflows. What is not finite in dy stays visible.
-    float kept = 1.0f;
+    bool vanishes = false;
     if (norm <= p.short_norm) {
         float given = 0.0f, left = 0.0f;  // numbers that are not finite
         for (uint32_t d = lane; d < p.dim; d += 32) {
@@ -163,11 +163,11 @@ INFONCE_DEVICE void normalize_backward_row(const NormalizeBackwardParams& p, uin
         }
         given = warp_sum(given);
         left = warp_sum(left);
-        if (given == 0.0f && left > 0.0f) kept = 0.0f;
+        vanishes = given == 0.0f && left > 0.0f;
     }
     for (uint32_t d = lane; d < p.dim; d += 32) {
         const float dx = (p.dy.load(row, d) - p.y.load(row, d) * along) / divisor;
-        p.dx.store(row, d, kept > 0.0f ? dx : 0.0f);
+        p.dx.store(row, d, vanishes ? 0.0f : dx);
     }
 }
 
