@@ -129,7 +129,7 @@ fn contrasts(temperature: f32, n: usize, m: usize) -> Result<Vec<(Contrast, Vec<
 }
 
 /// z; q, k; or q, own_key, queue.
-fn inputs<'a, V>(matrices: &'a [V]) -> Inputs<&'a V> {
+fn inputs<V>(matrices: &[V]) -> Inputs<&V> {
     match matrices {
         [z] => Inputs::Shared { z },
         [q, k] => Inputs::Pair { q, k },
