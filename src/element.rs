@@ -14,6 +14,16 @@ pub enum DType {
     Bf16,
 }
 
+impl DType {
+    /// The smallest positive normal number: 2⁻¹²⁶ of f32 and bf16, 2⁻¹⁴ of f16.
+    pub const fn min_positive(self) -> f32 {
+        match self {
+            DType::F32 | DType::Bf16 => f32::MIN_POSITIVE,
+            DType::F16 => f16::MIN_POSITIVE.to_f32_const(),
+        }
+    }
+}
+
 impl std::fmt::Display for DType {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {

@@ -141,6 +141,11 @@ pub trait Engine {
     /// dx_i = (dy_i − y_i⟨y_i, dy_i⟩)/‖x_i‖ from y and ‖x_i‖ as [`normalize`](Self::normalize)
     /// left them; dy_i/epsilon where ‖x_i‖ ≤ epsilon.
     ///
+    /// A row that is short (‖x_i‖ at most epsilon, or below the normal numbers of `G`) and whose
+    /// gradient leaves the range of `G`, as that of a row of zeros does in f16 with epsilon = 10⁻¹², has
+    /// gradient 0. Longer rows overflow to infinity, and NaN or infinity in dy reaches dx, whatever the
+    /// length. [`reference::normalize_backward`](crate::reference::normalize_backward) is the definition.
+    ///
     /// # Errors
     /// [`Error`] when shapes differ or `epsilon` is not finite and positive.
     fn normalize_backward<T: Element, G: Element>(

@@ -11,8 +11,10 @@
 //! with w_i the row's weight and g the upstream gradient. Written like this nothing cancels when
 //! p₊ → 1; the textbook's p₊ − 1 loses every digit at 1 − p₊ = 10⁻¹⁶.
 
+use half::{bf16, f16};
+
 use crate::contrast::{Contrast, Inputs};
-use crate::element::Element;
+use crate::element::{DType, Element};
 use crate::error::Error;
 use crate::rows::{Matrix, Rows};
 
@@ -257,15 +259,49 @@ pub fn normalize(x: &Dense, epsilon: f64) -> (Dense, Vec<f64>) {
     (y, norms)
 }
 
-/// dx_i = (dy_i − y_i⟨y_i, dy_i⟩)/‖x_i‖, and dy_i/epsilon where ‖x_i‖ ≤ epsilon.
-pub fn normalize_backward(y: &Dense, norms: &[f64], dy: &Dense, epsilon: f64) -> Dense {
-    Dense::from_fn(y.rows, y.dim, |i, d| {
+/// dx_i = (dy_i − y_i⟨y_i, dy_i⟩)/‖x_i‖, and dy_i/epsilon where ‖x_i‖ ≤ epsilon, to be stored in
+/// `gradient`.
+///
+/// A row is *short* where ‖x_i‖ ≤ max(epsilon, the smallest normal number of `gradient`). A short row of
+/// which a number rounds to infinity in `gradient`, though y_i and dy_i are finite, is 0 as a whole:
+/// such a row's direction is rounding, and one infinity would end training. Longer rows keep their
+/// infinities, which loss scaling looks for: they need ‖dy_i‖ of about 4 or more, because the smallest
+/// normal number times the largest is about 4 in all three types.
+pub fn normalize_backward(
+    y: &Dense,
+    norms: &[f64],
+    dy: &Dense,
+    epsilon: f64,
+    gradient: DType,
+) -> Dense {
+    let short = epsilon.max(f64::from(gradient.min_positive()));
+    let mut dx = Dense::from_fn(y.rows, y.dim, |i, d| {
         if norms[i] <= epsilon {
             dy.row(i)[d] / epsilon
         } else {
             (dy.row(i)[d] - y.row(i)[d] * dot(y.row(i), dy.row(i))) / norms[i]
         }
-    })
+    });
+    for (i, &norm) in norms.iter().enumerate() {
+        let mut given = y.row(i).iter().chain(dy.row(i));
+        let mut left = dx.row(i).iter();
+        if norm <= short
+            && given.all(|x| x.is_finite())
+            && left.any(|&x| !is_finite_in(gradient, x))
+        {
+            dx.row_mut(i).fill(0.0);
+        }
+    }
+    dx
+}
+
+/// Whether `x`, rounded to `dtype`, is neither infinite nor NaN.
+fn is_finite_in(dtype: DType, x: f64) -> bool {
+    match dtype {
+        DType::F32 => (x as f32).is_finite(),
+        DType::F16 => f16::from_f64(x).is_finite(),
+        DType::Bf16 => bf16::from_f64(x).is_finite(),
+    }
 }
 
 /// m·key + (1−m)·query.

@@ -2,7 +2,7 @@
 //! and its loss and gradients take the values that can be written down by hand.
 
 use infonce::reference::{self, Dense, Reference};
-use infonce::{Contrast, Error, Inputs, Positives, Reduction};
+use infonce::{Contrast, DType, Error, Inputs, Positives, Reduction};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -149,7 +149,7 @@ fn normalize_backward_is_the_derivative_of_normalize() {
     let dy = random(&mut rng, rows, dim);
     let (y, norms) = reference::normalize(&x, epsilon);
     assert!(norms[0] < epsilon && norms[1] == 0.0 && norms[2] > epsilon);
-    let dx = reference::normalize_backward(&y, &norms, &dy, epsilon);
+    let dx = reference::normalize_backward(&y, &norms, &dy, epsilon, DType::F32);
     let along = |x: &Dense| -> f64 {
         let (y, _) = reference::normalize(x, epsilon);
         let pairs = y.as_slice().iter().zip(dy.as_slice());

@@ -134,6 +134,64 @@ fn workspace_grows_linearly() -> Result<(), Error> {
     Ok(())
 }
 
+/// What is announced; `workspace_grows_linearly` holds a call at 65,536 rows to it.
+#[test]
+fn what_is_announced_at_65536_rows_is_small_and_linear() -> Result<(), Error> {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let shape = |rows: usize| Shape {
+        anchors: rows,
+        candidates: rows,
+        dim: 128,
+    };
+    let small = |name: &str, bytes: &dyn Fn(Shape) -> Result<usize, Error>| {
+        let (half, whole) = (bytes(shape(32_768))?, bytes(shape(65_536))?);
+        println!("{name}: {half} bytes, at twice as many rows {whole}");
+        assert!(whole <= 2 * half, "{name}: {half} to {whole}");
+        // A matrix of single bytes would be 4 GiB, inputs and gradients are 128 MiB at most.
+        assert!(whole < 256 * MIB, "{name}: {whole}");
+        Ok::<_, Error>(())
+    };
+    let engine = CpuEngine::with_threads(2)?;
+    for dk in [false, true] {
+        let name = |types| format!("cpu, {types}, dk: {dk}");
+        small(&name("f32"), &|shape| {
+            Ok(engine.workspace_bytes::<f32, f32>(shape, dk))
+        })?;
+        small(&name("bf16"), &|shape| {
+            Ok(engine.workspace_bytes::<bf16, bf16>(shape, dk))
+        })?;
+    }
+    #[cfg(host_kernels)]
+    {
+        use infonce::DType;
+        use infonce::host::{Call, HostEngine, Schedule};
+        let engines = [
+            HostEngine::new(Schedule::Early, 0),
+            HostEngine::new(Schedule::Early, 0).with_hopper_kernels(),
+        ];
+        for (contrast, dk) in [
+            (Contrast::nt_xent(0.07)?, false),
+            (Contrast::info_nce(0.07, Positives::Diagonal)?, true),
+            (Contrast::moco(0.07)?, false),
+            (Contrast::clip(14.0)?, true),
+        ] {
+            for (engine, dtype) in [(&engines[0], DType::F32), (&engines[1], DType::Bf16)] {
+                for call in [
+                    Call::Forward,
+                    Call::ValueAndGrad { dk },
+                    Call::Backward { dk },
+                ] {
+                    let name = format!("kernels, {}, {dtype}, {call:?}", contrast.name());
+                    small(&name, &|shape| {
+                        engine.workspace_bytes(call, &contrast, shape, dtype)
+                    })?;
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
 #[test]
 fn no_verb_and_no_type_stores_the_matrix() -> Result<(), Error> {
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);

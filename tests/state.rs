@@ -216,6 +216,7 @@ fn the_key_encoder_moves_by_less_than_half_a_bf16_step_and_still_arrives() -> Te
 #[test]
 fn clips_scale_is_clamped_after_the_step_and_keeps_its_gradient() -> Test {
     let mut log_scale = LogScale::from_temperature(0.07)?;
+    assert!((log_scale.value() - 2.659_26).abs() < 1e-6);
     assert!((log_scale.scale() - 1.0 / 0.07).abs() < 1e-4);
     assert!((log_scale.gradient(0.5) - 0.5 / 0.07).abs() < 1e-4);
     log_scale.step(100.0);
@@ -227,6 +228,27 @@ fn clips_scale_is_clamped_after_the_step_and_keeps_its_gradient() -> Test {
     log_scale.step(1.0);
     assert!((log_scale.value() - 1.0).abs() < 1e-6);
     assert!((log_scale.contrast()?.scale() - 1f32.exp()).abs() < 1e-5);
+    Ok(())
+}
+
+#[test]
+fn clips_scale_stays_below_the_largest_that_was_asked_for() -> Test {
+    // Below and above 100; the start is clamped too.
+    for (temperature, max_scale) in [(0.07, 20.0), (0.07, 500.0), (0.001, 500.0)] {
+        let mut log_scale = LogScale::with_max_scale(temperature, max_scale)?;
+        let start = max_scale.min(1.0 / temperature);
+        assert!((log_scale.scale() / start - 1.0).abs() < 1e-6);
+        log_scale.step(10.0);
+        assert!(log_scale.scale() <= max_scale);
+        assert!((log_scale.scale() / max_scale - 1.0).abs() < 1e-6);
+        assert_eq!(log_scale.value(), max_scale.ln());
+    }
+    for bad in [0.99, 0.0, -3.0, f32::NAN, f32::INFINITY] {
+        let refused = LogScale::with_max_scale(0.07, bad).err();
+        let message = refused.map(|error| error.to_string()).unwrap_or_default();
+        assert!(message.starts_with("`max_scale` is "), "{message}");
+        assert!(message.ends_with("finite and at least 1"), "{message}");
+    }
     Ok(())
 }
 

@@ -61,6 +61,7 @@ inline float larger_or_nan(float a, float b) { return a > b || a != a ? a : b; }
 
 constexpr float LN_2 = 0.6931471805599453f, LOG2_E = 1.4426950408889634f;
 INFONCE_DEVICE float infinity() { return bits_float(0x7f800000u); }
+INFONCE_DEVICE bool is_finite(float x) { return absolute(x) < infinity(); }
 INFONCE_DEVICE float quiet_nan() { return bits_float(0x7fc00000u); }
 
 }  // namespace infonce

@@ -46,19 +46,21 @@ INFONCE_DEVICE void normalize_row(const NormalizeParams& p, uint64_t row, uint32
     for (int mask = 16; mask > 0; mask /= 2) largest = larger(largest, shuffle_xor(largest, mask));
     if (warp_sum(nans) > 0.0f) largest = quiet_nan();
     // The same in every lane, so that all take the same way.
-    float norm = largest;
+    float of_scaled = 1.0f;
     if (largest > 0.0f && largest < infinity()) {
         float squares = 0.0f;
         for (uint32_t d = lane; d < p.dim; d += 32) {
             const float x = p.x.load(row, d) / largest;
             squares = fma(x, x, squares);
         }
-        norm = largest * sqrt_exact(warp_sum(squares));
+        of_scaled = sqrt_exact(warp_sum(squares));
     }
+    const float norm = largest * of_scaled;
     if (lane == 0) store_global(p.norms + row, norm);
-    // A NaN norm must not be replaced by ε.
-    const float divisor = norm < p.epsilon ? p.epsilon : norm;
-    for (uint32_t d = lane; d < p.dim; d += 32) p.y.store(row, d, p.x.load(row, d) / divisor);
+    // A NaN norm must not be replaced by ε. The norm may overflow; y must not become 0 by it.
+    const bool flat = norm < p.epsilon;
+    const float divisor = flat ? p.epsilon : largest, factor = flat ? 1.0f : 1.0f / of_scaled;
+    for (uint32_t d = lane; d < p.dim; d += 32) p.y.store(row, d, p.x.load(row, d) / divisor * factor);
 }
 
 // ROWS rows of moderate lengths. Returns the others, a bit each.
@@ -136,7 +138,9 @@ struct NormalizeBackwardParams {
     const float* norms;
     uint32_t rows, dim;
     float epsilon;
+    float short_norm;    // ε, or the smallest normal number of dx's type if that is larger
     uint32_t warp_rows;  // as above
+    uint32_t padding;
 };
 
 // A row of any kind.
@@ -147,8 +151,24 @@ INFONCE_DEVICE void normalize_backward_row(const NormalizeBackwardParams& p, uin
     for (uint32_t d = lane; d < p.dim; d += 32) along = fma(p.y.load(row, d), p.dy.load(row, d), along);
     along = flat ? 0.0f : warp_sum(along);
     const float divisor = flat ? p.epsilon : norm;
-    for (uint32_t d = lane; d < p.dim; d += 32)
-        p.dx.store(row, d, (p.dy.load(row, d) - p.y.load(row, d) * along) / divisor);
+    // One infinity would end training, and the direction of a short row is rounding: the row becomes 0 if its
+    // gradient overflows. What is not finite in dy stays visible.
+    bool vanishes = false;
+    if (norm <= p.short_norm) {
+        float given = 0.0f, left = 0.0f;  // numbers that are not finite
+        for (uint32_t d = lane; d < p.dim; d += 32) {
+            const float y = p.y.load(row, d), dy = p.dy.load(row, d);
+            if (!is_finite(y) || !is_finite(dy)) given = 1.0f;
+            if (!is_finite(p.dx.rounded((dy - y * along) / divisor))) left = 1.0f;
+        }
+        given = warp_sum(given);
+        left = warp_sum(left);
+        vanishes = given == 0.0f && left > 0.0f;
+    }
+    for (uint32_t d = lane; d < p.dim; d += 32) {
+        const float dx = (p.dy.load(row, d) - p.y.load(row, d) * along) / divisor;
+        p.dx.store(row, d, vanishes ? 0.0f : dx);
+    }
 }
 
 // ROWS rows of moderate lengths. Returns the others, a bit each.
@@ -186,7 +206,7 @@ INFONCE_DEVICE uint32_t normalize_backward_rows(const NormalizeBackwardParams& p
     INFONCE_UNROLL
     for (int row = 0; row < ROWS; ++row) {
         if (first + row >= p.rows) continue;
-        if (!is_moderate(norms[row]) || norms[row] <= p.epsilon) {
+        if (!is_moderate(norms[row]) || norms[row] <= p.short_norm) {
             others |= 1u << row;
             continue;
         }
@@ -206,7 +226,7 @@ INFONCE_DEVICE uint32_t normalize_backward_rows(const NormalizeBackwardParams& p
     return others;
 }
 
-// dx_i = (dy_i - y_i⟨y_i, dy_i⟩) / ‖x_i‖; dy_i / ε where ‖x_i‖ ≤ ε
+// dx_i = (dy_i - y_i⟨y_i, dy_i⟩) / ‖x_i‖; dy_i / ε where ‖x_i‖ ≤ ε; 0 where a short row overflows
 INFONCE_KERNEL(normalize_backward, NormalizeBackwardParams, NORMALIZE_WARPS * 32, 1) {
     const uint64_t warp = uint64_t(block_index().x) * NORMALIZE_WARPS + thread_index() / 32;
     const uint32_t lane = thread_index() % 32;

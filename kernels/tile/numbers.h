@@ -28,6 +28,15 @@ INFONCE_DEVICE void store_number(void* data, uint32_t dtype, uint64_t index, flo
     }
 }
 
+// What `store_number` leaves of x.
+INFONCE_DEVICE float round_number(uint32_t dtype, float x) {
+    switch (dtype) {
+        case DTYPE_F16: return to_float(to_f16(x));
+        case DTYPE_BF16: return to_float(to_bf16(x));
+        default: return x;
+    }
+}
+
 // Whether four numbers at a time can be loaded and stored.
 INFONCE_DEVICE bool is_quad_aligned(const void* data, uint32_t dtype) {
     return uint64_t(data) % (dtype == DTYPE_F32 ? 16 : 8) == 0;
@@ -81,6 +90,7 @@ struct Matrix {
     INFONCE_DEVICE void store(uint64_t row, uint32_t column, float x) const {
         store_number(data, dtype, row * stride + column, x);
     }
+    INFONCE_DEVICE float rounded(float x) const { return round_number(dtype, x); }
     // Whether rows of `columns` numbers can be read four at a time.
     INFONCE_DEVICE bool in_quads(uint32_t columns) const {
         return is_quad_aligned(data, dtype) && stride % 4 == 0 && columns % 4 == 0;

@@ -46,6 +46,7 @@ pub(super) fn normalize_backward<T: Element, G: Element>(
     epsilon: f32,
 ) {
     let kernel = Kernel::for_f32();
+    let short = epsilon.max(G::DTYPE.min_positive());
     y.par_chunks(dim)
         .zip(norms)
         .zip(dy.par_chunks(dim))
@@ -60,7 +61,15 @@ pub(super) fn normalize_backward<T: Element, G: Element>(
             for ((dx, y), dy) in dx.iter_mut().zip(y).zip(dy) {
                 *dx = G::from_f32((dy.to_f32() - y.to_f32() * along) / divisor);
             }
+            // One infinity would end training, and the direction of so short a row is rounding.
+            if norm <= short && !is_finite(dx) && is_finite(y) && is_finite(dy) {
+                dx.fill(G::from_f32(0.0));
+            }
         });
+}
+
+fn is_finite<T: Element>(row: &[T]) -> bool {
+    row.iter().all(|x| x.to_f32().is_finite())
 }
 
 /// key ← m·key + (1−m)·query; lengths have been checked.

@@ -376,7 +376,9 @@ pub(super) struct NormalizeBackwardParams {
     pub rows: u32,
     pub dim: u32,
     pub epsilon: f32,
+    pub short_norm: f32,
     pub warp_rows: u32,
+    pub padding: u32,
 }
 
 /// `MomentumTensor` of rowwise/state.cu.

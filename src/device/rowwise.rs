@@ -115,7 +115,7 @@ impl<'d, D: Device> Rowwise<'d, D> {
         self.launch_rows("normalize", x.rows.div_ceil(warp_rows.max(1)), &params)
     }
 
-    /// dx_i = (dy_i − y_i⟨y_i, dy_i⟩)/‖x_i‖; dy_i/ε where ‖x_i‖ ≤ ε.
+    /// dx_i = (dy_i − y_i⟨y_i, dy_i⟩)/‖x_i‖; dy_i/ε where ‖x_i‖ ≤ ε; 0 where a short row overflows.
     pub(crate) fn normalize_backward(
         &self,
         y: DeviceMatrix,
@@ -139,7 +139,9 @@ impl<'d, D: Device> Rowwise<'d, D> {
             rows: count("y", y.rows)?,
             dim: y.dim as u32,
             epsilon,
+            short_norm: epsilon.max(dx.dtype.min_positive()),
             warp_rows: warp_rows as u32,
+            padding: 0,
         };
         let warps = y.rows.div_ceil(warp_rows.max(1));
         self.launch_rows("normalize_backward", warps, &params)

@@ -5,7 +5,7 @@ use crate::error::{Error, positive};
 
 /// log s of CLIP, the parameter that an optimiser sees (Radford et al. 2021, section 2.5).
 ///
-/// The clamp to [0, ln 100] belongs **after** the optimiser's step: a clamp in the forward pass
+/// The clamp to [0, ln 100], or to another largest scale, belongs **after** the optimiser's step: a clamp in the forward pass
 /// would leave the parameter outside its range with a zero gradient.
 ///
 /// ```
@@ -19,30 +19,53 @@ use crate::error::{Error, positive};
 /// # Ok::<(), infonce::Error>(())
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct LogScale(f32);
+pub struct LogScale {
+    value: f32,
+    max_scale: f32,
+}
 
 impl LogScale {
-    /// The largest scale: 100.
+    /// CLIP's own largest scale: 100.
     pub const MAX_SCALE: f32 = 100.0;
 
-    /// Starts at s = 1/temperature; CLIP's own start is 0.07.
+    /// Starts at s = 1/temperature and stays at or below [`MAX_SCALE`](Self::MAX_SCALE); CLIP's own
+    /// start is 0.07.
     ///
     /// # Errors
     /// [`Error::Scalar`] unless `temperature` is finite and greater than 0.
     pub fn from_temperature(temperature: f32) -> Result<Self, Error> {
-        let mut log_scale = Self(-positive("temperature", temperature)?.ln());
+        Self::with_max_scale(temperature, Self::MAX_SCALE)
+    }
+
+    /// Starts at s = 1/temperature and stays at or below `max_scale`.
+    ///
+    /// # Errors
+    /// [`Error::Scalar`] unless `temperature` is finite and greater than 0 and `max_scale` is finite
+    /// and at least 1.
+    pub fn with_max_scale(temperature: f32, max_scale: f32) -> Result<Self, Error> {
+        if !max_scale.is_finite() || max_scale < 1.0 {
+            return Err(Error::Scalar {
+                argument: "max_scale",
+                given: f64::from(max_scale),
+                allowed: "finite and at least 1",
+            });
+        }
+        let mut log_scale = Self {
+            value: -positive("temperature", temperature)?.ln(),
+            max_scale,
+        };
         log_scale.step(0.0);
         Ok(log_scale)
     }
 
     /// log s.
     pub fn value(&self) -> f32 {
-        self.0
+        self.value
     }
 
-    /// s, at most 100.
+    /// s, at least 1 and at most the largest scale.
     pub fn scale(&self) -> f32 {
-        self.0.exp().clamp(1.0, Self::MAX_SCALE)
+        self.value.exp().clamp(1.0, self.max_scale)
     }
 
     /// The contrast at the present scale.
@@ -58,8 +81,8 @@ impl LogScale {
         self.scale() * dscale
     }
 
-    /// Adds an optimiser's step and clamps to [0, ln 100].
+    /// Adds an optimiser's step and clamps to [0, ln of the largest scale].
     pub fn step(&mut self, delta: f32) {
-        self.0 = (self.0 + delta).clamp(0.0, Self::MAX_SCALE.ln());
+        self.value = (self.value + delta).clamp(0.0, self.max_scale.ln());
     }
 }

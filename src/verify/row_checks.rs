@@ -98,14 +98,21 @@ pub fn normalization<B: Backend, T: Element>(
             });
             let x = Owned::<T>::round(&x);
             let dy = normal_matrix(rows, dim, rng);
-            let mut judged = Vec::new();
-            judged.extend(normalize::<B, T, f32>(backend, &x, epsilon)?);
-            judged.extend(normalize_backward::<B, T, f32>(backend, &x, &dy, epsilon)?);
-            if T::DTYPE != DType::F32 {
-                judged.extend(normalize::<B, T, T>(backend, &x, epsilon)?);
-                judged.extend(normalize_backward::<B, T, T>(backend, &x, &dy, epsilon)?);
+            measurements.extend(both_ways(backend, &x, &dy, epsilon)?);
+        }
+    }
+    for dim in [1, 5, 20] {
+        for x in extreme_rows(T::DTYPE, dim) {
+            let x = Owned::<T>::round(&x);
+            // One that no row but that of zeros is shorter than. Gradients leave the range of their
+            // type, or stay within it.
+            for epsilon in [1e-12, f32::from_bits(1)] {
+                for size in [1.0, 1e-7] {
+                    let dy =
+                        Dense::from_fn(3, dim, |i, d| size * ((1 + 7 * i + 3 * d) as f64).sin());
+                    measurements.extend(both_ways(backend, &x, &dy, epsilon)?);
+                }
             }
-            measurements.extend(judged.iter().map(|judged| judged.measure(T::DTYPE)));
         }
     }
     for dim in [1, 20, 40] {
@@ -114,6 +121,46 @@ pub fn normalization<B: Backend, T: Element>(
         measurements.extend(judged.iter().map(|judged| judged.measure(T::DTYPE)));
     }
     Ok(measurements)
+}
+
+/// y, norms and dx, in f32 and in the inputs' type.
+fn both_ways<B: Backend, T: Element>(
+    backend: &B,
+    x: &Owned<T>,
+    dy: &Dense,
+    epsilon: f32,
+) -> Result<Vec<Measurement>, Error> {
+    let mut judged = Vec::new();
+    judged.extend(normalize::<B, T, f32>(backend, x, epsilon)?);
+    judged.extend(normalize_backward::<B, T, f32>(backend, x, dy, epsilon)?);
+    if T::DTYPE != DType::F32 {
+        judged.extend(normalize::<B, T, T>(backend, x, epsilon)?);
+        judged.extend(normalize_backward::<B, T, T>(backend, x, dy, epsilon)?);
+    }
+    let measurements = judged.iter().map(|judged| judged.measure(T::DTYPE));
+    Ok(measurements.collect())
+}
+
+/// Three rows of each kind: zeros, subnormal numbers of `dtype`, numbers whose squares leave the range
+/// of f16, and one large number, or one of the largest, among small ones.
+fn extreme_rows(dtype: DType, dim: usize) -> Vec<Dense> {
+    let subnormal = spacing(dtype) * f64::from(dtype.min_positive());
+    let sign = |d: usize| if d.is_multiple_of(2) { 1.0 } else { -1.0 };
+    let [large, largest] = match dtype {
+        DType::F16 => [300.0, 65504.0],
+        DType::F32 | DType::Bf16 => [1e30, 3e38],
+    };
+    let alone =
+        |number: f64| Dense::from_fn(3, dim, |i, d| if d == i % dim { number } else { 1e-3 });
+    vec![
+        Dense::from_fn(3, dim, |_, _| 0.0),
+        Dense::from_fn(3, dim, |i, d| {
+            sign(d) * (8 + (5 * i + 3 * d) % 9) as f64 * subnormal
+        }),
+        Dense::from_fn(3, dim, |i, d| sign(d) * 60_000.0 / (1 + (i + d) % 3) as f64),
+        alone(large),
+        alone(largest),
+    ]
 }
 
 /// Rows that hold NaN, infinity or both, at their ends or in the middle, and one that does not.
@@ -161,13 +208,13 @@ fn normalize<B: Backend, T: Element, O: Element>(
         Judged {
             output: output(verb, "y", &y),
             plain: rounded::<O>(&plain),
-            rounding: (spacing(O::DTYPE) + spacing(DType::F32)) * magnitude(&expected),
+            rounding: spacing_at(O::DTYPE, &expected) + spacing_at(DType::F32, &expected),
             expected,
         },
         Judged {
             output: output(verb, "norms", &norms),
             plain: rounded::<f32>(&plain_norms),
-            rounding: spacing(DType::F32) * magnitude(&expected_norms),
+            rounding: spacing_at(DType::F32, &expected_norms),
             expected: expected_norms,
         },
     ])
@@ -191,22 +238,35 @@ fn normalize_backward<B: Backend, T: Element, G: Element>(
     let (wide_y, wide_dy) = (Dense::from_rows(y), Dense::from_rows(dy));
     let wide_norms: Vec<f64> = norms.iter().map(|&norm| f64::from(norm)).collect();
     let wide_epsilon = f64::from(epsilon);
-    let expected = reference::normalize_backward(&wide_y, &wide_norms, &wide_dy, wide_epsilon);
-    // Terms of the difference: |dy| + |y| Σ|y dy|.
+    let expected =
+        reference::normalize_backward(&wide_y, &wide_norms, &wide_dy, wide_epsilon, G::DTYPE);
+    // Terms of the difference: |dy| + |y| Σ|y dy|. A short row that is 0 has none: it is 0 exactly.
+    let short = wide_epsilon.max(f64::from(G::DTYPE.min_positive()));
+    let is_nothing =
+        |i: usize| wide_norms[i] <= short && expected.row(i).iter().all(|&dx| dx == 0.0);
     let terms = Dense::from_fn(rows, dim, |i, d| {
+        if is_nothing(i) {
+            return 0.0;
+        }
         let (y, dy) = (wide_y.row(i), wide_dy.row(i));
         let along: f64 = y.iter().zip(dy).map(|(y, dy)| (y * dy).abs()).sum();
         (dy[d].abs() + y[d].abs() * along) / wide_norms[i].max(wide_epsilon)
     });
     let (plain_y, plain_dy) = (plain::widen(y), plain::widen(dy));
-    let plain = plain::normalize_backward(&plain_y, &norms, &plain_dy, dim, epsilon);
+    let plain: Vec<G> = plain::normalize_backward(&plain_y, &norms, &plain_dy, dim, epsilon);
+    let plain: Vec<f32> = plain.iter().map(|dx| dx.to_f32()).collect();
     Ok([Judged {
         output: output(Verb::NormalizeBackward, "dx", &dx),
-        plain: rounded::<G>(&plain),
-        rounding: spacing(G::DTYPE) * magnitude(expected.as_slice())
-            + spacing(DType::F32) * magnitude(terms.as_slice()),
+        plain: plain.into_iter().map(f64::from).collect(),
+        rounding: spacing_at(G::DTYPE, expected.as_slice())
+            + spacing_at(DType::F32, terms.as_slice()),
         expected: expected.as_slice().to_vec(),
     }])
+}
+
+/// The spacing of `dtype` at the largest of `numbers`.
+fn spacing_at(dtype: DType, numbers: &[f64]) -> f64 {
+    spacing(dtype) * magnitude(numbers).max(f64::from(dtype.min_positive()))
 }
 
 fn rounded<T: Element>(numbers: &[f32]) -> Vec<f64> {

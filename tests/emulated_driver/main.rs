@@ -1,5 +1,5 @@
-//! What stands on the CUDA driver, run on machines that have none: `cuda_device` and a part of the
-//! conformance suite, as child processes that find the library of `driver/` as `libcuda.so`.
+//! What stands on the CUDA driver, run on machines that have none: `cuda_device`, `known_values` and a
+//! part of the conformance suite, as child processes that find the library of `driver/` as `libcuda.so`.
 //!
 //! The library itself is tested in `driver/tests.rs`.
 #![cfg(unix)]
@@ -103,4 +103,10 @@ fn the_engine_gives_what_the_reference_gives() {
     filter.extend(left_out.iter().flat_map(|part| ["--skip", part]));
     passed(&run("conformance", &filter), 150);
     passed(&run("conformance", &["cuda Hopper bf16 row-wise verbs"]), 1);
+}
+
+#[test]
+#[cfg_attr(not(host_kernels), ignore = "no C++ compiler was found")]
+fn the_engine_gives_the_values_that_are_known() {
+    passed(&run("known_values", &["cuda: "]), 18);
 }

@@ -1,0 +1,215 @@
+//! Normalisation, the queue and the best candidates.
+
+use infonce::KeyQueue;
+
+use super::*;
+
+pub(super) fn promises<B: Backend>() -> [(&'static str, Promise<B>); 8] {
+    [
+        ("a row of zeros has a finite gradient", zero_row),
+        ("a short row's gradient is kept if it fits", short_row),
+        ("a longer row's gradient overflows visibly", long_row),
+        ("a gradient that is not finite is not hidden", not_hidden),
+        ("rows of any length become unit rows", any_length),
+        (
+            "the newest keys of a large batch stay in order",
+            large_batch,
+        ),
+        ("the best of a set in itself are k others", others),
+        ("scores that nearly tie come in order", near_ties),
+    ]
+}
+
+const EPSILON: f32 = 1e-12;
+
+/// y and the norm of one row.
+fn normalized<B: Backend, T: Element>(engine: &B, x: &[f32]) -> Result<(Vec<f32>, f32), Error> {
+    let x: Vec<T> = x.iter().map(|&x| T::from_f32(x)).collect();
+    let (mut y, mut norm) = (vec![T::from_f32(f32::NAN); x.len()], [f32::NAN]);
+    let to = RowsMut::new(&mut y, 1, x.len())?;
+    engine.normalize(Rows::new(&x, 1, x.len())?, to, &mut norm, EPSILON)?;
+    Ok((y.iter().map(|y| y.to_f32()).collect(), norm[0]))
+}
+
+/// dx of the row x, the gradient of whose unit row is dy, both ways that a kernel may take it: a row
+/// of whole quads, and one of other length.
+fn gradient<B: Backend, T: Element>(
+    engine: &B,
+    [first, second]: [f32; 2],
+    [dy_first, dy_second]: [f32; 2],
+) -> Result<[f32; 2], Error> {
+    let mut found = Vec::new();
+    for dim in [4, 7] {
+        let wide = |first: f32, second: f32| -> Vec<f32> {
+            let mut row = vec![0.0; dim];
+            (row[0], row[1]) = (first, second);
+            row
+        };
+        let (y, norm) = normalized::<B, T>(engine, &wide(first, second))?;
+        let y: Vec<T> = y.into_iter().map(T::from_f32).collect();
+        let dy: Vec<T> = wide(dy_first, dy_second)
+            .into_iter()
+            .map(T::from_f32)
+            .collect();
+        let mut dx = vec![T::from_f32(f32::NAN); dim];
+        let (y, dy) = (Rows::new(&y, 1, dim)?, Rows::new(&dy, 1, dim)?);
+        engine.normalize_backward(y, &[norm], dy, RowsMut::new(&mut dx, 1, dim)?, EPSILON)?;
+        let wide = |rows: Rows<'_, T>| Dense::from_rows(rows);
+        let expected = reference::normalize_backward(
+            &wide(y),
+            &[f64::from(norm)],
+            &wide(dy),
+            f64::from(EPSILON),
+            T::DTYPE,
+        );
+        let dx = [dx[0].to_f32(), dx[1].to_f32()];
+        for (dx, &expected) in dx.iter().zip(expected.as_slice()) {
+            let expected = T::from_f32(expected as f32).to_f32();
+            let close = (dx - expected).abs() <= T::EPSILON * expected.abs();
+            let same = *dx == expected || dx.is_nan() && expected.is_nan();
+            assert!(same || close, "{} D = {dim}: {dx} for {expected}", T::DTYPE);
+        }
+        found.push(dx);
+    }
+    let bits = |dx: &[f32; 2]| dx.map(f32::to_bits);
+    assert_eq!(bits(&found[0]), bits(&found[1]));
+    Ok(found[0])
+}
+
+fn zero_row<B: Backend>(new: New<B>) -> Result<(), Error> {
+    let engine = &new()?;
+    // dy/ε fits f32 and bf16, and no number of f16.
+    let dy = [1.0, -0.001];
+    let dx = gradient::<B, f32>(engine, [0.0, 0.0], dy)?;
+    assert_eq!(dx, [1.0 / EPSILON, -0.001 / EPSILON]);
+    let dx = gradient::<B, bf16>(engine, [0.0, 0.0], dy)?;
+    assert!(dx[0] > 9e11 && dx[1] < -9e8 && dx[0] < 1.1e12, "{dx:?}");
+    assert_eq!(gradient::<B, f16>(engine, [0.0, 0.0], dy)?, [0.0, 0.0]);
+    Ok(())
+}
+
+/// 2⁻¹⁶ is below f16's normal numbers: times 2¹⁶, ½ fits and 1 does not.
+fn short_row<B: Backend>(new: New<B>) -> Result<(), Error> {
+    let engine = &new()?;
+    let x = [2f32.powi(-16), 0.0];
+    assert_eq!(gradient::<B, f16>(engine, x, [0.0, 0.5])?, [0.0, 32768.0]);
+    assert_eq!(gradient::<B, f16>(engine, x, [0.25, 1.0])?, [0.0, 0.0]);
+    Ok(())
+}
+
+/// Loss scaling looks for infinities, so they are left where a direction has meaning.
+fn long_row<B: Backend>(new: New<B>) -> Result<(), Error> {
+    let engine = &new()?;
+    let dx = gradient::<B, f16>(engine, [2f32.powi(-10), 0.0], [0.0, 100.0])?;
+    assert_eq!(dx, [0.0, f32::INFINITY]);
+    let dx = gradient::<B, f32>(engine, [1e-11, 0.0], [0.0, 1e38])?;
+    assert_eq!(dx, [0.0, f32::INFINITY]);
+    Ok(())
+}
+
+fn not_hidden<B: Backend>(new: New<B>) -> Result<(), Error> {
+    fn check<B: Backend, T: Element>(engine: &B) -> Result<(), Error> {
+        let zeros = [0.0, 0.0];
+        let infinite = gradient::<B, T>(engine, zeros, [f32::INFINITY, 1.0])?;
+        assert_eq!(infinite[0], f32::INFINITY, "{}", T::DTYPE);
+        let nan = gradient::<B, T>(engine, zeros, [f32::NAN, 1.0])?;
+        assert!(nan[0].is_nan(), "{}: {nan:?}", T::DTYPE);
+        Ok(())
+    }
+    let engine = &new()?;
+    in_all_types!(check::<B>(engine));
+    Ok(())
+}
+
+fn any_length<B: Backend>(new: New<B>) -> Result<(), Error> {
+    fn check<B: Backend, T: Element>(engine: &B, sizes: &[f32]) -> Result<(), Error> {
+        for &size in sizes {
+            let x = [0.0, 0.6 * size, 0.0, -0.8 * size];
+            let (y, norm) = normalized::<B, T>(engine, &x)?;
+            for (y, expected) in y.iter().zip([0.0, 0.6, 0.0, -0.8]) {
+                let error = (y - expected).abs();
+                assert!(error <= 2.0 * T::EPSILON, "{size}: {y} for {expected}");
+            }
+            assert_near(norm, f64::from(size), f64::from(T::EPSILON), "norm");
+        }
+        let (y, norm) = normalized::<B, T>(engine, &[0.0; 4])?;
+        assert_eq!((y, norm), (vec![0.0; 4], 0.0));
+        Ok(())
+    }
+    let engine = &new()?;
+    check::<B, f32>(engine, &[1e-11, 1e-3, 300.0, 1e30, 3e38])?;
+    check::<B, bf16>(engine, &[1e-11, 1e-3, 300.0, 1e30, 3e38])?;
+    check::<B, f16>(engine, &[1e-3, 300.0, 60_000.0])?;
+    // Each number is in the range of f32, the norm is not.
+    let (y, norm) = normalized::<B, f32>(engine, &[3e38, 3e38])?;
+    assert!((y[0] - 0.5f32.sqrt()).abs() < 1e-6 && y[0] == y[1], "{y:?}");
+    assert_eq!(norm, f32::INFINITY);
+    Ok(())
+}
+
+/// 6 keys into 4 slots: the last 4, from the oldest on.
+fn large_batch<B: Backend>(new: New<B>) -> Result<(), Error> {
+    fn check<B: Backend, T: Element>(engine: &B) -> Result<(), Error> {
+        let keys: Vec<T> = (0..6).map(|i| T::from_f32(i as f32)).collect();
+        let mut queue = KeyQueue::<T>::new(4, 1)?;
+        engine.enqueue(&mut queue, Rows::new(&keys, 6, 1)?)?;
+        let held = queue.filled().map(|keys| keys.as_slice().to_vec());
+        let mut held = held.unwrap_or_default();
+        held.rotate_left(queue.cursor());
+        assert_eq!(held, &keys[2..]);
+        Ok(())
+    }
+    let engine = &new()?;
+    in_all_types!(check::<B>(engine));
+    Ok(())
+}
+
+fn others<B: Backend>(new: New<B>) -> Result<(), Error> {
+    fn check<B: Backend, T: Element>(engine: &B) -> Result<(), Error> {
+        let rows = 40;
+        // Every row twice, so that another scores as much as the row itself.
+        let z = unit(&randn(rows / 2, 8, 8));
+        let z = Dense::from_fn(rows, 8, |i, d| z.row(i / 2)[d]);
+        let z = rounded::<T>(&z);
+        let z = Rows::new(&z, rows, 8)?;
+        for k in [1, 5, rows - 1] {
+            let best = engine.top_k(z, z, k, true)?;
+            assert_eq!(best.indices.len(), rows * k);
+            for (i, best) in best.indices.chunks(k).enumerate() {
+                let mut named = best.to_vec();
+                named.sort_unstable();
+                named.dedup();
+                assert_eq!(named.len(), k, "row {i}: {best:?}");
+                assert!(!best.contains(&(i as u32)), "row {i}: {best:?}");
+                assert_eq!(best[0], i as u32 ^ 1, "row {i}: {best:?}");
+            }
+        }
+        Ok(())
+    }
+    let engine = &new()?;
+    in_all_types!(check::<B>(engine));
+    Ok(())
+}
+
+/// Scores 8 + j/256, each twice, where numbers of bf16 are 1/16 apart and those of f16 1/128: they come in
+/// the order of f32, and equal ones in the order of their index.
+fn near_ties<B: Backend>(new: New<B>) -> Result<(), Error> {
+    fn check<B: Backend, T: Element>(engine: &B) -> Result<(), Error> {
+        let count = 40;
+        let level = |j: usize| (j * 7 % count) / 2;
+        let keys = Dense::from_fn(count, 2, |j, d| [8.0, level(j) as f64 / 256.0][d]);
+        let (keys, query) = (rounded::<T>(&keys), rounded::<T>(&matrix(&[[1.0, 1.0]])));
+        let (keys, query) = (Rows::new(&keys, count, 2)?, Rows::new(&query, 1, 2)?);
+        let mut expected: Vec<usize> = (0..count).collect();
+        expected.sort_by_key(|&j| (std::cmp::Reverse(level(j)), j));
+        let best = engine.top_k(query, keys, count, false)?;
+        let indices: Vec<usize> = best.indices.iter().map(|&j| j as usize).collect();
+        assert_eq!(indices, expected, "{}", T::DTYPE);
+        let scores = expected.iter().map(|&j| 8.0 + level(j) as f32 / 256.0);
+        assert!(best.scores.iter().copied().eq(scores), "{}", T::DTYPE);
+        Ok(())
+    }
+    let engine = &new()?;
+    in_all_types!(check::<B>(engine));
+    Ok(())
+}
