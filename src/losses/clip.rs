@@ -5,8 +5,8 @@ use crate::error::{Error, positive};
 
 /// log s of CLIP, the parameter that an optimiser sees (Radford et al. 2021, section 2.5).
 ///
-/// The clamp to [0, ln 100], or to another largest scale, belongs **after** the optimiser's step: a clamp in the forward pass
-/// would leave the parameter outside its range with a zero gradient.
+/// The clamp to [0, ln 100], or to another largest scale, belongs **after** the optimiser's step: a
+/// clamp in the forward pass would leave the parameter outside its range with a zero gradient.
 ///
 /// ```
 /// use infonce::losses::LogScale;
