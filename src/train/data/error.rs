@@ -79,7 +79,7 @@ pub enum DataError {
         path.display()
     )]
     NothingHeldOut {
-        /// The file or folder.
+        /// The file.
         path: PathBuf,
         /// Its number of images.
         found: usize,
