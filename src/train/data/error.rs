@@ -141,7 +141,7 @@ pub enum DataError {
         "{} has no {}, which {} has",
         path.display(),
         match class {
-            Some(class) => format!("class folder {class:?}"),
+            Some(class) => format!("images of class {class:?}"),
             None => "images without a class folder".to_owned(),
         },
         other.display()
