@@ -102,10 +102,10 @@ fn one_image_in_five_of_each_class_is_held_out() {
 #[test]
 fn a_division_on_disk_is_respected() {
     let directory = tempfile::tempdir().unwrap();
-    for (part, count) in [("train", 3), ("val", 2)] {
+    for (split, count) in [("train", 3), ("val", 2)] {
         for class in ["a", "b"] {
             for index in 0..count {
-                let name = format!("{part}/{class}/{index}.png");
+                let name = format!("{split}/{class}/{index}.png");
                 write_image(&directory.path().join(name), 200, 100, index);
             }
         }
@@ -249,7 +249,7 @@ fn train_beside_other_vehicles_is_a_class() {
 }
 
 #[test]
-fn a_third_part_is_left_unread_and_named() {
+fn a_third_split_is_left_unread_and_named() {
     let paths = [
         "train/a.png",
         "test/b.png",

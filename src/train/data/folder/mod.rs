@@ -32,7 +32,7 @@ use rayon::prelude::*;
 use crate::train::augment::AugmentConfig;
 
 use super::{DataError, Dataset, ImageSet, Labels, LoadOptions, held_out, require_directory};
-use walk::{Class, Found, Part, listed, too_few_images};
+use walk::{Class, Found, Split, listed, too_few_images};
 
 /// The largest side that images are brought to. A small encoder on a CPU sees little more in
 /// larger images, and its time grows with the square of the side.
@@ -50,7 +50,7 @@ pub(super) fn load(directory: &Path, options: LoadOptions) -> Result<Dataset, Da
         require_same_classes(&train, test)?;
     }
     let mut unreadable = Vec::new();
-    let mut read = |part| read_part(part, options.skip_unreadable, &mut unreadable, &mut notes);
+    let mut read = |split| read_split(split, options.skip_unreadable, &mut unreadable, &mut notes);
     let train = read(train)?;
     let test = test.map(read).transpose()?;
     if let Some(first) = unreadable.first() {
@@ -94,12 +94,12 @@ pub(super) fn load(directory: &Path, options: LoadOptions) -> Result<Dataset, Da
 }
 
 /// A class that only one side has would be trained on and never judged, or judged and never seen.
-fn require_same_classes<Image>(train: &Part<Image>, test: &Part<Image>) -> Result<(), DataError> {
-    for (part, other) in [(test, train), (train, test)] {
+fn require_same_classes<Image>(train: &Split<Image>, test: &Split<Image>) -> Result<(), DataError> {
+    for (split, other) in [(test, train), (train, test)] {
         for class in &other.classes {
-            if !part.classes.iter().any(|known| known.name == class.name) {
+            if !split.classes.iter().any(|known| known.name == class.name) {
                 return Err(DataError::ClassMismatch {
-                    path: part.path.clone(),
+                    path: split.path.clone(),
                     class: class.name.clone(),
                     other: other.path.clone(),
                 });
@@ -110,7 +110,10 @@ fn require_same_classes<Image>(train: &Part<Image>, test: &Part<Image>) -> Resul
 }
 
 /// Divides each class as [`held_out`] says. Both halves stay sorted.
-fn hold_out(whole: Part<Picture>, seed: u64) -> Result<(Part<Picture>, Part<Picture>), DataError> {
+fn hold_out(
+    whole: Split<Picture>,
+    seed: u64,
+) -> Result<(Split<Picture>, Split<Picture>), DataError> {
     let path = whole.path;
     let found = whole.classes.iter().map(|class| class.images.len()).sum();
     let divide = |(index, class): (usize, Class<Picture>)| {
@@ -134,7 +137,7 @@ fn hold_out(whole: Part<Picture>, seed: u64) -> Result<(Part<Picture>, Part<Pict
             "a class with at least two, one to train on and one to hold out",
         ));
     }
-    let with = |classes| Part {
+    let with = |classes| Split {
         path: path.clone(),
         classes,
     };
@@ -174,24 +177,24 @@ impl Picture {
 
 /// Reads every file. With `skip`, paths that cannot be read go to `unreadable`, and classes
 /// without any other are left out.
-fn read_part(
-    part: Part<PathBuf>,
+fn read_split(
+    split: Split<PathBuf>,
     skip: bool,
     unreadable: &mut Vec<PathBuf>,
     notes: &mut Vec<String>,
-) -> Result<Part<Picture>, DataError> {
+) -> Result<Split<Picture>, DataError> {
     let read = |path: PathBuf| match Picture::read(path.clone()) {
         Err(_) if skip => Ok(Err(path)),
         picture => picture.map(Ok),
     };
     let mut classes = Vec::new();
     let mut emptied = Vec::new();
-    let files: Vec<Vec<Result<Picture, PathBuf>>> = part
+    let files: Vec<Vec<Result<Picture, PathBuf>>> = split
         .classes
         .par_iter()
         .map(|class| class.images.par_iter().cloned().map(read).collect())
         .collect::<Result<_, _>>()?;
-    for (class, files) in part.classes.into_iter().zip(files) {
+    for (class, files) in split.classes.into_iter().zip(files) {
         let mut images = Vec::new();
         for file in files {
             match file {
@@ -206,7 +209,7 @@ fn read_part(
             classes.push(Class { path, name, images });
         }
     }
-    let path = part.path;
+    let path = split.path;
     if classes.is_empty() {
         return Err(too_few_images(path, 0, "at least one that can be read"));
     }
@@ -216,12 +219,13 @@ fn read_part(
             listed(&emptied)
         ));
     }
-    Ok(Part { path, classes })
+    Ok(Split { path, classes })
 }
 
 /// All pictures, and the index of each one's class.
-fn with_labels(part: Part<Picture>) -> (Vec<Picture>, Vec<u32>) {
-    part.classes
+fn with_labels(split: Split<Picture>) -> (Vec<Picture>, Vec<u32>) {
+    split
+        .classes
         .into_iter()
         .enumerate()
         .flat_map(|(label, class)| {

@@ -23,16 +23,16 @@ pub(super) struct Class<Image> {
 }
 
 /// The classes of one folder, each with at least one image.
-pub(super) struct Part<Image> {
+pub(super) struct Split<Image> {
     pub(super) path: PathBuf,
     pub(super) classes: Vec<Class<Image>>,
 }
 
 /// What a folder holds.
 pub(super) struct Found {
-    pub(super) train: Part<PathBuf>,
-    /// The held-out part, where there is a division on disk.
-    pub(super) test: Option<Part<PathBuf>>,
+    pub(super) train: Split<PathBuf>,
+    /// The held-out split, where there is a division on disk.
+    pub(super) test: Option<Split<PathBuf>>,
     pub(super) notes: Vec<String>,
 }
 
@@ -52,12 +52,12 @@ pub(super) fn find(directory: &Path) -> Result<Found, DataError> {
     let (train, test) = match test {
         Some(test) if train.is_dir() => {
             walk.note_unread(directory, &train, &test)?;
-            (walk.part(&train)?, Some(walk.part(&test)?))
+            (walk.split(&train)?, Some(walk.split(&test)?))
         }
         _ => {
-            let whole = walk.part(directory)?;
+            let whole = walk.split(directory)?;
             match whole.classes.as_slice() {
-                [only] if only.path == train => (walk.part(&train)?, None),
+                [only] if only.path == train => (walk.split(&train)?, None),
                 _ => (whole, None),
             }
         }
@@ -77,7 +77,7 @@ struct Walk {
 
 impl Walk {
     /// The class folders of `directory`, or all its images as one class without a name.
-    fn part(&mut self, directory: &Path) -> Result<Part<PathBuf>, DataError> {
+    fn split(&mut self, directory: &Path) -> Result<Split<PathBuf>, DataError> {
         let (mut classes, mut loose) = (Vec::new(), Vec::new());
         let mut above = vec![canonical(directory)?];
         for path in sorted_entries(directory)? {
@@ -111,7 +111,7 @@ impl Walk {
                 directory.display()
             ));
         }
-        Ok(Part { path, classes })
+        Ok(Split { path, classes })
     }
 
     /// Adds the images of `directory` and of all folders below it. `above` are the folders on the
