@@ -19,13 +19,11 @@ fn files() -> Vec<(String, Vec<u8>, Vec<u8>)> {
     let mut paths: Vec<PathBuf> = fs::read_dir(&folder)
         .unwrap()
         .map(|entry| entry.unwrap().path())
-        .filter(|path| {
-            path.extension()
-                .is_some_and(|end| end != "py" && end != "rgb")
-        })
+        .filter(|path| !path.ends_with("make.py") && !path.ends_with("shown.png"))
         .collect();
     paths.sort();
-    let shown = fs::read(folder.join("pixels.rgb")).unwrap();
+    let shown = image::open(folder.join("shown.png")).unwrap();
+    let shown = shown.into_rgb8().into_raw();
     assert_eq!(shown.len(), paths.len() * VALUES);
     paths
         .into_iter()

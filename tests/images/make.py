@@ -1,9 +1,9 @@
-"""Writes the images beside it, and pixels.rgb: what Pillow shows of each, in order of file names.
+"""Writes the images beside it, and shown.png: what Pillow shows of each, in order of file names.
 
     pip install pillow numpy && python make.py
 
-All are 16 x 16, so that no loader scales them. pixels.rgb holds 16 * 16 * 3 bytes an image: turned
-as EXIF asks, transparency over white, 16-bit values by their high byte.
+All are 16 x 16, so that no loader scales them. In shown.png they stand one below the other: turned as
+EXIF asks, transparency over white, 16-bit values by their high byte.
 """
 
 import struct
@@ -149,10 +149,13 @@ def shown(path):
         image = page
     image = image.convert("RGB")
     assert image.size == (SIDE, SIDE), path
-    return image.tobytes()
+    return image
 
 
 write()
-files = sorted(path for path in HERE.iterdir() if path.suffix not in {".py", ".rgb"})
-(HERE / "pixels.rgb").write_bytes(b"".join(map(shown, files)))
+files = sorted(path for path in HERE.iterdir() if path.name not in {"make.py", "shown.png"})
+column = Image.new("RGB", (SIDE, SIDE * len(files)))
+for place, path in enumerate(files):
+    column.paste(shown(path), (0, SIDE * place))
+column.save(HERE / "shown.png")
 print(len(files), "images")

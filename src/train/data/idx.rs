@@ -11,10 +11,9 @@ use std::path::{Path, PathBuf};
 
 use flate2::read::MultiGzDecoder;
 
-use crate::train::augment::AugmentConfig;
-
 use super::{
-    DataError, Dataset, ImageSet, Labels, read_file, require_directory, require_same_shape,
+    DataError, Dataset, ImageSet, Labels, augment_of_arrays, read_file, require_directory,
+    require_same_shape,
 };
 
 /// The element type "unsigned byte" in the header's third byte.
@@ -31,12 +30,8 @@ pub(super) fn load(directory: &Path) -> Result<Dataset, DataError> {
     let class_names = (0..=largest.copied().unwrap_or(0))
         .map(|label| label.to_string())
         .collect();
-    let augment = if train.channels == 1 {
-        AugmentConfig::grey()
-    } else {
-        AugmentConfig::cifar10()
-    };
     Ok(Dataset {
+        augment: augment_of_arrays(&train),
         train,
         test,
         labels: Some(Labels {
@@ -44,7 +39,6 @@ pub(super) fn load(directory: &Path) -> Result<Dataset, DataError> {
             train: train_labels,
             test: test_labels,
         }),
-        augment,
         notes: Vec::new(),
     })
 }
@@ -195,6 +189,7 @@ fn describe_magic(allowed: &[usize]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::train::augment::AugmentConfig;
 
     /// An IDX file's bytes.
     fn encode(dimensions: &[u32], elements: &[u8]) -> Vec<u8> {

@@ -160,6 +160,15 @@ fn held_out(count: usize, class: usize, seed: u64) -> Vec<bool> {
     held_out
 }
 
+/// The preset for small images that come as arrays.
+fn augment_of_arrays(images: &ImageSet) -> AugmentConfig {
+    if images.channels == 1 {
+        AugmentConfig::grey()
+    } else {
+        AugmentConfig::cifar10()
+    }
+}
+
 /// Checks that held-out images, read from `path`, are of the size of the training images.
 fn require_same_shape(train: &ImageSet, test: &ImageSet, path: &Path) -> Result<(), DataError> {
     let shape = |set: &ImageSet| format!("{}x{}x{}", set.height, set.width, set.channels);

@@ -7,12 +7,11 @@ mod array;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use crate::train::augment::AugmentConfig;
-
 use array::Array;
 
 use super::{
-    DataError, Dataset, ImageSet, Labels, held_out, require_directory, require_same_shape,
+    DataError, Dataset, ImageSet, Labels, augment_of_arrays, held_out, require_directory,
+    require_same_shape,
 };
 
 /// Reads one array of images, of which some are held out, or a directory with both.
@@ -33,16 +32,11 @@ pub(super) fn load(images: &Path, labels: Option<&Path>, seed: u64) -> Result<Da
             found: all.len(),
         })?
     };
-    let augment = if train.channels == 1 {
-        AugmentConfig::grey()
-    } else {
-        AugmentConfig::cifar10()
-    };
     Ok(Dataset {
+        augment: augment_of_arrays(&train),
         train,
         test,
         labels: values.map(|(train, test)| name_classes(&train, &test)),
-        augment,
         notes: Vec::new(),
     })
 }
@@ -193,6 +187,7 @@ fn read_labels(path: &Path, images: &ImageSet, images_path: &Path) -> Result<Vec
 mod tests {
     use super::array::MAGIC;
     use super::*;
+    use crate::train::augment::AugmentConfig;
 
     /// A file as NumPy writes it: version 1, the header padded to 64 bytes.
     fn encode(descr: &str, fortran_order: bool, shape: &str, elements: &[u8]) -> Vec<u8> {
