@@ -108,8 +108,8 @@ const SOURCES: &str = "Images [default: demo]:
                         labels
   npy:DIR               the same as x_train.npy, y_train.npy, x_test.npy and y_test.npy, or
                         train_images.npy, train_labels.npy and so on; labels may be absent
-Where files have no division, one image in five of each class is held out. Without labels the report
-has no kNN and no linear probe; all else is as always.";
+Where files have no division, one image in five of each class is held out, at least one of two.
+Without labels the report has no kNN and no linear probe; all else is as always.";
 
 const EXIT_CODES: &str = "Exit codes:
   0    the run finished
