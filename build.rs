@@ -1,12 +1,12 @@
-//! Compiles `kernels/` twice: as C++ that runs on the processor (feature `host-kernels`), and with
+//! Compiles `kernels/` twice: as C++ that runs on the processor (feature `emulator`), and with
 //! nvcc into images that the crate embeds (feature `cuda`). Without these features it does nothing.
 
-#[cfg(any(feature = "host-kernels", feature = "cuda"))]
+#[cfg(any(feature = "emulator", feature = "cuda"))]
 mod build {
+    #[cfg(feature = "emulator")]
+    pub mod emulator;
     #[cfg(feature = "cuda")]
     pub mod fatbin;
-    #[cfg(feature = "host-kernels")]
-    pub mod host;
     pub mod jobs;
     #[cfg(feature = "cuda")]
     pub mod nvcc;
@@ -18,13 +18,12 @@ mod build {
 }
 
 fn main() {
-    println!("cargo::rustc-check-cfg=cfg(host_kernels)");
     println!("cargo::rerun-if-changed=build.rs");
-    #[cfg(any(feature = "host-kernels", feature = "cuda"))]
+    #[cfg(any(feature = "emulator", feature = "cuda"))]
     kernels();
 }
 
-#[cfg(any(feature = "host-kernels", feature = "cuda"))]
+#[cfg(any(feature = "emulator", feature = "cuda"))]
 fn kernels() {
     use std::path::{Path, PathBuf};
 
@@ -40,9 +39,9 @@ fn kernels() {
         Err(error) => return println!("cargo::error=the folder `kernels` cannot be read: {error}"),
     };
 
-    #[cfg(feature = "host-kernels")]
+    #[cfg(feature = "emulator")]
     if !documentation_only {
-        build::host::build(&sources, &out_dir);
+        build::emulator::build(&sources, &out_dir);
     }
     #[cfg(feature = "cuda")]
     build::fatbin::build(&sources, &out_dir, documentation_only);

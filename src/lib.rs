@@ -27,7 +27,7 @@ pub mod contrast;
 mod cpu;
 #[cfg(feature = "cuda")]
 pub mod cuda;
-#[cfg(any(host_kernels, feature = "cuda"))]
+#[cfg(any(feature = "emulator", feature = "cuda"))]
 #[cfg_attr(
     not(feature = "cuda"),
     allow(
@@ -40,7 +40,7 @@ mod device;
 pub mod element;
 pub mod engine;
 mod error;
-#[cfg(host_kernels)]
+#[cfg(feature = "emulator")]
 pub mod host;
 #[cfg(all(feature = "cuda", feature = "train"))]
 mod interop;

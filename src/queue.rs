@@ -190,7 +190,7 @@ impl<T: Element> KeyQueue<T> {
 }
 
 /// What an engine with memory of its own needs to mirror a queue.
-#[cfg(any(host_kernels, feature = "cuda"))]
+#[cfg(any(feature = "emulator", feature = "cuda"))]
 impl<T: Element> KeyQueue<T> {
     pub(crate) fn ring(&self) -> Ring {
         self.ring

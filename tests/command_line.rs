@@ -17,9 +17,9 @@ fn info_names_the_engines_here_and_says_why_others_are_not() -> std::io::Result<
     let output = infonce(&["info"])?;
     let stdout = text(&output.stdout);
     assert_eq!(output.status.code(), Some(0));
-    assert!(stdout.contains("cpu   here: "), "{stdout}");
+    assert!(stdout.contains("cpu       here: "), "{stdout}");
     assert!(stdout.contains("threads"), "{stdout}");
-    for engine in ["host ", "cuda "] {
+    for engine in ["emulator ", "cuda     "] {
         let described = |line: &str| {
             line.strip_prefix(engine)
                 .is_some_and(|rest| rest.starts_with(" here: ") || rest.starts_with(" not here: "))

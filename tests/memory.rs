@@ -161,7 +161,7 @@ fn what_is_announced_at_65536_rows_is_small_and_linear() -> Result<(), Error> {
             Ok(engine.workspace_bytes::<bf16, bf16>(shape, dk))
         })?;
     }
-    #[cfg(host_kernels)]
+    #[cfg(feature = "emulator")]
     {
         use infonce::DType;
         use infonce::host::{Call, HostEngine, Schedule};

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use clap::{Args, ValueEnum};
-#[cfg(host_kernels)]
+#[cfg(feature = "emulator")]
 use infonce::host::{HostEngine, Schedule};
 use infonce::{CpuEngine, verify};
 
@@ -28,7 +28,7 @@ enum EngineName {
     /// The processor's cores.
     Cpu,
     /// The CUDA kernels' sources, run on the processor with every access checked; takes minutes.
-    Host,
+    Emulator,
     /// A CUDA device.
     Cuda,
 }
@@ -48,7 +48,7 @@ pub fn verify(arguments: &VerifyArguments) -> ExitCode {
                 seed,
             ))
         }
-        EngineName::Host => verify_host(seed),
+        EngineName::Emulator => verify_emulator(seed),
         EngineName::Cuda => verify_cuda(seed),
     };
     let report = match report {
@@ -90,35 +90,35 @@ pub fn train_is_not_built() -> ExitCode {
 /// Prints which engines are here and why the others are not.
 pub fn info() -> ExitCode {
     println!("infonce {}", env!("CARGO_PKG_VERSION"));
-    println!("cpu   here: {}", CpuEngine::new().describe());
-    match HOST {
-        Ok(description) => println!("host  here: {description}"),
-        Err(reason) => println!("host  not here: {reason}"),
+    println!("cpu       here: {}", CpuEngine::new().describe());
+    match EMULATOR {
+        Ok(description) => println!("emulator  here: {description}"),
+        Err(reason) => println!("emulator  not here: {reason}"),
     }
     match cuda_devices() {
         Ok(devices) => devices
             .iter()
-            .for_each(|device| println!("cuda  here: {device}")),
-        Err(reason) => println!("cuda  not here: {reason}"),
+            .for_each(|device| println!("cuda      here: {device}")),
+        Err(reason) => println!("cuda      not here: {reason}"),
     }
     ExitCode::SUCCESS
 }
 
-#[cfg(host_kernels)]
-const HOST: Result<&str, &str> =
+#[cfg(feature = "emulator")]
+const EMULATOR: Result<&str, &str> =
     Ok("the CUDA kernels' sources, run on the processor to verify them");
-#[cfg(not(host_kernels))]
-const HOST: Result<&str, &str> = Err("no C++17 compiler was found when this was built");
+#[cfg(not(feature = "emulator"))]
+const EMULATOR: Result<&str, &str> = Err("this build lacks the feature `emulator`");
 
-fn verify_host(seed: u64) -> Result<verify::Report, String> {
-    println!("host: {}; seed {seed}\n", HOST?);
-    #[cfg(host_kernels)]
+fn verify_emulator(seed: u64) -> Result<verify::Report, String> {
+    println!("emulator: {}; seed {seed}\n", EMULATOR?);
+    #[cfg(feature = "emulator")]
     return Ok(verify::run(
-        &[("host", HostEngine::new(Schedule::Mixed, seed))],
+        &[("emulator", HostEngine::new(Schedule::Mixed, seed))],
         seed,
     ));
-    #[cfg(not(host_kernels))]
-    unreachable!("there are no kernels to run")
+    #[cfg(not(feature = "emulator"))]
+    unreachable!("EMULATOR is an error")
 }
 
 #[cfg(feature = "cuda")]

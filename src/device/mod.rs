@@ -14,12 +14,12 @@ mod rowwise;
 mod similarity;
 mod statistics;
 mod step;
-#[cfg(all(test, host_kernels))]
+#[cfg(all(test, feature = "emulator-tests"))]
 mod tests;
 mod top_k;
 
 pub use plan::Call;
-#[cfg(host_kernels)]
+#[cfg(feature = "emulator")]
 pub(crate) use plan::Counter;
 pub(crate) use plan::workspace_bytes;
 pub(crate) use rowwise::{DeviceMomentum, Rowwise};

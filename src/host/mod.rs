@@ -2,25 +2,25 @@
 //! late as their waits allow, every access to memory checked. Slow, and for verification only; the
 //! engine for processors is [`CpuEngine`](crate::CpuEngine).
 
-#[cfg(test)]
+#[cfg(all(test, feature = "emulator-tests"))]
 mod cluster_tests;
 mod device;
-#[cfg(test)]
+#[cfg(all(test, feature = "emulator-tests"))]
 pub(crate) mod e4m3;
 mod engine;
-#[cfg(test)]
+#[cfg(all(test, feature = "emulator-tests"))]
 mod pair_store_tests;
-#[cfg(test)]
+#[cfg(all(test, feature = "emulator-tests"))]
 mod store_tests;
-#[cfg(test)]
+#[cfg(all(test, feature = "emulator-tests"))]
 mod tests;
-#[cfg(test)]
+#[cfg(all(test, feature = "emulator-tests"))]
 mod warpgroup_tests;
 
 pub use crate::device::Call;
 pub use device::Schedule;
-#[cfg(test)]
+#[cfg(all(test, feature = "emulator-tests"))]
 pub(crate) use device::{HostBuffer, HostDevice};
 pub use engine::HostEngine;
-#[cfg(test)]
+#[cfg(all(test, feature = "emulator-tests"))]
 pub(crate) use engine::{BUDGET, MULTIPROCESSORS};

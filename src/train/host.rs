@@ -43,7 +43,7 @@ pub trait SliceEngine:
 }
 
 impl SliceEngine for CpuEngine {}
-#[cfg(host_kernels)]
+#[cfg(feature = "emulator")]
 impl SliceEngine for crate::host::HostEngine {}
 
 impl<E: SliceEngine> Platform for InHostMemory<E> {

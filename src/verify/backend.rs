@@ -158,5 +158,5 @@ macro_rules! on_host_memory {
 }
 
 on_host_memory!(CpuEngine);
-#[cfg(host_kernels)]
+#[cfg(feature = "emulator")]
 on_host_memory!(crate::host::HostEngine);

@@ -17,7 +17,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use half::{bf16, f16};
 #[cfg(feature = "cuda")]
 use infonce::cuda::CudaEngine;
-#[cfg(host_kernels)]
+#[cfg(feature = "emulator")]
 use infonce::host::{HostEngine, Schedule};
 use infonce::verify::cases::{Case, Data, Loss};
 use infonce::verify::rule::Measurement;
@@ -62,7 +62,7 @@ fn cpu_trials(seed: u64) -> Vec<Trial> {
 
 /// The kernels' sources, run on the processor: once with every asynchronous operation as late as can
 /// be, once with each late or early by chance, in another order of threads and blocks.
-#[cfg(host_kernels)]
+#[cfg(feature = "emulator")]
 fn host_trials(seed: u64) -> Vec<Trial> {
     let configurations = vec![
         ("host-run, late", HostEngine::new(Schedule::Late, seed)),
@@ -80,11 +80,11 @@ fn host_trials(seed: u64) -> Vec<Trial> {
     all
 }
 
-#[cfg(not(host_kernels))]
+#[cfg(not(feature = "emulator"))]
 fn host_trials(_: u64) -> Vec<Trial> {
     vec![absent(
         "host-run kernels",
-        "no C++ compiler was found when this was built",
+        "this build lacks the feature `emulator`",
     )]
 }
 
@@ -137,7 +137,7 @@ trait Tried: Backend + Send + Sync + 'static {
 
 impl Tried for CpuEngine {}
 
-#[cfg(host_kernels)]
+#[cfg(feature = "emulator")]
 impl Tried for HostEngine {}
 
 #[cfg(feature = "cuda")]

@@ -81,13 +81,19 @@ fn passed(output: &Output, least: usize) {
 }
 
 #[test]
-#[cfg_attr(not(host_kernels), ignore = "no C++ compiler was found")]
+#[cfg_attr(
+    not(feature = "emulator"),
+    ignore = "this build lacks the feature `emulator`"
+)]
 fn memory_streams_graphs_and_the_engine_on_a_device() {
     passed(&run("cuda_device", &[]), 18);
 }
 
 #[test]
-#[cfg_attr(not(host_kernels), ignore = "no C++ compiler was found")]
+#[cfg_attr(
+    not(feature = "emulator"),
+    ignore = "this build lacks the feature `emulator`"
+)]
 fn the_engine_gives_what_the_reference_gives() {
     // Every loss and type on small problems; the whole suite takes many minutes.
     let left_out = [
@@ -106,7 +112,10 @@ fn the_engine_gives_what_the_reference_gives() {
 }
 
 #[test]
-#[cfg_attr(not(host_kernels), ignore = "no C++ compiler was found")]
+#[cfg_attr(
+    not(feature = "emulator"),
+    ignore = "this build lacks the feature `emulator`"
+)]
 fn the_engine_gives_the_values_that_are_known() {
     passed(&run("known_values", &["cuda: "]), 18);
 }

@@ -8,7 +8,7 @@ mod verbs;
 use half::{bf16, f16};
 #[cfg(feature = "cuda")]
 use infonce::cuda::CudaEngine;
-#[cfg(host_kernels)]
+#[cfg(feature = "emulator")]
 use infonce::host::{HostEngine, Schedule};
 use infonce::reference::{self, Dense, Reference};
 use infonce::verify::Backend;
@@ -48,7 +48,7 @@ fn absent(engine: &str, reason: impl Into<String>) -> Trial {
     Trial::ignorable_test(engine, move || Ok(Completion::ignored_with(reason)))
 }
 
-#[cfg(host_kernels)]
+#[cfg(feature = "emulator")]
 fn emulator_trials() -> Vec<Trial> {
     let mut all = trials("emulator", || Ok(HostEngine::new(Schedule::Late, 1)));
     all.extend(trials("emulator, sm_90a", || {
@@ -57,11 +57,11 @@ fn emulator_trials() -> Vec<Trial> {
     all
 }
 
-#[cfg(not(host_kernels))]
+#[cfg(not(feature = "emulator"))]
 fn emulator_trials() -> Vec<Trial> {
     vec![absent(
         "emulator",
-        "no C++ compiler was found when this was built",
+        "this build lacks the feature `emulator`",
     )]
 }
 

@@ -83,7 +83,7 @@ pub(super) fn patches<B: Backend>(
 
 /// The methods on another engine than the one they were written with: the CUDA kernels' sources, run
 /// on the processor.
-#[cfg(all(test, host_kernels))]
+#[cfg(all(test, feature = "emulator-tests"))]
 mod tests {
     use std::collections::HashMap;
 

@@ -16,7 +16,7 @@
 //! not told apart from its former self by a kernel.
 //!
 //! `INFONCE_EMULATED_MULTIPROCESSORS` and `INFONCE_EMULATED_MEMORY` (bytes) set what the device has.
-#![cfg(host_kernels)]
+#![cfg(feature = "emulator")]
 #![allow(
     non_snake_case,
     clippy::missing_safety_doc,

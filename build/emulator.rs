@@ -2,30 +2,23 @@
 //! static object that nothing refers to.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use super::jobs::{self, Job};
 use super::sources::Sources;
 
-const COMPILER_MISSING: &str = "the kernels' CPU build is left out: no C++17 compiler works here; \
-    install one (apt-get install g++, dnf install gcc-c++, xcode-select --install) or name it in CXX";
+const COMPILER_MISSING: &str = "the feature `emulator` needs GCC or Clang with C++17, and none works \
+    here: install one (apt-get install g++, dnf install gcc-c++, xcode-select --install) or name it in CXX";
 
-/// Builds the library and sets `cfg(host_kernels)`. Without a compiler this is a warning, for the
-/// crate works without; a source that does not compile is an error.
+/// Builds the library, with the planted kernels where the crate's own tests are to run them.
 pub fn build(sources: &Sources, out_dir: &Path) {
-    if sources.host.is_empty() {
-        return;
-    }
-    let Some(compiler) = compiler(out_dir) else {
-        return println!("cargo::warning={COMPILER_MISSING}");
-    };
-    match library(sources, &compiler, &out_dir.join("host")) {
-        Ok(()) => println!("cargo::rustc-cfg=host_kernels"),
-        Err(message) => {
-            for line in message.lines().filter(|line| !line.trim().is_empty()) {
-                println!("cargo::error={line}");
-            }
+    let built = compiler(out_dir)
+        .ok_or_else(|| COMPILER_MISSING.to_owned())
+        .and_then(|compiler| library(sources, &compiler, &out_dir.join("emulator")));
+    if let Err(message) = built {
+        for line in message.lines().filter(|line| !line.trim().is_empty()) {
+            println!("cargo::error={line}");
         }
     }
 }
@@ -68,8 +61,12 @@ fn compiler(out_dir: &Path) -> Option<cc::Tool> {
 fn library(sources: &Sources, compiler: &cc::Tool, folder: &Path) -> Result<(), String> {
     fs::create_dir_all(folder).map_err(|error| error.to_string())?;
     let version = version(compiler);
+    let planted: &[PathBuf] = match cfg!(feature = "emulator-tests") {
+        true => &sources.planted,
+        false => &[],
+    };
     let mut work = Vec::new();
-    for source in [&sources.host, &sources.kernels, &sources.planted]
+    for source in [&sources.host, &sources.kernels, planted]
         .into_iter()
         .flatten()
     {
@@ -100,7 +97,7 @@ fn library(sources: &Sources, compiler: &cc::Tool, folder: &Path) -> Result<(), 
     archive.objects(objects.iter().map(|object| &object.output));
     archive.link_lib_modifier("+whole-archive");
     archive
-        .try_compile("infonce_host_kernels")
+        .try_compile("infonce_emulator")
         .map_err(|error| error.to_string())
 }
 
