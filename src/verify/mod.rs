@@ -53,7 +53,7 @@ pub enum Failure {
     #[error("refused: {0}")]
     Refused(#[from] Error),
     /// The same call gave other bits.
-    #[error("{verb} {quantity} differs from one run to the next")]
+    #[error("{verb} {quantity} differs between two runs that have to agree bit for bit")]
     NotRepeatable {
         /// The verb.
         verb: Verb,
@@ -68,11 +68,8 @@ pub enum Failure {
     },
 }
 
-/// Compares two evaluations bit for bit.
-///
-/// # Errors
-/// [`Failure::NotRepeatable`] naming the first output that differs.
-pub fn same_bits(first: &[Output], second: &[Output]) -> Result<(), Failure> {
+/// Names the first output that differs by a bit.
+fn same_bits(first: &[Output], second: &[Output]) -> Result<(), Failure> {
     let differs = |(a, b): &(&Output, &Output)| !a.same_bits(b);
     match first.iter().zip(second).find(differs) {
         None => Ok(()),
@@ -83,25 +80,31 @@ pub fn same_bits(first: &[Output], second: &[Output]) -> Result<(), Failure> {
     }
 }
 
-/// Runs a problem twice, compares the two bit for bit, and judges every output.
+/// Runs a problem on each of `backends`, which have to agree bit for bit, and judges every output. One
+/// that is there twice has to repeat itself.
 ///
 /// # Errors
 /// [`Failure`], when it is not a matter of tolerance.
 pub fn check<B: Backend, T: Element>(
-    backend: &B,
+    backends: &[&B],
     problem: &Problem<T>,
     expectation: &Expectation,
 ) -> Result<Vec<Measurement>, Failure> {
     if let Data::NotFinite(_) = problem.case.data {
-        let losses = losses(backend, problem)?;
-        return match losses.into_iter().find(|loss| !loss.is_nan()) {
-            None => Ok(Vec::new()),
-            Some(given) => Err(Failure::NotNan { given }),
-        };
+        for backend in backends {
+            let losses = losses(*backend, problem)?;
+            if let Some(given) = losses.into_iter().find(|loss| !loss.is_nan()) {
+                return Err(Failure::NotNan { given });
+            }
+        }
+        return Ok(Vec::new());
     }
-    let outputs = evaluate(backend, problem)?;
-    same_bits(&outputs, &evaluate(backend, problem)?)?;
-    Ok(expectation.judge(&outputs))
+    let mut first = None;
+    for backend in backends {
+        let outputs = evaluate(*backend, problem)?;
+        same_bits(first.get_or_insert_with(|| outputs.clone()), &outputs)?;
+    }
+    Ok(expectation.judge(&first.unwrap_or_default()))
 }
 
 /// Runs the verbs that compute no contrast, on inputs of type `T`, and judges every output.
@@ -201,7 +204,7 @@ fn check_configurations<B: Backend, T: Element>(
     let prepared = problem.and_then(|problem| Ok((Expectation::new(&problem)?, problem)));
     let check = |(name, backend): &(&str, B)| {
         let checked = match &prepared {
-            Ok((expectation, problem)) => check(backend, problem, expectation),
+            Ok((expectation, problem)) => check(&[backend, backend], problem, expectation),
             Err(error) => Err(Failure::Refused(error.clone())),
         };
         (format!("{name}: {case}"), checked)
