@@ -11,6 +11,9 @@
 //! their engine but those of tf32, e4m3 and a recorded step, for checkers that take many times as long.
 
 #[cfg(feature = "cuda")]
+#[path = "../cuda_device/no_device.rs"]
+mod no_device;
+#[cfg(feature = "cuda")]
 #[path = "../cuda_device/noted.rs"]
 mod noted;
 mod sensitivity;
@@ -158,7 +161,7 @@ impl Suite {
         let engine = match CudaEngine::new(0) {
             Ok(engine) => engine,
             Err(error) => {
-                eprintln!("ignored: {error}");
+                no_device::ignored(&error.to_string());
                 return [CUDA_PORTABLE, CUDA_HOPPER]
                     .map(|name| absent(name, error.to_string()))
                     .into();
