@@ -28,7 +28,10 @@ use infonce::cuda::CudaEngine;
 use infonce::host::{HostEngine, Schedule};
 use infonce::verify::cases::{Case, Data, Loss};
 use infonce::verify::rule::Measurement;
-use infonce::verify::{Backend, Expectation, Failure, Problem, check, check_rows, random, table};
+use infonce::verify::{
+    Backend, Expectation, Failure, GradientTypes, Problem, check, check_rows, check_top_k, random,
+    table,
+};
 use infonce::{CpuEngine, DType, Element, Error};
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
 
@@ -210,16 +213,21 @@ impl Suite {
                     DType::F16 => case_trial::<B, f16>,
                     DType::Bf16 => case_trial::<B, bf16>,
                 };
-                trials.push(new(engine, &configurations, case, self.seed, index));
+                let trial = new(engine, &configurations, case, self, index);
+                trials.push(trial);
             }
         }
         for dtype in types {
             let new = match dtype {
-                DType::F32 => rows_trial::<B, f32>,
-                DType::F16 => rows_trial::<B, f16>,
-                DType::Bf16 => rows_trial::<B, bf16>,
+                DType::F32 => whole_trial::<B, f32>,
+                DType::F16 => whole_trial::<B, f16>,
+                DType::Bf16 => whole_trial::<B, bf16>,
             };
-            trials.push(new(engine, &configurations, self.seed));
+            trials.push(new(engine, &configurations, TOP_K, self.seed));
+            // No others of these verbs' kernels are for 16-bit types alone.
+            if types.contains(&DType::F32) {
+                trials.push(new(engine, &configurations, ROW_WISE, self.seed));
+            }
         }
         trials
     }
@@ -234,6 +242,14 @@ impl Suite {
                 vec![types[turn % types.len()]]
             }
             Extent::Few | Extent::Short => Vec::new(),
+        }
+    }
+
+    /// The types that the run asks a case's gradients in: in a short one, both meet every type of inputs.
+    fn gradients_of(self, case: &Case) -> GradientTypes {
+        match self.extent {
+            Extent::Short => [GradientTypes::F32, GradientTypes::Inputs][case.turn / 2 % 2],
+            Extent::Few | Extent::Full => GradientTypes::Both,
         }
     }
 
@@ -301,16 +317,18 @@ fn case_trial<B: Tried, T: Element>(
     engine: &str,
     configurations: &Arc<Vec<Configuration<B>>>,
     case: Case,
-    seed: u64,
+    suite: Suite,
     index: usize,
 ) -> Trial {
+    let seed = suite.seed;
+    let gradients = suite.gradients_of(&case);
     let configurations = Arc::clone(configurations);
     Trial::test(format!("{engine} {} {case}", T::DTYPE), move || {
         let problem = Problem::<T>::draw(&case, &mut random(seed, index))?;
         let expectation = Expectation::new(&problem)?;
         for Configuration { name, instances } in configurations.iter() {
             B::tried(instances, |instances| {
-                let checked = check(instances, &problem, &expectation);
+                let checked = check(instances, &problem, &expectation, gradients);
                 verdict(checked, &format!("{name}: {case}"), seed)
             })?;
         }
@@ -318,18 +336,26 @@ fn case_trial<B: Tried, T: Element>(
     })
 }
 
-fn rows_trial<B: Tried, T: Element>(
+const TOP_K: &str = "top-k";
+const ROW_WISE: &str = "row-wise verbs";
+
+/// All checks of [`TOP_K`] or [`ROW_WISE`].
+fn whole_trial<B: Tried, T: Element>(
     engine: &str,
     configurations: &Arc<Vec<Configuration<B>>>,
+    verbs: &'static str,
     seed: u64,
 ) -> Trial {
     let configurations = Arc::clone(configurations);
-    Trial::test(format!("{engine} {} row-wise verbs", T::DTYPE), move || {
+    Trial::test(format!("{engine} {} {verbs}", T::DTYPE), move || {
         for Configuration { name, instances } in configurations.iter() {
             B::tried(&instances[..1], |instances| {
                 let rng = &mut random(seed, table(seed).len());
-                let checked = check_rows::<B, T>(instances[0], rng);
-                verdict(checked, &format!("{name}: row-wise verbs"), seed)
+                let checked = match verbs {
+                    TOP_K => check_top_k::<B, T>(instances[0], rng),
+                    _ => check_rows::<B, T>(instances[0], rng),
+                };
+                verdict(checked, &format!("{name}: {verbs}"), seed)
             })?;
         }
         Ok(())
