@@ -153,28 +153,38 @@ fn zero_padding<T: Element>(problem: &Problem<T>) -> Result<Option<Vec<Output>>,
     with_other_candidates(problem, |k, dim| k.extend(vec![T::from_f32(0.0); dim]))
 }
 
-/// The problem and its solution in float64, where the positive dominates.
-fn confident<T: Element>(problem: &Problem<T>) -> Result<Option<(Dense, Reference)>, Failed> {
-    let case = &problem.case;
-    if case.loss != Loss::InfoNceDiagonal || !matches!(case.data, Data::Confident(_)) {
-        return Ok(None);
-    }
-    let Inputs::Pair { q, k } = problem.inputs()? else {
-        return Err("InfoNCE is defined on pairs".into());
+/// The solution in float64.
+fn solved<T: Element>(problem: &Problem<T>) -> Result<Reference, Failed> {
+    let matrices = match problem.inputs()? {
+        Inputs::Shared { z } => vec![z],
+        Inputs::Pair { q, k } => vec![q, k],
+        Inputs::Queue { q, own_key, queue } => vec![q, own_key, queue],
     };
-    let (q, k) = (Dense::from_rows(q), Dense::from_rows(k));
-    let inputs = Inputs::Pair { q: &q, k: &k };
-    let upstream = f64::from(case.upstream);
-    let value = reference::value_and_grad(&problem.contrast, &inputs, upstream)?;
-    Ok(Some((k, value)))
+    let wide: Vec<Dense> = matrices.into_iter().map(Dense::from_rows).collect();
+    let inputs = match wide.as_slice() {
+        [z] => Inputs::Shared { z },
+        [q, k] => Inputs::Pair { q, k },
+        [q, own_key, queue] => Inputs::Queue { q, own_key, queue },
+        _ => return Err("there are one to three matrices".into()),
+    };
+    let upstream = f64::from(problem.case.upstream);
+    Ok(reference::value_and_grad(
+        &problem.contrast,
+        &inputs,
+        upstream,
+    )?)
 }
 
 /// dq with p₊ rounded to bf16 before 1 is taken off, as when the positive stays in the tile.
 fn positive_in_the_tile<T: Element>(problem: &Problem<T>) -> Result<Option<Vec<Output>>, Failed> {
-    let Some((k, value)) = confident(problem)? else {
+    let case = &problem.case;
+    let (Loss::InfoNceDiagonal, Data::Confident(_)) = (case.loss, case.data) else {
         return Ok(None);
     };
-    let case = &problem.case;
+    let Inputs::Pair { k, .. } = problem.inputs()? else {
+        return Err("InfoNCE is defined on pairs".into());
+    };
+    let (k, value) = (Dense::from_rows(k), solved(problem)?);
     let weight = problem.contrast.row_weight(case.anchors) * f64::from(case.upstream);
     let mut dq = Vec::new();
     for i in 0..case.anchors {
@@ -191,10 +201,13 @@ fn positive_in_the_tile<T: Element>(problem: &Problem<T>) -> Result<Option<Vec<O
 
 /// The loss as the difference of two f32 numbers.
 fn cancelled_loss<T: Element>(problem: &Problem<T>) -> Result<Option<Vec<Output>>, Failed> {
-    let Some((_, value)) = confident(problem)? else {
+    let Data::Confident(_) = problem.case.data else {
         return Ok(None);
     };
-    let pairs = value.rows.lse.iter().zip(&value.rows.positive);
+    let value = solved(problem)?;
+    let directions = [Some(value.rows), value.columns];
+    let rows = directions.iter().flatten();
+    let pairs = rows.flat_map(|rows| rows.lse.iter().zip(&rows.positive));
     let losses = pairs.map(|(&lse, &positive)| f64::from(lse as f32 - positive as f32));
     let loss = losses.sum::<f64>() * problem.contrast.row_weight(problem.case.anchors);
     Ok(Some(vec![output("loss", vec![loss])]))
