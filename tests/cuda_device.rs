@@ -205,10 +205,8 @@ fn events(device: &CudaDevice) -> Result<(), Error> {
     end.record()?;
     let whole = end.seconds_since(&start)?;
     let parts = middle.seconds_since(&start)? + end.seconds_since(&middle)?;
-    assert!(
-        whole > 0.0 && (whole - parts).abs() < 1e-5,
-        "{whole} {parts}"
-    );
+    assert!(whole > 0.0);
+    approx::assert_abs_diff_eq!(whole, parts, epsilon = 1e-5);
     Ok(())
 }
 

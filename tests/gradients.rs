@@ -1,6 +1,7 @@
 //! The float64 reference is right: its gradients are those of its own loss (central differences),
 //! and its loss and gradients take the values that can be written down by hand.
 
+use approx::{abs_diff_eq, assert_abs_diff_eq};
 use infonce::reference::{self, Dense, Reference};
 use infonce::{Contrast, DType, Error, Inputs, Positives, Reduction};
 use rand::{RngExt, SeedableRng};
@@ -76,13 +77,8 @@ fn problems() -> Result<Vec<Problem>, Error> {
 /// Central differences of step h are off by h²/6 times the third derivative, and by rounding/h.
 const STEP: f64 = 1e-5;
 
-fn assert_close(found: f64, expected: f64, size: f64, what: &str) {
-    let tolerance = 1e-8 * (1.0 + size);
-    assert!(
-        (found - expected).abs() <= tolerance,
-        "{what}: {found} against {expected}"
-    );
-}
+/// Of numbers up to 1; larger ones have more.
+const EPSILON: f64 = 1e-8;
 
 #[test]
 fn dq_and_dk_are_the_derivatives_of_the_loss() -> Test {
@@ -99,8 +95,12 @@ fn dq_and_dk_are_the_derivatives_of_the_loss() -> Test {
                 let after = problem.loss_at(matrix, place, STEP)?;
                 let before = problem.loss_at(matrix, place, -STEP)?;
                 let expected = UPSTREAM * (after - before) / (2.0 * STEP);
-                let what = format!("{} d{} [{place}]", problem.name, ["q", "k"][matrix]);
-                assert_close(found, expected, size, &what);
+                assert!(
+                    abs_diff_eq!(found, expected, epsilon = EPSILON * (1.0 + size)),
+                    "{} d{} [{place}]: {found} against {expected}",
+                    problem.name,
+                    ["q", "k"][matrix],
+                );
             }
         }
     }
@@ -117,7 +117,8 @@ fn dscale_is_the_derivative_of_the_loss() -> Test {
         let difference = at(scale + STEP)?.loss - at(scale - STEP)?.loss;
         let expected = UPSTREAM * difference / (2.0 * STEP);
         let found = problem.value()?.dscale;
-        assert_close(found, expected, found.abs(), problem.name);
+        let near = abs_diff_eq!(found, expected, epsilon = EPSILON * (1.0 + found.abs()));
+        assert!(near, "{}: {found} against {expected}", problem.name);
     }
     Ok(())
 }
@@ -131,7 +132,9 @@ fn dscale_is_what_the_anchors_gradient_says() -> Test {
         let product: f64 = pairs.zip(value.dq.as_slice()).map(|(q, dq)| q * dq).sum();
         let roles = if problem.name == "NT-Xent" { 2.0 } else { 1.0 };
         let expected = product / roles / f64::from(problem.contrast.scale());
-        assert_close(value.dscale, expected, expected.abs(), problem.name);
+        let found = value.dscale;
+        let near = abs_diff_eq!(found, expected, epsilon = EPSILON * (1.0 + expected.abs()));
+        assert!(near, "{}: {found} against {expected}", problem.name);
     }
     Ok(())
 }
@@ -162,7 +165,7 @@ fn normalize_backward_is_the_derivative_of_normalize() {
             along(&moved)
         };
         let expected = (at(STEP) - at(-STEP)) / (2.0 * STEP);
-        assert_close(dx.as_slice()[place], expected, 1.0, "dx");
+        assert_abs_diff_eq!(dx.as_slice()[place], expected, epsilon = 2.0 * EPSILON);
     }
 }
 
@@ -198,12 +201,13 @@ fn equal_rows_give_the_logarithm_of_the_number_of_candidates_and_no_gradient() -
             matrices,
         };
         let value = problem.value()?;
-        assert_close(value.loss, expected, 0.0, name);
-        assert!(value.dq.as_slice().iter().all(|dq| dq.abs() < 1e-13));
-        assert!(value.dscale.abs() < 1e-13);
+        assert_abs_diff_eq!(value.loss, expected, epsilon = EPSILON);
+        let zeros = vec![0.0; value.dq.as_slice().len()];
+        assert_abs_diff_eq!(*value.dq.as_slice(), zeros[..], epsilon = 1e-13);
+        assert_abs_diff_eq!(value.dscale, 0.0, epsilon = 1e-13);
         for lse in &value.rows.lse {
             let scale = f64::from(problem.contrast.scale());
-            assert_close(*lse, scale * 0.94 + expected, 1.0, name);
+            assert_abs_diff_eq!(*lse, scale * 0.94 + expected, epsilon = 2.0 * EPSILON);
         }
     }
     Ok(())
@@ -232,9 +236,9 @@ fn orthogonal_pairs_have_one_logit_of_s_and_the_others_0() -> Test {
         };
         let value = problem.value()?;
         let total = 2f64.exp() + negatives as f64;
-        assert_close(value.loss, total.ln() - 2.0, 0.0, name);
+        assert_abs_diff_eq!(value.loss, total.ln() - 2.0, epsilon = EPSILON);
         for sigma in &value.rows.one_minus_positive {
-            assert_close(*sigma, negatives as f64 / total, 0.0, name);
+            assert_abs_diff_eq!(*sigma, negatives as f64 / total, epsilon = EPSILON);
         }
     }
     Ok(())
@@ -255,20 +259,17 @@ fn one_negative_is_a_logistic_regression() -> Test {
     let margin = 3.5f64;
     let sigma = 1.0 / (1.0 + (-margin).exp());
     let value = problem.value()?;
-    assert_close(value.loss, margin.exp().ln_1p(), 0.0, "loss");
+    assert_abs_diff_eq!(value.loss, margin.exp().ln_1p(), epsilon = EPSILON);
     let g = 2.0 * UPSTREAM * sigma;
     let expected = [(0.75 - 0.5) * g, (0.5 + 0.25) * g];
-    for (found, expected) in value.dq.as_slice().iter().zip(expected) {
-        assert_close(*found, expected, 0.0, "dq");
-    }
+    assert_abs_diff_eq!(*value.dq.as_slice(), expected[..], epsilon = EPSILON);
     let dk = value
         .dk
         .map(|dk| dk.as_slice().to_vec())
         .unwrap_or_default();
-    for (found, expected) in dk.iter().zip([-g, -2.0 * g, g, 2.0 * g]) {
-        assert_close(*found, expected, 0.0, "dk");
-    }
-    assert_close(value.dscale, UPSTREAM * sigma * 1.75, 0.0, "dscale");
+    let expected = [-g, -2.0 * g, g, 2.0 * g];
+    assert_abs_diff_eq!(dk[..], expected[..], epsilon = EPSILON);
+    assert_abs_diff_eq!(value.dscale, UPSTREAM * sigma * 1.75, epsilon = EPSILON);
     Ok(())
 }
 
@@ -318,10 +319,11 @@ fn loss_and_gradient_keep_their_digits_when_the_positive_dominates() -> Test {
         };
         let value = problem.value()?;
         let rest = (-x).exp();
-        assert!((value.loss / (rest - rest * rest / 2.0) - 1.0).abs() < 1e-14);
+        let expected = rest - rest * rest / 2.0;
+        assert_abs_diff_eq!(value.loss / expected, 1.0, epsilon = 1e-14);
         let sigma = rest / (1.0 + rest);
         let dq = value.dq.as_slice()[0];
-        assert!((dq / (-UPSTREAM * sigma * x) - 1.0).abs() < 1e-14);
+        assert_abs_diff_eq!(dq / (-UPSTREAM * sigma * x), 1.0, epsilon = 1e-14);
     }
     Ok(())
 }

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 
+use approx::abs_diff_eq;
 use infonce::{
     Contrast, CpuEngine, Engine, Error, Gradients, Inputs, KeyQueue, MomentumSchedule, Positives,
     Reduction, Rows, RowsMut,
@@ -50,12 +51,10 @@ fn nt_xent(contrast: &Contrast, z: &[f32], dim: usize) -> Result<(f32, Vec<f32>)
     Ok((value.loss, dz))
 }
 
+/// Whether all differ by at most a share of the largest of `a`.
 fn close(a: &[f32], b: &[f32], tolerance: f32) -> bool {
     let size = a.iter().fold(1e-3f32, |size, x| size.max(x.abs()));
-    a.len() == b.len()
-        && a.iter()
-            .zip(b)
-            .all(|(a, b)| (a - b).abs() <= tolerance * size)
+    abs_diff_eq!(a, b, epsilon = tolerance * size)
 }
 
 /// N, M ≥ N, D, numbers for q and k, and a random order of the anchors.
@@ -183,7 +182,8 @@ proptest! {
         let size: f32 = value.dk.iter().map(|x| x.abs()).sum();
         for d in 0..dim {
             let sum: f32 = value.dk.iter().skip(d).step_by(dim).sum();
-            prop_assert!(sum.abs() <= 1e-5 * (size + 1e-3), "{} of {}", sum, size);
+            let zero = abs_diff_eq!(sum, 0.0, epsilon = 1e-5 * (size + 1e-3));
+            prop_assert!(zero, "{} of {}", sum, size);
         }
     }
 
@@ -199,8 +199,9 @@ proptest! {
             x.iter().zip(dx).map(|(x, dx)| (x * dx).abs()).sum::<f32>()
         };
         let allowed = 1e-5 * (size(&q, &value.dq) + size(&k, &value.dk) + 1e-3);
-        prop_assert!((2.0 * value.dscale - product(&q, &value.dq)).abs() <= allowed);
-        prop_assert!((2.0 * value.dscale - product(&k, &value.dk)).abs() <= allowed);
+        let found = 2.0 * value.dscale;
+        prop_assert!(abs_diff_eq!(found, product(&q, &value.dq), epsilon = allowed));
+        prop_assert!(abs_diff_eq!(found, product(&k, &value.dk), epsilon = allowed));
     }
 
     #[test]
@@ -227,8 +228,7 @@ proptest! {
         prop_assert!(close(&[value.loss], &[other.loss], 1e-5));
         // Each dq is a difference of two means of numbers up to 1/(τN), and can come out tiny.
         let terms = 1.0 / 0.5 / q.len() as f32;
-        let both = value.dq.iter().zip(&other.dq);
-        prop_assert!(both.into_iter().all(|(a, b)| (a - b).abs() <= 1e-5 * terms));
+        prop_assert!(abs_diff_eq!(value.dq[..], other.dq[..], epsilon = 1e-5 * terms));
         prop_assert!(close(&value.dk, &other.dk[..k.len()], 1e-5));
         prop_assert_eq!(other.dk[k.len()], 0.0);
     }
@@ -315,10 +315,11 @@ proptest! {
         engine.normalize_backward(unit, &norms, dy, RowsMut::new(&mut dx, n, dim)?, 1e-12)?;
         for i in 0..n {
             let square: f32 = unit.row(i).iter().map(|y| y * y).sum();
-            prop_assert!((square - 1.0).abs() < 1e-5);
+            prop_assert!(abs_diff_eq!(square, 1.0, epsilon = 1e-5));
             let along: f32 = x.row(i).iter().zip(&dx[i * dim..]).map(|(x, dx)| x * dx).sum();
             let size: f32 = dy.row(i).iter().map(|dy| dy.abs()).sum();
-            prop_assert!(along.abs() <= 1e-5 * (size + 1.0), "{}", along);
+            let across = abs_diff_eq!(along, 0.0, epsilon = 1e-5 * (size + 1.0));
+            prop_assert!(across, "{}", along);
         }
     }
 

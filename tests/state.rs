@@ -1,5 +1,6 @@
 //! State that outlives a step: the key queue, the momentum schedule and CLIP's scale.
 
+use approx::assert_abs_diff_eq;
 use half::bf16;
 use infonce::losses::LogScale;
 use infonce::{CpuEngine, Engine, Error, KeyQueue, Matrix, MomentumSchedule, Rows};
@@ -162,9 +163,9 @@ fn a_cosine_schedule_goes_from_its_base_to_one() -> Test {
     let schedule = MomentumSchedule::cosine(0.99, 200)?;
     assert_eq!(schedule.at(0), 0.99);
     // Half way, half of the distance is covered.
-    assert!((schedule.at(100) - 0.995).abs() < 1e-6);
+    assert_abs_diff_eq!(schedule.at(100), 0.995, epsilon = 1e-6);
     // A quarter of the way: 1 − 0.01·(cos(π/4) + 1)/2.
-    assert!((schedule.at(50) - 0.991_464_5).abs() < 1e-6);
+    assert_abs_diff_eq!(schedule.at(50), 0.991_464_5, epsilon = 1e-6);
     for step in [200, 201, u64::MAX] {
         assert_eq!(schedule.at(step), 1.0);
     }
@@ -208,7 +209,7 @@ fn the_key_encoder_moves_by_less_than_half_a_bf16_step_and_still_arrives() -> Te
         engine.momentum_update(0.999, &mut [tensor])?;
     }
     // 1.5 − 0.5·0.999⁵⁰⁰⁰
-    assert!((key[0] - 1.496_64).abs() < 1e-4, "{}", key[0]);
+    assert_abs_diff_eq!(key[0], 1.496_64, epsilon = 1e-4);
     assert_eq!(shadow[0].to_f32(), bf16::from_f32(key[0]).to_f32());
     Ok(())
 }
@@ -216,9 +217,9 @@ fn the_key_encoder_moves_by_less_than_half_a_bf16_step_and_still_arrives() -> Te
 #[test]
 fn clips_scale_is_clamped_after_the_step_and_keeps_its_gradient() -> Test {
     let mut log_scale = LogScale::from_temperature(0.07)?;
-    assert!((log_scale.value() - 2.659_26).abs() < 1e-6);
-    assert!((log_scale.scale() - 1.0 / 0.07).abs() < 1e-4);
-    assert!((log_scale.gradient(0.5) - 0.5 / 0.07).abs() < 1e-4);
+    assert_abs_diff_eq!(log_scale.value(), 2.659_26, epsilon = 1e-6);
+    assert_abs_diff_eq!(log_scale.scale(), 1.0 / 0.07, epsilon = 1e-4);
+    assert_abs_diff_eq!(log_scale.gradient(0.5), 0.5 / 0.07, epsilon = 1e-4);
     log_scale.step(100.0);
     assert_eq!(log_scale.scale(), LogScale::MAX_SCALE);
     assert_eq!(log_scale.value(), 100f32.ln());
@@ -226,8 +227,8 @@ fn clips_scale_is_clamped_after_the_step_and_keeps_its_gradient() -> Test {
     log_scale.step(-100.0);
     assert_eq!((log_scale.value(), log_scale.scale()), (0.0, 1.0));
     log_scale.step(1.0);
-    assert!((log_scale.value() - 1.0).abs() < 1e-6);
-    assert!((log_scale.contrast()?.scale() - 1f32.exp()).abs() < 1e-5);
+    assert_abs_diff_eq!(log_scale.value(), 1.0, epsilon = 1e-6);
+    assert_abs_diff_eq!(log_scale.contrast()?.scale(), 1f32.exp(), epsilon = 1e-5);
     Ok(())
 }
 
@@ -237,10 +238,10 @@ fn clips_scale_stays_below_the_largest_that_was_asked_for() -> Test {
     for (temperature, max_scale) in [(0.07, 20.0), (0.07, 500.0), (0.001, 500.0)] {
         let mut log_scale = LogScale::with_max_scale(temperature, max_scale)?;
         let start = max_scale.min(1.0 / temperature);
-        assert!((log_scale.scale() / start - 1.0).abs() < 1e-6);
+        assert_abs_diff_eq!(log_scale.scale() / start, 1.0, epsilon = 1e-6);
         log_scale.step(10.0);
         assert!(log_scale.scale() <= max_scale);
-        assert!((log_scale.scale() / max_scale - 1.0).abs() < 1e-6);
+        assert_abs_diff_eq!(log_scale.scale() / max_scale, 1.0, epsilon = 1e-6);
         assert_eq!(log_scale.value(), max_scale.ln());
     }
     for bad in [0.99, 0.0, -3.0, f32::NAN, f32::INFINITY] {

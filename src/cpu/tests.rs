@@ -1,6 +1,7 @@
 //! Every microkernel drives the same loops: each is held against the float64 definition here, also
 //! those that this processor would not choose. The public suite tests the chosen one in depth.
 
+use approx::abs_diff_eq;
 use half::bf16;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -114,9 +115,12 @@ fn exponentials_are_accurate_to_two_ulp_and_keep_nan_and_the_ends() {
         let mut values = exponents.clone();
         kernel.exp_row(&mut values, 1.0, 0.0);
         for (&x, &value) in exponents.iter().zip(&values) {
-            let expected = f64::from(x).exp2();
-            let error = (f64::from(value) - expected).abs() / expected;
-            assert!(error < 2.0 * f64::from(f32::EPSILON), "2^{x} is {value}");
+            let share = f64::from(value) / f64::from(x).exp2();
+            let allowed = 2.0 * f64::from(f32::EPSILON);
+            assert!(
+                abs_diff_eq!(share, 1.0, epsilon = allowed),
+                "2^{x} is {value}"
+            );
         }
         let mut ends = [f32::NEG_INFINITY, -127.0, 128.0, f32::INFINITY, f32::NAN];
         kernel.exp_row(&mut ends, 1.0, 0.0);
@@ -182,8 +186,8 @@ fn check<T: Element>(kernel: &'static Kernel, contrast: &Contrast, inputs: &Inpu
             let error = relative_error(dk, expected.as_slice());
             assert!(error < tolerance, "{context}: dk is off by {error}");
         }
-        let error = (f64::from(dscale) - expected.dscale).abs();
-        assert!(error < tolerance, "{context}: dscale is off by {error}");
+        let near = abs_diff_eq!(f64::from(dscale), expected.dscale, epsilon = tolerance);
+        assert!(near, "{context}: dscale is {dscale}");
     };
 
     let value = engine
@@ -196,12 +200,14 @@ fn check<T: Element>(kernel: &'static Kernel, contrast: &Contrast, inputs: &Inpu
         )
         .unwrap();
     compare(&dq, &dk, value.dscale);
-    let error = (f64::from(value.loss) - expected.loss).abs();
-    assert!(error < 2e-5 * (1.0 + expected.loss), "{context}: loss");
+    let is_expected = |loss: f32| {
+        let allowed = 2e-5 * (1.0 + expected.loss);
+        abs_diff_eq!(f64::from(loss), expected.loss, epsilon = allowed)
+    };
+    assert!(is_expected(value.loss), "{context}: loss");
 
     let forward = engine.forward_with(kernel, contrast, inputs).unwrap();
-    let error = (f64::from(forward.loss) - expected.loss).abs();
-    assert!(error < 2e-5 * (1.0 + expected.loss), "{context}: forward");
+    assert!(is_expected(forward.loss), "{context}: forward");
     dq.fill(f32::NAN);
     dk.fill(f32::NAN);
     let dscale = engine

@@ -9,6 +9,8 @@ mod step;
 mod top_k;
 mod two_terms;
 
+use approx::{abs_diff_eq, assert_abs_diff_eq};
+
 use super::statistics::ExponentRange;
 use super::{Call, Device, DeviceMatrix, Results, Similarity, number_bytes};
 use crate::contrast::{Contrast, Inputs, Positives, Shape};
@@ -369,7 +371,8 @@ fn anchors_that_leave_the_cache_too_little_run_in_groups() -> Result<(), Error> 
     assert_eq!((together.grid(24).group, grouped.grid(24).group), (24, 11));
     assert_eq!(grouped.parts, 3);
     for (row, (x, y)) in found.iter().zip(&expected).enumerate() {
-        assert!((x - y).abs() <= 1e-5 * y.abs(), "row {row}: {x}, {y}");
+        let near = abs_diff_eq!(x, y, epsilon = 1e-5 * y.abs());
+        assert!(near, "row {row}: {x}, {y}");
     }
     Ok(())
 }
@@ -516,7 +519,7 @@ fn products_of_tf32_are_used_when_asked_and_are_off_by_their_rounding() -> Resul
             let (exact, rounded) = (run(false)?, run(true)?);
             judge("dq", &exact.1, &rounded.1);
             judge("dk", &exact.2, &rounded.2);
-            assert!((exact.0 - rounded.0).abs() < 5e-3 * exact.0);
+            assert_abs_diff_eq!(exact.0, rounded.0, epsilon = 5e-3 * exact.0);
             assert_ne!(exact.0.to_bits(), rounded.0.to_bits());
         }
         let best = |tf32| -> Result<_, Error> {

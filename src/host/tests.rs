@@ -3,6 +3,8 @@
 
 use std::ops::Range;
 
+use approx::{abs_diff_eq, assert_abs_diff_eq};
+
 use super::device::{HostBuffer, HostDevice, Schedule};
 use crate::device::{Arithmetic, BoxedMatrix, Device, Launch};
 use crate::error::Error;
@@ -576,12 +578,11 @@ fn the_polynomial_is_as_accurate_as_the_special_function_unit() {
     };
     let y = launch.run(Schedule::Late, 0).unwrap();
     for (x, y) in numbers.iter().zip(&y) {
-        let exact = f64::from(*x).exp2();
-        let error = (f64::from(*y) / exact - 1.0).abs();
-        assert!(error <= 2.2e-7, "2^{x}: {y}, off by {error:e}");
+        let share = f64::from(*y) / f64::from(*x).exp2();
+        assert!(abs_diff_eq!(share, 1.0, epsilon = 2.2e-7), "2^{x}: {y}");
     }
     let of_special = &y[numbers.len()..numbers.len() + special.len()];
     assert_eq!(of_special[..4], [0.0; 4]);
     assert!(of_special[4].is_nan());
-    assert!((of_special[5] - 1.0).abs() <= 2.2e-7);
+    assert_abs_diff_eq!(of_special[5], 1.0, epsilon = 2.2e-7);
 }

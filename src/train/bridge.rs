@@ -166,6 +166,7 @@ impl<B: Backend> Backward<B, 1> for EngineLoss {
 
 #[cfg(test)]
 mod tests {
+    use approx::assert_abs_diff_eq;
     use burn::backend::Flex;
     use burn::tensor::{Distribution, Tolerance, activation::log_softmax};
 
@@ -230,7 +231,7 @@ mod tests {
         let expected = loss.backward();
         let (report, found) = differentiate(&Host::default(), embed(), nt_xent).unwrap();
 
-        assert!((report.loss - loss.into_scalar()).abs() < 1e-5);
+        assert_abs_diff_eq!(report.loss, loss.into_scalar(), epsilon = 1e-5);
         for parameter in [&weight, &shift] {
             parameter
                 .grad(&found)

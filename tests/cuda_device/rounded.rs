@@ -75,7 +75,7 @@ fn tf32(device: &CudaDevice) -> Result<(), Error> {
             let (exact, rounded) = (run(false)?, run(true)?);
             judge(&format!("dq, D = {dim}"), &exact.1, &rounded.1);
             judge(&format!("dk, D = {dim}"), &exact.2, &rounded.2);
-            assert!((exact.0 - rounded.0).abs() < 5e-3 * exact.0);
+            approx::assert_abs_diff_eq!(exact.0, rounded.0, epsilon = 5e-3 * exact.0);
         }
         let best = |tf32| {
             let engine = CudaEngine::on(device.clone()).with_tf32(tf32);

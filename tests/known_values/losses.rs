@@ -1,5 +1,6 @@
 //! Values and gradients of losses.
 
+use approx::assert_abs_diff_eq;
 use infonce::losses::LogScale;
 
 use super::*;
@@ -86,8 +87,7 @@ fn own_sum<B: Backend>(new: New<B>) -> Result<(), Error> {
             reference::value_and_grad(&contrast, &Inputs::Shared { z: &moved }, 1.0)
         };
         let expected = (at(STEP)?.loss - at(-STEP)?.loss) / (2.0 * STEP);
-        let error = (f64::from(found) - expected).abs();
-        assert!(error < 1e-5, "dz[{place}]: {found} in place of {expected}");
+        assert_abs_diff_eq!(f64::from(found), expected, epsilon = 1e-5);
     }
     Ok(())
 }
@@ -186,9 +186,8 @@ fn any_layout<B: Backend>(new: New<B>) -> Result<(), Error> {
         // Weights and gradients are rounded to `T`.
         let allowed = f64::from(4.0 * T::EPSILON).max(1e-6);
         assert_eq!((value.dq.len(), value.dk.len()), (16, 48));
-        for (place, (&found, expected)) in found.zip(expected).enumerate() {
-            let error = (f64::from(found) - expected).abs();
-            assert!(error < allowed, "{place}: {found} in place of {expected}");
+        for (&found, &expected) in found.zip(expected) {
+            assert_abs_diff_eq!(f64::from(found), expected, epsilon = allowed);
         }
         Ok(())
     }
@@ -237,9 +236,8 @@ fn shards<B: Backend>(new: New<B>) -> Result<(), Error> {
     let expected_dk = expected.dk.as_ref().map_or(&[][..], Dense::as_slice);
     let expected = expected.dq.as_slice().iter().chain(expected_dk);
     assert_eq!(expected.clone().count(), dq.len() + dk.len());
-    for (place, (&found, expected)) in dq.iter().chain(&dk).zip(expected).enumerate() {
-        let error = (f64::from(found) - expected).abs();
-        assert!(error < 1e-6, "{place}: {found} in place of {expected}");
+    for (&found, &expected) in dq.iter().chain(&dk).zip(expected) {
+        assert_abs_diff_eq!(f64::from(found), expected, epsilon = 1e-6);
     }
     Ok(())
 }

@@ -1,5 +1,6 @@
 //! Normalisation, the queue and the best candidates.
 
+use approx::{abs_diff_eq, assert_abs_diff_eq};
 use infonce::KeyQueue;
 
 use super::*;
@@ -65,7 +66,7 @@ fn gradient<B: Backend, T: Element>(
         let dx = [dx[0].to_f32(), dx[1].to_f32()];
         for (dx, &expected) in dx.iter().zip(expected.as_slice()) {
             let expected = T::from_f32(expected as f32).to_f32();
-            let close = (dx - expected).abs() <= T::EPSILON * expected.abs();
+            let close = abs_diff_eq!(*dx, expected, epsilon = T::EPSILON * expected.abs());
             let same = *dx == expected || dx.is_nan() && expected.is_nan();
             assert!(same || close, "{} D = {dim}: {dx} for {expected}", T::DTYPE);
         }
@@ -126,10 +127,7 @@ fn any_length<B: Backend>(new: New<B>) -> Result<(), Error> {
         for &size in sizes {
             let x = [0.0, 0.6 * size, 0.0, -0.8 * size];
             let (y, norm) = normalized::<B, T>(engine, &x)?;
-            for (y, expected) in y.iter().zip([0.0, 0.6, 0.0, -0.8]) {
-                let error = (y - expected).abs();
-                assert!(error <= 2.0 * T::EPSILON, "{size}: {y} for {expected}");
-            }
+            assert_abs_diff_eq!(y[..], [0.0, 0.6, 0.0, -0.8][..], epsilon = 2.0 * T::EPSILON);
             assert_near(norm, f64::from(size), f64::from(T::EPSILON), "norm");
         }
         let (y, norm) = normalized::<B, T>(engine, &[0.0; 4])?;
@@ -142,7 +140,8 @@ fn any_length<B: Backend>(new: New<B>) -> Result<(), Error> {
     check::<B, f16>(engine, &[1e-3, 300.0, 60_000.0])?;
     // Each number is in the range of f32, the norm is not.
     let (y, norm) = normalized::<B, f32>(engine, &[3e38, 3e38])?;
-    assert!((y[0] - 0.5f32.sqrt()).abs() < 1e-6 && y[0] == y[1], "{y:?}");
+    assert_abs_diff_eq!(y[0], 0.5f32.sqrt(), epsilon = 1e-6);
+    assert_eq!(y[0], y[1]);
     assert_eq!(norm, f32::INFINITY);
     Ok(())
 }

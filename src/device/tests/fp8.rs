@@ -1,5 +1,6 @@
 //! Forward and top-k with numbers of 8 bits: what the kernels make of them, what it costs.
 
+use approx::abs_diff_eq;
 use half::{bf16, f16};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -266,8 +267,10 @@ fn scores_of_top_k_are_those_of_the_rounded_rows_and_within_the_bound_of_the_exa
                             .map(|(a, b)| a * b)
                             .sum();
                         let context = format!("{row} {place} of {shape:?} {}", T::DTYPE);
-                        assert!((score - own).abs() < 2e-6, "{context}: {score} {own}");
-                        assert!((score - rounded[row][place].1).abs() < 2e-6, "{context}");
+                        for expected in [own, rounded[row][place].1] {
+                            let near = abs_diff_eq!(score, expected, epsilon = 2e-6);
+                            assert!(near, "{context}: {score} {expected}");
+                        }
                         assert!(
                             (score - exact[row][place].1).abs() < PRODUCT_BOUND * 1.01,
                             "{context}"

@@ -1,5 +1,6 @@
 //! NT-Xent's statistics, of which each pair of rows is computed once.
 
+use approx::abs_diff_eq;
 use half::{bf16, f16};
 
 use super::numbers;
@@ -123,7 +124,8 @@ fn check<T: Element>(way: Way, rows: usize, dim: usize) -> Result<(), Error> {
         let what = || format!("{way:?}, {rows} × {dim}, {temperature}");
         let mut sum = 0.0;
         for (i, (&found, &expected)) in found.negatives_lse.iter().zip(&expected).enumerate() {
-            let near = (f64::from(found) - expected).abs() < 2e-6 * (4.0 + expected.abs());
+            let allowed = 2e-6 * (4.0 + expected.abs());
+            let near = abs_diff_eq!(f64::from(found), expected, epsilon = allowed);
             let empty = rows == 2 && found == f32::NEG_INFINITY;
             assert!(near || empty, "{}, row {i}: {found}, {expected}", what());
         }
@@ -132,7 +134,8 @@ fn check<T: Element>(way: Way, rows: usize, dim: usize) -> Result<(), Error> {
             sum += margin.max(0.0) + (-margin.abs()).exp().ln_1p();
         }
         let expected = sum / rows as f64;
-        let near = (f64::from(loss) - expected).abs() < 1e-5 * (1.0 + expected);
+        let allowed = 1e-5 * (1.0 + expected);
+        let near = abs_diff_eq!(f64::from(loss), expected, epsilon = allowed);
         assert!(near, "{}: {loss}, {expected}", what());
     }
     Ok(())

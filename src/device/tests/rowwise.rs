@@ -1,5 +1,6 @@
 //! How a warp takes its rows does not show in the results.
 
+use approx::abs_diff_eq;
 use half::{bf16, f16};
 
 use super::numbers;
@@ -105,7 +106,7 @@ fn compare<T: Element, O: Element>(dim: usize) -> Result<(), Error> {
     let single = run::<T, O>(&x, &dy, dim, 1, 1)?;
     let close = |a: f32, b: f32, spacing: f32| {
         a.to_bits() == b.to_bits()
-            || (a - b).abs() <= spacing * a.abs().max(1.0)
+            || abs_diff_eq!(a, b, epsilon = spacing * a.abs().max(1.0))
             || a.is_nan() && b.is_nan()
     };
     let norms = one_row.1.iter().zip(&single.1);

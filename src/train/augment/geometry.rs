@@ -186,6 +186,7 @@ pub(super) fn copy_planes(image: &[u8], shape: Shape, view: &mut [f32]) {
 
 #[cfg(test)]
 mod tests {
+    use approx::assert_abs_diff_eq;
     use rand::SeedableRng;
 
     use super::*;
@@ -209,11 +210,7 @@ mod tests {
         view
     }
 
-    fn assert_close(left: &[f32], right: &[f32]) {
-        for (a, b) in left.iter().zip(right) {
-            assert!((a - b).abs() < 1e-4, "{a} against {b}");
-        }
-    }
+    const EPSILON: f32 = 1e-4;
 
     #[test]
     fn the_whole_window_is_the_image() {
@@ -227,7 +224,8 @@ mod tests {
             angle: std::f32::consts::TAU,
             ..Window::whole(SHAPE)
         };
-        assert_close(&view_through(&turned, &image), &planes);
+        let turned = view_through(&turned, &image);
+        assert_abs_diff_eq!(turned[..], planes[..], epsilon = EPSILON);
     }
 
     #[test]
@@ -243,10 +241,9 @@ mod tests {
             .map(|i| (once[i % 3 * plane + i / 3] * 255.0).round() as u8)
             .collect();
         assert_ne!(back, image);
-        assert_close(
-            &view_through(&flip, &back),
-            &view_through(&Window::whole(SHAPE), &image),
-        );
+        let twice = view_through(&flip, &back);
+        let whole = view_through(&Window::whole(SHAPE), &image);
+        assert_abs_diff_eq!(twice[..], whole[..], epsilon = EPSILON);
     }
 
     #[test]
@@ -260,7 +257,8 @@ mod tests {
         for plane in expected.chunks_exact_mut(SHAPE.height * SHAPE.width) {
             plane.reverse();
         }
-        assert_close(&view_through(&turned, &image), &expected);
+        let turned = view_through(&turned, &image);
+        assert_abs_diff_eq!(turned[..], expected[..], epsilon = EPSILON);
     }
 
     #[test]

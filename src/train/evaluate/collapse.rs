@@ -143,6 +143,8 @@ fn deviation(embeddings: Rows<'_, f32>) -> f64 {
 
 #[cfg(test)]
 mod tests {
+    use approx::assert_abs_diff_eq;
+
     use super::*;
 
     fn checks(first: &[f32], second: &[f32], dim: usize) -> CollapseChecks {
@@ -158,10 +160,10 @@ mod tests {
     fn two_opposite_points_have_the_closed_form() {
         // One pair at distance 2: log exp(−2·4) = −8; deviation (1 + 0)/√2.
         let found = checks(&[1.0, 0.0, -1.0, 0.0], &[1.0, 0.0, 0.0, 1.0], 2);
-        assert!((found.uniformity + 8.0).abs() < 1e-12);
+        assert_abs_diff_eq!(found.uniformity, -8.0, epsilon = 1e-12);
         // Distances 0 and √2.
-        assert!((found.alignment - 1.0).abs() < 1e-12);
-        assert!((found.deviation - 0.5f64.sqrt()).abs() < 1e-12);
+        assert_abs_diff_eq!(found.alignment, 1.0, epsilon = 1e-12);
+        assert_abs_diff_eq!(found.deviation, 0.5f64.sqrt(), epsilon = 1e-12);
     }
 
     #[test]
@@ -171,8 +173,9 @@ mod tests {
         (0..4).for_each(|i| identity[5 * i] = 1.0);
         let found = checks(&identity, &identity, 4);
         assert_eq!(found.alignment, 0.0);
-        assert!((found.uniformity + 4.0).abs() < 1e-12);
-        assert!((found.deviation - 2.0 * (3.0f64 / 16.0).sqrt()).abs() < 1e-12);
+        assert_abs_diff_eq!(found.uniformity, -4.0, epsilon = 1e-12);
+        let deviation = 2.0 * (3.0f64 / 16.0).sqrt();
+        assert_abs_diff_eq!(found.deviation, deviation, epsilon = 1e-12);
         assert_eq!(found.verdict, Verdict::Spread);
     }
 

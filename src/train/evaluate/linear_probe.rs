@@ -319,6 +319,7 @@ fn backtrack(
 
 #[cfg(test)]
 mod tests {
+    use approx::assert_abs_diff_eq;
     use rand::{RngExt, SeedableRng};
     use rand_chacha::ChaCha8Rng;
 
@@ -394,15 +395,16 @@ mod tests {
         let mut gradient = vec![0.0; 18];
         problem.value_and_gradient(&parameters, &mut gradient);
         let h = 1e-2;
-        for index in 0..18 {
+        let difference = |index: usize| {
             let at = |offset: f64| {
                 let mut moved = parameters.clone();
                 moved[index] += offset;
                 problem.value_and_gradient(&moved, &mut [0.0; 18])
             };
-            let difference = (at(h) - at(-h)) / (2.0 * h);
-            assert!((difference - gradient[index]).abs() < 1e-4, "{index}");
-        }
+            (at(h) - at(-h)) / (2.0 * h)
+        };
+        let differences: Vec<f64> = (0..18).map(difference).collect();
+        assert_abs_diff_eq!(differences[..], gradient[..], epsilon = 1e-4);
     }
 
     #[test]

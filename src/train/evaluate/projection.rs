@@ -262,6 +262,7 @@ fn gradient(affinities: &[Vec<f64>], points: &[Point], exaggeration: f64) -> Vec
 
 #[cfg(test)]
 mod tests {
+    use approx::assert_abs_diff_eq;
     use rand::{RngExt, SeedableRng};
     use rand_chacha::ChaCha8Rng;
 
@@ -280,16 +281,8 @@ mod tests {
             }
         }
         let found = principal_components(Rows::new(&data, 8, 2).unwrap());
-        for (found, expected) in found.iter().zip(&expected) {
-            assert!(
-                (found[0] - expected[0]).abs() < 1e-5,
-                "{found:?} {expected:?}"
-            );
-            assert!(
-                (found[1] - expected[1]).abs() < 1e-5,
-                "{found:?} {expected:?}"
-            );
-        }
+        let (found, expected) = (found.as_flattened(), expected.as_flattened());
+        assert_abs_diff_eq!(*found, *expected, epsilon = 1e-5);
     }
 
     #[test]
@@ -312,7 +305,7 @@ mod tests {
             .filter(|&&p| p > 0.0)
             .map(|p| -p * p.ln())
             .sum();
-        assert!((entropy.exp() - 10.0).abs() < 1e-3, "{}", entropy.exp());
+        assert_abs_diff_eq!(entropy.exp(), 10.0, epsilon = 1e-3);
         assert_eq!(found[3], 0.0);
     }
 

@@ -229,6 +229,7 @@ impl<P: Platform> Moco<P> {
 mod tests {
     use std::collections::HashMap;
 
+    use approx::assert_abs_diff_eq;
     use burn::backend::Flex;
     use burn::module::{AutodiffModule, ParamId};
     use burn::optim::{GradientsParams, Optimizer, SgdConfig};
@@ -377,7 +378,7 @@ mod tests {
         for (id, after) in &after {
             for ((after, before), query) in after.iter().zip(&before[id]).zip(&query[id]) {
                 let expected = MOMENTUM * before + (1.0 - MOMENTUM) * query;
-                assert!((after - expected).abs() <= 1e-6, "{after} {expected}");
+                assert_abs_diff_eq!(*after, expected, epsilon = 1e-6);
             }
         }
         let keys = setting.keys(1);

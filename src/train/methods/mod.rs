@@ -87,6 +87,7 @@ pub(super) fn patches<B: Backend>(
 mod tests {
     use std::collections::HashMap;
 
+    use approx::assert_abs_diff_eq;
     use burn::backend::Flex;
     use burn::module::ParamId;
     use burn::optim::{GradientsParams, Optimizer, SgdConfig};
@@ -170,24 +171,18 @@ mod tests {
         }
     }
 
-    fn close(one: &[f32], other: &[f32]) {
-        assert_eq!(one.len(), other.len());
-        for (one, other) in one.iter().zip(other) {
-            assert!((one - other).abs() <= TOLERANCE, "{one} {other}");
-        }
-    }
-
     fn same(one: &Course, other: &Course) {
         for (one, other) in one.reports.iter().zip(&other.reports) {
-            close(&[one.loss], &[other.loss]);
+            assert_abs_diff_eq!(one.loss, other.loss, epsilon = TOLERANCE);
             assert_eq!((one.top1, one.candidates), (other.top1, other.candidates));
         }
         for (one, other) in [(&one.query, &other.query), (&one.key, &other.key)] {
             assert_eq!(one.len(), other.len());
-            one.iter()
-                .for_each(|(id, values)| close(values, &other[id]));
+            for (id, values) in one {
+                assert_abs_diff_eq!(values[..], other[id][..], epsilon = TOLERANCE);
+            }
         }
-        close(&one.keys, &other.keys);
+        assert_abs_diff_eq!(one.keys[..], other.keys[..], epsilon = TOLERANCE);
     }
 
     fn kernels() -> InHostMemory<HostEngine> {

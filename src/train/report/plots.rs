@@ -312,6 +312,8 @@ pub(super) fn png(
 
 #[cfg(test)]
 mod tests {
+    use approx::assert_abs_diff_eq;
+
     use super::*;
 
     fn steps(losses: &[f64]) -> Vec<StepRecord> {
@@ -361,7 +363,7 @@ mod tests {
     fn smoothing_keeps_a_straight_line_and_both_ends() {
         let line: Vec<f64> = (0..400).map(f64::from).collect();
         let smooth = smoothed(&line);
-        assert!(smooth.iter().zip(&line).all(|(a, b)| (a - b).abs() < 1e-9));
+        assert_abs_diff_eq!(smooth[..], line[..], epsilon = 1e-9);
     }
 
     #[test]
