@@ -1,5 +1,5 @@
 //! Memory, streams and graphs of a CUDA device, and the engine's calls that stay on it. Without a
-//! device every test is ignored, and says why.
+//! device every test is ignored, and says why; with `INFONCE_REQUIRE_CUDA` set, all of them fail.
 
 use half::bf16;
 use infonce::cuda::{
@@ -10,6 +10,8 @@ use infonce::{
 };
 use libtest_mimic::{Arguments, Failed, Trial};
 
+#[path = "cuda_device/no_device.rs"]
+mod no_device;
 #[path = "cuda_device/noted.rs"]
 mod noted;
 #[path = "cuda_device/rounded.rs"]
@@ -95,7 +97,7 @@ fn main() {
         Err(error) => Some(error.to_string()),
     };
     if let Some(reason) = &reason {
-        eprintln!("ignored: {reason}");
+        no_device::ignored(reason);
     }
     let tests = TESTS.into_iter().chain(step::TESTS).chain(rounded::TESTS);
     let trials = tests.map(|(name, test)| {

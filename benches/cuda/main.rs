@@ -4,7 +4,7 @@
 //! `cargo bench --features cuda --bench cuda -- [filter] [criterion's options]`. Criterion decides how
 //! often each case runs and compares it with the run before. In the environment:
 //! `INFONCE_CASES` chooses: `weights`, `first`, which is what others are measured at, or `rest`;
-//! `INFONCE_ROWS=FILE` also writes the rows as JSON, after each one (`benches/records/schema.rs`);
+//! `INFONCE_ROWS=FILE` also writes the rows as JSON, after each one (`benches/cuda/schema.rs`);
 //! `INFONCE_LARGEST=1` adds to `rest` N = M = 131,072 and 1,048,576, which take longest;
 //! `INFONCE_OUTPUTS=FOLDER` has inputs and gradients of `first` written there, for others to check;
 //! `INFONCE_DIVISOR=K` divides rows by K, to rehearse where there is no time;
@@ -14,11 +14,9 @@ mod losses;
 mod product;
 mod rig;
 mod rowwise;
-#[path = "../records/schema.rs"]
 #[expect(dead_code, reason = "records hold more than rows")]
 mod schema;
 mod steps;
-#[path = "../records/table.rs"]
 mod table;
 
 use std::process::ExitCode;

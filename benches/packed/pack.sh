@@ -23,7 +23,8 @@ build() {
         done
 }
 # The suites and benchmarks link no tensor framework; the command line does, for the trainer.
-build --features cuda --test conformance --test cuda_device --bench cuda --example record
+build -p infonce -p benches -p records --features infonce/cuda,infonce/cli,benches/cuda,records/cuda \
+    --test conformance --test cuda_device --bench cuda --bin record
 mv "$packed/cuda" "$packed/bench"
 build --features cuda,train --bin infonce
 

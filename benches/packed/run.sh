@@ -172,7 +172,7 @@ if [ ! -e /usr/local/cuda/include/cuda_runtime.h ] && [ -e "$pip_toolkit/include
     export CUDA_PATH="${CUDA_PATH:-$pip_toolkit}"
 fi
 
-no_card="$(timeout 20 ./infonce info | sed -n 's/^cuda  not here: //p')"
+no_card="$(timeout 20 ./infonce info | sed -n 's/^cuda  *not here: //p')"
 timeout 10 nvidia-smi --query-gpu=driver_version --format=csv,noheader 2> /dev/null | head -n 1 > "$run/driver"
 outputs="$(mktemp -d)"
 # The card's clocks, twice a second, while it is timed.
@@ -187,8 +187,8 @@ case "$call" in
         stage info ./infonce info
         stage device ./cuda_device
         # The whole table of cases, once with each set of kernels.
-        stage conformance-Hopper ./conformance "cuda Hopper"
-        stage conformance-portable ./conformance "cuda portable"
+        stage conformance-Hopper env INFONCE_FULL=1 ./conformance "cuda Hopper"
+        stage conformance-portable env INFONCE_FULL=1 ./conformance "cuda portable"
         sanitizer memcheck
         read_clocks
         bench weights weights

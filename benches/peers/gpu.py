@@ -6,7 +6,7 @@ and of the same with q and k swapped; bf16, unit rows, N = M.
     python3 gpu.py --device cpu --shapes 256x64      # rehearses, with what runs there
 
 Needs PyTorch; which other packages are measured, and in which releases, stands in requirements.txt.
-Writes rows as a record keeps them (benches/records/schema.rs): time cold and warm, the library product
+Writes rows as a record keeps them (benches/cuda/schema.rs): time cold and warm, the library product
 of the same run, memory beside inputs and gradients, error against float64. The file is whole after
 every row, and has one for whatever gave no number: not installed, out of memory, crashed, hung, not
 reached in time. Without PyTorch or a card all rows are such, and the exit code is 0 all the same.
@@ -153,7 +153,7 @@ class Peer:
 
 
 def row(by, work, n, d, answer):
-    """A row of benches/records/schema.rs. Operations and bytes as benches/cuda counts them."""
+    """A row of benches/cuda/schema.rs. Operations and bytes as benches/cuda counts them."""
     blank = dict.fromkeys(("cold", "warm", "measure", "extra_bytes", "error", "reason"))
     return {
         "by": by, "work": work, "wanted": "value and gradient", "shape": f"N={n} M={n} D={d}",

@@ -5,7 +5,7 @@ peer that crashes or hangs takes nothing else along. benches/peers/gpu.py starts
 
     (at the start)       {} when its package is there, else {"missing": why}
     prepare WORK N D     {} after one call, which compiles what has to be compiled
-    measure WORK N D     the numbers of a row (benches/records/schema.rs)
+    measure WORK N D     the numbers of a row (benches/cuda/schema.rs)
     check WORK N D FILE  {"error": …} of what this crate's benchmark has written (benches/cuda/losses.rs)
 
 Any of them may be answered with {"reason": why}.
@@ -101,7 +101,7 @@ def errors(work, outputs, q, k, scale):
 
 
 def times(seconds):
-    """As Times::of in benches/records/schema.rs."""
+    """As Times::of in benches/cuda/schema.rs."""
     seconds = sorted(seconds)
     at = lambda share: seconds[math.floor(share * (len(seconds) - 1) + 0.5)]
     return {"median": at(0.5), "low": at(0.25), "high": at(0.75), "samples": len(seconds)}

@@ -5,8 +5,16 @@
 namespace infonce::host {
 namespace {
 
-// Four numbers; GCC and Clang compile operations on it to what the processor has.
-typedef float Four __attribute__((vector_size(16)));
+// Eight numbers; GCC and Clang compile operations on it to what the processor has.
+typedef float Eight __attribute__((vector_size(32)));
+
+// Also for AVX2, where the loader can choose: x86-64 with glibc. That has no fused multiplication and
+// addition, so the sums are the same.
+#if defined(__x86_64__) && defined(__GLIBC__)
+#define INFONCE_VECTORS __attribute__((target_clones("avx2", "default")))
+#else
+#define INFONCE_VECTORS
+#endif
 
 float as_float(uint32_t bits) {
     float number;
@@ -49,26 +57,14 @@ void multiply(const LaneArguments* const (&lanes)[WARP]) {
     constexpr int HALF = NUMBERS == Numbers::TF32 ? 4 : 8, DEPTH = 2 * HALF;
     constexpr int EACH = NUMBERS == Numbers::TF32 ? 1 : 2;
     float a[16][DEPTH];
-    alignas(16) float b[DEPTH][8], d[16][8];
+    float b[DEPTH][8], d[16][8];
     for (int lane = 0; lane < int(WARP); ++lane) {
         const LaneArguments& own = *lanes[lane];
         const int g = lane / 4, t = lane % 4;
         for (int i = 0; i < 4; ++i) unpack<NUMBERS>(own.a[i], &a[g + i % 2 * 8][EACH * t + i / 2 * HALF], 1);
         for (int i = 0; i < 2; ++i) unpack<NUMBERS>(own.b[i], &b[EACH * t + i * HALF][g], 8);
     }
-    for (int row = 0; row < 16; row += 2) {
-        Four sums[2][2] = {};
-        for (int k = 0; k < DEPTH; ++k) {
-            Four low, high;
-            std::memcpy(&low, &b[k][0], sizeof low);
-            std::memcpy(&high, &b[k][4], sizeof high);
-            sums[0][0] += a[row][k] * low;
-            sums[0][1] += a[row][k] * high;
-            sums[1][0] += a[row + 1][k] * low;
-            sums[1][1] += a[row + 1][k] * high;
-        }
-        std::memcpy(&d[row][0], sums, sizeof sums);
-    }
+    for (int row = 0; row < 16; row += 8) multiply_8x8(a[row], DEPTH, b[0], 8, DEPTH, d[row], 8);
     for (int lane = 0; lane < int(WARP); ++lane) {
         float* own = lanes[lane]->d;
         for (int i = 0; i < 4; ++i) own[i] += d[lane / 4 + i / 2 * 8][2 * (lane % 4) + i % 2];
@@ -77,9 +73,31 @@ void multiply(const LaneArguments* const (&lanes)[WARP]) {
 
 }  // namespace
 
-float widen(Numbers numbers, uint16_t bits) {
-    if (numbers == Numbers::E4M3) return wide_e4m3(bits);
-    return numbers == Numbers::F16 ? wide_f16(bits) : as_float(uint32_t(bits) << 16);
+void widen(Numbers numbers, const void* from, uint32_t bytes, float* to, uint32_t stride) {
+    if (numbers == Numbers::E4M3) {
+        const auto* number = static_cast<const uint8_t*>(from);
+        for (uint32_t i = 0; i < bytes; ++i) to[i * stride] = wide_e4m3(number[i]);
+        return;
+    }
+    uint16_t number[8];
+    std::memcpy(number, from, bytes);
+    if (numbers == Numbers::F16)
+        for (uint32_t i = 0; i < bytes / 2; ++i) to[i * stride] = wide_f16(number[i]);
+    else
+        for (uint32_t i = 0; i < bytes / 2; ++i) to[i * stride] = as_float(uint32_t(number[i]) << 16);
+}
+
+INFONCE_VECTORS
+void multiply_8x8(const float* a, uint32_t a_stride, const float* b, uint32_t b_stride, uint32_t depth, float* d, uint32_t d_stride) {
+    Eight sums[8] = {};
+    for (uint32_t k = 0; k < depth; ++k) {
+        Eight numbers;
+        std::memcpy(&numbers, b + k * b_stride, sizeof numbers);
+#pragma GCC unroll 8
+        for (int row = 0; row < 8; ++row) sums[row] += a[row * a_stride + k] * numbers;
+    }
+#pragma GCC unroll 8
+    for (int row = 0; row < 8; ++row) std::memcpy(d + row * d_stride, &sums[row], sizeof sums[row]);
 }
 
 void multiply(const LaneArguments* const (&lanes)[WARP]) {

@@ -30,7 +30,7 @@ void Shadow::start_clocks(const Clocks& on, uint32_t own_warp, uint32_t own_warp
         if (word.read_epoch != now.block_epoch || word.reading_warp == NOBODY) continue;
         for (uint32_t warp = 0; warp < warps; ++warp) {
             const bool has_read = word.reading_warp == MANY || word.reading_warp == first_warp + warp;
-            reads[i * warps + warp] = has_read ? Read{1, word.read_warp_epoch, word.reader} : Read{0, 0, NOBODY};
+            read_of(warp, uint32_t(i)) = has_read ? Read{1, word.read_warp_epoch, word.reader} : Read{0, 0, NOBODY};
         }
     }
 }
@@ -50,7 +50,7 @@ bool Shadow::after_reads(const Word& word, uint32_t index, const Moment& now) co
     if (!clocks) return false;
     for (uint32_t own = 0; own < warps; ++own) {
         const uint32_t other = first_warp + own;
-        const Read& read = reads[size_t(index) * warps + own];
+        const Read& read = reads[size_t(own) * words.size() + index];
         if (read.time == 0 || clocks->has_seen(warp, other, read.time)) continue;
         if (other == warp && (read.reader == now.thread || read.warp_epoch < now.warp_epoch)) continue;
         return false;
@@ -73,22 +73,31 @@ void Shadow::note_read(Word& word, uint32_t index, const Moment& now) {
     }
     word.read_warp_epoch = now.warp_epoch;
     if (!clocks) return;
-    Read* of_word = &reads[size_t(index) * warps];
-    if (first) std::fill_n(of_word, warps, Read{0, 0, NOBODY});
-    Read& own = of_word[warp - first_warp];
+    if (first)
+        for (uint32_t each = 0; each < warps; ++each) read_of(each, index) = Read{0, 0, NOBODY};
+    Read& own = read_of(warp - first_warp, index);
     const bool alone = own.time == 0 || own.warp_epoch < now.warp_epoch || own.reader == thread;
     own = Read{clocks->time(warp), now.warp_epoch, alone ? thread : uint32_t(MANY)};
 }
 
 template <bool ASYNC>
 bool Shadow::read_words(uint32_t index, uint32_t count, const Moment& now) {
-    for (; count > 0; ++index, --count) {
+    // The word before, whose write comes before `now`: neighbours are mostly written at once.
+    const Word* known = nullptr;
+    for (const uint32_t end = index + count; index < end; ++index) {
         Word& word = words[index];
-        // Most reads are of what was written before the last barrier of the block, and by many warps.
-        const bool settled = word.state == WRITTEN && word.write_epoch < now.block_epoch;
-        const bool is_there = word.state == WRITTEN || word.state == LEAVING;
-        if (!settled && (!is_there || !after_write(word, index, now))) return refuse_read(index);
-        if (ASYNC && word.writer < BULK && !is_fenced(word, index, now)) return refuse_unfenced(index);
+        const bool is_known = known && known->state == word.state && known->writer == word.writer &&
+                              known->write_epoch == word.write_epoch && known->write_warp_epoch == word.write_warp_epoch &&
+                              (!clocks || (write_times[index - 1] == write_times[index] &&
+                                           write_fences[index - 1] == write_fences[index]));
+        if (!is_known) {
+            // Most reads are of what was written before the last barrier of the block, and by many warps.
+            const bool settled = word.state == WRITTEN && word.write_epoch < now.block_epoch;
+            const bool is_there = word.state == WRITTEN || word.state == LEAVING;
+            if (!settled && (!is_there || !after_write(word, index, now))) return refuse_read(index);
+            if (ASYNC && word.writer < BULK && !is_fenced(word, index, now)) return refuse_unfenced(index);
+            known = &word;
+        }
         const bool noted = word.read_epoch == now.block_epoch && word.reading_warp == MANY && !clocks;
         if (!noted) note_read(word, index, now);
     }

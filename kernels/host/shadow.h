@@ -95,6 +95,7 @@ class Shadow {
         Site site;
     };
 
+    Read& read_of(uint32_t warp, uint32_t word) { return reads[size_t(warp) * words.size() + word]; }
     std::vector<Fence>& fences_of(uint32_t thread) { return fences[thread - 32 * first_warp]; }
     template <bool ASYNC>
     bool read_words(uint32_t index, uint32_t count, const Moment& now);
@@ -112,7 +113,7 @@ class Shadow {
     std::vector<Word> words;
     std::vector<Site> write_sites;
     std::string wrong;
-    // With clocks on: the time of each word's last write, and the reads of each word by warp.
+    // With clocks on: the time of each word's last write, and each warp's reads, word after word.
     const Clocks* clocks = nullptr;
     uint32_t first_warp = 0, warps = 0, first_barrier = 0;
     std::vector<uint32_t> write_times;

@@ -33,6 +33,21 @@ struct Operand {
     }
 };
 
+// The numbers of an operand, widened: number k of row `row` goes to to[row * row_stride + k * k_stride].
+void gather(const Operand& operand, uint32_t rows, Numbers numbers, const char* shared, float* to, uint32_t row_stride,
+            uint32_t k_stride) {
+    const uint32_t in_chunk = 16 / operand.number_bytes, depth = STEP_BYTES / operand.number_bytes;
+    if (operand.across) {
+        for (uint32_t k = 0; k < depth; ++k)
+            for (uint32_t row = 0; row < rows; row += 8)
+                widen(numbers, shared + operand.at(row, k), 16, to + row * row_stride + k * k_stride, row_stride);
+    } else {
+        for (uint32_t row = 0; row < rows; ++row)
+            for (uint32_t k = 0; k < depth; k += in_chunk)
+                widen(numbers, shared + operand.at(row, k), 16, to + row * row_stride + k * k_stride, k_stride);
+    }
+}
+
 bool swizzled_by_128(uint64_t bits) { return bits >> 62 == 1 && (bits >> 49 & 7) == 0; }
 
 bool same(Site a, Site b) { return a.line == b.line && (a.file == b.file || std::strcmp(a.file, b.file) == 0); }
@@ -142,38 +157,23 @@ __attribute__((noinline)) void Block::execute_products(uint32_t group) {
         }
         // The operands have to be there still.
         for (uint32_t warp = 0; warp < WARPGROUP / WARP; ++warp) check_operands(product, first / WARP + warp);
-        const Operand right(product.b, product.b_across, product.numbers), left(product.a, product.a_across, product.numbers);
-        auto number = [&](uint32_t address) {
-            uint16_t bits = 0;
-            std::memcpy(&bits, arena + (address - SHARED_BASE), number_bytes);
-            return widen(product.numbers, bits);
-        };
         a.resize(ROWS * depth);
         b.resize(depth * columns);
-        for (uint32_t column = 0; column < columns; ++column)
-            for (uint32_t k = 0; k < depth; ++k) b[k * columns + column] = number(right.at(column, k));
+        gather(Operand(product.b, product.b_across, product.numbers), columns, product.numbers, arena - SHARED_BASE, b.data(), 1, columns);
         if (!product.a_registers) {
-            for (uint32_t row = 0; row < ROWS; ++row)
-                for (uint32_t k = 0; k < depth; ++k) a[row * depth + k] = number(left.at(row, k));
+            gather(Operand(product.a, product.a_across, product.numbers), ROWS, product.numbers, arena - SHARED_BASE, a.data(), depth, 1);
         } else {
             for (uint32_t i = 0; i < WARPGROUP; ++i) {
                 const uint32_t(&own)[4] = threads[first + i].products.front()[p].a;
                 const uint32_t row = i / WARP * 16 + i % WARP / 4, k = i % 4 * 2;
                 for (uint32_t r = 0; r < 4; ++r)
-                    for (uint32_t half = 0; half < 2; ++half)
-                        a[(row + r % 2 * 8) * depth + k + r / 2 * 8 + half] =
-                            widen(product.numbers, uint16_t(own[r] >> 16 * half));
+                    widen(product.numbers, &own[r], 4, &a[(row + r % 2 * 8) * depth + k + r / 2 * 8], 1);
             }
         }
-        d.assign(ROWS * columns, 0.0f);
-        for (uint32_t row = 0; row < ROWS; ++row) {
-            float* sums = &d[row * columns];
-            for (uint32_t k = 0; k < depth; ++k) {
-                const float factor = a[row * depth + k];
-                const float* numbers = &b[k * columns];
-                for (uint32_t column = 0; column < columns; ++column) sums[column] += factor * numbers[column];
-            }
-        }
+        d.resize(ROWS * columns);
+        for (uint32_t column = 0; column < columns; column += 8)
+            for (uint32_t row = 0; row < ROWS; row += 8)
+                multiply_8x8(&a[row * depth], depth, &b[column], columns, depth, &d[row * columns + column], columns);
         for (uint32_t i = 0; i < WARPGROUP; ++i) {
             std::vector<float>& values = threads[first + i].accumulators[one.accumulator].values;
             const uint32_t row = i / WARP * 16 + i % WARP / 4, column = i % 4 * 2;

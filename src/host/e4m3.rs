@@ -1,6 +1,8 @@
 //! The numbers of e4m3 by their definition (Micikevicius et al., FP8 Formats for Deep Learning, 2022,
 //! table 1), for tests: naive, and with nothing in common with the kernels' bit arithmetic.
 
+use std::sync::LazyLock;
+
 /// The code that is no number, of either sign.
 pub(crate) const NAN: u8 = 0x7f;
 
@@ -15,13 +17,16 @@ pub(crate) fn value(code: u8) -> f64 {
     if code & 0x80 == 0 { size } else { -size }
 }
 
+static POSITIVE: LazyLock<Vec<f64>> = LazyLock::new(|| (0..NAN).map(value).collect());
+
 /// The code whose number is nearest, of two as near the even one; of what is larger than all, the largest.
 pub(crate) fn nearest(x: f32) -> u8 {
     if x.is_nan() {
         return NAN;
     }
     let size = f64::from(x.abs()).min(value(NAN - 1));
-    let distance = |code: u8| (value(code) - size).abs();
+    let positive = &*POSITIVE;
+    let distance = |code: u8| (positive[usize::from(code)] - size).abs();
     let code = (1..NAN).fold(0, |best, code| {
         let tie = distance(code) == distance(best) && code % 2 == 0;
         match distance(code) < distance(best) || tie {

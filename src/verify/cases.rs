@@ -112,6 +112,9 @@ pub struct Case {
     pub reduction: Reduction,
     /// dL/dloss.
     pub upstream: f32,
+    /// Different for neighbours in the table and for the losses of one shape and kind of data, so that
+    /// types that follow it meet all of them.
+    pub turn: usize,
 }
 
 impl fmt::Display for Case {
@@ -191,18 +194,19 @@ const HARD: [(usize, usize, usize, f32, Data); 26] = [
 /// The table. Its last shapes are drawn from `rng`; reductions and upstream gradients alternate.
 pub fn table(rng: &mut impl Rng) -> Vec<Case> {
     let mut cases: Vec<Case> = Vec::new();
-    for loss in Loss::ALL {
+    for (number, loss) in Loss::ALL.into_iter().enumerate() {
         let usual = SHAPES.map(|(n, m, d)| (n, m, d, USUAL_SCALE, Data::Unit));
         let fresh = [400, 60].map(|most| {
             let mut size = || rng.random_range(1..=most);
             (size(), size(), size(), USUAL_SCALE, Data::Unit)
         });
-        for (n, m, dim, scale, data) in usual.into_iter().chain(HARD).chain(fresh) {
+        let rows = usual.into_iter().chain(HARD).chain(fresh);
+        for (row, (n, m, dim, scale, data)) in rows.enumerate() {
             if data == Data::SharedPositives && loss != Loss::InfoNceIndex {
                 continue;
             }
             let (anchors, candidates) = loss.fit(n, m);
-            let turn = cases.len();
+            let place = cases.len();
             let case = Case {
                 loss,
                 anchors,
@@ -210,12 +214,13 @@ pub fn table(rng: &mut impl Rng) -> Vec<Case> {
                 dim,
                 scale,
                 data,
-                reduction: [Reduction::Mean, Reduction::Sum][turn % 2],
+                reduction: [Reduction::Mean, Reduction::Sum][place % 2],
                 upstream: match data {
                     // Confident rows have gradients that f16 holds only behind a loss scale.
                     Data::Confident(rest) if rest < 1e-3 => 1024.0,
-                    _ => [1.0, -2.5, 0.3][turn % 3],
+                    _ => [1.0, -2.5, 0.3][place % 3],
                 },
+                turn: number + row,
             };
             let same = |other: &Case| {
                 let key = |case: &Case| (case.loss, case.anchors, case.candidates, case.dim);
@@ -232,16 +237,17 @@ pub fn table(rng: &mut impl Rng) -> Vec<Case> {
 /// Cases whose loss must be NaN.
 pub fn not_finite_table() -> Vec<Case> {
     let mut cases = Vec::new();
-    for loss in Loss::ALL {
+    for (number, loss) in Loss::ALL.into_iter().enumerate() {
         for value in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
             // Below and above the bound where an engine may change its method.
-            for (n, m, dim, scale) in [
+            let shapes = [
                 (2, 2, 1, 10.0),
                 (61, 75, 19, 10.0),
                 (61, 75, 19, 100.0),
                 (61, 75, 272, 10.0),
                 (61, 75, 272, 100.0),
-            ] {
+            ];
+            for (row, (n, m, dim, scale)) in shapes.into_iter().enumerate() {
                 let (anchors, candidates) = loss.fit(n, m);
                 cases.push(Case {
                     loss,
@@ -252,6 +258,7 @@ pub fn not_finite_table() -> Vec<Case> {
                     data: Data::NotFinite(value),
                     reduction: Reduction::Mean,
                     upstream: 1.0,
+                    turn: number + row,
                 });
             }
         }

@@ -12,21 +12,36 @@ use crate::reference::{self, Dense, Reference};
 use crate::rows::{Rows, RowsMut};
 use crate::statistics::Statistics;
 
+/// Which types gradients are asked for in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GradientTypes {
+    /// f32 alone.
+    F32,
+    /// The inputs' type alone.
+    Inputs,
+    /// Both, one after the other.
+    Both,
+}
+
 /// Everything that `backend` computes of `problem`: forward; value_and_grad with and without dk, and
-/// backward from forward's statistics, with gradients in f32 and in the input's type.
+/// backward from forward's statistics, with gradients in the types asked for.
 ///
 /// # Errors
 /// Whatever the backend refuses.
 pub fn evaluate<B: Backend, T: Element>(
     backend: &B,
     problem: &Problem<T>,
+    types: GradientTypes,
 ) -> Result<Vec<Output>, Error> {
     let inputs = problem.inputs()?;
     let forward = backend.forward(&problem.contrast, &inputs)?;
     let mut outputs = scalars(Verb::Forward, &[("loss", forward.loss)]);
     outputs.extend(statistics_outputs(Verb::Forward, &forward.statistics));
-    gradients::<B, T, f32>(backend, problem, &forward.statistics, &mut outputs)?;
-    if T::DTYPE != DType::F32 {
+    let is_f32 = T::DTYPE == DType::F32;
+    if is_f32 || types != GradientTypes::Inputs {
+        gradients::<B, T, f32>(backend, problem, &forward.statistics, &mut outputs)?;
+    }
+    if !is_f32 && types != GradientTypes::F32 {
         gradients::<B, T, T>(backend, problem, &forward.statistics, &mut outputs)?;
     }
     Ok(outputs)
@@ -42,11 +57,16 @@ fn gradients<B: Backend, T: Element, G: Element>(
     let inputs = problem.inputs()?;
     let shape = contrast.check(&inputs)?;
     let has_dk = matches!(inputs, Inputs::Pair { .. });
-    for (verb, wants_dk) in [
+    let calls = [
         (Verb::ValueAndGrad, has_dk),
         (Verb::ValueAndGradDqOnly, false),
         (Verb::Backward, has_dk),
-    ] {
+    ];
+    // Where there is no dk to leave out, the second is the first again.
+    let calls = calls
+        .into_iter()
+        .filter(|(verb, _)| has_dk || *verb != Verb::ValueAndGradDqOnly);
+    for (verb, wants_dk) in calls {
         // Poisoned, so that what is not written shows.
         let mut dq = vec![G::from_f32(f32::NAN); shape.anchors * shape.dim];
         let mut dk = vec![G::from_f32(f32::NAN); shape.candidates * shape.dim];

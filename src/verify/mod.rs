@@ -29,7 +29,7 @@ use cases::{Case, Data};
 use rule::{Measurement, Output, Verb};
 
 pub use backend::Backend;
-pub use contrast_checks::{Expectation, evaluate, losses};
+pub use contrast_checks::{Expectation, GradientTypes, evaluate, losses};
 pub use problem::Problem;
 
 /// The random numbers of item `index` of a run; independent of all other items.
@@ -53,7 +53,7 @@ pub enum Failure {
     #[error("refused: {0}")]
     Refused(#[from] Error),
     /// The same call gave other bits.
-    #[error("{verb} {quantity} differs from one run to the next")]
+    #[error("{verb} {quantity} differs between two runs that have to agree bit for bit")]
     NotRepeatable {
         /// The verb.
         verb: Verb,
@@ -68,11 +68,8 @@ pub enum Failure {
     },
 }
 
-/// Compares two evaluations bit for bit.
-///
-/// # Errors
-/// [`Failure::NotRepeatable`] naming the first output that differs.
-pub fn same_bits(first: &[Output], second: &[Output]) -> Result<(), Failure> {
+/// Names the first output that differs by a bit.
+fn same_bits(first: &[Output], second: &[Output]) -> Result<(), Failure> {
     let differs = |(a, b): &(&Output, &Output)| !a.same_bits(b);
     match first.iter().zip(second).find(differs) {
         None => Ok(()),
@@ -83,28 +80,36 @@ pub fn same_bits(first: &[Output], second: &[Output]) -> Result<(), Failure> {
     }
 }
 
-/// Runs a problem twice, compares the two bit for bit, and judges every output.
+/// Runs a problem on each of `backends`, which have to agree bit for bit, and judges every output. One
+/// that is there twice has to repeat itself. Gradients are asked for in `gradients`.
 ///
 /// # Errors
 /// [`Failure`], when it is not a matter of tolerance.
 pub fn check<B: Backend, T: Element>(
-    backend: &B,
+    backends: &[&B],
     problem: &Problem<T>,
     expectation: &Expectation,
+    gradients: GradientTypes,
 ) -> Result<Vec<Measurement>, Failure> {
     if let Data::NotFinite(_) = problem.case.data {
-        let losses = losses(backend, problem)?;
-        return match losses.into_iter().find(|loss| !loss.is_nan()) {
-            None => Ok(Vec::new()),
-            Some(given) => Err(Failure::NotNan { given }),
-        };
+        for backend in backends {
+            let losses = losses(*backend, problem)?;
+            if let Some(given) = losses.into_iter().find(|loss| !loss.is_nan()) {
+                return Err(Failure::NotNan { given });
+            }
+        }
+        return Ok(Vec::new());
     }
-    let outputs = evaluate(backend, problem)?;
-    same_bits(&outputs, &evaluate(backend, problem)?)?;
-    Ok(expectation.judge(&outputs))
+    let mut first = None;
+    for backend in backends {
+        let outputs = evaluate(*backend, problem, gradients)?;
+        same_bits(first.get_or_insert_with(|| outputs.clone()), &outputs)?;
+    }
+    Ok(expectation.judge(&first.unwrap_or_default()))
 }
 
-/// Runs the verbs that compute no contrast, on inputs of type `T`, and judges every output.
+/// Runs the verbs that neither compute a contrast nor search, on inputs of type `T`, and judges every
+/// output.
 ///
 /// # Errors
 /// [`Failure::Refused`].
@@ -115,8 +120,18 @@ pub fn check_rows<B: Backend, T: Element>(
     let mut measurements = row_checks::normalization::<B, T>(backend, rng)?;
     measurements.extend(row_checks::momentum::<B, T>(backend, rng)?);
     measurements.extend(row_checks::queue::<B, T>(backend, rng)?);
-    measurements.extend(row_checks::top_k::<B, T>(backend, rng)?);
     Ok(measurements)
+}
+
+/// Runs top_k on inputs of type `T`, and judges every output.
+///
+/// # Errors
+/// [`Failure::Refused`].
+pub fn check_top_k<B: Backend, T: Element>(
+    backend: &B,
+    rng: &mut ChaCha8Rng,
+) -> Result<Vec<Measurement>, Failure> {
+    Ok(row_checks::top_k::<B, T>(backend, rng)?)
 }
 
 /// The worst of one verb, type of inputs and type of outputs.
@@ -167,11 +182,15 @@ pub fn run<B: Backend + Sync>(configurations: &[(&str, B)], seed: u64) -> Report
     };
     let of_rows = |(name, backend): &(&str, B)| {
         let rng = || random(seed, cases.len());
-        let name = format!("{name}: row-wise verbs");
+        let rows = format!("{name}: row-wise verbs");
+        let top_k = format!("{name}: top-k");
         [
-            (name.clone(), check_rows::<B, f32>(backend, &mut rng())),
-            (name.clone(), check_rows::<B, f16>(backend, &mut rng())),
-            (name, check_rows::<B, bf16>(backend, &mut rng())),
+            (rows.clone(), check_rows::<B, f32>(backend, &mut rng())),
+            (rows.clone(), check_rows::<B, f16>(backend, &mut rng())),
+            (rows, check_rows::<B, bf16>(backend, &mut rng())),
+            (top_k.clone(), check_top_k::<B, f32>(backend, &mut rng())),
+            (top_k.clone(), check_top_k::<B, f16>(backend, &mut rng())),
+            (top_k, check_top_k::<B, bf16>(backend, &mut rng())),
         ]
     };
     let mut report = Report {
@@ -201,7 +220,10 @@ fn check_configurations<B: Backend, T: Element>(
     let prepared = problem.and_then(|problem| Ok((Expectation::new(&problem)?, problem)));
     let check = |(name, backend): &(&str, B)| {
         let checked = match &prepared {
-            Ok((expectation, problem)) => check(backend, problem, expectation),
+            Ok((expectation, problem)) => {
+                let backends = [backend, backend];
+                check(&backends, problem, expectation, GradientTypes::Both)
+            }
             Err(error) => Err(Failure::Refused(error.clone())),
         };
         (format!("{name}: {case}"), checked)

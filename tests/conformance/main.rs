@@ -3,9 +3,16 @@
 //! passed.
 //!
 //! Inputs are drawn afresh each time; `INFONCE_SEED=<number>` repeats a run. To run a part:
-//! `cargo test --test conformance -- "NT-Xent 98x98x64"`. `INFONCE_REDUCED=1` leaves the few small cases
-//! that launch every kernel of their engine but those of tf32, e4m3 and a recorded step, for checkers that take many times as long.
+//! `cargo test --test conformance -- "NT-Xent 98x98x64"`.
+//!
+//! Each case runs with one type of inputs, which the seed and the case decide: the losses of one shape
+//! meet all types, and so do the shapes of one loss. `INFONCE_FULL=1` runs each with all of them and the
+//! few largest cases too. `INFONCE_REDUCED=1` leaves the few small cases that launch every kernel of
+//! their engine but those of tf32, e4m3 and a recorded step, for checkers that take many times as long.
 
+#[cfg(feature = "cuda")]
+#[path = "../cuda_device/no_device.rs"]
+mod no_device;
 #[cfg(feature = "cuda")]
 #[path = "../cuda_device/noted.rs"]
 mod noted;
@@ -22,9 +29,10 @@ use infonce::host::{HostEngine, Schedule};
 use infonce::verify::cases::{Case, Data, Loss};
 use infonce::verify::rule::Measurement;
 use infonce::verify::{
-    Backend, Expectation, Failure, Problem, check, check_rows, evaluate, random, same_bits, table,
+    Backend, Expectation, Failure, GradientTypes, Problem, check, check_rows, check_top_k, random,
+    table,
 };
-use infonce::{CpuEngine, Element, Error};
+use infonce::{CpuEngine, DType, Element, Error};
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
 
 fn main() {
@@ -39,10 +47,14 @@ fn main() {
             .map_or(0, |time| time.as_nanos() as u64),
     };
     eprintln!("INFONCE_SEED={seed}");
+    let suite = Suite {
+        seed,
+        extent: Extent::from_environment(),
+    };
     let mut trials = sensitivity::trials(seed);
-    trials.extend(cpu_trials(seed));
-    trials.extend(host_trials(seed));
-    trials.extend(cuda_trials(seed));
+    trials.extend(suite.cpu_trials());
+    trials.extend(suite.emulator_trials());
+    trials.extend(suite.cuda_trials());
     libtest_mimic::run(&arguments, trials).exit();
 }
 
@@ -51,87 +63,218 @@ fn absent(engine: &str, reason: impl Into<String>) -> Trial {
     Trial::ignorable_test(engine, move || Ok(Completion::ignored_with(reason)))
 }
 
-fn cpu_trials(seed: u64) -> Vec<Trial> {
-    // With no room for softmax weights, every problem is cut into as many chunks of rows as can be.
-    let frugal = CpuEngine::new().with_weights_budget(0);
-    let configurations = vec![("cpu", CpuEngine::new()), ("cpu in chunks", frugal)];
-    let mut trials = trials("cpu", configurations, seed);
-    trials.extend(thread_trials(seed));
-    trials
+/// How much of the product of cases and types runs.
+#[derive(Clone, Copy, PartialEq)]
+enum Extent {
+    /// Small cases that launch every kernel.
+    Few,
+    /// Every case but the largest, each with one type.
+    Short,
+    /// Everything.
+    Full,
 }
 
-/// The kernels' sources, run on the processor: once with every asynchronous operation as late as can
-/// be, once with each late or early by chance, in another order of threads and blocks.
-#[cfg(feature = "emulator")]
-fn host_trials(seed: u64) -> Vec<Trial> {
-    let configurations = vec![
-        ("host-run, late", HostEngine::new(Schedule::Late, seed)),
-        ("host-run, mixed", HostEngine::new(Schedule::Mixed, !seed)),
-    ];
-    let mut all = trials("host-run kernels", configurations, seed);
-    // The kernels for sm_90a, which multiply 16-bit numbers; the others are the same as above.
-    let hopper = HostEngine::new(Schedule::Mixed, seed).with_hopper_kernels();
-    let configurations = vec![("host-run Hopper, mixed", hopper)];
-    all.extend(narrow_trials(
-        "host-run Hopper kernels",
-        configurations,
-        seed,
-    ));
-    all
+impl Extent {
+    fn from_environment() -> Self {
+        let is_set = |name| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+        if is_set("INFONCE_REDUCED") {
+            Extent::Few
+        } else if is_set("INFONCE_FULL") {
+            Extent::Full
+        } else {
+            Extent::Short
+        }
+    }
 }
 
-#[cfg(not(feature = "emulator"))]
-fn host_trials(_: u64) -> Vec<Trial> {
-    vec![absent(
-        "host-run kernels",
-        "this build lacks the feature `emulator`",
-    )]
+/// One engine in one way of use: instances of it, or one twice, that have to agree bit for bit.
+struct Configuration<B> {
+    name: &'static str,
+    instances: Vec<B>,
 }
+
+/// What a run consists of.
+#[derive(Clone, Copy)]
+struct Suite {
+    seed: u64,
+    extent: Extent,
+}
+
+impl Suite {
+    /// With 1, 5 and as many threads as there are cores; and with no room for softmax weights, so that
+    /// every problem is cut into as many chunks of rows as can be.
+    fn cpu_trials(self) -> Vec<Trial> {
+        let engines = |counts: [usize; 2]| -> Result<Vec<CpuEngine>, Error> {
+            counts.into_iter().map(CpuEngine::with_threads).collect()
+        };
+        let frugal = |engine: CpuEngine| engine.with_weights_budget(0);
+        let (mut usual, in_chunks) = match (engines([1, 5]), engines([2, 3])) {
+            (Ok(usual), Ok(in_chunks)) => (usual, in_chunks),
+            (Err(error), _) | (_, Err(error)) => {
+                return vec![Trial::test("cpu threads", move || Err(error.into()))];
+            }
+        };
+        usual.push(CpuEngine::new());
+        let configurations = vec![
+            Configuration {
+                name: "cpu",
+                instances: usual,
+            },
+            Configuration {
+                name: "cpu in chunks",
+                instances: in_chunks.into_iter().map(frugal).collect(),
+            },
+        ];
+        self.trials("cpu", configurations, &ALL_TYPES)
+    }
+
+    /// The kernels' sources, run on the processor: with every asynchronous operation as late as can be,
+    /// and with each late or early by chance, in another order of threads and blocks.
+    #[cfg(feature = "emulator")]
+    fn emulator_trials(self) -> Vec<Trial> {
+        let late = HostEngine::new(Schedule::Late, self.seed);
+        let mixed = HostEngine::new(Schedule::Mixed, !self.seed);
+        let hopper = |seed| HostEngine::new(Schedule::Mixed, seed).with_hopper_kernels();
+        let portable = Configuration {
+            name: "host-run, late and mixed",
+            instances: vec![late, mixed],
+        };
+        let hopper = Configuration {
+            name: "host-run Hopper, mixed",
+            instances: vec![hopper(self.seed), hopper(!self.seed)],
+        };
+        let mut all = self.trials("host-run kernels", vec![portable], &ALL_TYPES);
+        // The kernels for sm_90a, which multiply 16-bit numbers; the others are the same as above.
+        all.extend(self.trials("host-run Hopper kernels", vec![hopper], &NARROW_TYPES));
+        all
+    }
+
+    #[cfg(not(feature = "emulator"))]
+    fn emulator_trials(self) -> Vec<Trial> {
+        vec![absent(
+            "host-run kernels",
+            "this build lacks the feature `emulator`",
+        )]
+    }
+
+    /// The kernels on device 0, those that every card runs and those for sm_90a, which multiply 16-bit
+    /// numbers: each with the usual budget, and with room for one tile of weights at a time.
+    #[cfg(feature = "cuda")]
+    fn cuda_trials(self) -> Vec<Trial> {
+        let engine = match CudaEngine::new(0) {
+            Ok(engine) => engine,
+            Err(error) => {
+                no_device::ignored(&error.to_string());
+                return [CUDA_PORTABLE, CUDA_HOPPER]
+                    .map(|name| absent(name, error.to_string()))
+                    .into();
+            }
+        };
+        let twice = |name, engine: CudaEngine| Configuration {
+            name,
+            instances: vec![engine.clone(), engine],
+        };
+        let both_budgets = |engine: CudaEngine| {
+            let frugal = engine.clone().with_weights_budget(0);
+            vec![twice("cuda", engine), twice("cuda in chunks", frugal)]
+        };
+        let portable = engine.clone().with_portable_kernels(true);
+        let mut all = self.trials(CUDA_PORTABLE, both_budgets(portable), &ALL_TYPES);
+        match engine.device().info().compute_capability {
+            (9, 0) => all.extend(self.trials(CUDA_HOPPER, both_budgets(engine), &NARROW_TYPES)),
+            (major, minor) => {
+                let reason = format!("the device has compute capability {major}.{minor}, not 9.0");
+                all.push(absent(CUDA_HOPPER, reason));
+            }
+        }
+        all
+    }
+
+    #[cfg(not(feature = "cuda"))]
+    fn cuda_trials(self) -> Vec<Trial> {
+        [CUDA_PORTABLE, CUDA_HOPPER]
+            .map(|name| absent(name, "this build lacks the feature `cuda`"))
+            .into()
+    }
+
+    /// The table on one engine, with inputs of `types`, and the verbs that compute no contrast.
+    fn trials<B: Tried>(
+        self,
+        engine: &str,
+        configurations: Vec<Configuration<B>>,
+        types: &[DType],
+    ) -> Vec<Trial> {
+        let configurations = Arc::new(configurations);
+        let mut trials = Vec::new();
+        for (index, case) in table(self.seed).into_iter().enumerate() {
+            for dtype in self.types_of(&case, types) {
+                let new = match dtype {
+                    DType::F32 => case_trial::<B, f32>,
+                    DType::F16 => case_trial::<B, f16>,
+                    DType::Bf16 => case_trial::<B, bf16>,
+                };
+                let trial = new(engine, &configurations, case, self, index);
+                trials.push(trial);
+            }
+        }
+        for dtype in types {
+            let new = match dtype {
+                DType::F32 => whole_trial::<B, f32>,
+                DType::F16 => whole_trial::<B, f16>,
+                DType::Bf16 => whole_trial::<B, bf16>,
+            };
+            trials.push(new(engine, &configurations, TOP_K, self.seed));
+            // No others of these verbs' kernels are for 16-bit types alone.
+            if types.contains(&DType::F32) {
+                trials.push(new(engine, &configurations, ROW_WISE, self.seed));
+            }
+        }
+        trials
+    }
+
+    /// Those of `types` that the run gives a case.
+    fn types_of(self, case: &Case, types: &[DType]) -> Vec<DType> {
+        match self.extent {
+            Extent::Full => types.to_vec(),
+            Extent::Few if is_in_reduced_set(case) => types.to_vec(),
+            Extent::Short if self.is_in_short_run(case) => {
+                let turn = case.turn + (self.seed % 6) as usize;
+                vec![types[turn % types.len()]]
+            }
+            Extent::Few | Extent::Short => Vec::new(),
+        }
+    }
+
+    /// The types that the run asks a case's gradients in: in a short one, both meet every type of inputs.
+    fn gradients_of(self, case: &Case) -> GradientTypes {
+        match self.extent {
+            Extent::Short => [GradientTypes::F32, GradientTypes::Inputs][case.turn / 2 % 2],
+            Extent::Few | Extent::Full => GradientTypes::Both,
+        }
+    }
+
+    /// Not the few that take as long as all others: one loss of the largest D, the seed's, is enough, and
+    /// of the many anchors with one candidate those losses that can have it so.
+    fn is_in_short_run(self, case: &Case) -> bool {
+        let loss = Loss::ALL[(self.seed % Loss::ALL.len() as u64) as usize];
+        case.anchors * case.candidates < 1_000_000 && (case.dim < 4096 || case.loss == loss)
+    }
+}
+
+const ALL_TYPES: [DType; 3] = [DType::F32, DType::F16, DType::Bf16];
+const NARROW_TYPES: [DType; 2] = [DType::Bf16, DType::F16];
 
 const CUDA_PORTABLE: &str = "cuda portable";
 const CUDA_HOPPER: &str = "cuda Hopper";
 
-/// The kernels on device 0, those that every card runs and those for sm_90a, which multiply 16-bit
-/// numbers: each with the usual budget, and with room for one tile of weights at a time.
-#[cfg(feature = "cuda")]
-fn cuda_trials(seed: u64) -> Vec<Trial> {
-    let engine = match CudaEngine::new(0) {
-        Ok(engine) => engine,
-        Err(error) => {
-            eprintln!("ignored: {error}");
-            return [CUDA_PORTABLE, CUDA_HOPPER]
-                .map(|name| absent(name, error.to_string()))
-                .into();
-        }
-    };
-    let both_budgets = |engine: CudaEngine| {
-        let frugal = engine.clone().with_weights_budget(0);
-        vec![("cuda", engine), ("cuda in chunks", frugal)]
-    };
-    let portable = engine.clone().with_portable_kernels(true);
-    let mut all = trials(CUDA_PORTABLE, both_budgets(portable), seed);
-    match engine.device().info().compute_capability {
-        (9, 0) => all.extend(narrow_trials(CUDA_HOPPER, both_budgets(engine), seed)),
-        (major, minor) => {
-            let reason = format!("the device has compute capability {major}.{minor}, not 9.0");
-            all.push(absent(CUDA_HOPPER, reason));
-        }
-    }
-    all
-}
-
-#[cfg(not(feature = "cuda"))]
-fn cuda_trials(_: u64) -> Vec<Trial> {
-    [CUDA_PORTABLE, CUDA_HOPPER]
-        .map(|name| absent(name, "this build lacks the feature `cuda`"))
-        .into()
-}
-
 /// An engine as trials take it.
-trait Tried: Backend + Send + Sync + 'static {
+trait Tried: Backend + Sized + Send + Sync + 'static {
     /// Runs a trial, and notes what it launched where that can be told.
-    fn tried(&self, trial: impl FnOnce(&Self) -> Result<(), Failed>) -> Result<(), Failed> {
-        trial(self)
+    fn tried(
+        instances: &[Self],
+        trial: impl FnOnce(&[&Self]) -> Result<(), Failed>,
+    ) -> Result<(), Failed> {
+        trial(&instances.iter().collect::<Vec<_>>())
     }
 }
 
@@ -142,51 +285,16 @@ impl Tried for HostEngine {}
 
 #[cfg(feature = "cuda")]
 impl Tried for CudaEngine {
-    fn tried(&self, trial: impl FnOnce(&Self) -> Result<(), Failed>) -> Result<(), Failed> {
+    fn tried(
+        instances: &[Self],
+        trial: impl FnOnce(&[&Self]) -> Result<(), Failed>,
+    ) -> Result<(), Failed> {
         let noted = noted::Noted::default();
-        trial(&self.traced(&noted.trace))?;
+        let traced = instances.iter().map(|engine| engine.traced(&noted.trace));
+        trial(&traced.collect::<Vec<_>>().iter().collect::<Vec<_>>())?;
         noted.passed();
         Ok(())
     }
-}
-
-/// The configurations of one engine, with their names.
-type Configurations<B> = Arc<Vec<(&'static str, B)>>;
-
-/// The whole table on one engine.
-fn trials<B: Tried>(engine: &str, configurations: Vec<(&'static str, B)>, seed: u64) -> Vec<Trial> {
-    let configurations = Arc::new(configurations);
-    let mut trials = typed_trials::<B, f32>(engine, &configurations, seed);
-    trials.extend(typed_trials::<B, f16>(engine, &configurations, seed));
-    trials.extend(typed_trials::<B, bf16>(engine, &configurations, seed));
-    trials
-}
-
-/// Those of 16-bit inputs.
-fn narrow_trials<B: Tried>(
-    engine: &str,
-    configurations: Vec<(&'static str, B)>,
-    seed: u64,
-) -> Vec<Trial> {
-    let configurations = Arc::new(configurations);
-    let mut trials = typed_trials::<B, bf16>(engine, &configurations, seed);
-    trials.extend(typed_trials::<B, f16>(engine, &configurations, seed));
-    trials
-}
-
-fn typed_trials<B: Tried, T: Element>(
-    engine: &str,
-    configurations: &Configurations<B>,
-    seed: u64,
-) -> Vec<Trial> {
-    let reduced = std::env::var_os("INFONCE_REDUCED").is_some();
-    let cases = table(seed).into_iter().enumerate();
-    let cases = cases.filter(|(_, case)| !reduced || is_in_reduced_set(case));
-    let mut trials: Vec<Trial> = cases
-        .map(|(index, case)| case_trial::<B, T>(engine, configurations, case, seed, index))
-        .collect();
-    trials.push(rows_trial::<B, T>(engine, configurations, seed));
-    trials
 }
 
 /// Fused kernels of every D and weights that are stored, softmaxes found on the way and known before,
@@ -207,18 +315,20 @@ fn is_in_reduced_set(case: &Case) -> bool {
 
 fn case_trial<B: Tried, T: Element>(
     engine: &str,
-    configurations: &Configurations<B>,
+    configurations: &Arc<Vec<Configuration<B>>>,
     case: Case,
-    seed: u64,
+    suite: Suite,
     index: usize,
 ) -> Trial {
+    let seed = suite.seed;
+    let gradients = suite.gradients_of(&case);
     let configurations = Arc::clone(configurations);
     Trial::test(format!("{engine} {} {case}", T::DTYPE), move || {
         let problem = Problem::<T>::draw(&case, &mut random(seed, index))?;
         let expectation = Expectation::new(&problem)?;
-        for (name, backend) in configurations.iter() {
-            backend.tried(|backend| {
-                let checked = check(backend, &problem, &expectation);
+        for Configuration { name, instances } in configurations.iter() {
+            B::tried(instances, |instances| {
+                let checked = check(instances, &problem, &expectation, gradients);
                 verdict(checked, &format!("{name}: {case}"), seed)
             })?;
         }
@@ -226,17 +336,26 @@ fn case_trial<B: Tried, T: Element>(
     })
 }
 
-fn rows_trial<B: Tried, T: Element>(
+const TOP_K: &str = "top-k";
+const ROW_WISE: &str = "row-wise verbs";
+
+/// All checks of [`TOP_K`] or [`ROW_WISE`].
+fn whole_trial<B: Tried, T: Element>(
     engine: &str,
-    configurations: &Configurations<B>,
+    configurations: &Arc<Vec<Configuration<B>>>,
+    verbs: &'static str,
     seed: u64,
 ) -> Trial {
     let configurations = Arc::clone(configurations);
-    Trial::test(format!("{engine} {} row-wise verbs", T::DTYPE), move || {
-        for (name, backend) in configurations.iter() {
-            backend.tried(|backend| {
-                let checked = check_rows::<B, T>(backend, &mut random(seed, table(seed).len()));
-                verdict(checked, &format!("{name}: row-wise verbs"), seed)
+    Trial::test(format!("{engine} {} {verbs}", T::DTYPE), move || {
+        for Configuration { name, instances } in configurations.iter() {
+            B::tried(&instances[..1], |instances| {
+                let rng = &mut random(seed, table(seed).len());
+                let checked = match verbs {
+                    TOP_K => check_top_k::<B, T>(instances[0], rng),
+                    _ => check_rows::<B, T>(instances[0], rng),
+                };
+                verdict(checked, &format!("{name}: {verbs}"), seed)
             })?;
         }
         Ok(())
@@ -260,48 +379,4 @@ fn verdict(
         return Ok(());
     }
     Err(failed.join("\n").into())
-}
-
-/// The same bits with 1, 2 and 5 threads, on the whole table.
-fn thread_trials(seed: u64) -> Vec<Trial> {
-    let engines: Result<Vec<CpuEngine>, Error> =
-        [1, 2, 5].map(CpuEngine::with_threads).into_iter().collect();
-    let engines = match engines {
-        Ok(engines) => Arc::new(engines),
-        Err(error) => {
-            return vec![Trial::test("cpu threads", move || Err(error.into()))];
-        }
-    };
-    let mut trials = Vec::new();
-    for (index, case) in table(seed).into_iter().enumerate() {
-        if !matches!(case.data, Data::NotFinite(_)) {
-            trials.push(thread_trial::<f32>(&engines, case, seed, index));
-            trials.push(thread_trial::<f16>(&engines, case, seed, index));
-            trials.push(thread_trial::<bf16>(&engines, case, seed, index));
-        }
-    }
-    trials
-}
-
-fn thread_trial<T: Element>(
-    engines: &Arc<Vec<CpuEngine>>,
-    case: Case,
-    seed: u64,
-    index: usize,
-) -> Trial {
-    let engines = Arc::clone(engines);
-    Trial::test(
-        format!("cpu-1-2-5-threads {} {case}", T::DTYPE),
-        move || {
-            let problem = Problem::<T>::draw(&case, &mut random(seed, index))?;
-            let mut first = None;
-            for engine in engines.iter() {
-                let outputs = evaluate(engine, &problem)?;
-                let first = first.get_or_insert_with(|| outputs.clone());
-                same_bits(first, &outputs)
-                    .map_err(|failure| format!("INFONCE_SEED={seed} {case}: {failure}"))?;
-            }
-            Ok(())
-        },
-    )
 }

@@ -1,132 +1,125 @@
-//! The suite cannot be vacuous: the mistakes that contrastive kernels really make must fail the
-//! tolerance rule.
+//! The suite cannot be vacuous: each mistake that contrastive kernels really make fails the tolerance rule
+//! in some case of the short run, for every type of inputs.
+
+use std::collections::HashSet;
 
 use half::{bf16, f16};
-use infonce::reference::{self, Dense};
+use infonce::reference::{self, Dense, Reference};
 use infonce::verify::cases::{Case, Data, Loss};
 use infonce::verify::rule::{Measurement, Output, Verb};
-use infonce::verify::{Expectation, Problem, evaluate, random};
-use infonce::{
-    CpuEngine, DType, Element, Engine, Gradients, Inputs, Matrix, Reduction, Rows, RowsMut,
+use infonce::verify::{
+    Expectation, Failure, GradientTypes, Problem, check, evaluate, random, table,
 };
+use infonce::{CpuEngine, DType, Element, Engine, Gradients, Inputs, Matrix, Rows, RowsMut};
 use libtest_mimic::{Failed, Trial};
+
+use crate::{ALL_TYPES, Extent, Suite};
 
 /// All tests of this file.
 pub fn trials(seed: u64) -> Vec<Trial> {
-    let mut trials = Vec::new();
-    let mut add = |name: &str, test: fn(u64) -> Result<(), Failed>| {
-        let name = format!("sensitivity {name}");
-        trials.push(Trial::test(name, move || test(seed)));
-    };
-    add("small deviations f32", small_deviations_fail::<f32>);
-    add("small deviations f16", small_deviations_fail::<f16>);
-    add("small deviations bf16", small_deviations_fail::<bf16>);
-    add(
-        "last candidate counted twice f32",
-        last_candidate_twice::<f32>,
-    );
-    add(
-        "last candidate counted twice bf16",
-        last_candidate_twice::<bf16>,
-    );
-    add(
-        "last candidate left out f32",
-        last_candidate_left_out::<f32>,
-    );
-    add(
-        "last candidate left out bf16",
-        last_candidate_left_out::<bf16>,
-    );
-    add("zero padding in the sum f32", zero_padding::<f32>);
-    add("zero padding in the sum bf16", zero_padding::<bf16>);
-    add("positive rounded to bf16 f32", positive_in_the_tile::<f32>);
-    add(
-        "positive rounded to bf16 bf16",
-        positive_in_the_tile::<bf16>,
-    );
-    add("loss as lse - z+", cancelled_loss);
+    let mut trials = typed_trials::<f32>(seed);
+    trials.extend(typed_trials::<f16>(seed));
+    trials.extend(typed_trials::<bf16>(seed));
+    trials.push(Trial::test(
+        "sensitivity instances that disagree by rounding",
+        move || disagreement_fails(seed),
+    ));
     trials
 }
 
-fn case(data: Data) -> Case {
-    Case {
-        loss: Loss::InfoNceDiagonal,
-        anchors: 97,
-        candidates: 131,
-        dim: 128,
-        scale: 14.0,
-        data,
-        reduction: Reduction::Mean,
-        upstream: 1.0,
+fn typed_trials<T: Element>(seed: u64) -> Vec<Trial> {
+    let planted: [(&str, &[&str], Mistake<T>); 5] = [
+        (
+            "last candidate counted twice",
+            &["loss", "lse- of rows", "dq"],
+            last_candidate_twice,
+        ),
+        (
+            "last candidate left out",
+            &["loss", "lse- of rows", "dq"],
+            last_candidate_left_out,
+        ),
+        (
+            "zero padding in the sum",
+            &["loss", "lse- of rows", "dq"],
+            zero_padding,
+        ),
+        ("positive rounded to bf16", &["dq"], positive_in_the_tile),
+        ("loss as lse - z+", &["loss"], cancelled_loss),
+    ];
+    let mut trials: Vec<Trial> = planted
+        .into_iter()
+        .map(|(name, quantities, mistake)| {
+            let name = format!("sensitivity {name} {}", T::DTYPE);
+            Trial::test(name, move || is_caught(seed, quantities, mistake))
+        })
+        .collect();
+    let name = format!("sensitivity small deviations {}", T::DTYPE);
+    trials.push(Trial::test(name, move || small_deviations_fail::<T>(seed)));
+    trials
+}
+
+/// What a kernel with a mistake gives for a problem; `None` where the mistake does not show.
+type Mistake<T> = fn(&Problem<T>) -> Result<Option<Vec<Output>>, Failed>;
+
+fn short(seed: u64) -> Suite {
+    Suite {
+        seed,
+        extent: Extent::Short,
     }
 }
 
-fn must_fail(measurements: &[Measurement], quantity: &str) -> Result<(), Failed> {
-    let mut of_quantity = measurements.iter().filter(|m| m.quantity == quantity);
-    match of_quantity.clone().next() {
-        None => Err(format!("no {quantity} was judged").into()),
-        Some(_) => match of_quantity.find(|measurement| measurement.passes()) {
-            None => Ok(()),
-            Some(passed) => Err(format!("passed, but is wrong: {passed}").into()),
-        },
-    }
+/// The cases with finite inputs that the short run gives the type `T`, with their places in the table.
+fn short_run<T: Element>(seed: u64) -> impl Iterator<Item = (usize, Case)> {
+    let suite = short(seed);
+    let cases = table(seed).into_iter().enumerate();
+    cases.filter(move |(_, case)| {
+        suite.types_of(case, &ALL_TYPES).contains(&T::DTYPE)
+            && !matches!(case.data, Data::NotFinite(_))
+    })
 }
 
-/// Right outputs pass; the same with one number off by a little, left unwritten, or missing, fail.
-fn small_deviations_fail<T: Element>(seed: u64) -> Result<(), Failed> {
-    let problem = Problem::<T>::draw(&case(Data::Unit), &mut random(seed, 2_000_000))?;
-    let expectation = Expectation::new(&problem)?;
-    let outputs = evaluate(&CpuEngine::new(), &problem)?;
-    for output in &outputs {
-        let judge = |values: Vec<f64>| {
-            let output = Output {
-                values,
-                ..output.clone()
-            };
-            expectation.judge(&[output])
-        };
-        let right = judge(output.values.clone());
-        if !right[0].passes() {
-            return Err(format!("INFONCE_SEED={seed} failed, but is right: {}", right[0]).into());
-        }
-        let largest = output.values.iter().fold(0.0f64, |a, b| a.max(b.abs()));
-        // Engines may round softmax weights to the inputs' type.
-        let weighted = ["dq", "dk", "dscale"].contains(&output.quantity);
-        let coarsest = match (weighted, T::DTYPE, output.dtype) {
-            (true, DType::Bf16, _) | (_, _, DType::Bf16) => DType::Bf16,
-            (true, DType::F16, _) | (_, _, DType::F16) => DType::F16,
-            _ => DType::F32,
-        };
-        let deviation = match coarsest {
-            DType::F32 => 1e-4,
-            DType::F16 => 1e-2,
-            DType::Bf16 => 1e-1,
-        };
-        let place = output.values.len() - 1;
-        let mut off = output.values.clone();
-        off[place] += deviation * largest;
-        must_fail(&judge(off), output.quantity)?;
-        let mut unwritten = output.values.clone();
-        unwritten[place] = f64::NAN;
-        must_fail(&judge(unwritten), output.quantity)?;
-        let missing = output.values[..place].to_vec();
-        must_fail(&judge(missing), output.quantity)?;
-    }
-    Ok(())
-}
-
-/// Loss, lse⁻ and dq of other candidates than the problem's, judged as if they were the problem's.
-fn with_other_candidates<T: Element>(
-    data: Data,
-    change: impl Fn(&mut Vec<T>, usize),
+/// A mistake fails each of `quantities` in a case of the short run, on the inputs that the run draws.
+fn is_caught<T: Element>(
     seed: u64,
+    quantities: &[&'static str],
+    mistake: Mistake<T>,
 ) -> Result<(), Failed> {
-    let problem = Problem::<T>::draw(&case(data), &mut random(seed, 2_000_001))?;
+    let mut left = quantities.to_vec();
+    for (index, case) in short_run::<T>(seed) {
+        let problem = Problem::<T>::draw(&case, &mut random(seed, index))?;
+        if let Some(outputs) = mistake(&problem)? {
+            let judged = Expectation::new(&problem)?.judge(&outputs);
+            left.retain(|&quantity| !fails(&judged, quantity));
+            if left.is_empty() {
+                return Ok(());
+            }
+        }
+    }
+    Err(format!("INFONCE_SEED={seed}: no case fails {left:?}").into())
+}
+
+fn fails(judged: &[Measurement], quantity: &str) -> bool {
+    let mut of_quantity = judged.iter().filter(|m| m.quantity == quantity);
+    of_quantity.any(|measurement| !measurement.passes())
+}
+
+/// Loss, lse⁻ and dq of other candidates than the problem's.
+fn with_other_candidates<T: Element>(
+    problem: &Problem<T>,
+    change: impl Fn(&mut Vec<T>, usize),
+) -> Result<Option<Vec<Output>>, Failed> {
+    if problem.case.loss != Loss::InfoNceDiagonal {
+        return Ok(None);
+    }
     let Inputs::Pair { q, k } = problem.inputs()? else {
         return Err("InfoNCE is defined on pairs".into());
     };
     let mut other = k.as_slice().to_vec();
     change(&mut other, k.dim());
+    if other.len() < q.rows() * k.dim() {
+        return Ok(None); // The last anchor has lost its positive.
+    }
     let inputs = Inputs::Pair {
         q,
         k: Rows::new(&other, other.len() / k.dim(), k.dim())?,
@@ -136,93 +129,170 @@ fn with_other_candidates<T: Element>(
         dq: RowsMut::new(&mut dq, q.rows(), q.dim())?,
         dk: None,
     };
-    let value = CpuEngine::new().value_and_grad(&problem.contrast, &inputs, 1.0, gradients)?;
-    let measurements = Expectation::new(&problem)?.judge(&[
+    let engine = CpuEngine::new();
+    let upstream = problem.case.upstream;
+    let value = engine.value_and_grad(&problem.contrast, &inputs, upstream, gradients)?;
+    Ok(Some(vec![
         output("loss", vec![f64::from(value.loss)]),
         output("lse- of rows", widen(&value.statistics.rows.negatives_lse)),
         output("dq", widen(&dq)),
-    ]);
-    must_fail(&measurements, "loss")?;
-    must_fail(&measurements, "lse- of rows")?;
-    must_fail(&measurements, "dq")
+    ]))
 }
 
-fn last_candidate_twice<T: Element>(seed: u64) -> Result<(), Failed> {
-    let again = |k: &mut Vec<T>, dim: usize| k.extend_from_within(k.len() - dim..);
-    with_other_candidates(Data::Unit, again, seed)
+fn last_candidate_twice<T: Element>(problem: &Problem<T>) -> Result<Option<Vec<Output>>, Failed> {
+    with_other_candidates(problem, |k, dim| k.extend_from_within(k.len() - dim..))
 }
 
-fn last_candidate_left_out<T: Element>(seed: u64) -> Result<(), Failed> {
-    let left_out = |k: &mut Vec<T>, dim: usize| k.truncate(k.len() - dim);
-    with_other_candidates(Data::Unit, left_out, seed)
+fn last_candidate_left_out<T: Element>(
+    problem: &Problem<T>,
+) -> Result<Option<Vec<Output>>, Failed> {
+    with_other_candidates(problem, |k, dim| k.truncate(k.len() - dim))
 }
 
-fn zero_padding<T: Element>(seed: u64) -> Result<(), Failed> {
-    let padded = |k: &mut Vec<T>, dim: usize| k.extend(vec![T::from_f32(0.0); dim]);
-    with_other_candidates(Data::FarBelow(40.0), padded, seed)
+fn zero_padding<T: Element>(problem: &Problem<T>) -> Result<Option<Vec<Output>>, Failed> {
+    with_other_candidates(problem, |k, dim| k.extend(vec![T::from_f32(0.0); dim]))
+}
+
+/// The solution in float64.
+fn solved<T: Element>(problem: &Problem<T>) -> Result<Reference, Failed> {
+    let matrices = match problem.inputs()? {
+        Inputs::Shared { z } => vec![z],
+        Inputs::Pair { q, k } => vec![q, k],
+        Inputs::Queue { q, own_key, queue } => vec![q, own_key, queue],
+    };
+    let wide: Vec<Dense> = matrices.into_iter().map(Dense::from_rows).collect();
+    let inputs = match wide.as_slice() {
+        [z] => Inputs::Shared { z },
+        [q, k] => Inputs::Pair { q, k },
+        [q, own_key, queue] => Inputs::Queue { q, own_key, queue },
+        _ => return Err("there are one to three matrices".into()),
+    };
+    let upstream = f64::from(problem.case.upstream);
+    Ok(reference::value_and_grad(
+        &problem.contrast,
+        &inputs,
+        upstream,
+    )?)
 }
 
 /// dq with p₊ rounded to bf16 before 1 is taken off, as when the positive stays in the tile.
-fn positive_in_the_tile<T: Element>(seed: u64) -> Result<(), Failed> {
-    for rest in [1e-2, 1e-4, 1e-8] {
-        let case = case(Data::Confident(rest));
-        let problem = Problem::<T>::draw(&case, &mut random(seed, 2_000_002))?;
-        let Inputs::Pair { q, k } = problem.inputs()? else {
-            return Err("InfoNCE is defined on pairs".into());
-        };
-        let (q, k) = (Dense::from_rows(q), Dense::from_rows(k));
-        let inputs = Inputs::Pair { q: &q, k: &k };
-        let value = reference::value_and_grad(&problem.contrast, &inputs, 1.0)?;
-        let weight = problem.contrast.row_weight(case.anchors);
-        let mut dq = Vec::new();
-        for i in 0..case.anchors {
-            let mut dz = value.dz.row(i).to_vec();
-            let positive = 1.0 - value.rows.one_minus_positive[i];
-            dz[i] = weight * (bf16::from_f64(positive).to_f64() - 1.0);
-            for d in 0..case.dim {
-                let terms = dz.iter().enumerate().map(|(j, dz)| dz * k.row(j)[d]);
-                dq.push(f64::from(problem.contrast.scale()) * terms.sum::<f64>());
-            }
-        }
-        must_fail(
-            &Expectation::new(&problem)?.judge(&[output("dq", dq)]),
-            "dq",
-        )?;
-    }
-    Ok(())
-}
-
-/// The loss as the difference of two f32 numbers. In one draw of about forty the rows' errors cancel, so
-/// one of four has to fail.
-fn cancelled_loss(seed: u64) -> Result<(), Failed> {
-    for rest in [1e-4, 1e-8] {
-        let drawn = |draw: usize| cancelled_loss_of(rest, seed, 2_000_003 + draw);
-        (1..4).fold(drawn(0), |found, draw| found.or_else(|_| drawn(draw)))?;
-    }
-    Ok(())
-}
-
-fn cancelled_loss_of(rest: f64, seed: u64, index: usize) -> Result<(), Failed> {
-    let case = case(Data::Confident(rest));
-    let problem = Problem::<f32>::draw(&case, &mut random(seed, index))?;
-    let Inputs::Pair { q, k } = problem.inputs()? else {
+fn positive_in_the_tile<T: Element>(problem: &Problem<T>) -> Result<Option<Vec<Output>>, Failed> {
+    let case = &problem.case;
+    let (Loss::InfoNceDiagonal, Data::Confident(_)) = (case.loss, case.data) else {
+        return Ok(None);
+    };
+    let Inputs::Pair { k, .. } = problem.inputs()? else {
         return Err("InfoNCE is defined on pairs".into());
     };
-    let (q, k) = (Dense::from_rows(q), Dense::from_rows(k));
-    let inputs = Inputs::Pair { q: &q, k: &k };
-    let rows = reference::value_and_grad(&problem.contrast, &inputs, 1.0)?.rows;
-    let pairs = rows.lse.iter().zip(&rows.positive);
+    let (k, value) = (Dense::from_rows(k), solved(problem)?);
+    let weight = problem.contrast.row_weight(case.anchors) * f64::from(case.upstream);
+    let mut dq = Vec::new();
+    for i in 0..case.anchors {
+        let mut dz = value.dz.row(i).to_vec();
+        let positive = 1.0 - value.rows.one_minus_positive[i];
+        dz[i] = weight * (bf16::from_f64(positive).to_f64() - 1.0);
+        for d in 0..case.dim {
+            let terms = dz.iter().enumerate().map(|(j, dz)| dz * k.row(j)[d]);
+            dq.push(f64::from(problem.contrast.scale()) * terms.sum::<f64>());
+        }
+    }
+    Ok(Some(vec![output("dq", dq)]))
+}
+
+/// The loss as the difference of two f32 numbers.
+fn cancelled_loss<T: Element>(problem: &Problem<T>) -> Result<Option<Vec<Output>>, Failed> {
+    let Data::Confident(_) = problem.case.data else {
+        return Ok(None);
+    };
+    let value = solved(problem)?;
+    let directions = [Some(value.rows), value.columns];
+    let rows = directions.iter().flatten();
+    let pairs = rows.flat_map(|rows| rows.lse.iter().zip(&rows.positive));
     let losses = pairs.map(|(&lse, &positive)| f64::from(lse as f32 - positive as f32));
-    let loss = losses.sum::<f64>() / case.anchors as f64;
-    let measurements = Expectation::new(&problem)?.judge(&[output("loss", vec![loss])]);
-    must_fail(&measurements, "loss")
+    let loss = losses.sum::<f64>() * problem.contrast.row_weight(problem.case.anchors);
+    Ok(Some(vec![output("loss", vec![loss])]))
+}
+
+/// Of every verb, each output in each type passes when it is right, and fails in some case when one
+/// number is off by a little, left unwritten, or missing.
+fn small_deviations_fail<T: Element>(seed: u64) -> Result<(), Failed> {
+    let mut caught = HashSet::new();
+    let mut all = HashSet::new();
+    for (index, case) in short_run::<T>(seed) {
+        let problem = Problem::<T>::draw(&case, &mut random(seed, index))?;
+        let expectation = Expectation::new(&problem)?;
+        let gradients = short(seed).gradients_of(&case);
+        for output in evaluate(&CpuEngine::new(), &problem, gradients)? {
+            let key = (output.verb, output.quantity, output.dtype as u8);
+            all.insert(key);
+            if caught.contains(&key) {
+                continue;
+            }
+            let passes = |values: Vec<f64>| {
+                let output = Output {
+                    values,
+                    ..output.clone()
+                };
+                expectation.judge(&[output])[0].passes()
+            };
+            if !passes(output.values.clone()) {
+                return Err(
+                    format!("INFONCE_SEED={seed} {case}: {key:?} fails, but is right").into(),
+                );
+            }
+            let largest = output.values.iter().fold(0.0f64, |a, b| a.max(b.abs()));
+            let place = output.values.len() - 1;
+            let mut off = output.values.clone();
+            off[place] += little::<T>(&output) * largest;
+            let mut unwritten = output.values.clone();
+            unwritten[place] = f64::NAN;
+            let missing = output.values[..place].to_vec();
+            if ![off, unwritten, missing].into_iter().any(passes) {
+                caught.insert(key);
+            }
+        }
+        // CLIP has them all: 5 of forward, 8, 7 and 3 of the other calls, and 5 gradients in both types.
+        let count = if T::DTYPE == DType::F32 { 23 } else { 28 };
+        if case.loss == Loss::Clip && caught == all && all.len() == count {
+            return Ok(());
+        }
+    }
+    let missed: Vec<_> = all.difference(&caught).collect();
+    Err(format!("INFONCE_SEED={seed}: no case fails a little off {missed:?}").into())
+}
+
+/// A deviation that no rounding explains, relative to the output's largest number.
+fn little<T: Element>(output: &Output) -> f64 {
+    // Engines may round softmax weights to the inputs' type.
+    let weighted = ["dq", "dk", "dscale"].contains(&output.quantity);
+    match (weighted, T::DTYPE, output.dtype) {
+        (true, DType::Bf16, _) | (_, _, DType::Bf16) => 1e-1,
+        (true, DType::F16, _) | (_, _, DType::F16) => 1e-2,
+        _ => 1e-4,
+    }
+}
+
+/// Other chunks of rows sum in another order: equal within tolerance, and not bit for bit.
+fn disagreement_fails(seed: u64) -> Result<(), Failed> {
+    let frugal = CpuEngine::new().with_weights_budget(0);
+    for (index, case) in short_run::<f32>(seed) {
+        let problem = Problem::<f32>::draw(&case, &mut random(seed, index))?;
+        let expectation = Expectation::new(&problem)?;
+        let engines = [&CpuEngine::new(), &frugal];
+        let checked = check(&engines, &problem, &expectation, GradientTypes::Both);
+        if let Err(Failure::NotRepeatable { .. }) = checked {
+            return Ok(());
+        }
+        checked?;
+    }
+    Err(format!("INFONCE_SEED={seed}: no case tells the two apart").into())
 }
 
 fn output(quantity: &'static str, values: Vec<f64>) -> Output {
     Output {
         verb: Verb::ValueAndGrad,
         quantity,
-        dtype: infonce::DType::F32,
+        dtype: DType::F32,
         values,
     }
 }

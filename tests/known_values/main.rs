@@ -3,6 +3,9 @@
 //! too. An engine that is not there is reported as ignored, with the reason.
 
 mod losses;
+#[cfg(feature = "cuda")]
+#[path = "../cuda_device/no_device.rs"]
+mod no_device;
 mod verbs;
 
 use half::{bf16, f16};
@@ -70,7 +73,7 @@ fn cuda_trials() -> Vec<Trial> {
     match CudaEngine::new(0) {
         Ok(_) => trials("cuda", || CudaEngine::new(0)),
         Err(error) => {
-            eprintln!("ignored: {error}");
+            no_device::ignored(&error.to_string());
             vec![absent("cuda", error.to_string())]
         }
     }

@@ -2,10 +2,10 @@
 //! keeps the figures of README.md and docs/hardware.md to the newest.
 //!
 //! ```text
-//! cargo run --example record -- assemble RUN     # prints the record of the folder RUN
-//! cargo run --example record -- merge A B        # prints one record of two calls
-//! cargo run --example record -- table RECORD
-//! cargo run --example record -- readme           # figures and plots of README.md, kernels of docs/hardware.md
+//! cargo run -p records -- assemble RUN     # prints the record of the folder RUN
+//! cargo run -p records -- merge A B        # prints one record of two calls
+//! cargo run -p records -- table RECORD
+//! cargo run -p records -- readme           # figures and plots of README.md, kernels of docs/hardware.md
 //! ```
 
 mod assemble;
@@ -14,7 +14,9 @@ mod merge;
 mod peers;
 mod plot;
 mod readme;
+#[path = "../../cuda/schema.rs"]
 mod schema;
+#[path = "../../cuda/table.rs"]
 mod table;
 
 use std::path::{Path, PathBuf};

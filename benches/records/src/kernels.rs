@@ -187,7 +187,7 @@ pub mod tests {
 
     #[test]
     fn names_are_those_of_the_map() {
-        let map = include_str!("../../kernels/README.md");
+        let map = include_str!("../../../kernels/README.md");
         let names = names(map);
         assert!(names.contains(&"momentum_update") && names.contains(&"statistics_bf16"));
         assert!(

@@ -527,3 +527,21 @@ fn a_context_that_ends_says_what_was_not_freed() {
     driver.destroy_stream(stream).unwrap();
     assert_eq!(driver.contents.left_behind(), None);
 }
+
+/// The library has to have what its users call, themselves or through their bindings: the crate looks for
+/// all of it before the first call.
+#[test]
+fn the_crate_looks_for_every_function_that_is_here() {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/src");
+    let looked_for = include_str!("../../../src/cuda/probe.rs");
+    let mut found = 0;
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let text = std::fs::read_to_string(entry.unwrap().path()).unwrap();
+        for rest in text.split("extern \"C\" fn cu").skip(1) {
+            let (name, _) = rest.split_once('(').unwrap();
+            assert!(looked_for.contains(&format!("\"cu{name}\"")), "cu{name}");
+            found += 1;
+        }
+    }
+    assert!(found > 40, "{found}");
+}

@@ -325,7 +325,7 @@ mod tests {
     }
 
     /// `benches/peers/test_gpu.py` holds the script to that very file.
-    const PEERS: &str = include_str!("../peers/example.json");
+    const PEERS: &str = include_str!("../../peers/example.json");
 
     #[test]
     fn what_the_peers_script_writes_stands_in_the_record() {

@@ -82,12 +82,18 @@ impl Driver {
         if self.retained == 0 {
             self.run_everything();
             let ended = std::mem::take(&mut self.contents);
-            // After a fault nothing can be freed.
-            if let (None, Some(left)) = (self.fault, ended.left_behind()) {
-                report(&format!("the context ends with {left}"));
-            }
+            self.account("context", ended.left_behind());
         }
         self.sound()
+    }
+
+    /// Says what is `left` when something ends, and keeps that for the process's exit code.
+    pub(super) fn account(&mut self, what: &str, left: Option<String>) {
+        // After a fault nothing can be freed.
+        if let (None, Some(left)) = (self.fault, left) {
+            report(&format!("the {what} ends with {left}"));
+            self.left_something = true;
+        }
     }
 
     pub(super) fn make_current(&mut self, context: Handle) -> Answer {

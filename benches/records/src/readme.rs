@@ -7,9 +7,12 @@ use super::schema::{Record, Row};
 use super::table::Columns;
 use super::{heading, kernels, peers, plot, read};
 
+/// The repository's root, where the documents are.
+const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
+
 /// Rewrites the documents; says what they now show.
 pub fn rewrite() -> Result<String, String> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let root = Path::new(ROOT);
     for (path, text) in documents(root)? {
         let path = root.join(path);
         std::fs::write(&path, text).map_err(|error| format!("{}: {error}", path.display()))?;
@@ -149,12 +152,12 @@ pub mod tests {
 
     #[test]
     fn documents_show_what_the_records_say() {
-        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let root = Path::new(ROOT);
         for (path, expected) in documents(root).unwrap() {
             let text = std::fs::read_to_string(root.join(&path)).unwrap_or_default();
             assert!(
                 text == expected,
-                "{}: run: cargo run --example record -- readme",
+                "{}: run: cargo run -p records -- readme",
                 path.display()
             );
         }

@@ -9,14 +9,14 @@
 //! - a kernel's fault, or work that meets memory freed before it, is printed and fails every later
 //!   call;
 //! - while a stream is captured, what the documentation calls unsafe is refused and spoils the capture;
-//! - handles, ranges and the thread's context are checked at every call.
+//! - handles, ranges and the thread's context are checked at every call;
+//! - a process that leaves something unfreed says so and fails.
 //!
 //! Limits: one device; nothing runs at the same time as anything else; times mean nothing; a capture
 //! holds one stream; images are looked at, not executed. Memory that was freed and allocated anew is
 //! not told apart from its former self by a kernel.
 //!
 //! `INFONCE_EMULATED_MULTIPROCESSORS` and `INFONCE_EMULATED_MEMORY` (bytes) set what the device has.
-#![cfg(feature = "emulator")]
 #![allow(
     non_snake_case,
     clippy::missing_safety_doc,
@@ -26,6 +26,7 @@
 mod capture;
 mod context;
 mod event;
+mod exit;
 mod graph;
 mod memory;
 mod module;
@@ -88,6 +89,8 @@ struct Driver {
     /// The error that every call returns, once work has failed.
     fault: Option<CUresult>,
     last_handle: Handle,
+    /// Whether a context has ended with something that was not freed.
+    left_something: bool,
 }
 
 /// What ends with the context.
@@ -111,6 +114,7 @@ impl Driver {
             contents: Contents::default(),
             fault: None,
             last_handle: 0x1000,
+            left_something: false,
         }
     }
 
@@ -123,8 +127,10 @@ impl Driver {
 /// The process's driver. One lock for everything: work runs on the thread that waits for it, and
 /// other threads wait for that.
 fn driver() -> MutexGuard<'static, Driver> {
-    static DRIVER: LazyLock<Mutex<Driver>> =
-        LazyLock::new(|| Mutex::new(Driver::new(Settings::from_environment())));
+    static DRIVER: LazyLock<Mutex<Driver>> = LazyLock::new(|| {
+        exit::watch();
+        Mutex::new(Driver::new(Settings::from_environment()))
+    });
     DRIVER.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
