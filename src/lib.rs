@@ -20,7 +20,8 @@
 //!
 //! [`Contrast`] says what to compute, an [`Engine`] computes it, [`mod@reference`] defines it in
 //! float64. [`CpuEngine`] runs everywhere; `cuda::CudaEngine` (feature `cuda`) on NVIDIA cards;
-//! `host::HostEngine` executes the CUDA kernels' sources on the processor, to verify them.
+//! `host::HostEngine` (feature `emulator`) executes the CUDA kernels' sources on the processor, to
+//! verify them.
 //! [`KeyQueue`] and [`MomentumSchedule`] are the state that outlives a step.
 
 pub mod contrast;

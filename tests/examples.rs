@@ -24,6 +24,10 @@ examples! {
     cuda_step: "../examples/cuda_step.rs",
 }
 
+#[cfg(feature = "cuda")]
+#[path = "cuda_device/no_device.rs"]
+mod no_device;
+
 type Test = Result<(), Box<dyn Error>>;
 
 #[test]
@@ -87,19 +91,16 @@ mod cuda {
     use infonce::cuda::probe;
     use infonce::{Contrast, CpuEngine, Engine, Gradients, Inputs, Rows, RowsMut};
 
-    use super::{Test, cuda_rows, cuda_step, nt_xent};
+    use super::{Test, cuda_rows, cuda_step, no_device, nt_xent};
 
-    /// What an example gives; `None` where there is no device, and then the example has said why. With
-    /// `INFONCE_REQUIRE_CUDA` set, that fails.
-    fn given<T>(run: Result<T, infonce::Error>) -> Result<Option<T>, Box<dyn std::error::Error>> {
+    /// What an example gives; `None` where there is no device, and then the example has said why.
+    fn given<T>(run: Result<T, infonce::Error>) -> Result<Option<T>, infonce::Error> {
         match (run, probe()) {
             (Err(error), Err(why)) if error == why => {
-                match std::env::var_os("INFONCE_REQUIRE_CUDA") {
-                    None => Ok(None),
-                    Some(_) => Err(format!("INFONCE_REQUIRE_CUDA is set, but {error}").into()),
-                }
+                no_device::ignored(&error.to_string());
+                Ok(None)
             }
-            (run, _) => Ok(Some(run?)),
+            (run, _) => run.map(Some),
         }
     }
 

@@ -82,7 +82,7 @@ pub fn train_is_not_built() -> ExitCode {
     eprintln!(
         "error: this build lacks the feature `train`: build the command with \
          `cargo install infonce --features train`, or in its repository run \
-         `cargo run --release --features train -- train`"
+         `cargo run --features train -- train`"
     );
     ExitCode::from(2)
 }

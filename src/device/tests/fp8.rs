@@ -517,7 +517,7 @@ fn root_mean_square(of: impl Iterator<Item = f64>) -> f64 {
     (sum / count).sqrt()
 }
 
-/// The table of docs/performance.md, section FP8: `cargo test --lib what_rounding_costs -- --nocapture`.
+/// The table of docs/performance.md, section FP8: `cargo test --features emulator-tests --lib what_rounding_costs -- --nocapture`.
 #[test]
 fn what_rounding_costs() -> Result<(), Error> {
     println!(
