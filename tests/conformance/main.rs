@@ -265,6 +265,7 @@ impl Suite {
 }
 
 const ALL_TYPES: [DType; 3] = [DType::F32, DType::F16, DType::Bf16];
+#[cfg(any(feature = "emulator", feature = "cuda"))]
 const NARROW_TYPES: [DType; 2] = [DType::Bf16, DType::F16];
 
 const CUDA_PORTABLE: &str = "cuda portable";
