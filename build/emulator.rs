@@ -34,6 +34,8 @@ fn settings() -> cc::Build {
         .extra_warnings(true);
     // Loops are unrolled with nvcc's pragma.
     build.flag("-Wno-unknown-pragmas");
+    // A product rounds before it is added, on every processor.
+    build.flag("-ffp-contract=off");
     build
 }
 

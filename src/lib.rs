@@ -24,6 +24,9 @@
 //! verify them.
 //! [`KeyQueue`] and [`MomentumSchedule`] are the state that outlives a step.
 
+/// This release, as in "0.1.0".
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+
 pub mod contrast;
 mod cpu;
 #[cfg(feature = "cuda")]

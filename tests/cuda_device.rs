@@ -10,6 +10,8 @@ use infonce::{
 };
 use libtest_mimic::{Arguments, Failed, Trial};
 
+#[path = "cuda_device/examples.rs"]
+mod examples;
 #[path = "cuda_device/no_device.rs"]
 mod no_device;
 #[path = "cuda_device/noted.rs"]
@@ -99,7 +101,11 @@ fn main() {
     if let Some(reason) = &reason {
         no_device::ignored(reason);
     }
-    let tests = TESTS.into_iter().chain(step::TESTS).chain(rounded::TESTS);
+    let tests = TESTS
+        .into_iter()
+        .chain(step::TESTS)
+        .chain(rounded::TESTS)
+        .chain(examples::TESTS);
     let trials = tests.map(|(name, test)| {
         let run = move || {
             let noted = noted::Noted::default();

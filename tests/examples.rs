@@ -1,32 +1,22 @@
-//! What the programs in `examples/` promise. Those for CUDA need a device; without one they say why.
+//! What the programs in `examples/` promise; those for CUDA in `cuda_device/examples.rs`.
 
 use std::error::Error;
 
 use half::bf16;
 use infonce::Element;
 
-macro_rules! examples {
-    ($($name:ident: $path:literal),* $(,)?) => {$(
-        #[allow(dead_code, reason = "`main` prints what `run` returns")]
-        #[path = $path]
-        mod $name;
-    )*};
-}
-examples! {
-    clip: "../examples/clip.rs",
-    moco: "../examples/moco.rs",
-    nt_xent: "../examples/nt_xent.rs",
-    retrieval: "../examples/retrieval.rs",
-}
-#[cfg(feature = "cuda")]
-examples! {
-    cuda_rows: "../examples/cuda_rows.rs",
-    cuda_step: "../examples/cuda_step.rs",
-}
-
-#[cfg(feature = "cuda")]
-#[path = "cuda_device/no_device.rs"]
-mod no_device;
+#[expect(dead_code, reason = "`main` prints what `run` returns")]
+#[path = "../examples/clip.rs"]
+mod clip;
+#[expect(dead_code, reason = "`main` prints what `run` returns")]
+#[path = "../examples/moco.rs"]
+mod moco;
+#[expect(dead_code, reason = "`main` prints what `run` returns")]
+#[path = "../examples/nt_xent.rs"]
+mod nt_xent;
+#[expect(dead_code, reason = "`main` prints what `run` returns")]
+#[path = "../examples/retrieval.rs"]
+mod retrieval;
 
 type Test = Result<(), Box<dyn Error>>;
 
@@ -83,76 +73,4 @@ fn retrieval_finds_what_was_planted_in_f32_and_bf16() -> Test {
     }
     check::<f32>()?;
     check::<bf16>()
-}
-
-#[cfg(feature = "cuda")]
-mod cuda {
-    use approx::assert_abs_diff_eq;
-    use infonce::cuda::probe;
-    use infonce::{Contrast, CpuEngine, Engine, Gradients, Inputs, Rows, RowsMut};
-
-    use super::{Test, cuda_rows, cuda_step, no_device, nt_xent};
-
-    /// What an example gives; `None` where there is no device, and then the example has said why.
-    fn given<T>(run: Result<T, infonce::Error>) -> Result<Option<T>, infonce::Error> {
-        match (run, probe()) {
-            (Err(error), Err(why)) if error == why => {
-                no_device::ignored(&error.to_string());
-                Ok(None)
-            }
-            (run, _) => run.map(Some),
-        }
-    }
-
-    #[test]
-    fn cuda_rows_leaves_the_cpus_gradients_in_their_columns() -> Test {
-        use cuda_rows::{DIM, EMBEDDING, GRADIENT, ROWS, TEMPERATURE, WIDTH};
-        let Some((loss, tensor)) = given(cuda_rows::run())? else {
-            return Ok(());
-        };
-        let before = cuda_rows::tensor();
-        let z: Vec<f32> = before
-            .chunks(WIDTH)
-            .flat_map(|row| &row[EMBEDDING..][..DIM])
-            .copied()
-            .collect();
-        let mut dz = vec![0.0f32; ROWS * DIM];
-        let z = Rows::new(&z, ROWS, DIM)?;
-        let gradients = Gradients {
-            dq: RowsMut::new(&mut dz, ROWS, DIM)?,
-            dk: None,
-        };
-        let contrast = Contrast::nt_xent(TEMPERATURE)?;
-        let inputs = Inputs::Shared { z };
-        let value = CpuEngine::new().value_and_grad(&contrast, &inputs, 1.0, gradients)?;
-        assert_abs_diff_eq!(loss, value.loss, epsilon = 1e-5 * value.loss);
-
-        let mut expected = before;
-        for (row, dz) in expected.chunks_mut(WIDTH).zip(dz.chunks(DIM)) {
-            row[GRADIENT..][..DIM].copy_from_slice(dz);
-        }
-        let found = tensor.download()?;
-        let largest = dz.iter().fold(0.0f32, |largest, x| largest.max(x.abs()));
-        assert_abs_diff_eq!(found[..], expected[..], epsilon = 1e-5 * largest);
-        // What is no gradient is as it was, to the bit.
-        let others = |tensor: &[f32]| -> Vec<u32> {
-            let rows = tensor.chunks(WIDTH).flat_map(|row| &row[..GRADIENT]);
-            rows.map(|x| x.to_bits()).collect()
-        };
-        assert_eq!(others(&found), others(&expected));
-        Ok(())
-    }
-
-    #[test]
-    fn cuda_step_descends_as_nt_xent_does_on_the_cpu() -> Test {
-        let Some(losses) = given(cuda_step::run())? else {
-            return Ok(());
-        };
-        let expected: Vec<f32> = nt_xent::run()?
-            .into_iter()
-            .step_by(cuda_step::EVERY)
-            .collect();
-        assert_abs_diff_eq!(losses[..], expected[..], epsilon = 1e-4);
-        Ok(())
-    }
 }

@@ -324,7 +324,7 @@ pub fn row(
     bytes: f64,
 ) -> Row {
     Row {
-        by: format!("infonce {}", env!("CARGO_PKG_VERSION")),
+        by: format!("infonce {}", infonce::VERSION),
         work: work.to_owned(),
         wanted: wanted.to_owned(),
         shape,

@@ -2,7 +2,7 @@
 //! share of what the card's library product or a copy reaches in the same run, peak memory.
 //!
 //! `cargo bench --features cuda --bench cuda -- [filter] [criterion's options]`. Criterion decides how
-//! often each case runs and compares it with the run before. In the environment:
+//! often each case runs and compares it with the run before. In the environment, paths absolute:
 //! `INFONCE_CASES` chooses: `weights`, `first`, which is what others are measured at, or `rest`;
 //! `INFONCE_ROWS=FILE` also writes the rows as JSON, after each one (`benches/cuda/schema.rs`);
 //! `INFONCE_LARGEST=1` adds to `rest` N = M = 131,072 and 1,048,576, which take longest;

@@ -26,7 +26,7 @@ build() {
 build -p infonce -p benches -p records --features infonce/cuda,infonce/cli,benches/cuda,records/cuda \
     --test conformance --test cuda_device --bench cuda --bin record
 mv "$packed/cuda" "$packed/bench"
-build --features cuda,train --bin infonce
+build -p infonce --features cuda,train --bin infonce
 
 cp benches/packed/run.sh "$packed/"
 mkdir "$packed/peers"

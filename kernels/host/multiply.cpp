@@ -8,8 +8,8 @@ namespace {
 // Eight numbers; GCC and Clang compile operations on it to what the processor has.
 typedef float Eight __attribute__((vector_size(32)));
 
-// Also for AVX2, where the loader can choose: x86-64 with glibc. That has no fused multiplication and
-// addition, so the sums are the same.
+// Also for AVX2, where the loader can choose: x86-64 with glibc, and libgcc or its like to ask the
+// processor. The sums are the same.
 #if defined(__x86_64__) && defined(__GLIBC__)
 #define INFONCE_VECTORS __attribute__((target_clones("avx2", "default")))
 #else

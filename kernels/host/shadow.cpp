@@ -50,7 +50,7 @@ bool Shadow::after_reads(const Word& word, uint32_t index, const Moment& now) co
     if (!clocks) return false;
     for (uint32_t own = 0; own < warps; ++own) {
         const uint32_t other = first_warp + own;
-        const Read& read = reads[size_t(own) * words.size() + index];
+        const Read& read = read_of(own, index);
         if (read.time == 0 || clocks->has_seen(warp, other, read.time)) continue;
         if (other == warp && (read.reader == now.thread || read.warp_epoch < now.warp_epoch)) continue;
         return false;

@@ -96,6 +96,7 @@ class Shadow {
     };
 
     Read& read_of(uint32_t warp, uint32_t word) { return reads[size_t(warp) * words.size() + word]; }
+    const Read& read_of(uint32_t warp, uint32_t word) const { return reads[size_t(warp) * words.size() + word]; }
     std::vector<Fence>& fences_of(uint32_t thread) { return fences[thread - 32 * first_warp]; }
     template <bool ASYNC>
     bool read_words(uint32_t index, uint32_t count, const Moment& now);

@@ -40,11 +40,11 @@ void gather(const Operand& operand, uint32_t rows, Numbers numbers, const char* 
     if (operand.across) {
         for (uint32_t k = 0; k < depth; ++k)
             for (uint32_t row = 0; row < rows; row += 8)
-                widen(numbers, shared + operand.at(row, k), 16, to + row * row_stride + k * k_stride, row_stride);
+                widen(numbers, shared + (operand.at(row, k) - SHARED_BASE), 16, to + row * row_stride + k * k_stride, row_stride);
     } else {
         for (uint32_t row = 0; row < rows; ++row)
             for (uint32_t k = 0; k < depth; k += in_chunk)
-                widen(numbers, shared + operand.at(row, k), 16, to + row * row_stride + k * k_stride, k_stride);
+                widen(numbers, shared + (operand.at(row, k) - SHARED_BASE), 16, to + row * row_stride + k * k_stride, k_stride);
     }
 }
 
@@ -159,9 +159,9 @@ __attribute__((noinline)) void Block::execute_products(uint32_t group) {
         for (uint32_t warp = 0; warp < WARPGROUP / WARP; ++warp) check_operands(product, first / WARP + warp);
         a.resize(ROWS * depth);
         b.resize(depth * columns);
-        gather(Operand(product.b, product.b_across, product.numbers), columns, product.numbers, arena - SHARED_BASE, b.data(), 1, columns);
+        gather(Operand(product.b, product.b_across, product.numbers), columns, product.numbers, arena, b.data(), 1, columns);
         if (!product.a_registers) {
-            gather(Operand(product.a, product.a_across, product.numbers), ROWS, product.numbers, arena - SHARED_BASE, a.data(), depth, 1);
+            gather(Operand(product.a, product.a_across, product.numbers), ROWS, product.numbers, arena, a.data(), depth, 1);
         } else {
             for (uint32_t i = 0; i < WARPGROUP; ++i) {
                 const uint32_t(&own)[4] = threads[first + i].products.front()[p].a;

@@ -89,7 +89,7 @@ pub fn train_is_not_built() -> ExitCode {
 
 /// Prints which engines are here and why the others are not.
 pub fn info() -> ExitCode {
-    println!("infonce {}", env!("CARGO_PKG_VERSION"));
+    println!("infonce {}", infonce::VERSION);
     println!("cpu       here: {}", CpuEngine::new().describe());
     match EMULATOR {
         Ok(description) => println!("emulator  here: {description}"),

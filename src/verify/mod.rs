@@ -1,8 +1,8 @@
 //! `infonce verify`: holds an engine against the float64 [`reference`](crate::reference) on fresh
 //! random inputs of hard shapes.
 //!
-//! The conformance suite (`tests/conformance.rs`) judges by the same [table](cases) and the same
-//! [rule], one test per case and type; [`run`] sums them up per verb and type.
+//! The conformance suite (`tests/conformance/`) judges by the same [table](cases) and the same [rule], a
+//! test for each case; [`run`] sums them up per verb and type.
 
 mod backend;
 pub mod cases;
@@ -52,7 +52,7 @@ pub enum Failure {
     /// The engine refused valid inputs.
     #[error("refused: {0}")]
     Refused(#[from] Error),
-    /// The same call gave other bits.
+    /// Two runs that have to agree gave different bits.
     #[error("{verb} {quantity} differs between two runs that have to agree bit for bit")]
     NotRepeatable {
         /// The verb.

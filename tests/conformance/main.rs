@@ -1,9 +1,8 @@
-//! One suite, every engine: the table of hard cases of `infonce::verify`, one test per engine, case
-//! and input type. An engine that is not there is reported as ignored, with the reason, never as
-//! passed.
+//! One suite, every engine: the table of hard cases of `infonce::verify`, a test for each engine and
+//! case. An engine that is not there is reported as ignored, with the reason, never as passed.
 //!
 //! Inputs are drawn afresh each time; `INFONCE_SEED=<number>` repeats a run. To run a part:
-//! `cargo test --test conformance -- "NT-Xent 98x98x64"`.
+//! `cargo test --features train,emulator-tests --test conformance -- "NT-Xent 98x98x64"`.
 //!
 //! Each case runs with one type of inputs, which the seed and the case decide: the losses of one shape
 //! meet all types, and so do the shapes of one loss. `INFONCE_FULL=1` runs each with all of them and the
@@ -108,13 +107,14 @@ impl Suite {
             counts.into_iter().map(CpuEngine::with_threads).collect()
         };
         let frugal = |engine: CpuEngine| engine.with_weights_budget(0);
-        let (mut usual, in_chunks) = match (engines([1, 5]), engines([2, 3])) {
-            (Ok(usual), Ok(in_chunks)) => (usual, in_chunks),
+        let (others, in_chunks) = match (engines([1, 5]), engines([2, 3])) {
+            (Ok(others), Ok(in_chunks)) => (others, in_chunks),
             (Err(error), _) | (_, Err(error)) => {
                 return vec![Trial::test("cpu threads", move || Err(error.into()))];
             }
         };
-        usual.push(CpuEngine::new());
+        let mut usual = vec![CpuEngine::new()];
+        usual.extend(others);
         let configurations = vec![
             Configuration {
                 name: "cpu",
@@ -136,23 +136,23 @@ impl Suite {
         let mixed = HostEngine::new(Schedule::Mixed, !self.seed);
         let hopper = |seed| HostEngine::new(Schedule::Mixed, seed).with_hopper_kernels();
         let portable = Configuration {
-            name: "host-run, late and mixed",
+            name: "emulator, late and mixed",
             instances: vec![late, mixed],
         };
         let hopper = Configuration {
-            name: "host-run Hopper, mixed",
+            name: "emulator, sm_90a, mixed",
             instances: vec![hopper(self.seed), hopper(!self.seed)],
         };
-        let mut all = self.trials("host-run kernels", vec![portable], &ALL_TYPES);
+        let mut all = self.trials("emulator", vec![portable], &ALL_TYPES);
         // The kernels for sm_90a, which multiply 16-bit numbers; the others are the same as above.
-        all.extend(self.trials("host-run Hopper kernels", vec![hopper], &NARROW_TYPES));
+        all.extend(self.trials("emulator, sm_90a", vec![hopper], &NARROW_TYPES));
         all
     }
 
     #[cfg(not(feature = "emulator"))]
     fn emulator_trials(self) -> Vec<Trial> {
         vec![absent(
-            "host-run kernels",
+            "emulator",
             "this build lacks the feature `emulator`",
         )]
     }
@@ -223,10 +223,10 @@ impl Suite {
                 DType::F16 => whole_trial::<B, f16>,
                 DType::Bf16 => whole_trial::<B, bf16>,
             };
-            trials.push(new(engine, &configurations, TOP_K, self.seed));
+            trials.push(new(engine, &configurations, TOP_K, self));
             // No others of these verbs' kernels are for 16-bit types alone.
             if types.contains(&DType::F32) {
-                trials.push(new(engine, &configurations, ROW_WISE, self.seed));
+                trials.push(new(engine, &configurations, ROW_WISE, self));
             }
         }
         trials
@@ -265,7 +265,6 @@ impl Suite {
 }
 
 const ALL_TYPES: [DType; 3] = [DType::F32, DType::F16, DType::Bf16];
-#[cfg(any(feature = "emulator", feature = "cuda"))]
 const NARROW_TYPES: [DType; 2] = [DType::Bf16, DType::F16];
 
 const CUDA_PORTABLE: &str = "cuda portable";
@@ -343,23 +342,31 @@ fn case_trial<B: Tried, T: Element>(
 const TOP_K: &str = "top-k";
 const ROW_WISE: &str = "row-wise verbs";
 
-/// All checks of [`TOP_K`] or [`ROW_WISE`].
+/// All checks of [`TOP_K`] or [`ROW_WISE`], by the instance of each configuration that the seed decides
+/// or, in a full run, by all.
 fn whole_trial<B: Tried, T: Element>(
     engine: &str,
     configurations: &Arc<Vec<Configuration<B>>>,
     verbs: &'static str,
-    seed: u64,
+    Suite { seed, extent }: Suite,
 ) -> Trial {
     let configurations = Arc::clone(configurations);
     Trial::test(format!("{engine} {} {verbs}", T::DTYPE), move || {
         for Configuration { name, instances } in configurations.iter() {
-            B::tried(&instances[..1], |instances| {
-                let rng = &mut random(seed, table(seed).len());
-                let checked = match verbs {
-                    TOP_K => check_top_k::<B, T>(instances[0], rng),
-                    _ => check_rows::<B, T>(instances[0], rng),
-                };
-                verdict(checked, &format!("{name}: {verbs}"), seed)
+            let one = (seed % instances.len() as u64) as usize;
+            let chosen = match extent {
+                Extent::Full => instances.as_slice(),
+                Extent::Short | Extent::Few => &instances[one..=one],
+            };
+            B::tried(chosen, |chosen| {
+                chosen.iter().try_for_each(|instance| {
+                    let rng = &mut random(seed, table(seed).len());
+                    let checked = match verbs {
+                        TOP_K => check_top_k::<B, T>(*instance, rng),
+                        _ => check_rows::<B, T>(*instance, rng),
+                    };
+                    verdict(checked, &format!("{name}: {verbs}"), seed)
+                })
             })?;
         }
         Ok(())

@@ -13,13 +13,21 @@ use infonce::verify::{
 use infonce::{CpuEngine, DType, Element, Engine, Gradients, Inputs, Matrix, Rows, RowsMut};
 use libtest_mimic::{Failed, Trial};
 
-use crate::{ALL_TYPES, Extent, Suite};
+use crate::{ALL_TYPES, Extent, NARROW_TYPES, Suite};
 
 /// All tests of this file.
 pub fn trials(seed: u64) -> Vec<Trial> {
-    let mut trials = typed_trials::<f32>(seed);
-    trials.extend(typed_trials::<f16>(seed));
-    trials.extend(typed_trials::<bf16>(seed));
+    let mut trials = Vec::new();
+    for types in [&ALL_TYPES[..], &NARROW_TYPES] {
+        for dtype in types {
+            let new = match dtype {
+                DType::F32 => typed_trials::<f32>,
+                DType::F16 => typed_trials::<f16>,
+                DType::Bf16 => typed_trials::<bf16>,
+            };
+            trials.extend(new(Run { seed, types }));
+        }
+    }
     trials.push(Trial::test(
         "sensitivity instances that disagree by rounding",
         move || disagreement_fails(seed),
@@ -27,7 +35,7 @@ pub fn trials(seed: u64) -> Vec<Trial> {
     trials
 }
 
-fn typed_trials<T: Element>(seed: u64) -> Vec<Trial> {
+fn typed_trials<T: Element>(run: Run) -> Vec<Trial> {
     let planted: [(&str, &[&str], Mistake<T>); 5] = [
         (
             "last candidate counted twice",
@@ -47,56 +55,124 @@ fn typed_trials<T: Element>(seed: u64) -> Vec<Trial> {
         ("positive rounded to bf16", &["dq"], positive_in_the_tile),
         ("loss as lse - z+", &["loss"], cancelled_loss),
     ];
+    let name = |what| format!("sensitivity {what} {} of {}", T::DTYPE, run.types.len());
     let mut trials: Vec<Trial> = planted
         .into_iter()
-        .map(|(name, quantities, mistake)| {
-            let name = format!("sensitivity {name} {}", T::DTYPE);
-            Trial::test(name, move || is_caught(seed, quantities, mistake))
+        .map(|(what, quantities, mistake)| {
+            Trial::test(name(what), move || run.catches(quantities, mistake))
         })
         .collect();
-    let name = format!("sensitivity small deviations {}", T::DTYPE);
-    trials.push(Trial::test(name, move || small_deviations_fail::<T>(seed)));
+    let test = move || run.catches_small_deviations::<T>();
+    trials.push(Trial::test(name("small deviations"), test));
     trials
 }
 
 /// What a kernel with a mistake gives for a problem; `None` where the mistake does not show.
 type Mistake<T> = fn(&Problem<T>) -> Result<Option<Vec<Output>>, Failed>;
 
-fn short(seed: u64) -> Suite {
-    Suite {
-        seed,
-        extent: Extent::Short,
-    }
-}
-
-/// The cases with finite inputs that the short run gives the type `T`, with their places in the table.
-fn short_run<T: Element>(seed: u64) -> impl Iterator<Item = (usize, Case)> {
-    let suite = short(seed);
-    let cases = table(seed).into_iter().enumerate();
-    cases.filter(move |(_, case)| {
-        suite.types_of(case, &ALL_TYPES).contains(&T::DTYPE)
-            && !matches!(case.data, Data::NotFinite(_))
-    })
-}
-
-/// A mistake fails each of `quantities` in a case of the short run, on the inputs that the run draws.
-fn is_caught<T: Element>(
+/// The short run of an engine that takes inputs of `types`.
+#[derive(Clone, Copy)]
+struct Run {
     seed: u64,
-    quantities: &[&'static str],
-    mistake: Mistake<T>,
-) -> Result<(), Failed> {
-    let mut left = quantities.to_vec();
-    for (index, case) in short_run::<T>(seed) {
-        let problem = Problem::<T>::draw(&case, &mut random(seed, index))?;
-        if let Some(outputs) = mistake(&problem)? {
+    types: &'static [DType],
+}
+
+impl Run {
+    fn suite(self) -> Suite {
+        Suite {
+            seed: self.seed,
+            extent: Extent::Short,
+        }
+    }
+
+    /// The cases with finite inputs that the run gives the type `T`, with their places in the table.
+    fn cases<T: Element>(self) -> impl Iterator<Item = (usize, Case)> {
+        let cases = table(self.seed).into_iter().enumerate();
+        cases.filter(move |(_, case)| {
+            self.suite().types_of(case, self.types).contains(&T::DTYPE)
+                && !matches!(case.data, Data::NotFinite(_))
+        })
+    }
+
+    /// A mistake fails each of `quantities` in some case, on the inputs that the run draws, with gradients
+    /// in the type that it asks for.
+    fn catches<T: Element>(
+        self,
+        quantities: &[&'static str],
+        mistake: Mistake<T>,
+    ) -> Result<(), Failed> {
+        let mut left = quantities.to_vec();
+        for (index, case) in self.cases::<T>() {
+            let problem = Problem::<T>::draw(&case, &mut random(self.seed, index))?;
+            let Some(mut outputs) = mistake(&problem)? else {
+                continue;
+            };
+            if self.suite().gradients_of(&case) == GradientTypes::Inputs {
+                let gradients = outputs.iter_mut().filter(|output| output.quantity == "dq");
+                for output in gradients {
+                    output.dtype = T::DTYPE;
+                    for x in &mut output.values {
+                        *x = f64::from(T::from_f32(*x as f32).to_f32());
+                    }
+                }
+            }
             let judged = Expectation::new(&problem)?.judge(&outputs);
             left.retain(|&quantity| !fails(&judged, quantity));
             if left.is_empty() {
                 return Ok(());
             }
         }
+        Err(format!("INFONCE_SEED={}: no case fails {left:?}", self.seed).into())
     }
-    Err(format!("INFONCE_SEED={seed}: no case fails {left:?}").into())
+
+    /// Of every verb, each output in each type passes when it is right, and fails in some case when one
+    /// number is off by a little, left unwritten, or missing.
+    fn catches_small_deviations<T: Element>(self) -> Result<(), Failed> {
+        let mut caught = HashSet::new();
+        for (index, case) in self.cases::<T>() {
+            let problem = Problem::<T>::draw(&case, &mut random(self.seed, index))?;
+            let expectation = Expectation::new(&problem)?;
+            let gradients = self.suite().gradients_of(&case);
+            for output in evaluate(&CpuEngine::new(), &problem, gradients)? {
+                let key = (output.verb, output.quantity, output.dtype as u8);
+                if caught.contains(&key) {
+                    continue;
+                }
+                let passes = |values: Vec<f64>| {
+                    let output = Output {
+                        values,
+                        ..output.clone()
+                    };
+                    expectation.judge(&[output])[0].passes()
+                };
+                if !passes(output.values.clone()) {
+                    let seed = self.seed;
+                    let wrong = format!("INFONCE_SEED={seed} {case}: {key:?} fails, but is right");
+                    return Err(wrong.into());
+                }
+                let largest = output.values.iter().fold(0.0f64, |a, b| a.max(b.abs()));
+                let place = output.values.len() - 1;
+                let mut off = output.values.clone();
+                off[place] += little::<T>(&output) * largest;
+                let mut unwritten = output.values.clone();
+                unwritten[place] = f64::NAN;
+                let missing = output.values[..place].to_vec();
+                if ![off, unwritten, missing].into_iter().any(passes) {
+                    caught.insert(key);
+                }
+            }
+            // All that there are: 5 of forward, 8, 7 and 3 of the other calls, and 5 gradients in both types.
+            let all = if T::DTYPE == DType::F32 { 23 } else { 28 };
+            if caught.len() == all {
+                return Ok(());
+            }
+        }
+        Err(format!(
+            "INFONCE_SEED={}: only these are caught: {caught:?}",
+            self.seed
+        )
+        .into())
+    }
 }
 
 fn fails(judged: &[Measurement], quantity: &str) -> bool {
@@ -213,54 +289,6 @@ fn cancelled_loss<T: Element>(problem: &Problem<T>) -> Result<Option<Vec<Output>
     Ok(Some(vec![output("loss", vec![loss])]))
 }
 
-/// Of every verb, each output in each type passes when it is right, and fails in some case when one
-/// number is off by a little, left unwritten, or missing.
-fn small_deviations_fail<T: Element>(seed: u64) -> Result<(), Failed> {
-    let mut caught = HashSet::new();
-    let mut all = HashSet::new();
-    for (index, case) in short_run::<T>(seed) {
-        let problem = Problem::<T>::draw(&case, &mut random(seed, index))?;
-        let expectation = Expectation::new(&problem)?;
-        let gradients = short(seed).gradients_of(&case);
-        for output in evaluate(&CpuEngine::new(), &problem, gradients)? {
-            let key = (output.verb, output.quantity, output.dtype as u8);
-            all.insert(key);
-            if caught.contains(&key) {
-                continue;
-            }
-            let passes = |values: Vec<f64>| {
-                let output = Output {
-                    values,
-                    ..output.clone()
-                };
-                expectation.judge(&[output])[0].passes()
-            };
-            if !passes(output.values.clone()) {
-                return Err(
-                    format!("INFONCE_SEED={seed} {case}: {key:?} fails, but is right").into(),
-                );
-            }
-            let largest = output.values.iter().fold(0.0f64, |a, b| a.max(b.abs()));
-            let place = output.values.len() - 1;
-            let mut off = output.values.clone();
-            off[place] += little::<T>(&output) * largest;
-            let mut unwritten = output.values.clone();
-            unwritten[place] = f64::NAN;
-            let missing = output.values[..place].to_vec();
-            if ![off, unwritten, missing].into_iter().any(passes) {
-                caught.insert(key);
-            }
-        }
-        // CLIP has them all: 5 of forward, 8, 7 and 3 of the other calls, and 5 gradients in both types.
-        let count = if T::DTYPE == DType::F32 { 23 } else { 28 };
-        if case.loss == Loss::Clip && caught == all && all.len() == count {
-            return Ok(());
-        }
-    }
-    let missed: Vec<_> = all.difference(&caught).collect();
-    Err(format!("INFONCE_SEED={seed}: no case fails a little off {missed:?}").into())
-}
-
 /// A deviation that no rounding explains, relative to the output's largest number.
 fn little<T: Element>(output: &Output) -> f64 {
     // Engines may round softmax weights to the inputs' type.
@@ -275,7 +303,8 @@ fn little<T: Element>(output: &Output) -> f64 {
 /// Other chunks of rows sum in another order: equal within tolerance, and not bit for bit.
 fn disagreement_fails(seed: u64) -> Result<(), Failed> {
     let frugal = CpuEngine::new().with_weights_budget(0);
-    for (index, case) in short_run::<f32>(seed) {
+    let types = &ALL_TYPES;
+    for (index, case) in (Run { seed, types }).cases::<f32>() {
         let problem = Problem::<f32>::draw(&case, &mut random(seed, index))?;
         let expectation = Expectation::new(&problem)?;
         let engines = [&CpuEngine::new(), &frugal];

@@ -1,0 +1,74 @@
+//! What the CUDA programs in `examples/` promise.
+
+#[expect(dead_code, reason = "`main` prints what `run` returns")]
+#[path = "../../examples/cuda_rows.rs"]
+mod cuda_rows;
+#[expect(dead_code, reason = "`main` prints what `run` returns")]
+#[path = "../../examples/cuda_step.rs"]
+mod cuda_step;
+#[expect(dead_code, reason = "`main` prints what `run` returns")]
+#[path = "../../examples/nt_xent.rs"]
+mod nt_xent;
+
+use approx::assert_abs_diff_eq;
+use infonce::cuda::CudaDevice;
+use infonce::{Contrast, CpuEngine, Engine, Error, Gradients, Inputs, Rows, RowsMut};
+
+use super::Test;
+use cuda_rows::{DIM, EMBEDDING, GRADIENT, ROWS, TEMPERATURE, WIDTH};
+
+pub const TESTS: [(&str, Test); 2] = [
+    (
+        "the example cuda_rows leaves the CPU's gradients in their columns",
+        rows,
+    ),
+    (
+        "the example cuda_step descends as nt_xent does on the CPU",
+        step,
+    ),
+];
+
+fn rows(_: &CudaDevice) -> Result<(), Error> {
+    let (loss, tensor) = cuda_rows::run()?;
+    let before = cuda_rows::tensor();
+    let z: Vec<f32> = before
+        .chunks(WIDTH)
+        .flat_map(|row| &row[EMBEDDING..][..DIM])
+        .copied()
+        .collect();
+    let mut dz = vec![0.0f32; ROWS * DIM];
+    let z = Rows::new(&z, ROWS, DIM)?;
+    let gradients = Gradients {
+        dq: RowsMut::new(&mut dz, ROWS, DIM)?,
+        dk: None,
+    };
+    let contrast = Contrast::nt_xent(TEMPERATURE)?;
+    let inputs = Inputs::Shared { z };
+    let value = CpuEngine::new().value_and_grad(&contrast, &inputs, 1.0, gradients)?;
+    assert_abs_diff_eq!(loss, value.loss, epsilon = 1e-5 * value.loss);
+
+    let mut expected = before;
+    for (row, dz) in expected.chunks_mut(WIDTH).zip(dz.chunks(DIM)) {
+        row[GRADIENT..][..DIM].copy_from_slice(dz);
+    }
+    let found = tensor.download()?;
+    let largest = dz.iter().fold(0.0f32, |largest, x| largest.max(x.abs()));
+    assert_abs_diff_eq!(found[..], expected[..], epsilon = 1e-5 * largest);
+    // What is no gradient is as it was, to the bit.
+    let others = |tensor: &[f32]| -> Vec<u32> {
+        let rows = tensor.chunks(WIDTH).flat_map(|row| &row[..GRADIENT]);
+        rows.map(|x| x.to_bits()).collect()
+    };
+    assert_eq!(others(&found), others(&expected));
+    Ok(())
+}
+
+/// The two examples have the same rows, sizes and rate.
+fn step(_: &CudaDevice) -> Result<(), Error> {
+    let expected: Vec<f32> = nt_xent::run()?
+        .into_iter()
+        .step_by(cuda_step::EVERY)
+        .collect();
+    assert_abs_diff_eq!(cuda_step::run()?[..], expected[..], epsilon = 1e-4);
+    Ok(())
+}
