@@ -195,6 +195,7 @@ fn equal_rows_give_the_logarithm_of_the_number_of_candidates_and_no_gradient() -
     ];
     for (contrast, matrices, expected) in cases {
         let name = contrast.name();
+        println!("{name}");
         let problem = Problem {
             name,
             contrast,
@@ -229,6 +230,7 @@ fn orthogonal_pairs_have_one_logit_of_s_and_the_others_0() -> Test {
     ];
     for (contrast, matrices, negatives) in problems {
         let name = contrast.name();
+        println!("{name}");
         let problem = Problem {
             name,
             contrast,
