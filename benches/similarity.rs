@@ -10,7 +10,7 @@ mod plain;
 use std::time::Instant;
 
 use half::bf16;
-use infonce::{Contrast, CpuEngine, Element, Engine, Gradients, Inputs, Positives, Rows, RowsMut};
+use infonce::{Contrast, CpuEngine, Element, Engine, Gradients, Inputs, Rows, RowsMut};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -148,20 +148,18 @@ impl<T: Element> Case<T> {
     /// Seconds of one value-and-gradient on the engine.
     fn ours(&mut self) -> f64 {
         let Self { n, d, .. } = *self;
-        let contrast =
-            Contrast::info_nce(TEMPERATURE, Positives::Diagonal).expect("a legal temperature");
-        let inputs = Inputs::Pair {
-            q: Rows::new(&self.q, n, d).expect("the shape of q"),
-            k: Rows::new(&self.k, n, d).expect("the shape of k"),
-        };
-        let gradients = Gradients {
-            dq: RowsMut::new(&mut self.dq, n, d).expect("the shape of dq"),
-            dk: Some(RowsMut::new(&mut self.dk, n, d).expect("the shape of dk")),
-        };
+        let inputs = Inputs::pair(
+            Rows::new(&self.q, n, d).expect("the shape of q"),
+            Rows::new(&self.k, n, d).expect("the shape of k"),
+        );
+        let contrast = Contrast::info_nce(TEMPERATURE).expect("a legal temperature");
+        let problem = contrast.on(inputs).expect("legal inputs");
+        let gradients = Gradients::new(
+            RowsMut::new(&mut self.dq, n, d).expect("the shape of dq"),
+            Some(RowsMut::new(&mut self.dk, n, d).expect("the shape of dk")),
+        );
         let start = Instant::now();
-        let value = self
-            .engine
-            .value_and_grad(&contrast, &inputs, 1.0, gradients);
+        let value = self.engine.value_and_grad(&problem, 1.0, gradients);
         let seconds = start.elapsed().as_secs_f64();
         assert!(value.expect("legal inputs").loss.is_finite());
         seconds

@@ -1,10 +1,11 @@
-//! The small verbs: normalise and its gradient, momentum update, top-k, and NT-Xent, MoCo and CLIP
-//! at the shapes that training has.
+//! The small verbs: normalise and its gradient, momentum update, top-k, and every loss of the table at the
+//! shapes that training has.
 //!
 //! `cargo bench --bench verbs -- --quick`
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use infonce::{Contrast, CpuEngine, Engine, Gradients, Inputs, MomentumTensor, Rows, RowsMut};
+use infonce::losses::{Layout, TABLE};
+use infonce::{CpuEngine, Engine, Gradients, Inputs, MomentumTensor, Rows, RowsMut, Work};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -80,49 +81,44 @@ fn losses(criterion: &mut Criterion) {
     group.sample_size(10);
     let (q, k) = (unit_rows(4096, 128), unit_rows(4096, 128));
     let queue = unit_rows(65_536, 128);
-    let cases = [
-        (
-            "NT-Xent 2N=4096 D=128 (6nnD)",
-            6.0 * 4096f64.powi(2) * 128.0,
-            Contrast::nt_xent(0.5),
-            Inputs::Shared { z: rows(&q, 4096) },
-        ),
-        (
-            "MoCo N=256 M=65536 D=128 (4NMD)",
-            4.0 * 256.0 * 65_536.0 * 128.0,
-            Contrast::moco(0.07),
-            Inputs::Queue {
-                q: rows(&q[..256 * 128], 256),
-                own_key: rows(&k[..256 * 128], 256),
-                queue: rows(&queue, 65_536),
-            },
-        ),
-        (
-            "CLIP N=M=4096 D=128 (8NMD)",
-            8.0 * 4096f64.powi(2) * 128.0,
-            Contrast::clip(14.3),
-            Inputs::Pair {
-                q: rows(&q, 4096),
-                k: rows(&k, 4096),
-            },
-        ),
-    ];
-    for (name, flops, contrast, inputs) in cases {
-        let contrast = contrast.expect("a legal scale");
-        let shape = contrast.check(&inputs).expect("legal inputs");
+    for loss in TABLE {
+        let contrast = (loss.at)(loss.temperature).expect("the loss's own temperature");
+        let (n, m, inputs) = match contrast.layout() {
+            Layout::Shared => ("2N", "", Inputs::Shared { z: rows(&q, 4096) }),
+            Layout::Pair => ("N=M", "", Inputs::pair(rows(&q, 4096), rows(&k, 4096))),
+            Layout::Queue => {
+                let inputs = Inputs::Queue {
+                    q: rows(&q[..256 * 128], 256),
+                    own_key: rows(&k[..256 * 128], 256),
+                    queue: rows(&queue, 65_536),
+                };
+                ("N", " M=65536", inputs)
+            }
+        };
+        let problem = contrast.on(inputs).expect("legal inputs");
+        let (shape, dk) = (problem.shape(), contrast.has_dk());
+        let flops = contrast.useful_flops(shape, Work::ValueAndGrad { dk });
+        let product = shape.anchors as f64 * shape.candidates as f64 * shape.dim as f64;
+        let square = if contrast.is_shared() { "nn" } else { "NM" };
+        let name = format!(
+            "{} {n}={}{m} D={} ({}{square}D)",
+            loss.name,
+            shape.anchors,
+            shape.dim,
+            flops / product,
+        );
         let (n, m, d) = (shape.anchors, shape.candidates, shape.dim);
-        let (mut dq, mut dk) = (vec![0.0f32; n * d], vec![0.0f32; m * d]);
-        let has_dk = matches!(inputs, Inputs::Pair { .. });
+        let (mut dq_numbers, mut dk_numbers) = (vec![0.0f32; n * d], vec![0.0f32; m * d]);
         group.throughput(Throughput::Elements(flops as u64));
         group.bench_function(name, |b| {
             b.iter(|| {
-                let gradients = Gradients {
-                    dq: RowsMut::new(&mut dq, n, d).expect("a shape"),
-                    dk: has_dk.then(|| RowsMut::new(&mut dk, m, d).expect("a shape")),
-                };
-                engine
-                    .value_and_grad(&contrast, &inputs, 1.0, gradients)
-                    .expect("legal inputs")
+                let to_dk = |numbers| RowsMut::new(numbers, m, d).expect("a shape");
+                let gradients = Gradients::new(
+                    RowsMut::new(&mut dq_numbers, n, d).expect("a shape"),
+                    dk.then(|| to_dk(&mut dk_numbers)),
+                );
+                let value = engine.value_and_grad(&problem, 1.0, gradients);
+                value.expect("legal inputs")
             });
         });
     }

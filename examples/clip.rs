@@ -64,15 +64,15 @@ pub fn run() -> Result<Vec<(f32, f32)>, Error> {
     for _ in 0..STEPS {
         images.normalize(&engine)?;
         texts.normalize(&engine)?;
-        let inputs = Inputs::Pair {
-            q: Rows::new(&images.unit, PAIRS, DIM)?,
-            k: Rows::new(&texts.unit, PAIRS, DIM)?,
-        };
-        let gradients = Gradients {
-            dq: RowsMut::new(&mut images.d_unit, PAIRS, DIM)?,
-            dk: Some(RowsMut::new(&mut texts.d_unit, PAIRS, DIM)?),
-        };
-        let value = engine.value_and_grad(&log_scale.contrast()?, &inputs, 1.0, gradients)?;
+        let problem = log_scale.contrast()?.on(Inputs::pair(
+            Rows::new(&images.unit, PAIRS, DIM)?,
+            Rows::new(&texts.unit, PAIRS, DIM)?,
+        ))?;
+        let gradients = Gradients::new(
+            RowsMut::new(&mut images.d_unit, PAIRS, DIM)?,
+            Some(RowsMut::new(&mut texts.d_unit, PAIRS, DIM)?),
+        );
+        let value = engine.value_and_grad(&problem, 1.0, gradients)?;
         steps.push((value.loss, log_scale.scale()));
 
         images.descend(&engine)?;

@@ -7,7 +7,7 @@
 //! cargo run --features cuda --example cuda_rows
 
 use infonce::cuda::{CudaBuffer, CudaEngine, CudaRows, CudaRowsMut};
-use infonce::{Contrast, Error, Gradients, Inputs};
+use infonce::{Contrast, Engine, Error, Evaluation, Gradients, Inputs};
 
 /// Two views of 48 images: row i and row i + 48 belong together.
 pub const ROWS: usize = 96;
@@ -37,13 +37,10 @@ pub fn run() -> Result<(f32, CudaBuffer<f32>), Error> {
     // SAFETY: as above; no other view has these columns.
     let dz = unsafe { CudaRowsMut::<f32>::from_raw(column(GRADIENT), ROWS, DIM, WIDTH, device)? };
 
-    let contrast = Contrast::nt_xent(TEMPERATURE)?;
-    let inputs = Inputs::Shared { z };
-    let gradients = Gradients { dq: dz, dk: None };
-    let results = engine.value_and_grad_on_device(&contrast, &inputs, 1.0, gradients, None)?;
+    let problem = Contrast::nt_xent(TEMPERATURE)?.on(Inputs::Shared { z })?;
+    let value = engine.value_and_grad(&problem, 1.0, Gradients::new(dz, None))?;
     // Nothing has waited for the device so far. More kernels could follow, with the gradients in place.
-    let [loss, _] = results.read_loss()?;
-    Ok((loss, tensor))
+    Ok((value.loss()?, tensor))
 }
 
 fn main() -> Result<(), Error> {

@@ -32,10 +32,7 @@ pub fn run() -> Result<Vec<f32>, Error> {
     let inputs = StepInputs::Shared {
         z: z.rows_mut(ROWS, DIM)?,
     };
-    let gradients = Gradients {
-        dq: dz.rows_mut(ROWS, DIM)?,
-        dk: None,
-    };
+    let gradients = Gradients::new(dz.rows_mut(ROWS, DIM)?, None);
     let mut step = engine
         .step(&Contrast::nt_xent(0.2)?, inputs, gradients)
         .record()?;

@@ -54,10 +54,9 @@ pub fn run() -> Result<(Steps, KeyQueue<f32>), Error> {
         let (q, own_key) = (Rows::new(&q, BATCH, DIM)?, Rows::new(&keys, BATCH, DIM)?);
 
         if let Some(queue) = queue.filled() {
-            let inputs = Inputs::Queue { q, own_key, queue };
-            let to = RowsMut::new(&mut dq, BATCH, DIM)?;
-            let value =
-                engine.value_and_grad(&contrast, &inputs, 1.0, Gradients { dq: to, dk: None })?;
+            let problem = contrast.on(Inputs::Queue { q, own_key, queue })?;
+            let gradients = Gradients::new(RowsMut::new(&mut dq, BATCH, DIM)?, None);
+            let value = engine.value_and_grad(&problem, 1.0, gradients)?;
             steps.push((queue.rows(), value.loss));
             let to = RowsMut::new(&mut dx, BATCH, DIM)?;
             engine.normalize_backward(q, &norms, Rows::new(&dq, BATCH, DIM)?, to, 1e-12)?;
@@ -78,8 +77,9 @@ pub fn run() -> Result<(Steps, KeyQueue<f32>), Error> {
 
 /// From what a checkpoint holds: four numbers, and the keys.
 pub fn restored(queue: &KeyQueue<f32>) -> Result<KeyQueue<f32>, Error> {
-    let keys = queue.filled().map_or(&[][..], |keys| keys.as_slice());
-    KeyQueue::restore(CAPACITY, DIM, queue.fill(), queue.cursor(), keys)
+    let keys = queue.filled().map(|keys| keys.contiguous());
+    let keys = keys.unwrap_or_default();
+    KeyQueue::restore(CAPACITY, DIM, queue.fill(), queue.cursor(), &keys)
 }
 
 fn main() -> Result<(), Error> {

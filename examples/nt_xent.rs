@@ -33,11 +33,9 @@ pub fn run() -> Result<Vec<f32>, Error> {
         engine.normalize(Rows::new(&x, ROWS, DIM)?, unit, &mut norms, EPSILON)?;
 
         let z = Rows::new(&z, ROWS, DIM)?;
-        let gradients = Gradients {
-            dq: RowsMut::new(&mut dz, ROWS, DIM)?,
-            dk: None,
-        };
-        let value = engine.value_and_grad(&contrast, &Inputs::Shared { z }, 1.0, gradients)?;
+        let problem = contrast.on(Inputs::Shared { z })?;
+        let gradients = Gradients::new(RowsMut::new(&mut dz, ROWS, DIM)?, None);
+        let value = engine.value_and_grad(&problem, 1.0, gradients)?;
         losses.push(value.loss);
 
         let dz = Rows::new(&dz, ROWS, DIM)?;

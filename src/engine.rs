@@ -1,39 +1,52 @@
 //! The verbs of an engine: what can be computed, wherever the numbers live.
 
-use crate::contrast::{Contrast, Inputs};
 use crate::element::Element;
 use crate::error::Error;
-use crate::rows::Matrix;
+use crate::inputs::Problem;
+use crate::memory::Memory;
 use crate::statistics::Statistics;
 
-/// Loss and the row statistics that [`Engine::backward`] needs.
+/// Loss, ∂loss/∂scale and row statistics in host memory; dq and dk were written into the caller's buffers.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Forward {
-    /// The reduced loss.
-    pub loss: f32,
-    /// Per row (and per column for CLIP).
-    pub statistics: Statistics,
-}
-
-/// Loss, ∂loss/∂scale and row statistics; dq and dk were written into the caller's buffers.
-#[derive(Debug, Clone, PartialEq)]
-pub struct ValueAndGrad {
+pub struct Evaluated {
     /// The reduced loss, not multiplied by the upstream gradient.
     pub loss: f32,
-    /// Upstream × ∂loss/∂s, with s = 1/τ the scale.
+    /// Upstream × ∂loss/∂s, with s = 1/τ the scale; 0 after a forward.
     pub dscale: f32,
-    /// Per row (and per column for CLIP).
+    /// Per row, and per column where columns have a loss.
     pub statistics: Statistics,
 }
 
-/// Where gradients go; `V` is an engine's writable view. Former contents are overwritten.
+/// Where gradients go; `V` is an engine's writable view.
 #[derive(Debug)]
 pub struct Gradients<V> {
     /// ∂loss/∂q, N × D (∂loss/∂z for NT-Xent).
     pub dq: V,
-    /// ∂loss/∂k, M × D, when wanted: without it one-way InfoNCE costs 4NMD instead of 6NMD.
-    /// Must be `None` for NT-Xent and MoCo; CLIP and InfoNCE have it.
+    /// ∂loss/∂k, M × D, when wanted: without it a one-way loss costs 4NMD instead of 6NMD.
+    /// Must be `None` where the contrast has none ([`Contrast::has_dk`](crate::Contrast::has_dk)).
     pub dk: Option<V>,
+    /// Whether they are added to what is there, in f32, rounded once; otherwise it is overwritten.
+    pub accumulate: bool,
+}
+
+impl<V> Gradients<V> {
+    /// Gradients that overwrite.
+    pub fn new(dq: V, dk: Option<V>) -> Self {
+        Self {
+            dq,
+            dk,
+            accumulate: false,
+        }
+    }
+
+    /// Gradients that are added to what is there.
+    #[must_use]
+    pub fn accumulating(self) -> Self {
+        Self {
+            accumulate: true,
+            ..self
+        }
+    }
 }
 
 /// The k best candidates of every query, best first; equal scores in index order.
@@ -59,59 +72,81 @@ pub struct MomentumTensor<Q, K, S> {
 /// A tensor of a momentum update in host memory.
 pub type MomentumSlices<'a, T> = MomentumTensor<&'a [T], &'a mut [f32], &'a mut [T]>;
 
-/// What an engine can do. Results are bitwise repeatable on the same machine.
+/// A read-only matrix in the memory of engine `E`.
+pub type RowsOf<'a, E, T> = <<E as Engine>::Memory as Memory>::Rows<'a, T>;
+/// A writable matrix in the memory of engine `E`.
+pub type RowsMutOf<'a, E, T> = <<E as Engine>::Memory as Memory>::RowsMut<'a, T>;
+/// A read-only vector in the memory of engine `E`.
+pub type VectorOf<'a, E, T> = <<E as Engine>::Memory as Memory>::Vector<'a, T>;
+/// A writable vector in the memory of engine `E`.
+pub type VectorMutOf<'a, E, T> = <<E as Engine>::Memory as Memory>::VectorMut<'a, T>;
+/// Row statistics in the memory of engine `E`.
+pub type StatisticsOf<E> = <<E as Engine>::Memory as Memory>::Statistics;
+/// Loss and statistics in the memory of engine `E`.
+pub type EvaluationOf<E> = <<E as Engine>::Memory as Memory>::Evaluation;
+/// A tensor of a momentum update in the memory of engine `E`.
+pub type MomentumOf<'a, E, T> =
+    MomentumTensor<VectorOf<'a, E, T>, VectorMutOf<'a, E, f32>, VectorMutOf<'a, E, T>>;
+
+/// What an engine can do. Results stay in its memory until they are read, and are bitwise repeatable on the
+/// same machine. An engine on a device returns before the work has ended; what is read later waits for it.
 ///
 /// # Precision
 /// Accumulation, loss, statistics and softmax are f32; gradients are rounded once, on output.
 /// Inputs that hold NaN or infinity give NaN.
 pub trait Engine {
-    /// A read-only matrix in this engine's memory.
-    type Matrix<'a, T: Element>: Matrix + Copy;
-    /// A writable matrix in this engine's memory.
-    type MatrixMut<'a, T: Element>: Matrix;
-    /// A read-only vector in this engine's memory.
-    type Vector<'a, T: Element>;
-    /// A writable vector in this engine's memory.
-    type VectorMut<'a, T: Element>;
-    /// A key queue in this engine's memory.
-    type Queue<T: Element>;
+    /// Where its matrices live.
+    type Memory: Memory;
+
+    /// The memory itself: to bring numbers there.
+    fn memory(&self) -> &Self::Memory;
 
     /// Loss and row statistics; 2NMD FLOPs.
     ///
     /// # Errors
-    /// [`Error`] naming the input that does not fit the contrast.
+    /// What the engine cannot take of the problem: [`Error::Scalar`] for a D above its largest, `Error::Cuda` for
+    /// memory of another device.
     fn forward<T: Element>(
         &self,
-        contrast: &Contrast,
-        inputs: &Inputs<Self::Matrix<'_, T>>,
-    ) -> Result<Forward, Error>;
+        problem: &Problem<RowsOf<'_, Self, T>>,
+    ) -> Result<EvaluationOf<Self>, Error>;
 
     /// Loss and gradients together: the training path. `upstream` is dL/dloss; a loss scale for
     /// f16 gradients goes here.
     ///
     /// # Errors
-    /// [`Error`] naming the input or gradient that does not fit the contrast; nothing is written then.
+    /// As [`forward`](Self::forward), and those of [`Problem::check_gradients`]; nothing is written then.
     fn value_and_grad<T: Element, G: Element>(
         &self,
-        contrast: &Contrast,
-        inputs: &Inputs<Self::Matrix<'_, T>>,
+        problem: &Problem<RowsOf<'_, Self, T>>,
         upstream: f32,
-        gradients: Gradients<Self::MatrixMut<'_, G>>,
-    ) -> Result<ValueAndGrad, Error>;
+        gradients: Gradients<RowsMutOf<'_, Self, G>>,
+    ) -> Result<EvaluationOf<Self>, Error>;
 
-    /// Gradients from the statistics that [`forward`](Self::forward) saved on the same inputs, for
-    /// frameworks that call forward and backward apart. Returns upstream × ∂loss/∂s.
+    /// Gradients from the statistics that [`forward`](Self::forward) found on the same inputs, for
+    /// frameworks that call forward and backward apart; or from those of a larger problem, of which these
+    /// candidates are a shard. Leaves upstream × ∂loss/∂s.
     ///
     /// # Errors
-    /// [`Error`] naming the input, gradient or statistic that does not fit; nothing is written then.
+    /// As [`value_and_grad`](Self::value_and_grad), and [`Error::Rows`] for statistics of another shape.
     fn backward<T: Element, G: Element>(
         &self,
-        contrast: &Contrast,
-        inputs: &Inputs<Self::Matrix<'_, T>>,
-        statistics: &Statistics,
+        problem: &Problem<RowsOf<'_, Self, T>>,
+        statistics: &StatisticsOf<Self>,
         upstream: f32,
-        gradients: Gradients<Self::MatrixMut<'_, G>>,
-    ) -> Result<f32, Error>;
+        gradients: Gradients<RowsMutOf<'_, Self, G>>,
+    ) -> Result<<Self::Memory as Memory>::Number, Error>;
+
+    /// Joins the statistics of the same anchors over two sets of candidates into the first: lse⁻ over both,
+    /// z₊ from whichever has the positive.
+    ///
+    /// # Errors
+    /// [`Error::Rows`] when they are not of as many rows and columns.
+    fn merge(
+        &self,
+        statistics: &mut StatisticsOf<Self>,
+        others: &StatisticsOf<Self>,
+    ) -> Result<(), Error>;
 
     /// Fused similarity and selection of the `k` largest ⟨q_i, k_j⟩ per row. With `exclude_self`
     /// anchor i does not see candidate i.
@@ -120,11 +155,11 @@ pub trait Engine {
     /// [`Error::TopK`] unless 1 ≤ k ≤ the candidates an anchor can have; [`Error::Dimension`].
     fn top_k<T: Element>(
         &self,
-        queries: Self::Matrix<'_, T>,
-        candidates: Self::Matrix<'_, T>,
+        queries: RowsOf<'_, Self, T>,
+        candidates: RowsOf<'_, Self, T>,
         k: usize,
         exclude_self: bool,
-    ) -> Result<TopK, Error>;
+    ) -> Result<<Self::Memory as Memory>::TopK, Error>;
 
     /// y_i = x_i / max(‖x_i‖, epsilon), and ‖x_i‖ into `norms` (N).
     ///
@@ -132,9 +167,9 @@ pub trait Engine {
     /// [`Error`] when shapes differ or `epsilon` is not finite and positive.
     fn normalize<T: Element, O: Element>(
         &self,
-        x: Self::Matrix<'_, T>,
-        y: Self::MatrixMut<'_, O>,
-        norms: Self::VectorMut<'_, f32>,
+        x: RowsOf<'_, Self, T>,
+        y: RowsMutOf<'_, Self, O>,
+        norms: VectorMutOf<'_, Self, f32>,
         epsilon: f32,
     ) -> Result<(), Error>;
 
@@ -150,10 +185,10 @@ pub trait Engine {
     /// [`Error`] when shapes differ or `epsilon` is not finite and positive.
     fn normalize_backward<T: Element, G: Element>(
         &self,
-        y: Self::Matrix<'_, T>,
-        norms: Self::Vector<'_, f32>,
-        dy: Self::Matrix<'_, G>,
-        dx: Self::MatrixMut<'_, G>,
+        y: RowsOf<'_, Self, T>,
+        norms: VectorOf<'_, Self, f32>,
+        dy: RowsOf<'_, Self, G>,
+        dx: RowsMutOf<'_, Self, G>,
         epsilon: f32,
     ) -> Result<(), Error>;
 
@@ -162,15 +197,10 @@ pub trait Engine {
     /// # Errors
     /// [`Error::Scalar`] unless 0 ≤ m ≤ 1, [`Error::Length`] when a tensor's parts differ; nothing
     /// is written then.
-    #[expect(clippy::type_complexity, reason = "three views of one engine")]
-    fn momentum_update<'a, T: Element>(
+    fn momentum_update<T: Element>(
         &self,
         momentum: f32,
-        tensors: &mut [MomentumTensor<
-            Self::Vector<'a, T>,
-            Self::VectorMut<'a, f32>,
-            Self::VectorMut<'a, T>,
-        >],
+        tensors: &mut [MomentumOf<'_, Self, T>],
     ) -> Result<(), Error>;
 
     /// Writes a batch of keys over the oldest keys of the queue.
@@ -179,7 +209,7 @@ pub trait Engine {
     /// [`Error::Dimension`] when the keys' D is not the queue's.
     fn enqueue<T: Element>(
         &self,
-        queue: &mut Self::Queue<T>,
-        keys: Self::Matrix<'_, T>,
+        queue: &mut <Self::Memory as Memory>::Queue<T>,
+        keys: RowsOf<'_, Self, T>,
     ) -> Result<(), Error>;
 }

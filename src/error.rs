@@ -1,7 +1,9 @@
 //! What can be wrong with a call: one variant per kind of mistake, each naming the argument.
 
+use crate::losses::description::Layout;
+
 /// Why a description or a call was refused. Nothing has been written when one of these is returned,
-/// except where a device failed midway: [`Error::Driver`] and [`Error::Kernel`].
+/// except where a device failed midway: [`CudaError::Driver`] and [`Error::Kernel`].
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -55,10 +57,8 @@ pub enum Error {
         /// Rows needed.
         expected: usize,
     },
-    /// NT-Xent takes two views of every image, so an even number of rows.
-    #[error(
-        "`z` has {given} rows; NT-Xent needs two views of each image, so an even number of rows"
-    )]
+    /// Two views of every image are an even number of rows.
+    #[error("`z` has {given} rows; two views of each image are an even number of rows")]
     OddRows {
         /// Rows given.
         given: usize,
@@ -73,15 +73,23 @@ pub enum Error {
         /// M, the number of candidates.
         candidates: usize,
     },
-    /// Inputs of another form than the contrast is defined on.
-    #[error("`inputs` is Inputs::{given}; {contrast} is defined on Inputs::{expected}")]
+    /// Inputs of another layout than the contrast is defined on.
+    #[error("`inputs` is Inputs::{given:?}; {contrast} is defined on Inputs::{expected:?}")]
     Inputs {
         /// Name of the contrast.
         contrast: &'static str,
         /// The variant given.
-        given: &'static str,
+        given: Layout,
         /// The variant needed.
-        expected: &'static str,
+        expected: Layout,
+    },
+    /// Positives off the diagonal where columns have a loss too.
+    #[error(
+        "`inputs.positives` is not the diagonal, which {contrast} needs: its columns have a loss too"
+    )]
+    Positives {
+        /// Name of the contrast.
+        contrast: &'static str,
     },
     /// A gradient that this contrast does not have.
     #[error("`gradients.dk` was asked for; {contrast} has no such gradient ({reason})")]
@@ -129,6 +137,33 @@ pub enum Error {
         /// What rules it out.
         reason: &'static str,
     },
+    /// A kernel that cannot be launched, or that failed.
+    #[error("the kernel `{kernel}` cannot run: {reason}")]
+    Kernel {
+        /// Name of the kernel.
+        kernel: String,
+        /// Why.
+        reason: String,
+    },
+    /// Rows that lie too close to each other.
+    #[error("`{argument}` has a row stride of {given}; rows of dimension {dim} need {dim} or more")]
+    Stride {
+        /// Name of the argument.
+        argument: &'static str,
+        /// Elements from row to row, as given.
+        given: usize,
+        /// Elements of a row.
+        dim: usize,
+    },
+    /// What only a CUDA engine can find wrong.
+    #[error(transparent)]
+    Cuda(#[from] CudaError),
+}
+
+/// What can be wrong with a call of the CUDA engine alone.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum CudaError {
     /// A call of the CUDA driver that failed. An asynchronous failure shows in a later call than
     /// the one that caused it.
     #[error("{call} failed: {name} (CUDA error {code})")]
@@ -139,14 +174,6 @@ pub enum Error {
         code: u32,
         /// The driver's name of it.
         name: String,
-    },
-    /// A kernel that cannot be launched, or that failed.
-    #[error("the kernel `{kernel}` cannot run: {reason}")]
-    Kernel {
-        /// Name of the kernel.
-        kernel: String,
-        /// Why.
-        reason: String,
     },
     /// A null pointer.
     #[error("`{argument}` is a null pointer")]
@@ -161,16 +188,6 @@ pub enum Error {
         argument: &'static str,
         /// Bytes of which address and row stride must be multiples.
         required: usize,
-    },
-    /// Rows that lie too close to each other.
-    #[error("`{argument}` has a row stride of {given}; rows of dimension {dim} need {dim} or more")]
-    Stride {
-        /// Name of the argument.
-        argument: &'static str,
-        /// Elements from row to row, as given.
-        given: usize,
-        /// Elements of a row.
-        dim: usize,
     },
     /// Rows with gaps between them where there may be none.
     #[error(

@@ -8,18 +8,15 @@
 //! let z = [1.0f32, 0.0, 0.0, 1.0, 0.8, 0.6, -0.6, 0.8];
 //! let mut dz = [0.0f32; 8];
 //!
-//! let value = CpuEngine::new().value_and_grad(
-//!     &Contrast::nt_xent(0.5)?,
-//!     &Inputs::Shared { z: Rows::new(&z, 4, 2)? },
-//!     1.0,
-//!     Gradients { dq: RowsMut::new(&mut dz, 4, 2)?, dk: None },
-//! )?;
+//! let problem = Contrast::nt_xent(0.5)?.on(Inputs::Shared { z: Rows::new(&z, 4, 2)? })?;
+//! let gradients = Gradients::new(RowsMut::new(&mut dz, 4, 2)?, None);
+//! let value = CpuEngine::new().value_and_grad(&problem, 1.0, gradients)?;
 //! assert!(value.loss > 0.0 && dz.iter().any(|&g| g != 0.0));
 //! # Ok::<(), infonce::Error>(())
 //! ```
 //!
-//! [`Contrast`] says what to compute, an [`Engine`] computes it, [`mod@reference`] defines it in
-//! float64. [`CpuEngine`] runs everywhere; `cuda::CudaEngine` (feature `cuda`) on NVIDIA cards;
+//! [`Contrast`] says what to compute, a [`Problem`] is one on a batch, an [`Engine`] computes it,
+//! [`mod@reference`] defines it in float64. [`losses`] lists what there is. [`CpuEngine`] runs everywhere; `cuda::CudaEngine` (feature `cuda`) on NVIDIA cards;
 //! `host::HostEngine` (feature `emulator`) executes the CUDA kernels' sources on the processor, to
 //! verify them.
 //! [`KeyQueue`] and [`MomentumSchedule`] are the state that outlives a step.
@@ -46,27 +43,33 @@ pub mod engine;
 mod error;
 #[cfg(feature = "emulator")]
 pub mod host;
+mod inputs;
 #[cfg(all(feature = "cuda", feature = "train"))]
 mod interop;
 pub mod losses;
+mod memory;
 mod momentum;
 mod queue;
 pub mod reference;
 mod rows;
+#[cfg(all(test, target_arch = "x86_64", target_env = "gnu"))]
+mod same_bits;
 mod statistics;
 #[cfg(feature = "train")]
 pub mod train;
 #[cfg(feature = "cli")]
 pub mod verify;
 
-pub use contrast::{Contrast, Inputs, Positives, Reduction, Shape};
+pub use contrast::{Contrast, Reduction, Shape, Work};
 pub use cpu::CpuEngine;
 pub use element::{DType, Element};
-pub use engine::{Engine, Forward, Gradients, MomentumSlices, MomentumTensor, TopK, ValueAndGrad};
-pub use error::Error;
+pub use engine::{Engine, Evaluated, Gradients, MomentumSlices, MomentumTensor, TopK};
+pub use error::{CudaError, Error};
+pub use inputs::{Inputs, Matrices, NO_POSITIVE, Positives, Problem};
+pub use memory::{Evaluation, HostMemory, Memory, Read};
 pub use momentum::MomentumSchedule;
 pub use queue::KeyQueue;
-pub use rows::{Matrix, Rows, RowsMut};
+pub use rows::{Indices, Matrix, Rows, RowsMut, View};
 pub use statistics::{RowStatistics, Statistics};
 
 /// The README's examples, compiled and run with the documentation's.

@@ -179,11 +179,11 @@ impl<T: Element> KeyQueue<T> {
 
     pub(crate) fn push(&mut self, keys: Rows<'_, T>) -> Result<(), Error> {
         same_dim("keys", keys.dim(), self.dim)?;
-        let dim = self.dim;
+        let (dim, elements) = (self.dim, keys.contiguous());
         for segment in self.ring.advance(keys.rows()) {
             let source = segment.source * dim..(segment.source + segment.count) * dim;
             let target = segment.target * dim..(segment.target + segment.count) * dim;
-            self.keys[target].copy_from_slice(&keys.as_slice()[source]);
+            self.keys[target].copy_from_slice(&elements[source]);
         }
         Ok(())
     }

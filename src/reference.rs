@@ -1,22 +1,24 @@
 //! The definition of every verb in float64: it stores the whole logit matrix and is naive on purpose.
 //!
 //! Read it to know what an engine must compute; never call it on anything large. Nothing here is
-//! shared with an engine. With the logits z_ij = s·⟨q_i, k_j⟩, and the positive apart from the rest:
+//! shared with an engine: a loss's formula φ stands in its file of `src/losses/`, in numbers that know their
+//! derivatives. With the logits z_ij = s·⟨q_i, k_j⟩, and the positive apart from the rest:
 //! ```text
-//! lse⁻_i = log Σ_{negatives} exp z_ij          loss_i = softplus(lse⁻_i − z₊)
-//! σ_i    = sigmoid(lse⁻_i − z₊) = 1 − p₊       lse_i  = z₊ + loss_i
-//! dz_ij  = w_i·g·exp(z_ij − lse_i)             dz_i₊  = −w_i·g·σ_i
-//! dq_i   = s Σ_j dz_ij k_j     dk_j = s Σ_i dz_ij q_i     ds = Σ_ij dz_ij ⟨q_i, k_j⟩
+//! lse⁻_i = log Σ_{negatives} exp z_ij          loss_i = φ(lse⁻_i, z₊)
+//! a_i    = ∂φ/∂lse⁻                            c_i    = −∂φ/∂z₊
+//! dz_ij  = w_i·g·a_i·exp(z_ij − lse⁻_i)        dz_i₊  = −w_i·g·c_i
+//! dq_i   = s Σ_j dz_ij k_j     dk_j = s Σ_i dz_ij q_i     ds = Σ_ij dz_ij ⟨q_i, k_j⟩ + Σ_i w_i·g·∂φ/∂s
 //! ```
-//! with w_i the row's weight and g the upstream gradient. Written like this nothing cancels when
-//! p₊ → 1; the textbook's p₊ − 1 loses every digit at 1 − p₊ = 10⁻¹⁶.
+//! with w_i the row's weight and g the upstream gradient. For InfoNCE φ = softplus(lse⁻ − z₊) and
+//! a = c = 1 − p₊. Written like this nothing cancels when p₊ → 1; the textbook's p₊ − 1 loses every digit at
+//! 1 − p₊ = 10⁻¹⁶.
 
 use half::{bf16, f16};
 
-use crate::contrast::{Contrast, Inputs};
 use crate::element::{DType, Element};
-use crate::error::Error;
-use crate::rows::{Matrix, Rows};
+use crate::inputs::{Matrices, Problem};
+use crate::losses::{Dual, RowContext, RowRule};
+use crate::rows::{Matrix, Rows, View};
 
 /// A matrix of f64, row-major.
 #[derive(Debug, Clone, PartialEq)]
@@ -73,19 +75,26 @@ impl Matrix for &Dense {
     }
 }
 
+impl<'a> View for &'a Dense {
+    type Indices = &'a [u32];
+    type Scalar = f64;
+}
+
 /// What is known of every row (or column) of the logits.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct RowValues {
-    /// loss_i, unweighted.
+    /// loss_i = φ, unweighted.
     pub loss: Vec<f64>,
-    /// lse_i over all allowed candidates.
-    pub lse: Vec<f64>,
     /// lse⁻_i over the negatives; −∞ for a row without any.
     pub negatives_lse: Vec<f64>,
-    /// z₊, the positive's logit.
+    /// z₊, the positive's logit; −∞ for a row without one.
     pub positive: Vec<f64>,
-    /// σ_i = 1 − p₊.
-    pub one_minus_positive: Vec<f64>,
+    /// a_i = ∂φ/∂lse⁻; 1 − p₊ for a softmax.
+    pub negatives_mass: Vec<f64>,
+    /// c_i = −∂φ/∂z₊; 1 − p₊ for a softmax.
+    pub positive_mass: Vec<f64>,
+    /// ∂φ/∂s at fixed lse⁻ and z₊.
+    pub scale_slope: Vec<f64>,
 }
 
 /// A contrast's value and gradients.
@@ -95,13 +104,13 @@ pub struct Reference {
     pub loss: f64,
     /// One entry per anchor.
     pub rows: RowValues,
-    /// One entry per candidate, for CLIP alone.
+    /// One entry per candidate, where columns have a loss.
     pub columns: Option<RowValues>,
-    /// upstream × ∂loss/∂z_ij, N × M; for MoCo N × (1+M) with the own key's logit in front.
+    /// upstream × ∂loss/∂z_ij, N × M; where anchors have own keys N × (1+M), the own key's logit in front.
     pub dz: Dense,
     /// upstream × ∂loss/∂q, N × D; for NT-Xent ∂loss/∂z, both roles of z together.
     pub dq: Dense,
-    /// upstream × ∂loss/∂k, M × D, for InfoNCE and CLIP.
+    /// upstream × ∂loss/∂k, M × D, where candidates have a gradient.
     pub dk: Option<Dense>,
     /// upstream × ∂loss/∂s.
     pub dscale: f64,
@@ -109,137 +118,147 @@ pub struct Reference {
 
 /// A contrast on float64 inputs.
 ///
-/// # Errors
-/// Those of [`Contrast::check`].
-///
 /// ```
 /// use infonce::reference::{self, Dense};
 /// use infonce::{Contrast, Inputs};
 /// // Four equal rows: three candidates each, all with the same logit.
 /// let z = Dense::from_fn(4, 2, |_, _| 1.0);
-/// let value = reference::value_and_grad(&Contrast::nt_xent(0.5)?, &Inputs::Shared { z: &z }, 1.0)?;
+/// let problem = Contrast::nt_xent(0.5)?.on(Inputs::Shared { z: &z })?;
+/// let value = reference::value_and_grad(&problem, 1.0);
 /// assert!((value.loss - 3f64.ln()).abs() < 1e-12);
 /// # Ok::<(), infonce::Error>(())
 /// ```
-pub fn value_and_grad(
-    contrast: &Contrast,
-    inputs: &Inputs<&Dense>,
-    upstream: f64,
-) -> Result<Reference, Error> {
-    value_and_grad_at(contrast, f64::from(contrast.scale()), inputs, upstream)
-}
-
-/// [`value_and_grad`] at another scale than the contrast's own, which is rounded to f32: finite
-/// differences in s need more digits.
-///
-/// # Errors
-/// Those of [`Contrast::check`].
-pub fn value_and_grad_at(
-    contrast: &Contrast,
-    scale: f64,
-    inputs: &Inputs<&Dense>,
-    upstream: f64,
-) -> Result<Reference, Error> {
-    let shape = contrast.check(inputs)?;
+pub fn value_and_grad(problem: &Problem<&Dense>, upstream: f64) -> Reference {
+    let contrast = problem.contrast();
+    let shape = problem.shape();
+    let scale = problem.scale().unwrap_or(f64::from(contrast.scale()));
     let n = shape.anchors;
     let weight = upstream * contrast.row_weight(n);
 
-    // The candidates of anchor i: all rows of k, for MoCo behind a column with its own key.
-    let (q, k, own_key) = match *inputs {
-        Inputs::Shared { z } => (z, z, None),
-        Inputs::Pair { q, k } => (q, k, None),
-        Inputs::Queue { q, own_key, queue } => (q, queue, Some(own_key)),
-    };
-    let own_columns = usize::from(own_key.is_some());
+    // The candidates of anchor i: all rows of k, behind a column with its own key where it has one.
+    let Matrices {
+        anchors: q,
+        candidates: k,
+        own_keys,
+    } = problem.matrices();
+    let own_columns = usize::from(own_keys.is_some());
     let m = own_columns + shape.candidates;
-    let candidate = |i: usize, j: usize| match own_key {
-        Some(own_key) if j == 0 => own_key.row(i),
+    let candidate = |i: usize, j: usize| match own_keys {
+        Some(own_keys) if j == 0 => own_keys.row(i),
         _ => k.row(j - own_columns),
     };
-    let positive = |i: usize| contrast.positive(i, shape).unwrap_or(0);
+    let place = problem.positive_of();
+    let positive = |i: usize| own_keys.map(|_| 0).or_else(|| place(i));
     let is_negative =
-        |i: usize, j: usize| j != positive(i) && !(contrast.excludes_self() && i == j);
+        |i: usize, j: usize| Some(j) != positive(i) && !(contrast.excludes_self() && i == j);
 
     let products = Dense::from_fn(n, m, |i, j| dot(q.row(i), candidate(i, j)));
     let logits = Dense::from_fn(n, m, |i, j| scale * products.row(i)[j]);
+    let logit = |i: usize, j: Option<usize>| j.map_or(f64::NEG_INFINITY, |j| logits.row(i)[j]);
 
+    let positives: Vec<f64> = (0..n).map(|i| logit(i, positive(i))).collect();
+    let context = RowContext {
+        scale,
+        negatives: problem.negatives() as f64,
+        log_mean: log_mean(contrast.rule(), scale, &positives),
+    };
+    let mut dz = Dense::from_fn(n, m, |_, _| 0.0);
     let mut rows = RowValues::default();
-    for i in 0..n {
-        let negatives = (0..m).filter(|&j| is_negative(i, j));
-        let negatives: Vec<f64> = negatives.map(|j| logits.row(i)[j]).collect();
-        rows.push(&negatives, logits.row(i)[positive(i)]);
-    }
-    let mut dz = Dense::from_fn(n, m, |i, j| {
-        if j == positive(i) {
-            -weight * rows.one_minus_positive[i]
-        } else if is_negative(i, j) {
-            weight * (logits.row(i)[j] - rows.lse[i]).exp()
-        } else {
-            0.0
+    for (i, &z) in positives.iter().enumerate() {
+        let negatives: Vec<usize> = (0..m).filter(|&j| is_negative(i, j)).collect();
+        let of_negatives: Vec<f64> = negatives.iter().map(|&j| logits.row(i)[j]).collect();
+        rows.push(contrast.rule(), &of_negatives, z, &context);
+        for j in negatives {
+            dz.row_mut(i)[j] += weight * rows.weight(i, logits.row(i)[j]);
         }
-    });
-    let mut loss: f64 = contrast.row_weight(n) * rows.loss.iter().sum::<f64>();
-
-    let columns = contrast.is_symmetric().then(|| {
+        if let Some(j) = positive(i) {
+            dz.row_mut(i)[j] -= weight * rows.positive_mass[i];
+        }
+    }
+    let columns = contrast.has_columns().then(|| {
         let mut columns = RowValues::default();
         for j in 0..m {
             let negatives = (0..n).filter(|&i| i != j);
-            let negatives: Vec<f64> = negatives.map(|i| logits.row(i)[j]).collect();
-            columns.push(&negatives, logits.row(j)[j]);
-            for i in 0..n {
-                dz.row_mut(i)[j] += if i == j {
-                    -weight * columns.one_minus_positive[j]
-                } else {
-                    weight * (logits.row(i)[j] - columns.lse[j]).exp()
-                };
+            let of_negatives: Vec<f64> = negatives.map(|i| logits.row(i)[j]).collect();
+            columns.push(contrast.rule(), &of_negatives, logits.row(j)[j], &context);
+            for i in (0..n).filter(|&i| i != j) {
+                dz.row_mut(i)[j] += weight * columns.weight(j, logits.row(i)[j]);
             }
+            dz.row_mut(j)[j] -= weight * columns.positive_mass[j];
         }
-        loss += contrast.row_weight(n) * columns.loss.iter().sum::<f64>();
         columns
     });
 
+    let mut loss = 0.0;
+    let mut dscale = 0.0;
+    for direction in [Some(&rows), columns.as_ref()].into_iter().flatten() {
+        loss += contrast.row_weight(n) * direction.loss.iter().sum::<f64>();
+        dscale += weight * direction.scale_slope.iter().sum::<f64>();
+    }
     let mut dq = Dense::from_fn(n, shape.dim, |_, _| 0.0);
     let mut dk = Dense::from_fn(shape.candidates, shape.dim, |_, _| 0.0);
-    let mut dscale = 0.0;
     for i in 0..n {
         for j in 0..m {
             let dz = dz.row(i)[j];
             dscale += dz * products.row(i)[j];
             add_scaled(dq.row_mut(i), scale * dz, candidate(i, j));
-            if own_key.is_none() {
+            if own_keys.is_none() {
                 add_scaled(dk.row_mut(j), scale * dz, q.row(i));
             }
         }
     }
-    let dk = match inputs {
-        Inputs::Pair { .. } => Some(dk),
-        Inputs::Shared { .. } => {
-            add_scaled(dq.as_mut_slice(), 1.0, dk.as_slice());
-            None
-        }
-        Inputs::Queue { .. } => None,
-    };
-    Ok(Reference {
+    if contrast.is_shared() {
+        add_scaled(dq.as_mut_slice(), 1.0, dk.as_slice());
+    }
+    Reference {
         loss,
         rows,
         columns,
         dz,
         dq,
-        dk,
+        dk: contrast.has_dk().then_some(dk),
         dscale,
-    })
+    }
+}
+
+/// log of the mean over the rows that have a positive of exp(z₊/(s·σ)), where the rule has weights.
+fn log_mean(rule: RowRule, scale: f64, positives: &[f64]) -> f64 {
+    let Some(inverse) = rule.weights() else {
+        return 0.0;
+    };
+    let of_rows = positives.iter().filter(|z| z.is_finite());
+    let exponents: Vec<f64> = of_rows.map(|z| z / scale * inverse).collect();
+    log_sum_exp(&exponents) - (exponents.len() as f64).ln()
 }
 
 impl RowValues {
-    fn push(&mut self, negatives: &[f64], positive: f64) {
+    fn push(&mut self, rule: RowRule, negatives: &[f64], positive: f64, context: &RowContext) {
         let negatives_lse = log_sum_exp(negatives);
-        let margin = negatives_lse - positive;
-        let loss = softplus(margin);
-        self.loss.push(loss);
-        self.lse.push(positive + loss);
+        let is_empty = negatives.is_empty() || positive == f64::NEG_INFINITY;
+        let value = match is_empty {
+            true => Dual::constant(0.0),
+            false => rule.formula(
+                Dual::variable(negatives_lse, 0),
+                Dual::variable(positive, 1),
+                Dual::variable(context.scale, 2),
+                context,
+            ),
+        };
+        let [a, minus_c, scale_slope] = value.slopes;
+        self.loss.push(value.value);
         self.negatives_lse.push(negatives_lse);
         self.positive.push(positive);
-        self.one_minus_positive.push(1.0 / (1.0 + (-margin).exp()));
+        self.negatives_mass.push(a);
+        self.positive_mass.push(-minus_c);
+        self.scale_slope.push(scale_slope);
+    }
+
+    /// The weight of a negative with logit `z` in row `i`: ∂φ/∂z.
+    fn weight(&self, i: usize, z: f64) -> f64 {
+        match self.negatives_mass[i] {
+            0.0 => 0.0,
+            mass => (mass.ln() + z - self.negatives_lse[i]).exp(),
+        }
     }
 }
 
@@ -353,9 +372,4 @@ fn log_sum_exp(logits: &[f64]) -> f64 {
     }
     let maximum = logits.iter().copied().fold(f64::NEG_INFINITY, f64::max);
     maximum + logits.iter().map(|z| (z - maximum).exp()).sum::<f64>().ln()
-}
-
-/// log(1 + eˣ) without overflow; 0 at −∞.
-fn softplus(x: f64) -> f64 {
-    x.max(0.0) + (-x.abs()).exp().ln_1p()
 }

@@ -1,37 +1,54 @@
-//! Borrowed matrices in host memory: row-major, contiguous, checked once at construction.
+//! Borrowed matrices in host memory: row-major, checked once at construction.
+
+use std::borrow::Cow;
 
 use crate::element::Element;
 use crate::error::Error;
 
-/// A read-only matrix of `rows` × `dim` elements, row-major and contiguous.
+/// A read-only matrix of `rows` × `dim` elements, row-major, rows `stride` elements apart.
 #[derive(Debug, Clone, Copy)]
 pub struct Rows<'a, T> {
     data: &'a [T],
     rows: usize,
     dim: usize,
+    stride: usize,
 }
 
-/// A writable matrix of `rows` × `dim` elements, row-major and contiguous.
+/// A writable matrix of `rows` × `dim` elements, row-major, rows `stride` elements apart.
 #[derive(Debug)]
 pub struct RowsMut<'a, T> {
     data: &'a mut [T],
     rows: usize,
     dim: usize,
+    stride: usize,
 }
 
-fn check(argument: &'static str, given: usize, rows: usize, dim: usize) -> Result<(), Error> {
+/// Elements from the first row's start to the last row's end.
+fn extent(rows: usize, dim: usize, stride: usize) -> usize {
+    // A shape whose size overflows can fit no slice.
+    (rows - 1).saturating_mul(stride).saturating_add(dim)
+}
+
+fn check(given: usize, rows: usize, dim: usize, stride: usize) -> Result<(), Error> {
     if rows == 0 || dim == 0 {
         return Err(Error::Empty {
-            argument,
+            argument: "data",
             rows,
             dim,
         });
     }
-    // A shape whose size overflows can fit no slice.
-    let expected = rows.saturating_mul(dim);
-    if given != expected {
+    if stride < dim {
+        return Err(Error::Stride {
+            argument: "data",
+            given: stride,
+            dim,
+        });
+    }
+    let expected = extent(rows, dim, stride);
+    // What follows the last row is its gap, whole or in part.
+    if given < expected || given > expected.saturating_add(stride - dim) {
         return Err(Error::Length {
-            argument,
+            argument: "data",
             given,
             expected,
         });
@@ -40,7 +57,7 @@ fn check(argument: &'static str, given: usize, rows: usize, dim: usize) -> Resul
 }
 
 impl<'a, T: Element> Rows<'a, T> {
-    /// Views `data` as `rows` × `dim`.
+    /// Views `data` as `rows` × `dim` without gaps.
     ///
     /// # Errors
     /// [`Error::Empty`] when `rows` or `dim` is 0, [`Error::Length`] when `data.len() != rows * dim`.
@@ -51,13 +68,51 @@ impl<'a, T: Element> Rows<'a, T> {
     /// # Ok::<(), infonce::Error>(())
     /// ```
     pub fn new(data: &'a [T], rows: usize, dim: usize) -> Result<Self, Error> {
-        check("data", data.len(), rows, dim)?;
-        Ok(Self { data, rows, dim })
+        Self::with_stride(data, rows, dim, dim)
     }
 
-    /// All elements, row after row.
-    pub fn as_slice(&self) -> &'a [T] {
-        self.data
+    /// Views `data` as `rows` rows of `dim` elements, `stride` elements from row to row; what lies between
+    /// is not read.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new), and [`Error::Stride`] when `stride` is less than `dim`.
+    pub fn with_stride(
+        data: &'a [T],
+        rows: usize,
+        dim: usize,
+        stride: usize,
+    ) -> Result<Self, Error> {
+        check(data.len(), rows, dim, stride)?;
+        Ok(Self {
+            data,
+            rows,
+            dim,
+            stride,
+        })
+    }
+
+    /// All elements, row after row: where they lie, or copied where gaps lie between rows.
+    pub fn contiguous(&self) -> Cow<'a, [T]> {
+        if self.stride == self.dim || self.rows == 1 {
+            return Cow::Borrowed(&self.data[..self.rows * self.dim]);
+        }
+        let rows = (0..self.rows).flat_map(|i| self.row(i));
+        Cow::Owned(rows.copied().collect())
+    }
+
+    /// `count` rows from row `first` on, in range.
+    pub(crate) fn part(&self, first: usize, count: usize) -> Self {
+        let data = &self.data[first * self.stride..];
+        Self {
+            data: &data[..data.len().min(count * self.stride)],
+            rows: count,
+            ..*self
+        }
+    }
+
+    /// The elements with their gaps, and the stride.
+    pub(crate) fn into_parts(self) -> (&'a [T], usize) {
+        (self.data, self.stride)
     }
 
     /// Row `i`, `dim` elements.
@@ -65,23 +120,61 @@ impl<'a, T: Element> Rows<'a, T> {
     /// # Panics
     /// When `i` is not below the number of rows, as slices do.
     pub fn row(&self, i: usize) -> &'a [T] {
-        &self.data[i * self.dim..(i + 1) * self.dim]
+        &self.data[i * self.stride..][..self.dim]
     }
 }
 
 impl<'a, T: Element> RowsMut<'a, T> {
-    /// Views `data` as `rows` × `dim`; same errors as [`Rows::new`].
+    /// Views `data` as `rows` × `dim` without gaps.
     ///
     /// # Errors
-    /// [`Error::Empty`] when `rows` or `dim` is 0, [`Error::Length`] when `data.len() != rows * dim`.
+    /// As [`Rows::new`].
     pub fn new(data: &'a mut [T], rows: usize, dim: usize) -> Result<Self, Error> {
-        check("data", data.len(), rows, dim)?;
-        Ok(Self { data, rows, dim })
+        Self::with_stride(data, rows, dim, dim)
     }
 
-    /// All elements, row after row.
-    pub fn into_slice(self) -> &'a mut [T] {
-        self.data
+    /// Views `data` as `rows` rows of `dim` elements, `stride` elements from row to row; what lies between
+    /// is left alone.
+    ///
+    /// # Errors
+    /// As [`Rows::with_stride`].
+    pub fn with_stride(
+        data: &'a mut [T],
+        rows: usize,
+        dim: usize,
+        stride: usize,
+    ) -> Result<Self, Error> {
+        check(data.len(), rows, dim, stride)?;
+        Ok(Self {
+            data,
+            rows,
+            dim,
+            stride,
+        })
+    }
+
+    /// The elements with their gaps, and the stride.
+    pub(crate) fn into_parts(self) -> (&'a mut [T], usize) {
+        (self.data, self.stride)
+    }
+
+    /// The same rows, read-only.
+    pub fn as_rows(&self) -> Rows<'_, T> {
+        Rows {
+            data: self.data,
+            rows: self.rows,
+            dim: self.dim,
+            stride: self.stride,
+        }
+    }
+
+    /// Overwrites all rows with `elements`, row after row.
+    #[cfg(feature = "emulator")]
+    pub(crate) fn fill_from(&mut self, elements: &[T]) {
+        let rows = self.data.chunks_mut(self.stride);
+        for (to, from) in rows.zip(elements.chunks(self.dim)) {
+            to[..self.dim].copy_from_slice(from);
+        }
     }
 }
 
@@ -93,20 +186,47 @@ pub trait Matrix {
     fn dim(&self) -> usize;
 }
 
-impl<T> Matrix for Rows<'_, T> {
-    fn rows(&self) -> usize {
-        self.rows
+/// A matrix that a problem is posed on, and what of the same memory goes with it.
+pub trait View: Matrix + Copy {
+    /// Indices of candidates.
+    type Indices: Indices;
+    /// A scale.
+    type Scalar: Copy + std::fmt::Debug;
+}
+
+/// Indices of candidates, one for each anchor, wherever they live.
+#[allow(clippy::len_without_is_empty, reason = "there are anchors")]
+pub trait Indices: Copy + std::fmt::Debug {
+    /// How many there are.
+    fn len(&self) -> usize;
+    /// The indices, where the host can read them.
+    fn on_host(&self) -> Option<&[u32]>;
+}
+
+impl Indices for &[u32] {
+    fn len(&self) -> usize {
+        <[u32]>::len(self)
     }
-    fn dim(&self) -> usize {
-        self.dim
+    fn on_host(&self) -> Option<&[u32]> {
+        Some(self)
     }
 }
 
-impl<T> Matrix for RowsMut<'_, T> {
-    fn rows(&self) -> usize {
-        self.rows
-    }
-    fn dim(&self) -> usize {
-        self.dim
-    }
+impl<'a, T: Element> View for Rows<'a, T> {
+    type Indices = &'a [u32];
+    type Scalar = &'a [f32];
 }
+
+macro_rules! matrices {
+    ($($view:ident),*) => {$(
+        impl<T> Matrix for $view<'_, T> {
+            fn rows(&self) -> usize {
+                self.rows
+            }
+            fn dim(&self) -> usize {
+                self.dim
+            }
+        }
+    )*};
+}
+matrices!(Rows, RowsMut);

@@ -1,18 +1,18 @@
 //! Row statistics: all that a backward pass needs to know of a softmax that was never stored.
 //!
-//! The positive is kept apart from the negatives. With lse⁻ over the negatives alone,
-//! loss = softplus(lse⁻ − z₊) and σ = sigmoid(lse⁻ − z₊) = 1 − p₊ keep their relative accuracy
-//! when p₊ → 1; lse − z₊ would cancel.
+//! The positive is kept apart from the negatives, so that 1 − p₊ keeps its relative accuracy when p₊ → 1;
+//! lse − z₊ would cancel.
 
 use crate::contrast::{Contrast, Shape, same_rows};
 use crate::error::Error;
+use crate::losses::rule::{RowContext, RowValues};
 
 /// Statistics of one direction, one entry per row.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct RowStatistics {
     /// lse⁻_i = log Σ_{negatives} exp z_ij; −∞ for a row without negatives.
     pub negatives_lse: Vec<f32>,
-    /// z_{i,+}: the logit of the positive.
+    /// z_{i,+}: the logit of the positive; −∞ for a row without one.
     pub positive: Vec<f32>,
 }
 
@@ -21,23 +21,54 @@ pub struct RowStatistics {
 pub struct Statistics {
     /// One entry per anchor.
     pub rows: RowStatistics,
-    /// One entry per candidate, for CLIP alone.
+    /// One entry per candidate, where columns have a loss.
     pub columns: Option<RowStatistics>,
 }
 
 impl Statistics {
     /// Checks that these can be the statistics of a contrast of this shape.
     pub(crate) fn check(&self, contrast: &Contrast, shape: Shape) -> Result<(), Error> {
-        let check = |argument, statistics: &RowStatistics, rows| {
-            same_rows(argument, statistics.negatives_lse.len(), rows)?;
-            same_rows(argument, statistics.positive.len(), rows)
+        let columns = contrast.has_columns().then_some(shape.candidates);
+        self.check_rows(shape.anchors, columns)
+    }
+
+    fn check_rows(&self, rows: usize, columns: Option<usize>) -> Result<(), Error> {
+        same_rows("statistics.rows", self.rows.negatives_lse.len(), rows)?;
+        same_rows("statistics.rows", self.rows.positive.len(), rows)?;
+        let Some(expected) = columns else {
+            return Ok(());
         };
-        check("statistics.rows", &self.rows, shape.anchors)?;
-        match &self.columns {
-            _ if !contrast.is_symmetric() => Ok(()),
-            Some(columns) => check("statistics.columns", columns, shape.candidates),
-            None => same_rows("statistics.columns", 0, shape.candidates),
+        let given = self.columns.as_ref();
+        let lengths =
+            |columns: &RowStatistics| [columns.negatives_lse.len(), columns.positive.len()];
+        for given in given.map_or([0; 2], lengths) {
+            same_rows("statistics.columns", given, expected)?;
         }
+        Ok(())
+    }
+
+    /// Joins the statistics of the same anchors over other candidates into these.
+    pub(crate) fn merge(&mut self, others: &Self) -> Result<(), Error> {
+        let columns = self.columns.as_ref().map(RowStatistics::len);
+        others.check_rows(self.rows.len(), columns)?;
+        self.rows.merge(&others.rows);
+        if let (Some(columns), Some(others)) = (&mut self.columns, &others.columns) {
+            columns.merge(others);
+        }
+        Ok(())
+    }
+
+    /// The reduced loss of `contrast` over `candidates` candidates, from these: of statistics that were
+    /// merged, those of all shards.
+    pub fn loss(&self, contrast: &Contrast, candidates: usize) -> f32 {
+        let context = self.rows.context(contrast, candidates);
+        let directions = [Some(&self.rows), self.columns.as_ref()];
+        let total: f64 = directions
+            .into_iter()
+            .flatten()
+            .map(|rows| rows.total(contrast, &context))
+            .sum();
+        (total * contrast.row_weight(self.rows.len())) as f32
     }
 }
 
@@ -52,45 +83,53 @@ impl RowStatistics {
         self.positive.is_empty()
     }
 
-    /// The unweighted loss of row `i`: softplus(lse⁻ − z₊).
-    ///
-    /// # Panics
-    /// When `i` is out of range, as slices do.
-    pub fn loss(&self, i: usize) -> f32 {
-        softplus(self.margin(i)) as f32
+    /// What the rows' losses depend on beside these, at the contrast's own scale.
+    pub(crate) fn context(&self, contrast: &Contrast, candidates: usize) -> RowContext {
+        let scale = f64::from(contrast.scale());
+        let positives = self.positive.iter().map(|&z| f64::from(z));
+        RowContext {
+            scale,
+            negatives: contrast.negatives(candidates) as f64,
+            log_mean: contrast.rule().log_mean(scale, positives),
+        }
     }
 
-    /// lse_i over all allowed candidates, the positive included.
+    /// The unweighted loss of row `i` and its derivatives, from lse⁻ and z₊.
     ///
     /// # Panics
     /// When `i` is out of range, as slices do.
-    pub fn lse(&self, i: usize) -> f32 {
-        (f64::from(self.positive[i]) + softplus(self.margin(i))) as f32
-    }
-
-    /// σ_i = 1 − p₊ = sigmoid(lse⁻ − z₊).
-    ///
-    /// # Panics
-    /// When `i` is out of range, as slices do.
-    pub fn one_minus_positive(&self, i: usize) -> f32 {
-        (1.0 / (1.0 + (-self.margin(i)).exp())) as f32
+    pub(crate) fn values(&self, contrast: &Contrast, context: &RowContext, i: usize) -> RowValues {
+        let (lse, positive) = (
+            f64::from(self.negatives_lse[i]),
+            f64::from(self.positive[i]),
+        );
+        contrast.rule().values(lse, positive, context)
     }
 
     /// Σ of row losses, in index order and f64.
-    pub fn total(&self) -> f64 {
-        (0..self.len()).map(|i| softplus(self.margin(i))).sum()
+    pub(crate) fn total(&self, contrast: &Contrast, context: &RowContext) -> f64 {
+        (0..self.len())
+            .map(|i| self.values(contrast, context, i).value)
+            .sum()
     }
 
-    fn margin(&self, i: usize) -> f64 {
-        f64::from(self.negatives_lse[i]) - f64::from(self.positive[i])
+    fn merge(&mut self, others: &Self) {
+        for (lse, &other) in self.negatives_lse.iter_mut().zip(&others.negatives_lse) {
+            *lse = log_add_exp(f64::from(*lse), f64::from(other)) as f32;
+        }
+        for (positive, &other) in self.positive.iter_mut().zip(&others.positive) {
+            // A NaN stays.
+            if other > *positive || other.is_nan() {
+                *positive = other;
+            }
+        }
     }
 }
 
-/// log(1 + eˣ) without overflow; 0 at −∞, NaN at NaN.
-fn softplus(x: f64) -> f64 {
-    if x > 0.0 {
-        x + (-x).exp().ln_1p()
-    } else {
-        x.exp().ln_1p()
+/// log(eˣ + eʸ); −∞ of two −∞.
+fn log_add_exp(x: f64, y: f64) -> f64 {
+    if x == f64::NEG_INFINITY {
+        return y;
     }
+    x.max(y) + (-(x - y).abs()).exp().ln_1p()
 }

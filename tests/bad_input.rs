@@ -1,9 +1,9 @@
 //! Bad input is a typed error whose message names the argument, and nothing has been written then.
 
-use infonce::losses::LogScale;
+use infonce::losses::{LogScale, RowRule};
 use infonce::{
     Contrast, CpuEngine, Engine, Error, Gradients, Inputs, KeyQueue, MomentumSchedule,
-    MomentumTensor, Positives, RowStatistics, Rows, RowsMut, Statistics,
+    MomentumTensor, NO_POSITIVE, Positives, RowStatistics, Rows, RowsMut, Statistics,
 };
 
 type Test = Result<(), Error>;
@@ -39,14 +39,12 @@ impl Call<'_> {
         for (data, &(rows, dim)) in storage.iter().zip(self.inputs) {
             views.push(Rows::new(data, rows, dim)?);
         }
-        let inputs = match views[..] {
-            [z] => Inputs::Shared { z },
-            [q, k] => Inputs::Pair { q, k },
-            [q, own_key, queue] => Inputs::Queue { q, own_key, queue },
-            _ => unreachable!("one to three inputs"),
+        let problem = match self.contrast.on(inputs(&views, Positives::DIAGONAL)) {
+            Ok(problem) => problem,
+            Err(error) => return Ok([(); 3].map(|()| error.to_string())),
         };
         let engine = CpuEngine::new();
-        let forward = message(engine.forward(self.contrast, &inputs));
+        let forward = message(engine.forward(&problem));
         let mut messages = [forward, String::new(), String::new()];
         for (place, message_of) in messages.iter_mut().enumerate().skip(1) {
             let mut dq = vec![UNTOUCHED; self.dq.0 * self.dq.1];
@@ -56,14 +54,11 @@ impl Call<'_> {
                 Some((rows, dim)) => Some(RowsMut::new(&mut dk, rows, dim)?),
                 None => None,
             };
-            let gradients = Gradients {
-                dq: RowsMut::new(&mut dq, self.dq.0, self.dq.1)?,
-                dk: dk_view,
-            };
+            let gradients = Gradients::new(RowsMut::new(&mut dq, self.dq.0, self.dq.1)?, dk_view);
             *message_of = if place == 1 {
-                message(engine.value_and_grad(self.contrast, &inputs, 1.0, gradients))
+                message(engine.value_and_grad(&problem, 1.0, gradients))
             } else {
-                message(engine.backward(self.contrast, &inputs, statistics, 1.0, gradients))
+                message(engine.backward(&problem, statistics, 1.0, gradients))
             };
             if message_of != "accepted" {
                 assert!(
@@ -73,6 +68,15 @@ impl Call<'_> {
             }
         }
         Ok(messages)
+    }
+}
+
+fn inputs<'a>(views: &[Rows<'a, f32>], positives: Positives<&'a [u32]>) -> Inputs<Rows<'a, f32>> {
+    match *views {
+        [z] => Inputs::Shared { z },
+        [q, k] => Inputs::Pair { q, k, positives },
+        [q, own_key, queue] => Inputs::Queue { q, own_key, queue },
+        _ => unreachable!("one to three inputs"),
     }
 }
 
@@ -91,7 +95,7 @@ fn temperatures_and_scales_must_be_finite_and_positive() {
     for bad in [0.0, -0.1, f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
         let by_temperature = [
             message(Contrast::nt_xent(bad)),
-            message(Contrast::info_nce(bad, Positives::Diagonal)),
+            message(Contrast::info_nce(bad)),
             message(Contrast::moco(bad)),
             message(LogScale::from_temperature(bad)),
         ];
@@ -135,15 +139,14 @@ fn matrices_must_have_rows_columns_and_the_elements_of_their_shape() {
 #[test]
 fn inputs_must_fit_the_contrast() -> Test {
     let nt_xent = Contrast::nt_xent(0.1)?;
-    let diagonal = Contrast::info_nce(0.1, Positives::Diagonal)?;
-    let index = Contrast::info_nce(0.1, Positives::Index(vec![0, 4, 2].into()))?;
+    let diagonal = Contrast::info_nce(0.1)?;
     let moco = Contrast::moco(0.1)?;
     let clip = Contrast::clip(10.0)?;
-    let cases: [(&Contrast, &[Size], &str); 14] = [
+    let cases: [(&Contrast, &[Size], &str); 11] = [
         (
             &nt_xent,
             &[(3, 2)],
-            "`z` has 3 rows; NT-Xent needs two views of each image, so an even number of rows",
+            "`z` has 3 rows; two views of each image are an even number of rows",
         ),
         (
             &nt_xent,
@@ -191,21 +194,6 @@ fn inputs_must_fit_the_contrast() -> Test {
             "`own_key` has 5 rows; it must have 4",
         ),
         (&clip, &[(4, 2), (5, 2)], "`k` has 5 rows; it must have 4"),
-        (
-            &diagonal,
-            &[(4, 2), (3, 2)],
-            "`positives[3]` is 3; there are 3 candidates",
-        ),
-        (
-            &index,
-            &[(3, 2), (4, 2)],
-            "`positives[1]` is 4; there are 4 candidates",
-        ),
-        (
-            &index,
-            &[(2, 2), (9, 2)],
-            "`positives` has 3 rows; it must have 2",
-        ),
     ];
     for (contrast, inputs, expected) in cases {
         let call = Call {
@@ -221,9 +209,119 @@ fn inputs_must_fit_the_contrast() -> Test {
 }
 
 #[test]
+fn positives_must_be_as_many_as_anchors_and_among_candidates() -> Test {
+    let data = [0.5f32; 18];
+    let views = [Rows::new(&data[..6], 3, 2)?, Rows::new(&data[..8], 4, 2)?];
+    let posed = |contrast: &Contrast, positives| message(contrast.on(inputs(&views, positives)));
+    let info_nce = Contrast::info_nce(0.1)?;
+    for (index, expected) in [
+        (
+            &[0, 4, 2][..],
+            "`positives[1]` is 4; there are 4 candidates",
+        ),
+        (
+            &[0, 3, NO_POSITIVE - 1],
+            "`positives[2]` is 4294967294; there are 4 candidates",
+        ),
+        (&[0, 1], "`positives` has 2 rows; it must have 3"),
+        (&[], "`positives` has 0 rows; it must have 3"),
+        (&[0, 3, NO_POSITIVE], "accepted"),
+    ] {
+        assert_eq!(posed(&info_nce, Positives::Index(index)), expected);
+    }
+    for offset in [i64::MIN, -1, 0, 1, i64::MAX] {
+        assert_eq!(posed(&info_nce, Positives::Offset(offset)), "accepted");
+    }
+
+    let views = [views[0], views[0]];
+    let off_the_diagonal = |name: &str| {
+        format!(
+            "`inputs.positives` is not the diagonal, which {name} needs: its columns have a loss too"
+        )
+    };
+    for contrast in [Contrast::clip(10.0)?, Contrast::additive_margin(0.1, 3.0)?] {
+        let posed = |positives| message(contrast.on(inputs(&views, positives)));
+        let expected = off_the_diagonal(contrast.name());
+        assert_eq!(posed(Positives::Offset(1)), expected);
+        assert_eq!(posed(Positives::Index(&[0, 1, 2])), expected);
+        assert_eq!(posed(Positives::DIAGONAL), "accepted");
+    }
+    Ok(())
+}
+
+#[test]
+fn hyper_parameters_are_named_with_their_range() {
+    let refused = |argument: &str, given: f32, allowed: &str| {
+        let given = f64::from(given);
+        format!("`{argument}` is {given}; it must be {allowed}")
+    };
+    for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+        let text = message(Contrast::additive_margin(0.1, bad));
+        assert_eq!(text, refused("margin", bad, "finite"));
+    }
+    for bad in [0.0, -0.5, f32::NAN, f32::INFINITY] {
+        let text = message(Contrast::dclw(0.1, bad));
+        assert_eq!(text, refused("sigma", bad, "finite and greater than 0"));
+    }
+    for bad in [0.0, -0.5, 1.5, f32::NAN] {
+        let allowed = "greater than 0 and at most 1";
+        let text = message(Contrast::rince(0.1, bad, 0.1));
+        assert_eq!(text, refused("q", bad, allowed));
+        let text = message(Contrast::rince(0.1, 0.1, bad));
+        assert_eq!(text, refused("lambda", bad, allowed));
+    }
+    for bad in [-0.1, 1.0, f32::NAN] {
+        let allowed = "at least 0 and less than 1";
+        let text = message(Contrast::debiased(0.1, bad));
+        assert_eq!(text, refused("prior", bad, allowed));
+        let rule = RowRule::Debiased { prior: bad };
+        let text = message(Contrast::moco(0.1).and_then(|moco| moco.with_rule(rule)));
+        assert_eq!(text, refused("prior", bad, allowed));
+    }
+    let temperatures = [
+        Contrast::dcl(0.0),
+        Contrast::dclw(0.0, 0.5),
+        Contrast::rince(0.0, 0.5, 0.1),
+        Contrast::debiased(0.0, 0.1),
+        Contrast::additive_margin(0.0, 0.3),
+    ];
+    for refused in temperatures {
+        let text = message(refused);
+        assert!(text.starts_with("`temperature` is 0; "), "{text}");
+    }
+}
+
+#[test]
+fn rows_may_lie_apart_and_never_overlap() {
+    let data = [0.0f32; 12];
+    let mut out = [0.0f32; 12];
+    let mut both = |rows, dim, stride| {
+        let texts = [
+            message(Rows::with_stride(&data, rows, dim, stride)),
+            message(RowsMut::with_stride(&mut out, rows, dim, stride)),
+        ];
+        assert_eq!(texts[0], texts[1]);
+        texts[0].clone()
+    };
+    assert_eq!(
+        both(3, 4, 3),
+        "`data` has a row stride of 3; rows of dimension 4 need 4 or more"
+    );
+    // With the last row's gap, without it, and with a part of it.
+    assert_eq!(both(3, 2, 4), "accepted");
+    assert_eq!(both(3, 2, 5), "accepted");
+    assert_eq!(both(2, 4, 7), "accepted");
+    for (rows, dim, stride, needed) in [(4, 2, 4, 14), (2, 4, 9, 13), (2, 2, 5, 7)] {
+        let expected = format!("`data` holds 12 elements; its shape needs {needed}");
+        assert_eq!(both(rows, dim, stride), expected);
+    }
+    assert!(both(usize::MAX, 2, usize::MAX).starts_with("`data` holds 12 elements"));
+}
+
+#[test]
 fn gradients_must_have_the_inputs_shapes_and_exist() -> Test {
     let nt_xent = Contrast::nt_xent(0.1)?;
-    let info_nce = Contrast::info_nce(0.1, Positives::Diagonal)?;
+    let info_nce = Contrast::info_nce(0.1)?;
     let moco = Contrast::moco(0.1)?;
     let pair: &[Size] = &[(3, 2), (4, 2)];
     let cases = [
@@ -289,7 +387,7 @@ fn gradients_must_have_the_inputs_shapes_and_exist() -> Test {
 
 #[test]
 fn backward_needs_the_statistics_of_these_rows_and_columns() -> Test {
-    let info_nce = Contrast::info_nce(0.1, Positives::Diagonal)?;
+    let info_nce = Contrast::info_nce(0.1)?;
     let clip = Contrast::clip(10.0)?;
     let uneven = Statistics {
         rows: RowStatistics {

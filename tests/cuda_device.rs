@@ -1,17 +1,21 @@
-//! Memory, streams and graphs of a CUDA device, and the engine's calls that stay on it. Without a
+//! A CUDA device's memory, streams and graphs, and the engine's calls that stay on it. Without a
 //! device every test is ignored, and says why; with `INFONCE_REQUIRE_CUDA` set, all of them fail.
 
 use half::bf16;
 use infonce::cuda::{
-    Call, CudaBuffer, CudaDevice, CudaEngine, CudaQueue, CudaRows, CudaRowsMut, CudaVector, probe,
+    CudaBuffer, CudaDevice, CudaEngine, CudaQueue, CudaResults, CudaRows, CudaRowsMut,
+    CudaStatistics, CudaVector, probe,
 };
 use infonce::{
-    Contrast, DType, Engine, Error, Gradients, Inputs, KeyQueue, Positives, Shape, ValueAndGrad,
+    Contrast, CudaError, DType, Engine, Error, Evaluation, Gradients, Inputs, KeyQueue, Memory,
+    NO_POSITIVE, Positives, Read, Shape, Statistics, Work,
 };
 use libtest_mimic::{Arguments, Failed, Trial};
 
 #[path = "cuda_device/examples.rs"]
 mod examples;
+#[path = "cuda_device/memory.rs"]
+mod memory;
 #[path = "cuda_device/no_device.rs"]
 mod no_device;
 #[path = "cuda_device/noted.rs"]
@@ -23,33 +27,7 @@ mod step;
 
 type Test = fn(&CudaDevice) -> Result<(), Error>;
 
-const TESTS: [(&str, Test); 21] = [
-    ("what is uploaded comes back", round_trip),
-    (
-        "a zeroed buffer holds zeros though its memory was used before",
-        zeroed,
-    ),
-    (
-        "a buffer's memory serves the next buffer of its size",
-        reuse,
-    ),
-    ("trimming gives back what is free", trimming),
-    ("a copy has the numbers of its source as they were", copies),
-    ("events measure what lies between them", events),
-    ("a graph copies what was recorded each time it runs", graph),
-    (
-        "waiting for results while recording is an error and leaves the stream usable",
-        waiting,
-    ),
-    (
-        "a buffer made while recording is used by the graph",
-        buffer_in_graph,
-    ),
-    ("raw pointers are viewed with their stride", raw),
-    (
-        "a second stream has memory of its own and can wait for the first",
-        streams,
-    ),
+const TESTS: [(&str, Test); 11] = [
     (
         "a recorded call gives the bits of a plain one each time it runs",
         recorded_call,
@@ -90,6 +68,10 @@ const TESTS: [(&str, Test); 21] = [
         "the best candidates left on the device are those that are read",
         best_on_device,
     ),
+    (
+        "shards of the candidates give the gradients of the whole",
+        shards,
+    ),
 ];
 
 fn main() {
@@ -101,8 +83,9 @@ fn main() {
     if let Some(reason) = &reason {
         no_device::ignored(reason);
     }
-    let tests = TESTS
+    let tests = memory::TESTS
         .into_iter()
+        .chain(TESTS)
         .chain(step::TESTS)
         .chain(rounded::TESTS)
         .chain(examples::TESTS);
@@ -124,163 +107,6 @@ fn failed(error: Error) -> Failed {
     Failed::from(error.to_string())
 }
 
-/// Numbers that differ from each other, `seed` from the next.
-fn numbers(length: usize, seed: u32) -> Vec<u32> {
-    (0..length as u32)
-        .map(|i| i.wrapping_mul(2_654_435_761) ^ seed)
-        .collect()
-}
-
-fn round_trip(device: &CudaDevice) -> Result<(), Error> {
-    // The last goes through every staging slot twice and ends within one.
-    for length in [0, 1, 255, 1 << 18, (10 << 18) + 17] {
-        let expected = numbers(length, 1);
-        let buffer = CudaBuffer::upload(device, &expected)?;
-        assert_eq!(buffer.download()?, expected, "{length}");
-        let mut short = vec![0; length + 1];
-        assert!(matches!(buffer.read(&mut short), Err(Error::Length { .. })));
-    }
-    Ok(())
-}
-
-fn zeroed(device: &CudaDevice) -> Result<(), Error> {
-    assert!(CudaBuffer::<u32>::zeroed(device, 0)?.download()?.is_empty());
-    drop(CudaBuffer::upload(device, &numbers(5000, 2))?);
-    assert_eq!(
-        CudaBuffer::<u32>::zeroed(device, 5000)?.download()?,
-        vec![0; 5000]
-    );
-    Ok(())
-}
-
-fn reuse(device: &CudaDevice) -> Result<(), Error> {
-    let first = CudaBuffer::upload(device, &numbers(100_000, 3))?.address();
-    let (_, free) = device.memory_bytes();
-    let second = CudaBuffer::upload(device, &numbers(100_000, 4))?;
-    assert_eq!(
-        (second.address(), device.memory_bytes()),
-        (first, (free, 0))
-    );
-    Ok(())
-}
-
-fn trimming(device: &CudaDevice) -> Result<(), Error> {
-    let kept = CudaBuffer::upload(device, &numbers(1000, 5))?;
-    drop(CudaBuffer::upload(device, &numbers(1 << 20, 6))?);
-    device.trim();
-    assert_eq!(device.memory_bytes().1, 0);
-    assert_eq!(kept.download()?, numbers(1000, 5));
-    Ok(())
-}
-
-fn copies(device: &CudaDevice) -> Result<(), Error> {
-    let mut source = CudaBuffer::upload(device, &numbers(70_001, 15))?;
-    let mut copy = CudaBuffer::<u32>::zeroed(device, 70_001)?;
-    copy.copy_from(&source)?;
-    source.zero()?;
-    assert_eq!(copy.download()?, numbers(70_001, 15));
-    assert_eq!(source.download()?, vec![0; 70_001]);
-    let short = CudaBuffer::<u32>::zeroed(device, 70_000)?;
-    assert!(matches!(copy.copy_from(&short), Err(Error::Length { .. })));
-    let elsewhere = CudaBuffer::upload(&device.with_new_stream()?, &numbers(70_001, 16))?;
-    let refused = copy.copy_from(&elsewhere);
-    assert!(
-        matches!(
-            refused,
-            Err(Error::Device {
-                argument: "other",
-                ..
-            })
-        ),
-        "{refused:?}"
-    );
-    Ok(())
-}
-
-fn events(device: &CudaDevice) -> Result<(), Error> {
-    let (start, middle, end) = (device.event()?, device.event()?, device.event()?);
-    assert!(matches!(
-        end.seconds_since(&start),
-        Err(Error::Driver { .. })
-    ));
-    let mut buffer = CudaBuffer::<u32>::zeroed(device, 1 << 20)?;
-    start.record()?;
-    buffer.zero()?;
-    middle.record()?;
-    buffer.zero()?;
-    end.record()?;
-    let whole = end.seconds_since(&start)?;
-    let parts = middle.seconds_since(&start)? + end.seconds_since(&middle)?;
-    assert!(whole > 0.0);
-    approx::assert_abs_diff_eq!(whole, parts, epsilon = 1e-5);
-    Ok(())
-}
-
-fn graph(device: &CudaDevice) -> Result<(), Error> {
-    let mut buffer = CudaBuffer::upload(device, &numbers(1000, 7))?;
-    let recorded = numbers(1000, 8);
-    let ((), graph) = device.record(|| buffer.write(&recorded))?;
-    drop(recorded);
-    assert_eq!(
-        buffer.download()?,
-        numbers(1000, 7),
-        "recording runs nothing"
-    );
-    for seed in [9, 10] {
-        buffer.write(&numbers(1000, seed))?;
-        // SAFETY: the buffer is alive, and read only after the graph.
-        unsafe { graph.launch()? };
-        assert_eq!(buffer.download()?, numbers(1000, 8));
-    }
-    Ok(())
-}
-
-fn waiting(device: &CudaDevice) -> Result<(), Error> {
-    let buffer = CudaBuffer::upload(device, &numbers(10, 11))?;
-    let refused = device.record(|| buffer.download()).map(|_| ());
-    assert_eq!(refused, Err(Error::Capture { call: "read" }));
-    assert_eq!(buffer.download()?, numbers(10, 11));
-    Ok(())
-}
-
-fn buffer_in_graph(device: &CudaDevice) -> Result<(), Error> {
-    let (buffer, graph) = device.record(|| CudaBuffer::upload(device, &numbers(3000, 12)))?;
-    device.trim();
-    // SAFETY: the buffer is alive, and read only after the graph.
-    unsafe { graph.launch()? };
-    assert_eq!(buffer.download()?, numbers(3000, 12));
-    Ok(())
-}
-
-fn raw(device: &CudaDevice) -> Result<(), Error> {
-    let buffer = CudaBuffer::<f32>::zeroed(device, 64)?;
-    // SAFETY: 4 rows of 8 at a stride of 16 lie within the buffer.
-    let columns = unsafe { CudaRows::<f32>::from_raw(buffer.address() + 32, 4, 8, 16, device)? };
-    let region = columns.region();
-    assert_eq!((region.rows(), region.dim(), region.stride()), (4, 8, 16));
-    assert!(region.overlaps(&buffer.rows(4, 16)?.region()) && !region.is_contiguous());
-    // SAFETY: refused before anything is read.
-    let null = unsafe { CudaRows::<f32>::from_raw(0, 4, 8, 16, device) };
-    assert!(matches!(
-        null,
-        Err(Error::Null {
-            argument: "pointer"
-        })
-    ));
-    Ok(())
-}
-
-fn streams(device: &CudaDevice) -> Result<(), Error> {
-    let other = device.with_new_stream()?;
-    let first = CudaBuffer::upload(device, &numbers(100, 13))?;
-    let second = CudaBuffer::upload(&other, &numbers(100, 14))?;
-    assert_ne!(first.address(), second.address());
-    assert_ne!(device.stream().raw(), other.stream().raw());
-    other.stream().wait_for(device.stream())?;
-    assert_eq!(second.download()?, numbers(100, 14));
-    Ok(())
-}
-
 const ROWS: usize = 200;
 
 /// A matrix of ROWS rows on the device, numbers between -1 and 1.
@@ -295,10 +121,7 @@ fn pair<'a>(
     k: &'a CudaBuffer<bf16>,
     dim: usize,
 ) -> Result<Inputs<CudaRows<'a, bf16>>, Error> {
-    Ok(Inputs::Pair {
-        q: q.rows(ROWS, dim)?,
-        k: k.rows(ROWS, dim)?,
-    })
+    Ok(Inputs::pair(q.rows(ROWS, dim)?, k.rows(ROWS, dim)?))
 }
 
 fn gradients<'a>(
@@ -306,43 +129,48 @@ fn gradients<'a>(
     dk: &'a mut CudaBuffer<f32>,
     dim: usize,
 ) -> Result<Gradients<CudaRowsMut<'a, f32>>, Error> {
-    Ok(Gradients {
-        dq: dq.rows_mut(ROWS, dim)?,
-        dk: Some(dk.rows_mut(ROWS, dim)?),
-    })
+    let dk = Some(dk.rows_mut(ROWS, dim)?);
+    Ok(Gradients::new(dq.rows_mut(ROWS, dim)?, dk))
 }
 
 fn bits(numbers: &[f32]) -> Vec<u32> {
     numbers.iter().map(|number| number.to_bits()).collect()
 }
 
+/// Bits of loss and dscale, and the statistics.
+fn left(results: &CudaResults) -> Result<([u32; 2], Statistics), Error> {
+    let numbers = [results.loss()?, results.dscale()?];
+    Ok((numbers.map(f32::to_bits), results.statistics().read()?))
+}
+
 fn recorded_call(device: &CudaDevice) -> Result<(), Error> {
     let engine = CudaEngine::on(device.clone());
     // Launches that overlap, in the graph, have the bits of launches one after the other.
     let in_turn = CudaEngine::on(device.clone().with_overlapping_launches(false));
-    // Fused, and in chunks; positives by index, whose table is sent along.
+    // Fused, and in chunks; positives by index.
+    let index: Vec<u32> = (0..ROWS as u32).rev().collect();
+    let index = CudaBuffer::upload(device, &index)?;
     for dim in [128, 320] {
         let (q, k) = (matrix(device, dim, 1)?, matrix(device, dim, 2)?);
         let mut dq = CudaBuffer::<f32>::zeroed(device, ROWS * dim)?;
         let mut dk = CudaBuffer::<f32>::zeroed(device, ROWS * dim)?;
-        let index = (0..ROWS as u32).rev().collect();
-        let contrast = Contrast::info_nce(0.1, Positives::Index(index))?;
-        let inputs = pair(&q, &k, dim)?;
+        let problem = Contrast::info_nce(0.1)?.on(Inputs::Pair {
+            q: q.rows(ROWS, dim)?,
+            k: k.rows(ROWS, dim)?,
+            positives: Positives::Index(index.vector()?),
+        })?;
 
-        let plain =
-            in_turn.value_and_grad(&contrast, &inputs, 1.0, gradients(&mut dq, &mut dk, dim)?)?;
+        let plain = in_turn.value_and_grad(&problem, 1.0, gradients(&mut dq, &mut dk, dim)?)?;
+        let plain = left(&plain)?;
         let expected = (bits(&dq.download()?), bits(&dk.download()?));
         let outputs = gradients(&mut dq, &mut dk, dim)?;
-        let (results, graph) = device
-            .record(|| engine.value_and_grad_on_device(&contrast, &inputs, 1.0, outputs, None))?;
+        let (results, graph) = device.record(|| engine.value_and_grad(&problem, 1.0, outputs))?;
         for _ in 0..3 {
             dq.write(&vec![f32::NAN; ROWS * dim])?;
             dk.write(&vec![f32::NAN; ROWS * dim])?;
             // SAFETY: all buffers are alive, and read only after the graph.
             unsafe { graph.launch()? };
-            let ([loss, dscale], statistics) = results.read()?;
-            assert_eq!(bits(&[loss, dscale]), bits(&[plain.loss, plain.dscale]));
-            assert_eq!(statistics, plain.statistics);
+            assert_eq!(left(&results)?, plain);
             assert_eq!((bits(&dq.download()?), bits(&dk.download()?)), expected);
         }
     }
@@ -350,40 +178,36 @@ fn recorded_call(device: &CudaDevice) -> Result<(), Error> {
 }
 
 /// Results and gradient of one call on a handle.
-fn plain_call(device: &CudaDevice) -> Result<(ValueAndGrad, Vec<u32>), Error> {
+#[expect(clippy::type_complexity, reason = "bits of all that a call leaves")]
+fn plain_call(device: &CudaDevice) -> Result<(([u32; 2], Statistics), Vec<u32>), Error> {
     let engine = CudaEngine::on(device.clone());
     let dim = 64;
     let z = matrix(device, dim, 3)?;
     let mut dz = CudaBuffer::<f32>::zeroed(device, ROWS * dim)?;
-    let gradients = Gradients {
-        dq: dz.rows_mut(ROWS, dim)?,
-        dk: None,
-    };
-    let z = Inputs::Shared {
+    let gradients = Gradients::new(dz.rows_mut(ROWS, dim)?, None);
+    let problem = Contrast::nt_xent(0.5)?.on(Inputs::Shared {
         z: z.rows(ROWS, dim)?,
-    };
-    let value = engine.value_and_grad(&Contrast::nt_xent(0.5)?, &z, 1.0, gradients)?;
+    })?;
+    let value = left(&engine.value_and_grad(&problem, 1.0, gradients)?)?;
     Ok((value, bits(&dz.download()?)))
 }
 
 fn recorded_at_once(device: &CudaDevice) -> Result<(), Error> {
-    let expected = plain_call(device)?.0;
+    let ([loss, _], statistics) = plain_call(device)?.0;
     // No kernel is loaded, no memory allocated.
     let device = CudaDevice::new(0)?;
     let engine = CudaEngine::on(device.clone());
     let ((_z, results), graph) = device.record(|| {
         let z = matrix(&device, 64, 3)?;
-        let inputs = Inputs::Shared {
+        let problem = Contrast::nt_xent(0.5)?.on(Inputs::Shared {
             z: z.rows(ROWS, 64)?,
-        };
-        let results = engine.forward_on_device(&Contrast::nt_xent(0.5)?, &inputs, None)?;
+        })?;
+        let results = engine.forward(&problem)?;
         Ok((z, results))
     })?;
     // SAFETY: the matrix is alive.
     unsafe { graph.launch()? };
-    let ([loss, _], statistics) = results.read()?;
-    assert_eq!(bits(&[loss]), bits(&[expected.loss]));
-    assert_eq!(statistics, expected.statistics);
+    assert_eq!(left(&results)?, ([loss, 0f32.to_bits()], statistics));
     Ok(())
 }
 
@@ -392,10 +216,10 @@ fn dropped(_: &CudaDevice) -> Result<(), Error> {
     let device = CudaDevice::new(0)?;
     let engine = CudaEngine::on(device.clone());
     let z = matrix(&device, 64, 3)?;
-    let inputs = Inputs::Shared {
+    let problem = Contrast::nt_xent(0.5)?.on(Inputs::Shared {
         z: z.rows(ROWS, 64)?,
-    };
-    engine.forward_on_device(&Contrast::nt_xent(0.5)?, &inputs, None)?;
+    })?;
+    engine.forward(&problem)?;
     drop((z, engine, device));
     // An error would be met by the next handle.
     CudaDevice::new(0)?.synchronize()
@@ -425,16 +249,16 @@ fn workspace(device: &CudaDevice) -> Result<(), Error> {
         device.trim();
         let (before, _) = device.memory_bytes();
         let contrast = Contrast::clip(10.0)?;
-        let inputs = pair(&q, &k, dim)?;
+        let problem = contrast.on(pair(&q, &k, dim)?)?;
         let shape = Shape {
             anchors: ROWS,
             candidates: ROWS,
             dim,
         };
-        let call = Call::ValueAndGrad { dk: true };
+        let call = Work::ValueAndGrad { dk: true };
         let announced = engine.workspace_bytes(call, &contrast, shape, DType::Bf16)?;
         for _ in 0..3 {
-            engine.value_and_grad(&contrast, &inputs, 1.0, gradients(&mut dq, &mut dk, dim)?)?;
+            engine.value_and_grad(&problem, 1.0, gradients(&mut dq, &mut dk, dim)?)?;
             let (used, free) = device.memory_bytes();
             assert_eq!(used + free - before, announced, "D = {dim}");
         }
@@ -450,21 +274,25 @@ fn on_device(device: &CudaDevice) -> Result<(), Error> {
     let mut dq = CudaBuffer::<f32>::zeroed(device, ROWS * dim)?;
     let mut dk = CudaBuffer::<f32>::zeroed(device, ROWS * dim)?;
     let scale = CudaBuffer::upload(device, &[7.5f32])?;
-    let contrast = Contrast::clip(7.5)?;
-    let forward = engine.forward(&contrast, &inputs)?;
+    let problem = Contrast::clip(7.5)?.on(inputs)?;
+    let forward = left(&engine.forward(&problem)?)?;
+    let given = CudaStatistics::upload(device, &forward.1)?;
     let outputs = gradients(&mut dq, &mut dk, dim)?;
-    let dscale = engine.backward(&contrast, &inputs, &forward.statistics, 2.0, outputs)?;
+    let dscale = engine.backward(&problem, &given, 2.0, outputs)?.read()?;
     let expected = (bits(&dq.download()?), bits(&dk.download()?));
 
-    let other = Contrast::clip(1.0)?;
-    let kept = engine.forward_on_device(&other, &inputs, Some(scale.vector()?))?;
-    let outputs = gradients(&mut dq, &mut dk, dim)?;
-    let scale = Some(scale.vector()?);
-    let number = engine.backward_on_device(&other, &inputs, &kept, 2.0, outputs, scale)?;
-    let ([loss, _], statistics) = kept.read()?;
-    assert_eq!(bits(&[loss, number.read()?]), bits(&[forward.loss, dscale]));
-    assert_eq!(statistics, forward.statistics);
-    assert_eq!((bits(&dq.download()?), bits(&dk.download()?)), expected);
+    let problem = Contrast::clip(1.0)?.on(inputs)?.with_scale(scale.vector()?);
+    let kept = engine.forward(&problem)?;
+    let found = kept.statistics();
+    let copied = CudaStatistics::copied(device, found.rows(), found.columns())?;
+    for statistics in [found, &copied] {
+        dq.write(&vec![f32::NAN; ROWS * dim])?;
+        let outputs = gradients(&mut dq, &mut dk, dim)?;
+        let number = engine.backward(&problem, statistics, 2.0, outputs)?;
+        assert_eq!(bits(&[number.read()?]), bits(&[dscale]));
+        assert_eq!((bits(&dq.download()?), bits(&dk.download()?)), expected);
+    }
+    assert_eq!(left(&kept)?, forward);
     Ok(())
 }
 
@@ -479,21 +307,39 @@ fn aliasing(device: &CudaDevice) -> Result<(), Error> {
             CudaRowsMut::<f32>::from_raw(address, ROWS, 8, 8, &home)?,
         )
     };
-    let gradients = Gradients {
-        dq: output,
-        dk: None,
-    };
-    let refused = engine.value_and_grad(
-        &Contrast::nt_xent(0.5)?,
-        &Inputs::Shared { z: input },
-        1.0,
-        gradients,
-    );
-    let expected = Error::Aliasing {
+    let problem = Contrast::nt_xent(0.5)?.on(Inputs::Shared { z: input })?;
+    let refused = engine.value_and_grad(&problem, 1.0, Gradients::new(output, None));
+    let expected = CudaError::Aliasing {
         argument: "gradients.dq",
         other: "z",
     };
-    assert_eq!(refused.map(|_| ()), Err(expected));
+    assert_eq!(refused.map(|_| ()), Err(expected.into()));
+    // What a call reads beside its matrices.
+    let mut dq = CudaBuffer::<f32>::zeroed(device, ROWS * 8)?;
+    // SAFETY: as above.
+    let (index, scale) = unsafe {
+        (
+            CudaVector::<u32>::from_raw(dq.address(), ROWS, &home)?,
+            CudaVector::<f32>::from_raw(dq.address(), 1, &home)?,
+        )
+    };
+    let (q, k) = (input, input);
+    let by_index = Inputs::Pair {
+        q,
+        k,
+        positives: Positives::Index(index),
+    };
+    let contrast = Contrast::info_nce(0.1)?;
+    for (other, problem) in [
+        ("positives", contrast.on(by_index)?),
+        ("scale", contrast.on(Inputs::pair(q, k))?.with_scale(scale)),
+    ] {
+        let gradients = Gradients::new(dq.rows_mut(ROWS, 8)?, None);
+        let refused = engine.value_and_grad(&problem, 1.0, gradients);
+        let argument = "gradients.dq";
+        let expected = CudaError::Aliasing { argument, other };
+        assert_eq!(refused.map(|_| ()), Err(expected.into()));
+    }
     // SAFETY: as above.
     let norms = unsafe { CudaVector::<f32>::from_raw(address, ROWS, &home)? };
     let other = CudaBuffer::<f32>::zeroed(device, ROWS * 8)?;
@@ -501,7 +347,7 @@ fn aliasing(device: &CudaDevice) -> Result<(), Error> {
     let refused = engine.normalize_backward(y, norms, y, z.rows_mut(ROWS, 8)?, 1e-12);
     assert!(matches!(
         refused,
-        Err(Error::Aliasing { argument: "dx", .. })
+        Err(Error::Cuda(CudaError::Aliasing { argument: "dx", .. }))
     ));
     Ok(())
 }
@@ -524,12 +370,9 @@ fn strided(device: &CudaDevice) -> Result<(), Error> {
         let mut results = Vec::new();
         for z in [part, copied.rows(ROWS, dim)?] {
             let mut dz = CudaBuffer::<f32>::zeroed(device, ROWS * dim)?;
-            let gradients = Gradients {
-                dq: dz.rows_mut(ROWS, dim)?,
-                dk: None,
-            };
-            let contrast = Contrast::nt_xent(0.5)?;
-            let value = engine.value_and_grad(&contrast, &Inputs::Shared { z }, 1.0, gradients)?;
+            let gradients = Gradients::new(dz.rows_mut(ROWS, dim)?, None);
+            let problem = Contrast::nt_xent(0.5)?.on(Inputs::Shared { z })?;
+            let value = left(&engine.value_and_grad(&problem, 1.0, gradients)?)?;
             results.push((value, bits(&dz.download()?)));
         }
         assert_eq!(results[0], results[1], "D = {dim}");
@@ -559,11 +402,90 @@ fn best_on_device(device: &CudaDevice) -> Result<(), Error> {
     let engine = CudaEngine::on(device.clone());
     let (queries, candidates) = (matrix(device, 24, 1)?, matrix(device, 24, 2)?);
     let (queries, candidates) = (queries.rows(ROWS, 24)?, candidates.rows(ROWS, 24)?);
-    let best = engine.top_k_on_device(queries, candidates, 7, true)?;
-    assert_eq!(best.read()?, engine.top_k(queries, candidates, 7, true)?);
+    let (best, graph) = device.record(|| engine.top_k(queries, candidates, 7, true))?;
+    // SAFETY: the matrices are alive.
+    unsafe { graph.launch()? };
+    assert_eq!(
+        best.read()?,
+        engine.top_k(queries, candidates, 7, true)?.read()?
+    );
     assert_eq!(
         (best.indices().len(), best.scores().len()),
         (7 * ROWS, 7 * ROWS)
     );
+    Ok(())
+}
+
+/// The candidates in two halves, each with its own statistics, which are merged.
+fn shards(device: &CudaDevice) -> Result<(), Error> {
+    let engine = CudaEngine::on(device.clone());
+    let (dim, half) = (40, ROWS / 2);
+    let matrix = |seed: usize| {
+        let number = |i: usize| ((i * 37 + seed * 101) as f32).sin();
+        let numbers: Vec<f32> = (0..ROWS * dim).map(number).collect();
+        CudaBuffer::upload(device, &numbers)
+    };
+    let (q, k) = (matrix(1)?, matrix(2)?);
+    let q = q.rows(ROWS, dim)?;
+    let contrast = Contrast::info_nce(5.0)?;
+    let mut dq = CudaBuffer::<f32>::zeroed(device, ROWS * dim)?;
+    let mut dk = CudaBuffer::<f32>::zeroed(device, ROWS * dim)?;
+    let whole = contrast.on(Inputs::pair(q, k.rows(ROWS, dim)?))?;
+    let outputs = gradients(&mut dq, &mut dk, dim)?;
+    let value = engine.value_and_grad(&whole, 2.0, outputs)?;
+    let expected = (dq.download()?, dk.download()?);
+
+    let index: Vec<u32> = (0..ROWS)
+        .map(|i| i.checked_sub(half).map_or(NO_POSITIVE, |j| j as u32))
+        .collect();
+    let index = CudaBuffer::upload(device, &index)?;
+    let address = |first: usize| k.address() + (4 * first * dim) as u64;
+    // SAFETY: halves of the rows of `k`.
+    let [first, second] = [0, half]
+        .map(|first| unsafe { CudaRows::<f32>::from_raw(address(first), half, dim, dim, device) });
+    let (first, second) = (first?, second?);
+    let index = Positives::Index(index.vector()?);
+    for positives in [Positives::Offset(-(half as i64)), index] {
+        let k = second;
+        let shards = [
+            contrast.on(Inputs::pair(q, first))?,
+            contrast.on(Inputs::Pair { q, k, positives })?,
+        ];
+        let found = [engine.forward(&shards[0])?, engine.forward(&shards[1])?];
+        let [found, others] = [found[0].statistics(), found[1].statistics()];
+        let mut merged = CudaStatistics::copied(device, found.rows(), None)?;
+        engine.merge(&mut merged, others)?;
+        let loss = merged.read()?.loss(&contrast, ROWS);
+        approx::assert_relative_eq!(loss, value.loss()?, max_relative = 1e-5);
+
+        let mut dscale = 0.0;
+        dq.zero()?;
+        dk.zero()?;
+        for (shard, first) in shards.iter().zip([0, half]) {
+            let to = dk.address() + (4 * first * dim) as u64;
+            // SAFETY: half of the rows of `dk`, which nothing else has now.
+            let to = unsafe { CudaRowsMut::<f32>::from_raw(to, half, dim, dim, device)? };
+            let outputs = Gradients::new(dq.rows_mut(ROWS, dim)?, Some(to)).accumulating();
+            dscale += engine.backward(shard, &merged, 2.0, outputs)?.read()?;
+        }
+        let largest = |numbers: &[f32]| numbers.iter().fold(0.0f32, |a, b| a.max(b.abs()));
+        for (found, expected) in [(dq.download()?, &expected.0), (dk.download()?, &expected.1)] {
+            let off: Vec<f32> = found.iter().zip(expected).map(|(a, b)| a - b).collect();
+            let off = largest(&off) / largest(expected);
+            assert!(off < 1e-4, "off by {off} of the largest");
+        }
+        approx::assert_relative_eq!(dscale, value.dscale()?, max_relative = 1e-4);
+    }
+
+    let mut merged = CudaStatistics::copied(device, value.statistics().rows(), None)?;
+    let other = device.with_new_stream()?.statistics(&merged.read()?)?;
+    let refused = engine.merge(&mut merged, &other);
+    assert!(matches!(
+        refused,
+        Err(Error::Cuda(CudaError::Device {
+            argument: "others",
+            ..
+        }))
+    ));
     Ok(())
 }

@@ -2,8 +2,9 @@
 //! and its loss and gradients take the values that can be written down by hand.
 
 use approx::{abs_diff_eq, assert_abs_diff_eq};
+use infonce::losses::{Layout, RowRule, TABLE};
 use infonce::reference::{self, Dense, Reference};
-use infonce::{Contrast, DType, Error, Inputs, Positives, Reduction};
+use infonce::{Contrast, DType, Error, Inputs, NO_POSITIVE, Positives, Reduction};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -12,25 +13,37 @@ type Test = Result<(), Error>;
 /// Matrices of one problem in the order of the variants' fields: z; q, k; q, own_key, queue.
 #[derive(Clone)]
 struct Problem {
-    name: &'static str,
     contrast: Contrast,
     matrices: Vec<Dense>,
+    positives: Positives<Vec<u32>>,
 }
 
 const UPSTREAM: f64 = -1.7;
 
 impl Problem {
-    fn inputs(&self) -> Inputs<&Dense> {
-        match &self.matrices[..] {
-            [z] => Inputs::Shared { z },
-            [q, k] => Inputs::Pair { q, k },
-            [q, own_key, queue] => Inputs::Queue { q, own_key, queue },
-            other => unreachable!("{} matrices", other.len()),
+    fn new(contrast: Contrast, matrices: Vec<Dense>) -> Self {
+        Self {
+            contrast,
+            matrices,
+            positives: Positives::DIAGONAL,
         }
     }
 
+    fn on(&self) -> Result<infonce::Problem<&Dense>, Error> {
+        let positives = match &self.positives {
+            Positives::Offset(offset) => Positives::Offset(*offset),
+            Positives::Index(index) => Positives::Index(&index[..]),
+        };
+        self.contrast.on(match &self.matrices[..] {
+            [z] => Inputs::Shared { z },
+            [q, k] => Inputs::Pair { q, k, positives },
+            [q, own_key, queue] => Inputs::Queue { q, own_key, queue },
+            other => unreachable!("{} matrices", other.len()),
+        })
+    }
+
     fn value(&self) -> Result<Reference, Error> {
-        reference::value_and_grad(&self.contrast, &self.inputs(), UPSTREAM)
+        Ok(reference::value_and_grad(&self.on()?, UPSTREAM))
     }
 
     /// The loss after adding `step` to one number of one matrix.
@@ -39,12 +52,18 @@ impl Problem {
         moved.matrices[matrix].as_mut_slice()[place] += step;
         Ok(moved.value()?.loss)
     }
+
+    /// What it is called in messages.
+    fn name(&self) -> String {
+        format!("{:?}, positives {:?}", self.contrast, self.positives)
+    }
 }
 
 fn random(rng: &mut ChaCha8Rng, rows: usize, dim: usize) -> Dense {
     Dense::from_fn(rows, dim, |_, _| rng.random_range(-1.0..1.0))
 }
 
+/// Every loss of the table, and every rule with positives wherever they can be.
 fn problems() -> Result<Vec<Problem>, Error> {
     let mut rng = ChaCha8Rng::seed_from_u64(20);
     let mut problems = Vec::new();
@@ -52,22 +71,32 @@ fn problems() -> Result<Vec<Problem>, Error> {
     for reduction in [Reduction::Mean, Reduction::Sum] {
         for (n, m, dim) in shapes {
             for temperature in [0.2, 1.5] {
-                let index = (0..n).map(|_| rng.random_range(0..m as u32)).collect();
-                let mut add = |name, contrast: Contrast, rows: &[usize]| {
+                for loss in TABLE {
+                    let contrast = (loss.at)(temperature)?.with_reduction(reduction);
+                    let rows = match (contrast.layout(), contrast.has_columns()) {
+                        (Layout::Shared, _) => vec![2 * n],
+                        (Layout::Pair, true) => vec![n, n],
+                        (Layout::Pair, false) => vec![n, m],
+                        (Layout::Queue, _) => vec![n, n, m],
+                    };
                     let matrices = rows.iter().map(|&rows| random(&mut rng, rows, dim));
-                    problems.push(Problem {
-                        name,
-                        contrast: contrast.with_reduction(reduction),
-                        matrices: matrices.collect(),
-                    });
-                };
-                add("NT-Xent", Contrast::nt_xent(temperature)?, &[2 * n]);
-                let diagonal = Contrast::info_nce(temperature, Positives::Diagonal)?;
-                add("InfoNCE diagonal", diagonal, &[n, m]);
-                let index = Contrast::info_nce(temperature, Positives::Index(index))?;
-                add("InfoNCE index", index, &[n, m]);
-                add("MoCo", Contrast::moco(temperature)?, &[n, n, m]);
-                add("CLIP", Contrast::clip(1.0 / temperature)?, &[n, n]);
+                    problems.push(Problem::new(contrast, matrices.collect()));
+                    let index = |i: usize, rng: &mut ChaCha8Rng| match i % 3 {
+                        1 => NO_POSITIVE,
+                        _ => rng.random_range(0..m as u32),
+                    };
+                    let index = (0..n).map(|i| index(i, &mut rng)).collect();
+                    for positives in [Positives::Index(index), Positives::Offset(-1)] {
+                        let by_rule = Contrast::info_nce(temperature)?
+                            .with_reduction(reduction)
+                            .with_rule(contrast.rule())?;
+                        let matrices = [n, m].map(|rows| random(&mut rng, rows, dim));
+                        problems.push(Problem {
+                            positives,
+                            ..Problem::new(by_rule, matrices.into())
+                        });
+                    }
+                }
             }
         }
     }
@@ -83,6 +112,10 @@ const EPSILON: f64 = 1e-8;
 #[test]
 fn dq_and_dk_are_the_derivatives_of_the_loss() -> Test {
     for problem in problems()? {
+        // Weights carry no gradient: `losses.rs` holds them to their formula.
+        if problem.contrast.rule().weights().is_some() {
+            continue;
+        }
         let value = problem.value()?;
         let gradients = [Some(&value.dq), value.dk.as_ref()];
         for (matrix, gradient) in gradients.into_iter().enumerate() {
@@ -98,7 +131,7 @@ fn dq_and_dk_are_the_derivatives_of_the_loss() -> Test {
                 assert!(
                     abs_diff_eq!(found, expected, epsilon = EPSILON * (1.0 + size)),
                     "{} d{} [{place}]: {found} against {expected}",
-                    problem.name,
+                    problem.name(),
                     ["q", "k"][matrix],
                 );
             }
@@ -110,15 +143,19 @@ fn dq_and_dk_are_the_derivatives_of_the_loss() -> Test {
 #[test]
 fn dscale_is_the_derivative_of_the_loss() -> Test {
     for problem in problems()? {
+        if problem.contrast.rule().weights().is_some() {
+            continue;
+        }
         let scale = f64::from(problem.contrast.scale());
-        let at = |scale: f64| {
-            reference::value_and_grad_at(&problem.contrast, scale, &problem.inputs(), UPSTREAM)
+        let at = |scale: f64| -> Result<f64, Error> {
+            let moved = problem.on()?.with_scale(scale);
+            Ok(reference::value_and_grad(&moved, UPSTREAM).loss)
         };
-        let difference = at(scale + STEP)?.loss - at(scale - STEP)?.loss;
+        let difference = at(scale + STEP)? - at(scale - STEP)?;
         let expected = UPSTREAM * difference / (2.0 * STEP);
         let found = problem.value()?.dscale;
         let near = abs_diff_eq!(found, expected, epsilon = EPSILON * (1.0 + found.abs()));
-        assert!(near, "{}: {found} against {expected}", problem.name);
+        assert!(near, "{}: {found} against {expected}", problem.name());
     }
     Ok(())
 }
@@ -127,15 +164,39 @@ fn dscale_is_the_derivative_of_the_loss() -> Test {
 fn dscale_is_what_the_anchors_gradient_says() -> Test {
     // s·ds = Σ⟨q_i, dq_i⟩, half of it where anchors and candidates are one matrix.
     for problem in problems()? {
+        if problem.contrast.rule().depends_on_scale() {
+            continue;
+        }
         let value = problem.value()?;
         let pairs = problem.matrices[0].as_slice().iter();
         let product: f64 = pairs.zip(value.dq.as_slice()).map(|(q, dq)| q * dq).sum();
-        let roles = if problem.name == "NT-Xent" { 2.0 } else { 1.0 };
+        let roles = if problem.matrices.len() == 1 {
+            2.0
+        } else {
+            1.0
+        };
         let expected = product / roles / f64::from(problem.contrast.scale());
         let found = value.dscale;
         let near = abs_diff_eq!(found, expected, epsilon = EPSILON * (1.0 + expected.abs()));
-        assert!(near, "{}: {found} against {expected}", problem.name);
+        assert!(near, "{}: {found} against {expected}", problem.name());
     }
+    Ok(())
+}
+
+#[test]
+fn some_debiased_rows_are_clamped_and_some_are_not() -> Test {
+    // A clamped row sends nothing through its negatives.
+    let (mut clamped, mut free) = (0, 0);
+    for problem in problems()? {
+        let is_debiased = matches!(problem.contrast.rule(), RowRule::Debiased { .. });
+        let rows = problem.value()?.rows;
+        let pairs = rows.negatives_mass.iter().zip(&rows.positive_mass);
+        for (&a, &c) in pairs.filter(|&(_, &c)| is_debiased && c > 0.0) {
+            assert!(c.is_finite(), "{}", problem.name());
+            *if a == 0.0 { &mut clamped } else { &mut free } += 1;
+        }
+    }
+    assert!(clamped > 5 && free > 5, "{clamped} of {}", clamped + free);
     Ok(())
 }
 
@@ -176,16 +237,7 @@ fn equal_rows_give_the_logarithm_of_the_number_of_candidates_and_no_gradient() -
     let ln = |count: usize| (count as f64).ln();
     let cases = [
         (Contrast::nt_xent(0.1)?, vec![equal(2 * n)], ln(2 * n - 1)),
-        (
-            Contrast::info_nce(0.1, Positives::Diagonal)?,
-            vec![equal(n), equal(m)],
-            ln(m),
-        ),
-        (
-            Contrast::info_nce(0.1, Positives::Index(vec![8, 0, 8, 3].into()))?,
-            vec![equal(n), equal(m)],
-            ln(m),
-        ),
+        (Contrast::info_nce(0.1)?, vec![equal(n), equal(m)], ln(m)),
         (
             Contrast::moco(0.1)?,
             vec![equal(n), equal(n), equal(m)],
@@ -194,21 +246,16 @@ fn equal_rows_give_the_logarithm_of_the_number_of_candidates_and_no_gradient() -
         (Contrast::clip(10.0)?, vec![equal(n), equal(n)], ln(n)),
     ];
     for (contrast, matrices, expected) in cases {
-        let name = contrast.name();
-        println!("{name}");
-        let problem = Problem {
-            name,
-            contrast,
-            matrices,
-        };
+        println!("{}", contrast.name());
+        let problem = Problem::new(contrast, matrices);
         let value = problem.value()?;
         assert_abs_diff_eq!(value.loss, expected, epsilon = EPSILON);
         let zeros = vec![0.0; value.dq.as_slice().len()];
         assert_abs_diff_eq!(*value.dq.as_slice(), zeros[..], epsilon = 1e-13);
         assert_abs_diff_eq!(value.dscale, 0.0, epsilon = 1e-13);
-        for lse in &value.rows.lse {
+        for (loss, z) in value.rows.loss.iter().zip(&value.rows.positive) {
             let scale = f64::from(problem.contrast.scale());
-            assert_abs_diff_eq!(*lse, scale * 0.94 + expected, epsilon = 2.0 * EPSILON);
+            assert_abs_diff_eq!(z + loss, scale * 0.94 + expected, epsilon = 2.0 * EPSILON);
         }
     }
     Ok(())
@@ -221,25 +268,16 @@ fn orthogonal_pairs_have_one_logit_of_s_and_the_others_0() -> Test {
     let basis = |rows: usize| Dense::from_fn(rows, n, |i, d| f64::from(u8::from(i % n == d)));
     let problems = [
         (Contrast::nt_xent(0.5)?, vec![basis(2 * n)], 2 * n - 2),
-        (
-            Contrast::info_nce(0.5, Positives::Diagonal)?,
-            vec![basis(n), basis(n)],
-            n - 1,
-        ),
+        (Contrast::info_nce(0.5)?, vec![basis(n), basis(n)], n - 1),
         (Contrast::clip(2.0)?, vec![basis(n), basis(n)], n - 1),
     ];
     for (contrast, matrices, negatives) in problems {
-        let name = contrast.name();
-        println!("{name}");
-        let problem = Problem {
-            name,
-            contrast,
-            matrices,
-        };
+        println!("{}", contrast.name());
+        let problem = Problem::new(contrast, matrices);
         let value = problem.value()?;
         let total = 2f64.exp() + negatives as f64;
         assert_abs_diff_eq!(value.loss, total.ln() - 2.0, epsilon = EPSILON);
-        for sigma in &value.rows.one_minus_positive {
+        for sigma in &value.rows.positive_mass {
             assert_abs_diff_eq!(*sigma, negatives as f64 / total, epsilon = EPSILON);
         }
     }
@@ -249,14 +287,11 @@ fn orthogonal_pairs_have_one_logit_of_s_and_the_others_0() -> Test {
 #[test]
 fn one_negative_is_a_logistic_regression() -> Test {
     // loss = softplus(z⁻ − z₊), dq = σ·s·(k⁻ − k₊), dk₊ = −σ·s·q, dk⁻ = σ·s·q.
-    let problem = Problem {
-        name: "InfoNCE",
-        contrast: Contrast::info_nce(0.5, Positives::Diagonal)?,
-        matrices: vec![
-            Dense::from_fn(1, 2, |_, d| [1.0, 2.0][d]),
-            Dense::from_fn(2, 2, |j, d| [[0.5, -0.25], [0.75, 0.5]][j][d]),
-        ],
-    };
+    let matrices = vec![
+        Dense::from_fn(1, 2, |_, d| [1.0, 2.0][d]),
+        Dense::from_fn(2, 2, |j, d| [[0.5, -0.25], [0.75, 0.5]][j][d]),
+    ];
+    let problem = Problem::new(Contrast::info_nce(0.5)?, matrices);
     // ⟨q, k₊⟩ = 0, ⟨q, k⁻⟩ = 1.75, s = 2.
     let margin = 3.5f64;
     let sigma = 1.0 / (1.0 + (-margin).exp());
@@ -278,19 +313,25 @@ fn one_negative_is_a_logistic_regression() -> Test {
 #[test]
 fn a_row_without_negatives_has_loss_0_and_gradient_0() -> Test {
     let mut rng = ChaCha8Rng::seed_from_u64(22);
-    let index = Positives::Index(vec![0, 0, 0].into());
-    let problems = [
-        (Contrast::nt_xent(0.1)?, vec![2]),
-        (Contrast::info_nce(0.1, Positives::Diagonal)?, vec![1, 1]),
-        (Contrast::info_nce(0.1, index)?, vec![3, 1]),
-        (Contrast::clip(10.0)?, vec![1, 1]),
-    ];
-    for (contrast, rows) in problems {
-        let problem = Problem {
-            name: contrast.name(),
-            contrast,
-            matrices: rows.iter().map(|&rows| random(&mut rng, rows, 4)).collect(),
+    let mut problems = Vec::new();
+    for loss in TABLE {
+        let contrast = (loss.at)(0.1)?;
+        let rows: &[usize] = match contrast.layout() {
+            Layout::Shared => &[2],
+            Layout::Pair => &[1, 1],
+            // A queue has a negative.
+            Layout::Queue => continue,
         };
+        problems.push((contrast, rows, vec![0]));
+        let by_index = Contrast::info_nce(0.1)?.with_rule(contrast.rule())?;
+        problems.push((by_index, &[3, 1], vec![0; 3]));
+    }
+    for (contrast, rows, index) in problems {
+        let matrices = rows.iter().map(|&rows| random(&mut rng, rows, 4)).collect();
+        let mut problem = Problem::new(contrast, matrices);
+        if index.len() > 1 {
+            problem.positives = Positives::Index(index);
+        }
         let value = problem.value()?;
         assert_eq!(value.loss, 0.0);
         assert_eq!(value.dscale, 0.0);
@@ -302,7 +343,7 @@ fn a_row_without_negatives_has_loss_0_and_gradient_0() -> Test {
                 .iter()
                 .all(|&lse| lse == f64::NEG_INFINITY)
         );
-        assert_eq!(value.rows.lse, value.rows.positive);
+        assert!(value.rows.loss.iter().all(|&loss| loss == 0.0));
     }
     Ok(())
 }
@@ -311,14 +352,11 @@ fn a_row_without_negatives_has_loss_0_and_gradient_0() -> Test {
 fn loss_and_gradient_keep_their_digits_when_the_positive_dominates() -> Test {
     // One negative at z⁻ = 0 and z₊ = x: loss = ln(1 + e⁻ˣ) = e⁻ˣ(1 − e⁻ˣ/2 + …).
     for x in [18.420_680_743_952_367, 40.0, 80.0] {
-        let problem = Problem {
-            name: "InfoNCE",
-            contrast: Contrast::info_nce(1.0, Positives::Diagonal)?,
-            matrices: vec![
-                Dense::from_fn(1, 1, |_, _| 1.0),
-                Dense::from_fn(2, 1, |j, _| if j == 0 { x } else { 0.0 }),
-            ],
-        };
+        let matrices = vec![
+            Dense::from_fn(1, 1, |_, _| 1.0),
+            Dense::from_fn(2, 1, |j, _| if j == 0 { x } else { 0.0 }),
+        ];
+        let problem = Problem::new(Contrast::info_nce(1.0)?, matrices);
         let value = problem.value()?;
         let rest = (-x).exp();
         let expected = rest - rest * rest / 2.0;
@@ -334,8 +372,8 @@ fn loss_and_gradient_keep_their_digits_when_the_positive_dominates() -> Test {
 fn not_finite_inputs_give_a_loss_that_is_not_a_number() -> Test {
     for bad in [f64::NAN, f64::INFINITY] {
         let z = Dense::from_fn(4, 2, |i, d| if (i, d) == (3, 1) { bad } else { 0.5 });
-        let inputs = Inputs::Shared { z: &z };
-        let value = reference::value_and_grad(&Contrast::nt_xent(0.1)?, &inputs, 1.0)?;
+        let problem = Contrast::nt_xent(0.1)?.on(Inputs::Shared { z: &z })?;
+        let value = reference::value_and_grad(&problem, 1.0);
         assert!(value.loss.is_nan(), "{bad}: {}", value.loss);
     }
     Ok(())

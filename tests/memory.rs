@@ -82,16 +82,13 @@ fn value_and_grad_peak<T: Element, G: Element>(
     let (q, k) = (random::<T>(rows, dim, 1), random::<T>(rows, dim, 2));
     let zero = G::from_f32(0.0);
     let (mut dq, mut dk) = (vec![zero; rows * dim], vec![zero; rows * dim]);
-    let contrast = Contrast::info_nce(0.07, Positives::Diagonal)?;
-    let inputs = Inputs::Pair {
-        q: Rows::new(&q, rows, dim)?,
-        k: Rows::new(&k, rows, dim)?,
-    };
-    let gradients = Gradients {
-        dq: RowsMut::new(&mut dq, rows, dim)?,
-        dk: Some(RowsMut::new(&mut dk, rows, dim)?),
-    };
-    let (peak, value) = peak_of(|| engine.value_and_grad(&contrast, &inputs, 1.0, gradients));
+    let inputs = Inputs::pair(Rows::new(&q, rows, dim)?, Rows::new(&k, rows, dim)?);
+    let problem = Contrast::info_nce(0.07)?.on(inputs)?;
+    let gradients = Gradients::new(
+        RowsMut::new(&mut dq, rows, dim)?,
+        Some(RowsMut::new(&mut dk, rows, dim)?),
+    );
+    let (peak, value) = peak_of(|| engine.value_and_grad(&problem, 1.0, gradients));
     assert!(value?.loss.is_finite());
     assert!(dq.iter().chain(&dk).any(|&gradient| gradient != zero));
     let shape = Shape {
@@ -163,23 +160,21 @@ fn what_is_announced_at_65536_rows_is_small_and_linear() -> Result<(), Error> {
     }
     #[cfg(feature = "emulator")]
     {
-        use infonce::DType;
-        use infonce::host::{Call, HostEngine, Schedule};
+        use infonce::host::{HostEngine, Schedule};
+        use infonce::losses::TABLE;
+        use infonce::{DType, Work};
         let engines = [
             HostEngine::new(Schedule::Early, 0),
             HostEngine::new(Schedule::Early, 0).with_hopper_kernels(),
         ];
-        for (contrast, dk) in [
-            (Contrast::nt_xent(0.07)?, false),
-            (Contrast::info_nce(0.07, Positives::Diagonal)?, true),
-            (Contrast::moco(0.07)?, false),
-            (Contrast::clip(14.0)?, true),
-        ] {
+        for loss in TABLE {
+            let contrast = (loss.at)(loss.temperature)?;
+            let dk = contrast.has_dk();
             for (engine, dtype) in [(&engines[0], DType::F32), (&engines[1], DType::Bf16)] {
                 for call in [
-                    Call::Forward,
-                    Call::ValueAndGrad { dk },
-                    Call::Backward { dk },
+                    Work::Forward,
+                    Work::ValueAndGrad { dk },
+                    Work::Backward { dk },
                 ] {
                     let name = format!("kernels, {}, {dtype}, {call:?}", contrast.name());
                     small(&name, &|shape| {
@@ -223,33 +218,37 @@ fn no_verb_and_no_type_stores_the_matrix() -> Result<(), Error> {
     let k = random::<f32>(rows, dim, 4);
     let (z, k) = (Rows::new(&z, rows, dim)?, Rows::new(&k, rows, dim)?);
     let shared = Inputs::Shared { z };
-    let pair = Inputs::Pair { q: z, k };
+    let pair = Inputs::pair(z, k);
+    let index: Vec<u32> = (0..rows as u32).rev().collect();
+    let indexed = Inputs::Pair {
+        q: z,
+        k,
+        positives: Positives::Index(&index[..]),
+    };
     let queue = Inputs::Queue {
         q: z,
         own_key: k,
         queue: k,
     };
-    let index: Vec<u32> = (0..rows as u32).rev().collect();
     let contrasts = [
         (Contrast::nt_xent(0.07)?, shared),
         // Too large a scale for a fixed offset.
         (Contrast::nt_xent(0.005)?, shared),
-        (
-            Contrast::info_nce(0.07, Positives::Index(index.into()))?,
-            pair,
-        ),
-        (Contrast::info_nce(0.005, Positives::Diagonal)?, pair),
+        (Contrast::dclw(0.07, 0.5)?, shared),
+        (Contrast::info_nce(0.07)?, indexed),
+        (Contrast::info_nce(0.005)?, pair),
         (Contrast::moco(0.07)?, queue),
         (Contrast::clip(14.0)?, pair),
         (Contrast::clip(100.0)?, pair),
     ];
     for (contrast, inputs) in contrasts {
         let name = format!("{} at {}", contrast.name(), contrast.scale());
-        let (peak, forward) = peak_of(|| engine.forward(&contrast, &inputs));
+        let problem = contrast.on(inputs)?;
+        let (peak, forward) = peak_of(|| engine.forward(&problem));
         let forward = forward?;
         println!("{name}, forward: {peak} bytes");
         assert!(peak < allowed, "{name}, forward: {peak}");
-        let has_dk = matches!(inputs, Inputs::Pair { .. });
+        let has_dk = contrast.has_dk();
         let shape = Shape {
             anchors: rows,
             candidates: rows,
@@ -263,12 +262,12 @@ fn no_verb_and_no_type_stores_the_matrix() -> Result<(), Error> {
                 false => None,
             };
             let dq = RowsMut::new(&mut dq, rows, dim)?;
-            let gradients = Gradients { dq, dk };
+            let gradients = Gradients::new(dq, dk);
             let statistics = &forward.statistics;
             let (peak, dscale) = peak_of(|| match backward {
-                true => engine.backward(&contrast, &inputs, statistics, 1.0, gradients),
+                true => engine.backward(&problem, statistics, 1.0, gradients),
                 false => engine
-                    .value_and_grad(&contrast, &inputs, 1.0, gradients)
+                    .value_and_grad(&problem, 1.0, gradients)
                     .map(|value| value.dscale),
             });
             let verb = ["value_and_grad", "backward"][usize::from(backward)];

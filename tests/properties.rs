@@ -18,17 +18,28 @@ struct Value {
 }
 
 fn info_nce(contrast: &Contrast, q: &[f32], k: &[f32], dim: usize) -> Result<Value, Error> {
+    with_positives(contrast, Positives::DIAGONAL, q, k, dim)
+}
+
+fn with_positives(
+    contrast: &Contrast,
+    positives: Positives<&[u32]>,
+    q: &[f32],
+    k: &[f32],
+    dim: usize,
+) -> Result<Value, Error> {
     let (n, m) = (q.len() / dim, k.len() / dim);
     let (mut dq, mut dk) = (vec![f32::NAN; q.len()], vec![f32::NAN; k.len()]);
-    let inputs = Inputs::Pair {
+    let problem = contrast.on(Inputs::Pair {
         q: Rows::new(q, n, dim)?,
         k: Rows::new(k, m, dim)?,
-    };
-    let gradients = Gradients {
-        dq: RowsMut::new(&mut dq, n, dim)?,
-        dk: Some(RowsMut::new(&mut dk, m, dim)?),
-    };
-    let value = CpuEngine::new().value_and_grad(contrast, &inputs, 1.0, gradients)?;
+        positives,
+    })?;
+    let gradients = Gradients::new(
+        RowsMut::new(&mut dq, n, dim)?,
+        Some(RowsMut::new(&mut dk, m, dim)?),
+    );
+    let value = CpuEngine::new().value_and_grad(&problem, 1.0, gradients)?;
     Ok(Value {
         loss: value.loss,
         dscale: value.dscale,
@@ -40,14 +51,10 @@ fn info_nce(contrast: &Contrast, q: &[f32], k: &[f32], dim: usize) -> Result<Val
 fn nt_xent(contrast: &Contrast, z: &[f32], dim: usize) -> Result<(f32, Vec<f32>), Error> {
     let rows = z.len() / dim;
     let mut dz = vec![f32::NAN; z.len()];
-    let inputs = Inputs::Shared {
-        z: Rows::new(z, rows, dim)?,
-    };
-    let gradients = Gradients {
-        dq: RowsMut::new(&mut dz, rows, dim)?,
-        dk: None,
-    };
-    let value = CpuEngine::new().value_and_grad(contrast, &inputs, 1.0, gradients)?;
+    let z = Rows::new(z, rows, dim)?;
+    let gradients = Gradients::new(RowsMut::new(&mut dz, rows, dim)?, None);
+    let problem = contrast.on(Inputs::Shared { z })?;
+    let value = CpuEngine::new().value_and_grad(&problem, 1.0, gradients)?;
     Ok((value.loss, dz))
 }
 
@@ -100,11 +107,12 @@ proptest! {
     fn anchors_in_another_order_give_the_same_loss_and_reordered_gradients(
         (n, m, dim, q, k, order) in problems()
     ) {
-        let indexed = |index: Vec<u32>| Contrast::info_nce(0.5, Positives::Index(index.into()));
+        let contrast = Contrast::info_nce(0.5)?;
         let index: Vec<u32> = (0..n).map(|i| (i * 7 % m) as u32).collect();
-        let other_index = order.iter().map(|&i| index[i]).collect();
-        let value = info_nce(&indexed(index)?, &q, &k, dim)?;
-        let other = info_nce(&indexed(other_index)?, &reordered(&q, &order, dim), &k, dim)?;
+        let other_index: Vec<u32> = order.iter().map(|&i| index[i]).collect();
+        let value = with_positives(&contrast, Positives::Index(&index), &q, &k, dim)?;
+        let other_q = reordered(&q, &order, dim);
+        let other = with_positives(&contrast, Positives::Index(&other_index), &other_q, &k, dim)?;
         prop_assert!(close(&[value.loss], &[other.loss], 1e-5));
         prop_assert!(close(&reordered(&value.dq, &order, dim), &other.dq, 1e-5));
         prop_assert!(close(&value.dk, &other.dk, 1e-4));
@@ -121,10 +129,10 @@ proptest! {
         for (place, &candidate) in places.iter().enumerate().take(n) {
             index[candidate] = place as u32;
         }
-        let diagonal = Contrast::info_nce(0.5, Positives::Diagonal)?;
-        let value = info_nce(&diagonal, &q, &k, dim)?;
-        let indexed = Contrast::info_nce(0.5, Positives::Index(index.into()))?;
-        let other = info_nce(&indexed, &q, &reordered(&k, &places, dim), dim)?;
+        let contrast = Contrast::info_nce(0.5)?;
+        let value = info_nce(&contrast, &q, &k, dim)?;
+        let other_k = reordered(&k, &places, dim);
+        let other = with_positives(&contrast, Positives::Index(&index), &q, &other_k, dim)?;
         prop_assert!(close(&[value.loss], &[other.loss], 1e-5));
         prop_assert!(close(&value.dq, &other.dq, 1e-5));
         prop_assert!(close(&reordered(&value.dk, &places, dim), &other.dk, 1e-4));
@@ -134,7 +142,7 @@ proptest! {
     fn a_rotation_of_all_embeddings_rotates_the_gradients(
         (_n, _m, dim, q, k, _order) in problems()
     ) {
-        let contrast = Contrast::info_nce(0.5, Positives::Diagonal)?;
+        let contrast = Contrast::info_nce(0.5)?;
         let value = info_nce(&contrast, &q, &k, dim)?;
         let other = info_nce(&contrast, &rotated(&q, dim), &rotated(&k, dim), dim)?;
         prop_assert!(close(&[value.loss], &[other.loss], 1e-5));
@@ -146,9 +154,9 @@ proptest! {
     fn anchors_twice_as_long_at_twice_the_temperature_give_the_same_loss(
         (_n, _m, dim, q, k, _order) in problems()
     ) {
-        let value = info_nce(&Contrast::info_nce(0.5, Positives::Diagonal)?, &q, &k, dim)?;
+        let value = info_nce(&Contrast::info_nce(0.5)?, &q, &k, dim)?;
         let longer: Vec<f32> = q.iter().map(|x| 2.0 * x).collect();
-        let contrast = Contrast::info_nce(1.0, Positives::Diagonal)?;
+        let contrast = Contrast::info_nce(1.0)?;
         let other = info_nce(&contrast, &longer, &k, dim)?;
         // Powers of two change no significand, so all this is exact but for the scale in base 2.
         prop_assert!(close(&[value.loss], &[other.loss], 1e-6));
@@ -162,7 +170,7 @@ proptest! {
         (_n, _m, dim, q, k, _order) in problems()
     ) {
         // z_ij + ⟨q_i, v⟩s: the softmax of a row does not see it.
-        let contrast = Contrast::info_nce(0.5, Positives::Diagonal)?;
+        let contrast = Contrast::info_nce(0.5)?;
         let value = info_nce(&contrast, &q, &k, dim)?;
         let shifted: Vec<f32> = k.iter().map(|x| x + 0.75).collect();
         let other = info_nce(&contrast, &q, &shifted, dim)?;
@@ -176,7 +184,7 @@ proptest! {
         (_n, _m, dim, q, k, _order) in problems()
     ) {
         // Σ_j dz_ij = 0 for every anchor, so Σ_j dk_j = 0.
-        let contrast = Contrast::info_nce(0.5, Positives::Diagonal)?
+        let contrast = Contrast::info_nce(0.5)?
             .with_reduction(Reduction::Sum);
         let value = info_nce(&contrast, &q, &k, dim)?;
         let size: f32 = value.dk.iter().map(|x| x.abs()).sum();
@@ -191,7 +199,7 @@ proptest! {
     fn scale_times_dscale_is_the_product_of_inputs_and_gradients_on_either_side(
         (_n, _m, dim, q, k, _order) in problems()
     ) {
-        let contrast = Contrast::info_nce(0.5, Positives::Diagonal)?
+        let contrast = Contrast::info_nce(0.5)?
             .with_reduction(Reduction::Sum);
         let value = info_nce(&contrast, &q, &k, dim)?;
         let product = |x: &[f32], dx: &[f32]| x.iter().zip(dx).map(|(x, dx)| x * dx).sum::<f32>();
@@ -206,7 +214,7 @@ proptest! {
 
     #[test]
     fn one_more_negative_raises_the_loss((_n, _m, dim, q, k, _order) in problems()) {
-        let contrast = Contrast::info_nce(0.5, Positives::Diagonal)?;
+        let contrast = Contrast::info_nce(0.5)?;
         let value = info_nce(&contrast, &q, &k, dim)?;
         let mut more = k.clone();
         more.extend(vec![0.1; dim]);
@@ -220,7 +228,7 @@ proptest! {
         k in prop::collection::vec(-1.0f32..1.0, 40..120),
     ) {
         // D = 1 and all anchors positive: a candidate at −1000 has weight e^(−1000) at most.
-        let contrast = Contrast::info_nce(0.5, Positives::Diagonal)?;
+        let contrast = Contrast::info_nce(0.5)?;
         let value = info_nce(&contrast, &q, &k, 1)?;
         let mut more = k.clone();
         more.push(-1000.0);
@@ -237,7 +245,7 @@ proptest! {
     fn the_loss_lies_between_zero_and_what_the_logits_allow(
         (_n, m, dim, q, k, _order) in problems()
     ) {
-        let contrast = Contrast::info_nce(0.5, Positives::Diagonal)?;
+        let contrast = Contrast::info_nce(0.5)?;
         let loss = info_nce(&contrast, &q, &k, dim)?.loss;
         let norm = |x: &[f32]| x.iter().map(|x| x * x).sum::<f32>().sqrt();
         let longest = |x: &[f32]| x.chunks(dim).map(norm).fold(0.0, f32::max);
@@ -267,7 +275,7 @@ proptest! {
     ) {
         let k = &k[..n * dim];
         let clip = info_nce(&Contrast::clip(2.0)?, &q, k, dim)?;
-        let contrast = Contrast::info_nce(0.5, Positives::Diagonal)?;
+        let contrast = Contrast::info_nce(0.5)?;
         let there = info_nce(&contrast, &q, k, dim)?;
         let back = info_nce(&contrast, k, &q, dim)?;
         let mean = |a: &[f32], b: &[f32]| -> Vec<f32> {
@@ -292,10 +300,10 @@ proptest! {
             queue: Rows::new(queue, queue.len() / dim, dim)?,
         };
         let mut dq = vec![f32::NAN; dim];
-        let gradients = Gradients { dq: RowsMut::new(&mut dq, 1, dim)?, dk: None };
-        let moco = Contrast::moco(0.5)?;
-        let value = CpuEngine::new().value_and_grad(&moco, &inputs, 1.0, gradients)?;
-        let other = info_nce(&Contrast::info_nce(0.5, Positives::Diagonal)?, query, &k, dim)?;
+        let gradients = Gradients::new(RowsMut::new(&mut dq, 1, dim)?, None);
+        let moco = Contrast::moco(0.5)?.on(inputs)?;
+        let value = CpuEngine::new().value_and_grad(&moco, 1.0, gradients)?;
+        let other = info_nce(&Contrast::info_nce(0.5)?, query, &k, dim)?;
         prop_assert!(close(&[value.loss], &[other.loss], 1e-5));
         prop_assert!(close(&dq, &other.dq, 1e-5));
     }
@@ -339,7 +347,7 @@ proptest! {
             newest.drain(..newest.len().saturating_sub(capacity));
             prop_assert_eq!(queue.fill(), newest.len());
             prop_assert_eq!(queue.cursor(), next % capacity);
-            let mut held = queue.filled().map(|keys| keys.as_slice().to_vec()).unwrap_or_default();
+            let mut held = queue.filled().map(|keys| keys.contiguous().to_vec()).unwrap_or_default();
             if queue.fill() == capacity {
                 held.rotate_left(queue.cursor());
             }

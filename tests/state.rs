@@ -72,7 +72,7 @@ fn a_restored_queue_is_the_saved_one_bit_for_bit_and_goes_on_alike() -> Test {
         if saved_after > 0 {
             enqueue(&mut queue, 100, saved_after)?;
         }
-        let filled = queue.filled().map(|keys| keys.as_slice().to_vec());
+        let filled = queue.filled().map(|keys| keys.contiguous().to_vec());
         let mut restored = KeyQueue::restore(
             queue.capacity(),
             queue.dim(),
@@ -81,8 +81,8 @@ fn a_restored_queue_is_the_saved_one_bit_for_bit_and_goes_on_alike() -> Test {
             &filled.unwrap_or_default(),
         )?;
         assert_eq!(
-            restored.filled().map(|k| k.as_slice().to_vec()),
-            queue.filled().map(|k| k.as_slice().to_vec())
+            restored.filled().map(|k| k.contiguous().to_vec()),
+            queue.filled().map(|k| k.contiguous().to_vec())
         );
         for queue in [&mut queue, &mut restored] {
             enqueue(queue, 200, 4)?;
@@ -99,7 +99,7 @@ fn a_bf16_queue_keeps_every_bit() -> Test {
     let keys = bits.map(bf16::from_bits);
     let mut queue = KeyQueue::<bf16>::new(4, 3)?;
     CpuEngine::new().enqueue(&mut queue, Rows::new(&keys, 2, 3)?)?;
-    let held = queue.filled().map(|keys| keys.as_slice().to_vec());
+    let held = queue.filled().map(|keys| keys.contiguous().to_vec());
     let held: Vec<u16> = held
         .unwrap_or_default()
         .iter()

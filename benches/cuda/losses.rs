@@ -5,21 +5,16 @@ use std::path::Path;
 use criterion::Criterion;
 use half::{bf16, f16};
 use infonce::cuda::{CudaBuffer, CudaDevice, CudaEngine, CudaResults, CudaRows, CudaRowsMut};
-use infonce::{Contrast, DType, Element, Error, Gradients, Inputs, Positives};
+use infonce::losses::{Layout, Loss, TABLE};
+use infonce::{
+    Contrast, DType, Element, Engine, Error, Evaluation, Gradients, Inputs, Problem, Shape, Work,
+};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
 
 use super::rig::{Prepared, Rig, seconds};
 use super::schema::{Row, Yardstick};
-
-#[derive(Clone, Copy, PartialEq)]
-enum Loss {
-    NtXent,
-    InfoNce,
-    Moco,
-    Clip,
-}
 
 #[derive(Clone, Copy, PartialEq)]
 enum Wanted {
@@ -32,7 +27,8 @@ enum Wanted {
 
 #[derive(Clone, Copy)]
 struct Case {
-    loss: Loss,
+    /// Its key in `infonce::losses::TABLE`.
+    loss: &'static str,
     wanted: Wanted,
     n: usize,
     m: usize,
@@ -42,9 +38,12 @@ struct Case {
 /// At which InfoNCE and CLIP are timed, most valuable first; `benches/peers` has the same.
 const DIMENSIONS: [usize; 5] = [512, 128, 1024, 256, 768];
 
+/// What others are measured at too.
+const TIMED: [&str; 2] = ["info_nce", "clip"];
+
 /// Gradients from stored weights of one term and of two, all else alike: what W's second term costs.
 pub fn weights(rig: &mut Rig, criterion: &mut Criterion) {
-    for loss in [Loss::InfoNce, Loss::Clip] {
+    for loss in TIMED {
         backward(rig, criterion, square(loss, Wanted::Backward, 32_768, 512));
     }
 }
@@ -52,7 +51,7 @@ pub fn weights(rig: &mut Rig, criterion: &mut Criterion) {
 /// What others are measured at, and what figures show.
 pub fn first(rig: &mut Rig, criterion: &mut Criterion) {
     for dim in DIMENSIONS {
-        for loss in [Loss::InfoNce, Loss::Clip] {
+        for loss in TIMED {
             for wanted in [Wanted::Gradient, Wanted::Forward] {
                 time::<bf16>(rig, criterion, square(loss, wanted, 32_768, dim));
             }
@@ -62,28 +61,33 @@ pub fn first(rig: &mut Rig, criterion: &mut Criterion) {
 
 /// Every loss at the shapes of its users.
 pub fn rest(rig: &mut Rig, criterion: &mut Criterion) {
-    use Loss::{InfoNce, Moco, NtXent};
     let queue = Case {
         m: 65_536,
-        ..square(Moco, Wanted::Gradient, 256, 128)
+        ..square("moco", Wanted::Gradient, 256, 128)
     };
     time::<bf16>(rig, criterion, queue);
     for dim in DIMENSIONS {
-        let case = square(InfoNce, Wanted::Gradient, 8192, dim);
+        let case = square("info_nce", Wanted::Gradient, 8192, dim);
         time::<bf16>(rig, criterion, case);
     }
     for wanted in [Wanted::Forward, Wanted::Gradient] {
-        time::<bf16>(rig, criterion, square(NtXent, wanted, 8192, 128));
-        time::<bf16>(rig, criterion, square(InfoNce, wanted, 4096, 256));
-        time::<bf16>(rig, criterion, square(InfoNce, wanted, 65_536, 512));
-        time::<f16>(rig, criterion, square(InfoNce, wanted, 32_768, 512));
-        time::<f32>(rig, criterion, square(InfoNce, wanted, 8192, 256));
+        time::<bf16>(rig, criterion, square("nt_xent", wanted, 8192, 128));
+        time::<bf16>(rig, criterion, square("info_nce", wanted, 4096, 256));
+        time::<bf16>(rig, criterion, square("info_nce", wanted, 65_536, 512));
+        time::<f16>(rig, criterion, square("info_nce", wanted, 32_768, 512));
+        time::<f32>(rig, criterion, square("info_nce", wanted, 8192, 256));
+    }
+    // All others at one shape: what their rule costs beside NT-Xent's, InfoNCE's and CLIP's.
+    let timed = ["moco", "info_nce", "nt_xent", "clip"];
+    for loss in TABLE.iter().filter(|loss| !timed.contains(&loss.key)) {
+        let case = square(loss.key, Wanted::Gradient, 8192, 128);
+        time::<bf16>(rig, criterion, case);
     }
     top_k(rig, criterion);
 }
 
 /// N = M.
-fn square(loss: Loss, wanted: Wanted, n: usize, d: usize) -> Case {
+fn square(loss: &'static str, wanted: Wanted, n: usize, d: usize) -> Case {
     Case {
         loss,
         wanted,
@@ -97,12 +101,12 @@ fn square(loss: Loss, wanted: Wanted, n: usize, d: usize) -> Case {
 /// in f32.
 pub fn largest(rig: &mut Rig, criterion: &mut Criterion) {
     for d in DIMENSIONS {
-        let case = square(Loss::InfoNce, Wanted::Gradient, 131_072, d);
+        let case = square("info_nce", Wanted::Gradient, 131_072, d);
         time::<bf16>(rig, criterion, case);
     }
     for wanted in [Wanted::Forward, Wanted::Gradient] {
-        let case = square(Loss::InfoNce, wanted, rig.rows(1 << 20), 512);
-        rig.time_once(case.row(DType::Bf16), |engine| {
+        let case = square("info_nce", wanted, rig.rows(1 << 20), 512);
+        rig.time_once(case.timed(DType::Bf16), |engine| {
             let device = engine.device();
             device.trim();
             let mut tensors = Tensors::<bf16>::new(case, device)?;
@@ -119,10 +123,10 @@ pub fn largest(rig: &mut Rig, criterion: &mut Criterion) {
 /// `benches/peers/gpu.py` to find the errors: loss in f32, q, k, dq and dk in bf16, little-endian.
 pub fn outputs(rig: &Rig, folder: &Path) -> Result<(), String> {
     for d in DIMENSIONS {
-        for loss in [Loss::InfoNce, Loss::Clip] {
+        for loss in TIMED {
             let n = rig.rows(32_768);
-            let path = folder.join(format!("{}-{n}x{d}", loss.name()));
             let case = square(loss, Wanted::Gradient, n, d);
+            let path = folder.join(format!("{}-{n}x{d}", case.loss().name));
             let bytes = call_once(case, rig.engine()).map_err(|error| error.to_string())?;
             std::fs::write(&path, bytes).map_err(|error| format!("{}: {error}", path.display()))?;
         }
@@ -132,7 +136,7 @@ pub fn outputs(rig: &Rig, folder: &Path) -> Result<(), String> {
 
 fn call_once(case: Case, engine: &CudaEngine) -> Result<Vec<u8>, Error> {
     let mut tensors = Tensors::<bf16>::new(case, engine.device())?;
-    let [loss, _] = tensors.call(case, engine)?.read_loss()?;
+    let loss = tensors.call(case, engine)?.loss()?;
     let mut bytes = loss.to_le_bytes().to_vec();
     for matrix in [&tensors.q, &tensors.k, &tensors.dq, &tensors.dk] {
         let numbers = matrix.download()?;
@@ -143,7 +147,7 @@ fn call_once(case: Case, engine: &CudaEngine) -> Result<Vec<u8>, Error> {
 
 fn time<T: Element>(rig: &mut Rig, criterion: &mut Criterion, case: Case) {
     let case = case.of(rig);
-    let row = case.row(T::DTYPE);
+    let row = case.timed(T::DTYPE);
     rig.time(criterion, row, Yardstick::Product, |engine| {
         let tensors = Tensors::<T>::new(case, engine.device())?;
         Prepared::new(engine.device(), tensors, |tensors| {
@@ -154,25 +158,24 @@ fn time<T: Element>(rig: &mut Rig, criterion: &mut Criterion, case: Case) {
 
 fn backward(rig: &mut Rig, criterion: &mut Criterion, case: Case) {
     let case = case.of(rig);
-    let row = case.row(DType::Bf16);
+    let row = case.timed(DType::Bf16);
     // What the forward launches is not of the case.
     let untraced = rig.engine().clone();
     rig.time(criterion, row, Yardstick::Product, |engine| {
         let mut tensors = Tensors::<bf16>::new(case, engine.device())?;
-        let (inputs, _) = tensors.views(case)?;
-        let forward = untraced.forward_on_device(&case.contrast()?, &inputs, None)?;
+        let forward = untraced.forward(&tensors.views(case)?.0)?;
         let keeps = (tensors, forward);
         Prepared::new(engine.device(), keeps, |(tensors, forward)| {
-            let (inputs, gradients) = tensors.views(case)?;
+            let (problem, gradients) = tensors.views(case)?;
             let gradients = gradients.expect("a backward has gradients");
-            engine.backward_on_device(&case.contrast()?, &inputs, forward, 1.0, gradients, None)
+            engine.backward(&problem, forward.statistics(), 1.0, gradients)
         })
     });
 }
 
 /// What a call reads, and the gradients that it writes, if any.
 type Views<'a, T> = (
-    Inputs<CudaRows<'a, T>>,
+    Problem<CudaRows<'a, T>>,
     Option<Gradients<CudaRowsMut<'a, T>>>,
 );
 
@@ -192,66 +195,48 @@ impl<T: Element> Tensors<T> {
         let upload = |rows, seed| CudaBuffer::upload(device, &unit_rows(rows, d, seed));
         let gradient = case.wanted != Wanted::Forward;
         let room = |rows| if gradient { rows * d } else { 0 };
-        let own_key = (case.loss == Loss::Moco)
-            .then(|| upload(n, 3))
-            .transpose()?;
-        let has_k = case.loss != Loss::NtXent;
+        let contrast = case.contrast()?;
+        let own_key = contrast.has_own_keys().then(|| upload(n, 3)).transpose()?;
+        let keys = if contrast.is_shared() { 0 } else { m };
+        let of_keys = if contrast.has_dk() { room(m) } else { 0 };
         Ok(Self {
             q: upload(n, 1)?,
-            k: upload(if has_k { m } else { 0 }, 2)?,
+            k: upload(keys, 2)?,
             own_key,
             dq: CudaBuffer::zeroed(device, room(n))?,
-            dk: CudaBuffer::zeroed(device, if case.has_dk() { room(m) } else { 0 })?,
+            dk: CudaBuffer::zeroed(device, of_keys)?,
         })
     }
 
     fn call(&mut self, case: Case, engine: &CudaEngine) -> Result<CudaResults, Error> {
-        let contrast = case.contrast()?;
         match self.views(case)? {
-            (inputs, None) => engine.forward_on_device(&contrast, &inputs, None),
-            (inputs, Some(gradients)) => {
-                engine.value_and_grad_on_device(&contrast, &inputs, 1.0, gradients, None)
-            }
+            (problem, None) => engine.forward(&problem),
+            (problem, Some(gradients)) => engine.value_and_grad(&problem, 1.0, gradients),
         }
     }
 
     fn views(&mut self, case: Case) -> Result<Views<'_, T>, Error> {
         let Case { n, m, d, .. } = case;
+        let contrast = case.contrast()?;
         let q = self.q.rows(n, d)?;
-        let inputs = match (case.loss, &self.own_key) {
-            (Loss::NtXent, _) => Inputs::Shared { z: q },
+        let inputs = match (contrast.layout(), &self.own_key) {
+            (Layout::Shared, _) => Inputs::Shared { z: q },
             (_, Some(own_key)) => Inputs::Queue {
                 q,
                 own_key: own_key.rows(n, d)?,
                 queue: self.k.rows(m, d)?,
             },
-            _ => Inputs::Pair {
-                q,
-                k: self.k.rows(m, d)?,
-            },
+            _ => Inputs::pair(q, self.k.rows(m, d)?),
         };
+        let problem = contrast.on(inputs)?;
         if case.wanted == Wanted::Forward {
-            return Ok((inputs, None));
+            return Ok((problem, None));
         }
-        let gradients = Gradients {
-            dq: self.dq.rows_mut(n, d)?,
-            dk: match case.has_dk() {
-                true => Some(self.dk.rows_mut(m, d)?),
-                false => None,
-            },
+        let dk = match contrast.has_dk() {
+            true => Some(self.dk.rows_mut(m, d)?),
+            false => None,
         };
-        Ok((inputs, Some(gradients)))
-    }
-}
-
-impl Loss {
-    fn name(self) -> &'static str {
-        match self {
-            Self::NtXent => "NT-Xent",
-            Self::InfoNce => "InfoNCE",
-            Self::Moco => "MoCo",
-            Self::Clip => "CLIP",
-        }
+        Ok((problem, Some(Gradients::new(self.dq.rows_mut(n, d)?, dk))))
     }
 }
 
@@ -262,55 +247,47 @@ impl Case {
         Self { n, m, ..self }
     }
 
+    fn loss(self) -> &'static Loss {
+        Loss::of(self.loss).expect("cases name rows of the table")
+    }
+
     fn contrast(self) -> Result<Contrast, Error> {
-        match self.loss {
-            Loss::NtXent => Contrast::nt_xent(0.5),
-            Loss::InfoNce => Contrast::info_nce(0.07, Positives::Diagonal),
-            Loss::Moco => Contrast::moco(0.07),
-            Loss::Clip => Contrast::clip(1.0 / 0.07),
-        }
+        let loss = self.loss();
+        (loss.at)(loss.temperature)
     }
 
-    fn has_dk(self) -> bool {
-        matches!(self.loss, Loss::InfoNce | Loss::Clip)
-    }
-
-    fn row(self, dtype: DType) -> Row {
+    fn timed(self, dtype: DType) -> Row {
         let (n, m, d) = (self.n as f64, self.m as f64, self.d as f64);
-        // docs/design.md, section 6: "What is timed".
-        let products = match (self.wanted, self.loss) {
-            (Wanted::Forward, _) => 2.0,
-            (_, Loss::Moco) => 4.0,
-            (_, Loss::NtXent | Loss::InfoNce) | (Wanted::Backward, Loss::Clip) => 6.0,
-            (Wanted::Gradient, Loss::Clip) => 8.0,
+        let contrast = self.contrast().expect("papers' temperatures are legal");
+        let dk = contrast.has_dk();
+        let (wanted, work) = match self.wanted {
+            Wanted::Forward => ("forward", Work::Forward),
+            Wanted::Gradient => ("value and gradient", Work::ValueAndGrad { dk }),
+            Wanted::Backward => ("backward", Work::Backward { dk }),
         };
-        let (sides, gradients) = match self.loss {
-            Loss::NtXent => (n, n),
-            Loss::Moco => (2.0 * n + m, n),
-            Loss::InfoNce | Loss::Clip => (n + m, n + m),
+        let sides = match contrast.layout() {
+            Layout::Shared => n,
+            Layout::Pair => n + m,
+            Layout::Queue => 2.0 * n + m,
         };
         let gradients = match self.wanted {
             Wanted::Forward => 0.0,
-            Wanted::Gradient | Wanted::Backward => gradients,
+            _ if dk => n + m,
+            _ => n,
         };
-        let wanted = match self.wanted {
-            Wanted::Forward => "forward",
-            Wanted::Gradient => "value and gradient",
-            Wanted::Backward => "backward",
+        let shape = match contrast.is_shared() {
+            true => format!("2N={} D={}", self.n, self.d),
+            false => format!("N={} M={} D={}", self.n, self.m, self.d),
         };
-        let shape = match self.loss {
-            Loss::NtXent => format!("2N={} D={}", self.n, self.d),
-            _ => format!("N={} M={} D={}", self.n, self.m, self.d),
+        let size = Shape {
+            anchors: self.n,
+            candidates: self.m,
+            dim: self.d,
         };
+        // docs/design.md, section 6: "What is timed".
+        let flops = Some(contrast.useful_flops(size, work));
         let bytes = (sides + gradients) * d * number_bytes(dtype);
-        row(
-            self.loss.name(),
-            wanted,
-            shape,
-            dtype,
-            Some(products * n * m * d),
-            bytes,
-        )
+        row(self.loss().name, wanted, shape, dtype, flops, bytes)
     }
 }
 
@@ -365,7 +342,7 @@ fn top_k(rig: &mut Rig, criterion: &mut Criterion) {
         let queries = CudaBuffer::upload(device, &unit_rows::<bf16>(n, d, 1))?;
         let candidates = CudaBuffer::upload(device, &unit_rows::<bf16>(m, d, 2))?;
         Prepared::new(device, (queries, candidates), |(queries, candidates)| {
-            engine.top_k_on_device(queries.rows(n, d)?, candidates.rows(m, d)?, K, false)
+            engine.top_k(queries.rows(n, d)?, candidates.rows(m, d)?, K, false)
         })
     });
 }

@@ -4,8 +4,8 @@ use std::ffi::c_void;
 
 use cudarc::cublas::{result, sys};
 use half::bf16;
-use infonce::Error;
 use infonce::cuda::{CudaBuffer, CudaDevice};
+use infonce::{CudaError, Error};
 
 use super::losses::uniform;
 
@@ -71,10 +71,12 @@ impl Product {
                 sys::cublasGemmAlgo_t::CUBLAS_GEMM_DEFAULT,
             )
         };
-        result.map_err(|error| Error::Driver {
-            call: "cublasGemmEx",
-            code: error.0 as u32,
-            name: format!("{:?}", error.0),
+        result.map_err(|error| {
+            Error::Cuda(CudaError::Driver {
+                call: "cublasGemmEx",
+                code: error.0 as u32,
+                name: format!("{:?}", error.0),
+            })
         })
     }
 }

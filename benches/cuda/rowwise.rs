@@ -3,7 +3,7 @@
 use criterion::Criterion;
 use half::bf16;
 use infonce::cuda::{CudaBuffer, CudaDevice, CudaQueue, CudaVector, CudaVectorMut};
-use infonce::{Element, Engine, Error, MomentumTensor};
+use infonce::{Element, Engine, Error, KeyQueue, MomentumTensor};
 
 use super::losses::{number_bytes, row, uniform, unit_rows};
 use super::rig::{Prepared, Rig};
@@ -157,7 +157,7 @@ fn enqueue(rig: &mut Rig, criterion: &mut Criterion) {
         let device = engine.device();
         let keeps = (
             CudaBuffer::upload(device, &unit_rows::<bf16>(batch, d, 1))?,
-            CudaQueue::<bf16>::new(device, capacity, d)?,
+            CudaQueue::from_host(device, &KeyQueue::<bf16>::new(capacity, d)?)?,
         );
         Prepared::new(device, keeps, |(keys, queue)| {
             engine.enqueue(queue, keys.rows(batch, d)?)

@@ -60,10 +60,7 @@ fn prepare(engine: &CudaEngine, capacity: usize, lengths: &[usize]) -> Result<Pr
         own_key: view(own_key)?,
         queue: CudaQueue::from_host(device, &queue)?,
     };
-    let gradients = Gradients {
-        dq: view(dq)?,
-        dk: None,
-    };
+    let gradients = Gradients::new(view(dq)?, None);
     let parameters: Vec<[CudaBuffer<f32>; 2]> = lengths
         .iter()
         .map(|&length| {

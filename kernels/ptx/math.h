@@ -21,6 +21,8 @@ INFONCE_DEVICE float exp2_fast(float x) {
     return y;
 }
 INFONCE_DEVICE float exp_exact(float x) { return expf(x); }
+INFONCE_DEVICE float expm1_exact(float x) { return expm1f(x); }
+INFONCE_DEVICE float log_exact(float x) { return logf(x); }
 INFONCE_DEVICE float log1p_exact(float x) { return log1pf(x); }
 INFONCE_DEVICE float log2_exact(float x) { return log2f(x); }
 INFONCE_DEVICE float sqrt_exact(float x) { return __fsqrt_rn(x); }
@@ -49,6 +51,8 @@ inline float bits_float(uint32_t x) {
 }
 inline float exp2_fast(float x) { return std::exp2(x); }
 inline float exp_exact(float x) { return std::exp(x); }
+inline float expm1_exact(float x) { return std::expm1(x); }
+inline float log_exact(float x) { return std::log(x); }
 inline float log1p_exact(float x) { return std::log1p(x); }
 inline float log2_exact(float x) { return std::log2(x); }
 inline float sqrt_exact(float x) { return std::sqrt(x); }

@@ -1,183 +1,17 @@
-// What is computed row by row around the tile loops: positive logits before them, and after them the
-// statistics, the gradients and the loss from partial results, in a fixed order. O((N + M)·D) each, times
-// the parts that there are of a sum.
+// What comes after the tile loops, row by row: the statistics, the gradients and the loss from partial results, in a
+// fixed order. O((N + M)·D) each, times the parts that there are of a sum.
 #include "ptx/barrier.h"
 #include "ptx/global.h"
 #include "ptx/math.h"
 #include "ptx/shared.h"
+#include "similarity/row_blocks.h"
 #include "tile/contrast.h"
 #include "tile/element.h"
 #include "tile/numbers.h"
+#include "tile/row_rule.h"
 #include "tile/softmax.h"
 
 namespace infonce {
-
-constexpr int ROW_WARPS = 8;
-
-INFONCE_DEVICE uint64_t warp_row() { return uint64_t(block_index().x) * ROW_WARPS + thread_index() / 32; }
-
-// ---- Positive logits
-
-struct PositivesParams {
-    ContrastView contrast;
-    Matrix anchors, candidates, own_keys;  // own_keys: MoCo's positives; data null otherwise
-    uint32_t dim;
-    uint32_t* not_finite;  // two words, zero before: set when an anchor's, a candidate's number is not finite
-    float* positive;       // z₊ of each anchor
-    float* square_norms;   // of the anchors, then of the candidates
-};
-
-// Candidates that a warp takes together (src/device/statistics.rs): short rows keep too few loads under way.
-constexpr int CANDIDATES = 4;
-
-INFONCE_DEVICE void candidate_norms(const PositivesParams& p, uint64_t first) {
-    const uint32_t lane = thread_index() % 32, last = p.contrast.candidates - 1;
-    const bool quads = p.candidates.in_quads(p.dim);
-    float zero[CANDIDATES] = {}, square[CANDIDATES] = {};
-    for (uint32_t d = 4 * lane; d < p.dim; d += 128) {
-        float k[CANDIDATES][4];
-        INFONCE_UNROLL
-        for (int r = 0; r < CANDIDATES; ++r)
-            p.candidates.load_four(k[r], first + r < last ? first + r : last, d, p.dim, quads);
-        INFONCE_UNROLL
-        for (int r = 0; r < CANDIDATES; ++r) {
-            INFONCE_UNROLL
-            for (int i = 0; i < 4; ++i) {
-                zero[r] += 0.0f * k[r][i];
-                square[r] = fma(k[r][i], k[r][i], square[r]);
-            }
-        }
-    }
-    INFONCE_UNROLL
-    for (int r = 0; r < CANDIDATES; ++r) {
-        zero[r] = warp_sum(zero[r]);
-        square[r] = warp_sum(square[r]);
-        if (lane != 0 || first + r > last) continue;
-        store_global(p.square_norms + p.contrast.anchors + first + r, square[r]);
-        if (zero[r] != 0.0f) store_global(p.not_finite + 1, 1u);
-    }
-}
-
-// A warp an anchor, and after them a warp some candidates.
-INFONCE_KERNEL(positives, PositivesParams, ROW_WARPS * 32, 1) {
-    const uint32_t lane = thread_index() % 32;
-    const uint64_t row = warp_row();
-    const uint32_t anchors = p.contrast.anchors;
-    if (row >= anchors) {
-        const uint64_t first = (row - anchors) * CANDIDATES;
-        if (first < p.contrast.candidates) candidate_norms(p, first);
-        return;
-    }
-    const bool own = p.own_keys.data != nullptr;
-    const Matrix& keys = own ? p.own_keys : p.candidates;
-    const uint64_t key = own ? row : p.contrast.positive(uint32_t(row));
-    const bool quads = p.anchors.in_quads(p.dim) && keys.in_quads(p.dim);
-    float product = 0.0f, zero = 0.0f, square = 0.0f;
-    for (uint32_t d = 4 * lane; d < p.dim; d += 128) {
-        float q[4], k[4];
-        p.anchors.load_four(q, row, d, p.dim, quads);
-        keys.load_four(k, key, d, p.dim, quads);
-        INFONCE_UNROLL
-        for (int i = 0; i < 4; ++i) {
-            product = fma(q[i], k[i], product);
-            square = fma(q[i], q[i], square);
-            zero += 0.0f * q[i] + 0.0f * k[i];
-        }
-    }
-    product = warp_sum(product);
-    square = warp_sum(square);
-    zero = warp_sum(zero);
-    if (lane != 0) return;
-    const bool finite = zero == 0.0f;
-    store_global(p.positive + row, finite ? p.contrast.scale_value() * product : quiet_nan());
-    store_global(p.square_norms + row, square);
-    if (!finite) store_global(p.not_finite, 1u);
-}
-
-// ---- Kernels of one block
-
-constexpr uint32_t BLOCK_THREADS = 1024, BLOCK_WARPS = BLOCK_THREADS / 32;
-static_assert(BLOCK_WARPS == 32, "what warps leave is joined by the lanes of one");
-
-// `use(load(i))` for every i < `count` that is this thread's, with several loads under way.
-template <class Load, class Use>
-INFONCE_DEVICE void for_own(uint32_t count, const Load& load, const Use& use) {
-    constexpr uint32_t TOGETHER = 4;
-    for (uint64_t first = thread_index(); first < count; first += TOGETHER * BLOCK_THREADS) {
-        decltype(load(0u)) x[TOGETHER];
-        INFONCE_UNROLL
-        for (uint32_t i = 0; i < TOGETHER; ++i) {
-            const uint64_t at = first + i * BLOCK_THREADS;
-            x[i] = load(uint32_t(at < count ? at : first));
-        }
-        INFONCE_UNROLL
-        for (uint32_t i = 0; i < TOGETHER; ++i)
-            if (first + i * BLOCK_THREADS < count) use(x[i]);
-    }
-}
-
-// x[i] over the block by `join`, in every thread, in a fixed order. Once a kernel.
-template <int COUNT, class T, class Join>
-INFONCE_DEVICE void join_block(T (&x)[COUNT], const Join& join) {
-    const uint32_t lane = thread_index() % 32, warp = thread_index() / 32;
-    const auto join_warp = [&] {
-        INFONCE_UNROLL
-        for (int i = 0; i < COUNT; ++i)
-            INFONCE_UNROLL
-            for (int mask = 1; mask < 32; mask *= 2) x[i] = join(x[i], shuffle_xor(x[i], mask));
-    };
-    const auto slot = [&](int i, uint32_t of_warp) { return shared_base() + (i * BLOCK_WARPS + of_warp) * uint32_t(sizeof(T)); };
-    join_warp();
-    INFONCE_UNROLL
-    for (int i = 0; i < COUNT; ++i)
-        if (lane == 0) store_shared(slot(i, warp), x[i]);
-    block_barrier();
-    INFONCE_UNROLL
-    for (int i = 0; i < COUNT; ++i) x[i] = load_shared<T>(slot(i, lane));
-    join_warp();
-}
-
-struct BoundParams {
-    ContrastView contrast;
-    const float* square_norms;
-    const float* positive;  // z₊, in nats
-    float largest;          // of all |z| of which the bound holds
-    float above;            // the offset is what the bound is above this
-    LogitBound* bound;
-};
-
-// |z_ij| ≤ s·max‖q‖·max‖k‖ =: L. With L ≤ 80 in base 2 a sum of 2^z over 2^30 candidates lies between 2^-80
-// and 2^110, and with norms whose largest is between 2^-16 and 2^16 sums of it times rows stay below 2^127.
-// For exponentials of f16 `ExponentRange` of src/device/statistics.rs chooses an offset. The positive of MoCo is
-// no candidate, and is asked itself. One block.
-INFONCE_KERNEL(bound_logits, BoundParams, BLOCK_THREADS, 1) {
-    struct Anchor {
-        float square, positive;
-    };
-    // Of squares the largest anchor's, the largest and (the negative of) the smallest candidate's; the largest |z₊|.
-    float most[4] = {0.0f, 0.0f, -infinity(), 0.0f};
-    for_own(
-        p.contrast.anchors, [&](uint32_t i) { return Anchor{load_global(p.square_norms + i), load_global(p.positive + i)}; },
-        [&](const Anchor& anchor) {
-            most[0] = larger(most[0], anchor.square);
-            most[3] = larger(most[3], absolute(anchor.positive));
-        });
-    for_own(
-        p.contrast.candidates, [&](uint32_t i) { return load_global(p.square_norms + p.contrast.anchors + i); },
-        [&](float square) {
-            most[1] = larger(most[1], square);
-            most[2] = larger(most[2], -square);
-        });
-    join_block(most, larger);
-    if (thread_index() != 0) return;
-    constexpr float FAR = 65536.0f;
-    const auto usual = [](float norm) { return norm >= 1.0f / FAR && norm <= FAR; };
-    const float anchors = sqrt_exact(most[0]), candidates = sqrt_exact(most[1]), shortest = sqrt_exact(-most[2]);
-    const float bound = absolute(p.contrast.scale2()) * anchors * candidates;
-    const bool holds = usual(anchors) && usual(candidates) && larger(bound, most[3] * LOG2_E) <= p.largest;
-    const float lengths = log2_exact(candidates) - log2_exact(shortest);
-    store_global(p.bound, LogitBound{uint32_t(holds), larger(bound - p.above, 0.0f), lengths, 0});
-}
 
 // ---- Statistics
 
@@ -191,17 +25,17 @@ struct StatisticsParams {
     // A candidate that is not finite makes every row NaN; an anchor does so where columns have a loss.
     uint32_t symmetric;
     const uint32_t* not_finite;
-    uint32_t* far;              // zero before; set where a row's |lse2| is above NEAR; null: nobody asks
+    uint32_t* far;              // zero before; set where a row's |offset2| is above NEAR; null: nobody asks
+    ContrastView contrast;
+    RowRule rule;
     float* positive;            // z₊, in nats
     float* negatives_lse;       // lse⁻, in nats
-    float* lse2;                // log2 of the sum over all allowed candidates
-    float* sigma;               // 1 - p₊
+    // Of RowValues: the offset, in base 2, of a softmax the log-sum-exp over all candidates; and the masses a and c,
+    // which of a softmax are the same and stand in one place.
+    float* offset2;
+    float* negatives_mass;
+    float* positive_mass;
 };
-
-// log(1 + eˣ); 0 at -∞, NaN at NaN.
-INFONCE_DEVICE float softplus(float x) { return x > 0.0f ? x + log1p_exact(exp_exact(-x)) : log1p_exact(exp_exact(x)); }
-
-INFONCE_DEVICE float sigmoid(float x) { return 1.0f / (1.0f + exp_exact(-x)); }
 
 INFONCE_KERNEL(combine_statistics, StatisticsParams, 128, 1) {
     const uint32_t thread = block_index().x * 128 + thread_index();
@@ -230,38 +64,60 @@ INFONCE_KERNEL(combine_statistics, StatisticsParams, 128, 1) {
     if (load_global(p.not_finite + 1) || (p.symmetric && load_global(p.not_finite)))
         positive = quiet_nan();
     store_global(p.positive + row, positive);
-    const float margin = lse - positive;
-    const float lse2 = (positive + softplus(margin)) * LOG2_E;
-    store_global(p.lse2 + row, lse2);
-    if (p.far && !(absolute(lse2) <= NEAR)) store_global(p.far, 1u);
-    store_global(p.sigma + row, sigmoid(margin));
+    const RowValues values = row_values(p.rule, p.contrast.scale_value(), lse, positive);
+    const float offset2 = values.offset * LOG2_E;
+    store_global(p.offset2 + row, offset2);
+    if (p.far && !(absolute(offset2) <= NEAR)) store_global(p.far, 1u);
+    store_global(p.negatives_mass + row, values.negatives);
+    if (p.positive_mass != p.negatives_mass) store_global(p.positive_mass + row, values.positive);
+}
+
+struct MergeParams {
+    float* negatives_lse;
+    float* positive;
+    const float* other_lse;
+    const float* other_positive;
+    uint32_t rows;
+};
+
+// Of the same rows against other candidates: lse⁻ over both, and the one positive that either has.
+INFONCE_KERNEL(merge_statistics, MergeParams, 128, 1) {
+    const uint32_t row = block_index().x * 128 + thread_index();
+    if (row >= p.rows) return;
+    const float a = load_global(p.negatives_lse + row), b = load_global(p.other_lse + row);
+    const float most = larger_or_nan(a, b);
+    // Without negatives on either side the difference is no number.
+    const float lse = most == -infinity() ? most : most + log1p_exact(exp_exact(-absolute(a - b)));
+    store_global(p.negatives_lse + row, lse);
+    store_global(p.positive + row, larger_or_nan(load_global(p.positive + row), load_global(p.other_positive + row)));
 }
 
 // ---- Gradients
 
 struct ShiftParams {
-    const float* row_sigma;
-    const float* column_sigma;  // null: columns have no loss
+    const float* row_mass;     // of the negatives
+    const float* column_mass;  // null: columns have no loss
     uint32_t rows, columns;
     WeightShift* shift;
 };
 
-// The shift that brings the largest σ to at most 2^UNIT_SHIFT: no term of a weight is above its σ. One block.
+// The shift that brings the largest mass a to at most 2^UNIT_SHIFT: a row's terms of weights add up to a. One block.
 INFONCE_KERNEL(find_weight_shift, ShiftParams, BLOCK_THREADS, 1) {
     float largest[1] = {0.0f};
-    const auto take = [&](float sigma) { largest[0] = larger(largest[0], sigma); };
-    for_own(p.rows, [&](uint32_t i) { return load_global(p.row_sigma + i); }, take);
-    if (p.column_sigma) for_own(p.columns, [&](uint32_t i) { return load_global(p.column_sigma + i); }, take);
+    const auto take = [&](float mass) { largest[0] = larger(largest[0], mass); };
+    for_own(p.rows, [&](uint32_t i) { return load_global(p.row_mass + i); }, take);
+    if (p.column_mass) for_own(p.columns, [&](uint32_t i) { return load_global(p.column_mass + i); }, take);
     join_block(largest, larger);
     if (thread_index() != 0) return;
-    // Where σ is smaller still, so is every gradient: nothing is left of it in f32.
+    // Where masses are smaller still, so is every gradient: nothing is left of it in f32. Of the largest f32 the shift
+    // is -114.
     const uint32_t exponent = float_bits(largest[0]) >> 23;
     store_global(p.shift, shift_by(int(UNIT_SHIFT) + (exponent > 26 ? 126 - int(exponent) : 100)));
 }
 
 struct FitParams {
     const float* negatives_lse;  // in nats, of the chunk's rows
-    const float* lse2;
+    const float* offset2;
     const float* square_norms;   // of the chunk's anchors
     uint32_t rows;
     float lowest;                // of log2 Σ_j E_ij, where candidates are of the same length
@@ -273,8 +129,8 @@ struct FitParams {
 };
 
 // Whether f16 holds a chunk's exponentials, one offset o for all, and its folded anchors f_i·q_i, where
-// f_i = 2^(o - lse_i); and the shift that brings the longest of these to at most 2^15. Exponentials for which it
-// does not are to be stored again, with offsets of their rows. One block.
+// f_i = 2^(o - o_i), o_i the row's own; and the shift that brings the longest of these to at most 2^15. Exponentials
+// for which it does not are to be stored again, with offsets of their rows. One block.
 //
 // Below 2^-14 an exponential is off by 2^-25, and all of them by M·2^-25·max‖k‖ at most, which is to be little
 // beside Σ_j E_ij·‖k_j‖. Folded anchors are short where Σ_j E_ij is large, or where p₊ is near 1: those of the
@@ -282,7 +138,7 @@ struct FitParams {
 // near 1 for most rows; the range is such then that none serves.
 INFONCE_KERNEL(fit_exponentials, FitParams, BLOCK_THREADS, 1) {
     struct Row {
-        float negatives_lse, lse2, square;
+        float negatives_lse, offset2, square;
     };
     const LogitBound bound = load_global(p.bound);
     // log2 of the least Σ_j E_ij, of the longest folded anchor with the one offset and with those of rows, and of
@@ -291,7 +147,7 @@ INFONCE_KERNEL(fit_exponentials, FitParams, BLOCK_THREADS, 1) {
     for_own(
         p.rows,
         [&](uint32_t i) {
-            return Row{load_global(p.negatives_lse + i), load_global(p.lse2 + i), load_global(p.square_norms + i)};
+            return Row{load_global(p.negatives_lse + i), load_global(p.offset2 + i), load_global(p.square_norms + i)};
         },
         [&](const Row& row) {
             const float negatives = row.negatives_lse * LOG2_E, sum = negatives - bound.offset;
@@ -300,8 +156,8 @@ INFONCE_KERNEL(fit_exponentials, FitParams, BLOCK_THREADS, 1) {
             most[0] = larger(most[0], -sum);
             if (!(row.square > 0.0f)) return;
             const float norm = 0.5f * log2_exact(row.square);
-            most[1] = larger(most[1], norm + bound.offset - row.lse2);
-            most[2] = larger(most[2], norm + negatives - ROW_SHIFT - row.lse2);
+            most[1] = larger(most[1], norm + bound.offset - row.offset2);
+            most[2] = larger(most[2], norm + negatives - ROW_SHIFT - row.offset2);
             most[3] = larger(most[3], sum - norm);
         });
     join_block(most, larger);
@@ -328,7 +184,7 @@ INFONCE_DEVICE ScaledSum sum_of_parts(const ScaledSum* partial, uint32_t parts, 
 
 struct FoldParams {
     const ScaledSum* partial;  // parts × rows, Σ_j E_ij
-    const float* lse2;         // of the chunk's rows
+    const float* offset2;      // of the chunk's rows
     uint32_t parts, rows, dim;
     uint32_t padding;
     Matrix anchors;            // of the chunk
@@ -337,14 +193,15 @@ struct FoldParams {
     float* factors;
 };
 
-// The factor 2^(o_i - lse_i) of each row, and its anchor times that. A warp a row.
+// The factor 2^(o - o_i) of each row, o what its exponentials have and o_i its own offset, and its anchor times that.
+// A warp a row.
 INFONCE_KERNEL(fold_rows, FoldParams, ROW_WARPS * 32, 1) {
     const uint32_t lane = thread_index() % 32;
     const uint64_t row = warp_row();
     if (row >= p.rows) return;
     const ScaledSum sum = sum_of_parts(p.partial, p.parts, p.rows, row);
     // Without negatives nothing bounds it, and it multiplies nothing.
-    const float exponent = sum.sum == 0.0f ? -infinity() : sum.maximum - load_global(p.lse2 + row);
+    const float exponent = sum.sum == 0.0f ? -infinity() : sum.maximum - load_global(p.offset2 + row);
     if (lane == 0) store_global(p.factors + row, exp2_fast(exponent));
     if (!p.folded.data) return;
     const float factor = exp2_fast(exponent + (p.shift ? load_global(p.shift).shift : 0.0f));
@@ -369,12 +226,13 @@ struct FinishParams {
     ContrastView contrast;
     float coefficient;             // upstream · w; the gradient's factor is this times s
     uint32_t of_candidates;        // the rows are candidates, and what belongs to them are anchors
-    const float* row_sigma;        // of all anchors
-    const float* column_sigma;     // of all candidates; null: they have no loss
+    const float* negatives_mass;   // of all anchors, where there are normalisers
+    const float* row_mass;         // of the positive, of all anchors
+    const float* column_mass;      // and of all candidates; null: they have no loss
     Matrix partners;               // what rows belong to: candidates, anchors, or keys of each anchor's own
     uint32_t own_keys;             // whether they are the last
-    uint32_t padding;
-    // Of candidates by index: to candidate j belong anchors order[n], starts[j] ≤ n < starts[j + 1].
+    uint32_t accumulates;          // the gradient is added to what is there
+    // Of candidates by index (group_anchors): to candidate j belong anchors order[n], starts[j] ≤ n < starts[j + 1].
     const uint32_t* starts;
     const uint32_t* order;
     Matrix rows_of;                // the rows the gradient belongs to
@@ -387,15 +245,21 @@ struct FinishParams {
 struct Partner {
     bool exists;
     uint32_t row;
-    float sigma;
+    float mass;
 
     INFONCE_DEVICE Partner(const FinishParams& p, uint32_t own_row) {
-        exists = !p.starts && (!p.of_candidates || own_row < p.contrast.anchors);
-        row = p.of_candidates || p.own_keys || !exists ? own_row : p.contrast.positive(own_row);
-        sigma = 0.0f;
+        row = own_row;
+        mass = 0.0f;
+        exists = !p.starts;
+        if (exists && p.of_candidates) {
+            exists = own_row < p.contrast.anchors;
+        } else if (exists && !p.own_keys) {
+            row = p.contrast.positive(own_row);
+            exists = row < p.contrast.candidates;
+        }
         if (!exists) return;
-        sigma = load_global(p.row_sigma + (p.of_candidates ? row : own_row));
-        if (p.column_sigma) sigma += load_global(p.column_sigma + (p.of_candidates ? own_row : row));
+        mass = load_global(p.row_mass + (p.of_candidates ? row : own_row));
+        if (p.column_mass) mass += load_global(p.column_mass + (p.of_candidates ? own_row : row));
     }
 };
 
@@ -407,21 +271,21 @@ INFONCE_DEVICE void subtract_group(const FinishParams& p, uint32_t row, uint32_t
     const uint32_t end = load_global(p.starts + row + 1);
     for (uint32_t n = load_global(p.starts + row) + own; n < end; n += GROUP * p.warps) {
         uint32_t anchor[GROUP];
-        float sigma[GROUP], q[GROUP][4];
+        float mass[GROUP], q[GROUP][4];
         INFONCE_UNROLL
         for (uint32_t i = 0; i < GROUP; ++i) anchor[i] = load_global(p.order + (n + i * p.warps < end ? n + i * p.warps : n));
         INFONCE_UNROLL
-        for (uint32_t i = 0; i < GROUP; ++i) sigma[i] = n + i * p.warps < end ? load_global(p.row_sigma + anchor[i]) : 0.0f;
+        for (uint32_t i = 0; i < GROUP; ++i) mass[i] = n + i * p.warps < end ? load_global(p.row_mass + anchor[i]) : 0.0f;
         INFONCE_UNROLL
         for (uint32_t i = 0; i < GROUP; ++i) p.partners.load_four(q[i], anchor[i], first, p.dim, quads);
         INFONCE_UNROLL
         for (uint32_t i = 0; i < GROUP; ++i)
             INFONCE_UNROLL
-            for (int j = 0; j < 4; ++j) sums[j] = fma(-sigma[i], q[i][j], sums[j]);
+            for (int j = 0; j < 4; ++j) sums[j] = fma(-mass[i], q[i][j], sums[j]);
     }
 }
 
-// dx_i = factor · (share · Σ_parts sums_i - Σ σ k₊) over what belongs to the row. `warps` warps a row, of which
+// dx_i = factor · (share · Σ_parts sums_i - Σ c k₊) over what belongs to the row. `warps` warps a row, of which
 // each adds up every n-th part and positive; the row's first adds up theirs.
 INFONCE_KERNEL(finish_gradient, FinishParams, ROW_WARPS * 32, 4) {
     const uint32_t lane = thread_index() % 32, warp = thread_index() / 32;
@@ -437,8 +301,8 @@ INFONCE_KERNEL(finish_gradient, FinishParams, ROW_WARPS * 32, 4) {
         if (p.normalisers) {
             const ScaledSum sum = sum_of_parts(p.normalisers, p.parts, p.rows, row);
             maximum = finite_offset(sum.maximum);
-            // p_ij = σ_i · (its share among the negatives).
-            share *= sum.sum == 0.0f ? 0.0f : load_global(p.row_sigma + p.first_row + row) / sum.sum;
+            // A weight is a_i · (its share among the negatives).
+            share *= sum.sum == 0.0f ? 0.0f : load_global(p.negatives_mass + p.first_row + row) / sum.sum;
         }
     }
     const uint32_t own_row = p.first_row + uint32_t(inside ? row : 0);
@@ -465,7 +329,7 @@ INFONCE_KERNEL(finish_gradient, FinishParams, ROW_WARPS * 32, 4) {
             float k[4];
             p.partners.load_four(k, partner.row, first, p.dim, quads);
             INFONCE_UNROLL
-            for (int i = 0; i < 4; ++i) sums[i] = fma(-partner.sigma, k[i], sums[i]);
+            for (int i = 0; i < 4; ++i) sums[i] = fma(-partner.mass, k[i], sums[i]);
         }
         if (p.warps > 1) {
             block_barrier();
@@ -480,12 +344,19 @@ INFONCE_KERNEL(finish_gradient, FinishParams, ROW_WARPS * 32, 4) {
         if (!leads || !holds) continue;
         INFONCE_UNROLL
         for (int i = 0; i < 4; ++i) sums[i] *= factor;
+        if (p.dots) {
+            float x[4];
+            p.rows_of.load_four(x, row, first, p.dim, quads);
+            INFONCE_UNROLL
+            for (int i = 0; i < 4; ++i) dot = fma(x[i], sums[i], dot);
+        }
+        if (p.accumulates) {
+            float before[4];
+            p.gradient.load_four(before, row, first, p.dim, quads);
+            INFONCE_UNROLL
+            for (int i = 0; i < 4; ++i) sums[i] += before[i];
+        }
         p.gradient.store_four(sums, row, first, p.dim, quads);
-        if (!p.dots) continue;
-        float x[4];
-        p.rows_of.load_four(x, row, first, p.dim, quads);
-        INFONCE_UNROLL
-        for (int i = 0; i < 4; ++i) dot = fma(x[i], sums[i], dot);
     }
     if (!p.dots || !leads) return;
     dot = warp_sum(dot);
@@ -495,14 +366,16 @@ INFONCE_KERNEL(finish_gradient, FinishParams, ROW_WARPS * 32, 4) {
 // ---- Loss
 
 struct ReduceParams {
-    const float* row_lse;      // lse⁻ and z₊ of the rows; null: no loss is wanted
+    const float* row_lse;      // lse⁻ and z₊ of the rows; null: neither the loss nor what s itself moves is wanted
     const float* row_positive;
     const float* column_lse;   // and of the columns; null: they have no loss
     const float* column_positive;
     const float* dots;         // null: dscale is not wanted
     uint32_t rows, columns;
     double row_weight;
-    double dot_weight;         // dscale = Σ dots · dot_weight / s
+    double dot_weight;         // dscale = Σ dots · dot_weight / s + Σ ∂φ/∂s · scale_weight
+    double scale_weight;
+    RowRule rule;
     ContrastView contrast;
     float* result;             // loss, dscale
 };
@@ -511,20 +384,30 @@ struct ReduceParams {
 INFONCE_KERNEL(reduce, ReduceParams, BLOCK_THREADS, 1) {
     struct Row {
         float lse, positive;
+        bool counts;
     };
-    double sums[2] = {};  // of losses, of dots
-    const auto add_losses = [&](const float* lse, const float* positive, uint32_t rows) {
+    const float s = p.contrast.scale_value();
+    double sums[3] = {};  // of losses, of dots, of ∂φ/∂s
+    const auto add_losses = [&](const float* lse, const float* positive, uint32_t rows, auto counts) {
         for_own(
-            rows, [&](uint32_t i) { return Row{load_global(lse + i), load_global(positive + i)}; },
-            [&](const Row& row) { sums[0] += double(softplus(row.lse - row.positive)); });
+            rows, [&](uint32_t i) { return Row{load_global(lse + i), load_global(positive + i), counts(i)}; },
+            [&](const Row& row) {
+                const RowValues values = row_values(p.rule, s, row.lse, row.positive);
+                sums[0] += double(values.value);
+                if (p.dots && row.counts) sums[2] += double(values.scale);
+            });
     };
-    if (p.row_lse) add_losses(p.row_lse, p.row_positive, p.rows);
-    if (p.column_lse) add_losses(p.column_lse, p.column_positive, p.columns);
+    // ∂φ/∂s of a row counts where its positive is, as shards' dscales are added up.
+    const auto here = [&](uint32_t i) {
+        return p.contrast.rule == POSITIVE_NONE || p.contrast.positive(i) < p.contrast.candidates;
+    };
+    if (p.row_lse) add_losses(p.row_lse, p.row_positive, p.rows, here);
+    if (p.column_lse) add_losses(p.column_lse, p.column_positive, p.columns, [](uint32_t) { return true; });
     if (p.dots) for_own(p.rows, [&](uint32_t i) { return load_global(p.dots + i); }, [&](float dot) { sums[1] += double(dot); });
     join_block(sums, [](double a, double b) { return a + b; });
     if (thread_index() != 0) return;
     store_global(p.result, float(sums[0] * p.row_weight));
-    store_global(p.result + 1, float(sums[1] * p.dot_weight / double(p.contrast.scale_value())));
+    store_global(p.result + 1, float(sums[1] * p.dot_weight / double(s) + sums[2] * p.scale_weight));
 }
 
 }  // namespace infonce

@@ -13,7 +13,7 @@ struct ScaledSum {
     float sum;
 };
 
-// What the device finds of all logits z of a call, in base 2 (bound_logits of similarity/rows.cu).
+// What the device finds of all logits z of a call, in base 2 (bound_logits of similarity/positives.cu).
 struct LogitBound {
     uint32_t holds;  // whether every 2^(z - offset), and sums of them, are normal numbers of f32
     float offset;

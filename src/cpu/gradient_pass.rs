@@ -4,9 +4,11 @@
 //! ```text
 //! dq_i  =  factor_i · Σ_j W_ij k_j  −  positive_i · k₊        dk = Σ_i W_iᵀ (factor_i · q_i) − …
 //! ```
-//! With the statistics known, W_ij is the softmax itself. One-way losses need not know them: W_ij is
+//! With the statistics known, W_ij is ∂φ/∂z_ij itself ([`RowRule`](crate::losses::RowRule)). One-way losses need not know them: W_ij is
 //! taken against the fixed offset, its row sums give the statistics, and the normaliser goes into
 //! factor_i. That is 6NMD instead of 8NMD.
+
+use std::f64::consts::LOG2_E;
 
 use rayon::prelude::*;
 
@@ -14,23 +16,74 @@ use super::pack::{Buffer, Panels, pack_summed, row_items, weight_rows_to_items, 
 use super::problem::{BLOCK, GROUP, LogitTile, Problem};
 use super::simd::{Item, Left, Output};
 use crate::element::{DType, Element};
+use crate::losses::{RowContext, RowValues};
+use crate::rows::{Matrix, RowsMut};
 
-/// The softmax, where it is known beforehand.
-pub(super) struct Softmax {
-    /// lse_i · log₂e over all allowed candidates.
-    pub row_lse2: Vec<f32>,
+/// What makes weights of logits, where it is known beforehand.
+pub(super) struct Known {
+    /// o_i · log₂e.
+    pub row_offset2: Vec<f32>,
     /// The same of each column, where columns have a loss.
-    pub column_lse2: Option<Vec<f32>>,
-    /// σ_i, plus the positive's column's σ where columns have a loss.
-    pub one_minus_positive: Vec<f64>,
+    pub column_offset2: Option<Vec<f32>>,
+    /// c_i, plus that of the positive's column where columns have a loss.
+    pub positive_mass: Vec<f64>,
+    /// Σ of ∂φ/∂s over rows and columns.
+    pub scale_slopes: f64,
+}
+
+impl Known {
+    /// From lse⁻ of every row (and column) and z₊ of every row, in nats.
+    pub fn new<T: Element>(
+        problem: &Problem<'_, T>,
+        positives: &[f64],
+        rows: &[f64],
+        columns: Option<&[f64]>,
+    ) -> Self {
+        let context = problem.context(positives);
+        let rule = problem.contrast.rule();
+        let values = |negatives: &[f64]| -> Vec<RowValues> {
+            let pairs = negatives.iter().zip(positives);
+            pairs
+                .map(|(&lse, &z)| rule.values(lse, z, &context))
+                .collect()
+        };
+        let offset2 = |values: &[RowValues]| -> Vec<f32> {
+            let offset2 = |values: &RowValues| (values.offset * LOG2_E) as f32;
+            values.iter().map(offset2).collect()
+        };
+        let rows = values(rows);
+        let columns = columns.map(values);
+        // Where rows are shared, the column of a positive is a row of the same matrix.
+        let other = match problem.contrast.is_shared() {
+            true => Some(&rows),
+            false => columns.as_ref(),
+        };
+        let of_partner = |i: usize| match (other, problem.positive(i)) {
+            (Some(other), Some(partner)) => other[partner].positive,
+            _ => 0.0,
+        };
+        let mass = (0..rows.len()).map(|i| rows[i].positive + of_partner(i));
+        // A row of a shard counts where its positive is.
+        let here = (0..rows.len()).filter(|&i| problem.positive_row(i).is_some());
+        let of_columns = columns.iter().flatten().map(|values| values.scale);
+        Self {
+            positive_mass: mass.collect(),
+            column_offset2: other.map(|other| offset2(other)),
+            row_offset2: offset2(&rows),
+            scale_slopes: here.map(|i| rows[i].scale).chain(of_columns).sum(),
+        }
+    }
 }
 
 /// What a gradient pass finds out besides the gradients.
+#[derive(Default)]
 pub(super) struct Outcome {
-    /// lse⁻ of each row, when the softmax was not known.
+    /// lse⁻ of each row, when it was not known.
     pub negatives_lse: Vec<f64>,
     /// Σ_i ⟨q_i, dq_i⟩.
     pub anchors_dot_gradient: f64,
+    /// Σ of ∂φ/∂s over rows and columns.
+    pub scale_slopes: f64,
 }
 
 /// Rows of a chunk whose weights fit `budget` bytes: whole groups, at least one.
@@ -51,7 +104,9 @@ fn task_rows(rows: usize) -> usize {
 pub(super) struct GradientPass<'a, T> {
     pub problem: &'a Problem<'a, T>,
     /// `None`: take it from the chunk's own row sums; needs a fixed offset.
-    pub softmax: Option<&'a Softmax>,
+    pub known: Option<&'a Known>,
+    /// Whether gradients are added to what is there.
+    pub accumulate: bool,
     /// upstream · w · s, the factor of every gradient.
     pub coefficient: f64,
     /// Bytes for a chunk's weights.
@@ -71,7 +126,7 @@ struct Weights {
 }
 
 impl<T: Element> GradientPass<'_, T> {
-    pub fn run<G: Element>(&self, dq: &mut [G], dk: Option<&mut [G]>) -> Outcome {
+    pub fn run<G: Element>(&self, dq: RowsMut<'_, G>, dk: Option<RowsMut<'_, G>>) -> Outcome {
         let problem = self.problem;
         let (shape, kernel, workspace) = (problem.shape, problem.kernel, problem.workspace);
         let dim = shape.dim;
@@ -88,31 +143,34 @@ impl<T: Element> GradientPass<'_, T> {
             }),
             sums: vec![0.0; blocks * chunk],
         };
-        let candidates = pack_summed(kernel, problem.k.as_slice(), dim, None, workspace);
+        let candidates = pack_summed(kernel, &problem.k.contiguous(), dim, None, workspace);
         let mut sums = workspace.take(chunk * dim);
         let mut storage = Vec::new();
         let mut outcome = Outcome {
-            negatives_lse: Vec::new(),
-            anchors_dot_gradient: 0.0,
+            scale_slopes: self.known.map_or(0.0, |known| known.scale_slopes),
+            ..Outcome::default()
         };
-        with_f32(dk, |mut dk| {
+        let context = problem.context(&problem.positive_logits);
+        let (dq, dq_stride) = dq.into_parts();
+        with_f32(dk, self.accumulate, |mut dk| {
             for first_row in (0..shape.anchors).step_by(chunk) {
                 let rows = chunk.min(shape.anchors - first_row);
-                let range = first_row * dim..(first_row + rows) * dim;
-                let anchors = &problem.q.as_slice()[range.clone()];
-                let items = row_items(kernel, anchors, dim, &mut storage);
+                let anchors = problem.anchors(first_row, rows);
+                let items = row_items(kernel, &anchors, dim, &mut storage);
                 self.fill_weights(&mut weights, items, first_row, rows);
-                let factors = self.factors(&weights, first_row, rows, &mut outcome);
+                let factors = self.factors(&weights, first_row, rows, &context, &mut outcome);
 
                 let sums = &mut sums.numbers_mut()[..rows * dim];
-                let dq = &mut dq[range];
+                let dq = &mut dq[first_row * dq_stride..];
+                let target = (dq, dq_stride);
                 outcome.anchors_dot_gradient +=
-                    self.anchor_gradients(&weights, &candidates, &factors, first_row, sums, dq);
+                    self.anchor_gradients(&weights, &candidates, &factors, first_row, sums, target);
 
                 if let Some(dk) = dk.as_deref_mut() {
                     let factor = Some(factors.softmax.as_slice());
-                    let scaled = pack_summed(kernel, anchors, dim, factor, workspace);
-                    self.add_to_candidates(&weights, &scaled, &factors, first_row, dk);
+                    let scaled = pack_summed(kernel, &anchors, dim, factor, workspace);
+                    let accumulate = first_row > 0;
+                    self.add_to_candidates(&weights, &scaled, &factors, first_row, dk, accumulate);
                 }
             }
         });
@@ -186,15 +244,15 @@ impl<T: Element> GradientPass<'_, T> {
         for ((row, sum), values) in sums.iter_mut().enumerate().zip(&mut rows) {
             let (values, padding) = values.split_at_mut(width);
             padding.fill(0.0);
-            match self.softmax {
+            match self.known {
                 None => {
                     // The engine takes this way only with a fixed offset.
                     let offset2 = problem.fixed_offset2.unwrap_or(f32::NAN);
                     *sum = kernel.exp_row(values, scale2, offset2);
                 }
-                Some(softmax) => {
-                    let offset2 = softmax.row_lse2[first_row + row];
-                    match &softmax.column_lse2 {
+                Some(known) => {
+                    let offset2 = known.row_offset2[first_row + row];
+                    match &known.column_offset2 {
                         None => *sum = kernel.exp_row(values, scale2, offset2),
                         Some(columns) => {
                             let columns = &columns[first_column..first_column + width];
@@ -215,6 +273,7 @@ impl<T: Element> GradientPass<'_, T> {
         weights: &Weights,
         first_row: usize,
         rows: usize,
+        context: &RowContext,
         outcome: &mut Outcome,
     ) -> Factors {
         let mut factors = Factors {
@@ -224,21 +283,28 @@ impl<T: Element> GradientPass<'_, T> {
         let offset2 = self.problem.fixed_offset2.unwrap_or(f32::NAN);
         for row in 0..rows {
             let i = first_row + row;
-            let (normaliser, one_minus_positive) = match self.softmax {
-                Some(softmax) => (1.0, softmax.one_minus_positive[i]),
+            let (normaliser, positive_mass) = match self.known {
+                Some(known) => (1.0, known.positive_mass[i]),
                 None => {
                     let blocks = weights.sums.chunks(weights.rows);
                     let sum: f64 = blocks.map(|sums| f64::from(sums[row])).sum();
                     let lse = f64::from(offset2) * std::f64::consts::LN_2 + sum.ln();
                     outcome.negatives_lse.push(lse);
-                    let sigma = sigmoid(lse - self.problem.positive_logits[i]);
-                    (if sum == 0.0 { 0.0 } else { sigma / sum }, sigma)
+                    let positive = self.problem.positive_logits[i];
+                    let values = self.problem.contrast.rule().values(lse, positive, context);
+                    outcome.scale_slopes += values.scale;
+                    let share = if sum == 0.0 {
+                        0.0
+                    } else {
+                        values.negatives / sum
+                    };
+                    (share, values.positive)
                 }
             };
             factors.softmax.push((self.coefficient * normaliser) as f32);
             factors
                 .positive
-                .push((self.coefficient * one_minus_positive) as f32);
+                .push((self.coefficient * positive_mass) as f32);
         }
         factors
     }
@@ -252,7 +318,7 @@ impl<T: Element> GradientPass<'_, T> {
         factors: &Factors,
         first_row: usize,
         sums: &mut [f32],
-        dq: &mut [G],
+        (dq, stride): (&mut [G], usize),
     ) -> f64 {
         let kernel = self.problem.kernel;
         let dim = self.problem.shape.dim;
@@ -261,7 +327,7 @@ impl<T: Element> GradientPass<'_, T> {
         let task = task_rows(factors.softmax.len());
         let dots: Vec<f64> = sums
             .par_chunks_mut(task * dim)
-            .zip(dq.par_chunks_mut(task * dim))
+            .zip(dq.par_chunks_mut(task * stride))
             .enumerate()
             .map(|(index, (sums, dq))| {
                 let first = index * task;
@@ -283,16 +349,21 @@ impl<T: Element> GradientPass<'_, T> {
                     };
                     kernel.multiply(left, right, output);
                 }
-                let rows = sums.chunks_mut(dim).zip(dq.chunks_mut(dim)).enumerate();
+                let rows = sums.chunks_mut(dim).zip(dq.chunks_mut(stride)).enumerate();
                 let dots = rows.map(|(row, (sums, dq))| {
                     let row = first + row;
                     let (softmax, positive) = (factors.softmax[row], factors.positive[row]);
-                    let k = self.problem.positive_row(first_row + row);
-                    for (sum, k) in sums.iter_mut().zip(k) {
-                        *sum = softmax * *sum - positive * k.to_f32();
+                    match self.problem.positive_row(first_row + row) {
+                        Some(k) => {
+                            for (sum, k) in sums.iter_mut().zip(k) {
+                                *sum = softmax * *sum - positive * k.to_f32();
+                            }
+                        }
+                        None => sums.iter_mut().for_each(|sum| *sum *= softmax),
                     }
-                    G::narrow(sums, dq);
-                    kernel.dot(self.problem.q.row(first_row + row), sums)
+                    let dot = kernel.dot(self.problem.q.row(first_row + row), sums);
+                    store(sums, &mut dq[..dim], self.accumulate);
+                    dot
                 });
                 dots.sum()
             })
@@ -300,8 +371,7 @@ impl<T: Element> GradientPass<'_, T> {
         dots.iter().sum()
     }
 
-    /// dk_j += Σ_i W_ij (factor_i · q_i) − Σ_{i: +(i) = j} positive_i · q_i; the first chunk
-    /// overwrites.
+    /// dk_j = Σ_i W_ij (factor_i · q_i) − Σ_{i: +(i) = j} positive_i · q_i, or added to what is there.
     fn add_to_candidates(
         &self,
         weights: &Weights,
@@ -309,6 +379,7 @@ impl<T: Element> GradientPass<'_, T> {
         factors: &Factors,
         first_row: usize,
         dk: &mut [f32],
+        accumulate: bool,
     ) {
         let problem = self.problem;
         let kernel = problem.kernel;
@@ -322,7 +393,7 @@ impl<T: Element> GradientPass<'_, T> {
         // By column, then by row: the order in which positives are subtracted.
         let mut positives: Vec<(usize, usize)> = (0..rows)
             .filter_map(|row| {
-                let positive = problem.contrast.positive(first_row + row, problem.shape);
+                let positive = problem.positive(first_row + row);
                 positive.map(|column| (column, row))
             })
             .collect();
@@ -345,7 +416,7 @@ impl<T: Element> GradientPass<'_, T> {
                     numbers: dk,
                     columns: dim,
                     row_stride: dim,
-                    accumulate: first_row > 0,
+                    accumulate,
                 };
                 kernel.multiply(left, scaled.at_panel(0), output);
                 let border = |column| positives.partition_point(|&(j, _)| j < column);
@@ -369,20 +440,34 @@ struct Factors {
     positive: Vec<f32>,
 }
 
-/// Hands out the gradient as f32: in place when it is, else through a buffer that is rounded once.
-fn with_f32<G: Element>(gradient: Option<&mut [G]>, run: impl FnOnce(Option<&mut [f32]>)) {
-    match gradient {
-        None => run(None),
-        Some(gradient) if G::DTYPE == DType::F32 => run(Some(bytemuck::cast_slice_mut(gradient))),
-        Some(gradient) => {
-            let mut buffer = vec![0.0; gradient.len()];
-            run(Some(&mut buffer));
-            G::narrow(&buffer, gradient);
+/// Stores a row, or adds it to what is there; changes `row` in the latter case.
+fn store<G: Element>(row: &mut [f32], to: &mut [G], accumulate: bool) {
+    if accumulate {
+        for (sum, there) in row.iter_mut().zip(&*to) {
+            *sum += there.to_f32();
         }
     }
+    G::narrow(row, to);
 }
 
-/// 1/(1 + e⁻ˣ): 0 at −∞, 1 at ∞, NaN at NaN.
-pub(super) fn sigmoid(x: f64) -> f64 {
-    1.0 / (1.0 + (-x).exp())
+/// Hands out the gradient as f32, to be overwritten: in place when it is f32 without gaps, else through a
+/// buffer that is rounded, or added to what is there, once.
+fn with_f32<G: Element>(
+    gradient: Option<RowsMut<'_, G>>,
+    accumulate: bool,
+    run: impl FnOnce(Option<&mut [f32]>),
+) {
+    let Some(gradient) = gradient else {
+        return run(None);
+    };
+    let (rows, dim) = (gradient.rows(), gradient.dim());
+    let (to, stride) = gradient.into_parts();
+    if G::DTYPE == DType::F32 && stride == dim && !accumulate {
+        return run(Some(bytemuck::cast_slice_mut(to)));
+    }
+    let mut buffer = vec![0.0; rows * dim];
+    run(Some(&mut buffer));
+    for (row, to) in buffer.chunks_mut(dim).zip(to.chunks_mut(stride)) {
+        store(row, &mut to[..dim], accumulate);
+    }
 }

@@ -16,17 +16,19 @@ mod tests;
 
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
-use crate::contrast::{Contrast, Form, Inputs, Shape, same_dim, same_rows};
+use crate::contrast::{Shape, same_dim, same_rows};
 use crate::element::{DType, Element};
-use crate::engine::{Engine, Forward, Gradients, MomentumSlices, TopK, ValueAndGrad};
+use crate::engine::{Engine, Evaluated, Gradients, MomentumSlices, TopK};
 use crate::error::{Error, positive};
+use crate::inputs;
+use crate::memory::HostMemory;
 use crate::queue::KeyQueue;
 use crate::rows::{Matrix, Rows, RowsMut};
 use crate::statistics::{RowStatistics, Statistics};
-use gradient_pass::{GradientPass, Outcome, Softmax, chunk_rows, sigmoid};
+use gradient_pass::{GradientPass, Known, Outcome, chunk_rows};
 use pack::Workspace;
 use problem::{BLOCK, Problem, kernel_for};
-use simd::Kernel;
+pub(crate) use simd::Kernel;
 use statistics_pass::{NegativesLse, negatives_lse};
 
 /// Computes on the processor's cores, with AVX-512, AVX2 or portable kernels, chosen at run time.
@@ -41,6 +43,8 @@ pub struct CpuEngine {
     pool: Option<ThreadPool>,
     weights_budget: Option<usize>,
     workspace: Workspace,
+    /// In place of the one that is chosen for the inputs' type.
+    kernel: Option<&'static Kernel>,
 }
 
 /// Bytes for the softmax weights of one chunk of rows, unless the caller declares another budget:
@@ -98,6 +102,7 @@ impl CpuEngine {
     /// Bytes that [`value_and_grad`](Engine::value_and_grad) needs beyond inputs and outputs: a
     /// bound that depends on the shape, the input type `T`, the gradient type `G`, whether dk is
     /// wanted and the declared budget, not on the machine's free memory. O((N+M)·D) plus the budget.
+    /// An f32 dk that is added to what is there, or has gaps between its rows, takes 4·M·D more.
     pub fn workspace_bytes<T: Element, G: Element>(&self, shape: Shape, dk: bool) -> usize {
         let kernel = kernel_for::<T>();
         let Shape {
@@ -132,6 +137,17 @@ impl CpuEngine {
         item * (panels + weights + chunk_rows + rounded_dk) + statistics + threads * per_thread
     }
 
+    /// With a microkernel that this processor would not choose.
+    #[cfg(test)]
+    pub(crate) fn with_kernel(mut self, kernel: &'static Kernel) -> Self {
+        self.kernel = Some(kernel);
+        self
+    }
+
+    fn kernel<T: Element>(&self) -> &'static Kernel {
+        self.kernel.unwrap_or_else(kernel_for::<T>)
+    }
+
     fn budget(&self) -> usize {
         self.weights_budget.unwrap_or(WEIGHTS_BUDGET)
     }
@@ -147,107 +163,27 @@ impl CpuEngine {
     fn gradient<T: Element, G: Element>(
         &self,
         problem: &Problem<'_, T>,
-        softmax: Option<&Softmax>,
+        known: Option<&Known>,
         upstream: f32,
         gradients: Gradients<RowsMut<'_, G>>,
     ) -> (Outcome, f32) {
         let contrast = problem.contrast;
-        let scale = f64::from(contrast.scale());
+        let scale = problem.scale;
+        let weight = f64::from(upstream) * contrast.row_weight(problem.shape.anchors);
         let pass = GradientPass {
             problem,
-            softmax,
-            coefficient: f64::from(upstream) * contrast.row_weight(problem.shape.anchors) * scale,
+            known,
+            accumulate: gradients.accumulate,
+            coefficient: weight * scale,
             budget: self.budget(),
         };
-        let outcome = pass.run(
-            gradients.dq.into_slice(),
-            gradients.dk.map(RowsMut::into_slice),
-        );
-        // ∂loss/∂s = (1/s) Σ ⟨q_i, dq_i⟩; for NT-Xent every logit moves two rows of z.
-        let shared = if contrast.form == Form::NtXent {
-            0.5
-        } else {
-            1.0
-        };
-        let dscale = shared * outcome.anchors_dot_gradient / scale;
+        let outcome = pass.run(gradients.dq, gradients.dk);
+        // s·∂loss/∂s = Σ⟨q_i, dq_i⟩, and what the rule adds.
+        let mut dscale = contrast.dots_factor() * outcome.anchors_dot_gradient / scale;
+        if contrast.rule().depends_on_scale() {
+            dscale += weight * outcome.scale_slopes;
+        }
         (outcome, dscale as f32)
-    }
-
-    fn value_and_grad_with<T: Element, G: Element>(
-        &self,
-        kernel: &'static Kernel,
-        contrast: &Contrast,
-        inputs: &Inputs<Rows<'_, T>>,
-        upstream: f32,
-        gradients: Gradients<RowsMut<'_, G>>,
-    ) -> Result<ValueAndGrad, Error> {
-        let shape = contrast.check(inputs)?;
-        contrast.check_gradients(shape, &gradients.dq, gradients.dk.as_ref())?;
-        Ok(self.run(|| {
-            let problem = Problem::new(kernel, contrast, shape, inputs, &self.workspace);
-            let one_way = matches!(contrast.form, Form::InfoNce(_) | Form::Moco);
-            let (lse, dscale) = if one_way && problem.fixed_offset2.is_some() {
-                let (outcome, dscale) = self.gradient(&problem, None, upstream, gradients);
-                let rows = outcome.negatives_lse;
-                (
-                    NegativesLse {
-                        rows,
-                        columns: None,
-                    },
-                    dscale,
-                )
-            } else {
-                let lse = negatives_lse(&problem);
-                let softmax = Softmax::new(&problem, &lse.rows, lse.columns.as_deref());
-                let (_, dscale) = self.gradient(&problem, Some(&softmax), upstream, gradients);
-                (lse, dscale)
-            };
-            let (loss, statistics) = loss_and_statistics(&problem, &lse);
-            ValueAndGrad {
-                loss,
-                dscale,
-                statistics,
-            }
-        }))
-    }
-
-    fn backward_with<T: Element, G: Element>(
-        &self,
-        kernel: &'static Kernel,
-        contrast: &Contrast,
-        inputs: &Inputs<Rows<'_, T>>,
-        statistics: &Statistics,
-        upstream: f32,
-        gradients: Gradients<RowsMut<'_, G>>,
-    ) -> Result<f32, Error> {
-        let shape = contrast.check(inputs)?;
-        contrast.check_gradients(shape, &gradients.dq, gradients.dk.as_ref())?;
-        statistics.check(contrast, shape)?;
-        let columns = match &statistics.columns {
-            Some(columns) if contrast.is_symmetric() => Some(widen(&columns.negatives_lse)),
-            _ => None,
-        };
-        let rows = widen(&statistics.rows.negatives_lse);
-        Ok(self.run(|| {
-            let problem = Problem::new(kernel, contrast, shape, inputs, &self.workspace);
-            let softmax = Softmax::new(&problem, &rows, columns.as_deref());
-            self.gradient(&problem, Some(&softmax), upstream, gradients)
-                .1
-        }))
-    }
-
-    fn forward_with<T: Element>(
-        &self,
-        kernel: &'static Kernel,
-        contrast: &Contrast,
-        inputs: &Inputs<Rows<'_, T>>,
-    ) -> Result<Forward, Error> {
-        let shape = contrast.check(inputs)?;
-        Ok(self.run(|| {
-            let problem = Problem::new(kernel, contrast, shape, inputs, &self.workspace);
-            let (loss, statistics) = loss_and_statistics(&problem, &negatives_lse(&problem));
-            Forward { loss, statistics }
-        }))
     }
 }
 
@@ -255,39 +191,7 @@ fn widen(numbers: &[f32]) -> Vec<f64> {
     numbers.iter().map(|&x| f64::from(x)).collect()
 }
 
-impl Softmax {
-    /// From lse⁻ of every row (and column), in nats.
-    fn new<T: Element>(problem: &Problem<'_, T>, rows: &[f64], columns: Option<&[f64]>) -> Self {
-        let positive = &problem.positive_logits;
-        let lse2 = |negatives: &[f64]| -> Vec<f32> {
-            let full = negatives.iter().zip(positive).map(|(&lse, &z)| {
-                // log(eˡˢᵉ + eᶻ) = z + softplus(lse − z)
-                let softplus = (lse - z).max(0.0) + (-(lse - z).abs()).exp().ln_1p();
-                ((z + softplus) * std::f64::consts::LOG2_E) as f32
-            });
-            full.collect()
-        };
-        let sigma = |negatives: &[f64], i: usize| sigmoid(negatives[i] - positive[i]);
-        // Columns have a loss in CLIP (positive of row i: column i), and in NT-Xent, where the
-        // column of the positive is a row of the same matrix.
-        let paired = problem.contrast.form == Form::NtXent;
-        let other = if paired { Some(rows) } else { columns };
-        let one_minus_positive = (0..rows.len()).map(|i| {
-            let partner = problem.contrast.positive(i, problem.shape).unwrap_or(i);
-            sigma(rows, i) + other.map_or(0.0, |other| sigma(other, partner))
-        });
-        Self {
-            one_minus_positive: one_minus_positive.collect(),
-            column_lse2: other.map(lse2),
-            row_lse2: lse2(rows),
-        }
-    }
-}
-
-fn loss_and_statistics<T: Element>(
-    problem: &Problem<'_, T>,
-    lse: &NegativesLse,
-) -> (f32, Statistics) {
+fn evaluated<T: Element>(problem: &Problem<'_, T>, lse: &NegativesLse, dscale: f32) -> Evaluated {
     let narrow = |numbers: &[f64]| numbers.iter().map(|&x| x as f32).collect::<Vec<_>>();
     let statistics = |negatives: &[f64]| RowStatistics {
         negatives_lse: narrow(negatives),
@@ -297,46 +201,97 @@ fn loss_and_statistics<T: Element>(
         rows: statistics(&lse.rows),
         columns: lse.columns.as_deref().map(statistics),
     };
-    let total = statistics.rows.total() + statistics.columns.as_ref().map_or(0.0, |c| c.total());
-    let loss = total * problem.contrast.row_weight(problem.shape.anchors);
-    (loss as f32, statistics)
+    let context = problem.context(&problem.positive_logits);
+    let total = |rows: &RowStatistics| rows.total(problem.contrast, &context);
+    let total = total(&statistics.rows) + statistics.columns.as_ref().map_or(0.0, total);
+    Evaluated {
+        loss: (total * problem.contrast.row_weight(problem.shape.anchors)) as f32,
+        dscale,
+        statistics,
+    }
 }
 
 impl Engine for CpuEngine {
-    type Matrix<'a, T: Element> = Rows<'a, T>;
-    type MatrixMut<'a, T: Element> = RowsMut<'a, T>;
-    type Vector<'a, T: Element> = &'a [T];
-    type VectorMut<'a, T: Element> = &'a mut [T];
-    type Queue<T: Element> = KeyQueue<T>;
+    type Memory = HostMemory;
+
+    fn memory(&self) -> &HostMemory {
+        &HostMemory
+    }
 
     fn forward<T: Element>(
         &self,
-        contrast: &Contrast,
-        inputs: &Inputs<Rows<'_, T>>,
-    ) -> Result<Forward, Error> {
-        self.forward_with(kernel_for::<T>(), contrast, inputs)
+        problem: &inputs::Problem<Rows<'_, T>>,
+    ) -> Result<Evaluated, Error> {
+        self.run(|| {
+            let problem = Problem::new(self.kernel::<T>(), problem, &self.workspace)?;
+            Ok(evaluated(&problem, &negatives_lse(&problem), 0.0))
+        })
     }
 
     fn value_and_grad<T: Element, G: Element>(
         &self,
-        contrast: &Contrast,
-        inputs: &Inputs<Rows<'_, T>>,
+        problem: &inputs::Problem<Rows<'_, T>>,
         upstream: f32,
         gradients: Gradients<RowsMut<'_, G>>,
-    ) -> Result<ValueAndGrad, Error> {
-        self.value_and_grad_with(kernel_for::<T>(), contrast, inputs, upstream, gradients)
+    ) -> Result<Evaluated, Error> {
+        problem.check_gradients(&gradients.dq, gradients.dk.as_ref())?;
+        self.run(|| {
+            let problem = Problem::new(self.kernel::<T>(), problem, &self.workspace)?;
+            let (lse, dscale) = if problem.contrast.is_one_way() && problem.fixed_offset2.is_some()
+            {
+                let (outcome, dscale) = self.gradient(&problem, None, upstream, gradients);
+                let lse = NegativesLse {
+                    rows: outcome.negatives_lse,
+                    columns: None,
+                };
+                (lse, dscale)
+            } else {
+                let lse = negatives_lse(&problem);
+                let positives = &problem.positive_logits;
+                let known = Known::new(&problem, positives, &lse.rows, lse.columns.as_deref());
+                let (_, dscale) = self.gradient(&problem, Some(&known), upstream, gradients);
+                (lse, dscale)
+            };
+            Ok(evaluated(&problem, &lse, dscale))
+        })
     }
 
     fn backward<T: Element, G: Element>(
         &self,
-        contrast: &Contrast,
-        inputs: &Inputs<Rows<'_, T>>,
+        problem: &inputs::Problem<Rows<'_, T>>,
         statistics: &Statistics,
         upstream: f32,
         gradients: Gradients<RowsMut<'_, G>>,
     ) -> Result<f32, Error> {
-        let kernel = kernel_for::<T>();
-        self.backward_with(kernel, contrast, inputs, statistics, upstream, gradients)
+        problem.check_gradients(&gradients.dq, gradients.dk.as_ref())?;
+        statistics.check(problem.contrast(), problem.shape())?;
+        let columns = match &statistics.columns {
+            Some(columns) if problem.contrast().has_columns() => {
+                Some(widen(&columns.negatives_lse))
+            }
+            _ => None,
+        };
+        let rows = widen(&statistics.rows.negatives_lse);
+        self.run(|| {
+            let problem = Problem::new(self.kernel::<T>(), problem, &self.workspace)?;
+            // Of a shard the positives elsewhere are known from the statistics alone.
+            let pairs = problem
+                .positive_logits
+                .iter()
+                .zip(&statistics.rows.positive);
+            let positives = pairs.map(|(&here, &given)| match here == f64::NEG_INFINITY {
+                true => f64::from(given),
+                false => here,
+            });
+            let positives: Vec<f64> = positives.collect();
+            let known = Known::new(&problem, &positives, &rows, columns.as_deref());
+            let (_, dscale) = self.gradient(&problem, Some(&known), upstream, gradients);
+            Ok(dscale)
+        })
+    }
+
+    fn merge(&self, statistics: &mut Statistics, others: &Statistics) -> Result<(), Error> {
+        statistics.merge(others)
     }
 
     fn top_k<T: Element>(
@@ -368,7 +323,7 @@ impl Engine for CpuEngine {
         same_rows("y", y.rows(), x.rows())?;
         same_dim("y", y.dim(), x.dim())?;
         same_rows("norms", norms.len(), x.rows())?;
-        self.run(|| rowwise::normalize(x.as_slice(), y.into_slice(), norms, x.dim(), epsilon));
+        self.run(|| rowwise::normalize(x, y, norms, epsilon));
         Ok(())
     }
 
@@ -386,15 +341,14 @@ impl Engine for CpuEngine {
             same_rows(argument, rows, y.rows())?;
             same_dim(argument, dim, y.dim())?;
         }
-        let (dim, y, dy, dx) = (y.dim(), y.as_slice(), dy.as_slice(), dx.into_slice());
-        self.run(|| rowwise::normalize_backward(y, norms, dy, dx, dim, epsilon));
+        self.run(|| rowwise::normalize_backward(y, norms, dy, dx, epsilon));
         Ok(())
     }
 
-    fn momentum_update<'a, T: Element>(
+    fn momentum_update<T: Element>(
         &self,
         momentum: f32,
-        tensors: &mut [MomentumSlices<'a, T>],
+        tensors: &mut [MomentumSlices<'_, T>],
     ) -> Result<(), Error> {
         crate::momentum::check(momentum)?;
         for tensor in &*tensors {

@@ -1,11 +1,16 @@
 //! One call's inputs, made ready: packed candidates, masks, positive logits and the offset.
 
+use std::borrow::Cow;
+
 use rayon::prelude::*;
 
 use super::pack::{Panels, Workspace, pack_transposed};
 use super::simd::{Item, Kernel, Left, Output};
-use crate::contrast::{Contrast, Inputs, Shape};
+use crate::contrast::{Contrast, Shape};
 use crate::element::{DType, Element};
+use crate::error::Error;
+use crate::inputs::{self, Matrices};
+use crate::losses::RowContext;
 use crate::rows::{Matrix, Rows};
 
 /// Columns of a block: a block's logits for one group of rows stay in the second-level cache.
@@ -36,10 +41,16 @@ pub(super) struct Problem<'a, T> {
     pub q: Rows<'a, T>,
     /// Candidates that all anchors share, M × D: the queue for MoCo.
     pub k: Rows<'a, T>,
-    /// The matrix that holds the positives: `k`, or MoCo's own keys.
-    positives_from: Rows<'a, T>,
+    /// Each anchor's key of its own, N × D, where that is its positive.
+    own_keys: Option<Rows<'a, T>>,
+    /// Which candidate is each anchor's positive, where one is.
+    positives: Vec<Option<usize>>,
     /// `k`, packed for the logits.
     candidates: Panels,
+    /// s.
+    pub scale: f64,
+    /// Negatives of a row.
+    negatives: usize,
     /// s·log₂e.
     pub scale2: f32,
     /// z₊ of each row. NaN where an input that the row depends on is not finite, so that NaN and
@@ -56,30 +67,41 @@ pub(super) fn kernel_for<T: Element>() -> &'static Kernel {
 }
 
 impl<'a, T: Element> Problem<'a, T> {
-    pub fn new(
+    pub fn new<'d: 'a>(
         kernel: &'static Kernel,
-        contrast: &'a Contrast,
-        shape: Shape,
-        inputs: &Inputs<Rows<'a, T>>,
+        given: &'a inputs::Problem<Rows<'d, T>>,
         workspace: &'a Workspace,
-    ) -> Self {
-        let (q, k, positives_from) = match *inputs {
-            Inputs::Shared { z } => (z, z, z),
-            Inputs::Pair { q, k } => (q, k, k),
-            Inputs::Queue { q, own_key, queue } => (q, queue, own_key),
+    ) -> Result<Self, Error> {
+        let (contrast, shape) = (given.contrast(), given.shape());
+        let Matrices {
+            anchors: q,
+            candidates: k,
+            own_keys,
+        }: Matrices<Rows<'a, T>> = given.matrices();
+        let scale = match given.scale() {
+            Some(&[scale]) => scale,
+            Some(given) => {
+                return Err(Error::Length {
+                    argument: "scale",
+                    given: given.len(),
+                    expected: 1,
+                });
+            }
+            None => contrast.scale(),
         };
-        let scale = f64::from(contrast.scale());
+        let scale = f64::from(scale);
         let (largest_q, q_finite) = largest_norm(kernel, q);
-        let (largest_k, k_finite) = match inputs {
-            Inputs::Shared { .. } => (largest_q, q_finite),
-            _ => largest_norm(kernel, k),
+        let (largest_k, k_finite) = match contrast.is_shared() {
+            true => (largest_q, q_finite),
+            false => largest_norm(kernel, k),
         };
         let bound = scale * largest_q * largest_k;
         let log2_e = std::f64::consts::LOG2_E;
         let fixed_offset2 =
             (bound <= LARGEST_BOUNDED_LOGIT).then_some(((bound - HEADROOM) * log2_e) as f32);
 
-        let all_nan = !k_finite || (contrast.is_symmetric() && !q_finite);
+        let all_nan = !k_finite || (contrast.has_columns() && !q_finite);
+        let positives: Vec<_> = (0..shape.anchors).map(given.positive_of()).collect();
         let mut problem = Self {
             kernel,
             workspace,
@@ -87,8 +109,11 @@ impl<'a, T: Element> Problem<'a, T> {
             shape,
             q,
             k,
-            positives_from,
-            candidates: pack_transposed(kernel, k.as_slice(), shape.dim, workspace),
+            own_keys,
+            positives,
+            candidates: pack_transposed(kernel, &k.contiguous(), shape.dim, workspace),
+            scale,
+            negatives: given.negatives(),
             scale2: (scale * log2_e) as f32,
             positive_logits: Vec::new(),
             fixed_offset2,
@@ -97,22 +122,47 @@ impl<'a, T: Element> Problem<'a, T> {
             .into_par_iter()
             .with_min_len(GROUP)
             .map(|i| {
+                let row = problem.positive_row(i);
                 // Not finite exactly when one of the numbers is not: f64 has room for all others.
-                let product = kernel.dot(q.row(i), problem.positive_row(i));
+                let product = kernel.dot(q.row(i), row.unwrap_or(q.row(i)));
                 if all_nan || !product.is_finite() {
                     f64::NAN
                 } else {
-                    scale * product
+                    row.map_or(f64::NEG_INFINITY, |_| scale * product)
                 }
             })
             .collect();
-        problem
+        Ok(problem)
     }
 
-    /// The positive of anchor `i`, D numbers.
-    pub fn positive_row(&self, i: usize) -> &'a [T] {
-        let positive = self.contrast.positive(i, self.shape);
-        self.positives_from.row(positive.unwrap_or(i))
+    /// Which candidate is the positive of anchor `i`, if one is.
+    pub fn positive(&self, i: usize) -> Option<usize> {
+        self.positives[i]
+    }
+
+    /// The positive of anchor `i`, D numbers, if it has one.
+    pub fn positive_row(&self, i: usize) -> Option<&'a [T]> {
+        match self.own_keys {
+            Some(own_keys) => Some(own_keys.row(i)),
+            None => self.positives[i].map(|j| self.k.row(j)),
+        }
+    }
+
+    /// The rows of `count` anchors from `first` on, without gaps.
+    pub fn anchors(&self, first: usize, count: usize) -> Cow<'a, [T]> {
+        self.q.part(first, count).contiguous()
+    }
+
+    /// What the rows' losses depend on, with these positives' logits.
+    pub fn context(&self, positives: &[f64]) -> RowContext {
+        RowContext {
+            scale: self.scale,
+            negatives: self.negatives as f64,
+            log_mean: self
+                .contrast
+                .rule()
+                .log_mean(self.scale, positives.iter().copied()),
+        }
     }
 
     /// Number of column blocks.
@@ -166,8 +216,7 @@ impl<'a, T: Element> Problem<'a, T> {
         for row in 0..rows {
             let i = first_row + row;
             let itself = self.contrast.excludes_self().then_some(i);
-            let positive = self.contrast.positive(i, self.shape);
-            for j in itself.into_iter().chain(positive) {
+            for j in itself.into_iter().chain(self.positive(i)) {
                 if (first_column..first_column + columns).contains(&j) {
                     tile[row * BLOCK + j - first_column] = f32::NEG_INFINITY;
                 }

@@ -5,23 +5,26 @@ use rayon::prelude::*;
 use super::simd::Kernel;
 use crate::element::Element;
 use crate::engine::MomentumSlices;
+use crate::rows::{Matrix, Rows, RowsMut};
 
 /// Numbers per task of a momentum update: 64 KiB of f32.
 const CHUNK: usize = 16 * 1024;
 
-/// Rows of `dim`; shapes have been checked.
+/// Shapes have been checked.
 pub(super) fn normalize<T: Element, O: Element>(
-    x: &[T],
-    y: &mut [O],
+    x: Rows<'_, T>,
+    y: RowsMut<'_, O>,
     norms: &mut [f32],
-    dim: usize,
     epsilon: f32,
 ) {
     let kernel = Kernel::for_f32();
-    x.par_chunks(dim)
-        .zip(y.par_chunks_mut(dim))
+    let dim = x.dim();
+    let ((x, x_stride), (y, y_stride)) = (x.into_parts(), y.into_parts());
+    x.par_chunks(x_stride)
+        .zip(y.par_chunks_mut(y_stride))
         .zip(norms)
         .for_each(|((x, y), norm)| {
+            let (x, y) = (&x[..dim], &mut y[..dim]);
             let length = kernel.dot(x, x).sqrt();
             *norm = length as f32;
             // A NaN norm must not be replaced by epsilon.
@@ -36,22 +39,23 @@ pub(super) fn normalize<T: Element, O: Element>(
         });
 }
 
-/// Rows of `dim`; shapes have been checked.
+/// Shapes have been checked.
 pub(super) fn normalize_backward<T: Element, G: Element>(
-    y: &[T],
+    y: Rows<'_, T>,
     norms: &[f32],
-    dy: &[G],
-    dx: &mut [G],
-    dim: usize,
+    dy: Rows<'_, G>,
+    dx: RowsMut<'_, G>,
     epsilon: f32,
 ) {
     let kernel = Kernel::for_f32();
     let short = epsilon.max(G::DTYPE.min_positive());
-    y.par_chunks(dim)
+    let dim = y.dim();
+    let (dx, stride) = dx.into_parts();
+    dx.par_chunks_mut(stride)
         .zip(norms)
-        .zip(dy.par_chunks(dim))
-        .zip(dx.par_chunks_mut(dim))
-        .for_each(|(((y, &norm), dy), dx)| {
+        .enumerate()
+        .for_each(|(i, (dx, &norm))| {
+            let (y, dy, dx) = (y.row(i), dy.row(i), &mut dx[..dim]);
             let along = if norm <= epsilon {
                 0.0
             } else {

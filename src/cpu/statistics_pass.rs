@@ -6,7 +6,6 @@ use rayon::prelude::*;
 use super::pack::row_items;
 use super::problem::{BLOCK, GROUP, LogitTile, Problem};
 use super::simd::Item;
-use crate::contrast::Form;
 use crate::element::Element;
 
 /// Rows of a chunk: what is kept per chunk is one partial sum per row and block.
@@ -68,10 +67,13 @@ enum Sums {
 }
 
 pub(super) fn negatives_lse<T: Element>(problem: &Problem<'_, T>) -> NegativesLse {
-    let sums = match problem.contrast.form {
-        Form::Clip => Sums::RowsAndColumns,
-        Form::NtXent if problem.fixed_offset2.is_some() => Sums::Triangle,
-        _ => Sums::Rows,
+    // Of shared rows z_ij = z_ji.
+    let sums = if problem.contrast.has_columns() {
+        Sums::RowsAndColumns
+    } else if problem.contrast.is_shared() && problem.fixed_offset2.is_some() {
+        Sums::Triangle
+    } else {
+        Sums::Rows
     };
     let anchors = problem.shape.anchors;
     let mut columns = match sums {
@@ -84,9 +86,8 @@ pub(super) fn negatives_lse<T: Element>(problem: &Problem<'_, T>) -> NegativesLs
     let mut storage = Vec::new();
     for first_row in (0..anchors).step_by(chunk) {
         let count = chunk.min(anchors - first_row);
-        let dim = problem.shape.dim;
-        let slice = &problem.q.as_slice()[first_row * dim..(first_row + count) * dim];
-        let items = row_items(problem.kernel, slice, dim, &mut storage);
+        let slice = problem.anchors(first_row, count);
+        let items = row_items(problem.kernel, &slice, problem.shape.dim, &mut storage);
 
         let mut column_blocks = columns.chunks_mut(BLOCK);
         let tasks: Vec<_> = partial

@@ -55,12 +55,12 @@ pub(super) fn top_k<T: Element>(
 ) -> TopK {
     let kernel = kernel_for::<T>();
     let dim = queries.dim();
-    let panels = pack_transposed(kernel, candidates.as_slice(), dim, workspace);
+    let panels = pack_transposed(kernel, &candidates.contiguous(), dim, workspace);
     let steps = dim.div_ceil(kernel.depth);
     let mut indices = vec![0u32; queries.rows() * k];
     let mut scores = vec![0.0f32; queries.rows() * k];
     queries
-        .as_slice()
+        .contiguous()
         .par_chunks(GROUP * dim)
         .zip(indices.par_chunks_mut(GROUP * k))
         .zip(scores.par_chunks_mut(GROUP * k))

@@ -1,13 +1,15 @@
 //! Arguments of the verbs: where they lie, and what they must not share.
 
+use std::cell::RefCell;
+
 use super::device::CudaDevice;
 use super::region::CudaRegion;
 use super::view::{CudaRows, CudaRowsMut, CudaVector, CudaVectorMut};
-use crate::contrast::Inputs;
-use crate::device::{DeviceMatrix, DeviceMomentum};
+use crate::device::{DeviceIndices, DeviceMatrix, DeviceMomentum};
 use crate::element::Element;
 use crate::engine::{Gradients, MomentumTensor};
 use crate::error::Error;
+use crate::inputs::Problem;
 
 /// A matrix as the verbs take it, and where it lies.
 #[derive(Debug, Clone, Copy)]
@@ -20,13 +22,13 @@ pub(super) struct Located {
 pub(super) type Named = (&'static str, CudaRegion);
 
 /// A view of a matrix, for reading or writing.
-pub(super) trait View {
+pub(super) trait Locate {
     fn located(&self, argument: &'static str, device: &CudaDevice) -> Result<Located, Error>;
 }
 
 macro_rules! views {
     ($($view:ident),*) => {$(
-        impl<T: Element> View for $view<'_, T> {
+        impl<T: Element> Locate for $view<'_, T> {
             fn located(
                 &self,
                 argument: &'static str,
@@ -50,34 +52,42 @@ macro_rules! views {
 }
 views!(CudaRows, CudaRowsMut);
 
-/// The inputs as the verbs take them, and the memory that outputs must not share.
-pub(super) fn located_inputs<V: View>(
-    inputs: &Inputs<V>,
+/// The problem as the verbs take it, and the memory that outputs must not share.
+pub(super) fn located_problem<T: Element>(
+    problem: &Problem<CudaRows<'_, T>>,
     device: &CudaDevice,
-) -> Result<(Inputs<DeviceMatrix>, Vec<Named>), Error> {
-    let mut taken = Vec::new();
-    let mut locate = |argument: &'static str, view: &V| -> Result<DeviceMatrix, Error> {
-        let located = view.located(argument, device)?;
-        taken.push((argument, located.region));
-        Ok(located.matrix)
-    };
-    let inputs = match inputs {
-        Inputs::Shared { z } => Inputs::Shared { z: locate("z", z)? },
-        Inputs::Pair { q, k } => Inputs::Pair {
-            q: locate("q", q)?,
-            k: locate("k", k)?,
+) -> Result<(Problem<DeviceMatrix>, Vec<Named>), Error> {
+    let taken = RefCell::new(Vec::new());
+    let problem = problem.try_map(
+        |argument, view| {
+            let located = view.located(argument, device)?;
+            taken.borrow_mut().push((argument, located.region));
+            Ok(located.matrix)
         },
-        Inputs::Queue { q, own_key, queue } => Inputs::Queue {
-            q: locate("q", q)?,
-            own_key: locate("own_key", own_key)?,
-            queue: locate("queue", queue)?,
+        |index| {
+            taken.borrow_mut().push(("positives", index.region()));
+            Ok(DeviceIndices {
+                address: index.on("positives", device)?,
+                length: index.len(),
+            })
         },
-    };
-    Ok((inputs, taken))
+        |scale| {
+            if scale.len() != 1 {
+                return Err(Error::Length {
+                    argument: "scale",
+                    given: scale.len(),
+                    expected: 1,
+                });
+            }
+            taken.borrow_mut().push(("scale", scale.region()));
+            scale.on("scale", device)
+        },
+    )?;
+    Ok((problem, taken.into_inner()))
 }
 
 /// The gradients as the verbs take them, which share no memory with `taken` or each other.
-pub(super) fn located_gradients<V: View>(
+pub(super) fn located_gradients<V: Locate>(
     gradients: &Gradients<V>,
     taken: &[Named],
     device: &CudaDevice,
@@ -93,7 +103,11 @@ pub(super) fn located_gradients<V: View>(
         None => None,
     };
     require_disjoint(&outputs, taken)?;
-    Ok(Gradients { dq: dq.matrix, dk })
+    Ok(Gradients {
+        dq: dq.matrix,
+        dk,
+        accumulate: gradients.accumulate,
+    })
 }
 
 /// A tensor of a momentum update as the verb takes it, the memory that it writes, and what it reads.

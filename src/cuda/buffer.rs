@@ -9,6 +9,8 @@ use super::region::CudaRegion;
 use super::view::{CudaRows, CudaRowsMut, CudaVector, CudaVectorMut};
 use crate::device::Device;
 use crate::element::Element;
+#[cfg(doc)]
+use crate::error::CudaError;
 use crate::error::Error;
 
 /// Device memory for `len` numbers of type `T`, which belongs to one [`CudaDevice`] handle: its
@@ -35,7 +37,7 @@ impl<T: Pod> CudaBuffer<T> {
     /// `length` zeros.
     ///
     /// # Errors
-    /// [`Error::Driver`] when the memory cannot be had.
+    /// [`CudaError::Driver`] when the memory cannot be had.
     pub fn zeroed(device: &CudaDevice, length: usize) -> Result<Self, Error> {
         let mut buffer = Self::unwritten(device, length)?;
         buffer.zero()?;
@@ -45,7 +47,7 @@ impl<T: Pod> CudaBuffer<T> {
     /// A copy of `elements`, which may be changed or freed at once.
     ///
     /// # Errors
-    /// [`Error::Driver`] when the memory cannot be had or written.
+    /// [`CudaError::Driver`] when the memory cannot be had or written.
     pub fn upload(device: &CudaDevice, elements: &[T]) -> Result<Self, Error> {
         let mut buffer = Self::unwritten(device, elements.len())?;
         buffer.write(elements)?;
@@ -66,7 +68,7 @@ impl<T: Pod> CudaBuffer<T> {
     /// Overwrites all elements, in stream order; `elements` may be changed or freed at once.
     ///
     /// # Errors
-    /// [`Error::Length`] unless there are as many, [`Error::Driver`] when the driver refuses.
+    /// [`Error::Length`] unless there are as many, [`CudaError::Driver`] when the driver refuses.
     pub fn write(&mut self, elements: &[T]) -> Result<(), Error> {
         self.check_length(elements.len())?;
         let bytes = bytemuck::cast_slice(elements);
@@ -76,7 +78,7 @@ impl<T: Pod> CudaBuffer<T> {
     /// Overwrites all elements with zeros, in stream order.
     ///
     /// # Errors
-    /// [`Error::Driver`] when the driver refuses.
+    /// [`CudaError::Driver`] when the driver refuses.
     pub fn zero(&mut self) -> Result<(), Error> {
         let bytes = self.length * size_of::<T>();
         self.device.zero(self.block.address(), bytes)
@@ -85,8 +87,8 @@ impl<T: Pod> CudaBuffer<T> {
     /// Overwrites all elements with those of `other`, in stream order.
     ///
     /// # Errors
-    /// [`Error::Length`] unless there are as many, [`Error::Device`] when `other` is of another device
-    /// handle, [`Error::Driver`] when the driver refuses.
+    /// [`Error::Length`] unless there are as many, [`CudaError::Device`] when `other` is of another device
+    /// handle, [`CudaError::Driver`] when the driver refuses.
     pub fn copy_from(&mut self, other: &Self) -> Result<(), Error> {
         self.check_length(other.length)?;
         let bytes = self.length * size_of::<T>();
@@ -102,8 +104,8 @@ impl<T: Pod> CudaBuffer<T> {
     /// Copies all elements to the host, once the work on the stream so far has ended.
     ///
     /// # Errors
-    /// [`Error::Length`] unless there is room for exactly as many; [`Error::Capture`];
-    /// [`Error::Driver`] when work before has failed.
+    /// [`Error::Length`] unless there is room for exactly as many; [`CudaError::Capture`];
+    /// [`CudaError::Driver`] when work before has failed.
     pub fn read(&self, elements: &mut [T]) -> Result<(), Error> {
         self.check_length(elements.len())?;
         let bytes = bytemuck::cast_slice_mut(elements);

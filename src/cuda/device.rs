@@ -14,7 +14,7 @@ use super::staging::Staging;
 use super::stream::CudaStream;
 use super::trace::CudaTrace;
 use crate::device::pool::{Block, Pool, Source};
-use crate::error::Error;
+use crate::error::{CudaError, Error};
 
 /// A CUDA device together with one stream, on which everything asked of this handle runs in order,
 /// and with the memory that is kept from call to call. Clones share all three.
@@ -46,7 +46,7 @@ impl CudaDevice {
     ///
     /// # Errors
     /// [`Error::Unavailable`] without a driver, without such a device, or when its compute
-    /// capability is below 8.0; [`Error::Driver`] when the driver fails.
+    /// capability is below 8.0; [`CudaError::Driver`] when the driver fails.
     pub fn new(ordinal: usize) -> Result<Self, Error> {
         let shared = Shared::new(ordinal)?;
         let stream = CudaStream::new(&shared.context)?;
@@ -75,7 +75,7 @@ impl CudaDevice {
     /// The same device with another new stream and memory of its own.
     ///
     /// # Errors
-    /// [`Error::Driver`] when the driver fails.
+    /// [`CudaError::Driver`] when the driver fails.
     pub fn with_new_stream(&self) -> Result<Self, Error> {
         let stream = CudaStream::new(&self.shared.context)?;
         let mut device = Self::on_stream(Arc::clone(&self.shared), stream);
@@ -124,7 +124,7 @@ impl CudaDevice {
     /// Waits until everything asked of this handle has ended.
     ///
     /// # Errors
-    /// [`Error::Driver`] when a kernel or copy has failed.
+    /// [`CudaError::Driver`] when a kernel or copy has failed.
     pub fn synchronize(&self) -> Result<(), Error> {
         self.stream.synchronize()
     }
@@ -214,10 +214,10 @@ impl Source for DeviceMemory {
         const OUT_OF_MEMORY: u32 = 2;
         matches!(
             error,
-            Error::Driver {
+            Error::Cuda(CudaError::Driver {
                 code: OUT_OF_MEMORY,
                 ..
-            }
+            })
         )
     }
 }

@@ -3,15 +3,17 @@
 use cudarc::driver::result::DriverError;
 use cudarc::driver::sys;
 
-use crate::error::Error;
+use crate::error::{CudaError, Error};
 
 /// Names the call that an error came from. The name of the error is the binding's own, so that no
 /// further call of a driver in trouble is needed.
 pub(super) fn check<T>(call: &'static str, result: Result<T, DriverError>) -> Result<T, Error> {
-    result.map_err(|DriverError(code)| Error::Driver {
-        call,
-        code: code as u32,
-        name: format!("{code:?}"),
+    result.map_err(|DriverError(code)| {
+        Error::Cuda(CudaError::Driver {
+            call,
+            code: code as u32,
+            name: format!("{code:?}"),
+        })
     })
 }
 

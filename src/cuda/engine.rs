@@ -1,16 +1,19 @@
 //! The verbs on a CUDA device.
 
-use super::argument::{View, located_gradients, located_inputs, located_tensor, require_disjoint};
+use super::argument::{
+    Locate, located_gradients, located_problem, located_tensor, require_disjoint,
+};
 use super::device::CudaDevice;
 use super::queue::CudaQueue;
 use super::results::{CudaNumber, CudaResults, CudaTopK};
+use super::statistics::CudaStatistics;
 use super::view::{CudaRows, CudaRowsMut, CudaVector, CudaVectorMut};
-use crate::contrast::{Contrast, Inputs, Shape, same_dim};
-use crate::device::{Call, Rowwise, Similarity, workspace_bytes};
+use crate::contrast::{Contrast, Shape, Work, same_dim};
+use crate::device::{Rowwise, Similarity, workspace_bytes};
 use crate::element::{DType, Element};
-use crate::engine::{Engine, Forward, Gradients, MomentumTensor, TopK, ValueAndGrad};
+use crate::engine::{Engine, Gradients, MomentumOf};
 use crate::error::Error;
-use crate::statistics::Statistics;
+use crate::inputs::Problem;
 
 /// Bytes for a chunk of softmax weights, unless said otherwise: 4,096 rows of 131,072 in 16 bits. A chunk's
 /// dk is added to what the chunks before left, 8 bytes of traffic for a number of dk, which the products of
@@ -21,24 +24,26 @@ const PART_OF_MEMORY: usize = 64;
 /// Computes on a CUDA device, on the stream of its [`CudaDevice`]. Matrices are [`CudaRows`], of a
 /// [`CudaBuffer`](super::CudaBuffer) or of memory that something else owns.
 ///
-/// The verbs of [`Engine`] return numbers to the host, so they wait for the device. Those that end in
-/// `_on_device` leave their results there and wait for nothing: they can be recorded into a
-/// [`CudaGraph`](super::CudaGraph), and after the first call of a shape they allocate nothing.
+/// The verbs of [`Engine`] leave their results on the device and wait for nothing: they can be recorded into a
+/// [`CudaGraph`](super::CudaGraph), and after the first call of a shape they allocate nothing. What waits is
+/// reading a result: [`Evaluation::loss`](crate::Evaluation::loss), [`Read::read`](crate::Read::read).
+/// Positives by index and a scale on the device are read where they stand, each time the work runs.
+///
+/// Gradients may share memory neither with an argument nor with each other
+/// ([`CudaError::Aliasing`](crate::CudaError::Aliasing)), and all memory is of the engine's own device handle
+/// ([`CudaError::Device`](crate::CudaError::Device)).
 ///
 /// ```no_run
 /// use infonce::cuda::{CudaBuffer, CudaEngine};
-/// use infonce::{Contrast, Engine, Gradients, Inputs};
+/// use infonce::{Contrast, Engine, Evaluation, Gradients, Inputs};
 ///
 /// let engine = CudaEngine::new(0)?;
 /// let z = CudaBuffer::upload(engine.device(), &[1.0f32, 0.0, 0.0, 1.0, 0.8, 0.6, -0.6, 0.8])?;
 /// let mut dz = CudaBuffer::<f32>::zeroed(engine.device(), 8)?;
-/// let value = engine.value_and_grad(
-///     &Contrast::nt_xent(0.5)?,
-///     &Inputs::Shared { z: z.rows(4, 2)? },
-///     1.0,
-///     Gradients { dq: dz.rows_mut(4, 2)?, dk: None },
-/// )?;
-/// println!("{} {:?}", value.loss, dz.download()?);
+/// let problem = Contrast::nt_xent(0.5)?.on(Inputs::Shared { z: z.rows(4, 2)? })?;
+/// let gradients = Gradients::new(dz.rows_mut(4, 2)?, None);
+/// let value = engine.value_and_grad(&problem, 1.0, gradients)?;
+/// println!("{} {:?}", value.loss()?, dz.download()?);
 /// # Ok::<(), infonce::Error>(())
 /// ```
 ///
@@ -93,7 +98,7 @@ impl CudaEngine {
         self
     }
 
-    /// Whether [`forward`](Engine::forward), [`top_k`](Engine::top_k) and their twins on the device multiply
+    /// Whether [`forward`](Engine::forward) and [`top_k`](Engine::top_k) multiply
     /// numbers of 8 bits, for evaluation: every row of f32, f16 or bf16 is divided by a scale of its own and
     /// rounded to e4m3, 3 bits of fraction. That is half the bytes of bf16 and twice its products in a clock,
     /// for logits that are off by 0.13·s·‖q‖‖k‖ at most, and by about 0.04·s·‖q‖‖k‖/√D for rows of numbers
@@ -136,156 +141,70 @@ impl CudaEngine {
     /// Those of the call.
     pub fn workspace_bytes(
         &self,
-        call: Call,
+        call: Work,
         contrast: &Contrast,
         shape: Shape,
         dtype: DType,
     ) -> Result<usize, Error> {
-        workspace_bytes(&self.similarity(None)?, call, contrast, shape, dtype)
+        workspace_bytes(&self.similarity(), call, contrast, shape, dtype)
     }
 
-    pub(super) fn similarity(
-        &self,
-        scale: Option<CudaVector<'_>>,
-    ) -> Result<Similarity<'_, CudaDevice>, Error> {
-        let similarity = Similarity::new(&self.device, self.weights_budget)
+    pub(super) fn similarity(&self) -> Similarity<'_, CudaDevice> {
+        Similarity::new(&self.device, self.weights_budget)
             .with_tf32(self.tf32)
             .with_fp8(self.fp8)
-            .with_portable_kernels(self.portable);
-        Ok(match scale {
-            Some(scale) => similarity.with_scale(scale.on("scale", &self.device)?),
-            None => similarity,
-        })
-    }
-
-    /// [`Engine::forward`], its results left on the device.
-    ///
-    /// `scale`: one number on the device that takes the place of the contrast's scale s, for scales
-    /// that are learned without the host. It must be finite and greater than 0, which is not checked.
-    ///
-    /// # Errors
-    /// As [`Engine::forward`].
-    pub fn forward_on_device<T: Element>(
-        &self,
-        contrast: &Contrast,
-        inputs: &Inputs<CudaRows<'_, T>>,
-        scale: Option<CudaVector<'_>>,
-    ) -> Result<CudaResults, Error> {
-        let (inputs, _) = located_inputs(inputs, &self.device)?;
-        let results = self.similarity(scale)?.forward(contrast, &inputs)?;
-        Ok(CudaResults::new(results, &self.device))
-    }
-
-    /// [`Engine::value_and_grad`], its results left on the device. `scale`: as for
-    /// [`forward_on_device`](Self::forward_on_device).
-    ///
-    /// # Errors
-    /// As [`Engine::value_and_grad`]; [`Error::Aliasing`] when a gradient shares memory with an input
-    /// or with the other gradient.
-    pub fn value_and_grad_on_device<T: Element, G: Element>(
-        &self,
-        contrast: &Contrast,
-        inputs: &Inputs<CudaRows<'_, T>>,
-        upstream: f32,
-        gradients: Gradients<CudaRowsMut<'_, G>>,
-        scale: Option<CudaVector<'_>>,
-    ) -> Result<CudaResults, Error> {
-        let (inputs, taken) = located_inputs(inputs, &self.device)?;
-        let gradients = located_gradients(&gradients, &taken, &self.device)?;
-        let similarity = self.similarity(scale)?;
-        let results = similarity.value_and_grad(contrast, &inputs, upstream, &gradients)?;
-        Ok(CudaResults::new(results, &self.device))
-    }
-
-    /// [`Engine::backward`] from what [`forward_on_device`](Self::forward_on_device) left; returns
-    /// upstream × ∂loss/∂s, one number. `scale`: as there.
-    ///
-    /// # Errors
-    /// As [`Engine::backward`]; [`Error::Aliasing`] as for
-    /// [`value_and_grad_on_device`](Self::value_and_grad_on_device); [`Error::Device`] when `forward`
-    /// is of another device handle.
-    pub fn backward_on_device<T: Element, G: Element>(
-        &self,
-        contrast: &Contrast,
-        inputs: &Inputs<CudaRows<'_, T>>,
-        forward: &CudaResults,
-        upstream: f32,
-        gradients: Gradients<CudaRowsMut<'_, G>>,
-        scale: Option<CudaVector<'_>>,
-    ) -> Result<CudaNumber, Error> {
-        let (inputs, taken) = located_inputs(inputs, &self.device)?;
-        let gradients = located_gradients(&gradients, &taken, &self.device)?;
-        let of = forward.on("forward", &self.device)?;
-        let similarity = self.similarity(scale)?;
-        let dscale = similarity.backward_of(contrast, &inputs, of, upstream, &gradients)?;
-        Ok(CudaNumber::second_of(dscale, &self.device))
-    }
-
-    /// [`Engine::top_k`], its results left on the device.
-    ///
-    /// # Errors
-    /// As [`Engine::top_k`].
-    pub fn top_k_on_device<T: Element>(
-        &self,
-        queries: CudaRows<'_, T>,
-        candidates: CudaRows<'_, T>,
-        k: usize,
-        exclude_self: bool,
-    ) -> Result<CudaTopK, Error> {
-        let queries = queries.located("queries", &self.device)?.matrix;
-        let candidates = candidates.located("candidates", &self.device)?.matrix;
-        let similarity = self.similarity(None)?;
-        let best = similarity.top_k(queries, candidates, k, exclude_self)?;
-        Ok(CudaTopK::new(best, &self.device))
+            .with_portable_kernels(self.portable)
     }
 }
 
 impl Engine for CudaEngine {
-    type Matrix<'a, T: Element> = CudaRows<'a, T>;
-    type MatrixMut<'a, T: Element> = CudaRowsMut<'a, T>;
-    type Vector<'a, T: Element> = CudaVector<'a, T>;
-    type VectorMut<'a, T: Element> = CudaVectorMut<'a, T>;
-    type Queue<T: Element> = CudaQueue<T>;
+    type Memory = CudaDevice;
+
+    fn memory(&self) -> &CudaDevice {
+        &self.device
+    }
 
     fn forward<T: Element>(
         &self,
-        contrast: &Contrast,
-        inputs: &Inputs<CudaRows<'_, T>>,
-    ) -> Result<Forward, Error> {
-        let results = self.forward_on_device(contrast, inputs, None)?;
-        let ([loss, _], statistics) = results.read()?;
-        Ok(Forward { loss, statistics })
+        problem: &Problem<CudaRows<'_, T>>,
+    ) -> Result<CudaResults, Error> {
+        let (problem, _) = located_problem(problem, &self.device)?;
+        let results = self.similarity().forward(&problem)?;
+        Ok(CudaResults::new(results, &self.device))
     }
 
     fn value_and_grad<T: Element, G: Element>(
         &self,
-        contrast: &Contrast,
-        inputs: &Inputs<CudaRows<'_, T>>,
+        problem: &Problem<CudaRows<'_, T>>,
         upstream: f32,
         gradients: Gradients<CudaRowsMut<'_, G>>,
-    ) -> Result<ValueAndGrad, Error> {
-        let results = self.value_and_grad_on_device(contrast, inputs, upstream, gradients, None)?;
-        let ([loss, dscale], statistics) = results.read()?;
-        Ok(ValueAndGrad {
-            loss,
-            dscale,
-            statistics,
-        })
+    ) -> Result<CudaResults, Error> {
+        let (problem, taken) = located_problem(problem, &self.device)?;
+        let gradients = located_gradients(&gradients, &taken, &self.device)?;
+        let similarity = self.similarity();
+        let results = similarity.value_and_grad(&problem, upstream, &gradients)?;
+        Ok(CudaResults::new(results, &self.device))
     }
 
     fn backward<T: Element, G: Element>(
         &self,
-        contrast: &Contrast,
-        inputs: &Inputs<CudaRows<'_, T>>,
-        statistics: &Statistics,
+        problem: &Problem<CudaRows<'_, T>>,
+        statistics: &CudaStatistics,
         upstream: f32,
         gradients: Gradients<CudaRowsMut<'_, G>>,
-    ) -> Result<f32, Error> {
-        let (inputs, taken) = located_inputs(inputs, &self.device)?;
+    ) -> Result<CudaNumber, Error> {
+        let (problem, taken) = located_problem(problem, &self.device)?;
         let gradients = located_gradients(&gradients, &taken, &self.device)?;
-        let similarity = self.similarity(None)?;
-        let dscale = similarity.backward(contrast, &inputs, statistics, upstream, &gradients)?;
-        Ok(dscale.read(&self.device)?[1])
+        let statistics = statistics.on("statistics", &self.device)?;
+        let similarity = self.similarity();
+        let dscale = similarity.backward(&problem, statistics, upstream, &gradients)?;
+        Ok(CudaNumber::second_of(dscale, &self.device))
+    }
+
+    fn merge(&self, statistics: &mut CudaStatistics, others: &CudaStatistics) -> Result<(), Error> {
+        statistics.on("statistics", &self.device)?;
+        let others = others.on("others", &self.device)?;
+        self.similarity().merge(&mut statistics.statistics, others)
     }
 
     fn top_k<T: Element>(
@@ -294,9 +213,12 @@ impl Engine for CudaEngine {
         candidates: CudaRows<'_, T>,
         k: usize,
         exclude_self: bool,
-    ) -> Result<TopK, Error> {
-        self.top_k_on_device(queries, candidates, k, exclude_self)?
-            .read()
+    ) -> Result<CudaTopK, Error> {
+        let queries = queries.located("queries", &self.device)?.matrix;
+        let candidates = candidates.located("candidates", &self.device)?.matrix;
+        let similarity = self.similarity();
+        let best = similarity.top_k(queries, candidates, k, exclude_self)?;
+        Ok(CudaTopK::new(best, &self.device))
     }
 
     fn normalize<T: Element, O: Element>(
@@ -339,14 +261,10 @@ impl Engine for CudaEngine {
         rowwise.normalize_backward(y.matrix, lengths, dy.matrix, dx.matrix, epsilon)
     }
 
-    fn momentum_update<'a, T: Element>(
+    fn momentum_update<T: Element>(
         &self,
         momentum: f32,
-        tensors: &mut [MomentumTensor<
-            CudaVector<'a, T>,
-            CudaVectorMut<'a, f32>,
-            CudaVectorMut<'a, T>,
-        >],
+        tensors: &mut [MomentumOf<'_, Self, T>],
     ) -> Result<(), Error> {
         let device = &self.device;
         let mut located = Vec::with_capacity(tensors.len());

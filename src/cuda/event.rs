@@ -6,6 +6,8 @@ use super::device::CudaDevice;
 use super::driver::check;
 use super::probe::{has, unavailable};
 use super::stream::CudaStream;
+#[cfg(doc)]
+use crate::error::CudaError;
 use crate::error::Error;
 
 /// Since CUDA 12.8. The bindings panic where it is missing.
@@ -35,7 +37,7 @@ impl CudaDevice {
     /// An event that keeps the time.
     ///
     /// # Errors
-    /// [`Error::Unavailable`] when the driver is older than CUDA 12.8; [`Error::Driver`] when it fails.
+    /// [`Error::Unavailable`] when the driver is older than CUDA 12.8; [`CudaError::Driver`] when it fails.
     pub fn event(&self) -> Result<CudaEvent, Error> {
         require_time()?;
         Ok(CudaEvent {
@@ -66,7 +68,7 @@ impl CudaEvent {
     /// is forgotten.
     ///
     /// # Errors
-    /// [`Error::Driver`] when the driver refuses.
+    /// [`CudaError::Driver`] when the driver refuses.
     pub fn record(&self) -> Result<(), Error> {
         let stream = self.device.stream().handle();
         check("cuEventRecord", self.event.record(stream))
@@ -76,7 +78,7 @@ impl CudaEvent {
     /// microseconds, roughly.
     ///
     /// # Errors
-    /// [`Error::Driver`] when one of the two was never recorded, or when work before has failed.
+    /// [`CudaError::Driver`] when one of the two was never recorded, or when work before has failed.
     pub fn seconds_since(&self, start: &CudaEvent) -> Result<f64, Error> {
         let milliseconds = start.event.elapsed_ms(&self.event);
         check("cuEventElapsedTime", milliseconds).map(|ms| f64::from(ms) / 1e3)

@@ -7,6 +7,8 @@ use cudarc::driver::{self, sys};
 use super::device::{CudaDevice, DeviceMemory};
 use super::driver::check;
 use crate::device::pool::GraphMemory;
+#[cfg(doc)]
+use crate::error::CudaError;
 use crate::error::Error;
 
 /// Work that was recorded from a device handle and runs again without the host's part of it.
@@ -29,10 +31,10 @@ impl std::fmt::Debug for CudaGraph {
 
 impl CudaDevice {
     /// Records what `work` asks of this handle, without running it. Calls that wait for results,
-    /// as all do that return numbers to the host, fail with [`Error::Capture`].
+    /// as all do that return numbers to the host, fail with [`CudaError::Capture`].
     ///
     /// # Errors
-    /// Those of `work`; [`Error::Driver`] when the driver cannot record it.
+    /// Those of `work`; [`CudaError::Driver`] when the driver cannot record it.
     pub fn record<R>(
         &self,
         work: impl FnOnce() -> Result<R, Error>,
@@ -65,7 +67,7 @@ impl CudaGraph {
     /// Puts the recorded work on the handle's stream.
     ///
     /// # Errors
-    /// [`Error::Driver`] when the driver refuses.
+    /// [`CudaError::Driver`] when the driver refuses.
     ///
     /// # Safety
     /// Every matrix and vector that the recorded calls were given is still allocated at the same

@@ -9,7 +9,7 @@ use super::driver::check;
 use super::module::{Limits, cannot_run};
 use super::probe::CudaDeviceInfo;
 use crate::device::{Arithmetic, BOX_BYTES, BoxedMatrix, Device, Launch, TensorMap};
-use crate::error::Error;
+use crate::error::{CudaError, Error};
 
 /// Blocks along x, y and z.
 const GRID: [u32; 3] = [(1 << 31) - 1, 65_535, 65_535];
@@ -45,7 +45,7 @@ impl Device for CudaDevice {
         }
         let stream = self.stream().bind()?;
         if self.stream().is_capturing()? {
-            return Err(Error::Capture { call: "read" });
+            return Err(CudaError::Capture { call: "read" }.into());
         }
         // SAFETY: `address` names as many bytes of device memory, by the trait's contract, and the
         // host's bytes are borrowed until the copy has ended, below.

@@ -16,7 +16,8 @@
 //! | `device`, `stream`, `event`, `graph` | a context, the order of its work, moments in it, recorded work |
 //! | `image`, `module`, `launch` | the kernels in this binary, loaded once, started |
 //! | `staging` | host memory that bytes pass through on their way to the device |
-//! | `engine`, `queue`, `results` | the verbs, the key queue, what a call leaves on the device |
+//! | `engine`, `memory` | the verbs, and the memory that they work in |
+//! | `queue`, `results`, `statistics` | the key queue, what a call leaves on the device |
 //! | `trace` | which kernels served, and how long each took |
 //! | `step` | a whole step of training in one graph |
 //! | `argument` | where a verb's arguments lie, and what they must not share |
@@ -33,12 +34,14 @@ mod event;
 mod graph;
 mod image;
 mod launch;
+mod memory;
 mod module;
 mod probe;
 mod queue;
 mod region;
 mod results;
 mod staging;
+mod statistics;
 mod step;
 mod stream;
 mod trace;
@@ -54,9 +57,8 @@ pub use probe::{CudaDeviceInfo, probe};
 pub use queue::CudaQueue;
 pub use region::CudaRegion;
 pub use results::{CudaNumber, CudaResults, CudaTopK};
+pub use statistics::CudaStatistics;
 pub use step::{CudaStep, CudaStepBuilder, StepInputs};
 pub use stream::CudaStream;
 pub use trace::{CudaTrace, TracedKernel};
 pub use view::{CudaRows, CudaRowsMut, CudaVector, CudaVectorMut};
-
-pub use crate::device::Call;

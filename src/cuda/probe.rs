@@ -6,6 +6,8 @@ use cudarc::driver::{result, sys};
 use libloading::Library;
 
 use super::driver::check;
+#[cfg(doc)]
+use crate::error::CudaError;
 use crate::error::Error;
 
 /// One CUDA device, as the driver describes it.
@@ -67,7 +69,7 @@ impl std::fmt::Display for CudaDeviceInfo {
 ///
 /// # Errors
 /// [`Error::Unavailable`] when there is no driver, one that is too old, or no device;
-/// [`Error::Driver`] when the driver fails.
+/// [`CudaError::Driver`] when the driver fails.
 pub fn probe() -> Result<Vec<CudaDeviceInfo>, Error> {
     library()?;
     match result::init() {

@@ -7,6 +7,8 @@ use super::region::CudaRegion;
 use super::view::CudaRows;
 use crate::device::{DeviceMatrix, Rowwise};
 use crate::element::Element;
+#[cfg(doc)]
+use crate::error::CudaError;
 use crate::error::Error;
 use crate::queue::{KeyQueue, Ring};
 
@@ -24,18 +26,10 @@ pub struct CudaQueue<T> {
 }
 
 impl<T: Element> CudaQueue<T> {
-    /// An empty queue of `capacity` keys of dimension `dim`.
-    ///
-    /// # Errors
-    /// [`Error::Empty`] when `capacity` or `dim` is 0, [`Error::Driver`] when the memory cannot be had.
-    pub fn new(device: &CudaDevice, capacity: usize, dim: usize) -> Result<Self, Error> {
-        Self::from_host(device, &KeyQueue::new(capacity, dim)?)
-    }
-
     /// The same queue on the device.
     ///
     /// # Errors
-    /// [`Error::Driver`] when the memory cannot be had or written.
+    /// [`CudaError::Driver`] when the memory cannot be had or written.
     pub fn from_host(device: &CudaDevice, queue: &KeyQueue<T>) -> Result<Self, Error> {
         Ok(Self {
             ring: queue.ring(),
@@ -47,7 +41,7 @@ impl<T: Element> CudaQueue<T> {
     /// The same queue on the host, bit for bit, after everything before on the stream has ended.
     ///
     /// # Errors
-    /// [`Error::Driver`] when a kernel or copy has failed; [`Error::Capture`].
+    /// [`CudaError::Driver`] when a kernel or copy has failed; [`CudaError::Capture`].
     pub fn to_host(&self) -> Result<KeyQueue<T>, Error> {
         let keys = self.keys.download()?;
         let (fill, cursor) = (self.ring.fill(), self.ring.cursor());

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::error::Error;
+use crate::error::{CudaError, Error};
 
 /// The device and the stream that memory belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -41,7 +41,7 @@ impl CudaRegion {
         home: Home,
     ) -> Result<Self, Error> {
         if address == 0 {
-            return Err(Error::Null { argument });
+            return Err(CudaError::Null { argument }.into());
         }
         if rows == 0 || dim == 0 {
             return Err(Error::Empty {
@@ -147,27 +147,29 @@ impl CudaRegion {
     /// Checks that no gap lies between rows.
     ///
     /// # Errors
-    /// [`Error::Contiguity`], with the name of the argument.
+    /// [`CudaError::Contiguity`], with the name of the argument.
     pub fn require_contiguous(&self, argument: &'static str) -> Result<(), Error> {
         if self.is_contiguous() {
             return Ok(());
         }
-        Err(Error::Contiguity {
+        let (given, dim) = (self.stride, self.dim);
+        Err(CudaError::Contiguity {
             argument,
-            given: self.stride,
-            dim: self.dim,
-        })
+            given,
+            dim,
+        }
+        .into())
     }
 
     /// Checks that every row starts at a multiple of `required` bytes.
     ///
     /// # Errors
-    /// [`Error::Alignment`], with the name of the argument.
+    /// [`CudaError::Alignment`], with the name of the argument.
     pub fn require_aligned(&self, argument: &'static str, required: usize) -> Result<(), Error> {
         if self.is_aligned(required) {
             return Ok(());
         }
-        Err(Error::Alignment { argument, required })
+        Err(CudaError::Alignment { argument, required }.into())
     }
 
     /// Whether every row starts at a multiple of `bytes` bytes.
@@ -183,7 +185,7 @@ impl CudaRegion {
     /// Checks that an output shares no memory with another argument.
     ///
     /// # Errors
-    /// [`Error::Aliasing`], with the names of both.
+    /// [`CudaError::Aliasing`], with the names of both.
     pub fn require_disjoint(
         &self,
         argument: &'static str,
@@ -193,10 +195,8 @@ impl CudaRegion {
         if !self.overlaps(other) {
             return Ok(());
         }
-        Err(Error::Aliasing {
-            argument,
-            other: other_argument,
-        })
+        let other = other_argument;
+        Err(CudaError::Aliasing { argument, other }.into())
     }
 
     /// Checks that work on the memory is ordered by the stream that is about to use it.
@@ -204,11 +204,13 @@ impl CudaRegion {
         if self.home == home {
             return Ok(());
         }
-        Err(Error::Device {
+        let (given, expected) = (self.home.to_string(), home.to_string());
+        Err(CudaError::Device {
             argument,
-            given: self.home.to_string(),
-            expected: home.to_string(),
-        })
+            given,
+            expected,
+        }
+        .into())
     }
 }
 
@@ -272,10 +274,10 @@ mod tests {
                 .unwrap()
                 .require_aligned("k", 16)
         };
-        let refused = Err(Error::Alignment {
+        let refused = Err(Error::Cuda(CudaError::Alignment {
             argument: "k",
             required: 16,
-        });
+        }));
         assert_eq!(required(256, [3, 8, 8]), Ok(()));
         assert_eq!(required(256, [3, 8, 9]), refused);
         assert_eq!(required(258, [3, 8, 8]), refused);

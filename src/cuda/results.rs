@@ -2,17 +2,21 @@
 
 use super::device::CudaDevice;
 use super::region::CudaRegion;
+use super::statistics::CudaStatistics;
 use super::view::CudaVector;
-use crate::device::{DeviceStatistics, DeviceTopK, Floats, Results};
+use crate::device::{DeviceTopK, Floats, Results};
 use crate::engine::TopK;
 use crate::error::Error;
-use crate::statistics::Statistics;
+use crate::memory::{Evaluation, Read};
 
 /// What a call left on the device: the loss, ∂loss/∂s and the statistics of every row. The memory
 /// stays until this is dropped, and a graph that recorded the call writes there each time it runs.
+///
+/// What is read waits for all work on the stream before; while the stream is recorded into a graph that is
+/// refused with [`CudaError::Capture`](crate::CudaError::Capture).
 pub struct CudaResults {
-    results: Results<CudaDevice>,
-    device: CudaDevice,
+    loss_and_dscale: Floats<CudaDevice>,
+    statistics: CudaStatistics,
 }
 
 /// One number on the device.
@@ -31,65 +35,35 @@ pub struct CudaTopK {
 impl CudaResults {
     pub(super) fn new(results: Results<CudaDevice>, device: &CudaDevice) -> Self {
         Self {
-            results,
-            device: device.clone(),
+            loss_and_dscale: results.loss_and_dscale,
+            statistics: CudaStatistics::new(results.statistics, device),
         }
     }
 
-    pub(super) fn on(
-        &self,
-        argument: &'static str,
-        device: &CudaDevice,
-    ) -> Result<&Results<CudaDevice>, Error> {
-        self.loss().region().require_home(argument, device.home())?;
-        Ok(&self.results)
+    /// Where the loss stands, not multiplied by the upstream gradient, and behind it upstream × ∂loss/∂s, which is
+    /// 0 after a call without gradients: two numbers.
+    pub fn loss_and_dscale(&self) -> CudaVector<'_> {
+        part(&self.loss_and_dscale, 0..2, &self.statistics.device)
     }
 
-    /// The reduced loss, one number, not multiplied by the upstream gradient.
-    pub fn loss(&self) -> CudaVector<'_> {
-        part(&self.results.loss_and_dscale, 0..1, &self.device)
+    fn number(&self, which: usize) -> Result<f32, Error> {
+        Ok(self.loss_and_dscale.read(&self.statistics.device)?[which])
+    }
+}
+
+impl Evaluation for CudaResults {
+    type Statistics = CudaStatistics;
+
+    fn loss(&self) -> Result<f32, Error> {
+        self.number(0)
     }
 
-    /// Upstream × ∂loss/∂s, one number; 0 after a call without gradients.
-    pub fn dscale(&self) -> CudaVector<'_> {
-        part(&self.results.loss_and_dscale, 1..2, &self.device)
+    fn dscale(&self) -> Result<f32, Error> {
+        self.number(1)
     }
 
-    /// Loss, upstream × ∂loss/∂s and the statistics, once everything before on the stream has ended.
-    ///
-    /// # Errors
-    /// [`Error::Driver`] when a kernel or copy has failed; [`Error::Capture`] while the stream is
-    /// recorded.
-    pub fn read(&self) -> Result<([f32; 2], Statistics), Error> {
-        self.results.read(&self.device)
-    }
-
-    /// Loss and upstream × ∂loss/∂s alone.
-    ///
-    /// # Errors
-    /// As [`read`](Self::read).
-    pub fn read_loss(&self) -> Result<[f32; 2], Error> {
-        let numbers = self.results.loss_and_dscale.read(&self.device)?;
-        Ok([numbers[0], numbers[1]])
-    }
-
-    /// lse⁻ and z₊ of every row, N numbers each.
-    pub fn rows(&self) -> [CudaVector<'_>; 2] {
-        self.statistics(&self.results.rows)
-    }
-
-    /// lse⁻ and z₊ of every column, M numbers each, where columns have a loss.
-    pub fn columns(&self) -> Option<[CudaVector<'_>; 2]> {
-        let columns = self.results.columns.as_ref();
-        columns.map(|columns| self.statistics(columns))
-    }
-
-    fn statistics<'a>(
-        &'a self,
-        statistics: &'a DeviceStatistics<CudaDevice>,
-    ) -> [CudaVector<'a>; 2] {
-        [&statistics.negatives_lse, &statistics.positive]
-            .map(|floats| part(floats, 0..floats.len(), &self.device))
+    fn statistics(&self) -> &CudaStatistics {
+        &self.statistics
     }
 }
 
@@ -105,12 +79,12 @@ impl CudaNumber {
     pub fn vector(&self) -> CudaVector<'_> {
         part(&self.numbers, 1..2, &self.device)
     }
+}
 
-    /// The number, once everything before on the stream has ended.
-    ///
-    /// # Errors
-    /// As [`CudaResults::read`].
-    pub fn read(&self) -> Result<f32, Error> {
+impl Read for CudaNumber {
+    type Value = f32;
+
+    fn read(&self) -> Result<f32, Error> {
         Ok(self.numbers.read(&self.device)?[1])
     }
 }
@@ -134,18 +108,18 @@ impl CudaTopK {
         let scores = &self.best.scores;
         part(scores, 0..scores.len(), &self.device)
     }
+}
 
-    /// Both, once everything before on the stream has ended.
-    ///
-    /// # Errors
-    /// As [`CudaResults::read`].
-    pub fn read(&self) -> Result<TopK, Error> {
+impl Read for CudaTopK {
+    type Value = TopK;
+
+    fn read(&self) -> Result<TopK, Error> {
         self.best.read(&self.device)
     }
 }
 
 /// Numbers of 4 bytes as a vector.
-fn part<'a, T>(
+pub(super) fn part<'a, T>(
     floats: &'a Floats<CudaDevice>,
     numbers: std::ops::Range<usize>,
     device: &CudaDevice,
@@ -155,20 +129,13 @@ fn part<'a, T>(
     CudaVector::at(CudaRegion::vector(address, numbers.len(), device.home()))
 }
 
-impl std::fmt::Debug for CudaResults {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("CudaResults").finish_non_exhaustive()
-    }
+macro_rules! opaque {
+    ($($name:ident),*) => {$(
+        impl std::fmt::Debug for $name {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.debug_struct(stringify!($name)).finish_non_exhaustive()
+            }
+        }
+    )*};
 }
-
-impl std::fmt::Debug for CudaNumber {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("CudaNumber").finish_non_exhaustive()
-    }
-}
-
-impl std::fmt::Debug for CudaTopK {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("CudaTopK").finish_non_exhaustive()
-    }
-}
+opaque!(CudaResults, CudaStatistics, CudaNumber, CudaTopK);

@@ -1,17 +1,21 @@
 //! A whole step of training in one graph.
 
-use super::argument::{Named, located_gradients, located_inputs, located_tensor, require_disjoint};
+use super::argument::{
+    Named, located_gradients, located_problem, located_tensor, require_disjoint,
+};
 use super::device::CudaDevice;
 use super::engine::CudaEngine;
 use super::graph::CudaGraph;
 use super::queue::CudaQueue;
 use super::results::CudaResults;
 use super::view::{CudaRows, CudaRowsMut, CudaVector, CudaVectorMut};
-use crate::contrast::{Contrast, Inputs};
+use crate::contrast::Contrast;
 use crate::device::{DeviceMomentum, Step, StepArguments};
 use crate::element::{DType, Element};
 use crate::engine::{Gradients, MomentumTensor};
-use crate::error::Error;
+use crate::error::{CudaError, Error};
+use crate::inputs::{Inputs, Positives};
+use crate::memory::Evaluation;
 
 /// The ε of a step's normalisation, unless said otherwise.
 const EPSILON: f32 = 1e-12;
@@ -52,7 +56,7 @@ const EPSILON: f32 = 1e-12;
 ///         own_key: own_key.rows_mut(batch, dim)?,
 ///         queue: CudaQueue::from_host(device, &queue)?,
 ///     };
-///     let gradients = Gradients { dq: dq.rows_mut(batch, dim)?, dk: None };
+///     let gradients = Gradients::new(dq.rows_mut(batch, dim)?, None);
 ///     let mut step = engine.step(&Contrast::moco(0.2)?, inputs, gradients).record()?;
 ///
 ///     for _ in 0..100 {
@@ -111,6 +115,9 @@ pub enum StepInputs<'a, T> {
         q: CudaRowsMut<'a, T>,
         /// As [`Inputs::Pair`].
         k: CudaRowsMut<'a, T>,
+        /// As [`Inputs::Pair`]. Indices are read by each launch where they lie: for indices that change from
+        /// step to step, hand over a view of them as [`CudaVector::from_raw`].
+        positives: Positives<CudaVector<'a, u32>>,
     },
     /// Queries and keys, N × D each, and the queue that the keys enter (MoCo).
     Queue {
@@ -157,7 +164,7 @@ impl CudaEngine {
     ) -> CudaStepBuilder<'a, T, G> {
         CudaStepBuilder {
             engine: self.clone(),
-            contrast: contrast.clone(),
+            contrast: *contrast,
             inputs,
             gradients,
             upstream: 1.0,
@@ -196,7 +203,7 @@ impl<'a, T: Element, G: Element> CudaStepBuilder<'a, T, G> {
     /// it over as [`CudaVector::from_raw`].
     ///
     /// # Errors
-    /// [`Error::Length`] when a tensor's parts differ, [`Error::Device`] when one is of another handle.
+    /// [`Error::Length`] when a tensor's parts differ, [`CudaError::Device`] when one is of another handle.
     pub fn with_momentum<P: Element>(
         mut self,
         momentum: f32,
@@ -222,28 +229,24 @@ impl<'a, T: Element, G: Element> CudaStepBuilder<'a, T, G> {
     /// Allocates what the step needs and records it, without running it. An error drops the queue.
     ///
     /// # Errors
-    /// [`Error::QueueNotFull`]; [`Error::Aliasing`] when an output shares memory with another argument;
+    /// [`CudaError::QueueNotFull`]; [`CudaError::Aliasing`] when an output shares memory with another argument;
     /// those of [`value_and_grad`](crate::Engine::value_and_grad) and of
-    /// [`CudaDevice::record`]; [`Error::Scalar`] for an ε or a momentum out of range.
+    /// [`CudaDevice::record`]; [`Error::Scalar`] for an ε or a momentum out of range;
+    /// [`Error::Unsupported`] for gradients that accumulate.
     pub fn record(self) -> Result<CudaStep<'a, T, G>, Error> {
         let device = self.engine.device();
         let cursor = match self.inputs.queue() {
             Some(queue) if queue.fill() < queue.capacity() => {
-                return Err(Error::QueueNotFull {
-                    fill: queue.fill(),
-                    capacity: queue.capacity(),
-                });
+                let (fill, capacity) = (queue.fill(), queue.capacity());
+                return Err(CudaError::QueueNotFull { fill, capacity }.into());
             }
             queue => queue.map_or(0, CudaQueue::cursor),
         };
-        let (inputs, mut taken) = located_inputs(&self.inputs.views()?, device)?;
-        let scale = match &self.scale {
-            Some(scale) => {
-                taken.push(("scale", scale.region()));
-                Some(scale.on("scale", device)?)
-            }
-            None => None,
-        };
+        let mut problem = self.contrast.on(self.inputs.views()?)?;
+        if let Some(scale) = &self.scale {
+            problem = problem.with_scale(scale.as_vector());
+        }
+        let (problem, mut taken) = located_problem(&problem, device)?;
         if let Some(tensors) = &self.tensors {
             taken.extend(&tensors.inputs);
         }
@@ -255,13 +258,11 @@ impl<'a, T: Element, G: Element> CudaStepBuilder<'a, T, G> {
             require_disjoint(&tensors.outputs, &taken)?;
         }
         let arguments = StepArguments {
-            contrast: &self.contrast,
-            inputs,
+            problem: &problem,
             cursor,
             gradients: &gradients,
             upstream: self.upstream,
             epsilon: self.epsilon,
-            scale,
             momentum: self
                 .tensors
                 .as_ref()
@@ -269,7 +270,7 @@ impl<'a, T: Element, G: Element> CudaStepBuilder<'a, T, G> {
         };
         let step = Step::new(device, &arguments)?;
         device.staging().reserve()?;
-        let (results, graph) = device.record(|| step.launch(self.engine.similarity(None)?))?;
+        let (results, graph) = device.record(|| step.launch(self.engine.similarity()))?;
         Ok(CudaStep {
             results: CudaResults::new(results, device),
             graph,
@@ -292,9 +293,10 @@ impl<T: Element> StepInputs<'_, T> {
     fn views(&self) -> Result<Inputs<CudaRows<'_, T>>, Error> {
         Ok(match self {
             StepInputs::Shared { z } => Inputs::Shared { z: z.as_rows() },
-            StepInputs::Pair { q, k } => Inputs::Pair {
+            StepInputs::Pair { q, k, positives } => Inputs::Pair {
                 q: q.as_rows(),
                 k: k.as_rows(),
+                positives: *positives,
             },
             StepInputs::Queue { q, own_key, queue } => Inputs::Queue {
                 q: q.as_rows(),
@@ -309,10 +311,10 @@ impl<T: Element, G: Element> CudaStep<'_, T, G> {
     /// Puts the step on the stream.
     ///
     /// # Errors
-    /// [`Error::Driver`] when the driver refuses; [`Error::Capture`] while the stream is recorded.
+    /// [`CudaError::Driver`] when the driver refuses; [`CudaError::Capture`] while the stream is recorded.
     pub fn launch(&mut self) -> Result<(), Error> {
         if self.graph.device().stream().is_capturing()? {
-            return Err(Error::Capture { call: "launch" });
+            return Err(CudaError::Capture { call: "launch" }.into());
         }
         // SAFETY: the graph names memory of the step's own, and memory that was borrowed for as long as
         // the step lives or, by the contract of raw views, stays as long as they are used; outputs are
@@ -327,9 +329,9 @@ impl<T: Element, G: Element> CudaStep<'_, T, G> {
     /// The loss of the last launch, once it has ended.
     ///
     /// # Errors
-    /// [`Error::Driver`] when a kernel has failed; [`Error::Capture`].
+    /// [`CudaError::Driver`] when a kernel has failed; [`CudaError::Capture`].
     pub fn loss(&self) -> Result<f32, Error> {
-        self.results.read_loss().map(|[loss, _]| loss)
+        self.results.loss()
     }
 
     /// Loss, dscale and statistics of the last launch, on the device: the same memory each time.
@@ -359,17 +361,15 @@ impl<T: Element, G: Element> CudaStep<'_, T, G> {
 
     /// The gradients that the last launch left, with respect to the embeddings as they came.
     pub fn gradients(&self) -> Gradients<CudaRows<'_, G>> {
-        Gradients {
-            dq: self.gradients.dq.as_rows(),
-            dk: self.gradients.dk.as_ref().map(CudaRowsMut::as_rows),
-        }
+        let dk = self.gradients.dk.as_ref().map(CudaRowsMut::as_rows);
+        Gradients::new(self.gradients.dq.as_rows(), dk)
     }
 
     /// The scale s of the launches from now on, in place of the contrast's. Where a scale was lent to
     /// the step, it is overwritten.
     ///
     /// # Errors
-    /// [`Error::Scalar`] unless finite and greater than 0; [`Error::Driver`].
+    /// [`Error::Scalar`] unless finite and greater than 0; [`CudaError::Driver`].
     pub fn set_scale(&mut self, scale: f32) -> Result<(), Error> {
         self.step.set_scale(self.graph.device(), scale)
     }
@@ -378,7 +378,7 @@ impl<T: Element, G: Element> CudaStep<'_, T, G> {
     /// [`MomentumSchedule::at`](crate::MomentumSchedule::at).
     ///
     /// # Errors
-    /// [`Error::Scalar`] unless 0 ≤ m ≤ 1; [`Error::Driver`].
+    /// [`Error::Scalar`] unless 0 ≤ m ≤ 1; [`CudaError::Driver`].
     pub fn set_momentum(&mut self, momentum: f32) -> Result<(), Error> {
         self.step.set_momentum(self.graph.device(), momentum)
     }

@@ -6,6 +6,8 @@ use std::sync::Arc;
 use cudarc::driver::{self, CudaContext, sys};
 
 use super::driver::check;
+#[cfg(doc)]
+use crate::error::CudaError;
 use crate::error::Error;
 
 /// A CUDA stream, the crate's own or somebody else's. Clones are the same stream.
@@ -40,7 +42,7 @@ impl CudaStream {
     /// Waits until all work on the stream has ended.
     ///
     /// # Errors
-    /// [`Error::Driver`] when a kernel or copy before has failed.
+    /// [`CudaError::Driver`] when a kernel or copy before has failed.
     pub fn synchronize(&self) -> Result<(), Error> {
         check("cuStreamSynchronize", self.handle.synchronize())
     }
@@ -48,7 +50,7 @@ impl CudaStream {
     /// Makes work that is put on this stream from now on wait for all that is on `other` now.
     ///
     /// # Errors
-    /// [`Error::Driver`] when the driver refuses.
+    /// [`CudaError::Driver`] when the driver refuses.
     pub fn wait_for(&self, other: &CudaStream) -> Result<(), Error> {
         check("cuStreamWaitEvent", self.handle.join(&other.handle))
     }
@@ -56,7 +58,7 @@ impl CudaStream {
     /// Whether the stream is being recorded into a graph instead of running.
     ///
     /// # Errors
-    /// [`Error::Driver`] when the driver refuses.
+    /// [`CudaError::Driver`] when the driver refuses.
     pub fn is_capturing(&self) -> Result<bool, Error> {
         let status = check("cuStreamIsCapturing", self.handle.capture_status())?;
         Ok(status != sys::CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE)

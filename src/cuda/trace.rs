@@ -9,6 +9,8 @@ use super::driver::check;
 use super::engine::CudaEngine;
 use super::event;
 use super::stream::CudaStream;
+#[cfg(doc)]
+use crate::error::CudaError;
 use crate::error::Error;
 
 /// Notes every kernel that is launched through the handles it was given to. Clones are the same trace.
@@ -69,7 +71,7 @@ impl CudaTrace {
     /// Every kernel once, in the order of their first launches; waits for those that are timed.
     ///
     /// # Errors
-    /// [`Error::Driver`] when a kernel has failed.
+    /// [`CudaError::Driver`] when a kernel has failed.
     pub fn kernels(&self) -> Result<Vec<TracedKernel>, Error> {
         let seconds = |[start, end]: &[driver::CudaEvent; 2]| {
             let milliseconds = start.elapsed_ms(end);

@@ -6,8 +6,10 @@ use super::device::CudaDevice;
 use super::region::CudaRegion;
 use crate::device::Device;
 use crate::element::Element;
+#[cfg(doc)]
+use crate::error::CudaError;
 use crate::error::Error;
-use crate::rows::Matrix;
+use crate::rows::{Indices, Matrix, View};
 
 /// A read-only matrix in device memory: row-major, rows `stride` elements apart.
 #[derive(Debug, Clone, Copy)]
@@ -41,8 +43,8 @@ impl<T> CudaRows<'_, T> {
     /// Views memory that something else owns: a tensor of another library, a part of a matrix.
     ///
     /// # Errors
-    /// [`Error::Null`], [`Error::Empty`], [`Error::Stride`] (less than `dim`),
-    /// [`Error::Alignment`] (to the element's size) or [`Error::Scalar`] (past 64-bit addresses),
+    /// [`CudaError::Null`], [`Error::Empty`], [`Error::Stride`] (less than `dim`),
+    /// [`CudaError::Alignment`] (to the element's size) or [`Error::Scalar`] (past 64-bit addresses),
     /// all of `pointer`.
     ///
     /// # Safety
@@ -125,14 +127,19 @@ impl<T> CudaVectorMut<'_, T> {
     ) -> Result<Self, Error> {
         CudaRegion::new::<T>("pointer", pointer, [length, 1, 1], device.home()).map(Self::at)
     }
+
+    /// The same elements, read-only while the borrow lasts.
+    pub fn as_vector(&self) -> CudaVector<'_, T> {
+        CudaVector::at(self.region)
+    }
 }
 
 impl<T: Element> CudaRows<'_, T> {
     /// Copies the rows to the host, once the work on the stream of `device` so far has ended.
     ///
     /// # Errors
-    /// [`Error::Device`] when the rows are of another handle; [`Error::Contiguity`] when gaps lie
-    /// between them; [`Error::Capture`]; [`Error::Driver`] when work before has failed.
+    /// [`CudaError::Device`] when the rows are of another handle; [`CudaError::Contiguity`] when gaps lie
+    /// between them; [`CudaError::Capture`]; [`CudaError::Driver`] when work before has failed.
     pub fn download(&self, device: &CudaDevice) -> Result<Vec<T>, Error> {
         let region = self.region;
         region.require_home("rows", device.home())?;
@@ -148,8 +155,8 @@ impl<T: Element> CudaRowsMut<'_, T> {
     /// at once.
     ///
     /// # Errors
-    /// [`Error::Device`] when the rows are of another handle; [`Error::Contiguity`] when gaps lie
-    /// between them; [`Error::Length`] unless there are as many elements; [`Error::Driver`].
+    /// [`CudaError::Device`] when the rows are of another handle; [`CudaError::Contiguity`] when gaps lie
+    /// between them; [`Error::Length`] unless there are as many elements; [`CudaError::Driver`].
     pub fn upload(&mut self, device: &CudaDevice, elements: &[T]) -> Result<(), Error> {
         let region = self.region;
         region.require_home("rows", device.home())?;
@@ -194,6 +201,21 @@ macro_rules! matrices {
     )*};
 }
 matrices!(CudaRows, CudaRowsMut);
+
+impl<'a, T: Element> View for CudaRows<'a, T> {
+    type Indices = CudaVector<'a, u32>;
+    type Scalar = CudaVector<'a>;
+}
+
+impl Indices for CudaVector<'_, u32> {
+    fn len(&self) -> usize {
+        self.region.rows()
+    }
+
+    fn on_host(&self) -> Option<&[u32]> {
+        None
+    }
+}
 
 macro_rules! vectors {
     ($($view:ident),*) => {$(

@@ -8,7 +8,6 @@ use super::params::{
 use super::prepared::{Prepared, kernel_name};
 use super::similarity::{Similarity, TILE};
 use super::{Arithmetic, BoxedMatrix, Device, TensorMap};
-use crate::contrast::{Contrast, Form};
 use crate::error::Error;
 
 /// Threads and shared memory of a block: `ScoresTile` of similarity/scores.h.
@@ -33,11 +32,6 @@ const GROUP: usize = 11;
 
 /// Blocks of a cluster, of the kernels that run in clusters: `PAIR` of hopper/tile.h.
 const PAIR: u32 = 2;
-
-/// Whether only anchors have a loss: every weight has one term.
-pub(super) fn is_one_way(contrast: &Contrast) -> bool {
-    matches!(contrast.form, Form::InfoNce(_) | Form::Moco)
-}
 
 /// How a pass of the tile loop is cut up: its splits, each of so many tiles, and clusters' row tiles of a group.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -112,7 +106,7 @@ impl<D: Device> Similarity<'_, D> {
     /// place of 10NMD for a loss of both directions. Above D = 64 products are what a fused pass waits for,
     /// so that two of them less are worth the bytes; up to there it is exponentials, two a logit and pass.
     pub(super) fn shares_weights(&self, prepared: &Prepared<'_, D>) -> bool {
-        prepared.contrast.is_symmetric()
+        prepared.contrast().has_columns()
             && prepared.shape.dim > 64
             && self.is_hopper(prepared.arithmetic)
     }

@@ -5,9 +5,11 @@ use super::gradient::{Finish, Known, Side, Sums};
 use super::params::{
     FitParams, FoldParams, GlobalRows, MatrixView, ProductParams, ScoresParams, WorkGrid,
 };
+use super::positives::ExponentRange;
 use super::prepared::{no_matrix, rows_from, view};
+use super::results::Direction;
 use super::similarity::{Similarity, WARP_ROWS};
-use super::statistics::{DeviceStatistics, ExponentRange, Partial, scores_params};
+use super::statistics::{Partial, scores_params};
 use super::{Arithmetic, Device, Floats, number_bytes};
 use crate::contrast::Shape;
 use crate::engine::Gradients;
@@ -44,7 +46,7 @@ pub(super) enum Softmax<'a, D: Device> {
     Known(&'a Known<'a, D>),
     /// Exponentials, whose sums are the statistics of a one-way loss.
     Found {
-        statistics: &'a DeviceStatistics<D>,
+        statistics: &'a Direction<D>,
         square_norms: &'a Floats<D>,
         bound: &'a Floats<D>,
     },
@@ -52,7 +54,7 @@ pub(super) enum Softmax<'a, D: Device> {
 
 /// Exponentials, and what a chunk of them needs besides.
 struct Exponentials<'a, D: Device> {
-    statistics: &'a DeviceStatistics<D>,
+    statistics: &'a Direction<D>,
     square_norms: &'a Floats<D>,
     bound: &'a Floats<D>,
     row_sums: Floats<D>,
@@ -104,7 +106,7 @@ impl<D: Device> Similarity<'_, D> {
         } = prepared.shape;
         let (rows, columns, shift) = match softmax {
             Softmax::Known(known) => (known.rows, known.columns, known.shift()),
-            Softmax::Found { statistics, .. } => (*statistics, None, None),
+            Softmax::Found { statistics, .. } => (&statistics.masses, None, None),
         };
         let bytes = number_bytes(prepared.dtype);
         let stride = candidates.next_multiple_of(16);
@@ -270,8 +272,8 @@ impl<D: Device> Similarity<'_, D> {
         let at = |floats: &Floats<D>| floats.address() + 4 * chunk.first as u64;
         let params = ScoresParams {
             tiles_per_split,
-            row_lse2: at(&rows.lse2),
-            column_lse2: columns.map_or(0, |s| s.lse2.address()),
+            row_lse2: at(&rows.offset2),
+            column_lse2: columns.map_or(0, |columns| columns.offset2.address()),
             far: known.far,
             shift: known.shift().unwrap_or(0),
             weights: chunk.weights,
@@ -298,7 +300,7 @@ impl<D: Device> Similarity<'_, D> {
             tiles_per_split,
             bound: found.bound.address(),
             rows: found.row_sums.address(),
-            negatives_lse: at(&found.statistics.negatives_lse),
+            negatives_lse: at(&found.statistics.rows.negatives_lse),
             weights: chunk.weights,
             weights_stride: chunk.stride as u64,
             ..scores_params(prepared, first, count)
@@ -315,13 +317,13 @@ impl<D: Device> Similarity<'_, D> {
         let before = ScoresParams { unless, ..params };
         self.scores("statistics", arithmetic, grid, &before)?;
         let before = Partial { unless, ..partial };
-        self.combine(prepared, found.statistics, first, count, before)?;
+        self.combine(prepared, found.statistics.parts(), first, count, before)?;
         self.scores("exponentials", arithmetic, grid, &params)?;
-        self.combine(prepared, found.statistics, first, count, partial)?;
+        self.combine(prepared, found.statistics.parts(), first, count, partial)?;
         if let Some((fit, shift)) = &found.fit {
             let fit_params = FitParams {
-                negatives_lse: at(&found.statistics.negatives_lse),
-                lse2: at(&found.statistics.lse2),
+                negatives_lse: at(&found.statistics.rows.negatives_lse),
+                offset2: at(&found.statistics.masses.offset2),
                 square_norms: at(found.square_norms),
                 rows: count as u32,
                 lowest: (prepared.shape.candidates as f32).log2() + F16_SMALLEST,
@@ -353,7 +355,7 @@ impl<D: Device> Similarity<'_, D> {
         let dim = rows.row_bytes as usize / bytes;
         let params = FoldParams {
             partial: found.row_sums.address(),
-            lse2: at(&found.statistics.lse2),
+            offset2: at(&found.statistics.masses.offset2),
             parts: grid.parts,
             rows: count as u32,
             dim: dim as u32,

@@ -1,10 +1,10 @@
 //! The fused gradient kernels: which there are, and a pass of one.
 
-use super::choice::{HOPPER_THREADS, is_one_way};
+use super::choice::HOPPER_THREADS;
 use super::gradient::{Known, Side, Sums, is_shifted};
 use super::params::{GradientParams, HopperGradientParams, WorkGrid};
+use super::results::Masses;
 use super::similarity::Similarity;
-use super::statistics::DeviceStatistics;
 use super::{Arithmetic, Device, Floats};
 use crate::error::Error;
 
@@ -128,7 +128,7 @@ impl<D: Device> Similarity<'_, D> {
         if dk && self.shares_weights(prepared) {
             return false;
         }
-        let terms = match is_one_way(prepared.contrast) {
+        let terms = match prepared.contrast().is_one_way() {
             true => Terms::Streamed,
             false => Terms::Both,
         };
@@ -179,7 +179,7 @@ impl<D: Device> Similarity<'_, D> {
             Terms::Online => Some(self.memory().floats(2 * parts as usize * owners)?),
             _ => None,
         };
-        let lse2 = |s: Option<&DeviceStatistics<D>>| s.map_or(0, |s| s.lse2.address());
+        let offset2 = |masses: Option<&Masses<D>>| masses.map_or(0, |m| m.offset2.address());
         let params = GradientParams {
             contrast: prepared.view,
             owner,
@@ -188,8 +188,8 @@ impl<D: Device> Similarity<'_, D> {
             tiles_per_split,
             owner_is_anchor: u32::from(!matches!(pass, Pass::OfCandidates(_))),
             padding: 0,
-            owner_lse2: lse2(owner_terms),
-            streamed_lse2: lse2(streamed_terms),
+            owner_lse2: offset2(owner_terms),
+            streamed_lse2: offset2(streamed_terms),
             far,
             shift: shift.unwrap_or(0),
             sums: sums.address(),

@@ -3,11 +3,11 @@
 use super::chunked::Softmax;
 use super::fused::Pass;
 use super::params::{FinishParams, ShiftParams};
-use super::prepared::{Prepared, no_matrix, view};
+use super::prepared::{POSITIVE_INDEX, Prepared, no_matrix, view};
+use super::results::{Direction, Masses};
 use super::similarity::{Similarity, WARP_ROWS};
-use super::statistics::{DeviceStatistics, Partial, far_word};
+use super::statistics::{Partial, far_word};
 use super::{Device, DeviceMatrix, Floats, number_bytes};
-use crate::contrast::{Form, Positives};
 use crate::element::DType;
 use crate::engine::Gradients;
 use crate::error::Error;
@@ -21,15 +21,18 @@ pub(super) fn is_shifted(dtype: DType) -> bool {
 pub(super) struct Side<'a, D: Device> {
     pub prepared: &'a Prepared<'a, D>,
     /// upstream · w.
-    pub coefficient: f32,
+    coefficient: f32,
+    /// Whether gradients are added to what is there.
+    accumulates: bool,
 }
 
 impl<'a, D: Device> Side<'a, D> {
-    pub fn new(prepared: &'a Prepared<'a, D>, upstream: f32) -> Self {
-        let weight = prepared.contrast.row_weight(prepared.shape.anchors);
+    pub fn new(prepared: &'a Prepared<'a, D>, upstream: f32, accumulates: bool) -> Self {
+        let weight = prepared.contrast().row_weight(prepared.shape.anchors);
         Self {
             prepared,
             coefficient: (f64::from(upstream) * weight) as f32,
+            accumulates,
         }
     }
 }
@@ -49,9 +52,9 @@ pub(super) struct Finish<'a, D: Device> {
     pub sums: &'a Sums<D>,
     /// What the weights of each row have too little, where they are no softmax yet.
     pub factors: Option<&'a Floats<D>>,
-    /// σ of both directions: the positives, which no tile held, are subtracted here.
-    pub rows: &'a DeviceStatistics<D>,
-    pub columns: Option<&'a DeviceStatistics<D>>,
+    /// Of both directions: the positives, which no tile held, are subtracted here.
+    pub rows: &'a Masses<D>,
+    pub columns: Option<&'a Masses<D>>,
     pub gradient: DeviceMatrix,
     /// Whether it belongs to the candidates.
     pub of_candidates: bool,
@@ -62,11 +65,11 @@ pub(super) struct Finish<'a, D: Device> {
     pub count: usize,
 }
 
-/// A softmax that is known: W_ij = 2^(z - lse_i) + 2^(z - lse_j), the second term where columns have
-/// a loss.
+/// Weights that are known: W_ij = 2^(z - o_i) + 2^(z - o_j) of the rows' offsets, the second term where columns
+/// have a loss or are rows themselves.
 pub(super) struct Known<'a, D: Device> {
-    pub rows: &'a DeviceStatistics<D>,
-    pub columns: Option<&'a DeviceStatistics<D>>,
+    pub rows: &'a Masses<D>,
+    pub columns: Option<&'a Masses<D>>,
     /// `far_word` of these.
     pub far: u64,
     /// Of the weights, where their type needs one.
@@ -83,8 +86,8 @@ impl<'a, D: Device> Finish<'a, D> {
     /// The whole gradient of the candidates.
     pub fn of_candidates(
         sums: &'a Sums<D>,
-        rows: &'a DeviceStatistics<D>,
-        columns: Option<&'a DeviceStatistics<D>>,
+        rows: &'a Masses<D>,
+        columns: Option<&'a Masses<D>>,
         gradient: DeviceMatrix,
     ) -> Self {
         Self {
@@ -107,7 +110,7 @@ impl<D: Device> Similarity<'_, D> {
     pub(super) fn gradient_online(
         &self,
         side: &Side<'_, D>,
-        statistics: &DeviceStatistics<D>,
+        statistics: &Direction<D>,
         dq: DeviceMatrix,
     ) -> Result<Floats<D>, Error> {
         let prepared = side.prepared;
@@ -115,7 +118,7 @@ impl<D: Device> Similarity<'_, D> {
         let anchors = prepared.shape.anchors;
         self.combine(
             prepared,
-            statistics,
+            statistics.parts(),
             0,
             anchors,
             Partial {
@@ -130,7 +133,7 @@ impl<D: Device> Similarity<'_, D> {
             &Finish {
                 sums: &sums,
                 factors: None,
-                rows: statistics,
+                rows: &statistics.masses,
                 columns: None,
                 gradient: dq,
                 of_candidates: false,
@@ -147,13 +150,13 @@ impl<D: Device> Similarity<'_, D> {
         &self,
         prepared: &Prepared<'_, D>,
         flags: &Floats<D>,
-        rows: &'a DeviceStatistics<D>,
-        columns: Option<&'a DeviceStatistics<D>>,
+        rows: &'a Masses<D>,
+        columns: Option<&'a Masses<D>>,
     ) -> Result<Known<'a, D>, Error> {
-        // In NT-Xent the other side's rows are the same rows.
-        let columns = match prepared.contrast.form {
-            Form::NtXent => Some(rows),
-            _ => columns,
+        // The other side's rows may be the same rows.
+        let columns = match prepared.contrast().is_shared() {
+            true => Some(rows),
+            false => columns,
         };
         let shift = match is_shifted(prepared.dtype) {
             true => Some(self.memory().floats(2)?),
@@ -161,8 +164,8 @@ impl<D: Device> Similarity<'_, D> {
         };
         if let Some(shift) = &shift {
             let params = ShiftParams {
-                row_sigma: rows.sigma.address(),
-                column_sigma: columns.map_or(0, |s| s.sigma.address()),
+                row_mass: rows.negatives.address(),
+                column_mass: columns.map_or(0, |columns| columns.negatives.address()),
                 rows: prepared.view.anchors,
                 columns: prepared.view.candidates,
                 shift: shift.address(),
@@ -172,7 +175,7 @@ impl<D: Device> Similarity<'_, D> {
         Ok(Known {
             rows,
             columns,
-            far: far_word(prepared.contrast, flags),
+            far: far_word(prepared.contrast(), flags),
             shift,
         })
     }
@@ -242,16 +245,15 @@ impl<D: Device> Similarity<'_, D> {
             (false, Some(own)) => own,
             (false, None) => prepared.candidates,
         };
-        let candidates = prepared.shape.candidates;
-        let (groups, most) = match (finish.of_candidates, &prepared.contrast.form) {
-            (true, Form::InfoNce(Positives::Index(index))) => {
-                let (groups, most) = self.group(index, candidates)?;
-                (Some(groups), most)
-            }
-            _ => (None, 1),
+        let groups = match finish.of_candidates && prepared.view.rule == POSITIVE_INDEX {
+            true => Some(self.group(&prepared.view)?),
+            false => None,
         };
-        // A warp adds up four parts or so: few rows have many. Of positives some more, as one candidate with many
-        // is enough to have all rows take as many warps.
+        let most = match &groups {
+            Some(_) => prepared.shape.anchors / prepared.shape.candidates,
+            None => 1,
+        };
+        // A warp adds up four parts or so: few rows have many. Of positives some more.
         let warps = (finish.sums.parts as usize)
             .max(most / 8)
             .div_ceil(4)
@@ -270,15 +272,16 @@ impl<D: Device> Similarity<'_, D> {
             contrast: prepared.view,
             coefficient: side.coefficient,
             of_candidates: u32::from(finish.of_candidates),
-            row_sigma: finish.rows.sigma.address(),
-            column_sigma: finish.columns.map_or(0, |s| s.sigma.address()),
+            negatives_mass: finish.rows.negatives.address(),
+            row_mass: finish.rows.of_positive().address(),
+            column_mass: finish
+                .columns
+                .map_or(0, |columns| columns.of_positive().address()),
             partners: view(partners),
             own_keys: u32::from(prepared.own_keys.is_some()),
-            padding: 0,
-            starts: groups.as_ref().map_or(0, D::address),
-            order: groups
-                .as_ref()
-                .map_or(0, |groups| D::address(groups) + 4 * (candidates as u64 + 1)),
+            accumulates: u32::from(side.accumulates),
+            starts: groups.as_ref().map_or(0, |groups| groups.starts.address()),
+            order: groups.as_ref().map_or(0, |groups| groups.order.address()),
             rows_of: match finish.dots {
                 Some(_) => view(from(prepared.anchors)),
                 None => no_matrix(),
@@ -295,36 +298,4 @@ impl<D: Device> Similarity<'_, D> {
         let shared_bytes = if warps > 1 { 16 * threads } else { 0 };
         self.launch("finish_gradient", grid, threads, shared_bytes, &params)
     }
-
-    /// Anchors by the candidate that is their positive, `candidates` + 1 starts, then the anchors; and how many the
-    /// largest group has.
-    fn group(&self, index: &[u32], candidates: usize) -> Result<(D::Buffer, usize), Error> {
-        let numbers = grouped(index, candidates);
-        let sizes = numbers[..=candidates].windows(2).map(|two| two[1] - two[0]);
-        let most = sizes.max().unwrap_or(0) as usize;
-        let buffer = self.device.allocate(4 * numbers.len())?;
-        let bytes = bytemuck::cast_slice(&numbers);
-        self.device.write(D::address(&buffer), bytes)?;
-        Ok((buffer, most))
-    }
-}
-
-/// `groups` + 1 starts and, from starts[j] to starts[j + 1], the places of j in `index` in their order. Indices
-/// are below `groups`.
-fn grouped(index: &[u32], groups: usize) -> Vec<u32> {
-    let mut numbers = vec![0; groups + 1 + index.len()];
-    let (starts, order) = numbers.split_at_mut(groups + 1);
-    for &group in index {
-        starts[group as usize + 1] += 1;
-    }
-    for group in 0..groups {
-        starts[group + 1] += starts[group];
-    }
-    let mut next = starts.to_vec();
-    for (place, &group) in (0..).zip(index) {
-        let next = &mut next[group as usize];
-        order[*next as usize] = place;
-        *next += 1;
-    }
-    numbers
 }

@@ -8,8 +8,10 @@ mod gradient;
 mod params;
 mod plan;
 pub(crate) mod pool;
+mod positives;
 mod prepared;
 mod quantized;
+mod results;
 mod rowwise;
 mod similarity;
 mod statistics;
@@ -18,13 +20,12 @@ mod step;
 mod tests;
 mod top_k;
 
-pub use plan::Call;
 #[cfg(feature = "emulator")]
 pub(crate) use plan::Counter;
 pub(crate) use plan::workspace_bytes;
+pub(crate) use results::{DeviceRows, DeviceStatistics, Results};
 pub(crate) use rowwise::{DeviceMomentum, Rowwise};
 pub(crate) use similarity::Similarity;
-pub(crate) use statistics::{DeviceStatistics, Results};
 pub(crate) use step::{Step, StepArguments};
 pub(crate) use top_k::DeviceTopK;
 
@@ -125,6 +126,30 @@ impl crate::rows::Matrix for DeviceMatrix {
     }
 }
 
+impl crate::rows::View for DeviceMatrix {
+    type Indices = DeviceIndices;
+    /// Where it stands.
+    type Scalar = u64;
+}
+
+/// Indices of candidates in device memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct DeviceIndices {
+    /// Of the first.
+    pub address: u64,
+    /// How many there are.
+    pub length: usize,
+}
+
+impl crate::rows::Indices for DeviceIndices {
+    fn len(&self) -> usize {
+        self.length
+    }
+    fn on_host(&self) -> Option<&[u32]> {
+        None
+    }
+}
+
 /// Bytes of a number.
 pub(crate) fn number_bytes(dtype: DType) -> usize {
     match dtype {
@@ -169,6 +194,13 @@ pub(crate) struct Floats<D: Device> {
 }
 
 impl<D: Device> Floats<D> {
+    pub(crate) fn unwritten(device: &D, length: usize) -> Result<Self, Error> {
+        Ok(Self {
+            buffer: device.allocate(4 * length)?,
+            length,
+        })
+    }
+
     pub(crate) fn address(&self) -> u64 {
         D::address(&self.buffer)
     }
@@ -186,10 +218,7 @@ impl<D: Device> Floats<D> {
 
 impl<D: Device> Memory<'_, D> {
     fn floats(&self, length: usize) -> Result<Floats<D>, Error> {
-        Ok(Floats {
-            buffer: self.device.allocate(4 * length)?,
-            length,
-        })
+        Floats::unwritten(self.device, length)
     }
 
     fn written(&self, numbers: &[f32]) -> Result<Floats<D>, Error> {

@@ -28,6 +28,16 @@ pub(super) struct ContrastView {
     pub padding: u32,
 }
 
+/// `RowRule` of tile/row_rule.h.
+#[derive(Debug, Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+pub(super) struct RuleView {
+    pub kind: u32,
+    pub numbers: [f32; 2],
+    pub negatives: f32,
+    pub log_mean: u64,
+}
+
 /// `GradientParams` of similarity/owned_rows.h.
 #[derive(Debug, Clone, Copy, Pod, Zeroable)]
 #[repr(C)]
@@ -169,7 +179,7 @@ pub(super) struct MatrixView {
     pub padding: u32,
 }
 
-/// `PositivesParams` of similarity/rows.cu.
+/// `PositivesParams` of similarity/positives.cu.
 #[derive(Debug, Clone, Copy, Pod, Zeroable)]
 #[repr(C)]
 pub(super) struct PositivesParams {
@@ -184,7 +194,7 @@ pub(super) struct PositivesParams {
     pub square_norms: u64,
 }
 
-/// `BoundParams` of similarity/rows.cu.
+/// `BoundParams` of similarity/positives.cu.
 #[derive(Debug, Clone, Copy, Pod, Zeroable)]
 #[repr(C)]
 pub(super) struct BoundParams {
@@ -194,6 +204,53 @@ pub(super) struct BoundParams {
     pub largest: f32,
     pub above: f32,
     pub bound: u64,
+}
+
+/// `MeanPositivesParams` of similarity/positives.cu.
+#[derive(Debug, Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+pub(super) struct MeanPositivesParams {
+    pub contrast: ContrastView,
+    pub positive: u64,
+    pub inverse: f32,
+    pub padding: u32,
+    pub log_mean: u64,
+}
+
+/// `OffsetParams` of similarity/positives.cu.
+#[derive(Debug, Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+pub(super) struct OffsetParams {
+    pub offset: i64,
+    pub anchors: u32,
+    pub candidates: u32,
+    pub index: u64,
+}
+
+/// `GroupParams` of similarity/positives.cu.
+#[derive(Debug, Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+pub(super) struct GroupParams {
+    pub index: u64,
+    pub anchors: u32,
+    pub candidates: u32,
+    pub passes: u32,
+    pub padding: u32,
+    pub order: u64,
+    pub other: u64,
+    pub starts: u64,
+}
+
+/// `MergeParams` of similarity/rows.cu.
+#[derive(Debug, Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+pub(super) struct MergeParams {
+    pub negatives_lse: u64,
+    pub positive: u64,
+    pub other_lse: u64,
+    pub other_positive: u64,
+    pub rows: u32,
+    pub padding: u32,
 }
 
 /// `StatisticsParams` of similarity/rows.cu.
@@ -211,18 +268,21 @@ pub(super) struct StatisticsParams {
     pub symmetric: u32,
     pub not_finite: u64,
     pub far: u64,
+    pub contrast: ContrastView,
+    pub rule: RuleView,
     pub positive: u64,
     pub negatives_lse: u64,
-    pub lse2: u64,
-    pub sigma: u64,
+    pub offset2: u64,
+    pub negatives_mass: u64,
+    pub positive_mass: u64,
 }
 
 /// `ShiftParams` of similarity/rows.cu.
 #[derive(Debug, Clone, Copy, Pod, Zeroable)]
 #[repr(C)]
 pub(super) struct ShiftParams {
-    pub row_sigma: u64,
-    pub column_sigma: u64,
+    pub row_mass: u64,
+    pub column_mass: u64,
     pub rows: u32,
     pub columns: u32,
     pub shift: u64,
@@ -233,7 +293,7 @@ pub(super) struct ShiftParams {
 #[repr(C)]
 pub(super) struct FitParams {
     pub negatives_lse: u64,
-    pub lse2: u64,
+    pub offset2: u64,
     pub square_norms: u64,
     pub rows: u32,
     pub lowest: f32,
@@ -249,7 +309,7 @@ pub(super) struct FitParams {
 #[repr(C)]
 pub(super) struct FoldParams {
     pub partial: u64,
-    pub lse2: u64,
+    pub offset2: u64,
     pub parts: u32,
     pub rows: u32,
     pub dim: u32,
@@ -276,11 +336,12 @@ pub(super) struct FinishParams {
     pub contrast: ContrastView,
     pub coefficient: f32,
     pub of_candidates: u32,
-    pub row_sigma: u64,
-    pub column_sigma: u64,
+    pub negatives_mass: u64,
+    pub row_mass: u64,
+    pub column_mass: u64,
     pub partners: MatrixView,
     pub own_keys: u32,
-    pub padding: u32,
+    pub accumulates: u32,
     pub starts: u64,
     pub order: u64,
     pub rows_of: MatrixView,
@@ -302,6 +363,8 @@ pub(super) struct ReduceParams {
     pub columns: u32,
     pub row_weight: f64,
     pub dot_weight: f64,
+    pub scale_weight: f64,
+    pub rule: RuleView,
     pub contrast: ContrastView,
     pub result: u64,
 }

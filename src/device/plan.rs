@@ -4,11 +4,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use super::pool::{Block, Pool, Source};
-use super::{BoxedMatrix, Device, DeviceMatrix, Launch, Similarity, TensorMap};
-use crate::contrast::{Contrast, Form, Inputs, Shape};
+use super::{
+    BoxedMatrix, Device, DeviceIndices, DeviceMatrix, DeviceStatistics, Launch, Similarity,
+    TensorMap,
+};
+use crate::contrast::{Contrast, Shape, Work};
 use crate::element::DType;
 use crate::engine::Gradients;
 use crate::error::Error;
+use crate::inputs::{Inputs, Positives};
+use crate::losses::Layout;
 use crate::statistics::{RowStatistics, Statistics};
 
 /// A source of addresses with nothing behind them.
@@ -73,29 +78,13 @@ impl Device for Plan {
     }
 }
 
-/// A call whose memory is asked for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Call {
-    /// [`Engine::forward`](crate::Engine::forward).
-    Forward,
-    /// [`Engine::value_and_grad`](crate::Engine::value_and_grad).
-    ValueAndGrad {
-        /// Whether dk is wanted.
-        dk: bool,
-    },
-    /// [`Engine::backward`](crate::Engine::backward).
-    Backward {
-        /// Whether dk is wanted.
-        dk: bool,
-    },
-}
-
-/// Bytes of device memory that `call` takes from a pool that is empty before, inputs and gradients
-/// apart, on the device of `similarity` with its settings.
+/// Bytes of device memory that `work` takes from a pool that is empty before, inputs and gradients apart, on the
+/// device of `similarity` with its settings: with positives by index where they are given, and from statistics
+/// that came from the host. The diagonal, and statistics of a forward, take less; another offset of positives
+/// takes 4 bytes an anchor more.
 pub(crate) fn workspace_bytes<D: Device>(
     similarity: &Similarity<'_, D>,
-    call: Call,
+    work: Work,
     contrast: &Contrast,
     shape: Shape,
     dtype: DType,
@@ -106,31 +95,6 @@ pub(crate) fn workspace_bytes<D: Device>(
         cache_bytes: similarity.device.cache_bytes(),
         warpgroups: similarity.device.has_warpgroups(),
     };
-    // Rows without gaps, at addresses as the driver gives them.
-    let matrix = |rows: usize| DeviceMatrix {
-        address: 1 << 30,
-        rows,
-        dim: shape.dim,
-        stride: shape.dim,
-        dtype,
-    };
-    let (anchors, candidates) = (matrix(shape.anchors), matrix(shape.candidates));
-    let inputs = match contrast.form {
-        Form::NtXent => Inputs::Shared { z: anchors },
-        Form::Moco => Inputs::Queue {
-            q: anchors,
-            own_key: anchors,
-            queue: candidates,
-        },
-        Form::InfoNce(_) | Form::Clip => Inputs::Pair {
-            q: anchors,
-            k: candidates,
-        },
-    };
-    let gradients = |dk: bool| Gradients {
-        dq: anchors,
-        dk: dk.then_some(candidates),
-    };
     for (argument, rows) in [("anchors", shape.anchors), ("candidates", shape.candidates)] {
         if rows == 0 || shape.dim == 0 {
             return Err(Error::Empty {
@@ -140,23 +104,48 @@ pub(crate) fn workspace_bytes<D: Device>(
             });
         }
     }
+    // Rows without gaps, at addresses as the driver gives them.
+    let matrix = |rows: usize| DeviceMatrix {
+        address: 1 << 30,
+        rows,
+        dim: shape.dim,
+        stride: shape.dim,
+        dtype,
+    };
+    let (q, k) = (matrix(shape.anchors), matrix(shape.candidates));
+    let problem = contrast.on(match contrast.layout() {
+        Layout::Shared => Inputs::Shared { z: q },
+        Layout::Pair if contrast.has_columns() => Inputs::pair(q, k),
+        Layout::Pair => Inputs::Pair {
+            q,
+            k,
+            positives: Positives::Index(DeviceIndices {
+                address: 1 << 30,
+                length: shape.anchors,
+            }),
+        },
+        Layout::Queue => Inputs::Queue {
+            q,
+            own_key: q,
+            queue: k,
+        },
+    })?;
+    let gradients = |dk: bool| Gradients::new(q, dk.then_some(k));
     let similarity = similarity.on(&plan);
-    match call {
-        Call::Forward => drop(similarity.forward(contrast, &inputs)?),
-        Call::ValueAndGrad { dk } => {
-            drop(similarity.value_and_grad(contrast, &inputs, 1.0, &gradients(dk))?);
+    match work {
+        Work::Forward => drop(similarity.forward(&problem)?),
+        Work::ValueAndGrad { dk } => {
+            drop(similarity.value_and_grad(&problem, 1.0, &gradients(dk))?);
         }
-        Call::Backward { dk } => {
+        Work::Backward { dk } => {
             let zeros = |rows| RowStatistics {
                 negatives_lse: vec![0.0; rows],
                 positive: vec![0.0; rows],
             };
-            let statistics = Statistics {
-                rows: zeros(shape.anchors),
-                columns: contrast.is_symmetric().then(|| zeros(shape.candidates)),
-            };
-            let gradients = gradients(dk);
-            drop(similarity.backward(contrast, &inputs, &statistics, 1.0, &gradients)?);
+            let columns = contrast.has_columns().then(|| zeros(shape.candidates));
+            let rows = zeros(shape.anchors);
+            let given = DeviceStatistics::upload(&plan, &Statistics { rows, columns })?;
+            drop(similarity.backward(&problem, &given, 1.0, &gradients(dk))?);
         }
     }
     let (used, free) = plan.pool.bytes();

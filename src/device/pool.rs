@@ -204,6 +204,7 @@ impl<S: Source> Drop for Pool<S> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::CudaError;
     use std::collections::HashMap;
 
     /// Memory that is only counted.
@@ -224,7 +225,7 @@ mod tests {
             let mut state = self.state.lock().unwrap();
             let held: usize = state.live.values().sum();
             if self.limit.is_some_and(|limit| held + bytes > limit) {
-                return Err(Error::Null { argument: "memory" });
+                return Err(CudaError::Null { argument: "memory" }.into());
             }
             state.allocations += 1;
             let address = state.allocations << 32;
@@ -236,7 +237,7 @@ mod tests {
             assert!(released.is_some(), "{address:#x} is released once");
         }
         fn is_exhausted(&self, error: &Error) -> bool {
-            matches!(error, Error::Null { .. })
+            matches!(error, Error::Cuda(CudaError::Null { .. }))
         }
     }
 

@@ -1,11 +1,13 @@
 //! A contrast's inputs as the kernels take them.
 
-use super::params::{ContrastView, GlobalRows, MatrixView};
+use super::params::{ContrastView, GlobalRows, MatrixView, RuleView};
 use super::similarity::Similarity;
 use super::{Arithmetic, Device, DeviceMatrix, Floats, count, number_bytes};
-use crate::contrast::{Contrast, Form, Inputs, Positives, Shape};
+use crate::contrast::{Contrast, Shape};
 use crate::element::DType;
 use crate::error::Error;
+use crate::inputs::{Matrices, Positives, Problem};
+use crate::losses::PositiveRule;
 
 /// Rows as a tile loop reads them.
 #[derive(Clone, Copy)]
@@ -17,8 +19,10 @@ pub(super) struct TileRows {
 
 /// A contrast's inputs, ready for the tile loops.
 pub(super) struct Prepared<'a, D: Device> {
-    pub contrast: &'a Contrast,
+    pub problem: &'a Problem<DeviceMatrix>,
     pub view: ContrastView,
+    /// Of the row's loss.
+    pub rule: RuleView,
     pub shape: Shape,
     pub dtype: DType,
     pub arithmetic: Arithmetic,
@@ -30,34 +34,46 @@ pub(super) struct Prepared<'a, D: Device> {
     /// Of e4m3: where the scales of the rows lie. 0: there are none.
     pub anchor_scales: u64,
     pub candidate_scales: u64,
-    /// Words that kernels set: a number of an anchor, of a candidate is not finite; a log-sum-exp is far from 0.
+    /// Words that kernels set: a number of an anchor, of a candidate is not finite; an offset is far from 0.
     pub flags: Floats<D>,
+    /// A number that weights of rows need of all of them, where the rule has weights.
+    pub log_mean: Option<Floats<D>>,
     /// What the views above point into, when it is not the caller's.
     pub _held: Vec<D::Buffer>,
 }
 
+impl<D: Device> Prepared<'_, D> {
+    pub fn contrast(&self) -> &Contrast {
+        self.problem.contrast()
+    }
+}
+
+/// `PositiveRule` of tile/contrast.h.
+const POSITIVE_NONE: u32 = 0;
+const POSITIVE_PAIRED: u32 = 1;
+const POSITIVE_DIAGONAL: u32 = 2;
+pub(super) const POSITIVE_INDEX: u32 = 3;
+
 impl<D: Device> Similarity<'_, D> {
     pub(super) fn prepare<'a>(
         &self,
-        contrast: &'a Contrast,
-        inputs: &Inputs<DeviceMatrix>,
+        problem: &'a Problem<DeviceMatrix>,
     ) -> Result<Prepared<'a, D>, Error> {
-        let arithmetic = self.arithmetic(anchors(inputs).dtype);
-        self.prepare_in(arithmetic, contrast, inputs)
+        let arithmetic = self.arithmetic(problem.matrices().anchors.dtype);
+        self.prepare_in(arithmetic, problem)
     }
 
     pub(super) fn prepare_in<'a>(
         &self,
         arithmetic: Arithmetic,
-        contrast: &'a Contrast,
-        inputs: &Inputs<DeviceMatrix>,
+        problem: &'a Problem<DeviceMatrix>,
     ) -> Result<Prepared<'a, D>, Error> {
-        let shape = contrast.check(inputs)?;
-        let (anchors, candidates, own_keys) = match *inputs {
-            Inputs::Shared { z } => (z, z, None),
-            Inputs::Pair { q, k } => (q, k, None),
-            Inputs::Queue { q, own_key, queue } => (q, queue, Some(own_key)),
-        };
+        let (contrast, shape) = (problem.contrast(), problem.shape());
+        let Matrices {
+            anchors,
+            candidates,
+            own_keys,
+        } = problem.matrices();
         if shape.dim > 4096 {
             return Err(Error::Scalar {
                 argument: "dim",
@@ -66,38 +82,54 @@ impl<D: Device> Similarity<'_, D> {
             });
         }
         let mut held = Vec::new();
-        let mut index = 0;
-        if let Form::InfoNce(Positives::Index(positives)) = &contrast.form {
-            let buffer = self.device.allocate(4 * positives.len())?;
-            index = D::address(&buffer);
-            self.device.write(index, bytemuck::cast_slice(positives))?;
-            held.push(buffer);
-        }
+        let (of_anchors, of_candidates) =
+            (count("q", shape.anchors)?, count("k", shape.candidates)?);
+        let (positive_rule, index) = match contrast.description().positives {
+            PositiveRule::OwnKey => (POSITIVE_NONE, 0),
+            PositiveRule::OtherView => (POSITIVE_PAIRED, 0),
+            PositiveRule::Given => match problem.positives() {
+                None | Some(Positives::Offset(0)) => (POSITIVE_DIAGONAL, 0),
+                Some(Positives::Index(index)) => (POSITIVE_INDEX, index.address),
+                Some(Positives::Offset(offset)) => {
+                    let index = self.index_of_offset(offset, of_anchors, of_candidates)?;
+                    let address = index.address();
+                    held.push(index.buffer);
+                    (POSITIVE_INDEX, address)
+                }
+            },
+        };
         let view = ContrastView {
             index,
-            anchors: count("q", shape.anchors)?,
-            candidates: count("k", shape.candidates)?,
-            rule: match &contrast.form {
-                Form::Moco => 0,
-                Form::NtXent => 1,
-                Form::Clip | Form::InfoNce(Positives::Diagonal) => 2,
-                Form::InfoNce(Positives::Index(_)) => 3,
-            },
+            anchors: of_anchors,
+            candidates: of_candidates,
+            rule: positive_rule,
             excludes_self: u32::from(contrast.excludes_self()),
-            device_scale: self.scale,
+            device_scale: problem.scale().unwrap_or(0),
             scale: contrast.scale(),
             padding: 0,
         };
+        let log_mean = match contrast.rule().weights() {
+            Some(_) => Some(self.memory().floats(1)?),
+            None => None,
+        };
+        let (kind, numbers) = contrast.rule().encoded();
+        let rule = RuleView {
+            kind,
+            numbers,
+            negatives: problem.negatives() as f32,
+            log_mean: log_mean.as_ref().map_or(0, Floats::address),
+        };
         let of_anchors = self.tile_rows(arithmetic, anchors, &mut held)?;
-        let of_candidates = match inputs {
-            Inputs::Shared { .. } => of_anchors,
-            _ => self.tile_rows(arithmetic, candidates, &mut held)?,
+        let of_candidates = match contrast.is_shared() {
+            true => of_anchors,
+            false => self.tile_rows(arithmetic, candidates, &mut held)?,
         };
         let flags = self.memory().floats(3)?;
         self.device.zero(flags.address(), 12)?;
         Ok(Prepared {
-            contrast,
+            problem,
             view,
+            rule,
             shape,
             dtype: anchors.dtype,
             arithmetic,
@@ -109,6 +141,7 @@ impl<D: Device> Similarity<'_, D> {
             anchor_scales: of_anchors.scales,
             candidate_scales: of_candidates.scales,
             flags,
+            log_mean,
             _held: held,
         })
     }
@@ -158,14 +191,6 @@ impl<D: Device> Similarity<'_, D> {
         rows.row_bytes = padded as u32;
         held.push(buffer);
         Ok(rows)
-    }
-}
-
-/// What the dtype of a call is read from.
-pub(super) fn anchors(inputs: &Inputs<DeviceMatrix>) -> DeviceMatrix {
-    match *inputs {
-        Inputs::Shared { z } => z,
-        Inputs::Pair { q, .. } | Inputs::Queue { q, .. } => q,
     }
 }
 

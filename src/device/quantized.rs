@@ -14,7 +14,7 @@ impl<D: Device> Similarity<'_, D> {
     /// 4 for each row.
     ///
     /// Rows grow by 2⁻⁴ of their length at most, and so a bounded logit (`bound_logits` of
-    /// similarity/rows.cu) to 1.13 of its bound, from 80 to 91 in base 2: powers of it are normal
+    /// similarity/positives.cu) to 1.13 of its bound, from 80 to 91 in base 2: powers of it are normal
     /// numbers still.
     pub(super) fn quantized(
         &self,

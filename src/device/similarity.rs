@@ -2,22 +2,20 @@
 //!
 //! ```text
 //! positives            z₊ of every anchor, and whether any number is not finite
-//! statistics, combine  lse⁻ and σ = 1 − p₊, where a gradient needs them first
+//! statistics, combine  lse⁻, and the offsets and masses of rows, where a gradient needs them first
 //! gradient…, finish    dq and dk; the pass over the anchors of a one-way loss finds lse on its way
 //! reduce               loss and ∂loss/∂s
 //! ```
 
-use super::choice::is_one_way;
 use super::chunked::{Softmax, exponent_range};
 use super::gradient::Side;
-use super::prepared::{Prepared, anchors};
-use super::statistics::{COLUMN_PARTS, DeviceStatistics, Partial, Results};
+use super::results::{DeviceStatistics, Masses, Results};
+use super::statistics::COLUMN_PARTS;
 use super::{Arithmetic, Device, DeviceMatrix, Floats, Launch, Memory};
-use crate::contrast::{Contrast, Inputs};
 use crate::element::DType;
 use crate::engine::Gradients;
 use crate::error::Error;
-use crate::statistics::{RowStatistics, Statistics};
+use crate::inputs::Problem;
 
 /// Rows and columns of a tile of logits: `ScoresTile` of similarity/scores.h.
 pub(super) const TILE: usize = 128;
@@ -32,8 +30,6 @@ pub(crate) struct Similarity<'d, D: Device> {
     pub(super) budget: usize,
     /// Anchor tiles whose column statistics are kept before they are added up.
     pub(super) column_parts: usize,
-    /// Where s stands on the device, in place of the contrast's; 0: it does not.
-    pub(super) scale: u64,
     /// Whether f32 inputs are rounded to tf32.
     tf32: bool,
     /// Whether logits that no gradient needs are products of e4m3.
@@ -49,7 +45,6 @@ impl<'d, D: Device> Similarity<'d, D> {
             device,
             budget,
             column_parts: COLUMN_PARTS,
-            scale: 0,
             tf32: false,
             fp8: false,
             portable: false,
@@ -62,7 +57,6 @@ impl<'d, D: Device> Similarity<'d, D> {
             device,
             budget: self.budget,
             column_parts: self.column_parts,
-            scale: self.scale,
             tf32: self.tf32,
             fp8: self.fp8,
             portable: self.portable,
@@ -111,11 +105,6 @@ impl<'d, D: Device> Similarity<'d, D> {
         }
     }
 
-    /// With s read from the device.
-    pub(crate) fn with_scale(self, scale: u64) -> Self {
-        Self { scale, ..self }
-    }
-
     pub(super) fn memory(&self) -> Memory<'_, D> {
         Memory {
             device: self.device,
@@ -139,14 +128,14 @@ impl<'d, D: Device> Similarity<'d, D> {
         })
     }
 
-    /// Launches a kernel of one block of similarity/rows.cu: `BLOCK_THREADS`, of which each warp leaves four f32,
-    /// or two f64, in shared memory.
+    /// Launches a kernel of one block of similarity/row_blocks.h: `BLOCK_THREADS`, of which each warp leaves four f32,
+    /// or three f64, in shared memory.
     pub(super) fn launch_block<P: bytemuck::Pod>(
         &self,
         kernel: &'static str,
         params: &P,
     ) -> Result<(), Error> {
-        self.launch(kernel, [1, 1, 1], 1024, 32 * 16, params)
+        self.launch(kernel, [1, 1, 1], 1024, 32 * 24, params)
     }
 
     /// How many parts `tiles` tiles are cut into when `blocks` blocks each take one part, and tiles
@@ -175,160 +164,107 @@ impl<'d, D: Device> Similarity<'d, D> {
         (tiles.div_ceil(per_part).max(1) as u32, per_part as u32)
     }
 
-    pub(crate) fn forward(
-        &self,
-        contrast: &Contrast,
-        inputs: &Inputs<DeviceMatrix>,
-    ) -> Result<Results<D>, Error> {
-        let arithmetic = self.forward_arithmetic(anchors(inputs).dtype)?;
-        let prepared = self.prepare_in(arithmetic, contrast, inputs)?;
+    pub(crate) fn forward(&self, problem: &Problem<DeviceMatrix>) -> Result<Results<D>, Error> {
+        let arithmetic = self.forward_arithmetic(problem.matrices().anchors.dtype)?;
+        let prepared = self.prepare_in(arithmetic, problem)?;
         let positives = self.positives(&prepared)?;
         let (rows, columns) = self.statistics(&prepared, positives)?;
+        let of_columns = columns.as_ref().map(|columns| &columns.rows);
         Ok(Results {
-            loss_and_dscale: self.reduce(&prepared, Some(&rows), columns.as_ref(), None)?,
-            rows,
-            columns,
-            flags: prepared.flags,
+            loss_and_dscale: self.reduce(&prepared, Some(&rows.rows), of_columns, None)?,
+            statistics: DeviceStatistics::found(problem, prepared.flags, rows, columns),
         })
     }
 
     pub(crate) fn value_and_grad(
         &self,
-        contrast: &Contrast,
-        inputs: &Inputs<DeviceMatrix>,
+        problem: &Problem<DeviceMatrix>,
         upstream: f32,
         gradients: &Gradients<DeviceMatrix>,
     ) -> Result<Results<D>, Error> {
-        let shape = contrast.check(inputs)?;
-        contrast.check_gradients(shape, &gradients.dq, gradients.dk.as_ref())?;
-        let prepared = self.prepare(contrast, inputs)?;
-        let side = Side::new(&prepared, upstream);
+        problem.check_gradients(&gradients.dq, gradients.dk.as_ref())?;
+        let prepared = self.prepare(problem)?;
+        let side = Side::new(&prepared, upstream, gradients.accumulate);
         let positives = self.positives(&prepared)?;
-        let (rows, columns, dots) =
-            if is_one_way(contrast) && self.is_fused(&side, gradients.dk.is_some()) {
-                let rows = self.statistics_of(positives.logits, None)?;
-                let dots = self.gradient_online(&side, &rows, gradients.dq)?;
-                if let Some(dk) = gradients.dk {
-                    let known = self.known(&prepared, &prepared.flags, &rows, None)?;
-                    self.gradient_of_candidates(&side, &known, dk)?;
-                }
-                (rows, None, dots)
-            } else if is_one_way(contrast) {
-                let range = exponent_range(prepared.arithmetic);
-                let bound = self.bound(&prepared, &positives, range)?;
-                let rows = self.statistics_of(positives.logits, None)?;
-                let dots = self.memory().floats(prepared.shape.anchors)?;
-                let softmax = Softmax::Found {
-                    statistics: &rows,
-                    square_norms: &positives.square_norms,
-                    bound: &bound,
-                };
-                self.chunked(&side, &softmax, gradients, &dots)?;
-                (rows, None, dots)
-            } else {
-                let (rows, columns) = self.statistics(&prepared, positives)?;
-                let known = self.known(&prepared, &prepared.flags, &rows, columns.as_ref())?;
-                let dots = self.gradients_known(&side, &known, gradients)?;
-                (rows, columns, dots)
+        let is_one_way = problem.contrast().is_one_way();
+        let (rows, columns, dots) = if is_one_way && self.is_fused(&side, gradients.dk.is_some()) {
+            let rows = self.direction(&prepared, positives.logits)?;
+            let dots = self.gradient_online(&side, &rows, gradients.dq)?;
+            if let Some(dk) = gradients.dk {
+                let known = self.known(&prepared, &prepared.flags, &rows.masses, None)?;
+                self.gradient_of_candidates(&side, &known, dk)?;
+            }
+            (rows, None, dots)
+        } else if is_one_way {
+            let range = exponent_range(prepared.arithmetic);
+            let bound = self.bound(&prepared, &positives, range)?;
+            let rows = self.direction(&prepared, positives.logits)?;
+            let dots = self.memory().floats(prepared.shape.anchors)?;
+            let softmax = Softmax::Found {
+                statistics: &rows,
+                square_norms: &positives.square_norms,
+                bound: &bound,
             };
+            self.chunked(&side, &softmax, gradients, &dots)?;
+            (rows, None, dots)
+        } else {
+            let (rows, columns) = self.statistics(&prepared, positives)?;
+            let of_columns = columns.as_ref().map(|columns| &columns.masses);
+            let known = self.known(&prepared, &prepared.flags, &rows.masses, of_columns)?;
+            let dots = self.gradients_known(&side, &known, gradients)?;
+            (rows, columns, dots)
+        };
+        let of_columns = columns.as_ref().map(|columns| &columns.rows);
+        let gradient = Some((&dots, upstream));
         Ok(Results {
-            loss_and_dscale: self.reduce(&prepared, Some(&rows), columns.as_ref(), Some(&dots))?,
-            rows,
-            columns,
-            flags: prepared.flags,
+            loss_and_dscale: self.reduce(&prepared, Some(&rows.rows), of_columns, gradient)?,
+            statistics: DeviceStatistics::found(problem, prepared.flags, rows, columns),
         })
     }
 
     /// Returns two numbers, the second of which is dscale.
     pub(crate) fn backward(
         &self,
-        contrast: &Contrast,
-        inputs: &Inputs<DeviceMatrix>,
-        statistics: &Statistics,
+        problem: &Problem<DeviceMatrix>,
+        statistics: &DeviceStatistics<D>,
         upstream: f32,
         gradients: &Gradients<DeviceMatrix>,
     ) -> Result<Floats<D>, Error> {
-        let shape = contrast.check(inputs)?;
-        contrast.check_gradients(shape, &gradients.dq, gradients.dk.as_ref())?;
-        statistics.check(contrast, shape)?;
-        let prepared = self.prepare(contrast, inputs)?;
-        let memory = self.memory();
-        let completed = |given: &RowStatistics| -> Result<DeviceStatistics<D>, Error> {
-            let lse = memory.written(&given.negatives_lse)?;
-            let held = self.statistics_of(memory.written(&given.positive)?, Some(lse))?;
-            self.combine(&prepared, &held, 0, given.len(), Partial::default())?;
-            Ok(held)
+        problem.check_gradients(&gradients.dq, gradients.dk.as_ref())?;
+        statistics.check(problem)?;
+        let prepared = self.prepare(problem)?;
+        let side = Side::new(&prepared, upstream, gradients.accumulate);
+        let has_columns = problem.contrast().has_columns();
+        let (rows, columns) = (&statistics.rows, statistics.columns.as_ref());
+        let columns = columns.filter(|_| has_columns);
+        let dots = if let Some(derived) = statistics.derived_for(problem) {
+            let (rows, columns) = (&derived.rows, derived.columns.as_ref());
+            self.gradients_of(&side, &derived.flags, rows, columns, gradients)?
+        } else {
+            self.mean_of_positives(&prepared, &rows.positive)?;
+            let of_rows = self.masses_of(&prepared, rows)?;
+            let of_columns = columns
+                .map(|columns| self.masses_of(&prepared, columns))
+                .transpose()?;
+            let (flags, columns) = (&prepared.flags, of_columns.as_ref());
+            self.gradients_of(&side, flags, &of_rows, columns, gradients)?
         };
-        let rows = completed(&statistics.rows)?;
-        let columns = match &statistics.columns {
-            Some(given) if contrast.is_symmetric() => Some(completed(given)?),
-            _ => None,
-        };
-        let flags = &prepared.flags;
-        self.gradients_of(
-            &prepared,
-            flags,
-            &rows,
-            columns.as_ref(),
-            upstream,
-            gradients,
-        )
-    }
-
-    /// [`backward`](Self::backward) from statistics that are on the device.
-    pub(crate) fn backward_of(
-        &self,
-        contrast: &Contrast,
-        inputs: &Inputs<DeviceMatrix>,
-        forward: &Results<D>,
-        upstream: f32,
-        gradients: &Gradients<DeviceMatrix>,
-    ) -> Result<Floats<D>, Error> {
-        let shape = contrast.check(inputs)?;
-        contrast.check_gradients(shape, &gradients.dq, gradients.dk.as_ref())?;
-        let columns = forward.columns.as_ref();
-        let given = [
-            ("statistics.rows", Some(forward.rows.positive.len())),
-            ("statistics.columns", columns.map(|s| s.positive.len())),
-        ];
-        let expected = [
-            Some(shape.anchors),
-            contrast.is_symmetric().then_some(shape.candidates),
-        ];
-        for ((argument, given), expected) in given.into_iter().zip(expected) {
-            if given != expected {
-                return Err(Error::Rows {
-                    argument,
-                    given: given.unwrap_or(0),
-                    expected: expected.unwrap_or(0),
-                });
-            }
-        }
-        let prepared = self.prepare(contrast, inputs)?;
-        let flags = &forward.flags;
-        self.gradients_of(
-            &prepared,
-            flags,
-            &forward.rows,
-            columns,
-            upstream,
-            gradients,
-        )
+        // The loss is not wanted; what s itself moves is, where it moves anything.
+        let moves = problem.contrast().rule().depends_on_scale();
+        let (rows, columns) = (Some(rows).filter(|_| moves), columns.filter(|_| moves));
+        self.reduce(&prepared, rows, columns, Some((&dots, upstream)))
     }
 
     fn gradients_of(
         &self,
-        prepared: &Prepared<'_, D>,
+        side: &Side<'_, D>,
         flags: &Floats<D>,
-        rows: &DeviceStatistics<D>,
-        columns: Option<&DeviceStatistics<D>>,
-        upstream: f32,
+        rows: &Masses<D>,
+        columns: Option<&Masses<D>>,
         gradients: &Gradients<DeviceMatrix>,
     ) -> Result<Floats<D>, Error> {
-        let side = Side::new(prepared, upstream);
-        let known = self.known(prepared, flags, rows, columns)?;
-        let dots = self.gradients_known(&side, &known, gradients)?;
-        self.reduce(prepared, None, None, Some(&dots))
+        let known = self.known(side.prepared, flags, rows, columns)?;
+        self.gradients_known(side, &known, gradients)
     }
 
     /// Rows of a chunk of which each needs `row_bytes` of the budget: whole tiles, at least one.

@@ -1,86 +1,20 @@
 //! Statistics of rows and columns, and the loss that follows from them.
 
-use super::choice::is_one_way;
-use super::params::{
-    BoundParams, PositivesParams, ReduceParams, ScoresParams, StatisticsParams, WorkGrid,
-};
-use super::prepared::{Prepared, no_matrix, rows_from, scales_from, vector, view};
-use super::similarity::{Similarity, TILE, WARP_ROWS};
+use super::params::{ReduceParams, ScoresParams, StatisticsParams, WorkGrid};
+use super::positives::{ExponentRange, Positives};
+use super::prepared::{Prepared, rows_from, scales_from, vector};
+use super::results::{DeviceRows, Direction, Masses};
+use super::similarity::{Similarity, TILE};
 use super::{Device, Floats};
-use crate::contrast::{Contrast, Form, Shape};
+use crate::contrast::{Contrast, Shape};
 use crate::error::Error;
-use crate::statistics::{RowStatistics, Statistics};
 
 /// Anchor tiles whose column statistics are kept before they are added up: with 128 rows a tile,
 /// 256 bytes a candidate. NT-Xent may keep one or two more.
 pub(super) const COLUMN_PARTS: usize = 32;
 
-/// Candidates that a warp of `positives` takes together: `CANDIDATES` of similarity/rows.cu.
-const WARP_CANDIDATES: usize = 4;
-
-/// For which logits sums of 2^(z - o) need no maximum: those with a bound of at most `largest`, in base 2. The
-/// offset o is what the bound is above `above`, at least 0.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct ExponentRange {
-    pub largest: f32,
-    pub above: f32,
-}
-
-impl ExponentRange {
-    /// Of f32, and of bf16, which reaches as far.
-    pub const WIDE: Self = Self {
-        largest: 80.0,
-        above: 80.0,
-    };
-}
-
 /// About as many threads as a device runs at a time.
 const FULL_DEVICE: usize = 1 << 17;
-
-/// What a call leaves on the device.
-pub(crate) struct Results<D: Device> {
-    /// Loss and dscale.
-    pub loss_and_dscale: Floats<D>,
-    pub rows: DeviceStatistics<D>,
-    /// Where columns have a loss.
-    pub columns: Option<DeviceStatistics<D>>,
-    /// `Prepared::flags`.
-    pub flags: Floats<D>,
-}
-
-impl<D: Device> Results<D> {
-    /// Loss and dscale, and the statistics, read back.
-    pub(crate) fn read(&self, device: &D) -> Result<([f32; 2], Statistics), Error> {
-        let numbers = self.loss_and_dscale.read(device)?;
-        let read = |statistics: &DeviceStatistics<D>| -> Result<RowStatistics, Error> {
-            Ok(RowStatistics {
-                negatives_lse: statistics.negatives_lse.read(device)?,
-                positive: statistics.positive.read(device)?,
-            })
-        };
-        let statistics = Statistics {
-            rows: read(&self.rows)?,
-            columns: self.columns.as_ref().map(read).transpose()?,
-        };
-        Ok(([numbers[0], numbers[1]], statistics))
-    }
-}
-
-/// Statistics of one direction, in device memory.
-pub(crate) struct DeviceStatistics<D: Device> {
-    pub negatives_lse: Floats<D>,
-    pub positive: Floats<D>,
-    pub lse2: Floats<D>,
-    pub sigma: Floats<D>,
-}
-
-/// What the pass over the rows finds.
-pub(super) struct Positives<D: Device> {
-    /// z₊ of every anchor.
-    pub logits: Floats<D>,
-    /// ‖x‖² of the anchors, then of the candidates.
-    pub square_norms: Floats<D>,
-}
 
 /// Partial sums of statistics, by address.
 #[derive(Clone, Copy)]
@@ -127,82 +61,58 @@ pub(super) fn scores_params<D: Device>(
 
 /// The word that says of weights of two terms whether each needs an exponential of its own; 0 where there is one.
 pub(super) fn far_word<D: Device>(contrast: &Contrast, flags: &Floats<D>) -> u64 {
-    match is_one_way(contrast) {
+    match contrast.is_one_way() {
         true => 0,
         false => flags.address() + 8,
     }
 }
 
 impl<D: Device> Similarity<'_, D> {
-    pub(super) fn positives(&self, prepared: &Prepared<'_, D>) -> Result<Positives<D>, Error> {
-        let shape = prepared.shape;
-        let rows = shape.anchors + shape.candidates;
-        let positives = Positives {
-            logits: self.memory().floats(shape.anchors)?,
-            square_norms: self.memory().floats(rows)?,
-        };
-        let params = PositivesParams {
-            contrast: prepared.view,
-            anchors: view(prepared.anchors),
-            candidates: view(prepared.candidates),
-            own_keys: prepared.own_keys.map_or_else(no_matrix, view),
-            dim: shape.dim as u32,
-            padding: 0,
-            not_finite: prepared.flags.address(),
-            positive: positives.logits.address(),
-            square_norms: positives.square_norms.address(),
-        };
-        let warps = shape.anchors + shape.candidates.div_ceil(WARP_CANDIDATES);
-        let grid = [warps.div_ceil(WARP_ROWS) as u32, 1, 1];
-        self.launch("positives", grid, 32 * WARP_ROWS as u32, 0, &params)?;
-        Ok(positives)
-    }
-
-    /// `LogitBound` of tile/softmax.h, on the device: its first word says whether exponentials of logits need no
-    /// offset of their row.
-    pub(super) fn bound(
+    /// Room for statistics whose `positive` is known.
+    pub(super) fn direction(
         &self,
         prepared: &Prepared<'_, D>,
-        positives: &Positives<D>,
-        range: ExponentRange,
-    ) -> Result<Floats<D>, Error> {
-        let bound = self.memory().floats(4)?;
-        let params = BoundParams {
-            contrast: prepared.view,
-            square_norms: positives.square_norms.address(),
-            positive: positives.logits.address(),
-            largest: range.largest,
-            above: range.above,
-            bound: bound.address(),
-        };
-        self.launch_block("bound_logits", &params)?;
-        Ok(bound)
+        positive: Floats<D>,
+    ) -> Result<Direction<D>, Error> {
+        let rows = positive.length;
+        Ok(Direction {
+            rows: DeviceRows {
+                negatives_lse: self.memory().floats(rows)?,
+                positive,
+            },
+            masses: self.masses(prepared, rows)?,
+        })
     }
 
-    /// Room for statistics whose `positive` is known.
-    pub(super) fn statistics_of(
-        &self,
-        positive: Floats<D>,
-        negatives_lse: Option<Floats<D>>,
-    ) -> Result<DeviceStatistics<D>, Error> {
+    fn masses(&self, prepared: &Prepared<'_, D>, rows: usize) -> Result<Masses<D>, Error> {
         let memory = self.memory();
-        let rows = positive.length;
-        Ok(DeviceStatistics {
-            negatives_lse: match negatives_lse {
-                Some(given) => given,
-                None => memory.floats(rows)?,
+        Ok(Masses {
+            offset2: memory.floats(rows)?,
+            negatives: memory.floats(rows)?,
+            positive: match prepared.contrast().rule().has_one_mass() {
+                true => None,
+                false => Some(memory.floats(rows)?),
             },
-            positive,
-            lse2: memory.floats(rows)?,
-            sigma: memory.floats(rows)?,
         })
+    }
+
+    /// What the rule makes of statistics that are given.
+    pub(super) fn masses_of(
+        &self,
+        prepared: &Prepared<'_, D>,
+        given: &DeviceRows<D>,
+    ) -> Result<Masses<D>, Error> {
+        let rows = given.positive.len();
+        let masses = self.masses(prepared, rows)?;
+        self.combine(prepared, (given, &masses), 0, rows, Partial::default())?;
+        Ok(masses)
     }
 
     /// Completes statistics from `parts` partial sums a row; with no partial sums, from lse⁻.
     pub(super) fn combine(
         &self,
         prepared: &Prepared<'_, D>,
-        statistics: &DeviceStatistics<D>,
+        (of_rows, masses): (&DeviceRows<D>, &Masses<D>),
         first_row: usize,
         rows: usize,
         partial: Partial,
@@ -226,13 +136,16 @@ impl<D: Device> Similarity<'_, D> {
             first: u32::from(partial.first),
             last: u32::from(partial.last),
             lanes,
-            symmetric: u32::from(prepared.contrast.is_symmetric()),
+            symmetric: u32::from(prepared.contrast().has_columns()),
             not_finite: prepared.flags.address(),
-            far: far_word(prepared.contrast, &prepared.flags),
-            positive: at(&statistics.positive),
-            negatives_lse: at(&statistics.negatives_lse),
-            lse2: at(&statistics.lse2),
-            sigma: at(&statistics.sigma),
+            far: far_word(prepared.contrast(), &prepared.flags),
+            contrast: prepared.view,
+            rule: prepared.rule,
+            positive: at(&of_rows.positive),
+            negatives_lse: at(&of_rows.negatives_lse),
+            offset2: at(&masses.offset2),
+            negatives_mass: at(&masses.negatives),
+            positive_mass: at(masses.of_positive()),
         };
         let grid = [(rows * lanes as usize).div_ceil(128) as u32, 1, 1];
         self.launch("combine_statistics", grid, 128, 0, &params)
@@ -245,7 +158,7 @@ impl<D: Device> Similarity<'_, D> {
         &self,
         prepared: &Prepared<'_, D>,
         bound: &Floats<D>,
-        rows: &DeviceStatistics<D>,
+        rows: &Direction<D>,
     ) -> Result<(), Error> {
         let count = prepared.shape.anchors;
         let block = self.tile_columns(prepared.arithmetic);
@@ -283,7 +196,7 @@ impl<D: Device> Similarity<'_, D> {
             self.scores("statistics", prepared.arithmetic, grid, &params)?;
             self.combine(
                 prepared,
-                rows,
+                rows.parts(),
                 0,
                 count,
                 Partial {
@@ -304,12 +217,12 @@ impl<D: Device> Similarity<'_, D> {
         &self,
         prepared: &Prepared<'_, D>,
         positives: Positives<D>,
-    ) -> Result<(DeviceStatistics<D>, Option<DeviceStatistics<D>>), Error> {
+    ) -> Result<(Direction<D>, Option<Direction<D>>), Error> {
         let memory = self.memory();
         let bound = self.bound(prepared, &positives, ExponentRange::WIDE)?;
         let positive = positives.logits;
-        if prepared.contrast.form == Form::NtXent {
-            let rows = self.statistics_of(positive, None)?;
+        if prepared.contrast().is_shared() {
+            let rows = self.direction(prepared, positive)?;
             self.statistics_of_pairs(prepared, &bound, &rows)?;
             return Ok((rows, None));
         }
@@ -318,7 +231,7 @@ impl<D: Device> Similarity<'_, D> {
             candidates,
             ..
         } = prepared.shape;
-        let symmetric = prepared.contrast.is_symmetric();
+        let symmetric = prepared.contrast().has_columns();
         let columns = match symmetric {
             true => {
                 // Of the diagonal: the columns' positives are the rows'.
@@ -326,11 +239,11 @@ impl<D: Device> Similarity<'_, D> {
                 let from = vector(&positive, anchors);
                 let to = vector(&same, anchors);
                 super::Rowwise::new(self.device).copy_rows(from, 0, to, 0, anchors)?;
-                Some(self.statistics_of(same, None)?)
+                Some(self.direction(prepared, same)?)
             }
             false => None,
         };
-        let rows = self.statistics_of(positive, None)?;
+        let rows = self.direction(prepared, positive)?;
         let chunk = match symmetric {
             true => (self.column_parts * TILE).min(anchors.next_multiple_of(TILE)),
             false => anchors.next_multiple_of(TILE),
@@ -360,7 +273,7 @@ impl<D: Device> Similarity<'_, D> {
             self.scores("statistics", prepared.arithmetic, cut.grid(tiles), &params)?;
             self.combine(
                 prepared,
-                &rows,
+                rows.parts(),
                 first,
                 count,
                 Partial {
@@ -372,7 +285,7 @@ impl<D: Device> Similarity<'_, D> {
             if let (Some((sums, running)), Some(columns)) = (&column_sums, &columns) {
                 self.combine(
                     prepared,
-                    columns,
+                    columns.parts(),
                     0,
                     candidates,
                     Partial {
@@ -389,33 +302,31 @@ impl<D: Device> Similarity<'_, D> {
         Ok((rows, columns))
     }
 
-    /// Loss and dscale.
+    /// Loss and dscale: the loss of `rows` and `columns` where there are any, dscale of ⟨q_i, dq_i⟩ and upstream.
     pub(super) fn reduce(
         &self,
         prepared: &Prepared<'_, D>,
-        rows: Option<&DeviceStatistics<D>>,
-        columns: Option<&DeviceStatistics<D>>,
-        dots: Option<&Floats<D>>,
+        rows: Option<&DeviceRows<D>>,
+        columns: Option<&DeviceRows<D>>,
+        gradient: Option<(&Floats<D>, f32)>,
     ) -> Result<Floats<D>, Error> {
-        let contrast = prepared.contrast;
+        let contrast = prepared.contrast();
         let result = self.memory().floats(2)?;
-        let lse = |s: Option<&DeviceStatistics<D>>| s.map_or(0, |s| s.negatives_lse.address());
-        let positive = |s: Option<&DeviceStatistics<D>>| s.map_or(0, |s| s.positive.address());
+        let lse = |rows: Option<&DeviceRows<D>>| rows.map_or(0, |s| s.negatives_lse.address());
+        let positive = |rows: Option<&DeviceRows<D>>| rows.map_or(0, |s| s.positive.address());
+        let row_weight = contrast.row_weight(prepared.shape.anchors);
         let params = ReduceParams {
             row_lse: lse(rows),
             row_positive: positive(rows),
             column_lse: lse(columns),
             column_positive: positive(columns),
-            dots: dots.map_or(0, Floats::address),
+            dots: gradient.map_or(0, |(dots, _)| dots.address()),
             rows: prepared.view.anchors,
             columns: prepared.view.candidates,
-            row_weight: contrast.row_weight(prepared.shape.anchors),
-            // Every logit of NT-Xent moves two rows of z.
-            dot_weight: if contrast.form == Form::NtXent {
-                0.5
-            } else {
-                1.0
-            },
+            row_weight,
+            dot_weight: contrast.dots_factor(),
+            scale_weight: gradient.map_or(0.0, |(_, upstream)| f64::from(upstream) * row_weight),
+            rule: prepared.rule,
             contrast: prepared.view,
             result: result.address(),
         };

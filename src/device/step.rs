@@ -14,35 +14,32 @@ use super::rowwise::MomentumTable;
 use super::{
     Device, DeviceMatrix, DeviceMomentum, Results, Rowwise, Similarity, count, number_bytes,
 };
-use crate::contrast::{Contrast, Inputs};
 use crate::element::DType;
 use crate::engine::Gradients;
 use crate::error::{Error, positive};
+use crate::inputs::Problem;
 use crate::momentum;
 
 /// What a step works on. The caller's memory stays where it is as long as the step is used.
 pub(crate) struct StepArguments<'a> {
-    pub contrast: &'a Contrast,
-    /// Not normalised, but for the queue, whose rows are the whole ring.
-    pub inputs: Inputs<DeviceMatrix>,
+    /// On rows that are not normalised, but for the queue's, which are the whole ring. Without a scale of the
+    /// problem the step has a place of its own for it, with the contrast's.
+    pub problem: &'a Problem<DeviceMatrix>,
     /// The row of the ring that the next key goes to.
     pub cursor: usize,
     /// Of the inputs as they come, before they are normalised.
     pub gradients: &'a Gradients<DeviceMatrix>,
     pub upstream: f32,
     pub epsilon: f32,
-    /// Where s stands on the device; without it the step has a place of its own, with the contrast's.
-    pub scale: Option<u64>,
     /// m at first, the type of the query encoder's parameters, and the tensors.
     pub momentum: Option<(f32, DType, &'a [DeviceMomentum])>,
 }
 
 /// A step with all the memory that it takes between its launches.
 pub(crate) struct Step<D: Device> {
-    contrast: Contrast,
     sides: Vec<Side>,
-    /// The unit rows of all sides.
-    inputs: Inputs<DeviceMatrix>,
+    /// On the unit rows of all sides.
+    problem: Problem<DeviceMatrix>,
     /// Of the unit rows.
     gradients: Gradients<DeviceMatrix>,
     tensors: Option<MomentumTable<D>>,
@@ -113,46 +110,47 @@ impl<D: Device> Kept<'_, D> {
 impl<D: Device> Step<D> {
     /// Checks the arguments, allocates and writes.
     pub(crate) fn new(device: &D, arguments: &StepArguments<'_>) -> Result<Self, Error> {
-        let (contrast, gradients) = (arguments.contrast, arguments.gradients);
-        let shape = contrast.check(&arguments.inputs)?;
-        contrast.check_gradients(shape, &gradients.dq, gradients.dk.as_ref())?;
+        let (problem, gradients) = (arguments.problem, arguments.gradients);
+        problem.check_gradients(&gradients.dq, gradients.dk.as_ref())?;
+        if gradients.accumulate {
+            return Err(Error::Unsupported {
+                option: "gradients.accumulate",
+                reason: "a step overwrites the gradients of rows before they are normalised",
+            });
+        }
         let epsilon = positive("epsilon", arguments.epsilon)?;
         let m = momentum::check(arguments.momentum.map_or(0.0, |(m, ..)| m))?;
         let mut kept = Kept {
             device,
             buffers: Vec::new(),
         };
-        let (anchors, keys) = match arguments.inputs {
-            Inputs::Shared { z } => (z, None),
-            Inputs::Pair { q, k } => (q, Some(k)),
-            Inputs::Queue { q, own_key, .. } => (q, Some(own_key)),
-        };
-        let of_unit = Gradients {
-            dq: kept.beside(gradients.dq)?,
-            dk: gradients.dk.map(|dk| kept.beside(dk)).transpose()?,
-        };
-        let anchors = kept.side(anchors, Some([of_unit.dq, gradients.dq]))?;
-        let dk = of_unit.dk.zip(gradients.dk).map(<[_; 2]>::from);
-        let keys = keys.map(|keys| kept.side(keys, dk)).transpose()?;
+        let of_unit = Gradients::new(
+            kept.beside(gradients.dq)?,
+            gradients.dk.map(|dk| kept.beside(dk)).transpose()?,
+        );
         let cursor = count("queue", arguments.cursor)?;
-        let numbers = [contrast.scale().to_bits(), m.to_bits(), cursor];
+        let numbers = [problem.contrast().scale().to_bits(), m.to_bits(), cursor];
         let numbers = kept.written(&numbers)?;
-        Ok(Self {
-            contrast: contrast.clone(),
-            inputs: match (arguments.inputs, keys) {
-                (Inputs::Queue { queue, .. }, Some(keys)) => Inputs::Queue {
-                    q: anchors.unit,
-                    own_key: keys.unit,
-                    queue,
-                },
-                (_, Some(keys)) => Inputs::Pair {
-                    q: anchors.unit,
-                    k: keys.unit,
-                },
-                (_, None) => Inputs::Shared { z: anchors.unit },
+        let scale = problem.scale().unwrap_or(numbers);
+        let mut sides = Vec::new();
+        let unit = problem.try_map(
+            |name, &matrix| {
+                let gradients = match name {
+                    "queue" => return Ok(matrix),
+                    "z" | "q" => Some([of_unit.dq, gradients.dq]),
+                    _ => of_unit.dk.zip(gradients.dk).map(<[_; 2]>::from),
+                };
+                let side = kept.side(matrix, gradients)?;
+                sides.push(side);
+                Ok(side.unit)
             },
+            |&index| Ok(index),
+            |&scale| Ok(scale),
+        )?;
+        Ok(Self {
+            problem: unit.with_scale(scale),
             gradients: of_unit,
-            sides: [Some(anchors), keys].into_iter().flatten().collect(),
+            sides,
             tensors: match arguments.momentum {
                 Some((_, dtype, tensors)) => {
                     Some(Rowwise::new(device).momentum_table(dtype, tensors)?)
@@ -161,7 +159,7 @@ impl<D: Device> Step<D> {
             },
             upstream: arguments.upstream,
             epsilon,
-            scale: arguments.scale.unwrap_or(numbers),
+            scale,
             momentum: numbers + 4,
             cursor: numbers + 8,
             _held: kept.buffers,
@@ -170,15 +168,12 @@ impl<D: Device> Step<D> {
 
     /// The step, on the device that it was made for.
     pub(crate) fn launch(&self, similarity: Similarity<'_, D>) -> Result<Results<D>, Error> {
-        let similarity = similarity.with_scale(self.scale);
         let rowwise = Rowwise::new(similarity.device);
         for side in &self.sides {
             let norms = (side.norms, side.given.rows);
             rowwise.normalize(side.given, side.unit, norms, self.epsilon)?;
         }
-        let (inputs, gradients) = (&self.inputs, &self.gradients);
-        let results =
-            similarity.value_and_grad(&self.contrast, inputs, self.upstream, gradients)?;
+        let results = similarity.value_and_grad(&self.problem, self.upstream, &self.gradients)?;
         for side in &self.sides {
             if let Some([dy, dx]) = side.gradients {
                 let norms = (side.norms, side.given.rows);
@@ -188,8 +183,9 @@ impl<D: Device> Step<D> {
         if let Some(tensors) = &self.tensors {
             rowwise.update(tensors, 0.0, self.momentum)?;
         }
-        if let Inputs::Queue { own_key, queue, .. } = self.inputs {
-            rowwise.enqueue(own_key, queue, self.cursor)?;
+        let matrices = self.problem.matrices();
+        if let Some(own_keys) = matrices.own_keys {
+            rowwise.enqueue(own_keys, matrices.candidates, self.cursor)?;
         }
         Ok(results)
     }

@@ -5,20 +5,26 @@ mod fp8;
 mod pairs;
 mod quantize;
 mod rowwise;
+mod rules;
+mod shards;
 mod step;
 mod top_k;
 mod two_terms;
 
 use approx::{abs_diff_eq, assert_abs_diff_eq};
 
-use super::statistics::ExponentRange;
-use super::{Call, Device, DeviceMatrix, Results, Similarity, number_bytes};
-use crate::contrast::{Contrast, Inputs, Positives, Shape};
+use super::positives::ExponentRange;
+use super::{
+    Device, DeviceIndices, DeviceMatrix, DeviceStatistics, Results, Similarity, number_bytes,
+};
+use crate::contrast::{Contrast, Shape, Work};
 use crate::element::{DType, Element};
 use crate::engine::{Engine, Gradients};
 use crate::error::Error;
 use crate::host::{HostBuffer, HostDevice, HostEngine, Schedule};
-use crate::rows::{Rows, RowsMut};
+use crate::inputs::{Inputs, Positives, Problem};
+use crate::losses::{Layout, RowRule};
+use crate::rows::{Rows, RowsMut, View};
 use half::{bf16, f16};
 
 /// Numbers between -1 and 1 that do not repeat.
@@ -27,23 +33,49 @@ fn numbers<T: Element>(rows: usize, dim: usize, seed: usize) -> Vec<T> {
     (0..rows * dim).map(|i| T::from_f32(number(i))).collect()
 }
 
-fn contrasts(shape: Shape) -> Result<Vec<Contrast>, Error> {
-    let index = (0..shape.anchors).map(|i| (i * 7 % shape.candidates) as u32);
-    Ok(vec![
+/// A loss of every layout, and one of both directions.
+fn contrasts() -> Result<[Contrast; 4], Error> {
+    Ok([
         Contrast::nt_xent(0.1)?,
-        Contrast::info_nce(0.1, Positives::Index(index.collect()))?,
+        Contrast::info_nce(0.1)?,
         Contrast::moco(0.1)?,
         Contrast::clip(10.0)?,
     ])
 }
 
-/// Runs `call` on a new engine; what a pool then holds.
-fn held<T: Element>(contrast: &Contrast, shape: Shape, call: Call) -> Result<usize, Error> {
-    let Shape {
-        anchors,
-        candidates,
-        dim,
-    } = shape;
+/// A positive of each of `anchors` anchors.
+fn index(anchors: usize, candidates: usize) -> Vec<u32> {
+    (0..anchors).map(|i| (i * 7 % candidates) as u32).collect()
+}
+
+/// A contrast on q, k and own keys, as far as its layout has them. Where columns have a loss positives are the
+/// diagonal's.
+fn posed<V: View>(
+    contrast: &Contrast,
+    [q, k, own_key]: [V; 3],
+    positives: Positives<V::Indices>,
+) -> Result<Problem<V>, Error> {
+    contrast.on(match contrast.layout() {
+        Layout::Shared => Inputs::Shared { z: q },
+        Layout::Pair => Inputs::Pair {
+            q,
+            k,
+            positives: match contrast.has_columns() {
+                true => Positives::DIAGONAL,
+                false => positives,
+            },
+        },
+        Layout::Queue => Inputs::Queue {
+            q,
+            own_key,
+            queue: k,
+        },
+    })
+}
+
+/// Runs `work` on a new engine; what a pool then holds.
+fn held<T: Element>(contrast: &Contrast, shape: Shape, work: Work) -> Result<usize, Error> {
+    let (anchors, candidates, dim) = (shape.anchors, shape.candidates, shape.dim);
     let engine = HostEngine::new(Schedule::Early, 1);
     let (q, k) = (
         numbers::<T>(anchors, dim, 1),
@@ -51,37 +83,24 @@ fn held<T: Element>(contrast: &Contrast, shape: Shape, call: Call) -> Result<usi
     );
     let own = numbers::<T>(anchors, dim, 3);
     let rows = |numbers| Rows::new(numbers, anchors, dim);
-    let inputs = match contrast.name() {
-        "NT-Xent" => Inputs::Shared { z: rows(&q)? },
-        "MoCo" => Inputs::Queue {
-            q: rows(&q)?,
-            own_key: rows(&own)?,
-            queue: Rows::new(&k, candidates, dim)?,
-        },
-        _ => Inputs::Pair {
-            q: rows(&q)?,
-            k: Rows::new(&k, candidates, dim)?,
-        },
-    };
+    let matrices = [rows(&q)?, Rows::new(&k, candidates, dim)?, rows(&own)?];
+    let index = index(anchors, candidates);
+    let problem = posed(contrast, matrices, Positives::Index(&index))?;
     let (mut dq, mut dk) = (vec![0.0f32; anchors * dim], vec![0.0f32; candidates * dim]);
-    let dk = match call {
-        Call::ValueAndGrad { dk: true } | Call::Backward { dk: true } => {
+    let dk = match work {
+        Work::ValueAndGrad { dk: true } | Work::Backward { dk: true } => {
             Some(RowsMut::new(&mut dk, candidates, dim)?)
         }
         _ => None,
     };
-    let dq = RowsMut::new(&mut dq, anchors, dim)?;
-    let gradients = Gradients { dq, dk };
-    match call {
-        Call::Forward => drop(engine.forward(contrast, &inputs)?),
-        Call::ValueAndGrad { .. } => {
-            drop(engine.value_and_grad(contrast, &inputs, 1.0, gradients)?);
-        }
-        Call::Backward { .. } => {
-            let statistics = HostEngine::new(Schedule::Early, 2)
-                .forward(contrast, &inputs)?
-                .statistics;
-            engine.backward(contrast, &inputs, &statistics, 1.0, gradients)?;
+    let gradients = Gradients::new(RowsMut::new(&mut dq, anchors, dim)?, dk);
+    match work {
+        Work::Forward => drop(engine.forward(&problem)?),
+        Work::ValueAndGrad { .. } => drop(engine.value_and_grad(&problem, 1.0, gradients)?),
+        Work::Backward { .. } => {
+            let other = HostEngine::new(Schedule::Early, 2);
+            let statistics = other.forward(&problem)?.statistics;
+            engine.backward(&problem, &statistics, 1.0, gradients)?;
         }
     }
     Ok(engine.held_bytes())
@@ -92,26 +111,19 @@ fn a_call_takes_exactly_the_memory_that_was_announced() -> Result<(), Error> {
     fn check<T: Element>(dtype: DType) -> Result<(), Error> {
         // D that need padding and that do not, fused and in several chunks.
         for dim in [7, 64, 264] {
-            for (index, contrast) in contrasts(Shape {
-                anchors: 90,
-                candidates: 300,
-                dim,
-            })?
-            .into_iter()
-            .enumerate()
-            {
-                let candidates = if index % 3 == 0 { 90 } else { 300 };
+            for contrast in contrasts()? {
+                let square = contrast.is_shared() || contrast.has_columns();
                 let shape = Shape {
                     anchors: 90,
-                    candidates,
+                    candidates: if square { 90 } else { 300 },
                     dim,
                 };
-                let dk = matches!(index, 1 | 3);
+                let dk = contrast.has_dk();
                 for call in [
-                    Call::Forward,
-                    Call::ValueAndGrad { dk },
-                    Call::ValueAndGrad { dk: false },
-                    Call::Backward { dk },
+                    Work::Forward,
+                    Work::ValueAndGrad { dk },
+                    Work::ValueAndGrad { dk: false },
+                    Work::Backward { dk },
                 ] {
                     let engine = HostEngine::new(Schedule::Early, 0);
                     let announced = engine.workspace_bytes(call, &contrast, shape, dtype)?;
@@ -137,7 +149,7 @@ fn the_memory_of_shapes_that_no_call_takes_is_refused() -> Result<(), Error> {
     let engine = HostEngine::new(Schedule::Early, 0);
     let bytes = |shape| {
         let contrast = Contrast::moco(0.1)?;
-        engine.workspace_bytes(Call::Forward, &contrast, shape, DType::F32)
+        engine.workspace_bytes(Work::Forward, &contrast, shape, DType::F32)
     };
     let shape = Shape {
         anchors: 4,
@@ -166,8 +178,9 @@ fn the_memory_of_shapes_that_no_call_takes_is_refused() -> Result<(), Error> {
 
 struct Fixture {
     device: HostDevice,
-    _held: Vec<HostBuffer>,
-    inputs: Inputs<DeviceMatrix>,
+    held: Vec<HostBuffer>,
+    q: DeviceMatrix,
+    k: DeviceMatrix,
     gradients: Gradients<DeviceMatrix>,
 }
 
@@ -214,19 +227,31 @@ impl Fixture {
                 dtype,
             })
         };
-        let inputs = Inputs::Pair {
+        Ok(Self {
             q: matrix(anchors, Some(numbers(anchors, dim, 1)), DType::Bf16)?,
             k: matrix(candidates, Some(numbers(candidates, dim, 2)), DType::Bf16)?,
-        };
-        let gradients = Gradients {
-            dq: matrix(anchors, None, DType::F32)?,
-            dk: Some(matrix(candidates, None, DType::F32)?),
-        };
-        Ok(Self {
+            gradients: Gradients::new(
+                matrix(anchors, None, DType::F32)?,
+                Some(matrix(candidates, None, DType::F32)?),
+            ),
             device,
-            _held: held,
-            inputs,
-            gradients,
+            held,
+        })
+    }
+
+    /// The contrast on the fixture's rows, on the diagonal; own keys are the anchors.
+    fn problem(&self, contrast: &Contrast) -> Result<Problem<DeviceMatrix>, Error> {
+        posed(contrast, [self.q, self.k, self.q], Positives::DIAGONAL)
+    }
+
+    fn indices(&mut self, index: &[u32]) -> Result<DeviceIndices, Error> {
+        let buffer = self.device.memory(4 * index.len())?;
+        let address = HostDevice::address(&buffer);
+        self.device.write(address, bytemuck::cast_slice(index))?;
+        self.held.push(buffer);
+        Ok(DeviceIndices {
+            address,
+            length: index.len(),
         })
     }
 
@@ -249,56 +274,70 @@ impl Fixture {
 }
 
 #[test]
-fn a_scale_on_the_device_gives_the_bits_of_the_same_scale_on_the_host() -> Result<(), Error> {
+fn a_scale_on_the_device_gives_the_bits_of_one_on_the_host() -> Result<(), Error> {
     for dim in [32, 300] {
         let fixture = Fixture::new(dim)?;
-        let (device, inputs, gradients) = (&fixture.device, &fixture.inputs, &fixture.gradients);
+        let (device, gradients) = (&fixture.device, &fixture.gradients);
         let scale = device.memory(4)?;
         device.write(HostDevice::address(&scale), &7.5f32.to_le_bytes())?;
-        let run = |similarity: Similarity<'_, HostDevice>, contrast| -> Result<_, Error> {
-            let results: Results<HostDevice> =
-                similarity.value_and_grad(&contrast, inputs, 1.0, gradients)?;
-            Ok((results.read(device)?, fixture.gradients()?))
-        };
-        let expected = run(Similarity::new(device, 0), Contrast::clip(7.5)?)?;
-        let on_device = Similarity::new(device, 0).with_scale(HostDevice::address(&scale));
-        assert_eq!(run(on_device, Contrast::clip(1.0)?)?, expected, "D = {dim}");
+        for rule in [RowRule::SOFTMAX, RowRule::Debiased { prior: 0.2 }] {
+            let clip = |scale| Contrast::clip(scale)?.with_rule(rule);
+            let run = |problem: Problem<DeviceMatrix>| -> Result<_, Error> {
+                let similarity = Similarity::new(device, 0);
+                let results: Results<HostDevice> =
+                    similarity.value_and_grad(&problem, 1.0, gradients)?;
+                Ok((results.read(device)?, fixture.gradients()?))
+            };
+            let expected = run(fixture.problem(&clip(7.5)?)?)?;
+            let on_device = fixture.problem(&clip(1.0)?)?;
+            let on_device = on_device.with_scale(HostDevice::address(&scale));
+            assert_eq!(run(on_device)?, expected, "{rule:?} D = {dim}");
+        }
     }
     Ok(())
 }
 
 #[test]
-fn statistics_that_stay_on_the_device_give_the_bits_of_those_that_return() -> Result<(), Error> {
+fn statistics_that_stay_give_the_bits_of_those_that_return() -> Result<(), Error> {
     for dim in [32, 300] {
         let fixture = Fixture::new(dim)?;
-        let (device, inputs, gradients) = (&fixture.device, &fixture.inputs, &fixture.gradients);
-        for contrast in [
-            Contrast::clip(7.5)?,
-            Contrast::info_nce(0.1, Positives::Diagonal)?,
-        ] {
+        let (device, gradients) = (&fixture.device, &fixture.gradients);
+        let one_way = fixture.problem(&Contrast::info_nce(0.1)?)?;
+        for problem in [fixture.problem(&Contrast::clip(7.5)?)?, one_way] {
+            let name = problem.contrast().name();
             let similarity = Similarity::new(device, 0);
-            let forward = similarity.forward(&contrast, inputs)?;
-            let kept = similarity.backward_of(&contrast, inputs, &forward, 2.0, gradients)?;
-            let kept = (kept.read(device)?, fixture.gradients()?);
-            let (_, statistics) = forward.read(device)?;
-            let returned = similarity.backward(&contrast, inputs, &statistics, 2.0, gradients)?;
-            let returned = (returned.read(device)?, fixture.gradients()?);
-            assert_eq!(kept.0[1].to_bits(), returned.0[1].to_bits());
-            assert_eq!(kept.1, returned.1, "{} D = {dim}", contrast.name());
-
-            let other = match contrast.is_symmetric() {
-                true => Contrast::info_nce(0.1, Positives::Diagonal)?,
-                false => Contrast::clip(7.5)?,
+            let forward = similarity.forward(&problem)?;
+            let run = |statistics: &DeviceStatistics<HostDevice>| -> Result<_, Error> {
+                let numbers = similarity.backward(&problem, statistics, 2.0, gradients)?;
+                Ok((numbers.read(device)?[1].to_bits(), fixture.gradients()?))
             };
-            let refused = similarity.backward_of(&other, inputs, &forward, 2.0, gradients);
-            assert!(matches!(
-                refused,
-                Err(Error::Rows {
-                    argument: "statistics.columns",
-                    ..
-                })
-            ));
+            let kept = run(&forward.statistics)?;
+            let (_, statistics) = forward.read(device)?;
+            let returned = run(&DeviceStatistics::upload(device, &statistics)?)?;
+            assert_eq!(kept, returned, "{name} D = {dim}");
         }
+        // What another loss made of them is not taken for this one's.
+        let dcl = Contrast::info_nce(0.1)?.with_rule(RowRule::Decoupled { sigma: None })?;
+        let dcl = fixture.problem(&dcl)?;
+        let similarity = Similarity::new(device, 0);
+        let mut found = Vec::new();
+        for problem in [&one_way, &dcl] {
+            let statistics = similarity.forward(problem)?.statistics;
+            similarity.backward(&dcl, &statistics, 1.0, gradients)?;
+            found.push(fixture.gradients()?);
+        }
+        assert_eq!(found[0], found[1], "D = {dim}");
+
+        let forward = similarity.forward(&one_way)?;
+        let clip = fixture.problem(&Contrast::clip(7.5)?)?;
+        let refused = similarity.backward(&clip, &forward.statistics, 2.0, gradients);
+        assert!(matches!(
+            refused,
+            Err(Error::Rows {
+                argument: "statistics.columns",
+                ..
+            })
+        ));
     }
     Ok(())
 }
@@ -308,17 +347,17 @@ fn which_block_computes_a_piece_does_not_change_it() -> Result<(), Error> {
     // Seven tiles of anchors, and so few candidates that no number of multiprocessors cuts them into parts.
     const ANCHORS: usize = 800;
     for dim in [40, 264] {
-        let index = (0..ANCHORS).map(|i| (i * 7 % 30) as u32).collect();
-        let contrast = Contrast::info_nce(0.1, Positives::Index(index))?;
+        let contrast = Contrast::info_nce(0.1)?;
         let run = |multiprocessors| -> Result<_, Error> {
             let mut device = HostDevice::new(Schedule::Mixed, 5, multiprocessors);
             device.warpgroups = true;
             let mut fixture = Fixture::on(device, ANCHORS, 30, dim)?;
             fixture.gradients.dk = None;
+            let positives = Positives::Index(fixture.indices(&index(ANCHORS, 30))?);
+            let problem = posed(&contrast, [fixture.q, fixture.k, fixture.q], positives)?;
             let similarity = Similarity::new(&fixture.device, 1 << 20);
-            let (inputs, gradients) = (&fixture.inputs, &fixture.gradients);
-            let forward = similarity.forward(&contrast, inputs)?;
-            let results = similarity.value_and_grad(&contrast, inputs, 1.0, gradients)?;
+            let forward = similarity.forward(&problem)?;
+            let results = similarity.value_and_grad(&problem, 1.0, &fixture.gradients)?;
             Ok((
                 forward.read(&fixture.device)?,
                 results.read(&fixture.device)?,
@@ -342,27 +381,10 @@ fn anchors_that_leave_the_cache_too_little_run_in_groups() -> Result<(), Error> 
         device.cache_bytes = cache_bytes;
         let fixture = Fixture::on(device, ANCHORS, 700, 264)?;
         let similarity = Similarity::new(&fixture.device, 0);
-        let contrast = Contrast::moco(0.1)?;
-        let (Inputs::Pair { q, k: queue }, own_key) = (fixture.inputs, fixture.gradients.dq) else {
-            unreachable!("the fixture's inputs are pairs")
-        };
-        let own_key = DeviceMatrix {
-            address: q.address,
-            ..own_key
-        };
-        let inputs = Inputs::Queue {
-            q,
-            own_key: DeviceMatrix {
-                dtype: DType::Bf16,
-                ..own_key
-            },
-            queue,
-        };
-        let prepared = similarity.prepare(&contrast, &inputs)?;
+        let problem = fixture.problem(&Contrast::moco(0.1)?)?;
+        let prepared = similarity.prepare(&problem)?;
         let cut = similarity.cut(prepared.arithmetic, prepared.anchor_rows, ANCHORS, 700);
-        let (_, statistics) = similarity
-            .forward(&contrast, &inputs)?
-            .read(&fixture.device)?;
+        let (_, statistics) = similarity.forward(&problem)?.read(&fixture.device)?;
         Ok((cut, statistics.rows.negatives_lse))
     };
     let (together, expected) = run(50 << 20)?;
@@ -380,18 +402,22 @@ fn anchors_that_leave_the_cache_too_little_run_in_groups() -> Result<(), Error> 
 #[test]
 fn rows_with_gaps_give_the_bits_of_those_without() -> Result<(), Error> {
     for dim in [64, 264] {
-        let index = (0..ROWS).map(|i| (i * i % 9) as u32).collect();
-        for contrast in [
-            Contrast::info_nce(0.1, Positives::Diagonal)?,
-            Contrast::info_nce(0.1, Positives::Index(index))?,
-            Contrast::clip(10.0)?,
+        let index: Vec<u32> = (0..ROWS).map(|i| (i * i % 9) as u32).collect();
+        for (contrast, by_index) in [
+            (Contrast::info_nce(0.1)?, false),
+            (Contrast::info_nce(0.1)?, true),
+            (Contrast::clip(10.0)?, false),
         ] {
             let run = |gap| -> Result<_, Error> {
                 let device = HostDevice::new(Schedule::Late, 5, 3);
-                let fixture = Fixture::with_gaps(device, ROWS, ROWS, dim, gap)?;
+                let mut fixture = Fixture::with_gaps(device, ROWS, ROWS, dim, gap)?;
+                let positives = match by_index {
+                    true => Positives::Index(fixture.indices(&index)?),
+                    false => Positives::DIAGONAL,
+                };
+                let problem = posed(&contrast, [fixture.q, fixture.k, fixture.q], positives)?;
                 let similarity = Similarity::new(&fixture.device, 0);
-                let (inputs, gradients) = (&fixture.inputs, &fixture.gradients);
-                let results = similarity.value_and_grad(&contrast, inputs, 1.0, gradients)?;
+                let results = similarity.value_and_grad(&problem, 1.0, &fixture.gradients)?;
                 Ok((results.read(&fixture.device)?, fixture.gradients()?))
             };
             assert_eq!(run(1)?, run(0)?, "{} D = {dim}", contrast.name());
@@ -409,7 +435,7 @@ fn statistics_of_many_tiles_in_a_row_do_not_depend_on_the_schedule() -> Result<(
             device.warpgroups = true;
             let fixture = Fixture::on(device, rows, rows, dim)?;
             let similarity = Similarity::new(&fixture.device, 0);
-            let forward = similarity.forward(&Contrast::clip(10.0)?, &fixture.inputs)?;
+            let forward = similarity.forward(&fixture.problem(&Contrast::clip(10.0)?)?)?;
             forward.read(&fixture.device)
         };
         let early = run(Schedule::Early, 0)?;
@@ -427,25 +453,15 @@ fn results_do_not_depend_on_the_schedule_or_the_order_of_threads() -> Result<(),
         let q = Rows::new(&q, 90, dim)?;
         let k = Rows::new(&k, 150, dim)?;
         for contrast in [Contrast::nt_xent(0.1)?, Contrast::moco(0.1)?] {
-            let inputs = match contrast.name() {
-                "NT-Xent" => Inputs::Shared { z: q },
-                _ => Inputs::Queue {
-                    q,
-                    own_key: q,
-                    queue: k,
-                },
-            };
+            let problem = posed(&contrast, [q, k, q], Positives::DIAGONAL)?;
             let run = |schedule, seed| -> Result<_, Error> {
                 let mut dq = vec![f32::NAN; 90 * dim];
-                let gradients = Gradients {
-                    dq: RowsMut::new(&mut dq, 90, dim)?,
-                    dk: None,
-                };
+                let gradients = Gradients::new(RowsMut::new(&mut dq, 90, dim)?, None);
                 let mut engine = HostEngine::new(schedule, seed);
                 if hopper {
                     engine = engine.with_hopper_kernels();
                 }
-                let value = engine.value_and_grad(&contrast, &inputs, 1.0, gradients)?;
+                let value = engine.value_and_grad(&problem, 1.0, gradients)?;
                 Ok((value, dq))
             };
             let expected = run(Schedule::Early, 0)?;
@@ -484,14 +500,7 @@ fn products_of_tf32_are_used_when_asked_and_are_off_by_their_rounding() -> Resul
                 dtype: DType::F32,
             });
         }
-        let inputs = Inputs::Pair {
-            q: matrices[0],
-            k: matrices[1],
-        };
-        let gradients = Gradients {
-            dq: matrices[2],
-            dk: Some(matrices[3]),
-        };
+        let gradients = Gradients::new(matrices[2], Some(matrices[3]));
         let read = |matrix: DeviceMatrix| -> Result<Vec<f32>, Error> {
             let mut numbers = vec![0.0; ROWS * dim];
             device.read(matrix.address, bytemuck::cast_slice_mut(&mut numbers))?;
@@ -506,13 +515,11 @@ fn products_of_tf32_are_used_when_asked_and_are_off_by_their_rounding() -> Resul
             assert!((1e-5..1e-2).contains(&share), "{what}, D = {dim}: {share}");
         };
         // Statistics first, and found on the way.
-        for contrast in [
-            Contrast::clip(5.0)?,
-            Contrast::info_nce(0.2, Positives::Diagonal)?,
-        ] {
+        for contrast in [Contrast::clip(5.0)?, Contrast::info_nce(0.2)?] {
+            let problem = contrast.on(Inputs::pair(matrices[0], matrices[1]))?;
             let run = |tf32| -> Result<_, Error> {
                 let similarity = Similarity::new(&device, 0).with_tf32(tf32);
-                let results = similarity.value_and_grad(&contrast, &inputs, 1.0, &gradients)?;
+                let results = similarity.value_and_grad(&problem, 1.0, &gradients)?;
                 let ([loss, _], _) = results.read(&device)?;
                 Ok((loss, read(matrices[2])?, read(matrices[3])?))
             };
@@ -578,8 +585,8 @@ fn exponentials_go_without_an_offset_only_where_all_logits_are_bounded() -> Resu
             own_key: matrix(3, own)?,
             queue: matrix(5, queue)?,
         };
-        let contrast = Contrast::moco(0.5)?;
-        let prepared = similarity.prepare(&contrast, &inputs)?;
+        let problem = Contrast::moco(0.5)?.on(inputs)?;
+        let prepared = similarity.prepare(&problem)?;
         let positives = similarity.positives(&prepared)?;
         let bound = similarity.bound(&prepared, &positives, ExponentRange::WIDE)?;
         Ok(bound.read(&device)?[0].to_bits())

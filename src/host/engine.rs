@@ -1,13 +1,16 @@
 //! The verbs on host memory, computed by the CUDA kernels' sources.
 
 use super::device::{HostBuffer, HostDevice, Schedule};
-use crate::contrast::{Contrast, Inputs, Shape, same_dim};
+use crate::contrast::{Contrast, Shape, Work, same_dim};
 use crate::device::{
-    Call, Device, DeviceMatrix, DeviceMomentum, Rowwise, Similarity, number_bytes, workspace_bytes,
+    Device, DeviceIndices, DeviceMatrix, DeviceMomentum, DeviceStatistics, Results, Rowwise,
+    Similarity, number_bytes, workspace_bytes,
 };
 use crate::element::{DType, Element};
-use crate::engine::{Engine, Forward, Gradients, MomentumSlices, TopK, ValueAndGrad};
+use crate::engine::{Engine, Evaluated, Gradients, MomentumSlices, TopK};
 use crate::error::Error;
+use crate::inputs::Problem;
+use crate::memory::HostMemory;
 use crate::queue::KeyQueue;
 use crate::rows::{Matrix, Rows, RowsMut};
 use crate::statistics::Statistics;
@@ -55,21 +58,20 @@ impl HostEngine {
         self
     }
 
-    /// Bytes of memory that `call` takes beside inputs and gradients, as a pool that was empty before
-    /// holds it after the call: what
-    /// `CudaEngine::workspace_bytes` says on a device
+    /// Bytes of memory that `work` takes beside inputs and gradients, as a pool that was empty before holds it after
+    /// the call, with positives by index where they are given: what `CudaEngine::workspace_bytes` says on a device
     /// of as many multiprocessors as this engine pretends to have, with its budget.
     ///
     /// # Errors
     /// Those of the call.
     pub fn workspace_bytes(
         &self,
-        call: Call,
+        work: Work,
         contrast: &Contrast,
         shape: Shape,
         dtype: DType,
     ) -> Result<usize, Error> {
-        workspace_bytes(&self.similarity(), call, contrast, shape, dtype)
+        workspace_bytes(&self.similarity(), work, contrast, shape, dtype)
     }
 
     /// Bytes that a pool would hold after all calls so far.
@@ -83,10 +85,10 @@ impl HostEngine {
 
     /// A copy in the runner's memory.
     fn copied<T: Element>(&self, rows: Rows<'_, T>) -> Result<Copied, Error> {
-        let buffer = self.written(rows.as_slice())?;
+        let buffer = self.written(&rows.contiguous())?;
         Ok(Copied {
             matrix: matrix::<T>(&buffer, rows.rows(), rows.dim()),
-            _buffer: buffer,
+            buffer,
         })
     }
 
@@ -102,67 +104,97 @@ impl HostEngine {
         let buffer = self.device.memory(rows * dim * number_bytes(T::DTYPE))?;
         Ok(Copied {
             matrix: matrix::<T>(&buffer, rows, dim),
-            _buffer: buffer,
+            buffer,
         })
     }
 
-    fn read<T: bytemuck::Pod>(&self, from: DeviceMatrix, to: &mut [T]) -> Result<(), Error> {
-        self.device.read(from.address, bytemuck::cast_slice_mut(to))
+    fn read<T: Element>(&self, from: DeviceMatrix, to: &mut RowsMut<'_, T>) -> Result<(), Error> {
+        let mut elements = vec![T::from_f32(0.0); from.rows * from.dim];
+        let bytes = bytemuck::cast_slice_mut(&mut elements);
+        self.device.read(from.address, bytes)?;
+        to.fill_from(&elements);
+        Ok(())
     }
 
-    fn inputs<T: Element>(
+    /// The problem in the runner's memory.
+    fn problem<T: Element>(
         &self,
-        inputs: &Inputs<Rows<'_, T>>,
-    ) -> Result<(Inputs<DeviceMatrix>, Vec<Copied>), Error> {
-        let mut held = Vec::new();
-        let mut copy = |rows: Rows<'_, T>| -> Result<DeviceMatrix, Error> {
-            let copied = self.copied(rows)?;
-            let matrix = copied.matrix;
-            held.push(copied);
-            Ok(matrix)
-        };
-        let inputs = match *inputs {
-            Inputs::Shared { z } => Inputs::Shared { z: copy(z)? },
-            Inputs::Pair { q, k } => Inputs::Pair {
-                q: copy(q)?,
-                k: copy(k)?,
+        problem: &Problem<Rows<'_, T>>,
+    ) -> Result<(Problem<DeviceMatrix>, Vec<HostBuffer>), Error> {
+        let (mut held, mut index, mut scale) = (Vec::new(), None, None);
+        let copied = problem.try_map(
+            |_, rows| {
+                let copied = self.copied(*rows)?;
+                held.push(copied.buffer);
+                Ok(copied.matrix)
             },
-            Inputs::Queue { q, own_key, queue } => Inputs::Queue {
-                q: copy(q)?,
-                own_key: copy(own_key)?,
-                queue: copy(queue)?,
+            |given| {
+                let buffer = index.insert(self.written(given)?);
+                Ok(DeviceIndices {
+                    address: HostDevice::address(buffer),
+                    length: given.len(),
+                })
             },
-        };
-        Ok((inputs, held))
+            |given| {
+                same_length("scale", given.len(), 1)?;
+                Ok(HostDevice::address(scale.insert(self.written(given)?)))
+            },
+        )?;
+        held.extend(index.into_iter().chain(scale));
+        Ok((copied, held))
     }
 
-    /// Runs `work` with room for gradients and copies them back.
+    /// Runs `work` with gradients in the runner's memory and copies them back.
     fn with_gradients<G: Element, R>(
         &self,
-        gradients: Gradients<RowsMut<'_, G>>,
+        mut gradients: Gradients<RowsMut<'_, G>>,
         work: impl FnOnce(&Gradients<DeviceMatrix>) -> Result<R, Error>,
     ) -> Result<R, Error> {
-        let dq = self.room::<G>(gradients.dq.rows(), gradients.dq.dim())?;
-        let dk = match &gradients.dk {
-            Some(dk) => Some(self.room::<G>(dk.rows(), dk.dim())?),
-            None => None,
+        let accumulate = gradients.accumulate;
+        // Of what is overwritten nothing is to be read, which the runner sees to.
+        let copied = |rows: &RowsMut<'_, G>| match accumulate {
+            true => self.copied(rows.as_rows()),
+            false => self.room::<G>(rows.rows(), rows.dim()),
         };
+        let dq = copied(&gradients.dq)?;
+        let dk = gradients.dk.as_ref().map(copied).transpose()?;
         let result = work(&Gradients {
             dq: dq.matrix,
             dk: dk.as_ref().map(|dk| dk.matrix),
+            accumulate,
         })?;
-        self.read(dq.matrix, gradients.dq.into_slice())?;
-        if let (Some(room), Some(dk)) = (dk, gradients.dk) {
-            self.read(room.matrix, dk.into_slice())?;
+        self.read(dq.matrix, &mut gradients.dq)?;
+        if let (Some(room), Some(dk)) = (dk, &mut gradients.dk) {
+            self.read(room.matrix, dk)?;
         }
         Ok(result)
+    }
+
+    fn evaluated(&self, results: &Results<HostDevice>) -> Result<Evaluated, Error> {
+        let ([loss, dscale], statistics) = results.read(&self.device)?;
+        Ok(Evaluated {
+            loss,
+            dscale,
+            statistics,
+        })
+    }
+}
+
+fn same_length(argument: &'static str, given: usize, expected: usize) -> Result<(), Error> {
+    match given == expected {
+        true => Ok(()),
+        false => Err(Error::Length {
+            argument,
+            given,
+            expected,
+        }),
     }
 }
 
 /// A matrix in the runner's memory.
 struct Copied {
     matrix: DeviceMatrix,
-    _buffer: HostBuffer,
+    buffer: HostBuffer,
 }
 
 fn matrix<T: Element>(buffer: &HostBuffer, rows: usize, dim: usize) -> DeviceMatrix {
@@ -176,57 +208,52 @@ fn matrix<T: Element>(buffer: &HostBuffer, rows: usize, dim: usize) -> DeviceMat
 }
 
 impl Engine for HostEngine {
-    type Matrix<'a, T: Element> = Rows<'a, T>;
-    type MatrixMut<'a, T: Element> = RowsMut<'a, T>;
-    type Vector<'a, T: Element> = &'a [T];
-    type VectorMut<'a, T: Element> = &'a mut [T];
-    type Queue<T: Element> = KeyQueue<T>;
+    type Memory = HostMemory;
 
-    fn forward<T: Element>(
-        &self,
-        contrast: &Contrast,
-        inputs: &Inputs<Rows<'_, T>>,
-    ) -> Result<Forward, Error> {
-        let (inputs, _held) = self.inputs(inputs)?;
-        let results = self.similarity().forward(contrast, &inputs)?;
-        let ([loss, _], statistics) = results.read(&self.device)?;
-        Ok(Forward { loss, statistics })
+    fn memory(&self) -> &HostMemory {
+        &HostMemory
+    }
+
+    fn forward<T: Element>(&self, problem: &Problem<Rows<'_, T>>) -> Result<Evaluated, Error> {
+        let (problem, _held) = self.problem(problem)?;
+        self.evaluated(&self.similarity().forward(&problem)?)
     }
 
     fn value_and_grad<T: Element, G: Element>(
         &self,
-        contrast: &Contrast,
-        inputs: &Inputs<Rows<'_, T>>,
+        problem: &Problem<Rows<'_, T>>,
         upstream: f32,
         gradients: Gradients<RowsMut<'_, G>>,
-    ) -> Result<ValueAndGrad, Error> {
-        let (inputs, _held) = self.inputs(inputs)?;
+    ) -> Result<Evaluated, Error> {
+        let (problem, _held) = self.problem(problem)?;
         self.with_gradients(gradients, |gradients| {
             let similarity = self.similarity();
-            let results = similarity.value_and_grad(contrast, &inputs, upstream, gradients)?;
-            let ([loss, dscale], statistics) = results.read(&self.device)?;
-            Ok(ValueAndGrad {
-                loss,
-                dscale,
-                statistics,
-            })
+            self.evaluated(&similarity.value_and_grad(&problem, upstream, gradients)?)
         })
     }
 
     fn backward<T: Element, G: Element>(
         &self,
-        contrast: &Contrast,
-        inputs: &Inputs<Rows<'_, T>>,
+        problem: &Problem<Rows<'_, T>>,
         statistics: &Statistics,
         upstream: f32,
         gradients: Gradients<RowsMut<'_, G>>,
     ) -> Result<f32, Error> {
-        let (inputs, _held) = self.inputs(inputs)?;
+        let (problem, _held) = self.problem(problem)?;
+        let statistics = DeviceStatistics::upload(&self.device, statistics)?;
         self.with_gradients(gradients, |gradients| {
             let similarity = self.similarity();
-            let dscale = similarity.backward(contrast, &inputs, statistics, upstream, gradients)?;
+            let dscale = similarity.backward(&problem, &statistics, upstream, gradients)?;
             Ok(dscale.read(&self.device)?[1])
         })
+    }
+
+    fn merge(&self, statistics: &mut Statistics, others: &Statistics) -> Result<(), Error> {
+        let mut merged = DeviceStatistics::upload(&self.device, statistics)?;
+        let others = DeviceStatistics::upload(&self.device, others)?;
+        self.similarity().merge(&mut merged, &others)?;
+        *statistics = merged.read(&self.device)?;
+        Ok(())
     }
 
     fn top_k<T: Element>(
@@ -245,7 +272,7 @@ impl Engine for HostEngine {
     fn normalize<T: Element, O: Element>(
         &self,
         x: Rows<'_, T>,
-        y: RowsMut<'_, O>,
+        mut y: RowsMut<'_, O>,
         norms: &mut [f32],
         epsilon: f32,
     ) -> Result<(), Error> {
@@ -254,8 +281,9 @@ impl Engine for HostEngine {
         let lengths = self.room::<f32>(norms.len(), 1)?;
         let target = (lengths.matrix.address, norms.len());
         Rowwise::new(&self.device).normalize(x.matrix, room.matrix, target, epsilon)?;
-        self.read(room.matrix, y.into_slice())?;
-        self.read(lengths.matrix, norms)
+        self.read(room.matrix, &mut y)?;
+        let address = lengths.matrix.address;
+        self.device.read(address, bytemuck::cast_slice_mut(norms))
     }
 
     fn normalize_backward<T: Element, G: Element>(
@@ -263,7 +291,7 @@ impl Engine for HostEngine {
         y: Rows<'_, T>,
         norms: &[f32],
         dy: Rows<'_, G>,
-        dx: RowsMut<'_, G>,
+        mut dx: RowsMut<'_, G>,
         epsilon: f32,
     ) -> Result<(), Error> {
         let (y, dy) = (self.copied(y)?, self.copied(dy)?);
@@ -272,26 +300,20 @@ impl Engine for HostEngine {
         let lengths = (HostDevice::address(&lengths), norms.len());
         let rowwise = Rowwise::new(&self.device);
         rowwise.normalize_backward(y.matrix, lengths, dy.matrix, room.matrix, epsilon)?;
-        self.read(room.matrix, dx.into_slice())
+        self.read(room.matrix, &mut dx)
     }
 
-    fn momentum_update<'a, T: Element>(
+    fn momentum_update<T: Element>(
         &self,
         momentum: f32,
-        tensors: &mut [MomentumSlices<'a, T>],
+        tensors: &mut [MomentumSlices<'_, T>],
     ) -> Result<(), Error> {
         let mut held = Vec::new();
         for tensor in &*tensors {
             let expected = tensor.key.len();
             let shadow = tensor.shadow.as_ref().map_or(expected, |s| s.len());
             for (argument, given) in [("query", tensor.query.len()), ("shadow", shadow)] {
-                if given != expected {
-                    return Err(Error::Length {
-                        argument,
-                        given,
-                        expected,
-                    });
-                }
+                same_length(argument, given, expected)?;
             }
             let query = self.written(tensor.query)?;
             let key = self.written(tensor.key)?;
@@ -340,7 +362,9 @@ impl Engine for HostEngine {
             first.target,
             first.count + second.count,
         )?;
-        self.read(on_device.matrix, &mut ring)?;
+        let address = on_device.matrix.address;
+        self.device
+            .read(address, bytemuck::cast_slice_mut(&mut ring))?;
         let (fill, cursor) = (after.fill(), after.cursor());
         *queue = KeyQueue::restore(capacity, dim, fill, cursor, &ring[..fill * dim])?;
         Ok(())

@@ -17,7 +17,6 @@ mod tests;
 #[cfg(all(test, feature = "emulator-tests"))]
 mod warpgroup_tests;
 
-pub use crate::device::Call;
 pub use device::Schedule;
 #[cfg(all(test, feature = "emulator-tests"))]
 pub(crate) use device::{HostBuffer, HostDevice};

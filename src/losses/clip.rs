@@ -1,7 +1,30 @@
-//! CLIP's learnable scale.
+//! CLIP's loss and its learnable scale (Radford et al. 2021, "Learning Transferable Visual Models From Natural
+//! Language Supervision").
 
+use super::{Description, Loss};
 use crate::contrast::Contrast;
 use crate::error::{Error, positive};
+
+pub(super) const LOSS: Loss = Loss {
+    key: "clip",
+    name: "CLIP",
+    source: "Radford et al. 2021, figure 3",
+    formula: "softplus(lse⁻ − z₊)",
+    temperature: 0.07,
+    at: |temperature| Contrast::at(LOSS.name, Description::BOTH_WAYS, temperature),
+};
+
+impl Contrast {
+    /// CLIP's symmetric loss (Radford et al. 2021, figure 3) on [`Inputs::Pair`](crate::Inputs::Pair) with
+    /// N = M: half the mean row loss plus half the mean column loss of one logit matrix. Takes the scale
+    /// itself, because it is learned: see [`LogScale`].
+    ///
+    /// # Errors
+    /// [`Error::Scalar`] unless `scale` is finite and greater than 0.
+    pub fn clip(scale: f32) -> Result<Self, Error> {
+        Self::new(LOSS.name, Description::BOTH_WAYS, positive("scale", scale)?)
+    }
+}
 
 /// log s of CLIP, the parameter that an optimiser sees (Radford et al. 2021, section 2.5).
 ///

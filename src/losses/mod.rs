@@ -1,5 +1,66 @@
-//! The losses by the names of their papers: each a few lines that build a [`Contrast`](crate::Contrast).
+//! The losses: each a file with its constructor, its paper, its formula and its row of [`TABLE`].
+//!
+//! A loss is data, a [`Description`]: how the inputs lie, which candidate is an anchor's positive, what an
+//! anchor does not see, which directions have a loss, and what a row's loss is ([`RowRule`]). Engines
+//! compute whatever is described; nothing outside this folder asks which loss it is.
 
-mod clip;
+pub(crate) mod description;
+mod dual;
+mod formula;
+pub(crate) mod rule;
+#[cfg(test)]
+mod tests;
 
 pub use clip::LogScale;
+pub use description::{Description, Directions, Exclusions, Keys, Layout, PositiveRule, Term};
+pub(crate) use dual::Dual;
+pub use rule::{RowContext, RowRule, RowValues};
+
+use crate::contrast::Contrast;
+use crate::error::Error;
+
+/// A row of [`TABLE`].
+#[derive(Debug, Clone, Copy)]
+pub struct Loss {
+    /// As on the command line.
+    pub key: &'static str,
+    /// As in the paper.
+    pub name: &'static str,
+    /// Paper and equation.
+    pub source: &'static str,
+    /// A row's loss.
+    pub formula: &'static str,
+    /// The paper's temperature.
+    pub temperature: f32,
+    /// At a temperature, with the paper's other hyper-parameters.
+    pub at: fn(f32) -> Result<Contrast, Error>,
+}
+
+/// Files, and the rows of [`TABLE`] that they have.
+macro_rules! losses {
+    ($($file:ident: $($row:ident),+;)*) => {
+        $(mod $file;)*
+
+        /// All losses. The conformance suite, the benchmarks, `docs/losses.md` and the trainer's choice are made
+        /// from it.
+        pub static TABLE: &[Loss] = &[$($($file::$row),+),*];
+    };
+}
+
+losses! {
+    nt_xent: LOSS;
+    info_nce: LOSS;
+    moco: LOSS;
+    clip: LOSS;
+    dcl: LOSS, WEIGHTED;
+    rince: LOSS;
+    debiased: LOSS;
+    additive_margin: LOSS;
+}
+
+impl Loss {
+    /// The row of [`TABLE`] with this key.
+    pub fn of(key: &str) -> Option<&'static Self> {
+        TABLE.iter().find(|loss| loss.key == key)
+    }
+}

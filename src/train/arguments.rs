@@ -7,6 +7,7 @@ use clap::{Args, ValueEnum, value_parser};
 
 use super::data::DataSource;
 use super::engine::EngineName;
+use super::train_config::{TrainConfig, keys};
 
 /// What `infonce train` is asked to do. Whatever is left out comes from `--config`, and what that
 /// leaves out from the defaults.
@@ -29,6 +30,8 @@ pub struct TrainArgs {
     /// Images per step.
     #[arg(long, value_name = "B", value_parser = whole())]
     pub batch: Option<u64>,
+    #[arg(long, value_name = "KEY", help = losses_help())]
+    pub loss: Option<String>,
     /// Temperature of the loss.
     #[arg(long, value_name = "T", allow_negative_numbers = true)]
     pub temperature: Option<f64>,
@@ -60,6 +63,18 @@ pub struct TrainArgs {
     /// baselines.
     #[arg(long, value_name = "POINTS")]
     pub require_improvement: Option<f64>,
+}
+
+fn losses_help() -> String {
+    let [simclr, moco] = [TrainConfig::simclr(), TrainConfig::moco()];
+    let keys_of = |config: &TrainConfig| keys(config.method.losses());
+    format!(
+        "Loss: for simclr {} [default: {}]; for moco {} [default: {}]",
+        keys_of(&simclr),
+        simclr.loss,
+        keys_of(&moco),
+        moco.loss,
+    )
 }
 
 /// Whole numbers that TOML can hold.

@@ -1,21 +1,25 @@
 //! The seam between the tensor framework and this crate's engine.
 //!
-//! Embeddings leave the framework's graph, the engine computes normalisation, loss and gradient,
-//! and the gradient enters the graph again as that of one operation, [`EngineLoss`]. Nothing of the
-//! loss comes from the framework.
+//! [`detach`] takes embeddings out of the framework's graph as unit rows, the engine computes loss and
+//! gradient, and [`Graph::attach`] enters both into the graph again as one operation, [`EngineLoss`].
+//! Nothing of the loss comes from the framework.
+
+use std::sync::Arc;
 
 use burn::backend::Autodiff;
+use burn::backend::autodiff::NodeId;
 use burn::backend::autodiff::checkpoint::base::Checkpointer;
 use burn::backend::autodiff::checkpoint::strategy::NoCheckpointing;
 use burn::backend::autodiff::grads::Gradients as GraphGradients;
 use burn::backend::autodiff::ops::{Backward, Ops, OpsKind, unary};
 use burn::tensor::backend::Backend;
-use burn::tensor::ops::{FloatTensor, FloatTensorOps};
+use burn::tensor::ops::FloatTensor;
 use burn::tensor::{Tensor, TensorData, TensorPrimitive};
 
-use super::platform::{MatrixMutOf, MatrixOf, Platform, Values, ValuesMut};
+use super::platform::{Platform, Values, ValuesMut};
 use super::trainer::TrainError;
 use crate::Engine;
+use crate::engine::RowsOf;
 
 /// Embeddings shorter than this are divided by this instead of their length.
 const NORM_EPSILON: f32 = 1e-12;
@@ -25,10 +29,10 @@ const NORM_EPSILON: f32 = 1e-12;
 pub struct LossReport {
     /// The loss in nats.
     pub loss: f32,
-    /// Share of anchors more similar to their positive than to every negative.
-    pub top1: f32,
-    /// Candidates per anchor: the positive and the negatives.
-    pub candidates: usize,
+    /// Share of anchors more similar to their positive than to every negative, where it was measured.
+    pub top1: Option<f32>,
+    /// The loss in nats where all logits are 0: of an encoder that cannot tell candidates apart.
+    pub chance_loss: f64,
 }
 
 /// The values of a tensor as a vector.
@@ -53,7 +57,7 @@ pub struct UnitRows<P: Platform> {
 }
 
 impl<P: Platform> UnitRows<P> {
-    /// Scales the rows of `embeddings`.
+    /// Scales the rows of `embeddings` to length 1.
     ///
     /// # Errors
     /// [`TrainError::Loss`] when there are none; what the platform reports.
@@ -78,7 +82,7 @@ impl<P: Platform> UnitRows<P> {
     ///
     /// # Errors
     /// [`TrainError::Loss`] when there are none.
-    pub fn matrix(&self) -> Result<MatrixOf<'_, P>, TrainError> {
+    pub fn matrix(&self) -> Result<RowsOf<'_, P::Engine, f32>, TrainError> {
         let [rows, dim] = self.shape;
         self.values.matrix(rows, dim)
     }
@@ -92,7 +96,7 @@ impl<P: Platform> UnitRows<P> {
         into_floats(tensor)
     }
 
-    /// The gradient of the rows before they were scaled, from `unit`, that of the scaled ones.
+    /// The gradient of the rows before they were scaled, from that of the scaled ones.
     fn backward(&self, platform: &P, unit: &P::Owned) -> Result<P::Owned, TrainError> {
         let [rows, dim] = self.shape;
         let [mut gradient] = platform.room([rows * dim])?;
@@ -107,41 +111,58 @@ impl<P: Platform> UnitRows<P> {
     }
 }
 
-/// Normalises `embeddings` (N × D, the end of a graph), hands them to `loss` together with the
-/// place for their gradient, and carries that gradient back through the normalisation and the
-/// graph. Returns the loss's report and the gradients of everything the embeddings came from.
+/// The end of a graph whose value is away.
+pub struct Graph<B: Backend> {
+    operation: OpsKind<EngineLoss, B, FloatTensor<B>, NoCheckpointing, 1>,
+    /// Keeps the node alive.
+    _end: Arc<NodeId>,
+    device: B::Device,
+}
+
+/// Takes `embeddings` (N × D, the end of a graph) out of it and scales them to length 1.
 ///
 /// # Errors
-/// Whatever `loss` returns; what the platform reports.
-pub fn differentiate<P: Platform>(
+/// As [`UnitRows::of`].
+pub fn detach<P: Platform>(
     platform: &P,
     embeddings: Tensor<Autodiff<P::Backend>, 2>,
-    loss: impl FnOnce(&UnitRows<P>, MatrixMutOf<'_, P>) -> Result<LossReport, TrainError>,
-) -> Result<(LossReport, GraphGradients), TrainError> {
-    let [rows, dim] = embeddings.dims();
+) -> Result<(Graph<P::Backend>, UnitRows<P>), TrainError> {
     let device = embeddings.device();
     let end = embeddings.into_primitive().tensor();
-    // Keeps the node alive while its value is away.
-    let (node, _alive) = (end.node, end.rc);
-    let values = Tensor::from_primitive(TensorPrimitive::Float(end.primitive));
-
-    let unit = UnitRows::of(platform, values)?;
-    let [mut unit_gradient] = platform.room([rows * dim])?;
-    let report = loss(&unit, unit_gradient.matrix_mut(rows, dim)?)?;
-    let gradient = unit.backward(platform, &unit_gradient)?;
-
-    let gradient: Tensor<_, 2> = platform.tensor_of(gradient, [rows, dim].into())?;
-    let gradient = gradient.into_primitive().tensor();
-    let value = TensorData::new(vec![report.loss], [1]);
-    let value = P::Backend::float_from_data(value, &device);
-    let attached = match Backward::<P::Backend, 1>::prepare::<NoCheckpointing>(EngineLoss, [node])
-        .compute_bound()
-        .stateful()
-    {
-        OpsKind::Tracked(operation) => operation.finish(gradient, value),
-        OpsKind::UnTracked(operation) => operation.finish(value),
+    let graph = Graph {
+        operation: EngineLoss
+            .prepare::<NoCheckpointing>([end.node])
+            .compute_bound()
+            .stateful(),
+        _end: end.rc,
+        device,
     };
-    Ok((report, attached.backward()))
+    let values = Tensor::from_primitive(TensorPrimitive::Float(end.primitive));
+    Ok((graph, UnitRows::of(platform, values)?))
+}
+
+impl<B: Backend> Graph<B> {
+    /// `loss` as the end of the graph that `unit` came from, with `gradient` as that of `unit`.
+    ///
+    /// # Errors
+    /// What the platform reports.
+    pub fn attach<P: Platform<Backend = B>>(
+        self,
+        platform: &P,
+        unit: &UnitRows<P>,
+        gradient: &P::Owned,
+        loss: f32,
+    ) -> Result<Tensor<Autodiff<B>, 1>, TrainError> {
+        let gradient = unit.backward(platform, gradient)?;
+        let gradient: Tensor<B, 2> = platform.tensor_of(gradient, unit.shape.into())?;
+        let gradient = gradient.into_primitive().tensor();
+        let value = B::float_from_data(TensorData::new(vec![loss], [1]), &self.device);
+        let attached = match self.operation {
+            OpsKind::Tracked(operation) => operation.finish(gradient, value),
+            OpsKind::UnTracked(operation) => operation.finish(value),
+        };
+        Ok(Tensor::from_primitive(TensorPrimitive::Float(attached)))
+    }
 }
 
 /// A loss whose value and gradient were computed elsewhere; its state is the gradient.
@@ -172,7 +193,7 @@ mod tests {
 
     use super::*;
     use crate::train::host::Host;
-    use crate::{Contrast, CpuEngine, Gradients, Inputs, RowsMut};
+    use crate::{Contrast, CpuEngine, Gradients, Inputs, Matrix};
 
     type Training = Autodiff<Flex>;
 
@@ -195,25 +216,18 @@ mod tests {
         (log_softmax(logits, 1) * positive).sum().neg() / rows as f32
     }
 
-    fn nt_xent(
-        unit: &UnitRows<Host>,
-        gradient: RowsMut<'_, f32>,
-    ) -> Result<LossReport, TrainError> {
-        let gradients = Gradients {
-            dq: gradient,
-            dk: None,
-        };
-        let value = CpuEngine::new().value_and_grad(
-            &Contrast::nt_xent(TEMPERATURE)?,
-            &Inputs::Shared { z: unit.matrix()? },
-            1.0,
-            gradients,
-        )?;
-        Ok(LossReport {
-            loss: value.loss,
-            top1: 0.0,
-            candidates: 0,
-        })
+    /// The same by this crate's engine.
+    fn nt_xent(embeddings: Tensor<Training, 2>) -> Tensor<Training, 1> {
+        let host = Host::default();
+        let (graph, unit) = detach(&host, embeddings).unwrap();
+        let z = unit.matrix().unwrap();
+        let mut gradient = vec![0.0; z.rows() * z.dim()];
+        let contrast = Contrast::nt_xent(TEMPERATURE).unwrap();
+        let problem = contrast.on(Inputs::Shared { z }).unwrap();
+        let gradients = Gradients::new(gradient.matrix_mut(z.rows(), z.dim()).unwrap(), None);
+        let value = CpuEngine::new().value_and_grad(&problem, 1.0, gradients);
+        let loss = value.unwrap().loss;
+        graph.attach(&host, &unit, &gradient, loss).unwrap()
     }
 
     #[test]
@@ -229,9 +243,11 @@ mod tests {
 
         let loss = native_loss(embed());
         let expected = loss.backward();
-        let (report, found) = differentiate(&Host::default(), embed(), nt_xent).unwrap();
+        let engine_loss = nt_xent(embed());
+        let found = engine_loss.backward();
 
-        assert_abs_diff_eq!(report.loss, loss.into_scalar(), epsilon = 1e-5);
+        let (ours, theirs) = (engine_loss.into_scalar(), loss.into_scalar());
+        assert_abs_diff_eq!(ours, theirs, epsilon = 1e-5);
         for parameter in [&weight, &shift] {
             parameter
                 .grad(&found)
@@ -245,10 +261,35 @@ mod tests {
     }
 
     #[test]
+    fn gradients_of_two_losses_join_in_one_graph() {
+        let device = Default::default();
+        let draw = |shape: [usize; 2]| {
+            Tensor::<Training, 2>::random(shape, Distribution::Normal(0.0, 1.0), &device)
+        };
+        let weight = draw([7, 5]).require_grad();
+        let inputs = [draw([12, 7]), draw([6, 7])];
+        let losses = || {
+            inputs
+                .clone()
+                .map(|input| nt_xent(input.matmul(weight.clone())))
+        };
+        let gradient = |loss: Tensor<Training, 1>| weight.grad(&loss.backward()).unwrap();
+        let apart = losses().map(gradient);
+        let [one, other] = losses();
+        let together = gradient(one + other);
+        let [one, other] = apart;
+        let expected = (one + other).into_data();
+        together
+            .into_data()
+            .assert_approx_eq::<f32>(&expected, Tolerance::absolute(1e-5));
+    }
+
+    #[test]
     fn a_graph_without_parameters_has_no_gradients() {
         let embeddings =
             Tensor::<Training, 2>::random([4, 3], Distribution::Default, &Default::default());
-        let (report, _) = differentiate(&Host::default(), embeddings, nt_xent).unwrap();
-        assert!(report.loss > 0.0);
+        let loss = nt_xent(embeddings);
+        loss.backward();
+        assert!(loss.into_scalar() > 0.0);
     }
 }

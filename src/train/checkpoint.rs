@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 use super::bridge::into_floats;
 use super::encoder::{Model, ModelConfig};
 use super::methods::MocoState;
-use crate::KeyQueue;
+use crate::{KeyQueue, Matrix};
 
 /// The metadata entry that holds [`Header`] as JSON.
 const HEADER: &str = "infonce";
@@ -111,8 +111,7 @@ pub fn save<B: Backend>(
         model: model.valid(),
         key: moco.map(|state| state.key.valid()),
         queue: queue.and_then(KeyQueue::filled).map(|keys| {
-            let shape = [keys.as_slice().len() / config.dim, config.dim];
-            let data = TensorData::new(keys.as_slice().to_vec(), shape);
+            let data = TensorData::new(keys.contiguous().into_owned(), [keys.rows(), keys.dim()]);
             Param::from_tensor(Tensor::from_data(data, &device))
         }),
     };
@@ -285,8 +284,8 @@ mod tests {
         assert_eq!(moco.queue.cursor(), state.queue.cursor());
         assert_eq!(moco.queue.capacity(), state.queue.capacity());
         assert_eq!(
-            moco.queue.filled().unwrap().as_slice(),
-            state.queue.filled().unwrap().as_slice()
+            moco.queue.filled().unwrap().contiguous(),
+            state.queue.filled().unwrap().contiguous()
         );
         let names: Vec<_> = std::fs::read_dir(folder.path()).unwrap().collect();
         assert_eq!(names.len(), 1);

@@ -66,7 +66,7 @@ impl Run<'_> {
         let (arguments, config, dataset) = (self.arguments, self.config, self.dataset);
         let mut trainer = Trainer::on(platform, &config.train, &config.augment, dataset)?;
         let config_text = toml::to_string(config)?;
-        let description = describe(config, dataset);
+        let description = describe(config, trainer.method().contrast().name(), dataset);
         let mut folder = match &arguments.out {
             Some(path) => RunFolder::create(path)?,
             None => {
@@ -147,14 +147,14 @@ fn name(of: Option<&OsStr>) -> String {
 }
 
 /// One sentence about images and course.
-fn describe(config: &RunConfig, dataset: &Dataset) -> String {
+fn describe(config: &RunConfig, loss: &str, dataset: &Dataset) -> String {
     let images = &dataset.train;
     let classes = match &dataset.labels {
         Some(labels) => format!("in {} classes", labels.class_names.len()),
         None => "without labels".to_owned(),
     };
     format!(
-        "{} training and {} held-out images of {}x{}x{} {classes}, {} epochs, batch {}, seed {}",
+        "{} training and {} held-out images of {}x{}x{} {classes}, loss {loss}, {} epochs, batch {}, seed {}",
         images.len(),
         dataset.test.len(),
         images.height,

@@ -13,6 +13,8 @@ use super::data::{DataSource, Dataset, LoadOptions};
 use super::engine::EngineName;
 use super::layers::{self, LayerError};
 use super::trainer::TrainConfig;
+use crate::Contrast;
+use crate::losses::Layout;
 
 /// Why the configuration cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -51,11 +53,13 @@ pub enum ConfigError {
         /// The method asked for.
         asked: &'static str,
     },
-    /// An option of MoCo's beside another method.
-    #[error("{option} belongs to moco; simclr takes its negatives from the batch")]
+    /// An option of MoCo's beside another method, or of its queue's beside a loss without one.
+    #[error("{option} belongs to moco; {given} takes its negatives from the batch")]
     MocoOnly {
         /// The option.
         option: &'static str,
+        /// The method or loss.
+        given: String,
     },
     /// A value of the command line that does not fit.
     #[error("{0}")]
@@ -98,7 +102,8 @@ impl<'a> Request<'a> {
                 ("--momentum", arguments.momentum.is_some()),
             ] {
                 if given {
-                    return Err(ConfigError::MocoOnly { option });
+                    let given = arguments.method.key().to_owned();
+                    return Err(ConfigError::MocoOnly { option, given });
                 }
             }
         }
@@ -215,7 +220,16 @@ impl<'a> Request<'a> {
         }
         command_line.insert("engine".to_owned(), Value::String(engine.key().to_owned()));
         command_line.insert("train".to_owned(), Value::Table(overrides(self.arguments)));
-        layers::over(&with_file, &command_line, &[]).map_err(ConfigError::Argument)
+        let config: RunConfig =
+            layers::over(&with_file, &command_line, &[]).map_err(ConfigError::Argument)?;
+        let in_batch = |contrast: Contrast| contrast.layout() == Layout::Pair;
+        if self.arguments.queue.is_some() && config.train.contrast().is_ok_and(in_batch) {
+            return Err(ConfigError::MocoOnly {
+                option: "--queue",
+                given: config.train.loss,
+            });
+        }
+        Ok(config)
     }
 }
 
@@ -233,6 +247,7 @@ fn overrides(arguments: &TrainArgs) -> Table {
     let values = [
         ("epochs", integer(arguments.epochs)),
         ("batch", integer(arguments.batch)),
+        ("loss", arguments.loss.clone().map(Value::String)),
         ("temperature", float(arguments.temperature)),
         ("dim", integer(arguments.dim)),
         ("learning_rate", float(arguments.lr)),

@@ -1,18 +1,16 @@
 //! Training on a CUDA device: the framework's CUDA backend beside the CUDA engine.
 //!
 //! Embeddings, keys, gradients and parameters stay on the device; images go there once a step, and
-//! the loss and what the report of a step is made of come back.
+//! the loss comes back, and on the steps that measure it, what contrastive top-1 is made of.
 
 use burn::tensor::ops::FloatTensor;
 use burn::tensor::{Shape, Tensor, TensorPrimitive};
 
-use super::platform::{Platform, Values, ValuesMut, Waits};
+use super::platform::{MemoryOf, Platform, Values, ValuesMut, Waits};
 use super::trainer::TrainError;
-use crate::cuda::{
-    CudaDevice, CudaEngine, CudaQueue, CudaRows, CudaRowsMut, CudaVector, CudaVectorMut,
-};
+use crate::Error;
+use crate::cuda::{CudaDevice, CudaEngine, CudaRows, CudaRowsMut, CudaVector, CudaVectorMut};
 use crate::interop::burn::{BurnCuda, Lent, Owned, Seam, SeamError};
-use crate::{Error, KeyQueue};
 
 /// The first CUDA device.
 #[derive(Debug)]
@@ -26,7 +24,7 @@ impl Cuda {
     ///
     /// # Errors
     /// [`Error::Unavailable`] where there is no driver, no device of compute capability 8.0, or
-    /// nothing to compile the framework's kernels with; [`Error::Driver`] when the driver fails.
+    /// nothing to compile the framework's kernels with; [`CudaError::Driver`](crate::CudaError::Driver) when the driver fails.
     pub fn new() -> Result<Self, Error> {
         let device = CudaDevice::new(0)?;
         Ok(Self {
@@ -61,7 +59,6 @@ fn all<T, const N: usize>(values: Vec<T>) -> [T; N] {
 impl Platform for Cuda {
     type Backend = BurnCuda;
     type Engine = CudaEngine;
-    type Queue = CudaQueue<f32>;
     type Lent = Lent;
     type Owned = Owned;
 
@@ -101,18 +98,6 @@ impl Platform for Cuda {
         Ok(Tensor::<_, 1>::from_primitive(vector).reshape(shape))
     }
 
-    fn queue(&self, queue: KeyQueue<f32>) -> Result<CudaQueue<f32>, Error> {
-        CudaQueue::from_host(self.engine.device(), &queue)
-    }
-
-    fn filled(queue: &CudaQueue<f32>) -> Option<CudaRows<'_, f32>> {
-        queue.filled()
-    }
-
-    fn saved(&self, queue: &CudaQueue<f32>) -> Result<KeyQueue<f32>, Error> {
-        queue.to_host()
-    }
-
     fn waits(&self) -> Option<Waits> {
         let [framework, engine] = self.seam.waited();
         Some(Waits {
@@ -124,7 +109,7 @@ impl Platform for Cuda {
 
 macro_rules! read {
     ($($values:ident),*) => {$(
-        impl Values<CudaEngine> for $values {
+        impl Values<MemoryOf<Cuda>> for $values {
             fn matrix(&self, rows: usize, dim: usize) -> Result<CudaRows<'_, f32>, TrainError> {
                 Ok($values::matrix(self, rows, dim)?)
             }
@@ -137,7 +122,7 @@ macro_rules! read {
 }
 read!(Lent, Owned);
 
-impl ValuesMut<CudaEngine> for Owned {
+impl ValuesMut<MemoryOf<Cuda>> for Owned {
     fn matrix_mut(&mut self, rows: usize, dim: usize) -> Result<CudaRowsMut<'_, f32>, TrainError> {
         Ok(Owned::matrix_mut(self, rows, dim)?)
     }

@@ -45,8 +45,8 @@ pub enum Choice {
 /// Nothing of CUDA is touched when cpu was asked for.
 ///
 /// # Errors
-/// [`Error::Unavailable`] when cuda was asked for and is not here; [`Error::Driver`] when it is and
-/// its driver fails.
+/// [`Error::Unavailable`] when cuda was asked for and is not here; [`CudaError::Driver`](crate::CudaError::Driver)
+/// when it is and its driver fails.
 pub fn choose(asked: EngineName) -> Result<(Choice, String), Error> {
     match asked {
         EngineName::Cpu => Ok((Choice::Cpu, CpuEngine::new().describe())),

@@ -11,7 +11,7 @@ use burn::tensor::{Shape, Tensor, TensorData};
 use super::bridge::into_floats;
 use super::platform::{Platform, Values, ValuesMut};
 use super::trainer::TrainError;
-use crate::{CpuEngine, Engine, KeyQueue, Rows, RowsMut};
+use crate::{CpuEngine, Engine, HostMemory, Rows, RowsMut};
 
 /// This machine's cores.
 pub type Host = InHostMemory<CpuEngine>;
@@ -29,27 +29,9 @@ impl<E> InHostMemory<E> {
     }
 }
 
-/// An engine whose matrices and vectors are slices.
-pub trait SliceEngine:
-    Debug
-    + Engine<Queue<f32> = KeyQueue<f32>>
-    + for<'a> Engine<
-        Matrix<'a, f32> = Rows<'a, f32>,
-        MatrixMut<'a, f32> = RowsMut<'a, f32>,
-        Vector<'a, f32> = &'a [f32],
-        VectorMut<'a, f32> = &'a mut [f32],
-    >
-{
-}
-
-impl SliceEngine for CpuEngine {}
-#[cfg(feature = "emulator")]
-impl SliceEngine for crate::host::HostEngine {}
-
-impl<E: SliceEngine> Platform for InHostMemory<E> {
+impl<E: Engine<Memory = HostMemory> + Debug> Platform for InHostMemory<E> {
     type Backend = Flex;
     type Engine = E;
-    type Queue = KeyQueue<f32>;
     type Lent = TensorData;
     type Owned = Vec<f32>;
 
@@ -90,21 +72,9 @@ impl<E: SliceEngine> Platform for InHostMemory<E> {
         let data = TensorData::new(values, shape);
         Ok(Tensor::from_data(data, &Default::default()))
     }
-
-    fn queue(&self, queue: KeyQueue<f32>) -> Result<KeyQueue<f32>, crate::Error> {
-        Ok(queue)
-    }
-
-    fn filled(queue: &KeyQueue<f32>) -> Option<Rows<'_, f32>> {
-        queue.filled()
-    }
-
-    fn saved(&self, queue: &KeyQueue<f32>) -> Result<KeyQueue<f32>, crate::Error> {
-        Ok(queue.clone())
-    }
 }
 
-impl<E: SliceEngine> Values<E> for TensorData {
+impl Values<HostMemory> for TensorData {
     fn matrix(&self, rows: usize, dim: usize) -> Result<Rows<'_, f32>, TrainError> {
         Ok(Rows::new(floats(self)?, rows, dim)?)
     }
@@ -121,7 +91,7 @@ fn floats(data: &TensorData) -> Result<&[f32], TrainError> {
         .map_err(|error| TrainError::Tensor(error.to_string()))
 }
 
-impl<E: SliceEngine> Values<E> for Vec<f32> {
+impl Values<HostMemory> for Vec<f32> {
     fn matrix(&self, rows: usize, dim: usize) -> Result<Rows<'_, f32>, TrainError> {
         Ok(Rows::new(self, rows, dim)?)
     }
@@ -131,7 +101,7 @@ impl<E: SliceEngine> Values<E> for Vec<f32> {
     }
 }
 
-impl<E: SliceEngine> ValuesMut<E> for Vec<f32> {
+impl ValuesMut<HostMemory> for Vec<f32> {
     fn matrix_mut(&mut self, rows: usize, dim: usize) -> Result<RowsMut<'_, f32>, TrainError> {
         Ok(RowsMut::new(self, rows, dim)?)
     }
@@ -162,8 +132,8 @@ mod tests {
         let before = primitive.storage::<f32>().as_ptr();
         let values = Tensor::<Flex, 2>::from_primitive(TensorPrimitive::Float(primitive));
         let lent = host.lend(values).unwrap();
-        let rows: Rows<'_, f32> = Values::<CpuEngine>::matrix(&lent, 12, 5).unwrap();
-        assert_eq!(rows.as_slice().as_ptr(), before);
+        let rows = lent.matrix(12, 5).unwrap();
+        assert_eq!(rows.row(0).as_ptr(), before);
 
         let [gradient] = host.room([12 * 5]).unwrap();
         let before = gradient.as_ptr();

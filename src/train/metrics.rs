@@ -26,9 +26,11 @@ pub struct StepRecord {
     pub epoch: u64,
     /// The loss in nats, before the step.
     pub loss: f64,
-    /// Share of anchors more similar to their positive than to every negative.
-    pub top1: f64,
-    /// log of the number of candidates: the loss of an encoder that cannot tell any apart.
+    /// Share of anchors more similar to their positive than to every negative: measured at every eighth
+    /// step from the first on and at the last of an epoch, null at the others.
+    pub top1: Option<f64>,
+    /// The loss where all logits are 0: of an encoder that cannot tell candidates apart. For NT-Xent and
+    /// MoCo it is log of the number of candidates.
     pub chance_loss: f64,
     /// The learning rate of the step.
     pub learning_rate: f64,
@@ -45,7 +47,7 @@ pub struct EpochRecord {
     pub step: u64,
     /// Mean loss of its steps.
     pub loss: f64,
-    /// Mean contrastive top-1 of its steps.
+    /// Mean contrastive top-1 of those of its steps that measured it.
     pub top1: f64,
     /// Seconds it took.
     pub seconds: f64,

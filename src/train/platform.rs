@@ -12,25 +12,21 @@ use burn::tensor::{Shape, Tensor};
 use serde::{Deserialize, Serialize};
 
 use super::trainer::TrainError;
-use crate::{Engine, KeyQueue};
+use crate::{Engine, Memory};
 
-/// A matrix that the platform's engine reads.
-pub type MatrixOf<'a, P> = <<P as Platform>::Engine as Engine>::Matrix<'a, f32>;
-/// A matrix that the platform's engine writes.
-pub type MatrixMutOf<'a, P> = <<P as Platform>::Engine as Engine>::MatrixMut<'a, f32>;
+/// The memory of the platform's engine.
+pub type MemoryOf<P> = <<P as Platform>::Engine as Engine>::Memory;
 
 /// A backend of the framework, an engine, and the way between them.
 pub trait Platform: Debug {
     /// The framework's backend; its floats are f32.
     type Backend: Backend;
     /// What computes everything but the encoder.
-    type Engine: Engine<Queue<f32> = Self::Queue>;
-    /// The engine's key queue.
-    type Queue: Debug;
+    type Engine: Engine<Memory: Memory<Queue<f32>: Debug>>;
     /// A tensor's values. The framework does not change them while this lives.
-    type Lent: Values<Self::Engine>;
+    type Lent: Values<MemoryOf<Self>>;
     /// Values that no tensor shares.
-    type Owned: ValuesMut<Self::Engine>;
+    type Owned: ValuesMut<MemoryOf<Self>>;
 
     /// The engine.
     fn engine(&self) -> &Self::Engine;
@@ -78,21 +74,6 @@ pub trait Platform: Debug {
         shape: Shape,
     ) -> Result<Tensor<Self::Backend, D>, TrainError>;
 
-    /// The queue in the engine's memory.
-    ///
-    /// # Errors
-    /// What the engine reports.
-    fn queue(&self, queue: KeyQueue<f32>) -> Result<Self::Queue, crate::Error>;
-
-    /// The keys of a queue; `None` while it is empty.
-    fn filled(queue: &Self::Queue) -> Option<MatrixOf<'_, Self>>;
-
-    /// A copy of the queue on the host, bit for bit.
-    ///
-    /// # Errors
-    /// What the engine reports.
-    fn saved(&self, queue: &Self::Queue) -> Result<KeyQueue<f32>, crate::Error>;
-
     /// How long framework and engine have waited for each other so far; `None` where neither has
     /// to, because both compute before they return.
     fn waits(&self) -> Option<Waits> {
@@ -101,31 +82,31 @@ pub trait Platform: Debug {
 }
 
 /// Values as an engine reads them.
-pub trait Values<E: Engine> {
+pub trait Values<M: Memory> {
     /// As a matrix of `rows` × `dim`.
     ///
     /// # Errors
     /// [`TrainError::Loss`] when there are not as many.
-    fn matrix(&self, rows: usize, dim: usize) -> Result<E::Matrix<'_, f32>, TrainError>;
+    fn matrix(&self, rows: usize, dim: usize) -> Result<M::Rows<'_, f32>, TrainError>;
     /// As a vector.
     ///
     /// # Errors
     /// [`TrainError::Loss`] when there are none.
-    fn vector(&self) -> Result<E::Vector<'_, f32>, TrainError>;
+    fn vector(&self) -> Result<M::Vector<'_, f32>, TrainError>;
 }
 
 /// Values as an engine writes them.
-pub trait ValuesMut<E: Engine>: Values<E> {
+pub trait ValuesMut<M: Memory>: Values<M> {
     /// As [`Values::matrix`].
     ///
     /// # Errors
     /// As [`Values::matrix`].
-    fn matrix_mut(&mut self, rows: usize, dim: usize) -> Result<E::MatrixMut<'_, f32>, TrainError>;
+    fn matrix_mut(&mut self, rows: usize, dim: usize) -> Result<M::RowsMut<'_, f32>, TrainError>;
     /// As [`Values::vector`].
     ///
     /// # Errors
     /// As [`Values::vector`].
-    fn vector_mut(&mut self) -> Result<E::VectorMut<'_, f32>, TrainError>;
+    fn vector_mut(&mut self) -> Result<M::VectorMut<'_, f32>, TrainError>;
 }
 
 /// Seconds that the calling thread has spent waiting at the seam between framework and engine.

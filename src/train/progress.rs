@@ -55,7 +55,7 @@ impl Progress {
         if self.bar.is_none() {
             let means = StepRecord {
                 loss: epoch.loss,
-                top1: epoch.top1,
+                top1: Some(epoch.top1),
                 ..*last
             };
             let remaining = remaining(self.started.elapsed(), epoch.step, self.steps);
@@ -82,7 +82,7 @@ impl Progress {
             record.step,
             self.steps,
             record.loss,
-            100.0 * record.top1,
+            100.0 * record.top1.unwrap_or_default(),
             record.learning_rate,
             record.images_per_second,
         )
@@ -111,7 +111,7 @@ mod tests {
             step: 96,
             epoch: 3,
             loss: 4.12345,
-            top1: 0.1234,
+            top1: Some(0.1234),
             chance_loss: 5.5,
             learning_rate: 0.0012,
             images_per_second: 812.4,

@@ -17,6 +17,8 @@ pub struct Recorder {
     metrics: Metrics,
     progress: Progress,
     steps: Vec<StepRecord>,
+    /// The last that was measured.
+    top1: Option<f64>,
     /// The first write that failed; later ones are not tried.
     failure: Option<RunFolderError>,
     images_per_second: Option<f64>,
@@ -32,6 +34,7 @@ impl Recorder {
             metrics,
             progress: Progress::new(epochs, steps),
             steps: Vec::new(),
+            top1: None,
             failure: None,
             images_per_second: None,
             last_step: now,
@@ -75,14 +78,16 @@ impl Observer for Recorder {
             step: report.step,
             epoch: report.epoch,
             loss: f64::from(report.loss),
-            top1: f64::from(report.top1),
-            chance_loss: (report.candidates as f64).ln(),
+            top1: report.top1.map(f64::from),
+            chance_loss: report.chance_loss,
             learning_rate: report.learning_rate,
             images_per_second: self.pace(report.images),
         };
         self.steps.push(record);
         self.write(&Record::Step(record));
-        self.progress.step(&record);
+        self.top1 = record.top1.or(self.top1);
+        let top1 = self.top1;
+        self.progress.step(&StepRecord { top1, ..record });
     }
 
     fn epoch(&mut self, report: &EpochReport) {

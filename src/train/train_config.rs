@@ -5,6 +5,8 @@ use serde::{Deserialize, Serialize};
 use super::data::ImageSet;
 use super::encoder::ModelConfig;
 use super::trainer::TrainError;
+use crate::Contrast;
+use crate::losses::{self, Keys, Layout, Loss};
 
 /// The settings of a run.
 ///
@@ -24,6 +26,8 @@ pub struct TrainConfig {
     pub epochs: u64,
     /// Images per step.
     pub batch: usize,
+    /// The loss, by its key in [`losses::TABLE`].
+    pub loss: String,
     /// τ of the loss.
     pub temperature: f64,
     /// D, the dimension of the embeddings that the loss sees.
@@ -48,7 +52,7 @@ pub enum MethodConfig {
     Simclr,
     /// He et al. 2020.
     Moco {
-        /// Keys in the queue.
+        /// Keys in the queue, which losses without one leave empty.
         queue: usize,
         /// m, of the key encoder's update.
         momentum: f64,
@@ -57,6 +61,28 @@ pub enum MethodConfig {
         /// Groups of a batch that are normalised apart, against leakage.
         norm_groups: usize,
     },
+}
+
+impl MethodConfig {
+    /// The losses that it can train with: those on one matrix of both views, or those whose candidates
+    /// are keys without a gradient.
+    pub fn losses(&self) -> impl Iterator<Item = &'static Loss> {
+        let one_matrix = *self == Self::Simclr;
+        losses::TABLE.iter().filter(move |loss| {
+            let contrast = (loss.at)(loss.temperature);
+            contrast.is_ok_and(|contrast| match contrast.layout() {
+                Layout::Shared => one_matrix,
+                _ => !one_matrix && contrast.description().keys == Keys::Constant,
+            })
+        })
+    }
+
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Simclr => "simclr",
+            Self::Moco { .. } => "moco",
+        }
+    }
 }
 
 /// How the momentum of the key encoder moves over training.
@@ -81,6 +107,7 @@ impl TrainConfig {
             seed: 0,
             epochs: 20,
             batch: 128,
+            loss: "nt_xent".to_owned(),
             temperature: 0.3,
             dim: 64,
             hidden: 128,
@@ -100,7 +127,24 @@ impl TrainConfig {
                 momentum_course: MomentumCourse::Constant,
                 norm_groups: 4,
             },
+            loss: "moco".to_owned(),
             ..Self::simclr()
+        }
+    }
+
+    /// The loss at its temperature.
+    ///
+    /// # Errors
+    /// [`TrainError::UnfitLoss`] when the method cannot train with it; [`TrainError::Loss`] when the
+    /// temperature is out of its range.
+    pub fn contrast(&self) -> Result<Contrast, TrainError> {
+        match self.method.losses().find(|loss| loss.key == self.loss) {
+            Some(loss) => Ok((loss.at)(self.temperature as f32)?),
+            None => Err(TrainError::UnfitLoss {
+                given: self.loss.clone(),
+                method: self.method.name(),
+                fits: keys(self.method.losses()),
+            }),
         }
     }
 
@@ -131,6 +175,7 @@ impl TrainConfig {
             "between 1e-30 and 1e30",
             temperature,
         )?;
+        self.contrast()?;
         require("dim", self.dim, SIZES_IN_WORDS, SIZES.contains(&self.dim))?;
         require(
             "hidden",
@@ -188,6 +233,11 @@ impl TrainConfig {
     }
 }
 
+/// The keys of losses, in a line.
+pub(super) fn keys(losses: impl Iterator<Item = &'static Loss>) -> String {
+    losses.map(|loss| loss.key).collect::<Vec<_>>().join(", ")
+}
+
 /// A number as people write it: with an exponent where it would take many digits.
 pub(super) fn number(value: f64) -> String {
     if value == 0.0 || (1e-4..1e7).contains(&value.abs()) {
@@ -242,13 +292,19 @@ mod tests {
                 norm_groups,
             }
         }
-        let broken: [(&str, Change); 16] = [
+        let broken: [(&str, Change); 18] = [
             ("`epochs` is 0", |c| c.epochs = 0),
             ("`batch` is 1", |c| c.batch = 1),
             ("`batch` is 7", |c| c.batch = 7),
             ("`temperature` is 0", |c| c.temperature = 0.0),
             ("`temperature` is NaN", |c| c.temperature = f64::NAN),
             ("`temperature` is 1e31", |c| c.temperature = 1e31),
+            ("`loss` is clip; moco takes moco", |c| {
+                c.loss = "clip".to_owned()
+            }),
+            ("`loss` is nt_xent; moco takes", |c| {
+                c.loss = TrainConfig::simclr().loss
+            }),
             ("`dim` is 0", |c| c.dim = 0),
             ("`widths` is []", |c| c.widths.clear()),
             ("`widths` is [8, 0]", |c| c.widths = vec![8, 0]),

@@ -34,8 +34,13 @@ use crate::{KeyQueue, MomentumSchedule};
 const ENCODE_BATCH: usize = 256;
 /// Below this, logits and gradients of 1/τ drive weights out of range at any usual learning rate.
 const TINY_TEMPERATURE: f64 = 1e-3;
+/// The same for losses that grow as powers of e^{z₊}.
+const TINY_FOR_POWERS: f64 = 1e-2;
 /// Momentum of the optimiser.
 const SGD_MOMENTUM: f64 = 0.9;
+/// Every so many steps contrastive top-1 is measured, and at the last step of every epoch: it costs a search
+/// among the candidates.
+const TOP1_EVERY: u64 = 8;
 /// The stream of the seed's generator that the order of images is drawn from.
 const ORDER_STREAM: u64 = 2;
 
@@ -52,6 +57,16 @@ pub enum TrainError {
         given: String,
         /// The range in words.
         allowed: &'static str,
+    },
+    /// A loss that the method cannot train with.
+    #[error("`loss` is {given}; {method} takes {fits}")]
+    UnfitLoss {
+        /// Its key.
+        given: String,
+        /// The method's name.
+        method: &'static str,
+        /// The keys of those that it can train with.
+        fits: String,
     },
     /// Fewer training images than one step takes.
     #[error("`batch` is {batch}, but there are only {images} training images")]
@@ -98,7 +113,10 @@ impl TrainError {
     /// The command's exit code: 1 for I/O, 2 for bad input, 3 for a loss that is not finite.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::Argument { .. } | Self::TooFewImages { .. } | Self::Augment(_) => 2,
+            Self::Argument { .. }
+            | Self::UnfitLoss { .. }
+            | Self::TooFewImages { .. }
+            | Self::Augment(_) => 2,
             Self::NotFinite { .. } => 3,
             Self::Checkpoint(_) | Self::Loss(_) | Self::Tensor(_) | Self::Framework(_) => 1,
         }
@@ -114,26 +132,27 @@ pub struct StepReport {
     pub epoch: u64,
     /// The loss in nats, before the step.
     pub loss: f32,
-    /// Share of anchors more similar to their positive than to every negative.
-    pub top1: f32,
-    /// Candidates per anchor: the positive and the negatives.
-    pub candidates: usize,
+    /// Share of anchors more similar to their positive than to every negative: measured at every eighth
+    /// step from the first on, and at the last of an epoch.
+    pub top1: Option<f32>,
+    /// The loss in nats where all logits are 0: of an encoder that cannot tell candidates apart.
+    pub chance_loss: f64,
     /// The learning rate of the step.
     pub learning_rate: f64,
     /// Images, each of which gave two views.
     pub images: usize,
 }
 
-/// Means over the steps of one epoch.
+/// Means over one epoch.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct EpochReport {
     /// The epoch, counted from 1.
     pub epoch: u64,
     /// Its last step, counted from 1.
     pub step: u64,
-    /// Mean loss in nats.
+    /// Mean loss of its steps, in nats.
     pub loss: f32,
-    /// Mean contrastive top-1.
+    /// Mean contrastive top-1 of those of its steps that measured it.
     pub top1: f32,
 }
 
@@ -278,7 +297,7 @@ impl<P: Platform> Trainer<P> {
         self.save(checkpoint)?;
         for epoch in 1..=self.config.epochs {
             let saved_step = self.step;
-            let (mut loss, mut top1) = (0.0, 0.0);
+            let (mut loss, mut top1, mut measured) = (0.0, 0.0, 0);
             order.shuffle(&mut random);
             for batch in order.chunks_exact(self.config.batch) {
                 if stop.load(Ordering::Relaxed) {
@@ -292,13 +311,14 @@ impl<P: Platform> Trainer<P> {
                 }
                 self.step += 1;
                 loss += report.loss;
-                top1 += report.top1;
+                top1 += report.top1.unwrap_or_default();
+                measured += usize::from(report.top1.is_some());
                 observer.step(&StepReport {
                     step: self.step,
                     epoch,
                     loss: report.loss,
                     top1: report.top1,
-                    candidates: report.candidates,
+                    chance_loss: report.chance_loss,
                     learning_rate,
                     images: batch.len(),
                 });
@@ -311,7 +331,7 @@ impl<P: Platform> Trainer<P> {
                 epoch,
                 step: self.step,
                 loss: loss / self.steps_per_epoch as f32,
-                top1: top1 / self.steps_per_epoch as f32,
+                top1: top1 / measured as f32,
             });
         }
         Ok(Outcome::Finished)
@@ -340,6 +360,8 @@ impl<P: Platform> Trainer<P> {
             second: &second,
             grid: &self.grid,
             step: self.step,
+            wants_top1: self.step.is_multiple_of(TOP1_EVERY)
+                || (self.step + 1).is_multiple_of(self.steps_per_epoch),
         };
         let (report, gradients) =
             self.method
@@ -382,7 +404,11 @@ impl<P: Platform> Trainer<P> {
             ..
         } = self.config;
         let rate = number(learning_rate);
-        let cause = if temperature < TINY_TEMPERATURE {
+        let tiny = match self.method.contrast().rule().grows_exponentially() {
+            true => TINY_FOR_POWERS,
+            false => TINY_TEMPERATURE,
+        };
+        let cause = if temperature < tiny {
             format!(
                 "temperature {} makes logits of ±{:.0e} and gradients as large, it is likely too small",
                 number(temperature),
@@ -496,9 +522,9 @@ fn method<P: Platform>(
     total_steps: u64,
     model: &Model<Autodiff<P::Backend>>,
 ) -> Result<Method<P>, TrainError> {
-    let temperature = config.temperature as f32;
+    let contrast = config.contrast()?;
     Ok(match config.method {
-        MethodConfig::Simclr => Method::SimClr(SimClr::new(temperature)?),
+        MethodConfig::Simclr => Method::SimClr(SimClr::new(contrast)),
         MethodConfig::Moco {
             queue,
             momentum,
@@ -514,7 +540,7 @@ fn method<P: Platform>(
             let seed = config.seed;
             let moco = Moco::new(
                 platform,
-                temperature,
+                contrast,
                 momentum,
                 queue,
                 norm_groups,

@@ -4,57 +4,167 @@ use std::fmt;
 
 use rand::{Rng, RngExt};
 
-use crate::contrast::Reduction;
+use crate::contrast::{Contrast, Reduction};
+use crate::error::Error;
+use crate::losses::{Loss, PositiveRule, RowContext, RowRule, TABLE};
 
-/// A loss of the table.
+/// How positives are given, where the inputs say which they are and columns have no loss.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Loss {
-    /// NT-Xent; as many candidates as anchors, an even number.
-    NtXent,
-    /// One-way InfoNCE, anchor i's positive is candidate i; at least as many candidates as anchors.
-    InfoNceDiagonal,
-    /// One-way InfoNCE with random positives.
-    InfoNceIndex,
-    /// MoCo.
-    Moco,
-    /// CLIP; as many candidates as anchors.
-    Clip,
+pub enum Given {
+    /// Candidate i; at least as many candidates as anchors.
+    Diagonal,
+    /// Candidate i plus a number that is not 0, so that anchors at one end have none.
+    Offset,
+    /// A random candidate.
+    Index,
+    /// A random candidate; every third anchor has none.
+    IndexWithGaps,
 }
 
-impl Loss {
-    /// All of them.
-    pub const ALL: [Loss; 5] = [
-        Loss::NtXent,
-        Loss::InfoNceDiagonal,
-        Loss::InfoNceIndex,
-        Loss::Moco,
-        Loss::Clip,
-    ];
+/// A contrast of the table: a loss, on its own layout or its rule alone on that of another.
+#[derive(Debug, Clone, Copy)]
+pub struct Kind {
+    /// Where the contrast comes from.
+    pub loss: &'static Loss,
+    /// Where its rule comes from, if from another.
+    pub rule_of: Option<&'static Loss>,
+    /// How positives are given, where they are.
+    pub given: Given,
+}
 
-    /// The nearest numbers of anchors and candidates that the loss is defined on.
-    fn fit(self, anchors: usize, candidates: usize) -> (usize, usize) {
-        match self {
-            Loss::NtXent => {
-                let rows = anchors.next_multiple_of(2);
-                (rows, rows)
-            }
-            Loss::InfoNceDiagonal => (anchors, candidates.max(anchors)),
-            Loss::InfoNceIndex | Loss::Moco => (anchors, candidates),
-            Loss::Clip => (anchors, anchors),
+impl Kind {
+    /// The contrast at a scale.
+    ///
+    /// # Errors
+    /// Those of the loss's constructor.
+    pub fn contrast(&self, scale: f32) -> Result<Contrast, Error> {
+        let contrast = (self.loss.at)(1.0 / scale)?;
+        match self.rule_of {
+            Some(other) => contrast.with_rule((other.at)(1.0 / scale)?.rule()),
+            None => Ok(contrast),
+        }
+    }
+
+    /// Its contrast at scale 1, for what does not depend on the scale.
+    fn sample(&self) -> Contrast {
+        self.contrast(1.0).expect("1 is a scale of every loss")
+    }
+
+    /// Whether it is this loss as it stands in the table of losses, with positives so given.
+    pub fn is(&self, key: &str, given: Given) -> bool {
+        self.loss.key == key && self.rule_of.is_none() && self.given == given
+    }
+
+    /// Whether [`given`](Self::given) matters.
+    pub fn takes_positives(&self) -> bool {
+        let contrast = self.sample();
+        contrast.description().positives == PositiveRule::Given && !contrast.has_columns()
+    }
+
+    /// The nearest numbers of anchors and candidates that it is defined on.
+    fn fit(&self, anchors: usize, candidates: usize) -> (usize, usize) {
+        let contrast = self.sample();
+        if contrast.is_shared() {
+            let rows = anchors.next_multiple_of(2);
+            (rows, rows)
+        } else if contrast.has_columns() {
+            (anchors, anchors)
+        } else if self.takes_positives() && self.given == Given::Diagonal {
+            (anchors, candidates.max(anchors))
+        } else {
+            (anchors, candidates)
+        }
+    }
+
+    /// Whether rows of this 1 − p₊ have gradients that f16 holds only behind a loss scale.
+    fn gradients_vanish(&self, one_minus_positive: f64) -> bool {
+        let row = RowContext {
+            scale: 1.0,
+            negatives: 1.0,
+            log_mean: 0.0,
+        };
+        let rule = self.sample().rule();
+        rule.values(one_minus_positive.ln(), 0.0, &row).positive < 1e-3
+    }
+
+    /// Whether such inputs are any for it.
+    fn allows(&self, scale: f32, data: Data) -> bool {
+        let shares = self.takes_positives() && self.given == Given::Index;
+        // Powers of e to the logits have to stay in f32.
+        let is_large = scale >= 35.0 || matches!(data, Data::Unnormalised | Data::FarBelow(200.0));
+        (shares || data != Data::SharedPositives)
+            && !(is_large && self.sample().rule().grows_exponentially())
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.loss.name)?;
+        if self.takes_positives() {
+            f.write_str(match self.given {
+                Given::Diagonal => " diagonal",
+                Given::Offset => " offset",
+                Given::Index => " index",
+                Given::IndexWithGaps => " index with gaps",
+            })?;
+        }
+        match self.rule_of {
+            Some(other) => write!(f, " by the rule of {}", other.name),
+            None => Ok(()),
         }
     }
 }
 
-impl fmt::Display for Loss {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Loss::NtXent => "NT-Xent",
-            Loss::InfoNceDiagonal => "InfoNCE diagonal",
-            Loss::InfoNceIndex => "InfoNCE index",
-            Loss::Moco => "MoCo",
-            Loss::Clip => "CLIP",
-        })
+/// How many cases a kind has.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Extent {
+    /// All shapes, all that is hard, and fresh shapes.
+    All,
+    /// Some shapes, and all that is hard.
+    Hard,
+    /// Every kind of work once.
+    Few,
+}
+
+/// The losses whose every shape is tried: one for each way that inputs lie.
+const THOROUGH: [&str; 4] = ["nt_xent", "info_nce", "moco", "clip"];
+
+/// All kinds: the thorough ones first.
+fn kinds() -> Vec<(Kind, Extent)> {
+    let plain = |loss, given| Kind {
+        loss,
+        rule_of: None,
+        given,
+    };
+    let of = |keys: &[&str]| -> Vec<&'static Loss> {
+        let losses = TABLE.iter();
+        losses.filter(|loss| keys.contains(&loss.key)).collect()
+    };
+    let mut kinds = Vec::new();
+    for loss in of(&THOROUGH) {
+        kinds.push((plain(loss, Given::Diagonal), Extent::All));
+        if plain(loss, Given::Index).takes_positives() {
+            kinds.push((plain(loss, Given::Index), Extent::All));
+        }
     }
+    for loss in of(&["info_nce"]) {
+        kinds.push((plain(loss, Given::IndexWithGaps), Extent::Few));
+        kinds.push((plain(loss, Given::Offset), Extent::Few));
+    }
+    for loss in TABLE.iter().filter(|loss| !THOROUGH.contains(&loss.key)) {
+        let kind = plain(loss, Given::Diagonal);
+        kinds.push((kind, Extent::Hard));
+        if kind.sample().rule() != RowRule::SOFTMAX {
+            for other in of(&["info_nce", "moco"]) {
+                let kind = Kind {
+                    rule_of: Some(loss),
+                    ..plain(other, Given::Diagonal)
+                };
+                kinds.push((kind, Extent::Few));
+            }
+        }
+    }
+    kinds
 }
 
 /// What the numbers are like.
@@ -94,10 +204,10 @@ impl fmt::Display for Data {
 }
 
 /// One case: enough, with a seed, to draw its inputs.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy)]
 pub struct Case {
-    /// The loss.
-    pub loss: Loss,
+    /// The contrast but for its scale.
+    pub kind: Kind,
     /// N.
     pub anchors: usize,
     /// M.
@@ -122,7 +232,7 @@ impl fmt::Display for Case {
         write!(
             f,
             "{} {}x{}x{}, s={}, {}",
-            self.loss, self.anchors, self.candidates, self.dim, self.scale, self.data
+            self.kind, self.anchors, self.candidates, self.dim, self.scale, self.data
         )?;
         if self.reduction == Reduction::Sum {
             f.write_str(", sum")?;
@@ -191,24 +301,53 @@ const HARD: [(usize, usize, usize, f32, Data); 26] = [
     (65, 300, 272, USUAL_SCALE, Data::SharedPositives),
 ];
 
-/// The table. Its last shapes are drawn from `rng`; reductions and upstream gradients alternate.
+/// Shapes of [`SHAPES`] with ragged tails, for kinds that do not run all.
+const RAGGED: [(usize, usize, usize); 5] = [
+    (1, 7, 3),
+    (5, 7, 3),
+    (47, 49, 1000),
+    (97, 131, 17),
+    (97, 131, 64),
+];
+
+/// Fused and stored weights, an online maximum, a row at a time.
+const FEW: [(usize, usize, usize, f32, Data); 4] = [
+    (33, 20, 64, USUAL_SCALE, Data::Unit),
+    (97, 131, 64, USUAL_SCALE, Data::Unit),
+    (65, 100, 272, USUAL_SCALE, Data::Unit),
+    (33, 65, 128, 20.0, Data::Confident(1e-4)),
+];
+
+/// The table. Some of its shapes are drawn from `rng`; reductions and upstream gradients alternate.
 pub fn table(rng: &mut impl Rng) -> Vec<Case> {
+    let usual = |(n, m, d)| (n, m, d, USUAL_SCALE, Data::Unit);
     let mut cases: Vec<Case> = Vec::new();
-    for (number, loss) in Loss::ALL.into_iter().enumerate() {
-        let usual = SHAPES.map(|(n, m, d)| (n, m, d, USUAL_SCALE, Data::Unit));
-        let fresh = [400, 60].map(|most| {
-            let mut size = || rng.random_range(1..=most);
-            (size(), size(), size(), USUAL_SCALE, Data::Unit)
-        });
-        let rows = usual.into_iter().chain(HARD).chain(fresh);
-        for (row, (n, m, dim, scale, data)) in rows.enumerate() {
-            if data == Data::SharedPositives && loss != Loss::InfoNceIndex {
+    for (number, (kind, extent)) in kinds().into_iter().enumerate() {
+        let rows: Vec<_> = match extent {
+            Extent::All => {
+                let fresh = [400, 60].map(|most| {
+                    let mut size = || rng.random_range(1..=most);
+                    usual((size(), size(), size()))
+                });
+                let shapes = SHAPES.map(usual).into_iter();
+                shapes.chain(HARD).chain(fresh).collect()
+            }
+            Extent::Hard => RAGGED.map(usual).into_iter().chain(HARD).collect(),
+            Extent::Few => FEW.into(),
+        };
+        let first = cases.len();
+        for (row, (n, m, dim, scale, data)) in rows.into_iter().enumerate() {
+            let (anchors, candidates) = kind.fit(n, m);
+            let same = |other: &Case| {
+                (other.anchors, other.candidates, other.dim) == (anchors, candidates, dim)
+                    && (other.scale, other.data) == (scale, data)
+            };
+            if !kind.allows(scale, data) || cases[first..].iter().any(same) {
                 continue;
             }
-            let (anchors, candidates) = loss.fit(n, m);
             let place = cases.len();
-            let case = Case {
-                loss,
+            cases.push(Case {
+                kind,
                 anchors,
                 candidates,
                 dim,
@@ -216,41 +355,39 @@ pub fn table(rng: &mut impl Rng) -> Vec<Case> {
                 data,
                 reduction: [Reduction::Mean, Reduction::Sum][place % 2],
                 upstream: match data {
-                    // Confident rows have gradients that f16 holds only behind a loss scale.
-                    Data::Confident(rest) if rest < 1e-3 => 1024.0,
+                    Data::Confident(rest) if kind.gradients_vanish(rest) => 1024.0,
+                    _ if kind.sample().rule().grows_exponentially() => 1.0 / 1024.0,
                     _ => [1.0, -2.5, 0.3][place % 3],
                 },
                 turn: number + row,
-            };
-            let same = |other: &Case| {
-                let key = |case: &Case| (case.loss, case.anchors, case.candidates, case.dim);
-                key(other) == key(&case) && other.scale == scale && other.data == data
-            };
-            if !cases.iter().any(same) {
-                cases.push(case);
-            }
+            });
         }
     }
     cases
 }
 
-/// Cases whose loss must be NaN.
+/// Cases whose loss must be NaN: of thorough kinds, below and above the bound where an engine may change its
+/// method; of the others, one number of each D.
 pub fn not_finite_table() -> Vec<Case> {
+    const SHAPES: [(usize, usize, usize, f32); 5] = [
+        (61, 75, 19, 10.0),
+        (61, 75, 272, 10.0),
+        (2, 2, 1, 10.0),
+        (61, 75, 19, 100.0),
+        (61, 75, 272, 100.0),
+    ];
     let mut cases = Vec::new();
-    for (number, loss) in Loss::ALL.into_iter().enumerate() {
-        for value in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
-            // Below and above the bound where an engine may change its method.
-            let shapes = [
-                (2, 2, 1, 10.0),
-                (61, 75, 19, 10.0),
-                (61, 75, 19, 100.0),
-                (61, 75, 272, 10.0),
-                (61, 75, 272, 100.0),
-            ];
-            for (row, (n, m, dim, scale)) in shapes.into_iter().enumerate() {
-                let (anchors, candidates) = loss.fit(n, m);
+    for (number, (kind, extent)) in kinds().into_iter().enumerate() {
+        let values = [f32::NAN, f32::INFINITY, f32::NEG_INFINITY];
+        let (values, shapes) = match extent {
+            Extent::All => (&values[..], &SHAPES[..]),
+            Extent::Hard | Extent::Few => (&values[number % 3..][..1], &SHAPES[..2]),
+        };
+        for &value in values {
+            for (row, &(n, m, dim, scale)) in shapes.iter().enumerate() {
+                let (anchors, candidates) = kind.fit(n, m);
                 cases.push(Case {
-                    loss,
+                    kind,
                     anchors,
                     candidates,
                     dim,

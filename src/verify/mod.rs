@@ -4,15 +4,14 @@
 //! The conformance suite (`tests/conformance/`) judges by the same [table](cases) and the same [rule], a
 //! test for each case; [`run`] sums them up per verb and type.
 
-mod backend;
 pub mod cases;
 mod contrast_checks;
-#[cfg(feature = "cuda")]
-mod cuda_backend;
+mod on_host;
 mod plain;
 mod problem;
 mod row_checks;
 pub mod rule;
+mod sizes;
 
 use std::fmt;
 
@@ -24,13 +23,14 @@ use serde::ser::SerializeStruct;
 use serde::{Serialize, Serializer};
 
 use crate::element::Element;
+use crate::engine::Engine;
 use crate::error::Error;
 use cases::{Case, Data};
 use rule::{Measurement, Output, Verb};
 
-pub use backend::Backend;
 pub use contrast_checks::{Expectation, GradientTypes, evaluate, losses};
-pub use problem::Problem;
+pub use on_host::{OnHost, poisoned};
+pub use problem::{Drawn, inputs};
 
 /// The random numbers of item `index` of a run; independent of all other items.
 pub fn random(seed: u64, index: usize) -> ChaCha8Rng {
@@ -80,20 +80,20 @@ fn same_bits(first: &[Output], second: &[Output]) -> Result<(), Failure> {
     }
 }
 
-/// Runs a problem on each of `backends`, which have to agree bit for bit, and judges every output. One
+/// Runs a problem on each of `engines`, which have to agree bit for bit, and judges every output. One
 /// that is there twice has to repeat itself. Gradients are asked for in `gradients`.
 ///
 /// # Errors
 /// [`Failure`], when it is not a matter of tolerance.
-pub fn check<B: Backend, T: Element>(
-    backends: &[&B],
-    problem: &Problem<T>,
+pub fn check<E: Engine, T: Element>(
+    engines: &[&E],
+    problem: &Drawn<T>,
     expectation: &Expectation,
     gradients: GradientTypes,
 ) -> Result<Vec<Measurement>, Failure> {
     if let Data::NotFinite(_) = problem.case.data {
-        for backend in backends {
-            let losses = losses(*backend, problem)?;
+        for engine in engines {
+            let losses = losses(*engine, problem)?;
             if let Some(given) = losses.into_iter().find(|loss| !loss.is_nan()) {
                 return Err(Failure::NotNan { given });
             }
@@ -101,8 +101,8 @@ pub fn check<B: Backend, T: Element>(
         return Ok(Vec::new());
     }
     let mut first = None;
-    for backend in backends {
-        let outputs = evaluate(*backend, problem, gradients)?;
+    for engine in engines {
+        let outputs = evaluate(*engine, problem, gradients)?;
         same_bits(first.get_or_insert_with(|| outputs.clone()), &outputs)?;
     }
     Ok(expectation.judge(&first.unwrap_or_default()))
@@ -113,13 +113,13 @@ pub fn check<B: Backend, T: Element>(
 ///
 /// # Errors
 /// [`Failure::Refused`].
-pub fn check_rows<B: Backend, T: Element>(
-    backend: &B,
+pub fn check_rows<E: Engine, T: Element>(
+    engine: &E,
     rng: &mut ChaCha8Rng,
 ) -> Result<Vec<Measurement>, Failure> {
-    let mut measurements = row_checks::normalization::<B, T>(backend, rng)?;
-    measurements.extend(row_checks::momentum::<B, T>(backend, rng)?);
-    measurements.extend(row_checks::queue::<B, T>(backend, rng)?);
+    let mut measurements = row_checks::normalization::<E, T>(engine, rng)?;
+    measurements.extend(row_checks::momentum::<E, T>(engine, rng)?);
+    measurements.extend(row_checks::queue::<E, T>(engine, rng)?);
     Ok(measurements)
 }
 
@@ -127,11 +127,11 @@ pub fn check_rows<B: Backend, T: Element>(
 ///
 /// # Errors
 /// [`Failure::Refused`].
-pub fn check_top_k<B: Backend, T: Element>(
-    backend: &B,
+pub fn check_top_k<E: Engine, T: Element>(
+    engine: &E,
     rng: &mut ChaCha8Rng,
 ) -> Result<Vec<Measurement>, Failure> {
-    Ok(row_checks::top_k::<B, T>(backend, rng)?)
+    Ok(row_checks::top_k::<E, T>(engine, rng)?)
 }
 
 /// The worst of one verb, type of inputs and type of outputs.
@@ -169,28 +169,28 @@ pub struct Report {
 type Checked = Result<Vec<Measurement>, Failure>;
 
 /// Holds an engine, in each of its named configurations, against the reference on the whole table.
-pub fn run<B: Backend + Sync>(configurations: &[(&str, B)], seed: u64) -> Report {
+pub fn run<E: Engine + Sync>(configurations: &[(&str, E)], seed: u64) -> Report {
     let cases = table(seed);
     let of_case = |(index, case): (usize, &Case)| -> Vec<(String, Checked)> {
         let rng = || random(seed, index);
         [
-            check_configurations::<B, f32>(configurations, case, &mut rng()),
-            check_configurations::<B, f16>(configurations, case, &mut rng()),
-            check_configurations::<B, bf16>(configurations, case, &mut rng()),
+            check_configurations::<E, f32>(configurations, case, &mut rng()),
+            check_configurations::<E, f16>(configurations, case, &mut rng()),
+            check_configurations::<E, bf16>(configurations, case, &mut rng()),
         ]
         .concat()
     };
-    let of_rows = |(name, backend): &(&str, B)| {
+    let of_rows = |(name, engine): &(&str, E)| {
         let rng = || random(seed, cases.len());
         let rows = format!("{name}: row-wise verbs");
         let top_k = format!("{name}: top-k");
         [
-            (rows.clone(), check_rows::<B, f32>(backend, &mut rng())),
-            (rows.clone(), check_rows::<B, f16>(backend, &mut rng())),
-            (rows, check_rows::<B, bf16>(backend, &mut rng())),
-            (top_k.clone(), check_top_k::<B, f32>(backend, &mut rng())),
-            (top_k.clone(), check_top_k::<B, f16>(backend, &mut rng())),
-            (top_k, check_top_k::<B, bf16>(backend, &mut rng())),
+            (rows.clone(), check_rows::<E, f32>(engine, &mut rng())),
+            (rows.clone(), check_rows::<E, f16>(engine, &mut rng())),
+            (rows, check_rows::<E, bf16>(engine, &mut rng())),
+            (top_k.clone(), check_top_k::<E, f32>(engine, &mut rng())),
+            (top_k.clone(), check_top_k::<E, f16>(engine, &mut rng())),
+            (top_k, check_top_k::<E, bf16>(engine, &mut rng())),
         ]
     };
     let mut report = Report {
@@ -211,18 +211,18 @@ pub fn run<B: Backend + Sync>(configurations: &[(&str, B)], seed: u64) -> Report
     report
 }
 
-fn check_configurations<B: Backend, T: Element>(
-    configurations: &[(&str, B)],
+fn check_configurations<E: Engine, T: Element>(
+    configurations: &[(&str, E)],
     case: &Case,
     rng: &mut ChaCha8Rng,
 ) -> Vec<(String, Checked)> {
-    let problem = Problem::<T>::draw(case, rng);
+    let problem = Drawn::<T>::draw(case, rng);
     let prepared = problem.and_then(|problem| Ok((Expectation::new(&problem)?, problem)));
-    let check = |(name, backend): &(&str, B)| {
+    let check = |(name, engine): &(&str, E)| {
         let checked = match &prepared {
             Ok((expectation, problem)) => {
-                let backends = [backend, backend];
-                check(&backends, problem, expectation, GradientTypes::Both)
+                let engines = [engine, engine];
+                check(&engines, problem, expectation, GradientTypes::Both)
             }
             Err(error) => Err(Failure::Refused(error.clone())),
         };

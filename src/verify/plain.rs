@@ -4,11 +4,11 @@
 //! It is what a careful person writes in ten minutes. Its error against float64 is the error that
 //! f32 arithmetic costs anyone, and the tolerance rule allows an engine twice that. It takes
 //! σ = 1 − p₊ from the negatives and not as 1 − p₊, or it would be so wrong near p₊ = 1 that
-//! everything passed.
+//! everything passed. A row's lse⁻ and z₊ are of f32; what the rule makes of them is rounded to f32.
 
-use crate::contrast::{Contrast, Inputs};
 use crate::element::Element;
-use crate::error::Error;
+use crate::inputs::{Matrices, Problem};
+use crate::losses::{RowContext, RowRule};
 use crate::rows::{Matrix, Rows};
 
 /// What the plain implementation finds, all in f32.
@@ -18,11 +18,11 @@ pub struct Plain {
     pub loss: f32,
     /// lse⁻ and z₊ of the rows.
     pub rows: PlainRows,
-    /// lse⁻ and z₊ of the columns, for CLIP.
+    /// lse⁻ and z₊ of the columns, where they have a loss.
     pub columns: Option<PlainRows>,
     /// N × D.
     pub dq: Vec<f32>,
-    /// M × D; empty for NT-Xent and MoCo.
+    /// M × D; empty where candidates have no gradient.
     pub dk: Vec<f32>,
     /// upstream × ∂loss/∂s.
     pub dscale: f32,
@@ -37,25 +37,19 @@ pub struct PlainRows {
     pub positive: Vec<f32>,
 }
 
-/// Loss and gradients of `contrast`.
-///
-/// # Errors
-/// Those of [`Contrast::check`].
-pub fn value_and_grad<T: Element>(
-    contrast: &Contrast,
-    inputs: &Inputs<Rows<'_, T>>,
-    upstream: f32,
-) -> Result<Plain, Error> {
-    let shape = contrast.check(inputs)?;
-    let (q, k, own_key) = match *inputs {
-        Inputs::Shared { z } => (widen(z), widen(z), None),
-        Inputs::Pair { q, k } => (widen(q), widen(k), None),
-        Inputs::Queue { q, own_key, queue } => (widen(q), widen(queue), Some(widen(own_key))),
-    };
+/// Loss and gradients of a problem at its contrast's own scale.
+pub fn value_and_grad<T: Element>(problem: &Problem<Rows<'_, T>>, upstream: f32) -> Plain {
+    let (contrast, shape) = (problem.contrast(), problem.shape());
+    let Matrices {
+        anchors,
+        candidates,
+        own_keys,
+    } = problem.matrices();
+    let (q, k, own_keys) = (widen(anchors), widen(candidates), own_keys.map(widen));
     let (n, m, dim) = (shape.anchors, shape.candidates, shape.dim);
-    let row = |matrix: &[f32], i: usize| matrix[i * dim..(i + 1) * dim].to_vec();
     let scale = contrast.scale();
     let weight = contrast.row_weight(n) as f32;
+    let place = problem.positive_of();
 
     let mut logits = vec![0.0f32; n * m];
     for i in 0..n {
@@ -63,53 +57,60 @@ pub fn value_and_grad<T: Element>(
             logits[i * m + j] = scale * dot(&q[i * dim..][..dim], &k[j * dim..][..dim]);
         }
     }
+    let positive = |i: usize| match (&own_keys, place(i)) {
+        (Some(own_keys), _) => scale * dot(&q[i * dim..][..dim], &own_keys[i * dim..][..dim]),
+        (None, Some(j)) => logits[i * m + j],
+        (None, None) => f32::NEG_INFINITY,
+    };
+    let positives: Vec<f32> = (0..n).map(positive).collect();
+    let wide = positives.iter().map(|&z| f64::from(z));
+    let context = RowContext {
+        scale: f64::from(scale),
+        negatives: contrast.negatives(m) as f64,
+        log_mean: contrast.rule().log_mean(f64::from(scale), wide),
+    };
     let mut plain = Plain {
         loss: 0.0,
         rows: PlainRows::default(),
-        columns: contrast.is_symmetric().then(PlainRows::default),
+        columns: contrast.has_columns().then(PlainRows::default),
         dq: vec![0.0; n * dim],
         dk: vec![0.0; m * dim],
         dscale: 0.0,
     };
 
-    // dz of the candidates, and of MoCo's own keys.
+    // dz of the candidates, and of own keys; and what of ∂loss/∂s is in none of them.
     let mut dz = vec![0.0f32; n * m];
     let mut own_dz = vec![0.0f32; n];
+    let mut slopes = 0.0;
     for i in 0..n {
-        let place = contrast.positive(i, shape);
-        let own_logit = own_key
-            .as_ref()
-            .map(|own_key| scale * dot(&row(&q, i), &row(own_key, i)));
-        let positive = own_logit.unwrap_or_else(|| logits[i * m + place.unwrap_or(0)]);
-        let is_negative = |j: usize| Some(j) != place && !(contrast.excludes_self() && i == j);
+        let is_negative = |j: usize| Some(j) != place(i) && !(contrast.excludes_self() && i == j);
         let negatives: Vec<usize> = (0..m).filter(|&j| is_negative(j)).collect();
         let values: Vec<f32> = negatives.iter().map(|&j| logits[i * m + j]).collect();
-        let softmax = softmax(&values, positive);
-        plain.loss += weight * softmax.loss;
-        for (&j, p) in negatives.iter().zip(&softmax.negatives) {
+        let row = Row::new(contrast.rule(), &values, positives[i], &context);
+        plain.loss += weight * row.loss;
+        slopes += upstream * weight * row.slope;
+        for (&j, p) in negatives.iter().zip(&row.negatives) {
             dz[i * m + j] += upstream * weight * p;
         }
-        let dz_positive = -upstream * weight * softmax.one_minus_positive;
-        match place {
+        let dz_positive = -upstream * weight * row.positive;
+        match place(i) {
             Some(j) => dz[i * m + j] += dz_positive,
             None => own_dz[i] = dz_positive,
         }
-        plain.rows.negatives_lse.push(softmax.negatives_lse);
-        plain.rows.positive.push(positive);
+        plain.rows.push(&row, positives[i]);
     }
     if let Some(columns) = &mut plain.columns {
         for j in 0..m {
             let negatives: Vec<usize> = (0..n).filter(|&i| i != j).collect();
             let values: Vec<f32> = negatives.iter().map(|&i| logits[i * m + j]).collect();
-            let positive = logits[j * m + j];
-            let softmax = softmax(&values, positive);
-            plain.loss += weight * softmax.loss;
-            for (&i, p) in negatives.iter().zip(&softmax.negatives) {
+            let row = Row::new(contrast.rule(), &values, logits[j * m + j], &context);
+            plain.loss += weight * row.loss;
+            slopes += upstream * weight * row.slope;
+            for (&i, p) in negatives.iter().zip(&row.negatives) {
                 dz[i * m + j] += upstream * weight * p;
             }
-            dz[j * m + j] -= upstream * weight * softmax.one_minus_positive;
-            columns.negatives_lse.push(softmax.negatives_lse);
-            columns.positive.push(positive);
+            dz[j * m + j] -= upstream * weight * row.positive;
+            columns.push(&row, logits[j * m + j]);
         }
     }
 
@@ -119,57 +120,61 @@ pub fn value_and_grad<T: Element>(
             add_scaled(&mut plain.dq[i * dim..][..dim], dz, &k[j * dim..][..dim]);
             add_scaled(&mut plain.dk[j * dim..][..dim], dz, &q[i * dim..][..dim]);
         }
-        if let Some(own_key) = &own_key {
-            add_scaled(&mut plain.dq[i * dim..][..dim], own_dz[i], &row(own_key, i));
+        if let Some(own_keys) = &own_keys {
+            let dq = &mut plain.dq[i * dim..][..dim];
+            add_scaled(dq, own_dz[i], &own_keys[i * dim..][..dim]);
         }
         plain.dscale += dot(&q[i * dim..][..dim], &plain.dq[i * dim..][..dim]);
     }
+    plain.dscale += slopes;
     for gradient in plain.dq.iter_mut().chain(&mut plain.dk) {
         *gradient *= scale;
     }
-    match inputs {
-        Inputs::Shared { .. } => {
-            for (dq, dk) in plain.dq.iter_mut().zip(&plain.dk) {
-                *dq += dk;
-            }
-            plain.dk.clear();
+    if contrast.is_shared() {
+        for (dq, dk) in plain.dq.iter_mut().zip(&plain.dk) {
+            *dq += dk;
         }
-        Inputs::Pair { .. } => {}
-        Inputs::Queue { .. } => plain.dk.clear(),
     }
-    Ok(plain)
+    if !contrast.has_dk() {
+        plain.dk.clear();
+    }
+    plain
 }
 
-struct Softmax {
+/// φ and its derivatives in f32; of the negatives, each its own.
+struct Row {
     loss: f32,
     negatives_lse: f32,
     negatives: Vec<f32>,
-    one_minus_positive: f32,
+    positive: f32,
+    slope: f32,
 }
 
-fn softmax(negatives: &[f32], positive: f32) -> Softmax {
-    let largest = negatives.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let maximum = largest.max(positive);
-    let negatives_lse = match negatives {
-        [] => f32::NEG_INFINITY,
-        _ => {
-            largest
-                + negatives
-                    .iter()
-                    .map(|z| (z - largest).exp())
-                    .sum::<f32>()
-                    .ln()
+impl Row {
+    fn new(rule: RowRule, negatives: &[f32], positive: f32, context: &RowContext) -> Self {
+        let largest = negatives.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        let exponentials: Vec<f32> = negatives.iter().map(|z| (z - largest).exp()).collect();
+        let sum: f32 = exponentials.iter().sum();
+        let negatives_lse = match negatives {
+            [] => f32::NEG_INFINITY,
+            _ => largest + sum.ln(),
+        };
+        let values = rule.values(f64::from(negatives_lse), f64::from(positive), context);
+        let mass = values.negatives as f32;
+        Self {
+            loss: values.value as f32,
+            negatives_lse,
+            negatives: exponentials.iter().map(|e| mass * (e / sum)).collect(),
+            positive: values.positive as f32,
+            slope: values.scale as f32,
         }
-    };
-    let exponentials: Vec<f32> = negatives.iter().map(|z| (z - maximum).exp()).collect();
-    let rest: f32 = exponentials.iter().sum();
-    let total = rest + (positive - maximum).exp();
-    let margin = negatives_lse - positive;
-    Softmax {
-        loss: margin.max(0.0) + (-margin.abs()).exp().ln_1p(),
-        negatives_lse,
-        negatives: exponentials.iter().map(|e| e / total).collect(),
-        one_minus_positive: rest / total,
+    }
+}
+
+impl PlainRows {
+    fn push(&mut self, row: &Row, positive: f32) {
+        self.negatives_lse.push(row.negatives_lse);
+        self.positive.push(positive);
     }
 }
 
@@ -215,7 +220,7 @@ pub fn normalize_backward<G: Element>(
 /// A slice as f32.
 pub(super) fn widen<T: Element>(rows: Rows<'_, T>) -> Vec<f32> {
     let mut numbers = vec![0.0; rows.rows() * rows.dim()];
-    T::widen(rows.as_slice(), &mut numbers);
+    T::widen(&rows.contiguous(), &mut numbers);
     numbers
 }
 

@@ -2,118 +2,156 @@
 
 use rand::{Rng, RngExt};
 
-use super::cases::{Case, Data, Loss};
-use crate::contrast::{Contrast, Inputs, Positives};
+use super::cases::{Case, Data, Given};
+use crate::contrast::Contrast;
 use crate::element::Element;
 use crate::error::Error;
-use crate::reference::Dense;
-use crate::rows::{Matrix, Rows};
+use crate::inputs::{Inputs, NO_POSITIVE, Positives, Problem};
+use crate::losses::Layout;
+use crate::reference::{self, Dense, Reference};
+use crate::rows::{Matrix, Rows, View};
 
 /// A case with its inputs, rounded to `T` as an engine gets them.
 #[derive(Debug, Clone)]
-pub struct Problem<T> {
+pub struct Drawn<T> {
     /// The case it was drawn for.
     pub case: Case,
     /// What to compute.
     pub contrast: Contrast,
-    inputs: Inputs<Owned<T>>,
+    /// z; q and k; or q, own_key and queue.
+    matrices: Vec<Owned<T>>,
+    positives: Positives<Vec<u32>>,
 }
 
-impl<T: Element> Problem<T> {
+impl<T: Element> Drawn<T> {
     /// Draws the inputs of `case`.
     ///
     /// # Errors
     /// [`Error`] when the case describes no valid contrast.
     pub fn draw(case: &Case, rng: &mut impl Rng) -> Result<Self, Error> {
-        let positives = positives(case, rng);
-        let temperature = 1.0 / case.scale;
-        let contrast = match case.loss {
-            Loss::NtXent => Contrast::nt_xent(temperature),
-            Loss::InfoNceDiagonal => Contrast::info_nce(temperature, Positives::Diagonal),
-            Loss::InfoNceIndex => Contrast::info_nce(temperature, positives),
-            Loss::Moco => Contrast::moco(temperature),
-            Loss::Clip => Contrast::clip(case.scale),
-        }?
-        .with_reduction(case.reduction);
-
+        let contrast = case.kind.contrast(case.scale)?;
         let (n, m) = (case.anchors, case.candidates);
-        let mut draw = Draw::new(case, rng);
-        let mut inputs = match case.loss {
-            Loss::NtXent => Inputs::Shared {
-                z: draw.matrix(n, Side::View, |i| i % (n / 2)),
-            },
-            Loss::InfoNceDiagonal | Loss::Clip => Inputs::Pair {
-                q: draw.matrix(n, Side::Anchor, |i| i),
-                k: draw.matrix(m, Side::Candidate, |j| j),
-            },
-            Loss::InfoNceIndex => Inputs::Pair {
-                q: draw.matrix(n, Side::Anchor, |i| i),
-                k: draw.matrix(m, Side::Candidate, |j| m - 1 - j),
-            },
-            Loss::Moco => Inputs::Queue {
-                q: draw.matrix(n, Side::Anchor, |i| i),
-                own_key: draw.matrix(n, Side::Candidate, |i| i),
-                queue: draw.matrix(m, Side::Candidate, |j| n + j),
-            },
+        let given = positives(case, rng);
+        let mut draw = Draw::new(case, &contrast, rng);
+        let mut matrices = match contrast.layout() {
+            Layout::Shared => vec![draw.matrix(n, Side::View, |i| i % (n / 2))],
+            Layout::Pair => {
+                let pair = |j: usize| match &given {
+                    // Confident anchors count theirs from the last candidate.
+                    Positives::Index(_) => m - 1 - j,
+                    Positives::Offset(offset) => {
+                        usize::try_from(j as i64 - offset).unwrap_or(n + j)
+                    }
+                };
+                vec![
+                    draw.matrix(n, Side::Anchor, |i| i),
+                    draw.matrix(m, Side::Candidate, pair),
+                ]
+            }
+            Layout::Queue => vec![
+                draw.matrix(n, Side::Anchor, |i| i),
+                draw.matrix(n, Side::Candidate, |i| i),
+                draw.matrix(m, Side::Candidate, |j| n + j),
+            ],
         };
         if let Data::NotFinite(value) = case.data {
-            let matrices: Vec<&mut Dense> = match &mut inputs {
-                Inputs::Shared { z } => vec![z],
-                Inputs::Pair { q, k } => vec![q, k],
-                Inputs::Queue { q, own_key, queue } => vec![q, own_key, queue],
-            };
             let which = rng.random_range(0..matrices.len());
-            if let Some(matrix) = matrices.into_iter().nth(which) {
-                let numbers = matrix.as_mut_slice();
-                let place = rng.random_range(0..numbers.len());
-                numbers[place] = f64::from(value);
-            }
+            let numbers = matrices[which].as_mut_slice();
+            let place = rng.random_range(0..numbers.len());
+            numbers[place] = f64::from(value);
         }
         Ok(Self {
             case: *case,
-            contrast,
-            inputs: map(&inputs, |matrix| Ok(Owned::round(matrix)))?,
+            contrast: contrast.with_reduction(case.reduction),
+            matrices: matrices.iter().map(Owned::round).collect(),
+            positives: given,
         })
     }
 
-    /// The inputs as an engine takes them.
+    /// As an engine on the host takes it.
+    ///
+    /// # Errors
+    /// Those of [`Contrast::on`].
+    pub fn problem(&self) -> Result<Problem<Rows<'_, T>>, Error> {
+        let views: Result<Vec<_>, Error> = self.matrices.iter().map(Owned::view).collect();
+        self.on(&views?)
+    }
+
+    /// The contrast on views of the matrices.
+    pub(super) fn on<'a, V: View<Indices = &'a [u32]>>(
+        &'a self,
+        views: &[V],
+    ) -> Result<Problem<V>, Error> {
+        self.contrast.on(inputs(views, self.positives()))
+    }
+
+    fn positives(&self) -> Positives<&[u32]> {
+        match &self.positives {
+            Positives::Offset(offset) => Positives::Offset(*offset),
+            Positives::Index(index) => Positives::Index(index),
+        }
+    }
+
+    /// The matrices, widened.
     ///
     /// # Errors
     /// [`Error::Empty`] when a matrix has no rows or no columns.
-    pub fn inputs(&self) -> Result<Inputs<Rows<'_, T>>, Error> {
-        map(&self.inputs, Owned::view)
+    pub fn wide(&self) -> Result<Vec<Dense>, Error> {
+        let widened = self
+            .matrices
+            .iter()
+            .map(|x| Ok(Dense::from_rows(x.view()?)));
+        widened.collect()
+    }
+
+    /// The solution in float64.
+    ///
+    /// # Errors
+    /// Those of [`Contrast::on`].
+    pub fn solution(&self) -> Result<Reference, Error> {
+        let wide = self.wide()?;
+        let problem = self.on(&wide.iter().collect::<Vec<_>>())?;
+        let upstream = f64::from(self.case.upstream);
+        Ok(reference::value_and_grad(&problem, upstream))
     }
 }
 
-/// Which candidate belongs to each anchor, for [`Loss::InfoNceIndex`].
-fn positives(case: &Case, rng: &mut impl Rng) -> Positives {
+/// Inputs of the layout that has as many matrices: z; q and k; or q, own_key and queue.
+///
+/// # Panics
+/// When there are none, or more than three.
+pub fn inputs<V: View>(matrices: &[V], positives: Positives<V::Indices>) -> Inputs<V> {
+    match *matrices {
+        [z] => Inputs::Shared { z },
+        [q, k] => Inputs::Pair { q, k, positives },
+        [q, own_key, queue] => Inputs::Queue { q, own_key, queue },
+        _ => panic!("inputs are one to three matrices, not {}", matrices.len()),
+    }
+}
+
+/// Which candidate belongs to each anchor, where the inputs say.
+fn positives(case: &Case, rng: &mut impl Rng) -> Positives<Vec<u32>> {
+    if !case.kind.takes_positives() {
+        return Positives::DIAGONAL;
+    }
+    let with_gaps = match case.kind.given {
+        Given::Diagonal => return Positives::DIAGONAL,
+        Given::Offset => {
+            let third = (case.anchors / 3 + 1) as i64;
+            return Positives::Offset([third, -third][case.turn % 2]);
+        }
+        Given::Index => false,
+        Given::IndexWithGaps => true,
+    };
     let index = |i: usize| match case.data {
+        _ if with_gaps && i % 3 == 1 => NO_POSITIVE as usize,
         Data::SharedPositives => [0, case.candidates - 1][i % 2],
         // Each anchor needs a positive of its own: counted from the last candidate.
         Data::Confident(_) => case.candidates - 1 - i.min(case.candidates - 1),
         _ => rng.random_range(0..case.candidates),
     };
-    let indices: Vec<u32> = (0..case.anchors).map(index).map(|j| j as u32).collect();
-    Positives::Index(indices.into())
-}
-
-/// Applies `change` to each matrix.
-pub(super) fn map<'a, V, W>(
-    inputs: &'a Inputs<V>,
-    mut change: impl FnMut(&'a V) -> Result<W, Error>,
-) -> Result<Inputs<W>, Error> {
-    Ok(match inputs {
-        Inputs::Shared { z } => Inputs::Shared { z: change(z)? },
-        Inputs::Pair { q, k } => Inputs::Pair {
-            q: change(q)?,
-            k: change(k)?,
-        },
-        Inputs::Queue { q, own_key, queue } => Inputs::Queue {
-            q: change(q)?,
-            own_key: change(own_key)?,
-            queue: change(queue)?,
-        },
-    })
+    let indices = (0..case.anchors).map(index).map(|j| j as u32);
+    Positives::Index(indices.collect())
 }
 
 /// A matrix that owns its elements.
@@ -167,15 +205,21 @@ enum Side {
 /// Draws matrices of one case that belong together.
 struct Draw<'a, R> {
     case: &'a Case,
+    contrast: &'a Contrast,
     rng: &'a mut R,
     /// Unit vectors that rows may share.
     common: [Vec<f64>; 3],
 }
 
 impl<'a, R: Rng> Draw<'a, R> {
-    fn new(case: &'a Case, rng: &'a mut R) -> Self {
+    fn new(case: &'a Case, contrast: &'a Contrast, rng: &'a mut R) -> Self {
         let common = [(); 3].map(|()| unit(case.dim, rng));
-        Self { case, rng, common }
+        Self {
+            case,
+            contrast,
+            rng,
+            common,
+        }
     }
 
     /// `rows` rows; `pair(row)` is the same number for an anchor and its positive.
@@ -216,10 +260,10 @@ impl<'a, R: Rng> Draw<'a, R> {
             Data::Confident(rest) => {
                 // A direction for every pair, orthogonal to the others: z₊ = a²s and z⁻ = 0 but for
                 // noise, so that 1 − p₊ = negatives·exp(−a²s).
-                let (pairs, negatives) = match self.case.loss {
-                    Loss::NtXent => (self.case.anchors / 2, self.case.candidates - 2),
-                    Loss::Moco => (self.case.anchors, self.case.candidates),
-                    _ => (self.case.anchors, self.case.candidates - 1),
+                let negatives = self.contrast.negatives(self.case.candidates);
+                let pairs = match self.contrast.is_shared() {
+                    true => self.case.anchors / 2,
+                    false => self.case.anchors,
                 };
                 let direction = if pair < pairs {
                     pair

@@ -5,17 +5,18 @@ use std::collections::VecDeque;
 
 use rand::{Rng, RngExt};
 
-use super::backend::Backend;
-use super::contrast_checks::{output, product_error, spacing};
+use super::contrast_checks::output;
+use super::on_host::OnHost;
 use super::plain;
 use super::problem::{Owned, normal_matrix};
 use super::rule::{Measurement, Output, Verb, largest_error, magnitude};
+use super::sizes::{product_error, spacing};
 use crate::element::{DType, Element};
-use crate::engine::{MomentumSlices, MomentumTensor};
+use crate::engine::{Engine, MomentumSlices, MomentumTensor};
 use crate::error::Error;
 use crate::queue::KeyQueue;
 use crate::reference::{self, Dense};
-use crate::rows::{Matrix, RowsMut};
+use crate::rows::Matrix;
 
 /// An output with what it should be, what the plain implementation makes of it (in the output's
 /// type), and its rounding.
@@ -78,9 +79,9 @@ const SHAPES: [(usize, usize); 7] = [
 /// normalize and normalize_backward on inputs of type `T`.
 ///
 /// # Errors
-/// Whatever the backend refuses.
-pub fn normalization<B: Backend, T: Element>(
-    backend: &B,
+/// Whatever the engine refuses.
+pub fn normalization<E: Engine, T: Element>(
+    engine: &E,
     rng: &mut impl Rng,
 ) -> Result<Vec<Measurement>, Error> {
     let mut measurements = Vec::new();
@@ -98,7 +99,7 @@ pub fn normalization<B: Backend, T: Element>(
             });
             let x = Owned::<T>::round(&x);
             let dy = normal_matrix(rows, dim, rng);
-            measurements.extend(both_ways(backend, &x, &dy, epsilon)?);
+            measurements.extend(both_ways(engine, &x, &dy, epsilon)?);
         }
     }
     for dim in [1, 5, 20] {
@@ -110,32 +111,32 @@ pub fn normalization<B: Backend, T: Element>(
                 for size in [1.0, 1e-7] {
                     let dy =
                         Dense::from_fn(3, dim, |i, d| size * ((1 + 7 * i + 3 * d) as f64).sin());
-                    measurements.extend(both_ways(backend, &x, &dy, epsilon)?);
+                    measurements.extend(both_ways(engine, &x, &dy, epsilon)?);
                 }
             }
         }
     }
     for dim in [1, 20, 40] {
         let x = Owned::<T>::round(&not_finite_rows(dim));
-        let judged = normalize::<B, T, f32>(backend, &x, 1e-12)?.map(Judged::with_marked_nan);
+        let judged = normalize::<E, T, f32>(engine, &x, 1e-12)?.map(Judged::with_marked_nan);
         measurements.extend(judged.iter().map(|judged| judged.measure(T::DTYPE)));
     }
     Ok(measurements)
 }
 
 /// y, norms and dx, in f32 and in the inputs' type.
-fn both_ways<B: Backend, T: Element>(
-    backend: &B,
+fn both_ways<E: Engine, T: Element>(
+    engine: &E,
     x: &Owned<T>,
     dy: &Dense,
     epsilon: f32,
 ) -> Result<Vec<Measurement>, Error> {
     let mut judged = Vec::new();
-    judged.extend(normalize::<B, T, f32>(backend, x, epsilon)?);
-    judged.extend(normalize_backward::<B, T, f32>(backend, x, dy, epsilon)?);
+    judged.extend(normalize::<E, T, f32>(engine, x, epsilon)?);
+    judged.extend(normalize_backward::<E, T, f32>(engine, x, dy, epsilon)?);
     if T::DTYPE != DType::F32 {
-        judged.extend(normalize::<B, T, T>(backend, x, epsilon)?);
-        judged.extend(normalize_backward::<B, T, T>(backend, x, dy, epsilon)?);
+        judged.extend(normalize::<E, T, T>(engine, x, epsilon)?);
+        judged.extend(normalize_backward::<E, T, T>(engine, x, dy, epsilon)?);
     }
     let measurements = judged.iter().map(|judged| judged.measure(T::DTYPE));
     Ok(measurements.collect())
@@ -188,20 +189,17 @@ fn not_finite_rows(dim: usize) -> Dense {
     })
 }
 
-fn normalize<B: Backend, T: Element, O: Element>(
-    backend: &B,
+fn normalize<E: Engine, T: Element, O: Element>(
+    engine: &E,
     x: &Owned<T>,
     epsilon: f32,
 ) -> Result<[Judged; 2], Error> {
     let view = x.view()?;
-    let (rows, dim) = (view.rows(), view.dim());
-    let mut y = vec![O::from_f32(f32::NAN); rows * dim];
-    let mut norms = vec![f32::NAN; rows];
-    backend.normalize(view, RowsMut::new(&mut y, rows, dim)?, &mut norms, epsilon)?;
+    let (y, norms) = OnHost(engine).normalize::<T, O>(view, epsilon)?;
 
     let (expected, expected_norms) =
         reference::normalize(&Dense::from_rows(view), f64::from(epsilon));
-    let (plain, plain_norms) = plain::normalize(&plain::widen(view), dim, epsilon);
+    let (plain, plain_norms) = plain::normalize(&plain::widen(view), view.dim(), epsilon);
     let verb = Verb::Normalize;
     let expected = expected.as_slice().to_vec();
     Ok([
@@ -220,8 +218,8 @@ fn normalize<B: Backend, T: Element, O: Element>(
     ])
 }
 
-fn normalize_backward<B: Backend, T: Element, G: Element>(
-    backend: &B,
+fn normalize_backward<E: Engine, T: Element, G: Element>(
+    engine: &E,
     x: &Owned<T>,
     dy: &Dense,
     epsilon: f32,
@@ -232,8 +230,7 @@ fn normalize_backward<B: Backend, T: Element, G: Element>(
     let dy = Owned::<G>::round(dy);
     let (y, dy) = (y.view()?, dy.view()?);
     let (rows, dim) = (y.rows(), y.dim());
-    let mut dx = vec![G::from_f32(f32::NAN); rows * dim];
-    backend.normalize_backward(y, &norms, dy, RowsMut::new(&mut dx, rows, dim)?, epsilon)?;
+    let dx = OnHost(engine).normalize_backward(y, &norms, dy, epsilon)?;
 
     let (wide_y, wide_dy) = (Dense::from_rows(y), Dense::from_rows(dy));
     let wide_norms: Vec<f64> = norms.iter().map(|&norm| f64::from(norm)).collect();
@@ -277,9 +274,9 @@ fn rounded<T: Element>(numbers: &[f32]) -> Vec<f64> {
 /// momentum_update of several tensors at once, every other one with a shadow.
 ///
 /// # Errors
-/// Whatever the backend refuses.
-pub fn momentum<B: Backend, T: Element>(
-    backend: &B,
+/// Whatever the engine refuses.
+pub fn momentum<E: Engine, T: Element>(
+    engine: &E,
     rng: &mut impl Rng,
 ) -> Result<Vec<Measurement>, Error> {
     const LENGTHS: [usize; 6] = [1, 7, 64, 1000, 16 * 1024 + 1, 70_001];
@@ -305,7 +302,7 @@ pub fn momentum<B: Backend, T: Element>(
                 shadow: (index % 2 == 0).then_some(shadow.as_mut_slice()),
             })
             .collect();
-        backend.momentum_update(momentum, &mut tensors)?;
+        OnHost(engine).momentum_update(momentum, &mut tensors)?;
 
         for (index, ((query, old_key), (key, shadow))) in before.iter().zip(&after).enumerate() {
             let query: Vec<f32> = query.iter().map(|x| x.to_f32()).collect();
@@ -342,9 +339,9 @@ pub fn momentum<B: Backend, T: Element>(
 /// enqueue against a queue that takes one key at a time.
 ///
 /// # Errors
-/// Whatever the backend refuses.
-pub fn queue<B: Backend, T: Element>(
-    backend: &B,
+/// Whatever the engine refuses.
+pub fn queue<E: Engine, T: Element>(
+    engine: &E,
     rng: &mut impl Rng,
 ) -> Result<Vec<Measurement>, Error> {
     let (capacity, dim) = (7, 3);
@@ -354,7 +351,7 @@ pub fn queue<B: Backend, T: Element>(
     for batch in [2, 3, 7, 1, 20, 5, 14, 6] {
         let keys = Owned::<T>::round(&normal_matrix(batch, dim, rng));
         let keys = keys.view()?;
-        backend.enqueue(&mut queue, keys)?;
+        OnHost(engine).enqueue(&mut queue, keys)?;
         for i in 0..batch {
             newest.push_back(plain::widen(keys)[i * dim..(i + 1) * dim].to_vec());
         }
@@ -375,9 +372,9 @@ pub fn queue<B: Backend, T: Element>(
 /// random numbers, the scores.
 ///
 /// # Errors
-/// Whatever the backend refuses.
-pub fn top_k<B: Backend, T: Element>(
-    backend: &B,
+/// Whatever the engine refuses.
+pub fn top_k<E: Engine, T: Element>(
+    engine: &E,
     rng: &mut impl Rng,
 ) -> Result<Vec<Measurement>, Error> {
     let mut measurements = Vec::new();
@@ -413,7 +410,7 @@ pub fn top_k<B: Backend, T: Element>(
                     let queries = Owned::<T>::round(&queries);
                     let candidates = Owned::<T>::round(&candidates);
                     let sides = (&queries, &candidates);
-                    let judged = one_top_k(backend, sides, k, exclude_self, whole)?;
+                    let judged = one_top_k(engine, sides, k, exclude_self, whole)?;
                     measurements.extend(judged.iter().map(|judged| judged.measure(T::DTYPE)));
                 }
             }
@@ -422,15 +419,15 @@ pub fn top_k<B: Backend, T: Element>(
     Ok(measurements)
 }
 
-fn one_top_k<B: Backend, T: Element>(
-    backend: &B,
+fn one_top_k<E: Engine, T: Element>(
+    engine: &E,
     (queries, candidates): (&Owned<T>, &Owned<T>),
     k: usize,
     exclude_self: bool,
     exact: bool,
 ) -> Result<Vec<Judged>, Error> {
     let (queries, candidates) = (queries.view()?, candidates.view()?);
-    let found = backend.top_k(queries, candidates, k, exclude_self)?;
+    let found = OnHost(engine).top_k(queries, candidates, k, exclude_self)?;
     let (wide_queries, wide_candidates) = (Dense::from_rows(queries), Dense::from_rows(candidates));
     let best = reference::top_k(&wide_queries, &wide_candidates, k, exclude_self);
     let best: Vec<(usize, f64)> = best.into_iter().flatten().collect();

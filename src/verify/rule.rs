@@ -17,14 +17,17 @@
 //! | output | rounding |
 //! |---|---|
 //! | z₊, lse⁻ | ζ + ε·(1 + max‖output‖) |
-//! | loss | ζ·Σ w_i σ_i + ε·loss, since ∂loss_i/∂(lse⁻ − z₊) = σ_i |
+//! | loss | Σ w_i Δφ_i + ε·Σ w_i·(‖φ_i‖ + ‖terms of a difference‖) |
 //! | dq, dk | (ω + ε_out)·max Σ ‖terms of the sum‖ |
 //! | dscale | ω·Σ ‖dz_ij·⟨q_i, k_j⟩‖ + η·Σ ‖dz_ij‖·a_ij |
 //!
-//! ω = ζ + p·ε is how far off a softmax weight times a number may be, relatively. For bf16 and f16
+//! Δφ_i is how far a row's loss moves when lse⁻ or z₊ is off by ζ: σ_i·ζ for InfoNCE. ω = ζ + p·ε is how
+//! far off a softmax weight times a number may be, relatively. For bf16 and f16
 //! inputs it is larger by the spacing of that type, 2⁻⁷ and 2⁻¹⁰, because engines round the weights to
 //! it there, which is what the 16-bit units of processors and cards multiply. ε_out is the spacing of
-//! the type that the output is stored in. All these sums are taken in float64 from the reference.
+//! the type that the output is stored in. A term counts for more where an error of ζ in lse⁻ or z₊ moves its
+//! weight by more than ζ, as near the clamp of the debiased loss. All these sums are taken in float64 from
+//! the reference (`sizes.rs`).
 
 use std::fmt;
 

@@ -4,13 +4,14 @@
 use std::collections::HashSet;
 
 use half::{bf16, f16};
-use infonce::reference::{self, Dense, Reference};
-use infonce::verify::cases::{Case, Data, Loss};
+use infonce::losses::RowRule;
+use infonce::reference::Reference;
+use infonce::verify::cases::{Case, Data, Given};
 use infonce::verify::rule::{Measurement, Output, Verb};
 use infonce::verify::{
-    Expectation, Failure, GradientTypes, Problem, check, evaluate, random, table,
+    Drawn, Expectation, Failure, GradientTypes, OnHost, check, evaluate, poisoned, random, table,
 };
-use infonce::{CpuEngine, DType, Element, Engine, Gradients, Inputs, Matrix, Rows, RowsMut};
+use infonce::{CpuEngine, DType, Element, Inputs, Matrix, Rows};
 use libtest_mimic::{Failed, Trial};
 
 use crate::{ALL_TYPES, Extent, NARROW_TYPES, Suite};
@@ -36,7 +37,7 @@ pub fn trials(seed: u64) -> Vec<Trial> {
 }
 
 fn typed_trials<T: Element>(run: Run) -> Vec<Trial> {
-    let planted: [(&str, &[&str], Mistake<T>); 5] = [
+    let planted: [(&str, &[&str], Mistake<T>); 7] = [
         (
             "last candidate counted twice",
             &["loss", "lse- of rows", "dq"],
@@ -54,6 +55,8 @@ fn typed_trials<T: Element>(run: Run) -> Vec<Trial> {
         ),
         ("positive rounded to bf16", &["dq"], positive_in_the_tile),
         ("loss as lse - z+", &["loss"], cancelled_loss),
+        ("masses swapped", &["dq"], masses_swapped),
+        ("offset without its mass", &["dq"], offset_without_mass),
     ];
     let name = |what| format!("sensitivity {what} {} of {}", T::DTYPE, run.types.len());
     let mut trials: Vec<Trial> = planted
@@ -68,7 +71,7 @@ fn typed_trials<T: Element>(run: Run) -> Vec<Trial> {
 }
 
 /// What a kernel with a mistake gives for a problem; `None` where the mistake does not show.
-type Mistake<T> = fn(&Problem<T>) -> Result<Option<Vec<Output>>, Failed>;
+type Mistake<T> = fn(&Drawn<T>) -> Result<Option<Vec<Output>>, Failed>;
 
 /// The short run of an engine that takes inputs of `types`.
 #[derive(Clone, Copy)]
@@ -103,7 +106,7 @@ impl Run {
     ) -> Result<(), Failed> {
         let mut left = quantities.to_vec();
         for (index, case) in self.cases::<T>() {
-            let problem = Problem::<T>::draw(&case, &mut random(self.seed, index))?;
+            let problem = Drawn::<T>::draw(&case, &mut random(self.seed, index))?;
             let Some(mut outputs) = mistake(&problem)? else {
                 continue;
             };
@@ -130,7 +133,7 @@ impl Run {
     fn catches_small_deviations<T: Element>(self) -> Result<(), Failed> {
         let mut caught = HashSet::new();
         for (index, case) in self.cases::<T>() {
-            let problem = Problem::<T>::draw(&case, &mut random(self.seed, index))?;
+            let problem = Drawn::<T>::draw(&case, &mut random(self.seed, index))?;
             let expectation = Expectation::new(&problem)?;
             let gradients = self.suite().gradients_of(&case);
             for output in evaluate(&CpuEngine::new(), &problem, gradients)? {
@@ -150,7 +153,8 @@ impl Run {
                     let wrong = format!("INFONCE_SEED={seed} {case}: {key:?} fails, but is right");
                     return Err(wrong.into());
                 }
-                let largest = output.values.iter().fold(0.0f64, |a, b| a.max(b.abs()));
+                let finite = output.values.iter().filter(|x| x.is_finite());
+                let largest = finite.fold(0.0f64, |a, b| a.max(b.abs()));
                 let place = output.values.len() - 1;
                 let mut off = output.values.clone();
                 off[place] += little::<T>(&output) * largest;
@@ -182,109 +186,130 @@ fn fails(judged: &[Measurement], quantity: &str) -> bool {
 
 /// Loss, lse⁻ and dq of other candidates than the problem's.
 fn with_other_candidates<T: Element>(
-    problem: &Problem<T>,
+    problem: &Drawn<T>,
     change: impl Fn(&mut Vec<T>, usize),
 ) -> Result<Option<Vec<Output>>, Failed> {
-    if problem.case.loss != Loss::InfoNceDiagonal {
+    if !problem.case.kind.is("info_nce", Given::Diagonal) {
         return Ok(None);
     }
-    let Inputs::Pair { q, k } = problem.inputs()? else {
+    let Inputs::Pair { q, k, positives } = *problem.problem()?.inputs() else {
         return Err("InfoNCE is defined on pairs".into());
     };
-    let mut other = k.as_slice().to_vec();
+    let mut other = k.contiguous().to_vec();
     change(&mut other, k.dim());
     if other.len() < q.rows() * k.dim() {
         return Ok(None); // The last anchor has lost its positive.
     }
-    let inputs = Inputs::Pair {
-        q,
-        k: Rows::new(&other, other.len() / k.dim(), k.dim())?,
-    };
-    let mut dq = vec![0.0f32; q.rows() * q.dim()];
-    let gradients = Gradients {
-        dq: RowsMut::new(&mut dq, q.rows(), q.dim())?,
-        dk: None,
-    };
+    let k = Rows::new(&other, other.len() / k.dim(), k.dim())?;
+    let changed = problem.contrast.on(Inputs::Pair { q, k, positives })?;
+    let mut gradients = poisoned::<f32>(changed.shape(), false);
     let engine = CpuEngine::new();
     let upstream = problem.case.upstream;
-    let value = engine.value_and_grad(&problem.contrast, &inputs, upstream, gradients)?;
+    let value = OnHost(&engine).value_and_grad(&changed, upstream, &mut gradients)?;
     Ok(Some(vec![
         output("loss", vec![f64::from(value.loss)]),
         output("lse- of rows", widen(&value.statistics.rows.negatives_lse)),
-        output("dq", widen(&dq)),
+        output("dq", widen(&gradients.dq)),
     ]))
 }
 
-fn last_candidate_twice<T: Element>(problem: &Problem<T>) -> Result<Option<Vec<Output>>, Failed> {
+fn last_candidate_twice<T: Element>(problem: &Drawn<T>) -> Result<Option<Vec<Output>>, Failed> {
     with_other_candidates(problem, |k, dim| k.extend_from_within(k.len() - dim..))
 }
 
-fn last_candidate_left_out<T: Element>(
-    problem: &Problem<T>,
-) -> Result<Option<Vec<Output>>, Failed> {
+fn last_candidate_left_out<T: Element>(problem: &Drawn<T>) -> Result<Option<Vec<Output>>, Failed> {
     with_other_candidates(problem, |k, dim| k.truncate(k.len() - dim))
 }
 
-fn zero_padding<T: Element>(problem: &Problem<T>) -> Result<Option<Vec<Output>>, Failed> {
+fn zero_padding<T: Element>(problem: &Drawn<T>) -> Result<Option<Vec<Output>>, Failed> {
     with_other_candidates(problem, |k, dim| k.extend(vec![T::from_f32(0.0); dim]))
 }
 
-/// The solution in float64.
-fn solved<T: Element>(problem: &Problem<T>) -> Result<Reference, Failed> {
-    let matrices = match problem.inputs()? {
-        Inputs::Shared { z } => vec![z],
-        Inputs::Pair { q, k } => vec![q, k],
-        Inputs::Queue { q, own_key, queue } => vec![q, own_key, queue],
-    };
-    let wide: Vec<Dense> = matrices.into_iter().map(Dense::from_rows).collect();
-    let inputs = match wide.as_slice() {
-        [z] => Inputs::Shared { z },
-        [q, k] => Inputs::Pair { q, k },
-        [q, own_key, queue] => Inputs::Queue { q, own_key, queue },
-        _ => return Err("there are one to three matrices".into()),
-    };
-    let upstream = f64::from(problem.case.upstream);
-    Ok(reference::value_and_grad(
-        &problem.contrast,
-        &inputs,
-        upstream,
-    )?)
-}
-
-/// dq with p₊ rounded to bf16 before 1 is taken off, as when the positive stays in the tile.
-fn positive_in_the_tile<T: Element>(problem: &Problem<T>) -> Result<Option<Vec<Output>>, Failed> {
-    let case = &problem.case;
-    let (Loss::InfoNceDiagonal, Data::Confident(_)) = (case.loss, case.data) else {
+/// dq of the solution with other ∂loss/∂z: `change` is given the solution, an anchor, whether the logit is
+/// its positive's, and ∂loss/∂z. Of one-way losses alone.
+fn with_other_dz<T: Element>(
+    problem: &Drawn<T>,
+    change: impl Fn(&Reference, usize, bool, f64) -> f64,
+) -> Result<Option<Vec<Output>>, Failed> {
+    if !problem.contrast.is_one_way() {
         return Ok(None);
+    }
+    let (value, wide) = (problem.solution()?, problem.wide()?);
+    let (candidates, own_keys) = match &wide[..] {
+        [_, k] => (k, None),
+        [_, own_key, queue] => (queue, Some(own_key)),
+        _ => return Err("one-way losses have two or three matrices".into()),
     };
-    let Inputs::Pair { k, .. } = problem.inputs()? else {
-        return Err("InfoNCE is defined on pairs".into());
-    };
-    let (k, value) = (Dense::from_rows(k), solved(problem)?);
-    let weight = problem.contrast.row_weight(case.anchors) * f64::from(case.upstream);
+    let scale = f64::from(problem.contrast.scale());
+    let row_weight = problem.contrast.row_weight(problem.case.anchors);
+    let weight = row_weight * f64::from(problem.case.upstream);
     let mut dq = Vec::new();
-    for i in 0..case.anchors {
-        let mut dz = value.dz.row(i).to_vec();
-        let positive = 1.0 - value.rows.one_minus_positive[i];
-        dz[i] = weight * (bf16::from_f64(positive).to_f64() - 1.0);
-        for d in 0..case.dim {
-            let terms = dz.iter().enumerate().map(|(j, dz)| dz * k.row(j)[d]);
-            dq.push(f64::from(problem.contrast.scale()) * terms.sum::<f64>());
+    for i in 0..problem.case.anchors {
+        let dz = value.dz.row(i);
+        let of_positive = -weight * value.rows.positive_mass[i];
+        let dz = dz
+            .iter()
+            .map(|&dz| change(&value, i, dz == of_positive, dz));
+        let row = |j: usize| match own_keys {
+            Some(own_keys) if j == 0 => own_keys.row(i),
+            Some(_) => candidates.row(j - 1),
+            None => candidates.row(j),
+        };
+        for d in 0..problem.case.dim {
+            let terms = dz.clone().enumerate().map(|(j, dz)| dz * row(j)[d]);
+            dq.push(scale * terms.sum::<f64>());
         }
     }
     Ok(Some(vec![output("dq", dq)]))
 }
 
-/// The loss as the difference of two f32 numbers.
-fn cancelled_loss<T: Element>(problem: &Problem<T>) -> Result<Option<Vec<Output>>, Failed> {
-    let Data::Confident(_) = problem.case.data else {
+/// dq with p₊ rounded to bf16 before 1 is taken off, as when the positive stays in the tile.
+fn positive_in_the_tile<T: Element>(problem: &Drawn<T>) -> Result<Option<Vec<Output>>, Failed> {
+    let case = &problem.case;
+    let is_confident = matches!(case.data, Data::Confident(_));
+    if !is_confident || !case.kind.is("info_nce", Given::Diagonal) {
         return Ok(None);
-    };
-    let value = solved(problem)?;
+    }
+    let weight = problem.contrast.row_weight(case.anchors) * f64::from(case.upstream);
+    with_other_dz(problem, |value, i, is_positive, dz| match is_positive {
+        true => weight * (bf16::from_f64(1.0 - value.rows.positive_mass[i]).to_f64() - 1.0),
+        false => dz,
+    })
+}
+
+/// Each mass in the other's place.
+fn masses_swapped<T: Element>(problem: &Drawn<T>) -> Result<Option<Vec<Output>>, Failed> {
+    with_other_dz(problem, |value, i, is_positive, dz| {
+        let (a, c) = (value.rows.negatives_mass[i], value.rows.positive_mass[i]);
+        match is_positive {
+            _ if a == 0.0 || c == 0.0 => dz,
+            true => dz * a / c,
+            false => dz * c / a,
+        }
+    })
+}
+
+/// Weights exp(z − lse⁻), where exp(z − lse⁻ + ln a) belongs.
+fn offset_without_mass<T: Element>(problem: &Drawn<T>) -> Result<Option<Vec<Output>>, Failed> {
+    with_other_dz(problem, |value, i, is_positive, dz| {
+        let a = value.rows.negatives_mass[i];
+        if is_positive || a == 0.0 { dz } else { dz / a }
+    })
+}
+
+/// The loss as the difference of two f32 numbers.
+fn cancelled_loss<T: Element>(problem: &Drawn<T>) -> Result<Option<Vec<Output>>, Failed> {
+    let is_confident = matches!(problem.case.data, Data::Confident(_));
+    if !is_confident || problem.contrast.rule() != RowRule::SOFTMAX {
+        return Ok(None);
+    }
+    let value = problem.solution()?;
     let directions = [Some(value.rows), value.columns];
     let rows = directions.iter().flatten();
-    let pairs = rows.flat_map(|rows| rows.lse.iter().zip(&rows.positive));
-    let losses = pairs.map(|(&lse, &positive)| f64::from(lse as f32 - positive as f32));
+    let pairs = rows.flat_map(|rows| rows.loss.iter().zip(&rows.positive));
+    // Without a positive there is no loss.
+    let pairs = pairs.filter(|(_, z)| z.is_finite());
+    let losses = pairs.map(|(&loss, &z)| f64::from((z + loss) as f32 - z as f32));
     let loss = losses.sum::<f64>() * problem.contrast.row_weight(problem.case.anchors);
     Ok(Some(vec![output("loss", vec![loss])]))
 }
@@ -305,7 +330,7 @@ fn disagreement_fails(seed: u64) -> Result<(), Failed> {
     let frugal = CpuEngine::new().with_weights_budget(0);
     let types = &ALL_TYPES;
     for (index, case) in (Run { seed, types }).cases::<f32>() {
-        let problem = Problem::<f32>::draw(&case, &mut random(seed, index))?;
+        let problem = Drawn::<f32>::draw(&case, &mut random(seed, index))?;
         let expectation = Expectation::new(&problem)?;
         let engines = [&CpuEngine::new(), &frugal];
         let checked = check(&engines, &problem, &expectation, GradientTypes::Both);

@@ -38,13 +38,9 @@ fn rows(_: &CudaDevice) -> Result<(), Error> {
         .collect();
     let mut dz = vec![0.0f32; ROWS * DIM];
     let z = Rows::new(&z, ROWS, DIM)?;
-    let gradients = Gradients {
-        dq: RowsMut::new(&mut dz, ROWS, DIM)?,
-        dk: None,
-    };
-    let contrast = Contrast::nt_xent(TEMPERATURE)?;
-    let inputs = Inputs::Shared { z };
-    let value = CpuEngine::new().value_and_grad(&contrast, &inputs, 1.0, gradients)?;
+    let gradients = Gradients::new(RowsMut::new(&mut dz, ROWS, DIM)?, None);
+    let problem = Contrast::nt_xent(TEMPERATURE)?.on(Inputs::Shared { z })?;
+    let value = CpuEngine::new().value_and_grad(&problem, 1.0, gradients)?;
     assert_abs_diff_eq!(loss, value.loss, epsilon = 1e-5 * value.loss);
 
     let mut expected = before;

@@ -2,7 +2,7 @@
 
 use half::{bf16, f16};
 use infonce::cuda::{CudaBuffer, CudaDevice, CudaEngine};
-use infonce::{Contrast, Element, Engine, Error, Gradients, Inputs, Positives};
+use infonce::{Contrast, Element, Engine, Error, Evaluation, Gradients, Inputs, Read};
 
 use super::Test;
 
@@ -56,21 +56,16 @@ fn tf32(device: &CudaDevice) -> Result<(), Error> {
             unit_rows::<f32>(device, dim, 2)?,
         );
         let (q, k) = (q.rows(ROWS, dim)?, k.rows(ROWS, dim)?);
-        for contrast in [
-            Contrast::clip(5.0)?,
-            Contrast::info_nce(0.2, Positives::Diagonal)?,
-        ] {
+        for contrast in [Contrast::clip(5.0)?, Contrast::info_nce(0.2)?] {
             let run = |tf32| -> Result<_, Error> {
                 let engine = CudaEngine::on(device.clone()).with_tf32(tf32);
                 let mut dq = CudaBuffer::<f32>::zeroed(device, ROWS * dim)?;
                 let mut dk = CudaBuffer::<f32>::zeroed(device, ROWS * dim)?;
-                let gradients = Gradients {
-                    dq: dq.rows_mut(ROWS, dim)?,
-                    dk: Some(dk.rows_mut(ROWS, dim)?),
-                };
-                let value =
-                    engine.value_and_grad(&contrast, &Inputs::Pair { q, k }, 1.0, gradients)?;
-                Ok((value.loss, dq.download()?, dk.download()?))
+                let gradients =
+                    Gradients::new(dq.rows_mut(ROWS, dim)?, Some(dk.rows_mut(ROWS, dim)?));
+                let problem = contrast.on(Inputs::pair(q, k))?;
+                let value = engine.value_and_grad(&problem, 1.0, gradients)?;
+                Ok((value.loss()?, dq.download()?, dk.download()?))
             };
             let (exact, rounded) = (run(false)?, run(true)?);
             judge(&format!("dq, D = {dim}"), &exact.1, &rounded.1);
@@ -79,7 +74,7 @@ fn tf32(device: &CudaDevice) -> Result<(), Error> {
         }
         let best = |tf32| {
             let engine = CudaEngine::on(device.clone()).with_tf32(tf32);
-            engine.top_k(q, k, 3, false)
+            engine.top_k(q, k, 3, false)?.read()
         };
         judge(
             &format!("top-k, D = {dim}"),
@@ -101,7 +96,6 @@ fn scores_of_8_bits<T: Element>(device: &CudaDevice) -> Result<(), Error> {
     let exact = CudaEngine::on(device.clone());
     let rounded = exact.clone().with_fp8_scores(true);
     let scale = 10.0;
-    let contrast = Contrast::clip(scale)?;
     // Anchors' rows that stay in shared memory, and such that are too long.
     for dim in [128, 530] {
         let (q, k) = (
@@ -109,10 +103,10 @@ fn scores_of_8_bits<T: Element>(device: &CudaDevice) -> Result<(), Error> {
             unit_rows::<T>(device, dim, 2)?,
         );
         let (q, k) = (q.rows(ROWS, dim)?, k.rows(ROWS, dim)?);
-        let inputs = Inputs::Pair { q, k };
+        let problem = Contrast::clip(scale)?.on(Inputs::pair(q, k))?;
         if device.info().compute_capability != (9, 0) {
             let refused = [
-                rounded.forward(&contrast, &inputs).err(),
+                rounded.forward(&problem).err(),
                 rounded.top_k(q, k, 3, false).err(),
             ];
             let is_refused =
@@ -121,9 +115,9 @@ fn scores_of_8_bits<T: Element>(device: &CudaDevice) -> Result<(), Error> {
             continue;
         }
         let [exactly, roughly] = [&exact, &rounded].map(|engine| -> Result<_, Error> {
-            let forward = engine.forward(&contrast, &inputs)?;
-            let lse = forward.statistics.rows.negatives_lse;
-            Ok((lse, engine.top_k(q, k, 3, false)?.scores))
+            let forward = engine.forward(&problem)?.statistics().read()?;
+            let best = engine.top_k(q, k, 3, false)?.read()?;
+            Ok((forward.rows.negatives_lse, best.scores))
         });
         let (exactly, roughly) = (exactly?, roughly?);
         for (what, a, b, bound) in [

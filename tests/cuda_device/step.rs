@@ -2,17 +2,17 @@
 
 use half::bf16;
 use infonce::cuda::{
-    CudaBuffer, CudaDevice, CudaEngine, CudaQueue, CudaRows, CudaRowsMut, CudaVector,
+    CudaBuffer, CudaDevice, CudaEngine, CudaQueue, CudaResults, CudaRows, CudaRowsMut, CudaVector,
     CudaVectorMut, StepInputs,
 };
 use infonce::{
-    Contrast, Engine, Error, Gradients, Inputs, KeyQueue, MomentumSchedule, MomentumTensor,
-    Positives,
+    Contrast, CudaError, Engine, Error, Evaluation, Gradients, Inputs, KeyQueue, MomentumSchedule,
+    MomentumTensor, NO_POSITIVE, Positives,
 };
 
 use super::{Test, bits};
 
-pub const TESTS: [(&str, Test); 6] = [
+pub const TESTS: [(&str, Test); 7] = [
     (
         "a recorded step gives the bits of its verbs one by one, run after run",
         contrasts,
@@ -20,6 +20,10 @@ pub const TESTS: [(&str, Test); 6] = [
     (
         "a recorded step of MoCo turns its queue and updates the key encoder",
         moco,
+    ),
+    (
+        "a recorded step sees the positives that stand there when it runs",
+        next_positives,
     ),
     ("a scale that is lent to a step is read by it", lent_scale),
     (
@@ -79,12 +83,18 @@ impl Unit {
 /// Bits of loss and dscale, of dq, and of dk.
 type Left = ([u32; 2], Vec<u32>, Option<Vec<u32>>);
 
+/// Bits of loss and dscale.
+fn numbers(results: &CudaResults) -> Result<[u32; 2], Error> {
+    Ok([results.loss()?, results.dscale()?].map(f32::to_bits))
+}
+
 /// The verbs of a step one by one.
 fn plain(
     engine: &CudaEngine,
     contrast: &Contrast,
     q: &[bf16],
     k: Option<&[bf16]>,
+    positives: Positives<CudaVector<'_, u32>>,
     queue: Option<&mut CudaQueue<bf16>>,
     dk: bool,
 ) -> Result<Left, Error> {
@@ -96,21 +106,19 @@ fn plain(
     let filled = queue.as_ref().and_then(|queue| queue.filled());
     let inputs = match (k, filled) {
         (None, _) => Inputs::Shared { z: q },
-        (Some(k), None) => Inputs::Pair { q, k },
+        (Some(k), None) => Inputs::Pair { q, k, positives },
         (Some(own_key), Some(queue)) => Inputs::Queue { q, own_key, queue },
     };
     let room = |unit: &Unit| CudaBuffer::<f32>::zeroed(device, unit.rows.len());
     let mut dq = room(&anchors)?;
     let mut of_keys = keys.as_ref().filter(|_| dk).map(room).transpose()?;
-    let gradients = Gradients {
-        dq: dq.rows_mut(anchors.norms.len(), DIM)?,
-        dk: match (&mut of_keys, &keys) {
-            (Some(dk), Some(keys)) => Some(dk.rows_mut(keys.norms.len(), DIM)?),
-            _ => None,
-        },
+    let to_keys = match (&mut of_keys, &keys) {
+        (Some(dk), Some(keys)) => Some(dk.rows_mut(keys.norms.len(), DIM)?),
+        _ => None,
     };
-    let value = engine.value_and_grad(contrast, &inputs, UPSTREAM, gradients)?;
-    let loss = [value.loss, value.dscale].map(f32::to_bits);
+    let gradients = Gradients::new(dq.rows_mut(anchors.norms.len(), DIM)?, to_keys);
+    let value = engine.value_and_grad(&contrast.on(inputs)?, UPSTREAM, gradients)?;
+    let loss = numbers(&value)?;
     let dq = anchors.backward(engine, &dq)?;
     let dk = match (&keys, &of_keys) {
         (Some(keys), Some(dk)) => Some(keys.backward(engine, dk)?),
@@ -125,16 +133,12 @@ fn plain(
 fn contrasts(device: &CudaDevice) -> Result<(), Error> {
     let engine = CudaEngine::on(device.clone());
     let apart = CudaEngine::on(device.with_new_stream()?);
-    let index: Vec<u32> = (0..14).map(|i| i * 5 % 19).collect();
     for (contrast, key_rows, dk) in [
         (Contrast::nt_xent(0.125)?, None, false),
         (Contrast::clip(8.0)?, Some(14), true),
         (Contrast::clip(8.0)?, Some(14), false),
-        (
-            Contrast::info_nce(0.125, Positives::Index(index.into()))?,
-            Some(19),
-            true,
-        ),
+        (Contrast::dcl(0.125)?, None, false),
+        (Contrast::info_nce(0.125)?, Some(19), true),
     ] {
         let mut q = CudaBuffer::<bf16>::zeroed(device, 14 * DIM)?;
         let mut dq = CudaBuffer::<f32>::zeroed(device, 14 * DIM)?;
@@ -147,15 +151,14 @@ fn contrasts(device: &CudaDevice) -> Result<(), Error> {
             Some(rows) => StepInputs::Pair {
                 q,
                 k: k.rows_mut(rows, DIM)?,
+                positives: Positives::DIAGONAL,
             },
         };
-        let gradients = Gradients {
-            dq: dq.rows_mut(14, DIM)?,
-            dk: match dk {
-                true => Some(of_keys.rows_mut(keys, DIM)?),
-                false => None,
-            },
+        let to_keys = match dk {
+            true => Some(of_keys.rows_mut(keys, DIM)?),
+            false => None,
         };
+        let gradients = Gradients::new(dq.rows_mut(14, DIM)?, to_keys);
         let mut step = engine
             .step(&contrast, inputs, gradients)
             .with_upstream(UPSTREAM)
@@ -172,15 +175,70 @@ fn contrasts(device: &CudaDevice) -> Result<(), Error> {
             let gradients = step.gradients();
             let dk = gradients.dk.map(|dk| dk.download(device)).transpose()?;
             let found = (
-                step.results().read_loss()?.map(f32::to_bits),
+                numbers(step.results())?,
                 bits(&gradients.dq.download(device)?),
                 dk.as_deref().map(bits),
             );
-            let expected = plain(&apart, &contrast, &q, k.as_deref(), None, dk.is_some())?;
+            let (k, same) = (k.as_deref(), Positives::DIAGONAL);
+            let expected = plain(&apart, &contrast, &q, k, same, None, dk.is_some())?;
             assert!(step.loss()?.is_finite());
             assert_eq!(found, expected, "{} run {run}", contrast.name());
         }
     }
+    Ok(())
+}
+
+/// The indices belong to the caller, who changes them between two launches.
+fn next_positives(device: &CudaDevice) -> Result<(), Error> {
+    const ANCHORS: usize = 14;
+    const KEYS: usize = 19;
+    let engine = CudaEngine::on(device.clone());
+    let apart = CudaEngine::on(device.with_new_stream()?);
+    let contrast = Contrast::info_nce(0.125)?;
+    let (q, k) = (embeddings(ANCHORS, 1), embeddings(KEYS, 2));
+    let mut anchors = CudaBuffer::upload(device, &q)?;
+    let mut keys = CudaBuffer::upload(device, &k)?;
+    let mut dq = CudaBuffer::<f32>::zeroed(device, ANCHORS * DIM)?;
+    let mut dk = CudaBuffer::<f32>::zeroed(device, KEYS * DIM)?;
+    let mut index = CudaBuffer::<u32>::zeroed(device, ANCHORS)?;
+    // SAFETY: the buffer outlives the step, and is written to in the order of the stream.
+    let lent = unsafe { CudaVector::<u32>::from_raw(index.address(), ANCHORS, device)? };
+    let inputs = StepInputs::Pair {
+        q: anchors.rows_mut(ANCHORS, DIM)?,
+        k: keys.rows_mut(KEYS, DIM)?,
+        positives: Positives::Index(lent),
+    };
+    let gradients = Gradients::new(dq.rows_mut(ANCHORS, DIM)?, Some(dk.rows_mut(KEYS, DIM)?));
+    let mut step = engine
+        .step(&contrast, inputs, gradients)
+        .with_upstream(UPSTREAM)
+        .record()?;
+    let mut losses = Vec::new();
+    // Spread, in one group, and none for some.
+    let batches: [fn(u32) -> u32; 3] = [
+        |i| i * 5 % KEYS as u32,
+        |_| 7,
+        |i| if i % 3 == 0 { NO_POSITIVE } else { 18 - i },
+    ];
+    for of in batches {
+        let batch: Vec<u32> = (0..ANCHORS as u32).map(of).collect();
+        index.write(&batch)?;
+        step.launch()?;
+        let gradients = step.gradients();
+        let dk = gradients.dk.expect("it was asked for").download(device)?;
+        let found = (
+            numbers(step.results())?,
+            bits(&gradients.dq.download(device)?),
+            Some(bits(&dk)),
+        );
+        let batch = CudaBuffer::upload(apart.device(), &batch)?;
+        let positives = Positives::Index(batch.vector()?);
+        let expected = plain(&apart, &contrast, &q, Some(&k), positives, None, true)?;
+        assert_eq!(found, expected);
+        losses.push(found.0);
+    }
+    losses.dedup();
+    assert_eq!(losses.len(), batches.len(), "each batch has its own loss");
     Ok(())
 }
 
@@ -212,10 +270,7 @@ fn moco(device: &CudaDevice) -> Result<(), Error> {
             own_key: own_key.rows_mut(batch, DIM)?,
             queue: CudaQueue::from_host(device, &full(capacity)?)?,
         };
-        let gradients = Gradients {
-            dq: dq.rows_mut(batch, DIM)?,
-            dk: None,
-        };
+        let gradients = Gradients::new(dq.rows_mut(batch, DIM)?, None);
         let schedule = MomentumSchedule::cosine(0.9, 5)?;
         let tensor = MomentumTensor {
             // SAFETY: the buffer outlives the step, and is written to in the order of the stream.
@@ -241,13 +296,14 @@ fn moco(device: &CudaDevice) -> Result<(), Error> {
             }
             step.launch()?;
             let found = (
-                step.results().read_loss()?.map(f32::to_bits),
+                numbers(step.results())?,
                 bits(&step.gradients().dq.download(device)?),
                 None,
             );
             let contrast = Contrast::moco(1.0 / scale)?;
             let queue = Some(&mut plain_queue);
-            let expected = plain(&apart, &contrast, &q, Some(&k), queue, false)?;
+            let (k, none) = (Some(&k[..]), Positives::DIAGONAL);
+            let expected = plain(&apart, &contrast, &q, k, none, queue, false)?;
             assert_eq!(found, expected, "{batch} of {capacity}, run {run}");
             let turned = step.queue().unwrap().to_host()?;
             assert_eq!(
@@ -289,10 +345,7 @@ fn simclr<'a>(
     let inputs = StepInputs::Shared {
         z: z.rows_mut(rows, DIM)?,
     };
-    let gradients = Gradients {
-        dq: dz.rows_mut(rows, DIM)?,
-        dk: None,
-    };
+    let gradients = Gradients::new(dz.rows_mut(rows, DIM)?, None);
     Ok(engine.step(&Contrast::nt_xent(0.125)?, inputs, gradients))
 }
 
@@ -305,7 +358,16 @@ fn lent_scale(device: &CudaDevice) -> Result<(), Error> {
     let mut scale = CudaBuffer::upload(device, &[2.0f32])?;
     let loss = |scale: f32| -> Result<u32, Error> {
         let contrast = Contrast::nt_xent(1.0 / scale)?;
-        Ok(plain(&apart, &contrast, &z, None, None, false)?.0[0])
+        Ok(plain(
+            &apart,
+            &contrast,
+            &z,
+            None,
+            Positives::DIAGONAL,
+            None,
+            false,
+        )?
+        .0[0])
     };
     // SAFETY: the buffer outlives the step, and is written to in the order of the stream.
     let lent = unsafe { CudaVectorMut::<f32>::from_raw(scale.address(), 1, device)? };
@@ -380,31 +442,26 @@ fn refused(device: &CudaDevice) -> Result<(), Error> {
         own_key: own_key.rows_mut(6, DIM)?,
         queue: CudaQueue::from_host(device, &half_full)?,
     };
-    let gradients = Gradients {
-        dq: dz.rows_mut(6, DIM)?,
-        dk: None,
-    };
+    let gradients = Gradients::new(dz.rows_mut(6, DIM)?, None);
     let step = engine.step(&Contrast::moco(0.125)?, inputs, gradients);
-    let not_full = Error::QueueNotFull {
+    let not_full = CudaError::QueueNotFull {
         fill: 5,
         capacity: 8,
     };
-    assert_eq!(step.record().err(), Some(not_full));
+    assert_eq!(step.record().err(), Some(not_full.into()));
 
     let inputs = StepInputs::Shared {
         z: z.rows_mut(6, DIM)?,
     };
-    let over_input = Gradients {
-        // SAFETY: within the buffer of z; refused before anything is recorded.
-        dq: unsafe { CudaRowsMut::<bf16>::from_raw(z_address, 6, DIM, DIM, device)? },
-        dk: None,
-    };
-    let step = engine.step(&Contrast::nt_xent(0.125)?, inputs, over_input);
-    let aliasing = Error::Aliasing {
+    // SAFETY: within the buffer of z; refused before anything is recorded.
+    let over_input = unsafe { CudaRowsMut::<bf16>::from_raw(z_address, 6, DIM, DIM, device)? };
+    let gradients = Gradients::new(over_input, None);
+    let step = engine.step(&Contrast::nt_xent(0.125)?, inputs, gradients);
+    let aliasing = CudaError::Aliasing {
         argument: "gradients.dq",
         other: "z",
     };
-    assert_eq!(step.record().err(), Some(aliasing));
+    assert_eq!(step.record().err(), Some(aliasing.into()));
 
     let query = CudaBuffer::<f32>::zeroed(device, 10)?;
     let over_gradient = MomentumTensor {
@@ -414,11 +471,11 @@ fn refused(device: &CudaDevice) -> Result<(), Error> {
         shadow: None,
     };
     let step = simclr(&engine, &mut z, &mut dz)?.with_momentum(0.5, vec![over_gradient])?;
-    let aliasing = Error::Aliasing {
+    let aliasing = CudaError::Aliasing {
         argument: "key",
         other: "gradients.dq",
     };
-    assert_eq!(step.record().err(), Some(aliasing));
+    assert_eq!(step.record().err(), Some(aliasing.into()));
 
     let mut short = CudaBuffer::<f32>::zeroed(device, 9)?;
     let short = MomentumTensor {
@@ -445,11 +502,24 @@ fn refused(device: &CudaDevice) -> Result<(), Error> {
     let flat = simclr(&engine, &mut z, &mut dz)?.with_epsilon(0.0);
     assert!(matches!(flat.record().err(), Some(Error::Scalar { .. })));
 
+    let inputs = StepInputs::Shared {
+        z: z.rows_mut(6, DIM)?,
+    };
+    let adding = Gradients::new(dz.rows_mut(6, DIM)?, None).accumulating();
+    let step = engine.step(&Contrast::nt_xent(0.125)?, inputs, adding);
+    assert!(matches!(
+        step.record().err(),
+        Some(Error::Unsupported {
+            option: "gradients.accumulate",
+            ..
+        })
+    ));
+
     let mut step = simclr(&engine, &mut z, &mut dz)?.record()?;
     assert!(matches!(step.set_scale(-1.0), Err(Error::Scalar { .. })));
     assert!(matches!(step.set_momentum(1.1), Err(Error::Scalar { .. })));
     let recorded = device.record(|| step.launch()).map(|_| ());
-    assert_eq!(recorded, Err(Error::Capture { call: "launch" }));
+    assert_eq!(recorded, Err(CudaError::Capture { call: "launch" }.into()));
     // What was refused left the stream usable.
     step.launch()?;
     step.loss()?;

@@ -1,11 +1,12 @@
 //! Values and gradients of losses.
 
 use approx::assert_abs_diff_eq;
+use infonce::Inputs;
 use infonce::losses::LogScale;
 
 use super::*;
 
-pub(super) fn promises<B: Backend>() -> [(&'static str, Promise<B>); 10] {
+pub(super) fn promises<E: Engine>() -> [(&'static str, Promise<E>); 10] {
     [
         ("identical vectors give ln(2N-1)", identical_vectors),
         ("identical views are not 0", identical_views),
@@ -24,161 +25,152 @@ pub(super) fn promises<B: Backend>() -> [(&'static str, Promise<B>); 10] {
 }
 
 /// The loss of the reference and of the engine, in type `T`.
-fn loss_is<B: Backend, T: Element>(
-    engine: &B,
-    contrast: &Contrast,
+fn loss_is<E: Engine, T: Element>(
+    engine: &E,
+    kind: &Kind,
     matrices: &[Dense],
     expected: f64,
     share: f64,
 ) -> Result<(), Error> {
-    let what = format!(
-        "{} of {} at {}",
-        contrast.name(),
-        T::DTYPE,
-        contrast.scale()
-    );
-    let reference = reference_of::<T>(contrast, matrices)?;
+    let what = format!("{} of {}", kind.name(), T::DTYPE);
+    let reference = reference_of::<T>(kind, matrices)?;
     assert_near(
         reference.loss,
         expected,
         share,
         &format!("reference, {what}"),
     );
-    let value = evaluate::<B, T>(engine, contrast, matrices)?;
+    let value = evaluate::<E, T>(engine, kind, matrices)?;
     assert_near(value.loss, expected, share, &what);
     assert!(value.is_finite(), "{what}: {value:?}");
     Ok(())
 }
 
-fn identical_vectors<B: Backend>(new: New<B>) -> Result<(), Error> {
+fn identical_vectors<E: Engine>(new: New<E>) -> Result<(), Error> {
     let engine = &new()?;
     let equal = [Dense::from_fn(16, 2, |_, d| [0.6, 0.8][d])];
     for temperature in [0.01, 0.07, 0.5, 1.0, 20.0] {
-        let contrast = &Contrast::nt_xent(temperature)?;
-        in_all_types!(loss_is::<B>(engine, contrast, &equal, 2.708050, 1e-5));
+        let kind = &Kind::new(Contrast::nt_xent(temperature)?, &[16]);
+        in_all_types!(loss_is::<E>(engine, kind, &equal, 2.708050, 1e-5));
     }
     Ok(())
 }
 
-fn identical_views<B: Backend>(new: New<B>) -> Result<(), Error> {
+fn identical_views<E: Engine>(new: New<E>) -> Result<(), Error> {
     let engine = &new()?;
     let views = [matrix(&[[1.0, 0.0], [0.0, 1.0], [1.0, 0.0], [0.0, 1.0]])];
     for (temperature, expected) in [(1.0, 0.551445), (0.07, 1.24975e-6)] {
-        let contrast = &Contrast::nt_xent(temperature)?;
-        in_all_types!(loss_is::<B>(engine, contrast, &views, expected, 1e-5));
+        let kind = &Kind::new(Contrast::nt_xent(temperature)?, &[4]);
+        in_all_types!(loss_is::<E>(engine, kind, &views, expected, 1e-5));
     }
     Ok(())
 }
 
 /// It is left out beforehand, not taken off afterwards: seen where rows are not normalised, so that
 /// ⟨z_i, z_i⟩ is not 1.
-fn own_sum<B: Backend>(new: New<B>) -> Result<(), Error> {
+fn own_sum<E: Engine>(new: New<E>) -> Result<(), Error> {
     const STEP: f64 = 1e-5;
     let engine = &new()?;
-    let contrast = Contrast::nt_xent(0.5)?;
-    loss_is::<B, f32>(engine, &contrast, &[two_views()], 0.430190, 2e-6)?;
+    let kind = Kind::new(Contrast::nt_xent(0.5)?, &[4]);
+    loss_is::<E, f32>(engine, &kind, &[two_views()], 0.430190, 2e-6)?;
 
     let z = randn(6, 3, 1);
-    let value = evaluate::<B, f32>(engine, &contrast, std::slice::from_ref(&z))?;
+    let value = evaluate::<E, f32>(engine, &kind, std::slice::from_ref(&z))?;
     for (place, &found) in value.dq.iter().enumerate() {
         let at = |step: f64| {
             let mut moved = z.clone();
             moved.as_mut_slice()[place] += step;
-            reference::value_and_grad(&contrast, &Inputs::Shared { z: &moved }, 1.0)
+            let problem = kind.contrast.on(Inputs::Shared { z: &moved })?;
+            Ok::<f64, Error>(reference::value_and_grad(&problem, 1.0).loss)
         };
-        let expected = (at(STEP)?.loss - at(-STEP)?.loss) / (2.0 * STEP);
+        let expected = (at(STEP)? - at(-STEP)?) / (2.0 * STEP);
         assert_abs_diff_eq!(f64::from(found), expected, epsilon = 1e-5);
     }
     Ok(())
 }
 
-fn zero_rows<B: Backend>(new: New<B>) -> Result<(), Error> {
-    fn check<B: Backend, T: Element>(engine: &B) -> Result<(), Error> {
-        for (contrast, rows) in contrasts(0.07, 2, 4)? {
+fn zero_rows<E: Engine>(new: New<E>) -> Result<(), Error> {
+    fn check<E: Engine, T: Element>(engine: &E) -> Result<(), Error> {
+        for kind in kinds(0.07, 2, 4)? {
             // The first row of every matrix, then all of them.
             for zeros in [1, 4] {
                 let with_zeros = |&rows: &usize| {
                     let z = unit(&randn(rows, 5, rows as u64));
                     Dense::from_fn(rows, 5, |i, d| if i < zeros { 0.0 } else { z.row(i)[d] })
                 };
-                let matrices: Vec<Dense> = rows.iter().map(with_zeros).collect();
-                let expected = reference_of::<T>(&contrast, &matrices)?.loss;
-                loss_is::<B, T>(engine, &contrast, &matrices, expected, 1e-5)?;
+                let matrices: Vec<Dense> = kind.rows.iter().map(with_zeros).collect();
+                let expected = reference_of::<T>(&kind, &matrices)?.loss;
+                loss_is::<E, T>(engine, &kind, &matrices, expected, 1e-5)?;
             }
         }
         Ok(())
     }
     let engine = &new()?;
-    in_all_types!(check::<B>(engine));
+    in_all_types!(check::<E>(engine));
     Ok(())
 }
 
 /// Logits reach hundreds, so a softmax without an offset overflows.
-fn unnormalised<B: Backend>(new: New<B>) -> Result<(), Error> {
-    fn check<B: Backend, T: Element>(engine: &B) -> Result<(), Error> {
-        for (contrast, rows) in contrasts(0.07, 24, 48)? {
-            let seeds = rows.iter().zip(2..);
+fn unnormalised<E: Engine>(new: New<E>) -> Result<(), Error> {
+    fn check<E: Engine, T: Element>(engine: &E) -> Result<(), Error> {
+        for kind in kinds(0.07, 24, 48)? {
+            let seeds = kind.rows.iter().zip(2..);
             let matrices: Vec<Dense> = seeds.map(|(&rows, seed)| randn(rows, 128, seed)).collect();
-            let expected = reference_of::<T>(&contrast, &matrices)?.loss;
-            assert!(expected > 100.0, "{}: {expected}", contrast.name());
-            loss_is::<B, T>(engine, &contrast, &matrices, expected, 1e-5)?;
+            let expected = reference_of::<T>(&kind, &matrices)?.loss;
+            assert!(expected > 100.0, "{}: {expected}", kind.name());
+            loss_is::<E, T>(engine, &kind, &matrices, expected, 1e-5)?;
         }
         Ok(())
     }
     let engine = &new()?;
-    in_all_types!(check::<B>(engine));
+    in_all_types!(check::<E>(engine));
     Ok(())
 }
 
 /// There are no ids by which a queue's key could be told to be the anchor's own.
-fn counted_twice<B: Backend>(new: New<B>) -> Result<(), Error> {
+fn counted_twice<E: Engine>(new: New<E>) -> Result<(), Error> {
     let engine = &new()?;
     let batch = matrix(&[[1.0, 0.0], [0.0, 1.0]]);
     let matrices = [batch.clone(), batch.clone(), batch];
-    let contrast = &Contrast::moco(0.5)?;
+    let kind = &Kind::new(Contrast::moco(0.5)?, &[2, 2, 2]);
     // Logits 2 of the own key, 2 and 0 of the queue: ln(2 + e⁻²), where leaving it out gave ln(1 + e⁻²).
-    in_all_types!(loss_is::<B>(engine, contrast, &matrices, 0.758_626, 1e-5));
+    in_all_types!(loss_is::<E>(engine, kind, &matrices, 0.758_626, 1e-5));
     Ok(())
 }
 
-fn smaller_batch<B: Backend>(new: New<B>) -> Result<(), Error> {
-    fn check<B: Backend, T: Element>(new: New<B>) -> Result<(), Error> {
-        let batch = |rows: &[usize]| -> Vec<Dense> {
-            let seeds = rows.iter().zip(5..);
-            seeds
-                .map(|(&rows, seed)| unit(&randn(rows, 24, seed)))
-                .collect()
-        };
-        let [large, small] = [contrasts(0.07, 128, 128)?, contrasts(0.07, 32, 32)?];
-        for ((large, large_rows), (small, small_rows)) in large.iter().zip(&small) {
+fn smaller_batch<E: Engine>(new: New<E>) -> Result<(), Error> {
+    fn check<E: Engine, T: Element>(new: New<E>) -> Result<(), Error> {
+        let [large, small] = [kinds(0.07, 128, 128)?, kinds(0.07, 32, 32)?];
+        for pair in large.iter().zip(&small) {
             let engine = new()?;
-            for (contrast, rows) in [(large, large_rows), (small, small_rows)] {
-                let batch = batch(rows);
-                let found = evaluate::<B, T>(&engine, contrast, &batch)?;
-                let alone = evaluate::<B, T>(&new()?, contrast, &batch)?;
+            for kind in [pair.0, pair.1] {
+                let batch = kind.unit_rows(24, 5);
+                let found = evaluate::<E, T>(&engine, kind, &batch)?;
+                let alone = evaluate::<E, T>(&new()?, kind, &batch)?;
                 assert!(found.is_finite());
-                assert_eq!(found, alone, "{} of {}", contrast.name(), T::DTYPE);
+                assert_eq!(found, alone, "{} of {}", kind.name(), T::DTYPE);
             }
         }
         Ok(())
     }
-    in_all_types!(check::<B>(new));
+    in_all_types!(check::<E>(new));
     Ok(())
 }
 
 /// Candidates P, N, N, P, N, N of two anchors: the loss and the gradients of P, P, N, N, N, N.
-fn any_layout<B: Backend>(new: New<B>) -> Result<(), Error> {
-    fn check<B: Backend, T: Element>(engine: &B) -> Result<(), Error> {
+fn any_layout<E: Engine>(new: New<E>) -> Result<(), Error> {
+    fn check<E: Engine, T: Element>(engine: &E) -> Result<(), Error> {
         let (q, k) = (unit(&randn(2, 8, 3)), unit(&randn(6, 8, 4)));
         let order = [0, 3, 1, 2, 4, 5];
         let sorted = Dense::from_fn(6, 8, |j, d| k.row(order[j])[d]);
-        let by_index = Contrast::info_nce(0.5, Positives::Index(vec![0, 3].into()))?;
-        let diagonal = Contrast::info_nce(0.5, Positives::Diagonal)?;
+        let info_nce = Contrast::info_nce(0.5)?;
+        let by_index = Kind::by_index(info_nce, &[2, 6], vec![0, 3]);
+        let diagonal = Kind::new(info_nce, &[2, 6]);
         let expected = reference_of::<T>(&diagonal, &[q.clone(), sorted.clone()])?;
         let matrices = [q, k];
-        loss_is::<B, T>(engine, &by_index, &matrices, expected.loss, 1e-5)?;
+        loss_is::<E, T>(engine, &by_index, &matrices, expected.loss, 1e-5)?;
 
-        let value = evaluate::<B, T>(engine, &by_index, &matrices)?;
+        let value = evaluate::<E, T>(engine, &by_index, &matrices)?;
         let expected_dk = expected.dk.as_ref().map_or(&[][..], Dense::as_slice);
         let sorted_dk = order.iter().flat_map(|&j| &value.dk[j * 8..][..8]);
         let found = value.dq.iter().chain(sorted_dk);
@@ -192,43 +184,35 @@ fn any_layout<B: Backend>(new: New<B>) -> Result<(), Error> {
         Ok(())
     }
     let engine = &new()?;
-    in_all_types!(check::<B>(engine));
+    in_all_types!(check::<E>(engine));
     Ok(())
 }
 
-/// Rank r has n anchors and sees the candidates of all ranks; its positives are an index that starts at
-/// r·n, and its anchors are a part of the whole matrix, where they lie.
-fn shards<B: Backend>(new: New<B>) -> Result<(), Error> {
+/// Rank r has n anchors and sees the candidates of all ranks: its positives start at r·n.
+fn shards<E: Engine>(new: New<E>) -> Result<(), Error> {
     let engine = &new()?;
     let (ranks, n, dim) = (3, 4, 8);
-    let (q, k) = (
-        unit(&randn(ranks * n, dim, 6)),
-        unit(&randn(ranks * n, dim, 7)),
-    );
-    let whole = Contrast::info_nce(0.5, Positives::Diagonal)?;
-    let expected = reference_of::<f32>(&whole, &[q.clone(), k.clone()])?;
-    let (q, k) = (rounded::<f32>(&q), rounded::<f32>(&k));
-    let (mut loss, mut dq, mut dk) = (0.0, Vec::new(), vec![0.0; k.len()]);
+    let rows = ranks * n;
+    let whole = Kind::new(Contrast::info_nce(0.5)?, &[rows, rows]);
+    let matrices = whole.unit_rows(dim, 6);
+    let expected = reference_of::<f32>(&whole, &matrices)?;
+    let (mut loss, mut dq, mut dk) = (0.0, Vec::new(), vec![0.0; rows * dim]);
     for r in 0..ranks {
-        let positives: Vec<u32> = (r * n..(r + 1) * n).map(|i| i as u32).collect();
-        let contrast = Contrast::info_nce(0.5, Positives::Index(positives.into()))?;
-        let inputs = Inputs::Pair {
-            q: Rows::new(&q[r * n * dim..(r + 1) * n * dim], n, dim)?,
-            k: Rows::new(&k, ranks * n, dim)?,
+        let anchors = Dense::from_fn(n, dim, |i, d| matrices[0].row(r * n + i)[d]);
+        let own = Kind {
+            rows: vec![n, rows],
+            positives: Positives::Offset((r * n) as i64),
+            ..whole
         };
-        let (mut own_dq, mut own_dk) = (vec![f32::NAN; n * dim], vec![f32::NAN; k.len()]);
-        let gradients = Gradients {
-            dq: RowsMut::new(&mut own_dq, n, dim)?,
-            dk: Some(RowsMut::new(&mut own_dk, ranks * n, dim)?),
-        };
+        let batch = Batch::<f32>::new(&[anchors, matrices[1].clone()]);
+        let problem = batch.problem(&own)?;
+        let mut gradients = poisoned::<f32>(problem.shape(), true);
         // Each rank has the mean of its own rows.
         let share = 1.0 / ranks as f32;
-        loss += share
-            * engine
-                .value_and_grad(&contrast, &inputs, share, gradients)?
-                .loss;
-        dq.extend(own_dq);
-        for (dk, own_dk) in dk.iter_mut().zip(own_dk) {
+        let value = OnHost(engine).value_and_grad(&problem, share, &mut gradients)?;
+        loss += share * value.loss;
+        dq.extend(gradients.dq);
+        for (dk, own_dk) in dk.iter_mut().zip(gradients.dk.unwrap_or_default()) {
             *dk += own_dk;
         }
     }
@@ -242,7 +226,7 @@ fn shards<B: Backend>(new: New<B>) -> Result<(), Error> {
     Ok(())
 }
 
-fn swapped<B: Backend>(new: New<B>) -> Result<(), Error> {
+fn swapped<E: Engine>(new: New<E>) -> Result<(), Error> {
     let engine = &new()?;
     let matrices = [
         matrix(&[[1.0, 0.0], [0.0, 1.0]]),
@@ -250,7 +234,7 @@ fn swapped<B: Backend>(new: New<B>) -> Result<(), Error> {
     ];
     let mut log_scale = LogScale::from_temperature(0.07)?;
     log_scale.step(10.0);
-    let contrast = &log_scale.contrast()?;
-    in_all_types!(loss_is::<B>(engine, contrast, &matrices, 100.0, 1e-6));
+    let kind = &Kind::new(log_scale.contrast()?, &[2, 2]);
+    in_all_types!(loss_is::<E>(engine, kind, &matrices, 100.0, 1e-6));
     Ok(())
 }

@@ -2,10 +2,12 @@
 //! wrong. Each promise is one test per engine, under its name; losses are judged on the float64 reference
 //! too. An engine that is not there is reported as ignored, with the reason.
 
+mod layouts;
 mod losses;
 #[cfg(feature = "cuda")]
 #[path = "../cuda_device/no_device.rs"]
 mod no_device;
+mod parts;
 mod verbs;
 
 use half::{bf16, f16};
@@ -13,37 +15,57 @@ use half::{bf16, f16};
 use infonce::cuda::CudaEngine;
 #[cfg(feature = "emulator")]
 use infonce::host::{HostEngine, Schedule};
+use infonce::losses::TABLE;
 use infonce::reference::{self, Dense, Reference};
-use infonce::verify::Backend;
+use infonce::verify::{OnHost, inputs, poisoned};
 use infonce::{
-    Contrast, CpuEngine, Element, Error, Gradients, Inputs, Matrix, Positives, Rows, RowsMut,
+    Contrast, CpuEngine, Element, Engine, Error, HostMemory, Matrix, NO_POSITIVE, Positives,
+    Problem, Rows, Statistics,
 };
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 /// Makes a new engine of a kind.
-type New<B> = fn() -> Result<B, Error>;
+type New<E> = fn() -> Result<E, Error>;
 /// A promise, held against engines of one kind.
-type Promise<B> = fn(New<B>) -> Result<(), Error>;
+type Promise<E> = fn(New<E>) -> Result<(), Error>;
 
 fn main() {
     let arguments = Arguments::from_args();
-    let mut trials = trials::<CpuEngine>("cpu", || Ok(CpuEngine::new()));
+    let mut trials = trials_on_host::<CpuEngine>("cpu", || Ok(CpuEngine::new()));
     trials.extend(emulator_trials());
     trials.extend(cuda_trials());
     libtest_mimic::run(&arguments, trials).exit();
 }
 
-fn trials<B: Backend + 'static>(engine: &str, new: New<B>) -> Vec<Trial> {
-    let promises = losses::promises::<B>().into_iter();
-    let promises = promises.chain(verbs::promises::<B>());
+fn trials<E: Engine + 'static>(engine: &str, new: New<E>) -> Vec<Trial> {
+    let promises = losses::promises::<E>().into_iter();
+    let promises = promises
+        .chain(parts::promises::<E>())
+        .chain(verbs::promises::<E>());
     promises
-        .map(|(name, promise)| {
-            let test = move || promise(new).map_err(Failed::from);
-            Trial::test(format!("{engine}: {name}"), test)
-        })
+        .map(|promise| trial(engine, new, promise))
         .collect()
+}
+
+/// Those of engines that work where the caller's slices are, too.
+fn trials_on_host<E: Engine<Memory = HostMemory> + 'static>(
+    engine: &str,
+    new: New<E>,
+) -> Vec<Trial> {
+    let mut all = trials(engine, new);
+    all.extend(layouts::promises::<E>().map(|promise| trial(engine, new, promise)));
+    all
+}
+
+fn trial<E: Engine + 'static>(
+    engine: &str,
+    new: New<E>,
+    (name, promise): (&str, Promise<E>),
+) -> Trial {
+    let test = move || promise(new).map_err(Failed::from);
+    Trial::test(format!("{engine}: {name}"), test)
 }
 
 fn absent(engine: &str, reason: impl Into<String>) -> Trial {
@@ -53,8 +75,8 @@ fn absent(engine: &str, reason: impl Into<String>) -> Trial {
 
 #[cfg(feature = "emulator")]
 fn emulator_trials() -> Vec<Trial> {
-    let mut all = trials("emulator", || Ok(HostEngine::new(Schedule::Late, 1)));
-    all.extend(trials("emulator, sm_90a", || {
+    let mut all = trials_on_host("emulator", || Ok(HostEngine::new(Schedule::Late, 1)));
+    all.extend(trials_on_host("emulator, sm_90a", || {
         Ok(HostEngine::new(Schedule::Mixed, 2).with_hopper_kernels())
     }));
     all
@@ -112,33 +134,76 @@ fn rounded<T: Element>(matrix: &Dense) -> Vec<T> {
     numbers.map(|&x| T::from_f32(x as f32)).collect()
 }
 
-/// Every loss with n anchors and m ≥ n candidates (NT-Xent with 2n rows, CLIP with n of each), and the
-/// rows of its matrices.
-fn contrasts(temperature: f32, n: usize, m: usize) -> Result<Vec<(Contrast, Vec<usize>)>, Error> {
+/// A contrast, the rows of its matrices, and which candidates are positives where it is asked.
+struct Kind {
+    contrast: Contrast,
+    rows: Vec<usize>,
+    positives: Positives<Vec<u32>>,
+}
+
+impl Kind {
+    fn new(contrast: Contrast, rows: &[usize]) -> Self {
+        Self {
+            contrast,
+            rows: rows.to_vec(),
+            positives: Positives::DIAGONAL,
+        }
+    }
+
+    fn by_index(contrast: Contrast, rows: &[usize], index: Vec<u32>) -> Self {
+        Self {
+            positives: Positives::Index(index),
+            ..Self::new(contrast, rows)
+        }
+    }
+
+    fn positives(&self) -> Positives<&[u32]> {
+        match &self.positives {
+            Positives::Offset(offset) => Positives::Offset(*offset),
+            Positives::Index(index) => Positives::Index(index),
+        }
+    }
+
+    /// What it is called in messages.
+    fn name(&self) -> String {
+        let contrast = &self.contrast;
+        let (name, rule, scale) = (contrast.name(), contrast.rule(), contrast.scale());
+        format!("{name} by {rule:?} at {scale}")
+    }
+
+    /// Random unit rows.
+    fn unit_rows(&self, dim: usize, seed: u64) -> Vec<Dense> {
+        let seeds = self.rows.iter().zip(seed..);
+        seeds
+            .map(|(&rows, seed)| unit(&randn(rows, dim, seed)))
+            .collect()
+    }
+}
+
+/// The four ways that inputs lie, with n anchors and m ≥ n candidates (NT-Xent with 2n rows, CLIP with n of
+/// each); where positives are given, on the diagonal and by index.
+fn kinds(temperature: f32, n: usize, m: usize) -> Result<Vec<Kind>, Error> {
     let index: Vec<u32> = (0..n).map(|i| (i * 7 % m) as u32).collect();
+    let info_nce = Contrast::info_nce(temperature)?;
     Ok(vec![
-        (Contrast::nt_xent(temperature)?, vec![2 * n]),
-        (
-            Contrast::info_nce(temperature, Positives::Diagonal)?,
-            vec![n, m],
-        ),
-        (
-            Contrast::info_nce(temperature, Positives::Index(index.into()))?,
-            vec![n, m],
-        ),
-        (Contrast::moco(temperature)?, vec![n, n, m]),
-        (Contrast::clip(1.0 / temperature)?, vec![n, n]),
+        Kind::new(Contrast::nt_xent(temperature)?, &[2 * n]),
+        Kind::new(info_nce, &[n, m]),
+        Kind::by_index(info_nce, &[n, m], index),
+        Kind::new(Contrast::moco(temperature)?, &[n, n, m]),
+        Kind::new(Contrast::clip(1.0 / temperature)?, &[n, n]),
     ])
 }
 
-/// z; q, k; or q, own_key, queue.
-fn inputs<V>(matrices: &[V]) -> Inputs<&V> {
-    match matrices {
-        [z] => Inputs::Shared { z },
-        [q, k] => Inputs::Pair { q, k },
-        [q, own_key, queue] => Inputs::Queue { q, own_key, queue },
-        other => unreachable!("{} matrices", other.len()),
+/// InfoNCE by each rule of the table of losses.
+fn rules(temperature: f32) -> Result<Vec<Contrast>, Error> {
+    let mut rules: Vec<Contrast> = Vec::new();
+    for loss in TABLE {
+        let rule = (loss.at)(temperature)?.rule();
+        if !rules.iter().any(|contrast| contrast.rule() == rule) {
+            rules.push(Contrast::info_nce(temperature)?.with_rule(rule)?);
+        }
     }
+    Ok(rules)
 }
 
 /// Loss and gradients as an engine left them; dk where the contrast has one.
@@ -146,6 +211,7 @@ fn inputs<V>(matrices: &[V]) -> Inputs<&V> {
 struct Value {
     loss: f32,
     dscale: f32,
+    statistics: Statistics,
     dq: Vec<f32>,
     dk: Vec<f32>,
 }
@@ -159,53 +225,55 @@ impl Value {
     }
 }
 
+/// The matrices, rounded to `T`: a problem of these is borrowed from here.
+struct Batch<T> {
+    numbers: Vec<Vec<T>>,
+    dim: usize,
+}
+
+impl<T: Element> Batch<T> {
+    fn new(matrices: &[Dense]) -> Self {
+        Self {
+            numbers: matrices.iter().map(rounded).collect(),
+            dim: (&matrices[0]).dim(),
+        }
+    }
+
+    fn problem<'a>(&'a self, kind: &'a Kind) -> Result<Problem<Rows<'a, T>>, Error> {
+        let views: Result<Vec<Rows<'_, T>>, Error> = self
+            .numbers
+            .iter()
+            .map(|numbers| Rows::new(numbers, numbers.len() / self.dim, self.dim))
+            .collect();
+        kind.contrast.on(inputs(&views?, kind.positives()))
+    }
+}
+
+fn widened<T: Element>(numbers: &[T]) -> Vec<f32> {
+    numbers.iter().map(|x| x.to_f32()).collect()
+}
+
 /// value_and_grad of inputs of type `T`, with gradients of type `T`.
-fn evaluate<B: Backend, T: Element>(
-    engine: &B,
-    contrast: &Contrast,
+fn evaluate<E: Engine, T: Element>(
+    engine: &E,
+    kind: &Kind,
     matrices: &[Dense],
 ) -> Result<Value, Error> {
-    let dim = (&matrices[0]).dim();
-    let rounded: Vec<Vec<T>> = matrices.iter().map(rounded).collect();
-    let views: Result<Vec<Rows<'_, T>>, Error> = rounded
-        .iter()
-        .map(|numbers| Rows::new(numbers, numbers.len() / dim, dim))
-        .collect();
-    let views = views?;
-    let inputs = match inputs(&views) {
-        Inputs::Shared { z } => Inputs::Shared { z: *z },
-        Inputs::Pair { q, k } => Inputs::Pair { q: *q, k: *k },
-        Inputs::Queue { q, own_key, queue } => Inputs::Queue {
-            q: *q,
-            own_key: *own_key,
-            queue: *queue,
-        },
-    };
-    let nan = T::from_f32(f32::NAN);
-    let mut dq = vec![nan; rounded[0].len()];
-    let mut dk = match &inputs {
-        Inputs::Pair { k, .. } => vec![nan; k.as_slice().len()],
-        _ => Vec::new(),
-    };
-    let gradients = Gradients {
-        dq: RowsMut::new(&mut dq, views[0].rows(), dim)?,
-        dk: match dk.len() {
-            0 => None,
-            length => Some(RowsMut::new(&mut dk, length / dim, dim)?),
-        },
-    };
-    let value = engine.value_and_grad(contrast, &inputs, 1.0, gradients)?;
-    let widened = |numbers: &[T]| numbers.iter().map(|x| x.to_f32()).collect();
+    let batch = Batch::<T>::new(matrices);
+    let problem = batch.problem(kind)?;
+    let mut gradients = poisoned::<T>(problem.shape(), kind.contrast.has_dk());
+    let value = OnHost(engine).value_and_grad(&problem, 1.0, &mut gradients)?;
     Ok(Value {
         loss: value.loss,
         dscale: value.dscale,
-        dq: widened(&dq),
-        dk: widened(&dk),
+        statistics: value.statistics,
+        dq: widened(&gradients.dq),
+        dk: gradients.dk.map(|dk| widened(&dk)).unwrap_or_default(),
     })
 }
 
 /// The float64 reference on the same numbers, rounded to `T`.
-fn reference_of<T: Element>(contrast: &Contrast, matrices: &[Dense]) -> Result<Reference, Error> {
+fn reference_of<T: Element>(kind: &Kind, matrices: &[Dense]) -> Result<Reference, Error> {
     let round = |matrix: &Dense| -> Dense {
         let (numbers, dim) = (rounded::<T>(matrix), matrix.dim());
         Dense::from_fn(matrix.rows(), dim, |i, d| {
@@ -213,7 +281,9 @@ fn reference_of<T: Element>(contrast: &Contrast, matrices: &[Dense]) -> Result<R
         })
     };
     let matrices: Vec<Dense> = matrices.iter().map(round).collect();
-    reference::value_and_grad(contrast, &inputs(&matrices), 1.0)
+    let views: Vec<&Dense> = matrices.iter().collect();
+    let problem = kind.contrast.on(inputs(&views, kind.positives()))?;
+    Ok(reference::value_and_grad(&problem, 1.0))
 }
 
 /// Whether `found` is `expected` to within `share` of it.

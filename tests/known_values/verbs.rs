@@ -5,7 +5,7 @@ use infonce::KeyQueue;
 
 use super::*;
 
-pub(super) fn promises<B: Backend>() -> [(&'static str, Promise<B>); 8] {
+pub(super) fn promises<E: Engine>() -> [(&'static str, Promise<E>); 8] {
     [
         ("a row of zeros has a finite gradient", zero_row),
         ("a short row's gradient is kept if it fits", short_row),
@@ -24,18 +24,17 @@ pub(super) fn promises<B: Backend>() -> [(&'static str, Promise<B>); 8] {
 const EPSILON: f32 = 1e-12;
 
 /// y and the norm of one row.
-fn normalized<B: Backend, T: Element>(engine: &B, x: &[f32]) -> Result<(Vec<f32>, f32), Error> {
+fn normalized<E: Engine, T: Element>(engine: &E, x: &[f32]) -> Result<(Vec<f32>, f32), Error> {
     let x: Vec<T> = x.iter().map(|&x| T::from_f32(x)).collect();
-    let (mut y, mut norm) = (vec![T::from_f32(f32::NAN); x.len()], [f32::NAN]);
-    let to = RowsMut::new(&mut y, 1, x.len())?;
-    engine.normalize(Rows::new(&x, 1, x.len())?, to, &mut norm, EPSILON)?;
-    Ok((y.iter().map(|y| y.to_f32()).collect(), norm[0]))
+    let x = Rows::new(&x, 1, x.len())?;
+    let (y, norms) = OnHost(engine).normalize::<T, T>(x, EPSILON)?;
+    Ok((widened(&y), norms[0]))
 }
 
 /// dx of the row x, the gradient of whose unit row is dy, both ways that a kernel may take it: a row
 /// of whole quads, and one of other length.
-fn gradient<B: Backend, T: Element>(
-    engine: &B,
+fn gradient<E: Engine, T: Element>(
+    engine: &E,
     [first, second]: [f32; 2],
     [dy_first, dy_second]: [f32; 2],
 ) -> Result<[f32; 2], Error> {
@@ -46,15 +45,14 @@ fn gradient<B: Backend, T: Element>(
             (row[0], row[1]) = (first, second);
             row
         };
-        let (y, norm) = normalized::<B, T>(engine, &wide(first, second))?;
+        let (y, norm) = normalized::<E, T>(engine, &wide(first, second))?;
         let y: Vec<T> = y.into_iter().map(T::from_f32).collect();
         let dy: Vec<T> = wide(dy_first, dy_second)
             .into_iter()
             .map(T::from_f32)
             .collect();
-        let mut dx = vec![T::from_f32(f32::NAN); dim];
         let (y, dy) = (Rows::new(&y, 1, dim)?, Rows::new(&dy, 1, dim)?);
-        engine.normalize_backward(y, &[norm], dy, RowsMut::new(&mut dx, 1, dim)?, EPSILON)?;
+        let dx = OnHost(engine).normalize_backward(y, &[norm], dy, EPSILON)?;
         let wide = |rows: Rows<'_, T>| Dense::from_rows(rows);
         let expected = reference::normalize_backward(
             &wide(y),
@@ -77,69 +75,69 @@ fn gradient<B: Backend, T: Element>(
     Ok(found[0])
 }
 
-fn zero_row<B: Backend>(new: New<B>) -> Result<(), Error> {
+fn zero_row<E: Engine>(new: New<E>) -> Result<(), Error> {
     let engine = &new()?;
     // dy/ε fits f32 and bf16, and no number of f16.
     let dy = [1.0, -0.001];
-    let dx = gradient::<B, f32>(engine, [0.0, 0.0], dy)?;
+    let dx = gradient::<E, f32>(engine, [0.0, 0.0], dy)?;
     assert_eq!(dx, [1.0 / EPSILON, -0.001 / EPSILON]);
-    let dx = gradient::<B, bf16>(engine, [0.0, 0.0], dy)?;
+    let dx = gradient::<E, bf16>(engine, [0.0, 0.0], dy)?;
     assert!(dx[0] > 9e11 && dx[1] < -9e8 && dx[0] < 1.1e12, "{dx:?}");
-    assert_eq!(gradient::<B, f16>(engine, [0.0, 0.0], dy)?, [0.0, 0.0]);
+    assert_eq!(gradient::<E, f16>(engine, [0.0, 0.0], dy)?, [0.0, 0.0]);
     Ok(())
 }
 
 /// 2⁻¹⁶ is below f16's normal numbers: times 2¹⁶, ½ fits and 1 does not.
-fn short_row<B: Backend>(new: New<B>) -> Result<(), Error> {
+fn short_row<E: Engine>(new: New<E>) -> Result<(), Error> {
     let engine = &new()?;
     let x = [2f32.powi(-16), 0.0];
-    assert_eq!(gradient::<B, f16>(engine, x, [0.0, 0.5])?, [0.0, 32768.0]);
-    assert_eq!(gradient::<B, f16>(engine, x, [0.25, 1.0])?, [0.0, 0.0]);
+    assert_eq!(gradient::<E, f16>(engine, x, [0.0, 0.5])?, [0.0, 32768.0]);
+    assert_eq!(gradient::<E, f16>(engine, x, [0.25, 1.0])?, [0.0, 0.0]);
     Ok(())
 }
 
 /// Loss scaling looks for infinities, so they are left where a direction has meaning.
-fn long_row<B: Backend>(new: New<B>) -> Result<(), Error> {
+fn long_row<E: Engine>(new: New<E>) -> Result<(), Error> {
     let engine = &new()?;
-    let dx = gradient::<B, f16>(engine, [2f32.powi(-10), 0.0], [0.0, 100.0])?;
+    let dx = gradient::<E, f16>(engine, [2f32.powi(-10), 0.0], [0.0, 100.0])?;
     assert_eq!(dx, [0.0, f32::INFINITY]);
-    let dx = gradient::<B, f32>(engine, [1e-11, 0.0], [0.0, 1e38])?;
+    let dx = gradient::<E, f32>(engine, [1e-11, 0.0], [0.0, 1e38])?;
     assert_eq!(dx, [0.0, f32::INFINITY]);
     Ok(())
 }
 
-fn not_hidden<B: Backend>(new: New<B>) -> Result<(), Error> {
-    fn check<B: Backend, T: Element>(engine: &B) -> Result<(), Error> {
+fn not_hidden<E: Engine>(new: New<E>) -> Result<(), Error> {
+    fn check<E: Engine, T: Element>(engine: &E) -> Result<(), Error> {
         let zeros = [0.0, 0.0];
-        let infinite = gradient::<B, T>(engine, zeros, [f32::INFINITY, 1.0])?;
+        let infinite = gradient::<E, T>(engine, zeros, [f32::INFINITY, 1.0])?;
         assert_eq!(infinite[0], f32::INFINITY, "{}", T::DTYPE);
-        let nan = gradient::<B, T>(engine, zeros, [f32::NAN, 1.0])?;
+        let nan = gradient::<E, T>(engine, zeros, [f32::NAN, 1.0])?;
         assert!(nan[0].is_nan(), "{}: {nan:?}", T::DTYPE);
         Ok(())
     }
     let engine = &new()?;
-    in_all_types!(check::<B>(engine));
+    in_all_types!(check::<E>(engine));
     Ok(())
 }
 
-fn any_length<B: Backend>(new: New<B>) -> Result<(), Error> {
-    fn check<B: Backend, T: Element>(engine: &B, sizes: &[f32]) -> Result<(), Error> {
+fn any_length<E: Engine>(new: New<E>) -> Result<(), Error> {
+    fn check<E: Engine, T: Element>(engine: &E, sizes: &[f32]) -> Result<(), Error> {
         for &size in sizes {
             let x = [0.0, 0.6 * size, 0.0, -0.8 * size];
-            let (y, norm) = normalized::<B, T>(engine, &x)?;
+            let (y, norm) = normalized::<E, T>(engine, &x)?;
             assert_abs_diff_eq!(y[..], [0.0, 0.6, 0.0, -0.8][..], epsilon = 2.0 * T::EPSILON);
             assert_near(norm, f64::from(size), f64::from(T::EPSILON), "norm");
         }
-        let (y, norm) = normalized::<B, T>(engine, &[0.0; 4])?;
+        let (y, norm) = normalized::<E, T>(engine, &[0.0; 4])?;
         assert_eq!((y, norm), (vec![0.0; 4], 0.0));
         Ok(())
     }
     let engine = &new()?;
-    check::<B, f32>(engine, &[1e-11, 1e-3, 300.0, 1e30, 3e38])?;
-    check::<B, bf16>(engine, &[1e-11, 1e-3, 300.0, 1e30, 3e38])?;
-    check::<B, f16>(engine, &[1e-3, 300.0, 60_000.0])?;
+    check::<E, f32>(engine, &[1e-11, 1e-3, 300.0, 1e30, 3e38])?;
+    check::<E, bf16>(engine, &[1e-11, 1e-3, 300.0, 1e30, 3e38])?;
+    check::<E, f16>(engine, &[1e-3, 300.0, 60_000.0])?;
     // Each number is in the range of f32, the norm is not.
-    let (y, norm) = normalized::<B, f32>(engine, &[3e38, 3e38])?;
+    let (y, norm) = normalized::<E, f32>(engine, &[3e38, 3e38])?;
     assert_abs_diff_eq!(y[0], 0.5f32.sqrt(), epsilon = 1e-6);
     assert_eq!(y[0], y[1]);
     assert_eq!(norm, f32::INFINITY);
@@ -147,24 +145,24 @@ fn any_length<B: Backend>(new: New<B>) -> Result<(), Error> {
 }
 
 /// 6 keys into 4 slots: the last 4, from the oldest on.
-fn large_batch<B: Backend>(new: New<B>) -> Result<(), Error> {
-    fn check<B: Backend, T: Element>(engine: &B) -> Result<(), Error> {
+fn large_batch<E: Engine>(new: New<E>) -> Result<(), Error> {
+    fn check<E: Engine, T: Element>(engine: &E) -> Result<(), Error> {
         let keys: Vec<T> = (0..6).map(|i| T::from_f32(i as f32)).collect();
         let mut queue = KeyQueue::<T>::new(4, 1)?;
-        engine.enqueue(&mut queue, Rows::new(&keys, 6, 1)?)?;
-        let held = queue.filled().map(|keys| keys.as_slice().to_vec());
+        OnHost(engine).enqueue(&mut queue, Rows::new(&keys, 6, 1)?)?;
+        let held = queue.filled().map(|keys| keys.contiguous().to_vec());
         let mut held = held.unwrap_or_default();
         held.rotate_left(queue.cursor());
         assert_eq!(held, &keys[2..]);
         Ok(())
     }
     let engine = &new()?;
-    in_all_types!(check::<B>(engine));
+    in_all_types!(check::<E>(engine));
     Ok(())
 }
 
-fn others<B: Backend>(new: New<B>) -> Result<(), Error> {
-    fn check<B: Backend, T: Element>(engine: &B) -> Result<(), Error> {
+fn others<E: Engine>(new: New<E>) -> Result<(), Error> {
+    fn check<E: Engine, T: Element>(engine: &E) -> Result<(), Error> {
         let rows = 40;
         // Every row twice, so that another scores as much as the row itself.
         let z = unit(&randn(rows / 2, 8, 8));
@@ -172,7 +170,7 @@ fn others<B: Backend>(new: New<B>) -> Result<(), Error> {
         let z = rounded::<T>(&z);
         let z = Rows::new(&z, rows, 8)?;
         for k in [1, 5, rows - 1] {
-            let best = engine.top_k(z, z, k, true)?;
+            let best = OnHost(engine).top_k(z, z, k, true)?;
             assert_eq!(best.indices.len(), rows * k);
             for (i, best) in best.indices.chunks(k).enumerate() {
                 let mut named = best.to_vec();
@@ -186,14 +184,14 @@ fn others<B: Backend>(new: New<B>) -> Result<(), Error> {
         Ok(())
     }
     let engine = &new()?;
-    in_all_types!(check::<B>(engine));
+    in_all_types!(check::<E>(engine));
     Ok(())
 }
 
 /// Scores 8 + j/256, each twice, where numbers of bf16 are 1/16 apart and those of f16 1/128: they come in
 /// the order of f32, and equal ones in the order of their index.
-fn near_ties<B: Backend>(new: New<B>) -> Result<(), Error> {
-    fn check<B: Backend, T: Element>(engine: &B) -> Result<(), Error> {
+fn near_ties<E: Engine>(new: New<E>) -> Result<(), Error> {
+    fn check<E: Engine, T: Element>(engine: &E) -> Result<(), Error> {
         let count = 40;
         let level = |j: usize| (j * 7 % count) / 2;
         let keys = Dense::from_fn(count, 2, |j, d| [8.0, level(j) as f64 / 256.0][d]);
@@ -201,7 +199,7 @@ fn near_ties<B: Backend>(new: New<B>) -> Result<(), Error> {
         let (keys, query) = (Rows::new(&keys, count, 2)?, Rows::new(&query, 1, 2)?);
         let mut expected: Vec<usize> = (0..count).collect();
         expected.sort_by_key(|&j| (std::cmp::Reverse(level(j)), j));
-        let best = engine.top_k(query, keys, count, false)?;
+        let best = OnHost(engine).top_k(query, keys, count, false)?;
         let indices: Vec<usize> = best.indices.iter().map(|&j| j as usize).collect();
         assert_eq!(indices, expected, "{}", T::DTYPE);
         let scores = expected.iter().map(|&j| 8.0 + level(j) as f32 / 256.0);
@@ -209,6 +207,6 @@ fn near_ties<B: Backend>(new: New<B>) -> Result<(), Error> {
         Ok(())
     }
     let engine = &new()?;
-    in_all_types!(check::<B>(engine));
+    in_all_types!(check::<E>(engine));
     Ok(())
 }

@@ -320,10 +320,17 @@ fn a_run_leaves_files_that_all_read_back_and_its_configuration_repeats_it() {
     assert!(!tensors(&checkpoint).is_empty());
 
     let records = records(&run);
-    let steps = records
+    let steps: Vec<_> = records
         .iter()
-        .filter(|record| matches!(record, Record::Step(_)))
-        .count();
+        .filter_map(|record| match record {
+            Record::Step(step) => Some(step),
+            _ => None,
+        })
+        .collect();
+    let measured = steps.iter().filter(|step| step.top1.is_some());
+    let measured: Vec<u64> = measured.map(|step| step.step).collect();
+    assert_eq!(measured, [1, 9, 17, 21]);
+    let steps = steps.len();
     assert_eq!(steps, 1347 / 64);
     assert!(matches!(&records[steps], Record::Epoch(epoch) if epoch.step == steps as u64));
     let found = evaluation(&run);

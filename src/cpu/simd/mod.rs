@@ -33,6 +33,7 @@ struct Tile {
 }
 
 /// The inner loops of one instruction set.
+#[derive(Debug)]
 pub(crate) struct Kernel {
     /// Name as `infonce info` prints it.
     pub name: &'static str,

@@ -4,11 +4,14 @@ use half::{bf16, f16};
 
 use super::super::params::FitParams;
 use super::super::{Floats, Similarity};
-use crate::contrast::{Contrast, Inputs, Positives};
+use super::{contrasts, posed};
+use crate::contrast::Contrast;
 use crate::element::Element;
 use crate::engine::{Engine, Gradients};
 use crate::error::Error;
 use crate::host::{HostDevice, HostEngine, Schedule};
+use crate::inputs::{Inputs, NO_POSITIVE, Positives, Problem};
+use crate::losses::RowRule;
 use crate::reference::{self, Dense};
 use crate::rows::{Rows, RowsMut};
 
@@ -42,30 +45,23 @@ fn relative_error(values: &[f32], expected: &Dense) -> f64 {
 
 /// The errors of dq and, where the loss has it, of dk, of value_and_grad and of backward, by the portable kernels
 /// and by those for sm_90a.
-fn errors<T: Element>(
-    contrast: &Contrast,
-    inputs: &Inputs<Rows<'_, T>>,
-) -> Result<Vec<(String, f64)>, Error> {
-    let [exact_q, exact_k, exact_own] = match *inputs {
-        Inputs::Shared { z } => [z, z, z],
-        Inputs::Pair { q, k } => [q, k, q],
-        Inputs::Queue { q, own_key, queue } => [q, queue, own_key],
-    }
-    .map(Dense::from_rows);
-    let exact = match inputs {
-        Inputs::Shared { .. } => Inputs::Shared { z: &exact_q },
-        Inputs::Pair { .. } => Inputs::Pair {
-            q: &exact_q,
-            k: &exact_k,
+fn errors<T: Element>(problem: &Problem<Rows<'_, T>>) -> Result<Vec<(String, f64)>, Error> {
+    let matrices = problem.matrices();
+    let own_keys = matrices.own_keys.unwrap_or(matrices.anchors);
+    let exact = [matrices.anchors, matrices.candidates, own_keys].map(Dense::from_rows);
+    let exact = problem.try_map(
+        |name, _| {
+            Ok(match name {
+                "k" | "queue" => &exact[1],
+                "own_key" => &exact[2],
+                _ => &exact[0],
+            })
         },
-        Inputs::Queue { .. } => Inputs::Queue {
-            q: &exact_q,
-            own_key: &exact_own,
-            queue: &exact_k,
-        },
-    };
-    let expected = reference::value_and_grad(contrast, &exact, 1.0)?;
-    let dim = contrast.check(inputs)?.dim;
+        |&index| Ok(index),
+        |scale| Ok(f64::from(scale[0])),
+    )?;
+    let expected = reference::value_and_grad(&exact, 1.0);
+    let dim = problem.shape().dim;
     let mut errors = Vec::new();
     for hopper in [false, true] {
         for verb in ["value_and_grad", "backward"] {
@@ -78,21 +74,17 @@ fn errors<T: Element>(
                 .dk
                 .as_ref()
                 .map(|dk| vec![f32::NAN; dk.as_slice().len()]);
-            let gradients = Gradients {
-                dq: RowsMut::new(&mut dq, expected.dq.as_slice().len() / dim, dim)?,
-                dk: match &mut dk {
-                    Some(dk) => {
-                        let rows = dk.len() / dim;
-                        Some(RowsMut::new(dk, rows, dim)?)
-                    }
-                    None => None,
-                },
+            let rows = |numbers| {
+                let numbers: &mut Vec<f32> = numbers;
+                let rows = numbers.len() / dim;
+                RowsMut::new(numbers, rows, dim)
             };
+            let gradients = Gradients::new(rows(&mut dq)?, dk.as_mut().map(rows).transpose()?);
             if verb == "backward" {
-                let statistics = engine.forward(contrast, inputs)?.statistics;
-                engine.backward(contrast, inputs, &statistics, 1.0, gradients)?;
+                let statistics = engine.forward(problem)?.statistics;
+                engine.backward(problem, &statistics, 1.0, gradients)?;
             } else {
-                engine.value_and_grad(contrast, inputs, 1.0, gradients)?;
+                engine.value_and_grad(problem, 1.0, gradients)?;
             }
             let path = if hopper { "sm_90a" } else { "portable" };
             errors.push((
@@ -150,17 +142,18 @@ fn gradients_of_f16_have_its_digits_whatever_the_logits() -> Result<(), Error> {
     ];
     let index: Vec<u32> = (0..ANCHORS).map(|i| (i * i % 50) as u32).collect();
     // The exponentials know nothing of positives: each case has one kind, its neighbours the other.
-    let positives = [Positives::Diagonal, Positives::Index(index.into())];
+    let positives = [Positives::DIAGONAL, Positives::Index(index.as_slice())];
     for (case, positives) in cases.into_iter().zip(positives.iter().cycle()) {
         let (name, scale, of_anchors, of_candidates) = case;
-        let contrast = Contrast::info_nce(1.0 / scale, positives.clone())?;
+        let contrast = Contrast::info_nce(1.0 / scale)?;
         let q = rows::<f16>(ANCHORS, DIM, 1, of_anchors);
         let k = rows::<f16>(CANDIDATES, DIM, 2, of_candidates);
-        let inputs = Inputs::Pair {
+        let problem = contrast.on(Inputs::Pair {
             q: Rows::new(&q, ANCHORS, DIM)?,
             k: Rows::new(&k, CANDIDATES, DIM)?,
-        };
-        for (what, error) in errors(&contrast, &inputs)? {
+            positives: *positives,
+        })?;
+        for (what, error) in errors(&problem)? {
             assert!(
                 error < 2e-4,
                 "{name}, {positives:?}: {what} is off by {error:.1e}"
@@ -175,7 +168,7 @@ fn gradients_of_f16_have_its_digits_where_candidates_differ_in_length() -> Resul
     const DIM: usize = 272;
     const ANCHORS: usize = 60;
     const CANDIDATES: usize = 300;
-    let contrast = Contrast::info_nce(1.0 / 19.75, Positives::Diagonal)?;
+    let contrast = Contrast::info_nce(1.0 / 19.75)?;
     // The positives and others are short; the long ones' exponentials are below 2^-24 with one offset.
     const SHORT: usize = CANDIDATES / 2;
     for length in [0.0, 1.0 / 64.0] {
@@ -184,11 +177,11 @@ fn gradients_of_f16_have_its_digits_where_candidates_differ_in_length() -> Resul
         for x in &mut k[..SHORT * DIM] {
             *x = f16::from_f32(x.to_f32() * length);
         }
-        let inputs = Inputs::Pair {
-            q: Rows::new(&q, ANCHORS, DIM)?,
-            k: Rows::new(&k, CANDIDATES, DIM)?,
-        };
-        for (what, error) in errors(&contrast, &inputs)? {
+        let (q, k) = (
+            Rows::new(&q, ANCHORS, DIM)?,
+            Rows::new(&k, CANDIDATES, DIM)?,
+        );
+        for (what, error) in errors(&contrast.on(Inputs::pair(q, k))?)? {
             assert!(error < 2e-4, "{length}: {what} is off by {error:.1e}");
         }
     }
@@ -207,31 +200,74 @@ fn no_gradient_holds_a_rounded_positive() -> Result<(), Error> {
         let q = Rows::new(&q, ANCHORS, dim)?;
         let candidates = Rows::new(&k, CANDIDATES, dim)?;
         let own_key = Rows::new(&own, ANCHORS, dim)?;
-        let pair = Inputs::Pair { q, k: candidates };
-        let index = (0..ANCHORS).map(|i| (i * i % 50) as u32);
-        for (contrast, inputs) in [
-            (Contrast::nt_xent(0.1)?, Inputs::Shared { z: q }),
-            (Contrast::info_nce(0.1, Positives::Diagonal)?, pair),
-            (
-                Contrast::info_nce(0.1, Positives::Index(index.collect()))?,
-                pair,
-            ),
-            (
-                Contrast::moco(0.1)?,
-                Inputs::Queue {
-                    q,
-                    own_key,
-                    queue: candidates,
-                },
-            ),
-            (Contrast::clip(10.0)?, Inputs::Pair { q, k: own_key }),
-        ] {
-            for (what, error) in errors(&contrast, &inputs)? {
+        let index: Vec<u32> = (0..ANCHORS).map(|i| (i * i % 50) as u32).collect();
+        let mut some = index.clone();
+        some[3..9].fill(NO_POSITIVE);
+        let info_nce = Contrast::info_nce(0.1)?;
+        let losses = contrasts()?.map(|contrast| (contrast, Positives::DIAGONAL));
+        let others = [
+            Positives::Index(index.as_slice()),
+            Positives::Index(some.as_slice()),
+            Positives::Offset(-7),
+            Positives::Offset(100),
+        ]
+        .map(|positives| (info_nce, positives));
+        for (contrast, positives) in losses.into_iter().chain(others) {
+            // As many candidates as anchors where columns have a loss.
+            let k = if contrast.has_columns() {
+                own_key
+            } else {
+                candidates
+            };
+            let problem = posed(&contrast, [q, k, own_key], positives)?;
+            for (what, error) in errors(&problem)? {
                 let name = contrast.name();
                 assert!(
                     error < 6e-4,
-                    "{name}, D = {dim}: {what} is off by {error:.1e}"
+                    "{name}, {positives:?}, D = {dim}: {what} is off by {error:.1e}"
                 );
+            }
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn gradients_of_every_rule_have_the_digits_of_their_type() -> Result<(), Error> {
+    const ANCHORS: usize = 70;
+    const CANDIDATES: usize = 150;
+    for dim in [40, 100, 300] {
+        let q = rows::<f16>(ANCHORS, dim, 1, |_| 0.3);
+        let k = rows::<f16>(CANDIDATES, dim, 2, |_| 0.4);
+        let own = rows::<f16>(ANCHORS, dim, 3, |_| 0.4);
+        let q = Rows::new(&q, ANCHORS, dim)?;
+        let candidates = Rows::new(&k, CANDIDATES, dim)?;
+        let own_key = Rows::new(&own, ANCHORS, dim)?;
+        for rule in [
+            RowRule::Softmax { margin: 2.0 },
+            RowRule::Decoupled { sigma: Some(0.5) },
+            // Weights above 1.
+            RowRule::Robust {
+                q: 0.8,
+                lambda: 0.5,
+            },
+            RowRule::Debiased { prior: 0.1 },
+        ] {
+            for contrast in contrasts()? {
+                let contrast = contrast.with_rule(rule)?;
+                let k = if contrast.has_columns() {
+                    own_key
+                } else {
+                    candidates
+                };
+                let problem = posed(&contrast, [q, k, own_key], Positives::DIAGONAL)?;
+                for (what, error) in errors(&problem)? {
+                    let name = contrast.name();
+                    assert!(
+                        error < 2e-4,
+                        "{name}, {rule:?}, D = {dim}: {what} is off by {error:.1e}"
+                    );
+                }
             }
         }
     }
@@ -251,13 +287,13 @@ fn fit_of(rows: &[Row], offset: f32, holds: bool, lengths: f32) -> Result<(bool,
         memory.written(&rows.iter().map(of).collect::<Vec<_>>())
     };
     let negatives_lse = column(&|row| row[0] * std::f32::consts::LN_2)?;
-    let lse2 = column(&|row| row[1])?;
+    let offset2 = column(&|row| row[1])?;
     let square_norms = column(&|row| (2.0 * row[2]).exp2())?;
     let bound = memory.written(&[f32::from_bits(u32::from(holds)), offset, lengths, 0.0])?;
     let (fit, shift) = (memory.floats(1)?, memory.floats(2)?);
     let params = FitParams {
         negatives_lse: negatives_lse.address(),
-        lse2: lse2.address(),
+        offset2: offset2.address(),
         square_norms: square_norms.address(),
         rows: rows.len() as u32,
         // Of 2^10 candidates.

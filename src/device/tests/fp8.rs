@@ -5,14 +5,15 @@ use half::{bf16, f16};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use super::{contrasts, numbers};
-use crate::contrast::{Contrast, Inputs, Positives, Shape};
-use crate::device::{Call, Device, DeviceMatrix, Similarity};
+use super::{contrasts, index, numbers, posed};
+use crate::contrast::{Contrast, Shape, Work};
+use crate::device::{Device, DeviceMatrix, Similarity};
 use crate::element::{DType, Element};
-use crate::engine::{Engine, Forward, Gradients};
+use crate::engine::{Engine, Evaluated, Gradients};
 use crate::error::Error;
 use crate::host::e4m3::{self, quantized};
 use crate::host::{HostDevice, HostEngine, Schedule};
+use crate::inputs::{Inputs, Positives, Problem};
 use crate::reference::{self, Dense};
 use crate::rows::{Matrix, Rows, RowsMut};
 
@@ -66,14 +67,15 @@ fn rounded<T: Element>(rows: &[T], dim: usize) -> Dense {
 }
 
 /// q, k and own keys, as given and as rounded.
-struct Problem<T> {
+struct Matrices<T> {
     shape: Shape,
+    index: Vec<u32>,
     given: [Vec<T>; 3],
     exact: [Dense; 3],
     rounded: [Dense; 3],
 }
 
-impl<T: Element> Problem<T> {
+impl<T: Element> Matrices<T> {
     fn new(shape: Shape, clusters: (usize, f64), seed: u64) -> Result<Self, Error> {
         let Shape {
             anchors,
@@ -85,6 +87,7 @@ impl<T: Element> Problem<T> {
             .map(|rows| unit_rows::<T>(rows, dim, clusters, &mut rng));
         Ok(Self {
             shape,
+            index: index(anchors, candidates),
             exact: given.each_ref().map(|x| {
                 Dense::from_fn(x.len() / dim, dim, |i, d| {
                     f64::from(x[i * dim + d].to_f32())
@@ -95,7 +98,7 @@ impl<T: Element> Problem<T> {
         })
     }
 
-    fn inputs(&self, contrast: &Contrast) -> Result<Inputs<Rows<'_, T>>, Error> {
+    fn problem(&self, contrast: &Contrast) -> Result<Problem<Rows<'_, T>>, Error> {
         let Shape {
             anchors,
             candidates,
@@ -103,15 +106,16 @@ impl<T: Element> Problem<T> {
         } = self.shape;
         let [q, k, own] = self.given.each_ref();
         let (q, own) = (Rows::new(q, anchors, dim)?, Rows::new(own, anchors, dim)?);
-        Ok(formed(contrast, [q, Rows::new(k, candidates, dim)?, own]))
+        let matrices = [q, Rows::new(k, candidates, dim)?, own];
+        posed(contrast, matrices, Positives::Index(&self.index))
     }
 
     /// The loss, lse⁻ and z₊ with logits of the rounded rows but for the positives', which are exact; and
     /// the loss and lse⁻ with exact logits.
     fn expected(&self, contrast: &Contrast) -> Result<[Values; 2], Error> {
         let of = |matrices: &[Dense; 3]| {
-            let inputs = formed(contrast, matrices.each_ref());
-            reference::value_and_grad(contrast, &inputs, 1.0)
+            let problem = posed(contrast, matrices.each_ref(), Positives::Index(&self.index))?;
+            Ok::<_, Error>(reference::value_and_grad(&problem, 1.0))
         };
         let (exact, rounded) = (of(&self.exact)?, of(&self.rounded)?);
         let mut mixed = Values::default();
@@ -139,18 +143,6 @@ impl<T: Element> Problem<T> {
     }
 }
 
-fn formed<V>(contrast: &Contrast, [q, k, own_key]: [V; 3]) -> Inputs<V> {
-    match contrast.name() {
-        "NT-Xent" => Inputs::Shared { z: q },
-        "MoCo" => Inputs::Queue {
-            q,
-            own_key,
-            queue: k,
-        },
-        _ => Inputs::Pair { q, k },
-    }
-}
-
 #[derive(Debug, Default)]
 struct Values {
     loss: f64,
@@ -158,7 +150,7 @@ struct Values {
 }
 
 impl Values {
-    fn found(forward: &Forward) -> Self {
+    fn found(forward: &Evaluated) -> Self {
         let columns = forward.statistics.columns.as_ref();
         let columns = columns.map_or(&[][..], |c| &c.negatives_lse);
         let all = [&forward.statistics.rows.negatives_lse[..], columns].concat();
@@ -194,7 +186,6 @@ fn forward_is_that_of_the_rounded_rows_and_within_the_bound_of_the_exact_one() -
             (30, 300, 600, 100.0, 4),
         ] {
             let temperature = 1.0 / scale as f32;
-            let index = (0..anchors).map(|i| (i * 7 % candidates) as u32);
             let shape = |anchors, candidates| Shape {
                 anchors,
                 candidates,
@@ -203,18 +194,14 @@ fn forward_is_that_of_the_rounded_rows_and_within_the_bound_of_the_exact_one() -
             let even = anchors.next_multiple_of(2);
             for (contrast, shape) in [
                 (Contrast::nt_xent(temperature)?, shape(even, even)),
-                (
-                    Contrast::info_nce(temperature, Positives::Index(index.collect()))?,
-                    shape(anchors, candidates),
-                ),
+                (Contrast::info_nce(temperature)?, shape(anchors, candidates)),
                 (Contrast::moco(temperature)?, shape(anchors, candidates)),
                 (Contrast::clip(scale as f32)?, shape(anchors, anchors)),
             ] {
-                let problem = Problem::<T>::new(shape, (clusters, 0.5), dim as u64)?;
-                let inputs = problem.inputs(&contrast)?;
-                let forward = engine(Schedule::Mixed, 7).forward(&contrast, &inputs)?;
+                let matrices = Matrices::<T>::new(shape, (clusters, 0.5), dim as u64)?;
+                let forward = engine(Schedule::Mixed, 7).forward(&matrices.problem(&contrast)?)?;
                 let found = Values::found(&forward);
-                let [rounded, exact] = problem.expected(&contrast)?;
+                let [rounded, exact] = matrices.expected(&contrast)?;
                 let context = format!("{} {shape:?} {} s = {scale}", contrast.name(), T::DTYPE);
                 // Sums and exponentials of f32.
                 let (lse, loss) = found.off(&rounded);
@@ -245,15 +232,15 @@ fn scores_of_top_k_are_those_of_the_rounded_rows_and_within_the_bound_of_the_exa
                 candidates,
                 dim,
             };
-            let problem = Problem::<T>::new(shape, (6, 0.7), 11)?;
-            let [q, c, _] = problem.given.each_ref();
+            let matrices = Matrices::<T>::new(shape, (6, 0.7), 11)?;
+            let [q, c, _] = matrices.given.each_ref();
             let (q, c) = (Rows::new(q, anchors, dim)?, Rows::new(c, candidates, dim)?);
             for exclude_self in [false, true] {
                 let k = k - usize::from(exclude_self);
                 let best = engine(Schedule::Late, 1).top_k(q, c, k, exclude_self)?;
-                let [of_q, of_c, _] = problem.rounded.each_ref();
+                let [of_q, of_c, _] = matrices.rounded.each_ref();
                 let rounded = reference::top_k(of_q, of_c, k, exclude_self);
-                let [q, c, _] = problem.exact.each_ref();
+                let [q, c, _] = matrices.exact.each_ref();
                 let exact = reference::top_k(q, c, k, exclude_self);
                 for row in 0..anchors {
                     for place in 0..k {
@@ -294,11 +281,10 @@ fn rows_that_are_not_finite_give_nan() -> Result<(), Error> {
         dim: 24,
     };
     for number in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
-        let mut problem = Problem::<f32>::new(shape, (0, 0.0), 2)?;
+        let mut matrices = Matrices::<f32>::new(shape, (0, 0.0), 2)?;
         let contrast = Contrast::moco(0.1)?;
-        problem.given[0][3 * 24 + 5] = number;
-        let inputs = problem.inputs(&contrast)?;
-        let forward = engine(Schedule::Late, 1).forward(&contrast, &inputs)?;
+        matrices.given[0][3 * 24 + 5] = number;
+        let forward = engine(Schedule::Late, 1).forward(&matrices.problem(&contrast)?)?;
         assert!(forward.loss.is_nan());
         for (row, z) in forward.statistics.rows.positive.iter().enumerate() {
             assert_eq!(z.is_nan(), row == 3, "{number} {row}");
@@ -310,8 +296,8 @@ fn rows_that_are_not_finite_give_nan() -> Result<(), Error> {
                 .all(|(row, lse)| row == 3 || lse.is_finite())
         );
 
-        problem.given[1][299 * 24] = number;
-        let [q, k, _] = problem.given.each_ref();
+        matrices.given[1][299 * 24] = number;
+        let [q, k, _] = matrices.given.each_ref();
         let best = engine(Schedule::Late, 1).top_k(
             Rows::new(q, 40, 24)?,
             Rows::new(k, 300, 24)?,
@@ -332,8 +318,8 @@ fn rows_that_are_not_finite_give_nan() -> Result<(), Error> {
                 "{number} {row}"
             );
         }
-        problem.given[0][3 * 24 + 5] = 0.5;
-        let forward = engine(Schedule::Late, 1).forward(&contrast, &problem.inputs(&contrast)?)?;
+        matrices.given[0][3 * 24 + 5] = 0.5;
+        let forward = engine(Schedule::Late, 1).forward(&matrices.problem(&contrast)?)?;
         assert!(forward.statistics.rows.positive.iter().all(|z| z.is_nan()));
     }
     Ok(())
@@ -347,14 +333,14 @@ fn results_do_not_depend_on_the_schedule() -> Result<(), Error> {
             candidates: 140,
             dim,
         };
-        let problem = Problem::<bf16>::new(shape, (0, 0.0), 5)?;
+        let matrices = Matrices::<bf16>::new(shape, (0, 0.0), 5)?;
         let contrast = Contrast::clip(20.0)?;
-        let [q, k, _] = problem.given.each_ref();
+        let [q, k, _] = matrices.given.each_ref();
         let (q, k) = (Rows::new(q, 140, dim)?, Rows::new(k, 140, dim)?);
         let run = |schedule, seed| -> Result<_, Error> {
             let engine = engine(schedule, seed);
             Ok((
-                engine.forward(&contrast, &Inputs::Pair { q, k })?,
+                engine.forward(&contrast.on(Inputs::pair(q, k))?)?,
                 engine.top_k(q, k, 3, true)?,
             ))
         };
@@ -380,11 +366,11 @@ fn gradients_are_the_same_with_the_option_and_without() -> Result<(), Error> {
             candidates: 140,
             dim,
         };
-        let problem = Problem::<bf16>::new(shape, (0, 0.0), 5)?;
+        let matrices = Matrices::<bf16>::new(shape, (0, 0.0), 5)?;
         let contrast = Contrast::moco(0.1)?;
-        let inputs = problem.inputs(&contrast)?;
+        let problem = matrices.problem(&contrast)?;
         let statistics = HostEngine::new(Schedule::Early, 1)
-            .forward(&contrast, &inputs)?
+            .forward(&problem)?
             .statistics;
         let run = |fp8| -> Result<_, Error> {
             let engine = HostEngine::new(Schedule::Early, 1)
@@ -392,15 +378,9 @@ fn gradients_are_the_same_with_the_option_and_without() -> Result<(), Error> {
                 .with_fp8_scores(fp8);
             let mut dq = [vec![f32::NAN; 70 * dim], vec![f32::NAN; 70 * dim]];
             let [joint, apart] = &mut dq;
-            let gradients = |dq| {
-                Ok::<_, Error>(Gradients {
-                    dq: RowsMut::new(dq, 70, dim)?,
-                    dk: None,
-                })
-            };
-            let value = engine.value_and_grad(&contrast, &inputs, 1.0, gradients(joint)?)?;
-            let dscale =
-                engine.backward(&contrast, &inputs, &statistics, 1.0, gradients(apart)?)?;
+            let gradients = |dq| Ok::<_, Error>(Gradients::new(RowsMut::new(dq, 70, dim)?, None));
+            let value = engine.value_and_grad(&problem, 1.0, gradients(joint)?)?;
+            let dscale = engine.backward(&problem, &statistics, 1.0, gradients(apart)?)?;
             Ok((value, dscale, dq))
         };
         assert_eq!(run(true)?, run(false)?, "D = {dim}");
@@ -425,18 +405,19 @@ fn where_there_are_no_products_of_8_bits_the_option_is_refused_with_the_reason()
 {
     let x: Vec<f32> = numbers(6, 8, 1);
     let rows = Rows::new(&x, 6, 8)?;
-    let (contrast, inputs) = (Contrast::nt_xent(0.1)?, Inputs::Shared { z: rows });
+    let contrast = Contrast::nt_xent(0.1)?;
+    let problem = contrast.on(Inputs::Shared { z: rows })?;
     let shape = Shape {
         anchors: 6,
         candidates: 6,
         dim: 8,
     };
     let other = HostEngine::new(Schedule::Late, 0).with_fp8_scores(true);
-    assert!(is_refused(other.forward(&contrast, &inputs), "only sm_90"));
+    assert!(is_refused(other.forward(&problem), "only sm_90"));
     assert!(is_refused(other.top_k(rows, rows, 2, false), "only sm_90"));
     let bytes = |call| other.workspace_bytes(call, &contrast, shape, DType::F32);
-    assert!(is_refused(bytes(Call::Forward), "only sm_90"));
-    assert!(bytes(Call::ValueAndGrad { dk: false }).is_ok());
+    assert!(is_refused(bytes(Work::Forward), "only sm_90"));
+    assert!(bytes(Work::ValueAndGrad { dk: false }).is_ok());
 
     let mut device = HostDevice::new(Schedule::Late, 0, 1);
     device.warpgroups = true;
@@ -467,17 +448,17 @@ fn the_memory_of_forward_is_what_was_announced() -> Result<(), Error> {
                 candidates: 300,
                 dim,
             };
-            for (which, contrast) in contrasts(shape)?.into_iter().enumerate() {
+            for (which, contrast) in contrasts()?.into_iter().enumerate() {
                 let candidates = if which % 3 == 0 { 90 } else { 300 };
                 let shape = Shape {
                     candidates,
                     ..shape
                 };
-                let problem = Problem::<T>::new(shape, (0, 0.0), 5)?;
+                let matrices = Matrices::<T>::new(shape, (0, 0.0), 5)?;
                 let engine = engine(Schedule::Early, 1);
                 let announced =
-                    engine.workspace_bytes(Call::Forward, &contrast, shape, T::DTYPE)?;
-                drop(engine.forward(&contrast, &problem.inputs(&contrast)?)?);
+                    engine.workspace_bytes(Work::Forward, &contrast, shape, T::DTYPE)?;
+                drop(engine.forward(&matrices.problem(&contrast)?)?);
                 assert_eq!(
                     engine.held_bytes(),
                     announced,
@@ -532,8 +513,9 @@ fn what_rounding_costs() -> Result<(), Error> {
                 candidates: 1024,
                 dim,
             };
-            let problem = Problem::<bf16>::new(shape, clusters, 1)?;
-            let ([q, k, _], [q8, k8, _]) = (problem.exact.each_ref(), problem.rounded.each_ref());
+            let mut matrices = Matrices::<bf16>::new(shape, clusters, 1)?;
+            matrices.index = (0..64).collect();
+            let ([q, k, _], [q8, k8, _]) = (matrices.exact.each_ref(), matrices.rounded.each_ref());
             let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
             let off = |rounded: fn(&[f64], &[f64]) -> f64| {
                 let pairs = (0..64).flat_map(|i| (0..1024).map(move |j| (i, j)));
@@ -546,16 +528,15 @@ fn what_rounding_costs() -> Result<(), Error> {
                 off(narrow_dot),
             );
 
-            let contrast = Contrast::info_nce(1.0 / SCALE as f32, Positives::Diagonal)?;
-            let forward =
-                engine(Schedule::Early, 1).forward(&contrast, &problem.inputs(&contrast)?)?;
+            let contrast = Contrast::info_nce(1.0 / SCALE as f32)?;
+            let forward = engine(Schedule::Early, 1).forward(&matrices.problem(&contrast)?)?;
             let found = Values::found(&forward);
-            let [_, exact] = problem.expected(&contrast)?;
+            let [_, exact] = matrices.expected(&contrast)?;
             let lse = found.negatives_lse.iter().zip(&exact.negatives_lse);
             let row_error = root_mean_square(lse.map(|(a, b)| a - b));
             let loss_error = (found.loss - exact.loss).abs();
 
-            let [of_q, of_k, _] = problem.given.each_ref();
+            let [of_q, of_k, _] = matrices.given.each_ref();
             let (of_q, of_k) = (Rows::new(of_q, 64, dim)?, Rows::new(of_k, 1024, dim)?);
             let best = engine(Schedule::Early, 1).top_k(of_q, of_k, 10, false)?;
             let expected = reference::top_k(q, k, 10, false);

@@ -4,13 +4,14 @@ use approx::abs_diff_eq;
 use half::{bf16, f16};
 
 use super::numbers;
-use crate::contrast::{Contrast, Inputs};
-use crate::device::statistics::ExponentRange;
+use crate::contrast::Contrast;
+use crate::device::positives::ExponentRange;
 use crate::device::{Device, DeviceMatrix, Similarity, number_bytes};
 use crate::element::Element;
 use crate::error::Error;
 use crate::host::e4m3::{self, quantized};
 use crate::host::{HostDevice, Schedule};
+use crate::inputs::Inputs;
 use crate::statistics::RowStatistics;
 
 /// How the statistics of `rows` rows come about.
@@ -73,13 +74,13 @@ fn forward<T: Element>(
         .with_tf32(way.tf32)
         .with_fp8(way.fp8);
     similarity.column_parts = way.column_parts;
-    let (contrast, inputs) = (Contrast::nt_xent(temperature)?, Inputs::Shared { z });
-    let prepared = similarity.prepare(&contrast, &inputs)?;
+    let problem = Contrast::nt_xent(temperature)?.on(Inputs::Shared { z })?;
+    let prepared = similarity.prepare(&problem)?;
     let positives = similarity.positives(&prepared)?;
     let bound = similarity.bound(&prepared, &positives, ExponentRange::WIDE)?;
     let holds = bound.read(&device)?[0].to_bits() != 0;
     assert_eq!(holds, temperature == TEMPERATURES[0]);
-    let results = similarity.forward(&contrast, &inputs)?;
+    let results = similarity.forward(&problem)?;
     let ([loss, _], statistics) = results.read(&device)?;
     Ok((loss, statistics.rows))
 }

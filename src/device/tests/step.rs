@@ -2,15 +2,17 @@
 
 use half::{bf16, f16};
 
-use super::numbers;
-use crate::contrast::{Contrast, Inputs, Positives};
+use super::{numbers, posed};
+use crate::contrast::Contrast;
 use crate::device::{
-    Device, DeviceMatrix, DeviceMomentum, Similarity, Step, StepArguments, number_bytes,
+    Device, DeviceIndices, DeviceMatrix, DeviceMomentum, Similarity, Step, StepArguments,
+    number_bytes,
 };
 use crate::element::{DType, Element};
 use crate::engine::{Engine, Gradients, MomentumTensor};
 use crate::error::Error;
 use crate::host::{BUDGET, HostBuffer, HostDevice, HostEngine, MULTIPROCESSORS, Schedule};
+use crate::inputs::{Inputs, Positives, Problem};
 use crate::momentum::MomentumSchedule;
 use crate::queue::KeyQueue;
 use crate::rows::{Rows, RowsMut};
@@ -65,6 +67,7 @@ impl<T: Element> Plain<T> {
         contrast: &Contrast,
         q: &[T],
         k: Option<&[T]>,
+        positives: Positives<&[u32]>,
         dk: bool,
         dim: usize,
     ) -> Result<Left, Error> {
@@ -77,24 +80,17 @@ impl<T: Element> Plain<T> {
             None => None,
         };
         let queue = self.queue.as_ref().and_then(KeyQueue::filled);
-        let inputs = match (k, queue) {
-            (None, _) => Inputs::Shared { z: q },
-            (Some(k), None) => Inputs::Pair { q, k },
-            (Some(own_key), Some(queue)) => Inputs::Queue { q, own_key, queue },
-        };
+        let own_key = k.unwrap_or(q);
+        let problem = posed(contrast, [q, queue.unwrap_or(own_key), own_key], positives)?;
         let mut dq = vec![f32::NAN; rows * dim];
         let key_rows = keys.as_ref().map_or(0, |(_, norms)| norms.len());
         let mut of_keys = vec![f32::NAN; key_rows * dim];
-        let gradients = Gradients {
-            dq: RowsMut::new(&mut dq, rows, dim)?,
-            dk: match dk {
-                true => Some(RowsMut::new(&mut of_keys, key_rows, dim)?),
-                false => None,
-            },
+        let of_keys_wanted = match dk {
+            true => Some(RowsMut::new(&mut of_keys, key_rows, dim)?),
+            false => None,
         };
-        let value = self
-            .engine
-            .value_and_grad(contrast, &inputs, UPSTREAM, gradients)?;
+        let gradients = Gradients::new(RowsMut::new(&mut dq, rows, dim)?, of_keys_wanted);
+        let value = self.engine.value_and_grad(&problem, UPSTREAM, gradients)?;
         let left = Left {
             loss: [value.loss, value.dscale].map(f32::to_bits),
             dq: self.normalize_backward(&anchors, &dq, dim)?,
@@ -163,6 +159,8 @@ struct Case {
     contrast: fn(f32) -> Result<Contrast, Error>,
     rows: usize,
     keys: Option<usize>,
+    /// Whether positives are given by index.
+    by_index: bool,
     dk: bool,
     /// Keys that the queue can hold.
     capacity: Option<usize>,
@@ -175,6 +173,7 @@ const CASES: [Case; 6] = [
         contrast: |scale| Contrast::nt_xent(1.0 / scale),
         rows: 14,
         keys: None,
+        by_index: false,
         dk: false,
         capacity: None,
     },
@@ -183,17 +182,16 @@ const CASES: [Case; 6] = [
         contrast: Contrast::clip,
         rows: 9,
         keys: Some(9),
+        by_index: false,
         dk: true,
         capacity: None,
     },
     Case {
         name: "InfoNCE by index, dk not wanted",
-        contrast: |scale| {
-            let index = (0..9).map(|i| i * 5 % 13).collect();
-            Contrast::info_nce(1.0 / scale, Positives::Index(index))
-        },
+        contrast: |scale| Contrast::info_nce(1.0 / scale),
         rows: 9,
         keys: Some(13),
+        by_index: true,
         dk: false,
         capacity: None,
     },
@@ -202,6 +200,7 @@ const CASES: [Case; 6] = [
         contrast: |scale| Contrast::moco(1.0 / scale),
         rows: 7,
         keys: Some(7),
+        by_index: false,
         dk: false,
         capacity: Some(20),
     },
@@ -210,6 +209,7 @@ const CASES: [Case; 6] = [
         contrast: |scale| Contrast::moco(1.0 / scale),
         rows: 7,
         keys: Some(7),
+        by_index: false,
         dk: false,
         capacity: Some(7),
     },
@@ -218,6 +218,7 @@ const CASES: [Case; 6] = [
         contrast: |scale| Contrast::moco(1.0 / scale),
         rows: 19,
         keys: Some(19),
+        by_index: false,
         dk: false,
         capacity: Some(8),
     },
@@ -230,12 +231,16 @@ fn compare<T: Element>(case: &Case, dim: usize, scales: [f32; 4]) -> Result<(), 
         Some(rows) => Some(memory.matrix(rows, dim, T::DTYPE)?),
         None => None,
     };
-    let gradients = Gradients {
-        dq: memory.matrix(case.rows, dim, DType::F32)?,
-        dk: match keys {
+    let gradients = Gradients::new(
+        memory.matrix(case.rows, dim, DType::F32)?,
+        match keys {
             Some(keys) if case.dk => Some(memory.matrix(keys.rows, dim, DType::F32)?),
             _ => None,
         },
+    );
+    let index = DeviceIndices {
+        address: memory.room(4 * case.rows)?,
+        length: case.rows,
     };
     let mut plain = Plain {
         engine: HostEngine::new(Schedule::Early, 5),
@@ -251,32 +256,37 @@ fn compare<T: Element>(case: &Case, dim: usize, scales: [f32; 4]) -> Result<(), 
         ring = Some(matrix);
         plain.queue = Some(KeyQueue::restore(capacity, dim, capacity, cursor, &full)?);
     }
+    let own_key = keys.unwrap_or(q);
+    let matrices = [q, ring.unwrap_or(own_key), own_key];
+    let positives = match case.by_index {
+        true => Positives::Index(index),
+        false => Positives::DIAGONAL,
+    };
+    let problem = posed(&(case.contrast)(scales[0])?, matrices, positives)?;
     let step = Step::new(
         &memory.device,
         &StepArguments {
-            contrast: &(case.contrast)(scales[0])?,
-            inputs: match (keys, ring) {
-                (None, _) => Inputs::Shared { z: q },
-                (Some(k), None) => Inputs::Pair { q, k },
-                (Some(own_key), Some(queue)) => Inputs::Queue { q, own_key, queue },
-            },
+            problem: &problem,
             cursor,
             gradients: &gradients,
             upstream: UPSTREAM,
             epsilon: EPSILON,
-            scale: None,
             momentum: None,
         },
     )?;
-    for (index, scale) in scales.into_iter().enumerate() {
-        let of_q: Vec<T> = numbers(q.rows, dim, 50 + index);
+    for (nth, scale) in scales.into_iter().enumerate() {
+        let of_q: Vec<T> = numbers(q.rows, dim, 50 + nth);
         memory.write(q.address, &of_q)?;
-        let of_keys = keys.map(|keys| numbers::<T>(keys.rows, dim, 60 + index));
+        // Positives move from step to step, too.
+        let of_step = (0..case.rows).map(|i| ((i * 5 + 3 * nth) % 13) as u32);
+        let of_step: Vec<u32> = of_step.collect();
+        memory.write(index.address, &of_step)?;
+        let of_keys = keys.map(|keys| numbers::<T>(keys.rows, dim, 60 + nth));
         if let (Some(keys), Some(of_keys)) = (keys, &of_keys) {
             memory.write(keys.address, of_keys)?;
         }
         // The first scale is the contrast's own.
-        if index > 0 {
+        if nth > 0 {
             step.set_scale(&memory.device, scale)?;
         }
         let results = step.launch(Similarity::new(&memory.device, BUDGET))?;
@@ -290,8 +300,19 @@ fn compare<T: Element>(case: &Case, dim: usize, scales: [f32; 4]) -> Result<(), 
             },
         };
         let contrast = (case.contrast)(scale)?;
-        let expected = plain.step(&contrast, &of_q, of_keys.as_deref(), case.dk, dim)?;
-        let what = format!("{}, {}, D = {dim}, step {index}", case.name, T::DTYPE);
+        let positives = match case.by_index {
+            true => Positives::Index(of_step.as_slice()),
+            false => Positives::DIAGONAL,
+        };
+        let expected = plain.step(
+            &contrast,
+            &of_q,
+            of_keys.as_deref(),
+            positives,
+            case.dk,
+            dim,
+        )?;
+        let what = format!("{}, {}, D = {dim}, step {nth}", case.name, T::DTYPE);
         assert!(loss.is_finite(), "{what}");
         assert_eq!(found, expected, "{what}");
         if let (Some(ring), Some(queue)) = (ring, &plain.queue) {
@@ -343,13 +364,11 @@ fn a_step_updates_the_key_encoder_with_the_momentum_of_the_moment() -> Result<()
     let step = Step::new(
         &memory.device,
         &StepArguments {
-            contrast: &Contrast::nt_xent(0.5)?,
-            inputs: Inputs::Shared { z },
+            problem: &Contrast::nt_xent(0.5)?.on(Inputs::Shared { z })?,
             cursor: 0,
-            gradients: &Gradients { dq: dz, dk: None },
+            gradients: &Gradients::new(dz, None),
             upstream: 1.0,
             epsilon: EPSILON,
-            scale: None,
             momentum: Some((schedule.at(0), DType::Bf16, &tensors)),
         },
     )?;
@@ -395,16 +414,14 @@ fn a_step_that_cannot_be_is_refused() -> Result<(), Error> {
         memory.matrix(4, 8, DType::F32)?,
         memory.matrix(4, 8, DType::F32)?,
     );
-    let contrast = Contrast::nt_xent(0.5)?;
-    let gradients = Gradients { dq: dz, dk: None };
+    let problem: Problem<DeviceMatrix> = Contrast::nt_xent(0.5)?.on(Inputs::Shared { z })?;
+    let gradients = Gradients::new(dz, None);
     let arguments = || StepArguments {
-        contrast: &contrast,
-        inputs: Inputs::Shared { z },
+        problem: &problem,
         cursor: 0,
         gradients: &gradients,
         upstream: 1.0,
         epsilon: EPSILON,
-        scale: None,
         momentum: None,
     };
     let refused = |arguments| Step::new(&memory.device, &arguments).err();
@@ -423,20 +440,18 @@ fn a_step_that_cannot_be_is_refused() -> Result<(), Error> {
         ..arguments()
     };
     assert_eq!(argument(refused(backwards)), "momentum");
-    let short = Gradients {
-        dq: DeviceMatrix { rows: 3, ..dz },
-        dk: None,
-    };
+    let short = Gradients::new(DeviceMatrix { rows: 3, ..dz }, None);
     let short = StepArguments {
         gradients: &short,
         ..arguments()
     };
     assert_eq!(argument(refused(short)), "gradients.dq");
-    let pair = StepArguments {
-        inputs: Inputs::Pair { q: z, k: z },
+    let added = Gradients::new(dz, None).accumulating();
+    let added = StepArguments {
+        gradients: &added,
         ..arguments()
     };
-    assert!(matches!(refused(pair), Some(Error::Inputs { .. })));
+    assert!(matches!(refused(added), Some(Error::Unsupported { .. })));
 
     let no_tensors = StepArguments {
         momentum: Some((0.5, DType::F32, &[])),

@@ -1,11 +1,13 @@
 //! Weights of two terms, W_ij = 2^(z - lse_i) + 2^(z - lse_j): one exponential where no log-sum-exp is far from 0.
 
 use super::{Fixture, ROWS};
-use crate::contrast::{Contrast, Inputs};
+use crate::contrast::Contrast;
+use crate::device::results::Derived;
 use crate::device::{Device, DeviceMatrix, Results, Similarity};
 use crate::engine::Gradients;
 use crate::error::Error;
 use crate::host::{HostDevice, Schedule};
+use crate::inputs::Problem;
 
 fn fixture(hopper: bool, dim: usize) -> Result<Fixture, Error> {
     let mut device = HostDevice::new(Schedule::Mixed, 7, 3);
@@ -13,23 +15,23 @@ fn fixture(hopper: bool, dim: usize) -> Result<Fixture, Error> {
     Fixture::on(device, ROWS, ROWS, dim)
 }
 
-type Loss = (Contrast, Inputs<DeviceMatrix>, Gradients<DeviceMatrix>);
+type Loss = (Problem<DeviceMatrix>, Gradients<DeviceMatrix>);
 
 /// NT-Xent of the first rows, and CLIP; of logits up to `scale` times D / 2.
 fn losses(fixture: &Fixture, scale: f32) -> Result<[Loss; 2], Error> {
-    let Inputs::Pair { q, .. } = fixture.inputs else {
-        unreachable!("the fixture's inputs are pairs")
-    };
-    let Gradients { dq, dk } = fixture.gradients;
-    let (of_rows, both) = (Gradients { dq, dk: None }, Gradients { dq, dk });
+    let Gradients { dq, dk, .. } = fixture.gradients;
+    let nt_xent = fixture.problem(&Contrast::nt_xent(1.0 / scale)?)?;
+    let clip = fixture.problem(&Contrast::clip(scale)?)?;
     Ok([
-        (
-            Contrast::nt_xent(1.0 / scale)?,
-            Inputs::Shared { z: q },
-            of_rows,
-        ),
-        (Contrast::clip(scale)?, fixture.inputs, both),
+        (nt_xent, Gradients::new(dq, None)),
+        (clip, Gradients::new(dq, dk)),
     ])
+}
+
+/// What a forward made of its statistics; with it stands whether some log-sum-exp is far from 0.
+fn derived(forward: &Results<HostDevice>) -> &Derived<HostDevice> {
+    let derived = forward.statistics.derived.as_ref();
+    derived.expect("a forward leaves what it made of its statistics")
 }
 
 #[test]
@@ -38,10 +40,11 @@ fn log_sum_exps_far_from_zero_are_noticed() -> Result<(), Error> {
     let similarity = Similarity::new(&fixture.device, 0);
     // Lengths are about √20: the largest lse, in base 2, is about 29·s.
     for (scale, far) in [(1.0, 0), (8.0, 1)] {
-        for (contrast, inputs, _) in losses(&fixture, scale)? {
-            let forward = similarity.forward(&contrast, &inputs)?;
-            let flags = forward.flags.read(&fixture.device)?;
-            assert_eq!(flags[2].to_bits(), far, "{} s = {scale}", contrast.name());
+        for (problem, _) in losses(&fixture, scale)? {
+            let forward = similarity.forward(&problem)?;
+            let flags = derived(&forward).flags.read(&fixture.device)?;
+            let name = problem.contrast().name();
+            assert_eq!(flags[2].to_bits(), far, "{name} s = {scale}");
         }
     }
     Ok(())
@@ -61,16 +64,14 @@ fn one_exponential_gives_the_weights_of_two() -> Result<(), Error> {
         let similarity = Similarity::new(&fixture.device, 0);
         // Logits as at D = 40, near and far.
         for (scale, near) in [(40.0 / dim as f32, true), (320.0 / dim as f32, false)] {
-            for (contrast, inputs, gradients) in losses(&fixture, scale)? {
-                let name = format!(
-                    "{} s = {scale} D = {dim}, sm_90a: {hopper}",
-                    contrast.name()
-                );
-                let forward: Results<HostDevice> = similarity.forward(&contrast, &inputs)?;
+            for (problem, gradients) in losses(&fixture, scale)? {
+                let name = problem.contrast().name();
+                let name = format!("{name} s = {scale} D = {dim}, sm_90a: {hopper}");
+                let forward: Results<HostDevice> = similarity.forward(&problem)?;
                 let run = |far: u32| -> Result<Vec<f32>, Error> {
-                    let word = forward.flags.address() + 8;
+                    let word = derived(&forward).flags.address() + 8;
                     fixture.device.write(word, &far.to_le_bytes())?;
-                    similarity.backward_of(&contrast, &inputs, &forward, 1.0, &gradients)?;
+                    similarity.backward(&problem, &forward.statistics, 1.0, &gradients)?;
                     let mut dq = vec![0.0f32; ROWS * dim];
                     let bytes = bytemuck::cast_slice_mut(&mut dq);
                     fixture.device.read(gradients.dq.address, bytes)?;

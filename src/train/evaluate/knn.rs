@@ -55,7 +55,7 @@ pub(super) fn predict(
 ) -> Result<Vec<u32>, crate::Error> {
     let candidates = normalized(engine, train.features)?;
     let anchors = normalized(engine, queries)?;
-    let nearest = engine.top_k(
+    let nearest = engine.top_k::<f32>(
         Rows::new(&anchors, queries.rows(), queries.dim())?,
         Rows::new(&candidates, train.features.rows(), train.features.dim())?,
         k,
@@ -91,7 +91,7 @@ pub(super) fn normalized(
     let (rows, dim) = (features.rows(), features.dim());
     let mut unit = vec![0.0f32; rows * dim];
     let mut norms = vec![0.0f32; rows];
-    engine.normalize(
+    engine.normalize::<f32, f32>(
         features,
         RowsMut::new(&mut unit, rows, dim)?,
         &mut norms,

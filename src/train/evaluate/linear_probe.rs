@@ -67,13 +67,13 @@ impl Standardisation {
     fn of(train: Labelled<'_>) -> Self {
         let (rows, dim) = (train.features.rows() as f64, train.features.dim());
         let mut mean = vec![0.0f64; dim];
-        for row in train.features.as_slice().chunks_exact(dim) {
+        for row in train.features.contiguous().chunks_exact(dim) {
             for (sum, &value) in mean.iter_mut().zip(row) {
                 *sum += f64::from(value) / rows;
             }
         }
         let mut variance = vec![0.0f64; dim];
-        for row in train.features.as_slice().chunks_exact(dim) {
+        for row in train.features.contiguous().chunks_exact(dim) {
             for ((sum, &value), centre) in variance.iter_mut().zip(row).zip(&mean) {
                 *sum += (f64::from(value) - centre).powi(2) / rows;
             }
@@ -92,7 +92,7 @@ impl Standardisation {
     }
 
     fn apply(&self, data: Labelled<'_>) -> Vec<f32> {
-        let mut standardised = data.features.as_slice().to_vec();
+        let mut standardised = data.features.contiguous().into_owned();
         for row in standardised.chunks_exact_mut(self.mean.len()) {
             for ((value, mean), inverse) in
                 row.iter_mut().zip(&self.mean).zip(&self.inverse_deviation)

@@ -119,7 +119,7 @@ fn dot(a: &[f64], b: &[f64]) -> f64 {
 /// components.
 pub fn neighbour_picture(data: Rows<'_, f32>) -> Vec<Point> {
     let start = principal_components(data);
-    let finite = data.as_slice().iter().all(|value| value.is_finite());
+    let finite = data.contiguous().iter().all(|value| value.is_finite());
     let variance = start.iter().map(|p| p[0] * p[0]).sum::<f64>() / start.len() as f64;
     if start.len() < 8 || !finite || variance == 0.0 {
         return start;

@@ -1,5 +1,6 @@
 //! MoCo: queries against the key of the same image and a queue of earlier keys (He et al. 2020,
-//! algorithm 1; the two-layer head is MoCo v2's, Chen et al. 2020b).
+//! algorithm 1; the two-layer head is MoCo v2's, Chen et al. 2020b), or, where the loss has no queue,
+//! against the keys of the batch, both ways over the views (MoCo v3, Chen et al. 2021, algorithm 1).
 //!
 //! **Batch normalisation leaks.** When a query and its key are normalised with statistics of the
 //! same images, the encoders can recognise the positive by its statistics instead of its content,
@@ -18,13 +19,17 @@ use rand::SeedableRng;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 
-use super::{Views, patches};
+use super::{Views, chance_loss, patches, share};
+use crate::losses::{Description, Layout, PositiveRule};
 use crate::train::bridge::{self, LossReport, UnitRows};
 use crate::train::ema;
 use crate::train::encoder::Model;
-use crate::train::platform::{MatrixMutOf, MatrixOf, Platform};
+use crate::train::platform::{MemoryOf, Platform, ValuesMut};
 use crate::train::trainer::TrainError;
-use crate::{Contrast, Engine, Gradients, Inputs, KeyQueue, Matrix, MomentumSchedule, Positives};
+use crate::{
+    Contrast, Engine, Evaluation, Gradients, Inputs, KeyQueue, Matrix, Memory, MomentumSchedule,
+    Read,
+};
 
 /// Everything of MoCo that outlives a step, as checkpoints hold it.
 #[derive(Debug)]
@@ -38,7 +43,8 @@ pub struct MocoState<B: Backend> {
 /// The method: its settings and its state.
 #[derive(Debug)]
 pub struct Moco<P: Platform> {
-    against_queue: Contrast,
+    pub(super) contrast: Contrast,
+    /// The loss while the queue is too short, or of every step where there is none.
     against_batch: Contrast,
     momentum: MomentumSchedule,
     groups: usize,
@@ -46,18 +52,19 @@ pub struct Moco<P: Platform> {
     capacity: usize,
     seed: u64,
     key: Model<Autodiff<P::Backend>>,
-    queue: P::Queue,
+    queue: <MemoryOf<P> as Memory>::Queue<f32>,
 }
 
 impl<P: Platform> Moco<P> {
-    /// With temperature τ; the key encoder starts as an exact copy of `query`. Batches are
-    /// normalised in `groups` groups; `seed` decides which keys share one.
+    /// With a loss on [`Inputs::Queue`], or on [`Inputs::Pair`], which leaves the queue empty. The key
+    /// encoder starts as an exact copy of `query`. Batches are normalised in `groups` groups; `seed`
+    /// decides which keys share one.
     ///
     /// # Errors
-    /// [`crate::Error`] unless τ is finite and positive; what the engine reports.
+    /// What the engine reports.
     pub fn new(
         platform: &P,
-        temperature: f32,
+        contrast: Contrast,
         momentum: MomentumSchedule,
         queue: KeyQueue<f32>,
         groups: usize,
@@ -66,13 +73,16 @@ impl<P: Platform> Moco<P> {
     ) -> Result<Self, crate::Error> {
         Ok(Self {
             capacity: queue.capacity(),
-            against_queue: Contrast::moco(temperature)?,
-            against_batch: Contrast::info_nce(temperature, Positives::Diagonal)?,
+            contrast,
+            against_batch: match contrast.layout() {
+                Layout::Queue => in_batch(&contrast)?,
+                _ => contrast,
+            },
             momentum,
             groups,
             seed,
             key: ema::detached_copy(query),
-            queue: platform.queue(queue)?,
+            queue: platform.engine().memory().queue(queue)?,
         })
     }
 
@@ -83,12 +93,11 @@ impl<P: Platform> Moco<P> {
     pub fn state(&self, platform: &P) -> Result<MocoState<P::Backend>, crate::Error> {
         Ok(MocoState {
             key: self.key.clone(),
-            queue: platform.saved(&self.queue)?,
+            queue: platform.engine().memory().saved(&self.queue)?,
         })
     }
 
-    /// Momentum update, keys, loss, enqueue. Until the queue is full or holds one batch, the other
-    /// keys of the batch are the negatives.
+    /// Momentum update, keys, loss, enqueue.
     pub(super) fn step(
         &mut self,
         platform: &P,
@@ -99,25 +108,79 @@ impl<P: Platform> Moco<P> {
         let momentum = self.momentum.at(views.step);
         let key = self.key.clone();
         self.key = ema::momentum_update(platform, momentum, model, key)?;
+        let Way { report, loss, keys } = self.one_way(platform, model, views, upstream)?;
+        if self.contrast.layout() == Layout::Queue {
+            let engine = platform.engine();
+            engine.enqueue::<f32>(&mut self.queue, keys.matrix()?)?;
+            return Ok((report, loss.backward()));
+        }
+        let reverse = self.one_way(platform, model, views.swapped(), upstream)?;
+        let other = reverse.report;
+        let both = LossReport {
+            loss: report.loss + other.loss,
+            top1: report
+                .top1
+                .zip(other.top1)
+                .map(|(one, other)| (one + other) / 2.0),
+            chance_loss: report.chance_loss + other.chance_loss,
+        };
+        Ok((both, (loss + reverse.loss).backward()))
+    }
 
+    /// The loss of the first views' queries against the second views' keys. Until the queue is full or
+    /// holds one batch, the other keys of the batch are the negatives.
+    fn one_way(
+        &self,
+        platform: &P,
+        model: &Model<Autodiff<P::Backend>>,
+        views: Views<'_>,
+        upstream: f32,
+    ) -> Result<Way<P>, TrainError> {
         let images = views.images();
         // Both before the first is lent, so that a framework that works ahead goes on to the second.
         let keys = self.keys(views);
         let in_order: Vec<usize> = (0..images).collect();
         let queries = self.embed_in_groups(model, views.first, &in_order, views);
         let keys = UnitRows::of(platform, keys)?;
+        let (graph, queries) = bridge::detach(platform, queries)?;
+
         let engine = platform.engine();
-        let result = bridge::differentiate(platform, queries, |queries, gradient| {
-            let (queries, keys) = (queries.matrix()?, keys.matrix()?);
-            match P::filled(&self.queue) {
-                Some(queue) if queue.rows() >= images.min(self.capacity) => {
-                    self.queue_loss(engine, [queries, keys, queue], gradient, upstream)
-                }
-                _ => self.batch_loss(engine, [queries, keys], gradient, upstream),
+        let (q, own_key) = (queries.matrix()?, keys.matrix()?);
+        let queue = MemoryOf::<P>::filled(&self.queue);
+        let queue = queue.filter(|queue| queue.rows() >= images.min(self.capacity));
+        let (contrast, inputs, candidates) = match queue {
+            Some(queue) => (
+                &self.contrast,
+                Inputs::Queue { q, own_key, queue },
+                1 + queue.rows(),
+            ),
+            None => (&self.against_batch, Inputs::pair(q, own_key), images),
+        };
+        let problem = contrast.on(inputs)?;
+        let [mut gradient] = platform.room([images * q.dim()])?;
+        let gradients = Gradients::new(gradient.matrix_mut(images, q.dim())?, None);
+        let value = engine.value_and_grad::<f32, f32>(&problem, upstream, gradients)?;
+        let top1 = match (views.wants_top1, queue) {
+            (false, _) => None,
+            (true, Some(queue)) => {
+                let own = value.statistics().read()?.rows.positive;
+                let rivals = engine.top_k::<f32>(q, queue, 1, false)?.read()?.scores;
+                let scale = contrast.scale();
+                let pairs = own.iter().zip(&rivals);
+                Some(share(pairs.map(|(own, rival)| *own > scale * *rival)))
             }
-        })?;
-        engine.enqueue::<f32>(&mut self.queue, keys.matrix()?)?;
-        Ok(result)
+            (true, None) => {
+                let nearest = engine.top_k::<f32>(q, own_key, 1, false)?.read()?.indices;
+                Some(share((0..images).map(|row| nearest[row] as usize == row)))
+            }
+        };
+        let report = LossReport {
+            loss: value.loss()?,
+            top1,
+            chance_loss: chance_loss(contrast, candidates),
+        };
+        let loss = graph.attach(platform, &queries, &gradient, report.loss)?;
+        Ok(Way { report, loss, keys })
     }
 
     /// Embeddings of the second views by the key encoder, in the images' order.
@@ -161,68 +224,25 @@ impl<P: Platform> Moco<P> {
             .collect();
         Tensor::cat(parts, 0)
     }
+}
 
-    fn queue_loss(
-        &self,
-        engine: &P::Engine,
-        [query, own_key, queue]: [MatrixOf<'_, P>; 3],
-        gradient: MatrixMutOf<'_, P>,
-        upstream: f32,
-    ) -> Result<LossReport, TrainError> {
-        let value = engine.value_and_grad::<f32, f32>(
-            &self.against_queue,
-            &Inputs::Queue {
-                q: query,
-                own_key,
-                queue,
-            },
-            upstream,
-            Gradients {
-                dq: gradient,
-                dk: None,
-            },
-        )?;
-        let scale = self.against_queue.scale();
-        let rivals = engine.top_k::<f32>(query, queue, 1, false)?.scores;
-        let own = &value.statistics.rows.positive;
-        let hits = own
-            .iter()
-            .zip(&rivals)
-            .filter(|(own, rival)| **own > scale * **rival)
-            .count();
-        Ok(LossReport {
-            loss: value.loss,
-            top1: hits as f32 / query.rows() as f32,
-            candidates: 1 + queue.rows(),
-        })
-    }
+/// What queries of one view against keys of the other gave.
+struct Way<P: Platform> {
+    report: LossReport,
+    /// The end of the queries' graph.
+    loss: Tensor<Autodiff<P::Backend>, 1>,
+    keys: UnitRows<P>,
+}
 
-    fn batch_loss(
-        &self,
-        engine: &P::Engine,
-        [query, keys]: [MatrixOf<'_, P>; 2],
-        gradient: MatrixMutOf<'_, P>,
-        upstream: f32,
-    ) -> Result<LossReport, TrainError> {
-        let value = engine.value_and_grad::<f32, f32>(
-            &self.against_batch,
-            &Inputs::Pair { q: query, k: keys },
-            upstream,
-            Gradients {
-                dq: gradient,
-                dk: None,
-            },
-        )?;
-        let nearest = engine.top_k::<f32>(query, keys, 1, false)?.indices;
-        let hits = (0..query.rows())
-            .filter(|&row| nearest[row] as usize == row)
-            .count();
-        Ok(LossReport {
-            loss: value.loss,
-            top1: hits as f32 / query.rows() as f32,
-            candidates: keys.rows(),
-        })
-    }
+/// The same loss of the same pairs, with the other keys of the batch in place of a queue.
+fn in_batch(contrast: &Contrast) -> Result<Contrast, crate::Error> {
+    let description = Description {
+        layout: Layout::Pair,
+        positives: PositiveRule::Given,
+        ..*contrast.description()
+    };
+    let in_batch = Contrast::new(contrast.name(), description, contrast.scale())?;
+    Ok(in_batch.with_reduction(contrast.reduction()))
 }
 
 #[cfg(test)]
@@ -257,6 +277,10 @@ mod tests {
 
     impl Setting {
         fn new(queue: usize, groups: usize) -> Self {
+            Self::with(Contrast::moco(0.2).unwrap(), queue, groups)
+        }
+
+        fn with(contrast: Contrast, queue: usize, groups: usize) -> Self {
             let config = ModelConfig {
                 height: 8,
                 width: 8,
@@ -269,7 +293,7 @@ mod tests {
             let schedule = MomentumSchedule::constant(MOMENTUM).unwrap();
             let queue = KeyQueue::new(queue, DIM).unwrap();
             let host = Host::default();
-            let moco = Moco::new(&host, 0.2, schedule, queue, groups, 0, &query).unwrap();
+            let moco = Moco::new(&host, contrast, schedule, queue, groups, 0, &query).unwrap();
             let images = |speed: f32| {
                 let pixels = (0..IMAGES * 64).map(|i| (i as f32 * speed).sin());
                 pixels.collect::<Vec<_>>()
@@ -284,32 +308,46 @@ mod tests {
             }
         }
 
+        fn views(&self, step: u64) -> Views<'_> {
+            Views {
+                first: &self.first,
+                second: &self.second,
+                grid: &self.grid,
+                step,
+                wants_top1: true,
+            }
+        }
+
         fn step(&mut self, step: u64) -> (LossReport, GraphGradients) {
             let views = Views {
                 first: &self.first,
                 second: &self.second,
                 grid: &self.grid,
                 step,
+                wants_top1: true,
             };
             self.moco.step(&self.host, &self.query, views, 1.0).unwrap()
         }
 
         fn keys(&self, step: u64) -> Vec<f32> {
-            let views = Views {
-                first: &self.first,
-                second: &self.second,
-                grid: &self.grid,
-                step,
-            };
-            let keys = UnitRows::of(&self.host, self.moco.keys(views)).unwrap();
+            let keys = self.moco.keys(self.views(step));
+            let keys = UnitRows::of(&self.host, keys).unwrap();
             keys.into_floats(&self.host).unwrap()
         }
 
-        /// One step of the optimiser on the query encoder.
-        fn learn(&mut self, gradients: GraphGradients) {
+        /// The query encoder after one step of the optimiser.
+        fn stepped(&self, gradients: GraphGradients) -> Model<Training> {
             let gradients = GradientsParams::from_grads(gradients, &self.query);
             let mut sgd = SgdConfig::new().init::<Training, Model<Training>>();
-            self.query = sgd.step(0.5, self.query.clone(), gradients);
+            sgd.step(0.5, self.query.clone(), gradients)
+        }
+
+        fn learned(&self, gradients: GraphGradients) -> Values {
+            learnable(&self.stepped(gradients), &self.query)
+        }
+
+        fn learn(&mut self, gradients: GraphGradients) {
+            self.query = self.stepped(gradients);
         }
     }
 
@@ -383,7 +421,7 @@ mod tests {
         }
         let keys = setting.keys(1);
         let queue = setting.moco.queue.filled().unwrap();
-        assert_eq!(queue.as_slice()[IMAGES * DIM..], keys);
+        assert_eq!(queue.contiguous()[IMAGES * DIM..], keys);
 
         // Even with nothing kept, the update leaves running statistics alone.
         let key = setting.moco.key.clone();
@@ -434,7 +472,7 @@ mod tests {
     #[test]
     fn the_batch_gives_the_negatives_until_the_queue_holds_one_batch() {
         let mut setting = Setting::new(20, 2);
-        let mut candidates = |step| setting.step(step).0.candidates;
+        let mut candidates = |step| setting.step(step).0.chance_loss.exp().round() as usize;
         assert_eq!(candidates(0), IMAGES);
         assert_eq!(candidates(1), 1 + IMAGES);
         assert_eq!(candidates(2), 1 + 2 * IMAGES);

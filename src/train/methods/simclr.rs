@@ -3,28 +3,23 @@
 use burn::backend::Autodiff;
 use burn::backend::autodiff::grads::Gradients as GraphGradients;
 
-use super::{Views, patches};
+use super::{Views, chance_loss, patches, share};
 use crate::train::bridge::{self, LossReport};
 use crate::train::encoder::Model;
-use crate::train::platform::Platform;
+use crate::train::platform::{Platform, ValuesMut};
 use crate::train::trainer::TrainError;
-use crate::{Contrast, Engine, Gradients, Inputs, Matrix};
+use crate::{Contrast, Engine, Evaluation, Gradients, Inputs, Matrix, Read};
 
 /// The method's settings; it has no state.
 #[derive(Debug)]
 pub struct SimClr {
-    contrast: Contrast,
+    pub(super) contrast: Contrast,
 }
 
 impl SimClr {
-    /// With temperature τ.
-    ///
-    /// # Errors
-    /// [`crate::Error::Scalar`] unless τ is finite and positive.
-    pub fn new(temperature: f32) -> Result<Self, crate::Error> {
-        Ok(Self {
-            contrast: Contrast::nt_xent(temperature)?,
-        })
+    /// With a loss on [`Inputs::Shared`].
+    pub fn new(contrast: Contrast) -> Self {
+        Self { contrast }
     }
 
     /// Both views go through the network as one batch of 2N images; N is at least 1.
@@ -35,31 +30,30 @@ impl SimClr {
         views: Views<'_>,
         upstream: f32,
     ) -> Result<(LossReport, GraphGradients), TrainError> {
-        let device = Default::default();
-        let (patches, images) = patches(views.grid, &[views.first, views.second].concat(), &device);
-        let embeddings = model.embed(patches, images);
         let engine = platform.engine();
-        bridge::differentiate(platform, embeddings, |unit, gradient| {
-            let unit = unit.matrix()?;
-            let value = engine.value_and_grad::<f32, f32>(
-                &self.contrast,
-                &Inputs::Shared { z: unit },
-                upstream,
-                Gradients {
-                    dq: gradient,
-                    dk: None,
-                },
-            )?;
-            let nearest = engine.top_k::<f32>(unit, unit, 1, true)?.indices;
-            let rows = unit.rows();
-            let hits = (0..rows)
-                .filter(|&row| nearest[row] as usize == (row + rows / 2) % rows)
-                .count();
-            Ok(LossReport {
-                loss: value.loss,
-                top1: hits as f32 / rows as f32,
-                candidates: rows - 1,
-            })
-        })
+        let images = [views.first, views.second].concat();
+        let (patches, images) = patches(views.grid, &images, &Default::default());
+        let (graph, unit) = bridge::detach(platform, model.embed(patches, images))?;
+        let z = unit.matrix()?;
+        let [rows, dim] = [z.rows(), z.dim()];
+        let problem = self.contrast.on(Inputs::Shared { z })?;
+        let [mut gradient] = platform.room([rows * dim])?;
+        let gradients = Gradients::new(gradient.matrix_mut(rows, dim)?, None);
+        let value = engine.value_and_grad::<f32, f32>(&problem, upstream, gradients)?;
+        let top1 = match views.wants_top1 {
+            true => {
+                let nearest = engine.top_k::<f32>(z, z, 1, true)?.read()?.indices;
+                let hits = (0..rows).map(|row| nearest[row] as usize == (row + rows / 2) % rows);
+                Some(share(hits))
+            }
+            false => None,
+        };
+        let report = LossReport {
+            loss: value.loss()?,
+            top1,
+            chance_loss: chance_loss(&self.contrast, rows - 1),
+        };
+        let loss = graph.attach(platform, &unit, &gradient, report.loss)?;
+        Ok((report, loss.backward()))
     }
 }

@@ -58,33 +58,37 @@ type Drawn = Result<(), Box<dyn std::error::Error>>;
 pub fn loss(steps: &[StepRecord], title: &str) -> Result<Vec<u8>, ReportError> {
     draw("the loss", LOSS_SIZE, |canvas| {
         let (upper, lower) = canvas.split_vertically(LOSS_SIZE.1 * 11 / 20);
-        let losses: Vec<f64> = steps.iter().map(|record| record.loss).collect();
+        let losses = steps.iter().map(|record| (record.step, record.loss));
+        let losses: Vec<_> = losses.collect();
         let chance = steps.last().map(|record| record.chance_loss);
-        let shown = losses
-            .iter()
-            .copied()
-            .chain(chance)
-            .filter(|loss| loss.is_finite());
+        let shown = losses.iter().map(|(_, loss)| *loss).chain(chance);
+        let shown = shown.filter(|loss| loss.is_finite());
+        let lowest = shown.clone().fold(0.0, f64::min);
         let highest = shown.fold(0.0, f64::max).max(1e-3);
+        let last = steps.last().map_or(1, |record| record.step).max(2);
         let curve = Curve {
             caption: title,
             unit: "loss (nats)",
             values: losses,
-            range: 0.0..highest * 1.08,
+            range: lowest * 1.08..highest * 1.08,
+            last,
             colour: LOSS,
             chance,
         };
-        curve.draw(&upper, steps)?;
-        let top1: Vec<f64> = steps.iter().map(|record| 100.0 * record.top1).collect();
+        curve.draw(&upper)?;
+        let measured = |record: &StepRecord| Some((record.step, 100.0 * record.top1?));
+        let top1: Vec<_> = steps.iter().filter_map(measured).collect();
+        let highest = top1.iter().map(|(_, share)| *share).fold(0.0, f64::max);
         let curve = Curve {
             caption: "Contrastive top-1: anchors closer to their positive than to every negative",
             unit: "top-1 (%)",
-            range: 0.0..(1.15 * top1.iter().copied().fold(0.0, f64::max)).clamp(10.0, 100.0),
             values: top1,
+            range: 0.0..(1.15 * highest).clamp(10.0, 100.0),
+            last,
             colour: TOP1,
             chance: None,
         };
-        curve.draw(&lower, steps)
+        curve.draw(&lower)
     })
 }
 
@@ -92,16 +96,19 @@ pub fn loss(steps: &[StepRecord], title: &str) -> Result<Vec<u8>, ReportError> {
 struct Curve<'a> {
     caption: &'a str,
     unit: &'a str,
-    values: Vec<f64>,
+    /// Each with its step.
+    values: Vec<(u64, f64)>,
     range: Range<f64>,
+    /// The run's last step.
+    last: u64,
     colour: RGBColor,
     /// Where a dashed line shows the loss of an encoder that cannot tell images apart.
     chance: Option<f64>,
 }
 
 impl Curve<'_> {
-    fn draw(&self, canvas: &Canvas<'_>, steps: &[StepRecord]) -> Drawn {
-        let last = steps.last().map_or(1, |record| record.step).max(2);
+    fn draw(&self, canvas: &Canvas<'_>) -> Drawn {
+        let last = self.last;
         let mut chart = ChartBuilder::on(canvas)
             .caption(self.caption, (FONT, 34).into_font().color(&TEXT))
             .margin(24)
@@ -123,19 +130,18 @@ impl Curve<'_> {
             .x_label_formatter(&|step| format!("{step:.0}"))
             .y_label_formatter(&tick)
             .draw()?;
+        let (steps, values): (Vec<u64>, Vec<f64>) = self.values.iter().copied().unzip();
         let points = |values: Vec<f64>| {
-            let finite = steps
-                .iter()
-                .zip(values)
-                .filter(|(_, value)| value.is_finite());
-            finite
-                .map(|(record, value)| (record.step as f64, value))
+            let points = steps.iter().map(|&step| step as f64).zip(values);
+            points
+                .filter(|(_, value)| value.is_finite())
                 .collect::<Vec<_>>()
         };
+        let smooth = smoothed(&values);
         let raw = ShapeStyle::from(self.colour.mix(0.3)).stroke_width(2);
-        chart.draw_series(LineSeries::new(points(self.values.clone()), raw))?;
-        let smooth = ShapeStyle::from(self.colour).stroke_width(4);
-        chart.draw_series(LineSeries::new(points(smoothed(&self.values)), smooth))?;
+        chart.draw_series(LineSeries::new(points(values), raw))?;
+        let style = ShapeStyle::from(self.colour).stroke_width(4);
+        chart.draw_series(LineSeries::new(points(smooth), style))?;
         if let Some(chance) = self.chance {
             let style = ShapeStyle::from(CHANCE).stroke_width(2);
             let ends = [(1.0, chance), (last as f64, chance)];
@@ -321,7 +327,7 @@ mod tests {
             step: index as u64 + 1,
             epoch: 1,
             loss,
-            top1: 0.5,
+            top1: (index % 8 == 0).then_some(0.5),
             chance_loss: 5.5,
             learning_rate: 0.1,
             images_per_second: 1.0,
@@ -354,6 +360,7 @@ mod tests {
             &[1.0],
             &[f64::NAN, 1.0, f64::INFINITY],
             &[0.0, 0.0],
+            &[-1.0, -2.0],
         ] {
             assert!(loss(&steps(losses), "SimCLR").is_ok());
         }

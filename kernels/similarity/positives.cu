@@ -1,0 +1,274 @@
+// What comes before the tile loops, row by row: positive logits, a bound of all logits, and which anchors belong to
+// each candidate. O((N + M)·D).
+#include "ptx/global.h"
+#include "ptx/math.h"
+#include "similarity/row_blocks.h"
+#include "tile/contrast.h"
+#include "tile/numbers.h"
+#include "tile/softmax.h"
+
+namespace infonce {
+
+// ---- Positive logits
+
+struct PositivesParams {
+    ContrastView contrast;
+    Matrix anchors, candidates, own_keys;  // own_keys: MoCo's positives; data null otherwise
+    uint32_t dim;
+    uint32_t* not_finite;  // two words, zero before: set when an anchor's, a candidate's number is not finite
+    float* positive;       // z₊ of each anchor, -∞ without one
+    float* square_norms;   // of the anchors, then of the candidates
+};
+
+// Candidates that a warp takes together (src/device/statistics.rs): short rows keep too few loads under way.
+constexpr int CANDIDATES = 4;
+
+INFONCE_DEVICE void candidate_norms(const PositivesParams& p, uint64_t first) {
+    const uint32_t lane = thread_index() % 32, last = p.contrast.candidates - 1;
+    const bool quads = p.candidates.in_quads(p.dim);
+    float zero[CANDIDATES] = {}, square[CANDIDATES] = {};
+    for (uint32_t d = 4 * lane; d < p.dim; d += 128) {
+        float k[CANDIDATES][4];
+        INFONCE_UNROLL
+        for (int r = 0; r < CANDIDATES; ++r)
+            p.candidates.load_four(k[r], first + r < last ? first + r : last, d, p.dim, quads);
+        INFONCE_UNROLL
+        for (int r = 0; r < CANDIDATES; ++r) {
+            INFONCE_UNROLL
+            for (int i = 0; i < 4; ++i) {
+                zero[r] += 0.0f * k[r][i];
+                square[r] = fma(k[r][i], k[r][i], square[r]);
+            }
+        }
+    }
+    INFONCE_UNROLL
+    for (int r = 0; r < CANDIDATES; ++r) {
+        zero[r] = warp_sum(zero[r]);
+        square[r] = warp_sum(square[r]);
+        if (lane != 0 || first + r > last) continue;
+        store_global(p.square_norms + p.contrast.anchors + first + r, square[r]);
+        if (zero[r] != 0.0f) store_global(p.not_finite + 1, 1u);
+    }
+}
+
+// A warp an anchor, and after them a warp some candidates.
+INFONCE_KERNEL(positives, PositivesParams, ROW_WARPS * 32, 1) {
+    const uint32_t lane = thread_index() % 32;
+    const uint64_t row = warp_row();
+    const uint32_t anchors = p.contrast.anchors;
+    if (row >= anchors) {
+        const uint64_t first = (row - anchors) * CANDIDATES;
+        if (first < p.contrast.candidates) candidate_norms(p, first);
+        return;
+    }
+    const bool own = p.own_keys.data != nullptr;
+    const Matrix& keys = own ? p.own_keys : p.candidates;
+    const uint64_t key = own ? row : p.contrast.positive(uint32_t(row));
+    const bool has_key = own || key < p.contrast.candidates;
+    const bool quads = p.anchors.in_quads(p.dim) && keys.in_quads(p.dim);
+    float product = 0.0f, zero = 0.0f, square = 0.0f;
+    for (uint32_t d = 4 * lane; d < p.dim; d += 128) {
+        float q[4], k[4] = {};
+        p.anchors.load_four(q, row, d, p.dim, quads);
+        if (has_key) keys.load_four(k, key, d, p.dim, quads);
+        INFONCE_UNROLL
+        for (int i = 0; i < 4; ++i) {
+            product = fma(q[i], k[i], product);
+            square = fma(q[i], q[i], square);
+            zero += 0.0f * q[i] + 0.0f * k[i];
+        }
+    }
+    product = warp_sum(product);
+    square = warp_sum(square);
+    zero = warp_sum(zero);
+    if (lane != 0) return;
+    const bool finite = zero == 0.0f;
+    const float positive = has_key ? p.contrast.scale_value() * product : -infinity();
+    store_global(p.positive + row, finite ? positive : quiet_nan());
+    store_global(p.square_norms + row, square);
+    if (!finite) store_global(p.not_finite, 1u);
+}
+
+struct BoundParams {
+    ContrastView contrast;
+    const float* square_norms;
+    const float* positive;  // z₊, in nats
+    float largest;          // of all |z| of which the bound holds
+    float above;            // the offset is what the bound is above this
+    LogitBound* bound;
+};
+
+// |z_ij| ≤ s·max‖q‖·max‖k‖ =: L. With L ≤ 80 in base 2 a sum of 2^z over 2^30 candidates lies between 2^-80
+// and 2^110, and with norms whose largest is between 2^-16 and 2^16 sums of it times rows stay below 2^127.
+// For exponentials of f16 `ExponentRange` of src/device/statistics.rs chooses an offset. The positive of MoCo is
+// no candidate, and is asked itself. One block.
+INFONCE_KERNEL(bound_logits, BoundParams, BLOCK_THREADS, 1) {
+    struct Anchor {
+        float square, positive;
+    };
+    // Of squares the largest anchor's, the largest and (the negative of) the smallest candidate's; the largest |z₊|.
+    float most[4] = {0.0f, 0.0f, -infinity(), 0.0f};
+    for_own(
+        p.contrast.anchors, [&](uint32_t i) { return Anchor{load_global(p.square_norms + i), load_global(p.positive + i)}; },
+        [&](const Anchor& anchor) {
+            most[0] = larger(most[0], anchor.square);
+            if (anchor.positive != -infinity()) most[3] = larger(most[3], absolute(anchor.positive));
+        });
+    for_own(
+        p.contrast.candidates, [&](uint32_t i) { return load_global(p.square_norms + p.contrast.anchors + i); },
+        [&](float square) {
+            most[1] = larger(most[1], square);
+            most[2] = larger(most[2], -square);
+        });
+    join_block(most, larger);
+    if (thread_index() != 0) return;
+    constexpr float FAR = 65536.0f;
+    const auto usual = [](float norm) { return norm >= 1.0f / FAR && norm <= FAR; };
+    const float anchors = sqrt_exact(most[0]), candidates = sqrt_exact(most[1]), shortest = sqrt_exact(-most[2]);
+    const float bound = absolute(p.contrast.scale2()) * anchors * candidates;
+    const bool holds = usual(anchors) && usual(candidates) && larger(bound, most[3] * LOG2_E) <= p.largest;
+    const float lengths = log2_exact(candidates) - log2_exact(shortest);
+    store_global(p.bound, LogitBound{uint32_t(holds), larger(bound - p.above, 0.0f), lengths, 0});
+}
+
+struct MeanPositivesParams {
+    ContrastView contrast;
+    const float* positive;  // z₊, in nats
+    float inverse;          // 1/σ
+    uint32_t padding;
+    float* log_mean;
+};
+
+// The logarithm of the mean of e^(z₊/(s·σ)) over the rows that have a positive; NaN where one of them is. One block.
+INFONCE_KERNEL(mean_positives, MeanPositivesParams, BLOCK_THREADS, 1) {
+    const float factor = p.inverse / p.contrast.scale_value();
+    const auto load = [&](uint32_t i) { return load_global(p.positive + i); };
+    float most[1] = {-infinity()};
+    for_own(p.contrast.anchors, load, [&](float positive) { most[0] = larger_or_nan(most[0], positive); });
+    join_block(most, larger_or_nan);
+    double sums[2] = {};  // of exponentials, of rows
+    for_own(p.contrast.anchors, load, [&](float positive) {
+        if (positive == -infinity()) return;
+        sums[0] += double(exp_exact((positive - most[0]) * factor));
+        sums[1] += 1.0;
+    });
+    block_barrier();
+    join_block(sums, [](double a, double b) { return a + b; });
+    if (thread_index() == 0) store_global(p.log_mean, most[0] * factor + log_exact(float(sums[0] / sums[1])));
+}
+
+// ---- Positives by index
+
+struct OffsetParams {
+    int64_t offset;
+    uint32_t anchors, candidates;
+    uint32_t* index;
+};
+
+// Anchor i's positive is candidate i + offset; without one, the index is past every candidate.
+INFONCE_KERNEL(offset_positives, OffsetParams, 256, 1) {
+    const uint32_t i = block_index().x * 256 + thread_index();
+    if (i >= p.anchors) return;
+    const int64_t at = int64_t(i) + p.offset;
+    store_global(p.index + i, at >= 0 && at < int64_t(p.candidates) ? uint32_t(at) : 0xffffffffu);
+}
+
+struct GroupParams {
+    const uint32_t* index;
+    uint32_t anchors, candidates;
+    uint32_t passes;   // as many times DIGIT_BITS as `candidates` has bits
+    uint32_t padding;
+    uint32_t* order;   // two of them: where the last pass writes, and the other
+    uint32_t* other;
+    uint32_t* starts;  // candidates + 1
+};
+
+// What anchors are sorted by: their positive, and those without one come last.
+INFONCE_DEVICE uint32_t group_of(const GroupParams& p, uint32_t anchor) {
+    const uint32_t positive = load_global(p.index + anchor);
+    return positive < p.candidates ? positive : p.candidates;
+}
+
+// Exclusive prefix sums of x over the block's threads; `slots`: a word a warp.
+INFONCE_DEVICE uint32_t sum_before(uint32_t x, SharedAddress slots) {
+    const uint32_t lane = thread_index() % 32, warp = thread_index() / 32;
+    uint32_t before = 0;
+    INFONCE_UNROLL
+    for (uint32_t mask = 1; mask < 32; mask *= 2) {
+        const uint32_t others = shuffle_xor(x, int(mask));
+        if (lane & mask) before += others;
+        x += others;
+    }
+    if (lane == 0) store_shared(slots + 4 * warp, x);
+    block_barrier();
+    const uint32_t of_warp = load_shared<uint32_t>(slots + 4 * lane);
+    return before + warp_sum(lane < warp ? of_warp : 0u);
+}
+
+constexpr uint32_t DIGIT_BITS = 4, DIGITS = 1 << DIGIT_BITS;
+
+// Anchors in the order of their positives, those of one positive in their own: a stable sort digit by digit, from the
+// lowest. Each thread counts the digits of neighbouring anchors, and places these behind the anchors of the threads
+// before. One block, so that no atomics are needed and the order is the same each time.
+INFONCE_KERNEL(group_anchors, GroupParams, BLOCK_THREADS, 1) {
+    const uint32_t thread = thread_index(), each = (p.anchors + BLOCK_THREADS - 1) / BLOCK_THREADS;
+    const uint64_t begin = uint64_t(each) * thread;
+    const uint32_t first = uint32_t(begin < p.anchors ? begin : p.anchors);
+    const uint32_t end = p.anchors - first < each ? p.anchors : first + each;
+    // Of each digit the counts of all threads.
+    const auto counter = [&](uint32_t digit) { return shared_base() + 4 * (digit * BLOCK_THREADS + thread); };
+    const SharedAddress own_sums = shared_base() + 4 * DIGITS * thread;
+    const SharedAddress slots = shared_base() + 4 * DIGITS * BLOCK_THREADS;
+    for (uint32_t pass = 0; pass < p.passes; ++pass) {
+        const bool to_order = (p.passes - pass) % 2 == 1;
+        uint32_t* const to = to_order ? p.order : p.other;
+        const uint32_t* const from = to_order ? p.other : p.order;
+        const auto anchor_at = [&](uint32_t n) { return pass == 0 ? n : load_global(from + n); };
+        const auto counter_of = [&](uint32_t anchor) {
+            return counter(group_of(p, anchor) >> (pass * DIGIT_BITS) & (DIGITS - 1));
+        };
+        INFONCE_UNROLL
+        for (uint32_t digit = 0; digit < DIGITS; ++digit) store_shared(counter(digit), 0u);
+        for (uint32_t n = first; n < end; ++n) {
+            const SharedAddress at = counter_of(anchor_at(n));
+            store_shared(at, load_shared<uint32_t>(at) + 1);
+        }
+        block_barrier();
+        uint32_t counts[DIGITS], sum = 0;
+        INFONCE_UNROLL
+        for (uint32_t i = 0; i < DIGITS; ++i) sum += counts[i] = load_shared<uint32_t>(own_sums + 4 * i);
+        uint32_t place = sum_before(sum, slots);
+        INFONCE_UNROLL
+        for (uint32_t i = 0; i < DIGITS; ++i) {
+            store_shared(own_sums + 4 * i, place);
+            place += counts[i];
+        }
+        block_barrier();
+        for (uint32_t n = first; n < end; ++n) {
+            const uint32_t anchor = anchor_at(n);
+            const SharedAddress at = counter_of(anchor);
+            const uint32_t target = load_shared<uint32_t>(at);
+            store_global(to + target, anchor);
+            store_shared(at, target + 1);
+        }
+        // What other threads place is read, and their counters are set, in the next pass.
+        block_barrier();
+    }
+}
+
+// Where the anchors of each candidate start; the last start is where those without a positive do.
+INFONCE_KERNEL(find_groups, GroupParams, 256, 1) {
+    const uint32_t group = block_index().x * 256 + thread_index();
+    if (group > p.candidates) return;
+    uint32_t low = 0, high = p.anchors;
+    while (low < high) {
+        const uint32_t middle = low + (high - low) / 2;
+        if (group_of(p, load_global(p.order + middle)) < group)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    store_global(p.starts + group, low);
+}
+
+}  // namespace infonce

@@ -1,0 +1,58 @@
+// What the row-wise kernels share: a warp a row, and kernels of one block.
+#pragma once
+
+#include "ptx/barrier.h"
+#include "ptx/shared.h"
+#include "ptx/shuffle.h"
+
+namespace infonce {
+
+constexpr int ROW_WARPS = 8;
+
+INFONCE_DEVICE uint64_t warp_row() { return uint64_t(block_index().x) * ROW_WARPS + thread_index() / 32; }
+
+// ---- Kernels of one block
+
+constexpr uint32_t BLOCK_THREADS = 1024, BLOCK_WARPS = BLOCK_THREADS / 32;
+static_assert(BLOCK_WARPS == 32, "what warps leave is joined by the lanes of one");
+
+// `use(load(i))` for every i < `count` that is this thread's, with several loads under way.
+template <class Load, class Use>
+INFONCE_DEVICE void for_own(uint32_t count, const Load& load, const Use& use) {
+    constexpr uint32_t TOGETHER = 4;
+    for (uint64_t first = thread_index(); first < count; first += TOGETHER * BLOCK_THREADS) {
+        decltype(load(0u)) x[TOGETHER];
+        INFONCE_UNROLL
+        for (uint32_t i = 0; i < TOGETHER; ++i) {
+            const uint64_t at = first + i * BLOCK_THREADS;
+            x[i] = load(uint32_t(at < count ? at : first));
+        }
+        INFONCE_UNROLL
+        for (uint32_t i = 0; i < TOGETHER; ++i)
+            if (first + i * BLOCK_THREADS < count) use(x[i]);
+    }
+}
+
+// x[i] over the block by `join`, in every thread, in a fixed order. Behind another of the same kernel
+// a barrier comes first.
+template <int COUNT, class T, class Join>
+INFONCE_DEVICE void join_block(T (&x)[COUNT], const Join& join) {
+    const uint32_t lane = thread_index() % 32, warp = thread_index() / 32;
+    const auto join_warp = [&] {
+        INFONCE_UNROLL
+        for (int i = 0; i < COUNT; ++i)
+            INFONCE_UNROLL
+            for (int mask = 1; mask < 32; mask *= 2) x[i] = join(x[i], shuffle_xor(x[i], mask));
+    };
+    const auto slot = [&](int i, uint32_t of_warp) { return shared_base() + (i * BLOCK_WARPS + of_warp) * uint32_t(sizeof(T)); };
+    join_warp();
+    INFONCE_UNROLL
+    for (int i = 0; i < COUNT; ++i)
+        if (lane == 0) store_shared(slot(i, warp), x[i]);
+    block_barrier();
+    INFONCE_UNROLL
+    for (int i = 0; i < COUNT; ++i) x[i] = load_shared<T>(slot(i, lane));
+    join_warp();
+}
+
+}  // namespace infonce

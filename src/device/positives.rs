@@ -1,0 +1,161 @@
+//! What is launched before the tile loops: positive logits and a bound of all logits; positives by offset as
+//! positives by index, and anchors grouped by these.
+
+use super::params::{
+    BoundParams, ContrastView, GroupParams, MeanPositivesParams, OffsetParams, PositivesParams,
+};
+use super::prepared::{Prepared, no_matrix, view};
+use super::similarity::{Similarity, WARP_ROWS};
+use super::{Device, Floats};
+use crate::error::Error;
+
+/// Candidates that a warp of `positives` takes together: `CANDIDATES` of similarity/positives.cu.
+const WARP_CANDIDATES: usize = 4;
+
+/// Bits of a digit of `group_anchors`: `DIGIT_BITS` of similarity/positives.cu.
+const DIGIT_BITS: u32 = 4;
+/// Counters of each digit and thread, and a word a warp.
+const GROUP_SHARED: u32 = 4 * ((1 << DIGIT_BITS) * 1024 + 32);
+
+/// For which logits sums of 2^(z - o) need no maximum: those with a bound of at most `largest`, in base 2. The
+/// offset o is what the bound is above `above`, at least 0.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct ExponentRange {
+    pub largest: f32,
+    pub above: f32,
+}
+
+impl ExponentRange {
+    /// Of f32, and of bf16, which reaches as far.
+    pub const WIDE: Self = Self {
+        largest: 80.0,
+        above: 80.0,
+    };
+}
+
+/// What the pass over the rows finds.
+pub(super) struct Positives<D: Device> {
+    /// z₊ of every anchor.
+    pub logits: Floats<D>,
+    /// ‖x‖² of the anchors, then of the candidates.
+    pub square_norms: Floats<D>,
+}
+
+/// Anchors by the candidate that is their positive.
+pub(super) struct Groups<D: Device> {
+    /// Of every candidate's anchors in `order`, and where the last ones end.
+    pub starts: Floats<D>,
+    pub order: Floats<D>,
+}
+
+impl<D: Device> Similarity<'_, D> {
+    pub(super) fn positives(&self, prepared: &Prepared<'_, D>) -> Result<Positives<D>, Error> {
+        let shape = prepared.shape;
+        let rows = shape.anchors + shape.candidates;
+        let positives = Positives {
+            logits: self.memory().floats(shape.anchors)?,
+            square_norms: self.memory().floats(rows)?,
+        };
+        let params = PositivesParams {
+            contrast: prepared.view,
+            anchors: view(prepared.anchors),
+            candidates: view(prepared.candidates),
+            own_keys: prepared.own_keys.map_or_else(no_matrix, view),
+            dim: shape.dim as u32,
+            padding: 0,
+            not_finite: prepared.flags.address(),
+            positive: positives.logits.address(),
+            square_norms: positives.square_norms.address(),
+        };
+        let warps = shape.anchors + shape.candidates.div_ceil(WARP_CANDIDATES);
+        let grid = [warps.div_ceil(WARP_ROWS) as u32, 1, 1];
+        self.launch("positives", grid, 32 * WARP_ROWS as u32, 0, &params)?;
+        self.mean_of_positives(prepared, &positives.logits)?;
+        Ok(positives)
+    }
+
+    /// What the weights of rows need of all of them, where the rule has weights.
+    pub(super) fn mean_of_positives(
+        &self,
+        prepared: &Prepared<'_, D>,
+        positive: &Floats<D>,
+    ) -> Result<(), Error> {
+        let Some(log_mean) = &prepared.log_mean else {
+            return Ok(());
+        };
+        let params = MeanPositivesParams {
+            contrast: prepared.view,
+            positive: positive.address(),
+            inverse: prepared.rule.numbers[0],
+            padding: 0,
+            log_mean: log_mean.address(),
+        };
+        self.launch_block("mean_positives", &params)
+    }
+
+    /// `LogitBound` of tile/softmax.h, on the device: its first word says whether exponentials of logits need no
+    /// offset of their row.
+    pub(super) fn bound(
+        &self,
+        prepared: &Prepared<'_, D>,
+        positives: &Positives<D>,
+        range: ExponentRange,
+    ) -> Result<Floats<D>, Error> {
+        let bound = self.memory().floats(4)?;
+        let params = BoundParams {
+            contrast: prepared.view,
+            square_norms: positives.square_norms.address(),
+            positive: positives.logits.address(),
+            largest: range.largest,
+            above: range.above,
+            bound: bound.address(),
+        };
+        self.launch_block("bound_logits", &params)?;
+        Ok(bound)
+    }
+
+    /// Indices of the candidates i + `offset`, past the last where there is none.
+    pub(super) fn index_of_offset(
+        &self,
+        offset: i64,
+        anchors: u32,
+        candidates: u32,
+    ) -> Result<Floats<D>, Error> {
+        let index = self.memory().floats(anchors as usize)?;
+        let params = OffsetParams {
+            offset,
+            anchors,
+            candidates,
+            index: index.address(),
+        };
+        let grid = [anchors.div_ceil(256), 1, 1];
+        self.launch("offset_positives", grid, 256, 0, &params)?;
+        Ok(index)
+    }
+
+    /// The anchors of a view whose positives stand in an index, by these.
+    pub(super) fn group(&self, view: &ContrastView) -> Result<Groups<D>, Error> {
+        let memory = self.memory();
+        let (anchors, candidates) = (view.anchors, view.candidates);
+        let groups = Groups {
+            starts: memory.floats(candidates as usize + 1)?,
+            order: memory.floats(anchors as usize)?,
+        };
+        let other = memory.floats(anchors as usize)?;
+        let params = GroupParams {
+            index: view.index,
+            anchors,
+            candidates,
+            // Those without a positive are sorted by `candidates` itself.
+            passes: (u32::BITS - candidates.leading_zeros()).div_ceil(DIGIT_BITS),
+            padding: 0,
+            order: groups.order.address(),
+            other: other.address(),
+            starts: groups.starts.address(),
+        };
+        self.launch("group_anchors", [1, 1, 1], 1024, GROUP_SHARED, &params)?;
+        let grid = [(candidates + 1).div_ceil(256), 1, 1];
+        self.launch("find_groups", grid, 256, 0, &params)?;
+        Ok(groups)
+    }
+}

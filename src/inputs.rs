@@ -1,0 +1,348 @@
+//! A batch: the matrices that a contrast is computed on, which candidates are positives, and both together,
+//! checked.
+
+use crate::contrast::{Contrast, Shape, same_dim, same_rows};
+use crate::error::Error;
+use crate::losses::description::{Layout, PositiveRule};
+use crate::rows::{Indices, Matrix, View};
+
+/// In [`Positives::Index`]: no candidate of these is the anchor's positive.
+pub const NO_POSITIVE: u32 = u32::MAX;
+
+/// Which candidate is each anchor's positive. An anchor may have none among these candidates, as in a shard
+/// of a larger problem: its loss is 0, its z₊ is −∞, and [`Engine::merge`](crate::Engine::merge) finds what
+/// another shard says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Positives<I> {
+    /// Candidate i + offset, where there is one. 0 is the diagonal; candidates that start at row c of a larger
+    /// matrix have offset −c.
+    Offset(i64),
+    /// Candidate `index[i]`, [`NO_POSITIVE`] for none: N indices in the engine's memory, read when the engine
+    /// computes, so that a recorded graph sees what stands there then. On a device an index of M or more
+    /// means none as well.
+    Index(I),
+}
+
+impl<I> Positives<I> {
+    /// Candidate i.
+    pub const DIAGONAL: Self = Self::Offset(0);
+}
+
+/// The matrices a contrast is computed on; `V` is an engine's matrix view, [`Rows`](crate::Rows) on the CPU.
+#[derive(Debug, Clone, Copy)]
+pub enum Inputs<V: View> {
+    /// Anchors and candidates are the same 2N × D matrix (NT-Xent): rows 0..N are one view of N
+    /// images, rows N..2N the other.
+    Shared {
+        /// Embeddings of both views, 2N × D.
+        z: V,
+    },
+    /// Anchors N × D and candidates M × D (InfoNCE, CLIP).
+    Pair {
+        /// Anchors, N × D.
+        q: V,
+        /// Candidates, M × D.
+        k: V,
+        /// Which candidate is each anchor's positive.
+        positives: Positives<V::Indices>,
+    },
+    /// Anchors, each with a positive of its own, and a queue of negatives that all share (MoCo).
+    Queue {
+        /// Anchors, N × D.
+        q: V,
+        /// Row `i` is the positive of anchor `i`, N × D.
+        own_key: V,
+        /// Negatives, M × D.
+        queue: V,
+    },
+}
+
+/// The matrices by their roles.
+#[derive(Debug, Clone, Copy)]
+pub struct Matrices<V> {
+    /// N × D.
+    pub anchors: V,
+    /// M × D; the anchors themselves where they are shared.
+    pub candidates: V,
+    /// Positives that are no candidates, N × D.
+    pub own_keys: Option<V>,
+}
+
+impl<V: View> Inputs<V> {
+    /// Anchors q and candidates k, of which candidate i is the positive of anchor i.
+    pub fn pair(q: V, k: V) -> Self {
+        Self::Pair {
+            q,
+            k,
+            positives: Positives::DIAGONAL,
+        }
+    }
+
+    /// The matrices by their roles.
+    pub fn matrices(&self) -> Matrices<V> {
+        let (anchors, candidates, own_keys) = match *self {
+            Self::Shared { z } => (z, z, None),
+            Self::Pair { q, k, .. } => (q, k, None),
+            Self::Queue { q, own_key, queue } => (q, queue, Some(own_key)),
+        };
+        Matrices {
+            anchors,
+            candidates,
+            own_keys,
+        }
+    }
+
+    fn layout(&self) -> Layout {
+        match self {
+            Self::Shared { .. } => Layout::Shared,
+            Self::Pair { .. } => Layout::Pair,
+            Self::Queue { .. } => Layout::Queue,
+        }
+    }
+
+    /// The same in other memory: each matrix, with its name, through `matrix`, indices through `indices`.
+    ///
+    /// # Errors
+    /// The first that one of them returns.
+    pub fn try_map<'s, W: View>(
+        &'s self,
+        mut matrix: impl FnMut(&'static str, &'s V) -> Result<W, Error>,
+        indices: impl FnOnce(&'s V::Indices) -> Result<W::Indices, Error>,
+    ) -> Result<Inputs<W>, Error> {
+        Ok(match self {
+            Self::Shared { z } => Inputs::Shared { z: matrix("z", z)? },
+            Self::Pair { q, k, positives } => Inputs::Pair {
+                q: matrix("q", q)?,
+                k: matrix("k", k)?,
+                positives: match positives {
+                    Positives::Offset(offset) => Positives::Offset(*offset),
+                    Positives::Index(index) => Positives::Index(indices(index)?),
+                },
+            },
+            Self::Queue { q, own_key, queue } => Inputs::Queue {
+                q: matrix("q", q)?,
+                own_key: matrix("own_key", own_key)?,
+                queue: matrix("queue", queue)?,
+            },
+        })
+    }
+}
+
+/// A contrast on its inputs, checked once: what engines compute. Made by [`Contrast::on`].
+#[derive(Debug, Clone, Copy)]
+pub struct Problem<V: View> {
+    contrast: Contrast,
+    inputs: Inputs<V>,
+    shape: Shape,
+    /// Of which these candidates are a shard.
+    all_candidates: usize,
+    scale: Option<V::Scalar>,
+}
+
+impl Contrast {
+    /// Checks that the inputs fit, and joins them with the contrast.
+    ///
+    /// # Errors
+    /// [`Error::Inputs`], [`Error::OddRows`], [`Error::Dimension`], [`Error::Rows`],
+    /// [`Error::PositiveOutOfRange`] or [`Error::Positives`], naming the first argument that does not fit.
+    pub fn on<V: View>(&self, inputs: Inputs<V>) -> Result<Problem<V>, Error> {
+        if inputs.layout() != self.layout() {
+            return Err(Error::Inputs {
+                contrast: self.name(),
+                given: inputs.layout(),
+                expected: self.layout(),
+            });
+        }
+        let Matrices {
+            anchors,
+            candidates,
+            own_keys,
+        } = inputs.matrices();
+        let shape = Shape {
+            anchors: anchors.rows(),
+            candidates: candidates.rows(),
+            dim: anchors.dim(),
+        };
+        if self.description().positives == PositiveRule::OtherView
+            && !shape.anchors.is_multiple_of(2)
+        {
+            return Err(Error::OddRows {
+                given: shape.anchors,
+            });
+        }
+        if let Some(own_keys) = own_keys {
+            same_dim("own_key", own_keys.dim(), shape.dim)?;
+            same_rows("own_key", own_keys.rows(), shape.anchors)?;
+            same_dim("queue", candidates.dim(), shape.dim)?;
+        }
+        same_dim("k", candidates.dim(), shape.dim)?;
+        if self.has_columns() {
+            same_rows("k", shape.candidates, shape.anchors)?;
+        }
+        if let Inputs::Pair { positives, .. } = &inputs {
+            self.check_positives(positives, shape)?;
+        }
+        Ok(Problem {
+            contrast: *self,
+            inputs,
+            shape,
+            all_candidates: shape.candidates,
+            scale: None,
+        })
+    }
+
+    fn check_positives<I: Indices>(&self, given: &Positives<I>, shape: Shape) -> Result<(), Error> {
+        if self.has_columns() && !matches!(given, Positives::Offset(0)) {
+            return Err(Error::Positives {
+                contrast: self.name(),
+            });
+        }
+        let Positives::Index(index) = given else {
+            return Ok(());
+        };
+        same_rows("positives", index.len(), shape.anchors)?;
+        let is_legal = |&j: &u32| j == NO_POSITIVE || (j as usize) < shape.candidates;
+        let on_host = index.on_host().unwrap_or_default();
+        match on_host.iter().position(|j| !is_legal(j)) {
+            None => Ok(()),
+            Some(row) => Err(Error::PositiveOutOfRange {
+                row,
+                given: on_host[row],
+                candidates: shape.candidates,
+            }),
+        }
+    }
+}
+
+impl<V: View> Problem<V> {
+    /// With s read from the engine's memory when it computes, in place of the contrast's: one number, for
+    /// scales that are learned there. It must be finite and greater than 0, which is not checked.
+    #[must_use]
+    pub fn with_scale(self, scale: V::Scalar) -> Self {
+        Self {
+            scale: Some(scale),
+            ..self
+        }
+    }
+
+    /// With as many candidates in all, of which these are a shard, for rules that count the negatives
+    /// ([`RowRule::Debiased`](crate::losses::RowRule::Debiased)).
+    #[must_use]
+    pub fn as_shard_of(self, candidates: usize) -> Self {
+        Self {
+            all_candidates: candidates,
+            ..self
+        }
+    }
+
+    /// m: negatives of a row that has a positive, in all shards.
+    pub fn negatives(&self) -> usize {
+        self.contrast.negatives(self.all_candidates)
+    }
+
+    /// The loss.
+    pub fn contrast(&self) -> &Contrast {
+        &self.contrast
+    }
+
+    /// The matrices and positives.
+    pub fn inputs(&self) -> &Inputs<V> {
+        &self.inputs
+    }
+
+    /// The matrices by their roles.
+    pub fn matrices(&self) -> Matrices<V> {
+        self.inputs.matrices()
+    }
+
+    /// N, M and D.
+    pub fn shape(&self) -> Shape {
+        self.shape
+    }
+
+    /// Where s stands, where it is not the contrast's.
+    pub fn scale(&self) -> Option<V::Scalar> {
+        self.scale
+    }
+
+    /// Which candidates are positives, where the inputs say.
+    pub fn positives(&self) -> Option<Positives<V::Indices>> {
+        match self.inputs {
+            Inputs::Pair { positives, .. } => Some(positives),
+            _ => None,
+        }
+    }
+
+    /// The index of every anchor's positive among the candidates, for who reads them on the host; `None` for
+    /// one that has none there, or has a key of its own.
+    pub(crate) fn positive_of(
+        &self,
+    ) -> impl Fn(usize) -> Option<usize> + Copy + Send + Sync + use<'_, V>
+    where
+        V: Sync,
+        V::Indices: Sync,
+        V::Scalar: Sync,
+    {
+        let Shape {
+            anchors,
+            candidates,
+            ..
+        } = self.shape;
+        move |i| {
+            let index = match (self.contrast.description().positives, &self.inputs) {
+                (PositiveRule::OwnKey, _) => None,
+                (PositiveRule::OtherView, _) => Some((i + anchors / 2) % anchors),
+                (_, Inputs::Pair { positives, .. }) => match positives {
+                    Positives::Offset(offset) => {
+                        i64::try_from(i).ok()?.checked_add(*offset)?.try_into().ok()
+                    }
+                    Positives::Index(index) => index.on_host().map(|index| index[i] as usize),
+                },
+                _ => None,
+            };
+            index.filter(|&j| j < candidates)
+        }
+    }
+
+    /// The same problem in other memory, for engines that copy: as [`Inputs::try_map`], a scale through
+    /// `scalar`.
+    ///
+    /// # Errors
+    /// The first that one of them returns.
+    pub fn try_map<'s, W: View>(
+        &'s self,
+        matrix: impl FnMut(&'static str, &'s V) -> Result<W, Error>,
+        indices: impl FnOnce(&'s V::Indices) -> Result<W::Indices, Error>,
+        scalar: impl FnOnce(&'s V::Scalar) -> Result<W::Scalar, Error>,
+    ) -> Result<Problem<W>, Error> {
+        Ok(Problem {
+            contrast: self.contrast,
+            inputs: self.inputs.try_map(matrix, indices)?,
+            shape: self.shape,
+            all_candidates: self.all_candidates,
+            scale: self.scale.as_ref().map(scalar).transpose()?,
+        })
+    }
+
+    /// Checks that gradient buffers have the inputs' shapes and that the gradient exists.
+    ///
+    /// # Errors
+    /// [`Error::Rows`], [`Error::Dimension`] or [`Error::NoCandidateGradient`].
+    pub fn check_gradients<M: Matrix>(&self, dq: &M, dk: Option<&M>) -> Result<(), Error> {
+        let shape = self.shape;
+        same_rows("gradients.dq", dq.rows(), shape.anchors)?;
+        same_dim("gradients.dq", dq.dim(), shape.dim)?;
+        let Some(dk) = dk else { return Ok(()) };
+        if !self.contrast.has_dk() {
+            return Err(Error::NoCandidateGradient {
+                contrast: self.contrast.name(),
+                reason: match self.contrast.is_shared() {
+                    true => "anchors and candidates are one matrix; dq holds its whole gradient",
+                    false => "keys and queue carry no gradient",
+                },
+            });
+        }
+        same_rows("gradients.dk", dk.rows(), shape.candidates)?;
+        same_dim("gradients.dk", dk.dim(), shape.dim)
+    }
+}

@@ -1,0 +1,117 @@
+//! What there is to say of a loss beside its numbers.
+
+use super::rule::RowRule;
+
+/// Which matrices a loss is computed on: the variant of [`Inputs`](crate::Inputs).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Layout {
+    /// Anchors and candidates are one matrix.
+    Shared,
+    /// Anchors, and candidates that all anchors share.
+    Pair,
+    /// Anchors, each with a key of its own, and a queue of negatives that all share.
+    Queue,
+}
+
+/// Which candidate is an anchor's positive.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PositiveRule {
+    /// The other view: row (i + N/2) mod N.
+    OtherView,
+    /// What [`Positives`](crate::Positives) of the inputs say.
+    Given,
+    /// A key of its own, which is no candidate of the others.
+    OwnKey,
+}
+
+/// What an anchor does not see.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exclusions {
+    /// It sees all candidates.
+    Nothing,
+    /// The candidate of its own index.
+    Itself,
+}
+
+/// Which rows and columns of the logits have a loss.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Directions {
+    /// Every anchor among its candidates.
+    Rows,
+    /// Half of it, and half of every candidate among the anchors.
+    RowsAndColumns,
+}
+
+/// What candidates are made of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Keys {
+    /// Outputs of an encoder that is trained: they have a gradient.
+    Trained,
+    /// Constants: outputs of a momentum encoder, a queue.
+    Constant,
+}
+
+/// The function of a logit that is summed over the negatives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Term {
+    /// exp z_ij.
+    Exponential,
+}
+
+/// A loss as data.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Description {
+    /// Which matrices it is computed on.
+    pub layout: Layout,
+    /// Which candidate is an anchor's positive.
+    pub positives: PositiveRule,
+    /// What an anchor does not see.
+    pub exclusions: Exclusions,
+    /// Which directions have a loss.
+    pub directions: Directions,
+    /// Whether candidates have a gradient.
+    pub keys: Keys,
+    /// What is summed over the negatives.
+    pub term: Term,
+    /// What a row's loss is.
+    pub rule: RowRule,
+    /// What the reduced loss is multiplied by.
+    pub factor: f32,
+}
+
+impl Description {
+    /// NT-Xent's: two views of every image in one matrix, every row against all others.
+    pub const SHARED: Self = Self {
+        layout: Layout::Shared,
+        positives: PositiveRule::OtherView,
+        exclusions: Exclusions::Itself,
+        directions: Directions::Rows,
+        keys: Keys::Trained,
+        term: Term::Exponential,
+        rule: RowRule::SOFTMAX,
+        factor: 1.0,
+    };
+
+    /// InfoNCE's: anchors against candidates, positives given with the inputs.
+    pub const PAIR: Self = Self {
+        layout: Layout::Pair,
+        positives: PositiveRule::Given,
+        exclusions: Exclusions::Nothing,
+        ..Self::SHARED
+    };
+
+    /// CLIP's: as [`PAIR`](Self::PAIR), and the candidates against the anchors.
+    pub const BOTH_WAYS: Self = Self {
+        directions: Directions::RowsAndColumns,
+        ..Self::PAIR
+    };
+
+    /// MoCo's: each anchor against a key of its own and a queue.
+    pub const QUEUE: Self = Self {
+        layout: Layout::Queue,
+        positives: PositiveRule::OwnKey,
+        keys: Keys::Constant,
+        ..Self::PAIR
+    };
+}

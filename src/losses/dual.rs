@@ -1,0 +1,126 @@
+//! Numbers that know their derivatives with respect to lse⁻, z₊ and s: so a loss's formula is written once,
+//! and the reference has its gradient without anybody deriving it.
+
+use std::ops::{Add, Mul, Neg, Sub};
+
+/// A value and its three partial derivatives.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Dual {
+    pub value: f64,
+    pub slopes: [f64; 3],
+}
+
+impl Dual {
+    /// A constant.
+    pub fn constant(value: f64) -> Self {
+        Self {
+            value,
+            slopes: [0.0; 3],
+        }
+    }
+
+    /// The variable number `which`: 0 is lse⁻, 1 is z₊, 2 is s.
+    pub fn variable(value: f64, which: usize) -> Self {
+        let mut slopes = [0.0; 3];
+        slopes[which] = 1.0;
+        Self { value, slopes }
+    }
+
+    /// A function's value here, and its slope.
+    fn map(self, value: f64, slope: f64) -> Self {
+        Self {
+            value,
+            // Where a variable does not enter, an infinite slope does not either.
+            slopes: self.slopes.map(|x| if x == 0.0 { 0.0 } else { slope * x }),
+        }
+    }
+
+    /// eˣ.
+    pub fn exp(self) -> Self {
+        self.map(self.value.exp(), self.value.exp())
+    }
+
+    /// eˣ − 1.
+    pub fn exp_m1(self) -> Self {
+        self.map(self.value.exp_m1(), self.value.exp())
+    }
+
+    /// log(1 + x).
+    pub fn ln_1p(self) -> Self {
+        self.map(self.value.ln_1p(), 1.0 / (1.0 + self.value))
+    }
+
+    /// log(1 + eˣ).
+    pub fn softplus(self) -> Self {
+        let x = self.value;
+        let value = x.max(0.0) + (-x.abs()).exp().ln_1p();
+        self.map(value, 1.0 / (1.0 + (-x).exp()))
+    }
+
+    /// The larger; `other` where `self` is NaN.
+    pub fn max(self, other: Self) -> Self {
+        if self.value > other.value {
+            self
+        } else {
+            other
+        }
+    }
+}
+
+impl Add for Dual {
+    type Output = Self;
+    fn add(self, other: Self) -> Self {
+        Self {
+            value: self.value + other.value,
+            slopes: std::array::from_fn(|i| self.slopes[i] + other.slopes[i]),
+        }
+    }
+}
+
+impl Neg for Dual {
+    type Output = Self;
+    fn neg(self) -> Self {
+        self.map(-self.value, -1.0)
+    }
+}
+
+impl Sub for Dual {
+    type Output = Self;
+    fn sub(self, other: Self) -> Self {
+        self + -other
+    }
+}
+
+impl Mul for Dual {
+    type Output = Self;
+    fn mul(self, other: Self) -> Self {
+        Self {
+            value: self.value * other.value,
+            slopes: std::array::from_fn(|i| {
+                let others = self.value * other.slopes[i];
+                self.slopes[i].mul_add(other.value, others)
+            }),
+        }
+    }
+}
+
+impl Add<f64> for Dual {
+    type Output = Self;
+    fn add(self, other: f64) -> Self {
+        self.map(self.value + other, 1.0)
+    }
+}
+
+impl Sub<f64> for Dual {
+    type Output = Self;
+    fn sub(self, other: f64) -> Self {
+        self + -other
+    }
+}
+
+impl Mul<f64> for Dual {
+    type Output = Self;
+    fn mul(self, other: f64) -> Self {
+        self.map(self.value * other, other)
+    }
+}

@@ -1,0 +1,25 @@
+//! NT-Xent (Chen et al. 2020, "A Simple Framework for Contrastive Learning of Visual Representations").
+
+use super::{Description, Loss};
+use crate::contrast::Contrast;
+use crate::error::Error;
+
+pub(super) const LOSS: Loss = Loss {
+    key: "nt_xent",
+    name: "NT-Xent",
+    source: "SimCLR, Chen et al. 2020, equation 1",
+    formula: "softplus(lse⁻ − z₊)",
+    temperature: 0.5,
+    at: Contrast::nt_xent,
+};
+
+impl Contrast {
+    /// NT-Xent of SimCLR (Chen et al. 2020, equation 1) on [`Inputs::Shared`](crate::Inputs::Shared): 2N
+    /// rows, the positive of row i is row (i+N) mod 2N, every row excludes itself, mean over 2N rows.
+    ///
+    /// # Errors
+    /// [`Error::Scalar`] unless `temperature` is finite and greater than 0.
+    pub fn nt_xent(temperature: f32) -> Result<Self, Error> {
+        Self::at(LOSS.name, Description::SHARED, temperature)
+    }
+}

@@ -1,0 +1,276 @@
+//! An engine's verbs on numbers that the host holds: they are brought to the engine's memory, and what the
+//! verb leaves there is brought back.
+
+use crate::contrast::Shape;
+use crate::element::Element;
+use crate::engine::{
+    Engine, Evaluated, EvaluationOf, Gradients, MomentumSlices, MomentumTensor, RowsMutOf, RowsOf,
+    TopK,
+};
+use crate::error::Error;
+use crate::inputs::Problem;
+use crate::memory::{Evaluation, Memory, Read};
+use crate::queue::KeyQueue;
+use crate::rows::{Matrix, Rows};
+use crate::statistics::Statistics;
+
+type BufferOf<E, T> = <<E as Engine>::Memory as Memory>::Buffer<T>;
+
+/// The verbs of an [`Engine`] on host memory, whatever memory it computes in. Arguments and errors are those
+/// of the verb of the same name.
+#[derive(Debug, Clone, Copy)]
+pub struct OnHost<'e, E>(pub &'e E);
+
+/// Gradients that nothing has been written to: NaN, so that what is left out shows.
+pub fn poisoned<G: Element>(shape: Shape, wants_dk: bool) -> Gradients<Vec<G>> {
+    let matrix = |rows: usize| vec![G::from_f32(f32::NAN); rows * shape.dim];
+    Gradients::new(
+        matrix(shape.anchors),
+        wants_dk.then(|| matrix(shape.candidates)),
+    )
+}
+
+/// A problem's numbers in an engine's memory.
+struct Brought<'p, 'r, E: Engine, T: Element> {
+    problem: &'p Problem<Rows<'r, T>>,
+    matrices: Vec<BufferOf<E, T>>,
+    /// One where positives are an index.
+    index: Vec<BufferOf<E, u32>>,
+    /// One where the scale is not the contrast's.
+    scale: Vec<BufferOf<E, f32>>,
+}
+
+impl<'p, 'r, E: Engine, T: Element> Brought<'p, 'r, E, T> {
+    fn new(memory: &E::Memory, problem: &'p Problem<Rows<'r, T>>) -> Result<Self, Error> {
+        let (mut matrices, mut index, mut scale) = (Vec::new(), Vec::new(), Vec::new());
+        problem.try_map::<Rows<'r, T>>(
+            |_, rows| {
+                matrices.push(memory.upload(&rows.contiguous())?);
+                Ok(*rows)
+            },
+            |given| {
+                index.push(memory.upload(given)?);
+                Ok(*given)
+            },
+            |given| {
+                scale.push(memory.upload(given)?);
+                Ok(*given)
+            },
+        )?;
+        Ok(Self {
+            problem,
+            matrices,
+            index,
+            scale,
+        })
+    }
+
+    fn view(&self, memory: &E::Memory) -> Result<Problem<RowsOf<'_, E, T>>, Error> {
+        let mut next = 0..;
+        self.problem.try_map(
+            |_, rows| {
+                let place = next.next().unwrap_or_default();
+                memory.rows(&self.matrices[place], rows.rows(), rows.dim())
+            },
+            |_| memory.vector(&self.index[0]),
+            |_| memory.vector(&self.scale[0]),
+        )
+    }
+}
+
+fn read<E: Engine>(value: &EvaluationOf<E>) -> Result<Evaluated, Error> {
+    Ok(Evaluated {
+        loss: value.loss()?,
+        dscale: value.dscale()?,
+        statistics: value.statistics().read()?,
+    })
+}
+
+#[expect(missing_docs, reason = "each verb is documented in Engine")]
+#[expect(
+    clippy::missing_errors_doc,
+    reason = "each verb is documented in Engine"
+)]
+impl<E: Engine> OnHost<'_, E> {
+    pub fn forward<T: Element>(&self, problem: &Problem<Rows<'_, T>>) -> Result<Evaluated, Error> {
+        let brought = Brought::<E, T>::new(self.0.memory(), problem)?;
+        read::<E>(&self.0.forward(&brought.view(self.0.memory())?)?)
+    }
+
+    pub fn value_and_grad<T: Element, G: Element>(
+        &self,
+        problem: &Problem<Rows<'_, T>>,
+        upstream: f32,
+        gradients: &mut Gradients<Vec<G>>,
+    ) -> Result<Evaluated, Error> {
+        let brought = Brought::<E, T>::new(self.0.memory(), problem)?;
+        let there = brought.view(self.0.memory())?;
+        self.with_gradients(problem.shape(), gradients, |gradients| {
+            read::<E>(&self.0.value_and_grad(&there, upstream, gradients)?)
+        })
+    }
+
+    pub fn backward<T: Element, G: Element>(
+        &self,
+        problem: &Problem<Rows<'_, T>>,
+        statistics: &Statistics,
+        upstream: f32,
+        gradients: &mut Gradients<Vec<G>>,
+    ) -> Result<f32, Error> {
+        let memory = self.0.memory();
+        let brought = Brought::<E, T>::new(memory, problem)?;
+        let there = brought.view(memory)?;
+        let statistics = memory.statistics(statistics)?;
+        self.with_gradients(problem.shape(), gradients, |gradients| {
+            let dscale = self.0.backward(&there, &statistics, upstream, gradients)?;
+            dscale.read()
+        })
+    }
+
+    fn with_gradients<G: Element, R>(
+        &self,
+        shape: Shape,
+        gradients: &mut Gradients<Vec<G>>,
+        call: impl FnOnce(Gradients<RowsMutOf<'_, E, G>>) -> Result<R, Error>,
+    ) -> Result<R, Error> {
+        let memory = self.0.memory();
+        let mut dq = memory.upload(&gradients.dq)?;
+        let mut dk = match &gradients.dk {
+            Some(dk) => Some(memory.upload(dk)?),
+            None => None,
+        };
+        let result = call(Gradients {
+            dq: memory.rows_mut(&mut dq, shape.anchors, shape.dim)?,
+            dk: match &mut dk {
+                Some(dk) => Some(memory.rows_mut(dk, shape.candidates, shape.dim)?),
+                None => None,
+            },
+            accumulate: gradients.accumulate,
+        })?;
+        gradients.dq = memory.download(&dq)?;
+        if let Some(dk) = &dk {
+            gradients.dk = Some(memory.download(dk)?);
+        }
+        Ok(result)
+    }
+
+    pub fn merge(&self, statistics: &Statistics, others: &Statistics) -> Result<Statistics, Error> {
+        let memory = self.0.memory();
+        let mut merged = memory.statistics(statistics)?;
+        self.0.merge(&mut merged, &memory.statistics(others)?)?;
+        merged.read()
+    }
+
+    pub fn top_k<T: Element>(
+        &self,
+        queries: Rows<'_, T>,
+        candidates: Rows<'_, T>,
+        k: usize,
+        exclude_self: bool,
+    ) -> Result<TopK, Error> {
+        let memory = self.0.memory();
+        let q = memory.upload(&queries.contiguous())?;
+        let c = memory.upload(&candidates.contiguous())?;
+        let queries = memory.rows(&q, queries.rows(), queries.dim())?;
+        let candidates = memory.rows(&c, candidates.rows(), candidates.dim())?;
+        self.0.top_k(queries, candidates, k, exclude_self)?.read()
+    }
+
+    /// y and the norms, written over NaN.
+    pub fn normalize<T: Element, O: Element>(
+        &self,
+        x: Rows<'_, T>,
+        epsilon: f32,
+    ) -> Result<(Vec<O>, Vec<f32>), Error> {
+        let memory = self.0.memory();
+        let (rows, dim) = (x.rows(), x.dim());
+        let mut y = memory.upload(&vec![O::from_f32(f32::NAN); rows * dim])?;
+        let mut norms = memory.upload(&vec![f32::NAN; rows])?;
+        let x = memory.upload(&x.contiguous())?;
+        self.0.normalize(
+            memory.rows(&x, rows, dim)?,
+            memory.rows_mut(&mut y, rows, dim)?,
+            memory.vector_mut(&mut norms)?,
+            epsilon,
+        )?;
+        Ok((memory.download(&y)?, memory.download(&norms)?))
+    }
+
+    /// dx, written over NaN.
+    pub fn normalize_backward<T: Element, G: Element>(
+        &self,
+        y: Rows<'_, T>,
+        norms: &[f32],
+        dy: Rows<'_, G>,
+        epsilon: f32,
+    ) -> Result<Vec<G>, Error> {
+        let memory = self.0.memory();
+        let (rows, dim) = (y.rows(), y.dim());
+        let mut dx = memory.upload(&vec![G::from_f32(f32::NAN); rows * dim])?;
+        let norms = memory.upload(norms)?;
+        let y = memory.upload(&y.contiguous())?;
+        let dy = memory.upload(&dy.contiguous())?;
+        self.0.normalize_backward(
+            memory.rows(&y, rows, dim)?,
+            memory.vector(&norms)?,
+            memory.rows(&dy, rows, dim)?,
+            memory.rows_mut(&mut dx, rows, dim)?,
+            epsilon,
+        )?;
+        memory.download(&dx)
+    }
+
+    pub fn momentum_update<T: Element>(
+        &self,
+        momentum: f32,
+        tensors: &mut [MomentumSlices<'_, T>],
+    ) -> Result<(), Error> {
+        let memory = self.0.memory();
+        let mut held = Vec::new();
+        for tensor in &*tensors {
+            let shadow = match &tensor.shadow {
+                Some(shadow) => Some(memory.upload(shadow)?),
+                None => None,
+            };
+            held.push((
+                memory.upload(tensor.query)?,
+                memory.upload(tensor.key)?,
+                shadow,
+            ));
+        }
+        let mut there = Vec::new();
+        for (query, key, shadow) in &mut held {
+            there.push(MomentumTensor {
+                query: memory.vector(query)?,
+                key: memory.vector_mut(key)?,
+                shadow: match shadow {
+                    Some(shadow) => Some(memory.vector_mut(shadow)?),
+                    None => None,
+                },
+            });
+        }
+        self.0.momentum_update(momentum, &mut there)?;
+        drop(there);
+        for ((_, key, shadow), tensor) in held.iter().zip(tensors) {
+            tensor.key.copy_from_slice(&memory.download(key)?);
+            if let (Some(shadow), Some(to)) = (shadow, &mut tensor.shadow) {
+                to.copy_from_slice(&memory.download(shadow)?);
+            }
+        }
+        Ok(())
+    }
+
+    pub fn enqueue<T: Element>(
+        &self,
+        queue: &mut KeyQueue<T>,
+        keys: Rows<'_, T>,
+    ) -> Result<(), Error> {
+        let memory = self.0.memory();
+        let mut there = memory.queue(queue.clone())?;
+        let buffer = memory.upload(&keys.contiguous())?;
+        let keys = memory.rows(&buffer, keys.rows(), keys.dim())?;
+        self.0.enqueue(&mut there, keys)?;
+        *queue = memory.saved(&there)?;
+        Ok(())
+    }
+}

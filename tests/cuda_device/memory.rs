@@ -1,0 +1,192 @@
+//! Memory, streams, events and graphs of a device.
+
+use infonce::cuda::{CudaBuffer, CudaDevice, CudaRows};
+use infonce::{CudaError, Error};
+
+use super::Test;
+
+pub const TESTS: [(&str, Test); 11] = [
+    ("what is uploaded comes back", round_trip),
+    (
+        "a zeroed buffer holds zeros though its memory was used before",
+        zeroed,
+    ),
+    (
+        "a buffer's memory serves the next buffer of its size",
+        reuse,
+    ),
+    ("trimming gives back what is free", trimming),
+    ("a copy has the numbers of its source as they were", copies),
+    ("events measure what lies between them", events),
+    ("a graph copies what was recorded each time it runs", graph),
+    (
+        "waiting for results while recording is an error and leaves the stream usable",
+        waiting,
+    ),
+    (
+        "a buffer made while recording is used by the graph",
+        buffer_in_graph,
+    ),
+    ("raw pointers are viewed with their stride", raw),
+    (
+        "a second stream has memory of its own and can wait for the first",
+        streams,
+    ),
+];
+
+/// Numbers that differ from each other, `seed` from the next.
+fn numbers(length: usize, seed: u32) -> Vec<u32> {
+    (0..length as u32)
+        .map(|i| i.wrapping_mul(2_654_435_761) ^ seed)
+        .collect()
+}
+
+fn round_trip(device: &CudaDevice) -> Result<(), Error> {
+    // The last goes through every staging slot twice and ends within one.
+    for length in [0, 1, 255, 1 << 18, (10 << 18) + 17] {
+        let expected = numbers(length, 1);
+        let buffer = CudaBuffer::upload(device, &expected)?;
+        assert_eq!(buffer.download()?, expected, "{length}");
+        let mut short = vec![0; length + 1];
+        assert!(matches!(buffer.read(&mut short), Err(Error::Length { .. })));
+    }
+    Ok(())
+}
+
+fn zeroed(device: &CudaDevice) -> Result<(), Error> {
+    assert!(CudaBuffer::<u32>::zeroed(device, 0)?.download()?.is_empty());
+    drop(CudaBuffer::upload(device, &numbers(5000, 2))?);
+    assert_eq!(
+        CudaBuffer::<u32>::zeroed(device, 5000)?.download()?,
+        vec![0; 5000]
+    );
+    Ok(())
+}
+
+fn reuse(device: &CudaDevice) -> Result<(), Error> {
+    let first = CudaBuffer::upload(device, &numbers(100_000, 3))?.address();
+    let (_, free) = device.memory_bytes();
+    let second = CudaBuffer::upload(device, &numbers(100_000, 4))?;
+    assert_eq!(
+        (second.address(), device.memory_bytes()),
+        (first, (free, 0))
+    );
+    Ok(())
+}
+
+fn trimming(device: &CudaDevice) -> Result<(), Error> {
+    let kept = CudaBuffer::upload(device, &numbers(1000, 5))?;
+    drop(CudaBuffer::upload(device, &numbers(1 << 20, 6))?);
+    device.trim();
+    assert_eq!(device.memory_bytes().1, 0);
+    assert_eq!(kept.download()?, numbers(1000, 5));
+    Ok(())
+}
+
+fn copies(device: &CudaDevice) -> Result<(), Error> {
+    let mut source = CudaBuffer::upload(device, &numbers(70_001, 15))?;
+    let mut copy = CudaBuffer::<u32>::zeroed(device, 70_001)?;
+    copy.copy_from(&source)?;
+    source.zero()?;
+    assert_eq!(copy.download()?, numbers(70_001, 15));
+    assert_eq!(source.download()?, vec![0; 70_001]);
+    let short = CudaBuffer::<u32>::zeroed(device, 70_000)?;
+    assert!(matches!(copy.copy_from(&short), Err(Error::Length { .. })));
+    let elsewhere = CudaBuffer::upload(&device.with_new_stream()?, &numbers(70_001, 16))?;
+    let refused = copy.copy_from(&elsewhere);
+    assert!(
+        matches!(
+            refused,
+            Err(Error::Cuda(CudaError::Device {
+                argument: "other",
+                ..
+            }))
+        ),
+        "{refused:?}"
+    );
+    Ok(())
+}
+
+fn events(device: &CudaDevice) -> Result<(), Error> {
+    let (start, middle, end) = (device.event()?, device.event()?, device.event()?);
+    assert!(matches!(
+        end.seconds_since(&start),
+        Err(Error::Cuda(CudaError::Driver { .. }))
+    ));
+    let mut buffer = CudaBuffer::<u32>::zeroed(device, 1 << 20)?;
+    start.record()?;
+    buffer.zero()?;
+    middle.record()?;
+    buffer.zero()?;
+    end.record()?;
+    let whole = end.seconds_since(&start)?;
+    let parts = middle.seconds_since(&start)? + end.seconds_since(&middle)?;
+    assert!(whole > 0.0);
+    approx::assert_abs_diff_eq!(whole, parts, epsilon = 1e-5);
+    Ok(())
+}
+
+fn graph(device: &CudaDevice) -> Result<(), Error> {
+    let mut buffer = CudaBuffer::upload(device, &numbers(1000, 7))?;
+    let recorded = numbers(1000, 8);
+    let ((), graph) = device.record(|| buffer.write(&recorded))?;
+    drop(recorded);
+    assert_eq!(
+        buffer.download()?,
+        numbers(1000, 7),
+        "recording runs nothing"
+    );
+    for seed in [9, 10] {
+        buffer.write(&numbers(1000, seed))?;
+        // SAFETY: the buffer is alive, and read only after the graph.
+        unsafe { graph.launch()? };
+        assert_eq!(buffer.download()?, numbers(1000, 8));
+    }
+    Ok(())
+}
+
+fn waiting(device: &CudaDevice) -> Result<(), Error> {
+    let buffer = CudaBuffer::upload(device, &numbers(10, 11))?;
+    let refused = device.record(|| buffer.download()).map(|_| ());
+    assert_eq!(refused, Err(CudaError::Capture { call: "read" }.into()));
+    assert_eq!(buffer.download()?, numbers(10, 11));
+    Ok(())
+}
+
+fn buffer_in_graph(device: &CudaDevice) -> Result<(), Error> {
+    let (buffer, graph) = device.record(|| CudaBuffer::upload(device, &numbers(3000, 12)))?;
+    device.trim();
+    // SAFETY: the buffer is alive, and read only after the graph.
+    unsafe { graph.launch()? };
+    assert_eq!(buffer.download()?, numbers(3000, 12));
+    Ok(())
+}
+
+fn raw(device: &CudaDevice) -> Result<(), Error> {
+    let buffer = CudaBuffer::<f32>::zeroed(device, 64)?;
+    // SAFETY: 4 rows of 8 at a stride of 16 lie within the buffer.
+    let columns = unsafe { CudaRows::<f32>::from_raw(buffer.address() + 32, 4, 8, 16, device)? };
+    let region = columns.region();
+    assert_eq!((region.rows(), region.dim(), region.stride()), (4, 8, 16));
+    assert!(region.overlaps(&buffer.rows(4, 16)?.region()) && !region.is_contiguous());
+    // SAFETY: refused before anything is read.
+    let null = unsafe { CudaRows::<f32>::from_raw(0, 4, 8, 16, device) };
+    assert!(matches!(
+        null,
+        Err(Error::Cuda(CudaError::Null {
+            argument: "pointer"
+        }))
+    ));
+    Ok(())
+}
+
+fn streams(device: &CudaDevice) -> Result<(), Error> {
+    let other = device.with_new_stream()?;
+    let first = CudaBuffer::upload(device, &numbers(100, 13))?;
+    let second = CudaBuffer::upload(&other, &numbers(100, 14))?;
+    assert_ne!(first.address(), second.address());
+    assert_ne!(device.stream().raw(), other.stream().raw());
+    other.stream().wait_for(device.stream())?;
+    assert_eq!(second.download()?, numbers(100, 14));
+    Ok(())
+}

@@ -1,0 +1,286 @@
+//! Losses are what their papers say: each published formula in plain exponentials of a materialised matrix,
+//! with nothing of this crate in it, against the float64 reference and the CPU engine. Temperatures are powers
+//! of two, whose inverses f32 holds.
+
+use infonce::losses::{Layout, TABLE};
+use infonce::reference::{self, Dense};
+use infonce::{Contrast, CpuEngine, Engine, Error, Gradients, Inputs, Matrix, Rows, RowsMut, View};
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+type Test = Result<(), Error>;
+
+/// Rows of length 1, to within what f32 holds.
+fn unit_rows(rows: usize, dim: usize, seed: u64) -> Dense {
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    let x = Dense::from_fn(rows, dim, |_, _| rng.random_range(-1.0..1.0));
+    in_f32(&reference::normalize(&x, 1e-12).0)
+}
+
+/// Numbers that the engine takes as they are.
+fn in_f32(x: &Dense) -> Dense {
+    Dense::from_fn(x.rows(), x.dim(), |i, d| f64::from(x.row(i)[d] as f32))
+}
+
+fn narrow(x: &Dense) -> Vec<f32> {
+    x.as_slice().iter().map(|&x| x as f32).collect()
+}
+
+/// z; q and k; q, own_key and queue.
+fn inputs<V: View>(matrices: &[V]) -> Inputs<V> {
+    match *matrices {
+        [z] => Inputs::Shared { z },
+        [q, k] => Inputs::pair(q, k),
+        [q, own_key, queue] => Inputs::Queue { q, own_key, queue },
+        _ => unreachable!("one to three matrices"),
+    }
+}
+
+/// Loss, dq and dk of the CPU engine.
+fn on_cpu(contrast: &Contrast, matrices: &[Dense]) -> Result<(f32, Vec<f32>, Vec<f32>), Error> {
+    let numbers: Vec<Vec<f32>> = matrices.iter().map(narrow).collect();
+    let dim = (&matrices[0]).dim();
+    let views: Result<Vec<_>, Error> = numbers
+        .iter()
+        .map(|x| Rows::new(x, x.len() / dim, dim))
+        .collect();
+    let problem = contrast.on(inputs(&views?))?;
+    let shape = problem.shape();
+    let mut dq = vec![f32::NAN; shape.anchors * dim];
+    let mut dk = vec![f32::NAN; shape.candidates * dim];
+    let has_dk = contrast.has_dk();
+    let gradients = Gradients::new(
+        RowsMut::new(&mut dq, shape.anchors, dim)?,
+        match has_dk {
+            true => Some(RowsMut::new(&mut dk, shape.candidates, dim)?),
+            false => None,
+        },
+    );
+    let value = CpuEngine::new().value_and_grad(&problem, 1.0, gradients)?;
+    Ok((value.loss, dq, if has_dk { dk } else { Vec::new() }))
+}
+
+fn in_float64(contrast: &Contrast, matrices: &[Dense]) -> Result<reference::Reference, Error> {
+    let views: Vec<&Dense> = matrices.iter().collect();
+    Ok(reference::value_and_grad(
+        &contrast.on(inputs(&views))?,
+        1.0,
+    ))
+}
+
+/// Each of `found` is what is expected, to within `share` of the largest.
+fn assert_near(found: impl Iterator<Item = f64>, expected: &[f64], share: f64, what: &str) {
+    let largest = expected.iter().fold(0.0f64, |most, x| most.max(x.abs()));
+    let found: Vec<f64> = found.collect();
+    assert_eq!(found.len(), expected.len(), "{what}");
+    for (place, (found, expected)) in found.iter().zip(expected).enumerate() {
+        let is_near = (found - expected).abs() <= share * largest;
+        assert!(is_near, "{what} [{place}]: {found} in place of {expected}");
+    }
+}
+
+/// Reference and engine have the formula's value, and its derivatives by central differences.
+fn is_published(
+    contrast: &Contrast,
+    matrices: &[Dense],
+    formula: impl Fn(&[Dense]) -> f64,
+) -> Test {
+    const STEP: f64 = 1e-5;
+    let what = contrast.name();
+    let expected = formula(matrices);
+    let reference = in_float64(contrast, matrices)?;
+    let (loss, dq, dk) = on_cpu(contrast, matrices)?;
+    assert_near([reference.loss].into_iter(), &[expected], 1e-12, what);
+    assert_near([f64::from(loss)].into_iter(), &[expected], 1e-5, what);
+
+    let derivatives = |which: usize| -> Vec<f64> {
+        let at = |place: usize, step: f64| {
+            let mut moved = matrices.to_vec();
+            moved[which].as_mut_slice()[place] += step;
+            formula(&moved)
+        };
+        let places = 0..matrices[which].as_slice().len();
+        places
+            .map(|place| (at(place, STEP) - at(place, -STEP)) / (2.0 * STEP))
+            .collect()
+    };
+    let wide = |numbers: &[f32]| -> Vec<f64> { numbers.iter().map(|&x| f64::from(x)).collect() };
+    let of_dq = derivatives(0);
+    assert_near(reference.dq.as_slice().iter().copied(), &of_dq, 1e-7, what);
+    assert_near(wide(&dq).into_iter(), &of_dq, 1e-5, what);
+    if let Some(reference_dk) = reference.dk {
+        let of_dk = derivatives(1);
+        assert_near(reference_dk.as_slice().iter().copied(), &of_dk, 1e-7, what);
+        assert_near(wide(&dk).into_iter(), &of_dk, 1e-5, what);
+    }
+    Ok(())
+}
+
+fn dot(a: &[f64], b: &[f64]) -> f64 {
+    a.iter().zip(b).map(|(a, b)| a * b).sum()
+}
+
+/// Of 2N rows: the mean of what `row` says of a row's positive similarity and those of its negatives.
+fn mean_over_views(z: &Dense, row: impl Fn(f64, &[f64]) -> f64) -> f64 {
+    let rows = z.rows();
+    let of = |i: usize| {
+        let positive = (i + rows / 2) % rows;
+        let others = (0..rows).filter(|&j| j != i && j != positive);
+        let negatives: Vec<f64> = others.map(|j| dot(z.row(i), z.row(j))).collect();
+        row(dot(z.row(i), z.row(positive)), &negatives)
+    };
+    (0..rows).map(of).sum::<f64>() / rows as f64
+}
+
+fn sum_of_exp(similarities: &[f64], temperature: f64) -> f64 {
+    similarities.iter().map(|s| (s / temperature).exp()).sum()
+}
+
+#[test]
+fn dcl_is_equation_5_of_yeh_et_al() -> Test {
+    for tau in [0.125, 0.5] {
+        let z = [unit_rows(12, 5, 1)];
+        is_published(&Contrast::dcl(tau)?, &z, |z| {
+            let tau = f64::from(tau);
+            mean_over_views(&z[0], |positive, negatives| {
+                -positive / tau + sum_of_exp(negatives, tau).ln()
+            })
+        })?;
+    }
+    Ok(())
+}
+
+#[test]
+fn dclw_weighs_the_positive_without_gradient() -> Test {
+    for tau in [0.125, 0.5] {
+        let sigma = 0.5;
+        let z = [unit_rows(12, 5, 2)];
+        let half = (&z[0]).rows() / 2;
+        let of_pair = |i: usize| {
+            let product = dot(z[0].row(i), z[0].row((i + half) % (2 * half)));
+            (product / f64::from(sigma)).exp()
+        };
+        let mean = (0..2 * half).map(of_pair).sum::<f64>() / (2 * half) as f64;
+        // Held fixed while z moves.
+        let weights: Vec<f64> = (0..2 * half).map(|i| 2.0 - of_pair(i) / mean).collect();
+        is_published(&Contrast::dclw(tau, sigma)?, &z, |z| {
+            let tau = f64::from(tau);
+            let next = std::cell::Cell::new(0);
+            mean_over_views(&z[0], |positive, negatives| {
+                let weight = weights[next.replace(next.get() + 1)];
+                -weight * positive / tau + sum_of_exp(negatives, tau).ln()
+            })
+        })?;
+    }
+    Ok(())
+}
+
+#[test]
+fn rince_is_equation_4_of_chuang_et_al() -> Test {
+    for (tau, q, lambda) in [(0.5, 0.5, 0.025), (0.25, 0.1, 0.01), (0.5, 1.0, 0.5)] {
+        let z = [unit_rows(12, 5, 3)];
+        is_published(&Contrast::rince(tau, q, lambda)?, &z, |z| {
+            let (tau, q, lambda) = (f64::from(tau), f64::from(q), f64::from(lambda));
+            mean_over_views(&z[0], |positive, negatives| {
+                let positive = (positive / tau).exp();
+                let all = positive + sum_of_exp(negatives, tau);
+                -positive.powf(q) / q + (lambda * all).powf(q) / q
+            })
+        })?;
+    }
+    Ok(())
+}
+
+#[test]
+fn debiased_is_equations_7_and_8_of_chuang_et_al() -> Test {
+    for (tau, prior) in [(0.5, 0.1), (0.125, 0.1), (0.5, 0.0), (0.5, 0.4)] {
+        let z = [unit_rows(12, 5, 4)];
+        let (tau64, prior64) = (f64::from(tau), f64::from(prior));
+        let raw = |positive: f64, negatives: &[f64]| {
+            let m = negatives.len() as f64;
+            let positive = (positive / tau64).exp();
+            (sum_of_exp(negatives, tau64) - prior64 * m * positive) / (1.0 - prior64)
+        };
+        let least = |negatives: &[f64]| negatives.len() as f64 * (-1.0 / tau64).exp();
+        is_published(&Contrast::debiased(tau, prior)?, &z, |z| {
+            mean_over_views(&z[0], |positive, negatives| {
+                let ng = raw(positive, negatives).max(least(negatives));
+                let positive = (positive / tau64).exp();
+                -(positive / (positive + ng)).ln()
+            })
+        })?;
+        let clamped = mean_over_views(&z[0], |positive, negatives| {
+            f64::from(u8::from(raw(positive, negatives) < least(negatives)))
+        });
+        // Both branches of the maximum are there, where the prior is large enough for it.
+        assert_eq!(
+            clamped > 0.0,
+            prior > 0.1 || tau < 0.5 && prior > 0.0,
+            "{tau} {prior}"
+        );
+        assert!(clamped < 1.0);
+    }
+    Ok(())
+}
+
+#[test]
+fn an_additive_margin_lowers_the_positive_both_ways() -> Test {
+    let matrices = [unit_rows(7, 5, 5), unit_rows(7, 5, 6)];
+    for (tau, margin) in [(0.25, 1.5), (0.5, -0.6), (0.5, 0.0)] {
+        is_published(&Contrast::additive_margin(tau, margin)?, &matrices, |of| {
+            let (tau, margin, n) = (f64::from(tau), f64::from(margin), (&of[0]).rows());
+            let one_way = |x: &Dense, y: &Dense| {
+                let row = |i: usize| {
+                    let logit = |j: usize| dot(x.row(i), y.row(j)) / tau;
+                    let positive = (logit(i) - margin).exp();
+                    let others = (0..n).filter(|&j| j != i);
+                    let rest: f64 = others.map(|j| logit(j).exp()).sum();
+                    -(positive / (positive + rest)).ln()
+                };
+                (0..n).map(row).sum::<f64>() / n as f64
+            };
+            0.5 * (one_way(&of[0], &of[1]) + one_way(&of[1], &of[0]))
+        })?;
+    }
+    Ok(())
+}
+
+#[test]
+fn one_minus_p_plus_keeps_five_digits_down_to_1e_8() -> Test {
+    let (pairs, dim, scale) = (24, 64, 20.0f64);
+    for loss in TABLE {
+        let contrast = (loss.at)(1.0 / scale as f32)?;
+        for rest in [1e-2, 1e-4, 1e-6, 1e-8] {
+            let mut rng = ChaCha8Rng::seed_from_u64(11);
+            // Pairs share a direction that is theirs alone: z₊ = ln(negatives/rest), z⁻ near 0.
+            let (rows, first_of_queue) = match contrast.layout() {
+                Layout::Shared => (vec![2 * pairs], 0),
+                Layout::Pair => (vec![pairs; 2], 0),
+                Layout::Queue => (vec![pairs; 3], pairs),
+            };
+            let negatives = contrast.negatives(rows[rows.len() - 1]);
+            let length = ((negatives as f64 / rest).ln() / scale).sqrt();
+            let mut matrix = |rows: usize, first: usize| {
+                let mut noise = || rng.random_range(-0.01..0.01);
+                let x = Dense::from_fn(rows, dim, |i, d| {
+                    let own = f64::from(u8::from(first + i % pairs == d));
+                    length * (own + noise())
+                });
+                in_f32(&x)
+            };
+            let mut matrices = Vec::new();
+            for (place, &rows) in rows.iter().enumerate() {
+                matrices.push(matrix(rows, if place == 2 { first_of_queue } else { 0 }));
+            }
+            let what = format!("{} at 1 - p+ = {rest:e}", loss.name);
+            let expected = in_float64(&contrast, &matrices)?;
+            let wide = |x: Vec<f32>| x.into_iter().map(f64::from);
+            let (loss, dq, dk) = on_cpu(&contrast, &matrices)?;
+            assert_near(wide(vec![loss]), &[expected.loss], 1e-5, &what);
+            assert_near(wide(dq), expected.dq.as_slice(), 1e-5, &what);
+            let expected_dk = expected.dk.as_ref().map_or(&[][..], Dense::as_slice);
+            assert_near(wide(dk), expected_dk, 1e-5, &what);
+        }
+    }
+    Ok(())
+}
