@@ -283,6 +283,7 @@ fn hyper_parameters_are_named_with_their_range() {
         Contrast::dclw(0.0, 0.5),
         Contrast::rince(0.0, 0.5, 0.1),
         Contrast::debiased(0.0, 0.1),
+        Contrast::moco_v3(0.0),
         Contrast::additive_margin(0.0, 0.3),
     ];
     for refused in temperatures {

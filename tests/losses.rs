@@ -246,6 +246,36 @@ fn an_additive_margin_lowers_the_positive_both_ways() -> Test {
 }
 
 #[test]
+fn moco_v3_is_algorithm_1_in_two_calls() -> Test {
+    let [q1, q2, k1, k2] = [7, 8, 9, 10].map(|seed| unit_rows(6, 5, seed));
+    let tau = 0.25;
+    let contrast = Contrast::moco_v3(tau)?;
+    // Cross entropy of the row's softmax and its own index.
+    let ctr = |q: &Dense, k: &Dense| {
+        let tau = f64::from(tau);
+        let row = |i: usize| {
+            let logits = (0..k.rows()).map(|j| dot(q.row(i), k.row(j)) / tau);
+            let all: f64 = logits.clone().map(f64::exp).sum();
+            let label = logits.skip(i).map(f64::exp).next().unwrap_or_default();
+            -(label / all).ln()
+        };
+        2.0 * tau * (0..q.rows()).map(row).sum::<f64>() / q.rows() as f64
+    };
+    let mut total = 0.0;
+    for pair in [[q1.clone(), k2.clone()], [q2.clone(), k1.clone()]] {
+        is_published(&contrast, &pair, |pair| ctr(&pair[0], &pair[1]))?;
+        assert!(
+            in_float64(&contrast, &pair)?.dk.is_none(),
+            "keys have no gradient"
+        );
+        total += in_float64(&contrast, &pair)?.loss;
+    }
+    let expected = ctr(&q1, &k2) + ctr(&q2, &k1);
+    assert_near([total].into_iter(), &[expected], 1e-12, "both ways");
+    Ok(())
+}
+
+#[test]
 fn one_minus_p_plus_keeps_five_digits_down_to_1e_8() -> Test {
     let (pairs, dim, scale) = (24, 64, 20.0f64);
     for loss in TABLE {

@@ -56,6 +56,7 @@ losses! {
     rince: LOSS;
     debiased: LOSS;
     additive_margin: LOSS;
+    moco_v3: LOSS;
 }
 
 impl Loss {

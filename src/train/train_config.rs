@@ -299,7 +299,7 @@ mod tests {
             ("`temperature` is 0", |c| c.temperature = 0.0),
             ("`temperature` is NaN", |c| c.temperature = f64::NAN),
             ("`temperature` is 1e31", |c| c.temperature = 1e31),
-            ("`loss` is clip; moco takes moco", |c| {
+            ("`loss` is clip; moco takes moco, moco_v3", |c| {
                 c.loss = "clip".to_owned()
             }),
             ("`loss` is nt_xent; moco takes", |c| {

@@ -54,6 +54,71 @@ fn numbers_at_the_ends_of_their_ranges_train() {
     }
 }
 
+#[test]
+fn losses_of_the_table_train_and_are_named_in_the_report() {
+    let directory = small_images();
+    for (method, key, name) in [("simclr", "dcl", "DCL"), ("moco", "moco_v3", "MoCo v3")] {
+        let options = ["--loss", key, "--out", key];
+        let all = [&[method] as &[&str], &SMALL, &options].concat();
+        trained(directory.path(), &all);
+        let run = directory.path().join(key);
+        let file = |name: &str| fs::read_to_string(run.join(name)).unwrap();
+        assert!(file("config.toml").contains(&format!("loss = \"{key}\"")));
+        assert!(file("report.html").contains(&format!("loss {name}")));
+        let losses = records(&run).into_iter().filter_map(|record| match record {
+            Record::Epoch(epoch) => Some(epoch.loss),
+            _ => None,
+        });
+        let losses: Vec<f64> = losses.collect();
+        assert!(losses.len() == 2 && losses[1] < losses[0], "{losses:?}");
+    }
+}
+
+#[test]
+fn a_loss_that_does_not_fit_the_method_is_refused_by_name() {
+    let directory = small_images();
+    for (arguments, words) in [
+        (
+            ["simclr", "--loss", "clip"],
+            ["`loss` is clip", "simclr takes nt_xent, dcl"],
+        ),
+        (
+            ["moco", "--loss", "nt_xent"],
+            ["`loss` is nt_xent", "moco takes moco, moco_v3"],
+        ),
+        (
+            ["simclr", "--loss", "none"],
+            ["`loss` is none", "rince, debiased"],
+        ),
+    ] {
+        let all = [&arguments as &[&str], &SMALL].concat();
+        refused_in_one_line(directory.path(), &all, &words);
+    }
+    let queue = ["moco", "--loss", "moco_v3", "--queue", "64"];
+    let all = [&queue as &[&str], &SMALL].concat();
+    refused_in_one_line(directory.path(), &all, &["--queue", "moco_v3"]);
+}
+
+/// As runs of releases without the option left it.
+#[test]
+fn a_configuration_without_a_loss_means_the_default() {
+    let directory = small_images();
+    let file = |path: &str| fs::read_to_string(directory.path().join(path)).unwrap();
+    for (method, loss) in [("simclr", "nt_xent"), ("moco", "moco")] {
+        let (first, again) = (format!("{method}-a"), format!("{method}-b"));
+        let all = [&[method] as &[&str], &SMALL, &["--out", &first]].concat();
+        trained(directory.path(), &all);
+        let whole = file(&format!("{first}/config.toml"));
+        let line = format!("loss = \"{loss}\"\n");
+        assert!(whole.contains(&line), "{whole}");
+        let older = whole.replace(&line, "");
+        fs::write(directory.path().join("older.toml"), older).unwrap();
+        let again_from_file = [method, "--config", "older.toml", "--out", &again];
+        trained(directory.path(), &again_from_file);
+        assert_eq!(file(&format!("{again}/config.toml")), whole);
+    }
+}
+
 /// A loss by chance is log(1 + K) once the queue holds K keys. Before it holds any, the batch's other
 /// keys are the negatives: with none, every accuracy would be 100%.
 #[test]

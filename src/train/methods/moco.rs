@@ -478,4 +478,34 @@ mod tests {
         assert_eq!(candidates(2), 1 + 2 * IMAGES);
         assert_eq!(candidates(3), 1 + 20);
     }
+
+    /// Without a queue: the two ways add, in loss and in gradient, and no key is kept.
+    #[test]
+    fn moco_v3_goes_both_ways_over_the_views() {
+        let contrast = Contrast::moco_v3(0.2).unwrap();
+        let mut setting = Setting::with(contrast, 16, 2);
+        let before = learnable(&setting.query, &setting.query);
+        let one_way = |views| {
+            let way = setting
+                .moco
+                .one_way(&setting.host, &setting.query, views, 1.0);
+            let Way { report, loss, .. } = way.unwrap();
+            (report.loss, setting.learned(loss.backward()))
+        };
+        let views = setting.views(0);
+        let (one, other) = (one_way(views), one_way(views.swapped()));
+        assert_ne!(one.0, other.0);
+
+        let (report, gradients) = setting.step(0);
+        assert_abs_diff_eq!(report.loss, one.0 + other.0, epsilon = 1e-5);
+        let chance = 2.0 * 2.0 * 0.2 * (IMAGES as f64).ln();
+        assert_abs_diff_eq!(report.chance_loss, chance, epsilon = 1e-6);
+        for (id, both) in setting.learned(gradients) {
+            for (i, both) in both.iter().enumerate() {
+                let expected = one.1[&id][i] + other.1[&id][i] - before[&id][i];
+                assert_abs_diff_eq!(*both, expected, epsilon = 1e-5);
+            }
+        }
+        assert!(setting.moco.queue.filled().is_none());
+    }
 }
