@@ -1,7 +1,7 @@
 //! What to compute: one contrastive loss with its hyper-parameters, validated, with no backend in it.
 
 use crate::error::{Error, positive};
-use crate::losses::description::{Description, Directions, Exclusions, Keys, Layout, PositiveRule};
+use crate::losses::description::{Description, Layout};
 use crate::losses::rule::RowRule;
 
 /// How row losses become one number.
@@ -96,6 +96,17 @@ impl Contrast {
         Ok(self)
     }
 
+    /// With the batch's other keys in place of a queue, where this has one: the same loss on
+    /// [`Inputs::Pair`](crate::Inputs::Pair).
+    #[must_use]
+    pub fn in_batch(self) -> Self {
+        let description = self.description.in_batch();
+        Self {
+            description,
+            ..self
+        }
+    }
+
     /// s = 1/τ.
     pub fn scale(&self) -> f32 {
         self.scale
@@ -135,47 +146,6 @@ impl Contrast {
             Reduction::Mean => weight / anchors as f64,
             Reduction::Sum => weight,
         }
-    }
-
-    /// Whether anchors and candidates are the same rows.
-    pub fn is_shared(&self) -> bool {
-        self.layout() == Layout::Shared
-    }
-
-    /// Whether every anchor excludes the candidate of its own index (itself).
-    pub fn excludes_self(&self) -> bool {
-        self.description.exclusions == Exclusions::Itself
-    }
-
-    /// Whether an anchor's positive is a key of its own, no candidate.
-    pub fn has_own_keys(&self) -> bool {
-        self.description.positives == PositiveRule::OwnKey
-    }
-
-    /// Whether columns have a loss too.
-    pub fn has_columns(&self) -> bool {
-        self.description.directions == Directions::RowsAndColumns
-    }
-
-    /// Whether a weight W_ij has one term, the row's: columns have no loss, and are no rows either.
-    pub fn is_one_way(&self) -> bool {
-        !self.has_columns() && !self.is_shared()
-    }
-
-    /// Whether candidates have a gradient of their own, dk.
-    pub fn has_dk(&self) -> bool {
-        !self.is_shared() && self.description.keys == Keys::Trained
-    }
-
-    /// What Σ⟨q_i, dq_i⟩ is multiplied by to be s·∂loss/∂s: ½ where every logit moves two rows.
-    pub fn dots_factor(&self) -> f64 {
-        if self.is_shared() { 0.5 } else { 1.0 }
-    }
-
-    /// m: negatives of a row that has a positive.
-    pub fn negatives(&self, candidates: usize) -> usize {
-        let others = usize::from(!self.has_own_keys()) + usize::from(self.excludes_self());
-        candidates.saturating_sub(others)
     }
 
     /// Useful FLOPs: 2NMD for the loss; with its gradients 8NMD where rows and columns have one, 6 one way or

@@ -3,7 +3,7 @@
 
 use crate::contrast::{Contrast, Shape, same_dim, same_rows};
 use crate::error::Error;
-use crate::losses::description::{Layout, PositiveRule};
+use crate::losses::description::Layout;
 use crate::rows::{Indices, Matrix, View};
 
 /// In [`Positives::Index`]: no candidate of these is the anchor's positive.
@@ -163,9 +163,7 @@ impl Contrast {
             candidates: candidates.rows(),
             dim: anchors.dim(),
         };
-        if self.description().positives == PositiveRule::OtherView
-            && !shape.anchors.is_multiple_of(2)
-        {
+        if self.is_shared() && !shape.anchors.is_multiple_of(2) {
             return Err(Error::OddRows {
                 given: shape.anchors,
             });
@@ -188,6 +186,28 @@ impl Contrast {
             shape,
             all_candidates: shape.candidates,
             scale: None,
+        })
+    }
+
+    /// This on those of the matrices that its layout has: q, candidates k and own keys. Positives count where
+    /// the contrast [takes them](Self::takes_positives).
+    ///
+    /// # Errors
+    /// Those of [`on`](Self::on).
+    pub fn pose<V: View>(
+        &self,
+        [q, k, own_key]: [V; 3],
+        positives: Positives<V::Indices>,
+    ) -> Result<Problem<V>, Error> {
+        self.on(match self.layout() {
+            Layout::Shared => Inputs::Shared { z: q },
+            Layout::Pair if self.has_columns() => Inputs::pair(q, k),
+            Layout::Pair => Inputs::Pair { q, k, positives },
+            Layout::Queue => Inputs::Queue {
+                q,
+                own_key,
+                queue: k,
+            },
         })
     }
 
@@ -279,28 +299,13 @@ impl<V: View> Problem<V> {
         &self,
     ) -> impl Fn(usize) -> Option<usize> + Copy + Send + Sync + use<'_, V>
     where
-        V: Sync,
-        V::Indices: Sync,
-        V::Scalar: Sync,
+        V::Indices: Send + Sync,
     {
-        let Shape {
-            anchors,
-            candidates,
-            ..
-        } = self.shape;
+        let given = self.positives();
+        let (description, shape) = (self.contrast.description(), self.shape);
         move |i| {
-            let index = match (self.contrast.description().positives, &self.inputs) {
-                (PositiveRule::OwnKey, _) => None,
-                (PositiveRule::OtherView, _) => Some((i + anchors / 2) % anchors),
-                (_, Inputs::Pair { positives, .. }) => match positives {
-                    Positives::Offset(offset) => {
-                        i64::try_from(i).ok()?.checked_add(*offset)?.try_into().ok()
-                    }
-                    Positives::Index(index) => index.on_host().map(|index| index[i] as usize),
-                },
-                _ => None,
-            };
-            index.filter(|&j| j < candidates)
+            let index = description.positive_of(i, shape.anchors, given.as_ref());
+            index.filter(|&j| j < shape.candidates)
         }
     }
 

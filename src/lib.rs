@@ -16,9 +16,9 @@
 //! ```
 //!
 //! [`Contrast`] says what to compute, a [`Problem`] is one on a batch, an [`Engine`] computes it,
-//! [`mod@reference`] defines it in float64. [`losses`] lists what there is. [`CpuEngine`] runs everywhere; `cuda::CudaEngine` (feature `cuda`) on NVIDIA cards;
-//! `host::HostEngine` (feature `emulator`) executes the CUDA kernels' sources on the processor, to
-//! verify them.
+//! [`mod@reference`] defines it in float64. [`losses`] lists what there is. [`CpuEngine`] runs everywhere;
+//! `cuda::CudaEngine` (feature `cuda`) on NVIDIA cards; `host::HostEngine` (feature `emulator`) executes the
+//! CUDA kernels' sources on the processor, to verify them.
 //! [`KeyQueue`] and [`MomentumSchedule`] are the state that outlives a step.
 
 /// This release, as in "0.1.0".

@@ -201,26 +201,17 @@ impl Memory for HostMemory {
     }
 }
 
-impl Read for f32 {
-    type Value = Self;
-    fn read(&self) -> Result<Self, Error> {
-        Ok(*self)
-    }
+macro_rules! on_the_host {
+    ($($result:ty),*) => {$(
+        impl Read for $result {
+            type Value = Self;
+            fn read(&self) -> Result<Self, Error> {
+                Ok(self.clone())
+            }
+        }
+    )*};
 }
-
-impl Read for Statistics {
-    type Value = Self;
-    fn read(&self) -> Result<Self, Error> {
-        Ok(self.clone())
-    }
-}
-
-impl Read for TopK {
-    type Value = Self;
-    fn read(&self) -> Result<Self, Error> {
-        Ok(self.clone())
-    }
-}
+on_the_host!(f32, Statistics, TopK);
 
 impl Evaluation for Evaluated {
     type Statistics = Statistics;

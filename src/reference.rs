@@ -234,7 +234,8 @@ fn log_mean(rule: RowRule, scale: f64, positives: &[f64]) -> f64 {
 impl RowValues {
     fn push(&mut self, rule: RowRule, negatives: &[f64], positive: f64, context: &RowContext) {
         let negatives_lse = log_sum_exp(negatives);
-        let is_empty = negatives.is_empty() || positive == f64::NEG_INFINITY;
+        let is_empty = (negatives.is_empty() && !positive.is_nan())
+            || (positive == f64::NEG_INFINITY && !negatives_lse.is_nan());
         let value = match is_empty {
             true => Dual::constant(0.0),
             false => rule.formula(

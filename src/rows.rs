@@ -6,6 +6,12 @@ use crate::element::Element;
 use crate::error::Error;
 
 /// A read-only matrix of `rows` × `dim` elements, row-major, rows `stride` elements apart.
+///
+/// ```
+/// let z = infonce::Rows::new(&[1.0f32, 0.0, 0.0, 1.0], 2, 2)?;
+/// assert_eq!(z.row(1), &[0.0, 1.0]);
+/// # Ok::<(), infonce::Error>(())
+/// ```
 #[derive(Debug, Clone, Copy)]
 pub struct Rows<'a, T> {
     data: &'a [T],
@@ -57,40 +63,6 @@ fn check(given: usize, rows: usize, dim: usize, stride: usize) -> Result<(), Err
 }
 
 impl<'a, T: Element> Rows<'a, T> {
-    /// Views `data` as `rows` × `dim` without gaps.
-    ///
-    /// # Errors
-    /// [`Error::Empty`] when `rows` or `dim` is 0, [`Error::Length`] when `data.len() != rows * dim`.
-    ///
-    /// ```
-    /// let z = infonce::Rows::new(&[1.0f32, 0.0, 0.0, 1.0], 2, 2)?;
-    /// assert_eq!(z.row(1), &[0.0, 1.0]);
-    /// # Ok::<(), infonce::Error>(())
-    /// ```
-    pub fn new(data: &'a [T], rows: usize, dim: usize) -> Result<Self, Error> {
-        Self::with_stride(data, rows, dim, dim)
-    }
-
-    /// Views `data` as `rows` rows of `dim` elements, `stride` elements from row to row; what lies between
-    /// is not read.
-    ///
-    /// # Errors
-    /// As [`new`](Self::new), and [`Error::Stride`] when `stride` is less than `dim`.
-    pub fn with_stride(
-        data: &'a [T],
-        rows: usize,
-        dim: usize,
-        stride: usize,
-    ) -> Result<Self, Error> {
-        check(data.len(), rows, dim, stride)?;
-        Ok(Self {
-            data,
-            rows,
-            dim,
-            stride,
-        })
-    }
-
     /// All elements, row after row: where they lie, or copied where gaps lie between rows.
     pub fn contiguous(&self) -> Cow<'a, [T]> {
         if self.stride == self.dim || self.rows == 1 {
@@ -110,11 +82,6 @@ impl<'a, T: Element> Rows<'a, T> {
         }
     }
 
-    /// The elements with their gaps, and the stride.
-    pub(crate) fn into_parts(self) -> (&'a [T], usize) {
-        (self.data, self.stride)
-    }
-
     /// Row `i`, `dim` elements.
     ///
     /// # Panics
@@ -124,40 +91,7 @@ impl<'a, T: Element> Rows<'a, T> {
     }
 }
 
-impl<'a, T: Element> RowsMut<'a, T> {
-    /// Views `data` as `rows` × `dim` without gaps.
-    ///
-    /// # Errors
-    /// As [`Rows::new`].
-    pub fn new(data: &'a mut [T], rows: usize, dim: usize) -> Result<Self, Error> {
-        Self::with_stride(data, rows, dim, dim)
-    }
-
-    /// Views `data` as `rows` rows of `dim` elements, `stride` elements from row to row; what lies between
-    /// is left alone.
-    ///
-    /// # Errors
-    /// As [`Rows::with_stride`].
-    pub fn with_stride(
-        data: &'a mut [T],
-        rows: usize,
-        dim: usize,
-        stride: usize,
-    ) -> Result<Self, Error> {
-        check(data.len(), rows, dim, stride)?;
-        Ok(Self {
-            data,
-            rows,
-            dim,
-            stride,
-        })
-    }
-
-    /// The elements with their gaps, and the stride.
-    pub(crate) fn into_parts(self) -> (&'a mut [T], usize) {
-        (self.data, self.stride)
-    }
-
+impl<T: Element> RowsMut<'_, T> {
     /// The same rows, read-only.
     pub fn as_rows(&self) -> Rows<'_, T> {
         Rows {
@@ -218,7 +152,37 @@ impl<'a, T: Element> View for Rows<'a, T> {
 }
 
 macro_rules! matrices {
-    ($($view:ident),*) => {$(
+    ($($view:ident of $data:ty),*) => {$(
+        impl<'a, T: Element> $view<'a, T> {
+            /// Views `data` as `rows` × `dim` without gaps.
+            ///
+            /// # Errors
+            /// [`Error::Empty`] when `rows` or `dim` is 0, [`Error::Length`] when `data.len() != rows * dim`.
+            pub fn new(data: $data, rows: usize, dim: usize) -> Result<Self, Error> {
+                Self::with_stride(data, rows, dim, dim)
+            }
+
+            /// Views `data` as `rows` rows of `dim` elements, `stride` elements from row to row; what lies
+            /// between is neither read nor written.
+            ///
+            /// # Errors
+            /// As [`new`](Self::new), and [`Error::Stride`] when `stride` is less than `dim`.
+            pub fn with_stride(
+                data: $data,
+                rows: usize,
+                dim: usize,
+                stride: usize,
+            ) -> Result<Self, Error> {
+                check(data.len(), rows, dim, stride)?;
+                Ok(Self { data, rows, dim, stride })
+            }
+
+            /// The elements with their gaps, and the stride.
+            pub(crate) fn into_parts(self) -> ($data, usize) {
+                (self.data, self.stride)
+            }
+        }
+
         impl<T> Matrix for $view<'_, T> {
             fn rows(&self) -> usize {
                 self.rows
@@ -229,4 +193,4 @@ macro_rules! matrices {
         }
     )*};
 }
-matrices!(Rows, RowsMut);
+matrices!(Rows of &'a [T], RowsMut of &'a mut [T]);

@@ -5,7 +5,7 @@
 
 use crate::contrast::{Contrast, Shape, same_rows};
 use crate::error::Error;
-use crate::losses::rule::{RowContext, RowValues};
+use crate::losses::RowContext;
 
 /// Statistics of one direction, one entry per row.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -50,6 +50,7 @@ impl Statistics {
     /// Joins the statistics of the same anchors over other candidates into these.
     pub(crate) fn merge(&mut self, others: &Self) -> Result<(), Error> {
         let columns = self.columns.as_ref().map(RowStatistics::len);
+        self.check_rows(self.rows.len(), columns)?;
         others.check_rows(self.rows.len(), columns)?;
         self.rows.merge(&others.rows);
         if let (Some(columns), Some(others)) = (&mut self.columns, &others.columns) {
@@ -61,13 +62,24 @@ impl Statistics {
     /// The reduced loss of `contrast` over `candidates` candidates, from these: of statistics that were
     /// merged, those of all shards.
     pub fn loss(&self, contrast: &Contrast, candidates: usize) -> f32 {
-        let context = self.rows.context(contrast, candidates);
-        let directions = [Some(&self.rows), self.columns.as_ref()];
-        let total: f64 = directions
-            .into_iter()
-            .flatten()
-            .map(|rows| rows.total(contrast, &context))
-            .sum();
+        let scale = f64::from(contrast.scale());
+        let positives = self.rows.positive.iter().map(|&z| f64::from(z));
+        let negatives = contrast.negatives(candidates);
+        let context = RowContext::new(contrast.rule(), scale, negatives, positives);
+        self.loss_in(contrast, &context)
+    }
+
+    /// The same where what rows depend on beside these is known; sums in index order and f64.
+    pub(crate) fn loss_in(&self, contrast: &Contrast, context: &RowContext) -> f32 {
+        let total = |rows: &RowStatistics| -> f64 {
+            let pairs = rows.negatives_lse.iter().zip(&rows.positive);
+            let loss = |(&lse, &z): (&f32, &f32)| {
+                let values = contrast.rule().values(lse.into(), z.into(), context);
+                values.value
+            };
+            pairs.map(loss).sum()
+        };
+        let total = total(&self.rows) + self.columns.as_ref().map_or(0.0, total);
         (total * contrast.row_weight(self.rows.len())) as f32
     }
 }
@@ -81,36 +93,6 @@ impl RowStatistics {
     /// Whether there are no rows.
     pub fn is_empty(&self) -> bool {
         self.positive.is_empty()
-    }
-
-    /// What the rows' losses depend on beside these, at the contrast's own scale.
-    pub(crate) fn context(&self, contrast: &Contrast, candidates: usize) -> RowContext {
-        let scale = f64::from(contrast.scale());
-        let positives = self.positive.iter().map(|&z| f64::from(z));
-        RowContext {
-            scale,
-            negatives: contrast.negatives(candidates) as f64,
-            log_mean: contrast.rule().log_mean(scale, positives),
-        }
-    }
-
-    /// The unweighted loss of row `i` and its derivatives, from lse⁻ and z₊.
-    ///
-    /// # Panics
-    /// When `i` is out of range, as slices do.
-    pub(crate) fn values(&self, contrast: &Contrast, context: &RowContext, i: usize) -> RowValues {
-        let (lse, positive) = (
-            f64::from(self.negatives_lse[i]),
-            f64::from(self.positive[i]),
-        );
-        contrast.rule().values(lse, positive, context)
-    }
-
-    /// Σ of row losses, in index order and f64.
-    pub(crate) fn total(&self, contrast: &Contrast, context: &RowContext) -> f64 {
-        (0..self.len())
-            .map(|i| self.values(contrast, context, i).value)
-            .sum()
     }
 
     fn merge(&mut self, others: &Self) {

@@ -387,6 +387,28 @@ fn gradients_must_have_the_inputs_shapes_and_exist() -> Test {
 }
 
 #[test]
+fn only_statistics_of_the_same_rows_merge() {
+    let engine = CpuEngine::new();
+    let uneven = Statistics {
+        rows: RowStatistics {
+            negatives_lse: vec![1.0; 2],
+            positive: vec![1.0; 3],
+        },
+        columns: None,
+    };
+    for (mut into, others) in [
+        (statistics(3), statistics(2)),
+        (statistics(3), uneven.clone()),
+        (uneven, statistics(3)),
+    ] {
+        let before = into.clone();
+        let text = message(engine.merge(&mut into, &others));
+        assert_eq!(text, "`statistics.rows` has 2 rows; it must have 3");
+        assert_eq!(into, before);
+    }
+}
+
+#[test]
 fn backward_needs_the_statistics_of_these_rows_and_columns() -> Test {
     let info_nce = Contrast::info_nce(0.1)?;
     let clip = Contrast::clip(10.0)?;

@@ -340,6 +340,26 @@ fn aliasing(device: &CudaDevice) -> Result<(), Error> {
         let expected = CudaError::Aliasing { argument, other };
         assert_eq!(refused.map(|_| ()), Err(expected.into()));
     }
+    let statistics = CudaStatistics::upload(
+        device,
+        &Statistics {
+            rows: infonce::RowStatistics {
+                negatives_lse: vec![0.0; ROWS],
+                positive: vec![0.0; ROWS],
+            },
+            columns: None,
+        },
+    )?;
+    let lse = statistics.rows()[0].region().address();
+    // SAFETY: as above.
+    let output = unsafe { CudaRowsMut::<f32>::from_raw(lse, ROWS, 8, 8, &home)? };
+    let gradients = Gradients::new(output, None);
+    let refused = engine.backward(&problem, &statistics, 1.0, gradients);
+    let expected = CudaError::Aliasing {
+        argument: "gradients.dq",
+        other: "statistics",
+    };
+    assert_eq!(refused.map(|_| ()), Err(expected.into()));
     // SAFETY: as above.
     let norms = unsafe { CudaVector::<f32>::from_raw(address, ROWS, &home)? };
     let other = CudaBuffer::<f32>::zeroed(device, ROWS * 8)?;

@@ -4,9 +4,9 @@
 //! ```text
 //! dq_i  =  factor_i · Σ_j W_ij k_j  −  positive_i · k₊        dk = Σ_i W_iᵀ (factor_i · q_i) − …
 //! ```
-//! With the statistics known, W_ij is ∂φ/∂z_ij itself ([`RowRule`](crate::losses::RowRule)). One-way losses need not know them: W_ij is
-//! taken against the fixed offset, its row sums give the statistics, and the normaliser goes into
-//! factor_i. That is 6NMD instead of 8NMD.
+//! With the statistics known, W_ij is ∂φ/∂z_ij itself ([`RowRule`](crate::losses::RowRule)). One-way losses
+//! need not know them: W_ij is taken against the fixed offset, its row sums give the statistics, and the
+//! normaliser goes into factor_i. That is 6NMD instead of 8NMD.
 
 use std::f64::consts::LOG2_E;
 

@@ -202,10 +202,8 @@ fn evaluated<T: Element>(problem: &Problem<'_, T>, lse: &NegativesLse, dscale: f
         columns: lse.columns.as_deref().map(statistics),
     };
     let context = problem.context(&problem.positive_logits);
-    let total = |rows: &RowStatistics| rows.total(problem.contrast, &context);
-    let total = total(&statistics.rows) + statistics.columns.as_ref().map_or(0.0, total);
     Evaluated {
-        loss: (total * problem.contrast.row_weight(problem.shape.anchors)) as f32,
+        loss: statistics.loss_in(problem.contrast, &context),
         dscale,
         statistics,
     }
@@ -265,12 +263,9 @@ impl Engine for CpuEngine {
     ) -> Result<f32, Error> {
         problem.check_gradients(&gradients.dq, gradients.dk.as_ref())?;
         statistics.check(problem.contrast(), problem.shape())?;
-        let columns = match &statistics.columns {
-            Some(columns) if problem.contrast().has_columns() => {
-                Some(widen(&columns.negatives_lse))
-            }
-            _ => None,
-        };
+        let columns = statistics.columns.as_ref();
+        let columns = columns.filter(|_| problem.contrast().has_columns());
+        let columns = columns.map(|columns| widen(&columns.negatives_lse));
         let rows = widen(&statistics.rows.negatives_lse);
         self.run(|| {
             let problem = Problem::new(self.kernel::<T>(), problem, &self.workspace)?;

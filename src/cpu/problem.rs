@@ -155,14 +155,8 @@ impl<'a, T: Element> Problem<'a, T> {
 
     /// What the rows' losses depend on, with these positives' logits.
     pub fn context(&self, positives: &[f64]) -> RowContext {
-        RowContext {
-            scale: self.scale,
-            negatives: self.negatives as f64,
-            log_mean: self
-                .contrast
-                .rule()
-                .log_mean(self.scale, positives.iter().copied()),
-        }
+        let positives = positives.iter().copied();
+        RowContext::new(self.contrast.rule(), self.scale, self.negatives, positives)
     }
 
     /// Number of column blocks.

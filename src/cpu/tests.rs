@@ -8,7 +8,7 @@ use rand_chacha::ChaCha8Rng;
 
 use super::simd::{Item, Kernel, Left, Output, Right};
 use super::{CpuEngine, Engine};
-use crate::losses::{Layout, TABLE};
+use crate::losses::TABLE;
 use crate::reference::{self, Dense};
 use crate::{
     Contrast, Element, Gradients, Inputs, Matrices, NO_POSITIVE, Positives, Problem, Rows, RowsMut,
@@ -145,28 +145,15 @@ fn relative_error<G: Element>(ours: &[G], expected: &[f64]) -> f64 {
 
 fn check<T: Element>(kernel: &'static Kernel, problem: &Problem<Rows<'_, T>>) {
     let (contrast, shape) = (problem.contrast(), problem.shape());
-    let wide = |rows: &Rows<'_, T>| Dense::from_rows(*rows);
     let Matrices {
-        anchors,
-        candidates,
+        anchors: q,
+        candidates: k,
         own_keys,
     } = problem.matrices();
-    let (q, k) = (wide(&anchors), wide(&candidates));
-    let own_key = own_keys.as_ref().map(wide);
-    let inputs = match own_key {
-        Some(ref own_key) => Inputs::Queue {
-            q: &q,
-            own_key,
-            queue: &k,
-        },
-        None if contrast.is_shared() => Inputs::Shared { z: &q },
-        None => Inputs::Pair {
-            q: &q,
-            k: &k,
-            positives: problem.positives().unwrap(),
-        },
-    };
-    let expected = reference::value_and_grad(&contrast.on(inputs).unwrap(), 0.5);
+    let wide = [q, k, own_keys.unwrap_or(q)].map(Dense::from_rows);
+    let positives = problem.positives().unwrap_or(Positives::DIAGONAL);
+    let exact = contrast.pose(wide.each_ref(), positives).unwrap();
+    let expected = reference::value_and_grad(&exact, 0.5);
 
     // One group of rows a chunk, so that several chunks meet.
     let engine = CpuEngine::with_threads(2)
@@ -240,33 +227,20 @@ fn check_all_losses<T: Element>(kernel: &'static Kernel, temperature: f32) {
         let z = random::<T>(&mut rng, 2 * n, d);
         let mut index: Vec<u32> = (0..n).map(|_| rng.random_range(0..m as u32)).collect();
         index[n / 2] = NO_POSITIVE;
-        let square = n.min(m);
-        let z = Rows::new(&z, 2 * n, d).unwrap();
-        let q = Rows::new(&q, n, d).unwrap();
-        let k = Rows::new(&k, m, d).unwrap();
-        let own_key = Rows::new(&own_key, n, d).unwrap();
+        let [z, q, k, own_key] =
+            [&z, &q, &k, &own_key].map(|x| Rows::new(x, x.len() / d, d).unwrap());
         for loss in TABLE {
             let contrast = (loss.at)(temperature).unwrap();
             if contrast.rule().grows_exponentially() && temperature < 0.1 {
                 continue;
             }
-            let inputs = match contrast.layout() {
-                Layout::Shared => Inputs::Shared { z },
-                Layout::Queue => Inputs::Queue {
-                    q,
-                    own_key,
-                    queue: k,
-                },
-                Layout::Pair if contrast.has_columns() => {
-                    Inputs::pair(q.part(0, square), k.part(0, square))
-                }
-                Layout::Pair => Inputs::Pair {
-                    q,
-                    k,
-                    positives: Positives::Index(&index),
-                },
+            let matrices = match (contrast.is_shared(), contrast.has_columns()) {
+                (true, _) => [z; 3],
+                (_, true) => [q, k, own_key].map(|x| x.part(0, n.min(m))),
+                _ => [q, k, own_key],
             };
-            check(kernel, &contrast.on(inputs).unwrap());
+            let problem = contrast.pose(matrices, Positives::Index(&index[..]));
+            check(kernel, &problem.unwrap());
         }
     }
 }

@@ -5,7 +5,7 @@ use std::cell::RefCell;
 use super::device::CudaDevice;
 use super::region::CudaRegion;
 use super::view::{CudaRows, CudaRowsMut, CudaVector, CudaVectorMut};
-use crate::device::{DeviceIndices, DeviceMatrix, DeviceMomentum};
+use crate::device::{DeviceIndices, DeviceMatrix, DeviceMomentum, same_length};
 use crate::element::Element;
 use crate::engine::{Gradients, MomentumTensor};
 use crate::error::Error;
@@ -72,13 +72,7 @@ pub(super) fn located_problem<T: Element>(
             })
         },
         |scale| {
-            if scale.len() != 1 {
-                return Err(Error::Length {
-                    argument: "scale",
-                    given: scale.len(),
-                    expected: 1,
-                });
-            }
+            same_length("scale", scale.len(), 1)?;
             taken.borrow_mut().push(("scale", scale.region()));
             scale.on("scale", device)
         },
@@ -117,18 +111,8 @@ pub(super) fn located_tensor<T>(
 ) -> Result<(DeviceMomentum, Vec<Named>, Named), Error> {
     let length = tensor.key.len();
     let shadow = tensor.shadow.as_ref();
-    for (argument, given) in [
-        ("query", tensor.query.len()),
-        ("shadow", shadow.map_or(length, CudaVectorMut::len)),
-    ] {
-        if given != length {
-            return Err(Error::Length {
-                argument,
-                given,
-                expected: length,
-            });
-        }
-    }
+    same_length("query", tensor.query.len(), length)?;
+    same_length("shadow", shadow.map_or(length, CudaVectorMut::len), length)?;
     let located = DeviceMomentum {
         query: tensor.query.on("query", device)?,
         key: tensor.key.on("key", device)?,

@@ -7,7 +7,7 @@ use bytemuck::Pod;
 use super::device::{CudaDevice, DeviceBlock};
 use super::region::CudaRegion;
 use super::view::{CudaRows, CudaRowsMut, CudaVector, CudaVectorMut};
-use crate::device::Device;
+use crate::device::{Device, same_length};
 use crate::element::Element;
 #[cfg(doc)]
 use crate::error::CudaError;
@@ -166,14 +166,7 @@ impl<T: Pod> CudaBuffer<T> {
     }
 
     fn check_length(&self, other: usize) -> Result<(), Error> {
-        if self.length == other {
-            return Ok(());
-        }
-        Err(Error::Length {
-            argument: "buffer",
-            given: self.length,
-            expected: other,
-        })
+        same_length("buffer", self.length, other)
     }
 }
 

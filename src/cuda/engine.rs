@@ -193,7 +193,10 @@ impl Engine for CudaEngine {
         upstream: f32,
         gradients: Gradients<CudaRowsMut<'_, G>>,
     ) -> Result<CudaNumber, Error> {
-        let (problem, taken) = located_problem(problem, &self.device)?;
+        let (problem, mut taken) = located_problem(problem, &self.device)?;
+        let columns = statistics.columns().into_iter().flatten();
+        let parts = statistics.rows().into_iter().chain(columns);
+        taken.extend(parts.map(|part| ("statistics", part.region())));
         let gradients = located_gradients(&gradients, &taken, &self.device)?;
         let statistics = statistics.on("statistics", &self.device)?;
         let similarity = self.similarity();

@@ -23,8 +23,8 @@ impl CudaStatistics {
     /// A copy of statistics on the host.
     ///
     /// # Errors
-    /// [`Error::Rows`] when the parts of a direction have different lengths, [`CudaError::Driver`] when the
-    /// memory cannot be had or written.
+    /// [`Error::Rows`] when the parts of a direction have different lengths, [`Error::Empty`] when they have none,
+    /// [`CudaError::Driver`] when the memory cannot be had or written.
     pub fn upload(device: &CudaDevice, statistics: &Statistics) -> Result<Self, Error> {
         let statistics = DeviceStatistics::upload(device, statistics)?;
         Ok(Self::new(statistics, device))

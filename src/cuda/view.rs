@@ -4,7 +4,7 @@ use std::marker::PhantomData;
 
 use super::device::CudaDevice;
 use super::region::CudaRegion;
-use crate::device::Device;
+use crate::device::{Device, same_length};
 use crate::element::Element;
 #[cfg(doc)]
 use crate::error::CudaError;
@@ -161,13 +161,7 @@ impl<T: Element> CudaRowsMut<'_, T> {
         let region = self.region;
         region.require_home("rows", device.home())?;
         region.require_contiguous("rows")?;
-        if elements.len() != region.rows() * region.dim() {
-            return Err(Error::Length {
-                argument: "elements",
-                given: elements.len(),
-                expected: region.rows() * region.dim(),
-            });
-        }
+        same_length("elements", elements.len(), region.rows() * region.dim())?;
         device.write(region.address(), bytemuck::cast_slice(elements))
     }
 }

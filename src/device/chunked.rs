@@ -215,15 +215,10 @@ impl<D: Device> Similarity<'_, D> {
             self.finish(
                 side,
                 &Finish {
-                    sums: &dq_sums,
                     factors: found.map(|found| &found.factors),
-                    rows,
-                    columns,
-                    gradient: gradients.dq,
-                    of_candidates: false,
-                    dots: Some(dots),
                     first_row: first,
                     count,
+                    ..Finish::of_anchors(&dq_sums, rows, columns, gradients.dq, dots)
                 },
             )?;
             if let Some(sums) = &dk_sums {

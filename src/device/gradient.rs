@@ -83,6 +83,21 @@ impl<D: Device> Known<'_, D> {
 }
 
 impl<'a, D: Device> Finish<'a, D> {
+    /// The whole gradient of the anchors.
+    pub fn of_anchors(
+        sums: &'a Sums<D>,
+        rows: &'a Masses<D>,
+        columns: Option<&'a Masses<D>>,
+        gradient: DeviceMatrix,
+        dots: &'a Floats<D>,
+    ) -> Self {
+        Self {
+            of_candidates: false,
+            dots: Some(dots),
+            ..Self::of_candidates(sums, rows, columns, gradient)
+        }
+    }
+
     /// The whole gradient of the candidates.
     pub fn of_candidates(
         sums: &'a Sums<D>,
@@ -128,20 +143,8 @@ impl<D: Device> Similarity<'_, D> {
             },
         )?;
         let dots = self.memory().floats(anchors)?;
-        self.finish(
-            side,
-            &Finish {
-                sums: &sums,
-                factors: None,
-                rows: &statistics.masses,
-                columns: None,
-                gradient: dq,
-                of_candidates: false,
-                dots: Some(&dots),
-                first_row: 0,
-                count: anchors,
-            },
-        )?;
+        let finish = Finish::of_anchors(&sums, &statistics.masses, None, dq, &dots);
+        self.finish(side, &finish)?;
         Ok(dots)
     }
 
@@ -188,10 +191,8 @@ impl<D: Device> Similarity<'_, D> {
         dk: DeviceMatrix,
     ) -> Result<(), Error> {
         let sums = self.fused_sums(side, Pass::OfCandidates(known))?;
-        self.finish(
-            side,
-            &Finish::of_candidates(&sums, known.rows, known.columns, dk),
-        )
+        let finish = Finish::of_candidates(&sums, known.rows, known.columns, dk);
+        self.finish(side, &finish)
     }
 
     /// All gradients from a known softmax. Returns ⟨q_i, dq_i⟩.
@@ -208,20 +209,8 @@ impl<D: Device> Similarity<'_, D> {
             return Ok(dots);
         }
         let sums = self.fused_sums(side, Pass::OfAnchors(known))?;
-        self.finish(
-            side,
-            &Finish {
-                sums: &sums,
-                factors: None,
-                rows: known.rows,
-                columns: known.columns,
-                gradient: gradients.dq,
-                of_candidates: false,
-                dots: Some(&dots),
-                first_row: 0,
-                count: prepared.shape.anchors,
-            },
-        )?;
+        let finish = Finish::of_anchors(&sums, known.rows, known.columns, gradients.dq, &dots);
+        self.finish(side, &finish)?;
         if let Some(dk) = gradients.dk {
             self.gradient_of_candidates(side, known, dk)?;
         }

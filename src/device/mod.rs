@@ -229,6 +229,22 @@ impl<D: Device> Memory<'_, D> {
     }
 }
 
+/// Checks the length of a vector.
+pub(crate) fn same_length(
+    argument: &'static str,
+    given: usize,
+    expected: usize,
+) -> Result<(), Error> {
+    match given == expected {
+        true => Ok(()),
+        false => Err(Error::Length {
+            argument,
+            given,
+            expected,
+        }),
+    }
+}
+
 /// A count that kernels hold in 32 bits, tiles' ends past the last row included.
 fn count(argument: &'static str, given: usize) -> Result<u32, Error> {
     u32::try_from(given)

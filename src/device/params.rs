@@ -4,67 +4,194 @@ use bytemuck::{Pod, Zeroable};
 
 use super::TensorMap;
 
-/// `GlobalRows` of tile/slab.h.
-#[derive(Debug, Clone, Copy, Pod, Zeroable)]
-#[repr(C)]
-pub(super) struct GlobalRows {
-    pub data: u64,
-    pub stride: u64,
-    pub rows: u32,
-    pub row_bytes: u32,
+/// Structures that lie in memory as C has them.
+macro_rules! params {
+    ($($(#[$doc:meta])* $name:ident { $($field:ident: $kind:ty),* $(,)? })*) => {$(
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy, Pod, Zeroable)]
+        #[repr(C)]
+        pub(super) struct $name {
+            $(pub $field: $kind),*
+        }
+    )*};
 }
 
-/// `ContrastView` of tile/contrast.h.
-#[derive(Debug, Clone, Copy, Pod, Zeroable)]
-#[repr(C)]
-pub(super) struct ContrastView {
-    pub index: u64,
-    pub anchors: u32,
-    pub candidates: u32,
-    pub rule: u32,
-    pub excludes_self: u32,
-    pub device_scale: u64,
-    pub scale: f32,
-    pub padding: u32,
-}
+params! {
+    /// `GlobalRows` of tile/slab.h.
+    GlobalRows { data: u64, stride: u64, rows: u32, row_bytes: u32 }
 
-/// `RowRule` of tile/row_rule.h.
-#[derive(Debug, Clone, Copy, Pod, Zeroable)]
-#[repr(C)]
-pub(super) struct RuleView {
-    pub kind: u32,
-    pub numbers: [f32; 2],
-    pub negatives: f32,
-    pub log_mean: u64,
-}
+    /// `ContrastView` of tile/contrast.h.
+    ContrastView {
+        index: u64, anchors: u32, candidates: u32, rule: u32, excludes_self: u32, device_scale: u64,
+        scale: f32, padding: u32,
+    }
 
-/// `GradientParams` of similarity/owned_rows.h.
-#[derive(Debug, Clone, Copy, Pod, Zeroable)]
-#[repr(C)]
-pub(super) struct GradientParams {
-    pub contrast: ContrastView,
-    pub owner: GlobalRows,
-    pub streamed: GlobalRows,
-    pub dim: u32,
-    pub tiles_per_split: u32,
-    pub owner_is_anchor: u32,
-    pub padding: u32,
-    pub owner_lse2: u64,
-    pub streamed_lse2: u64,
-    pub far: u64,
-    pub shift: u64,
-    pub sums: u64,
-    pub normalisers: u64,
-}
+    /// `RowRule` of tile/row_rule.h.
+    RuleView { kind: u32, numbers: [f32; 2], negatives: f32, log_mean: u64 }
 
-/// `WorkGrid` of hopper/tile.h.
-#[derive(Debug, Clone, Copy, Pod, Zeroable)]
-#[repr(C)]
-pub(super) struct WorkGrid {
-    pub tiles: u32,
-    pub parts: u32,
-    pub group: u32,
-    pub padding: u32,
+    /// `GradientParams` of similarity/owned_rows.h.
+    GradientParams {
+        contrast: ContrastView, owner: GlobalRows, streamed: GlobalRows, dim: u32,
+        tiles_per_split: u32, owner_is_anchor: u32, padding: u32, owner_lse2: u64,
+        streamed_lse2: u64, far: u64, shift: u64, sums: u64, normalisers: u64,
+    }
+
+    /// `WorkGrid` of hopper/tile.h.
+    WorkGrid { tiles: u32, parts: u32, group: u32, padding: u32 }
+
+    /// `HopperGradientParams` of hopper/gradient.cu.
+    HopperGradientParams {
+        owner: TensorMap, streamed: TensorMap, gradient: GradientParams, grid: WorkGrid,
+        padding: [u64; 3],
+    }
+
+    /// `ScoresParams` of similarity/scores.h.
+    ScoresParams {
+        contrast: ContrastView, anchors: GlobalRows, candidates: GlobalRows, first_anchor: u32,
+        tiles_per_split: u32, bound: u64, unless: u64, rows: u64, columns: u64, steps: u32,
+        first_step: u32, summed: u32, first_summed: u32, negatives_lse: u64, row_lse2: u64,
+        column_lse2: u64, far: u64, shift: u64, weights: u64, weights_stride: u64, scores: u64,
+        anchor_scales: u64, candidate_scales: u64, lists: u64, lengths: u64, k: u32, growth: u32,
+    }
+
+    /// `HopperScoresParams` of hopper/scores.h.
+    HopperScoresParams {
+        anchors: TensorMap, candidates: TensorMap, weights: TensorMap, scores: ScoresParams,
+        grid: WorkGrid, padding: [u64; 7],
+    }
+
+    /// `HopperProductParams` of hopper/product.cu.
+    HopperProductParams {
+        left: TensorMap, right: TensorMap, rows: u32, columns: u32, summed: u32,
+        slabs_per_split: u32, accumulate: u32, padding: u32, sums: u64, shift: u64, grid: WorkGrid,
+        padding_2: u64,
+    }
+
+    /// `ProductParams` of similarity/product.cu.
+    ProductParams {
+        left: GlobalRows, right: GlobalRows, rows: u32, columns: u32, summed: u32,
+        slabs_per_split: u32, accumulate: u32, padding: u32, sums: u64, shift: u64,
+    }
+
+    /// `Matrix` of tile/numbers.h.
+    MatrixView { data: u64, stride: u64, dtype: u32, padding: u32 }
+
+    /// `PositivesParams` of similarity/positives.cu.
+    PositivesParams {
+        contrast: ContrastView, anchors: MatrixView, candidates: MatrixView, own_keys: MatrixView,
+        dim: u32, padding: u32, not_finite: u64, positive: u64, square_norms: u64,
+    }
+
+    /// `BoundParams` of similarity/positives.cu.
+    BoundParams {
+        contrast: ContrastView, square_norms: u64, positive: u64, largest: f32, above: f32,
+        bound: u64,
+    }
+
+    /// `MeanPositivesParams` of similarity/positives.cu.
+    MeanPositivesParams {
+        contrast: ContrastView, positive: u64, inverse: f32, padding: u32, log_mean: u64,
+    }
+
+    /// `OffsetParams` of similarity/positives.cu.
+    OffsetParams { offset: i64, anchors: u32, candidates: u32, index: u64 }
+
+    /// `GroupParams` of similarity/positives.cu.
+    GroupParams {
+        index: u64, anchors: u32, candidates: u32, passes: u32, padding: u32, order: u64,
+        other: u64, starts: u64,
+    }
+
+    /// `MergeParams` of similarity/rows.cu.
+    MergeParams {
+        negatives_lse: u64, positive: u64, other_lse: u64, other_positive: u64, rows: u32,
+        padding: u32,
+    }
+
+    /// `StatisticsParams` of similarity/rows.cu.
+    StatisticsParams {
+        partial: u64, parts: u32, rows: u32, running: u64, unless: u64, first: u32, last: u32,
+        lanes: u32, symmetric: u32, not_finite: u64, far: u64, contrast: ContrastView,
+        rule: RuleView, positive: u64, negatives_lse: u64, offset2: u64, negatives_mass: u64,
+        positive_mass: u64,
+    }
+
+    /// `ShiftParams` of similarity/rows.cu.
+    ShiftParams { row_mass: u64, column_mass: u64, rows: u32, columns: u32, shift: u64 }
+
+    /// `FitParams` of similarity/rows.cu.
+    FitParams {
+        negatives_lse: u64, offset2: u64, square_norms: u64, rows: u32, lowest: f32, range: f32,
+        padding: u32, bound: u64, fit: u64, shift: u64,
+    }
+
+    /// `FoldParams` of similarity/rows.cu.
+    FoldParams {
+        partial: u64, offset2: u64, parts: u32, rows: u32, dim: u32, padding: u32,
+        anchors: MatrixView, folded: MatrixView, shift: u64, factors: u64,
+    }
+
+    /// `FinishParams` of similarity/rows.cu.
+    FinishParams {
+        sums: u64, normalisers: u64, parts: u32, rows: u32, dim: u32, shifted: u32, warps: u32,
+        first_row: u32, factors: u64, contrast: ContrastView, coefficient: f32, of_candidates: u32,
+        negatives_mass: u64, row_mass: u64, column_mass: u64, partners: MatrixView, own_keys: u32,
+        accumulates: u32, starts: u64, order: u64, rows_of: MatrixView, gradient: MatrixView,
+        shift: u64, dots: u64,
+    }
+
+    /// `ReduceParams` of similarity/rows.cu.
+    ReduceParams {
+        row_lse: u64, row_positive: u64, column_lse: u64, column_positive: u64, dots: u64,
+        rows: u32, columns: u32, row_weight: f64, dot_weight: f64, scale_weight: f64,
+        rule: RuleView, contrast: ContrastView, result: u64,
+    }
+
+    /// `SelectParams` of similarity/top_k.cu.
+    SelectParams {
+        scores: u64, rows: u32, candidates: u32, k: u32, first_row: u32, excludes_self: u32,
+        padding: u32, indices: u64, best: u64,
+    }
+
+    /// `SelectListedParams` of similarity/top_k.cu.
+    SelectListedParams {
+        lists: u64, lengths: u64, rows: u32, splits: u32, k: u32, first_row: u32,
+        excludes_self: u32, lanes_log2: u32, indices: u64, best: u64,
+    }
+
+    /// `NormalizeParams` of rowwise/normalize.cu.
+    NormalizeParams {
+        x: MatrixView, y: MatrixView, norms: u64, rows: u32, dim: u32, epsilon: f32, warp_rows: u32,
+    }
+
+    /// `QuantizeParams` of rowwise/quantize.cu.
+    QuantizeParams {
+        x: MatrixView, codes: u64, scales: u64, rows: u32, dim: u32, row_bytes: u32,
+        scaled_rows: u32, warp_rows: u32, padding: u32,
+    }
+
+    /// `NormalizeBackwardParams` of rowwise/normalize.cu.
+    NormalizeBackwardParams {
+        y: MatrixView, dy: MatrixView, dx: MatrixView, norms: u64, rows: u32, dim: u32,
+        epsilon: f32, short_norm: f32, warp_rows: u32, padding: u32,
+    }
+
+    /// `MomentumTensor` of rowwise/state.cu.
+    MomentumEntry { query: u64, key: u64, shadow: u64, length: u64, first_block: u64 }
+
+    /// `MomentumParams` of rowwise/state.cu.
+    MomentumParams {
+        tensors: u64, count: u32, dtype: u32, device_momentum: u64, momentum: f32, padding: u32,
+    }
+
+    /// `CopyRowsParams` of rowwise/state.cu.
+    CopyRowsParams {
+        from: MatrixView, to: MatrixView, rows: u32, from_columns: u32, to_columns: u32,
+        first_from: u32, first_to: u32, capacity: u32, cursor: u64,
+    }
+
+    /// `CursorParams` of rowwise/state.cu.
+    CursorParams { cursor: u64, rows: u32, capacity: u32 }
 }
 
 impl WorkGrid {
@@ -77,416 +204,4 @@ impl WorkGrid {
             padding: 0,
         }
     }
-}
-
-/// `HopperGradientParams` of hopper/gradient.cu.
-#[derive(Debug, Clone, Copy, Pod, Zeroable)]
-#[repr(C)]
-pub(super) struct HopperGradientParams {
-    pub owner: TensorMap,
-    pub streamed: TensorMap,
-    pub gradient: GradientParams,
-    pub grid: WorkGrid,
-    pub padding: [u64; 3],
-}
-
-/// `ScoresParams` of similarity/scores.h.
-#[derive(Debug, Clone, Copy, Pod, Zeroable)]
-#[repr(C)]
-pub(super) struct ScoresParams {
-    pub contrast: ContrastView,
-    pub anchors: GlobalRows,
-    pub candidates: GlobalRows,
-    pub first_anchor: u32,
-    pub tiles_per_split: u32,
-    pub bound: u64,
-    pub unless: u64,
-    pub rows: u64,
-    pub columns: u64,
-    pub steps: u32,
-    pub first_step: u32,
-    pub summed: u32,
-    pub first_summed: u32,
-    pub negatives_lse: u64,
-    pub row_lse2: u64,
-    pub column_lse2: u64,
-    pub far: u64,
-    pub shift: u64,
-    pub weights: u64,
-    pub weights_stride: u64,
-    pub scores: u64,
-    pub anchor_scales: u64,
-    pub candidate_scales: u64,
-    pub lists: u64,
-    pub lengths: u64,
-    pub k: u32,
-    pub growth: u32,
-}
-
-/// `HopperScoresParams` of hopper/scores.h.
-#[derive(Debug, Clone, Copy, Pod, Zeroable)]
-#[repr(C)]
-pub(super) struct HopperScoresParams {
-    pub anchors: TensorMap,
-    pub candidates: TensorMap,
-    pub weights: TensorMap,
-    pub scores: ScoresParams,
-    pub grid: WorkGrid,
-    pub padding: [u64; 7],
-}
-
-/// `HopperProductParams` of hopper/product.cu.
-#[derive(Debug, Clone, Copy, Pod, Zeroable)]
-#[repr(C)]
-pub(super) struct HopperProductParams {
-    pub left: TensorMap,
-    pub right: TensorMap,
-    pub rows: u32,
-    pub columns: u32,
-    pub summed: u32,
-    pub slabs_per_split: u32,
-    pub accumulate: u32,
-    pub padding: u32,
-    pub sums: u64,
-    pub shift: u64,
-    pub grid: WorkGrid,
-    pub padding_2: u64,
-}
-
-/// `ProductParams` of similarity/product.cu.
-#[derive(Debug, Clone, Copy, Pod, Zeroable)]
-#[repr(C)]
-pub(super) struct ProductParams {
-    pub left: GlobalRows,
-    pub right: GlobalRows,
-    pub rows: u32,
-    pub columns: u32,
-    pub summed: u32,
-    pub slabs_per_split: u32,
-    pub accumulate: u32,
-    pub padding: u32,
-    pub sums: u64,
-    pub shift: u64,
-}
-
-/// `Matrix` of tile/numbers.h.
-#[derive(Debug, Clone, Copy, Pod, Zeroable)]
-#[repr(C)]
-pub(super) struct MatrixView {
-    pub data: u64,
-    pub stride: u64,
-    pub dtype: u32,
-    pub padding: u32,
-}
-
-/// `PositivesParams` of similarity/positives.cu.
-#[derive(Debug, Clone, Copy, Pod, Zeroable)]
-#[repr(C)]
-pub(super) struct PositivesParams {
-    pub contrast: ContrastView,
-    pub anchors: MatrixView,
-    pub candidates: MatrixView,
-    pub own_keys: MatrixView,
-    pub dim: u32,
-    pub padding: u32,
-    pub not_finite: u64,
-    pub positive: u64,
-    pub square_norms: u64,
-}
-
-/// `BoundParams` of similarity/positives.cu.
-#[derive(Debug, Clone, Copy, Pod, Zeroable)]
-#[repr(C)]
-pub(super) struct BoundParams {
-    pub contrast: ContrastView,
-    pub square_norms: u64,
-    pub positive: u64,
-    pub largest: f32,
-    pub above: f32,
-    pub bound: u64,
-}
-
-/// `MeanPositivesParams` of similarity/positives.cu.
-#[derive(Debug, Clone, Copy, Pod, Zeroable)]
-#[repr(C)]
-pub(super) struct MeanPositivesParams {
-    pub contrast: ContrastView,
-    pub positive: u64,
-    pub inverse: f32,
-    pub padding: u32,
-    pub log_mean: u64,
-}
-
-/// `OffsetParams` of similarity/positives.cu.
-#[derive(Debug, Clone, Copy, Pod, Zeroable)]
-#[repr(C)]
-pub(super) struct OffsetParams {
-    pub offset: i64,
-    pub anchors: u32,
-    pub candidates: u32,
-    pub index: u64,
-}
-
-/// `GroupParams` of similarity/positives.cu.
-#[derive(Debug, Clone, Copy, Pod, Zeroable)]
-#[repr(C)]
-pub(super) struct GroupParams {
-    pub index: u64,
-    pub anchors: u32,
-    pub candidates: u32,
-    pub passes: u32,
-    pub padding: u32,
-    pub order: u64,
-    pub other: u64,
-    pub starts: u64,
-}
-
-/// `MergeParams` of similarity/rows.cu.
-#[derive(Debug, Clone, Copy, Pod, Zeroable)]
-#[repr(C)]
-pub(super) struct MergeParams {
-    pub negatives_lse: u64,
-    pub positive: u64,
-    pub other_lse: u64,
-    pub other_positive: u64,
-    pub rows: u32,
-    pub padding: u32,
-}
-
-/// `StatisticsParams` of similarity/rows.cu.
-#[derive(Debug, Clone, Copy, Pod, Zeroable)]
-#[repr(C)]
-pub(super) struct StatisticsParams {
-    pub partial: u64,
-    pub parts: u32,
-    pub rows: u32,
-    pub running: u64,
-    pub unless: u64,
-    pub first: u32,
-    pub last: u32,
-    pub lanes: u32,
-    pub symmetric: u32,
-    pub not_finite: u64,
-    pub far: u64,
-    pub contrast: ContrastView,
-    pub rule: RuleView,
-    pub positive: u64,
-    pub negatives_lse: u64,
-    pub offset2: u64,
-    pub negatives_mass: u64,
-    pub positive_mass: u64,
-}
-
-/// `ShiftParams` of similarity/rows.cu.
-#[derive(Debug, Clone, Copy, Pod, Zeroable)]
-#[repr(C)]
-pub(super) struct ShiftParams {
-    pub row_mass: u64,
-    pub column_mass: u64,
-    pub rows: u32,
-    pub columns: u32,
-    pub shift: u64,
-}
-
-/// `FitParams` of similarity/rows.cu.
-#[derive(Debug, Clone, Copy, Pod, Zeroable)]
-#[repr(C)]
-pub(super) struct FitParams {
-    pub negatives_lse: u64,
-    pub offset2: u64,
-    pub square_norms: u64,
-    pub rows: u32,
-    pub lowest: f32,
-    pub range: f32,
-    pub padding: u32,
-    pub bound: u64,
-    pub fit: u64,
-    pub shift: u64,
-}
-
-/// `FoldParams` of similarity/rows.cu.
-#[derive(Debug, Clone, Copy, Pod, Zeroable)]
-#[repr(C)]
-pub(super) struct FoldParams {
-    pub partial: u64,
-    pub offset2: u64,
-    pub parts: u32,
-    pub rows: u32,
-    pub dim: u32,
-    pub padding: u32,
-    pub anchors: MatrixView,
-    pub folded: MatrixView,
-    pub shift: u64,
-    pub factors: u64,
-}
-
-/// `FinishParams` of similarity/rows.cu.
-#[derive(Debug, Clone, Copy, Pod, Zeroable)]
-#[repr(C)]
-pub(super) struct FinishParams {
-    pub sums: u64,
-    pub normalisers: u64,
-    pub parts: u32,
-    pub rows: u32,
-    pub dim: u32,
-    pub shifted: u32,
-    pub warps: u32,
-    pub first_row: u32,
-    pub factors: u64,
-    pub contrast: ContrastView,
-    pub coefficient: f32,
-    pub of_candidates: u32,
-    pub negatives_mass: u64,
-    pub row_mass: u64,
-    pub column_mass: u64,
-    pub partners: MatrixView,
-    pub own_keys: u32,
-    pub accumulates: u32,
-    pub starts: u64,
-    pub order: u64,
-    pub rows_of: MatrixView,
-    pub gradient: MatrixView,
-    pub shift: u64,
-    pub dots: u64,
-}
-
-/// `ReduceParams` of similarity/rows.cu.
-#[derive(Debug, Clone, Copy, Pod, Zeroable)]
-#[repr(C)]
-pub(super) struct ReduceParams {
-    pub row_lse: u64,
-    pub row_positive: u64,
-    pub column_lse: u64,
-    pub column_positive: u64,
-    pub dots: u64,
-    pub rows: u32,
-    pub columns: u32,
-    pub row_weight: f64,
-    pub dot_weight: f64,
-    pub scale_weight: f64,
-    pub rule: RuleView,
-    pub contrast: ContrastView,
-    pub result: u64,
-}
-
-/// `SelectParams` of similarity/top_k.cu.
-#[derive(Debug, Clone, Copy, Pod, Zeroable)]
-#[repr(C)]
-pub(super) struct SelectParams {
-    pub scores: u64,
-    pub rows: u32,
-    pub candidates: u32,
-    pub k: u32,
-    pub first_row: u32,
-    pub excludes_self: u32,
-    pub padding: u32,
-    pub indices: u64,
-    pub best: u64,
-}
-
-/// `SelectListedParams` of similarity/top_k.cu.
-#[derive(Debug, Clone, Copy, Pod, Zeroable)]
-#[repr(C)]
-pub(super) struct SelectListedParams {
-    pub lists: u64,
-    pub lengths: u64,
-    pub rows: u32,
-    pub splits: u32,
-    pub k: u32,
-    pub first_row: u32,
-    pub excludes_self: u32,
-    pub lanes_log2: u32,
-    pub indices: u64,
-    pub best: u64,
-}
-
-/// `NormalizeParams` of rowwise/normalize.cu.
-#[derive(Debug, Clone, Copy, Pod, Zeroable)]
-#[repr(C)]
-pub(super) struct NormalizeParams {
-    pub x: MatrixView,
-    pub y: MatrixView,
-    pub norms: u64,
-    pub rows: u32,
-    pub dim: u32,
-    pub epsilon: f32,
-    pub warp_rows: u32,
-}
-
-/// `QuantizeParams` of rowwise/quantize.cu.
-#[derive(Debug, Clone, Copy, Pod, Zeroable)]
-#[repr(C)]
-pub(super) struct QuantizeParams {
-    pub x: MatrixView,
-    pub codes: u64,
-    pub scales: u64,
-    pub rows: u32,
-    pub dim: u32,
-    pub row_bytes: u32,
-    pub scaled_rows: u32,
-    pub warp_rows: u32,
-    pub padding: u32,
-}
-
-/// `NormalizeBackwardParams` of rowwise/normalize.cu.
-#[derive(Debug, Clone, Copy, Pod, Zeroable)]
-#[repr(C)]
-pub(super) struct NormalizeBackwardParams {
-    pub y: MatrixView,
-    pub dy: MatrixView,
-    pub dx: MatrixView,
-    pub norms: u64,
-    pub rows: u32,
-    pub dim: u32,
-    pub epsilon: f32,
-    pub short_norm: f32,
-    pub warp_rows: u32,
-    pub padding: u32,
-}
-
-/// `MomentumTensor` of rowwise/state.cu.
-#[derive(Debug, Clone, Copy, Pod, Zeroable)]
-#[repr(C)]
-pub(super) struct MomentumEntry {
-    pub query: u64,
-    pub key: u64,
-    pub shadow: u64,
-    pub length: u64,
-    pub first_block: u64,
-}
-
-/// `MomentumParams` of rowwise/state.cu.
-#[derive(Debug, Clone, Copy, Pod, Zeroable)]
-#[repr(C)]
-pub(super) struct MomentumParams {
-    pub tensors: u64,
-    pub count: u32,
-    pub dtype: u32,
-    pub device_momentum: u64,
-    pub momentum: f32,
-    pub padding: u32,
-}
-
-/// `CopyRowsParams` of rowwise/state.cu.
-#[derive(Debug, Clone, Copy, Pod, Zeroable)]
-#[repr(C)]
-pub(super) struct CopyRowsParams {
-    pub from: MatrixView,
-    pub to: MatrixView,
-    pub rows: u32,
-    pub from_columns: u32,
-    pub to_columns: u32,
-    pub first_from: u32,
-    pub first_to: u32,
-    pub capacity: u32,
-    pub cursor: u64,
-}
-
-/// `CursorParams` of rowwise/state.cu.
-#[derive(Debug, Clone, Copy, Pod, Zeroable)]
-#[repr(C)]
-pub(super) struct CursorParams {
-    pub cursor: u64,
-    pub rows: u32,
-    pub capacity: u32,
 }

@@ -123,7 +123,8 @@ impl<D: Device> Similarity<'_, D> {
     ) -> Result<Floats<D>, Error> {
         let index = self.memory().floats(anchors as usize)?;
         let params = OffsetParams {
-            offset,
+            // Farther from 0 than all counts of rows: that cannot overflow, and means the same.
+            offset: offset.clamp(-(1 << 33), 1 << 33),
             anchors,
             candidates,
             index: index.address(),

@@ -2,7 +2,7 @@
 
 use super::params::MergeParams;
 use super::similarity::Similarity;
-use super::{Device, DeviceMatrix, Floats, Memory};
+use super::{Device, DeviceMatrix, Floats, Memory, count};
 use crate::contrast::{Contrast, Shape, same_rows};
 use crate::error::Error;
 use crate::inputs::Problem;
@@ -43,7 +43,9 @@ pub(crate) struct DeviceStatistics<D: Device> {
 
 /// What a contrast makes of its statistics.
 pub(super) struct Derived<D: Device> {
-    of: (Contrast, Shape, usize),
+    /// Of what; `None` once the statistics have become others. The memory stays: a graph that was recorded before
+    /// may read it.
+    of: Option<(Contrast, Shape, usize)>,
     pub rows: Masses<D>,
     pub columns: Option<Masses<D>>,
     /// `Prepared::flags`.
@@ -108,6 +110,14 @@ impl<D: Device> DeviceStatistics<D> {
         let memory = Memory { device };
         let copied = |argument, rows: &RowStatistics| -> Result<DeviceRows<D>, Error> {
             same_rows(argument, rows.negatives_lse.len(), rows.positive.len())?;
+            if rows.is_empty() {
+                let (rows, dim) = (0, 1);
+                return Err(Error::Empty {
+                    argument,
+                    rows,
+                    dim,
+                });
+            }
             Ok(DeviceRows {
                 negatives_lse: memory.written(&rows.negatives_lse)?,
                 positive: memory.written(&rows.positive)?,
@@ -134,7 +144,7 @@ impl<D: Device> DeviceStatistics<D> {
             rows: rows.rows,
             columns,
             derived: Some(Derived {
-                of: what_it_is_of(problem),
+                of: Some(what_it_is_of(problem)),
                 rows: rows.masses,
                 columns: of_columns,
                 flags,
@@ -153,13 +163,8 @@ impl<D: Device> DeviceStatistics<D> {
 
     /// Checks that these can be the statistics of a problem.
     pub(super) fn check(&self, problem: &Problem<DeviceMatrix>) -> Result<(), Error> {
-        let columns = problem.contrast().has_columns();
-        let Shape {
-            anchors,
-            candidates,
-            ..
-        } = problem.shape();
-        self.check_rows(anchors, columns.then_some(candidates))
+        let (shape, columns) = (problem.shape(), problem.contrast().has_columns());
+        self.check_rows(shape.anchors, columns.then_some(shape.candidates))
     }
 
     fn check_rows(&self, rows: usize, columns: Option<usize>) -> Result<(), Error> {
@@ -174,7 +179,7 @@ impl<D: Device> DeviceStatistics<D> {
     /// What the call that found these made of them, where the problem is of the same loss and size.
     pub(super) fn derived_for(&self, problem: &Problem<DeviceMatrix>) -> Option<&Derived<D>> {
         let derived = self.derived.as_ref()?;
-        (derived.of == what_it_is_of(problem)).then_some(derived)
+        (derived.of == Some(what_it_is_of(problem))).then_some(derived)
     }
 }
 
@@ -196,12 +201,14 @@ impl<D: Device> Similarity<'_, D> {
         if let (Some(columns), Some(others)) = (&statistics.columns, &others.columns) {
             self.merge_rows(columns, others)?;
         }
-        statistics.derived = None;
+        if let Some(derived) = &mut statistics.derived {
+            derived.of = None;
+        }
         Ok(())
     }
 
     fn merge_rows(&self, into: &DeviceRows<D>, others: &DeviceRows<D>) -> Result<(), Error> {
-        let rows = into.positive.len() as u32;
+        let rows = count("statistics", into.positive.len())?;
         let params = MergeParams {
             negatives_lse: into.negatives_lse.address(),
             positive: into.positive.address(),
@@ -210,12 +217,7 @@ impl<D: Device> Similarity<'_, D> {
             rows,
             padding: 0,
         };
-        self.launch(
-            "merge_statistics",
-            [rows.div_ceil(128), 1, 1],
-            128,
-            0,
-            &params,
-        )
+        let grid = [rows.div_ceil(128), 1, 1];
+        self.launch("merge_statistics", grid, 128, 0, &params)
     }
 }

@@ -9,7 +9,7 @@
 
 use super::chunked::{Softmax, exponent_range};
 use super::gradient::Side;
-use super::results::{DeviceStatistics, Masses, Results};
+use super::results::{DeviceStatistics, Results};
 use super::statistics::COLUMN_PARTS;
 use super::{Arithmetic, Device, DeviceMatrix, Floats, Launch, Memory};
 use crate::element::DType;
@@ -237,34 +237,22 @@ impl<'d, D: Device> Similarity<'d, D> {
         let has_columns = problem.contrast().has_columns();
         let (rows, columns) = (&statistics.rows, statistics.columns.as_ref());
         let columns = columns.filter(|_| has_columns);
-        let dots = if let Some(derived) = statistics.derived_for(problem) {
-            let (rows, columns) = (&derived.rows, derived.columns.as_ref());
-            self.gradients_of(&side, &derived.flags, rows, columns, gradients)?
-        } else {
-            self.mean_of_positives(&prepared, &rows.positive)?;
-            let of_rows = self.masses_of(&prepared, rows)?;
-            let of_columns = columns
-                .map(|columns| self.masses_of(&prepared, columns))
-                .transpose()?;
-            let (flags, columns) = (&prepared.flags, of_columns.as_ref());
-            self.gradients_of(&side, flags, &of_rows, columns, gradients)?
+        let found;
+        let (flags, of_rows, of_columns) = match statistics.derived_for(problem) {
+            Some(derived) => (&derived.flags, &derived.rows, derived.columns.as_ref()),
+            None => {
+                self.mean_of_positives(&prepared, &rows.positive)?;
+                let of_columns = columns.map(|columns| self.masses_of(&prepared, columns));
+                found = (self.masses_of(&prepared, rows)?, of_columns.transpose()?);
+                (&prepared.flags, &found.0, found.1.as_ref())
+            }
         };
+        let known = self.known(&prepared, flags, of_rows, of_columns)?;
+        let dots = self.gradients_known(&side, &known, gradients)?;
         // The loss is not wanted; what s itself moves is, where it moves anything.
         let moves = problem.contrast().rule().depends_on_scale();
         let (rows, columns) = (Some(rows).filter(|_| moves), columns.filter(|_| moves));
         self.reduce(&prepared, rows, columns, Some((&dots, upstream)))
-    }
-
-    fn gradients_of(
-        &self,
-        side: &Side<'_, D>,
-        flags: &Floats<D>,
-        rows: &Masses<D>,
-        columns: Option<&Masses<D>>,
-        gradients: &Gradients<DeviceMatrix>,
-    ) -> Result<Floats<D>, Error> {
-        let known = self.known(side.prepared, flags, rows, columns)?;
-        self.gradients_known(side, &known, gradients)
     }
 
     /// Rows of a chunk of which each needs `row_bytes` of the budget: whole tiles, at least one.

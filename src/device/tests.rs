@@ -10,14 +10,13 @@ mod shards;
 mod step;
 mod top_k;
 mod two_terms;
+mod workspace;
 
 use approx::{abs_diff_eq, assert_abs_diff_eq};
 
 use super::positives::ExponentRange;
-use super::{
-    Device, DeviceIndices, DeviceMatrix, DeviceStatistics, Results, Similarity, number_bytes,
-};
-use crate::contrast::{Contrast, Shape, Work};
+use super::{Device, DeviceIndices, DeviceMatrix, DeviceStatistics, Similarity, number_bytes};
+use crate::contrast::Contrast;
 use crate::element::{DType, Element};
 use crate::engine::{Engine, Gradients};
 use crate::error::Error;
@@ -25,7 +24,8 @@ use crate::host::{HostBuffer, HostDevice, HostEngine, Schedule};
 use crate::inputs::{Inputs, Positives, Problem};
 use crate::losses::{Layout, RowRule};
 use crate::rows::{Rows, RowsMut, View};
-use half::{bf16, f16};
+use crate::statistics::Statistics;
+use half::bf16;
 
 /// Numbers between -1 and 1 that do not repeat.
 fn numbers<T: Element>(rows: usize, dim: usize, seed: usize) -> Vec<T> {
@@ -73,118 +73,106 @@ fn posed<V: View>(
     })
 }
 
-/// Runs `work` on a new engine; what a pool then holds.
-fn held<T: Element>(contrast: &Contrast, shape: Shape, work: Work) -> Result<usize, Error> {
-    let (anchors, candidates, dim) = (shape.anchors, shape.candidates, shape.dim);
-    let engine = HostEngine::new(Schedule::Early, 1);
-    let (q, k) = (
-        numbers::<T>(anchors, dim, 1),
-        numbers::<T>(candidates, dim, 2),
-    );
-    let own = numbers::<T>(anchors, dim, 3);
-    let rows = |numbers| Rows::new(numbers, anchors, dim);
-    let matrices = [rows(&q)?, Rows::new(&k, candidates, dim)?, rows(&own)?];
-    let index = index(anchors, candidates);
-    let problem = posed(contrast, matrices, Positives::Index(&index))?;
-    let (mut dq, mut dk) = (vec![0.0f32; anchors * dim], vec![0.0f32; candidates * dim]);
-    let dk = match work {
-        Work::ValueAndGrad { dk: true } | Work::Backward { dk: true } => {
-            Some(RowsMut::new(&mut dk, candidates, dim)?)
-        }
-        _ => None,
-    };
-    let gradients = Gradients::new(RowsMut::new(&mut dq, anchors, dim)?, dk);
-    match work {
-        Work::Forward => drop(engine.forward(&problem)?),
-        Work::ValueAndGrad { .. } => drop(engine.value_and_grad(&problem, 1.0, gradients)?),
-        Work::Backward { .. } => {
-            let other = HostEngine::new(Schedule::Early, 2);
-            let statistics = other.forward(&problem)?.statistics;
-            engine.backward(&problem, &statistics, 1.0, gradients)?;
-        }
-    }
-    Ok(engine.held_bytes())
+/// A device of so many multiprocessors, for the portable kernels or for those of sm_90a.
+fn device(schedule: Schedule, seed: u64, multiprocessors: u32, hopper: bool) -> HostDevice {
+    let mut device = HostDevice::new(schedule, seed, multiprocessors);
+    device.warpgroups = hopper;
+    device
 }
 
-#[test]
-fn a_call_takes_exactly_the_memory_that_was_announced() -> Result<(), Error> {
-    fn check<T: Element>(dtype: DType) -> Result<(), Error> {
-        // D that need padding and that do not, fused and in several chunks.
-        for dim in [7, 64, 264] {
-            for contrast in contrasts()? {
-                let square = contrast.is_shared() || contrast.has_columns();
-                let shape = Shape {
-                    anchors: 90,
-                    candidates: if square { 90 } else { 300 },
-                    dim,
-                };
-                let dk = contrast.has_dk();
-                for call in [
-                    Work::Forward,
-                    Work::ValueAndGrad { dk },
-                    Work::ValueAndGrad { dk: false },
-                    Work::Backward { dk },
-                ] {
-                    let engine = HostEngine::new(Schedule::Early, 0);
-                    let announced = engine.workspace_bytes(call, &contrast, shape, dtype)?;
-                    let taken = held::<T>(&contrast, shape, call)?;
-                    assert_eq!(
-                        taken,
-                        announced,
-                        "{} {shape:?} {call:?} {dtype}",
-                        contrast.name()
-                    );
-                }
-            }
-        }
-        Ok(())
+fn engine(schedule: Schedule, seed: u64, hopper: bool) -> HostEngine {
+    let engine = HostEngine::new(schedule, seed);
+    match hopper {
+        true => engine.with_hopper_kernels(),
+        false => engine,
     }
-    check::<f32>(DType::F32)?;
-    check::<f16>(DType::F16)?;
-    check::<bf16>(DType::Bf16)
 }
 
-#[test]
-fn the_memory_of_shapes_that_no_call_takes_is_refused() -> Result<(), Error> {
-    let engine = HostEngine::new(Schedule::Early, 0);
-    let bytes = |shape| {
-        let contrast = Contrast::moco(0.1)?;
-        engine.workspace_bytes(Work::Forward, &contrast, shape, DType::F32)
-    };
-    let shape = Shape {
-        anchors: 4,
-        candidates: 4,
-        dim: 4,
-    };
-    assert!(bytes(shape).is_ok());
-    assert!(matches!(
-        bytes(Shape {
-            anchors: 0,
-            ..shape
-        }),
-        Err(Error::Empty { .. })
-    ));
-    assert!(matches!(
-        bytes(Shape { dim: 4097, ..shape }),
-        Err(Error::Scalar { .. })
-    ));
-    let many = Shape {
-        candidates: u32::MAX as usize,
-        ..shape
-    };
-    assert!(matches!(bytes(many), Err(Error::Scalar { .. })));
-    Ok(())
+/// Memory of the caller's, which stays where it is.
+struct Memory {
+    device: HostDevice,
+    held: Vec<HostBuffer>,
+}
+
+impl Memory {
+    fn on(device: HostDevice) -> Self {
+        let held = Vec::new();
+        Self { device, held }
+    }
+
+    fn room(&mut self, bytes: usize) -> Result<u64, Error> {
+        let buffer = self.device.memory(bytes)?;
+        let address = HostDevice::address(&buffer);
+        self.held.push(buffer);
+        Ok(address)
+    }
+
+    fn matrix(&mut self, rows: usize, dim: usize, dtype: DType) -> Result<DeviceMatrix, Error> {
+        self.with_gaps(rows, dim, dtype, 0)
+    }
+
+    /// Every row after `gap` numbers that are nobody's.
+    fn with_gaps(
+        &mut self,
+        rows: usize,
+        dim: usize,
+        dtype: DType,
+        gap: usize,
+    ) -> Result<DeviceMatrix, Error> {
+        let (stride, bytes) = (gap + dim, number_bytes(dtype));
+        Ok(DeviceMatrix {
+            address: self.room(rows * stride * bytes)? + (gap * bytes) as u64,
+            rows,
+            dim,
+            stride,
+            dtype,
+        })
+    }
+
+    /// A matrix that holds `numbers`.
+    fn given<T: Element>(
+        &mut self,
+        numbers: &[T],
+        dim: usize,
+        gap: usize,
+    ) -> Result<DeviceMatrix, Error> {
+        let matrix = self.with_gaps(numbers.len() / dim, dim, T::DTYPE, gap)?;
+        for (row, numbers) in numbers.chunks(dim).enumerate() {
+            let at = row * matrix.stride * number_bytes(T::DTYPE);
+            self.write(matrix.address + at as u64, numbers)?;
+        }
+        Ok(matrix)
+    }
+
+    fn indices(&mut self, index: &[u32]) -> Result<DeviceIndices, Error> {
+        let (address, length) = (self.room(4 * index.len())?, index.len());
+        self.write(address, index)?;
+        Ok(DeviceIndices { address, length })
+    }
+
+    fn write<T: bytemuck::Pod>(&self, address: u64, numbers: &[T]) -> Result<(), Error> {
+        self.device.write(address, bytemuck::cast_slice(numbers))
+    }
+
+    fn read<T: bytemuck::Pod>(&self, address: u64, length: usize) -> Result<Vec<T>, Error> {
+        let mut numbers = vec![T::zeroed(); length];
+        let bytes = bytemuck::cast_slice_mut(&mut numbers);
+        self.device.read(address, bytes)?;
+        Ok(numbers)
+    }
 }
 
 struct Fixture {
-    device: HostDevice,
-    held: Vec<HostBuffer>,
+    memory: Memory,
     q: DeviceMatrix,
     k: DeviceMatrix,
     gradients: Gradients<DeviceMatrix>,
 }
 
 const ROWS: usize = 70;
+
+/// Loss and dscale, the statistics, and bits of dq and dk.
+type Left = (([f32; 2], Statistics), Vec<u8>);
 
 impl Fixture {
     fn new(dim: usize) -> Result<Self, Error> {
@@ -200,7 +188,6 @@ impl Fixture {
         Self::with_gaps(device, anchors, candidates, dim, 0)
     }
 
-    /// Every row after `gap` numbers that are nobody's.
     fn with_gaps(
         device: HostDevice,
         anchors: usize,
@@ -208,51 +195,32 @@ impl Fixture {
         dim: usize,
         gap: usize,
     ) -> Result<Self, Error> {
-        let mut held = Vec::new();
-        let stride = gap + dim;
-        let mut matrix = |rows, numbers: Option<Vec<bf16>>, dtype| -> Result<DeviceMatrix, Error> {
-            let bytes = number_bytes(dtype);
-            let buffer = device.memory(rows * stride * bytes)?;
-            let address = HostDevice::address(&buffer) + (gap * bytes) as u64;
-            for (row, numbers) in numbers.iter().flat_map(|n| n.chunks(dim)).enumerate() {
-                let at = address + (row * stride * bytes) as u64;
-                device.write(at, bytemuck::cast_slice(numbers))?;
-            }
-            held.push(buffer);
-            Ok(DeviceMatrix {
-                address,
-                rows,
-                dim,
-                stride,
-                dtype,
-            })
-        };
+        let mut memory = Memory::on(device);
         Ok(Self {
-            q: matrix(anchors, Some(numbers(anchors, dim, 1)), DType::Bf16)?,
-            k: matrix(candidates, Some(numbers(candidates, dim, 2)), DType::Bf16)?,
+            q: memory.given::<bf16>(&numbers(anchors, dim, 1), dim, gap)?,
+            k: memory.given::<bf16>(&numbers(candidates, dim, 2), dim, gap)?,
             gradients: Gradients::new(
-                matrix(anchors, None, DType::F32)?,
-                Some(matrix(candidates, None, DType::F32)?),
+                memory.with_gaps(anchors, dim, DType::F32, gap)?,
+                Some(memory.with_gaps(candidates, dim, DType::F32, gap)?),
             ),
-            device,
-            held,
+            memory,
         })
+    }
+
+    /// What a call with these positives leaves.
+    fn run(&self, contrast: &Contrast, positives: Positives<DeviceIndices>) -> Result<Left, Error> {
+        self.run_on(posed(contrast, [self.q, self.k, self.q], positives)?)
+    }
+
+    fn run_on(&self, problem: Problem<DeviceMatrix>) -> Result<Left, Error> {
+        let device = &self.memory.device;
+        let results = Similarity::new(device, 0).value_and_grad(&problem, 1.0, &self.gradients)?;
+        Ok((results.read(device)?, self.gradients()?))
     }
 
     /// The contrast on the fixture's rows, on the diagonal; own keys are the anchors.
     fn problem(&self, contrast: &Contrast) -> Result<Problem<DeviceMatrix>, Error> {
         posed(contrast, [self.q, self.k, self.q], Positives::DIAGONAL)
-    }
-
-    fn indices(&mut self, index: &[u32]) -> Result<DeviceIndices, Error> {
-        let buffer = self.device.memory(4 * index.len())?;
-        let address = HostDevice::address(&buffer);
-        self.device.write(address, bytemuck::cast_slice(index))?;
-        self.held.push(buffer);
-        Ok(DeviceIndices {
-            address,
-            length: index.len(),
-        })
     }
 
     /// Bits of dq and dk.
@@ -263,10 +231,8 @@ impl Fixture {
             .flatten()
         {
             for row in 0..matrix.rows {
-                let mut bytes = vec![0; 4 * matrix.dim];
                 let at = matrix.address + (4 * row * matrix.stride) as u64;
-                self.device.read(at, &mut bytes)?;
-                both.extend(bytes);
+                both.extend(self.memory.read::<u8>(at, 4 * matrix.dim)?);
             }
         }
         Ok(both)
@@ -276,22 +242,14 @@ impl Fixture {
 #[test]
 fn a_scale_on_the_device_gives_the_bits_of_one_on_the_host() -> Result<(), Error> {
     for dim in [32, 300] {
-        let fixture = Fixture::new(dim)?;
-        let (device, gradients) = (&fixture.device, &fixture.gradients);
-        let scale = device.memory(4)?;
-        device.write(HostDevice::address(&scale), &7.5f32.to_le_bytes())?;
+        let mut fixture = Fixture::new(dim)?;
+        let scale = fixture.memory.room(4)?;
+        fixture.memory.write(scale, &[7.5f32])?;
         for rule in [RowRule::SOFTMAX, RowRule::Debiased { prior: 0.2 }] {
             let clip = |scale| Contrast::clip(scale)?.with_rule(rule);
-            let run = |problem: Problem<DeviceMatrix>| -> Result<_, Error> {
-                let similarity = Similarity::new(device, 0);
-                let results: Results<HostDevice> =
-                    similarity.value_and_grad(&problem, 1.0, gradients)?;
-                Ok((results.read(device)?, fixture.gradients()?))
-            };
-            let expected = run(fixture.problem(&clip(7.5)?)?)?;
-            let on_device = fixture.problem(&clip(1.0)?)?;
-            let on_device = on_device.with_scale(HostDevice::address(&scale));
-            assert_eq!(run(on_device)?, expected, "{rule:?} D = {dim}");
+            let expected = fixture.run_on(fixture.problem(&clip(7.5)?)?)?;
+            let on_device = fixture.problem(&clip(1.0)?)?.with_scale(scale);
+            assert_eq!(fixture.run_on(on_device)?, expected, "{rule:?} D = {dim}");
         }
     }
     Ok(())
@@ -301,7 +259,7 @@ fn a_scale_on_the_device_gives_the_bits_of_one_on_the_host() -> Result<(), Error
 fn statistics_that_stay_give_the_bits_of_those_that_return() -> Result<(), Error> {
     for dim in [32, 300] {
         let fixture = Fixture::new(dim)?;
-        let (device, gradients) = (&fixture.device, &fixture.gradients);
+        let (device, gradients) = (&fixture.memory.device, &fixture.gradients);
         let one_way = fixture.problem(&Contrast::info_nce(0.1)?)?;
         for problem in [fixture.problem(&Contrast::clip(7.5)?)?, one_way] {
             let name = problem.contrast().name();
@@ -349,18 +307,17 @@ fn which_block_computes_a_piece_does_not_change_it() -> Result<(), Error> {
     for dim in [40, 264] {
         let contrast = Contrast::info_nce(0.1)?;
         let run = |multiprocessors| -> Result<_, Error> {
-            let mut device = HostDevice::new(Schedule::Mixed, 5, multiprocessors);
-            device.warpgroups = true;
+            let device = device(Schedule::Mixed, 5, multiprocessors, true);
             let mut fixture = Fixture::on(device, ANCHORS, 30, dim)?;
             fixture.gradients.dk = None;
-            let positives = Positives::Index(fixture.indices(&index(ANCHORS, 30))?);
+            let positives = Positives::Index(fixture.memory.indices(&index(ANCHORS, 30))?);
             let problem = posed(&contrast, [fixture.q, fixture.k, fixture.q], positives)?;
-            let similarity = Similarity::new(&fixture.device, 1 << 20);
+            let similarity = Similarity::new(&fixture.memory.device, 1 << 20);
             let forward = similarity.forward(&problem)?;
             let results = similarity.value_and_grad(&problem, 1.0, &fixture.gradients)?;
             Ok((
-                forward.read(&fixture.device)?,
-                results.read(&fixture.device)?,
+                forward.read(&fixture.memory.device)?,
+                results.read(&fixture.memory.device)?,
                 fixture.gradients()?,
             ))
         };
@@ -376,15 +333,14 @@ fn which_block_computes_a_piece_does_not_change_it() -> Result<(), Error> {
 fn anchors_that_leave_the_cache_too_little_run_in_groups() -> Result<(), Error> {
     const ANCHORS: usize = 3_000;
     let run = |cache_bytes| -> Result<_, Error> {
-        let mut device = HostDevice::new(Schedule::Mixed, 5, 48);
-        device.warpgroups = true;
+        let mut device = device(Schedule::Mixed, 5, 48, true);
         device.cache_bytes = cache_bytes;
         let fixture = Fixture::on(device, ANCHORS, 700, 264)?;
-        let similarity = Similarity::new(&fixture.device, 0);
+        let similarity = Similarity::new(&fixture.memory.device, 0);
         let problem = fixture.problem(&Contrast::moco(0.1)?)?;
         let prepared = similarity.prepare(&problem)?;
         let cut = similarity.cut(prepared.arithmetic, prepared.anchor_rows, ANCHORS, 700);
-        let (_, statistics) = similarity.forward(&problem)?.read(&fixture.device)?;
+        let (_, statistics) = similarity.forward(&problem)?.read(&fixture.memory.device)?;
         Ok((cut, statistics.rows.negatives_lse))
     };
     let (together, expected) = run(50 << 20)?;
@@ -412,13 +368,10 @@ fn rows_with_gaps_give_the_bits_of_those_without() -> Result<(), Error> {
                 let device = HostDevice::new(Schedule::Late, 5, 3);
                 let mut fixture = Fixture::with_gaps(device, ROWS, ROWS, dim, gap)?;
                 let positives = match by_index {
-                    true => Positives::Index(fixture.indices(&index)?),
+                    true => Positives::Index(fixture.memory.indices(&index)?),
                     false => Positives::DIAGONAL,
                 };
-                let problem = posed(&contrast, [fixture.q, fixture.k, fixture.q], positives)?;
-                let similarity = Similarity::new(&fixture.device, 0);
-                let results = similarity.value_and_grad(&problem, 1.0, &fixture.gradients)?;
-                Ok((results.read(&fixture.device)?, fixture.gradients()?))
+                fixture.run(&contrast, positives)
             };
             assert_eq!(run(1)?, run(0)?, "{} D = {dim}", contrast.name());
         }
@@ -431,12 +384,10 @@ fn statistics_of_many_tiles_in_a_row_do_not_depend_on_the_schedule() -> Result<(
     // A pair of blocks takes all pieces, each of three or of four tiles.
     for (rows, dim) in [(700, 40), (700, 264), (800, 40), (800, 264)] {
         let run = |schedule, seed| -> Result<_, Error> {
-            let mut device = HostDevice::new(schedule, seed, 1);
-            device.warpgroups = true;
-            let fixture = Fixture::on(device, rows, rows, dim)?;
-            let similarity = Similarity::new(&fixture.device, 0);
+            let fixture = Fixture::on(device(schedule, seed, 1, true), rows, rows, dim)?;
+            let similarity = Similarity::new(&fixture.memory.device, 0);
             let forward = similarity.forward(&fixture.problem(&Contrast::clip(10.0)?)?)?;
-            forward.read(&fixture.device)
+            forward.read(&fixture.memory.device)
         };
         let early = run(Schedule::Early, 0)?;
         for (schedule, seed) in [(Schedule::Late, 1), (Schedule::Mixed, 2)] {
@@ -457,11 +408,8 @@ fn results_do_not_depend_on_the_schedule_or_the_order_of_threads() -> Result<(),
             let run = |schedule, seed| -> Result<_, Error> {
                 let mut dq = vec![f32::NAN; 90 * dim];
                 let gradients = Gradients::new(RowsMut::new(&mut dq, 90, dim)?, None);
-                let mut engine = HostEngine::new(schedule, seed);
-                if hopper {
-                    engine = engine.with_hopper_kernels();
-                }
-                let value = engine.value_and_grad(&problem, 1.0, gradients)?;
+                let value =
+                    engine(schedule, seed, hopper).value_and_grad(&problem, 1.0, gradients)?;
                 Ok((value, dq))
             };
             let expected = run(Schedule::Early, 0)?;
@@ -480,32 +428,18 @@ fn results_do_not_depend_on_the_schedule_or_the_order_of_threads() -> Result<(),
 #[test]
 fn products_of_tf32_are_used_when_asked_and_are_off_by_their_rounding() -> Result<(), Error> {
     for dim in [48, 128, 200, 300] {
-        let device = HostDevice::new(Schedule::Late, 5, 3);
-        let (mut held, mut matrices) = (Vec::new(), Vec::new());
-        for seed in 0..4 {
-            let buffer = device.memory(4 * ROWS * dim)?;
-            let address = HostDevice::address(&buffer);
-            if seed < 2 {
-                let unit = 1.0 / (dim as f32).sqrt();
-                let numbers: Vec<f32> = numbers(ROWS, dim, seed);
-                let numbers: Vec<f32> = numbers.iter().map(|x| x * unit).collect();
-                device.write(address, bytemuck::cast_slice(&numbers))?;
-            }
-            held.push(buffer);
-            matrices.push(DeviceMatrix {
-                address,
-                rows: ROWS,
-                dim,
-                stride: dim,
-                dtype: DType::F32,
-            });
-        }
-        let gradients = Gradients::new(matrices[2], Some(matrices[3]));
-        let read = |matrix: DeviceMatrix| -> Result<Vec<f32>, Error> {
-            let mut numbers = vec![0.0; ROWS * dim];
-            device.read(matrix.address, bytemuck::cast_slice_mut(&mut numbers))?;
-            Ok(numbers)
+        let mut memory = Memory::on(HostDevice::new(Schedule::Late, 5, 3));
+        let mut unit_rows = |seed| {
+            let unit = 1.0 / (dim as f32).sqrt();
+            let numbers: Vec<f32> = numbers(ROWS, dim, seed);
+            let numbers: Vec<f32> = numbers.iter().map(|x| x * unit).collect();
+            memory.given(&numbers, dim, 0)
         };
+        let (q, k) = (unit_rows(0)?, unit_rows(1)?);
+        let dq = memory.matrix(ROWS, dim, DType::F32)?;
+        let dk = memory.matrix(ROWS, dim, DType::F32)?;
+        let (device, gradients) = (&memory.device, Gradients::new(dq, Some(dk)));
+        let read = |matrix: DeviceMatrix| memory.read::<f32>(matrix.address, ROWS * dim);
         let largest = |numbers: &[f32]| numbers.iter().fold(0.0f32, |a, b| a.max(b.abs()));
         // Off by more than three products would leave, and by no more than their rounding: a logit by
         // s·2·2⁻¹¹·⟨|q|, |k|⟩ at most, a weight by as much, relatively; far less as signs differ.
@@ -516,12 +450,12 @@ fn products_of_tf32_are_used_when_asked_and_are_off_by_their_rounding() -> Resul
         };
         // Statistics first, and found on the way.
         for contrast in [Contrast::clip(5.0)?, Contrast::info_nce(0.2)?] {
-            let problem = contrast.on(Inputs::pair(matrices[0], matrices[1]))?;
+            let problem = contrast.on(Inputs::pair(q, k))?;
             let run = |tf32| -> Result<_, Error> {
-                let similarity = Similarity::new(&device, 0).with_tf32(tf32);
+                let similarity = Similarity::new(device, 0).with_tf32(tf32);
                 let results = similarity.value_and_grad(&problem, 1.0, &gradients)?;
-                let ([loss, _], _) = results.read(&device)?;
-                Ok((loss, read(matrices[2])?, read(matrices[3])?))
+                let ([loss, _], _) = results.read(device)?;
+                Ok((loss, read(dq)?, read(dk)?))
             };
             let (exact, rounded) = (run(false)?, run(true)?);
             judge("dq", &exact.1, &rounded.1);
@@ -530,9 +464,8 @@ fn products_of_tf32_are_used_when_asked_and_are_off_by_their_rounding() -> Resul
             assert_ne!(exact.0.to_bits(), rounded.0.to_bits());
         }
         let best = |tf32| -> Result<_, Error> {
-            let similarity = Similarity::new(&device, 0).with_tf32(tf32);
-            let best = similarity.top_k(matrices[0], matrices[1], 3, false)?;
-            best.read(&device)
+            let similarity = Similarity::new(device, 0).with_tf32(tf32);
+            similarity.top_k(q, k, 3, false)?.read(device)
         };
         judge("top-k", &best(false)?.scores, &best(true)?.scores);
     }
@@ -562,34 +495,21 @@ fn parts_cover_all_tiles_and_leave_no_part_empty() {
 
 #[test]
 fn exponentials_go_without_an_offset_only_where_all_logits_are_bounded() -> Result<(), Error> {
-    let device = HostDevice::new(Schedule::Mixed, 3, 4);
-    let similarity = Similarity::new(&device, 1 << 16);
     // Rows of 16 numbers `size`. With all sizes 1, s⟨q, k⟩ = 32, 46 in base 2; the bound is 80.
     let bounded = |q: f32, own: f32, queue: f32| -> Result<u32, Error> {
-        let mut buffers = Vec::new();
-        let mut matrix = |rows: usize, size: f32| -> Result<DeviceMatrix, Error> {
-            let buffer = device.allocate(rows * 16 * 4)?;
-            let address = HostDevice::address(&buffer);
-            device.write(address, bytemuck::cast_slice(&vec![size; rows * 16]))?;
-            buffers.push(buffer);
-            Ok(DeviceMatrix {
-                address,
-                rows,
-                dim: 16,
-                stride: 16,
-                dtype: DType::F32,
-            })
-        };
+        let mut memory = Memory::on(HostDevice::new(Schedule::Mixed, 3, 4));
+        let mut matrix = |rows: usize, size: f32| memory.given(&vec![size; rows * 16], 16, 0);
         let inputs = Inputs::Queue {
             q: matrix(3, q)?,
             own_key: matrix(3, own)?,
             queue: matrix(5, queue)?,
         };
         let problem = Contrast::moco(0.5)?.on(inputs)?;
+        let similarity = Similarity::new(&memory.device, 1 << 16);
         let prepared = similarity.prepare(&problem)?;
         let positives = similarity.positives(&prepared)?;
         let bound = similarity.bound(&prepared, &positives, ExponentRange::WIDE)?;
-        Ok(bound.read(&device)?[0].to_bits())
+        Ok(bound.read(&memory.device)?[0].to_bits())
     };
     assert_eq!(bounded(1.0, 1.0, 1.0)?, 1);
     assert_eq!(bounded(1.0, 1.0, 2.0)?, 0, "a candidate's logit");

@@ -4,7 +4,7 @@ use super::device::{HostBuffer, HostDevice, Schedule};
 use crate::contrast::{Contrast, Shape, Work, same_dim};
 use crate::device::{
     Device, DeviceIndices, DeviceMatrix, DeviceMomentum, DeviceStatistics, Results, Rowwise,
-    Similarity, number_bytes, workspace_bytes,
+    Similarity, number_bytes, same_length, workspace_bytes,
 };
 use crate::element::{DType, Element};
 use crate::engine::{Engine, Evaluated, Gradients, MomentumSlices, TopK};
@@ -180,17 +180,6 @@ impl HostEngine {
     }
 }
 
-fn same_length(argument: &'static str, given: usize, expected: usize) -> Result<(), Error> {
-    match given == expected {
-        true => Ok(()),
-        false => Err(Error::Length {
-            argument,
-            given,
-            expected,
-        }),
-    }
-}
-
 /// A matrix in the runner's memory.
 struct Copied {
     matrix: DeviceMatrix,
@@ -312,9 +301,8 @@ impl Engine for HostEngine {
         for tensor in &*tensors {
             let expected = tensor.key.len();
             let shadow = tensor.shadow.as_ref().map_or(expected, |s| s.len());
-            for (argument, given) in [("query", tensor.query.len()), ("shadow", shadow)] {
-                same_length(argument, given, expected)?;
-            }
+            same_length("query", tensor.query.len(), expected)?;
+            same_length("shadow", shadow, expected)?;
             let query = self.written(tensor.query)?;
             let key = self.written(tensor.key)?;
             let bytes = expected * number_bytes(T::DTYPE);

@@ -27,10 +27,7 @@ impl Contrast {
         let rule = RowRule::Softmax { margin };
         Self::at(
             LOSS.name,
-            Description {
-                rule,
-                ..Description::BOTH_WAYS
-            },
+            Description::BOTH_WAYS.with_rule(rule),
             temperature,
         )
     }

@@ -30,14 +30,7 @@ impl Contrast {
     /// [`Error::Scalar`] unless `temperature` is finite and greater than 0.
     pub fn dcl(temperature: f32) -> Result<Self, Error> {
         let rule = RowRule::Decoupled { sigma: None };
-        Self::at(
-            LOSS.name,
-            Description {
-                rule,
-                ..Description::SHARED
-            },
-            temperature,
-        )
+        Self::at(LOSS.name, Description::SHARED.with_rule(rule), temperature)
     }
 
     /// DCLW (Yeh et al. 2022, section 3): [`dcl`](Self::dcl) whose positive's logit is multiplied by
@@ -50,10 +43,7 @@ impl Contrast {
         let rule = RowRule::Decoupled { sigma: Some(sigma) };
         Self::at(
             WEIGHTED.name,
-            Description {
-                rule,
-                ..Description::SHARED
-            },
+            Description::SHARED.with_rule(rule),
             temperature,
         )
     }

@@ -25,14 +25,7 @@ impl Contrast {
     /// than 1.
     pub fn debiased(temperature: f32, prior: f32) -> Result<Self, Error> {
         let rule = RowRule::Debiased { prior };
-        Self::at(
-            LOSS.name,
-            Description {
-                rule,
-                ..Description::SHARED
-            },
-            temperature,
-        )
+        Self::at(LOSS.name, Description::SHARED.with_rule(rule), temperature)
     }
 }
 
@@ -40,8 +33,9 @@ impl Contrast {
 pub(super) fn row(lse: Dual, z: Dual, scale: Dual, prior: f32, row: &RowContext) -> Dual {
     let (prior, negatives) = (f64::from(prior), row.negatives);
     let positives_among = (z - lse + (prior * negatives).ln()).exp();
-    // NaN where less than nothing is left.
-    let rest = lse + (-positives_among).ln_1p() - (1.0 - prior).ln();
+    // Not less than nothing is left.
+    let left = (-positives_among).max(Dual::constant(-1.0)).ln_1p();
+    let rest = lse + left - (1.0 - prior).ln();
     let least = -scale + negatives.ln();
     (rest.max(least) - z).softplus()
 }

@@ -57,9 +57,9 @@ impl Dual {
         self.map(value, 1.0 / (1.0 + (-x).exp()))
     }
 
-    /// The larger; `other` where `self` is NaN.
+    /// The larger; NaN where `self` is.
     pub fn max(self, other: Self) -> Self {
-        if self.value > other.value {
+        if self.value > other.value || self.value.is_nan() {
             self
         } else {
             other

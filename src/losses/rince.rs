@@ -25,14 +25,7 @@ impl Contrast {
     /// than 0 and at most 1.
     pub fn rince(temperature: f32, q: f32, lambda: f32) -> Result<Self, Error> {
         let rule = RowRule::Robust { q, lambda };
-        Self::at(
-            LOSS.name,
-            Description {
-                rule,
-                ..Description::SHARED
-            },
-            temperature,
-        )
+        Self::at(LOSS.name, Description::SHARED.with_rule(rule), temperature)
     }
 }
 

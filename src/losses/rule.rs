@@ -51,6 +51,22 @@ pub struct RowContext {
     pub log_mean: f64,
 }
 
+impl RowContext {
+    /// Of rows with these positives' logits, at scale s.
+    pub(crate) fn new(
+        rule: RowRule,
+        scale: f64,
+        negatives: usize,
+        positives: impl Iterator<Item = f64> + Clone,
+    ) -> Self {
+        Self {
+            scale,
+            negatives: negatives as f64,
+            log_mean: rule.log_mean(scale, positives),
+        }
+    }
+}
+
 /// A row's loss and its derivatives.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct RowValues {
@@ -169,14 +185,12 @@ impl RowRule {
         match self {
             Self::Softmax { margin } => {
                 let z = z - f64::from(margin);
-                let value = softplus(lse - z);
-                let sigma = sigmoid(lse - z);
+                let (value, sigma) = (softplus(lse - z), sigmoid(lse - z));
                 RowValues {
                     value,
-                    offset: z + value,
                     negatives: sigma,
                     positive: sigma,
-                    scale: 0.0,
+                    ..none(z + value)
                 }
             }
             Self::Decoupled { .. } => {
@@ -186,10 +200,9 @@ impl RowRule {
                 };
                 RowValues {
                     value: lse - weight * z,
-                    offset: lse,
                     negatives: 1.0,
                     positive: weight,
-                    scale: 0.0,
+                    ..none(lse)
                 }
             }
             Self::Robust { q, lambda } => {
@@ -199,10 +212,9 @@ impl RowRule {
                 let offset = (1.0 - q) * (z + softplus) - q * ln_lambda;
                 RowValues {
                     value: power * (q * (ln_lambda + softplus)).exp_m1() / q,
-                    offset,
                     negatives: (lse - offset).exp(),
                     positive: -power * (q * ln_lambda + (q - 1.0) * softplus).exp_m1(),
-                    scale: 0.0,
+                    ..none(offset)
                 }
             }
             Self::Debiased { prior } => {
@@ -227,10 +239,9 @@ impl RowRule {
                     },
                     false => RowValues {
                         value,
-                        offset,
                         negatives: (lse - offset).exp(),
                         positive: sigma + of_positives,
-                        scale: 0.0,
+                        ..none(offset)
                     },
                 }
             }

@@ -86,12 +86,9 @@ fn masses_are_the_formulas_derivatives() {
             ] {
                 // c of two terms that cancel keeps what they have.
                 let allowed = 1e-12 * expected.abs() + 1e-14 * dual.value.abs();
-                let near = (found - expected).abs() <= allowed;
-                assert!(
-                    near,
-                    "{} {what} at {lse}: {found}, not {expected}",
-                    loss.key
-                );
+                let name = format!("{} {what} at {lse}", loss.key);
+                let off = (found - expected).abs();
+                assert!(off <= allowed, "{name}: {found}, not {expected}");
             }
             if rule.depends_on_scale() {
                 clamped[usize::from(found.negatives == 0.0)] += 1;
@@ -105,11 +102,8 @@ fn masses_are_the_formulas_derivatives() {
 fn one_minus_p_of_1e_8_keeps_its_digits() {
     for loss in TABLE {
         let contrast = (loss.at)(loss.temperature).unwrap();
-        let row = RowContext {
-            scale: f64::from(contrast.scale()),
-            negatives: 37.0,
-            log_mean: 0.0,
-        };
+        let scale = f64::from(contrast.scale());
+        let row = RowContext::new(contrast.rule(), scale, 37, std::iter::empty());
         let u: f64 = 1e-8;
         let z = 1.0;
         let lse = z + u.ln();
@@ -140,24 +134,15 @@ fn one_minus_p_of_1e_8_keeps_its_digits() {
 fn a_row_without_negatives_or_positive_is_0() {
     for loss in TABLE {
         let contrast = (loss.at)(loss.temperature).unwrap();
-        let row = RowContext {
-            scale: 2.0,
-            negatives: 3.0,
-            log_mean: 0.0,
-        };
+        let row = RowContext::new(contrast.rule(), 2.0, 3, std::iter::empty());
         for (lse, z) in [
             (f64::NEG_INFINITY, 1.0),
             (1.0, f64::NEG_INFINITY),
             (f64::NEG_INFINITY, f64::NEG_INFINITY),
         ] {
             let values = contrast.rule().values(lse, z, &row);
-            let zeros = [
-                values.value,
-                values.negatives,
-                values.positive,
-                values.scale,
-            ];
-            assert_eq!(zeros, [0.0; 4], "{}", loss.key);
+            let masses = [values.negatives, values.positive, values.scale];
+            assert_eq!((values.value, masses), (0.0, [0.0; 3]), "{}", loss.key);
             // No weight of any logit there is can be NaN.
             assert!(!(lse - values.offset).exp().is_nan(), "{}", loss.key);
         }
@@ -166,11 +151,10 @@ fn a_row_without_negatives_or_positive_is_0() {
             (1.0, f64::NAN),
             (f64::NAN, f64::NEG_INFINITY),
         ] {
-            assert!(
-                contrast.rule().values(lse, z, &row).value.is_nan(),
-                "{}",
-                loss.key
-            );
+            let [lse_dual, z_dual, scale] = [lse, z, row.scale].map(Dual::constant);
+            let formula = contrast.rule().formula(lse_dual, z_dual, scale, &row);
+            let value = contrast.rule().values(lse, z, &row).value;
+            assert!(value.is_nan() && formula.value.is_nan(), "{}", loss.key);
         }
     }
 }

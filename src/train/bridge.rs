@@ -216,6 +216,10 @@ mod tests {
         (log_softmax(logits, 1) * positive).sum().neg() / rows as f32
     }
 
+    fn draw(shape: [usize; 2]) -> Tensor<Training, 2> {
+        Tensor::random(shape, Distribution::Normal(0.0, 1.0), &Default::default())
+    }
+
     /// The same by this crate's engine.
     fn nt_xent(embeddings: Tensor<Training, 2>) -> Tensor<Training, 1> {
         let host = Host::default();
@@ -232,10 +236,6 @@ mod tests {
 
     #[test]
     fn gradients_agree_with_the_frameworks_own_loss() {
-        let device = Default::default();
-        let draw = |shape: [usize; 2]| {
-            Tensor::<Training, 2>::random(shape, Distribution::Normal(0.0, 1.0), &device)
-        };
         let input = draw([12, 7]);
         let weight = draw([7, 5]).require_grad();
         let shift = draw([1, 5]).require_grad();
@@ -249,23 +249,14 @@ mod tests {
         let (ours, theirs) = (engine_loss.into_scalar(), loss.into_scalar());
         assert_abs_diff_eq!(ours, theirs, epsilon = 1e-5);
         for parameter in [&weight, &shift] {
-            parameter
-                .grad(&found)
-                .unwrap()
-                .into_data()
-                .assert_approx_eq::<f32>(
-                    &parameter.grad(&expected).unwrap().into_data(),
-                    Tolerance::absolute(1e-5),
-                );
+            let [found, expected] = [&found, &expected].map(|all| parameter.grad(all).unwrap());
+            let (found, expected) = (found.into_data(), expected.into_data());
+            found.assert_approx_eq::<f32>(&expected, Tolerance::absolute(1e-5));
         }
     }
 
     #[test]
     fn gradients_of_two_losses_join_in_one_graph() {
-        let device = Default::default();
-        let draw = |shape: [usize; 2]| {
-            Tensor::<Training, 2>::random(shape, Distribution::Normal(0.0, 1.0), &device)
-        };
         let weight = draw([7, 5]).require_grad();
         let inputs = [draw([12, 7]), draw([6, 7])];
         let losses = || {
@@ -286,9 +277,7 @@ mod tests {
 
     #[test]
     fn a_graph_without_parameters_has_no_gradients() {
-        let embeddings =
-            Tensor::<Training, 2>::random([4, 3], Distribution::Default, &Default::default());
-        let loss = nt_xent(embeddings);
+        let loss = nt_xent(draw([4, 3]));
         loss.backward();
         assert!(loss.into_scalar() > 0.0);
     }

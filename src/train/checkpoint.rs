@@ -222,20 +222,9 @@ mod tests {
     use crate::train::ema;
     use crate::{CpuEngine, Engine, Rows};
 
-    fn config() -> ModelConfig {
-        ModelConfig {
-            height: 8,
-            width: 8,
-            channels: 1,
-            widths: vec![4, 6],
-            hidden: 7,
-            dim: 5,
-        }
-    }
-
     /// A model whose running statistics have moved.
     fn model(seed: u64) -> Model<Autodiff<Flex>> {
-        let (config, device) = (config(), Default::default());
+        let (config, device) = (ModelConfig::small(), Default::default());
         let model = config.init::<Autodiff<Flex>>(seed, &device);
         let grid = config.grid();
         let shape = [3 * grid.patches(), grid.patch_len()];
@@ -274,10 +263,10 @@ mod tests {
             key: model[2].clone(),
             queue: queue(),
         };
-        save(&path, 3, &config(), &model[0], None).unwrap();
-        save(&path, 41, &config(), &model[1], Some(&state)).unwrap();
+        save(&path, 3, &ModelConfig::small(), &model[0], None).unwrap();
+        save(&path, 41, &ModelConfig::small(), &model[1], Some(&state)).unwrap();
         let found = load::<Flex>(&path).unwrap();
-        assert_eq!((found.step, &found.config), (41, &config()));
+        assert_eq!((found.step, &found.config), (41, &ModelConfig::small()));
         assert_eq!(bits(&found.model), bits(&model[1]));
         let moco = found.moco.unwrap();
         assert_eq!(bits(&moco.key), bits(&state.key));
@@ -295,7 +284,7 @@ mod tests {
     fn a_file_cut_short_or_of_another_kind_is_refused() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("checkpoint.safetensors");
-        save(&path, 3, &config(), &model(0), None).unwrap();
+        save(&path, 3, &ModelConfig::small(), &model(0), None).unwrap();
         let whole = std::fs::read(&path).unwrap();
         for length in [0, 7, 100, whole.len() / 2, whole.len() - 1] {
             std::fs::write(&path, &whole[..length]).unwrap();

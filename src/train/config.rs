@@ -14,7 +14,6 @@ use super::engine::EngineName;
 use super::layers::{self, LayerError};
 use super::trainer::TrainConfig;
 use crate::Contrast;
-use crate::losses::Layout;
 
 /// Why the configuration cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -222,7 +221,7 @@ impl<'a> Request<'a> {
         command_line.insert("train".to_owned(), Value::Table(overrides(self.arguments)));
         let config: RunConfig =
             layers::over(&with_file, &command_line, &[]).map_err(ConfigError::Argument)?;
-        let in_batch = |contrast: Contrast| contrast.layout() == Layout::Pair;
+        let in_batch = |contrast: Contrast| !contrast.has_own_keys();
         if self.arguments.queue.is_some() && config.train.contrast().is_ok_and(in_batch) {
             return Err(ConfigError::MocoOnly {
                 option: "--queue",

@@ -170,6 +170,20 @@ impl<B: Backend> ProjectionHead<B> {
 }
 
 #[cfg(test)]
+impl ModelConfig {
+    pub(super) fn small() -> Self {
+        Self {
+            height: 8,
+            width: 8,
+            channels: 1,
+            widths: vec![4, 6],
+            hidden: 7,
+            dim: 5,
+        }
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use burn::backend::{Autodiff, Flex};
     use burn::module::AutodiffModule;
@@ -182,8 +196,7 @@ mod tests {
             width: side,
             channels,
             widths: vec![4, 6, 8],
-            hidden: 10,
-            dim: 5,
+            ..ModelConfig::small()
         }
     }
 

@@ -43,16 +43,6 @@ impl<E: Engine<Memory = HostMemory> + Debug> Platform for InHostMemory<E> {
         Ok(tensor.into_data())
     }
 
-    fn lend_all<const D: usize>(
-        &self,
-        tensors: Vec<Tensor<Flex, D>>,
-    ) -> Result<Vec<TensorData>, TrainError> {
-        tensors
-            .into_iter()
-            .map(|tensor| self.lend(tensor))
-            .collect()
-    }
-
     fn copies<const D: usize>(
         &self,
         tensors: Vec<Tensor<Flex, D>>,

@@ -42,3 +42,9 @@ pub use command::run;
 pub use engine::EngineName;
 pub use error::RunError;
 pub use judgement::{Features, judge};
+
+#[cfg(test)]
+fn on_threads<R: Send>(threads: usize, work: impl FnOnce() -> R + Send) -> R {
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
+    pool.unwrap().install(work)
+}

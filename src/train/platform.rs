@@ -47,7 +47,10 @@ pub trait Platform: Debug {
     fn lend_all<const D: usize>(
         &self,
         tensors: Vec<Tensor<Self::Backend, D>>,
-    ) -> Result<Vec<Self::Lent>, TrainError>;
+    ) -> Result<Vec<Self::Lent>, TrainError> {
+        let lent = tensors.into_iter().map(|tensor| self.lend(tensor));
+        lent.collect()
+    }
 
     /// Copies of tensors, for the engine to change.
     ///

@@ -6,7 +6,7 @@ use super::data::ImageSet;
 use super::encoder::ModelConfig;
 use super::trainer::TrainError;
 use crate::Contrast;
-use crate::losses::{self, Keys, Layout, Loss};
+use crate::losses::{self, Loss};
 
 /// The settings of a run.
 ///
@@ -70,9 +70,9 @@ impl MethodConfig {
         let one_matrix = *self == Self::Simclr;
         losses::TABLE.iter().filter(move |loss| {
             let contrast = (loss.at)(loss.temperature);
-            contrast.is_ok_and(|contrast| match contrast.layout() {
-                Layout::Shared => one_matrix,
-                _ => !one_matrix && contrast.description().keys == Keys::Constant,
+            contrast.is_ok_and(|contrast| match one_matrix {
+                true => contrast.is_shared(),
+                false => !contrast.is_shared() && !contrast.has_dk(),
             })
         })
     }

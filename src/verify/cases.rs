@@ -6,7 +6,7 @@ use rand::{Rng, RngExt};
 
 use crate::contrast::{Contrast, Reduction};
 use crate::error::Error;
-use crate::losses::{Loss, PositiveRule, RowContext, RowRule, TABLE};
+use crate::losses::{Loss, RowContext, RowRule, TABLE};
 
 /// How positives are given, where the inputs say which they are and columns have no loss.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,8 +57,7 @@ impl Kind {
 
     /// Whether [`given`](Self::given) matters.
     pub fn takes_positives(&self) -> bool {
-        let contrast = self.sample();
-        contrast.description().positives == PositiveRule::Given && !contrast.has_columns()
+        self.sample().takes_positives()
     }
 
     /// The nearest numbers of anchors and candidates that it is defined on.
@@ -76,14 +75,26 @@ impl Kind {
         }
     }
 
+    /// A case of it, or of the nearest shape there is.
+    fn case(self, (n, m, dim, scale, data): Row, turn: usize) -> Case {
+        let (anchors, candidates) = self.fit(n, m);
+        Case {
+            kind: self,
+            anchors,
+            candidates,
+            dim,
+            scale,
+            data,
+            reduction: Reduction::Mean,
+            upstream: 1.0,
+            turn,
+        }
+    }
+
     /// Whether rows of this 1 − p₊ have gradients that f16 holds only behind a loss scale.
     fn gradients_vanish(&self, one_minus_positive: f64) -> bool {
-        let row = RowContext {
-            scale: 1.0,
-            negatives: 1.0,
-            log_mean: 0.0,
-        };
         let rule = self.sample().rule();
+        let row = RowContext::new(rule, 1.0, 1, std::iter::empty());
         rule.values(one_minus_positive.ln(), 0.0, &row).positive < 1e-3
     }
 
@@ -270,7 +281,10 @@ const SHAPES: [(usize, usize, usize); 18] = [
     (33, 700, 128),
 ];
 
-const HARD: [(usize, usize, usize, f32, Data); 26] = [
+/// N, M, D, s and the numbers.
+type Row = (usize, usize, usize, f32, Data);
+
+const HARD: [Row; 26] = [
     // τ = 0.01, 0.005, 10; and around the bounds where an engine may change its method.
     (97, 131, 64, 100.0, Data::Unit),
     (97, 131, 64, 200.0, Data::Unit),
@@ -311,7 +325,7 @@ const RAGGED: [(usize, usize, usize); 5] = [
 ];
 
 /// Fused and stored weights, an online maximum, a row at a time.
-const FEW: [(usize, usize, usize, f32, Data); 4] = [
+const FEW: [Row; 4] = [
     (33, 20, 64, USUAL_SCALE, Data::Unit),
     (97, 131, 64, USUAL_SCALE, Data::Unit),
     (65, 100, 272, USUAL_SCALE, Data::Unit),
@@ -337,29 +351,21 @@ pub fn table(rng: &mut impl Rng) -> Vec<Case> {
         };
         let first = cases.len();
         for (row, (n, m, dim, scale, data)) in rows.into_iter().enumerate() {
-            let (anchors, candidates) = kind.fit(n, m);
-            let same = |other: &Case| {
-                (other.anchors, other.candidates, other.dim) == (anchors, candidates, dim)
-                    && (other.scale, other.data) == (scale, data)
-            };
+            let case = kind.case((n, m, dim, scale, data), number + row);
+            let inputs = |x: &Case| (x.anchors, x.candidates, x.dim, x.scale, x.data);
+            let same = |other: &Case| inputs(other) == inputs(&case);
             if !kind.allows(scale, data) || cases[first..].iter().any(same) {
                 continue;
             }
             let place = cases.len();
             cases.push(Case {
-                kind,
-                anchors,
-                candidates,
-                dim,
-                scale,
-                data,
                 reduction: [Reduction::Mean, Reduction::Sum][place % 2],
                 upstream: match data {
                     Data::Confident(rest) if kind.gradients_vanish(rest) => 1024.0,
                     _ if kind.sample().rule().grows_exponentially() => 1.0 / 1024.0,
                     _ => [1.0, -2.5, 0.3][place % 3],
                 },
-                turn: number + row,
+                ..case
             });
         }
     }
@@ -385,18 +391,8 @@ pub fn not_finite_table() -> Vec<Case> {
         };
         for &value in values {
             for (row, &(n, m, dim, scale)) in shapes.iter().enumerate() {
-                let (anchors, candidates) = kind.fit(n, m);
-                cases.push(Case {
-                    kind,
-                    anchors,
-                    candidates,
-                    dim,
-                    scale,
-                    data: Data::NotFinite(value),
-                    reduction: Reduction::Mean,
-                    upstream: 1.0,
-                    turn: number + row,
-                });
+                let shape = (n, m, dim, scale, Data::NotFinite(value));
+                cases.push(kind.case(shape, number + row));
             }
         }
     }

@@ -33,7 +33,7 @@ pub fn evaluate<E: Engine, T: Element>(
     types: GradientTypes,
 ) -> Result<Vec<Output>, Error> {
     let forward = OnHost(engine).forward(&drawn.problem()?)?;
-    let mut outputs = scalars(Verb::Forward, &[("loss", forward.loss)]);
+    let mut outputs = vec![output(Verb::Forward, "loss", &[forward.loss])];
     outputs.extend(statistics_outputs(Verb::Forward, &forward.statistics));
     let is_f32 = T::DTYPE == DType::F32;
     if is_f32 || types != GradientTypes::Inputs {
@@ -68,11 +68,11 @@ fn gradients<E: Engine, T: Element, G: Element>(
             OnHost(engine).backward(&problem, statistics, upstream, &mut gradients)?
         } else {
             let value = OnHost(engine).value_and_grad(&problem, upstream, &mut gradients)?;
-            outputs.extend(scalars(verb, &[("loss", value.loss)]));
+            outputs.push(output(verb, "loss", &[value.loss]));
             outputs.extend(statistics_outputs(verb, &value.statistics));
             value.dscale
         };
-        outputs.extend(scalars(verb, &[("dscale", dscale)]));
+        outputs.push(output(verb, "dscale", &[dscale]));
         outputs.push(output(verb, "dq", &gradients.dq));
         outputs.extend(gradients.dk.map(|dk| output(verb, "dk", &dk)));
     }
@@ -86,13 +86,6 @@ pub(super) fn output<T: Element>(verb: Verb, quantity: &'static str, values: &[T
         dtype: T::DTYPE,
         values: values.iter().map(|x| f64::from(x.to_f32())).collect(),
     }
-}
-
-fn scalars(verb: Verb, values: &[(&'static str, f32)]) -> Vec<Output> {
-    let outputs = values
-        .iter()
-        .map(|(name, value)| output(verb, name, &[*value]));
-    outputs.collect()
 }
 
 fn statistics_outputs(verb: Verb, statistics: &Statistics) -> Vec<Output> {
@@ -140,13 +133,9 @@ impl Expectation {
         let verb = Verb::ValueAndGrad;
         let round =
             |numbers: &[f32]| -> Vec<G> { numbers.iter().map(|&x| G::from_f32(x)).collect() };
-        let mut outputs = scalars(verb, &[("loss", plain.loss), ("dscale", plain.dscale)]);
-        outputs.push(output(verb, "lse- of rows", &plain.rows.negatives_lse));
-        outputs.push(output(verb, "z+ of rows", &plain.rows.positive));
-        if let Some(columns) = &plain.columns {
-            outputs.push(output(verb, "lse- of columns", &columns.negatives_lse));
-            outputs.push(output(verb, "z+ of columns", &columns.positive));
-        }
+        let scalars = [("loss", plain.loss), ("dscale", plain.dscale)];
+        let mut outputs = scalars.map(|(name, x)| output(verb, name, &[x])).to_vec();
+        outputs.extend(statistics_outputs(verb, &plain.statistics));
         outputs.push(output(verb, "dq", &round(&plain.dq)));
         if !plain.dk.is_empty() {
             outputs.push(output(verb, "dk", &round(&plain.dk)));

@@ -135,16 +135,17 @@ impl<E: Engine> OnHost<'_, E> {
     ) -> Result<R, Error> {
         let memory = self.0.memory();
         let mut dq = memory.upload(&gradients.dq)?;
-        let mut dk = match &gradients.dk {
-            Some(dk) => Some(memory.upload(dk)?),
-            None => None,
-        };
+        let mut dk = gradients
+            .dk
+            .as_ref()
+            .map(|dk| memory.upload(dk))
+            .transpose()?;
         let result = call(Gradients {
             dq: memory.rows_mut(&mut dq, shape.anchors, shape.dim)?,
-            dk: match &mut dk {
-                Some(dk) => Some(memory.rows_mut(dk, shape.candidates, shape.dim)?),
-                None => None,
-            },
+            dk: dk
+                .as_mut()
+                .map(|dk| memory.rows_mut(dk, shape.candidates, shape.dim))
+                .transpose()?,
             accumulate: gradients.accumulate,
         })?;
         gradients.dq = memory.download(&dq)?;
@@ -228,25 +229,16 @@ impl<E: Engine> OnHost<'_, E> {
         let memory = self.0.memory();
         let mut held = Vec::new();
         for tensor in &*tensors {
-            let shadow = match &tensor.shadow {
-                Some(shadow) => Some(memory.upload(shadow)?),
-                None => None,
-            };
-            held.push((
-                memory.upload(tensor.query)?,
-                memory.upload(tensor.key)?,
-                shadow,
-            ));
+            let shadow = tensor.shadow.as_ref().map(|shadow| memory.upload(shadow));
+            let (query, key) = (memory.upload(tensor.query)?, memory.upload(tensor.key)?);
+            held.push((query, key, shadow.transpose()?));
         }
         let mut there = Vec::new();
         for (query, key, shadow) in &mut held {
             there.push(MomentumTensor {
                 query: memory.vector(query)?,
                 key: memory.vector_mut(key)?,
-                shadow: match shadow {
-                    Some(shadow) => Some(memory.vector_mut(shadow)?),
-                    None => None,
-                },
+                shadow: shadow.as_mut().map(|x| memory.vector_mut(x)).transpose()?,
             });
         }
         self.0.momentum_update(momentum, &mut there)?;

@@ -10,31 +10,21 @@ use crate::element::Element;
 use crate::inputs::{Matrices, Problem};
 use crate::losses::{RowContext, RowRule};
 use crate::rows::{Matrix, Rows};
+use crate::statistics::{RowStatistics, Statistics};
 
 /// What the plain implementation finds, all in f32.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Plain {
     /// The reduced loss.
     pub loss: f32,
-    /// lse⁻ and z₊ of the rows.
-    pub rows: PlainRows,
-    /// lse⁻ and z₊ of the columns, where they have a loss.
-    pub columns: Option<PlainRows>,
+    /// lse⁻ and z₊.
+    pub statistics: Statistics,
     /// N × D.
     pub dq: Vec<f32>,
     /// M × D; empty where candidates have no gradient.
     pub dk: Vec<f32>,
     /// upstream × ∂loss/∂s.
     pub dscale: f32,
-}
-
-/// Statistics of one direction.
-#[derive(Debug, Clone, PartialEq, Default)]
-pub struct PlainRows {
-    /// lse⁻.
-    pub negatives_lse: Vec<f32>,
-    /// z₊.
-    pub positive: Vec<f32>,
 }
 
 /// Loss and gradients of a problem at its contrast's own scale.
@@ -64,15 +54,14 @@ pub fn value_and_grad<T: Element>(problem: &Problem<Rows<'_, T>>, upstream: f32)
     };
     let positives: Vec<f32> = (0..n).map(positive).collect();
     let wide = positives.iter().map(|&z| f64::from(z));
-    let context = RowContext {
-        scale: f64::from(scale),
-        negatives: contrast.negatives(m) as f64,
-        log_mean: contrast.rule().log_mean(f64::from(scale), wide),
-    };
+    let (rule, negatives) = (contrast.rule(), problem.negatives());
+    let context = RowContext::new(rule, f64::from(scale), negatives, wide);
     let mut plain = Plain {
         loss: 0.0,
-        rows: PlainRows::default(),
-        columns: contrast.has_columns().then(PlainRows::default),
+        statistics: Statistics {
+            rows: RowStatistics::default(),
+            columns: contrast.has_columns().then(RowStatistics::default),
+        },
         dq: vec![0.0; n * dim],
         dk: vec![0.0; m * dim],
         dscale: 0.0,
@@ -86,7 +75,7 @@ pub fn value_and_grad<T: Element>(problem: &Problem<Rows<'_, T>>, upstream: f32)
         let is_negative = |j: usize| Some(j) != place(i) && !(contrast.excludes_self() && i == j);
         let negatives: Vec<usize> = (0..m).filter(|&j| is_negative(j)).collect();
         let values: Vec<f32> = negatives.iter().map(|&j| logits[i * m + j]).collect();
-        let row = Row::new(contrast.rule(), &values, positives[i], &context);
+        let row = Row::new(rule, &values, positives[i], &context);
         plain.loss += weight * row.loss;
         slopes += upstream * weight * row.slope;
         for (&j, p) in negatives.iter().zip(&row.negatives) {
@@ -97,20 +86,20 @@ pub fn value_and_grad<T: Element>(problem: &Problem<Rows<'_, T>>, upstream: f32)
             Some(j) => dz[i * m + j] += dz_positive,
             None => own_dz[i] = dz_positive,
         }
-        plain.rows.push(&row, positives[i]);
+        row.record(positives[i], &mut plain.statistics.rows);
     }
-    if let Some(columns) = &mut plain.columns {
+    if let Some(columns) = &mut plain.statistics.columns {
         for j in 0..m {
             let negatives: Vec<usize> = (0..n).filter(|&i| i != j).collect();
             let values: Vec<f32> = negatives.iter().map(|&i| logits[i * m + j]).collect();
-            let row = Row::new(contrast.rule(), &values, logits[j * m + j], &context);
+            let row = Row::new(rule, &values, logits[j * m + j], &context);
             plain.loss += weight * row.loss;
             slopes += upstream * weight * row.slope;
             for (&i, p) in negatives.iter().zip(&row.negatives) {
                 dz[i * m + j] += upstream * weight * p;
             }
             dz[j * m + j] -= upstream * weight * row.positive;
-            columns.push(&row, logits[j * m + j]);
+            row.record(logits[j * m + j], columns);
         }
     }
 
@@ -169,12 +158,10 @@ impl Row {
             slope: values.scale as f32,
         }
     }
-}
 
-impl PlainRows {
-    fn push(&mut self, row: &Row, positive: f32) {
-        self.negatives_lse.push(row.negatives_lse);
-        self.positive.push(positive);
+    fn record(&self, positive: f32, statistics: &mut RowStatistics) {
+        statistics.negatives_lse.push(self.negatives_lse);
+        statistics.positive.push(positive);
     }
 }
 

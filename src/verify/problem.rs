@@ -7,7 +7,6 @@ use crate::contrast::Contrast;
 use crate::element::Element;
 use crate::error::Error;
 use crate::inputs::{Inputs, NO_POSITIVE, Positives, Problem};
-use crate::losses::Layout;
 use crate::reference::{self, Dense, Reference};
 use crate::rows::{Matrix, Rows, View};
 
@@ -33,27 +32,22 @@ impl<T: Element> Drawn<T> {
         let (n, m) = (case.anchors, case.candidates);
         let given = positives(case, rng);
         let mut draw = Draw::new(case, &contrast, rng);
-        let mut matrices = match contrast.layout() {
-            Layout::Shared => vec![draw.matrix(n, Side::View, |i| i % (n / 2))],
-            Layout::Pair => {
-                let pair = |j: usize| match &given {
-                    // Confident anchors count theirs from the last candidate.
-                    Positives::Index(_) => m - 1 - j,
-                    Positives::Offset(offset) => {
-                        usize::try_from(j as i64 - offset).unwrap_or(n + j)
-                    }
-                };
-                vec![
-                    draw.matrix(n, Side::Anchor, |i| i),
-                    draw.matrix(m, Side::Candidate, pair),
-                ]
-            }
-            Layout::Queue => vec![
-                draw.matrix(n, Side::Anchor, |i| i),
-                draw.matrix(n, Side::Candidate, |i| i),
-                draw.matrix(m, Side::Candidate, |j| n + j),
-            ],
+        let pair = |j: usize| match &given {
+            _ if contrast.has_own_keys() => n + j,
+            // Confident anchors count theirs from the last candidate.
+            Positives::Index(_) => m - 1 - j,
+            Positives::Offset(offset) => usize::try_from(j as i64 - offset).unwrap_or(n + j),
         };
+        let mut matrices = Vec::new();
+        if contrast.is_shared() {
+            matrices.push(draw.matrix(n, Side::View, |i| i % (n / 2)));
+        } else {
+            matrices.push(draw.matrix(n, Side::Anchor, |i| i));
+            if contrast.has_own_keys() {
+                matrices.push(draw.matrix(n, Side::Candidate, |i| i));
+            }
+            matrices.push(draw.matrix(m, Side::Candidate, pair));
+        }
         if let Data::NotFinite(value) = case.data {
             let which = rng.random_range(0..matrices.len());
             let numbers = matrices[which].as_mut_slice();

@@ -251,10 +251,9 @@ fn normalize_backward<E: Engine, T: Element, G: Element>(
     });
     let (plain_y, plain_dy) = (plain::widen(y), plain::widen(dy));
     let plain: Vec<G> = plain::normalize_backward(&plain_y, &norms, &plain_dy, dim, epsilon);
-    let plain: Vec<f32> = plain.iter().map(|dx| dx.to_f32()).collect();
     Ok([Judged {
         output: output(Verb::NormalizeBackward, "dx", &dx),
-        plain: plain.into_iter().map(f64::from).collect(),
+        plain: plain.iter().map(|dx| f64::from(dx.to_f32())).collect(),
         rounding: spacing_at(G::DTYPE, expected.as_slice())
             + spacing_at(DType::F32, terms.as_slice()),
         expected: expected.as_slice().to_vec(),

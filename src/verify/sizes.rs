@@ -137,11 +137,7 @@ impl Sizes {
         }
 
         let positives = reference.rows.positive.iter().copied();
-        let context = RowContext {
-            scale,
-            negatives: contrast.negatives(shape.candidates) as f64,
-            log_mean: contrast.rule().log_mean(scale, positives),
-        };
+        let context = RowContext::new(contrast.rule(), scale, problem.negatives(), positives);
         let direction = |values: &reference::RowValues| -> Vec<Row> {
             let pairs = values.negatives_lse.iter().zip(&values.positive);
             pairs

@@ -143,10 +143,6 @@ fn merged<E: Engine>(new: New<E>) -> Result<(), Error> {
     let (n, m) = (20, 51);
     let index: Vec<u32> = (0..n).map(|i| (i * 13 % m) as u32).collect();
     for (contrast, dim) in rules(0.2)?.into_iter().zip(DIMS.into_iter().cycle()) {
-        // Debiasing counts the negatives, and a shard's are not all.
-        if contrast.rule().depends_on_scale() {
-            continue;
-        }
         for positives in [Positives::DIAGONAL, Positives::Index(index.clone())] {
             let whole = Kind {
                 positives,
@@ -192,10 +188,10 @@ fn merged<E: Engine>(new: New<E>) -> Result<(), Error> {
 
             let (mut dq, mut dk, mut dscale) = (vec![0.0f32; n * dim], Vec::new(), 0.0);
             for (kind, batch) in &shards {
-                let problem = batch.problem(kind)?;
-                let own_dk = poisoned::<f32>(problem.shape(), true).dk;
+                // Debiasing counts the negatives, and a shard's are not all.
+                let problem = batch.problem(kind)?.as_shard_of(m);
                 // dk is written over zeros, dq added to the other shard's.
-                let own_dk = own_dk.map(|dk| vec![0.0; dk.len()]);
+                let own_dk = Some(vec![0.0; problem.shape().candidates * dim]);
                 let mut gradients = Gradients::new(dq, own_dk).accumulating();
                 dscale += engine.backward(&problem, &statistics, 1.0, &mut gradients)?;
                 dq = gradients.dq;

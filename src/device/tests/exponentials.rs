@@ -4,12 +4,12 @@ use half::{bf16, f16};
 
 use super::super::params::FitParams;
 use super::super::{Floats, Similarity};
-use super::{contrasts, posed};
+use super::{contrasts, engine, posed};
 use crate::contrast::Contrast;
 use crate::element::Element;
 use crate::engine::{Engine, Gradients};
 use crate::error::Error;
-use crate::host::{HostDevice, HostEngine, Schedule};
+use crate::host::{HostDevice, Schedule};
 use crate::inputs::{Inputs, NO_POSITIVE, Positives, Problem};
 use crate::losses::RowRule;
 use crate::reference::{self, Dense};
@@ -65,10 +65,7 @@ fn errors<T: Element>(problem: &Problem<Rows<'_, T>>) -> Result<Vec<(String, f64
     let mut errors = Vec::new();
     for hopper in [false, true] {
         for verb in ["value_and_grad", "backward"] {
-            let mut engine = HostEngine::new(Schedule::Mixed, 3);
-            if hopper {
-                engine = engine.with_hopper_kernels();
-            }
+            let engine = engine(Schedule::Mixed, 3, hopper);
             let mut dq = vec![f32::NAN; expected.dq.as_slice().len()];
             let mut dk = expected
                 .dk

@@ -5,17 +5,17 @@ use half::{bf16, f16};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use super::{contrasts, index, numbers, posed};
+use super::{Memory, contrasts, device, index, numbers, posed};
 use crate::contrast::{Contrast, Shape, Work};
-use crate::device::{Device, DeviceMatrix, Similarity};
+use crate::device::Similarity;
 use crate::element::{DType, Element};
 use crate::engine::{Engine, Evaluated, Gradients};
 use crate::error::Error;
 use crate::host::e4m3::{self, quantized};
-use crate::host::{HostDevice, HostEngine, Schedule};
+use crate::host::{HostEngine, Schedule};
 use crate::inputs::{Inputs, Positives, Problem};
 use crate::reference::{self, Dense};
-use crate::rows::{Matrix, Rows, RowsMut};
+use crate::rows::{Rows, RowsMut};
 
 fn engine(schedule: Schedule, seed: u64) -> HostEngine {
     HostEngine::new(schedule, seed)
@@ -419,22 +419,13 @@ fn where_there_are_no_products_of_8_bits_the_option_is_refused_with_the_reason()
     assert!(is_refused(bytes(Work::Forward), "only sm_90"));
     assert!(bytes(Work::ValueAndGrad { dk: false }).is_ok());
 
-    let mut device = HostDevice::new(Schedule::Late, 0, 1);
-    device.warpgroups = true;
-    let buffer = device.memory(4 * x.len())?;
-    device.write(HostDevice::address(&buffer), bytemuck::cast_slice(&x))?;
-    let matrix = DeviceMatrix {
-        address: HostDevice::address(&buffer),
-        rows: rows.rows(),
-        dim: rows.dim(),
-        stride: 8,
-        dtype: DType::F32,
-    };
-    let both = Similarity::new(&device, 0)
+    let mut memory = Memory::on(device(Schedule::Late, 0, 1, true));
+    let matrix = memory.given(&x, 8, 0)?;
+    let both = Similarity::new(&memory.device, 0)
         .with_fp8(true)
         .with_portable_kernels(true);
     assert!(is_refused(both.top_k(matrix, matrix, 2, false), "portable"));
-    let served = Similarity::new(&device, 0).with_fp8(true);
+    let served = Similarity::new(&memory.device, 0).with_fp8(true);
     assert!(served.top_k(matrix, matrix, 2, false).is_ok());
     Ok(())
 }

@@ -3,14 +3,14 @@
 use approx::abs_diff_eq;
 use half::{bf16, f16};
 
-use super::numbers;
+use super::{Memory, device, numbers};
 use crate::contrast::Contrast;
+use crate::device::Similarity;
 use crate::device::positives::ExponentRange;
-use crate::device::{Device, DeviceMatrix, Similarity, number_bytes};
 use crate::element::Element;
 use crate::error::Error;
+use crate::host::Schedule;
 use crate::host::e4m3::{self, quantized};
-use crate::host::{HostDevice, Schedule};
 use crate::inputs::Inputs;
 use crate::statistics::RowStatistics;
 
@@ -58,19 +58,11 @@ fn forward<T: Element>(
     dim: usize,
     temperature: f32,
 ) -> Result<(f32, RowStatistics), Error> {
-    let mut device = HostDevice::new(way.schedule, way.seed, way.multiprocessors);
-    device.warpgroups = way.hopper;
-    let buffer = device.memory(z.len() * number_bytes(T::DTYPE))?;
-    let address = HostDevice::address(&buffer);
-    device.write(address, bytemuck::cast_slice(z))?;
-    let z = DeviceMatrix {
-        address,
-        rows: z.len() / dim,
-        dim,
-        stride: dim,
-        dtype: T::DTYPE,
-    };
-    let mut similarity = Similarity::new(&device, 0)
+    let device = device(way.schedule, way.seed, way.multiprocessors, way.hopper);
+    let mut memory = Memory::on(device);
+    let z = memory.given(z, dim, 0)?;
+    let device = &memory.device;
+    let mut similarity = Similarity::new(device, 0)
         .with_tf32(way.tf32)
         .with_fp8(way.fp8);
     similarity.column_parts = way.column_parts;
@@ -78,10 +70,10 @@ fn forward<T: Element>(
     let prepared = similarity.prepare(&problem)?;
     let positives = similarity.positives(&prepared)?;
     let bound = similarity.bound(&prepared, &positives, ExponentRange::WIDE)?;
-    let holds = bound.read(&device)?[0].to_bits() != 0;
+    let holds = bound.read(device)?[0].to_bits() != 0;
     assert_eq!(holds, temperature == TEMPERATURES[0]);
     let results = similarity.forward(&problem)?;
-    let ([loss, _], statistics) = results.read(&device)?;
+    let ([loss, _], statistics) = results.read(device)?;
     Ok((loss, statistics.rows))
 }
 

@@ -2,8 +2,8 @@
 
 use half::{bf16, f16};
 
-use super::numbers;
-use crate::device::{Device, DeviceMatrix, Launch, Similarity, number_bytes};
+use super::{Memory, numbers};
+use crate::device::{Device, Launch, Similarity};
 use crate::element::Element;
 use crate::error::Error;
 use crate::host::e4m3::{self, quantized};
@@ -66,29 +66,14 @@ fn quantize<T: Element>(
     gap: usize,
     multiprocessors: u32,
 ) -> Result<Vec<(Vec<u8>, f32)>, Error> {
-    let device = HostDevice::new(Schedule::Late, 3, multiprocessors);
-    let (rows, stride, bytes) = (x.len() / dim, dim + gap, number_bytes(T::DTYPE));
-    let buffer = device.memory((rows * stride + gap) * bytes)?;
-    let address = HostDevice::address(&buffer) + (gap * bytes) as u64;
-    for (row, numbers) in x.chunks(dim).enumerate() {
-        let to = address + (row * stride * bytes) as u64;
-        device.write(to, bytemuck::cast_slice(numbers))?;
-    }
-    let matrix = DeviceMatrix {
-        address,
-        rows,
-        dim,
-        stride,
-        dtype: T::DTYPE,
-    };
+    let mut memory = Memory::on(HostDevice::new(Schedule::Late, 3, multiprocessors));
+    let (rows, matrix) = (x.len() / dim, memory.given(x, dim, gap)?);
     let mut held = Vec::new();
-    let found = Similarity::new(&device, 0).quantized(matrix, &mut held)?;
+    let found = Similarity::new(&memory.device, 0).quantized(matrix, &mut held)?;
     let row_bytes = dim.next_multiple_of(16);
     assert_eq!(found.rows.row_bytes as usize, row_bytes);
-    let mut codes = vec![0u8; rows * row_bytes];
-    device.read(found.rows.data, &mut codes)?;
-    let mut scales = vec![0.0f32; rows.next_multiple_of(256)];
-    device.read(found.scales, bytemuck::cast_slice_mut(&mut scales))?;
+    let codes: Vec<u8> = memory.read(found.rows.data, rows * row_bytes)?;
+    let scales: Vec<f32> = memory.read(found.scales, rows.next_multiple_of(256))?;
     assert!(scales[rows..].iter().all(|&scale| scale == 0.0));
     let codes = codes.chunks(row_bytes).map(<[u8]>::to_vec);
     Ok(codes.zip(scales).collect())

@@ -3,33 +3,14 @@
 use approx::abs_diff_eq;
 use half::{bf16, f16};
 
-use super::numbers;
+use super::{Memory, numbers};
 use crate::device::{Device, DeviceMatrix, Rowwise, number_bytes};
 use crate::element::{DType, Element};
 use crate::error::Error;
-use crate::host::{HostBuffer, HostDevice, Schedule};
+use crate::host::{HostDevice, Schedule};
 
 const ROWS: usize = 301;
 const EPSILON: f32 = 1e-3;
-
-/// Rows `stride` numbers apart, `offset` numbers from the start of an allocation.
-fn matrix(
-    device: &HostDevice,
-    dtype: DType,
-    [dim, stride, offset]: [usize; 3],
-) -> Result<(DeviceMatrix, HostBuffer), Error> {
-    let bytes = number_bytes(dtype);
-    let buffer = device.memory((ROWS * stride + offset) * bytes)?;
-    let address = HostDevice::address(&buffer) + (offset * bytes) as u64;
-    let matrix = DeviceMatrix {
-        address,
-        rows: ROWS,
-        dim,
-        stride,
-        dtype,
-    };
-    Ok((matrix, buffer))
-}
 
 /// y, the norms and dx.
 type Left<O> = (Vec<O>, Vec<f32>, Vec<f32>);
@@ -42,23 +23,17 @@ fn run<T: Element, O: Element>(
     multiprocessors: u32,
     gap: usize,
 ) -> Result<Left<O>, Error> {
-    let device = HostDevice::new(Schedule::Late, 7, multiprocessors);
-    let layout = [dim, dim + gap, gap];
-    let (given, _given) = matrix(&device, T::DTYPE, layout)?;
-    let (unit, _unit) = matrix(&device, O::DTYPE, layout)?;
-    let (of_unit, _of_unit) = matrix(&device, DType::F32, layout)?;
-    let (of_given, _of_given) = matrix(&device, DType::F32, layout)?;
-    let norms = device.memory(4 * ROWS)?;
-    let lengths = (HostDevice::address(&norms), ROWS);
+    let mut memory = Memory::on(HostDevice::new(Schedule::Late, 7, multiprocessors));
+    let given = memory.given(x, dim, gap)?;
+    let unit = memory.with_gaps(ROWS, dim, O::DTYPE, gap)?;
+    let of_unit = memory.given(dy, dim, gap)?;
+    let of_given = memory.with_gaps(ROWS, dim, DType::F32, gap)?;
+    let lengths = (memory.room(4 * ROWS)?, ROWS);
+    let device = &memory.device;
     let at = |matrix: DeviceMatrix, row: usize| {
         matrix.address + (row * matrix.stride * number_bytes(matrix.dtype)) as u64
     };
-    for row in 0..ROWS {
-        let numbers = row * dim..(row + 1) * dim;
-        device.write(at(given, row), bytemuck::cast_slice(&x[numbers.clone()]))?;
-        device.write(at(of_unit, row), bytemuck::cast_slice(&dy[numbers]))?;
-    }
-    let rowwise = Rowwise::new(&device);
+    let rowwise = Rowwise::new(device);
     rowwise.normalize(given, unit, lengths, EPSILON)?;
     rowwise.normalize_backward(unit, lengths, of_unit, of_given, EPSILON)?;
     let mut y = vec![O::from_f32(0.0); ROWS * dim];

@@ -3,7 +3,7 @@
 use super::{numbers, posed};
 use crate::contrast::Contrast;
 use crate::device::params::ReduceParams;
-use crate::device::{Device, DeviceMatrix, DeviceRows, DeviceStatistics, Similarity};
+use crate::device::{DeviceMatrix, DeviceRows, DeviceStatistics, Similarity};
 use crate::element::DType;
 use crate::error::Error;
 use crate::host::{HostDevice, Schedule};

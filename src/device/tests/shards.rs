@@ -3,10 +3,10 @@
 
 use half::{bf16, f16};
 
-use super::{Fixture, ROWS, index, numbers, posed};
+use super::{Fixture, ROWS, device, engine, index, numbers, posed};
 use crate::contrast::Contrast;
 use crate::device::params::ContrastView;
-use crate::device::{Device, DeviceIndices, Similarity};
+use crate::device::{Device, DeviceStatistics, Similarity};
 use crate::element::Element;
 use crate::engine::{Engine, Gradients};
 use crate::error::Error;
@@ -73,19 +73,14 @@ fn an_index_past_all_candidates_is_no_positive() -> Result<(), Error> {
     const WITHOUT: [usize; 3] = [0, 31, ROWS - 1];
     for (hopper, dim) in [(false, 40), (false, 264), (true, 40), (true, 264)] {
         let run = |none: [u32; 3], rule| -> Result<_, Error> {
-            let mut device = HostDevice::new(Schedule::Mixed, 5, 3);
-            device.warpgroups = hopper;
+            let device = device(Schedule::Mixed, 5, 3, hopper);
             let mut fixture = Fixture::on(device, ROWS, CANDIDATES, dim)?;
             let mut index = index(ROWS, CANDIDATES);
             for (row, none) in WITHOUT.into_iter().zip(none) {
                 index[row] = none;
             }
-            let positives = Positives::Index(fixture.indices(&index)?);
-            let contrast = Contrast::info_nce(0.1)?.with_rule(rule)?;
-            let problem = posed(&contrast, [fixture.q, fixture.k, fixture.q], positives)?;
-            let similarity = Similarity::new(&fixture.device, 0);
-            let results = similarity.value_and_grad(&problem, 1.0, &fixture.gradients)?;
-            Ok((results.read(&fixture.device)?, fixture.gradients()?))
+            let positives = Positives::Index(fixture.memory.indices(&index)?);
+            fixture.run(&Contrast::info_nce(0.1)?.with_rule(rule)?, positives)
         };
         for rule in [RowRule::SOFTMAX, RowRule::Decoupled { sigma: Some(0.5) }] {
             let past = run([50, 51, 4_000_000_000], rule)?;
@@ -111,45 +106,63 @@ fn an_index_past_all_candidates_is_no_positive() -> Result<(), Error> {
 #[test]
 fn offsets_are_the_indices_that_they_stand_for() -> Result<(), Error> {
     const CANDIDATES: usize = 50;
-    for (dim, offset) in [
-        (40, 5i64),
-        (40, -30),
-        (264, 40),
-        (40, i64::MIN),
-        (40, i64::MAX),
+    // The diagonal with fewer candidates than anchors too.
+    for (hopper, dim, offset) in [
+        (false, 40, 5i64),
+        (false, 40, -30),
+        (false, 264, 40),
+        (false, 40, i64::MIN),
+        (false, 40, i64::MAX),
+        (false, 40, 0),
+        (true, 40, 0),
+        (true, 264, 0),
     ] {
-        let mut fixture =
-            Fixture::on(HostDevice::new(Schedule::Late, 5, 3), ROWS, CANDIDATES, dim)?;
+        let device = device(Schedule::Late, 5, 3, hopper);
+        let mut fixture = Fixture::on(device, ROWS, CANDIDATES, dim)?;
         let index = (0..ROWS as i64).map(|i| match i.saturating_add(offset) {
             j @ 0..50 => j as u32,
             _ => NO_POSITIVE,
         });
         let index: Vec<u32> = index.collect();
-        let of_index = Positives::Index(fixture.indices(&index)?);
-        let run = |positives: Positives<DeviceIndices>| -> Result<_, Error> {
-            let matrices = [fixture.q, fixture.k, fixture.q];
-            let problem = posed(&Contrast::info_nce(0.1)?, matrices, positives)?;
-            let similarity = Similarity::new(&fixture.device, 0);
-            let results = similarity.value_and_grad(&problem, 1.0, &fixture.gradients)?;
-            Ok((results.read(&fixture.device)?, fixture.gradients()?))
-        };
-        assert_eq!(run(Positives::Offset(offset))?, run(of_index)?, "{offset}");
+        let of_index = Positives::Index(fixture.memory.indices(&index)?);
+        let contrast = Contrast::info_nce(0.1)?;
+        let found = fixture.run(&contrast, Positives::Offset(offset))?;
+        assert_eq!(found, fixture.run(&contrast, of_index)?, "{offset}");
     }
-    // More anchors than candidates, on the diagonal.
-    for (hopper, dim) in [(false, 40), (true, 40), (true, 264)] {
-        let mut device = HostDevice::new(Schedule::Late, 5, 3);
-        device.warpgroups = hopper;
-        let mut fixture = Fixture::on(device, ROWS, CANDIDATES, dim)?;
-        let index: Vec<u32> = (0..ROWS as u32).collect();
-        let of_index = Positives::Index(fixture.indices(&index)?);
-        let run = |positives| -> Result<_, Error> {
-            let matrices = [fixture.q, fixture.k, fixture.q];
-            let problem = posed(&Contrast::info_nce(0.1)?, matrices, positives)?;
-            let similarity = Similarity::new(&fixture.device, 0);
-            let results = similarity.value_and_grad(&problem, 1.0, &fixture.gradients)?;
-            Ok((results.read(&fixture.device)?, fixture.gradients()?))
+    Ok(())
+}
+
+#[test]
+fn merged_statistics_are_made_into_weights_anew() -> Result<(), Error> {
+    for dim in [40, 264] {
+        let fixture = Fixture::new(dim)?;
+        let device = &fixture.memory.device;
+        let similarity = Similarity::new(device, 0);
+        let contrast = Contrast::info_nce(0.1)?.with_rule(RowRule::Debiased { prior: 0.2 })?;
+        let problem = fixture.problem(&contrast)?.as_shard_of(2 * ROWS);
+        let others = Positives::Offset(-(ROWS as i64));
+        let others = posed(&contrast, [fixture.q, fixture.q, fixture.q], others)?;
+        let others = similarity
+            .forward(&others.as_shard_of(2 * ROWS))?
+            .statistics;
+        let mut merged = similarity.forward(&problem)?.statistics;
+        let backward = |statistics: &DeviceStatistics<HostDevice>| -> Result<_, Error> {
+            let dscale = similarity.backward(&problem, statistics, 1.0, &fixture.gradients)?;
+            Ok((dscale.read(device)?[1], fixture.gradients()?))
         };
-        assert_eq!(run(Positives::DIAGONAL)?, run(of_index)?, "D = {dim}");
+        let of_shard = backward(&merged)?;
+        // What a graph that was recorded before reads stays as it was.
+        let offsets = |statistics: &DeviceStatistics<HostDevice>| {
+            let derived = statistics.derived.as_ref();
+            derived.expect("as long as these").rows.offset2.read(device)
+        };
+        let before = offsets(&merged)?;
+        similarity.merge(&mut merged, &others)?;
+        assert_eq!(offsets(&merged)?, before);
+        let found = backward(&merged)?;
+        let uploaded = DeviceStatistics::upload(device, &merged.read(device)?)?;
+        assert_eq!(found, backward(&uploaded)?, "D = {dim}");
+        assert_ne!(found, of_shard, "D = {dim}");
     }
     Ok(())
 }
@@ -290,6 +303,15 @@ fn merged_statistics_are_of_both_sets_of_candidates() -> Result<(), Error> {
             expected: 5
         })
     ));
+    let empty = Statistics::default();
+    let refused = engine.merge(&mut empty.clone(), &empty);
+    assert!(matches!(
+        refused,
+        Err(Error::Empty {
+            argument: "statistics.rows",
+            ..
+        })
+    ));
     Ok(())
 }
 
@@ -299,10 +321,7 @@ fn gradients_are_added_in_f32_and_rounded_once() -> Result<(), Error> {
         let (q, k) = (numbers::<bf16>(ROWS, dim, 1), numbers::<bf16>(ROWS, dim, 2));
         let (q, k) = (Rows::new(&q, ROWS, dim)?, Rows::new(&k, ROWS, dim)?);
         let problem = posed(contrast, [q, k, k], Positives::DIAGONAL)?;
-        let mut engine = HostEngine::new(Schedule::Mixed, 4);
-        if hopper {
-            engine = engine.with_hopper_kernels();
-        }
+        let engine = engine(Schedule::Mixed, 4, hopper);
         let has_dk = contrast.has_dk();
         let (mut dq, mut dk) = (vec![f32::NAN; ROWS * dim], vec![f32::NAN; ROWS * dim]);
         let both = |dq, dk| -> Result<_, Error> {

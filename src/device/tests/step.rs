@@ -2,16 +2,13 @@
 
 use half::{bf16, f16};
 
-use super::{numbers, posed};
+use super::{Memory, numbers, posed};
 use crate::contrast::Contrast;
-use crate::device::{
-    Device, DeviceIndices, DeviceMatrix, DeviceMomentum, Similarity, Step, StepArguments,
-    number_bytes,
-};
+use crate::device::{DeviceIndices, DeviceMatrix, DeviceMomentum, Similarity, Step, StepArguments};
 use crate::element::{DType, Element};
 use crate::engine::{Engine, Gradients, MomentumTensor};
 use crate::error::Error;
-use crate::host::{BUDGET, HostBuffer, HostDevice, HostEngine, MULTIPROCESSORS, Schedule};
+use crate::host::{BUDGET, HostDevice, HostEngine, MULTIPROCESSORS, Schedule};
 use crate::inputs::{Inputs, Positives, Problem};
 use crate::momentum::MomentumSchedule;
 use crate::queue::KeyQueue;
@@ -106,46 +103,9 @@ impl<T: Element> Plain<T> {
     }
 }
 
-/// Memory of the caller's, which stays where it is.
-struct Memory {
-    device: HostDevice,
-    held: Vec<HostBuffer>,
-}
-
 impl Memory {
     fn new(seed: u64) -> Self {
-        Self {
-            device: HostDevice::new(Schedule::Late, seed, MULTIPROCESSORS),
-            held: Vec::new(),
-        }
-    }
-
-    fn room(&mut self, bytes: usize) -> Result<u64, Error> {
-        let buffer = self.device.memory(bytes)?;
-        let address = HostDevice::address(&buffer);
-        self.held.push(buffer);
-        Ok(address)
-    }
-
-    fn matrix(&mut self, rows: usize, dim: usize, dtype: DType) -> Result<DeviceMatrix, Error> {
-        Ok(DeviceMatrix {
-            address: self.room(rows * dim * number_bytes(dtype))?,
-            rows,
-            dim,
-            stride: dim,
-            dtype,
-        })
-    }
-
-    fn write<T: bytemuck::Pod>(&self, address: u64, numbers: &[T]) -> Result<(), Error> {
-        self.device.write(address, bytemuck::cast_slice(numbers))
-    }
-
-    fn read<T: bytemuck::Pod>(&self, address: u64, length: usize) -> Result<Vec<T>, Error> {
-        let mut numbers = vec![T::zeroed(); length];
-        let bytes = bytemuck::cast_slice_mut(&mut numbers);
-        self.device.read(address, bytes)?;
-        Ok(numbers)
+        Self::on(HostDevice::new(Schedule::Late, seed, MULTIPROCESSORS))
     }
 
     fn gradient(&self, of: DeviceMatrix) -> Result<Vec<u32>, Error> {

@@ -2,11 +2,12 @@
 
 use half::bf16;
 
+use super::Memory;
 use crate::device::top_k::Selection;
-use crate::device::{Arithmetic, Device, DeviceMatrix, Similarity, number_bytes};
+use crate::device::{Arithmetic, DeviceMatrix, Similarity};
 use crate::element::Element;
 use crate::error::Error;
-use crate::host::{HostBuffer, HostDevice, Schedule};
+use crate::host::{HostDevice, Schedule};
 
 /// A number for every row and column.
 type Fill = fn(usize, usize) -> f32;
@@ -42,28 +43,20 @@ impl Search {
         k: usize,
         exclude_self: bool,
     ) -> Result<Best, Error> {
-        let device = device(setting);
-        let matrix = |rows: usize, fill: Fill| -> Result<(DeviceMatrix, HostBuffer), Error> {
+        let mut memory = Memory::on(device(setting));
+        let mut matrix = |rows: usize, fill: Fill| -> Result<DeviceMatrix, Error> {
             let numbers: Vec<T> = (0..rows * self.dim)
                 .map(|i| T::from_f32(fill(i / self.dim, i % self.dim)))
                 .collect();
-            let buffer = device.memory(numbers.len() * number_bytes(T::DTYPE))?;
-            let address = HostDevice::address(&buffer);
-            device.write(address, bytemuck::cast_slice(&numbers))?;
-            let matrix = DeviceMatrix {
-                address,
-                rows,
-                dim: self.dim,
-                stride: self.dim,
-                dtype: T::DTYPE,
-            };
-            Ok((matrix, buffer))
+            memory.given(&numbers, self.dim, 0)
         };
-        let (queries, _queries) = matrix(self.rows, self.queries)?;
-        let (keys, _keys) = matrix(self.candidates, self.keys)?;
-        let similarity = Similarity::new(&device, setting.budget).with_fp8(setting.fp8);
+        let (queries, keys) = (
+            matrix(self.rows, self.queries)?,
+            matrix(self.candidates, self.keys)?,
+        );
+        let similarity = Similarity::new(&memory.device, setting.budget).with_fp8(setting.fp8);
         let best = similarity.top_k_by(selection, queries, keys, k, exclude_self)?;
-        let best = best.read(&device)?;
+        let best = best.read(&memory.device)?;
         let bits = best.scores.into_iter().map(f32::to_bits).collect();
         Ok((best.indices, bits))
     }

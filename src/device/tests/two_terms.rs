@@ -1,18 +1,16 @@
 //! Weights of two terms, W_ij = 2^(z - lse_i) + 2^(z - lse_j): one exponential where no log-sum-exp is far from 0.
 
-use super::{Fixture, ROWS};
+use super::{Fixture, ROWS, device};
 use crate::contrast::Contrast;
 use crate::device::results::Derived;
-use crate::device::{Device, DeviceMatrix, Results, Similarity};
+use crate::device::{DeviceMatrix, Results, Similarity};
 use crate::engine::Gradients;
 use crate::error::Error;
 use crate::host::{HostDevice, Schedule};
 use crate::inputs::Problem;
 
 fn fixture(hopper: bool, dim: usize) -> Result<Fixture, Error> {
-    let mut device = HostDevice::new(Schedule::Mixed, 7, 3);
-    device.warpgroups = hopper;
-    Fixture::on(device, ROWS, ROWS, dim)
+    Fixture::on(device(Schedule::Mixed, 7, 3, hopper), ROWS, ROWS, dim)
 }
 
 type Loss = (Problem<DeviceMatrix>, Gradients<DeviceMatrix>);
@@ -37,12 +35,12 @@ fn derived(forward: &Results<HostDevice>) -> &Derived<HostDevice> {
 #[test]
 fn log_sum_exps_far_from_zero_are_noticed() -> Result<(), Error> {
     let fixture = fixture(true, 40)?;
-    let similarity = Similarity::new(&fixture.device, 0);
+    let similarity = Similarity::new(&fixture.memory.device, 0);
     // Lengths are about √20: the largest lse, in base 2, is about 29·s.
     for (scale, far) in [(1.0, 0), (8.0, 1)] {
         for (problem, _) in losses(&fixture, scale)? {
             let forward = similarity.forward(&problem)?;
-            let flags = derived(&forward).flags.read(&fixture.device)?;
+            let flags = derived(&forward).flags.read(&fixture.memory.device)?;
             let name = problem.contrast().name();
             assert_eq!(flags[2].to_bits(), far, "{name} s = {scale}");
         }
@@ -61,7 +59,7 @@ fn one_exponential_gives_the_weights_of_two() -> Result<(), Error> {
         (true, 300),
     ] {
         let fixture = fixture(hopper, dim)?;
-        let similarity = Similarity::new(&fixture.device, 0);
+        let similarity = Similarity::new(&fixture.memory.device, 0);
         // Logits as at D = 40, near and far.
         for (scale, near) in [(40.0 / dim as f32, true), (320.0 / dim as f32, false)] {
             for (problem, gradients) in losses(&fixture, scale)? {
@@ -70,12 +68,9 @@ fn one_exponential_gives_the_weights_of_two() -> Result<(), Error> {
                 let forward: Results<HostDevice> = similarity.forward(&problem)?;
                 let run = |far: u32| -> Result<Vec<f32>, Error> {
                     let word = derived(&forward).flags.address() + 8;
-                    fixture.device.write(word, &far.to_le_bytes())?;
+                    fixture.memory.write(word, &[far])?;
                     similarity.backward(&problem, &forward.statistics, 1.0, &gradients)?;
-                    let mut dq = vec![0.0f32; ROWS * dim];
-                    let bytes = bytemuck::cast_slice_mut(&mut dq);
-                    fixture.device.read(gradients.dq.address, bytes)?;
-                    Ok(dq)
+                    fixture.memory.read(gradients.dq.address, ROWS * dim)
                 };
                 let (one, two) = (run(0)?, run(1)?);
                 assert!(two.iter().all(|x| x.is_finite()), "{name}");

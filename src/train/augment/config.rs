@@ -246,47 +246,30 @@ mod tests {
 
     #[test]
     fn a_parameter_out_of_range_is_named() {
-        let broken = |change: fn(&mut AugmentConfig)| {
+        type Change = fn(&mut AugmentConfig);
+        let broken: [(&str, Change); 8] = [
+            ("crop.scale[0]", |c| c.crop.as_mut().unwrap().scale[0] = 0.0),
+            ("crop.scale[1]", |c| {
+                c.crop.as_mut().unwrap().scale[1] = 0.01
+            }),
+            ("crop.ratio[1]", |c| c.crop.as_mut().unwrap().ratio[1] = 0.1),
+            ("flip.probability", |c| {
+                c.flip.as_mut().unwrap().probability = 1.5
+            }),
+            ("rotation.max", |c| {
+                c.rotation.as_mut().unwrap().max_degrees = -1.0
+            }),
+            ("colour.hue", |c| c.colour.as_mut().unwrap().hue = 0.6),
+            ("colour.contrast", |c| {
+                c.colour.as_mut().unwrap().contrast = f32::NAN
+            }),
+            ("blur.sigma[0]", |c| c.blur.as_mut().unwrap().sigma[0] = 0.0),
+        ];
+        for (parameter, change) in broken {
             let mut config = AugmentConfig::simclr(1.0);
             config.rotation = Some(RotationConfig { max_degrees: 10.0 });
             change(&mut config);
-            config.validate().unwrap_err().to_string()
-        };
-        let messages = [
-            (
-                "crop.scale[0]",
-                broken(|c| c.crop.as_mut().unwrap().scale[0] = 0.0),
-            ),
-            (
-                "crop.scale[1]",
-                broken(|c| c.crop.as_mut().unwrap().scale[1] = 0.01),
-            ),
-            (
-                "crop.ratio[1]",
-                broken(|c| c.crop.as_mut().unwrap().ratio[1] = 0.1),
-            ),
-            (
-                "flip.probability",
-                broken(|c| c.flip.as_mut().unwrap().probability = 1.5),
-            ),
-            (
-                "rotation.max",
-                broken(|c| c.rotation.as_mut().unwrap().max_degrees = -1.0),
-            ),
-            (
-                "colour.hue",
-                broken(|c| c.colour.as_mut().unwrap().hue = 0.6),
-            ),
-            (
-                "colour.contrast",
-                broken(|c| c.colour.as_mut().unwrap().contrast = f32::NAN),
-            ),
-            (
-                "blur.sigma[0]",
-                broken(|c| c.blur.as_mut().unwrap().sigma[0] = 0.0),
-            ),
-        ];
-        for (parameter, message) in messages {
+            let message = config.validate().unwrap_err().to_string();
             assert!(message.contains(parameter), "{message}");
         }
     }

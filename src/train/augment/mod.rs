@@ -183,6 +183,7 @@ mod tests {
     use rand::RngExt;
 
     use super::*;
+    use crate::train::on_threads;
 
     const KEY: ViewKey = ViewKey {
         seed: 1,
@@ -249,13 +250,7 @@ mod tests {
     #[test]
     fn one_thread_and_three_draw_the_same_batch() {
         let set = random_set(3);
-        let draw_with = |threads| {
-            rayon::ThreadPoolBuilder::new()
-                .num_threads(threads)
-                .build()
-                .unwrap()
-                .install(|| batch(&everything(), &set, KEY))
-        };
+        let draw_with = |threads| on_threads(threads, || batch(&everything(), &set, KEY));
         assert_eq!(draw_with(1), draw_with(3));
     }
 

@@ -266,16 +266,11 @@ fn dot(a: [f32; 2], b: [f32; 2]) -> f32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::train::on_threads;
 
     #[test]
     fn the_set_is_the_same_whatever_the_number_of_threads() {
-        let draw_with = |threads| {
-            rayon::ThreadPoolBuilder::new()
-                .num_threads(threads)
-                .build()
-                .unwrap()
-                .install(|| draw_set(0, 64))
-        };
+        let draw_with = |threads| on_threads(threads, || draw_set(0, 64));
         assert_eq!(draw_with(1), draw_with(3));
     }
 

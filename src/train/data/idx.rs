@@ -215,9 +215,12 @@ mod tests {
         directory
     }
 
-    fn error_after(change: impl Fn(&Path)) -> DataError {
+    const IMAGES: &str = "train-images-idx3-ubyte";
+
+    /// The error where this file holds these bytes.
+    fn error_with(file: &str, bytes: &[u8]) -> DataError {
         let directory = valid_directory();
-        change(directory.path());
+        std::fs::write(directory.path().join(file), bytes).unwrap();
         load(directory.path()).unwrap_err()
     }
 
@@ -249,41 +252,33 @@ mod tests {
 
     #[test]
     fn a_truncated_file_is_refused_with_both_lengths() {
-        let error = error_after(|directory| {
-            let path = directory.join("train-images-idx3-ubyte");
-            let bytes = std::fs::read(&path).unwrap();
-            std::fs::write(&path, &bytes[..bytes.len() - 1]).unwrap();
-        });
+        let whole = encode(&[3, 2, 2], &Vec::from_iter(0..12));
+        let error = error_with(IMAGES, &whole[..whole.len() - 1]);
         assert!(
             matches!(error, DataError::WrongLength { found: 27, .. }),
             "{error}"
         );
         assert!(error.to_string().contains("28"), "{error}");
         for length in [0, 3, 4, 9] {
-            let error = error_after(|directory| {
-                let path = directory.join("train-images-idx3-ubyte");
-                let bytes = std::fs::read(&path).unwrap();
-                std::fs::write(&path, &bytes[..length]).unwrap();
-            });
+            let error = error_with(IMAGES, &whole[..length]);
             assert!(matches!(error, DataError::WrongLength { .. }), "{error}");
         }
     }
 
     #[test]
     fn a_header_larger_than_memory_is_refused_without_allocating() {
-        let error = error_after(|directory| {
-            let path = directory.join("train-images-idx4-ubyte");
-            std::fs::remove_file(directory.join("train-images-idx3-ubyte")).unwrap();
-            std::fs::write(path, encode(&[u32::MAX; 4], &[])).unwrap();
-        });
+        let directory = valid_directory();
+        let path = |name: &str| directory.path().join(name);
+        std::fs::remove_file(path(IMAGES)).unwrap();
+        let header = encode(&[u32::MAX; 4], &[]);
+        std::fs::write(path("train-images-idx4-ubyte"), header).unwrap();
+        let error = load(directory.path()).unwrap_err();
         assert!(matches!(error, DataError::WrongLength { .. }), "{error}");
     }
 
     #[test]
     fn a_wrong_magic_is_refused() {
-        let error = error_after(|directory| {
-            std::fs::write(directory.join("train-images-idx3-ubyte"), [0, 0, 0x0d, 3]).unwrap();
-        });
+        let error = error_with(IMAGES, &[0, 0, 0x0d, 3]);
         assert!(matches!(error, DataError::WrongMagic { .. }), "{error}");
         assert!(error.to_string().contains("0x00000803"), "{error}");
     }
@@ -319,23 +314,15 @@ mod tests {
         let mut damaged = packed.clone();
         *damaged.last_mut().unwrap() ^= 1;
         for bytes in [&damaged, &packed[..packed.len() / 2], &packed[..3]] {
-            let error = error_after(|directory| {
-                std::fs::write(directory.join("train-images-idx3-ubyte"), bytes).unwrap();
-            });
+            let error = error_with(IMAGES, bytes);
             assert!(matches!(error, DataError::Damaged { .. }), "{error}");
-            assert!(
-                error.to_string().contains("train-images-idx3-ubyte"),
-                "{error}"
-            );
+            assert!(error.to_string().contains(IMAGES), "{error}");
         }
     }
 
     #[test]
     fn images_and_labels_must_agree_in_number() {
-        let error = error_after(|directory| {
-            let path = directory.join("train-labels-idx1-ubyte");
-            std::fs::write(path, encode(&[2], &[0, 1])).unwrap();
-        });
+        let error = error_with("train-labels-idx1-ubyte", &encode(&[2], &[0, 1]));
         assert!(
             matches!(
                 error,
@@ -352,22 +339,15 @@ mod tests {
 
     #[test]
     fn no_images_and_no_pixels_are_refused() {
-        let error = error_after(|directory| {
-            std::fs::write(
-                directory.join("train-images-idx3-ubyte"),
-                encode(&[0, 2, 2], &[]),
-            )
-            .unwrap();
-            std::fs::write(directory.join("train-labels-idx1-ubyte"), encode(&[0], &[])).unwrap();
-        });
+        let directory = valid_directory();
+        let write = |name: &str, bytes: Vec<u8>| {
+            std::fs::write(directory.path().join(name), bytes).unwrap();
+        };
+        write(IMAGES, encode(&[0, 2, 2], &[]));
+        write("train-labels-idx1-ubyte", encode(&[0], &[]));
+        let error = load(directory.path()).unwrap_err();
         assert!(matches!(error, DataError::Empty { .. }), "{error}");
-        let error = error_after(|directory| {
-            std::fs::write(
-                directory.join("train-images-idx3-ubyte"),
-                encode(&[3, 0, 2], &[]),
-            )
-            .unwrap();
-        });
+        let error = error_with(IMAGES, &encode(&[3, 0, 2], &[]));
         assert!(
             matches!(error, DataError::UnsupportedShape { .. }),
             "{error}"
@@ -376,10 +356,7 @@ mod tests {
 
     #[test]
     fn held_out_images_must_have_the_training_size() {
-        let error = error_after(|directory| {
-            let path = directory.join("t10k-images.idx3-ubyte");
-            std::fs::write(path, encode(&[1, 3, 3], &[0; 9])).unwrap();
-        });
+        let error = error_with("t10k-images.idx3-ubyte", &encode(&[1, 3, 3], &[0; 9]));
         assert!(matches!(error, DataError::ShapeMismatch { .. }), "{error}");
     }
 

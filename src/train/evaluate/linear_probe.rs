@@ -325,6 +325,7 @@ mod tests {
 
     use super::*;
     use crate::Rows;
+    use crate::train::on_threads;
 
     fn labelled<'a>(features: &'a [f32], labels: &'a [u32]) -> Labelled<'a> {
         let dim = features.len() / labels.len();
@@ -348,6 +349,15 @@ mod tests {
             labels.push(label as u32);
         }
         (features, labels)
+    }
+
+    fn problem<'a>(features: &[f32], labels: &'a [u32]) -> Problem<'a> {
+        Problem {
+            features: features.iter().map(|value| value * 1e-3).collect(),
+            labels,
+            dim: 5,
+            classes: 3,
+        }
     }
 
     #[test]
@@ -384,12 +394,7 @@ mod tests {
     #[test]
     fn the_gradient_agrees_with_finite_differences() {
         let (features, labels) = clusters(20, 0.5, 4);
-        let problem = Problem {
-            features: features.iter().map(|value| value * 1e-3).collect(),
-            labels: &labels,
-            dim: 5,
-            classes: 3,
-        };
+        let problem = problem(&features, &labels);
         let mut random = ChaCha8Rng::seed_from_u64(5);
         let parameters: Vec<f64> = (0..18).map(|_| random.random_range(-1.0..1.0)).collect();
         let mut gradient = vec![0.0; 18];
@@ -410,19 +415,8 @@ mod tests {
     #[test]
     fn the_result_does_not_depend_on_the_number_of_threads() {
         let (features, labels) = clusters(400, 2.0, 6);
-        let problem = Problem {
-            features: features.iter().map(|value| value * 1e-3).collect(),
-            labels: &labels,
-            dim: 5,
-            classes: 3,
-        };
-        let with = |threads: usize| {
-            let pool = rayon::ThreadPoolBuilder::new()
-                .num_threads(threads)
-                .build()
-                .unwrap();
-            pool.install(|| minimise(&problem))
-        };
+        let problem = problem(&features, &labels);
+        let with = |threads| on_threads(threads, || minimise(&problem));
         assert_eq!(with(1), with(3));
     }
 }

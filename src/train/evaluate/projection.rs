@@ -267,6 +267,7 @@ mod tests {
     use rand_chacha::ChaCha8Rng;
 
     use super::*;
+    use crate::train::on_threads;
 
     #[test]
     fn principal_components_of_a_tilted_grid_are_its_axes() {
@@ -335,10 +336,6 @@ mod tests {
                 .unwrap();
             assert_eq!(nearest % clusters, i % clusters);
         }
-        let one_thread = rayon::ThreadPoolBuilder::new()
-            .num_threads(1)
-            .build()
-            .unwrap();
-        assert_eq!(one_thread.install(|| neighbour_picture(rows_view)), points);
+        assert_eq!(on_threads(1, || neighbour_picture(rows_view)), points);
     }
 }

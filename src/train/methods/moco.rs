@@ -20,7 +20,6 @@ use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 
 use super::{Views, chance_loss, patches, share};
-use crate::losses::{Description, Layout, PositiveRule};
 use crate::train::bridge::{self, LossReport, UnitRows};
 use crate::train::ema;
 use crate::train::encoder::Model;
@@ -74,10 +73,7 @@ impl<P: Platform> Moco<P> {
         Ok(Self {
             capacity: queue.capacity(),
             contrast,
-            against_batch: match contrast.layout() {
-                Layout::Queue => in_batch(&contrast)?,
-                _ => contrast,
-            },
+            against_batch: contrast.in_batch(),
             momentum,
             groups,
             seed,
@@ -109,7 +105,7 @@ impl<P: Platform> Moco<P> {
         let key = self.key.clone();
         self.key = ema::momentum_update(platform, momentum, model, key)?;
         let Way { report, loss, keys } = self.one_way(platform, model, views, upstream)?;
-        if self.contrast.layout() == Layout::Queue {
+        if self.contrast.has_own_keys() {
             let engine = platform.engine();
             engine.enqueue::<f32>(&mut self.queue, keys.matrix()?)?;
             return Ok((report, loss.backward()));
@@ -234,17 +230,6 @@ struct Way<P: Platform> {
     keys: UnitRows<P>,
 }
 
-/// The same loss of the same pairs, with the other keys of the batch in place of a queue.
-fn in_batch(contrast: &Contrast) -> Result<Contrast, crate::Error> {
-    let description = Description {
-        layout: Layout::Pair,
-        positives: PositiveRule::Given,
-        ..*contrast.description()
-    };
-    let in_batch = Contrast::new(contrast.name(), description, contrast.scale())?;
-    Ok(in_batch.with_reduction(contrast.reduction()))
-}
-
 #[cfg(test)]
 mod tests {
     use std::collections::HashMap;
@@ -275,20 +260,23 @@ mod tests {
         second: Vec<f32>,
     }
 
+    fn views<'a>(first: &'a [f32], second: &'a [f32], grid: &'a PatchGrid, step: u64) -> Views<'a> {
+        Views {
+            first,
+            second,
+            grid,
+            step,
+            wants_top1: true,
+        }
+    }
+
     impl Setting {
         fn new(queue: usize, groups: usize) -> Self {
             Self::with(Contrast::moco(0.2).unwrap(), queue, groups)
         }
 
         fn with(contrast: Contrast, queue: usize, groups: usize) -> Self {
-            let config = ModelConfig {
-                height: 8,
-                width: 8,
-                channels: 1,
-                widths: vec![4, 6],
-                hidden: 7,
-                dim: DIM,
-            };
+            let config = ModelConfig::small();
             let query = config.init::<Training>(0, &Default::default());
             let schedule = MomentumSchedule::constant(MOMENTUM).unwrap();
             let queue = KeyQueue::new(queue, DIM).unwrap();
@@ -309,23 +297,11 @@ mod tests {
         }
 
         fn views(&self, step: u64) -> Views<'_> {
-            Views {
-                first: &self.first,
-                second: &self.second,
-                grid: &self.grid,
-                step,
-                wants_top1: true,
-            }
+            views(&self.first, &self.second, &self.grid, step)
         }
 
         fn step(&mut self, step: u64) -> (LossReport, GraphGradients) {
-            let views = Views {
-                first: &self.first,
-                second: &self.second,
-                grid: &self.grid,
-                step,
-                wants_top1: true,
-            };
+            let views = views(&self.first, &self.second, &self.grid, step);
             self.moco.step(&self.host, &self.query, views, 1.0).unwrap()
         }
 

@@ -110,14 +110,9 @@ fn share(hits: impl ExactSizeIterator<Item = bool>) -> f32 {
 
 /// The mean loss where all logits are 0, as of an encoder that cannot tell candidates apart.
 fn chance_loss(contrast: &Contrast, candidates: usize) -> f64 {
-    let negatives = (candidates - 1) as f64;
-    let row = RowContext {
-        scale: f64::from(contrast.scale()),
-        negatives,
-        log_mean: 0.0,
-    };
-    let values = contrast.rule().values(negatives.ln(), 0.0, &row);
-    contrast.row_weight(1) * values.value
+    let (rule, negatives) = (contrast.rule(), candidates - 1);
+    let row = RowContext::new(rule, contrast.scale().into(), negatives, std::iter::empty());
+    contrast.row_weight(1) * rule.values((negatives as f64).ln(), 0.0, &row).value
 }
 
 /// The methods on another engine than the one they were written with: the CUDA kernels' sources, run
@@ -145,14 +140,7 @@ mod tests {
     const TOLERANCE: f32 = 1e-5;
 
     fn model() -> (ModelConfig, Model<Training>) {
-        let config = ModelConfig {
-            height: 8,
-            width: 8,
-            channels: 1,
-            widths: vec![4, 6],
-            hidden: 7,
-            dim: 5,
-        };
+        let config = ModelConfig::small();
         let model = config.init(0, &Default::default());
         (config, model)
     }

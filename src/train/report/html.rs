@@ -325,20 +325,23 @@ pub(in crate::train) mod tests {
         }
     }
 
-    #[test]
-    fn the_page_shows_every_number_and_holds_every_picture() {
-        let result = result();
-        let html = page(&Page {
+    fn page_of(result: &EvaluationRecord) -> String {
+        page(&Page {
             method: "SimCLR",
             data: "folder:<a&b>",
             summary: "4,096 images",
             notes: &["1 file <a> was left out".to_owned()],
-            result: &result,
+            result,
             config: "seed = 7",
             loss: b"loss",
             embedding: b"embedding",
             views: b"views",
-        });
+        })
+    }
+
+    #[test]
+    fn the_page_shows_every_number_and_holds_every_picture() {
+        let html = page_of(&result());
         for expected in [
             "SimCLR on folder:&lt;a&amp;b&gt;",
             "62.5%",
@@ -375,17 +378,7 @@ pub(in crate::train) mod tests {
         let mut result = result();
         result.evaluation.accuracies = None;
         result.improvement = None;
-        let html = page(&Page {
-            method: "SimCLR",
-            data: "folder:photos",
-            summary: "",
-            notes: &[],
-            result: &result,
-            config: "",
-            loss: b"",
-            embedding: b"",
-            views: b"",
-        });
+        let html = page_of(&result);
         for expected in [
             NO_LABELS,
             "0.250",

@@ -206,6 +206,10 @@ mod tests {
         .concat()
     }
 
+    fn bytes(shape: &str, elements: &[u8]) -> Vec<u8> {
+        encode("|u1", false, shape, elements)
+    }
+
     fn write(directory: &tempfile::TempDir, name: &str, bytes: &[u8]) -> PathBuf {
         let path = directory.path().join(name);
         std::fs::write(&path, bytes).unwrap();
@@ -215,7 +219,7 @@ mod tests {
     /// Ten images of 1x2 whose first pixel is their number.
     fn ten_images() -> Vec<u8> {
         let pixels: Vec<u8> = (0..10).flat_map(|image| [image, 50]).collect();
-        encode("|u1", false, "(10, 1, 2)", &pixels)
+        bytes("(10, 1, 2)", &pixels)
     }
 
     #[test]
@@ -269,18 +273,14 @@ mod tests {
     #[test]
     fn a_directory_of_arrays_keeps_its_division() {
         let directory = tempfile::tempdir().unwrap();
-        let colour = encode("|u1", false, "(1, 2, 1, 3)", &[1, 2, 3, 4, 5, 6]);
+        let colour = bytes("(1, 2, 1, 3)", &[1, 2, 3, 4, 5, 6]);
         write(&directory, "x_train.npy", &colour);
         write(&directory, "test_images.npy", &colour);
         let data = load(directory.path(), None, 0).unwrap();
         assert_eq!((data.train.len(), data.test.len()), (1, 1));
         assert_eq!((data.train.height, data.train.channels), (2, 3));
         assert_eq!(data.labels, None);
-        write(
-            &directory,
-            "train_labels.npy",
-            &encode("|u1", false, "(1,)", &[4]),
-        );
+        write(&directory, "train_labels.npy", &bytes("(1,)", &[4]));
         let error = load(directory.path(), None, 0).unwrap_err();
         assert!(error.to_string().contains("test_labels.npy"), "{error}");
         write(
@@ -291,11 +291,7 @@ mod tests {
         let labels = load(directory.path(), None, 0).unwrap().labels.unwrap();
         assert_eq!(labels.class_names, ["1", "4"]);
         assert_eq!((labels.train, labels.test), (vec![1], vec![0]));
-        write(
-            &directory,
-            "test_images.npy",
-            &encode("|u1", false, "(1, 2, 1)", &[1, 2]),
-        );
+        write(&directory, "test_images.npy", &bytes("(1, 2, 1)", &[1, 2]));
         let error = load(directory.path(), None, 0).unwrap_err();
         assert!(matches!(error, DataError::ShapeMismatch { .. }), "{error}");
     }
@@ -338,29 +334,15 @@ mod tests {
             ),
             (
                 "planes",
-                encode("|u1", false, "(1, 3, 1, 2)", &[0; 6]),
+                bytes("(1, 3, 1, 2)", &[0; 6]),
                 &["[1, 3, 1, 2]", "H x W x 3"],
             ),
-            (
-                "flat",
-                encode("|u1", false, "(4, 4)", &[0; 16]),
-                &["[4, 4]"],
-            ),
-            (
-                "none",
-                encode("|u1", false, "(0, 1, 1)", &[]),
-                &["no images"],
-            ),
-            (
-                "one",
-                encode("|u1", false, "(1, 1, 1)", &[0]),
-                &["at least 2"],
-            ),
+            ("flat", bytes("(4, 4)", &[0; 16]), &["[4, 4]"]),
+            ("none", bytes("(0, 1, 1)", &[]), &["no images"]),
+            ("one", bytes("(1, 1, 1)", &[0]), &["at least 2"]),
             (
                 "huge",
-                encode(
-                    "|u1",
-                    false,
+                bytes(
                     "(18446744073709551615, 18446744073709551615, 18446744073709551615)",
                     &[],
                 ),
@@ -401,9 +383,9 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let images = write(&directory, "x.npy", &ten_images());
         for (labels, word) in [
-            (encode("|u1", false, "(9,)", &[0; 9]), "9 labels"),
+            (bytes("(9,)", &[0; 9]), "9 labels"),
             (encode("<f8", false, "(10,)", &[0; 80]), "integers"),
-            (encode("|u1", false, "(10, 2)", &[0; 20]), "N x 1"),
+            (bytes("(10, 2)", &[0; 20]), "N x 1"),
         ] {
             let labels = write(&directory, "y.npy", &labels);
             let error = load(&images, Some(&labels), 0).unwrap_err();
