@@ -25,16 +25,26 @@ pub struct Statistics {
     pub columns: Option<RowStatistics>,
 }
 
+/// Rows and columns of the statistics that a call is given, by the argument's name.
+pub(crate) const GIVEN: [&str; 2] = ["statistics.rows", "statistics.columns"];
+/// Those that are merged into others.
+pub(crate) const OTHERS: [&str; 2] = ["others.rows", "others.columns"];
+
 impl Statistics {
     /// Checks that these can be the statistics of a contrast of this shape.
     pub(crate) fn check(&self, contrast: &Contrast, shape: Shape) -> Result<(), Error> {
         let columns = contrast.has_columns().then_some(shape.candidates);
-        self.check_rows(shape.anchors, columns)
+        self.check_rows(GIVEN, shape.anchors, columns)
     }
 
-    fn check_rows(&self, rows: usize, columns: Option<usize>) -> Result<(), Error> {
-        same_rows("statistics.rows", self.rows.negatives_lse.len(), rows)?;
-        same_rows("statistics.rows", self.rows.positive.len(), rows)?;
+    fn check_rows(
+        &self,
+        names: [&'static str; 2],
+        rows: usize,
+        columns: Option<usize>,
+    ) -> Result<(), Error> {
+        same_rows(names[0], self.rows.negatives_lse.len(), rows)?;
+        same_rows(names[0], self.rows.positive.len(), rows)?;
         let Some(expected) = columns else {
             return Ok(());
         };
@@ -42,7 +52,7 @@ impl Statistics {
         let lengths =
             |columns: &RowStatistics| [columns.negatives_lse.len(), columns.positive.len()];
         for given in given.map_or([0; 2], lengths) {
-            same_rows("statistics.columns", given, expected)?;
+            same_rows(names[1], given, expected)?;
         }
         Ok(())
     }
@@ -50,8 +60,8 @@ impl Statistics {
     /// Joins the statistics of the same anchors over other candidates into these.
     pub(crate) fn merge(&mut self, others: &Self) -> Result<(), Error> {
         let columns = self.columns.as_ref().map(RowStatistics::len);
-        self.check_rows(self.rows.len(), columns)?;
-        others.check_rows(self.rows.len(), columns)?;
+        self.check_rows(GIVEN, self.rows.len(), columns)?;
+        others.check_rows(OTHERS, self.rows.len(), columns)?;
         self.rows.merge(&others.rows);
         if let (Some(columns), Some(others)) = (&mut self.columns, &others.columns) {
             columns.merge(others);

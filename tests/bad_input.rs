@@ -396,14 +396,14 @@ fn only_statistics_of_the_same_rows_merge() {
         },
         columns: None,
     };
-    for (mut into, others) in [
-        (statistics(3), statistics(2)),
-        (statistics(3), uneven.clone()),
-        (uneven, statistics(3)),
+    for (mut into, others, name) in [
+        (statistics(3), statistics(2), "others"),
+        (statistics(3), uneven.clone(), "others"),
+        (uneven, statistics(3), "statistics"),
     ] {
         let before = into.clone();
         let text = message(engine.merge(&mut into, &others));
-        assert_eq!(text, "`statistics.rows` has 2 rows; it must have 3");
+        assert_eq!(text, format!("`{name}.rows` has 2 rows; it must have 3"));
         assert_eq!(into, before);
     }
 }

@@ -113,23 +113,11 @@ pub(crate) fn workspace_bytes<D: Device>(
         dtype,
     };
     let (q, k) = (matrix(shape.anchors), matrix(shape.candidates));
-    let problem = contrast.on(match contrast.layout() {
-        Layout::Shared => Inputs::Shared { z: q },
-        Layout::Pair if contrast.has_columns() => Inputs::pair(q, k),
-        Layout::Pair => Inputs::Pair {
-            q,
-            k,
-            positives: Positives::Index(DeviceIndices {
-                address: 1 << 30,
-                length: shape.anchors,
-            }),
-        },
-        Layout::Queue => Inputs::Queue {
-            q,
-            own_key: q,
-            queue: k,
-        },
-    })?;
+    let index = DeviceIndices {
+        address: 1 << 30,
+        length: shape.anchors,
+    };
+    let problem = contrast.pose([q, k, q], Positives::Index(index))?;
     let gradients = |dk: bool| Gradients::new(q, dk.then_some(k));
     let similarity = similarity.on(&plan);
     match work {

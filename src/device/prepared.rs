@@ -7,7 +7,6 @@ use crate::contrast::{Contrast, Shape};
 use crate::element::DType;
 use crate::error::Error;
 use crate::inputs::{Matrices, Positives, Problem};
-use crate::losses::PositiveRule;
 
 /// Rows as a tile loop reads them.
 #[derive(Clone, Copy)]
@@ -84,19 +83,17 @@ impl<D: Device> Similarity<'_, D> {
         let mut held = Vec::new();
         let (of_anchors, of_candidates) =
             (count("q", shape.anchors)?, count("k", shape.candidates)?);
-        let (positive_rule, index) = match contrast.description().positives {
-            PositiveRule::OwnKey => (POSITIVE_NONE, 0),
-            PositiveRule::OtherView => (POSITIVE_PAIRED, 0),
-            PositiveRule::Given => match problem.positives() {
-                None | Some(Positives::Offset(0)) => (POSITIVE_DIAGONAL, 0),
-                Some(Positives::Index(index)) => (POSITIVE_INDEX, index.address),
-                Some(Positives::Offset(offset)) => {
-                    let index = self.index_of_offset(offset, of_anchors, of_candidates)?;
-                    let address = index.address();
-                    held.push(index.buffer);
-                    (POSITIVE_INDEX, address)
-                }
-            },
+        let (positive_rule, index) = match problem.positives() {
+            None if contrast.has_own_keys() => (POSITIVE_NONE, 0),
+            None => (POSITIVE_PAIRED, 0),
+            Some(Positives::Offset(0)) => (POSITIVE_DIAGONAL, 0),
+            Some(Positives::Index(index)) => (POSITIVE_INDEX, index.address),
+            Some(Positives::Offset(offset)) => {
+                let index = self.index_of_offset(offset, of_anchors, of_candidates)?;
+                let address = index.address();
+                held.push(index.buffer);
+                (POSITIVE_INDEX, address)
+            }
         };
         let view = ContrastView {
             index,

@@ -6,7 +6,7 @@ use super::{Device, DeviceMatrix, Floats, Memory, count};
 use crate::contrast::{Contrast, Shape, same_rows};
 use crate::error::Error;
 use crate::inputs::Problem;
-use crate::statistics::{RowStatistics, Statistics};
+use crate::statistics::{GIVEN, OTHERS, RowStatistics, Statistics};
 
 /// What a call leaves on the device.
 pub(crate) struct Results<D: Device> {
@@ -125,9 +125,9 @@ impl<D: Device> DeviceStatistics<D> {
         };
         let columns = statistics.columns.as_ref();
         Ok(Self::given(
-            copied("statistics.rows", &statistics.rows)?,
+            copied(GIVEN[0], &statistics.rows)?,
             columns
-                .map(|columns| copied("statistics.columns", columns))
+                .map(|columns| copied(GIVEN[1], columns))
                 .transpose()?,
         ))
     }
@@ -164,15 +164,20 @@ impl<D: Device> DeviceStatistics<D> {
     /// Checks that these can be the statistics of a problem.
     pub(super) fn check(&self, problem: &Problem<DeviceMatrix>) -> Result<(), Error> {
         let (shape, columns) = (problem.shape(), problem.contrast().has_columns());
-        self.check_rows(shape.anchors, columns.then_some(shape.candidates))
+        self.check_rows(GIVEN, shape.anchors, columns.then_some(shape.candidates))
     }
 
-    fn check_rows(&self, rows: usize, columns: Option<usize>) -> Result<(), Error> {
-        self.rows.check("statistics.rows", rows)?;
+    fn check_rows(
+        &self,
+        names: [&'static str; 2],
+        rows: usize,
+        columns: Option<usize>,
+    ) -> Result<(), Error> {
+        self.rows.check(names[0], rows)?;
         match (&self.columns, columns) {
             (_, None) => Ok(()),
-            (Some(columns), Some(expected)) => columns.check("statistics.columns", expected),
-            (None, Some(expected)) => same_rows("statistics.columns", 0, expected),
+            (Some(columns), Some(expected)) => columns.check(names[1], expected),
+            (None, Some(expected)) => same_rows(names[1], 0, expected),
         }
     }
 
@@ -196,7 +201,7 @@ impl<D: Device> Similarity<'_, D> {
         others: &DeviceStatistics<D>,
     ) -> Result<(), Error> {
         let columns = statistics.columns.as_ref().map(|c| c.positive.len());
-        others.check_rows(statistics.rows.positive.len(), columns)?;
+        others.check_rows(OTHERS, statistics.rows.positive.len(), columns)?;
         self.merge_rows(&statistics.rows, &others.rows)?;
         if let (Some(columns), Some(others)) = (&statistics.columns, &others.columns) {
             self.merge_rows(columns, others)?;

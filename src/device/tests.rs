@@ -48,31 +48,6 @@ fn index(anchors: usize, candidates: usize) -> Vec<u32> {
     (0..anchors).map(|i| (i * 7 % candidates) as u32).collect()
 }
 
-/// A contrast on q, k and own keys, as far as its layout has them. Where columns have a loss positives are the
-/// diagonal's.
-fn posed<V: View>(
-    contrast: &Contrast,
-    [q, k, own_key]: [V; 3],
-    positives: Positives<V::Indices>,
-) -> Result<Problem<V>, Error> {
-    contrast.on(match contrast.layout() {
-        Layout::Shared => Inputs::Shared { z: q },
-        Layout::Pair => Inputs::Pair {
-            q,
-            k,
-            positives: match contrast.has_columns() {
-                true => Positives::DIAGONAL,
-                false => positives,
-            },
-        },
-        Layout::Queue => Inputs::Queue {
-            q,
-            own_key,
-            queue: k,
-        },
-    })
-}
-
 /// A device of so many multiprocessors, for the portable kernels or for those of sm_90a.
 fn device(schedule: Schedule, seed: u64, multiprocessors: u32, hopper: bool) -> HostDevice {
     let mut device = HostDevice::new(schedule, seed, multiprocessors);
@@ -209,7 +184,7 @@ impl Fixture {
 
     /// What a call with these positives leaves.
     fn run(&self, contrast: &Contrast, positives: Positives<DeviceIndices>) -> Result<Left, Error> {
-        self.run_on(posed(contrast, [self.q, self.k, self.q], positives)?)
+        self.run_on(contrast.pose([self.q, self.k, self.q], positives)?)
     }
 
     fn run_on(&self, problem: Problem<DeviceMatrix>) -> Result<Left, Error> {
@@ -220,7 +195,7 @@ impl Fixture {
 
     /// The contrast on the fixture's rows, on the diagonal; own keys are the anchors.
     fn problem(&self, contrast: &Contrast) -> Result<Problem<DeviceMatrix>, Error> {
-        posed(contrast, [self.q, self.k, self.q], Positives::DIAGONAL)
+        contrast.pose([self.q, self.k, self.q], Positives::DIAGONAL)
     }
 
     /// Bits of dq and dk.
@@ -311,7 +286,7 @@ fn which_block_computes_a_piece_does_not_change_it() -> Result<(), Error> {
             let mut fixture = Fixture::on(device, ANCHORS, 30, dim)?;
             fixture.gradients.dk = None;
             let positives = Positives::Index(fixture.memory.indices(&index(ANCHORS, 30))?);
-            let problem = posed(&contrast, [fixture.q, fixture.k, fixture.q], positives)?;
+            let problem = contrast.pose([fixture.q, fixture.k, fixture.q], positives)?;
             let similarity = Similarity::new(&fixture.memory.device, 1 << 20);
             let forward = similarity.forward(&problem)?;
             let results = similarity.value_and_grad(&problem, 1.0, &fixture.gradients)?;
@@ -404,7 +379,7 @@ fn results_do_not_depend_on_the_schedule_or_the_order_of_threads() -> Result<(),
         let q = Rows::new(&q, 90, dim)?;
         let k = Rows::new(&k, 150, dim)?;
         for contrast in [Contrast::nt_xent(0.1)?, Contrast::moco(0.1)?] {
-            let problem = posed(&contrast, [q, k, q], Positives::DIAGONAL)?;
+            let problem = contrast.pose([q, k, q], Positives::DIAGONAL)?;
             let run = |schedule, seed| -> Result<_, Error> {
                 let mut dq = vec![f32::NAN; 90 * dim];
                 let gradients = Gradients::new(RowsMut::new(&mut dq, 90, dim)?, None);

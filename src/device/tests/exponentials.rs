@@ -4,7 +4,7 @@ use half::{bf16, f16};
 
 use super::super::params::FitParams;
 use super::super::{Floats, Similarity};
-use super::{contrasts, engine, posed};
+use super::{contrasts, engine};
 use crate::contrast::Contrast;
 use crate::element::Element;
 use crate::engine::{Engine, Gradients};
@@ -216,7 +216,7 @@ fn no_gradient_holds_a_rounded_positive() -> Result<(), Error> {
             } else {
                 candidates
             };
-            let problem = posed(&contrast, [q, k, own_key], positives)?;
+            let problem = contrast.pose([q, k, own_key], positives)?;
             for (what, error) in errors(&problem)? {
                 let name = contrast.name();
                 assert!(
@@ -257,7 +257,7 @@ fn gradients_of_every_rule_have_the_digits_of_their_type() -> Result<(), Error> 
                 } else {
                     candidates
                 };
-                let problem = posed(&contrast, [q, k, own_key], Positives::DIAGONAL)?;
+                let problem = contrast.pose([q, k, own_key], Positives::DIAGONAL)?;
                 for (what, error) in errors(&problem)? {
                     let name = contrast.name();
                     assert!(

@@ -5,7 +5,7 @@ use half::{bf16, f16};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use super::{Memory, contrasts, device, index, numbers, posed};
+use super::{Memory, contrasts, device, index, numbers};
 use crate::contrast::{Contrast, Shape, Work};
 use crate::device::Similarity;
 use crate::element::{DType, Element};
@@ -107,14 +107,14 @@ impl<T: Element> Matrices<T> {
         let [q, k, own] = self.given.each_ref();
         let (q, own) = (Rows::new(q, anchors, dim)?, Rows::new(own, anchors, dim)?);
         let matrices = [q, Rows::new(k, candidates, dim)?, own];
-        posed(contrast, matrices, Positives::Index(&self.index))
+        contrast.pose(matrices, Positives::Index(&self.index))
     }
 
     /// The loss, lse⁻ and z₊ with logits of the rounded rows but for the positives', which are exact; and
     /// the loss and lse⁻ with exact logits.
     fn expected(&self, contrast: &Contrast) -> Result<[Values; 2], Error> {
         let of = |matrices: &[Dense; 3]| {
-            let problem = posed(contrast, matrices.each_ref(), Positives::Index(&self.index))?;
+            let problem = contrast.pose(matrices.each_ref(), Positives::Index(&self.index))?;
             Ok::<_, Error>(reference::value_and_grad(&problem, 1.0))
         };
         let (exact, rounded) = (of(&self.exact)?, of(&self.rounded)?);

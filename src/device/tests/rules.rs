@@ -1,6 +1,6 @@
 //! The row rules as the kernels compute them, in f32, against f64.
 
-use super::{numbers, posed};
+use super::numbers;
 use crate::contrast::Contrast;
 use crate::device::params::ReduceParams;
 use crate::device::{DeviceMatrix, DeviceRows, DeviceStatistics, Similarity};
@@ -62,7 +62,7 @@ fn found(
     };
     let contrast = Contrast::moco(1.0 / SCALE)?.with_rule(rule)?;
     let matrices = [matrix(count), matrix(CANDIDATES), matrix(count)];
-    let problem = posed(&contrast, matrices, Positives::DIAGONAL)?;
+    let problem = contrast.pose(matrices, Positives::DIAGONAL)?;
     let similarity = Similarity::new(&device, 0);
     let prepared = similarity.prepare(&problem)?;
     let statistics = Statistics {

@@ -3,7 +3,7 @@
 
 use half::{bf16, f16};
 
-use super::{Fixture, ROWS, device, engine, index, numbers, posed};
+use super::{Fixture, ROWS, device, engine, index, numbers};
 use crate::contrast::Contrast;
 use crate::device::params::ContrastView;
 use crate::device::{Device, DeviceStatistics, Similarity};
@@ -141,7 +141,7 @@ fn merged_statistics_are_made_into_weights_anew() -> Result<(), Error> {
         let contrast = Contrast::info_nce(0.1)?.with_rule(RowRule::Debiased { prior: 0.2 })?;
         let problem = fixture.problem(&contrast)?.as_shard_of(2 * ROWS);
         let others = Positives::Offset(-(ROWS as i64));
-        let others = posed(&contrast, [fixture.q, fixture.q, fixture.q], others)?;
+        let others = contrast.pose([fixture.q, fixture.q, fixture.q], others)?;
         let others = similarity
             .forward(&others.as_shard_of(2 * ROWS))?
             .statistics;
@@ -298,7 +298,7 @@ fn merged_statistics_are_of_both_sets_of_candidates() -> Result<(), Error> {
     assert!(matches!(
         refused,
         Err(Error::Rows {
-            argument: "statistics.rows",
+            argument: "others.rows",
             given: 6,
             expected: 5
         })
@@ -320,7 +320,7 @@ fn gradients_are_added_in_f32_and_rounded_once() -> Result<(), Error> {
     fn check<G: Element>(contrast: &Contrast, dim: usize, hopper: bool) -> Result<(), Error> {
         let (q, k) = (numbers::<bf16>(ROWS, dim, 1), numbers::<bf16>(ROWS, dim, 2));
         let (q, k) = (Rows::new(&q, ROWS, dim)?, Rows::new(&k, ROWS, dim)?);
-        let problem = posed(contrast, [q, k, k], Positives::DIAGONAL)?;
+        let problem = contrast.pose([q, k, k], Positives::DIAGONAL)?;
         let engine = engine(Schedule::Mixed, 4, hopper);
         let has_dk = contrast.has_dk();
         let (mut dq, mut dk) = (vec![f32::NAN; ROWS * dim], vec![f32::NAN; ROWS * dim]);

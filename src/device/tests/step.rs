@@ -2,7 +2,7 @@
 
 use half::{bf16, f16};
 
-use super::{Memory, numbers, posed};
+use super::{Memory, numbers};
 use crate::contrast::Contrast;
 use crate::device::{DeviceIndices, DeviceMatrix, DeviceMomentum, Similarity, Step, StepArguments};
 use crate::element::{DType, Element};
@@ -78,7 +78,7 @@ impl<T: Element> Plain<T> {
         };
         let queue = self.queue.as_ref().and_then(KeyQueue::filled);
         let own_key = k.unwrap_or(q);
-        let problem = posed(contrast, [q, queue.unwrap_or(own_key), own_key], positives)?;
+        let problem = contrast.pose([q, queue.unwrap_or(own_key), own_key], positives)?;
         let mut dq = vec![f32::NAN; rows * dim];
         let key_rows = keys.as_ref().map_or(0, |(_, norms)| norms.len());
         let mut of_keys = vec![f32::NAN; key_rows * dim];
@@ -222,7 +222,7 @@ fn compare<T: Element>(case: &Case, dim: usize, scales: [f32; 4]) -> Result<(), 
         true => Positives::Index(index),
         false => Positives::DIAGONAL,
     };
-    let problem = posed(&(case.contrast)(scales[0])?, matrices, positives)?;
+    let problem = (case.contrast)(scales[0])?.pose(matrices, positives)?;
     let step = Step::new(
         &memory.device,
         &StepArguments {

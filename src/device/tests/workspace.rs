@@ -2,7 +2,7 @@
 
 use half::{bf16, f16};
 
-use super::{contrasts, index, numbers, posed};
+use super::{contrasts, index, numbers};
 use crate::contrast::{Contrast, Shape, Work};
 use crate::element::{DType, Element};
 use crate::engine::{Engine, Gradients};
@@ -23,7 +23,7 @@ fn held<T: Element>(contrast: &Contrast, shape: Shape, work: Work) -> Result<usi
     let rows = |numbers| Rows::new(numbers, anchors, dim);
     let matrices = [rows(&q)?, Rows::new(&k, candidates, dim)?, rows(&own)?];
     let index = index(anchors, candidates);
-    let problem = posed(contrast, matrices, Positives::Index(&index))?;
+    let problem = contrast.pose(matrices, Positives::Index(&index))?;
     let (mut dq, mut dk) = (vec![0.0f32; anchors * dim], vec![0.0f32; candidates * dim]);
     let dk = match work {
         Work::ValueAndGrad { dk: true } | Work::Backward { dk: true } => {
