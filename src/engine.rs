@@ -138,7 +138,8 @@ pub trait Engine {
     ) -> Result<<Self::Memory as Memory>::Number, Error>;
 
     /// Joins the statistics of the same anchors over two sets of candidates into the first: lse⁻ over both,
-    /// z₊ from whichever has the positive.
+    /// z₊ from whichever has the positive. A key of the anchor's own ([`Inputs::Queue`](crate::Inputs::Queue))
+    /// would count in every shard: a queue is not to be sharded.
     ///
     /// # Errors
     /// [`Error::Rows`] when they are not of as many rows and columns.

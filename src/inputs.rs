@@ -246,11 +246,11 @@ impl<V: View> Problem<V> {
     }
 
     /// With as many candidates in all, of which these are a shard, for rules that count the negatives
-    /// ([`RowRule::Debiased`](crate::losses::RowRule::Debiased)).
+    /// ([`RowRule::Debiased`](crate::losses::RowRule::Debiased)). Less than these is taken for these.
     #[must_use]
     pub fn as_shard_of(self, candidates: usize) -> Self {
         Self {
-            all_candidates: candidates,
+            all_candidates: candidates.max(self.shape.candidates),
             ..self
         }
     }
