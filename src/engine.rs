@@ -4,18 +4,6 @@ use crate::element::Element;
 use crate::error::Error;
 use crate::inputs::Problem;
 use crate::memory::Memory;
-use crate::statistics::Statistics;
-
-/// Loss, ∂loss/∂scale and row statistics in host memory; dq and dk were written into the caller's buffers.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Evaluated {
-    /// The reduced loss, not multiplied by the upstream gradient.
-    pub loss: f32,
-    /// Upstream × ∂loss/∂s, with s = 1/τ the scale; 0 after a forward.
-    pub dscale: f32,
-    /// Per row, and per column where columns have a loss.
-    pub statistics: Statistics,
-}
 
 /// Where gradients go; `V` is an engine's writable view.
 #[derive(Debug)]
@@ -47,15 +35,6 @@ impl<V> Gradients<V> {
             ..self
         }
     }
-}
-
-/// The k best candidates of every query, best first; equal scores in index order.
-#[derive(Debug, Clone, PartialEq)]
-pub struct TopK {
-    /// Candidate indices, N × k.
-    pub indices: Vec<u32>,
-    /// ⟨q_i, k_j⟩ of each, N × k, not scaled. NaN sorts before every number.
-    pub scores: Vec<f32>,
 }
 
 /// One tensor of a momentum update; `Q`, `K` and `S` are an engine's views of vectors.

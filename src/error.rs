@@ -1,7 +1,5 @@
 //! What can be wrong with a call: one variant per kind of mistake, each naming the argument.
 
-use crate::losses::description::Layout;
-
 /// Why a description or a call was refused. Nothing has been written when one of these is returned,
 /// except where a device failed midway: [`CudaError::Driver`] and [`Error::Kernel`].
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
@@ -74,14 +72,14 @@ pub enum Error {
         candidates: usize,
     },
     /// Inputs of another layout than the contrast is defined on.
-    #[error("`inputs` is Inputs::{given:?}; {contrast} is defined on Inputs::{expected:?}")]
+    #[error("`inputs` is Inputs::{given}; {contrast} is defined on Inputs::{expected}")]
     Inputs {
         /// Name of the contrast.
         contrast: &'static str,
         /// The variant given.
-        given: Layout,
+        given: &'static str,
         /// The variant needed.
-        expected: Layout,
+        expected: &'static str,
     },
     /// Positives off the diagonal where columns have a loss too.
     #[error(

@@ -149,8 +149,8 @@ impl Contrast {
         if inputs.layout() != self.layout() {
             return Err(Error::Inputs {
                 contrast: self.name(),
-                given: inputs.layout(),
-                expected: self.layout(),
+                given: inputs.layout().name(),
+                expected: self.layout().name(),
             });
         }
         let Matrices {

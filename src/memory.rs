@@ -3,7 +3,6 @@
 use bytemuck::Pod;
 
 use crate::element::Element;
-use crate::engine::{Evaluated, TopK};
 use crate::error::Error;
 use crate::queue::KeyQueue;
 use crate::rows::{Matrix, Rows, RowsMut, View};
@@ -132,6 +131,26 @@ pub trait Memory {
     /// # Errors
     /// As [`upload`](Self::upload); [`Error::Rows`] when the parts of a direction have different lengths.
     fn statistics(&self, statistics: &Statistics) -> Result<Self::Statistics, Error>;
+}
+
+/// Loss, ∂loss/∂scale and row statistics in host memory; dq and dk were written into the caller's buffers.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Evaluated {
+    /// The reduced loss, not multiplied by the upstream gradient.
+    pub loss: f32,
+    /// Upstream × ∂loss/∂s, with s = 1/τ the scale; 0 after a forward.
+    pub dscale: f32,
+    /// Per row, and per column where columns have a loss.
+    pub statistics: Statistics,
+}
+
+/// The k best candidates of every query, best first; equal scores in index order.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TopK {
+    /// Candidate indices, N × k.
+    pub indices: Vec<u32>,
+    /// ⟨q_i, k_j⟩ of each, N × k, not scaled. NaN sorts before every number.
+    pub scores: Vec<f32>,
 }
 
 /// The host's own memory: views are slices, and results are read where they lie.

@@ -18,10 +18,10 @@ use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use crate::contrast::{Shape, same_dim, same_rows};
 use crate::element::{DType, Element};
-use crate::engine::{Engine, Evaluated, Gradients, MomentumSlices, TopK};
+use crate::engine::{Engine, Gradients, MomentumSlices};
 use crate::error::{Error, positive};
 use crate::inputs;
-use crate::memory::HostMemory;
+use crate::memory::{Evaluated, HostMemory, TopK};
 use crate::queue::KeyQueue;
 use crate::rows::{Matrix, Rows, RowsMut};
 use crate::statistics::{RowStatistics, Statistics};

@@ -9,7 +9,7 @@ use super::pack::{Workspace, pack_transposed, row_items};
 use super::problem::{BLOCK, GROUP, LogitTile, kernel_for};
 use super::simd::{Left, Output};
 use crate::element::Element;
-use crate::engine::TopK;
+use crate::memory::TopK;
 use crate::rows::{Matrix, Rows};
 
 /// A candidate; the greatest is the worst, so that a max-heap's head is the next to be replaced.

@@ -5,8 +5,8 @@ use super::region::CudaRegion;
 use super::statistics::CudaStatistics;
 use super::view::CudaVector;
 use crate::device::{DeviceTopK, Floats, Results};
-use crate::engine::TopK;
 use crate::error::Error;
+use crate::memory::TopK;
 use crate::memory::{Evaluation, Read};
 
 /// What a call left on the device: the loss, ∂loss/∂s and the statistics of every row. The memory

@@ -12,8 +12,7 @@ use crate::contrast::{Contrast, Shape, Work};
 use crate::element::DType;
 use crate::engine::Gradients;
 use crate::error::Error;
-use crate::inputs::{Inputs, Positives};
-use crate::losses::Layout;
+use crate::inputs::Positives;
 use crate::statistics::{RowStatistics, Statistics};
 
 /// A source of addresses with nothing behind them.

@@ -22,8 +22,8 @@ use crate::engine::{Engine, Gradients};
 use crate::error::Error;
 use crate::host::{HostBuffer, HostDevice, HostEngine, Schedule};
 use crate::inputs::{Inputs, Positives, Problem};
-use crate::losses::{Layout, RowRule};
-use crate::rows::{Rows, RowsMut, View};
+use crate::losses::RowRule;
+use crate::rows::{Rows, RowsMut};
 use crate::statistics::Statistics;
 use half::bf16;
 

@@ -4,8 +4,8 @@ use super::params::{ScoresParams, SelectListedParams, SelectParams};
 use super::prepared::{TileRows, rows_from, scales_from};
 use super::similarity::Similarity;
 use super::{Arithmetic, Device, DeviceMatrix, Floats};
-use crate::engine::TopK;
 use crate::error::Error;
+use crate::memory::TopK;
 
 /// The k best candidates of every query, on the device.
 pub(crate) struct DeviceTopK<D: Device> {

@@ -7,10 +7,10 @@ use crate::device::{
     Similarity, number_bytes, same_length, workspace_bytes,
 };
 use crate::element::{DType, Element};
-use crate::engine::{Engine, Evaluated, Gradients, MomentumSlices, TopK};
+use crate::engine::{Engine, Gradients, MomentumSlices};
 use crate::error::Error;
 use crate::inputs::Problem;
-use crate::memory::HostMemory;
+use crate::memory::{Evaluated, HostMemory, TopK};
 use crate::queue::KeyQueue;
 use crate::rows::{Matrix, Rows, RowsMut};
 use crate::statistics::Statistics;

@@ -4,6 +4,7 @@
 //! anchor does not see, which directions have a loss, and what a row's loss is ([`RowRule`]). Engines
 //! compute whatever is described; nothing outside this folder asks which loss it is.
 
+mod derived;
 pub(crate) mod description;
 mod dual;
 mod formula;

@@ -4,12 +4,11 @@
 use crate::contrast::Shape;
 use crate::element::Element;
 use crate::engine::{
-    Engine, Evaluated, EvaluationOf, Gradients, MomentumSlices, MomentumTensor, RowsMutOf, RowsOf,
-    TopK,
+    Engine, EvaluationOf, Gradients, MomentumSlices, MomentumTensor, RowsMutOf, RowsOf,
 };
 use crate::error::Error;
 use crate::inputs::Problem;
-use crate::memory::{Evaluation, Memory, Read};
+use crate::memory::{Evaluated, Evaluation, Memory, Read, TopK};
 use crate::queue::KeyQueue;
 use crate::rows::{Matrix, Rows};
 use crate::statistics::Statistics;

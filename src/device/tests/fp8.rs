@@ -9,11 +9,12 @@ use super::{Memory, contrasts, device, index, numbers};
 use crate::contrast::{Contrast, Shape, Work};
 use crate::device::Similarity;
 use crate::element::{DType, Element};
-use crate::engine::{Engine, Evaluated, Gradients};
+use crate::engine::{Engine, Gradients};
 use crate::error::Error;
 use crate::host::e4m3::{self, quantized};
 use crate::host::{HostEngine, Schedule};
 use crate::inputs::{Inputs, Positives, Problem};
+use crate::memory::Evaluated;
 use crate::reference::{self, Dense};
 use crate::rows::{Rows, RowsMut};
 

@@ -1,0 +1,76 @@
+//! What follows from a loss's description, for everyone who would ask which loss it is.
+
+use super::description::{Description, Directions, Exclusions, Keys, Layout, PositiveRule};
+use crate::contrast::Contrast;
+use crate::inputs::Positives;
+use crate::rows::Indices;
+
+impl Contrast {
+    /// Whether anchors and candidates are the same rows.
+    pub fn is_shared(&self) -> bool {
+        self.layout() == Layout::Shared
+    }
+
+    /// Whether every anchor excludes the candidate of its own index (itself).
+    pub fn excludes_self(&self) -> bool {
+        self.description().exclusions == Exclusions::Itself
+    }
+
+    /// Whether an anchor's positive is a key of its own, no candidate.
+    pub fn has_own_keys(&self) -> bool {
+        self.description().positives == PositiveRule::OwnKey
+    }
+
+    /// Whether columns have a loss too.
+    pub fn has_columns(&self) -> bool {
+        self.description().directions == Directions::RowsAndColumns
+    }
+
+    /// Whether a weight W_ij has one term, the row's: columns have no loss, and are no rows either.
+    pub fn is_one_way(&self) -> bool {
+        !self.has_columns() && !self.is_shared()
+    }
+
+    /// Whether candidates have a gradient of their own, dk.
+    pub fn has_dk(&self) -> bool {
+        !self.is_shared() && self.description().keys == Keys::Trained
+    }
+
+    /// What Σ⟨q_i, dq_i⟩ is multiplied by to be s·∂loss/∂s: ½ where every logit moves two rows.
+    pub fn dots_factor(&self) -> f64 {
+        if self.is_shared() { 0.5 } else { 1.0 }
+    }
+
+    /// m: negatives of a row that has a positive.
+    pub fn negatives(&self, candidates: usize) -> usize {
+        let others = usize::from(!self.has_own_keys()) + usize::from(self.excludes_self());
+        candidates.saturating_sub(others)
+    }
+
+    /// Whether the inputs say which candidates are positives, and may say any.
+    pub fn takes_positives(&self) -> bool {
+        self.description().positives == PositiveRule::Given && !self.has_columns()
+    }
+}
+
+impl Description {
+    /// Which candidate is the positive of anchor `i` of `anchors`, if one is; where the inputs say which,
+    /// they say `given`.
+    pub(crate) fn positive_of<I: Indices>(
+        &self,
+        i: usize,
+        anchors: usize,
+        given: Option<&Positives<I>>,
+    ) -> Option<usize> {
+        match self.positives {
+            PositiveRule::OwnKey => None,
+            PositiveRule::OtherView => Some((i + anchors / 2) % anchors),
+            PositiveRule::Given => match given? {
+                Positives::Offset(offset) => {
+                    i64::try_from(i).ok()?.checked_add(*offset)?.try_into().ok()
+                }
+                Positives::Index(index) => index.on_host().map(|index| index[i] as usize),
+            },
+        }
+    }
+}
