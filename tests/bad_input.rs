@@ -1,6 +1,6 @@
 //! Bad input is a typed error whose message names the argument, and nothing has been written then.
 
-use infonce::losses::{LogScale, RowRule};
+use infonce::losses::LogScale;
 use infonce::{
     Contrast, CpuEngine, Engine, Error, Gradients, Inputs, KeyQueue, MomentumSchedule,
     MomentumTensor, NO_POSITIVE, Positives, RowStatistics, Rows, RowsMut, Statistics,
@@ -247,49 +247,6 @@ fn positives_must_be_as_many_as_anchors_and_among_candidates() -> Test {
         assert_eq!(posed(Positives::DIAGONAL), "accepted");
     }
     Ok(())
-}
-
-#[test]
-fn hyper_parameters_are_named_with_their_range() {
-    let refused = |argument: &str, given: f32, allowed: &str| {
-        let given = f64::from(given);
-        format!("`{argument}` is {given}; it must be {allowed}")
-    };
-    for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
-        let text = message(Contrast::additive_margin(0.1, bad));
-        assert_eq!(text, refused("margin", bad, "finite"));
-    }
-    for bad in [0.0, -0.5, f32::NAN, f32::INFINITY] {
-        let text = message(Contrast::dclw(0.1, bad));
-        assert_eq!(text, refused("sigma", bad, "finite and greater than 0"));
-    }
-    for bad in [0.0, -0.5, 1.5, f32::NAN] {
-        let allowed = "greater than 0 and at most 1";
-        let text = message(Contrast::rince(0.1, bad, 0.1));
-        assert_eq!(text, refused("q", bad, allowed));
-        let text = message(Contrast::rince(0.1, 0.1, bad));
-        assert_eq!(text, refused("lambda", bad, allowed));
-    }
-    for bad in [-0.1, 1.0, f32::NAN] {
-        let allowed = "at least 0 and less than 1";
-        let text = message(Contrast::debiased(0.1, bad));
-        assert_eq!(text, refused("prior", bad, allowed));
-        let rule = RowRule::Debiased { prior: bad };
-        let text = message(Contrast::moco(0.1).and_then(|moco| moco.with_rule(rule)));
-        assert_eq!(text, refused("prior", bad, allowed));
-    }
-    let temperatures = [
-        Contrast::dcl(0.0),
-        Contrast::dclw(0.0, 0.5),
-        Contrast::rince(0.0, 0.5, 0.1),
-        Contrast::debiased(0.0, 0.1),
-        Contrast::moco_v3(0.0),
-        Contrast::additive_margin(0.0, 0.3),
-    ];
-    for refused in temperatures {
-        let text = message(refused);
-        assert!(text.starts_with("`temperature` is 0; "), "{text}");
-    }
 }
 
 #[test]

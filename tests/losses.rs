@@ -2,7 +2,7 @@
 //! with nothing of this crate in it, against the float64 reference and the CPU engine. Temperatures are powers
 //! of two, whose inverses f32 holds.
 
-use infonce::losses::{Layout, TABLE};
+use infonce::losses::{Layout, RowRule, TABLE};
 use infonce::reference::{self, Dense};
 use infonce::{Contrast, CpuEngine, Engine, Error, Gradients, Inputs, Matrix, Rows, RowsMut, View};
 use rand::{RngExt, SeedableRng};
@@ -137,7 +137,7 @@ fn sum_of_exp(similarities: &[f64], temperature: f64) -> f64 {
 }
 
 #[test]
-fn dcl_is_equation_5_of_yeh_et_al() -> Test {
+fn dcl_is_the_published_formula() -> Test {
     for tau in [0.125, 0.5] {
         let z = [unit_rows(12, 5, 1)];
         is_published(&Contrast::dcl(tau)?, &z, |z| {
@@ -176,7 +176,7 @@ fn dclw_weighs_the_positive_without_gradient() -> Test {
 }
 
 #[test]
-fn rince_is_equation_4_of_chuang_et_al() -> Test {
+fn rince_is_the_published_formula() -> Test {
     for (tau, q, lambda) in [(0.5, 0.5, 0.025), (0.25, 0.1, 0.01), (0.5, 1.0, 0.5)] {
         let z = [unit_rows(12, 5, 3)];
         is_published(&Contrast::rince(tau, q, lambda)?, &z, |z| {
@@ -313,4 +313,42 @@ fn one_minus_p_plus_keeps_five_digits_down_to_1e_8() -> Test {
         }
     }
     Ok(())
+}
+
+#[test]
+fn hyper_parameters_are_named_with_their_range() {
+    let message = |refused: Result<Contrast, Error>| {
+        refused.map_or_else(|e| e.to_string(), |_| "accepted".to_owned())
+    };
+    let refused = |argument: &str, given: f32, allowed: &str| {
+        let given = f64::from(given);
+        format!("`{argument}` is {given}; it must be {allowed}")
+    };
+    for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+        let text = message(Contrast::additive_margin(0.1, bad));
+        assert_eq!(text, refused("margin", bad, "finite"));
+    }
+    for bad in [0.0, -0.5, f32::NAN, f32::INFINITY] {
+        let text = message(Contrast::dclw(0.1, bad));
+        assert_eq!(text, refused("sigma", bad, "finite and greater than 0"));
+    }
+    for bad in [0.0, -0.5, 1.5, f32::NAN] {
+        let allowed = "greater than 0 and at most 1";
+        let text = message(Contrast::rince(0.1, bad, 0.1));
+        assert_eq!(text, refused("q", bad, allowed));
+        let text = message(Contrast::rince(0.1, 0.1, bad));
+        assert_eq!(text, refused("lambda", bad, allowed));
+    }
+    for bad in [-0.1, 1.0, f32::NAN] {
+        let allowed = "at least 0 and less than 1";
+        let text = message(Contrast::debiased(0.1, bad));
+        assert_eq!(text, refused("prior", bad, allowed));
+        let rule = RowRule::Debiased { prior: bad };
+        let text = message(Contrast::moco(0.1).and_then(|moco| moco.with_rule(rule)));
+        assert_eq!(text, refused("prior", bad, allowed));
+    }
+    for loss in TABLE {
+        let text = message((loss.at)(0.0));
+        assert!(text.starts_with("`temperature` is 0; "), "{text}");
+    }
 }

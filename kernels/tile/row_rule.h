@@ -43,14 +43,14 @@ INFONCE_DEVICE float sigmoid(float x) { return 1.0f / (1.0f + exp_exact(-x)); }
 // log(1 - eˣ) of x < 0.
 INFONCE_DEVICE float log1m_exp(float x) { return x > -LN_2 ? log_exact(-expm1_exact(x)) : log1p_exact(-exp_exact(x)); }
 
-// The weight w, which gradients do not go through: Yeh et al., "Decoupled Contrastive Learning", 2022, equation 6.
+// The weight w, which gradients do not go through: Yeh et al., "Decoupled Contrastive Learning", 2022, weighted form.
 INFONCE_DEVICE RowValues decoupled_values(const RowRule& rule, float s, float lse, float positive) {
     const float weight =
         rule.log_mean ? 2.0f - exp_exact(positive * (rule.first / s) - load_global(rule.log_mean)) : 1.0f;
     return {lse - weight * positive, lse, 1.0f, weight, 0.0f};
 }
 
-// Chuang et al., "Robust Contrastive Learning against Noisy Views", 2022, equation 4, with λ raised to q as a whole.
+// Chuang et al., "Robust Contrastive Learning against Noisy Views", 2022, section 4, with λ raised to q as a whole.
 INFONCE_DEVICE RowValues rince_values(const RowRule& rule, float lse, float positive) {
     const float q = rule.first, power = q * log_exact(rule.second), excess = softplus(lse - positive);
     const float log_all = positive + excess, of_positive = exp_exact(q * positive);
