@@ -57,7 +57,7 @@ fn errors<T: Element>(problem: &Problem<Rows<'_, T>>) -> Result<Vec<(String, f64
                 _ => &exact[0],
             })
         },
-        |&index| Ok(index),
+        |_, &index| Ok(index),
         |scale| Ok(f64::from(scale[0])),
     )?;
     let expected = reference::value_and_grad(&exact, 1.0);
