@@ -7,35 +7,35 @@ use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
 
 use super::BlurConfig;
-use super::geometry::Shape;
+use crate::train::data::ImageSet;
 
-/// Blurs `view` (`[channels, height, width]`) as often and as widely as the configuration says.
-/// `scratch` holds one image of the same size.
+/// Blurs `view` (`[channels, height, width]`), one of `set`, as often and as widely as the
+/// configuration says. `scratch` holds one image of the same size.
 pub(super) fn maybe_blur(
     config: &BlurConfig,
     view: &mut [f32],
     scratch: &mut [f32],
-    shape: Shape,
+    set: &ImageSet,
     random: &mut ChaCha8Rng,
 ) {
     if random.random::<f32>() >= config.probability {
         return;
     }
     let sigma = random.random_range(config.sigma[0]..=config.sigma[1]);
-    let kernel = kernel(sigma, radius(config.kernel, shape.height));
+    let kernel = kernel(sigma, radius(config.kernel, set.height));
     // Along each row, then (writing back) along each column.
     for (line, out) in view
-        .chunks_exact(shape.width)
-        .zip(scratch.chunks_exact_mut(shape.width))
+        .chunks_exact(set.width)
+        .zip(scratch.chunks_exact_mut(set.width))
     {
         blur_rows(line, out, 1, &kernel);
     }
-    let plane = shape.height * shape.width;
+    let plane = set.height * set.width;
     for (image, out) in scratch
         .chunks_exact(plane)
         .zip(view.chunks_exact_mut(plane))
     {
-        blur_rows(image, out, shape.width, &kernel);
+        blur_rows(image, out, set.width, &kernel);
     }
 }
 
@@ -82,10 +82,11 @@ mod tests {
 
     use super::*;
 
-    const SHAPE: Shape = Shape {
+    const SET: ImageSet = ImageSet {
         height: 64,
         width: 5,
         channels: 3,
+        pixels: Vec::new(),
     };
     const LENGTH: usize = 64 * 5 * 3;
 
@@ -97,7 +98,7 @@ mod tests {
         };
         let mut scratch = vec![f32::NAN; LENGTH];
         let mut random = ChaCha8Rng::seed_from_u64(0);
-        maybe_blur(&config, &mut view, &mut scratch, SHAPE, &mut random);
+        maybe_blur(&config, &mut view, &mut scratch, &SET, &mut random);
         view
     }
 
