@@ -8,40 +8,40 @@ use image::ImageFormat;
 use super::super::{DataError, access_error};
 
 /// What counts as an image.
-pub(super) const EXTENSIONS: &str = "png, apng, jpg, jpeg, jfif, bmp, gif, tif, tiff, webp";
+const EXTENSIONS: &str = "png, apng, jpg, jpeg, jfif, bmp, gif, tif, tiff, webp";
 /// A folder that holds both is the run folder of an earlier run, with pictures of its own.
 const RUN_FILES: [&str; 2] = ["config.toml", "metrics.jsonl"];
 /// As many names are written out in a note.
 const NAMED: usize = 5;
 
 /// The images of one class.
-pub(super) struct Class<Image> {
+pub(super) struct Class {
     pub(super) path: PathBuf,
     /// `None` for the only class of a folder without class folders.
     pub(super) name: Option<String>,
-    pub(super) images: Vec<Image>,
+    pub(super) images: Vec<PathBuf>,
 }
 
 /// The classes of one folder, each with at least one image.
-pub(super) struct Split<Image> {
+pub(super) struct Split {
     pub(super) path: PathBuf,
-    pub(super) classes: Vec<Class<Image>>,
+    pub(super) classes: Vec<Class>,
 }
 
 /// What a folder holds.
 pub(super) struct Found {
-    pub(super) train: Split<PathBuf>,
+    pub(super) train: Split,
     /// The held-out split, where there is a division on disk.
-    pub(super) test: Option<Split<PathBuf>>,
+    pub(super) test: Option<Split>,
     pub(super) notes: Vec<String>,
 }
 
 /// Looks for images in all of `directory`. Entries are taken in sorted order.
 pub(super) fn find(directory: &Path) -> Result<Found, DataError> {
     if is_run_folder(directory) {
-        return Err(DataError::RunFolder {
-            path: directory.to_path_buf(),
-        });
+        let found = "is the folder of a run".to_owned();
+        let expected = "expected a folder of images".to_owned();
+        return Err(DataError::unfit(directory, found, expected));
     }
     let train = directory.join("train");
     let test = ["test", "val"]
@@ -77,7 +77,7 @@ struct Walk {
 
 impl Walk {
     /// The class folders of `directory`, or all its images as one class without a name.
-    fn split(&mut self, directory: &Path) -> Result<Split<PathBuf>, DataError> {
+    fn split(&mut self, directory: &Path) -> Result<Split, DataError> {
         let (mut classes, mut loose) = (Vec::new(), Vec::new());
         let mut above = vec![canonical(directory)?];
         for path in sorted_entries(directory)? {
@@ -94,10 +94,10 @@ impl Walk {
                 loose.push(path);
             }
         }
-        let path = directory.to_path_buf();
         if classes.is_empty() && loose.is_empty() {
-            return Err(too_few_images(path, 0, "at least one"));
+            return Err(too_few_images(directory, 0, "at least one"));
         }
+        let path = directory.to_path_buf();
         if classes.is_empty() {
             classes.push(Class {
                 path: path.clone(),
@@ -180,13 +180,9 @@ impl Walk {
     }
 }
 
-pub(super) fn too_few_images(path: PathBuf, found: usize, expected: &'static str) -> DataError {
-    DataError::TooFewImages {
-        path,
-        found,
-        extensions: EXTENSIONS,
-        expected,
-    }
+pub(super) fn too_few_images(path: &Path, found: usize, expected: &str) -> DataError {
+    let found = format!("holds {found} images ({EXTENSIONS})");
+    DataError::unfit(path, found, format!("expected {expected}"))
 }
 
 /// The first few paths by name.
@@ -206,19 +202,17 @@ fn is_run_folder(directory: &Path) -> bool {
 }
 
 fn canonical(directory: &Path) -> Result<PathBuf, DataError> {
-    std::fs::canonicalize(directory).map_err(|source| access_error(directory, source))
+    std::fs::canonicalize(directory)
+        .map_err(|source| access_error(directory, "a directory", source))
 }
 
 /// Everything in `directory` that is not hidden, sorted by name.
 fn sorted_entries(directory: &Path) -> Result<Vec<PathBuf>, DataError> {
-    let failed = |source| access_error(directory, source);
-    let mut paths = Vec::new();
-    for entry in std::fs::read_dir(directory).map_err(failed)? {
-        let path = entry.map_err(failed)?.path();
-        if !file_name(&path).starts_with('.') {
-            paths.push(path);
-        }
-    }
+    let entries = std::fs::read_dir(directory)
+        .and_then(|entries| entries.map(|entry| Ok(entry?.path())).collect());
+    let mut paths: Vec<PathBuf> =
+        entries.map_err(|source| access_error(directory, "a directory", source))?;
+    paths.retain(|path| !file_name(path).starts_with('.'));
     paths.sort();
     Ok(paths)
 }
