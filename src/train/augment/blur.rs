@@ -23,20 +23,13 @@ pub(super) fn maybe_blur(
     }
     let sigma = random.random_range(config.sigma[0]..=config.sigma[1]);
     let kernel = kernel(sigma, radius(config.kernel, set.height));
+    let blur_each = |from: &[f32], to: &mut [f32], length: usize, width: usize| {
+        let pairs = from.chunks_exact(length).zip(to.chunks_exact_mut(length));
+        pairs.for_each(|(from, to)| blur_rows(from, to, width, &kernel));
+    };
     // Along each row, then (writing back) along each column.
-    for (line, out) in view
-        .chunks_exact(set.width)
-        .zip(scratch.chunks_exact_mut(set.width))
-    {
-        blur_rows(line, out, 1, &kernel);
-    }
-    let plane = set.height * set.width;
-    for (image, out) in scratch
-        .chunks_exact(plane)
-        .zip(view.chunks_exact_mut(plane))
-    {
-        blur_rows(image, out, set.width, &kernel);
-    }
+    blur_each(view, scratch, set.width, 1);
+    blur_each(scratch, view, set.height * set.width, set.width);
 }
 
 /// Half the kernel's width: `share` of the height is the whole width; at least one pixel.

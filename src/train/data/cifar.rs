@@ -6,9 +6,7 @@
 
 use std::path::Path;
 
-use super::{
-    DataError, Dataset, ImageSet, Labels, dataset_of_arrays, read_file, require_directory,
-};
+use super::{DataError, Dataset, ImageSet, dataset, read_file, require_directory};
 
 const SIDE: usize = 32;
 pub(super) const PLANE: usize = SIDE * SIDE;
@@ -21,8 +19,8 @@ pub(super) struct Version {
     test: &'static str,
     /// The file with a class name a line.
     names_file: &'static str,
-    /// Names for archives without that file; where there are none, numbers.
-    names: &'static [&'static str],
+    /// What it holds in archives without that file; where it is empty, numbers.
+    names: &'static str,
     /// Label bytes of a record, and which of them is taken.
     label_bytes: usize,
     label: usize,
@@ -41,18 +39,7 @@ pub(super) const CIFAR10: Version = Version {
     ],
     test: "test_batch.bin",
     names_file: "batches.meta.txt",
-    names: &[
-        "airplane",
-        "automobile",
-        "bird",
-        "cat",
-        "deer",
-        "dog",
-        "frog",
-        "horse",
-        "ship",
-        "truck",
-    ],
+    names: "airplane\nautomobile\nbird\ncat\ndeer\ndog\nfrog\nhorse\nship\ntruck",
     label_bytes: 1,
     label: 0,
     classes: 10,
@@ -64,7 +51,7 @@ pub(super) const CIFAR100: Version = Version {
     train: &["train.bin"],
     test: "test.bin",
     names_file: "fine_label_names.txt",
-    names: &[],
+    names: "",
     label_bytes: 2,
     label: 1,
     classes: 100,
@@ -88,14 +75,10 @@ pub(super) fn load(directory: &Path, version: &Version) -> Result<Dataset, DataE
     } else {
         directory.to_path_buf()
     };
-    let (train, train_labels) = version.read(&directory, version.train)?;
-    let (test, test_labels) = version.read(&directory, &[version.test])?;
-    let labels = Labels {
-        class_names: version.class_names(&directory.join(version.names_file))?,
-        train: train_labels,
-        test: test_labels,
-    };
-    Ok(dataset_of_arrays(train, test, Some(labels)))
+    let train = version.read(&directory, version.train)?;
+    let test = version.read(&directory, &[version.test])?;
+    let class_names = version.class_names(&directory.join(version.names_file))?;
+    Ok(dataset(train, test, Some(class_names)))
 }
 
 impl Version {
@@ -146,7 +129,7 @@ impl Version {
             Err(DataError::Missing { .. }) if self.names.is_empty() => {
                 return Ok((0..self.classes).map(|label| label.to_string()).collect());
             }
-            Err(DataError::Missing { .. }) => self.names.join("\n"),
+            Err(DataError::Missing { .. }) => self.names.to_owned(),
             Err(error) => return Err(error),
         };
         let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());

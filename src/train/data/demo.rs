@@ -14,7 +14,7 @@ use rayon::prelude::*;
 use crate::train::augment::{AugmentConfig, luminance};
 
 use super::motif::{Covers, MOTIFS};
-use super::{Dataset, ImageSet, Labels};
+use super::{Dataset, ImageSet, dataset};
 
 /// Side of the square images, in pixels.
 const SIDE: usize = 32;
@@ -55,16 +55,14 @@ type Colour = [f32; 3];
 
 /// Draws the whole set.
 pub(super) fn generate() -> Dataset {
+    let class_names = MOTIFS.map(|(name, _)| name.to_owned()).to_vec();
     Dataset {
-        train: draw_set(0, TRAIN_IMAGES),
-        test: draw_set(TRAIN_IMAGES, TEST_IMAGES),
-        labels: Some(Labels {
-            class_names: MOTIFS.map(|(name, _)| name.to_owned()).to_vec(),
-            train: labels(TRAIN_IMAGES),
-            test: labels(TEST_IMAGES),
-        }),
         augment: AugmentConfig::demo(),
-        notes: Vec::new(),
+        ..dataset(
+            (draw_set(0, TRAIN_IMAGES), labels(TRAIN_IMAGES)),
+            (draw_set(TRAIN_IMAGES, TEST_IMAGES), labels(TEST_IMAGES)),
+            Some(class_names),
+        )
     }
 }
 

@@ -26,7 +26,7 @@ pub enum DataError {
         /// What should have been there.
         wanted: String,
     },
-    /// What was found is not what the format, or this crate, allows.
+    /// What was found is not what the format, the other half of the set or this crate allows.
     #[error("{} {found}, {allowed}", path.display())]
     Unfit {
         /// The file or folder.
@@ -88,24 +88,6 @@ pub enum DataError {
     Empty {
         /// The file.
         path: PathBuf,
-    },
-    /// Training and held-out folders do not name the same classes.
-    #[error(
-        "{} has no {}, which {} has",
-        path.display(),
-        match class {
-            Some(class) => format!("images of class {class:?}"),
-            None => "images without a class folder".to_owned(),
-        },
-        other.display()
-    )]
-    ClassMismatch {
-        /// The folder that lacks it.
-        path: PathBuf,
-        /// The class; `None` for images without a class folder.
-        class: Option<String>,
-        /// The folder that has it.
-        other: PathBuf,
     },
     /// The system refused or failed to read an image file.
     #[error("could not read {}: {source} ({SKIP})", path.display())]

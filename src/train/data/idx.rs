@@ -12,8 +12,8 @@ use std::path::{Path, PathBuf};
 use flate2::read::MultiGzDecoder;
 
 use super::{
-    DataError, Dataset, ImageSet, Labels, dataset_of_arrays, images_of_array, locate, read_file,
-    require_directory, require_labels, require_same_shape,
+    DataError, Dataset, ImageSet, dataset, images_of_array, locate, read_file, require_directory,
+    require_labels, require_same_shape,
 };
 
 /// The element type "unsigned byte" in the header's third byte.
@@ -22,22 +22,17 @@ const UNSIGNED_BYTE: u8 = 0x08;
 /// Reads `train-*` and `t10k-*` from `directory`.
 pub(super) fn load(directory: &Path) -> Result<Dataset, DataError> {
     require_directory(directory)?;
-    let (train, train_labels, _) = read_split(directory, "train")?;
-    let (test, test_labels, test_path) = read_split(directory, "t10k")?;
-    require_same_shape(&train, &test, &test_path)?;
-    let largest = train_labels.iter().chain(&test_labels).max();
-    let labels = Labels {
-        class_names: (0..=*largest.unwrap_or(&0))
-            .map(|label| label.to_string())
-            .collect(),
-        train: train_labels,
-        test: test_labels,
-    };
-    Ok(dataset_of_arrays(train, test, Some(labels)))
+    let (train, _) = read_split(directory, "train")?;
+    let (test, test_path) = read_split(directory, "t10k")?;
+    require_same_shape(&train.0, &test.0, &test_path)?;
+    let largest = train.1.iter().chain(&test.1).max();
+    let class_names = (0..=*largest.unwrap_or(&0)).map(|label| label.to_string());
+    let class_names = class_names.collect();
+    Ok(dataset(train, test, Some(class_names)))
 }
 
 /// Reads one split's images and labels; the path is that of the images.
-fn read_split(directory: &Path, split: &str) -> Result<(ImageSet, Vec<u32>, PathBuf), DataError> {
+fn read_split(directory: &Path, split: &str) -> Result<((ImageSet, Vec<u32>), PathBuf), DataError> {
     let IdxFile {
         path,
         dimensions,
@@ -56,7 +51,7 @@ fn read_split(directory: &Path, split: &str) -> Result<(ImageSet, Vec<u32>, Path
         return Err(DataError::Empty { path });
     }
     let labels = labels.elements.into_iter().map(u32::from).collect();
-    Ok((images, labels, path))
+    Ok(((images, labels), path))
 }
 
 /// The contents of one IDX file of unsigned bytes.

@@ -161,17 +161,25 @@ fn held_out(labels: &[u32], seed: u64) -> Vec<bool> {
     held_out
 }
 
-/// A data set of small images that come as arrays.
-fn dataset_of_arrays(train: ImageSet, test: ImageSet, labels: Option<Labels>) -> Dataset {
-    let augment = match train.channels {
-        1 => AugmentConfig::grey(),
-        _ => AugmentConfig::cifar10(),
-    };
+/// A data set of training and held-out images with their labels, which count where classes have
+/// names; augmented as suits small images that come as arrays.
+fn dataset(
+    (train, train_labels): (ImageSet, Vec<u32>),
+    (test, test_labels): (ImageSet, Vec<u32>),
+    class_names: Option<Vec<String>>,
+) -> Dataset {
     Dataset {
+        augment: match train.channels {
+            1 => AugmentConfig::grey(),
+            _ => AugmentConfig::cifar10(),
+        },
         train,
         test,
-        labels,
-        augment,
+        labels: class_names.map(|class_names| Labels {
+            class_names,
+            train: train_labels,
+            test: test_labels,
+        }),
         notes: Vec::new(),
     }
 }

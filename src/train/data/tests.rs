@@ -259,15 +259,6 @@ fn idx_files_that_do_not_fit_are_refused_with_what_does() {
 }
 
 #[test]
-fn the_handwritten_digits_in_assets_load() {
-    let assets = concat!(env!("CARGO_MANIFEST_DIR"), "/assets/optdigits");
-    let data = load(&DataSource::Idx(assets.into()), LoadOptions::default()).unwrap();
-    assert_eq!(size(&data.train), (1347, [8, 8, 1]));
-    assert_eq!(size(&data.test), (450, [8, 8, 1]));
-    assert_eq!(data.labels.unwrap().class_names.len(), 10);
-}
-
-#[test]
 fn planes_of_cifar_become_interleaved_pixels() {
     let data = batches(".").load();
     assert_eq!(size(&data.train), (10, [32, 32, 3]));

@@ -32,7 +32,7 @@ use rayon::prelude::*;
 
 use crate::train::augment::AugmentConfig;
 
-use super::{DataError, Dataset, ImageSet, Labels, LoadOptions, held_out, require_directory};
+use super::{DataError, Dataset, ImageSet, LoadOptions, dataset, held_out, require_directory};
 use walk::{Found, Split, listed, too_few_images};
 
 /// The largest side that images are brought to. A small encoder on a CPU sees little more in
@@ -92,15 +92,13 @@ pub(super) fn load(directory: &Path, options: LoadOptions) -> Result<Dataset, Da
     notes.extend(note_of_twins(&train, &test));
     let side = median_side(&train, &test);
     Ok(Dataset {
-        train: assemble(&train, side),
-        test: assemble(&test, side),
-        labels: class_names.map(|class_names| Labels {
-            class_names,
-            train: train_labels,
-            test: test_labels,
-        }),
         augment: AugmentConfig::simclr(1.0),
         notes,
+        ..dataset(
+            (assemble(&train, side), train_labels),
+            (assemble(&test, side), test_labels),
+            class_names,
+        )
     })
 }
 
@@ -109,11 +107,12 @@ fn require_same_classes(train: &Split, test: &Split) -> Result<(), DataError> {
     for (split, other) in [(test, train), (train, test)] {
         for class in &other.classes {
             if !split.classes.iter().any(|known| known.name == class.name) {
-                return Err(DataError::ClassMismatch {
-                    path: split.path.clone(),
-                    class: class.name.clone(),
-                    other: other.path.clone(),
-                });
+                let found = match &class.name {
+                    Some(name) => format!("has no images of class {name:?}"),
+                    None => "has no images without a class folder".to_owned(),
+                };
+                let wanted = format!("which {} has", other.path.display());
+                return Err(DataError::unfit(&split.path, found, wanted));
             }
         }
     }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use image::ImageFormat;
 
-use super::super::{DataError, access_error};
+use crate::train::data::{DataError, access_error};
 
 /// What counts as an image.
 const EXTENSIONS: &str = "png, apng, jpg, jpeg, jfif, bmp, gif, tif, tiff, webp";
@@ -51,7 +51,17 @@ pub(super) fn find(directory: &Path) -> Result<Found, DataError> {
     let mut walk = Walk::default();
     let (train, test) = match test {
         Some(test) if train.is_dir() => {
-            walk.note_unread(directory, &train, &test)?;
+            let mut beside = sorted_entries(directory)?;
+            beside.retain(|path| *path != train && *path != test);
+            beside.retain(|path| path.is_dir() || is_image(path));
+            if !beside.is_empty() {
+                walk.notes.push(format!(
+                    "only {} and {} are read, beside them lies: {}",
+                    train.display(),
+                    test.display(),
+                    listed(&beside)
+                ));
+            }
             (walk.split(&train)?, Some(walk.split(&test)?))
         }
         _ => {
@@ -69,6 +79,9 @@ pub(super) fn find(directory: &Path) -> Result<Found, DataError> {
 /// What was passed over on the way.
 #[derive(Default)]
 struct Walk {
+    /// The folders on the way to the present one, by their canonical names: a link may lead back
+    /// to one of them.
+    above: Vec<PathBuf>,
     run_folders: BTreeSet<PathBuf>,
     loops: BTreeSet<PathBuf>,
     empty: BTreeSet<PathBuf>,
@@ -79,11 +92,11 @@ impl Walk {
     /// The class folders of `directory`, or all its images as one class without a name.
     fn split(&mut self, directory: &Path) -> Result<Split, DataError> {
         let (mut classes, mut loose) = (Vec::new(), Vec::new());
-        let mut above = vec![canonical(directory)?];
+        self.above = vec![canonical(directory)?];
         for path in sorted_entries(directory)? {
             if path.is_dir() {
                 let mut images = Vec::new();
-                self.collect(&path, &mut above, &mut images)?;
+                self.collect(&path, &mut images)?;
                 if !images.is_empty() {
                     let name = Some(file_name(&path));
                     classes.push(Class { path, name, images });
@@ -114,54 +127,26 @@ impl Walk {
         Ok(Split { path, classes })
     }
 
-    /// Adds the images of `directory` and of all folders below it. `above` are the folders on the
-    /// way to it, by their canonical names: a link may lead back to one of them.
-    fn collect(
-        &mut self,
-        directory: &Path,
-        above: &mut Vec<PathBuf>,
-        images: &mut Vec<PathBuf>,
-    ) -> Result<(), DataError> {
+    /// Adds the images of `directory` and of all folders below it.
+    fn collect(&mut self, directory: &Path, images: &mut Vec<PathBuf>) -> Result<(), DataError> {
         if is_run_folder(directory) {
             self.run_folders.insert(directory.to_path_buf());
             return Ok(());
         }
         let canonical = canonical(directory)?;
-        if above.contains(&canonical) {
+        if self.above.contains(&canonical) {
             self.loops.insert(directory.to_path_buf());
             return Ok(());
         }
-        above.push(canonical);
+        self.above.push(canonical);
         for path in sorted_entries(directory)? {
             if path.is_dir() {
-                self.collect(&path, above, images)?;
+                self.collect(&path, images)?;
             } else if is_image(&path) {
                 images.push(path);
             }
         }
-        above.pop();
-        Ok(())
-    }
-
-    /// Notes folders and images beside a division on disk.
-    fn note_unread(
-        &mut self,
-        directory: &Path,
-        train: &Path,
-        test: &Path,
-    ) -> Result<(), DataError> {
-        let unread: Vec<PathBuf> = sorted_entries(directory)?
-            .into_iter()
-            .filter(|path| path != train && path != test && (path.is_dir() || is_image(path)))
-            .collect();
-        if !unread.is_empty() {
-            self.notes.push(format!(
-                "only {} and {} are read, beside them lies: {}",
-                train.display(),
-                test.display(),
-                listed(&unread)
-            ));
-        }
+        self.above.pop();
         Ok(())
     }
 

@@ -10,8 +10,8 @@ use std::path::Path;
 use array::Array;
 
 use super::{
-    DataError, Dataset, ImageSet, Labels, dataset_of_arrays, held_out, images_of_array, locate,
-    require_directory, require_labels, require_same_shape,
+    DataError, Dataset, ImageSet, dataset, held_out, images_of_array, locate, require_directory,
+    require_labels, require_same_shape,
 };
 
 /// Reads one array of images, of which some are held out, or a directory with both.
@@ -27,8 +27,11 @@ pub(super) fn load(images: &Path, labels: Option<&Path>, seed: u64) -> Result<Da
     }
     let all = read_images(images)?;
     let (class_names, classes) = match labels {
-        Some(labels) => name_classes(&read_labels(labels, &all, images)?),
-        None => (Vec::new(), vec![0; all.len()]),
+        Some(labels) => {
+            let (names, classes) = name_classes(&read_labels(labels, &all, images)?);
+            (Some(names), classes)
+        }
+        None => (None, vec![0; all.len()]),
     };
     let held_out = held_out(&classes, seed);
     let side = |wanted: bool| {
@@ -38,19 +41,14 @@ pub(super) fn load(images: &Path, labels: Option<&Path>, seed: u64) -> Result<Da
         let classes: Vec<u32> = chosen.map(|image| classes[image]).collect();
         (ImageSet { pixels, ..all }, classes)
     };
-    let ((train, train_classes), (test, test_classes)) = (side(false), side(true));
-    if test.is_empty() {
+    let test = side(true);
+    if test.0.is_empty() {
         return Err(DataError::NothingHeldOut {
             path: images.to_path_buf(),
             found: all.len(),
         });
     }
-    let labels = labels.map(|_| Labels {
-        class_names,
-        train: train_classes,
-        test: test_classes,
-    });
-    Ok(dataset_of_arrays(train, test, labels))
+    Ok(dataset(side(false), test, class_names))
 }
 
 /// Arrays that are divided already; labels belong to both sides or to none.
@@ -67,17 +65,17 @@ fn load_directory(directory: &Path) -> Result<Dataset, DataError> {
     let train_labels = find(["train_labels.npy", "y_train.npy"]);
     let test_labels = find(["test_labels.npy", "y_test.npy"]);
     if train_labels.is_err() && test_labels.is_err() {
-        return Ok(dataset_of_arrays(train, test, None));
+        return Ok(dataset((train, Vec::new()), (test, Vec::new()), None));
     }
     let mut values = read_labels(&train_labels?, &train, &train_path)?;
     values.extend(read_labels(&test_labels?, &test, &test_path)?);
-    let (class_names, mut classes) = name_classes(&values);
-    let labels = Labels {
-        class_names,
-        test: classes.split_off(train.len()),
-        train: classes,
-    };
-    Ok(dataset_of_arrays(train, test, Some(labels)))
+    let (class_names, mut labels) = name_classes(&values);
+    let test_labels = labels.split_off(train.len());
+    Ok(dataset(
+        (train, labels),
+        (test, test_labels),
+        Some(class_names),
+    ))
 }
 
 /// Classes are the values that occur, in their order, under the value as a name: all names, and the
