@@ -10,38 +10,31 @@ use image::{ImageError, ImageFormat};
 use infonce::train::data::{self, DataError, DataSource, LoadOptions};
 use tempfile::TempDir;
 
+const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/images");
 /// Values of one image of `tests/images`: 16 x 16, red, green, blue.
 const VALUES: usize = 16 * 16 * 3;
 
-/// The files of `tests/images`, sorted, with what they show.
-fn files() -> Vec<(String, Vec<u8>, Vec<u8>)> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/images");
-    let mut paths: Vec<PathBuf> = fs::read_dir(&folder)
-        .unwrap()
-        .map(|entry| entry.unwrap().path())
-        .filter(|path| !path.ends_with("make.py") && !path.ends_with("shown.png"))
-        .collect();
-    paths.sort();
-    let shown = image::open(folder.join("shown.png")).unwrap();
-    let shown = shown.into_rgb8().into_raw();
-    assert_eq!(shown.len(), paths.len() * VALUES);
-    paths
-        .into_iter()
-        .zip(shown.chunks(VALUES))
-        .map(|(path, shown)| {
-            let name = path.file_name().unwrap().to_str().unwrap().to_owned();
-            (name, fs::read(path).unwrap(), shown.to_vec())
-        })
-        .collect()
+/// A file of `tests/images`.
+fn file(name: &str) -> Vec<u8> {
+    fs::read(Path::new(FOLDER).join(name)).unwrap()
 }
 
-fn file(name: &str) -> Vec<u8> {
-    fs::read(
-        Path::new(env!("CARGO_MANIFEST_DIR"))
-            .join("tests/images")
-            .join(name),
-    )
-    .unwrap()
+/// The files of `tests/images`, sorted, with what they show.
+fn files() -> Vec<(String, Vec<u8>, Vec<u8>)> {
+    let names = fs::read_dir(FOLDER).unwrap();
+    let mut names: Vec<String> = names
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .filter(|name| name != "make.py" && name != "shown.png")
+        .collect();
+    names.sort();
+    let shown = image::load_from_memory(&file("shown.png")).unwrap();
+    let shown = shown.into_rgb8().into_raw();
+    assert_eq!(shown.len(), names.len() * VALUES);
+    let shown = shown.chunks(VALUES).map(<[u8]>::to_vec);
+    let files = names.into_iter().zip(shown);
+    files
+        .map(|(name, shown)| (name.clone(), file(&name), shown))
+        .collect()
 }
 
 /// Decodes one file at a time, as the only training image of a folder.
@@ -71,29 +64,18 @@ impl Reader {
     /// The bytes must be refused with the file's name.
     #[track_caller]
     fn refused(&self, bytes: &[u8], what: &str) {
-        match self.read(bytes) {
-            Ok(_) => panic!("{what} of {:?} is accepted", self.path),
-            Err(error) => self.named(&error),
-        }
+        assert!(self.refused_or(bytes, &[], what));
     }
 
-    /// The bytes must be refused with the file's name, or give `whole`.
+    /// Whether the bytes are refused, with the file's name; otherwise they must give `whole`.
     #[track_caller]
     fn refused_or(&self, bytes: &[u8], whole: &[u8], what: &str) -> bool {
-        match self.read(bytes) {
-            Ok(pixels) => {
-                assert!(
-                    pixels == whole,
-                    "{what} of {:?} gives other pixels",
-                    self.path
-                );
-                false
-            }
-            Err(error) => {
-                self.named(&error);
-                true
-            }
+        let result = self.read(bytes);
+        match &result {
+            Ok(pixels) => assert!(pixels == whole, "{what} of {:?} is accepted", self.path),
+            Err(error) => self.named(error),
         }
+        result.is_err()
     }
 
     #[track_caller]
@@ -111,22 +93,15 @@ impl Reader {
 /// Two decoders of JPEG may round differently: in the inverse cosine transform, between samples of
 /// chroma, and on the way to red, green and blue. The largest difference we saw is allowed. All
 /// other formats, lossy WebP included, say to the bit what they show.
-fn allowed_difference(name: &str) -> u8 {
-    if name.ends_with(".jpg") { 3 } else { 0 }
-}
-
 #[test]
 fn images_come_out_as_another_decoder_shows_them() {
     for (name, bytes, shown) in files() {
+        let allowed = if name.ends_with(".jpg") { 3 } else { 0 };
         let pixels = Reader::new(&name, &bytes).read(&bytes).unwrap();
         assert_eq!(pixels.len(), shown.len(), "{name}");
-        for (index, (pixel, shown)) in pixels.iter().zip(shown).enumerate() {
-            let difference = pixel.abs_diff(shown);
-            assert!(
-                difference <= allowed_difference(&name),
-                "{name} at {index}: {difference}"
-            );
-        }
+        let differences = pixels.iter().zip(&shown).map(|(a, b)| a.abs_diff(*b));
+        let largest = differences.max();
+        assert!(largest <= Some(allowed), "{name}: {largest:?}");
     }
 }
 
@@ -197,12 +172,15 @@ fn damaged_bytes_never_panic_and_checksums_are_heeded() {
     }
 }
 
+/// Where `what` begins.
+fn place(bytes: &[u8], what: &[u8]) -> usize {
+    let mut windows = bytes.windows(what.len());
+    windows.position(|window| window == what).unwrap()
+}
+
 /// Where the entropy-coded data of the first scan begins.
 fn scan_of(jpeg: &[u8]) -> usize {
-    let marker = jpeg
-        .windows(2)
-        .position(|pair| pair == [0xff, 0xda])
-        .unwrap();
+    let marker = place(jpeg, &[0xff, 0xda]);
     marker + 2 + usize::from(u16::from_be_bytes([jpeg[marker + 2], jpeg[marker + 3]]))
 }
 
@@ -253,50 +231,32 @@ fn a_broken_jpeg_stream_is_refused() {
 
 #[test]
 fn a_header_that_asks_for_too_much_memory_is_refused() {
-    let huge = 60_000_u16;
+    // 60,000, twice, in the formats' orders of bytes.
+    let big = [0xea, 0x60, 0xea, 0x60];
+    let little = [0x60, 0xea, 0x60, 0xea];
     let set = |bytes: &mut [u8], at: usize, value: &[u8]| {
         bytes[at..at + value.len()].copy_from_slice(value);
     };
     let jpeg = |name: &str, marker: u8| {
         let mut bytes = file(name);
-        let frame = bytes
-            .windows(2)
-            .position(|pair| pair == [0xff, marker])
-            .unwrap();
-        set(
-            &mut bytes,
-            frame + 5,
-            &[huge.to_be_bytes(), huge.to_be_bytes()].concat(),
-        );
+        let frame = place(&bytes, &[0xff, marker]);
+        set(&mut bytes, frame + 5, &big);
         bytes
     };
-    let wide = u32::from(huge);
     let mut png = file("rgb.png");
-    set(
-        &mut png,
-        16,
-        &[wide.to_be_bytes(), wide.to_be_bytes()].concat(),
-    );
+    set(&mut png, 16, &[0, 0, 0xea, 0x60, 0, 0, 0xea, 0x60]);
     // The checksum of that header.
     set(&mut png, 29, &0x0fb0_e215_u32.to_be_bytes());
     let mut gif = file("palette.gif");
-    set(
-        &mut gif,
-        6,
-        &[huge.to_le_bytes(), huge.to_le_bytes()].concat(),
-    );
+    set(&mut gif, 6, &little);
     let mut bmp = file("rgb.bmp");
-    set(
-        &mut bmp,
-        18,
-        &[wide.to_le_bytes(), wide.to_le_bytes()].concat(),
-    );
+    set(&mut bmp, 18, &[0x60, 0xea, 0, 0, 0x60, 0xea, 0, 0]);
     let mut tiff = file("rgb-16-bit.tif");
     // Width, height, and rows of the only strip, each one 16-bit value.
     for tag in [256_u16, 257, 278] {
         let entry = [tag, 3, 1, 0].map(u16::to_le_bytes).concat();
-        let value = tiff.windows(8).position(|bytes| bytes == entry).unwrap() + 8;
-        set(&mut tiff, value, &huge.to_le_bytes());
+        let value = place(&tiff, &entry) + 8;
+        set(&mut tiff, value, &little[..2]);
     }
     for (name, bytes) in [
         ("huge.jpg", jpeg("baseline.jpg", 0xc0)),
@@ -309,15 +269,9 @@ fn a_header_that_asks_for_too_much_memory_is_refused() {
         let reader = Reader::new(name, &file("rgb.png"));
         let error = reader.read(&bytes).expect_err(name);
         reader.named(&error);
-        assert!(
-            matches!(
-                &error,
-                DataError::Undecodable {
-                    source: ImageError::Limits(_),
-                    ..
-                }
-            ),
-            "{error}"
-        );
+        let DataError::Undecodable { source, .. } = error else {
+            panic!("{error}");
+        };
+        assert!(matches!(source, ImageError::Limits(_)), "{source}");
     }
 }

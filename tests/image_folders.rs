@@ -9,12 +9,17 @@ use infonce::train::run_folder::{CONFIG, METRICS};
 use tempfile::TempDir;
 
 /// A folder with an image at each path, its red value telling which (0, 1, 2, …).
-fn folder<'a>(paths: impl IntoIterator<Item = &'a str>) -> TempDir {
+fn folder(paths: &[impl AsRef<Path>]) -> TempDir {
     let directory = tempfile::tempdir().unwrap();
-    for (red, path) in paths.into_iter().enumerate() {
+    for (red, path) in paths.iter().enumerate() {
         write_image(&directory.path().join(path), 8, 8, red as u8);
     }
     directory
+}
+
+/// Two images in each of two classes.
+fn cats_and_dogs() -> TempDir {
+    folder(&["cat/a.png", "cat/b.png", "dog/c.png", "dog/d.png"])
 }
 
 fn write_image(path: &Path, width: u32, height: u32, red: u8) {
@@ -24,15 +29,11 @@ fn write_image(path: &Path, width: u32, height: u32, red: u8) {
         .unwrap();
 }
 
-/// `count` images in one folder.
+/// Paths of `count` images in one folder.
 fn many(folder: &str, count: usize) -> Vec<String> {
     (0..count)
         .map(|index| format!("{folder}/{index:02}.png"))
         .collect()
-}
-
-fn strings(paths: &[String]) -> impl Iterator<Item = &str> {
-    paths.iter().map(String::as_str)
 }
 
 fn with_options(directory: &Path, options: LoadOptions) -> Result<Dataset, DataError> {
@@ -41,6 +42,35 @@ fn with_options(directory: &Path, options: LoadOptions) -> Result<Dataset, DataE
 
 fn load(directory: &TempDir) -> Result<Dataset, DataError> {
     with_options(directory.path(), LoadOptions::default())
+}
+
+fn skipping(directory: &TempDir) -> Result<Dataset, DataError> {
+    let options = LoadOptions {
+        skip_unreadable: true,
+        ..LoadOptions::default()
+    };
+    with_options(directory.path(), options)
+}
+
+/// The message of bad input, which has all of `words`.
+#[track_caller]
+fn refused(result: Result<Dataset, DataError>, words: &[&str]) {
+    let error = result.unwrap_err();
+    let message = error.to_string();
+    assert!(!error.is_io() && message.lines().count() == 1, "{message}");
+    for word in words {
+        assert!(message.contains(word), "{word} is not in {message}");
+    }
+}
+
+/// Images at `paths` load with these class names, so many to train on and so many held out.
+#[track_caller]
+fn loads(paths: &[impl AsRef<Path>], classes: &[&str], count: (usize, usize)) -> Dataset {
+    let data = load(&folder(paths)).unwrap();
+    let names = data.labels.as_ref().map(|labels| &labels.class_names[..]);
+    assert_eq!(names.unwrap_or_default(), classes);
+    assert_eq!((data.train.len(), data.test.len()), count);
+    data
 }
 
 fn reds(set: &ImageSet) -> Vec<u8> {
@@ -115,35 +145,16 @@ fn a_division_on_disk_is_respected() {
     assert_eq!(data.train.width, 64);
     fs::remove_dir_all(directory.path().join("val/b")).unwrap();
     write_image(&directory.path().join("val/c/0.png"), 8, 8, 0);
-    let error = load(&directory).unwrap_err();
-    assert!(
-        matches!(&error, DataError::ClassMismatch { class: Some(class), .. } if class == "b"),
-        "{error}"
-    );
+    refused(load(&directory), &["val has no images of class \"b\""]);
 }
 
 #[test]
-fn a_flat_folder_has_no_labels_and_one_in_five_held_out() {
-    let directory = folder(strings(&many(".", 10)));
-    let data = load(&directory).unwrap();
-    assert_eq!(data.labels, None);
-    assert_eq!((data.train.len(), data.test.len()), (8, 2));
+fn flat_folders_have_no_labels() {
+    let data = loads(&many(".", 10), &[], (8, 2));
     assert_eq!(all_reds(&data), (0..10).collect::<Vec<u8>>());
-}
-
-#[test]
-fn flat_train_and_test_folders_keep_their_division() {
-    let directory = folder(["train/a.png", "train/b.png", "train/c.png", "test/d.png"]);
-    let data = load(&directory).unwrap();
-    assert_eq!(data.labels, None);
-    assert_eq!(
-        (reds(&data.train), reds(&data.test)),
-        (vec![0, 1, 2], vec![3])
-    );
-}
-
-#[test]
-fn flat_images_on_one_side_only_are_a_mismatch() {
+    let paths = ["train/a.png", "train/b.png", "train/c.png", "test/d.png"];
+    let data = loads(&paths, &[], (3, 1));
+    assert_eq!(reds(&data.test), [3]);
     for (paths, word) in [
         (["train/x/a.png", "train/y/b.png", "test/c.png"], "\"x\""),
         (
@@ -151,25 +162,22 @@ fn flat_images_on_one_side_only_are_a_mismatch() {
             "without a class folder",
         ),
     ] {
-        let error = load(&folder(paths)).unwrap_err();
-        assert!(matches!(error, DataError::ClassMismatch { .. }), "{error}");
-        assert!(error.to_string().contains(word), "{error}");
+        refused(load(&folder(&paths)), &[word]);
     }
 }
 
 #[test]
 fn nested_folders_belong_to_the_class_at_the_top() {
-    let directory = folder([
+    let paths = [
         "cat/2024/may/a.png",
         "cat/2025/b.png",
         "cat/c.png",
         "dog/x/y/z/d.png",
         "dog/x/y/e.png",
-    ]);
-    let data = load(&directory).unwrap();
-    let labels = data.labels.clone().unwrap();
-    assert_eq!(labels.class_names, ["cat", "dog"]);
+    ];
+    let data = loads(&paths, &["cat", "dog"], (3, 2));
     assert_eq!(all_reds(&data), [0, 1, 2, 3, 4]);
+    let labels = data.labels.unwrap();
     for (red, label) in reds(&data.train).into_iter().zip(labels.train) {
         assert_eq!(label, u32::from(red > 2));
     }
@@ -179,8 +187,8 @@ fn nested_folders_belong_to_the_class_at_the_top() {
 #[test]
 fn links_are_followed_but_never_in_a_circle() {
     use std::os::unix::fs::symlink;
-    let directory = folder(["cat/a.png", "cat/b.png", "dog/c.png", "dog/d.png"]);
-    let elsewhere = folder(["deep/e.png", "f.png"]);
+    let directory = cats_and_dogs();
+    let elsewhere = tempfile::tempdir().unwrap();
     let path = |name: &str| directory.path().join(name);
     write_image(&elsewhere.path().join("deep/e.png"), 8, 8, 4);
     write_image(&elsewhere.path().join("f.png"), 8, 8, 5);
@@ -197,7 +205,7 @@ fn links_are_followed_but_never_in_a_circle() {
 
 #[test]
 fn an_empty_class_folder_is_left_out_and_named() {
-    let directory = folder(["cat/a.png", "cat/b.png", "dog/c.png", "dog/d.png"]);
+    let directory = cats_and_dogs();
     fs::create_dir_all(directory.path().join("emu/deeper")).unwrap();
     fs::write(directory.path().join("emu/deeper/notes.txt"), "none yet").unwrap();
     let data = load(&directory).unwrap();
@@ -207,14 +215,10 @@ fn an_empty_class_folder_is_left_out_and_named() {
 
 #[test]
 fn images_beside_class_folders_are_left_out_and_counted() {
-    let directory = folder([
-        "cat/a.png",
-        "cat/b.png",
-        "dog/c.png",
-        "dog/d.png",
-        "e.png",
-        "f.png",
-    ]);
+    let directory = cats_and_dogs();
+    for name in ["e.png", "f.png"] {
+        write_image(&directory.path().join(name), 8, 8, 9);
+    }
     let data = load(&directory).unwrap();
     assert_eq!(all_reds(&data), [0, 1, 2, 3]);
     noted(&data, &["images beside class folders", ": 2 in "]);
@@ -222,30 +226,17 @@ fn images_beside_class_folders_are_left_out_and_counted() {
 
 #[test]
 fn one_class_folder_alone_loads_without_labels() {
-    let data = load(&folder(strings(&many("cat", 5)))).unwrap();
-    assert_eq!(data.labels, None);
-    assert_eq!((data.train.len(), data.test.len()), (4, 1));
+    let data = loads(&many("cat", 5), &[], (4, 1));
     noted(&data, &["one class", "cat"]);
 }
 
 #[test]
-fn train_alone_is_read_as_if_it_were_the_folder() {
+fn train_alone_is_the_folder_and_beside_others_a_class() {
     let paths = [many("train/cat", 5), many("train/dog", 5)].concat();
-    let data = load(&folder(strings(&paths))).unwrap();
-    assert_eq!(data.labels.as_ref().unwrap().class_names, ["cat", "dog"]);
-    assert_eq!((data.train.len(), data.test.len()), (8, 2));
-    let data = load(&folder(strings(&many("train", 5)))).unwrap();
-    assert_eq!(
-        (data.labels, data.train.len(), data.test.len()),
-        (None, 4, 1)
-    );
-}
-
-#[test]
-fn train_beside_other_vehicles_is_a_class() {
+    loads(&paths, &["cat", "dog"], (8, 2));
+    loads(&many("train", 5), &[], (4, 1));
     let paths = [many("bus", 2), many("train", 2)].concat();
-    let data = load(&folder(strings(&paths))).unwrap();
-    assert_eq!(data.labels.unwrap().class_names, ["bus", "train"]);
+    loads(&paths, &["bus", "train"], (2, 2));
 }
 
 #[test]
@@ -257,24 +248,19 @@ fn a_third_split_is_left_unread_and_named() {
         "extra/d.png",
         "e.png",
     ];
-    let data = load(&folder(paths)).unwrap();
+    let data = loads(&paths, &[], (1, 1));
     assert_eq!(all_reds(&data), [0, 1]);
     noted(&data, &["only", "/val", "/extra", "/e.png"]);
 }
 
 #[test]
 fn run_folders_among_the_images_are_left_out_and_named() {
-    let directory = folder([
-        "cat/a.png",
-        "cat/b.png",
-        "dog/c.png",
-        "dog/d.png",
-        "runs/simclr-1/loss.png",
-        "cat/mine/loss.png",
-    ]);
+    let directory = cats_and_dogs();
     for run in ["runs/simclr-1", "cat/mine"] {
+        let run = directory.path().join(run);
+        write_image(&run.join("loss.png"), 8, 8, 9);
         for file in [CONFIG, METRICS] {
-            fs::write(directory.path().join(run).join(file), "").unwrap();
+            fs::write(run.join(file), "").unwrap();
         }
     }
     let data = load(&directory).unwrap();
@@ -283,48 +269,33 @@ fn run_folders_among_the_images_are_left_out_and_named() {
     noted(&data, &["class folders without images", "runs"]);
 
     let run = directory.path().join("runs/simclr-1");
-    let error = with_options(&run, LoadOptions::default()).unwrap_err();
-    assert!(matches!(error, DataError::RunFolder { .. }), "{error}");
-    assert!(error.to_string().contains("simclr-1"), "{error}");
+    let result = with_options(&run, LoadOptions::default());
+    refused(result, &["simclr-1 is the folder of a run"]);
 }
 
 #[test]
 fn a_class_of_one_image_is_trained_on_whole() {
-    let data = load(&folder(["cat/a.png", "cat/b.png", "dog/c.png"])).unwrap();
+    let paths = ["cat/a.png", "cat/b.png", "dog/c.png"];
+    let data = loads(&paths, &["cat", "dog"], (2, 1));
     assert!(reds(&data.train).contains(&2));
-    assert_eq!((data.train.len(), data.test.len()), (2, 1));
 }
 
 #[test]
 fn too_few_images_are_refused_with_what_was_looked_for() {
-    let nothing: [&str; 0] = [];
-    for (directory, found) in [
-        (folder(nothing), 0),
-        (folder(["lonely.png"]), 1),
-        (folder(["cat/a.png", "dog/b.png"]), 2),
-    ] {
-        let error = load(&directory).unwrap_err();
-        assert!(
-            matches!(error, DataError::TooFewImages { found: f, .. } if f == found),
-            "{error}"
-        );
-        assert!(!error.is_io());
-        let message = error.to_string();
+    for paths in [&[] as &[&str], &["lonely.png"], &["cat/a.png", "dog/b.png"]] {
+        let directory = folder(paths);
         let name = directory.path().display().to_string();
-        assert!(
-            message.contains(&name) && message.contains("png, apng, jpg"),
-            "{message}"
-        );
+        let found = format!("{name} holds {} images (png, apng, jpg", paths.len());
+        refused(load(&directory), &[&found]);
     }
-    let directory = folder(["train/a.png", "train/b.png"]);
+    let directory = folder(&["train/a.png", "train/b.png"]);
     fs::create_dir(directory.path().join("test")).unwrap();
-    let message = load(&directory).unwrap_err().to_string();
-    assert!(message.contains("/test holds 0 images"), "{message}");
+    refused(load(&directory), &["/test holds 0 images"]);
 }
 
 #[test]
 fn equal_files_are_noted_and_pairs_that_leak_counted() {
-    let directory = folder([
+    let directory = folder(&[
         "train/x/a.png",
         "train/x/b.png",
         "train/y/c.png",
@@ -352,34 +323,19 @@ fn equal_files_are_noted_and_pairs_that_leak_counted() {
 
 #[test]
 fn unreadable_files_are_named_or_left_out_and_counted() {
-    let directory = folder(["cat/a.png", "cat/b.png", "dog/c.png", "dog/d.png"]);
+    let directory = cats_and_dogs();
     let path = |name: &str| directory.path().join(name);
     fs::write(path("cat/broken.jpg"), "not an image").unwrap();
-    let error = load(&directory).unwrap_err();
-    assert!(matches!(error, DataError::Undecodable { .. }), "{error}");
-    let message = error.to_string();
-    assert!(message.contains("broken.jpg"), "{message}");
-    assert!(
-        message.ends_with("(--skip-unreadable leaves such files out)"),
-        "{message}"
-    );
-    assert!(!error.is_io() && message.lines().count() == 1, "{message}");
-
-    let skipping = || {
-        let options = LoadOptions {
-            skip_unreadable: true,
-            ..LoadOptions::default()
-        };
-        with_options(directory.path(), options)
-    };
-    let data = skipping().unwrap();
+    let hint = "(--skip-unreadable leaves such files out)";
+    refused(load(&directory), &["broken.jpg cannot be decoded", hint]);
+    let data = skipping(&directory).unwrap();
     assert_eq!(all_reds(&data), [0, 1, 2, 3]);
     noted(&data, &["1 file could not be read", "broken.jpg"]);
 
     fs::create_dir(path("emu")).unwrap();
     fs::write(path("emu/half.gif"), "GIF89a").unwrap();
     fs::write(path("emu/empty.png"), "").unwrap();
-    let data = skipping().unwrap();
+    let data = skipping(&directory).unwrap();
     assert_eq!(data.labels.as_ref().unwrap().class_names, ["cat", "dog"]);
     noted(&data, &["3 files could not be read", "broken.jpg"]);
     noted(
@@ -390,11 +346,7 @@ fn unreadable_files_are_named_or_left_out_and_counted() {
     for name in ["cat/a.png", "cat/b.png", "dog/c.png", "dog/d.png"] {
         fs::write(path(name), "no more").unwrap();
     }
-    let error = skipping().unwrap_err();
-    assert!(
-        matches!(error, DataError::TooFewImages { found: 0, .. }),
-        "{error}"
-    );
+    refused(skipping(&directory), &["holds 0 images"]);
 }
 
 /// Reading the beginning of a process's memory fails with an error of input and output, even for
@@ -402,7 +354,7 @@ fn unreadable_files_are_named_or_left_out_and_counted() {
 #[cfg(target_os = "linux")]
 #[test]
 fn a_file_that_the_system_refuses_is_a_failure_of_io() {
-    let directory = folder(["cat/a.png", "cat/b.png", "dog/c.png", "dog/d.png"]);
+    let directory = cats_and_dogs();
     std::os::unix::fs::symlink("/proc/self/mem", directory.path().join("cat/x.png")).unwrap();
     let error = load(&directory).unwrap_err();
     assert!(error.is_io(), "{error}");
@@ -411,17 +363,13 @@ fn a_file_that_the_system_refuses_is_a_failure_of_io() {
         message.contains("x.png") && message.contains("--skip-unreadable"),
         "{message}"
     );
-    let options = LoadOptions {
-        skip_unreadable: true,
-        ..LoadOptions::default()
-    };
-    let data = with_options(directory.path(), options).unwrap();
+    let data = skipping(&directory).unwrap();
     noted(&data, &["1 file could not be read", "x.png"]);
 }
 
 #[test]
 fn other_files_and_hidden_ones_are_passed_over() {
-    let directory = folder(["cat/a.png", "cat/b.png", "dog/c.png", "dog/d.png"]);
+    let directory = cats_and_dogs();
     for name in ["cat/.hidden.png", "cat/readme.md", "readme.md"] {
         fs::write(directory.path().join(name), "x").unwrap();
     }

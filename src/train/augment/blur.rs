@@ -7,36 +7,29 @@ use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
 
 use super::BlurConfig;
-use super::geometry::Shape;
+use crate::train::data::ImageSet;
 
-/// Blurs `view` (`[channels, height, width]`) as often and as widely as the configuration says.
-/// `scratch` holds one image of the same size.
+/// Blurs `view` (`[channels, height, width]`), one of `set`, as often and as widely as the
+/// configuration says. `scratch` holds one image of the same size.
 pub(super) fn maybe_blur(
     config: &BlurConfig,
     view: &mut [f32],
     scratch: &mut [f32],
-    shape: Shape,
+    set: &ImageSet,
     random: &mut ChaCha8Rng,
 ) {
     if random.random::<f32>() >= config.probability {
         return;
     }
     let sigma = random.random_range(config.sigma[0]..=config.sigma[1]);
-    let kernel = kernel(sigma, radius(config.kernel, shape.height));
+    let kernel = kernel(sigma, radius(config.kernel, set.height));
+    let blur_each = |from: &[f32], to: &mut [f32], length: usize, width: usize| {
+        let pairs = from.chunks_exact(length).zip(to.chunks_exact_mut(length));
+        pairs.for_each(|(from, to)| blur_rows(from, to, width, &kernel));
+    };
     // Along each row, then (writing back) along each column.
-    for (line, out) in view
-        .chunks_exact(shape.width)
-        .zip(scratch.chunks_exact_mut(shape.width))
-    {
-        blur_rows(line, out, 1, &kernel);
-    }
-    let plane = shape.height * shape.width;
-    for (image, out) in scratch
-        .chunks_exact(plane)
-        .zip(view.chunks_exact_mut(plane))
-    {
-        blur_rows(image, out, shape.width, &kernel);
-    }
+    blur_each(view, scratch, set.width, 1);
+    blur_each(scratch, view, set.height * set.width, set.width);
 }
 
 /// Half the kernel's width: `share` of the height is the whole width; at least one pixel.
@@ -82,10 +75,11 @@ mod tests {
 
     use super::*;
 
-    const SHAPE: Shape = Shape {
+    const SET: ImageSet = ImageSet {
         height: 64,
         width: 5,
         channels: 3,
+        pixels: Vec::new(),
     };
     const LENGTH: usize = 64 * 5 * 3;
 
@@ -97,7 +91,7 @@ mod tests {
         };
         let mut scratch = vec![f32::NAN; LENGTH];
         let mut random = ChaCha8Rng::seed_from_u64(0);
-        maybe_blur(&config, &mut view, &mut scratch, SHAPE, &mut random);
+        maybe_blur(&config, &mut view, &mut scratch, &SET, &mut random);
         view
     }
 

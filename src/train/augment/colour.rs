@@ -7,14 +7,9 @@ use rand_chacha::ChaCha8Rng;
 
 use super::ColourConfig;
 
-/// One jitter with its drawn strength.
-#[derive(Clone, Copy, Debug)]
-enum Jitter {
-    Brightness(f32),
-    Contrast(f32),
-    Saturation(f32),
-    Hue(f32),
-}
+/// One jitter of a view (`[channels, height, width]`, values in [0, 1]; the length of a plane; the
+/// strength).
+type Jitter = fn(&mut [f32], usize, f32);
 
 /// Distorts `view` (`[channels, height, width]`, values in [0, 1], `plane` = height · width).
 pub(super) fn distort(
@@ -25,15 +20,15 @@ pub(super) fn distort(
 ) {
     if random.random::<f32>() < config.probability {
         let mut factor = |range: f32| random.random_range((1.0 - range).max(0.0)..=1.0 + range);
-        let mut jitters = [
-            Jitter::Brightness(factor(config.brightness)),
-            Jitter::Contrast(factor(config.contrast)),
-            Jitter::Saturation(factor(config.saturation)),
-            Jitter::Hue(random.random_range(-config.hue..=config.hue)),
+        let mut jitters: [(Jitter, f32); 4] = [
+            (brighten, factor(config.brightness)),
+            (contrast, factor(config.contrast)),
+            (saturate, factor(config.saturation)),
+            (shift_hue, random.random_range(-config.hue..=config.hue)),
         ];
         jitters.shuffle(random);
-        for jitter in jitters {
-            jitter.apply(view, plane);
+        for (jitter, strength) in jitters {
+            jitter(view, plane, strength);
         }
     }
     if random.random::<f32>() < config.grey_probability {
@@ -41,18 +36,13 @@ pub(super) fn distort(
     }
 }
 
-impl Jitter {
-    fn apply(self, view: &mut [f32], plane: usize) {
-        match self {
-            Self::Brightness(factor) => blend(view, 0.0, factor),
-            Self::Contrast(factor) => {
-                let mean = mean_luminance(view, plane);
-                blend(view, mean, factor);
-            }
-            Self::Saturation(factor) => saturate(view, plane, factor),
-            Self::Hue(turn) => shift_hue(view, plane, turn),
-        }
-    }
+fn brighten(view: &mut [f32], _: usize, factor: f32) {
+    blend(view, 0.0, factor);
+}
+
+fn contrast(view: &mut [f32], plane: usize, factor: f32) {
+    let mean = mean_luminance(view, plane);
+    blend(view, mean, factor);
 }
 
 /// Moves every value away from (`factor` > 1) or towards (`factor` < 1) a fixed one.
@@ -63,39 +53,25 @@ fn blend(values: &mut [f32], fixed: f32, factor: f32) {
     }
 }
 
-/// ITU-R BT.601 luma.
-fn luminance(red: f32, green: f32, blue: f32) -> f32 {
+/// ITU-R BT.601 luma of red, green and blue.
+pub(in crate::train) fn luminance([red, green, blue]: [f32; 3]) -> f32 {
     0.299 * red + 0.587 * green + 0.114 * blue
 }
 
 /// The mean luminance of a colour view, the mean value of a grey one.
 fn mean_luminance(view: &[f32], plane: usize) -> f32 {
     let mean = |values: &[f32]| values.iter().sum::<f32>() / plane as f32;
-    match split(view, plane) {
-        Some([red, green, blue]) => luminance(mean(red), mean(green), mean(blue)),
-        None => mean(view),
+    let means: Vec<f32> = view.chunks_exact(plane).map(mean).collect();
+    match *means {
+        [red, green, blue] => luminance([red, green, blue]),
+        _ => means[0],
     }
-}
-
-/// The three planes of a colour view, nothing for a grey one.
-fn split(view: &[f32], plane: usize) -> Option<[&[f32]; 3]> {
-    let (red, rest) = view.split_at(plane);
-    (rest.len() == 2 * plane).then(|| [red, &rest[..plane], &rest[plane..]])
-}
-
-/// [`split`], to write.
-fn split_mut(view: &mut [f32], plane: usize) -> Option<[&mut [f32]; 3]> {
-    let (red, rest) = view.split_at_mut(plane);
-    if rest.len() != 2 * plane {
-        return None;
-    }
-    let (green, blue) = rest.split_at_mut(plane);
-    Some([red, green, blue])
 }
 
 /// Applies `change` to each pixel of a colour view; a grey view stays as it is.
 fn for_each_pixel(view: &mut [f32], plane: usize, change: impl Fn([f32; 3]) -> [f32; 3]) {
-    if let Some([red, green, blue]) = split_mut(view, plane) {
+    let mut planes = view.chunks_exact_mut(plane);
+    if let (Some(red), Some(green), Some(blue)) = (planes.next(), planes.next(), planes.next()) {
         for ((red, green), blue) in red.iter_mut().zip(green).zip(blue) {
             [*red, *green, *blue] = change([*red, *green, *blue]);
         }
@@ -104,9 +80,9 @@ fn for_each_pixel(view: &mut [f32], plane: usize, change: impl Fn([f32; 3]) -> [
 
 /// Moves each pixel away from or towards its own grey; factor 0 makes the view grey.
 fn saturate(view: &mut [f32], plane: usize, factor: f32) {
-    for_each_pixel(view, plane, |[red, green, blue]| {
-        let grey = (1.0 - factor) * luminance(red, green, blue);
-        [red, green, blue].map(|value| (factor * value + grey).clamp(0.0, 1.0))
+    for_each_pixel(view, plane, |colour| {
+        let grey = (1.0 - factor) * luminance(colour);
+        colour.map(|value| (factor * value + grey).clamp(0.0, 1.0))
     });
 }
 
@@ -152,48 +128,40 @@ mod tests {
         (0..3 * PLANE).map(|_| random.random()).collect()
     }
 
-    const EPSILON: f32 = 1e-5;
+    /// Applies these jitters, one after the other, to `view`.
+    #[track_caller]
+    fn becomes(jitters: &[(Jitter, f32)], mut view: Vec<f32>, expected: &[f32]) {
+        for (jitter, strength) in jitters {
+            jitter(&mut view, PLANE, *strength);
+        }
+        assert_abs_diff_eq!(view[..], *expected, epsilon = 1e-5);
+    }
 
     #[test]
-    fn no_turn_and_a_full_turn_of_hue_are_the_identity() {
-        for turn in [0.0, 1.0, -1.0] {
-            let mut view = random_view(1);
-            shift_hue(&mut view, PLANE, turn);
-            assert_abs_diff_eq!(view[..], random_view(1)[..], epsilon = EPSILON);
+    fn jitters_of_no_strength_and_opposite_turns_change_nothing() {
+        let view = random_view(1);
+        for (jitter, strength) in [
+            (shift_hue as Jitter, 0.0),
+            (shift_hue, 1.0),
+            (shift_hue, -1.0),
+            (brighten, 1.0),
+            (contrast, 1.0),
+            (saturate, 1.0),
+        ] {
+            becomes(&[(jitter, strength)], view.clone(), &view);
+        }
+        for turn in [-0.5, -0.21, 0.04, 0.37] {
+            let there_and_back = [(shift_hue as Jitter, turn), (shift_hue, -turn)];
+            becomes(&there_and_back, view.clone(), &view);
         }
     }
 
     #[test]
     fn a_third_of_a_turn_of_hue_passes_the_components_on() {
-        let mut view = random_view(2);
-        let original = view.clone();
-        shift_hue(&mut view, PLANE, 1.0 / 3.0);
-        let mut passed_on = original;
+        let view = random_view(2);
+        let mut passed_on = view.clone();
         passed_on.rotate_right(PLANE);
-        assert_abs_diff_eq!(view[..], passed_on[..], epsilon = EPSILON);
-    }
-
-    #[test]
-    fn opposite_turns_of_hue_cancel() {
-        for turn in [-0.5, -0.21, 0.04, 0.37] {
-            let mut view = random_view(3);
-            shift_hue(&mut view, PLANE, turn);
-            shift_hue(&mut view, PLANE, -turn);
-            assert_abs_diff_eq!(view[..], random_view(3)[..], epsilon = EPSILON);
-        }
-    }
-
-    #[test]
-    fn factor_one_is_the_identity() {
-        for jitter in [
-            Jitter::Brightness(1.0),
-            Jitter::Contrast(1.0),
-            Jitter::Saturation(1.0),
-        ] {
-            let mut view = random_view(4);
-            jitter.apply(&mut view, PLANE);
-            assert_abs_diff_eq!(view[..], random_view(4)[..], epsilon = EPSILON);
-        }
+        becomes(&[(shift_hue, 1.0 / 3.0)], view, &passed_on);
     }
 
     #[test]
@@ -201,27 +169,9 @@ mod tests {
         let mut view = random_view(5);
         let mean = mean_luminance(&view, PLANE);
         saturate(&mut view, PLANE, 0.0);
+        assert_abs_diff_eq!(mean_luminance(&view, PLANE), mean, epsilon = 1e-5);
         let red = view[..PLANE].repeat(3);
-        assert_abs_diff_eq!(view[..], red[..], epsilon = EPSILON);
-        assert_abs_diff_eq!(mean_luminance(&view, PLANE), mean, epsilon = EPSILON);
-    }
-
-    #[test]
-    fn distortion_keeps_values_between_zero_and_one() {
-        let config = ColourConfig {
-            probability: 1.0,
-            hue: 0.5,
-            ..ColourConfig::simclr(1.0)
-        };
-        let mut random = ChaCha8Rng::seed_from_u64(6);
-        for seed in 0..200 {
-            let mut view = random_view(seed);
-            distort(&config, &mut view, PLANE, &mut random);
-            assert!(view.iter().all(|value| (0.0..=1.0).contains(value)));
-            let mut grey = random_view(seed)[..PLANE].to_vec();
-            distort(&config, &mut grey, PLANE, &mut random);
-            assert!(grey.iter().all(|value| (0.0..=1.0).contains(value)));
-        }
+        assert_abs_diff_eq!(view[..], red[..], epsilon = 1e-5);
     }
 
     #[test]

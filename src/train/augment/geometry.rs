@@ -9,17 +9,10 @@ use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
 
 use super::{AugmentConfig, CropConfig};
+use crate::train::data::ImageSet;
 
 /// How often a window is redrawn until it fits the image.
 const CROP_ATTEMPTS: usize = 10;
-
-/// The size of an image and its number of channels.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Shape {
-    pub(super) height: usize,
-    pub(super) width: usize,
-    pub(super) channels: usize,
-}
 
 /// The part of an image that a view shows.
 #[derive(Clone, Debug, PartialEq)]
@@ -35,9 +28,9 @@ pub(super) struct Window {
 }
 
 impl Window {
-    /// The whole image as it is.
-    pub(super) fn whole(shape: Shape) -> Self {
-        let size = [shape.width as f32, shape.height as f32];
+    /// The whole of an image, as it is.
+    fn whole(set: &ImageSet) -> Self {
+        let size = [set.width as f32, set.height as f32];
         Self {
             centre: size.map(|side| side / 2.0),
             size,
@@ -47,8 +40,8 @@ impl Window {
     }
 
     /// Draws a window as the configuration allows.
-    pub(super) fn draw(config: &AugmentConfig, shape: Shape, random: &mut ChaCha8Rng) -> Self {
-        let mut window = Self::whole(shape);
+    pub(super) fn draw(config: &AugmentConfig, set: &ImageSet, random: &mut ChaCha8Rng) -> Self {
+        let mut window = Self::whole(set);
         if let Some(crop) = &config.crop {
             window.crop(crop, random);
         }
@@ -90,78 +83,59 @@ impl Window {
         ];
     }
 
-    /// Samples `image` (`[height, width, channels]`, 0 to 255) through the window into `view`
-    /// (`[channels, height, width]`, 0 to 1).
-    pub(super) fn sample(&self, image: &[u8], shape: Shape, view: &mut [f32]) {
-        if *self == Self::whole(shape) {
-            return copy_planes(image, shape, view);
+    /// Samples image `index` of `set` through the window into `view` (`[channels, height, width]`, 0 to
+    /// 1).
+    pub(super) fn sample(&self, set: &ImageSet, index: usize, view: &mut [f32]) {
+        let image = set.image(index);
+        let (height, width, channels) = (set.height, set.width, set.channels);
+        if *self == Self::whole(set) {
+            return copy_planes(set, index, view);
         }
         // The image positions one output column and one output row apart.
         let (sine, cosine) = self.angle.sin_cos();
         let mirror = if self.flipped { -1.0 } else { 1.0 };
-        let along = mirror * self.size[0] / shape.width as f32;
-        let down = self.size[1] / shape.height as f32;
+        let along = mirror * self.size[0] / width as f32;
+        let down = self.size[1] / height as f32;
         let column_step = [along * cosine, along * sine];
         let row_step = [-down * sine, down * cosine];
 
-        let (half_width, half_height) = (shape.width as f32 / 2.0, shape.height as f32 / 2.0);
-        let plane = shape.height * shape.width;
-        for row in 0..shape.height {
-            let v = row as f32 + 0.5 - half_height;
-            for column in 0..shape.width {
-                let u = column as f32 + 0.5 - half_width;
+        let plane = height * width;
+        for row in 0..height {
+            let v = row as f32 + 0.5 - height as f32 / 2.0;
+            for column in 0..width {
+                let u = column as f32 + 0.5 - width as f32 / 2.0;
                 let [x, y] = [0, 1].map(|axis| {
                     // Pixel values sit at the middles of pixels.
                     self.centre[axis] + u * column_step[axis] + v * row_step[axis] - 0.5
                 });
-                let columns = Taps::around(x, shape.width);
-                let rows = Taps::around(y, shape.height);
-                let at = |row: usize, column: usize| (row * shape.width + column) * shape.channels;
-                let corners = [
-                    (
-                        at(rows.first, columns.first),
-                        (1.0 - rows.share) * (1.0 - columns.share),
-                    ),
-                    (
-                        at(rows.first, columns.second),
-                        (1.0 - rows.share) * columns.share,
-                    ),
-                    (
-                        at(rows.second, columns.first),
-                        rows.share * (1.0 - columns.share),
-                    ),
-                    (at(rows.second, columns.second), rows.share * columns.share),
-                ];
-                for channel in 0..shape.channels {
+                let columns = taps(x, width);
+                let corners = taps(y, height).map(|(row, row_share)| {
+                    columns.map(|(column, share)| {
+                        ((row * width + column) * channels, row_share * share)
+                    })
+                });
+                for channel in 0..channels {
                     let value: f32 = corners
+                        .as_flattened()
                         .iter()
                         .map(|&(place, weight)| weight * f32::from(image[place + channel]))
                         .sum();
                     // Four rounded weights may sum to a hair more than one.
-                    view[channel * plane + row * shape.width + column] = (value / 255.0).min(1.0);
+                    view[channel * plane + row * width + column] = (value / 255.0).min(1.0);
                 }
             }
         }
     }
 }
 
-/// Two neighbouring pixels along one axis and the second one's share.
-struct Taps {
-    first: usize,
-    second: usize,
-    share: f32,
-}
-
-impl Taps {
-    fn around(position: f32, length: usize) -> Self {
-        let below = position.floor();
-        let first = below as isize;
-        Self {
-            first: reflect(first, length),
-            second: reflect(first + 1, length),
-            share: position - below,
-        }
-    }
+/// The two pixels around `position` on an axis of `length` pixels, each with its share.
+fn taps(position: f32, length: usize) -> [(usize, f32); 2] {
+    let below = position.floor();
+    let (first, share) = (below as isize, position - below);
+    [
+        (reflect(first, length), 1.0 - share),
+        (reflect(first + 1, length), share),
+    ]
 }
 
 /// Continues an axis of `length` pixels by mirror images: …1 0 | 0 1 2 … n−1 | n−1 n−2….
@@ -173,11 +147,11 @@ fn reflect(index: isize, length: usize) -> usize {
     folded.min(2 * length - 1 - folded)
 }
 
-/// `[height, width, channels]` bytes to `[channels, height, width]` in [0, 1].
-pub(super) fn copy_planes(image: &[u8], shape: Shape, view: &mut [f32]) {
-    let planes = view.chunks_exact_mut(shape.height * shape.width);
+/// Image `index` of `set` as it is, in `[channels, height, width]` and 0 to 1.
+fn copy_planes(set: &ImageSet, index: usize, view: &mut [f32]) {
+    let planes = view.chunks_exact_mut(set.height * set.width);
     for (channel, plane) in planes.enumerate() {
-        let values = image[channel..].iter().step_by(shape.channels);
+        let values = set.image(index)[channel..].iter().step_by(set.channels);
         for (out, &value) in plane.iter_mut().zip(values) {
             *out = f32::from(value) / 255.0;
         }
@@ -191,119 +165,92 @@ mod tests {
 
     use super::*;
 
-    const SHAPE: Shape = Shape {
-        height: 6,
-        width: 9,
-        channels: 3,
-    };
+    const PLANE: usize = 6 * 9;
 
-    fn random_image(seed: u64) -> Vec<u8> {
-        let mut random = ChaCha8Rng::seed_from_u64(seed);
-        (0..SHAPE.height * SHAPE.width * SHAPE.channels)
-            .map(|_| random.random())
-            .collect()
+    fn set(pixels: Vec<u8>) -> ImageSet {
+        ImageSet {
+            height: 6,
+            width: 9,
+            channels: 3,
+            pixels,
+        }
     }
 
-    fn view_through(window: &Window, image: &[u8]) -> Vec<f32> {
-        let mut view = vec![f32::NAN; image.len()];
-        window.sample(image, SHAPE, &mut view);
+    fn random_image(seed: u64) -> ImageSet {
+        let mut random = ChaCha8Rng::seed_from_u64(seed);
+        set((0..PLANE * 3).map(|_| random.random()).collect())
+    }
+
+    /// The image through the whole window, turned by `angle` and perhaps mirrored.
+    fn view(image: &ImageSet, angle: f32, flipped: bool) -> Vec<f32> {
+        let window = Window {
+            angle,
+            flipped,
+            ..Window::whole(image)
+        };
+        let mut view = vec![f32::NAN; image.pixels.len()];
+        window.sample(image, 0, &mut view);
         view
     }
 
     const EPSILON: f32 = 1e-4;
 
     #[test]
-    fn the_whole_window_is_the_image() {
+    fn a_full_turn_is_the_image() {
         let image = random_image(1);
-        let whole = view_through(&Window::whole(SHAPE), &image);
-        let mut planes = vec![0.0; image.len()];
-        copy_planes(&image, SHAPE, &mut planes);
-        assert_eq!(whole, planes);
-        // Not the shortcut: a full turn goes through the interpolation.
-        let turned = Window {
-            angle: std::f32::consts::TAU,
-            ..Window::whole(SHAPE)
-        };
-        let turned = view_through(&turned, &image);
-        assert_abs_diff_eq!(turned[..], planes[..], epsilon = EPSILON);
+        let (turned, whole) = (
+            view(&image, std::f32::consts::TAU, false),
+            view(&image, 0.0, false),
+        );
+        assert_abs_diff_eq!(turned[..], whole[..], epsilon = EPSILON);
     }
 
     #[test]
     fn flipping_twice_is_the_identity() {
-        let flip = Window {
-            flipped: true,
-            ..Window::whole(SHAPE)
-        };
         let image = random_image(2);
-        let once = view_through(&flip, &image);
-        let plane = SHAPE.height * SHAPE.width;
-        let back: Vec<u8> = (0..image.len())
-            .map(|i| (once[i % 3 * plane + i / 3] * 255.0).round() as u8)
+        let once = view(&image, 0.0, true);
+        let back = (0..3 * PLANE)
+            .map(|i| (once[i % 3 * PLANE + i / 3] * 255.0).round() as u8)
             .collect();
+        let back = set(back);
         assert_ne!(back, image);
-        let twice = view_through(&flip, &back);
-        let whole = view_through(&Window::whole(SHAPE), &image);
+        let (twice, whole) = (view(&back, 0.0, true), view(&image, 0.0, false));
         assert_abs_diff_eq!(twice[..], whole[..], epsilon = EPSILON);
     }
 
     #[test]
     fn half_a_turn_reverses_rows_and_columns() {
-        let turned = Window {
-            angle: std::f32::consts::PI,
-            ..Window::whole(SHAPE)
-        };
         let image = random_image(3);
-        let mut expected = view_through(&Window::whole(SHAPE), &image);
-        for plane in expected.chunks_exact_mut(SHAPE.height * SHAPE.width) {
-            plane.reverse();
-        }
-        let turned = view_through(&turned, &image);
+        let mut expected = view(&image, 0.0, false);
+        expected.chunks_exact_mut(PLANE).for_each(<[f32]>::reverse);
+        let turned = view(&image, std::f32::consts::PI, false);
         assert_abs_diff_eq!(turned[..], expected[..], epsilon = EPSILON);
     }
 
     #[test]
-    fn crops_keep_their_declared_area_and_shape_and_stay_inside() {
-        let square = Shape {
-            height: 32,
-            width: 32,
-            channels: 1,
-        };
-        let config = CropConfig {
-            scale: [0.08, 1.0],
-            ratio: [0.75, 4.0 / 3.0],
-        };
+    fn crops_keep_their_area_stay_inside_and_have_their_shape_if_it_fits() {
         let mut random = ChaCha8Rng::seed_from_u64(4);
-        for _ in 0..2000 {
-            let mut window = Window::whole(square);
-            window.crop(&config, &mut random);
-            let [width, height] = window.size;
-            let (area, ratio) = (width * height / 1024.0, width / height);
-            assert!((0.0799..=1.0001).contains(&area), "area {area}");
-            assert!((0.7499..=1.3335).contains(&ratio), "ratio {ratio}");
-            for axis in 0..2 {
-                assert!(window.centre[axis] - window.size[axis] / 2.0 >= -1e-4);
-                assert!(window.centre[axis] + window.size[axis] / 2.0 <= 32.0001);
+        let whole = Window::whole(&random_image(0));
+        for (size, scale) in [([32.0, 32.0], [0.08, 1.0]), ([64.0, 2.0], [0.9, 1.0])] {
+            let ratio = [0.75, 4.0 / 3.0];
+            let config = CropConfig { scale, ratio };
+            for _ in 0..2000 {
+                let mut window = Window {
+                    size,
+                    ..whole.clone()
+                };
+                window.crop(&config, &mut random);
+                let [width, height] = window.size;
+                let area = width * height / (size[0] * size[1]);
+                assert!((scale[0] - 1e-3..=1.001).contains(&area), "area {area}");
+                let shape = width / height;
+                let fits = size[0] == size[1];
+                assert!(!fits || (0.7499..=1.3335).contains(&shape), "ratio {shape}");
+                for axis in 0..2 {
+                    assert!(window.centre[axis] - window.size[axis] / 2.0 >= -1e-4);
+                    assert!(window.centre[axis] + window.size[axis] / 2.0 <= size[axis] + 1e-4);
+                }
             }
-        }
-    }
-
-    #[test]
-    fn a_crop_that_cannot_have_its_shape_keeps_its_area() {
-        let long = Shape {
-            height: 2,
-            width: 64,
-            channels: 1,
-        };
-        let config = CropConfig {
-            scale: [0.9, 1.0],
-            ratio: [0.75, 4.0 / 3.0],
-        };
-        let mut random = ChaCha8Rng::seed_from_u64(5);
-        for _ in 0..200 {
-            let mut window = Window::whole(long);
-            window.crop(&config, &mut random);
-            let area = window.size[0] * window.size[1] / 128.0;
-            assert!((0.899..=1.001).contains(&area), "area {area}");
         }
     }
 

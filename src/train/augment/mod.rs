@@ -15,7 +15,8 @@ use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
 
 use crate::train::data::ImageSet;
-use geometry::{Shape, Window};
+pub(super) use colour::luminance;
+use geometry::Window;
 
 /// The mean that is subtracted from values in [0, 1].
 const MEAN: f32 = 0.5;
@@ -69,16 +70,8 @@ pub struct ViewKey {
 impl ViewKey {
     /// The generator for the image at `position` of the batch.
     fn generator(self, position: usize) -> ChaCha8Rng {
-        let mut seed = [0; 32];
-        for (bytes, word) in seed
-            .as_chunks_mut::<8>()
-            .0
-            .iter_mut()
-            .zip([self.seed, self.step, self.view])
-        {
-            *bytes = word.to_le_bytes();
-        }
-        let mut random = ChaCha8Rng::from_seed(seed);
+        let words = [self.seed, self.step, self.view, 0].map(u64::to_le_bytes);
+        let mut random = ChaCha8Rng::from_seed(bytemuck::cast(words));
         random.set_stream(position as u64);
         random
     }
@@ -99,8 +92,14 @@ pub fn augment_batch(
     out: &mut [f32],
 ) -> Result<(), AugmentError> {
     config.validate()?;
-    check(set, indices, out)?;
-    let shape = shape(set);
+    if let Some(&given) = indices.iter().find(|&&index| index >= set.len()) {
+        let images = set.len();
+        return Err(AugmentError::IndexOutOfRange { given, images });
+    }
+    let (given, expected) = (out.len(), indices.len() * set.image_len());
+    if given != expected {
+        return Err(AugmentError::OutputLength { given, expected });
+    }
     out.par_chunks_exact_mut(set.image_len().max(1))
         .zip(indices)
         .enumerate()
@@ -108,8 +107,16 @@ pub fn augment_batch(
             || vec![0.0; set.image_len()],
             |scratch, (position, (view, &index))| {
                 let mut random = key.generator(position);
-                draw_view(config, set.image(index), shape, scratch, view, &mut random);
-                normalise(view);
+                Window::draw(config, set, &mut random).sample(set, index, view);
+                if let Some(colour) = &config.colour {
+                    colour::distort(colour, view, set.height * set.width, &mut random);
+                }
+                if let Some(blur) = &config.blur {
+                    blur::maybe_blur(blur, view, scratch, set, &mut random);
+                }
+                for value in view {
+                    *value = (*value - MEAN) / STANDARD_DEVIATION;
+                }
             },
         );
     Ok(())
@@ -122,60 +129,10 @@ pub fn augment_batch(
 /// [`AugmentError`] on an index outside the set or an `out` of the wrong length; `out` is then
 /// untouched.
 pub fn to_float(set: &ImageSet, indices: &[usize], out: &mut [f32]) -> Result<(), AugmentError> {
-    check(set, indices, out)?;
-    let shape = shape(set);
-    out.par_chunks_exact_mut(set.image_len().max(1))
-        .zip(indices)
-        .for_each(|(view, &index)| {
-            geometry::copy_planes(set.image(index), shape, view);
-            normalise(view);
-        });
-    Ok(())
-}
-
-/// Draws one view with values in [0, 1].
-fn draw_view(
-    config: &AugmentConfig,
-    image: &[u8],
-    shape: Shape,
-    scratch: &mut [f32],
-    view: &mut [f32],
-    random: &mut ChaCha8Rng,
-) {
-    Window::draw(config, shape, random).sample(image, shape, view);
-    if let Some(colour) = &config.colour {
-        colour::distort(colour, view, shape.height * shape.width, random);
-    }
-    if let Some(blur) = &config.blur {
-        blur::maybe_blur(blur, view, scratch, shape, random);
-    }
-}
-
-fn shape(set: &ImageSet) -> Shape {
-    Shape {
-        height: set.height,
-        width: set.width,
-        channels: set.channels,
-    }
-}
-
-fn check(set: &ImageSet, indices: &[usize], out: &[f32]) -> Result<(), AugmentError> {
-    if let Some(&given) = indices.iter().find(|&&index| index >= set.len()) {
-        let images = set.len();
-        return Err(AugmentError::IndexOutOfRange { given, images });
-    }
-    let expected = indices.len() * set.image_len();
-    if out.len() != expected {
-        let given = out.len();
-        return Err(AugmentError::OutputLength { given, expected });
-    }
-    Ok(())
-}
-
-fn normalise(view: &mut [f32]) {
-    for value in view {
-        *value = (*value - MEAN) / STANDARD_DEVIATION;
-    }
+    // A view without any change does not depend on its key.
+    let [seed, step, view] = [0; 3];
+    let key = ViewKey { seed, step, view };
+    augment_batch(&AugmentConfig::default(), set, indices, key, out)
 }
 
 #[cfg(test)]
@@ -224,15 +181,16 @@ mod tests {
     }
 
     #[test]
-    fn with_everything_off_a_view_is_the_image() {
+    fn the_plain_view_is_the_image_in_planes() {
         for channels in [1, 3] {
             let set = random_set(channels);
-            let indices: Vec<usize> = (0..set.len()).rev().collect();
-            let mut plain = vec![f32::NAN; set.pixels.len()];
-            to_float(&set, &indices, &mut plain).unwrap();
-            assert_eq!(batch(&AugmentConfig::default(), &set, KEY), plain);
-            let first = f32::from(set.image(set.len() - 1)[0]) / 255.0;
-            assert_eq!(plain[0], (first - MEAN) / STANDARD_DEVIATION);
+            let mut plain = vec![f32::NAN; set.image_len()];
+            to_float(&set, &[3], &mut plain).unwrap();
+            let plane = set.height * set.width;
+            for (place, &value) in plain.iter().enumerate() {
+                let byte = set.image(3)[place % plane * channels + place / plane];
+                assert_eq!(value, (f32::from(byte) / 255.0 - 0.5) / 0.5);
+            }
         }
     }
 
@@ -241,7 +199,10 @@ mod tests {
         for channels in [1, 3] {
             let set = random_set(channels);
             for step in 0..50 {
-                let out = batch(&everything(), &set, ViewKey { step, ..KEY });
+                // Blur would hide values out of range among their neighbours.
+                let mut config = everything();
+                config.blur = config.blur.filter(|_| step % 2 == 0);
+                let out = batch(&config, &set, ViewKey { step, ..KEY });
                 assert!(out.iter().all(|value| (-1.00001..=1.00001).contains(value)));
             }
         }
@@ -275,28 +236,16 @@ mod tests {
         let set = random_set(1);
         let config = AugmentConfig::default();
         let mut out = vec![0.0; set.image_len()];
-        assert_eq!(
-            augment_batch(&config, &set, &[7], KEY, &mut out),
-            Err(AugmentError::IndexOutOfRange {
-                given: 7,
-                images: 7
-            })
-        );
-        assert_eq!(
-            to_float(&set, &[0, 1], &mut out),
-            Err(AugmentError::OutputLength {
-                given: 120,
-                expected: 240
-            })
-        );
-        let config = AugmentConfig {
+        let broken = AugmentConfig {
             flip: Some(FlipConfig { probability: 2.0 }),
-            ..config
+            ..config.clone()
         };
-        let error = augment_batch(&config, &set, &[0], KEY, &mut out).unwrap_err();
-        assert!(
-            error.to_string().contains("flip.probability is 2"),
-            "{error}"
-        );
+        let mut refused = |config, indices: &[usize], words| {
+            let error = augment_batch(config, &set, indices, KEY, &mut out).unwrap_err();
+            assert!(error.to_string().contains(words), "{error}");
+        };
+        refused(&config, &[7], "image index 7 is outside a set of 7 images");
+        refused(&config, &[0, 1], "out holds 120 values, expected 240");
+        refused(&broken, &[0], "flip.probability is 2");
     }
 }

@@ -11,10 +11,10 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
 
-use crate::train::augment::AugmentConfig;
+use crate::train::augment::{AugmentConfig, luminance};
 
-use super::motif::Motif;
-use super::{Dataset, ImageSet, Labels};
+use super::motif::{Covers, MOTIFS};
+use super::{Dataset, ImageSet, dataset};
 
 /// Side of the square images, in pixels.
 const SIDE: usize = 32;
@@ -55,22 +55,20 @@ type Colour = [f32; 3];
 
 /// Draws the whole set.
 pub(super) fn generate() -> Dataset {
+    let class_names = MOTIFS.map(|(name, _)| name.to_owned()).to_vec();
     Dataset {
-        train: draw_set(0, TRAIN_IMAGES),
-        test: draw_set(TRAIN_IMAGES, TEST_IMAGES),
-        labels: Some(Labels {
-            class_names: Motif::ALL.map(|motif| motif.name().to_owned()).to_vec(),
-            train: draw_labels(TRAIN_IMAGES),
-            test: draw_labels(TEST_IMAGES),
-        }),
         augment: AugmentConfig::demo(),
-        notes: Vec::new(),
+        ..dataset(
+            (draw_set(0, TRAIN_IMAGES), labels(TRAIN_IMAGES)),
+            (draw_set(TRAIN_IMAGES, TEST_IMAGES), labels(TEST_IMAGES)),
+            Some(class_names),
+        )
     }
 }
 
 /// The labels of a set of `count` images: they go round.
-fn draw_labels(count: usize) -> Vec<u32> {
-    (0..count).map(|i| (i % Motif::ALL.len()) as u32).collect()
+fn labels(count: usize) -> Vec<u32> {
+    (0..MOTIFS.len() as u32).cycle().take(count).collect()
 }
 
 /// Draws images `first..first + count` of the endless row of demo images.
@@ -82,7 +80,7 @@ fn draw_set(first: usize, count: usize) -> ImageSet {
         .for_each(|(index, image)| {
             let mut random = ChaCha8Rng::seed_from_u64(SEED);
             random.set_stream((first + index) as u64);
-            draw_image(Motif::ALL[index % Motif::ALL.len()], &mut random, image);
+            draw_image(MOTIFS[index % MOTIFS.len()].1, &mut random, image);
         });
     ImageSet {
         height: SIDE,
@@ -93,8 +91,8 @@ fn draw_set(first: usize, count: usize) -> ImageSet {
 }
 
 /// Draws one image: texture, lighting, clutter, noise.
-fn draw_image(motif: Motif, random: &mut ChaCha8Rng, image: &mut [u8]) {
-    let texture = Texture::draw(motif, random);
+fn draw_image(covers: Covers, random: &mut ChaCha8Rng, image: &mut [u8]) {
+    let texture = Texture::draw(covers, random);
     let clutter: Vec<Blob> = (0..random.random_range(CLUTTER))
         .map(|_| Blob::draw(random))
         .collect();
@@ -124,8 +122,9 @@ fn draw_image(motif: Motif, random: &mut ChaCha8Rng, image: &mut [u8]) {
 
 /// A motif with its place, size and colours.
 struct Texture {
-    motif: Motif,
-    weight: f32,
+    covers: Covers,
+    /// Thins or thickens strokes by up to about a quarter.
+    thicken: f32,
     /// The rows of the map from pixels to periods.
     axes: [[f32; 2]; 2],
     phase: [f32; 2],
@@ -135,22 +134,19 @@ struct Texture {
 }
 
 impl Texture {
-    fn draw(motif: Motif, random: &mut ChaCha8Rng) -> Self {
+    fn draw(covers: Covers, random: &mut ChaCha8Rng) -> Self {
         let period = random.random_range(PERIOD);
         let (sine, cosine) = random.random_range(0.0..TAU).sin_cos();
         let (covered, bare) = draw_colours(random);
         Self {
-            motif,
-            weight: random.random_range(-1.0..1.0),
+            covers,
+            thicken: 1.0 + 0.25 * random.random_range(-1.0..1.0),
             axes: [
                 [cosine / period, sine / period],
                 [-sine / period, cosine / period],
             ],
             // Large against every motif's own period.
-            phase: [
-                random.random_range(0.0..60.0),
-                random.random_range(0.0..60.0),
-            ],
+            phase: [0; 2].map(|_| random.random_range(0.0..60.0)),
             warp: [Wave::draw(random), Wave::draw(random)],
             covered,
             bare,
@@ -160,7 +156,7 @@ impl Texture {
     /// The mean colour of the pixel around `centre`.
     fn colour_at(&self, centre: [f32; 2]) -> Colour {
         // The warp hardly changes within a pixel.
-        let warp = [self.warp[0].at(centre), self.warp[1].at(centre)];
+        let warp = self.warp.each_ref().map(|wave| wave.at(centre));
         let mut covered = 0;
         for sample in 0..SUPERSAMPLES * SUPERSAMPLES {
             let offset = [sample % SUPERSAMPLES, sample / SUPERSAMPLES]
@@ -168,7 +164,7 @@ impl Texture {
             let point = [centre[0] + offset[0], centre[1] + offset[1]];
             let [u, v] =
                 [0, 1].map(|axis| dot(self.axes[axis], point) + self.phase[axis] + warp[axis]);
-            covered += usize::from(self.motif.covers(u, v, self.weight));
+            covered += usize::from((self.covers)(u, v, self.thicken));
         }
         let share = covered as f32 / (SUPERSAMPLES * SUPERSAMPLES) as f32;
         mix(self.bare, self.covered, share)
@@ -210,10 +206,7 @@ impl Blob {
     fn draw(random: &mut ChaCha8Rng) -> Self {
         let side = SIDE as f32;
         Self {
-            centre: [
-                random.random_range(0.0..side),
-                random.random_range(0.0..side),
-            ],
+            centre: [0; 2].map(|_| random.random_range(0.0..side)),
             radius: random.random_range(CLUTTER_RADIUS),
             colour: draw_colour(random.random_range(0.2..0.8), random),
         }
@@ -248,11 +241,6 @@ fn draw_colour(level: f32, random: &mut ChaCha8Rng) -> Colour {
     let tint = [0.0, TAU / 3.0, 2.0 * TAU / 3.0].map(|primary| chroma * (hue - primary).cos());
     let shift = level - luminance(tint);
     tint.map(|component| component + shift)
-}
-
-/// ITU-R BT.601 luma.
-fn luminance(colour: Colour) -> f32 {
-    0.299 * colour[0] + 0.587 * colour[1] + 0.114 * colour[2]
 }
 
 fn mix(from: Colour, to: Colour, share: f32) -> Colour {
@@ -320,7 +308,7 @@ mod tests {
                 let cosine =
                     |j: usize| -> f32 { memory[j].iter().zip(&query).map(|(a, b)| a * b).sum() };
                 let nearest = (0..train.len()).max_by(|&a, &b| cosine(a).total_cmp(&cosine(b)));
-                nearest.is_some_and(|j| j % Motif::ALL.len() == i % Motif::ALL.len())
+                nearest.is_some_and(|j| j % MOTIFS.len() == i % MOTIFS.len())
             })
             .count();
         assert!(right < 50, "{right} of 200 right, chance is 20");

@@ -1,6 +1,7 @@
 //! What can go wrong while reading images, sorted into bad input and failing I/O.
 
-use std::path::PathBuf;
+use std::fmt::Display;
+use std::path::{Path, PathBuf};
 
 /// What helps where some files of many are broken.
 const SKIP: &str = "--skip-unreadable leaves such files out";
@@ -25,15 +26,15 @@ pub enum DataError {
         /// What should have been there.
         wanted: String,
     },
-    /// The first bytes are not those of the format.
-    #[error("{} begins with 0x{found:08x}, expected {expected}", path.display())]
-    WrongMagic {
-        /// The file.
+    /// What was found is not what the format, the other half of the set or this crate allows.
+    #[error("{} {found}, {allowed}", path.display())]
+    Unfit {
+        /// The file or folder.
         path: PathBuf,
-        /// Its first four bytes, big-endian.
-        found: u32,
-        /// The allowed beginnings.
-        expected: String,
+        /// What was found, such as "holds 27 bytes".
+        found: String,
+        /// What is allowed, such as "expected 28".
+        allowed: String,
     },
     /// The contents contradict themselves.
     #[error("{} is damaged: {reason}", path.display())]
@@ -42,36 +43,6 @@ pub enum DataError {
         path: PathBuf,
         /// What does not fit.
         reason: String,
-    },
-    /// The length is not what the header or the record size asks for.
-    #[error("{} holds {found} bytes, expected {expected}", path.display())]
-    WrongLength {
-        /// The file.
-        path: PathBuf,
-        /// Its length in bytes.
-        found: u64,
-        /// The allowed length.
-        expected: String,
-    },
-    /// A header names an image shape that cannot be trained on.
-    #[error("{} has images of {found}, allowed are {allowed}", path.display())]
-    UnsupportedShape {
-        /// The file.
-        path: PathBuf,
-        /// The shape in the header.
-        found: String,
-        /// The allowed shapes.
-        allowed: String,
-    },
-    /// An array of another type.
-    #[error("{} holds elements of type {found}, allowed are {allowed}", path.display())]
-    UnsupportedType {
-        /// The file.
-        path: PathBuf,
-        /// The type in the header.
-        found: String,
-        /// The allowed types.
-        allowed: &'static str,
     },
     /// Too few images to hold one out and train on another.
     #[error(
@@ -118,42 +89,6 @@ pub enum DataError {
         /// The file.
         path: PathBuf,
     },
-    /// A folder of images without enough of them.
-    #[error("{} holds {found} images ({extensions}), expected {expected}", path.display())]
-    TooFewImages {
-        /// The folder.
-        path: PathBuf,
-        /// Number of images in it that can be read.
-        found: usize,
-        /// The file name extensions that count as images.
-        extensions: &'static str,
-        /// What is needed.
-        expected: &'static str,
-    },
-    /// A run's folder given as a folder of images.
-    #[error("{} is the folder of a run, expected a folder of images", path.display())]
-    RunFolder {
-        /// The folder.
-        path: PathBuf,
-    },
-    /// Training and held-out folders do not name the same classes.
-    #[error(
-        "{} has no {}, which {} has",
-        path.display(),
-        match class {
-            Some(class) => format!("images of class {class:?}"),
-            None => "images without a class folder".to_owned(),
-        },
-        other.display()
-    )]
-    ClassMismatch {
-        /// The folder that lacks it.
-        path: PathBuf,
-        /// The class; `None` for images without a class folder.
-        class: Option<String>,
-        /// The folder that has it.
-        other: PathBuf,
-    },
     /// The system refused or failed to read an image file.
     #[error("could not read {}: {source} ({SKIP})", path.display())]
     UnreadableImage {
@@ -170,19 +105,29 @@ pub enum DataError {
         /// What the decoder said.
         source: image::ImageError,
     },
-    /// Training and held-out images differ in size.
-    #[error("{} has images of {test}, but the training images are {train}", path.display())]
-    ShapeMismatch {
-        /// The held-out file.
-        path: PathBuf,
-        /// Held-out `height x width x channels`.
-        test: String,
-        /// Training `height x width x channels`.
-        train: String,
-    },
 }
 
 impl DataError {
+    pub(super) fn unfit(path: &Path, found: String, allowed: String) -> Self {
+        Self::Unfit {
+            path: path.to_path_buf(),
+            found,
+            allowed,
+        }
+    }
+
+    /// A file of `bytes`, where the format asks for `expected`.
+    pub(super) fn wrong_length(path: &Path, bytes: usize, expected: impl Display) -> Self {
+        let found = format!("holds {bytes} bytes");
+        Self::unfit(path, found, format!("expected {expected}"))
+    }
+
+    /// A file whose first four bytes are not those of the format.
+    pub(super) fn wrong_magic(path: &Path, magic: [u8; 4], expected: impl Display) -> Self {
+        let found = format!("begins with 0x{:08x}", u32::from_be_bytes(magic));
+        Self::unfit(path, found, format!("expected {expected}"))
+    }
+
     /// Whether the system failed (a disk, a permission), as opposed to input that is not what it
     /// should be.
     pub fn is_io(&self) -> bool {

@@ -16,8 +16,9 @@ mod source;
 pub use error::DataError;
 pub use source::{DataSource, ParseDataSourceError};
 
+use std::collections::BTreeMap;
 use std::io::ErrorKind;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rand::SeedableRng;
 use rand::seq::SliceRandom;
@@ -126,47 +127,95 @@ pub fn load(source: &DataSource, options: LoadOptions) -> Result<Dataset, DataEr
         DataSource::Npy { images, labels } => npy::load(images, labels.as_deref(), options.seed),
     }?;
     if let Some(labels) = &dataset.labels
-        && let Some(first) = labels.train.first()
+        && let Some(&first) = labels.train.first()
         && labels
             .train
             .iter()
             .chain(&labels.test)
-            .all(|label| label == first)
+            .all(|&label| label == first)
     {
-        let name = labels
-            .class_names
-            .get(*first as usize)
-            .cloned()
-            .unwrap_or_default();
         dataset.notes.push(format!(
-            "all images are of one class, {name:?}, so that labels tell nothing apart"
+            "all images are of one class, {:?}, so that labels tell nothing apart",
+            labels.class_names[first as usize]
         ));
         dataset.labels = None;
     }
     Ok(dataset)
 }
 
-/// Which of the `count` images of one class are held out where files have no division of their own:
-/// one in [`HELD_OUT`] by a shuffle that follows from seed and class, at least one, but never the
-/// only one.
-fn held_out(count: usize, class: usize, seed: u64) -> Vec<bool> {
-    let mut random = ChaCha8Rng::seed_from_u64(seed);
-    random.set_stream(class as u64);
-    let mut order: Vec<usize> = (0..count).collect();
-    order.shuffle(&mut random);
-    order.truncate((count / HELD_OUT).max(1).min(count.saturating_sub(1)));
-    let mut held_out = vec![false; count];
-    order.into_iter().for_each(|image| held_out[image] = true);
+/// Which images are held out where files have no division of their own: of each class one in
+/// [`HELD_OUT`] by a shuffle that follows from seed and class, at least one, but never the only one.
+fn held_out(labels: &[u32], seed: u64) -> Vec<bool> {
+    let mut classes: BTreeMap<u32, Vec<usize>> = BTreeMap::new();
+    for (image, &label) in labels.iter().enumerate() {
+        classes.entry(label).or_default().push(image);
+    }
+    let mut held_out = vec![false; labels.len()];
+    for (class, mut images) in classes {
+        let mut random = ChaCha8Rng::seed_from_u64(seed);
+        random.set_stream(class.into());
+        images.shuffle(&mut random);
+        images.truncate((images.len() / HELD_OUT).max(1).min(images.len() - 1));
+        images.into_iter().for_each(|image| held_out[image] = true);
+    }
     held_out
 }
 
-/// The preset for small images that come as arrays.
-fn augment_of_arrays(images: &ImageSet) -> AugmentConfig {
-    if images.channels == 1 {
-        AugmentConfig::grey()
-    } else {
-        AugmentConfig::cifar10()
+/// A data set of training and held-out images with their labels, which count where classes have
+/// names; augmented as suits small images that come as arrays.
+fn dataset(
+    (train, train_labels): (ImageSet, Vec<u32>),
+    (test, test_labels): (ImageSet, Vec<u32>),
+    class_names: Option<Vec<String>>,
+) -> Dataset {
+    Dataset {
+        augment: match train.channels {
+            1 => AugmentConfig::grey(),
+            _ => AugmentConfig::cifar10(),
+        },
+        train,
+        test,
+        labels: class_names.map(|class_names| Labels {
+            class_names,
+            train: train_labels,
+            test: test_labels,
+        }),
+        notes: Vec::new(),
     }
+}
+
+/// The images in an array of bytes, `[images, height, width]` or `[images, height, width, channels]`,
+/// with at least one pixel and 1 or 3 channels; `None` where its shape is another.
+fn images_of_array(shape: &[usize], pixels: Vec<u8>) -> Option<ImageSet> {
+    let (height, width, channels) = match *shape {
+        [_, height @ (1..), width @ (1..)] => (height, width, 1),
+        [_, height @ (1..), width @ (1..), channels @ (1 | 3)] => (height, width, channels),
+        _ => return None,
+    };
+    Some(ImageSet {
+        height,
+        width,
+        channels,
+        pixels,
+    })
+}
+
+/// Checks that `images`, read from `path`, have as many labels, read from `labels_path`.
+fn require_labels(
+    images: &ImageSet,
+    path: &Path,
+    labels: usize,
+    labels_path: &Path,
+) -> Result<(), DataError> {
+    if images.len() == labels {
+        return Ok(());
+    }
+    Err(DataError::CountMismatch {
+        images_path: path.to_path_buf(),
+        images: images.len(),
+        labels_path: labels_path.to_path_buf(),
+        labels,
+    })
 }
 
 /// Checks that held-out images, read from `path`, are of the size of the training images.
@@ -175,26 +224,42 @@ fn require_same_shape(train: &ImageSet, test: &ImageSet, path: &Path) -> Result<
     if shape(train) == shape(test) {
         return Ok(());
     }
-    Err(DataError::ShapeMismatch {
-        path: path.to_path_buf(),
-        test: shape(test),
-        train: shape(train),
-    })
+    let found = format!("has images of {}", shape(test));
+    let allowed = format!("but the training images are {}", shape(train));
+    Err(DataError::unfit(path, found, allowed))
+}
+
+/// The first of the files `names` in `directory` that is there; `wanted` tells what they are.
+fn locate(
+    directory: &Path,
+    names: &[impl AsRef<Path>],
+    wanted: &str,
+) -> Result<PathBuf, DataError> {
+    let mut paths = names.iter().map(|name| directory.join(name));
+    let found = paths.find(|path| path.is_file());
+    found.ok_or_else(|| missing(&directory.join(&names[0]), wanted))
 }
 
 /// Reads a whole file that the user named, directly or by naming its directory.
 fn read_file(path: &Path) -> Result<Vec<u8>, DataError> {
-    std::fs::read(path).map_err(|source| access_error(path, source))
+    std::fs::read(path).map_err(|source| access_error(path, "a file", source))
 }
 
-/// Sorts a failure to open or read `path` into bad input (there is no such file) or I/O.
-fn access_error(path: &Path, source: std::io::Error) -> DataError {
+/// Checks that `path` is a directory that can be looked into.
+fn require_directory(path: &Path) -> Result<(), DataError> {
+    let wanted = "a directory";
+    match std::fs::metadata(path) {
+        Ok(metadata) if metadata.is_dir() => Ok(()),
+        Ok(_) => Err(missing(path, wanted)),
+        Err(source) => Err(access_error(path, wanted, source)),
+    }
+}
+
+/// Sorts a failure to open or read `path` into bad input (it is not there) or I/O.
+fn access_error(path: &Path, wanted: &str, source: std::io::Error) -> DataError {
     match source.kind() {
         ErrorKind::NotFound | ErrorKind::NotADirectory | ErrorKind::IsADirectory => {
-            DataError::Missing {
-                path: path.to_path_buf(),
-                wanted: "a file".to_owned(),
-            }
+            missing(path, wanted)
         }
         _ => DataError::Io {
             path: path.to_path_buf(),
@@ -203,79 +268,12 @@ fn access_error(path: &Path, source: std::io::Error) -> DataError {
     }
 }
 
-/// Checks that `path` is a directory that can be looked into.
-fn require_directory(path: &Path) -> Result<(), DataError> {
-    let missing = || DataError::Missing {
+fn missing(path: &Path, wanted: &str) -> DataError {
+    DataError::Missing {
         path: path.to_path_buf(),
-        wanted: "a directory".to_owned(),
-    };
-    match std::fs::metadata(path) {
-        Ok(metadata) if metadata.is_dir() => Ok(()),
-        Ok(_) => Err(missing()),
-        Err(source) => match source.kind() {
-            ErrorKind::NotFound | ErrorKind::NotADirectory => Err(missing()),
-            _ => Err(DataError::Io {
-                path: path.to_path_buf(),
-                source,
-            }),
-        },
+        wanted: wanted.to_owned(),
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn images_lie_one_after_the_other() {
-        let set = ImageSet {
-            height: 1,
-            width: 2,
-            channels: 3,
-            pixels: (0..12).collect(),
-        };
-        assert_eq!(set.len(), 2);
-        assert_eq!(set.image(1), &[6, 7, 8, 9, 10, 11]);
-    }
-
-    #[test]
-    fn one_image_in_five_is_held_out_but_never_the_only_one() {
-        for (count, expected) in [(0, 0), (1, 0), (2, 1), (9, 1), (10, 2), (1000, 200)] {
-            let chosen = held_out(count, 3, 7);
-            let found = chosen.iter().filter(|&&held_out| held_out).count();
-            assert_eq!((chosen.len(), found), (count, expected));
-            assert_eq!(chosen, held_out(count, 3, 7));
-        }
-        assert_ne!(held_out(100, 0, 7), held_out(100, 0, 8));
-        assert_ne!(held_out(100, 0, 7), held_out(100, 1, 7));
-    }
-
-    #[test]
-    fn a_missing_directory_is_bad_input_and_not_a_failure_of_the_disk() {
-        let directory = tempfile::tempdir().unwrap();
-        let nowhere = directory.path().join("nowhere");
-        for source in [
-            DataSource::Idx(nowhere.clone()),
-            DataSource::Cifar10(nowhere.clone()),
-            DataSource::Cifar100(nowhere.clone()),
-            DataSource::Npy {
-                images: nowhere.clone(),
-                labels: None,
-            },
-            DataSource::Folder(nowhere.clone()),
-        ] {
-            let error = load(&source, LoadOptions::default()).unwrap_err();
-            assert!(matches!(error, DataError::Missing { .. }), "{error}");
-            assert!(!error.is_io());
-            assert!(error.to_string().contains("nowhere"), "{error}");
-        }
-    }
-
-    #[test]
-    fn a_read_that_the_system_refuses_is_a_failure_of_input_and_output() {
-        let refused = std::io::Error::from(ErrorKind::PermissionDenied);
-        let error = access_error(Path::new("images"), refused);
-        assert!(error.is_io());
-        assert!(error.to_string().contains("images"));
-    }
-}
+mod tests;

@@ -44,30 +44,22 @@ pub struct ParseDataSourceError {
 }
 
 impl DataSource {
-    /// The word before the colon.
-    fn word(&self) -> &'static str {
+    /// The word before the colon, and the file or directory behind it.
+    fn parts(&self) -> (&'static str, Option<&Path>) {
         match self {
-            Self::Demo => "demo",
-            Self::Folder(_) => "folder",
-            Self::Idx(_) => "idx",
-            Self::Cifar10(_) => "cifar10",
-            Self::Cifar100(_) => "cifar100",
-            Self::Cifar100Coarse(_) => "cifar100-coarse",
-            Self::Npy { .. } => "npy",
+            Self::Demo => ("demo", None),
+            Self::Folder(path) => ("folder", Some(path)),
+            Self::Idx(path) => ("idx", Some(path)),
+            Self::Cifar10(path) => ("cifar10", Some(path)),
+            Self::Cifar100(path) => ("cifar100", Some(path)),
+            Self::Cifar100Coarse(path) => ("cifar100-coarse", Some(path)),
+            Self::Npy { images, .. } => ("npy", Some(images)),
         }
     }
 
     /// The file or directory.
     pub fn path(&self) -> Option<&Path> {
-        match self {
-            Self::Demo => None,
-            Self::Folder(path)
-            | Self::Idx(path)
-            | Self::Cifar10(path)
-            | Self::Cifar100(path)
-            | Self::Cifar100Coarse(path)
-            | Self::Npy { images: path, .. } => Some(path),
-        }
+        self.parts().1
     }
 }
 
@@ -78,48 +70,44 @@ impl FromStr for DataSource {
         let error = || ParseDataSourceError {
             given: text.to_owned(),
         };
-        if text == "demo" {
-            return Ok(Self::Demo);
-        }
-        let (word, path) = text.split_once(':').ok_or_else(error)?;
-        if path.is_empty() {
-            return Err(error());
-        }
-        match word {
-            "folder" => Ok(Self::Folder(path.into())),
-            "idx" => Ok(Self::Idx(path.into())),
-            "cifar10" => Ok(Self::Cifar10(path.into())),
-            "cifar100" => Ok(Self::Cifar100(path.into())),
-            "cifar100-coarse" => Ok(Self::Cifar100Coarse(path.into())),
+        let (word, path) = text.split_once(':').unwrap_or((text, ""));
+        Ok(match word {
+            "demo" if text == word => Self::Demo,
+            _ if path.is_empty() => return Err(error()),
+            "folder" => Self::Folder(path.into()),
+            "idx" => Self::Idx(path.into()),
+            "cifar10" => Self::Cifar10(path.into()),
+            "cifar100" => Self::Cifar100(path.into()),
+            "cifar100-coarse" => Self::Cifar100Coarse(path.into()),
             "npy" => {
                 // A comma may also belong to a name.
                 let (images, labels) = match path.rsplit_once(',') {
-                    Some((images, labels)) if images.ends_with(".npy") => {
-                        (images, Some(labels.into()))
-                    }
+                    Some((images, labels)) if images.ends_with(".npy") => (images, Some(labels)),
                     _ => (path, None),
                 };
-                let images = images.into();
-                Ok(Self::Npy { images, labels })
+                let (images, labels) = (images.into(), labels.map(PathBuf::from));
+                Self::Npy { images, labels }
             }
-            _ => Err(error()),
-        }
+            _ => return Err(error()),
+        })
     }
 }
 
 impl fmt::Display for DataSource {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str(self.word())?;
-        if let Some(path) = self.path() {
+        let (word, path) = self.parts();
+        formatter.write_str(word)?;
+        if let Some(path) = path {
             write!(formatter, ":{}", path.display())?;
         }
-        match self {
-            Self::Npy {
-                labels: Some(labels),
-                ..
-            } => write!(formatter, ",{}", labels.display()),
-            _ => Ok(()),
+        if let Self::Npy {
+            labels: Some(labels),
+            ..
+        } = self
+        {
+            write!(formatter, ",{}", labels.display())?;
         }
+        Ok(())
     }
 }
 
@@ -175,16 +163,7 @@ mod tests {
 
     #[test]
     fn anything_else_is_refused_with_the_allowed_forms() {
-        for text in [
-            "",
-            "Demo",
-            "demo:x",
-            "idx",
-            "idx:",
-            "mnist:dir",
-            ":dir",
-            "npy:",
-        ] {
+        for text in "|Demo|demo:x|demo:|idx|idx:|mnist:dir|:dir|npy:".split('|') {
             let error = text.parse::<DataSource>().unwrap_err();
             assert_eq!(error.given, text);
             assert!(error.to_string().contains("folder:DIR"), "{error}");

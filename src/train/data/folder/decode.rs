@@ -18,7 +18,7 @@ pub(super) fn decode(bytes: &[u8]) -> Result<RgbImage, ImageError> {
     let reader = ImageReader::new(Cursor::new(bytes)).with_guessed_format()?;
     let (mut image, orientation) = match reader.format() {
         Some(ImageFormat::Jpeg) => jpeg::decode(bytes)?,
-        Some(ImageFormat::Png) if !png_checks(bytes) => {
+        Some(ImageFormat::Png) if check_png(bytes).is_none() => {
             return Err(damaged(ImageFormat::Png, "a checksum is wrong"));
         }
         Some(ImageFormat::WebP) if !is_whole_webp(bytes) => {
@@ -49,30 +49,25 @@ fn by_library(
     Ok((DynamicImage::from_decoder(decoder)?, orientation))
 }
 
-/// Whether the checksum of every chunk up to the end of the image is right. The library passes over
-/// chunks that it could do without, so that a damaged one would take transparency with it.
-fn png_checks(bytes: &[u8]) -> bool {
+/// `None` unless the checksum of every chunk up to the end of the image is right. The library passes
+/// over chunks that it could do without, so that a damaged one would take transparency with it.
+fn check_png(bytes: &[u8]) -> Option<()> {
     let mut rest = &bytes[SIGNATURE_OF_PNG..];
-    while let Some((length, behind)) = rest.split_first_chunk() {
+    loop {
         // The checksum covers the chunk's type, four letters, and its content.
-        let covered = u32::from_be_bytes(*length) as usize + 4;
-        let Some((chunk, behind)) = behind.split_at_checked(covered) else {
-            return false;
-        };
-        let Some((checksum, behind)) = behind.split_first_chunk() else {
-            return false;
-        };
+        let (length, behind) = rest.split_first_chunk()?;
+        let (chunk, behind) = behind.split_at_checked(u32::from_be_bytes(*length) as usize + 4)?;
+        let (checksum, behind) = behind.split_first_chunk()?;
         let mut crc = Crc::new();
         crc.update(chunk);
         if crc.sum() != u32::from_be_bytes(*checksum) {
-            return false;
+            return None;
         }
         if chunk.starts_with(b"IEND") {
-            return true;
+            return Some(());
         }
         rest = behind;
     }
-    false
 }
 
 /// The arithmetic decoder of a lossy image reads zeros where bytes are missing, so that we compare

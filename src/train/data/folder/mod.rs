@@ -23,6 +23,7 @@ mod walk;
 
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::mem;
 use std::path::{Path, PathBuf};
 
 use image::imageops::FilterType;
@@ -31,8 +32,8 @@ use rayon::prelude::*;
 
 use crate::train::augment::AugmentConfig;
 
-use super::{DataError, Dataset, ImageSet, Labels, LoadOptions, held_out, require_directory};
-use walk::{Class, Found, Split, listed, too_few_images};
+use super::{DataError, Dataset, ImageSet, LoadOptions, dataset, held_out, require_directory};
+use walk::{Found, Split, listed, too_few_images};
 
 /// The largest side that images are brought to. A small encoder on a CPU sees little more in
 /// larger images, and its time grows with the square of the side.
@@ -42,7 +43,7 @@ const LARGEST_SIDE: u32 = 64;
 pub(super) fn load(directory: &Path, options: LoadOptions) -> Result<Dataset, DataError> {
     require_directory(directory)?;
     let Found {
-        train,
+        mut train,
         test,
         mut notes,
     } = walk::find(directory)?;
@@ -50,9 +51,29 @@ pub(super) fn load(directory: &Path, options: LoadOptions) -> Result<Dataset, Da
         require_same_classes(&train, test)?;
     }
     let mut unreadable = Vec::new();
-    let mut read = |split| read_split(split, options.skip_unreadable, &mut unreadable, &mut notes);
-    let train = read(train)?;
-    let test = test.map(read).transpose()?;
+    let mut read =
+        |split: &mut Split| read_split(split, options.skip_unreadable, &mut unreadable, &mut notes);
+    let pictures = read(&mut train)?;
+    let (train_pictures, test_pictures) = match test {
+        Some(mut test) => {
+            let test_pictures = read(&mut test)?;
+            require_same_classes(&train, &test)?;
+            (pictures, test_pictures)
+        }
+        None => {
+            let found = pictures.len();
+            let labels: Vec<u32> = pictures.iter().map(|(_, label)| *label).collect();
+            let mut chosen = held_out(&labels, options.seed).into_iter();
+            let (test, kept): (Vec<_>, Vec<_>) = pictures
+                .into_iter()
+                .partition(|_| chosen.next() == Some(true));
+            if test.is_empty() {
+                let expected = "a class with at least two, one to train on and one to hold out";
+                return Err(too_few_images(&train.path, found, expected));
+            }
+            (kept, test)
+        }
+    };
     if let Some(first) = unreadable.first() {
         let (files, were) = match unreadable.len() {
             1 => ("file", "was"),
@@ -64,84 +85,38 @@ pub(super) fn load(directory: &Path, options: LoadOptions) -> Result<Dataset, Da
             first.display()
         ));
     }
-
-    let (train, test) = match test {
-        Some(test) => {
-            require_same_classes(&train, &test)?;
-            (train, test)
-        }
-        None => hold_out(train, options.seed)?,
-    };
-    let class_names: Option<Vec<String>> = train
-        .classes
-        .iter()
-        .map(|class| class.name.clone())
-        .collect();
-    let ((train, train_labels), (test, test_labels)) = (with_labels(train), with_labels(test));
+    let class_names: Option<Vec<String>> =
+        train.classes.into_iter().map(|class| class.name).collect();
+    let (train, train_labels): (Vec<_>, Vec<_>) = train_pictures.into_iter().unzip();
+    let (test, test_labels): (Vec<_>, Vec<_>) = test_pictures.into_iter().unzip();
     notes.extend(note_of_twins(&train, &test));
     let side = median_side(&train, &test);
     Ok(Dataset {
-        train: assemble(&train, side),
-        test: assemble(&test, side),
-        labels: class_names.map(|class_names| Labels {
-            class_names,
-            train: train_labels,
-            test: test_labels,
-        }),
         augment: AugmentConfig::simclr(1.0),
         notes,
+        ..dataset(
+            (assemble(&train, side), train_labels),
+            (assemble(&test, side), test_labels),
+            class_names,
+        )
     })
 }
 
 /// A class that only one side has would be trained on and never judged, or judged and never seen.
-fn require_same_classes<Image>(train: &Split<Image>, test: &Split<Image>) -> Result<(), DataError> {
+fn require_same_classes(train: &Split, test: &Split) -> Result<(), DataError> {
     for (split, other) in [(test, train), (train, test)] {
         for class in &other.classes {
             if !split.classes.iter().any(|known| known.name == class.name) {
-                return Err(DataError::ClassMismatch {
-                    path: split.path.clone(),
-                    class: class.name.clone(),
-                    other: other.path.clone(),
-                });
+                let found = match &class.name {
+                    Some(name) => format!("has no images of class {name:?}"),
+                    None => "has no images without a class folder".to_owned(),
+                };
+                let wanted = format!("which {} has", other.path.display());
+                return Err(DataError::unfit(&split.path, found, wanted));
             }
         }
     }
     Ok(())
-}
-
-/// Divides each class as [`held_out`] says. Both halves stay sorted.
-fn hold_out(
-    whole: Split<Picture>,
-    seed: u64,
-) -> Result<(Split<Picture>, Split<Picture>), DataError> {
-    let path = whole.path;
-    let found = whole.classes.iter().map(|class| class.images.len()).sum();
-    let divide = |(index, class): (usize, Class<Picture>)| {
-        let chosen = held_out(class.images.len(), index, seed);
-        let (mut kept, mut held_out) = (Vec::new(), Vec::new());
-        for (image, chosen) in class.images.into_iter().zip(chosen) {
-            if chosen { &mut held_out } else { &mut kept }.push(image);
-        }
-        let with = |images| Class {
-            path: class.path.clone(),
-            name: class.name.clone(),
-            images,
-        };
-        (with(kept), with(held_out))
-    };
-    let (train, test): (Vec<_>, Vec<_>) = whole.classes.into_iter().enumerate().map(divide).unzip();
-    if test.iter().all(|class| class.images.is_empty()) {
-        return Err(too_few_images(
-            path,
-            found,
-            "a class with at least two, one to train on and one to hold out",
-        ));
-    }
-    let with = |classes| Split {
-        path: path.clone(),
-        classes,
-    };
-    Ok((with(train), with(test)))
 }
 
 /// A decoded square image, its side at most [`LARGEST_SIDE`].
@@ -175,43 +150,41 @@ impl Picture {
     }
 }
 
-/// Reads every file. With `skip`, paths that cannot be read go to `unreadable`, and classes
-/// without any other are left out.
+/// Every file in order, with the place of its class. With `skip`, paths that cannot be read go to
+/// `unreadable`, and classes without any other leave `split`.
 fn read_split(
-    split: Split<PathBuf>,
+    split: &mut Split,
     skip: bool,
     unreadable: &mut Vec<PathBuf>,
     notes: &mut Vec<String>,
-) -> Result<Split<Picture>, DataError> {
-    let read = |path: PathBuf| match Picture::read(path.clone()) {
-        Err(_) if skip => Ok(Err(path)),
+) -> Result<Vec<(Picture, u32)>, DataError> {
+    let read = |path: &PathBuf| match Picture::read(path.clone()) {
+        Err(_) if skip => Ok(Err(path.clone())),
         picture => picture.map(Ok),
     };
-    let mut classes = Vec::new();
-    let mut emptied = Vec::new();
     let files: Vec<Vec<Result<Picture, PathBuf>>> = split
         .classes
         .par_iter()
-        .map(|class| class.images.par_iter().cloned().map(read).collect())
+        .map(|class| class.images.par_iter().map(read).collect())
         .collect::<Result<_, _>>()?;
-    for (class, files) in split.classes.into_iter().zip(files) {
-        let mut images = Vec::new();
+    let (mut pictures, mut emptied) = (Vec::new(), Vec::new());
+    for (class, files) in mem::take(&mut split.classes).into_iter().zip(files) {
+        let (before, label) = (pictures.len(), split.classes.len() as u32);
         for file in files {
             match file {
-                Ok(picture) => images.push(picture),
+                Ok(picture) => pictures.push((picture, label)),
                 Err(path) => unreadable.push(path),
             }
         }
-        let Class { path, name, .. } = class;
-        if images.is_empty() {
-            emptied.push(path);
+        if pictures.len() > before {
+            split.classes.push(class);
         } else {
-            classes.push(Class { path, name, images });
+            emptied.push(class.path);
         }
     }
-    let path = split.path;
-    if classes.is_empty() {
-        return Err(too_few_images(path, 0, "at least one that can be read"));
+    if pictures.is_empty() {
+        let expected = "at least one that can be read";
+        return Err(too_few_images(&split.path, 0, expected));
     }
     if !emptied.is_empty() {
         notes.push(format!(
@@ -219,20 +192,7 @@ fn read_split(
             listed(&emptied)
         ));
     }
-    Ok(Split { path, classes })
-}
-
-/// All pictures, and the index of each one's class.
-fn with_labels(split: Split<Picture>) -> (Vec<Picture>, Vec<u32>) {
-    split
-        .classes
-        .into_iter()
-        .enumerate()
-        .flat_map(|(label, class)| {
-            let label = label as u32;
-            class.images.into_iter().map(move |image| (image, label))
-        })
-        .unzip()
+    Ok(pictures)
 }
 
 /// Equal files: they weigh double, and one in training tells about its twin that is held out.

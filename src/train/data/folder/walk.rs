@@ -5,43 +5,43 @@ use std::path::{Path, PathBuf};
 
 use image::ImageFormat;
 
-use super::super::{DataError, access_error};
+use crate::train::data::{DataError, access_error};
 
 /// What counts as an image.
-pub(super) const EXTENSIONS: &str = "png, apng, jpg, jpeg, jfif, bmp, gif, tif, tiff, webp";
+const EXTENSIONS: &str = "png, apng, jpg, jpeg, jfif, bmp, gif, tif, tiff, webp";
 /// A folder that holds both is the run folder of an earlier run, with pictures of its own.
 const RUN_FILES: [&str; 2] = ["config.toml", "metrics.jsonl"];
 /// As many names are written out in a note.
 const NAMED: usize = 5;
 
 /// The images of one class.
-pub(super) struct Class<Image> {
+pub(super) struct Class {
     pub(super) path: PathBuf,
     /// `None` for the only class of a folder without class folders.
     pub(super) name: Option<String>,
-    pub(super) images: Vec<Image>,
+    pub(super) images: Vec<PathBuf>,
 }
 
 /// The classes of one folder, each with at least one image.
-pub(super) struct Split<Image> {
+pub(super) struct Split {
     pub(super) path: PathBuf,
-    pub(super) classes: Vec<Class<Image>>,
+    pub(super) classes: Vec<Class>,
 }
 
 /// What a folder holds.
 pub(super) struct Found {
-    pub(super) train: Split<PathBuf>,
+    pub(super) train: Split,
     /// The held-out split, where there is a division on disk.
-    pub(super) test: Option<Split<PathBuf>>,
+    pub(super) test: Option<Split>,
     pub(super) notes: Vec<String>,
 }
 
 /// Looks for images in all of `directory`. Entries are taken in sorted order.
 pub(super) fn find(directory: &Path) -> Result<Found, DataError> {
     if is_run_folder(directory) {
-        return Err(DataError::RunFolder {
-            path: directory.to_path_buf(),
-        });
+        let found = "is the folder of a run".to_owned();
+        let expected = "expected a folder of images".to_owned();
+        return Err(DataError::unfit(directory, found, expected));
     }
     let train = directory.join("train");
     let test = ["test", "val"]
@@ -51,7 +51,17 @@ pub(super) fn find(directory: &Path) -> Result<Found, DataError> {
     let mut walk = Walk::default();
     let (train, test) = match test {
         Some(test) if train.is_dir() => {
-            walk.note_unread(directory, &train, &test)?;
+            let mut beside = sorted_entries(directory)?;
+            beside.retain(|path| *path != train && *path != test);
+            beside.retain(|path| path.is_dir() || is_image(path));
+            if !beside.is_empty() {
+                walk.notes.push(format!(
+                    "only {} and {} are read, beside them lies: {}",
+                    train.display(),
+                    test.display(),
+                    listed(&beside)
+                ));
+            }
             (walk.split(&train)?, Some(walk.split(&test)?))
         }
         _ => {
@@ -69,6 +79,9 @@ pub(super) fn find(directory: &Path) -> Result<Found, DataError> {
 /// What was passed over on the way.
 #[derive(Default)]
 struct Walk {
+    /// The folders on the way to the present one, by their canonical names: a link may lead back
+    /// to one of them.
+    above: Vec<PathBuf>,
     run_folders: BTreeSet<PathBuf>,
     loops: BTreeSet<PathBuf>,
     empty: BTreeSet<PathBuf>,
@@ -77,13 +90,13 @@ struct Walk {
 
 impl Walk {
     /// The class folders of `directory`, or all its images as one class without a name.
-    fn split(&mut self, directory: &Path) -> Result<Split<PathBuf>, DataError> {
+    fn split(&mut self, directory: &Path) -> Result<Split, DataError> {
         let (mut classes, mut loose) = (Vec::new(), Vec::new());
-        let mut above = vec![canonical(directory)?];
+        self.above = vec![canonical(directory)?];
         for path in sorted_entries(directory)? {
             if path.is_dir() {
                 let mut images = Vec::new();
-                self.collect(&path, &mut above, &mut images)?;
+                self.collect(&path, &mut images)?;
                 if !images.is_empty() {
                     let name = Some(file_name(&path));
                     classes.push(Class { path, name, images });
@@ -94,10 +107,10 @@ impl Walk {
                 loose.push(path);
             }
         }
-        let path = directory.to_path_buf();
         if classes.is_empty() && loose.is_empty() {
-            return Err(too_few_images(path, 0, "at least one"));
+            return Err(too_few_images(directory, 0, "at least one"));
         }
+        let path = directory.to_path_buf();
         if classes.is_empty() {
             classes.push(Class {
                 path: path.clone(),
@@ -114,54 +127,26 @@ impl Walk {
         Ok(Split { path, classes })
     }
 
-    /// Adds the images of `directory` and of all folders below it. `above` are the folders on the
-    /// way to it, by their canonical names: a link may lead back to one of them.
-    fn collect(
-        &mut self,
-        directory: &Path,
-        above: &mut Vec<PathBuf>,
-        images: &mut Vec<PathBuf>,
-    ) -> Result<(), DataError> {
+    /// Adds the images of `directory` and of all folders below it.
+    fn collect(&mut self, directory: &Path, images: &mut Vec<PathBuf>) -> Result<(), DataError> {
         if is_run_folder(directory) {
             self.run_folders.insert(directory.to_path_buf());
             return Ok(());
         }
         let canonical = canonical(directory)?;
-        if above.contains(&canonical) {
+        if self.above.contains(&canonical) {
             self.loops.insert(directory.to_path_buf());
             return Ok(());
         }
-        above.push(canonical);
+        self.above.push(canonical);
         for path in sorted_entries(directory)? {
             if path.is_dir() {
-                self.collect(&path, above, images)?;
+                self.collect(&path, images)?;
             } else if is_image(&path) {
                 images.push(path);
             }
         }
-        above.pop();
-        Ok(())
-    }
-
-    /// Notes folders and images beside a division on disk.
-    fn note_unread(
-        &mut self,
-        directory: &Path,
-        train: &Path,
-        test: &Path,
-    ) -> Result<(), DataError> {
-        let unread: Vec<PathBuf> = sorted_entries(directory)?
-            .into_iter()
-            .filter(|path| path != train && path != test && (path.is_dir() || is_image(path)))
-            .collect();
-        if !unread.is_empty() {
-            self.notes.push(format!(
-                "only {} and {} are read, beside them lies: {}",
-                train.display(),
-                test.display(),
-                listed(&unread)
-            ));
-        }
+        self.above.pop();
         Ok(())
     }
 
@@ -180,13 +165,9 @@ impl Walk {
     }
 }
 
-pub(super) fn too_few_images(path: PathBuf, found: usize, expected: &'static str) -> DataError {
-    DataError::TooFewImages {
-        path,
-        found,
-        extensions: EXTENSIONS,
-        expected,
-    }
+pub(super) fn too_few_images(path: &Path, found: usize, expected: &str) -> DataError {
+    let found = format!("holds {found} images ({EXTENSIONS})");
+    DataError::unfit(path, found, format!("expected {expected}"))
 }
 
 /// The first few paths by name.
@@ -206,19 +187,17 @@ fn is_run_folder(directory: &Path) -> bool {
 }
 
 fn canonical(directory: &Path) -> Result<PathBuf, DataError> {
-    std::fs::canonicalize(directory).map_err(|source| access_error(directory, source))
+    std::fs::canonicalize(directory)
+        .map_err(|source| access_error(directory, "a directory", source))
 }
 
 /// Everything in `directory` that is not hidden, sorted by name.
 fn sorted_entries(directory: &Path) -> Result<Vec<PathBuf>, DataError> {
-    let failed = |source| access_error(directory, source);
-    let mut paths = Vec::new();
-    for entry in std::fs::read_dir(directory).map_err(failed)? {
-        let path = entry.map_err(failed)?.path();
-        if !file_name(&path).starts_with('.') {
-            paths.push(path);
-        }
-    }
+    let entries = std::fs::read_dir(directory)
+        .and_then(|entries| entries.map(|entry| Ok(entry?.path())).collect());
+    let mut paths: Vec<PathBuf> =
+        entries.map_err(|source| access_error(directory, "a directory", source))?;
+    paths.retain(|path| !file_name(path).starts_with('.'));
     paths.sort();
     Ok(paths)
 }
