@@ -6,8 +6,8 @@ use std::time::Instant;
 use super::config::RunConfig;
 use super::data::Dataset;
 use super::error::RunError;
-use super::evaluate;
-use super::judgement::{Features, judge};
+use super::evaluate::{self, Features};
+use super::judgement::judge;
 use super::metrics::{EvaluationRecord, Record, StepRecord};
 use super::platform::{Platform, Waits};
 use super::report::{html, plots, views};
@@ -67,13 +67,9 @@ impl Ending<'_> {
             return Ok(None);
         }
         let labels = self.dataset.labels.as_ref();
-        let picture = |features: &Features| {
-            let labels = labels.map(|labels| labels.test.as_slice());
-            evaluate::picture(&engine, features.held_out()?, labels)
-        };
         let embedding = plots::embedding(
-            &picture(&self.untrained)?,
-            &picture(&trained)?,
+            &evaluate::picture(&engine, &self.untrained, labels)?,
+            &evaluate::picture(&engine, &trained, labels)?,
             labels.map_or(&[], |labels| &labels.class_names),
         )?;
         if self.stopped() {

@@ -41,7 +41,8 @@ pub use arguments::{MethodName, TrainArgs};
 pub use command::run;
 pub use engine::EngineName;
 pub use error::RunError;
-pub use judgement::{Features, judge};
+pub use evaluate::Features;
+pub use judgement::judge;
 
 #[cfg(test)]
 fn on_threads<R: Send>(threads: usize, work: impl FnOnce() -> R + Send) -> R {
