@@ -75,8 +75,8 @@ impl Ending<'_> {
         if self.stopped() {
             return Ok(None);
         }
-        let title = format!("{} on {}: loss", self.method, self.config.data);
-        let loss = plots::loss(&self.steps, &title)?;
+        let title = format!("{} on {}", self.method, self.config.data);
+        let loss = plots::loss(&self.steps, &format!("{title}: loss"))?;
         let result = EvaluationRecord {
             evaluation,
             improvement: evaluation.accuracies.map(|found| found.improvement()),
@@ -85,8 +85,7 @@ impl Ending<'_> {
             waits_per_step: self.waits.map(|waits| waits.per(self.steps.len())),
         };
         let page = html::page(&html::Page {
-            method: self.method,
-            data: &self.config.data.to_string(),
+            title: &title,
             summary: self.description,
             notes: &self.dataset.notes,
             result: &result,

@@ -28,7 +28,6 @@ pub mod methods;
 pub mod metrics;
 pub mod patches;
 pub mod platform;
-mod progress;
 mod recorder;
 pub mod report;
 pub mod run_folder;
