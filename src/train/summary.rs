@@ -12,9 +12,8 @@ pub fn table(result: &EvaluationRecord, report: &Path) -> String {
     let mut rows = Vec::new();
     let mut row = |name: &str, value: String| rows.push((name.to_owned(), value));
     if let Some(found) = &evaluation.accuracies {
-        let k = found.k;
         let percent = |share: f64| format!("{:.1}%", 100.0 * share);
-        let knn = |features: &str| format!("{features}, kNN (k = {k})");
+        let knn = |features: &str| format!("{features}, kNN (k = {})", found.k);
         row(&knn("trained encoder"), percent(found.trained_knn));
         row("trained encoder, linear probe", percent(found.linear_probe));
         row(&knn("raw pixels"), percent(found.pixels_knn));
@@ -22,45 +21,30 @@ pub fn table(result: &EvaluationRecord, report: &Path) -> String {
         let improvement = format!("{:+.1}", found.improvement());
         row("points above the better baseline", improvement);
     }
-    let number = |value: f64| format!("{value:.3}");
-    row("alignment (0: views agree)", number(checks.alignment));
-    row(
-        "uniformity (about -4: spread evenly)",
-        number(checks.uniformity),
-    );
-    row(
-        "embedding std x sqrt(D) (1: even)",
-        number(checks.deviation),
-    );
+    let [alignment, uniformity, deviation] =
+        [checks.alignment, checks.uniformity, checks.deviation].map(|value| format!("{value:.3}"));
+    row("alignment (0: views agree)", alignment);
+    row("uniformity (about -4: spread evenly)", uniformity);
+    row("embedding std x sqrt(D) (1: even)", deviation);
     row("training time", duration(result.training_seconds));
     row("evaluation time", duration(result.evaluation_seconds));
     if let Some(waits) = &result.waits_per_step {
-        let milliseconds = |seconds: f64| format!("{:.2} ms", 1e3 * seconds);
-        row(
-            "waits for the encoder, a step",
-            milliseconds(waits.framework_seconds),
-        );
-        row(
-            "waits for the engine, a step",
-            milliseconds(waits.engine_seconds),
-        );
+        let [framework, engine] = [waits.framework_seconds, waits.engine_seconds]
+            .map(|seconds| format!("{:.2} ms", 1e3 * seconds));
+        row("waits for the encoder, a step", framework);
+        row("waits for the engine, a step", engine);
     }
     let names = rows.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
     let values = rows.iter().map(|(_, value)| value.len()).max().unwrap_or(0);
-    let mut text = format!("on {} held-out images\n", evaluation.test_images);
-    for (name, value) in rows {
-        text.push_str(&format!("  {name:<names$}  {value:>values$}\n"));
-    }
+    let mut lines = vec![format!("on {} held-out images", evaluation.test_images)];
+    let aligned = |(name, value)| format!("  {name:<names$}  {value:>values$}");
+    lines.extend(rows.into_iter().map(aligned));
     if evaluation.accuracies.is_none() {
-        text.push_str(NO_LABELS);
-        text.push('\n');
+        lines.push(NO_LABELS.to_owned());
     }
-    text.push_str(&format!(
-        "{}\nreport: {}",
-        checks.verdict.sentence(),
-        report.display()
-    ));
-    text
+    lines.push(checks.verdict.sentence().to_owned());
+    lines.push(format!("report: {}", report.display()));
+    lines.join("\n")
 }
 
 #[cfg(test)]

@@ -94,10 +94,8 @@ impl CollapseChecks {
 
 /// E ‖f(x) − f(x⁺)‖² over rows of the same index.
 fn alignment(first: Rows<'_, f32>, second: Rows<'_, f32>) -> f64 {
-    let total: f64 = (0..first.rows())
-        .map(|i| squared_distance(first.row(i), second.row(i)))
-        .sum();
-    total / first.rows() as f64
+    let distance = |i| squared_distance(first.row(i), second.row(i));
+    (0..first.rows()).map(distance).sum::<f64>() / first.rows() as f64
 }
 
 /// log E exp(−2‖f(x) − f(y)‖²) over pairs of different rows; 0 for a single row.
@@ -107,13 +105,10 @@ fn uniformity(embeddings: Rows<'_, f32>) -> f64 {
         return 0.0;
     }
     // Collected before they are added, so that the order of the sum is that of the rows.
+    let potential = |i, j| (-2.0 * squared_distance(embeddings.row(i), embeddings.row(j))).exp();
     let per_row: Vec<f64> = (1..rows)
         .into_par_iter()
-        .map(|i| {
-            (0..i)
-                .map(|j| (-2.0 * squared_distance(embeddings.row(i), embeddings.row(j))).exp())
-                .sum()
-        })
+        .map(|i| (0..i).map(|j| potential(i, j)).sum())
         .collect();
     let pairs = (rows * (rows - 1) / 2) as f64;
     (per_row.iter().sum::<f64>() / pairs).ln()
@@ -144,7 +139,7 @@ mod tests {
         (0..4).for_each(|i| identity[5 * i] = 1.0);
         let one_point = [0.6f32, 0.8, 0.6, 0.8, 0.6, 0.8];
         for (first, second, dim, expected) in [
-            // One pair at distance 2: log exp(−2·4) = −8; deviation (1 + 0)/√2. Views at distances 0 and √2.
+            // Views at distances 0 and √2. One pair at distance 2: log exp(−2·4) = −8. (1 + 0)/√2.
             (
                 &[1.0f32, 0.0, -1.0, 0.0] as &[f32],
                 &[1.0f32, 0.0, 0.0, 1.0] as &[f32],

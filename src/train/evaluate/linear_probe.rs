@@ -134,6 +134,12 @@ mod tests {
     }
 
     #[test]
+    fn features_that_are_not_finite_do_not_end_the_run() {
+        let data = (vec![f32::NAN; 25], vec![0, 1, 1, 1, 2]);
+        assert!(accuracy(labelled(&data), labelled(&data)) <= 1.0);
+    }
+
+    #[test]
     fn the_gradient_of_the_objective_vanishes_at_the_result() {
         let data = clusters(100, 2.0, 4);
         let columns = crate::train::evaluate::columns(labelled(&data).features);

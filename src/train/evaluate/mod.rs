@@ -175,14 +175,15 @@ fn squared_distance(a: &[f32], b: &[f32]) -> f64 {
     a.iter().zip(b).map(|(a, b)| f64::from(a - b).powi(2)).sum()
 }
 
-/// One coordinate over all rows.
+/// What the rows have at one coordinate.
 #[derive(Clone, Copy, Default)]
 struct Column {
     mean: f64,
-    /// Standard deviation of the rows at hand.
+    /// Standard deviation, of these rows and not of what they are drawn from.
     deviation: f64,
 }
 
+/// Mean and deviation of each coordinate.
 fn columns(data: Rows<'_, f32>) -> Vec<Column> {
     let rows = data.rows() as f64;
     let mut columns = vec![Column::default(); data.dim()];

@@ -28,8 +28,12 @@ fn draw(set: &ImageSet, augment: &AugmentConfig, seed: u64) -> Drawn<Vec<u8>> {
     let mut rows = vec![vec![0.0f32; chosen.len() * set.image_len()]; ROWS];
     to_float(set, &chosen, &mut rows[0])?;
     for (view, row) in (0..).zip(&mut rows[1..]) {
-        let step = 0;
-        augment_batch(augment, set, &chosen, ViewKey { seed, step, view }, row)?;
+        let key = ViewKey {
+            seed,
+            step: 0,
+            view,
+        };
+        augment_batch(augment, set, &chosen, key, row)?;
     }
 
     let (width, height) = (set.width + GAP, set.height + GAP);
