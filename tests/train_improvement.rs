@@ -10,9 +10,8 @@ use infonce::CpuEngine;
 use infonce::train::config::RunConfig;
 use infonce::train::data::{self, DataSource, LoadOptions};
 use infonce::train::evaluate::Accuracies;
-use infonce::train::trainer::{
-    EpochReport, Host, Observer, Outcome, StepReport, TrainConfig, Trainer,
-};
+use infonce::train::metrics::{EpochRecord, StepRecord};
+use infonce::train::trainer::{Host, Observer, Outcome, TrainConfig, Trainer};
 use infonce::train::{EngineName, Features, judge};
 
 /// Percentage points above both baselines that the shortened run must reach.
@@ -21,8 +20,8 @@ const REQUIRED: f64 = 10.0;
 struct Silent;
 
 impl Observer for Silent {
-    fn step(&mut self, _: &StepReport) {}
-    fn epoch(&mut self, _: &EpochReport) {}
+    fn step(&mut self, _: &StepRecord) {}
+    fn epoch(&mut self, _: &EpochRecord) {}
 }
 
 fn short_run(train: TrainConfig, with_gradient: bool) -> Accuracies {

@@ -4,16 +4,17 @@
 use std::sync::atomic::AtomicBool;
 
 use infonce::train::data::{self, DataSource, Dataset, LoadOptions};
-use infonce::train::trainer::{EpochReport, Host, Observer, StepReport, TrainConfig, Trainer};
+use infonce::train::metrics::{EpochRecord, StepRecord};
+use infonce::train::trainer::{Host, Observer, TrainConfig, Trainer};
 
 #[derive(Default)]
-struct Losses(Vec<u32>);
+struct Losses(Vec<u64>);
 
 impl Observer for Losses {
-    fn step(&mut self, report: &StepReport) {
-        self.0.push(report.loss.to_bits());
+    fn step(&mut self, record: &StepRecord) {
+        self.0.push(record.loss.to_bits());
     }
-    fn epoch(&mut self, _: &EpochReport) {}
+    fn epoch(&mut self, _: &EpochRecord) {}
 }
 
 fn digits() -> Dataset {
@@ -22,7 +23,7 @@ fn digits() -> Dataset {
 }
 
 /// The loss of every step of one epoch, bit by bit, and the features of the first images.
-fn run(config: &TrainConfig, dataset: &Dataset, threads: usize) -> (Vec<u32>, Vec<f32>) {
+fn run(config: &TrainConfig, dataset: &Dataset, threads: usize) -> (Vec<u64>, Vec<f32>) {
     let pool = rayon::ThreadPoolBuilder::new()
         .num_threads(threads)
         .build()

@@ -11,7 +11,7 @@ use super::data::{self, DataSource, Dataset};
 use super::ending::Ending;
 use super::engine::{self, Choice};
 use super::error::RunError;
-use super::judgement::Features;
+use super::evaluate::Features;
 use super::metrics::EvaluationRecord;
 use super::platform::Platform;
 use super::recorder::Recorder;

@@ -6,8 +6,8 @@ use std::time::Instant;
 use super::config::RunConfig;
 use super::data::Dataset;
 use super::error::RunError;
-use super::evaluate;
-use super::judgement::{Features, judge};
+use super::evaluate::{self, Features};
+use super::judgement::judge;
 use super::metrics::{EvaluationRecord, Record, StepRecord};
 use super::platform::{Platform, Waits};
 use super::report::{html, plots, views};
@@ -67,20 +67,16 @@ impl Ending<'_> {
             return Ok(None);
         }
         let labels = self.dataset.labels.as_ref();
-        let picture = |features: &Features| {
-            let labels = labels.map(|labels| labels.test.as_slice());
-            evaluate::picture(&engine, features.held_out()?, labels)
-        };
         let embedding = plots::embedding(
-            &picture(&self.untrained)?,
-            &picture(&trained)?,
+            &evaluate::picture(&engine, &self.untrained, labels)?,
+            &evaluate::picture(&engine, &trained, labels)?,
             labels.map_or(&[], |labels| &labels.class_names),
         )?;
         if self.stopped() {
             return Ok(None);
         }
-        let title = format!("{} on {}: loss", self.method, self.config.data);
-        let loss = plots::loss(&self.steps, &title)?;
+        let title = format!("{} on {}", self.method, self.config.data);
+        let loss = plots::loss(&self.steps, &format!("{title}: loss"))?;
         let result = EvaluationRecord {
             evaluation,
             improvement: evaluation.accuracies.map(|found| found.improvement()),
@@ -89,8 +85,7 @@ impl Ending<'_> {
             waits_per_step: self.waits.map(|waits| waits.per(self.steps.len())),
         };
         let page = html::page(&html::Page {
-            method: self.method,
-            data: &self.config.data.to_string(),
+            title: &title,
             summary: self.description,
             notes: &self.dataset.notes,
             result: &result,

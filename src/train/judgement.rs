@@ -2,11 +2,9 @@
 
 use super::augment::{ViewKey, augment_batch};
 use super::config::RunConfig;
-use super::data::{Dataset, Labels};
+use super::data::Dataset;
 use super::error::RunError;
-use super::evaluate::{
-    self, Accuracies, Classified, CollapseChecks, Evaluation, Labelled, pixels, strided,
-};
+use super::evaluate::{self, CollapseChecks, Evaluation, Features, pixels, strided};
 use super::platform::Platform;
 use super::trainer::{TrainError, Trainer};
 use crate::{CpuEngine, Rows};
@@ -15,14 +13,6 @@ use crate::{CpuEngine, Rows};
 const COLLAPSE_IMAGES: usize = 2048;
 /// The step that the views of the collapse checks are drawn for: one that training never reaches.
 const COLLAPSE_STEP: u64 = u64::MAX;
-
-/// An encoder's features of both image sets.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Features {
-    train: Vec<f32>,
-    test: Vec<f32>,
-    dim: usize,
-}
 
 impl Features {
     /// Encodes all training and held-out images.
@@ -35,14 +25,6 @@ impl Features {
             test: trainer.encode(&dataset.test)?,
             dim: trainer.feature_dim(),
         })
-    }
-
-    /// The held-out images' features.
-    ///
-    /// # Errors
-    /// [`crate::Error`] when there are none.
-    pub fn held_out(&self) -> Result<Rows<'_, f32>, crate::Error> {
-        Rows::new(&self.test, self.test.len() / self.dim, self.dim)
     }
 }
 
@@ -73,45 +55,14 @@ pub fn judge<P: Platform>(
     };
     let (first, second) = (embed(0)?, embed(1)?);
     let view = |embeddings| Rows::new(embeddings, chosen.len(), config.train.dim);
-    let accuracies = dataset
-        .labels
-        .as_ref()
-        .map(|labels| classify(engine, dataset, labels, untrained, trained));
+    let accuracies = dataset.labels.as_ref().map(|labels| {
+        let pixels = pixels::centred(&dataset.train, &dataset.test);
+        evaluate::classify(engine, labels, trained, untrained, &pixels)
+    });
     Ok(Evaluation {
         train_images: dataset.train.len(),
         test_images: test.len(),
         accuracies: accuracies.transpose()?,
         collapse: CollapseChecks::of(view(&first)?, view(&second)?)?,
-    })
-}
-
-fn classify(
-    engine: &CpuEngine,
-    dataset: &Dataset,
-    labels: &Labels,
-    untrained: &Features,
-    trained: &Features,
-) -> Result<Accuracies, crate::Error> {
-    let (pixels_train, pixels_test) = pixels::centred(&dataset.train, &dataset.test);
-    let pixels_dim = dataset.train.image_len();
-    let subject = Classified {
-        trained_train: labelled(&trained.train, trained.dim, &labels.train)?,
-        trained_test: labelled(&trained.test, trained.dim, &labels.test)?,
-        untrained_train: labelled(&untrained.train, untrained.dim, &labels.train)?,
-        untrained_test: labelled(&untrained.test, untrained.dim, &labels.test)?,
-        pixels_train: labelled(&pixels_train, pixels_dim, &labels.train)?,
-        pixels_test: labelled(&pixels_test, pixels_dim, &labels.test)?,
-    };
-    evaluate::classify(engine, subject)
-}
-
-fn labelled<'a>(
-    features: &'a [f32],
-    dim: usize,
-    labels: &'a [u32],
-) -> Result<Labelled<'a>, crate::Error> {
-    Ok(Labelled {
-        features: Rows::new(features, labels.len(), dim)?,
-        labels,
     })
 }

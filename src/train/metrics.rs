@@ -34,7 +34,7 @@ pub struct StepRecord {
     pub chance_loss: f64,
     /// The learning rate of the step.
     pub learning_rate: f64,
-    /// Images (not views) per second, smoothed.
+    /// Images (not views) per second; smoothed in `metrics.jsonl`.
     pub images_per_second: f64,
 }
 

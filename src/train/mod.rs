@@ -28,7 +28,6 @@ pub mod methods;
 pub mod metrics;
 pub mod patches;
 pub mod platform;
-mod progress;
 mod recorder;
 pub mod report;
 pub mod run_folder;
@@ -41,7 +40,8 @@ pub use arguments::{MethodName, TrainArgs};
 pub use command::run;
 pub use engine::EngineName;
 pub use error::RunError;
-pub use judgement::{Features, judge};
+pub use evaluate::Features;
+pub use judgement::judge;
 
 #[cfg(test)]
 fn on_threads<R: Send>(threads: usize, work: impl FnOnce() -> R + Send) -> R {

@@ -9,113 +9,67 @@ use super::report::html::{NO_LABELS, duration};
 pub fn table(result: &EvaluationRecord, report: &Path) -> String {
     let evaluation = &result.evaluation;
     let checks = &evaluation.collapse;
-    let percent = |share: f64| format!("{:.1}%", 100.0 * share);
     let mut rows = Vec::new();
+    let mut row = |name: &str, value: String| rows.push((name.to_owned(), value));
     if let Some(found) = &evaluation.accuracies {
-        let k = found.k;
-        rows.extend([
-            (
-                format!("trained encoder, kNN (k = {k})"),
-                percent(found.trained_knn),
-            ),
-            (
-                "trained encoder, linear probe".to_owned(),
-                percent(found.linear_probe),
-            ),
-            (
-                format!("raw pixels, kNN (k = {k})"),
-                percent(found.pixels_knn),
-            ),
-            (
-                format!("untrained encoder, kNN (k = {k})"),
-                percent(found.untrained_knn),
-            ),
-            (
-                "points above the better baseline".to_owned(),
-                format!("{:+.1}", found.improvement()),
-            ),
-        ]);
+        let percent = |share: f64| format!("{:.1}%", 100.0 * share);
+        let knn = |features: &str| format!("{features}, kNN (k = {})", found.k);
+        row(&knn("trained encoder"), percent(found.trained_knn));
+        row("trained encoder, linear probe", percent(found.linear_probe));
+        row(&knn("raw pixels"), percent(found.pixels_knn));
+        row(&knn("untrained encoder"), percent(found.untrained_knn));
+        let improvement = format!("{:+.1}", found.improvement());
+        row("points above the better baseline", improvement);
     }
-    rows.extend([
-        (
-            "alignment (0: views agree)".to_owned(),
-            format!("{:.3}", checks.alignment),
-        ),
-        (
-            "uniformity (about -4: spread evenly)".to_owned(),
-            format!("{:.3}", checks.uniformity),
-        ),
-        (
-            "embedding std x sqrt(D) (1: even)".to_owned(),
-            format!("{:.3}", checks.deviation),
-        ),
-        (
-            "training time".to_owned(),
-            duration(result.training_seconds),
-        ),
-        (
-            "evaluation time".to_owned(),
-            duration(result.evaluation_seconds),
-        ),
-    ]);
+    let [alignment, uniformity, deviation] =
+        [checks.alignment, checks.uniformity, checks.deviation].map(|value| format!("{value:.3}"));
+    row("alignment (0: views agree)", alignment);
+    row("uniformity (about -4: spread evenly)", uniformity);
+    row("embedding std x sqrt(D) (1: even)", deviation);
+    row("training time", duration(result.training_seconds));
+    row("evaluation time", duration(result.evaluation_seconds));
     if let Some(waits) = &result.waits_per_step {
-        let milliseconds = |seconds: f64| format!("{:.2} ms", 1e3 * seconds);
-        rows.push((
-            "waits for the encoder, a step".to_owned(),
-            milliseconds(waits.framework_seconds),
-        ));
-        rows.push((
-            "waits for the engine, a step".to_owned(),
-            milliseconds(waits.engine_seconds),
-        ));
+        let [framework, engine] = [waits.framework_seconds, waits.engine_seconds]
+            .map(|seconds| format!("{:.2} ms", 1e3 * seconds));
+        row("waits for the encoder, a step", framework);
+        row("waits for the engine, a step", engine);
     }
     let names = rows.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
     let values = rows.iter().map(|(_, value)| value.len()).max().unwrap_or(0);
-    let mut text = format!("on {} held-out images\n", evaluation.test_images);
-    for (name, value) in rows {
-        text.push_str(&format!("  {name:<names$}  {value:>values$}\n"));
-    }
+    let mut lines = vec![format!("on {} held-out images", evaluation.test_images)];
+    let aligned = |(name, value)| format!("  {name:<names$}  {value:>values$}");
+    lines.extend(rows.into_iter().map(aligned));
     if evaluation.accuracies.is_none() {
-        text.push_str(NO_LABELS);
-        text.push('\n');
+        lines.push(NO_LABELS.to_owned());
     }
-    text.push_str(&format!(
-        "{}\nreport: {}",
-        checks.verdict.sentence(),
-        report.display()
-    ));
-    text
+    lines.push(checks.verdict.sentence().to_owned());
+    lines.push(format!("report: {}", report.display()));
+    lines.join("\n")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::train::platform::Waits;
-    use crate::train::report::html::tests::result;
+    use crate::train::report::html::tests::{holds, result};
+
+    fn table_of(result: &EvaluationRecord) -> String {
+        table(result, Path::new("runs/a/report.html"))
+    }
 
     #[test]
     fn every_number_stands_in_its_row_and_values_end_in_one_column() {
-        let text = table(&result(), Path::new("runs/a/report.html"));
-        for row in [
-            "trained encoder, kNN (k = 20)",
-            "62.5%",
-            "68.8%",
-            "20.0%",
-            "22.5%",
-            "+40.0",
-            "0.250",
-            "-3.500",
-            "0.900",
-            "3 min 20 s",
-            "no collapse",
-        ] {
-            assert!(text.contains(row), "{row} is missing from\n{text}");
-        }
-        let ends: Vec<usize> = text
-            .lines()
-            .filter(|line| line.starts_with("  "))
-            .map(str::len)
-            .collect();
+        let text = table_of(&result());
+        holds(
+            &text,
+            &["kNN (k = 20)", "62.5%", "68.8%", "20.0%", "22.5%", "+40.0"],
+        );
+        holds(
+            &text,
+            &["0.250", "-3.500", "0.900", "3 min 20 s", "no collapse"],
+        );
+        let rows = text.lines().filter(|line| line.starts_with("  "));
+        let ends: Vec<usize> = rows.map(str::len).collect();
         assert!(ends.windows(2).all(|pair| pair[0] == pair[1]), "{text}");
         assert!(text.ends_with("report: runs/a/report.html"));
         assert!(!text.contains("waits"), "{text}");
@@ -126,10 +80,11 @@ mod tests {
         let mut result = result();
         result.evaluation.accuracies = None;
         result.improvement = None;
-        let text = table(&result, Path::new("report.html"));
-        for row in [NO_LABELS, "0.250", "-3.500", "0.900", "no collapse"] {
-            assert!(text.contains(row), "{row} is missing from\n{text}");
-        }
+        let text = table_of(&result);
+        holds(
+            &text,
+            &[NO_LABELS, "0.250", "-3.500", "0.900", "no collapse"],
+        );
         assert!(!text.contains('%'), "{text}");
     }
 
@@ -143,9 +98,9 @@ mod tests {
             waits_per_step: Some(waits.per(10)),
             ..result()
         };
-        let text = table(&result, Path::new("report.html"));
-        for row in ["waits for the encoder, a step", "50.00 ms", " 2.50 ms"] {
-            assert!(text.contains(row), "{row} is missing from\n{text}");
-        }
+        holds(
+            &table_of(&result),
+            &["waits for the encoder, a step", "50.00 ms", " 2.50 ms"],
+        );
     }
 }

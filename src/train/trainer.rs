@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
 
 use burn::backend::Autodiff;
 use burn::module::AutodiffModule;
@@ -23,6 +24,7 @@ use super::ema;
 use super::encoder::{Model, ModelConfig};
 pub use super::host::Host;
 use super::methods::{Method, Moco, SimClr, Views, patches};
+use super::metrics::{EpochRecord, StepRecord};
 use super::patches::PatchGrid;
 use super::platform::Platform;
 use super::schedule::LearningRate;
@@ -123,45 +125,12 @@ impl TrainError {
     }
 }
 
-/// What one step did.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct StepReport {
-    /// The step, counted from 1.
-    pub step: u64,
-    /// The epoch it belongs to, counted from 1.
-    pub epoch: u64,
-    /// The loss in nats, before the step.
-    pub loss: f32,
-    /// Share of anchors more similar to their positive than to every negative: measured at every eighth
-    /// step from the first on, and at the last of an epoch.
-    pub top1: Option<f32>,
-    /// The loss in nats where all logits are 0: of an encoder that cannot tell candidates apart.
-    pub chance_loss: f64,
-    /// The learning rate of the step.
-    pub learning_rate: f64,
-    /// Images, each of which gave two views.
-    pub images: usize,
-}
-
-/// Means over one epoch.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct EpochReport {
-    /// The epoch, counted from 1.
-    pub epoch: u64,
-    /// Its last step, counted from 1.
-    pub step: u64,
-    /// Mean loss of its steps, in nats.
-    pub loss: f32,
-    /// Mean contrastive top-1 of those of its steps that measured it.
-    pub top1: f32,
-}
-
 /// Who is told how training goes.
 pub trait Observer {
     /// After every step.
-    fn step(&mut self, report: &StepReport);
+    fn step(&mut self, record: &StepRecord);
     /// After every epoch, once its checkpoint is written.
-    fn epoch(&mut self, report: &EpochReport);
+    fn epoch(&mut self, record: &EpochRecord);
 }
 
 /// How a run ended that did not fail. Its checkpoint is written either way.
@@ -295,7 +264,9 @@ impl<P: Platform> Trainer<P> {
         let mut order: Vec<usize> = (0..dataset.train.len()).collect();
         self.step = 0;
         self.save(checkpoint)?;
+        let mut last_step = Instant::now();
         for epoch in 1..=self.config.epochs {
+            let started = Instant::now();
             let saved_step = self.step;
             let (mut loss, mut top1, mut measured) = (0.0, 0.0, 0);
             order.shuffle(&mut random);
@@ -313,25 +284,28 @@ impl<P: Platform> Trainer<P> {
                 loss += report.loss;
                 top1 += report.top1.unwrap_or_default();
                 measured += usize::from(report.top1.is_some());
-                observer.step(&StepReport {
+                let seconds = last_step.elapsed().as_secs_f64();
+                last_step = Instant::now();
+                observer.step(&StepRecord {
                     step: self.step,
                     epoch,
-                    loss: report.loss,
-                    top1: report.top1,
+                    loss: report.loss.into(),
+                    top1: report.top1.map(f64::from),
                     chance_loss: report.chance_loss,
                     learning_rate,
-                    images: batch.len(),
+                    images_per_second: batch.len() as f64 / seconds.max(1e-9),
                 });
             }
             if !ema::is_finite(&self.model)? {
                 return Err(self.not_finite(self.step, saved_step, checkpoint)?);
             }
             self.save(checkpoint)?;
-            observer.epoch(&EpochReport {
+            observer.epoch(&EpochRecord {
                 epoch,
                 step: self.step,
-                loss: loss / self.steps_per_epoch as f32,
-                top1: top1 / measured as f32,
+                loss: (loss / self.steps_per_epoch as f32).into(),
+                top1: (top1 / measured as f32).into(),
+                seconds: started.elapsed().as_secs_f64(),
             });
         }
         Ok(Outcome::Finished)

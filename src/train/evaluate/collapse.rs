@@ -13,6 +13,7 @@
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
+use super::squared_distance;
 use crate::{Matrix, Rows};
 
 /// Below this the embeddings have collapsed to (nearly) one point.
@@ -74,17 +75,12 @@ impl CollapseChecks {
         crate::contrast::same_dim("second", second.dim(), first.dim())?;
         let (alignment, uniformity) = (alignment(first, second), uniformity(first));
         let deviation = deviation(first);
-        let verdict = if !(alignment.is_finite() && uniformity.is_finite() && deviation.is_finite())
-        {
-            Verdict::NotFinite
-        } else if first.rows() < 2 {
-            Verdict::Unknown
-        } else if deviation < COLLAPSED_DEVIATION {
-            Verdict::Collapsed
-        } else if deviation < NARROW_DEVIATION {
-            Verdict::Narrow
-        } else {
-            Verdict::Spread
+        let verdict = match deviation {
+            _ if !(alignment + uniformity + deviation).is_finite() => Verdict::NotFinite,
+            _ if first.rows() < 2 => Verdict::Unknown,
+            ..COLLAPSED_DEVIATION => Verdict::Collapsed,
+            ..NARROW_DEVIATION => Verdict::Narrow,
+            _ => Verdict::Spread,
         };
         Ok(Self {
             alignment,
@@ -96,16 +92,10 @@ impl CollapseChecks {
     }
 }
 
-fn squared_distance(a: &[f32], b: &[f32]) -> f64 {
-    a.iter().zip(b).map(|(a, b)| f64::from(a - b).powi(2)).sum()
-}
-
 /// E ‖f(x) − f(x⁺)‖² over rows of the same index.
 fn alignment(first: Rows<'_, f32>, second: Rows<'_, f32>) -> f64 {
-    let total: f64 = (0..first.rows())
-        .map(|i| squared_distance(first.row(i), second.row(i)))
-        .sum();
-    total / first.rows() as f64
+    let distance = |i| squared_distance(first.row(i), second.row(i));
+    (0..first.rows()).map(distance).sum::<f64>() / first.rows() as f64
 }
 
 /// log E exp(−2‖f(x) − f(y)‖²) over pairs of different rows; 0 for a single row.
@@ -115,13 +105,10 @@ fn uniformity(embeddings: Rows<'_, f32>) -> f64 {
         return 0.0;
     }
     // Collected before they are added, so that the order of the sum is that of the rows.
+    let potential = |i, j| (-2.0 * squared_distance(embeddings.row(i), embeddings.row(j))).exp();
     let per_row: Vec<f64> = (1..rows)
         .into_par_iter()
-        .map(|i| {
-            (0..i)
-                .map(|j| (-2.0 * squared_distance(embeddings.row(i), embeddings.row(j))).exp())
-                .sum()
-        })
+        .map(|i| (0..i).map(|j| potential(i, j)).sum())
         .collect();
     let pairs = (rows * (rows - 1) / 2) as f64;
     (per_row.iter().sum::<f64>() / pairs).ln()
@@ -129,16 +116,9 @@ fn uniformity(embeddings: Rows<'_, f32>) -> f64 {
 
 /// √D · mean over coordinates of the standard deviation over rows.
 fn deviation(embeddings: Rows<'_, f32>) -> f64 {
-    let (rows, dim) = (embeddings.rows() as f64, embeddings.dim());
-    let total: f64 = (0..dim)
-        .map(|coordinate| {
-            let column =
-                || (0..embeddings.rows()).map(|i| f64::from(embeddings.row(i)[coordinate]));
-            let mean = column().sum::<f64>() / rows;
-            (column().map(|value| (value - mean).powi(2)).sum::<f64>() / rows).sqrt()
-        })
-        .sum();
-    total / (dim as f64).sqrt()
+    let columns = super::columns(embeddings);
+    let total: f64 = columns.iter().map(|column| column.deviation).sum();
+    total / (columns.len() as f64).sqrt()
 }
 
 #[cfg(test)]
@@ -148,61 +128,46 @@ mod tests {
     use super::*;
 
     fn checks(first: &[f32], second: &[f32], dim: usize) -> CollapseChecks {
-        let rows = first.len() / dim;
-        CollapseChecks::of(
-            Rows::new(first, rows, dim).unwrap(),
-            Rows::new(second, rows, dim).unwrap(),
-        )
-        .unwrap()
+        let [first, second] =
+            [first, second].map(|data| Rows::new(data, data.len() / dim, dim).unwrap());
+        CollapseChecks::of(first, second).unwrap()
     }
 
     #[test]
-    fn two_opposite_points_have_the_closed_form() {
-        // One pair at distance 2: log exp(−2·4) = −8; deviation (1 + 0)/√2.
-        let found = checks(&[1.0, 0.0, -1.0, 0.0], &[1.0, 0.0, 0.0, 1.0], 2);
-        assert_abs_diff_eq!(found.uniformity, -8.0, epsilon = 1e-12);
-        // Distances 0 and √2.
-        assert_abs_diff_eq!(found.alignment, 1.0, epsilon = 1e-12);
-        assert_abs_diff_eq!(found.deviation, 0.5f64.sqrt(), epsilon = 1e-12);
-    }
-
-    #[test]
-    fn orthonormal_points_have_the_closed_form() {
-        // All six pairs at squared distance 2; each coordinate has mean 1/4 and variance 3/16.
+    fn points_with_a_closed_form_have_it() {
         let mut identity = [0.0f32; 16];
         (0..4).for_each(|i| identity[5 * i] = 1.0);
-        let found = checks(&identity, &identity, 4);
-        assert_eq!(found.alignment, 0.0);
-        assert_abs_diff_eq!(found.uniformity, -4.0, epsilon = 1e-12);
-        let deviation = 2.0 * (3.0f64 / 16.0).sqrt();
-        assert_abs_diff_eq!(found.deviation, deviation, epsilon = 1e-12);
-        assert_eq!(found.verdict, Verdict::Spread);
+        let one_point = [0.6f32, 0.8, 0.6, 0.8, 0.6, 0.8];
+        for (first, second, dim, expected) in [
+            // Views at distances 0 and √2. One pair at distance 2: log exp(−2·4) = −8. (1 + 0)/√2.
+            (
+                &[1.0f32, 0.0, -1.0, 0.0] as &[f32],
+                &[1.0f32, 0.0, 0.0, 1.0] as &[f32],
+                2,
+                [1.0, -8.0, 0.5f64.sqrt()],
+            ),
+            // All six pairs at squared distance 2; each coordinate has mean 1/4 and variance 3/16.
+            (&identity, &identity, 4, [0.0, -4.0, 0.75f64.sqrt()]),
+            (&one_point, &one_point, 2, [0.0; 3]),
+        ] {
+            let found = checks(first, second, dim);
+            let found = [found.alignment, found.uniformity, found.deviation];
+            assert_abs_diff_eq!(found[..], expected[..], epsilon = 1e-12);
+        }
     }
 
     #[test]
-    fn one_point_is_called_collapsed() {
-        let found = checks(
-            &[0.6, 0.8, 0.6, 0.8, 0.6, 0.8],
-            &[0.6, 0.8, 0.6, 0.8, 0.6, 0.8],
-            2,
-        );
-        assert_eq!(
-            (found.alignment, found.uniformity, found.deviation),
-            (0.0, 0.0, 0.0)
-        );
-        assert_eq!(found.verdict, Verdict::Collapsed);
-    }
-
-    #[test]
-    fn a_single_image_is_not_called_collapsed() {
-        let found = checks(&[0.6, 0.8], &[0.8, 0.6], 2);
-        assert_eq!(found.verdict, Verdict::Unknown);
-    }
-
-    #[test]
-    fn nan_is_called_broken() {
-        let found = checks(&[f32::NAN, 0.0, 1.0, 0.0], &[1.0, 0.0, 1.0, 0.0], 2);
-        assert_eq!(found.verdict, Verdict::NotFinite);
+    fn the_verdict_follows_from_the_deviation_where_there_is_one() {
+        let turned = |by: f32| [1.0f32, 0.0, by.cos(), by.sin()];
+        for (embeddings, verdict) in [
+            (&turned(3.0) as &[f32], Verdict::Spread),
+            (&turned(0.5), Verdict::Narrow),
+            (&turned(0.01), Verdict::Collapsed),
+            (&[0.6, 0.8], Verdict::Unknown),
+            (&[f32::NAN, 0.0, 1.0, 0.0], Verdict::NotFinite),
+        ] {
+            assert_eq!(checks(embeddings, embeddings, 2).verdict, verdict);
+        }
     }
 
     #[test]

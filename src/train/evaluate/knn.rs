@@ -28,6 +28,17 @@ pub struct Labelled<'a> {
     pub labels: &'a [u32],
 }
 
+impl<'a> Labelled<'a> {
+    /// Features of dimension `dim`, as many as there are labels.
+    ///
+    /// # Errors
+    /// [`crate::Error`] when there are more or fewer, or none.
+    pub fn new(features: &'a [f32], dim: usize, labels: &'a [u32]) -> Result<Self, crate::Error> {
+        let features = Rows::new(features, labels.len(), dim)?;
+        Ok(Self { features, labels })
+    }
+}
+
 /// The share of held-out images whose label the weighted vote of their `k` nearest training
 /// images names, between 0 and 1. Features need not be normalised.
 ///
@@ -42,32 +53,16 @@ pub fn accuracy(
     test: Labelled<'_>,
     k: usize,
 ) -> Result<f64, crate::Error> {
-    let predictions = predict(engine, train, test.features, k)?;
-    Ok(super::share_equal(&predictions, test.labels))
-}
-
-/// The label that the vote names for each query; same errors as [`accuracy`].
-pub(super) fn predict(
-    engine: &CpuEngine,
-    train: Labelled<'_>,
-    queries: Rows<'_, f32>,
-    k: usize,
-) -> Result<Vec<u32>, crate::Error> {
+    let anchors = normalized(engine, test.features)?;
     let candidates = normalized(engine, train.features)?;
-    let anchors = normalized(engine, queries)?;
     let nearest = engine.top_k::<f32>(
-        Rows::new(&anchors, queries.rows(), queries.dim())?,
+        Rows::new(&anchors, test.features.rows(), test.features.dim())?,
         Rows::new(&candidates, train.features.rows(), train.features.dim())?,
         k,
         false,
     )?;
-    let classes = train
-        .labels
-        .iter()
-        .max()
-        .map_or(0, |&label| label as usize + 1);
-    let mut votes = vec![0.0f64; classes];
-    Ok(nearest
+    let mut votes = vec![0.0f64; super::classes(train.labels)];
+    let predictions: Vec<u32> = nearest
         .indices
         .chunks_exact(k)
         .zip(nearest.scores.chunks_exact(k))
@@ -78,9 +73,21 @@ pub(super) fn predict(
                 let weight = f64::from((score - 1.0) / TEMPERATURE).exp();
                 votes[train.labels[index as usize] as usize] += weight;
             }
-            super::first_largest(&votes)
+            first_largest(&votes)
         })
-        .collect())
+        .collect();
+    Ok(super::share_equal(&predictions, test.labels))
+}
+
+/// Index of the largest value; of equals the first.
+fn first_largest(values: &[f64]) -> u32 {
+    let mut best = 0;
+    for (index, value) in values.iter().enumerate() {
+        if *value > values[best] {
+            best = index;
+        }
+    }
+    best as u32
 }
 
 /// Rows scaled to length 1.
@@ -104,14 +111,6 @@ pub(super) fn normalized(
 mod tests {
     use super::*;
 
-    fn labelled<'a>(features: &'a [f32], labels: &'a [u32]) -> Labelled<'a> {
-        let dim = features.len() / labels.len();
-        Labelled {
-            features: Rows::new(features, labels.len(), dim).unwrap(),
-            labels,
-        }
-    }
-
     #[test]
     fn k_is_200_from_ten_thousand_training_images_up_and_20_below() {
         assert_eq!(neighbours_for(50_000), 200);
@@ -120,54 +119,48 @@ mod tests {
         assert_eq!(neighbours_for(7), 7);
     }
 
+    /// The share of the points `test`, whose labels are `expected`, that are found to have them.
+    fn found(
+        train: &[f32],
+        labels: &[u32],
+        test: &[f32],
+        expected: &[u32],
+        k: usize,
+    ) -> Result<f64, crate::Error> {
+        let labelled = |features, labels| Labelled::new(features, 2, labels).unwrap();
+        let (train, test) = (labelled(train, labels), labelled(test, expected));
+        accuracy(&CpuEngine::new(), train, test, k)
+    }
+
     #[test]
     fn points_take_the_label_of_their_cluster_whatever_their_length() {
-        let train = [1.0f32, 0.1, 2.0, -0.1, 0.1, 3.0, 0.0, 0.5];
-        let test = [100.0f32, 1.0, 0.001, 0.01];
-        let found = accuracy(
-            &CpuEngine::new(),
-            labelled(&train, &[4, 4, 1, 1]),
-            labelled(&test, &[4, 1]),
-            2,
-        );
-        assert_eq!(found, Ok(1.0));
+        let train = [1.0, 0.1, 2.0, -0.1, 0.1, 3.0, 0.0, 0.5];
+        let test = [100.0, 1.0, 0.001, 0.01];
+        assert_eq!(found(&train, &[4, 4, 1, 1], &test, &[4, 1], 2), Ok(1.0));
+        assert_eq!(found(&train, &[4, 4, 1, 1], &test, &[4, 4], 2), Ok(0.5));
     }
 
     #[test]
-    fn one_close_neighbour_outweighs_two_far_ones() {
-        // Similarities 1, 0.6 and 0.6: exp(0) > 2·exp(−4).
-        let train = [1.0f32, 0.0, 0.6, 0.8, 0.6, -0.8];
-        let test = [1.0f32, 0.0];
-        let train = labelled(&train, &[2, 0, 0]);
-        let query = Rows::new(&test, 1, 2).unwrap();
-        assert_eq!(predict(&CpuEngine::new(), train, query, 3), Ok(vec![2]));
-    }
-
-    #[test]
-    fn of_equally_heavy_labels_the_smallest_wins() {
-        let train = [0.6f32, 0.8, 0.6, -0.8];
-        let test = [1.0f32, 0.0];
-        let query = Rows::new(&test, 1, 2).unwrap();
-        for labels in [[3, 1], [1, 3]] {
-            let train = labelled(&train, &labels);
-            assert_eq!(predict(&CpuEngine::new(), train, query, 2), Ok(vec![1]));
+    fn neighbours_vote_by_weight_then_label_and_are_found_in_index_order() {
+        let close_and_far = [1.0f32, 0.0, 0.6, 0.8, 0.6, -0.8];
+        let pair = [0.6f32, 0.8, 0.6, -0.8];
+        let equally_near = [1.0f32, 0.0, 1.0, 0.0, 1.0, 0.0];
+        for (train, labels, k, expected) in [
+            // Similarities 1, 0.6 and 0.6: exp(0) > 2·exp(−4).
+            (&close_and_far as &[f32], &[2u32, 0, 0] as &[u32], 3, 2),
+            // Of equally heavy labels the smallest wins.
+            (&pair, &[3, 1], 2, 1),
+            (&pair, &[1, 3], 2, 1),
+            // Equally near images count in index order.
+            (&equally_near, &[5, 0, 0], 1, 5),
+        ] {
+            let test = [1.0, 0.0];
+            assert_eq!(found(train, labels, &test, &[expected], k), Ok(1.0));
         }
     }
 
     #[test]
-    fn equally_near_images_count_in_index_order() {
-        let train = [1.0f32, 0.0, 1.0, 0.0, 1.0, 0.0];
-        let test = [1.0f32, 0.0];
-        let query = Rows::new(&test, 1, 2).unwrap();
-        let train = labelled(&train, &[5, 0, 0]);
-        assert_eq!(predict(&CpuEngine::new(), train, query, 1), Ok(vec![5]));
-    }
-
-    #[test]
     fn more_neighbours_than_images_are_refused() {
-        let train = [1.0f32, 0.0];
-        let query = Rows::new(&train, 1, 2).unwrap();
-        let train = labelled(&train, &[0]);
-        assert!(predict(&CpuEngine::new(), train, query, 2).is_err());
+        assert!(found(&[1.0, 0.0], &[0], &[1.0, 0.0], &[0], 2).is_err());
     }
 }

@@ -10,6 +10,7 @@ pub mod projection;
 
 use serde::{Deserialize, Serialize};
 
+use crate::train::data::Labels;
 use crate::{CpuEngine, Matrix, Rows};
 pub use collapse::{CollapseChecks, Verdict};
 pub use knn::Labelled;
@@ -18,21 +19,25 @@ pub use projection::Point;
 /// Points in the picture of embeddings at most, because exact t-SNE costs their square.
 const PICTURE_POINTS: usize = 1024;
 
-/// What kNN and the linear probe judge: features of the same images, in the same order, three times.
-#[derive(Debug, Clone, Copy)]
-pub struct Classified<'a> {
-    /// The trained encoder's features of the training images.
-    pub trained_train: Labelled<'a>,
-    /// The trained encoder's features of the held-out images.
-    pub trained_test: Labelled<'a>,
-    /// Features of the training images by the same encoder before its first step.
-    pub untrained_train: Labelled<'a>,
-    /// Features of the held-out images by the same encoder before its first step.
-    pub untrained_test: Labelled<'a>,
-    /// The training images themselves, one row of pixels each.
-    pub pixels_train: Labelled<'a>,
-    /// The held-out images themselves.
-    pub pixels_test: Labelled<'a>,
+/// Features of both image sets.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Features {
+    /// Of the training images, N × D.
+    pub train: Vec<f32>,
+    /// Of the held-out images, M × D.
+    pub test: Vec<f32>,
+    /// D.
+    pub dim: usize,
+}
+
+impl Features {
+    /// Of the training and of the held-out images, each with its label.
+    fn labelled<'a>(&'a self, labels: &'a Labels) -> Result<[Labelled<'a>; 2], crate::Error> {
+        Ok([
+            Labelled::new(&self.train, self.dim, &labels.train)?,
+            Labelled::new(&self.test, self.dim, &labels.test)?,
+        ])
+    }
 }
 
 /// What a finished run was worth.
@@ -83,20 +88,31 @@ impl Accuracies {
     }
 }
 
-/// kNN and the linear probe, which is most of the time.
+/// kNN and the linear probe, which is most of the time, on the features of the trained encoder, of
+/// the same before its first step, and on the images themselves.
 ///
 /// # Errors
 /// [`crate::Error`] when matrices that belong together differ in shape.
-pub fn classify(engine: &CpuEngine, subject: Classified<'_>) -> Result<Accuracies, crate::Error> {
-    let k = knn::neighbours_for(subject.trained_train.labels.len());
-    let accuracy = |train, test| knn::accuracy(engine, train, test, k);
+pub fn classify(
+    engine: &CpuEngine,
+    labels: &Labels,
+    trained: &Features,
+    untrained: &Features,
+    pixels: &Features,
+) -> Result<Accuracies, crate::Error> {
+    let k = knn::neighbours_for(labels.train.len());
+    let knn = |features: &Features| {
+        let [train, test] = features.labelled(labels)?;
+        knn::accuracy(engine, train, test, k)
+    };
+    let [train, test] = trained.labelled(labels)?;
     Ok(Accuracies {
         k,
-        trained_knn: accuracy(subject.trained_train, subject.trained_test)?,
-        linear_probe: linear_probe::accuracy(subject.trained_train, subject.trained_test),
-        pixels_knn: accuracy(subject.pixels_train, subject.pixels_test)?,
-        untrained_knn: accuracy(subject.untrained_train, subject.untrained_test)?,
-        chance: commonest_share(subject.trained_test.labels),
+        trained_knn: knn(trained)?,
+        linear_probe: linear_probe::accuracy(train, test),
+        pixels_knn: knn(pixels)?,
+        untrained_knn: knn(untrained)?,
+        chance: commonest_share(&labels.test),
     })
 }
 
@@ -109,27 +125,25 @@ pub struct Picture {
     pub labels: Option<Vec<u32>>,
 }
 
-/// t-SNE of at most 1,024 of the images, evenly strided, under cosine distance (unit-length
-/// features), the distance that kNN uses.
+/// t-SNE of at most 1,024 of the held-out images, evenly strided, under cosine distance
+/// (unit-length features), the distance that kNN uses.
 ///
 /// # Errors
-/// [`crate::Error`] when the features are empty.
+/// [`crate::Error`] when there are none.
 pub fn picture(
     engine: &CpuEngine,
-    features: Rows<'_, f32>,
-    labels: Option<&[u32]>,
+    features: &Features,
+    labels: Option<&Labels>,
 ) -> Result<Picture, crate::Error> {
-    let dim = features.dim();
-    let unit = knn::normalized(engine, features)?;
-    let chosen = strided(features.rows(), PICTURE_POINTS);
-    let rows: Vec<f32> = chosen
-        .iter()
-        .flat_map(|&index| &unit[index * dim..(index + 1) * dim])
-        .copied()
-        .collect();
+    let dim = features.dim;
+    let rows = features.test.len() / dim;
+    let unit = knn::normalized(engine, Rows::new(&features.test, rows, dim)?)?;
+    let chosen = strided(rows, PICTURE_POINTS);
+    let shown = chosen.iter().flat_map(|&row| &unit[row * dim..][..dim]);
+    let shown: Vec<f32> = shown.copied().collect();
     Ok(Picture {
-        points: projection::neighbour_picture(Rows::new(&rows, chosen.len(), dim)?),
-        labels: labels.map(|labels| chosen.iter().map(|&index| labels[index]).collect()),
+        points: projection::neighbour_picture(Rows::new(&shown, chosen.len(), dim)?),
+        labels: labels.map(|labels| chosen.iter().map(|&row| labels.test[row]).collect()),
     })
 }
 
@@ -141,31 +155,53 @@ pub fn strided(length: usize, most: usize) -> Vec<usize> {
 
 /// The share of positions where both agree.
 fn share_equal(predictions: &[u32], labels: &[u32]) -> f64 {
-    let right = predictions
-        .iter()
-        .zip(labels)
-        .filter(|(a, b)| a == b)
-        .count();
-    right as f64 / labels.len() as f64
+    let pairs = predictions.iter().zip(labels);
+    pairs.filter(|(a, b)| a == b).count() as f64 / labels.len() as f64
+}
+
+/// How many classes there are, as far as labels say.
+fn classes(labels: &[u32]) -> usize {
+    labels.iter().max().map_or(0, |&label| label as usize + 1)
 }
 
 /// The share of the commonest label.
 fn commonest_share(labels: &[u32]) -> f64 {
-    let classes = labels.iter().max().map_or(0, |&label| label as usize + 1);
-    let mut counts = vec![0usize; classes];
+    let mut counts = vec![0usize; classes(labels)];
     labels.iter().for_each(|&label| counts[label as usize] += 1);
     counts.iter().max().copied().unwrap_or(0) as f64 / labels.len() as f64
 }
 
-/// Index of the largest value; of equals the first.
-fn first_largest<T: PartialOrd + Copy>(values: &[T]) -> u32 {
-    let mut best = 0;
-    for (index, value) in values.iter().enumerate() {
-        if *value > values[best] {
-            best = index;
+fn squared_distance(a: &[f32], b: &[f32]) -> f64 {
+    a.iter().zip(b).map(|(a, b)| f64::from(a - b).powi(2)).sum()
+}
+
+/// What the rows have at one coordinate.
+#[derive(Clone, Copy, Default)]
+struct Column {
+    mean: f64,
+    /// Standard deviation, of these rows and not of what they are drawn from.
+    deviation: f64,
+}
+
+/// Mean and deviation of each coordinate.
+fn columns(data: Rows<'_, f32>) -> Vec<Column> {
+    let rows = data.rows() as f64;
+    let mut columns = vec![Column::default(); data.dim()];
+    for i in 0..data.rows() {
+        for (column, &value) in columns.iter_mut().zip(data.row(i)) {
+            column.mean += f64::from(value);
         }
     }
-    best as u32
+    columns.iter_mut().for_each(|column| column.mean /= rows);
+    for i in 0..data.rows() {
+        for (column, &value) in columns.iter_mut().zip(data.row(i)) {
+            column.deviation += (f64::from(value) - column.mean).powi(2);
+        }
+    }
+    for column in &mut columns {
+        column.deviation = (column.deviation / rows).sqrt();
+    }
+    columns
 }
 
 #[cfg(test)]
@@ -181,22 +217,18 @@ mod tests {
 
     #[test]
     fn improvement_is_measured_against_the_better_baseline() {
-        let corners = [1.0f32, 0.0, 0.0, 1.0];
-        let blind = [1.0f32, 1.0, 1.0, 1.0];
-        let labels = [0, 1];
-        let view = |data| Labelled {
-            features: Rows::new(data, 2, 2).unwrap(),
-            labels: &labels,
+        let features = |corners: [f32; 4]| Features {
+            train: corners.to_vec(),
+            test: corners.to_vec(),
+            dim: 2,
         };
-        let subject = Classified {
-            trained_train: view(&corners),
-            trained_test: view(&corners),
-            untrained_train: view(&corners),
-            untrained_test: view(&corners),
-            pixels_train: view(&blind),
-            pixels_test: view(&blind),
+        let labels = Labels {
+            class_names: Vec::new(),
+            train: vec![0, 1],
+            test: vec![0, 1],
         };
-        let found = classify(&CpuEngine::new(), subject).unwrap();
+        let (corners, blind) = (features([1.0, 0.0, 0.0, 1.0]), features([1.0; 4]));
+        let found = classify(&CpuEngine::new(), &labels, &corners, &corners, &blind).unwrap();
         assert_eq!(
             (found.trained_knn, found.untrained_knn, found.pixels_knn),
             (1.0, 1.0, 0.5)

@@ -1,5 +1,6 @@
 //! The images themselves as features: the baseline that an encoder has to beat.
 
+use super::Features;
 use crate::train::data::ImageSet;
 
 /// Pixels of training and held-out images in [0, 1] less the mean training image, one row per
@@ -7,7 +8,7 @@ use crate::train::data::ImageSet;
 ///
 /// The mean is taken away because cosine similarity would otherwise be ruled by the brightness
 /// that all images share: this is the stronger baseline.
-pub fn centred(train: &ImageSet, test: &ImageSet) -> (Vec<f32>, Vec<f32>) {
+pub fn centred(train: &ImageSet, test: &ImageSet) -> Features {
     let dim = train.image_len();
     let mut sums = vec![0u64; dim];
     for image in train.pixels.chunks_exact(dim) {
@@ -15,18 +16,17 @@ pub fn centred(train: &ImageSet, test: &ImageSet) -> (Vec<f32>, Vec<f32>) {
             *sum += u64::from(pixel);
         }
     }
-    let mean: Vec<f32> = sums
-        .iter()
-        .map(|&sum| sum as f32 / train.len() as f32)
-        .collect();
+    let mean = sums.iter().map(|&sum| sum as f32 / train.len() as f32);
     let centre = |set: &ImageSet| {
-        let images = set.pixels.chunks_exact(dim);
-        images
-            .flat_map(|image| image.iter().zip(&mean))
-            .map(|(&pixel, mean)| (f32::from(pixel) - mean) / 255.0)
-            .collect()
+        let pixels = set.pixels.iter().zip(mean.clone().cycle());
+        let centred = pixels.map(|(&pixel, mean)| (f32::from(pixel) - mean) / 255.0);
+        centred.collect()
     };
-    (centre(train), centre(test))
+    Features {
+        train: centre(train),
+        test: centre(test),
+        dim,
+    }
 }
 
 #[cfg(test)]
@@ -44,8 +44,8 @@ mod tests {
 
     #[test]
     fn the_training_mean_is_taken_from_both_sets() {
-        let (train, test) = centred(&set(&[0, 10, 102, 30]), &set(&[255, 20]));
-        assert_eq!(train, [-0.2, -10.0 / 255.0, 0.2, 10.0 / 255.0]);
-        assert_eq!(test, [0.8, 0.0]);
+        let found = centred(&set(&[0, 10, 102, 30]), &set(&[255, 20]));
+        assert_eq!(found.train, [-0.2, -10.0 / 255.0, 0.2, 10.0 / 255.0]);
+        assert_eq!(found.test, [0.8, 0.0]);
     }
 }

@@ -7,6 +7,7 @@
 
 use rayon::prelude::*;
 
+use super::squared_distance;
 use crate::{Matrix, Rows};
 
 /// A point of the picture.
@@ -34,15 +35,11 @@ pub fn principal_components(data: Rows<'_, f32>) -> Vec<Point> {
             *sum += f64::from(value) / rows as f64;
         }
     }
-    let centred: Vec<Vec<f64>> = (0..rows)
-        .map(|i| {
-            data.row(i)
-                .iter()
-                .zip(&mean)
-                .map(|(&x, m)| f64::from(x) - m)
-                .collect()
-        })
-        .collect();
+    let centre = |i| {
+        let row = data.row(i).iter().zip(&mean);
+        row.map(|(&x, m)| f64::from(x) - m).collect()
+    };
+    let centred: Vec<Vec<f64>> = (0..rows).map(centre).collect();
     let mut covariance: Vec<Vec<f64>> = (0..dim)
         .into_par_iter()
         .map(|a| {
@@ -55,34 +52,26 @@ pub fn principal_components(data: Rows<'_, f32>) -> Vec<Point> {
             row
         })
         .collect();
-
-    let axes: Vec<Vec<f64>> = (0..2)
-        .map(|_| {
-            let (axis, variance) = leading_eigenvector(&covariance);
-            for (a, row) in covariance.iter_mut().enumerate() {
-                for (value, b) in row.iter_mut().zip(&axis) {
-                    *value -= variance * axis[a] * b;
-                }
+    let axes: [Vec<f64>; 2] = std::array::from_fn(|_| {
+        let (axis, variance) = leading_eigenvector(&covariance);
+        for (row, a) in covariance.iter_mut().zip(&axis) {
+            for (value, b) in row.iter_mut().zip(&axis) {
+                *value -= variance * a * b;
             }
-            axis
-        })
-        .collect();
-    centred
-        .iter()
-        .map(|image| [dot(image, &axes[0]), dot(image, &axes[1])])
-        .collect()
+        }
+        axis
+    });
+    let scores = |image: &Vec<f64>| [dot(image, &axes[0]), dot(image, &axes[1])];
+    centred.iter().map(scores).collect()
 }
 
 /// Eigenvector and eigenvalue of largest modulus by power iteration; zeros for a zero matrix.
 fn leading_eigenvector(matrix: &[Vec<f64>]) -> (Vec<f64>, f64) {
     // The column of the largest variance is never orthogonal to the leading direction, because
     // that variance is itself a sum over eigenvectors in which the leading one weighs most.
-    let diagonal = (0..matrix.len()).map(|a| matrix[a][a]);
-    let start = diagonal.enumerate().fold(
-        (0, 0.0),
-        |best, (a, value)| if value > best.1 { (a, value) } else { best },
-    );
-    let mut vector = matrix[start.0].clone();
+    let variance = |a: &usize| matrix[*a][*a];
+    let start = (0..matrix.len()).max_by(|a, b| variance(a).total_cmp(&variance(b)));
+    let mut vector = matrix[start.unwrap_or_default()].clone();
     let mut eigenvalue = 0.0;
     for _ in 0..POWER_ITERATIONS {
         let length = dot(&vector, &vector).sqrt();
@@ -96,15 +85,9 @@ fn leading_eigenvector(matrix: &[Vec<f64>]) -> (Vec<f64>, f64) {
         vector = image;
     }
     let length = dot(&vector, &vector).sqrt();
-    let largest = vector.iter().fold(
-        0.0f64,
-        |best, &v| if v.abs() > best.abs() { v } else { best },
-    );
-    let scale = if length > 0.0 {
-        largest.signum() / length
-    } else {
-        0.0
-    };
+    let largest = vector.iter().max_by(|a, b| a.abs().total_cmp(&b.abs()));
+    let sign = largest.map_or(1.0, |largest| largest.signum());
+    let scale = if length > 0.0 { sign / length } else { 0.0 };
     vector.iter_mut().for_each(|value| *value *= scale);
     (vector, eigenvalue)
 }
@@ -136,12 +119,8 @@ fn affinities(data: Rows<'_, f32>) -> Vec<Vec<f64>> {
     let conditional: Vec<Vec<f64>> = (0..rows)
         .into_par_iter()
         .map(|i| {
-            let distances: Vec<f64> = (0..rows)
-                .map(|j| {
-                    let pairs = data.row(i).iter().zip(data.row(j));
-                    pairs.map(|(a, b)| f64::from(a - b).powi(2)).sum()
-                })
-                .collect();
+            let to = |j| squared_distance(data.row(i), data.row(j));
+            let distances: Vec<f64> = (0..rows).map(to).collect();
             conditional_probabilities(&distances, i, perplexity.ln())
         })
         .collect();
@@ -179,50 +158,39 @@ fn conditional_probabilities(distances: &[f64], i: usize, entropy: f64) -> Vec<f
         }
         if found > entropy {
             low = beta;
-            beta = if high.is_finite() {
-                (low + high) / 2.0
-            } else {
-                beta * 2.0
-            };
         } else {
             high = beta;
-            beta = (low + high) / 2.0;
         }
+        beta = if high.is_finite() {
+            (low + high) / 2.0
+        } else {
+            beta * 2.0
+        };
     }
     probabilities
 }
 
 /// Gradient descent with momentum and per-coordinate gains on KL(P‖Q).
-fn descend(affinities: &[Vec<f64>], start: Vec<Point>) -> Vec<Point> {
-    let mut points = start;
+fn descend(affinities: &[Vec<f64>], mut points: Vec<Point>) -> Vec<Point> {
     let learning_rate = (points.len() as f64 / EXAGGERATION).max(50.0);
     let mut velocity = vec![[0.0f64; 2]; points.len()];
     let mut gains = vec![[1.0f64; 2]; points.len()];
     for iteration in 0..ITERATIONS {
-        let early = iteration < EXAGGERATED_ITERATIONS;
-        let (exaggeration, momentum) = if early {
-            (EXAGGERATION, 0.5)
-        } else {
-            (1.0, 0.8)
+        let (exaggeration, momentum) = match iteration {
+            ..EXAGGERATED_ITERATIONS => (EXAGGERATION, 0.5),
+            _ => (1.0, 0.8),
         };
         let gradient = gradient(affinities, &points, exaggeration);
-        for (((point, velocity), gains), gradient) in points
-            .iter_mut()
-            .zip(&mut velocity)
-            .zip(&mut gains)
-            .zip(&gradient)
-        {
+        for i in 0..points.len() {
             for axis in 0..2 {
-                let same_direction = gradient[axis] * velocity[axis] > 0.0;
-                gains[axis] = if same_direction {
-                    gains[axis] * 0.8
-                } else {
-                    gains[axis] + 0.2
-                }
-                .max(0.01);
-                velocity[axis] =
-                    momentum * velocity[axis] - learning_rate * gains[axis] * gradient[axis];
-                point[axis] += velocity[axis];
+                let (slope, velocity) = (gradient[i][axis], &mut velocity[i][axis]);
+                let gain = &mut gains[i][axis];
+                *gain = match slope * *velocity > 0.0 {
+                    true => (*gain * 0.8).max(0.01),
+                    false => *gain + 0.2,
+                };
+                *velocity = momentum * *velocity - learning_rate * *gain * slope;
+                points[i][axis] += *velocity;
             }
         }
     }
@@ -301,11 +269,8 @@ mod tests {
     fn conditional_probabilities_have_the_entropy_asked_for() {
         let distances: Vec<f64> = (0..50).map(|j| f64::from(j) * 1e4).collect();
         let found = conditional_probabilities(&distances, 3, 10.0f64.ln());
-        let entropy: f64 = found
-            .iter()
-            .filter(|&&p| p > 0.0)
-            .map(|p| -p * p.ln())
-            .sum();
+        let positive = found.iter().filter(|&&p| p > 0.0);
+        let entropy: f64 = positive.map(|p| -p * p.ln()).sum();
         assert_abs_diff_eq!(entropy.exp(), 10.0, epsilon = 1e-3);
         assert_eq!(found[3], 0.0);
     }
@@ -317,11 +282,7 @@ mod tests {
         let mut data = Vec::new();
         for index in 0..rows {
             for coordinate in 0..dim {
-                let centre = if coordinate == index % clusters {
-                    3.0
-                } else {
-                    0.0
-                };
+                let centre = 3.0 * f32::from(coordinate == index % clusters);
                 data.push(centre + random.random_range(-0.5f32..0.5));
             }
         }

@@ -4,16 +4,14 @@ use std::fmt::Write;
 
 use base64::prelude::{BASE64_STANDARD, Engine};
 
-use crate::train::evaluate::{Accuracies, CollapseChecks, Verdict};
+use crate::train::evaluate::{CollapseChecks, Evaluation, Verdict};
 use crate::train::metrics::EvaluationRecord;
 
 /// What the page shows.
 #[derive(Debug, Clone, Copy)]
 pub struct Page<'a> {
-    /// The method as papers write it.
-    pub method: &'a str,
-    /// The data source as the user wrote it.
-    pub data: &'a str,
+    /// The method as papers write it, on the data source as the user wrote it.
+    pub title: &'a str,
     /// A sentence about what was trained on.
     pub summary: &'a str,
     /// What was passed over or is odd about the files, a sentence each.
@@ -55,7 +53,7 @@ img { width: 100%; height: auto; display: block; } img.views { image-rendering: 
 pub fn page(page: &Page<'_>) -> String {
     let mut html = String::new();
     let evaluation = &page.result.evaluation;
-    let title = format!("{} on {}", escape(page.method), escape(page.data));
+    let title = escape(page.title);
     // Writing to a String cannot fail.
     let _ = write!(
         html,
@@ -68,21 +66,9 @@ pub fn page(page: &Page<'_>) -> String {
     for note in page.notes {
         let _ = writeln!(html, "<p class=\"soft\">{}.</p>", escape(note));
     }
-    let _ = match &evaluation.accuracies {
-        Some(found) => write!(
-            html,
-            "{}\n{}\n",
-            cards(found, &evaluation.collapse),
-            accuracies(page.result, found)
-        ),
-        None => write!(
-            html,
-            "{}\n{}\n",
-            unlabelled_cards(&evaluation.collapse),
-            unlabelled(page.result)
-        ),
-    };
-    let _ = writeln!(html, "{}", collapse(&evaluation.collapse));
+    html.push_str(&cards(evaluation));
+    html.push_str(&accuracies(page.result));
+    html.push_str(&collapse(&evaluation.collapse));
     let colours = match evaluation.accuracies {
         Some(_) => "Colours are labels, which training never saw.",
         None => "There are no labels to colour them by.",
@@ -132,145 +118,121 @@ pub fn page(page: &Page<'_>) -> String {
 }
 
 /// Four numbers to see first.
-fn cards(found: &Accuracies, checks: &CollapseChecks) -> String {
-    let improvement = found.improvement();
-    let better = if improvement > 0.0 { "good" } else { "bad" };
-    format!(
-        "<div class=\"cards\">\
-         <div class=\"card\"><b>{:.1}%</b>held-out kNN</div>\
-         <div class=\"card\"><b>{:.1}%</b>linear probe</div>\
-         <div class=\"card\"><b class=\"{better}\">{improvement:+.1}</b>points over the better baseline</div>\
-         {}</div>",
-        100.0 * found.trained_knn,
-        100.0 * found.linear_probe,
-        collapse_card(checks.verdict),
-    )
-}
-
-/// The same without labels.
-fn unlabelled_cards(checks: &CollapseChecks) -> String {
-    format!(
-        "<div class=\"cards\">\
-         <div class=\"card\"><b>{:.3}</b>alignment</div>\
-         <div class=\"card\"><b>{:.3}</b>uniformity</div>\
-         <div class=\"card\"><b>{:.3}</b>standard deviation</div>\
-         {}</div>",
-        checks.alignment,
-        checks.uniformity,
-        checks.deviation,
-        collapse_card(checks.verdict),
-    )
-}
-
-fn collapse_card(verdict: Verdict) -> String {
-    let (word, class) = match verdict {
+fn cards(evaluation: &Evaluation) -> String {
+    let checks = &evaluation.collapse;
+    let (word, class) = match checks.verdict {
         Verdict::Spread => ("none", "good"),
         Verdict::Narrow => ("partial", "bad"),
         Verdict::Collapsed => ("complete", "bad"),
         Verdict::NotFinite => ("not finite", "bad"),
         Verdict::Unknown => ("unknown", "bad"),
     };
-    format!("<div class=\"card\"><b class=\"{class}\">{word}</b>collapse</div>")
-}
-
-/// What stands in the place of accuracies.
-fn unlabelled(result: &EvaluationRecord) -> String {
-    format!(
-        "<section><h2>No accuracies</h2><p>{NO_LABELS}</p><p class=\"soft\">{}</p></section>",
-        times(result),
-    )
+    let verdict = (format!("<b class=\"{class}\">{word}"), "collapse");
+    let cards = match &evaluation.accuracies {
+        Some(found) => {
+            let improvement = found.improvement();
+            let better = if improvement > 0.0 { "good" } else { "bad" };
+            let percent = |share: f64| format!("<b>{:.1}%", 100.0 * share);
+            [
+                (percent(found.trained_knn), "held-out kNN"),
+                (percent(found.linear_probe), "linear probe"),
+                (
+                    format!("<b class=\"{better}\">{improvement:+.1}"),
+                    "points over the better baseline",
+                ),
+                verdict,
+            ]
+        }
+        None => {
+            let number = |value: f64| format!("<b>{value:.3}");
+            [
+                (number(checks.alignment), "alignment"),
+                (number(checks.uniformity), "uniformity"),
+                (number(checks.deviation), "standard deviation"),
+                verdict,
+            ]
+        }
+    };
+    let cards = cards.map(|(value, name)| format!("<div class=\"card\">{value}</b>{name}</div>"));
+    format!("<div class=\"cards\">{}</div>\n", cards.concat())
 }
 
 /// What is left out for images without labels, and why.
 pub const NO_LABELS: &str =
     "The images have no labels, so kNN, linear probe and points above the baseline are left out.";
 
-fn times(result: &EvaluationRecord) -> String {
-    format!(
+fn accuracies(result: &EvaluationRecord) -> String {
+    let evaluation = &result.evaluation;
+    let times = format!(
         "Training took {}, evaluation {}.",
         duration(result.training_seconds),
         duration(result.evaluation_seconds),
+    );
+    let Some(found) = &evaluation.accuracies else {
+        return format!(
+            "<section><h2>No accuracies</h2><p>{NO_LABELS}</p><p class=\"soft\">{times}</p></section>\n",
+        );
+    };
+    let bar = |name: &str, share: f64, class: &str| {
+        let percent = 100.0 * share;
+        format!(
+            "<tr><td>{name}</td><td class=\"bar\"><i class=\"{class}\" style=\"width:{percent:.2}%\">\
+             </i></td><td class=\"number\">{percent:.1}%</td></tr>",
+        )
+    };
+    let knn = |features: &str, share, class| {
+        bar(&format!("{features}, kNN (k = {})", found.k), share, class)
+    };
+    let bars = [
+        bar("Trained encoder, linear probe", found.linear_probe, "ours"),
+        knn("Trained encoder", found.trained_knn, "ours"),
+        knn("Untrained encoder", found.untrained_knn, ""),
+        knn("Raw pixels", found.pixels_knn, ""),
+        bar("Always the commonest class", found.chance, ""),
+    ];
+    format!(
+        "<section><h2>Accuracy on {} held-out images</h2><table>\
+         <tr><th>features and classifier</th><th></th><th></th></tr>{}</table>\
+         <p class=\"soft\">Neighbours and the linear probe come from {} training images; \
+         kNN weighs neighbours by exp(cosine/0.1). Pixels are taken less the mean training image. \
+         {times}</p></section>\n",
+        evaluation.test_images,
+        bars.concat(),
+        evaluation.train_images,
     )
 }
 
-fn accuracies(result: &EvaluationRecord, found: &Accuracies) -> String {
-    let evaluation = &result.evaluation;
-    let k = found.k;
-    let rows = [
-        (
-            "Trained encoder, linear probe".to_owned(),
-            found.linear_probe,
-            "ours",
-        ),
-        (
-            format!("Trained encoder, kNN (k = {k})"),
-            found.trained_knn,
-            "ours",
-        ),
-        (
-            format!("Untrained encoder, kNN (k = {k})"),
-            found.untrained_knn,
-            "",
-        ),
-        (format!("Raw pixels, kNN (k = {k})"), found.pixels_knn, ""),
-        ("Always the commonest class".to_owned(), found.chance, ""),
-    ];
-    let mut html = format!(
-        "<section><h2>Accuracy on {} held-out images</h2><table>\
-         <tr><th>features and classifier</th><th></th><th></th></tr>",
-        evaluation.test_images,
-    );
-    for (name, share, class) in rows {
-        let percent = 100.0 * share;
-        let _ = write!(
-            html,
-            "<tr><td>{name}</td><td class=\"bar\"><i class=\"{class}\" style=\"width:{percent:.2}%\">\
-             </i></td><td class=\"number\">{percent:.1}%</td></tr>",
-        );
-    }
-    let _ = write!(
-        html,
-        "</table><p class=\"soft\">Neighbours and the linear probe come from {} training images; \
-         kNN weighs neighbours by exp(cosine/0.1). Pixels are taken less the mean training image. {}</p></section>",
-        evaluation.train_images,
-        times(result),
-    );
-    html
-}
-
 fn collapse(checks: &CollapseChecks) -> String {
+    let row = |name: &str, value: f64, meaning: &str| {
+        format!(
+            "<tr><td>{name}</td><td class=\"number\">{value:.3}</td>\
+             <td class=\"soft\">{meaning}</td></tr>",
+        )
+    };
     let rows = [
-        (
+        row(
             "Alignment",
             checks.alignment,
             "mean squared distance between two views of an image; 0 is perfect, 2 is chance",
         ),
-        (
+        row(
             "Uniformity",
             checks.uniformity,
             "log mean exp(−2·squared distance) of pairs of images; 0 is one point, about −4 is even",
         ),
-        (
+        row(
             "Standard deviation",
             checks.deviation,
             "per coordinate, times √D; 0 is one point, 1 is even over the sphere",
         ),
     ];
-    let mut html = format!(
+    format!(
         "<section><h2>Collapse checks</h2><p class=\"soft\">On the projection head's outputs for \
-         two views of {} held-out images: {}.</p><table>",
+         two views of {} held-out images: {}.</p><table>{}</table></section>\n",
         checks.images,
         checks.verdict.sentence(),
-    );
-    for (name, value, meaning) in rows {
-        let _ = write!(
-            html,
-            "<tr><td>{name}</td><td class=\"number\">{value:.3}</td>\
-             <td class=\"soft\">{meaning}</td></tr>",
-        );
-    }
-    html.push_str("</table></section>");
-    html
+        rows.concat(),
+    )
 }
 
 /// Seconds in the units that people read.
@@ -295,7 +257,7 @@ fn escape(text: &str) -> String {
 #[cfg(test)]
 pub(in crate::train) mod tests {
     use super::*;
-    use crate::train::evaluate::Evaluation;
+    use crate::train::evaluate::Accuracies;
 
     pub(in crate::train) fn result() -> EvaluationRecord {
         EvaluationRecord {
@@ -327,8 +289,7 @@ pub(in crate::train) mod tests {
 
     fn page_of(result: &EvaluationRecord) -> String {
         page(&Page {
-            method: "SimCLR",
-            data: "folder:<a&b>",
+            title: "SimCLR on folder:<a&b>",
             summary: "4,096 images",
             notes: &["1 file <a> was left out".to_owned()],
             result,
@@ -339,33 +300,25 @@ pub(in crate::train) mod tests {
         })
     }
 
+    /// Asserts that `text` holds all of `words`.
+    pub(in crate::train) fn holds(text: &str, words: &[&str]) {
+        for word in words {
+            assert!(text.contains(word), "{word} is missing from\n{text}");
+        }
+    }
+
     #[test]
     fn the_page_shows_every_number_and_holds_every_picture() {
         let html = page_of(&result());
-        for expected in [
-            "SimCLR on folder:&lt;a&amp;b&gt;",
-            "62.5%",
-            "68.8%",
-            "20.0%",
-            "22.5%",
-            "10.0%",
-            "+40.0",
-            "k = 20",
-            "0.250",
-            "-3.500",
-            "0.900",
-            "3 min 20 s",
-            "4.2 s",
-            "seed = 7",
-            "1 file &lt;a&gt; was left out.",
-        ] {
-            assert!(html.contains(expected), "{expected} is missing");
-        }
+        let numbers = [
+            "62.5%", "68.8%", "20.0%", "22.5%", "10.0%", "+40.0", "k = 20",
+        ];
+        holds(&html, &numbers);
+        holds(&html, &["0.250", "-3.500", "0.900", "3 min 20 s", "4.2 s"]);
+        holds(&html, &["SimCLR on folder:&lt;a&amp;b&gt;", "seed = 7"]);
+        holds(&html, &["1 file &lt;a&gt; was left out."]);
         for picture in ["loss", "embedding", "views"] {
-            assert!(
-                html.contains(&BASE64_STANDARD.encode(picture)),
-                "{picture} is missing"
-            );
+            holds(&html, &[&BASE64_STANDARD.encode(picture)]);
         }
         assert!(
             !html.contains("http"),
@@ -379,17 +332,8 @@ pub(in crate::train) mod tests {
         result.evaluation.accuracies = None;
         result.improvement = None;
         let html = page_of(&result);
-        for expected in [
-            NO_LABELS,
-            "0.250",
-            "-3.500",
-            "0.900",
-            "none",
-            "3 min 20 s",
-            "no labels to colour",
-        ] {
-            assert!(html.contains(expected), "{expected} is missing");
-        }
+        holds(&html, &[NO_LABELS, "no labels to colour", "3 min 20 s"]);
+        holds(&html, &["0.250", "-3.500", "0.900", "none"]);
         for absent in ["Accuracy", "baseline</div>", "held-out kNN", "Colours are"] {
             assert!(!html.contains(absent), "{absent} is there");
         }

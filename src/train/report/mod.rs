@@ -4,6 +4,10 @@ pub mod html;
 pub mod plots;
 pub mod views;
 
+use std::io::Cursor;
+
+use image::{ImageFormat, RgbImage};
+
 /// Why a picture could not be drawn.
 #[derive(Debug, thiserror::Error)]
 #[error("could not draw {picture}: {reason}")]
@@ -12,4 +16,22 @@ pub struct ReportError {
     pub picture: &'static str,
     /// What the drawing library said.
     pub reason: String,
+}
+
+/// What drawing gives: any library's error.
+type Drawn<T> = Result<T, Box<dyn std::error::Error>>;
+
+/// Names the picture that could not be drawn.
+fn named<T>(picture: &'static str, drawn: Drawn<T>) -> Result<T, ReportError> {
+    drawn.map_err(|error| ReportError {
+        picture,
+        reason: error.to_string(),
+    })
+}
+
+/// An image as PNG.
+fn png(image: &RgbImage) -> Drawn<Vec<u8>> {
+    let mut encoded = Cursor::new(Vec::new());
+    image.write_to(&mut encoded, ImageFormat::Png)?;
+    Ok(encoded.into_inner())
 }

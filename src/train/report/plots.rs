@@ -6,13 +6,13 @@
 use std::ops::Range;
 use std::sync::Once;
 
-use image::{ExtendedColorType, ImageEncoder, codecs::png::PngEncoder};
+use image::RgbImage;
 use plotters::coord::Shift;
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 use plotters::style::{FontStyle, register_font};
 
-use super::ReportError;
+use super::{Drawn, ReportError, named, png};
 use crate::train::evaluate::Picture;
 use crate::train::metrics::StepRecord;
 
@@ -49,47 +49,46 @@ const PALETTE: [RGBColor; 10] = [
 ];
 
 type Canvas<'a> = DrawingArea<BitMapBackend<'a>, Shift>;
-type Drawn = Result<(), Box<dyn std::error::Error>>;
 
 /// The loss of every step above, contrastive top-1 below, each with its smoothed course; PNG.
 ///
 /// # Errors
 /// [`ReportError`].
 pub fn loss(steps: &[StepRecord], title: &str) -> Result<Vec<u8>, ReportError> {
-    draw("the loss", LOSS_SIZE, |canvas| {
+    let last = steps.last().map_or(1, |record| record.step).max(2) as f64;
+    let losses: Vec<_> = steps.iter().map(|at| (at.step as f64, at.loss)).collect();
+    let chance = steps.last().map(|record| record.chance_loss);
+    let shown = losses.iter().map(|(_, loss)| *loss).chain(chance);
+    let shown = shown.filter(|loss| loss.is_finite());
+    let lowest = shown.clone().fold(0.0, f64::min);
+    let highest = shown.fold(0.0, f64::max).max(1e-3);
+    let losses = Curve {
+        caption: title,
+        unit: "loss (nats)",
+        values: losses,
+        range: lowest * 1.08..highest * 1.08,
+        last,
+        colour: LOSS,
+        chance,
+    };
+    let measured = |at: &StepRecord| Some((at.step as f64, 100.0 * at.top1?));
+    let top1: Vec<_> = steps.iter().filter_map(measured).collect();
+    let highest = top1.iter().map(|(_, share)| *share).fold(0.0, f64::max);
+    let top1 = Curve {
+        caption: "Contrastive top-1: anchors closer to their positive than to every negative",
+        unit: "top-1 (%)",
+        values: top1,
+        range: 0.0..(1.15 * highest).clamp(10.0, 100.0),
+        last,
+        colour: TOP1,
+        chance: None,
+    };
+    let drawn = draw(LOSS_SIZE, |canvas| {
         let (upper, lower) = canvas.split_vertically(LOSS_SIZE.1 * 11 / 20);
-        let losses = steps.iter().map(|record| (record.step, record.loss));
-        let losses: Vec<_> = losses.collect();
-        let chance = steps.last().map(|record| record.chance_loss);
-        let shown = losses.iter().map(|(_, loss)| *loss).chain(chance);
-        let shown = shown.filter(|loss| loss.is_finite());
-        let lowest = shown.clone().fold(0.0, f64::min);
-        let highest = shown.fold(0.0, f64::max).max(1e-3);
-        let last = steps.last().map_or(1, |record| record.step).max(2);
-        let curve = Curve {
-            caption: title,
-            unit: "loss (nats)",
-            values: losses,
-            range: lowest * 1.08..highest * 1.08,
-            last,
-            colour: LOSS,
-            chance,
-        };
-        curve.draw(&upper)?;
-        let measured = |record: &StepRecord| Some((record.step, 100.0 * record.top1?));
-        let top1: Vec<_> = steps.iter().filter_map(measured).collect();
-        let highest = top1.iter().map(|(_, share)| *share).fold(0.0, f64::max);
-        let curve = Curve {
-            caption: "Contrastive top-1: anchors closer to their positive than to every negative",
-            unit: "top-1 (%)",
-            values: top1,
-            range: 0.0..(1.15 * highest).clamp(10.0, 100.0),
-            last,
-            colour: TOP1,
-            chance: None,
-        };
-        curve.draw(&lower)
-    })
+        losses.draw(&upper)?;
+        top1.draw(&lower)
+    });
+    named("the loss", drawn)
 }
 
 /// One quantity over steps.
@@ -97,32 +96,32 @@ struct Curve<'a> {
     caption: &'a str,
     unit: &'a str,
     /// Each with its step.
-    values: Vec<(u64, f64)>,
+    values: Vec<(f64, f64)>,
     range: Range<f64>,
     /// The run's last step.
-    last: u64,
+    last: f64,
     colour: RGBColor,
     /// Where a dashed line shows the loss of an encoder that cannot tell images apart.
     chance: Option<f64>,
 }
 
 impl Curve<'_> {
-    fn draw(&self, canvas: &Canvas<'_>) -> Drawn {
+    fn draw(&self, canvas: &Canvas<'_>) -> Drawn<()> {
         let last = self.last;
         let mut chart = ChartBuilder::on(canvas)
-            .caption(self.caption, (FONT, 34).into_font().color(&TEXT))
+            .caption(self.caption, text(34))
             .margin(24)
             .x_label_area_size(64)
             .y_label_area_size(96)
-            .build_cartesian_2d(1.0..last as f64, self.range.clone())?;
+            .build_cartesian_2d(1.0..last, self.range.clone())?;
         chart
             .configure_mesh()
             .disable_x_mesh()
             .bold_line_style(GRID)
             .light_line_style(TRANSPARENT)
             .axis_style(AXIS)
-            .label_style((FONT, 26).into_font().color(&TEXT))
-            .axis_desc_style((FONT, 28).into_font().color(&TEXT))
+            .label_style(text(26))
+            .axis_desc_style(text(28))
             .x_desc("step")
             .y_desc(self.unit)
             .x_labels(10)
@@ -130,29 +129,24 @@ impl Curve<'_> {
             .x_label_formatter(&|step| format!("{step:.0}"))
             .y_label_formatter(&tick)
             .draw()?;
-        let (steps, values): (Vec<u64>, Vec<f64>) = self.values.iter().copied().unzip();
-        let points = |values: Vec<f64>| {
-            let points = steps.iter().map(|&step| step as f64).zip(values);
-            points
-                .filter(|(_, value)| value.is_finite())
-                .collect::<Vec<_>>()
-        };
-        let smooth = smoothed(&values);
-        let raw = ShapeStyle::from(self.colour.mix(0.3)).stroke_width(2);
-        chart.draw_series(LineSeries::new(points(values), raw))?;
-        let style = ShapeStyle::from(self.colour).stroke_width(4);
-        chart.draw_series(LineSeries::new(points(smooth), style))?;
+        for (values, colour, width) in [
+            (&self.values, self.colour.mix(0.3), 2),
+            (&smoothed(&self.values), self.colour.to_rgba(), 4),
+        ] {
+            let finite = values.iter().copied().filter(|(_, y)| y.is_finite());
+            let style = ShapeStyle::from(colour).stroke_width(width);
+            chart.draw_series(LineSeries::new(finite, style))?;
+        }
         if let Some(chance) = self.chance {
             let style = ShapeStyle::from(CHANCE).stroke_width(2);
-            let ends = [(1.0, chance), (last as f64, chance)];
+            let ends = [(1.0, chance), (last, chance)];
             chart.draw_series(DashedLineSeries::new(ends, 12, 8, style))?;
-            let (x, y) = chart.backend_coord(&(last as f64, chance));
-            let font = (FONT, 26).into_font().color(&CHANCE);
-            let anchor = Pos::new(HPos::Right, VPos::Top);
+            let (x, y) = chart.backend_coord(&(last, chance));
+            let right = Pos::new(HPos::Right, VPos::Top);
             let label = format!("loss by chance {chance:.2}");
-            canvas
-                .strip_coord_spec()
-                .draw(&Text::new(label, (x - 8, y + 10), font.pos(anchor)))?;
+            let font = text(26).color(&CHANCE).pos(right);
+            let canvas = canvas.strip_coord_spec();
+            canvas.draw(&Text::new(label, (x - 8, y + 10), font))?;
         }
         Ok(())
     }
@@ -164,13 +158,14 @@ fn tick(value: &f64) -> String {
 }
 
 /// Means over a window of a fortieth of the course, centred, and narrower towards its ends.
-fn smoothed(values: &[f64]) -> Vec<f64> {
+fn smoothed(values: &[(f64, f64)]) -> Vec<(f64, f64)> {
     let half = values.len() / 80;
     (0..values.len())
         .map(|i| {
             let reach = half.min(i).min(values.len() - 1 - i);
             let window = &values[i - reach..=i + reach];
-            window.iter().sum::<f64>() / window.len() as f64
+            let sum: f64 = window.iter().map(|(_, value)| value).sum();
+            (values[i].0, sum / window.len() as f64)
         })
         .collect()
 }
@@ -185,19 +180,20 @@ pub fn embedding(
     trained: &Picture,
     class_names: &[String],
 ) -> Result<Vec<u8>, ReportError> {
-    draw("the embeddings", EMBEDDING_SIZE, |canvas| {
+    let drawn = draw(EMBEDDING_SIZE, |canvas| {
         let panel = (EMBEDDING_SIZE.0 - LEGEND_WIDTH) / 2;
         let (left, rest) = canvas.split_horizontally(panel);
         let (right, beside) = rest.split_horizontally(panel);
         scatter(&left, untrained, "Before training")?;
         scatter(&right, trained, "After training")?;
         legend(&beside, class_names)
-    })
+    });
+    named("the embeddings", drawn)
 }
 
-fn scatter(canvas: &Canvas<'_>, picture: &Picture, caption: &str) -> Drawn {
+fn scatter(canvas: &Canvas<'_>, picture: &Picture, caption: &str) -> Drawn<()> {
     let mut chart = ChartBuilder::on(canvas)
-        .caption(caption, (FONT, 34).into_font().color(&TEXT))
+        .caption(caption, text(34))
         .margin(20)
         .x_label_area_size(64)
         .y_label_area_size(84)
@@ -207,8 +203,8 @@ fn scatter(canvas: &Canvas<'_>, picture: &Picture, caption: &str) -> Drawn {
         .bold_line_style(GRID)
         .light_line_style(TRANSPARENT)
         .axis_style(AXIS)
-        .label_style((FONT, 24).into_font().color(&TEXT))
-        .axis_desc_style((FONT, 26).into_font().color(&TEXT))
+        .label_style(text(24))
+        .axis_desc_style(text(26))
         .x_desc("t-SNE 1")
         .y_desc("t-SNE 2")
         .x_labels(6)
@@ -232,43 +228,34 @@ fn scatter(canvas: &Canvas<'_>, picture: &Picture, caption: &str) -> Drawn {
 
 /// The range of one axis with a margin, never empty.
 fn extent(picture: &Picture, axis: usize) -> Range<f64> {
-    let values = || {
-        picture
-            .points
-            .iter()
-            .map(|point| point[axis])
-            .filter(|x| x.is_finite())
-    };
-    let (low, high) = (values().fold(0.0, f64::min), values().fold(0.0, f64::max));
+    let places = picture.points.iter().map(|point| point[axis]);
+    let finite = places.filter(|place| place.is_finite());
+    let low = finite.clone().fold(0.0, f64::min);
+    let high = finite.fold(0.0, f64::max);
     let margin = (0.05 * (high - low)).max(1e-9);
     low - margin..high + margin
 }
 
-fn legend(canvas: &Canvas<'_>, class_names: &[String]) -> Drawn {
-    let line = 38;
+fn legend(canvas: &Canvas<'_>, class_names: &[String]) -> Drawn<()> {
+    let height = |line: usize| 80 + 38 * line as i32;
+    let label = |line, words| canvas.draw(&Text::new(words, (42, height(line) - 10), text(26)));
     for (class, name) in class_names.iter().take(LEGEND_ENTRIES).enumerate() {
-        let y = 80 + line * class as i32;
-        canvas.draw(&Circle::new((20, y), 9, colour(class).filled()))?;
+        canvas.draw(&Circle::new((20, height(class)), 9, colour(class).filled()))?;
         let mut shown: String = name.chars().take(LEGEND_CHARACTERS).collect();
         if shown.len() < name.len() {
             shown.push('…');
         }
-        canvas.draw(&Text::new(
-            shown,
-            (42, y - 10),
-            (FONT, 26).into_font().color(&TEXT),
-        ))?;
+        label(class, shown)?;
     }
     if class_names.len() > LEGEND_ENTRIES {
-        let more = format!("and {} more", class_names.len() - LEGEND_ENTRIES);
-        let y = 80 + line * LEGEND_ENTRIES as i32;
-        canvas.draw(&Text::new(
-            more,
-            (42, y - 10),
-            (FONT, 26).into_font().color(&TEXT),
-        ))?;
+        let more = class_names.len() - LEGEND_ENTRIES;
+        label(LEGEND_ENTRIES, format!("and {more} more"))?;
     }
     Ok(())
+}
+
+fn text(size: i32) -> TextStyle<'static> {
+    (FONT, size).into_font().color(&TEXT)
 }
 
 fn colour(class: usize) -> RGBColor {
@@ -282,38 +269,22 @@ fn colour(class: usize) -> RGBColor {
 
 /// Draws on a white canvas and encodes it.
 fn draw(
-    picture: &'static str,
-    size: (u32, u32),
-    content: impl FnOnce(&Canvas<'_>) -> Drawn,
-) -> Result<Vec<u8>, ReportError> {
+    (width, height): (u32, u32),
+    content: impl FnOnce(&Canvas<'_>) -> Drawn<()>,
+) -> Drawn<Vec<u8>> {
     static REGISTERED: Once = Once::new();
     REGISTERED.call_once(|| {
         // Without the font the drawing below fails with an error that names it.
         let _ = register_font(FONT, FontStyle::Normal, epaint_default_fonts::UBUNTU_LIGHT);
     });
-    let failed = |reason: Box<dyn std::error::Error>| ReportError {
-        picture,
-        reason: reason.to_string(),
-    };
-    let mut pixels = vec![0u8; 3 * size.0 as usize * size.1 as usize];
+    let mut image = RgbImage::new(width, height);
     {
-        let canvas = BitMapBackend::with_buffer(&mut pixels, size).into_drawing_area();
-        canvas.fill(&WHITE).map_err(|error| failed(error.into()))?;
-        content(&canvas).map_err(failed)?;
-        canvas.present().map_err(|error| failed(error.into()))?;
+        let canvas = BitMapBackend::with_buffer(&mut image, (width, height)).into_drawing_area();
+        canvas.fill(&WHITE)?;
+        content(&canvas)?;
+        canvas.present()?;
     }
-    png(&pixels, size, ExtendedColorType::Rgb8).map_err(|error| failed(error.into()))
-}
-
-/// Encodes pixels, row by row.
-pub(super) fn png(
-    pixels: &[u8],
-    (width, height): (u32, u32),
-    colour: ExtendedColorType,
-) -> Result<Vec<u8>, image::ImageError> {
-    let mut encoded = Vec::new();
-    PngEncoder::new(&mut encoded).write_image(pixels, width, height, colour)?;
-    Ok(encoded)
+    png(&image)
 }
 
 #[cfg(test)]
@@ -368,37 +339,33 @@ mod tests {
 
     #[test]
     fn smoothing_keeps_a_straight_line_and_both_ends() {
-        let line: Vec<f64> = (0..400).map(f64::from).collect();
-        let smooth = smoothed(&line);
-        assert_abs_diff_eq!(smooth[..], line[..], epsilon = 1e-9);
+        let line: Vec<_> = (0..400).map(f64::from).map(|x| (x, 3.0 * x)).collect();
+        for ((x, smooth), y) in smoothed(&line).into_iter().zip(line) {
+            assert_eq!(x, y.0);
+            assert_abs_diff_eq!(smooth, y.1, epsilon = 1e-9);
+        }
+    }
+
+    fn picture(factor: f64, labels: Option<Vec<u32>>) -> Picture {
+        let point = |i| [factor * f64::from(i), f64::from(i % 7)];
+        let points = (0..30).map(point).collect();
+        Picture { points, labels }
     }
 
     #[test]
     fn embeddings_are_drawn_in_the_colours_of_their_classes() {
-        let picture = |factor: f64| Picture {
-            points: (0..30)
-                .map(|i| [factor * f64::from(i), f64::from(i % 7)])
-                .collect(),
-            labels: Some((0..30).collect()),
-        };
+        let classes = Some((0..30).collect());
         let names: Vec<String> = (0..30)
             .map(|class| format!("class number {class:030}"))
             .collect();
-        let encoded = embedding(&picture(1e-3), &picture(40.0), &names).unwrap();
+        let (small, large) = (picture(1e-3, classes.clone()), picture(40.0, classes));
+        let encoded = embedding(&small, &large, &names).unwrap();
         assert!(pixels_of(&encoded, colour(3)) > 100);
-        let nowhere = Picture {
-            points: vec![[f64::NAN; 2], [0.0; 2]],
-            labels: None,
-        };
-        assert!(embedding(&nowhere, &nowhere, &[]).is_ok());
     }
 
     #[test]
     fn images_without_labels_are_drawn_in_one_colour() {
-        let picture = Picture {
-            points: (0..30).map(|i| [f64::from(i), f64::from(i % 7)]).collect(),
-            labels: None,
-        };
+        let picture = picture(1.0, None);
         let encoded = embedding(&picture, &picture, &[]).unwrap();
         // Points are drawn three quarters opaque on white.
         let on_white = |RGBColor(red, green, blue)| {
@@ -407,5 +374,14 @@ mod tests {
         };
         assert!(pixels_of(&encoded, on_white(colour(0))) > 1000);
         assert_eq!(pixels_of(&encoded, on_white(colour(3))), 0);
+    }
+
+    #[test]
+    fn points_that_are_nowhere_are_left_out() {
+        let nowhere = Picture {
+            points: vec![[f64::NAN; 2], [0.0; 2]],
+            labels: None,
+        };
+        assert!(embedding(&nowhere, &nowhere, &[]).is_ok());
     }
 }

@@ -1,10 +1,9 @@
 //! A strip of training images with two random views of each, so that a reader sees at a glance
 //! whether the augmentation suits the images.
 
-use image::ExtendedColorType;
+use image::{Rgb, RgbImage, imageops};
 
-use super::ReportError;
-use super::plots::png;
+use super::{Drawn, ReportError, named, png};
 use crate::train::augment::{AugmentConfig, ViewKey, augment_batch, to_float};
 use crate::train::data::ImageSet;
 use crate::train::evaluate::strided;
@@ -21,48 +20,41 @@ const ROWS: usize = 3;
 /// # Errors
 /// [`ReportError`].
 pub fn strip(set: &ImageSet, augment: &AugmentConfig, seed: u64) -> Result<Vec<u8>, ReportError> {
-    let failed = |reason: String| ReportError {
-        picture: "the views",
-        reason,
-    };
+    named("the views", draw(set, augment, seed))
+}
+
+fn draw(set: &ImageSet, augment: &AugmentConfig, seed: u64) -> Drawn<Vec<u8>> {
     let chosen = strided(set.len(), COLUMNS);
     let mut rows = vec![vec![0.0f32; chosen.len() * set.image_len()]; ROWS];
-    to_float(set, &chosen, &mut rows[0]).map_err(|error| failed(error.to_string()))?;
-    for (view, row) in rows[1..].iter_mut().enumerate() {
+    to_float(set, &chosen, &mut rows[0])?;
+    for (view, row) in (0..).zip(&mut rows[1..]) {
         let key = ViewKey {
             seed,
             step: 0,
-            view: view as u64,
+            view,
         };
-        augment_batch(augment, set, &chosen, key, row)
-            .map_err(|error| failed(error.to_string()))?;
+        augment_batch(augment, set, &chosen, key, row)?;
     }
 
-    let width = chosen.len() * (set.width + GAP) - GAP;
-    let height = ROWS * (set.height + GAP) - GAP;
-    let mut pixels = vec![255u8; 3 * width * height];
+    let (width, height) = (set.width + GAP, set.height + GAP);
+    let (all_width, all_height) = (chosen.len() * width - GAP, ROWS * height - GAP);
+    let white = Rgb([255; 3]);
+    let mut strip = RgbImage::from_pixel(all_width as u32, all_height as u32, white);
     for (row, images) in rows.iter().enumerate() {
         for (column, image) in images.chunks_exact(set.image_len()).enumerate() {
-            for y in 0..set.height {
-                for x in 0..set.width {
-                    let place =
-                        (row * (set.height + GAP) + y) * width + column * (set.width + GAP) + x;
-                    for channel in 0..3 {
-                        let plane = channel.min(set.channels - 1) * set.height * set.width;
-                        let value = image[plane + y * set.width + x];
-                        // Views are in [−1, 1].
-                        pixels[3 * place + channel] = ((value + 1.0) * 127.5).round() as u8;
-                    }
-                }
-            }
+            let picture = RgbImage::from_fn(set.width as u32, set.height as u32, |x, y| {
+                Rgb([0, 1, 2].map(|channel| {
+                    let plane = channel.min(set.channels - 1) * set.height * set.width;
+                    let value = image[plane + y as usize * set.width + x as usize];
+                    // Views are in [−1, 1].
+                    ((value + 1.0) * 127.5).round() as u8
+                }))
+            });
+            let (x, y) = ((column * width) as i64, (row * height) as i64);
+            imageops::replace(&mut strip, &picture, x, y);
         }
     }
-    png(
-        &pixels,
-        (width as u32, height as u32),
-        ExtendedColorType::Rgb8,
-    )
-    .map_err(|error| failed(error.to_string()))
+    png(&strip)
 }
 
 #[cfg(test)]
