@@ -336,7 +336,18 @@ const FEW: [Row; 4] = [
     (33, 65, 128, 20.0, Data::Confident(1e-4)),
 ];
 
-/// The table. Some of its shapes are drawn from `rng`; reductions and upstream gradients alternate.
+/// N, M, D and s of cases with a number that is not finite: below and above the bound where an engine may
+/// change its method.
+const NOT_FINITE: [(usize, usize, usize, f32); 5] = [
+    (61, 75, 19, 10.0),
+    (61, 75, 272, 10.0),
+    (2, 2, 1, 10.0),
+    (61, 75, 19, 100.0),
+    (61, 75, 272, 100.0),
+];
+
+/// The table: cases with finite inputs, some of whose shapes are drawn from `rng`, and whose reductions and
+/// upstream gradients alternate; then those whose loss must be NaN.
 pub fn table(rng: &mut impl Rng) -> Vec<Case> {
     let usual = |(n, m, d)| (n, m, d, USUAL_SCALE, Data::Unit);
     let mut cases: Vec<Case> = Vec::new();
@@ -354,8 +365,9 @@ pub fn table(rng: &mut impl Rng) -> Vec<Case> {
             Extent::Few => FEW.into(),
         };
         let first = cases.len();
-        for (row, (n, m, dim, scale, data)) in rows.into_iter().enumerate() {
-            let case = kind.case((n, m, dim, scale, data), number + row);
+        for (row, inputs) in rows.into_iter().enumerate() {
+            let (.., scale, data) = inputs;
+            let case = kind.case(inputs, number + row);
             let inputs = |x: &Case| (x.anchors, x.candidates, x.dim, x.scale, x.data);
             let same = |other: &Case| inputs(other) == inputs(&case);
             if !kind.allows(scale, data) || cases[first..].iter().any(same) {
@@ -373,30 +385,17 @@ pub fn table(rng: &mut impl Rng) -> Vec<Case> {
             });
         }
     }
-    cases
-}
-
-/// Cases whose loss must be NaN: of thorough kinds, below and above the bound where an engine may change its
-/// method; of the others, one number of each D.
-pub fn not_finite_table() -> Vec<Case> {
-    const SHAPES: [(usize, usize, usize, f32); 5] = [
-        (61, 75, 19, 10.0),
-        (61, 75, 272, 10.0),
-        (2, 2, 1, 10.0),
-        (61, 75, 19, 100.0),
-        (61, 75, 272, 100.0),
-    ];
-    let mut cases = Vec::new();
     for (number, (kind, extent)) in kinds().into_iter().enumerate() {
         let values = [f32::NAN, f32::INFINITY, f32::NEG_INFINITY];
+        // Of thorough kinds, all; of the others, one number of each D.
         let (values, shapes) = match extent {
-            Extent::All => (&values[..], &SHAPES[..]),
-            Extent::Hard | Extent::Few => (&values[number % 3..][..1], &SHAPES[..2]),
+            Extent::All => (&values[..], &NOT_FINITE[..]),
+            Extent::Hard | Extent::Few => (&values[number % 3..][..1], &NOT_FINITE[..2]),
         };
         for &value in values {
             for (row, &(n, m, dim, scale)) in shapes.iter().enumerate() {
-                let shape = (n, m, dim, scale, Data::NotFinite(value));
-                cases.push(kind.case(shape, number + row));
+                let inputs = (n, m, dim, scale, Data::NotFinite(value));
+                cases.push(kind.case(inputs, number + row));
             }
         }
     }
