@@ -239,26 +239,21 @@ impl<T: Element> GradientPass<'_, T> {
         let problem = self.problem;
         let (kernel, scale2) = (problem.kernel, problem.scale2);
         let (first_column, width) = problem.block(block);
-        problem.negative_products(items, first_row, sums.len(), block, tile);
+        problem.negative_products(items, first_row, block, tile);
         let mut rows = tile.chunks_exact_mut(BLOCK);
         for ((row, sum), values) in sums.iter_mut().enumerate().zip(&mut rows) {
             let (values, padding) = values.split_at_mut(width);
             padding.fill(0.0);
-            match self.known {
-                None => {
-                    // The engine takes this way only with a fixed offset.
-                    let offset2 = problem.fixed_offset2.unwrap_or(f32::NAN);
-                    *sum = kernel.exp_row(values, scale2, offset2);
-                }
-                Some(known) => {
-                    let offset2 = known.row_offset2[first_row + row];
-                    match &known.column_offset2 {
-                        None => *sum = kernel.exp_row(values, scale2, offset2),
-                        Some(columns) => {
-                            let columns = &columns[first_column..first_column + width];
-                            kernel.exp_row_both(values, scale2, offset2, columns);
-                        }
-                    }
+            let offset2 = match self.known {
+                Some(known) => known.row_offset2[first_row + row],
+                // The engine takes this way only with a fixed offset.
+                None => problem.fixed_offset2.unwrap_or(f32::NAN),
+            };
+            match self.known.and_then(|known| known.column_offset2.as_ref()) {
+                None => *sum = kernel.exp_row(values, scale2, offset2),
+                Some(columns) => {
+                    let columns = &columns[first_column..first_column + width];
+                    kernel.exp_row_both(values, scale2, offset2, columns);
                 }
             }
         }

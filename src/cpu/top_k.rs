@@ -6,8 +6,8 @@ use std::collections::BinaryHeap;
 use rayon::prelude::*;
 
 use super::pack::{Workspace, pack_transposed, row_items};
-use super::problem::{BLOCK, GROUP, LogitTile, kernel_for};
-use super::simd::{Left, Output};
+use super::problem::{BLOCK, GROUP, LogitTile, block_products, kernel_for};
+use super::simd::Left;
 use crate::element::Element;
 use crate::memory::TopK;
 use crate::rows::{Matrix, Rows};
@@ -68,25 +68,12 @@ pub(super) fn top_k<T: Element>(
         .for_each(|(group, ((queries, indices), scores))| {
             let mut storage = Vec::new();
             let items = row_items(kernel, queries, dim, &mut storage);
-            let rows = queries.len() / dim;
-            let mut best = vec![BinaryHeap::with_capacity(k + 1); rows];
+            let mut best = vec![BinaryHeap::with_capacity(k + 1); queries.len() / dim];
             let mut tile: LogitTile = [0.0; GROUP * BLOCK];
             for first in (0..candidates.rows()).step_by(BLOCK) {
                 let width = BLOCK.min(candidates.rows() - first);
-                let left = Left {
-                    items,
-                    rows,
-                    steps,
-                    row_stride: steps,
-                    step_stride: 1,
-                };
-                let output = Output {
-                    numbers: &mut tile,
-                    columns: width,
-                    row_stride: BLOCK,
-                    accumulate: false,
-                };
-                kernel.multiply(left, panels.at_panel(first / kernel.panel), output);
+                let left = Left::of_rows(items, steps);
+                block_products(kernel, left, &panels, (first, width), &mut tile);
                 for (row, (best, values)) in best.iter_mut().zip(tile.chunks(BLOCK)).enumerate() {
                     let itself = exclude_self.then_some(group * GROUP + row);
                     for (column, &score) in values[..width].iter().enumerate() {

@@ -12,6 +12,8 @@ mod problem;
 mod row_checks;
 pub mod rule;
 mod sizes;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 use std::fmt;

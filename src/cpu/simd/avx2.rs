@@ -28,11 +28,7 @@ mod x86 {
         depth: 1,
         tile_rows: ROWS,
         tile,
-        exp_row,
-        exp_row_into_columns,
-        exp_row_both,
-        max_row,
-        dot,
+        row_loops: ROW_LOOPS,
     };
 
     pub(in super::super) fn kernel() -> Option<&'static Kernel> {

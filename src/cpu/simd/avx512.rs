@@ -34,11 +34,7 @@ mod x86 {
         depth: 1,
         tile_rows: ROWS,
         tile: tile_f32,
-        exp_row,
-        exp_row_into_columns,
-        exp_row_both,
-        max_row,
-        dot,
+        row_loops: ROW_LOOPS,
     };
 
     static BF16: Kernel = Kernel {
@@ -47,11 +43,7 @@ mod x86 {
         depth: 2,
         tile_rows: ROWS,
         tile: tile_bf16,
-        exp_row,
-        exp_row_into_columns,
-        exp_row_both,
-        max_row,
-        dot,
+        row_loops: ROW_LOOPS,
     };
 
     pub(in super::super) fn f32_kernel() -> Option<&'static Kernel> {
