@@ -6,7 +6,8 @@ use half::bf16;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use super::simd::{Item, Kernel, Left, Output, Right};
+use super::pack::{Workspace, pack_transposed, row_items};
+use super::simd::{Kernel, Left, Output};
 use super::{CpuEngine, Engine};
 use crate::{Contrast, Element, Gradients, Inputs, Rows, RowsMut};
 
@@ -20,79 +21,45 @@ fn random<T: Element>(rng: &mut ChaCha8Rng, rows: usize, dim: usize) -> Vec<T> {
     numbers.collect()
 }
 
-/// Items that hold small whole numbers, so that every product and sum is exact in any order.
-fn whole_numbers(rng: &mut ChaCha8Rng, kernel: &Kernel, count: usize) -> (Vec<Item>, Vec<f64>) {
-    let mut items = Vec::new();
-    let mut numbers = Vec::new();
-    for _ in 0..count {
-        let mut item = 0;
-        for place in 0..kernel.depth {
-            let number = rng.random_range(-8..=8) as f32;
-            numbers.push(f64::from(number));
-            item |= match kernel.depth {
-                1 => number.to_bits(),
-                _ => Item::from(bf16::from_f32(number).to_bits()) << (16 * place),
-            };
-        }
-        items.push(item);
-    }
-    (items, numbers)
-}
-
+/// Of small whole numbers every product and sum is exact in any order.
 #[test]
 fn products_are_exact_for_every_tile_shape() {
     let mut rng = ChaCha8Rng::seed_from_u64(1);
+    let mut numbers = |count: usize| -> Vec<f32> {
+        let numbers = (0..count).map(|_| rng.random_range(-8..=8) as f32);
+        numbers.collect()
+    };
+    let workspace = Workspace::default();
     for kernel in kernels() {
         for rows in [1, 2, 3, 5, 6, 7, 11, 12, 13, 25] {
             for columns in [1usize, 15, 16, 17, 31, 32, 33, 70] {
-                for (steps, accumulate) in [(1, false), (2, true), (300, false), (257, true)] {
-                    let panels = columns.div_ceil(kernel.panel);
-                    let (a, a_numbers) = whole_numbers(&mut rng, kernel, rows * steps);
-                    let panel_items = steps * kernel.panel;
-                    let (b, b_numbers) = whole_numbers(&mut rng, kernel, panels * panel_items);
+                for (dim, accumulate) in [(1, false), (2, true), (600, false), (515, true)] {
+                    let (a, b) = (numbers(rows * dim), numbers(columns * dim));
+                    let mut storage = Vec::new();
+                    let items = row_items(kernel, &a, dim, &mut storage);
+                    let left = Left::of_rows(items, dim.div_ceil(kernel.depth));
+                    let right = pack_transposed(kernel, &b, dim, &workspace);
                     let row_stride = columns + 3;
                     let mut c = vec![7.0f32; rows * row_stride];
-                    kernel.multiply(
-                        Left {
-                            items: &a,
-                            rows,
-                            steps,
-                            row_stride: steps,
-                            step_stride: 1,
-                        },
-                        Right {
-                            items: &b,
-                            panel_stride: panel_items,
-                        },
-                        Output {
-                            numbers: &mut c,
-                            columns,
-                            row_stride,
-                            accumulate,
-                        },
-                    );
-                    for row in 0..rows {
-                        for column in 0..row_stride {
-                            let mut expected = 7.0;
-                            if column < columns {
-                                expected *= f64::from(u8::from(accumulate));
-                                let (panel, lane) = (column / kernel.panel, column % kernel.panel);
-                                for step in 0..steps {
-                                    let item = panel * panel_items + step * kernel.panel + lane;
-                                    for place in 0..kernel.depth {
-                                        expected += a_numbers
-                                            [(row * steps + step) * kernel.depth + place]
-                                            * b_numbers[item * kernel.depth + place];
-                                    }
-                                }
-                            }
-                            assert_eq!(
-                                f64::from(c[row * row_stride + column]),
-                                expected,
-                                "{} {rows}x{steps}x{columns} at ({row}, {column})",
-                                kernel.name
-                            );
-                        }
+                    let output = Output {
+                        numbers: &mut c,
+                        columns,
+                        row_stride,
+                        accumulate,
+                    };
+                    kernel.multiply(left, right.at_panel(0), output);
+                    for (place, &found) in c.iter().enumerate() {
+                        let (row, column) = (place / row_stride, place % row_stride);
+                        let expected = if column < columns {
+                            let pairs = a[row * dim..][..dim].iter().zip(&b[column * dim..]);
+                            let product: f32 = pairs.map(|(a, b)| a * b).sum();
+                            product + if accumulate { 7.0 } else { 0.0 }
+                        } else {
+                            7.0
+                        };
+                        let name = kernel.name;
+                        let what = format!("{name} {rows}x{dim}x{columns} at ({row}, {column})");
+                        assert_eq!(found, expected, "{what}");
                     }
                 }
             }

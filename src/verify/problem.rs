@@ -31,7 +31,12 @@ impl<T: Element> Drawn<T> {
         let contrast = case.kind.contrast(case.scale)?;
         let (n, m) = (case.anchors, case.candidates);
         let given = positives(case, rng);
-        let mut draw = Draw::new(case, &contrast, rng);
+        let mut draw = Draw {
+            case,
+            contrast: &contrast,
+            common: [(); 3].map(|()| unit(case.dim, rng)),
+            rng: &mut *rng,
+        };
         let pair = |j: usize| match &given {
             _ if contrast.has_own_keys() => n + j,
             // Confident anchors count theirs from the last candidate.
@@ -220,17 +225,7 @@ struct Draw<'a, R> {
     common: [Vec<f64>; 3],
 }
 
-impl<'a, R: Rng> Draw<'a, R> {
-    fn new(case: &'a Case, contrast: &'a Contrast, rng: &'a mut R) -> Self {
-        let common = [(); 3].map(|()| unit(case.dim, rng));
-        Self {
-            case,
-            contrast,
-            rng,
-            common,
-        }
-    }
-
+impl<R: Rng> Draw<'_, R> {
     /// `rows` rows; `pair(row)` is the same number for an anchor and its positive.
     fn matrix(&mut self, rows: usize, side: Side, pair: impl Fn(usize) -> usize) -> Dense {
         let drawn: Vec<Vec<f64>> = (0..rows).map(|i| self.row(side, i, pair(i))).collect();

@@ -4,7 +4,9 @@
 //! that follow each other along the summed axis, the lower half first. So one set of loops drives
 //! both, and `depth` (numbers per item) is all that differs.
 
+#[cfg(target_arch = "x86_64")]
 mod avx2;
+#[cfg(target_arch = "x86_64")]
 mod avx512;
 mod dot;
 mod exp;
@@ -100,28 +102,31 @@ pub(crate) struct Output<'a> {
 impl Kernel {
     /// The fastest kernel here for f32 items.
     pub fn for_f32() -> &'static Kernel {
-        avx512::f32_kernel()
-            .or_else(avx2::kernel)
-            .unwrap_or(&portable::F32)
+        vector_kernels().next().unwrap_or(&portable::F32)
     }
 
     /// The kernel for bf16 items, where the processor multiplies bf16 pairs.
+    #[cfg(target_arch = "x86_64")]
     pub fn for_bf16() -> Option<&'static Kernel> {
         avx512::bf16_kernel()
     }
 
-    /// All kernels for f32 items that run here: the chosen one, those that are not, and that of processors that
-    /// have none of their own.
-    #[cfg(test)]
-    pub fn all_of_f32() -> impl Iterator<Item = &'static Kernel> {
-        let all = [Kernel::for_f32(), &portable::F32].into_iter();
-        all.chain(avx2::kernel())
+    /// No other processor's pairs are multiplied yet.
+    #[cfg(not(target_arch = "x86_64"))]
+    pub fn for_bf16() -> Option<&'static Kernel> {
+        None
     }
 
-    /// All kernels for bf16 items that run here, first the one in plain Rust.
+    /// All kernels for f32 items that run here.
+    #[cfg(test)]
+    pub fn all_of_f32() -> impl Iterator<Item = &'static Kernel> {
+        vector_kernels().chain([&portable::F32])
+    }
+
+    /// All kernels for bf16 items that run here, one of which is in plain Rust.
     #[cfg(test)]
     pub fn all_of_bf16() -> impl Iterator<Item = &'static Kernel> {
-        [&portable::BF16].into_iter().chain(avx512::bf16_kernel())
+        Self::for_bf16().into_iter().chain([&portable::BF16])
     }
 
     /// Output = left · right. When `output.columns` is not a multiple of the panel, a row's stride
@@ -134,17 +139,10 @@ impl Kernel {
             accumulate,
         } = output;
         let panels = columns.div_ceil(self.panel);
-        if left.rows == 0 || panels == 0 {
-            return;
-        }
-        if left.steps == 0 {
-            if !accumulate {
-                for row in 0..left.rows {
-                    numbers[row * row_stride..row * row_stride + columns].fill(0.0);
-                }
-            }
-            return;
-        }
+        assert!(
+            left.rows.min(left.steps).min(panels) > 0,
+            "an empty operand"
+        );
         let last_left = (left.rows - 1) * left.row_stride + (left.steps - 1) * left.step_stride;
         assert!(last_left < left.items.len(), "left operand too short");
         let last_right = (panels - 1) * right.panel_stride + left.steps * self.panel;
@@ -275,6 +273,15 @@ impl Kernel {
         });
         parts.sum()
     }
+}
+
+/// The kernels for f32 items that this processor has instructions for, the fastest first.
+fn vector_kernels() -> impl Iterator<Item = &'static Kernel> {
+    #[cfg(target_arch = "x86_64")]
+    let kernels = [avx512::f32_kernel(), avx2::kernel()];
+    #[cfg(not(target_arch = "x86_64"))]
+    let kernels = [None];
+    kernels.into_iter().flatten()
 }
 
 /// Numbers in the largest tile of any kernel.
