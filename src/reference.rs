@@ -127,12 +127,12 @@ pub struct Reference {
 /// # Ok::<(), infonce::Error>(())
 /// ```
 pub fn value_and_grad(problem: &Problem<&Dense>, upstream: f64) -> Reference {
-    rounded(problem, upstream, exact)
+    value_and_grad_rounded(problem, upstream, exact)
 }
 
-/// The same with the result of every operation through `round`: rounded to f32, what a careful implementation
-/// that does one thing after the other finds in f32. φ itself is rounded once.
-pub(crate) fn rounded(
+/// The same with the result of every operation through `round`: rounded to f32, it is what a careful person's
+/// plain loops find in f32. φ and its derivatives are rounded once.
+pub(crate) fn value_and_grad_rounded(
     problem: &Problem<&Dense>,
     upstream: f64,
     round: impl Fn(f64) -> f64 + Copy,
@@ -288,13 +288,22 @@ impl RowValues {
 
 /// y_i = x_i / max(‖x_i‖, epsilon); returns y and the norms ‖x_i‖.
 pub fn normalize(x: &Dense, epsilon: f64) -> (Dense, Vec<f64>) {
-    let norm = |i: usize| dot(x.row(i), x.row(i), exact).sqrt();
+    normalize_rounded(x, epsilon, exact)
+}
+
+/// The same with the result of every operation through `round`.
+pub(crate) fn normalize_rounded(
+    x: &Dense,
+    epsilon: f64,
+    round: impl Fn(f64) -> f64 + Copy,
+) -> (Dense, Vec<f64>) {
+    let norm = |i: usize| round(dot(x.row(i), x.row(i), round).sqrt());
     let norms: Vec<f64> = (0..x.rows).map(norm).collect();
     let divisor = |i: usize| match norms[i] < epsilon {
         true => epsilon,
         false => norms[i],
     };
-    let y = Dense::from_fn(x.rows, x.dim, |i, d| x.row(i)[d] / divisor(i));
+    let y = Dense::from_fn(x.rows, x.dim, |i, d| round(x.row(i)[d] / divisor(i)));
     (y, norms)
 }
 
@@ -313,13 +322,23 @@ pub fn normalize_backward(
     epsilon: f64,
     gradient: DType,
 ) -> Dense {
+    normalize_backward_rounded([y, dy], norms, epsilon, gradient, exact)
+}
+
+/// The same with the result of every operation through `round`.
+pub(crate) fn normalize_backward_rounded(
+    [y, dy]: [&Dense; 2],
+    norms: &[f64],
+    epsilon: f64,
+    gradient: DType,
+    round: impl Fn(f64) -> f64 + Copy,
+) -> Dense {
     let short = epsilon.max(f64::from(gradient.min_positive()));
-    let mut dx = Dense::from_fn(y.rows, y.dim, |i, d| {
-        if norms[i] <= epsilon {
-            dy.row(i)[d] / epsilon
-        } else {
-            (dy.row(i)[d] - y.row(i)[d] * dot(y.row(i), dy.row(i), exact)) / norms[i]
-        }
+    let along = |i: usize| dot(y.row(i), dy.row(i), round);
+    let along: Vec<f64> = (0..y.rows).map(along).collect();
+    let mut dx = Dense::from_fn(y.rows, y.dim, |i, d| match norms[i] <= epsilon {
+        true => round(dy.row(i)[d] / epsilon),
+        false => round(round(dy.row(i)[d] - round(y.row(i)[d] * along[i])) / norms[i]),
     });
     for (i, &norm) in norms.iter().enumerate() {
         let mut given = y.row(i).iter().chain(dy.row(i));

@@ -15,6 +15,7 @@ use rayon::prelude::*;
 use super::pack::{Buffer, Panels, pack_summed, row_items, weight_rows_to_items, weights_to_items};
 use super::problem::{BLOCK, GROUP, LogitTile, Problem};
 use super::simd::{Item, Left, Output};
+use super::statistics_pass::NegativesLse;
 use crate::element::{DType, Element};
 use crate::losses::{RowContext, RowValues};
 use crate::rows::{Matrix, RowsMut};
@@ -36,8 +37,7 @@ impl Known {
     pub fn new<T: Element>(
         problem: &Problem<'_, T>,
         positives: &[f64],
-        rows: &[f64],
-        columns: Option<&[f64]>,
+        negatives: &NegativesLse,
     ) -> Self {
         let context = problem.context(positives);
         let rule = problem.contrast.rule();
@@ -51,8 +51,8 @@ impl Known {
             let offset2 = |values: &RowValues| (values.offset * LOG2_E) as f32;
             values.iter().map(offset2).collect()
         };
-        let rows = values(rows);
-        let columns = columns.map(values);
+        let rows = values(&negatives.rows);
+        let columns = negatives.columns.as_deref().map(values);
         // Where rows are shared, the column of a positive is a row of the same matrix.
         let other = match problem.contrast.is_shared() {
             true => Some(&rows),
@@ -136,10 +136,9 @@ impl<T: Element> GradientPass<'_, T> {
         let mut weights = Weights {
             rows: chunk,
             along: workspace.take(numbers / kernel.depth),
-            across: workspace.take(if kernel.depth == 1 {
-                0
-            } else {
-                numbers / kernel.depth
+            across: workspace.take(match kernel.depth {
+                1 => 0,
+                depth => numbers / depth,
             }),
             sums: vec![0.0; blocks * chunk],
         };
@@ -288,12 +287,8 @@ impl<T: Element> GradientPass<'_, T> {
                     let positive = self.problem.positive_logits[i];
                     let values = self.problem.contrast.rule().values(lse, positive, context);
                     outcome.scale_slopes += values.scale;
-                    let share = if sum == 0.0 {
-                        0.0
-                    } else {
-                        values.negatives / sum
-                    };
-                    (share, values.positive)
+                    let share = values.negatives / sum;
+                    (if sum == 0.0 { 0.0 } else { share }, values.positive)
                 }
             };
             factors.softmax.push((self.coefficient * normaliser) as f32);

@@ -116,7 +116,7 @@ impl Expectation {
         let reference = reference::value_and_grad(&problem, upstream);
         Ok(Self {
             input: T::DTYPE,
-            plain: reference::rounded(&problem, upstream, |x| DType::F32.round(x)),
+            plain: reference::value_and_grad_rounded(&problem, upstream, |x| DType::F32.round(x)),
             sizes: Sizes::new(&problem, &reference, upstream, T::DTYPE),
             reference,
         })
@@ -126,10 +126,9 @@ impl Expectation {
     pub fn judge(&self, outputs: &[Output]) -> Vec<Measurement> {
         let judge = |output: &Output| {
             let expected = quantity(&self.reference, output.quantity);
-            let plain = quantity(&self.plain, output.quantity).iter();
-            let plain: Vec<f64> = plain.map(|&x| output.dtype.round(x)).collect();
+            let plain = quantity(&self.plain, output.quantity);
             let rounding = self.rounding(output.quantity, output.dtype, expected);
-            output.judge(self.input, expected, &plain, rounding)
+            output.judge(self.input, expected, plain, rounding)
         };
         outputs.iter().map(judge).collect()
     }

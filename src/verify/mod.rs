@@ -7,7 +7,6 @@
 pub mod cases;
 mod contrast_checks;
 mod on_host;
-mod plain;
 mod problem;
 mod row_checks;
 pub mod rule;

@@ -6,7 +6,6 @@ use std::collections::VecDeque;
 use rand::{Rng, RngExt};
 
 use super::on_host::OnHost;
-use super::plain;
 use super::problem::{Owned, normal_matrix};
 use super::rule::{Measurement, Output, Verb, magnitude, widen};
 use super::sizes::{product_error, spacing};
@@ -161,18 +160,18 @@ fn normalize<E: Engine, T: Element, O: Element>(
     x: &Owned<T>,
     epsilon: f32,
 ) -> Result<[Measurement; 2], Error> {
-    let x = x.view()?;
-    let (y, norms) = OnHost(engine).normalize::<T, O>(x, epsilon)?;
-    let (expected, expected_norms) = reference::normalize(&Dense::from_rows(x), f64::from(epsilon));
-    let (plain, plain_norms) = plain::normalize(&plain::widen(x), x.dim(), epsilon);
+    let (y, norms) = OnHost(engine).normalize::<T, O>(x.view()?, epsilon)?;
+    let (x, epsilon) = (Dense::from_rows(x.view()?), f64::from(epsilon));
+    let (expected, expected_norms) = reference::normalize(&x, epsilon);
+    let (plain, plain_norms) = reference::normalize_rounded(&x, epsilon, to_f32_digits);
     let expected = expected.as_slice();
     let rounding = spacing_at(O::DTYPE, expected) + spacing_at(DType::F32, expected);
     let of_norms = spacing_at(DType::F32, &expected_norms);
     let y = Output::new(Verb::Normalize, "y", &y);
     let norms = Output::new(Verb::Normalize, "norms", &norms);
     Ok([
-        y.judge(T::DTYPE, expected, &rounded::<O>(&plain), rounding),
-        norms.judge(T::DTYPE, &expected_norms, &widen(&plain_norms), of_norms),
+        y.judge(T::DTYPE, expected, plain.as_slice(), rounding),
+        norms.judge(T::DTYPE, &expected_norms, &plain_norms, of_norms),
     ])
 }
 
@@ -189,28 +188,27 @@ fn normalize_backward<E: Engine, T: Element, G: Element>(
     let (y, dy) = (y.view()?, dy.view()?);
     let dx = OnHost(engine).normalize_backward(y, &norms, dy, epsilon)?;
 
-    let (wide_y, wide_dy, wide_norms) = (Dense::from_rows(y), Dense::from_rows(dy), widen(&norms));
-    let wide_epsilon = f64::from(epsilon);
-    let expected =
-        reference::normalize_backward(&wide_y, &wide_norms, &wide_dy, wide_epsilon, G::DTYPE);
+    let (y, dy, norms) = (Dense::from_rows(y), Dense::from_rows(dy), widen(&norms));
+    let epsilon = f64::from(epsilon);
+    let expected = reference::normalize_backward(&y, &norms, &dy, epsilon, G::DTYPE);
     // Terms of the difference: |dy| + |y| Σ|y dy|. A short row that is 0 has none: it is 0 exactly.
-    let short = wide_epsilon.max(f64::from(G::DTYPE.min_positive()));
-    let is_nothing =
-        |i: usize| wide_norms[i] <= short && expected.row(i).iter().all(|&dx| dx == 0.0);
-    let terms = Dense::from_fn(y.rows(), y.dim(), |i, d| {
+    let short = epsilon.max(f64::from(G::DTYPE.min_positive()));
+    let is_nothing = |i: usize| norms[i] <= short && expected.row(i).iter().all(|&dx| dx == 0.0);
+    let terms = Dense::from_fn((&y).rows(), (&y).dim(), |i, d| {
         if is_nothing(i) {
             return 0.0;
         }
-        let (y, dy) = (wide_y.row(i), wide_dy.row(i));
+        let (y, dy) = (y.row(i), dy.row(i));
         let along: f64 = y.iter().zip(dy).map(|(y, dy)| (y * dy).abs()).sum();
-        (dy[d].abs() + y[d].abs() * along) / wide_norms[i].max(wide_epsilon)
+        (dy[d].abs() + y[d].abs() * along) / norms[i].max(epsilon)
     });
-    let (plain_y, plain_dy) = (plain::widen(y), plain::widen(dy));
-    let plain: Vec<G> = plain::normalize_backward(&plain_y, &norms, &plain_dy, y.dim(), epsilon);
+    let sides = [&y, &dy];
+    let plain =
+        reference::normalize_backward_rounded(sides, &norms, epsilon, G::DTYPE, to_f32_digits);
     let expected = expected.as_slice();
     let rounding = spacing_at(G::DTYPE, expected) + spacing_at(DType::F32, terms.as_slice());
     let dx = Output::new(Verb::NormalizeBackward, "dx", &dx);
-    Ok(dx.judge(T::DTYPE, expected, &widen(&plain), rounding))
+    Ok(dx.judge(T::DTYPE, expected, plain.as_slice(), rounding))
 }
 
 /// The spacing of `dtype` at the largest of `numbers`.
@@ -218,9 +216,11 @@ fn spacing_at(dtype: DType, numbers: &[f64]) -> f64 {
     spacing(dtype) * magnitude(numbers).max(f64::from(dtype.min_positive()))
 }
 
-fn rounded<T: Element>(numbers: &[f32]) -> Vec<f64> {
-    let rounded = numbers.iter().map(|&x| T::DTYPE.round(f64::from(x)));
-    rounded.collect()
+/// To the digits of f32 without its range, so that no square overflows: as where rows are scaled first
+/// (Veltkamp 1968).
+fn to_f32_digits(x: f64) -> f64 {
+    let scaled = x * f64::from((1 << 29) + 1);
+    scaled - (scaled - x)
 }
 
 /// momentum_update of several tensors at once, every other one with a shadow.
@@ -268,7 +268,8 @@ fn momentum<E: Engine, T: Element>(
             measurements.push(output.judge(T::DTYPE, &expected, &widen(&plain), rounding));
             if index % 2 == 0 {
                 let output = Output::new(Verb::MomentumUpdate, "shadow", shadow);
-                measurements.push(output.judge_exact(T::DTYPE, &rounded::<T>(key)));
+                let rounded: Vec<T> = key.iter().map(|&x| T::from_f32(x)).collect();
+                measurements.push(output.judge_exact(T::DTYPE, &widen(&rounded)));
             }
         }
     }
@@ -291,11 +292,15 @@ fn queue<E: Engine, T: Element>(
         newest.extend(widen(&keys.contiguous()));
         newest.drain(..newest.len().saturating_sub(capacity * dim));
         // From the oldest key on.
-        let mut filled = queue.filled().map(plain::widen).unwrap_or_default();
+        let filled = queue.filled().map(|keys| widen(&keys.contiguous()));
+        let mut filled = filled.unwrap_or_default();
         if queue.fill() == capacity {
             filled.rotate_left(queue.cursor() * dim);
         }
-        let output = Output::new(Verb::Enqueue, "keys", &filled);
+        let output = Output {
+            values: filled,
+            ..Output::new::<f32>(Verb::Enqueue, "keys", &[])
+        };
         measurements.push(output.judge_exact(T::DTYPE, newest.make_contiguous()));
     }
     Ok(())

@@ -4,9 +4,9 @@
 //! ```text
 //! 2 × the error of the plain implementation + rounding
 //! ```
-//! where the plain implementation has the same inputs and rounds to the same type, and `rounding` is
-//! what no implementation in that arithmetic can promise to avoid. It is there because the plain
-//! error of a small output can be zero by luck.
+//! where the plain implementation, the reference with every operation rounded to f32, has the same inputs and
+//! rounds to the same type: its error is what f32 costs anyone. `rounding` is what no implementation in that
+//! arithmetic can promise to avoid. It is there because the plain error of a small output can be zero by luck.
 //!
 //! A logit is a sum of D products, computed in f32, then multiplied: with ε the spacing of f32 at 1,
 //! η = ε·max(1 + √D/2, p) and a_ij = Σ_d |q_id·k_jd|, the product is off by about η·a_ij (Higham and
@@ -97,7 +97,7 @@ impl Output {
     }
 
     /// Holds it, of inputs of type `input`, against what it should be; `plain` is what the plain implementation
-    /// makes of it, in the output's type.
+    /// makes of it, before it rounds to the output's type.
     pub(super) fn judge(
         &self,
         input: DType,
@@ -105,13 +105,14 @@ impl Output {
         plain: &[f64],
         rounding: f64,
     ) -> Measurement {
+        let plain: Vec<f64> = plain.iter().map(|&x| self.dtype.round(x)).collect();
         Measurement {
             verb: self.verb,
             quantity: self.quantity,
             input,
             output: self.dtype,
             error: largest_error(&self.values, expected),
-            plain_error: largest_error(plain, expected),
+            plain_error: largest_error(&plain, expected),
             rounding,
             magnitude: magnitude(expected),
         }
