@@ -179,26 +179,16 @@ impl<T: Element> GradientPass<'_, T> {
     /// Computes W for a chunk of rows, block by block.
     fn fill_weights(&self, weights: &mut Weights, items: &[Item], first_row: usize, rows: usize) {
         let depth = self.problem.kernel.depth;
-        let (block_numbers, group_numbers) = (weights.rows * BLOCK, GROUP * BLOCK);
-        let mut across = weights.across.items_mut().chunks_mut(group_numbers / depth);
+        let (groups, group_items) = (weights.rows / GROUP, GROUP * BLOCK / depth);
+        let mut across = weights.across.items_mut().chunks_mut(group_items);
+        let along = weights.along.items_mut().chunks_mut(group_items);
         let mut tasks = Vec::new();
-        for (block, (along, sums)) in weights
-            .along
-            .items_mut()
-            .chunks_mut(block_numbers / depth)
-            .zip(weights.sums.chunks_mut(weights.rows))
-            .enumerate()
-        {
-            let groups = along
-                .chunks_mut(group_numbers / depth)
-                .zip(sums.chunks_mut(GROUP));
-            for (group, (along, sums)) in groups.enumerate() {
-                let across = across.next().unwrap_or_default();
-                let first = group * GROUP;
-                if first < rows {
-                    let sums = &mut sums[..GROUP.min(rows - first)];
-                    tasks.push((block, first, along, across, sums));
-                }
+        for (place, (along, sums)) in along.zip(weights.sums.chunks_mut(GROUP)).enumerate() {
+            let across = across.next().unwrap_or_default();
+            let (block, first) = (place / groups, place % groups * GROUP);
+            if first < rows {
+                let sums = &mut sums[..GROUP.min(rows - first)];
+                tasks.push((block, first, along, across, sums));
             }
         }
         let steps = self.problem.steps();

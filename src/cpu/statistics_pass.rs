@@ -39,16 +39,10 @@ impl ScaledSum {
         } else if self.offset2 == other.offset2 {
             self.sum += other.sum;
         } else {
-            self.raise_to(other.offset2);
-            self.sum += other.sum * f64::from(other.offset2 - self.offset2).exp2();
-        }
-    }
-
-    /// Moves the offset up to `offset2`, if that is up.
-    fn raise_to(&mut self, offset2: f32) {
-        if offset2 > self.offset2 {
-            self.sum *= f64::from(self.offset2 - offset2).exp2();
-            self.offset2 = offset2;
+            let offset2 = self.offset2.max(other.offset2);
+            let at = |sum: Self| sum.sum * f64::from(sum.offset2 - offset2).exp2();
+            let sum = at(*self) + at(other);
+            *self = Self { offset2, sum };
         }
     }
 

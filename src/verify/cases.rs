@@ -127,39 +127,35 @@ enum Extent {
 /// The losses whose every shape is tried: one for each way that inputs lie.
 const THOROUGH: [&str; 4] = ["nt_xent", "info_nce", "moco", "clip"];
 
-/// All kinds: the thorough ones first.
+/// All kinds; each rule that is no softmax on the other layouts too.
 fn kinds() -> Vec<(Kind, Extent)> {
     let plain = |loss, given| Kind {
         loss,
         rule_of: None,
         given,
     };
-    let of = |keys: &[&str]| -> Vec<&'static Loss> {
-        let losses = TABLE.iter();
-        losses.filter(|loss| keys.contains(&loss.key)).collect()
-    };
+    let (thorough, others): (Vec<&'static Loss>, Vec<&'static Loss>) =
+        TABLE.iter().partition(|loss| THOROUGH.contains(&loss.key));
+    let thorough = thorough
+        .into_iter()
+        .map(|loss| plain(loss, Given::Diagonal));
     let mut kinds = Vec::new();
-    for loss in of(&THOROUGH) {
-        kinds.push((plain(loss, Given::Diagonal), Extent::All));
-        if plain(loss, Given::Index).takes_positives() {
-            kinds.push((plain(loss, Given::Index), Extent::All));
+    for kind in thorough.clone() {
+        kinds.push((kind, Extent::All));
+        if kind.takes_positives() {
+            kinds.push((plain(kind.loss, Given::Index), Extent::All));
+            for given in [Given::IndexWithGaps, Given::Labels, Given::Offset] {
+                kinds.push((plain(kind.loss, given), Extent::Few));
+            }
         }
     }
-    for loss in of(&["info_nce"]) {
-        for given in [Given::IndexWithGaps, Given::Labels, Given::Offset] {
-            kinds.push((plain(loss, given), Extent::Few));
-        }
-    }
-    for loss in TABLE.iter().filter(|loss| !THOROUGH.contains(&loss.key)) {
+    for loss in others {
         let kind = plain(loss, Given::Diagonal);
         kinds.push((kind, Extent::Hard));
         if kind.sample().rule() != RowRule::SOFTMAX {
-            for other in of(&["info_nce", "moco"]) {
-                let kind = Kind {
-                    rule_of: Some(loss),
-                    ..plain(other, Given::Diagonal)
-                };
-                kinds.push((kind, Extent::Few));
+            for other in thorough.clone().filter(|kind| kind.sample().is_one_way()) {
+                let rule_of = Some(loss);
+                kinds.push((Kind { rule_of, ..other }, Extent::Few));
             }
         }
     }

@@ -208,13 +208,8 @@ impl Report {
                 if !measurement.passes() {
                     failures.push(format!("{case}: {measurement}"));
                 }
-                let Measurement {
-                    verb,
-                    input,
-                    output,
-                    ..
-                } = measurement;
-                let line = lines.entry((verb, input as u8, output as u8));
+                let types = (measurement.input as u8, measurement.output as u8);
+                let line = lines.entry((measurement.verb, types));
                 let line = line.or_insert_with(|| Line {
                     worst: measurement.clone(),
                     case: case.clone(),

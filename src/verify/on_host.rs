@@ -35,11 +35,6 @@ fn read<E: Engine>(value: &EvaluationOf<E>) -> Result<Evaluated, Error> {
     })
 }
 
-#[expect(missing_docs, reason = "each verb is documented in Engine")]
-#[expect(
-    clippy::missing_errors_doc,
-    reason = "each verb is documented in Engine"
-)]
 impl<E: Engine> OnHost<'_, E> {
     pub fn forward<T: Element>(&self, problem: &Problem<Rows<'_, T>>) -> Result<Evaluated, Error> {
         self.with_problem(problem, |problem| read::<E>(&self.0.forward(problem)?))

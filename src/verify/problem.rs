@@ -89,11 +89,8 @@ impl<T: Element> Drawn<T> {
     /// # Errors
     /// [`Error::Empty`] when a matrix has no rows or no columns.
     pub fn wide(&self) -> Result<Vec<Dense>, Error> {
-        let widened = self
-            .matrices
-            .iter()
-            .map(|x| Ok(Dense::from_rows(x.view()?)));
-        widened.collect()
+        let wide = |x: &Owned<T>| Ok(Dense::from_rows(x.view()?));
+        self.matrices.iter().map(wide).collect()
     }
 
     /// The solution in float64.

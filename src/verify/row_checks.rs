@@ -292,15 +292,13 @@ fn queue<E: Engine, T: Element>(
         newest.extend(widen(&keys.contiguous()));
         newest.drain(..newest.len().saturating_sub(capacity * dim));
         // From the oldest key on.
-        let filled = queue.filled().map(|keys| widen(&keys.contiguous()));
-        let mut filled = filled.unwrap_or_default();
+        let filled = queue.filled().map(|keys| keys.contiguous().into_owned());
+        let filled = filled.unwrap_or_default().into_iter();
+        let mut filled: Vec<f32> = filled.map(T::to_f32).collect();
         if queue.fill() == capacity {
             filled.rotate_left(queue.cursor() * dim);
         }
-        let output = Output {
-            values: filled,
-            ..Output::new::<f32>(Verb::Enqueue, "keys", &[])
-        };
+        let output = Output::new(Verb::Enqueue, "keys", &filled);
         measurements.push(output.judge_exact(T::DTYPE, newest.make_contiguous()));
     }
     Ok(())
