@@ -1,6 +1,6 @@
 //! What to compute: one contrastive loss with its hyper-parameters, validated, with no backend in it.
 
-use crate::error::{Error, positive};
+use crate::error::{Error, positive, within};
 use crate::losses::description::{Description, Layout};
 use crate::losses::rule::RowRule;
 
@@ -71,13 +71,8 @@ impl Contrast {
         temperature: f32,
     ) -> Result<Self, Error> {
         let scale = 1.0 / positive("temperature", temperature)?;
-        if !scale.is_finite() {
-            return Err(Error::Scalar {
-                argument: "temperature",
-                given: f64::from(temperature),
-                allowed: "large enough that 1/temperature is finite",
-            });
-        }
+        let allowed = "large enough that 1/temperature is finite";
+        within("temperature", temperature, allowed, scale.is_finite())?;
         Self::new(name, description, scale)
     }
 

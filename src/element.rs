@@ -22,6 +22,16 @@ impl DType {
             DType::F16 => f16::MIN_POSITIVE.to_f32_const(),
         }
     }
+
+    /// The nearest number of the type to the nearest f32: what an engine stores.
+    pub(crate) fn round(self, x: f64) -> f64 {
+        let x = x as f32;
+        match self {
+            DType::F32 => x.into(),
+            DType::F16 => f16::from_f32(x).to_f64(),
+            DType::Bf16 => bf16::from_f32(x).to_f64(),
+        }
+    }
 }
 
 impl std::fmt::Display for DType {

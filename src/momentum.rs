@@ -1,6 +1,6 @@
 //! How the momentum m of the key encoder moves over training.
 
-use crate::error::Error;
+use crate::error::{Error, within};
 
 /// The momentum coefficient of each step.
 ///
@@ -18,14 +18,8 @@ pub struct MomentumSchedule {
 
 /// Checks that a momentum coefficient lies between 0 and 1.
 pub(crate) fn check(momentum: f32) -> Result<f32, Error> {
-    if (0.0..=1.0).contains(&momentum) {
-        return Ok(momentum);
-    }
-    Err(Error::Scalar {
-        argument: "momentum",
-        given: f64::from(momentum),
-        allowed: "between 0 and 1",
-    })
+    let legal = (0.0..=1.0).contains(&momentum);
+    within("momentum", momentum, "between 0 and 1", legal)
 }
 
 impl MomentumSchedule {
@@ -46,13 +40,8 @@ impl MomentumSchedule {
     /// # Errors
     /// [`Error::Scalar`] unless 0 ≤ base ≤ 1 and total_steps ≥ 1.
     pub fn cosine(base: f32, total_steps: u64) -> Result<Self, Error> {
-        if total_steps == 0 {
-            return Err(Error::Scalar {
-                argument: "total_steps",
-                given: 0.0,
-                allowed: "at least 1",
-            });
-        }
+        let steps = total_steps as f32;
+        within("total_steps", steps, "at least 1", total_steps > 0)?;
         Ok(Self {
             base: check(base)?,
             total_steps: Some(total_steps),

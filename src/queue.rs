@@ -8,9 +8,12 @@ use crate::rows::{Matrix, Rows};
 /// Where the next key goes: the arithmetic of a ring, apart from where its rows are stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Ring {
-    capacity: usize,
-    fill: usize,
-    cursor: usize,
+    /// Most rows.
+    pub capacity: usize,
+    /// Rows that have been written.
+    pub fill: usize,
+    /// The row that is written next.
+    pub cursor: usize,
 }
 
 /// Rows to copy: `count` rows from row `source` of the batch to row `target` of the ring.
@@ -32,21 +35,6 @@ impl Ring {
             fill: 0,
             cursor: 0,
         }
-    }
-
-    /// Most rows.
-    pub fn capacity(&self) -> usize {
-        self.capacity
-    }
-
-    /// Rows that have been written.
-    pub fn fill(&self) -> usize {
-        self.fill
-    }
-
-    /// The row that is written next.
-    pub fn cursor(&self) -> usize {
-        self.cursor
     }
 
     /// Advances over a batch and says which rows to copy where: at most two segments. A batch
@@ -136,9 +124,9 @@ impl<T: Element> KeyQueue<T> {
         let mut storage = vec![T::from_f32(0.0); capacity * dim];
         storage[..keys.len()].copy_from_slice(keys);
         let ring = Ring {
+            capacity,
             fill,
             cursor,
-            ..Ring::new(capacity)
         };
         Ok(Self {
             ring,
@@ -149,7 +137,7 @@ impl<T: Element> KeyQueue<T> {
 
     /// Most keys it can hold.
     pub fn capacity(&self) -> usize {
-        self.ring.capacity()
+        self.ring.capacity
     }
 
     /// Dimension D of a key.
@@ -159,22 +147,18 @@ impl<T: Element> KeyQueue<T> {
 
     /// Keys it holds now.
     pub fn fill(&self) -> usize {
-        self.ring.fill()
+        self.ring.fill
     }
 
     /// The row that the next key is written to.
     pub fn cursor(&self) -> usize {
-        self.ring.cursor()
+        self.ring.cursor
     }
 
     /// The keys it holds, fill × D, in storage order; `None` while it is empty.
     pub fn filled(&self) -> Option<Rows<'_, T>> {
-        Rows::new(
-            &self.keys[..self.ring.fill * self.dim],
-            self.ring.fill,
-            self.dim,
-        )
-        .ok()
+        let (fill, dim) = (self.ring.fill, self.dim);
+        Rows::new(&self.keys[..fill * dim], fill, dim).ok()
     }
 
     pub(crate) fn push(&mut self, keys: Rows<'_, T>) -> Result<(), Error> {

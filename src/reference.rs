@@ -13,8 +13,6 @@
 //! a = c = 1 − p₊. Written like this nothing cancels when p₊ → 1; the textbook's p₊ − 1 loses every digit at
 //! 1 − p₊ = 10⁻¹⁶.
 
-use half::{bf16, f16};
-
 use crate::element::{DType, Element};
 use crate::inputs::{Matrices, Problem};
 use crate::losses::{Dual, RowContext, RowRule};
@@ -129,11 +127,22 @@ pub struct Reference {
 /// # Ok::<(), infonce::Error>(())
 /// ```
 pub fn value_and_grad(problem: &Problem<&Dense>, upstream: f64) -> Reference {
+    value_and_grad_rounded(problem, upstream, exact)
+}
+
+/// The same with the result of every operation through `round`: rounded to f32, it is what a careful person's
+/// plain loops find in f32. φ and its derivatives are rounded once.
+pub(crate) fn value_and_grad_rounded(
+    problem: &Problem<&Dense>,
+    upstream: f64,
+    round: impl Fn(f64) -> f64 + Copy,
+) -> Reference {
     let contrast = problem.contrast();
     let shape = problem.shape();
     let scale = problem.scale().unwrap_or(f64::from(contrast.scale()));
     let n = shape.anchors;
-    let weight = upstream * contrast.row_weight(n);
+    let row_weight = round(contrast.row_weight(n));
+    let weight = round(upstream * row_weight);
 
     // The candidates of anchor i: all rows of k, behind a column with its own key where it has one.
     let Matrices {
@@ -152,8 +161,8 @@ pub fn value_and_grad(problem: &Problem<&Dense>, upstream: f64) -> Reference {
     let is_negative =
         |i: usize, j: usize| Some(j) != positive(i) && !(contrast.excludes_self() && i == j);
 
-    let products = Dense::from_fn(n, m, |i, j| dot(q.row(i), candidate(i, j)));
-    let logits = Dense::from_fn(n, m, |i, j| scale * products.row(i)[j]);
+    let products = Dense::from_fn(n, m, |i, j| dot(q.row(i), candidate(i, j), round));
+    let logits = Dense::from_fn(n, m, |i, j| round(scale * products.row(i)[j]));
     let logit = |i: usize, j: Option<usize>| j.map_or(f64::NEG_INFINITY, |j| logits.row(i)[j]);
 
     let positives: Vec<f64> = (0..n).map(|i| logit(i, positive(i))).collect();
@@ -163,52 +172,59 @@ pub fn value_and_grad(problem: &Problem<&Dense>, upstream: f64) -> Reference {
         log_mean: log_mean(contrast.rule(), scale, &positives),
     };
     let mut dz = Dense::from_fn(n, m, |_, _| 0.0);
+    let mut add_to_dz = |i: usize, j: usize, slope: f64| {
+        let dz = &mut dz.row_mut(i)[j];
+        *dz = round(*dz + round(weight * slope));
+    };
     let mut rows = RowValues::default();
     for (i, &z) in positives.iter().enumerate() {
         let negatives: Vec<usize> = (0..m).filter(|&j| is_negative(i, j)).collect();
         let of_negatives: Vec<f64> = negatives.iter().map(|&j| logits.row(i)[j]).collect();
-        rows.push(contrast.rule(), &of_negatives, z, &context);
-        for j in negatives {
-            dz.row_mut(i)[j] += weight * rows.weight(i, logits.row(i)[j]);
+        let slopes = rows.push(contrast.rule(), &of_negatives, z, &context, round);
+        for (j, slope) in negatives.into_iter().zip(slopes) {
+            add_to_dz(i, j, slope);
         }
         if let Some(j) = positive(i) {
-            dz.row_mut(i)[j] -= weight * rows.positive_mass[i];
+            add_to_dz(i, j, -rows.positive_mass[i]);
         }
     }
     let columns = contrast.has_columns().then(|| {
         let mut columns = RowValues::default();
         for j in 0..m {
             let negatives = (0..n).filter(|&i| i != j);
-            let of_negatives: Vec<f64> = negatives.map(|i| logits.row(i)[j]).collect();
-            columns.push(contrast.rule(), &of_negatives, logits.row(j)[j], &context);
-            for i in (0..n).filter(|&i| i != j) {
-                dz.row_mut(i)[j] += weight * columns.weight(j, logits.row(i)[j]);
+            let of_negatives: Vec<f64> = negatives.clone().map(|i| logits.row(i)[j]).collect();
+            let z = logits.row(j)[j];
+            let slopes = columns.push(contrast.rule(), &of_negatives, z, &context, round);
+            for (i, slope) in negatives.zip(slopes) {
+                add_to_dz(i, j, slope);
             }
-            dz.row_mut(j)[j] -= weight * columns.positive_mass[j];
+            add_to_dz(j, j, -columns.positive_mass[j]);
         }
         columns
     });
 
-    let mut loss = 0.0;
-    let mut dscale = 0.0;
-    for direction in [Some(&rows), columns.as_ref()].into_iter().flatten() {
-        loss += contrast.row_weight(n) * direction.loss.iter().sum::<f64>();
-        dscale += weight * direction.scale_slope.iter().sum::<f64>();
-    }
+    let directions = || [Some(&rows), columns.as_ref()].into_iter().flatten();
+    let of_rows = |weight: f64, values: fn(&RowValues) -> &Vec<f64>| {
+        let values = directions().flat_map(values).copied();
+        round(weight * sum(values, round))
+    };
+    let loss = of_rows(row_weight, |rows| &rows.loss);
+    let slopes = of_rows(weight, |rows| &rows.scale_slope);
+    let of_logits = (0..n).map(|i| dot(dz.row(i), products.row(i), round));
+    let dscale = round(sum(of_logits, round) + slopes);
     let mut dq = Dense::from_fn(n, shape.dim, |_, _| 0.0);
     let mut dk = Dense::from_fn(shape.candidates, shape.dim, |_, _| 0.0);
     for i in 0..n {
         for j in 0..m {
-            let dz = dz.row(i)[j];
-            dscale += dz * products.row(i)[j];
-            add_scaled(dq.row_mut(i), scale * dz, candidate(i, j));
+            let dproduct = round(scale * dz.row(i)[j]);
+            add_scaled(dq.row_mut(i), dproduct, candidate(i, j), round);
             if own_keys.is_none() {
-                add_scaled(dk.row_mut(j), scale * dz, q.row(i));
+                add_scaled(dk.row_mut(j), dproduct, q.row(i), round);
             }
         }
     }
     if contrast.is_shared() {
-        add_scaled(dq.as_mut_slice(), 1.0, dk.as_slice());
+        add_scaled(dq.as_mut_slice(), 1.0, dk.as_slice(), round);
     }
     Reference {
         loss,
@@ -228,12 +244,26 @@ fn log_mean(rule: RowRule, scale: f64, positives: &[f64]) -> f64 {
     };
     let of_rows = positives.iter().filter(|z| z.is_finite());
     let exponents: Vec<f64> = of_rows.map(|z| z / scale * inverse).collect();
-    log_sum_exp(&exponents) - (exponents.len() as f64).ln()
+    let largest = largest(&exponents);
+    let total: f64 = exponents.iter().map(|x| (x - largest).exp()).sum();
+    largest + (total / exponents.len() as f64).ln()
 }
 
 impl RowValues {
-    fn push(&mut self, rule: RowRule, negatives: &[f64], positive: f64, context: &RowContext) {
-        let negatives_lse = log_sum_exp(negatives);
+    /// Appends a row of these logits; returns ∂φ/∂z of each negative.
+    fn push(
+        &mut self,
+        rule: RowRule,
+        negatives: &[f64],
+        positive: f64,
+        context: &RowContext,
+        round: impl Fn(f64) -> f64 + Copy,
+    ) -> Vec<f64> {
+        let largest = largest(negatives);
+        let exponentials = negatives.iter().map(|z| round(round(z - largest).exp()));
+        let total = sum(exponentials.clone(), round);
+        // −∞ of nothing.
+        let negatives_lse = round(largest + round(total.ln()));
         let is_empty = (negatives.is_empty() && !positive.is_nan())
             || (positive == f64::NEG_INFINITY && !negatives_lse.is_nan());
         let value = match is_empty {
@@ -245,37 +275,35 @@ impl RowValues {
                 context,
             ),
         };
-        let [a, minus_c, scale_slope] = value.slopes;
-        self.loss.push(value.value);
+        let [a, minus_c, scale_slope] = value.slopes.map(round);
+        self.loss.push(round(value.value));
         self.negatives_lse.push(negatives_lse);
         self.positive.push(positive);
         self.negatives_mass.push(a);
         self.positive_mass.push(-minus_c);
         self.scale_slope.push(scale_slope);
-    }
-
-    /// The weight of a negative with logit `z` in row `i`: ∂φ/∂z.
-    fn weight(&self, i: usize, z: f64) -> f64 {
-        match self.negatives_mass[i] {
-            0.0 => 0.0,
-            mass => (mass.ln() + z - self.negatives_lse[i]).exp(),
-        }
+        exponentials.map(|x| round(a * round(x / total))).collect()
     }
 }
 
 /// y_i = x_i / max(‖x_i‖, epsilon); returns y and the norms ‖x_i‖.
 pub fn normalize(x: &Dense, epsilon: f64) -> (Dense, Vec<f64>) {
-    let norms: Vec<f64> = (0..x.rows)
-        .map(|i| dot(x.row(i), x.row(i)).sqrt())
-        .collect();
-    let divisor = |i: usize| {
-        if norms[i] < epsilon {
-            epsilon
-        } else {
-            norms[i]
-        }
+    normalize_rounded(x, epsilon, exact)
+}
+
+/// The same with the result of every operation through `round`.
+pub(crate) fn normalize_rounded(
+    x: &Dense,
+    epsilon: f64,
+    round: impl Fn(f64) -> f64 + Copy,
+) -> (Dense, Vec<f64>) {
+    let norm = |i: usize| round(dot(x.row(i), x.row(i), round).sqrt());
+    let norms: Vec<f64> = (0..x.rows).map(norm).collect();
+    let divisor = |i: usize| match norms[i] < epsilon {
+        true => epsilon,
+        false => norms[i],
     };
-    let y = Dense::from_fn(x.rows, x.dim, |i, d| x.row(i)[d] / divisor(i));
+    let y = Dense::from_fn(x.rows, x.dim, |i, d| round(x.row(i)[d] / divisor(i)));
     (y, norms)
 }
 
@@ -294,34 +322,35 @@ pub fn normalize_backward(
     epsilon: f64,
     gradient: DType,
 ) -> Dense {
+    normalize_backward_rounded([y, dy], norms, epsilon, gradient, exact)
+}
+
+/// The same with the result of every operation through `round`.
+pub(crate) fn normalize_backward_rounded(
+    [y, dy]: [&Dense; 2],
+    norms: &[f64],
+    epsilon: f64,
+    gradient: DType,
+    round: impl Fn(f64) -> f64 + Copy,
+) -> Dense {
     let short = epsilon.max(f64::from(gradient.min_positive()));
-    let mut dx = Dense::from_fn(y.rows, y.dim, |i, d| {
-        if norms[i] <= epsilon {
-            dy.row(i)[d] / epsilon
-        } else {
-            (dy.row(i)[d] - y.row(i)[d] * dot(y.row(i), dy.row(i))) / norms[i]
-        }
+    let along = |i: usize| dot(y.row(i), dy.row(i), round);
+    let along: Vec<f64> = (0..y.rows).map(along).collect();
+    let mut dx = Dense::from_fn(y.rows, y.dim, |i, d| match norms[i] <= epsilon {
+        true => round(dy.row(i)[d] / epsilon),
+        false => round(round(dy.row(i)[d] - round(y.row(i)[d] * along[i])) / norms[i]),
     });
     for (i, &norm) in norms.iter().enumerate() {
         let mut given = y.row(i).iter().chain(dy.row(i));
         let mut left = dx.row(i).iter();
         if norm <= short
             && given.all(|x| x.is_finite())
-            && left.any(|&x| !is_finite_in(gradient, x))
+            && left.any(|&x| !gradient.round(x).is_finite())
         {
             dx.row_mut(i).fill(0.0);
         }
     }
     dx
-}
-
-/// Whether `x`, rounded to `dtype`, is neither infinite nor NaN.
-fn is_finite_in(dtype: DType, x: f64) -> bool {
-    match dtype {
-        DType::F32 => (x as f32).is_finite(),
-        DType::F16 => f16::from_f64(x).is_finite(),
-        DType::Bf16 => bf16::from_f64(x).is_finite(),
-    }
 }
 
 /// m·key + (1−m)·query.
@@ -343,7 +372,7 @@ pub fn top_k(
     let best = |i: usize| {
         let others = (0..candidates.rows).filter(|&j| !(exclude_self && i == j));
         let mut scored: Vec<(usize, f64)> = others
-            .map(|j| (j, dot(queries.row(i), candidates.row(j))))
+            .map(|j| (j, dot(queries.row(i), candidates.row(j), exact)))
             .collect();
         // The sort is stable, so equal scores stay in index order.
         scored.sort_by(|(_, a), (_, b)| {
@@ -356,21 +385,25 @@ pub fn top_k(
     (0..queries.rows).map(best).collect()
 }
 
-fn dot(a: &[f64], b: &[f64]) -> f64 {
-    a.iter().zip(b).map(|(a, b)| a * b).sum()
+fn largest(numbers: &[f64]) -> f64 {
+    numbers.iter().copied().fold(f64::NEG_INFINITY, f64::max)
 }
 
-fn add_scaled(sum: &mut [f64], factor: f64, row: &[f64]) {
+pub(crate) fn dot(a: &[f64], b: &[f64], round: impl Fn(f64) -> f64) -> f64 {
+    sum(a.iter().zip(b).map(|(a, b)| a * b), round)
+}
+
+fn sum(terms: impl Iterator<Item = f64>, round: impl Fn(f64) -> f64) -> f64 {
+    terms.fold(0.0, |sum, term| round(sum + round(term)))
+}
+
+fn add_scaled(sum: &mut [f64], factor: f64, row: &[f64], round: impl Fn(f64) -> f64) {
     for (sum, x) in sum.iter_mut().zip(row) {
-        *sum += factor * x;
+        *sum = round(*sum + round(factor * x));
     }
 }
 
-/// log Σ exp; −∞ of nothing.
-fn log_sum_exp(logits: &[f64]) -> f64 {
-    if logits.is_empty() {
-        return f64::NEG_INFINITY;
-    }
-    let maximum = logits.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-    maximum + logits.iter().map(|z| (z - maximum).exp()).sum::<f64>().ln()
+/// No rounding but that of f64.
+fn exact(x: f64) -> f64 {
+    x
 }

@@ -137,16 +137,12 @@ const LOSSES: [&str; 5] = [
 #[test]
 fn cpu_results_keep_their_bits() {
     let with = |kernel| CpuEngine::with_threads(2).unwrap().with_kernel(kernel);
-    let for_f32 = [Kernel::for_f32(), Kernel::portable_f32()].into_iter();
-    for kernel in for_f32.chain(Kernel::for_avx2()) {
+    for kernel in Kernel::all_of_f32() {
         check::<_, f32>(kernel.name, &with(kernel));
         check::<_, f16>(kernel.name, &with(kernel));
         check::<_, bf16>(kernel.name, &with(kernel));
     }
-    for kernel in [Kernel::portable_bf16()]
-        .into_iter()
-        .chain(Kernel::for_bf16())
-    {
+    for kernel in Kernel::all_of_bf16() {
         check::<_, bf16>(kernel.name, &with(kernel));
     }
 }

@@ -43,16 +43,14 @@ impl Statistics {
         rows: usize,
         columns: Option<usize>,
     ) -> Result<(), Error> {
-        same_rows(names[0], self.rows.negatives_lse.len(), rows)?;
-        same_rows(names[0], self.rows.positive.len(), rows)?;
-        let Some(expected) = columns else {
-            return Ok(());
-        };
-        let given = self.columns.as_ref();
-        let lengths =
-            |columns: &RowStatistics| [columns.negatives_lse.len(), columns.positive.len()];
-        for given in given.map_or([0; 2], lengths) {
-            same_rows(names[1], given, expected)?;
+        let lengths = |rows: &RowStatistics| [rows.negatives_lse.len(), rows.positive.len()];
+        for given in lengths(&self.rows) {
+            same_rows(names[0], given, rows)?;
+        }
+        if let Some(expected) = columns {
+            for given in self.columns.as_ref().map_or([0; 2], lengths) {
+                same_rows(names[1], given, expected)?;
+            }
         }
         Ok(())
     }

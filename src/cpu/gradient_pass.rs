@@ -15,6 +15,7 @@ use rayon::prelude::*;
 use super::pack::{Buffer, Panels, pack_summed, row_items, weight_rows_to_items, weights_to_items};
 use super::problem::{BLOCK, GROUP, LogitTile, Problem};
 use super::simd::{Item, Left, Output};
+use super::statistics_pass::NegativesLse;
 use crate::element::{DType, Element};
 use crate::losses::{RowContext, RowValues};
 use crate::rows::{Matrix, RowsMut};
@@ -36,8 +37,7 @@ impl Known {
     pub fn new<T: Element>(
         problem: &Problem<'_, T>,
         positives: &[f64],
-        rows: &[f64],
-        columns: Option<&[f64]>,
+        negatives: &NegativesLse,
     ) -> Self {
         let context = problem.context(positives);
         let rule = problem.contrast.rule();
@@ -51,8 +51,8 @@ impl Known {
             let offset2 = |values: &RowValues| (values.offset * LOG2_E) as f32;
             values.iter().map(offset2).collect()
         };
-        let rows = values(rows);
-        let columns = columns.map(values);
+        let rows = values(&negatives.rows);
+        let columns = negatives.columns.as_deref().map(values);
         // Where rows are shared, the column of a positive is a row of the same matrix.
         let other = match problem.contrast.is_shared() {
             true => Some(&rows),
@@ -136,10 +136,9 @@ impl<T: Element> GradientPass<'_, T> {
         let mut weights = Weights {
             rows: chunk,
             along: workspace.take(numbers / kernel.depth),
-            across: workspace.take(if kernel.depth == 1 {
-                0
-            } else {
-                numbers / kernel.depth
+            across: workspace.take(match kernel.depth {
+                1 => 0,
+                depth => numbers / depth,
             }),
             sums: vec![0.0; blocks * chunk],
         };
@@ -180,26 +179,16 @@ impl<T: Element> GradientPass<'_, T> {
     /// Computes W for a chunk of rows, block by block.
     fn fill_weights(&self, weights: &mut Weights, items: &[Item], first_row: usize, rows: usize) {
         let depth = self.problem.kernel.depth;
-        let (block_numbers, group_numbers) = (weights.rows * BLOCK, GROUP * BLOCK);
-        let mut across = weights.across.items_mut().chunks_mut(group_numbers / depth);
+        let (groups, group_items) = (weights.rows / GROUP, GROUP * BLOCK / depth);
+        let mut across = weights.across.items_mut().chunks_mut(group_items);
+        let along = weights.along.items_mut().chunks_mut(group_items);
         let mut tasks = Vec::new();
-        for (block, (along, sums)) in weights
-            .along
-            .items_mut()
-            .chunks_mut(block_numbers / depth)
-            .zip(weights.sums.chunks_mut(weights.rows))
-            .enumerate()
-        {
-            let groups = along
-                .chunks_mut(group_numbers / depth)
-                .zip(sums.chunks_mut(GROUP));
-            for (group, (along, sums)) in groups.enumerate() {
-                let across = across.next().unwrap_or_default();
-                let first = group * GROUP;
-                if first < rows {
-                    let sums = &mut sums[..GROUP.min(rows - first)];
-                    tasks.push((block, first, along, across, sums));
-                }
+        for (place, (along, sums)) in along.zip(weights.sums.chunks_mut(GROUP)).enumerate() {
+            let across = across.next().unwrap_or_default();
+            let (block, first) = (place / groups, place % groups * GROUP);
+            if first < rows {
+                let sums = &mut sums[..GROUP.min(rows - first)];
+                tasks.push((block, first, along, across, sums));
             }
         }
         let steps = self.problem.steps();
@@ -239,26 +228,21 @@ impl<T: Element> GradientPass<'_, T> {
         let problem = self.problem;
         let (kernel, scale2) = (problem.kernel, problem.scale2);
         let (first_column, width) = problem.block(block);
-        problem.negative_products(items, first_row, sums.len(), block, tile);
+        problem.negative_products(items, first_row, block, tile);
         let mut rows = tile.chunks_exact_mut(BLOCK);
         for ((row, sum), values) in sums.iter_mut().enumerate().zip(&mut rows) {
             let (values, padding) = values.split_at_mut(width);
             padding.fill(0.0);
-            match self.known {
-                None => {
-                    // The engine takes this way only with a fixed offset.
-                    let offset2 = problem.fixed_offset2.unwrap_or(f32::NAN);
-                    *sum = kernel.exp_row(values, scale2, offset2);
-                }
-                Some(known) => {
-                    let offset2 = known.row_offset2[first_row + row];
-                    match &known.column_offset2 {
-                        None => *sum = kernel.exp_row(values, scale2, offset2),
-                        Some(columns) => {
-                            let columns = &columns[first_column..first_column + width];
-                            kernel.exp_row_both(values, scale2, offset2, columns);
-                        }
-                    }
+            let offset2 = match self.known {
+                Some(known) => known.row_offset2[first_row + row],
+                // The engine takes this way only with a fixed offset.
+                None => problem.fixed_offset2.unwrap_or(f32::NAN),
+            };
+            match self.known.and_then(|known| known.column_offset2.as_ref()) {
+                None => *sum = kernel.exp_row(values, scale2, offset2),
+                Some(columns) => {
+                    let columns = &columns[first_column..first_column + width];
+                    kernel.exp_row_both(values, scale2, offset2, columns);
                 }
             }
         }
@@ -293,12 +277,8 @@ impl<T: Element> GradientPass<'_, T> {
                     let positive = self.problem.positive_logits[i];
                     let values = self.problem.contrast.rule().values(lse, positive, context);
                     outcome.scale_slopes += values.scale;
-                    let share = if sum == 0.0 {
-                        0.0
-                    } else {
-                        values.negatives / sum
-                    };
-                    (share, values.positive)
+                    let share = values.negatives / sum;
+                    (if sum == 0.0 { 0.0 } else { share }, values.positive)
                 }
             };
             factors.softmax.push((self.coefficient * normaliser) as f32);

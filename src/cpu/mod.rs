@@ -245,8 +245,7 @@ impl Engine for CpuEngine {
                 (lse, dscale)
             } else {
                 let lse = negatives_lse(&problem);
-                let positives = &problem.positive_logits;
-                let known = Known::new(&problem, positives, &lse.rows, lse.columns.as_deref());
+                let known = Known::new(&problem, &problem.positive_logits, &lse);
                 let (_, dscale) = self.gradient(&problem, Some(&known), upstream, gradients);
                 (lse, dscale)
             };
@@ -265,8 +264,10 @@ impl Engine for CpuEngine {
         statistics.check(problem.contrast(), problem.shape())?;
         let columns = statistics.columns.as_ref();
         let columns = columns.filter(|_| problem.contrast().has_columns());
-        let columns = columns.map(|columns| widen(&columns.negatives_lse));
-        let rows = widen(&statistics.rows.negatives_lse);
+        let lse = NegativesLse {
+            rows: widen(&statistics.rows.negatives_lse),
+            columns: columns.map(|columns| widen(&columns.negatives_lse)),
+        };
         self.run(|| {
             let problem = Problem::new(self.kernel::<T>(), problem, &self.workspace)?;
             // Of a shard the positives elsewhere are known from the statistics alone.
@@ -279,7 +280,7 @@ impl Engine for CpuEngine {
                 false => here,
             });
             let positives: Vec<f64> = positives.collect();
-            let known = Known::new(&problem, &positives, &rows, columns.as_deref());
+            let known = Known::new(&problem, &positives, &lse);
             let (_, dscale) = self.gradient(&problem, Some(&known), upstream, gradients);
             Ok(dscale)
         })

@@ -3,7 +3,6 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytemuck::{Pod, Zeroable};
-use half::bf16;
 use rayon::prelude::*;
 
 use super::simd::{Item, Kernel, Right};
@@ -17,6 +16,7 @@ struct Line([Item; 16]);
 /// Memory that calls leave to the calls after them: fresh pages cost more than packing into them.
 #[derive(Clone, Default)]
 pub(super) struct Workspace {
+    /// The smallest first.
     free: Arc<Mutex<Vec<Vec<Line>>>>,
 }
 
@@ -24,22 +24,22 @@ impl Workspace {
     /// A buffer of `items` items, whatever they hold.
     pub fn take(&self, items: usize) -> Buffer {
         let lines = items.div_ceil(16);
-        let reused = {
-            let mut free = self.free();
-            let fits = (0..free.len()).filter(|&index| free[index].len() >= lines);
-            match fits.min_by_key(|&index| free[index].len()) {
-                Some(index) => Some(free.swap_remove(index)),
-                None => {
-                    // The one that replaces it will serve both.
-                    if let Some(index) = (0..free.len()).max_by_key(|&index| free[index].len()) {
-                        free.swap_remove(index);
-                    }
-                    None
-                }
+        let mut free = self.free();
+        let place = free.partition_point(|buffer| buffer.len() < lines);
+        let reused = match place < free.len() {
+            true => free.remove(place),
+            false => {
+                // The one that replaces the largest will serve both.
+                free.pop();
+                Vec::new()
             }
         };
+        drop(free);
         Buffer {
-            lines: reused.unwrap_or_else(|| bytemuck::allocation::zeroed_vec(lines)),
+            lines: match reused.len() < lines {
+                true => bytemuck::allocation::zeroed_vec(lines),
+                false => reused,
+            },
             items,
             workspace: self.clone(),
         }
@@ -82,7 +82,9 @@ impl Buffer {
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        self.workspace.free().push(std::mem::take(&mut self.lines));
+        let mut free = self.workspace.free();
+        let place = free.partition_point(|buffer| buffer.len() < self.lines.len());
+        free.insert(place, std::mem::take(&mut self.lines));
     }
 }
 
@@ -96,6 +98,15 @@ pub(super) struct Panels {
 }
 
 impl Panels {
+    /// Memory for `columns` columns and `steps` steps, whatever it holds.
+    fn new(kernel: &Kernel, columns: usize, steps: usize, workspace: &Workspace) -> Self {
+        Self {
+            buffer: workspace.take(panel_items(kernel, columns, steps)),
+            stride: steps * kernel.panel,
+            width: kernel.panel,
+        }
+    }
+
     /// The operand from column panel `panel` on.
     pub fn at_panel(&self, panel: usize) -> Right<'_> {
         self.at(panel * self.stride)
@@ -130,11 +141,10 @@ pub(super) fn pack_transposed<T: Element>(
     /// Steps of a panel that are written together: they stay in the first-level cache.
     const STEPS: usize = 16;
     let steps = dim.div_ceil(kernel.depth);
-    let width = kernel.panel;
-    let stride = steps * width;
-    let mut buffer = workspace.take(panel_items(kernel, rows.len() / dim, steps));
-    buffer
-        .items_mut()
+    let mut panels = Panels::new(kernel, rows.len() / dim, steps, workspace);
+    let (width, stride) = (panels.width, panels.stride);
+    let items = panels.buffer.items_mut();
+    items
         .par_chunks_mut(stride)
         .zip(rows.par_chunks(width * dim))
         .for_each_init(
@@ -155,11 +165,7 @@ pub(super) fn pack_transposed<T: Element>(
                 }
             },
         );
-    Panels {
-        buffer,
-        stride,
-        width,
-    }
+    panels
 }
 
 /// Packs row-major `rows` × `dim` so that `dim` are the product's columns and **rows** are summed,
@@ -173,11 +179,10 @@ pub(super) fn pack_summed<T: Element>(
 ) -> Panels {
     let count = rows.len() / dim;
     let steps = count.div_ceil(kernel.depth);
-    let width = kernel.panel;
-    let stride = steps * width;
-    let mut buffer = workspace.take(panel_items(kernel, dim, steps));
-    buffer
-        .items_mut()
+    let mut panels = Panels::new(kernel, dim, steps, workspace);
+    let (width, stride) = (panels.width, panels.stride);
+    let items = panels.buffer.items_mut();
+    items
         .par_chunks_mut(stride)
         .enumerate()
         .for_each(|(panel, items)| {
@@ -199,28 +204,17 @@ pub(super) fn pack_summed<T: Element>(
                     step.copy_from_slice(bytemuck::cast_slice(numbers));
                     continue;
                 }
+                let place = 16 * (index % kernel.depth);
                 for (item, &number) in step.iter_mut().zip(&*numbers) {
-                    *item |= number_to_item(kernel, number, index % kernel.depth);
+                    *item |= pair_to_item(number, 0.0) << place;
                 }
             }
         });
-    Panels {
-        buffer,
-        stride,
-        width,
-    }
+    panels
 }
 
 /// The widest panel of any kernel.
 const MAX_PANEL: usize = 32;
-
-/// The bits of `number` at `place` of an item whose other places are zero.
-fn number_to_item(kernel: &Kernel, number: f32, place: usize) -> Item {
-    match kernel.depth {
-        1 => number.to_bits(),
-        _ => Item::from(bf16::from_f32(number).to_bits()) << (16 * place),
-    }
-}
 
 /// One row of numbers as items along the row.
 fn row_to_items<T: Element>(kernel: &Kernel, row: &[T], items: &mut [Item]) {
@@ -229,10 +223,8 @@ fn row_to_items<T: Element>(kernel: &Kernel, row: &[T], items: &mut [Item]) {
         return;
     }
     for (item, numbers) in items.iter_mut().zip(row.chunks(2)) {
-        *item = 0;
-        for (place, number) in numbers.iter().enumerate() {
-            *item |= number_to_item(kernel, number.to_f32(), place);
-        }
+        let second = numbers.get(1).map_or(0.0, |number| number.to_f32());
+        *item = pair_to_item(numbers[0].to_f32(), second);
     }
 }
 
@@ -276,7 +268,7 @@ pub(super) fn weight_rows_to_items(upper: &[f32], lower: &[f32], items: &mut [It
 }
 
 /// Two bf16 in one item, rounded to nearest even by integer arithmetic so that the loops above
-/// vectorise. Softmax weights are finite or NaN; a NaN keeps its upper bits, so it stays one.
+/// vectorise. A NaN keeps its upper bits, so it stays one.
 #[inline(always)]
 fn pair_to_item(first: f32, second: f32) -> Item {
     (round_to_bf16(first) >> 16) | (round_to_bf16(second) & 0xffff_0000)

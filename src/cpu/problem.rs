@@ -175,39 +175,19 @@ impl<'a, T: Element> Problem<'a, T> {
         self.shape.dim.div_ceil(self.kernel.depth)
     }
 
-    /// ⟨q_i, k_j⟩ of `rows` rows from row `first_row` on (their items are `anchors`) and one block
-    /// of columns, into rows of `tile` that are BLOCK numbers apart.
-    pub fn products(&self, anchors: &[Item], rows: usize, block: usize, tile: &mut [f32]) {
-        let steps = self.steps();
-        let left = Left {
-            items: anchors,
-            rows,
-            steps,
-            row_stride: steps,
-            step_stride: 1,
-        };
-        let output = Output {
-            numbers: tile,
-            columns: self.block(block).1,
-            row_stride: BLOCK,
-            accumulate: false,
-        };
-        let right = self.candidates.at_panel(block * BLOCK / self.kernel.panel);
-        self.kernel.multiply(left, right, output);
-    }
-
-    /// As [`products`](Self::products) with everything but the row's negatives at −∞.
+    /// ⟨q_i, k_j⟩ of the rows from row `first_row` on, whose items are `anchors`, and one block of columns,
+    /// with everything but the row's negatives at −∞; rows of `tile` are BLOCK numbers apart.
     pub fn negative_products(
         &self,
         anchors: &[Item],
         first_row: usize,
-        rows: usize,
         block: usize,
         tile: &mut [f32],
     ) {
-        self.products(anchors, rows, block, tile);
+        let left = Left::of_rows(anchors, self.steps());
+        block_products(self.kernel, left, &self.candidates, self.block(block), tile);
         let (first_column, columns) = self.block(block);
-        for row in 0..rows {
+        for row in 0..left.rows {
             let i = first_row + row;
             let itself = self.contrast.excludes_self().then_some(i);
             for j in itself.into_iter().chain(self.positive(i)) {
@@ -217,6 +197,24 @@ impl<'a, T: Element> Problem<'a, T> {
             }
         }
     }
+}
+
+/// Products with the `columns` candidates from `first` on, the first of a block; rows of `tile` are BLOCK
+/// numbers apart.
+pub(super) fn block_products(
+    kernel: &Kernel,
+    left: Left<'_>,
+    candidates: &Panels,
+    (first, columns): (usize, usize),
+    tile: &mut [f32],
+) {
+    let output = Output {
+        numbers: tile,
+        columns,
+        row_stride: BLOCK,
+        accumulate: false,
+    };
+    kernel.multiply(left, candidates.at_panel(first / kernel.panel), output);
 }
 
 /// The largest finite row norm, and whether all are finite. f64, so that no finite f32 overflows.

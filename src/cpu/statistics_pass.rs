@@ -39,16 +39,10 @@ impl ScaledSum {
         } else if self.offset2 == other.offset2 {
             self.sum += other.sum;
         } else {
-            self.raise_to(other.offset2);
-            self.sum += other.sum * f64::from(other.offset2 - self.offset2).exp2();
-        }
-    }
-
-    /// Moves the offset up to `offset2`, if that is up.
-    fn raise_to(&mut self, offset2: f32) {
-        if offset2 > self.offset2 {
-            self.sum *= f64::from(self.offset2 - offset2).exp2();
-            self.offset2 = offset2;
+            let offset2 = self.offset2.max(other.offset2);
+            let at = |sum: Self| sum.sum * f64::from(sum.offset2 - offset2).exp2();
+            let sum = at(*self) + at(other);
+            *self = Self { offset2, sum };
         }
     }
 
@@ -149,13 +143,8 @@ impl<T: Element> BlockTask<'_, T> {
                 continue;
             }
             let items = &items[row * steps..(row + rows.len()) * steps];
-            self.problem.negative_products(
-                items,
-                first_row + row,
-                rows.len(),
-                self.block,
-                &mut tile,
-            );
+            self.problem
+                .negative_products(items, first_row + row, self.block, &mut tile);
             if self.sums == Sums::Triangle {
                 for (index, values) in tile.chunks_mut(BLOCK).take(rows.len()).enumerate() {
                     let diagonal = first_row + row + index + 1;
@@ -163,54 +152,41 @@ impl<T: Element> BlockTask<'_, T> {
                     values[..hidden].fill(f32::NEG_INFINITY);
                 }
             }
-            match self.problem.fixed_offset2 {
-                Some(offset2) => self.sum_with_fixed_offset(offset2, &mut tile, rows, columns),
-                None => {
-                    self.sum_columns_with_maximum(&tile[..rows.len() * BLOCK], columns);
-                    self.sum_rows_with_maximum(&mut tile, rows);
-                }
+            if self.problem.fixed_offset2.is_none() {
+                // First, since the rows' exponentials replace the logits.
+                self.sum_columns_with_maximum(&tile[..rows.len() * BLOCK], columns);
             }
+            self.sum_rows(&mut tile, rows, columns);
         }
     }
 
-    fn sum_with_fixed_offset(
-        &self,
-        offset2: f32,
-        tile: &mut LogitTile,
-        rows: &mut [ScaledSum],
-        columns: &mut [ScaledSum],
-    ) {
+    /// The rows' sums, against the fixed offset or each row's maximum, and with the fixed one the columns'.
+    fn sum_rows(&self, tile: &mut LogitTile, rows: &mut [ScaledSum], columns: &mut [ScaledSum]) {
+        let Problem {
+            kernel,
+            scale2,
+            fixed_offset2,
+            ..
+        } = *self.problem;
         let (_, width) = self.problem.block(self.block);
-        let (kernel, scale2) = (self.problem.kernel, self.problem.scale2);
         let mut group_columns = [0.0f32; BLOCK];
         for (values, row) in tile.chunks_mut(BLOCK).zip(rows) {
             let values = &mut values[..width];
-            let sum = if columns.is_empty() {
+            let maximum2 = || or_zero(kernel.max_row(values) * scale2);
+            let offset2 = fixed_offset2.unwrap_or_else(maximum2);
+            let sum = if fixed_offset2.is_none() || columns.is_empty() {
                 kernel.exp_row(values, scale2, offset2)
             } else {
                 kernel.exp_row_into_columns(values, scale2, offset2, &mut group_columns[..width])
             };
-            *row = ScaledSum {
-                offset2,
-                sum: f64::from(sum),
-            };
-        }
-        for (column, sum) in columns.iter_mut().zip(group_columns) {
-            column.add(ScaledSum {
-                offset2,
-                sum: f64::from(sum),
-            });
-        }
-    }
-
-    fn sum_rows_with_maximum(&self, tile: &mut LogitTile, rows: &mut [ScaledSum]) {
-        let (_, width) = self.problem.block(self.block);
-        let (kernel, scale2) = (self.problem.kernel, self.problem.scale2);
-        for (values, row) in tile.chunks_mut(BLOCK).zip(rows) {
-            let values = &mut values[..width];
-            let offset2 = or_zero(kernel.max_row(values) * scale2);
-            let sum = f64::from(kernel.exp_row(values, scale2, offset2));
+            let sum = f64::from(sum);
             *row = ScaledSum { offset2, sum };
+        }
+        if let Some(offset2) = fixed_offset2 {
+            for (column, sum) in columns.iter_mut().zip(group_columns) {
+                let sum = f64::from(sum);
+                column.add(ScaledSum { offset2, sum });
+            }
         }
     }
 

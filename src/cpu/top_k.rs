@@ -1,49 +1,36 @@
 //! Fused similarity and selection: the k best candidates of every query, ties by index.
 
-use std::cmp::Ordering;
+use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
 use rayon::prelude::*;
 
 use super::pack::{Workspace, pack_transposed, row_items};
-use super::problem::{BLOCK, GROUP, LogitTile, kernel_for};
-use super::simd::{Left, Output};
+use super::problem::{BLOCK, GROUP, LogitTile, block_products, kernel_for};
+use super::simd::Left;
 use crate::element::Element;
 use crate::memory::TopK;
 use crate::rows::{Matrix, Rows};
 
-/// A candidate; the greatest is the worst, so that a max-heap's head is the next to be replaced.
-#[derive(Clone, Copy)]
-struct Scored {
-    score: f32,
-    index: u32,
-}
+/// A candidate, by [`rank`] and index; the greatest is the worst, so that a max-heap's head is the next to be
+/// replaced.
+type Ranked = (Reverse<u32>, u32);
 
-impl Ord for Scored {
-    fn cmp(&self, other: &Self) -> Ordering {
-        let by_score = match (self.score.is_nan(), other.score.is_nan()) {
-            (false, false) => other.score.partial_cmp(&self.score),
-            (a, b) => Some(b.cmp(&a)),
-        };
-        by_score
-            .unwrap_or(Ordering::Equal)
-            .then(self.index.cmp(&other.index))
+const SIGN: u32 = 1 << 31;
+
+/// A number's bits in the order of numbers, NaN above all; −0 is 0.
+fn rank(score: f32) -> u32 {
+    match (score + 0.0).to_bits() {
+        _ if score.is_nan() => u32::MAX,
+        bits if bits < SIGN => bits | SIGN,
+        bits => !bits,
     }
 }
 
-impl PartialOrd for Scored {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
+/// The number of a rank.
+fn score(rank: u32) -> f32 {
+    f32::from_bits(if rank < SIGN { !rank } else { rank & !SIGN })
 }
-
-impl PartialEq for Scored {
-    fn eq(&self, other: &Self) -> bool {
-        self.cmp(other) == Ordering::Equal
-    }
-}
-
-impl Eq for Scored {}
 
 /// `k` has been checked against the number of candidates.
 pub(super) fn top_k<T: Element>(
@@ -68,52 +55,39 @@ pub(super) fn top_k<T: Element>(
         .for_each(|(group, ((queries, indices), scores))| {
             let mut storage = Vec::new();
             let items = row_items(kernel, queries, dim, &mut storage);
-            let rows = queries.len() / dim;
-            let mut best = vec![BinaryHeap::with_capacity(k + 1); rows];
+            let mut best = vec![BinaryHeap::with_capacity(k + 1); queries.len() / dim];
             let mut tile: LogitTile = [0.0; GROUP * BLOCK];
             for first in (0..candidates.rows()).step_by(BLOCK) {
                 let width = BLOCK.min(candidates.rows() - first);
-                let left = Left {
-                    items,
-                    rows,
-                    steps,
-                    row_stride: steps,
-                    step_stride: 1,
-                };
-                let output = Output {
-                    numbers: &mut tile,
-                    columns: width,
-                    row_stride: BLOCK,
-                    accumulate: false,
-                };
-                kernel.multiply(left, panels.at_panel(first / kernel.panel), output);
+                let left = Left::of_rows(items, steps);
+                block_products(kernel, left, &panels, (first, width), &mut tile);
                 for (row, (best, values)) in best.iter_mut().zip(tile.chunks(BLOCK)).enumerate() {
                     let itself = exclude_self.then_some(group * GROUP + row);
                     for (column, &score) in values[..width].iter().enumerate() {
-                        if itself != Some(first + column) {
-                            let index = (first + column) as u32;
-                            offer(best, k, Scored { score, index });
+                        let index = first + column;
+                        if itself != Some(index) {
+                            offer(best, k, (Reverse(rank(score)), index as u32));
                         }
                     }
                 }
             }
             let rows = indices.chunks_mut(k).zip(scores.chunks_mut(k));
             for (best, (indices, scores)) in best.into_iter().zip(rows) {
-                for (place, scored) in best.into_sorted_vec().into_iter().enumerate() {
-                    indices[place] = scored.index;
-                    scores[place] = scored.score;
+                for (place, (rank, index)) in best.into_sorted_vec().into_iter().enumerate() {
+                    indices[place] = index;
+                    scores[place] = score(rank.0);
                 }
             }
         });
     TopK { indices, scores }
 }
 
-fn offer(best: &mut BinaryHeap<Scored>, k: usize, scored: Scored) {
+fn offer(best: &mut BinaryHeap<Ranked>, k: usize, candidate: Ranked) {
     if best.len() < k {
-        best.push(scored);
+        best.push(candidate);
     } else if let Some(mut worst) = best.peek_mut()
-        && scored < *worst
+        && candidate < *worst
     {
-        *worst = scored;
+        *worst = candidate;
     }
 }

@@ -44,7 +44,7 @@ impl<T: Element> CudaQueue<T> {
     /// [`CudaError::Driver`] when a kernel or copy has failed; [`CudaError::Capture`].
     pub fn to_host(&self) -> Result<KeyQueue<T>, Error> {
         let keys = self.keys.download()?;
-        let (fill, cursor) = (self.ring.fill(), self.ring.cursor());
+        let (fill, cursor) = (self.ring.fill, self.ring.cursor);
         KeyQueue::restore(
             self.capacity(),
             self.dim,
@@ -56,7 +56,7 @@ impl<T: Element> CudaQueue<T> {
 
     /// Most keys it can hold.
     pub fn capacity(&self) -> usize {
-        self.ring.capacity()
+        self.ring.capacity
     }
 
     /// Dimension D of a key.
@@ -66,7 +66,7 @@ impl<T: Element> CudaQueue<T> {
 
     /// Keys it holds now.
     pub fn fill(&self) -> usize {
-        self.ring.fill()
+        self.ring.fill
     }
 
     /// The keys it holds, fill × D; `None` while it is empty. The oldest key is not always the first
@@ -118,7 +118,7 @@ impl<T: Element> CudaQueue<T> {
 
     /// The row that the next key goes to.
     pub(super) fn cursor(&self) -> usize {
-        self.ring.cursor()
+        self.ring.cursor
     }
 
     /// Keeps up with a batch that was written by launches which the device counts.

@@ -355,7 +355,7 @@ impl Engine for HostEngine {
         let address = on_device.matrix.address;
         self.device
             .read(address, bytemuck::cast_slice_mut(&mut ring))?;
-        let (fill, cursor) = (after.fill(), after.cursor());
+        let (fill, cursor) = (after.fill, after.cursor);
         *queue = KeyQueue::restore(capacity, dim, fill, cursor, &ring[..fill * dim])?;
         Ok(())
     }

@@ -3,7 +3,7 @@
 
 use super::{Description, Loss};
 use crate::contrast::Contrast;
-use crate::error::{Error, positive};
+use crate::error::{Error, positive, within};
 
 pub(super) const LOSS: Loss = Loss {
     key: "clip",
@@ -66,13 +66,8 @@ impl LogScale {
     /// [`Error::Scalar`] unless `temperature` is finite and greater than 0 and `max_scale` is finite
     /// and at least 1.
     pub fn with_max_scale(temperature: f32, max_scale: f32) -> Result<Self, Error> {
-        if !max_scale.is_finite() || max_scale < 1.0 {
-            return Err(Error::Scalar {
-                argument: "max_scale",
-                given: f64::from(max_scale),
-                allowed: "finite and at least 1",
-            });
-        }
+        let legal = max_scale.is_finite() && max_scale >= 1.0;
+        within("max_scale", max_scale, "finite and at least 1", legal)?;
         let mut log_scale = Self {
             value: -positive("temperature", temperature)?.ln(),
             max_scale,

@@ -8,7 +8,7 @@
 //! so a loss of another φ changes no tile loop: it changes the offset o and two numbers a row. The kernels'
 //! twin of this file is `kernels/tile/row_rule.h`.
 
-use crate::error::{Error, positive};
+use crate::error::{Error, positive, within};
 
 /// What a row's loss is as a function of lse⁻ and z₊.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -91,28 +91,20 @@ impl RowRule {
     /// # Errors
     /// [`Error::Scalar`] for one that is out of range.
     pub fn check(self) -> Result<Self, Error> {
-        let within = |argument, given: f32, allowed, legal: bool| match legal {
-            true => Ok(self),
-            false => Err(Error::Scalar {
-                argument,
-                given: f64::from(given),
-                allowed,
-            }),
-        };
         match self {
             Self::Softmax { margin } => within("margin", margin, "finite", margin.is_finite()),
-            Self::Decoupled { sigma: None } => Ok(self),
-            Self::Decoupled { sigma: Some(sigma) } => positive("sigma", sigma).map(|_| self),
+            Self::Decoupled { sigma } => positive("sigma", sigma.unwrap_or(1.0)),
             Self::Robust { q, lambda } => {
-                within("q", q, "greater than 0 and at most 1", q > 0.0 && q <= 1.0)?;
-                let legal = lambda > 0.0 && lambda <= 1.0;
-                within("lambda", lambda, "greater than 0 and at most 1", legal)
+                let allowed = "greater than 0 and at most 1";
+                within("q", q, allowed, q > 0.0 && q <= 1.0)?;
+                within("lambda", lambda, allowed, lambda > 0.0 && lambda <= 1.0)
             }
             Self::Debiased { prior } => {
                 let legal = (0.0..1.0).contains(&prior);
                 within("prior", prior, "at least 0 and less than 1", legal)
             }
-        }
+        }?;
+        Ok(self)
     }
 
     /// 1/σ of the weights, where the rule has some.

@@ -77,22 +77,6 @@ impl Kind {
         }
     }
 
-    /// A case of it, or of the nearest shape there is.
-    fn case(self, (n, m, dim, scale, data): Row, turn: usize) -> Case {
-        let (anchors, candidates) = self.fit(n, m);
-        Case {
-            kind: self,
-            anchors,
-            candidates,
-            dim,
-            scale,
-            data,
-            reduction: Reduction::Mean,
-            upstream: 1.0,
-            turn,
-        }
-    }
-
     /// Whether rows of this 1 − p₊ have gradients that f16 holds only behind a loss scale.
     fn gradients_vanish(&self, one_minus_positive: f64) -> bool {
         let rule = self.sample().rule();
@@ -143,39 +127,35 @@ enum Extent {
 /// The losses whose every shape is tried: one for each way that inputs lie.
 const THOROUGH: [&str; 4] = ["nt_xent", "info_nce", "moco", "clip"];
 
-/// All kinds: the thorough ones first.
+/// All kinds; each rule that is no softmax on the other layouts too.
 fn kinds() -> Vec<(Kind, Extent)> {
     let plain = |loss, given| Kind {
         loss,
         rule_of: None,
         given,
     };
-    let of = |keys: &[&str]| -> Vec<&'static Loss> {
-        let losses = TABLE.iter();
-        losses.filter(|loss| keys.contains(&loss.key)).collect()
-    };
+    let (thorough, others): (Vec<&'static Loss>, Vec<&'static Loss>) =
+        TABLE.iter().partition(|loss| THOROUGH.contains(&loss.key));
+    let thorough = thorough
+        .into_iter()
+        .map(|loss| plain(loss, Given::Diagonal));
     let mut kinds = Vec::new();
-    for loss in of(&THOROUGH) {
-        kinds.push((plain(loss, Given::Diagonal), Extent::All));
-        if plain(loss, Given::Index).takes_positives() {
-            kinds.push((plain(loss, Given::Index), Extent::All));
+    for kind in thorough.clone() {
+        kinds.push((kind, Extent::All));
+        if kind.takes_positives() {
+            kinds.push((plain(kind.loss, Given::Index), Extent::All));
+            for given in [Given::IndexWithGaps, Given::Labels, Given::Offset] {
+                kinds.push((plain(kind.loss, given), Extent::Few));
+            }
         }
     }
-    for loss in of(&["info_nce"]) {
-        for given in [Given::IndexWithGaps, Given::Labels, Given::Offset] {
-            kinds.push((plain(loss, given), Extent::Few));
-        }
-    }
-    for loss in TABLE.iter().filter(|loss| !THOROUGH.contains(&loss.key)) {
+    for loss in others {
         let kind = plain(loss, Given::Diagonal);
         kinds.push((kind, Extent::Hard));
         if kind.sample().rule() != RowRule::SOFTMAX {
-            for other in of(&["info_nce", "moco"]) {
-                let kind = Kind {
-                    rule_of: Some(loss),
-                    ..plain(other, Given::Diagonal)
-                };
-                kinds.push((kind, Extent::Few));
+            for other in thorough.clone().filter(|kind| kind.sample().is_one_way()) {
+                let rule_of = Some(loss);
+                kinds.push((Kind { rule_of, ..other }, Extent::Few));
             }
         }
     }
@@ -263,20 +243,21 @@ impl fmt::Display for Case {
 const USUAL_SCALE: f32 = 14.285_714;
 
 /// N, M, D: single rows and columns, ragged tails, every dimension an implementation may cut apart
-/// differently, more than one block of rows and of columns.
+/// differently, more than one block of rows and of columns. The first [`RAGGED`] are for kinds that do not run
+/// all.
 const SHAPES: [(usize, usize, usize); 18] = [
-    (1, 1, 1),
-    (1, 1, 64),
     (1, 7, 3),
-    (2, 2, 2),
-    (5, 1, 17),
-    (5, 1, 272),
     (5, 7, 3),
-    (5, 7, 4096),
-    (16, 48, 128),
     (47, 49, 1000),
     (97, 131, 17),
     (97, 131, 64),
+    (1, 1, 1),
+    (1, 1, 64),
+    (2, 2, 2),
+    (5, 1, 17),
+    (5, 1, 272),
+    (5, 7, 4096),
+    (16, 48, 128),
     (131, 97, 64),
     (257, 515, 200),
     (130, 259, 512),
@@ -319,14 +300,7 @@ const HARD: [Row; 26] = [
     (65, 300, 272, USUAL_SCALE, Data::SharedPositives),
 ];
 
-/// Shapes of [`SHAPES`] with ragged tails, for kinds that do not run all.
-const RAGGED: [(usize, usize, usize); 5] = [
-    (1, 7, 3),
-    (5, 7, 3),
-    (47, 49, 1000),
-    (97, 131, 17),
-    (97, 131, 64),
-];
+const RAGGED: usize = 5;
 
 /// Fused and stored weights, an online maximum, a row at a time.
 const FEW: [Row; 4] = [
@@ -336,12 +310,23 @@ const FEW: [Row; 4] = [
     (33, 65, 128, 20.0, Data::Confident(1e-4)),
 ];
 
+/// N, M, D and s of cases with a number that is not finite: below and above the bound where an engine may
+/// change its method.
+const NOT_FINITE: [(usize, usize, usize, f32); 5] = [
+    (61, 75, 19, 10.0),
+    (61, 75, 272, 10.0),
+    (2, 2, 1, 10.0),
+    (61, 75, 19, 100.0),
+    (61, 75, 272, 100.0),
+];
+
 /// The table. Some of its shapes are drawn from `rng`; reductions and upstream gradients alternate.
 pub fn table(rng: &mut impl Rng) -> Vec<Case> {
+    const VALUES: [f32; 3] = [f32::NAN, f32::INFINITY, f32::NEG_INFINITY];
     let usual = |(n, m, d)| (n, m, d, USUAL_SCALE, Data::Unit);
     let mut cases: Vec<Case> = Vec::new();
     for (number, (kind, extent)) in kinds().into_iter().enumerate() {
-        let rows: Vec<_> = match extent {
+        let mut rows: Vec<Row> = match extent {
             Extent::All => {
                 let fresh = [400, 60].map(|most| {
                     let mut size = || rng.random_range(1..=most);
@@ -350,54 +335,45 @@ pub fn table(rng: &mut impl Rng) -> Vec<Case> {
                 let shapes = SHAPES.map(usual).into_iter();
                 shapes.chain(HARD).chain(fresh).collect()
             }
-            Extent::Hard => RAGGED.map(usual).into_iter().chain(HARD).collect(),
+            Extent::Hard => {
+                let ragged = SHAPES.map(usual).into_iter().take(RAGGED);
+                ragged.chain(HARD).collect()
+            }
             Extent::Few => FEW.into(),
         };
+        let (values, shapes) = match extent {
+            Extent::All => (&VALUES[..], &NOT_FINITE[..]),
+            // One value of each D.
+            Extent::Hard | Extent::Few => (&VALUES[number % 3..][..1], &NOT_FINITE[..2]),
+        };
+        for &value in values {
+            let row = |&(n, m, d, scale)| (n, m, d, scale, Data::NotFinite(value));
+            rows.extend(shapes.iter().map(row));
+        }
         let first = cases.len();
         for (row, (n, m, dim, scale, data)) in rows.into_iter().enumerate() {
-            let case = kind.case((n, m, dim, scale, data), number + row);
-            let inputs = |x: &Case| (x.anchors, x.candidates, x.dim, x.scale, x.data);
-            let same = |other: &Case| inputs(other) == inputs(&case);
+            let (anchors, candidates) = kind.fit(n, m);
+            let inputs = (anchors, candidates, dim, scale, data);
+            let same = |x: &Case| (x.anchors, x.candidates, x.dim, x.scale, x.data) == inputs;
             if !kind.allows(scale, data) || cases[first..].iter().any(same) {
                 continue;
             }
             let place = cases.len();
             cases.push(Case {
+                kind,
+                anchors,
+                candidates,
+                dim,
+                scale,
+                data,
                 reduction: [Reduction::Mean, Reduction::Sum][place % 2],
                 upstream: match data {
                     Data::Confident(rest) if kind.gradients_vanish(rest) => 1024.0,
                     _ if kind.sample().rule().grows_exponentially() => 1.0 / 1024.0,
                     _ => [1.0, -2.5, 0.3][place % 3],
                 },
-                ..case
+                turn: number + row,
             });
-        }
-    }
-    cases
-}
-
-/// Cases whose loss must be NaN: of thorough kinds, below and above the bound where an engine may change its
-/// method; of the others, one number of each D.
-pub fn not_finite_table() -> Vec<Case> {
-    const SHAPES: [(usize, usize, usize, f32); 5] = [
-        (61, 75, 19, 10.0),
-        (61, 75, 272, 10.0),
-        (2, 2, 1, 10.0),
-        (61, 75, 19, 100.0),
-        (61, 75, 272, 100.0),
-    ];
-    let mut cases = Vec::new();
-    for (number, (kind, extent)) in kinds().into_iter().enumerate() {
-        let values = [f32::NAN, f32::INFINITY, f32::NEG_INFINITY];
-        let (values, shapes) = match extent {
-            Extent::All => (&values[..], &SHAPES[..]),
-            Extent::Hard | Extent::Few => (&values[number % 3..][..1], &SHAPES[..2]),
-        };
-        for &value in values {
-            for (row, &(n, m, dim, scale)) in shapes.iter().enumerate() {
-                let shape = (n, m, dim, scale, Data::NotFinite(value));
-                cases.push(kind.case(shape, number + row));
-            }
         }
     }
     cases

@@ -1,14 +1,16 @@
 //! Runs the verbs that compute a contrast and judges what they give back.
 
+use std::slice;
+
 use super::on_host::{OnHost, poisoned};
-use super::plain::{self, Plain};
 use super::problem::Drawn;
-use super::rule::{Measurement, Output, Verb, largest_error, magnitude};
+use super::rule::{Measurement, Output, Verb, magnitude};
 use super::sizes::{Sizes, product_error, spacing};
 use crate::element::{DType, Element};
 use crate::engine::Engine;
 use crate::error::Error;
-use crate::reference::{self, Reference};
+use crate::memory::Evaluated;
+use crate::reference::{self, Dense, Reference};
 use crate::statistics::Statistics;
 
 /// Which types gradients are asked for in.
@@ -33,8 +35,7 @@ pub fn evaluate<E: Engine, T: Element>(
     types: GradientTypes,
 ) -> Result<Vec<Output>, Error> {
     let forward = OnHost(engine).forward(&drawn.problem()?)?;
-    let mut outputs = vec![output(Verb::Forward, "loss", &[forward.loss])];
-    outputs.extend(statistics_outputs(Verb::Forward, &forward.statistics));
+    let mut outputs = outputs_of(Verb::Forward, &forward);
     let is_f32 = T::DTYPE == DType::F32;
     if is_f32 || types != GradientTypes::Inputs {
         gradients::<E, T, f32>(engine, drawn, &forward.statistics, &mut outputs)?;
@@ -68,34 +69,28 @@ fn gradients<E: Engine, T: Element, G: Element>(
             OnHost(engine).backward(&problem, statistics, upstream, &mut gradients)?
         } else {
             let value = OnHost(engine).value_and_grad(&problem, upstream, &mut gradients)?;
-            outputs.push(output(verb, "loss", &[value.loss]));
-            outputs.extend(statistics_outputs(verb, &value.statistics));
+            outputs.extend(outputs_of(verb, &value));
             value.dscale
         };
-        outputs.push(output(verb, "dscale", &[dscale]));
-        outputs.push(output(verb, "dq", &gradients.dq));
-        outputs.extend(gradients.dk.map(|dk| output(verb, "dk", &dk)));
+        outputs.push(Output::new(verb, "dscale", &[dscale]));
+        outputs.push(Output::new(verb, "dq", &gradients.dq));
+        outputs.extend(gradients.dk.map(|dk| Output::new(verb, "dk", &dk)));
     }
     Ok(())
 }
 
-pub(super) fn output<T: Element>(verb: Verb, quantity: &'static str, values: &[T]) -> Output {
-    Output {
-        verb,
-        quantity,
-        dtype: T::DTYPE,
-        values: values.iter().map(|x| f64::from(x.to_f32())).collect(),
-    }
-}
-
-fn statistics_outputs(verb: Verb, statistics: &Statistics) -> Vec<Output> {
+/// Loss and statistics.
+fn outputs_of(verb: Verb, value: &Evaluated) -> Vec<Output> {
+    let Statistics { rows, columns } = &value.statistics;
     let mut outputs = vec![
-        output(verb, "lse- of rows", &statistics.rows.negatives_lse),
-        output(verb, "z+ of rows", &statistics.rows.positive),
+        Output::new(verb, "loss", &[value.loss]),
+        Output::new(verb, "lse- of rows", &rows.negatives_lse),
+        Output::new(verb, "z+ of rows", &rows.positive),
     ];
-    if let Some(columns) = &statistics.columns {
-        outputs.push(output(verb, "lse- of columns", &columns.negatives_lse));
-        outputs.push(output(verb, "z+ of columns", &columns.positive));
+    if let Some(columns) = columns {
+        let lse = &columns.negatives_lse;
+        outputs.push(Output::new(verb, "lse- of columns", lse));
+        outputs.push(Output::new(verb, "z+ of columns", &columns.positive));
     }
     outputs
 }
@@ -105,7 +100,7 @@ fn statistics_outputs(verb: Verb, statistics: &Statistics) -> Vec<Output> {
 pub struct Expectation {
     input: DType,
     reference: Reference,
-    plain: Plain,
+    plain: Reference,
     sizes: Sizes,
 }
 
@@ -121,76 +116,21 @@ impl Expectation {
         let reference = reference::value_and_grad(&problem, upstream);
         Ok(Self {
             input: T::DTYPE,
-            plain: plain::value_and_grad(&drawn.problem()?, drawn.case.upstream),
+            plain: reference::value_and_grad_rounded(&problem, upstream, |x| DType::F32.round(x)),
             sizes: Sizes::new(&problem, &reference, upstream, T::DTYPE),
             reference,
         })
     }
 
-    /// The plain implementation's outputs in the form of an engine's, gradients rounded to `G`.
-    pub fn plain_outputs<G: Element>(&self) -> Vec<Output> {
-        let plain = &self.plain;
-        let verb = Verb::ValueAndGrad;
-        let round =
-            |numbers: &[f32]| -> Vec<G> { numbers.iter().map(|&x| G::from_f32(x)).collect() };
-        let scalars = [("loss", plain.loss), ("dscale", plain.dscale)];
-        let mut outputs = scalars.map(|(name, x)| output(verb, name, &[x])).to_vec();
-        outputs.extend(statistics_outputs(verb, &plain.statistics));
-        outputs.push(output(verb, "dq", &round(&plain.dq)));
-        if !plain.dk.is_empty() {
-            outputs.push(output(verb, "dk", &round(&plain.dk)));
-        }
-        outputs
-    }
-
     /// Judges outputs of [`evaluate`].
     pub fn judge(&self, outputs: &[Output]) -> Vec<Measurement> {
-        let plain_by_type = [
-            self.plain_outputs::<f32>(),
-            self.plain_outputs::<half::f16>(),
-            self.plain_outputs::<half::bf16>(),
-        ];
         let judge = |output: &Output| {
-            let expected = self.expected(output.quantity);
-            let plain = plain_by_type
-                .iter()
-                .flatten()
-                .find(|plain| (plain.quantity, plain.dtype) == (output.quantity, output.dtype))
-                .map_or(&[][..], |plain| &plain.values);
-            Measurement {
-                verb: output.verb,
-                quantity: output.quantity,
-                input: self.input,
-                output: output.dtype,
-                error: largest_error(&output.values, &expected),
-                plain_error: largest_error(plain, &expected),
-                rounding: self.rounding(output.quantity, output.dtype, &expected),
-                magnitude: magnitude(&expected),
-            }
+            let expected = quantity(&self.reference, output.quantity);
+            let plain = quantity(&self.plain, output.quantity);
+            let rounding = self.rounding(output.quantity, output.dtype, expected);
+            output.judge(self.input, expected, plain, rounding)
         };
         outputs.iter().map(judge).collect()
-    }
-
-    fn expected(&self, quantity: &str) -> Vec<f64> {
-        let reference = &self.reference;
-        let columns = reference.columns.as_ref();
-        let columns = |pick: fn(&reference::RowValues) -> &Vec<f64>| {
-            columns.map(pick).cloned().unwrap_or_default()
-        };
-        match quantity {
-            "loss" => vec![reference.loss],
-            "dscale" => vec![reference.dscale],
-            "lse- of rows" => reference.rows.negatives_lse.clone(),
-            "z+ of rows" => reference.rows.positive.clone(),
-            "lse- of columns" => columns(|columns| &columns.negatives_lse),
-            "z+ of columns" => columns(|columns| &columns.positive),
-            "dq" => reference.dq.as_slice().to_vec(),
-            "dk" => {
-                let dk = reference.dk.as_ref();
-                dk.map(|dk| dk.as_slice().to_vec()).unwrap_or_default()
-            }
-            _ => Vec::new(),
-        }
     }
 
     fn rounding(&self, quantity: &str, output: DType, expected: &[f64]) -> f64 {
@@ -201,12 +141,31 @@ impl Expectation {
             half => sizes.logit + epsilon + spacing(half),
         };
         match quantity {
+            // Finite inputs have a solution.
+            _ if expected.iter().any(|x| x.is_nan()) => f64::NAN,
             "loss" => sizes.loss + epsilon * sizes.loss_terms,
             "dscale" => weight * sizes.dscale_products + sizes.dscale,
             "dq" => (weight + spacing(output)) * sizes.dq,
             "dk" => (weight + spacing(output)) * sizes.dk,
             _ => sizes.logit + epsilon * (1.0 + magnitude(expected)),
         }
+    }
+}
+
+/// A solution's numbers by their name; none where it has no such.
+fn quantity<'s>(solution: &'s Reference, name: &str) -> &'s [f64] {
+    let rows = &solution.rows;
+    let columns = solution.columns.as_ref();
+    match name {
+        "loss" => slice::from_ref(&solution.loss),
+        "dscale" => slice::from_ref(&solution.dscale),
+        "lse- of rows" => &rows.negatives_lse,
+        "z+ of rows" => &rows.positive,
+        "lse- of columns" => columns.map_or(&[], |columns| &columns.negatives_lse),
+        "z+ of columns" => columns.map_or(&[], |columns| &columns.positive),
+        "dq" => solution.dq.as_slice(),
+        "dk" => solution.dk.as_ref().map_or(&[], Dense::as_slice),
+        _ => &[],
     }
 }
 

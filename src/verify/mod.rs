@@ -7,13 +7,16 @@
 pub mod cases;
 mod contrast_checks;
 mod on_host;
-mod plain;
 mod problem;
 mod row_checks;
 pub mod rule;
 mod sizes;
+#[cfg(test)]
+mod tests;
 
+use std::collections::BTreeMap;
 use std::fmt;
+use std::iter::zip;
 
 use half::{bf16, f16};
 use rand::SeedableRng;
@@ -26,11 +29,12 @@ use crate::element::Element;
 use crate::engine::Engine;
 use crate::error::Error;
 use cases::{Case, Data};
-use rule::{Measurement, Output, Verb};
+use rule::{Measurement, Verb};
 
 pub use contrast_checks::{Expectation, GradientTypes, evaluate, losses};
 pub use on_host::{OnHost, poisoned};
 pub use problem::{Drawn, inputs};
+pub use row_checks::{check_rows, check_top_k};
 
 /// The random numbers of item `index` of a run; independent of all other items.
 pub fn random(seed: u64, index: usize) -> ChaCha8Rng {
@@ -39,11 +43,9 @@ pub fn random(seed: u64, index: usize) -> ChaCha8Rng {
     rng
 }
 
-/// The table of cases of a run: those with finite inputs, then those whose loss must be NaN.
+/// The table of cases of a run.
 pub fn table(seed: u64) -> Vec<Case> {
-    let mut cases = cases::table(&mut random(seed, usize::MAX - 1));
-    cases.extend(cases::not_finite_table());
-    cases
+    cases::table(&mut random(seed, usize::MAX - 1))
 }
 
 /// What went wrong, other than an error past tolerance.
@@ -66,18 +68,6 @@ pub enum Failure {
         /// The loss.
         given: f32,
     },
-}
-
-/// Names the first output that differs by a bit.
-fn same_bits(first: &[Output], second: &[Output]) -> Result<(), Failure> {
-    let differs = |(a, b): &(&Output, &Output)| !a.same_bits(b);
-    match first.iter().zip(second).find(differs) {
-        None => Ok(()),
-        Some((output, _)) => Err(Failure::NotRepeatable {
-            verb: output.verb,
-            quantity: output.quantity,
-        }),
-    }
 }
 
 /// Runs a problem on each of `engines`, which have to agree bit for bit, and judges every output. One
@@ -103,35 +93,15 @@ pub fn check<E: Engine, T: Element>(
     let mut first = None;
     for engine in engines {
         let outputs = evaluate(*engine, problem, gradients)?;
-        same_bits(first.get_or_insert_with(|| outputs.clone()), &outputs)?;
+        let first = first.get_or_insert_with(|| outputs.clone());
+        if let Some((output, _)) = zip(first, &outputs).find(|(a, b)| !a.same_bits(b)) {
+            return Err(Failure::NotRepeatable {
+                verb: output.verb,
+                quantity: output.quantity,
+            });
+        }
     }
     Ok(expectation.judge(&first.unwrap_or_default()))
-}
-
-/// Runs the verbs that neither compute a contrast nor search, on inputs of type `T`, and judges every
-/// output.
-///
-/// # Errors
-/// [`Failure::Refused`].
-pub fn check_rows<E: Engine, T: Element>(
-    engine: &E,
-    rng: &mut ChaCha8Rng,
-) -> Result<Vec<Measurement>, Failure> {
-    let mut measurements = row_checks::normalization::<E, T>(engine, rng)?;
-    measurements.extend(row_checks::momentum::<E, T>(engine, rng)?);
-    measurements.extend(row_checks::queue::<E, T>(engine, rng)?);
-    Ok(measurements)
-}
-
-/// Runs top_k on inputs of type `T`, and judges every output.
-///
-/// # Errors
-/// [`Failure::Refused`].
-pub fn check_top_k<E: Engine, T: Element>(
-    engine: &E,
-    rng: &mut ChaCha8Rng,
-) -> Result<Vec<Measurement>, Failure> {
-    Ok(row_checks::top_k::<E, T>(engine, rng)?)
 }
 
 /// The worst of one verb, type of inputs and type of outputs.
@@ -166,12 +136,13 @@ pub struct Report {
     cases: usize,
 }
 
-type Checked = Result<Vec<Measurement>, Failure>;
+/// What was checked, and what came of it.
+type Checked = (String, Result<Vec<Measurement>, Failure>);
 
 /// Holds an engine, in each of its named configurations, against the reference on the whole table.
 pub fn run<E: Engine + Sync>(configurations: &[(&str, E)], seed: u64) -> Report {
     let cases = table(seed);
-    let of_case = |(index, case): (usize, &Case)| -> Vec<(String, Checked)> {
+    let of_case = |(index, case): (usize, &Case)| -> Vec<Checked> {
         let rng = || random(seed, index);
         [
             check_configurations::<E, f32>(configurations, case, &mut rng()),
@@ -180,42 +151,35 @@ pub fn run<E: Engine + Sync>(configurations: &[(&str, E)], seed: u64) -> Report 
         ]
         .concat()
     };
-    let of_rows = |(name, engine): &(&str, E)| {
-        let rng = || random(seed, cases.len());
-        let rows = format!("{name}: row-wise verbs");
-        let top_k = format!("{name}: top-k");
-        [
-            (rows.clone(), check_rows::<E, f32>(engine, &mut rng())),
-            (rows.clone(), check_rows::<E, f16>(engine, &mut rng())),
-            (rows, check_rows::<E, bf16>(engine, &mut rng())),
-            (top_k.clone(), check_top_k::<E, f32>(engine, &mut rng())),
-            (top_k.clone(), check_top_k::<E, f16>(engine, &mut rng())),
-            (top_k, check_top_k::<E, bf16>(engine, &mut rng())),
-        ]
-    };
-    let mut report = Report {
-        lines: Vec::new(),
-        failures: Vec::new(),
-        cases: cases.len(),
-    };
     // Cases in parallel, since the reference computes on one thread; reported in order.
     let checked: Vec<Vec<_>> = cases.par_iter().enumerate().map(of_case).collect();
-    let checked = checked.into_iter().flatten();
-    for (name, checked) in checked.chain(configurations.iter().flat_map(of_rows)) {
-        report.add(&name, checked);
+    let mut checked: Vec<Checked> = checked.into_iter().flatten().collect();
+    for (name, engine) in configurations {
+        let rng = || random(seed, cases.len());
+        checked.extend(check_others::<E, f32>(name, engine, rng));
+        checked.extend(check_others::<E, f16>(name, engine, rng));
+        checked.extend(check_others::<E, bf16>(name, engine, rng));
     }
-    report.lines.sort_by_key(|line| {
-        let worst = &line.worst;
-        (worst.verb, worst.input as u8, worst.output as u8)
-    });
-    report
+    Report::new(checked, cases.len())
+}
+
+/// The verbs that compute no contrast.
+fn check_others<E: Engine, T: Element>(
+    name: &str,
+    engine: &E,
+    rng: impl Fn() -> ChaCha8Rng,
+) -> [Checked; 2] {
+    let rows = check_rows::<E, T>(engine, &mut rng());
+    let top_k = check_top_k::<E, T>(engine, &mut rng());
+    [("row-wise verbs", rows), ("top-k", top_k)]
+        .map(|(verbs, checked)| (format!("{name}: {verbs}"), checked.map_err(Failure::from)))
 }
 
 fn check_configurations<E: Engine, T: Element>(
     configurations: &[(&str, E)],
     case: &Case,
     rng: &mut ChaCha8Rng,
-) -> Vec<(String, Checked)> {
+) -> Vec<Checked> {
     let problem = Drawn::<T>::draw(case, rng);
     let prepared = problem.and_then(|problem| Ok((Expectation::new(&problem)?, problem)));
     let check = |(name, engine): &(&str, E)| {
@@ -232,34 +196,36 @@ fn check_configurations<E: Engine, T: Element>(
 }
 
 impl Report {
-    fn add(&mut self, case: &str, checked: Checked) {
-        let measurements = match checked {
-            Ok(measurements) => measurements,
-            Err(failure) => {
-                self.failures.push(format!("{case}: {failure}"));
-                return;
-            }
-        };
-        for measurement in measurements {
-            if !measurement.passes() {
-                self.failures.push(format!("{case}: {measurement}"));
-            }
-            let key = |m: &Measurement| (m.verb, m.input, m.output);
-            let same = |line: &&mut Line| key(&line.worst) == key(&measurement);
-            match self.lines.iter_mut().find(same) {
-                Some(line) => {
-                    line.checks += 1;
-                    if measurement.share() > line.worst.share() {
-                        line.worst = measurement;
-                        line.case = case.to_owned();
-                    }
+    fn new(checked: Vec<Checked>, cases: usize) -> Self {
+        let mut failures = Vec::new();
+        let mut lines = BTreeMap::new();
+        for (case, checked) in checked {
+            let measurements = checked.unwrap_or_else(|failure| {
+                failures.push(format!("{case}: {failure}"));
+                Vec::new()
+            });
+            for measurement in measurements {
+                if !measurement.passes() {
+                    failures.push(format!("{case}: {measurement}"));
                 }
-                None => self.lines.push(Line {
-                    worst: measurement,
-                    case: case.to_owned(),
-                    checks: 1,
-                }),
+                let types = (measurement.input as u8, measurement.output as u8);
+                let line = lines.entry((measurement.verb, types));
+                let line = line.or_insert_with(|| Line {
+                    worst: measurement.clone(),
+                    case: case.clone(),
+                    checks: 0,
+                });
+                line.checks += 1;
+                if measurement.share() > line.worst.share() {
+                    line.worst = measurement;
+                    line.case.clone_from(&case);
+                }
             }
+        }
+        Self {
+            lines: lines.into_values().collect(),
+            failures,
+            cases,
         }
     }
 

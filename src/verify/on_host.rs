@@ -1,8 +1,6 @@
 //! An engine's verbs on numbers that the host holds: they are brought to the engine's memory, and what the
 //! verb leaves there is brought back.
 
-use std::ops::RangeFrom;
-
 use crate::contrast::Shape;
 use crate::element::Element;
 use crate::engine::{
@@ -14,8 +12,6 @@ use crate::memory::{Evaluated, Evaluation, Memory, Read, TopK};
 use crate::queue::KeyQueue;
 use crate::rows::{Matrix, Rows};
 use crate::statistics::Statistics;
-
-type BufferOf<E, T> = <<E as Engine>::Memory as Memory>::Buffer<T>;
 
 /// The verbs of an [`Engine`] on host memory, whatever memory it computes in. Arguments and errors are those
 /// of the verb of the same name.
@@ -31,52 +27,6 @@ pub fn poisoned<G: Element>(shape: Shape, wants_dk: bool) -> Gradients<Vec<G>> {
     )
 }
 
-/// A problem's numbers in an engine's memory.
-struct Brought<'p, 'r, E: Engine, T: Element> {
-    problem: &'p Problem<Rows<'r, T>>,
-    matrices: Vec<BufferOf<E, T>>,
-    /// One where positives are an index, two where they are labels.
-    indices: Vec<BufferOf<E, u32>>,
-    /// One where the scale is not the contrast's.
-    scale: Vec<BufferOf<E, f32>>,
-}
-
-impl<'p, 'r, E: Engine, T: Element> Brought<'p, 'r, E, T> {
-    fn new(memory: &E::Memory, problem: &'p Problem<Rows<'r, T>>) -> Result<Self, Error> {
-        let (mut matrices, mut indices, mut scale) = (Vec::new(), Vec::new(), Vec::new());
-        problem.try_map::<Rows<'r, T>>(
-            |_, rows| {
-                matrices.push(memory.upload(&rows.contiguous())?);
-                Ok(*rows)
-            },
-            |_, given| {
-                indices.push(memory.upload(given)?);
-                Ok(*given)
-            },
-            |given| {
-                scale.push(memory.upload(given)?);
-                Ok(*given)
-            },
-        )?;
-        Ok(Self {
-            problem,
-            matrices,
-            indices,
-            scale,
-        })
-    }
-
-    fn view(&self, memory: &E::Memory) -> Result<Problem<RowsOf<'_, E, T>>, Error> {
-        let (mut matrix, mut indices) = (0.., 0..);
-        let next = |places: &mut RangeFrom<usize>| places.next().unwrap_or_default();
-        self.problem.try_map(
-            |_, rows| memory.rows(&self.matrices[next(&mut matrix)], rows.rows(), rows.dim()),
-            |_, _| memory.vector(&self.indices[next(&mut indices)]),
-            |_| memory.vector(&self.scale[0]),
-        )
-    }
-}
-
 fn read<E: Engine>(value: &EvaluationOf<E>) -> Result<Evaluated, Error> {
     Ok(Evaluated {
         loss: value.loss()?,
@@ -85,15 +35,9 @@ fn read<E: Engine>(value: &EvaluationOf<E>) -> Result<Evaluated, Error> {
     })
 }
 
-#[expect(missing_docs, reason = "each verb is documented in Engine")]
-#[expect(
-    clippy::missing_errors_doc,
-    reason = "each verb is documented in Engine"
-)]
 impl<E: Engine> OnHost<'_, E> {
     pub fn forward<T: Element>(&self, problem: &Problem<Rows<'_, T>>) -> Result<Evaluated, Error> {
-        let brought = Brought::<E, T>::new(self.0.memory(), problem)?;
-        read::<E>(&self.0.forward(&brought.view(self.0.memory())?)?)
+        self.with_problem(problem, |problem| read::<E>(&self.0.forward(problem)?))
     }
 
     pub fn value_and_grad<T: Element, G: Element>(
@@ -102,10 +46,10 @@ impl<E: Engine> OnHost<'_, E> {
         upstream: f32,
         gradients: &mut Gradients<Vec<G>>,
     ) -> Result<Evaluated, Error> {
-        let brought = Brought::<E, T>::new(self.0.memory(), problem)?;
-        let there = brought.view(self.0.memory())?;
-        self.with_gradients(problem.shape(), gradients, |gradients| {
-            read::<E>(&self.0.value_and_grad(&there, upstream, gradients)?)
+        self.with_problem(problem, |problem| {
+            self.with_gradients(problem.shape(), gradients, |gradients| {
+                read::<E>(&self.0.value_and_grad(problem, upstream, gradients)?)
+            })
         })
     }
 
@@ -116,14 +60,44 @@ impl<E: Engine> OnHost<'_, E> {
         upstream: f32,
         gradients: &mut Gradients<Vec<G>>,
     ) -> Result<f32, Error> {
-        let memory = self.0.memory();
-        let brought = Brought::<E, T>::new(memory, problem)?;
-        let there = brought.view(memory)?;
-        let statistics = memory.statistics(statistics)?;
-        self.with_gradients(problem.shape(), gradients, |gradients| {
-            let dscale = self.0.backward(&there, &statistics, upstream, gradients)?;
-            dscale.read()
+        let statistics = &self.0.memory().statistics(statistics)?;
+        self.with_problem(problem, |problem| {
+            self.with_gradients(problem.shape(), gradients, |gradients| {
+                let dscale = self.0.backward(problem, statistics, upstream, gradients)?;
+                dscale.read()
+            })
         })
+    }
+
+    /// Calls with the problem's numbers in the engine's memory.
+    fn with_problem<T: Element, R>(
+        &self,
+        problem: &Problem<Rows<'_, T>>,
+        call: impl FnOnce(&Problem<RowsOf<'_, E, T>>) -> Result<R, Error>,
+    ) -> Result<R, Error> {
+        let memory = self.0.memory();
+        let (mut matrices, mut indices, mut scale) = (Vec::new(), Vec::new(), None);
+        problem.try_map::<Rows<'_, T>>(
+            |_, rows| {
+                matrices.push(memory.upload(&rows.contiguous())?);
+                Ok(*rows)
+            },
+            |_, given| {
+                indices.push(memory.upload(given)?);
+                Ok(*given)
+            },
+            |given| {
+                scale = Some(memory.upload(given)?);
+                Ok(*given)
+            },
+        )?;
+        let (mut matrices, mut indices) = (matrices.iter(), indices.iter());
+        let lost = "the same that were uploaded";
+        call(&problem.try_map(
+            |_, rows| memory.rows(matrices.next().expect(lost), rows.rows(), rows.dim()),
+            |_, _| memory.vector(indices.next().expect(lost)),
+            |_| memory.vector(scale.as_ref().expect(lost)),
+        )?)
     }
 
     fn with_gradients<G: Element, R>(

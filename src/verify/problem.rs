@@ -31,7 +31,12 @@ impl<T: Element> Drawn<T> {
         let contrast = case.kind.contrast(case.scale)?;
         let (n, m) = (case.anchors, case.candidates);
         let given = positives(case, rng);
-        let mut draw = Draw::new(case, &contrast, rng);
+        let mut draw = Draw {
+            case,
+            contrast: &contrast,
+            common: [(); 3].map(|()| unit(case.dim, rng)),
+            rng: &mut *rng,
+        };
         let pair = |j: usize| match &given {
             _ if contrast.has_own_keys() => n + j,
             // Confident anchors count theirs from the last candidate.
@@ -84,11 +89,8 @@ impl<T: Element> Drawn<T> {
     /// # Errors
     /// [`Error::Empty`] when a matrix has no rows or no columns.
     pub fn wide(&self) -> Result<Vec<Dense>, Error> {
-        let widened = self
-            .matrices
-            .iter()
-            .map(|x| Ok(Dense::from_rows(x.view()?)));
-        widened.collect()
+        let wide = |x: &Owned<T>| Ok(Dense::from_rows(x.view()?));
+        self.matrices.iter().map(wide).collect()
     }
 
     /// The solution in float64.
@@ -220,17 +222,7 @@ struct Draw<'a, R> {
     common: [Vec<f64>; 3],
 }
 
-impl<'a, R: Rng> Draw<'a, R> {
-    fn new(case: &'a Case, contrast: &'a Contrast, rng: &'a mut R) -> Self {
-        let common = [(); 3].map(|()| unit(case.dim, rng));
-        Self {
-            case,
-            contrast,
-            rng,
-            common,
-        }
-    }
-
+impl<R: Rng> Draw<'_, R> {
     /// `rows` rows; `pair(row)` is the same number for an anchor and its positive.
     fn matrix(&mut self, rows: usize, side: Side, pair: impl Fn(usize) -> usize) -> Dense {
         let drawn: Vec<Vec<f64>> = (0..rows).map(|i| self.row(side, i, pair(i))).collect();

@@ -4,9 +4,9 @@
 //! ```text
 //! 2 × the error of the plain implementation + rounding
 //! ```
-//! where the plain implementation has the same inputs and rounds to the same type, and `rounding` is
-//! what no implementation in that arithmetic can promise to avoid. It is there because the plain
-//! error of a small output can be zero by luck.
+//! where the plain implementation, the reference with every operation rounded to f32, has the same inputs and
+//! rounds to the same type: its error is what f32 costs anyone. `rounding` is what no implementation in that
+//! arithmetic can promise to avoid. It is there because the plain error of a small output can be zero by luck.
 //!
 //! A logit is a sum of D products, computed in f32, then multiplied: with ε the spacing of f32 at 1,
 //! η = ε·max(1 + √D/2, p) and a_ij = Σ_d |q_id·k_jd|, the product is off by about η·a_ij (Higham and
@@ -31,7 +31,7 @@
 
 use std::fmt;
 
-use crate::element::DType;
+use crate::element::{DType, Element};
 
 /// What was asked of the engine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -86,6 +86,43 @@ pub struct Output {
 }
 
 impl Output {
+    /// Numbers as the verb left them.
+    pub(super) fn new<T: Element>(verb: Verb, quantity: &'static str, values: &[T]) -> Self {
+        Self {
+            verb,
+            quantity,
+            dtype: T::DTYPE,
+            values: widen(values),
+        }
+    }
+
+    /// Holds it, of inputs of type `input`, against what it should be; `plain` is what the plain implementation
+    /// makes of it, before it rounds to the output's type.
+    pub(super) fn judge(
+        &self,
+        input: DType,
+        expected: &[f64],
+        plain: &[f64],
+        rounding: f64,
+    ) -> Measurement {
+        let plain: Vec<f64> = plain.iter().map(|&x| self.dtype.round(x)).collect();
+        Measurement {
+            verb: self.verb,
+            quantity: self.quantity,
+            input,
+            output: self.dtype,
+            error: largest_error(&self.values, expected),
+            plain_error: largest_error(&plain, expected),
+            rounding,
+            magnitude: magnitude(expected),
+        }
+    }
+
+    /// Holds it against what it should be to the last bit.
+    pub(super) fn judge_exact(&self, input: DType, expected: &[f64]) -> Measurement {
+        self.judge(input, expected, expected, 0.0)
+    }
+
     /// Whether all numbers are the same, bit for bit; NaN equals NaN.
     pub fn same_bits(&self, other: &Output) -> bool {
         let bits = |output: &Output| -> Vec<u64> {
@@ -160,31 +197,27 @@ impl fmt::Display for Measurement {
     }
 }
 
-/// The largest absolute difference; ∞ when lengths differ, when one value is NaN, or when an
-/// infinity is not matched by the same infinity.
-pub fn largest_error(values: &[f64], expected: &[f64]) -> f64 {
+/// Exact.
+pub(super) fn widen<T: Element>(numbers: &[T]) -> Vec<f64> {
+    numbers.iter().map(|x| f64::from(x.to_f32())).collect()
+}
+
+/// The largest absolute difference; ∞ when lengths differ, or when NaN or an infinity is not matched by the same.
+fn largest_error(values: &[f64], expected: &[f64]) -> f64 {
     if values.len() != expected.len() {
         return f64::INFINITY;
     }
-    let difference = |(value, expected): (&f64, &f64)| {
-        let difference = (value - expected).abs();
-        if value == expected {
-            0.0
-        } else if difference.is_nan() {
-            f64::INFINITY
-        } else {
-            difference
-        }
+    let difference = |(value, expected): (&f64, &f64)| match (value - expected).abs() {
+        _ if value == expected || (value.is_nan() && expected.is_nan()) => 0.0,
+        difference if difference.is_nan() => f64::INFINITY,
+        difference => difference,
     };
-    values
-        .iter()
-        .zip(expected)
-        .map(difference)
-        .fold(0.0, f64::max)
+    let differences = values.iter().zip(expected).map(difference);
+    differences.fold(0.0, f64::max)
 }
 
 /// The largest absolute value that is finite.
-pub fn magnitude(values: &[f64]) -> f64 {
+pub(super) fn magnitude(values: &[f64]) -> f64 {
     let sizes = values.iter().map(|value| value.abs());
     sizes.filter(|size| size.is_finite()).fold(0.0, f64::max)
 }

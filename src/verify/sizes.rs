@@ -59,9 +59,8 @@ impl Row {
             moved(0.0, 0.0, -mean_error),
         ];
         let most = |of: &dyn Fn(&RowValues) -> f64| all.iter().map(of).fold(0.0, f64::max);
-        let offset = all
-            .iter()
-            .fold(here.offset, |least, row| least.min(row.offset));
+        let offsets = all.iter().map(|row| row.offset);
+        let offset = offsets.fold(here.offset, f64::min);
         // A row may leave its clamp, or come to it: from weights that are 0, or to them.
         let weight = most(&|row| match (here.offset, row.offset) {
             (here, there) if here == there => 0.0,

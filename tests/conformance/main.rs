@@ -370,7 +370,11 @@ fn whole_trial<E: Tried, T: Element>(
                         TOP_K => check_top_k::<E, T>(*instance, rng),
                         _ => check_rows::<E, T>(*instance, rng),
                     };
-                    verdict(checked, &format!("{name}: {verbs}"), seed)
+                    verdict(
+                        checked.map_err(Failure::from),
+                        &format!("{name}: {verbs}"),
+                        seed,
+                    )
                 })
             })?;
         }

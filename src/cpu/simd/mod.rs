@@ -4,7 +4,9 @@
 //! that follow each other along the summed axis, the lower half first. So one set of loops drives
 //! both, and `depth` (numbers per item) is all that differs.
 
+#[cfg(target_arch = "x86_64")]
 mod avx2;
+#[cfg(target_arch = "x86_64")]
 mod avx512;
 mod dot;
 mod exp;
@@ -44,6 +46,12 @@ pub(crate) struct Kernel {
     /// Rows of a tile.
     tile_rows: usize,
     tile: unsafe fn(Tile),
+    row_loops: RowLoops,
+}
+
+/// Loops over rows, as the methods of [`Kernel`] of the same names.
+#[derive(Debug)]
+struct RowLoops {
     exp_row: unsafe fn(&mut [f32], f32, f32) -> f32,
     exp_row_into_columns: unsafe fn(&mut [f32], f32, f32, &mut [f32]) -> f32,
     exp_row_both: unsafe fn(&mut [f32], f32, f32, &[f32]),
@@ -59,6 +67,19 @@ pub(crate) struct Left<'a> {
     pub steps: usize,
     pub row_stride: usize,
     pub step_stride: usize,
+}
+
+impl<'a> Left<'a> {
+    /// Whole rows of `steps` items, one after the other.
+    pub fn of_rows(items: &'a [Item], steps: usize) -> Self {
+        Self {
+            items,
+            rows: items.len() / steps,
+            steps,
+            row_stride: steps,
+            step_stride: 1,
+        }
+    }
 }
 
 /// The right operand: panels of `panel` columns, items of one step side by side, `panel_stride`
@@ -81,32 +102,31 @@ pub(crate) struct Output<'a> {
 impl Kernel {
     /// The fastest kernel here for f32 items.
     pub fn for_f32() -> &'static Kernel {
-        avx512::f32_kernel()
-            .or_else(avx2::kernel)
-            .unwrap_or(&portable::F32)
+        vector_kernels().next().unwrap_or(&portable::F32)
     }
 
     /// The kernel for bf16 items, where the processor multiplies bf16 pairs.
+    #[cfg(target_arch = "x86_64")]
     pub fn for_bf16() -> Option<&'static Kernel> {
         avx512::bf16_kernel()
     }
 
-    /// The AVX2 kernel, also where AVX-512 is chosen.
-    #[cfg(test)]
-    pub fn for_avx2() -> Option<&'static Kernel> {
-        avx2::kernel()
+    /// No other processor's pairs are multiplied yet.
+    #[cfg(not(target_arch = "x86_64"))]
+    pub fn for_bf16() -> Option<&'static Kernel> {
+        None
     }
 
-    /// The kernel of processors that have none of their own.
+    /// All kernels for f32 items that run here.
     #[cfg(test)]
-    pub fn portable_f32() -> &'static Kernel {
-        &portable::F32
+    pub fn all_of_f32() -> impl Iterator<Item = &'static Kernel> {
+        vector_kernels().chain([&portable::F32])
     }
 
-    /// The bf16 kernel in plain Rust: the same item layout on any processor.
+    /// All kernels for bf16 items that run here, one of which is in plain Rust.
     #[cfg(test)]
-    pub fn portable_bf16() -> &'static Kernel {
-        &portable::BF16
+    pub fn all_of_bf16() -> impl Iterator<Item = &'static Kernel> {
+        Self::for_bf16().into_iter().chain([&portable::BF16])
     }
 
     /// Output = left · right. When `output.columns` is not a multiple of the panel, a row's stride
@@ -119,17 +139,10 @@ impl Kernel {
             accumulate,
         } = output;
         let panels = columns.div_ceil(self.panel);
-        if left.rows == 0 || panels == 0 {
-            return;
-        }
-        if left.steps == 0 {
-            if !accumulate {
-                for row in 0..left.rows {
-                    numbers[row * row_stride..row * row_stride + columns].fill(0.0);
-                }
-            }
-            return;
-        }
+        assert!(
+            left.rows.min(left.steps).min(panels) > 0,
+            "an empty operand"
+        );
         let last_left = (left.rows - 1) * left.row_stride + (left.steps - 1) * left.step_stride;
         assert!(last_left < left.items.len(), "left operand too short");
         let last_right = (panels - 1) * right.panel_stride + left.steps * self.panel;
@@ -210,7 +223,7 @@ impl Kernel {
     /// row_j ← 2^(scale₂·row_j − offset₂); returns the sum.
     pub fn exp_row(&self, row: &mut [f32], scale2: f32, offset2: f32) -> f32 {
         // SAFETY: the kernel was chosen for this processor.
-        unsafe { (self.exp_row)(row, scale2, offset2) }
+        unsafe { (self.row_loops.exp_row)(row, scale2, offset2) }
     }
 
     /// As [`exp_row`](Self::exp_row), and adds each exponential to its column's sum.
@@ -222,7 +235,7 @@ impl Kernel {
         columns: &mut [f32],
     ) -> f32 {
         // SAFETY: the kernel was chosen for this processor.
-        unsafe { (self.exp_row_into_columns)(row, scale2, offset2, columns) }
+        unsafe { (self.row_loops.exp_row_into_columns)(row, scale2, offset2, columns) }
     }
 
     /// row_j ← 2^(scale₂·row_j − offset₂) + 2^(scale₂·row_j − column_offsets₂_j).
@@ -234,19 +247,19 @@ impl Kernel {
         column_offsets2: &[f32],
     ) {
         // SAFETY: the kernel was chosen for this processor.
-        unsafe { (self.exp_row_both)(row, scale2, offset2, column_offsets2) }
+        unsafe { (self.row_loops.exp_row_both)(row, scale2, offset2, column_offsets2) }
     }
 
     /// The largest number of a row; −∞ when there is none. NaN is passed over.
     pub fn max_row(&self, row: &[f32]) -> f32 {
         // SAFETY: the kernel was chosen for this processor.
-        unsafe { (self.max_row)(row) }
+        unsafe { (self.row_loops.max_row)(row) }
     }
 
     /// ⟨a, b⟩ in f64, in a fixed order; both have the same length.
     pub fn dot<T: Element, U: Element>(&self, a: &[T], b: &[U]) -> f64 {
         // SAFETY: the kernel was chosen for this processor.
-        let dot = |a: &[f32], b: &[f32]| unsafe { (self.dot)(a, b) };
+        let dot = |a: &[f32], b: &[f32]| unsafe { (self.row_loops.dot)(a, b) };
         if T::DTYPE == DType::F32 && U::DTYPE == DType::F32 {
             return dot(bytemuck::cast_slice(a), bytemuck::cast_slice(b));
         }
@@ -260,6 +273,15 @@ impl Kernel {
         });
         parts.sum()
     }
+}
+
+/// The kernels for f32 items that this processor has instructions for, the fastest first.
+fn vector_kernels() -> impl Iterator<Item = &'static Kernel> {
+    #[cfg(target_arch = "x86_64")]
+    let kernels = [avx512::f32_kernel(), avx2::kernel()];
+    #[cfg(not(target_arch = "x86_64"))]
+    let kernels = [None];
+    kernels.into_iter().flatten()
 }
 
 /// Numbers in the largest tile of any kernel.
@@ -299,6 +321,13 @@ macro_rules! row_loops {
         unsafe fn dot(a: &[f32], b: &[f32]) -> f64 {
             $crate::cpu::simd::dot::dot(a, b)
         }
+        const ROW_LOOPS: $crate::cpu::simd::RowLoops = $crate::cpu::simd::RowLoops {
+            exp_row,
+            exp_row_into_columns,
+            exp_row_both,
+            max_row,
+            dot,
+        };
     };
 }
 use row_loops;

@@ -11,12 +11,8 @@ pub(super) static F32: Kernel = Kernel {
     panel: PANEL,
     depth: 1,
     tile_rows: ROWS,
-    tile: tile::<F32Items>,
-    exp_row,
-    exp_row_into_columns,
-    exp_row_both,
-    max_row,
-    dot,
+    tile: tile::<1>,
+    row_loops: ROW_LOOPS,
 };
 
 #[cfg(test)]
@@ -25,41 +21,25 @@ pub(super) static BF16: Kernel = Kernel {
     panel: PANEL,
     depth: 2,
     tile_rows: ROWS,
-    tile: tile::<Bf16Items>,
-    exp_row,
-    exp_row_into_columns,
-    exp_row_both,
-    max_row,
-    dot,
+    tile: tile::<2>,
+    row_loops: ROW_LOOPS,
 };
 
-trait Multiply {
-    fn multiply_add(sum: f32, a: Item, b: Item) -> f32;
-}
-
-struct F32Items;
-impl Multiply for F32Items {
-    #[inline(always)]
-    fn multiply_add(sum: f32, a: Item, b: Item) -> f32 {
-        sum + f32::from_bits(a) * f32::from_bits(b)
+/// An f32 item's product, or those of the two numbers of a bf16 item, added to `sum`.
+#[inline(always)]
+fn multiply_add<const DEPTH: usize>(sum: f32, a: Item, b: Item) -> f32 {
+    if DEPTH == 1 {
+        return sum + f32::from_bits(a) * f32::from_bits(b);
     }
-}
-
-#[cfg(test)]
-struct Bf16Items;
-#[cfg(test)]
-impl Multiply for Bf16Items {
-    fn multiply_add(sum: f32, a: Item, b: Item) -> f32 {
-        const UPPER: u32 = 0xffff_0000;
-        let high = f32::from_bits(a & UPPER) * f32::from_bits(b & UPPER);
-        let low = f32::from_bits(a << 16) * f32::from_bits(b << 16);
-        sum + high + low
-    }
+    const UPPER: u32 = 0xffff_0000;
+    let high = f32::from_bits(a & UPPER) * f32::from_bits(b & UPPER);
+    let low = f32::from_bits(a << 16) * f32::from_bits(b << 16);
+    sum + high + low
 }
 
 /// # Safety
 /// The pointers of `tile` must be valid for its rows, steps and one panel.
-unsafe fn tile<M: Multiply>(tile: Tile) {
+unsafe fn tile<const DEPTH: usize>(tile: Tile) {
     let mut sums = [[0.0f32; PANEL]; ROWS];
     // SAFETY: the caller vouches for the pointers.
     unsafe {
@@ -68,7 +48,7 @@ unsafe fn tile<M: Multiply>(tile: Tile) {
             for (row, sums) in sums.iter_mut().enumerate().take(tile.rows) {
                 let a = *tile.a.add(row * tile.a_row + step * tile.a_step);
                 for (sum, &b) in sums.iter_mut().zip(b) {
-                    *sum = M::multiply_add(*sum, a, b);
+                    *sum = multiply_add::<DEPTH>(*sum, a, b);
                 }
             }
         }
