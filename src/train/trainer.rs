@@ -25,7 +25,6 @@ pub use super::host::Host;
 use super::methods::{Method, Moco, SimClr, Views, patches};
 use super::patches::PatchGrid;
 use super::platform::Platform;
-use super::schedule::LearningRate;
 use super::train_config::number;
 pub use super::train_config::{MethodConfig, MomentumCourse, TrainConfig};
 use crate::{KeyQueue, MomentumSchedule};
@@ -287,8 +286,6 @@ impl<P: Platform> Trainer<P> {
         stop: &AtomicBool,
         checkpoint: &Path,
     ) -> Result<Outcome, TrainError> {
-        let warmup = (self.config.warmup * self.total_steps() as f64).ceil() as u64;
-        let rate = LearningRate::new(self.config.learning_rate, warmup, self.total_steps());
         let mut optimizer = optimizer(&self.config);
         let mut random = ChaCha8Rng::seed_from_u64(self.config.seed);
         random.set_stream(ORDER_STREAM);
@@ -304,7 +301,7 @@ impl<P: Platform> Trainer<P> {
                     self.save(checkpoint)?;
                     return Ok(Outcome::Interrupted);
                 }
-                let learning_rate = rate.at(self.step);
+                let learning_rate = self.config.rate_at(self.step, self.total_steps());
                 let report = self.step(&dataset.train, batch, learning_rate, &mut optimizer)?;
                 if !report.loss.is_finite() {
                     return Err(self.not_finite(self.step + 1, saved_step, checkpoint)?);
