@@ -12,6 +12,7 @@
 //! The first covers new memory too: burn's pool hands out what work that is still running reads.
 
 use std::fmt;
+use std::ops::Deref;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -83,9 +84,7 @@ impl Seam {
         &self,
         tensors: impl IntoIterator<Item = FloatTensor<BurnCuda>>,
     ) -> Result<Vec<Owned>, SeamError> {
-        let copied = tensors.into_iter().map(|tensor| flat(tensor).copy());
-        let held = self.hold(copied)?;
-        Ok(held.into_iter().map(Owned).collect())
+        self.hold(tensors.into_iter().map(|tensor| flat(tensor).copy()))
     }
 
     /// New tensors of as many numbers as each of `lengths` says.
@@ -94,14 +93,13 @@ impl Seam {
         let empty = lengths
             .into_iter()
             .map(|length| BurnCuda::float_empty(Shape::new([length]), &device, FloatDType::F32));
-        let held = self.hold(empty)?;
-        Ok(held.into_iter().map(Owned).collect())
+        self.hold(empty)
     }
 
     /// The tensor that the engine has written, a vector.
     pub fn tensor_of(&self, owned: Owned) -> Result<FloatTensor<BurnCuda>, SeamError> {
         self.wait_for_engine()?;
-        Ok(owned.0.tensor.clone())
+        Ok(owned.tensor.clone())
     }
 
     /// How long this seam has waited for burn and for the engine.
@@ -119,7 +117,7 @@ impl Seam {
     fn hold(
         &self,
         tensors: impl Iterator<Item = FloatTensor<BurnCuda>>,
-    ) -> Result<Vec<Held>, SeamError> {
+    ) -> Result<Vec<Owned>, SeamError> {
         let mut held = Vec::new();
         for tensor in tensors {
             if tensor.dtype != DType::F32 {
@@ -127,7 +125,7 @@ impl Seam {
             }
             let memory = tensor.client.get_resource(tensor.handle.clone());
             let memory = memory.map_err(|error| SeamError::Burn(error.to_string()))?;
-            held.push(Held {
+            held.push(Owned {
                 address: memory.resource().ptr,
                 length: tensor.meta.shape().num_elements(),
                 tensor,
@@ -166,25 +164,37 @@ fn flat(tensor: FloatTensor<BurnCuda>) -> FloatTensor<BurnCuda> {
     vector.copy()
 }
 
-/// A tensor's memory, for the engine.
+/// A tensor's memory, for the engine to write; burn does not know of the tensor yet.
 ///
 /// As long as this lives, its tensor is one more owner of the memory: burn neither releases it nor
 /// writes to it in place. It ends only when the engine's work has.
-struct Held {
+pub struct Owned {
     tensor: FloatTensor<BurnCuda>,
     address: u64,
     length: usize,
     seam: Seam,
 }
 
-impl Drop for Held {
+/// The memory of a tensor that burn knows too, for the engine to read.
+#[derive(Debug)]
+pub struct Lent(Owned);
+
+impl Deref for Lent {
+    type Target = Owned;
+
+    fn deref(&self) -> &Owned {
+        &self.0
+    }
+}
+
+impl Drop for Owned {
     fn drop(&mut self) {
         // After a failure nothing runs on the device any more, and every later call returns it.
         let _ = self.seam.wait_for_engine();
     }
 }
 
-impl fmt::Debug for Held {
+impl fmt::Debug for Owned {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self {
             address, length, ..
@@ -193,7 +203,38 @@ impl fmt::Debug for Held {
     }
 }
 
-impl Held {
+impl Owned {
+    /// All numbers as a matrix of `rows` × `dim`.
+    pub fn matrix(&self, rows: usize, dim: usize) -> Result<CudaRows<'_, f32>, Error> {
+        self.check(rows, dim)?;
+        // SAFETY: `address` is that of `rows` × `dim` contiguous f32 in the primary context of the
+        // seam's device. `self` keeps them allocated until the stream is done, and outlives the
+        // view. burn's work on them had ended when `hold` returned; it starts none that writes,
+        // because the memory has another owner.
+        unsafe { CudaRows::from_raw(self.address, rows, dim, dim, &self.seam.device) }
+    }
+
+    /// All numbers as a vector.
+    pub fn vector(&self) -> Result<CudaVector<'_, f32>, Error> {
+        // SAFETY: as for `matrix`.
+        unsafe { CudaVector::from_raw(self.address, self.length, &self.seam.device) }
+    }
+
+    /// All numbers as a matrix of `rows` × `dim` to write to.
+    pub fn matrix_mut(&mut self, rows: usize, dim: usize) -> Result<CudaRowsMut<'_, f32>, Error> {
+        self.check(rows, dim)?;
+        // SAFETY: as for `matrix`; and nobody else reads or writes: [`Lent`] lends no `&mut`, so
+        // that the memory was new to this tensor, burn has not been given it, and the borrow keeps
+        // other views away.
+        unsafe { CudaRowsMut::from_raw(self.address, rows, dim, dim, &self.seam.device) }
+    }
+
+    /// All numbers as a vector to write to.
+    pub fn vector_mut(&mut self) -> Result<CudaVectorMut<'_, f32>, Error> {
+        // SAFETY: as for `matrix_mut`.
+        unsafe { CudaVectorMut::from_raw(self.address, self.length, &self.seam.device) }
+    }
+
     fn check(&self, rows: usize, dim: usize) -> Result<(), Error> {
         let expected = rows.saturating_mul(dim);
         if self.length == expected {
@@ -204,64 +245,6 @@ impl Held {
             given: self.length,
             expected,
         })
-    }
-}
-
-/// A tensor that the engine reads.
-#[derive(Debug)]
-pub struct Lent(Held);
-
-/// A tensor that the engine writes, and that burn does not know of yet.
-#[derive(Debug)]
-pub struct Owned(Held);
-
-macro_rules! read {
-    ($($values:ident),*) => {$(
-        impl $values {
-            /// All numbers as a matrix of `rows` × `dim`.
-            pub fn matrix(
-                &self,
-                rows: usize,
-                dim: usize,
-            ) -> Result<CudaRows<'_, f32>, Error> {
-                self.0.check(rows, dim)?;
-                // SAFETY: `address` is that of `rows` × `dim` contiguous f32 in the primary context
-                // of the seam's device. `Held` keeps them allocated until the stream is done, and
-                // outlives the view. burn's work on them had ended when `hold` returned; it starts
-                // none that writes, because the memory has another owner.
-                unsafe { CudaRows::from_raw(self.0.address, rows, dim, dim, &self.0.seam.device) }
-            }
-
-            /// All numbers as a vector.
-            pub fn vector(&self) -> Result<CudaVector<'_, f32>, Error> {
-                let Held { address, length, seam, .. } = &self.0;
-                // SAFETY: as for `matrix`.
-                unsafe { CudaVector::from_raw(*address, *length, &seam.device) }
-            }
-        }
-    )*};
-}
-read!(Lent, Owned);
-
-impl Owned {
-    /// All numbers as a matrix of `rows` × `dim` to write to.
-    pub fn matrix_mut(&mut self, rows: usize, dim: usize) -> Result<CudaRowsMut<'_, f32>, Error> {
-        self.0.check(rows, dim)?;
-        // SAFETY: as for `matrix`; and nobody else reads or writes: the memory was new to this
-        // tensor, burn has not been given it, and the borrow keeps other views away.
-        unsafe { CudaRowsMut::from_raw(self.0.address, rows, dim, dim, &self.0.seam.device) }
-    }
-
-    /// All numbers as a vector to write to.
-    pub fn vector_mut(&mut self) -> Result<CudaVectorMut<'_, f32>, Error> {
-        let Held {
-            address,
-            length,
-            seam,
-            ..
-        } = &self.0;
-        // SAFETY: as for `matrix_mut`.
-        unsafe { CudaVectorMut::from_raw(*address, *length, &seam.device) }
     }
 }
 

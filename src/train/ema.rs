@@ -14,7 +14,7 @@ use burn::tensor::Tensor;
 use burn::tensor::backend::{AutodiffBackend, Backend};
 
 use super::bridge::into_floats;
-use super::platform::{Platform, Values, ValuesMut};
+use super::platform::{Platform, Values};
 use super::trainer::TrainError;
 use crate::{Engine, MomentumTensor};
 
@@ -49,7 +49,7 @@ pub fn momentum_update<P: Platform, M: AutodiffModule<Autodiff<P::Backend>>>(
         query_values.push(query.inner());
         key_values.push(key.inner());
     }
-    let lent = platform.lend_all(query_values)?;
+    let lent = platform.lend(query_values)?;
     // Copies, because the framework may share a parameter's memory with whoever has read it.
     let mut updated = platform.copies(key_values)?;
     let mut tensors = Vec::with_capacity(places.len());

@@ -201,11 +201,7 @@ mod tests {
     }
 
     fn embed<B: Backend>(model: &Model<B>, config: &ModelConfig, images: &[f32]) -> Vec<f32> {
-        let grid = config.grid();
-        let count = images.len() / grid.image_len();
-        let shape = [count * grid.patches(), grid.patch_len()];
-        let device = Default::default();
-        let patches = Tensor::from_data(TensorData::new(grid.cut(images), shape), &device);
+        let (patches, count) = config.grid().tensor(images);
         let embeddings = model.embed(patches, count);
         assert_eq!(embeddings.dims(), [count, config.dim]);
         embeddings.into_data().to_vec().unwrap()

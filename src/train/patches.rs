@@ -6,6 +6,8 @@
 //! curve), and so the four rows that a later 2 × 2 convolution of stride 2 takes together already
 //! lie one after the other: it needs a reshape and a product, and moves nothing.
 
+use burn::tensor::backend::Backend;
+use burn::tensor::{Tensor, TensorData};
 use rayon::prelude::*;
 
 /// The finest grid that the first layer computes on, along the longer side of the image.
@@ -99,6 +101,14 @@ impl PatchGrid {
                 },
             );
         patches
+    }
+
+    /// The patches of `images` as a matrix, and how many images there are.
+    pub fn tensor<B: Backend>(&self, images: &[f32]) -> (Tensor<B, 2>, usize) {
+        let count = images.len() / self.image_len();
+        let shape = [count * self.patches(), self.patch_len()];
+        let patches = TensorData::new(self.cut(images), shape);
+        (Tensor::from_data(patches, &Default::default()), count)
     }
 
     /// Copies an image into the middle of `padded`, whose border is zero already.

@@ -22,7 +22,7 @@ use super::data::{Dataset, ImageSet};
 use super::ema;
 use super::encoder::{Model, ModelConfig};
 pub use super::host::Host;
-use super::methods::{Method, Moco, SimClr, Views, patches};
+use super::methods::{Method, Moco, SimClr, Views};
 use super::patches::PatchGrid;
 use super::platform::Platform;
 use super::train_config::number;
@@ -454,7 +454,7 @@ impl<P: Platform> Trainer<P> {
         for batch in nearly_equal(&indices, ENCODE_BATCH) {
             let mut images = vec![0.0; batch.len() * set.image_len()];
             to_float(set, batch, &mut images)?;
-            let (patches, count) = patches::<P::Backend>(&self.grid, &images, &Default::default());
+            let (patches, count) = self.grid.tensor::<P::Backend>(&images);
             let encoded = match &untrained {
                 Some(model) => model
                     .encoder
@@ -484,7 +484,7 @@ impl<P: Platform> Trainer<P> {
         let model = self.model.valid();
         let mut embeddings = Vec::with_capacity(count * self.config.dim);
         for images in images.chunks(ENCODE_BATCH * length) {
-            let (patches, count) = patches::<P::Backend>(&self.grid, images, &Default::default());
+            let (patches, count) = self.grid.tensor(images);
             let unit = UnitRows::of(&self.platform, model.embed(patches, count))?;
             embeddings.extend(unit.into_floats(&self.platform)?);
         }

@@ -3,12 +3,12 @@
 use burn::backend::Autodiff;
 use burn::backend::autodiff::grads::Gradients as GraphGradients;
 
-use super::{Views, chance_loss, patches, share};
+use super::{Views, chance_loss, share};
 use crate::train::bridge::{self, LossReport};
 use crate::train::encoder::Model;
-use crate::train::platform::{Platform, ValuesMut};
+use crate::train::platform::Platform;
 use crate::train::trainer::TrainError;
-use crate::{Contrast, Engine, Evaluation, Gradients, Inputs, Matrix, Read};
+use crate::{Contrast, Engine, Evaluation, Inputs, Matrix, Read};
 
 /// The method's settings; it has no state.
 #[derive(Debug)]
@@ -30,19 +30,20 @@ impl SimClr {
         views: Views<'_>,
         upstream: f32,
     ) -> Result<(LossReport, GraphGradients), TrainError> {
-        let engine = platform.engine();
         let images = [views.first, views.second].concat();
-        let (patches, images) = patches(views.grid, &images, &Default::default());
+        let (patches, images) = views.grid.tensor(&images);
         let (graph, unit) = bridge::detach(platform, model.embed(patches, images))?;
         let z = unit.matrix()?;
-        let [rows, dim] = [z.rows(), z.dim()];
+        let rows = z.rows();
         let problem = self.contrast.on(Inputs::Shared { z })?;
-        let [mut gradient] = platform.room([rows * dim])?;
-        let gradients = Gradients::new(gradient.matrix_mut(rows, dim)?, None);
-        let value = engine.value_and_grad::<f32, f32>(&problem, upstream, gradients)?;
+        let (value, loss) = graph.attach(platform, &unit, &problem, upstream)?;
         let top1 = match views.wants_top1 {
             true => {
-                let nearest = engine.top_k::<f32>(z, z, 1, true)?.read()?.indices;
+                let nearest = platform
+                    .engine()
+                    .top_k::<f32>(z, z, 1, true)?
+                    .read()?
+                    .indices;
                 let hits = (0..rows).map(|row| nearest[row] as usize == (row + rows / 2) % rows);
                 Some(share(hits))
             }
@@ -53,7 +54,6 @@ impl SimClr {
             top1,
             chance_loss: chance_loss(&self.contrast, rows - 1),
         };
-        let loss = graph.attach(platform, &unit, &gradient, report.loss)?;
         Ok((report, loss.backward()))
     }
 }
