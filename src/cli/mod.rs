@@ -65,11 +65,7 @@ pub fn verify(arguments: &VerifyArguments) -> ExitCode {
         eprintln!("error: --report {}: {error}", path.display());
         return ExitCode::FAILURE;
     }
-    if report.passed() {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    }
+    ExitCode::from(u8::from(!report.passed()))
 }
 
 fn write_report(path: &Path, report: &verify::Report) -> std::io::Result<()> {
@@ -90,16 +86,19 @@ pub fn train_is_not_built() -> ExitCode {
 /// Prints which engines are here and why the others are not.
 pub fn info() -> ExitCode {
     println!("infonce {}", infonce::VERSION);
-    println!("cpu       here: {}", CpuEngine::new().describe());
-    match EMULATOR {
-        Ok(description) => println!("emulator  here: {description}"),
-        Err(reason) => println!("emulator  not here: {reason}"),
-    }
-    match cuda_devices() {
-        Ok(devices) => devices
-            .iter()
-            .for_each(|device| println!("cuda      here: {device}")),
-        Err(reason) => println!("cuda      not here: {reason}"),
+    let cpu = vec![CpuEngine::new().describe()];
+    let emulator = EMULATOR.map(|description| vec![description.to_owned()]);
+    for (engine, found) in [
+        ("cpu", Ok(cpu)),
+        ("emulator", emulator.map_err(str::to_owned)),
+        ("cuda", cuda_devices()),
+    ] {
+        match found {
+            Ok(here) => here
+                .iter()
+                .for_each(|it| println!("{engine:<9} here: {it}")),
+            Err(reason) => println!("{engine:<9} not here: {reason}"),
+        }
     }
     ExitCode::SUCCESS
 }

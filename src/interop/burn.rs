@@ -11,9 +11,8 @@
 //!
 //! The first covers new memory too: burn's pool hands out what work that is still running reads.
 
-use std::fmt;
 use std::ops::Deref;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -47,14 +46,8 @@ pub enum SeamError {
 #[derive(Debug, Clone)]
 pub struct Seam {
     device: CudaDevice,
-    waits: Arc<Waited>,
-}
-
-/// Nanoseconds.
-#[derive(Debug, Default)]
-struct Waited {
-    burn: AtomicU64,
-    engine: AtomicU64,
+    /// Nanoseconds spent waiting for burn and for the engine.
+    waits: Arc<[AtomicU64; 2]>,
 }
 
 impl Seam {
@@ -104,13 +97,12 @@ impl Seam {
 
     /// How long this seam has waited for burn and for the engine.
     pub fn waited(&self) -> [Duration; 2] {
-        [&self.waits.burn, &self.waits.engine]
-            .map(|nanoseconds| Duration::from_nanos(nanoseconds.load(Ordering::Relaxed)))
+        let duration = |wait: &AtomicU64| Duration::from_nanos(wait.load(Ordering::Relaxed));
+        self.waits.each_ref().map(duration)
     }
 
     fn burn_device(&self) -> <BurnCuda as BackendTypes>::Device {
-        let index = self.device.info().ordinal;
-        burn::backend::cuda::CudaDevice::new(index)
+        burn::backend::cuda::CudaDevice::new(self.device.info().ordinal)
     }
 
     /// Keeps tensors, which are contiguous vectors, with their addresses, and waits for burn.
@@ -132,17 +124,13 @@ impl Seam {
                 seam: self.clone(),
             });
         }
-        self.wait_for_burn()?;
+        let ended = timed(&self.waits[0], || BurnCuda::sync(&self.burn_device()));
+        ended.map_err(|error| SeamError::Burn(error.to_string()))?;
         Ok(held)
     }
 
-    fn wait_for_burn(&self) -> Result<(), SeamError> {
-        let result = timed(&self.waits.burn, || BurnCuda::sync(&self.burn_device()));
-        result.map_err(|error| SeamError::Burn(error.to_string()))
-    }
-
     fn wait_for_engine(&self) -> Result<(), Error> {
-        timed(&self.waits.engine, || self.device.synchronize())
+        timed(&self.waits[1], || self.device.synchronize())
     }
 }
 
@@ -168,6 +156,7 @@ fn flat(tensor: FloatTensor<BurnCuda>) -> FloatTensor<BurnCuda> {
 ///
 /// As long as this lives, its tensor is one more owner of the memory: burn neither releases it nor
 /// writes to it in place. It ends only when the engine's work has.
+#[derive(Debug)]
 pub struct Owned {
     tensor: FloatTensor<BurnCuda>,
     address: u64,
@@ -191,15 +180,6 @@ impl Drop for Owned {
     fn drop(&mut self) {
         // After a failure nothing runs on the device any more, and every later call returns it.
         let _ = self.seam.wait_for_engine();
-    }
-}
-
-impl fmt::Debug for Owned {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self {
-            address, length, ..
-        } = self;
-        write!(f, "{length} numbers at {address:#x}")
     }
 }
 
@@ -252,17 +232,15 @@ impl Owned {
 /// where either is missing: both are looked for before, where it looks.
 fn find_compiler() -> Result<(), Error> {
     let unavailable = |reason: &str| {
+        let compiled = "the encoder's kernels are compiled when they first run, and";
         Err(Error::Unavailable {
             engine: "cuda",
-            reason: reason.to_owned(),
+            reason: format!("{compiled} {reason}"),
         })
     };
     // SAFETY: loading NVRTC runs its initialisers, which are meant to be run by any process.
     if !unsafe { cudarc::nvrtc::sys::is_culib_present() } {
-        return unavailable(
-            "the encoder's kernels are compiled when they first run, and there is no NVRTC \
-             (libnvrtc) here; it comes with a CUDA toolkit",
-        );
+        return unavailable("there is no NVRTC (libnvrtc) here; it comes with a CUDA toolkit");
     }
     let toolkit = match std::env::var_os("CUDA_PATH") {
         Some(path) => Some(PathBuf::from(path)),
@@ -272,15 +250,14 @@ fn find_compiler() -> Result<(), Error> {
             ("/usr", "bin/nvcc"),
         ]
         .into_iter()
-        .map(|(root, mark)| (PathBuf::from(root), mark))
-        .find(|(root, mark)| root.join(mark).exists())
-        .map(|(root, _)| root),
+        .find(|(root, mark)| Path::new(root).join(mark).exists())
+        .map(|(root, _)| root.into()),
     };
     if toolkit.is_some_and(|toolkit| toolkit.join("include/cuda_runtime.h").is_file()) {
         return Ok(());
     }
     unavailable(
-        "the encoder's kernels are compiled when they first run, and the headers of a CUDA toolkit \
-         are neither in CUDA_PATH nor in /usr/local/cuda, /opt/cuda or /usr",
+        "the headers of a CUDA toolkit are neither in CUDA_PATH nor in /usr/local/cuda, /opt/cuda \
+         or /usr",
     )
 }

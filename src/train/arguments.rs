@@ -73,15 +73,11 @@ pub struct TrainArgs {
 }
 
 fn losses_help() -> String {
-    let [simclr, moco] = [TrainConfig::simclr(), TrainConfig::moco()];
-    let keys_of = |config: &TrainConfig| keys(config.method.losses());
-    format!(
-        "Loss: for simclr {} [default: {}]; for moco {} [default: {}]",
-        keys_of(&simclr),
-        simclr.loss,
-        keys_of(&moco),
-        moco.loss,
-    )
+    let [simclr, moco] = [TrainConfig::simclr(), TrainConfig::moco()].map(|config| {
+        let keys = keys(config.method.losses());
+        format!("{keys} [default: {}]", config.loss)
+    });
+    format!("Loss: for simclr {simclr}; for moco {moco}")
 }
 
 /// Whole numbers that TOML can hold.

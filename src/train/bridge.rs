@@ -24,17 +24,6 @@ use crate::{Engine, Evaluation, Gradients, Problem};
 /// Embeddings shorter than this are divided by this instead of their length.
 const NORM_EPSILON: f32 = 1e-12;
 
-/// What a loss says about unit-length embeddings.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct LossReport {
-    /// The loss in nats.
-    pub loss: f32,
-    /// Share of anchors more similar to their positive than to every negative, where it was measured.
-    pub top1: Option<f32>,
-    /// The loss in nats where all logits are 0: of an encoder that cannot tell candidates apart.
-    pub chance_loss: f64,
-}
-
 /// The values of a tensor as a vector.
 ///
 /// # Errors
@@ -119,6 +108,9 @@ pub struct Graph<B: Backend> {
     _end: Arc<NodeId>,
 }
 
+/// A loss as the end of a graph.
+pub type Loss<B> = Tensor<Autodiff<B>, 1>;
+
 /// Takes `embeddings` (N × D, the end of a graph) out of it and scales them to length 1.
 ///
 /// # Errors
@@ -151,7 +143,7 @@ impl<B: Backend> Graph<B> {
         unit: &UnitRows<P>,
         problem: &Problem<RowsOf<'_, P::Engine, f32>>,
         upstream: f32,
-    ) -> Result<(EvaluationOf<P::Engine>, Tensor<Autodiff<B>, 1>), TrainError> {
+    ) -> Result<(EvaluationOf<P::Engine>, Loss<B>), TrainError> {
         let [rows, dim] = unit.shape;
         let [mut gradient] = platform.room([rows * dim])?;
         let gradients = Gradients::new(gradient.matrix_mut(rows, dim)?, None);
@@ -256,26 +248,6 @@ mod tests {
             let (found, expected) = (found.into_data(), expected.into_data());
             found.assert_approx_eq::<f32>(&expected, Tolerance::absolute(1e-5));
         }
-    }
-
-    #[test]
-    fn gradients_of_two_losses_join_in_one_graph() {
-        let weight = draw([7, 5]).require_grad();
-        let inputs = [draw([12, 7]), draw([6, 7])];
-        let losses = || {
-            inputs
-                .clone()
-                .map(|input| nt_xent(input.matmul(weight.clone())))
-        };
-        let gradient = |loss: Tensor<Training, 1>| weight.grad(&loss.backward()).unwrap();
-        let apart = losses().map(gradient);
-        let [one, other] = losses();
-        let together = gradient(one + other);
-        let [one, other] = apart;
-        let expected = (one + other).into_data();
-        together
-            .into_data()
-            .assert_approx_eq::<f32>(&expected, Tolerance::absolute(1e-5));
     }
 
     #[test]

@@ -61,7 +61,7 @@ fn train<P: Platform>(
 ) -> Result<(), RunError> {
     let mut trainer = Trainer::on(platform, &config.train, &config.augment, dataset)?;
     let config_text = toml::to_string(config)?;
-    let description = describe(config, trainer.method().contrast().name(), dataset);
+    let description = describe(config, config.train.contrast()?.name(), dataset);
     let mut folder = match &arguments.out {
         Some(path) => RunFolder::create(path)?,
         None => RunFolder::create(&RunFolder::free_name(&run_name(config)))?,
@@ -90,11 +90,9 @@ fn train<P: Platform>(
     let recorded = recorder.finish();
     let outcome = outcome?;
     let (metrics, steps) = recorded?;
-    let interrupted = || RunError::Interrupted {
-        checkpoint: checkpoint.clone(),
-    };
-    if let Outcome::Interrupted = outcome {
-        return Err(interrupted());
+    let interrupted = RunError::Interrupted { checkpoint };
+    if outcome == Outcome::Interrupted {
+        return Err(interrupted);
     }
     let ending = Ending {
         method,
@@ -109,7 +107,7 @@ fn train<P: Platform>(
         stop: &stop,
     };
     let Some(result) = ending.write(&trainer, &folder, metrics)? else {
-        return Err(interrupted());
+        return Err(interrupted);
     };
     // A reader that has gone away is no reason to fail a run that is complete.
     let _ = writeln!(

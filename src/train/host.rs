@@ -18,16 +18,7 @@ pub type Host = InHostMemory<CpuEngine>;
 
 /// The framework's CPU backend with an engine `E` whose matrices lie in host memory.
 #[derive(Debug, Default)]
-pub struct InHostMemory<E> {
-    engine: E,
-}
-
-impl<E> InHostMemory<E> {
-    /// With this engine.
-    pub fn new(engine: E) -> Self {
-        Self { engine }
-    }
-}
+pub struct InHostMemory<E>(pub E);
 
 impl<E: Engine<Memory = HostMemory> + Debug> Platform for InHostMemory<E> {
     type Backend = Flex;
@@ -36,7 +27,7 @@ impl<E: Engine<Memory = HostMemory> + Debug> Platform for InHostMemory<E> {
     type Lent = Box<TensorData>;
 
     fn engine(&self) -> &E {
-        &self.engine
+        &self.0
     }
 
     fn lend<const D: usize>(

@@ -19,8 +19,8 @@ use rand::SeedableRng;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 
-use super::{Views, chance_loss, share};
-use crate::train::bridge::{self, LossReport, UnitRows};
+use super::{LossReport, Views, chance_loss, share, top1};
+use crate::train::bridge::{self, Loss, UnitRows};
 use crate::train::ema;
 use crate::train::encoder::Model;
 use crate::train::platform::{MemoryOf, Platform};
@@ -41,9 +41,7 @@ pub struct MocoState<B: Backend> {
 /// The method: its settings and its state.
 #[derive(Debug)]
 pub struct Moco<P: Platform> {
-    pub(super) contrast: Contrast,
-    /// The loss while the queue is too short, or of every step where there is none.
-    against_batch: Contrast,
+    contrast: Contrast,
     momentum: MomentumSchedule,
     groups: usize,
     /// Keys that the queue holds when it is full.
@@ -72,7 +70,6 @@ impl<P: Platform> Moco<P> {
         Ok(Self {
             capacity: queue.capacity(),
             contrast,
-            against_batch: contrast.in_batch(),
             momentum,
             groups,
             seed,
@@ -144,12 +141,11 @@ impl<P: Platform> Moco<P> {
         let queue = MemoryOf::<P>::filled(&self.queue);
         let queue = queue.filter(|queue| queue.rows() >= images.min(self.capacity));
         let (contrast, inputs, candidates) = match queue {
-            Some(queue) => (
-                &self.contrast,
-                Inputs::Queue { q, own_key, queue },
-                1 + queue.rows(),
-            ),
-            None => (&self.against_batch, Inputs::pair(q, own_key), images),
+            Some(queue) => {
+                let inputs = Inputs::Queue { q, own_key, queue };
+                (self.contrast, inputs, 1 + queue.rows())
+            }
+            None => (self.contrast.in_batch(), Inputs::pair(q, own_key), images),
         };
         let problem = contrast.on(inputs)?;
         let (value, loss) = graph.attach(platform, &queries, &problem, upstream)?;
@@ -162,15 +158,12 @@ impl<P: Platform> Moco<P> {
                 let pairs = own.iter().zip(&rivals);
                 Some(share(pairs.map(|(own, rival)| *own > scale * *rival)))
             }
-            (true, None) => {
-                let nearest = engine.top_k::<f32>(q, own_key, 1, false)?.read()?.indices;
-                Some(share((0..images).map(|row| nearest[row] as usize == row)))
-            }
+            (true, None) => Some(top1(engine, [q, own_key], false, |row| row)?),
         };
         let report = LossReport {
             loss: value.loss()?,
             top1,
-            chance_loss: chance_loss(contrast, candidates),
+            chance_loss: chance_loss(&contrast, candidates),
         };
         Ok(Way { report, loss, keys })
     }
@@ -220,7 +213,6 @@ impl<P: Platform> Moco<P> {
 /// What queries of one view against keys of the other gave.
 pub(super) struct Way<P: Platform> {
     pub(super) report: LossReport,
-    /// The end of the queries' graph.
-    pub(super) loss: Tensor<Autodiff<P::Backend>, 1>,
+    pub(super) loss: Loss<P::Backend>,
     keys: UnitRows<P>,
 }

@@ -9,18 +9,17 @@ mod simclr;
 mod tests;
 
 pub use moco::{Moco, MocoState};
-pub use simclr::SimClr;
 
 use burn::backend::Autodiff;
 use burn::backend::autodiff::grads::Gradients;
 
-use super::bridge::LossReport;
 use super::encoder::Model;
 use super::patches::PatchGrid;
 use super::platform::Platform;
 use super::trainer::TrainError;
-use crate::Contrast;
+use crate::engine::RowsOf;
 use crate::losses::RowContext;
+use crate::{Contrast, Engine, Read};
 
 /// Two views of a batch of images.
 #[derive(Clone, Copy, Debug)]
@@ -53,24 +52,27 @@ impl Views<'_> {
     }
 }
 
+/// What a step says of the loss.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct LossReport {
+    /// The loss in nats.
+    pub loss: f32,
+    /// Share of anchors more similar to their positive than to every negative, where it was measured.
+    pub top1: Option<f32>,
+    /// The loss in nats where all logits are 0: of an encoder that cannot tell candidates apart.
+    pub chance_loss: f64,
+}
+
 /// A training method with the state that outlives a step.
 #[derive(Debug)]
 pub enum Method<P: Platform> {
-    /// Chen et al. 2020.
-    SimClr(SimClr),
+    /// Chen et al. 2020, with a loss on [`Inputs::Shared`](crate::Inputs::Shared).
+    SimClr(Contrast),
     /// He et al. 2020.
     Moco(Box<Moco<P>>),
 }
 
 impl<P: Platform> Method<P> {
-    /// The loss.
-    pub fn contrast(&self) -> &Contrast {
-        match self {
-            Self::SimClr(method) => &method.contrast,
-            Self::Moco(method) => &method.contrast,
-        }
-    }
-
     /// One step's loss and the gradients of `model`'s parameters. `upstream` multiplies the
     /// gradient, not the loss.
     ///
@@ -84,10 +86,24 @@ impl<P: Platform> Method<P> {
         upstream: f32,
     ) -> Result<(LossReport, Gradients), TrainError> {
         match self {
-            Self::SimClr(method) => method.step(platform, model, views, upstream),
+            Self::SimClr(contrast) => simclr::step(contrast, platform, model, views, upstream),
             Self::Moco(method) => method.step(platform, model, views, upstream),
         }
     }
+}
+
+/// The share of `q`'s rows whose nearest candidate in `k`, leaving out itself where `exclude_self`,
+/// is the one that `positive` says.
+fn top1<E: Engine>(
+    engine: &E,
+    [q, k]: [RowsOf<'_, E, f32>; 2],
+    exclude_self: bool,
+    positive: impl Fn(usize) -> usize,
+) -> Result<f32, crate::Error> {
+    let nearest = engine.top_k::<f32>(q, k, 1, exclude_self)?.read()?.indices;
+    Ok(share(
+        (0..nearest.len()).map(|row| nearest[row] as usize == positive(row)),
+    ))
 }
 
 /// How many of `hits` are true, of all.
