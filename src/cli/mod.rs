@@ -1,6 +1,6 @@
 //! The subcommands `verify` and `info`.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -60,16 +60,14 @@ pub fn verify(arguments: &VerifyArguments) -> ExitCode {
     };
     println!("{report}");
     if let Some(path) = &arguments.report
-        && let Err(error) = write_report(path, &report)
+        && let Err(error) = serde_json::to_string_pretty(&report)
+            .map_err(std::io::Error::from)
+            .and_then(|text| std::fs::write(path, text))
     {
         eprintln!("error: --report {}: {error}", path.display());
         return ExitCode::FAILURE;
     }
     ExitCode::from(u8::from(!report.passed()))
-}
-
-fn write_report(path: &Path, report: &verify::Report) -> std::io::Result<()> {
-    std::fs::write(path, serde_json::to_string_pretty(report)?)
 }
 
 /// What `train` says in a build without the trainer; exit code 2.

@@ -85,20 +85,6 @@ impl<P: Platform> UnitRows<P> {
         let tensor: Tensor<_, 2> = platform.tensor_of(self.values, self.shape)?;
         into_floats(tensor)
     }
-
-    /// The gradient of the rows before they were scaled, from that of the scaled ones.
-    fn backward(&self, platform: &P, unit: &P::Owned) -> Result<P::Owned, TrainError> {
-        let [rows, dim] = self.shape;
-        let [mut gradient] = platform.room([rows * dim])?;
-        platform.engine().normalize_backward::<f32, f32>(
-            self.matrix()?,
-            self.lengths.vector()?,
-            unit.matrix(rows, dim)?,
-            gradient.matrix_mut(rows, dim)?,
-            NORM_EPSILON,
-        )?;
-        Ok(gradient)
-    }
 }
 
 /// The end of a graph whose value is away.
@@ -145,12 +131,17 @@ impl<B: Backend> Graph<B> {
         upstream: f32,
     ) -> Result<(EvaluationOf<P::Engine>, Loss<B>), TrainError> {
         let [rows, dim] = unit.shape;
-        let [mut gradient] = platform.room([rows * dim])?;
-        let gradients = Gradients::new(gradient.matrix_mut(rows, dim)?, None);
-        let value = platform
-            .engine()
-            .value_and_grad::<f32, f32>(problem, upstream, gradients)?;
-        let gradient = unit.backward(platform, &gradient)?;
+        let engine = platform.engine();
+        let [mut unit_gradient, mut gradient] = platform.room([rows * dim; 2])?;
+        let gradients = Gradients::new(unit_gradient.matrix_mut(rows, dim)?, None);
+        let value = engine.value_and_grad::<f32, f32>(problem, upstream, gradients)?;
+        engine.normalize_backward::<f32, f32>(
+            unit.matrix()?,
+            unit.lengths.vector()?,
+            unit_gradient.matrix(rows, dim)?,
+            gradient.matrix_mut(rows, dim)?,
+            NORM_EPSILON,
+        )?;
         let gradient: Tensor<B, 2> = platform.tensor_of(gradient, unit.shape)?;
         let gradient = gradient.into_primitive().tensor();
         let loss = TensorData::new(vec![value.loss()?], [1]);

@@ -73,27 +73,16 @@ pub trait Platform: Debug {
     }
 }
 
-/// Values as an engine reads and writes them.
+/// Values as an engine reads and writes them. Views are refused with [`TrainError::Loss`] when there
+/// are no values, or not as many as a matrix has.
 pub trait Values<M: Memory> {
     /// As a matrix of `rows` × `dim`.
-    ///
-    /// # Errors
-    /// [`TrainError::Loss`] when there are not as many.
     fn matrix(&self, rows: usize, dim: usize) -> Result<M::Rows<'_, f32>, TrainError>;
     /// As a vector.
-    ///
-    /// # Errors
-    /// [`TrainError::Loss`] when there are none.
     fn vector(&self) -> Result<M::Vector<'_, f32>, TrainError>;
-    /// As [`matrix`](Self::matrix), to be written.
-    ///
-    /// # Errors
-    /// As [`matrix`](Self::matrix).
+    /// As a matrix of `rows` × `dim`, to be written.
     fn matrix_mut(&mut self, rows: usize, dim: usize) -> Result<M::RowsMut<'_, f32>, TrainError>;
-    /// As [`vector`](Self::vector), to be written.
-    ///
-    /// # Errors
-    /// As [`vector`](Self::vector).
+    /// As a vector, to be written.
     fn vector_mut(&mut self) -> Result<M::VectorMut<'_, f32>, TrainError>;
 }
 
