@@ -1,6 +1,6 @@
 //! The subcommands `verify` and `info`.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -60,20 +60,14 @@ pub fn verify(arguments: &VerifyArguments) -> ExitCode {
     };
     println!("{report}");
     if let Some(path) = &arguments.report
-        && let Err(error) = write_report(path, &report)
+        && let Err(error) = serde_json::to_string_pretty(&report)
+            .map_err(std::io::Error::from)
+            .and_then(|text| std::fs::write(path, text))
     {
         eprintln!("error: --report {}: {error}", path.display());
         return ExitCode::FAILURE;
     }
-    if report.passed() {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    }
-}
-
-fn write_report(path: &Path, report: &verify::Report) -> std::io::Result<()> {
-    std::fs::write(path, serde_json::to_string_pretty(report)?)
+    ExitCode::from(u8::from(!report.passed()))
 }
 
 /// What `train` says in a build without the trainer; exit code 2.
@@ -90,16 +84,19 @@ pub fn train_is_not_built() -> ExitCode {
 /// Prints which engines are here and why the others are not.
 pub fn info() -> ExitCode {
     println!("infonce {}", infonce::VERSION);
-    println!("cpu       here: {}", CpuEngine::new().describe());
-    match EMULATOR {
-        Ok(description) => println!("emulator  here: {description}"),
-        Err(reason) => println!("emulator  not here: {reason}"),
-    }
-    match cuda_devices() {
-        Ok(devices) => devices
-            .iter()
-            .for_each(|device| println!("cuda      here: {device}")),
-        Err(reason) => println!("cuda      not here: {reason}"),
+    let cpu = vec![CpuEngine::new().describe()];
+    let emulator = EMULATOR.map(|description| vec![description.to_owned()]);
+    for (engine, found) in [
+        ("cpu", Ok(cpu)),
+        ("emulator", emulator.map_err(str::to_owned)),
+        ("cuda", cuda_devices()),
+    ] {
+        match found {
+            Ok(here) => here
+                .iter()
+                .for_each(|it| println!("{engine:<9} here: {it}")),
+            Err(reason) => println!("{engine:<9} not here: {reason}"),
+        }
     }
     ExitCode::SUCCESS
 }

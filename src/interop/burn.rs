@@ -11,8 +11,8 @@
 //!
 //! The first covers new memory too: burn's pool hands out what work that is still running reads.
 
-use std::fmt;
-use std::path::PathBuf;
+use std::ops::Deref;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -46,14 +46,8 @@ pub enum SeamError {
 #[derive(Debug, Clone)]
 pub struct Seam {
     device: CudaDevice,
-    waits: Arc<Waited>,
-}
-
-/// Nanoseconds.
-#[derive(Debug, Default)]
-struct Waited {
-    burn: AtomicU64,
-    engine: AtomicU64,
+    /// Nanoseconds spent waiting for burn and for the engine.
+    waits: Arc<[AtomicU64; 2]>,
 }
 
 impl Seam {
@@ -83,9 +77,7 @@ impl Seam {
         &self,
         tensors: impl IntoIterator<Item = FloatTensor<BurnCuda>>,
     ) -> Result<Vec<Owned>, SeamError> {
-        let copied = tensors.into_iter().map(|tensor| flat(tensor).copy());
-        let held = self.hold(copied)?;
-        Ok(held.into_iter().map(Owned).collect())
+        self.hold(tensors.into_iter().map(|tensor| flat(tensor).copy()))
     }
 
     /// New tensors of as many numbers as each of `lengths` says.
@@ -94,32 +86,30 @@ impl Seam {
         let empty = lengths
             .into_iter()
             .map(|length| BurnCuda::float_empty(Shape::new([length]), &device, FloatDType::F32));
-        let held = self.hold(empty)?;
-        Ok(held.into_iter().map(Owned).collect())
+        self.hold(empty)
     }
 
     /// The tensor that the engine has written, a vector.
     pub fn tensor_of(&self, owned: Owned) -> Result<FloatTensor<BurnCuda>, SeamError> {
         self.wait_for_engine()?;
-        Ok(owned.0.tensor.clone())
+        Ok(owned.tensor.clone())
     }
 
     /// How long this seam has waited for burn and for the engine.
     pub fn waited(&self) -> [Duration; 2] {
-        [&self.waits.burn, &self.waits.engine]
-            .map(|nanoseconds| Duration::from_nanos(nanoseconds.load(Ordering::Relaxed)))
+        let duration = |wait: &AtomicU64| Duration::from_nanos(wait.load(Ordering::Relaxed));
+        self.waits.each_ref().map(duration)
     }
 
     fn burn_device(&self) -> <BurnCuda as BackendTypes>::Device {
-        let index = self.device.info().ordinal;
-        burn::backend::cuda::CudaDevice::new(index)
+        burn::backend::cuda::CudaDevice::new(self.device.info().ordinal)
     }
 
     /// Keeps tensors, which are contiguous vectors, with their addresses, and waits for burn.
     fn hold(
         &self,
         tensors: impl Iterator<Item = FloatTensor<BurnCuda>>,
-    ) -> Result<Vec<Held>, SeamError> {
+    ) -> Result<Vec<Owned>, SeamError> {
         let mut held = Vec::new();
         for tensor in tensors {
             if tensor.dtype != DType::F32 {
@@ -127,24 +117,20 @@ impl Seam {
             }
             let memory = tensor.client.get_resource(tensor.handle.clone());
             let memory = memory.map_err(|error| SeamError::Burn(error.to_string()))?;
-            held.push(Held {
+            held.push(Owned {
                 address: memory.resource().ptr,
                 length: tensor.meta.shape().num_elements(),
                 tensor,
                 seam: self.clone(),
             });
         }
-        self.wait_for_burn()?;
+        let ended = timed(&self.waits[0], || BurnCuda::sync(&self.burn_device()));
+        ended.map_err(|error| SeamError::Burn(error.to_string()))?;
         Ok(held)
     }
 
-    fn wait_for_burn(&self) -> Result<(), SeamError> {
-        let result = timed(&self.waits.burn, || BurnCuda::sync(&self.burn_device()));
-        result.map_err(|error| SeamError::Burn(error.to_string()))
-    }
-
     fn wait_for_engine(&self) -> Result<(), Error> {
-        timed(&self.waits.engine, || self.device.synchronize())
+        timed(&self.waits[1], || self.device.synchronize())
     }
 }
 
@@ -166,34 +152,69 @@ fn flat(tensor: FloatTensor<BurnCuda>) -> FloatTensor<BurnCuda> {
     vector.copy()
 }
 
-/// A tensor's memory, for the engine.
+/// A tensor's memory, for the engine to write; burn does not know of the tensor yet.
 ///
 /// As long as this lives, its tensor is one more owner of the memory: burn neither releases it nor
 /// writes to it in place. It ends only when the engine's work has.
-struct Held {
+#[derive(Debug)]
+pub struct Owned {
     tensor: FloatTensor<BurnCuda>,
     address: u64,
     length: usize,
     seam: Seam,
 }
 
-impl Drop for Held {
+/// The memory of a tensor that burn knows too, for the engine to read.
+#[derive(Debug)]
+pub struct Lent(Owned);
+
+impl Deref for Lent {
+    type Target = Owned;
+
+    fn deref(&self) -> &Owned {
+        &self.0
+    }
+}
+
+impl Drop for Owned {
     fn drop(&mut self) {
         // After a failure nothing runs on the device any more, and every later call returns it.
         let _ = self.seam.wait_for_engine();
     }
 }
 
-impl fmt::Debug for Held {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self {
-            address, length, ..
-        } = self;
-        write!(f, "{length} numbers at {address:#x}")
+impl Owned {
+    /// All numbers as a matrix of `rows` × `dim`.
+    pub fn matrix(&self, rows: usize, dim: usize) -> Result<CudaRows<'_, f32>, Error> {
+        self.check(rows, dim)?;
+        // SAFETY: `address` is that of `rows` × `dim` contiguous f32 in the primary context of the
+        // seam's device. `self` keeps them allocated until the stream is done, and outlives the
+        // view. burn's work on them had ended when `hold` returned; it starts none that writes,
+        // because the memory has another owner.
+        unsafe { CudaRows::from_raw(self.address, rows, dim, dim, &self.seam.device) }
     }
-}
 
-impl Held {
+    /// All numbers as a vector.
+    pub fn vector(&self) -> Result<CudaVector<'_, f32>, Error> {
+        // SAFETY: as for `matrix`.
+        unsafe { CudaVector::from_raw(self.address, self.length, &self.seam.device) }
+    }
+
+    /// All numbers as a matrix of `rows` × `dim` to write to.
+    pub fn matrix_mut(&mut self, rows: usize, dim: usize) -> Result<CudaRowsMut<'_, f32>, Error> {
+        self.check(rows, dim)?;
+        // SAFETY: as for `matrix`; and nobody else reads or writes: [`Lent`] lends no `&mut`, so
+        // that the memory was new to this tensor, burn has not been given it, and the borrow keeps
+        // other views away.
+        unsafe { CudaRowsMut::from_raw(self.address, rows, dim, dim, &self.seam.device) }
+    }
+
+    /// All numbers as a vector to write to.
+    pub fn vector_mut(&mut self) -> Result<CudaVectorMut<'_, f32>, Error> {
+        // SAFETY: as for `matrix_mut`.
+        unsafe { CudaVectorMut::from_raw(self.address, self.length, &self.seam.device) }
+    }
+
     fn check(&self, rows: usize, dim: usize) -> Result<(), Error> {
         let expected = rows.saturating_mul(dim);
         if self.length == expected {
@@ -207,79 +228,19 @@ impl Held {
     }
 }
 
-/// A tensor that the engine reads.
-#[derive(Debug)]
-pub struct Lent(Held);
-
-/// A tensor that the engine writes, and that burn does not know of yet.
-#[derive(Debug)]
-pub struct Owned(Held);
-
-macro_rules! read {
-    ($($values:ident),*) => {$(
-        impl $values {
-            /// All numbers as a matrix of `rows` × `dim`.
-            pub fn matrix(
-                &self,
-                rows: usize,
-                dim: usize,
-            ) -> Result<CudaRows<'_, f32>, Error> {
-                self.0.check(rows, dim)?;
-                // SAFETY: `address` is that of `rows` × `dim` contiguous f32 in the primary context
-                // of the seam's device. `Held` keeps them allocated until the stream is done, and
-                // outlives the view. burn's work on them had ended when `hold` returned; it starts
-                // none that writes, because the memory has another owner.
-                unsafe { CudaRows::from_raw(self.0.address, rows, dim, dim, &self.0.seam.device) }
-            }
-
-            /// All numbers as a vector.
-            pub fn vector(&self) -> Result<CudaVector<'_, f32>, Error> {
-                let Held { address, length, seam, .. } = &self.0;
-                // SAFETY: as for `matrix`.
-                unsafe { CudaVector::from_raw(*address, *length, &seam.device) }
-            }
-        }
-    )*};
-}
-read!(Lent, Owned);
-
-impl Owned {
-    /// All numbers as a matrix of `rows` × `dim` to write to.
-    pub fn matrix_mut(&mut self, rows: usize, dim: usize) -> Result<CudaRowsMut<'_, f32>, Error> {
-        self.0.check(rows, dim)?;
-        // SAFETY: as for `matrix`; and nobody else reads or writes: the memory was new to this
-        // tensor, burn has not been given it, and the borrow keeps other views away.
-        unsafe { CudaRowsMut::from_raw(self.0.address, rows, dim, dim, &self.0.seam.device) }
-    }
-
-    /// All numbers as a vector to write to.
-    pub fn vector_mut(&mut self) -> Result<CudaVectorMut<'_, f32>, Error> {
-        let Held {
-            address,
-            length,
-            seam,
-            ..
-        } = &self.0;
-        // SAFETY: as for `matrix_mut`.
-        unsafe { CudaVectorMut::from_raw(*address, *length, &seam.device) }
-    }
-}
-
 /// burn compiles its kernels when it first runs them, with NVRTC and a toolkit's headers, and panics
 /// where either is missing: both are looked for before, where it looks.
 fn find_compiler() -> Result<(), Error> {
     let unavailable = |reason: &str| {
+        let compiled = "the encoder's kernels are compiled when they first run, and";
         Err(Error::Unavailable {
             engine: "cuda",
-            reason: reason.to_owned(),
+            reason: format!("{compiled} {reason}"),
         })
     };
     // SAFETY: loading NVRTC runs its initialisers, which are meant to be run by any process.
     if !unsafe { cudarc::nvrtc::sys::is_culib_present() } {
-        return unavailable(
-            "the encoder's kernels are compiled when they first run, and there is no NVRTC \
-             (libnvrtc) here; it comes with a CUDA toolkit",
-        );
+        return unavailable("there is no NVRTC (libnvrtc) here; it comes with a CUDA toolkit");
     }
     let toolkit = match std::env::var_os("CUDA_PATH") {
         Some(path) => Some(PathBuf::from(path)),
@@ -289,15 +250,14 @@ fn find_compiler() -> Result<(), Error> {
             ("/usr", "bin/nvcc"),
         ]
         .into_iter()
-        .map(|(root, mark)| (PathBuf::from(root), mark))
-        .find(|(root, mark)| root.join(mark).exists())
-        .map(|(root, _)| root),
+        .find(|(root, mark)| Path::new(root).join(mark).exists())
+        .map(|(root, _)| root.into()),
     };
     if toolkit.is_some_and(|toolkit| toolkit.join("include/cuda_runtime.h").is_file()) {
         return Ok(());
     }
     unavailable(
-        "the encoder's kernels are compiled when they first run, and the headers of a CUDA toolkit \
-         are neither in CUDA_PATH nor in /usr/local/cuda, /opt/cuda or /usr",
+        "the headers of a CUDA toolkit are neither in CUDA_PATH nor in /usr/local/cuda, /opt/cuda \
+         or /usr",
     )
 }

@@ -4,18 +4,20 @@ use std::path::PathBuf;
 
 use clap::builder::RangedU64ValueParser;
 use clap::{Args, ValueEnum, value_parser};
+use serde::Serialize;
 
 use super::data::DataSource;
 use super::engine::EngineName;
 use super::train_config::{TrainConfig, keys};
 
 /// What `infonce train` is asked to do. Whatever is left out comes from `--config`, and what that
-/// leaves out from the defaults.
-#[derive(Args, Clone, Debug)]
+/// leaves out from the defaults. What a configuration has too is serialised under its key there.
+#[derive(Args, Clone, Debug, Serialize)]
 #[command(after_help = EXIT_CODES)]
 pub struct TrainArgs {
     /// How to train.
     #[arg(value_enum)]
+    #[serde(skip)]
     pub method: MethodName,
     /// Images: demo, folder:DIR, idx:DIR, cifar10:DIR, cifar100:DIR, npy:IMAGES.npy; --help says
     /// what each takes [default: demo].
@@ -23,6 +25,7 @@ pub struct TrainArgs {
     pub data: Option<DataSource>,
     /// Leave out image files of a folder that cannot be read or decoded, and count them.
     #[arg(long)]
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub skip_unreadable: bool,
     /// Passes over the training images.
     #[arg(long, value_name = "E", value_parser = whole())]
@@ -40,6 +43,7 @@ pub struct TrainArgs {
     pub dim: Option<u64>,
     /// Learning rate at its highest.
     #[arg(long, value_name = "RATE", allow_negative_numbers = true)]
+    #[serde(rename = "learning_rate")]
     pub lr: Option<f64>,
     /// Keys in the queue (moco).
     #[arg(long, value_name = "K", value_parser = whole())]
@@ -55,26 +59,25 @@ pub struct TrainArgs {
     pub seed: Option<u64>,
     /// Folder for the run's files, new or empty [default: runs/METHOD-DATA-SEED].
     #[arg(long, value_name = "DIR")]
+    #[serde(skip)]
     pub out: Option<PathBuf>,
     /// A file like the config.toml of an earlier run; options here override what it says.
     #[arg(long, value_name = "FILE")]
+    #[serde(skip)]
     pub config: Option<PathBuf>,
     /// Exit with code 4 unless held-out kNN ends at least this many percentage points above both
     /// baselines.
     #[arg(long, value_name = "POINTS")]
+    #[serde(skip)]
     pub require_improvement: Option<f64>,
 }
 
 fn losses_help() -> String {
-    let [simclr, moco] = [TrainConfig::simclr(), TrainConfig::moco()];
-    let keys_of = |config: &TrainConfig| keys(config.method.losses());
-    format!(
-        "Loss: for simclr {} [default: {}]; for moco {} [default: {}]",
-        keys_of(&simclr),
-        simclr.loss,
-        keys_of(&moco),
-        moco.loss,
-    )
+    let [simclr, moco] = [TrainConfig::simclr(), TrainConfig::moco()].map(|config| {
+        let keys = keys(config.method.losses());
+        format!("{keys} [default: {}]", config.loss)
+    });
+    format!("Loss: for simclr {simclr}; for moco {moco}")
 }
 
 /// Whole numbers that TOML can hold.
@@ -89,24 +92,6 @@ pub enum MethodName {
     Simclr,
     /// A view against a key of the same image and a queue of earlier keys (He et al. 2020).
     Moco,
-}
-
-impl MethodName {
-    /// As in `config.toml` and on the command line.
-    pub fn key(self) -> &'static str {
-        match self {
-            MethodName::Simclr => "simclr",
-            MethodName::Moco => "moco",
-        }
-    }
-
-    /// As papers write it.
-    pub fn title(self) -> &'static str {
-        match self {
-            MethodName::Simclr => "SimCLR",
-            MethodName::Moco => "MoCo",
-        }
-    }
 }
 
 const SOURCES: &str = "Images [default: demo]:

@@ -28,17 +28,17 @@ pub fn batch_norm<B: Backend>(norm: &BatchNorm<B>, input: Tensor<B, 2>) -> Tenso
     let mean = input.clone().mean_dim(0);
     let centred = input - mean.clone();
     let variance = centred.clone().square().mean_dim(0);
-    follow(norm, mean.clone().detach(), variance.clone().detach());
-    centred * (gamma / (variance + norm.epsilon).sqrt()) + beta
-}
-
-/// running ← (1 − momentum)·running + momentum·batch.
-fn follow<B: Backend>(norm: &BatchNorm<B>, mean: Tensor<B, 2>, variance: Tensor<B, 2>) {
-    let [_, channels] = mean.dims();
-    for (running, batch) in [(&norm.running_mean, mean), (&norm.running_var, variance)] {
+    let batch = [mean, variance.clone()];
+    for (running, batch) in [&norm.running_mean, &norm.running_var]
+        .into_iter()
+        .zip(batch)
+    {
+        // running ← (1 − momentum)·running + momentum·batch.
         let kept = running.value_sync() * (1.0 - norm.momentum);
-        running.update((kept + batch.reshape([channels]) * norm.momentum).detach());
+        let batch = batch.detach().reshape([channels]);
+        running.update((kept + batch * norm.momentum).detach());
     }
+    centred * (gamma / (variance + norm.epsilon).sqrt()) + beta
 }
 
 #[cfg(test)]

@@ -1,8 +1,8 @@
 //! The seam between the tensor framework and this crate's engine.
 //!
-//! [`detach`] takes embeddings out of the framework's graph as unit rows, the engine computes loss and
-//! gradient, and [`Graph::attach`] enters both into the graph again as one operation, [`EngineLoss`].
-//! Nothing of the loss comes from the framework.
+//! [`detach`] takes embeddings out of the framework's graph as unit rows; [`Graph::attach`] has the
+//! engine compute loss and gradient, and enters both into the graph as one operation,
+//! [`EngineLoss`]. Nothing of the loss comes from the framework.
 
 use std::sync::Arc;
 
@@ -14,26 +14,15 @@ use burn::backend::autodiff::grads::Gradients as GraphGradients;
 use burn::backend::autodiff::ops::{Backward, Ops, OpsKind, unary};
 use burn::tensor::backend::Backend;
 use burn::tensor::ops::FloatTensor;
-use burn::tensor::{Tensor, TensorData, TensorPrimitive};
+use burn::tensor::{DataError, Tensor, TensorData, TensorPrimitive};
 
-use super::platform::{Platform, Values, ValuesMut};
+use super::platform::{Platform, Values};
 use super::trainer::TrainError;
-use crate::Engine;
-use crate::engine::RowsOf;
+use crate::engine::{EvaluationOf, RowsOf};
+use crate::{Engine, Evaluation, Gradients, Problem};
 
 /// Embeddings shorter than this are divided by this instead of their length.
 const NORM_EPSILON: f32 = 1e-12;
-
-/// What a loss says about unit-length embeddings.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct LossReport {
-    /// The loss in nats.
-    pub loss: f32,
-    /// Share of anchors more similar to their positive than to every negative, where it was measured.
-    pub top1: Option<f32>,
-    /// The loss in nats where all logits are 0: of an encoder that cannot tell candidates apart.
-    pub chance_loss: f64,
-}
 
 /// The values of a tensor as a vector.
 ///
@@ -42,10 +31,11 @@ pub struct LossReport {
 pub fn into_floats<B: Backend, const D: usize>(
     tensor: Tensor<B, D>,
 ) -> Result<Vec<f32>, TrainError> {
-    tensor
-        .into_data()
-        .into_vec()
-        .map_err(|error| TrainError::Tensor(error.to_string()))
+    tensor.into_data().into_vec().map_err(unexpected)
+}
+
+pub(super) fn unexpected(error: DataError) -> TrainError {
+    TrainError::Tensor(error.to_string())
 }
 
 /// Rows of length 1, and the lengths that they had.
@@ -64,9 +54,9 @@ impl<P: Platform> UnitRows<P> {
     pub fn of(platform: &P, embeddings: Tensor<P::Backend, 2>) -> Result<Self, TrainError> {
         let shape @ [rows, dim] = embeddings.dims();
         let [mut values, mut lengths] = platform.room([rows * dim, rows])?;
-        let embeddings = platform.lend(embeddings)?;
+        let lent = platform.lend(vec![embeddings])?;
         platform.engine().normalize::<f32, f32>(
-            embeddings.matrix(rows, dim)?,
+            lent[0].matrix(rows, dim)?,
             values.matrix_mut(rows, dim)?,
             lengths.vector_mut()?,
             NORM_EPSILON,
@@ -92,22 +82,8 @@ impl<P: Platform> UnitRows<P> {
     /// # Errors
     /// What the platform reports.
     pub fn into_floats(self, platform: &P) -> Result<Vec<f32>, TrainError> {
-        let tensor: Tensor<_, 2> = platform.tensor_of(self.values, self.shape.into())?;
+        let tensor: Tensor<_, 2> = platform.tensor_of(self.values, self.shape)?;
         into_floats(tensor)
-    }
-
-    /// The gradient of the rows before they were scaled, from that of the scaled ones.
-    fn backward(&self, platform: &P, unit: &P::Owned) -> Result<P::Owned, TrainError> {
-        let [rows, dim] = self.shape;
-        let [mut gradient] = platform.room([rows * dim])?;
-        platform.engine().normalize_backward::<f32, f32>(
-            self.matrix()?,
-            self.lengths.vector()?,
-            unit.matrix(rows, dim)?,
-            gradient.matrix_mut(rows, dim)?,
-            NORM_EPSILON,
-        )?;
-        Ok(gradient)
     }
 }
 
@@ -116,8 +92,10 @@ pub struct Graph<B: Backend> {
     operation: OpsKind<EngineLoss, B, FloatTensor<B>, NoCheckpointing, 1>,
     /// Keeps the node alive.
     _end: Arc<NodeId>,
-    device: B::Device,
 }
+
+/// A loss as the end of a graph.
+pub type Loss<B> = Tensor<Autodiff<B>, 1>;
 
 /// Takes `embeddings` (N × D, the end of a graph) out of it and scales them to length 1.
 ///
@@ -127,7 +105,6 @@ pub fn detach<P: Platform>(
     platform: &P,
     embeddings: Tensor<Autodiff<P::Backend>, 2>,
 ) -> Result<(Graph<P::Backend>, UnitRows<P>), TrainError> {
-    let device = embeddings.device();
     let end = embeddings.into_primitive().tensor();
     let graph = Graph {
         operation: EngineLoss
@@ -135,33 +112,46 @@ pub fn detach<P: Platform>(
             .compute_bound()
             .stateful(),
         _end: end.rc,
-        device,
     };
     let values = Tensor::from_primitive(TensorPrimitive::Float(end.primitive));
     Ok((graph, UnitRows::of(platform, values)?))
 }
 
 impl<B: Backend> Graph<B> {
-    /// `loss` as the end of the graph that `unit` came from, with `gradient` as that of `unit`.
+    /// Evaluates `problem`, whose anchors are `unit`, and makes its loss the end of the graph that
+    /// they came from. `upstream` multiplies the gradient, not the loss.
     ///
     /// # Errors
-    /// What the platform reports.
+    /// What the engine or the platform reports.
     pub fn attach<P: Platform<Backend = B>>(
         self,
         platform: &P,
         unit: &UnitRows<P>,
-        gradient: &P::Owned,
-        loss: f32,
-    ) -> Result<Tensor<Autodiff<B>, 1>, TrainError> {
-        let gradient = unit.backward(platform, gradient)?;
-        let gradient: Tensor<B, 2> = platform.tensor_of(gradient, unit.shape.into())?;
+        problem: &Problem<RowsOf<'_, P::Engine, f32>>,
+        upstream: f32,
+    ) -> Result<(EvaluationOf<P::Engine>, Loss<B>), TrainError> {
+        let [rows, dim] = unit.shape;
+        let engine = platform.engine();
+        let [mut unit_gradient, mut gradient] = platform.room([rows * dim; 2])?;
+        let gradients = Gradients::new(unit_gradient.matrix_mut(rows, dim)?, None);
+        let value = engine.value_and_grad::<f32, f32>(problem, upstream, gradients)?;
+        engine.normalize_backward::<f32, f32>(
+            unit.matrix()?,
+            unit.lengths.vector()?,
+            unit_gradient.matrix(rows, dim)?,
+            gradient.matrix_mut(rows, dim)?,
+            NORM_EPSILON,
+        )?;
+        let gradient: Tensor<B, 2> = platform.tensor_of(gradient, unit.shape)?;
         let gradient = gradient.into_primitive().tensor();
-        let value = B::float_from_data(TensorData::new(vec![loss], [1]), &self.device);
+        let loss = TensorData::new(vec![value.loss()?], [1]);
+        let loss = B::float_from_data(loss, &Default::default());
         let attached = match self.operation {
-            OpsKind::Tracked(operation) => operation.finish(gradient, value),
-            OpsKind::UnTracked(operation) => operation.finish(value),
+            OpsKind::Tracked(operation) => operation.finish(gradient, loss),
+            OpsKind::UnTracked(operation) => operation.finish(loss),
         };
-        Ok(Tensor::from_primitive(TensorPrimitive::Float(attached)))
+        let loss = Tensor::from_primitive(TensorPrimitive::Float(attached));
+        Ok((value, loss))
     }
 }
 
@@ -193,7 +183,7 @@ mod tests {
 
     use super::*;
     use crate::train::host::Host;
-    use crate::{Contrast, CpuEngine, Gradients, Inputs, Matrix};
+    use crate::{Contrast, Inputs};
 
     type Training = Autodiff<Flex>;
 
@@ -225,13 +215,9 @@ mod tests {
         let host = Host::default();
         let (graph, unit) = detach(&host, embeddings).unwrap();
         let z = unit.matrix().unwrap();
-        let mut gradient = vec![0.0; z.rows() * z.dim()];
         let contrast = Contrast::nt_xent(TEMPERATURE).unwrap();
         let problem = contrast.on(Inputs::Shared { z }).unwrap();
-        let gradients = Gradients::new(gradient.matrix_mut(z.rows(), z.dim()).unwrap(), None);
-        let value = CpuEngine::new().value_and_grad(&problem, 1.0, gradients);
-        let loss = value.unwrap().loss;
-        graph.attach(&host, &unit, &gradient, loss).unwrap()
+        graph.attach(&host, &unit, &problem, 1.0).unwrap().1
     }
 
     #[test]
@@ -253,26 +239,6 @@ mod tests {
             let (found, expected) = (found.into_data(), expected.into_data());
             found.assert_approx_eq::<f32>(&expected, Tolerance::absolute(1e-5));
         }
-    }
-
-    #[test]
-    fn gradients_of_two_losses_join_in_one_graph() {
-        let weight = draw([7, 5]).require_grad();
-        let inputs = [draw([12, 7]), draw([6, 7])];
-        let losses = || {
-            inputs
-                .clone()
-                .map(|input| nt_xent(input.matmul(weight.clone())))
-        };
-        let gradient = |loss: Tensor<Training, 1>| weight.grad(&loss.backward()).unwrap();
-        let apart = losses().map(gradient);
-        let [one, other] = losses();
-        let together = gradient(one + other);
-        let [one, other] = apart;
-        let expected = (one + other).into_data();
-        together
-            .into_data()
-            .assert_approx_eq::<f32>(&expected, Tolerance::absolute(1e-5));
     }
 
     #[test]

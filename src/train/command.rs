@@ -5,9 +5,9 @@ use std::io::Write;
 use std::process::ExitCode;
 use std::time::Instant;
 
-use super::arguments::{MethodName, TrainArgs};
+use super::arguments::TrainArgs;
 use super::config::{Request, RunConfig};
-use super::data::{self, DataSource, Dataset};
+use super::data::{self, Dataset, LoadOptions};
 use super::ending::Ending;
 use super::engine::{self, Choice};
 use super::error::RunError;
@@ -34,116 +34,99 @@ pub fn run(arguments: &TrainArgs) -> ExitCode {
 fn execute(arguments: &TrainArgs) -> Result<(), RunError> {
     // Whatever can be refused is refused before the first file is written.
     let request = Request::new(arguments)?;
-    let source = request.source()?;
-    let (engine, reason) = engine::choose(request.engine()?).map_err(RunError::Engine)?;
-    let dataset = data::load(&source, request.load_options()?)?;
-    require_labels(arguments.require_improvement, &source, &dataset)?;
-    let config = request.resolve(source, engine.name(), &dataset)?;
-    let run = Run {
-        arguments,
-        config: &config,
-        dataset: &dataset,
-        engine: &format!("engine {}: {reason}", engine.name().key()),
+    let asked = &request.config;
+    let (engine, reason) = engine::choose(asked.engine).map_err(RunError::Engine)?;
+    let options = LoadOptions {
+        seed: asked.train.seed,
+        skip_unreadable: asked.skip_unreadable,
     };
+    let dataset = data::load(&asked.data, options)?;
+    let config = request.resolve(engine.name(), &dataset.augment);
+    require_labels(arguments.require_improvement, &config, &dataset)?;
+    let taken = format!("engine {}: {reason}", engine.name().key());
     match engine {
-        Choice::Cpu => run.on(Host::default()),
+        Choice::Cpu => train(Host::default(), arguments, &config, &dataset, &taken),
         #[cfg(feature = "cuda")]
-        Choice::Cuda(cuda) => run.on(*cuda),
+        Choice::Cuda(cuda) => train(*cuda, arguments, &config, &dataset, &taken),
     }
 }
 
-/// A run that nothing is known against.
-struct Run<'a> {
-    arguments: &'a TrainArgs,
-    config: &'a RunConfig,
-    dataset: &'a Dataset,
-    /// The engine and why it is that, in a line.
-    engine: &'a str,
-}
-
-impl Run<'_> {
-    fn on<P: Platform>(&self, platform: P) -> Result<(), RunError> {
-        let (arguments, config, dataset) = (self.arguments, self.config, self.dataset);
-        let mut trainer = Trainer::on(platform, &config.train, &config.augment, dataset)?;
-        let config_text = toml::to_string(config)?;
-        let description = describe(config, trainer.method().contrast().name(), dataset);
-        let mut folder = match &arguments.out {
-            Some(path) => RunFolder::create(path)?,
-            None => {
-                let name = run_name(arguments.method, config);
-                RunFolder::create(&RunFolder::free_name(&name))?
-            }
-        };
-        let stop = interrupt::flag()?;
-
-        folder.started();
-        folder.write(run_folder::CONFIG, config_text.as_bytes())?;
-        for note in &dataset.notes {
-            eprintln!("note: {note}");
-        }
-        let method = arguments.method.title();
-        eprintln!("{method} on {}: {description}", config.data);
-        eprintln!("{}", self.engine);
-        eprintln!("run folder {}", folder.path().display());
-
-        let untrained = Features::of(&trainer, dataset)?;
-        let checkpoint = folder.file(run_folder::CHECKPOINT);
-        let started = Instant::now();
-        let mut recorder = Recorder::new(
-            folder.metrics()?,
-            config.train.epochs,
-            trainer.total_steps(),
-        );
-        let outcome = trainer.train(dataset, &mut recorder, &stop, &checkpoint);
-        let recorded = recorder.finish();
-        let outcome = outcome?;
-        let (metrics, steps) = recorded?;
-        let interrupted = || RunError::Interrupted {
-            checkpoint: checkpoint.clone(),
-        };
-        if let Outcome::Interrupted = outcome {
-            return Err(interrupted());
-        }
-        let ending = Ending {
-            method,
-            description: &description,
-            config,
-            config_text: &config_text,
-            dataset,
-            untrained,
-            steps,
-            training_seconds: started.elapsed().as_secs_f64(),
-            waits: trainer.platform().waits(),
-            stop: &stop,
-        };
-        let Some(result) = ending.write(&trainer, &folder, metrics)? else {
-            return Err(interrupted());
-        };
-        // A reader that has gone away is no reason to fail a run that is complete.
-        let _ = writeln!(
-            std::io::stdout(),
-            "{}",
-            summary::table(&result, &folder.file(run_folder::REPORT))
-        );
-        require(arguments.require_improvement, &result)
-    }
-}
-
-/// `simclr-demo-7`: method, data and seed, fit for a folder's name.
-fn run_name(method: MethodName, config: &RunConfig) -> String {
-    let data = match config.data.path() {
-        None => "demo".to_owned(),
-        // A folder's name has no ending, and `.` and `..` have no name.
-        Some(path) if path.is_dir() => name(path.file_name()),
-        Some(path) => name(path.file_stem()),
+/// A run that nothing is known against; `engine` is a line about what computes.
+fn train<P: Platform>(
+    platform: P,
+    arguments: &TrainArgs,
+    config: &RunConfig,
+    dataset: &Dataset,
+    engine: &str,
+) -> Result<(), RunError> {
+    let mut trainer = Trainer::on(platform, &config.train, &config.augment, dataset)?;
+    let config_text = toml::to_string(config)?;
+    let description = describe(config, config.train.contrast()?.name(), dataset);
+    let mut folder = match &arguments.out {
+        Some(path) => RunFolder::create(path)?,
+        None => RunFolder::create(&RunFolder::free_name(&run_name(config)))?,
     };
-    format!("{}-{data}-{}", method.key(), config.train.seed)
-}
+    let stop = interrupt::flag()?;
 
-fn name(of: Option<&OsStr>) -> String {
-    of.map_or("data".to_owned(), |name| {
-        name.to_string_lossy().into_owned()
-    })
+    folder.started();
+    folder.write(run_folder::CONFIG, config_text.as_bytes())?;
+    for note in &dataset.notes {
+        eprintln!("note: {note}");
+    }
+    let method = config.train.method.title();
+    eprintln!("{method} on {}: {description}", config.data);
+    eprintln!("{engine}");
+    eprintln!("run folder {}", folder.path().display());
+
+    let untrained = Features::of(&trainer, dataset)?;
+    let checkpoint = folder.file(run_folder::CHECKPOINT);
+    let started = Instant::now();
+    let mut recorder = Recorder::new(
+        folder.metrics()?,
+        config.train.epochs,
+        trainer.total_steps(),
+    );
+    let outcome = trainer.train(dataset, &mut recorder, &stop, &checkpoint);
+    let recorded = recorder.finish();
+    let outcome = outcome?;
+    let (metrics, steps) = recorded?;
+    let interrupted = RunError::Interrupted { checkpoint };
+    if outcome == Outcome::Interrupted {
+        return Err(interrupted);
+    }
+    let ending = Ending {
+        method,
+        description: &description,
+        config,
+        config_text: &config_text,
+        dataset,
+        untrained,
+        steps,
+        training_seconds: started.elapsed().as_secs_f64(),
+        waits: trainer.platform().waits(),
+        stop: &stop,
+    };
+    let Some(result) = ending.write(&trainer, &folder, metrics)? else {
+        return Err(interrupted);
+    };
+    // A reader that has gone away is no reason to fail a run that is complete.
+    let _ = writeln!(
+        std::io::stdout(),
+        "{}",
+        summary::table(&result, &folder.file(run_folder::REPORT))
+    );
+    require(arguments.require_improvement, &result)
+}
+/// `simclr-demo-7`: method, data and seed, fit for a folder's name.
+fn run_name(config: &RunConfig) -> String {
+    let data = match config.data.path() {
+        None => Some("demo".into()),
+        // A folder's name has no ending, and `.` and `..` have no name.
+        Some(path) if path.is_dir() => path.file_name().map(OsStr::to_string_lossy),
+        Some(path) => path.file_stem().map(OsStr::to_string_lossy),
+    };
+    let data = data.unwrap_or("data".into());
+    format!("{}-{data}-{}", config.train.method.key(), config.train.seed)
 }
 
 /// One sentence about images and course.
@@ -169,13 +152,13 @@ fn describe(config: &RunConfig, loss: &str, dataset: &Dataset) -> String {
 /// Refuses `--require-improvement` where it could not be judged, before anything is trained.
 fn require_labels(
     points: Option<f64>,
-    source: &DataSource,
+    config: &RunConfig,
     dataset: &Dataset,
 ) -> Result<(), RunError> {
     match points {
         Some(required) if !required.is_finite() => Err(RunError::RequiredPoints { required }),
         Some(_) if dataset.labels.is_none() => Err(RunError::NoLabels {
-            data: source.to_string(),
+            data: config.data.to_string(),
             notes: dataset.notes.join("; "),
         }),
         _ => Ok(()),

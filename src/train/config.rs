@@ -1,19 +1,18 @@
 //! `config.toml`: every value that decides a run, and how it comes together from defaults, a
 //! file and the command line.
+//!
+//! Layers are TOML tables, so that each may leave out whatever it does not change.
 
 use std::path::{Path, PathBuf};
 
-use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
 use super::arguments::{MethodName, TrainArgs};
 use super::augment::AugmentConfig;
-use super::data::{DataSource, Dataset, LoadOptions};
+use super::data::DataSource;
 use super::engine::EngineName;
-use super::layers::{self, LayerError};
 use super::trainer::TrainConfig;
-use crate::Contrast;
 
 /// Why the configuration cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -35,12 +34,12 @@ pub enum ConfigError {
         reason: String,
     },
     /// A key or value of the file does not fit.
-    #[error("{}: {source}", path.display())]
+    #[error("{}: {reason}", path.display())]
     File {
         /// The file.
         path: PathBuf,
         /// Which and why.
-        source: LayerError,
+        reason: String,
     },
     /// The file belongs to another method than the one asked for.
     #[error("{} is for {found}, but the command asks for {asked}", path.display())]
@@ -62,7 +61,7 @@ pub enum ConfigError {
     },
     /// A value of the command line that does not fit.
     #[error("{0}")]
-    Argument(LayerError),
+    Argument(String),
 }
 
 /// Every value that decides a run; `config.toml` is this in TOML.
@@ -82,200 +81,235 @@ pub struct RunConfig {
     pub augment: AugmentConfig,
 }
 
-/// A configuration file and the command line, before the data set is known.
+/// What is asked for before the data set is known.
 #[derive(Debug, Clone)]
-pub struct Request<'a> {
-    arguments: &'a TrainArgs,
-    file: Table,
+pub struct Request {
+    /// The configuration. Its engine may still be auto.
+    pub config: RunConfig,
+    /// Whether the file says how views are drawn; otherwise the data set does.
+    has_augment: bool,
 }
 
-impl<'a> Request<'a> {
-    /// Reads the file that `--config` names, if any.
-    ///
-    /// # Errors
-    /// [`ConfigError`] when it cannot be read or contradicts the command line.
-    pub fn new(arguments: &'a TrainArgs) -> Result<Self, ConfigError> {
-        if arguments.method == MethodName::Simclr {
-            for (option, given) in [
-                ("--queue", arguments.queue.is_some()),
-                ("--momentum", arguments.momentum.is_some()),
-            ] {
-                if given {
-                    let given = arguments.method.key().to_owned();
-                    return Err(ConfigError::MocoOnly { option, given });
-                }
-            }
-        }
-        let file = match &arguments.config {
-            Some(path) => read(path)?,
-            None => Table::new(),
-        };
-        let request = Self { arguments, file };
-        request.check_method()?;
-        Ok(request)
-    }
-
-    fn check_method(&self) -> Result<(), ConfigError> {
-        let asked = self.arguments.method.key();
-        match self.in_file("method").and_then(Value::as_str) {
-            Some(found) if found != asked => Err(ConfigError::Method {
-                path: self.path(),
-                found: found.to_owned(),
-                asked,
-            }),
-            _ => Ok(()),
-        }
-    }
-
-    fn path(&self) -> PathBuf {
-        self.arguments.config.clone().unwrap_or_default()
-    }
-
-    /// A value of the file's `[train]`.
-    fn in_file(&self, key: &str) -> Option<&Value> {
-        self.file.get("train").and_then(|train| train.get(key))
-    }
-
-    /// Where the images come from: the command line, else the file, else the demo set.
-    ///
-    /// # Errors
-    /// [`ConfigError::File`] when the file's source is none.
-    pub fn source(&self) -> Result<DataSource, ConfigError> {
-        let given = self.arguments.data.clone();
-        Ok(given
-            .or(self.top_level("data")?)
-            .unwrap_or(DataSource::Demo))
-    }
-
-    /// What is to compute: the command line's engine, else the file's, else whichever is here.
-    ///
-    /// # Errors
-    /// [`ConfigError::File`] when the file's engine is none.
-    pub fn engine(&self) -> Result<EngineName, ConfigError> {
-        let given = self.arguments.engine;
-        Ok(given.or(self.top_level("engine")?).unwrap_or_default())
-    }
-
-    /// A value that stands in no table of the file.
-    fn top_level<T: DeserializeOwned>(&self, key: &str) -> Result<Option<T>, ConfigError> {
-        let value = self.file.get(key).cloned();
-        let value = value.map(|value| value.try_into()).transpose();
-        value.map_err(|error: toml::de::Error| ConfigError::File {
-            path: self.path(),
-            source: LayerError::Value(format!("{key}: {}", error.message())),
-        })
-    }
-
-    /// How the images are read: what the command line says, else the file.
-    ///
-    /// # Errors
-    /// [`ConfigError::File`] when the file's value is none.
-    pub fn load_options(&self) -> Result<LoadOptions, ConfigError> {
-        let in_file = self.top_level("skip_unreadable")?.unwrap_or(false);
-        Ok(LoadOptions {
-            seed: self.seed(),
-            skip_unreadable: self.arguments.skip_unreadable || in_file,
-        })
-    }
-
-    /// The run's seed, which also divides images: the command line's, else the file's, else the
-    /// default.
-    fn seed(&self) -> u64 {
-        let in_file = || self.in_file("seed").and_then(Value::as_integer);
-        self.arguments
-            .seed
-            .or_else(|| in_file().and_then(|seed| u64::try_from(seed).ok()))
-            .unwrap_or(defaults(self.arguments.method).seed)
-    }
-
-    /// Puts the file over the defaults for this data set, and the command line over both. `engine`
-    /// is the one that computes.
+impl Request {
+    /// Puts the file that `--config` names over the defaults, and the command line over both.
     ///
     /// # Errors
     /// [`ConfigError`] naming the key that does not fit. That values are in range is checked by
     /// the trainer.
-    pub fn resolve(
-        &self,
-        source: DataSource,
-        engine: EngineName,
-        dataset: &Dataset,
-    ) -> Result<RunConfig, ConfigError> {
-        let base = RunConfig {
-            data: source.clone(),
-            skip_unreadable: false,
-            engine,
-            train: defaults(self.arguments.method),
-            augment: dataset.augment.clone(),
+    pub fn new(arguments: &TrainArgs) -> Result<Self, ConfigError> {
+        let moco_only = |option, given: &str| {
+            let given = given.to_owned();
+            Err(ConfigError::MocoOnly { option, given })
         };
-        let with_file =
-            layers::over(&base, &self.file, &["augment"]).map_err(|error| ConfigError::File {
-                path: self.path(),
-                source: error,
-            })?;
-        let mut command_line = Table::new();
-        command_line.insert("data".to_owned(), Value::String(source.to_string()));
-        if self.arguments.skip_unreadable {
-            command_line.insert("skip_unreadable".to_owned(), Value::Boolean(true));
+        let train = match arguments.method {
+            MethodName::Simclr => TrainConfig::simclr(),
+            MethodName::Moco => TrainConfig::moco(),
+        };
+        let asked = train.method.key();
+        if arguments.method == MethodName::Simclr {
+            if arguments.queue.is_some() {
+                return moco_only("--queue", asked);
+            }
+            if arguments.momentum.is_some() {
+                return moco_only("--momentum", asked);
+            }
         }
-        command_line.insert("engine".to_owned(), Value::String(engine.key().to_owned()));
-        command_line.insert("train".to_owned(), Value::Table(overrides(self.arguments)));
-        let config: RunConfig =
-            layers::over(&with_file, &command_line, &[]).map_err(ConfigError::Argument)?;
-        let in_batch = |contrast: Contrast| !contrast.has_own_keys();
-        if self.arguments.queue.is_some() && config.train.contrast().is_ok_and(in_batch) {
-            return Err(ConfigError::MocoOnly {
-                option: "--queue",
-                given: config.train.loss,
-            });
+        let (path, file) = match &arguments.config {
+            Some(path) => (path.clone(), read(path)?),
+            None => Default::default(),
+        };
+        let found = file.get("train").and_then(|train| train.get("method"));
+        if let Some(found) = found.and_then(Value::as_str)
+            && found != asked
+        {
+            let found = found.to_owned();
+            return Err(ConfigError::Method { path, found, asked });
         }
-        Ok(config)
+        let defaults = RunConfig {
+            data: DataSource::Demo,
+            skip_unreadable: false,
+            engine: EngineName::Auto,
+            train,
+            // Everything is off, so that in a file an absent entry means that.
+            augment: AugmentConfig::default(),
+        };
+        let with_file = over(&defaults, &file);
+        let with_file = with_file.map_err(|reason| ConfigError::File { path, reason })?;
+        let config = command_line(arguments).and_then(|layer| over(&with_file, &layer));
+        let config = config.map_err(ConfigError::Argument)?;
+        let contrast = config.train.contrast();
+        if arguments.queue.is_some() && contrast.is_ok_and(|contrast| !contrast.has_own_keys()) {
+            return moco_only("--queue", &config.train.loss);
+        }
+        let has_augment = file.contains_key("augment");
+        Ok(Self {
+            config,
+            has_augment,
+        })
+    }
+
+    /// The configuration of a run that `engine` computes, on a data set with this `preset`.
+    pub fn resolve(self, engine: EngineName, preset: &AugmentConfig) -> RunConfig {
+        let augment = match self.has_augment {
+            true => self.config.augment,
+            false => preset.clone(),
+        };
+        RunConfig {
+            engine,
+            augment,
+            ..self.config
+        }
     }
 }
 
-fn defaults(method: MethodName) -> TrainConfig {
-    match method {
-        MethodName::Simclr => TrainConfig::simclr(),
-        MethodName::Moco => TrainConfig::moco(),
-    }
-}
-
-/// The command line's values under their keys of `[train]`.
-fn overrides(arguments: &TrainArgs) -> Table {
-    let integer = |value: Option<u64>| value.map(|value| Value::Integer(value.cast_signed()));
-    let float = |value: Option<f64>| value.map(Value::Float);
-    let values = [
-        ("epochs", integer(arguments.epochs)),
-        ("batch", integer(arguments.batch)),
-        ("loss", arguments.loss.clone().map(Value::String)),
-        ("temperature", float(arguments.temperature)),
-        ("dim", integer(arguments.dim)),
-        ("learning_rate", float(arguments.lr)),
-        ("queue", integer(arguments.queue)),
-        ("momentum", float(arguments.momentum)),
-        ("seed", integer(arguments.seed)),
-    ];
-    let given = values
-        .into_iter()
-        .filter_map(|(key, value)| Some((key.to_owned(), value?)));
-    given.collect()
+/// The command line's values under their keys.
+fn command_line(arguments: &TrainArgs) -> Result<Table, String> {
+    let given = Table::try_from(arguments).map_err(in_one_line)?;
+    let outside = |key: &str| ["data", "skip_unreadable", "engine"].contains(&key);
+    let (mut layer, train): (Table, Table) = given.into_iter().partition(|(key, _)| outside(key));
+    layer.insert("train".to_owned(), Value::Table(train));
+    Ok(layer)
 }
 
 fn read(path: &Path) -> Result<Table, ConfigError> {
+    let syntax = |reason| ConfigError::Syntax {
+        path: path.to_path_buf(),
+        reason,
+    };
     let bytes = std::fs::read(path).map_err(|source| ConfigError::Unreadable {
         path: path.to_path_buf(),
         source,
     })?;
-    let text = String::from_utf8(bytes).map_err(|error| ConfigError::Syntax {
-        path: path.to_path_buf(),
-        reason: error.utf8_error().to_string(),
-    })?;
+    let text = String::from_utf8(bytes).map_err(|error| syntax(error.utf8_error().to_string()))?;
     text.parse().map_err(|error: toml::de::Error| {
-        let line = error
-            .span()
-            .map_or(1, |span| text[..span.start].lines().count().max(1));
-        ConfigError::Syntax {
-            path: path.to_path_buf(),
-            reason: format!("line {line}: {}", error.message().replace('\n', ", ")),
-        }
+        let before = error.span().map_or("", |span| &text[..span.start]);
+        let line = before.lines().count().max(1);
+        syntax(format!(
+            "line {line}: {}",
+            error.message().replace('\n', ", ")
+        ))
     })
+}
+
+/// Puts `layer` over `config`: a table goes into a table key by key, anything else replaces. The
+/// error names the key that does not fit.
+fn over(config: &RunConfig, layer: &Table) -> Result<RunConfig, String> {
+    let mut merged = Table::try_from(config).map_err(in_one_line)?;
+    merge(&mut merged, layer);
+    let result: RunConfig = merged.try_into().map_err(in_one_line)?;
+    // What the type kept is what it knows: a key that did not survive is unknown.
+    let kept = Table::try_from(&result).map_err(in_one_line)?;
+    check_known(layer, &kept, "")?;
+    Ok(result)
+}
+
+fn in_one_line(error: impl ToString) -> String {
+    error.to_string().trim().replace('\n', " ")
+}
+
+fn merge(base: &mut Table, layer: &Table) {
+    for (key, value) in layer {
+        match (base.get_mut(key), value) {
+            (Some(Value::Table(inner)), Value::Table(change)) => merge(inner, change),
+            _ => {
+                base.insert(key.clone(), value.clone());
+            }
+        }
+    }
+}
+
+fn check_known(layer: &Table, kept: &Table, prefix: &str) -> Result<(), String> {
+    for (key, value) in layer {
+        match (kept.get(key), value) {
+            (None, _) => {
+                let known = kept
+                    .keys()
+                    .map(String::as_str)
+                    .collect::<Vec<_>>()
+                    .join(", ");
+                return Err(format!("unknown key `{prefix}{key}`; known here: {known}"));
+            }
+            (Some(Value::Table(kept)), Value::Table(layer)) => {
+                check_known(layer, kept, &format!("{prefix}{key}."))?;
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Command {
+        #[command(flatten)]
+        train: TrainArgs,
+    }
+
+    /// MoCo with `file` as its configuration and more arguments.
+    fn request(file: &str, more: &[&str]) -> Result<Request, String> {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("run.toml");
+        std::fs::write(&path, file).unwrap();
+        let command = ["infonce", "moco", "--config", path.to_str().unwrap()];
+        let arguments = Command::parse_from([&command, more].concat()).train;
+        Request::new(&arguments).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn a_layer_changes_what_it_names_and_nothing_else() {
+        let written = |request: Request| toml::to_string(&request.config).unwrap();
+        let mut expected = written(request("", &[]).unwrap());
+        for (default, set) in [
+            ("skip_unreadable = false", "skip_unreadable = true"),
+            ("queue = 1024", "queue = 7"),
+            ("warmup = 0.05", "warmup = 0.5"),
+            ("data = \"demo\"", "data = \"idx:a\""),
+            ("engine = \"auto\"", "engine = \"cpu\""),
+            ("learning_rate = 0.3", "learning_rate = 0.25"),
+            ("seed = 0", "seed = 9"),
+        ] {
+            assert!(expected.contains(default), "{default} is not in {expected}");
+            expected = expected.replace(default, set);
+        }
+        let file = "skip_unreadable = true\n[train]\nqueue = 30\nwarmup = 0.5";
+        let options = "--data=idx:a --engine=cpu --queue=7 --lr=0.25 --seed=9";
+        let options: Vec<&str> = options.split(' ').collect();
+        assert_eq!(written(request(file, &options).unwrap()), expected);
+    }
+
+    #[test]
+    fn views_are_drawn_as_the_file_says_or_else_the_data_set() {
+        let preset: AugmentConfig = toml::from_str("rotation.max_degrees = 5.0").unwrap();
+        for (file, expected) in [
+            ("", "rotation.max_degrees = 5.0"),
+            ("[augment]", ""),
+            (
+                "[augment.flip]\nprobability = 0.5",
+                "flip.probability = 0.5",
+            ),
+        ] {
+            let config = request(file, &[]).unwrap();
+            let found = config.resolve(EngineName::Cpu, &preset).augment;
+            assert_eq!(found, toml::from_str(expected).unwrap(), "{file}");
+        }
+    }
+
+    #[test]
+    fn an_unknown_key_is_named_with_its_path() {
+        for (file, message) in [
+            ("sed = 1", "unknown key `sed`; known here: augment, data"),
+            (
+                "[train]\nbatches = 1",
+                "unknown key `train.batches`; known here: batch",
+            ),
+        ] {
+            let found = request(file, &[]).unwrap_err();
+            assert!(found.contains(message), "{found}");
+        }
+    }
 }

@@ -6,7 +6,7 @@
 use burn::tensor::ops::FloatTensor;
 use burn::tensor::{Shape, Tensor, TensorPrimitive};
 
-use super::platform::{MemoryOf, Platform, Values, ValuesMut, Waits};
+use super::platform::{MemoryOf, Platform, Values, Waits};
 use super::trainer::TrainError;
 use crate::Error;
 use crate::cuda::{CudaDevice, CudaEngine, CudaRows, CudaRowsMut, CudaVector, CudaVectorMut};
@@ -48,30 +48,17 @@ fn primitive<const D: usize>(tensor: Tensor<BurnCuda, D>) -> FloatTensor<BurnCud
     tensor.into_primitive().tensor()
 }
 
-/// As many as were asked for.
-fn all<T, const N: usize>(values: Vec<T>) -> [T; N] {
-    let Ok(values) = values.try_into() else {
-        unreachable!("the seam returns one value for each that it is given")
-    };
-    values
-}
-
 impl Platform for Cuda {
     type Backend = BurnCuda;
     type Engine = CudaEngine;
-    type Lent = Lent;
     type Owned = Owned;
+    type Lent = Lent;
 
     fn engine(&self) -> &CudaEngine {
         &self.engine
     }
 
-    fn lend<const D: usize>(&self, tensor: Tensor<BurnCuda, D>) -> Result<Lent, TrainError> {
-        let [lent] = all(self.seam.lend([primitive(tensor)])?);
-        Ok(lent)
-    }
-
-    fn lend_all<const D: usize>(
+    fn lend<const D: usize>(
         &self,
         tensors: Vec<Tensor<BurnCuda, D>>,
     ) -> Result<Vec<Lent>, TrainError> {
@@ -86,16 +73,19 @@ impl Platform for Cuda {
     }
 
     fn room<const N: usize>(&self, lengths: [usize; N]) -> Result<[Owned; N], TrainError> {
-        Ok(all(self.seam.room(lengths)?))
+        let Ok(room) = self.seam.room(lengths)?.try_into() else {
+            unreachable!("the seam returns one value for each length")
+        };
+        Ok(room)
     }
 
     fn tensor_of<const D: usize>(
         &self,
         values: Owned,
-        shape: Shape,
+        shape: impl Into<Shape>,
     ) -> Result<Tensor<BurnCuda, D>, TrainError> {
         let vector = TensorPrimitive::Float(self.seam.tensor_of(values)?);
-        Ok(Tensor::<_, 1>::from_primitive(vector).reshape(shape))
+        Ok(Tensor::<_, 1>::from_primitive(vector).reshape(shape.into()))
     }
 
     fn waits(&self) -> Option<Waits> {
@@ -107,22 +97,15 @@ impl Platform for Cuda {
     }
 }
 
-macro_rules! read {
-    ($($values:ident),*) => {$(
-        impl Values<MemoryOf<Cuda>> for $values {
-            fn matrix(&self, rows: usize, dim: usize) -> Result<CudaRows<'_, f32>, TrainError> {
-                Ok($values::matrix(self, rows, dim)?)
-            }
+impl Values<MemoryOf<Cuda>> for Owned {
+    fn matrix(&self, rows: usize, dim: usize) -> Result<CudaRows<'_, f32>, TrainError> {
+        Ok(Owned::matrix(self, rows, dim)?)
+    }
 
-            fn vector(&self) -> Result<CudaVector<'_, f32>, TrainError> {
-                Ok($values::vector(self)?)
-            }
-        }
-    )*};
-}
-read!(Lent, Owned);
+    fn vector(&self) -> Result<CudaVector<'_, f32>, TrainError> {
+        Ok(Owned::vector(self)?)
+    }
 
-impl ValuesMut<MemoryOf<Cuda>> for Owned {
     fn matrix_mut(&mut self, rows: usize, dim: usize) -> Result<CudaRowsMut<'_, f32>, TrainError> {
         Ok(Owned::matrix_mut(self, rows, dim)?)
     }

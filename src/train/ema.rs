@@ -14,7 +14,7 @@ use burn::tensor::Tensor;
 use burn::tensor::backend::{AutodiffBackend, Backend};
 
 use super::bridge::into_floats;
-use super::platform::{Platform, Values, ValuesMut};
+use super::platform::{Platform, Values};
 use super::trainer::TrainError;
 use crate::{Engine, MomentumTensor};
 
@@ -38,18 +38,20 @@ pub fn momentum_update<P: Platform, M: AutodiffModule<Autodiff<P::Backend>>>(
     query: &M,
     key: M,
 ) -> Result<M, TrainError> {
-    let queries = flat_parameters(query, |_, learnable| learnable);
-    let mut keys = flat_parameters(&key, |id, _| queries.contains_key(&id));
+    let mut keys = flat_parameters(&key);
     let (mut places, mut query_values, mut key_values) = (Vec::new(), Vec::new(), Vec::new());
-    for (id, query) in queries {
-        let key = keys.remove(&id).ok_or_else(|| {
+    for (id, (learnable, query)) in flat_parameters(query) {
+        if !learnable {
+            continue;
+        }
+        let (_, key) = keys.remove(&id).ok_or_else(|| {
             TrainError::Tensor("the key encoder lacks parameters of the query encoder".to_owned())
         })?;
         places.push((id, query.shape()));
         query_values.push(query.inner());
         key_values.push(key.inner());
     }
-    let lent = platform.lend_all(query_values)?;
+    let lent = platform.lend(query_values)?;
     // Copies, because the framework may share a parameter's memory with whoever has read it.
     let mut updated = platform.copies(key_values)?;
     let mut tensors = Vec::with_capacity(places.len());
@@ -64,65 +66,53 @@ pub fn momentum_update<P: Platform, M: AutodiffModule<Autodiff<P::Backend>>>(
         .engine()
         .momentum_update::<f32>(momentum, &mut tensors)?;
     drop(tensors);
-    let mut values = HashMap::new();
-    for ((id, shape), key) in places.into_iter().zip(updated) {
-        values.insert(id, platform.tensor_of(key, shape)?);
-    }
-    Ok(key.map(&mut Replacement::<P::Backend> { values }).no_grad())
+    let owned = places.into_iter().zip(updated);
+    let values = owned.map(|((id, shape), key)| Ok((id, platform.tensor_of(key, shape)?)));
+    let values = values.collect::<Result<_, TrainError>>()?;
+    Ok(key.map(&mut Replacement::<P::Backend>(values)).no_grad())
 }
 
-/// The values of the parameters that `wanted` picks by identity and learnability, in a map.
+/// Whether each parameter is learnable, and its values. Running statistics are parameters too.
 ///
 /// # Errors
 /// [`TrainError::Tensor`] when the backend's floats are not f32.
 pub(super) fn parameters<B: Backend, M: Module<B>>(
     module: &M,
-    wanted: impl Fn(ParamId, bool) -> bool,
-) -> Result<HashMap<ParamId, Vec<f32>>, TrainError> {
-    flat_parameters(module, wanted)
+) -> Result<HashMap<ParamId, (bool, Vec<f32>)>, TrainError> {
+    flat_parameters(module)
         .into_iter()
-        .map(|(id, tensor)| Ok((id, into_floats(tensor)?)))
+        .map(|(id, (learnable, tensor))| Ok((id, (learnable, into_floats(tensor)?))))
         .collect()
 }
 
-/// The parameters that `wanted` picks, each as a vector.
-fn flat_parameters<B: Backend, M: Module<B>>(
-    module: &M,
-    wanted: impl Fn(ParamId, bool) -> bool,
-) -> HashMap<ParamId, Tensor<B, 1>> {
-    let mut collection = Collection {
-        wanted,
-        tensors: HashMap::new(),
-    };
+fn flat_parameters<B: Backend, M: Module<B>>(module: &M) -> Parameters<B> {
+    let mut collection = Collection(HashMap::new());
     module.visit(&mut collection);
-    collection.tensors
+    collection.0
 }
 
-struct Collection<B: Backend, F> {
-    wanted: F,
-    tensors: HashMap<ParamId, Tensor<B, 1>>,
-}
+/// Whether each is learnable, and it as a vector.
+type Parameters<B> = HashMap<ParamId, (bool, Tensor<B, 1>)>;
 
-impl<B: Backend, F: Fn(ParamId, bool) -> bool> ModuleVisitor<B> for Collection<B, F> {
+struct Collection<B: Backend>(Parameters<B>);
+
+impl<B: Backend> ModuleVisitor<B> for Collection<B> {
     fn visit_float<const D: usize>(&mut self, parameter: &Param<Tensor<B, D>>) {
-        // Running statistics come by here too; they never require a gradient.
-        if (self.wanted)(parameter.id, parameter.is_require_grad()) {
-            let flat = parameter.val().reshape([-1]);
-            self.tensors.insert(parameter.id, flat);
-        }
+        let flat = parameter.val().reshape([-1]);
+        // Running statistics never require a gradient.
+        self.0
+            .insert(parameter.id, (parameter.is_require_grad(), flat));
     }
 }
 
-struct Replacement<B: Backend> {
-    values: HashMap<ParamId, Tensor<B, 1>>,
-}
+struct Replacement<B: Backend>(HashMap<ParamId, Tensor<B, 1>>);
 
 impl<B: Backend> ModuleMapper<Autodiff<B>> for Replacement<B> {
     fn map_float<const D: usize>(
         &mut self,
         parameter: Param<Tensor<Autodiff<B>, D>>,
     ) -> Param<Tensor<Autodiff<B>, D>> {
-        match self.values.remove(&parameter.id) {
+        match self.0.remove(&parameter.id) {
             Some(values) => {
                 parameter.map(|tensor| Tensor::from_inner(values.reshape(tensor.shape())))
             }
@@ -136,6 +126,6 @@ impl<B: Backend> ModuleMapper<Autodiff<B>> for Replacement<B> {
 /// # Errors
 /// [`TrainError::Tensor`] when the backend's floats are not f32.
 pub fn is_finite<B: Backend, M: Module<B>>(module: &M) -> Result<bool, TrainError> {
-    let values = parameters(module, |_, _| true)?;
-    Ok(values.values().flatten().all(|value| value.is_finite()))
+    let values = parameters(module)?.into_values();
+    Ok(values.flat_map(|(_, values)| values).all(f32::is_finite))
 }

@@ -190,22 +190,8 @@ mod tests {
 
     use super::*;
 
-    fn config(side: usize, channels: usize) -> ModelConfig {
-        ModelConfig {
-            height: side,
-            width: side,
-            channels,
-            widths: vec![4, 6, 8],
-            ..ModelConfig::small()
-        }
-    }
-
     fn embed<B: Backend>(model: &Model<B>, config: &ModelConfig, images: &[f32]) -> Vec<f32> {
-        let grid = config.grid();
-        let count = images.len() / grid.image_len();
-        let shape = [count * grid.patches(), grid.patch_len()];
-        let device = Default::default();
-        let patches = Tensor::from_data(TensorData::new(grid.cut(images), shape), &device);
+        let (patches, count) = config.grid().tensor(images);
         let embeddings = model.embed(patches, count);
         assert_eq!(embeddings.dims(), [count, config.dim]);
         embeddings.into_data().to_vec().unwrap()
@@ -214,7 +200,13 @@ mod tests {
     #[test]
     fn any_image_size_gives_embeddings() {
         for (side, channels) in [(1, 1), (8, 1), (28, 1), (32, 3), (50, 3)] {
-            let config = config(side, channels);
+            let config = ModelConfig {
+                height: side,
+                width: side,
+                channels,
+                widths: vec![4, 6, 8],
+                ..ModelConfig::small()
+            };
             let model = config.init::<Flex>(0, &Default::default());
             let images = vec![0.5; 3 * side * side * channels];
             let embeddings = embed(&model, &config, &images);
@@ -224,7 +216,7 @@ mod tests {
 
     #[test]
     fn the_seed_decides_the_weights() {
-        let config = config(8, 1);
+        let config = ModelConfig::small();
         let images: Vec<f32> = (0..64).map(|i| (i as f32).sin()).collect();
         let with_seed = |seed| {
             let model = config.init::<Flex>(seed, &Default::default());
@@ -238,7 +230,7 @@ mod tests {
     /// depends on the others.
     #[test]
     fn images_see_each_other_only_in_training() {
-        let config = config(8, 1);
+        let config = ModelConfig::small();
         let model = config.init::<Autodiff<Flex>>(0, &Default::default());
         let first: Vec<f32> = (0..64).map(|i| (i as f32).sin()).collect();
         let second: Vec<f32> = (0..64).map(|i| (i as f32 * 0.1).cos()).collect();

@@ -81,21 +81,17 @@ impl RunError {
     /// 130 for Ctrl-C.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::Config(ConfigError::Unreadable { source, .. })
-                if !matches!(
-                    source.kind(),
-                    ErrorKind::NotFound | ErrorKind::NotADirectory | ErrorKind::IsADirectory
-                ) =>
-            {
-                1
-            }
+            Self::Config(ConfigError::Unreadable { source, .. }) => match source.kind() {
+                ErrorKind::NotFound | ErrorKind::NotADirectory | ErrorKind::IsADirectory => 2,
+                _ => 1,
+            },
             Self::Config(_) => 2,
             Self::Data(error) if error.is_io() => 1,
             Self::Data(_)
             | Self::Engine(_)
             | Self::NoLabels { .. }
             | Self::RequiredPoints { .. } => 2,
-            Self::Folder(error) if error.is_io() => 1,
+            Self::Folder(RunFolderError::Io { .. }) => 1,
             Self::Folder(_) => 2,
             Self::Train(error) => error.exit_code(),
             Self::Report(_) | Self::Evaluation(_) | Self::WriteConfig(_) | Self::Signal(_) => 1,

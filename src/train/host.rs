@@ -1,15 +1,15 @@
 //! Training in host memory: the framework's CPU backend, and an engine that works on slices.
 //!
 //! Neither way copies. The last tensor of a network is nobody else's, so its buffer is handed out,
-//! and a vector that the engine has filled becomes a tensor's buffer.
+//! and a buffer that the engine has filled becomes a tensor's.
 
 use std::fmt::Debug;
 
 use burn::backend::Flex;
 use burn::tensor::{Shape, Tensor, TensorData};
 
-use super::bridge::into_floats;
-use super::platform::{Platform, Values, ValuesMut};
+use super::bridge::unexpected;
+use super::platform::{Platform, Values};
 use super::trainer::TrainError;
 use crate::{CpuEngine, Engine, HostMemory, Rows, RowsMut};
 
@@ -18,86 +18,65 @@ pub type Host = InHostMemory<CpuEngine>;
 
 /// The framework's CPU backend with an engine `E` whose matrices lie in host memory.
 #[derive(Debug, Default)]
-pub struct InHostMemory<E> {
-    engine: E,
-}
-
-impl<E> InHostMemory<E> {
-    /// With this engine.
-    pub fn new(engine: E) -> Self {
-        Self { engine }
-    }
-}
+pub struct InHostMemory<E>(pub E);
 
 impl<E: Engine<Memory = HostMemory> + Debug> Platform for InHostMemory<E> {
     type Backend = Flex;
     type Engine = E;
-    type Lent = TensorData;
-    type Owned = Vec<f32>;
+    type Owned = TensorData;
+    type Lent = Box<TensorData>;
 
     fn engine(&self) -> &E {
-        &self.engine
+        &self.0
     }
 
-    fn lend<const D: usize>(&self, tensor: Tensor<Flex, D>) -> Result<TensorData, TrainError> {
-        Ok(tensor.into_data())
+    fn lend<const D: usize>(
+        &self,
+        tensors: Vec<Tensor<Flex, D>>,
+    ) -> Result<Vec<Box<TensorData>>, TrainError> {
+        let lent = tensors
+            .into_iter()
+            .map(|tensor| Box::new(tensor.into_data()));
+        Ok(lent.collect())
     }
 
     fn copies<const D: usize>(
         &self,
         tensors: Vec<Tensor<Flex, D>>,
-    ) -> Result<Vec<Vec<f32>>, TrainError> {
-        tensors.into_iter().map(into_floats).collect()
+    ) -> Result<Vec<TensorData>, TrainError> {
+        // A copy where the tensor has another owner.
+        Ok(tensors.into_iter().map(Tensor::into_data).collect())
     }
 
-    fn room<const N: usize>(&self, lengths: [usize; N]) -> Result<[Vec<f32>; N], TrainError> {
-        Ok(lengths.map(|length| vec![0.0; length]))
+    fn room<const N: usize>(&self, lengths: [usize; N]) -> Result<[TensorData; N], TrainError> {
+        Ok(lengths.map(|length| TensorData::new(vec![0.0f32; length], [length])))
     }
 
     fn tensor_of<const D: usize>(
         &self,
-        values: Vec<f32>,
-        shape: Shape,
+        mut values: TensorData,
+        shape: impl Into<Shape>,
     ) -> Result<Tensor<Flex, D>, TrainError> {
-        let data = TensorData::new(values, shape);
-        Ok(Tensor::from_data(data, &Default::default()))
+        values.shape = shape.into();
+        Ok(Tensor::from_data(values, &Default::default()))
     }
 }
 
 impl Values<HostMemory> for TensorData {
     fn matrix(&self, rows: usize, dim: usize) -> Result<Rows<'_, f32>, TrainError> {
-        Ok(Rows::new(floats(self)?, rows, dim)?)
+        Ok(Rows::new(self.vector()?, rows, dim)?)
     }
 
     fn vector(&self) -> Result<&[f32], TrainError> {
-        floats(self)
-    }
-}
-
-/// The values where they lie. [`into_floats`] would copy them when the framework has allocated
-/// them with another alignment than a `Vec` of floats has.
-fn floats(data: &TensorData) -> Result<&[f32], TrainError> {
-    data.as_slice()
-        .map_err(|error| TrainError::Tensor(error.to_string()))
-}
-
-impl Values<HostMemory> for Vec<f32> {
-    fn matrix(&self, rows: usize, dim: usize) -> Result<Rows<'_, f32>, TrainError> {
-        Ok(Rows::new(self, rows, dim)?)
+        self.as_slice().map_err(unexpected)
     }
 
-    fn vector(&self) -> Result<&[f32], TrainError> {
-        Ok(self)
-    }
-}
-
-impl ValuesMut<HostMemory> for Vec<f32> {
     fn matrix_mut(&mut self, rows: usize, dim: usize) -> Result<RowsMut<'_, f32>, TrainError> {
-        Ok(RowsMut::new(self, rows, dim)?)
+        Ok(RowsMut::new(self.vector_mut()?, rows, dim)?)
     }
 
     fn vector_mut(&mut self) -> Result<&mut [f32], TrainError> {
-        Ok(self)
+        self.as_mut_slice().map_err(unexpected)
     }
 }
 
@@ -121,13 +100,13 @@ mod tests {
         let primitive = embeddings.into_primitive().tensor().primitive;
         let before = primitive.storage::<f32>().as_ptr();
         let values = Tensor::<Flex, 2>::from_primitive(TensorPrimitive::Float(primitive));
-        let lent = host.lend(values).unwrap();
-        let rows = lent.matrix(12, 5).unwrap();
+        let lent = host.lend(vec![values]).unwrap();
+        let rows = lent[0].matrix(12, 5).unwrap();
         assert_eq!(rows.row(0).as_ptr(), before);
 
         let [gradient] = host.room([12 * 5]).unwrap();
-        let before = gradient.as_ptr();
-        let tensor: Tensor<Flex, 2> = host.tensor_of(gradient, [12, 5].into()).unwrap();
+        let before = gradient.vector().unwrap().as_ptr();
+        let tensor: Tensor<Flex, 2> = host.tensor_of(gradient, [12, 5]).unwrap();
         let primitive = tensor.into_primitive().tensor();
         assert_eq!(primitive.storage::<f32>().as_ptr(), before);
     }

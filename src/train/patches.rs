@@ -6,6 +6,8 @@
 //! curve), and so the four rows that a later 2 × 2 convolution of stride 2 takes together already
 //! lie one after the other: it needs a reshape and a product, and moves nothing.
 
+use burn::tensor::backend::Backend;
+use burn::tensor::{Tensor, TensorData};
 use rayon::prelude::*;
 
 /// The finest grid that the first layer computes on, along the longer side of the image.
@@ -17,13 +19,10 @@ pub struct PatchGrid {
     height: usize,
     width: usize,
     channels: usize,
-    stride: usize,
     kernel: usize,
-    /// Zeros added on every side of the image so that each patch lies inside: top and left.
+    /// Zeros above and to the left of the image.
     before: [usize; 2],
-    /// Size of the image with its zeros.
-    padded: [usize; 2],
-    /// Top left corner of each patch in the padded image, in nested order.
+    /// Top left corner of each patch, from the first zero on, in nested order.
     corners: Vec<[usize; 2]>,
 }
 
@@ -43,7 +42,6 @@ impl PatchGrid {
             [height, width].map(|side| side.div_ceil(stride).next_multiple_of(block));
         let before =
             [(rows, height), (columns, width)].map(|(cells, side)| (cells * stride - side) / 2 + 1);
-        let padded = [rows, columns].map(|cells| (cells - 1) * stride + kernel);
         let corners = nested_order(rows, columns, halvings)
             .into_iter()
             .map(|cell| cell.map(|place| place * stride))
@@ -52,17 +50,10 @@ impl PatchGrid {
             height,
             width,
             channels,
-            stride,
             kernel,
             before,
-            padded,
             corners,
         }
-    }
-
-    /// Pixels from one patch to the next.
-    pub fn stride(&self) -> usize {
-        self.stride
     }
 
     /// Patches per image; 4 to the power of `halvings` divides it.
@@ -89,35 +80,35 @@ impl PatchGrid {
         patches
             .par_chunks_exact_mut(self.patches() * row)
             .zip(images.par_chunks_exact(self.image_len()))
-            .for_each_init(
-                || vec![0.0; self.channels * self.padded[0] * self.padded[1]],
-                |padded, (patches, image)| {
-                    self.pad(image, padded);
-                    for (patch, &corner) in patches.chunks_exact_mut(row).zip(&self.corners) {
-                        self.cut_one(padded, corner, patch);
-                    }
-                },
-            );
+            .for_each(|(patches, image)| {
+                for (patch, &corner) in patches.chunks_exact_mut(row).zip(&self.corners) {
+                    self.cut_one(image, corner, patch);
+                }
+            });
         patches
     }
 
-    /// Copies an image into the middle of `padded`, whose border is zero already.
-    fn pad(&self, image: &[f32], padded: &mut [f32]) {
-        let [padded_height, padded_width] = self.padded;
-        for (line, values) in image.chunks_exact(self.width).enumerate() {
-            let (channel, y) = (line / self.height, line % self.height);
-            let start =
-                (channel * padded_height + y + self.before[0]) * padded_width + self.before[1];
-            padded[start..start + self.width].copy_from_slice(values);
-        }
+    /// The patches of `images` as a matrix, and how many images there are.
+    pub fn tensor<B: Backend>(&self, images: &[f32]) -> (Tensor<B, 2>, usize) {
+        let count = images.len() / self.image_len();
+        let shape = [count * self.patches(), self.patch_len()];
+        let patches = TensorData::new(self.cut(images), shape);
+        (Tensor::from_data(patches, &Default::default()), count)
     }
 
-    fn cut_one(&self, padded: &[f32], [top, left]: [usize; 2], patch: &mut [f32]) {
-        let [padded_height, padded_width] = self.padded;
+    /// Copies what of the patch lies inside the image; the rest of `patch` is zero already.
+    fn cut_one(&self, image: &[f32], [top, left]: [usize; 2], patch: &mut [f32]) {
+        let [above, before] = self.before;
+        let (skipped, first) = (before.saturating_sub(left), left.saturating_sub(before));
+        let end = (left + self.kernel).saturating_sub(before).min(self.width);
+        let count = end.saturating_sub(first);
         for (line, values) in patch.chunks_exact_mut(self.kernel).enumerate() {
-            let (channel, y) = (line / self.kernel, line % self.kernel);
-            let start = (channel * padded_height + top + y) * padded_width + left;
-            values.copy_from_slice(&padded[start..start + self.kernel]);
+            let (channel, y) = (line / self.kernel, top + line % self.kernel);
+            if (above..above + self.height).contains(&y) && count > 0 {
+                let row = channel * self.height + y - above;
+                let pixels = &image[row * self.width + first..][..count];
+                values[skipped..skipped + count].copy_from_slice(pixels);
+            }
         }
     }
 }
@@ -168,64 +159,50 @@ mod tests {
     }
 
     #[test]
-    fn the_stride_follows_the_image() {
-        let found = [1, 8, 16, 28, 32, 64, 224].map(|side| {
+    fn the_kernel_follows_the_image() {
+        for (side, kernel, patches) in [
+            (1, 3, 16),
+            (8, 3, 64),
+            (16, 3, 256),
+            (28, 4, 256),
+            (64, 6, 256),
+            (224, 16, 256),
+        ] {
             let grid = PatchGrid::new(side, side, 1, 2);
-            (grid.stride(), grid.patches())
-        });
-        assert_eq!(
-            found,
-            [
-                (1, 16),
-                (1, 64),
-                (1, 256),
-                (2, 256),
-                (2, 256),
-                (4, 256),
-                (14, 256)
-            ]
-        );
-    }
-
-    #[test]
-    fn patches_are_those_of_a_padded_convolution() {
-        for (height, width, channels) in [(5, 9, 3), (8, 8, 1), (20, 33, 3), (1, 1, 1)] {
-            let grid = PatchGrid::new(height, width, channels, 1);
-            let images: Vec<f32> = (0..2 * grid.image_len()).map(|i| 1.0 + i as f32).collect();
-            let patches = grid.cut(&images);
-            assert_eq!(patches.len(), 2 * grid.patches() * grid.patch_len());
-            for (row, patch) in patches.chunks_exact(grid.patch_len()).enumerate() {
-                let image = &images[row / grid.patches() * grid.image_len()..][..grid.image_len()];
-                let corner = grid.corners[row % grid.patches()];
-                for (place, &value) in patch.iter().enumerate() {
-                    let channel = place / (grid.kernel * grid.kernel);
-                    let inside = [place / grid.kernel % grid.kernel, place % grid.kernel];
-                    let [y, x] = [0, 1].map(|axis| {
-                        (corner[axis] + inside[axis]) as isize - grid.before[axis] as isize
-                    });
-                    let is_inside =
-                        (0..height as isize).contains(&y) && (0..width as isize).contains(&x);
-                    let expected = if is_inside {
-                        image[(channel * height + y as usize) * width + x as usize]
-                    } else {
-                        0.0
-                    };
-                    assert_eq!(value, expected);
-                }
-            }
+            assert_eq!((grid.kernel, grid.patches()), (kernel, patches), "{side}");
         }
     }
 
     #[test]
-    fn every_pixel_is_in_some_patch() {
-        for (height, width) in [(8, 8), (28, 28), (32, 32), (17, 40), (3, 50)] {
-            let grid = PatchGrid::new(height, width, 1, 2);
-            let images: Vec<f32> = (1..=grid.image_len()).map(|i| i as f32).collect();
-            let mut seen = vec![false; grid.image_len() + 1];
-            for value in grid.cut(&images) {
-                seen[value as usize] = true;
+    fn patches_are_those_of_a_padded_convolution_over_every_pixel() {
+        for (height, width, channels, halvings) in [
+            (5, 9, 3, 1),
+            (8, 8, 1, 2),
+            (20, 33, 3, 1),
+            (1, 1, 1, 1),
+            (28, 28, 1, 2),
+            (17, 40, 1, 2),
+            (3, 50, 1, 2),
+        ] {
+            let grid = PatchGrid::new(height, width, channels, halvings);
+            let images: Vec<f32> = (0..2 * grid.image_len()).map(|i| 1.0 + i as f32).collect();
+            let patches = grid.cut(&images);
+            assert_eq!(patches.len(), 2 * grid.patches() * grid.patch_len());
+            let mut seen = vec![false; images.len()];
+            for (place, &value) in patches.iter().enumerate() {
+                let (row, place) = (place / grid.patch_len(), place % grid.patch_len());
+                let (image, patch) = (row / grid.patches(), row % grid.patches());
+                let channel = image * channels + place / (grid.kernel * grid.kernel);
+                let inside = [place / grid.kernel % grid.kernel, place % grid.kernel];
+                let [y, x] = [0, 1].map(|axis| {
+                    (grid.corners[patch][axis] + inside[axis]).checked_sub(grid.before[axis])
+                });
+                let pixel = y.filter(|&y| y < height).zip(x.filter(|&x| x < width));
+                let pixel = pixel.map(|(y, x)| (channel * height + y) * width + x);
+                assert_eq!(value, pixel.map_or(0.0, |pixel| images[pixel]));
+                pixel.into_iter().for_each(|pixel| seen[pixel] = true);
             }
-            assert!(seen[1..].iter().all(|&seen| seen), "{height} x {width}");
+            assert!(seen.iter().all(|&seen| seen), "{height} x {width}");
         }
     }
 }

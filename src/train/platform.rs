@@ -6,6 +6,7 @@
 //! over this trait; which of the two has to wait for the other, and how, is the platform's affair.
 
 use std::fmt::Debug;
+use std::ops::Deref;
 
 use burn::tensor::backend::Backend;
 use burn::tensor::{Shape, Tensor};
@@ -23,34 +24,22 @@ pub trait Platform: Debug {
     type Backend: Backend;
     /// What computes everything but the encoder.
     type Engine: Engine<Memory: Memory<Queue<f32>: Debug>>;
-    /// A tensor's values. The framework does not change them while this lives.
-    type Lent: Values<MemoryOf<Self>>;
     /// Values that no tensor shares.
-    type Owned: ValuesMut<MemoryOf<Self>>;
+    type Owned: Values<MemoryOf<Self>>;
+    /// A tensor's values, to be read. The framework does not change them while this lives.
+    type Lent: Deref<Target = Self::Owned>;
 
     /// The engine.
     fn engine(&self) -> &Self::Engine;
 
-    /// Lends a tensor to the engine, once the framework has computed it.
+    /// Lends tensors to the engine, once the framework has computed them.
     ///
     /// # Errors
     /// [`TrainError::Tensor`] when the floats are not f32; what the framework reports.
     fn lend<const D: usize>(
         &self,
-        tensor: Tensor<Self::Backend, D>,
-    ) -> Result<Self::Lent, TrainError>;
-
-    /// Lends several tensors, waiting once.
-    ///
-    /// # Errors
-    /// As [`lend`](Self::lend).
-    fn lend_all<const D: usize>(
-        &self,
         tensors: Vec<Tensor<Self::Backend, D>>,
-    ) -> Result<Vec<Self::Lent>, TrainError> {
-        let lent = tensors.into_iter().map(|tensor| self.lend(tensor));
-        lent.collect()
-    }
+    ) -> Result<Vec<Self::Lent>, TrainError>;
 
     /// Copies of tensors, for the engine to change.
     ///
@@ -74,7 +63,7 @@ pub trait Platform: Debug {
     fn tensor_of<const D: usize>(
         &self,
         values: Self::Owned,
-        shape: Shape,
+        shape: impl Into<Shape>,
     ) -> Result<Tensor<Self::Backend, D>, TrainError>;
 
     /// How long framework and engine have waited for each other so far; `None` where neither has
@@ -84,31 +73,16 @@ pub trait Platform: Debug {
     }
 }
 
-/// Values as an engine reads them.
+/// Values as an engine reads and writes them. Views are refused with [`TrainError::Loss`] when there
+/// are no values, or not as many as a matrix has.
 pub trait Values<M: Memory> {
     /// As a matrix of `rows` × `dim`.
-    ///
-    /// # Errors
-    /// [`TrainError::Loss`] when there are not as many.
     fn matrix(&self, rows: usize, dim: usize) -> Result<M::Rows<'_, f32>, TrainError>;
     /// As a vector.
-    ///
-    /// # Errors
-    /// [`TrainError::Loss`] when there are none.
     fn vector(&self) -> Result<M::Vector<'_, f32>, TrainError>;
-}
-
-/// Values as an engine writes them.
-pub trait ValuesMut<M: Memory>: Values<M> {
-    /// As [`Values::matrix`].
-    ///
-    /// # Errors
-    /// As [`Values::matrix`].
+    /// As a matrix of `rows` × `dim`, to be written.
     fn matrix_mut(&mut self, rows: usize, dim: usize) -> Result<M::RowsMut<'_, f32>, TrainError>;
-    /// As [`Values::vector`].
-    ///
-    /// # Errors
-    /// As [`Values::vector`].
+    /// As a vector, to be written.
     fn vector_mut(&mut self) -> Result<M::VectorMut<'_, f32>, TrainError>;
 }
 

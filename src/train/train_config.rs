@@ -1,5 +1,7 @@
 //! Every setting of a training run but the data and its augmentation, with defaults per method.
 
+use std::f64::consts::PI;
+
 use serde::{Deserialize, Serialize};
 
 use super::data::ImageSet;
@@ -77,10 +79,19 @@ impl MethodConfig {
         })
     }
 
-    fn name(&self) -> &'static str {
+    /// As in `config.toml` and on the command line.
+    pub fn key(&self) -> &'static str {
         match self {
             Self::Simclr => "simclr",
             Self::Moco { .. } => "moco",
+        }
+    }
+
+    /// As papers write it.
+    pub fn title(&self) -> &'static str {
+        match self {
+            Self::Simclr => "SimCLR",
+            Self::Moco { .. } => "MoCo",
         }
     }
 }
@@ -97,7 +108,6 @@ pub enum MomentumCourse {
 
 /// Sizes of layers.
 const SIZES: std::ops::RangeInclusive<usize> = 1..=4096;
-const SIZES_IN_WORDS: &str = "between 1 and 4096";
 
 impl TrainConfig {
     /// The defaults of SimCLR.
@@ -142,10 +152,22 @@ impl TrainConfig {
             Some(loss) => Ok((loss.at)(self.temperature as f32)?),
             None => Err(TrainError::UnfitLoss {
                 given: self.loss.clone(),
-                method: self.method.name(),
+                method: self.method.key(),
                 fits: keys(self.method.losses()),
             }),
         }
+    }
+
+    /// The learning rate of `step`, counted from 0, of `total` steps: a linear warm-up, then half a
+    /// cosine down to zero (Loshchilov and Hutter 2017; Chen et al. 2020, section 2.2).
+    pub fn rate_at(&self, step: u64, total: u64) -> f64 {
+        let warmup = (self.warmup * total as f64).ceil() as u64;
+        if step < warmup {
+            return self.learning_rate * (step + 1) as f64 / warmup as f64;
+        }
+        let cosine_steps = total.saturating_sub(warmup).max(1);
+        let progress = ((step - warmup) as f64 / cosine_steps as f64).min(1.0);
+        self.learning_rate * (1.0 + (PI * progress).cos()) / 2.0
     }
 
     /// The model for images like those of `set`.
@@ -169,46 +191,35 @@ impl TrainConfig {
         require("batch", self.batch, "at least 2", self.batch >= 2)?;
         // Beyond these the scale 1/τ leaves the range of f32.
         let temperature = (1e-30..=1e30).contains(&self.temperature);
-        require(
-            "temperature",
-            number(self.temperature),
-            "between 1e-30 and 1e30",
-            temperature,
-        )?;
+        let given = number(self.temperature);
+        require("temperature", given, "between 1e-30 and 1e30", temperature)?;
         self.contrast()?;
-        require("dim", self.dim, SIZES_IN_WORDS, SIZES.contains(&self.dim))?;
-        require(
-            "hidden",
-            self.hidden,
-            SIZES_IN_WORDS,
-            SIZES.contains(&self.hidden),
-        )?;
-        self.validate_widths()?;
-        let rate = self.learning_rate.is_finite() && self.learning_rate > 0.0;
-        require(
-            "learning_rate",
-            number(self.learning_rate),
-            "finite and greater than 0",
-            rate,
-        )?;
-        let share = (0.0..=1.0).contains(&self.warmup);
-        require("warmup", number(self.warmup), "between 0 and 1", share)?;
-        let decay = self.weight_decay.is_finite() && self.weight_decay >= 0.0;
-        require(
-            "weight_decay",
-            number(self.weight_decay),
-            "finite and at least 0",
-            decay,
-        )?;
-        self.validate_method()
-    }
-
-    fn validate_widths(&self) -> Result<(), TrainError> {
+        for (argument, size) in [("dim", self.dim), ("hidden", self.hidden)] {
+            require(argument, size, "between 1 and 4096", SIZES.contains(&size))?;
+        }
         let given = format!("{:?}", self.widths);
         let layers = (1..=4).contains(&self.widths.len());
         require("widths", &given, "a list of 1 to 4 numbers", layers)?;
         let sizes = self.widths.iter().all(|width| SIZES.contains(width));
-        require("widths", &given, "numbers between 1 and 4096", sizes)
+        require("widths", &given, "numbers between 1 and 4096", sizes)?;
+        let (rate, decay) = (self.learning_rate, self.weight_decay);
+        let rises = rate.is_finite() && rate > 0.0;
+        require(
+            "learning_rate",
+            number(rate),
+            "finite and greater than 0",
+            rises,
+        )?;
+        let share = (0.0..=1.0).contains(&self.warmup);
+        require("warmup", number(self.warmup), "between 0 and 1", share)?;
+        let pulls = decay.is_finite() && decay >= 0.0;
+        require(
+            "weight_decay",
+            number(decay),
+            "finite and at least 0",
+            pulls,
+        )?;
+        self.validate_method()
     }
 
     fn validate_method(&self) -> Result<(), TrainError> {
@@ -265,6 +276,8 @@ fn require(
 
 #[cfg(test)]
 mod tests {
+    use toml::Table;
+
     use super::*;
 
     #[test]
@@ -272,56 +285,57 @@ mod tests {
         for config in [TrainConfig::simclr(), TrainConfig::moco()] {
             config.validate().unwrap();
             let text = toml::to_string(&config).unwrap();
-            assert_eq!(
-                toml::from_str::<TrainConfig>(&text).unwrap(),
-                config,
-                "{text}"
-            );
+            assert_eq!(toml::from_str(&text), Ok(config), "{text}");
+        }
+    }
+
+    #[test]
+    fn the_rate_rises_to_its_peak_and_falls_to_nothing() {
+        let rates = |learning_rate, warmup, total| {
+            let config = TrainConfig {
+                learning_rate,
+                warmup,
+                ..TrainConfig::simclr()
+            };
+            (0..=total)
+                .map(|step| config.rate_at(step, total))
+                .collect::<Vec<_>>()
+        };
+        let long = rates(0.4, 0.1, 100);
+        assert_eq!((long[4], long[9], long[55]), (0.2, 0.4, 0.2));
+        assert!(long[..10].is_sorted() && long[10..].is_sorted_by(|a, b| a >= b));
+        assert!(long[..100].iter().all(|&rate| rate > 0.0) && long[100] < 1e-12);
+        for warmup in [0.0, 1.0] {
+            assert_eq!(rates(0.3, warmup, 1)[0], 0.3);
         }
     }
 
     #[test]
     fn a_setting_out_of_range_is_named() {
-        type Change = fn(&mut TrainConfig);
-        fn moco(queue: usize, momentum: f64, norm_groups: usize) -> MethodConfig {
-            let momentum_course = MomentumCourse::Constant;
-            MethodConfig::Moco {
-                queue,
-                momentum,
-                momentum_course,
-                norm_groups,
-            }
-        }
-        let broken: [(&str, Change); 18] = [
-            ("`epochs` is 0", |c| c.epochs = 0),
-            ("`batch` is 1", |c| c.batch = 1),
-            ("`batch` is 7", |c| c.batch = 7),
-            ("`temperature` is 0", |c| c.temperature = 0.0),
-            ("`temperature` is NaN", |c| c.temperature = f64::NAN),
-            ("`temperature` is 1e31", |c| c.temperature = 1e31),
-            ("`loss` is clip; moco takes moco, moco_v3", |c| {
-                c.loss = "clip".to_owned()
-            }),
-            ("`loss` is nt_xent; moco takes", |c| {
-                c.loss = TrainConfig::simclr().loss
-            }),
-            ("`dim` is 0", |c| c.dim = 0),
-            ("`widths` is []", |c| c.widths.clear()),
-            ("`widths` is [8, 0]", |c| c.widths = vec![8, 0]),
-            ("`learning_rate` is inf", |c| {
-                c.learning_rate = f64::INFINITY
-            }),
-            ("`warmup` is 1.5", |c| c.warmup = 1.5),
-            ("`weight_decay` is -1", |c| c.weight_decay = -1.0),
-            ("`queue` is 0", |c| c.method = moco(0, 0.9, 4)),
-            ("`queue` is 16777216", |c| c.method = moco(1 << 24, 0.9, 4)),
-            ("`momentum` is 1.1", |c| c.method = moco(9, 1.1, 4)),
-            ("`norm_groups` is 0", |c| c.method = moco(9, 0.9, 0)),
-        ];
-        for (expected, change) in broken {
-            let mut config = TrainConfig::moco();
-            config.dim = 128;
-            change(&mut config);
+        for (expected, change) in [
+            ("`epochs` is 0", "epochs = 0"),
+            ("`batch` is 1", "batch = 1"),
+            ("`batch` is 7", "batch = 7"),
+            ("`temperature` is 0", "temperature = 0.0"),
+            ("`temperature` is NaN", "temperature = nan"),
+            ("`temperature` is 1e31", "temperature = 1e31"),
+            ("`loss` is clip; moco takes moco, moco_v3", "loss = 'clip'"),
+            ("`loss` is nt_xent; moco takes", "loss = 'nt_xent'"),
+            ("`dim` is 0", "dim = 0"),
+            ("`hidden` is 4097", "hidden = 4097"),
+            ("`widths` is []", "widths = []"),
+            ("`widths` is [8, 0]", "widths = [8, 0]"),
+            ("`learning_rate` is inf", "learning_rate = inf"),
+            ("`warmup` is 1.5", "warmup = 1.5"),
+            ("`weight_decay` is -1", "weight_decay = -1.0"),
+            ("`queue` is 0", "queue = 0"),
+            ("`queue` is 16777216", "queue = 16777216\ndim = 128"),
+            ("`momentum` is 1.1", "momentum = 1.1"),
+            ("`norm_groups` is 0", "norm_groups = 0"),
+        ] {
+            let mut settings = Table::try_from(TrainConfig::moco()).unwrap();
+            settings.extend(change.parse::<Table>().unwrap());
+            let config: TrainConfig = settings.try_into().unwrap();
             let message = config.validate().unwrap_err().to_string();
             assert!(message.contains(expected), "{message}");
         }

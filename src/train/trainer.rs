@@ -6,28 +6,25 @@ use std::time::Instant;
 
 use burn::backend::Autodiff;
 use burn::module::AutodiffModule;
-use burn::optim::adaptor::OptimizerAdaptor;
 use burn::optim::decay::WeightDecayConfig;
 use burn::optim::momentum::MomentumConfig;
-use burn::optim::{GradientsParams, Optimizer, Sgd, SgdConfig};
+use burn::optim::{GradientsParams, Optimizer, SgdConfig};
 use burn::tensor::Tensor;
-use burn::tensor::backend::Backend;
 use rand::SeedableRng;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 
 use super::augment::{AugmentConfig, AugmentError, ViewKey, augment_batch, to_float};
-use super::bridge::{self, LossReport, UnitRows};
+use super::bridge::{self, UnitRows};
 use super::checkpoint::{self, CheckpointError};
 use super::data::{Dataset, ImageSet};
 use super::ema;
 use super::encoder::{Model, ModelConfig};
 pub use super::host::Host;
-use super::methods::{Method, Moco, SimClr, Views, patches};
+use super::methods::{LossReport, Method, Moco, Views};
 use super::metrics::{EpochRecord, StepRecord};
 use super::patches::PatchGrid;
 use super::platform::Platform;
-use super::schedule::LearningRate;
 use super::train_config::number;
 pub use super::train_config::{MethodConfig, MomentumCourse, TrainConfig};
 use crate::{KeyQueue, MomentumSchedule};
@@ -159,8 +156,6 @@ pub struct Trainer<P: Platform = Host> {
     upstream: f32,
 }
 
-type SgdOf<B> = OptimizerAdaptor<Sgd<B>, Model<Autodiff<B>>, Autodiff<B>>;
-
 impl Trainer {
     /// As [`on`](Self::on), in host memory.
     ///
@@ -226,11 +221,6 @@ impl<P: Platform> Trainer<P> {
         &self.model
     }
 
-    /// The method with its state.
-    pub fn method(&self) -> &Method<P> {
-        &self.method
-    }
-
     /// Where it trains.
     pub fn platform(&self) -> &P {
         &self.platform
@@ -256,9 +246,13 @@ impl<P: Platform> Trainer<P> {
         stop: &AtomicBool,
         checkpoint: &Path,
     ) -> Result<Outcome, TrainError> {
-        let warmup = (self.config.warmup * self.total_steps() as f64).ceil() as u64;
-        let rate = LearningRate::new(self.config.learning_rate, warmup, self.total_steps());
-        let mut optimizer = optimizer(&self.config);
+        // On this task SGD with momentum learned faster per step than AdamW at its best rate.
+        let momentum = MomentumConfig::new()
+            .with_momentum(SGD_MOMENTUM)
+            .with_dampening(0.0);
+        let decay = WeightDecayConfig::new(self.config.weight_decay as f32);
+        let sgd = SgdConfig::new().with_momentum(Some(momentum));
+        let mut optimizer = sgd.with_weight_decay(Some(decay)).init();
         let mut random = ChaCha8Rng::seed_from_u64(self.config.seed);
         random.set_stream(ORDER_STREAM);
         let mut order: Vec<usize> = (0..dataset.train.len()).collect();
@@ -275,7 +269,7 @@ impl<P: Platform> Trainer<P> {
                     self.save(checkpoint)?;
                     return Ok(Outcome::Interrupted);
                 }
-                let learning_rate = rate.at(self.step);
+                let learning_rate = self.config.rate_at(self.step, self.total_steps());
                 let report = self.step(&dataset.train, batch, learning_rate, &mut optimizer)?;
                 if !report.loss.is_finite() {
                     return Err(self.not_finite(self.step + 1, saved_step, checkpoint)?);
@@ -317,7 +311,7 @@ impl<P: Platform> Trainer<P> {
         train: &ImageSet,
         batch: &[usize],
         learning_rate: f64,
-        optimizer: &mut SgdOf<P::Backend>,
+        optimizer: &mut impl Optimizer<Model<Autodiff<P::Backend>>, Autodiff<P::Backend>>,
     ) -> Result<LossReport, TrainError> {
         let draw = |view| {
             let key = ViewKey {
@@ -352,11 +346,12 @@ impl<P: Platform> Trainer<P> {
             Method::SimClr(_) => None,
             Method::Moco(moco) => Some(moco.state(&self.platform)?),
         };
+        let (shape, model) = (&self.shape, &self.model);
         Ok(checkpoint::save(
             path,
             self.step,
-            &self.shape,
-            &self.model,
+            shape,
+            model,
             moco.as_ref(),
         )?)
     }
@@ -371,14 +366,10 @@ impl<P: Platform> Trainer<P> {
         saved_step: u64,
         checkpoint: &Path,
     ) -> Result<TrainError, TrainError> {
-        let TrainConfig {
-            temperature,
-            learning_rate,
-            weight_decay,
-            ..
-        } = self.config;
-        let rate = number(learning_rate);
-        let tiny = match self.method.contrast().rule().grows_exponentially() {
+        let config = &self.config;
+        let (temperature, decay) = (config.temperature, config.weight_decay);
+        let rate = number(config.learning_rate);
+        let tiny = match config.contrast()?.rule().grows_exponentially() {
             true => TINY_FOR_POWERS,
             false => TINY_TEMPERATURE,
         };
@@ -388,9 +379,9 @@ impl<P: Platform> Trainer<P> {
                 number(temperature),
                 temperature.recip()
             )
-        } else if weight_decay > 1.0 && learning_rate * weight_decay > 2.0 {
+        } else if decay > 1.0 && config.learning_rate * decay > 2.0 {
             // Each step multiplies weights by 1 − rate·decay, which grows them here.
-            let decay = number(weight_decay);
+            let decay = number(decay);
             format!("weight_decay {decay} is likely too high for learning_rate {rate}")
         } else if ema::is_finite(&self.model)? {
             format!("activations have overflowed, learning_rate {rate} is likely too high")
@@ -423,15 +414,25 @@ impl<P: Platform> Trainer<P> {
     /// # Errors
     /// [`TrainError::Argument`] when the images have another size than those trained on.
     pub fn encode(&self, set: &ImageSet) -> Result<Vec<f32>, TrainError> {
-        self.check_size(set)?;
+        let shape = &self.shape;
+        if [set.height, set.width, set.channels] != [shape.height, shape.width, shape.channels] {
+            let (height, width, channels) = (set.height, set.width, set.channels);
+            return Err(TrainError::Argument {
+                argument: "set",
+                given: format!("images of {height} x {width} x {channels}"),
+                allowed: "images of the size that the model was made for",
+            });
+        }
         let untrained = (self.step == 0).then(|| ema::detached_copy(&self.model));
         let trained = self.model.valid();
         let indices: Vec<usize> = (0..set.len()).collect();
         let mut features = Vec::with_capacity(set.len() * self.feature_dim());
-        for batch in nearly_equal(&indices, ENCODE_BATCH) {
+        // Nearly equal batches, because statistics of a small rest would be poor.
+        let batches = set.len().div_ceil(ENCODE_BATCH).max(1);
+        for batch in indices.chunks(set.len().div_ceil(batches).max(1)) {
             let mut images = vec![0.0; batch.len() * set.image_len()];
             to_float(set, batch, &mut images)?;
-            let (patches, count) = patches::<P::Backend>(&self.grid, &images, &Default::default());
+            let (patches, count) = self.grid.tensor::<P::Backend>(&images);
             let encoded = match &untrained {
                 Some(model) => model
                     .encoder
@@ -461,33 +462,12 @@ impl<P: Platform> Trainer<P> {
         let model = self.model.valid();
         let mut embeddings = Vec::with_capacity(count * self.config.dim);
         for images in images.chunks(ENCODE_BATCH * length) {
-            let (patches, count) = patches::<P::Backend>(&self.grid, images, &Default::default());
+            let (patches, count) = self.grid.tensor(images);
             let unit = UnitRows::of(&self.platform, model.embed(patches, count))?;
             embeddings.extend(unit.into_floats(&self.platform)?);
         }
         Ok(embeddings)
     }
-
-    fn check_size(&self, set: &ImageSet) -> Result<(), TrainError> {
-        let shape = &self.shape;
-        if (set.height, set.width, set.channels) == (shape.height, shape.width, shape.channels) {
-            return Ok(());
-        }
-        Err(TrainError::Argument {
-            argument: "set",
-            given: format!(
-                "images of {} x {} x {}",
-                set.height, set.width, set.channels
-            ),
-            allowed: "images of the size that the model was made for",
-        })
-    }
-}
-
-/// `items` in runs of `most` at most that differ by a few in length.
-fn nearly_equal(items: &[usize], most: usize) -> impl Iterator<Item = &[usize]> {
-    let runs = items.len().div_ceil(most).max(1);
-    items.chunks(items.len().div_ceil(runs).max(1))
 }
 
 fn method<P: Platform>(
@@ -498,41 +478,21 @@ fn method<P: Platform>(
 ) -> Result<Method<P>, TrainError> {
     let contrast = config.contrast()?;
     Ok(match config.method {
-        MethodConfig::Simclr => Method::SimClr(SimClr::new(contrast)),
+        MethodConfig::Simclr => Method::SimClr(contrast),
         MethodConfig::Moco {
             queue,
             momentum,
             momentum_course,
-            norm_groups,
+            norm_groups: groups,
         } => {
             let momentum = momentum as f32;
             let momentum = match momentum_course {
                 MomentumCourse::Constant => MomentumSchedule::constant(momentum)?,
                 MomentumCourse::Cosine => MomentumSchedule::cosine(momentum, total_steps)?,
             };
-            let queue = KeyQueue::new(queue, config.dim)?;
-            let seed = config.seed;
-            let moco = Moco::new(
-                platform,
-                contrast,
-                momentum,
-                queue,
-                norm_groups,
-                seed,
-                model,
-            )?;
+            let (queue, seed) = (KeyQueue::new(queue, config.dim)?, config.seed);
+            let moco = Moco::new(platform, contrast, momentum, queue, groups, seed, model)?;
             Method::Moco(Box::new(moco))
         }
     })
-}
-
-/// SGD with momentum, which on this task learned faster per step than AdamW at its best rate.
-fn optimizer<B: Backend>(config: &TrainConfig) -> SgdOf<B> {
-    let momentum = MomentumConfig::new()
-        .with_momentum(SGD_MOMENTUM)
-        .with_dampening(0.0);
-    SgdConfig::new()
-        .with_momentum(Some(momentum))
-        .with_weight_decay(Some(WeightDecayConfig::new(config.weight_decay as f32)))
-        .init()
 }

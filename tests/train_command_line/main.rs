@@ -127,6 +127,7 @@ fn refused_in_one_line(folder: &Path, arguments: &[&str], words: &[&str]) {
 fn records(run: &Path) -> Vec<Record> {
     let text = fs::read_to_string(run.join("metrics.jsonl")).unwrap();
     assert!(text.ends_with('\n'), "the last line is not whole");
+    assert!(text.starts_with("{\"kind\":\"step\",\"step\":1,"), "{text}");
     text.lines()
         .map(|line| serde_json::from_str(line).unwrap())
         .collect()
