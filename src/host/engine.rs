@@ -298,11 +298,8 @@ impl Engine for HostEngine {
             let query = self.written(tensor.query)?;
             let key = self.written(tensor.key)?;
             let bytes = expected * number_bytes(T::DTYPE);
-            let shadow = match tensor.shadow {
-                Some(_) => Some(self.device.memory(bytes)?),
-                None => None,
-            };
-            held.push((query, key, shadow));
+            let shadow = tensor.shadow.as_ref().map(|_| self.device.memory(bytes));
+            held.push((query, key, shadow.transpose()?));
         }
         let on_device: Vec<_> = held
             .iter()
