@@ -6,8 +6,8 @@ use half::{bf16, f16};
 
 use crate::cpu::Kernel;
 use crate::{
-    Contrast, CpuEngine, Element, Engine, Gradients, HostMemory, Positives, Problem, Rows, RowsMut,
-    Shape, Statistics,
+    Contrast, CpuEngine, Element, Engine, Error, Gradients, HostMemory, Positives, Problem, Rows,
+    RowsMut, Shape, Statistics,
 };
 
 /// FNV-1a over the bits of numbers.
@@ -15,18 +15,17 @@ struct Sum(u64);
 
 impl Sum {
     fn add<T: Element>(&mut self, numbers: &[T]) {
-        for number in numbers {
-            for byte in number.to_f32().to_bits().to_le_bytes() {
-                self.0 = (self.0 ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3);
-            }
+        for byte in numbers
+            .iter()
+            .flat_map(|x| x.to_f32().to_bits().to_le_bytes())
+        {
+            self.0 = (self.0 ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3);
         }
     }
 
     fn add_statistics(&mut self, statistics: &Statistics) {
-        for rows in [Some(&statistics.rows), statistics.columns.as_ref()]
-            .into_iter()
-            .flatten()
-        {
+        let columns = statistics.columns.as_ref();
+        for rows in [Some(&statistics.rows), columns].into_iter().flatten() {
             self.add(&rows.negatives_lse);
             self.add(&rows.positive);
         }
@@ -51,28 +50,38 @@ const UPSTREAM: f32 = 1.5;
 const SHAPES: [(usize, usize, usize, f32); 3] =
     [(66, 100, 40, 10.0), (34, 70, 272, 2.0), (34, 70, 40, 100.0)];
 
+type At = fn(f32) -> Result<Contrast, Error>;
+
+/// Each loss at a temperature, and whether its positives are by index.
+const LOSSES: [(&str, At, bool); 5] = [
+    ("NT-Xent", Contrast::nt_xent, false),
+    ("InfoNCE, diagonal", Contrast::info_nce, false),
+    ("InfoNCE, index", Contrast::info_nce, true),
+    ("MoCo", Contrast::moco, false),
+    (
+        "CLIP",
+        |temperature| Contrast::clip(1.0 / temperature),
+        false,
+    ),
+];
+
 fn of_loss<E: Engine<Memory = HostMemory>, T: Element>(engine: &E, loss: usize) -> u64 {
+    let (_, at, by_index) = LOSSES[loss];
     let mut sum = Sum(0xcbf2_9ce4_8422_2325);
     for (n, m, d, scale) in SHAPES {
-        let m = if loss == 0 || loss == 4 { n } else { m };
+        let contrast = at(1.0 / scale).unwrap();
+        let square = contrast.is_shared() || contrast.has_columns();
+        let m = if square { n } else { m };
         let largest = (3.0 / d as f32).sqrt();
-        let q = numbers::<T>(n * d, 1, largest);
-        let k = numbers::<T>(m * d, 2, largest);
-        let own = numbers::<T>(n * d, 3, largest);
+        let rows = [(n, 1), (m, 2), (n, 3)];
+        let all = rows.map(|(rows, seed)| numbers::<T>(rows * d, seed, largest));
+        let matrices = [&all[0], &all[1], &all[2]].map(|x| Rows::new(x, x.len() / d, d).unwrap());
         let index: Vec<u32> = (0..n as u32).map(|i| (i * 37 + 11) % m as u32).collect();
-        let matrices = [&q, &k, &own].map(|x| Rows::new(x, x.len() / d, d).unwrap());
-        let temperature = 1.0 / scale;
-        let contrast = match loss {
-            0 => Contrast::nt_xent(temperature),
-            1 | 2 => Contrast::info_nce(temperature),
-            3 => Contrast::moco(temperature),
-            _ => Contrast::clip(scale),
+        let positives = match by_index {
+            true => Positives::Index(&index[..]),
+            false => Positives::DIAGONAL,
         };
-        let positives = match loss {
-            2 => Positives::Index(&index[..]),
-            _ => Positives::DIAGONAL,
-        };
-        let problem = contrast.unwrap().pose(matrices, positives).unwrap();
+        let problem = contrast.pose(matrices, positives).unwrap();
         let value = engine.forward(&problem).unwrap();
         sum.add(&[value.loss]);
         sum.add_statistics(&value.statistics);
@@ -121,18 +130,10 @@ fn check<E: Engine<Memory = HostMemory>, T: Element>(name: &str, engine: &E) {
     let found: [u64; 5] = std::array::from_fn(|loss| of_loss::<E, T>(engine, loss));
     let known = CHECKSUMS.iter().find(|(known, _)| *known == name);
     let (_, expected) = known.unwrap_or_else(|| panic!("no checksums of {name}: {found:#018x?}"));
-    for (loss, (found, expected)) in LOSSES.iter().zip(found.iter().zip(expected)) {
+    for ((loss, ..), (found, expected)) in LOSSES.iter().zip(found.iter().zip(expected)) {
         assert_eq!(found, expected, "{name}, {loss}");
     }
 }
-
-const LOSSES: [&str; 5] = [
-    "NT-Xent",
-    "InfoNCE, diagonal",
-    "InfoNCE, index",
-    "MoCo",
-    "CLIP",
-];
 
 #[test]
 fn cpu_results_keep_their_bits() {

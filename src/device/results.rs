@@ -17,10 +17,14 @@ pub(crate) struct Results<D: Device> {
 
 #[cfg(feature = "emulator")]
 impl<D: Device> Results<D> {
-    /// Loss and dscale, and the statistics, read back.
-    pub(crate) fn read(&self, device: &D) -> Result<([f32; 2], Statistics), Error> {
+    /// All of it, read back.
+    pub(crate) fn read(&self, device: &D) -> Result<crate::memory::Evaluated, Error> {
         let numbers = self.loss_and_dscale.read(device)?;
-        Ok(([numbers[0], numbers[1]], self.statistics.read(device)?))
+        Ok(crate::memory::Evaluated {
+            loss: numbers[0],
+            dscale: numbers[1],
+            statistics: self.statistics.read(device)?,
+        })
     }
 }
 

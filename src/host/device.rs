@@ -50,19 +50,6 @@ struct TensorMapWords {
 /// `TENSOR_MAP` of kernels/host/tensor_map.h.
 const TENSOR_MAP: u64 = 0x696e_666f_6e63_6570;
 
-fn host_tensor_map(matrix: &BoxedMatrix) -> TensorMap {
-    bytemuck::cast(TensorMapWords {
-        mark: TENSOR_MAP,
-        data: matrix.address,
-        stride: matrix.stride as u64,
-        rows: matrix.rows as u32,
-        row_bytes: matrix.row_bytes as u32,
-        box_rows: matrix.box_rows,
-        number_bytes: matrix.numbers.bytes() as u32,
-        unused: [0; 11],
-    })
-}
-
 unsafe extern "C" {
     fn infonce_host_launch(
         launch: *const HostLaunch,
@@ -212,7 +199,16 @@ impl Device for HostDevice {
     }
 
     fn tensor_map(&self, matrix: &BoxedMatrix) -> Result<TensorMap, Error> {
-        Ok(host_tensor_map(matrix))
+        Ok(bytemuck::cast(TensorMapWords {
+            mark: TENSOR_MAP,
+            data: matrix.address,
+            stride: matrix.stride as u64,
+            rows: matrix.rows as u32,
+            row_bytes: matrix.row_bytes as u32,
+            box_rows: matrix.box_rows,
+            number_bytes: matrix.numbers.bytes() as u32,
+            unused: [0; 11],
+        }))
     }
 
     fn multiprocessors(&self) -> u32 {

@@ -3,8 +3,8 @@
 use super::device::{HostBuffer, HostDevice, Schedule};
 use crate::contrast::{Contrast, Shape, Work, same_dim};
 use crate::device::{
-    Device, DeviceIndices, DeviceMatrix, DeviceMomentum, DeviceStatistics, Results, Rowwise,
-    Similarity, number_bytes, same_length, workspace_bytes,
+    Device, DeviceIndices, DeviceMatrix, DeviceMomentum, DeviceStatistics, Rowwise, Similarity,
+    number_bytes, same_length, workspace_bytes,
 };
 use crate::element::{DType, Element};
 use crate::engine::{Engine, Gradients, MomentumSlices};
@@ -171,15 +171,6 @@ impl HostEngine {
         }
         Ok(result)
     }
-
-    fn evaluated(&self, results: &Results<HostDevice>) -> Result<Evaluated, Error> {
-        let ([loss, dscale], statistics) = results.read(&self.device)?;
-        Ok(Evaluated {
-            loss,
-            dscale,
-            statistics,
-        })
-    }
 }
 
 /// A matrix in the runner's memory.
@@ -207,7 +198,7 @@ impl Engine for HostEngine {
 
     fn forward<T: Element>(&self, problem: &Problem<Rows<'_, T>>) -> Result<Evaluated, Error> {
         let (problem, _held) = self.problem(problem)?;
-        self.evaluated(&self.similarity().forward(&problem)?)
+        self.similarity().forward(&problem)?.read(&self.device)
     }
 
     fn value_and_grad<T: Element, G: Element>(
@@ -219,7 +210,8 @@ impl Engine for HostEngine {
         let (problem, _held) = self.problem(problem)?;
         self.with_gradients(gradients, |gradients| {
             let similarity = self.similarity();
-            self.evaluated(&similarity.value_and_grad(&problem, upstream, gradients)?)
+            let results = similarity.value_and_grad(&problem, upstream, gradients)?;
+            results.read(&self.device)
         })
     }
 
@@ -308,11 +300,8 @@ impl Engine for HostEngine {
             let query = self.written(tensor.query)?;
             let key = self.written(tensor.key)?;
             let bytes = expected * number_bytes(T::DTYPE);
-            let shadow = match tensor.shadow {
-                Some(_) => Some(self.device.memory(bytes)?),
-                None => None,
-            };
-            held.push((query, key, shadow));
+            let shadow = tensor.shadow.as_ref().map(|_| self.device.memory(bytes));
+            held.push((query, key, shadow.transpose()?));
         }
         let on_device: Vec<_> = held
             .iter()

@@ -2,18 +2,11 @@
 
 use half::{bf16, f16};
 
-use super::super::params::FitParams;
-use super::super::{Floats, Similarity};
-use super::{contrasts, engine};
-use crate::contrast::Contrast;
-use crate::element::Element;
-use crate::engine::{Engine, Gradients};
-use crate::error::Error;
-use crate::host::{HostDevice, Schedule};
-use crate::inputs::{Inputs, NO_POSITIVE, Positives, Problem};
+use super::*;
+use crate::device::params::FitParams;
+use crate::engine::Engine;
+use crate::inputs::NO_POSITIVE;
 use crate::losses::RowRule;
-use crate::reference::{self, Dense};
-use crate::rows::{Rows, RowsMut};
 
 /// Unit rows whose cosine with the first axis is `along(row)`, in all other directions at random.
 fn rows<T: Element>(count: usize, dim: usize, seed: u32, along: impl Fn(usize) -> f32) -> Vec<T> {
@@ -34,74 +27,56 @@ fn rows<T: Element>(count: usize, dim: usize, seed: u32, along: impl Fn(usize) -
     all
 }
 
-/// ‖x - y‖ / ‖y‖.
-fn relative_error(values: &[f32], expected: &Dense) -> f64 {
-    let square = |numbers: &mut dyn Iterator<Item = f64>| numbers.map(|x| x * x).sum::<f64>();
-    let expected = expected.as_slice();
-    let differences = values.iter().zip(expected);
-    let off = square(&mut differences.map(|(x, y)| f64::from(*x) - y));
-    (off / square(&mut expected.iter().copied())).sqrt()
+/// So many anchors and candidates, with such cosines.
+fn batch<T: Element>(
+    [anchors, candidates, dim]: [usize; 3],
+    of_anchors: impl Fn(usize) -> f32,
+    of_keys: impl Fn(usize) -> f32,
+) -> Batch<T> {
+    let numbers = [
+        rows(anchors, dim, 1, of_anchors),
+        rows(candidates, dim, 2, &of_keys),
+        rows(anchors, dim, 3, &of_keys),
+    ];
+    Batch { numbers, dim }
 }
 
-/// The errors of dq and, where the loss has it, of dk, of value_and_grad and of backward, by the portable kernels
-/// and by those for sm_90a.
-fn errors<T: Element>(problem: &Problem<Rows<'_, T>>) -> Result<Vec<(String, f64)>, Error> {
-    let matrices = problem.matrices();
-    let own_keys = matrices.own_keys.unwrap_or(matrices.anchors);
-    let exact = [matrices.anchors, matrices.candidates, own_keys].map(Dense::from_rows);
-    let exact = problem.try_map(
-        |name, _| {
-            Ok(match name {
-                "k" | "queue" => &exact[1],
-                "own_key" => &exact[2],
-                _ => &exact[0],
-            })
-        },
-        |_, &index| Ok(index),
-        |scale| Ok(f64::from(scale[0])),
-    )?;
-    let expected = reference::value_and_grad(&exact, 1.0);
-    let dim = problem.shape().dim;
-    let mut errors = Vec::new();
-    for hopper in [false, true] {
-        for verb in ["value_and_grad", "backward"] {
+impl<T: Element> Batch<T> {
+    /// dq and, where the loss has it, dk are off by less than `allowed`, of value_and_grad and of backward, by the
+    /// portable kernels and by those for sm_90a.
+    fn has_digits(
+        &self,
+        contrast: &Contrast,
+        positives: Positives<&[u32]>,
+        allowed: f64,
+        what: &str,
+    ) -> Result<(), Error> {
+        let problem = self.problem(contrast, positives)?;
+        let expected = self.expected(contrast, positives)?;
+        let what = format!("{what}, {contrast:?}, {positives:?}, D = {}", self.dim);
+        for hopper in [false, true] {
             let engine = engine(Schedule::Mixed, 3, hopper);
-            let mut dq = vec![f32::NAN; expected.dq.as_slice().len()];
-            let mut dk = expected
-                .dk
-                .as_ref()
-                .map(|dk| vec![f32::NAN; dk.as_slice().len()]);
-            let rows = |numbers| {
-                let numbers: &mut Vec<f32> = numbers;
-                let rows = numbers.len() / dim;
-                RowsMut::new(numbers, rows, dim)
-            };
-            let gradients = Gradients::new(rows(&mut dq)?, dk.as_mut().map(rows).transpose()?);
-            if verb == "backward" {
-                let statistics = engine.forward(problem)?.statistics;
-                engine.backward(problem, &statistics, 1.0, gradients)?;
-            } else {
-                engine.value_and_grad(problem, 1.0, gradients)?;
-            }
-            let path = if hopper { "sm_90a" } else { "portable" };
-            errors.push((
-                format!("{path} {verb} dq"),
-                relative_error(&dq, &expected.dq),
-            ));
-            if let (Some(dk), Some(expected)) = (&dk, &expected.dk) {
-                errors.push((format!("{path} {verb} dk"), relative_error(dk, expected)));
+            let statistics = engine.forward(&problem)?.statistics;
+            let joint = with_gradients(&problem, |to| engine.value_and_grad(&problem, 1.0, to))?;
+            let apart = with_gradients(&problem, |to| {
+                engine.backward(&problem, &statistics, 1.0, to)
+            })?;
+            for (verb, [dq, dk]) in [("value_and_grad", joint.1), ("backward", apart.1)] {
+                let what = format!("{what}, sm_90a: {hopper}, {verb}");
+                let error = relative_error(&dq, expected.dq.as_slice());
+                assert!(error < allowed, "{what}: dq is off by {error:.1e}");
+                if let Some(expected) = &expected.dk {
+                    let error = relative_error(&dk, expected.as_slice());
+                    assert!(error < allowed, "{what}: dk is off by {error:.1e}");
+                }
             }
         }
+        Ok(())
     }
-    Ok(errors)
 }
 
 #[test]
 fn gradients_of_f16_have_its_digits_whatever_the_logits() -> Result<(), Error> {
-    // Longer than fused kernels take; two chunks of anchors, with the budget of the engine.
-    const DIM: usize = 272;
-    const ANCHORS: usize = 140;
-    const CANDIDATES: usize = 300;
     type Along = fn(usize) -> f32;
     let cases: [(&str, f32, Along, Along); 10] = [
         ("directions at random", 14.3, |_| 0.0, |_| 0.0),
@@ -137,93 +112,55 @@ fn gradients_of_f16_have_its_digits_whatever_the_logits() -> Result<(), Error> {
         ("no bound", 100.0, |i| 0.7 - i as f32 / 100.0, |_| 0.9),
         ("a small scale", 0.5, |i| 1.0 - i as f32 / 70.0, |_| 0.9),
     ];
-    let index: Vec<u32> = (0..ANCHORS).map(|i| (i * i % 50) as u32).collect();
+    let index = index(140, 50);
     // The exponentials know nothing of positives: each case has one kind, its neighbours the other.
     let positives = [Positives::DIAGONAL, Positives::Index(index.as_slice())];
     for (case, positives) in cases.into_iter().zip(positives.iter().cycle()) {
-        let (name, scale, of_anchors, of_candidates) = case;
+        let (name, scale, of_anchors, of_keys) = case;
+        // Longer than fused kernels take; two chunks of anchors, with the budget of the engine.
+        let batch = batch::<f16>([140, 300, 272], of_anchors, of_keys);
         let contrast = Contrast::info_nce(1.0 / scale)?;
-        let q = rows::<f16>(ANCHORS, DIM, 1, of_anchors);
-        let k = rows::<f16>(CANDIDATES, DIM, 2, of_candidates);
-        let problem = contrast.on(Inputs::Pair {
-            q: Rows::new(&q, ANCHORS, DIM)?,
-            k: Rows::new(&k, CANDIDATES, DIM)?,
-            positives: *positives,
-        })?;
-        for (what, error) in errors(&problem)? {
-            assert!(
-                error < 2e-4,
-                "{name}, {positives:?}: {what} is off by {error:.1e}"
-            );
-        }
+        batch.has_digits(&contrast, *positives, 2e-4, name)?;
     }
     Ok(())
 }
 
 #[test]
 fn gradients_of_f16_have_its_digits_where_candidates_differ_in_length() -> Result<(), Error> {
-    const DIM: usize = 272;
-    const ANCHORS: usize = 60;
-    const CANDIDATES: usize = 300;
-    let contrast = Contrast::info_nce(1.0 / 19.75)?;
     // The positives and others are short; the long ones' exponentials are below 2^-24 with one offset.
-    const SHORT: usize = CANDIDATES / 2;
+    const SHORT: usize = 150;
     for length in [0.0, 1.0 / 64.0] {
-        let q = rows::<f16>(ANCHORS, DIM, 1, |_| 1.0);
-        let mut k = rows::<f16>(CANDIDATES, DIM, 2, |i| if i < SHORT { 0.0 } else { -0.42 });
-        for x in &mut k[..SHORT * DIM] {
+        let along = |i| if i < SHORT { 0.0 } else { -0.42 };
+        let mut batch = batch::<f16>([60, 300, 272], |_| 1.0, along);
+        for x in &mut batch.numbers[1][..SHORT * 272] {
             *x = f16::from_f32(x.to_f32() * length);
         }
-        let (q, k) = (
-            Rows::new(&q, ANCHORS, DIM)?,
-            Rows::new(&k, CANDIDATES, DIM)?,
-        );
-        for (what, error) in errors(&contrast.on(Inputs::pair(q, k))?)? {
-            assert!(error < 2e-4, "{length}: {what} is off by {error:.1e}");
-        }
+        let contrast = Contrast::info_nce(1.0 / 19.75)?;
+        let what = format!("{length}");
+        batch.has_digits(&contrast, Positives::DIAGONAL, 2e-4, &what)?;
     }
     Ok(())
 }
 
 #[test]
 fn no_gradient_holds_a_rounded_positive() -> Result<(), Error> {
-    const ANCHORS: usize = 70;
-    const CANDIDATES: usize = 150;
+    let index = index(70, 50);
+    let mut some = index.clone();
+    some[3..9].fill(NO_POSITIVE);
+    let losses = contrasts()?.map(|contrast| (contrast, Positives::DIAGONAL));
+    let info_nce = losses[1].0;
+    let others = [
+        Positives::Index(index.as_slice()),
+        Positives::Index(some.as_slice()),
+        Positives::Offset(-7),
+        Positives::Offset(100),
+    ];
+    let others = others.map(|positives| (info_nce, positives));
     // Of both paths, every class of D that is fused, and one that is not.
     for dim in [40, 100, 200, 300] {
-        let q = rows::<bf16>(ANCHORS, dim, 1, |_| 0.0);
-        let k = rows::<bf16>(CANDIDATES, dim, 2, |_| 0.0);
-        let own = rows::<bf16>(ANCHORS, dim, 3, |_| 0.0);
-        let q = Rows::new(&q, ANCHORS, dim)?;
-        let candidates = Rows::new(&k, CANDIDATES, dim)?;
-        let own_key = Rows::new(&own, ANCHORS, dim)?;
-        let index: Vec<u32> = (0..ANCHORS).map(|i| (i * i % 50) as u32).collect();
-        let mut some = index.clone();
-        some[3..9].fill(NO_POSITIVE);
-        let info_nce = Contrast::info_nce(0.1)?;
-        let losses = contrasts()?.map(|contrast| (contrast, Positives::DIAGONAL));
-        let others = [
-            Positives::Index(index.as_slice()),
-            Positives::Index(some.as_slice()),
-            Positives::Offset(-7),
-            Positives::Offset(100),
-        ]
-        .map(|positives| (info_nce, positives));
+        let batch = batch::<bf16>([70, 150, dim], |_| 0.0, |_| 0.0);
         for (contrast, positives) in losses.into_iter().chain(others) {
-            // As many candidates as anchors where columns have a loss.
-            let k = if contrast.has_columns() {
-                own_key
-            } else {
-                candidates
-            };
-            let problem = contrast.pose([q, k, own_key], positives)?;
-            for (what, error) in errors(&problem)? {
-                let name = contrast.name();
-                assert!(
-                    error < 6e-4,
-                    "{name}, {positives:?}, D = {dim}: {what} is off by {error:.1e}"
-                );
-            }
+            batch.has_digits(&contrast, positives, 6e-4, "bf16")?;
         }
     }
     Ok(())
@@ -231,15 +168,8 @@ fn no_gradient_holds_a_rounded_positive() -> Result<(), Error> {
 
 #[test]
 fn gradients_of_every_rule_have_the_digits_of_their_type() -> Result<(), Error> {
-    const ANCHORS: usize = 70;
-    const CANDIDATES: usize = 150;
     for dim in [40, 100, 300] {
-        let q = rows::<f16>(ANCHORS, dim, 1, |_| 0.3);
-        let k = rows::<f16>(CANDIDATES, dim, 2, |_| 0.4);
-        let own = rows::<f16>(ANCHORS, dim, 3, |_| 0.4);
-        let q = Rows::new(&q, ANCHORS, dim)?;
-        let candidates = Rows::new(&k, CANDIDATES, dim)?;
-        let own_key = Rows::new(&own, ANCHORS, dim)?;
+        let batch = batch::<f16>([70, 150, dim], |_| 0.3, |_| 0.4);
         for rule in [
             RowRule::Softmax { margin: 2.0 },
             RowRule::Decoupled { sigma: Some(0.5) },
@@ -252,19 +182,7 @@ fn gradients_of_every_rule_have_the_digits_of_their_type() -> Result<(), Error> 
         ] {
             for contrast in contrasts()? {
                 let contrast = contrast.with_rule(rule)?;
-                let k = if contrast.has_columns() {
-                    own_key
-                } else {
-                    candidates
-                };
-                let problem = contrast.pose([q, k, own_key], Positives::DIAGONAL)?;
-                for (what, error) in errors(&problem)? {
-                    let name = contrast.name();
-                    assert!(
-                        error < 2e-4,
-                        "{name}, {rule:?}, D = {dim}: {what} is off by {error:.1e}"
-                    );
-                }
+                batch.has_digits(&contrast, Positives::DIAGONAL, 2e-4, "f16")?;
             }
         }
     }
@@ -277,34 +195,27 @@ type Row = [f32; 3];
 /// Whether exponentials with the offset stay, and the shift of the anchors' rows. `lengths`: of candidates, how many
 /// powers of two they are apart.
 fn fit_of(rows: &[Row], offset: f32, holds: bool, lengths: f32) -> Result<(bool, f32), Error> {
-    let device = HostDevice::new(Schedule::Late, 1, 3);
-    let similarity = Similarity::new(&device, 0);
-    let memory = similarity.memory();
-    let column = |of: &dyn Fn(&Row) -> f32| -> Result<Floats<HostDevice>, Error> {
-        memory.written(&rows.iter().map(of).collect::<Vec<_>>())
-    };
-    let negatives_lse = column(&|row| row[0] * std::f32::consts::LN_2)?;
-    let offset2 = column(&|row| row[1])?;
-    let square_norms = column(&|row| (2.0 * row[2]).exp2())?;
-    let bound = memory.written(&[f32::from_bits(u32::from(holds)), offset, lengths, 0.0])?;
-    let (fit, shift) = (memory.floats(1)?, memory.floats(2)?);
+    let memory = Memory::on(HostDevice::new(Schedule::Late, 1, 3));
+    let column = |of: fn(&Row) -> f32| memory.upload(&rows.iter().map(of).collect::<Vec<_>>());
+    let bound = [f32::from_bits(u32::from(holds)), offset, lengths, 0.0];
+    let (fit, shift) = (memory.room(4)?, memory.room(2 * 4)?);
     let params = FitParams {
-        negatives_lse: negatives_lse.address(),
-        offset2: offset2.address(),
-        square_norms: square_norms.address(),
+        negatives_lse: column(|row| row[0] * std::f32::consts::LN_2)?,
+        offset2: column(|row| row[1])?,
+        square_norms: column(|row| (2.0 * row[2]).exp2())?,
         rows: rows.len() as u32,
         // Of 2^10 candidates.
         lowest: -4.0,
         range: 24.0,
         padding: 0,
-        bound: bound.address(),
-        fit: fit.address(),
-        shift: shift.address(),
+        bound: memory.upload(&bound)?,
+        fit,
+        shift,
     };
-    similarity.launch_block("fit_exponentials", &params)?;
-    let shift = shift.read(&device)?;
+    Similarity::new(&memory.device, 0).launch_block("fit_exponentials", &params)?;
+    let shift: Vec<f32> = memory.read(shift, 2)?;
     assert_eq!(shift[0].exp2(), shift[1]);
-    Ok((fit.read(&device)?[0].to_bits() == 1, shift[0]))
+    Ok((memory.read::<u32>(fit, 1)? == [1], shift[0]))
 }
 
 /// With candidates of one length.

@@ -3,16 +3,8 @@
 use approx::abs_diff_eq;
 use half::{bf16, f16};
 
-use super::{Memory, device, numbers};
-use crate::contrast::Contrast;
-use crate::device::Similarity;
+use super::*;
 use crate::device::positives::ExponentRange;
-use crate::element::Element;
-use crate::error::Error;
-use crate::host::Schedule;
-use crate::host::e4m3::{self, quantized};
-use crate::inputs::Inputs;
-use crate::statistics::RowStatistics;
 
 /// How the statistics of `rows` rows come about.
 #[derive(Debug, Clone, Copy)]
@@ -43,93 +35,56 @@ const HOPPER: Way = Way {
 };
 
 /// Rows of about unit length, of numbers that are exact in all types but e4m3.
-fn unit_rows(rows: usize, dim: usize) -> Vec<f32> {
+fn batch<T: Element>(rows: usize, dim: usize) -> Batch<T> {
     let size = 1.0 / (dim as f32 / 2.0).sqrt();
-    let round = |x: &f32| (x * size * 64.0).round() / 64.0;
-    numbers::<f32>(rows, dim, rows).iter().map(round).collect()
+    let round = |x: f32| T::from_f32((x * size * 64.0).round() / 64.0);
+    let z: Vec<T> = numbers(rows, dim, rows).into_iter().map(round).collect();
+    let numbers = [z.clone(), z.clone(), z];
+    Batch { numbers, dim }
 }
 
 /// Temperatures at which their logits have a bound, and have none.
 const TEMPERATURES: [f32; 2] = [1.0, 0.01];
 
-fn forward<T: Element>(
-    way: Way,
-    z: &[T],
-    dim: usize,
-    temperature: f32,
-) -> Result<(f32, RowStatistics), Error> {
+fn forward<T: Element>(way: Way, batch: &Batch<T>, temperature: f32) -> Result<Evaluated, Error> {
     let device = device(way.schedule, way.seed, way.multiprocessors, way.hopper);
-    let mut memory = Memory::on(device);
-    let z = memory.given(z, dim, 0)?;
+    let memory = Memory::on(device);
+    let z = memory.given(&batch.numbers[0], batch.dim, 0)?;
     let device = &memory.device;
     let mut similarity = Similarity::new(device, 0)
         .with_tf32(way.tf32)
         .with_fp8(way.fp8);
     similarity.column_parts = way.column_parts;
-    let problem = Contrast::nt_xent(temperature)?.on(Inputs::Shared { z })?;
+    let problem = Contrast::nt_xent(temperature)?.pose([z; 3], Positives::DIAGONAL)?;
     let prepared = similarity.prepare(&problem)?;
     let positives = similarity.positives(&prepared)?;
     let bound = similarity.bound(&prepared, &positives, ExponentRange::WIDE)?;
     let holds = bound.read(device)?[0].to_bits() != 0;
     assert_eq!(holds, temperature == TEMPERATURES[0]);
-    let results = similarity.forward(&problem)?;
-    let ([loss, _], statistics) = results.read(device)?;
-    Ok((loss, statistics.rows))
-}
-
-/// lse⁻ in f64, of rows that are multiplied as `multiplied`.
-fn expected(multiplied: &[f64], dim: usize, temperature: f32) -> Vec<f64> {
-    let rows: Vec<&[f64]> = multiplied.chunks(dim).collect();
-    let half = rows.len() / 2;
-    let lse = |i: usize| {
-        let logits = (0..rows.len()).filter(|&j| j % half != i % half).map(|j| {
-            let dot: f64 = rows[i].iter().zip(rows[j]).map(|(a, b)| a * b).sum();
-            dot / f64::from(temperature)
-        });
-        let logits: Vec<f64> = logits.collect();
-        let largest = logits.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-        let sum: f64 = logits.iter().map(|z| (z - largest).exp()).sum();
-        largest + sum.ln()
-    };
-    (0..rows.len())
-        .map(|i| if half > 1 { lse(i) } else { f64::NEG_INFINITY })
-        .collect()
+    similarity.forward(&problem)?.read(device)
 }
 
 /// lse⁻ and the loss against f64, with logits that have a bound and that have none.
 fn check<T: Element>(way: Way, rows: usize, dim: usize) -> Result<(), Error> {
-    let given = unit_rows(rows, dim);
-    let z: Vec<T> = given.iter().map(|&x| T::from_f32(x)).collect();
-    let multiplied: Vec<f64> = match way.fp8 {
-        false => given.iter().map(|&x| f64::from(x)).collect(),
-        true => given
-            .chunks(dim)
-            .flat_map(|row| {
-                let (codes, scale) = quantized(row);
-                let value = move |code| e4m3::value(code) * f64::from(scale);
-                codes.into_iter().map(value)
-            })
-            .collect(),
-    };
+    let batch = batch::<T>(rows, dim);
+    let exact = batch.exact();
+    let rounded = way.fp8.then(|| batch.rounded());
     for temperature in TEMPERATURES {
-        let (loss, found) = forward(way, &z, dim, temperature)?;
-        let expected = expected(&multiplied, dim, temperature);
-        let what = || format!("{way:?}, {rows} × {dim}, {temperature}");
-        let mut sum = 0.0;
-        for (i, (&found, &expected)) in found.negatives_lse.iter().zip(&expected).enumerate() {
+        let found = Values::found(&forward(way, &batch, temperature)?);
+        let matrices = [&exact, rounded.as_ref().unwrap_or(&exact)];
+        let contrast = Contrast::nt_xent(temperature)?;
+        let expected = Values::expected(&contrast, matrices, Positives::DIAGONAL)?;
+        let what = format!("{way:?}, {rows} × {dim}, {temperature}");
+        let lse = found.negatives_lse.iter().zip(&expected.negatives_lse);
+        for (i, (&found, &expected)) in lse.enumerate() {
             let allowed = 2e-6 * (4.0 + expected.abs());
-            let near = abs_diff_eq!(f64::from(found), expected, epsilon = allowed);
-            let empty = rows == 2 && found == f32::NEG_INFINITY;
-            assert!(near || empty, "{}, row {i}: {found}, {expected}", what());
+            // Two rows have no negatives.
+            let near = found == expected || abs_diff_eq!(found, expected, epsilon = allowed);
+            assert!(near, "{what}, row {i}: {found}, {expected}");
         }
-        for (&positive, &lse) in found.positive.iter().zip(&expected) {
-            let margin = lse - f64::from(positive);
-            sum += margin.max(0.0) + (-margin.abs()).exp().ln_1p();
-        }
-        let expected = sum / rows as f64;
-        let allowed = 1e-5 * (1.0 + expected);
-        let near = abs_diff_eq!(f64::from(loss), expected, epsilon = allowed);
-        assert!(near, "{}: {loss}, {expected}", what());
+        let allowed = 1e-5 * (1.0 + expected.loss);
+        let near = abs_diff_eq!(found.loss, expected.loss, epsilon = allowed);
+        assert!(near, "{what}: {}, {}", found.loss, expected.loss);
     }
     Ok(())
 }
@@ -192,12 +147,10 @@ fn pairs_of_rows_may_take_several_launches() -> Result<(), Error> {
 fn pairs_of_rows_do_not_depend_on_the_schedule() -> Result<(), Error> {
     for (way, dim) in [(HOPPER, 16), (HOPPER, 264), (PORTABLE, 16)] {
         for (rows, column_parts) in [(770, 32), (900, 2)] {
-            let z: Vec<bf16> = unit_rows(rows, dim)
-                .into_iter()
-                .map(bf16::from_f32)
-                .collect();
+            let batch = batch::<bf16>(rows, dim);
             for temperature in TEMPERATURES {
-                let run = |schedule, seed| {
+                let what = format!("{way:?}, {rows} × {dim}, {temperature}");
+                let found = in_every_order(&what, |schedule, seed| {
                     let way = Way {
                         multiprocessors: 1,
                         column_parts,
@@ -205,14 +158,9 @@ fn pairs_of_rows_do_not_depend_on_the_schedule() -> Result<(), Error> {
                         seed,
                         ..way
                     };
-                    forward(way, &z, dim, temperature)
-                };
-                let early = run(Schedule::Early, 0)?;
-                assert!(early.0.is_finite());
-                for (schedule, seed) in [(Schedule::Late, 1), (Schedule::Mixed, 2)] {
-                    let found = run(schedule, seed)?;
-                    assert_eq!(found, early, "{way:?}, {rows} × {dim}, {schedule:?}");
-                }
+                    forward(way, &batch, temperature)
+                })?;
+                assert!(found.loss.is_finite(), "{what}");
             }
         }
     }

@@ -2,12 +2,9 @@
 
 use half::{bf16, f16};
 
-use super::{Memory, numbers};
-use crate::device::{Device, Launch, Similarity};
-use crate::element::Element;
-use crate::error::Error;
-use crate::host::e4m3::{self, quantized};
-use crate::host::{HostDevice, Schedule};
+use super::*;
+use crate::device::{Device, Launch};
+use crate::host::tests::e4m3::{self, quantized};
 
 /// Numbers around everything that rounding to e4m3 may turn on: every code's, the middle between each and
 /// the next, both neighbours in f32 of each of them, and both signs.
@@ -38,35 +35,26 @@ fn conversion_to_e4m3_is_to_the_nearest_of_two_as_near_the_even_and_never_past_t
         x.extend([size, -size]);
     }
     x.extend([f32::NAN, -f32::NAN]);
-    let device = HostDevice::new(Schedule::Late, 0, 1);
-    let (from, to) = (device.memory(4 * x.len())?, device.memory(x.len())?);
-    let addresses = [HostDevice::address(&from), HostDevice::address(&to)];
-    device.write(addresses[0], bytemuck::cast_slice(&x))?;
-    let pairs = x.len() / 2;
-    device.launch(&Launch {
+    let memory = Memory::on(HostDevice::new(Schedule::Late, 0, 1));
+    let (from, to, pairs) = (memory.upload(&x)?, memory.room(x.len())?, x.len() / 2);
+    memory.device.launch(&Launch {
         kernel: "e4m3_of",
         grid: [pairs.div_ceil(64) as u32, 1, 1],
         threads: 64,
         shared_bytes: 0,
-        params: bytemuck::cast_slice(&[addresses[0], addresses[1], pairs as u64]),
+        params: bytemuck::cast_slice(&[from, to, pairs as u64]),
     })?;
-    let mut codes = vec![0u8; x.len()];
-    device.read(addresses[1], &mut codes)?;
+    let codes: Vec<u8> = memory.read(to, x.len())?;
     for (x, code) in x.into_iter().zip(codes) {
         assert_eq!(code, e4m3::nearest(x), "{x:e}");
     }
     Ok(())
 }
 
-/// Rows that `quantize_rows` makes of a matrix whose rows lie `gap` numbers apart, `gap` numbers after
-/// the start of an allocation, with what follows the last row's scale.
-fn quantize<T: Element>(
-    x: &[T],
-    dim: usize,
-    gap: usize,
-    multiprocessors: u32,
-) -> Result<Vec<(Vec<u8>, f32)>, Error> {
-    let mut memory = Memory::on(HostDevice::new(Schedule::Late, 3, multiprocessors));
+/// Holds the rows that `quantize_rows` makes of a matrix against the definition, bit for bit, padding included. The
+/// matrix's rows lie `gap` numbers apart, `gap` numbers after the start of an allocation.
+fn compare<T: Element>(x: &[T], dim: usize, gap: usize, multiprocessors: u32) -> Result<(), Error> {
+    let memory = Memory::on(HostDevice::new(Schedule::Late, 3, multiprocessors));
     let (rows, matrix) = (x.len() / dim, memory.given(x, dim, gap)?);
     let mut held = Vec::new();
     let found = Similarity::new(&memory.device, 0).quantized(matrix, &mut held)?;
@@ -75,13 +63,7 @@ fn quantize<T: Element>(
     let codes: Vec<u8> = memory.read(found.rows.data, rows * row_bytes)?;
     let scales: Vec<f32> = memory.read(found.scales, rows.next_multiple_of(256))?;
     assert!(scales[rows..].iter().all(|&scale| scale == 0.0));
-    let codes = codes.chunks(row_bytes).map(<[u8]>::to_vec);
-    Ok(codes.zip(scales).collect())
-}
-
-/// Holds the kernel's rows against the definition, bit for bit, padding included.
-fn compare<T: Element>(x: &[T], dim: usize, gap: usize, multiprocessors: u32) -> Result<(), Error> {
-    let found = quantize(x, dim, gap, multiprocessors)?;
+    let found = codes.chunks(row_bytes).zip(scales);
     for (i, (row, (codes, scale))) in x.chunks(dim).zip(found).enumerate() {
         let wide: Vec<f32> = row.iter().map(|x| x.to_f32()).collect();
         let (mut expected, expected_scale) = quantized(&wide);
@@ -90,7 +72,7 @@ fn compare<T: Element>(x: &[T], dim: usize, gap: usize, multiprocessors: u32) ->
             assert!(scale.is_nan(), "{context}: {scale}");
             continue;
         }
-        expected.resize(dim.next_multiple_of(16), 0);
+        expected.resize(row_bytes, 0);
         assert_eq!(scale.to_bits(), expected_scale.to_bits(), "{context}");
         assert_eq!(codes, expected, "{context}");
     }

@@ -1,15 +1,10 @@
 //! The row rules as the kernels compute them, in f32, against f64.
 
-use super::numbers;
-use crate::contrast::Contrast;
+use super::*;
 use crate::device::params::ReduceParams;
-use crate::device::{DeviceMatrix, DeviceRows, DeviceStatistics, Similarity};
-use crate::element::DType;
-use crate::error::Error;
-use crate::host::{HostDevice, Schedule};
-use crate::inputs::Positives;
+use crate::device::{DeviceRows, DeviceStatistics};
 use crate::losses::{RowContext, RowRule, RowValues};
-use crate::statistics::{RowStatistics, Statistics};
+use crate::statistics::RowStatistics;
 
 const RULES: [RowRule; 9] = [
     RowRule::SOFTMAX,
@@ -51,7 +46,8 @@ fn found(
     rows: &RowStatistics,
     first: usize,
 ) -> Result<(Vec<[f32; 5]>, RowContext), Error> {
-    let device = HostDevice::new(Schedule::Mixed, 3, 3);
+    let memory = Memory::on(HostDevice::new(Schedule::Mixed, 3, 3));
+    let device = &memory.device;
     let count = rows.len();
     let matrix = |rows| DeviceMatrix {
         address: 1 << 30,
@@ -61,59 +57,49 @@ fn found(
         dtype: DType::F32,
     };
     let contrast = Contrast::moco(1.0 / SCALE)?.with_rule(rule)?;
-    let matrices = [matrix(count), matrix(CANDIDATES), matrix(count)];
+    let matrices = [count, CANDIDATES, count].map(matrix);
     let problem = contrast.pose(matrices, Positives::DIAGONAL)?;
-    let similarity = Similarity::new(&device, 0);
+    let similarity = Similarity::new(device, 0);
     let prepared = similarity.prepare(&problem)?;
     let statistics = Statistics {
         rows: rows.clone(),
         columns: None,
     };
-    let given = DeviceStatistics::upload(&device, &statistics)?;
+    let given = DeviceStatistics::upload(device, &statistics)?;
     let DeviceRows {
         negatives_lse,
         positive,
     } = &given.rows;
     similarity.mean_of_positives(&prepared, positive)?;
     let masses = similarity.masses_of(&prepared, &given.rows)?;
-    let (offset2, a) = (
-        masses.offset2.read(&device)?,
-        masses.negatives.read(&device)?,
-    );
-    let c = masses.of_positive().read(&device)?;
-    let memory = similarity.memory();
-    let (zero, result) = (memory.written(&[0.0])?, memory.floats(2)?);
+    let [offset2, a, c] = [&masses.offset2, &masses.negatives, masses.of_positive()];
+    let [offset2, a, c] = [offset2, a, c].map(|numbers| numbers.read(device));
+    let (offset2, a, c) = (offset2?, a?, c?);
+    let (zero, result) = (memory.upload(&[0.0f32])?, memory.room(2 * 4)?);
     let mut all = Vec::new();
     for row in 0..first {
         let at = 4 * row as u64;
         let params = ReduceParams {
             row_lse: negatives_lse.address() + at,
             row_positive: positive.address() + at,
-            column_lse: 0,
-            column_positive: 0,
-            dots: zero.address(),
+            dots: zero,
             rows: 1,
-            columns: 0,
             row_weight: 1.0,
             dot_weight: 1.0,
             scale_weight: 1.0,
             rule: prepared.rule,
             contrast: prepared.view,
-            result: result.address(),
+            result,
+            ..bytemuck::Zeroable::zeroed()
         };
         similarity.launch_block("reduce", &params)?;
-        let numbers = result.read(&device)?;
+        let numbers: Vec<f32> = memory.read(result, 2)?;
         let offset = offset2[row] * std::f32::consts::LN_2;
         all.push([numbers[0], offset, a[row], c[row], numbers[1]]);
     }
-    let context = RowContext {
-        scale: f64::from(SCALE),
-        negatives: contrast.negatives(CANDIDATES) as f64,
-        log_mean: {
-            let positives = rows.positive.iter().map(|&z| f64::from(z));
-            rule.log_mean(f64::from(SCALE), positives)
-        },
-    };
+    let positives = rows.positive.iter().map(|&z| f64::from(z));
+    let negatives = problem.negatives();
+    let context = RowContext::new(rule, f64::from(SCALE), negatives, positives);
     Ok((all, context))
 }
 

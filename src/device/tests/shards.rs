@@ -3,18 +3,13 @@
 
 use half::{bf16, f16};
 
-use super::{Fixture, ROWS, device, engine, index, numbers};
-use crate::contrast::Contrast;
+use super::*;
 use crate::device::params::ContrastView;
-use crate::device::{Device, DeviceStatistics, Similarity};
-use crate::element::Element;
-use crate::engine::{Engine, Gradients};
-use crate::error::Error;
-use crate::host::{HostDevice, HostEngine, Schedule};
-use crate::inputs::{Inputs, NO_POSITIVE, Positives, Problem};
+use crate::device::{DeviceStatistics, Floats};
+use crate::engine::Engine;
+use crate::inputs::NO_POSITIVE;
 use crate::losses::RowRule;
-use crate::rows::{Rows, RowsMut};
-use crate::statistics::{RowStatistics, Statistics};
+use crate::statistics::RowStatistics;
 
 #[test]
 fn anchors_are_grouped_as_a_stable_sort_would() -> Result<(), Error> {
@@ -40,94 +35,67 @@ fn anchors_are_grouped_as_a_stable_sort_would() -> Result<(), Error> {
             ("of two", of_two.collect()),
             ("none", vec![NO_POSITIVE; anchors as usize]),
         ] {
-            let device = HostDevice::new(Schedule::Mixed, 9, 3);
-            let similarity = Similarity::new(&device, 0);
-            let memory = similarity.memory();
-            let given = memory.floats(index.len())?;
-            device.write(given.address(), bytemuck::cast_slice(&index))?;
+            let memory = Memory::on(HostDevice::new(Schedule::Mixed, 9, 3));
             let view = ContrastView {
-                index: given.address(),
+                index: memory.upload(&index)?,
                 anchors,
                 candidates,
                 ..bytemuck::Zeroable::zeroed()
             };
-            let groups = similarity.group(&view)?;
-            let words =
-                |numbers: Vec<f32>| -> Vec<u32> { numbers.into_iter().map(f32::to_bits).collect() };
+            let groups = Similarity::new(&memory.device, 0).group(&view)?;
+            let words = |from: &Floats<_>| memory.read::<u32>(from.address(), from.len());
             let mut order: Vec<u32> = (0..anchors).collect();
             order.sort_by_key(|&i| index[i as usize].min(candidates));
             let starts: Vec<u32> = (0..=candidates)
                 .map(|j| index.iter().filter(|&&i| i < j).count() as u32)
                 .collect();
             let what = format!("{anchors} of {candidates}, {name}");
-            assert_eq!(words(groups.order.read(&device)?), order, "{what}");
-            assert_eq!(words(groups.starts.read(&device)?), starts, "{what}");
+            assert_eq!(words(&groups.order)?, order, "{what}");
+            assert_eq!(words(&groups.starts)?, starts, "{what}");
         }
     }
     Ok(())
 }
 
 #[test]
-fn an_index_past_all_candidates_is_no_positive() -> Result<(), Error> {
+fn positives_that_mean_the_same_give_the_same_bits() -> Result<(), Error> {
     const CANDIDATES: usize = 50;
-    const WITHOUT: [usize; 3] = [0, 31, ROWS - 1];
-    for (hopper, dim) in [(false, 40), (false, 264), (true, 40), (true, 264)] {
-        let run = |none: [u32; 3], rule| -> Result<_, Error> {
-            let device = device(Schedule::Mixed, 5, 3, hopper);
-            let mut fixture = Fixture::on(device, ROWS, CANDIDATES, dim)?;
-            let mut index = index(ROWS, CANDIDATES);
-            for (row, none) in WITHOUT.into_iter().zip(none) {
-                index[row] = none;
-            }
-            let positives = Positives::Index(fixture.memory.indices(&index)?);
-            fixture.run(&Contrast::info_nce(0.1)?.with_rule(rule)?, positives)
-        };
-        for rule in [RowRule::SOFTMAX, RowRule::Decoupled { sigma: Some(0.5) }] {
-            let past = run([50, 51, 4_000_000_000], rule)?;
-            let (([loss, dscale], statistics), gradients) = &past;
-            let what = format!("{rule:?}, sm_90a: {hopper}, D = {dim}");
-            assert_eq!(past, run([NO_POSITIVE; 3], rule)?, "{what}");
-            assert!(loss.is_finite() && dscale.is_finite(), "{what}");
-            for (row, z) in statistics.rows.positive.iter().enumerate() {
-                let without = WITHOUT.contains(&row);
-                assert_eq!(*z == f32::NEG_INFINITY, without, "{what}");
-                let dq = &gradients[4 * row * dim..4 * (row + 1) * dim];
-                let dq: &[f32] = &bytemuck::pod_collect_to_vec(dq);
-                assert!(
-                    dq.iter().all(|x| x.is_finite() && (*x == 0.0) == without),
-                    "{what} {row}"
-                );
-            }
-        }
-    }
-    Ok(())
-}
-
-#[test]
-fn offsets_are_the_indices_that_they_stand_for() -> Result<(), Error> {
-    const CANDIDATES: usize = 50;
+    // An index past all candidates is no positive.
+    let with = |none: [u32; 3]| {
+        let mut index = index(ROWS, CANDIDATES);
+        (index[0], index[31], index[ROWS - 1]) = none.into();
+        index
+    };
+    let (past, none) = (with([50, 51, 4_000_000_000]), with([NO_POSITIVE; 3]));
     // The diagonal with fewer candidates than anchors too.
-    for (hopper, dim, offset) in [
-        (false, 40, 5i64),
-        (false, 40, -30),
-        (false, 264, 40),
-        (false, 40, i64::MIN),
-        (false, 40, i64::MAX),
-        (false, 40, 0),
-        (true, 40, 0),
-        (true, 264, 0),
-    ] {
-        let device = device(Schedule::Late, 5, 3, hopper);
-        let mut fixture = Fixture::on(device, ROWS, CANDIDATES, dim)?;
+    let offsets = [5i64, -30, 40, i64::MIN, i64::MAX, 0].map(|offset| {
         let index = (0..ROWS as i64).map(|i| match i.saturating_add(offset) {
             j @ 0..50 => j as u32,
             _ => NO_POSITIVE,
         });
-        let index: Vec<u32> = index.collect();
-        let of_index = Positives::Index(fixture.memory.indices(&index)?);
-        let contrast = Contrast::info_nce(0.1)?;
-        let found = fixture.run(&contrast, Positives::Offset(offset))?;
-        assert_eq!(found, fixture.run(&contrast, of_index)?, "{offset}");
+        (Positives::Offset(offset), index.collect::<Vec<_>>())
+    });
+    for (hopper, dim) in [(false, 40), (false, 264), (true, 40), (true, 264)] {
+        let device = device(Schedule::Mixed, 5, 3, hopper);
+        let fixture = Fixture::new(device, [ROWS, CANDIDATES, dim], 0)?;
+        let indices = |index: &[u32]| fixture.memory.indices(index).map(Positives::Index);
+        for rule in [RowRule::SOFTMAX, RowRule::Decoupled { sigma: Some(0.5) }] {
+            let contrast = Contrast::info_nce(0.1)?.with_rule(rule)?;
+            let run = |positives| fixture.run(&fixture.pose(&contrast, positives)?);
+            let what = format!("{rule:?}, sm_90a: {hopper}, D = {dim}");
+            let found = run(indices(&past)?)?;
+            assert_eq!(found, run(indices(&none)?)?, "{what}");
+            let (Evaluated { loss, dscale, .. }, gradients) = found;
+            let mut numbers = gradients
+                .into_iter()
+                .map(f32::from_bits)
+                .chain([loss, dscale]);
+            assert!(numbers.all(f32::is_finite), "{what}");
+            for (positives, index) in &offsets {
+                let expected = run(indices(index)?)?;
+                assert_eq!(run(*positives)?, expected, "{what}, {positives:?}");
+            }
+        }
     }
     Ok(())
 }
@@ -166,16 +134,14 @@ fn labels_are_the_indices_of_the_first_that_have_them() -> Result<(), Error> {
 #[test]
 fn merged_statistics_are_made_into_weights_anew() -> Result<(), Error> {
     for dim in [40, 264] {
-        let fixture = Fixture::new(dim)?;
+        let fixture = Fixture::square(dim)?;
         let device = &fixture.memory.device;
         let similarity = Similarity::new(device, 0);
         let contrast = Contrast::info_nce(0.1)?.with_rule(RowRule::Debiased { prior: 0.2 })?;
         let problem = fixture.problem(&contrast)?.as_shard_of(2 * ROWS);
         let others = Positives::Offset(-(ROWS as i64));
-        let others = contrast.pose([fixture.q, fixture.q, fixture.q], others)?;
-        let others = similarity
-            .forward(&others.as_shard_of(2 * ROWS))?
-            .statistics;
+        let others = contrast.pose([fixture.q; 3], others)?.as_shard_of(2 * ROWS);
+        let others = similarity.forward(&others)?.statistics;
         let mut merged = similarity.forward(&problem)?.statistics;
         let backward = |statistics: &DeviceStatistics<HostDevice>| -> Result<_, Error> {
             let dscale = similarity.backward(&problem, statistics, 1.0, &fixture.gradients)?;
@@ -198,26 +164,12 @@ fn merged_statistics_are_made_into_weights_anew() -> Result<(), Error> {
     Ok(())
 }
 
-/// ‖x − y‖ / ‖y‖.
-fn off(x: &[f32], y: &[f32]) -> f32 {
-    let square = |numbers: &mut dyn Iterator<Item = f32>| numbers.map(|x| x * x).sum::<f32>();
-    let differences = x.iter().zip(y).map(|(x, y)| x - y);
-    (square(&mut { differences }) / square(&mut y.iter().copied())).sqrt()
-}
-
 #[test]
 fn shards_of_candidates_add_up_to_the_whole() -> Result<(), Error> {
     const SPLIT: usize = 45;
-    fn check<T: Element>(engine: &HostEngine, dim: usize, allowed: f32) -> Result<(), Error> {
-        let (q, k) = (numbers::<T>(ROWS, dim, 1), numbers::<T>(ROWS, dim, 2));
-        let q = Rows::new(&q, ROWS, dim)?;
-        let shards = [
-            (Rows::new(&k[..SPLIT * dim], SPLIT, dim)?, 0),
-            (
-                Rows::new(&k[SPLIT * dim..], ROWS - SPLIT, dim)?,
-                -(SPLIT as i64),
-            ),
-        ];
+    fn check<T: Element>(hopper: bool, dim: usize, allowed: f64) -> Result<(), Error> {
+        let batch = Batch::<T>::new(ROWS, ROWS, dim);
+        let ([q, k, _], engine) = (batch.rows(), engine(Schedule::Mixed, 2, hopper));
         for rule in [
             RowRule::SOFTMAX,
             RowRule::Decoupled { sigma: Some(0.5) },
@@ -225,75 +177,62 @@ fn shards_of_candidates_add_up_to_the_whole() -> Result<(), Error> {
         ] {
             // Logits as far from 0 whatever the length of rows.
             let contrast = Contrast::info_nce(dim as f32 / 120.0)?.with_rule(rule)?;
-            let what = format!("{rule:?}, {} D = {dim}", T::DTYPE);
-            let whole = contrast.on(Inputs::pair(q, Rows::new(&k, ROWS, dim)?))?;
-            let zeros = || vec![0.0f32; ROWS * dim];
-            let (mut dq, mut dk) = (zeros(), zeros());
-            let gradients = Gradients::new(
-                RowsMut::new(&mut dq, ROWS, dim)?,
-                Some(RowsMut::new(&mut dk, ROWS, dim)?),
-            );
-            let expected = engine.value_and_grad(&whole, 1.0, gradients)?;
-
-            let problems = shards.map(|(k, offset)| -> Result<Problem<Rows<'_, T>>, Error> {
-                contrast.on(Inputs::Pair {
-                    q,
-                    k,
-                    positives: Positives::Offset(offset),
-                })
-            });
-            let [first, second] = problems;
-            let (first, second) = (first?.as_shard_of(ROWS), second?.as_shard_of(ROWS));
-            let mut statistics = engine.forward(&first)?.statistics;
-            engine.merge(&mut statistics, &engine.forward(&second)?.statistics)?;
-            for (x, y) in [
+            let expected = batch.expected(&contrast, Positives::DIAGONAL)?;
+            // Of terms that cancel: the engine's own has as many digits.
+            let whole = batch.problem(&contrast, Positives::DIAGONAL)?;
+            let (whole, _) =
+                with_gradients::<_, f32, _>(&whole, |to| engine.value_and_grad(&whole, 1.0, to))?;
+            let shard = |first: usize, count: usize| -> Result<_, Error> {
+                let positives = Positives::Offset(-(first as i64));
+                let problem = contrast.pose([q, k.part(first, count), q], positives)?;
+                Ok(problem.as_shard_of(ROWS))
+            };
+            let shards = [shard(0, SPLIT)?, shard(SPLIT, ROWS - SPLIT)?];
+            let [mut statistics, others] = [
+                engine.forward(&shards[0])?.statistics,
+                engine.forward(&shards[1])?.statistics,
+            ];
+            engine.merge(&mut statistics, &others)?;
+            let (mut dq, mut dk, mut dscale) = (vec![0.0; ROWS * dim], Vec::new(), 0.0);
+            for problem in &shards {
+                let (of_s, [of_q, of_k]) = with_gradients::<_, f32, _>(problem, |to| {
+                    engine.backward(problem, &statistics, 1.0, to)
+                })?;
+                dq.iter_mut().zip(of_q).for_each(|(sum, dq)| *sum += dq);
+                dk.extend(of_k);
+                dscale += of_s;
+            }
+            let (rows, expected_rows) = (&statistics.rows, &expected.rows);
+            let expected_dk = expected.dk.as_ref().expect("candidates have a gradient");
+            for (name, found, expected, allowed) in [
+                ("z₊", &rows.positive, &expected_rows.positive[..], 1e-6),
                 (
-                    &statistics.rows.positive,
-                    &expected.statistics.rows.positive,
+                    "lse⁻",
+                    &rows.negatives_lse,
+                    &expected_rows.negatives_lse,
+                    1e-6,
                 ),
-                (
-                    &statistics.rows.negatives_lse,
-                    &expected.statistics.rows.negatives_lse,
-                ),
+                ("dq", &dq, expected.dq.as_slice(), allowed),
+                ("dk", &dk, expected_dk.as_slice(), allowed),
+                ("dscale", &vec![dscale], &[f64::from(whole.dscale)], allowed),
             ] {
-                assert!(off(x, y) < 1e-6, "{what}: {x:?} {y:?}");
+                let error = relative_error(found, expected);
+                let what = format!("{rule:?}, {} D = {dim}", T::DTYPE);
+                assert!(error < allowed, "{what}: {name} is off by {error:.1e}");
             }
-            let (mut dq_sum, mut dk_parts, mut dscale) = (zeros(), zeros(), 0.0);
-            let (upper, lower) = dk_parts.split_at_mut(SPLIT * dim);
-            for (problem, dk) in [(first, upper), (second, lower)] {
-                let rows = problem.shape().candidates;
-                let gradients = Gradients::new(
-                    RowsMut::new(&mut dq_sum, ROWS, dim)?,
-                    Some(RowsMut::new(dk, rows, dim)?),
-                );
-                dscale += engine.backward(&problem, &statistics, 1.0, gradients.accumulating())?;
-            }
-            assert!(
-                off(&dq_sum, &dq) < allowed,
-                "{what}: dq {}",
-                off(&dq_sum, &dq)
-            );
-            assert!(
-                off(&dk_parts, &dk) < allowed,
-                "{what}: dk {}",
-                off(&dk_parts, &dk)
-            );
-            let near = (dscale - expected.dscale).abs() < allowed * expected.dscale.abs();
-            assert!(near, "{what}: {dscale} {}", expected.dscale);
         }
         Ok(())
     }
-    let engine = HostEngine::new(Schedule::Mixed, 2);
-    check::<f32>(&engine, 24, 2e-5)?;
-    check::<f32>(&engine, 264, 2e-5)?;
-    let hopper = HostEngine::new(Schedule::Mixed, 2).with_hopper_kernels();
-    check::<bf16>(&hopper, 40, 2e-3)?;
-    check::<f16>(&hopper, 264, 5e-4)
+    check::<f32>(false, 24, 2e-5)?;
+    check::<f32>(false, 264, 2e-5)?;
+    check::<bf16>(true, 40, 2e-3)?;
+    check::<f16>(true, 264, 5e-4)
 }
 
 #[test]
 fn merged_statistics_are_of_both_sets_of_candidates() -> Result<(), Error> {
     const NONE: f32 = f32::NEG_INFINITY;
+    const NAN: f32 = f32::NAN;
     let statistics = |lse: [f32; 6], positive: [f32; 6]| Statistics {
         rows: RowStatistics {
             negatives_lse: lse.into(),
@@ -302,14 +241,13 @@ fn merged_statistics_are_of_both_sets_of_candidates() -> Result<(), Error> {
         columns: None,
     };
     let engine = HostEngine::new(Schedule::Late, 1);
-    let nan = f32::NAN;
     let mut first = statistics(
-        [1.0, NONE, NONE, 90.0, nan, 1.0],
+        [1.0, NONE, NONE, 90.0, NAN, 1.0],
         [NONE, 2.0, NONE, -3.0, 1.0, 1.0],
     );
     let second = statistics(
         [2.0, 5.0, NONE, -90.0, 1.0, 1.0],
-        [4.0, NONE, NONE, NONE, NONE, nan],
+        [4.0, NONE, NONE, NONE, NONE, NAN],
     );
     engine.merge(&mut first, &second)?;
     let RowStatistics {
@@ -325,71 +263,49 @@ fn merged_statistics_are_of_both_sets_of_candidates() -> Result<(), Error> {
     let mut short = second.clone();
     short.rows.negatives_lse.pop();
     short.rows.positive.pop();
-    let refused = engine.merge(&mut short, &second);
-    assert!(matches!(
-        refused,
-        Err(Error::Rows {
-            argument: "others.rows",
-            given: 6,
-            expected: 5
-        })
-    ));
+    let (argument, given, expected) = ("others.rows", 6, 5);
+    let refused = Error::Rows {
+        argument,
+        given,
+        expected,
+    };
+    assert_eq!(engine.merge(&mut short, &second), Err(refused));
     let empty = Statistics::default();
-    let refused = engine.merge(&mut empty.clone(), &empty);
-    assert!(matches!(
-        refused,
-        Err(Error::Empty {
-            argument: "statistics.rows",
-            ..
-        })
-    ));
+    let Err(Error::Empty { argument, .. }) = engine.merge(&mut empty.clone(), &empty) else {
+        panic!("statistics of no rows were merged");
+    };
+    assert_eq!(argument, "statistics.rows");
     Ok(())
 }
 
 #[test]
 fn gradients_are_added_in_f32_and_rounded_once() -> Result<(), Error> {
     fn check<G: Element>(contrast: &Contrast, dim: usize, hopper: bool) -> Result<(), Error> {
-        let (q, k) = (numbers::<bf16>(ROWS, dim, 1), numbers::<bf16>(ROWS, dim, 2));
-        let (q, k) = (Rows::new(&q, ROWS, dim)?, Rows::new(&k, ROWS, dim)?);
-        let problem = contrast.pose([q, k, k], Positives::DIAGONAL)?;
+        let batch = Batch::<bf16>::new(ROWS, ROWS, dim);
+        let problem = batch.problem(contrast, Positives::DIAGONAL)?;
         let engine = engine(Schedule::Mixed, 4, hopper);
-        let has_dk = contrast.has_dk();
-        let (mut dq, mut dk) = (vec![f32::NAN; ROWS * dim], vec![f32::NAN; ROWS * dim]);
-        let both = |dq, dk| -> Result<_, Error> {
-            let dk = RowsMut::new(dk, ROWS, dim)?;
-            Ok(Gradients::new(
-                RowsMut::new(dq, ROWS, dim)?,
-                has_dk.then_some(dk),
-            ))
-        };
-        let value = engine.value_and_grad(&problem, 1.0, both(&mut dq, &mut dk)?)?;
-        let before = [numbers::<G>(ROWS, dim, 5), numbers::<G>(ROWS, dim, 6)];
-        let [mut of_q, mut of_k] = before.clone();
-        let to = Gradients {
-            dq: RowsMut::new(&mut of_q, ROWS, dim)?,
-            dk: match has_dk {
-                true => Some(RowsMut::new(&mut of_k, ROWS, dim)?),
-                false => None,
-            },
-            accumulate: true,
-        };
-        assert_eq!(engine.value_and_grad(&problem, 1.0, to)?, value);
-        let added = [(of_q, &before[0], dq, true), (of_k, &before[1], dk, has_dk)];
-        for (found, before, new, _) in added.into_iter().filter(|(.., wanted)| *wanted) {
-            let expected = before
+        let (value, new) =
+            with_gradients::<_, f32, _>(&problem, |to| engine.value_and_grad(&problem, 1.0, to))?;
+        let before = [5, 6].map(|seed| numbers::<G>(ROWS, dim, seed));
+        let (again, found) = with_gradients(&problem, |mut to| {
+            to.dq.fill_from(&before[0]);
+            if let Some(dk) = &mut to.dk {
+                dk.fill_from(&before[1]);
+            }
+            engine.value_and_grad(&problem, 1.0, to.accumulating())
+        })?;
+        let what = format!("{} {} D = {dim}", contrast.name(), G::DTYPE);
+        assert_eq!(again, value, "{what}");
+        for ((found, before), new) in found.into_iter().zip(before).zip(new) {
+            let added = before
                 .iter()
-                .zip(&new)
+                .zip(new)
                 .map(|(x, y)| G::from_f32(x.to_f32() + y));
-            let name = contrast.name();
-            assert!(
-                found.into_iter().eq(expected),
-                "{name} {} D = {dim}",
-                G::DTYPE
-            );
+            assert!(found.into_iter().eq(added), "{what}");
         }
         Ok(())
     }
-    for contrast in super::contrasts()? {
+    for contrast in contrasts()? {
         // Fused, rows in no quads, in several chunks.
         for (dim, hopper) in [(40, true), (7, false), (264, false)] {
             check::<f32>(&contrast, dim, hopper)?;

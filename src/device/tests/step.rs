@@ -2,282 +2,150 @@
 
 use half::{bf16, f16};
 
-use super::{Memory, numbers};
-use crate::contrast::Contrast;
-use crate::device::{DeviceIndices, DeviceMatrix, DeviceMomentum, Similarity, Step, StepArguments};
-use crate::element::{DType, Element};
-use crate::engine::{Engine, Gradients, MomentumTensor};
-use crate::error::Error;
-use crate::host::{BUDGET, HostDevice, HostEngine, MULTIPROCESSORS, Schedule};
-use crate::inputs::{Inputs, Positives, Problem};
+use super::*;
+use crate::device::{DeviceMomentum, Rowwise, Step, StepArguments};
+use crate::engine::{Engine, MomentumTensor};
+use crate::host::tests::{BUDGET, MULTIPROCESSORS};
 use crate::momentum::MomentumSchedule;
 use crate::queue::KeyQueue;
-use crate::rows::{Rows, RowsMut};
 
 const EPSILON: f32 = 1e-12;
 const UPSTREAM: f32 = 3.0;
 
-/// What a step is to leave, in bits.
-#[derive(Debug, PartialEq)]
-struct Left {
-    loss: [u32; 2],
-    dq: Vec<u32>,
-    dk: Option<Vec<u32>>,
-}
+/// What a step is to leave, in bits: loss and dscale, dq, dk.
+type Left = ([u32; 2], Vec<u32>, Option<Vec<u32>>);
 
-fn bits(numbers: &[f32]) -> Vec<u32> {
-    numbers.iter().map(|number| number.to_bits()).collect()
-}
-
-/// The verbs one by one.
-struct Plain<T> {
-    engine: HostEngine,
-    queue: Option<KeyQueue<T>>,
-}
-
-impl<T: Element> Plain<T> {
-    fn normalize(&self, x: &[T], dim: usize) -> Result<(Vec<T>, Vec<f32>), Error> {
-        let rows = x.len() / dim;
-        let (mut y, mut norms) = (vec![T::from_f32(f32::NAN); x.len()], vec![f32::NAN; rows]);
-        let to = RowsMut::new(&mut y, rows, dim)?;
-        let x = Rows::new(x, rows, dim)?;
-        self.engine.normalize(x, to, &mut norms, EPSILON)?;
-        Ok((y, norms))
-    }
-
-    fn normalize_backward(
-        &self,
-        (y, norms): &(Vec<T>, Vec<f32>),
-        dy: &[f32],
-        dim: usize,
-    ) -> Result<Vec<u32>, Error> {
-        let rows = norms.len();
-        let mut dx = vec![f32::NAN; y.len()];
-        let to = RowsMut::new(&mut dx, rows, dim)?;
-        let (y, dy) = (Rows::new(y, rows, dim)?, Rows::new(dy, rows, dim)?);
-        self.engine.normalize_backward(y, norms, dy, to, EPSILON)?;
-        Ok(bits(&dx))
-    }
-
-    fn step(
-        &mut self,
-        contrast: &Contrast,
-        q: &[T],
-        k: Option<&[T]>,
-        positives: Positives<&[u32]>,
-        dk: bool,
-        dim: usize,
-    ) -> Result<Left, Error> {
-        let rows = q.len() / dim;
-        let anchors = self.normalize(q, dim)?;
-        let keys = k.map(|k| self.normalize(k, dim)).transpose()?;
-        let q = Rows::new(&anchors.0, rows, dim)?;
-        let k = match &keys {
-            Some((k, norms)) => Some(Rows::new(k, norms.len(), dim)?),
-            None => None,
-        };
-        let queue = self.queue.as_ref().and_then(KeyQueue::filled);
-        let own_key = k.unwrap_or(q);
-        let problem = contrast.pose([q, queue.unwrap_or(own_key), own_key], positives)?;
-        let mut dq = vec![f32::NAN; rows * dim];
-        let key_rows = keys.as_ref().map_or(0, |(_, norms)| norms.len());
-        let mut of_keys = vec![f32::NAN; key_rows * dim];
-        let of_keys_wanted = match dk {
-            true => Some(RowsMut::new(&mut of_keys, key_rows, dim)?),
-            false => None,
-        };
-        let gradients = Gradients::new(RowsMut::new(&mut dq, rows, dim)?, of_keys_wanted);
-        let value = self.engine.value_and_grad(&problem, UPSTREAM, gradients)?;
-        let left = Left {
-            loss: [value.loss, value.dscale].map(f32::to_bits),
-            dq: self.normalize_backward(&anchors, &dq, dim)?,
-            dk: match (&keys, dk) {
-                (Some(keys), true) => Some(self.normalize_backward(keys, &of_keys, dim)?),
-                _ => None,
-            },
-        };
-        if let (Some(queue), Some(own_key)) = (&mut self.queue, k) {
-            self.engine.enqueue(queue, own_key)?;
-        }
-        Ok(left)
-    }
+fn memory(seed: u64) -> Memory {
+    Memory::on(HostDevice::new(Schedule::Late, seed, MULTIPROCESSORS))
 }
 
 impl Memory {
-    fn new(seed: u64) -> Self {
-        Self::on(HostDevice::new(Schedule::Late, seed, MULTIPROCESSORS))
+    fn left(&self, value: &Evaluated, gradients: &Gradients<DeviceMatrix>) -> Result<Left, Error> {
+        let bits = |of: DeviceMatrix| self.read(of.address, of.rows * of.dim);
+        Ok((
+            [value.loss, value.dscale].map(f32::to_bits),
+            bits(gradients.dq)?,
+            gradients.dk.map(bits).transpose()?,
+        ))
     }
 
-    fn gradient(&self, of: DeviceMatrix) -> Result<Vec<u32>, Error> {
-        self.read(of.address, of.rows * of.dim)
+    /// dq, and dk of the keys if there are any.
+    fn gradients(
+        &self,
+        q: DeviceMatrix,
+        keys: Option<DeviceMatrix>,
+    ) -> Result<Gradients<DeviceMatrix>, Error> {
+        let gradient = |of: DeviceMatrix| self.matrix([of.rows, of.dim], DType::F32, 0);
+        Ok(Gradients::new(
+            gradient(q)?,
+            keys.map(gradient).transpose()?,
+        ))
+    }
+
+    /// The verbs of a step one by one, but for the queue's.
+    fn one_by_one(&self, problem: &Problem<DeviceMatrix>, dk: bool) -> Result<Left, Error> {
+        let rowwise = Rowwise::new(&self.device);
+        let mut sides = Vec::new();
+        let unit = problem.try_map(
+            |name, &given| {
+                if name == "queue" {
+                    return Ok(given);
+                }
+                let unit = self.matrix([given.rows, given.dim], given.dtype, 0)?;
+                let norms = (self.room(4 * given.rows)?, given.rows);
+                rowwise.normalize(given, unit, norms, EPSILON)?;
+                sides.push((unit, norms));
+                Ok(unit)
+            },
+            |&index| Ok(index),
+            |&scale| Ok(scale),
+        )?;
+        let keys = dk.then(|| sides[1].0);
+        let (of_unit, given) = (
+            self.gradients(sides[0].0, keys)?,
+            self.gradients(sides[0].0, keys)?,
+        );
+        let similarity = Similarity::new(&self.device, BUDGET);
+        let results = similarity.value_and_grad(&unit, UPSTREAM, &of_unit)?;
+        let pairs = [Some((of_unit.dq, given.dq)), of_unit.dk.zip(given.dk)];
+        for ((unit, norms), (dy, dx)) in sides.into_iter().zip(pairs.into_iter().flatten()) {
+            rowwise.normalize_backward(unit, norms, dy, dx, EPSILON)?;
+        }
+        self.left(&results.read(&self.device)?, &given)
     }
 }
 
-/// A contrast of scale s, and what it is computed on.
-struct Case {
-    name: &'static str,
-    contrast: fn(f32) -> Result<Contrast, Error>,
-    rows: usize,
-    keys: Option<usize>,
-    /// Whether positives are given by index.
-    by_index: bool,
-    dk: bool,
-    /// Keys that the queue can hold.
-    capacity: Option<usize>,
-}
+/// A contrast of scale s, its anchors, and its candidates or places of its queue. Scales are powers of two, so that
+/// temperatures have no rounding.
+type Case = (fn(f32) -> Result<Contrast, Error>, usize, usize);
 
 const CASES: [Case; 6] = [
-    // Scales are powers of two, so that temperatures have no rounding.
-    Case {
-        name: "SimCLR",
-        contrast: |scale| Contrast::nt_xent(1.0 / scale),
-        rows: 14,
-        keys: None,
-        by_index: false,
-        dk: false,
-        capacity: None,
-    },
-    Case {
-        name: "CLIP",
-        contrast: Contrast::clip,
-        rows: 9,
-        keys: Some(9),
-        by_index: false,
-        dk: true,
-        capacity: None,
-    },
-    Case {
-        name: "InfoNCE by index, dk not wanted",
-        contrast: |scale| Contrast::info_nce(1.0 / scale),
-        rows: 9,
-        keys: Some(13),
-        by_index: true,
-        dk: false,
-        capacity: None,
-    },
-    Case {
-        name: "MoCo, a batch that does not divide the queue",
-        contrast: |scale| Contrast::moco(1.0 / scale),
-        rows: 7,
-        keys: Some(7),
-        by_index: false,
-        dk: false,
-        capacity: Some(20),
-    },
-    Case {
-        name: "MoCo, a batch as large as the queue",
-        contrast: |scale| Contrast::moco(1.0 / scale),
-        rows: 7,
-        keys: Some(7),
-        by_index: false,
-        dk: false,
-        capacity: Some(7),
-    },
-    Case {
-        name: "MoCo, a batch larger than the queue",
-        contrast: |scale| Contrast::moco(1.0 / scale),
-        rows: 19,
-        keys: Some(19),
-        by_index: false,
-        dk: false,
-        capacity: Some(8),
-    },
+    (|scale| Contrast::nt_xent(1.0 / scale), 14, 14),
+    (Contrast::clip, 9, 9),
+    (|scale| Contrast::info_nce(1.0 / scale), 9, 13),
+    // A batch that does not divide the queue, one as large, and a larger one.
+    (|scale| Contrast::moco(1.0 / scale), 7, 20),
+    (|scale| Contrast::moco(1.0 / scale), 7, 7),
+    (|scale| Contrast::moco(1.0 / scale), 19, 8),
 ];
 
-fn compare<T: Element>(case: &Case, dim: usize, scales: [f32; 4]) -> Result<(), Error> {
-    let mut memory = Memory::new(11);
-    let q = memory.matrix(case.rows, dim, T::DTYPE)?;
-    let keys = match case.keys {
-        Some(rows) => Some(memory.matrix(rows, dim, T::DTYPE)?),
-        None => None,
-    };
-    let gradients = Gradients::new(
-        memory.matrix(case.rows, dim, DType::F32)?,
-        match keys {
-            Some(keys) if case.dk => Some(memory.matrix(keys.rows, dim, DType::F32)?),
-            _ => None,
-        },
-    );
-    let index = DeviceIndices {
-        address: memory.room(4 * case.rows)?,
-        length: case.rows,
-    };
-    let mut plain = Plain {
-        engine: HostEngine::new(Schedule::Early, 5),
-        queue: None,
-    };
-    let mut ring = None;
+/// Positives are by index where they can be, and dk is wanted where columns have a loss.
+fn compare<T: Element>(
+    (contrast, anchors, candidates): Case,
+    dim: usize,
+    scales: [f32; 4],
+) -> Result<(), Error> {
+    let memory = memory(11);
+    let engine = HostEngine::new(Schedule::Early, 5);
+    let at_first = contrast(scales[0])?;
+    let matrix = |rows| memory.matrix([rows, dim], T::DTYPE, 0);
+    let (q, k, own_key) = (matrix(anchors)?, matrix(candidates)?, matrix(anchors)?);
     // Not at row 0 to begin with.
     let cursor = 3;
-    if let Some(capacity) = case.capacity {
-        let full: Vec<T> = numbers(capacity, dim, 40);
-        let matrix = memory.matrix(capacity, dim, T::DTYPE)?;
-        memory.write(matrix.address, &full)?;
-        ring = Some(matrix);
-        plain.queue = Some(KeyQueue::restore(capacity, dim, capacity, cursor, &full)?);
-    }
-    let own_key = keys.unwrap_or(q);
-    let matrices = [q, ring.unwrap_or(own_key), own_key];
-    let positives = match case.by_index {
-        true => Positives::Index(index),
-        false => Positives::DIAGONAL,
+    let full: Vec<T> = numbers(candidates, dim, 40);
+    let mut queue = KeyQueue::restore(candidates, dim, candidates, cursor, &full)?;
+    memory.write(k.address, &full)?;
+    let index = memory.indices(&vec![0; anchors])?;
+    let pose = |contrast: &Contrast| contrast.pose([q, k, own_key], Positives::Index(index));
+    let dk = at_first.has_columns();
+    let gradients = memory.gradients(q, dk.then_some(k))?;
+    let arguments = StepArguments {
+        problem: &pose(&at_first)?,
+        cursor,
+        gradients: &gradients,
+        upstream: UPSTREAM,
+        epsilon: EPSILON,
+        momentum: None,
     };
-    let problem = (case.contrast)(scales[0])?.pose(matrices, positives)?;
-    let step = Step::new(
-        &memory.device,
-        &StepArguments {
-            problem: &problem,
-            cursor,
-            gradients: &gradients,
-            upstream: UPSTREAM,
-            epsilon: EPSILON,
-            momentum: None,
-        },
-    )?;
+    let step = Step::new(&memory.device, &arguments)?;
     for (nth, scale) in scales.into_iter().enumerate() {
-        let of_q: Vec<T> = numbers(q.rows, dim, 50 + nth);
-        memory.write(q.address, &of_q)?;
+        let contrast = contrast(scale)?;
+        let problem = pose(&contrast)?;
+        let what = format!("{}, {}, D = {dim}, step {nth}", contrast.name(), T::DTYPE);
+        memory.write(q.address, &numbers::<T>(anchors, dim, 50 + nth))?;
         // Positives move from step to step, too.
-        let of_step = (0..case.rows).map(|i| ((i * 5 + 3 * nth) % 13) as u32);
-        let of_step: Vec<u32> = of_step.collect();
-        memory.write(index.address, &of_step)?;
-        let of_keys = keys.map(|keys| numbers::<T>(keys.rows, dim, 60 + nth));
-        if let (Some(keys), Some(of_keys)) = (keys, &of_keys) {
-            memory.write(keys.address, of_keys)?;
-        }
+        let of_step = (0..anchors).map(|i| ((i * 5 + 3 * nth) % 13) as u32);
+        memory.write(index.address, &of_step.collect::<Vec<_>>())?;
+        let has_queue = problem.matrices().own_keys.is_some();
+        let keys = if has_queue { own_key } else { k };
+        let of_keys = numbers::<T>(keys.rows, dim, 60 + nth);
+        memory.write(keys.address, &of_keys)?;
+        let expected = memory.one_by_one(&problem, dk)?;
         // The first scale is the contrast's own.
         if nth > 0 {
             step.set_scale(&memory.device, scale)?;
         }
         let results = step.launch(Similarity::new(&memory.device, BUDGET))?;
-        let ([loss, dscale], _) = results.read(&memory.device)?;
-        let found = Left {
-            loss: [loss, dscale].map(f32::to_bits),
-            dq: memory.gradient(gradients.dq)?,
-            dk: match gradients.dk {
-                Some(dk) => Some(memory.gradient(dk)?),
-                None => None,
-            },
-        };
-        let contrast = (case.contrast)(scale)?;
-        let positives = match case.by_index {
-            true => Positives::Index(of_step.as_slice()),
-            false => Positives::DIAGONAL,
-        };
-        let expected = plain.step(
-            &contrast,
-            &of_q,
-            of_keys.as_deref(),
-            positives,
-            case.dk,
-            dim,
-        )?;
-        let what = format!("{}, {}, D = {dim}, step {nth}", case.name, T::DTYPE);
-        assert!(loss.is_finite(), "{what}");
-        assert_eq!(found, expected, "{what}");
-        if let (Some(ring), Some(queue)) = (ring, &plain.queue) {
-            let keys: Vec<T> = memory.read(ring.address, ring.rows * dim)?;
-            assert_eq!(keys, queue.storage(), "{what}");
+        let value = results.read(&memory.device)?;
+        assert!(value.loss.is_finite(), "{what}");
+        assert_eq!(memory.left(&value, &gradients)?, expected, "{what}");
+        if has_queue {
+            let (mut unit, mut norms) = (of_keys.clone(), vec![0.0; anchors]);
+            let of_keys = Rows::new(&of_keys, anchors, dim)?;
+            let to = RowsMut::new(&mut unit, anchors, dim)?;
+            engine.normalize(of_keys, to, &mut norms, EPSILON)?;
+            engine.enqueue(&mut queue, Rows::new(&unit, anchors, dim)?)?;
+            assert_eq!(memory.numbers::<T>(k)?, queue.storage(), "{what}");
         }
     }
     Ok(())
@@ -286,7 +154,7 @@ fn compare<T: Element>(case: &Case, dim: usize, scales: [f32; 4]) -> Result<(), 
 #[test]
 fn a_step_gives_the_bits_of_its_verbs_one_by_one() -> Result<(), Error> {
     let scales = [8.0, 8.0, 4.0, 16.0];
-    for case in &CASES {
+    for case in CASES {
         // Fused, rows that need padding, and in chunks.
         compare::<f32>(case, 24, scales)?;
         compare::<bf16>(case, 13, scales)?;
@@ -298,35 +166,30 @@ fn a_step_gives_the_bits_of_its_verbs_one_by_one() -> Result<(), Error> {
 #[test]
 fn a_step_updates_the_key_encoder_with_the_momentum_of_the_moment() -> Result<(), Error> {
     const LENGTHS: [usize; 3] = [5000, 1, 77];
-    let mut memory = Memory::new(12);
-    let z = memory.matrix(4, 8, DType::F32)?;
-    let dz = memory.matrix(4, 8, DType::F32)?;
-    memory.write(z.address, &numbers::<f32>(4, 8, 1))?;
+    let memory = memory(12);
+    let z = memory.given::<f32>(&numbers(4, 8, 1), 8, 0)?;
     let (mut tensors, mut keys) = (Vec::new(), Vec::new());
     for (index, length) in LENGTHS.into_iter().enumerate() {
         let key = numbers::<f32>(length, 1, index);
-        let tensor = DeviceMomentum {
+        tensors.push(DeviceMomentum {
             query: memory.room(2 * length)?,
-            key: memory.room(4 * length)?,
+            key: memory.upload(&key)?,
             // The last has no shadow.
-            shadow: if index < 2 {
-                memory.room(2 * length)?
-            } else {
-                0
+            shadow: match index {
+                2 => 0,
+                _ => memory.room(2 * length)?,
             },
             length,
-        };
-        memory.write(tensor.key, &key)?;
-        tensors.push(tensor);
+        });
         keys.push((key, vec![bf16::ZERO; length]));
     }
     let schedule = MomentumSchedule::cosine(0.9, 4)?;
     let step = Step::new(
         &memory.device,
         &StepArguments {
-            problem: &Contrast::nt_xent(0.5)?.on(Inputs::Shared { z })?,
+            problem: &Contrast::nt_xent(0.5)?.pose([z; 3], Positives::DIAGONAL)?,
             cursor: 0,
-            gradients: &Gradients::new(dz, None),
+            gradients: &memory.gradients(z, None)?,
             upstream: 1.0,
             epsilon: EPSILON,
             momentum: Some((schedule.at(0), DType::Bf16, &tensors)),
@@ -344,20 +207,16 @@ fn a_step_updates_the_key_encoder_with_the_momentum_of_the_moment() -> Result<()
         }
         step.launch(Similarity::new(&memory.device, BUDGET))?;
 
-        let mut plain: Vec<_> = queries
-            .iter()
-            .zip(&mut keys)
-            .enumerate()
-            .map(|(tensor, (query, (key, shadow)))| MomentumTensor {
-                query: query.as_slice(),
-                key: key.as_mut_slice(),
-                shadow: (tensor < 2).then_some(shadow.as_mut_slice()),
-            })
-            .collect();
-        engine.momentum_update(m, &mut plain)?;
+        let pairs = queries.iter().zip(&mut keys).zip(&tensors);
+        let plain = pairs.map(|((query, (key, shadow)), tensor)| MomentumTensor {
+            query: query.as_slice(),
+            key: key.as_mut_slice(),
+            shadow: (tensor.shadow != 0).then_some(shadow.as_mut_slice()),
+        });
+        engine.momentum_update(m, &mut plain.collect::<Vec<_>>())?;
         for (tensor, (key, shadow)) in tensors.iter().zip(&keys) {
             let found: Vec<f32> = memory.read(tensor.key, tensor.length)?;
-            assert_eq!(bits(&found), bits(key), "step {index}");
+            assert_eq!(&found, key, "step {index}");
             if tensor.shadow != 0 {
                 let found: Vec<bf16> = memory.read(tensor.shadow, tensor.length)?;
                 assert_eq!(&found, shadow, "step {index}");
@@ -369,61 +228,52 @@ fn a_step_updates_the_key_encoder_with_the_momentum_of_the_moment() -> Result<()
 
 #[test]
 fn a_step_that_cannot_be_is_refused() -> Result<(), Error> {
-    let mut memory = Memory::new(13);
-    let (z, dz) = (
-        memory.matrix(4, 8, DType::F32)?,
-        memory.matrix(4, 8, DType::F32)?,
+    let memory = memory(13);
+    let z = memory.matrix([4, 8], DType::F32, 0)?;
+    let problem = Contrast::nt_xent(0.5)?.pose([z; 3], Positives::DIAGONAL)?;
+    let gradients = memory.gradients(z, None)?;
+    let short = Gradients::new(
+        DeviceMatrix {
+            rows: 3,
+            ..gradients.dq
+        },
+        None,
     );
-    let problem: Problem<DeviceMatrix> = Contrast::nt_xent(0.5)?.on(Inputs::Shared { z })?;
-    let gradients = Gradients::new(dz, None);
-    let arguments = || StepArguments {
-        problem: &problem,
-        cursor: 0,
-        gradients: &gradients,
-        upstream: 1.0,
-        epsilon: EPSILON,
-        momentum: None,
+    let added = memory.gradients(z, None)?.accumulating();
+    let step = |gradients, epsilon, momentum: Option<f32>| {
+        let arguments = StepArguments {
+            problem: &problem,
+            cursor: 0,
+            gradients,
+            upstream: 1.0,
+            epsilon,
+            momentum: momentum.map(|m| (m, DType::F32, &[][..])),
+        };
+        Step::new(&memory.device, &arguments)
     };
-    let refused = |arguments| Step::new(&memory.device, &arguments).err();
     let argument = |error| match error {
-        Some(Error::Scalar { argument, .. } | Error::Rows { argument, .. }) => argument,
+        Some(
+            Error::Scalar { argument, .. }
+            | Error::Rows { argument, .. }
+            | Error::Unsupported {
+                option: argument, ..
+            },
+        ) => argument,
         other => panic!("{other:?}"),
     };
-    assert_eq!(refused(arguments()), None);
-    let flat = StepArguments {
-        epsilon: 0.0,
-        ..arguments()
-    };
-    assert_eq!(argument(refused(flat)), "epsilon");
-    let backwards = StepArguments {
-        momentum: Some((1.5, DType::F32, &[])),
-        ..arguments()
-    };
-    assert_eq!(argument(refused(backwards)), "momentum");
-    let short = Gradients::new(DeviceMatrix { rows: 3, ..dz }, None);
-    let short = StepArguments {
-        gradients: &short,
-        ..arguments()
-    };
-    assert_eq!(argument(refused(short)), "gradients.dq");
-    let added = Gradients::new(dz, None).accumulating();
-    let added = StepArguments {
-        gradients: &added,
-        ..arguments()
-    };
-    assert!(matches!(refused(added), Some(Error::Unsupported { .. })));
-
-    let no_tensors = StepArguments {
-        momentum: Some((0.5, DType::F32, &[])),
-        ..arguments()
-    };
-    assert_eq!(refused(no_tensors), None);
-
-    let step = Step::new(&memory.device, &arguments())?;
+    for (gradients, epsilon, momentum, expected) in [
+        (&gradients, 0.0, None, "epsilon"),
+        (&gradients, EPSILON, Some(1.5), "momentum"),
+        (&short, EPSILON, None, "gradients.dq"),
+        (&added, EPSILON, None, "gradients.accumulate"),
+    ] {
+        assert_eq!(argument(step(gradients, epsilon, momentum).err()), expected);
+    }
+    // No tensors are none to update.
+    step(&gradients, EPSILON, Some(0.5))?;
+    let step = step(&gradients, EPSILON, None)?;
     assert_eq!(argument(step.set_scale(&memory.device, 0.0).err()), "scale");
-    assert_eq!(
-        argument(step.set_momentum(&memory.device, -0.1).err()),
-        "momentum"
-    );
+    let momentum = step.set_momentum(&memory.device, -0.1).err();
+    assert_eq!(argument(momentum), "momentum");
     Ok(())
 }

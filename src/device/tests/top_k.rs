@@ -1,13 +1,10 @@
 //! Lists of the best scores hold what all stored scores hold.
 
-use half::bf16;
+use half::{bf16, f16};
 
-use super::Memory;
+use super::*;
+use crate::device::Arithmetic;
 use crate::device::top_k::Selection;
-use crate::device::{Arithmetic, DeviceMatrix, Similarity};
-use crate::element::Element;
-use crate::error::Error;
-use crate::host::{HostDevice, Schedule};
 
 /// A number for every row and column.
 type Fill = fn(usize, usize) -> f32;
@@ -18,75 +15,46 @@ struct Search {
     dim: usize,
     queries: Fill,
     keys: Fill,
-}
-
-/// Indices, and bits of scores.
-type Best = (Vec<u32>, Vec<u32>);
-
-struct Setting {
     multiprocessors: u32,
     budget: usize,
     fp8: bool,
 }
 
-fn device(setting: &Setting) -> HostDevice {
-    let mut device = HostDevice::new(Schedule::Mixed, 3, setting.multiprocessors);
-    device.warpgroups = true;
-    device
-}
-
 impl Search {
+    /// Indices, and bits of scores.
     fn run<T: Element>(
         &self,
-        setting: &Setting,
-        selection: Option<Selection>,
+        selection: Selection,
         k: usize,
         exclude_self: bool,
-    ) -> Result<Best, Error> {
-        let mut memory = Memory::on(device(setting));
-        let mut matrix = |rows: usize, fill: Fill| -> Result<DeviceMatrix, Error> {
-            let numbers: Vec<T> = (0..rows * self.dim)
-                .map(|i| T::from_f32(fill(i / self.dim, i % self.dim)))
-                .collect();
+    ) -> Result<Vec<(u32, u32)>, Error> {
+        let memory = Memory::on(device(Schedule::Mixed, 3, self.multiprocessors, true));
+        let matrix = |rows: usize, fill: Fill| {
+            let number = |i: usize| T::from_f32(fill(i / self.dim, i % self.dim));
+            let numbers: Vec<T> = (0..rows * self.dim).map(number).collect();
             memory.given(&numbers, self.dim, 0)
         };
-        let (queries, keys) = (
-            matrix(self.rows, self.queries)?,
-            matrix(self.candidates, self.keys)?,
-        );
-        let similarity = Similarity::new(&memory.device, setting.budget).with_fp8(setting.fp8);
-        let best = similarity.top_k_by(selection, queries, keys, k, exclude_self)?;
+        let queries = matrix(self.rows, self.queries)?;
+        let keys = matrix(self.candidates, self.keys)?;
+        let similarity = Similarity::new(&memory.device, self.budget).with_fp8(self.fp8);
+        let best = similarity.top_k_by(Some(selection), queries, keys, k, exclude_self)?;
         let best = best.read(&memory.device)?;
-        let bits = best.scores.into_iter().map(f32::to_bits).collect();
-        Ok((best.indices, bits))
+        let bits = best.scores.into_iter().map(f32::to_bits);
+        Ok(best.indices.into_iter().zip(bits).collect())
     }
 
-    fn check<T: Element>(
-        &self,
-        setting: &Setting,
-        cases: &[(usize, bool)],
-        name: &str,
-    ) -> Result<(), Error> {
-        for exclude_self in [false, true] {
-            let of_these = cases.iter().filter(|case| case.1 == exclude_self);
-            let Some(most) = of_these.clone().map(|case| case.0).max() else {
-                continue;
-            };
-            // The best of fewer are the first of these.
-            let stored = self.run::<T>(setting, Some(Selection::Stored), most, exclude_self)?;
-            for &(k, _) in of_these {
-                let listed = self.run::<T>(setting, Some(Selection::Listed), k, exclude_self)?;
-                let differs = (0..listed.0.len()).find(|&at| {
-                    let other = at / k * most + at % k;
-                    (listed.0[at], listed.1[at]) != (stored.0[other], stored.1[other])
-                });
-                assert_eq!(
-                    differs.map(|at| (at / k, at % k)),
-                    None,
-                    "{name}, k = {k}, {exclude_self}, D = {}",
-                    self.dim
-                );
-            }
+    /// For each of these k.
+    fn check<T: Element>(&self, ks: &[usize], exclude_self: bool, name: &str) -> Result<(), Error> {
+        // The best of fewer are the first of these.
+        let most = ks.iter().copied().max().unwrap_or(0);
+        let stored = self.run::<T>(Selection::Stored, most, exclude_self)?;
+        for &k in ks {
+            let listed = self.run::<T>(Selection::Listed, k, exclude_self)?;
+            let differs =
+                (0..listed.len()).find(|at| listed[*at] != stored[at / k * most + at % k]);
+            let differs = differs.map(|at| (at / k, at % k));
+            let what = format!("{name}, k = {k}, {exclude_self}, D = {}", self.dim);
+            assert_eq!(differs, None, "{what}");
         }
         Ok(())
     }
@@ -115,18 +83,9 @@ fn ascending(row: usize, d: usize) -> f32 {
     }
 }
 
-fn descending(row: usize, d: usize) -> f32 {
-    -ascending(row, d)
-}
-
 /// Ascending in the columns that one thread of a warp holds, the same in all others.
 fn lopsided(row: usize, d: usize) -> f32 {
     if row % 8 < 2 { ascending(row, d) } else { 0.0 }
-}
-
-/// Every candidate as good as any other.
-fn equal(_: usize, _: usize) -> f32 {
-    0.0
 }
 
 /// Every third NaN, and infinities between.
@@ -155,32 +114,31 @@ fn one_nan(row: usize, d: usize) -> f32 {
 
 #[test]
 fn lists_hold_the_best_whatever_the_scores() -> Result<(), Error> {
-    // 17 tiles, the last of them ragged, in three splits.
-    let setting = Setting {
-        multiprocessors: 9,
-        budget: 1 << 30,
-        fp8: false,
-    };
-    for (name, queries, keys) in [
-        ("whole", whole as Fill, whole as Fill),
+    let cases: [(&str, Fill, Fill); 9] = [
+        ("whole", whole, whole),
         ("noise", noise, noise),
         ("ascending", ones, ascending),
-        ("descending", ones, descending),
+        ("descending", ones, |row, d| -ascending(row, d)),
         ("lopsided", ones, lopsided),
-        ("equal", ones, equal),
+        ("equal", ones, |_, _| 0.0),
         ("broken", ones, broken),
         ("sparse", ones, sparse),
         ("a NaN row", one_nan, whole),
-    ] {
+    ];
+    for (name, queries, keys) in cases {
         let search = Search {
             rows: 5,
+            // 17 tiles, the last of them ragged, in three splits.
             candidates: 16 * 256 + 37,
             dim: 8,
             queries,
             keys,
+            multiprocessors: 9,
+            budget: 1 << 30,
+            fp8: false,
         };
-        let cases = [(1, false), (100, false), (256, true)];
-        search.check::<bf16>(&setting, &cases, name)?;
+        search.check::<bf16>(&[1, 100], false, name)?;
+        search.check::<bf16>(&[256], true, name)?;
     }
     Ok(())
 }
@@ -188,19 +146,17 @@ fn lists_hold_the_best_whatever_the_scores() -> Result<(), Error> {
 #[test]
 fn lists_do_not_depend_on_splits_chunks_or_tiles() -> Result<(), Error> {
     for (dim, multiprocessors, budget) in [(40, 1, 1 << 30), (264, 9, 1 << 30), (40, 9, 0)] {
-        let setting = Setting {
-            multiprocessors,
-            budget,
-            fp8: false,
-        };
         let search = Search {
             rows: 261,
             candidates: 2 * 2048 + 1,
             dim,
             queries: noise,
             keys: whole,
+            multiprocessors,
+            budget,
+            fp8: false,
         };
-        search.check::<bf16>(&setting, &[(20, true)], "bf16")?;
+        search.check::<bf16>(&[20], true, "bf16")?;
     }
     Ok(())
 }
@@ -208,41 +164,38 @@ fn lists_do_not_depend_on_splits_chunks_or_tiles() -> Result<(), Error> {
 #[test]
 fn lists_serve_every_type_that_warpgroups_multiply() -> Result<(), Error> {
     for dim in [72, 520] {
-        let search = Search {
+        let search = |fp8| Search {
             rows: 130,
             candidates: 2300,
             dim,
             queries: noise,
             keys: noise,
-        };
-        let setting = |fp8| Setting {
             multiprocessors: 4,
             budget: 1 << 30,
             fp8,
         };
-        search.check::<half::f16>(&setting(false), &[(7, false)], "f16")?;
-        search.check::<f32>(&setting(true), &[(7, true)], "e4m3")?;
+        search(false).check::<f16>(&[7], false, "f16")?;
+        search(true).check::<f32>(&[7], true, "e4m3")?;
     }
     Ok(())
 }
 
 #[test]
 fn scores_are_listed_where_that_takes_no_more_memory() {
-    let setting = Setting {
-        multiprocessors: 4,
-        budget: 0,
-        fp8: false,
+    let device = device(Schedule::Mixed, 3, 4, true);
+    let usual = |portable, arithmetic, candidates, k| {
+        let similarity = Similarity::new(&device, 0).with_portable_kernels(portable);
+        similarity.usual_selection(arithmetic, candidates, k)
     };
-    let device = device(&setting);
-    let similarity = Similarity::new(&device, 0);
-    let usual = |arithmetic, candidates, k| similarity.usual_selection(arithmetic, candidates, k);
     let (bf16, e4m3) = (Arithmetic::Bf16, Arithmetic::E4m3);
-    assert_eq!(usual(bf16, 1793, 256), Selection::Listed);
-    assert_eq!(usual(e4m3, 1793, 1), Selection::Listed);
-    assert_eq!(usual(bf16, 1792, 1), Selection::Stored);
-    assert_eq!(usual(bf16, 1 << 20, 257), Selection::Stored);
-    assert_eq!(usual(Arithmetic::F32, 1 << 20, 1), Selection::Stored);
-    let portable = Similarity::new(&device, 0).with_portable_kernels(true);
-    let selection = portable.usual_selection(bf16, 1 << 20, 1);
-    assert_eq!(selection, Selection::Stored);
+    for (portable, arithmetic, candidates, k, expected) in [
+        (false, bf16, 1793, 256, Selection::Listed),
+        (false, e4m3, 1793, 1, Selection::Listed),
+        (false, bf16, 1792, 1, Selection::Stored),
+        (false, bf16, 1 << 20, 257, Selection::Stored),
+        (false, Arithmetic::F32, 1 << 20, 1, Selection::Stored),
+        (true, bf16, 1 << 20, 1, Selection::Stored),
+    ] {
+        assert_eq!(usual(portable, arithmetic, candidates, k), expected);
+    }
 }

@@ -2,114 +2,89 @@
 
 use half::{bf16, f16};
 
-use super::{contrasts, index, numbers};
-use crate::contrast::{Contrast, Shape, Work};
-use crate::element::{DType, Element};
-use crate::engine::{Engine, Gradients};
-use crate::error::Error;
-use crate::host::{HostEngine, Schedule};
-use crate::inputs::Positives;
-use crate::rows::{Rows, RowsMut};
+use super::*;
+use crate::contrast::Work;
+use crate::engine::Engine;
 
-/// Runs `work` on a new engine; what a pool then holds.
-fn held<T: Element>(contrast: &Contrast, shape: Shape, work: Work) -> Result<usize, Error> {
-    let (anchors, candidates, dim) = (shape.anchors, shape.candidates, shape.dim);
-    let engine = HostEngine::new(Schedule::Early, 1);
-    let (q, k) = (
-        numbers::<T>(anchors, dim, 1),
-        numbers::<T>(candidates, dim, 2),
-    );
-    let own = numbers::<T>(anchors, dim, 3);
-    let rows = |numbers| Rows::new(numbers, anchors, dim);
-    let matrices = [rows(&q)?, Rows::new(&k, candidates, dim)?, rows(&own)?];
-    let index = index(anchors, candidates);
-    let problem = contrast.pose(matrices, Positives::Index(&index))?;
-    let (mut dq, mut dk) = (vec![0.0f32; anchors * dim], vec![0.0f32; candidates * dim]);
-    let dk = match work {
-        Work::ValueAndGrad { dk: true } | Work::Backward { dk: true } => {
-            Some(RowsMut::new(&mut dk, candidates, dim)?)
+fn fp8() -> HostEngine {
+    engine(Schedule::Early, 1, true).with_fp8_scores(true)
+}
+
+fn portable() -> HostEngine {
+    engine(Schedule::Early, 1, false)
+}
+
+/// Announces and runs `work` on a new engine.
+fn check<T: Element>(
+    new: fn() -> HostEngine,
+    contrast: &Contrast,
+    dim: usize,
+    work: Work,
+) -> Result<(), Error> {
+    let (batch, index) = (Batch::<T>::new(90, 300, dim), index(90, 300));
+    let problem = batch.problem(contrast, Positives::Index(&index))?;
+    let (engine, shape) = (new(), problem.shape());
+    let announced = engine.workspace_bytes(work, contrast, shape, T::DTYPE)?;
+    with_gradients::<_, f32, _>(&problem, |mut to| {
+        match work {
+            Work::Forward => drop(engine.forward(&problem)?),
+            Work::ValueAndGrad { dk } => {
+                to.dk = to.dk.filter(|_| dk);
+                drop(engine.value_and_grad(&problem, 1.0, to)?);
+            }
+            Work::Backward { .. } => {
+                let statistics = new().forward(&problem)?.statistics;
+                engine.backward(&problem, &statistics, 1.0, to)?;
+            }
         }
-        _ => None,
-    };
-    let gradients = Gradients::new(RowsMut::new(&mut dq, anchors, dim)?, dk);
-    match work {
-        Work::Forward => drop(engine.forward(&problem)?),
-        Work::ValueAndGrad { .. } => drop(engine.value_and_grad(&problem, 1.0, gradients)?),
-        Work::Backward { .. } => {
-            let other = HostEngine::new(Schedule::Early, 2);
-            let statistics = other.forward(&problem)?.statistics;
-            engine.backward(&problem, &statistics, 1.0, gradients)?;
-        }
-    }
-    Ok(engine.held_bytes())
+        Ok(())
+    })?;
+    let what = format!("{} {shape:?} {work:?} {}", contrast.name(), T::DTYPE);
+    assert_eq!(engine.held_bytes(), announced, "{what}");
+    Ok(())
 }
 
 #[test]
 fn a_call_takes_exactly_the_memory_that_was_announced() -> Result<(), Error> {
-    fn check<T: Element>(dtype: DType) -> Result<(), Error> {
-        // D that need padding and that do not, fused and in several chunks.
-        for dim in [7, 64, 264] {
-            for contrast in contrasts()? {
-                let square = contrast.is_shared() || contrast.has_columns();
-                let shape = Shape {
-                    anchors: 90,
-                    candidates: if square { 90 } else { 300 },
-                    dim,
-                };
-                let dk = contrast.has_dk();
-                for call in [
+    fn check_type<T: Element>() -> Result<(), Error> {
+        for contrast in contrasts()? {
+            let dk = contrast.has_dk();
+            // D that need padding and that do not, fused and in several chunks.
+            for dim in [7, 64, 264] {
+                for work in [
                     Work::Forward,
                     Work::ValueAndGrad { dk },
                     Work::ValueAndGrad { dk: false },
                     Work::Backward { dk },
                 ] {
-                    let engine = HostEngine::new(Schedule::Early, 0);
-                    let announced = engine.workspace_bytes(call, &contrast, shape, dtype)?;
-                    let taken = held::<T>(&contrast, shape, call)?;
-                    assert_eq!(
-                        taken,
-                        announced,
-                        "{} {shape:?} {call:?} {dtype}",
-                        contrast.name()
-                    );
+                    check::<T>(portable, &contrast, dim, work)?;
                 }
+            }
+            for dim in [7, 64, 600] {
+                check::<T>(fp8, &contrast, dim, Work::Forward)?;
             }
         }
         Ok(())
     }
-    check::<f32>(DType::F32)?;
-    check::<f16>(DType::F16)?;
-    check::<bf16>(DType::Bf16)
+    check_type::<f32>()?;
+    check_type::<f16>()?;
+    check_type::<bf16>()
 }
 
 #[test]
 fn the_memory_of_shapes_that_no_call_takes_is_refused() -> Result<(), Error> {
-    let engine = HostEngine::new(Schedule::Early, 0);
-    let bytes = |shape| {
-        let contrast = Contrast::moco(0.1)?;
-        engine.workspace_bytes(Work::Forward, &contrast, shape, DType::F32)
+    let bytes = |anchors, candidates, dim| {
+        let shape = Shape {
+            anchors,
+            candidates,
+            dim,
+        };
+        portable().workspace_bytes(Work::Forward, &Contrast::moco(0.1)?, shape, DType::F32)
     };
-    let shape = Shape {
-        anchors: 4,
-        candidates: 4,
-        dim: 4,
-    };
-    assert!(bytes(shape).is_ok());
-    assert!(matches!(
-        bytes(Shape {
-            anchors: 0,
-            ..shape
-        }),
-        Err(Error::Empty { .. })
-    ));
-    assert!(matches!(
-        bytes(Shape { dim: 4097, ..shape }),
-        Err(Error::Scalar { .. })
-    ));
-    let many = Shape {
-        candidates: u32::MAX as usize,
-        ..shape
-    };
-    assert!(matches!(bytes(many), Err(Error::Scalar { .. })));
+    assert!(bytes(4, 4, 4).is_ok());
+    assert!(matches!(bytes(0, 4, 4), Err(Error::Empty { .. })));
+    assert!(matches!(bytes(4, 4, 4097), Err(Error::Scalar { .. })));
+    let many = bytes(4, u32::MAX as usize, 4);
+    assert!(matches!(many, Err(Error::Scalar { .. })));
     Ok(())
 }
