@@ -105,7 +105,7 @@ fn labels_are_the_indices_of_the_first_that_have_them() -> Result<(), Error> {
     // Fewer candidates than a warp compares at once, and several times as many and some.
     for (hopper, candidates) in [(false, 50), (false, 700), (true, 700)] {
         let device = device(Schedule::Late, 5, 3, hopper);
-        let mut fixture = Fixture::on(device, ROWS, candidates, 40)?;
+        let fixture = Fixture::new(device, [ROWS, candidates, 40], 0)?;
         // Every label twice, far apart; that of no candidate, and none.
         let half = candidates as u32 / 2;
         let of_candidates: Vec<u32> = (0..candidates as u32).map(|j| 3 * (j % half)).collect();
@@ -125,8 +125,8 @@ fn labels_are_the_indices_of_the_first_that_have_them() -> Result<(), Error> {
             candidates: fixture.memory.indices(&of_candidates)?,
         };
         let contrast = Contrast::info_nce(0.1)?;
-        let found = fixture.run(&contrast, of_labels)?;
-        assert_eq!(found, fixture.run(&contrast, of_index)?, "{candidates}");
+        let run = |positives| fixture.run(&fixture.pose(&contrast, positives)?);
+        assert_eq!(run(of_labels)?, run(of_index)?, "{candidates}");
     }
     Ok(())
 }
