@@ -1,31 +1,95 @@
 //! A batch: the matrices that a contrast is computed on, which candidates are positives, and both together,
 //! checked.
 
+use std::collections::HashMap;
+use std::convert::Infallible;
+
 use crate::contrast::{Contrast, Shape, same_dim, same_rows};
 use crate::error::Error;
 use crate::losses::description::Layout;
 use crate::rows::{Indices, Matrix, View};
 
-/// In [`Positives::Index`]: no candidate of these is the anchor's positive.
+/// In [`Positives`]: an index, a label that says that no candidate of these is the anchor's positive.
 pub const NO_POSITIVE: u32 = u32::MAX;
 
 /// Which candidate is each anchor's positive. An anchor may have none among these candidates, as in a shard
 /// of a larger problem: its loss is 0, its z₊ is −∞, and [`Engine::merge`](crate::Engine::merge) finds what
-/// another shard says.
+/// another shard says. Indices and labels lie in the engine's memory, and are read when it computes, so that a
+/// recorded graph sees what stands there then.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Positives<I> {
     /// Candidate i + offset, where there is one. 0 is the diagonal; candidates that start at row c of a larger
     /// matrix have offset −c.
     Offset(i64),
-    /// Candidate `index[i]`, [`NO_POSITIVE`] for none: N indices in the engine's memory, read when the engine
-    /// computes, so that a recorded graph sees what stands there then. On a device an index of M or more
-    /// means none as well.
+    /// Candidate `index[i]`, [`NO_POSITIVE`] for none. On a device an index of M or more means none as well.
     Index(I),
+    /// The first candidate whose label (a class, an id) is the anchor's; none where no candidate has it, or
+    /// where it is [`NO_POSITIVE`]. Later candidates of that label are negatives like all others.
+    Labels {
+        /// One for each anchor, N.
+        anchors: I,
+        /// One for each candidate, M.
+        candidates: I,
+    },
 }
 
 impl<I> Positives<I> {
     /// Candidate i.
     pub const DIAGONAL: Self = Self::Offset(0);
+
+    /// The same in other memory: what says which, with its name, through `indices`.
+    ///
+    /// # Errors
+    /// The first that it returns.
+    pub fn try_map<'s, J, E>(
+        &'s self,
+        mut indices: impl FnMut(&'static str, &'s I) -> Result<J, E>,
+    ) -> Result<Positives<J>, E> {
+        Ok(match self {
+            Self::Offset(offset) => Positives::Offset(*offset),
+            Self::Index(index) => Positives::Index(indices("positives", index)?),
+            Self::Labels {
+                anchors,
+                candidates,
+            } => Positives::Labels {
+                anchors: indices("positives.anchors", anchors)?,
+                candidates: indices("positives.candidates", candidates)?,
+            },
+        })
+    }
+}
+
+impl Positives<Vec<u32>> {
+    /// The same, borrowed.
+    pub fn view(&self) -> Positives<&[u32]> {
+        let Ok(view) = self.try_map(|_, indices| Ok::<_, Infallible>(indices.as_slice()));
+        view
+    }
+}
+
+impl<I: Indices> Positives<I> {
+    /// The candidate of each of so many anchors, whether it is in range or not; none where the host cannot
+    /// read which.
+    fn on_host(&self, anchors: usize) -> Vec<Option<usize>> {
+        let numbers = |indices: &I| indices.on_host().unwrap_or_default().to_vec();
+        match self {
+            Self::Offset(offset) => (0..anchors as i64)
+                .map(|i| usize::try_from(i.checked_add(*offset)?).ok())
+                .collect(),
+            Self::Index(index) => numbers(index).iter().map(|&j| Some(j as usize)).collect(),
+            Self::Labels {
+                anchors,
+                candidates,
+            } => {
+                let mut first = HashMap::from([(NO_POSITIVE, None)]);
+                for (j, label) in numbers(candidates).into_iter().enumerate() {
+                    first.entry(label).or_insert(Some(j));
+                }
+                let of = |label: &u32| first.get(label).copied().flatten();
+                numbers(anchors).iter().map(of).collect()
+            }
+        }
+    }
 }
 
 /// The matrices a contrast is computed on; `V` is an engine's matrix view, [`Rows`](crate::Rows) on the CPU.
@@ -100,24 +164,22 @@ impl<V: View> Inputs<V> {
         }
     }
 
-    /// The same in other memory: each matrix, with its name, through `matrix`, indices through `indices`.
+    /// The same in other memory: each matrix, with its name, through `matrix`, indices and labels, with
+    /// theirs, through `indices`.
     ///
     /// # Errors
     /// The first that one of them returns.
     pub fn try_map<'s, W: View>(
         &'s self,
         mut matrix: impl FnMut(&'static str, &'s V) -> Result<W, Error>,
-        indices: impl FnOnce(&'s V::Indices) -> Result<W::Indices, Error>,
+        indices: impl FnMut(&'static str, &'s V::Indices) -> Result<W::Indices, Error>,
     ) -> Result<Inputs<W>, Error> {
         Ok(match self {
             Self::Shared { z } => Inputs::Shared { z: matrix("z", z)? },
             Self::Pair { q, k, positives } => Inputs::Pair {
                 q: matrix("q", q)?,
                 k: matrix("k", k)?,
-                positives: match positives {
-                    Positives::Offset(offset) => Positives::Offset(*offset),
-                    Positives::Index(index) => Positives::Index(indices(index)?),
-                },
+                positives: positives.try_map(indices)?,
             },
             Self::Queue { q, own_key, queue } => Inputs::Queue {
                 q: matrix("q", q)?,
@@ -217,8 +279,16 @@ impl Contrast {
                 contrast: self.name(),
             });
         }
-        let Positives::Index(index) = given else {
-            return Ok(());
+        let index = match given {
+            Positives::Offset(_) => return Ok(()),
+            Positives::Index(index) => index,
+            Positives::Labels {
+                anchors,
+                candidates,
+            } => {
+                same_rows("positives.anchors", anchors.len(), shape.anchors)?;
+                return same_rows("positives.candidates", candidates.len(), shape.candidates);
+            }
         };
         same_rows("positives", index.len(), shape.anchors)?;
         let is_legal = |&j: &u32| j == NO_POSITIVE || (j as usize) < shape.candidates;
@@ -293,20 +363,15 @@ impl<V: View> Problem<V> {
         }
     }
 
-    /// The index of every anchor's positive among the candidates, for who reads them on the host; `None` for
-    /// one that has none there, or has a key of its own.
-    pub(crate) fn positive_of(
-        &self,
-    ) -> impl Fn(usize) -> Option<usize> + Copy + Send + Sync + use<'_, V>
-    where
-        V::Indices: Send + Sync,
-    {
-        let given = self.positives();
-        let (description, shape) = (self.contrast.description(), self.shape);
-        move |i| {
-            let index = description.positive_of(i, shape.anchors, given.as_ref());
-            index.filter(|&j| j < shape.candidates)
-        }
+    /// Of every anchor the index of its positive among the candidates, for who reads them on the host; `None`
+    /// for one that has none there, or has a key of its own.
+    pub(crate) fn positive_candidates(&self) -> Vec<Option<usize>> {
+        let of = match self.positives() {
+            Some(given) => given.on_host(self.shape.anchors),
+            None => self.contrast.other_views(self.shape.anchors),
+        };
+        let in_range = |j: Option<usize>| j.filter(|&j| j < self.shape.candidates);
+        of.into_iter().map(in_range).collect()
     }
 
     /// The same problem in other memory, for engines that copy: as [`Inputs::try_map`], a scale through
@@ -317,7 +382,7 @@ impl<V: View> Problem<V> {
     pub fn try_map<'s, W: View>(
         &'s self,
         matrix: impl FnMut(&'static str, &'s V) -> Result<W, Error>,
-        indices: impl FnOnce(&'s V::Indices) -> Result<W::Indices, Error>,
+        indices: impl FnMut(&'static str, &'s V::Indices) -> Result<W::Indices, Error>,
         scalar: impl FnOnce(&'s V::Scalar) -> Result<W::Scalar, Error>,
     ) -> Result<Problem<W>, Error> {
         Ok(Problem {

@@ -147,8 +147,8 @@ pub fn value_and_grad(problem: &Problem<&Dense>, upstream: f64) -> Reference {
         Some(own_keys) if j == 0 => own_keys.row(i),
         _ => k.row(j - own_columns),
     };
-    let place = problem.positive_of();
-    let positive = |i: usize| own_keys.map(|_| 0).or_else(|| place(i));
+    let place = problem.positive_candidates();
+    let positive = |i: usize| own_keys.map(|_| 0).or(place[i]);
     let is_negative =
         |i: usize, j: usize| Some(j) != positive(i) && !(contrast.excludes_self() && i == j);
 

@@ -229,6 +229,18 @@ fn positives_must_be_as_many_as_anchors_and_among_candidates() -> Test {
     ] {
         assert_eq!(posed(&info_nce, Positives::Index(index)), expected);
     }
+    let labels = [NO_POSITIVE; 4];
+    for (anchors, candidates, expected) in [
+        (2, 4, "`positives.anchors` has 2 rows; it must have 3"),
+        (3, 3, "`positives.candidates` has 3 rows; it must have 4"),
+        (3, 4, "accepted"),
+    ] {
+        let positives = Positives::Labels {
+            anchors: &labels[..anchors],
+            candidates: &labels[..candidates],
+        };
+        assert_eq!(posed(&info_nce, positives), expected);
+    }
     for offset in [i64::MIN, -1, 0, 1, i64::MAX] {
         assert_eq!(posed(&info_nce, Positives::Offset(offset)), "accepted");
     }

@@ -30,10 +30,7 @@ impl Problem {
     }
 
     fn on(&self) -> Result<infonce::Problem<&Dense>, Error> {
-        let positives = match &self.positives {
-            Positives::Offset(offset) => Positives::Offset(*offset),
-            Positives::Index(index) => Positives::Index(&index[..]),
-        };
+        let positives = self.positives.view();
         self.contrast.on(match &self.matrices[..] {
             [z] => Inputs::Shared { z },
             [q, k] => Inputs::Pair { q, k, positives },

@@ -173,6 +173,36 @@ INFONCE_KERNEL(offset_positives, OffsetParams, 256, 1) {
     store_global(p.index + i, at >= 0 && at < int64_t(p.candidates) ? uint32_t(at) : 0xffffffffu);
 }
 
+struct LabelParams {
+    const uint32_t *anchors, *candidates;  // a label each
+    uint32_t anchor_count, candidate_count;
+    uint32_t* index;
+};
+
+// Anchor i's positive is the first candidate that has its label; without one, the index is past every candidate. A
+// warp an anchor.
+INFONCE_KERNEL(labelled_positives, LabelParams, ROW_WARPS * 32, 1) {
+    constexpr uint32_t NO_LABEL = 0xffffffffu, TOGETHER = 8;
+    const uint64_t row = warp_row();
+    if (row >= p.anchor_count) return;
+    const uint32_t lane = thread_index() % 32, label = load_global(p.anchors + row);
+    const uint64_t end = label == NO_LABEL ? 0 : p.candidate_count;
+    uint32_t found = 0;  // ~j, which is largest for the first j
+    for (uint64_t begin = 0; begin < end && found == 0; begin += TOGETHER * 32) {
+        uint32_t of_candidate[TOGETHER];
+        INFONCE_UNROLL
+        for (uint32_t i = 0; i < TOGETHER; ++i) {
+            const uint64_t j = begin + i * 32 + lane;
+            of_candidate[i] = j < end ? load_global(p.candidates + j) : NO_LABEL;
+        }
+        INFONCE_UNROLL
+        for (uint32_t i = TOGETHER; i-- > 0;)
+            if (of_candidate[i] == label) found = ~uint32_t(begin + i * 32 + lane);
+        found = warp_maximum(found);
+    }
+    if (lane == 0) store_global(p.index + row, ~found);
+}
+
 struct GroupParams {
     const uint32_t* index;
     uint32_t anchors, candidates;

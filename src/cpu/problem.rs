@@ -101,7 +101,7 @@ impl<'a, T: Element> Problem<'a, T> {
             (bound <= LARGEST_BOUNDED_LOGIT).then_some(((bound - HEADROOM) * log2_e) as f32);
 
         let all_nan = !k_finite || (contrast.has_columns() && !q_finite);
-        let positives: Vec<_> = (0..shape.anchors).map(given.positive_of()).collect();
+        let positives = given.positive_candidates();
         let mut problem = Self {
             kernel,
             workspace,

@@ -64,10 +64,10 @@ pub(super) fn located_problem<T: Element>(
             taken.borrow_mut().push((argument, located.region));
             Ok(located.matrix)
         },
-        |index| {
-            taken.borrow_mut().push(("positives", index.region()));
+        |argument, index| {
+            taken.borrow_mut().push((argument, index.region()));
             Ok(DeviceIndices {
-                address: index.on("positives", device)?,
+                address: index.on(argument, device)?,
                 length: index.len(),
             })
         },

@@ -27,7 +27,7 @@ const PART_OF_MEMORY: usize = 64;
 /// The verbs of [`Engine`] leave their results on the device and wait for nothing: they can be recorded into a
 /// [`CudaGraph`](super::CudaGraph), and after the first call of a shape they allocate nothing. What waits is
 /// reading a result: [`Evaluation::loss`](crate::Evaluation::loss), [`Read::read`](crate::Read::read).
-/// Positives by index and a scale on the device are read where they stand, each time the work runs.
+/// Indices or labels of positives and a scale on the device are read where they stand, each time the work runs.
 ///
 /// Gradients may share memory neither with an argument nor with each other
 /// ([`CudaError::Aliasing`](crate::CudaError::Aliasing)), and all memory is of the engine's own device handle

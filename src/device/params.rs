@@ -96,6 +96,9 @@ params! {
     /// `OffsetParams` of similarity/positives.cu.
     OffsetParams { offset: i64, anchors: u32, candidates: u32, index: u64 }
 
+    /// `LabelParams` of similarity/positives.cu.
+    LabelParams { anchors: u64, candidates: u64, anchor_count: u32, candidate_count: u32, index: u64 }
+
     /// `GroupParams` of similarity/positives.cu.
     GroupParams {
         index: u64, anchors: u32, candidates: u32, passes: u32, padding: u32, order: u64,

@@ -79,8 +79,8 @@ impl Device for Plan {
 
 /// Bytes of device memory that `work` takes from a pool that is empty before, inputs and gradients apart, on the
 /// device of `similarity` with its settings: with positives by index where they are given, and from statistics
-/// that came from the host. The diagonal, and statistics of a forward, take less; another offset of positives
-/// takes 4 bytes an anchor more.
+/// that came from the host. The diagonal, and statistics of a forward, take less; another offset of positives,
+/// or labels, take 4 bytes an anchor more.
 pub(crate) fn workspace_bytes<D: Device>(
     similarity: &Similarity<'_, D>,
     work: Work,

@@ -1,12 +1,13 @@
-//! What is launched before the tile loops: positive logits and a bound of all logits; positives by offset as
-//! positives by index, and anchors grouped by these.
+//! What is launched before the tile loops: positive logits and a bound of all logits; positives by offset
+//! or label as positives by index, and anchors grouped by these.
 
 use super::params::{
-    BoundParams, ContrastView, GroupParams, MeanPositivesParams, OffsetParams, PositivesParams,
+    BoundParams, ContrastView, GroupParams, LabelParams, MeanPositivesParams, OffsetParams,
+    PositivesParams,
 };
 use super::prepared::{Prepared, no_matrix, view};
 use super::similarity::{Similarity, WARP_ROWS};
-use super::{Device, Floats};
+use super::{Device, DeviceIndices, Floats};
 use crate::error::Error;
 
 /// Candidates that a warp of `positives` takes together: `CANDIDATES` of similarity/positives.cu.
@@ -131,6 +132,31 @@ impl<D: Device> Similarity<'_, D> {
         };
         let grid = [anchors.div_ceil(256), 1, 1];
         self.launch("offset_positives", grid, 256, 0, &params)?;
+        Ok(index)
+    }
+
+    /// Indices of the first candidates that have the anchors' labels, past the last where there is none.
+    pub(super) fn index_of_labels(
+        &self,
+        anchors: DeviceIndices,
+        candidates: DeviceIndices,
+    ) -> Result<Floats<D>, Error> {
+        let index = self.memory().floats(anchors.length)?;
+        let params = LabelParams {
+            anchors: anchors.address,
+            candidates: candidates.address,
+            anchor_count: anchors.length as u32,
+            candidate_count: candidates.length as u32,
+            index: index.address(),
+        };
+        let grid = [anchors.length.div_ceil(WARP_ROWS) as u32, 1, 1];
+        self.launch(
+            "labelled_positives",
+            grid,
+            32 * WARP_ROWS as u32,
+            0,
+            &params,
+        )?;
         Ok(index)
     }
 

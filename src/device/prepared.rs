@@ -83,17 +83,23 @@ impl<D: Device> Similarity<'_, D> {
         let mut held = Vec::new();
         let (of_anchors, of_candidates) =
             (count("q", shape.anchors)?, count("k", shape.candidates)?);
+        let mut hold = |index: Floats<D>| {
+            let address = index.address();
+            held.push(index.buffer);
+            (POSITIVE_INDEX, address)
+        };
         let (positive_rule, index) = match problem.positives() {
             None if contrast.has_own_keys() => (POSITIVE_NONE, 0),
             None => (POSITIVE_PAIRED, 0),
             Some(Positives::Offset(0)) => (POSITIVE_DIAGONAL, 0),
             Some(Positives::Index(index)) => (POSITIVE_INDEX, index.address),
             Some(Positives::Offset(offset)) => {
-                let index = self.index_of_offset(offset, of_anchors, of_candidates)?;
-                let address = index.address();
-                held.push(index.buffer);
-                (POSITIVE_INDEX, address)
+                hold(self.index_of_offset(offset, of_anchors, of_candidates)?)
             }
+            Some(Positives::Labels {
+                anchors,
+                candidates,
+            }) => hold(self.index_of_labels(anchors, candidates)?),
         };
         let view = ContrastView {
             index,

@@ -144,7 +144,7 @@ impl<D: Device> Step<D> {
                 sides.push(side);
                 Ok(side.unit)
             },
-            |&index| Ok(index),
+            |_, &index| Ok(index),
             |&scale| Ok(scale),
         )?;
         Ok(Self {

@@ -121,17 +121,19 @@ impl HostEngine {
         &self,
         problem: &Problem<Rows<'_, T>>,
     ) -> Result<(Problem<DeviceMatrix>, Vec<HostBuffer>), Error> {
-        let (mut held, mut index, mut scale) = (Vec::new(), None, None);
+        let (mut held, mut indices, mut scale) = (Vec::new(), Vec::new(), None);
         let copied = problem.try_map(
             |_, rows| {
                 let copied = self.copied(*rows)?;
                 held.push(copied.buffer);
                 Ok(copied.matrix)
             },
-            |given| {
-                let buffer = index.insert(self.written(given)?);
+            |_, given| {
+                let buffer = self.written(given)?;
+                let address = HostDevice::address(&buffer);
+                indices.push(buffer);
                 Ok(DeviceIndices {
-                    address: HostDevice::address(buffer),
+                    address,
                     length: given.len(),
                 })
             },
@@ -140,7 +142,7 @@ impl HostEngine {
                 Ok(HostDevice::address(scale.insert(self.written(given)?)))
             },
         )?;
-        held.extend(index.into_iter().chain(scale));
+        held.extend(indices.into_iter().chain(scale));
         Ok((copied, held))
     }
 

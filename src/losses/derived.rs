@@ -1,9 +1,7 @@
 //! What follows from a loss's description, for everyone who would ask which loss it is.
 
-use super::description::{Description, Directions, Exclusions, Keys, Layout, PositiveRule};
+use super::description::{Directions, Exclusions, Keys, Layout, PositiveRule};
 use crate::contrast::Contrast;
-use crate::inputs::Positives;
-use crate::rows::Indices;
 
 impl Contrast {
     /// Whether anchors and candidates are the same rows.
@@ -51,26 +49,11 @@ impl Contrast {
     pub fn takes_positives(&self) -> bool {
         self.description().positives == PositiveRule::Given && !self.has_columns()
     }
-}
 
-impl Description {
-    /// Which candidate is the positive of anchor `i` of `anchors`, if one is; where the inputs say which,
-    /// they say `given`.
-    pub(crate) fn positive_of<I: Indices>(
-        &self,
-        i: usize,
-        anchors: usize,
-        given: Option<&Positives<I>>,
-    ) -> Option<usize> {
-        match self.positives {
-            PositiveRule::OwnKey => None,
-            PositiveRule::OtherView => Some((i + anchors / 2) % anchors),
-            PositiveRule::Given => match given? {
-                Positives::Offset(offset) => {
-                    i64::try_from(i).ok()?.checked_add(*offset)?.try_into().ok()
-                }
-                Positives::Index(index) => index.on_host().map(|index| index[i] as usize),
-            },
-        }
+    /// The candidate that is the other view of each of so many anchors, where that is the positive.
+    pub(crate) fn other_views(&self, anchors: usize) -> Vec<Option<usize>> {
+        let is_positive = self.description().positives == PositiveRule::OtherView;
+        let other = |i| is_positive.then_some((i + anchors / 2) % anchors);
+        (0..anchors).map(other).collect()
     }
 }

@@ -19,6 +19,8 @@ pub enum Given {
     Index,
     /// A random candidate; every third anchor has none.
     IndexWithGaps,
+    /// The same, by labels that several candidates may have.
+    Labels,
 }
 
 /// A contrast of the table: a loss, on its own layout or its rule alone on that of another.
@@ -117,6 +119,7 @@ impl fmt::Display for Kind {
                 Given::Offset => " offset",
                 Given::Index => " index",
                 Given::IndexWithGaps => " index with gaps",
+                Given::Labels => " labels",
             })?;
         }
         match self.rule_of {
@@ -159,8 +162,9 @@ fn kinds() -> Vec<(Kind, Extent)> {
         }
     }
     for loss in of(&["info_nce"]) {
-        kinds.push((plain(loss, Given::IndexWithGaps), Extent::Few));
-        kinds.push((plain(loss, Given::Offset), Extent::Few));
+        for given in [Given::IndexWithGaps, Given::Labels, Given::Offset] {
+            kinds.push((plain(loss, given), Extent::Few));
+        }
     }
     for loss in TABLE.iter().filter(|loss| !THOROUGH.contains(&loss.key)) {
         let kind = plain(loss, Given::Diagonal);

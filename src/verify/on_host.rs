@@ -1,6 +1,8 @@
 //! An engine's verbs on numbers that the host holds: they are brought to the engine's memory, and what the
 //! verb leaves there is brought back.
 
+use std::ops::RangeFrom;
+
 use crate::contrast::Shape;
 use crate::element::Element;
 use crate::engine::{
@@ -33,22 +35,22 @@ pub fn poisoned<G: Element>(shape: Shape, wants_dk: bool) -> Gradients<Vec<G>> {
 struct Brought<'p, 'r, E: Engine, T: Element> {
     problem: &'p Problem<Rows<'r, T>>,
     matrices: Vec<BufferOf<E, T>>,
-    /// One where positives are an index.
-    index: Vec<BufferOf<E, u32>>,
+    /// One where positives are an index, two where they are labels.
+    indices: Vec<BufferOf<E, u32>>,
     /// One where the scale is not the contrast's.
     scale: Vec<BufferOf<E, f32>>,
 }
 
 impl<'p, 'r, E: Engine, T: Element> Brought<'p, 'r, E, T> {
     fn new(memory: &E::Memory, problem: &'p Problem<Rows<'r, T>>) -> Result<Self, Error> {
-        let (mut matrices, mut index, mut scale) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut matrices, mut indices, mut scale) = (Vec::new(), Vec::new(), Vec::new());
         problem.try_map::<Rows<'r, T>>(
             |_, rows| {
                 matrices.push(memory.upload(&rows.contiguous())?);
                 Ok(*rows)
             },
-            |given| {
-                index.push(memory.upload(given)?);
+            |_, given| {
+                indices.push(memory.upload(given)?);
                 Ok(*given)
             },
             |given| {
@@ -59,19 +61,17 @@ impl<'p, 'r, E: Engine, T: Element> Brought<'p, 'r, E, T> {
         Ok(Self {
             problem,
             matrices,
-            index,
+            indices,
             scale,
         })
     }
 
     fn view(&self, memory: &E::Memory) -> Result<Problem<RowsOf<'_, E, T>>, Error> {
-        let mut next = 0..;
+        let (mut matrix, mut indices) = (0.., 0..);
+        let next = |places: &mut RangeFrom<usize>| places.next().unwrap_or_default();
         self.problem.try_map(
-            |_, rows| {
-                let place = next.next().unwrap_or_default();
-                memory.rows(&self.matrices[place], rows.rows(), rows.dim())
-            },
-            |_| memory.vector(&self.index[0]),
+            |_, rows| memory.rows(&self.matrices[next(&mut matrix)], rows.rows(), rows.dim()),
+            |_, _| memory.vector(&self.indices[next(&mut indices)]),
             |_| memory.vector(&self.scale[0]),
         )
     }

@@ -39,7 +39,7 @@ pub fn value_and_grad<T: Element>(problem: &Problem<Rows<'_, T>>, upstream: f32)
     let (n, m, dim) = (shape.anchors, shape.candidates, shape.dim);
     let scale = contrast.scale();
     let weight = contrast.row_weight(n) as f32;
-    let place = problem.positive_of();
+    let place = problem.positive_candidates();
 
     let mut logits = vec![0.0f32; n * m];
     for i in 0..n {
@@ -47,7 +47,7 @@ pub fn value_and_grad<T: Element>(problem: &Problem<Rows<'_, T>>, upstream: f32)
             logits[i * m + j] = scale * dot(&q[i * dim..][..dim], &k[j * dim..][..dim]);
         }
     }
-    let positive = |i: usize| match (&own_keys, place(i)) {
+    let positive = |i: usize| match (&own_keys, place[i]) {
         (Some(own_keys), _) => scale * dot(&q[i * dim..][..dim], &own_keys[i * dim..][..dim]),
         (None, Some(j)) => logits[i * m + j],
         (None, None) => f32::NEG_INFINITY,
@@ -72,7 +72,7 @@ pub fn value_and_grad<T: Element>(problem: &Problem<Rows<'_, T>>, upstream: f32)
     let mut own_dz = vec![0.0f32; n];
     let mut slopes = 0.0;
     for i in 0..n {
-        let is_negative = |j: usize| Some(j) != place(i) && !(contrast.excludes_self() && i == j);
+        let is_negative = |j: usize| Some(j) != place[i] && !(contrast.excludes_self() && i == j);
         let negatives: Vec<usize> = (0..m).filter(|&j| is_negative(j)).collect();
         let values: Vec<f32> = negatives.iter().map(|&j| logits[i * m + j]).collect();
         let row = Row::new(rule, &values, positives[i], &context);
@@ -82,7 +82,7 @@ pub fn value_and_grad<T: Element>(problem: &Problem<Rows<'_, T>>, upstream: f32)
             dz[i * m + j] += upstream * weight * p;
         }
         let dz_positive = -upstream * weight * row.positive;
-        match place(i) {
+        match place[i] {
             Some(j) => dz[i * m + j] += dz_positive,
             None => own_dz[i] = dz_positive,
         }

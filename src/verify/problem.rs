@@ -35,7 +35,7 @@ impl<T: Element> Drawn<T> {
         let pair = |j: usize| match &given {
             _ if contrast.has_own_keys() => n + j,
             // Confident anchors count theirs from the last candidate.
-            Positives::Index(_) => m - 1 - j,
+            Positives::Index(_) | Positives::Labels { .. } => m - 1 - j,
             Positives::Offset(offset) => usize::try_from(j as i64 - offset).unwrap_or(n + j),
         };
         let mut matrices = Vec::new();
@@ -76,14 +76,7 @@ impl<T: Element> Drawn<T> {
         &'a self,
         views: &[V],
     ) -> Result<Problem<V>, Error> {
-        self.contrast.on(inputs(views, self.positives()))
-    }
-
-    fn positives(&self) -> Positives<&[u32]> {
-        match &self.positives {
-            Positives::Offset(offset) => Positives::Offset(*offset),
-            Positives::Index(index) => Positives::Index(index),
-        }
+        self.contrast.on(inputs(views, self.positives.view()))
     }
 
     /// The matrices, widened.
@@ -135,7 +128,7 @@ fn positives(case: &Case, rng: &mut impl Rng) -> Positives<Vec<u32>> {
             return Positives::Offset([third, -third][case.turn % 2]);
         }
         Given::Index => false,
-        Given::IndexWithGaps => true,
+        Given::IndexWithGaps | Given::Labels => true,
     };
     let index = |i: usize| match case.data {
         _ if with_gaps && i % 3 == 1 => NO_POSITIVE as usize,
@@ -144,8 +137,30 @@ fn positives(case: &Case, rng: &mut impl Rng) -> Positives<Vec<u32>> {
         Data::Confident(_) => case.candidates - 1 - i.min(case.candidates - 1),
         _ => rng.random_range(0..case.candidates),
     };
-    let indices = (0..case.anchors).map(index).map(|j| j as u32);
-    Positives::Index(indices.collect())
+    let index: Vec<u32> = (0..case.anchors).map(index).map(|j| j as u32).collect();
+    match case.kind.given {
+        Given::Labels => labels(&index, case.candidates),
+        _ => Positives::Index(index),
+    }
+}
+
+/// Labels by which these are the anchors' positives. Candidates that are nobody's repeat the label before.
+fn labels(index: &[u32], candidates: usize) -> Positives<Vec<u32>> {
+    let label = |j: u32| 7 * j + 3;
+    let mut of_candidates = vec![0];
+    for j in 0..candidates as u32 {
+        let before = of_candidates[j as usize];
+        of_candidates.push(if index.contains(&j) { label(j) } else { before });
+    }
+    let of_anchor = |(i, &j): (usize, &u32)| match j {
+        NO_POSITIVE if i % 2 == 0 => NO_POSITIVE,
+        NO_POSITIVE => label(candidates as u32),
+        j => label(j),
+    };
+    Positives::Labels {
+        anchors: index.iter().enumerate().map(of_anchor).collect(),
+        candidates: of_candidates.split_off(1),
+    }
 }
 
 /// A matrix that owns its elements.

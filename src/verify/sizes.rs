@@ -115,10 +115,10 @@ impl Sizes {
             Some(own_keys) if j == 0 => own_keys.row(i),
             _ => k.row(j - own_columns),
         };
-        let place = problem.positive_of();
+        let place = problem.positive_candidates();
         let is_positive = |i: usize, j: usize| match own_keys {
             Some(_) => j == 0,
-            None => place(i) == Some(j),
+            None => place[i] == Some(j),
         };
         // Anchors that exclude themselves do not see that product.
         let is_seen = |i: usize, j: usize| !(contrast.excludes_self() && i == j);

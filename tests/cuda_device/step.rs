@@ -188,8 +188,13 @@ fn contrasts(device: &CudaDevice) -> Result<(), Error> {
     Ok(())
 }
 
-/// The indices belong to the caller, who changes them between two launches.
+/// The indices, the anchors' labels belong to the caller, who changes them between two launches.
 fn next_positives(device: &CudaDevice) -> Result<(), Error> {
+    next_positives_by(false, device)?;
+    next_positives_by(true, device)
+}
+
+fn next_positives_by(labels: bool, device: &CudaDevice) -> Result<(), Error> {
     const ANCHORS: usize = 14;
     const KEYS: usize = 19;
     let engine = CudaEngine::on(device.clone());
@@ -203,10 +208,19 @@ fn next_positives(device: &CudaDevice) -> Result<(), Error> {
     let mut index = CudaBuffer::<u32>::zeroed(device, ANCHORS)?;
     // SAFETY: the buffer outlives the step, and is written to in the order of the stream.
     let lent = unsafe { CudaVector::<u32>::from_raw(index.address(), ANCHORS, device)? };
+    // Labels that are the candidates' indices mean the same.
+    let own: Vec<u32> = (0..KEYS as u32).collect();
+    let own = CudaBuffer::upload(device, &own)?;
     let inputs = StepInputs::Pair {
         q: anchors.rows_mut(ANCHORS, DIM)?,
         k: keys.rows_mut(KEYS, DIM)?,
-        positives: Positives::Index(lent),
+        positives: match labels {
+            false => Positives::Index(lent),
+            true => Positives::Labels {
+                anchors: lent,
+                candidates: own.vector()?,
+            },
+        },
     };
     let gradients = Gradients::new(dq.rows_mut(ANCHORS, DIM)?, Some(dk.rows_mut(KEYS, DIM)?));
     let mut step = engine

@@ -157,13 +157,6 @@ impl Kind {
         }
     }
 
-    fn positives(&self) -> Positives<&[u32]> {
-        match &self.positives {
-            Positives::Offset(offset) => Positives::Offset(*offset),
-            Positives::Index(index) => Positives::Index(index),
-        }
-    }
-
     /// What it is called in messages.
     fn name(&self) -> String {
         let contrast = &self.contrast;
@@ -245,7 +238,7 @@ impl<T: Element> Batch<T> {
             .iter()
             .map(|numbers| Rows::new(numbers, numbers.len() / self.dim, self.dim))
             .collect();
-        kind.contrast.on(inputs(&views?, kind.positives()))
+        kind.contrast.on(inputs(&views?, kind.positives.view()))
     }
 }
 
@@ -282,7 +275,7 @@ fn reference_of<T: Element>(kind: &Kind, matrices: &[Dense]) -> Result<Reference
     };
     let matrices: Vec<Dense> = matrices.iter().map(round).collect();
     let views: Vec<&Dense> = matrices.iter().collect();
-    let problem = kind.contrast.on(inputs(&views, kind.positives()))?;
+    let problem = kind.contrast.on(inputs(&views, kind.positives.view()))?;
     Ok(reference::value_and_grad(&problem, 1.0))
 }
 

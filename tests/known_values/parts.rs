@@ -93,6 +93,22 @@ fn no_positive<E: Engine>(new: New<E>) -> Result<(), Error> {
             ..Kind::new(contrast, &[n, m])
         };
         let by_index = Kind::by_index(contrast, &[n, m], index.clone());
+        // Candidates 2j and 2j + 1 have label j: the first counts, and the other is a negative.
+        let by_label = Kind {
+            positives: Positives::Labels {
+                anchors: (0..n as u32)
+                    .map(|i| match i {
+                        2 => NO_POSITIVE,
+                        6 => m as u32,
+                        i => i,
+                    })
+                    .collect(),
+                candidates: (0..m as u32).map(|j| j / 2).collect(),
+            },
+            ..Kind::new(contrast, &[n, m])
+        };
+        let value = |kind: &Kind| evaluate::<E, f32>(engine, kind, &kind.unit_rows(dim, 12));
+        assert_eq!(value(&by_label)?, value(&by_index)?, "{}", by_index.name());
         let has_none: [fn(usize) -> bool; 2] = [|i| i >= 6, |i| i % 4 == 2];
         for (kind, has_none) in [by_offset, by_index].iter().zip(has_none) {
             let matrices = kind.unit_rows(dim, 12);
@@ -120,6 +136,15 @@ fn none_at_all<E: Engine>(new: New<E>) -> Result<(), Error> {
     let engine = &new()?;
     for contrast in rules(0.2)? {
         let mut all = vec![Kind::by_index(contrast, &[5, 7], vec![NO_POSITIVE; 5])];
+        for (anchors, candidates) in [(NO_POSITIVE, NO_POSITIVE), (0, 1)] {
+            all.push(Kind {
+                positives: Positives::Labels {
+                    anchors: vec![anchors; 5],
+                    candidates: vec![candidates; 7],
+                },
+                ..Kind::new(contrast, &[5, 7])
+            });
+        }
         for offset in [-5, 7, i64::MIN, i64::MAX] {
             all.push(Kind {
                 positives: Positives::Offset(offset),
@@ -143,7 +168,12 @@ fn merged<E: Engine>(new: New<E>) -> Result<(), Error> {
     let (n, m) = (20, 51);
     let index: Vec<u32> = (0..n).map(|i| (i * 13 % m) as u32).collect();
     for (contrast, dim) in rules(0.2)?.into_iter().zip(DIMS.into_iter().cycle()) {
-        for positives in [Positives::DIAGONAL, Positives::Index(index.clone())] {
+        let labels = Positives::Labels {
+            anchors: index.clone(),
+            candidates: (0..m as u32).collect(),
+        };
+        let by_index = Positives::Index(index.clone());
+        for positives in [Positives::DIAGONAL, by_index, labels] {
             let whole = Kind {
                 positives,
                 ..Kind::new(contrast, &[n, m])
@@ -153,6 +183,13 @@ fn merged<E: Engine>(new: New<E>) -> Result<(), Error> {
             let shards = [(0, 17), (17, m)].map(|(first, end)| {
                 let positives = match &whole.positives {
                     Positives::Offset(offset) => Positives::Offset(offset - first as i64),
+                    Positives::Labels {
+                        anchors,
+                        candidates,
+                    } => Positives::Labels {
+                        anchors: anchors.clone(),
+                        candidates: candidates[first..end].to_vec(),
+                    },
                     Positives::Index(index) => Positives::Index(
                         index
                             .iter()

@@ -101,6 +101,37 @@ fn positives_that_mean_the_same_give_the_same_bits() -> Result<(), Error> {
 }
 
 #[test]
+fn labels_are_the_indices_of_the_first_that_have_them() -> Result<(), Error> {
+    // Fewer candidates than a warp compares at once, and several times as many and some.
+    for (hopper, candidates) in [(false, 50), (false, 700), (true, 700)] {
+        let device = device(Schedule::Late, 5, 3, hopper);
+        let fixture = Fixture::new(device, [ROWS, candidates, 40], 0)?;
+        // Every label twice, far apart; that of no candidate, and none.
+        let half = candidates as u32 / 2;
+        let of_candidates: Vec<u32> = (0..candidates as u32).map(|j| 3 * (j % half)).collect();
+        let anchor = |i: u32| match i % 8 {
+            6 => NO_POSITIVE,
+            7 => 3 * half,
+            _ => 3 * (i * 37 % half),
+        };
+        let of_anchors: Vec<u32> = (0..ROWS as u32).map(anchor).collect();
+        let index = of_anchors.iter().map(|&label| match label / 3 {
+            j if j < half => j,
+            _ => NO_POSITIVE,
+        });
+        let of_index = Positives::Index(fixture.memory.indices(&index.collect::<Vec<_>>())?);
+        let of_labels = Positives::Labels {
+            anchors: fixture.memory.indices(&of_anchors)?,
+            candidates: fixture.memory.indices(&of_candidates)?,
+        };
+        let contrast = Contrast::info_nce(0.1)?;
+        let run = |positives| fixture.run(&fixture.pose(&contrast, positives)?);
+        assert_eq!(run(of_labels)?, run(of_index)?, "{candidates}");
+    }
+    Ok(())
+}
+
+#[test]
 fn merged_statistics_are_made_into_weights_anew() -> Result<(), Error> {
     for dim in [40, 264] {
         let fixture = Fixture::square(dim)?;

@@ -57,7 +57,7 @@ impl Memory {
                 sides.push((unit, norms));
                 Ok(unit)
             },
-            |&index| Ok(index),
+            |_, &index| Ok(index),
             |&scale| Ok(scale),
         )?;
         let keys = dk.then(|| sides[1].0);
