@@ -28,11 +28,8 @@ pub fn batch_norm<B: Backend>(norm: &BatchNorm<B>, input: Tensor<B, 2>) -> Tenso
     let mean = input.clone().mean_dim(0);
     let centred = input - mean.clone();
     let variance = centred.clone().square().mean_dim(0);
-    let batch = [mean, variance.clone()];
-    for (running, batch) in [&norm.running_mean, &norm.running_var]
-        .into_iter()
-        .zip(batch)
-    {
+    let running = [&norm.running_mean, &norm.running_var];
+    for (running, batch) in running.into_iter().zip([mean, variance.clone()]) {
         // running ← (1 − momentum)·running + momentum·batch.
         let kept = running.value_sync() * (1.0 - norm.momentum);
         let batch = batch.detach().reshape([channels]);
