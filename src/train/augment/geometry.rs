@@ -246,9 +246,9 @@ mod tests {
                 let shape = width / height;
                 let fits = size[0] == size[1];
                 assert!(!fits || (0.7499..=1.3335).contains(&shape), "ratio {shape}");
-                for axis in 0..2 {
+                for (axis, whole) in size.into_iter().enumerate() {
                     assert!(window.centre[axis] - window.size[axis] / 2.0 >= -1e-4);
-                    assert!(window.centre[axis] + window.size[axis] / 2.0 <= size[axis] + 1e-4);
+                    assert!(window.centre[axis] + window.size[axis] / 2.0 <= whole + 1e-4);
                 }
             }
         }

@@ -71,12 +71,12 @@ pub(super) fn load(directory: &Path, version: &Version) -> Result<Dataset, DataE
     require_directory(directory)?;
     let unpacked = directory.join(version.folder);
     let directory = if unpacked.is_dir() {
-        unpacked
+        &unpacked
     } else {
-        directory.to_path_buf()
+        directory
     };
-    let train = version.read(&directory, version.train)?;
-    let test = version.read(&directory, &[version.test])?;
+    let train = version.read(directory, version.train)?;
+    let test = version.read(directory, &[version.test])?;
     let class_names = version.class_names(&directory.join(version.names_file))?;
     Ok(dataset(train, test, Some(class_names)))
 }

@@ -96,12 +96,9 @@ fn draw_image(covers: Covers, random: &mut ChaCha8Rng, image: &mut [u8]) {
     let clutter: Vec<Blob> = (0..random.random_range(CLUTTER))
         .map(|_| Blob::draw(random))
         .collect();
-    let lighting_angle = random.random_range(0.0..TAU);
+    let (sine, cosine) = random.random_range(0.0..TAU).sin_cos();
     let lighting = random.random_range(0.0..LIGHTING);
-    let lighting_step = [
-        lighting * lighting_angle.cos() / SIDE as f32,
-        lighting * lighting_angle.sin() / SIDE as f32,
-    ];
+    let lighting_step = [cosine, sine].map(|share| lighting * share / SIDE as f32);
     let noise = random.random_range(NOISE);
 
     for (index, pixel) in image.as_chunks_mut::<3>().0.iter_mut().enumerate() {
@@ -295,18 +292,17 @@ mod tests {
     #[test]
     fn raw_pixels_say_little_about_the_label() {
         let (train, test) = (draw_set(0, 1000), draw_set(TRAIN_IMAGES, 200));
-        let unit = |set: &ImageSet, index: usize| -> Vec<f32> {
-            let image: Vec<f32> = set.image(index).iter().map(|&v| f32::from(v)).collect();
-            let norm = image.iter().map(|v| v * v).sum::<f32>().sqrt();
-            image.into_iter().map(|v| v / norm).collect()
+        let dot = |a: &[u8], b: &[u8]| -> f32 {
+            let products = a.iter().zip(b).map(|(&a, &b)| f32::from(a) * f32::from(b));
+            products.sum()
         };
-        let memory: Vec<Vec<f32>> = (0..train.len()).map(|i| unit(&train, i)).collect();
+        let norms: Vec<f32> = (0..train.len())
+            .map(|j| dot(train.image(j), train.image(j)).sqrt())
+            .collect();
         let right = (0..test.len())
             .into_par_iter()
             .filter(|&i| {
-                let query = unit(&test, i);
-                let cosine =
-                    |j: usize| -> f32 { memory[j].iter().zip(&query).map(|(a, b)| a * b).sum() };
+                let cosine = |j: usize| dot(train.image(j), test.image(i)) / norms[j];
                 let nearest = (0..train.len()).max_by(|&a, &b| cosine(a).total_cmp(&cosine(b)));
                 nearest.is_some_and(|j| j % MOTIFS.len() == i % MOTIFS.len())
             })

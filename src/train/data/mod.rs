@@ -143,22 +143,27 @@ pub fn load(source: &DataSource, options: LoadOptions) -> Result<Dataset, DataEr
     Ok(dataset)
 }
 
-/// Which images are held out where files have no division of their own: of each class one in
-/// [`HELD_OUT`] by a shuffle that follows from seed and class, at least one, but never the only one.
-fn held_out(labels: &[u32], seed: u64) -> Vec<bool> {
+/// Images, each with its class.
+type Classed<Image> = Vec<(Image, u32)>;
+
+/// Images to train on and held-out images, where files have no division of their own:
+/// of each class one in [`HELD_OUT`] is held out by a shuffle that follows from seed and class, at
+/// least one, but never the only one. Both halves keep their order.
+fn divide<Image>(images: Classed<Image>, seed: u64) -> (Classed<Image>, Classed<Image>) {
     let mut classes: BTreeMap<u32, Vec<usize>> = BTreeMap::new();
-    for (image, &label) in labels.iter().enumerate() {
-        classes.entry(label).or_default().push(image);
+    for (place, (_, class)) in images.iter().enumerate() {
+        classes.entry(*class).or_default().push(place);
     }
-    let mut held_out = vec![false; labels.len()];
-    for (class, mut images) in classes {
+    let mut kept = vec![true; images.len()];
+    for (class, mut places) in classes {
         let mut random = ChaCha8Rng::seed_from_u64(seed);
         random.set_stream(class.into());
-        images.shuffle(&mut random);
-        images.truncate((images.len() / HELD_OUT).max(1).min(images.len() - 1));
-        images.into_iter().for_each(|image| held_out[image] = true);
+        places.shuffle(&mut random);
+        places.truncate((places.len() / HELD_OUT).max(1).min(places.len() - 1));
+        places.into_iter().for_each(|place| kept[place] = false);
     }
-    held_out
+    let mut kept = kept.into_iter();
+    images.into_iter().partition(|_| kept.next() == Some(true))
 }
 
 /// A data set of training and held-out images with their labels, which count where classes have

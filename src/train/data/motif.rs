@@ -40,7 +40,7 @@ pub(super) const MOTIFS: [(&str, Covers); 10] = [
     }),
     ("honeycomb", |u, v, thicken| {
         // The two nearest of the hexagon centres; a wall runs where they are equally far.
-        let [first, second] = two_nearest_hexagon_centres(u, v);
+        let [first, second, ..] = hexagon_centres(u, v);
         second - first < 0.2 * thicken
     }),
     ("basket", |u, v, thicken| {
@@ -73,27 +73,20 @@ fn to_nearest_integer(value: f32) -> f32 {
     (value - value.round()).abs()
 }
 
-/// Distances from `(u, v)` to the nearest and second nearest point of the triangular lattice with
-/// unit spacing, whose cells are hexagons.
-fn two_nearest_hexagon_centres(u: f32, v: f32) -> [f32; 2] {
+/// Distances from `(u, v)` to the nearest points of the triangular lattice with unit spacing, whose
+/// cells are hexagons, the nearest first.
+fn hexagon_centres(u: f32, v: f32) -> [f32; 4] {
     let row_height = 0.5 * SQRT_3;
-    let mut nearest = [f32::INFINITY; 2];
-    let below = (v / row_height).floor();
     // The second nearest is at most 1 away, across: the rows on both sides of the point and the
     // two nearest centres in each hold both.
-    for row in [below, below + 1.0] {
+    let mut distances = [(0.0, 0.0), (0.0, 1.0), (1.0, 0.0), (1.0, 1.0)].map(|(up, right)| {
+        let row = (v / row_height).floor() + up;
         let shift = 0.5 * row.rem_euclid(2.0);
-        let left = (u - shift).floor();
-        for column in [left, left + 1.0] {
-            let distance = (u - column - shift).hypot(v - row * row_height);
-            if distance < nearest[0] {
-                nearest = [distance, nearest[0]];
-            } else if distance < nearest[1] {
-                nearest[1] = distance;
-            }
-        }
-    }
-    nearest
+        let column = (u - shift).floor() + right;
+        (u - column - shift).hypot(v - row * row_height)
+    });
+    distances.sort_by(f32::total_cmp);
+    distances
 }
 
 #[cfg(test)]

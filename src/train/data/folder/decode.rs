@@ -5,7 +5,6 @@ use std::io::Cursor;
 
 use flate2::Crc;
 use image::error::{DecodingError, ImageError, ImageFormatHint};
-use image::metadata::Orientation;
 use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits, Rgb, RgbImage};
 
 use super::jpeg;
@@ -25,7 +24,15 @@ pub(super) fn decode(bytes: &[u8]) -> Result<RgbImage, ImageError> {
             let reason = "the file is shorter than its header says";
             return Err(damaged(ImageFormat::WebP, reason));
         }
-        _ => by_library(reader)?,
+        _ => {
+            let mut decoder = reader.into_decoder()?;
+            // A header may ask for any size; what passes the library's default limits we allocate.
+            let mut limits = Limits::default();
+            limits.reserve(decoder.total_bytes())?;
+            decoder.set_limits(limits)?;
+            let orientation = decoder.orientation()?;
+            (DynamicImage::from_decoder(decoder)?, orientation)
+        }
     };
     if image.width() == 0 || image.height() == 0 {
         return Err(ImageError::Decoding(DecodingError::new(
@@ -35,18 +42,6 @@ pub(super) fn decode(bytes: &[u8]) -> Result<RgbImage, ImageError> {
     }
     image.apply_orientation(orientation);
     Ok(on_white(image))
-}
-
-/// A header may ask for any size; what passes the library's default limits we allocate.
-fn by_library(
-    reader: ImageReader<Cursor<&[u8]>>,
-) -> Result<(DynamicImage, Orientation), ImageError> {
-    let mut decoder = reader.into_decoder()?;
-    let mut limits = Limits::default();
-    limits.reserve(decoder.total_bytes())?;
-    decoder.set_limits(limits)?;
-    let orientation = decoder.orientation()?;
-    Ok((DynamicImage::from_decoder(decoder)?, orientation))
 }
 
 /// `None` unless the checksum of every chunk up to the end of the image is right. The library passes

@@ -32,8 +32,10 @@ use rayon::prelude::*;
 
 use crate::train::augment::AugmentConfig;
 
-use super::{DataError, Dataset, ImageSet, LoadOptions, dataset, held_out, require_directory};
-use walk::{Found, Split, listed, too_few_images};
+use super::{
+    Classed, DataError, Dataset, ImageSet, LoadOptions, dataset, divide, require_directory,
+};
+use walk::{Split, listed, too_few_images};
 
 /// The largest side that images are brought to. A small encoder on a CPU sees little more in
 /// larger images, and its time grows with the square of the side.
@@ -42,11 +44,7 @@ const LARGEST_SIDE: u32 = 64;
 /// Reads the folder.
 pub(super) fn load(directory: &Path, options: LoadOptions) -> Result<Dataset, DataError> {
     require_directory(directory)?;
-    let Found {
-        mut train,
-        test,
-        mut notes,
-    } = walk::find(directory)?;
+    let (mut train, test, mut notes) = walk::find(directory)?;
     if let Some(test) = &test {
         require_same_classes(&train, test)?;
     }
@@ -62,11 +60,7 @@ pub(super) fn load(directory: &Path, options: LoadOptions) -> Result<Dataset, Da
         }
         None => {
             let found = pictures.len();
-            let labels: Vec<u32> = pictures.iter().map(|(_, label)| *label).collect();
-            let mut chosen = held_out(&labels, options.seed).into_iter();
-            let (test, kept): (Vec<_>, Vec<_>) = pictures
-                .into_iter()
-                .partition(|_| chosen.next() == Some(true));
+            let (kept, test) = divide(pictures, options.seed);
             if test.is_empty() {
                 let expected = "a class with at least two, one to train on and one to hold out";
                 return Err(too_few_images(&train.path, found, expected));
@@ -75,14 +69,14 @@ pub(super) fn load(directory: &Path, options: LoadOptions) -> Result<Dataset, Da
         }
     };
     if let Some(first) = unreadable.first() {
-        let (files, were) = match unreadable.len() {
-            1 => ("file", "was"),
-            _ => ("files", "were"),
+        let (count, first) = (unreadable.len(), first.display());
+        let (files, were) = if count == 1 {
+            ("file", "was")
+        } else {
+            ("files", "were")
         };
         notes.push(format!(
-            "{} {files} could not be read and {were} left out, the first is {}",
-            unreadable.len(),
-            first.display()
+            "{count} {files} could not be read and {were} left out, the first is {first}"
         ));
     }
     let class_names: Option<Vec<String>> =
@@ -157,7 +151,7 @@ fn read_split(
     skip: bool,
     unreadable: &mut Vec<PathBuf>,
     notes: &mut Vec<String>,
-) -> Result<Vec<(Picture, u32)>, DataError> {
+) -> Result<Classed<Picture>, DataError> {
     let read = |path: &PathBuf| match Picture::read(path.clone()) {
         Err(_) if skip => Ok(Err(path.clone())),
         picture => picture.map(Ok),

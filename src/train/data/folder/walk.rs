@@ -28,16 +28,9 @@ pub(super) struct Split {
     pub(super) classes: Vec<Class>,
 }
 
-/// What a folder holds.
-pub(super) struct Found {
-    pub(super) train: Split,
-    /// The held-out split, where there is a division on disk.
-    pub(super) test: Option<Split>,
-    pub(super) notes: Vec<String>,
-}
-
-/// Looks for images in all of `directory`. Entries are taken in sorted order.
-pub(super) fn find(directory: &Path) -> Result<Found, DataError> {
+/// Looks for images in all of `directory`: the training split, the held-out one where there is a
+/// division on disk, and notes. Entries are taken in sorted order.
+pub(super) fn find(directory: &Path) -> Result<(Split, Option<Split>, Vec<String>), DataError> {
     if is_run_folder(directory) {
         let found = "is the folder of a run".to_owned();
         let expected = "expected a folder of images".to_owned();
@@ -72,8 +65,7 @@ pub(super) fn find(directory: &Path) -> Result<Found, DataError> {
             }
         }
     };
-    let notes = walk.into_notes();
-    Ok(Found { train, test, notes })
+    Ok((train, test, walk.into_notes()))
 }
 
 /// What was passed over on the way.

@@ -10,8 +10,8 @@ use std::path::Path;
 use array::Array;
 
 use super::{
-    DataError, Dataset, ImageSet, dataset, held_out, images_of_array, locate, require_directory,
-    require_labels, require_same_shape,
+    Classed, DataError, Dataset, ImageSet, dataset, divide, images_of_array, locate,
+    require_directory, require_labels, require_same_shape,
 };
 
 /// Reads one array of images, of which some are held out, or a directory with both.
@@ -33,22 +33,20 @@ pub(super) fn load(images: &Path, labels: Option<&Path>, seed: u64) -> Result<Da
         }
         None => (None, vec![0; all.len()]),
     };
-    let held_out = held_out(&classes, seed);
-    let side = |wanted: bool| {
-        let chosen = (0..all.len()).filter(|&image| held_out[image] == wanted);
-        let pixels: Vec<&[u8]> = chosen.clone().map(|image| all.image(image)).collect();
-        let pixels = pixels.concat();
-        let classes: Vec<u32> = chosen.map(|image| classes[image]).collect();
-        (ImageSet { pixels, ..all }, classes)
-    };
-    let test = side(true);
-    if test.0.is_empty() {
+    let pixels = all.pixels.chunks_exact(all.image_len());
+    let (train, test) = divide(pixels.zip(classes).collect(), seed);
+    if test.is_empty() {
         return Err(DataError::NothingHeldOut {
             path: images.to_path_buf(),
             found: all.len(),
         });
     }
-    Ok(dataset(side(false), test, class_names))
+    let set = |images: Classed<&[u8]>| {
+        let (pixels, classes): (Vec<_>, Vec<_>) = images.into_iter().unzip();
+        let pixels = pixels.concat();
+        (ImageSet { pixels, ..all }, classes)
+    };
+    Ok(dataset(set(train), set(test), class_names))
 }
 
 /// Arrays that are divided already; labels belong to both sides or to none.
