@@ -163,42 +163,38 @@ pub(crate) fn value_and_grad_rounded(
 
     let products = Dense::from_fn(n, m, |i, j| dot(q.row(i), candidate(i, j), round));
     let logits = Dense::from_fn(n, m, |i, j| round(scale * products.row(i)[j]));
-    let logit = |i: usize, j: Option<usize>| j.map_or(f64::NEG_INFINITY, |j| logits.row(i)[j]);
+    let logit = |(i, j): (usize, usize)| logits.row(i)[j];
+    let of_positive = |cell: Option<(usize, usize)>| cell.map_or(f64::NEG_INFINITY, logit);
 
-    let positives: Vec<f64> = (0..n).map(|i| logit(i, positive(i))).collect();
+    let positives: Vec<Option<(usize, usize)>> = (0..n).map(|i| Some((i, positive(i)?))).collect();
+    let of_positives: Vec<f64> = positives.iter().copied().map(of_positive).collect();
     let context = RowContext {
         scale,
         negatives: problem.negatives() as f64,
-        log_mean: log_mean(contrast.rule(), scale, &positives),
+        log_mean: log_mean(contrast.rule(), scale, &of_positives),
     };
     let mut dz = Dense::from_fn(n, m, |_, _| 0.0);
-    let mut add_to_dz = |i: usize, j: usize, slope: f64| {
-        let dz = &mut dz.row_mut(i)[j];
-        *dz = round(*dz + round(weight * slope));
+    // A row's loss, or a column's, of the cells of its negatives and of its positive.
+    let mut add = |values: &mut RowValues, negatives: Vec<(usize, usize)>, positive| {
+        let of_negatives: Vec<f64> = negatives.iter().copied().map(logit).collect();
+        let z = of_positive(positive);
+        let mut slopes = values.push(contrast.rule(), &of_negatives, z, &context, round);
+        slopes.extend(values.positive_mass.last().map(|mass| -mass));
+        for ((i, j), slope) in negatives.into_iter().chain(positive).zip(slopes) {
+            let dz = &mut dz.row_mut(i)[j];
+            *dz = round(*dz + round(weight * slope));
+        }
     };
     let mut rows = RowValues::default();
-    for (i, &z) in positives.iter().enumerate() {
-        let negatives: Vec<usize> = (0..m).filter(|&j| is_negative(i, j)).collect();
-        let of_negatives: Vec<f64> = negatives.iter().map(|&j| logits.row(i)[j]).collect();
-        let slopes = rows.push(contrast.rule(), &of_negatives, z, &context, round);
-        for (j, slope) in negatives.into_iter().zip(slopes) {
-            add_to_dz(i, j, slope);
-        }
-        if let Some(j) = positive(i) {
-            add_to_dz(i, j, -rows.positive_mass[i]);
-        }
+    for (i, &positive) in positives.iter().enumerate() {
+        let negatives = (0..m).filter(|&j| is_negative(i, j)).map(|j| (i, j));
+        add(&mut rows, negatives.collect(), positive);
     }
     let columns = contrast.has_columns().then(|| {
         let mut columns = RowValues::default();
         for j in 0..m {
-            let negatives = (0..n).filter(|&i| i != j);
-            let of_negatives: Vec<f64> = negatives.clone().map(|i| logits.row(i)[j]).collect();
-            let z = logits.row(j)[j];
-            let slopes = columns.push(contrast.rule(), &of_negatives, z, &context, round);
-            for (i, slope) in negatives.zip(slopes) {
-                add_to_dz(i, j, slope);
-            }
-            add_to_dz(j, j, -columns.positive_mass[j]);
+            let negatives = (0..n).filter(|&i| i != j).map(|i| (i, j));
+            add(&mut columns, negatives.collect(), Some((j, j)));
         }
         columns
     });

@@ -28,11 +28,8 @@ pub(super) fn normalize<T: Element, O: Element>(
             let length = kernel.dot(x, x).sqrt();
             *norm = length as f32;
             // A NaN norm must not be replaced by epsilon.
-            let divisor = if length < f64::from(epsilon) {
-                f64::from(epsilon)
-            } else {
-                length
-            };
+            let is_short = length < f64::from(epsilon);
+            let divisor = if is_short { epsilon.into() } else { length };
             for (y, x) in y.iter_mut().zip(x) {
                 *y = O::from_f32((f64::from(x.to_f32()) / divisor) as f32);
             }
@@ -56,12 +53,10 @@ pub(super) fn normalize_backward<T: Element, G: Element>(
         .enumerate()
         .for_each(|(i, (dx, &norm))| {
             let (y, dy, dx) = (y.row(i), dy.row(i), &mut dx[..dim]);
-            let along = if norm <= epsilon {
-                0.0
-            } else {
-                kernel.dot(y, dy) as f32
+            let (along, divisor) = match norm <= epsilon {
+                true => (0.0, epsilon),
+                false => (kernel.dot(y, dy) as f32, norm),
             };
-            let divisor = if norm <= epsilon { epsilon } else { norm };
             for ((dx, y), dy) in dx.iter_mut().zip(y).zip(dy) {
                 *dx = G::from_f32((dy.to_f32() - y.to_f32() * along) / divisor);
             }
