@@ -28,15 +28,6 @@ pub(crate) struct Segment {
 }
 
 impl Ring {
-    /// An empty ring of `capacity` rows.
-    pub fn new(capacity: usize) -> Self {
-        Self {
-            capacity,
-            fill: 0,
-            cursor: 0,
-        }
-    }
-
     /// Advances over a batch and says which rows to copy where: at most two segments. A batch
     /// longer than the ring leaves its last `capacity` rows, where one key at a time would have.
     pub fn advance(&mut self, batch: usize) -> [Segment; 2] {

@@ -267,7 +267,12 @@ impl<'d, D: Device> Rowwise<'d, D> {
         cursor: u64,
     ) -> Result<(), Error> {
         // What a ring of this capacity does at cursor 0, and so, turned on, at any other.
-        let [first, second] = Ring::new(ring.rows).advance(keys.rows);
+        let mut from_row_0 = Ring {
+            capacity: ring.rows,
+            fill: 0,
+            cursor: 0,
+        };
+        let [first, second] = from_row_0.advance(keys.rows);
         let rows = first.count + second.count;
         self.copy_rows_past(cursor, keys, first.source, ring, first.target, rows)?;
         let params = CursorParams {
