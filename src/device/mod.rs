@@ -35,8 +35,7 @@ use crate::error::Error;
 /// One kernel launch: blocks are one-dimensional.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Launch<'a> {
-    /// The kernel's name.
-    pub kernel: &'static str,
+    pub kernel: &'a str,
     /// Blocks.
     pub grid: [u32; 3],
     /// Threads of a block.
@@ -46,6 +45,9 @@ pub(crate) struct Launch<'a> {
     /// The bytes of the kernel's parameter structure.
     pub params: &'a [u8],
 }
+
+/// Rows of a block of the kernels that take a warp a row.
+const WARP_ROWS: usize = 8;
 
 /// Bytes of a row of a box.
 pub(crate) const BOX_BYTES: usize = 128;
@@ -91,6 +93,33 @@ pub(crate) trait Device {
     fn read(&self, address: u64, bytes: &mut [u8]) -> Result<(), Error>;
     /// Starts a kernel.
     fn launch(&self, launch: &Launch<'_>) -> Result<(), Error>;
+    /// Starts a kernel with its parameter structure.
+    fn start<P: bytemuck::Pod>(
+        &self,
+        kernel: &str,
+        grid: [u32; 3],
+        threads: u32,
+        shared_bytes: u32,
+        params: &P,
+    ) -> Result<(), Error> {
+        self.launch(&Launch {
+            kernel,
+            grid,
+            threads,
+            shared_bytes,
+            params: bytemuck::bytes_of(params),
+        })
+    }
+    /// Starts a kernel in which a warp takes a row, or several.
+    fn start_rows<P: bytemuck::Pod>(
+        &self,
+        kernel: &str,
+        warps: usize,
+        params: &P,
+    ) -> Result<(), Error> {
+        let grid = [warps.div_ceil(WARP_ROWS) as u32, 1, 1];
+        self.start(kernel, grid, 32 * WARP_ROWS as u32, 0, params)
+    }
     /// Whether the kernels for sm_90a run on it.
     fn has_warpgroups(&self) -> bool;
     /// Says where a matrix lies to kernels that copy boxes.
@@ -182,6 +211,19 @@ impl Arithmetic {
     }
 }
 
+/// As the names of kernels have it.
+impl std::fmt::Display for Arithmetic {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Arithmetic::F32 => "f32",
+            Arithmetic::Tf32 => "tf32",
+            Arithmetic::F16 => "f16",
+            Arithmetic::Bf16 => "bf16",
+            Arithmetic::E4m3 => "e4m3",
+        })
+    }
+}
+
 /// Buffers of one call on a device.
 struct Memory<'d, D: Device> {
     device: &'d D,
@@ -203,6 +245,11 @@ impl<D: Device> Floats<D> {
 
     pub(crate) fn address(&self) -> u64 {
         D::address(&self.buffer)
+    }
+
+    /// Where the numbers from `first` on are.
+    pub(crate) fn at(&self, first: usize) -> u64 {
+        self.address() + 4 * first as u64
     }
 
     pub(crate) fn len(&self) -> usize {

@@ -5,7 +5,7 @@ use super::params::{
     BoundParams, ContrastView, GroupParams, MeanPositivesParams, OffsetParams, PositivesParams,
 };
 use super::prepared::{Prepared, no_matrix, view};
-use super::similarity::{Similarity, WARP_ROWS};
+use super::similarity::Similarity;
 use super::{Device, Floats};
 use crate::error::Error;
 
@@ -68,8 +68,7 @@ impl<D: Device> Similarity<'_, D> {
             square_norms: positives.square_norms.address(),
         };
         let warps = shape.anchors + shape.candidates.div_ceil(WARP_CANDIDATES);
-        let grid = [warps.div_ceil(WARP_ROWS) as u32, 1, 1];
-        self.launch("positives", grid, 32 * WARP_ROWS as u32, 0, &params)?;
+        self.device.start_rows("positives", warps, &params)?;
         self.mean_of_positives(prepared, &positives.logits)?;
         Ok(positives)
     }
@@ -130,7 +129,8 @@ impl<D: Device> Similarity<'_, D> {
             index: index.address(),
         };
         let grid = [anchors.div_ceil(256), 1, 1];
-        self.launch("offset_positives", grid, 256, 0, &params)?;
+        self.device
+            .start("offset_positives", grid, 256, 0, &params)?;
         Ok(index)
     }
 
@@ -154,9 +154,10 @@ impl<D: Device> Similarity<'_, D> {
             other: other.address(),
             starts: groups.starts.address(),
         };
-        self.launch("group_anchors", [1, 1, 1], 1024, GROUP_SHARED, &params)?;
+        let device = self.device;
+        device.start("group_anchors", [1, 1, 1], 1024, GROUP_SHARED, &params)?;
         let grid = [(candidates + 1).div_ceil(256), 1, 1];
-        self.launch("find_groups", grid, 256, 0, &params)?;
+        device.start("find_groups", grid, 256, 0, &params)?;
         Ok(groups)
     }
 }

@@ -111,11 +111,10 @@ impl<D: Device> DeviceStatistics<D> {
         let copied = |argument, rows: &RowStatistics| -> Result<DeviceRows<D>, Error> {
             same_rows(argument, rows.negatives_lse.len(), rows.positive.len())?;
             if rows.is_empty() {
-                let (rows, dim) = (0, 1);
                 return Err(Error::Empty {
                     argument,
-                    rows,
-                    dim,
+                    rows: 0,
+                    dim: 1,
                 });
             }
             Ok(DeviceRows {
@@ -124,12 +123,9 @@ impl<D: Device> DeviceStatistics<D> {
             })
         };
         let columns = statistics.columns.as_ref();
-        Ok(Self::given(
-            copied(GIVEN[0], &statistics.rows)?,
-            columns
-                .map(|columns| copied(GIVEN[1], columns))
-                .transpose()?,
-        ))
+        let rows = copied(GIVEN[0], &statistics.rows)?;
+        let columns = columns.map(|columns| copied(GIVEN[1], columns));
+        Ok(Self::given(rows, columns.transpose()?))
     }
 
     /// Of what a call has found.
@@ -223,6 +219,6 @@ impl<D: Device> Similarity<'_, D> {
             padding: 0,
         };
         let grid = [rows.div_ceil(128), 1, 1];
-        self.launch("merge_statistics", grid, 128, 0, &params)
+        self.device.start("merge_statistics", grid, 128, 0, &params)
     }
 }

@@ -11,7 +11,7 @@ use super::chunked::{Softmax, exponent_range};
 use super::gradient::Side;
 use super::results::{DeviceStatistics, Results};
 use super::statistics::COLUMN_PARTS;
-use super::{Arithmetic, Device, DeviceMatrix, Floats, Launch, Memory};
+use super::{Arithmetic, Device, DeviceMatrix, Floats, Memory};
 use crate::element::DType;
 use crate::engine::Gradients;
 use crate::error::Error;
@@ -19,9 +19,6 @@ use crate::inputs::Problem;
 
 /// Rows and columns of a tile of logits: `ScoresTile` of similarity/scores.h.
 pub(super) const TILE: usize = 128;
-
-/// Rows of a block of the kernels that take a warp a row.
-pub(super) const WARP_ROWS: usize = 8;
 
 /// The verbs that compute a contrast.
 pub(crate) struct Similarity<'d, D: Device> {
@@ -111,31 +108,14 @@ impl<'d, D: Device> Similarity<'d, D> {
         }
     }
 
-    pub(super) fn launch<P: bytemuck::Pod>(
-        &self,
-        kernel: &'static str,
-        grid: [u32; 3],
-        threads: u32,
-        shared_bytes: u32,
-        params: &P,
-    ) -> Result<(), Error> {
-        self.device.launch(&Launch {
-            kernel,
-            grid,
-            threads,
-            shared_bytes,
-            params: bytemuck::bytes_of(params),
-        })
-    }
-
     /// Launches a kernel of one block of similarity/row_blocks.h: `BLOCK_THREADS`, of which each warp leaves four f32,
     /// or three f64, in shared memory.
     pub(super) fn launch_block<P: bytemuck::Pod>(
         &self,
-        kernel: &'static str,
+        kernel: &str,
         params: &P,
     ) -> Result<(), Error> {
-        self.launch(kernel, [1, 1, 1], 1024, 32 * 24, params)
+        self.device.start(kernel, [1, 1, 1], 1024, 32 * 24, params)
     }
 
     /// How many parts `tiles` tiles are cut into when `blocks` blocks each take one part, and tiles
@@ -200,12 +180,9 @@ impl<'d, D: Device> Similarity<'d, D> {
             let bound = self.bound(&prepared, &positives, range)?;
             let rows = self.direction(&prepared, positives.logits)?;
             let dots = self.memory().floats(prepared.shape.anchors)?;
-            let softmax = Softmax::Found {
-                statistics: &rows,
-                square_norms: &positives.square_norms,
-                bound: &bound,
-            };
-            self.chunked(&side, &softmax, gradients, &dots)?;
+            let found = (&positives.square_norms, &bound);
+            let found = self.exponentials(&prepared, &rows, found, gradients.dk.is_some())?;
+            self.chunked(&side, Softmax::Found(&found), gradients, &dots)?;
             (rows, None, dots)
         } else {
             let (rows, columns) = self.statistics(&prepared, positives)?;

@@ -2,7 +2,7 @@
 
 use super::params::{ReduceParams, ScoresParams, StatisticsParams, WorkGrid};
 use super::positives::{ExponentRange, Positives};
-use super::prepared::{Prepared, rows_from, scales_from, vector};
+use super::prepared::{Prepared, TileRows, vector};
 use super::results::{DeviceRows, Direction, Masses};
 use super::similarity::{Similarity, TILE};
 use super::{Device, Floats};
@@ -17,29 +17,16 @@ pub(super) const COLUMN_PARTS: usize = 32;
 const FULL_DEVICE: usize = 1 << 17;
 
 /// Partial sums of statistics, by address.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Default)]
 pub(super) struct Partial {
     pub sums: u64,
     pub parts: u32,
     pub running: u64,
     /// A word on the device: when it is set, nothing is done. 0: there is none.
     pub unless: u64,
-    pub first: bool,
-    pub last: bool,
-}
-
-impl Default for Partial {
-    /// None, and no other set follows.
-    fn default() -> Self {
-        Self {
-            sums: 0,
-            parts: 0,
-            running: 0,
-            unless: 0,
-            first: true,
-            last: true,
-        }
-    }
+    /// Whether other sets come before, in `running`, and after.
+    pub follows: bool,
+    pub is_followed: bool,
 }
 
 /// The chunk of `count` anchors from `first` on, against all candidates.
@@ -50,11 +37,21 @@ pub(super) fn scores_params<D: Device>(
 ) -> ScoresParams {
     ScoresParams {
         contrast: prepared.view,
-        anchors: rows_from(prepared.anchor_rows, first, count),
-        candidates: prepared.candidate_rows,
-        anchor_scales: scales_from(prepared.anchor_scales, first),
-        candidate_scales: prepared.candidate_scales,
         first_anchor: first as u32,
+        ..rows_params(
+            prepared.anchor_rows.part(first, count),
+            prepared.candidate_rows,
+        )
+    }
+}
+
+/// These anchors against these candidates, of no contrast.
+pub(super) fn rows_params(anchors: TileRows, candidates: TileRows) -> ScoresParams {
+    ScoresParams {
+        anchors: anchors.rows,
+        candidates: candidates.rows,
+        anchor_scales: anchors.scales,
+        candidate_scales: candidates.scales,
         ..bytemuck::Zeroable::zeroed()
     }
 }
@@ -89,10 +86,9 @@ impl<D: Device> Similarity<'_, D> {
         Ok(Masses {
             offset2: memory.floats(rows)?,
             negatives: memory.floats(rows)?,
-            positive: match prepared.contrast().rule().has_one_mass() {
-                true => None,
-                false => Some(memory.floats(rows)?),
-            },
+            positive: (!prepared.contrast().rule().has_one_mass())
+                .then(|| memory.floats(rows))
+                .transpose()?,
         })
     }
 
@@ -117,7 +113,6 @@ impl<D: Device> Similarity<'_, D> {
         rows: usize,
         partial: Partial,
     ) -> Result<(), Error> {
-        let at = |floats: &Floats<D>| floats.address() + 4 * first_row as u64;
         // Few rows have many parts: several threads a row then, so that their loads are under way
         // together.
         let lanes = match partial.parts {
@@ -133,22 +128,23 @@ impl<D: Device> Similarity<'_, D> {
             rows: rows as u32,
             running: partial.running,
             unless: partial.unless,
-            first: u32::from(partial.first),
-            last: u32::from(partial.last),
+            first: u32::from(!partial.follows),
+            last: u32::from(!partial.is_followed),
             lanes,
             symmetric: u32::from(prepared.contrast().has_columns()),
             not_finite: prepared.flags.address(),
             far: far_word(prepared.contrast(), &prepared.flags),
             contrast: prepared.view,
             rule: prepared.rule,
-            positive: at(&of_rows.positive),
-            negatives_lse: at(&of_rows.negatives_lse),
-            offset2: at(&masses.offset2),
-            negatives_mass: at(&masses.negatives),
-            positive_mass: at(masses.of_positive()),
+            positive: of_rows.positive.at(first_row),
+            negatives_lse: of_rows.negatives_lse.at(first_row),
+            offset2: masses.offset2.at(first_row),
+            negatives_mass: masses.negatives.at(first_row),
+            positive_mass: masses.of_positive().at(first_row),
         };
         let grid = [(rows * lanes as usize).div_ceil(128) as u32, 1, 1];
-        self.launch("combine_statistics", grid, 128, 0, &params)
+        self.device
+            .start("combine_statistics", grid, 128, 0, &params)
     }
 
     /// Statistics of NT-Xent's rows: N²D FLOPs, because z_ij = z_ji. A launch takes some steps of the walk over
@@ -194,20 +190,15 @@ impl<D: Device> Similarity<'_, D> {
             };
             let grid = WorkGrid::new(blocks * row_tiles, splits);
             self.scores("statistics", prepared.arithmetic, grid, &params)?;
-            self.combine(
-                prepared,
-                rows.parts(),
-                0,
-                count,
-                Partial {
-                    sums: sums.address(),
-                    parts: sets(first) as u32,
-                    running: running.address(),
-                    first: first == 0,
-                    last: first + taken == steps,
-                    ..Partial::default()
-                },
-            )?;
+            let partial = Partial {
+                sums: sums.address(),
+                parts: sets(first) as u32,
+                running: running.address(),
+                follows: first > 0,
+                is_followed: first + taken < steps,
+                ..Partial::default()
+            };
+            self.combine(prepared, rows.parts(), 0, count, partial)?;
         }
         Ok(())
     }
@@ -236,9 +227,7 @@ impl<D: Device> Similarity<'_, D> {
             true => {
                 // Of the diagonal: the columns' positives are the rows'.
                 let same = memory.floats(anchors)?;
-                let from = vector(&positive, anchors);
-                let to = vector(&same, anchors);
-                super::Rowwise::new(self.device).copy_rows(from, 0, to, 0, anchors)?;
+                super::Rowwise::new(self.device).copy(vector(&positive), vector(&same))?;
                 Some(self.direction(prepared, same)?)
             }
             false => None,
@@ -271,32 +260,22 @@ impl<D: Device> Similarity<'_, D> {
                 ..scores_params(prepared, first, count)
             };
             self.scores("statistics", prepared.arithmetic, cut.grid(tiles), &params)?;
-            self.combine(
-                prepared,
-                rows.parts(),
-                first,
-                count,
-                Partial {
-                    sums: row_sums.address(),
-                    parts: cut.parts,
-                    ..Partial::default()
-                },
-            )?;
+            let of_rows = Partial {
+                sums: row_sums.address(),
+                parts: cut.parts,
+                ..Partial::default()
+            };
+            self.combine(prepared, rows.parts(), first, count, of_rows)?;
             if let (Some((sums, running)), Some(columns)) = (&column_sums, &columns) {
-                self.combine(
-                    prepared,
-                    columns.parts(),
-                    0,
-                    candidates,
-                    Partial {
-                        sums: sums.address(),
-                        parts: tiles as u32,
-                        running: running.address(),
-                        first: first == 0,
-                        last: first + count == anchors,
-                        ..Partial::default()
-                    },
-                )?;
+                let of_columns = Partial {
+                    sums: sums.address(),
+                    parts: tiles as u32,
+                    running: running.address(),
+                    follows: first > 0,
+                    is_followed: first + count < anchors,
+                    ..Partial::default()
+                };
+                self.combine(prepared, columns.parts(), 0, candidates, of_columns)?;
             }
         }
         Ok((rows, columns))

@@ -1,8 +1,9 @@
 //! The k best candidates of every query.
 
 use super::params::{ScoresParams, SelectListedParams, SelectParams};
-use super::prepared::{TileRows, rows_from, scales_from};
+use super::prepared::TileRows;
 use super::similarity::Similarity;
+use super::statistics::rows_params;
 use super::{Arithmetic, Device, DeviceMatrix, Floats};
 use crate::error::Error;
 use crate::memory::TopK;
@@ -43,10 +44,10 @@ const MOST_LISTED: usize = 256;
 const PRUNED: usize = OWNERS * 192 * 3 / 4;
 
 /// What is searched for.
-struct Search<'a> {
+struct Search {
     arithmetic: Arithmetic,
-    queries: &'a TileRows,
-    candidates: &'a TileRows,
+    queries: TileRows,
+    candidates: TileRows,
     k: usize,
     exclude_self: bool,
 }
@@ -92,8 +93,8 @@ impl<D: Device> Similarity<'_, D> {
         let arithmetic = self.forward_arithmetic(queries.dtype)?;
         let search = Search {
             arithmetic,
-            queries: &self.tile_rows(arithmetic, queries, &mut held)?,
-            candidates: &self.tile_rows(arithmetic, candidates, &mut held)?,
+            queries: self.tile_rows(arithmetic, queries, &mut held)?,
+            candidates: self.tile_rows(arithmetic, candidates, &mut held)?,
             k,
             exclude_self,
         };
@@ -125,14 +126,14 @@ impl<D: Device> Similarity<'_, D> {
     }
 
     /// Of lists.
-    fn select_listed(&self, search: &Search<'_>, best: &DeviceTopK<D>) -> Result<(), Error> {
+    fn select_listed(&self, search: &Search, best: &DeviceTopK<D>) -> Result<(), Error> {
         let memory = self.memory();
         let (rows, k) = (search.queries.rows.rows as usize, search.k);
         let candidates = search.candidates.rows.rows as usize;
         let tiles = candidates.div_ceil(self.tile_columns(search.arithmetic));
         let chunk = self.chunk(rows, ROW_BYTES);
         let cut = |count: usize, most: usize| {
-            let mut cut = self.cut(search.arithmetic, search.queries.rows, count, candidates);
+            let mut cut = self.cut(search.arithmetic, search.queries, count, candidates);
             let per_split = (cut.per_part as usize)
                 .max(LEAST_TILES)
                 .max(tiles.div_ceil(most));
@@ -180,14 +181,14 @@ impl<D: Device> Similarity<'_, D> {
     }
 
     /// Of stored scores.
-    fn select_stored(&self, search: &Search<'_>, best: &DeviceTopK<D>) -> Result<(), Error> {
+    fn select_stored(&self, search: &Search, best: &DeviceTopK<D>) -> Result<(), Error> {
         let (rows, k) = (search.queries.rows.rows as usize, search.k);
         let candidates = search.candidates.rows.rows as usize;
         let chunk = self.chunk(rows, 4 * candidates);
         let scores = self.memory().floats(chunk.min(rows) * candidates)?;
         for first in (0..rows).step_by(chunk) {
             let count = chunk.min(rows - first);
-            let cut = self.cut(search.arithmetic, search.queries.rows, count, candidates);
+            let cut = self.cut(search.arithmetic, search.queries, count, candidates);
             let params = ScoresParams {
                 scores: scores.address(),
                 ..search.scores(first, count, cut.per_part)
@@ -210,14 +211,11 @@ impl<D: Device> Similarity<'_, D> {
         Ok(())
     }
 
-    fn select<P: bytemuck::Pod>(
-        &self,
-        kernel: &'static str,
-        rows: usize,
-        params: &P,
-    ) -> Result<(), Error> {
+    fn select<P: bytemuck::Pod>(&self, kernel: &str, rows: usize, params: &P) -> Result<(), Error> {
         let blocks = rows.div_ceil(SELECT_WARPS) as u32;
-        self.launch(kernel, [blocks, 1, 1], 32 * SELECT_WARPS as u32, 0, params)
+        let threads = 32 * SELECT_WARPS as u32;
+        self.device
+            .start(kernel, [blocks, 1, 1], threads, 0, params)
     }
 }
 
@@ -228,16 +226,12 @@ fn growth(k: usize) -> usize {
     (4 * (PRUNED - left) / left).min(60)
 }
 
-impl Search<'_> {
+impl Search {
     /// Of `count` queries from `first` on.
     fn scores(&self, first: usize, count: usize, tiles_per_split: u32) -> ScoresParams {
         ScoresParams {
-            anchors: rows_from(self.queries.rows, first, count),
-            candidates: self.candidates.rows,
-            anchor_scales: scales_from(self.queries.scales, first),
-            candidate_scales: self.candidates.scales,
             tiles_per_split,
-            ..bytemuck::Zeroable::zeroed()
+            ..rows_params(self.queries.part(first, count), self.candidates)
         }
     }
 }
