@@ -1,8 +1,6 @@
 //! The verbs on a CUDA device.
 
-use super::argument::{
-    Locate, located_gradients, located_problem, located_tensor, require_disjoint,
-};
+use super::argument::{located_gradients, located_problem, located_tensor, require_disjoint};
 use super::device::CudaDevice;
 use super::queue::CudaQueue;
 use super::results::{CudaNumber, CudaResults, CudaTopK};
@@ -201,7 +199,10 @@ impl Engine for CudaEngine {
         let statistics = statistics.on("statistics", &self.device)?;
         let similarity = self.similarity();
         let dscale = similarity.backward(&problem, statistics, upstream, &gradients)?;
-        Ok(CudaNumber::second_of(dscale, &self.device))
+        Ok(CudaNumber {
+            numbers: dscale,
+            device: self.device.clone(),
+        })
     }
 
     fn merge(&self, statistics: &mut CudaStatistics, others: &CudaStatistics) -> Result<(), Error> {
@@ -217,11 +218,12 @@ impl Engine for CudaEngine {
         k: usize,
         exclude_self: bool,
     ) -> Result<CudaTopK, Error> {
-        let queries = queries.located("queries", &self.device)?.matrix;
-        let candidates = candidates.located("candidates", &self.device)?.matrix;
+        let queries = queries.on("queries", &self.device)?;
+        let candidates = candidates.on("candidates", &self.device)?;
         let similarity = self.similarity();
         let best = similarity.top_k(queries, candidates, k, exclude_self)?;
-        Ok(CudaTopK::new(best, &self.device))
+        let device = self.device.clone();
+        Ok(CudaTopK { best, device })
     }
 
     fn normalize<T: Element, O: Element>(
@@ -231,13 +233,12 @@ impl Engine for CudaEngine {
         norms: CudaVectorMut<'_, f32>,
         epsilon: f32,
     ) -> Result<(), Error> {
-        let (x, y) = (x.located("x", &self.device)?, y.located("y", &self.device)?);
+        let outputs = [("y", y.region()), ("norms", norms.region())];
+        let inputs = [("x", x.region())];
+        let (x, y) = (x.on("x", &self.device)?, y.on("y", &self.device)?);
         let target = (norms.on("norms", &self.device)?, norms.len());
-        require_disjoint(
-            &[("y", y.region), ("norms", norms.region())],
-            &[("x", x.region)],
-        )?;
-        Rowwise::new(&self.device).normalize(x.matrix, y.matrix, target, epsilon)
+        require_disjoint(&outputs, &inputs)?;
+        Rowwise::new(&self.device).normalize(x, y, target, epsilon)
     }
 
     fn normalize_backward<T: Element, G: Element>(
@@ -248,20 +249,21 @@ impl Engine for CudaEngine {
         dx: CudaRowsMut<'_, G>,
         epsilon: f32,
     ) -> Result<(), Error> {
-        let lengths = (norms.on("norms", &self.device)?, norms.len());
-        let [y, dy, dx] = [
-            y.located("y", &self.device)?,
-            dy.located("dy", &self.device)?,
-            dx.located("dx", &self.device)?,
-        ];
+        let device = &self.device;
+        let outputs = [("dx", dx.region())];
         let inputs = [
-            ("y", y.region),
-            ("dy", dy.region),
+            ("y", y.region()),
+            ("dy", dy.region()),
             ("norms", norms.region()),
         ];
-        require_disjoint(&[("dx", dx.region)], &inputs)?;
-        let rowwise = Rowwise::new(&self.device);
-        rowwise.normalize_backward(y.matrix, lengths, dy.matrix, dx.matrix, epsilon)
+        let lengths = (norms.on("norms", device)?, norms.len());
+        let (y, dy, dx) = (
+            y.on("y", device)?,
+            dy.on("dy", device)?,
+            dx.on("dx", device)?,
+        );
+        require_disjoint(&outputs, &inputs)?;
+        Rowwise::new(device).normalize_backward(y, lengths, dy, dx, epsilon)
     }
 
     fn momentum_update<T: Element>(
@@ -285,7 +287,6 @@ impl Engine for CudaEngine {
         keys: CudaRows<'_, T>,
     ) -> Result<(), Error> {
         same_dim("keys", keys.region().dim(), queue.dim())?;
-        let keys = keys.located("keys", &self.device)?;
-        queue.push(&keys, &self.device)
+        queue.push(keys, &self.device)
     }
 }

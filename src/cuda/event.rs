@@ -28,6 +28,7 @@ const ELAPSED: &str = "cuEventElapsedTime_v2";
 /// println!("{} GB/s, read and written", 2.0 * (1u64 << 30) as f64 / end.seconds_since(&start)? / 1e9);
 /// # Ok::<(), infonce::Error>(())
 /// ```
+#[derive(Debug)]
 pub struct CudaEvent {
     event: driver::CudaEvent,
     device: CudaDevice,
@@ -63,6 +64,14 @@ pub(super) fn with_time(stream: &CudaStream) -> Result<driver::CudaEvent, Error>
     check("cuEventCreate", stream.context().new_event(flags))
 }
 
+pub(super) fn seconds_between(
+    start: &driver::CudaEvent,
+    end: &driver::CudaEvent,
+) -> Result<f64, Error> {
+    let milliseconds = check("cuEventElapsedTime", start.elapsed_ms(end))?;
+    Ok(f64::from(milliseconds) / 1e3)
+}
+
 impl CudaEvent {
     /// Makes this the moment when everything asked of the handle so far has ended; a former moment
     /// is forgotten.
@@ -70,7 +79,7 @@ impl CudaEvent {
     /// # Errors
     /// [`CudaError::Driver`] when the driver refuses.
     pub fn record(&self) -> Result<(), Error> {
-        let stream = self.device.stream().handle();
+        let stream = &self.device.stream().handle;
         check("cuEventRecord", self.event.record(stream))
     }
 
@@ -80,13 +89,6 @@ impl CudaEvent {
     /// # Errors
     /// [`CudaError::Driver`] when one of the two was never recorded, or when work before has failed.
     pub fn seconds_since(&self, start: &CudaEvent) -> Result<f64, Error> {
-        let milliseconds = start.event.elapsed_ms(&self.event);
-        check("cuEventElapsedTime", milliseconds).map(|ms| f64::from(ms) / 1e3)
-    }
-}
-
-impl std::fmt::Debug for CudaEvent {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("CudaEvent").finish_non_exhaustive()
+        seconds_between(&start.event, &self.event)
     }
 }

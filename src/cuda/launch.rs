@@ -18,7 +18,7 @@ impl Device for CudaDevice {
     type Buffer = DeviceBlock;
 
     fn allocate(&self, bytes: usize) -> Result<DeviceBlock, Error> {
-        self.pool().allocate(bytes)
+        self.pool.allocate(bytes)
     }
 
     fn address(buffer: &DeviceBlock) -> u64 {
@@ -26,7 +26,7 @@ impl Device for CudaDevice {
     }
 
     fn write(&self, address: u64, bytes: &[u8]) -> Result<(), Error> {
-        self.staging().write(address, bytes)
+        self.staging.write(address, bytes)
     }
 
     fn zero(&self, address: u64, bytes: usize) -> Result<(), Error> {
@@ -56,7 +56,7 @@ impl Device for CudaDevice {
     }
 
     fn launch(&self, launch: &Launch<'_>) -> Result<(), Error> {
-        let function = self.modules().function(launch.kernel)?;
+        let function = self.shared.modules.function(launch.kernel)?;
         allowed(launch, &function.limits).map_err(|reason| cannot_run(launch.kernel, reason))?;
         let stream = self.stream().bind()?;
         function.grant_shared(launch.shared_bytes)?;
@@ -64,7 +64,6 @@ impl Device for CudaDevice {
         let mut params = [launch.params.as_ptr().cast::<c_void>().cast_mut()];
         let mut early = early_start();
         let mut start = |is_timed: bool| {
-            let is_early = self.overlaps_launches() && !is_timed;
             let [grid_x, grid_y, grid_z] = launch.grid;
             let config = sys::CUlaunchConfig {
                 gridDimX: grid_x,
@@ -76,14 +75,14 @@ impl Device for CudaDevice {
                 sharedMemBytes: launch.shared_bytes,
                 hStream: stream,
                 attrs: &mut early,
-                numAttrs: u32::from(is_early),
+                numAttrs: u32::from(self.overlaps && !is_timed),
             };
             // SAFETY: the function's module is loaded, the launch is within the function's limits, its
             // one parameter has the size that the driver reads, and there are as many attributes.
             let result = unsafe {
                 sys::cuLaunchKernelEx(
                     &config,
-                    function.raw(),
+                    function.raw,
                     params.as_mut_ptr(),
                     std::ptr::null_mut(),
                 )
@@ -91,7 +90,7 @@ impl Device for CudaDevice {
             check("cuLaunchKernelEx", result.result())
         };
         match &self.trace {
-            Some(trace) => trace.note(launch.kernel, self.stream(), start),
+            Some(trace) => trace.note(function.name, self.stream(), start),
             None => start(false),
         }
     }
@@ -195,11 +194,9 @@ fn allowed(launch: &Launch<'_>, limits: &Limits) -> Result<(), String> {
             "{given} threads a block; it was built for 1 to {most}"
         ));
     }
-    let most = limits
-        .shared_bytes
-        .saturating_sub(limits.static_shared_bytes);
-    if launch.shared_bytes > most {
-        let given = launch.shared_bytes;
+    let (given, all) = (launch.shared_bytes, limits.shared_bytes);
+    let most = all.saturating_sub(limits.static_shared_bytes);
+    if given > most {
         return Err(format!(
             "{given} bytes of shared memory a block; the device has {most}"
         ));
@@ -216,6 +213,7 @@ fn allowed(launch: &Launch<'_>, limits: &Limits) -> Result<(), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cuda::probe::of_capability;
 
     const LIMITS: Limits = Limits {
         threads: 256,
@@ -233,18 +231,7 @@ mod tests {
 
     #[test]
     fn launches_overlap_where_image_and_driver_can() {
-        let on = |compute_capability, driver| {
-            can_overlap(&CudaDeviceInfo {
-                ordinal: 0,
-                name: String::new(),
-                compute_capability,
-                multiprocessors: 132,
-                memory_bytes: 0,
-                shared_bytes: 0,
-                cache_bytes: 0,
-                driver,
-            })
-        };
+        let on = |capability, driver| can_overlap(&of_capability(capability, driver));
         assert!(on((9, 0), (12, 4)) && on((9, 0), (13, 0)));
         assert!(!on((9, 0), (12, 3)), "graphs may not record it");
         // They run code of compute_80, which does not wait.
@@ -253,14 +240,11 @@ mod tests {
 
     #[test]
     fn a_launch_at_the_limits_is_allowed() {
-        assert_eq!(allowed(&LAUNCH, &LIMITS), Ok(()));
-        let largest = Launch {
-            grid: GRID,
-            ..LAUNCH
-        };
-        assert_eq!(allowed(&largest, &LIMITS), Ok(()));
+        let grid = GRID;
+        assert_eq!(allowed(&Launch { grid, ..LAUNCH }, &LIMITS), Ok(()));
+        let params_bytes = None;
         let unknown = Limits {
-            params_bytes: None,
+            params_bytes,
             ..LIMITS
         };
         assert_eq!(
@@ -277,44 +261,33 @@ mod tests {
 
     #[test]
     fn a_launch_past_a_limit_is_refused_with_both_numbers() {
-        let cases = [
+        let with_grid = |grid| Launch { grid, ..LAUNCH };
+        let (threads, shared_bytes, params) = (257, 231_425, &[0; 4]);
+        for (launch, message) in [
             (
-                Launch {
-                    grid: [1, 0, 1],
-                    ..LAUNCH
-                },
+                with_grid([1, 0, 1]),
                 "0 blocks along y; there can be 1 to 65535",
             ),
             (
-                Launch {
-                    grid: [1, 1, 65_536],
-                    ..LAUNCH
-                },
+                with_grid([1, 1, 65_536]),
                 "65536 blocks along z; there can be 1 to 65535",
             ),
             (
-                Launch {
-                    threads: 257,
-                    ..LAUNCH
-                },
+                Launch { threads, ..LAUNCH },
                 "257 threads a block; it was built for 1 to 256",
             ),
             (
                 Launch {
-                    shared_bytes: 231_425,
+                    shared_bytes,
                     ..LAUNCH
                 },
                 "231425 bytes of shared memory a block; the device has 231424",
             ),
             (
-                Launch {
-                    params: &[0; 4],
-                    ..LAUNCH
-                },
+                Launch { params, ..LAUNCH },
                 "4 bytes of parameters; it takes 8",
             ),
-        ];
-        for (launch, message) in cases {
+        ] {
             assert_eq!(allowed(&launch, &LIMITS), Err(message.to_owned()));
         }
     }

@@ -87,7 +87,12 @@ pub fn probe() -> Result<Vec<CudaDeviceInfo>, Error> {
         }
         Err(error) => return check("cuInit", Err(error)),
     }
-    let driver = driver_release()?;
+    let mut version = 0;
+    // SAFETY: the pointer is to a live local of the right type.
+    let result = unsafe { sys::cuDriverGetVersion(&mut version) };
+    check("cuDriverGetVersion", result.result())?;
+    // 1000·major + 10·minor
+    let driver = (version as u32 / 1000, version as u32 % 1000 / 10);
     let count = check("cuDeviceGetCount", result::device::get_count())?;
     if count == 0 {
         return Err(unavailable(
@@ -122,15 +127,6 @@ fn describe(ordinal: i32, driver: (u32, u32)) -> Result<CudaDeviceInfo, Error> {
         cache_bytes: attribute(Attribute::CU_DEVICE_ATTRIBUTE_L2_CACHE_SIZE)? as usize,
         driver,
     })
-}
-
-fn driver_release() -> Result<(u32, u32), Error> {
-    let mut version = 0;
-    // SAFETY: the pointer is to a live local of the right type.
-    let result = unsafe { sys::cuDriverGetVersion(&mut version) };
-    check("cuDriverGetVersion", result.result())?;
-    // 1000·major + 10·minor
-    Ok((version as u32 / 1000, version as u32 % 1000 / 10))
 }
 
 /// The driver's library in the order in which the bindings look for it.
@@ -240,6 +236,21 @@ pub(super) fn unavailable(reason: String) -> Error {
     }
 }
 
+/// A card of a compute capability, with such a driver.
+#[cfg(test)]
+pub(super) fn of_capability(compute_capability: (u32, u32), driver: (u32, u32)) -> CudaDeviceInfo {
+    CudaDeviceInfo {
+        ordinal: 0,
+        name: "Some card".into(),
+        compute_capability,
+        multiprocessors: 40,
+        memory_bytes: 16 << 30,
+        shared_bytes: 64 << 10,
+        cache_bytes: 4 << 20,
+        driver,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -272,14 +283,14 @@ mod tests {
                 named(&path, names);
             } else if path.extension().is_some_and(|extension| extension == "rs") {
                 let text = std::fs::read_to_string(&path).unwrap();
-                let name = |rest: &str| -> String {
-                    let letters = rest.chars();
-                    letters
-                        .take_while(|&c| c == '_' || c.is_ascii_alphanumeric())
-                        .collect()
-                };
-                let all = text.split("sys::").skip(1).map(name);
-                names.extend(all.filter(|name| name.starts_with("cu")));
+                let is_other = |c: char| c != '_' && !c.is_ascii_alphanumeric();
+                let calls = text.split("sys::").skip(1);
+                let called = calls.filter_map(|rest| rest.split(is_other).next());
+                names.extend(
+                    called
+                        .filter(|name| name.starts_with("cu"))
+                        .map(str::to_owned),
+                );
             }
         }
     }
@@ -291,9 +302,11 @@ mod tests {
         named(&root.join("src"), &mut names);
         assert!(names.len() > 4, "{names:?}");
         for name in names {
-            let name = name.as_str();
-            let known = FUNCTIONS.contains(&name) || LATER.contains(&name);
-            assert!(known, "{name} is not looked for");
+            let mut known = FUNCTIONS.iter().chain(&LATER);
+            assert!(
+                known.any(|known| *known == name),
+                "{name} is not looked for"
+            );
         }
     }
 
@@ -311,22 +324,10 @@ mod tests {
 
     #[test]
     fn a_device_older_than_the_kernels_is_refused() {
-        let mut device = CudaDeviceInfo {
-            ordinal: 0,
-            name: "Tesla T4".into(),
-            compute_capability: (7, 5),
-            multiprocessors: 40,
-            memory_bytes: 16 << 30,
-            shared_bytes: 64 << 10,
-            cache_bytes: 4 << 20,
-            driver: (13, 0),
-        };
-        let message = device.check_supported().unwrap_err().to_string();
-        assert!(
-            message.contains("(Tesla T4) has compute capability 7.5"),
-            "{message}"
-        );
-        device.compute_capability = (8, 0);
-        assert_eq!(device.check_supported(), Ok(()));
+        let supported = |capability| of_capability(capability, (13, 0)).check_supported();
+        let message = supported((7, 5)).unwrap_err().to_string();
+        let expected = "(Some card) has compute capability 7.5";
+        assert!(message.contains(expected), "{message}");
+        assert_eq!(supported((8, 0)), Ok(()));
     }
 }

@@ -6,8 +6,7 @@ use super::statistics::CudaStatistics;
 use super::view::CudaVector;
 use crate::device::{DeviceTopK, Floats, Results};
 use crate::error::Error;
-use crate::memory::TopK;
-use crate::memory::{Evaluation, Read};
+use crate::memory::{Evaluation, Read, TopK};
 
 /// What a call left on the device: the loss, ∂loss/∂s and the statistics of every row. The memory
 /// stays until this is dropped, and a graph that recorded the call writes there each time it runs.
@@ -22,14 +21,14 @@ pub struct CudaResults {
 /// One number on the device.
 pub struct CudaNumber {
     /// Two numbers; this is the second.
-    numbers: Floats<CudaDevice>,
-    device: CudaDevice,
+    pub(super) numbers: Floats<CudaDevice>,
+    pub(super) device: CudaDevice,
 }
 
 /// The k best candidates of every query, on the device.
 pub struct CudaTopK {
-    best: DeviceTopK<CudaDevice>,
-    device: CudaDevice,
+    pub(super) best: DeviceTopK<CudaDevice>,
+    pub(super) device: CudaDevice,
 }
 
 impl CudaResults {
@@ -68,13 +67,6 @@ impl Evaluation for CudaResults {
 }
 
 impl CudaNumber {
-    pub(super) fn second_of(numbers: Floats<CudaDevice>, device: &CudaDevice) -> Self {
-        Self {
-            numbers,
-            device: device.clone(),
-        }
-    }
-
     /// Where the number stands.
     pub fn vector(&self) -> CudaVector<'_> {
         part(&self.numbers, 1..2, &self.device)
@@ -90,13 +82,6 @@ impl Read for CudaNumber {
 }
 
 impl CudaTopK {
-    pub(super) fn new(best: DeviceTopK<CudaDevice>, device: &CudaDevice) -> Self {
-        Self {
-            best,
-            device: device.clone(),
-        }
-    }
-
     /// Candidate indices, N × k, best first.
     pub fn indices(&self) -> CudaVector<'_, u32> {
         let indices = &self.best.indices;
@@ -125,8 +110,9 @@ pub(super) fn part<'a, T>(
     device: &CudaDevice,
 ) -> CudaVector<'a, T> {
     const { assert!(size_of::<T>() == 4) };
-    let address = floats.address() + 4 * numbers.start as u64;
-    CudaVector::at(CudaRegion::vector(address, numbers.len(), device.home()))
+    let address = floats.at(numbers.start);
+    let shape = [numbers.len(), 1];
+    CudaVector::at(CudaRegion::own::<T>(address, shape, device.home()))
 }
 
 macro_rules! opaque {

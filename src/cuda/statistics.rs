@@ -40,19 +40,17 @@ impl CudaStatistics {
         rows: [CudaVector<'_>; 2],
         columns: Option<[CudaVector<'_>; 2]>,
     ) -> Result<Self, Error> {
-        let copied = |argument,
-                      [lse, positive]: [CudaVector<'_>; 2]|
-         -> Result<DeviceRows<CudaDevice>, Error> {
+        let vector = |argument, given: CudaVector<'_>| -> Result<_, Error> {
+            let from = given.on(argument, device)?;
+            let floats = Floats::unwritten(device, given.len())?;
+            device.copy(floats.address(), from, 4 * given.len())?;
+            Ok(floats)
+        };
+        let copied = |argument, [lse, positive]: [CudaVector<'_>; 2]| -> Result<_, Error> {
             same_rows(argument, positive.len(), lse.len())?;
-            let copied = |given: CudaVector<'_>| -> Result<Floats<CudaDevice>, Error> {
-                let from = given.on(argument, device)?;
-                let floats = Floats::unwritten(device, given.len())?;
-                device.copy(floats.address(), from, 4 * given.len())?;
-                Ok(floats)
-            };
             Ok(DeviceRows {
-                negatives_lse: copied(lse)?,
-                positive: copied(positive)?,
+                negatives_lse: vector(argument, lse)?,
+                positive: vector(argument, positive)?,
             })
         };
         let rows = copied("statistics.rows", rows)?;

@@ -242,7 +242,7 @@ impl<'a, T: Element, G: Element> CudaStepBuilder<'a, T, G> {
             }
             queue => queue.map_or(0, CudaQueue::cursor),
         };
-        let mut problem = self.contrast.on(self.inputs.views()?)?;
+        let mut problem = self.contrast.on(self.inputs.views())?;
         if let Some(scale) = &self.scale {
             problem = problem.with_scale(scale.as_vector());
         }
@@ -269,7 +269,7 @@ impl<'a, T: Element, G: Element> CudaStepBuilder<'a, T, G> {
                 .map(|tensors| (tensors.momentum, tensors.dtype, &tensors.located[..])),
         };
         let step = Step::new(device, &arguments)?;
-        device.staging().reserve()?;
+        device.staging.reserve()?;
         let (results, graph) = device.record(|| step.launch(self.engine.similarity()))?;
         Ok(CudaStep {
             results: CudaResults::new(results, device),
@@ -290,8 +290,8 @@ impl<T: Element> StepInputs<'_, T> {
         }
     }
 
-    fn views(&self) -> Result<Inputs<CudaRows<'_, T>>, Error> {
-        Ok(match self {
+    fn views(&self) -> Inputs<CudaRows<'_, T>> {
+        match self {
             StepInputs::Shared { z } => Inputs::Shared { z: z.as_rows() },
             StepInputs::Pair { q, k, positives } => Inputs::Pair {
                 q: q.as_rows(),
@@ -301,9 +301,9 @@ impl<T: Element> StepInputs<'_, T> {
             StepInputs::Queue { q, own_key, queue } => Inputs::Queue {
                 q: q.as_rows(),
                 own_key: own_key.as_rows(),
-                queue: queue.all()?,
+                queue: queue.all(),
             },
-        })
+        }
     }
 }
 

@@ -4,7 +4,7 @@ use std::marker::PhantomData;
 
 use super::device::CudaDevice;
 use super::region::CudaRegion;
-use crate::device::{Device, same_length};
+use crate::device::{Device, DeviceMatrix, same_length};
 use crate::element::Element;
 #[cfg(doc)]
 use crate::error::CudaError;
@@ -141,11 +141,10 @@ impl<T: Element> CudaRows<'_, T> {
     /// [`CudaError::Device`] when the rows are of another handle; [`CudaError::Contiguity`] when gaps lie
     /// between them; [`CudaError::Capture`]; [`CudaError::Driver`] when work before has failed.
     pub fn download(&self, device: &CudaDevice) -> Result<Vec<T>, Error> {
-        let region = self.region;
-        region.require_home("rows", device.home())?;
-        region.require_contiguous("rows")?;
-        let mut elements = vec![T::zeroed(); region.rows() * region.dim()];
-        device.read(region.address(), bytemuck::cast_slice_mut(&mut elements))?;
+        let rows = self.on("rows", device)?;
+        self.region.require_contiguous("rows")?;
+        let mut elements = vec![T::zeroed(); rows.rows * rows.dim];
+        device.read(rows.address, bytemuck::cast_slice_mut(&mut elements))?;
         Ok(elements)
     }
 }
@@ -158,11 +157,10 @@ impl<T: Element> CudaRowsMut<'_, T> {
     /// [`CudaError::Device`] when the rows are of another handle; [`CudaError::Contiguity`] when gaps lie
     /// between them; [`Error::Length`] unless there are as many elements; [`CudaError::Driver`].
     pub fn upload(&mut self, device: &CudaDevice, elements: &[T]) -> Result<(), Error> {
-        let region = self.region;
-        region.require_home("rows", device.home())?;
-        region.require_contiguous("rows")?;
-        same_length("elements", elements.len(), region.rows() * region.dim())?;
-        device.write(region.address(), bytemuck::cast_slice(elements))
+        let rows = self.on("rows", device)?;
+        self.region.require_contiguous("rows")?;
+        same_length("elements", elements.len(), rows.rows * rows.dim)?;
+        device.write(rows.address, bytemuck::cast_slice(elements))
     }
 }
 
@@ -192,24 +190,28 @@ macro_rules! matrices {
                 self.region.dim()
             }
         }
+
+        impl<T: Element> $view<'_, T> {
+            /// The matrix as the verbs take it, on the handle whose stream orders its work.
+            pub(super) fn on(
+                &self,
+                argument: &'static str,
+                device: &CudaDevice,
+            ) -> Result<DeviceMatrix, Error> {
+                let region = self.region;
+                region.require_home(argument, device.home())?;
+                Ok(DeviceMatrix {
+                    address: region.address(),
+                    rows: region.rows(),
+                    dim: region.dim(),
+                    stride: region.stride(),
+                    dtype: T::DTYPE,
+                })
+            }
+        }
     )*};
 }
 matrices!(CudaRows, CudaRowsMut);
-
-impl<'a, T: Element> View for CudaRows<'a, T> {
-    type Indices = CudaVector<'a, u32>;
-    type Scalar = CudaVector<'a>;
-}
-
-impl Indices for CudaVector<'_, u32> {
-    fn len(&self) -> usize {
-        self.region.rows()
-    }
-
-    fn on_host(&self) -> Option<&[u32]> {
-        None
-    }
-}
 
 macro_rules! vectors {
     ($($view:ident),*) => {$(
@@ -233,3 +235,18 @@ macro_rules! vectors {
     )*};
 }
 vectors!(CudaVector, CudaVectorMut);
+
+impl<'a, T: Element> View for CudaRows<'a, T> {
+    type Indices = CudaVector<'a, u32>;
+    type Scalar = CudaVector<'a>;
+}
+
+impl Indices for CudaVector<'_, u32> {
+    fn len(&self) -> usize {
+        self.region.rows()
+    }
+
+    fn on_host(&self) -> Option<&[u32]> {
+        None
+    }
+}

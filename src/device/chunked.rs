@@ -69,13 +69,6 @@ impl<D: Device> Exponentials<'_, D> {
     }
 }
 
-/// How anchors are cut up: rows of a chunk, numbers from row to row of its weights, and the pass that makes them.
-struct Chunks {
-    rows: usize,
-    stride: usize,
-    cut: Cut,
-}
-
 /// A chunk of anchors, and where its weights are stored.
 #[derive(Clone, Copy)]
 struct Chunk {
@@ -99,16 +92,14 @@ impl Chunk {
 }
 
 impl<D: Device> Similarity<'_, D> {
-    fn chunks(&self, prepared: &Prepared<'_, D>) -> Chunks {
-        let Shape {
-            anchors,
-            candidates,
-            ..
-        } = prepared.shape;
+    /// Rows of a chunk, numbers from row to row of its weights, and how the pass that makes them is cut up.
+    fn chunks(&self, prepared: &Prepared<'_, D>) -> (usize, usize, Cut) {
+        let candidates = prepared.shape.candidates;
         let stride = candidates.next_multiple_of(16);
-        let rows = self.chunk(anchors, stride * number_bytes(prepared.anchors.dtype));
+        let row_bytes = stride * number_bytes(prepared.anchors.dtype);
+        let rows = self.chunk(prepared.shape.anchors, row_bytes);
         let cut = self.cut(prepared.arithmetic, prepared.anchor_rows, rows, candidates);
-        Chunks { rows, stride, cut }
+        (rows, stride, cut)
     }
 
     /// Room for exponentials that complete `statistics`, and for what dk needs of them.
@@ -119,21 +110,20 @@ impl<D: Device> Similarity<'_, D> {
         (square_norms, bound): (&'a Floats<D>, &'a Floats<D>),
         dk: bool,
     ) -> Result<Exponentials<'a, D>, Error> {
-        let memory = self.memory();
-        let Chunks { rows, cut, .. } = self.chunks(prepared);
+        let (rows, _, cut) = self.chunks(prepared);
         let rows = rows.min(prepared.shape.anchors);
         let row_bytes = prepared.anchor_rows.rows.row_bytes as usize;
         Ok(Exponentials {
             statistics,
             square_norms,
             bound,
-            row_sums: memory.floats(2 * cut.parts as usize * rows)?,
-            factors: memory.floats(rows)?,
+            row_sums: self.floats(2 * cut.parts as usize * rows)?,
+            factors: self.floats(rows)?,
             folded: dk
                 .then(|| self.device.allocate(rows * row_bytes))
                 .transpose()?,
             fit: match prepared.arithmetic {
-                Arithmetic::F16 => Some((memory.floats(1)?, memory.floats(2)?)),
+                Arithmetic::F16 => Some((self.floats(1)?, self.floats(2)?)),
                 _ => None,
             },
         })
@@ -160,7 +150,7 @@ impl<D: Device> Similarity<'_, D> {
             Softmax::Found(found) => ((&found.statistics.masses, None), None, Some(found)),
         };
         let bytes = number_bytes(prepared.anchors.dtype);
-        let Chunks { rows, stride, cut } = self.chunks(prepared);
+        let (rows, stride, cut) = self.chunks(prepared);
         let most = rows.min(anchors);
         let weights = self.device.allocate(most * stride * bytes)?;
         let columns = dim.div_ceil(self.tile_columns(prepared.arithmetic));
@@ -168,7 +158,7 @@ impl<D: Device> Similarity<'_, D> {
         let tiles = |rows| self.row_tiles(prepared.arithmetic, rows) * columns;
         let (parts, slabs) = self.split(tiles(rows), candidates.div_ceil(slab), 1);
         let dq_sums = Sums {
-            sums: self.memory().floats(parts as usize * most * dim)?,
+            sums: self.floats(parts as usize * most * dim)?,
             normalisers: None,
             parts,
             shift,
@@ -180,7 +170,7 @@ impl<D: Device> Similarity<'_, D> {
         };
         let dk_sums = gradients
             .dk
-            .map(|_| self.memory().floats(dk_parts as usize * candidates * dim))
+            .map(|_| self.floats(dk_parts as usize * candidates * dim))
             .transpose()?;
         for first in (0..anchors).step_by(rows) {
             let count = rows.min(anchors - first);
@@ -239,13 +229,12 @@ impl<D: Device> Similarity<'_, D> {
                     },
                     product: Product {
                         rows: candidates as u32,
-                        columns: dim as u32,
                         summed: count as u32,
                         slabs_per_split: dk_slabs,
                         accumulate: u32::from(first > 0),
-                        padding: 0,
                         sums: sums.address(),
                         shift: found.map_or(0, Exponentials::shift),
+                        ..params.product
                     },
                 };
                 let grid = WorkGrid::new(tiles(candidates), dk_parts);

@@ -161,9 +161,9 @@ impl<D: Device> Similarity<'_, D> {
         let owner_tiles = owners.div_ceil(kernel.owner_rows);
         let tiles = (streamed.rows as usize).div_ceil(kernel.streamed_rows);
         let (parts, tiles_per_split) = self.split(owner_tiles, tiles, kernel.resident);
-        let sums = self.memory().floats(parts as usize * owners * dim)?;
+        let sums = self.floats(parts as usize * owners * dim)?;
         let normalisers = (terms == Terms::Online)
-            .then(|| self.memory().floats(2 * parts as usize * owners))
+            .then(|| self.floats(2 * parts as usize * owners))
             .transpose()?;
         let offset2 = |masses: Option<&Masses<D>>| masses.map_or(0, |m| m.offset2.address());
         let params = GradientParams {

@@ -123,7 +123,7 @@ impl<D: Device> Similarity<'_, D> {
             ..Partial::default()
         };
         self.combine(prepared, statistics.parts(), 0, anchors, partial)?;
-        let dots = self.memory().floats(anchors)?;
+        let dots = self.floats(anchors)?;
         let masses = (&statistics.masses, None);
         self.finish(side, &Finish::whole(&sums, masses, dq, Some(&dots)))?;
         Ok(dots)
@@ -143,7 +143,7 @@ impl<D: Device> Similarity<'_, D> {
             false => columns,
         };
         let shift = is_shifted(prepared.anchors.dtype)
-            .then(|| self.memory().floats(2))
+            .then(|| self.floats(2))
             .transpose()?;
         if let Some(shift) = &shift {
             let params = ShiftParams {
@@ -182,7 +182,7 @@ impl<D: Device> Similarity<'_, D> {
         gradients: &Gradients<DeviceMatrix>,
     ) -> Result<Floats<D>, Error> {
         let prepared = side.prepared;
-        let dots = self.memory().floats(prepared.shape.anchors)?;
+        let dots = self.floats(prepared.shape.anchors)?;
         if !self.is_fused(side, gradients.dk.is_some()) {
             self.chunked(side, Softmax::Known(known), gradients, &dots)?;
             return Ok(dots);

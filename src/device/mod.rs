@@ -224,11 +224,6 @@ impl std::fmt::Display for Arithmetic {
     }
 }
 
-/// Buffers of one call on a device.
-struct Memory<'d, D: Device> {
-    device: &'d D,
-}
-
 /// Device memory of `length` numbers of 4 bytes.
 pub(crate) struct Floats<D: Device> {
     buffer: D::Buffer,
@@ -241,6 +236,12 @@ impl<D: Device> Floats<D> {
             buffer: device.allocate(4 * length)?,
             length,
         })
+    }
+
+    fn written(device: &D, numbers: &[f32]) -> Result<Self, Error> {
+        let floats = Self::unwritten(device, numbers.len())?;
+        device.write(floats.address(), bytemuck::cast_slice(numbers))?;
+        Ok(floats)
     }
 
     pub(crate) fn address(&self) -> u64 {
@@ -260,19 +261,6 @@ impl<D: Device> Floats<D> {
         let mut numbers = vec![0.0f32; self.length];
         device.read(self.address(), bytemuck::cast_slice_mut(&mut numbers))?;
         Ok(numbers)
-    }
-}
-
-impl<D: Device> Memory<'_, D> {
-    fn floats(&self, length: usize) -> Result<Floats<D>, Error> {
-        Floats::unwritten(self.device, length)
-    }
-
-    fn written(&self, numbers: &[f32]) -> Result<Floats<D>, Error> {
-        let floats = self.floats(numbers.len())?;
-        let bytes = bytemuck::cast_slice(numbers);
-        self.device.write(floats.address(), bytes)?;
-        Ok(floats)
     }
 }
 

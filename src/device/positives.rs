@@ -53,8 +53,8 @@ impl<D: Device> Similarity<'_, D> {
         let shape = prepared.shape;
         let rows = shape.anchors + shape.candidates;
         let positives = Positives {
-            logits: self.memory().floats(shape.anchors)?,
-            square_norms: self.memory().floats(rows)?,
+            logits: self.floats(shape.anchors)?,
+            square_norms: self.floats(rows)?,
         };
         let params = PositivesParams {
             contrast: prepared.view,
@@ -100,7 +100,7 @@ impl<D: Device> Similarity<'_, D> {
         positives: &Positives<D>,
         range: ExponentRange,
     ) -> Result<Floats<D>, Error> {
-        let bound = self.memory().floats(4)?;
+        let bound = self.floats(4)?;
         let params = BoundParams {
             contrast: prepared.view,
             square_norms: positives.square_norms.address(),
@@ -120,7 +120,7 @@ impl<D: Device> Similarity<'_, D> {
         anchors: u32,
         candidates: u32,
     ) -> Result<Floats<D>, Error> {
-        let index = self.memory().floats(anchors as usize)?;
+        let index = self.floats(anchors as usize)?;
         let params = OffsetParams {
             // Farther from 0 than all counts of rows: that cannot overflow, and means the same.
             offset: offset.clamp(-(1 << 33), 1 << 33),
@@ -136,13 +136,12 @@ impl<D: Device> Similarity<'_, D> {
 
     /// The anchors of a view whose positives stand in an index, by these.
     pub(super) fn group(&self, view: &ContrastView) -> Result<Groups<D>, Error> {
-        let memory = self.memory();
         let (anchors, candidates) = (view.anchors, view.candidates);
         let groups = Groups {
-            starts: memory.floats(candidates as usize + 1)?,
-            order: memory.floats(anchors as usize)?,
+            starts: self.floats(candidates as usize + 1)?,
+            order: self.floats(anchors as usize)?,
         };
-        let other = memory.floats(anchors as usize)?;
+        let other = self.floats(anchors as usize)?;
         let params = GroupParams {
             index: view.index,
             anchors,

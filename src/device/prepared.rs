@@ -120,7 +120,7 @@ impl<D: Device> Similarity<'_, D> {
             padding: 0,
         };
         let weights = contrast.rule().weights();
-        let log_mean = weights.map(|_| self.memory().floats(1)).transpose()?;
+        let log_mean = weights.map(|_| self.floats(1)).transpose()?;
         let (kind, numbers) = contrast.rule().encoded();
         let rule = RuleView {
             kind,
@@ -133,7 +133,7 @@ impl<D: Device> Similarity<'_, D> {
             true => anchor_rows,
             false => self.tile_rows(arithmetic, candidates, &mut held)?,
         };
-        let flags = self.memory().floats(3)?;
+        let flags = self.floats(3)?;
         self.device.zero(flags.address(), 12)?;
         Ok(Prepared {
             problem,

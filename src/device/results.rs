@@ -2,7 +2,7 @@
 
 use super::params::MergeParams;
 use super::similarity::Similarity;
-use super::{Device, DeviceMatrix, Floats, Memory, count};
+use super::{Device, DeviceMatrix, Floats, count};
 use crate::contrast::{Contrast, Shape, same_rows};
 use crate::error::Error;
 use crate::inputs::Problem;
@@ -107,7 +107,6 @@ impl<D: Device> DeviceStatistics<D> {
 
     /// A copy of the host's.
     pub(crate) fn upload(device: &D, statistics: &Statistics) -> Result<Self, Error> {
-        let memory = Memory { device };
         let copied = |argument, rows: &RowStatistics| -> Result<DeviceRows<D>, Error> {
             same_rows(argument, rows.negatives_lse.len(), rows.positive.len())?;
             if rows.is_empty() {
@@ -118,8 +117,8 @@ impl<D: Device> DeviceStatistics<D> {
                 });
             }
             Ok(DeviceRows {
-                negatives_lse: memory.written(&rows.negatives_lse)?,
-                positive: memory.written(&rows.positive)?,
+                negatives_lse: Floats::written(device, &rows.negatives_lse)?,
+                positive: Floats::written(device, &rows.positive)?,
             })
         };
         let columns = statistics.columns.as_ref();

@@ -11,7 +11,7 @@ use super::chunked::{Softmax, exponent_range};
 use super::gradient::Side;
 use super::results::{DeviceStatistics, Results};
 use super::statistics::COLUMN_PARTS;
-use super::{Arithmetic, Device, DeviceMatrix, Floats, Memory};
+use super::{Arithmetic, Device, DeviceMatrix, Floats};
 use crate::element::DType;
 use crate::engine::Gradients;
 use crate::error::Error;
@@ -102,10 +102,9 @@ impl<'d, D: Device> Similarity<'d, D> {
         }
     }
 
-    pub(super) fn memory(&self) -> Memory<'_, D> {
-        Memory {
-            device: self.device,
-        }
+    /// Room for so many numbers.
+    pub(super) fn floats(&self, length: usize) -> Result<Floats<D>, Error> {
+        Floats::unwritten(self.device, length)
     }
 
     /// Launches a kernel of one block of similarity/row_blocks.h: `BLOCK_THREADS`, of which each warp leaves four f32,
@@ -179,7 +178,7 @@ impl<'d, D: Device> Similarity<'d, D> {
             let range = exponent_range(prepared.arithmetic);
             let bound = self.bound(&prepared, &positives, range)?;
             let rows = self.direction(&prepared, positives.logits)?;
-            let dots = self.memory().floats(prepared.shape.anchors)?;
+            let dots = self.floats(prepared.shape.anchors)?;
             let found = (&positives.square_norms, &bound);
             let found = self.exponentials(&prepared, &rows, found, gradients.dk.is_some())?;
             self.chunked(&side, Softmax::Found(&found), gradients, &dots)?;

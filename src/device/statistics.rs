@@ -74,7 +74,7 @@ impl<D: Device> Similarity<'_, D> {
         let rows = positive.length;
         Ok(Direction {
             rows: DeviceRows {
-                negatives_lse: self.memory().floats(rows)?,
+                negatives_lse: self.floats(rows)?,
                 positive,
             },
             masses: self.masses(prepared, rows)?,
@@ -82,12 +82,11 @@ impl<D: Device> Similarity<'_, D> {
     }
 
     fn masses(&self, prepared: &Prepared<'_, D>, rows: usize) -> Result<Masses<D>, Error> {
-        let memory = self.memory();
         Ok(Masses {
-            offset2: memory.floats(rows)?,
-            negatives: memory.floats(rows)?,
+            offset2: self.floats(rows)?,
+            negatives: self.floats(rows)?,
             positive: (!prepared.contrast().rule().has_one_mass())
-                .then(|| memory.floats(rows))
+                .then(|| self.floats(rows))
                 .transpose()?,
         })
     }
@@ -172,8 +171,8 @@ impl<D: Device> Similarity<'_, D> {
         let sets = |first| splits as usize + summed(first) * row_tiles;
         let launches = (0..steps).step_by(most);
         let kept = launches.clone().map(sets).max().unwrap_or(0);
-        let sums = self.memory().floats(2 * kept * count)?;
-        let running = self.memory().floats(2 * count)?;
+        let sums = self.floats(2 * kept * count)?;
+        let running = self.floats(2 * count)?;
         for first in launches {
             let taken = most.min(steps - first);
             let params = ScoresParams {
@@ -209,7 +208,6 @@ impl<D: Device> Similarity<'_, D> {
         prepared: &Prepared<'_, D>,
         positives: Positives<D>,
     ) -> Result<(Direction<D>, Option<Direction<D>>), Error> {
-        let memory = self.memory();
         let bound = self.bound(prepared, &positives, ExponentRange::WIDE)?;
         let positive = positives.logits;
         if prepared.contrast().is_shared() {
@@ -226,7 +224,7 @@ impl<D: Device> Similarity<'_, D> {
         let columns = match symmetric {
             true => {
                 // Of the diagonal: the columns' positives are the rows'.
-                let same = memory.floats(anchors)?;
+                let same = self.floats(anchors)?;
                 super::Rowwise::new(self.device).copy(vector(&positive), vector(&same))?;
                 Some(self.direction(prepared, same)?)
             }
@@ -239,11 +237,11 @@ impl<D: Device> Similarity<'_, D> {
         };
         let row_tiles = |rows| self.row_tiles(prepared.arithmetic, rows);
         let cut = self.cut(prepared.arithmetic, prepared.anchor_rows, chunk, candidates);
-        let row_sums = memory.floats(2 * cut.parts as usize * chunk.min(anchors))?;
+        let row_sums = self.floats(2 * cut.parts as usize * chunk.min(anchors))?;
         let column_sums = match symmetric {
             true => Some((
-                memory.floats(2 * row_tiles(chunk) * candidates)?,
-                memory.floats(2 * candidates)?,
+                self.floats(2 * row_tiles(chunk) * candidates)?,
+                self.floats(2 * candidates)?,
             )),
             false => None,
         };
@@ -290,7 +288,7 @@ impl<D: Device> Similarity<'_, D> {
         gradient: Option<(&Floats<D>, f32)>,
     ) -> Result<Floats<D>, Error> {
         let contrast = prepared.contrast();
-        let result = self.memory().floats(2)?;
+        let result = self.floats(2)?;
         let lse = |rows: Option<&DeviceRows<D>>| rows.map_or(0, |s| s.negatives_lse.address());
         let positive = |rows: Option<&DeviceRows<D>>| rows.map_or(0, |s| s.positive.address());
         let row_weight = contrast.row_weight(prepared.shape.anchors);

@@ -98,10 +98,9 @@ impl<D: Device> Similarity<'_, D> {
             k,
             exclude_self,
         };
-        let memory = self.memory();
         let best = DeviceTopK {
-            indices: memory.floats(queries.rows * k)?,
-            scores: memory.floats(queries.rows * k)?,
+            indices: self.floats(queries.rows * k)?,
+            scores: self.floats(queries.rows * k)?,
         };
         let usual = self.usual_selection(arithmetic, candidates.rows, k);
         match selection.unwrap_or(usual) {
@@ -127,7 +126,6 @@ impl<D: Device> Similarity<'_, D> {
 
     /// Of lists.
     fn select_listed(&self, search: &Search, best: &DeviceTopK<D>) -> Result<(), Error> {
-        let memory = self.memory();
         let (rows, k) = (search.queries.rows.rows as usize, search.k);
         let candidates = search.candidates.rows.rows as usize;
         let tiles = candidates.div_ceil(self.tile_columns(search.arithmetic));
@@ -146,8 +144,8 @@ impl<D: Device> Similarity<'_, D> {
         let first = listed(chunk.min(rows));
         let (grid, _) = cut(chunk.min(rows), (self.budget / ROW_BYTES / first).max(1));
         let all = first * grid.parts as usize;
-        let lists = memory.floats(all * OWNERS * CAPACITY * 2)?;
-        let lengths = memory.floats(all * OWNERS)?;
+        let lists = self.floats(all * OWNERS * CAPACITY * 2)?;
+        let lengths = self.floats(all * OWNERS)?;
         for first in (0..rows).step_by(chunk) {
             let count = chunk.min(rows - first);
             let (grid, per_split) = cut(count, all / listed(count));
@@ -185,7 +183,7 @@ impl<D: Device> Similarity<'_, D> {
         let (rows, k) = (search.queries.rows.rows as usize, search.k);
         let candidates = search.candidates.rows.rows as usize;
         let chunk = self.chunk(rows, 4 * candidates);
-        let scores = self.memory().floats(chunk.min(rows) * candidates)?;
+        let scores = self.floats(chunk.min(rows) * candidates)?;
         for first in (0..rows).step_by(chunk) {
             let count = chunk.min(rows - first);
             let cut = self.cut(search.arithmetic, search.queries, count, candidates);

@@ -279,15 +279,15 @@ type Row = [f32; 3];
 fn fit_of(rows: &[Row], offset: f32, holds: bool, lengths: f32) -> Result<(bool, f32), Error> {
     let device = HostDevice::new(Schedule::Late, 1, 3);
     let similarity = Similarity::new(&device, 0);
-    let memory = similarity.memory();
     let column = |of: &dyn Fn(&Row) -> f32| -> Result<Floats<HostDevice>, Error> {
-        memory.written(&rows.iter().map(of).collect::<Vec<_>>())
+        Floats::written(&device, &rows.iter().map(of).collect::<Vec<_>>())
     };
     let negatives_lse = column(&|row| row[0] * std::f32::consts::LN_2)?;
     let offset2 = column(&|row| row[1])?;
     let square_norms = column(&|row| (2.0 * row[2]).exp2())?;
-    let bound = memory.written(&[f32::from_bits(u32::from(holds)), offset, lengths, 0.0])?;
-    let (fit, shift) = (memory.floats(1)?, memory.floats(2)?);
+    let bound = [f32::from_bits(u32::from(holds)), offset, lengths, 0.0];
+    let bound = Floats::written(&device, &bound)?;
+    let (fit, shift) = (similarity.floats(1)?, similarity.floats(2)?);
     let params = FitParams {
         negatives_lse: negatives_lse.address(),
         offset2: offset2.address(),

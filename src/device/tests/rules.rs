@@ -3,7 +3,7 @@
 use super::numbers;
 use crate::contrast::Contrast;
 use crate::device::params::ReduceParams;
-use crate::device::{DeviceMatrix, DeviceRows, DeviceStatistics, Similarity};
+use crate::device::{DeviceMatrix, DeviceRows, DeviceStatistics, Floats, Similarity};
 use crate::element::DType;
 use crate::error::Error;
 use crate::host::{HostDevice, Schedule};
@@ -81,8 +81,7 @@ fn found(
         masses.negatives.read(&device)?,
     );
     let c = masses.of_positive().read(&device)?;
-    let memory = similarity.memory();
-    let (zero, result) = (memory.written(&[0.0])?, memory.floats(2)?);
+    let (zero, result) = (Floats::written(&device, &[0.0])?, similarity.floats(2)?);
     let mut all = Vec::new();
     for row in 0..first {
         let at = 4 * row as u64;

@@ -42,8 +42,7 @@ fn anchors_are_grouped_as_a_stable_sort_would() -> Result<(), Error> {
         ] {
             let device = HostDevice::new(Schedule::Mixed, 9, 3);
             let similarity = Similarity::new(&device, 0);
-            let memory = similarity.memory();
-            let given = memory.floats(index.len())?;
+            let given = similarity.floats(index.len())?;
             device.write(given.address(), bytemuck::cast_slice(&index))?;
             let view = ContrastView {
                 index: given.address(),
