@@ -154,6 +154,22 @@ impl<D: Device> Similarity<'_, D> {
         self.launch_persistent(&name, PAIR, grid, HOPPER_SCORES_SHARED, &params)
     }
 
+    /// The same over all of the anchors, cut up like this.
+    pub(super) fn pass(
+        &self,
+        kernel: &str,
+        arithmetic: Arithmetic,
+        cut: Cut,
+        params: ScoresParams,
+    ) -> Result<(), Error> {
+        let tiles = self.row_tiles(arithmetic, params.anchors.rows as usize);
+        let params = ScoresParams {
+            tiles_per_split: cut.per_part,
+            ..params
+        };
+        self.scores(kernel, arithmetic, cut.grid(tiles), &params)
+    }
+
     /// Launches a product of a chunk of weights: tiles are row tiles × column tiles.
     pub(super) fn product(
         &self,

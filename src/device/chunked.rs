@@ -83,7 +83,6 @@ impl Chunk {
     /// The pass that stores the weights.
     fn scores_params<D: Device>(&self, prepared: &Prepared<'_, D>) -> ScoresParams {
         ScoresParams {
-            tiles_per_split: self.cut.per_part,
             weights: self.weights,
             weights_stride: self.stride as u64,
             ..scores_params(prepared, self.first, self.count)
@@ -267,9 +266,7 @@ impl<D: Device> Similarity<'_, D> {
             shift: known.shift().unwrap_or(0),
             ..chunk.scores_params(side.prepared)
         };
-        let arithmetic = side.prepared.arithmetic;
-        let grid = chunk.cut.grid(self.row_tiles(arithmetic, chunk.count));
-        self.scores("weights", arithmetic, grid, &params)
+        self.pass("weights", side.prepared.arithmetic, chunk.cut, params)
     }
 
     /// Stores the chunk's exponentials, completes its statistics, and folds what the exponentials have
@@ -298,12 +295,11 @@ impl<D: Device> Similarity<'_, D> {
         // on the device, so that a recorded graph serves whatever numbers come.
         let unless = found.bound.address();
         let arithmetic = prepared.arithmetic;
-        let grid = chunk.cut.grid(self.row_tiles(arithmetic, count));
         let before = ScoresParams { unless, ..params };
-        self.scores("statistics", arithmetic, grid, &before)?;
+        self.pass("statistics", arithmetic, chunk.cut, before)?;
         let before = Partial { unless, ..partial };
         self.combine(prepared, (rows, masses), first, count, before)?;
-        self.scores("exponentials", arithmetic, grid, &params)?;
+        self.pass("exponentials", arithmetic, chunk.cut, params)?;
         self.combine(prepared, (rows, masses), first, count, partial)?;
         if let Some((fit, shift)) = &found.fit {
             let fit_params = FitParams {
@@ -328,7 +324,7 @@ impl<D: Device> Similarity<'_, D> {
                 unless: fit.address(),
                 ..params
             };
-            self.scores("exponentials", arithmetic, grid, &again)?;
+            self.pass("exponentials", arithmetic, chunk.cut, again)?;
         }
         let matrix = |data: u64, stride: usize| MatrixView {
             data,

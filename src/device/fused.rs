@@ -8,18 +8,10 @@ use super::similarity::Similarity;
 use super::{Arithmetic, Device, Floats};
 use crate::error::Error;
 
-/// Which gradient a fused pass computes.
-pub(super) enum Pass<'a, D: Device> {
-    /// dq, lse on the way.
-    Online,
-    OfAnchors(&'a Known<'a, D>),
-    OfCandidates(&'a Known<'a, D>),
-}
-
 /// What the weights of a fused pass are made of: `Terms` of hopper/gradient.cu. The portable kernels
 /// with a known softmax take any.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Terms {
+enum Terms {
     Online,
     Owner,
     Streamed,
@@ -119,31 +111,30 @@ impl<D: Device> Similarity<'_, D> {
             .is_some()
     }
 
-    /// Σ_j W_ij k_j of every owner row, in parts.
+    /// Σ_j W_ij k_j of every anchor, or of every candidate, in parts. Without a known softmax of the anchors of a
+    /// one-way loss, whose lse is found on the way.
     pub(super) fn fused_sums(
         &self,
         side: &Side<'_, D>,
-        pass: Pass<'_, D>,
+        known: Option<&Known<'_, D>>,
+        of_candidates: bool,
     ) -> Result<Sums<D>, Error> {
         let prepared = side.prepared;
         let dim = prepared.shape.dim;
-        let (anchors, candidates) = (prepared.anchor_rows.rows, prepared.candidate_rows.rows);
-        let (owner, streamed) = match pass {
-            Pass::Online | Pass::OfAnchors(_) => (anchors, candidates),
-            Pass::OfCandidates(_) => (candidates, anchors),
-        };
-        let (owner_terms, streamed_terms, far, shift) = match pass {
-            Pass::Online => (
-                None,
-                None,
+        let mut rows = [prepared.anchor_rows.rows, prepared.candidate_rows.rows];
+        let (mut masses, far, shift) = match known {
+            Some(known) => ([Some(known.rows), known.columns], known.far, known.shift()),
+            None => (
+                [None, None],
                 0,
                 is_shifted(prepared.anchors.dtype).then_some(0),
             ),
-            Pass::OfAnchors(known) => (Some(known.rows), known.columns, known.far, known.shift()),
-            Pass::OfCandidates(known) => {
-                (known.columns, Some(known.rows), known.far, known.shift())
-            }
         };
+        if of_candidates {
+            rows.reverse();
+            masses.reverse();
+        }
+        let ([owner, streamed], [owner_terms, streamed_terms]) = (rows, masses);
         let terms = match (owner_terms, streamed_terms) {
             (None, None) => Terms::Online,
             (Some(_), None) => Terms::Owner,
@@ -172,7 +163,7 @@ impl<D: Device> Similarity<'_, D> {
             streamed,
             dim: dim as u32,
             tiles_per_split,
-            owner_is_anchor: u32::from(!matches!(pass, Pass::OfCandidates(_))),
+            owner_is_anchor: u32::from(!of_candidates),
             padding: 0,
             owner_lse2: offset2(owner_terms),
             streamed_lse2: offset2(streamed_terms),

@@ -1,7 +1,6 @@
 //! The gradient passes: fused where D fits the registers, over chunks of stored weights elsewhere.
 
 use super::chunked::Softmax;
-use super::fused::Pass;
 use super::params::{FinishParams, ShiftParams};
 use super::prepared::{POSITIVE_INDEX, Prepared, no_matrix, view};
 use super::results::{Direction, Masses};
@@ -115,7 +114,7 @@ impl<D: Device> Similarity<'_, D> {
         dq: DeviceMatrix,
     ) -> Result<Floats<D>, Error> {
         let prepared = side.prepared;
-        let sums = self.fused_sums(side, Pass::Online)?;
+        let sums = self.fused_sums(side, None, false)?;
         let anchors = prepared.shape.anchors;
         let partial = Partial {
             sums: sums.normalisers.as_ref().map_or(0, Floats::address),
@@ -170,7 +169,7 @@ impl<D: Device> Similarity<'_, D> {
         known: &Known<'_, D>,
         dk: DeviceMatrix,
     ) -> Result<(), Error> {
-        let sums = self.fused_sums(side, Pass::OfCandidates(known))?;
+        let sums = self.fused_sums(side, Some(known), true)?;
         self.finish(side, &Finish::whole(&sums, known.masses(), dk, None))
     }
 
@@ -187,7 +186,7 @@ impl<D: Device> Similarity<'_, D> {
             self.chunked(side, Softmax::Known(known), gradients, &dots)?;
             return Ok(dots);
         }
-        let sums = self.fused_sums(side, Pass::OfAnchors(known))?;
+        let sums = self.fused_sums(side, Some(known), false)?;
         let finish = Finish::whole(&sums, known.masses(), gradients.dq, Some(&dots));
         self.finish(side, &finish)?;
         if let Some(dk) = gradients.dk {

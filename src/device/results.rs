@@ -1,6 +1,7 @@
 //! What calls leave on the device: loss, ∂loss/∂s and statistics.
 
 use super::params::MergeParams;
+use super::prepared::Prepared;
 use super::similarity::Similarity;
 use super::{Device, DeviceMatrix, Floats, count};
 use crate::contrast::{Contrast, Shape, same_rows};
@@ -129,8 +130,7 @@ impl<D: Device> DeviceStatistics<D> {
 
     /// Of what a call has found.
     pub(super) fn found(
-        problem: &Problem<DeviceMatrix>,
-        flags: Floats<D>,
+        prepared: Prepared<'_, D>,
         rows: Direction<D>,
         columns: Option<Direction<D>>,
     ) -> Self {
@@ -139,10 +139,10 @@ impl<D: Device> DeviceStatistics<D> {
             rows: rows.rows,
             columns,
             derived: Some(Derived {
-                of: Some(what_it_is_of(problem)),
+                of: Some(what_it_is_of(prepared.problem)),
                 rows: rows.masses,
                 columns: of_columns,
-                flags,
+                flags: prepared.flags,
             }),
         }
     }

@@ -9,7 +9,8 @@
 
 use super::chunked::{Softmax, exponent_range};
 use super::gradient::Side;
-use super::results::{DeviceStatistics, Results};
+use super::prepared::Prepared;
+use super::results::{DeviceStatistics, Direction, Results};
 use super::statistics::COLUMN_PARTS;
 use super::{Arithmetic, Device, DeviceMatrix, Floats};
 use crate::element::DType;
@@ -148,10 +149,21 @@ impl<'d, D: Device> Similarity<'d, D> {
         let prepared = self.prepare_in(arithmetic, problem)?;
         let positives = self.positives(&prepared)?;
         let (rows, columns) = self.statistics(&prepared, positives)?;
+        self.results(prepared, rows, columns, None)
+    }
+
+    /// With the loss, and with dscale of ⟨q_i, dq_i⟩ and upstream.
+    fn results(
+        &self,
+        prepared: Prepared<'_, D>,
+        rows: Direction<D>,
+        columns: Option<Direction<D>>,
+        gradient: Option<(&Floats<D>, f32)>,
+    ) -> Result<Results<D>, Error> {
         let of_columns = columns.as_ref().map(|columns| &columns.rows);
         Ok(Results {
-            loss_and_dscale: self.reduce(&prepared, Some(&rows.rows), of_columns, None)?,
-            statistics: DeviceStatistics::found(problem, prepared.flags, rows, columns),
+            loss_and_dscale: self.reduce(&prepared, Some(&rows.rows), of_columns, gradient)?,
+            statistics: DeviceStatistics::found(prepared, rows, columns),
         })
     }
 
@@ -190,12 +202,7 @@ impl<'d, D: Device> Similarity<'d, D> {
             let dots = self.gradients_known(&side, &known, gradients)?;
             (rows, columns, dots)
         };
-        let of_columns = columns.as_ref().map(|columns| &columns.rows);
-        let gradient = Some((&dots, upstream));
-        Ok(Results {
-            loss_and_dscale: self.reduce(&prepared, Some(&rows.rows), of_columns, gradient)?,
-            statistics: DeviceStatistics::found(problem, prepared.flags, rows, columns),
-        })
+        self.results(prepared, rows, columns, Some((&dots, upstream)))
     }
 
     /// Returns two numbers, the second of which is dscale.

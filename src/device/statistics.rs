@@ -6,7 +6,7 @@ use super::prepared::{Prepared, TileRows, vector};
 use super::results::{DeviceRows, Direction, Masses};
 use super::similarity::{Similarity, TILE};
 use super::{Device, Floats};
-use crate::contrast::{Contrast, Shape};
+use crate::contrast::Contrast;
 use crate::error::Error;
 
 /// Anchor tiles whose column statistics are kept before they are added up: with 128 rows a tile,
@@ -215,56 +215,47 @@ impl<D: Device> Similarity<'_, D> {
             self.statistics_of_pairs(prepared, &bound, &rows)?;
             return Ok((rows, None));
         }
-        let Shape {
-            anchors,
-            candidates,
-            ..
-        } = prepared.shape;
+        let arithmetic = prepared.arithmetic;
+        let (anchors, candidates) = (prepared.shape.anchors, prepared.shape.candidates);
         let symmetric = prepared.contrast().has_columns();
+        let mut chunk = anchors.next_multiple_of(TILE);
+        if symmetric {
+            chunk = chunk.min(self.column_parts * TILE);
+        }
+        let row_tiles = |rows| self.row_tiles(arithmetic, rows);
         let columns = match symmetric {
             true => {
                 // Of the diagonal: the columns' positives are the rows'.
                 let same = self.floats(anchors)?;
                 super::Rowwise::new(self.device).copy(vector(&positive), vector(&same))?;
-                Some(self.direction(prepared, same)?)
+                let sums = self.floats(2 * row_tiles(chunk) * candidates)?;
+                let running = self.floats(2 * candidates)?;
+                Some((self.direction(prepared, same)?, sums, running))
             }
             false => None,
         };
         let rows = self.direction(prepared, positive)?;
-        let chunk = match symmetric {
-            true => (self.column_parts * TILE).min(anchors.next_multiple_of(TILE)),
-            false => anchors.next_multiple_of(TILE),
-        };
-        let row_tiles = |rows| self.row_tiles(prepared.arithmetic, rows);
-        let cut = self.cut(prepared.arithmetic, prepared.anchor_rows, chunk, candidates);
+        let cut = self.cut(arithmetic, prepared.anchor_rows, chunk, candidates);
         let row_sums = self.floats(2 * cut.parts as usize * chunk.min(anchors))?;
-        let column_sums = match symmetric {
-            true => Some((
-                self.floats(2 * row_tiles(chunk) * candidates)?,
-                self.floats(2 * candidates)?,
-            )),
-            false => None,
-        };
         for first in (0..anchors).step_by(chunk) {
             let count = chunk.min(anchors - first);
             let tiles = row_tiles(count);
-            let blocks = tiles.div_ceil(self.tile_columns(prepared.arithmetic) / TILE) as u32;
+            let blocks = tiles.div_ceil(self.tile_columns(arithmetic) / TILE) as u32;
             let params = ScoresParams {
-                tiles_per_split: cut.per_part,
                 bound: bound.address(),
                 rows: row_sums.address(),
-                columns: column_sums.as_ref().map_or(0, |(sums, _)| sums.address()),
-                summed: column_sums.as_ref().map_or(0, |_| blocks),
+                columns: columns.as_ref().map_or(0, |(_, sums, _)| sums.address()),
+                summed: if symmetric { blocks } else { 0 },
                 ..scores_params(prepared, first, count)
             };
-            self.scores("statistics", prepared.arithmetic, cut.grid(tiles), &params)?;
+            self.pass("statistics", arithmetic, cut, params)?;
             let of_rows = Partial {
                 sums: row_sums.address(),
                 parts: cut.parts,
                 ..Partial::default()
             };
             self.combine(prepared, rows.parts(), first, count, of_rows)?;
-            if let (Some((sums, running)), Some(columns)) = (&column_sums, &columns) {
+            if let Some((columns, sums, running)) = &columns {
                 let of_columns = Partial {
                     sums: sums.address(),
                     parts: tiles as u32,
@@ -276,7 +267,7 @@ impl<D: Device> Similarity<'_, D> {
                 self.combine(prepared, columns.parts(), 0, candidates, of_columns)?;
             }
         }
-        Ok((rows, columns))
+        Ok((rows, columns.map(|(columns, ..)| columns)))
     }
 
     /// Loss and dscale: the loss of `rows` and `columns` where there are any, dscale of ⟨q_i, dq_i⟩ and upstream.

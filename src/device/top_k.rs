@@ -132,23 +132,21 @@ impl<D: Device> Similarity<'_, D> {
         let chunk = self.chunk(rows, ROW_BYTES);
         let cut = |count: usize, most: usize| {
             let mut cut = self.cut(search.arithmetic, search.queries, count, candidates);
-            let per_split = (cut.per_part as usize)
-                .max(LEAST_TILES)
-                .max(tiles.div_ceil(most));
-            cut.parts = tiles.div_ceil(per_split) as u32;
-            let grid = cut.grid(self.row_tiles(search.arithmetic, count));
-            (grid, per_split as u32)
+            let least = LEAST_TILES.max(tiles.div_ceil(most));
+            cut.per_part = cut.per_part.max(least as u32);
+            cut.parts = tiles.div_ceil(cut.per_part as usize) as u32;
+            cut
         };
         // Rows whose lists there are, times splits.
         let listed = |count: usize| count.next_multiple_of(LISTED_ROWS);
         let first = listed(chunk.min(rows));
-        let (grid, _) = cut(chunk.min(rows), (self.budget / ROW_BYTES / first).max(1));
-        let all = first * grid.parts as usize;
+        let most = (self.budget / ROW_BYTES / first).max(1);
+        let all = first * cut(chunk.min(rows), most).parts as usize;
         let lists = self.floats(all * OWNERS * CAPACITY * 2)?;
         let lengths = self.floats(all * OWNERS)?;
         for first in (0..rows).step_by(chunk) {
             let count = chunk.min(rows - first);
-            let (grid, per_split) = cut(count, all / listed(count));
+            let cut = cut(count, all / listed(count));
             // A row's own score is listed like any other, and left out later.
             let kept = k + usize::from(search.exclude_self);
             let params = ScoresParams {
@@ -156,22 +154,22 @@ impl<D: Device> Similarity<'_, D> {
                 lengths: lengths.address(),
                 k: kept as u32,
                 growth: growth(kept) as u32,
-                ..search.scores(first, count, per_split)
+                ..rows_params(search.queries.part(first, count), search.candidates)
             };
-            self.scores("best", search.arithmetic, grid, &params)?;
+            self.pass("best", search.arithmetic, cut, params)?;
             // Eight groups of four lanes share the splits.
-            let lanes_log2 = (LISTED_ROWS as u32 / grid.parts.next_power_of_two().min(8)).ilog2();
+            let lanes_log2 = (LISTED_ROWS as u32 / cut.parts.next_power_of_two().min(8)).ilog2();
             let params = SelectListedParams {
                 lists: lists.address(),
                 lengths: lengths.address(),
                 rows: count as u32,
-                splits: grid.parts,
+                splits: cut.parts,
                 k: k as u32,
                 first_row: first as u32,
                 excludes_self: u32::from(search.exclude_self),
                 lanes_log2,
-                indices: best.indices.address() + 4 * (first * k) as u64,
-                best: best.scores.address() + 4 * (first * k) as u64,
+                indices: best.indices.at(first * k),
+                best: best.scores.at(first * k),
             };
             self.select("select_listed", count, &params)?;
         }
@@ -189,10 +187,9 @@ impl<D: Device> Similarity<'_, D> {
             let cut = self.cut(search.arithmetic, search.queries, count, candidates);
             let params = ScoresParams {
                 scores: scores.address(),
-                ..search.scores(first, count, cut.per_part)
+                ..rows_params(search.queries.part(first, count), search.candidates)
             };
-            let grid = cut.grid(self.row_tiles(search.arithmetic, count));
-            self.scores("scores", search.arithmetic, grid, &params)?;
+            self.pass("scores", search.arithmetic, cut, params)?;
             let params = SelectParams {
                 scores: scores.address(),
                 rows: count as u32,
@@ -201,8 +198,8 @@ impl<D: Device> Similarity<'_, D> {
                 first_row: first as u32,
                 excludes_self: u32::from(search.exclude_self),
                 padding: 0,
-                indices: best.indices.address() + 4 * (first * k) as u64,
-                best: best.scores.address() + 4 * (first * k) as u64,
+                indices: best.indices.at(first * k),
+                best: best.scores.at(first * k),
             };
             self.select("select_best", count, &params)?;
         }
@@ -222,14 +219,4 @@ impl<D: Device> Similarity<'_, D> {
 fn growth(k: usize) -> usize {
     let left = k + k / 4 + 4;
     (4 * (PRUNED - left) / left).min(60)
-}
-
-impl Search {
-    /// Of `count` queries from `first` on.
-    fn scores(&self, first: usize, count: usize, tiles_per_split: u32) -> ScoresParams {
-        ScoresParams {
-            tiles_per_split,
-            ..rows_params(self.queries.part(first, count), self.candidates)
-        }
-    }
 }
