@@ -47,17 +47,22 @@ pub(super) fn located_gradients<G: Element>(
     taken: &[Named],
     device: &CudaDevice,
 ) -> Result<Gradients<DeviceMatrix>, Error> {
-    let Gradients { dq, dk, accumulate } = gradients;
-    let mut outputs = vec![("gradients.dq", dq.region())];
-    outputs.extend(dk.iter().map(|dk| ("gradients.dk", dk.region())));
-    let dk = dk.as_ref().map(|dk| dk.on("gradients.dk", device));
+    let dk = gradients.dk.as_ref();
     let located = Gradients {
-        dq: dq.on("gradients.dq", device)?,
-        dk: dk.transpose()?,
-        accumulate: *accumulate,
+        dq: gradients.dq.on("gradients.dq", device)?,
+        dk: dk.map(|dk| dk.on("gradients.dk", device)).transpose()?,
+        accumulate: gradients.accumulate,
     };
+    let outputs: Vec<Named> = gradient_regions(gradients).collect();
     require_disjoint(&outputs, taken)?;
     Ok(located)
+}
+
+pub(super) fn gradient_regions<G>(
+    Gradients { dq, dk, .. }: &Gradients<CudaRowsMut<'_, G>>,
+) -> impl Iterator<Item = Named> {
+    let dk = dk.as_ref().map(|dk| ("gradients.dk", dk.region()));
+    [("gradients.dq", dq.region())].into_iter().chain(dk)
 }
 
 /// A tensor of a momentum update as the verb takes it, the memory that it writes, and what it reads.

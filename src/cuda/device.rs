@@ -61,11 +61,10 @@ impl CudaDevice {
     /// As [`new`](Self::new).
     ///
     /// # Safety
-    /// `stream` is a stream of the device's primary context and lives as long as the handle, its
-    /// clones, and the buffers and graphs that were made with it. Work that is recorded into a graph
-    /// by other means than [`record`](Self::record) uses memory that later calls and buffers of the
-    /// handle are given too: it runs only while the handle lives, no buffer is made after it has been
-    /// recorded, and [`trim`](Self::trim) is not called.
+    /// `stream` is a stream of the device's primary context and lives as long as the handle, its clones, and the
+    /// buffers and graphs that were made with it. Work that is recorded into a graph by other means than
+    /// [`record`](Self::record) uses memory that the handle lends again: it runs only while the handle lives, no
+    /// buffer is made after it has been recorded, and [`trim`](Self::trim) is not called.
     pub unsafe fn with_raw_stream(ordinal: usize, stream: *mut c_void) -> Result<Self, Error> {
         let shared = Shared::new(ordinal)?;
         // SAFETY: the caller's promise.
@@ -96,9 +95,8 @@ impl CudaDevice {
         }
     }
 
-    /// Whether a kernel's blocks may start before the launch before it has ended; they wait for its end before
-    /// they read or write, so results are the same bits. It is so unless said otherwise, where card and
-    /// driver can (compute capability 9.0, CUDA 12.4): to compare the two.
+    /// Whether a kernel's blocks may start before the launch before it has ended, and wait for its end before they
+    /// read or write: the same bits. It is so, where card and driver can (compute capability 9.0, CUDA 12.4).
     #[must_use]
     pub fn with_overlapping_launches(mut self, overlapping: bool) -> Self {
         self.overlaps = overlapping && can_overlap(self.info());

@@ -13,8 +13,7 @@ use crate::error::Error;
 /// Since CUDA 12.8. The bindings panic where it is missing.
 const ELAPSED: &str = "cuEventElapsedTime_v2";
 
-/// A moment in the work of a [`CudaDevice`] handle: the one when everything asked of it before
-/// [`record`](Self::record) has ended.
+/// The moment when everything asked of a [`CudaDevice`] handle before [`record`](Self::record) has ended.
 ///
 /// ```no_run
 /// use infonce::cuda::{CudaBuffer, CudaDevice};
@@ -73,8 +72,7 @@ pub(super) fn seconds_between(
 }
 
 impl CudaEvent {
-    /// Makes this the moment when everything asked of the handle so far has ended; a former moment
-    /// is forgotten.
+    /// Makes this the moment when everything asked of the handle so far has ended, in place of a former one.
     ///
     /// # Errors
     /// [`CudaError::Driver`] when the driver refuses.
@@ -83,8 +81,7 @@ impl CudaEvent {
         check("cuEventRecord", self.event.record(stream))
     }
 
-    /// Seconds from `start` to this moment, once both have come; the driver counts in half
-    /// microseconds, roughly.
+    /// Seconds from `start` to this moment, once both have come, counted in half microseconds, roughly.
     ///
     /// # Errors
     /// [`CudaError::Driver`] when one of the two was never recorded, or when work before has failed.

@@ -11,12 +11,10 @@ use crate::error::CudaError;
 use crate::error::Error;
 use crate::queue::{KeyQueue, Ring};
 
-/// A ring buffer of keys on a device: as [`KeyQueue`], from which it is made and to which it returns
-/// for saving.
+/// A ring buffer of keys on a device: as [`KeyQueue`], from which it is made and to which it returns for saving.
 ///
-/// Where the next key goes is known on the host: a graph that records
-/// [`Engine::enqueue`](crate::Engine::enqueue) writes to the same rows each time it runs. A
-/// [`CudaStep`](super::CudaStep) has a queue go on from run to run.
+/// The host knows where the next key goes: a graph that records [`Engine::enqueue`](crate::Engine::enqueue) writes
+/// to the same rows each time it runs. In a [`CudaStep`](super::CudaStep) a queue goes on from run to run.
 #[derive(Debug)]
 pub struct CudaQueue<T> {
     ring: Ring,
@@ -68,8 +66,7 @@ impl<T: Element> CudaQueue<T> {
         self.ring.fill()
     }
 
-    /// The keys it holds, fill × D; `None` while it is empty. The oldest key is not always the first
-    /// row.
+    /// The keys it holds, fill × D, the oldest not always first; `None` while it is empty.
     pub fn filled(&self) -> Option<CudaRows<'_, T>> {
         (self.fill() > 0).then(|| self.first(self.fill()))
     }

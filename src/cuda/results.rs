@@ -8,11 +8,11 @@ use crate::device::{DeviceTopK, Floats, Results};
 use crate::error::Error;
 use crate::memory::{Evaluation, Read, TopK};
 
-/// What a call left on the device: the loss, ∂loss/∂s and the statistics of every row. The memory
-/// stays until this is dropped, and a graph that recorded the call writes there each time it runs.
+/// What a call left on the device: the loss, ∂loss/∂s and the statistics of every row. The memory stays until this
+/// is dropped; a graph that recorded the call writes there each time it runs.
 ///
-/// What is read waits for all work on the stream before; while the stream is recorded into a graph that is
-/// refused with [`CudaError::Capture`](crate::CudaError::Capture).
+/// Reading waits for all work on the stream before; while the stream is recorded it is refused with
+/// [`CudaError::Capture`](crate::CudaError::Capture).
 pub struct CudaResults {
     loss_and_dscale: Floats<CudaDevice>,
     statistics: CudaStatistics,
@@ -39,8 +39,7 @@ impl CudaResults {
         }
     }
 
-    /// Where the loss stands, not multiplied by the upstream gradient, and behind it upstream × ∂loss/∂s, which is
-    /// 0 after a call without gradients: two numbers.
+    /// Two numbers: the loss, not multiplied by the upstream gradient, and upstream × ∂loss/∂s, 0 after a forward.
     pub fn loss_and_dscale(&self) -> CudaVector<'_> {
         part(&self.loss_and_dscale, 0..2, &self.statistics.device)
     }

@@ -12,8 +12,7 @@ use crate::memory::Read;
 use crate::statistics::Statistics;
 
 /// lse⁻ and z₊ of every row, and of every column where columns have a loss: what
-/// [`Engine::forward`](crate::Engine::forward) finds and [`Engine::backward`](crate::Engine::backward) needs. The
-/// memory stays until this is dropped.
+/// [`Engine::forward`](crate::Engine::forward) finds and [`Engine::backward`](crate::Engine::backward) needs.
 pub struct CudaStatistics {
     pub(super) statistics: DeviceStatistics<CudaDevice>,
     pub(super) device: CudaDevice,

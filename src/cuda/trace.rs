@@ -44,8 +44,8 @@ struct Noted {
 pub struct TracedKernel {
     /// Its name.
     pub kernel: &'static str,
-    /// Device time of all its launches together, each with the microseconds between two kernels. None
-    /// where the trace keeps no time, or all of them were recorded into graphs.
+    /// Device time of all its launches together, each with the microseconds between two kernels. None without
+    /// time, and where all were recorded into graphs.
     pub seconds: Option<f64>,
 }
 
@@ -55,8 +55,7 @@ impl CudaTrace {
         Self::default()
     }
 
-    /// A trace that keeps time too: an event before and after every launch that is not being recorded
-    /// into a graph.
+    /// A trace that keeps the time too of launches that are not being recorded into a graph.
     ///
     /// # Errors
     /// [`Error::Unavailable`] when the driver is older than CUDA 12.8.
@@ -116,8 +115,7 @@ impl CudaTrace {
 }
 
 impl CudaDevice {
-    /// The same handle, which notes what it launches in `trace`, as do its clones and the streams
-    /// made with it.
+    /// The same handle, which notes what it launches in `trace`, as do its clones and streams made with it.
     #[must_use]
     pub fn traced(&self, trace: &CudaTrace) -> Self {
         let mut device = self.clone();

@@ -39,51 +39,7 @@ pub struct CudaVectorMut<'a, T = f32> {
     elements: PhantomData<&'a mut [T]>,
 }
 
-impl<T> CudaRows<'_, T> {
-    /// Views memory that something else owns: a tensor of another library, a part of a matrix.
-    ///
-    /// # Errors
-    /// [`CudaError::Null`], [`Error::Empty`], [`Error::Stride`] (less than `dim`),
-    /// [`CudaError::Alignment`] (to the element's size) or [`Error::Scalar`] (past 64-bit addresses),
-    /// all of `pointer`.
-    ///
-    /// # Safety
-    /// As long as the view and its copies are used,
-    /// - `pointer` is an address on `device`, in its primary context, of `rows` rows of `dim`
-    ///   elements of type `T`, `stride` elements apart, that stay allocated until all work on the
-    ///   device's stream that was given the view has ended;
-    /// - other streams write there only in work that is ordered against the device's stream,
-    ///   by [`CudaStream::wait_for`](super::CudaStream::wait_for) or an event.
-    pub unsafe fn from_raw(
-        pointer: u64,
-        rows: usize,
-        dim: usize,
-        stride: usize,
-        device: &CudaDevice,
-    ) -> Result<Self, Error> {
-        CudaRegion::new::<T>("pointer", pointer, [rows, dim, stride], device.home()).map(Self::at)
-    }
-}
-
 impl<T> CudaRowsMut<'_, T> {
-    /// Views memory that something else owns, to write to it.
-    ///
-    /// # Errors
-    /// As [`CudaRows::from_raw`].
-    ///
-    /// # Safety
-    /// As [`CudaRows::from_raw`]; moreover nothing else reads or writes these rows while the view
-    /// is used, except in work that is ordered against the device's stream.
-    pub unsafe fn from_raw(
-        pointer: u64,
-        rows: usize,
-        dim: usize,
-        stride: usize,
-        device: &CudaDevice,
-    ) -> Result<Self, Error> {
-        CudaRegion::new::<T>("pointer", pointer, [rows, dim, stride], device.home()).map(Self::at)
-    }
-
     /// The same rows, read-only while the borrow lasts.
     pub fn as_rows(&self) -> CudaRows<'_, T> {
         CudaRows::at(self.region)
@@ -95,39 +51,7 @@ impl<T> CudaRowsMut<'_, T> {
     }
 }
 
-impl<T> CudaVector<'_, T> {
-    /// Views memory that something else owns.
-    ///
-    /// # Errors
-    /// As [`CudaRows::from_raw`].
-    ///
-    /// # Safety
-    /// As [`CudaRows::from_raw`], of one row of `length` elements.
-    pub unsafe fn from_raw(
-        pointer: u64,
-        length: usize,
-        device: &CudaDevice,
-    ) -> Result<Self, Error> {
-        CudaRegion::new::<T>("pointer", pointer, [length, 1, 1], device.home()).map(Self::at)
-    }
-}
-
 impl<T> CudaVectorMut<'_, T> {
-    /// Views memory that something else owns, to write to it.
-    ///
-    /// # Errors
-    /// As [`CudaRows::from_raw`].
-    ///
-    /// # Safety
-    /// As [`CudaRowsMut::from_raw`], of one row of `length` elements.
-    pub unsafe fn from_raw(
-        pointer: u64,
-        length: usize,
-        device: &CudaDevice,
-    ) -> Result<Self, Error> {
-        CudaRegion::new::<T>("pointer", pointer, [length, 1, 1], device.home()).map(Self::at)
-    }
-
     /// The same elements, read-only while the borrow lasts.
     pub fn as_vector(&self) -> CudaVector<'_, T> {
         CudaVector::at(self.region)
@@ -182,6 +106,34 @@ views!(CudaRows, CudaRowsMut, CudaVector, CudaVectorMut);
 
 macro_rules! matrices {
     ($($view:ident),*) => {$(
+        impl<T> $view<'_, T> {
+            /// Views memory that something else owns: a tensor of another library, a part of a matrix.
+            ///
+            /// # Errors
+            /// [`CudaError::Null`], [`Error::Empty`], [`Error::Stride`] (less than `dim`),
+            /// [`CudaError::Alignment`] (to the element's size) or [`Error::Scalar`] (past 64-bit addresses),
+            /// all of `pointer`.
+            ///
+            /// # Safety
+            /// As long as the view and its copies are used,
+            /// - `pointer` is an address on `device`, in its primary context, of `rows` rows of `dim`
+            ///   elements of type `T`, `stride` elements apart, that stay allocated until all work on the
+            ///   device's stream that was given the view has ended;
+            /// - other streams write there only in work that is ordered against the device's stream,
+            ///   by [`CudaStream::wait_for`](super::CudaStream::wait_for) or an event; where the view is
+            ///   writable, nothing else reads there either.
+            pub unsafe fn from_raw(
+                pointer: u64,
+                rows: usize,
+                dim: usize,
+                stride: usize,
+                device: &CudaDevice,
+            ) -> Result<Self, Error> {
+                let shape = [rows, dim, stride];
+                CudaRegion::new::<T>("pointer", pointer, shape, device.home()).map(Self::at)
+            }
+        }
+
         impl<T> Matrix for $view<'_, T> {
             fn rows(&self) -> usize {
                 self.region.rows()
@@ -216,6 +168,22 @@ matrices!(CudaRows, CudaRowsMut);
 macro_rules! vectors {
     ($($view:ident),*) => {$(
         impl<T> $view<'_, T> {
+            /// Views memory that something else owns.
+            ///
+            /// # Errors
+            /// As [`CudaRows::from_raw`].
+            ///
+            /// # Safety
+            /// As [`CudaRows::from_raw`], of one row of `length` elements.
+            pub unsafe fn from_raw(
+                pointer: u64,
+                length: usize,
+                device: &CudaDevice,
+            ) -> Result<Self, Error> {
+                let shape = [length, 1, 1];
+                CudaRegion::new::<T>("pointer", pointer, shape, device.home()).map(Self::at)
+            }
+
             /// Number of elements, 1 or more.
             #[allow(clippy::len_without_is_empty)]
             pub fn len(&self) -> usize {
