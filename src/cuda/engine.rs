@@ -3,8 +3,7 @@
 use super::argument::{located_gradients, located_problem, located_tensor, require_disjoint};
 use super::device::CudaDevice;
 use super::queue::CudaQueue;
-use super::results::{CudaNumber, CudaResults, CudaTopK};
-use super::statistics::CudaStatistics;
+use super::results::{CudaNumber, CudaResults, CudaStatistics, CudaTopK};
 use super::view::{CudaRows, CudaRowsMut, CudaVector, CudaVectorMut};
 use crate::contrast::{Contrast, Shape, Work, same_dim};
 use crate::device::{Rowwise, Similarity, workspace_bytes};

@@ -8,7 +8,7 @@ use super::device::{CudaDevice, DeviceBlock};
 use super::driver::check;
 use super::module::{Limits, cannot_run};
 use super::probe::CudaDeviceInfo;
-use crate::device::{Arithmetic, BOX_BYTES, BoxedMatrix, Device, Launch, TensorMap};
+use crate::device::{Arithmetic, BOX_BYTES, BoxedMatrix, Device, Hardware, Launch, TensorMap};
 use crate::error::{CudaError, Error};
 
 /// Blocks along x, y and z.
@@ -95,10 +95,6 @@ impl Device for CudaDevice {
         }
     }
 
-    fn has_warpgroups(&self) -> bool {
-        self.info().compute_capability == (9, 0)
-    }
-
     fn tensor_map(&self, matrix: &BoxedMatrix) -> Result<TensorMap, Error> {
         self.stream().bind()?;
         let bytes = matrix.numbers.bytes();
@@ -138,12 +134,13 @@ impl Device for CudaDevice {
         Ok(map)
     }
 
-    fn multiprocessors(&self) -> u32 {
-        self.info().multiprocessors
-    }
-
-    fn cache_bytes(&self) -> usize {
-        self.info().cache_bytes
+    fn hardware(&self) -> Hardware {
+        let info = self.info();
+        Hardware {
+            warpgroups: info.compute_capability == (9, 0),
+            multiprocessors: info.multiprocessors,
+            cache_bytes: info.cache_bytes,
+        }
     }
 }
 

@@ -36,39 +36,34 @@ const EPSILON: f32 = 1e-12;
 /// ```no_run
 /// use infonce::cuda::{CudaBuffer, CudaEngine, CudaQueue, StepInputs};
 /// use infonce::{Contrast, Gradients, KeyQueue};
+/// # let (keys, encode) = (Vec::<f32>::new(), || (Vec::<f32>::new(), Vec::<f32>::new()));
 ///
-/// /// `keys`: 65,536 random unit rows. `encode`: queries and keys of the next batch.
-/// fn train(
-///     keys: &[f32],
-///     mut encode: impl FnMut() -> (Vec<f32>, Vec<f32>),
-/// ) -> Result<(), infonce::Error> {
-///     let engine = CudaEngine::new(0)?;
-///     let device = engine.device();
-///     let (batch, dim, capacity) = (256, 128, 65_536);
-///     let queue = KeyQueue::restore(capacity, dim, capacity, 0, keys)?;
+/// let engine = CudaEngine::new(0)?;
+/// let device = engine.device();
+/// let (batch, dim, capacity) = (256, 128, 65_536);
+/// // `keys`: random unit rows.
+/// let queue = KeyQueue::restore(capacity, dim, capacity, 0, &keys)?;
 ///
-///     let mut q = CudaBuffer::<f32>::zeroed(device, batch * dim)?;
-///     let mut own_key = CudaBuffer::<f32>::zeroed(device, batch * dim)?;
-///     let mut dq = CudaBuffer::<f32>::zeroed(device, batch * dim)?;
-///     let inputs = StepInputs::Queue {
-///         q: q.rows_mut(batch, dim)?,
-///         own_key: own_key.rows_mut(batch, dim)?,
-///         queue: CudaQueue::from_host(device, &queue)?,
-///     };
-///     let gradients = Gradients::new(dq.rows_mut(batch, dim)?, None);
-///     let mut step = engine.step(&Contrast::moco(0.2)?, inputs, gradients).record()?;
-///
-///     for _ in 0..100 {
-///         let (queries, keys) = encode();
-///         step.anchors_mut().upload(device, &queries)?;
-///         if let Some(mut own_key) = step.keys_mut() {
-///             own_key.upload(device, &keys)?;
-///         }
-///         step.launch()?;
-///         println!("loss {}, dq {:?}", step.loss()?, step.gradients().dq.download(device)?);
+/// let zeros = || CudaBuffer::<f32>::zeroed(device, batch * dim);
+/// let (mut q, mut own_key, mut dq) = (zeros()?, zeros()?, zeros()?);
+/// let inputs = StepInputs::Queue {
+///     q: q.rows_mut(batch, dim)?,
+///     own_key: own_key.rows_mut(batch, dim)?,
+///     queue: CudaQueue::from_host(device, &queue)?,
+/// };
+/// let gradients = Gradients::new(dq.rows_mut(batch, dim)?, None);
+/// let mut step = engine.step(&Contrast::moco(0.2)?, inputs, gradients).record()?;
+/// for _ in 0..100 {
+///     // Queries and keys of the next batch.
+///     let (queries, keys) = encode();
+///     step.anchors_mut().upload(device, &queries)?;
+///     if let Some(mut own_key) = step.keys_mut() {
+///         own_key.upload(device, &keys)?;
 ///     }
-///     Ok(())
+///     step.launch()?;
+///     println!("loss {}, dq {:?}", step.loss()?, step.gradients().dq.download(device)?);
 /// }
+/// # Ok::<(), infonce::Error>(())
 /// ```
 /// Embeddings of another library are read where they lie, through [`CudaRowsMut::from_raw`]; its work goes to the
 /// stream of [`CudaDevice::with_raw_stream`].

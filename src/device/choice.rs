@@ -65,14 +65,15 @@ impl<D: Device> Similarity<'_, D> {
         let tiles = candidates.div_ceil(self.tile_columns(arithmetic));
         let row_tiles = self.row_tiles(arithmetic, rows);
         let row_bytes = anchors.rows.row_bytes;
-        let clusters = (self.device.multiprocessors() / PAIR).max(1) as usize;
+        let clusters = (self.device.hardware().multiprocessors / PAIR).max(1) as usize;
         let together = row_tiles.div_ceil(PAIR as usize).min(clusters);
         let cached = together * PAIR as usize * TILE * row_bytes as usize;
         let streams_anchors = self.is_hopper(arithmetic) && row_bytes > RESIDENT_DIM_BYTES;
-        let (group, least) = match streams_anchors && cached > self.device.cache_bytes() / 2 {
-            true => (GROUP, clusters.div_ceil(GROUP)),
-            false => (row_tiles, 1),
-        };
+        let (group, least) =
+            match streams_anchors && cached > self.device.hardware().cache_bytes / 2 {
+                true => (GROUP, clusters.div_ceil(GROUP)),
+                false => (row_tiles, 1),
+            };
         let (parts, per_part) = self.split_from(least, row_tiles, tiles, 1);
         Cut {
             parts,
@@ -84,7 +85,7 @@ impl<D: Device> Similarity<'_, D> {
     /// Whether the kernels for sm_90a serve: they multiply numbers of 16 and 8 bits.
     pub(super) fn is_hopper(&self, arithmetic: Arithmetic) -> bool {
         let narrow = arithmetic.bytes() <= 2;
-        narrow && !self.portable && self.device.has_warpgroups()
+        narrow && !self.portable && self.device.hardware().warpgroups
     }
 
     /// Columns of a tile: candidates of one of logits, numbers of a row of a product.
@@ -118,7 +119,7 @@ impl<D: Device> Similarity<'_, D> {
         shared_bytes: u32,
         params: &P,
     ) -> Result<(), Error> {
-        let places = (self.device.multiprocessors() / cluster).max(1) * cluster;
+        let places = (self.device.hardware().multiprocessors / cluster).max(1) * cluster;
         let blocks = (grid.tiles * grid.parts).min(places);
         self.device
             .start(kernel, [blocks, 1, 1], HOPPER_THREADS, shared_bytes, params)
@@ -143,10 +144,21 @@ impl<D: Device> Similarity<'_, D> {
         if params.anchors.row_bytes <= RESIDENT_DIM_BYTES {
             name += &format!("_{}", RESIDENT_DIM_BYTES as usize / arithmetic.bytes());
         }
+        let row_bytes = 2 * params.weights_stride;
+        let weights = GlobalRows {
+            data: params.weights,
+            stride: row_bytes,
+            rows: params.anchors.rows,
+            row_bytes: row_bytes as u32,
+        };
         let params = HopperScoresParams {
             anchors: self.boxes(params.anchors, arithmetic, 128)?,
             candidates: self.boxes(params.candidates, arithmetic, 128)?,
-            weights: self.weights_boxes(params, arithmetic)?,
+            // Of a warp's rows; nothing for kernels that store none.
+            weights: match weights.data {
+                0 => TensorMap::zeroed(),
+                _ => self.boxes(weights, arithmetic, 16)?,
+            },
             scores: *params,
             grid,
             padding: [0; 7],
@@ -199,25 +211,6 @@ impl<D: Device> Similarity<'_, D> {
         };
         let name = format!("hopper_{name}");
         self.launch_persistent(&name, PAIR, grid, HOPPER_PRODUCT_SHARED, &params)
-    }
-
-    /// The chunk of weights as boxes of a warp's rows; nothing for kernels that store none.
-    fn weights_boxes(
-        &self,
-        params: &ScoresParams,
-        arithmetic: Arithmetic,
-    ) -> Result<TensorMap, Error> {
-        if params.weights == 0 {
-            return Ok(TensorMap::zeroed());
-        }
-        let row_bytes = 2 * params.weights_stride;
-        let weights = GlobalRows {
-            data: params.weights,
-            stride: row_bytes,
-            rows: params.anchors.rows,
-            row_bytes: row_bytes as u32,
-        };
-        self.boxes(weights, arithmetic, 16)
     }
 
     /// The rows as boxes of 128 bytes of `box_rows` rows.

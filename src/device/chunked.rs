@@ -181,7 +181,16 @@ impl<D: Device> Similarity<'_, D> {
                 cut,
             };
             match softmax {
-                Softmax::Known(known) => self.store_weights(side, known, chunk)?,
+                Softmax::Known(known) => {
+                    let params = ScoresParams {
+                        row_lse2: known.rows.offset2.at(first),
+                        column_lse2: known.columns.map_or(0, |m| m.offset2.address()),
+                        far: known.far,
+                        shift: shift.unwrap_or(0),
+                        ..chunk.scores_params(prepared)
+                    };
+                    self.pass("weights", prepared.arithmetic, cut, params)?;
+                }
                 Softmax::Found(found) => self.store_exponentials(side, found, chunk)?,
             }
             let left = GlobalRows {
@@ -249,24 +258,6 @@ impl<D: Device> Similarity<'_, D> {
             self.finish(side, &Finish::whole(&sums, masses, dk, None))?;
         }
         Ok(())
-    }
-
-    /// Stores the chunk's softmax weights.
-    fn store_weights(
-        &self,
-        side: &Side<'_, D>,
-        known: &Known<'_, D>,
-        chunk: Chunk,
-    ) -> Result<(), Error> {
-        let (rows, columns) = known.masses();
-        let params = ScoresParams {
-            row_lse2: rows.offset2.at(chunk.first),
-            column_lse2: columns.map_or(0, |columns| columns.offset2.address()),
-            far: known.far,
-            shift: known.shift().unwrap_or(0),
-            ..chunk.scores_params(side.prepared)
-        };
-        self.pass("weights", side.prepared.arithmetic, chunk.cut, params)
     }
 
     /// Stores the chunk's exponentials, completes its statistics, and folds what the exponentials have

@@ -36,11 +36,9 @@ use crate::error::Error;
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Launch<'a> {
     pub kernel: &'a str,
-    /// Blocks.
     pub grid: [u32; 3],
-    /// Threads of a block.
     pub threads: u32,
-    /// Dynamic shared memory of a block.
+    /// Dynamic, of a block.
     pub shared_bytes: u32,
     /// The bytes of the kernel's parameter structure.
     pub params: &'a [u8],
@@ -64,7 +62,6 @@ pub(crate) struct TensorMap {
 pub(crate) struct BoxedMatrix {
     /// Of the first number, a multiple of 16.
     pub address: u64,
-    /// Rows, at least 1.
     pub rows: usize,
     /// Bytes of a row, at least 16 and a multiple of 16.
     pub row_bytes: usize,
@@ -83,7 +80,6 @@ pub(crate) trait Device {
     /// At least `bytes` bytes, aligned to 256, from a pool: once a shape has been seen nothing is
     /// allocated.
     fn allocate(&self, bytes: usize) -> Result<Self::Buffer, Error>;
-    /// Where a buffer lies.
     fn address(buffer: &Self::Buffer) -> u64;
     /// Copies from the host to `address`.
     fn write(&self, address: u64, bytes: &[u8]) -> Result<(), Error>;
@@ -91,9 +87,8 @@ pub(crate) trait Device {
     fn zero(&self, address: u64, bytes: usize) -> Result<(), Error>;
     /// Copies from `address` to the host, after everything before it has ended.
     fn read(&self, address: u64, bytes: &mut [u8]) -> Result<(), Error>;
-    /// Starts a kernel.
     fn launch(&self, launch: &Launch<'_>) -> Result<(), Error>;
-    /// Starts a kernel with its parameter structure.
+    /// [`launch`](Self::launch) with a parameter structure.
     fn start<P: bytemuck::Pod>(
         &self,
         kernel: &str,
@@ -110,7 +105,7 @@ pub(crate) trait Device {
             params: bytemuck::bytes_of(params),
         })
     }
-    /// Starts a kernel in which a warp takes a row, or several.
+    /// The same of a kernel in which a warp takes a row, or several.
     fn start_rows<P: bytemuck::Pod>(
         &self,
         kernel: &str,
@@ -120,15 +115,19 @@ pub(crate) trait Device {
         let grid = [warps.div_ceil(WARP_ROWS) as u32, 1, 1];
         self.start(kernel, grid, 32 * WARP_ROWS as u32, 0, params)
     }
-    /// Whether the kernels for sm_90a run on it.
-    fn has_warpgroups(&self) -> bool;
     /// Says where a matrix lies to kernels that copy boxes.
     fn tensor_map(&self, matrix: &BoxedMatrix) -> Result<TensorMap, Error>;
-    /// How many blocks run at a time, roughly: what the work is cut up for. Results depend on it
-    /// by rounding.
-    fn multiprocessors(&self) -> u32;
-    /// Bytes of the second-level cache. Results depend on it by rounding.
-    fn cache_bytes(&self) -> usize;
+    fn hardware(&self) -> Hardware;
+}
+
+/// What kernels are chosen by, and work is cut up for: results depend on it by rounding.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Hardware {
+    /// Whether the kernels for sm_90a run on it.
+    pub warpgroups: bool,
+    pub multiprocessors: u32,
+    /// Of the second-level cache.
+    pub cache_bytes: usize,
 }
 
 /// A row-major matrix in device memory.
@@ -136,13 +135,10 @@ pub(crate) trait Device {
 pub(crate) struct DeviceMatrix {
     /// Of the first number.
     pub address: u64,
-    /// Rows.
     pub rows: usize,
-    /// D.
     pub dim: usize,
     /// Numbers from row to row.
     pub stride: usize,
-    /// Type of the numbers.
     pub dtype: DType,
 }
 
@@ -270,24 +266,24 @@ pub(crate) fn same_length(
     given: usize,
     expected: usize,
 ) -> Result<(), Error> {
-    match given == expected {
-        true => Ok(()),
-        false => Err(Error::Length {
-            argument,
-            given,
-            expected,
-        }),
+    if given == expected {
+        return Ok(());
     }
+    Err(Error::Length {
+        argument,
+        given,
+        expected,
+    })
 }
 
 /// A count that kernels hold in 32 bits, tiles' ends past the last row included.
 fn count(argument: &'static str, given: usize) -> Result<u32, Error> {
-    u32::try_from(given)
-        .ok()
-        .filter(|&count| count <= u32::MAX - 1024)
-        .ok_or(Error::Scalar {
-            argument,
-            given: given as f64,
-            allowed: "at most 2^32 - 1025 rows",
-        })
+    if given <= (u32::MAX - 1024) as usize {
+        return Ok(given as u32);
+    }
+    Err(Error::Scalar {
+        argument,
+        given: given as f64,
+        allowed: "at most 2^32 - 1025 rows",
+    })
 }

@@ -32,7 +32,6 @@ pub(crate) struct DeviceMomentum {
     pub key: u64,
     /// A copy of `key` in the query's type; 0 when not wanted.
     pub shadow: u64,
-    /// Numbers.
     pub length: usize,
 }
 
@@ -67,7 +66,8 @@ impl<'d, D: Device> Rowwise<'d, D> {
         if !whole || !dim.is_multiple_of(4) {
             return 0;
         }
-        let places = WARP_ROWS * NORMALIZE_BLOCKS * self.device.multiprocessors().max(1) as usize;
+        let places =
+            WARP_ROWS * NORMALIZE_BLOCKS * self.device.hardware().multiprocessors.max(1) as usize;
         let fits = most / dim.div_ceil(128).next_power_of_two();
         let wanted = (rows / places).clamp(1, most);
         fits.min(1 << wanted.ilog2())

@@ -86,7 +86,7 @@ impl<'d, D: Device> Similarity<'d, D> {
         }
         Err(Error::Unsupported {
             option: "fp8_scores",
-            reason: match self.device.has_warpgroups() {
+            reason: match self.device.hardware().warpgroups {
                 true => "the portable kernels, which were asked for too, multiply no 8-bit numbers",
                 false => "8-bit numbers are multiplied by `wgmma`, which only sm_90 has",
             },
@@ -132,7 +132,7 @@ impl<'d, D: Device> Similarity<'d, D> {
         tiles: usize,
         resident: usize,
     ) -> (u32, u32) {
-        let places = resident * self.device.multiprocessors().max(1) as usize;
+        let places = resident * self.device.hardware().multiprocessors.max(1) as usize;
         // A block's start and end take about as long as two tiles.
         let time = |parts: usize| (blocks * parts).div_ceil(places) * (tiles.div_ceil(parts) + 2);
         let least = least.min(tiles).max(1);
