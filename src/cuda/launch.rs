@@ -102,14 +102,13 @@ impl Device for CudaDevice {
         let stride = [matrix.stride as u64];
         let size = [(BOX_BYTES / bytes) as u32, matrix.box_rows];
         let every_number = [1, 1];
+        use sys::CUtensorMapDataType as Type;
         let dtype = match matrix.numbers {
-            Arithmetic::F32 | Arithmetic::Tf32 => {
-                sys::CUtensorMapDataType::CU_TENSOR_MAP_DATA_TYPE_FLOAT32
-            }
-            Arithmetic::F16 => sys::CUtensorMapDataType::CU_TENSOR_MAP_DATA_TYPE_FLOAT16,
-            Arithmetic::Bf16 => sys::CUtensorMapDataType::CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
+            Arithmetic::F32 | Arithmetic::Tf32 => Type::CU_TENSOR_MAP_DATA_TYPE_FLOAT32,
+            Arithmetic::F16 => Type::CU_TENSOR_MAP_DATA_TYPE_FLOAT16,
+            Arithmetic::Bf16 => Type::CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
             // There is no type of its own for e4m3; nothing but zeros is ever made of it.
-            Arithmetic::E4m3 => sys::CUtensorMapDataType::CU_TENSOR_MAP_DATA_TYPE_UINT8,
+            Arithmetic::E4m3 => Type::CU_TENSOR_MAP_DATA_TYPE_UINT8,
         };
         let mut map = TensorMap { words: [0; 16] };
         // SAFETY: a map is 128 bytes at a multiple of 64; sizes, stride and box are arrays of the two
@@ -185,8 +184,8 @@ fn allowed(launch: &Launch<'_>, limits: &Limits) -> Result<(), String> {
             ));
         }
     }
-    if launch.threads == 0 || launch.threads > limits.threads {
-        let (given, most) = (launch.threads, limits.threads);
+    let (given, most) = (launch.threads, limits.threads);
+    if given == 0 || given > most {
         return Err(format!(
             "{given} threads a block; it was built for 1 to {most}"
         ));
@@ -198,9 +197,9 @@ fn allowed(launch: &Launch<'_>, limits: &Limits) -> Result<(), String> {
             "{given} bytes of shared memory a block; the device has {most}"
         ));
     }
+    let given = launch.params.len();
     match limits.params_bytes {
-        Some(expected) if expected != launch.params.len() => {
-            let given = launch.params.len();
+        Some(expected) if expected != given => {
             Err(format!("{given} bytes of parameters; it takes {expected}"))
         }
         _ => Ok(()),
@@ -237,55 +236,30 @@ mod tests {
 
     #[test]
     fn a_launch_at_the_limits_is_allowed() {
-        let grid = GRID;
-        assert_eq!(allowed(&Launch { grid, ..LAUNCH }, &LIMITS), Ok(()));
-        let params_bytes = None;
-        let unknown = Limits {
-            params_bytes,
-            ..LIMITS
-        };
-        assert_eq!(
-            allowed(
-                &Launch {
-                    params: &[],
-                    ..LAUNCH
-                },
-                &unknown
-            ),
-            Ok(())
-        );
+        let mut launch = LAUNCH;
+        launch.grid = GRID;
+        assert_eq!(allowed(&launch, &LIMITS), Ok(()));
+        let mut limits = LIMITS;
+        (launch.params, limits.params_bytes) = (&[], None);
+        assert_eq!(allowed(&launch, &limits), Ok(()));
     }
 
     #[test]
     fn a_launch_past_a_limit_is_refused_with_both_numbers() {
-        let with_grid = |grid| Launch { grid, ..LAUNCH };
-        let (threads, shared_bytes, params) = (257, 231_425, &[0; 4]);
-        for (launch, message) in [
-            (
-                with_grid([1, 0, 1]),
-                "0 blocks along y; there can be 1 to 65535",
-            ),
-            (
-                with_grid([1, 1, 65_536]),
-                "65536 blocks along z; there can be 1 to 65535",
-            ),
-            (
-                Launch { threads, ..LAUNCH },
-                "257 threads a block; it was built for 1 to 256",
-            ),
-            (
-                Launch {
-                    shared_bytes,
-                    ..LAUNCH
-                },
-                "231425 bytes of shared memory a block; the device has 231424",
-            ),
-            (
-                Launch { params, ..LAUNCH },
-                "4 bytes of parameters; it takes 8",
-            ),
-        ] {
-            assert_eq!(allowed(&launch, &LIMITS), Err(message.to_owned()));
-        }
+        let refused = |change: fn(&mut Launch<'_>)| {
+            let mut launch = LAUNCH;
+            change(&mut launch);
+            allowed(&launch, &LIMITS).unwrap_err()
+        };
+        let no_blocks = "0 blocks along y; there can be 1 to 65535";
+        assert_eq!(refused(|it| it.grid[1] = 0), no_blocks);
+        let blocks = "65536 blocks along z; there can be 1 to 65535";
+        assert_eq!(refused(|it| it.grid[2] = 65_536), blocks);
+        let threads = "257 threads a block; it was built for 1 to 256";
+        assert_eq!(refused(|it| it.threads += 1), threads);
+        let shared = "231425 bytes of shared memory a block; the device has 231424";
+        assert_eq!(refused(|it| it.shared_bytes += 1), shared);
+        let params = "4 bytes of parameters; it takes 8";
+        assert_eq!(refused(|it| it.params = &[0; 4]), params);
     }
 }

@@ -222,27 +222,14 @@ mod tests {
 
     #[test]
     fn a_wrong_matrix_is_refused_with_its_name() {
-        for (address, shape, message) in [
-            (0, [2, 4, 4], "`q` is a null pointer"),
-            (
-                256,
-                [0, 4, 4],
-                "`q` has 0 rows of dimension 4; both must be at least 1",
-            ),
-            (
-                256,
-                [2, 4, 3],
-                "`q` has a row stride of 3; rows of dimension 4 need 4 or more",
-            ),
-            (
-                258,
-                [2, 4, 4],
-                "`q` has an address or a row stride that is no multiple of 4 bytes",
-            ),
-        ] {
-            let refused = region::<f32>(address, shape).unwrap_err();
-            assert_eq!(refused.to_string(), message);
-        }
+        let refused = |address, shape| region::<f32>(address, shape).unwrap_err().to_string();
+        assert_eq!(refused(0, [2, 4, 4]), "`q` is a null pointer");
+        let empty = "`q` has 0 rows of dimension 4; both must be at least 1";
+        assert_eq!(refused(256, [0, 4, 4]), empty);
+        let stride = "`q` has a row stride of 3; rows of dimension 4 need 4 or more";
+        assert_eq!(refused(256, [2, 4, 3]), stride);
+        let alignment = "`q` has an address or a row stride that is no multiple of 4 bytes";
+        assert_eq!(refused(258, [2, 4, 4]), alignment);
         assert!(region::<u16>(258, [2, 4, 4]).is_ok());
         for shape in [[usize::MAX, 4, 4], [1 << 62, 1, 1], [2, 1, usize::MAX]] {
             let refused = region::<f32>(256, shape);
