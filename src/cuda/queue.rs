@@ -89,7 +89,7 @@ impl<T: Element> CudaQueue<T> {
             .region()
             .require_disjoint("queue", &region, "keys")?;
         let mut ring = self.ring;
-        Rowwise::new(device).push(keys, to, &mut ring)?;
+        Rowwise::new(device).push(keys, to, &mut ring, 0)?;
         self.ring = ring;
         Ok(())
     }

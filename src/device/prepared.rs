@@ -173,14 +173,14 @@ impl<D: Device> Similarity<'_, D> {
     fn rows(&self, matrix: DeviceMatrix, held: &mut Vec<D::Buffer>) -> Result<GlobalRows, Error> {
         let bytes = number_bytes(matrix.dtype);
         let (row_bytes, stride) = (matrix.dim * bytes, matrix.stride * bytes);
-        let aligned = [row_bytes, stride].iter().all(|n| n.is_multiple_of(16));
+        let aligned = [row_bytes, stride, matrix.address as usize];
         let mut rows = GlobalRows {
             data: matrix.address,
             stride: stride as u64,
             rows: count("rows", matrix.rows)?,
             row_bytes: row_bytes as u32,
         };
-        if aligned && matrix.address.is_multiple_of(16) {
+        if aligned.iter().all(|n| n.is_multiple_of(16)) {
             return Ok(rows);
         }
         let padded = row_bytes.next_multiple_of(16);

@@ -201,28 +201,19 @@ impl<'d, D: Device> Rowwise<'d, D> {
         self.copy_rows(from, to, [0, 0, from.rows], 0)
     }
 
-    /// Writes `keys` over the oldest rows of a ring that lies in `to`.
+    /// Writes `keys` over the oldest rows of a ring that lies in `to`, or as many rows further as the number at
+    /// `past` says; 0: there is none.
     pub(crate) fn push(
         &self,
         keys: DeviceMatrix,
         to: DeviceMatrix,
         ring: &mut Ring,
-    ) -> Result<(), Error> {
-        self.push_past(keys, to, ring, 0)
-    }
-
-    /// The same, past the cursor by the number at address `cursor` too; 0: there is none.
-    fn push_past(
-        &self,
-        keys: DeviceMatrix,
-        to: DeviceMatrix,
-        ring: &mut Ring,
-        cursor: u64,
+        past: u64,
     ) -> Result<(), Error> {
         // The kernel wraps around by itself.
         let [first, second] = ring.advance(keys.rows);
         let rows = first.count + second.count;
-        self.copy_rows(keys, to, [first.source, first.target, rows], cursor)
+        self.copy_rows(keys, to, [first.source, first.target, rows], past)
     }
 
     fn copy_rows(
@@ -255,7 +246,7 @@ impl<'d, D: Device> Rowwise<'d, D> {
         cursor: u64,
     ) -> Result<(), Error> {
         // What a ring of this capacity does at cursor 0, and so, turned on, at any other.
-        self.push_past(keys, ring, &mut Ring::new(ring.rows), cursor)?;
+        self.push(keys, ring, &mut Ring::new(ring.rows), cursor)?;
         let params = CursorParams {
             cursor,
             rows: count("keys", keys.rows)?,

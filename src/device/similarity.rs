@@ -28,7 +28,7 @@ pub(crate) struct Similarity<'d, D: Device> {
     pub(super) budget: usize,
     /// Anchor tiles whose column statistics are kept before they are added up.
     pub(super) column_parts: usize,
-    /// Whether f32 inputs are rounded to tf32.
+    /// Whether f32 inputs are rounded to tf32, in place of three products.
     tf32: bool,
     /// Whether logits that no gradient needs are products of e4m3.
     fp8: bool,
@@ -37,7 +37,6 @@ pub(crate) struct Similarity<'d, D: Device> {
 }
 
 impl<'d, D: Device> Similarity<'d, D> {
-    /// `budget`: bytes for a chunk of weights or scores.
     pub(crate) fn new(device: &'d D, budget: usize) -> Self {
         Self {
             device,
@@ -61,17 +60,14 @@ impl<'d, D: Device> Similarity<'d, D> {
         }
     }
 
-    /// Whether kernels for one architecture are left aside.
     pub(crate) fn with_portable_kernels(self, portable: bool) -> Self {
         Self { portable, ..self }
     }
 
-    /// Whether f32 inputs are rounded to tf32, in place of three products.
     pub(crate) fn with_tf32(self, tf32: bool) -> Self {
         Self { tf32, ..self }
     }
 
-    /// Whether forward and top-k multiply numbers of 8 bits.
     pub(crate) fn with_fp8(self, fp8: bool) -> Self {
         Self { fp8, ..self }
     }

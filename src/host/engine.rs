@@ -341,7 +341,7 @@ impl Engine for HostEngine {
         let mut ring = queue.storage().to_vec();
         let on_device = self.copied(Rows::new(&ring, capacity, dim)?)?;
         let keys = self.copied(keys)?;
-        Rowwise::new(&self.device).push(keys.matrix, on_device.matrix, &mut after)?;
+        Rowwise::new(&self.device).push(keys.matrix, on_device.matrix, &mut after, 0)?;
         let address = on_device.matrix.address;
         self.device
             .read(address, bytemuck::cast_slice_mut(&mut ring))?;
