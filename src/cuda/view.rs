@@ -120,8 +120,8 @@ macro_rules! matrices {
             ///   elements of type `T`, `stride` elements apart, that stay allocated until all work on the
             ///   device's stream that was given the view has ended;
             /// - other streams write there only in work that is ordered against the device's stream,
-            ///   by [`CudaStream::wait_for`](super::CudaStream::wait_for) or an event; where the view is
-            ///   writable, nothing else reads there either.
+            ///   by [`CudaStream::wait_for`](super::CudaStream::wait_for) or an event; while the view is
+            ///   writable, nothing else reads or writes there but in such work.
             pub unsafe fn from_raw(
                 pointer: u64,
                 rows: usize,

@@ -95,7 +95,7 @@ impl<D: Device> Similarity<'_, D> {
     fn chunks(&self, prepared: &Prepared<'_, D>) -> (usize, usize, Cut) {
         let candidates = prepared.shape.candidates;
         let stride = candidates.next_multiple_of(16);
-        let row_bytes = stride * number_bytes(prepared.anchors.dtype);
+        let row_bytes = stride * number_bytes(prepared.matrices.anchors.dtype);
         let rows = self.chunk(prepared.shape.anchors, row_bytes);
         let cut = self.cut(prepared.arithmetic, prepared.anchor_rows, rows, candidates);
         (rows, stride, cut)
@@ -145,10 +145,10 @@ impl<D: Device> Similarity<'_, D> {
             dim,
         } = prepared.shape;
         let (masses, shift, found) = match softmax {
-            Softmax::Known(known) => (known.masses(), known.shift(), None),
+            Softmax::Known(known) => (known.masses, known.shift(), None),
             Softmax::Found(found) => ((&found.statistics.masses, None), None, Some(found)),
         };
-        let bytes = number_bytes(prepared.anchors.dtype);
+        let bytes = number_bytes(prepared.matrices.anchors.dtype);
         let (rows, stride, cut) = self.chunks(prepared);
         let most = rows.min(anchors);
         let weights = self.device.allocate(most * stride * bytes)?;
@@ -182,9 +182,10 @@ impl<D: Device> Similarity<'_, D> {
             };
             match softmax {
                 Softmax::Known(known) => {
+                    let (rows, columns) = known.masses;
                     let params = ScoresParams {
-                        row_lse2: known.rows.offset2.at(first),
-                        column_lse2: known.columns.map_or(0, |m| m.offset2.address()),
+                        row_lse2: rows.offset2.at(first),
+                        column_lse2: columns.map_or(0, |m| m.offset2.address()),
                         far: known.far,
                         shift: shift.unwrap_or(0),
                         ..chunk.scores_params(prepared)
@@ -320,9 +321,9 @@ impl<D: Device> Similarity<'_, D> {
         let matrix = |data: u64, stride: usize| MatrixView {
             data,
             stride: stride as u64,
-            ..view(prepared.anchors)
+            ..view(prepared.matrices.anchors)
         };
-        let bytes = number_bytes(prepared.anchors.dtype);
+        let bytes = number_bytes(prepared.matrices.anchors.dtype);
         let anchors = params.anchors;
         let dim = anchors.row_bytes as usize / bytes;
         let params = FoldParams {

@@ -123,11 +123,15 @@ impl<D: Device> Similarity<'_, D> {
         let dim = prepared.shape.dim;
         let mut rows = [prepared.anchor_rows.rows, prepared.candidate_rows.rows];
         let (mut masses, far, shift) = match known {
-            Some(known) => ([Some(known.rows), known.columns], known.far, known.shift()),
+            Some(known) => (
+                [Some(known.masses.0), known.masses.1],
+                known.far,
+                known.shift(),
+            ),
             None => (
                 [None, None],
                 0,
-                is_shifted(prepared.anchors.dtype).then_some(0),
+                is_shifted(prepared.matrices.anchors.dtype).then_some(0),
             ),
         };
         if of_candidates {

@@ -16,6 +16,9 @@ pub(super) fn is_shifted(dtype: DType) -> bool {
     dtype == DType::F16
 }
 
+/// Of rows, and of columns where they have a loss or are rows themselves.
+type Both<'a, D> = (&'a Masses<D>, Option<&'a Masses<D>>);
+
 /// What all gradients of a call share.
 pub(super) struct Side<'a, D: Device> {
     pub prepared: &'a Prepared<'a, D>,
@@ -51,9 +54,8 @@ pub(super) struct Finish<'a, D: Device> {
     pub sums: &'a Sums<D>,
     /// What the weights of each row have too little, where they are no softmax yet.
     pub factors: Option<&'a Floats<D>>,
-    /// Of both directions: the positives, which no tile held, are subtracted here.
-    pub rows: &'a Masses<D>,
-    pub columns: Option<&'a Masses<D>>,
+    /// The positives, which no tile held, are subtracted here.
+    pub masses: Both<'a, D>,
     pub gradient: DeviceMatrix,
     /// Of the anchors' gradient: where ⟨q_i, dq_i⟩ goes.
     pub dots: Option<&'a Floats<D>>,
@@ -65,8 +67,7 @@ pub(super) struct Finish<'a, D: Device> {
 /// Weights that are known: W_ij = 2^(z - o_i) + 2^(z - o_j) of the rows' offsets, the second term where columns
 /// have a loss or are rows themselves.
 pub(super) struct Known<'a, D: Device> {
-    pub rows: &'a Masses<D>,
-    pub columns: Option<&'a Masses<D>>,
+    pub masses: Both<'a, D>,
     /// `far_word` of these.
     pub far: u64,
     /// Of the weights, where their type needs one.
@@ -77,25 +78,20 @@ impl<D: Device> Known<'_, D> {
     pub fn shift(&self) -> Option<u64> {
         self.shift.as_ref().map(Floats::address)
     }
-
-    pub fn masses(&self) -> (&Masses<D>, Option<&Masses<D>>) {
-        (self.rows, self.columns)
-    }
 }
 
 impl<'a, D: Device> Finish<'a, D> {
     /// The whole gradient of the anchors, with `dots`, or of the candidates.
     pub fn whole(
         sums: &'a Sums<D>,
-        (rows, columns): (&'a Masses<D>, Option<&'a Masses<D>>),
+        masses: Both<'a, D>,
         gradient: DeviceMatrix,
         dots: Option<&'a Floats<D>>,
     ) -> Self {
         Self {
             sums,
             factors: None,
-            rows,
-            columns,
+            masses,
             gradient,
             dots,
             first_row: 0,
@@ -133,15 +129,14 @@ impl<D: Device> Similarity<'_, D> {
         &self,
         prepared: &Prepared<'_, D>,
         flags: &Floats<D>,
-        rows: &'a Masses<D>,
-        columns: Option<&'a Masses<D>>,
+        (rows, columns): Both<'a, D>,
     ) -> Result<Known<'a, D>, Error> {
         // The other side's rows may be the same rows.
         let columns = match prepared.contrast().is_shared() {
             true => Some(rows),
             false => columns,
         };
-        let shift = is_shifted(prepared.anchors.dtype)
+        let shift = is_shifted(prepared.matrices.anchors.dtype)
             .then(|| self.floats(2))
             .transpose()?;
         if let Some(shift) = &shift {
@@ -155,8 +150,7 @@ impl<D: Device> Similarity<'_, D> {
             self.launch_block("find_weight_shift", &params)?;
         }
         Ok(Known {
-            rows,
-            columns,
+            masses: (rows, columns),
             far: far_word(prepared.contrast(), flags),
             shift,
         })
@@ -170,7 +164,7 @@ impl<D: Device> Similarity<'_, D> {
         dk: DeviceMatrix,
     ) -> Result<(), Error> {
         let sums = self.fused_sums(side, Some(known), true)?;
-        self.finish(side, &Finish::whole(&sums, known.masses(), dk, None))
+        self.finish(side, &Finish::whole(&sums, known.masses, dk, None))
     }
 
     /// All gradients from a known softmax. Returns ⟨q_i, dq_i⟩.
@@ -187,7 +181,7 @@ impl<D: Device> Similarity<'_, D> {
             return Ok(dots);
         }
         let sums = self.fused_sums(side, Some(known), false)?;
-        let finish = Finish::whole(&sums, known.masses(), gradients.dq, Some(&dots));
+        let finish = Finish::whole(&sums, known.masses, gradients.dq, Some(&dots));
         self.finish(side, &finish)?;
         if let Some(dk) = gradients.dk {
             self.gradient_of_candidates(side, known, dk)?;
@@ -199,6 +193,7 @@ impl<D: Device> Similarity<'_, D> {
     pub(super) fn finish(&self, side: &Side<'_, D>, finish: &Finish<'_, D>) -> Result<(), Error> {
         let prepared = side.prepared;
         let (first, gradient, count) = (finish.first_row, finish.gradient, finish.count);
+        let (rows, columns) = finish.masses;
         let from = |matrix: DeviceMatrix| {
             let bytes = matrix.stride * number_bytes(matrix.dtype);
             DeviceMatrix {
@@ -209,8 +204,11 @@ impl<D: Device> Similarity<'_, D> {
         };
         let of_candidates = finish.dots.is_none();
         let partners = match of_candidates {
-            true => prepared.anchors,
-            false => prepared.own_keys.unwrap_or(prepared.candidates),
+            true => prepared.matrices.anchors,
+            false => prepared
+                .matrices
+                .own_keys
+                .unwrap_or(prepared.matrices.candidates),
         };
         let groups = (of_candidates && prepared.view.rule == POSITIVE_INDEX)
             .then(|| self.group(&prepared.view))
@@ -238,17 +236,17 @@ impl<D: Device> Similarity<'_, D> {
             contrast: prepared.view,
             coefficient: side.coefficient,
             of_candidates: u32::from(of_candidates),
-            negatives_mass: finish.rows.negatives.address(),
-            row_mass: finish.rows.of_positive().address(),
-            column_mass: finish.columns.map_or(0, |m| m.of_positive().address()),
+            negatives_mass: rows.negatives.address(),
+            row_mass: rows.of_positive().address(),
+            column_mass: columns.map_or(0, |m| m.of_positive().address()),
             partners: view(partners),
-            own_keys: u32::from(prepared.own_keys.is_some()),
+            own_keys: u32::from(prepared.matrices.own_keys.is_some()),
             accumulates: u32::from(side.accumulates),
             starts: groups.as_ref().map_or(0, |groups| groups.starts.address()),
             order: groups.as_ref().map_or(0, |groups| groups.order.address()),
             rows_of: match of_candidates {
                 true => no_matrix(),
-                false => view(from(prepared.anchors)),
+                false => view(from(prepared.matrices.anchors)),
             },
             gradient: view(from(gradient)),
             shift: finish.sums.shift.unwrap_or(0),

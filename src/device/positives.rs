@@ -58,9 +58,9 @@ impl<D: Device> Similarity<'_, D> {
         };
         let params = PositivesParams {
             contrast: prepared.view,
-            anchors: view(prepared.anchors),
-            candidates: view(prepared.candidates),
-            own_keys: prepared.own_keys.map_or_else(no_matrix, view),
+            anchors: view(prepared.matrices.anchors),
+            candidates: view(prepared.matrices.candidates),
+            own_keys: prepared.matrices.own_keys.map_or_else(no_matrix, view),
             dim: shape.dim as u32,
             padding: 0,
             not_finite: prepared.flags.address(),

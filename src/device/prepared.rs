@@ -42,9 +42,7 @@ pub(super) struct Prepared<'a, D: Device> {
     pub rule: RuleView,
     pub shape: Shape,
     pub arithmetic: Arithmetic,
-    pub anchors: DeviceMatrix,
-    pub candidates: DeviceMatrix,
-    pub own_keys: Option<DeviceMatrix>,
+    pub matrices: Matrices<DeviceMatrix>,
     pub anchor_rows: TileRows,
     pub candidate_rows: TileRows,
     /// Words that kernels set: a number of an anchor, of a candidate is not finite; an offset is far from 0.
@@ -82,11 +80,7 @@ impl<D: Device> Similarity<'_, D> {
         problem: &'a Problem<DeviceMatrix>,
     ) -> Result<Prepared<'a, D>, Error> {
         let (contrast, shape) = (problem.contrast(), problem.shape());
-        let Matrices {
-            anchors,
-            candidates,
-            own_keys,
-        } = problem.matrices();
+        let matrices = problem.matrices();
         if shape.dim > 4096 {
             return Err(Error::Scalar {
                 argument: "dim",
@@ -128,10 +122,10 @@ impl<D: Device> Similarity<'_, D> {
             negatives: problem.negatives() as f32,
             log_mean: log_mean.as_ref().map_or(0, Floats::address),
         };
-        let anchor_rows = self.tile_rows(arithmetic, anchors, &mut held)?;
+        let anchor_rows = self.tile_rows(arithmetic, matrices.anchors, &mut held)?;
         let candidate_rows = match contrast.is_shared() {
             true => anchor_rows,
-            false => self.tile_rows(arithmetic, candidates, &mut held)?,
+            false => self.tile_rows(arithmetic, matrices.candidates, &mut held)?,
         };
         let flags = self.floats(3)?;
         self.device.zero(flags.address(), 12)?;
@@ -141,9 +135,7 @@ impl<D: Device> Similarity<'_, D> {
             rule,
             shape,
             arithmetic,
-            anchors,
-            candidates,
-            own_keys,
+            matrices,
             anchor_rows,
             candidate_rows,
             flags,

@@ -178,7 +178,7 @@ impl<'d, D: Device> Similarity<'d, D> {
             let rows = self.direction(&prepared, positives.logits)?;
             let dots = self.gradient_online(&side, &rows, gradients.dq)?;
             if let Some(dk) = gradients.dk {
-                let known = self.known(&prepared, &prepared.flags, &rows.masses, None)?;
+                let known = self.known(&prepared, &prepared.flags, (&rows.masses, None))?;
                 self.gradient_of_candidates(&side, &known, dk)?;
             }
             (rows, None, dots)
@@ -194,7 +194,7 @@ impl<'d, D: Device> Similarity<'d, D> {
         } else {
             let (rows, columns) = self.statistics(&prepared, positives)?;
             let of_columns = columns.as_ref().map(|columns| &columns.masses);
-            let known = self.known(&prepared, &prepared.flags, &rows.masses, of_columns)?;
+            let known = self.known(&prepared, &prepared.flags, (&rows.masses, of_columns))?;
             let dots = self.gradients_known(&side, &known, gradients)?;
             (rows, columns, dots)
         };
@@ -217,16 +217,16 @@ impl<'d, D: Device> Similarity<'d, D> {
         let (rows, columns) = (&statistics.rows, statistics.columns.as_ref());
         let columns = columns.filter(|_| has_columns);
         let found;
-        let (flags, of_rows, of_columns) = match statistics.derived_for(problem) {
-            Some(derived) => (&derived.flags, &derived.rows, derived.columns.as_ref()),
+        let (flags, masses) = match statistics.derived_for(problem) {
+            Some(derived) => (&derived.flags, (&derived.rows, derived.columns.as_ref())),
             None => {
                 self.mean_of_positives(&prepared, &rows.positive)?;
                 let of_columns = columns.map(|columns| self.masses_of(&prepared, columns));
                 found = (self.masses_of(&prepared, rows)?, of_columns.transpose()?);
-                (&prepared.flags, &found.0, found.1.as_ref())
+                (&prepared.flags, (&found.0, found.1.as_ref()))
             }
         };
-        let known = self.known(&prepared, flags, of_rows, of_columns)?;
+        let known = self.known(&prepared, flags, masses)?;
         let dots = self.gradients_known(&side, &known, gradients)?;
         // The loss is not wanted; what s itself moves is, where it moves anything.
         let moves = problem.contrast().rule().depends_on_scale();
