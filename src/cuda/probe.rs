@@ -73,7 +73,6 @@ impl std::fmt::Display for CudaDeviceInfo {
 pub fn probe() -> Result<Vec<CudaDeviceInfo>, Error> {
     library()?;
     match result::init() {
-        Ok(()) => {}
         Err(result::DriverError(
             code @ (sys::CUresult::CUDA_ERROR_NO_DEVICE
             | sys::CUresult::CUDA_ERROR_STUB_LIBRARY
@@ -85,7 +84,7 @@ pub fn probe() -> Result<Vec<CudaDeviceInfo>, Error> {
                 "the CUDA driver finds no device that it can use ({code:?}); nvidia-smi says more"
             )));
         }
-        Err(error) => return check("cuInit", Err(error)),
+        result => check("cuInit", result)?,
     }
     let mut version = 0;
     // SAFETY: the pointer is to a live local of the right type.
@@ -95,13 +94,11 @@ pub fn probe() -> Result<Vec<CudaDeviceInfo>, Error> {
     let driver = (version as u32 / 1000, version as u32 % 1000 / 10);
     let count = check("cuDeviceGetCount", result::device::get_count())?;
     if count == 0 {
-        return Err(unavailable(
-            "the CUDA driver shows no device; CUDA_VISIBLE_DEVICES may hide them".into(),
-        ));
+        let reason = "the CUDA driver shows no device; CUDA_VISIBLE_DEVICES may hide them";
+        return Err(unavailable(reason.into()));
     }
-    (0..count)
-        .map(|ordinal| describe(ordinal, driver))
-        .collect()
+    let ordinals = 0..count;
+    ordinals.map(|ordinal| describe(ordinal, driver)).collect()
 }
 
 fn describe(ordinal: i32, driver: (u32, u32)) -> Result<CudaDeviceInfo, Error> {
@@ -187,15 +184,18 @@ const FUNCTIONS: [&str; 43] = [
 pub(super) fn library() -> Result<&'static Library, Error> {
     static LIBRARY: OnceLock<Result<Library, String>> = OnceLock::new();
     let library = LIBRARY.get_or_init(|| open(&LIBRARIES, &FUNCTIONS));
-    library
-        .as_ref()
-        .map_err(|reason| unavailable(reason.clone()))
+    let reason = |reason: &String| unavailable(reason.clone());
+    library.as_ref().map_err(reason)
 }
 
 /// Whether the driver has a function that is not among those it must have.
 pub(super) fn has(function: &str) -> bool {
+    library().is_ok_and(|library| holds(library, function))
+}
+
+fn holds(library: &Library, function: &str) -> bool {
     // SAFETY: the symbol is looked up, not called.
-    library().is_ok_and(|library| unsafe { library.get::<*const ()>(function.as_bytes()) }.is_ok())
+    unsafe { library.get::<*const ()>(function.as_bytes()) }.is_ok()
 }
 
 fn open(names: &[&str], functions: &[&str]) -> Result<Library, String> {
@@ -203,25 +203,21 @@ fn open(names: &[&str], functions: &[&str]) -> Result<Library, String> {
     for name in names {
         // SAFETY: loading runs the library's initialisers; the driver's are meant to be run by any
         // process that links it.
-        match unsafe { Library::new(*name) } {
+        let library = match unsafe { Library::new(*name) } {
+            Ok(library) => library,
             Err(error) => {
                 // The loader's own words, which name the file, are the cause of the error.
                 let words = std::error::Error::source(&error).map(ToString::to_string);
                 reasons.push(words.unwrap_or_else(|| format!("{name}: {error}")));
+                continue;
             }
-            Ok(library) => {
-                // SAFETY: the symbols are looked up, not called.
-                let missing = functions.iter().find(|function| {
-                    unsafe { library.get::<*const ()>(function.as_bytes()) }.is_err()
-                });
-                return match missing {
-                    None => Ok(library),
-                    Some(function) => Err(format!(
-                        "the CUDA driver {name} has no {function}; one for CUDA 12 or newer is needed"
-                    )),
-                };
-            }
-        }
+        };
+        return match functions.iter().find(|name| !holds(&library, name)) {
+            None => Ok(library),
+            Some(function) => Err(format!(
+                "the CUDA driver {name} has no {function}; one for CUDA 12 or newer is needed"
+            )),
+        };
     }
     Err(format!(
         "there is no CUDA driver here ({}); it comes with NVIDIA's display driver",

@@ -1,9 +1,8 @@
 //! Page-locked host memory through which bytes reach the device.
 //!
-//! The driver may read ordinary memory after the call that copies it has returned, or make the call
-//! wait for the stream; page-locked memory it reads when the stream gets there. So bytes are moved
-//! into one of a few slots, the copy from the slot is put on the stream, and an event says when the
-//! slot can be used again: the caller's bytes are free at once, and nothing waits while a slot is.
+//! The driver may read ordinary memory after the call has returned, or make the call wait for the stream;
+//! page-locked memory it reads when the stream gets there. So bytes are moved into one of a few slots, and an event
+//! says when the slot can be used again: the caller's bytes are free at once.
 
 use std::ffi::c_void;
 use std::sync::Mutex;

@@ -10,6 +10,7 @@ use super::{Device, DeviceMatrix, Floats, WARP_ROWS, number_bytes};
 use crate::element::DType;
 use crate::engine::Gradients;
 use crate::error::Error;
+use crate::inputs::Matrices;
 
 /// Whether weights of the type are shifted: `SHIFTED` of tile/element.h.
 pub(super) fn is_shifted(dtype: DType) -> bool {
@@ -203,13 +204,11 @@ impl<D: Device> Similarity<'_, D> {
             }
         };
         let of_candidates = finish.dots.is_none();
-        let partners = match of_candidates {
-            true => prepared.matrices.anchors,
-            false => prepared
-                .matrices
-                .own_keys
-                .unwrap_or(prepared.matrices.candidates),
-        };
+        let Matrices {
+            anchors,
+            candidates,
+            own_keys,
+        } = prepared.matrices;
         let groups = (of_candidates && prepared.view.rule == POSITIVE_INDEX)
             .then(|| self.group(&prepared.view))
             .transpose()?;
@@ -239,14 +238,17 @@ impl<D: Device> Similarity<'_, D> {
             negatives_mass: rows.negatives.address(),
             row_mass: rows.of_positive().address(),
             column_mass: columns.map_or(0, |m| m.of_positive().address()),
-            partners: view(partners),
-            own_keys: u32::from(prepared.matrices.own_keys.is_some()),
+            partners: view(match of_candidates {
+                true => anchors,
+                false => own_keys.unwrap_or(candidates),
+            }),
+            own_keys: u32::from(own_keys.is_some()),
             accumulates: u32::from(side.accumulates),
             starts: groups.as_ref().map_or(0, |groups| groups.starts.address()),
             order: groups.as_ref().map_or(0, |groups| groups.order.address()),
             rows_of: match of_candidates {
                 true => no_matrix(),
-                false => view(from(prepared.matrices.anchors)),
+                false => view(from(anchors)),
             },
             gradient: view(from(gradient)),
             shift: finish.sums.shift.unwrap_or(0),
