@@ -11,46 +11,8 @@ use crate::engine::{Gradients, MomentumTensor};
 use crate::error::Error;
 use crate::inputs::Problem;
 
-/// A matrix as the verbs take it, and where it lies.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Located {
-    pub matrix: DeviceMatrix,
-    pub region: CudaRegion,
-}
-
 /// Memory of an argument, with its name.
 pub(super) type Named = (&'static str, CudaRegion);
-
-/// A view of a matrix, for reading or writing.
-pub(super) trait Locate {
-    fn located(&self, argument: &'static str, device: &CudaDevice) -> Result<Located, Error>;
-}
-
-macro_rules! views {
-    ($($view:ident),*) => {$(
-        impl<T: Element> Locate for $view<'_, T> {
-            fn located(
-                &self,
-                argument: &'static str,
-                device: &CudaDevice,
-            ) -> Result<Located, Error> {
-                let region = self.region();
-                region.require_home(argument, device.home())?;
-                Ok(Located {
-                    matrix: DeviceMatrix {
-                        address: region.address(),
-                        rows: region.rows(),
-                        dim: region.dim(),
-                        stride: region.stride(),
-                        dtype: T::DTYPE,
-                    },
-                    region,
-                })
-            }
-        }
-    )*};
-}
-views!(CudaRows, CudaRowsMut);
 
 /// The problem as the verbs take it, and the memory that outputs must not share.
 pub(super) fn located_problem<T: Element>(
@@ -60,9 +22,8 @@ pub(super) fn located_problem<T: Element>(
     let taken = RefCell::new(Vec::new());
     let problem = problem.try_map(
         |argument, view| {
-            let located = view.located(argument, device)?;
-            taken.borrow_mut().push((argument, located.region));
-            Ok(located.matrix)
+            taken.borrow_mut().push((argument, view.region()));
+            view.on(argument, device)
         },
         |argument, index| {
             taken.borrow_mut().push((argument, index.region()));
@@ -81,27 +42,27 @@ pub(super) fn located_problem<T: Element>(
 }
 
 /// The gradients as the verbs take them, which share no memory with `taken` or each other.
-pub(super) fn located_gradients<V: Locate>(
-    gradients: &Gradients<V>,
+pub(super) fn located_gradients<G: Element>(
+    gradients: &Gradients<CudaRowsMut<'_, G>>,
     taken: &[Named],
     device: &CudaDevice,
 ) -> Result<Gradients<DeviceMatrix>, Error> {
-    let dq = gradients.dq.located("gradients.dq", device)?;
-    let mut outputs = vec![("gradients.dq", dq.region)];
-    let dk = match &gradients.dk {
-        Some(dk) => {
-            let dk = dk.located("gradients.dk", device)?;
-            outputs.push(("gradients.dk", dk.region));
-            Some(dk.matrix)
-        }
-        None => None,
-    };
-    require_disjoint(&outputs, taken)?;
-    Ok(Gradients {
-        dq: dq.matrix,
-        dk,
+    let dk = gradients.dk.as_ref();
+    let located = Gradients {
+        dq: gradients.dq.on("gradients.dq", device)?,
+        dk: dk.map(|dk| dk.on("gradients.dk", device)).transpose()?,
         accumulate: gradients.accumulate,
-    })
+    };
+    let outputs: Vec<Named> = gradient_regions(gradients).collect();
+    require_disjoint(&outputs, taken)?;
+    Ok(located)
+}
+
+pub(super) fn gradient_regions<G>(
+    Gradients { dq, dk, .. }: &Gradients<CudaRowsMut<'_, G>>,
+) -> impl Iterator<Item = Named> {
+    let dk = dk.as_ref().map(|dk| ("gradients.dk", dk.region()));
+    [("gradients.dq", dq.region())].into_iter().chain(dk)
 }
 
 /// A tensor of a momentum update as the verb takes it, the memory that it writes, and what it reads.

@@ -13,8 +13,8 @@ use crate::element::Element;
 use crate::error::CudaError;
 use crate::error::Error;
 
-/// Device memory for `len` numbers of type `T`, which belongs to one [`CudaDevice`] handle: its
-/// stream orders all work on the memory. Dropping it hands the memory back to the handle's pool.
+/// Device memory for `len` numbers of type `T`. It belongs to one [`CudaDevice`] handle, whose stream orders all work
+/// on it, and goes back to the handle's pool when dropped.
 ///
 /// ```no_run
 /// use infonce::cuda::{CudaBuffer, CudaDevice};
@@ -71,8 +71,8 @@ impl<T: Pod> CudaBuffer<T> {
     /// [`Error::Length`] unless there are as many, [`CudaError::Driver`] when the driver refuses.
     pub fn write(&mut self, elements: &[T]) -> Result<(), Error> {
         self.check_length(elements.len())?;
-        let bytes = bytemuck::cast_slice(elements);
-        self.device.write(self.block.address(), bytes)
+        self.device
+            .write(self.block.address(), bytemuck::cast_slice(elements))
     }
 
     /// Overwrites all elements with zeros, in stream order.
@@ -95,17 +95,14 @@ impl<T: Pod> CudaBuffer<T> {
         if bytes == 0 {
             return Ok(());
         }
-        let region = other.region(other.length, 1)?;
-        region.require_home("other", self.device.home())?;
-        self.device
-            .copy(self.block.address(), region.address(), bytes)
+        let from = other.vector()?.on("other", &self.device)?;
+        self.device.copy(self.block.address(), from, bytes)
     }
 
     /// Copies all elements to the host, once the work on the stream so far has ended.
     ///
     /// # Errors
-    /// [`Error::Length`] unless there is room for exactly as many; [`CudaError::Capture`];
-    /// [`CudaError::Driver`] when work before has failed.
+    /// [`Error::Length`] unless there is room for exactly as many; as [`download`](Self::download).
     pub fn read(&self, elements: &mut [T]) -> Result<(), Error> {
         self.check_length(elements.len())?;
         let bytes = bytemuck::cast_slice_mut(elements);
@@ -115,7 +112,7 @@ impl<T: Pod> CudaBuffer<T> {
     /// [`read`](Self::read) into a vector of its own.
     ///
     /// # Errors
-    /// As [`read`](Self::read).
+    /// [`CudaError::Capture`]; [`CudaError::Driver`] when work before has failed.
     pub fn download(&self) -> Result<Vec<T>, Error> {
         let mut elements = vec![T::zeroed(); self.length];
         self.read(&mut elements)?;
@@ -127,7 +124,7 @@ impl<T: Pod> CudaBuffer<T> {
         self.length
     }
 
-    /// Whether there are no elements.
+    /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.length == 0
     }

@@ -4,6 +4,7 @@ use cust::memory::{DeviceCopy, DeviceSlice};
 use cust::stream::Stream;
 
 use super::device::CudaDevice;
+use super::region::CudaRegion;
 use super::view::{CudaRows, CudaRowsMut};
 use crate::element::Element;
 use crate::error::Error;
@@ -40,10 +41,7 @@ impl<'a, T: Element> CudaRows<'a, T> {
         dim: usize,
         device: &CudaDevice,
     ) -> Result<Self, Error> {
-        check_length::<S, T>(buffer, rows, dim)?;
-        let pointer = buffer.as_device_ptr().as_raw();
-        // SAFETY: the borrow keeps the memory, its length was checked, the rest is promised.
-        unsafe { Self::from_raw(pointer, rows, dim, dim, device) }
+        region::<S, T>(buffer, [rows, dim], device).map(Self::at)
     }
 }
 
@@ -61,26 +59,24 @@ impl<'a, T: Element> CudaRowsMut<'a, T> {
         dim: usize,
         device: &CudaDevice,
     ) -> Result<Self, Error> {
-        check_length::<S, T>(buffer, rows, dim)?;
-        let pointer = buffer.as_device_ptr().as_raw();
-        // SAFETY: the borrow keeps the memory, its length was checked, the rest is promised.
-        unsafe { Self::from_raw(pointer, rows, dim, dim, device) }
+        region::<S, T>(buffer, [rows, dim], device).map(Self::at)
     }
 }
 
-fn check_length<S: DeviceCopy, T>(
+/// The borrow keeps the memory, its length is checked, the rest is the caller's promise.
+fn region<S: DeviceCopy, T>(
     buffer: &DeviceSlice<S>,
-    rows: usize,
-    dim: usize,
-) -> Result<(), Error> {
-    let bytes = buffer.len() * size_of::<S>();
-    let expected = rows.saturating_mul(dim);
-    if Some(bytes) == expected.checked_mul(size_of::<T>()) {
-        return Ok(());
+    [rows, dim]: [usize; 2],
+    device: &CudaDevice,
+) -> Result<CudaRegion, Error> {
+    let (bytes, expected) = (buffer.len() * size_of::<S>(), rows.saturating_mul(dim));
+    if Some(bytes) != expected.checked_mul(size_of::<T>()) {
+        return Err(Error::Length {
+            argument: "buffer",
+            given: bytes / size_of::<T>(),
+            expected,
+        });
     }
-    Err(Error::Length {
-        argument: "buffer",
-        given: bytes / size_of::<T>(),
-        expected,
-    })
+    let pointer = buffer.as_device_ptr().as_raw();
+    CudaRegion::new::<T>("pointer", pointer, [rows, dim, dim], device.home())
 }

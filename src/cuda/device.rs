@@ -21,24 +21,25 @@ use crate::error::{CudaError, Error};
 #[derive(Debug, Clone)]
 pub struct CudaDevice {
     // Dropped in this order: the staging waits for the stream, whose work needs all the rest.
-    staging: Arc<Staging>,
-    pool: Arc<Pool<DeviceMemory>>,
+    pub(super) staging: Arc<Staging>,
+    pub(super) pool: Arc<Pool<CudaStream>>,
     stream: CudaStream,
     pub(super) trace: Option<CudaTrace>,
-    overlaps: bool,
-    shared: Arc<Shared>,
+    /// Whether launches overlap.
+    pub(super) overlaps: bool,
+    pub(super) shared: Arc<Shared>,
 }
 
 /// What handles with different streams of one device share.
 #[derive(Debug)]
-struct Shared {
-    modules: Modules,
+pub(super) struct Shared {
+    pub(super) modules: Modules,
     info: CudaDeviceInfo,
     context: Arc<CudaContext>,
 }
 
 /// A block of a handle's memory.
-pub(crate) type DeviceBlock = Block<DeviceMemory>;
+pub(crate) type DeviceBlock = Block<CudaStream>;
 
 impl CudaDevice {
     /// Device `ordinal`, in its primary context, the one that PyTorch, candle, cudarc and the CUDA
@@ -60,11 +61,10 @@ impl CudaDevice {
     /// As [`new`](Self::new).
     ///
     /// # Safety
-    /// `stream` is a stream of the device's primary context and lives as long as the handle, its
-    /// clones, and the buffers and graphs that were made with it. Work that is recorded into a graph
-    /// by other means than [`record`](Self::record) uses memory that later calls and buffers of the
-    /// handle are given too: it runs only while the handle lives, no buffer is made after it has been
-    /// recorded, and [`trim`](Self::trim) is not called.
+    /// `stream` is a stream of the device's primary context and lives as long as the handle, its clones, and the
+    /// buffers and graphs that were made with it. Work that is recorded into a graph by other means than
+    /// [`record`](Self::record) uses memory that the handle lends again: it runs only while the handle lives, no
+    /// buffer is made after it has been recorded, and [`trim`](Self::trim) is not called.
     pub unsafe fn with_raw_stream(ordinal: usize, stream: *mut c_void) -> Result<Self, Error> {
         let shared = Shared::new(ordinal)?;
         // SAFETY: the caller's promise.
@@ -85,12 +85,9 @@ impl CudaDevice {
     }
 
     fn on_stream(shared: Arc<Shared>, stream: CudaStream) -> Self {
-        let memory = DeviceMemory {
-            stream: stream.clone(),
-        };
         Self {
             staging: Arc::new(Staging::new(stream.clone())),
-            pool: Pool::new(memory),
+            pool: Pool::new(stream.clone()),
             stream,
             trace: None,
             overlaps: can_overlap(&shared.info),
@@ -98,17 +95,12 @@ impl CudaDevice {
         }
     }
 
-    /// Whether a kernel's blocks may start before the launch before it has ended; they wait for its end before
-    /// they read or write, so results are the same bits. It is so unless said otherwise, where card and
-    /// driver can (compute capability 9.0, CUDA 12.4): to compare the two.
+    /// Whether a kernel's blocks may start before the launch before it has ended, and wait for its end before they
+    /// read or write: the same bits. It is so, where card and driver can (compute capability 9.0, CUDA 12.4).
     #[must_use]
     pub fn with_overlapping_launches(mut self, overlapping: bool) -> Self {
         self.overlaps = overlapping && can_overlap(self.info());
         self
-    }
-
-    pub(super) fn overlaps_launches(&self) -> bool {
-        self.overlaps
     }
 
     /// What the driver says about the device.
@@ -138,18 +130,6 @@ impl CudaDevice {
     /// Gives the free memory back to the driver, after waiting for the stream.
     pub fn trim(&self) {
         self.pool.trim();
-    }
-
-    pub(super) fn pool(&self) -> &Arc<Pool<DeviceMemory>> {
-        &self.pool
-    }
-
-    pub(super) fn staging(&self) -> &Staging {
-        &self.staging
-    }
-
-    pub(super) fn modules(&self) -> &Modules {
-        &self.shared.modules
     }
 
     /// What views of this handle's memory carry.
@@ -182,15 +162,10 @@ impl Shared {
     }
 }
 
-/// Device memory straight from the driver.
-#[derive(Debug)]
-pub(crate) struct DeviceMemory {
-    stream: CudaStream,
-}
-
-impl Source for DeviceMemory {
+/// Device memory straight from the driver, for work on the stream.
+impl Source for CudaStream {
     fn allocate(&self, bytes: usize) -> Result<u64, Error> {
-        self.stream.bind()?;
+        self.bind()?;
         let _unhindered = Unhindered::new()?;
         // SAFETY: the context is current. Not cuMemAllocAsync: recorded into a graph that would be
         // memory of the graph's runs only.
@@ -198,13 +173,13 @@ impl Source for DeviceMemory {
     }
 
     fn release(&self, address: u64) {
-        let context = self.stream.context();
+        let context = self.context();
         // An error here is kept by the context and shown by the next call that can return one.
         context.record_err(context.bind_to_thread());
         let _unhindered = Unhindered::new();
         // Other owners of the memory, by `unsafe` views, have promised to be done.
-        if let Ok(false) = self.stream.is_capturing() {
-            context.record_err(self.stream.handle().synchronize());
+        if let Ok(false) = self.is_capturing() {
+            context.record_err(self.handle.synchronize());
         }
         // SAFETY: the address comes from cuMemAlloc and is released once, by the pool.
         context.record_err(unsafe { result::free_sync(address) });
@@ -212,12 +187,6 @@ impl Source for DeviceMemory {
 
     fn is_exhausted(&self, error: &Error) -> bool {
         const OUT_OF_MEMORY: u32 = 2;
-        matches!(
-            error,
-            Error::Cuda(CudaError::Driver {
-                code: OUT_OF_MEMORY,
-                ..
-            })
-        )
+        matches!(error, Error::Cuda(CudaError::Driver { code, .. }) if *code == OUT_OF_MEMORY)
     }
 }

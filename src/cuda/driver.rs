@@ -1,5 +1,7 @@
 //! The driver's errors as values of this crate.
 
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
 use cudarc::driver::result::DriverError;
 use cudarc::driver::sys;
 
@@ -15,6 +17,11 @@ pub(super) fn check<T>(call: &'static str, result: Result<T, DriverError>) -> Re
             name: format!("{code:?}"),
         })
     })
+}
+
+/// The lock, whatever a thread that held it has come to: each change under it is one statement.
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// While it lives, this thread may allocate, free and load although a stream is being captured.

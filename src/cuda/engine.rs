@@ -1,12 +1,9 @@
 //! The verbs on a CUDA device.
 
-use super::argument::{
-    Locate, located_gradients, located_problem, located_tensor, require_disjoint,
-};
+use super::argument::{located_gradients, located_problem, located_tensor, require_disjoint};
 use super::device::CudaDevice;
 use super::queue::CudaQueue;
-use super::results::{CudaNumber, CudaResults, CudaTopK};
-use super::statistics::CudaStatistics;
+use super::results::{CudaNumber, CudaResults, CudaStatistics, CudaTopK};
 use super::view::{CudaRows, CudaRowsMut, CudaVector, CudaVectorMut};
 use crate::contrast::{Contrast, Shape, Work, same_dim};
 use crate::device::{Rowwise, Similarity, workspace_bytes};
@@ -15,22 +12,21 @@ use crate::engine::{Engine, Gradients, MomentumOf};
 use crate::error::Error;
 use crate::inputs::Problem;
 
-/// Bytes for a chunk of softmax weights, unless said otherwise: 4,096 rows of 131,072 in 16 bits. A chunk's
-/// dk is added to what the chunks before left, 8 bytes of traffic for a number of dk, which the products of
-/// that many rows hide. At most a 64th of the card's memory.
+/// Bytes for a chunk of softmax weights, unless said otherwise: 4,096 rows of 131,072 in 16 bits, whose products
+/// hide the 8 bytes of traffic for a number of dk that a chunk adds. At most a 64th of the card's memory.
 const WEIGHTS_BUDGET: usize = 1 << 30;
 const PART_OF_MEMORY: usize = 64;
 
 /// Computes on a CUDA device, on the stream of its [`CudaDevice`]. Matrices are [`CudaRows`], of a
 /// [`CudaBuffer`](super::CudaBuffer) or of memory that something else owns.
 ///
-/// The verbs of [`Engine`] leave their results on the device and wait for nothing: they can be recorded into a
+/// The verbs leave their results on the device and wait for nothing: they can be recorded into a
 /// [`CudaGraph`](super::CudaGraph), and after the first call of a shape they allocate nothing. What waits is
-/// reading a result: [`Evaluation::loss`](crate::Evaluation::loss), [`Read::read`](crate::Read::read).
-/// Indices or labels of positives and a scale on the device are read where they stand, each time the work runs.
+/// reading: [`Evaluation::loss`](crate::Evaluation::loss), [`Read::read`](crate::Read::read). Indices or labels of
+/// positives and a scale on the device are read where they stand, each time the work runs.
 ///
-/// Gradients may share memory neither with an argument nor with each other
-/// ([`CudaError::Aliasing`](crate::CudaError::Aliasing)), and all memory is of the engine's own device handle
+/// Gradients share memory neither with an argument nor with each other
+/// ([`CudaError::Aliasing`](crate::CudaError::Aliasing)); all memory is of the engine's own device handle
 /// ([`CudaError::Device`](crate::CudaError::Device)).
 ///
 /// ```no_run
@@ -79,48 +75,42 @@ impl CudaEngine {
         }
     }
 
-    /// Bytes that a chunk of softmax weights (D above 256; for NT-Xent and CLIP of 16 bits on
-    /// sm_90 above 128) or of scores (top-k) may take; one tile of
-    /// 128 rows at least is taken whatever it says. More chunks cost launches and traffic, and fill the
-    /// device less. 1 GiB when nothing is said, or a 64th of the device's memory where that is less.
+    /// Bytes that a chunk of softmax weights (D above 256; for NT-Xent and CLIP of 16 bits on sm_90 above 128) or
+    /// of scores (top-k) may take; 128 rows at least are taken. More chunks cost launches and traffic, and fill
+    /// the device less. 1 GiB when nothing is said, or a 64th of the device's memory where that is less.
     #[must_use]
     pub fn with_weights_budget(mut self, bytes: usize) -> Self {
         self.weights_budget = bytes;
         self
     }
 
-    /// Whether f32 matrices are rounded to tf32 before they are multiplied: an error of 2⁻¹¹ of each
-    /// number, for a third of the products. Otherwise, and unless asked, three products leave what
-    /// f32 leaves.
+    /// Whether f32 matrices are rounded to tf32 before they are multiplied: an error of 2⁻¹¹ of each number, for a
+    /// third of the products. Unless asked, three products leave what f32 leaves.
     #[must_use]
     pub fn with_tf32(mut self, tf32: bool) -> Self {
         self.tf32 = tf32;
         self
     }
 
-    /// Whether [`forward`](Engine::forward) and [`top_k`](Engine::top_k) multiply
-    /// numbers of 8 bits, for evaluation: every row of f32, f16 or bf16 is divided by a scale of its own and
-    /// rounded to e4m3, 3 bits of fraction. That is half the bytes of bf16 and twice its products in a clock,
-    /// for logits that are off by 0.13·s·‖q‖‖k‖ at most, and by about 0.04·s·‖q‖‖k‖/√D for rows of numbers
-    /// without order (`docs/performance.md` derives the bound and says what was measured, and what the
-    /// hardware's sums add). The positive's logit is a product of the rows as they were given. NaN and
-    /// infinity reach the loss as ever; in top-k a row that holds one has NaN for all of its scores.
+    /// Whether [`forward`](Engine::forward) and [`top_k`](Engine::top_k) multiply numbers of 8 bits, for
+    /// evaluation: every row is divided by a scale of its own and rounded to e4m3, 3 bits of fraction. That is half
+    /// the bytes of bf16 and twice its products in a clock, for logits that are off by 0.13·s·‖q‖‖k‖ at most, and by
+    /// about 0.04·s·‖q‖‖k‖/√D for rows of numbers without order (`docs/performance.md` derives and measures both).
+    /// The positive's logit is a product of the rows as they were given. NaN and infinity reach the loss as ever; in
+    /// top-k a row that holds one has NaN for all of its scores.
     ///
-    /// Gradients keep their own arithmetic: [`value_and_grad`](Engine::value_and_grad) and
-    /// [`backward`](Engine::backward) do what they do without this option. Statistics of such a `forward`
-    /// hold its rounding, and so do gradients from them.
+    /// Gradients keep their own arithmetic, but those from the statistics of such a `forward` hold its rounding.
     ///
-    /// On a device that is not sm_90, and together with
-    /// [`with_portable_kernels`](Self::with_portable_kernels), these verbs are refused with
-    /// [`Error::Unsupported`]. Not unless asked.
+    /// On a device that is not sm_90, and together with [`with_portable_kernels`](Self::with_portable_kernels),
+    /// these verbs are refused with [`Error::Unsupported`]. Not unless asked.
     #[must_use]
     pub fn with_fp8_scores(mut self, fp8: bool) -> Self {
         self.fp8 = fp8;
         self
     }
 
-    /// Whether kernels that are made for this card's architecture are left aside for those that every
-    /// card runs: to compare the two. Not unless asked.
+    /// Whether kernels for this card's architecture are left aside for those that every card runs: to compare the
+    /// two. Not unless asked.
     #[must_use]
     pub fn with_portable_kernels(mut self, portable: bool) -> Self {
         self.portable = portable;
@@ -132,10 +122,9 @@ impl CudaEngine {
         &self.device
     }
 
-    /// Bytes of device memory that `call` takes from the pool of the device, beside its inputs and
-    /// gradients; the results that it leaves there are among them. It follows from the arguments, the
-    /// engine's options and weights budget, and the device's number of multiprocessors and compute
-    /// capability, never from what memory is free.
+    /// Bytes of device memory that `call` takes from the pool of the device, its results among them, beside its
+    /// inputs and gradients. They follow from the arguments, the engine's options, and the device's number of
+    /// multiprocessors and compute capability, never from what memory is free.
     ///
     /// # Errors
     /// Those of the call.
@@ -201,7 +190,10 @@ impl Engine for CudaEngine {
         let statistics = statistics.on("statistics", &self.device)?;
         let similarity = self.similarity();
         let dscale = similarity.backward(&problem, statistics, upstream, &gradients)?;
-        Ok(CudaNumber::second_of(dscale, &self.device))
+        Ok(CudaNumber {
+            numbers: dscale,
+            device: self.device.clone(),
+        })
     }
 
     fn merge(&self, statistics: &mut CudaStatistics, others: &CudaStatistics) -> Result<(), Error> {
@@ -217,11 +209,12 @@ impl Engine for CudaEngine {
         k: usize,
         exclude_self: bool,
     ) -> Result<CudaTopK, Error> {
-        let queries = queries.located("queries", &self.device)?.matrix;
-        let candidates = candidates.located("candidates", &self.device)?.matrix;
+        let queries = queries.on("queries", &self.device)?;
+        let candidates = candidates.on("candidates", &self.device)?;
         let similarity = self.similarity();
         let best = similarity.top_k(queries, candidates, k, exclude_self)?;
-        Ok(CudaTopK::new(best, &self.device))
+        let device = self.device.clone();
+        Ok(CudaTopK { best, device })
     }
 
     fn normalize<T: Element, O: Element>(
@@ -231,13 +224,12 @@ impl Engine for CudaEngine {
         norms: CudaVectorMut<'_, f32>,
         epsilon: f32,
     ) -> Result<(), Error> {
-        let (x, y) = (x.located("x", &self.device)?, y.located("y", &self.device)?);
+        let outputs = [("y", y.region()), ("norms", norms.region())];
+        let inputs = [("x", x.region())];
+        let (x, y) = (x.on("x", &self.device)?, y.on("y", &self.device)?);
         let target = (norms.on("norms", &self.device)?, norms.len());
-        require_disjoint(
-            &[("y", y.region), ("norms", norms.region())],
-            &[("x", x.region)],
-        )?;
-        Rowwise::new(&self.device).normalize(x.matrix, y.matrix, target, epsilon)
+        require_disjoint(&outputs, &inputs)?;
+        Rowwise::new(&self.device).normalize(x, y, target, epsilon)
     }
 
     fn normalize_backward<T: Element, G: Element>(
@@ -248,20 +240,21 @@ impl Engine for CudaEngine {
         dx: CudaRowsMut<'_, G>,
         epsilon: f32,
     ) -> Result<(), Error> {
-        let lengths = (norms.on("norms", &self.device)?, norms.len());
-        let [y, dy, dx] = [
-            y.located("y", &self.device)?,
-            dy.located("dy", &self.device)?,
-            dx.located("dx", &self.device)?,
-        ];
+        let device = &self.device;
+        let outputs = [("dx", dx.region())];
         let inputs = [
-            ("y", y.region),
-            ("dy", dy.region),
+            ("y", y.region()),
+            ("dy", dy.region()),
             ("norms", norms.region()),
         ];
-        require_disjoint(&[("dx", dx.region)], &inputs)?;
-        let rowwise = Rowwise::new(&self.device);
-        rowwise.normalize_backward(y.matrix, lengths, dy.matrix, dx.matrix, epsilon)
+        let lengths = (norms.on("norms", device)?, norms.len());
+        let (y, dy, dx) = (
+            y.on("y", device)?,
+            dy.on("dy", device)?,
+            dx.on("dx", device)?,
+        );
+        require_disjoint(&outputs, &inputs)?;
+        Rowwise::new(device).normalize_backward(y, lengths, dy, dx, epsilon)
     }
 
     fn momentum_update<T: Element>(
@@ -285,7 +278,6 @@ impl Engine for CudaEngine {
         keys: CudaRows<'_, T>,
     ) -> Result<(), Error> {
         same_dim("keys", keys.region().dim(), queue.dim())?;
-        let keys = keys.located("keys", &self.device)?;
-        queue.push(&keys, &self.device)
+        queue.push(keys, &self.device)
     }
 }

@@ -13,8 +13,7 @@ use crate::error::Error;
 /// Since CUDA 12.8. The bindings panic where it is missing.
 const ELAPSED: &str = "cuEventElapsedTime_v2";
 
-/// A moment in the work of a [`CudaDevice`] handle: the one when everything asked of it before
-/// [`record`](Self::record) has ended.
+/// The moment when everything asked of a [`CudaDevice`] handle before [`record`](Self::record) has ended.
 ///
 /// ```no_run
 /// use infonce::cuda::{CudaBuffer, CudaDevice};
@@ -28,6 +27,7 @@ const ELAPSED: &str = "cuEventElapsedTime_v2";
 /// println!("{} GB/s, read and written", 2.0 * (1u64 << 30) as f64 / end.seconds_since(&start)? / 1e9);
 /// # Ok::<(), infonce::Error>(())
 /// ```
+#[derive(Debug)]
 pub struct CudaEvent {
     event: driver::CudaEvent,
     device: CudaDevice,
@@ -63,30 +63,29 @@ pub(super) fn with_time(stream: &CudaStream) -> Result<driver::CudaEvent, Error>
     check("cuEventCreate", stream.context().new_event(flags))
 }
 
+pub(super) fn seconds_between(
+    start: &driver::CudaEvent,
+    end: &driver::CudaEvent,
+) -> Result<f64, Error> {
+    let milliseconds = check("cuEventElapsedTime", start.elapsed_ms(end))?;
+    Ok(f64::from(milliseconds) / 1e3)
+}
+
 impl CudaEvent {
-    /// Makes this the moment when everything asked of the handle so far has ended; a former moment
-    /// is forgotten.
+    /// Makes this the moment when everything asked of the handle so far has ended, in place of a former one.
     ///
     /// # Errors
     /// [`CudaError::Driver`] when the driver refuses.
     pub fn record(&self) -> Result<(), Error> {
-        let stream = self.device.stream().handle();
+        let stream = &self.device.stream().handle;
         check("cuEventRecord", self.event.record(stream))
     }
 
-    /// Seconds from `start` to this moment, once both have come; the driver counts in half
-    /// microseconds, roughly.
+    /// Seconds from `start` to this moment, once both have come, counted in half microseconds, roughly.
     ///
     /// # Errors
     /// [`CudaError::Driver`] when one of the two was never recorded, or when work before has failed.
     pub fn seconds_since(&self, start: &CudaEvent) -> Result<f64, Error> {
-        let milliseconds = start.event.elapsed_ms(&self.event);
-        check("cuEventElapsedTime", milliseconds).map(|ms| f64::from(ms) / 1e3)
-    }
-}
-
-impl std::fmt::Debug for CudaEvent {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("CudaEvent").finish_non_exhaustive()
+        seconds_between(&start.event, &self.event)
     }
 }

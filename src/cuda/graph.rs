@@ -4,8 +4,9 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
 use cudarc::driver::{self, sys};
 
-use super::device::{CudaDevice, DeviceMemory};
+use super::device::CudaDevice;
 use super::driver::check;
+use super::stream::CudaStream;
 use crate::device::pool::GraphMemory;
 #[cfg(doc)]
 use crate::error::CudaError;
@@ -17,7 +18,7 @@ use crate::error::Error;
 pub struct CudaGraph {
     // Dropped before the handle whose stream and modules it uses.
     graph: driver::CudaGraph,
-    _memory: GraphMemory<DeviceMemory>,
+    _memory: GraphMemory<CudaStream>,
     device: CudaDevice,
 }
 
@@ -39,11 +40,11 @@ impl CudaDevice {
         &self,
         work: impl FnOnce() -> Result<R, Error>,
     ) -> Result<(R, CudaGraph), Error> {
-        let stream = self.stream().handle();
+        let stream = &self.stream().handle;
         // Other threads' calls of the driver go on undisturbed.
         let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
         check("cuStreamBeginCapture", stream.begin_capture(mode))?;
-        let memory = self.pool().record();
+        let memory = self.pool.record();
         let result = catch_unwind(AssertUnwindSafe(work));
         // Ended whatever happened, or the stream would stay unusable.
         let graph = check(

@@ -72,89 +72,84 @@ pub fn compiler() -> Option<&'static str> {
     option_env!("INFONCE_NVCC")
 }
 
-/// The image that holds a kernel.
-pub(super) fn holding(kernel: &str) -> Option<&'static Image> {
-    IMAGES.iter().find(|image| image.kernels.contains(&kernel))
+/// The image that holds a kernel, and the kernel's name there.
+pub(super) fn holding(kernel: &str) -> Option<(&'static Image, &'static str)> {
+    IMAGES.iter().find_map(|image| {
+        let name = image.kernels.iter().find(|&&name| name == kernel)?;
+        Some((image, *name))
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn named() -> impl Iterator<Item = (&'static Image, &'static str)> {
+        let of = |image: &'static Image| image.kernels.iter().map(move |kernel| (image, *kernel));
+        IMAGES.iter().flat_map(of)
+    }
+
     #[test]
     fn every_kernel_is_in_one_image_and_its_resources_are_known() {
         for kernel in kernels() {
-            let images = IMAGES
-                .iter()
-                .filter(|image| image.kernels.contains(&kernel.kernel));
+            let images = named().filter(|(_, name)| *name == kernel.kernel);
             assert_eq!(images.count(), 1, "{kernel:?}");
             assert!(kernel.registers > 0, "{kernel:?}");
             assert!(kernel_table().contains(kernel.kernel));
         }
         for image in IMAGES {
-            assert!(
-                !image.kernels.is_empty(),
-                "{} holds no kernel",
-                image.source
-            );
-            for kernel in image.kernels {
-                assert!(kernels().iter().any(|k| k.kernel == *kernel), "{kernel}");
-                assert_eq!(
-                    holding(kernel).map(|found| found.source),
-                    Some(image.source)
-                );
-            }
+            assert!(!image.kernels.is_empty(), "{} is empty", image.source);
+        }
+        for (image, kernel) in named() {
+            assert!(kernels().iter().any(|k| k.kernel == kernel), "{kernel}");
+            let found = holding(kernel).map(|(found, name)| (found.source, name));
+            assert_eq!(found, Some((image.source, kernel)));
         }
     }
 
     #[test]
     fn the_map_of_the_kernels_lists_every_one() {
         let map = include_str!("../../kernels/README.md");
-        for image in IMAGES {
-            for kernel in image.kernels {
-                assert!(map.contains(&format!("| `{kernel}` |")), "{kernel}");
-            }
+        for (_, kernel) in named() {
+            assert!(map.contains(&format!("| `{kernel}` |")), "{kernel}");
         }
     }
 
     #[test]
     fn images_are_fatbins_that_start_at_whole_words() {
-        for image in IMAGES {
-            let bytes = &image.bytes.0;
-            assert_eq!(bytes.as_ptr() as usize % 64, 0);
-            assert_eq!(
-                bytes[..4],
-                0xBA55_ED50_u32.to_le_bytes(),
-                "{}",
-                image.source
-            );
+        for Image { source, bytes, .. } in IMAGES {
+            assert_eq!(bytes.0.as_ptr() as usize % 64, 0);
+            assert_eq!(bytes.0[..4], 0xBA55_ED50_u32.to_le_bytes(), "{source}");
         }
+    }
+
+    /// Says which kernels do what none should.
+    fn none(does: impl Fn(&&KernelResources) -> bool) {
+        let found: Vec<_> = kernels().iter().filter(does).collect();
+        assert!(found.is_empty(), "{found:#?}");
     }
 
     #[test]
     fn no_kernel_spills_registers() {
-        let spilling: Vec<_> = kernels()
-            .iter()
-            .filter(|kernel| kernel.spill_stores + kernel.spill_loads > 0)
-            .collect();
-        assert!(spilling.is_empty(), "{spilling:#?}");
+        none(|kernel| kernel.spill_stores + kernel.spill_loads > 0);
+    }
+
+    #[test]
+    fn no_product_waits_but_where_the_source_does() {
+        none(|kernel| kernel.product_waits > 0);
     }
 
     /// By the tools of nvcc's packages, which the README's line installs.
     fn machine_code(family: &str) -> Vec<(&'static str, MachineCode)> {
-        let of_family = kernels()
+        let read: Vec<_> = kernels()
             .iter()
-            .filter(|kernel| kernel.kernel.starts_with(family));
-        let read = of_family
-            .filter(|kernel| kernel.architecture == "sm_90a")
+            .filter(|kernel| kernel.kernel.starts_with(family) && kernel.architecture == "sm_90a")
             .map(|kernel| {
                 let code = kernel.machine_code;
-                (
-                    kernel.kernel,
-                    code.expect("cuobjdump and nvdisasm stand beside nvcc"),
-                )
-            });
-        let read: Vec<_> = read.collect();
+                let code = code.expect("cuobjdump and nvdisasm stand beside nvcc");
+                (kernel.kernel, code)
+            })
+            .collect();
         assert!(!read.is_empty(), "{family}");
         read
     }
@@ -163,10 +158,8 @@ mod tests {
     fn exponentials_of_fused_gradients_run_beside_products() {
         for (kernel, code) in machine_code("hopper_gradient") {
             // A thread has at least 32 logits a tile.
-            assert!(
-                code.exponentials_beside_products >= 32,
-                "{kernel}: {code:?}"
-            );
+            let beside = code.exponentials_beside_products;
+            assert!(beside >= 32, "{kernel}: {beside}");
         }
     }
 
@@ -175,14 +168,5 @@ mod tests {
         for (kernel, code) in machine_code("hopper_") {
             assert_eq!(code.tile_loads, 0, "{kernel}");
         }
-    }
-
-    #[test]
-    fn no_product_waits_but_where_the_source_does() {
-        let waiting: Vec<_> = kernels()
-            .iter()
-            .filter(|kernel| kernel.product_waits > 0)
-            .collect();
-        assert!(waiting.is_empty(), "{waiting:#?}");
     }
 }

@@ -8,7 +8,7 @@ use super::device::{CudaDevice, DeviceBlock};
 use super::driver::check;
 use super::module::{Limits, cannot_run};
 use super::probe::CudaDeviceInfo;
-use crate::device::{Arithmetic, BOX_BYTES, BoxedMatrix, Device, Launch, TensorMap};
+use crate::device::{Arithmetic, BOX_BYTES, BoxedMatrix, Device, Hardware, Launch, TensorMap};
 use crate::error::{CudaError, Error};
 
 /// Blocks along x, y and z.
@@ -18,7 +18,7 @@ impl Device for CudaDevice {
     type Buffer = DeviceBlock;
 
     fn allocate(&self, bytes: usize) -> Result<DeviceBlock, Error> {
-        self.pool().allocate(bytes)
+        self.pool.allocate(bytes)
     }
 
     fn address(buffer: &DeviceBlock) -> u64 {
@@ -26,7 +26,7 @@ impl Device for CudaDevice {
     }
 
     fn write(&self, address: u64, bytes: &[u8]) -> Result<(), Error> {
-        self.staging().write(address, bytes)
+        self.staging.write(address, bytes)
     }
 
     fn zero(&self, address: u64, bytes: usize) -> Result<(), Error> {
@@ -56,7 +56,7 @@ impl Device for CudaDevice {
     }
 
     fn launch(&self, launch: &Launch<'_>) -> Result<(), Error> {
-        let function = self.modules().function(launch.kernel)?;
+        let function = self.shared.modules.function(launch.kernel)?;
         allowed(launch, &function.limits).map_err(|reason| cannot_run(launch.kernel, reason))?;
         let stream = self.stream().bind()?;
         function.grant_shared(launch.shared_bytes)?;
@@ -64,7 +64,6 @@ impl Device for CudaDevice {
         let mut params = [launch.params.as_ptr().cast::<c_void>().cast_mut()];
         let mut early = early_start();
         let mut start = |is_timed: bool| {
-            let is_early = self.overlaps_launches() && !is_timed;
             let [grid_x, grid_y, grid_z] = launch.grid;
             let config = sys::CUlaunchConfig {
                 gridDimX: grid_x,
@@ -76,14 +75,14 @@ impl Device for CudaDevice {
                 sharedMemBytes: launch.shared_bytes,
                 hStream: stream,
                 attrs: &mut early,
-                numAttrs: u32::from(is_early),
+                numAttrs: u32::from(self.overlaps && !is_timed),
             };
             // SAFETY: the function's module is loaded, the launch is within the function's limits, its
             // one parameter has the size that the driver reads, and there are as many attributes.
             let result = unsafe {
                 sys::cuLaunchKernelEx(
                     &config,
-                    function.raw(),
+                    function.raw,
                     params.as_mut_ptr(),
                     std::ptr::null_mut(),
                 )
@@ -91,13 +90,9 @@ impl Device for CudaDevice {
             check("cuLaunchKernelEx", result.result())
         };
         match &self.trace {
-            Some(trace) => trace.note(launch.kernel, self.stream(), start),
+            Some(trace) => trace.note(function.name, self.stream(), start),
             None => start(false),
         }
-    }
-
-    fn has_warpgroups(&self) -> bool {
-        self.info().compute_capability == (9, 0)
     }
 
     fn tensor_map(&self, matrix: &BoxedMatrix) -> Result<TensorMap, Error> {
@@ -107,14 +102,13 @@ impl Device for CudaDevice {
         let stride = [matrix.stride as u64];
         let size = [(BOX_BYTES / bytes) as u32, matrix.box_rows];
         let every_number = [1, 1];
+        use sys::CUtensorMapDataType as Type;
         let dtype = match matrix.numbers {
-            Arithmetic::F32 | Arithmetic::Tf32 => {
-                sys::CUtensorMapDataType::CU_TENSOR_MAP_DATA_TYPE_FLOAT32
-            }
-            Arithmetic::F16 => sys::CUtensorMapDataType::CU_TENSOR_MAP_DATA_TYPE_FLOAT16,
-            Arithmetic::Bf16 => sys::CUtensorMapDataType::CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
+            Arithmetic::F32 | Arithmetic::Tf32 => Type::CU_TENSOR_MAP_DATA_TYPE_FLOAT32,
+            Arithmetic::F16 => Type::CU_TENSOR_MAP_DATA_TYPE_FLOAT16,
+            Arithmetic::Bf16 => Type::CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
             // There is no type of its own for e4m3; nothing but zeros is ever made of it.
-            Arithmetic::E4m3 => sys::CUtensorMapDataType::CU_TENSOR_MAP_DATA_TYPE_UINT8,
+            Arithmetic::E4m3 => Type::CU_TENSOR_MAP_DATA_TYPE_UINT8,
         };
         let mut map = TensorMap { words: [0; 16] };
         // SAFETY: a map is 128 bytes at a multiple of 64; sizes, stride and box are arrays of the two
@@ -139,12 +133,13 @@ impl Device for CudaDevice {
         Ok(map)
     }
 
-    fn multiprocessors(&self) -> u32 {
-        self.info().multiprocessors
-    }
-
-    fn cache_bytes(&self) -> usize {
-        self.info().cache_bytes
+    fn hardware(&self) -> Hardware {
+        let info = self.info();
+        Hardware {
+            warpgroups: info.compute_capability == (9, 0),
+            multiprocessors: info.multiprocessors,
+            cache_bytes: info.cache_bytes,
+        }
     }
 }
 
@@ -189,24 +184,22 @@ fn allowed(launch: &Launch<'_>, limits: &Limits) -> Result<(), String> {
             ));
         }
     }
-    if launch.threads == 0 || launch.threads > limits.threads {
-        let (given, most) = (launch.threads, limits.threads);
+    let (given, most) = (launch.threads, limits.threads);
+    if given == 0 || given > most {
         return Err(format!(
             "{given} threads a block; it was built for 1 to {most}"
         ));
     }
-    let most = limits
-        .shared_bytes
-        .saturating_sub(limits.static_shared_bytes);
-    if launch.shared_bytes > most {
-        let given = launch.shared_bytes;
+    let (given, all) = (launch.shared_bytes, limits.shared_bytes);
+    let most = all.saturating_sub(limits.static_shared_bytes);
+    if given > most {
         return Err(format!(
             "{given} bytes of shared memory a block; the device has {most}"
         ));
     }
+    let given = launch.params.len();
     match limits.params_bytes {
-        Some(expected) if expected != launch.params.len() => {
-            let given = launch.params.len();
+        Some(expected) if expected != given => {
             Err(format!("{given} bytes of parameters; it takes {expected}"))
         }
         _ => Ok(()),
@@ -216,6 +209,7 @@ fn allowed(launch: &Launch<'_>, limits: &Limits) -> Result<(), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cuda::probe::of_capability;
 
     const LIMITS: Limits = Limits {
         threads: 256,
@@ -233,18 +227,7 @@ mod tests {
 
     #[test]
     fn launches_overlap_where_image_and_driver_can() {
-        let on = |compute_capability, driver| {
-            can_overlap(&CudaDeviceInfo {
-                ordinal: 0,
-                name: String::new(),
-                compute_capability,
-                multiprocessors: 132,
-                memory_bytes: 0,
-                shared_bytes: 0,
-                cache_bytes: 0,
-                driver,
-            })
-        };
+        let on = |capability, driver| can_overlap(&of_capability(capability, driver));
         assert!(on((9, 0), (12, 4)) && on((9, 0), (13, 0)));
         assert!(!on((9, 0), (12, 3)), "graphs may not record it");
         // They run code of compute_80, which does not wait.
@@ -253,69 +236,30 @@ mod tests {
 
     #[test]
     fn a_launch_at_the_limits_is_allowed() {
-        assert_eq!(allowed(&LAUNCH, &LIMITS), Ok(()));
-        let largest = Launch {
-            grid: GRID,
-            ..LAUNCH
-        };
-        assert_eq!(allowed(&largest, &LIMITS), Ok(()));
-        let unknown = Limits {
-            params_bytes: None,
-            ..LIMITS
-        };
-        assert_eq!(
-            allowed(
-                &Launch {
-                    params: &[],
-                    ..LAUNCH
-                },
-                &unknown
-            ),
-            Ok(())
-        );
+        let mut launch = LAUNCH;
+        launch.grid = GRID;
+        assert_eq!(allowed(&launch, &LIMITS), Ok(()));
+        let mut limits = LIMITS;
+        (launch.params, limits.params_bytes) = (&[], None);
+        assert_eq!(allowed(&launch, &limits), Ok(()));
     }
 
     #[test]
     fn a_launch_past_a_limit_is_refused_with_both_numbers() {
-        let cases = [
-            (
-                Launch {
-                    grid: [1, 0, 1],
-                    ..LAUNCH
-                },
-                "0 blocks along y; there can be 1 to 65535",
-            ),
-            (
-                Launch {
-                    grid: [1, 1, 65_536],
-                    ..LAUNCH
-                },
-                "65536 blocks along z; there can be 1 to 65535",
-            ),
-            (
-                Launch {
-                    threads: 257,
-                    ..LAUNCH
-                },
-                "257 threads a block; it was built for 1 to 256",
-            ),
-            (
-                Launch {
-                    shared_bytes: 231_425,
-                    ..LAUNCH
-                },
-                "231425 bytes of shared memory a block; the device has 231424",
-            ),
-            (
-                Launch {
-                    params: &[0; 4],
-                    ..LAUNCH
-                },
-                "4 bytes of parameters; it takes 8",
-            ),
-        ];
-        for (launch, message) in cases {
-            assert_eq!(allowed(&launch, &LIMITS), Err(message.to_owned()));
-        }
+        let refused = |change: fn(&mut Launch<'_>)| {
+            let mut launch = LAUNCH;
+            change(&mut launch);
+            allowed(&launch, &LIMITS).unwrap_err()
+        };
+        let no_blocks = "0 blocks along y; there can be 1 to 65535";
+        assert_eq!(refused(|it| it.grid[1] = 0), no_blocks);
+        let blocks = "65536 blocks along z; there can be 1 to 65535";
+        assert_eq!(refused(|it| it.grid[2] = 65_536), blocks);
+        let threads = "257 threads a block; it was built for 1 to 256";
+        assert_eq!(refused(|it| it.threads += 1), threads);
+        let shared = "231425 bytes of shared memory a block; the device has 231424";
+        assert_eq!(refused(|it| it.shared_bytes += 1), shared);
+        let params = "4 bytes of parameters; it takes 8";
+        assert_eq!(refused(|it| it.params = &[0; 4]), params);
     }
 }

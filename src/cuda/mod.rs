@@ -17,7 +17,7 @@
 //! | `image`, `module`, `launch` | the kernels in this binary, loaded once, started |
 //! | `staging` | host memory that bytes pass through on their way to the device |
 //! | `engine`, `memory` | the verbs, and the memory that they work in |
-//! | `queue`, `results`, `statistics` | the key queue, what a call leaves on the device |
+//! | `queue`, `results` | the key queue, what a call leaves on the device |
 //! | `trace` | which kernels served, and how long each took |
 //! | `step` | a whole step of training in one graph |
 //! | `argument` | where a verb's arguments lie, and what they must not share |
@@ -41,7 +41,6 @@ mod queue;
 mod region;
 mod results;
 mod staging;
-mod statistics;
 mod step;
 mod stream;
 mod trace;
@@ -56,8 +55,7 @@ pub use image::{KernelResources, MachineCode, compiler, kernel_table, kernels};
 pub use probe::{CudaDeviceInfo, probe};
 pub use queue::CudaQueue;
 pub use region::CudaRegion;
-pub use results::{CudaNumber, CudaResults, CudaTopK};
-pub use statistics::CudaStatistics;
+pub use results::{CudaNumber, CudaResults, CudaStatistics, CudaTopK};
 pub use step::{CudaStep, CudaStepBuilder, StepInputs};
 pub use stream::CudaStream;
 pub use trace::{CudaTrace, TracedKernel};

@@ -2,12 +2,12 @@
 
 use std::collections::HashMap;
 use std::ffi::{CString, c_void};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex};
 
 use cudarc::driver::sys::{self, CUfunction_attribute as Attribute};
 use cudarc::driver::{CudaContext, result};
 
-use super::driver::{Unhindered, check};
+use super::driver::{Unhindered, check, lock};
 use super::image::{self, Image};
 use super::probe::{self, CudaDeviceInfo};
 use crate::error::Error;
@@ -15,7 +15,7 @@ use crate::error::Error;
 /// The modules and functions of one context.
 #[derive(Debug)]
 pub(super) struct Modules {
-    functions: RwLock<HashMap<&'static str, Arc<Function>>>,
+    functions: Mutex<HashMap<&'static str, Arc<Function>>>,
     /// By source file.
     loaded: Mutex<HashMap<&'static str, Module>>,
     info: CudaDeviceInfo,
@@ -31,7 +31,8 @@ unsafe impl Send for Module {}
 /// A kernel, ready to be launched.
 #[derive(Debug)]
 pub(super) struct Function {
-    raw: sys::CUfunction,
+    pub(super) name: &'static str,
+    pub(super) raw: sys::CUfunction,
     pub(super) limits: Limits,
     /// Dynamic shared memory that a launch may ask for without asking the driver first.
     granted: Mutex<u32>,
@@ -56,7 +57,7 @@ pub(super) struct Limits {
 impl Modules {
     pub(super) fn new(context: Arc<CudaContext>, info: CudaDeviceInfo) -> Self {
         Self {
-            functions: RwLock::default(),
+            functions: Mutex::default(),
             loaded: Mutex::default(),
             info,
             context,
@@ -64,30 +65,22 @@ impl Modules {
     }
 
     /// The kernel of a name; its image is loaded the first time.
-    pub(super) fn function(&self, kernel: &'static str) -> Result<Arc<Function>, Error> {
-        let functions = self
-            .functions
-            .read()
-            .unwrap_or_else(PoisonError::into_inner);
-        if let Some(function) = functions.get(kernel) {
+    pub(super) fn function(&self, kernel: &str) -> Result<Arc<Function>, Error> {
+        if let Some(function) = lock(&self.functions).get(kernel) {
             return Ok(Arc::clone(function));
         }
-        drop(functions);
-        let image = image::holding(kernel)
+        let (image, name) = image::holding(kernel)
             .ok_or_else(|| cannot_run(kernel, "this build has no kernel of that name".into()))?;
         check("cuCtxSetCurrent", self.context.bind_to_thread())?;
         let _unhindered = Unhindered::new()?;
-        let function = Arc::new(self.find(kernel, self.load(kernel, image)?)?);
-        let mut functions = self
-            .functions
-            .write()
-            .unwrap_or_else(PoisonError::into_inner);
+        let function = Arc::new(self.find(name, self.load(name, image)?)?);
         // Another thread may have been quicker; both found the same function.
-        Ok(Arc::clone(functions.entry(kernel).or_insert(function)))
+        let mut functions = lock(&self.functions);
+        Ok(Arc::clone(functions.entry(name).or_insert(function)))
     }
 
-    fn load(&self, kernel: &'static str, image: &'static Image) -> Result<Module, Error> {
-        let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
+    fn load(&self, kernel: &str, image: &'static Image) -> Result<Module, Error> {
+        let mut loaded = lock(&self.loaded);
         if let Some(module) = loaded.get(image.source) {
             return Ok(*module);
         }
@@ -140,6 +133,7 @@ impl Modules {
         let static_shared_bytes = attribute(Attribute::CU_FUNC_ATTRIBUTE_SHARED_SIZE_BYTES)?;
         let granted = attribute(Attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES)?;
         Ok(Function {
+            name: kernel,
             raw,
             limits: Limits {
                 threads: attribute(Attribute::CU_FUNC_ATTRIBUTE_MAX_THREADS_PER_BLOCK)?,
@@ -166,13 +160,9 @@ fn params_bytes(function: sys::CUfunction) -> Result<Option<usize>, Error> {
 }
 
 impl Function {
-    pub(super) fn raw(&self) -> sys::CUfunction {
-        self.raw
-    }
-
     /// Lets launches have `bytes` of dynamic shared memory; past 48 KiB a kernel has to ask.
     pub(super) fn grant_shared(&self, bytes: u32) -> Result<(), Error> {
-        let mut granted = self.granted.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut granted = lock(&self.granted);
         if bytes <= *granted {
             return Ok(());
         }
@@ -196,16 +186,12 @@ pub(super) fn cannot_run(kernel: &str, reason: String) -> Error {
 impl Drop for Modules {
     fn drop(&mut self) {
         self.context.record_err(self.context.bind_to_thread());
-        let loaded = self
-            .loaded
-            .get_mut()
-            .unwrap_or_else(PoisonError::into_inner);
-        for module in loaded.values() {
+        for module in lock(&self.loaded).values() {
             // SAFETY: loaded once and unloaded once; nothing that launches its functions is left,
             // for every handle, buffer and graph keeps `self`, and handles wait for their streams
             // before they let go of it.
-            self.context
-                .record_err(unsafe { result::module::unload(module.0) });
+            let unloaded = unsafe { result::module::unload(module.0) };
+            self.context.record_err(unloaded);
         }
     }
 }

@@ -73,7 +73,6 @@ impl std::fmt::Display for CudaDeviceInfo {
 pub fn probe() -> Result<Vec<CudaDeviceInfo>, Error> {
     library()?;
     match result::init() {
-        Ok(()) => {}
         Err(result::DriverError(
             code @ (sys::CUresult::CUDA_ERROR_NO_DEVICE
             | sys::CUresult::CUDA_ERROR_STUB_LIBRARY
@@ -85,18 +84,21 @@ pub fn probe() -> Result<Vec<CudaDeviceInfo>, Error> {
                 "the CUDA driver finds no device that it can use ({code:?}); nvidia-smi says more"
             )));
         }
-        Err(error) => return check("cuInit", Err(error)),
+        result => check("cuInit", result)?,
     }
-    let driver = driver_release()?;
+    let mut version = 0;
+    // SAFETY: the pointer is to a live local of the right type.
+    let result = unsafe { sys::cuDriverGetVersion(&mut version) };
+    check("cuDriverGetVersion", result.result())?;
+    // 1000·major + 10·minor
+    let driver = (version as u32 / 1000, version as u32 % 1000 / 10);
     let count = check("cuDeviceGetCount", result::device::get_count())?;
     if count == 0 {
-        return Err(unavailable(
-            "the CUDA driver shows no device; CUDA_VISIBLE_DEVICES may hide them".into(),
-        ));
+        let reason = "the CUDA driver shows no device; CUDA_VISIBLE_DEVICES may hide them";
+        return Err(unavailable(reason.into()));
     }
-    (0..count)
-        .map(|ordinal| describe(ordinal, driver))
-        .collect()
+    let ordinals = 0..count;
+    ordinals.map(|ordinal| describe(ordinal, driver)).collect()
 }
 
 fn describe(ordinal: i32, driver: (u32, u32)) -> Result<CudaDeviceInfo, Error> {
@@ -122,15 +124,6 @@ fn describe(ordinal: i32, driver: (u32, u32)) -> Result<CudaDeviceInfo, Error> {
         cache_bytes: attribute(Attribute::CU_DEVICE_ATTRIBUTE_L2_CACHE_SIZE)? as usize,
         driver,
     })
-}
-
-fn driver_release() -> Result<(u32, u32), Error> {
-    let mut version = 0;
-    // SAFETY: the pointer is to a live local of the right type.
-    let result = unsafe { sys::cuDriverGetVersion(&mut version) };
-    check("cuDriverGetVersion", result.result())?;
-    // 1000·major + 10·minor
-    Ok((version as u32 / 1000, version as u32 % 1000 / 10))
 }
 
 /// The driver's library in the order in which the bindings look for it.
@@ -191,15 +184,18 @@ const FUNCTIONS: [&str; 43] = [
 pub(super) fn library() -> Result<&'static Library, Error> {
     static LIBRARY: OnceLock<Result<Library, String>> = OnceLock::new();
     let library = LIBRARY.get_or_init(|| open(&LIBRARIES, &FUNCTIONS));
-    library
-        .as_ref()
-        .map_err(|reason| unavailable(reason.clone()))
+    let reason = |reason: &String| unavailable(reason.clone());
+    library.as_ref().map_err(reason)
 }
 
 /// Whether the driver has a function that is not among those it must have.
 pub(super) fn has(function: &str) -> bool {
+    library().is_ok_and(|library| holds(library, function))
+}
+
+fn holds(library: &Library, function: &str) -> bool {
     // SAFETY: the symbol is looked up, not called.
-    library().is_ok_and(|library| unsafe { library.get::<*const ()>(function.as_bytes()) }.is_ok())
+    unsafe { library.get::<*const ()>(function.as_bytes()) }.is_ok()
 }
 
 fn open(names: &[&str], functions: &[&str]) -> Result<Library, String> {
@@ -207,25 +203,21 @@ fn open(names: &[&str], functions: &[&str]) -> Result<Library, String> {
     for name in names {
         // SAFETY: loading runs the library's initialisers; the driver's are meant to be run by any
         // process that links it.
-        match unsafe { Library::new(*name) } {
+        let library = match unsafe { Library::new(*name) } {
+            Ok(library) => library,
             Err(error) => {
                 // The loader's own words, which name the file, are the cause of the error.
                 let words = std::error::Error::source(&error).map(ToString::to_string);
                 reasons.push(words.unwrap_or_else(|| format!("{name}: {error}")));
+                continue;
             }
-            Ok(library) => {
-                // SAFETY: the symbols are looked up, not called.
-                let missing = functions.iter().find(|function| {
-                    unsafe { library.get::<*const ()>(function.as_bytes()) }.is_err()
-                });
-                return match missing {
-                    None => Ok(library),
-                    Some(function) => Err(format!(
-                        "the CUDA driver {name} has no {function}; one for CUDA 12 or newer is needed"
-                    )),
-                };
-            }
-        }
+        };
+        return match functions.iter().find(|name| !holds(&library, name)) {
+            None => Ok(library),
+            Some(function) => Err(format!(
+                "the CUDA driver {name} has no {function}; one for CUDA 12 or newer is needed"
+            )),
+        };
     }
     Err(format!(
         "there is no CUDA driver here ({}); it comes with NVIDIA's display driver",
@@ -237,6 +229,21 @@ pub(super) fn unavailable(reason: String) -> Error {
     Error::Unavailable {
         engine: "cuda",
         reason,
+    }
+}
+
+/// A card of a compute capability, with such a driver.
+#[cfg(test)]
+pub(super) fn of_capability(compute_capability: (u32, u32), driver: (u32, u32)) -> CudaDeviceInfo {
+    CudaDeviceInfo {
+        ordinal: 0,
+        name: "Some card".into(),
+        compute_capability,
+        multiprocessors: 40,
+        memory_bytes: 16 << 30,
+        shared_bytes: 64 << 10,
+        cache_bytes: 4 << 20,
+        driver,
     }
 }
 
@@ -272,14 +279,14 @@ mod tests {
                 named(&path, names);
             } else if path.extension().is_some_and(|extension| extension == "rs") {
                 let text = std::fs::read_to_string(&path).unwrap();
-                let name = |rest: &str| -> String {
-                    let letters = rest.chars();
-                    letters
-                        .take_while(|&c| c == '_' || c.is_ascii_alphanumeric())
-                        .collect()
-                };
-                let all = text.split("sys::").skip(1).map(name);
-                names.extend(all.filter(|name| name.starts_with("cu")));
+                let is_other = |c: char| c != '_' && !c.is_ascii_alphanumeric();
+                let calls = text.split("sys::").skip(1);
+                let called = calls.filter_map(|rest| rest.split(is_other).next());
+                names.extend(
+                    called
+                        .filter(|name| name.starts_with("cu"))
+                        .map(str::to_owned),
+                );
             }
         }
     }
@@ -291,9 +298,11 @@ mod tests {
         named(&root.join("src"), &mut names);
         assert!(names.len() > 4, "{names:?}");
         for name in names {
-            let name = name.as_str();
-            let known = FUNCTIONS.contains(&name) || LATER.contains(&name);
-            assert!(known, "{name} is not looked for");
+            let mut known = FUNCTIONS.iter().chain(&LATER);
+            assert!(
+                known.any(|known| *known == name),
+                "{name} is not looked for"
+            );
         }
     }
 
@@ -311,22 +320,10 @@ mod tests {
 
     #[test]
     fn a_device_older_than_the_kernels_is_refused() {
-        let mut device = CudaDeviceInfo {
-            ordinal: 0,
-            name: "Tesla T4".into(),
-            compute_capability: (7, 5),
-            multiprocessors: 40,
-            memory_bytes: 16 << 30,
-            shared_bytes: 64 << 10,
-            cache_bytes: 4 << 20,
-            driver: (13, 0),
-        };
-        let message = device.check_supported().unwrap_err().to_string();
-        assert!(
-            message.contains("(Tesla T4) has compute capability 7.5"),
-            "{message}"
-        );
-        device.compute_capability = (8, 0);
-        assert_eq!(device.check_supported(), Ok(()));
+        let supported = |capability| of_capability(capability, (13, 0)).check_supported();
+        let message = supported((7, 5)).unwrap_err().to_string();
+        let expected = "(Some card) has compute capability 7.5";
+        assert!(message.contains(expected), "{message}");
+        assert_eq!(supported((8, 0)), Ok(()));
     }
 }

@@ -1,23 +1,20 @@
 //! The key queue of MoCo in device memory.
 
-use super::argument::Located;
 use super::buffer::CudaBuffer;
 use super::device::CudaDevice;
 use super::region::CudaRegion;
 use super::view::CudaRows;
-use crate::device::{DeviceMatrix, Rowwise};
+use crate::device::Rowwise;
 use crate::element::Element;
 #[cfg(doc)]
 use crate::error::CudaError;
 use crate::error::Error;
 use crate::queue::{KeyQueue, Ring};
 
-/// A ring buffer of keys on a device: as [`KeyQueue`], from which it is made and to which it returns
-/// for saving.
+/// A ring buffer of keys on a device: as [`KeyQueue`], from which it is made and to which it returns for saving.
 ///
-/// Where the next key goes is known on the host: a graph that records
-/// [`Engine::enqueue`](crate::Engine::enqueue) writes to the same rows each time it runs. A
-/// [`CudaStep`](super::CudaStep) has a queue go on from run to run.
+/// The host knows where the next key goes: a graph that records [`Engine::enqueue`](crate::Engine::enqueue) writes
+/// to the same rows each time it runs. In a [`CudaStep`](super::CudaStep) a queue goes on from run to run.
 #[derive(Debug)]
 pub struct CudaQueue<T> {
     ring: Ring,
@@ -69,49 +66,30 @@ impl<T: Element> CudaQueue<T> {
         self.ring.fill
     }
 
-    /// The keys it holds, fill × D; `None` while it is empty. The oldest key is not always the first
-    /// row.
+    /// The keys it holds, fill × D, the oldest not always first; `None` while it is empty.
     pub fn filled(&self) -> Option<CudaRows<'_, T>> {
-        let rows = self.fill();
-        if rows == 0 {
-            return None;
-        }
-        self.region(rows).ok().map(CudaRows::at)
+        (self.fill() > 0).then(|| self.first(self.fill()))
     }
 
-    fn region(&self, rows: usize) -> Result<CudaRegion, Error> {
-        let home = self.keys.device().home();
-        CudaRegion::new::<T>(
-            "queue",
-            self.keys.address(),
-            [rows, self.dim, self.dim],
-            home,
-        )
+    fn first(&self, rows: usize) -> CudaRows<'_, T> {
+        let (address, home) = (self.keys.address(), self.keys.device().home());
+        CudaRows::at(CudaRegion::own::<T>(address, [rows, self.dim], home))
     }
 
     /// The whole ring, rows too that hold no key yet.
-    pub(super) fn all(&self) -> Result<CudaRows<'_, T>, Error> {
-        self.region(self.capacity()).map(CudaRows::at)
+    pub(super) fn all(&self) -> CudaRows<'_, T> {
+        self.first(self.capacity())
     }
 
     /// Writes keys of the queue's dimension over its oldest ones.
-    pub(super) fn push(&mut self, keys: &Located, device: &CudaDevice) -> Result<(), Error> {
-        let region = self.region(self.capacity())?;
-        region.require_home("queue", device.home())?;
-        region.require_disjoint("queue", &keys.region, "keys")?;
+    pub(super) fn push(&mut self, keys: CudaRows<'_, T>, device: &CudaDevice) -> Result<(), Error> {
+        let region = keys.region();
+        let (keys, to) = (keys.on("keys", device)?, self.all().on("queue", device)?);
+        self.all()
+            .region()
+            .require_disjoint("queue", &region, "keys")?;
         let mut ring = self.ring;
-        // The kernel wraps around by itself.
-        let [first, second] = ring.advance(keys.matrix.rows);
-        let to = DeviceMatrix {
-            address: region.address(),
-            rows: self.capacity(),
-            dim: self.dim,
-            stride: self.dim,
-            dtype: T::DTYPE,
-        };
-        let count = first.count + second.count;
-        let rowwise = Rowwise::new(device);
-        rowwise.copy_rows(keys.matrix, first.source, to, first.target, count)?;
+        Rowwise::new(device).push(keys, to, &mut ring, 0)?;
         self.ring = ring;
         Ok(())
     }

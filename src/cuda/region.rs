@@ -62,10 +62,8 @@ impl CudaRegion {
             .checked_mul(stride)
             .and_then(|n| n.checked_add(dim));
         let bytes = elements.and_then(|n| n.checked_mul(element_bytes));
-        if bytes
-            .and_then(|bytes| address.checked_add(bytes as u64))
-            .is_none()
-        {
+        let end = bytes.and_then(|bytes| address.checked_add(bytes as u64));
+        if end.is_none() {
             return Err(Error::Scalar {
                 argument,
                 given: rows as f64,
@@ -84,14 +82,14 @@ impl CudaRegion {
         Ok(region)
     }
 
-    /// `length` numbers of f32 from `address` on, in memory of the handle itself.
-    pub(super) fn vector(address: u64, length: usize, home: Home) -> Self {
+    /// Rows without gaps in memory of the handle itself.
+    pub(super) fn own<T>(address: u64, [rows, dim]: [usize; 2], home: Home) -> Self {
         Self {
             address,
-            rows: length,
-            dim: 1,
-            stride: 1,
-            element_bytes: size_of::<f32>(),
+            rows,
+            dim,
+            stride: dim,
+            element_bytes: size_of::<T>(),
             home,
         }
     }
@@ -152,11 +150,10 @@ impl CudaRegion {
         if self.is_contiguous() {
             return Ok(());
         }
-        let (given, dim) = (self.stride, self.dim);
         Err(CudaError::Contiguity {
             argument,
-            given,
-            dim,
+            given: self.stride,
+            dim: self.dim,
         }
         .into())
     }
@@ -174,12 +171,8 @@ impl CudaRegion {
 
     /// Whether every row starts at a multiple of `bytes` bytes.
     pub fn is_aligned(&self, bytes: usize) -> bool {
-        let step = if self.rows == 1 {
-            0
-        } else {
-            self.stride * self.element_bytes
-        };
-        self.address.is_multiple_of(bytes as u64) && step.is_multiple_of(bytes)
+        let step = self.stride * self.element_bytes;
+        self.address.is_multiple_of(bytes as u64) && (self.rows == 1 || step.is_multiple_of(bytes))
     }
 
     /// Checks that an output shares no memory with another argument.
@@ -204,11 +197,10 @@ impl CudaRegion {
         if self.home == home {
             return Ok(());
         }
-        let (given, expected) = (self.home.to_string(), home.to_string());
         Err(CudaError::Device {
             argument,
-            given,
-            expected,
+            given: self.home.to_string(),
+            expected: home.to_string(),
         }
         .into())
     }
@@ -230,50 +222,36 @@ mod tests {
 
     #[test]
     fn a_wrong_matrix_is_refused_with_its_name() {
-        let message = |result: Result<CudaRegion, Error>| result.unwrap_err().to_string();
-        assert_eq!(
-            message(region::<f32>(0, [2, 4, 4])),
-            "`q` is a null pointer"
-        );
+        let refused = |address, shape| region::<f32>(address, shape).unwrap_err().to_string();
+        assert_eq!(refused(0, [2, 4, 4]), "`q` is a null pointer");
         let empty = "`q` has 0 rows of dimension 4; both must be at least 1";
-        assert_eq!(message(region::<f32>(256, [0, 4, 4])), empty);
+        assert_eq!(refused(256, [0, 4, 4]), empty);
         let stride = "`q` has a row stride of 3; rows of dimension 4 need 4 or more";
-        assert_eq!(message(region::<f32>(256, [2, 4, 3])), stride);
+        assert_eq!(refused(256, [2, 4, 3]), stride);
         let alignment = "`q` has an address or a row stride that is no multiple of 4 bytes";
-        assert_eq!(message(region::<f32>(258, [2, 4, 4])), alignment);
+        assert_eq!(refused(258, [2, 4, 4]), alignment);
         assert!(region::<u16>(258, [2, 4, 4]).is_ok());
         for shape in [[usize::MAX, 4, 4], [1 << 62, 1, 1], [2, 1, usize::MAX]] {
             let refused = region::<f32>(256, shape);
-            assert!(
-                matches!(refused, Err(Error::Scalar { argument: "q", .. })),
-                "{shape:?}"
-            );
+            let is_named = matches!(refused, Err(Error::Scalar { argument: "q", .. }));
+            assert!(is_named, "{shape:?}");
         }
     }
 
     #[test]
     fn rows_with_gaps_are_not_contiguous_and_a_single_row_is() {
-        let gaps = region::<f32>(256, [2, 4, 5]).unwrap();
+        let required = |shape| region::<f32>(256, shape)?.require_contiguous("q");
         assert_eq!(
-            gaps.require_contiguous("q").unwrap_err().to_string(),
+            required([2, 4, 5]).unwrap_err().to_string(),
             "`q` has rows of 4 elements at a stride of 5; it must be contiguous"
         );
-        assert_eq!(gaps.bytes(), 36);
-        for shape in [[2, 4, 4], [1, 4, 5]] {
-            assert_eq!(
-                region::<f32>(256, shape).unwrap().require_contiguous("q"),
-                Ok(())
-            );
-        }
+        assert_eq!(region::<f32>(256, [2, 4, 5]).unwrap().bytes(), 36);
+        assert_eq!([[2, 4, 4], [1, 4, 5]].map(required), [Ok(()), Ok(())]);
     }
 
     #[test]
     fn alignment_is_that_of_every_row() {
-        let required = |address, shape| {
-            region::<u16>(address, shape)
-                .unwrap()
-                .require_aligned("k", 16)
-        };
+        let required = |address, shape| region::<u16>(address, shape)?.require_aligned("k", 16);
         let refused = Err(Error::Cuda(CudaError::Alignment {
             argument: "k",
             required: 16,
@@ -299,21 +277,15 @@ mod tests {
 
     #[test]
     fn overlap_is_a_shared_byte_and_never_missed() {
-        let mut shapes = Vec::new();
+        let tight = [[1, 2, 2], [2, 2, 2], [2, 5, 5]];
+        let with_gaps = [[3, 2, 5], [2, 3, 5], [3, 1, 3]];
+        let mut regions = Vec::new();
         for address in (256..300).step_by(4) {
-            for shape in [
-                [1, 2, 2],
-                [2, 2, 2],
-                [3, 2, 5],
-                [2, 3, 5],
-                [3, 1, 3],
-                [2, 5, 5],
-            ] {
-                shapes.push(region::<f32>(address, shape).unwrap());
-            }
+            let shapes = tight.iter().chain(&with_gaps);
+            regions.extend(shapes.map(|&shape| region::<f32>(address, shape).unwrap()));
         }
-        for a in &shapes {
-            for b in &shapes {
+        for a in &regions {
+            for b in &regions {
                 let (found, shared) = (a.overlaps(b), share_a_byte(a, b));
                 assert!(found || !shared, "{a:?} and {b:?} share memory");
                 // Rows at different strides may be called overlapping when they only interlock.
@@ -327,13 +299,11 @@ mod tests {
 
     #[test]
     fn halves_of_the_columns_are_disjoint_and_an_output_over_an_input_is_not() {
-        let left = region::<f32>(256, [8, 16, 32]).unwrap();
-        let right = region::<f32>(256 + 64, [8, 16, 32]).unwrap();
+        let [left, right] = [256, 256 + 64].map(|at| region::<f32>(at, [8, 16, 32]).unwrap());
         assert_eq!(left.require_disjoint("dq", &right, "q"), Ok(()));
+        let refused = left.require_disjoint("dq", &left, "q").unwrap_err();
         assert_eq!(
-            left.require_disjoint("dq", &left, "q")
-                .unwrap_err()
-                .to_string(),
+            refused.to_string(),
             "`dq` shares memory with `q`; outputs need memory of their own"
         );
     }
@@ -342,21 +312,17 @@ mod tests {
     fn memory_of_another_stream_or_device_is_refused() {
         let q = region::<f32>(256, [2, 4, 4]).unwrap();
         assert_eq!(q.require_home("q", HOME), Ok(()));
-        let other = Home { stream: 32, ..HOME };
+        let other_stream = Home { stream: 32, ..HOME };
+        let refused = q.require_home("q", other_stream).unwrap_err();
         assert_eq!(
-            q.require_home("q", other).unwrap_err().to_string(),
+            refused.to_string(),
             "`q` belongs to stream 0x10 of CUDA device 0; this call works on stream 0x20 of CUDA device 0"
         );
-        assert!(
-            q.require_home(
-                "q",
-                Home {
-                    ordinal: 1,
-                    context: 2,
-                    ..HOME
-                }
-            )
-            .is_err()
-        );
+        let other_device = Home {
+            ordinal: 1,
+            context: 2,
+            ..HOME
+        };
+        assert!(q.require_home("q", other_device).is_err());
     }
 }

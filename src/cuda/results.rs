@@ -1,35 +1,44 @@
-//! Results of a call, on the device.
+//! Results of a call, on the device: loss, statistics, the best candidates.
 
 use super::device::CudaDevice;
 use super::region::CudaRegion;
-use super::statistics::CudaStatistics;
 use super::view::CudaVector;
-use crate::device::{DeviceTopK, Floats, Results};
+use crate::contrast::same_rows;
+use crate::device::{DeviceRows, DeviceStatistics, DeviceTopK, Floats, Results};
+#[cfg(doc)]
+use crate::error::CudaError;
 use crate::error::Error;
-use crate::memory::TopK;
-use crate::memory::{Evaluation, Read};
+use crate::memory::{Evaluation, Read, TopK};
+use crate::statistics::Statistics;
 
-/// What a call left on the device: the loss, ∂loss/∂s and the statistics of every row. The memory
-/// stays until this is dropped, and a graph that recorded the call writes there each time it runs.
+/// What a call left on the device: the loss, ∂loss/∂s and the statistics of every row. The memory stays until this
+/// is dropped; a graph that recorded the call writes there each time it runs.
 ///
-/// What is read waits for all work on the stream before; while the stream is recorded into a graph that is
-/// refused with [`CudaError::Capture`](crate::CudaError::Capture).
+/// Reading waits for all work on the stream before; while the stream is recorded it is refused with
+/// [`CudaError::Capture`].
 pub struct CudaResults {
     loss_and_dscale: Floats<CudaDevice>,
     statistics: CudaStatistics,
 }
 
+/// lse⁻ and z₊ of every row, and of every column where columns have a loss: what
+/// [`Engine::forward`](crate::Engine::forward) finds and [`Engine::backward`](crate::Engine::backward) needs.
+pub struct CudaStatistics {
+    pub(super) statistics: DeviceStatistics<CudaDevice>,
+    pub(super) device: CudaDevice,
+}
+
 /// One number on the device.
 pub struct CudaNumber {
     /// Two numbers; this is the second.
-    numbers: Floats<CudaDevice>,
-    device: CudaDevice,
+    pub(super) numbers: Floats<CudaDevice>,
+    pub(super) device: CudaDevice,
 }
 
 /// The k best candidates of every query, on the device.
 pub struct CudaTopK {
-    best: DeviceTopK<CudaDevice>,
-    device: CudaDevice,
+    pub(super) best: DeviceTopK<CudaDevice>,
+    pub(super) device: CudaDevice,
 }
 
 impl CudaResults {
@@ -40,8 +49,7 @@ impl CudaResults {
         }
     }
 
-    /// Where the loss stands, not multiplied by the upstream gradient, and behind it upstream × ∂loss/∂s, which is
-    /// 0 after a call without gradients: two numbers.
+    /// Two numbers: the loss, not multiplied by the upstream gradient, and upstream × ∂loss/∂s, 0 after a forward.
     pub fn loss_and_dscale(&self) -> CudaVector<'_> {
         part(&self.loss_and_dscale, 0..2, &self.statistics.device)
     }
@@ -67,14 +75,89 @@ impl Evaluation for CudaResults {
     }
 }
 
-impl CudaNumber {
-    pub(super) fn second_of(numbers: Floats<CudaDevice>, device: &CudaDevice) -> Self {
+impl CudaStatistics {
+    /// A copy of statistics on the host.
+    ///
+    /// # Errors
+    /// [`Error::Rows`] when the parts of a direction have different lengths, [`Error::Empty`] when they have none,
+    /// [`CudaError::Driver`] when the memory cannot be had or written.
+    pub fn upload(device: &CudaDevice, statistics: &Statistics) -> Result<Self, Error> {
+        let statistics = DeviceStatistics::upload(device, statistics)?;
+        Ok(Self::new(statistics, device))
+    }
+
+    /// A copy of lse⁻ and z₊ of rows, and of columns where they have a loss, that lie on the device: statistics of
+    /// another library or process, gathered.
+    ///
+    /// # Errors
+    /// As [`upload`](Self::upload); [`CudaError::Device`] when one is of another handle.
+    pub fn copied(
+        device: &CudaDevice,
+        rows: [CudaVector<'_>; 2],
+        columns: Option<[CudaVector<'_>; 2]>,
+    ) -> Result<Self, Error> {
+        let vector = |argument, given: CudaVector<'_>| -> Result<_, Error> {
+            let from = given.on(argument, device)?;
+            let floats = Floats::unwritten(device, given.len())?;
+            device.copy(floats.address(), from, 4 * given.len())?;
+            Ok(floats)
+        };
+        let copied = |argument, [lse, positive]: [CudaVector<'_>; 2]| -> Result<_, Error> {
+            same_rows(argument, positive.len(), lse.len())?;
+            Ok(DeviceRows {
+                negatives_lse: vector(argument, lse)?,
+                positive: vector(argument, positive)?,
+            })
+        };
+        let rows = copied("statistics.rows", rows)?;
+        let columns = columns.map(|columns| copied("statistics.columns", columns));
+        let statistics = DeviceStatistics::given(rows, columns.transpose()?);
+        Ok(Self::new(statistics, device))
+    }
+
+    pub(super) fn new(statistics: DeviceStatistics<CudaDevice>, device: &CudaDevice) -> Self {
         Self {
-            numbers,
+            statistics,
             device: device.clone(),
         }
     }
 
+    /// These, on the handle whose stream orders its work.
+    pub(super) fn on(
+        &self,
+        argument: &'static str,
+        device: &CudaDevice,
+    ) -> Result<&DeviceStatistics<CudaDevice>, Error> {
+        self.rows()[0].on(argument, device)?;
+        Ok(&self.statistics)
+    }
+
+    /// lse⁻ and z₊ of every row, N numbers each.
+    pub fn rows(&self) -> [CudaVector<'_>; 2] {
+        self.vectors(&self.statistics.rows)
+    }
+
+    /// lse⁻ and z₊ of every column, M numbers each, where columns have a loss.
+    pub fn columns(&self) -> Option<[CudaVector<'_>; 2]> {
+        let columns = self.statistics.columns.as_ref();
+        columns.map(|columns| self.vectors(columns))
+    }
+
+    fn vectors<'a>(&'a self, rows: &'a DeviceRows<CudaDevice>) -> [CudaVector<'a>; 2] {
+        [&rows.negatives_lse, &rows.positive]
+            .map(|floats| part(floats, 0..floats.len(), &self.device))
+    }
+}
+
+impl Read for CudaStatistics {
+    type Value = Statistics;
+
+    fn read(&self) -> Result<Statistics, Error> {
+        self.statistics.read(&self.device)
+    }
+}
+
+impl CudaNumber {
     /// Where the number stands.
     pub fn vector(&self) -> CudaVector<'_> {
         part(&self.numbers, 1..2, &self.device)
@@ -90,13 +173,6 @@ impl Read for CudaNumber {
 }
 
 impl CudaTopK {
-    pub(super) fn new(best: DeviceTopK<CudaDevice>, device: &CudaDevice) -> Self {
-        Self {
-            best,
-            device: device.clone(),
-        }
-    }
-
     /// Candidate indices, N × k, best first.
     pub fn indices(&self) -> CudaVector<'_, u32> {
         let indices = &self.best.indices;
@@ -119,14 +195,15 @@ impl Read for CudaTopK {
 }
 
 /// Numbers of 4 bytes as a vector.
-pub(super) fn part<'a, T>(
+fn part<'a, T>(
     floats: &'a Floats<CudaDevice>,
     numbers: std::ops::Range<usize>,
     device: &CudaDevice,
 ) -> CudaVector<'a, T> {
     const { assert!(size_of::<T>() == 4) };
-    let address = floats.address() + 4 * numbers.start as u64;
-    CudaVector::at(CudaRegion::vector(address, numbers.len(), device.home()))
+    let address = floats.at(numbers.start);
+    let shape = [numbers.len(), 1];
+    CudaVector::at(CudaRegion::own::<T>(address, shape, device.home()))
 }
 
 macro_rules! opaque {

@@ -1,16 +1,15 @@
 //! Page-locked host memory through which bytes reach the device.
 //!
-//! The driver may read ordinary memory after the call that copies it has returned, or make the call
-//! wait for the stream; page-locked memory it reads when the stream gets there. So bytes are moved
-//! into one of a few slots, the copy from the slot is put on the stream, and an event says when the
-//! slot can be used again: the caller's bytes are free at once, and nothing waits while a slot is.
+//! The driver may read ordinary memory after the call has returned, or make the call wait for the stream;
+//! page-locked memory it reads when the stream gets there. So bytes are moved into one of a few slots, and an event
+//! says when the slot can be used again: the caller's bytes are free at once.
 
 use std::ffi::c_void;
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 
 use cudarc::driver::{CudaEvent, result, sys};
 
-use super::driver::{Unhindered, check};
+use super::driver::{Unhindered, check, lock};
 use super::stream::CudaStream;
 use crate::error::Error;
 
@@ -102,7 +101,7 @@ impl Staging {
         if bytes.is_empty() {
             return Ok(());
         }
-        let mut ring = self.ring.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut ring = lock(&self.ring);
         let raw = self.stream.bind()?;
         if self.stream.is_capturing()? {
             let mut memory = Pinned::new(&self.stream, bytes.len())?;
@@ -122,14 +121,14 @@ impl Staging {
             let slot = &mut ring.slots[index];
             check("cuEventSynchronize", slot.copied.synchronize())?;
             slot.memory.send(raw, address, chunk)?;
-            check("cuEventRecord", slot.copied.record(self.stream.handle()))?;
+            check("cuEventRecord", slot.copied.record(&self.stream.handle))?;
         }
         Ok(())
     }
 
     /// Allocates all slots now rather than when they are first written to.
     pub(super) fn reserve(&self) -> Result<(), Error> {
-        let mut ring = self.ring.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut ring = lock(&self.ring);
         while ring.slots.len() < SLOTS {
             ring.slots.push(self.slot()?);
         }
@@ -149,7 +148,7 @@ impl Drop for Staging {
         // While a stream is recorded nothing runs on it that could be waited for.
         if let Ok(false) = self.stream.is_capturing() {
             let context = self.stream.context();
-            context.record_err(self.stream.handle().synchronize());
+            context.record_err(self.stream.handle.synchronize());
         }
     }
 }

@@ -1,7 +1,7 @@
 //! A whole step of training in one graph.
 
 use super::argument::{
-    Named, located_gradients, located_problem, located_tensor, require_disjoint,
+    Named, gradient_regions, located_gradients, located_problem, located_tensor, require_disjoint,
 };
 use super::device::CudaDevice;
 use super::engine::CudaEngine;
@@ -29,66 +29,56 @@ const EPSILON: f32 = 1e-12;
 /// 4. [`momentum_update`](crate::Engine::momentum_update), if tensors were given,
 /// 5. [`enqueue`](crate::Engine::enqueue) of the keys' unit rows, if there is a queue.
 ///
-/// The results are those of the verbs called one by one, bit for bit. All memory is allocated when the
-/// step is recorded; a launch allocates nothing, waits for nothing, and costs the host one call of the
-/// driver. Embeddings are `T`, the queue's keys too; gradients are `G`, before the normalisation's
-/// gradient and after it.
+/// The results are those of the verbs called one by one, bit for bit. A launch allocates nothing, waits for
+/// nothing, and costs the host one call of the driver. Embeddings and the queue's keys are `T`; gradients are
+/// `G`, before the normalisation's gradient and after it.
 ///
 /// ```no_run
 /// use infonce::cuda::{CudaBuffer, CudaEngine, CudaQueue, StepInputs};
 /// use infonce::{Contrast, Gradients, KeyQueue};
+/// # let (keys, encode) = (Vec::<f32>::new(), || (Vec::<f32>::new(), Vec::<f32>::new()));
 ///
-/// /// `keys`: 65,536 random unit rows. `encode`: queries and keys of the next batch.
-/// fn train(
-///     keys: &[f32],
-///     mut encode: impl FnMut() -> (Vec<f32>, Vec<f32>),
-/// ) -> Result<(), infonce::Error> {
-///     let engine = CudaEngine::new(0)?;
-///     let device = engine.device();
-///     let (batch, dim, capacity) = (256, 128, 65_536);
-///     let queue = KeyQueue::restore(capacity, dim, capacity, 0, keys)?;
+/// let engine = CudaEngine::new(0)?;
+/// let device = engine.device();
+/// let (batch, dim, capacity) = (256, 128, 65_536);
+/// // `keys`: random unit rows.
+/// let queue = KeyQueue::restore(capacity, dim, capacity, 0, &keys)?;
 ///
-///     let mut q = CudaBuffer::<f32>::zeroed(device, batch * dim)?;
-///     let mut own_key = CudaBuffer::<f32>::zeroed(device, batch * dim)?;
-///     let mut dq = CudaBuffer::<f32>::zeroed(device, batch * dim)?;
-///     let inputs = StepInputs::Queue {
-///         q: q.rows_mut(batch, dim)?,
-///         own_key: own_key.rows_mut(batch, dim)?,
-///         queue: CudaQueue::from_host(device, &queue)?,
-///     };
-///     let gradients = Gradients::new(dq.rows_mut(batch, dim)?, None);
-///     let mut step = engine.step(&Contrast::moco(0.2)?, inputs, gradients).record()?;
-///
-///     for _ in 0..100 {
-///         let (queries, keys) = encode();
-///         step.anchors_mut().upload(device, &queries)?;
-///         if let Some(mut own_key) = step.keys_mut() {
-///             own_key.upload(device, &keys)?;
-///         }
-///         step.launch()?;
-///         println!("loss {}, dq {:?}", step.loss()?, step.gradients().dq.download(device)?);
+/// let zeros = || CudaBuffer::<f32>::zeroed(device, batch * dim);
+/// let (mut q, mut own_key, mut dq) = (zeros()?, zeros()?, zeros()?);
+/// let inputs = StepInputs::Queue {
+///     q: q.rows_mut(batch, dim)?,
+///     own_key: own_key.rows_mut(batch, dim)?,
+///     queue: CudaQueue::from_host(device, &queue)?,
+/// };
+/// let gradients = Gradients::new(dq.rows_mut(batch, dim)?, None);
+/// let mut step = engine.step(&Contrast::moco(0.2)?, inputs, gradients).record()?;
+/// for _ in 0..100 {
+///     // Queries and keys of the next batch.
+///     let (queries, keys) = encode();
+///     step.anchors_mut().upload(device, &queries)?;
+///     if let Some(mut own_key) = step.keys_mut() {
+///         own_key.upload(device, &keys)?;
 ///     }
-///     Ok(())
+///     step.launch()?;
+///     println!("loss {}, dq {:?}", step.loss()?, step.gradients().dq.download(device)?);
 /// }
+/// # Ok::<(), infonce::Error>(())
 /// ```
-/// Embeddings that another library computes are read where they lie: views of its memory
-/// ([`CudaRowsMut::from_raw`]) take the place of the buffers' above, and its work goes to the stream of
-/// [`CudaDevice::with_raw_stream`].
+/// Embeddings of another library are read where they lie, through [`CudaRowsMut::from_raw`]; its work goes to the
+/// stream of [`CudaDevice::with_raw_stream`].
 ///
 /// # MoCo
-/// The order is that of He et al. 2020, algorithm 1: the loss sees the queue as earlier steps left it;
-/// then comes the momentum update; then the batch's keys enter the queue. In one thing it differs.
-/// There, the optimiser has changed the query encoder by the time of the momentum update. Here the
-/// gradient leaves the step, and the optimiser runs when the step has ended, so that
+/// The order is that of He et al. 2020, algorithm 1: the loss sees the queue as earlier steps left it; then
+/// comes the momentum update; then the batch's keys enter the queue. But there the optimiser has changed the
+/// query encoder before the momentum update, and here it runs when the step has ended, so that
 /// ```text
 /// θ_k ← m·θ_k + (1 − m)·θ_q      θ_q: the parameters that computed this step's queries
 /// ```
-/// The key encoder that the next batch meets is therefore the one that algorithm 1 has one step
-/// earlier. For algorithm 1 to the letter, record the step without tensors, and call
-/// [`momentum_update`](crate::Engine::momentum_update) after the optimiser.
+/// The key encoder is the one that algorithm 1 has one step earlier. For algorithm 1 to the letter, record the
+/// step without tensors, and call [`momentum_update`](crate::Engine::momentum_update) after the optimiser.
 ///
-/// The queue must be full, as its size is part of the recorded launches; MoCo starts with one of random
-/// unit rows.
+/// The queue must be full, as its size is part of the recorded launches; MoCo starts with random unit rows.
 pub struct CudaStep<'a, T, G> {
     // Dropped before what it names.
     graph: CudaGraph,
@@ -100,8 +90,8 @@ pub struct CudaStep<'a, T, G> {
     _scale: Option<CudaVectorMut<'a>>,
 }
 
-/// The embeddings that a step is computed on, as the encoder leaves them: not normalised. They are
-/// lent to the step for writing, because the caller overwrites them before each launch.
+/// The embeddings of a step as the encoder leaves them, not normalised; lent for writing, as the caller
+/// overwrites them before each launch.
 #[derive(Debug)]
 pub enum StepInputs<'a, T> {
     /// Both views of N images, 2N × D (NT-Xent).
@@ -115,8 +105,8 @@ pub enum StepInputs<'a, T> {
         q: CudaRowsMut<'a, T>,
         /// As [`Inputs::Pair`].
         k: CudaRowsMut<'a, T>,
-        /// As [`Inputs::Pair`]. Indices are read by each launch where they lie: for indices that change from
-        /// step to step, hand over a view of them as [`CudaVector::from_raw`].
+        /// As [`Inputs::Pair`]. Each launch reads indices where they lie: those that change from step to step
+        /// come as [`CudaVector::from_raw`].
         positives: Positives<CudaVector<'a, u32>>,
     },
     /// Queries and keys, N × D each, and the queue that the keys enter (MoCo).
@@ -140,17 +130,11 @@ pub struct CudaStepBuilder<'a, T, G> {
     upstream: f32,
     epsilon: f32,
     scale: Option<CudaVectorMut<'a>>,
-    tensors: Option<Tensors>,
-}
-
-/// The tensors of a momentum update, of whatever type.
-#[derive(Debug)]
-struct Tensors {
-    momentum: f32,
-    dtype: DType,
-    located: Vec<DeviceMomentum>,
-    outputs: Vec<Named>,
-    inputs: Vec<Named>,
+    /// m, the type of the query encoder's parameters, and the tensors.
+    momentum: Option<(f32, DType, Vec<DeviceMomentum>)>,
+    /// What the tensors' update writes and reads.
+    updated: Vec<Named>,
+    queries: Vec<Named>,
 }
 
 impl CudaEngine {
@@ -170,7 +154,9 @@ impl CudaEngine {
             upstream: 1.0,
             epsilon: EPSILON,
             scale: None,
-            tensors: None,
+            momentum: None,
+            updated: Vec::new(),
+            queries: Vec::new(),
         }
     }
 }
@@ -190,17 +176,16 @@ impl<'a, T: Element, G: Element> CudaStepBuilder<'a, T, G> {
         self
     }
 
-    /// One number on the device that takes the place of the contrast's scale s, for scales that are
-    /// learned there. It must be finite and greater than 0, which is not checked.
+    /// One number on the device in place of the contrast's scale s, for scales that are learned there; finite and
+    /// greater than 0, which is not checked.
     #[must_use]
     pub fn with_scale(mut self, scale: CudaVectorMut<'a>) -> Self {
         self.scale = Some(scale);
         self
     }
 
-    /// Key encoder's tensors that each launch updates, at first with the coefficient `momentum`;
-    /// [`CudaStep::set_momentum`] changes it. The optimiser that trains `query` has its address: hand
-    /// it over as [`CudaVector::from_raw`].
+    /// Key encoder's tensors that each launch updates, at first with the coefficient `momentum`
+    /// ([`CudaStep::set_momentum`]). Parameters that an optimiser trains come as [`CudaVector::from_raw`].
     ///
     /// # Errors
     /// [`Error::Length`] when a tensor's parts differ, [`CudaError::Device`] when one is of another handle.
@@ -209,20 +194,15 @@ impl<'a, T: Element, G: Element> CudaStepBuilder<'a, T, G> {
         momentum: f32,
         tensors: Vec<MomentumTensor<CudaVector<'a, P>, CudaVectorMut<'a>, CudaVectorMut<'a, P>>>,
     ) -> Result<Self, Error> {
-        let mut all = Tensors {
-            momentum,
-            dtype: P::DTYPE,
-            located: Vec::with_capacity(tensors.len()),
-            outputs: Vec::new(),
-            inputs: Vec::new(),
-        };
+        let mut all = Vec::with_capacity(tensors.len());
+        (self.updated, self.queries) = (Vec::new(), Vec::new());
         for tensor in &tensors {
             let (located, outputs, query) = located_tensor(tensor, self.engine.device())?;
-            all.located.push(located);
-            all.outputs.extend(outputs);
-            all.inputs.push(query);
+            all.push(located);
+            self.updated.extend(outputs);
+            self.queries.push(query);
         }
-        self.tensors = Some(all);
+        self.momentum = Some((momentum, P::DTYPE, all));
         Ok(self)
     }
 
@@ -242,34 +222,26 @@ impl<'a, T: Element, G: Element> CudaStepBuilder<'a, T, G> {
             }
             queue => queue.map_or(0, CudaQueue::cursor),
         };
-        let mut problem = self.contrast.on(self.inputs.views()?)?;
+        let mut problem = self.contrast.on(self.inputs.views())?;
         if let Some(scale) = &self.scale {
             problem = problem.with_scale(scale.as_vector());
         }
         let (problem, mut taken) = located_problem(&problem, device)?;
-        if let Some(tensors) = &self.tensors {
-            taken.extend(&tensors.inputs);
-        }
+        taken.extend(&self.queries);
         let gradients = located_gradients(&self.gradients, &taken, device)?;
-        if let Some(tensors) = &self.tensors {
-            taken.push(("gradients.dq", self.gradients.dq.region()));
-            let dk = self.gradients.dk.as_ref();
-            taken.extend(dk.map(|dk| ("gradients.dk", dk.region())));
-            require_disjoint(&tensors.outputs, &taken)?;
-        }
+        taken.extend(gradient_regions(&self.gradients));
+        require_disjoint(&self.updated, &taken)?;
+        let momentum = self.momentum.as_ref();
         let arguments = StepArguments {
             problem: &problem,
             cursor,
             gradients: &gradients,
             upstream: self.upstream,
             epsilon: self.epsilon,
-            momentum: self
-                .tensors
-                .as_ref()
-                .map(|tensors| (tensors.momentum, tensors.dtype, &tensors.located[..])),
+            momentum: momentum.map(|(m, dtype, tensors)| (*m, *dtype, &tensors[..])),
         };
         let step = Step::new(device, &arguments)?;
-        device.staging().reserve()?;
+        device.staging.reserve()?;
         let (results, graph) = device.record(|| step.launch(self.engine.similarity()))?;
         Ok(CudaStep {
             results: CudaResults::new(results, device),
@@ -286,12 +258,12 @@ impl<T: Element> StepInputs<'_, T> {
     fn queue(&self) -> Option<&CudaQueue<T>> {
         match self {
             StepInputs::Queue { queue, .. } => Some(queue),
-            StepInputs::Shared { .. } | StepInputs::Pair { .. } => None,
+            _ => None,
         }
     }
 
-    fn views(&self) -> Result<Inputs<CudaRows<'_, T>>, Error> {
-        Ok(match self {
+    fn views(&self) -> Inputs<CudaRows<'_, T>> {
+        match self {
             StepInputs::Shared { z } => Inputs::Shared { z: z.as_rows() },
             StepInputs::Pair { q, k, positives } => Inputs::Pair {
                 q: q.as_rows(),
@@ -301,9 +273,9 @@ impl<T: Element> StepInputs<'_, T> {
             StepInputs::Queue { q, own_key, queue } => Inputs::Queue {
                 q: q.as_rows(),
                 own_key: own_key.as_rows(),
-                queue: queue.all()?,
+                queue: queue.all(),
             },
-        })
+        }
     }
 }
 
@@ -348,8 +320,7 @@ impl<T: Element, G: Element> CudaStep<'_, T, G> {
         }
     }
 
-    /// The embeddings of the keys, k or own_key, to be overwritten for the next launch; `None` for
-    /// NT-Xent, which has none apart.
+    /// The embeddings of the keys, k or own_key, likewise; `None` for NT-Xent.
     pub fn keys_mut(&mut self) -> Option<CudaRowsMut<'_, T>> {
         match &mut self.inputs {
             StepInputs::Shared { .. } => None,
@@ -365,8 +336,7 @@ impl<T: Element, G: Element> CudaStep<'_, T, G> {
         Gradients::new(self.gradients.dq.as_rows(), dk)
     }
 
-    /// The scale s of the launches from now on, in place of the contrast's. Where a scale was lent to
-    /// the step, it is overwritten.
+    /// The scale s of the launches from now on; a scale that was lent to the step is overwritten.
     ///
     /// # Errors
     /// [`Error::Scalar`] unless finite and greater than 0; [`CudaError::Driver`].
@@ -392,7 +362,7 @@ impl<T: Element, G: Element> CudaStep<'_, T, G> {
     pub fn into_queue(self) -> Option<CudaQueue<T>> {
         match self.inputs {
             StepInputs::Queue { queue, .. } => Some(queue),
-            StepInputs::Shared { .. } | StepInputs::Pair { .. } => None,
+            _ => None,
         }
     }
 }

@@ -13,7 +13,7 @@ use crate::error::Error;
 /// A CUDA stream, the crate's own or somebody else's. Clones are the same stream.
 #[derive(Debug, Clone)]
 pub struct CudaStream {
-    handle: Arc<driver::CudaStream>,
+    pub(super) handle: Arc<driver::CudaStream>,
 }
 
 impl CudaStream {
@@ -62,10 +62,6 @@ impl CudaStream {
     pub fn is_capturing(&self) -> Result<bool, Error> {
         let status = check("cuStreamIsCapturing", self.handle.capture_status())?;
         Ok(status != sys::CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE)
-    }
-
-    pub(super) fn handle(&self) -> &Arc<driver::CudaStream> {
-        &self.handle
     }
 
     pub(super) fn context(&self) -> &Arc<CudaContext> {

@@ -1,11 +1,11 @@
 //! Which kernels serve the calls of a handle, and how long each takes.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use cudarc::driver;
 
 use super::device::CudaDevice;
-use super::driver::check;
+use super::driver::{check, lock};
 use super::engine::CudaEngine;
 use super::event;
 use super::stream::CudaStream;
@@ -44,8 +44,8 @@ struct Noted {
 pub struct TracedKernel {
     /// Its name.
     pub kernel: &'static str,
-    /// Device time of all its launches together, each with the microseconds between two kernels. None
-    /// where the trace keeps no time, or all of them were recorded into graphs.
+    /// Device time of all its launches together, each with the microseconds between two kernels. None without
+    /// time, and where all were recorded into graphs.
     pub seconds: Option<f64>,
 }
 
@@ -55,8 +55,7 @@ impl CudaTrace {
         Self::default()
     }
 
-    /// A trace that keeps time too: an event before and after every launch that is not being recorded
-    /// into a graph.
+    /// A trace that keeps the time too of launches that are not being recorded into a graph.
     ///
     /// # Errors
     /// [`Error::Unavailable`] when the driver is older than CUDA 12.8.
@@ -73,18 +72,16 @@ impl CudaTrace {
     /// # Errors
     /// [`CudaError::Driver`] when a kernel has failed.
     pub fn kernels(&self) -> Result<Vec<TracedKernel>, Error> {
-        let seconds = |[start, end]: &[driver::CudaEvent; 2]| {
-            let milliseconds = start.elapsed_ms(end);
-            check("cuEventElapsedTime", milliseconds).map(|ms| f64::from(ms) / 1e3)
-        };
         let of = |noted: &Noted| {
-            let sum: Result<f64, Error> = noted.spans.iter().map(seconds).sum();
+            let seconds = noted.spans.iter();
+            let seconds = seconds.map(|[start, end]| event::seconds_between(start, end));
+            let sum = seconds.sum::<Result<f64, Error>>()?;
             Ok(TracedKernel {
                 kernel: noted.kernel,
-                seconds: sum.map(|sum| (!noted.spans.is_empty()).then_some(sum))?,
+                seconds: (!noted.spans.is_empty()).then_some(sum),
             })
         };
-        self.noted().iter().map(of).collect()
+        lock(&self.noted).iter().map(of).collect()
     }
 
     /// Runs `launch`, which puts `kernel` on `stream` and is told whether its time is kept, and notes it.
@@ -101,11 +98,11 @@ impl CudaTrace {
             None
         };
         let record =
-            |event: &driver::CudaEvent| check("cuEventRecord", event.record(stream.handle()));
+            |event: &driver::CudaEvent| check("cuEventRecord", event.record(&stream.handle));
         span.iter().try_for_each(|[start, _]| record(start))?;
         launch(span.is_some())?;
         span.iter().try_for_each(|[_, end]| record(end))?;
-        let mut noted = self.noted();
+        let mut noted = lock(&self.noted);
         match noted.iter_mut().find(|noted| noted.kernel == kernel) {
             Some(noted) => noted.spans.extend(span),
             None => noted.push(Noted {
@@ -115,15 +112,10 @@ impl CudaTrace {
         }
         Ok(())
     }
-
-    fn noted(&self) -> MutexGuard<'_, Vec<Noted>> {
-        self.noted.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 impl CudaDevice {
-    /// The same handle, which notes what it launches in `trace`, as do its clones and the streams
-    /// made with it.
+    /// The same handle, which notes what it launches in `trace`, as do its clones and streams made with it.
     #[must_use]
     pub fn traced(&self, trace: &CudaTrace) -> Self {
         let mut device = self.clone();

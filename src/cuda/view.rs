@@ -4,7 +4,7 @@ use std::marker::PhantomData;
 
 use super::device::CudaDevice;
 use super::region::CudaRegion;
-use crate::device::{Device, same_length};
+use crate::device::{Device, DeviceMatrix, same_length};
 use crate::element::Element;
 #[cfg(doc)]
 use crate::error::CudaError;
@@ -39,51 +39,7 @@ pub struct CudaVectorMut<'a, T = f32> {
     elements: PhantomData<&'a mut [T]>,
 }
 
-impl<T> CudaRows<'_, T> {
-    /// Views memory that something else owns: a tensor of another library, a part of a matrix.
-    ///
-    /// # Errors
-    /// [`CudaError::Null`], [`Error::Empty`], [`Error::Stride`] (less than `dim`),
-    /// [`CudaError::Alignment`] (to the element's size) or [`Error::Scalar`] (past 64-bit addresses),
-    /// all of `pointer`.
-    ///
-    /// # Safety
-    /// As long as the view and its copies are used,
-    /// - `pointer` is an address on `device`, in its primary context, of `rows` rows of `dim`
-    ///   elements of type `T`, `stride` elements apart, that stay allocated until all work on the
-    ///   device's stream that was given the view has ended;
-    /// - other streams write there only in work that is ordered against the device's stream,
-    ///   by [`CudaStream::wait_for`](super::CudaStream::wait_for) or an event.
-    pub unsafe fn from_raw(
-        pointer: u64,
-        rows: usize,
-        dim: usize,
-        stride: usize,
-        device: &CudaDevice,
-    ) -> Result<Self, Error> {
-        CudaRegion::new::<T>("pointer", pointer, [rows, dim, stride], device.home()).map(Self::at)
-    }
-}
-
 impl<T> CudaRowsMut<'_, T> {
-    /// Views memory that something else owns, to write to it.
-    ///
-    /// # Errors
-    /// As [`CudaRows::from_raw`].
-    ///
-    /// # Safety
-    /// As [`CudaRows::from_raw`]; moreover nothing else reads or writes these rows while the view
-    /// is used, except in work that is ordered against the device's stream.
-    pub unsafe fn from_raw(
-        pointer: u64,
-        rows: usize,
-        dim: usize,
-        stride: usize,
-        device: &CudaDevice,
-    ) -> Result<Self, Error> {
-        CudaRegion::new::<T>("pointer", pointer, [rows, dim, stride], device.home()).map(Self::at)
-    }
-
     /// The same rows, read-only while the borrow lasts.
     pub fn as_rows(&self) -> CudaRows<'_, T> {
         CudaRows::at(self.region)
@@ -95,39 +51,7 @@ impl<T> CudaRowsMut<'_, T> {
     }
 }
 
-impl<T> CudaVector<'_, T> {
-    /// Views memory that something else owns.
-    ///
-    /// # Errors
-    /// As [`CudaRows::from_raw`].
-    ///
-    /// # Safety
-    /// As [`CudaRows::from_raw`], of one row of `length` elements.
-    pub unsafe fn from_raw(
-        pointer: u64,
-        length: usize,
-        device: &CudaDevice,
-    ) -> Result<Self, Error> {
-        CudaRegion::new::<T>("pointer", pointer, [length, 1, 1], device.home()).map(Self::at)
-    }
-}
-
 impl<T> CudaVectorMut<'_, T> {
-    /// Views memory that something else owns, to write to it.
-    ///
-    /// # Errors
-    /// As [`CudaRows::from_raw`].
-    ///
-    /// # Safety
-    /// As [`CudaRowsMut::from_raw`], of one row of `length` elements.
-    pub unsafe fn from_raw(
-        pointer: u64,
-        length: usize,
-        device: &CudaDevice,
-    ) -> Result<Self, Error> {
-        CudaRegion::new::<T>("pointer", pointer, [length, 1, 1], device.home()).map(Self::at)
-    }
-
     /// The same elements, read-only while the borrow lasts.
     pub fn as_vector(&self) -> CudaVector<'_, T> {
         CudaVector::at(self.region)
@@ -141,11 +65,10 @@ impl<T: Element> CudaRows<'_, T> {
     /// [`CudaError::Device`] when the rows are of another handle; [`CudaError::Contiguity`] when gaps lie
     /// between them; [`CudaError::Capture`]; [`CudaError::Driver`] when work before has failed.
     pub fn download(&self, device: &CudaDevice) -> Result<Vec<T>, Error> {
-        let region = self.region;
-        region.require_home("rows", device.home())?;
-        region.require_contiguous("rows")?;
-        let mut elements = vec![T::zeroed(); region.rows() * region.dim()];
-        device.read(region.address(), bytemuck::cast_slice_mut(&mut elements))?;
+        let rows = self.on("rows", device)?;
+        self.region.require_contiguous("rows")?;
+        let mut elements = vec![T::zeroed(); rows.rows * rows.dim];
+        device.read(rows.address, bytemuck::cast_slice_mut(&mut elements))?;
         Ok(elements)
     }
 }
@@ -158,11 +81,10 @@ impl<T: Element> CudaRowsMut<'_, T> {
     /// [`CudaError::Device`] when the rows are of another handle; [`CudaError::Contiguity`] when gaps lie
     /// between them; [`Error::Length`] unless there are as many elements; [`CudaError::Driver`].
     pub fn upload(&mut self, device: &CudaDevice, elements: &[T]) -> Result<(), Error> {
-        let region = self.region;
-        region.require_home("rows", device.home())?;
-        region.require_contiguous("rows")?;
-        same_length("elements", elements.len(), region.rows() * region.dim())?;
-        device.write(region.address(), bytemuck::cast_slice(elements))
+        let rows = self.on("rows", device)?;
+        self.region.require_contiguous("rows")?;
+        same_length("elements", elements.len(), rows.rows * rows.dim)?;
+        device.write(rows.address, bytemuck::cast_slice(elements))
     }
 }
 
@@ -184,6 +106,34 @@ views!(CudaRows, CudaRowsMut, CudaVector, CudaVectorMut);
 
 macro_rules! matrices {
     ($($view:ident),*) => {$(
+        impl<T> $view<'_, T> {
+            /// Views memory that something else owns: a tensor of another library, a part of a matrix.
+            ///
+            /// # Errors
+            /// [`CudaError::Null`], [`Error::Empty`], [`Error::Stride`] (less than `dim`),
+            /// [`CudaError::Alignment`] (to the element's size) or [`Error::Scalar`] (past 64-bit addresses),
+            /// all of `pointer`.
+            ///
+            /// # Safety
+            /// As long as the view and its copies are used,
+            /// - `pointer` is an address on `device`, in its primary context, of `rows` rows of `dim`
+            ///   elements of type `T`, `stride` elements apart, that stay allocated until all work on the
+            ///   device's stream that was given the view has ended;
+            /// - other streams write there only in work that is ordered against the device's stream,
+            ///   by [`CudaStream::wait_for`](super::CudaStream::wait_for) or an event; while the view is
+            ///   writable, nothing else reads or writes there but in such work.
+            pub unsafe fn from_raw(
+                pointer: u64,
+                rows: usize,
+                dim: usize,
+                stride: usize,
+                device: &CudaDevice,
+            ) -> Result<Self, Error> {
+                let shape = [rows, dim, stride];
+                CudaRegion::new::<T>("pointer", pointer, shape, device.home()).map(Self::at)
+            }
+        }
+
         impl<T> Matrix for $view<'_, T> {
             fn rows(&self) -> usize {
                 self.region.rows()
@@ -192,28 +142,48 @@ macro_rules! matrices {
                 self.region.dim()
             }
         }
+
+        impl<T: Element> $view<'_, T> {
+            /// The matrix as the verbs take it, on the handle whose stream orders its work.
+            pub(super) fn on(
+                &self,
+                argument: &'static str,
+                device: &CudaDevice,
+            ) -> Result<DeviceMatrix, Error> {
+                let region = self.region;
+                region.require_home(argument, device.home())?;
+                Ok(DeviceMatrix {
+                    address: region.address(),
+                    rows: region.rows(),
+                    dim: region.dim(),
+                    stride: region.stride(),
+                    dtype: T::DTYPE,
+                })
+            }
+        }
     )*};
 }
 matrices!(CudaRows, CudaRowsMut);
 
-impl<'a, T: Element> View for CudaRows<'a, T> {
-    type Indices = CudaVector<'a, u32>;
-    type Scalar = CudaVector<'a>;
-}
-
-impl Indices for CudaVector<'_, u32> {
-    fn len(&self) -> usize {
-        self.region.rows()
-    }
-
-    fn on_host(&self) -> Option<&[u32]> {
-        None
-    }
-}
-
 macro_rules! vectors {
     ($($view:ident),*) => {$(
         impl<T> $view<'_, T> {
+            /// Views memory that something else owns.
+            ///
+            /// # Errors
+            /// As [`CudaRows::from_raw`].
+            ///
+            /// # Safety
+            /// As [`CudaRows::from_raw`], of one row of `length` elements.
+            pub unsafe fn from_raw(
+                pointer: u64,
+                length: usize,
+                device: &CudaDevice,
+            ) -> Result<Self, Error> {
+                let shape = [length, 1, 1];
+                CudaRegion::new::<T>("pointer", pointer, shape, device.home()).map(Self::at)
+            }
+
             /// Number of elements, 1 or more.
             #[allow(clippy::len_without_is_empty)]
             pub fn len(&self) -> usize {
@@ -233,3 +203,18 @@ macro_rules! vectors {
     )*};
 }
 vectors!(CudaVector, CudaVectorMut);
+
+impl<'a, T: Element> View for CudaRows<'a, T> {
+    type Indices = CudaVector<'a, u32>;
+    type Scalar = CudaVector<'a>;
+}
+
+impl Indices for CudaVector<'_, u32> {
+    fn len(&self) -> usize {
+        self.region.rows()
+    }
+
+    fn on_host(&self) -> Option<&[u32]> {
+        None
+    }
+}

@@ -5,7 +5,7 @@ use bytemuck::Zeroable;
 use super::params::{
     GlobalRows, HopperProductParams, HopperScoresParams, ProductParams, ScoresParams, WorkGrid,
 };
-use super::prepared::{Prepared, kernel_name};
+use super::prepared::{Prepared, TileRows};
 use super::similarity::{Similarity, TILE};
 use super::{Arithmetic, BoxedMatrix, Device, TensorMap};
 use crate::error::Error;
@@ -58,20 +58,22 @@ impl<D: Device> Similarity<'_, D> {
     pub(super) fn cut(
         &self,
         arithmetic: Arithmetic,
-        anchors: GlobalRows,
+        anchors: TileRows,
         rows: usize,
         candidates: usize,
     ) -> Cut {
         let tiles = candidates.div_ceil(self.tile_columns(arithmetic));
         let row_tiles = self.row_tiles(arithmetic, rows);
-        let clusters = (self.device.multiprocessors() / PAIR).max(1) as usize;
+        let row_bytes = anchors.rows.row_bytes;
+        let clusters = (self.device.hardware().multiprocessors / PAIR).max(1) as usize;
         let together = row_tiles.div_ceil(PAIR as usize).min(clusters);
-        let cached = together * PAIR as usize * TILE * anchors.row_bytes as usize;
-        let streams_anchors = self.is_hopper(arithmetic) && anchors.row_bytes > RESIDENT_DIM_BYTES;
-        let (group, least) = match streams_anchors && cached > self.device.cache_bytes() / 2 {
-            true => (GROUP, clusters.div_ceil(GROUP)),
-            false => (row_tiles, 1),
-        };
+        let cached = together * PAIR as usize * TILE * row_bytes as usize;
+        let streams_anchors = self.is_hopper(arithmetic) && row_bytes > RESIDENT_DIM_BYTES;
+        let (group, least) =
+            match streams_anchors && cached > self.device.hardware().cache_bytes / 2 {
+                true => (GROUP, clusters.div_ceil(GROUP)),
+                false => (row_tiles, 1),
+            };
         let (parts, per_part) = self.split_from(least, row_tiles, tiles, 1);
         Cut {
             parts,
@@ -83,7 +85,7 @@ impl<D: Device> Similarity<'_, D> {
     /// Whether the kernels for sm_90a serve: they multiply numbers of 16 and 8 bits.
     pub(super) fn is_hopper(&self, arithmetic: Arithmetic) -> bool {
         let narrow = arithmetic.bytes() <= 2;
-        narrow && !self.portable && self.device.has_warpgroups()
+        narrow && !self.portable && self.device.hardware().warpgroups
     }
 
     /// Columns of a tile: candidates of one of logits, numbers of a row of a product.
@@ -94,12 +96,8 @@ impl<D: Device> Similarity<'_, D> {
     /// Tiles of 128 rows, of logits or of a product. On sm_90a whole clusters of two: the second tile
     /// of the last one may lie past the end.
     pub(super) fn row_tiles(&self, arithmetic: Arithmetic, rows: usize) -> usize {
-        let tiles = rows.div_ceil(128);
-        if self.is_hopper(arithmetic) {
-            tiles.next_multiple_of(2)
-        } else {
-            tiles
-        }
+        let cluster = if self.is_hopper(arithmetic) { 2 } else { 1 };
+        rows.div_ceil(128).next_multiple_of(cluster)
     }
 
     /// Whether dq and dk are made of the same stored weights where fused kernels could hold them: 8NMD in
@@ -115,41 +113,73 @@ impl<D: Device> Similarity<'_, D> {
     /// multiprocessor, which take the pieces one after another (`Scheduler` of hopper/tile.h).
     pub(super) fn launch_persistent<P: bytemuck::Pod>(
         &self,
-        kernel: &'static str,
+        kernel: &str,
         cluster: u32,
         grid: WorkGrid,
         shared_bytes: u32,
         params: &P,
     ) -> Result<(), Error> {
-        let places = (self.device.multiprocessors() / cluster).max(1) * cluster;
+        let places = (self.device.hardware().multiprocessors / cluster).max(1) * cluster;
         let blocks = (grid.tiles * grid.parts).min(places);
-        self.launch(kernel, [blocks, 1, 1], HOPPER_THREADS, shared_bytes, params)
+        self.device
+            .start(kernel, [blocks, 1, 1], HOPPER_THREADS, shared_bytes, params)
     }
 
     /// Launches a kernel of the tile loop: "statistics", "exponentials", "weights", "scores" or, on sm_90a, "best".
     pub(super) fn scores(
         &self,
-        kernel: &'static str,
+        kernel: &str,
         arithmetic: Arithmetic,
         grid: WorkGrid,
         params: &ScoresParams,
     ) -> Result<(), Error> {
         if !self.is_hopper(arithmetic) {
-            let name = kernel_name(kernel, arithmetic);
+            let name = format!("{kernel}_{arithmetic}");
             let blocks = [grid.tiles, grid.parts, 1];
-            return self.launch(name, blocks, SCORES_THREADS, SCORES_SHARED, params);
+            return self
+                .device
+                .start(&name, blocks, SCORES_THREADS, SCORES_SHARED, params);
         }
-        let resident = params.anchors.row_bytes <= RESIDENT_DIM_BYTES;
+        let mut name = format!("hopper_{kernel}_{arithmetic}");
+        if params.anchors.row_bytes <= RESIDENT_DIM_BYTES {
+            name += &format!("_{}", RESIDENT_DIM_BYTES as usize / arithmetic.bytes());
+        }
+        let row_bytes = 2 * params.weights_stride;
+        let weights = GlobalRows {
+            data: params.weights,
+            stride: row_bytes,
+            rows: params.anchors.rows,
+            row_bytes: row_bytes as u32,
+        };
         let params = HopperScoresParams {
             anchors: self.boxes(params.anchors, arithmetic, 128)?,
             candidates: self.boxes(params.candidates, arithmetic, 128)?,
-            weights: self.weights_boxes(params, arithmetic)?,
+            // Of a warp's rows; nothing for kernels that store none.
+            weights: match weights.data {
+                0 => TensorMap::zeroed(),
+                _ => self.boxes(weights, arithmetic, 16)?,
+            },
             scores: *params,
             grid,
             padding: [0; 7],
         };
-        let name = hopper_scores(kernel, arithmetic, resident);
-        self.launch_persistent(name, PAIR, grid, HOPPER_SCORES_SHARED, &params)
+        self.launch_persistent(&name, PAIR, grid, HOPPER_SCORES_SHARED, &params)
+    }
+
+    /// The same over all of the anchors, cut up like this.
+    pub(super) fn pass(
+        &self,
+        kernel: &str,
+        arithmetic: Arithmetic,
+        cut: Cut,
+        params: ScoresParams,
+    ) -> Result<(), Error> {
+        let tiles = self.row_tiles(arithmetic, params.anchors.rows as usize);
+        let params = ScoresParams {
+            tiles_per_split: cut.per_part,
+            ..params
+        };
+        self.scores(kernel, arithmetic, cut.grid(tiles), &params)
     }
 
     /// Launches a product of a chunk of weights: tiles are row tiles × column tiles.
@@ -160,57 +190,27 @@ impl<D: Device> Similarity<'_, D> {
         grid: WorkGrid,
         params: &ProductParams,
     ) -> Result<(), Error> {
-        if !self.is_hopper(arithmetic) {
-            let family = if transposed {
-                "product_transposed"
-            } else {
-                "product"
-            };
-            let name = kernel_name(family, arithmetic);
-            let blocks = [grid.tiles, grid.parts, 1];
-            return self.launch(name, blocks, 256, PRODUCT_SHARED, params);
-        }
-        let name = match (transposed, arithmetic) {
-            (false, Arithmetic::F16) => "hopper_product_f16",
-            (false, _) => "hopper_product_bf16",
-            (true, Arithmetic::F16) => "hopper_product_transposed_f16",
-            (true, _) => "hopper_product_transposed_bf16",
+        let (side, left_rows) = if transposed {
+            ("_transposed", 64)
+        } else {
+            ("", 128)
         };
-        let left_rows = if transposed { 64 } else { 128 };
+        let name = format!("product{side}_{arithmetic}");
+        if !self.is_hopper(arithmetic) {
+            let blocks = [grid.tiles, grid.parts, 1];
+            return self
+                .device
+                .start(&name, blocks, 256, PRODUCT_SHARED, params);
+        }
         let params = HopperProductParams {
             left: self.boxes(params.left, arithmetic, left_rows)?,
             right: self.boxes(params.right, arithmetic, 64)?,
-            rows: params.rows,
-            columns: params.columns,
-            summed: params.summed,
-            slabs_per_split: params.slabs_per_split,
-            accumulate: params.accumulate,
-            padding: 0,
-            sums: params.sums,
-            shift: params.shift,
+            product: params.product,
             grid,
-            padding_2: 0,
+            padding: 0,
         };
-        self.launch_persistent(name, PAIR, grid, HOPPER_PRODUCT_SHARED, &params)
-    }
-
-    /// The chunk of weights as boxes of a warp's rows; nothing for kernels that store none.
-    fn weights_boxes(
-        &self,
-        params: &ScoresParams,
-        arithmetic: Arithmetic,
-    ) -> Result<TensorMap, Error> {
-        if params.weights == 0 {
-            return Ok(TensorMap::zeroed());
-        }
-        let row_bytes = 2 * params.weights_stride;
-        let weights = GlobalRows {
-            data: params.weights,
-            stride: row_bytes,
-            rows: params.anchors.rows,
-            row_bytes: row_bytes as u32,
-        };
-        self.boxes(weights, arithmetic, 16)
+        let name = format!("hopper_{name}");
+        self.launch_persistent(&name, PAIR, grid, HOPPER_PRODUCT_SHARED, &params)
     }
 
     /// The rows as boxes of 128 bytes of `box_rows` rows.
@@ -236,39 +236,5 @@ impl<D: Device> Similarity<'_, D> {
             numbers: arithmetic,
             box_rows,
         })
-    }
-}
-
-fn hopper_scores(kernel: &'static str, arithmetic: Arithmetic, resident: bool) -> &'static str {
-    macro_rules! names {
-        ($($kernel:literal),*) => {
-            match (kernel, arithmetic, resident) {
-                $(
-                    ($kernel, Arithmetic::F16, false) => concat!("hopper_", $kernel, "_f16"),
-                    ($kernel, Arithmetic::F16, true) => concat!("hopper_", $kernel, "_f16_256"),
-                    ($kernel, _, false) => concat!("hopper_", $kernel, "_bf16"),
-                    ($kernel, _, true) => concat!("hopper_", $kernel, "_bf16_256"),
-                )*
-                // Every device refuses a kernel it does not have.
-                _ => kernel,
-            }
-        };
-    }
-    match kernel {
-        // Only where D is too large for the fused kernels.
-        "exponentials" => match arithmetic {
-            Arithmetic::F16 => "hopper_exponentials_f16",
-            _ => "hopper_exponentials_bf16",
-        },
-        _ if arithmetic == Arithmetic::E4m3 => match (kernel, resident) {
-            ("statistics", false) => "hopper_statistics_e4m3",
-            ("statistics", true) => "hopper_statistics_e4m3_512",
-            ("scores", false) => "hopper_scores_e4m3",
-            ("scores", true) => "hopper_scores_e4m3_512",
-            ("best", false) => "hopper_best_e4m3",
-            ("best", true) => "hopper_best_e4m3_512",
-            _ => kernel,
-        },
-        _ => names!("statistics", "weights", "scores", "best"),
     }
 }

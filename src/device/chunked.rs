@@ -1,14 +1,15 @@
 //! Gradients over chunks of stored weights, where D is too large for the fused kernels.
 
 use super::DeviceMatrix;
+use super::choice::Cut;
 use super::gradient::{Finish, Known, Side, Sums};
 use super::params::{
-    FitParams, FoldParams, GlobalRows, MatrixView, ProductParams, ScoresParams, WorkGrid,
+    FitParams, FoldParams, GlobalRows, MatrixView, Product, ProductParams, ScoresParams, WorkGrid,
 };
 use super::positives::ExponentRange;
-use super::prepared::{no_matrix, rows_from, view};
+use super::prepared::{Prepared, no_matrix, view};
 use super::results::Direction;
-use super::similarity::{Similarity, WARP_ROWS};
+use super::similarity::Similarity;
 use super::statistics::{Partial, scores_params};
 use super::{Arithmetic, Device, Floats, number_bytes};
 use crate::contrast::Shape;
@@ -41,19 +42,16 @@ fn folded_range(shape: Shape) -> f32 {
 }
 
 /// Where a chunk's weights come from.
+#[derive(Clone, Copy)]
 pub(super) enum Softmax<'a, D: Device> {
     /// A softmax that is known.
     Known(&'a Known<'a, D>),
     /// Exponentials, whose sums are the statistics of a one-way loss.
-    Found {
-        statistics: &'a Direction<D>,
-        square_norms: &'a Floats<D>,
-        bound: &'a Floats<D>,
-    },
+    Found(&'a Exponentials<'a, D>),
 }
 
 /// Exponentials, and what a chunk of them needs besides.
-struct Exponentials<'a, D: Device> {
+pub(super) struct Exponentials<'a, D: Device> {
     statistics: &'a Direction<D>,
     square_norms: &'a Floats<D>,
     bound: &'a Floats<D>,
@@ -71,30 +69,72 @@ impl<D: Device> Exponentials<'_, D> {
     }
 }
 
-/// What makes the weights of a chunk.
-enum Source<'a, D: Device> {
-    Known(&'a Known<'a, D>),
-    Found(Exponentials<'a, D>),
-}
-
 /// A chunk of anchors, and where its weights are stored.
 #[derive(Clone, Copy)]
 struct Chunk {
     first: usize,
     count: usize,
     weights: u64,
-    /// Numbers from row to row.
     stride: usize,
+    cut: Cut,
+}
+
+impl Chunk {
+    /// The pass that stores the weights.
+    fn scores_params<D: Device>(&self, prepared: &Prepared<'_, D>) -> ScoresParams {
+        ScoresParams {
+            weights: self.weights,
+            weights_stride: self.stride as u64,
+            ..scores_params(prepared, self.first, self.count)
+        }
+    }
 }
 
 impl<D: Device> Similarity<'_, D> {
+    /// Rows of a chunk, numbers from row to row of its weights, and how the pass that makes them is cut up.
+    fn chunks(&self, prepared: &Prepared<'_, D>) -> (usize, usize, Cut) {
+        let candidates = prepared.shape.candidates;
+        let stride = candidates.next_multiple_of(16);
+        let row_bytes = stride * number_bytes(prepared.matrices.anchors.dtype);
+        let rows = self.chunk(prepared.shape.anchors, row_bytes);
+        let cut = self.cut(prepared.arithmetic, prepared.anchor_rows, rows, candidates);
+        (rows, stride, cut)
+    }
+
+    /// Room for exponentials that complete `statistics`, and for what dk needs of them.
+    pub(super) fn exponentials<'a>(
+        &self,
+        prepared: &Prepared<'_, D>,
+        statistics: &'a Direction<D>,
+        (square_norms, bound): (&'a Floats<D>, &'a Floats<D>),
+        dk: bool,
+    ) -> Result<Exponentials<'a, D>, Error> {
+        let (rows, _, cut) = self.chunks(prepared);
+        let rows = rows.min(prepared.shape.anchors);
+        let row_bytes = prepared.anchor_rows.rows.row_bytes as usize;
+        Ok(Exponentials {
+            statistics,
+            square_norms,
+            bound,
+            row_sums: self.floats(2 * cut.parts as usize * rows)?,
+            factors: self.floats(rows)?,
+            folded: dk
+                .then(|| self.device.allocate(rows * row_bytes))
+                .transpose()?,
+            fit: match prepared.arithmetic {
+                Arithmetic::F16 => Some((self.floats(1)?, self.floats(2)?)),
+                _ => None,
+            },
+        })
+    }
+
     /// Both gradients over chunks of stored weights. With exponentials 6NMD FLOPs in all, the statistics among them,
     /// where one offset serves, 8NMD elsewhere; with a known softmax 6NMD after the statistics. Writes ⟨q_i, dq_i⟩ to
     /// `dots`.
     pub(super) fn chunked(
         &self,
         side: &Side<'_, D>,
-        softmax: &Softmax<'_, D>,
+        softmax: Softmax<'_, D>,
         gradients: &Gradients<DeviceMatrix>,
         dots: &Floats<D>,
     ) -> Result<(), Error> {
@@ -104,92 +144,55 @@ impl<D: Device> Similarity<'_, D> {
             candidates,
             dim,
         } = prepared.shape;
-        let (rows, columns, shift) = match softmax {
-            Softmax::Known(known) => (known.rows, known.columns, known.shift()),
-            Softmax::Found { statistics, .. } => (&statistics.masses, None, None),
+        let (masses, shift, found) = match softmax {
+            Softmax::Known(known) => (known.masses, known.shift(), None),
+            Softmax::Found(found) => ((&found.statistics.masses, None), None, Some(found)),
         };
-        let bytes = number_bytes(prepared.dtype);
-        let stride = candidates.next_multiple_of(16);
-        let chunk = self.chunk(anchors, stride * bytes);
-        let weights = self.device.allocate(chunk.min(anchors) * stride * bytes)?;
-        let columns_of_product = dim.div_ceil(self.tile_columns(prepared.arithmetic));
+        let bytes = number_bytes(prepared.matrices.anchors.dtype);
+        let (rows, stride, cut) = self.chunks(prepared);
+        let most = rows.min(anchors);
+        let weights = self.device.allocate(most * stride * bytes)?;
+        let columns = dim.div_ceil(self.tile_columns(prepared.arithmetic));
         let slab = 128 / bytes;
-        let row_tiles = |rows| self.row_tiles(prepared.arithmetic, rows);
-        let (parts, slabs) = self.split(
-            row_tiles(chunk) * columns_of_product,
-            candidates.div_ceil(slab),
-            1,
-        );
+        let tiles = |rows| self.row_tiles(prepared.arithmetic, rows) * columns;
+        let (parts, slabs) = self.split(tiles(rows), candidates.div_ceil(slab), 1);
         let dq_sums = Sums {
-            sums: self
-                .memory()
-                .floats(parts as usize * chunk.min(anchors) * dim)?,
+            sums: self.floats(parts as usize * most * dim)?,
             normalisers: None,
             parts,
             shift,
         };
         // Chunks add to what those before them left; one chunk alone may be cut into parts as dq's sums are.
-        let (dk_parts, dk_slabs) = match chunk < anchors {
+        let (dk_parts, dk_slabs) = match rows < anchors {
             true => (1, u32::MAX),
-            false => self.split(
-                row_tiles(candidates) * columns_of_product,
-                anchors.div_ceil(slab),
-                1,
-            ),
+            false => self.split(tiles(candidates), anchors.div_ceil(slab), 1),
         };
-        let dk_sums = match gradients.dk {
-            Some(_) => Some(self.memory().floats(dk_parts as usize * candidates * dim)?),
-            None => None,
-        };
-        let cut = self.cut(prepared.arithmetic, prepared.anchor_rows, chunk, candidates);
-        let source = match softmax {
-            Softmax::Known(known) => Source::Known(known),
-            Softmax::Found {
-                statistics,
-                square_norms,
-                bound,
-            } => Source::Found(Exponentials {
-                statistics,
-                square_norms,
-                bound,
-                row_sums: self
-                    .memory()
-                    .floats(2 * cut.parts as usize * chunk.min(anchors))?,
-                factors: self.memory().floats(chunk.min(anchors))?,
-                folded: match gradients.dk {
-                    Some(_) => {
-                        let row_bytes = prepared.anchor_rows.row_bytes as usize;
-                        Some(self.device.allocate(chunk.min(anchors) * row_bytes)?)
-                    }
-                    None => None,
-                },
-                fit: match prepared.arithmetic {
-                    Arithmetic::F16 => Some((self.memory().floats(1)?, self.memory().floats(2)?)),
-                    _ => None,
-                },
-            }),
-        };
-        let found = match &source {
-            Source::Known(_) => None,
-            Source::Found(found) => Some(found),
-        };
-        for first in (0..anchors).step_by(chunk) {
-            let count = chunk.min(anchors - first);
-            let count_tiles = row_tiles(count);
+        let dk_sums = gradients
+            .dk
+            .map(|_| self.floats(dk_parts as usize * candidates * dim))
+            .transpose()?;
+        for first in (0..anchors).step_by(rows) {
+            let count = rows.min(anchors - first);
             let chunk = Chunk {
                 first,
                 count,
                 weights: D::address(&weights),
                 stride,
+                cut,
             };
-            let grid = cut.grid(count_tiles);
-            match &source {
-                Source::Known(known) => {
-                    self.known_weights(side, known, chunk, grid, cut.per_part)?
+            match softmax {
+                Softmax::Known(known) => {
+                    let (rows, columns) = known.masses;
+                    let params = ScoresParams {
+                        row_lse2: rows.offset2.at(first),
+                        column_lse2: columns.map_or(0, |m| m.offset2.address()),
+                        far: known.far,
+                        shift: shift.unwrap_or(0),
+                        ..chunk.scores_params(prepared)
+                    };
+                    self.pass("weights", prepared.arithmetic, cut, params)?;
                 }
-                Source::Found(found) => {
-                    self.exponentials(side, found, chunk, grid, cut.per_part)?
-                }
+                Softmax::Found(found) => self.store_exponentials(side, found, chunk)?,
             }
             let left = GlobalRows {
                 data: chunk.weights,
@@ -197,112 +200,87 @@ impl<D: Device> Similarity<'_, D> {
                 rows: count as u32,
                 row_bytes: super::count("k", stride * bytes)?,
             };
-            let mut product = ProductParams {
+            let params = ProductParams {
                 left,
-                right: prepared.candidate_rows,
-                rows: count as u32,
-                columns: dim as u32,
-                summed: candidates as u32,
-                slabs_per_split: slabs,
-                accumulate: 0,
-                padding: 0,
-                // A chunk is finished before the next one overwrites its sums.
-                sums: dq_sums.sums.address(),
-                shift: 0,
-            };
-            let grid = WorkGrid::new(count_tiles * columns_of_product, parts);
-            self.product(false, prepared.arithmetic, grid, &product)?;
-            self.finish(
-                side,
-                &Finish {
-                    factors: found.map(|found| &found.factors),
-                    first_row: first,
-                    count,
-                    ..Finish::of_anchors(&dq_sums, rows, columns, gradients.dq, dots)
+                right: prepared.candidate_rows.rows,
+                product: Product {
+                    rows: count as u32,
+                    columns: dim as u32,
+                    summed: candidates as u32,
+                    slabs_per_split: slabs,
+                    accumulate: 0,
+                    padding: 0,
+                    // A chunk is finished before the next one overwrites its sums.
+                    sums: dq_sums.sums.address(),
+                    shift: 0,
                 },
-            )?;
+            };
+            let grid = WorkGrid::new(tiles(count), parts);
+            self.product(false, prepared.arithmetic, grid, &params)?;
+            let finish = Finish {
+                factors: found.map(|found| &found.factors),
+                first_row: first,
+                count,
+                ..Finish::whole(&dq_sums, masses, gradients.dq, Some(dots))
+            };
+            self.finish(side, &finish)?;
             if let Some(sums) = &dk_sums {
-                product.right = match found.and_then(|found| found.folded.as_ref()) {
-                    Some(folded) => GlobalRows {
-                        data: D::address(folded),
-                        stride: u64::from(prepared.anchor_rows.row_bytes),
-                        rows: count as u32,
-                        row_bytes: prepared.anchor_rows.row_bytes,
+                let anchors = prepared.anchor_rows.part(first, count).rows;
+                let params = ProductParams {
+                    left,
+                    right: match found.and_then(|found| found.folded.as_ref()) {
+                        Some(folded) => GlobalRows {
+                            data: D::address(folded),
+                            stride: u64::from(anchors.row_bytes),
+                            ..anchors
+                        },
+                        None => anchors,
                     },
-                    None => rows_from(prepared.anchor_rows, first, count),
+                    product: Product {
+                        rows: candidates as u32,
+                        summed: count as u32,
+                        slabs_per_split: dk_slabs,
+                        accumulate: u32::from(first > 0),
+                        sums: sums.address(),
+                        shift: found.map_or(0, Exponentials::shift),
+                        ..params.product
+                    },
                 };
-                product.rows = candidates as u32;
-                product.summed = count as u32;
-                product.slabs_per_split = dk_slabs;
-                product.accumulate = u32::from(first > 0);
-                product.sums = sums.address();
-                product.shift = found.map_or(0, Exponentials::shift);
-                let grid = WorkGrid::new(row_tiles(candidates) * columns_of_product, dk_parts);
-                self.product(true, prepared.arithmetic, grid, &product)?;
+                let grid = WorkGrid::new(tiles(candidates), dk_parts);
+                self.product(true, prepared.arithmetic, grid, &params)?;
             }
         }
         if let (Some(sums), Some(dk)) = (dk_sums, gradients.dk) {
             let sums = Sums {
                 sums,
-                normalisers: None,
                 parts: dk_parts,
-                shift,
+                ..dq_sums
             };
-            self.finish(side, &Finish::of_candidates(&sums, rows, columns, dk))?;
+            self.finish(side, &Finish::whole(&sums, masses, dk, None))?;
         }
         Ok(())
     }
 
-    /// Stores the chunk's softmax weights.
-    fn known_weights(
-        &self,
-        side: &Side<'_, D>,
-        known: &Known<'_, D>,
-        chunk: Chunk,
-        grid: WorkGrid,
-        tiles_per_split: u32,
-    ) -> Result<(), Error> {
-        let prepared = side.prepared;
-        let (rows, columns) = (known.rows, known.columns);
-        let at = |floats: &Floats<D>| floats.address() + 4 * chunk.first as u64;
-        let params = ScoresParams {
-            tiles_per_split,
-            row_lse2: at(&rows.offset2),
-            column_lse2: columns.map_or(0, |columns| columns.offset2.address()),
-            far: known.far,
-            shift: known.shift().unwrap_or(0),
-            weights: chunk.weights,
-            weights_stride: chunk.stride as u64,
-            ..scores_params(prepared, chunk.first, chunk.count)
-        };
-        self.scores("weights", prepared.arithmetic, grid, &params)
-    }
-
     /// Stores the chunk's exponentials, completes its statistics, and folds what the exponentials have
     /// too much into the chunk's anchors and factors.
-    fn exponentials(
+    fn store_exponentials(
         &self,
         side: &Side<'_, D>,
         found: &Exponentials<'_, D>,
         chunk: Chunk,
-        grid: WorkGrid,
-        tiles_per_split: u32,
     ) -> Result<(), Error> {
         let prepared = side.prepared;
         let Chunk { first, count, .. } = chunk;
-        let at = |floats: &Floats<D>| floats.address() + 4 * first as u64;
+        let (rows, masses) = found.statistics.parts();
         let params = ScoresParams {
-            tiles_per_split,
             bound: found.bound.address(),
             rows: found.row_sums.address(),
-            negatives_lse: at(&found.statistics.rows.negatives_lse),
-            weights: chunk.weights,
-            weights_stride: chunk.stride as u64,
-            ..scores_params(prepared, first, count)
+            negatives_lse: rows.negatives_lse.at(first),
+            ..chunk.scores_params(prepared)
         };
         let partial = Partial {
             sums: found.row_sums.address(),
-            parts: grid.parts,
+            parts: chunk.cut.parts,
             ..Partial::default()
         };
         // Where logits have no bound, a pass before finds offsets. Whether it does anything is decided
@@ -310,16 +288,16 @@ impl<D: Device> Similarity<'_, D> {
         let unless = found.bound.address();
         let arithmetic = prepared.arithmetic;
         let before = ScoresParams { unless, ..params };
-        self.scores("statistics", arithmetic, grid, &before)?;
+        self.pass("statistics", arithmetic, chunk.cut, before)?;
         let before = Partial { unless, ..partial };
-        self.combine(prepared, found.statistics.parts(), first, count, before)?;
-        self.scores("exponentials", arithmetic, grid, &params)?;
-        self.combine(prepared, found.statistics.parts(), first, count, partial)?;
+        self.combine(prepared, (rows, masses), first, count, before)?;
+        self.pass("exponentials", arithmetic, chunk.cut, params)?;
+        self.combine(prepared, (rows, masses), first, count, partial)?;
         if let Some((fit, shift)) = &found.fit {
             let fit_params = FitParams {
-                negatives_lse: at(&found.statistics.rows.negatives_lse),
-                offset2: at(&found.statistics.masses.offset2),
-                square_norms: at(found.square_norms),
+                negatives_lse: rows.negatives_lse.at(first),
+                offset2: masses.offset2.at(first),
+                square_norms: found.square_norms.at(first),
                 rows: count as u32,
                 lowest: (prepared.shape.candidates as f32).log2() + F16_SMALLEST,
                 range: match found.folded {
@@ -338,24 +316,24 @@ impl<D: Device> Similarity<'_, D> {
                 unless: fit.address(),
                 ..params
             };
-            self.scores("exponentials", arithmetic, grid, &again)?;
+            self.pass("exponentials", arithmetic, chunk.cut, again)?;
         }
         let matrix = |data: u64, stride: usize| MatrixView {
             data,
             stride: stride as u64,
-            ..view(prepared.anchors)
+            ..view(prepared.matrices.anchors)
         };
-        let bytes = number_bytes(prepared.dtype);
-        let rows = rows_from(prepared.anchor_rows, first, count);
-        let dim = rows.row_bytes as usize / bytes;
+        let bytes = number_bytes(prepared.matrices.anchors.dtype);
+        let anchors = params.anchors;
+        let dim = anchors.row_bytes as usize / bytes;
         let params = FoldParams {
             partial: found.row_sums.address(),
-            offset2: at(&found.statistics.masses.offset2),
-            parts: grid.parts,
+            offset2: masses.offset2.at(first),
+            parts: chunk.cut.parts,
             rows: count as u32,
             dim: dim as u32,
             padding: 0,
-            anchors: matrix(rows.data, rows.stride as usize / bytes),
+            anchors: matrix(anchors.data, anchors.stride as usize / bytes),
             folded: match &found.folded {
                 Some(folded) => matrix(D::address(folded), dim),
                 None => no_matrix(),
@@ -363,7 +341,6 @@ impl<D: Device> Similarity<'_, D> {
             shift: found.shift(),
             factors: found.factors.address(),
         };
-        let grid = [count.div_ceil(WARP_ROWS) as u32, 1, 1];
-        self.launch("fold_rows", grid, 32 * WARP_ROWS as u32, 0, &params)
+        self.device.start_rows("fold_rows", count, &params)
     }
 }

@@ -8,18 +8,10 @@ use super::similarity::Similarity;
 use super::{Arithmetic, Device, Floats};
 use crate::error::Error;
 
-/// Which gradient a fused pass computes.
-pub(super) enum Pass<'a, D: Device> {
-    /// dq, lse on the way.
-    Online,
-    OfAnchors(&'a Known<'a, D>),
-    OfCandidates(&'a Known<'a, D>),
-}
-
 /// What the weights of a fused pass are made of: `Terms` of hopper/gradient.cu. The portable kernels
 /// with a known softmax take any.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Terms {
+enum Terms {
     Online,
     Owner,
     Streamed,
@@ -28,97 +20,80 @@ pub(super) enum Terms {
 
 /// A fused gradient kernel.
 struct Fused {
-    name: &'static str,
+    name: String,
     owner_rows: usize,
     streamed_rows: usize,
     threads: u32,
-    shared_bytes: u32,
+    shared_bytes: usize,
     /// Blocks that fit a multiprocessor of an H100 (kernels/README.md).
     resident: usize,
     hopper: bool,
 }
 
-/// The portable kernel for an arithmetic and D; none when D is too large for it.
-fn portable(arithmetic: Arithmetic, dim: usize, terms: Terms) -> Option<Fused> {
+/// The portable kernel for an arithmetic and rows of `width` numbers.
+fn portable(arithmetic: Arithmetic, width: usize, terms: Terms) -> Option<Fused> {
     // Slabs, warps, streamed rows and stages as in similarity/gradient.cu.
-    macro_rules! kernel {
-        ($name:literal, $slabs:literal, $warps:literal, $columns:literal, $stages:literal, $resident:literal) => {
-            Some(Fused {
-                name: match terms {
-                    Terms::Online => concat!("gradient_online_", $name),
-                    _ => concat!("gradient_known_", $name),
-                },
-                owner_rows: 16 * $warps,
-                streamed_rows: $columns,
-                threads: 32 * $warps,
-                shared_bytes: $slabs * 128 * (16 * $warps + $stages * $columns),
-                resident: $resident,
-                hopper: false,
-            })
-        };
-    }
-    match (arithmetic, dim) {
-        (Arithmetic::Bf16, ..=64) => kernel!("bf16_64", 1, 8, 64, 3, 1),
-        (Arithmetic::Bf16, ..=128) => kernel!("bf16_128", 2, 8, 64, 3, 1),
-        (Arithmetic::Bf16, ..=256) => kernel!("bf16_256", 4, 8, 32, 2, 1),
-        (Arithmetic::F16, ..=64) => kernel!("f16_64", 1, 8, 64, 3, 1),
-        (Arithmetic::F16, ..=128) => kernel!("f16_128", 2, 8, 64, 3, 1),
-        (Arithmetic::F16, ..=256) => kernel!("f16_256", 4, 8, 32, 2, 1),
-        (Arithmetic::F32, ..=64) => kernel!("f32_64", 2, 4, 32, 3, 3),
-        (Arithmetic::F32, ..=128) => kernel!("f32_128", 4, 4, 32, 3, 2),
-        (Arithmetic::F32, ..=256) => kernel!("f32_256", 8, 4, 16, 2, 2),
-        (Arithmetic::Tf32, ..=64) => kernel!("tf32_64", 2, 4, 32, 3, 3),
-        (Arithmetic::Tf32, ..=128) => kernel!("tf32_128", 4, 4, 32, 3, 2),
-        (Arithmetic::Tf32, ..=256) => kernel!("tf32_256", 8, 4, 16, 2, 2),
-        _ => None,
-    }
+    let (slabs, warps, streamed_rows, stages, resident) = match (arithmetic.bytes(), width) {
+        (2, 64) => (1, 8, 64, 3, 1),
+        (2, 128) => (2, 8, 64, 3, 1),
+        (2, 256) => (4, 8, 32, 2, 1),
+        (4, 64) => (2, 4, 32, 3, 3),
+        (4, 128) => (4, 4, 32, 3, 2),
+        (4, 256) => (8, 4, 16, 2, 2),
+        _ => return None,
+    };
+    let terms = match terms {
+        Terms::Online => "online",
+        _ => "known",
+    };
+    Some(Fused {
+        name: format!("gradient_{terms}_{arithmetic}_{width}"),
+        owner_rows: 16 * warps,
+        streamed_rows,
+        threads: 32 * warps as u32,
+        shared_bytes: slabs * 128 * (16 * warps + stages * streamed_rows),
+        resident,
+        hopper: false,
+    })
 }
 
-/// The kernel for sm_90a for 16-bit numbers and D; none when D is too large for it.
-fn hopper(arithmetic: Arithmetic, dim: usize, terms: Terms) -> Option<Fused> {
-    // Terms, D, slabs, streamed rows and stages as in hopper/gradient.cu: tiles, what comes with each streamed
-    // row, mbarriers.
-    macro_rules! kernel {
-        ($terms:literal, $dim:literal, $slabs:literal, $columns:literal, $stages:literal) => {
-            Some(Fused {
-                name: match arithmetic {
-                    Arithmetic::F16 => concat!("hopper_gradient_", $terms, "_f16_", $dim),
-                    _ => concat!("hopper_gradient_", $terms, "_bf16_", $dim),
-                },
-                owner_rows: 128,
-                streamed_rows: $columns,
-                threads: HOPPER_THREADS,
-                shared_bytes: $slabs * 128 * 128
-                    + $stages
-                        * $columns
-                        * ($slabs * 128 + if terms == Terms::Streamed { 8 } else { 4 })
-                    + (2 * $stages + 2) * 8,
-                resident: 1,
-                hopper: true,
-            })
-        };
-    }
-    match (terms, dim) {
-        (Terms::Online, ..=64) => kernel!("online", "64", 1, 128, 5),
-        (Terms::Online, ..=128) => kernel!("online", "128", 2, 128, 5),
-        (Terms::Online, ..=256) => kernel!("online", "256", 4, 64, 4),
-        (Terms::Owner, ..=64) => kernel!("owner", "64", 1, 128, 5),
-        (Terms::Owner, ..=128) => kernel!("owner", "128", 2, 128, 5),
-        (Terms::Owner, ..=256) => kernel!("owner", "256", 4, 64, 4),
-        (Terms::Streamed, ..=64) => kernel!("streamed", "64", 1, 128, 5),
-        (Terms::Streamed, ..=128) => kernel!("streamed", "128", 2, 128, 5),
-        (Terms::Streamed, ..=256) => kernel!("streamed", "256", 4, 64, 4),
-        (Terms::Both, ..=64) => kernel!("both", "64", 1, 96, 6),
-        (Terms::Both, ..=128) => kernel!("both", "128", 2, 96, 6),
-        _ => None,
-    }
+/// The kernel for sm_90a for 16-bit numbers and rows of `width` of them.
+fn hopper(arithmetic: Arithmetic, width: usize, terms: Terms) -> Option<Fused> {
+    // Streamed rows and stages as in hopper/gradient.cu.
+    let (streamed_rows, stages) = match (terms, width) {
+        (Terms::Both, 256) => return None,
+        (Terms::Both, _) => (96, 6),
+        (_, 256) => (64, 4),
+        _ => (128, 5),
+    };
+    let (terms, beside) = match terms {
+        Terms::Online => ("online", 4),
+        Terms::Owner => ("owner", 4),
+        Terms::Streamed => ("streamed", 8),
+        Terms::Both => ("both", 4),
+    };
+    let row_bytes = 2 * width;
+    Some(Fused {
+        name: format!("hopper_gradient_{terms}_{arithmetic}_{width}"),
+        owner_rows: 128,
+        streamed_rows,
+        threads: HOPPER_THREADS,
+        // Tiles, what comes beside each streamed row, mbarriers.
+        shared_bytes: 128 * row_bytes
+            + stages * streamed_rows * (row_bytes + beside)
+            + (2 * stages + 2) * 8,
+        resident: 1,
+        hopper: true,
+    })
 }
 
 impl<D: Device> Similarity<'_, D> {
+    /// None when D is too large for registers.
     fn fused(&self, arithmetic: Arithmetic, dim: usize, terms: Terms) -> Option<Fused> {
+        let width = [64, 128, 256].into_iter().find(|&width| dim <= width)?;
         match self.is_hopper(arithmetic) {
-            true => hopper(arithmetic, dim, terms),
-            false => portable(arithmetic, dim, terms),
+            true => hopper(arithmetic, width, terms),
+            false => portable(arithmetic, width, terms),
         }
     }
 
@@ -136,33 +111,40 @@ impl<D: Device> Similarity<'_, D> {
             .is_some()
     }
 
-    /// Σ_j W_ij k_j of every owner row, in parts.
+    /// Σ_j W_ij k_j of every anchor, or of every candidate, in parts. Without a known softmax of the anchors of a
+    /// one-way loss, whose lse is found on the way.
     pub(super) fn fused_sums(
         &self,
         side: &Side<'_, D>,
-        pass: Pass<'_, D>,
+        known: Option<&Known<'_, D>>,
+        of_candidates: bool,
     ) -> Result<Sums<D>, Error> {
         let prepared = side.prepared;
         let dim = prepared.shape.dim;
-        let (anchors, candidates) = (prepared.anchor_rows, prepared.candidate_rows);
-        let (owner, streamed) = match pass {
-            Pass::Online | Pass::OfAnchors(_) => (anchors, candidates),
-            Pass::OfCandidates(_) => (candidates, anchors),
+        let mut rows = [prepared.anchor_rows.rows, prepared.candidate_rows.rows];
+        let (mut masses, far, shift) = match known {
+            Some(known) => (
+                [Some(known.masses.0), known.masses.1],
+                known.far,
+                known.shift(),
+            ),
+            None => (
+                [None, None],
+                0,
+                is_shifted(prepared.matrices.anchors.dtype).then_some(0),
+            ),
         };
-        let (owner_terms, streamed_terms, far, shift) = match pass {
-            Pass::Online => (None, None, 0, is_shifted(prepared.dtype).then_some(0)),
-            Pass::OfAnchors(known) => (Some(known.rows), known.columns, known.far, known.shift()),
-            Pass::OfCandidates(known) => {
-                (known.columns, Some(known.rows), known.far, known.shift())
-            }
-        };
+        if of_candidates {
+            rows.reverse();
+            masses.reverse();
+        }
+        let ([owner, streamed], [owner_terms, streamed_terms]) = (rows, masses);
         let terms = match (owner_terms, streamed_terms) {
             (None, None) => Terms::Online,
             (Some(_), None) => Terms::Owner,
             (None, Some(_)) => Terms::Streamed,
             (Some(_), Some(_)) => Terms::Both,
         };
-
         let kernel = self
             .fused(prepared.arithmetic, dim, terms)
             .ok_or(Error::Scalar {
@@ -174,11 +156,10 @@ impl<D: Device> Similarity<'_, D> {
         let owner_tiles = owners.div_ceil(kernel.owner_rows);
         let tiles = (streamed.rows as usize).div_ceil(kernel.streamed_rows);
         let (parts, tiles_per_split) = self.split(owner_tiles, tiles, kernel.resident);
-        let sums = self.memory().floats(parts as usize * owners * dim)?;
-        let normalisers = match terms {
-            Terms::Online => Some(self.memory().floats(2 * parts as usize * owners)?),
-            _ => None,
-        };
+        let sums = self.floats(parts as usize * owners * dim)?;
+        let normalisers = (terms == Terms::Online)
+            .then(|| self.floats(2 * parts as usize * owners))
+            .transpose()?;
         let offset2 = |masses: Option<&Masses<D>>| masses.map_or(0, |m| m.offset2.address());
         let params = GradientParams {
             contrast: prepared.view,
@@ -186,7 +167,7 @@ impl<D: Device> Similarity<'_, D> {
             streamed,
             dim: dim as u32,
             tiles_per_split,
-            owner_is_anchor: u32::from(!matches!(pass, Pass::OfCandidates(_))),
+            owner_is_anchor: u32::from(!of_candidates),
             padding: 0,
             owner_lse2: offset2(owner_terms),
             streamed_lse2: offset2(streamed_terms),
@@ -196,6 +177,7 @@ impl<D: Device> Similarity<'_, D> {
             normalisers: normalisers.as_ref().map_or(0, Floats::address),
         };
         let grid = WorkGrid::new(owner_tiles, parts);
+        let shared_bytes = kernel.shared_bytes as u32;
         if kernel.hopper {
             let params = HopperGradientParams {
                 owner: self.boxes(owner, prepared.arithmetic, kernel.owner_rows as u32)?,
@@ -204,11 +186,11 @@ impl<D: Device> Similarity<'_, D> {
                 grid,
                 padding: [0; 3],
             };
-            self.launch_persistent(kernel.name, 1, grid, kernel.shared_bytes, &params)?;
+            self.launch_persistent(&kernel.name, 1, grid, shared_bytes, &params)?;
         } else {
-            let blocks = [grid.tiles, grid.parts, 1];
-            let (threads, shared_bytes) = (kernel.threads, kernel.shared_bytes);
-            self.launch(kernel.name, blocks, threads, shared_bytes, &params)?;
+            let (blocks, threads) = ([grid.tiles, grid.parts, 1], kernel.threads);
+            self.device
+                .start(&kernel.name, blocks, threads, shared_bytes, &params)?;
         }
         Ok(Sums {
             sums,

@@ -1,21 +1,24 @@
 //! The gradient passes: fused where D fits the registers, over chunks of stored weights elsewhere.
 
 use super::chunked::Softmax;
-use super::fused::Pass;
 use super::params::{FinishParams, ShiftParams};
 use super::prepared::{POSITIVE_INDEX, Prepared, no_matrix, view};
 use super::results::{Direction, Masses};
-use super::similarity::{Similarity, WARP_ROWS};
+use super::similarity::Similarity;
 use super::statistics::{Partial, far_word};
-use super::{Device, DeviceMatrix, Floats, number_bytes};
+use super::{Device, DeviceMatrix, Floats, WARP_ROWS, number_bytes};
 use crate::element::DType;
 use crate::engine::Gradients;
 use crate::error::Error;
+use crate::inputs::Matrices;
 
 /// Whether weights of the type are shifted: `SHIFTED` of tile/element.h.
 pub(super) fn is_shifted(dtype: DType) -> bool {
     dtype == DType::F16
 }
+
+/// Of rows, and of columns where they have a loss or are rows themselves.
+type Both<'a, D> = (&'a Masses<D>, Option<&'a Masses<D>>);
 
 /// What all gradients of a call share.
 pub(super) struct Side<'a, D: Device> {
@@ -52,13 +55,10 @@ pub(super) struct Finish<'a, D: Device> {
     pub sums: &'a Sums<D>,
     /// What the weights of each row have too little, where they are no softmax yet.
     pub factors: Option<&'a Floats<D>>,
-    /// Of both directions: the positives, which no tile held, are subtracted here.
-    pub rows: &'a Masses<D>,
-    pub columns: Option<&'a Masses<D>>,
+    /// The positives, which no tile held, are subtracted here.
+    pub masses: Both<'a, D>,
     pub gradient: DeviceMatrix,
-    /// Whether it belongs to the candidates.
-    pub of_candidates: bool,
-    /// Where ⟨q_i, dq_i⟩ goes.
+    /// Of the anchors' gradient: where ⟨q_i, dq_i⟩ goes.
     pub dots: Option<&'a Floats<D>>,
     /// The rows whose sums these are.
     pub first_row: usize,
@@ -68,8 +68,7 @@ pub(super) struct Finish<'a, D: Device> {
 /// Weights that are known: W_ij = 2^(z - o_i) + 2^(z - o_j) of the rows' offsets, the second term where columns
 /// have a loss or are rows themselves.
 pub(super) struct Known<'a, D: Device> {
-    pub rows: &'a Masses<D>,
-    pub columns: Option<&'a Masses<D>>,
+    pub masses: Both<'a, D>,
     /// `far_word` of these.
     pub far: u64,
     /// Of the weights, where their type needs one.
@@ -83,36 +82,19 @@ impl<D: Device> Known<'_, D> {
 }
 
 impl<'a, D: Device> Finish<'a, D> {
-    /// The whole gradient of the anchors.
-    pub fn of_anchors(
+    /// The whole gradient of the anchors, with `dots`, or of the candidates.
+    pub fn whole(
         sums: &'a Sums<D>,
-        rows: &'a Masses<D>,
-        columns: Option<&'a Masses<D>>,
+        masses: Both<'a, D>,
         gradient: DeviceMatrix,
-        dots: &'a Floats<D>,
-    ) -> Self {
-        Self {
-            of_candidates: false,
-            dots: Some(dots),
-            ..Self::of_candidates(sums, rows, columns, gradient)
-        }
-    }
-
-    /// The whole gradient of the candidates.
-    pub fn of_candidates(
-        sums: &'a Sums<D>,
-        rows: &'a Masses<D>,
-        columns: Option<&'a Masses<D>>,
-        gradient: DeviceMatrix,
+        dots: Option<&'a Floats<D>>,
     ) -> Self {
         Self {
             sums,
             factors: None,
-            rows,
-            columns,
+            masses,
             gradient,
-            of_candidates: true,
-            dots: None,
+            dots,
             first_row: 0,
             count: gradient.rows,
         }
@@ -129,22 +111,17 @@ impl<D: Device> Similarity<'_, D> {
         dq: DeviceMatrix,
     ) -> Result<Floats<D>, Error> {
         let prepared = side.prepared;
-        let sums = self.fused_sums(side, Pass::Online)?;
+        let sums = self.fused_sums(side, None, false)?;
         let anchors = prepared.shape.anchors;
-        self.combine(
-            prepared,
-            statistics.parts(),
-            0,
-            anchors,
-            Partial {
-                sums: sums.normalisers.as_ref().map_or(0, Floats::address),
-                parts: sums.parts,
-                ..Partial::default()
-            },
-        )?;
-        let dots = self.memory().floats(anchors)?;
-        let finish = Finish::of_anchors(&sums, &statistics.masses, None, dq, &dots);
-        self.finish(side, &finish)?;
+        let partial = Partial {
+            sums: sums.normalisers.as_ref().map_or(0, Floats::address),
+            parts: sums.parts,
+            ..Partial::default()
+        };
+        self.combine(prepared, statistics.parts(), 0, anchors, partial)?;
+        let dots = self.floats(anchors)?;
+        let masses = (&statistics.masses, None);
+        self.finish(side, &Finish::whole(&sums, masses, dq, Some(&dots)))?;
         Ok(dots)
     }
 
@@ -153,18 +130,16 @@ impl<D: Device> Similarity<'_, D> {
         &self,
         prepared: &Prepared<'_, D>,
         flags: &Floats<D>,
-        rows: &'a Masses<D>,
-        columns: Option<&'a Masses<D>>,
+        (rows, columns): Both<'a, D>,
     ) -> Result<Known<'a, D>, Error> {
         // The other side's rows may be the same rows.
         let columns = match prepared.contrast().is_shared() {
             true => Some(rows),
             false => columns,
         };
-        let shift = match is_shifted(prepared.dtype) {
-            true => Some(self.memory().floats(2)?),
-            false => None,
-        };
+        let shift = is_shifted(prepared.matrices.anchors.dtype)
+            .then(|| self.floats(2))
+            .transpose()?;
         if let Some(shift) = &shift {
             let params = ShiftParams {
                 row_mass: rows.negatives.address(),
@@ -176,8 +151,7 @@ impl<D: Device> Similarity<'_, D> {
             self.launch_block("find_weight_shift", &params)?;
         }
         Ok(Known {
-            rows,
-            columns,
+            masses: (rows, columns),
             far: far_word(prepared.contrast(), flags),
             shift,
         })
@@ -190,9 +164,8 @@ impl<D: Device> Similarity<'_, D> {
         known: &Known<'_, D>,
         dk: DeviceMatrix,
     ) -> Result<(), Error> {
-        let sums = self.fused_sums(side, Pass::OfCandidates(known))?;
-        let finish = Finish::of_candidates(&sums, known.rows, known.columns, dk);
-        self.finish(side, &finish)
+        let sums = self.fused_sums(side, Some(known), true)?;
+        self.finish(side, &Finish::whole(&sums, known.masses, dk, None))
     }
 
     /// All gradients from a known softmax. Returns ⟨q_i, dq_i⟩.
@@ -203,13 +176,13 @@ impl<D: Device> Similarity<'_, D> {
         gradients: &Gradients<DeviceMatrix>,
     ) -> Result<Floats<D>, Error> {
         let prepared = side.prepared;
-        let dots = self.memory().floats(prepared.shape.anchors)?;
+        let dots = self.floats(prepared.shape.anchors)?;
         if !self.is_fused(side, gradients.dk.is_some()) {
-            self.chunked(side, &Softmax::Known(known), gradients, &dots)?;
+            self.chunked(side, Softmax::Known(known), gradients, &dots)?;
             return Ok(dots);
         }
-        let sums = self.fused_sums(side, Pass::OfAnchors(known))?;
-        let finish = Finish::of_anchors(&sums, known.rows, known.columns, gradients.dq, &dots);
+        let sums = self.fused_sums(side, Some(known), false)?;
+        let finish = Finish::whole(&sums, known.masses, gradients.dq, Some(&dots));
         self.finish(side, &finish)?;
         if let Some(dk) = gradients.dk {
             self.gradient_of_candidates(side, known, dk)?;
@@ -221,6 +194,7 @@ impl<D: Device> Similarity<'_, D> {
     pub(super) fn finish(&self, side: &Side<'_, D>, finish: &Finish<'_, D>) -> Result<(), Error> {
         let prepared = side.prepared;
         let (first, gradient, count) = (finish.first_row, finish.gradient, finish.count);
+        let (rows, columns) = finish.masses;
         let from = |matrix: DeviceMatrix| {
             let bytes = matrix.stride * number_bytes(matrix.dtype);
             DeviceMatrix {
@@ -229,15 +203,15 @@ impl<D: Device> Similarity<'_, D> {
                 ..matrix
             }
         };
-        let partners = match (finish.of_candidates, prepared.own_keys) {
-            (true, _) => prepared.anchors,
-            (false, Some(own)) => own,
-            (false, None) => prepared.candidates,
-        };
-        let groups = match finish.of_candidates && prepared.view.rule == POSITIVE_INDEX {
-            true => Some(self.group(&prepared.view)?),
-            false => None,
-        };
+        let of_candidates = finish.dots.is_none();
+        let Matrices {
+            anchors,
+            candidates,
+            own_keys,
+        } = prepared.matrices;
+        let groups = (of_candidates && prepared.view.rule == POSITIVE_INDEX)
+            .then(|| self.group(&prepared.view))
+            .transpose()?;
         let most = match &groups {
             Some(_) => prepared.shape.anchors / prepared.shape.candidates,
             None => 1,
@@ -260,31 +234,31 @@ impl<D: Device> Similarity<'_, D> {
             factors: finish.factors.map_or(0, Floats::address),
             contrast: prepared.view,
             coefficient: side.coefficient,
-            of_candidates: u32::from(finish.of_candidates),
-            negatives_mass: finish.rows.negatives.address(),
-            row_mass: finish.rows.of_positive().address(),
-            column_mass: finish
-                .columns
-                .map_or(0, |columns| columns.of_positive().address()),
-            partners: view(partners),
-            own_keys: u32::from(prepared.own_keys.is_some()),
+            of_candidates: u32::from(of_candidates),
+            negatives_mass: rows.negatives.address(),
+            row_mass: rows.of_positive().address(),
+            column_mass: columns.map_or(0, |m| m.of_positive().address()),
+            partners: view(match of_candidates {
+                true => anchors,
+                false => own_keys.unwrap_or(candidates),
+            }),
+            own_keys: u32::from(own_keys.is_some()),
             accumulates: u32::from(side.accumulates),
             starts: groups.as_ref().map_or(0, |groups| groups.starts.address()),
             order: groups.as_ref().map_or(0, |groups| groups.order.address()),
-            rows_of: match finish.dots {
-                Some(_) => view(from(prepared.anchors)),
-                None => no_matrix(),
+            rows_of: match of_candidates {
+                true => no_matrix(),
+                false => view(from(anchors)),
             },
             gradient: view(from(gradient)),
             shift: finish.sums.shift.unwrap_or(0),
-            dots: finish
-                .dots
-                .map_or(0, |dots| dots.address() + 4 * first as u64),
+            dots: finish.dots.map_or(0, |dots| dots.at(first)),
         };
         let grid = [count.div_ceil(WARP_ROWS / warps) as u32, 1, 1];
         let threads = 32 * WARP_ROWS as u32;
         // Four numbers a thread.
         let shared_bytes = if warps > 1 { 16 * threads } else { 0 };
-        self.launch("finish_gradient", grid, threads, shared_bytes, &params)
+        self.device
+            .start("finish_gradient", grid, threads, shared_bytes, &params)
     }
 }

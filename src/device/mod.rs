@@ -35,17 +35,17 @@ use crate::error::Error;
 /// One kernel launch: blocks are one-dimensional.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Launch<'a> {
-    /// The kernel's name.
-    pub kernel: &'static str,
-    /// Blocks.
+    pub kernel: &'a str,
     pub grid: [u32; 3],
-    /// Threads of a block.
     pub threads: u32,
-    /// Dynamic shared memory of a block.
+    /// Dynamic, of a block.
     pub shared_bytes: u32,
     /// The bytes of the kernel's parameter structure.
     pub params: &'a [u8],
 }
+
+/// Rows of a block of the kernels that take a warp a row.
+const WARP_ROWS: usize = 8;
 
 /// Bytes of a row of a box.
 pub(crate) const BOX_BYTES: usize = 128;
@@ -62,7 +62,6 @@ pub(crate) struct TensorMap {
 pub(crate) struct BoxedMatrix {
     /// Of the first number, a multiple of 16.
     pub address: u64,
-    /// Rows, at least 1.
     pub rows: usize,
     /// Bytes of a row, at least 16 and a multiple of 16.
     pub row_bytes: usize,
@@ -81,7 +80,6 @@ pub(crate) trait Device {
     /// At least `bytes` bytes, aligned to 256, from a pool: once a shape has been seen nothing is
     /// allocated.
     fn allocate(&self, bytes: usize) -> Result<Self::Buffer, Error>;
-    /// Where a buffer lies.
     fn address(buffer: &Self::Buffer) -> u64;
     /// Copies from the host to `address`.
     fn write(&self, address: u64, bytes: &[u8]) -> Result<(), Error>;
@@ -89,17 +87,47 @@ pub(crate) trait Device {
     fn zero(&self, address: u64, bytes: usize) -> Result<(), Error>;
     /// Copies from `address` to the host, after everything before it has ended.
     fn read(&self, address: u64, bytes: &mut [u8]) -> Result<(), Error>;
-    /// Starts a kernel.
     fn launch(&self, launch: &Launch<'_>) -> Result<(), Error>;
-    /// Whether the kernels for sm_90a run on it.
-    fn has_warpgroups(&self) -> bool;
+    /// [`launch`](Self::launch) with a parameter structure.
+    fn start<P: bytemuck::Pod>(
+        &self,
+        kernel: &str,
+        grid: [u32; 3],
+        threads: u32,
+        shared_bytes: u32,
+        params: &P,
+    ) -> Result<(), Error> {
+        self.launch(&Launch {
+            kernel,
+            grid,
+            threads,
+            shared_bytes,
+            params: bytemuck::bytes_of(params),
+        })
+    }
+    /// The same of a kernel in which a warp takes a row, or several.
+    fn start_rows<P: bytemuck::Pod>(
+        &self,
+        kernel: &str,
+        warps: usize,
+        params: &P,
+    ) -> Result<(), Error> {
+        let grid = [warps.div_ceil(WARP_ROWS) as u32, 1, 1];
+        self.start(kernel, grid, 32 * WARP_ROWS as u32, 0, params)
+    }
     /// Says where a matrix lies to kernels that copy boxes.
     fn tensor_map(&self, matrix: &BoxedMatrix) -> Result<TensorMap, Error>;
-    /// How many blocks run at a time, roughly: what the work is cut up for. Results depend on it
-    /// by rounding.
-    fn multiprocessors(&self) -> u32;
-    /// Bytes of the second-level cache. Results depend on it by rounding.
-    fn cache_bytes(&self) -> usize;
+    fn hardware(&self) -> Hardware;
+}
+
+/// What kernels are chosen by, and work is cut up for: results depend on it by rounding.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Hardware {
+    /// Whether the kernels for sm_90a run on it.
+    pub warpgroups: bool,
+    pub multiprocessors: u32,
+    /// Of the second-level cache.
+    pub cache_bytes: usize,
 }
 
 /// A row-major matrix in device memory.
@@ -107,13 +135,10 @@ pub(crate) trait Device {
 pub(crate) struct DeviceMatrix {
     /// Of the first number.
     pub address: u64,
-    /// Rows.
     pub rows: usize,
-    /// D.
     pub dim: usize,
     /// Numbers from row to row.
     pub stride: usize,
-    /// Type of the numbers.
     pub dtype: DType,
 }
 
@@ -182,9 +207,17 @@ impl Arithmetic {
     }
 }
 
-/// Buffers of one call on a device.
-struct Memory<'d, D: Device> {
-    device: &'d D,
+/// As the names of kernels have it.
+impl std::fmt::Display for Arithmetic {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Arithmetic::F32 => "f32",
+            Arithmetic::Tf32 => "tf32",
+            Arithmetic::F16 => "f16",
+            Arithmetic::Bf16 => "bf16",
+            Arithmetic::E4m3 => "e4m3",
+        })
+    }
 }
 
 /// Device memory of `length` numbers of 4 bytes.
@@ -201,8 +234,19 @@ impl<D: Device> Floats<D> {
         })
     }
 
+    fn written(device: &D, numbers: &[f32]) -> Result<Self, Error> {
+        let floats = Self::unwritten(device, numbers.len())?;
+        device.write(floats.address(), bytemuck::cast_slice(numbers))?;
+        Ok(floats)
+    }
+
     pub(crate) fn address(&self) -> u64 {
         D::address(&self.buffer)
+    }
+
+    /// Where the numbers from `first` on are.
+    pub(crate) fn at(&self, first: usize) -> u64 {
+        self.address() + 4 * first as u64
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -216,43 +260,30 @@ impl<D: Device> Floats<D> {
     }
 }
 
-impl<D: Device> Memory<'_, D> {
-    fn floats(&self, length: usize) -> Result<Floats<D>, Error> {
-        Floats::unwritten(self.device, length)
-    }
-
-    fn written(&self, numbers: &[f32]) -> Result<Floats<D>, Error> {
-        let floats = self.floats(numbers.len())?;
-        let bytes = bytemuck::cast_slice(numbers);
-        self.device.write(floats.address(), bytes)?;
-        Ok(floats)
-    }
-}
-
 /// Checks the length of a vector.
 pub(crate) fn same_length(
     argument: &'static str,
     given: usize,
     expected: usize,
 ) -> Result<(), Error> {
-    match given == expected {
-        true => Ok(()),
-        false => Err(Error::Length {
-            argument,
-            given,
-            expected,
-        }),
+    if given == expected {
+        return Ok(());
     }
+    Err(Error::Length {
+        argument,
+        given,
+        expected,
+    })
 }
 
 /// A count that kernels hold in 32 bits, tiles' ends past the last row included.
 fn count(argument: &'static str, given: usize) -> Result<u32, Error> {
-    u32::try_from(given)
-        .ok()
-        .filter(|&count| count <= u32::MAX - 1024)
-        .ok_or(Error::Scalar {
-            argument,
-            given: given as f64,
-            allowed: "at most 2^32 - 1025 rows",
-        })
+    if given <= (u32::MAX - 1024) as usize {
+        return Ok(given as u32);
+    }
+    Err(Error::Scalar {
+        argument,
+        given: given as f64,
+        allowed: "at most 2^32 - 1025 rows",
+    })
 }

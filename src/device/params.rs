@@ -60,18 +60,19 @@ params! {
         grid: WorkGrid, padding: [u64; 7],
     }
 
+    /// What both structures of a product have behind its two sides.
+    Product {
+        rows: u32, columns: u32, summed: u32, slabs_per_split: u32, accumulate: u32, padding: u32,
+        sums: u64, shift: u64,
+    }
+
     /// `HopperProductParams` of hopper/product.cu.
     HopperProductParams {
-        left: TensorMap, right: TensorMap, rows: u32, columns: u32, summed: u32,
-        slabs_per_split: u32, accumulate: u32, padding: u32, sums: u64, shift: u64, grid: WorkGrid,
-        padding_2: u64,
+        left: TensorMap, right: TensorMap, product: Product, grid: WorkGrid, padding: u64,
     }
 
     /// `ProductParams` of similarity/product.cu.
-    ProductParams {
-        left: GlobalRows, right: GlobalRows, rows: u32, columns: u32, summed: u32,
-        slabs_per_split: u32, accumulate: u32, padding: u32, sums: u64, shift: u64,
-    }
+    ProductParams { left: GlobalRows, right: GlobalRows, product: Product }
 
     /// `Matrix` of tile/numbers.h.
     MatrixView { data: u64, stride: u64, dtype: u32, padding: u32 }

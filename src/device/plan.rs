@@ -1,31 +1,26 @@
 //! How much memory a call takes, found by making the call on a device that only counts.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::pool::{Block, Pool, Source};
 use super::{
-    BoxedMatrix, Device, DeviceIndices, DeviceMatrix, DeviceStatistics, Launch, Similarity,
-    TensorMap,
+    BoxedMatrix, Device, DeviceIndices, DeviceMatrix, DeviceRows, DeviceStatistics, Hardware,
+    Launch, Similarity, TensorMap,
 };
 use crate::contrast::{Contrast, Shape, Work};
 use crate::element::DType;
 use crate::engine::Gradients;
 use crate::error::Error;
 use crate::inputs::Positives;
-use crate::statistics::{RowStatistics, Statistics};
 
 /// A source of addresses with nothing behind them.
 #[derive(Debug, Default)]
-pub(crate) struct Counter {
-    next: AtomicU64,
-    bytes: AtomicUsize,
-}
+pub(crate) struct Counter(AtomicU64);
 
 impl Source for Counter {
-    fn allocate(&self, bytes: usize) -> Result<u64, Error> {
-        self.bytes.fetch_add(bytes, Ordering::Relaxed);
-        Ok((self.next.fetch_add(1, Ordering::Relaxed) + 1) << 40)
+    fn allocate(&self, _: usize) -> Result<u64, Error> {
+        Ok((self.0.fetch_add(1, Ordering::Relaxed) + 1) << 40)
     }
     fn release(&self, _: u64) {}
     fn is_exhausted(&self, _: &Error) -> bool {
@@ -36,9 +31,7 @@ impl Source for Counter {
 /// A device on which nothing runs.
 struct Plan {
     pool: Arc<Pool<Counter>>,
-    multiprocessors: u32,
-    cache_bytes: usize,
-    warpgroups: bool,
+    hardware: Hardware,
 }
 
 impl Device for Plan {
@@ -63,17 +56,11 @@ impl Device for Plan {
     fn launch(&self, _: &Launch<'_>) -> Result<(), Error> {
         Ok(())
     }
-    fn has_warpgroups(&self) -> bool {
-        self.warpgroups
-    }
     fn tensor_map(&self, _: &BoxedMatrix) -> Result<TensorMap, Error> {
         Ok(bytemuck::Zeroable::zeroed())
     }
-    fn multiprocessors(&self) -> u32 {
-        self.multiprocessors
-    }
-    fn cache_bytes(&self) -> usize {
-        self.cache_bytes
+    fn hardware(&self) -> Hardware {
+        self.hardware
     }
 }
 
@@ -90,9 +77,7 @@ pub(crate) fn workspace_bytes<D: Device>(
 ) -> Result<usize, Error> {
     let plan = Plan {
         pool: Pool::new(Counter::default()),
-        multiprocessors: similarity.device.multiprocessors(),
-        cache_bytes: similarity.device.cache_bytes(),
-        warpgroups: similarity.device.has_warpgroups(),
+        hardware: similarity.device.hardware(),
     };
     for (argument, rows) in [("anchors", shape.anchors), ("candidates", shape.candidates)] {
         if rows == 0 || shape.dim == 0 {
@@ -125,13 +110,14 @@ pub(crate) fn workspace_bytes<D: Device>(
             drop(similarity.value_and_grad(&problem, 1.0, &gradients(dk))?);
         }
         Work::Backward { dk } => {
-            let zeros = |rows| RowStatistics {
-                negatives_lse: vec![0.0; rows],
-                positive: vec![0.0; rows],
+            let room = |rows| -> Result<_, Error> {
+                Ok(DeviceRows {
+                    negatives_lse: similarity.floats(rows)?,
+                    positive: similarity.floats(rows)?,
+                })
             };
-            let columns = contrast.has_columns().then(|| zeros(shape.candidates));
-            let rows = zeros(shape.anchors);
-            let given = DeviceStatistics::upload(&plan, &Statistics { rows, columns })?;
+            let columns = contrast.has_columns().then(|| room(shape.candidates));
+            let given = DeviceStatistics::given(room(shape.anchors)?, columns.transpose()?);
             drop(similarity.backward(&problem, &given, 1.0, &gradients(dk))?);
         }
     }

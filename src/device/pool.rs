@@ -29,7 +29,6 @@ type Addresses = BTreeMap<usize, Vec<u64>>;
 #[derive(Debug, Default)]
 struct State {
     free: Addresses,
-    free_bytes: usize,
     /// Of graphs too.
     used_bytes: usize,
     /// Blocks of each graph that no call has at the moment.
@@ -93,14 +92,10 @@ impl<S: Source> Pool<S> {
         if let Some(address) = of_graph.and_then(|blocks| blocks.get_mut(&bytes)?.pop()) {
             return Ok(block(address));
         }
-        let free = state.free.get_mut(&bytes).and_then(Vec::pop);
-        let address = match free {
-            Some(address) => {
-                state.free_bytes -= bytes;
-                address
-            }
+        let address = match state.free.get_mut(&bytes).and_then(Vec::pop) {
+            Some(address) => address,
             None => match self.source.allocate(bytes) {
-                Err(error) if state.free_bytes > 0 && self.source.is_exhausted(&error) => {
+                Err(error) if state.free_bytes() > 0 && self.source.is_exhausted(&error) => {
                     self.give_back(&mut state);
                     self.source.allocate(bytes)?
                 }
@@ -119,7 +114,7 @@ impl<S: Source> Pool<S> {
     /// Bytes that the pool has from its source: in use, and free.
     pub(crate) fn bytes(&self) -> (usize, usize) {
         let state = self.state();
-        (state.used_bytes, state.free_bytes)
+        (state.used_bytes, state.free_bytes())
     }
 
     /// What is taken from now on belongs to a graph that is being recorded. One is recorded at a time.
@@ -134,7 +129,6 @@ impl<S: Source> Pool<S> {
     }
 
     fn give_back(&self, state: &mut State) {
-        state.free_bytes = 0;
         for address in std::mem::take(&mut state.free).into_values().flatten() {
             self.source.release(address);
         }
@@ -153,9 +147,13 @@ impl<S: Source> Block<S> {
 }
 
 impl State {
+    fn free_bytes(&self) -> usize {
+        let bytes = |(bytes, blocks): (&usize, &Vec<u64>)| bytes * blocks.len();
+        self.free.iter().map(bytes).sum()
+    }
+
     fn free(&mut self, bytes: usize, address: u64) {
         self.used_bytes -= bytes;
-        self.free_bytes += bytes;
         self.free.entry(bytes).or_default().push(address);
     }
 }
@@ -205,35 +203,28 @@ impl<S: Source> Drop for Pool<S> {
 mod tests {
     use super::*;
     use crate::error::CudaError;
-    use std::collections::HashMap;
 
-    /// Memory that is only counted.
-    #[derive(Debug, Default)]
+    /// Memory that is only counted: live addresses with their bytes, and how many there have been.
+    #[derive(Debug)]
     struct Counted {
-        state: Mutex<CountedState>,
-        limit: Option<usize>,
-    }
-
-    #[derive(Debug, Default)]
-    struct CountedState {
-        live: HashMap<u64, usize>,
-        allocations: u64,
+        live: Mutex<BTreeMap<u64, usize>>,
+        allocations: Mutex<u64>,
+        limit: usize,
     }
 
     impl Source for Arc<Counted> {
         fn allocate(&self, bytes: usize) -> Result<u64, Error> {
-            let mut state = self.state.lock().unwrap();
-            let held: usize = state.live.values().sum();
-            if self.limit.is_some_and(|limit| held + bytes > limit) {
+            let mut live = self.live.lock().unwrap();
+            if live.values().sum::<usize>() + bytes > self.limit {
                 return Err(CudaError::Null { argument: "memory" }.into());
             }
-            state.allocations += 1;
-            let address = state.allocations << 32;
-            state.live.insert(address, bytes);
+            *self.allocations.lock().unwrap() += 1;
+            let address = self.allocations() << 32;
+            live.insert(address, bytes);
             Ok(address)
         }
         fn release(&self, address: u64) {
-            let released = self.state.lock().unwrap().live.remove(&address);
+            let released = self.live.lock().unwrap().remove(&address);
             assert!(released.is_some(), "{address:#x} is released once");
         }
         fn is_exhausted(&self, error: &Error) -> bool {
@@ -243,69 +234,65 @@ mod tests {
 
     impl Counted {
         fn allocations(&self) -> u64 {
-            self.state.lock().unwrap().allocations
+            *self.allocations.lock().unwrap()
         }
         fn live(&self) -> usize {
-            self.state.lock().unwrap().live.len()
+            self.live.lock().unwrap().len()
         }
     }
 
-    fn pool(limit: Option<usize>) -> (Arc<Counted>, Arc<Pool<Arc<Counted>>>) {
-        let state = Mutex::default();
-        let source = Arc::new(Counted { state, limit });
+    type Counting = Arc<Pool<Arc<Counted>>>;
+
+    fn pool(limit: usize) -> (Arc<Counted>, Counting) {
+        let source = Arc::new(Counted {
+            live: Mutex::default(),
+            allocations: Mutex::default(),
+            limit,
+        });
         (Arc::clone(&source), Pool::new(source))
     }
 
-    /// The blocks of one call, some freed while others are taken.
-    fn call(pool: &Arc<Pool<Arc<Counted>>>, rows: usize) -> Vec<u64> {
-        let statistics: Vec<_> = (0..4).map(|_| pool.allocate(4 * rows).unwrap()).collect();
-        let weights = pool.allocate(100 * rows).unwrap();
-        let mut addresses = vec![weights.address()];
-        drop(weights);
-        let sums = pool.allocate(100 * rows + 1).unwrap();
-        addresses.extend(statistics.iter().chain([&sums]).map(Block::address));
+    fn sorted<const N: usize>(mut addresses: [u64; N]) -> [u64; N] {
+        addresses.sort_unstable();
         addresses
+    }
+
+    /// The blocks of one call, some freed while others are taken.
+    fn call(pool: &Counting, rows: usize) -> [u64; 6] {
+        let statistics = [4; 4].map(|bytes| pool.allocate(bytes * rows).unwrap());
+        let weights = pool.allocate(100 * rows).unwrap().address();
+        let sums = pool.allocate(100 * rows + 1).unwrap();
+        let [a, b, c, d] = statistics.each_ref().map(Block::address);
+        sorted([a, b, c, d, weights, sums.address()])
     }
 
     #[test]
     fn the_second_call_of_a_shape_allocates_nothing_and_meets_the_same_addresses() {
-        let (source, pool) = pool(None);
-        let first = call(&pool, 1000);
-        let others: Vec<_> = [7, 999, 1001, 4000].map(|rows| call(&pool, rows)).into();
+        let (source, pool) = pool(usize::MAX);
+        let shapes = [1000, 7, 999, 1001, 4000];
+        let [first, ..] = shapes.map(|rows| call(&pool, rows));
         let allocations = source.allocations();
-        let mut again = call(&pool, 1000);
-        let mut first = first;
-        again.sort_unstable();
-        first.sort_unstable();
-        assert_eq!(first, again);
-        assert_eq!(
-            [7, 999, 1001, 4000].map(|rows| call(&pool, rows).len()),
-            [6; 4]
-        );
-        assert_eq!(others.len(), 4);
-        assert_eq!(source.allocations(), allocations);
+        let [again, ..] = shapes.map(|rows| call(&pool, rows));
+        assert_eq!((again, source.allocations()), (first, allocations));
     }
 
     #[test]
     fn blocks_in_use_at_the_same_time_are_different_memory() {
-        let (_, pool) = pool(None);
-        let blocks: Vec<_> = (0..8).map(|_| pool.allocate(4096).unwrap()).collect();
-        let mut addresses: Vec<_> = blocks.iter().map(Block::address).collect();
-        addresses.sort_unstable();
-        addresses.dedup();
-        assert_eq!(addresses.len(), 8);
+        let (_, pool) = pool(usize::MAX);
+        let blocks = [4096; 8].map(|bytes| pool.allocate(bytes).unwrap());
+        let addresses = sorted(blocks.each_ref().map(Block::address));
+        assert!(addresses.windows(2).all(|pair| pair[0] < pair[1]));
         assert_eq!(pool.bytes(), (8 * 4096, 0));
     }
 
     #[test]
     fn rounding_wastes_at_most_an_eighth_and_loses_nothing() {
-        for bytes in (512..100_000)
-            .step_by(37)
-            .chain([1 << 34, (1 << 34) + 1, usize::MAX])
-        {
+        let large = [1 << 34, (1 << 34) + 1, usize::MAX];
+        for bytes in (512..100_000).step_by(37).chain(large) {
             let taken = rounded(bytes);
+            let wasted = taken.checked_sub(bytes);
             assert!(
-                taken >= bytes && taken - bytes <= bytes / 8,
+                wasted.is_some_and(|more| more <= bytes / 8),
                 "{bytes}: {taken}"
             );
         }
@@ -315,7 +302,7 @@ mod tests {
 
     #[test]
     fn trimming_gives_back_what_is_free_and_dropping_the_rest() {
-        let (source, pool) = pool(None);
+        let (source, pool) = pool(usize::MAX);
         let kept = pool.allocate(1000).unwrap();
         drop(pool.allocate(2000).unwrap());
         pool.trim();
@@ -328,7 +315,7 @@ mod tests {
 
     #[test]
     fn memory_that_a_graph_names_serves_nobody_else_while_it_lives() {
-        let (source, pool) = pool(None);
+        let (source, pool) = pool(usize::MAX);
         let before = pool.allocate(1000).unwrap();
         drop(pool.allocate(1000).unwrap());
         let graph = pool.record();
@@ -337,9 +324,8 @@ mod tests {
         // A later call of the same recording may have it.
         assert_eq!(pool.allocate(2000).unwrap().address(), workspace);
         graph.end_recording();
-        let named = [result.address(), workspace];
-        drop(result);
-        drop(before);
+        let named = sorted([result.address(), workspace]);
+        drop((result, before));
         let taken = [1000, 1000, 2000].map(|bytes| pool.allocate(bytes).unwrap());
         for block in &taken {
             assert!(!named.contains(&block.address()));
@@ -348,16 +334,13 @@ mod tests {
         pool.trim();
         assert_eq!((source.live(), pool.bytes()), (2, (1024 + 2048, 0)));
         drop(graph);
-        let mut again = [1000, 2000].map(|bytes| pool.allocate(bytes).unwrap().address());
-        again.sort_unstable();
-        let mut named = named;
-        named.sort_unstable();
-        assert_eq!((again, pool.bytes()), (named, (0, 1024 + 2048)));
+        let again = [1000, 2000].map(|bytes| pool.allocate(bytes).unwrap().address());
+        assert_eq!((sorted(again), pool.bytes()), (named, (0, 1024 + 2048)));
     }
 
     #[test]
     fn a_block_that_outlives_its_graph_comes_back_like_any_other() {
-        let (_, pool) = pool(None);
+        let (_, pool) = pool(usize::MAX);
         let graph = pool.record();
         let result = pool.allocate(1000).unwrap();
         // Without an end: the recording failed.
@@ -370,7 +353,7 @@ mod tests {
 
     #[test]
     fn when_memory_runs_out_free_blocks_of_other_sizes_make_room() {
-        let (source, pool) = pool(Some(4096));
+        let (source, pool) = pool(4096);
         drop(pool.allocate(3072).unwrap());
         let large = pool.allocate(4096).unwrap();
         assert_eq!(source.live(), 1);

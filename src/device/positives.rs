@@ -6,7 +6,7 @@ use super::params::{
     PositivesParams,
 };
 use super::prepared::{Prepared, no_matrix, view};
-use super::similarity::{Similarity, WARP_ROWS};
+use super::similarity::Similarity;
 use super::{Device, DeviceIndices, Floats};
 use crate::error::Error;
 
@@ -54,14 +54,14 @@ impl<D: Device> Similarity<'_, D> {
         let shape = prepared.shape;
         let rows = shape.anchors + shape.candidates;
         let positives = Positives {
-            logits: self.memory().floats(shape.anchors)?,
-            square_norms: self.memory().floats(rows)?,
+            logits: self.floats(shape.anchors)?,
+            square_norms: self.floats(rows)?,
         };
         let params = PositivesParams {
             contrast: prepared.view,
-            anchors: view(prepared.anchors),
-            candidates: view(prepared.candidates),
-            own_keys: prepared.own_keys.map_or_else(no_matrix, view),
+            anchors: view(prepared.matrices.anchors),
+            candidates: view(prepared.matrices.candidates),
+            own_keys: prepared.matrices.own_keys.map_or_else(no_matrix, view),
             dim: shape.dim as u32,
             padding: 0,
             not_finite: prepared.flags.address(),
@@ -69,8 +69,7 @@ impl<D: Device> Similarity<'_, D> {
             square_norms: positives.square_norms.address(),
         };
         let warps = shape.anchors + shape.candidates.div_ceil(WARP_CANDIDATES);
-        let grid = [warps.div_ceil(WARP_ROWS) as u32, 1, 1];
-        self.launch("positives", grid, 32 * WARP_ROWS as u32, 0, &params)?;
+        self.device.start_rows("positives", warps, &params)?;
         self.mean_of_positives(prepared, &positives.logits)?;
         Ok(positives)
     }
@@ -102,7 +101,7 @@ impl<D: Device> Similarity<'_, D> {
         positives: &Positives<D>,
         range: ExponentRange,
     ) -> Result<Floats<D>, Error> {
-        let bound = self.memory().floats(4)?;
+        let bound = self.floats(4)?;
         let params = BoundParams {
             contrast: prepared.view,
             square_norms: positives.square_norms.address(),
@@ -122,7 +121,7 @@ impl<D: Device> Similarity<'_, D> {
         anchors: u32,
         candidates: u32,
     ) -> Result<Floats<D>, Error> {
-        let index = self.memory().floats(anchors as usize)?;
+        let index = self.floats(anchors as usize)?;
         let params = OffsetParams {
             // Farther from 0 than all counts of rows: that cannot overflow, and means the same.
             offset: offset.clamp(-(1 << 33), 1 << 33),
@@ -131,7 +130,8 @@ impl<D: Device> Similarity<'_, D> {
             index: index.address(),
         };
         let grid = [anchors.div_ceil(256), 1, 1];
-        self.launch("offset_positives", grid, 256, 0, &params)?;
+        self.device
+            .start("offset_positives", grid, 256, 0, &params)?;
         Ok(index)
     }
 
@@ -141,7 +141,7 @@ impl<D: Device> Similarity<'_, D> {
         anchors: DeviceIndices,
         candidates: DeviceIndices,
     ) -> Result<Floats<D>, Error> {
-        let index = self.memory().floats(anchors.length)?;
+        let index = self.floats(anchors.length)?;
         let params = LabelParams {
             anchors: anchors.address,
             candidates: candidates.address,
@@ -149,26 +149,19 @@ impl<D: Device> Similarity<'_, D> {
             candidate_count: candidates.length as u32,
             index: index.address(),
         };
-        let grid = [anchors.length.div_ceil(WARP_ROWS) as u32, 1, 1];
-        self.launch(
-            "labelled_positives",
-            grid,
-            32 * WARP_ROWS as u32,
-            0,
-            &params,
-        )?;
+        self.device
+            .start_rows("labelled_positives", anchors.length, &params)?;
         Ok(index)
     }
 
     /// The anchors of a view whose positives stand in an index, by these.
     pub(super) fn group(&self, view: &ContrastView) -> Result<Groups<D>, Error> {
-        let memory = self.memory();
         let (anchors, candidates) = (view.anchors, view.candidates);
         let groups = Groups {
-            starts: memory.floats(candidates as usize + 1)?,
-            order: memory.floats(anchors as usize)?,
+            starts: self.floats(candidates as usize + 1)?,
+            order: self.floats(anchors as usize)?,
         };
-        let other = memory.floats(anchors as usize)?;
+        let other = self.floats(anchors as usize)?;
         let params = GroupParams {
             index: view.index,
             anchors,
@@ -180,9 +173,10 @@ impl<D: Device> Similarity<'_, D> {
             other: other.address(),
             starts: groups.starts.address(),
         };
-        self.launch("group_anchors", [1, 1, 1], 1024, GROUP_SHARED, &params)?;
+        let device = self.device;
+        device.start("group_anchors", [1, 1, 1], 1024, GROUP_SHARED, &params)?;
         let grid = [(candidates + 1).div_ceil(256), 1, 1];
-        self.launch("find_groups", grid, 256, 0, &params)?;
+        device.start("find_groups", grid, 256, 0, &params)?;
         Ok(groups)
     }
 }

@@ -16,6 +16,24 @@ pub(super) struct TileRows {
     pub scales: u64,
 }
 
+impl TileRows {
+    /// `count` rows from `first` on.
+    pub fn part(self, first: usize, count: usize) -> Self {
+        let Self { rows, scales } = self;
+        Self {
+            rows: GlobalRows {
+                data: rows.data + first as u64 * rows.stride,
+                rows: count as u32,
+                ..rows
+            },
+            scales: match scales {
+                0 => 0,
+                scales => scales + 4 * first as u64,
+            },
+        }
+    }
+}
+
 /// A contrast's inputs, ready for the tile loops.
 pub(super) struct Prepared<'a, D: Device> {
     pub problem: &'a Problem<DeviceMatrix>,
@@ -23,16 +41,10 @@ pub(super) struct Prepared<'a, D: Device> {
     /// Of the row's loss.
     pub rule: RuleView,
     pub shape: Shape,
-    pub dtype: DType,
     pub arithmetic: Arithmetic,
-    pub anchors: DeviceMatrix,
-    pub candidates: DeviceMatrix,
-    pub own_keys: Option<DeviceMatrix>,
-    pub anchor_rows: GlobalRows,
-    pub candidate_rows: GlobalRows,
-    /// Of e4m3: where the scales of the rows lie. 0: there are none.
-    pub anchor_scales: u64,
-    pub candidate_scales: u64,
+    pub matrices: Matrices<DeviceMatrix>,
+    pub anchor_rows: TileRows,
+    pub candidate_rows: TileRows,
     /// Words that kernels set: a number of an anchor, of a candidate is not finite; an offset is far from 0.
     pub flags: Floats<D>,
     /// A number that weights of rows need of all of them, where the rule has weights.
@@ -68,11 +80,7 @@ impl<D: Device> Similarity<'_, D> {
         problem: &'a Problem<DeviceMatrix>,
     ) -> Result<Prepared<'a, D>, Error> {
         let (contrast, shape) = (problem.contrast(), problem.shape());
-        let Matrices {
-            anchors,
-            candidates,
-            own_keys,
-        } = problem.matrices();
+        let matrices = problem.matrices();
         if shape.dim > 4096 {
             return Err(Error::Scalar {
                 argument: "dim",
@@ -111,10 +119,8 @@ impl<D: Device> Similarity<'_, D> {
             scale: contrast.scale(),
             padding: 0,
         };
-        let log_mean = match contrast.rule().weights() {
-            Some(_) => Some(self.memory().floats(1)?),
-            None => None,
-        };
+        let weights = contrast.rule().weights();
+        let log_mean = weights.map(|_| self.floats(1)).transpose()?;
         let (kind, numbers) = contrast.rule().encoded();
         let rule = RuleView {
             kind,
@@ -122,27 +128,22 @@ impl<D: Device> Similarity<'_, D> {
             negatives: problem.negatives() as f32,
             log_mean: log_mean.as_ref().map_or(0, Floats::address),
         };
-        let of_anchors = self.tile_rows(arithmetic, anchors, &mut held)?;
-        let of_candidates = match contrast.is_shared() {
-            true => of_anchors,
-            false => self.tile_rows(arithmetic, candidates, &mut held)?,
+        let anchor_rows = self.tile_rows(arithmetic, matrices.anchors, &mut held)?;
+        let candidate_rows = match contrast.is_shared() {
+            true => anchor_rows,
+            false => self.tile_rows(arithmetic, matrices.candidates, &mut held)?,
         };
-        let flags = self.memory().floats(3)?;
+        let flags = self.floats(3)?;
         self.device.zero(flags.address(), 12)?;
         Ok(Prepared {
             problem,
             view,
             rule,
             shape,
-            dtype: anchors.dtype,
             arithmetic,
-            anchors,
-            candidates,
-            own_keys,
-            anchor_rows: of_anchors.rows,
-            candidate_rows: of_candidates.rows,
-            anchor_scales: of_anchors.scales,
-            candidate_scales: of_candidates.scales,
+            matrices,
+            anchor_rows,
+            candidate_rows,
             flags,
             log_mean,
             _held: held,
@@ -170,14 +171,14 @@ impl<D: Device> Similarity<'_, D> {
     fn rows(&self, matrix: DeviceMatrix, held: &mut Vec<D::Buffer>) -> Result<GlobalRows, Error> {
         let bytes = number_bytes(matrix.dtype);
         let (row_bytes, stride) = (matrix.dim * bytes, matrix.stride * bytes);
-        let aligned = [row_bytes, stride].iter().all(|n| n.is_multiple_of(16));
+        let aligned = [row_bytes, stride, matrix.address as usize];
         let mut rows = GlobalRows {
             data: matrix.address,
             stride: stride as u64,
             rows: count("rows", matrix.rows)?,
             row_bytes: row_bytes as u32,
         };
-        if aligned && matrix.address.is_multiple_of(16) {
+        if aligned.iter().all(|n| n.is_multiple_of(16)) {
             return Ok(rows);
         }
         let padded = row_bytes.next_multiple_of(16);
@@ -188,7 +189,7 @@ impl<D: Device> Similarity<'_, D> {
             stride: padded / bytes,
             ..matrix
         };
-        super::Rowwise::new(self.device).copy_rows(matrix, 0, to, 0, matrix.rows)?;
+        super::Rowwise::new(self.device).copy(matrix, to)?;
         rows.data = to.address;
         rows.stride = padded as u64;
         rows.row_bytes = padded as u32;
@@ -197,60 +198,22 @@ impl<D: Device> Similarity<'_, D> {
     }
 }
 
-/// `count` rows from `first` on.
-pub(super) fn rows_from(rows: GlobalRows, first: usize, count: usize) -> GlobalRows {
-    GlobalRows {
-        data: rows.data + first as u64 * rows.stride,
-        rows: count as u32,
-        ..rows
-    }
-}
-
-/// The scales of rows from `first` on; 0 where there are none.
-pub(super) fn scales_from(scales: u64, first: usize) -> u64 {
-    match scales {
-        0 => 0,
-        scales => scales + 4 * first as u64,
-    }
-}
-
-/// The kernel of a family for an arithmetic.
-pub(super) fn kernel_name(family: &'static str, arithmetic: Arithmetic) -> &'static str {
-    macro_rules! names {
-        ($($family:literal),*) => {
-            match (family, arithmetic) {
-                $(
-                    ($family, Arithmetic::F32) => concat!($family, "_f32"),
-                    ($family, Arithmetic::Tf32) => concat!($family, "_tf32"),
-                    ($family, Arithmetic::F16) => concat!($family, "_f16"),
-                    ($family, Arithmetic::Bf16) => concat!($family, "_bf16"),
-                )*
-                // Every device refuses a kernel it does not have.
-                _ => family,
-            }
-        };
-    }
-    names!(
-        "statistics",
-        "exponentials",
-        "weights",
-        "scores",
-        "product",
-        "product_transposed"
-    )
-}
-
 /// The matrix as row-wise kernels see it.
 pub(super) fn view(matrix: DeviceMatrix) -> MatrixView {
     MatrixView {
         data: matrix.address,
         stride: matrix.stride as u64,
-        dtype: match matrix.dtype {
-            DType::F32 => 0,
-            DType::F16 => 1,
-            DType::Bf16 => 2,
-        },
+        dtype: dtype_code(matrix.dtype),
         padding: 0,
+    }
+}
+
+/// `DType` of tile/numbers.h.
+pub(super) fn dtype_code(dtype: DType) -> u32 {
+    match dtype {
+        DType::F32 => 0,
+        DType::F16 => 1,
+        DType::Bf16 => 2,
     }
 }
 
@@ -260,10 +223,10 @@ pub(super) fn no_matrix() -> MatrixView {
 }
 
 /// Numbers as a matrix of one column.
-pub(super) fn vector<D: Device>(floats: &Floats<D>, rows: usize) -> DeviceMatrix {
+pub(super) fn vector<D: Device>(floats: &Floats<D>) -> DeviceMatrix {
     DeviceMatrix {
         address: floats.address(),
-        rows,
+        rows: floats.length,
         dim: 1,
         stride: 1,
         dtype: DType::F32,

@@ -2,7 +2,7 @@
 
 use super::params::{GlobalRows, QuantizeParams};
 use super::prepared::{TileRows, view};
-use super::similarity::{Similarity, TILE, WARP_ROWS};
+use super::similarity::{Similarity, TILE};
 use super::{Device, DeviceMatrix, Rowwise, count};
 use crate::error::Error;
 
@@ -42,8 +42,7 @@ impl<D: Device> Similarity<'_, D> {
             padding: 0,
         };
         let warps = scaled_rows.div_ceil(warp_rows.max(1));
-        let grid = [warps.div_ceil(WARP_ROWS) as u32, 1, 1];
-        self.launch("quantize_rows", grid, 32 * WARP_ROWS as u32, 0, &params)?;
+        self.device.start_rows("quantize_rows", warps, &params)?;
         let quantized = TileRows {
             rows: GlobalRows {
                 data: D::address(&codes),

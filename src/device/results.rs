@@ -1,8 +1,9 @@
 //! What calls leave on the device: loss, ∂loss/∂s and statistics.
 
 use super::params::MergeParams;
+use super::prepared::Prepared;
 use super::similarity::Similarity;
-use super::{Device, DeviceMatrix, Floats, Memory, count};
+use super::{Device, DeviceMatrix, Floats, count};
 use crate::contrast::{Contrast, Shape, same_rows};
 use crate::error::Error;
 use crate::inputs::Problem;
@@ -111,35 +112,29 @@ impl<D: Device> DeviceStatistics<D> {
 
     /// A copy of the host's.
     pub(crate) fn upload(device: &D, statistics: &Statistics) -> Result<Self, Error> {
-        let memory = Memory { device };
         let copied = |argument, rows: &RowStatistics| -> Result<DeviceRows<D>, Error> {
             same_rows(argument, rows.negatives_lse.len(), rows.positive.len())?;
             if rows.is_empty() {
-                let (rows, dim) = (0, 1);
                 return Err(Error::Empty {
                     argument,
-                    rows,
-                    dim,
+                    rows: 0,
+                    dim: 1,
                 });
             }
             Ok(DeviceRows {
-                negatives_lse: memory.written(&rows.negatives_lse)?,
-                positive: memory.written(&rows.positive)?,
+                negatives_lse: Floats::written(device, &rows.negatives_lse)?,
+                positive: Floats::written(device, &rows.positive)?,
             })
         };
         let columns = statistics.columns.as_ref();
-        Ok(Self::given(
-            copied(GIVEN[0], &statistics.rows)?,
-            columns
-                .map(|columns| copied(GIVEN[1], columns))
-                .transpose()?,
-        ))
+        let rows = copied(GIVEN[0], &statistics.rows)?;
+        let columns = columns.map(|columns| copied(GIVEN[1], columns));
+        Ok(Self::given(rows, columns.transpose()?))
     }
 
     /// Of what a call has found.
     pub(super) fn found(
-        problem: &Problem<DeviceMatrix>,
-        flags: Floats<D>,
+        prepared: Prepared<'_, D>,
         rows: Direction<D>,
         columns: Option<Direction<D>>,
     ) -> Self {
@@ -148,10 +143,10 @@ impl<D: Device> DeviceStatistics<D> {
             rows: rows.rows,
             columns,
             derived: Some(Derived {
-                of: Some(what_it_is_of(problem)),
+                of: Some(what_it_is_of(prepared.problem)),
                 rows: rows.masses,
                 columns: of_columns,
-                flags,
+                flags: prepared.flags,
             }),
         }
     }
@@ -227,6 +222,6 @@ impl<D: Device> Similarity<'_, D> {
             padding: 0,
         };
         let grid = [rows.div_ceil(128), 1, 1];
-        self.launch("merge_statistics", grid, 128, 0, &params)
+        self.device.start("merge_statistics", grid, 128, 0, &params)
     }
 }

@@ -4,9 +4,8 @@ use super::params::{
     CopyRowsParams, CursorParams, MomentumEntry, MomentumParams, NormalizeBackwardParams,
     NormalizeParams,
 };
-use super::prepared::view;
-use super::similarity::WARP_ROWS;
-use super::{Device, DeviceMatrix, Launch, count, number_bytes};
+use super::prepared::{dtype_code, view};
+use super::{Device, DeviceMatrix, WARP_ROWS, count, number_bytes};
 use crate::contrast::{same_dim, same_rows};
 use crate::element::DType;
 use crate::error::{Error, positive};
@@ -33,7 +32,6 @@ pub(crate) struct DeviceMomentum {
     pub key: u64,
     /// A copy of `key` in the query's type; 0 when not wanted.
     pub shadow: u64,
-    /// Numbers.
     pub length: usize,
 }
 
@@ -56,22 +54,6 @@ impl<'d, D: Device> Rowwise<'d, D> {
         Self { device }
     }
 
-    /// Launches a kernel in which a warp takes a row, or several.
-    fn launch_rows<P: bytemuck::Pod>(
-        &self,
-        kernel: &'static str,
-        warps: usize,
-        params: &P,
-    ) -> Result<(), Error> {
-        self.device.launch(&Launch {
-            kernel,
-            grid: [warps.div_ceil(WARP_ROWS) as u32, 1, 1],
-            threads: 32 * WARP_ROWS as u32,
-            shared_bytes: 0,
-            params: bytemuck::bytes_of(params),
-        })
-    }
-
     /// Rows that a warp holds in registers, when it can hold `most` of 128 numbers: several only where
     /// there are enough for every multiprocessor. 0 where rows are too long to be held, or do not lie
     /// at whole quads of numbers.
@@ -84,7 +66,8 @@ impl<'d, D: Device> Rowwise<'d, D> {
         if !whole || !dim.is_multiple_of(4) {
             return 0;
         }
-        let places = WARP_ROWS * NORMALIZE_BLOCKS * self.device.multiprocessors().max(1) as usize;
+        let places =
+            WARP_ROWS * NORMALIZE_BLOCKS * self.device.hardware().multiprocessors.max(1) as usize;
         let fits = most / dim.div_ceil(128).next_power_of_two();
         let wanted = (rows / places).clamp(1, most);
         fits.min(1 << wanted.ilog2())
@@ -112,7 +95,8 @@ impl<'d, D: Device> Rowwise<'d, D> {
             epsilon,
             warp_rows: warp_rows as u32,
         };
-        self.launch_rows("normalize", x.rows.div_ceil(warp_rows.max(1)), &params)
+        let warps = x.rows.div_ceil(warp_rows.max(1));
+        self.device.start_rows("normalize", warps, &params)
     }
 
     /// dx_i = (dy_i − y_i⟨y_i, dy_i⟩)/‖x_i‖; dy_i/ε where ‖x_i‖ ≤ ε; 0 where a short row overflows.
@@ -144,7 +128,7 @@ impl<'d, D: Device> Rowwise<'d, D> {
             padding: 0,
         };
         let warps = y.rows.div_ceil(warp_rows.max(1));
-        self.launch_rows("normalize_backward", warps, &params)
+        self.device.start_rows("normalize_backward", warps, &params)
     }
 
     /// key = m·key + (1 − m)·query for every tensor, in one launch. `query` and `shadow` are of
@@ -203,46 +187,41 @@ impl<'d, D: Device> Rowwise<'d, D> {
         let params = MomentumParams {
             tensors: D::address(&table.buffer),
             count: table.count,
-            dtype: match table.dtype {
-                DType::F32 => 0,
-                DType::F16 => 1,
-                DType::Bf16 => 2,
-            },
+            dtype: dtype_code(table.dtype),
             device_momentum,
             momentum,
             padding: 0,
         };
-        self.device.launch(&Launch {
-            kernel: "momentum_update",
-            grid: [table.blocks, 1, 1],
-            threads: 256,
-            shared_bytes: 0,
-            params: bytemuck::bytes_of(&params),
-        })
+        let grid = [table.blocks, 1, 1];
+        self.device.start("momentum_update", grid, 256, 0, &params)
     }
 
-    /// Copies `rows` rows from row `first_from` on to rows `first_to` and following, which wrap
-    /// around at the end of `to`. Columns that `from` lacks become zero.
-    pub(crate) fn copy_rows(
+    /// Copies all rows. Columns that `from` lacks become zero.
+    pub(super) fn copy(&self, from: DeviceMatrix, to: DeviceMatrix) -> Result<(), Error> {
+        self.copy_rows(from, to, [0, 0, from.rows], 0)
+    }
+
+    /// Writes `keys` over the oldest rows of a ring that lies in `to`, or as many rows further as the number at
+    /// `past` says; 0: there is none.
+    pub(crate) fn push(
         &self,
-        from: DeviceMatrix,
-        first_from: usize,
+        keys: DeviceMatrix,
         to: DeviceMatrix,
-        first_to: usize,
-        rows: usize,
+        ring: &mut Ring,
+        past: u64,
     ) -> Result<(), Error> {
-        self.copy_rows_past(0, from, first_from, to, first_to, rows)
+        // The kernel wraps around by itself.
+        let [first, second] = ring.advance(keys.rows);
+        let rows = first.count + second.count;
+        self.copy_rows(keys, to, [first.source, first.target, rows], past)
     }
 
-    /// [`copy_rows`](Self::copy_rows) to rows `first_to` + the number at `cursor` and following.
-    fn copy_rows_past(
+    fn copy_rows(
         &self,
-        cursor: u64,
         from: DeviceMatrix,
-        first_from: usize,
         to: DeviceMatrix,
-        first_to: usize,
-        rows: usize,
+        [first_from, first_to, rows]: [usize; 3],
+        cursor: u64,
     ) -> Result<(), Error> {
         let params = CopyRowsParams {
             from: view(from),
@@ -255,7 +234,7 @@ impl<'d, D: Device> Rowwise<'d, D> {
             capacity: count("rows", to.rows)?,
             cursor,
         };
-        self.launch_rows("copy_rows", rows, &params)
+        self.device.start_rows("copy_rows", rows, &params)
     }
 
     /// Writes `keys` into the ring from the row that `cursor` says on, and moves the cursor on: the
@@ -272,20 +251,13 @@ impl<'d, D: Device> Rowwise<'d, D> {
             fill: 0,
             cursor: 0,
         };
-        let [first, second] = from_row_0.advance(keys.rows);
-        let rows = first.count + second.count;
-        self.copy_rows_past(cursor, keys, first.source, ring, first.target, rows)?;
+        self.push(keys, ring, &mut from_row_0, cursor)?;
         let params = CursorParams {
             cursor,
             rows: count("keys", keys.rows)?,
             capacity: count("queue", ring.rows)?,
         };
-        self.device.launch(&Launch {
-            kernel: "advance_cursor",
-            grid: [1, 1, 1],
-            threads: 32,
-            shared_bytes: 0,
-            params: bytemuck::bytes_of(&params),
-        })
+        self.device
+            .start("advance_cursor", [1, 1, 1], 32, 0, &params)
     }
 }

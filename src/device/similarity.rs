@@ -9,9 +9,10 @@
 
 use super::chunked::{Softmax, exponent_range};
 use super::gradient::Side;
-use super::results::{DeviceStatistics, Results};
+use super::prepared::Prepared;
+use super::results::{DeviceStatistics, Direction, Results};
 use super::statistics::COLUMN_PARTS;
-use super::{Arithmetic, Device, DeviceMatrix, Floats, Launch, Memory};
+use super::{Arithmetic, Device, DeviceMatrix, Floats};
 use crate::element::DType;
 use crate::engine::Gradients;
 use crate::error::Error;
@@ -20,9 +21,6 @@ use crate::inputs::Problem;
 /// Rows and columns of a tile of logits: `ScoresTile` of similarity/scores.h.
 pub(super) const TILE: usize = 128;
 
-/// Rows of a block of the kernels that take a warp a row.
-pub(super) const WARP_ROWS: usize = 8;
-
 /// The verbs that compute a contrast.
 pub(crate) struct Similarity<'d, D: Device> {
     pub(super) device: &'d D,
@@ -30,7 +28,7 @@ pub(crate) struct Similarity<'d, D: Device> {
     pub(super) budget: usize,
     /// Anchor tiles whose column statistics are kept before they are added up.
     pub(super) column_parts: usize,
-    /// Whether f32 inputs are rounded to tf32.
+    /// Whether f32 inputs are rounded to tf32, in place of three products.
     tf32: bool,
     /// Whether logits that no gradient needs are products of e4m3.
     fp8: bool,
@@ -39,7 +37,6 @@ pub(crate) struct Similarity<'d, D: Device> {
 }
 
 impl<'d, D: Device> Similarity<'d, D> {
-    /// `budget`: bytes for a chunk of weights or scores.
     pub(crate) fn new(device: &'d D, budget: usize) -> Self {
         Self {
             device,
@@ -63,17 +60,14 @@ impl<'d, D: Device> Similarity<'d, D> {
         }
     }
 
-    /// Whether kernels for one architecture are left aside.
     pub(crate) fn with_portable_kernels(self, portable: bool) -> Self {
         Self { portable, ..self }
     }
 
-    /// Whether f32 inputs are rounded to tf32, in place of three products.
     pub(crate) fn with_tf32(self, tf32: bool) -> Self {
         Self { tf32, ..self }
     }
 
-    /// Whether forward and top-k multiply numbers of 8 bits.
     pub(crate) fn with_fp8(self, fp8: bool) -> Self {
         Self { fp8, ..self }
     }
@@ -88,7 +82,7 @@ impl<'d, D: Device> Similarity<'d, D> {
         }
         Err(Error::Unsupported {
             option: "fp8_scores",
-            reason: match self.device.has_warpgroups() {
+            reason: match self.device.hardware().warpgroups {
                 true => "the portable kernels, which were asked for too, multiply no 8-bit numbers",
                 false => "8-bit numbers are multiplied by `wgmma`, which only sm_90 has",
             },
@@ -105,37 +99,19 @@ impl<'d, D: Device> Similarity<'d, D> {
         }
     }
 
-    pub(super) fn memory(&self) -> Memory<'_, D> {
-        Memory {
-            device: self.device,
-        }
-    }
-
-    pub(super) fn launch<P: bytemuck::Pod>(
-        &self,
-        kernel: &'static str,
-        grid: [u32; 3],
-        threads: u32,
-        shared_bytes: u32,
-        params: &P,
-    ) -> Result<(), Error> {
-        self.device.launch(&Launch {
-            kernel,
-            grid,
-            threads,
-            shared_bytes,
-            params: bytemuck::bytes_of(params),
-        })
+    /// Room for so many numbers.
+    pub(super) fn floats(&self, length: usize) -> Result<Floats<D>, Error> {
+        Floats::unwritten(self.device, length)
     }
 
     /// Launches a kernel of one block of similarity/row_blocks.h: `BLOCK_THREADS`, of which each warp leaves four f32,
     /// or three f64, in shared memory.
     pub(super) fn launch_block<P: bytemuck::Pod>(
         &self,
-        kernel: &'static str,
+        kernel: &str,
         params: &P,
     ) -> Result<(), Error> {
-        self.launch(kernel, [1, 1, 1], 1024, 32 * 24, params)
+        self.device.start(kernel, [1, 1, 1], 1024, 32 * 24, params)
     }
 
     /// How many parts `tiles` tiles are cut into when `blocks` blocks each take one part, and tiles
@@ -152,7 +128,7 @@ impl<'d, D: Device> Similarity<'d, D> {
         tiles: usize,
         resident: usize,
     ) -> (u32, u32) {
-        let places = resident * self.device.multiprocessors().max(1) as usize;
+        let places = resident * self.device.hardware().multiprocessors.max(1) as usize;
         // A block's start and end take about as long as two tiles.
         let time = |parts: usize| (blocks * parts).div_ceil(places) * (tiles.div_ceil(parts) + 2);
         let least = least.min(tiles).max(1);
@@ -169,10 +145,21 @@ impl<'d, D: Device> Similarity<'d, D> {
         let prepared = self.prepare_in(arithmetic, problem)?;
         let positives = self.positives(&prepared)?;
         let (rows, columns) = self.statistics(&prepared, positives)?;
+        self.results(prepared, rows, columns, None)
+    }
+
+    /// With the loss, and with dscale of ⟨q_i, dq_i⟩ and upstream.
+    fn results(
+        &self,
+        prepared: Prepared<'_, D>,
+        rows: Direction<D>,
+        columns: Option<Direction<D>>,
+        gradient: Option<(&Floats<D>, f32)>,
+    ) -> Result<Results<D>, Error> {
         let of_columns = columns.as_ref().map(|columns| &columns.rows);
         Ok(Results {
-            loss_and_dscale: self.reduce(&prepared, Some(&rows.rows), of_columns, None)?,
-            statistics: DeviceStatistics::found(problem, prepared.flags, rows, columns),
+            loss_and_dscale: self.reduce(&prepared, Some(&rows.rows), of_columns, gradient)?,
+            statistics: DeviceStatistics::found(prepared, rows, columns),
         })
     }
 
@@ -191,7 +178,7 @@ impl<'d, D: Device> Similarity<'d, D> {
             let rows = self.direction(&prepared, positives.logits)?;
             let dots = self.gradient_online(&side, &rows, gradients.dq)?;
             if let Some(dk) = gradients.dk {
-                let known = self.known(&prepared, &prepared.flags, &rows.masses, None)?;
+                let known = self.known(&prepared, &prepared.flags, (&rows.masses, None))?;
                 self.gradient_of_candidates(&side, &known, dk)?;
             }
             (rows, None, dots)
@@ -199,27 +186,19 @@ impl<'d, D: Device> Similarity<'d, D> {
             let range = exponent_range(prepared.arithmetic);
             let bound = self.bound(&prepared, &positives, range)?;
             let rows = self.direction(&prepared, positives.logits)?;
-            let dots = self.memory().floats(prepared.shape.anchors)?;
-            let softmax = Softmax::Found {
-                statistics: &rows,
-                square_norms: &positives.square_norms,
-                bound: &bound,
-            };
-            self.chunked(&side, &softmax, gradients, &dots)?;
+            let dots = self.floats(prepared.shape.anchors)?;
+            let found = (&positives.square_norms, &bound);
+            let found = self.exponentials(&prepared, &rows, found, gradients.dk.is_some())?;
+            self.chunked(&side, Softmax::Found(&found), gradients, &dots)?;
             (rows, None, dots)
         } else {
             let (rows, columns) = self.statistics(&prepared, positives)?;
             let of_columns = columns.as_ref().map(|columns| &columns.masses);
-            let known = self.known(&prepared, &prepared.flags, &rows.masses, of_columns)?;
+            let known = self.known(&prepared, &prepared.flags, (&rows.masses, of_columns))?;
             let dots = self.gradients_known(&side, &known, gradients)?;
             (rows, columns, dots)
         };
-        let of_columns = columns.as_ref().map(|columns| &columns.rows);
-        let gradient = Some((&dots, upstream));
-        Ok(Results {
-            loss_and_dscale: self.reduce(&prepared, Some(&rows.rows), of_columns, gradient)?,
-            statistics: DeviceStatistics::found(problem, prepared.flags, rows, columns),
-        })
+        self.results(prepared, rows, columns, Some((&dots, upstream)))
     }
 
     /// Returns two numbers, the second of which is dscale.
@@ -238,16 +217,16 @@ impl<'d, D: Device> Similarity<'d, D> {
         let (rows, columns) = (&statistics.rows, statistics.columns.as_ref());
         let columns = columns.filter(|_| has_columns);
         let found;
-        let (flags, of_rows, of_columns) = match statistics.derived_for(problem) {
-            Some(derived) => (&derived.flags, &derived.rows, derived.columns.as_ref()),
+        let (flags, masses) = match statistics.derived_for(problem) {
+            Some(derived) => (&derived.flags, (&derived.rows, derived.columns.as_ref())),
             None => {
                 self.mean_of_positives(&prepared, &rows.positive)?;
                 let of_columns = columns.map(|columns| self.masses_of(&prepared, columns));
                 found = (self.masses_of(&prepared, rows)?, of_columns.transpose()?);
-                (&prepared.flags, &found.0, found.1.as_ref())
+                (&prepared.flags, (&found.0, found.1.as_ref()))
             }
         };
-        let known = self.known(&prepared, flags, of_rows, of_columns)?;
+        let known = self.known(&prepared, flags, masses)?;
         let dots = self.gradients_known(&side, &known, gradients)?;
         // The loss is not wanted; what s itself moves is, where it moves anything.
         let moves = problem.contrast().rule().depends_on_scale();

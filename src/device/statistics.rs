@@ -2,11 +2,11 @@
 
 use super::params::{ReduceParams, ScoresParams, StatisticsParams, WorkGrid};
 use super::positives::{ExponentRange, Positives};
-use super::prepared::{Prepared, rows_from, scales_from, vector};
+use super::prepared::{Prepared, TileRows, vector};
 use super::results::{DeviceRows, Direction, Masses};
 use super::similarity::{Similarity, TILE};
 use super::{Device, Floats};
-use crate::contrast::{Contrast, Shape};
+use crate::contrast::Contrast;
 use crate::error::Error;
 
 /// Anchor tiles whose column statistics are kept before they are added up: with 128 rows a tile,
@@ -17,29 +17,16 @@ pub(super) const COLUMN_PARTS: usize = 32;
 const FULL_DEVICE: usize = 1 << 17;
 
 /// Partial sums of statistics, by address.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Default)]
 pub(super) struct Partial {
     pub sums: u64,
     pub parts: u32,
     pub running: u64,
     /// A word on the device: when it is set, nothing is done. 0: there is none.
     pub unless: u64,
-    pub first: bool,
-    pub last: bool,
-}
-
-impl Default for Partial {
-    /// None, and no other set follows.
-    fn default() -> Self {
-        Self {
-            sums: 0,
-            parts: 0,
-            running: 0,
-            unless: 0,
-            first: true,
-            last: true,
-        }
-    }
+    /// Whether other sets come before, in `running`, and after.
+    pub follows: bool,
+    pub is_followed: bool,
 }
 
 /// The chunk of `count` anchors from `first` on, against all candidates.
@@ -50,11 +37,21 @@ pub(super) fn scores_params<D: Device>(
 ) -> ScoresParams {
     ScoresParams {
         contrast: prepared.view,
-        anchors: rows_from(prepared.anchor_rows, first, count),
-        candidates: prepared.candidate_rows,
-        anchor_scales: scales_from(prepared.anchor_scales, first),
-        candidate_scales: prepared.candidate_scales,
         first_anchor: first as u32,
+        ..rows_params(
+            prepared.anchor_rows.part(first, count),
+            prepared.candidate_rows,
+        )
+    }
+}
+
+/// These anchors against these candidates, of no contrast.
+pub(super) fn rows_params(anchors: TileRows, candidates: TileRows) -> ScoresParams {
+    ScoresParams {
+        anchors: anchors.rows,
+        candidates: candidates.rows,
+        anchor_scales: anchors.scales,
+        candidate_scales: candidates.scales,
         ..bytemuck::Zeroable::zeroed()
     }
 }
@@ -77,7 +74,7 @@ impl<D: Device> Similarity<'_, D> {
         let rows = positive.length;
         Ok(Direction {
             rows: DeviceRows {
-                negatives_lse: self.memory().floats(rows)?,
+                negatives_lse: self.floats(rows)?,
                 positive,
             },
             masses: self.masses(prepared, rows)?,
@@ -85,14 +82,12 @@ impl<D: Device> Similarity<'_, D> {
     }
 
     fn masses(&self, prepared: &Prepared<'_, D>, rows: usize) -> Result<Masses<D>, Error> {
-        let memory = self.memory();
         Ok(Masses {
-            offset2: memory.floats(rows)?,
-            negatives: memory.floats(rows)?,
-            positive: match prepared.contrast().rule().has_one_mass() {
-                true => None,
-                false => Some(memory.floats(rows)?),
-            },
+            offset2: self.floats(rows)?,
+            negatives: self.floats(rows)?,
+            positive: (!prepared.contrast().rule().has_one_mass())
+                .then(|| self.floats(rows))
+                .transpose()?,
         })
     }
 
@@ -117,7 +112,6 @@ impl<D: Device> Similarity<'_, D> {
         rows: usize,
         partial: Partial,
     ) -> Result<(), Error> {
-        let at = |floats: &Floats<D>| floats.address() + 4 * first_row as u64;
         // Few rows have many parts: several threads a row then, so that their loads are under way
         // together.
         let lanes = match partial.parts {
@@ -133,22 +127,23 @@ impl<D: Device> Similarity<'_, D> {
             rows: rows as u32,
             running: partial.running,
             unless: partial.unless,
-            first: u32::from(partial.first),
-            last: u32::from(partial.last),
+            first: u32::from(!partial.follows),
+            last: u32::from(!partial.is_followed),
             lanes,
             symmetric: u32::from(prepared.contrast().has_columns()),
             not_finite: prepared.flags.address(),
             far: far_word(prepared.contrast(), &prepared.flags),
             contrast: prepared.view,
             rule: prepared.rule,
-            positive: at(&of_rows.positive),
-            negatives_lse: at(&of_rows.negatives_lse),
-            offset2: at(&masses.offset2),
-            negatives_mass: at(&masses.negatives),
-            positive_mass: at(masses.of_positive()),
+            positive: of_rows.positive.at(first_row),
+            negatives_lse: of_rows.negatives_lse.at(first_row),
+            offset2: masses.offset2.at(first_row),
+            negatives_mass: masses.negatives.at(first_row),
+            positive_mass: masses.of_positive().at(first_row),
         };
         let grid = [(rows * lanes as usize).div_ceil(128) as u32, 1, 1];
-        self.launch("combine_statistics", grid, 128, 0, &params)
+        self.device
+            .start("combine_statistics", grid, 128, 0, &params)
     }
 
     /// Statistics of NT-Xent's rows: N²D FLOPs, because z_ij = z_ji. A launch takes some steps of the walk over
@@ -176,8 +171,8 @@ impl<D: Device> Similarity<'_, D> {
         let sets = |first| splits as usize + summed(first) * row_tiles;
         let launches = (0..steps).step_by(most);
         let kept = launches.clone().map(sets).max().unwrap_or(0);
-        let sums = self.memory().floats(2 * kept * count)?;
-        let running = self.memory().floats(2 * count)?;
+        let sums = self.floats(2 * kept * count)?;
+        let running = self.floats(2 * count)?;
         for first in launches {
             let taken = most.min(steps - first);
             let params = ScoresParams {
@@ -194,20 +189,15 @@ impl<D: Device> Similarity<'_, D> {
             };
             let grid = WorkGrid::new(blocks * row_tiles, splits);
             self.scores("statistics", prepared.arithmetic, grid, &params)?;
-            self.combine(
-                prepared,
-                rows.parts(),
-                0,
-                count,
-                Partial {
-                    sums: sums.address(),
-                    parts: sets(first) as u32,
-                    running: running.address(),
-                    first: first == 0,
-                    last: first + taken == steps,
-                    ..Partial::default()
-                },
-            )?;
+            let partial = Partial {
+                sums: sums.address(),
+                parts: sets(first) as u32,
+                running: running.address(),
+                follows: first > 0,
+                is_followed: first + taken < steps,
+                ..Partial::default()
+            };
+            self.combine(prepared, rows.parts(), 0, count, partial)?;
         }
         Ok(())
     }
@@ -218,7 +208,6 @@ impl<D: Device> Similarity<'_, D> {
         prepared: &Prepared<'_, D>,
         positives: Positives<D>,
     ) -> Result<(Direction<D>, Option<Direction<D>>), Error> {
-        let memory = self.memory();
         let bound = self.bound(prepared, &positives, ExponentRange::WIDE)?;
         let positive = positives.logits;
         if prepared.contrast().is_shared() {
@@ -226,80 +215,59 @@ impl<D: Device> Similarity<'_, D> {
             self.statistics_of_pairs(prepared, &bound, &rows)?;
             return Ok((rows, None));
         }
-        let Shape {
-            anchors,
-            candidates,
-            ..
-        } = prepared.shape;
+        let arithmetic = prepared.arithmetic;
+        let (anchors, candidates) = (prepared.shape.anchors, prepared.shape.candidates);
         let symmetric = prepared.contrast().has_columns();
+        let mut chunk = anchors.next_multiple_of(TILE);
+        if symmetric {
+            chunk = chunk.min(self.column_parts * TILE);
+        }
+        let row_tiles = |rows| self.row_tiles(arithmetic, rows);
         let columns = match symmetric {
             true => {
                 // Of the diagonal: the columns' positives are the rows'.
-                let same = memory.floats(anchors)?;
-                let from = vector(&positive, anchors);
-                let to = vector(&same, anchors);
-                super::Rowwise::new(self.device).copy_rows(from, 0, to, 0, anchors)?;
-                Some(self.direction(prepared, same)?)
+                let same = self.floats(anchors)?;
+                super::Rowwise::new(self.device).copy(vector(&positive), vector(&same))?;
+                let sums = self.floats(2 * row_tiles(chunk) * candidates)?;
+                let running = self.floats(2 * candidates)?;
+                Some((self.direction(prepared, same)?, sums, running))
             }
             false => None,
         };
         let rows = self.direction(prepared, positive)?;
-        let chunk = match symmetric {
-            true => (self.column_parts * TILE).min(anchors.next_multiple_of(TILE)),
-            false => anchors.next_multiple_of(TILE),
-        };
-        let row_tiles = |rows| self.row_tiles(prepared.arithmetic, rows);
-        let cut = self.cut(prepared.arithmetic, prepared.anchor_rows, chunk, candidates);
-        let row_sums = memory.floats(2 * cut.parts as usize * chunk.min(anchors))?;
-        let column_sums = match symmetric {
-            true => Some((
-                memory.floats(2 * row_tiles(chunk) * candidates)?,
-                memory.floats(2 * candidates)?,
-            )),
-            false => None,
-        };
+        let cut = self.cut(arithmetic, prepared.anchor_rows, chunk, candidates);
+        let row_sums = self.floats(2 * cut.parts as usize * chunk.min(anchors))?;
         for first in (0..anchors).step_by(chunk) {
             let count = chunk.min(anchors - first);
             let tiles = row_tiles(count);
-            let blocks = tiles.div_ceil(self.tile_columns(prepared.arithmetic) / TILE) as u32;
+            let blocks = tiles.div_ceil(self.tile_columns(arithmetic) / TILE) as u32;
             let params = ScoresParams {
-                tiles_per_split: cut.per_part,
                 bound: bound.address(),
                 rows: row_sums.address(),
-                columns: column_sums.as_ref().map_or(0, |(sums, _)| sums.address()),
-                summed: column_sums.as_ref().map_or(0, |_| blocks),
+                columns: columns.as_ref().map_or(0, |(_, sums, _)| sums.address()),
+                summed: if symmetric { blocks } else { 0 },
                 ..scores_params(prepared, first, count)
             };
-            self.scores("statistics", prepared.arithmetic, cut.grid(tiles), &params)?;
-            self.combine(
-                prepared,
-                rows.parts(),
-                first,
-                count,
-                Partial {
-                    sums: row_sums.address(),
-                    parts: cut.parts,
+            self.pass("statistics", arithmetic, cut, params)?;
+            let of_rows = Partial {
+                sums: row_sums.address(),
+                parts: cut.parts,
+                ..Partial::default()
+            };
+            self.combine(prepared, rows.parts(), first, count, of_rows)?;
+            if let Some((columns, sums, running)) = &columns {
+                let of_columns = Partial {
+                    sums: sums.address(),
+                    parts: tiles as u32,
+                    running: running.address(),
+                    follows: first > 0,
+                    is_followed: first + count < anchors,
                     ..Partial::default()
-                },
-            )?;
-            if let (Some((sums, running)), Some(columns)) = (&column_sums, &columns) {
-                self.combine(
-                    prepared,
-                    columns.parts(),
-                    0,
-                    candidates,
-                    Partial {
-                        sums: sums.address(),
-                        parts: tiles as u32,
-                        running: running.address(),
-                        first: first == 0,
-                        last: first + count == anchors,
-                        ..Partial::default()
-                    },
-                )?;
+                };
+                self.combine(prepared, columns.parts(), 0, candidates, of_columns)?;
             }
         }
-        Ok((rows, columns))
+        Ok((rows, columns.map(|(columns, ..)| columns)))
     }
 
     /// Loss and dscale: the loss of `rows` and `columns` where there are any, dscale of ⟨q_i, dq_i⟩ and upstream.
@@ -311,7 +279,7 @@ impl<D: Device> Similarity<'_, D> {
         gradient: Option<(&Floats<D>, f32)>,
     ) -> Result<Floats<D>, Error> {
         let contrast = prepared.contrast();
-        let result = self.memory().floats(2)?;
+        let result = self.floats(2)?;
         let lse = |rows: Option<&DeviceRows<D>>| rows.map_or(0, |s| s.negatives_lse.address());
         let positive = |rows: Option<&DeviceRows<D>>| rows.map_or(0, |s| s.positive.address());
         let row_weight = contrast.row_weight(prepared.shape.anchors);

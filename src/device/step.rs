@@ -12,7 +12,7 @@
 
 use super::rowwise::MomentumTable;
 use super::{
-    Device, DeviceMatrix, DeviceMomentum, Results, Rowwise, Similarity, count, number_bytes,
+    Device, DeviceMatrix, DeviceMomentum, Floats, Results, Rowwise, Similarity, count, number_bytes,
 };
 use crate::element::DType;
 use crate::engine::Gradients;
@@ -45,10 +45,10 @@ pub(crate) struct Step<D: Device> {
     tensors: Option<MomentumTable<D>>,
     upstream: f32,
     epsilon: f32,
-    /// Where s, m and the row of the queue that the next key goes to stand.
+    /// s, m, and the bits of the row of the queue that the next key goes to.
+    numbers: Floats<D>,
+    /// Where s stands, there or with the caller.
     scale: u64,
-    momentum: u64,
-    cursor: u64,
     _held: Vec<D::Buffer>,
 }
 
@@ -76,13 +76,6 @@ impl<D: Device> Kept<'_, D> {
         Ok(address)
     }
 
-    fn written(&mut self, words: &[u32]) -> Result<u64, Error> {
-        let bytes = bytemuck::cast_slice(words);
-        let address = self.room(bytes.len())?;
-        self.device.write(address, bytes)?;
-        Ok(address)
-    }
-
     /// Room for a matrix of the same shape and type, without gaps.
     fn beside(&mut self, matrix: DeviceMatrix) -> Result<DeviceMatrix, Error> {
         let bytes = matrix.rows * matrix.dim * number_bytes(matrix.dtype);
@@ -90,19 +83,6 @@ impl<D: Device> Kept<'_, D> {
             address: self.room(bytes)?,
             stride: matrix.dim,
             ..matrix
-        })
-    }
-
-    fn side(
-        &mut self,
-        given: DeviceMatrix,
-        gradients: Option<[DeviceMatrix; 2]>,
-    ) -> Result<Side, Error> {
-        Ok(Side {
-            given,
-            unit: self.beside(given)?,
-            norms: self.room(4 * given.rows)?,
-            gradients,
         })
     }
 }
@@ -129,39 +109,41 @@ impl<D: Device> Step<D> {
             gradients.dk.map(|dk| kept.beside(dk)).transpose()?,
         );
         let cursor = count("queue", arguments.cursor)?;
-        let numbers = [problem.contrast().scale().to_bits(), m.to_bits(), cursor];
-        let numbers = kept.written(&numbers)?;
-        let scale = problem.scale().unwrap_or(numbers);
+        let numbers = [problem.contrast().scale(), m, f32::from_bits(cursor)];
+        let numbers = Floats::written(device, &numbers)?;
+        let scale = problem.scale().unwrap_or(numbers.address());
         let mut sides = Vec::new();
         let unit = problem.try_map(
-            |name, &matrix| {
+            |name, &given| {
                 let gradients = match name {
-                    "queue" => return Ok(matrix),
+                    "queue" => return Ok(given),
                     "z" | "q" => Some([of_unit.dq, gradients.dq]),
                     _ => of_unit.dk.zip(gradients.dk).map(<[_; 2]>::from),
                 };
-                let side = kept.side(matrix, gradients)?;
-                sides.push(side);
-                Ok(side.unit)
+                let unit = kept.beside(given)?;
+                sides.push(Side {
+                    given,
+                    unit,
+                    norms: kept.room(4 * given.rows)?,
+                    gradients,
+                });
+                Ok(unit)
             },
             |_, &index| Ok(index),
             |&scale| Ok(scale),
         )?;
+        let tensors = arguments
+            .momentum
+            .map(|(_, dtype, tensors)| Rowwise::new(device).momentum_table(dtype, tensors));
         Ok(Self {
             problem: unit.with_scale(scale),
             gradients: of_unit,
             sides,
-            tensors: match arguments.momentum {
-                Some((_, dtype, tensors)) => {
-                    Some(Rowwise::new(device).momentum_table(dtype, tensors)?)
-                }
-                None => None,
-            },
+            tensors: tensors.transpose()?,
             upstream: arguments.upstream,
             epsilon,
+            numbers,
             scale,
-            momentum: numbers + 4,
-            cursor: numbers + 8,
             _held: kept.buffers,
         })
     }
@@ -181,11 +163,11 @@ impl<D: Device> Step<D> {
             }
         }
         if let Some(tensors) = &self.tensors {
-            rowwise.update(tensors, 0.0, self.momentum)?;
+            rowwise.update(tensors, 0.0, self.numbers.at(1))?;
         }
         let matrices = self.problem.matrices();
         if let Some(own_keys) = matrices.own_keys {
-            rowwise.enqueue(own_keys, matrices.candidates, self.cursor)?;
+            rowwise.enqueue(own_keys, matrices.candidates, self.numbers.at(2))?;
         }
         Ok(results)
     }
@@ -199,6 +181,6 @@ impl<D: Device> Step<D> {
     /// m of the launches from now on.
     pub(crate) fn set_momentum(&self, device: &D, m: f32) -> Result<(), Error> {
         momentum::check(m)?;
-        device.write(self.momentum, &m.to_ne_bytes())
+        device.write(self.numbers.at(1), &m.to_ne_bytes())
     }
 }

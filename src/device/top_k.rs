@@ -1,8 +1,9 @@
 //! The k best candidates of every query.
 
 use super::params::{ScoresParams, SelectListedParams, SelectParams};
-use super::prepared::{TileRows, rows_from, scales_from};
+use super::prepared::TileRows;
 use super::similarity::Similarity;
+use super::statistics::rows_params;
 use super::{Arithmetic, Device, DeviceMatrix, Floats};
 use crate::error::Error;
 use crate::memory::TopK;
@@ -43,10 +44,10 @@ const MOST_LISTED: usize = 256;
 const PRUNED: usize = OWNERS * 192 * 3 / 4;
 
 /// What is searched for.
-struct Search<'a> {
+struct Search {
     arithmetic: Arithmetic,
-    queries: &'a TileRows,
-    candidates: &'a TileRows,
+    queries: TileRows,
+    candidates: TileRows,
     k: usize,
     exclude_self: bool,
 }
@@ -92,15 +93,14 @@ impl<D: Device> Similarity<'_, D> {
         let arithmetic = self.forward_arithmetic(queries.dtype)?;
         let search = Search {
             arithmetic,
-            queries: &self.tile_rows(arithmetic, queries, &mut held)?,
-            candidates: &self.tile_rows(arithmetic, candidates, &mut held)?,
+            queries: self.tile_rows(arithmetic, queries, &mut held)?,
+            candidates: self.tile_rows(arithmetic, candidates, &mut held)?,
             k,
             exclude_self,
         };
-        let memory = self.memory();
         let best = DeviceTopK {
-            indices: memory.floats(queries.rows * k)?,
-            scores: memory.floats(queries.rows * k)?,
+            indices: self.floats(queries.rows * k)?,
+            scores: self.floats(queries.rows * k)?,
         };
         let usual = self.usual_selection(arithmetic, candidates.rows, k);
         match selection.unwrap_or(usual) {
@@ -125,31 +125,28 @@ impl<D: Device> Similarity<'_, D> {
     }
 
     /// Of lists.
-    fn select_listed(&self, search: &Search<'_>, best: &DeviceTopK<D>) -> Result<(), Error> {
-        let memory = self.memory();
+    fn select_listed(&self, search: &Search, best: &DeviceTopK<D>) -> Result<(), Error> {
         let (rows, k) = (search.queries.rows.rows as usize, search.k);
         let candidates = search.candidates.rows.rows as usize;
         let tiles = candidates.div_ceil(self.tile_columns(search.arithmetic));
         let chunk = self.chunk(rows, ROW_BYTES);
         let cut = |count: usize, most: usize| {
-            let mut cut = self.cut(search.arithmetic, search.queries.rows, count, candidates);
-            let per_split = (cut.per_part as usize)
-                .max(LEAST_TILES)
-                .max(tiles.div_ceil(most));
-            cut.parts = tiles.div_ceil(per_split) as u32;
-            let grid = cut.grid(self.row_tiles(search.arithmetic, count));
-            (grid, per_split as u32)
+            let mut cut = self.cut(search.arithmetic, search.queries, count, candidates);
+            let least = LEAST_TILES.max(tiles.div_ceil(most));
+            cut.per_part = cut.per_part.max(least as u32);
+            cut.parts = tiles.div_ceil(cut.per_part as usize) as u32;
+            cut
         };
         // Rows whose lists there are, times splits.
         let listed = |count: usize| count.next_multiple_of(LISTED_ROWS);
         let first = listed(chunk.min(rows));
-        let (grid, _) = cut(chunk.min(rows), (self.budget / ROW_BYTES / first).max(1));
-        let all = first * grid.parts as usize;
-        let lists = memory.floats(all * OWNERS * CAPACITY * 2)?;
-        let lengths = memory.floats(all * OWNERS)?;
+        let most = (self.budget / ROW_BYTES / first).max(1);
+        let all = first * cut(chunk.min(rows), most).parts as usize;
+        let lists = self.floats(all * OWNERS * CAPACITY * 2)?;
+        let lengths = self.floats(all * OWNERS)?;
         for first in (0..rows).step_by(chunk) {
             let count = chunk.min(rows - first);
-            let (grid, per_split) = cut(count, all / listed(count));
+            let cut = cut(count, all / listed(count));
             // A row's own score is listed like any other, and left out later.
             let kept = k + usize::from(search.exclude_self);
             let params = ScoresParams {
@@ -157,22 +154,22 @@ impl<D: Device> Similarity<'_, D> {
                 lengths: lengths.address(),
                 k: kept as u32,
                 growth: growth(kept) as u32,
-                ..search.scores(first, count, per_split)
+                ..rows_params(search.queries.part(first, count), search.candidates)
             };
-            self.scores("best", search.arithmetic, grid, &params)?;
+            self.pass("best", search.arithmetic, cut, params)?;
             // Eight groups of four lanes share the splits.
-            let lanes_log2 = (LISTED_ROWS as u32 / grid.parts.next_power_of_two().min(8)).ilog2();
+            let lanes_log2 = (LISTED_ROWS as u32 / cut.parts.next_power_of_two().min(8)).ilog2();
             let params = SelectListedParams {
                 lists: lists.address(),
                 lengths: lengths.address(),
                 rows: count as u32,
-                splits: grid.parts,
+                splits: cut.parts,
                 k: k as u32,
                 first_row: first as u32,
                 excludes_self: u32::from(search.exclude_self),
                 lanes_log2,
-                indices: best.indices.address() + 4 * (first * k) as u64,
-                best: best.scores.address() + 4 * (first * k) as u64,
+                indices: best.indices.at(first * k),
+                best: best.scores.at(first * k),
             };
             self.select("select_listed", count, &params)?;
         }
@@ -180,20 +177,19 @@ impl<D: Device> Similarity<'_, D> {
     }
 
     /// Of stored scores.
-    fn select_stored(&self, search: &Search<'_>, best: &DeviceTopK<D>) -> Result<(), Error> {
+    fn select_stored(&self, search: &Search, best: &DeviceTopK<D>) -> Result<(), Error> {
         let (rows, k) = (search.queries.rows.rows as usize, search.k);
         let candidates = search.candidates.rows.rows as usize;
         let chunk = self.chunk(rows, 4 * candidates);
-        let scores = self.memory().floats(chunk.min(rows) * candidates)?;
+        let scores = self.floats(chunk.min(rows) * candidates)?;
         for first in (0..rows).step_by(chunk) {
             let count = chunk.min(rows - first);
-            let cut = self.cut(search.arithmetic, search.queries.rows, count, candidates);
+            let cut = self.cut(search.arithmetic, search.queries, count, candidates);
             let params = ScoresParams {
                 scores: scores.address(),
-                ..search.scores(first, count, cut.per_part)
+                ..rows_params(search.queries.part(first, count), search.candidates)
             };
-            let grid = cut.grid(self.row_tiles(search.arithmetic, count));
-            self.scores("scores", search.arithmetic, grid, &params)?;
+            self.pass("scores", search.arithmetic, cut, params)?;
             let params = SelectParams {
                 scores: scores.address(),
                 rows: count as u32,
@@ -202,22 +198,19 @@ impl<D: Device> Similarity<'_, D> {
                 first_row: first as u32,
                 excludes_self: u32::from(search.exclude_self),
                 padding: 0,
-                indices: best.indices.address() + 4 * (first * k) as u64,
-                best: best.scores.address() + 4 * (first * k) as u64,
+                indices: best.indices.at(first * k),
+                best: best.scores.at(first * k),
             };
             self.select("select_best", count, &params)?;
         }
         Ok(())
     }
 
-    fn select<P: bytemuck::Pod>(
-        &self,
-        kernel: &'static str,
-        rows: usize,
-        params: &P,
-    ) -> Result<(), Error> {
+    fn select<P: bytemuck::Pod>(&self, kernel: &str, rows: usize, params: &P) -> Result<(), Error> {
         let blocks = rows.div_ceil(SELECT_WARPS) as u32;
-        self.launch(kernel, [blocks, 1, 1], 32 * SELECT_WARPS as u32, 0, params)
+        let threads = 32 * SELECT_WARPS as u32;
+        self.device
+            .start(kernel, [blocks, 1, 1], threads, 0, params)
     }
 }
 
@@ -226,18 +219,4 @@ impl<D: Device> Similarity<'_, D> {
 fn growth(k: usize) -> usize {
     let left = k + k / 4 + 4;
     (4 * (PRUNED - left) / left).min(60)
-}
-
-impl Search<'_> {
-    /// Of `count` queries from `first` on.
-    fn scores(&self, first: usize, count: usize, tiles_per_split: u32) -> ScoresParams {
-        ScoresParams {
-            anchors: rows_from(self.queries.rows, first, count),
-            candidates: self.candidates.rows,
-            anchor_scales: scales_from(self.queries.scales, first),
-            candidate_scales: self.candidates.scales,
-            tiles_per_split,
-            ..bytemuck::Zeroable::zeroed()
-        }
-    }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::device::pool::{Block, Pool};
-use crate::device::{BoxedMatrix, Counter, Device, Launch, TensorMap};
+use crate::device::{BoxedMatrix, Counter, Device, Hardware, Launch, TensorMap};
 use crate::error::Error;
 
 /// When asynchronous operations complete. A correct kernel gives the same bits whichever it is.
@@ -194,10 +194,6 @@ impl Device for HostDevice {
         Err(fault(launch.kernel, &reason.to_string_lossy()))
     }
 
-    fn has_warpgroups(&self) -> bool {
-        self.warpgroups
-    }
-
     fn tensor_map(&self, matrix: &BoxedMatrix) -> Result<TensorMap, Error> {
         Ok(bytemuck::cast(TensorMapWords {
             mark: TENSOR_MAP,
@@ -211,11 +207,11 @@ impl Device for HostDevice {
         }))
     }
 
-    fn multiprocessors(&self) -> u32 {
-        self.multiprocessors
-    }
-
-    fn cache_bytes(&self) -> usize {
-        self.cache_bytes
+    fn hardware(&self) -> Hardware {
+        Hardware {
+            warpgroups: self.warpgroups,
+            multiprocessors: self.multiprocessors,
+            cache_bytes: self.cache_bytes,
+        }
     }
 }

@@ -328,19 +328,11 @@ impl Engine for HostEngine {
         same_dim("keys", keys.dim(), queue.dim())?;
         let (capacity, dim) = (queue.capacity(), queue.dim());
         let mut after = queue.ring();
-        // The kernel wraps around by itself.
-        let [first, second] = after.advance(keys.rows());
         // The whole ring, so that what the kernel leaves alone shows.
         let mut ring = queue.storage().to_vec();
         let on_device = self.copied(Rows::new(&ring, capacity, dim)?)?;
         let keys = self.copied(keys)?;
-        Rowwise::new(&self.device).copy_rows(
-            keys.matrix,
-            first.source,
-            on_device.matrix,
-            first.target,
-            first.count + second.count,
-        )?;
+        Rowwise::new(&self.device).push(keys.matrix, on_device.matrix, &mut after, 0)?;
         let address = on_device.matrix.address;
         self.device
             .read(address, bytemuck::cast_slice_mut(&mut ring))?;
