@@ -242,6 +242,25 @@ mod tests {
     }
 
     #[test]
+    fn gradients_of_two_losses_join_in_one_graph() {
+        let weight = draw([7, 5]).require_grad();
+        let inputs = [draw([12, 7]), draw([6, 7])];
+        let losses = || {
+            inputs
+                .clone()
+                .map(|input| nt_xent(input.matmul(weight.clone())))
+        };
+        let gradient = |loss: Tensor<Training, 1>| weight.grad(&loss.backward()).unwrap();
+        let [one, other] = losses();
+        let together = gradient(one + other);
+        let [one, other] = losses().map(gradient);
+        let apart = (one + other).into_data();
+        together
+            .into_data()
+            .assert_approx_eq::<f32>(&apart, Tolerance::absolute(1e-5));
+    }
+
+    #[test]
     fn a_graph_without_parameters_has_no_gradients() {
         let loss = nt_xent(draw([4, 3]));
         loss.backward();
