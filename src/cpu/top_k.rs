@@ -55,24 +55,28 @@ pub(super) fn top_k<T: Element>(
         .for_each(|(group, ((queries, indices), scores))| {
             let mut storage = Vec::new();
             let items = row_items(kernel, queries, dim, &mut storage);
-            let mut best = vec![BinaryHeap::with_capacity(k + 1); queries.len() / dim];
+            // With what a score has to reach.
+            let none = (BinaryHeap::with_capacity(k + 1), f32::NEG_INFINITY);
+            let mut best = vec![none; queries.len() / dim];
             let mut tile: LogitTile = [0.0; GROUP * BLOCK];
             for first in (0..candidates.rows()).step_by(BLOCK) {
                 let width = BLOCK.min(candidates.rows() - first);
                 let left = Left::of_rows(items, steps);
                 block_products(kernel, left, &panels, (first, width), &mut tile);
-                for (row, (best, values)) in best.iter_mut().zip(tile.chunks(BLOCK)).enumerate() {
+                let rows = best.iter_mut().zip(tile.chunks(BLOCK));
+                for (row, ((best, least), values)) in rows.enumerate() {
                     let itself = exclude_self.then_some(group * GROUP + row);
                     for (column, &score) in values[..width].iter().enumerate() {
                         let index = first + column;
-                        if itself != Some(index) {
-                            offer(best, k, (Reverse(rank(score)), index as u32));
+                        if score < *least || itself == Some(index) {
+                            continue;
                         }
+                        *least = offer(best, k, (Reverse(rank(score)), index as u32));
                     }
                 }
             }
             let rows = indices.chunks_mut(k).zip(scores.chunks_mut(k));
-            for (best, (indices, scores)) in best.into_iter().zip(rows) {
+            for ((best, _), (indices, scores)) in best.into_iter().zip(rows) {
                 for (place, (rank, index)) in best.into_sorted_vec().into_iter().enumerate() {
                     indices[place] = index;
                     scores[place] = score(rank.0);
@@ -82,12 +86,17 @@ pub(super) fn top_k<T: Element>(
     TopK { indices, scores }
 }
 
-fn offer(best: &mut BinaryHeap<Ranked>, k: usize, candidate: Ranked) {
+/// Takes the candidate if it is one of the best k; returns what the next one's score has to reach.
+fn offer(best: &mut BinaryHeap<Ranked>, k: usize, candidate: Ranked) -> f32 {
     if best.len() < k {
         best.push(candidate);
     } else if let Some(mut worst) = best.peek_mut()
         && candidate < *worst
     {
         *worst = candidate;
+    }
+    match best.peek() {
+        Some((rank, _)) if best.len() == k => score(rank.0),
+        _ => f32::NEG_INFINITY,
     }
 }
