@@ -68,7 +68,7 @@ fn library(sources: &Sources, compiler: &cc::Tool, folder: &Path) -> Result<(), 
         false => &[],
     };
     let mut work = Vec::new();
-    for source in [&sources.host, &sources.kernels, planted]
+    for source in [&sources.emulator, &sources.kernels, planted]
         .into_iter()
         .flatten()
     {

@@ -19,9 +19,9 @@ pub struct Sources {
     pub root: PathBuf,
     /// `kernels/*/*.cu`: compiled by nvcc and by the C++ compiler.
     pub kernels: Vec<PathBuf>,
-    /// `kernels/host/*.cpp`: what runs kernels on the processor.
-    pub host: Vec<PathBuf>,
-    /// `kernels/host/planted/*.cu`: kernels for tests, most with planted mistakes, never seen by nvcc.
+    /// `kernels/emulator/*.cpp`: what runs kernels on the processor.
+    pub emulator: Vec<PathBuf>,
+    /// `kernels/emulator/planted/*.cu`: kernels for tests, most with planted mistakes, never seen by nvcc.
     pub planted: Vec<PathBuf>,
 }
 
@@ -30,12 +30,12 @@ impl Sources {
     pub fn find(root: &Path) -> io::Result<Self> {
         let mut sources = Self {
             root: root.to_path_buf(),
-            host: files(&root.join("host"), "cpp")?,
-            planted: files(&root.join("host/planted"), "cu")?,
+            emulator: files(&root.join("emulator"), "cpp")?,
+            planted: files(&root.join("emulator/planted"), "cu")?,
             ..Self::default()
         };
         for folder in entries(root)? {
-            if folder.is_dir() && !folder.ends_with("host") {
+            if folder.is_dir() && !folder.ends_with("emulator") {
                 sources.kernels.extend(files(&folder, "cu")?);
             }
         }

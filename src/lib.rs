@@ -17,7 +17,7 @@
 //!
 //! [`Contrast`] says what to compute, a [`Problem`] is one on a batch, an [`Engine`] computes it,
 //! [`mod@reference`] defines it in float64. [`losses`] lists what there is. [`CpuEngine`] runs everywhere;
-//! `cuda::CudaEngine` (feature `cuda`) on NVIDIA cards; `host::HostEngine` (feature `emulator`) executes the
+//! `cuda::CudaEngine` (feature `cuda`) on NVIDIA cards; `emulator::EmulatedEngine` (feature `emulator`) executes the
 //! CUDA kernels' sources on the processor, to verify them.
 //! [`KeyQueue`] and [`MomentumSchedule`] are the state that outlives a step.
 
@@ -28,6 +28,14 @@ pub mod contrast;
 mod cpu;
 #[cfg(feature = "cuda")]
 pub mod cuda;
+pub mod element;
+#[cfg(feature = "emulator")]
+pub mod emulator;
+pub mod engine;
+mod error;
+mod inputs;
+#[cfg(all(feature = "cuda", feature = "train"))]
+mod interop;
 #[cfg(any(feature = "emulator", feature = "cuda"))]
 #[cfg_attr(
     not(feature = "cuda"),
@@ -37,15 +45,7 @@ pub mod cuda;
         reason = "a CUDA device needs more of it than the runner"
     )
 )]
-mod device;
-pub mod element;
-pub mod engine;
-mod error;
-#[cfg(feature = "emulator")]
-pub mod host;
-mod inputs;
-#[cfg(all(feature = "cuda", feature = "train"))]
-mod interop;
+mod launch;
 pub mod losses;
 mod memory;
 mod momentum;

@@ -73,7 +73,7 @@ impl<'a, T: Element> Rows<'a, T> {
     }
 
     /// `count` rows from row `first` on, in range.
-    pub(crate) fn part(&self, first: usize, count: usize) -> Self {
+    pub(crate) fn slice(&self, first: usize, count: usize) -> Self {
         let data = &self.data[first * self.stride..];
         Self {
             data: &data[..data.len().min(count * self.stride)],

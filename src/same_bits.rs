@@ -151,12 +151,12 @@ fn cpu_results_keep_their_bits() {
 #[cfg(feature = "emulator")]
 #[test]
 fn emulated_results_keep_their_bits() {
-    use crate::host::{HostEngine, Schedule};
-    let portable = HostEngine::new(Schedule::Mixed, 7);
+    use crate::emulator::{EmulatedEngine, Schedule};
+    let portable = EmulatedEngine::new(Schedule::Mixed, 7);
     check::<_, f32>("portable kernels", &portable);
     check::<_, f16>("portable kernels", &portable);
     check::<_, bf16>("portable kernels", &portable);
-    let hopper = HostEngine::new(Schedule::Mixed, 7).with_hopper_kernels();
+    let hopper = EmulatedEngine::new(Schedule::Mixed, 7).with_hopper_kernels();
     check::<_, f16>("kernels for sm_90a", &hopper);
     check::<_, bf16>("kernels for sm_90a", &hopper);
 }

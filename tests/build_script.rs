@@ -287,8 +287,8 @@ fn sources_are_sorted_by_what_compiles_them() {
         "similarity/rows.cu",
         "rowwise/normalize.cu",
         "rowwise/normalize.h",
-        "host/runner.cpp",
-        "host/planted/race.cu",
+        "emulator/runner.cpp",
+        "emulator/planted/race.cu",
         "README.md",
     ]);
     let sources = Sources::find(root.path()).unwrap();
@@ -302,8 +302,8 @@ fn sources_are_sorted_by_what_compiles_them() {
         names(&sources.kernels),
         ["rowwise/normalize.cu", "similarity/rows.cu"]
     );
-    assert_eq!(names(&sources.host), ["host/runner.cpp"]);
-    assert_eq!(names(&sources.planted), ["host/planted/race.cu"]);
+    assert_eq!(names(&sources.emulator), ["emulator/runner.cpp"]);
+    assert_eq!(names(&sources.planted), ["emulator/planted/race.cu"]);
 }
 
 #[test]

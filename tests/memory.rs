@@ -160,12 +160,12 @@ fn what_is_announced_at_65536_rows_is_small_and_linear() -> Result<(), Error> {
     }
     #[cfg(feature = "emulator")]
     {
-        use infonce::host::{HostEngine, Schedule};
+        use infonce::emulator::{EmulatedEngine, Schedule};
         use infonce::losses::TABLE;
         use infonce::{DType, Work};
         let engines = [
-            HostEngine::new(Schedule::Early, 0),
-            HostEngine::new(Schedule::Early, 0).with_hopper_kernels(),
+            EmulatedEngine::new(Schedule::Early, 0),
+            EmulatedEngine::new(Schedule::Early, 0).with_hopper_kernels(),
         ];
         for loss in TABLE {
             let contrast = (loss.at)(loss.temperature)?;

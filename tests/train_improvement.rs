@@ -11,7 +11,7 @@ use infonce::train::config::RunConfig;
 use infonce::train::data::{self, DataSource, LoadOptions};
 use infonce::train::evaluate::Accuracies;
 use infonce::train::metrics::{EpochRecord, StepRecord};
-use infonce::train::trainer::{Host, Observer, Outcome, TrainConfig, Trainer};
+use infonce::train::trainer::{Cpu, Observer, Outcome, TrainConfig, Trainer};
 use infonce::train::{EngineName, Features, judge};
 
 /// Percentage points above both baselines that the shortened run must reach.
@@ -33,7 +33,7 @@ fn short_run(train: TrainConfig, with_gradient: bool) -> Accuracies {
         train,
         augment: dataset.augment.clone(),
     };
-    let mut trainer = Trainer::<Host>::new(&config.train, &config.augment, &dataset).unwrap();
+    let mut trainer = Trainer::<Cpu>::new(&config.train, &config.augment, &dataset).unwrap();
     if !with_gradient {
         trainer = trainer.without_gradient();
     }

@@ -5,7 +5,7 @@ use std::sync::atomic::AtomicBool;
 
 use infonce::train::data::{self, DataSource, Dataset, LoadOptions};
 use infonce::train::metrics::{EpochRecord, StepRecord};
-use infonce::train::trainer::{Host, Observer, TrainConfig, Trainer};
+use infonce::train::trainer::{Cpu, Observer, TrainConfig, Trainer};
 
 #[derive(Default)]
 struct Losses(Vec<u64>);
@@ -29,7 +29,7 @@ fn run(config: &TrainConfig, dataset: &Dataset, threads: usize) -> (Vec<u64>, Ve
         .build()
         .unwrap();
     pool.install(|| {
-        let mut trainer = Trainer::<Host>::new(config, &dataset.augment, dataset).unwrap();
+        let mut trainer = Trainer::<Cpu>::new(config, &dataset.augment, dataset).unwrap();
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("checkpoint.safetensors");
         let mut losses = Losses::default();

@@ -194,16 +194,16 @@ impl<T: Element> Tensors<T> {
         let Case { n, m, d, .. } = case;
         let upload = |rows, seed| CudaBuffer::upload(device, &unit_rows(rows, d, seed));
         let gradient = case.wanted != Wanted::Forward;
-        let room = |rows| if gradient { rows * d } else { 0 };
+        let unwritten = |rows| if gradient { rows * d } else { 0 };
         let contrast = case.contrast()?;
         let own_key = contrast.has_own_keys().then(|| upload(n, 3)).transpose()?;
         let keys = if contrast.is_shared() { 0 } else { m };
-        let of_keys = if contrast.has_dk() { room(m) } else { 0 };
+        let of_keys = if contrast.has_dk() { unwritten(m) } else { 0 };
         Ok(Self {
             q: upload(n, 1)?,
             k: upload(keys, 2)?,
             own_key,
-            dq: CudaBuffer::zeroed(device, room(n))?,
+            dq: CudaBuffer::zeroed(device, unwritten(n))?,
             dk: CudaBuffer::zeroed(device, of_keys)?,
         })
     }

@@ -52,7 +52,7 @@ struct HopperGradient : OwnedRows<T, 128, COLUMNS / 8, 8 * SLABS, softmax_of(TER
     static constexpr int TERMS_BYTES = 4 * COLUMNS, ROWS_BYTES = TERMS_BYTES * (ASKS ? 2 : 1);
     static constexpr int SHARED_BYTES =
         SLABS * OWNER_SLAB + STAGES * (STAGE + ROWS_BYTES) + int(Ring<STAGES>::BYTES) + int(Ring<1>::BYTES);
-    static constexpr uint32_t FIRST_TURN = 1;  // named barriers
+    static constexpr uint32_t PING_PONG = 1;  // named barriers
     static constexpr int BLOCKS = COLUMNS / 8, STEPS = COLUMNS / 16;
     using Owned =
         OwnedRows<T, ROWS, BLOCKS, 8 * SLABS, softmax_of(TERMS), TERMS == Terms::BOTH, polynomial_each(TERMS, DIM)>;
@@ -87,17 +87,17 @@ struct HopperGradient : OwnedRows<T, 128, COLUMNS / 8, 8 * SLABS, softmax_of(TER
             return;
         }
         take_registers<232>();
-        Turn<STAGES> turn;
-        Turn<1> owner_turn;
-        if (self.group == 1) self.give_turn();
+        PipelineState<STAGES> state;
+        PipelineState<1> owner_state;
+        if (self.group == 1) self.pass_ping_pong();
         for (Scheduler<> scheduler{params.grid}; scheduler.has_work(); scheduler.advance()) {
             self.begin(scheduler.work());
             self.load_rows();
-            if (self.tiles > 0) self.consume(turn, owner_turn);
+            if (self.tiles > 0) self.consume(state, owner_state);
             self.write();
         }
         // The turn that is left.
-        if (self.group == 0) self.take_turn();
+        if (self.group == 0) self.wait_ping_pong();
     }
 
     // The part of one warp.
@@ -110,77 +110,77 @@ struct HopperGradient : OwnedRows<T, 128, COLUMNS / 8, 8 * SLABS, softmax_of(TER
         } else if (!STREAMED_TERM) {
             return;
         }
-        Turn<STAGES> turn;
-        Turn<1> owner_turn;
+        PipelineState<STAGES> state;
+        PipelineState<1> owner_state;
         for (Scheduler<> scheduler{params.grid}; scheduler.has_work(); scheduler.advance()) {
             Owned::begin(scheduler.work());
             for (uint32_t tile = 0; tile < tiles; ++tile) {
-                copy_streamed(params, leads, tile, turn);
+                copy_streamed(params, leads, tile, state);
                 // After the first tile, whose stage is free before the piece before ends.
-                if (tile == 0 && leads) copy_owner(params, owner_turn);
-                turn.advance();
+                if (tile == 0 && leads) copy_owner(params, owner_state);
+                state.advance();
             }
-            if (tiles > 0) owner_turn.advance();
+            if (tiles > 0) owner_state.advance();
         }
     }
 
-    INFONCE_DEVICE void copy_owner(const HopperGradientParams& params, const Turn<1>& turn) const {
-        const SharedAddress full = owner_ring.fill(turn, SLABS * OWNER_SLAB);
+    INFONCE_DEVICE void copy_owner(const HopperGradientParams& params, const PipelineState<1>& state) const {
+        const SharedAddress full = owner_ring.fill(state, SLABS * OWNER_SLAB);
         for (uint32_t slab = 0; slab < uint32_t(SLABS); ++slab)
             copy_box(owner_slabs + slab * OWNER_SLAB, params.owner, slab * SLAB_NUMBERS, first_owner, full);
     }
 
     INFONCE_DEVICE void copy_streamed(const HopperGradientParams& params, bool leads, uint32_t tile,
-                                      const Turn<STAGES>& turn) const {
+                                      const PipelineState<STAGES>& state) const {
         const uint32_t first_row = (first_tile + tile) * COLUMNS;
-        ring.wait_empty(turn);
+        ring.wait_empty(state);
         if (leads) {
-            const SharedAddress full = ring.full(turn.stage);
+            const SharedAddress full = ring.full(state.stage);
             mbarrier_arrive_expect(full, STAGE);
             for (uint32_t slab = 0; slab < uint32_t(SLABS); ++slab)
-                copy_box(stages + turn.stage * STAGE + slab * STREAMED_SLAB, params.streamed, slab * SLAB_NUMBERS,
+                copy_box(stages + state.stage * STAGE + slab * STREAMED_SLAB, params.streamed, slab * SLAB_NUMBERS,
                          first_row, full);
         }
         if (STREAMED_TERM) {
-            const SharedAddress to = streamed_rows + turn.stage * ROWS_BYTES;
+            const SharedAddress to = streamed_rows + state.stage * ROWS_BYTES;
             for (uint32_t c = thread_index() % 32; c < uint32_t(COLUMNS); c += 32) {
                 store_shared(to + 4 * c, Owned::streamed_term(first_row + c));
                 if (ASKS && Owned::asks_streamed()) store_shared(to + TERMS_BYTES + 4 * c, Owned::owner_of(first_row + c));
             }
-            mbarrier_arrive(ring.full(turn.stage));
+            mbarrier_arrive(ring.full(state.stage));
         }
     }
 
     using Weights = float[BLOCKS][4];
     using Fragments = uint32_t[STEPS][4];
 
-    INFONCE_DEVICE void consume(Turn<STAGES>& turn, Turn<1>& owner_turn) {
+    INFONCE_DEVICE void consume(PipelineState<STAGES>& state, PipelineState<1>& owner_state) {
         Weights weights;
         Fragments fragments;
         float factor[2] = {1.0f, 1.0f};
-        owner_ring.wait(owner_turn);
-        owner_turn.advance();
-        take_turn();
-        ring.wait(turn);
-        issue_logits(weights, turn.stage);
-        give_turn();
+        owner_ring.wait(owner_state);
+        owner_state.advance();
+        wait_ping_pong();
+        ring.wait(state);
+        issue_logits(weights, state.stage);
+        pass_ping_pong();
         wgmma_wait<0>();
         pin_accumulator(flat(weights));
         if (tiles == 1) owner_ring.release(0);
-        weigh(weights, 0, turn.stage, factor);
+        weigh(weights, 0, state.stage, factor);
         pack(weights, fragments);
         for (uint32_t tile = 1; tile < tiles; ++tile) {
-            const uint32_t before = turn.stage;
-            turn.advance();
-            take_turn();
-            ring.wait(turn);
-            issue_logits(weights, turn.stage);
+            const uint32_t before = state.stage;
+            state.advance();
+            wait_ping_pong();
+            ring.wait(state);
+            issue_logits(weights, state.stage);
             issue_sums(fragments, before);
-            give_turn();
+            pass_ping_pong();
             wgmma_wait<1>();
             pin_accumulator(flat(weights));
             if (tile + 1 == tiles) owner_ring.release(0);
-            weigh(weights, tile, turn.stage, factor);
+            weigh(weights, tile, state.stage, factor);
             // In a loop that ends at once, because D is at least 1: ptxas would wait before the exponentials.
             do wgmma_wait<0>();
             while (p.dim == 0);
@@ -189,15 +189,15 @@ struct HopperGradient : OwnedRows<T, 128, COLUMNS / 8, 8 * SLABS, softmax_of(TER
             if (ONLINE) Owned::rescale(factor);
             pack(weights, fragments);
         }
-        issue_sums(fragments, turn.stage);
+        issue_sums(fragments, state.stage);
         wgmma_wait<0>();
         pin_accumulator(flat(sums));
-        ring.release(turn.stage);
-        turn.advance();
+        ring.release(state.stage);
+        state.advance();
     }
 
-    INFONCE_DEVICE void take_turn() const { named_barrier(FIRST_TURN + group, CONSUMERS); }
-    INFONCE_DEVICE void give_turn() const { named_arrive(FIRST_TURN + 1 - group, CONSUMERS); }
+    INFONCE_DEVICE void wait_ping_pong() const { named_barrier(PING_PONG + group, CONSUMERS); }
+    INFONCE_DEVICE void pass_ping_pong() const { named_arrive(PING_PONG + 1 - group, CONSUMERS); }
 
     template <int COUNT>
     INFONCE_DEVICE static float (&flat(float (&blocks)[COUNT][4]))[4 * COUNT] {

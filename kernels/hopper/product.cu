@@ -33,17 +33,17 @@ struct ProductTile {
 };
 
 // Where a piece's sums are, and the slabs of its part of the summed axis.
-struct ProductPiece {
-    uint32_t part, first_row, first_column, first_slab, slabs;
+struct ProductWork {
+    uint32_t split, first_row, first_column, first_slab, slabs;
 
-    INFONCE_DEVICE ProductPiece(const HopperProductParams& p, Work work) : part(work.part) {
+    INFONCE_DEVICE ProductWork(const HopperProductParams& p, Work work) : split(work.split) {
         // What reads the same rows of W runs at the same time.
         const uint32_t across = (p.columns + ProductTile::COLUMNS - 1) / ProductTile::COLUMNS;
         const uint32_t rank = work.tile % PAIR, pair = work.tile / PAIR;
         first_row = (pair / across * PAIR + rank) * ProductTile::ROWS;
         first_column = pair % across * ProductTile::COLUMNS;
         const uint32_t all_slabs = (p.summed + SLAB_NUMBERS - 1) / SLAB_NUMBERS;
-        first_slab = part * p.slabs_per_split;
+        first_slab = split * p.slabs_per_split;
         slabs = first_slab < all_slabs ? all_slabs - first_slab : 0;
         if (slabs > p.slabs_per_split) slabs = p.slabs_per_split;
     }
@@ -56,22 +56,22 @@ INFONCE_DEVICE void copy_chunk(const HopperProductParams& p, const ProductTile::
     const uint32_t rank = cluster_rank();
     prefetch_map(p.left);
     prefetch_map(p.right);
-    Turn<Tile::STAGES> turn;
+    PipelineState<Tile::STAGES> state;
     for (Scheduler<PAIR> scheduler{p.grid}; scheduler.has_work(); scheduler.advance()) {
-        const ProductPiece piece(p, scheduler.work());
-        for (uint32_t slab = 0; slab < piece.slabs; ++slab) {
-            const uint32_t summed = (piece.first_slab + slab) * SLAB_NUMBERS;
-            const SharedAddress full = ring.fill(turn, Tile::STAGE), left = stages + turn.stage * Tile::STAGE;
+        const ProductWork work(p, scheduler.work());
+        for (uint32_t slab = 0; slab < work.slabs; ++slab) {
+            const uint32_t summed = (work.first_slab + slab) * SLAB_NUMBERS;
+            const SharedAddress full = ring.fill(state, Tile::STAGE), left = stages + state.stage * Tile::STAGE;
             if (TRANSPOSED) {
                 for (uint32_t group = 0; group < uint32_t(Tile::GROUPS); ++group)
-                    copy_box(left + group * Tile::WIDE, p.left, piece.first_row + group * SLAB_NUMBERS, summed, full);
+                    copy_box(left + group * Tile::WIDE, p.left, work.first_row + group * SLAB_NUMBERS, summed, full);
             } else {
-                copy_box(left, p.left, summed, piece.first_row, full);
+                copy_box(left, p.left, summed, work.first_row, full);
             }
             for (uint32_t wide = rank; wide < uint32_t(Tile::COLUMNS) / SLAB_NUMBERS; wide += PAIR)
-                multicast_box(left + Tile::LEFT + wide * Tile::WIDE, p.right, piece.first_column + wide * SLAB_NUMBERS,
+                multicast_box(left + Tile::LEFT + wide * Tile::WIDE, p.right, work.first_column + wide * SLAB_NUMBERS,
                               summed, full, BOTH_BLOCKS);
-            turn.advance();
+            state.advance();
         }
     }
 }
@@ -94,16 +94,16 @@ INFONCE_DEVICE void multiply_chunk(const HopperProductParams& p) {
     }
     take_registers<232>();
     const uint32_t group = same_in_warp(thread_index() / WARPGROUP), lane = thread_index() % 32;
-    Turn<Tile::STAGES> turn;
+    PipelineState<Tile::STAGES> state;
     for (Scheduler<PAIR> scheduler{p.grid}; scheduler.has_work(); scheduler.advance()) {
-        const ProductPiece piece(p, scheduler.work());
+        const ProductWork work(p, scheduler.work());
         float sums[Tile::COLUMNS / 2];
         INFONCE_UNROLL
         for (int i = 0; i < Tile::COLUMNS / 2; ++i) sums[i] = 0.0f;
         uint32_t last_stage = 0;
-        for (uint32_t slab = 0; slab < piece.slabs; ++slab) {
-            ring.wait(turn);
-            const SharedAddress left = stages + turn.stage * Tile::STAGE;
+        for (uint32_t slab = 0; slab < work.slabs; ++slab) {
+            ring.wait(state);
+            const SharedAddress left = stages + state.stage * Tile::STAGE;
             // Sixteen of the summed axis further on: 32 bytes along rows, sixteen rows of 128 bytes across.
             const MatrixDescriptor a = describe_matrix(left + group * 64 * SLAB_BYTES, Tile::WIDE);
             const MatrixDescriptor b = describe_matrix(left + Tile::LEFT, Tile::WIDE);
@@ -113,18 +113,18 @@ INFONCE_DEVICE void multiply_chunk(const HopperProductParams& p) {
             for (uint32_t step = 0; step < 4; ++step)
                 WarpgroupProduct<T, Tile::COLUMNS>::template shared<TRANSPOSED, true>(
                     sums, a + step * (TRANSPOSED ? 2048 : 32), b + step * 2048, true);
-            ring.follow(turn, last_stage, slab == 0);
+            ring.follow(state, last_stage, slab == 0);
         }
         wgmma_wait<0>();
         pin_accumulator(sums);
-        if (piece.slabs > 0) ring.release(last_stage);
+        if (work.slabs > 0) ring.release(last_stage);
         const float share = unshifted(p.shift);
         INFONCE_UNROLL
         for (int half = 0; half < 2; ++half) {
-            const uint32_t row = piece.first_row + thread_index() / 32 * 16 + half * 8 + lane / 4;
+            const uint32_t row = work.first_row + thread_index() / 32 * 16 + half * 8 + lane / 4;
             if (row >= p.rows) continue;
-            float* to = p.sums + (uint64_t(piece.part) * p.rows + row) * p.columns;
-            store_sums<Tile::COLUMNS / 8>(to, piece.first_column + lane % 4 * 2, p.columns,
+            float* to = p.sums + (uint64_t(work.split) * p.rows + row) * p.columns;
+            store_sums<Tile::COLUMNS / 8>(to, work.first_column + lane % 4 * 2, p.columns,
                                           TRANSPOSED && p.accumulate, share,
                                           [&](int j, int side) { return sums[4 * j + 2 * half + side]; });
         }

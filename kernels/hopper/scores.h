@@ -48,33 +48,33 @@ struct HopperTile {
     static constexpr int POLYNOMIAL_EACH = 4;
     // Two rooms for a partial sum of every column from every warp, or room for two boxes of weights of every warp.
     static constexpr int WEIGHTS_BOX = WARP_ROWS * int(SLAB_BYTES);
-    static constexpr int ROOM = WARPS_DOWN * 2 * WEIGHTS_BOX;
-    static constexpr int COLUMNS_ROOM = WARPS_DOWN * COLUMNS * int(sizeof(ScaledSum));
-    static_assert(2 * COLUMNS_ROOM <= ROOM, "partial sums of two tiles");
+    static constexpr int BUFFERS_BYTES = WARPS_DOWN * 2 * WEIGHTS_BOX;
+    static constexpr int COLUMNS_BYTES = WARPS_DOWN * COLUMNS * int(sizeof(ScaledSum));
+    static_assert(2 * COLUMNS_BYTES <= BUFFERS_BYTES, "partial sums of two tiles");
     static constexpr int SLABS_BYTES = RESIDENT_SLABS * LEFT + STAGES * RIGHT;
     static_assert(STAGES * (LEFT + RIGHT) == SLABS_BYTES, "both ways take the same memory");
-    static_assert(RESIDENT_SLABS == STAGES, "a turn takes all slabs of a tile; other tiles have more");
+    static_assert(RESIDENT_SLABS == STAGES, "the ring holds all slabs of a tile; other tiles have more");
     // Slabs that the first warpgroup is ahead without turns.
     static constexpr uint32_t AHEAD = 2;
     static_assert(AHEAD < RESIDENT_SLABS, "longer rows have that much");
     // The column terms of two tiles.
     static constexpr bool BRINGS_COLUMN_TERMS = true;
     static constexpr int TERMS_STAGES = 2, TERMS_BYTES = COLUMNS * int(sizeof(float));
-    static constexpr int SHARED_BYTES = SLABS_BYTES + ROOM + TERMS_STAGES * TERMS_BYTES + int(Stages::BYTES) +
+    static constexpr int SHARED_BYTES = SLABS_BYTES + BUFFERS_BYTES + TERMS_STAGES * TERMS_BYTES + int(Stages::BYTES) +
                                         int(Ring<1>::BYTES) + int(Ring<TERMS_STAGES>::BYTES);
     // Named barriers: of two warpgroups in ping-pong, or of the second that starts later; and of columns'
     // sums, one for each room.
-    static constexpr uint32_t FIRST_TURN = 1, START = 1, COLUMNS_WRITTEN = 3;
+    static constexpr uint32_t PING_PONG = 1, START = 1, COLUMNS_WRITTEN = 3;
 
     // The first warpgroup leaves its partial sums of columns and goes on; the second, whose epilogue comes
     // later, adds up those of both. Tiles use two rooms in turn, so that neither waits for the other's next
     // tile, which would take their turns out of step. A room is free again two tiles later: the first group
     // gets there after the second has begun the tile between, by their turns or because a tile has more slabs
     // than there are stages, and for the same reasons the second's own warps have all begun it.
-    INFONCE_DEVICE static SharedAddress open_columns(SharedAddress room) { return room; }
+    INFONCE_DEVICE static SharedAddress open_columns(SharedAddress buffer) { return buffer; }
     template <class SumUp>
-    INFONCE_DEVICE static void close_columns(SharedAddress room, const SumUp& sum_up) {
-        const uint32_t written = COLUMNS_WRITTEN + (room - shared_base() - SLABS_BYTES) / COLUMNS_ROOM;
+    INFONCE_DEVICE static void close_columns(SharedAddress buffer, const SumUp& sum_up) {
+        const uint32_t written = COLUMNS_WRITTEN + (buffer - shared_base() - SLABS_BYTES) / COLUMNS_BYTES;
         if (thread_index() < WARPGROUP) return named_arrive(written, CONSUMERS);
         named_barrier(written, CONSUMERS);
         static_assert(COLUMNS == 2 * WARPGROUP, "two columns for each thread of the second");
@@ -87,7 +87,7 @@ template <bool RESIDENT>
 struct HopperScoresMemory {
     using Tile = HopperTile;
     static constexpr uint32_t STAGE = RESIDENT ? Tile::RIGHT : Tile::LEFT + Tile::RIGHT;
-    SharedAddress resident, stages, room, terms;
+    SharedAddress resident, stages, buffer, terms;
     Tile::Stages ring;
     Ring<1> resident_ring;
     Ring<Tile::TERMS_STAGES> terms_ring;
@@ -95,8 +95,8 @@ struct HopperScoresMemory {
     INFONCE_DEVICE HopperScoresMemory() {
         resident = shared_base();
         stages = RESIDENT ? resident + Tile::RESIDENT_SLABS * Tile::LEFT : resident;
-        room = resident + Tile::SLABS_BYTES;
-        terms = room + Tile::ROOM;
+        buffer = resident + Tile::SLABS_BYTES;
+        terms = buffer + Tile::BUFFERS_BYTES;
         ring.barriers = terms + Tile::TERMS_STAGES * Tile::TERMS_BYTES;
         resident_ring.barriers = ring.barriers + Tile::Stages::BYTES;
         terms_ring.barriers = resident_ring.barriers + Ring<1>::BYTES;
@@ -114,8 +114,8 @@ INFONCE_DEVICE void copy_tiles(const HopperScoresParams& p, const HopperScoresMe
     const uint32_t half = cluster_rank() * HALF, slabs = slabs_of_row(p.scores);
     prefetch_map(p.anchors);
     prefetch_map(p.candidates);
-    Turn<Tile::STAGES> turn;
-    Turn<1> resident_turn;
+    PipelineState<Tile::STAGES> state;
+    PipelineState<1> resident_state;
     for (Scheduler<PAIR> scheduler{p.grid}; scheduler.has_work(); scheduler.advance()) {
         const Work work = scheduler.work();
         const TilesOfWork<Tile, WALKS> tiles(p.scores, work);
@@ -123,17 +123,17 @@ INFONCE_DEVICE void copy_tiles(const HopperScoresParams& p, const HopperScoresMe
         for (uint32_t tile = 0; tile < tiles.count; ++tile) {
             const uint32_t first_column = tiles.first_column(tile);
             for (uint32_t slab = 0; slab < slabs; ++slab) {
-                const SharedAddress full = memory.ring.fill(turn, STAGE), to = memory.stages + turn.stage * STAGE;
+                const SharedAddress full = memory.ring.fill(state, STAGE), to = memory.stages + state.stage * STAGE;
                 multicast_box(to + half * SLAB_BYTES, p.candidates, slab * NUMBERS, first_column + half, full, BOTH_BLOCKS);
                 if (!RESIDENT) copy_box(to + Tile::RIGHT, p.anchors, slab * NUMBERS, first_row, full);
-                turn.advance();
+                state.advance();
             }
             // After the first tile's candidates, whose stages are free before the piece before ends.
             if (RESIDENT && tile == 0) {
-                const SharedAddress full = memory.resident_ring.fill(resident_turn, slabs * Tile::LEFT);
+                const SharedAddress full = memory.resident_ring.fill(resident_state, slabs * Tile::LEFT);
                 for (uint32_t slab = 0; slab < slabs; ++slab)
                     copy_box(memory.resident + slab * Tile::LEFT, p.anchors, slab * NUMBERS, first_row, full);
-                resident_turn.advance();
+                resident_state.advance();
             }
         }
     }
@@ -153,7 +153,7 @@ INFONCE_DEVICE void bring_column_terms(const HopperScoresParams& params, const H
         shift = weight_shift<T>(p.shift);
         shares = share_exponential(p.far, shift);
     }
-    Turn<Tile::TERMS_STAGES> turn;
+    PipelineState<Tile::TERMS_STAGES> state;
     for (Scheduler<PAIR> scheduler{params.grid}; scheduler.has_work(); scheduler.advance()) {
         const TilesOfWork<Tile, WALKS> tiles(p, scheduler.work());
         for (uint32_t tile = 0; tile < tiles.count; ++tile) {
@@ -166,12 +166,12 @@ INFONCE_DEVICE void bring_column_terms(const HopperScoresParams& params, const H
                 else
                     terms[i] = column_term(p, first + i * 32, shift, shares);
             }
-            memory.terms_ring.wait_empty(turn);
+            memory.terms_ring.wait_empty(state);
             INFONCE_UNROLL
             for (uint32_t i = 0; i < LOADS; ++i)
-                store_shared(memory.terms + turn.stage * Tile::TERMS_BYTES + (i * 32 + lane) * 4, terms[i]);
-            mbarrier_arrive(memory.terms_ring.full(turn.stage));
-            turn.advance();
+                store_shared(memory.terms + state.stage * Tile::TERMS_BYTES + (i * 32 + lane) * 4, terms[i]);
+            mbarrier_arrive(memory.terms_ring.full(state.stage));
+            state.advance();
         }
     }
 }
@@ -236,31 +236,31 @@ INFONCE_DEVICE void hopper_score_tiles(const HopperScoresParams& params) {
     take_registers<232>();
     const uint32_t group = same_in_warp(thread_index() / WARPGROUP);
     const SharedAddress own_rows = group * 64 * SLAB_BYTES;
-    Turn<Tile::STAGES> turn;
-    Turn<1> resident_turn;
-    Turn<Tile::TERMS_STAGES> terms_turn;
-    SharedAddress room = memory.room;
-    if (RESIDENT && group == 1) named_arrive(Tile::FIRST_TURN, Tile::CONSUMERS);
+    PipelineState<Tile::STAGES> state;
+    PipelineState<1> resident_state;
+    PipelineState<Tile::TERMS_STAGES> terms_state;
+    SharedAddress buffer = memory.buffer;
+    if (RESIDENT && group == 1) named_arrive(Tile::PING_PONG, Tile::CONSUMERS);
     for (Scheduler<PAIR> scheduler{params.grid}; scheduler.has_work(); scheduler.advance()) {
         const Work work = scheduler.work();
         const TilesOfWork<Tile, Epilogue<Tile>::WALKS> tiles(p, work);
         Epilogue<Tile> epilogue(params, work);
         const typename std::conditional<sizeof(T) == 1, RowScales, NoScales>::type scales(p, work.tile);
-        if (RESIDENT && tiles.count > 0) memory.resident_ring.wait(resident_turn);
+        if (RESIDENT && tiles.count > 0) memory.resident_ring.wait(resident_state);
         for (uint32_t tile = 0; tile < tiles.count; ++tile) {
             Logits<Tile> logits;
             float(&sums)[Tile::COLUMNS / 2] = reinterpret_cast<float(&)[Tile::COLUMNS / 2]>(logits.z);
-            if (RESIDENT) named_barrier(Tile::FIRST_TURN + group, Tile::CONSUMERS);
+            if (RESIDENT) named_barrier(Tile::PING_PONG + group, Tile::CONSUMERS);
             if (!RESIDENT && tile == 0 && group == 1) named_barrier(Tile::START, Tile::CONSUMERS);
             uint32_t last_stage = 0;
             // Against a parameter, as a count of slabs would be one register too many; at least one, or the
             // compiler waits after products.
             uint32_t slab = 0;
             do {
-                ring.wait(turn);
+                ring.wait(state);
                 if (!RESIDENT && tile == 0 && slab == Tile::AHEAD && group == 0)
                     named_arrive(Tile::START, Tile::CONSUMERS);
-                const SharedAddress stage = memory.stages + turn.stage * STAGE;
+                const SharedAddress stage = memory.stages + state.stage * STAGE;
                 const SharedAddress left = RESIDENT ? memory.resident + slab * Tile::LEFT : stage + Tile::RIGHT;
                 const MatrixDescriptor a = describe_matrix(left + own_rows, 16), b = describe_matrix(stage, 16);
                 pin_accumulator(sums);
@@ -269,34 +269,34 @@ INFONCE_DEVICE void hopper_score_tiles(const HopperScoresParams& params) {
                 for (uint32_t step = 0; step < 4; ++step)
                     WarpgroupProduct<T, Tile::COLUMNS>::template shared<false, false>(
                         sums, a + step * 32, b + step * 32, slab > 0 || step > 0);
-                ring.follow(turn, last_stage, slab == 0);
+                ring.follow(state, last_stage, slab == 0);
             } while (++slab * SLAB_BYTES < p.anchors.row_bytes);
             // The other's products follow these.
-            if (RESIDENT) named_arrive(Tile::FIRST_TURN + 1 - group, Tile::CONSUMERS);
+            if (RESIDENT) named_arrive(Tile::PING_PONG + 1 - group, Tile::CONSUMERS);
             wgmma_wait<0>();
             pin_accumulator(sums);
             ring.release(last_stage);
             if (RESIDENT && tile + 1 == tiles.count) {
                 memory.resident_ring.release(0);
-                resident_turn.advance();
+                resident_state.advance();
             }
             const uint32_t first_column = tiles.first_column(tile);
-            const SharedAddress terms = memory.terms + terms_turn.stage * Tile::TERMS_BYTES;
-            if (brings_terms) memory.terms_ring.wait(terms_turn);
+            const SharedAddress terms = memory.terms + terms_state.stage * Tile::TERMS_BYTES;
+            if (brings_terms) memory.terms_ring.wait(terms_state);
             scales.apply(logits, terms);
             if constexpr (Epilogue<Tile>::COLUMN_TERMS) epilogue.column_terms = terms;
-            epilogue.tile(logits, first_column, room);
+            epilogue.tile(logits, first_column, buffer);
             if (brings_terms) {
                 warp_barrier();
-                memory.terms_ring.release(terms_turn.stage);
-                terms_turn.advance();
+                memory.terms_ring.release(terms_state.stage);
+                terms_state.advance();
             }
-            if (Epilogue<Tile>::ROOMS == 2) room = 2 * memory.room + Tile::COLUMNS_ROOM - room;
+            if (Epilogue<Tile>::BUFFERS == 2) buffer = 2 * memory.buffer + Tile::COLUMNS_BYTES - buffer;
         }
-        epilogue.write(room);
+        epilogue.write(buffer);
     }
     // The turn that is left.
-    if (RESIDENT && group == 0) named_barrier(Tile::FIRST_TURN, Tile::CONSUMERS);
+    if (RESIDENT && group == 0) named_barrier(Tile::PING_PONG, Tile::CONSUMERS);
     // No more arrivals at the other block, whose memory has to be there until they have come.
     cluster_barrier();
 }

@@ -22,9 +22,9 @@ struct BoxStores {
     }
 
     INFONCE_DEVICE void store(const AnchorRows<Tile>& rows, const Logits<Tile>& weights, uint32_t first_column, int first,
-                              SharedAddress room) {
+                              SharedAddress buffer) {
         const uint32_t lane = rows.place.lane, warp = rows.place.warp_row, row = lane % 16;
-        const SharedAddress stage = room + (2 * warp + first / STORED_BLOCKS % 2) * Tile::WEIGHTS_BOX;
+        const SharedAddress stage = buffer + (2 * warp + first / STORED_BLOCKS % 2) * Tile::WEIGHTS_BOX;
         wait_stores_read<1>();
         warp_barrier();
         INFONCE_UNROLL

@@ -30,7 +30,7 @@ namespace infonce {
 
 // Stage and parity of a ring's next turn.
 template <int STAGES>
-struct Turn {
+struct PipelineState {
     uint32_t stage = 0, parity = 0;
     INFONCE_DEVICE void advance() {
         if (++stage < uint32_t(STAGES)) return;
@@ -61,14 +61,14 @@ struct Ring {
     INFONCE_DEVICE SharedAddress empty(uint32_t stage) const { return full(STAGES + stage); }
 
     // Until the stage is free.
-    INFONCE_DEVICE void wait_empty(const Turn<STAGES>& turn) const { mbarrier_wait(empty(turn.stage), turn.parity ^ 1); }
+    INFONCE_DEVICE void wait_empty(const PipelineState<STAGES>& state) const { mbarrier_wait(empty(state.stage), state.parity ^ 1); }
     // The copying thread: waits for that, and announces what will come.
-    INFONCE_DEVICE SharedAddress fill(const Turn<STAGES>& turn, uint32_t bytes) const {
-        wait_empty(turn);
-        mbarrier_arrive_expect(full(turn.stage), bytes);
-        return full(turn.stage);
+    INFONCE_DEVICE SharedAddress fill(const PipelineState<STAGES>& state, uint32_t bytes) const {
+        wait_empty(state);
+        mbarrier_arrive_expect(full(state.stage), bytes);
+        return full(state.stage);
     }
-    INFONCE_DEVICE void wait(const Turn<STAGES>& turn) const { mbarrier_wait(full(turn.stage), turn.parity); }
+    INFONCE_DEVICE void wait(const PipelineState<STAGES>& state) const { mbarrier_wait(full(state.stage), state.parity); }
     // A consumer warp, whose products of the stage have ended.
     INFONCE_DEVICE void release(uint32_t stage) const {
         const uint32_t lane = thread_index() % 32;
@@ -80,40 +80,40 @@ struct Ring {
     }
     // A consumer warp, whose products of the turn's stage are issued: those of the stage `before` end, which is
     // handed back, and the next turn's come. `first`: there are none before.
-    INFONCE_DEVICE void follow(Turn<STAGES>& turn, uint32_t& before, bool first) const {
+    INFONCE_DEVICE void follow(PipelineState<STAGES>& state, uint32_t& before, bool first) const {
         wgmma_commit();
         if (!first) {
             wgmma_wait<1>();
             release(before);
         }
-        before = turn.stage;
-        turn.advance();
+        before = state.stage;
+        state.advance();
     }
 };
 
 // All work tiles of a launch: tiles × splits, in groups of rows: `group` clusters' row tiles against every split, then
-// the next (src/device/choice.rs).
+// the next (src/launch/choice.rs).
 struct WorkGrid {
-    uint32_t tiles, parts, group, padding;
+    uint32_t tiles, splits, group, padding;
 };
 
-// A static persistent scheduler. The grid has as many blocks as the device runs at a time (src/device/choice.rs),
+// A static persistent scheduler. The grid has as many blocks as the device runs at a time (src/launch/choice.rs),
 // and block b takes pieces b, b + gridDim, …: copies of the next one come in while the sums of the last are written.
 // Within a group row tiles vary fastest, so that what runs at the same time shares the other side's rows, and the
 // group's own, in L2. The BLOCKS blocks of a cluster take tiles side by side.
 template <uint32_t BLOCKS = 1>
 struct Scheduler {
     const WorkGrid& grid;
-    uint32_t piece = block_index().x / BLOCKS;
+    uint32_t index = block_index().x / BLOCKS;
 
-    INFONCE_DEVICE bool has_work() const { return piece < grid.tiles / BLOCKS * grid.parts; }
+    INFONCE_DEVICE bool has_work() const { return index < grid.tiles / BLOCKS * grid.splits; }
     INFONCE_DEVICE Work work() const {
         const uint32_t across = grid.tiles / BLOCKS, rank = BLOCKS > 1 ? cluster_rank() : 0;
-        const uint32_t first = piece / (grid.group * grid.parts) * grid.group, within = piece - first * grid.parts;
+        const uint32_t first = index / (grid.group * grid.splits) * grid.group, within = index - first * grid.splits;
         const uint32_t width = grid.group < across - first ? grid.group : across - first;
         return {(first + within % width) * BLOCKS + rank, within / width};
     }
-    INFONCE_DEVICE void advance() { piece += grid_size().x / BLOCKS; }
+    INFONCE_DEVICE void advance() { index += grid_size().x / BLOCKS; }
 };
 
 // Columns of 128-byte slabs of 16-bit numbers.

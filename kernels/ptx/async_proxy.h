@@ -12,7 +12,7 @@ namespace infonce {
 #ifdef __CUDACC__
 INFONCE_DEVICE void fence_async_proxy() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 #else
-inline void fence_async_proxy(INFONCE_SITE) { host::fence_async_proxy(site); }
+inline void fence_async_proxy(INFONCE_SITE) { emulator::fence_async_proxy(site); }
 #endif
 
 }  // namespace infonce

@@ -17,13 +17,13 @@ INFONCE_DEVICE void named_arrive(uint32_t number, uint32_t threads) {
     asm volatile("bar.arrive %0, %1;" ::"r"(number), "r"(threads) : "memory");
 }
 #else
-inline void block_barrier(INFONCE_SITE) { host::block_barrier(site); }
-inline void warp_barrier(INFONCE_SITE) { host::warp_barrier(site); }
+inline void block_barrier(INFONCE_SITE) { emulator::block_barrier(site); }
+inline void warp_barrier(INFONCE_SITE) { emulator::warp_barrier(site); }
 inline void named_barrier(uint32_t number, uint32_t threads, INFONCE_SITE) {
-    host::named_barrier(number, threads, true, site);
+    emulator::named_barrier(number, threads, true, site);
 }
 inline void named_arrive(uint32_t number, uint32_t threads, INFONCE_SITE) {
-    host::named_barrier(number, threads, false, site);
+    emulator::named_barrier(number, threads, false, site);
 }
 #endif
 

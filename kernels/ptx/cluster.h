@@ -51,12 +51,12 @@ INFONCE_DEVICE void mbarrier_arrive_remote(ClusterAddress barrier) {
 
 #else
 
-inline uint32_t cluster_rank() { return host::current.rank; }
-inline void cluster_barrier(INFONCE_SITE) { host::cluster_barrier(site); }
+inline uint32_t cluster_rank() { return emulator::current.rank; }
+inline void cluster_barrier(INFONCE_SITE) { emulator::cluster_barrier(site); }
 inline ClusterAddress cluster_address(SharedAddress address, uint32_t rank, INFONCE_SITE) {
-    return host::cluster_address(address, rank, site);
+    return emulator::cluster_address(address, rank, site);
 }
-inline void mbarrier_arrive_remote(ClusterAddress barrier, INFONCE_SITE) { host::mbarrier_arrive_remote(barrier, site); }
+inline void mbarrier_arrive_remote(ClusterAddress barrier, INFONCE_SITE) { emulator::mbarrier_arrive_remote(barrier, site); }
 
 #endif
 

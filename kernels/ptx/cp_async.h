@@ -22,12 +22,12 @@ INFONCE_DEVICE void wait_copies() {
 }
 #else
 inline void copy_async_16(SharedAddress to, const void* source, bool valid, INFONCE_SITE) {
-    host::copy_async_16(to, source, valid, site);
+    emulator::copy_async_16(to, source, valid, site);
 }
-inline void commit_copies(INFONCE_SITE) { host::commit_copies(site); }
+inline void commit_copies(INFONCE_SITE) { emulator::commit_copies(site); }
 template <int PENDING>
 inline void wait_copies(INFONCE_SITE) {
-    host::wait_copies(PENDING, site);
+    emulator::wait_copies(PENDING, site);
 }
 #endif
 

@@ -53,13 +53,13 @@ inline T* global_pointer(T* address) {
 template <class T>
 inline T load_global(const T* from, INFONCE_SITE) {
     T value;
-    host::load_global(from, &value, sizeof(T), site);
+    emulator::load_global(from, &value, sizeof(T), site);
     return value;
 }
 
 template <class T>
 inline void store_global(T* to, T value, INFONCE_SITE) {
-    host::store_global(to, &value, sizeof(T), site);
+    emulator::store_global(to, &value, sizeof(T), site);
 }
 
 #endif

@@ -1,5 +1,5 @@
 // How a kernel is declared, what orders it after the launches before, and where a thread finds itself. Compiled
-// by nvcc this is device code; compiled by a C++ compiler it runs on the CPU, every thread a fiber (kernels/host).
+// by nvcc this is device code; compiled by a C++ compiler it runs on the CPU, every thread a fiber (kernels/emulator).
 #pragma once
 
 #include <cstdint>
@@ -30,7 +30,7 @@
     }                                                                                \
     static INFONCE_DEVICE void body_of_##NAME(const PARAMS& p)
 #else
-#include "host/interface.h"
+#include "emulator/interface.h"
 #define INFONCE_DEVICE inline
 #define INFONCE_UNROLL
 #define INFONCE_KERNEL(NAME, PARAMS, THREADS, MIN_BLOCKS) \
@@ -41,7 +41,7 @@
     INFONCE_ENTRY(NAME, PARAMS, THREADS, CLUSTER, )
 #define INFONCE_ENTRY(NAME, PARAMS, THREADS, CLUSTER, WAIT)            \
     static void NAME(const PARAMS& p);                                 \
-    static const ::infonce::host::Registration registration_of_##NAME( \
+    static const ::infonce::emulator::Registration registration_of_##NAME( \
         #NAME, THREADS, sizeof(PARAMS), CLUSTER, [](const void* p) {   \
             WAIT;                                                      \
             NAME(*static_cast<const PARAMS*>(p));                      \
@@ -72,7 +72,7 @@ INFONCE_DEVICE void let_next_launch_start() {
 #endif
 }
 #else
-inline void wait_for_launches_before() { host::wait_for_launches_before(); }
+inline void wait_for_launches_before() { emulator::wait_for_launches_before(); }
 #endif
 
 struct Index {
@@ -85,10 +85,10 @@ INFONCE_DEVICE uint32_t thread_count() { return blockDim.x; }
 INFONCE_DEVICE Index block_index() { return {blockIdx.x, blockIdx.y, blockIdx.z}; }
 INFONCE_DEVICE Index grid_size() { return {gridDim.x, gridDim.y, gridDim.z}; }
 #else
-inline uint32_t thread_index() { return host::current.thread; }
-inline uint32_t thread_count() { return host::current.threads; }
-inline Index block_index() { return {host::current.block[0], host::current.block[1], host::current.block[2]}; }
-inline Index grid_size() { return {host::current.grid[0], host::current.grid[1], host::current.grid[2]}; }
+inline uint32_t thread_index() { return emulator::current.thread; }
+inline uint32_t thread_count() { return emulator::current.threads; }
+inline Index block_index() { return {emulator::current.block[0], emulator::current.block[1], emulator::current.block[2]}; }
+inline Index grid_size() { return {emulator::current.grid[0], emulator::current.grid[1], emulator::current.grid[2]}; }
 #endif
 
 }  // namespace infonce

@@ -22,9 +22,9 @@ INFONCE_DEVICE void load_matrices_transposed(uint32_t (&r)[4], SharedAddress row
                  : "memory");
 }
 #else
-inline void load_matrices(uint32_t (&r)[4], SharedAddress row, INFONCE_SITE) { host::load_matrices(r, row, false, site); }
+inline void load_matrices(uint32_t (&r)[4], SharedAddress row, INFONCE_SITE) { emulator::load_matrices(r, row, false, site); }
 inline void load_matrices_transposed(uint32_t (&r)[4], SharedAddress row, INFONCE_SITE) {
-    host::load_matrices(r, row, true, site);
+    emulator::load_matrices(r, row, true, site);
 }
 #endif
 

@@ -49,13 +49,13 @@ INFONCE_DEVICE void mbarrier_wait(SharedAddress barrier, uint32_t parity) {
 
 #else
 
-inline void mbarrier_init(SharedAddress barrier, uint32_t count, INFONCE_SITE) { host::mbarrier_init(barrier, count, site); }
-inline void fence_mbarrier_init(INFONCE_SITE) { host::fence_mbarrier_init(site); }
-inline void mbarrier_arrive(SharedAddress barrier, INFONCE_SITE) { host::mbarrier_arrive(barrier, 0, site); }
+inline void mbarrier_init(SharedAddress barrier, uint32_t count, INFONCE_SITE) { emulator::mbarrier_init(barrier, count, site); }
+inline void fence_mbarrier_init(INFONCE_SITE) { emulator::fence_mbarrier_init(site); }
+inline void mbarrier_arrive(SharedAddress barrier, INFONCE_SITE) { emulator::mbarrier_arrive(barrier, 0, site); }
 inline void mbarrier_arrive_expect(SharedAddress barrier, uint32_t bytes, INFONCE_SITE) {
-    host::mbarrier_arrive(barrier, bytes, site);
+    emulator::mbarrier_arrive(barrier, bytes, site);
 }
-inline void mbarrier_wait(SharedAddress barrier, uint32_t parity, INFONCE_SITE) { host::mbarrier_wait(barrier, parity, site); }
+inline void mbarrier_wait(SharedAddress barrier, uint32_t parity, INFONCE_SITE) { emulator::mbarrier_wait(barrier, parity, site); }
 
 #endif
 

@@ -65,18 +65,18 @@ INFONCE_DEVICE void store_shared(SharedAddress address, T value) {
 
 #else
 
-inline SharedAddress shared_base() { return host::shared_base(); }
+inline SharedAddress shared_base() { return emulator::shared_base(); }
 
 template <class T>
 inline T load_shared(SharedAddress address, INFONCE_SITE) {
     T value;
-    host::load_shared(address, &value, sizeof(T), site);
+    emulator::load_shared(address, &value, sizeof(T), site);
     return value;
 }
 
 template <class T>
 inline void store_shared(SharedAddress address, T value, INFONCE_SITE) {
-    host::store_shared(address, &value, sizeof(T), site);
+    emulator::store_shared(address, &value, sizeof(T), site);
 }
 
 #endif

@@ -47,10 +47,10 @@ INFONCE_DEVICE uint32_t warp_maximum(uint32_t x) {
 }
 #else
 inline uint32_t shuffle_xor(uint32_t x, int mask, INFONCE_SITE) {
-    return host::shuffle(x, int(thread_index() % 32) ^ mask, site);
+    return emulator::shuffle(x, int(thread_index() % 32) ^ mask, site);
 }
 inline float shuffle_xor(float x, int mask, INFONCE_SITE) { return bits_float(shuffle_xor(float_bits(x), mask, site)); }
-inline uint32_t same_in_warp(uint32_t x, INFONCE_SITE) { return host::shuffle(x, 0, site); }
+inline uint32_t same_in_warp(uint32_t x, INFONCE_SITE) { return emulator::shuffle(x, 0, site); }
 inline double shuffle_xor(double x, int mask, INFONCE_SITE) {
     uint32_t halves[2];
     std::memcpy(halves, &x, sizeof(x));

@@ -16,7 +16,7 @@ INFONCE_DEVICE void store_matrices(SharedAddress row, const uint32_t (&r)[4]) {
                  : "memory");
 }
 #else
-inline void store_matrices(SharedAddress row, const uint32_t (&r)[4], INFONCE_SITE) { host::store_matrices(row, r, site); }
+inline void store_matrices(SharedAddress row, const uint32_t (&r)[4], INFONCE_SITE) { emulator::store_matrices(row, r, site); }
 #endif
 
 }  // namespace infonce

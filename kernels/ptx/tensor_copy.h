@@ -38,11 +38,11 @@ INFONCE_DEVICE void multicast_box(SharedAddress to, const TensorMap& map, uint32
 INFONCE_DEVICE void prefetch_map(const TensorMap& map) { asm volatile("prefetch.tensormap [%0];" ::"l"(&map) : "memory"); }
 #else
 inline void copy_box(SharedAddress to, const TensorMap& map, uint32_t column, uint32_t row, SharedAddress barrier, INFONCE_SITE) {
-    host::copy_box(to, map.words, column, row, barrier, site);
+    emulator::copy_box(to, map.words, column, row, barrier, site);
 }
 inline void multicast_box(SharedAddress to, const TensorMap& map, uint32_t column, uint32_t row, SharedAddress barrier,
                           uint16_t blocks, INFONCE_SITE) {
-    host::multicast_box(to, map.words, column, row, barrier, blocks, site);
+    emulator::multicast_box(to, map.words, column, row, barrier, blocks, site);
 }
 inline void prefetch_map(const TensorMap&) {}
 #endif

@@ -27,12 +27,12 @@ INFONCE_DEVICE void wait_stores_read() {
 }
 #else
 inline void store_box(const TensorMap& map, uint32_t column, uint32_t row, SharedAddress from, INFONCE_SITE) {
-    host::store_box(map.words, column, row, from, site);
+    emulator::store_box(map.words, column, row, from, site);
 }
-inline void commit_stores(INFONCE_SITE) { host::commit_stores(site); }
+inline void commit_stores(INFONCE_SITE) { emulator::commit_stores(site); }
 template <int PENDING>
 inline void wait_stores_read(INFONCE_SITE) {
-    host::wait_stores_read(PENDING, site);
+    emulator::wait_stores_read(PENDING, site);
 }
 #endif
 

@@ -62,11 +62,11 @@ INFONCE_DEVICE void pin_accumulator(float (&d)[ENTRIES]) {
 
 #else
 
-inline void wgmma_fence(INFONCE_SITE) { host::wgmma_fence(site); }
-inline void wgmma_commit(INFONCE_SITE) { host::wgmma_commit(site); }
+inline void wgmma_fence(INFONCE_SITE) { emulator::wgmma_fence(site); }
+inline void wgmma_commit(INFONCE_SITE) { emulator::wgmma_commit(site); }
 template <int PENDING>
 inline void wgmma_wait(INFONCE_SITE) {
-    host::wgmma_wait(PENDING, site);
+    emulator::wgmma_wait(PENDING, site);
 }
 template <int ENTRIES>
 inline void pin_accumulator(float (&)[ENTRIES]) {}

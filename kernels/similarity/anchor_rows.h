@@ -14,7 +14,7 @@ struct AnchorRows {
     uint32_t row[Tile::ROW_BLOCKS][2];  // among the chunk's rows
     uint32_t positive[Tile::ROW_BLOCKS][2], excluded[Tile::ROW_BLOCKS][2];
 
-    INFONCE_DEVICE AnchorRows(const ScoresParams& params, Work piece) : p(params), work(piece) {
+    INFONCE_DEVICE AnchorRows(const ScoresParams& params, Work work_tile) : p(params), work(work_tile) {
         scale2 = p.contrast.scale2();
         INFONCE_UNROLL
         for (int i = 0; i < Tile::ROW_BLOCKS; ++i) {

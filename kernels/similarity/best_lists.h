@@ -60,7 +60,7 @@ struct BestLists {
 
 template <class Tile>
 struct BestScores {
-    static constexpr int ROOMS = 1;
+    static constexpr int BUFFERS = 1;
     static constexpr bool COLUMN_TERMS = false, WALKS = false;
     static_assert(Tile::ROW_BLOCKS == 1 && Tile::WARPS_ACROSS == 1, "a thread holds columns of two rows, four hold a row");
     // Columns of a tile that a thread has of a row; the most entries that leave enough free for them.
@@ -84,12 +84,12 @@ struct BestScores {
     Row rows[2];
     uint32_t seen = 0, due = 1;  // tiles, and after how many all rows are pruned
 
-    INFONCE_DEVICE BestScores(const ScoresParams& params, Work piece) : p(params), work(piece) {
+    INFONCE_DEVICE BestScores(const ScoresParams& params, Work work_tile) : p(params), work(work_tile) {
         INFONCE_UNROLL
         for (int half = 0; half < 2; ++half) {
             const uint32_t row = row_of(half);
             const bool inside = row < p.anchors.rows;
-            rows[half] = {global_pointer(p.lists) + BestLists::first(work.part, p.anchors.rows, row, owner()),
+            rows[half] = {global_pointer(p.lists) + BestLists::first(work.split, p.anchors.rows, row, owner()),
                           inside ? quiet_nan() : infinity(), inside ? p.candidates.rows : 0};
         }
     }
@@ -240,7 +240,7 @@ struct BestScores {
         INFONCE_UNROLL
         for (int half = 0; half < 2; ++half)
             if (rows[half].columns > 0)
-                store_global(p.lengths + BestLists::length(work.part, p.anchors.rows, row_of(half), owner()),
+                store_global(p.lengths + BestLists::length(work.split, p.anchors.rows, row_of(half), owner()),
                              length(rows[half]));
     }
 };

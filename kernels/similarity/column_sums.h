@@ -69,12 +69,12 @@ struct ColumnSums {
     // else logits, whose maximum comes first, so that the sums are sums.
     template <bool BOUNDED>
     INFONCE_DEVICE void write(const Logits<Tile>& values, uint32_t first_column, SharedAddress exchange) const {
-        const SharedAddress room = Tile::open_columns(exchange);
+        const SharedAddress buffer = Tile::open_columns(exchange);
         INFONCE_UNROLL
         for (int first = 0; first < Tile::COLUMN_BLOCKS; first += BLOCKS) {
             float sums[COUNT];
             ColumnNumbers<OWN> own;
-            const SharedAddress to = room + place.warp_row * WARP_BYTES +
+            const SharedAddress to = buffer + place.warp_row * WARP_BYTES +
                                      (place.warp_column * Tile::WARP_COLUMNS + first * 8 + place.lane * OWN) * int(sizeof(float));
             if constexpr (BOUNDED) {
                 add(values, first, sums);
@@ -87,22 +87,22 @@ struct ColumnSums {
             for (int i = 0; i < OWN; ++i) own.of[i] = sums[i];
             store_shared(to, own);
         }
-        Tile::close_columns(room, [&](uint32_t index) {
+        Tile::close_columns(buffer, [&](uint32_t index) {
             using Pair = ColumnNumbers<2>;
             ScaledSum sums[2];
             INFONCE_UNROLL
             for (int i = 0; i < 2; ++i) sums[i] = BOUNDED ? ScaledSum{0.0f, 0.0f} : empty_sum();
             INFONCE_UNROLL
             for (int warp_row = 0; warp_row < Tile::WARPS_DOWN; ++warp_row) {
-                const SharedAddress from = room + warp_row * WARP_BYTES + index * sizeof(float);
-                const auto part = load_shared<Pair>(from);
+                const SharedAddress from = buffer + warp_row * WARP_BYTES + index * sizeof(float);
+                const auto partial = load_shared<Pair>(from);
                 if constexpr (BOUNDED) {
                     INFONCE_UNROLL
-                    for (int i = 0; i < 2; ++i) sums[i].sum += part.of[i];
+                    for (int i = 0; i < 2; ++i) sums[i].sum += partial.of[i];
                 } else {
                     const auto maxima = load_shared<Pair>(from + MAXIMA);
                     INFONCE_UNROLL
-                    for (int i = 0; i < 2; ++i) sums[i] = combine(sums[i], {maxima.of[i], part.of[i]});
+                    for (int i = 0; i < 2; ++i) sums[i] = combine(sums[i], {maxima.of[i], partial.of[i]});
                 }
             }
             const uint32_t column = first_column + column_at(index);

@@ -14,7 +14,7 @@ namespace infonce {
 // `Stores`: how they get from registers to memory.
 template <class T, class Tile, template <class, class> class Stores = PairStores>
 struct Exponentials : AnchorRows<Tile> {
-    static constexpr int ROOMS = 1;
+    static constexpr int BUFFERS = 1;
     static constexpr bool COLUMN_TERMS = false, WALKS = false;
     using Rows = AnchorRows<Tile>;
     using Rows::p, Rows::place, Rows::row, Rows::work;
@@ -22,7 +22,7 @@ struct Exponentials : AnchorRows<Tile> {
     Stores<T, Tile> stores;
 
     template <class Params>
-    INFONCE_DEVICE Exponentials(const Params& params, Work piece) : Rows(params, piece), stores(params) {
+    INFONCE_DEVICE Exponentials(const Params& params, Work work_tile) : Rows(params, work_tile), stores(params) {
         const LogitBound bound = p.bound ? load_global(p.bound) : LogitBound{};
         INFONCE_UNROLL
         for (int i = 0; i < Tile::ROW_BLOCKS; ++i)
@@ -39,12 +39,12 @@ struct Exponentials : AnchorRows<Tile> {
         return finite_offset(negatives_lse * LOG2_E) - (Element<T>::SHIFTED ? ROW_SHIFT : 0.0f);
     }
 
-    INFONCE_DEVICE void tile(Logits<Tile>& logits, uint32_t first_column, SharedAddress room) {
+    INFONCE_DEVICE void tile(Logits<Tile>& logits, uint32_t first_column, SharedAddress buffer) {
         Rows::mask(logits, first_column);
         Rows::exponentials(logits, sums.of);
         INFONCE_UNROLL
         for (int first = 0; first < Tile::COLUMN_BLOCKS; first += STORED_BLOCKS)
-            stores.store(*this, logits, first_column, first, room);
+            stores.store(*this, logits, first_column, first, buffer);
     }
 
     INFONCE_DEVICE void write(SharedAddress exchange) {

@@ -43,7 +43,7 @@ struct OwnedRows {
     static constexpr int COLUMNS = 8 * BLOCKS;
 
     const GradientParams& p;
-    uint32_t part, first_owner, first_tile, tiles;
+    uint32_t split, first_owner, first_tile, tiles;
     int lane, warp;
     float scale2;
     float shift;
@@ -60,10 +60,10 @@ struct OwnedRows {
     }
 
     INFONCE_DEVICE void begin(Work work) {
-        part = work.part;
+        split = work.split;
         first_owner = work.tile * ROWS;
         const uint32_t all_tiles = (p.streamed.rows + COLUMNS - 1) / COLUMNS;
-        first_tile = part * p.tiles_per_split;
+        first_tile = split * p.tiles_per_split;
         tiles = first_tile < all_tiles ? all_tiles - first_tile : 0;
         if (tiles > p.tiles_per_split) tiles = p.tiles_per_split;
     }
@@ -238,7 +238,7 @@ struct OwnedRows {
     }
 
     INFONCE_DEVICE void write() {
-        const uint64_t split_rows = uint64_t(part) * p.owner.rows;
+        const uint64_t split_rows = uint64_t(split) * p.owner.rows;
         INFONCE_UNROLL
         for (int half = 0; half < 2; ++half) {
             const uint32_t row = owner_row(half);

@@ -20,7 +20,7 @@ struct PositivesParams {
     float* square_norms;   // of the anchors, then of the candidates
 };
 
-// Candidates that a warp takes together (src/device/positives.rs): short rows keep too few loads under way.
+// Candidates that a warp takes together (src/launch/positives.rs): short rows keep too few loads under way.
 constexpr int CANDIDATES = 4;
 
 INFONCE_DEVICE void candidate_norms(const PositivesParams& p, uint64_t first) {
@@ -100,7 +100,7 @@ struct BoundParams {
 
 // |z_ij| ≤ s·max‖q‖·max‖k‖ =: L. With L ≤ 80 in base 2 a sum of 2^z over 2^30 candidates lies between 2^-80
 // and 2^110, and with norms whose largest is between 2^-16 and 2^16 sums of it times rows stay below 2^127.
-// For exponentials of f16 `ExponentRange` of src/device/positives.rs chooses an offset. The positive of MoCo is
+// For exponentials of f16 `ExponentRange` of src/launch/positives.rs chooses an offset. The positive of MoCo is
 // no candidate, and is asked itself. One block.
 INFONCE_KERNEL(bound_logits, BoundParams, BLOCK_THREADS, 1) {
     struct Anchor {

@@ -12,7 +12,7 @@ struct RowSums {
     // `exchange`: room for a partial sum of every row from every warp column, if there are several.
     INFONCE_DEVICE void write(const ScoresParams& p, Work work, const Place<Tile>& place, SharedAddress exchange) const {
         constexpr bool SHARED = Tile::WARPS_ACROSS > 1;
-        if constexpr (SHARED) Tile::meet();
+        if constexpr (SHARED) Tile::synchronise();
         INFONCE_UNROLL
         for (int i = 0; i < Tile::ROW_BLOCKS; ++i) {
             INFONCE_UNROLL
@@ -29,7 +29,7 @@ struct RowSums {
             }
         }
         if constexpr (SHARED) {
-            Tile::meet();
+            Tile::synchronise();
             const uint32_t row = thread_index();
             if (row >= Tile::ROWS) return;
             ScaledSum sum = load_shared<ScaledSum>(exchange + int(row * sizeof(ScaledSum)));
@@ -42,7 +42,7 @@ struct RowSums {
 
     INFONCE_DEVICE static void store(const ScoresParams& p, Work work, uint32_t row, const ScaledSum& sum) {
         const uint32_t chunk_row = work.tile * Tile::ROWS + row;
-        if (chunk_row < p.anchors.rows) store_global(p.rows + uint64_t(work.part) * p.anchors.rows + chunk_row, sum);
+        if (chunk_row < p.anchors.rows) store_global(p.rows + uint64_t(work.split) * p.anchors.rows + chunk_row, sum);
     }
 };
 

@@ -17,7 +17,7 @@ namespace infonce {
 
 struct StatisticsParams {
     const ScaledSum* partial;   // parts × rows, added to what `running` holds; null: lse is given
-    uint32_t parts, rows;
+    uint32_t splits, rows;
     ScaledSum* running;         // null: there is only one set of parts
     const uint32_t* unless;     // nothing is done where this is set; null: it never is
     uint32_t first, last;       // whether this set is the first, the last of them
@@ -44,8 +44,8 @@ INFONCE_KERNEL(combine_statistics, StatisticsParams, 128, 1) {
     const bool inside = row < p.rows;
     ScaledSum sum = inside && lane == 0 && p.running && !p.first ? load_global(p.running + row) : empty_sum();
     if (p.partial && inside)
-        for (uint32_t part = lane; part < p.parts; part += p.lanes)
-            sum = combine(sum, load_global(p.partial + uint64_t(part) * p.rows + row));
+        for (uint32_t split = lane; split < p.splits; split += p.lanes)
+            sum = combine(sum, load_global(p.partial + uint64_t(split) * p.rows + row));
     for (uint32_t mask = 1; mask < p.lanes; mask *= 2) sum = combine_across(sum, int(mask));
     if (!inside || lane != 0) return;
     float lse;
@@ -168,16 +168,16 @@ INFONCE_KERNEL(fit_exponentials, FitParams, BLOCK_THREADS, 1) {
     store_global(p.fit, uint32_t(fit || !bound.holds));
     // Anchors of zeros are not among the longest; their factor is at most 2^14, and is to stay finite.
     constexpr float MOST = 112.0f;
-    const float room = 15.0f - (fit ? longest : longest_of_rows);
-    const int shift = room < MOST ? (room > -MOST ? int(room + MOST) - int(MOST) : -int(MOST)) : int(MOST);
+    const float headroom = 15.0f - (fit ? longest : longest_of_rows);
+    const int shift = headroom < MOST ? (headroom > -MOST ? int(headroom + MOST) - int(MOST) : -int(MOST)) : int(MOST);
     store_global(p.shift, shift_by(shift));
 }
 
 // A row's sum over all parts, parts × rows of them, by a warp.
-INFONCE_DEVICE ScaledSum sum_of_parts(const ScaledSum* partial, uint32_t parts, uint32_t rows, uint64_t row) {
+INFONCE_DEVICE ScaledSum sum_of_splits(const ScaledSum* partial, uint32_t splits, uint32_t rows, uint64_t row) {
     ScaledSum sum = empty_sum();
-    for (uint32_t part = thread_index() % 32; part < parts; part += 32)
-        sum = combine(sum, load_global(partial + uint64_t(part) * rows + row));
+    for (uint32_t split = thread_index() % 32; split < splits; split += 32)
+        sum = combine(sum, load_global(partial + uint64_t(split) * rows + row));
     for (int mask = 1; mask < 32; mask *= 2) sum = combine_across(sum, mask);
     return sum;
 }
@@ -185,7 +185,7 @@ INFONCE_DEVICE ScaledSum sum_of_parts(const ScaledSum* partial, uint32_t parts, 
 struct FoldParams {
     const ScaledSum* partial;  // parts × rows, Σ_j E_ij
     const float* offset2;      // of the chunk's rows
-    uint32_t parts, rows, dim;
+    uint32_t splits, rows, dim;
     uint32_t padding;
     Matrix anchors;            // of the chunk
     Matrix folded;             // theirs times the factor, in the same type; data null: not wanted
@@ -199,7 +199,7 @@ INFONCE_KERNEL(fold_rows, FoldParams, ROW_WARPS * 32, 1) {
     const uint32_t lane = thread_index() % 32;
     const uint64_t row = warp_row();
     if (row >= p.rows) return;
-    const ScaledSum sum = sum_of_parts(p.partial, p.parts, p.rows, row);
+    const ScaledSum sum = sum_of_splits(p.partial, p.splits, p.rows, row);
     // Without negatives nothing bounds it, and it multiplies nothing.
     const float exponent = sum.sum == 0.0f ? -infinity() : sum.maximum - load_global(p.offset2 + row);
     if (lane == 0) store_global(p.factors + row, exp2_fast(exponent));
@@ -218,7 +218,7 @@ INFONCE_KERNEL(fold_rows, FoldParams, ROW_WARPS * 32, 1) {
 struct FinishParams {
     const float* sums;             // parts × rows × D
     const ScaledSum* normalisers;  // parts × rows; null: the weights were the softmax itself
-    uint32_t parts, rows, dim;
+    uint32_t splits, rows, dim;
     uint32_t shifted;              // the weights were those of f16
     uint32_t warps;                // a row's, a power of two up to ROW_WARPS
     uint32_t first_row;            // of all anchors, or candidates
@@ -289,17 +289,17 @@ INFONCE_DEVICE void subtract_group(const FinishParams& p, uint32_t row, uint32_t
 // each adds up every n-th part and positive; the row's first adds up theirs.
 INFONCE_KERNEL(finish_gradient, FinishParams, ROW_WARPS * 32, 4) {
     const uint32_t lane = thread_index() % 32, warp = thread_index() / 32;
-    const uint32_t own_part = warp % p.warps;
+    const uint32_t own_split = warp % p.warps;
     const uint64_t row = uint64_t(block_index().x) * (ROW_WARPS / p.warps) + warp / p.warps;
     const bool inside = row < p.rows;
-    const bool leads = inside && own_part == 0;
+    const bool leads = inside && own_split == 0;
     const float factor = p.coefficient * p.contrast.scale_value();
     float share = 1.0f, maximum = 0.0f;
     if (p.shifted) share /= p.shift ? load_global(p.shift).factor : UNIT_FACTOR;
     if (inside) {
         if (p.factors) share *= load_global(p.factors + row);
         if (p.normalisers) {
-            const ScaledSum sum = sum_of_parts(p.normalisers, p.parts, p.rows, row);
+            const ScaledSum sum = sum_of_splits(p.normalisers, p.splits, p.rows, row);
             maximum = finite_offset(sum.maximum);
             // A weight is a_i · (its share among the negatives).
             share *= sum.sum == 0.0f ? 0.0f : load_global(p.negatives_mass + p.first_row + row) / sum.sum;
@@ -313,8 +313,8 @@ INFONCE_KERNEL(finish_gradient, FinishParams, ROW_WARPS * 32, 4) {
     for (uint32_t first = 4 * lane; first - 4 * lane < p.dim; first += 128) {
         const bool holds = inside && first < p.dim;
         float sums[4] = {};
-        for (uint32_t part = own_part; holds && part < p.parts; part += p.warps) {
-            const uint64_t index = uint64_t(part) * p.rows + row;
+        for (uint32_t split = own_split; holds && split < p.splits; split += p.warps) {
+            const uint64_t index = uint64_t(split) * p.rows + row;
             const float weight = p.normalisers ? exp2_fast(load_global(p.normalisers + index).maximum - maximum) : 1.0f;
             float x[4];
             Matrix{const_cast<float*>(p.sums), p.dim, DTYPE_F32}.load_four(x, index, first, p.dim, quads);
@@ -324,8 +324,8 @@ INFONCE_KERNEL(finish_gradient, FinishParams, ROW_WARPS * 32, 4) {
         INFONCE_UNROLL
         for (int i = 0; i < 4; ++i) sums[i] *= share;
         if (p.starts) {
-            if (holds) subtract_group(p, own_row, own_part, first, quads, sums);
-        } else if (partner.exists && holds && own_part == 0) {
+            if (holds) subtract_group(p, own_row, own_split, first, quads, sums);
+        } else if (partner.exists && holds && own_split == 0) {
             float k[4];
             p.partners.load_four(k, partner.row, first, p.dim, quads);
             INFONCE_UNROLL

@@ -72,17 +72,17 @@ struct ScoresTile {
     static constexpr int POLYNOMIAL_EACH = 0;  // exp2_shared_out
     static constexpr bool BRINGS_COLUMN_TERMS = false;
     // Among the threads that hold the tile.
-    INFONCE_DEVICE static void meet() { block_barrier(); }
+    INFONCE_DEVICE static void synchronise() { block_barrier(); }
     // How warps hand over their partial sums of the tile's columns. Room for them, once nobody multiplies any
     // more what lies there; `sum_up(index)`, for every even index of a column, once all of them are written.
-    INFONCE_DEVICE static SharedAddress open_columns(SharedAddress room) {
-        meet();
-        return room;
+    INFONCE_DEVICE static SharedAddress open_columns(SharedAddress buffer) {
+        synchronise();
+        return buffer;
     }
     // The next tile's first barrier lies before anything is written there again.
     template <class SumUp>
     INFONCE_DEVICE static void close_columns(SharedAddress, const SumUp& sum_up) {
-        meet();
+        synchronise();
         if (const uint32_t index = 2 * thread_index(); index < COLUMNS) sum_up(index);
     }
 };
@@ -103,7 +103,7 @@ struct TilesOfWork {
         all = all_of(p);
         const bool walks = WALKS && p.steps;
         const uint32_t taken = walks ? p.steps : all;
-        first = work.part * p.tiles_per_split;
+        first = work.split * p.tiles_per_split;
         count = first < taken ? taken - first : 0;
         if (count > p.tiles_per_split) count = p.tiles_per_split;
         if (walks) first += p.first_step + work.tile / ROW_TILES;

@@ -13,7 +13,7 @@ namespace infonce {
 
 template <class Tile>
 struct Statistics : AnchorRows<Tile> {
-    static constexpr int ROOMS = 2;  // that tiles use in turn, if there are several
+    static constexpr int BUFFERS = 2;  // that tiles use in turn, if there are several
     static constexpr bool COLUMN_TERMS = false, WALKS = true;
     using Rows = AnchorRows<Tile>;
     using Tiles = TilesOfWork<Tile, WALKS>;
@@ -21,7 +21,7 @@ struct Statistics : AnchorRows<Tile> {
     bool bounded;
     RowSums<Tile> sums;
 
-    INFONCE_DEVICE Statistics(const ScoresParams& params, Work piece) : Rows(params, piece) {
+    INFONCE_DEVICE Statistics(const ScoresParams& params, Work work_tile) : Rows(params, work_tile) {
         bounded = load_global(&p.bound->holds) != 0;
         INFONCE_UNROLL
         for (int i = 0; i < Tile::ROW_BLOCKS; ++i)
@@ -29,16 +29,16 @@ struct Statistics : AnchorRows<Tile> {
             for (int half = 0; half < 2; ++half) sums.of[i][half] = {bounded ? 0.0f : -infinity(), 0.0f};
     }
 
-    INFONCE_DEVICE void tile(Logits<Tile>& logits, uint32_t first_column, SharedAddress room) {
+    INFONCE_DEVICE void tile(Logits<Tile>& logits, uint32_t first_column, SharedAddress buffer) {
         Rows::mask(logits, first_column);
         const uint32_t among = p.summed ? among_summed(first_column) : 0;
         const bool summed = among < p.summed;
         if (bounded) {
             Rows::exponentials(logits, sums.of);
-            if (summed) columns(among).template write<true>(logits, first_column, room);
+            if (summed) columns(among).template write<true>(logits, first_column, buffer);
         } else {
             against_maxima(logits);
-            if (summed) columns(among).template write<false>(logits, first_column, room);
+            if (summed) columns(among).template write<false>(logits, first_column, buffer);
         }
     }
 

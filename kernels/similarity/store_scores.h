@@ -8,13 +8,13 @@ namespace infonce {
 
 template <class Tile>
 struct Scores {
-    static constexpr int ROOMS = 1;
+    static constexpr int BUFFERS = 1;
     static constexpr bool COLUMN_TERMS = false, WALKS = false;
     const ScoresParams& p;
     const Work work;
     const Place<Tile> place;
 
-    INFONCE_DEVICE Scores(const ScoresParams& params, Work piece) : p(params), work(piece) {}
+    INFONCE_DEVICE Scores(const ScoresParams& params, Work work_tile) : p(params), work(work_tile) {}
 
     INFONCE_DEVICE void tile(Logits<Tile>& logits, uint32_t first_column, SharedAddress) {
         // In nearly every tile no store needs a question of its own.

@@ -10,7 +10,7 @@ namespace infonce {
 // `Stores`: how weights get from registers to memory.
 template <class T, class Tile, template <class, class> class Stores = PairStores>
 struct Weights : AnchorRows<Tile> {
-    static constexpr int ROOMS = 1;
+    static constexpr int BUFFERS = 1;
     static constexpr bool COLUMN_TERMS = true, WALKS = false;
     using Rows = AnchorRows<Tile>;
     using Rows::p, Rows::place, Rows::row, Rows::scale2;
@@ -21,7 +21,7 @@ struct Weights : AnchorRows<Tile> {
     Stores<T, Tile> stores;
 
     template <class Params>
-    INFONCE_DEVICE Weights(const Params& params, Work piece) : Rows(params, piece), stores(params) {
+    INFONCE_DEVICE Weights(const Params& params, Work work_tile) : Rows(params, work_tile), stores(params) {
         shift = weight_shift<T>(p.shift);
         shares = p.far && share_exponential(p.far, shift);
         INFONCE_UNROLL
@@ -32,7 +32,7 @@ struct Weights : AnchorRows<Tile> {
                     weight_term(shift, Rows::inside(i, half) ? load_global(p.row_lse2 + row[i][half]) : infinity(), shares);
     }
 
-    INFONCE_DEVICE void tile(Logits<Tile>& logits, uint32_t first_column, SharedAddress room) {
+    INFONCE_DEVICE void tile(Logits<Tile>& logits, uint32_t first_column, SharedAddress buffer) {
         Rows::mask(logits, first_column);
         INFONCE_UNROLL
         for (int first = 0; first < Tile::COLUMN_BLOCKS; first += STORED_BLOCKS) {
@@ -42,7 +42,7 @@ struct Weights : AnchorRows<Tile> {
                 weigh<true, false>(logits, first_column, first);
             else
                 weigh<false, false>(logits, first_column, first);
-            stores.store(*this, logits, first_column, first, room);
+            stores.store(*this, logits, first_column, first, buffer);
         }
     }
 

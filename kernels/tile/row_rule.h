@@ -19,7 +19,7 @@ enum RowRuleKind : uint32_t {
     RULE_DEBIASED = 3,   // log(1 + e^-z₊·max(raw, m·e^-s)): τ⁺
 };
 
-// Twin in src/device/params.rs.
+// Twin in src/launch/params.rs.
 struct RowRule {
     uint32_t kind;
     float first, second;

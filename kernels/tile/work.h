@@ -7,7 +7,7 @@
 namespace infonce {
 
 struct Work {
-    uint32_t tile, part;
+    uint32_t tile, split;
 };
 
 // Where every block has one piece: blocks are (tile, part).

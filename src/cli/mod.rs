@@ -6,7 +6,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use clap::{Args, ValueEnum};
 #[cfg(feature = "emulator")]
-use infonce::host::{HostEngine, Schedule};
+use infonce::emulator::{EmulatedEngine, Schedule};
 use infonce::{CpuEngine, verify};
 
 /// Arguments of `infonce verify`.
@@ -111,7 +111,7 @@ fn verify_emulator(seed: u64) -> Result<verify::Report, String> {
     println!("emulator: {}; seed {seed}\n", EMULATOR?);
     #[cfg(feature = "emulator")]
     return Ok(verify::run(
-        &[("emulator", HostEngine::new(Schedule::Mixed, seed))],
+        &[("emulator", EmulatedEngine::new(Schedule::Mixed, seed))],
         seed,
     ));
     #[cfg(not(feature = "emulator"))]

@@ -150,7 +150,7 @@ impl<'a, T: Element> Problem<'a, T> {
 
     /// The rows of `count` anchors from `first` on, without gaps.
     pub fn anchors(&self, first: usize, count: usize) -> Cow<'a, [T]> {
-        self.q.part(first, count).contiguous()
+        self.q.slice(first, count).contiguous()
     }
 
     /// What the rows' losses depend on, with these positives' logits.

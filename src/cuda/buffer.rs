@@ -7,11 +7,11 @@ use bytemuck::Pod;
 use super::device::{CudaDevice, DeviceBlock};
 use super::region::CudaRegion;
 use super::view::{CudaRows, CudaRowsMut, CudaVector, CudaVectorMut};
-use crate::device::{Device, same_length};
 use crate::element::Element;
 #[cfg(doc)]
 use crate::error::CudaError;
 use crate::error::Error;
+use crate::launch::{Device, same_length};
 
 /// Device memory for `len` numbers of type `T`. It belongs to one [`CudaDevice`] handle, whose stream orders all work
 /// on it, and goes back to the handle's pool when dropped.

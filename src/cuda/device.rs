@@ -13,8 +13,8 @@ use super::region::Home;
 use super::staging::Staging;
 use super::stream::CudaStream;
 use super::trace::CudaTrace;
-use crate::device::pool::{Block, Pool, Source};
 use crate::error::{CudaError, Error};
+use crate::launch::pool::{Block, Pool, Source};
 
 /// A CUDA device together with one stream, on which everything asked of this handle runs in order,
 /// and with the memory that is kept from call to call. Clones share all three.

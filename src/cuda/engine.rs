@@ -6,16 +6,16 @@ use super::queue::CudaQueue;
 use super::results::{CudaNumber, CudaResults, CudaStatistics, CudaTopK};
 use super::view::{CudaRows, CudaRowsMut, CudaVector, CudaVectorMut};
 use crate::contrast::{Contrast, Shape, Work, same_dim};
-use crate::device::{Rowwise, Similarity, workspace_bytes};
 use crate::element::{DType, Element};
 use crate::engine::{Engine, Gradients, MomentumOf};
 use crate::error::Error;
 use crate::inputs::Problem;
+use crate::launch::{Rowwise, Similarity, workspace_bytes};
 
 /// Bytes for a chunk of softmax weights, unless said otherwise: 4,096 rows of 131,072 in 16 bits, whose products
 /// hide the 8 bytes of traffic for a number of dk that a chunk adds. At most a 64th of the card's memory.
 const WEIGHTS_BUDGET: usize = 1 << 30;
-const PART_OF_MEMORY: usize = 64;
+const SHARE_OF_MEMORY: usize = 64;
 
 /// Computes on a CUDA device, on the stream of its [`CudaDevice`]. Matrices are [`CudaRows`], of a
 /// [`CudaBuffer`](super::CudaBuffer) or of memory that something else owns.
@@ -65,10 +65,10 @@ impl CudaEngine {
 
     /// An engine on the stream of `device`.
     pub fn on(device: CudaDevice) -> Self {
-        let part = device.info().memory_bytes / PART_OF_MEMORY;
+        let share = device.info().memory_bytes / SHARE_OF_MEMORY;
         Self {
             device,
-            weights_budget: WEIGHTS_BUDGET.min(part),
+            weights_budget: WEIGHTS_BUDGET.min(share),
             tf32: false,
             fp8: false,
             portable: false,
@@ -184,8 +184,8 @@ impl Engine for CudaEngine {
     ) -> Result<CudaNumber, Error> {
         let (problem, mut taken) = located_problem(problem, &self.device)?;
         let columns = statistics.columns().into_iter().flatten();
-        let parts = statistics.rows().into_iter().chain(columns);
-        taken.extend(parts.map(|part| ("statistics", part.region())));
+        let directions = statistics.rows().into_iter().chain(columns);
+        taken.extend(directions.map(|rows| ("statistics", rows.region())));
         let gradients = located_gradients(&gradients, &taken, &self.device)?;
         let statistics = statistics.on("statistics", &self.device)?;
         let similarity = self.similarity();

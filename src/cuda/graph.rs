@@ -7,10 +7,10 @@ use cudarc::driver::{self, sys};
 use super::device::CudaDevice;
 use super::driver::check;
 use super::stream::CudaStream;
-use crate::device::pool::GraphMemory;
 #[cfg(doc)]
 use crate::error::CudaError;
 use crate::error::Error;
+use crate::launch::pool::GraphMemory;
 
 /// Work that was recorded from a device handle and runs again without the host's part of it.
 ///

@@ -8,8 +8,8 @@ use super::device::{CudaDevice, DeviceBlock};
 use super::driver::check;
 use super::module::{Limits, cannot_run};
 use super::probe::CudaDeviceInfo;
-use crate::device::{Arithmetic, BOX_BYTES, BoxedMatrix, Device, Hardware, Launch, TensorMap};
 use crate::error::{CudaError, Error};
+use crate::launch::{Arithmetic, BOX_BYTES, BoxedMatrix, Device, Hardware, Launch, TensorMap};
 
 /// Blocks along x, y and z.
 const GRID: [u32; 3] = [(1 << 31) - 1, 65_535, 65_535];

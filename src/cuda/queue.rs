@@ -4,11 +4,11 @@ use super::buffer::CudaBuffer;
 use super::device::CudaDevice;
 use super::region::CudaRegion;
 use super::view::CudaRows;
-use crate::device::Rowwise;
 use crate::element::Element;
 #[cfg(doc)]
 use crate::error::CudaError;
 use crate::error::Error;
+use crate::launch::Rowwise;
 use crate::queue::{KeyQueue, Ring};
 
 /// A ring buffer of keys on a device: as [`KeyQueue`], from which it is made and to which it returns for saving.

@@ -4,10 +4,10 @@ use super::device::CudaDevice;
 use super::region::CudaRegion;
 use super::view::CudaVector;
 use crate::contrast::same_rows;
-use crate::device::{DeviceRows, DeviceStatistics, DeviceTopK, Floats, Results};
 #[cfg(doc)]
 use crate::error::CudaError;
 use crate::error::Error;
+use crate::launch::{DeviceRows, DeviceStatistics, DeviceTopK, Floats, Results};
 use crate::memory::{Evaluation, Read, TopK};
 use crate::statistics::Statistics;
 
@@ -51,7 +51,7 @@ impl CudaResults {
 
     /// Two numbers: the loss, not multiplied by the upstream gradient, and upstream × ∂loss/∂s, 0 after a forward.
     pub fn loss_and_dscale(&self) -> CudaVector<'_> {
-        part(&self.loss_and_dscale, 0..2, &self.statistics.device)
+        slice(&self.loss_and_dscale, 0..2, &self.statistics.device)
     }
 
     fn number(&self, which: usize) -> Result<f32, Error> {
@@ -145,7 +145,7 @@ impl CudaStatistics {
 
     fn vectors<'a>(&'a self, rows: &'a DeviceRows<CudaDevice>) -> [CudaVector<'a>; 2] {
         [&rows.negatives_lse, &rows.positive]
-            .map(|floats| part(floats, 0..floats.len(), &self.device))
+            .map(|floats| slice(floats, 0..floats.len(), &self.device))
     }
 }
 
@@ -160,7 +160,7 @@ impl Read for CudaStatistics {
 impl CudaNumber {
     /// Where the number stands.
     pub fn vector(&self) -> CudaVector<'_> {
-        part(&self.numbers, 1..2, &self.device)
+        slice(&self.numbers, 1..2, &self.device)
     }
 }
 
@@ -176,13 +176,13 @@ impl CudaTopK {
     /// Candidate indices, N × k, best first.
     pub fn indices(&self) -> CudaVector<'_, u32> {
         let indices = &self.best.indices;
-        part(indices, 0..indices.len(), &self.device)
+        slice(indices, 0..indices.len(), &self.device)
     }
 
     /// ⟨q_i, k_j⟩ of each, N × k, not scaled.
     pub fn scores(&self) -> CudaVector<'_> {
         let scores = &self.best.scores;
-        part(scores, 0..scores.len(), &self.device)
+        slice(scores, 0..scores.len(), &self.device)
     }
 }
 
@@ -195,7 +195,7 @@ impl Read for CudaTopK {
 }
 
 /// Numbers of 4 bytes as a vector.
-fn part<'a, T>(
+fn slice<'a, T>(
     floats: &'a Floats<CudaDevice>,
     numbers: std::ops::Range<usize>,
     device: &CudaDevice,

@@ -10,11 +10,11 @@ use super::queue::CudaQueue;
 use super::results::CudaResults;
 use super::view::{CudaRows, CudaRowsMut, CudaVector, CudaVectorMut};
 use crate::contrast::Contrast;
-use crate::device::{DeviceMomentum, Step, StepArguments};
 use crate::element::{DType, Element};
 use crate::engine::{Gradients, MomentumTensor};
 use crate::error::{CudaError, Error};
 use crate::inputs::{Inputs, Positives};
+use crate::launch::{DeviceMomentum, Step, StepArguments};
 use crate::memory::Evaluation;
 
 /// The ε of a step's normalisation, unless said otherwise.

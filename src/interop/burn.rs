@@ -81,7 +81,10 @@ impl Seam {
     }
 
     /// New tensors of as many numbers as each of `lengths` says.
-    pub fn room(&self, lengths: impl IntoIterator<Item = usize>) -> Result<Vec<Owned>, SeamError> {
+    pub fn unwritten(
+        &self,
+        lengths: impl IntoIterator<Item = usize>,
+    ) -> Result<Vec<Owned>, SeamError> {
         let device = self.burn_device();
         let empty = lengths
             .into_iter()

@@ -53,7 +53,7 @@ impl<P: Platform> UnitRows<P> {
     /// [`TrainError::Loss`] when there are none; what the platform reports.
     pub fn of(platform: &P, embeddings: Tensor<P::Backend, 2>) -> Result<Self, TrainError> {
         let shape @ [rows, dim] = embeddings.dims();
-        let [mut values, mut lengths] = platform.room([rows * dim, rows])?;
+        let [mut values, mut lengths] = platform.unwritten([rows * dim, rows])?;
         let lent = platform.lend(vec![embeddings])?;
         platform.engine().normalize::<f32, f32>(
             lent[0].matrix(rows, dim)?,
@@ -77,7 +77,7 @@ impl<P: Platform> UnitRows<P> {
         self.values.matrix(rows, dim)
     }
 
-    /// The rows on the host.
+    /// The rows on the platform.
     ///
     /// # Errors
     /// What the platform reports.
@@ -132,7 +132,7 @@ impl<B: Backend> Graph<B> {
     ) -> Result<(EvaluationOf<P::Engine>, Loss<B>), TrainError> {
         let [rows, dim] = unit.shape;
         let engine = platform.engine();
-        let [mut unit_gradient, mut gradient] = platform.room([rows * dim; 2])?;
+        let [mut unit_gradient, mut gradient] = platform.unwritten([rows * dim; 2])?;
         let gradients = Gradients::new(unit_gradient.matrix_mut(rows, dim)?, None);
         let value = engine.value_and_grad::<f32, f32>(problem, upstream, gradients)?;
         engine.normalize_backward::<f32, f32>(
@@ -182,7 +182,7 @@ mod tests {
     use burn::tensor::{Distribution, Tolerance, activation::log_softmax};
 
     use super::*;
-    use crate::train::host::Host;
+    use crate::train::cpu::Cpu;
     use crate::{Contrast, Inputs};
 
     type Training = Autodiff<Flex>;
@@ -212,12 +212,12 @@ mod tests {
 
     /// The same by this crate's engine.
     fn nt_xent(embeddings: Tensor<Training, 2>) -> Tensor<Training, 1> {
-        let host = Host::default();
-        let (graph, unit) = detach(&host, embeddings).unwrap();
+        let platform = Cpu::default();
+        let (graph, unit) = detach(&platform, embeddings).unwrap();
         let z = unit.matrix().unwrap();
         let contrast = Contrast::nt_xent(TEMPERATURE).unwrap();
         let problem = contrast.on(Inputs::Shared { z }).unwrap();
-        graph.attach(&host, &unit, &problem, 1.0).unwrap().1
+        graph.attach(&platform, &unit, &problem, 1.0).unwrap().1
     }
 
     #[test]

@@ -16,7 +16,7 @@ use super::metrics::EvaluationRecord;
 use super::platform::Platform;
 use super::recorder::Recorder;
 use super::run_folder::{self, RunFolder};
-use super::trainer::{Host, Outcome, Trainer};
+use super::trainer::{Cpu, Outcome, Trainer};
 use super::{interrupt, summary};
 
 /// Trains, evaluates and reports. An error is one line on stderr and an exit code:
@@ -45,7 +45,7 @@ fn execute(arguments: &TrainArgs) -> Result<(), RunError> {
     require_labels(arguments.require_improvement, &config, &dataset)?;
     let taken = format!("engine {}: {reason}", engine.name().key());
     match engine {
-        Choice::Cpu => train(Host::default(), arguments, &config, &dataset, &taken),
+        Choice::Cpu => train(Cpu::default(), arguments, &config, &dataset, &taken),
         #[cfg(feature = "cuda")]
         Choice::Cuda(cuda) => train(*cuda, arguments, &config, &dataset, &taken),
     }

@@ -72,11 +72,11 @@ impl Platform for Cuda {
         Ok(self.seam.copies(tensors.into_iter().map(primitive))?)
     }
 
-    fn room<const N: usize>(&self, lengths: [usize; N]) -> Result<[Owned; N], TrainError> {
-        let Ok(room) = self.seam.room(lengths)?.try_into() else {
+    fn unwritten<const N: usize>(&self, lengths: [usize; N]) -> Result<[Owned; N], TrainError> {
+        let Ok(unwritten) = self.seam.unwritten(lengths)?.try_into() else {
             unreachable!("the seam returns one value for each length")
         };
-        Ok(room)
+        Ok(unwritten)
     }
 
     fn tensor_of<const D: usize>(

@@ -11,6 +11,7 @@ mod bridge;
 pub mod checkpoint;
 mod command;
 pub mod config;
+pub mod cpu;
 #[cfg(feature = "cuda")]
 pub mod cuda;
 pub mod data;
@@ -20,7 +21,6 @@ mod ending;
 mod engine;
 mod error;
 pub mod evaluate;
-pub mod host;
 mod interrupt;
 mod judgement;
 pub mod methods;

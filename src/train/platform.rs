@@ -54,7 +54,10 @@ pub trait Platform: Debug {
     ///
     /// # Errors
     /// What the framework reports.
-    fn room<const N: usize>(&self, lengths: [usize; N]) -> Result<[Self::Owned; N], TrainError>;
+    fn unwritten<const N: usize>(
+        &self,
+        lengths: [usize; N],
+    ) -> Result<[Self::Owned; N], TrainError>;
 
     /// Makes a tensor of what the engine has written, once it has.
     ///

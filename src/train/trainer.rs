@@ -17,10 +17,10 @@ use rand_chacha::ChaCha8Rng;
 use super::augment::{AugmentConfig, AugmentError, ViewKey, augment_batch, to_float};
 use super::bridge::{self, UnitRows};
 use super::checkpoint::{self, CheckpointError};
+pub use super::cpu::Cpu;
 use super::data::{Dataset, ImageSet};
 use super::ema;
 use super::encoder::{Model, ModelConfig};
-pub use super::host::Host;
 use super::methods::{LossReport, Method, Moco, Views};
 use super::metrics::{EpochRecord, StepRecord};
 use super::patches::PatchGrid;
@@ -141,7 +141,7 @@ pub enum Outcome {
 
 /// A model with everything that trains it.
 #[derive(Debug)]
-pub struct Trainer<P: Platform = Host> {
+pub struct Trainer<P: Platform = Cpu> {
     platform: P,
     config: TrainConfig,
     augment: AugmentConfig,
@@ -166,7 +166,7 @@ impl Trainer {
         augment: &AugmentConfig,
         dataset: &Dataset,
     ) -> Result<Self, TrainError> {
-        Self::on(Host::default(), config, augment, dataset)
+        Self::on(Cpu::default(), config, augment, dataset)
     }
 }
 

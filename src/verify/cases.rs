@@ -219,7 +219,7 @@ pub struct Case {
     pub upstream: f32,
     /// Different for neighbours in the table and for the losses of one shape and kind of data, so that
     /// types that follow it meet all of them.
-    pub turn: usize,
+    pub number: usize,
 }
 
 impl fmt::Display for Case {
@@ -372,7 +372,7 @@ pub fn table(rng: &mut impl Rng) -> Vec<Case> {
                     _ if kind.sample().rule().grows_exponentially() => 1.0 / 1024.0,
                     _ => [1.0, -2.5, 0.3][place % 3],
                 },
-                turn: number + row,
+                number: number + row,
             });
         }
     }

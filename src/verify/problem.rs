@@ -127,7 +127,7 @@ fn positives(case: &Case, rng: &mut impl Rng) -> Positives<Vec<u32>> {
         Given::Diagonal => return Positives::DIAGONAL,
         Given::Offset => {
             let third = (case.anchors / 3 + 1) as i64;
-            return Positives::Offset([third, -third][case.turn % 2]);
+            return Positives::Offset([third, -third][case.number % 2]);
         }
         Given::Index => false,
         Given::IndexWithGaps | Given::Labels => true,

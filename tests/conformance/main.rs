@@ -24,7 +24,7 @@ use half::{bf16, f16};
 #[cfg(feature = "cuda")]
 use infonce::cuda::CudaEngine;
 #[cfg(feature = "emulator")]
-use infonce::host::{HostEngine, Schedule};
+use infonce::emulator::{EmulatedEngine, Schedule};
 use infonce::verify::cases::{Case, Data, Given};
 use infonce::verify::rule::Measurement;
 use infonce::verify::{
@@ -131,9 +131,9 @@ impl Suite {
     /// and with each late or early by chance, in another order of threads and blocks.
     #[cfg(feature = "emulator")]
     fn emulator_trials(self) -> Vec<Trial> {
-        let late = HostEngine::new(Schedule::Late, self.seed);
-        let mixed = HostEngine::new(Schedule::Mixed, !self.seed);
-        let hopper = |seed| HostEngine::new(Schedule::Mixed, seed).with_hopper_kernels();
+        let late = EmulatedEngine::new(Schedule::Late, self.seed);
+        let mixed = EmulatedEngine::new(Schedule::Mixed, !self.seed);
+        let hopper = |seed| EmulatedEngine::new(Schedule::Mixed, seed).with_hopper_kernels();
         let portable = Configuration {
             name: "emulator, late and mixed",
             instances: vec![late, mixed],
@@ -237,8 +237,8 @@ impl Suite {
             Extent::Full => types.to_vec(),
             Extent::Few if is_in_reduced_set(case) => types.to_vec(),
             Extent::Short if self.is_in_short_run(case) => {
-                let turn = case.turn + (self.seed % 6) as usize;
-                vec![types[turn % types.len()]]
+                let number = case.number + (self.seed % 6) as usize;
+                vec![types[number % types.len()]]
             }
             Extent::Few | Extent::Short => Vec::new(),
         }
@@ -247,9 +247,9 @@ impl Suite {
     /// The types that the run asks a case's gradients in: in a short one, either, and both meet every type
     /// of inputs.
     fn gradients_of(self, case: &Case) -> GradientTypes {
-        let turn = case.turn / 2 + (self.seed / 6 % 2) as usize;
+        let number = case.number / 2 + (self.seed / 6 % 2) as usize;
         match self.extent {
-            Extent::Short if turn.is_multiple_of(2) => GradientTypes::F32,
+            Extent::Short if number.is_multiple_of(2) => GradientTypes::F32,
             Extent::Short => GradientTypes::Inputs,
             Extent::Few | Extent::Full => GradientTypes::Both,
         }
@@ -258,7 +258,7 @@ impl Suite {
     /// Not the few that take as long as all others: one loss of the largest D, the seed's, is enough, and
     /// of the many anchors with one candidate those losses that can have it so.
     fn is_in_short_run(self, case: &Case) -> bool {
-        let is_chosen = case.turn % 5 == (self.seed % 5) as usize;
+        let is_chosen = case.number % 5 == (self.seed % 5) as usize;
         case.anchors * case.candidates < 1_000_000 && (case.dim < 4096 || is_chosen)
     }
 }
@@ -283,7 +283,7 @@ trait Tried: Engine + Sized + Send + Sync + 'static {
 impl Tried for CpuEngine {}
 
 #[cfg(feature = "emulator")]
-impl Tried for HostEngine {}
+impl Tried for EmulatedEngine {}
 
 #[cfg(feature = "cuda")]
 impl Tried for CudaEngine {

@@ -109,9 +109,9 @@ fn plain(
         (Some(k), None) => Inputs::Pair { q, k, positives },
         (Some(own_key), Some(queue)) => Inputs::Queue { q, own_key, queue },
     };
-    let room = |unit: &Unit| CudaBuffer::<f32>::zeroed(device, unit.rows.len());
-    let mut dq = room(&anchors)?;
-    let mut of_keys = keys.as_ref().filter(|_| dk).map(room).transpose()?;
+    let unwritten = |unit: &Unit| CudaBuffer::<f32>::zeroed(device, unit.rows.len());
+    let mut dq = unwritten(&anchors)?;
+    let mut of_keys = keys.as_ref().filter(|_| dk).map(unwritten).transpose()?;
     let to_keys = match (&mut of_keys, &keys) {
         (Some(dk), Some(keys)) => Some(dk.rows_mut(keys.norms.len(), DIM)?),
         _ => None,

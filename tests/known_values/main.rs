@@ -7,14 +7,14 @@ mod losses;
 #[cfg(feature = "cuda")]
 #[path = "../cuda_device/no_device.rs"]
 mod no_device;
-mod parts;
+mod shards;
 mod verbs;
 
 use half::{bf16, f16};
 #[cfg(feature = "cuda")]
 use infonce::cuda::CudaEngine;
 #[cfg(feature = "emulator")]
-use infonce::host::{HostEngine, Schedule};
+use infonce::emulator::{EmulatedEngine, Schedule};
 use infonce::losses::TABLE;
 use infonce::reference::{self, Dense, Reference};
 use infonce::verify::{OnHost, inputs, poisoned};
@@ -42,7 +42,7 @@ fn main() {
 fn trials<E: Engine + 'static>(engine: &str, new: New<E>) -> Vec<Trial> {
     let promises = losses::promises::<E>().into_iter();
     let promises = promises
-        .chain(parts::promises::<E>())
+        .chain(shards::promises::<E>())
         .chain(verbs::promises::<E>());
     promises
         .map(|promise| trial(engine, new, promise))
@@ -75,9 +75,9 @@ fn absent(engine: &str, reason: impl Into<String>) -> Trial {
 
 #[cfg(feature = "emulator")]
 fn emulator_trials() -> Vec<Trial> {
-    let mut all = trials_on_host("emulator", || Ok(HostEngine::new(Schedule::Late, 1)));
+    let mut all = trials_on_host("emulator", || Ok(EmulatedEngine::new(Schedule::Late, 1)));
     all.extend(trials_on_host("emulator, sm_90a", || {
-        Ok(HostEngine::new(Schedule::Mixed, 2).with_hopper_kernels())
+        Ok(EmulatedEngine::new(Schedule::Mixed, 2).with_hopper_kernels())
     }));
     all
 }

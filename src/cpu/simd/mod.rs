@@ -263,15 +263,15 @@ impl Kernel {
         if T::DTYPE == DType::F32 && U::DTYPE == DType::F32 {
             return dot(bytemuck::cast_slice(a), bytemuck::cast_slice(b));
         }
-        const PART: usize = 256;
-        let (mut wide_a, mut wide_b) = ([0.0f32; PART], [0.0f32; PART]);
-        let parts = a.chunks(PART).zip(b.chunks(PART)).map(|(a, b)| {
+        const CHUNK: usize = 256;
+        let (mut wide_a, mut wide_b) = ([0.0f32; CHUNK], [0.0f32; CHUNK]);
+        let products = a.chunks(CHUNK).zip(b.chunks(CHUNK)).map(|(a, b)| {
             let (wide_a, wide_b) = (&mut wide_a[..a.len()], &mut wide_b[..b.len()]);
             T::widen(a, wide_a);
             U::widen(b, wide_b);
             dot(wide_a, wide_b)
         });
-        parts.sum()
+        products.sum()
     }
 }
 

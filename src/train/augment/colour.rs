@@ -88,8 +88,8 @@ fn saturate(view: &mut [f32], plane: usize, factor: f32) {
 
 /// Turns the hue of each pixel by `turn` full circles; value and saturation (of the
 /// hue-saturation-value cone) stay.
-fn shift_hue(view: &mut [f32], plane: usize, turn: f32) {
-    let sextants = 6.0 * turn.rem_euclid(1.0);
+fn shift_hue(view: &mut [f32], plane: usize, rotation: f32) {
+    let sextants = 6.0 * rotation.rem_euclid(1.0);
     for_each_pixel(view, plane, |[red, green, blue]| {
         let most = red.max(green).max(blue);
         let chroma = most - red.min(green).min(blue);
@@ -150,8 +150,8 @@ mod tests {
         ] {
             becomes(&[(jitter, strength)], view.clone(), &view);
         }
-        for turn in [-0.5, -0.21, 0.04, 0.37] {
-            let there_and_back = [(shift_hue as Jitter, turn), (shift_hue, -turn)];
+        for rotation in [-0.5, -0.21, 0.04, 0.37] {
+            let there_and_back = [(shift_hue as Jitter, rotation), (shift_hue, -rotation)];
             becomes(&there_and_back, view.clone(), &view);
         }
     }

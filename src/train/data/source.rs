@@ -45,7 +45,7 @@ pub struct ParseDataSourceError {
 
 impl DataSource {
     /// The word before the colon, and the file or directory behind it.
-    fn parts(&self) -> (&'static str, Option<&Path>) {
+    fn word_and_path(&self) -> (&'static str, Option<&Path>) {
         match self {
             Self::Demo => ("demo", None),
             Self::Folder(path) => ("folder", Some(path)),
@@ -59,7 +59,7 @@ impl DataSource {
 
     /// The file or directory.
     pub fn path(&self) -> Option<&Path> {
-        self.parts().1
+        self.word_and_path().1
     }
 }
 
@@ -95,7 +95,7 @@ impl FromStr for DataSource {
 
 impl fmt::Display for DataSource {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (word, path) = self.parts();
+        let (word, path) = self.word_and_path();
         formatter.write_str(word)?;
         if let Some(path) = path {
             write!(formatter, ":{}", path.display())?;

@@ -42,7 +42,7 @@ impl Verdict {
     pub fn sentence(self) -> &'static str {
         match self {
             Verdict::Spread => "no collapse: embeddings of different images spread over the sphere",
-            Verdict::Narrow => "partial collapse: embeddings crowd into a part of the sphere",
+            Verdict::Narrow => "partial collapse: embeddings crowd into a region of the sphere",
             Verdict::Collapsed => "collapsed: embeddings of different images are nearly one point",
             Verdict::NotFinite => "broken: embeddings hold values that are not finite",
             Verdict::Unknown => "collapse unknown: a single held-out image has none to differ from",

@@ -194,7 +194,7 @@ impl<P: Platform> Moco<P> {
         views: Views<'_>,
     ) -> Tensor<Autodiff<P::Backend>, 2> {
         let length = views.grid.image_len();
-        let parts = (0..self.groups)
+        let groups = (0..self.groups)
             .map(|group| {
                 let border = |group: usize| group * order.len() / self.groups;
                 let members: Vec<f32> = order[border(group)..border(group + 1)]
@@ -206,7 +206,7 @@ impl<P: Platform> Moco<P> {
                 model.embed(patches, count)
             })
             .collect();
-        Tensor::cat(parts, 0)
+        Tensor::cat(groups, 0)
     }
 }
 

@@ -10,9 +10,9 @@ use burn::optim::{GradientsParams, Optimizer, SgdConfig};
 use super::moco::Way;
 use super::*;
 use crate::train::bridge::UnitRows;
+use crate::train::cpu::Cpu;
 use crate::train::ema;
 use crate::train::encoder::ModelConfig;
-use crate::train::host::Host;
 use crate::{KeyQueue, MomentumSchedule};
 
 type Training = Autodiff<Flex>;
@@ -51,9 +51,9 @@ fn model() -> Model<Training> {
     ModelConfig::small().init(0, &Default::default())
 }
 
-fn moco(queue: usize, groups: usize) -> Setting<Host> {
+fn moco(queue: usize, groups: usize) -> Setting<Cpu> {
     let contrast = Contrast::moco(0.2).unwrap();
-    Setting::new(Host::default(), contrast, queue, groups, model())
+    Setting::new(Cpu::default(), contrast, queue, groups, model())
 }
 
 impl<P: Platform<Backend = Flex>> Setting<P> {
@@ -115,13 +115,14 @@ impl<P: Platform<Backend = Flex>> Setting<P> {
     }
 
     /// What is learned of a model, and its running statistics.
-    fn parts(&self, model: &Model<Training>) -> [Values; 2] {
+    fn values(&self, model: &Model<Training>) -> [Values; 2] {
         // `valid` settles running statistics.
         let parameters = ema::parameters(&model.valid()).unwrap();
         let query = ema::parameters(&self.query).unwrap();
         [true, false].map(|wanted| {
-            let part = parameters.iter().filter(|(id, _)| query[id].0 == wanted);
-            part.map(|(&id, (_, values))| (id, values.clone()))
+            let chosen = parameters.iter().filter(|(id, _)| query[id].0 == wanted);
+            chosen
+                .map(|(&id, (_, values))| (id, values.clone()))
                 .collect()
         })
     }
@@ -134,10 +135,10 @@ fn all_differ(one: &Values, other: &Values) -> bool {
 #[test]
 fn the_key_encoder_starts_as_an_exact_copy() {
     let setting = moco(16, 2);
-    let query = setting.parts(&setting.query);
+    let query = setting.values(&setting.query);
     // Weights, γ, β and two running statistics of three normalised layers; two linear layers.
     assert_eq!(query.each_ref().map(HashMap::len), [3 * 3 + 2 * 2, 3 * 2]);
-    assert_eq!(setting.parts(&setting.moco().key), query);
+    assert_eq!(setting.values(&setting.moco().key), query);
 }
 
 /// After a step each encoder has weights and running statistics of its own: what moves one leaves
@@ -146,12 +147,12 @@ fn the_key_encoder_starts_as_an_exact_copy() {
 fn the_encoders_share_no_parameter_and_no_running_statistic() {
     let mut setting = moco(16, 2);
     let (_, gradients) = setting.step(0);
-    let [key, _] = setting.parts(&setting.moco().key);
+    let [key, _] = setting.values(&setting.moco().key);
     setting.query = setting.stepped(gradients);
-    assert_eq!(setting.parts(&setting.moco().key)[0], key);
-    assert!(all_differ(&setting.parts(&setting.query)[0], &key));
+    assert_eq!(setting.values(&setting.moco().key)[0], key);
+    assert!(all_differ(&setting.values(&setting.query)[0], &key));
 
-    let both = || [&setting.query, &setting.moco().key].map(|model| setting.parts(model));
+    let both = || [&setting.query, &setting.moco().key].map(|model| setting.values(model));
     let [query_before, key_before] = both();
     setting.keys(1);
     let [query_after, key_after] = both();
@@ -172,10 +173,10 @@ fn parameters_follow_and_running_statistics_do_not() {
     let mut setting = moco(16, 2);
     let (_, gradients) = setting.step(0);
     setting.query = setting.stepped(gradients);
-    let [before, _] = setting.parts(&setting.moco().key);
-    let [query, query_statistics] = setting.parts(&setting.query);
+    let [before, _] = setting.values(&setting.moco().key);
+    let [query, query_statistics] = setting.values(&setting.query);
     setting.step(1);
-    for (id, after) in &setting.parts(&setting.moco().key)[0] {
+    for (id, after) in &setting.values(&setting.moco().key)[0] {
         for ((after, before), query) in after.iter().zip(&before[id]).zip(&query[id]) {
             let expected = MOMENTUM * before + (1.0 - MOMENTUM) * query;
             assert_abs_diff_eq!(*after, expected, epsilon = 1e-6);
@@ -187,9 +188,9 @@ fn parameters_follow_and_running_statistics_do_not() {
 
     // Even with nothing kept, the update leaves running statistics alone.
     let key = setting.moco().key.clone();
-    let [_, statistics] = setting.parts(&key);
+    let [_, statistics] = setting.values(&key);
     let copy = ema::momentum_update(&setting.platform, 0.0, &setting.query, key).unwrap();
-    assert_eq!(setting.parts(&copy), [query, statistics.clone()]);
+    assert_eq!(setting.values(&copy), [query, statistics.clone()]);
     assert!(all_differ(&query_statistics, &statistics));
 }
 
@@ -230,12 +231,12 @@ fn keys_are_normalised_with_other_images_than_their_queries() {
 #[test]
 fn moco_v3_goes_both_ways_over_the_views() {
     let contrast = Contrast::moco_v3(0.2).unwrap();
-    let mut setting = Setting::new(Host::default(), contrast, 16, 2, model());
-    let learned = |setting: &Setting<Host>, gradients| {
-        let [learned, _] = setting.parts(&setting.stepped(gradients));
+    let mut setting = Setting::new(Cpu::default(), contrast, 16, 2, model());
+    let learned = |setting: &Setting<Cpu>, gradients| {
+        let [learned, _] = setting.values(&setting.stepped(gradients));
         learned
     };
-    let [before, _] = setting.parts(&setting.query);
+    let [before, _] = setting.values(&setting.query);
     let one_way = |views| {
         let moco = setting.moco();
         let way = moco.one_way(&setting.platform, &setting.query, views, 1.0);
@@ -264,8 +265,8 @@ fn moco_v3_goes_both_ways_over_the_views() {
 #[cfg(feature = "emulator-tests")]
 #[test]
 fn methods_learn_the_same_on_either_engine() {
-    use crate::host::{HostEngine, Schedule};
-    use crate::train::host::InHostMemory;
+    use crate::emulator::{EmulatedEngine, Schedule};
+    use crate::train::cpu::FlexPlatform;
 
     const TOLERANCE: f32 = 1e-5;
 
@@ -282,12 +283,12 @@ fn methods_learn_the_same_on_either_engine() {
             setting.query = setting.stepped(gradients);
             reports.push(report);
         }
-        let [query, _] = setting.parts(&setting.query);
+        let [query, _] = setting.values(&setting.query);
         let Method::Moco(moco) = &setting.method else {
             return (reports, vec![query], Vec::new());
         };
         let state = moco.state(&setting.platform).unwrap();
-        let [key, _] = setting.parts(&state.key);
+        let [key, _] = setting.values(&state.key);
         assert!(all_differ(&key, &query));
         let keys = state.queue.filled().unwrap();
         (reports, vec![query, key], keys.contiguous().into_owned())
@@ -299,8 +300,8 @@ fn methods_learn_the_same_on_either_engine() {
         (queued.unwrap(), [IMAGES, 1 + IMAGES, 1 + 2 * IMAGES]),
     ] {
         let query = model();
-        let kernels = InHostMemory(HostEngine::new(Schedule::Mixed, 7));
-        let (cpu, weights, keys) = course(Host::default(), contrast, &query);
+        let kernels = FlexPlatform(EmulatedEngine::new(Schedule::Mixed, 7));
+        let (cpu, weights, keys) = course(Cpu::default(), contrast, &query);
         let (cuda, kernel_weights, kernel_keys) = course(kernels, contrast, &query);
         let found = cpu
             .iter()

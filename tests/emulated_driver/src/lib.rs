@@ -1,5 +1,5 @@
 //! A CUDA driver for machines that have none: the functions of the driver that this crate calls, over
-//! `kernels/host`, which executes the kernels' sources on the processor. Built as a library and found
+//! `kernels/emulator`, which executes the kernels' sources on the processor. Built as a library and found
 //! as `libcuda.so`, it lets everything above the driver run: memory, streams, graphs, the engine.
 //!
 //! It is meant to find mistakes, not to be fast, so of what the driver's documentation allows it does

@@ -1,10 +1,10 @@
-//! The runner of `kernels/host`, as `runner.h` declares it.
+//! The runner of `kernels/emulator`, as `runner.h` declares it.
 
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 
-/// `InfonceHostLaunch`.
+/// `InfonceEmulatorLaunch`.
 #[repr(C)]
-struct HostLaunch {
+struct EmulatorLaunch {
     kernel: *const c_char,
     grid: [u32; 3],
     threads: u32,
@@ -21,20 +21,20 @@ const LATE: u32 = 0;
 const REPORT: usize = 2048;
 
 unsafe extern "C" {
-    fn infonce_host_launch(
-        launch: *const HostLaunch,
+    fn infonce_emulator_launch(
+        launch: *const EmulatorLaunch,
         report: *mut c_char,
         report_bytes: u64,
     ) -> c_int;
-    fn infonce_host_describe(
+    fn infonce_emulator_describe(
         kernel: *const c_char,
         threads: *mut u32,
         params_bytes: *mut u64,
     ) -> c_int;
-    fn infonce_host_allocate(bytes: u64) -> *mut c_void;
-    fn infonce_host_free(memory: *mut c_void);
-    fn infonce_host_write(to: *mut c_void, from: *const c_void, bytes: u64) -> c_int;
-    fn infonce_host_read(from: *const c_void, to: *mut c_void, bytes: u64) -> c_int;
+    fn infonce_emulator_allocate(bytes: u64) -> *mut c_void;
+    fn infonce_emulator_free(memory: *mut c_void);
+    fn infonce_emulator_write(to: *mut c_void, from: *const c_void, bytes: u64) -> c_int;
+    fn infonce_emulator_read(from: *const c_void, to: *mut c_void, bytes: u64) -> c_int;
 }
 
 /// A kernel's block and parameters.
@@ -47,7 +47,8 @@ pub(super) struct Description {
 pub(super) fn describe(kernel: &CStr) -> Option<Description> {
     let (mut threads, mut params_bytes) = (0, 0);
     // SAFETY: all pointers live through the call.
-    let status = unsafe { infonce_host_describe(kernel.as_ptr(), &mut threads, &mut params_bytes) };
+    let status =
+        unsafe { infonce_emulator_describe(kernel.as_ptr(), &mut threads, &mut params_bytes) };
     (status == 0).then_some(Description {
         threads,
         params_bytes: params_bytes as usize,
@@ -67,7 +68,7 @@ pub(super) fn launch(
     // A structure of parameters starts at an address as even as any number's.
     let mut aligned = vec![0u64; params.len().div_ceil(8)];
     bytemuck::cast_slice_mut(&mut aligned)[..params.len()].copy_from_slice(params);
-    let launch = HostLaunch {
+    let launch = EmulatorLaunch {
         kernel: kernel.as_ptr(),
         grid,
         threads,
@@ -80,7 +81,7 @@ pub(super) fn launch(
     let mut report: [c_char; REPORT] = [0; REPORT];
     // SAFETY: all pointers live through the call; the runner checks the parameters' size and every
     // address that a kernel makes of them.
-    let status = unsafe { infonce_host_launch(&launch, report.as_mut_ptr(), REPORT as u64) };
+    let status = unsafe { infonce_emulator_launch(&launch, report.as_mut_ptr(), REPORT as u64) };
     if status == 0 {
         return Ok(());
     }
@@ -92,13 +93,13 @@ pub(super) fn launch(
 /// An address that is a multiple of 256, with nothing written there.
 pub(super) fn allocate(bytes: usize) -> Option<u64> {
     // SAFETY: any number of bytes is legal.
-    let memory = unsafe { infonce_host_allocate(bytes as u64) };
+    let memory = unsafe { infonce_emulator_allocate(bytes as u64) };
     (!memory.is_null()).then_some(memory as u64)
 }
 
 pub(super) fn free(address: u64) {
     // SAFETY: the runner ignores what it has not allocated.
-    unsafe { infonce_host_free(address as *mut c_void) }
+    unsafe { infonce_emulator_free(address as *mut c_void) }
 }
 
 /// Copies to the device's memory; false when the range is not allocated there.
@@ -107,7 +108,7 @@ pub(super) fn free(address: u64) {
 /// `from` is the address of as many bytes.
 pub(super) unsafe fn write(to: u64, from: *const u8, bytes: usize) -> bool {
     // SAFETY: the caller's promise; the runner refuses a range that it has not allocated.
-    unsafe { infonce_host_write(to as *mut c_void, from.cast(), bytes as u64) == 0 }
+    unsafe { infonce_emulator_write(to as *mut c_void, from.cast(), bytes as u64) == 0 }
 }
 
 /// Copies from the device's memory; false when the range is not allocated there.
@@ -116,5 +117,5 @@ pub(super) unsafe fn write(to: u64, from: *const u8, bytes: usize) -> bool {
 /// `to` is the address of room for as many bytes.
 pub(super) unsafe fn read(from: u64, to: *mut u8, bytes: usize) -> bool {
     // SAFETY: the caller's promise; the runner refuses a range that it has not allocated.
-    unsafe { infonce_host_read(from as *const c_void, to.cast(), bytes as u64) == 0 }
+    unsafe { infonce_emulator_read(from as *const c_void, to.cast(), bytes as u64) == 0 }
 }

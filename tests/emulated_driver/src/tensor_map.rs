@@ -1,11 +1,11 @@
-//! Maps of matrices that are copied in boxes: `TensorMapWords` of kernels/host/tensor_map.h in place of a
+//! Maps of matrices that are copied in boxes: `TensorMapWords` of kernels/emulator/tensor_map.h in place of a
 //! card's own form.
 
 use std::ffi::{c_int, c_void};
 
 use cudarc::driver::sys::{CUresult, CUtensorMapDataType as Numbers};
 
-/// `TENSOR_MAP` of kernels/host/tensor_map.h.
+/// `TENSOR_MAP` of kernels/emulator/tensor_map.h.
 const MARK: u64 = 0x696e_666f_6e63_6570;
 
 #[repr(C)]

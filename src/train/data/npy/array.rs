@@ -42,14 +42,14 @@ impl Array {
             return Err(DataError::wrong_magic(path, *first, expected));
         };
         // Version 1 has a length of two bytes, later ones of four.
-        let parts = match *rest {
+        let divided = match *rest {
             [1, _, a, b, ref rest @ ..] => rest.split_at_checked(u16::from_le_bytes([a, b]).into()),
             [_, _, a, b, c, d, ref rest @ ..] => {
                 rest.split_at_checked(u32::from_le_bytes([a, b, c, d]) as usize)
             }
             _ => None,
         };
-        let (header, elements) = parts.ok_or_else(|| wrong_length("at least its header"))?;
+        let (header, elements) = divided.ok_or_else(|| wrong_length("at least its header"))?;
         let header = str::from_utf8(header).map_err(|_| damaged("its header is not text"))?;
         let (descr, kind) = entry(header, "descr")
             .and_then(element_type)

@@ -1,0 +1,255 @@
+// One block: its fibers, its shared memory, its collectives and its copies.
+//   block.cpp       the order in which threads run, and reports
+//   access.cpp      accesses to memory, cp.async
+//   collective.cpp  what a warp does together
+//   warpgroup.cpp   what four warps do together: asynchronous products
+//   mbarrier.cpp    mbarriers and bulk copies
+//   cluster.cpp     what blocks of a cluster do together
+//   store.cpp       stores of boxes
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "emulator/clocks.h"
+#include "emulator/fiber.h"
+#include "emulator/interface.h"
+#include "emulator/mbarrier.h"
+#include "emulator/memory.h"
+#include "emulator/runner.h"
+#include "emulator/shadow.h"
+#include "emulator/tensor_map.h"
+
+namespace infonce::emulator {
+
+constexpr uint32_t WARP = 32, WARPGROUP = 128, MOST_THREADS = 1024, NAMED_BARRIERS = 16, MOST_SHARED = 227 * 1024;
+
+// Where the dynamic shared memory starts: not at 0, so that an address that was never computed shows.
+constexpr uint32_t SHARED_BASE = 1024;
+
+// What a thread waits for, or does with its warp.
+enum class Operation : uint8_t {
+    NONE, BLOCK_BARRIER, NAMED_BARRIER, CLUSTER_BARRIER, MBARRIER, WARPGROUP, WARP_BARRIER, SHUFFLE, LOAD_MATRICES,
+    STORE_MATRICES, MMA
+};
+
+const char* name_of(Operation operation);
+
+// What a lane brings to a collective of its warp, and takes from it. It lies on the lane's stack
+// until the collective is done.
+struct LaneArguments {
+    uint32_t value = 0;  // shuffled; or an address
+    int selector = 0;    // lane that a shuffle takes from; transposed; kind of numbers
+    const uint32_t* a = nullptr;
+    const uint32_t* b = nullptr;
+    float* d = nullptr;
+    uint32_t* result = nullptr;
+};
+
+class Cluster;
+
+class Block {
+  public:
+    explicit Block(Cluster& cluster);
+    ~Block();
+    Block(const Block&) = delete;
+    // Makes all threads of a block ready to start; false when there is no memory for that.
+    bool prepare_threads(const InfonceEmulatorLaunch& launch, void (*body)(const void*), const uint32_t (&index)[3], uint64_t seed);
+
+    // The primitives, called by the running fiber.
+    void wait_for_launches_before() { has_waited[current.thread] = true; }
+    void load_shared(uint32_t address, void* value, uint32_t bytes, Site site);
+    void store_shared(uint32_t address, const void* value, uint32_t bytes, Site site);
+    void load_global(const void* address, void* value, uint32_t bytes, Site site);
+    void store_global(void* address, const void* value, uint32_t bytes, Site site);
+    void block_barrier(Site site);
+    void warp_collective(Operation operation, const LaneArguments& arguments, Site site);
+    void copy_async_16(uint32_t to, const void* source, bool valid, Site site);
+    void commit_copies();
+    void wait_copies(int pending);
+    void initialise_barrier(uint32_t address, uint32_t count, Site site);
+    void fence_barriers();
+    void arrive(uint32_t address, uint32_t expected_bytes, Site site);
+    void wait_barrier(uint32_t address, uint32_t parity, Site site);
+    void copy_box(uint32_t to, const Box& box, uint32_t barrier, Site site);
+    void multicast_box(uint32_t to, const Box& box, uint32_t barrier, uint32_t blocks, Site site);
+    void cluster_barrier(Site site);
+    uint32_t cluster_address(uint32_t address, uint32_t rank, Site site);
+    void arrive_remote(uint32_t address, Site site);
+    void fence_async_proxy();
+    void store_box(const Box& box, uint32_t from, Site site);
+    void commit_stores();
+    void wait_stores_read(int pending);
+    void named_barrier(uint32_t number, uint32_t threads, bool waits, Site site);
+    void fence_products(Site site);
+    void issue(const Product& product);
+    void commit_products(Site site);
+    void wait_products(int pending, Site site);
+    [[noreturn]] void fail(const std::string& what, Site site);
+
+  private:
+    friend class Cluster;
+    struct Copy {
+        uint32_t to;
+        const char* source;  // null: zeros
+        bool done;
+    };
+    struct BulkCopy {
+        uint32_t to, bytes;
+        Box box;
+        uint32_t barrier;  // which of `barriers` counts it
+        uint32_t thread;   // that issued it
+        Site site;
+        Block* issuer = nullptr;  // the block of that thread
+    };
+    // Its numbers lie in shared memory, then in `read`, then in the matrix.
+    struct BoxStore {
+        uint32_t from;
+        Box box;
+        std::vector<char> read;  // row after row, not swizzled; empty: not read yet
+        bool written;
+        Site site;
+    };
+    // A product, its registers as they were when it was issued, and which accumulator it has.
+    struct Queued {
+        Product product;
+        uint32_t a[4];
+        uint32_t accumulator;
+    };
+    // While products have it: where it is, null when it was given back, and what it holds.
+    struct Accumulator {
+        float* d;
+        std::vector<float> values;
+    };
+    struct Warpgroup {
+        uint32_t arrived = 0;  // at the wait
+        int pending = 0;
+        Site site{};
+    };
+    struct NamedBarrier {
+        uint32_t threads = 0, arrived = 0;
+        Site site{};  // of the first arrival
+        Clock released;
+        std::vector<uint32_t> waiting;  // threads
+        uint8_t arrivals[MOST_THREADS / WARP] = {};  // of each warp
+    };
+    struct Thread {
+        Site site{};  // of its last collective, wait or copy
+        Operation waits_for = Operation::NONE;
+        bool ended = false;
+        uint32_t barrier = 0, parity = 0;       // of the mbarrier it waits for
+        std::vector<std::vector<Copy>> groups;  // closed, oldest first
+        std::vector<Copy> open;
+        std::vector<BoxStore> open_stores;
+        std::vector<std::vector<BoxStore>> stores;  // closed groups that are not waited for, oldest first
+        bool fenced = false;  // for products
+        std::vector<Queued> open_products;
+        std::vector<std::vector<Queued>> products;  // committed groups, oldest first
+        std::vector<Accumulator> accumulators;
+    };
+    struct Warp {
+        uint32_t epoch = 1;
+        uint32_t arrived = 0;
+        // Of the collective that `arrived` lanes are in, as the first of them has it.
+        Operation operation = Operation::NONE;
+        uint32_t first_arrived = 0;
+        Site site{};
+        const LaneArguments* lanes[WARP] = {};
+    };
+
+    static void enter();
+    void next();
+    void make_ready(uint32_t thread) { ready[(ready_first + ready_count++) % MOST_THREADS] = uint16_t(thread); }
+    uint32_t take_ready() {
+        const uint32_t thread = ready[ready_first];
+        ready_first = (ready_first + 1) % MOST_THREADS;
+        --ready_count;
+        return thread;
+    }
+    Moment now() const { return {threads_before + current.thread, epoch, warps[current.thread / WARP].epoch}; }
+    // The thread that runs, be it of this block or of another one of the cluster.
+    Moment accessor() const;
+    uint32_t accessing_warp() const { return accessor().thread / WARP; }
+    uint32_t clock_of(uint32_t thread) const { return (threads_before + thread) / WARP; }
+    std::string in_cluster() const;
+    void become_current();
+    void ended_in_cluster();
+    void note_foreign(uint32_t entry, uint32_t time, Site site);
+    std::string deadlock() const;
+    uint64_t random();
+    bool completes_at_once();
+
+    void check_waited(Site site);
+    void check_global(const void* address, uint32_t bytes, bool write, Site site);
+    const Allocation& allocation_of(const void* address, uint32_t bytes, bool write, Site site);
+    void check_shared(uint32_t address, uint32_t bytes, uint32_t alignment, Site site);
+    void finish(const Copy& copy);
+
+    [[noreturn]] void diverged(Operation operation, const Warp& warp, Site site);
+    void execute(uint32_t warp);
+    void load_matrices(const Warp& warp, uint32_t first_thread);
+    void store_matrices(const Warp& warp, uint32_t first_thread);
+
+    uint32_t warpgroup_of(Site site);
+    void check_operands(const Product& product, uint32_t warp);
+    void execute_products(uint32_t group);
+    void settle_accumulators(Thread& thread);
+
+    uint32_t find_barrier(uint32_t address, Site site);
+    uint32_t counting_barrier(uint32_t address, Site site);
+    void start_clocks();
+    void count_transactions(Mbarrier& barrier, int64_t bytes, Site site);
+    void settle(Mbarrier& barrier);
+    void begin(BulkCopy copy);
+    void complete(const BulkCopy& copy);
+    void write_box(const BulkCopy& copy);
+    uint8_t* flags_of(const char* address, uint32_t bytes, Site site);
+    void read_source(BoxStore& store);
+    void write(BoxStore& store);
+    // At a thread's end: it has waited for all of them.
+    void check_stores();
+    void write_left_stores();
+    // Completes bulk copies until a thread is ready; false when none gets ready.
+    bool complete_late_copies();
+    // What of mbarriers and bulk copies is left over when all threads have ended; or nothing.
+    std::string unfinished() const;
+
+    Cluster& cluster;
+    Clocks& clocks;  // of all blocks of the cluster
+    // Of a block that runs alone: rank 0, no thread before its own.
+    bool together = false;
+    uint32_t rank = 0, threads_before = 0, index[3] = {};
+    // What other blocks have done to this one's shared memory, each entry of the clocks at its last time, and where.
+    Clock foreign;
+    std::vector<Site> foreign_sites;
+
+    Stacks stacks;
+    std::vector<Thread> threads;
+    Fiber fibers[MOST_THREADS];  // of the threads
+    std::vector<Warp> warps;
+    std::vector<Warpgroup> warpgroups;
+    NamedBarrier named[NAMED_BARRIERS];
+    bool has_waited[MOST_THREADS] = {};  // for the launches before
+    uint16_t ready[MOST_THREADS] = {};  // a ring of threads
+    uint32_t ready_first = 0, ready_count = 0;
+    uint32_t thread_count = 0, living = 0, at_barrier = 0, epoch = 1;
+    const InfonceEmulatorLaunch* launch = nullptr;
+    void (*body)(const void*) = nullptr;
+    uint64_t state = 0;
+    char* arena = nullptr;  // shared memory
+    Shadow shadow;
+    std::vector<Mbarrier> barriers;
+    std::vector<BulkCopy> bulk_copies;  // under way
+    std::vector<BoxStore> left_stores;  // whose sources are read; written when the block ends
+    // Allocations found lately, while none has been freed since.
+    static constexpr uint32_t KNOWN = 8;
+    Allocation known[KNOWN];
+    uint32_t known_next = 0;
+    uint64_t known_generation = 0;
+};
+
+// Whose fiber runs on this OS thread.
+extern __thread Block* running;
+
+}  // namespace infonce::emulator

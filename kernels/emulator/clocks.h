@@ -1,0 +1,51 @@
+// Vector clocks of the blocks that run together: what each warp knows to have happened, where mbarriers carry the
+// knowledge. An arrival releases what the warp has done and seen, a wait that returns acquires it.
+// (Mattern, "Virtual time and global states of distributed systems", 1989; at the granularity of
+// warps.) Off, and free of cost, until a block alone initialises its first mbarrier; on from the
+// start in a cluster.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+namespace infonce::emulator {
+
+// The mbarriers that a block can have; each is an entry of every clock.
+constexpr uint32_t MOST_BARRIERS = 64;
+
+// Entry w < warps: the time of warp w. Entry warps + b: the bulk copies that mbarrier b counts. Block r
+// of a cluster has the warps and the mbarriers after those of block r − 1, MOST_BARRIERS each.
+using Clock = std::vector<uint32_t>;
+
+class Clocks {
+  public:
+    // Turns the clocks on, every warp at time 1: `warps` in all of `blocks`.
+    void start(uint32_t warps, uint32_t blocks);
+    void stop() { warps = 0; }
+    bool on() const { return warps > 0; }
+    uint32_t warp_count() const { return warps; }
+
+    uint32_t copies_of(uint32_t barrier) const { return warps + barrier; }
+    uint32_t time(uint32_t entry) const { return times[entry]; }
+    // Whether what happened at `time` of `entry` is known to `warp`.
+    bool has_seen(uint32_t warp, uint32_t entry, uint32_t time) const { return seen[warp][entry] >= time; }
+
+    Clock empty() const { return Clock(times.size(), 0); }
+    // The warp arrives: what it has done up to now, and seen, flows into `to`.
+    void release(uint32_t warp, Clock& to);
+    // A bulk copy of `barrier` has completed: its time, which flows into `to`.
+    uint32_t complete(uint32_t barrier, Clock& to);
+    // The warp has waited for a phase whose clock is `from`.
+    void acquire(uint32_t warp, const Clock& from) { join(seen[warp], from); }
+    // `count` warps from `first` on have passed a barrier of their block.
+    void join(uint32_t first, uint32_t count);
+
+  private:
+    static void join(Clock& to, const Clock& from);
+
+    uint32_t warps = 0;
+    Clock times;              // now, of every entry
+    std::vector<Clock> seen;  // of every warp
+};
+
+}  // namespace infonce::emulator

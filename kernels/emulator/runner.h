@@ -1,0 +1,43 @@
+// Running kernels on the CPU, block by block. C, so that any language can call it.
+#pragma once
+
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+// When asynchronous operations complete. Whichever it is, nothing may read them before the wait.
+enum {
+    INFONCE_LATE = 0,   // as late as a wait allows
+    INFONCE_EARLY = 1,  // where they are issued
+    INFONCE_MIXED = 2,  // each one or the other, by the seed
+};
+
+typedef struct InfonceEmulatorLaunch {
+    const char* kernel;
+    uint32_t grid[3];
+    uint32_t threads;
+    uint32_t shared_bytes;
+    uint32_t schedule;
+    const void* params;
+    uint64_t params_bytes;
+    uint64_t seed;  // of the order of threads and blocks
+} InfonceEmulatorLaunch;
+
+// 0: done. 1: a fault in the kernel. 2: no such kernel, or not launched so. `report` says what.
+int infonce_emulator_launch(const InfonceEmulatorLaunch* launch, char* report, uint64_t report_bytes);
+
+// Threads of a block of `kernel` and bytes of its parameters; 0, or 2 when there is no such kernel.
+int infonce_emulator_describe(const char* kernel, uint32_t* threads, uint64_t* params_bytes);
+
+// "Device" memory: aligned to 256 bytes, nothing in it written. Null when there is none left.
+void* infonce_emulator_allocate(uint64_t bytes);
+void infonce_emulator_free(void* memory);
+// Copies that count as writes; 0, or 1 when the range is not allocated.
+int infonce_emulator_write(void* to, const void* from, uint64_t bytes);
+int infonce_emulator_read(const void* from, void* to, uint64_t bytes);
+
+#ifdef __cplusplus
+}
+#endif

@@ -1,0 +1,250 @@
+#include "emulator/shadow.h"
+
+#include <algorithm>
+
+namespace infonce::emulator {
+
+std::string place(Site site) { return std::string(site.file) + ":" + std::to_string(site.line); }
+
+void Shadow::reset(uint32_t count) {
+    words.assign(count, Word{0, 0, 0, 0, NOBODY, NOBODY, NOBODY, UNWRITTEN});
+    write_sites.resize(std::max<size_t>(write_sites.size(), count));
+    clocks = nullptr;
+    first_warp = warps = first_barrier = 0;
+}
+
+void Shadow::start_clocks(const Clocks& on, uint32_t own_warp, uint32_t own_warps, uint32_t own_barrier, const Moment& now) {
+    clocks = &on;
+    first_warp = own_warp;
+    warps = own_warps;
+    first_barrier = own_barrier;
+    // What has happened before is at the time at which every warp starts.
+    write_times.assign(words.size(), 1);
+    // The others' rows start where they are first read.
+    if (reads.size() < words.size() * warps) reads.resize(words.size() * warps);
+    fences.assign(size_t(warps) * 32, {});
+    write_fences.assign(words.size(), 0);
+    leaving.clear();
+    for (size_t i = 0; i < words.size(); ++i) {
+        const Word& word = words[i];
+        if (word.read_epoch != now.block_epoch || word.reading_warp == NOBODY) continue;
+        for (uint32_t warp = 0; warp < warps; ++warp) {
+            const bool has_read = word.reading_warp == MANY || word.reading_warp == first_warp + warp;
+            read_of(warp, uint32_t(i)) = has_read ? Read{1, word.read_warp_epoch, word.reader} : Read{0, 0, NOBODY};
+        }
+    }
+}
+
+bool Shadow::after_write(const Word& word, uint32_t index, const Moment& now) const {
+    if (Moment{word.writer, word.write_epoch, word.write_warp_epoch}.before(now)) return true;
+    if (!clocks) return false;
+    const uint32_t entry = word.writer >= BULK ? clocks->copies_of(first_barrier + word.writer - BULK) : word.writer / 32;
+    return clocks->has_seen(now.thread / 32, entry, write_times[index]);
+}
+
+bool Shadow::after_reads(const Word& word, uint32_t index, const Moment& now) const {
+    if (word.reader == NOBODY || word.reader == now.thread) return true;
+    if (word.read_epoch != now.block_epoch && !now.is_elsewhere()) return true;
+    const uint32_t warp = now.thread / 32;
+    if (word.reading_warp == warp && word.read_warp_epoch < now.warp_epoch) return true;
+    if (!clocks) return false;
+    for (uint32_t own = 0; own < warps; ++own) {
+        const uint32_t other = first_warp + own;
+        const Read& read = read_of(own, index);
+        if (read.time == 0 || clocks->has_seen(warp, other, read.time)) continue;
+        if (other == warp && (read.reader == now.thread || read.warp_epoch < now.warp_epoch)) continue;
+        return false;
+    }
+    return true;
+}
+
+void Shadow::note_read(Word& word, uint32_t index, const Moment& now) {
+    const auto thread = uint16_t(now.thread), warp = uint16_t(now.thread / 32);
+    const bool first = word.read_epoch != now.block_epoch;
+    if (first) {
+        word.read_epoch = now.block_epoch;
+        word.reader = thread;
+        word.reading_warp = warp;
+    } else if (word.reading_warp != warp) {
+        word.reader = word.reading_warp = MANY;
+    } else if (word.reader != thread) {
+        // Reads of an earlier warp epoch are behind every thread of the warp that reads now.
+        word.reader = word.read_warp_epoch < now.warp_epoch ? thread : MANY;
+    }
+    word.read_warp_epoch = now.warp_epoch;
+    if (!clocks) return;
+    if (first)
+        for (uint32_t each = 0; each < warps; ++each) read_of(each, index) = Read{0, 0, NOBODY};
+    Read& own = read_of(warp - first_warp, index);
+    const bool alone = own.time == 0 || own.warp_epoch < now.warp_epoch || own.reader == thread;
+    own = Read{clocks->time(warp), now.warp_epoch, alone ? thread : uint32_t(MANY)};
+}
+
+template <bool ASYNC>
+bool Shadow::read_words(uint32_t index, uint32_t count, const Moment& now) {
+    // The word before, whose write comes before `now`: neighbours are mostly written at once.
+    const Word* known = nullptr;
+    for (const uint32_t end = index + count; index < end; ++index) {
+        Word& word = words[index];
+        const bool is_known = known && known->state == word.state && known->writer == word.writer &&
+                              known->write_epoch == word.write_epoch && known->write_warp_epoch == word.write_warp_epoch &&
+                              (!clocks || (write_times[index - 1] == write_times[index] &&
+                                           write_fences[index - 1] == write_fences[index]));
+        if (!is_known) {
+            // Most reads are of what was written before the last barrier of the block, and by many warps.
+            const bool settled = word.state == WRITTEN && word.write_epoch < now.block_epoch;
+            const bool is_there = word.state == WRITTEN || word.state == LEAVING;
+            if (!settled && (!is_there || !after_write(word, index, now))) return refuse_read(index);
+            if (ASYNC && word.writer < BULK && !is_fenced(word, index, now)) return refuse_unfenced(index);
+            known = &word;
+        }
+        const bool noted = word.read_epoch == now.block_epoch && word.reading_warp == MANY && !clocks;
+        if (!noted) note_read(word, index, now);
+    }
+    return true;
+}
+
+bool Shadow::read(uint32_t index, uint32_t count, const Moment& now) { return read_words<false>(index, count, now); }
+bool Shadow::read_async(uint32_t index, uint32_t count, const Moment& now) { return read_words<true>(index, count, now); }
+
+bool Shadow::write(uint32_t index, uint32_t count, const Moment& now, Site site) {
+    for (; count > 0; ++index, --count) {
+        Word& word = words[index];
+        if (word.state > WRITTEN || (word.state == WRITTEN && !after_write(word, index, now)) ||
+            !after_reads(word, index, now))
+            return refuse_write(index, now);
+        word.write_epoch = now.block_epoch;
+        word.write_warp_epoch = now.warp_epoch;
+        word.writer = uint16_t(now.thread);
+        word.state = WRITTEN;
+        write_sites[index] = site;
+        if (!clocks) continue;
+        write_times[index] = clocks->time(now.thread / 32);
+        if (!now.is_elsewhere()) write_fences[index] = uint32_t(fences_of(now.thread).size());
+    }
+    return true;
+}
+
+// The writer has fenced since, and knowledge of that fence has come to who reads now.
+bool Shadow::is_fenced(const Word& word, uint32_t index, const Moment& now) const {
+    const std::vector<Fence>& of_writer = fences[word.writer - 32 * first_warp];
+    if (of_writer.size() == write_fences[index]) return false;
+    const Fence& fence = of_writer[write_fences[index]];
+    return fence.moment.before(now) || clocks->has_seen(now.thread / 32, word.writer / 32, fence.time);
+}
+
+void Shadow::fence(const Moment& now) { fences_of(now.thread).push_back({now, clocks->time(now.thread / 32)}); }
+
+bool Shadow::begin_store(uint32_t index, uint32_t count, const Moment& now, Site site) {
+    if (!read_async(index, count, now)) return false;
+    if (leaving.empty()) leaving.assign(words.size(), Leaving{0, 0, {}});
+    for (uint32_t i = index; i < index + count; ++i) {
+        words[i].state = LEAVING;
+        leaving[i] = {leaving[i].stores + 1, now.thread, site};
+    }
+    return true;
+}
+
+void Shadow::end_store(uint32_t index, uint32_t count, const Moment& now) {
+    for (; count > 0; ++index, --count) {
+        if (--leaving[index].stores == 0) words[index].state = WRITTEN;
+        // It has read until now.
+        note_read(words[index], index, now);
+    }
+}
+
+bool Shadow::begin_copy(uint32_t index, uint32_t count, const Moment& now, Site site) {
+    if (!write(index, count, now, site)) return false;
+    for (uint32_t i = 0; i < count; ++i) words[index + i].state = IN_FLIGHT;
+    return true;
+}
+
+void Shadow::end_copy(uint32_t index, uint32_t count, const Moment& now) {
+    for (; count > 0; ++index, --count) {
+        Word& word = words[index];
+        // To others it is written now, not when it was issued.
+        word.write_epoch = now.block_epoch;
+        word.write_warp_epoch = now.warp_epoch;
+        word.state = WRITTEN;
+        if (!clocks) continue;
+        write_times[index] = clocks->time(now.thread / 32);
+        write_fences[index] = uint32_t(fences_of(now.thread).size());
+    }
+}
+
+bool Shadow::claim(uint32_t index, uint32_t count, const Moment& now, Site site) {
+    if (!write(index, count, now, site)) return false;
+    for (uint32_t i = 0; i < count; ++i) words[index + i].state = BARRIER;
+    return true;
+}
+
+void Shadow::end_bulk_copy(uint32_t index, uint32_t count, uint32_t barrier, uint32_t time) {
+    for (; count > 0; ++index, --count) {
+        Word& word = words[index];
+        word.write_epoch = word.write_warp_epoch = NEVER;
+        word.writer = uint16_t(BULK + barrier);
+        word.state = WRITTEN;
+        write_times[index] = time;
+    }
+}
+
+// ---- What is wrong, in words
+
+std::string Shadow::name_of(uint32_t thread) const {
+    if (!clocks || (thread / 32 >= first_warp && thread / 32 < first_warp + warps))
+        return "thread " + std::to_string(thread - 32 * first_warp);
+    return "thread " + std::to_string(thread % (32 * warps)) + " of block " + std::to_string(thread / (32 * warps)) + " of the cluster";
+}
+
+std::string Shadow::writer_of(uint32_t index) const {
+    const Word& word = words[index];
+    if (word.writer >= BULK) return "the bulk copy issued at " + place(write_sites[index]);
+    return name_of(word.writer) + " wrote it at " + place(write_sites[index]);
+}
+
+bool Shadow::refuse_read(uint32_t index) {
+    const Word& word = words[index];
+    wrong = "shared memory at byte " + std::to_string(4 * index) + " is read ";
+    switch (word.state) {
+        case UNWRITTEN: wrong += "but has never been written"; break;
+        case BARRIER: wrong += "as data but holds an mbarrier, initialised at " + place(write_sites[index]); break;
+        case IN_FLIGHT:
+            wrong += "while a copy to it, issued by " + name_of(word.writer) + " at " +
+                     place(write_sites[index]) + ", has not been waited for";
+            break;
+        case WRITTEN:
+        case LEAVING:
+            wrong += (word.writer >= BULK ? "with no wait after " : "with no barrier after ") + writer_of(index);
+            break;
+    }
+    return false;
+}
+
+bool Shadow::refuse_unfenced(uint32_t index) {
+    wrong = "shared memory at byte " + std::to_string(4 * index) +
+            " is read by an asynchronous operation with no fence_async_proxy after " + writer_of(index);
+    return false;
+}
+
+bool Shadow::refuse_write(uint32_t index, const Moment& now) {
+    const Word& word = words[index];
+    wrong = "shared memory at byte " + std::to_string(4 * index) + " is written ";
+    if (word.state == BARRIER) {
+        wrong += "but holds an mbarrier, initialised at " + place(write_sites[index]);
+    } else if (word.state == IN_FLIGHT) {
+        wrong += "while a copy to it, issued by " + name_of(word.writer) + " at " +
+                 place(write_sites[index]) + ", has not been waited for";
+    } else if (word.state == LEAVING) {
+        wrong += "while a store from it, issued by " + name_of(leaving[index].thread) + " at " +
+                 place(leaving[index].site) + ", has not been waited for";
+    } else if (word.state == WRITTEN && !after_write(word, index, now)) {
+        wrong += (word.writer >= BULK ? "with no wait after " : "with no barrier after ") + writer_of(index);
+    } else {
+        wrong += "with no barrier after " +
+                 (word.reader == MANY ? std::string("other threads") : name_of(word.reader)) +
+                 " read it";
+    }
+    return false;
+}
+
+}  // namespace infonce::emulator

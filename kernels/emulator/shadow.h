@@ -1,0 +1,128 @@
+// What is known of every word of shared memory: who wrote and read it since the last barrier, and
+// whether an asynchronous copy is on its way to it.
+//
+// An access is ordered after an earlier one of another thread if a barrier of the block lies between
+// them, or one of their common warp, or if mbarriers carry the knowledge of it (emulator/clocks.h). Two
+// accesses that are not ordered, one of them a write, are a race, whatever order they happen to run in.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "emulator/clocks.h"
+#include "emulator/interface.h"
+
+namespace infonce::emulator {
+
+// A point in a thread's time: barriers of its block, and of its warp, that it has passed. Threads of a
+// cluster are counted through; the epochs start at 1.
+struct Moment {
+    uint32_t thread;
+    uint32_t block_epoch;
+    uint32_t warp_epoch;
+
+    // Of a thread of another block of the cluster: no barrier of the block whose memory it is counts.
+    static Moment elsewhere(uint32_t thread) { return {thread, 0, 0}; }
+    bool is_elsewhere() const { return block_epoch == 0; }
+    // Whether a thread at `later` comes after this by barriers of the block and the warp alone.
+    bool before(const Moment& later) const {
+        return thread == later.thread || block_epoch < later.block_epoch ||
+               (thread / 32 == later.thread / 32 && warp_epoch < later.warp_epoch);
+    }
+};
+
+std::string place(Site site);
+
+class Shadow {
+  public:
+    // Forgets everything; `words` words, none written.
+    void reset(uint32_t words);
+    // Fetches what is known of a word into the cache: all of it together is larger.
+    void prefetch(uint32_t word) const {
+        if (word < words.size()) __builtin_prefetch(&words[word]);
+    }
+    // Each returns false when the access is wrong, and fault() says what it is.
+    bool read(uint32_t word, uint32_t count, const Moment& now);
+    bool write(uint32_t word, uint32_t count, const Moment& now, Site site);
+    // A read by an asynchronous operation, which sees what threads have stored only behind their fences.
+    bool read_async(uint32_t word, uint32_t count, const Moment& now);
+    // The thread fences what it has stored, for such reads.
+    void fence(const Moment& now);
+    // A store from the words starts, which is such a read and keeps others from writing there; and ends,
+    // waited for by who issued it.
+    bool begin_store(uint32_t word, uint32_t count, const Moment& now, Site site);
+    void end_store(uint32_t word, uint32_t count, const Moment& now);
+    // A copy starts, which is a write as far as others are concerned; and ends, waited for.
+    bool begin_copy(uint32_t word, uint32_t count, const Moment& now, Site site);
+    void end_copy(uint32_t word, uint32_t count, const Moment& now);
+    const std::string& fault() const { return wrong; }
+
+    // From here on mbarriers order accesses too.
+    // Of all that the clocks know, the block has `warps` from `first_warp` and the mbarriers from `first_barrier`.
+    void start_clocks(const Clocks& clocks, uint32_t first_warp, uint32_t warps, uint32_t first_barrier, const Moment& now);
+    // Takes words for an mbarrier: nothing else may touch them any more.
+    bool claim(uint32_t word, uint32_t count, const Moment& now, Site site);
+    // A bulk copy of mbarrier `barrier` completes, at `time` of its clock.
+    void end_bulk_copy(uint32_t word, uint32_t count, uint32_t barrier, uint32_t time);
+
+  private:
+    static constexpr uint16_t NOBODY = 0xffff, MANY = 0xfffe;
+    // Writers from here on are bulk copies, by their mbarrier.
+    static constexpr uint16_t BULK = 0x8000;
+    // The epoch of what a bulk copy wrote: no barrier of the block comes after it by itself.
+    static constexpr uint32_t NEVER = 0xffffffff;
+    // LEAVING: written, and the source of stores under way.
+    enum State : uint8_t { UNWRITTEN, WRITTEN, IN_FLIGHT, BARRIER, LEAVING };
+
+    struct Word {
+        uint32_t write_epoch, write_warp_epoch, read_epoch, read_warp_epoch;
+        uint16_t writer, reader;  // of that epoch
+        uint16_t reading_warp;    // NOBODY: none; MANY: more than one
+        State state;
+    };
+    // A warp's last read of a word in its read epoch; time 0: none.
+    struct Read {
+        uint32_t time, warp_epoch, reader;
+    };
+    struct Fence {
+        Moment moment;
+        uint32_t time;  // of its warp
+    };
+    // The stores from a word that are under way, and the latest of them.
+    struct Leaving {
+        uint32_t stores, thread;
+        Site site;
+    };
+
+    Read& read_of(uint32_t warp, uint32_t word) { return reads[size_t(warp) * words.size() + word]; }
+    const Read& read_of(uint32_t warp, uint32_t word) const { return reads[size_t(warp) * words.size() + word]; }
+    std::vector<Fence>& fences_of(uint32_t thread) { return fences[thread - 32 * first_warp]; }
+    template <bool ASYNC>
+    bool read_words(uint32_t index, uint32_t count, const Moment& now);
+    // Of a word that a thread has written.
+    bool is_fenced(const Word& word, uint32_t index, const Moment& now) const;
+    bool after_write(const Word& word, uint32_t index, const Moment& now) const;
+    bool after_reads(const Word& word, uint32_t index, const Moment& now) const;
+    void note_read(Word& word, uint32_t index, const Moment& now);
+    bool refuse_read(uint32_t index);
+    bool refuse_write(uint32_t index, const Moment& now);
+    bool refuse_unfenced(uint32_t index);
+    std::string writer_of(uint32_t index) const;
+    std::string name_of(uint32_t thread) const;
+
+    std::vector<Word> words;
+    std::vector<Site> write_sites;
+    std::string wrong;
+    // With clocks on: the time of each word's last write, and each warp's reads, word after word.
+    const Clocks* clocks = nullptr;
+    uint32_t first_warp = 0, warps = 0, first_barrier = 0;
+    std::vector<uint32_t> write_times;
+    std::vector<Read> reads;
+    // And the fences of each thread; how many its writer had made when it wrote the word; what leaves it.
+    std::vector<std::vector<Fence>> fences;
+    std::vector<uint32_t> write_fences;
+    std::vector<Leaving> leaving;
+};
+
+}  // namespace infonce::emulator

@@ -1,0 +1,230 @@
+// Products of a warpgroup (wgmma). A thread queues them; the last of the group's 128 to wait executes
+// what the wait lets it, for all of them, after it has seen that all have queued the same. Products and
+// sums are f32, the summed axis in order; the hardware's sums of e4m3 have fewer bits (ptx/wgmma.h).
+#include <algorithm>
+#include <cstring>
+
+#include "emulator/block.h"
+#include "emulator/multiply.h"
+
+namespace infonce::emulator {
+namespace {
+
+constexpr uint32_t ROWS = 64;
+constexpr uint32_t STEP_BYTES = 32;  // of a row, of the summed axis of one product
+
+// A matrix in shared memory, as its descriptor says (ptx/wgmma.h).
+struct Operand {
+    uint32_t address, next, eight_rows, number_bytes;
+    bool across;
+
+    Operand(uint64_t bits, bool across, Numbers numbers)
+        : address(uint32_t(bits & 0x3fff) << 4),
+          next(uint32_t(bits >> 16 & 0x3fff) << 4),
+          eight_rows(uint32_t(bits >> 32 & 0x3fff) << 4),
+          number_bytes(bytes_of(numbers)),
+          across(across) {}
+
+    // Of number k of the summed axis in row `row`; across only with numbers of two bytes. The swizzle works on bits of the address itself.
+    uint32_t at(uint32_t row, uint32_t k) const {
+        const uint32_t straight = across ? address + row / 64 * next + row % 64 * 2 + k / 8 * eight_rows + k % 8 * 128
+                                         : address + row / 8 * eight_rows + row % 8 * 128 + k * number_bytes;
+        return straight ^ ((straight >> 7 & 7) << 4);
+    }
+};
+
+// The numbers of an operand, widened: number k of row `row` goes to to[row * row_stride + k * k_stride].
+void gather(const Operand& operand, uint32_t rows, Numbers numbers, const char* shared, float* to, uint32_t row_stride,
+            uint32_t k_stride) {
+    const uint32_t in_chunk = 16 / operand.number_bytes, depth = STEP_BYTES / operand.number_bytes;
+    if (operand.across) {
+        for (uint32_t k = 0; k < depth; ++k)
+            for (uint32_t row = 0; row < rows; row += 8)
+                widen(numbers, shared + (operand.at(row, k) - SHARED_BASE), 16, to + row * row_stride + k * k_stride, row_stride);
+    } else {
+        for (uint32_t row = 0; row < rows; ++row)
+            for (uint32_t k = 0; k < depth; k += in_chunk)
+                widen(numbers, shared + (operand.at(row, k) - SHARED_BASE), 16, to + row * row_stride + k * k_stride, k_stride);
+    }
+}
+
+bool swizzled_by_128(uint64_t bits) { return bits >> 62 == 1 && (bits >> 49 & 7) == 0; }
+
+bool same(Site a, Site b) { return a.line == b.line && (a.file == b.file || std::strcmp(a.file, b.file) == 0); }
+
+bool same(const Product& a, const Product& b) {
+    return a.columns == b.columns && (a.a_registers == nullptr) == (b.a_registers == nullptr) && a.a == b.a && a.b == b.b &&
+           a.accumulate == b.accumulate && a.a_across == b.a_across && a.b_across == b.b_across && a.numbers == b.numbers &&
+           same(a.site, b.site);
+}
+
+}  // namespace
+
+uint32_t Block::warpgroup_of(Site site) {
+    if (thread_count % WARPGROUP != 0) fail("a product of a warpgroup in a block that is not whole warpgroups", site);
+    return current.thread / WARPGROUP;
+}
+
+void Block::fence_products(Site site) {
+    warpgroup_of(site);
+    start_clocks();
+    threads[current.thread].fenced = true;
+}
+
+void Block::issue(const Product& product) {
+    warpgroup_of(product.site);
+    Thread& thread = threads[current.thread];
+    if (!thread.fenced) fail("a product with no wgmma_fence since the last wait", product.site);
+    if (!swizzled_by_128(product.b) || (!product.a_registers && !swizzled_by_128(product.a)))
+        fail("a descriptor of another layout than 128-byte swizzle from a multiple of 1,024 bytes", product.site);
+    // One thread of each warp speaks for what the warp's part of the product reads.
+    if (current.thread % WARP == 0) check_operands(product, current.thread / WARP);
+    Queued queued{product, {}, 0};
+    if (product.a_registers) std::memcpy(queued.a, product.a_registers, sizeof queued.a);
+    auto& all = thread.accumulators;
+    auto found = std::find_if(all.begin(), all.end(), [&](const Accumulator& one) { return one.d == product.d; });
+    if (found == all.end()) {
+        Accumulator one;
+        one.d = product.d;
+        one.values.assign(product.d, product.d + product.columns / 2);
+        all.push_back(std::move(one));
+        found = all.end() - 1;
+        // Until a wait, what the registers hold is nobody's business.
+        std::memset(product.d, 0xff, product.columns / 2 * sizeof(float));
+    } else if (found->values.size() != product.columns / 2) {
+        fail("an accumulator of " + std::to_string(found->values.size()) + " numbers in a product of " +
+                 std::to_string(product.columns) + " columns",
+             product.site);
+    }
+    queued.accumulator = uint32_t(found - all.begin());
+    thread.open_products.push_back(queued);
+}
+
+void Block::commit_products(Site site) {
+    warpgroup_of(site);
+    Thread& thread = threads[current.thread];
+    thread.products.push_back(std::move(thread.open_products));
+    thread.open_products.clear();
+}
+
+void Block::wait_products(int pending, Site site) {
+    const uint32_t group = warpgroup_of(site);
+    Thread& thread = threads[current.thread];
+    if (!thread.open_products.empty()) fail("a wait with products that are not committed", site);
+    thread.fenced = false;
+    if (thread.products.size() <= size_t(pending)) return;
+    Warpgroup& all = warpgroups[group];
+    if (all.arrived == 0) {
+        all.site = site;
+        all.pending = pending;
+    } else if (all.pending != pending || !same(all.site, site)) {
+        fail("another wait than the warpgroup's at " + place(all.site), site);
+    }
+    thread.waits_for = Operation::WARPGROUP;
+    thread.site = site;
+    if (++all.arrived < WARPGROUP) return next();
+    all.arrived = 0;
+    const uint32_t queued = uint32_t(thread.products.size()), least = queued - uint32_t(pending);
+    uint32_t count = least;
+    if (launch->schedule == INFONCE_EARLY) count = queued;
+    if (launch->schedule == INFONCE_MIXED) count = least + uint32_t(random() % (uint64_t(pending) + 1));
+    for (uint32_t i = 0; i < count; ++i) execute_products(group);
+    for (uint32_t i = 0; i < WARPGROUP; ++i) {
+        settle_accumulators(threads[group * WARPGROUP + i]);
+        if (group * WARPGROUP + i != current.thread) make_ready(group * WARPGROUP + i);
+    }
+}
+
+// The oldest group of products of a warpgroup.
+__attribute__((noinline)) void Block::execute_products(uint32_t group) {
+    const uint32_t first = group * WARPGROUP;
+    const size_t count = threads[first].products.front().size();
+    for (uint32_t i = 1; i < WARPGROUP; ++i)
+        if (threads[first + i].products.empty() || threads[first + i].products.front().size() != count)
+            fail("thread " + std::to_string(first + i) + " has queued other products than thread " + std::to_string(first),
+                 threads[first + i].site);
+    std::vector<float> a, b, d;
+    for (size_t p = 0; p < count; ++p) {
+        const Queued& one = threads[first].products.front()[p];
+        const Product& product = one.product;
+        const uint32_t columns = product.columns, number_bytes = bytes_of(product.numbers);
+        const uint32_t depth = STEP_BYTES / number_bytes;
+        for (uint32_t i = 1; i < WARPGROUP; ++i) {
+            const Queued& other = threads[first + i].products.front()[p];
+            if (!same(product, other.product) || one.accumulator != other.accumulator)
+                fail("thread " + std::to_string(first + i) + " has queued another product than thread " + std::to_string(first),
+                     other.product.site);
+        }
+        // The operands have to be there still.
+        for (uint32_t warp = 0; warp < WARPGROUP / WARP; ++warp) check_operands(product, first / WARP + warp);
+        a.resize(ROWS * depth);
+        b.resize(depth * columns);
+        gather(Operand(product.b, product.b_across, product.numbers), columns, product.numbers, arena, b.data(), 1, columns);
+        if (!product.a_registers) {
+            gather(Operand(product.a, product.a_across, product.numbers), ROWS, product.numbers, arena, a.data(), depth, 1);
+        } else {
+            for (uint32_t i = 0; i < WARPGROUP; ++i) {
+                const uint32_t(&own)[4] = threads[first + i].products.front()[p].a;
+                const uint32_t row = i / WARP * 16 + i % WARP / 4, k = i % 4 * 2;
+                for (uint32_t r = 0; r < 4; ++r)
+                    widen(product.numbers, &own[r], 4, &a[(row + r % 2 * 8) * depth + k + r / 2 * 8], 1);
+            }
+        }
+        d.resize(ROWS * columns);
+        for (uint32_t column = 0; column < columns; column += 8)
+            for (uint32_t row = 0; row < ROWS; row += 8)
+                multiply_8x8(&a[row * depth], depth, &b[column], columns, depth, &d[row * columns + column], columns);
+        for (uint32_t i = 0; i < WARPGROUP; ++i) {
+            std::vector<float>& values = threads[first + i].accumulators[one.accumulator].values;
+            const uint32_t row = i / WARP * 16 + i % WARP / 4, column = i % 4 * 2;
+            for (uint32_t entry = 0; entry < columns / 2; ++entry) {
+                const float sum = d[(row + entry / 2 % 2 * 8) * columns + entry / 4 * 8 + column + entry % 2];
+                values[entry] = product.accumulate ? values[entry] + sum : sum;
+            }
+        }
+    }
+    for (uint32_t i = 0; i < WARPGROUP; ++i) threads[first + i].products.erase(threads[first + i].products.begin());
+}
+
+// Gives back the accumulators that no product under way has.
+void Block::settle_accumulators(Thread& thread) {
+    std::vector<bool> busy(thread.accumulators.size(), false);
+    for (const auto& group : thread.products)
+        for (const Queued& queued : group) busy[queued.accumulator] = true;
+    if (std::find(busy.begin(), busy.end(), true) == busy.end()) {
+        for (const Accumulator& one : thread.accumulators)
+            if (one.d) std::memcpy(one.d, one.values.data(), one.values.size() * sizeof(float));
+        thread.accumulators.clear();
+        return;
+    }
+    // The others keep their numbers in the list.
+    for (size_t i = 0; i < busy.size(); ++i) {
+        Accumulator& one = thread.accumulators[i];
+        if (busy[i] || !one.d) continue;
+        std::memcpy(one.d, one.values.data(), one.values.size() * sizeof(float));
+        one.d = nullptr;
+    }
+}
+
+// What a warp's part of a product reads of shared memory: its own 16 rows of a, and all of b.
+__attribute__((noinline)) void Block::check_operands(const Product& product, uint32_t warp) {
+    const Moment moment{threads_before + warp * WARP, epoch, warps[warp].epoch};
+    const uint32_t number_bytes = bytes_of(product.numbers), depth = STEP_BYTES / number_bytes;
+    auto check = [&](const Operand& operand, uint32_t first, uint32_t rows) {
+        auto chunk = [&](uint32_t address) {
+            check_shared(address, 16, 16, product.site);
+            if (!shadow.read_async((address - SHARED_BASE) / 4, 4, moment)) fail("a product: " + shadow.fault(), product.site);
+        };
+        if (operand.across) {
+            for (uint32_t k = 0; k < depth; ++k)
+                for (uint32_t row = first; row < first + rows; row += 8) chunk(operand.at(row, k));
+        } else {
+            for (uint32_t row = first; row < first + rows; ++row)
+                for (uint32_t k = 0; k < depth; k += 16 / number_bytes) chunk(operand.at(row, k));
+        }
+    };
+    check(Operand(product.b, product.b_across, product.numbers), 0, product.columns);
+    if (!product.a_registers) check(Operand(product.a, product.a_across, product.numbers), warp % 4 * 16, 16);
+}
+
+}  // namespace infonce::emulator

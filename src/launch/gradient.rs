@@ -1,0 +1,264 @@
+//! The gradient passes: fused where D fits the registers, over chunks of stored weights elsewhere.
+
+use super::chunked::Softmax;
+use super::params::{FinishParams, ShiftParams};
+use super::prepared::{POSITIVE_INDEX, Prepared, no_matrix, view};
+use super::results::{Direction, Masses};
+use super::similarity::Similarity;
+use super::statistics::{Partial, far_word};
+use super::{Device, DeviceMatrix, Floats, WARP_ROWS, number_bytes};
+use crate::element::DType;
+use crate::engine::Gradients;
+use crate::error::Error;
+use crate::inputs::Matrices;
+
+/// Whether weights of the type are shifted: `SHIFTED` of tile/element.h.
+pub(super) fn is_shifted(dtype: DType) -> bool {
+    dtype == DType::F16
+}
+
+/// Of rows, and of columns where they have a loss or are rows themselves.
+type Both<'a, D> = (&'a Masses<D>, Option<&'a Masses<D>>);
+
+/// What all gradients of a call share.
+pub(super) struct Side<'a, D: Device> {
+    pub prepared: &'a Prepared<'a, D>,
+    /// upstream · w.
+    coefficient: f32,
+    /// Whether gradients are added to what is there.
+    accumulates: bool,
+}
+
+impl<'a, D: Device> Side<'a, D> {
+    pub fn new(prepared: &'a Prepared<'a, D>, upstream: f32, accumulates: bool) -> Self {
+        let weight = prepared.contrast().row_weight(prepared.shape.anchors);
+        Self {
+            prepared,
+            coefficient: (f64::from(upstream) * weight) as f32,
+            accumulates,
+        }
+    }
+}
+
+/// Sums of one side, waiting to be finished.
+pub(super) struct Sums<D: Device> {
+    pub sums: Floats<D>,
+    pub normalisers: Option<Floats<D>>,
+    pub splits: u32,
+    /// Where the weights' shift stands, 0 if it is that of weights that are at most 1; nothing if they were not
+    /// shifted.
+    pub shift: Option<u64>,
+}
+
+/// How sums become a gradient.
+pub(super) struct Finish<'a, D: Device> {
+    pub sums: &'a Sums<D>,
+    /// What the weights of each row have too little, where they are no softmax yet.
+    pub factors: Option<&'a Floats<D>>,
+    /// The positives, which no tile held, are subtracted here.
+    pub masses: Both<'a, D>,
+    pub gradient: DeviceMatrix,
+    /// Of the anchors' gradient: where ⟨q_i, dq_i⟩ goes.
+    pub dots: Option<&'a Floats<D>>,
+    /// The rows whose sums these are.
+    pub first_row: usize,
+    pub count: usize,
+}
+
+/// Weights that are known: W_ij = 2^(z - o_i) + 2^(z - o_j) of the rows' offsets, the second term where columns
+/// have a loss or are rows themselves.
+pub(super) struct Known<'a, D: Device> {
+    pub masses: Both<'a, D>,
+    /// `far_word` of these.
+    pub far: u64,
+    /// Of the weights, where their type needs one.
+    shift: Option<Floats<D>>,
+}
+
+impl<D: Device> Known<'_, D> {
+    pub fn shift(&self) -> Option<u64> {
+        self.shift.as_ref().map(Floats::address)
+    }
+}
+
+impl<'a, D: Device> Finish<'a, D> {
+    /// The whole gradient of the anchors, with `dots`, or of the candidates.
+    pub fn whole(
+        sums: &'a Sums<D>,
+        masses: Both<'a, D>,
+        gradient: DeviceMatrix,
+        dots: Option<&'a Floats<D>>,
+    ) -> Self {
+        Self {
+            sums,
+            factors: None,
+            masses,
+            gradient,
+            dots,
+            first_row: 0,
+            count: gradient.rows,
+        }
+    }
+}
+
+impl<D: Device> Similarity<'_, D> {
+    /// dq of a one-way loss, and the statistics that are found on the way: 4NMD FLOPs. Returns
+    /// ⟨q_i, dq_i⟩.
+    pub(super) fn gradient_online(
+        &self,
+        side: &Side<'_, D>,
+        statistics: &Direction<D>,
+        dq: DeviceMatrix,
+    ) -> Result<Floats<D>, Error> {
+        let prepared = side.prepared;
+        let sums = self.fused_sums(side, None, false)?;
+        let anchors = prepared.shape.anchors;
+        let partial = Partial {
+            sums: sums.normalisers.as_ref().map_or(0, Floats::address),
+            splits: sums.splits,
+            ..Partial::default()
+        };
+        self.combine(prepared, statistics.buffers(), 0, anchors, partial)?;
+        let dots = self.floats(anchors)?;
+        let masses = (&statistics.masses, None);
+        self.finish(side, &Finish::whole(&sums, masses, dq, Some(&dots)))?;
+        Ok(dots)
+    }
+
+    /// A softmax from its statistics and the `flags` that were found with them.
+    pub(super) fn known<'a>(
+        &self,
+        prepared: &Prepared<'_, D>,
+        flags: &Floats<D>,
+        (rows, columns): Both<'a, D>,
+    ) -> Result<Known<'a, D>, Error> {
+        // The other side's rows may be the same rows.
+        let columns = match prepared.contrast().is_shared() {
+            true => Some(rows),
+            false => columns,
+        };
+        let shift = is_shifted(prepared.matrices.anchors.dtype)
+            .then(|| self.floats(2))
+            .transpose()?;
+        if let Some(shift) = &shift {
+            let params = ShiftParams {
+                row_mass: rows.negatives.address(),
+                column_mass: columns.map_or(0, |columns| columns.negatives.address()),
+                rows: prepared.view.anchors,
+                columns: prepared.view.candidates,
+                shift: shift.address(),
+            };
+            self.launch_block("find_weight_shift", &params)?;
+        }
+        Ok(Known {
+            masses: (rows, columns),
+            far: far_word(prepared.contrast(), flags),
+            shift,
+        })
+    }
+
+    /// dk from a known softmax: 4MND FLOPs.
+    pub(super) fn gradient_of_candidates(
+        &self,
+        side: &Side<'_, D>,
+        known: &Known<'_, D>,
+        dk: DeviceMatrix,
+    ) -> Result<(), Error> {
+        let sums = self.fused_sums(side, Some(known), true)?;
+        self.finish(side, &Finish::whole(&sums, known.masses, dk, None))
+    }
+
+    /// All gradients from a known softmax. Returns ⟨q_i, dq_i⟩.
+    pub(super) fn gradients_known(
+        &self,
+        side: &Side<'_, D>,
+        known: &Known<'_, D>,
+        gradients: &Gradients<DeviceMatrix>,
+    ) -> Result<Floats<D>, Error> {
+        let prepared = side.prepared;
+        let dots = self.floats(prepared.shape.anchors)?;
+        if !self.is_fused(side, gradients.dk.is_some()) {
+            self.chunked(side, Softmax::Known(known), gradients, &dots)?;
+            return Ok(dots);
+        }
+        let sums = self.fused_sums(side, Some(known), false)?;
+        let finish = Finish::whole(&sums, known.masses, gradients.dq, Some(&dots));
+        self.finish(side, &finish)?;
+        if let Some(dk) = gradients.dk {
+            self.gradient_of_candidates(side, known, dk)?;
+        }
+        Ok(dots)
+    }
+
+    /// Adds up the parts and writes the gradient.
+    pub(super) fn finish(&self, side: &Side<'_, D>, finish: &Finish<'_, D>) -> Result<(), Error> {
+        let prepared = side.prepared;
+        let (first, gradient, count) = (finish.first_row, finish.gradient, finish.count);
+        let (rows, columns) = finish.masses;
+        let from = |matrix: DeviceMatrix| {
+            let bytes = matrix.stride * number_bytes(matrix.dtype);
+            DeviceMatrix {
+                address: matrix.address + (first * bytes) as u64,
+                rows: count,
+                ..matrix
+            }
+        };
+        let of_candidates = finish.dots.is_none();
+        let Matrices {
+            anchors,
+            candidates,
+            own_keys,
+        } = prepared.matrices;
+        let groups = (of_candidates && prepared.view.rule == POSITIVE_INDEX)
+            .then(|| self.group(&prepared.view))
+            .transpose()?;
+        let most = match &groups {
+            Some(_) => prepared.shape.anchors / prepared.shape.candidates,
+            None => 1,
+        };
+        // A warp adds up four parts or so: few rows have many. Of positives some more.
+        let warps = (finish.sums.splits as usize)
+            .max(most / 8)
+            .div_ceil(4)
+            .next_power_of_two()
+            .min(WARP_ROWS);
+        let params = FinishParams {
+            sums: finish.sums.sums.address(),
+            normalisers: finish.sums.normalisers.as_ref().map_or(0, Floats::address),
+            splits: finish.sums.splits,
+            rows: count as u32,
+            dim: gradient.dim as u32,
+            shifted: u32::from(finish.sums.shift.is_some()),
+            warps: warps as u32,
+            first_row: first as u32,
+            factors: finish.factors.map_or(0, Floats::address),
+            contrast: prepared.view,
+            coefficient: side.coefficient,
+            of_candidates: u32::from(of_candidates),
+            negatives_mass: rows.negatives.address(),
+            row_mass: rows.of_positive().address(),
+            column_mass: columns.map_or(0, |m| m.of_positive().address()),
+            partners: view(match of_candidates {
+                true => anchors,
+                false => own_keys.unwrap_or(candidates),
+            }),
+            own_keys: u32::from(own_keys.is_some()),
+            accumulates: u32::from(side.accumulates),
+            starts: groups.as_ref().map_or(0, |groups| groups.starts.address()),
+            order: groups.as_ref().map_or(0, |groups| groups.order.address()),
+            rows_of: match of_candidates {
+                true => no_matrix(),
+                false => view(from(anchors)),
+            },
+            gradient: view(from(gradient)),
+            shift: finish.sums.shift.unwrap_or(0),
+            dots: finish.dots.map_or(0, |dots| dots.at(first)),
+        };
+        let grid = [count.div_ceil(WARP_ROWS / warps) as u32, 1, 1];
+        let threads = 32 * WARP_ROWS as u32;
+        // Four numbers a thread.
+        let shared_bytes = if warps > 1 { 16 * threads } else { 0 };
+        self.device
+            .start("finish_gradient", grid, threads, shared_bytes, &params)
+    }
+}

@@ -1,0 +1,126 @@
+//! How much memory a call takes, found by making the call on a device that only counts.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::pool::{Block, Pool, Source};
+use super::{
+    BoxedMatrix, Device, DeviceIndices, DeviceMatrix, DeviceRows, DeviceStatistics, Hardware,
+    Launch, Similarity, TensorMap,
+};
+use crate::contrast::{Contrast, Shape, Work};
+use crate::element::DType;
+use crate::engine::Gradients;
+use crate::error::Error;
+use crate::inputs::Positives;
+
+/// A source of addresses with nothing behind them.
+#[derive(Debug, Default)]
+pub(crate) struct Counter(AtomicU64);
+
+impl Source for Counter {
+    fn allocate(&self, _: usize) -> Result<u64, Error> {
+        Ok((self.0.fetch_add(1, Ordering::Relaxed) + 1) << 40)
+    }
+    fn release(&self, _: u64) {}
+    fn is_exhausted(&self, _: &Error) -> bool {
+        false
+    }
+}
+
+/// A device on which nothing runs.
+struct Plan {
+    pool: Arc<Pool<Counter>>,
+    hardware: Hardware,
+}
+
+impl Device for Plan {
+    type Buffer = Block<Counter>;
+
+    fn allocate(&self, bytes: usize) -> Result<Block<Counter>, Error> {
+        self.pool.allocate(bytes)
+    }
+    fn address(buffer: &Block<Counter>) -> u64 {
+        buffer.address()
+    }
+    fn write(&self, _: u64, _: &[u8]) -> Result<(), Error> {
+        Ok(())
+    }
+    fn zero(&self, _: u64, _: usize) -> Result<(), Error> {
+        Ok(())
+    }
+    fn read(&self, _: u64, bytes: &mut [u8]) -> Result<(), Error> {
+        bytes.fill(0);
+        Ok(())
+    }
+    fn launch(&self, _: &Launch<'_>) -> Result<(), Error> {
+        Ok(())
+    }
+    fn tensor_map(&self, _: &BoxedMatrix) -> Result<TensorMap, Error> {
+        Ok(bytemuck::Zeroable::zeroed())
+    }
+    fn hardware(&self) -> Hardware {
+        self.hardware
+    }
+}
+
+/// Bytes of device memory that `work` takes from a pool that is empty before, inputs and gradients apart, on the
+/// device of `similarity` with its settings: with positives by index where they are given, and from statistics
+/// that came from the host. The diagonal, and statistics of a forward, take less; another offset of positives,
+/// or labels, take 4 bytes an anchor more.
+pub(crate) fn workspace_bytes<D: Device>(
+    similarity: &Similarity<'_, D>,
+    work: Work,
+    contrast: &Contrast,
+    shape: Shape,
+    dtype: DType,
+) -> Result<usize, Error> {
+    let plan = Plan {
+        pool: Pool::new(Counter::default()),
+        hardware: similarity.device.hardware(),
+    };
+    for (argument, rows) in [("anchors", shape.anchors), ("candidates", shape.candidates)] {
+        if rows == 0 || shape.dim == 0 {
+            return Err(Error::Empty {
+                argument,
+                rows,
+                dim: shape.dim,
+            });
+        }
+    }
+    // Rows without gaps, at addresses as the driver gives them.
+    let matrix = |rows: usize| DeviceMatrix {
+        address: 1 << 30,
+        rows,
+        dim: shape.dim,
+        stride: shape.dim,
+        dtype,
+    };
+    let (q, k) = (matrix(shape.anchors), matrix(shape.candidates));
+    let index = DeviceIndices {
+        address: 1 << 30,
+        length: shape.anchors,
+    };
+    let problem = contrast.pose([q, k, q], Positives::Index(index))?;
+    let gradients = |dk: bool| Gradients::new(q, dk.then_some(k));
+    let similarity = similarity.on(&plan);
+    match work {
+        Work::Forward => drop(similarity.forward(&problem)?),
+        Work::ValueAndGrad { dk } => {
+            drop(similarity.value_and_grad(&problem, 1.0, &gradients(dk))?);
+        }
+        Work::Backward { dk } => {
+            let unwritten = |rows| -> Result<_, Error> {
+                Ok(DeviceRows {
+                    negatives_lse: similarity.floats(rows)?,
+                    positive: similarity.floats(rows)?,
+                })
+            };
+            let columns = contrast.has_columns().then(|| unwritten(shape.candidates));
+            let given = DeviceStatistics::given(unwritten(shape.anchors)?, columns.transpose()?);
+            drop(similarity.backward(&problem, &given, 1.0, &gradients(dk))?);
+        }
+    }
+    let (used, free) = plan.pool.bytes();
+    Ok(used + free)
+}

@@ -1,0 +1,227 @@
+//! What calls leave on the device: loss, ∂loss/∂s and statistics.
+
+use super::params::MergeParams;
+use super::prepared::Prepared;
+use super::similarity::Similarity;
+use super::{Device, DeviceMatrix, Floats, count};
+use crate::contrast::{Contrast, Shape, same_rows};
+use crate::error::Error;
+use crate::inputs::Problem;
+use crate::statistics::{GIVEN, OTHERS, RowStatistics, Statistics};
+
+/// What a call leaves on the device.
+pub(crate) struct Results<D: Device> {
+    /// Loss and dscale.
+    pub loss_and_dscale: Floats<D>,
+    pub statistics: DeviceStatistics<D>,
+}
+
+#[cfg(feature = "emulator")]
+impl<D: Device> Results<D> {
+    /// All of it, read back.
+    pub(crate) fn read(&self, device: &D) -> Result<crate::memory::Evaluated, Error> {
+        let numbers = self.loss_and_dscale.read(device)?;
+        Ok(crate::memory::Evaluated {
+            loss: numbers[0],
+            dscale: numbers[1],
+            statistics: self.statistics.read(device)?,
+        })
+    }
+}
+
+/// Statistics of one direction: a number a row.
+pub(crate) struct DeviceRows<D: Device> {
+    /// lse⁻.
+    pub negatives_lse: Floats<D>,
+    /// z₊.
+    pub positive: Floats<D>,
+}
+
+/// Statistics in device memory.
+pub(crate) struct DeviceStatistics<D: Device> {
+    pub rows: DeviceRows<D>,
+    /// Where columns have a loss.
+    pub columns: Option<DeviceRows<D>>,
+    /// What the call that found them made of them.
+    pub(super) derived: Option<Derived<D>>,
+}
+
+/// What a contrast makes of its statistics.
+pub(super) struct Derived<D: Device> {
+    /// Of what; `None` once the statistics have become others. The memory stays: a graph that was recorded before
+    /// may read it.
+    of: Option<(Contrast, Shape, usize)>,
+    pub rows: Masses<D>,
+    pub columns: Option<Masses<D>>,
+    /// `Prepared::flags`.
+    pub flags: Floats<D>,
+}
+
+/// What a row rule makes of statistics of one direction: `RowValues` of tile/row_rule.h.
+pub(super) struct Masses<D: Device> {
+    /// In base 2.
+    pub offset2: Floats<D>,
+    /// a.
+    pub negatives: Floats<D>,
+    /// c, where it is not a.
+    pub positive: Option<Floats<D>>,
+}
+
+impl<D: Device> Masses<D> {
+    /// Where c stands.
+    pub fn of_positive(&self) -> &Floats<D> {
+        self.positive.as_ref().unwrap_or(&self.negatives)
+    }
+}
+
+/// Statistics of one direction and what their rule makes of them.
+pub(super) struct Direction<D: Device> {
+    pub rows: DeviceRows<D>,
+    pub masses: Masses<D>,
+}
+
+impl<D: Device> Direction<D> {
+    pub fn buffers(&self) -> (&DeviceRows<D>, &Masses<D>) {
+        (&self.rows, &self.masses)
+    }
+}
+
+impl<D: Device> DeviceRows<D> {
+    fn read(&self, device: &D) -> Result<RowStatistics, Error> {
+        Ok(RowStatistics {
+            negatives_lse: self.negatives_lse.read(device)?,
+            positive: self.positive.read(device)?,
+        })
+    }
+
+    fn check(&self, argument: &'static str, rows: usize) -> Result<(), Error> {
+        same_rows(argument, self.negatives_lse.len(), rows)?;
+        same_rows(argument, self.positive.len(), rows)
+    }
+}
+
+impl<D: Device> DeviceStatistics<D> {
+    /// Of rows, and of columns where they have a loss, that no call has found.
+    pub(crate) fn given(rows: DeviceRows<D>, columns: Option<DeviceRows<D>>) -> Self {
+        Self {
+            rows,
+            columns,
+            derived: None,
+        }
+    }
+
+    /// A copy of the host's.
+    pub(crate) fn upload(device: &D, statistics: &Statistics) -> Result<Self, Error> {
+        let copied = |argument, rows: &RowStatistics| -> Result<DeviceRows<D>, Error> {
+            same_rows(argument, rows.negatives_lse.len(), rows.positive.len())?;
+            if rows.is_empty() {
+                return Err(Error::Empty {
+                    argument,
+                    rows: 0,
+                    dim: 1,
+                });
+            }
+            Ok(DeviceRows {
+                negatives_lse: Floats::written(device, &rows.negatives_lse)?,
+                positive: Floats::written(device, &rows.positive)?,
+            })
+        };
+        let columns = statistics.columns.as_ref();
+        let rows = copied(GIVEN[0], &statistics.rows)?;
+        let columns = columns.map(|columns| copied(GIVEN[1], columns));
+        Ok(Self::given(rows, columns.transpose()?))
+    }
+
+    /// Of what a call has found.
+    pub(super) fn found(
+        prepared: Prepared<'_, D>,
+        rows: Direction<D>,
+        columns: Option<Direction<D>>,
+    ) -> Self {
+        let (columns, of_columns) = columns.map(|c| (c.rows, c.masses)).unzip();
+        Self {
+            rows: rows.rows,
+            columns,
+            derived: Some(Derived {
+                of: Some(what_it_is_of(prepared.problem)),
+                rows: rows.masses,
+                columns: of_columns,
+                flags: prepared.flags,
+            }),
+        }
+    }
+
+    /// A copy on the host.
+    pub(crate) fn read(&self, device: &D) -> Result<Statistics, Error> {
+        let columns = self.columns.as_ref();
+        Ok(Statistics {
+            rows: self.rows.read(device)?,
+            columns: columns.map(|columns| columns.read(device)).transpose()?,
+        })
+    }
+
+    /// Checks that these can be the statistics of a problem.
+    pub(super) fn check(&self, problem: &Problem<DeviceMatrix>) -> Result<(), Error> {
+        let (shape, columns) = (problem.shape(), problem.contrast().has_columns());
+        self.check_rows(GIVEN, shape.anchors, columns.then_some(shape.candidates))
+    }
+
+    fn check_rows(
+        &self,
+        names: [&'static str; 2],
+        rows: usize,
+        columns: Option<usize>,
+    ) -> Result<(), Error> {
+        self.rows.check(names[0], rows)?;
+        match (&self.columns, columns) {
+            (_, None) => Ok(()),
+            (Some(columns), Some(expected)) => columns.check(names[1], expected),
+            (None, Some(expected)) => same_rows(names[1], 0, expected),
+        }
+    }
+
+    /// What the call that found these made of them, where the problem is of the same loss and size.
+    pub(super) fn derived_for(&self, problem: &Problem<DeviceMatrix>) -> Option<&Derived<D>> {
+        let derived = self.derived.as_ref()?;
+        (derived.of == Some(what_it_is_of(problem))).then_some(derived)
+    }
+}
+
+/// All that [`Derived`] depends on beside lse⁻, z₊ and s.
+fn what_it_is_of(problem: &Problem<DeviceMatrix>) -> (Contrast, Shape, usize) {
+    (*problem.contrast(), problem.shape(), problem.negatives())
+}
+
+impl<D: Device> Similarity<'_, D> {
+    /// Joins the statistics of the same anchors over other candidates into the first.
+    pub(crate) fn merge(
+        &self,
+        statistics: &mut DeviceStatistics<D>,
+        others: &DeviceStatistics<D>,
+    ) -> Result<(), Error> {
+        let columns = statistics.columns.as_ref().map(|c| c.positive.len());
+        others.check_rows(OTHERS, statistics.rows.positive.len(), columns)?;
+        self.merge_rows(&statistics.rows, &others.rows)?;
+        if let (Some(columns), Some(others)) = (&statistics.columns, &others.columns) {
+            self.merge_rows(columns, others)?;
+        }
+        if let Some(derived) = &mut statistics.derived {
+            derived.of = None;
+        }
+        Ok(())
+    }
+
+    fn merge_rows(&self, into: &DeviceRows<D>, others: &DeviceRows<D>) -> Result<(), Error> {
+        let rows = count("statistics", into.positive.len())?;
+        let params = MergeParams {
+            negatives_lse: into.negatives_lse.address(),
+            positive: into.positive.address(),
+            other_lse: others.negatives_lse.address(),
+            other_positive: others.positive.address(),
+            rows,
+            padding: 0,
+        };
+        let grid = [rows.div_ceil(128), 1, 1];
+        self.device.start("merge_statistics", grid, 128, 0, &params)
+    }
+}

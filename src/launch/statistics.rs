@@ -1,0 +1,304 @@
+//! Statistics of rows and columns, and the loss that follows from them.
+
+use super::params::{ReduceParams, ScoresParams, StatisticsParams, WorkGrid};
+use super::positives::{ExponentRange, Positives};
+use super::prepared::{Prepared, TileRows, vector};
+use super::results::{DeviceRows, Direction, Masses};
+use super::similarity::{Similarity, TILE};
+use super::{Device, Floats};
+use crate::contrast::Contrast;
+use crate::error::Error;
+
+/// Anchor tiles whose column statistics are kept before they are added up: with 128 rows a tile,
+/// 256 bytes a candidate. NT-Xent may keep one or two more.
+pub(super) const COLUMN_SPLITS: usize = 32;
+
+/// About as many threads as a device runs at a time.
+const FULL_DEVICE: usize = 1 << 17;
+
+/// Partial sums of statistics, by address.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Partial {
+    pub sums: u64,
+    pub splits: u32,
+    pub running: u64,
+    /// A word on the device: when it is set, nothing is done. 0: there is none.
+    pub unless: u64,
+    /// Whether other sets come before, in `running`, and after.
+    pub follows: bool,
+    pub is_followed: bool,
+}
+
+/// The chunk of `count` anchors from `first` on, against all candidates.
+pub(super) fn scores_params<D: Device>(
+    prepared: &Prepared<'_, D>,
+    first: usize,
+    count: usize,
+) -> ScoresParams {
+    ScoresParams {
+        contrast: prepared.view,
+        first_anchor: first as u32,
+        ..rows_params(
+            prepared.anchor_rows.slice(first, count),
+            prepared.candidate_rows,
+        )
+    }
+}
+
+/// These anchors against these candidates, of no contrast.
+pub(super) fn rows_params(anchors: TileRows, candidates: TileRows) -> ScoresParams {
+    ScoresParams {
+        anchors: anchors.rows,
+        candidates: candidates.rows,
+        anchor_scales: anchors.scales,
+        candidate_scales: candidates.scales,
+        ..bytemuck::Zeroable::zeroed()
+    }
+}
+
+/// The word that says of weights of two terms whether each needs an exponential of its own; 0 where there is one.
+pub(super) fn far_word<D: Device>(contrast: &Contrast, flags: &Floats<D>) -> u64 {
+    match contrast.is_one_way() {
+        true => 0,
+        false => flags.address() + 8,
+    }
+}
+
+impl<D: Device> Similarity<'_, D> {
+    /// Room for statistics whose `positive` is known.
+    pub(super) fn direction(
+        &self,
+        prepared: &Prepared<'_, D>,
+        positive: Floats<D>,
+    ) -> Result<Direction<D>, Error> {
+        let rows = positive.length;
+        Ok(Direction {
+            rows: DeviceRows {
+                negatives_lse: self.floats(rows)?,
+                positive,
+            },
+            masses: self.masses(prepared, rows)?,
+        })
+    }
+
+    fn masses(&self, prepared: &Prepared<'_, D>, rows: usize) -> Result<Masses<D>, Error> {
+        Ok(Masses {
+            offset2: self.floats(rows)?,
+            negatives: self.floats(rows)?,
+            positive: (!prepared.contrast().rule().has_one_mass())
+                .then(|| self.floats(rows))
+                .transpose()?,
+        })
+    }
+
+    /// What the rule makes of statistics that are given.
+    pub(super) fn masses_of(
+        &self,
+        prepared: &Prepared<'_, D>,
+        given: &DeviceRows<D>,
+    ) -> Result<Masses<D>, Error> {
+        let rows = given.positive.len();
+        let masses = self.masses(prepared, rows)?;
+        self.combine(prepared, (given, &masses), 0, rows, Partial::default())?;
+        Ok(masses)
+    }
+
+    /// Completes statistics from `parts` partial sums a row; with no partial sums, from lse⁻.
+    pub(super) fn combine(
+        &self,
+        prepared: &Prepared<'_, D>,
+        (of_rows, masses): (&DeviceRows<D>, &Masses<D>),
+        first_row: usize,
+        rows: usize,
+        partial: Partial,
+    ) -> Result<(), Error> {
+        // Few rows have many parts: several threads a row then, so that their loads are under way
+        // together.
+        let lanes = match partial.splits {
+            0..8 => 1,
+            splits => (FULL_DEVICE / rows.max(1) + 1)
+                .next_power_of_two()
+                .min(splits.next_power_of_two() as usize)
+                .min(32) as u32,
+        };
+        let params = StatisticsParams {
+            partial: partial.sums,
+            splits: partial.splits,
+            rows: rows as u32,
+            running: partial.running,
+            unless: partial.unless,
+            first: u32::from(!partial.follows),
+            last: u32::from(!partial.is_followed),
+            lanes,
+            symmetric: u32::from(prepared.contrast().has_columns()),
+            not_finite: prepared.flags.address(),
+            far: far_word(prepared.contrast(), &prepared.flags),
+            contrast: prepared.view,
+            rule: prepared.rule,
+            positive: of_rows.positive.at(first_row),
+            negatives_lse: of_rows.negatives_lse.at(first_row),
+            offset2: masses.offset2.at(first_row),
+            negatives_mass: masses.negatives.at(first_row),
+            positive_mass: masses.of_positive().at(first_row),
+        };
+        let grid = [(rows * lanes as usize).div_ceil(128) as u32, 1, 1];
+        self.device
+            .start("combine_statistics", grid, 128, 0, &params)
+    }
+
+    /// Statistics of NT-Xent's rows: N²D FLOPs, because z_ij = z_ji. A launch takes some steps of the walk over
+    /// pairs of blocks of rows (`TilesOfWork` of similarity/scores.h), and leaves partial sums of rows and of
+    /// columns, which are the same rows: both are added to a running sum of each.
+    fn statistics_of_pairs(
+        &self,
+        prepared: &Prepared<'_, D>,
+        bound: &Floats<D>,
+        rows: &Direction<D>,
+    ) -> Result<(), Error> {
+        let count = prepared.shape.anchors;
+        let block = self.tile_columns(prepared.arithmetic);
+        let (blocks, row_tiles) = (count.div_ceil(block), block / TILE);
+        let steps = blocks / 2 + 1;
+        // Launches of about as many steps each, so few that their columns' sums stay in bounds.
+        let most = steps.div_ceil(steps.div_ceil(self.column_splits / row_tiles + 1));
+        // Columns are summed at 0 < step < blocks / 2.
+        let first_summed = |first: usize| first.max(1);
+        let summed = |first: usize| {
+            let end = (first + most).min(blocks.div_ceil(2));
+            end.saturating_sub(first_summed(first))
+        };
+        let (splits, per_split) = self.split(blocks * row_tiles, most, 1);
+        let sets = |first| splits as usize + summed(first) * row_tiles;
+        let launches = (0..steps).step_by(most);
+        let kept = launches.clone().map(sets).max().unwrap_or(0);
+        let sums = self.floats(2 * kept * count)?;
+        let running = self.floats(2 * count)?;
+        for first in launches {
+            let taken = most.min(steps - first);
+            let params = ScoresParams {
+                tiles_per_split: per_split,
+                bound: bound.address(),
+                rows: sums.address(),
+                // Behind those of the rows.
+                columns: sums.address() + u64::from(splits) * 8 * count as u64,
+                steps: taken as u32,
+                first_step: first as u32,
+                summed: summed(first) as u32,
+                first_summed: first_summed(first) as u32,
+                ..scores_params(prepared, 0, count)
+            };
+            let grid = WorkGrid::new(blocks * row_tiles, splits);
+            self.scores("statistics", prepared.arithmetic, grid, &params)?;
+            let partial = Partial {
+                sums: sums.address(),
+                splits: sets(first) as u32,
+                running: running.address(),
+                follows: first > 0,
+                is_followed: first + taken < steps,
+                ..Partial::default()
+            };
+            self.combine(prepared, rows.buffers(), 0, count, partial)?;
+        }
+        Ok(())
+    }
+
+    /// Statistics of rows, and of columns where they have a loss: 2NMD FLOPs, NT-Xent's half of that.
+    pub(super) fn statistics(
+        &self,
+        prepared: &Prepared<'_, D>,
+        positives: Positives<D>,
+    ) -> Result<(Direction<D>, Option<Direction<D>>), Error> {
+        let bound = self.bound(prepared, &positives, ExponentRange::WIDE)?;
+        let positive = positives.logits;
+        if prepared.contrast().is_shared() {
+            let rows = self.direction(prepared, positive)?;
+            self.statistics_of_pairs(prepared, &bound, &rows)?;
+            return Ok((rows, None));
+        }
+        let arithmetic = prepared.arithmetic;
+        let (anchors, candidates) = (prepared.shape.anchors, prepared.shape.candidates);
+        let symmetric = prepared.contrast().has_columns();
+        let mut chunk = anchors.next_multiple_of(TILE);
+        if symmetric {
+            chunk = chunk.min(self.column_splits * TILE);
+        }
+        let row_tiles = |rows| self.row_tiles(arithmetic, rows);
+        let columns = match symmetric {
+            true => {
+                // Of the diagonal: the columns' positives are the rows'.
+                let same = self.floats(anchors)?;
+                super::Rowwise::new(self.device).copy(vector(&positive), vector(&same))?;
+                let sums = self.floats(2 * row_tiles(chunk) * candidates)?;
+                let running = self.floats(2 * candidates)?;
+                Some((self.direction(prepared, same)?, sums, running))
+            }
+            false => None,
+        };
+        let rows = self.direction(prepared, positive)?;
+        let cut = self.cut(arithmetic, prepared.anchor_rows, chunk, candidates);
+        let row_sums = self.floats(2 * cut.splits as usize * chunk.min(anchors))?;
+        for first in (0..anchors).step_by(chunk) {
+            let count = chunk.min(anchors - first);
+            let tiles = row_tiles(count);
+            let blocks = tiles.div_ceil(self.tile_columns(arithmetic) / TILE) as u32;
+            let params = ScoresParams {
+                bound: bound.address(),
+                rows: row_sums.address(),
+                columns: columns.as_ref().map_or(0, |(_, sums, _)| sums.address()),
+                summed: if symmetric { blocks } else { 0 },
+                ..scores_params(prepared, first, count)
+            };
+            self.pass("statistics", arithmetic, cut, params)?;
+            let of_rows = Partial {
+                sums: row_sums.address(),
+                splits: cut.splits,
+                ..Partial::default()
+            };
+            self.combine(prepared, rows.buffers(), first, count, of_rows)?;
+            if let Some((columns, sums, running)) = &columns {
+                let of_columns = Partial {
+                    sums: sums.address(),
+                    splits: tiles as u32,
+                    running: running.address(),
+                    follows: first > 0,
+                    is_followed: first + count < anchors,
+                    ..Partial::default()
+                };
+                self.combine(prepared, columns.buffers(), 0, candidates, of_columns)?;
+            }
+        }
+        Ok((rows, columns.map(|(columns, ..)| columns)))
+    }
+
+    /// Loss and dscale: the loss of `rows` and `columns` where there are any, dscale of ⟨q_i, dq_i⟩ and upstream.
+    pub(super) fn reduce(
+        &self,
+        prepared: &Prepared<'_, D>,
+        rows: Option<&DeviceRows<D>>,
+        columns: Option<&DeviceRows<D>>,
+        gradient: Option<(&Floats<D>, f32)>,
+    ) -> Result<Floats<D>, Error> {
+        let contrast = prepared.contrast();
+        let result = self.floats(2)?;
+        let lse = |rows: Option<&DeviceRows<D>>| rows.map_or(0, |s| s.negatives_lse.address());
+        let positive = |rows: Option<&DeviceRows<D>>| rows.map_or(0, |s| s.positive.address());
+        let row_weight = contrast.row_weight(prepared.shape.anchors);
+        let params = ReduceParams {
+            row_lse: lse(rows),
+            row_positive: positive(rows),
+            column_lse: lse(columns),
+            column_positive: positive(columns),
+            dots: gradient.map_or(0, |(dots, _)| dots.address()),
+            rows: prepared.view.anchors,
+            columns: prepared.view.candidates,
+            row_weight,
+            dot_weight: contrast.dots_factor(),
+            scale_weight: gradient.map_or(0.0, |(_, upstream)| f64::from(upstream) * row_weight),
+            rule: prepared.rule,
+            contrast: prepared.view,
+            result: result.address(),
+        };
+        self.launch_block("reduce", &params)?;
+        Ok(result)
+    }
+}

@@ -1,0 +1,186 @@
+//! A whole step of training as launches that are the same each time, so that a graph can hold them:
+//!
+//! ```text
+//! normalize            of the anchors, and of the keys
+//! value_and_grad       of the unit rows
+//! normalize_backward   to the gradients of what was normalised
+//! momentum_update      of the key encoder's parameters
+//! enqueue              of the keys
+//! ```
+//! What changes from step to step (scale, momentum, where the queue's next key goes) stands in device
+//! memory; everything else is allocated and written before the first launch.
+
+use super::rowwise::MomentumTable;
+use super::{
+    Device, DeviceMatrix, DeviceMomentum, Floats, Results, Rowwise, Similarity, count, number_bytes,
+};
+use crate::element::DType;
+use crate::engine::Gradients;
+use crate::error::{Error, positive};
+use crate::inputs::Problem;
+use crate::momentum;
+
+/// What a step works on. The caller's memory stays where it is as long as the step is used.
+pub(crate) struct StepArguments<'a> {
+    /// On rows that are not normalised, but for the queue's, which are the whole ring. Without a scale of the
+    /// problem the step has a place of its own for it, with the contrast's.
+    pub problem: &'a Problem<DeviceMatrix>,
+    /// The row of the ring that the next key goes to.
+    pub cursor: usize,
+    /// Of the inputs as they come, before they are normalised.
+    pub gradients: &'a Gradients<DeviceMatrix>,
+    pub upstream: f32,
+    pub epsilon: f32,
+    /// m at first, the type of the query encoder's parameters, and the tensors.
+    pub momentum: Option<(f32, DType, &'a [DeviceMomentum])>,
+}
+
+/// A step with all the memory that it takes between its launches.
+pub(crate) struct Step<D: Device> {
+    sides: Vec<Side>,
+    /// On the unit rows of all sides.
+    problem: Problem<DeviceMatrix>,
+    /// Of the unit rows.
+    gradients: Gradients<DeviceMatrix>,
+    tensors: Option<MomentumTable<D>>,
+    upstream: f32,
+    epsilon: f32,
+    /// s, m, and the bits of the row of the queue that the next key goes to.
+    numbers: Floats<D>,
+    /// Where s stands, there or with the caller.
+    scale: u64,
+    _held: Vec<D::Buffer>,
+}
+
+/// A matrix that is normalised on the way in, and its gradient on the way out.
+#[derive(Debug, Clone, Copy)]
+struct Side {
+    given: DeviceMatrix,
+    unit: DeviceMatrix,
+    norms: u64,
+    /// Of the unit rows, and of the rows as given.
+    gradients: Option<[DeviceMatrix; 2]>,
+}
+
+/// Memory that a step keeps.
+struct Kept<'d, D: Device> {
+    device: &'d D,
+    buffers: Vec<D::Buffer>,
+}
+
+impl<D: Device> Kept<'_, D> {
+    fn unwritten(&mut self, bytes: usize) -> Result<u64, Error> {
+        let buffer = self.device.allocate(bytes)?;
+        let address = D::address(&buffer);
+        self.buffers.push(buffer);
+        Ok(address)
+    }
+
+    /// Room for a matrix of the same shape and type, without gaps.
+    fn beside(&mut self, matrix: DeviceMatrix) -> Result<DeviceMatrix, Error> {
+        let bytes = matrix.rows * matrix.dim * number_bytes(matrix.dtype);
+        Ok(DeviceMatrix {
+            address: self.unwritten(bytes)?,
+            stride: matrix.dim,
+            ..matrix
+        })
+    }
+}
+
+impl<D: Device> Step<D> {
+    /// Checks the arguments, allocates and writes.
+    pub(crate) fn new(device: &D, arguments: &StepArguments<'_>) -> Result<Self, Error> {
+        let (problem, gradients) = (arguments.problem, arguments.gradients);
+        problem.check_gradients(&gradients.dq, gradients.dk.as_ref())?;
+        if gradients.accumulate {
+            return Err(Error::Unsupported {
+                option: "gradients.accumulate",
+                reason: "a step overwrites the gradients of rows before they are normalised",
+            });
+        }
+        let epsilon = positive("epsilon", arguments.epsilon)?;
+        let m = momentum::check(arguments.momentum.map_or(0.0, |(m, ..)| m))?;
+        let mut kept = Kept {
+            device,
+            buffers: Vec::new(),
+        };
+        let of_unit = Gradients::new(
+            kept.beside(gradients.dq)?,
+            gradients.dk.map(|dk| kept.beside(dk)).transpose()?,
+        );
+        let cursor = count("queue", arguments.cursor)?;
+        let numbers = [problem.contrast().scale(), m, f32::from_bits(cursor)];
+        let numbers = Floats::written(device, &numbers)?;
+        let scale = problem.scale().unwrap_or(numbers.address());
+        let mut sides = Vec::new();
+        let unit = problem.try_map(
+            |name, &given| {
+                let gradients = match name {
+                    "queue" => return Ok(given),
+                    "z" | "q" => Some([of_unit.dq, gradients.dq]),
+                    _ => of_unit.dk.zip(gradients.dk).map(<[_; 2]>::from),
+                };
+                let unit = kept.beside(given)?;
+                sides.push(Side {
+                    given,
+                    unit,
+                    norms: kept.unwritten(4 * given.rows)?,
+                    gradients,
+                });
+                Ok(unit)
+            },
+            |_, &index| Ok(index),
+            |&scale| Ok(scale),
+        )?;
+        let tensors = arguments
+            .momentum
+            .map(|(_, dtype, tensors)| Rowwise::new(device).momentum_table(dtype, tensors));
+        Ok(Self {
+            problem: unit.with_scale(scale),
+            gradients: of_unit,
+            sides,
+            tensors: tensors.transpose()?,
+            upstream: arguments.upstream,
+            epsilon,
+            numbers,
+            scale,
+            _held: kept.buffers,
+        })
+    }
+
+    /// The step, on the device that it was made for.
+    pub(crate) fn launch(&self, similarity: Similarity<'_, D>) -> Result<Results<D>, Error> {
+        let rowwise = Rowwise::new(similarity.device);
+        for side in &self.sides {
+            let norms = (side.norms, side.given.rows);
+            rowwise.normalize(side.given, side.unit, norms, self.epsilon)?;
+        }
+        let results = similarity.value_and_grad(&self.problem, self.upstream, &self.gradients)?;
+        for side in &self.sides {
+            if let Some([dy, dx]) = side.gradients {
+                let norms = (side.norms, side.given.rows);
+                rowwise.normalize_backward(side.unit, norms, dy, dx, self.epsilon)?;
+            }
+        }
+        if let Some(tensors) = &self.tensors {
+            rowwise.update(tensors, 0.0, self.numbers.at(1))?;
+        }
+        let matrices = self.problem.matrices();
+        if let Some(own_keys) = matrices.own_keys {
+            rowwise.enqueue(own_keys, matrices.candidates, self.numbers.at(2))?;
+        }
+        Ok(results)
+    }
+
+    /// s of the launches from now on.
+    pub(crate) fn set_scale(&self, device: &D, scale: f32) -> Result<(), Error> {
+        positive("scale", scale)?;
+        device.write(self.scale, &scale.to_ne_bytes())
+    }
+
+    /// m of the launches from now on.
+    pub(crate) fn set_momentum(&self, device: &D, m: f32) -> Result<(), Error> {
+        momentum::check(m)?;
+        device.write(self.numbers.at(1), &m.to_ne_bytes())
+    }
+}

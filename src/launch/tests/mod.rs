@@ -1,0 +1,329 @@
+//! What only a device shows: memory that is counted, statistics and scales that stay there.
+
+mod calls;
+mod exponentials;
+mod fp8;
+mod pairs;
+mod quantize;
+mod rowwise;
+mod rules;
+mod shards;
+mod step;
+mod top_k;
+mod two_terms;
+mod workspace;
+
+use half::bf16;
+
+use super::{DeviceIndices, DeviceMatrix, Similarity, number_bytes};
+use crate::contrast::{Contrast, Shape};
+use crate::element::{DType, Element};
+use crate::emulator::tests::{EmulatedDevice, Memory};
+use crate::emulator::{EmulatedEngine, Schedule};
+use crate::engine::Gradients;
+use crate::error::Error;
+use crate::inputs::{Positives, Problem};
+use crate::memory::Evaluated;
+use crate::reference::{self, Dense, Reference};
+use crate::rows::{Rows, RowsMut, View};
+use crate::statistics::Statistics;
+
+/// Numbers between -1 and 1 that do not repeat.
+fn numbers<T: Element>(rows: usize, dim: usize, seed: usize) -> Vec<T> {
+    let number = |i: usize| ((i * 37 + seed * 101) as f32).sin();
+    (0..rows * dim).map(|i| T::from_f32(number(i))).collect()
+}
+
+/// A loss of every layout, and one of both directions.
+fn contrasts() -> Result<[Contrast; 4], Error> {
+    Ok([
+        Contrast::nt_xent(0.1)?,
+        Contrast::info_nce(0.1)?,
+        Contrast::moco(0.1)?,
+        Contrast::clip(10.0)?,
+    ])
+}
+
+/// A positive of each of `anchors` anchors.
+fn index(anchors: usize, candidates: usize) -> Vec<u32> {
+    (0..anchors).map(|i| (i * i % candidates) as u32).collect()
+}
+
+/// A device of so many multiprocessors, for the portable kernels or for those of sm_90a.
+fn device(schedule: Schedule, seed: u64, multiprocessors: u32, hopper: bool) -> EmulatedDevice {
+    let mut device = EmulatedDevice::new(schedule, seed, multiprocessors);
+    device.warpgroups = hopper;
+    device
+}
+
+fn engine(schedule: Schedule, seed: u64, hopper: bool) -> EmulatedEngine {
+    let engine = EmulatedEngine::new(schedule, seed);
+    match hopper {
+        true => engine.with_hopper_kernels(),
+        false => engine,
+    }
+}
+
+/// What `run` leaves, under every schedule and in several orders of threads.
+fn in_every_order<R: PartialEq + std::fmt::Debug>(
+    what: &str,
+    run: impl Fn(Schedule, u64) -> Result<R, Error>,
+) -> Result<R, Error> {
+    let early = run(Schedule::Early, 0)?;
+    for (schedule, seed) in [
+        (Schedule::Late, 1),
+        (Schedule::Mixed, 2),
+        (Schedule::Mixed, 3),
+    ] {
+        assert_eq!(run(schedule, seed)?, early, "{what}, {schedule:?}");
+    }
+    Ok(early)
+}
+
+/// ‖x - y‖ / ‖y‖.
+fn relative_error(x: &[f32], y: &[f64]) -> f64 {
+    let square = |numbers: &mut dyn Iterator<Item = f64>| numbers.map(|x| x * x).sum::<f64>();
+    assert_eq!(x.len(), y.len());
+    let mut differences = x.iter().zip(y).map(|(x, y)| f64::from(*x) - y);
+    (square(&mut differences) / square(&mut y.iter().copied())).sqrt()
+}
+
+// ---- On the host
+
+/// The contrast on those of q, candidates and own keys that it takes; own keys where candidates are to be as many
+/// as anchors.
+fn pose<V: View>(
+    contrast: &Contrast,
+    [q, k, own]: [V; 3],
+    positives: Positives<V::Indices>,
+) -> Result<Problem<V>, Error> {
+    let k = if contrast.has_columns() { own } else { k };
+    contrast.pose([q, k, own], positives)
+}
+
+/// q, candidates and own keys.
+struct Batch<T> {
+    numbers: [Vec<T>; 3],
+    dim: usize,
+}
+
+impl<T: Element> Batch<T> {
+    /// Of numbers that do not repeat.
+    fn new(anchors: usize, candidates: usize, dim: usize) -> Self {
+        let rows = [(anchors, 1), (candidates, 2), (anchors, 3)];
+        let numbers = rows.map(|(rows, seed)| numbers(rows, dim, seed));
+        Self { numbers, dim }
+    }
+
+    fn rows(&self) -> [Rows<'_, T>; 3] {
+        let matrices = self.numbers.each_ref();
+        matrices.map(|x| Rows::new(x, x.len() / self.dim, self.dim).expect("whole rows"))
+    }
+
+    fn problem<'a>(
+        &'a self,
+        contrast: &Contrast,
+        positives: Positives<&'a [u32]>,
+    ) -> Result<Problem<Rows<'a, T>>, Error> {
+        pose(contrast, self.rows(), positives)
+    }
+
+    fn exact(&self) -> [Dense; 3] {
+        self.rows().map(Dense::from_rows)
+    }
+
+    /// What the reference makes of these numbers.
+    fn expected(
+        &self,
+        contrast: &Contrast,
+        positives: Positives<&[u32]>,
+    ) -> Result<Reference, Error> {
+        let exact = self.exact();
+        let problem = pose(contrast, exact.each_ref(), positives)?;
+        Ok(reference::value_and_grad(&problem, 1.0))
+    }
+}
+
+/// What a call gives, and what it leaves of dq and dk, which are NaN before; dk is empty where the loss has none.
+fn with_gradients<T: Element, G: Element, R>(
+    problem: &Problem<Rows<'_, T>>,
+    call: impl FnOnce(Gradients<RowsMut<'_, G>>) -> Result<R, Error>,
+) -> Result<(R, [Vec<G>; 2]), Error> {
+    let shape = problem.shape();
+    let rows = [
+        shape.anchors,
+        usize::from(problem.contrast().has_dk()) * shape.candidates,
+    ];
+    let mut all = rows.map(|rows| vec![G::from_f32(f32::NAN); rows * shape.dim]);
+    let [dq, dk] = &mut all;
+    let dk = match rows[1] {
+        0 => None,
+        candidates => Some(RowsMut::new(dk, candidates, shape.dim)?),
+    };
+    let dq = RowsMut::new(dq, shape.anchors, shape.dim)?;
+    let result = call(Gradients::new(dq, dk))?;
+    Ok((result, all))
+}
+
+/// Loss and lse⁻ of rows and columns.
+#[derive(Debug, Default)]
+struct Values {
+    loss: f64,
+    negatives_lse: Vec<f64>,
+}
+
+impl Values {
+    fn found(evaluated: &Evaluated) -> Self {
+        let Statistics { rows, columns } = &evaluated.statistics;
+        let all = [Some(rows), columns.as_ref()].into_iter().flatten();
+        let lse = all.flat_map(|direction| &direction.negatives_lse);
+        Self {
+            loss: f64::from(evaluated.loss),
+            negatives_lse: lse.map(|&lse| f64::from(lse)).collect(),
+        }
+    }
+
+    /// With logits of the rows that are multiplied but for the positives', which are exact.
+    fn expected(
+        contrast: &Contrast,
+        [exact, multiplied]: [&[Dense; 3]; 2],
+        positives: Positives<&[u32]>,
+    ) -> Result<Self, Error> {
+        let of = |matrices: &[Dense; 3]| -> Result<_, Error> {
+            let problem = pose(contrast, matrices.each_ref(), positives)?;
+            let Reference { rows, columns, .. } = reference::value_and_grad(&problem, 1.0);
+            Ok([Some(rows), columns].into_iter().flatten())
+        };
+        let mut values = Self::default();
+        for (exact, multiplied) in of(exact)?.zip(of(multiplied)?) {
+            let weight = contrast.row_weight(exact.positive.len());
+            for (lse, positive) in multiplied.negatives_lse.iter().zip(&exact.positive) {
+                let margin = lse - positive;
+                values.loss += weight * (margin.max(0.0) + (-margin.abs()).exp().ln_1p());
+                values.negatives_lse.push(*lse);
+            }
+        }
+        Ok(values)
+    }
+}
+
+// ---- On the device
+
+impl Memory {
+    /// An unwritten matrix, with every row after `gap` numbers that are nobody's.
+    fn matrix(
+        &self,
+        [rows, dim]: [usize; 2],
+        dtype: DType,
+        gap: usize,
+    ) -> Result<DeviceMatrix, Error> {
+        let (stride, bytes) = (gap + dim, number_bytes(dtype));
+        Ok(DeviceMatrix {
+            address: self.unwritten(rows * stride * bytes)? + (gap * bytes) as u64,
+            rows,
+            dim,
+            stride,
+            dtype,
+        })
+    }
+
+    /// A matrix that holds `numbers`.
+    fn given<T: Element>(
+        &self,
+        numbers: &[T],
+        dim: usize,
+        gap: usize,
+    ) -> Result<DeviceMatrix, Error> {
+        let matrix = self.matrix([numbers.len() / dim, dim], T::DTYPE, gap)?;
+        for (row, numbers) in numbers.chunks(dim).enumerate() {
+            self.write(matrix.row(row), numbers)?;
+        }
+        Ok(matrix)
+    }
+
+    /// The numbers of a matrix.
+    fn numbers<T: Element>(&self, matrix: DeviceMatrix) -> Result<Vec<T>, Error> {
+        let rows = (0..matrix.rows).map(|row| self.read(matrix.row(row), matrix.dim));
+        Ok(rows.collect::<Result<Vec<_>, _>>()?.concat())
+    }
+
+    fn indices(&self, index: &[u32]) -> Result<DeviceIndices, Error> {
+        let (address, length) = (self.upload(index)?, index.len());
+        Ok(DeviceIndices { address, length })
+    }
+}
+
+impl DeviceMatrix {
+    /// Where a row stands.
+    fn row(&self, row: usize) -> u64 {
+        self.address + (row * self.stride * number_bytes(self.dtype)) as u64
+    }
+}
+
+/// Anchors and candidates of bf16, and their gradients; own keys are the anchors.
+struct Fixture {
+    memory: Memory,
+    q: DeviceMatrix,
+    k: DeviceMatrix,
+    gradients: Gradients<DeviceMatrix>,
+}
+
+const ROWS: usize = 70;
+
+/// The value, and the bits of dq and dk.
+type Left = (Evaluated, Vec<u32>);
+
+impl Fixture {
+    /// For the portable kernels; as many candidates as anchors.
+    fn square(dim: usize) -> Result<Self, Error> {
+        Self::new(device(Schedule::Late, 5, 3, false), [ROWS, ROWS, dim], 0)
+    }
+
+    fn new(
+        device: EmulatedDevice,
+        [anchors, candidates, dim]: [usize; 3],
+        gap: usize,
+    ) -> Result<Self, Error> {
+        let memory = Memory::on(device);
+        let gradient = |rows| memory.matrix([rows, dim], DType::F32, gap);
+        Ok(Self {
+            q: memory.given::<bf16>(&numbers(anchors, dim, 1), dim, gap)?,
+            k: memory.given::<bf16>(&numbers(candidates, dim, 2), dim, gap)?,
+            gradients: Gradients::new(gradient(anchors)?, Some(gradient(candidates)?)),
+            memory,
+        })
+    }
+
+    fn pose(
+        &self,
+        contrast: &Contrast,
+        positives: Positives<DeviceIndices>,
+    ) -> Result<Problem<DeviceMatrix>, Error> {
+        contrast.pose([self.q, self.k, self.q], positives)
+    }
+
+    /// On the diagonal.
+    fn problem(&self, contrast: &Contrast) -> Result<Problem<DeviceMatrix>, Error> {
+        self.pose(contrast, Positives::DIAGONAL)
+    }
+
+    /// What a call leaves.
+    fn run(&self, problem: &Problem<DeviceMatrix>) -> Result<Left, Error> {
+        let device = &self.memory.device;
+        let results = Similarity::new(device, 0).value_and_grad(problem, 1.0, &self.gradients)?;
+        Ok((results.read(device)?, self.gradients()?))
+    }
+
+    /// Bits of dq and dk.
+    fn gradients(&self) -> Result<Vec<u32>, Error> {
+        let mut bits = Vec::new();
+        for matrix in [Some(self.gradients.dq), self.gradients.dk]
+            .into_iter()
+            .flatten()
+        {
+            let numbers = self.memory.numbers::<f32>(matrix)?;
+            bits.extend(numbers.into_iter().map(f32::to_bits));
+        }
+        Ok(bits)
+    }
+}

@@ -1,0 +1,99 @@
+//! How a warp takes its rows does not show in the results.
+
+use approx::abs_diff_eq;
+use half::{bf16, f16};
+
+use super::*;
+use crate::launch::Rowwise;
+
+const ROWS: usize = 301;
+const EPSILON: f32 = 1e-3;
+
+/// y, the norms and dx.
+type Left<O> = (Vec<O>, Vec<f32>, Vec<f32>);
+
+/// Both kernels, with the rows cut up for `multiprocessors`.
+fn run<T: Element, O: Element>(
+    x: &[T],
+    dy: &[f32],
+    dim: usize,
+    multiprocessors: u32,
+    gap: usize,
+) -> Result<Left<O>, Error> {
+    let memory = Memory::on(EmulatedDevice::new(Schedule::Late, 7, multiprocessors));
+    let given = memory.given(x, dim, gap)?;
+    let unit = memory.matrix([ROWS, dim], O::DTYPE, gap)?;
+    let of_unit = memory.given(dy, dim, gap)?;
+    let of_given = memory.matrix([ROWS, dim], DType::F32, gap)?;
+    let lengths = (memory.unwritten(4 * ROWS)?, ROWS);
+    let rowwise = Rowwise::new(&memory.device);
+    rowwise.normalize(given, unit, lengths, EPSILON)?;
+    rowwise.normalize_backward(unit, lengths, of_unit, of_given, EPSILON)?;
+    Ok((
+        memory.numbers(unit)?,
+        memory.read(lengths.0, ROWS)?,
+        memory.numbers(of_given)?,
+    ))
+}
+
+fn compare<T: Element, O: Element>(dim: usize) -> Result<(), Error> {
+    let mut x: Vec<T> = numbers(ROWS, dim, 1);
+    let dy: Vec<f32> = numbers(ROWS, dim, 2);
+    // Beside rows of moderate length: zeros, less than ε, huge, infinity and NaN, one of them last.
+    for (row, number) in [
+        (0, 0.0),
+        (9, 1e-6),
+        (10, 3e4),
+        (77, f32::INFINITY),
+        (300, f32::NAN),
+    ] {
+        x[row * dim..(row + 1) * dim].fill(T::from_f32(number));
+    }
+    if T::DTYPE != DType::F16 {
+        x[12 * dim..13 * dim].fill(T::from_f32(1e30));
+    }
+    let bits = |(y, norms, dx): &Left<O>| {
+        let rows = [
+            bytemuck::cast_slice::<_, u8>(y),
+            bytemuck::cast_slice(norms),
+            bytemuck::cast_slice(dx),
+        ];
+        rows.concat()
+    };
+    let one_row = run::<T, O>(&x, &dy, dim, 1000, 0)?;
+    let expected = bits(&one_row);
+    // 8, 4 and 2 rows a warp, where D lets it hold them.
+    for multiprocessors in [1, 2, 4] {
+        let several = run::<T, O>(&x, &dy, dim, multiprocessors, 0)?;
+        assert!(bits(&several) == expected, "D = {dim}, {multiprocessors}");
+    }
+    // Rows that lie at no whole quads, one number at a time.
+    let single = run::<T, O>(&x, &dy, dim, 1, 1)?;
+    let close = |a: f32, b: f32, spacing: f32| {
+        a.to_bits() == b.to_bits()
+            || abs_diff_eq!(a, b, epsilon = spacing * a.abs().max(1.0))
+            || a.is_nan() && b.is_nan()
+    };
+    let norms = one_row.1.iter().zip(&single.1);
+    assert!(
+        norms.into_iter().all(|(&a, &b)| close(a, b, 1e-6)),
+        "D = {dim}"
+    );
+    let mut y = one_row.0.iter().zip(&single.0);
+    assert!(
+        y.all(|(a, b)| close(a.to_f32(), b.to_f32(), O::EPSILON)),
+        "D = {dim}"
+    );
+    Ok(())
+}
+
+#[test]
+fn rows_that_a_warp_takes_together_have_the_bits_of_rows_alone() -> Result<(), Error> {
+    // Ends within a warp's quads and at them, and D that are not held.
+    for dim in [4, 128, 132, 256, 516, 1024, 1028] {
+        compare::<f32, f32>(dim)?;
+        compare::<bf16, bf16>(dim)?;
+        compare::<f16, f32>(dim)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,222 @@
+//! The k best candidates of every query.
+
+use super::params::{ScoresParams, SelectListedParams, SelectParams};
+use super::prepared::TileRows;
+use super::similarity::Similarity;
+use super::statistics::rows_params;
+use super::{Arithmetic, Device, DeviceMatrix, Floats};
+use crate::error::Error;
+use crate::memory::TopK;
+
+/// The k best candidates of every query, on the device.
+pub(crate) struct DeviceTopK<D: Device> {
+    /// N × k, each the bits of an index.
+    pub indices: Floats<D>,
+    /// N × k.
+    pub scores: Floats<D>,
+}
+
+impl<D: Device> DeviceTopK<D> {
+    /// Both, read back.
+    pub(crate) fn read(&self, device: &D) -> Result<TopK, Error> {
+        let indices = self.indices.read(device)?;
+        Ok(TopK {
+            indices: indices.into_iter().map(f32::to_bits).collect(),
+            scores: self.scores.read(device)?,
+        })
+    }
+}
+
+/// `SELECT_WARPS` of similarity/top_k.cu, a row each.
+const SELECT_WARPS: usize = 4;
+
+/// `BestLists` of similarity/best_lists.h: entries of a list, lists of a row, rows whose lists lie together.
+const CAPACITY: usize = 256;
+const OWNERS: usize = 4;
+const LISTED_ROWS: usize = 8;
+/// Bytes of the lists of a row: a score and an index each, and how many there are.
+const ROW_BYTES: usize = OWNERS * (CAPACITY * 8 + 4);
+/// Tiles of a split whose scores take as much memory as its lists.
+const LEAST_TILES: usize = CAPACITY * 8 / 256;
+/// Up to this k full lists, 768 entries a row, become less than half when they are pruned to 5k/4 + 4.
+const MOST_LISTED: usize = 256;
+/// Entries of a row when it is pruned, usually: three quarters of what makes its lists full.
+const PRUNED: usize = OWNERS * 192 * 3 / 4;
+
+/// What is searched for.
+struct Search {
+    arithmetic: Arithmetic,
+    queries: TileRows,
+    candidates: TileRows,
+    k: usize,
+    exclude_self: bool,
+}
+
+/// How scores become the best of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Selection {
+    /// The tile loop lists those above a bar that rises.
+    Listed,
+    /// All are stored.
+    Stored,
+}
+
+impl<D: Device> Similarity<'_, D> {
+    pub(crate) fn top_k(
+        &self,
+        queries: DeviceMatrix,
+        candidates: DeviceMatrix,
+        k: usize,
+        exclude_self: bool,
+    ) -> Result<DeviceTopK<D>, Error> {
+        self.top_k_by(None, queries, candidates, k, exclude_self)
+    }
+
+    /// The same by one way in particular. Lists are for sm_90a and for k up to `MOST_LISTED`.
+    pub(super) fn top_k_by(
+        &self,
+        selection: Option<Selection>,
+        queries: DeviceMatrix,
+        candidates: DeviceMatrix,
+        k: usize,
+        exclude_self: bool,
+    ) -> Result<DeviceTopK<D>, Error> {
+        crate::contrast::same_dim("candidates", candidates.dim, queries.dim)?;
+        let available = candidates.rows - usize::from(exclude_self);
+        if k == 0 || k > available {
+            return Err(Error::TopK {
+                given: k,
+                available,
+            });
+        }
+        let mut held = Vec::new();
+        let arithmetic = self.forward_arithmetic(queries.dtype)?;
+        let search = Search {
+            arithmetic,
+            queries: self.tile_rows(arithmetic, queries, &mut held)?,
+            candidates: self.tile_rows(arithmetic, candidates, &mut held)?,
+            k,
+            exclude_self,
+        };
+        let best = DeviceTopK {
+            indices: self.floats(queries.rows * k)?,
+            scores: self.floats(queries.rows * k)?,
+        };
+        let usual = self.usual_selection(arithmetic, candidates.rows, k);
+        match selection.unwrap_or(usual) {
+            Selection::Listed => self.select_listed(&search, &best)?,
+            Selection::Stored => self.select_stored(&search, &best)?,
+        }
+        Ok(best)
+    }
+
+    /// Lists where they serve and where a split's tiles are enough for them.
+    pub(super) fn usual_selection(
+        &self,
+        arithmetic: Arithmetic,
+        candidates: usize,
+        k: usize,
+    ) -> Selection {
+        let tiles = candidates.div_ceil(self.tile_columns(arithmetic));
+        match self.is_hopper(arithmetic) && k <= MOST_LISTED && tiles >= LEAST_TILES {
+            true => Selection::Listed,
+            false => Selection::Stored,
+        }
+    }
+
+    /// Of lists.
+    fn select_listed(&self, search: &Search, best: &DeviceTopK<D>) -> Result<(), Error> {
+        let (rows, k) = (search.queries.rows.rows as usize, search.k);
+        let candidates = search.candidates.rows.rows as usize;
+        let tiles = candidates.div_ceil(self.tile_columns(search.arithmetic));
+        let chunk = self.chunk(rows, ROW_BYTES);
+        let cut = |count: usize, most: usize| {
+            let mut cut = self.cut(search.arithmetic, search.queries, count, candidates);
+            let least = LEAST_TILES.max(tiles.div_ceil(most));
+            cut.per_split = cut.per_split.max(least as u32);
+            cut.splits = tiles.div_ceil(cut.per_split as usize) as u32;
+            cut
+        };
+        // Rows whose lists there are, times splits.
+        let listed = |count: usize| count.next_multiple_of(LISTED_ROWS);
+        let first = listed(chunk.min(rows));
+        let most = (self.budget / ROW_BYTES / first).max(1);
+        let all = first * cut(chunk.min(rows), most).splits as usize;
+        let lists = self.floats(all * OWNERS * CAPACITY * 2)?;
+        let lengths = self.floats(all * OWNERS)?;
+        for first in (0..rows).step_by(chunk) {
+            let count = chunk.min(rows - first);
+            let cut = cut(count, all / listed(count));
+            // A row's own score is listed like any other, and left out later.
+            let kept = k + usize::from(search.exclude_self);
+            let params = ScoresParams {
+                lists: lists.address(),
+                lengths: lengths.address(),
+                k: kept as u32,
+                growth: growth(kept) as u32,
+                ..rows_params(search.queries.slice(first, count), search.candidates)
+            };
+            self.pass("best", search.arithmetic, cut, params)?;
+            // Eight groups of four lanes share the splits.
+            let lanes_log2 = (LISTED_ROWS as u32 / cut.splits.next_power_of_two().min(8)).ilog2();
+            let params = SelectListedParams {
+                lists: lists.address(),
+                lengths: lengths.address(),
+                rows: count as u32,
+                splits: cut.splits,
+                k: k as u32,
+                first_row: first as u32,
+                excludes_self: u32::from(search.exclude_self),
+                lanes_log2,
+                indices: best.indices.at(first * k),
+                best: best.scores.at(first * k),
+            };
+            self.select("select_listed", count, &params)?;
+        }
+        Ok(())
+    }
+
+    /// Of stored scores.
+    fn select_stored(&self, search: &Search, best: &DeviceTopK<D>) -> Result<(), Error> {
+        let (rows, k) = (search.queries.rows.rows as usize, search.k);
+        let candidates = search.candidates.rows.rows as usize;
+        let chunk = self.chunk(rows, 4 * candidates);
+        let scores = self.floats(chunk.min(rows) * candidates)?;
+        for first in (0..rows).step_by(chunk) {
+            let count = chunk.min(rows - first);
+            let cut = self.cut(search.arithmetic, search.queries, count, candidates);
+            let params = ScoresParams {
+                scores: scores.address(),
+                ..rows_params(search.queries.slice(first, count), search.candidates)
+            };
+            self.pass("scores", search.arithmetic, cut, params)?;
+            let params = SelectParams {
+                scores: scores.address(),
+                rows: count as u32,
+                candidates: candidates as u32,
+                k: k as u32,
+                first_row: first as u32,
+                excludes_self: u32::from(search.exclude_self),
+                padding: 0,
+                indices: best.indices.at(first * k),
+                best: best.scores.at(first * k),
+            };
+            self.select("select_best", count, &params)?;
+        }
+        Ok(())
+    }
+
+    fn select<P: bytemuck::Pod>(&self, kernel: &str, rows: usize, params: &P) -> Result<(), Error> {
+        let blocks = rows.div_ceil(SELECT_WARPS) as u32;
+        let threads = 32 * SELECT_WARPS as u32;
+        self.device
+            .start(kernel, [blocks, 1, 1], threads, 0, params)
+    }
+}
+
+/// Four times what the tiles seen grow by until lists are pruned again: with scores in no order, lists of
+/// 5k/4 + 4 entries then have `PRUNED`. Small k are pruned more often, so that a tile finds less to list.
+fn growth(k: usize) -> usize {
+    let left = k + k / 4 + 4;
+    (4 * (PRUNED - left) / left).min(60)
+}

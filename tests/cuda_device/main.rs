@@ -1,0 +1,505 @@
+//! A CUDA device's memory, streams and graphs, and the engine's calls that stay on it. Without a
+//! device every test is ignored, and says why; with `INFONCE_REQUIRE_CUDA` set, all of them fail.
+
+use half::bf16;
+use infonce::cuda::{
+    CudaBuffer, CudaDevice, CudaEngine, CudaQueue, CudaResults, CudaRows, CudaRowsMut,
+    CudaStatistics, CudaVector, probe,
+};
+use infonce::{
+    Contrast, CudaError, DType, Engine, Error, Evaluation, Gradients, Inputs, KeyQueue, Memory,
+    NO_POSITIVE, Positives, Read, Shape, Statistics, Work,
+};
+use libtest_mimic::{Arguments, Failed, Trial};
+
+mod examples;
+mod memory;
+mod no_device;
+mod noted;
+mod rounded;
+mod step;
+
+type Test = fn(&CudaDevice) -> Result<(), Error>;
+
+const TESTS: [(&str, Test); 11] = [
+    (
+        "a recorded call gives the bits of a plain one each time it runs",
+        recorded_call,
+    ),
+    (
+        "the first call of a handle may be recorded",
+        recorded_at_once,
+    ),
+    (
+        "a handle may be dropped while its work is under way",
+        dropped,
+    ),
+    (
+        "threads get the same bits, with one handle and with one each",
+        threads,
+    ),
+    (
+        "after the first call of a shape nothing is allocated, and that took what was announced",
+        workspace,
+    ),
+    (
+        "a scale and statistics on the device give the bits of those on the host",
+        on_device,
+    ),
+    (
+        "outputs that share memory with another argument are refused",
+        aliasing,
+    ),
+    (
+        "a part of the columns of a larger matrix gives the bits of a copy of it",
+        strided,
+    ),
+    (
+        "a queue on the device holds what one on the host holds",
+        queue,
+    ),
+    (
+        "the best candidates left on the device are those that are read",
+        best_on_device,
+    ),
+    (
+        "shards of the candidates give the gradients of the whole",
+        shards,
+    ),
+];
+
+fn main() {
+    let arguments = Arguments::from_args();
+    let reason = match probe() {
+        Ok(_) => None,
+        Err(error) => Some(error.to_string()),
+    };
+    if let Some(reason) = &reason {
+        no_device::ignored(reason);
+    }
+    let tests = memory::TESTS
+        .into_iter()
+        .chain(TESTS)
+        .chain(step::TESTS)
+        .chain(rounded::TESTS)
+        .chain(examples::TESTS);
+    let trials = tests.map(|(name, test)| {
+        let run = move || {
+            let noted = noted::Noted::default();
+            let device = CudaDevice::new(0).map_err(failed)?.traced(&noted.trace);
+            test(&device).map_err(failed)?;
+            device.synchronize().map_err(failed)?;
+            noted.passed();
+            Ok(())
+        };
+        Trial::test(name, run).with_ignored_flag(reason.is_some())
+    });
+    libtest_mimic::run(&arguments, trials.collect()).exit();
+}
+
+fn failed(error: Error) -> Failed {
+    Failed::from(error.to_string())
+}
+
+const ROWS: usize = 200;
+
+/// A matrix of ROWS rows on the device, numbers between -1 and 1.
+fn matrix(device: &CudaDevice, dim: usize, seed: usize) -> Result<CudaBuffer<bf16>, Error> {
+    let number = |i: usize| bf16::from_f32(((i * 37 + seed * 101) as f32).sin());
+    let numbers: Vec<bf16> = (0..ROWS * dim).map(number).collect();
+    CudaBuffer::upload(device, &numbers)
+}
+
+fn pair<'a>(
+    q: &'a CudaBuffer<bf16>,
+    k: &'a CudaBuffer<bf16>,
+    dim: usize,
+) -> Result<Inputs<CudaRows<'a, bf16>>, Error> {
+    Ok(Inputs::pair(q.rows(ROWS, dim)?, k.rows(ROWS, dim)?))
+}
+
+fn gradients<'a>(
+    dq: &'a mut CudaBuffer<f32>,
+    dk: &'a mut CudaBuffer<f32>,
+    dim: usize,
+) -> Result<Gradients<CudaRowsMut<'a, f32>>, Error> {
+    let dk = Some(dk.rows_mut(ROWS, dim)?);
+    Ok(Gradients::new(dq.rows_mut(ROWS, dim)?, dk))
+}
+
+fn bits(numbers: &[f32]) -> Vec<u32> {
+    numbers.iter().map(|number| number.to_bits()).collect()
+}
+
+/// Bits of loss and dscale, and the statistics.
+fn left(results: &CudaResults) -> Result<([u32; 2], Statistics), Error> {
+    let numbers = [results.loss()?, results.dscale()?];
+    Ok((numbers.map(f32::to_bits), results.statistics().read()?))
+}
+
+fn recorded_call(device: &CudaDevice) -> Result<(), Error> {
+    let engine = CudaEngine::on(device.clone());
+    // Launches that overlap, in the graph, have the bits of launches one after the other.
+    let in_turn = CudaEngine::on(device.clone().with_overlapping_launches(false));
+    // Fused, and in chunks; positives by index.
+    let index: Vec<u32> = (0..ROWS as u32).rev().collect();
+    let index = CudaBuffer::upload(device, &index)?;
+    for dim in [128, 320] {
+        let (q, k) = (matrix(device, dim, 1)?, matrix(device, dim, 2)?);
+        let mut dq = CudaBuffer::<f32>::zeroed(device, ROWS * dim)?;
+        let mut dk = CudaBuffer::<f32>::zeroed(device, ROWS * dim)?;
+        let problem = Contrast::info_nce(0.1)?.on(Inputs::Pair {
+            q: q.rows(ROWS, dim)?,
+            k: k.rows(ROWS, dim)?,
+            positives: Positives::Index(index.vector()?),
+        })?;
+
+        let plain = in_turn.value_and_grad(&problem, 1.0, gradients(&mut dq, &mut dk, dim)?)?;
+        let plain = left(&plain)?;
+        let expected = (bits(&dq.download()?), bits(&dk.download()?));
+        let outputs = gradients(&mut dq, &mut dk, dim)?;
+        let (results, graph) = device.record(|| engine.value_and_grad(&problem, 1.0, outputs))?;
+        for _ in 0..3 {
+            dq.write(&vec![f32::NAN; ROWS * dim])?;
+            dk.write(&vec![f32::NAN; ROWS * dim])?;
+            // SAFETY: all buffers are alive, and read only after the graph.
+            unsafe { graph.launch()? };
+            assert_eq!(left(&results)?, plain);
+            assert_eq!((bits(&dq.download()?), bits(&dk.download()?)), expected);
+        }
+    }
+    Ok(())
+}
+
+/// Results and gradient of one call on a handle.
+#[expect(clippy::type_complexity, reason = "bits of all that a call leaves")]
+fn plain_call(device: &CudaDevice) -> Result<(([u32; 2], Statistics), Vec<u32>), Error> {
+    let engine = CudaEngine::on(device.clone());
+    let dim = 64;
+    let z = matrix(device, dim, 3)?;
+    let mut dz = CudaBuffer::<f32>::zeroed(device, ROWS * dim)?;
+    let gradients = Gradients::new(dz.rows_mut(ROWS, dim)?, None);
+    let problem = Contrast::nt_xent(0.5)?.on(Inputs::Shared {
+        z: z.rows(ROWS, dim)?,
+    })?;
+    let value = left(&engine.value_and_grad(&problem, 1.0, gradients)?)?;
+    Ok((value, bits(&dz.download()?)))
+}
+
+fn recorded_at_once(device: &CudaDevice) -> Result<(), Error> {
+    let ([loss, _], statistics) = plain_call(device)?.0;
+    // No kernel is loaded, no memory allocated.
+    let device = CudaDevice::new(0)?;
+    let engine = CudaEngine::on(device.clone());
+    let ((_z, results), graph) = device.record(|| {
+        let z = matrix(&device, 64, 3)?;
+        let problem = Contrast::nt_xent(0.5)?.on(Inputs::Shared {
+            z: z.rows(ROWS, 64)?,
+        })?;
+        let results = engine.forward(&problem)?;
+        Ok((z, results))
+    })?;
+    // SAFETY: the matrix is alive.
+    unsafe { graph.launch()? };
+    assert_eq!(left(&results)?, ([loss, 0f32.to_bits()], statistics));
+    Ok(())
+}
+
+fn dropped(_: &CudaDevice) -> Result<(), Error> {
+    // A handle of its own, with kernels of its own.
+    let device = CudaDevice::new(0)?;
+    let engine = CudaEngine::on(device.clone());
+    let z = matrix(&device, 64, 3)?;
+    let problem = Contrast::nt_xent(0.5)?.on(Inputs::Shared {
+        z: z.rows(ROWS, 64)?,
+    })?;
+    engine.forward(&problem)?;
+    drop((z, engine, device));
+    // An error would be met by the next handle.
+    CudaDevice::new(0)?.synchronize()
+}
+
+fn threads(device: &CudaDevice) -> Result<(), Error> {
+    let expected = plain_call(&device.clone().with_overlapping_launches(false))?;
+    let others = [device.with_new_stream()?, device.with_new_stream()?];
+    std::thread::scope(|scope| {
+        let handles = [device, device, &others[0], &others[1]];
+        let threads = handles.map(|device| scope.spawn(|| plain_call(device)));
+        for thread in threads {
+            assert_eq!(thread.join().expect("no panic")?, expected);
+        }
+        Ok(())
+    })
+}
+
+fn workspace(device: &CudaDevice) -> Result<(), Error> {
+    // A handle of its own: a pool that is empty but for the arguments.
+    let device = device.with_new_stream()?;
+    let engine = CudaEngine::on(device.clone()).with_weights_budget(1 << 16);
+    for dim in [100, 128, 320] {
+        let (q, k) = (matrix(&device, dim, 1)?, matrix(&device, dim, 2)?);
+        let mut dq = CudaBuffer::<f32>::zeroed(&device, ROWS * dim)?;
+        let mut dk = CudaBuffer::<f32>::zeroed(&device, ROWS * dim)?;
+        device.trim();
+        let (before, _) = device.memory_bytes();
+        let contrast = Contrast::clip(10.0)?;
+        let problem = contrast.on(pair(&q, &k, dim)?)?;
+        let shape = Shape {
+            anchors: ROWS,
+            candidates: ROWS,
+            dim,
+        };
+        let call = Work::ValueAndGrad { dk: true };
+        let announced = engine.workspace_bytes(call, &contrast, shape, DType::Bf16)?;
+        for _ in 0..3 {
+            engine.value_and_grad(&problem, 1.0, gradients(&mut dq, &mut dk, dim)?)?;
+            let (used, free) = device.memory_bytes();
+            assert_eq!(used + free - before, announced, "D = {dim}");
+        }
+    }
+    Ok(())
+}
+
+fn on_device(device: &CudaDevice) -> Result<(), Error> {
+    let engine = CudaEngine::on(device.clone());
+    let dim = 64;
+    let (q, k) = (matrix(device, dim, 1)?, matrix(device, dim, 2)?);
+    let inputs = pair(&q, &k, dim)?;
+    let mut dq = CudaBuffer::<f32>::zeroed(device, ROWS * dim)?;
+    let mut dk = CudaBuffer::<f32>::zeroed(device, ROWS * dim)?;
+    let scale = CudaBuffer::upload(device, &[7.5f32])?;
+    let problem = Contrast::clip(7.5)?.on(inputs)?;
+    let forward = left(&engine.forward(&problem)?)?;
+    let given = CudaStatistics::upload(device, &forward.1)?;
+    let outputs = gradients(&mut dq, &mut dk, dim)?;
+    let dscale = engine.backward(&problem, &given, 2.0, outputs)?.read()?;
+    let expected = (bits(&dq.download()?), bits(&dk.download()?));
+
+    let problem = Contrast::clip(1.0)?.on(inputs)?.with_scale(scale.vector()?);
+    let kept = engine.forward(&problem)?;
+    let found = kept.statistics();
+    let copied = CudaStatistics::copied(device, found.rows(), found.columns())?;
+    for statistics in [found, &copied] {
+        dq.write(&vec![f32::NAN; ROWS * dim])?;
+        let outputs = gradients(&mut dq, &mut dk, dim)?;
+        let number = engine.backward(&problem, statistics, 2.0, outputs)?;
+        assert_eq!(bits(&[number.read()?]), bits(&[dscale]));
+        assert_eq!((bits(&dq.download()?), bits(&dk.download()?)), expected);
+    }
+    assert_eq!(left(&kept)?, forward);
+    Ok(())
+}
+
+fn aliasing(device: &CudaDevice) -> Result<(), Error> {
+    let engine = CudaEngine::on(device.clone());
+    let mut z = CudaBuffer::<f32>::zeroed(device, ROWS * 8)?;
+    let (address, home) = (z.address(), device.clone());
+    // SAFETY: within the buffer; the call is refused before it reads or writes.
+    let (input, output) = unsafe {
+        (
+            CudaRows::<f32>::from_raw(address, ROWS, 8, 8, &home)?,
+            CudaRowsMut::<f32>::from_raw(address, ROWS, 8, 8, &home)?,
+        )
+    };
+    let problem = Contrast::nt_xent(0.5)?.on(Inputs::Shared { z: input })?;
+    let refused = engine.value_and_grad(&problem, 1.0, Gradients::new(output, None));
+    let expected = CudaError::Aliasing {
+        argument: "gradients.dq",
+        other: "z",
+    };
+    assert_eq!(refused.map(|_| ()), Err(expected.into()));
+    // What a call reads beside its matrices.
+    let mut dq = CudaBuffer::<f32>::zeroed(device, ROWS * 8)?;
+    // SAFETY: as above.
+    let (index, scale) = unsafe {
+        (
+            CudaVector::<u32>::from_raw(dq.address(), ROWS, &home)?,
+            CudaVector::<f32>::from_raw(dq.address(), 1, &home)?,
+        )
+    };
+    let (q, k) = (input, input);
+    let by_index = Inputs::Pair {
+        q,
+        k,
+        positives: Positives::Index(index),
+    };
+    let contrast = Contrast::info_nce(0.1)?;
+    for (other, problem) in [
+        ("positives", contrast.on(by_index)?),
+        ("scale", contrast.on(Inputs::pair(q, k))?.with_scale(scale)),
+    ] {
+        let gradients = Gradients::new(dq.rows_mut(ROWS, 8)?, None);
+        let refused = engine.value_and_grad(&problem, 1.0, gradients);
+        let argument = "gradients.dq";
+        let expected = CudaError::Aliasing { argument, other };
+        assert_eq!(refused.map(|_| ()), Err(expected.into()));
+    }
+    let statistics = CudaStatistics::upload(
+        device,
+        &Statistics {
+            rows: infonce::RowStatistics {
+                negatives_lse: vec![0.0; ROWS],
+                positive: vec![0.0; ROWS],
+            },
+            columns: None,
+        },
+    )?;
+    let lse = statistics.rows()[0].region().address();
+    // SAFETY: as above.
+    let output = unsafe { CudaRowsMut::<f32>::from_raw(lse, ROWS, 8, 8, &home)? };
+    let gradients = Gradients::new(output, None);
+    let refused = engine.backward(&problem, &statistics, 1.0, gradients);
+    let expected = CudaError::Aliasing {
+        argument: "gradients.dq",
+        other: "statistics",
+    };
+    assert_eq!(refused.map(|_| ()), Err(expected.into()));
+    // SAFETY: as above.
+    let norms = unsafe { CudaVector::<f32>::from_raw(address, ROWS, &home)? };
+    let other = CudaBuffer::<f32>::zeroed(device, ROWS * 8)?;
+    let y = other.rows(ROWS, 8)?;
+    let refused = engine.normalize_backward(y, norms, y, z.rows_mut(ROWS, 8)?, 1e-12);
+    assert!(matches!(
+        refused,
+        Err(Error::Cuda(CudaError::Aliasing { argument: "dx", .. }))
+    ));
+    Ok(())
+}
+
+fn strided(device: &CudaDevice) -> Result<(), Error> {
+    let engine = CudaEngine::on(device.clone());
+    // Rows that start at multiples of 16 bytes and are read where they lie, and rows that do not.
+    for (dim, stride, offset) in [(64, 96, 16), (30, 61, 3)] {
+        let number = |i: usize| bf16::from_f32((i as f32).cos());
+        let numbers: Vec<bf16> = (0..ROWS * stride).map(number).collect();
+        let copied: Vec<bf16> = numbers
+            .chunks(stride)
+            .flat_map(|row| row[offset..offset + dim].to_vec())
+            .collect();
+        let whole = CudaBuffer::upload(device, &numbers)?;
+        let copied = CudaBuffer::upload(device, &copied)?;
+        let pointer = whole.address() + 2 * offset as u64;
+        // SAFETY: ROWS rows of `dim` at `stride` from `offset` on lie within the buffer.
+        let part = unsafe { CudaRows::<bf16>::from_raw(pointer, ROWS, dim, stride, device)? };
+        let mut results = Vec::new();
+        for z in [part, copied.rows(ROWS, dim)?] {
+            let mut dz = CudaBuffer::<f32>::zeroed(device, ROWS * dim)?;
+            let gradients = Gradients::new(dz.rows_mut(ROWS, dim)?, None);
+            let problem = Contrast::nt_xent(0.5)?.on(Inputs::Shared { z })?;
+            let value = left(&engine.value_and_grad(&problem, 1.0, gradients)?)?;
+            results.push((value, bits(&dz.download()?)));
+        }
+        assert_eq!(results[0], results[1], "D = {dim}");
+    }
+    Ok(())
+}
+
+fn queue(device: &CudaDevice) -> Result<(), Error> {
+    let engine = CudaEngine::on(device.clone());
+    let mut on_host = KeyQueue::<bf16>::new(7, 5)?;
+    let mut on_device = CudaQueue::from_host(device, &on_host)?;
+    assert!(on_device.filled().is_none());
+    for batch in [3, 1, 5, 7, 16, 2] {
+        let number = |i: usize| bf16::from_f32((i + batch) as f32);
+        let keys: Vec<bf16> = (0..batch * 5).map(number).collect();
+        let cpu = infonce::CpuEngine::new();
+        cpu.enqueue(&mut on_host, infonce::Rows::new(&keys, batch, 5)?)?;
+        let keys = CudaBuffer::upload(device, &keys)?;
+        engine.enqueue(&mut on_device, keys.rows(batch, 5)?)?;
+        assert_eq!(on_device.to_host()?, on_host);
+        assert_eq!(on_device.fill(), on_host.fill());
+    }
+    Ok(())
+}
+
+fn best_on_device(device: &CudaDevice) -> Result<(), Error> {
+    let engine = CudaEngine::on(device.clone());
+    let (queries, candidates) = (matrix(device, 24, 1)?, matrix(device, 24, 2)?);
+    let (queries, candidates) = (queries.rows(ROWS, 24)?, candidates.rows(ROWS, 24)?);
+    let (best, graph) = device.record(|| engine.top_k(queries, candidates, 7, true))?;
+    // SAFETY: the matrices are alive.
+    unsafe { graph.launch()? };
+    assert_eq!(
+        best.read()?,
+        engine.top_k(queries, candidates, 7, true)?.read()?
+    );
+    assert_eq!(
+        (best.indices().len(), best.scores().len()),
+        (7 * ROWS, 7 * ROWS)
+    );
+    Ok(())
+}
+
+/// The candidates in two halves, each with its own statistics, which are merged.
+fn shards(device: &CudaDevice) -> Result<(), Error> {
+    let engine = CudaEngine::on(device.clone());
+    let (dim, half) = (40, ROWS / 2);
+    let matrix = |seed: usize| {
+        let number = |i: usize| ((i * 37 + seed * 101) as f32).sin();
+        let numbers: Vec<f32> = (0..ROWS * dim).map(number).collect();
+        CudaBuffer::upload(device, &numbers)
+    };
+    let (q, k) = (matrix(1)?, matrix(2)?);
+    let q = q.rows(ROWS, dim)?;
+    let contrast = Contrast::info_nce(5.0)?;
+    let mut dq = CudaBuffer::<f32>::zeroed(device, ROWS * dim)?;
+    let mut dk = CudaBuffer::<f32>::zeroed(device, ROWS * dim)?;
+    let whole = contrast.on(Inputs::pair(q, k.rows(ROWS, dim)?))?;
+    let outputs = gradients(&mut dq, &mut dk, dim)?;
+    let value = engine.value_and_grad(&whole, 2.0, outputs)?;
+    let expected = (dq.download()?, dk.download()?);
+
+    let index: Vec<u32> = (0..ROWS)
+        .map(|i| i.checked_sub(half).map_or(NO_POSITIVE, |j| j as u32))
+        .collect();
+    let index = CudaBuffer::upload(device, &index)?;
+    let address = |first: usize| k.address() + (4 * first * dim) as u64;
+    // SAFETY: halves of the rows of `k`.
+    let [first, second] = [0, half]
+        .map(|first| unsafe { CudaRows::<f32>::from_raw(address(first), half, dim, dim, device) });
+    let (first, second) = (first?, second?);
+    let index = Positives::Index(index.vector()?);
+    for positives in [Positives::Offset(-(half as i64)), index] {
+        let k = second;
+        let shards = [
+            contrast.on(Inputs::pair(q, first))?,
+            contrast.on(Inputs::Pair { q, k, positives })?,
+        ];
+        let found = [engine.forward(&shards[0])?, engine.forward(&shards[1])?];
+        let [found, others] = [found[0].statistics(), found[1].statistics()];
+        let mut merged = CudaStatistics::copied(device, found.rows(), None)?;
+        engine.merge(&mut merged, others)?;
+        let loss = merged.read()?.loss(&contrast, ROWS);
+        approx::assert_relative_eq!(loss, value.loss()?, max_relative = 1e-5);
+
+        let mut dscale = 0.0;
+        dq.zero()?;
+        dk.zero()?;
+        for (shard, first) in shards.iter().zip([0, half]) {
+            let to = dk.address() + (4 * first * dim) as u64;
+            // SAFETY: half of the rows of `dk`, which nothing else has now.
+            let to = unsafe { CudaRowsMut::<f32>::from_raw(to, half, dim, dim, device)? };
+            let outputs = Gradients::new(dq.rows_mut(ROWS, dim)?, Some(to)).accumulating();
+            dscale += engine.backward(shard, &merged, 2.0, outputs)?.read()?;
+        }
+        let largest = |numbers: &[f32]| numbers.iter().fold(0.0f32, |a, b| a.max(b.abs()));
+        for (found, expected) in [(dq.download()?, &expected.0), (dk.download()?, &expected.1)] {
+            let off: Vec<f32> = found.iter().zip(expected).map(|(a, b)| a - b).collect();
+            let off = largest(&off) / largest(expected);
+            assert!(off < 1e-4, "off by {off} of the largest");
+        }
+        approx::assert_relative_eq!(dscale, value.dscale()?, max_relative = 1e-4);
+    }
+
+    let mut merged = CudaStatistics::copied(device, value.statistics().rows(), None)?;
+    let other = device.with_new_stream()?.statistics(&merged.read()?)?;
+    let refused = engine.merge(&mut merged, &other);
+    assert!(matches!(
+        refused,
+        Err(Error::Cuda(CudaError::Device {
+            argument: "others",
+            ..
+        }))
+    ));
+    Ok(())
+}
