@@ -1,10 +1,10 @@
-//! What to compute: one contrastive loss with its hyper-parameters, validated, with no backend in it.
+//! [`Contrast`]: one contrastive loss with its hyper-parameters, validated, independent of engines.
 
 use crate::error::{Error, positive, within};
 use crate::losses::description::{Description, Layout};
 use crate::losses::rule::RowRule;
 
-/// How row losses become one number.
+/// How row losses are reduced to one scalar.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Reduction {
     /// w_i = 1 / number of rows.
@@ -19,18 +19,18 @@ pub enum Reduction {
 pub struct Shape {
     /// N: rows of the anchors (2N images' views for NT-Xent).
     pub anchors: usize,
-    /// M: rows of the candidates (of the queue for MoCo; the own keys come on top).
+    /// M: rows of the candidates (for MoCo of the queue, own keys not counted).
     pub candidates: usize,
     /// D.
     pub dim: usize,
 }
 
-/// One contrastive loss: what [`Description`] says, a scale s = 1/τ and a reduction.
+/// One contrastive loss: a [`Description`], a scale s = 1/τ and a reduction.
 ///
 /// With logits z_ij = s·⟨q_i, k_j⟩ the loss is Σ_i w_i·φ(lse⁻_i, z_{i,+}): lse⁻_i over the negatives of row
-/// i, z₊ the logit of its positive, φ its [`RowRule`]. Excluded candidates leave before any maximum is taken.
-/// A row without negatives, or without a positive, has loss 0 and gradient 0. The constructors stand in the
-/// files of [`losses`](crate::losses).
+/// i, z₊ the logit of its positive, φ its [`RowRule`]. Excluded candidates enter no sum and no maximum.
+/// A row without negatives, or without a positive, has loss 0 and gradient 0. [`losses`](crate::losses) lists
+/// all losses.
 ///
 /// ```
 /// use infonce::Contrast;
@@ -49,7 +49,7 @@ pub struct Contrast {
 }
 
 impl Contrast {
-    /// A described loss at scale s, with mean reduction.
+    /// The described loss at scale s, with mean reduction.
     pub(crate) fn new(
         name: &'static str,
         description: Description,
@@ -64,7 +64,7 @@ impl Contrast {
         })
     }
 
-    /// A described loss at a temperature τ.
+    /// The described loss at temperature τ.
     pub(crate) fn at(
         name: &'static str,
         description: Description,
@@ -82,7 +82,7 @@ impl Contrast {
         Self { reduction, ..self }
     }
 
-    /// Replaces what a row's loss is: DCL's rule on MoCo's queue, a margin for InfoNCE. The name stays.
+    /// Replaces the rule of a row's loss: DCL's on MoCo's queue, or a margin for InfoNCE. The name stays.
     ///
     /// # Errors
     /// [`Error::Scalar`] for a hyper-parameter that is out of range.
@@ -91,8 +91,8 @@ impl Contrast {
         Ok(self)
     }
 
-    /// With the batch's other keys in place of a queue, where this has one: the same loss on
-    /// [`Inputs::Pair`](crate::Inputs::Pair).
+    /// Takes the batch's other keys as negatives in place of the queue: the same loss on
+    /// [`Inputs::Pair`](crate::Inputs::Pair). A loss without a queue stays as it is.
     #[must_use]
     pub fn in_batch(self) -> Self {
         let description = self.description.in_batch();
@@ -122,12 +122,12 @@ impl Contrast {
         &self.description
     }
 
-    /// Which matrices it is computed on.
+    /// The variant of [`Inputs`](crate::Inputs) that the loss is computed on.
     pub fn layout(&self) -> Layout {
         self.description.layout
     }
 
-    /// What a row's loss is.
+    /// The rule of a row's loss.
     pub fn rule(&self) -> RowRule {
         self.description.rule
     }
@@ -143,8 +143,8 @@ impl Contrast {
         }
     }
 
-    /// Useful FLOPs: 2NMD for the loss; with its gradients 8NMD where rows and columns have one, 6 one way or
-    /// shared, 4 one way without dk; of those after a forward 6, one way without dk 4.
+    /// Useful FLOPs of a call. Forward has 2NMD. With gradients it is 6NMD, or 4NMD one way without dk;
+    /// value_and_grad with dk of a loss with columns has 8NMD.
     pub fn useful_flops(&self, shape: Shape, work: Work) -> f64 {
         let products = match work {
             Work::Forward => 1.0,
@@ -161,7 +161,7 @@ impl Contrast {
     }
 }
 
-/// A call of an engine, for what it costs.
+/// A call of an engine whose cost is asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Work {

@@ -1,4 +1,4 @@
-//! The number types that embeddings come in.
+//! The element types of embeddings: f32, f16 and bf16.
 
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
@@ -23,7 +23,7 @@ impl DType {
         }
     }
 
-    /// The nearest number of the type to the nearest f32: what an engine stores.
+    /// Rounds to f32, then to this type: what an engine stores.
     pub(crate) fn round(self, x: f64) -> f64 {
         let x = x as f32;
         match self {
@@ -51,9 +51,9 @@ mod sealed {
     impl Sealed for half::bf16 {}
 }
 
-/// A number type of inputs and gradients: `f32`, [`half::f16`] or [`half::bf16`]. Sealed.
+/// An element type of inputs and gradients: `f32`, [`half::f16`] or [`half::bf16`]. Sealed.
 ///
-/// Whatever the type, accumulation, loss and statistics are f32.
+/// Accumulation, loss and statistics are f32 for every type.
 pub trait Element:
     sealed::Sealed + bytemuck::Pod + Send + Sync + PartialEq + std::fmt::Debug + 'static
 {

@@ -1,4 +1,4 @@
-//! The verbs of an engine: what can be computed, wherever the numbers live.
+//! [`Engine`]: the verbs that every engine has, whatever memory its matrices lie in.
 
 use crate::element::Element;
 use crate::error::Error;
@@ -13,7 +13,7 @@ pub struct Gradients<V> {
     /// ∂loss/∂k, M × D, when wanted: without it a one-way loss costs 4NMD instead of 6NMD.
     /// Must be `None` where the contrast has none ([`Contrast::has_dk`](crate::Contrast::has_dk)).
     pub dk: Option<V>,
-    /// Whether they are added to what is there, in f32, rounded once; otherwise it is overwritten.
+    /// `true`: gradients are added to the buffers' contents in f32 and rounded once. `false`: they overwrite.
     pub accumulate: bool,
 }
 
@@ -27,7 +27,7 @@ impl<V> Gradients<V> {
         }
     }
 
-    /// Gradients that are added to what is there.
+    /// Gradients that are added to the buffers' contents.
     #[must_use]
     pub fn accumulating(self) -> Self {
         Self {
@@ -67,31 +67,30 @@ pub type EvaluationOf<E> = <<E as Engine>::Memory as Memory>::Evaluation;
 pub type MomentumOf<'a, E, T> =
     MomentumTensor<VectorOf<'a, E, T>, VectorMutOf<'a, E, f32>, VectorMutOf<'a, E, T>>;
 
-/// What an engine can do. Results stay in its memory until they are read, and are bitwise repeatable on the
-/// same machine. An engine on a device returns before the work has ended; what is read later waits for it.
+/// What an engine computes. Results stay in its memory until they are read, and are bitwise repeatable on the
+/// same machine. An engine on a device returns before its work has ended; reading a result waits for it.
 ///
 /// # Precision
 /// Accumulation, loss, statistics and softmax are f32; gradients are rounded once, on output.
 /// Inputs that hold NaN or infinity give NaN.
 pub trait Engine {
-    /// Where its matrices live.
+    /// Where its matrices lie.
     type Memory: Memory;
 
-    /// The memory itself: to bring numbers there.
+    /// The memory, to copy data there and back.
     fn memory(&self) -> &Self::Memory;
 
     /// Loss and row statistics; 2NMD FLOPs.
     ///
     /// # Errors
-    /// What the engine cannot take of the problem: [`Error::Scalar`] for a D above its largest, `Error::Cuda` for
-    /// memory of another device.
+    /// [`Error::Scalar`] for a D above the engine's largest, `Error::Cuda` for memory of another device.
     fn forward<T: Element>(
         &self,
         problem: &Problem<RowsOf<'_, Self, T>>,
     ) -> Result<EvaluationOf<Self>, Error>;
 
-    /// Loss and gradients together: the training path. `upstream` is dL/dloss; a loss scale for
-    /// f16 gradients goes here.
+    /// Loss and gradients in one call, for training. `upstream` is dL/dloss, times the loss scale of
+    /// f16 gradients.
     ///
     /// # Errors
     /// As [`forward`](Self::forward), and those of [`Problem::check_gradients`]; nothing is written then.
@@ -102,9 +101,8 @@ pub trait Engine {
         gradients: Gradients<RowsMutOf<'_, Self, G>>,
     ) -> Result<EvaluationOf<Self>, Error>;
 
-    /// Gradients from the statistics that [`forward`](Self::forward) found on the same inputs, for
-    /// frameworks that call forward and backward apart; or from those of a larger problem, of which these
-    /// candidates are a shard. Leaves upstream × ∂loss/∂s.
+    /// Gradients from known statistics: those of [`forward`](Self::forward) on the same inputs, or those of a
+    /// larger problem of which these candidates are a shard. Returns upstream × ∂loss/∂s.
     ///
     /// # Errors
     /// As [`value_and_grad`](Self::value_and_grad), and [`Error::Rows`] for statistics of another shape.
@@ -116,20 +114,20 @@ pub trait Engine {
         gradients: Gradients<RowsMutOf<'_, Self, G>>,
     ) -> Result<<Self::Memory as Memory>::Number, Error>;
 
-    /// Joins the statistics of the same anchors over two sets of candidates into the first: lse⁻ over both,
-    /// z₊ from whichever has the positive. A key of the anchor's own ([`Inputs::Queue`](crate::Inputs::Queue))
-    /// would count in every shard: a queue is not to be sharded.
+    /// Merges `others` into `statistics`: the same anchors over two sets of candidates. lse⁻ is that of both
+    /// sets, z₊ that of the set with the positive. Do not shard the queue of
+    /// [`Inputs::Queue`](crate::Inputs::Queue): an anchor's own key would count in every shard.
     ///
     /// # Errors
-    /// [`Error::Rows`] when they are not of as many rows and columns.
+    /// [`Error::Rows`] when the two differ in the number of rows or columns.
     fn merge(
         &self,
         statistics: &mut StatisticsOf<Self>,
         others: &StatisticsOf<Self>,
     ) -> Result<(), Error>;
 
-    /// Fused similarity and selection of the `k` largest ⟨q_i, k_j⟩ per row. With `exclude_self`
-    /// anchor i does not see candidate i.
+    /// The `k` largest ⟨q_i, k_j⟩ of each row, selected while they are computed. With `exclude_self` row i
+    /// passes over candidate i.
     ///
     /// # Errors
     /// [`Error::TopK`] unless 1 ≤ k ≤ the candidates an anchor can have; [`Error::Dimension`].
@@ -156,10 +154,10 @@ pub trait Engine {
     /// dx_i = (dy_i − y_i⟨y_i, dy_i⟩)/‖x_i‖ from y and ‖x_i‖ as [`normalize`](Self::normalize)
     /// left them; dy_i/epsilon where ‖x_i‖ ≤ epsilon.
     ///
-    /// A row that is short (‖x_i‖ at most epsilon, or below the normal numbers of `G`) and whose
-    /// gradient leaves the range of `G`, as that of a row of zeros does in f16 with epsilon = 10⁻¹², has
-    /// gradient 0. Longer rows overflow to infinity, and NaN or infinity in dy reaches dx, whatever the
-    /// length. [`reference::normalize_backward`](crate::reference::normalize_backward) is the definition.
+    /// A row is short where ‖x_i‖ is at most epsilon or below the normal numbers of `G`. A short row whose
+    /// gradient leaves the range of `G` has gradient 0: for example zeros in f16 with epsilon = 10⁻¹². Longer
+    /// rows overflow to infinity. NaN and infinity in dy reach dx for every length.
+    /// [`reference::normalize_backward`](crate::reference::normalize_backward) is the definition.
     ///
     /// # Errors
     /// [`Error`] when shapes differ or `epsilon` is not finite and positive.
@@ -175,8 +173,8 @@ pub trait Engine {
     /// key ← m·key + (1−m)·query over many tensors in one call (He et al. 2020, equation 2).
     ///
     /// # Errors
-    /// [`Error::Scalar`] unless 0 ≤ m ≤ 1, [`Error::Length`] when a tensor's parts differ; nothing
-    /// is written then.
+    /// [`Error::Scalar`] unless 0 ≤ m ≤ 1, [`Error::Length`] when a tensor's query, key and
+    /// shadow differ in length; nothing is written then.
     fn momentum_update<T: Element>(
         &self,
         momentum: f32,

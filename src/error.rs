@@ -1,8 +1,8 @@
-//! What can be wrong with a call: one variant per kind of mistake, each naming the argument.
+//! The errors of calls: one variant for each kind of mistake, naming the argument.
 
-/// Why a description or a call was refused: `argument` is the argument's name, `given` what was passed in place of
-/// what is `expected` or `allowed`. Nothing has been written when one of these is returned, except where a device
-/// failed midway: [`CudaError::Driver`] and [`Error::Kernel`].
+/// Why a call was refused. `argument` is the argument's name, `given` what was passed, `expected` or `allowed`
+/// what it must be. A call that returns an error has written nothing, unless a device failed midway:
+/// [`CudaError::Driver`] and [`Error::Kernel`].
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -114,12 +114,12 @@ pub enum Error {
         /// Elements of a row.
         dim: usize,
     },
-    /// What only a CUDA engine can find wrong.
+    /// An error of the CUDA engine alone.
     #[error(transparent)]
     Cuda(#[from] CudaError),
 }
 
-/// What can be wrong with a call of the CUDA engine alone; fields as of [`Error`].
+/// Errors of the CUDA engine alone; fields as in [`Error`].
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum CudaError {
@@ -137,7 +137,7 @@ pub enum CudaError {
     /// A null pointer.
     #[error("`{argument}` is a null pointer")]
     Null { argument: &'static str },
-    /// Memory that does not start at a multiple of what the number type or a call needs.
+    /// Memory whose address or row stride is not aligned as its element type or a call needs.
     #[error("`{argument}` has an address or a row stride that is no multiple of {required} bytes")]
     Alignment {
         argument: &'static str,
@@ -172,7 +172,7 @@ pub enum CudaError {
         /// Name of the argument that it overlaps.
         other: &'static str,
     },
-    /// A queue that still has room, in a step that is recorded with as many keys as it can hold.
+    /// A queue that is not full, in a step that is recorded into a graph.
     #[error(
         "`queue` holds {fill} of {capacity} keys; a recorded step needs a full one, of random unit rows to begin with"
     )]
@@ -182,8 +182,7 @@ pub enum CudaError {
         /// Keys that it can hold.
         capacity: usize,
     },
-    /// A call that a graph cannot hold, because it waits for results or keeps count on the host,
-    /// while its stream is recorded into one.
+    /// A call on a stream that is captured into a graph, though it waits for results or counts on the host.
     #[error("`{call}` needs the host, and the stream is being captured into a graph")]
     Capture { call: &'static str },
 }

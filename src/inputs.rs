@@ -1,5 +1,5 @@
-//! A batch: the matrices that a contrast is computed on, which candidates are positives, and both together,
-//! checked.
+//! A batch: [`Inputs`] are its matrices, [`Positives`] say which candidates are positives, and a [`Problem`] is a
+//! contrast on them, checked.
 
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -9,13 +9,14 @@ use crate::error::Error;
 use crate::losses::description::Layout;
 use crate::rows::{Indices, Matrix, View};
 
-/// In [`Positives`]: an index, a label that says that no candidate of these is the anchor's positive.
+/// An index or label in [`Positives`]: none of these candidates is the anchor's positive.
 pub const NO_POSITIVE: u32 = u32::MAX;
 
-/// Which candidate is each anchor's positive. An anchor may have none among these candidates, as in a shard
-/// of a larger problem: its loss is 0, its z₊ is −∞, and [`Engine::merge`](crate::Engine::merge) finds what
-/// another shard says. Indices and labels lie in the engine's memory, and are read when it computes, so that a
-/// recorded graph sees what stands there then.
+/// Which candidate is each anchor's positive.
+///
+/// An anchor may have none among these candidates, as in a shard of a larger problem: its loss is 0 and its z₊
+/// is −∞. [`Engine::merge`](crate::Engine::merge) then takes z₊ from the shard that has the positive. Indices and
+/// labels lie in the engine's memory and are read when it computes: a recorded graph reads them at each replay.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Positives<I> {
     /// Candidate i + offset, where there is one. 0 is the diagonal; candidates that start at row c of a larger
@@ -37,7 +38,7 @@ impl<I> Positives<I> {
     /// Candidate i.
     pub const DIAGONAL: Self = Self::Offset(0);
 
-    /// The same in other memory: what says which, with its name, through `indices`.
+    /// The same in other memory: `indices` maps each vector of indices or labels, given its name.
     ///
     /// # Errors
     /// The first that it returns.
@@ -68,8 +69,8 @@ impl Positives<Vec<u32>> {
 }
 
 impl<I: Indices> Positives<I> {
-    /// The candidate of each of so many anchors, whether it is in range or not; none where the host cannot
-    /// read which.
+    /// The candidate of each of `anchors` anchors, in range or not; empty where the host cannot read the
+    /// indices.
     fn on_host(&self, anchors: usize) -> Vec<Option<usize>> {
         let numbers = |indices: &I| indices.on_host().unwrap_or_default().to_vec();
         match self {
@@ -92,7 +93,7 @@ impl<I: Indices> Positives<I> {
     }
 }
 
-/// The matrices a contrast is computed on; `V` is an engine's matrix view, [`Rows`](crate::Rows) on the CPU.
+/// The matrices of a contrast; `V` is an engine's matrix view, [`Rows`](crate::Rows) in host memory.
 #[derive(Debug, Clone, Copy)]
 pub enum Inputs<V: View> {
     /// Anchors and candidates are the same 2N × D matrix (NT-Xent): rows 0..N are one view of N
@@ -128,7 +129,7 @@ pub struct Matrices<V> {
     pub anchors: V,
     /// M × D; the anchors themselves where they are shared.
     pub candidates: V,
-    /// Positives that are no candidates, N × D.
+    /// Positives that are not among the candidates, N × D.
     pub own_keys: Option<V>,
 }
 
@@ -164,8 +165,8 @@ impl<V: View> Inputs<V> {
         }
     }
 
-    /// The same in other memory: each matrix, with its name, through `matrix`, indices and labels, with
-    /// theirs, through `indices`.
+    /// The same in other memory: `matrix` maps each matrix, `indices` each vector of indices or labels, given
+    /// its name.
     ///
     /// # Errors
     /// The first that one of them returns.
@@ -196,7 +197,7 @@ pub struct Problem<V: View> {
     contrast: Contrast,
     inputs: Inputs<V>,
     shape: Shape,
-    /// Of which these candidates are a shard.
+    /// M of all shards.
     all_candidates: usize,
     scale: Option<V::Scalar>,
 }
@@ -251,8 +252,8 @@ impl Contrast {
         })
     }
 
-    /// This on those of the matrices that its layout has: q, candidates k and own keys. Positives count where
-    /// the contrast [takes them](Self::takes_positives).
+    /// [`on`](Self::on) those of q, candidates k and own keys that the layout has. `positives` are ignored
+    /// unless the contrast [takes them](Self::takes_positives).
     ///
     /// # Errors
     /// Those of [`on`](Self::on).
@@ -305,8 +306,8 @@ impl Contrast {
 }
 
 impl<V: View> Problem<V> {
-    /// With s read from the engine's memory when it computes, in place of the contrast's: one number, for
-    /// scales that are learned there. It must be finite and greater than 0, which is not checked.
+    /// Replaces the contrast's s by one element in the engine's memory, read when it computes: for scales that
+    /// are learned there. It must be finite and greater than 0; this is not checked.
     #[must_use]
     pub fn with_scale(self, scale: V::Scalar) -> Self {
         Self {
@@ -315,8 +316,8 @@ impl<V: View> Problem<V> {
         }
     }
 
-    /// With as many candidates in all, of which these are a shard, for rules that count the negatives
-    /// ([`RowRule::Debiased`](crate::losses::RowRule::Debiased)). Less than these is taken for these.
+    /// Declares these candidates a shard of `candidates` in all, for rules that count the negatives
+    /// ([`RowRule::Debiased`](crate::losses::RowRule::Debiased)). A number below M counts as M.
     #[must_use]
     pub fn as_shard_of(self, candidates: usize) -> Self {
         Self {
@@ -350,12 +351,12 @@ impl<V: View> Problem<V> {
         self.shape
     }
 
-    /// Where s stands, where it is not the contrast's.
+    /// Where s lies in the engine's memory, after [`with_scale`](Self::with_scale).
     pub fn scale(&self) -> Option<V::Scalar> {
         self.scale
     }
 
-    /// Which candidates are positives, where the inputs say.
+    /// Which candidates are positives, for [`Inputs::Pair`].
     pub fn positives(&self) -> Option<Positives<V::Indices>> {
         match self.inputs {
             Inputs::Pair { positives, .. } => Some(positives),
@@ -363,8 +364,8 @@ impl<V: View> Problem<V> {
         }
     }
 
-    /// Of every anchor the index of its positive among the candidates, for who reads them on the host; `None`
-    /// for one that has none there, or has a key of its own.
+    /// The index of each anchor's positive among the candidates, for engines that compute on the host; `None`
+    /// for an anchor that has none there, or has a key of its own.
     pub(crate) fn positive_candidates(&self) -> Vec<Option<usize>> {
         let of = match self.positives() {
             Some(given) => given.on_host(self.shape.anchors),
@@ -374,8 +375,7 @@ impl<V: View> Problem<V> {
         of.into_iter().map(in_range).collect()
     }
 
-    /// The same problem in other memory, for engines that copy: as [`Inputs::try_map`], a scale through
-    /// `scalar`.
+    /// The same problem in other memory: inputs as [`Inputs::try_map`] maps them, a scale by `scalar`.
     ///
     /// # Errors
     /// The first that one of them returns.

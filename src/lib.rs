@@ -1,5 +1,7 @@
-//! Contrastive-learning losses and their gradients, computed without ever storing the N×M
-//! similarity matrix.
+//! Contrastive-learning losses and their gradients, without ever storing the N×M similarity matrix.
+//!
+//! A [`Contrast`] is a loss with its temperature, a [`Problem`] is a contrast on a batch, and an [`Engine`]
+//! computes it:
 //!
 //! ```
 //! use infonce::{Contrast, CpuEngine, Engine, Gradients, Inputs, Rows, RowsMut};
@@ -15,11 +17,27 @@
 //! # Ok::<(), infonce::Error>(())
 //! ```
 //!
-//! [`Contrast`] says what to compute, a [`Problem`] is one on a batch, an [`Engine`] computes it,
-//! [`mod@reference`] defines it in float64. [`losses`] lists what there is. [`CpuEngine`] runs everywhere;
-//! `cuda::CudaEngine` (feature `cuda`) on NVIDIA cards; `emulator::EmulatedEngine` (feature `emulator`) executes the
-//! CUDA kernels' sources on the processor, to verify them.
-//! [`KeyQueue`] and [`MomentumSchedule`] are the state that outlives a step.
+//! [`losses`] lists the losses: NT-Xent, InfoNCE, MoCo, CLIP and others. Embeddings and gradients are f32, f16 or
+//! bf16; sums, losses and statistics are f32. Engines also have top-k search, row normalisation, and the key
+//! queue and momentum update of MoCo ([`KeyQueue`], [`MomentumSchedule`]).
+//!
+//! # Engines
+//! | engine | computes on | feature |
+//! |---|---|---|
+//! | [`CpuEngine`] | the CPU: AVX-512, AVX2 or portable code | – |
+//! | `cuda::CudaEngine` | an NVIDIA GPU | `cuda` |
+//! | `emulator::EmulatedEngine` | the CPU, with the CUDA kernels' sources, to verify them | `emulator` |
+//!
+//! [`mod@reference`] defines every verb in float64; tests and `infonce verify` hold each engine to it.
+//!
+//! # Features
+//! | feature | adds | needs |
+//! |---|---|---|
+//! | `cuda` | the CUDA engine | nvcc to build, a driver to run |
+//! | `emulator` | the kernels' emulator | a C++17 compiler |
+//! | `cli` | the module `verify`; the command's `infonce verify` and `infonce info` | – |
+//! | `train` | the module `train`; `infonce train simclr` and `infonce train moco` | – |
+//! | `cust` | matrices and streams of the crate `cust` for the CUDA engine | a CUDA toolkit and libcuda to build |
 
 /// This release, as in "0.1.0".
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -42,7 +60,7 @@ mod interop;
     allow(
         dead_code,
         unused_imports,
-        reason = "a CUDA device needs more of it than the runner"
+        reason = "a CUDA device needs more of it than the emulator"
     )
 )]
 mod launch;
@@ -52,9 +70,9 @@ mod momentum;
 mod queue;
 pub mod reference;
 mod rows;
-#[cfg(all(test, target_arch = "x86_64", target_env = "gnu"))]
-mod same_bits;
 mod statistics;
+#[cfg(all(test, target_arch = "x86_64", target_env = "gnu"))]
+mod tests;
 #[cfg(feature = "train")]
 pub mod train;
 #[cfg(feature = "cli")]

@@ -1,4 +1,4 @@
-//! Where an engine's matrices live, and the way there and back.
+//! [`Memory`]: where an engine's matrices lie, and copies there and back.
 
 use bytemuck::Pod;
 
@@ -8,26 +8,26 @@ use crate::queue::KeyQueue;
 use crate::rows::{Matrix, Rows, RowsMut, View};
 use crate::statistics::Statistics;
 
-/// What an engine left in its memory, to be read once everything before has ended.
+/// A result in an engine's memory.
 pub trait Read {
-    /// What it is on the host.
+    /// The result in host memory.
     type Value;
-    /// Copies it to the host; waits for the engine.
+    /// Copies the result to host memory; waits for the engine.
     ///
     /// # Errors
-    /// What the engine reports of work before.
+    /// Those of the work that it waits for.
     fn read(&self) -> Result<Self::Value, Error>;
 }
 
-/// Loss and statistics in an engine's memory, and ∂loss/∂s after a call that had gradients. Nothing is
-/// copied to the host until it is asked for.
+/// Loss and statistics in an engine's memory, and ∂loss/∂s after a call with gradients. Each is copied to
+/// host memory when it is asked for.
 pub trait Evaluation {
     /// Row statistics in the engine's memory.
     type Statistics;
     /// The reduced loss, not multiplied by the upstream gradient; waits for the engine.
     ///
     /// # Errors
-    /// What the engine reports of work before.
+    /// Those of the work that it waits for.
     fn loss(&self) -> Result<f32, Error>;
     /// Upstream × ∂loss/∂s, with s = 1/τ the scale; 0 after a forward. Waits for the engine.
     ///
@@ -38,7 +38,7 @@ pub trait Evaluation {
     fn statistics(&self) -> &Self::Statistics;
 }
 
-/// A kind of memory: host memory, or a device's.
+/// Host memory, or a device's.
 pub trait Memory {
     /// A read-only matrix.
     type Rows<'a, T: Element>: View<Indices = Self::Vector<'a, u32>, Scalar = Self::Vector<'a, f32>>;
@@ -48,26 +48,26 @@ pub trait Memory {
     type Vector<'a, T: Pod>: Copy;
     /// A writable vector.
     type VectorMut<'a, T: Pod>;
-    /// Memory of one's own.
+    /// A vector that owns its memory.
     type Buffer<T: Pod>;
     /// A key queue.
     type Queue<T: Element>;
-    /// One number that a call left.
+    /// A scalar result.
     type Number: Read<Value = f32>;
     /// Row statistics.
     type Statistics: Read<Value = Statistics>;
-    /// What a contrast's call left.
+    /// The result of a contrast.
     type Evaluation: Evaluation<Statistics = Self::Statistics>;
-    /// What a search left.
+    /// The result of a top-k search.
     type TopK: Read<Value = TopK>;
 
-    /// A copy of `numbers`.
+    /// A copy of `elements` in this memory.
     ///
     /// # Errors
-    /// What the device reports, as for all that follow.
-    fn upload<T: Pod>(&self, numbers: &[T]) -> Result<Self::Buffer<T>, Error>;
+    /// Those of the device.
+    fn upload<T: Pod>(&self, elements: &[T]) -> Result<Self::Buffer<T>, Error>;
 
-    /// A copy on the host, once everything before has ended.
+    /// A copy in host memory; waits for the engine.
     ///
     /// # Errors
     /// As [`upload`](Self::upload).
@@ -76,7 +76,7 @@ pub trait Memory {
     /// The buffer as a matrix of `rows` × `dim`.
     ///
     /// # Errors
-    /// [`Error::Length`] or [`Error::Empty`] when it is none.
+    /// [`Error::Length`] when the buffer does not hold `rows` × `dim` elements, [`Error::Empty`] for 0 of them.
     fn rows<'a, T: Element>(
         &self,
         buffer: &'a Self::Buffer<T>,
@@ -98,7 +98,7 @@ pub trait Memory {
     /// The buffer as a vector.
     ///
     /// # Errors
-    /// [`Error::Empty`] when nothing is in it, on a device.
+    /// [`Error::Empty`] for an empty buffer on a device.
     fn vector<'a, T: Pod>(&self, buffer: &'a Self::Buffer<T>)
     -> Result<Self::Vector<'a, T>, Error>;
 
@@ -120,7 +120,7 @@ pub trait Memory {
     /// The keys of a queue; `None` while it is empty.
     fn filled<T: Element>(queue: &Self::Queue<T>) -> Option<Self::Rows<'_, T>>;
 
-    /// A copy of a queue on the host, bit for bit.
+    /// A copy of a queue in host memory, bit for bit.
     ///
     /// # Errors
     /// As [`download`](Self::download).
@@ -129,7 +129,7 @@ pub trait Memory {
     /// Statistics in this memory.
     ///
     /// # Errors
-    /// As [`upload`](Self::upload); [`Error::Rows`] when the parts of a direction have different lengths.
+    /// As [`upload`](Self::upload); [`Error::Rows`] when the two vectors of a direction differ in length.
     fn statistics(&self, statistics: &Statistics) -> Result<Self::Statistics, Error>;
 }
 
@@ -153,7 +153,7 @@ pub struct TopK {
     pub scores: Vec<f32>,
 }
 
-/// The host's own memory: views are slices, and results are read where they lie.
+/// Host memory: views are slices, and results are read in place.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct HostMemory;
 
@@ -169,8 +169,8 @@ impl Memory for HostMemory {
     type Evaluation = Evaluated;
     type TopK = TopK;
 
-    fn upload<T: Pod>(&self, numbers: &[T]) -> Result<Vec<T>, Error> {
-        Ok(numbers.to_vec())
+    fn upload<T: Pod>(&self, elements: &[T]) -> Result<Vec<T>, Error> {
+        Ok(elements.to_vec())
     }
 
     fn download<T: Pod>(&self, buffer: &Vec<T>) -> Result<Vec<T>, Error> {
@@ -220,7 +220,7 @@ impl Memory for HostMemory {
     }
 }
 
-macro_rules! on_the_host {
+macro_rules! in_host_memory {
     ($($result:ty),*) => {$(
         impl Read for $result {
             type Value = Self;
@@ -230,7 +230,7 @@ macro_rules! on_the_host {
         }
     )*};
 }
-on_the_host!(f32, Statistics, TopK);
+in_host_memory!(f32, Statistics, TopK);
 
 impl Evaluation for Evaluated {
     type Statistics = Statistics;

@@ -1,4 +1,4 @@
-//! How the momentum m of the key encoder moves over training.
+//! The schedule of the key encoder's momentum m.
 
 use crate::error::{Error, within};
 

@@ -5,10 +5,10 @@ use crate::element::Element;
 use crate::error::Error;
 use crate::rows::{Matrix, Rows};
 
-/// Where the next key goes: the arithmetic of a ring, apart from where its rows are stored.
+/// The arithmetic of a ring buffer, wherever its rows are stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Ring {
-    /// Most rows.
+    /// Rows that it can hold.
     pub capacity: usize,
     /// Rows that have been written.
     pub fill: usize,
@@ -28,8 +28,8 @@ pub(crate) struct Segment {
 }
 
 impl Ring {
-    /// Advances over a batch and says which rows to copy where: at most two segments. A batch
-    /// longer than the ring leaves its last `capacity` rows, where one key at a time would have.
+    /// Advances over a batch and returns the rows to copy: two segments, which may be empty. A batch longer
+    /// than the ring leaves its last `capacity` rows, where single keys would lie.
     pub fn advance(&mut self, batch: usize) -> [Segment; 2] {
         let skipped = batch.saturating_sub(self.capacity);
         let kept = batch - skipped;
@@ -126,7 +126,7 @@ impl<T: Element> KeyQueue<T> {
         })
     }
 
-    /// Most keys it can hold.
+    /// Keys that it can hold.
     pub fn capacity(&self) -> usize {
         self.ring.capacity
     }
@@ -164,14 +164,14 @@ impl<T: Element> KeyQueue<T> {
     }
 }
 
-/// What an engine with memory of its own needs to mirror a queue.
+/// For engines that keep a copy of the queue in their memory.
 #[cfg(any(feature = "emulator", feature = "cuda"))]
 impl<T: Element> KeyQueue<T> {
     pub(crate) fn ring(&self) -> Ring {
         self.ring
     }
 
-    /// All rows, those too that were never written.
+    /// All rows, including those never written.
     pub(crate) fn storage(&self) -> &[T] {
         &self.keys
     }

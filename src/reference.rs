@@ -1,8 +1,7 @@
-//! The definition of every verb in float64: it stores the whole logit matrix and is naive on purpose.
+//! The definition of every verb in float64: naive on purpose, with the whole logit matrix in memory.
 //!
-//! Read it to know what an engine must compute; never call it on anything large. Nothing here is
-//! shared with an engine: a loss's formula φ stands in its file of `src/losses/`, in numbers that know their
-//! derivatives. With the logits z_ij = s·⟨q_i, k_j⟩, and the positive apart from the rest:
+//! It shares no code with an engine: a loss's formula φ is in its file of `src/losses/`, in dual numbers. With the
+//! logits z_ij = s·⟨q_i, k_j⟩, and the positive kept apart from the negatives:
 //! ```text
 //! lse⁻_i = log Σ_{negatives} exp z_ij          loss_i = φ(lse⁻_i, z₊)
 //! a_i    = ∂φ/∂lse⁻                            c_i    = −∂φ/∂z₊
@@ -27,26 +26,26 @@ pub struct Dense {
 }
 
 impl Dense {
-    /// `rows` × `dim` numbers given by `value(row, column)`.
+    /// `rows` × `dim` elements given by `value(row, column)`.
     pub fn from_fn(rows: usize, dim: usize, mut value: impl FnMut(usize, usize) -> f64) -> Self {
         let cells = (0..rows).flat_map(|i| (0..dim).map(move |d| (i, d)));
         let data = cells.map(|(i, d)| value(i, d)).collect();
         Self { rows, dim, data }
     }
 
-    /// The same numbers, widened; exact.
+    /// The same elements, widened; exact.
     pub fn from_rows<T: Element>(rows: Rows<'_, T>) -> Self {
         Self::from_fn(rows.rows(), rows.dim(), |i, d| {
             f64::from(rows.row(i)[d].to_f32())
         })
     }
 
-    /// All numbers, row after row.
+    /// All elements, row after row.
     pub fn as_slice(&self) -> &[f64] {
         &self.data
     }
 
-    /// All numbers, row after row, to be changed.
+    /// All elements, row after row, writable.
     pub fn as_mut_slice(&mut self) -> &mut [f64] {
         &mut self.data
     }
@@ -78,7 +77,7 @@ impl<'a> View for &'a Dense {
     type Scalar = f64;
 }
 
-/// What is known of every row (or column) of the logits.
+/// Values of every row (or column) of the logits.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct RowValues {
     /// loss_i = φ, unweighted.
@@ -104,7 +103,7 @@ pub struct Reference {
     pub rows: RowValues,
     /// One entry per candidate, where columns have a loss.
     pub columns: Option<RowValues>,
-    /// upstream × ∂loss/∂z_ij, N × M; where anchors have own keys N × (1+M), the own key's logit in front.
+    /// upstream × ∂loss/∂z_ij, N × M; where anchors have own keys N × (1+M), the own key's in column 0.
     pub dz: Dense,
     /// upstream × ∂loss/∂q, N × D; for NT-Xent ∂loss/∂z, both roles of z together.
     pub dq: Dense,
@@ -130,8 +129,8 @@ pub fn value_and_grad(problem: &Problem<&Dense>, upstream: f64) -> Reference {
     value_and_grad_rounded(problem, upstream, exact)
 }
 
-/// The same with the result of every operation through `round`: rounded to f32, it is what a careful person's
-/// plain loops find in f32. φ and its derivatives are rounded once.
+/// The same with every operation's result passed through `round`. Rounding to f32 makes it a plain f32
+/// implementation, but φ and its derivatives are computed in f64 and rounded once.
 pub(crate) fn value_and_grad_rounded(
     problem: &Problem<&Dense>,
     upstream: f64,
@@ -144,7 +143,7 @@ pub(crate) fn value_and_grad_rounded(
     let row_weight = round(contrast.row_weight(n));
     let weight = round(upstream * row_weight);
 
-    // The candidates of anchor i: all rows of k, behind a column with its own key where it has one.
+    // The candidates of anchor i: its own key in column 0 where it has one, then all rows of k.
     let Matrices {
         anchors: q,
         candidates: k,
@@ -174,7 +173,7 @@ pub(crate) fn value_and_grad_rounded(
         log_mean: log_mean(contrast.rule(), scale, &of_positives),
     };
     let mut dz = Dense::from_fn(n, m, |_, _| 0.0);
-    // A row's loss, or a column's, of the cells of its negatives and of its positive.
+    // Adds the loss of a row or column, given the cells of its negatives and its positive.
     let mut add = |values: &mut RowValues, negatives: Vec<(usize, usize)>, positive| {
         let of_negatives: Vec<f64> = negatives.iter().copied().map(logit).collect();
         let z = of_positive(positive);
@@ -233,7 +232,7 @@ pub(crate) fn value_and_grad_rounded(
     }
 }
 
-/// log of the mean over the rows that have a positive of exp(z₊/(s·σ)), where the rule has weights.
+/// log of the mean of exp(z₊/(s·σ)) over the rows that have a positive, where the rule has weights.
 fn log_mean(rule: RowRule, scale: f64, positives: &[f64]) -> f64 {
     let Some(inverse) = rule.weights() else {
         return 0.0;
@@ -258,7 +257,7 @@ impl RowValues {
         let largest = largest(negatives);
         let exponentials = negatives.iter().map(|z| round(round(z - largest).exp()));
         let total = sum(exponentials.clone(), round);
-        // −∞ of nothing.
+        // −∞ without negatives.
         let negatives_lse = round(largest + round(total.ln()));
         let is_empty = (negatives.is_empty() && !positive.is_nan())
             || (positive == f64::NEG_INFINITY && !negatives_lse.is_nan());
@@ -287,7 +286,7 @@ pub fn normalize(x: &Dense, epsilon: f64) -> (Dense, Vec<f64>) {
     normalize_rounded(x, epsilon, exact)
 }
 
-/// The same with the result of every operation through `round`.
+/// The same with every operation's result passed through `round`.
 pub(crate) fn normalize_rounded(
     x: &Dense,
     epsilon: f64,
@@ -306,11 +305,11 @@ pub(crate) fn normalize_rounded(
 /// dx_i = (dy_i − y_i⟨y_i, dy_i⟩)/‖x_i‖, and dy_i/epsilon where ‖x_i‖ ≤ epsilon, to be stored in
 /// `gradient`.
 ///
-/// A row is *short* where ‖x_i‖ ≤ max(epsilon, the smallest normal number of `gradient`). A short row of
-/// which a number rounds to infinity in `gradient`, though y_i and dy_i are finite, is 0 as a whole:
-/// such a row's direction is rounding, and one infinity would end training. Longer rows keep their
-/// infinities, which loss scaling looks for: they need ‖dy_i‖ of about 4 or more, because the smallest
-/// normal number times the largest is about 4 in all three types.
+/// A row is *short* where ‖x_i‖ ≤ max(epsilon, the smallest normal number of `gradient`). If an element of a
+/// short row rounds to infinity in `gradient`, though y_i and dy_i are finite, the whole row is 0: its
+/// direction is rounding error, and one infinity would end training. Longer rows keep their infinities, which
+/// loss scaling looks for. They need ‖dy_i‖ of about 4 or more, because the smallest normal number times the
+/// largest is about 4 in all three types.
 pub fn normalize_backward(
     y: &Dense,
     norms: &[f64],
@@ -321,7 +320,7 @@ pub fn normalize_backward(
     normalize_backward_rounded([y, dy], norms, epsilon, gradient, exact)
 }
 
-/// The same with the result of every operation through `round`.
+/// The same with every operation's result passed through `round`.
 pub(crate) fn normalize_backward_rounded(
     [y, dy]: [&Dense; 2],
     norms: &[f64],
@@ -399,7 +398,7 @@ fn add_scaled(sum: &mut [f64], factor: f64, row: &[f64], round: impl Fn(f64) -> 
     }
 }
 
-/// No rounding but that of f64.
+/// No rounding beyond that of f64.
 fn exact(x: f64) -> f64 {
     x
 }

@@ -51,7 +51,7 @@ fn check(given: usize, rows: usize, dim: usize, stride: usize) -> Result<(), Err
         });
     }
     let expected = extent(rows, dim, stride);
-    // What follows the last row is its gap, whole or in part.
+    // The last row's gap may be whole, cut short or missing.
     if given < expected || given > expected.saturating_add(stride - dim) {
         return Err(Error::Length {
             argument: "data",
@@ -63,7 +63,7 @@ fn check(given: usize, rows: usize, dim: usize, stride: usize) -> Result<(), Err
 }
 
 impl<'a, T: Element> Rows<'a, T> {
-    /// All elements, row after row: where they lie, or copied where gaps lie between rows.
+    /// All elements, row after row: borrowed, or copied where rows have gaps between them.
     pub fn contiguous(&self) -> Cow<'a, [T]> {
         if self.stride == self.dim || self.rows == 1 {
             return Cow::Borrowed(&self.data[..self.rows * self.dim]);
@@ -112,7 +112,7 @@ impl<T: Element> RowsMut<'_, T> {
     }
 }
 
-/// The shape of a matrix, wherever it lives.
+/// The shape of a matrix in any memory.
 pub trait Matrix {
     /// Number of rows.
     fn rows(&self) -> usize;
@@ -120,15 +120,15 @@ pub trait Matrix {
     fn dim(&self) -> usize;
 }
 
-/// A matrix that a problem is posed on, and what of the same memory goes with it.
+/// A matrix of a problem, with the indices and scalars of the same memory.
 pub trait View: Matrix + Copy {
-    /// Indices of candidates.
+    /// Indices or labels of candidates.
     type Indices: Indices;
-    /// A scale.
+    /// One f32, such as a scale.
     type Scalar: Copy + std::fmt::Debug;
 }
 
-/// Indices of candidates, one for each anchor, wherever they live.
+/// Indices or labels of candidates in any memory.
 #[allow(clippy::len_without_is_empty, reason = "there are anchors")]
 pub trait Indices: Copy + std::fmt::Debug {
     /// How many there are.

@@ -1,4 +1,4 @@
-//! Row statistics: all that a backward pass needs to know of a softmax that was never stored.
+//! Row statistics: what a backward pass needs of a softmax that was never stored.
 //!
 //! The positive is kept apart from the negatives, so that 1 − p₊ keeps its relative accuracy when p₊ → 1;
 //! lse − z₊ would cancel.
@@ -25,9 +25,9 @@ pub struct Statistics {
     pub columns: Option<RowStatistics>,
 }
 
-/// Rows and columns of the statistics that a call is given, by the argument's name.
+/// Argument names of a call's statistics: rows and columns.
 pub(crate) const GIVEN: [&str; 2] = ["statistics.rows", "statistics.columns"];
-/// Those that are merged into others.
+/// Argument names of the statistics that are merged into them.
 pub(crate) const OTHERS: [&str; 2] = ["others.rows", "others.columns"];
 
 impl Statistics {
@@ -55,7 +55,7 @@ impl Statistics {
         Ok(())
     }
 
-    /// Joins the statistics of the same anchors over other candidates into these.
+    /// Merges the statistics of the same anchors over other candidates into these.
     pub(crate) fn merge(&mut self, others: &Self) -> Result<(), Error> {
         let columns = self.columns.as_ref().map(RowStatistics::len);
         self.check_rows(GIVEN, self.rows.len(), columns)?;
@@ -67,8 +67,8 @@ impl Statistics {
         Ok(())
     }
 
-    /// The reduced loss of `contrast` over `candidates` candidates, from these: of statistics that were
-    /// merged, those of all shards.
+    /// The reduced loss of `contrast` with these statistics. `candidates` is M, that of all shards after a
+    /// merge.
     pub fn loss(&self, contrast: &Contrast, candidates: usize) -> f32 {
         let scale = f64::from(contrast.scale());
         let positives = self.rows.positive.iter().map(|&z| f64::from(z));
@@ -77,7 +77,7 @@ impl Statistics {
         self.loss_in(contrast, &context)
     }
 
-    /// The same where what rows depend on beside these is known; sums in index order and f64.
+    /// The same in a given context; sums are f64, in index order.
     pub(crate) fn loss_in(&self, contrast: &Contrast, context: &RowContext) -> f32 {
         let total = |rows: &RowStatistics| -> f64 {
             let pairs = rows.negatives_lse.iter().zip(&rows.positive);
@@ -116,7 +116,7 @@ impl RowStatistics {
     }
 }
 
-/// log(eˣ + eʸ); −∞ of two −∞.
+/// log(eˣ + eʸ); −∞ where both are.
 fn log_add_exp(x: f64, y: f64) -> f64 {
     if x == f64::NEG_INFINITY {
         return y;

@@ -1,12 +1,12 @@
-//! Gradients, a chunk of rows at a time: the chunk's softmax weights are kept (rows × M numbers),
-//! consumed by two products, and overwritten by the next chunk.
+//! Gradients, a chunk of rows at a time: the chunk's softmax weights (rows × M) are stored, enter two products,
+//! and are overwritten by the next chunk's.
 //!
 //! ```text
 //! dq_i  =  factor_i · Σ_j W_ij k_j  −  positive_i · k₊        dk = Σ_i W_iᵀ (factor_i · q_i) − …
 //! ```
-//! With the statistics known, W_ij is ∂φ/∂z_ij itself ([`RowRule`](crate::losses::RowRule)). One-way losses
-//! need not know them: W_ij is taken against the fixed offset, its row sums give the statistics, and the
-//! normaliser goes into factor_i. That is 6NMD instead of 8NMD.
+//! With known statistics, W_ij is ∂φ/∂z_ij itself ([`RowRule`](crate::losses::RowRule)). One-way losses with a
+//! fixed offset o do not need them: W_ij is exp(z_ij − o), its row sums give the statistics, and the normaliser
+//! goes into factor_i. That is 6NMD instead of 8NMD.
 
 use std::f64::consts::LOG2_E;
 
@@ -20,7 +20,7 @@ use crate::element::{DType, Element};
 use crate::losses::{RowContext, RowValues};
 use crate::rows::{Matrix, RowsMut};
 
-/// What makes weights of logits, where it is known beforehand.
+/// What makes weights of logits, from known statistics.
 pub(super) struct Known {
     /// o_i · log₂e.
     pub row_offset2: Vec<f32>,
@@ -33,7 +33,7 @@ pub(super) struct Known {
 }
 
 impl Known {
-    /// From lse⁻ of every row (and column) and z₊ of every row, in nats.
+    /// `positives` are z₊ of every row, `negatives` lse⁻ of every row (and column), in nats.
     pub fn new<T: Element>(
         problem: &Problem<'_, T>,
         positives: &[f64],
@@ -53,7 +53,7 @@ impl Known {
         };
         let rows = values(&negatives.rows);
         let columns = negatives.columns.as_deref().map(values);
-        // Where rows are shared, the column of a positive is a row of the same matrix.
+        // Where anchors are the candidates, a positive's column is a row of the same matrix.
         let other = match problem.contrast.is_shared() {
             true => Some(&rows),
             false => columns.as_ref(),
@@ -63,7 +63,7 @@ impl Known {
             _ => 0.0,
         };
         let mass = (0..rows.len()).map(|i| rows[i].positive + of_partner(i));
-        // A row of a shard counts where its positive is.
+        // A row counts in the shard that has its positive.
         let here = (0..rows.len()).filter(|&i| problem.positive_row(i).is_some());
         let of_columns = columns.iter().flatten().map(|values| values.scale);
         Self {
@@ -75,10 +75,10 @@ impl Known {
     }
 }
 
-/// What a gradient pass finds out besides the gradients.
+/// What a gradient pass finds besides the gradients.
 #[derive(Default)]
 pub(super) struct Outcome {
-    /// lse⁻ of each row, when it was not known.
+    /// lse⁻ of each row, unless it was known.
     pub negatives_lse: Vec<f64>,
     /// Σ_i ⟨q_i, dq_i⟩.
     pub anchors_dot_gradient: f64,
@@ -93,9 +93,8 @@ pub(super) fn chunk_rows(budget: usize, anchors: usize, candidates: usize) -> us
     rows.min(anchors.next_multiple_of(GROUP))
 }
 
-/// Rows of a gradient that one task computes: few when there are few, so that threads end together.
-/// A divisor of BLOCK and a multiple of every kernel's tile rows. No result depends on it but
-/// Σ⟨q_i, dq_i⟩, by rounding.
+/// Rows of a gradient that one task computes: fewer in small problems, so that threads end together.
+/// A divisor of BLOCK and a multiple of every kernel's tile rows. It sets the order of sums in Σ⟨q_i, dq_i⟩ alone.
 fn task_rows(rows: usize) -> usize {
     if rows < 16 * GROUP { GROUP / 4 } else { GROUP }
 }
@@ -103,9 +102,9 @@ fn task_rows(rows: usize) -> usize {
 /// The gradient pass of one call.
 pub(super) struct GradientPass<'a, T> {
     pub problem: &'a Problem<'a, T>,
-    /// `None`: take it from the chunk's own row sums; needs a fixed offset.
+    /// `None`: the chunk's own row sums give it, which needs a fixed offset.
     pub known: Option<&'a Known>,
-    /// Whether gradients are added to what is there.
+    /// Whether gradients are added to the buffers' contents.
     pub accumulate: bool,
     /// upstream · w · s, the factor of every gradient.
     pub coefficient: f64,
@@ -115,11 +114,11 @@ pub(super) struct GradientPass<'a, T> {
 
 /// The weights of a chunk, block after block.
 struct Weights {
-    /// Rows that a block has room for.
+    /// Rows of a block.
     rows: usize,
-    /// Items along the row: `rows` × BLOCK numbers a block.
+    /// Items along the row: `rows` × BLOCK elements a block.
     along: Buffer,
-    /// Items across the rows, for kernels whose items hold two numbers; else empty.
+    /// Items across the rows, for kernels whose items hold two elements; else empty.
     across: Buffer,
     /// Sum of each row in each block.
     sums: Vec<f32>,
@@ -132,13 +131,13 @@ impl<T: Element> GradientPass<'_, T> {
         let dim = shape.dim;
         let chunk = chunk_rows(self.budget, shape.anchors, shape.candidates);
         let blocks = problem.blocks();
-        let numbers = blocks * chunk * BLOCK;
+        let elements = blocks * chunk * BLOCK;
         let mut weights = Weights {
             rows: chunk,
-            along: workspace.take(numbers / kernel.depth),
+            along: workspace.take(elements / kernel.depth),
             across: workspace.take(match kernel.depth {
                 1 => 0,
-                depth => numbers / depth,
+                depth => elements / depth,
             }),
             sums: vec![0.0; blocks * chunk],
         };
@@ -159,7 +158,7 @@ impl<T: Element> GradientPass<'_, T> {
                 self.fill_weights(&mut weights, items, first_row, rows);
                 let factors = self.factors(&weights, first_row, rows, &context, &mut outcome);
 
-                let sums = &mut sums.numbers_mut()[..rows * dim];
+                let sums = &mut sums.f32_mut()[..rows * dim];
                 let dq = &mut dq[first_row * dq_stride..];
                 let target = (dq, dq_stride);
                 outcome.anchors_dot_gradient +=
@@ -215,8 +214,8 @@ impl<T: Element> GradientPass<'_, T> {
             });
     }
 
-    /// Weights of one group of rows (as many as `sums`) and one block; zeros past the last column
-    /// and in the row after the last, where an item would reach into them.
+    /// Weights of one group of rows (as many as `sums`) and one block; zeros past the last column and in the
+    /// row after the last, because items of two rows may include it.
     fn fill_tile(
         &self,
         items: &[Item],
@@ -235,7 +234,7 @@ impl<T: Element> GradientPass<'_, T> {
             padding.fill(0.0);
             let offset2 = match self.known {
                 Some(known) => known.row_offset2[first_row + row],
-                // The engine takes this way only with a fixed offset.
+                // The engine leaves statistics unknown only with a fixed offset.
                 None => problem.fixed_offset2.unwrap_or(f32::NAN),
             };
             match self.known.and_then(|known| known.column_offset2.as_ref()) {
@@ -251,7 +250,7 @@ impl<T: Element> GradientPass<'_, T> {
         }
     }
 
-    /// The factors of a chunk's rows, from the known softmax or from the chunk's row sums.
+    /// The factors of a chunk's rows, from known statistics or from the chunk's row sums.
     fn factors(
         &self,
         weights: &Weights,
@@ -322,7 +321,7 @@ impl<T: Element> GradientPass<'_, T> {
                     };
                     let right = candidates.at_step(first_column / kernel.depth);
                     let output = Output {
-                        numbers: sums,
+                        elements: sums,
                         columns: dim,
                         row_stride: dim,
                         accumulate: block > 0,
@@ -351,7 +350,7 @@ impl<T: Element> GradientPass<'_, T> {
         dots.iter().sum()
     }
 
-    /// dk_j = Σ_i W_ij (factor_i · q_i) − Σ_{i: +(i) = j} positive_i · q_i, or added to what is there.
+    /// dk_j = Σ_i W_ij (factor_i · q_i) − Σ_{i: +(i) = j} positive_i · q_i, or dk_j plus that.
     fn add_to_candidates(
         &self,
         weights: &Weights,
@@ -393,7 +392,7 @@ impl<T: Element> GradientPass<'_, T> {
                     step_stride: BLOCK,
                 };
                 let output = Output {
-                    numbers: dk,
+                    elements: dk,
                     columns: dim,
                     row_stride: dim,
                     accumulate,
@@ -420,7 +419,7 @@ struct Factors {
     positive: Vec<f32>,
 }
 
-/// Stores a row, or adds it to what is there; changes `row` in the latter case.
+/// Stores a row, or adds it to `to` by way of `row`.
 fn store<G: Element>(row: &mut [f32], to: &mut [G], accumulate: bool) {
     if accumulate {
         for (sum, there) in row.iter_mut().zip(&*to) {
@@ -430,8 +429,8 @@ fn store<G: Element>(row: &mut [f32], to: &mut [G], accumulate: bool) {
     G::narrow(row, to);
 }
 
-/// Hands out the gradient as f32, to be overwritten: in place when it is f32 without gaps, else through a
-/// buffer that is rounded, or added to what is there, once.
+/// Runs with the gradient as f32 without gaps: in place where it is, else through a buffer that is then rounded,
+/// or added to the gradient, once.
 fn with_f32<G: Element>(
     gradient: Option<RowsMut<'_, G>>,
     accumulate: bool,

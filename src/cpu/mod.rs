@@ -1,7 +1,7 @@
 //! The CPU engine: prepacked matrix products with the softmax fused in, over rayon.
 //!
-//! All work is cut into blocks whose borders depend on the shape alone, each sum is taken by one
-//! task in a fixed order, and so results are bitwise equal for every number of threads.
+//! The borders of blocks depend on the shape alone, and one task takes each sum, in a fixed order. Results are
+//! therefore bitwise equal for every number of threads.
 
 mod gradient_pass;
 mod pack;
@@ -31,30 +31,28 @@ use problem::{BLOCK, Problem, kernel_for};
 pub(crate) use simd::Kernel;
 use statistics_pass::{NegativesLse, negatives_lse};
 
-/// Computes on the processor's cores, with AVX-512, AVX2 or portable kernels, chosen at run time.
+/// Computes on the CPU with AVX-512, AVX2 or portable kernels, chosen at run time.
 ///
-/// bf16 inputs are multiplied as bf16 (f32 accumulation) where the processor has `avx512_bf16`, and
-/// widened to f32 elsewhere; f16 inputs are always widened.
+/// bf16 inputs are multiplied as bf16 (f32 accumulation) where the CPU has `avx512_bf16`, and widened to f32
+/// elsewhere; f16 inputs are always widened.
 ///
-/// An engine keeps the memory of its largest call for the calls after it, until it is dropped.
+/// An engine keeps the memory of its largest call for later calls until it is dropped.
 #[derive(Debug, Default)]
 pub struct CpuEngine {
     /// `None`: the thread pool of the caller, or rayon's global one.
     pool: Option<ThreadPool>,
     weights_budget: Option<usize>,
     workspace: Workspace,
-    /// In place of the one that is chosen for the inputs' type.
+    /// Overrides the choice by the inputs' type.
     kernel: Option<&'static Kernel>,
 }
 
-/// Bytes for the softmax weights of one chunk of rows, unless the caller declares another budget:
-/// few enough for a server core's share of the third-level cache to help, enough rows to pay for
-/// reading and writing dk once a chunk.
+/// Default bytes for the softmax weights of one chunk of rows: few enough for a server core's share of the L3
+/// cache to help, enough rows to pay for reading and writing dk once a chunk.
 const WEIGHTS_BUDGET: usize = 24 << 20;
 
 impl CpuEngine {
-    /// An engine on the thread pool it is called from: rayon's global one, unless the caller runs
-    /// inside another.
+    /// An engine on the caller's thread pool: rayon's global one, unless the caller runs inside another.
     pub fn new() -> Self {
         Self::default()
     }
@@ -81,8 +79,8 @@ impl CpuEngine {
         })
     }
 
-    /// Declares how many bytes a chunk of softmax weights may take (default 24 MiB). At least one
-    /// group of 48 rows is always kept, so the least is 192·M bytes. Results depend on it by rounding.
+    /// Sets how many bytes a chunk of softmax weights may take (default 24 MiB). A chunk has at least 48 rows,
+    /// so the least is 192·M bytes. The budget sets the order of sums, so last bits may differ between budgets.
     #[must_use]
     pub fn with_weights_budget(mut self, bytes: usize) -> Self {
         self.weights_budget = Some(bytes);
@@ -99,10 +97,9 @@ impl CpuEngine {
         )
     }
 
-    /// Bytes that [`value_and_grad`](Engine::value_and_grad) needs beyond inputs and outputs: a
-    /// bound that depends on the shape, the input type `T`, the gradient type `G`, whether dk is
-    /// wanted and the declared budget, not on the machine's free memory. O((N+M)·D) plus the budget.
-    /// An f32 dk that is added to what is there, or has gaps between its rows, takes 4·M·D more.
+    /// An upper bound of the bytes that [`value_and_grad`](Engine::value_and_grad) needs beyond inputs and
+    /// outputs: O((N+M)·D) plus the budget. `T` is the inputs' type, `G` the gradients'. An f32 dk that
+    /// accumulates, or has gaps between its rows, takes 4·M·D more.
     pub fn workspace_bytes<T: Element, G: Element>(&self, shape: Shape, dk: bool) -> usize {
         let kernel = kernel_for::<T>();
         let Shape {
@@ -129,7 +126,7 @@ impl CpuEngine {
         } else {
             0
         };
-        // Partial sums of the statistics, and a dozen numbers of 8 bytes for every row and column.
+        // Partial sums of the statistics, and twelve values of 8 bytes for every row and column.
         let statistics =
             16 * blocks * statistics_pass::CHUNK.min(anchors) + 96 * (anchors + candidates);
         let per_thread = 2 * size_of::<problem::LogitTile>() + 64 * 1024;
@@ -137,7 +134,7 @@ impl CpuEngine {
         item * (panels + weights + chunk_rows + rounded_dk) + statistics + threads * per_thread
     }
 
-    /// With a microkernel that this processor would not choose.
+    /// With this microkernel in place of the one that the CPU would choose.
     #[cfg(test)]
     pub(crate) fn with_kernel(mut self, kernel: &'static Kernel) -> Self {
         self.kernel = Some(kernel);
@@ -178,7 +175,7 @@ impl CpuEngine {
             budget: self.budget(),
         };
         let outcome = pass.run(gradients.dq, gradients.dk);
-        // s·∂loss/∂s = Σ⟨q_i, dq_i⟩, and what the rule adds.
+        // s·∂loss/∂s = f·Σ⟨q_i, dq_i⟩, and what the rule adds.
         let mut dscale = contrast.dots_factor() * outcome.anchors_dot_gradient / scale;
         if contrast.rule().depends_on_scale() {
             dscale += weight * outcome.scale_slopes;
@@ -187,12 +184,12 @@ impl CpuEngine {
     }
 }
 
-fn widen(numbers: &[f32]) -> Vec<f64> {
-    numbers.iter().map(|&x| f64::from(x)).collect()
+fn widen(elements: &[f32]) -> Vec<f64> {
+    elements.iter().map(|&x| f64::from(x)).collect()
 }
 
 fn evaluated<T: Element>(problem: &Problem<'_, T>, lse: &NegativesLse, dscale: f32) -> Evaluated {
-    let narrow = |numbers: &[f64]| numbers.iter().map(|&x| x as f32).collect::<Vec<_>>();
+    let narrow = |elements: &[f64]| elements.iter().map(|&x| x as f32).collect::<Vec<_>>();
     let statistics = |negatives: &[f64]| RowStatistics {
         negatives_lse: narrow(negatives),
         positive: narrow(&problem.positive_logits),
@@ -270,7 +267,7 @@ impl Engine for CpuEngine {
         };
         self.run(|| {
             let problem = Problem::new(self.kernel::<T>(), problem, &self.workspace)?;
-            // Of a shard the positives elsewhere are known from the statistics alone.
+            // For positives in other shards the statistics have the logit.
             let pairs = problem
                 .positive_logits
                 .iter()

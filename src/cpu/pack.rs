@@ -1,4 +1,4 @@
-//! Operands in the order in which the microkernels read them.
+//! Packs operands in the order in which the microkernels read them.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -8,12 +8,12 @@ use rayon::prelude::*;
 use super::simd::{Item, Kernel, Right};
 use crate::element::{DType, Element};
 
-/// One cache line of items, so that a panel's vectors never straddle two.
+/// One cache line of items: a panel's vectors never straddle two.
 #[derive(Clone, Copy, Pod, Zeroable)]
 #[repr(C, align(64))]
 struct Line([Item; 16]);
 
-/// Memory that calls leave to the calls after them: fresh pages cost more than packing into them.
+/// Memory that calls leave to later calls: fresh pages cost more than packing into them.
 #[derive(Clone, Default)]
 pub(super) struct Workspace {
     /// The smallest first.
@@ -21,7 +21,7 @@ pub(super) struct Workspace {
 }
 
 impl Workspace {
-    /// A buffer of `items` items, whatever they hold.
+    /// A buffer of `items` items of any value.
     pub fn take(&self, items: usize) -> Buffer {
         let lines = items.div_ceil(16);
         let mut free = self.free();
@@ -29,7 +29,7 @@ impl Workspace {
         let reused = match place < free.len() {
             true => free.remove(place),
             false => {
-                // The one that replaces the largest will serve both.
+                // The new buffer is larger than all free ones: it replaces the largest.
                 free.pop();
                 Vec::new()
             }
@@ -74,8 +74,8 @@ impl Buffer {
         &mut bytemuck::cast_slice_mut(&mut self.lines)[..self.items]
     }
 
-    /// The items as numbers.
-    pub fn numbers_mut(&mut self) -> &mut [f32] {
+    /// The items as f32.
+    pub fn f32_mut(&mut self) -> &mut [f32] {
         bytemuck::cast_slice_mut(self.items_mut())
     }
 }
@@ -98,7 +98,7 @@ pub(super) struct Panels {
 }
 
 impl Panels {
-    /// Memory for `columns` columns and `steps` steps, whatever it holds.
+    /// Memory for `columns` columns and `steps` steps, of any contents.
     fn new(kernel: &Kernel, columns: usize, steps: usize, workspace: &Workspace) -> Self {
         Self {
             buffer: workspace.take(panel_items(kernel, columns, steps)),
@@ -138,7 +138,7 @@ pub(super) fn pack_transposed<T: Element>(
     dim: usize,
     workspace: &Workspace,
 ) -> Panels {
-    /// Steps of a panel that are written together: they stay in the first-level cache.
+    /// Steps of a panel that are written together: they stay in the L1 cache.
     const STEPS: usize = 16;
     let steps = dim.div_ceil(kernel.depth);
     let mut panels = Panels::new(kernel, rows.len() / dim, steps, workspace);
@@ -191,22 +191,22 @@ pub(super) fn pack_summed<T: Element>(
             if kernel.depth > 1 || columns < width {
                 items.fill(0);
             }
-            let mut numbers = [0.0f32; MAX_PANEL];
-            let numbers = &mut numbers[..columns];
+            let mut elements = [0.0f32; MAX_PANEL];
+            let elements = &mut elements[..columns];
             for (index, row) in rows.chunks_exact(dim).enumerate() {
-                T::widen(&row[first..first + columns], numbers);
+                T::widen(&row[first..first + columns], elements);
                 if let Some(factors) = factors {
                     let factor = factors[index];
-                    numbers.iter_mut().for_each(|number| *number *= factor);
+                    elements.iter_mut().for_each(|element| *element *= factor);
                 }
                 let step = &mut items[index / kernel.depth * width..][..columns];
                 if kernel.depth == 1 {
-                    step.copy_from_slice(bytemuck::cast_slice(numbers));
+                    step.copy_from_slice(bytemuck::cast_slice(elements));
                     continue;
                 }
                 let place = 16 * (index % kernel.depth);
-                for (item, &number) in step.iter_mut().zip(&*numbers) {
-                    *item |= pair_to_item(number, 0.0) << place;
+                for (item, &element) in step.iter_mut().zip(&*elements) {
+                    *item |= pair_to_item(element, 0.0) << place;
                 }
             }
         });
@@ -216,20 +216,20 @@ pub(super) fn pack_summed<T: Element>(
 /// The widest panel of any kernel.
 const MAX_PANEL: usize = 32;
 
-/// One row of numbers as items along the row.
+/// One row as items along the row.
 fn row_to_items<T: Element>(kernel: &Kernel, row: &[T], items: &mut [Item]) {
     if kernel.depth == 1 {
         T::widen(row, bytemuck::cast_slice_mut(items));
         return;
     }
-    for (item, numbers) in items.iter_mut().zip(row.chunks(2)) {
-        let second = numbers.get(1).map_or(0.0, |number| number.to_f32());
-        *item = pair_to_item(numbers[0].to_f32(), second);
+    for (item, elements) in items.iter_mut().zip(row.chunks(2)) {
+        let second = elements.get(1).map_or(0.0, |element| element.to_f32());
+        *item = pair_to_item(elements[0].to_f32(), second);
     }
 }
 
-/// Row-major `rows` × `dim` as items along each row: borrowed where the bits are already right,
-/// else converted into `storage`.
+/// Row-major `rows` × `dim` as items along each row: borrowed where the bits are those of items, else
+/// converted into `storage`.
 pub(super) fn row_items<'a, T: Element>(
     kernel: &Kernel,
     rows: &'a [T],
@@ -275,9 +275,9 @@ fn pair_to_item(first: f32, second: f32) -> Item {
 }
 
 #[inline(always)]
-fn round_to_bf16(number: f32) -> u32 {
-    let bits = number.to_bits();
-    if number.is_nan() {
+fn round_to_bf16(element: f32) -> u32 {
+    let bits = element.to_bits();
+    if element.is_nan() {
         return bits | 0x0040_0000;
     }
     bits + 0x7fff + ((bits >> 16) & 1)

@@ -1,4 +1,4 @@
-//! One call's inputs, made ready: packed candidates, masks, positive logits and the offset.
+//! One call's inputs, prepared: packed candidates, masks, positive logits and the offset.
 
 use std::borrow::Cow;
 
@@ -13,7 +13,7 @@ use crate::inputs::{self, Matrices};
 use crate::losses::RowContext;
 use crate::rows::{Matrix, Rows};
 
-/// Columns of a block: a block's logits for one group of rows stay in the second-level cache.
+/// Columns of a block: a block's logits for one group of rows stay in the L2 cache.
 /// A multiple of every kernel's panel and tile rows.
 pub(super) const BLOCK: usize = 192;
 
@@ -23,12 +23,12 @@ pub(super) const GROUP: usize = 48;
 /// Logits of one group of rows and one block of columns.
 pub(super) type LogitTile = [f32; GROUP * BLOCK];
 
-/// Room that the fixed offset leaves above: every exponential is at most e³⁰, a row of 2⁶⁴ of
-/// them is far from overflow.
+/// Bound on the logits less the fixed offset: every exponential is at most e³⁰, and a sum of 2⁶⁴ of them is far
+/// from overflow.
 const HEADROOM: f64 = 30.0;
 
-/// The largest |z| for which a fixed offset serves: no exponential is then below e^(30−90), so that
-/// neither it nor the reciprocal of a row sum times a loss scale leaves the range of f32.
+/// The largest bound on |z| with a fixed offset: no exponential is then below e^(30−90), so that neither it nor
+/// the reciprocal of a row sum times a loss scale leaves the range of f32.
 const LARGEST_BOUNDED_LOGIT: f64 = 45.0;
 
 /// Inputs of one call.
@@ -41,7 +41,7 @@ pub(super) struct Problem<'a, T> {
     pub q: Rows<'a, T>,
     /// Candidates that all anchors share, M × D: the queue for MoCo.
     pub k: Rows<'a, T>,
-    /// Each anchor's key of its own, N × D, where that is its positive.
+    /// Each anchor's own key, N × D, where that is its positive.
     own_keys: Option<Rows<'a, T>>,
     /// Which candidate is each anchor's positive, where one is.
     positives: Vec<Option<usize>>,
@@ -53,8 +53,8 @@ pub(super) struct Problem<'a, T> {
     negatives: usize,
     /// s·log₂e.
     pub scale2: f32,
-    /// z₊ of each row. NaN where an input that the row depends on is not finite, so that NaN and
-    /// infinity reach the loss whatever the exponentials make of them.
+    /// z₊ of each row. NaN where an input that the row depends on is not finite: the exponentials could hide
+    /// a NaN or infinity, z₊ passes it to the loss.
     pub positive_logits: Vec<f64>,
     /// A fixed offset in base 2 for all rows and columns, when the logits are bounded.
     pub fixed_offset2: Option<f32>,
@@ -123,7 +123,7 @@ impl<'a, T: Element> Problem<'a, T> {
             .with_min_len(GROUP)
             .map(|i| {
                 let row = problem.positive_row(i);
-                // Not finite exactly when one of the numbers is not: f64 has room for all others.
+                // Not finite exactly when an element is not: products of finite f32 do not overflow f64.
                 let product = kernel.dot(q.row(i), row.unwrap_or(q.row(i)));
                 if all_nan || !product.is_finite() {
                     f64::NAN
@@ -140,7 +140,7 @@ impl<'a, T: Element> Problem<'a, T> {
         self.positives[i]
     }
 
-    /// The positive of anchor `i`, D numbers, if it has one.
+    /// The positive of anchor `i`, D elements, if it has one.
     pub fn positive_row(&self, i: usize) -> Option<&'a [T]> {
         match self.own_keys {
             Some(own_keys) => Some(own_keys.row(i)),
@@ -175,8 +175,8 @@ impl<'a, T: Element> Problem<'a, T> {
         self.shape.dim.div_ceil(self.kernel.depth)
     }
 
-    /// ⟨q_i, k_j⟩ of the rows from row `first_row` on, whose items are `anchors`, and one block of columns,
-    /// with everything but the row's negatives at −∞; rows of `tile` are BLOCK numbers apart.
+    /// ⟨q_i, k_j⟩ of the rows from row `first_row` on, whose items are `anchors`, and one block of columns;
+    /// −∞ for all but the row's negatives. Rows of `tile` are BLOCK elements apart.
     pub fn negative_products(
         &self,
         anchors: &[Item],
@@ -199,8 +199,8 @@ impl<'a, T: Element> Problem<'a, T> {
     }
 }
 
-/// Products with the `columns` candidates from `first` on, the first of a block; rows of `tile` are BLOCK
-/// numbers apart.
+/// Products with the `columns` candidates from `first` on, the first of a block. Rows of `tile` are BLOCK
+/// elements apart.
 pub(super) fn block_products(
     kernel: &Kernel,
     left: Left<'_>,
@@ -209,7 +209,7 @@ pub(super) fn block_products(
     tile: &mut [f32],
 ) {
     let output = Output {
-        numbers: tile,
+        elements: tile,
         columns,
         row_stride: BLOCK,
         accumulate: false,
@@ -217,7 +217,7 @@ pub(super) fn block_products(
     kernel.multiply(left, candidates.at_panel(first / kernel.panel), output);
 }
 
-/// The largest finite row norm, and whether all are finite. f64, so that no finite f32 overflows.
+/// The largest finite row norm, and whether all are finite; in f64, where no finite f32 overflows.
 fn largest_norm<T: Element>(kernel: &Kernel, rows: Rows<'_, T>) -> (f64, bool) {
     (0..rows.rows())
         .into_par_iter()

@@ -7,7 +7,7 @@ use crate::element::Element;
 use crate::engine::MomentumSlices;
 use crate::rows::{Matrix, Rows, RowsMut};
 
-/// Numbers per task of a momentum update: 64 KiB of f32.
+/// Elements of a momentum update's task: 64 KiB of f32.
 const CHUNK: usize = 16 * 1024;
 
 /// Shapes have been checked.
@@ -27,7 +27,7 @@ pub(super) fn normalize<T: Element, O: Element>(
             let (x, y) = (&x[..dim], &mut y[..dim]);
             let length = kernel.dot(x, x).sqrt();
             *norm = length as f32;
-            // A NaN norm must not be replaced by epsilon.
+            // False for a NaN, which epsilon must not replace.
             let is_short = length < f64::from(epsilon);
             let divisor = if is_short { epsilon.into() } else { length };
             for (y, x) in y.iter_mut().zip(x) {
@@ -60,7 +60,7 @@ pub(super) fn normalize_backward<T: Element, G: Element>(
             for ((dx, y), dy) in dx.iter_mut().zip(y).zip(dy) {
                 *dx = G::from_f32((dy.to_f32() - y.to_f32() * along) / divisor);
             }
-            // One infinity would end training, and the direction of so short a row is rounding.
+            // One infinity would end training, and the direction of so short a row is rounding error.
             if norm <= short && !is_finite(dx) && is_finite(y) && is_finite(dy) {
                 dx.fill(G::from_f32(0.0));
             }

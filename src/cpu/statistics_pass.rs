@@ -1,5 +1,5 @@
-//! log Σ exp over the negatives of every row, and of every column where columns matter: 2NMD FLOPs,
-//! and for NT-Xent half of that, because its logits are symmetric.
+//! log Σ exp over the negatives of every row, and of every column where columns have a loss: 2NMD FLOPs. With a
+//! fixed offset NT-Xent takes half of that, because its logits are symmetric.
 
 use rayon::prelude::*;
 
@@ -8,7 +8,7 @@ use super::problem::{BLOCK, GROUP, LogitTile, Problem};
 use super::simd::Item;
 use crate::element::Element;
 
-/// Rows of a chunk: what is kept per chunk is one partial sum per row and block.
+/// Rows of a chunk, which has one partial sum a row and block.
 pub(super) const CHUNK: usize = 16 * GROUP;
 
 /// lse⁻ in nats; −∞ where there are no negatives.
@@ -51,7 +51,7 @@ impl ScaledSum {
     }
 }
 
-/// Which part of the logit matrix is computed, and what is summed.
+/// Which entries of the logit matrix are computed, and how they are summed.
 #[derive(Clone, Copy, PartialEq)]
 enum Sums {
     Rows,
@@ -61,7 +61,7 @@ enum Sums {
 }
 
 pub(super) fn negatives_lse<T: Element>(problem: &Problem<'_, T>) -> NegativesLse {
-    // Of shared rows z_ij = z_ji.
+    // z_ij = z_ji where anchors are the candidates.
     let sums = if problem.contrast.has_columns() {
         Sums::RowsAndColumns
     } else if problem.contrast.is_shared() && problem.fixed_offset2.is_some() {
@@ -153,14 +153,14 @@ impl<T: Element> BlockTask<'_, T> {
                 }
             }
             if self.problem.fixed_offset2.is_none() {
-                // First, since the rows' exponentials replace the logits.
+                // Before the rows, whose exponentials overwrite the logits.
                 self.sum_columns_with_maximum(&tile[..rows.len() * BLOCK], columns);
             }
             self.sum_rows(&mut tile, rows, columns);
         }
     }
 
-    /// The rows' sums, against the fixed offset or each row's maximum, and with the fixed one the columns'.
+    /// The rows' sums, with the fixed offset or each row's maximum; with the fixed one the columns' too.
     fn sum_rows(&self, tile: &mut LogitTile, rows: &mut [ScaledSum], columns: &mut [ScaledSum]) {
         let Problem {
             kernel,
@@ -210,7 +210,7 @@ impl<T: Element> BlockTask<'_, T> {
         let mut copy = [0.0f32; BLOCK];
         for values in tile.chunks(BLOCK) {
             copy[..width].copy_from_slice(&values[..width]);
-            // A row offset of ∞ leaves the column's exponential alone.
+            // With a row offset of ∞ the row's exponential is 0, and the column's remains.
             kernel.exp_row_both(
                 &mut copy[..width],
                 scale2,
@@ -228,7 +228,7 @@ impl<T: Element> BlockTask<'_, T> {
     }
 }
 
-/// An empty maximum (−∞) has no use as an offset.
+/// 0 for −∞, the maximum of no logits, which cannot be an offset.
 fn or_zero(maximum2: f32) -> f32 {
     if maximum2 == f32::NEG_INFINITY {
         0.0

@@ -1,4 +1,4 @@
-//! Fused similarity and selection: the k best candidates of every query, ties by index.
+//! The k best candidates of every query, selected while scores are computed; ties by index.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -12,13 +12,12 @@ use crate::element::Element;
 use crate::memory::TopK;
 use crate::rows::{Matrix, Rows};
 
-/// A candidate, by [`rank`] and index; the greatest is the worst, so that a max-heap's head is the next to be
-/// replaced.
+/// A candidate's [`rank`] and index. The greatest is the worst: the head of a max-heap, replaced first.
 type Ranked = (Reverse<u32>, u32);
 
 const SIGN: u32 = 1 << 31;
 
-/// A number's bits in the order of numbers, NaN above all; −0 is 0.
+/// An integer in the order of the scores, NaN above all; −0 is 0.
 fn rank(score: f32) -> u32 {
     match (score + 0.0).to_bits() {
         _ if score.is_nan() => u32::MAX,
@@ -27,7 +26,7 @@ fn rank(score: f32) -> u32 {
     }
 }
 
-/// The number of a rank.
+/// The score of a rank.
 fn score(rank: u32) -> f32 {
     f32::from_bits(if rank < SIGN { !rank } else { rank & !SIGN })
 }
@@ -55,7 +54,7 @@ pub(super) fn top_k<T: Element>(
         .for_each(|(group, ((queries, indices), scores))| {
             let mut storage = Vec::new();
             let items = row_items(kernel, queries, dim, &mut storage);
-            // With what a score has to reach.
+            // A heap, and the least score that still enters it.
             let none = (BinaryHeap::with_capacity(k + 1), f32::NEG_INFINITY);
             let mut best = vec![none; queries.len() / dim];
             let mut tile: LogitTile = [0.0; GROUP * BLOCK];
@@ -86,7 +85,7 @@ pub(super) fn top_k<T: Element>(
     TopK { indices, scores }
 }
 
-/// Takes the candidate if it is one of the best k; returns what the next one's score has to reach.
+/// Takes the candidate if it is one of the best k; returns the least score that still enters.
 fn offer(best: &mut BinaryHeap<Ranked>, k: usize, candidate: Ranked) -> f32 {
     if best.len() < k {
         best.push(candidate);

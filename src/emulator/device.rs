@@ -1,4 +1,4 @@
-//! A device that runs kernels under `kernels/emulator`.
+//! The [`Device`] that runs kernels in the emulator, `kernels/emulator`.
 
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::sync::Arc;
@@ -8,7 +8,7 @@ use crate::error::Error;
 use crate::launch::pool::{Block, Pool};
 use crate::launch::{BoxedMatrix, Counter, Device, Hardware, Launch, TensorMap};
 
-/// When asynchronous operations complete. A correct kernel gives the same bits whichever it is.
+/// When asynchronous operations complete. A correct kernel gives the same bits under each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Schedule {
     /// As late as a wait allows.
@@ -16,7 +16,7 @@ pub enum Schedule {
     Late,
     /// Where they are issued.
     Early,
-    /// Each one or the other, by the seed.
+    /// Each operation late or early, by the seed.
     Mixed,
 }
 
@@ -65,26 +65,25 @@ unsafe extern "C" {
 /// Bytes of a report, its final zero included.
 const REPORT: usize = 2048;
 
-/// The runner with a schedule. Threads and blocks run in an order that the seed decides, another one
-/// for every launch.
+/// The emulator under a schedule. The seed decides the order of threads and blocks, another one for every launch.
 #[derive(Debug)]
 pub(crate) struct EmulatedDevice {
     schedule: Schedule,
     seed: AtomicU64,
-    multiprocessors: u32,
-    /// What it says of its second-level cache.
+    sm_count: u32,
+    /// Bytes of the L2 cache that it reports.
     pub(crate) cache_bytes: usize,
-    /// Whether it passes for sm_90a.
+    /// Whether it reports compute capability 9.0, for the kernels of sm_90a.
     pub(crate) warpgroups: bool,
-    /// Counts the memory of calls as a pool would hold it.
+    /// The pool that would hold the calls' memory: counts bytes alone.
     counted: Arc<Pool<Counter>>,
 }
 
-/// Memory that the runner watches.
+/// Memory whose accesses the emulator checks.
 #[derive(Debug)]
 pub(crate) struct EmulatedBuffer {
     address: u64,
-    /// What a pool would have given.
+    /// The block of the counting pool.
     counted: Option<Block<Counter>>,
 }
 
@@ -96,18 +95,18 @@ impl Drop for EmulatedBuffer {
 }
 
 impl EmulatedDevice {
-    pub(crate) fn new(schedule: Schedule, seed: u64, multiprocessors: u32) -> Self {
+    pub(crate) fn new(schedule: Schedule, seed: u64, sm_count: u32) -> Self {
         Self {
             schedule,
             seed: AtomicU64::new(seed),
-            multiprocessors,
+            sm_count,
             cache_bytes: 50 << 20,
             warpgroups: false,
             counted: Pool::new(Counter::default()),
         }
     }
 
-    /// Memory of the caller's.
+    /// Memory of the caller, outside the counting pool.
     pub(crate) fn memory(&self, bytes: usize) -> Result<EmulatedBuffer, Error> {
         // SAFETY: any number of bytes is legal.
         let memory = unsafe { infonce_emulator_allocate(bytes as u64) };
@@ -120,7 +119,7 @@ impl EmulatedDevice {
         })
     }
 
-    /// Bytes that a pool would hold after the calls so far.
+    /// Bytes that a pool would hold after all calls so far.
     pub(crate) fn held_bytes(&self) -> usize {
         let (used, free) = self.counted.bytes();
         used + free
@@ -153,7 +152,7 @@ impl Device for EmulatedDevice {
 
     fn write(&self, address: u64, bytes: &[u8]) -> Result<(), Error> {
         let (to, from) = (address as *mut c_void, bytes.as_ptr().cast());
-        // SAFETY: the runner refuses a range that it has not allocated; `bytes` is that long.
+        // SAFETY: the emulator refuses a range that it has not allocated; `bytes` is that long.
         match unsafe { infonce_emulator_write(to, from, bytes.len() as u64) } {
             0 => Ok(()),
             _ => Err(fault("none", "a write outside allocated memory")),
@@ -162,7 +161,7 @@ impl Device for EmulatedDevice {
 
     fn read(&self, address: u64, bytes: &mut [u8]) -> Result<(), Error> {
         let (from, to) = (address as *const c_void, bytes.as_mut_ptr().cast());
-        // SAFETY: the runner refuses a range that it has not allocated; `bytes` is that long.
+        // SAFETY: the emulator refuses a range that it has not allocated; `bytes` is that long.
         match unsafe { infonce_emulator_read(from, to, bytes.len() as u64) } {
             0 => Ok(()),
             _ => Err(fault("none", "a read outside allocated memory")),
@@ -182,14 +181,14 @@ impl Device for EmulatedDevice {
             params_bytes: launch.params.len() as u64,
             seed: self.seed.fetch_add(1, Ordering::Relaxed),
         };
-        // SAFETY: all pointers live through the call; the runner checks the parameters' size and
-        // every address that a kernel makes of them.
+        // SAFETY: all pointers live through the call; the emulator checks the parameters' size and every
+        // address that a kernel makes of them.
         let status =
             unsafe { infonce_emulator_launch(&description, report.as_mut_ptr(), REPORT as u64) };
         if status == 0 {
             return Ok(());
         }
-        // SAFETY: the runner ends the report with a zero within its bytes.
+        // SAFETY: the emulator ends the report with a zero within its bytes.
         let reason = unsafe { CStr::from_ptr(report.as_ptr()) };
         Err(fault(launch.kernel, &reason.to_string_lossy()))
     }
@@ -210,7 +209,7 @@ impl Device for EmulatedDevice {
     fn hardware(&self) -> Hardware {
         Hardware {
             warpgroups: self.warpgroups,
-            multiprocessors: self.multiprocessors,
+            multiprocessors: self.sm_count,
             cache_bytes: self.cache_bytes,
         }
     }

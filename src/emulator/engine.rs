@@ -1,4 +1,4 @@
-//! The verbs on host memory, computed by the CUDA kernels' sources.
+//! [`EmulatedEngine`]: the verbs on host memory, computed by the CUDA kernels' sources in the emulator.
 
 use super::device::{EmulatedBuffer, EmulatedDevice, Schedule};
 use crate::contrast::{Contrast, Shape, Work, same_dim};
@@ -15,11 +15,11 @@ use crate::queue::KeyQueue;
 use crate::rows::{Matrix, Rows, RowsMut};
 use crate::statistics::Statistics;
 
-/// Runs the kernels' sources on the processor, under a [`Schedule`]. For verification: it is some
-/// thousand times slower than [`CpuEngine`](crate::CpuEngine).
+/// Runs the kernels' sources on the CPU under a [`Schedule`], to verify them: some thousand times slower than
+/// [`CpuEngine`](crate::CpuEngine).
 ///
-/// A fault in a kernel (a race, a read of unwritten memory, an access out of bounds, a deadlock) is
-/// [`Error::Kernel`], naming kernel, block, thread and source line.
+/// A fault in a kernel (a race, a read of unwritten memory, an access out of bounds, a deadlock) is an
+/// [`Error::Kernel`] that names kernel, block, thread and source line.
 #[derive(Debug)]
 pub struct EmulatedEngine {
     device: EmulatedDevice,
@@ -27,40 +27,38 @@ pub struct EmulatedEngine {
     fp8: bool,
 }
 
-/// Multiprocessors that work is cut up for: few, so that small problems have splits and large ones
-/// have tiles one after another.
-pub(crate) const MULTIPROCESSORS: u32 = 3;
+/// SMs that work is split for: few, so that blocks of small problems have several work tiles.
+pub(crate) const SM_COUNT: u32 = 3;
 /// Bytes for a chunk of weights or scores: small, so that small problems have several.
 pub(crate) const BUDGET: usize = 64 << 10;
 
 impl EmulatedEngine {
-    /// An engine under `schedule`; the order of threads and blocks follows from `seed`.
+    /// An engine under `schedule`; `seed` decides the order of threads and blocks.
     pub fn new(schedule: Schedule, seed: u64) -> Self {
         Self {
-            device: EmulatedDevice::new(schedule, seed, MULTIPROCESSORS),
+            device: EmulatedDevice::new(schedule, seed, SM_COUNT),
             budget: BUDGET,
             fp8: false,
         }
     }
 
-    /// Passes for a card of sm_90a: the kernels that are made for it serve where they can.
+    /// Reports compute capability 9.0, so that the kernels for sm_90a run where they can.
     #[must_use]
     pub fn with_hopper_kernels(mut self) -> Self {
         self.device.warpgroups = true;
         self
     }
 
-    /// Forward and top-k with numbers of 8 bits, as `CudaEngine::with_fp8_scores` has it; refused unless this
-    /// engine passes for a card of sm_90a. Products are summed in f32, where a card keeps fewer bits.
+    /// Forward and top-k in e4m3, as `CudaEngine::with_fp8_scores`; refused without
+    /// [`with_hopper_kernels`](Self::with_hopper_kernels). Products are summed in f32, where a GPU keeps fewer bits.
     #[must_use]
     pub fn with_fp8_scores(mut self, fp8: bool) -> Self {
         self.fp8 = fp8;
         self
     }
 
-    /// Bytes of memory that `work` takes beside inputs and gradients, as a pool that was empty before holds it after
-    /// the call, with positives by index where they are given: what `CudaEngine::workspace_bytes` says on a device
-    /// of as many multiprocessors as this engine pretends to have, with its budget.
+    /// Bytes that `work` takes besides inputs and gradients, with positives by index where they are given: what
+    /// `CudaEngine::workspace_bytes` says on a device with this engine's number of SMs and budget.
     ///
     /// # Errors
     /// Those of the call.
@@ -83,7 +81,7 @@ impl EmulatedEngine {
         Similarity::new(&self.device, self.budget).with_fp8(self.fp8)
     }
 
-    /// A copy in the runner's memory.
+    /// A copy in the emulator's memory.
     fn copied<T: Element>(&self, rows: Rows<'_, T>) -> Result<Copied, Error> {
         let buffer = self.written(&rows.contiguous())?;
         Ok(Copied {
@@ -99,7 +97,7 @@ impl EmulatedEngine {
         Ok(buffer)
     }
 
-    /// Room for a result.
+    /// Unwritten memory for a result.
     fn unwritten<T: Element>(&self, rows: usize, dim: usize) -> Result<Copied, Error> {
         let buffer = self.device.memory(rows * dim * number_bytes(T::DTYPE))?;
         Ok(Copied {
@@ -116,7 +114,7 @@ impl EmulatedEngine {
         Ok(())
     }
 
-    /// The problem in the runner's memory.
+    /// The problem in the emulator's memory.
     fn problem<T: Element>(
         &self,
         problem: &Problem<Rows<'_, T>>,
@@ -146,14 +144,14 @@ impl EmulatedEngine {
         Ok((copied, held))
     }
 
-    /// Runs `work` with gradients in the runner's memory and copies them back.
+    /// Runs `work` with gradients in the emulator's memory and copies them back.
     fn with_gradients<G: Element, R>(
         &self,
         mut gradients: Gradients<RowsMut<'_, G>>,
         work: impl FnOnce(&Gradients<DeviceMatrix>) -> Result<R, Error>,
     ) -> Result<R, Error> {
         let accumulate = gradients.accumulate;
-        // Of what is overwritten nothing is to be read, which the runner sees to.
+        // Gradients that are overwritten start as unwritten memory: the emulator reports a read of it.
         let copied = |rows: &RowsMut<'_, G>| match accumulate {
             true => self.copied(rows.as_rows()),
             false => self.unwritten::<G>(rows.rows(), rows.dim()),
@@ -173,7 +171,7 @@ impl EmulatedEngine {
     }
 }
 
-/// A matrix in the runner's memory.
+/// A matrix in the emulator's memory.
 struct Copied {
     matrix: DeviceMatrix,
     buffer: EmulatedBuffer,
@@ -328,7 +326,7 @@ impl Engine for EmulatedEngine {
         same_dim("keys", keys.dim(), queue.dim())?;
         let (capacity, dim) = (queue.capacity(), queue.dim());
         let mut after = queue.ring();
-        // The whole ring, so that what the kernel leaves alone shows.
+        // The whole ring, so that a write outside the new keys shows.
         let mut ring = queue.storage().to_vec();
         let on_device = self.copied(Rows::new(&ring, capacity, dim)?)?;
         let keys = self.copied(keys)?;

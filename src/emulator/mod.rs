@@ -1,6 +1,6 @@
-//! The CUDA kernels' own sources, run on the processor: every thread a fiber, asynchronous copies as
-//! late as their waits allow, every access to memory checked. Slow, and for verification only; the
-//! engine for processors is [`CpuEngine`](crate::CpuEngine).
+//! The emulator: runs the CUDA kernels' sources on the CPU, to verify them. Every thread is a fiber, asynchronous
+//! copies complete as late as their waits allow, and every access to memory is checked. For computing on the CPU
+//! there is [`CpuEngine`](crate::CpuEngine).
 
 mod device;
 mod engine;

@@ -11,15 +11,15 @@ pub(super) const LOSS: Loss = Loss {
     source: "Yang et al. 2019, section 2",
     formula: "softplus(lse⁻ − z₊ + margin)",
     temperature: 0.05,
-    // 0.3 of a cosine.
+    // 0.3 in cosines.
     at: |temperature| Contrast::additive_margin(temperature, 0.3 / temperature),
 };
 
 impl Contrast {
     /// Softmax with an additive margin (Yang et al. 2019, section 2) on
     /// [`Inputs::Pair`](crate::Inputs::Pair) with N = M: CLIP's loss with z₊ − `margin` in place of z₊, half
-    /// the mean of the rows plus half the mean of the columns. The margin is one of logits: that of a cosine
-    /// (AM-Softmax, CosFace; 0.3 in the paper) is divided by the temperature before.
+    /// the mean of the rows plus half the mean of the columns. The margin is in logits: divide that of a cosine
+    /// (AM-Softmax, CosFace; 0.3 in the paper) by the temperature.
     ///
     /// # Errors
     /// [`Error::Scalar`] unless `temperature` is finite and greater than 0 and `margin` is finite.

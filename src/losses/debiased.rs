@@ -33,7 +33,7 @@ impl Contrast {
 pub(super) fn row(lse: Dual, z: Dual, scale: Dual, prior: f32, row: &RowContext) -> Dual {
     let (prior, negatives) = (f64::from(prior), row.negatives);
     let positives_among = (z - lse + (prior * negatives).ln()).exp();
-    // Not less than nothing is left.
+    // At least 0 of the sum is left.
     let left = (-positives_among).max(Dual::constant(-1.0)).ln_1p();
     let rest = lse + left - (1.0 - prior).ln();
     let least = -scale + negatives.ln();

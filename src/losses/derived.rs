@@ -1,4 +1,4 @@
-//! What follows from a loss's description, for everyone who would ask which loss it is.
+//! Predicates that follow from a loss's description. Other code asks these, never which loss it is.
 
 use super::description::{Directions, Exclusions, Keys, Layout, PositiveRule};
 use crate::contrast::Contrast;
@@ -9,12 +9,12 @@ impl Contrast {
         self.layout() == Layout::Shared
     }
 
-    /// Whether every anchor excludes the candidate of its own index (itself).
+    /// Whether every anchor excludes the candidate of its own index.
     pub fn excludes_self(&self) -> bool {
         self.description().exclusions == Exclusions::Itself
     }
 
-    /// Whether an anchor's positive is a key of its own, no candidate.
+    /// Whether an anchor's positive is a key of its own, not a candidate.
     pub fn has_own_keys(&self) -> bool {
         self.description().positives == PositiveRule::OwnKey
     }
@@ -24,7 +24,7 @@ impl Contrast {
         self.description().directions == Directions::RowsAndColumns
     }
 
-    /// Whether a weight W_ij has one term, the row's: columns have no loss, and are no rows either.
+    /// Whether a weight W_ij has one term, the row's: columns have no loss, and are not rows of the same matrix.
     pub fn is_one_way(&self) -> bool {
         !self.has_columns() && !self.is_shared()
     }
@@ -34,7 +34,7 @@ impl Contrast {
         !self.is_shared() && self.description().keys == Keys::Trained
     }
 
-    /// What Σ⟨q_i, dq_i⟩ is multiplied by to be s·∂loss/∂s: ½ where every logit moves two rows.
+    /// f in s·∂loss/∂s = f·Σ⟨q_i, dq_i⟩: ½ where anchors are the candidates, so that each logit counts in two rows.
     pub fn dots_factor(&self) -> f64 {
         if self.is_shared() { 0.5 } else { 1.0 }
     }
@@ -50,7 +50,7 @@ impl Contrast {
         self.description().positives == PositiveRule::Given && !self.has_columns()
     }
 
-    /// The candidate that is the other view of each of so many anchors, where that is the positive.
+    /// The index of the other view of each of `anchors` anchors, where that is the positive.
     pub(crate) fn other_views(&self, anchors: usize) -> Vec<Option<usize>> {
         let is_positive = self.description().positives == PositiveRule::OtherView;
         let other = |i| is_positive.then_some((i + anchors / 2) % anchors);

@@ -1,4 +1,4 @@
-//! What there is to say of a loss beside its numbers.
+//! A loss as data: layout, positives, exclusions, directions, keys and the rule of a row's loss.
 
 use super::rule::RowRule;
 
@@ -9,7 +9,7 @@ pub enum Layout {
     Shared,
     /// Anchors, and candidates that all anchors share.
     Pair,
-    /// Anchors, each with a key of its own, and a queue of negatives that all share.
+    /// Anchors, each with a key of its own, and a queue of negatives that all anchors share.
     Queue,
 }
 
@@ -29,16 +29,16 @@ impl Layout {
 pub enum PositiveRule {
     /// The other view: row (i + N/2) mod N.
     OtherView,
-    /// What [`Positives`](crate::Positives) of the inputs say.
+    /// Given with the inputs: [`Positives`](crate::Positives).
     Given,
-    /// A key of its own, which is no candidate of the others.
+    /// A key of its own, which is not a candidate.
     OwnKey,
 }
 
-/// What an anchor does not see.
+/// Which candidates an anchor excludes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Exclusions {
-    /// It sees all candidates.
+    /// None.
     Nothing,
     /// The candidate of its own index.
     Itself,
@@ -49,7 +49,7 @@ pub enum Exclusions {
 pub enum Directions {
     /// Every anchor among its candidates.
     Rows,
-    /// Half of it, and half of every candidate among the anchors.
+    /// Half of that, plus half of every candidate among the anchors.
     RowsAndColumns,
 }
 
@@ -77,7 +77,7 @@ pub struct Description {
     pub layout: Layout,
     /// Which candidate is an anchor's positive.
     pub positives: PositiveRule,
-    /// What an anchor does not see.
+    /// Which candidates an anchor excludes.
     pub exclusions: Exclusions,
     /// Which directions have a loss.
     pub directions: Directions,
@@ -85,7 +85,7 @@ pub struct Description {
     pub keys: Keys,
     /// What is summed over the negatives.
     pub term: Term,
-    /// What a row's loss is.
+    /// The rule of a row's loss.
     pub rule: RowRule,
     /// What the reduced loss is multiplied by.
     pub factor: f32,
@@ -126,7 +126,7 @@ impl Description {
         ..Self::PAIR
     };
 
-    /// With another row's loss.
+    /// With another rule of a row's loss.
     pub(crate) const fn with_rule(self, rule: RowRule) -> Self {
         Self { rule, ..self }
     }

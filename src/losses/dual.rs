@@ -1,5 +1,5 @@
-//! Numbers that know their derivatives with respect to lse⁻, z₊ and s: so a loss's formula is written once,
-//! and the reference has its gradient without anybody deriving it.
+//! Dual numbers: values with their derivatives by lse⁻, z₊ and s (forward-mode differentiation). The reference
+//! computes a loss's formula in them, and has its gradient.
 
 use std::ops::{Add, Mul, Neg, Sub};
 
@@ -26,11 +26,11 @@ impl Dual {
         Self { value, slopes }
     }
 
-    /// A function's value here, and its slope.
+    /// The function with this value and slope, by the chain rule.
     fn map(self, value: f64, slope: f64) -> Self {
         Self {
             value,
-            // Where a variable does not enter, an infinite slope does not either.
+            // 0 for a variable that does not enter, even where the slope is infinite.
             slopes: self.slopes.map(|x| if x == 0.0 { 0.0 } else { slope * x }),
         }
     }

@@ -1,4 +1,4 @@
-//! A row's loss as its paper has it, in numbers that know their derivatives: what the reference computes.
+//! A row's loss by its paper's formula, in dual numbers: what the reference computes.
 
 use super::dual::Dual;
 use super::rule::{RowContext, RowRule};

@@ -18,8 +18,8 @@ impl Contrast {
     /// against its own key and all keys of the queue, mean over the N queries. Keys and queue carry no
     /// gradient.
     ///
-    /// Every key of the queue is a negative: a copy of an anchor's own key among them is counted, for
-    /// keys have no ids. Enqueue a batch's keys after its loss.
+    /// Every key of the queue is a negative, also a copy of an anchor's own key: enqueue a batch's keys after
+    /// its loss.
     ///
     /// # Errors
     /// [`Error::Scalar`] unless `temperature` is finite and greater than 0.

@@ -1,8 +1,8 @@
 //! The losses: each a file with its constructor, its paper, its formula and its row of [`TABLE`].
 //!
-//! A loss is data, a [`Description`]: how the inputs lie, which candidate is an anchor's positive, what an
-//! anchor does not see, which directions have a loss, and what a row's loss is ([`RowRule`]). Engines
-//! compute whatever is described; nothing outside this folder asks which loss it is.
+//! A loss is data, a [`Description`]: the layout of its inputs, which candidate is an anchor's positive, which
+//! candidates it excludes, which directions have a loss, and the [`RowRule`]. Engines compute any description;
+//! nothing outside this folder asks which loss it is.
 
 mod derived;
 pub(crate) mod description;
@@ -29,21 +29,20 @@ pub struct Loss {
     pub name: &'static str,
     /// Paper and equation.
     pub source: &'static str,
-    /// A row's loss.
+    /// A row's loss φ.
     pub formula: &'static str,
     /// The paper's temperature.
     pub temperature: f32,
-    /// At a temperature, with the paper's other hyper-parameters.
+    /// The contrast at a temperature, with the paper's other hyper-parameters.
     pub at: fn(f32) -> Result<Contrast, Error>,
 }
 
-/// Files, and the rows of [`TABLE`] that they have.
+/// Declares the losses' files and makes [`TABLE`] of their rows.
 macro_rules! losses {
     ($($file:ident: $($row:ident),+;)*) => {
         $(mod $file;)*
 
-        /// All losses. The conformance suite, the benchmarks, `docs/losses.md` and the trainer's choice are made
-        /// from it.
+        /// All losses. The conformance suite, the benchmarks, `docs/losses.md` and the trainer's `--loss` use it.
         pub static TABLE: &[Loss] = &[$($($file::$row),+),*];
     };
 }

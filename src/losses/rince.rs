@@ -16,7 +16,7 @@ pub(super) const LOSS: Loss = Loss {
 impl Contrast {
     /// RINCE (Chuang et al. 2022, section 4) on [`Inputs::Shared`](crate::Inputs::Shared):
     /// −e^{q z₊}/q + (λ(e^{z₊} + Σ e^{z⁻}))^q/q, mean over 2N rows. q → 0 is InfoNCE; q = 1 is robust against
-    /// positives that are none. The paper's λ is 0.025 (0.01 on ImageNet), its q 0.1 to 1.
+    /// false positives. The paper's λ is 0.025 (0.01 on ImageNet), its q 0.1 to 1.
     ///
     /// Values grow as e^{q z₊}: past q/τ of about 80 they leave f32.
     ///

@@ -1,26 +1,26 @@
-//! What a row's loss is: a function φ of two numbers, and what engines need of its derivatives.
+//! The rule of a row's loss: φ(lse⁻, z₊), and what engines need of its derivatives.
 //!
-//! With lse⁻ over the negatives and the positive's logit z₊ a row's loss is φ(lse⁻, z₊), and with
-//! a = ∂φ/∂lse⁻, the *mass of the negatives*, and c = −∂φ/∂z₊, the *mass of the positive*,
+//! lse⁻ is the log-sum-exp of the negatives, z₊ the positive's logit, a = ∂φ/∂lse⁻ the *mass of the negatives*
+//! and c = −∂φ/∂z₊ the *mass of the positive*:
 //! ```text
 //! ∂φ/∂z_ij = exp(z_ij − o) for a negative j,  o = lse⁻ − ln a        ∂φ/∂z₊ = −c
 //! ```
-//! so a loss of another φ changes no tile loop: it changes the offset o and two numbers a row. The kernels'
-//! twin of this file is `kernels/tile/row_rule.h`.
+//! Another φ changes no tile loop: it changes the offset o and two scalars a row. The kernels have the same
+//! rules in `kernels/tile/row_rule.h`.
 
 use crate::error::{Error, positive, within};
 
-/// What a row's loss is as a function of lse⁻ and z₊.
+/// A row's loss φ as a function of lse⁻ and z₊.
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[non_exhaustive]
 pub enum RowRule {
-    /// softplus(lse⁻ − (z₊ − margin)): the cross-entropy of a softmax over positive and negatives, of the
-    /// positive's logit less a margin.
+    /// softplus(lse⁻ − (z₊ − margin)): the cross-entropy of a softmax over positive and negatives, with a margin
+    /// taken off the positive's logit.
     Softmax {
         /// In logits; 0 for InfoNCE.
         margin: f32,
     },
-    /// lse⁻ − w·z₊: the positive is left out of the denominator (DCL).
+    /// lse⁻ − w·z₊: the denominator lacks the positive (DCL).
     Decoupled {
         /// σ of DCLW's weights w_i = 2 − exp(⟨q_i, k₊⟩/σ) / mean_i exp(⟨q_i, k₊⟩/σ), which carry no gradient;
         /// `None`: w = 1.
@@ -35,12 +35,12 @@ pub enum RowRule {
     },
     /// ln(1 + Ng·e^{−z₊}), Ng = max((e^{lse⁻} − τ⁺·m·e^{z₊})/(1 − τ⁺), m·e^{−s}), m negatives a row.
     Debiased {
-        /// τ⁺, the probability that a negative is a positive.
+        /// τ⁺, the probability that a negative is of the anchor's class.
         prior: f32,
     },
 }
 
-/// What a row's loss depends on beside lse⁻ and z₊.
+/// What a row's loss depends on besides lse⁻ and z₊.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct RowContext {
     /// s.
@@ -52,7 +52,7 @@ pub struct RowContext {
 }
 
 impl RowContext {
-    /// Of rows with these positives' logits, at scale s.
+    /// The context of rows with these logits of positives.
     pub(crate) fn new(
         rule: RowRule,
         scale: f64,
@@ -147,7 +147,7 @@ impl RowRule {
         matches!(self, Self::Softmax { .. })
     }
 
-    /// `RowRule` of kernels/tile/row_rule.h: which formula, and its two numbers.
+    /// `RowRule` of kernels/tile/row_rule.h: which formula, and its two parameters.
     #[cfg(any(feature = "emulator", feature = "cuda"))]
     pub(crate) fn encoded(self) -> (u32, [f32; 2]) {
         match self {
@@ -158,7 +158,7 @@ impl RowRule {
         }
     }
 
-    /// φ and its derivatives, so that 1 − p₊ keeps its digits. A row without negatives (lse⁻ = −∞) or without
+    /// φ and its derivatives, computed so that 1 − p₊ keeps its digits. A row without negatives (lse⁻ = −∞) or without
     /// a positive (z₊ = −∞) has loss 0 and gradient 0.
     pub fn values(self, lse: f64, z: f64, row: &RowContext) -> RowValues {
         let none = |offset| RowValues {
@@ -212,10 +212,10 @@ impl RowRule {
             Self::Debiased { prior } => {
                 let prior = f64::from(prior);
                 let least = row.negatives.ln() - row.scale;
-                // ln of the negatives' sum without what positives among them add.
+                // ln of the share that positives among the negatives have of their sum.
                 let share = prior.ln() + row.negatives.ln() - (lse - z);
                 let raw = lse + (-share.exp()).ln_1p() - (-prior).ln_1p();
-                // `raw` is NaN where less than nothing is left.
+                // `raw` is NaN where that share is above 1.
                 let clamped = (raw.is_nan() || raw <= least) && !(lse - z).is_nan();
                 let margin = if clamped { least } else { raw } - z;
                 let value = softplus(margin);

@@ -8,29 +8,29 @@ use crate::contrast::{Contrast, Reduction};
 use crate::error::Error;
 use crate::losses::{Loss, RowContext, RowRule, TABLE};
 
-/// How positives are given, where the inputs say which they are and columns have no loss.
+/// How positives are given, where the contrast takes them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Given {
     /// Candidate i; at least as many candidates as anchors.
     Diagonal,
-    /// Candidate i plus a number that is not 0, so that anchors at one end have none.
+    /// Candidate i plus an offset other than 0, so that anchors at one end have none.
     Offset,
     /// A random candidate.
     Index,
     /// A random candidate; every third anchor has none.
     IndexWithGaps,
-    /// The same, by labels that several candidates may have.
+    /// The same by labels, which several candidates may share.
     Labels,
 }
 
-/// A contrast of the table: a loss, on its own layout or its rule alone on that of another.
+/// A contrast of the table: a loss, or the layout of one loss with the rule of another.
 #[derive(Debug, Clone, Copy)]
 pub struct Kind {
-    /// Where the contrast comes from.
+    /// The loss whose layout it has.
     pub loss: &'static Loss,
-    /// Where its rule comes from, if from another.
+    /// The loss whose rule it has, if another.
     pub rule_of: Option<&'static Loss>,
-    /// How positives are given, where they are.
+    /// How positives are given.
     pub given: Given,
 }
 
@@ -47,12 +47,12 @@ impl Kind {
         }
     }
 
-    /// Its contrast at scale 1, for what does not depend on the scale.
+    /// The contrast at scale 1, for properties that do not depend on the scale.
     fn sample(&self) -> Contrast {
         self.contrast(1.0).expect("1 is a scale of every loss")
     }
 
-    /// Whether it is this loss as it stands in the table of losses, with positives so given.
+    /// Whether it is the loss of this key with its own rule, and positives so given.
     pub fn is(&self, key: &str, given: Given) -> bool {
         self.loss.key == key && self.rule_of.is_none() && self.given == given
     }
@@ -62,7 +62,7 @@ impl Kind {
         self.sample().takes_positives()
     }
 
-    /// The nearest numbers of anchors and candidates that it is defined on.
+    /// The nearest N and M that it is defined on.
     fn fit(&self, anchors: usize, candidates: usize) -> (usize, usize) {
         let contrast = self.sample();
         if contrast.is_shared() {
@@ -77,17 +77,17 @@ impl Kind {
         }
     }
 
-    /// Whether rows of this 1 − p₊ have gradients that f16 holds only behind a loss scale.
+    /// Whether rows of this 1 − p₊ have gradients that f16 holds only with a loss scale.
     fn gradients_vanish(&self, one_minus_positive: f64) -> bool {
         let rule = self.sample().rule();
         let row = RowContext::new(rule, 1.0, 1, std::iter::empty());
         rule.values(one_minus_positive.ln(), 0.0, &row).positive < 1e-3
     }
 
-    /// Whether such inputs are any for it.
+    /// Whether it is defined on such inputs, and stays in f32.
     fn allows(&self, scale: f32, data: Data) -> bool {
         let shares = self.takes_positives() && self.given == Given::Index;
-        // Powers of e to the logits have to stay in f32.
+        // Exponentials of logits have to stay in f32.
         let is_large = scale >= 35.0 || matches!(data, Data::Unnormalised | Data::FarBelow(200.0));
         (shares || data != Data::SharedPositives)
             && !(is_large && self.sample().rule().grows_exponentially())
@@ -116,18 +116,18 @@ impl fmt::Display for Kind {
 /// How many cases a kind has.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Extent {
-    /// All shapes, all that is hard, and fresh shapes.
+    /// All shapes, all of [`HARD`], and random shapes.
     All,
-    /// Some shapes, and all that is hard.
+    /// Some shapes, and all of [`HARD`].
     Hard,
-    /// Every kind of work once.
+    /// [`FEW`]: every way of computing once.
     Few,
 }
 
-/// The losses whose every shape is tried: one for each way that inputs lie.
+/// The losses that get every shape: one for each layout and direction.
 const THOROUGH: [&str; 4] = ["nt_xent", "info_nce", "moco", "clip"];
 
-/// All kinds; each rule that is no softmax on the other layouts too.
+/// All kinds; each rule other than the softmax also on the one-way layouts.
 fn kinds() -> Vec<(Kind, Extent)> {
     let plain = |loss, given| Kind {
         loss,
@@ -162,24 +162,24 @@ fn kinds() -> Vec<(Kind, Extent)> {
     kinds
 }
 
-/// What the numbers are like.
+/// What the embeddings are like.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Data {
     /// Random unit vectors.
     Unit,
     /// Random directions, norms from 0.01 to 30.
     Unnormalised,
-    /// Every logit, the positive's too, near minus this: padding with zeros would outshine them.
+    /// Every logit, the positive's too, near minus this: zero padding would dominate the sums.
     FarBelow(f64),
     /// All rows are the same vector, so the gradient is a sum that cancels.
     Collinear,
-    /// All rows are copies of three vectors: negatives as good as the positive.
+    /// All rows are copies of three vectors: some negatives equal the positive.
     Duplicates,
     /// The positive dominates: 1 − p₊ is near this in every row.
     Confident(f64),
     /// Random unit vectors; all anchors share two positives, the first and the last candidate.
     SharedPositives,
-    /// Random unit vectors but for one number, which is this: NaN or an infinity.
+    /// Random unit vectors, one element of which is replaced by this: NaN or an infinity.
     NotFinite(f32),
 }
 
@@ -198,7 +198,7 @@ impl fmt::Display for Data {
     }
 }
 
-/// One case: enough, with a seed, to draw its inputs.
+/// One case: with a seed it determines the inputs.
 #[derive(Debug, Clone, Copy)]
 pub struct Case {
     /// The contrast but for its scale.
@@ -211,14 +211,14 @@ pub struct Case {
     pub dim: usize,
     /// s = 1/τ.
     pub scale: f32,
-    /// What the numbers are like.
+    /// What the embeddings are like.
     pub data: Data,
     /// The reduction.
     pub reduction: Reduction,
     /// dL/dloss.
     pub upstream: f32,
-    /// Different for neighbours in the table and for the losses of one shape and kind of data, so that
-    /// types that follow it meet all of them.
+    /// Differs between neighbours in the table and between the losses of one shape and kind of data: types
+    /// chosen by it alternate along both.
     pub number: usize,
 }
 
@@ -242,9 +242,8 @@ impl fmt::Display for Case {
 /// MoCo's and CLIP's first scale, 1/0.07.
 const USUAL_SCALE: f32 = 14.285_714;
 
-/// N, M, D: single rows and columns, ragged tails, every dimension an implementation may cut apart
-/// differently, more than one block of rows and of columns. The first [`RAGGED`] are for kinds that do not run
-/// all.
+/// N, M, D: single rows and columns, ragged tails, every range of D that an implementation may treat apart,
+/// several blocks of rows and of columns. Kinds that do not get all get the first [`RAGGED`].
 const SHAPES: [(usize, usize, usize); 18] = [
     (1, 7, 3),
     (5, 7, 3),
@@ -266,11 +265,11 @@ const SHAPES: [(usize, usize, usize); 18] = [
     (33, 700, 128),
 ];
 
-/// N, M, D, s and the numbers.
+/// N, M, D, s and the embeddings.
 type Row = (usize, usize, usize, f32, Data);
 
 const HARD: [Row; 26] = [
-    // τ = 0.01, 0.005, 10; and around the bounds where an engine may change its method.
+    // τ = 0.01, 0.005, 10; and scales near the bounds where an engine may change its method.
     (97, 131, 64, 100.0, Data::Unit),
     (97, 131, 64, 200.0, Data::Unit),
     (97, 131, 64, 0.1, Data::Unit),
@@ -302,7 +301,7 @@ const HARD: [Row; 26] = [
 
 const RAGGED: usize = 5;
 
-/// Fused and stored weights, an online maximum, a row at a time.
+/// Fused weights, stored weights, an online maximum, and confident rows.
 const FEW: [Row; 4] = [
     (33, 20, 64, USUAL_SCALE, Data::Unit),
     (97, 131, 64, USUAL_SCALE, Data::Unit),
@@ -310,7 +309,7 @@ const FEW: [Row; 4] = [
     (33, 65, 128, 20.0, Data::Confident(1e-4)),
 ];
 
-/// N, M, D and s of cases with a number that is not finite: below and above the bound where an engine may
+/// N, M, D and s of cases with an element that is not finite: below and above the bound where an engine may
 /// change its method.
 const NOT_FINITE: [(usize, usize, usize, f32); 5] = [
     (61, 75, 19, 10.0),
@@ -343,7 +342,7 @@ pub fn table(rng: &mut impl Rng) -> Vec<Case> {
         };
         let (values, shapes) = match extent {
             Extent::All => (&VALUES[..], &NOT_FINITE[..]),
-            // One value of each D.
+            // One value, with each D.
             Extent::Hard | Extent::Few => (&VALUES[number % 3..][..1], &NOT_FINITE[..2]),
         };
         for &value in values {

@@ -1,4 +1,4 @@
-//! Runs the verbs that compute a contrast and judges what they give back.
+//! Runs the verbs that compute a contrast and judges their outputs.
 
 use std::slice;
 
@@ -24,8 +24,8 @@ pub enum GradientTypes {
     Both,
 }
 
-/// Everything that `engine` computes of `problem`: forward; value_and_grad with and without dk, and
-/// backward from forward's statistics, with gradients in the types asked for.
+/// All outputs of `engine` for a drawn problem: forward; value_and_grad with and without dk, and backward from
+/// forward's statistics, with gradients in the types asked for.
 ///
 /// # Errors
 /// Whatever the engine refuses.
@@ -59,7 +59,7 @@ fn gradients<E: Engine, T: Element, G: Element>(
         (Verb::ValueAndGradDqOnly, false),
         (Verb::Backward, has_dk),
     ];
-    // Where there is no dk to leave out, the second is the first again.
+    // Where there is no dk, the second is the same as the first.
     let calls = calls
         .into_iter()
         .filter(|(verb, _)| has_dk || *verb != Verb::ValueAndGradDqOnly);
@@ -95,8 +95,8 @@ fn outputs_of(verb: Verb, value: &Evaluated) -> Vec<Output> {
     outputs
 }
 
-/// What the outputs of a problem should be, what the plain implementation makes of them, and how
-/// much rounding they are allowed.
+/// The outputs that a problem should have, those of the plain implementation, and the rounding that they are
+/// allowed.
 pub struct Expectation {
     input: DType,
     reference: Reference,
@@ -141,7 +141,6 @@ impl Expectation {
             half => sizes.logit + epsilon + spacing(half),
         };
         match quantity {
-            // Finite inputs have a solution.
             _ if expected.iter().any(|x| x.is_nan()) => f64::NAN,
             "loss" => sizes.loss + epsilon * sizes.loss_terms,
             "dscale" => weight * sizes.dscale_products + sizes.dscale,
@@ -152,7 +151,7 @@ impl Expectation {
     }
 }
 
-/// A solution's numbers by their name; none where it has no such.
+/// A solution's values of this name; empty where it has none.
 fn quantity<'s>(solution: &'s Reference, name: &str) -> &'s [f64] {
     let rows = &solution.rows;
     let columns = solution.columns.as_ref();

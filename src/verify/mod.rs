@@ -1,8 +1,7 @@
-//! `infonce verify`: holds an engine against the float64 [`reference`](crate::reference) on fresh
-//! random inputs of hard shapes.
+//! `infonce verify`: holds an engine to the float64 [`reference`](crate::reference) on fresh random inputs.
 //!
-//! The conformance suite (`tests/conformance/`) judges by the same [table](cases) and the same [rule], a
-//! test for each case; [`run`] sums them up per verb and type.
+//! [`run`] judges the [table](cases) of cases by the tolerance [rule], and reports the worst of each verb and type.
+//! The conformance suite (`tests/conformance/`) has the same table and rule, and a test for each case.
 
 pub mod cases;
 mod contrast_checks;
@@ -36,7 +35,7 @@ pub use on_host::{OnHost, poisoned};
 pub use problem::{Drawn, inputs};
 pub use row_checks::{check_rows, check_top_k};
 
-/// The random numbers of item `index` of a run; independent of all other items.
+/// The random generator of item `index` of a run, independent of all other items.
 pub fn random(seed: u64, index: usize) -> ChaCha8Rng {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     rng.set_stream(index as u64 + 1);
@@ -48,13 +47,13 @@ pub fn table(seed: u64) -> Vec<Case> {
     cases::table(&mut random(seed, usize::MAX - 1))
 }
 
-/// What went wrong, other than an error past tolerance.
+/// A failure other than an error past tolerance.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum Failure {
     /// The engine refused valid inputs.
     #[error("refused: {0}")]
     Refused(#[from] Error),
-    /// Two runs that have to agree gave different bits.
+    /// Two runs that have to agree bit for bit differ.
     #[error("{verb} {quantity} differs between two runs that have to agree bit for bit")]
     NotRepeatable {
         /// The verb.
@@ -62,7 +61,7 @@ pub enum Failure {
         /// The output.
         quantity: &'static str,
     },
-    /// A loss that is a number where the inputs are none.
+    /// A loss that is not NaN though an input is NaN or infinity.
     #[error("the loss is {given} though an input is not finite")]
     NotNan {
         /// The loss.
@@ -70,11 +69,11 @@ pub enum Failure {
     },
 }
 
-/// Runs a problem on each of `engines`, which have to agree bit for bit, and judges every output. One
-/// that is there twice has to repeat itself. Gradients are asked for in `gradients`.
+/// Runs a problem on each of `engines`, which have to agree bit for bit, and judges every output. An engine
+/// that is listed twice has to repeat itself. `gradients` are the types of gradients.
 ///
 /// # Errors
-/// [`Failure`], when it is not a matter of tolerance.
+/// [`Failure`] for all but an error past tolerance.
 pub fn check<E: Engine, T: Element>(
     engines: &[&E],
     problem: &Drawn<T>,
@@ -104,7 +103,7 @@ pub fn check<E: Engine, T: Element>(
     Ok(expectation.judge(&first.unwrap_or_default()))
 }
 
-/// The worst of one verb, type of inputs and type of outputs.
+/// The worst measurement of one verb, type of inputs and type of outputs.
 struct Line {
     worst: Measurement,
     case: String,
@@ -128,7 +127,7 @@ impl Serialize for Line {
     }
 }
 
-/// What [`run`] found; displays as a table, and serialises its lines, failures and number of cases.
+/// The result of [`run`]: displays as a table, serialises as lines, failures and the number of cases.
 #[derive(Serialize)]
 pub struct Report {
     lines: Vec<Line>,
@@ -136,10 +135,10 @@ pub struct Report {
     cases: usize,
 }
 
-/// What was checked, and what came of it.
+/// What was checked, and its measurements.
 type Checked = (String, Result<Vec<Measurement>, Failure>);
 
-/// Holds an engine, in each of its named configurations, against the reference on the whole table.
+/// Holds an engine, in each of its named configurations, to the reference on the whole table.
 pub fn run<E: Engine + Sync>(configurations: &[(&str, E)], seed: u64) -> Report {
     let cases = table(seed);
     let of_case = |(index, case): (usize, &Case)| -> Vec<Checked> {
@@ -151,7 +150,7 @@ pub fn run<E: Engine + Sync>(configurations: &[(&str, E)], seed: u64) -> Report 
         ]
         .concat()
     };
-    // Cases in parallel, since the reference computes on one thread; reported in order.
+    // Cases run in parallel, because the reference computes on one thread.
     let checked: Vec<Vec<_>> = cases.par_iter().enumerate().map(of_case).collect();
     let mut checked: Vec<Checked> = checked.into_iter().flatten().collect();
     for (name, engine) in configurations {

@@ -1,5 +1,4 @@
-//! An engine's verbs on numbers that the host holds: they are brought to the engine's memory, and what the
-//! verb leaves there is brought back.
+//! An engine's verbs on host memory: arguments are copied to the engine's memory, results back.
 
 use crate::contrast::Shape;
 use crate::element::Element;
@@ -13,12 +12,11 @@ use crate::queue::KeyQueue;
 use crate::rows::{Matrix, Rows};
 use crate::statistics::Statistics;
 
-/// The verbs of an [`Engine`] on host memory, whatever memory it computes in. Arguments and errors are those
-/// of the verb of the same name.
+/// The verbs of an [`Engine`] on host memory. Arguments and errors are those of the verb of the same name.
 #[derive(Debug, Clone, Copy)]
 pub struct OnHost<'e, E>(pub &'e E);
 
-/// Gradients that nothing has been written to: NaN, so that what is left out shows.
+/// Gradients full of NaN, so that an element that is never written shows.
 pub fn poisoned<G: Element>(shape: Shape, wants_dk: bool) -> Gradients<Vec<G>> {
     let matrix = |rows: usize| vec![G::from_f32(f32::NAN); rows * shape.dim];
     Gradients::new(
@@ -69,7 +67,7 @@ impl<E: Engine> OnHost<'_, E> {
         })
     }
 
-    /// Calls with the problem's numbers in the engine's memory.
+    /// Calls with the problem copied to the engine's memory.
     fn with_problem<T: Element, R>(
         &self,
         problem: &Problem<Rows<'_, T>>,

@@ -10,12 +10,12 @@ use crate::inputs::{Inputs, NO_POSITIVE, Positives, Problem};
 use crate::reference::{self, Dense, Reference};
 use crate::rows::{Matrix, Rows, View};
 
-/// A case with its inputs, rounded to `T` as an engine gets them.
+/// A case with its inputs, rounded to `T`.
 #[derive(Debug, Clone)]
 pub struct Drawn<T> {
     /// The case it was drawn for.
     pub case: Case,
-    /// What to compute.
+    /// The case's contrast.
     pub contrast: Contrast,
     /// z; q and k; or q, own_key and queue.
     matrices: Vec<Owned<T>>,
@@ -39,7 +39,7 @@ impl<T: Element> Drawn<T> {
         };
         let pair = |j: usize| match &given {
             _ if contrast.has_own_keys() => n + j,
-            // Confident anchors count theirs from the last candidate.
+            // Positives of confident anchors count from the last candidate.
             Positives::Index(_) | Positives::Labels { .. } => m - 1 - j,
             Positives::Offset(offset) => usize::try_from(j as i64 - offset).unwrap_or(n + j),
         };
@@ -55,9 +55,9 @@ impl<T: Element> Drawn<T> {
         }
         if let Data::NotFinite(value) = case.data {
             let which = rng.random_range(0..matrices.len());
-            let numbers = matrices[which].as_mut_slice();
-            let place = rng.random_range(0..numbers.len());
-            numbers[place] = f64::from(value);
+            let elements = matrices[which].as_mut_slice();
+            let place = rng.random_range(0..elements.len());
+            elements[place] = f64::from(value);
         }
         Ok(Self {
             case: *case,
@@ -67,7 +67,7 @@ impl<T: Element> Drawn<T> {
         })
     }
 
-    /// As an engine on the host takes it.
+    /// The problem in host memory.
     ///
     /// # Errors
     /// Those of [`Contrast::on`].
@@ -76,7 +76,7 @@ impl<T: Element> Drawn<T> {
         self.on(&views?)
     }
 
-    /// The contrast on views of the matrices.
+    /// The contrast on these views of the matrices.
     pub(super) fn on<'a, V: View<Indices = &'a [u32]>>(
         &'a self,
         views: &[V],
@@ -105,7 +105,7 @@ impl<T: Element> Drawn<T> {
     }
 }
 
-/// Inputs of the layout that has as many matrices: z; q and k; or q, own_key and queue.
+/// Inputs of the layout with this number of matrices: z; q and k; or q, own_key and queue.
 ///
 /// # Panics
 /// When there are none, or more than three.
@@ -118,7 +118,7 @@ pub fn inputs<V: View>(matrices: &[V], positives: Positives<V::Indices>) -> Inpu
     }
 }
 
-/// Which candidate belongs to each anchor, where the inputs say.
+/// Which candidate is each anchor's positive.
 fn positives(case: &Case, rng: &mut impl Rng) -> Positives<Vec<u32>> {
     if !case.kind.takes_positives() {
         return Positives::DIAGONAL;
@@ -135,7 +135,7 @@ fn positives(case: &Case, rng: &mut impl Rng) -> Positives<Vec<u32>> {
     let index = |i: usize| match case.data {
         _ if with_gaps && i % 3 == 1 => NO_POSITIVE as usize,
         Data::SharedPositives => [0, case.candidates - 1][i % 2],
-        // Each anchor needs a positive of its own: counted from the last candidate.
+        // Confident anchors need different positives: anchor i has the i-th last candidate.
         Data::Confident(_) => case.candidates - 1 - i.min(case.candidates - 1),
         _ => rng.random_range(0..case.candidates),
     };
@@ -146,7 +146,7 @@ fn positives(case: &Case, rng: &mut impl Rng) -> Positives<Vec<u32>> {
     }
 }
 
-/// Labels by which these are the anchors' positives. Candidates that are nobody's repeat the label before.
+/// Labels that make these the anchors' positives. A candidate that is no positive repeats the label before it.
 fn labels(index: &[u32], candidates: usize) -> Positives<Vec<u32>> {
     let label = |j: u32| 7 * j + 3;
     let mut of_candidates = vec![0];
@@ -193,7 +193,7 @@ impl<T: Element> Owned<T> {
     }
 }
 
-/// A random matrix, every number from the normal distribution.
+/// A random matrix, every element from the normal distribution.
 pub(super) fn normal_matrix(rows: usize, dim: usize, rng: &mut impl Rng) -> Dense {
     Dense::from_fn(rows, dim, |_, _| normal(rng))
 }
@@ -204,7 +204,7 @@ fn normal(rng: &mut impl Rng) -> f64 {
     radius * (std::f64::consts::TAU * rng.random::<f64>()).cos()
 }
 
-/// What a matrix's rows are to each other.
+/// The role of a matrix's rows.
 #[derive(Clone, Copy, PartialEq)]
 enum Side {
     Anchor,
@@ -223,7 +223,7 @@ struct Draw<'a, R> {
 }
 
 impl<R: Rng> Draw<'_, R> {
-    /// `rows` rows; `pair(row)` is the same number for an anchor and its positive.
+    /// `rows` rows; `pair(row)` is equal for an anchor and its positive.
     fn matrix(&mut self, rows: usize, side: Side, pair: impl Fn(usize) -> usize) -> Dense {
         let drawn: Vec<Vec<f64>> = (0..rows).map(|i| self.row(side, i, pair(i))).collect();
         Dense::from_fn(rows, self.case.dim, |i, d| drawn[i][d])
@@ -259,8 +259,8 @@ impl<R: Rng> Draw<'_, R> {
                     .collect()
             }
             Data::Confident(rest) => {
-                // A direction for every pair, orthogonal to the others: z₊ = a²s and z⁻ = 0 but for
-                // noise, so that 1 − p₊ = negatives·exp(−a²s).
+                // Pairs have orthogonal directions: up to noise z₊ = a²s and z⁻ = 0, so that
+                // 1 − p₊ = negatives·exp(−a²s).
                 let negatives = self.contrast.negatives(self.case.candidates);
                 let pairs = match self.contrast.is_shared() {
                     true => self.case.anchors / 2,
@@ -279,7 +279,7 @@ impl<R: Rng> Draw<'_, R> {
         }
     }
 
-    /// Reflected at a random plane, the same for all rows: products stay, zeros go.
+    /// Reflected at a random plane, the same for all rows: keeps products, removes zeros.
     fn mirrored(&self, x: &[f64]) -> Vec<f64> {
         let normal = &self.common[1];
         let along: f64 = x.iter().zip(normal).map(|(x, n)| x * n).sum();

@@ -1,5 +1,4 @@
-//! Runs the verbs that compute no contrast (normalize, momentum update, queue, top-k) and judges
-//! what they give back.
+//! Runs the verbs that compute no contrast (normalize, momentum update, queue, top-k) and judges their outputs.
 
 use std::collections::VecDeque;
 
@@ -27,8 +26,7 @@ const SHAPES: [(usize, usize); 7] = [
     (3, 4096),
 ];
 
-/// Runs the verbs that neither compute a contrast nor search, on inputs of type `T`, and judges every
-/// output.
+/// Runs normalize, momentum update and queue on inputs of type `T`, and judges every output.
 ///
 /// # Errors
 /// Whatever the engine refuses.
@@ -68,8 +66,8 @@ fn normalization<E: Engine, T: Element>(
     for dim in [1, 5, 20] {
         for x in extreme_rows(T::DTYPE, dim) {
             let x = Owned::<T>::round(&x);
-            // One that no row but that of zeros is shorter than. Gradients leave the range of their
-            // type, or stay within it.
+            // Only rows of zeros are shorter than the smallest epsilon. Gradients leave the range of their type,
+            // or stay in it.
             for epsilon in [1e-12, f32::from_bits(1)] {
                 for size in [1.0, 1e-7] {
                     let dy =
@@ -82,7 +80,7 @@ fn normalization<E: Engine, T: Element>(
     for dim in [1, 20, 40] {
         let x = Owned::<T>::round(&not_finite_rows(dim));
         let judged = normalize::<E, T, f32>(engine, &x, 1e-12)?;
-        // What the plain implementation makes of infinity allows nothing.
+        // The plain implementation's error on infinity allows nothing.
         measurements.extend(judged.map(|judged| Measurement {
             plain_error: 0.0,
             ..judged
@@ -108,8 +106,8 @@ fn both_ways<E: Engine, T: Element>(
     Ok(())
 }
 
-/// Three rows of each kind: zeros, subnormal numbers of `dtype`, numbers whose squares leave the range
-/// of f16, and one large number, or one of the largest, among small ones.
+/// Three rows of each kind: zeros, subnormal elements of `dtype`, elements whose squares leave the range of f16,
+/// and one large or largest element among small ones.
 fn extreme_rows(dtype: DType, dim: usize) -> Vec<Dense> {
     let subnormal = spacing(dtype) * f64::from(dtype.min_positive());
     let sign = |d: usize| if d.is_multiple_of(2) { 1.0 } else { -1.0 };
@@ -130,7 +128,7 @@ fn extreme_rows(dtype: DType, dim: usize) -> Vec<Dense> {
     ]
 }
 
-/// Rows that hold NaN, infinity or both, at their ends or in the middle, and one that does not.
+/// Rows with NaN, infinity or both, at their ends or further in, and finite ones.
 fn not_finite_rows(dim: usize) -> Dense {
     const NAN: f64 = f64::NAN;
     const INF: f64 = f64::INFINITY;
@@ -145,7 +143,7 @@ fn not_finite_rows(dim: usize) -> Dense {
     ];
     Dense::from_fn(2 * ends.len(), dim, |i, d| {
         let (first, last) = ends[i / 2];
-        // Every other row has them one further in.
+        // Odd rows have them one further in.
         let inset = (i % 2).min(dim / 2);
         match d {
             _ if d == inset => first,
@@ -191,7 +189,7 @@ fn normalize_backward<E: Engine, T: Element, G: Element>(
     let (y, dy, norms) = (Dense::from_rows(y), Dense::from_rows(dy), widen(&norms));
     let epsilon = f64::from(epsilon);
     let expected = reference::normalize_backward(&y, &norms, &dy, epsilon, G::DTYPE);
-    // Terms of the difference: |dy| + |y| Σ|y dy|. A short row that is 0 has none: it is 0 exactly.
+    // Terms of the difference: |dy| + |y| Σ|y dy|. A short row that is set to 0 has none.
     let short = epsilon.max(f64::from(G::DTYPE.min_positive()));
     let is_nothing = |i: usize| norms[i] <= short && expected.row(i).iter().all(|&dx| dx == 0.0);
     let terms = Dense::from_fn((&y).rows(), (&y).dim(), |i, d| {
@@ -216,8 +214,8 @@ fn spacing_at(dtype: DType, numbers: &[f64]) -> f64 {
     spacing(dtype) * magnitude(numbers).max(f64::from(dtype.min_positive()))
 }
 
-/// To the digits of f32 without its range, so that no square overflows: as where rows are scaled first
-/// (Veltkamp 1968).
+/// Rounds to the digits of f32 without its range (Veltkamp 1968), so that no square overflows: like rows that are
+/// scaled first.
 fn to_f32_digits(x: f64) -> f64 {
     let scaled = x * f64::from((1 << 29) + 1);
     scaled - (scaled - x)
@@ -304,8 +302,8 @@ fn queue<E: Engine, T: Element>(
     Ok(())
 }
 
-/// Runs top_k on inputs of type `T`: on small whole numbers, where every score is exact and ties abound, judges
-/// the very order; on random numbers, the scores.
+/// Runs top_k on inputs of type `T`. On small whole numbers, where scores are exact and often tie, it judges scores
+/// and indices exactly; on random numbers, the scores.
 ///
 /// # Errors
 /// Whatever the engine refuses.
@@ -320,7 +318,7 @@ pub fn check_top_k<E: Engine, T: Element>(
         (97, 131, 17),
         (131, 97, 64),
         (50, 1000, 8),
-        // What sm_90a lists in place of storing it, and one more.
+        // For sm_90a: k up to which scores are listed, and k from which they are stored.
         (20, 2100, 8),
     ] {
         for exclude_self in [false, true] {
@@ -373,7 +371,7 @@ fn one_top_k<E: Engine, T: Element>(
             found.judge_exact(T::DTYPE, &indices),
         ]);
     }
-    // The best scores; and the true scores of the candidates that were named, each named once.
+    // The best scores; and the true scores of the returned candidates, each returned once.
     let score = |i: usize, j: usize, round: fn(f64) -> f64| {
         reference::dot(queries.row(i), candidates.row(j), round)
     };

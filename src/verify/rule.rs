@@ -4,15 +4,15 @@
 //! ```text
 //! 2 × the error of the plain implementation + rounding
 //! ```
-//! where the plain implementation, the reference with every operation rounded to f32, has the same inputs and
-//! rounds to the same type: its error is what f32 costs anyone. `rounding` is what no implementation in that
-//! arithmetic can promise to avoid. It is there because the plain error of a small output can be zero by luck.
+//! The plain implementation is the reference with every operation rounded to f32, on the same inputs and rounded
+//! to the same type: its error is the cost of f32. `rounding` is the error that no implementation in that
+//! arithmetic can rule out; it counts where the plain error of a small output is zero by luck.
 //!
 //! A logit is a sum of D products, computed in f32, then multiplied: with ε the spacing of f32 at 1,
 //! η = ε·max(1 + √D/2, p) and a_ij = Σ_d |q_id·k_jd|, the product is off by about η·a_ij (Higham and
 //! Mary 2019: errors of ε/2 add up like a random walk) and the logit by at most ζ = s·η·max a_ij.
 //! Products of 16-bit inputs are exact, p = 1; of f32 inputs, three products of tf32 leave 3·2⁻²² of
-//! each term, p = 6. The others follow from it:
+//! each term, p = 6. The rounding of each output follows:
 //!
 //! | output | rounding |
 //! |---|---|
@@ -21,19 +21,18 @@
 //! | dq, dk | (ω + ε_out)·max Σ ‖terms of the sum‖ |
 //! | dscale | ω·Σ ‖dz_ij·⟨q_i, k_j⟩‖ + η·Σ ‖dz_ij‖·a_ij |
 //!
-//! Δφ_i is how far a row's loss moves when lse⁻ or z₊ is off by ζ: σ_i·ζ for InfoNCE. ω = ζ + p·ε is how
-//! far off a softmax weight times a number may be, relatively. For bf16 and f16
-//! inputs it is larger by the spacing of that type, 2⁻⁷ and 2⁻¹⁰, because engines round the weights to
-//! it there, which is what the 16-bit units of processors and cards multiply. ε_out is the spacing of
-//! the type that the output is stored in. A term counts for more where an error of ζ in lse⁻ or z₊ moves its
-//! weight by more than ζ, as near the clamp of the debiased loss. All these sums are taken in float64 from
-//! the reference (`sizes.rs`).
+//! Δφ_i is how far a row's loss moves when lse⁻ or z₊ is off by ζ: σ_i·ζ for InfoNCE. ω = ζ + p·ε is the
+//! relative error of a softmax weight times an element. For bf16 and f16 inputs ω is larger by the spacing of
+//! that type, 2⁻⁷ and 2⁻¹⁰: engines round the weights to it, for the 16-bit units of CPUs and GPUs. ε_out is the
+//! spacing of the output's type. A term counts for more where an error of ζ in lse⁻ or z₊ moves its weight by
+//! more than ζ, as near the clamp of the debiased loss. All sums are taken in float64 from the reference
+//! (`sizes.rs`).
 
 use std::fmt;
 
 use crate::element::{DType, Element};
 
-/// What was asked of the engine.
+/// The engine's call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Verb {
     /// Loss and statistics.
@@ -44,11 +43,11 @@ pub enum Verb {
     ValueAndGradDqOnly,
     /// Gradients from the statistics of forward.
     Backward,
-    /// Fused similarity and selection.
+    /// The best candidates.
     TopK,
     /// Rows of norm 1.
     Normalize,
-    /// Its gradient.
+    /// The gradient of normalize.
     NormalizeBackward,
     /// The key encoder's average.
     MomentumUpdate,
@@ -72,21 +71,21 @@ impl fmt::Display for Verb {
     }
 }
 
-/// Numbers that an engine, or the plain implementation, gave back.
+/// One output of an engine or of the plain implementation.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Output {
-    /// The verb that gave them.
+    /// The verb that wrote it.
     pub verb: Verb,
-    /// What they are: "loss", "dq", ….
+    /// What it is: "loss", "dq", ….
     pub quantity: &'static str,
-    /// The type they were stored in.
+    /// The type it was stored in.
     pub dtype: DType,
-    /// The numbers, widened.
+    /// The values, widened.
     pub values: Vec<f64>,
 }
 
 impl Output {
-    /// Numbers as the verb left them.
+    /// The output with these values.
     pub(super) fn new<T: Element>(verb: Verb, quantity: &'static str, values: &[T]) -> Self {
         Self {
             verb,
@@ -96,8 +95,8 @@ impl Output {
         }
     }
 
-    /// Holds it, of inputs of type `input`, against what it should be; `plain` is what the plain implementation
-    /// makes of it, before it rounds to the output's type.
+    /// Measures the output against `expected`. `input` is the inputs' type, `plain` the plain implementation's
+    /// output before it is rounded to this output's type.
     pub(super) fn judge(
         &self,
         input: DType,
@@ -118,12 +117,12 @@ impl Output {
         }
     }
 
-    /// Holds it against what it should be to the last bit.
+    /// Measures the output against `expected`, allowing no error.
     pub(super) fn judge_exact(&self, input: DType, expected: &[f64]) -> Measurement {
         self.judge(input, expected, expected, 0.0)
     }
 
-    /// Whether all numbers are the same, bit for bit; NaN equals NaN.
+    /// Whether all values are the same bit for bit; NaN equals NaN.
     pub fn same_bits(&self, other: &Output) -> bool {
         let bits = |output: &Output| -> Vec<u64> {
             output.values.iter().map(|value| value.to_bits()).collect()
@@ -197,12 +196,12 @@ impl fmt::Display for Measurement {
     }
 }
 
-/// Exact.
-pub(super) fn widen<T: Element>(numbers: &[T]) -> Vec<f64> {
-    numbers.iter().map(|x| f64::from(x.to_f32())).collect()
+/// The elements in f64, exact.
+pub(super) fn widen<T: Element>(elements: &[T]) -> Vec<f64> {
+    elements.iter().map(|x| f64::from(x.to_f32())).collect()
 }
 
-/// The largest absolute difference; ∞ when lengths differ, or when NaN or an infinity is not matched by the same.
+/// The largest absolute difference; ∞ when lengths differ, or when NaN or an infinity stands on one side alone.
 fn largest_error(values: &[f64], expected: &[f64]) -> f64 {
     if values.len() != expected.len() {
         return f64::INFINITY;

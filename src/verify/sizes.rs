@@ -1,4 +1,4 @@
-//! How large the terms of each output are, in float64: what [the rule](super::rule) measures rounding by.
+//! The sizes of each output's terms, in float64: [the rule](super::rule) derives the allowed rounding from them.
 
 use super::rule::magnitude;
 use crate::element::DType;
@@ -22,17 +22,17 @@ pub(super) struct Sizes {
     pub dscale_products: f64,
 }
 
-/// What a row's φ and its derivatives are at most when its lse⁻ or its z₊ is off by ζ.
+/// Bounds of a row's φ and its derivatives when lse⁻ or z₊ is off by ζ.
 struct Row {
     /// How far φ moves.
     loss: f64,
-    /// |φ|, and where φ is a difference of terms, those.
+    /// |φ|, plus the terms where φ is a difference.
     loss_terms: f64,
-    /// The least offset, so that exp(z − offset) is the largest weight.
+    /// The least offset: exp(z − offset) is the largest weight.
     offset: f64,
-    /// How far weights move, relatively and in ζ; at least 1.
+    /// The relative change of weights, in units of ζ; at least 1.
     weight: f64,
-    /// |c|, or how far c moves in ζ.
+    /// |c|, or the change of c in units of ζ.
     positive: f64,
     /// The same of ∂φ/∂s.
     scale: f64,
@@ -61,7 +61,7 @@ impl Row {
         let most = |of: &dyn Fn(&RowValues) -> f64| all.iter().map(of).fold(0.0, f64::max);
         let offsets = all.iter().map(|row| row.offset);
         let offset = offsets.fold(here.offset, f64::min);
-        // A row may leave its clamp, or come to it: from weights that are 0, or to them.
+        // A row may enter or leave its clamp, where weights are 0.
         let weight = most(&|row| match (here.offset, row.offset) {
             (here, there) if here == there => 0.0,
             (f64::INFINITY, _) | (_, f64::INFINITY) => 1.0,
@@ -85,7 +85,7 @@ impl Row {
         }
     }
 
-    /// The most that the term of a logit `z` can be, with what its error counts for.
+    /// The largest term that a logit `z` can have, times the change of its weight.
     fn term(&self, z: f64, is_positive: bool) -> f64 {
         match is_positive {
             true => self.positive,
@@ -197,7 +197,7 @@ pub(super) fn product_error(input: DType) -> f64 {
     }
 }
 
-/// Distance from 1 to the next number.
+/// Distance from 1 to the next larger number.
 pub(super) fn spacing(dtype: DType) -> f64 {
     f64::from(match dtype {
         DType::F32 => f32::EPSILON,

@@ -1,4 +1,4 @@
-//! Scalar products of rows, where their rounding must not show.
+//! Dot products of rows in f64.
 
 /// Independent partial sums: four AVX2 vectors.
 const LANES: usize = 16;

@@ -1,4 +1,4 @@
-//! Rows of exponentials: the softmax side of a tile, as plain loops that vectorise.
+//! Exponentials, sums and maxima of a tile's rows, as plain loops that vectorise.
 //!
 //! Everything is in base 2: with scale₂ = s·log₂e and offset₂ = o·log₂e,
 //! exp(s·⟨q,k⟩ − o) = 2^(scale₂·dot − offset₂).

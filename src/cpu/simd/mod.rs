@@ -1,8 +1,8 @@
 //! The microkernels: one matrix-product tile and a few softmax rows, per instruction set.
 //!
-//! Both operands are made of 4-byte *items*. An f32 item is one number; a bf16 item is two numbers
-//! that follow each other along the summed axis, the lower half first. So one set of loops drives
-//! both, and `depth` (numbers per item) is all that differs.
+//! Both operands are made of 4-byte *items*. An f32 item is one element; a bf16 item is two neighbours along the
+//! summed axis, the first in the lower half. One set of loops drives both; they differ in `depth`, the elements
+//! of an item.
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
@@ -17,7 +17,7 @@ use crate::element::{DType, Element};
 /// Four bytes of an operand: an f32, or a pair of bf16.
 pub(crate) type Item = u32;
 
-/// Items of the summed axis after which the right operand's panel leaves the first-level cache.
+/// Items of the summed axis whose panel of the right operand stays in the L1 cache.
 const STEPS_PER_BLOCK: usize = 256;
 
 /// Arguments of a tile: `rows` ≤ MR rows of A times one panel of B, into C.
@@ -41,7 +41,7 @@ pub(crate) struct Kernel {
     pub name: &'static str,
     /// Columns of a packed panel.
     pub panel: usize,
-    /// Numbers per item: 1 for f32, 2 for bf16.
+    /// Elements of an item: 1 for f32, 2 for bf16.
     pub depth: usize,
     /// Rows of a tile.
     tile_rows: usize,
@@ -90,12 +90,12 @@ pub(crate) struct Right<'a> {
     pub panel_stride: usize,
 }
 
-/// Where a product goes: `columns` numbers a row, `row_stride` from row to row.
+/// Where a product goes: `columns` elements a row, `row_stride` from row to row.
 pub(crate) struct Output<'a> {
-    pub numbers: &'a mut [f32],
+    pub elements: &'a mut [f32],
     pub columns: usize,
     pub row_stride: usize,
-    /// Add to what is there instead of replacing it.
+    /// Whether the product is added to the contents.
     pub accumulate: bool,
 }
 
@@ -105,13 +105,13 @@ impl Kernel {
         vector_kernels().next().unwrap_or(&portable::F32)
     }
 
-    /// The kernel for bf16 items, where the processor multiplies bf16 pairs.
+    /// The kernel for bf16 items, where the CPU multiplies bf16 pairs.
     #[cfg(target_arch = "x86_64")]
     pub fn for_bf16() -> Option<&'static Kernel> {
         avx512::bf16_kernel()
     }
 
-    /// No other processor's pairs are multiplied yet.
+    /// `None`: there is a kernel for x86-64 alone.
     #[cfg(not(target_arch = "x86_64"))]
     pub fn for_bf16() -> Option<&'static Kernel> {
         None
@@ -123,7 +123,7 @@ impl Kernel {
         vector_kernels().chain([&portable::F32])
     }
 
-    /// All kernels for bf16 items that run here, one of which is in plain Rust.
+    /// All kernels for bf16 items that run here, the portable one included.
     #[cfg(test)]
     pub fn all_of_bf16() -> impl Iterator<Item = &'static Kernel> {
         Self::for_bf16().into_iter().chain([&portable::BF16])
@@ -133,7 +133,7 @@ impl Kernel {
     /// must not be smaller than its columns; nothing past them is written.
     pub fn multiply(&self, left: Left<'_>, right: Right<'_>, output: Output<'_>) {
         let Output {
-            numbers,
+            elements,
             columns,
             row_stride,
             accumulate,
@@ -148,10 +148,10 @@ impl Kernel {
         let last_right = (panels - 1) * right.panel_stride + left.steps * self.panel;
         assert!(last_right <= right.items.len(), "right operand too short");
         assert!(
-            row_stride >= columns && (left.rows - 1) * row_stride + columns <= numbers.len(),
+            row_stride >= columns && (left.rows - 1) * row_stride + columns <= elements.len(),
             "output too short"
         );
-        let c = numbers.as_mut_ptr();
+        let c = elements.as_mut_ptr();
         for first_step in (0..left.steps).step_by(STEPS_PER_BLOCK) {
             let steps = STEPS_PER_BLOCK.min(left.steps - first_step);
             let accumulate = accumulate || first_step > 0;
@@ -161,7 +161,7 @@ impl Kernel {
                 for row in (0..left.rows).step_by(self.tile_rows) {
                     let rows = self.tile_rows.min(left.rows - row);
                     // SAFETY: the offsets below stay inside the three slices by the assertions
-                    // above, and the kernel was chosen for this processor.
+                    // above, and the kernel was chosen for this CPU.
                     unsafe {
                         let tile = Tile {
                             rows,
@@ -194,7 +194,7 @@ impl Kernel {
     /// A tile of the last, partial panel: through a buffer, because tiles write whole panels.
     ///
     /// # Safety
-    /// As for `tile`, but only `width` numbers of each row of C need to be there.
+    /// As for `tile`, but C needs only `width` elements a row.
     unsafe fn narrow_tile(&self, tile: Tile, width: usize) {
         let mut buffer = [0.0f32; MAX_TILE];
         // SAFETY: the buffer holds the largest tile of any kernel; C is touched only at
@@ -222,7 +222,7 @@ impl Kernel {
 
     /// row_j ← 2^(scale₂·row_j − offset₂); returns the sum.
     pub fn exp_row(&self, row: &mut [f32], scale2: f32, offset2: f32) -> f32 {
-        // SAFETY: the kernel was chosen for this processor.
+        // SAFETY: the kernel was chosen for this CPU.
         unsafe { (self.row_loops.exp_row)(row, scale2, offset2) }
     }
 
@@ -234,7 +234,7 @@ impl Kernel {
         offset2: f32,
         columns: &mut [f32],
     ) -> f32 {
-        // SAFETY: the kernel was chosen for this processor.
+        // SAFETY: the kernel was chosen for this CPU.
         unsafe { (self.row_loops.exp_row_into_columns)(row, scale2, offset2, columns) }
     }
 
@@ -246,19 +246,19 @@ impl Kernel {
         offset2: f32,
         column_offsets2: &[f32],
     ) {
-        // SAFETY: the kernel was chosen for this processor.
+        // SAFETY: the kernel was chosen for this CPU.
         unsafe { (self.row_loops.exp_row_both)(row, scale2, offset2, column_offsets2) }
     }
 
-    /// The largest number of a row; −∞ when there is none. NaN is passed over.
+    /// The largest element of a row; −∞ for an empty row. NaN is ignored.
     pub fn max_row(&self, row: &[f32]) -> f32 {
-        // SAFETY: the kernel was chosen for this processor.
+        // SAFETY: the kernel was chosen for this CPU.
         unsafe { (self.row_loops.max_row)(row) }
     }
 
     /// ⟨a, b⟩ in f64, in a fixed order; both have the same length.
     pub fn dot<T: Element, U: Element>(&self, a: &[T], b: &[U]) -> f64 {
-        // SAFETY: the kernel was chosen for this processor.
+        // SAFETY: the kernel was chosen for this CPU.
         let dot = |a: &[f32], b: &[f32]| unsafe { (self.row_loops.dot)(a, b) };
         if T::DTYPE == DType::F32 && U::DTYPE == DType::F32 {
             return dot(bytemuck::cast_slice(a), bytemuck::cast_slice(b));
@@ -275,7 +275,7 @@ impl Kernel {
     }
 }
 
-/// The kernels for f32 items that this processor has instructions for, the fastest first.
+/// The kernels for f32 items that this CPU has instructions for, the fastest first.
 fn vector_kernels() -> impl Iterator<Item = &'static Kernel> {
     #[cfg(target_arch = "x86_64")]
     let kernels = [avx512::f32_kernel(), avx2::kernel()];
@@ -284,11 +284,10 @@ fn vector_kernels() -> impl Iterator<Item = &'static Kernel> {
     kernels.into_iter().flatten()
 }
 
-/// Numbers in the largest tile of any kernel.
+/// Elements in the largest tile of any kernel.
 const MAX_TILE: usize = 12 * 32;
 
-/// The loops over rows compiled for an instruction set: the bodies are plain, the attribute decides
-/// what they vectorise to.
+/// The loops over rows compiled for an instruction set, which the attribute names.
 macro_rules! row_loops {
     ($fma:literal $(, #[$feature:meta])?) => {
         $(#[$feature])?

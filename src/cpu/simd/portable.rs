@@ -1,5 +1,4 @@
-//! Plain Rust microkernels: for processors without a kernel of their own, and the bf16 item layout
-//! in a form that runs everywhere.
+//! Plain Rust microkernels: f32 for CPUs without a kernel of their own, bf16 items for tests on any CPU.
 
 use super::{Item, Kernel, Tile};
 
@@ -25,7 +24,7 @@ pub(super) static BF16: Kernel = Kernel {
     row_loops: ROW_LOOPS,
 };
 
-/// An f32 item's product, or those of the two numbers of a bf16 item, added to `sum`.
+/// An f32 item's product, or those of the two elements of a bf16 item, added to `sum`.
 #[inline(always)]
 fn multiply_add<const DEPTH: usize>(sum: f32, a: Item, b: Item) -> f32 {
     if DEPTH == 1 {

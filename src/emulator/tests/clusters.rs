@@ -1,4 +1,4 @@
-//! Clusters: copies into several blocks, arrivals at another block's mbarriers, and what goes wrong with them.
+//! Clusters: copies into several blocks, arrivals at another block's mbarriers, and mistakes with both.
 
 use super::*;
 
@@ -7,7 +7,7 @@ const SIDE: usize = 64;
 /// Blocks of the products: two clusters.
 const BLOCKS: usize = 4;
 
-/// a and b of so many slabs of 64 of the summed axis; a has `BLOCKS` tiles of rows.
+/// a and b, whose summed axis has `slabs` slabs of 64; a has `BLOCKS` tiles of rows.
 fn operands(slabs: usize) -> [Matrix; 2] {
     [(BLOCKS * SIDE, 1), (SIDE, 2)].map(|(rows, seed)| Matrix::new(rows, 64 * slabs, seed))
 }
@@ -26,7 +26,7 @@ fn product(kernel: &'static str, [a, b]: &[Matrix; 2], order: Order) -> Result<V
 
 #[test]
 fn row_tiles_that_share_copies_of_candidates_give_the_products() -> Result<(), Error> {
-    // Fewer slabs than stages, as many, and several turns of the ring.
+    // Fewer slabs than stages, as many, and several uses of each stage.
     for slabs in [1, 2, 7] {
         let operands = operands(slabs);
         let expected = operands[0].times(&operands[1]);
@@ -38,7 +38,7 @@ fn row_tiles_that_share_copies_of_candidates_give_the_products() -> Result<(), E
     Ok(())
 }
 
-/// The fault names one of the places, and has one of the symptoms.
+/// The fault names one of the marked places and has one of the symptoms.
 fn is_found<T: Debug>(
     kernel: &str,
     markers: &[&str],
@@ -60,7 +60,7 @@ fn stages_of_a_cluster_handed_over_wrongly_are_found() {
     );
     let cases: [Case; 5] = [
         (
-            // To the own block alone.
+            // Consumers release a stage to their own block alone.
             "planted_cluster_own_release",
             &[7],
             &["copied"],
@@ -71,14 +71,14 @@ fn stages_of_a_cluster_handed_over_wrongly_are_found() {
             ],
         ),
         (
-            // While other warps of the other block still read them.
+            // One warp releases a stage while others of the block still read it.
             "planted_cluster_one_release",
             &[7],
             &["copied"],
             &["of the cluster: shared memory at byte"],
         ),
         (
-            // By mbarriers with no barrier of the cluster.
+            // Mbarriers are used with no barrier of the cluster after they are initialised.
             "planted_cluster_early_use",
             &[7],
             &["copied"],
@@ -88,7 +88,7 @@ fn stages_of_a_cluster_handed_over_wrongly_are_found() {
             ],
         ),
         (
-            // To a block that has ended.
+            // A block ends before the other's last arrival or copy.
             "planted_cluster_early_end",
             &[1, 7],
             &["copied", "handed back"],
@@ -100,8 +100,8 @@ fn stages_of_a_cluster_handed_over_wrongly_are_found() {
             ],
         ),
         (
-            // With the block's own bytes alone: the other half is not waited for; or it comes before the phase
-            // can complete, which then never does.
+            // A stage expects the block's own bytes alone: the other half is not waited for, or comes first and
+            // keeps the phase from completing.
             "planted_cluster_few_bytes",
             &[7],
             &["copied", "filled", "multiplied"],
@@ -123,7 +123,7 @@ fn stages_of_a_cluster_handed_over_wrongly_are_found() {
     }
 }
 
-/// The ranks that blocks see, or the fault.
+/// The ranks that blocks read, or the fault.
 fn mistake(number: usize, blocks: usize, order: Order) -> Result<Vec<f32>, Error> {
     let memory = memory(order);
     let map = Matrix::new(SIDE, SIDE, 0).uploaded(&memory, 32)?;

@@ -1,12 +1,12 @@
-//! The numbers of e4m3 by their definition (Micikevicius et al., FP8 Formats for Deep Learning, 2022,
-//! table 1), for tests: naive, and with nothing in common with the kernels' bit arithmetic.
+//! e4m3 by its definition (Micikevicius et al. 2022, "FP8 Formats for Deep Learning", table 1), for tests: naive,
+//! and shares nothing with the kernels' bit arithmetic.
 
 use std::sync::LazyLock;
 
-/// The code that is no number, of either sign.
+/// The code of NaN, without its sign bit.
 pub(crate) const NAN: u8 = 0x7f;
 
-/// What a code stands for.
+/// The value of a code.
 pub(crate) fn value(code: u8) -> f64 {
     let (exponent, fraction) = (i32::from(code >> 3 & 15), f64::from(code & 7) / 8.0);
     let size = match (exponent, code & 7) {
@@ -19,7 +19,7 @@ pub(crate) fn value(code: u8) -> f64 {
 
 static POSITIVE: LazyLock<Vec<f64>> = LazyLock::new(|| (0..NAN).map(value).collect());
 
-/// The code whose number is nearest, of two as near the even one; of what is larger than all, the largest.
+/// The code of the nearest value, ties to even; the largest finite one for larger `x`.
 pub(crate) fn nearest(x: f32) -> u8 {
     if x.is_nan() {
         return NAN;

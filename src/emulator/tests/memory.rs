@@ -1,4 +1,4 @@
-//! Memory on the emulator, for tests: what is put there stays where it is until all of it goes.
+//! The emulator's memory for tests: all buffers live as long as [`Memory`].
 
 use std::cell::RefCell;
 
@@ -27,21 +27,21 @@ impl Memory {
         Ok(address)
     }
 
-    /// A copy of `numbers`.
-    pub fn upload<T: Pod>(&self, numbers: &[T]) -> Result<u64, Error> {
-        let address = self.unwritten(size_of_val(numbers))?;
-        self.write(address, numbers)?;
+    /// The address of a copy of `elements`.
+    pub fn upload<T: Pod>(&self, elements: &[T]) -> Result<u64, Error> {
+        let address = self.unwritten(size_of_val(elements))?;
+        self.write(address, elements)?;
         Ok(address)
     }
 
-    pub fn write<T: Pod>(&self, address: u64, numbers: &[T]) -> Result<(), Error> {
-        self.device.write(address, bytemuck::cast_slice(numbers))
+    pub fn write<T: Pod>(&self, address: u64, elements: &[T]) -> Result<(), Error> {
+        self.device.write(address, bytemuck::cast_slice(elements))
     }
 
     pub fn read<T: Pod>(&self, address: u64, length: usize) -> Result<Vec<T>, Error> {
-        let mut numbers = vec![T::zeroed(); length];
-        let bytes = bytemuck::cast_slice_mut(&mut numbers);
+        let mut elements = vec![T::zeroed(); length];
+        let bytes = bytemuck::cast_slice_mut(&mut elements);
         self.device.read(address, bytes)?;
-        Ok(numbers)
+        Ok(elements)
     }
 }

@@ -1,11 +1,11 @@
-//! The runner itself: kernels with planted mistakes (`kernels/emulator/planted`) fail under every schedule
-//! and order of threads, with a report that names the place; their sound twins pass.
+//! The emulator itself: kernels with planted mistakes (`kernels/emulator/planted`) fail under every schedule and
+//! order of threads, with a report that names the place; their sound twins pass.
 
 mod clusters;
 pub(crate) mod e4m3;
+mod launches;
 mod memory;
 mod products;
-mod runner;
 mod stores;
 mod vectors;
 
@@ -15,7 +15,7 @@ use std::path::Path;
 use half::bf16;
 
 pub(crate) use super::device::{EmulatedBuffer, EmulatedDevice, Schedule};
-pub(crate) use super::engine::{BUDGET, MULTIPROCESSORS};
+pub(crate) use super::engine::{BUDGET, SM_COUNT};
 pub(crate) use memory::Memory;
 
 use crate::error::Error;
@@ -35,7 +35,7 @@ fn memory((schedule, seed): Order) -> Memory {
     Memory::on(EmulatedDevice::new(schedule, seed, 1))
 }
 
-/// Launches a kernel whose parameters are `maps` and then `words`, which may each be two numbers of 32 bits.
+/// Launches a kernel whose parameters are `maps`, then `words`; a word may be a [`pair`] of parameters.
 fn launch(
     memory: &Memory,
     kernel: &'static str,
@@ -58,7 +58,7 @@ fn launch(
     })
 }
 
-/// Two parameters of 32 bits.
+/// Two parameters of 32 bits as one word.
 fn pair(first: usize, second: usize) -> u64 {
     bytemuck::cast([first as u32, second as u32])
 }
@@ -132,7 +132,7 @@ impl Matrix {
     }
 }
 
-/// Names the first number that differs.
+/// Names the first element that differs.
 fn assert_same<T: PartialEq + Debug>(found: &[T], expected: &[T], what: &str) {
     assert_eq!(found.len(), expected.len(), "{what}");
     let mut pairs = found.iter().zip(expected).enumerate();
@@ -140,7 +140,7 @@ fn assert_same<T: PartialEq + Debug>(found: &[T], expected: &[T], what: &str) {
     assert_eq!(differs, None, "{what}");
 }
 
-/// `file:line` of the one line of a planted source that ends with the comment `marker`.
+/// `file:line` of the one line of a planted source that ends in the comment `marker`.
 fn place(file: &str, marker: &str) -> String {
     let file = format!("kernels/emulator/planted/{file}");
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join(&file);
@@ -154,14 +154,14 @@ fn place(file: &str, marker: &str) -> String {
     format!("{file}:{}", lines[0])
 }
 
-/// Whether `reason` has `text`; its last number, such as a line's, whole.
+/// Whether `reason` has `text`. A number at the end of `text`, such as a line's, must match as a whole.
 fn has(reason: &str, text: &str) -> bool {
     let is_digit = |c: char| c.is_ascii_digit();
     let mut ends = reason.match_indices(text).map(|(at, _)| at + text.len());
     ends.any(|end| !(text.ends_with(is_digit) && reason[end..].starts_with(is_digit)))
 }
 
-/// The reason of the kernel's fault that a run ended with.
+/// The reason of the kernel's fault that ended a run.
 fn fault<T: Debug>(kernel: &str, order: Order, run: Result<T, Error>) -> String {
     match run {
         Err(Error::Kernel { kernel: of, reason }) if of == kernel => reason,
@@ -169,7 +169,7 @@ fn fault<T: Debug>(kernel: &str, order: Order, run: Result<T, Error>) -> String 
     }
 }
 
-/// Runs fail in every order, with a report that has one of each list of `texts`.
+/// Runs fail in every order, and the report has one of each list of `texts`.
 fn always_fails<T: Debug>(
     kernel: &str,
     texts: &[&[&str]],

@@ -1,5 +1,5 @@
-//! Products of a warpgroup: of operands that come as boxes, of fragments in registers, of numbers of 8 bits, and
-//! of what threads have stored.
+//! Products of a warpgroup: operands copied as boxes, fragments in registers, e4m3, and operands that threads have
+//! stored.
 
 use super::*;
 
@@ -26,7 +26,7 @@ fn product(
 
 #[test]
 fn products_of_both_layouts_are_those_of_the_matrices() -> Result<(), Error> {
-    // Rows of 88 numbers: the last box ends outside the matrix, and what lies there counts as zero.
+    // Rows of 88 elements: the last box ends outside the matrix, where elements are zero.
     for summed in [64, 88, 320] {
         let [a, b] = [1, 2].map(|seed| Matrix::new(SIDE, summed, seed));
         let (expected, [c, d]) = (a.times(&b), [a.transposed(), b.transposed()]);
@@ -71,11 +71,11 @@ fn planted_mistakes_with_products_are_found() {
 }
 
 #[test]
-fn sums_that_are_read_before_the_wait_are_not_numbers() -> Result<(), Error> {
+fn sums_that_are_read_before_the_wait_are_nan() -> Result<(), Error> {
     let [a, b] = [1, 2].map(|seed| Matrix::new(SIDE, 64, seed));
     for order in orders() {
         let found = product("planted_warpgroup_early_read", [&a, &b], false, order)?;
-        assert!(found.iter().all(|number| number.is_nan()), "{order:?}");
+        assert!(found.iter().all(|x| x.is_nan()), "{order:?}");
     }
     Ok(())
 }
@@ -113,7 +113,7 @@ fn product_of_codes(a: &[u8], b: &[u8], dim: usize, order: Order) -> Result<Vec<
 }
 
 #[test]
-fn products_of_e4m3_are_those_of_the_numbers_that_codes_stand_for() -> Result<(), Error> {
+fn products_of_e4m3_are_those_of_the_values_of_codes() -> Result<(), Error> {
     // Small whole numbers, so that sums are exact; 144 and 320: the last box ends outside the matrix.
     let code = |i: usize| e4m3::nearest(((i * 37 + i / 7) % 15) as f32 - 7.0);
     for dim in [128, 144, 320] {
@@ -138,8 +138,8 @@ fn products_of_e4m3_are_those_of_the_numbers_that_codes_stand_for() -> Result<()
 }
 
 #[test]
-fn every_code_of_e4m3_is_multiplied_as_its_number() -> Result<(), Error> {
-    // Times the unit matrix. Row r of a holds all codes from r on; what is no number would be in all sums.
+fn every_code_of_e4m3_is_multiplied_as_its_value() -> Result<(), Error> {
+    // Times the unit matrix. Row r of a holds all codes from r on, but NaN, which would reach all sums.
     let code = |i: usize| match (i / 256 + i % 256) as u8 {
         code if code & e4m3::NAN == e4m3::NAN => 0,
         code => code,
@@ -162,7 +162,7 @@ fn every_code_of_e4m3_is_multiplied_as_its_number() -> Result<(), Error> {
 }
 
 #[test]
-fn products_see_what_threads_have_stored_behind_a_fence_only() -> Result<(), Error> {
+fn products_of_stored_operands_need_a_fence() -> Result<(), Error> {
     let [a, b] = [1, 2].map(|seed| Matrix::new(SIDE, SIDE, seed));
     let run = |kernel, order| -> Result<Vec<f32>, Error> {
         let memory = memory(order);

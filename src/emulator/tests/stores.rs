@@ -1,32 +1,32 @@
-//! Stores of boxes, by a block, and by clusters with the fence before asynchronous reads.
+//! Stores of boxes from shared memory, by single blocks and by clusters, and the fence that they need.
 
 use super::*;
 
-/// What stands where nothing is stored.
+/// The contents where nothing is stored.
 const UNTOUCHED: u16 = 0x1234;
 
-// ---- Of rows that end within a box
+// ---- Rows that end within a box
 
-/// Rows and columns that end within a box; a row is longer than what of it is stored.
+/// Rows and columns end within a box; the stride is longer than the stored columns.
 const ROWS: usize = 75;
 const COLUMNS: usize = 280;
 const STRIDE: usize = 288;
 const BOX_ROWS: usize = 32;
 const THREADS: usize = 64;
 
-/// Rows of `stored` numbers, and what lies between them untouched.
+/// The rows of `stored`, with untouched gaps between them.
 fn with_gaps(stored: &[u16], columns: usize, stride: usize) -> Vec<u16> {
     let gap = vec![UNTOUCHED; stride - columns];
     let rows = stored.chunks(columns).map(|row| [row, &gap].concat());
     rows.flatten().collect()
 }
 
-/// What the kernel is to copy.
+/// The elements that the kernel copies.
 fn numbers() -> Vec<u16> {
     (0..ROWS * STRIDE).map(|i| i as u16).collect()
 }
 
-/// What the kernel has stored, the ends of rows included.
+/// The result of the kernel, gaps included.
 fn stored(kernel: &'static str, order: Order) -> Result<Vec<u16>, Error> {
     let memory = memory(order);
     let from = memory.upload(&numbers())?;
@@ -80,7 +80,7 @@ fn planted_mistakes_with_stores_are_found() {
 }
 
 #[test]
-fn what_is_read_before_it_is_written_shows_where_stores_are_late() {
+fn an_early_read_shows_where_stores_are_late() {
     let symptom = "reads global memory that has never been written";
     for order in orders() {
         match stored("planted_box_store_early_read", order) {
@@ -90,22 +90,22 @@ fn what_is_read_before_it_is_written_shows_where_stores_are_late() {
     }
 }
 
-// ---- Of a whole kernel of clusters: shared copies in, boxes of sums out
+// ---- A whole kernel of clusters: copies to both blocks in, boxes of sums out
 
-/// Two clusters; the last block's rows end within its tile, and so do the columns within the last one.
+/// Two clusters; rows and columns end within the last tile.
 const BLOCKS: usize = 4;
 const SUM_ROWS: usize = 64 * BLOCKS - 31;
 const TILES: usize = 3;
 const SUM_COLUMNS: usize = 64 * TILES - 24;
-/// Numbers from row to row of the result.
+/// Elements from row to row of the result.
 const SUM_STRIDE: usize = SUM_COLUMNS + 8;
 
-/// a and b of so many slabs of 64 of the summed axis.
+/// a and b, whose summed axis has `slabs` slabs of 64.
 fn operands(slabs: usize) -> [Matrix; 2] {
     [(SUM_ROWS, 1), (SUM_COLUMNS, 2)].map(|(rows, seed)| Matrix::new(rows, 64 * slabs, seed))
 }
 
-/// a·bᵀ in bf16 as `kernel` computes it, the ends of rows included.
+/// a·bᵀ in bf16 as `kernel` computes it, gaps included.
 fn product(kernel: &'static str, [a, b]: &[Matrix; 2], order: Order) -> Result<Vec<u16>, Error> {
     // Two stages of two slabs, two boxes, four mbarriers.
     const SIZES: [u32; 3] = [BLOCKS as u32, 256, 6 * 64 * 128 + 32];
@@ -124,7 +124,7 @@ fn product(kernel: &'static str, [a, b]: &[Matrix; 2], order: Order) -> Result<V
 
 #[test]
 fn products_of_clusters_leave_as_boxes_in_every_order() -> Result<(), Error> {
-    // Stages and tiles keep step, or not.
+    // Slabs of a tile: one, as many as stages, and more.
     for slabs in [1, 2, 3] {
         let operands = operands(slabs);
         let sums = operands[0].times(&operands[1]).into_iter();

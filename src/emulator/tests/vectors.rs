@@ -1,24 +1,24 @@
-//! Planted mistakes of kernels that make a vector of another.
+//! Planted mistakes in kernels that compute a vector y from a vector x.
 
 use super::*;
 
-/// A kernel on x that makes y of it.
+/// A launch of a kernel that computes y from x.
 #[derive(Clone)]
 pub(super) struct Vectors {
     pub kernel: &'static str,
     /// Blocks, threads of each, and bytes of shared memory.
     pub sizes: [u32; 3],
     pub x: Vec<f32>,
-    /// Where x is given as a map of rows of 32 numbers: the rows of a box.
+    /// Rows of a box, where x is given as a map of rows of 32 elements.
     pub box_rows: Option<usize>,
-    /// Numbers of y.
+    /// Elements of y.
     pub y: usize,
     /// The third parameter, of the kernels that have one.
     pub count: Option<u32>,
 }
 
 impl Vectors {
-    /// Of x and as long a y.
+    /// With y as long as x.
     pub fn new(kernel: &'static str, sizes: [u32; 3], x: Vec<f32>) -> Self {
         Self {
             kernel,
@@ -37,7 +37,7 @@ impl Vectors {
         }
     }
 
-    /// y, in an order.
+    /// y under an order.
     pub fn run(&self, order: Order) -> Result<Vec<f32>, Error> {
         let memory = memory(order);
         let (x, y) = (memory.upload(&self.x)?, memory.unwritten(4 * self.y)?);
@@ -60,18 +60,18 @@ impl Vectors {
         fault(self.kernel, order, self.run(order))
     }
 
-    /// The report names the thread and `place`, and has one of `symptoms`.
+    /// Fails in every order; the report names the thread and `place`, and has one of `symptoms`.
     fn always_fails(&self, place: &str, symptoms: &[&str]) {
         let texts = [&["thread "], &[place], symptoms];
         always_fails(self.kernel, &texts, |order| self.run(order));
     }
 
-    /// Makes the same y in every order.
+    /// Computes this y in every order.
     fn always_gives(&self, y: &[f32]) {
         for order in orders() {
             let what = format!("{}, {order:?}", self.kernel);
-            let numbers = self.run(order);
-            assert_same(&numbers.expect(&what), y, &what);
+            let found = self.run(order);
+            assert_same(&found.expect(&what), y, &what);
         }
     }
 }
@@ -85,13 +85,13 @@ fn doubled(x: &[f32]) -> Vec<f32> {
     x.iter().map(|x| 2.0 * x).collect()
 }
 
-/// Each chunk of `length` numbers backwards.
+/// Each chunk of `length` elements backwards.
 fn reversed(x: &[f32], length: usize) -> Vec<f32> {
     let chunks = x.chunks(length).map(|chunk| chunk.iter().rev().copied());
     chunks.flatten().collect()
 }
 
-/// The sound kernel makes y; its twin, `planted_` and the file's name, fails at the mistake.
+/// The sound kernel computes y; its twin, without `_sound` in the name, fails at the mistake in `name`.cu.
 fn is_found(name: &'static str, sound: &Vectors, y: &[f32], symptoms: &[&str]) {
     sound.always_gives(y);
     let place = place(&format!("{name}.cu"), "planted");
@@ -122,7 +122,7 @@ fn a_missing_wait_for_cp_async_is_a_fault_under_every_schedule() {
         count: Some(508),
         ..Vectors::new("planted_missing_wait_sound", [2, 64, 1024], counting(508))
     };
-    // What lies past the vector is zero.
+    // Elements past the vector are zero.
     let padded = [&sound.x[..], &[0.0; 4]].concat();
     let symptoms = ["has not been waited for"];
     is_found("missing_wait", &sound, &reversed(&padded, 256), &symptoms);
@@ -132,9 +132,9 @@ fn a_missing_wait_for_cp_async_is_a_fault_under_every_schedule() {
 fn two_swizzles_that_disagree_are_a_fault_in_every_order() {
     let sizes = [1, 128, 32 * 128];
     let sound = Vectors::new("planted_wrong_swizzle_sound", sizes, counting(512));
-    let turned: Vec<&[f32]> = sound.x.chunks(16).rev().collect();
+    let reordered: Vec<&[f32]> = sound.x.chunks(16).rev().collect();
     let symptoms = ["never been written"];
-    is_found("wrong_swizzle", &sound, &turned.concat(), &symptoms);
+    is_found("wrong_swizzle", &sound, &reordered.concat(), &symptoms);
 }
 
 #[test]
@@ -166,7 +166,7 @@ fn an_arrival_too_many_is_a_fault_in_every_order() {
 }
 
 #[test]
-fn one_element_past_the_tail_is_a_fault_of_the_thread_that_reaches_for_it() {
+fn an_access_past_the_tail_is_a_fault_of_its_thread() {
     let tail = |kernel, count: u32| Vectors {
         count: Some(count),
         ..Vectors::new(
@@ -197,7 +197,7 @@ fn one_element_past_the_tail_is_a_fault_of_the_thread_that_reaches_for_it() {
         assert!(reason.starts_with(&expected), "{reason}");
         let expected = "past the end of an allocation of 4000 bytes";
         assert!(reason.contains(expected), "{reason}");
-        // Where the length is a multiple of the block, the mistake cannot show.
+        // The mistake cannot show where the length is a multiple of the block.
         tail(kernel, 1024).run((Schedule::Late, 0)).unwrap();
     }
 }
@@ -220,7 +220,7 @@ fn a_ring_of_copies_gives_the_same_in_every_order() {
 }
 
 #[test]
-fn a_transaction_count_too_large_is_a_deadlock_that_says_what_is_missing() {
+fn too_large_a_transaction_count_is_a_deadlock() {
     let planted = pipeline("planted_large_transaction");
     let place = place("pipeline.cu", "planted transaction");
     planted.always_fails(&place, &["1 of 1 arrivals, 16 transaction bytes missing"]);
@@ -235,12 +235,12 @@ fn a_transaction_count_too_large_is_a_deadlock_that_says_what_is_missing() {
 }
 
 #[test]
-fn a_stage_read_without_waiting_for_its_bytes_is_a_fault_under_every_schedule() {
+fn a_stage_read_without_a_wait_is_always_a_fault() {
     let planted = pipeline("planted_missing_full_wait");
     let place = place("pipeline.cu", "planted read");
     let early = "with no wait after the bulk copy";
     planted.always_fails(&place, &["has not been waited for", early]);
-    // A copy that has in fact been made is no excuse.
+    // Also where the copy has completed.
     let reason = planted.fault((Schedule::Early, 0));
     assert!(reason.contains(early), "{reason}");
 }
@@ -254,7 +254,7 @@ fn a_copy_that_nobody_waits_for_is_a_fault_where_it_comes_late() {
         let reason = more.fault((schedule, seed));
         assert!(reason.contains(&expected), "{reason}");
     }
-    // Where it has completed there is nothing to see.
+    // Nothing shows where it has completed.
     more.run((Schedule::Early, 0)).unwrap();
 }
 
@@ -356,7 +356,7 @@ fn every_mistake_is_reported_where_it_is_made() {
         let place = place("mistakes.cu", &format!("planted {number}"));
         mistake(number).always_fails(&place, symptoms);
     }
-    // Who waits, and how many do not.
+    // The report counts the threads that do not wait.
     let reason = mistake(6).fault((Schedule::Late, 0));
     assert!(reason.ends_with("; 32 threads have ended"), "{reason}");
 }

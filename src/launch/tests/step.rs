@@ -3,7 +3,7 @@
 use half::{bf16, f16};
 
 use super::*;
-use crate::emulator::tests::{BUDGET, MULTIPROCESSORS};
+use crate::emulator::tests::{BUDGET, SM_COUNT};
 use crate::engine::{Engine, MomentumTensor};
 use crate::launch::{DeviceMomentum, Rowwise, Step, StepArguments};
 use crate::momentum::MomentumSchedule;
@@ -16,7 +16,7 @@ const UPSTREAM: f32 = 3.0;
 type Left = ([u32; 2], Vec<u32>, Option<Vec<u32>>);
 
 fn memory(seed: u64) -> Memory {
-    Memory::on(EmulatedDevice::new(Schedule::Late, seed, MULTIPROCESSORS))
+    Memory::on(EmulatedDevice::new(Schedule::Late, seed, SM_COUNT))
 }
 
 impl Memory {

@@ -1,6 +1,6 @@
-//! Results of fixed inputs, bit by bit: a change that is not to change a number changes none.
+//! Checksums of all results on fixed inputs: a change that must not alter results alters no bit.
 //!
-//! The checksums are those of x86-64 Linux with the GNU C library, whose `exp` and `log` are in them.
+//! They hold for x86-64 Linux with the GNU C library, whose `exp` and `log` enter them.
 
 use half::{bf16, f16};
 
@@ -10,7 +10,7 @@ use crate::{
     RowsMut, Shape, Statistics,
 };
 
-/// FNV-1a over the bits of numbers.
+/// FNV-1a over the bits of elements.
 struct Sum(u64);
 
 impl Sum {
@@ -32,7 +32,7 @@ impl Sum {
     }
 }
 
-/// Numbers of no order, the same everywhere.
+/// Pseudo-random elements, the same on every machine.
 fn numbers<T: Element>(count: usize, seed: u64, largest: f32) -> Vec<T> {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     let mut next = || {
@@ -46,7 +46,7 @@ fn numbers<T: Element>(count: usize, seed: u64, largest: f32) -> Vec<T> {
 
 const UPSTREAM: f32 = 1.5;
 
-/// N, M, D and s: below and above the bound on logits of a fixed offset; fused and in chunks.
+/// N, M, D and s: logits within the bound of a fixed offset and past it; fused gradients and chunked ones.
 const SHAPES: [(usize, usize, usize, f32); 3] =
     [(66, 100, 40, 10.0), (34, 70, 272, 2.0), (34, 70, 40, 100.0)];
 
@@ -124,7 +124,7 @@ fn add_gradients<E: Engine<Memory = HostMemory>, T: Element, G: Element>(
     }
 }
 
-/// Of an engine, kernel and type, each loss.
+/// Holds each loss of an engine, its kernels and a type to its checksum.
 fn check<E: Engine<Memory = HostMemory>, T: Element>(name: &str, engine: &E) {
     let name = format!("{name}, {}", T::DTYPE);
     let found: [u64; 5] = std::array::from_fn(|loss| of_loss::<E, T>(engine, loss));

@@ -1,5 +1,5 @@
-//! What is of microkernels and their memory alone, also of those that this processor would not choose. What the
-//! loops make of them is held against the float64 definition in `verify/tests.rs`.
+//! All microkernels that run here, also those that this CPU would not choose, and the workspace. `verify/tests`
+//! holds losses and gradients by each microkernel to the reference.
 
 use approx::abs_diff_eq;
 use half::bf16;
@@ -21,7 +21,7 @@ fn random<T: Element>(rng: &mut ChaCha8Rng, rows: usize, dim: usize) -> Vec<T> {
     numbers.collect()
 }
 
-/// Of small whole numbers every product and sum is exact in any order.
+/// Elements are small whole numbers: every product and sum is exact in any order.
 #[test]
 fn products_are_exact_for_every_tile_shape() {
     let mut rng = ChaCha8Rng::seed_from_u64(1);
@@ -42,7 +42,7 @@ fn products_are_exact_for_every_tile_shape() {
                     let row_stride = columns + 3;
                     let mut c = vec![7.0f32; rows * row_stride];
                     let output = Output {
-                        numbers: &mut c,
+                        elements: &mut c,
                         columns,
                         row_stride,
                         accumulate,
@@ -68,7 +68,7 @@ fn products_are_exact_for_every_tile_shape() {
 }
 
 #[test]
-fn exponentials_are_accurate_to_two_ulp_and_keep_nan_and_the_ends() {
+fn exponentials_are_accurate_to_two_ulp() {
     for kernel in kernels() {
         let exponents: Vec<f32> = (-126_000..127_500).map(|x| x as f32 / 1000.0).collect();
         let mut values = exponents.clone();
@@ -110,7 +110,7 @@ fn value_and_grad<T: Element>(
 
 #[test]
 fn inputs_of_any_alignment_are_accepted() {
-    // bf16 items are read as 4-byte words where they lie so; one of these lies between two.
+    // bf16 items are read as 4-byte words where they are aligned; one of these slices is not.
     let mut rng = ChaCha8Rng::seed_from_u64(3);
     let numbers = random::<bf16>(&mut rng, 1, 42);
     for kernel in kernels() {
@@ -130,9 +130,9 @@ fn inputs_of_any_alignment_are_accepted() {
     }
 }
 
-/// A call finds in its memory whatever earlier calls left, and must not see it.
+/// A call's memory holds the leavings of earlier calls, which it must not read.
 #[test]
-fn what_earlier_calls_left_in_the_workspace_changes_nothing() {
+fn a_used_workspace_changes_nothing() {
     let mut rng = ChaCha8Rng::seed_from_u64(5);
     for kernel in kernels() {
         for (n, m, d) in [(1, 1, 1), (7, 7, 5), (49, 193, 33), (100, 200, 64)] {

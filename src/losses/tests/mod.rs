@@ -1,3 +1,5 @@
+//! The table against `docs/losses.md`, and the row rules against their formulas.
+
 use std::path::Path;
 
 use super::*;
@@ -54,7 +56,7 @@ fn keys_are_unique_and_found() {
     assert!(Loss::of("no loss").is_none());
 }
 
-/// What engines compute, against the papers' formulas and their derivatives, which share no line with it.
+/// What engines compute, against the papers' formulas and their derivatives, which share no code with it.
 #[test]
 fn masses_are_the_formulas_derivatives() {
     let mut clamped = [0, 0];
@@ -84,7 +86,7 @@ fn masses_are_the_formulas_derivatives() {
                 ("scale", found.scale, slope),
                 ("weights", (lse - found.offset).exp(), a),
             ] {
-                // c of two terms that cancel keeps what they have.
+                // Where c is a difference, it has the absolute error of its terms.
                 let allowed = 1e-12 * expected.abs() + 1e-14 * dual.value.abs();
                 let name = format!("{} {what} at {lse}", loss.key);
                 let off = (found - expected).abs();
@@ -120,7 +122,7 @@ fn one_minus_p_of_1e_8_keeps_its_digits() {
                 let power = (lambda * z.exp()).powf(q);
                 ((power * (1.0 + q * u) - (q * z).exp()) / q, power * u)
             }
-            // Where positives fill it up, the bound holds.
+            // The share of positives is above 1, so the bound holds.
             RowRule::Debiased { .. } => ((1.0 + 37.0 * (-row.scale - z).exp()).ln(), 0.0),
             _ => continue,
         };
@@ -143,7 +145,7 @@ fn a_row_without_negatives_or_positive_is_0() {
             let values = contrast.rule().values(lse, z, &row);
             let masses = [values.negatives, values.positive, values.scale];
             assert_eq!((values.value, masses), (0.0, [0.0; 3]), "{}", loss.key);
-            // No weight of any logit there is can be NaN.
+            // exp(z − o) is not NaN for the logits of such a row.
             assert!(!(lse - values.offset).exp().is_nan(), "{}", loss.key);
         }
         for (lse, z) in [

@@ -1,12 +1,12 @@
-//! The CPU engine with every microkernel that runs here, also those that this processor would not choose, on
-//! cases below and above the bound of a fixed offset; the conformance suite holds the chosen one to all.
+//! Every CPU microkernel that runs here, also those that this CPU would not choose, on some cases of the table. The
+//! conformance suite runs the chosen one on all.
 
 use super::*;
 use crate::CpuEngine;
 use crate::cpu::Kernel;
 
 fn every_kernel_is_within_tolerance<T: Element>(kernels: impl Iterator<Item = &'static Kernel>) {
-    // One group of rows a chunk, so that several chunks meet.
+    // The least budget, so that a problem has several chunks.
     let engine = |kernel: &'static Kernel| {
         let engine = CpuEngine::with_threads(2).unwrap();
         (

@@ -1,4 +1,4 @@
-//! What the runner refuses, and what its orders and its arithmetic are worth.
+//! Launches that the emulator refuses, the order of threads, bounds of memory, and its exp2.
 
 use std::collections::BTreeSet;
 
