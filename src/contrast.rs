@@ -204,3 +204,18 @@ pub(crate) fn same_rows(
         expected,
     })
 }
+
+pub(crate) fn same_length(
+    argument: &'static str,
+    given: usize,
+    expected: usize,
+) -> Result<(), Error> {
+    if given == expected {
+        return Ok(());
+    }
+    Err(Error::Length {
+        argument,
+        given,
+        expected,
+    })
+}

@@ -1,6 +1,6 @@
 //! The key queue of MoCo: a ring buffer of candidates that carry no gradient.
 
-use crate::contrast::same_dim;
+use crate::contrast::{same_dim, same_length};
 use crate::element::Element;
 use crate::error::Error;
 use crate::rows::{Matrix, Rows};
@@ -105,13 +105,7 @@ impl<T: Element> KeyQueue<T> {
                 reason: format!("fill {fill} and cursor {cursor} in a queue of {capacity}"),
             });
         }
-        if keys.len() != fill * dim {
-            return Err(Error::Length {
-                argument: "keys",
-                given: keys.len(),
-                expected: fill * dim,
-            });
-        }
+        same_length("keys", keys.len(), fill * dim)?;
         let mut storage = vec![T::from_f32(0.0); capacity * dim];
         storage[..keys.len()].copy_from_slice(keys);
         let ring = Ring {

@@ -16,7 +16,7 @@ mod tests;
 
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
-use crate::contrast::{Shape, same_dim, same_rows};
+use crate::contrast::{Shape, same_dim, same_length, same_rows};
 use crate::element::{DType, Element};
 use crate::engine::{Engine, Gradients, MomentumSlices};
 use crate::error::{Error, positive};
@@ -347,15 +347,8 @@ impl Engine for CpuEngine {
         for tensor in &*tensors {
             let expected = tensor.key.len();
             let shadow = tensor.shadow.as_ref().map_or(expected, |s| s.len());
-            for (argument, given) in [("query", tensor.query.len()), ("shadow", shadow)] {
-                if given != expected {
-                    return Err(Error::Length {
-                        argument,
-                        given,
-                        expected,
-                    });
-                }
-            }
+            same_length("query", tensor.query.len(), expected)?;
+            same_length("shadow", shadow, expected)?;
         }
         self.run(|| rowwise::momentum_update(momentum, tensors));
         Ok(())

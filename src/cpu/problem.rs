@@ -6,7 +6,7 @@ use rayon::prelude::*;
 
 use super::pack::{Panels, Workspace, pack_transposed};
 use super::simd::{Item, Kernel, Left, Output};
-use crate::contrast::{Contrast, Shape};
+use crate::contrast::{Contrast, Shape, same_length};
 use crate::element::{DType, Element};
 use crate::error::Error;
 use crate::inputs::{self, Matrices};
@@ -79,13 +79,9 @@ impl<'a, T: Element> Problem<'a, T> {
             own_keys,
         }: Matrices<Rows<'a, T>> = given.matrices();
         let scale = match given.scale() {
-            Some(&[scale]) => scale,
-            Some(given) => {
-                return Err(Error::Length {
-                    argument: "scale",
-                    given: given.len(),
-                    expected: 1,
-                });
+            Some(scale) => {
+                same_length("scale", scale.len(), 1)?;
+                scale[0]
             }
             None => contrast.scale(),
         };

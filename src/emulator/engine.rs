@@ -1,14 +1,14 @@
 //! [`EmulatedEngine`]: the verbs on host memory, computed by the CUDA kernels' sources in the emulator.
 
 use super::device::{EmulatedBuffer, EmulatedDevice, Schedule};
-use crate::contrast::{Contrast, Shape, Work, same_dim};
+use crate::contrast::{Contrast, Shape, Work, same_dim, same_length};
 use crate::element::{DType, Element};
 use crate::engine::{Engine, Gradients, MomentumSlices};
 use crate::error::Error;
 use crate::inputs::Problem;
 use crate::launch::{
     Device, DeviceIndices, DeviceMatrix, DeviceMomentum, DeviceStatistics, Rowwise, Similarity,
-    number_bytes, same_length, workspace_bytes,
+    number_bytes, workspace_bytes,
 };
 use crate::memory::{Evaluated, HostMemory, TopK};
 use crate::queue::KeyQueue;

@@ -29,6 +29,7 @@ pub(crate) use similarity::Similarity;
 pub(crate) use step::{Step, StepArguments};
 pub(crate) use top_k::DeviceTopK;
 
+pub(crate) use crate::contrast::same_length;
 use crate::element::DType;
 use crate::error::Error;
 
@@ -258,22 +259,6 @@ impl<D: Device> Floats<D> {
         device.read(self.address(), bytemuck::cast_slice_mut(&mut numbers))?;
         Ok(numbers)
     }
-}
-
-/// Checks the length of a vector.
-pub(crate) fn same_length(
-    argument: &'static str,
-    given: usize,
-    expected: usize,
-) -> Result<(), Error> {
-    if given == expected {
-        return Ok(());
-    }
-    Err(Error::Length {
-        argument,
-        given,
-        expected,
-    })
 }
 
 /// A count that kernels hold in 32 bits, tiles' ends past the last row included.
