@@ -178,7 +178,7 @@ macro_rules! matrices {
             }
 
             /// The elements with their gaps, and the stride.
-            pub(crate) fn into_parts(self) -> ($data, usize) {
+            pub(crate) fn into_data(self) -> ($data, usize) {
                 (self.data, self.stride)
             }
         }

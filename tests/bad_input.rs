@@ -1,4 +1,4 @@
-//! Bad input is a typed error whose message names the argument, and nothing has been written then.
+//! Bad input is a typed error whose message names the argument; outputs stay untouched.
 
 use infonce::losses::LogScale;
 use infonce::{
@@ -11,7 +11,7 @@ type Test = Result<(), Error>;
 /// Rows and dimension.
 type Size = (usize, usize);
 
-/// What outputs hold beforehand.
+/// The contents of outputs before a call.
 const UNTOUCHED: f32 = 1234.5;
 
 fn message<R>(result: Result<R, Error>) -> String {
@@ -31,8 +31,7 @@ struct Call<'a> {
 }
 
 impl Call<'_> {
-    /// The messages of forward, value_and_grad and backward; panics when one of them wrote
-    /// something although it refused.
+    /// The messages of forward, value_and_grad and backward. Panics when one that refused has written.
     fn messages(&self, statistics: &Statistics) -> Result<[String; 3], Error> {
         let storage: Vec<Vec<f32>> = self.inputs.iter().map(|(n, d)| vec![0.5; n * d]).collect();
         let mut views = Vec::new();
@@ -115,7 +114,7 @@ fn temperatures_and_scales_must_be_finite_and_positive() {
 }
 
 #[test]
-fn matrices_must_have_rows_columns_and_the_elements_of_their_shape() {
+fn matrices_need_rows_columns_and_all_their_elements() {
     let data = [0.0f32; 6];
     let mut out = [0.0f32; 6];
     for (rows, dim) in [(0, 3), (3, 0), (0, 0)] {
@@ -277,7 +276,7 @@ fn rows_may_lie_apart_and_never_overlap() {
         both(3, 4, 3),
         "`data` has a row stride of 3; rows of dimension 4 need 4 or more"
     );
-    // With the last row's gap, without it, and with a part of it.
+    // With the last row's gap, without it, and with it cut short.
     assert_eq!(both(3, 2, 4), "accepted");
     assert_eq!(both(3, 2, 5), "accepted");
     assert_eq!(both(2, 4, 7), "accepted");
@@ -453,7 +452,7 @@ fn top_k_must_find_as_many_candidates_as_it_is_asked_for() -> Test {
         message(engine.top_k(three, wide, 1, false)),
         "`candidates` has dimension 3; the anchors have 2"
     );
-    // One query and one candidate that is itself: nothing is left.
+    // One query, whose one candidate is itself: none is left.
     let (one, number) = ([0.5f32; 2], 1);
     let one = Rows::new(&one, number, 2)?;
     assert_eq!(message(engine.top_k(one, one, 1, true)), refused(1, 0));
@@ -567,7 +566,7 @@ fn momentum_update_refuses_before_it_writes_any_tensor() {
 }
 
 #[test]
-fn queues_refuse_no_capacity_no_dimension_and_states_that_contradict_themselves() {
+fn queues_refuse_size_0_and_inconsistent_states() {
     for (capacity, dim) in [(0, 2), (2, 0)] {
         let text = message(KeyQueue::<f32>::new(capacity, dim));
         let expected =

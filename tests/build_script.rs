@@ -1,7 +1,7 @@
-//! The build script's parts: finding nvcc, reading ptxas, knowing what depends on what.
+//! The build script: finds nvcc, reads what ptxas and cuobjdump print, and compiles only what has changed.
 
 #[path = "../build"]
-#[expect(dead_code, reason = "the tests use a part of what the build does")]
+#[expect(dead_code, reason = "the tests do not use all of the build script")]
 mod build {
     pub mod jobs;
     pub mod nvcc;
@@ -59,7 +59,7 @@ fn nvcc_is_what_the_variable_says_before_anything_else() {
 }
 
 #[test]
-fn a_variable_that_names_no_program_is_an_error_and_not_passed_over() {
+fn a_variable_that_names_no_program_is_an_error() {
     let root = tree(&["bin/nvcc"]);
     let search = search(&[
         ("NVCC", "/no/such/nvcc".into()),
@@ -80,7 +80,7 @@ fn a_bare_name_in_the_variable_is_looked_for_on_the_path() {
 }
 
 #[test]
-fn the_path_comes_before_the_toolkit_that_is_named_and_that_before_the_usual_folders() {
+fn path_comes_before_cuda_home_and_usual_folders() {
     let root = tree(&["bin/nvcc", "home/bin/nvcc", "local/cuda-12.9/bin/nvcc"]);
     let at = |name: &str| root.path().join(name);
     let mut search = search(&[("PATH", at("bin")), ("CUDA_HOME", at("home"))]);
@@ -93,7 +93,7 @@ fn the_path_comes_before_the_toolkit_that_is_named_and_that_before_the_usual_fol
 }
 
 #[test]
-fn of_several_toolkits_the_default_wins_and_then_the_newest_by_number() {
+fn the_default_toolkit_comes_before_the_newest() {
     let root = tree(&[
         "cuda-9.2/bin/nvcc",
         "cuda-13.0/bin/nvcc",
@@ -138,7 +138,7 @@ fn python_environments_are_searched_last() {
 }
 
 #[test]
-fn the_older_python_packages_bring_their_headers_in_other_folders() {
+fn older_python_packages_have_headers_in_other_folders() {
     let root = tree(&[
         "nvidia/cuda_nvcc/bin/nvcc",
         "nvidia/cuda_runtime/include/cuda_runtime.h",
@@ -193,7 +193,7 @@ ptxas info    : Used 10 registers, used 1 barriers, 1024 bytes smem, 368 bytes c
 ";
 
 #[test]
-fn registers_spills_and_shared_memory_are_read_per_kernel_and_architecture() {
+fn resources_are_read_per_kernel_and_architecture() {
     let expected = [
         Resources {
             kernel: "gradient".into(),
@@ -204,7 +204,7 @@ fn registers_spills_and_shared_memory_are_read_per_kernel_and_architecture() {
             stack: 440,
             ..Resources::default()
         },
-        // What a function that was not inlined spills is the kernel's.
+        // The spills of a function that was not inlined count for the kernel.
         Resources {
             kernel: "normalize".into(),
             architecture: "sm_90a".into(),
@@ -273,7 +273,7 @@ const SASS: &str = "\
 ";
 
 #[test]
-fn exponentials_beside_products_and_loads_of_a_tile_are_counted_in_machine_code() {
+fn exponentials_and_loads_of_a_tile_are_counted_in_sass() {
     let expected = MachineCode {
         exponentials_beside_products: 2,
         tile_loads: 1,
@@ -287,7 +287,7 @@ fn sources_are_sorted_by_what_compiles_them() {
         "similarity/rows.cu",
         "rowwise/normalize.cu",
         "rowwise/normalize.h",
-        "emulator/runner.cpp",
+        "emulator/block.cpp",
         "emulator/planted/race.cu",
         "README.md",
     ]);
@@ -302,12 +302,12 @@ fn sources_are_sorted_by_what_compiles_them() {
         names(&sources.kernels),
         ["rowwise/normalize.cu", "similarity/rows.cu"]
     );
-    assert_eq!(names(&sources.emulator), ["emulator/runner.cpp"]);
+    assert_eq!(names(&sources.emulator), ["emulator/block.cpp"]);
     assert_eq!(names(&sources.planted), ["emulator/planted/race.cu"]);
 }
 
 #[test]
-fn a_fingerprint_follows_the_headers_that_a_source_includes_and_no_others() {
+fn a_fingerprint_covers_included_headers_alone() {
     let root = tree(&["ptx/other.h"]);
     let at = |name: &str| root.path().join(name);
     write(
@@ -348,7 +348,7 @@ fn counted(root: &Path, source: &str, fingerprint: u64, script: &str) -> Job {
 
 #[cfg(unix)]
 #[test]
-fn only_what_has_changed_is_compiled_again_and_old_results_are_swept_away() {
+fn only_changes_are_compiled_and_old_results_removed() {
     let root = tree(&["calls"]);
     let folder = root.path().join("out");
     fs::create_dir(&folder).unwrap();
@@ -382,7 +382,7 @@ fn only_what_has_changed_is_compiled_again_and_old_results_are_swept_away() {
 
 #[cfg(unix)]
 #[test]
-fn a_failed_compiler_leaves_nothing_and_its_words_are_passed_on() {
+fn a_failed_compiler_leaves_no_output_and_is_quoted() {
     let root = tree(&["calls"]);
     let job = || counted(root.path(), "a.cu", 1, "echo no such thing >&2; exit 3");
     for _ in 0..2 {

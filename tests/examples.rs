@@ -39,7 +39,7 @@ fn moco_fills_its_queue_then_descends_and_restores_it() -> Test {
     let (keys, losses): (Vec<usize>, Vec<f32>) = steps.into_iter().unzip();
     assert_eq!(keys[..8], [32, 64, 96, 128, 160, 192, 224, 256]);
     assert!(keys[8..].iter().all(|&keys| keys == moco::CAPACITY));
-    // Batches differ, so losses go up and down a little.
+    // Losses vary a little between batches.
     let last = losses[losses.len() - 10..].iter().sum::<f32>() / 10.0;
     assert!(last < losses[7] - 1.0, "{last} after {}", losses[7]);
     Ok(())
@@ -54,7 +54,7 @@ fn clip_descends_and_its_scale_rises_to_the_clamp() -> Test {
         scales.iter().all(|&scale| scale <= clip::MAX_SCALE),
         "{scales:?}"
     );
-    // Embeddings without order want a low scale at first.
+    // Random embeddings lower the scale at first.
     assert!(scales[3] < scales[0], "{scales:?}");
     approx::assert_relative_eq!(scales[last], clip::MAX_SCALE, max_relative = 1e-6);
     Ok(())

@@ -1,5 +1,5 @@
-//! The float64 reference is right: its gradients are those of its own loss (central differences),
-//! and its loss and gradients take the values that can be written down by hand.
+//! The float64 reference is right: its gradients are the central differences of its loss, and small cases have the
+//! values that follow by hand.
 
 use approx::{abs_diff_eq, assert_abs_diff_eq};
 use infonce::losses::{Layout, RowRule, TABLE};
@@ -43,7 +43,7 @@ impl Problem {
         Ok(reference::value_and_grad(&self.on()?, UPSTREAM))
     }
 
-    /// The loss after adding `step` to one number of one matrix.
+    /// The loss after adding `step` to one element of one matrix.
     fn loss_at(&self, matrix: usize, place: usize, step: f64) -> Result<f64, Error> {
         let mut moved = self.clone();
         moved.matrices[matrix].as_mut_slice()[place] += step;
@@ -60,7 +60,7 @@ fn random(rng: &mut ChaCha8Rng, rows: usize, dim: usize) -> Dense {
     Dense::from_fn(rows, dim, |_, _| rng.random_range(-1.0..1.0))
 }
 
-/// Every loss of the table, and every rule with positives wherever they can be.
+/// Every loss of the table, and InfoNCE by every rule with positives by index and by offset.
 fn problems() -> Result<Vec<Problem>, Error> {
     let mut rng = ChaCha8Rng::seed_from_u64(20);
     let mut problems = Vec::new();
@@ -100,16 +100,16 @@ fn problems() -> Result<Vec<Problem>, Error> {
     Ok(problems)
 }
 
-/// Central differences of step h are off by h²/6 times the third derivative, and by rounding/h.
+/// h of the central differences, whose error is h²/6 times the third derivative, plus rounding/h.
 const STEP: f64 = 1e-5;
 
-/// Of numbers up to 1; larger ones have more.
+/// Allowed error of derivatives up to 1; for larger ones it grows with them.
 const EPSILON: f64 = 1e-8;
 
 #[test]
 fn dq_and_dk_are_the_derivatives_of_the_loss() -> Test {
     for problem in problems()? {
-        // Weights carry no gradient: `losses.rs` holds them to their formula.
+        // DCLW's weights carry no gradient: `losses.rs` holds them to their formula.
         if problem.contrast.rule().weights().is_some() {
             continue;
         }
@@ -158,7 +158,7 @@ fn dscale_is_the_derivative_of_the_loss() -> Test {
 }
 
 #[test]
-fn dscale_is_what_the_anchors_gradient_says() -> Test {
+fn dscale_follows_from_the_anchors_gradient() -> Test {
     // s·ds = Σ⟨q_i, dq_i⟩, half of it where anchors and candidates are one matrix.
     for problem in problems()? {
         if problem.contrast.rule().depends_on_scale() {
@@ -182,7 +182,7 @@ fn dscale_is_what_the_anchors_gradient_says() -> Test {
 
 #[test]
 fn some_debiased_rows_are_clamped_and_some_are_not() -> Test {
-    // A clamped row sends nothing through its negatives.
+    // The negatives of a clamped row have no gradient.
     let (mut clamped, mut free) = (0, 0);
     for problem in problems()? {
         let is_debiased = matches!(problem.contrast.rule(), RowRule::Debiased { .. });
@@ -228,7 +228,7 @@ fn normalize_backward_is_the_derivative_of_normalize() {
 }
 
 #[test]
-fn equal_rows_give_the_logarithm_of_the_number_of_candidates_and_no_gradient() -> Test {
+fn equal_rows_give_ln_of_the_candidates_and_no_gradient() -> Test {
     let equal = |rows: usize| Dense::from_fn(rows, 3, |_, d| [0.6, -0.3, 0.7][d]);
     let (n, m) = (4, 9);
     let ln = |count: usize| (count as f64).ln();
@@ -316,7 +316,7 @@ fn a_row_without_negatives_has_loss_0_and_gradient_0() -> Test {
         let rows: &[usize] = match contrast.layout() {
             Layout::Shared => &[2],
             Layout::Pair => &[1, 1],
-            // A queue has a negative.
+            // The queue holds a negative.
             Layout::Queue => continue,
         };
         problems.push((contrast, rows, vec![0]));
@@ -346,7 +346,7 @@ fn a_row_without_negatives_has_loss_0_and_gradient_0() -> Test {
 }
 
 #[test]
-fn loss_and_gradient_keep_their_digits_when_the_positive_dominates() -> Test {
+fn digits_are_kept_when_the_positive_dominates() -> Test {
     // One negative at z⁻ = 0 and z₊ = x: loss = ln(1 + e⁻ˣ) = e⁻ˣ(1 − e⁻ˣ/2 + …).
     for x in [18.420_680_743_952_367, 40.0, 80.0] {
         let matrices = vec![
@@ -366,7 +366,7 @@ fn loss_and_gradient_keep_their_digits_when_the_positive_dominates() -> Test {
 }
 
 #[test]
-fn not_finite_inputs_give_a_loss_that_is_not_a_number() -> Test {
+fn not_finite_inputs_give_a_loss_of_nan() -> Test {
     for bad in [f64::NAN, f64::INFINITY] {
         let z = Dense::from_fn(4, 2, |i, d| if (i, d) == (3, 1) { bad } else { 0.5 });
         let problem = Contrast::nt_xent(0.1)?.on(Inputs::Shared { z: &z })?;

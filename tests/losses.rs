@@ -1,6 +1,6 @@
-//! Losses are what their papers say: each published formula in plain exponentials of a materialised matrix,
-//! with nothing of this crate in it, against the float64 reference and the CPU engine. Temperatures are powers
-//! of two, whose inverses f32 holds.
+//! Losses are those of their papers: each published formula, in plain exponentials of a stored matrix and without
+//! this crate, against the float64 reference and the CPU engine. Temperatures are powers of two, whose inverses f32
+//! holds exactly.
 
 use infonce::losses::{Layout, RowRule, TABLE};
 use infonce::reference::{self, Dense};
@@ -10,14 +10,14 @@ use rand_chacha::ChaCha8Rng;
 
 type Test = Result<(), Error>;
 
-/// Rows of length 1, to within what f32 holds.
+/// Rows of length 1, rounded to f32.
 fn unit_rows(rows: usize, dim: usize, seed: u64) -> Dense {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     let x = Dense::from_fn(rows, dim, |_, _| rng.random_range(-1.0..1.0));
     in_f32(&reference::normalize(&x, 1e-12).0)
 }
 
-/// Numbers that the engine takes as they are.
+/// Rounded to f32, so that reference and engine have the same inputs.
 fn in_f32(x: &Dense) -> Dense {
     Dense::from_fn(x.rows(), x.dim(), |i, d| f64::from(x.row(i)[d] as f32))
 }
@@ -68,7 +68,7 @@ fn in_float64(contrast: &Contrast, matrices: &[Dense]) -> Result<reference::Refe
     ))
 }
 
-/// Each of `found` is what is expected, to within `share` of the largest.
+/// Each of `found` is as expected to within `share` of the largest.
 fn assert_near(found: impl Iterator<Item = f64>, expected: &[f64], share: f64, what: &str) {
     let largest = expected.iter().fold(0.0f64, |most, x| most.max(x.abs()));
     let found: Vec<f64> = found.collect();
@@ -120,7 +120,7 @@ fn dot(a: &[f64], b: &[f64]) -> f64 {
     a.iter().zip(b).map(|(a, b)| a * b).sum()
 }
 
-/// Of 2N rows: the mean of what `row` says of a row's positive similarity and those of its negatives.
+/// The mean over 2N rows of `row`, a function of the positive's similarity and those of the negatives.
 fn mean_over_views(z: &Dense, row: impl Fn(f64, &[f64]) -> f64) -> f64 {
     let rows = z.rows();
     let of = |i: usize| {
@@ -161,7 +161,7 @@ fn dclw_weighs_the_positive_without_gradient() -> Test {
             (product / f64::from(sigma)).exp()
         };
         let mean = (0..2 * half).map(of_pair).sum::<f64>() / (2 * half) as f64;
-        // Held fixed while z moves.
+        // Weights are constant while z moves.
         let weights: Vec<f64> = (0..2 * half).map(|i| 2.0 - of_pair(i) / mean).collect();
         is_published(&Contrast::dclw(tau, sigma)?, &z, |z| {
             let tau = f64::from(tau);
@@ -212,7 +212,7 @@ fn debiased_is_equations_7_and_8_of_chuang_et_al() -> Test {
         let clamped = mean_over_views(&z[0], |positive, negatives| {
             f64::from(u8::from(raw(positive, negatives) < least(negatives)))
         });
-        // Both branches of the maximum are there, where the prior is large enough for it.
+        // Both branches of the maximum occur where the prior is large enough.
         assert_eq!(
             clamped > 0.0,
             prior > 0.1 || tau < 0.5 && prior > 0.0,
@@ -282,7 +282,7 @@ fn one_minus_p_plus_keeps_five_digits_down_to_1e_8() -> Test {
         let contrast = (loss.at)(1.0 / scale as f32)?;
         for rest in [1e-2, 1e-4, 1e-6, 1e-8] {
             let mut rng = ChaCha8Rng::seed_from_u64(11);
-            // Pairs share a direction that is theirs alone: z₊ = ln(negatives/rest), z⁻ near 0.
+            // Each pair has a direction of its own: z₊ = ln(negatives/rest), z⁻ near 0.
             let (rows, first_of_queue) = match contrast.layout() {
                 Layout::Shared => (vec![2 * pairs], 0),
                 Layout::Pair => (vec![pairs; 2], 0),

@@ -1,5 +1,5 @@
-//! The similarity matrix is never stored: what a call allocates at its peak, beyond its inputs and
-//! outputs, counted by the global allocator.
+//! The similarity matrix is never stored: the global allocator counts what a call allocates at its peak beyond its
+//! inputs and outputs.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -32,8 +32,8 @@ impl Counting {
     }
 }
 
-// SAFETY: every call is passed on to the system's allocator; only counters are added. `realloc` is
-// left to its default, which allocates, copies and frees: old and new block count together.
+// SAFETY: every call is passed on to the system's allocator; only counters are added. The default `realloc`
+// allocates, copies and frees: old and new block count together.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         self.grow(layout.size());
@@ -57,7 +57,7 @@ unsafe impl GlobalAlloc for Counting {
 /// Held by every test: the counters see the whole process.
 static ALONE: Mutex<()> = Mutex::new(());
 
-/// Bytes that `work` had in use at its peak beyond those in use before it.
+/// Peak of the bytes in use during `work`, less those in use before it.
 fn peak_of<R>(work: impl FnOnce() -> R) -> (usize, R) {
     let before = ALLOCATOR.live.load(Ordering::SeqCst);
     ALLOCATOR.peak.store(before, Ordering::SeqCst);
@@ -72,8 +72,7 @@ fn random<T: Element>(rows: usize, dim: usize, seed: u64) -> Vec<T> {
     numbers.collect()
 }
 
-/// The peak of one-way InfoNCE's value_and_grad with dk at N = M = `rows`, and the bound that the
-/// engine states for it.
+/// The peak of one-way InfoNCE's value_and_grad with dk at N = M = `rows`, and the engine's stated bound.
 fn value_and_grad_peak<T: Element, G: Element>(
     engine: &CpuEngine,
     rows: usize,
@@ -116,8 +115,8 @@ fn value_and_grad_of_32768_by_32768_needs_less_than_64_mib() -> Result<(), Error
 #[test]
 fn workspace_grows_linearly() -> Result<(), Error> {
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
-    // D = 32 to spare time. The chunk of weights has the same budget at every size; with the least
-    // budget, it is the rest that is seen to grow.
+    // D = 32 to spare time. The chunk of weights has the same budget at every size; the least budget shows the
+    // growth of the rest.
     for (engine, rows) in [
         (CpuEngine::new(), 32_768),
         (CpuEngine::new().with_weights_budget(0), 16_384),
@@ -131,9 +130,9 @@ fn workspace_grows_linearly() -> Result<(), Error> {
     Ok(())
 }
 
-/// What is announced; `workspace_grows_linearly` holds a call at 65,536 rows to it.
+/// `workspace_grows_linearly` holds a call at 65,536 rows to the stated bound.
 #[test]
-fn what_is_announced_at_65536_rows_is_small_and_linear() -> Result<(), Error> {
+fn the_stated_workspace_is_small_and_linear() -> Result<(), Error> {
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let shape = |rows: usize| Shape {
         anchors: rows,
@@ -144,7 +143,7 @@ fn what_is_announced_at_65536_rows_is_small_and_linear() -> Result<(), Error> {
         let (half, whole) = (bytes(shape(32_768))?, bytes(shape(65_536))?);
         println!("{name}: {half} bytes, at twice as many rows {whole}");
         assert!(whole <= 2 * half, "{name}: {half} to {whole}");
-        // A matrix of single bytes would be 4 GiB, inputs and gradients are 128 MiB at most.
+        // A matrix of single bytes would take 4 GiB; inputs and gradients take 128 MiB at most.
         assert!(whole < 256 * MIB, "{name}: {whole}");
         Ok::<_, Error>(())
     };
@@ -192,7 +191,7 @@ fn no_verb_and_no_type_stores_the_matrix() -> Result<(), Error> {
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let (rows, dim) = (8192, 64);
     let engine = CpuEngine::with_threads(2)?.with_weights_budget(MIB);
-    // A matrix of single bytes would be 64 MiB.
+    // A matrix of single bytes would take 64 MiB.
     let allowed = 24 * MIB;
     for (name, (peak, stated)) in [
         ("f32", value_and_grad_peak::<f32, f32>(&engine, rows, dim)?),

@@ -1,4 +1,4 @@
-//! Symmetries and bounds that hold whatever the numbers are, on random problems.
+//! Symmetries and bounds that hold for all inputs, on random problems.
 
 use std::collections::VecDeque;
 
@@ -58,13 +58,13 @@ fn nt_xent(contrast: &Contrast, z: &[f32], dim: usize) -> Result<(f32, Vec<f32>)
     Ok((value.loss, dz))
 }
 
-/// Whether all differ by at most a share of the largest of `a`.
+/// Whether all differ by at most `tolerance` times the largest of `a`.
 fn close(a: &[f32], b: &[f32], tolerance: f32) -> bool {
     let size = a.iter().fold(1e-3f32, |size, x| size.max(x.abs()));
     abs_diff_eq!(a, b, epsilon = tolerance * size)
 }
 
-/// N, M ≥ N, D, numbers for q and k, and a random order of the anchors.
+/// N, M ≥ N, D, elements of q and k, and a random order of the anchors.
 fn problems() -> impl Strategy<Value = (usize, usize, usize, Vec<f32>, Vec<f32>, Vec<usize>)> {
     (1usize..70, 0usize..200, 1usize..40).prop_flat_map(|(n, more, dim)| {
         let m = n + more;
@@ -104,7 +104,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(256))]
 
     #[test]
-    fn anchors_in_another_order_give_the_same_loss_and_reordered_gradients(
+    fn reordered_anchors_only_reorder_gradients(
         (n, m, dim, q, k, order) in problems()
     ) {
         let contrast = Contrast::info_nce(0.5)?;
@@ -119,10 +119,10 @@ proptest! {
     }
 
     #[test]
-    fn candidates_in_another_order_give_the_same_loss_and_reordered_gradients(
+    fn reordered_candidates_only_reorder_gradients(
         (n, m, dim, q, k, order) in problems()
     ) {
-        // Candidates below N change places; the index follows them.
+        // Candidates below N are reordered, and the index with them.
         let mut places: Vec<usize> = order;
         places.extend(n..m);
         let mut index = vec![0u32; n];
@@ -151,14 +151,14 @@ proptest! {
     }
 
     #[test]
-    fn anchors_twice_as_long_at_twice_the_temperature_give_the_same_loss(
+    fn twice_the_length_at_twice_the_temperature_is_the_same(
         (_n, _m, dim, q, k, _order) in problems()
     ) {
         let value = info_nce(&Contrast::info_nce(0.5)?, &q, &k, dim)?;
         let longer: Vec<f32> = q.iter().map(|x| 2.0 * x).collect();
         let contrast = Contrast::info_nce(1.0)?;
         let other = info_nce(&contrast, &longer, &k, dim)?;
-        // Powers of two change no significand, so all this is exact but for the scale in base 2.
+        // Powers of two change no significand: all is exact but the scale in base 2.
         prop_assert!(close(&[value.loss], &[other.loss], 1e-6));
         let halved: Vec<f32> = value.dq.iter().map(|x| 0.5 * x).collect();
         prop_assert!(close(&halved, &other.dq, 1e-5));
@@ -166,10 +166,10 @@ proptest! {
     }
 
     #[test]
-    fn the_same_vector_added_to_all_candidates_changes_nothing_but_rounding(
+    fn a_vector_added_to_all_candidates_changes_nothing(
         (_n, _m, dim, q, k, _order) in problems()
     ) {
-        // z_ij + ⟨q_i, v⟩s: the softmax of a row does not see it.
+        // All logits of a row change by s⟨q_i, v⟩, which its softmax cancels.
         let contrast = Contrast::info_nce(0.5)?;
         let value = info_nce(&contrast, &q, &k, dim)?;
         let shifted: Vec<f32> = k.iter().map(|x| x + 0.75).collect();
@@ -180,7 +180,7 @@ proptest! {
     }
 
     #[test]
-    fn gradients_of_the_candidates_sum_to_zero_along_with_the_softmax(
+    fn gradients_of_the_candidates_sum_to_zero(
         (_n, _m, dim, q, k, _order) in problems()
     ) {
         // Σ_j dz_ij = 0 for every anchor, so Σ_j dk_j = 0.
@@ -196,7 +196,7 @@ proptest! {
     }
 
     #[test]
-    fn scale_times_dscale_is_the_product_of_inputs_and_gradients_on_either_side(
+    fn scale_times_dscale_is_inputs_times_gradients(
         (_n, _m, dim, q, k, _order) in problems()
     ) {
         let contrast = Contrast::info_nce(0.5)?
@@ -227,14 +227,14 @@ proptest! {
         q in prop::collection::vec(0.5f32..1.0, 1..40),
         k in prop::collection::vec(-1.0f32..1.0, 40..120),
     ) {
-        // D = 1 and all anchors positive: a candidate at −1000 has weight e^(−1000) at most.
+        // D = 1 and all anchors are positive: a candidate at −1000 has weight e^(−1000) at most.
         let contrast = Contrast::info_nce(0.5)?;
         let value = info_nce(&contrast, &q, &k, 1)?;
         let mut more = k.clone();
         more.push(-1000.0);
         let other = info_nce(&contrast, &q, &more, 1)?;
         prop_assert!(close(&[value.loss], &[other.loss], 1e-5));
-        // Each dq is a difference of two means of numbers up to 1/(τN), and can come out tiny.
+        // Each dq is a difference of two means of values up to 1/(τN), and can be tiny.
         let terms = 1.0 / 0.5 / q.len() as f32;
         prop_assert!(abs_diff_eq!(value.dq[..], other.dq[..], epsilon = 1e-5 * terms));
         prop_assert!(close(&value.dk, &other.dk[..k.len()], 1e-5));
@@ -254,7 +254,7 @@ proptest! {
     }
 
     #[test]
-    fn nt_xent_does_not_mind_which_view_comes_first(
+    fn nt_xent_is_symmetric_in_the_views(
         (_n, _m, dim, q, _k, _order) in problems()
     ) {
         let rows = q.len() / dim / 2 * 2;

@@ -17,7 +17,7 @@ fn enqueue(queue: &mut KeyQueue<f32>, first: usize, count: usize) -> Test {
     CpuEngine::new().enqueue(queue, Rows::new(&keys(first, count), count, 2)?)
 }
 
-/// The numbers of the keys it holds, in storage order.
+/// The numbers of the queue's keys, in storage order.
 fn numbers(queue: &KeyQueue<f32>) -> Vec<usize> {
     let filled = queue.filled();
     let numbers = |keys: Rows<'_, f32>| (0..keys.rows()).map(|i| keys.row(i)[0] as usize).collect();
@@ -49,7 +49,7 @@ fn a_batch_that_wraps_overwrites_the_oldest() -> Test {
 }
 
 #[test]
-fn a_batch_longer_than_the_queue_leaves_its_last_keys_where_single_keys_would_lie() -> Test {
+fn a_batch_longer_than_the_queue_is_as_single_keys() -> Test {
     for batch in [5, 6, 9, 10, 11, 23] {
         let mut at_once = KeyQueue::new(5, 2)?;
         let mut one_by_one = KeyQueue::new(5, 2)?;
@@ -66,7 +66,7 @@ fn a_batch_longer_than_the_queue_leaves_its_last_keys_where_single_keys_would_li
 }
 
 #[test]
-fn a_restored_queue_is_the_saved_one_bit_for_bit_and_goes_on_alike() -> Test {
+fn a_restored_queue_is_the_saved_one_bit_for_bit() -> Test {
     for saved_after in [0, 3, 5, 8] {
         let mut queue = KeyQueue::<f32>::new(5, 2)?;
         if saved_after > 0 {
@@ -162,7 +162,7 @@ fn a_constant_schedule_stays() -> Test {
 fn a_cosine_schedule_goes_from_its_base_to_one() -> Test {
     let schedule = MomentumSchedule::cosine(0.99, 200)?;
     assert_eq!(schedule.at(0), 0.99);
-    // Half way, half of the distance is covered.
+    // Halfway, half of the distance is covered.
     assert_abs_diff_eq!(schedule.at(100), 0.995, epsilon = 1e-6);
     // A quarter of the way: 1 − 0.01·(cos(π/4) + 1)/2.
     assert_abs_diff_eq!(schedule.at(50), 0.991_464_5, epsilon = 1e-6);
@@ -194,7 +194,7 @@ fn schedules_refuse_what_is_no_momentum() {
 }
 
 #[test]
-fn the_key_encoder_moves_by_less_than_half_a_bf16_step_and_still_arrives() -> Test {
+fn updates_below_half_a_bf16_spacing_add_up() -> Test {
     // key at 1, query at 1.5, m = 0.999: a step is 5·10⁻⁴, half a bf16 spacing at 1 is 4·10⁻³.
     let query = [bf16::from_f32(1.5)];
     let mut key = [1.0f32];
@@ -215,7 +215,7 @@ fn the_key_encoder_moves_by_less_than_half_a_bf16_step_and_still_arrives() -> Te
 }
 
 #[test]
-fn clips_scale_is_clamped_after_the_step_and_keeps_its_gradient() -> Test {
+fn clips_scale_is_clamped_after_the_step() -> Test {
     let mut log_scale = LogScale::from_temperature(0.07)?;
     assert_abs_diff_eq!(log_scale.value(), 2.659_26, epsilon = 1e-6);
     assert_abs_diff_eq!(log_scale.scale(), 1.0 / 0.07, epsilon = 1e-4);

@@ -149,7 +149,7 @@ impl<T: Element> GradientPass<'_, T> {
             ..Outcome::default()
         };
         let context = problem.context(&problem.positive_logits);
-        let (dq, dq_stride) = dq.into_parts();
+        let (dq, dq_stride) = dq.into_data();
         with_f32(dk, self.accumulate, |mut dk| {
             for first_row in (0..shape.anchors).step_by(chunk) {
                 let rows = chunk.min(shape.anchors - first_row);
@@ -440,7 +440,7 @@ fn with_f32<G: Element>(
         return run(None);
     };
     let (rows, dim) = (gradient.rows(), gradient.dim());
-    let (to, stride) = gradient.into_parts();
+    let (to, stride) = gradient.into_data();
     if G::DTYPE == DType::F32 && stride == dim && !accumulate {
         return run(Some(bytemuck::cast_slice_mut(to)));
     }

@@ -19,7 +19,7 @@ pub(super) fn normalize<T: Element, O: Element>(
 ) {
     let kernel = Kernel::for_f32();
     let dim = x.dim();
-    let ((x, x_stride), (y, y_stride)) = (x.into_parts(), y.into_parts());
+    let ((x, x_stride), (y, y_stride)) = (x.into_data(), y.into_data());
     x.par_chunks(x_stride)
         .zip(y.par_chunks_mut(y_stride))
         .zip(norms)
@@ -47,7 +47,7 @@ pub(super) fn normalize_backward<T: Element, G: Element>(
     let kernel = Kernel::for_f32();
     let short = epsilon.max(G::DTYPE.min_positive());
     let dim = y.dim();
-    let (dx, stride) = dx.into_parts();
+    let (dx, stride) = dx.into_data();
     dx.par_chunks_mut(stride)
         .zip(norms)
         .enumerate()

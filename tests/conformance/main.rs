@@ -1,13 +1,13 @@
-//! One suite, every engine: the table of hard cases of `infonce::verify`, a test for each engine and
-//! case. An engine that is not there is reported as ignored, with the reason, never as passed.
+//! The conformance suite: the table of hard cases of `infonce::verify`, a test for each engine and case. A missing
+//! engine is reported as ignored, with the reason.
 //!
-//! Inputs are drawn afresh each time; `INFONCE_SEED=<number>` repeats a run. To run a part:
+//! Inputs are new in every run; `INFONCE_SEED=<number>` repeats one. A filter runs some cases:
 //! `cargo test --features train,emulator-tests --test conformance -- "NT-Xent 98x98x64"`.
 //!
-//! Each case runs with one type of inputs, which the seed and the case decide: the losses of one shape
-//! meet all types, and so do the shapes of one loss. `INFONCE_FULL=1` runs each with all of them and the
-//! few largest cases too. `INFONCE_REDUCED=1` leaves the few small cases that launch every kernel of
-//! their engine but those of tf32, e4m3 and a recorded step, for checkers that take many times as long.
+//! Each case runs with one type of inputs, chosen by the seed and the case so that types alternate over the losses
+//! of a shape and over the shapes of a loss. `INFONCE_FULL=1` runs each case with all types, and the largest cases
+//! too. `INFONCE_REDUCED=1` runs few small cases, for checkers that take many times as long: they launch every
+//! kernel of their engine but those of tf32, e4m3 and a recorded step.
 
 #[cfg(feature = "cuda")]
 #[path = "../cuda_device/no_device.rs"]
@@ -61,7 +61,7 @@ fn absent(engine: &str, reason: impl Into<String>) -> Trial {
     Trial::ignorable_test(engine, move || Ok(Completion::ignored_with(reason)))
 }
 
-/// How much of the product of cases and types runs.
+/// Which cases run, with which types.
 #[derive(Clone, Copy, PartialEq)]
 enum Extent {
     /// Small cases that launch every kernel.
@@ -85,13 +85,13 @@ impl Extent {
     }
 }
 
-/// One engine in one way of use: instances of it, or one twice, that have to agree bit for bit.
+/// One engine in one configuration: instances that have to agree bit for bit, or one instance twice.
 struct Configuration<E> {
     name: &'static str,
     instances: Vec<E>,
 }
 
-/// What a run consists of.
+/// A run.
 #[derive(Clone, Copy)]
 struct Suite {
     seed: u64,
@@ -99,8 +99,8 @@ struct Suite {
 }
 
 impl Suite {
-    /// With 1, 5 and as many threads as there are cores; and with no room for softmax weights, so that
-    /// every problem is cut into as many chunks of rows as can be.
+    /// With 1, 5 and as many threads as there are cores; and with no budget for softmax weights, so that
+    /// every problem has as many chunks of rows as possible.
     fn cpu_trials(self) -> Vec<Trial> {
         let engines = |counts: [usize; 2]| -> Result<Vec<CpuEngine>, Error> {
             counts.into_iter().map(CpuEngine::with_threads).collect()
@@ -127,8 +127,8 @@ impl Suite {
         self.trials("cpu", configurations, &ALL_TYPES)
     }
 
-    /// The kernels' sources, run on the processor: with every asynchronous operation as late as can be,
-    /// and with each late or early by chance, in another order of threads and blocks.
+    /// The kernels' sources in the emulator: with every asynchronous operation as late as possible, and with
+    /// each late or early by the seed, in another order of threads and blocks.
     #[cfg(feature = "emulator")]
     fn emulator_trials(self) -> Vec<Trial> {
         let late = EmulatedEngine::new(Schedule::Late, self.seed);
@@ -143,7 +143,7 @@ impl Suite {
             instances: vec![hopper(self.seed), hopper(!self.seed)],
         };
         let mut all = self.trials("emulator", vec![portable], &ALL_TYPES);
-        // The kernels for sm_90a, which multiply 16-bit numbers; the others are the same as above.
+        // The kernels for sm_90a multiply 16-bit types alone.
         all.extend(self.trials("emulator, sm_90a", vec![hopper], &NARROW_TYPES));
         all
     }
@@ -156,8 +156,8 @@ impl Suite {
         )]
     }
 
-    /// The kernels on device 0, those that every card runs and those for sm_90a, which multiply 16-bit
-    /// numbers: each with the usual budget, and with room for one tile of weights at a time.
+    /// The kernels on device 0, the portable ones and those for sm_90a, which multiply 16-bit types: each with
+    /// the usual budget, and with a budget for one tile of weights at a time.
     #[cfg(feature = "cuda")]
     fn cuda_trials(self) -> Vec<Trial> {
         let engine = match CudaEngine::new(0) {
@@ -223,7 +223,7 @@ impl Suite {
                 DType::Bf16 => whole_trial::<E, bf16>,
             };
             trials.push(new(engine, &configurations, TOP_K, self));
-            // No others of these verbs' kernels are for 16-bit types alone.
+            // The row-wise verbs have no kernels for 16-bit types alone.
             if types.contains(&DType::F32) {
                 trials.push(new(engine, &configurations, ROW_WISE, self));
             }
@@ -244,8 +244,8 @@ impl Suite {
         }
     }
 
-    /// The types that the run asks a case's gradients in: in a short one, either, and both meet every type
-    /// of inputs.
+    /// The types of a case's gradients; in a short run f32 or the inputs' type, alternating over all types of
+    /// inputs.
     fn gradients_of(self, case: &Case) -> GradientTypes {
         let number = case.number / 2 + (self.seed / 6 % 2) as usize;
         match self.extent {
@@ -255,8 +255,8 @@ impl Suite {
         }
     }
 
-    /// Not the few that take as long as all others: one loss of the largest D, the seed's, is enough, and
-    /// of the many anchors with one candidate those losses that can have it so.
+    /// Leaves out the few cases that take as long as all others: those of the largest D but for the seed's
+    /// choice, and those with a million logits or more.
     fn is_in_short_run(self, case: &Case) -> bool {
         let is_chosen = case.number % 5 == (self.seed % 5) as usize;
         case.anchors * case.candidates < 1_000_000 && (case.dim < 4096 || is_chosen)
@@ -269,9 +269,9 @@ const NARROW_TYPES: [DType; 2] = [DType::Bf16, DType::F16];
 const CUDA_PORTABLE: &str = "cuda portable";
 const CUDA_HOPPER: &str = "cuda Hopper";
 
-/// An engine as trials take it.
+/// An engine that trials run on.
 trait Tried: Engine + Sized + Send + Sync + 'static {
-    /// Runs a trial, and notes what it launched where that can be told.
+    /// Runs a trial, and notes its launches on engines that report them.
     fn tried(
         instances: &[Self],
         trial: impl FnOnce(&[&Self]) -> Result<(), Failed>,
@@ -299,8 +299,8 @@ impl Tried for CudaEngine {
     }
 }
 
-/// Fused kernels of every D and weights that are stored, softmaxes found on the way and known before,
-/// one term of the weights and both; positives by index and by offset, and weights of rows.
+/// Fused kernels of every D and stored weights; statistics found on the way and known before; weights of one term
+/// and of two; positives by index and by offset; weighted rows.
 fn is_in_reduced_set(case: &Case) -> bool {
     let is_any = |keys: &[(&str, Given)]| keys.iter().any(|&(key, given)| case.kind.is(key, given));
     let is_in = |sizes: &[(usize, usize)]| sizes.contains(&(case.anchors, case.dim));
@@ -382,7 +382,7 @@ fn whole_trial<E: Tried, T: Element>(
     })
 }
 
-/// Passes when every measurement does; otherwise says what, where, with which seed and by how much.
+/// Passes when every measurement does; else names each failure, its case and the seed.
 fn verdict(
     checked: Result<Vec<Measurement>, Failure>,
     case: &str,

@@ -1,5 +1,5 @@
-//! The suite cannot be vacuous: each mistake that contrastive kernels really make fails the tolerance rule
-//! in some case of the short run, for every type of inputs.
+//! The suite is not vacuous: each planted mistake, of those that contrastive kernels really make, fails the
+//! tolerance rule in some case of the short run, for every type of inputs.
 
 use std::collections::HashSet;
 
@@ -70,7 +70,7 @@ fn typed_trials<T: Element>(run: Run) -> Vec<Trial> {
     trials
 }
 
-/// What a kernel with a mistake gives for a problem; `None` where the mistake does not show.
+/// The outputs of a kernel with a mistake; `None` where the mistake does not show.
 type Mistake<T> = fn(&Drawn<T>) -> Result<Option<Vec<Output>>, Failed>;
 
 /// The short run of an engine that takes inputs of `types`.
@@ -97,8 +97,8 @@ impl Run {
         })
     }
 
-    /// A mistake fails each of `quantities` in some case, on the inputs that the run draws, with gradients
-    /// in the type that it asks for.
+    /// A mistake fails each of `quantities` in some case of the run, with the run's inputs and types of
+    /// gradients.
     fn catches<T: Element>(
         self,
         quantities: &[&'static str],
@@ -128,8 +128,8 @@ impl Run {
         Err(format!("INFONCE_SEED={}: no case fails {left:?}", self.seed).into())
     }
 
-    /// Of every verb, each output in each type passes when it is right, and fails in some case when one
-    /// number is off by a little, left unwritten, or missing.
+    /// Each output of every verb, in each type, passes when it is right and fails in some case when one element
+    /// is off by a little, unwritten, or missing.
     fn catches_small_deviations<T: Element>(self) -> Result<(), Failed> {
         let mut caught = HashSet::new();
         for (index, case) in self.cases::<T>() {
@@ -165,7 +165,7 @@ impl Run {
                     caught.insert(key);
                 }
             }
-            // All that there are: 5 of forward, 8, 7 and 3 of the other calls, and 5 gradients in both types.
+            // 5 outputs of forward; 8, 7 and 3 of the other calls, with 5 gradients in both types.
             let all = if T::DTYPE == DType::F32 { 23 } else { 28 };
             if caught.len() == all {
                 return Ok(());
@@ -184,7 +184,7 @@ fn fails(judged: &[Measurement], quantity: &str) -> bool {
     of_quantity.any(|measurement| !measurement.passes())
 }
 
-/// Loss, lse⁻ and dq of other candidates than the problem's.
+/// Loss, lse⁻ and dq with changed candidates.
 fn with_other_candidates<T: Element>(
     problem: &Drawn<T>,
     change: impl Fn(&mut Vec<T>, usize),
@@ -225,8 +225,8 @@ fn zero_padding<T: Element>(problem: &Drawn<T>) -> Result<Option<Vec<Output>>, F
     with_other_candidates(problem, |k, dim| k.extend(vec![T::from_f32(0.0); dim]))
 }
 
-/// dq of the solution with other ∂loss/∂z: `change` is given the solution, an anchor, whether the logit is
-/// its positive's, and ∂loss/∂z. Of one-way losses alone.
+/// dq of one-way losses with changed ∂loss/∂z: `change` is given the solution, an anchor, whether the logit is its
+/// positive's, and ∂loss/∂z.
 fn with_other_dz<T: Element>(
     problem: &Drawn<T>,
     change: impl Fn(&Reference, usize, bool, f64) -> f64,
@@ -263,7 +263,7 @@ fn with_other_dz<T: Element>(
     Ok(Some(vec![output("dq", dq)]))
 }
 
-/// dq with p₊ rounded to bf16 before 1 is taken off, as when the positive stays in the tile.
+/// dq with p₊ rounded to bf16 before 1 is subtracted, as when the positive stays in the tile.
 fn positive_in_the_tile<T: Element>(problem: &Drawn<T>) -> Result<Option<Vec<Output>>, Failed> {
     let case = &problem.case;
     let is_confident = matches!(case.data, Data::Confident(_));
@@ -277,7 +277,7 @@ fn positive_in_the_tile<T: Element>(problem: &Drawn<T>) -> Result<Option<Vec<Out
     })
 }
 
-/// Each mass in the other's place.
+/// The two masses exchanged.
 fn masses_swapped<T: Element>(problem: &Drawn<T>) -> Result<Option<Vec<Output>>, Failed> {
     with_other_dz(problem, |value, i, is_positive, dz| {
         let (a, c) = (value.rows.negatives_mass[i], value.rows.positive_mass[i]);
@@ -289,7 +289,7 @@ fn masses_swapped<T: Element>(problem: &Drawn<T>) -> Result<Option<Vec<Output>>,
     })
 }
 
-/// Weights exp(z − lse⁻), where exp(z − lse⁻ + ln a) belongs.
+/// Weights exp(z − lse⁻) in place of exp(z − lse⁻ + ln a).
 fn offset_without_mass<T: Element>(problem: &Drawn<T>) -> Result<Option<Vec<Output>>, Failed> {
     with_other_dz(problem, |value, i, is_positive, dz| {
         let a = value.rows.negatives_mass[i];
@@ -314,7 +314,7 @@ fn cancelled_loss<T: Element>(problem: &Drawn<T>) -> Result<Option<Vec<Output>>,
     Ok(Some(vec![output("loss", vec![loss])]))
 }
 
-/// A deviation that no rounding explains, relative to the output's largest number.
+/// A deviation that no rounding explains, relative to the output's largest element.
 fn little<T: Element>(output: &Output) -> f64 {
     // Engines may round softmax weights to the inputs' type.
     let weighted = ["dq", "dk", "dscale"].contains(&output.quantity);
@@ -325,7 +325,7 @@ fn little<T: Element>(output: &Output) -> f64 {
     }
 }
 
-/// Other chunks of rows sum in another order: equal within tolerance, and not bit for bit.
+/// Engines with other chunks of rows sum in another order: they agree within tolerance, not bit for bit.
 fn disagreement_fails(seed: u64) -> Result<(), Failed> {
     let frugal = CpuEngine::new().with_weights_budget(0);
     let types = &ALL_TYPES;

@@ -1,4 +1,4 @@
-//! Rows with gaps between them, of engines that work where the caller's slices are.
+//! Rows with gaps between them, on engines with host memory.
 
 use infonce::{Gradients, RowsMut};
 
@@ -11,18 +11,18 @@ pub(super) fn promises<E: Engine<Memory = HostMemory>>() -> [(&'static str, Prom
     ]
 }
 
-/// `numbers` in rows of `dim`, each with a gap behind it that holds `gap`.
-fn with_gaps<T: Element>(numbers: &[T], dim: usize, gap: T) -> Vec<T> {
-    let rows = numbers.chunks(dim);
+/// `elements` in rows of `dim`, each followed by a gap of `gap`.
+fn with_gaps<T: Element>(elements: &[T], dim: usize, gap: T) -> Vec<T> {
+    let rows = elements.chunks(dim);
     rows.flat_map(|row| row.iter().copied().chain([gap; GAP]))
         .collect()
 }
 
 const GAP: usize = 3;
 
-/// The rows without their gaps, which must hold `gap` still.
-fn without_gaps<T: Element>(numbers: &[T], dim: usize, gap: T, what: &str) -> Vec<T> {
-    let rows = numbers.chunks(dim + GAP);
+/// The rows without their gaps, which must still be `gap`.
+fn without_gaps<T: Element>(elements: &[T], dim: usize, gap: T, what: &str) -> Vec<T> {
+    let rows = elements.chunks(dim + GAP);
     let mut kept = Vec::new();
     for row in rows {
         assert!(row[dim..].iter().all(|&x| x == gap), "{what}: {row:?}");
@@ -31,8 +31,8 @@ fn without_gaps<T: Element>(numbers: &[T], dim: usize, gap: T, what: &str) -> Ve
     kept
 }
 
-fn bits<T: Element>(numbers: &[T]) -> Vec<u32> {
-    numbers.iter().map(|x| x.to_f32().to_bits()).collect()
+fn bits<T: Element>(elements: &[T]) -> Vec<u32> {
+    elements.iter().map(|x| x.to_f32().to_bits()).collect()
 }
 
 fn contrasts<E: Engine<Memory = HostMemory>>(new: New<E>) -> Result<(), Error> {
@@ -42,7 +42,7 @@ fn contrasts<E: Engine<Memory = HostMemory>>(new: New<E>) -> Result<(), Error> {
             let batch = Batch::<T>::new(&kind.unit_rows(dim, 16));
             let problem = batch.problem(kind)?;
             let shape = problem.shape();
-            // What is read by mistake shows in every output.
+            // Gaps are NaN, so that reading one shows in the outputs.
             let gapped: Vec<Vec<T>> = batch
                 .numbers
                 .iter()

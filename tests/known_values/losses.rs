@@ -66,8 +66,7 @@ fn identical_views<E: Engine>(new: New<E>) -> Result<(), Error> {
     Ok(())
 }
 
-/// It is left out beforehand, not taken off afterwards: seen where rows are not normalised, so that
-/// ⟨z_i, z_i⟩ is not 1.
+/// exp z_ii is left out of the sum, not subtracted from it. Rows are not normalised, so that ⟨z_i, z_i⟩ is not 1.
 fn own_sum<E: Engine>(new: New<E>) -> Result<(), Error> {
     const STEP: f64 = 1e-5;
     let engine = &new()?;
@@ -127,7 +126,7 @@ fn unnormalised<E: Engine>(new: New<E>) -> Result<(), Error> {
     Ok(())
 }
 
-/// There are no ids by which a queue's key could be told to be the anchor's own.
+/// Keys have no ids, so a copy of an anchor's own key in the queue is a negative.
 fn counted_twice<E: Engine>(new: New<E>) -> Result<(), Error> {
     let engine = &new()?;
     let batch = matrix(&[[1.0, 0.0], [0.0, 1.0]]);

@@ -1,6 +1,6 @@
-//! Small cases whose right value is known, on every engine: those that contrastive losses elsewhere got
-//! wrong. Each promise is one test per engine, under its name; losses are judged on the float64 reference
-//! too. An engine that is not there is reported as ignored, with the reason.
+//! Small cases with known values, which published implementations of contrastive losses have got wrong. Each
+//! promise is one test per engine; losses are also judged on the float64 reference. A missing engine is reported
+//! as ignored, with the reason.
 
 mod layouts;
 mod losses;
@@ -26,7 +26,7 @@ use libtest_mimic::{Arguments, Completion, Failed, Trial};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-/// Makes a new engine of a kind.
+/// Makes a new engine.
 type New<E> = fn() -> Result<E, Error>;
 /// A promise, held against engines of one kind.
 type Promise<E> = fn(New<E>) -> Result<(), Error>;
@@ -49,7 +49,7 @@ fn trials<E: Engine + 'static>(engine: &str, new: New<E>) -> Vec<Trial> {
         .collect()
 }
 
-/// Those of engines that work where the caller's slices are, too.
+/// [`trials`], and the promises of engines on host memory.
 fn trials_on_host<E: Engine<Memory = HostMemory> + 'static>(
     engine: &str,
     new: New<E>,
@@ -116,7 +116,7 @@ fn two_views() -> Dense {
     matrix(&[[1.0, 0.0], [0.0, 1.0], [0.8, 0.6], [-0.6, 0.8]])
 }
 
-/// Standard normal numbers, or nearly: sums of twelve uniform ones.
+/// Nearly standard normal elements: sums of twelve uniform ones.
 fn randn(rows: usize, dim: usize, seed: u64) -> Dense {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     Dense::from_fn(rows, dim, |_, _| {
@@ -134,7 +134,7 @@ fn rounded<T: Element>(matrix: &Dense) -> Vec<T> {
     numbers.map(|&x| T::from_f32(x as f32)).collect()
 }
 
-/// A contrast, the rows of its matrices, and which candidates are positives where it is asked.
+/// A contrast, the numbers of rows of its matrices, and its positives.
 struct Kind {
     contrast: Contrast,
     rows: Vec<usize>,
@@ -173,8 +173,8 @@ impl Kind {
     }
 }
 
-/// The four ways that inputs lie, with n anchors and m ≥ n candidates (NT-Xent with 2n rows, CLIP with n of
-/// each); where positives are given, on the diagonal and by index.
+/// All layouts, with n anchors and m ≥ n candidates (NT-Xent with 2n rows, CLIP with n of each); where positives
+/// are given, on the diagonal and by index.
 fn kinds(temperature: f32, n: usize, m: usize) -> Result<Vec<Kind>, Error> {
     let index: Vec<u32> = (0..n).map(|i| (i * 7 % m) as u32).collect();
     let info_nce = Contrast::info_nce(temperature)?;
@@ -218,7 +218,7 @@ impl Value {
     }
 }
 
-/// The matrices, rounded to `T`: a problem of these is borrowed from here.
+/// The matrices, rounded to `T`, for a problem to borrow.
 struct Batch<T> {
     numbers: Vec<Vec<T>>,
     dim: usize,
@@ -265,7 +265,7 @@ fn evaluate<E: Engine, T: Element>(
     })
 }
 
-/// The float64 reference on the same numbers, rounded to `T`.
+/// The float64 reference on the same inputs, rounded to `T`.
 fn reference_of<T: Element>(kind: &Kind, matrices: &[Dense]) -> Result<Reference, Error> {
     let round = |matrix: &Dense| -> Dense {
         let (numbers, dim) = (rounded::<T>(matrix), matrix.dim());

@@ -1,5 +1,5 @@
-//! Problems in parts: gradients that add up, anchors whose positive is elsewhere, candidates in shards, a scale
-//! that stands in the engine's memory.
+//! Problems that are split: accumulated gradients, anchors without a positive, candidates in shards, a scale in the
+//! engine's memory.
 
 use approx::assert_abs_diff_eq;
 use infonce::Gradients;
@@ -8,7 +8,7 @@ use super::*;
 
 pub(super) fn promises<E: Engine>() -> [(&'static str, Promise<E>); 5] {
     [
-        ("gradients add to what is there, rounded once", accumulated),
+        ("gradients accumulate with one rounding", accumulated),
         ("an anchor without a positive adds nothing", no_positive),
         ("no positive at all is loss 0 and gradient 0", none_at_all),
         ("shards of candidates merge to the whole", merged),
@@ -16,7 +16,7 @@ pub(super) fn promises<E: Engine>() -> [(&'static str, Promise<E>); 5] {
     ]
 }
 
-/// The ways that inputs lie, and InfoNCE by each rule.
+/// All layouts, and InfoNCE by each rule.
 fn all_kinds(n: usize, m: usize) -> Result<Vec<Kind>, Error> {
     let mut all = kinds(0.2, n, m)?;
     let rules = rules(0.2)?.into_iter().skip(1);
@@ -24,7 +24,7 @@ fn all_kinds(n: usize, m: usize) -> Result<Vec<Kind>, Error> {
     Ok(all)
 }
 
-/// Fused kernels, and weights that are stored.
+/// D of fused kernels, and of stored weights.
 const DIMS: [usize; 2] = [24, 272];
 
 fn accumulated<E: Engine>(new: New<E>) -> Result<(), Error> {
@@ -67,7 +67,7 @@ fn accumulated<E: Engine>(new: New<E>) -> Result<(), Error> {
     Ok(())
 }
 
-/// Each number of `found` is the expected one, to within `share` of the largest.
+/// Each of `found` is as expected to within `share` of the largest.
 fn all_near(found: &[f32], expected: &[f64], share: f64, what: &str) {
     assert_eq!(found.len(), expected.len(), "{what}");
     let largest = expected
@@ -87,7 +87,7 @@ fn no_positive<E: Engine>(new: New<E>) -> Result<(), Error> {
         .map(|i| if i % 4 == 2 { NO_POSITIVE } else { i * 2 })
         .collect();
     for contrast in rules(0.2)? {
-        // The last three anchors have theirs past the last candidate.
+        // The positives of the last three anchors lie past the last candidate.
         let by_offset = Kind {
             positives: Positives::Offset((m - n + 3) as i64),
             ..Kind::new(contrast, &[n, m])
@@ -162,7 +162,7 @@ fn none_at_all<E: Engine>(new: New<E>) -> Result<(), Error> {
     Ok(())
 }
 
-/// Two shards of the candidates know of each other what statistics say.
+/// Two shards of the candidates share statistics alone.
 fn merged<E: Engine>(new: New<E>) -> Result<(), Error> {
     let engine = &OnHost(&new()?);
     let (n, m) = (20, 51);
@@ -225,7 +225,7 @@ fn merged<E: Engine>(new: New<E>) -> Result<(), Error> {
 
             let (mut dq, mut dk, mut dscale) = (vec![0.0f32; n * dim], Vec::new(), 0.0);
             for (kind, batch) in &shards {
-                // Debiasing counts the negatives, and a shard's are not all.
+                // Debiasing counts the negatives of all shards.
                 let problem = batch.problem(kind)?.as_shard_of(m);
                 // dk is written over zeros, dq added to the other shard's.
                 let own_dk = Some(vec![0.0; problem.shape().candidates * dim]);

@@ -1,4 +1,4 @@
-//! Normalisation, the queue and the best candidates.
+//! Normalisation, the queue and top-k.
 
 use approx::{abs_diff_eq, assert_abs_diff_eq};
 use infonce::KeyQueue;
@@ -31,8 +31,8 @@ fn normalized<E: Engine, T: Element>(engine: &E, x: &[f32]) -> Result<(Vec<f32>,
     Ok((widened(&y), norms[0]))
 }
 
-/// dx of the row x, the gradient of whose unit row is dy, both ways that a kernel may take it: a row
-/// of whole quads, and one of other length.
+/// dx for dy of the row x, in both forms that kernels treat apart: a row of whole groups of four, and one of
+/// another length.
 fn gradient<E: Engine, T: Element>(
     engine: &E,
     [first, second]: [f32; 2],
@@ -77,7 +77,7 @@ fn gradient<E: Engine, T: Element>(
 
 fn zero_row<E: Engine>(new: New<E>) -> Result<(), Error> {
     let engine = &new()?;
-    // dy/ε fits f32 and bf16, and no number of f16.
+    // dy/ε is in the range of f32 and bf16, not in that of f16.
     let dy = [1.0, -0.001];
     let dx = gradient::<E, f32>(engine, [0.0, 0.0], dy)?;
     assert_eq!(dx, [1.0 / EPSILON, -0.001 / EPSILON]);
@@ -96,7 +96,7 @@ fn short_row<E: Engine>(new: New<E>) -> Result<(), Error> {
     Ok(())
 }
 
-/// Loss scaling looks for infinities, so they are left where a direction has meaning.
+/// Loss scaling looks for infinities: rows whose direction is meaningful keep them.
 fn long_row<E: Engine>(new: New<E>) -> Result<(), Error> {
     let engine = &new()?;
     let dx = gradient::<E, f16>(engine, [2f32.powi(-10), 0.0], [0.0, 100.0])?;
@@ -136,7 +136,7 @@ fn any_length<E: Engine>(new: New<E>) -> Result<(), Error> {
     check::<E, f32>(engine, &[1e-11, 1e-3, 300.0, 1e30, 3e38])?;
     check::<E, bf16>(engine, &[1e-11, 1e-3, 300.0, 1e30, 3e38])?;
     check::<E, f16>(engine, &[1e-3, 300.0, 60_000.0])?;
-    // Each number is in the range of f32, the norm is not.
+    // Each element is in the range of f32, the norm is not.
     let (y, norm) = normalized::<E, f32>(engine, &[3e38, 3e38])?;
     assert_abs_diff_eq!(y[0], 0.5f32.sqrt(), epsilon = 1e-6);
     assert_eq!(y[0], y[1]);
@@ -188,8 +188,8 @@ fn others<E: Engine>(new: New<E>) -> Result<(), Error> {
     Ok(())
 }
 
-/// Scores 8 + j/256, each twice, where numbers of bf16 are 1/16 apart and those of f16 1/128: they come in
-/// the order of f32, and equal ones in the order of their index.
+/// Scores 8 + j/256, each twice, where bf16 has a spacing of 1/16 and f16 of 1/128: they come in the order of f32,
+/// equal ones in the order of their indices.
 fn near_ties<E: Engine>(new: New<E>) -> Result<(), Error> {
     fn check<E: Engine, T: Element>(engine: &E) -> Result<(), Error> {
         let count = 40;
