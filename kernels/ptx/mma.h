@@ -1,4 +1,4 @@
-// Matrix products of a warp, d += a·b with f32 sums: m16n8k16 for 16-bit numbers, m16n8k8 for tf32.
+// Matrix products of a warp, d += a·b with f32 sums: m16n8k16 for 16-bit types, m16n8k8 for tf32.
 //
 // Fragments (PTX ISA, "Matrix Fragments for mma"), with g = lane / 4 and t = lane % 4:
 //   d        d0, d1: row g, columns 2t, 2t + 1;  d2, d3: row g + 8

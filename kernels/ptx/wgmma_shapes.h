@@ -1,4 +1,4 @@
-// WarpgroupProduct by shape. The instruction takes every accumulator by number, so they are spelled out.
+// WarpgroupProduct by shape. The instruction names every accumulator, so they are spelled out.
 #pragma once
 
 #include "ptx/types.h"
@@ -65,7 +65,7 @@ namespace infonce {
 INFONCE_SHAPES(bf16, "bf16");
 INFONCE_SHAPES(f16, "f16");
 
-// The instruction has no flag for a summed axis that lies across rows.
+// e4m3 has no flag for a summed axis across rows.
 template <>
 struct WarpgroupProduct<e4m3, 256> {
     template <bool A_ACROSS, bool B_ACROSS>
