@@ -25,13 +25,13 @@ INFONCE_MMA(mma_tf32, "mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32")
 #undef INFONCE_MMA
 #else
 inline void mma_bf16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], INFONCE_SITE) {
-    emulator::mma(d, a, b, emulator::Numbers::BF16, site);
+    emulator::mma(d, a, b, emulator::ElementType::BF16, site);
 }
 inline void mma_f16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], INFONCE_SITE) {
-    emulator::mma(d, a, b, emulator::Numbers::F16, site);
+    emulator::mma(d, a, b, emulator::ElementType::F16, site);
 }
 inline void mma_tf32(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], INFONCE_SITE) {
-    emulator::mma(d, a, b, emulator::Numbers::TF32, site);
+    emulator::mma(d, a, b, emulator::ElementType::TF32, site);
 }
 #endif
 

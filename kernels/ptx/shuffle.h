@@ -1,4 +1,4 @@
-// Exchange among the 32 threads of a warp. All take part.
+// Exchange among the 32 threads of a warp. All of them participate.
 #pragma once
 
 #include "ptx/kernel.h"

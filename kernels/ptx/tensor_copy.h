@@ -1,5 +1,5 @@
 // TMA copies from a matrix to shared memory, one box an instruction of one thread (cp.async.bulk.tensor, sm_90). A map
-// made on the CPU describes the matrix. The part of a box outside it becomes zero. An mbarrier counts the bytes of the
+// made on the CPU describes the matrix. What of a box lies outside it becomes zero. An mbarrier counts the bytes of the
 // whole box.
 #pragma once
 

@@ -1,5 +1,5 @@
 // TMA stores from shared memory to a matrix, one box an instruction of one thread (cp.async.bulk.tensor, sm_90), with
-// the maps of tensor_copy.h. The part of a box outside the matrix is not written.
+// the maps of tensor_copy.h. What of a box lies outside the matrix is not written.
 //
 // The issuing thread commits groups and waits until their sources have been read before that shared memory is written
 // again or the thread ends. The matrix is complete at the grid's end; no block of this grid reads it. Threads that

@@ -1,4 +1,4 @@
-#include "emulator/runner.h"
+#include "emulator/emulator.h"
 
 #include <algorithm>
 #include <cstring>
