@@ -1,3 +1,4 @@
+// One block: the order in which its threads run, its barriers, reports, and the primitives that kernels/ptx calls.
 #include "emulator/block.h"
 
 #include <algorithm>

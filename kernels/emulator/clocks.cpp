@@ -1,3 +1,4 @@
+// Vector clocks: what arrivals release and waits acquire.
 #include "emulator/clocks.h"
 
 #include <algorithm>

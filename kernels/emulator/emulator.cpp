@@ -1,3 +1,4 @@
+// The C interface: finds a kernel by name, checks its launch, and runs its clusters in the seed's order.
 #include "emulator/emulator.h"
 
 #include <algorithm>

@@ -1,3 +1,4 @@
+// Fibers: the switch in assembly, the first frame, and the stacks.
 #include "emulator/fiber.h"
 
 #include <cstdint>

@@ -1,3 +1,4 @@
+// Global memory: allocations, and a flag for each byte of whether it has been written.
 #include "emulator/memory.h"
 
 #include <atomic>

@@ -1,3 +1,4 @@
+// The arithmetic of mma and wgmma: widening of elements, and products in f32 along the summed axis in order.
 #include "emulator/multiply.h"
 
 #include <cstring>

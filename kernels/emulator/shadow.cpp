@@ -1,3 +1,4 @@
+// The rules of shared memory: which access is ordered after which, and the reports of those that are not.
 #include "emulator/shadow.h"
 
 #include <algorithm>
