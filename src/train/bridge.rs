@@ -14,10 +14,10 @@ use burn::backend::autodiff::grads::Gradients as GraphGradients;
 use burn::backend::autodiff::ops::{Backward, Ops, OpsKind, unary};
 use burn::tensor::backend::Backend;
 use burn::tensor::ops::FloatTensor;
-use burn::tensor::{DataError, Tensor, TensorData, TensorPrimitive};
+use burn::tensor::{Tensor, TensorData, TensorPrimitive};
 
+use super::error::TrainError;
 use super::platform::{Platform, Values};
-use super::trainer::TrainError;
 use crate::engine::{EvaluationOf, RowsOf};
 use crate::{Engine, Evaluation, Gradients, Problem};
 
@@ -31,11 +31,7 @@ const NORM_EPSILON: f32 = 1e-12;
 pub fn into_floats<B: Backend, const D: usize>(
     tensor: Tensor<B, D>,
 ) -> Result<Vec<f32>, TrainError> {
-    tensor.into_data().into_vec().map_err(unexpected)
-}
-
-pub(super) fn unexpected(error: DataError) -> TrainError {
-    TrainError::Tensor(error.to_string())
+    Ok(tensor.into_data().into_vec()?)
 }
 
 /// Rows of length 1, and the lengths that they had.

@@ -19,32 +19,12 @@ use serde::{Deserialize, Serialize};
 
 use super::bridge::into_floats;
 use super::encoder::{Model, ModelConfig};
+pub use super::error::CheckpointError;
 use super::methods::MocoState;
 use crate::{KeyQueue, Matrix};
 
 /// The metadata entry that holds [`Header`] as JSON.
 const HEADER: &str = "infonce";
-
-/// Why a checkpoint could not be written or read.
-#[derive(Debug, thiserror::Error)]
-pub enum CheckpointError {
-    /// The system refused.
-    #[error("checkpoint {}: {source}", path.display())]
-    Io {
-        /// The file.
-        path: PathBuf,
-        /// What the system said.
-        source: std::io::Error,
-    },
-    /// The file is not one of these checkpoints, or a part is missing or has another shape.
-    #[error("checkpoint {} is not usable: {reason}", path.display())]
-    Content {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong.
-        reason: String,
-    },
-}
 
 /// What a checkpoint says besides its tensors.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

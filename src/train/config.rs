@@ -12,7 +12,7 @@ use super::arguments::{MethodName, TrainArgs};
 use super::augment::AugmentConfig;
 use super::data::DataSource;
 use super::engine::EngineName;
-use super::trainer::TrainConfig;
+use super::train_config::TrainConfig;
 
 /// Why the configuration cannot be used.
 #[derive(Debug, thiserror::Error)]

@@ -8,9 +8,8 @@ use std::fmt::Debug;
 use burn::backend::Flex;
 use burn::tensor::{Shape, Tensor, TensorData};
 
-use super::bridge::unexpected;
+use super::error::TrainError;
 use super::platform::{Platform, Values};
-use super::trainer::TrainError;
 use crate::{CpuEngine, Engine, HostMemory, Rows, RowsMut};
 
 /// This machine's cores.
@@ -71,7 +70,7 @@ impl Values<HostMemory> for TensorData {
     }
 
     fn vector(&self) -> Result<&[f32], TrainError> {
-        self.as_slice().map_err(unexpected)
+        Ok(self.as_slice()?)
     }
 
     fn matrix_mut(&mut self, rows: usize, dim: usize) -> Result<RowsMut<'_, f32>, TrainError> {
@@ -79,7 +78,7 @@ impl Values<HostMemory> for TensorData {
     }
 
     fn vector_mut(&mut self) -> Result<&mut [f32], TrainError> {
-        self.as_mut_slice().map_err(unexpected)
+        Ok(self.as_mut_slice()?)
     }
 }
 

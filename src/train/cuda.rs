@@ -6,8 +6,8 @@
 use burn::tensor::ops::FloatTensor;
 use burn::tensor::{Shape, Tensor, TensorPrimitive};
 
+use super::error::TrainError;
 use super::platform::{MemoryOf, Platform, Values, Waits};
-use super::trainer::TrainError;
 use crate::Error;
 use crate::cuda::{CudaDevice, CudaEngine, CudaRows, CudaRowsMut, CudaVector, CudaVectorMut};
 use crate::interop::burn::{BurnCuda, Lent, Owned, Seam, SeamError};

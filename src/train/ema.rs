@@ -14,8 +14,8 @@ use burn::tensor::Tensor;
 use burn::tensor::backend::{AutodiffBackend, Backend};
 
 use super::bridge::into_floats;
+use super::error::TrainError;
 use super::platform::{Platform, Values};
-use super::trainer::TrainError;
 use crate::{Engine, MomentumTensor};
 
 /// A module with the same values, sharing no state with `module` and without gradients. On an

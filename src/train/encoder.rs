@@ -170,25 +170,24 @@ impl<B: Backend> ProjectionHead<B> {
 }
 
 #[cfg(test)]
-impl ModelConfig {
-    pub(super) fn small() -> Self {
-        Self {
-            height: 8,
-            width: 8,
-            channels: 1,
-            widths: vec![4, 6],
-            hidden: 7,
-            dim: 5,
-        }
-    }
-}
-
-#[cfg(test)]
 mod tests {
     use burn::backend::{Autodiff, Flex};
     use burn::module::AutodiffModule;
 
     use super::*;
+
+    impl ModelConfig {
+        pub(in crate::train) fn small() -> Self {
+            Self {
+                height: 8,
+                width: 8,
+                channels: 1,
+                widths: vec![4, 6],
+                hidden: 7,
+                dim: 5,
+            }
+        }
+    }
 
     fn embed<B: Backend>(model: &Model<B>, config: &ModelConfig, images: &[f32]) -> Vec<f32> {
         let (patches, count) = config.grid().tensor(images);

@@ -5,12 +5,12 @@ use std::time::Instant;
 
 use super::config::RunConfig;
 use super::data::Dataset;
-use super::error::RunError;
 use super::evaluate::{self, Features};
 use super::judgement::judge;
 use super::metrics::{EvaluationRecord, Record, StepRecord};
 use super::platform::{Platform, Waits};
 use super::report::{html, plots, views};
+use super::run_error::RunError;
 use super::run_folder::{self, Metrics, RunFolder};
 use super::trainer::Trainer;
 use crate::CpuEngine;

@@ -3,10 +3,11 @@
 use super::augment::{ViewKey, augment_batch};
 use super::config::RunConfig;
 use super::data::Dataset;
-use super::error::RunError;
+use super::error::TrainError;
 use super::evaluate::{self, CollapseChecks, Evaluation, Features, pixels, strided};
 use super::platform::Platform;
-use super::trainer::{TrainError, Trainer};
+use super::run_error::RunError;
+use super::trainer::Trainer;
 use crate::{CpuEngine, Rows};
 
 /// Held-out images that collapse is checked on at most, because uniformity looks at all pairs.

@@ -70,3 +70,39 @@ pub struct EvaluationRecord {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub waits_per_step: Option<Waits>,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::train::evaluate::{Accuracies, CollapseChecks, Verdict};
+
+    impl EvaluationRecord {
+        pub(in crate::train) fn example() -> Self {
+            Self {
+                evaluation: Evaluation {
+                    train_images: 4096,
+                    test_images: 1024,
+                    accuracies: Some(Accuracies {
+                        k: 20,
+                        trained_knn: 0.625,
+                        linear_probe: 0.6875,
+                        pixels_knn: 0.2,
+                        untrained_knn: 0.225,
+                        chance: 0.1,
+                    }),
+                    collapse: CollapseChecks {
+                        alignment: 0.25,
+                        uniformity: -3.5,
+                        deviation: 0.9,
+                        images: 1024,
+                        verdict: Verdict::Spread,
+                    },
+                },
+                improvement: Some(40.0),
+                training_seconds: 200.0,
+                evaluation_seconds: 4.25,
+                waits_per_step: None,
+            }
+        }
+    }
+}

@@ -21,6 +21,7 @@ mod ending;
 mod engine;
 mod error;
 pub mod evaluate;
+mod image_set;
 mod interrupt;
 mod judgement;
 pub mod methods;
@@ -29,20 +30,17 @@ pub mod patches;
 pub mod platform;
 mod recorder;
 pub mod report;
+mod run_error;
 pub mod run_folder;
 mod summary;
+#[cfg(test)]
+mod testing;
 mod train_config;
 pub mod trainer;
 
 pub use arguments::{MethodName, TrainArgs};
 pub use command::run;
 pub use engine::EngineName;
-pub use error::RunError;
 pub use evaluate::Features;
 pub use judgement::judge;
-
-#[cfg(test)]
-fn on_threads<R: Send>(threads: usize, work: impl FnOnce() -> R + Send) -> R {
-    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
-    pool.unwrap().install(work)
-}
+pub use run_error::RunError;

@@ -12,7 +12,7 @@ use burn::tensor::backend::Backend;
 use burn::tensor::{Shape, Tensor};
 use serde::{Deserialize, Serialize};
 
-use super::trainer::TrainError;
+use super::error::TrainError;
 use crate::{Engine, Memory};
 
 /// The memory of the platform's engine.

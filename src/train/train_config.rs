@@ -4,9 +4,9 @@ use std::f64::consts::PI;
 
 use serde::{Deserialize, Serialize};
 
-use super::data::ImageSet;
 use super::encoder::ModelConfig;
-use super::trainer::TrainError;
+use super::error::TrainError;
+use super::image_set::ImageSet;
 use crate::Contrast;
 use crate::losses::{self, Loss};
 

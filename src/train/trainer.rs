@@ -1,6 +1,6 @@
 //! The training loop: shuffled batches, two views of each image, a step, a report.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
@@ -14,13 +14,15 @@ use rand::SeedableRng;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 
-use super::augment::{AugmentConfig, AugmentError, ViewKey, augment_batch, to_float};
+use super::augment::{AugmentConfig, ViewKey, augment_batch, to_float};
 use super::bridge::{self, UnitRows};
-use super::checkpoint::{self, CheckpointError};
+use super::checkpoint;
 pub use super::cpu::Cpu;
-use super::data::{Dataset, ImageSet};
+use super::data::Dataset;
 use super::ema;
 use super::encoder::{Model, ModelConfig};
+pub use super::error::TrainError;
+use super::image_set::ImageSet;
 use super::methods::{LossReport, Method, Moco, Views};
 use super::metrics::{EpochRecord, StepRecord};
 use super::patches::PatchGrid;
@@ -42,85 +44,6 @@ const SGD_MOMENTUM: f64 = 0.9;
 const TOP1_EVERY: u64 = 8;
 /// The stream of the seed's generator that the order of images is drawn from.
 const ORDER_STREAM: u64 = 2;
-
-/// Why training could not start or go on.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum TrainError {
-    /// A setting outside its range.
-    #[error("`{argument}` is {given}; it must be {allowed}")]
-    Argument {
-        /// Its name.
-        argument: &'static str,
-        /// What was given.
-        given: String,
-        /// The range in words.
-        allowed: &'static str,
-    },
-    /// A loss that the method cannot train with.
-    #[error("`loss` is {given}; {method} takes {fits}")]
-    UnfitLoss {
-        /// Its key.
-        given: String,
-        /// The method's name.
-        method: &'static str,
-        /// The keys of those that it can train with.
-        fits: String,
-    },
-    /// Fewer training images than one step takes.
-    #[error("`batch` is {batch}, but there are only {images} training images")]
-    TooFewImages {
-        /// Images there are.
-        images: usize,
-        /// Images a step takes.
-        batch: usize,
-    },
-    /// The loss or a weight became infinite or not a number.
-    #[error(
-        "the loss is not finite at step {step}: {cause}; the last good checkpoint, after \
-         {saved_step} steps, is {}",
-        checkpoint.display()
-    )]
-    NotFinite {
-        /// The step, counted from 1.
-        step: u64,
-        /// The likely cause.
-        cause: String,
-        /// Steps before the checkpoint that is kept.
-        saved_step: u64,
-        /// Where that is.
-        checkpoint: PathBuf,
-    },
-    /// A checkpoint could not be written.
-    #[error(transparent)]
-    Checkpoint(#[from] CheckpointError),
-    /// The augmentation does not fit.
-    #[error(transparent)]
-    Augment(#[from] AugmentError),
-    /// The engine refused.
-    #[error(transparent)]
-    Loss(#[from] crate::Error),
-    /// The framework handed out something else than it was given.
-    #[error("unexpected tensor: {0}")]
-    Tensor(String),
-    /// The framework failed.
-    #[error("the tensor framework failed: {0}")]
-    Framework(String),
-}
-
-impl TrainError {
-    /// The command's exit code: 1 for I/O, 2 for bad input, 3 for a loss that is not finite.
-    pub fn exit_code(&self) -> u8 {
-        match self {
-            Self::Argument { .. }
-            | Self::UnfitLoss { .. }
-            | Self::TooFewImages { .. }
-            | Self::Augment(_) => 2,
-            Self::NotFinite { .. } => 3,
-            Self::Checkpoint(_) | Self::Loss(_) | Self::Tensor(_) | Self::Framework(_) => 1,
-        }
-    }
-}
 
 /// Who is told how training goes.
 pub trait Observer {

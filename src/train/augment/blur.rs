@@ -6,8 +6,8 @@
 use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
 
-use super::BlurConfig;
-use crate::train::data::ImageSet;
+use super::config::BlurConfig;
+use crate::train::image_set::ImageSet;
 
 /// Blurs `view` (`[channels, height, width]`), one of `set`, as often and as widely as the
 /// configuration says. `scratch` holds one image of the same size.

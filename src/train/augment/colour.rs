@@ -5,7 +5,7 @@ use rand::RngExt;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 
-use super::ColourConfig;
+use super::config::ColourConfig;
 
 /// One jitter of a view (`[channels, height, width]`, values in [0, 1]; the length of a plane; the
 /// strength).

@@ -6,7 +6,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::AugmentError;
+use super::error::AugmentError;
 
 /// Everything that decides how a random view of an image is drawn.
 ///

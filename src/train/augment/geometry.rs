@@ -8,8 +8,8 @@
 use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
 
-use super::{AugmentConfig, CropConfig};
-use crate::train::data::ImageSet;
+use super::config::{AugmentConfig, CropConfig};
+use crate::train::image_set::ImageSet;
 
 /// How often a window is redrawn until it fits the image.
 const CROP_ATTEMPTS: usize = 10;

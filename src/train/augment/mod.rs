@@ -6,15 +6,17 @@
 mod blur;
 mod colour;
 mod config;
+mod error;
 mod geometry;
 
 pub use config::{AugmentConfig, BlurConfig, ColourConfig, CropConfig, FlipConfig, RotationConfig};
+pub use error::AugmentError;
 
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
 
-use crate::train::data::ImageSet;
+use crate::train::image_set::ImageSet;
 pub(super) use colour::luminance;
 use geometry::Window;
 
@@ -22,39 +24,6 @@ use geometry::Window;
 const MEAN: f32 = 0.5;
 /// The standard deviation that they are then divided by: what leaves this module is in [-1, 1].
 const STANDARD_DEVIATION: f32 = 0.5;
-
-/// Why a batch of views could not be drawn.
-#[derive(Clone, Debug, PartialEq, thiserror::Error)]
-pub enum AugmentError {
-    /// A parameter outside its range.
-    #[error("augmentation parameter {parameter} is {given}, allowed is {least} to {most}")]
-    OutOfRange {
-        /// Its name in the configuration file.
-        parameter: &'static str,
-        /// What was given.
-        given: f32,
-        /// The least allowed value.
-        least: f32,
-        /// The largest allowed value.
-        most: f32,
-    },
-    /// An image index beyond the set.
-    #[error("image index {given} is outside a set of {images} images")]
-    IndexOutOfRange {
-        /// What was given.
-        given: usize,
-        /// The number of images.
-        images: usize,
-    },
-    /// An output of the wrong length.
-    #[error("out holds {given} values, expected {expected} (indices x channels x height x width)")]
-    OutputLength {
-        /// Length of `out`.
-        given: usize,
-        /// Length needed.
-        expected: usize,
-    },
-}
 
 /// What the randomness of a batch follows from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -140,7 +109,7 @@ mod tests {
     use rand::RngExt;
 
     use super::*;
-    use crate::train::on_threads;
+    use crate::train::testing::on_threads;
 
     const KEY: ViewKey = ViewKey {
         seed: 1,

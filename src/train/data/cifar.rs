@@ -6,7 +6,10 @@
 
 use std::path::Path;
 
-use super::{DataError, Dataset, ImageSet, dataset, read_file, require_directory};
+use super::dataset::{Dataset, dataset};
+use super::error::DataError;
+use super::files::{read_file, require_directory};
+use crate::train::image_set::ImageSet;
 
 const SIDE: usize = 32;
 pub(super) const PLANE: usize = SIDE * SIDE;

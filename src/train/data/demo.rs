@@ -11,10 +11,10 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
 
-use crate::train::augment::{AugmentConfig, luminance};
-
+use super::dataset::{Dataset, dataset};
 use super::motif::{Covers, MOTIFS};
-use super::{Dataset, ImageSet, dataset};
+use crate::train::augment::{AugmentConfig, luminance};
+use crate::train::image_set::ImageSet;
 
 /// Side of the square images, in pixels.
 const SIDE: usize = 32;
@@ -251,7 +251,7 @@ fn dot(a: [f32; 2], b: [f32; 2]) -> f32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::train::on_threads;
+    use crate::train::testing::on_threads;
 
     #[test]
     fn the_set_is_the_same_whatever_the_number_of_threads() {

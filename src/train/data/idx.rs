@@ -11,10 +11,10 @@ use std::path::{Path, PathBuf};
 
 use flate2::read::MultiGzDecoder;
 
-use super::{
-    DataError, Dataset, ImageSet, dataset, images_of_array, locate, read_file, require_directory,
-    require_labels, require_same_shape,
-};
+use super::dataset::{Dataset, dataset, images_of_array, require_labels, require_same_shape};
+use super::error::DataError;
+use super::files::{locate, read_file, require_directory};
+use crate::train::image_set::ImageSet;
 
 /// The element type "unsigned byte" in the header's third byte.
 const UNSIGNED_BYTE: u8 = 0x08;

@@ -13,7 +13,7 @@
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use super::squared_distance;
+use super::statistics::{self, squared_distance};
 use crate::{Matrix, Rows};
 
 /// Below this the embeddings have collapsed to (nearly) one point.
@@ -116,7 +116,7 @@ fn uniformity(embeddings: Rows<'_, f32>) -> f64 {
 
 /// √D · mean over coordinates of the standard deviation over rows.
 fn deviation(embeddings: Rows<'_, f32>) -> f64 {
-    let columns = super::columns(embeddings);
+    let columns = statistics::columns(embeddings);
     let total: f64 = columns.iter().map(|column| column.deviation).sum();
     total / (columns.len() as f64).sqrt()
 }

@@ -5,6 +5,7 @@
 //! cosine similarity s_j to the k nearest training images, a vote of weight exp(s_j/τ) for the
 //! label of each, τ = 0.1. The neighbours come from this crate's own fused similarity and top-k.
 
+use super::statistics;
 use crate::{CpuEngine, Engine, Matrix, Rows, RowsMut};
 
 /// τ in the vote's weight exp(similarity/τ).
@@ -61,7 +62,7 @@ pub fn accuracy(
         k,
         false,
     )?;
-    let mut votes = vec![0.0f64; super::classes(train.labels)];
+    let mut votes = vec![0.0f64; statistics::classes(train.labels)];
     let predictions: Vec<u32> = nearest
         .indices
         .chunks_exact(k)
@@ -76,7 +77,7 @@ pub fn accuracy(
             first_largest(&votes)
         })
         .collect();
-    Ok(super::share_equal(&predictions, test.labels))
+    Ok(statistics::share_equal(&predictions, test.labels))
 }
 
 /// Index of the largest value; of equals the first.

@@ -15,8 +15,8 @@ use burn::optim::{GradientsParams, LBFGSConfig, LineSearchFn};
 use burn::tensor::backend::Backend;
 use burn::tensor::{ElementConversion, Int, Tensor, TensorData};
 
-use super::Column;
 use super::knn::Labelled;
+use super::statistics::{self, Column};
 use crate::{Matrix, Rows};
 
 /// λ, the weight of ‖W‖²/2 against the mean loss.
@@ -36,11 +36,11 @@ const SMALLEST_DEVIATION: f64 = 1e-8;
 /// Both sets must have the same feature dimension; labels from 0 up.
 pub fn accuracy(train: Labelled<'_>, test: Labelled<'_>) -> f64 {
     debug_assert_eq!(train.features.dim(), test.features.dim());
-    let columns = super::columns(train.features);
+    let columns = statistics::columns(train.features);
     let probe = fit(standardised(train.features, &columns), train.labels);
     let logits = probe.valid().forward(standardised(test.features, &columns));
     let predictions: Vec<u32> = logits.argmax(1).into_data().iter().collect();
-    super::share_equal(&predictions, test.labels)
+    statistics::share_equal(&predictions, test.labels)
 }
 
 /// Features in units of the training features' deviation from their mean.
@@ -61,7 +61,7 @@ fn standardised<B: Backend>(features: Rows<'_, f32>, columns: &[Column]) -> Tens
 /// Where f has its minimum.
 fn fit(features: Tensor<Autodiff<Flex>, 2>, labels: &[u32]) -> Linear<Autodiff<Flex>> {
     let device = Default::default();
-    let classes = super::classes(labels);
+    let classes = statistics::classes(labels);
     let labels = Tensor::<_, 1, Int>::from_data(labels, &device);
     let cross_entropy = CrossEntropyLossConfig::new().init(&device);
     let objective = |probe: Linear<Autodiff<Flex>>| {
@@ -90,7 +90,7 @@ mod tests {
     use rand_chacha::ChaCha8Rng;
 
     use super::*;
-    use crate::train::on_threads;
+    use crate::train::testing::on_threads;
 
     /// Points around the corners of a simplex: class c has its mass on coordinate c.
     fn clusters(per_class: usize, noise: f32, seed: u64) -> (Vec<f32>, Vec<u32>) {
@@ -142,7 +142,7 @@ mod tests {
     #[test]
     fn the_gradient_of_the_objective_vanishes_at_the_result() {
         let data = clusters(100, 2.0, 4);
-        let columns = crate::train::evaluate::columns(labelled(&data).features);
+        let columns = statistics::columns(labelled(&data).features);
         let features: Tensor<Autodiff<Flex>, 2> = standardised(labelled(&data).features, &columns);
         let probe = fit(features.clone(), &data.1).valid();
         let features = features.inner();

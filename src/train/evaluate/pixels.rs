@@ -1,7 +1,7 @@
 //! The images themselves as features: the baseline that an encoder has to beat.
 
 use super::Features;
-use crate::train::data::ImageSet;
+use crate::train::image_set::ImageSet;
 
 /// Pixels of training and held-out images in [0, 1] less the mean training image, one row per
 /// image.

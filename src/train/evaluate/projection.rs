@@ -7,7 +7,7 @@
 
 use rayon::prelude::*;
 
-use super::squared_distance;
+use super::statistics::squared_distance;
 use crate::{Matrix, Rows};
 
 /// A point of the picture.
@@ -235,7 +235,7 @@ mod tests {
     use rand_chacha::ChaCha8Rng;
 
     use super::*;
-    use crate::train::on_threads;
+    use crate::train::testing::on_threads;
 
     #[test]
     fn principal_components_of_a_tilted_grid_are_its_axes() {

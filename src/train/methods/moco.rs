@@ -19,12 +19,12 @@ use rand::SeedableRng;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 
-use super::{LossReport, Views, chance_loss, share, top1};
+use super::step::{LossReport, Views, chance_loss, share, top1};
 use crate::train::bridge::{self, Loss, UnitRows};
 use crate::train::ema;
 use crate::train::encoder::Model;
+use crate::train::error::TrainError;
 use crate::train::platform::{MemoryOf, Platform};
-use crate::train::trainer::TrainError;
 use crate::{
     Contrast, Engine, Evaluation, Inputs, KeyQueue, Matrix, Memory, MomentumSchedule, Read,
 };

@@ -255,37 +255,9 @@ fn escape(text: &str) -> String {
 }
 
 #[cfg(test)]
-pub(in crate::train) mod tests {
+mod tests {
     use super::*;
-    use crate::train::evaluate::Accuracies;
-
-    pub(in crate::train) fn result() -> EvaluationRecord {
-        EvaluationRecord {
-            evaluation: Evaluation {
-                train_images: 4096,
-                test_images: 1024,
-                accuracies: Some(Accuracies {
-                    k: 20,
-                    trained_knn: 0.625,
-                    linear_probe: 0.6875,
-                    pixels_knn: 0.2,
-                    untrained_knn: 0.225,
-                    chance: 0.1,
-                }),
-                collapse: CollapseChecks {
-                    alignment: 0.25,
-                    uniformity: -3.5,
-                    deviation: 0.9,
-                    images: 1024,
-                    verdict: Verdict::Spread,
-                },
-            },
-            improvement: Some(40.0),
-            training_seconds: 200.0,
-            evaluation_seconds: 4.25,
-            waits_per_step: None,
-        }
-    }
+    use crate::train::testing::contains;
 
     fn page_of(result: &EvaluationRecord) -> String {
         page(&Page {
@@ -300,25 +272,18 @@ pub(in crate::train) mod tests {
         })
     }
 
-    /// Asserts that `text` holds all of `words`.
-    pub(in crate::train) fn holds(text: &str, words: &[&str]) {
-        for word in words {
-            assert!(text.contains(word), "{word} is missing from\n{text}");
-        }
-    }
-
     #[test]
     fn the_page_shows_every_number_and_holds_every_picture() {
-        let html = page_of(&result());
+        let html = page_of(&EvaluationRecord::example());
         let numbers = [
             "62.5%", "68.8%", "20.0%", "22.5%", "10.0%", "+40.0", "k = 20",
         ];
-        holds(&html, &numbers);
-        holds(&html, &["0.250", "-3.500", "0.900", "3 min 20 s", "4.2 s"]);
-        holds(&html, &["SimCLR on folder:&lt;a&amp;b&gt;", "seed = 7"]);
-        holds(&html, &["1 file &lt;a&gt; was left out."]);
+        contains(&html, &numbers);
+        contains(&html, &["0.250", "-3.500", "0.900", "3 min 20 s", "4.2 s"]);
+        contains(&html, &["SimCLR on folder:&lt;a&amp;b&gt;", "seed = 7"]);
+        contains(&html, &["1 file &lt;a&gt; was left out."]);
         for picture in ["loss", "embedding", "views"] {
-            holds(&html, &[&BASE64_STANDARD.encode(picture)]);
+            contains(&html, &[&BASE64_STANDARD.encode(picture)]);
         }
         assert!(
             !html.contains("http"),
@@ -328,12 +293,12 @@ pub(in crate::train) mod tests {
 
     #[test]
     fn without_labels_the_page_says_what_is_left_out() {
-        let mut result = result();
+        let mut result = EvaluationRecord::example();
         result.evaluation.accuracies = None;
         result.improvement = None;
         let html = page_of(&result);
-        holds(&html, &[NO_LABELS, "no labels to colour", "3 min 20 s"]);
-        holds(&html, &["0.250", "-3.500", "0.900", "none"]);
+        contains(&html, &[NO_LABELS, "no labels to colour", "3 min 20 s"]);
+        contains(&html, &["0.250", "-3.500", "0.900", "none"]);
         for absent in ["Accuracy", "baseline</div>", "held-out kNN", "Colours are"] {
             assert!(!html.contains(absent), "{absent} is there");
         }

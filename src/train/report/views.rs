@@ -5,8 +5,8 @@ use image::{Rgb, RgbImage, imageops};
 
 use super::{Drawn, ReportError, named, png};
 use crate::train::augment::{AugmentConfig, ViewKey, augment_batch, to_float};
-use crate::train::data::ImageSet;
 use crate::train::evaluate::strided;
+use crate::train::image_set::ImageSet;
 
 /// Images shown at most.
 const COLUMNS: usize = 16;

@@ -30,11 +30,12 @@ use image::imageops::FilterType;
 use image::{DynamicImage, RgbImage};
 use rayon::prelude::*;
 
+use super::dataset::{Dataset, dataset};
+use super::division::{Classed, divide};
+use super::error::DataError;
+use super::files::require_directory;
 use crate::train::augment::AugmentConfig;
-
-use super::{
-    Classed, DataError, Dataset, ImageSet, LoadOptions, dataset, divide, require_directory,
-};
+use crate::train::image_set::ImageSet;
 use walk::{Split, listed, too_few_images};
 
 /// The largest side that images are brought to. A small encoder on a CPU sees little more in
@@ -42,15 +43,14 @@ use walk::{Split, listed, too_few_images};
 const LARGEST_SIDE: u32 = 64;
 
 /// Reads the folder.
-pub(super) fn load(directory: &Path, options: LoadOptions) -> Result<Dataset, DataError> {
+pub(super) fn load(directory: &Path, seed: u64, skip: bool) -> Result<Dataset, DataError> {
     require_directory(directory)?;
     let (mut train, test, mut notes) = walk::find(directory)?;
     if let Some(test) = &test {
         require_same_classes(&train, test)?;
     }
     let mut unreadable = Vec::new();
-    let mut read =
-        |split: &mut Split| read_split(split, options.skip_unreadable, &mut unreadable, &mut notes);
+    let mut read = |split: &mut Split| read_split(split, skip, &mut unreadable, &mut notes);
     let pictures = read(&mut train)?;
     let (train_pictures, test_pictures) = match test {
         Some(mut test) => {
@@ -60,7 +60,7 @@ pub(super) fn load(directory: &Path, options: LoadOptions) -> Result<Dataset, Da
         }
         None => {
             let found = pictures.len();
-            let (kept, test) = divide(pictures, options.seed);
+            let (kept, test) = divide(pictures, seed);
             if test.is_empty() {
                 let expected = "a class with at least two, one to train on and one to hold out";
                 return Err(too_few_images(&train.path, found, expected));

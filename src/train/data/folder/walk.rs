@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 
 use image::ImageFormat;
 
-use crate::train::data::{DataError, access_error};
+use crate::train::data::error::DataError;
+use crate::train::data::files::access_error;
 
 /// What counts as an image.
 const EXTENSIONS: &str = "png, apng, jpg, jpeg, jfif, bmp, gif, tif, tiff, webp";

@@ -4,7 +4,8 @@
 
 use std::path::Path;
 
-use crate::train::data::{DataError, read_file};
+use crate::train::data::error::DataError;
+use crate::train::data::files::read_file;
 
 /// What a file begins with.
 const MAGIC: &[u8; 6] = b"\x93NUMPY";

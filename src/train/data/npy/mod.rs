@@ -9,10 +9,11 @@ use std::path::Path;
 
 use array::Array;
 
-use super::{
-    Classed, DataError, Dataset, ImageSet, dataset, divide, images_of_array, locate,
-    require_directory, require_labels, require_same_shape,
-};
+use super::dataset::{Dataset, dataset, images_of_array, require_labels, require_same_shape};
+use super::division::{Classed, divide};
+use super::error::DataError;
+use super::files::{locate, require_directory};
+use crate::train::image_set::ImageSet;
 
 /// Reads one array of images, of which some are held out, or a directory with both.
 ///

@@ -3,17 +3,20 @@
 use std::collections::HashMap;
 
 use approx::assert_abs_diff_eq;
-use burn::backend::Flex;
+use burn::backend::autodiff::grads::Gradients;
+use burn::backend::{Autodiff, Flex};
 use burn::module::{AutodiffModule, ParamId};
 use burn::optim::{GradientsParams, Optimizer, SgdConfig};
 
 use super::moco::Way;
-use super::*;
+use super::{LossReport, Method, Moco, Views};
 use crate::train::bridge::UnitRows;
 use crate::train::cpu::Cpu;
 use crate::train::ema;
-use crate::train::encoder::ModelConfig;
-use crate::{KeyQueue, MomentumSchedule};
+use crate::train::encoder::{Model, ModelConfig};
+use crate::train::patches::PatchGrid;
+use crate::train::platform::Platform;
+use crate::{Contrast, KeyQueue, MomentumSchedule};
 
 type Training = Autodiff<Flex>;
 type Values = HashMap<ParamId, Vec<f32>>;
