@@ -27,7 +27,7 @@ pub enum TrainError {
         given: String,
         /// The method's name.
         method: &'static str,
-        /// The keys of those that it can train with.
+        /// The keys of the losses that it can train with.
         fits: String,
     },
     /// Fewer training images than one step takes.
@@ -63,7 +63,7 @@ pub enum TrainError {
     /// The engine refused.
     #[error(transparent)]
     Loss(#[from] crate::Error),
-    /// The framework handed out something else than it was given.
+    /// The framework returned a tensor of another type or other parameters than expected.
     #[error("unexpected tensor: {0}")]
     Tensor(String),
     /// The framework failed.
@@ -102,7 +102,7 @@ pub enum CheckpointError {
         /// What the system said.
         source: std::io::Error,
     },
-    /// The file is not one of these checkpoints, or a part is missing or has another shape.
+    /// The file is not a checkpoint of this trainer, or a tensor is missing or has another shape.
     #[error("checkpoint {} is not usable: {reason}", path.display())]
     Content {
         /// The file.

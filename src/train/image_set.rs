@@ -1,4 +1,4 @@
-//! Images of one size, as every loader returns them and every view is drawn from them.
+//! Images of one size, as loaders return them and views are drawn from them.
 
 /// Images of one size.
 ///

@@ -17,7 +17,7 @@ pub enum Record {
     Evaluation(EvaluationRecord),
 }
 
-/// What one optimiser step did.
+/// The record of one optimiser step.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct StepRecord {
     /// The step, counted from 1.
@@ -53,7 +53,7 @@ pub struct EpochRecord {
     pub seconds: f64,
 }
 
-/// What the run was worth.
+/// The evaluation of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct EvaluationRecord {
     /// Accuracies and collapse checks.
@@ -66,7 +66,7 @@ pub struct EvaluationRecord {
     pub training_seconds: f64,
     /// Seconds spent on this evaluation.
     pub evaluation_seconds: f64,
-    /// How long framework and engine waited for each other, per step, where they have to.
+    /// How long framework and engine waited for each other, per step; `None` where they never do.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub waits_per_step: Option<Waits>,
 }

@@ -1,8 +1,9 @@
-//! The trainer: whole SimCLR and MoCo runs from one command.
+//! The trainer: whole SimCLR and MoCo runs from one command, `infonce train`, which [`run`]
+//! executes.
 //!
-//! [`data`] reads images, [`augment`] draws views of them, [`trainer`] trains an [`encoder`] with
-//! this crate's losses, [`evaluate`] says what that was worth and [`report`] shows it. [`run`] is
-//! the command `infonce train` that ties them together.
+//! [`data`] reads images, [`augment`] draws random views of them, [`trainer`] trains an [`encoder`]
+//! with this crate's losses, [`evaluate`] measures the result, and [`report`] shows it.
+//! [`platform`] names the tensor framework and the engine that compute.
 
 mod arguments;
 pub mod augment;

@@ -1,4 +1,4 @@
-//! Why `infonce train` ended early, and the exit code that says so.
+//! The errors of `infonce train`, and their exit codes.
 
 use std::io::ErrorKind;
 use std::path::PathBuf;
@@ -10,7 +10,7 @@ use super::interrupt;
 use super::report::ReportError;
 use super::run_folder::RunFolderError;
 
-/// Everything that ends the command with another exit code than 0.
+/// Why the command ends with another exit code than 0.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
     /// The configuration.
@@ -19,7 +19,7 @@ pub enum RunError {
     /// The images.
     #[error(transparent)]
     Data(#[from] DataError),
-    /// The engine that was asked for.
+    /// The engine that was asked for is unavailable.
     #[error("{0}")]
     Engine(crate::Error),
     /// The run folder.
@@ -37,7 +37,7 @@ pub enum RunError {
     /// The configuration cannot be written as TOML.
     #[error("could not write the configuration: {0}")]
     WriteConfig(#[from] toml::ser::Error),
-    /// The system refuses to pass Ctrl-C on.
+    /// The system refuses a handler for Ctrl-C.
     #[error("could not catch Ctrl-C: {0}")]
     Signal(#[from] ctrlc::Error),
     /// Ctrl-C.
@@ -54,10 +54,10 @@ pub enum RunError {
     NoLabels {
         /// The data source.
         data: String,
-        /// What is known of the reason.
+        /// Notes of the data set, which may tell why.
         notes: String,
     },
-    /// `--require-improvement` that no number can reach or miss.
+    /// `--require-improvement` that is not finite.
     #[error("`--require-improvement` is {required}; it must be finite")]
     RequiredPoints {
         /// Points asked for.

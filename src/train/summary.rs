@@ -1,11 +1,11 @@
-//! The table that a run ends with on stdout.
+//! The table on stdout at the end of a run.
 
 use std::path::Path;
 
 use super::metrics::EvaluationRecord;
 use super::report::html::{NO_LABELS, duration};
 
-/// The table's text, one aligned row per number, and where to look next.
+/// The table's text: one aligned row per number, then the path of the report.
 pub fn table(result: &EvaluationRecord, report: &Path) -> String {
     let evaluation = &result.evaluation;
     let checks = &evaluation.collapse;

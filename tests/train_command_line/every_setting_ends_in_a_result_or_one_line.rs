@@ -1,5 +1,5 @@
 //! Numbers at the ends of their ranges, the smallest data sets, and configuration files that are
-//! damaged or somebody else's.
+//! damaged or foreign.
 
 use super::*;
 

@@ -1,5 +1,5 @@
-//! Every source of images that `--help` names, from files like those that people have, through a
-//! whole run; what takes labels is left out where there are none, and said to be.
+//! Every source of images that `--help` names trains a whole run. Where there are no labels, the
+//! report leaves out accuracies and says so.
 
 use super::*;
 

@@ -1,5 +1,5 @@
 //! What `infonce train` promises on the command line: exit codes, one clear line for each mistake,
-//! nothing half-written, and a run folder whose files all read back.
+//! nothing half-written, and a run folder whose files can all be read.
 #![cfg(feature = "train")]
 
 mod every_setting_ends_in_a_result_or_one_line;

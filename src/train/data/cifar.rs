@@ -1,7 +1,7 @@
 //! The binary versions of CIFAR-10 and CIFAR-100 (<https://www.cs.toronto.edu/~kriz/cifar.html>).
 //!
-//! A file is a row of records: one label (CIFAR-10) or a coarse and a fine one (CIFAR-100), a byte
-//! each, then 1,024 red, 1,024 green and 1,024 blue values, each plane row by row. The planes are
+//! A file is a sequence of records: one label (CIFAR-10) or a coarse and a fine one (CIFAR-100), a
+//! byte each, then 1,024 red, 1,024 green and 1,024 blue values, each plane row by row. They are
 //! interleaved here into the NHWC order of [`ImageSet`].
 
 use std::path::Path;
@@ -14,7 +14,7 @@ use crate::train::image_set::ImageSet;
 const SIDE: usize = 32;
 pub(super) const PLANE: usize = SIDE * SIDE;
 
-/// One of the archives, with the labels that are taken from it.
+/// An archive, and which of its labels are used.
 pub(super) struct Version {
     /// The folder that the archive unpacks into.
     folder: &'static str,
@@ -22,9 +22,9 @@ pub(super) struct Version {
     test: &'static str,
     /// The file with a class name a line.
     names_file: &'static str,
-    /// What it holds in archives without that file; where it is empty, numbers.
+    /// Its usual contents, for archives without that file; if empty, classes are numbered.
     names: &'static str,
-    /// Label bytes of a record, and which of them is taken.
+    /// Label bytes of a record, and the index of the one that is used.
     label_bytes: usize,
     label: usize,
     classes: usize,
@@ -125,7 +125,7 @@ impl Version {
         Ok((set, labels))
     }
 
-    /// The names in the file at `path`; without it the well-known ones, or numbers.
+    /// The names in the file at `path`; without that file the usual names, or numbers.
     fn class_names(&self, path: &Path) -> Result<Vec<String>, DataError> {
         let text = match read_file(path) {
             Ok(bytes) => String::from_utf8_lossy(&bytes).into_owned(),

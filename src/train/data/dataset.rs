@@ -1,4 +1,4 @@
-//! Two image sets with their labels, and the checks that hold between them.
+//! A data set: two image sets, their labels, and the checks that hold between them.
 
 use std::path::Path;
 
@@ -6,7 +6,7 @@ use super::error::DataError;
 use crate::train::augment::AugmentConfig;
 use crate::train::image_set::ImageSet;
 
-/// What the images of a data set show.
+/// The classes of the images of a data set.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Labels {
     /// The name of each class, by label.
@@ -17,23 +17,23 @@ pub struct Labels {
     pub test: Vec<u32>,
 }
 
-/// A training set, a held-out set, and how views of their images are drawn unless told otherwise.
+/// A training set, a held-out set, and the augmentation that suits them.
 #[derive(Clone, Debug)]
 pub struct Dataset {
     /// Images to train on.
     pub train: ImageSet,
     /// Images held out for evaluation: the same height, width and channels as `train`.
     pub test: ImageSet,
-    /// What they show: at least two classes; `None` where that is not known.
+    /// At least two classes; `None` where they are not known.
     pub labels: Option<Labels>,
     /// The augmentation preset that suits this kind of image.
     pub augment: AugmentConfig,
-    /// What was passed over or is odd about the files, a sentence each without its full stop.
+    /// What was skipped or is odd about the files, each a sentence without its full stop.
     pub notes: Vec<String>,
 }
 
-/// A data set of training and held-out images with their labels, which count where classes have
-/// names; augmented as suits small images that come as arrays.
+/// A data set of small images that come as arrays, with the preset that suits those. Labels count
+/// where classes have names.
 pub(super) fn dataset(
     (train, train_labels): (ImageSet, Vec<u32>),
     (test, test_labels): (ImageSet, Vec<u32>),
@@ -55,8 +55,8 @@ pub(super) fn dataset(
     }
 }
 
-/// The images in an array of bytes, `[images, height, width]` or `[images, height, width, channels]`,
-/// with at least one pixel and 1 or 3 channels; `None` where its shape is another.
+/// The images of an array of bytes, `[images, height, width]` or `[images, height, width,
+/// channels]`, with at least one pixel and 1 or 3 channels; `None` for another shape.
 pub(super) fn images_of_array(shape: &[usize], pixels: Vec<u8>) -> Option<ImageSet> {
     let (height, width, channels) = match *shape {
         [_, height @ (1..), width @ (1..)] => (height, width, 1),
@@ -89,7 +89,7 @@ pub(super) fn require_labels(
     })
 }
 
-/// Checks that held-out images, read from `path`, are of the size of the training images.
+/// Checks that held-out images, read from `path`, have the size of the training images.
 pub(super) fn require_same_shape(
     train: &ImageSet,
     test: &ImageSet,

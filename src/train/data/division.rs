@@ -1,4 +1,4 @@
-//! Which images are held out where files have no division of their own.
+//! Divides images into training and held-out ones, where files have no division of their own.
 
 use std::collections::BTreeMap;
 
@@ -6,15 +6,15 @@ use rand::SeedableRng;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 
-/// The share that is held out where files have no division of their own: one in five.
+/// One image in this many is held out.
 const HELD_OUT: usize = 5;
 
 /// Images, each with its class.
 pub(super) type Classed<Image> = Vec<(Image, u32)>;
 
-/// Images to train on and held-out images, where files have no division of their own:
-/// of each class one in [`HELD_OUT`] is held out by a shuffle that follows from seed and class, at
-/// least one, but never the only one. Both halves keep their order.
+/// Images to train on and held-out images. Of each class one in [`HELD_OUT`] is held out, at least
+/// one, but never the only one. Seed and class determine the choice. Both results keep the order of
+/// `images`.
 pub(super) fn divide<Image>(images: Classed<Image>, seed: u64) -> (Classed<Image>, Classed<Image>) {
     let mut classes: BTreeMap<u32, Vec<usize>> = BTreeMap::new();
     for (place, (_, class)) in images.iter().enumerate() {

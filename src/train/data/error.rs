@@ -1,9 +1,9 @@
-//! What can go wrong while reading images, sorted into bad input and failing I/O.
+//! Errors of reading images, sorted into bad input and failing I/O.
 
 use std::fmt::Display;
 use std::path::{Path, PathBuf};
 
-/// What helps where some files of many are broken.
+/// Advice where one file of many is broken.
 const SKIP: &str = "--skip-unreadable leaves such files out";
 
 /// Why a data set could not be read. Each message names the file, what was found and what is
@@ -128,8 +128,7 @@ impl DataError {
         Self::unfit(path, found, format!("expected {expected}"))
     }
 
-    /// Whether the system failed (a disk, a permission), as opposed to input that is not what it
-    /// should be.
+    /// Whether the system failed (a disk, a permission), and not the input.
     pub fn is_io(&self) -> bool {
         matches!(self, Self::Io { .. } | Self::UnreadableImage { .. })
     }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::error::DataError;
 
-/// The first of the files `names` in `directory` that is there; `wanted` tells what they are.
+/// The first of the files `names` that exists in `directory`; `wanted` describes them in the error.
 pub(super) fn locate(
     directory: &Path,
     names: &[impl AsRef<Path>],
@@ -16,12 +16,12 @@ pub(super) fn locate(
     found.ok_or_else(|| missing(&directory.join(&names[0]), wanted))
 }
 
-/// Reads a whole file that the user named, directly or by naming its directory.
+/// Reads a whole file.
 pub(super) fn read_file(path: &Path) -> Result<Vec<u8>, DataError> {
     std::fs::read(path).map_err(|source| access_error(path, "a file", source))
 }
 
-/// Checks that `path` is a directory that can be looked into.
+/// Checks that `path` is a directory that can be accessed.
 pub(super) fn require_directory(path: &Path) -> Result<(), DataError> {
     let wanted = "a directory";
     match std::fs::metadata(path) {
@@ -31,7 +31,7 @@ pub(super) fn require_directory(path: &Path) -> Result<(), DataError> {
     }
 }
 
-/// Sorts a failure to open or read `path` into bad input (it is not there) or I/O.
+/// Sorts a failure to open or read `path` into bad input (there is no such file) or I/O.
 pub(super) fn access_error(path: &Path, wanted: &str, source: std::io::Error) -> DataError {
     match source.kind() {
         ErrorKind::NotFound | ErrorKind::NotADirectory | ErrorKind::IsADirectory => {

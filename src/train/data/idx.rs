@@ -1,10 +1,9 @@
 //! MNIST's IDX format, any image size.
 //!
 //! An IDX file is a big-endian header (two zero bytes, an element type, the number of dimensions,
-//! then each dimension as u32) followed by the raw elements, last dimension fastest
-//! (<http://yann.lecun.com/exdb/mnist>). Image files are `[images, rows, columns]` or
-//! `[images, rows, columns, channels]` of u8, label files `[images]` of u8. Each may be compressed
-//! with gzip, as the archives are.
+//! then each dimension as u32) and the elements, last dimension fastest
+//! (<http://yann.lecun.com/exdb/mnist>). Image files are `[images, rows, columns]` or `[images,
+//! rows, columns, channels]` of u8, label files `[images]` of u8. Each may be compressed with gzip.
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -31,7 +30,7 @@ pub(super) fn load(directory: &Path) -> Result<Dataset, DataError> {
     Ok(dataset(train, test, Some(class_names)))
 }
 
-/// Reads one split's images and labels; the path is that of the images.
+/// Reads the images and labels of one split; the path is that of the images.
 fn read_split(directory: &Path, split: &str) -> Result<((ImageSet, Vec<u32>), PathBuf), DataError> {
     let IdxFile {
         path,
@@ -114,7 +113,7 @@ impl IdxFile {
     }
 }
 
-/// Reads a file, unpacked where its contents are gzip, whatever its name.
+/// Reads a file, and unpacks it if its contents are gzip, whatever its name.
 fn read_unpacked(path: &Path) -> Result<Vec<u8>, DataError> {
     let bytes = read_file(path)?;
     if !bytes.starts_with(&[0x1f, 0x8b]) {

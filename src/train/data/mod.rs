@@ -1,8 +1,8 @@
-//! Image sets and where they come from: the built-in demo set, folders of images, MNIST's IDX files,
-//! CIFAR's binary files, or arrays of NumPy's.
+//! Data sets and their sources: the built-in demo set, folders of images, MNIST's IDX files,
+//! CIFAR's binary files, NumPy's arrays.
 //!
-//! Every loader ends in the same two [`ImageSet`]s (training and held-out), so that nothing
-//! after this module knows a file format. Labels are used by the evaluation only.
+//! Every loader returns a [`Dataset`], so that no other module knows a file format. Only the
+//! evaluation uses labels.
 
 mod cifar;
 mod dataset;
@@ -24,17 +24,17 @@ pub use source::{DataSource, ParseDataSourceError};
 /// How a data set is read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LoadOptions {
-    /// Decides one thing only: which images are held out where the files have no division of
-    /// their own. The demo set is the same for every seed.
+    /// Determines which images are held out where the files have no division of their own, and
+    /// nothing else. The demo set is the same for every seed.
     pub seed: u64,
-    /// Image files of a folder that cannot be read or decoded are left out and counted, in place
-    /// of an error.
+    /// Leaves out image files of a folder that cannot be read or decoded, and counts them, instead
+    /// of failing.
     pub skip_unreadable: bool,
 }
 
 /// Reads (or draws) the data set that `source` names.
 ///
-/// Labels that tell nothing apart, because all images have the same, are dropped with a note.
+/// Labels that are all equal are dropped with a note.
 ///
 /// # Errors
 /// [`DataError`]; [`DataError::is_io`] tells a failing disk or missing permission from input that

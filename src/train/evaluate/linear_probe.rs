@@ -1,11 +1,7 @@
 //! Linear probe: how well a linear classifier separates the labels on frozen features.
 //!
-//! Multinomial logistic regression with L2 on standardised features,
-//! ```text
-//! f(W, b) = (1/N) Σ_i ( log Σ_c exp z_ic − z_{i,y_i} ) + (λ/2)‖W‖²,   z_ic = ⟨w_c, x_i⟩ + b_c
-//! ```
-//! minimised over the whole training set by the framework's L-BFGS. The problem is convex, so that
-//! neither a learning rate nor a seed enters: the result is the same for any number of threads.
+//! minimised over the whole training set by burn's L-BFGS. The problem is convex, so that there is
+//! no learning rate and no seed. The result is the same for any number of threads.
 
 use burn::backend::{Autodiff, Flex};
 use burn::module::AutodiffModule;
@@ -23,7 +19,7 @@ use crate::{Matrix, Rows};
 pub const WEIGHT_DECAY: f64 = 1e-3;
 /// Pairs of steps and gradient changes that L-BFGS remembers.
 const MEMORY: usize = 10;
-/// L-BFGS stops here at the latest.
+/// Most iterations of L-BFGS.
 const MAXIMUM_ITERATIONS: usize = 300;
 /// L-BFGS stops when the largest gradient entry is below this.
 const GRADIENT_TOLERANCE: f64 = 1e-4;
@@ -58,7 +54,7 @@ fn standardised<B: Backend>(features: Rows<'_, f32>, columns: &[Column]) -> Tens
     Tensor::from_data(TensorData::new(values, shape), &Default::default())
 }
 
-/// Where f has its minimum.
+/// The classifier at the minimum of f.
 fn fit(features: Tensor<Autodiff<Flex>, 2>, labels: &[u32]) -> Linear<Autodiff<Flex>> {
     let device = Default::default();
     let classes = statistics::classes(labels);

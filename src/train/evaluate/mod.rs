@@ -1,6 +1,6 @@
-//! What training was worth: held-out accuracy beside two baselines, collapse checks, a picture.
+//! Evaluation: held-out accuracy beside two baselines, collapse checks, a picture of embeddings.
 //!
-//! Everything here works on plain matrices, so that it can judge any encoder.
+//! All of it reads plain matrices, so that it can evaluate any encoder.
 
 pub mod collapse;
 pub mod knn;
@@ -18,7 +18,7 @@ pub use knn::Labelled;
 pub use projection::Point;
 use statistics::commonest_share;
 
-/// Points in the picture of embeddings at most, because exact t-SNE costs their square.
+/// Most points in the picture of embeddings, because exact t-SNE costs their square.
 const PICTURE_POINTS: usize = 1024;
 
 /// Features of both image sets.
@@ -33,7 +33,7 @@ pub struct Features {
 }
 
 impl Features {
-    /// Of the training and of the held-out images, each with its label.
+    /// The training features and the held-out features, each with their labels.
     fn labelled<'a>(&'a self, labels: &'a Labels) -> Result<[Labelled<'a>; 2], crate::Error> {
         Ok([
             Labelled::new(&self.train, self.dim, &labels.train)?,
@@ -42,14 +42,14 @@ impl Features {
     }
 }
 
-/// What a finished run was worth.
+/// The evaluation of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Evaluation {
     /// Training images.
     pub train_images: usize,
     /// Held-out images.
     pub test_images: usize,
-    /// What takes labels; `None` for images without.
+    /// Accuracies, which take labels; `None` for images without.
     #[serde(flatten)]
     pub accuracies: Option<Accuracies>,
     /// Whether embeddings collapsed.
@@ -90,8 +90,8 @@ impl Accuracies {
     }
 }
 
-/// kNN and the linear probe, which is most of the time, on the features of the trained encoder, of
-/// the same before its first step, and on the images themselves.
+/// Accuracies of kNN on the features of the trained encoder, of the untrained one and on pixels,
+/// and of the linear probe on the trained features. The linear probe takes most of the time.
 ///
 /// # Errors
 /// [`crate::Error`] when matrices that belong together differ in shape.
@@ -118,7 +118,7 @@ pub fn classify(
     })
 }
 
-/// A two-dimensional picture of features.
+/// Features in two dimensions.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Picture {
     /// Where each image lies.
@@ -149,7 +149,7 @@ pub fn picture(
     })
 }
 
-/// At most `most` indices below `length`, evenly spread and in order.
+/// At most `most` indices below `length`, evenly spaced and in order.
 pub fn strided(length: usize, most: usize) -> Vec<usize> {
     let count = length.min(most);
     (0..count).map(|i| i * length / count).collect()

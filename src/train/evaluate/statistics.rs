@@ -1,14 +1,14 @@
-//! Counts over labels, distances and moments of rows, which several measures share.
+//! Counts of labels, distances, and moments of rows.
 
 use crate::{Matrix, Rows};
 
-/// The share of positions where both agree.
+/// The share of positions at which both agree.
 pub(super) fn share_equal(predictions: &[u32], labels: &[u32]) -> f64 {
     let pairs = predictions.iter().zip(labels);
     pairs.filter(|(a, b)| a == b).count() as f64 / labels.len() as f64
 }
 
-/// How many classes there are, as far as labels say.
+/// The largest label plus one.
 pub(super) fn classes(labels: &[u32]) -> usize {
     labels.iter().max().map_or(0, |&label| label as usize + 1)
 }
@@ -24,11 +24,11 @@ pub(super) fn squared_distance(a: &[f32], b: &[f32]) -> f64 {
     a.iter().zip(b).map(|(a, b)| f64::from(a - b).powi(2)).sum()
 }
 
-/// What the rows have at one coordinate.
+/// The moments of one coordinate over all rows.
 #[derive(Clone, Copy, Default)]
 pub(super) struct Column {
     pub mean: f64,
-    /// Standard deviation, of these rows and not of what they are drawn from.
+    /// Standard deviation with divisor N, not N − 1.
     pub deviation: f64,
 }
 

@@ -1,7 +1,7 @@
-//! The training methods: what one step does between the images and the gradients.
+//! The training methods: from the images of a step to the gradients.
 //!
-//! Each method encodes two augmented views, builds its contrast and has this crate's engine
-//! compute loss and gradient. The optimiser, the data and the loop are the trainer's.
+//! Each method encodes two augmented views and builds its contrast; this crate's engine computes
+//! loss and gradient. Optimiser, data and loop belong to the trainer.
 
 mod moco;
 mod simclr;

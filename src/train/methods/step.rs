@@ -1,4 +1,4 @@
-//! What a step of a method is given, and what it reports.
+//! Inputs and report of a step, shared by the methods.
 
 use crate::engine::RowsOf;
 use crate::losses::RowContext;
@@ -12,11 +12,11 @@ pub struct Views<'a> {
     pub first: &'a [f32],
     /// Another view of each image, in the same order.
     pub second: &'a [f32],
-    /// How the encoder wants images cut.
+    /// How images are cut into patches.
     pub grid: &'a PatchGrid,
     /// The step, counted from 0.
     pub step: u64,
-    /// Whether the step's report has contrastive top-1, which costs a search.
+    /// Whether to measure contrastive top-1, which costs a search.
     pub wants_top1: bool,
 }
 
@@ -26,7 +26,7 @@ impl Views<'_> {
         self.first.len() / self.grid.image_len()
     }
 
-    /// The first views as the second, and the second as the first.
+    /// The same with first and second views exchanged.
     pub(super) fn swapped(self) -> Self {
         Self {
             first: self.second,
@@ -36,7 +36,7 @@ impl Views<'_> {
     }
 }
 
-/// What a step says of the loss.
+/// The report of a step.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct LossReport {
     /// The loss in nats.
@@ -47,8 +47,8 @@ pub struct LossReport {
     pub chance_loss: f64,
 }
 
-/// The share of `q`'s rows whose nearest candidate in `k`, leaving out itself where `exclude_self`,
-/// is the one that `positive` says.
+/// The share of `q`'s rows whose nearest candidate in `k` is the one at index `positive(row)`.
+/// `exclude_self` skips the candidate of the row's own index.
 pub(super) fn top1<E: Engine>(
     engine: &E,
     [q, k]: [RowsOf<'_, E, f32>; 2],
@@ -61,13 +61,13 @@ pub(super) fn top1<E: Engine>(
     ))
 }
 
-/// How many of `hits` are true, of all.
+/// The share of `hits` that are true.
 pub(super) fn share(hits: impl ExactSizeIterator<Item = bool>) -> f32 {
     let rows = hits.len();
     hits.filter(|&hit| hit).count() as f32 / rows as f32
 }
 
-/// The mean loss where all logits are 0, as of an encoder that cannot tell candidates apart.
+/// The mean loss where all logits are 0.
 pub(super) fn chance_loss(contrast: &Contrast, candidates: usize) -> f64 {
     let (rule, negatives) = (contrast.rule(), candidates - 1);
     let row = RowContext::new(rule, contrast.scale().into(), negatives, std::iter::empty());

@@ -1,4 +1,4 @@
-//! `report.html`: the whole run on one page that needs nothing beside it.
+//! `report.html`: the whole run on one page, with its pictures inside.
 
 use std::fmt::Write;
 
@@ -10,13 +10,13 @@ use crate::train::metrics::EvaluationRecord;
 /// What the page shows.
 #[derive(Debug, Clone, Copy)]
 pub struct Page<'a> {
-    /// The method as papers write it, on the data source as the user wrote it.
+    /// The method and the data source.
     pub title: &'a str,
-    /// A sentence about what was trained on.
+    /// A sentence about the images and the settings.
     pub summary: &'a str,
-    /// What was passed over or is odd about the files, a sentence each.
+    /// What was skipped or is odd about the files, each a sentence.
     pub notes: &'a [String],
-    /// What the run was worth.
+    /// The evaluation.
     pub result: &'a EvaluationRecord,
     /// `config.toml`.
     pub config: &'a str,
@@ -24,7 +24,7 @@ pub struct Page<'a> {
     pub loss: &'a [u8],
     /// `embedding.png`.
     pub embedding: &'a [u8],
-    /// Some images with two views each, PNG.
+    /// Training images with two views each, PNG.
     pub views: &'a [u8],
 }
 
@@ -117,7 +117,7 @@ pub fn page(page: &Page<'_>) -> String {
     html
 }
 
-/// Four numbers to see first.
+/// The four numbers at the top.
 fn cards(evaluation: &Evaluation) -> String {
     let checks = &evaluation.collapse;
     let (word, class) = match checks.verdict {
@@ -157,7 +157,7 @@ fn cards(evaluation: &Evaluation) -> String {
     format!("<div class=\"cards\">{}</div>\n", cards.concat())
 }
 
-/// What is left out for images without labels, and why.
+/// What the report leaves out for images without labels, and why.
 pub const NO_LABELS: &str =
     "The images have no labels, so kNN, linear probe and points above the baseline are left out.";
 
@@ -235,7 +235,7 @@ fn collapse(checks: &CollapseChecks) -> String {
     )
 }
 
-/// Seconds in the units that people read.
+/// Seconds in their largest units.
 pub fn duration(seconds: f64) -> String {
     let whole = seconds.round() as u64;
     match whole {
@@ -246,7 +246,7 @@ pub fn duration(seconds: f64) -> String {
     }
 }
 
-/// Text as HTML shows it.
+/// The text with HTML's special characters escaped.
 fn escape(text: &str) -> String {
     text.replace('&', "&amp;")
         .replace('<', "&lt;")

@@ -1,4 +1,4 @@
-//! The formats that come as arrays, each from files as others write them.
+//! The formats that come as arrays, read from files as other programs write them.
 
 mod cifar;
 mod idx;
@@ -14,7 +14,8 @@ use super::division::divide;
 use super::files::access_error;
 use super::{DataError, Dataset, ImageSet, LoadOptions, load};
 
-/// Files in a directory of their own, and the source that names them; in it `DIR` is the directory.
+/// Files in a directory of their own, and the source that names them, in which `DIR` is that
+/// directory.
 struct Files {
     directory: TempDir,
     source: &'static str,
@@ -54,7 +55,8 @@ impl Files {
         self.try_load().unwrap()
     }
 
-    /// The files, `name` with other contents, are refused as bad input, with all of `words`.
+    /// Replaces the contents of `name`; the source must be refused as bad input, with all of
+    /// `words`.
     #[track_caller]
     fn refuse(&self, name: &str, bytes: &[u8], words: &[&str]) {
         self.write(name, bytes);

@@ -107,7 +107,7 @@ fn a_directory_of_arrays_keeps_its_division() {
 }
 
 #[test]
-fn fortran_order_is_turned_into_rows() {
+fn fortran_order_becomes_c_order() {
     // a[n, y, x] = 100n + 10y + x, first index fastest.
     let elements = [0, 100, 10, 110, 1, 101, 11, 111, 2, 102, 12, 112];
     let array = npy("|u1", true, "(2, 2, 3)", &elements);
@@ -149,7 +149,7 @@ fn what_is_no_array_of_images_is_refused_with_what_is_allowed() {
 fn no_header_of_any_contents_panics() {
     let files = ten_images("npy:DIR/x.npy");
     let whole = fs::read(files.path("x.npy")).unwrap();
-    // Every byte of the header, replaced in turn.
+    // Replaces each byte of the header, one at a time.
     for place in 0..128 {
         for value in [0, b'\'', b'(', b')', b'0', b'9', b'{', 0xff] {
             let mut bytes = whole.clone();
