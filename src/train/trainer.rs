@@ -268,14 +268,8 @@ impl<P: Platform> Trainer<P> {
             Method::SimClr(_) => None,
             Method::Moco(moco) => Some(moco.state(&self.platform)?),
         };
-        let (shape, model) = (&self.shape, &self.model);
-        Ok(checkpoint::save(
-            path,
-            self.step,
-            shape,
-            model,
-            moco.as_ref(),
-        )?)
+        checkpoint::save(path, self.step, &self.shape, &self.model, moco.as_ref())?;
+        Ok(())
     }
 
     /// The error for a loss or weights that are not finite at `step`, with the likely cause. Pixels
