@@ -43,7 +43,7 @@ impl<E: Engine<Memory = HostMemory> + Debug> Platform for FlexPlatform<E> {
         &self,
         tensors: Vec<Tensor<Flex, D>>,
     ) -> Result<Vec<TensorData>, TrainError> {
-        // Burn copies where the tensor has another owner.
+        // burn copies a tensor that has another owner.
         Ok(tensors.into_iter().map(Tensor::into_data).collect())
     }
 

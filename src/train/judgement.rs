@@ -10,7 +10,7 @@ use super::run_error::RunError;
 use super::trainer::Trainer;
 use crate::{CpuEngine, Rows};
 
-/// Most held-out images in the collapse checks, because uniformity compares all pairs.
+/// Maximum number of held-out images in the collapse checks; uniformity compares all pairs.
 const COLLAPSE_IMAGES: usize = 2048;
 /// The step whose views the collapse checks draw; training never reaches it.
 const COLLAPSE_STEP: u64 = u64::MAX;

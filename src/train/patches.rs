@@ -10,7 +10,7 @@ use burn::tensor::backend::Backend;
 use burn::tensor::{Tensor, TensorData};
 use rayon::prelude::*;
 
-/// Most patches along the longer side of an image.
+/// Maximum number of patches along the longer side of an image.
 const FINEST_GRID: usize = 16;
 
 /// The positions of the patches of an image, which follow from its size.
@@ -32,8 +32,8 @@ impl PatchGrid {
     ///
     /// The stride is the smallest that leaves at most 16 patches along a side: 1 for 8 × 8 images,
     /// 2 for 32 × 32, 4 for 64 × 64. Patches extend one pixel beyond the stride on every side, so
-    /// that neighbours overlap. The grid is a whole number of nested blocks; the image is padded
-    /// with zeros to its middle.
+    /// that neighbours overlap. The grid is a whole number of nested blocks; the image lies in its
+    /// middle, surrounded by zeros.
     pub fn new(height: usize, width: usize, channels: usize, halvings: u32) -> Self {
         let stride = height.max(width).div_ceil(FINEST_GRID);
         let kernel = stride + 2;

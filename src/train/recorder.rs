@@ -10,7 +10,7 @@ use super::trainer::Observer;
 
 /// Weight of the newest step in the smoothed images per second.
 const PACE_WEIGHT: f64 = 0.1;
-/// Most redraws per second.
+/// Maximum redraws per second.
 const REDRAWS: u8 = 8;
 
 /// Observes one run.

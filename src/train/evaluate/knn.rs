@@ -43,8 +43,8 @@ impl<'a> Labelled<'a> {
 /// The share of held-out images whose label wins the weighted vote of their `k` nearest training
 /// images, between 0 and 1. Features need not be normalised.
 ///
-/// Ties: of equally near training images the first in index order counts, of equally heavy labels
-/// the smallest wins.
+/// Ties: equally near training images are taken in index order, and of equally heavy labels the
+/// smallest wins.
 ///
 /// # Errors
 /// [`crate::Error`] when the feature dimensions differ or `k` exceeds the training images.

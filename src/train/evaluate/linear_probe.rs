@@ -19,7 +19,7 @@ use crate::{Matrix, Rows};
 pub const WEIGHT_DECAY: f64 = 1e-3;
 /// Pairs of steps and gradient changes that L-BFGS remembers.
 const MEMORY: usize = 10;
-/// Most iterations of L-BFGS.
+/// Maximum number of iterations of L-BFGS.
 const MAXIMUM_ITERATIONS: usize = 300;
 /// L-BFGS stops when the largest gradient entry is below this.
 const GRADIENT_TOLERANCE: f64 = 1e-4;

@@ -18,7 +18,7 @@ pub use knn::Labelled;
 pub use projection::Point;
 use statistics::commonest_share;
 
-/// Most points in the picture of embeddings, because exact t-SNE costs their square.
+/// Maximum number of points in a picture; exact t-SNE costs their square.
 const PICTURE_POINTS: usize = 1024;
 
 /// Features of both image sets.

@@ -20,9 +20,9 @@ const LOSS_SIZE: (u32, u32) = (1600, 1000);
 const EMBEDDING_SIZE: (u32, u32) = (1800, 900);
 /// Width of the legend beside the embeddings.
 const LEGEND_WIDTH: u32 = 260;
-/// Most classes in the legend.
+/// Maximum number of classes in the legend.
 const LEGEND_ENTRIES: usize = 20;
-/// Most characters of a class name in the legend.
+/// Maximum length of a class name in the legend.
 const LEGEND_CHARACTERS: usize = 18;
 
 const FONT: &str = "report";

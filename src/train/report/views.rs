@@ -8,7 +8,7 @@ use crate::train::augment::{AugmentConfig, ViewKey, augment_batch, to_float};
 use crate::train::evaluate::strided;
 use crate::train::image_set::ImageSet;
 
-/// Most images shown.
+/// Maximum number of images shown.
 const COLUMNS: usize = 16;
 /// White pixels between images.
 const GAP: usize = 2;

@@ -12,7 +12,7 @@ use crate::train::data::files::access_error;
 const EXTENSIONS: &str = "png, apng, jpg, jpeg, jfif, bmp, gif, tif, tiff, webp";
 /// A folder with both files is the run folder of an earlier run, with pictures of its own.
 const RUN_FILES: [&str; 2] = ["config.toml", "metrics.jsonl"];
-/// Most names in a note.
+/// Maximum number of names in a note.
 const NAMED: usize = 5;
 
 /// The images of one class.
