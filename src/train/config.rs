@@ -94,6 +94,7 @@ impl Request {
     /// Merges the defaults, the file that `--config` names and the command line; later ones
     /// override.
     ///
+    /// # Errors
     /// [`ConfigError`] naming the key that does not fit. The trainer checks that values are in
     /// range.
     pub fn new(arguments: &TrainArgs) -> Result<Self, ConfigError> {

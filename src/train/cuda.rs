@@ -23,6 +23,7 @@ pub struct Cuda {
 impl Cuda {
     /// On device 0.
     ///
+    /// # Errors
     /// [`Error::Unavailable`] without a driver, without a device of compute capability 8.0, or
     /// without a compiler for the framework's kernels;
     /// [`CudaError::Driver`](crate::CudaError::Driver) when the driver fails.

@@ -44,6 +44,7 @@ pub enum Choice {
 /// The engine for `asked` and a line about it: what it computes on, or why cuda is unavailable.
 /// `cpu` does not touch CUDA.
 ///
+/// # Errors
 /// [`Error::Unavailable`] when cuda was asked for and is unavailable;
 /// [`CudaError::Driver`](crate::CudaError::Driver) when its driver fails.
 pub fn choose(asked: EngineName) -> Result<(Choice, String), Error> {

@@ -62,6 +62,7 @@ pub trait Platform: Debug {
 
     /// Makes a tensor of a buffer, after the engine has written it.
     ///
+    /// # Errors
     /// What the engine reports of earlier work.
     fn tensor_of<const D: usize>(
         &self,

@@ -1,6 +1,11 @@
 //! Collapse checks: whether embeddings of two views of an image agree, and whether those of
 //! different images differ.
 //!
+//! Alignment and uniformity are those of Wang & Isola 2020 (section 4), with α = 2 and t = 2:
+//! ```text
+//! alignment  = E_{(x,x⁺)} ‖f(x) − f(x⁺)‖²             0 when both views of an image agree
+//! uniformity = log E_{x≠y} exp(−2‖f(x) − f(y)‖²)      0 at one point, about −4 when spread evenly
+//! ```
 //! The embedding standard deviation is that of Chen & He 2021 (SimSiam, section 4.1): the standard
 //! deviation of each coordinate of unit-length embeddings, averaged, times √D. It is 1 for
 //! embeddings spread evenly over the sphere, 0 when all are one point.

@@ -1,5 +1,9 @@
 //! Linear probe: how well a linear classifier separates the labels on frozen features.
 //!
+//! Multinomial logistic regression with L2 on standardised features,
+//! ```text
+//! f(W, b) = (1/N) Σ_i ( log Σ_c exp z_ic − z_{i,y_i} ) + (λ/2)‖W‖²,   z_ic = ⟨w_c, x_i⟩ + b_c
+//! ```
 //! minimised over the whole training set by burn's L-BFGS. The problem is convex, so that there is
 //! no learning rate and no seed. The result is the same for any number of threads.
 

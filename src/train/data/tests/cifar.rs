@@ -1,3 +1,5 @@
+//! CIFAR's binary files.
+
 use super::{Files, size};
 use crate::train::data::DataError;
 use crate::train::data::cifar::PLANE;

@@ -1,3 +1,5 @@
+//! MNIST's IDX files, plain and compressed.
+
 use std::fs;
 
 use super::Files;

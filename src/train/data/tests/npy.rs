@@ -1,3 +1,5 @@
+//! NumPy's arrays, alone and in directories.
+
 use std::collections::BTreeSet;
 use std::fs;
 
