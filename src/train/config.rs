@@ -25,15 +25,7 @@ pub enum ConfigError {
         /// What the system said.
         source: std::io::Error,
     },
-    /// The file is not TOML.
-    #[error("{} is not TOML: {reason}", path.display())]
-    Syntax {
-        /// The file.
-        path: PathBuf,
-        /// Where and why.
-        reason: String,
-    },
-    /// A key or value of the file does not fit.
+    /// The file is not TOML, or a key or value of it does not fit.
     #[error("{}: {reason}", path.display())]
     File {
         /// The file.
@@ -173,9 +165,9 @@ fn command_line(arguments: &TrainArgs) -> Result<Table, String> {
 }
 
 fn read(path: &Path) -> Result<Table, ConfigError> {
-    let syntax = |reason| ConfigError::Syntax {
+    let syntax = |reason| ConfigError::File {
         path: path.to_path_buf(),
-        reason,
+        reason: format!("not TOML: {reason}"),
     };
     let bytes = std::fs::read(path).map_err(|source| ConfigError::Unreadable {
         path: path.to_path_buf(),

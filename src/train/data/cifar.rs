@@ -93,7 +93,7 @@ impl Version {
             let path = directory.join(file);
             let bytes = read_file(&path)?;
             if bytes.is_empty() {
-                return Err(DataError::Empty { path });
+                return Err(DataError::empty(&path));
             }
             if !bytes.len().is_multiple_of(record_length) {
                 let expected = format!("a multiple of the record size {record_length}");
@@ -102,12 +102,9 @@ impl Version {
             for (index, record) in bytes.chunks_exact(record_length).enumerate() {
                 let label = u32::from(record[self.label]);
                 if label as usize >= self.classes {
-                    return Err(DataError::LabelOutOfRange {
-                        path,
-                        index,
-                        found: label,
-                        largest: self.classes as u32 - 1,
-                    });
+                    let found = format!("has the label {label} at image {index}");
+                    let allowed = format!("allowed is 0 to {}", self.classes - 1);
+                    return Err(DataError::unfit(&path, found, allowed));
                 }
                 labels.push(label);
                 let planes = &record[self.label_bytes..];

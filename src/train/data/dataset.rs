@@ -81,12 +81,9 @@ pub(super) fn require_labels(
     if images.len() == labels {
         return Ok(());
     }
-    Err(DataError::CountMismatch {
-        images_path: path.to_path_buf(),
-        images: images.len(),
-        labels_path: labels_path.to_path_buf(),
-        labels,
-    })
+    let found = format!("holds {} images", images.len());
+    let allowed = format!("but {} holds {labels} labels", labels_path.display());
+    Err(DataError::unfit(path, found, allowed))
 }
 
 /// Checks that held-out images, read from `path`, have the size of the training images.

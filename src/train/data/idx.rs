@@ -47,7 +47,7 @@ fn read_split(directory: &Path, split: &str) -> Result<((ImageSet, Vec<u32>), Pa
     let labels = IdxFile::read(directory, &format!("{split}-labels"), &[1])?;
     require_labels(&images, &path, labels.elements.len(), &labels.path)?;
     if images.is_empty() {
-        return Err(DataError::Empty { path });
+        return Err(DataError::empty(&path));
     }
     let labels = labels.elements.into_iter().map(u32::from).collect();
     Ok(((images, labels), path))

@@ -31,12 +31,10 @@ const POWER_ITERATIONS: usize = 300;
 /// positive; a direction without variance gives zeros.
 pub fn principal_components(data: Rows<'_, f32>) -> Vec<Point> {
     let (rows, dim) = (data.rows(), data.dim());
-    let mut mean = vec![0.0f64; dim];
-    for i in 0..rows {
-        for (sum, &value) in mean.iter_mut().zip(data.row(i)) {
-            *sum += f64::from(value) / rows as f64;
-        }
-    }
+    let share = |i, j: usize| f64::from(data.row(i)[j]) / rows as f64;
+    let mean: Vec<f64> = (0..dim)
+        .map(|j| (0..rows).map(|i| share(i, j)).sum())
+        .collect();
     let centre = |i| {
         let row = data.row(i).iter().zip(&mean);
         row.map(|(&x, m)| f64::from(x) - m).collect()

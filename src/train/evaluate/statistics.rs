@@ -25,7 +25,6 @@ pub(super) fn squared_distance(a: &[f32], b: &[f32]) -> f64 {
 }
 
 /// The moments of one coordinate over all rows.
-#[derive(Clone, Copy, Default)]
 pub(super) struct Column {
     pub mean: f64,
     /// Standard deviation with divisor N, not N − 1.
@@ -35,20 +34,12 @@ pub(super) struct Column {
 /// Mean and deviation of each coordinate.
 pub(super) fn columns(data: Rows<'_, f32>) -> Vec<Column> {
     let rows = data.rows() as f64;
-    let mut columns = vec![Column::default(); data.dim()];
-    for i in 0..data.rows() {
-        for (column, &value) in columns.iter_mut().zip(data.row(i)) {
-            column.mean += f64::from(value);
-        }
-    }
-    columns.iter_mut().for_each(|column| column.mean /= rows);
-    for i in 0..data.rows() {
-        for (column, &value) in columns.iter_mut().zip(data.row(i)) {
-            column.deviation += (f64::from(value) - column.mean).powi(2);
-        }
-    }
-    for column in &mut columns {
-        column.deviation = (column.deviation / rows).sqrt();
-    }
-    columns
+    let column = |j: usize| {
+        let values = (0..data.rows()).map(|i| f64::from(data.row(i)[j]));
+        let mean = values.clone().sum::<f64>() / rows;
+        let variance = values.map(|value| (value - mean).powi(2)).sum::<f64>() / rows;
+        let deviation = variance.sqrt();
+        Column { mean, deviation }
+    };
+    (0..data.dim()).map(column).collect()
 }

@@ -36,10 +36,9 @@ pub(super) fn load(images: &Path, labels: Option<&Path>, seed: u64) -> Result<Da
     let pixels = all.pixels.chunks_exact(all.image_len());
     let (train, test) = divide(pixels.zip(classes).collect(), seed);
     if test.is_empty() {
-        return Err(DataError::NothingHeldOut {
-            path: images.to_path_buf(),
-            found: all.len(),
-        });
+        let found = format!("holds {} images, none of which can be held out", all.len());
+        let expected = "expected a class of at least 2".to_owned();
+        return Err(DataError::unfit(images, found, expected));
     }
     let set = |images: Classed<&[u8]>| {
         let (pixels, classes): (Vec<_>, Vec<_>) = images.into_iter().unzip();
@@ -95,8 +94,7 @@ fn read_images(path: &Path) -> Result<ImageSet, DataError> {
         return Err(wrong_shape(path, &array.shape, allowed));
     };
     if images.is_empty() {
-        let path = path.to_path_buf();
-        return Err(DataError::Empty { path });
+        return Err(DataError::empty(path));
     }
     Ok(images)
 }
