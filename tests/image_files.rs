@@ -1,4 +1,4 @@
-//! Image files through `data::load`: pixels as another decoder shows them, and no half images.
+//! Image files through `data::load`: pixels equal another decoder's, and damaged files are refused.
 //!
 //! `tests/images/make.py` wrote the files and what they show.
 #![cfg(feature = "train")]
@@ -47,8 +47,8 @@ impl Reader {
     /// For variants of the file `name`, whose `whole` bytes give the image size.
     fn new(name: &str, whole: &[u8]) -> Self {
         let directory = tempfile::tempdir().unwrap();
-        for part in ["train", "test"] {
-            fs::create_dir(directory.path().join(part)).unwrap();
+        for split in ["train", "test"] {
+            fs::create_dir(directory.path().join(split)).unwrap();
         }
         fs::write(directory.path().join("test/whole.png"), whole).unwrap();
         let path = directory.path().join("train").join(name);
@@ -91,8 +91,8 @@ impl Reader {
 }
 
 /// Two decoders of JPEG may round differently: in the inverse cosine transform, between samples of
-/// chroma, and on the way to red, green and blue. The largest difference we saw is allowed. All
-/// other formats, lossy WebP included, say to the bit what they show.
+/// chroma, and in the conversion to red, green and blue. Other formats, lossy WebP included, must
+/// agree bit for bit.
 #[test]
 fn images_come_out_as_another_decoder_shows_them() {
     for (name, bytes, shown) in files() {
@@ -147,7 +147,7 @@ fn a_cut_larger_file_is_refused() {
         let bytes = detailed(150, 110, format);
         let reader = Reader::new(name, &bytes);
         let whole = reader.read(&bytes).unwrap();
-        let cuts = (0..100).map(|part| bytes.len() * part / 100);
+        let cuts = (0..100).map(|percent| bytes.len() * percent / 100);
         for end in cuts.chain(bytes.len() - 40..bytes.len()) {
             reader.refused_or(&bytes[..end], &whole, &format!("cut at {end}"));
         }

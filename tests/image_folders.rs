@@ -1,4 +1,4 @@
-//! What folders of images may look like: every layout through `data::load`.
+//! Layouts of folders of images, each through `data::load`.
 #![cfg(feature = "train")]
 
 use std::fs;
@@ -52,7 +52,7 @@ fn skipping(directory: &TempDir) -> Result<Dataset, DataError> {
     with_options(directory.path(), options)
 }
 
-/// The message of bad input, which has all of `words`.
+/// Asserts bad input whose message has all of `words`.
 #[track_caller]
 fn refused(result: Result<Dataset, DataError>, words: &[&str]) {
     let error = result.unwrap_err();
@@ -63,7 +63,7 @@ fn refused(result: Result<Dataset, DataError>, words: &[&str]) {
     }
 }
 
-/// Images at `paths` load with these class names, so many to train on and so many held out.
+/// Asserts the class names and the numbers of training and held-out images that `paths` load with.
 #[track_caller]
 fn loads(paths: &[impl AsRef<Path>], classes: &[&str], count: (usize, usize)) -> Dataset {
     let data = load(&folder(paths)).unwrap();
@@ -83,7 +83,7 @@ fn all_reds(data: &Dataset) -> Vec<u8> {
     all
 }
 
-/// The one note that contains all of `words`.
+/// Asserts that exactly one note contains all of `words`.
 #[track_caller]
 fn noted(data: &Dataset, words: &[&str]) {
     let found = data

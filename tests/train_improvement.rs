@@ -1,7 +1,7 @@
-//! The check for improvement tells a run that learns from one that does not.
+//! The check for improvement distinguishes a run that learns from one that does not.
 //!
-//! Shortened to a few epochs. The full runs are `infonce train simclr` and
-//! `infonce train moco`, each with `--require-improvement`.
+//! A few epochs each. The full runs are `infonce train simclr` and `infonce train moco`, each with
+//! `--require-improvement`.
 #![cfg(feature = "train")]
 
 use std::sync::atomic::AtomicBool;

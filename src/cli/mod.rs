@@ -25,23 +25,23 @@ pub struct VerifyArguments {
 
 #[derive(Clone, Copy, ValueEnum)]
 enum EngineName {
-    /// The processor's cores.
+    /// The CPU.
     Cpu,
-    /// The CUDA kernels' sources, run on the processor with every access checked; takes minutes.
+    /// The CUDA kernels' sources, run on the CPU with every access checked; takes minutes.
     Emulator,
     /// A CUDA device.
     Cuda,
 }
 
-/// Prints, per verb and type, the error nearest to its bound. Exit code 1 when one is past it or the
-/// report cannot be written, 2 when the engine is not here.
+/// Prints, per verb and type, the error nearest to its bound. Exit code 1 when an error exceeds its
+/// bound or the report cannot be written, 2 when the engine is unavailable.
 pub fn verify(arguments: &VerifyArguments) -> ExitCode {
     let seed = arguments.seed.unwrap_or_else(seed_from_clock);
     let report = match arguments.engine {
         EngineName::Cpu => {
             let engine = CpuEngine::new();
             println!("cpu: {}; seed {seed}\n", engine.describe());
-            // With no room for softmax weights, every problem is cut into many chunks of rows.
+            // Without a buffer for softmax weights, every problem is cut into many chunks of rows.
             let frugal = CpuEngine::new().with_weights_budget(0);
             Ok(verify::run(
                 &[("cpu", engine), ("cpu in chunks", frugal)],
@@ -70,7 +70,7 @@ pub fn verify(arguments: &VerifyArguments) -> ExitCode {
     ExitCode::from(u8::from(!report.passed()))
 }
 
-/// What `train` says in a build without the trainer; exit code 2.
+/// `train` in a build without the trainer; exit code 2.
 #[cfg(not(feature = "train"))]
 pub fn train_is_not_built() -> ExitCode {
     eprintln!(
@@ -81,7 +81,7 @@ pub fn train_is_not_built() -> ExitCode {
     ExitCode::from(2)
 }
 
-/// Prints which engines are here and why the others are not.
+/// Prints which engines are available and why the others are not.
 pub fn info() -> ExitCode {
     println!("infonce {}", infonce::VERSION);
     let cpu = vec![CpuEngine::new().describe()];
@@ -102,8 +102,7 @@ pub fn info() -> ExitCode {
 }
 
 #[cfg(feature = "emulator")]
-const EMULATOR: Result<&str, &str> =
-    Ok("the CUDA kernels' sources, run on the processor to verify them");
+const EMULATOR: Result<&str, &str> = Ok("the CUDA kernels' sources, run on the CPU to verify them");
 #[cfg(not(feature = "emulator"))]
 const EMULATOR: Result<&str, &str> = Err("this build lacks the feature `emulator`");
 
@@ -126,7 +125,7 @@ fn verify_cuda(seed: u64) -> Result<verify::Report, String> {
     println!("cuda: {info}; seed {seed}\n");
     let trace = CudaTrace::new();
     let engine = engine.traced(&trace);
-    // With no room for softmax weights, every problem of a large D is cut into many chunks of rows.
+    // Without a buffer for softmax weights, every problem of a large D is cut into many chunks of rows.
     let frugal = engine.clone().with_weights_budget(0);
     let portable = engine.clone().with_portable_kernels(true);
     let mut configurations = vec![("cuda", engine), ("cuda in chunks", frugal)];

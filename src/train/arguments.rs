@@ -10,8 +10,8 @@ use super::data::DataSource;
 use super::engine::EngineName;
 use super::train_config::{TrainConfig, keys};
 
-/// What `infonce train` is asked to do. Whatever is left out comes from `--config`, and what that
-/// leaves out from the defaults. What a configuration has too is serialised under its key there.
+/// The arguments of `infonce train`. `--config` supplies what they leave out, and defaults supply
+/// the rest. Those that a configuration has too are serialised under their keys there.
 #[derive(Args, Clone, Debug, Serialize)]
 #[command(after_help = EXIT_CODES)]
 pub struct TrainArgs {

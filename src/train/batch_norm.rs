@@ -1,8 +1,8 @@
 //! Batch normalisation over the rows of a matrix (Ioffe and Szegedy 2015, algorithm 1).
 //!
-//! The parameters and running statistics are burn's own module. Its forward pass is not used,
-//! because it transposes and copies the activations five times; over rows of channels everything is
-//! a sum over rows or a row broadcast, and on the CPU ten times as fast.
+//! Parameters and running statistics are those of burn's module. Its forward pass transposes and
+//! copies the activations five times. Over rows of channels everything is a sum over rows or the
+//! broadcast of a row, which is ten times as fast on the CPU.
 
 use burn::nn::BatchNorm;
 use burn::tensor::Tensor;

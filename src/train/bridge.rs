@@ -1,8 +1,8 @@
-//! The seam between the tensor framework and this crate's engine.
+//! Adds a loss of this crate's engine to the tensor framework's graph.
 //!
-//! [`detach`] takes embeddings out of the framework's graph as unit rows; [`Graph::attach`] has the
-//! engine compute loss and gradient, and enters both into the graph as one operation,
-//! [`EngineLoss`]. Nothing of the loss comes from the framework.
+//! [`detach`] takes embeddings out of the graph and scales their rows to length 1.
+//! [`Graph::attach`] has the engine compute loss and gradient, and adds both to the graph as one
+//! operation, [`EngineLoss`]. The framework computes nothing of the loss.
 
 use std::sync::Arc;
 
@@ -14,10 +14,10 @@ use burn::backend::autodiff::grads::Gradients as GraphGradients;
 use burn::backend::autodiff::ops::{Backward, Ops, OpsKind, unary};
 use burn::tensor::backend::Backend;
 use burn::tensor::ops::FloatTensor;
-use burn::tensor::{DataError, Tensor, TensorData, TensorPrimitive};
+use burn::tensor::{Tensor, TensorData, TensorPrimitive};
 
+use super::error::TrainError;
 use super::platform::{Platform, Values};
-use super::trainer::TrainError;
 use crate::engine::{EvaluationOf, RowsOf};
 use crate::{Engine, Evaluation, Gradients, Problem};
 
@@ -31,14 +31,10 @@ const NORM_EPSILON: f32 = 1e-12;
 pub fn into_floats<B: Backend, const D: usize>(
     tensor: Tensor<B, D>,
 ) -> Result<Vec<f32>, TrainError> {
-    tensor.into_data().into_vec().map_err(unexpected)
+    Ok(tensor.into_data().into_vec()?)
 }
 
-pub(super) fn unexpected(error: DataError) -> TrainError {
-    TrainError::Tensor(error.to_string())
-}
-
-/// Rows of length 1, and the lengths that they had.
+/// Rows scaled to length 1, and their lengths before.
 #[derive(Debug)]
 pub struct UnitRows<P: Platform> {
     values: P::Owned,
@@ -68,7 +64,7 @@ impl<P: Platform> UnitRows<P> {
         })
     }
 
-    /// The rows, as the engine reads them.
+    /// The rows, N × D, for the engine to read.
     ///
     /// # Errors
     /// [`TrainError::Loss`] when there are none.
@@ -77,7 +73,7 @@ impl<P: Platform> UnitRows<P> {
         self.values.matrix(rows, dim)
     }
 
-    /// The rows on the platform.
+    /// The rows in host memory, N · D values.
     ///
     /// # Errors
     /// What the platform reports.
@@ -87,17 +83,17 @@ impl<P: Platform> UnitRows<P> {
     }
 }
 
-/// The end of a graph whose value is away.
+/// The graph of detached embeddings, which [`attach`](Self::attach) continues with the loss.
 pub struct Graph<B: Backend> {
     operation: OpsKind<EngineLoss, B, FloatTensor<B>, NoCheckpointing, 1>,
     /// Keeps the node alive.
     _end: Arc<NodeId>,
 }
 
-/// A loss as the end of a graph.
+/// A loss in the framework's graph.
 pub type Loss<B> = Tensor<Autodiff<B>, 1>;
 
-/// Takes `embeddings` (N × D, the end of a graph) out of it and scales them to length 1.
+/// Takes `embeddings`, N × D, out of their graph and scales their rows to length 1.
 ///
 /// # Errors
 /// As [`UnitRows::of`].
@@ -118,8 +114,8 @@ pub fn detach<P: Platform>(
 }
 
 impl<B: Backend> Graph<B> {
-    /// Evaluates `problem`, whose anchors are `unit`, and makes its loss the end of the graph that
-    /// they came from. `upstream` multiplies the gradient, not the loss.
+    /// Evaluates `problem`, whose anchors are `unit`, and adds its loss to the graph that they came
+    /// from. `upstream` multiplies the gradient, not the loss.
     ///
     /// # Errors
     /// What the engine or the platform reports.
@@ -155,7 +151,7 @@ impl<B: Backend> Graph<B> {
     }
 }
 
-/// A loss whose value and gradient were computed elsewhere; its state is the gradient.
+/// A loss that the engine has computed. Its state is the gradient of the embeddings.
 #[derive(Debug)]
 struct EngineLoss;
 
@@ -210,7 +206,7 @@ mod tests {
         Tensor::random(shape, Distribution::Normal(0.0, 1.0), &Default::default())
     }
 
-    /// The same by this crate's engine.
+    /// The same loss by this crate's engine.
     fn nt_xent(embeddings: Tensor<Training, 2>) -> Tensor<Training, 1> {
         let platform = Cpu::default();
         let (graph, unit) = detach(&platform, embeddings).unwrap();

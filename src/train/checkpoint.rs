@@ -1,8 +1,8 @@
 //! Checkpoints: everything that training has learned, in one safetensors file.
 //!
-//! Tensors are named `model.…` (encoder and projection head), and for MoCo `key.…` (the momentum
-//! encoder) and `queue` (the keys it holds). What is not a tensor stands in the file's metadata.
-//! A file appears whole or not at all: it is written beside its place and renamed. Values are
+//! Tensors are named `model.…` (encoder and projection head). MoCo adds `key.…` (the momentum
+//! encoder) and `queue` (its keys). Everything else is JSON in the file's metadata. A file appears
+//! whole or not at all, because it is written under another name and then renamed. Values are
 //! stored and restored bit by bit.
 
 use std::error::Error;
@@ -19,34 +19,14 @@ use serde::{Deserialize, Serialize};
 
 use super::bridge::into_floats;
 use super::encoder::{Model, ModelConfig};
+pub use super::error::CheckpointError;
 use super::methods::MocoState;
 use crate::{KeyQueue, Matrix};
 
 /// The metadata entry that holds [`Header`] as JSON.
 const HEADER: &str = "infonce";
 
-/// Why a checkpoint could not be written or read.
-#[derive(Debug, thiserror::Error)]
-pub enum CheckpointError {
-    /// The system refused.
-    #[error("checkpoint {}: {source}", path.display())]
-    Io {
-        /// The file.
-        path: PathBuf,
-        /// What the system said.
-        source: std::io::Error,
-    },
-    /// The file is not one of these checkpoints, or a part is missing or has another shape.
-    #[error("checkpoint {} is not usable: {reason}", path.display())]
-    Content {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong.
-        reason: String,
-    },
-}
-
-/// What a checkpoint says besides its tensors.
+/// The contents of a checkpoint besides its tensors.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 struct Header {
     step: u64,
@@ -134,7 +114,7 @@ pub fn save<B: Backend>(
     write_whole(path, &bytes).map_err(|error| io(path, error))
 }
 
-/// Writes a whole file or nothing: beside `path`, and then renames.
+/// Writes a whole file or nothing: under another name beside `path`, which is then renamed.
 pub(super) fn write_whole(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     let mut partial = path.as_os_str().to_owned();
     partial.push(".partial");
@@ -145,7 +125,7 @@ pub(super) fn write_whole(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
         std::fs::rename(&partial, path)
     });
     if written.is_err() {
-        // Whatever is left of it is of no use; the first error is the one to report.
+        // The first error is reported, not one of removing the rest.
         let _ = std::fs::remove_file(&partial);
     }
     written

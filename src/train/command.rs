@@ -10,11 +10,11 @@ use super::config::{Request, RunConfig};
 use super::data::{self, Dataset, LoadOptions};
 use super::ending::Ending;
 use super::engine::{self, Choice};
-use super::error::RunError;
 use super::evaluate::Features;
 use super::metrics::EvaluationRecord;
 use super::platform::Platform;
 use super::recorder::Recorder;
+use super::run_error::RunError;
 use super::run_folder::{self, RunFolder};
 use super::trainer::{Cpu, Outcome, Trainer};
 use super::{interrupt, summary};
@@ -32,7 +32,7 @@ pub fn run(arguments: &TrainArgs) -> ExitCode {
 }
 
 fn execute(arguments: &TrainArgs) -> Result<(), RunError> {
-    // Whatever can be refused is refused before the first file is written.
+    // Everything that can be refused is refused before the first file is written.
     let request = Request::new(arguments)?;
     let asked = &request.config;
     let (engine, reason) = engine::choose(asked.engine).map_err(RunError::Engine)?;
@@ -51,7 +51,8 @@ fn execute(arguments: &TrainArgs) -> Result<(), RunError> {
     }
 }
 
-/// A run that nothing is known against; `engine` is a line about what computes.
+/// Trains, evaluates and reports after all arguments have been checked; `engine` is a line about
+/// the engine.
 fn train<P: Platform>(
     platform: P,
     arguments: &TrainArgs,
@@ -109,7 +110,7 @@ fn train<P: Platform>(
     let Some(result) = ending.write(&trainer, &folder, metrics)? else {
         return Err(interrupted);
     };
-    // A reader that has gone away is no reason to fail a run that is complete.
+    // A closed stdout does not fail a complete run.
     let _ = writeln!(
         std::io::stdout(),
         "{}",
@@ -117,11 +118,12 @@ fn train<P: Platform>(
     );
     require(arguments.require_improvement, &result)
 }
+
 /// `simclr-demo-7`: method, data and seed, fit for a folder's name.
 fn run_name(config: &RunConfig) -> String {
     let data = match config.data.path() {
         None => Some("demo".into()),
-        // A folder's name has no ending, and `.` and `..` have no name.
+        // A folder's name has no extension, and `.` and `..` have no name.
         Some(path) if path.is_dir() => path.file_name().map(OsStr::to_string_lossy),
         Some(path) => path.file_stem().map(OsStr::to_string_lossy),
     };
@@ -129,7 +131,7 @@ fn run_name(config: &RunConfig) -> String {
     format!("{}-{data}-{}", config.train.method.key(), config.train.seed)
 }
 
-/// One sentence about images and course.
+/// One sentence about the images and the settings.
 fn describe(config: &RunConfig, loss: &str, dataset: &Dataset) -> String {
     let images = &dataset.train;
     let classes = match &dataset.labels {
@@ -167,7 +169,7 @@ fn require_labels(
 
 fn require(points: Option<f64>, result: &EvaluationRecord) -> Result<(), RunError> {
     match points.zip(result.improvement) {
-        // Written so that an improvement that is not a number does not pass.
+        // An improvement that is not a number does not pass.
         Some((required, found)) if found.is_nan() || found < required => {
             Err(RunError::NotImproved { required, found })
         }

@@ -1,7 +1,7 @@
-//! `config.toml`: every value that decides a run, and how it comes together from defaults, a
-//! file and the command line.
+//! `config.toml`: every value that determines a run, merged from defaults, a file and the command
+//! line.
 //!
-//! Layers are TOML tables, so that each may leave out whatever it does not change.
+//! Each layer is a TOML table, so that it may leave out what it does not change.
 
 use std::path::{Path, PathBuf};
 
@@ -12,7 +12,7 @@ use super::arguments::{MethodName, TrainArgs};
 use super::augment::AugmentConfig;
 use super::data::DataSource;
 use super::engine::EngineName;
-use super::trainer::TrainConfig;
+use super::train_config::TrainConfig;
 
 /// Why the configuration cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -25,15 +25,7 @@ pub enum ConfigError {
         /// What the system said.
         source: std::io::Error,
     },
-    /// The file is not TOML.
-    #[error("{} is not TOML: {reason}", path.display())]
-    Syntax {
-        /// The file.
-        path: PathBuf,
-        /// Where and why.
-        reason: String,
-    },
-    /// A key or value of the file does not fit.
+    /// The file is not TOML, or a key or value of it does not fit.
     #[error("{}: {reason}", path.display())]
     File {
         /// The file.
@@ -51,7 +43,7 @@ pub enum ConfigError {
         /// The method asked for.
         asked: &'static str,
     },
-    /// An option of MoCo's beside another method, or of its queue's beside a loss without one.
+    /// An option of MoCo with another method, or of its queue with a loss without one.
     #[error("{option} belongs to moco; {given} takes its negatives from the batch")]
     MocoOnly {
         /// The option.
@@ -64,24 +56,24 @@ pub enum ConfigError {
     Argument(String),
 }
 
-/// Every value that decides a run; `config.toml` is this in TOML.
+/// Every value that determines a run; `config.toml` is this in TOML.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RunConfig {
     /// Where the images come from.
     pub data: DataSource,
-    /// Whether image files that cannot be read are left out, in place of an error.
+    /// Whether unreadable image files are left out instead of being an error.
     #[serde(default)]
     pub skip_unreadable: bool,
-    /// What computes. In the configuration of a run it is the one that did, never auto.
+    /// The engine. In the configuration of a run it is the one that computed, never auto.
     pub engine: EngineName,
     /// Method, encoder, loss and optimiser.
     pub train: TrainConfig,
     /// How views are drawn. In a file this table replaces the data set's preset as a whole, since
-    /// an absent entry means that the change is off.
+    /// an absent entry disables that change.
     pub augment: AugmentConfig,
 }
 
-/// What is asked for before the data set is known.
+/// The configuration before the data set is known.
 #[derive(Debug, Clone)]
 pub struct Request {
     /// The configuration. Its engine may still be auto.
@@ -91,11 +83,12 @@ pub struct Request {
 }
 
 impl Request {
-    /// Puts the file that `--config` names over the defaults, and the command line over both.
+    /// Merges the defaults, the file that `--config` names and the command line; later ones
+    /// override.
     ///
     /// # Errors
-    /// [`ConfigError`] naming the key that does not fit. That values are in range is checked by
-    /// the trainer.
+    /// [`ConfigError`] naming the key that does not fit. The trainer checks that values are in
+    /// range.
     pub fn new(arguments: &TrainArgs) -> Result<Self, ConfigError> {
         let moco_only = |option, given: &str| {
             let given = given.to_owned();
@@ -130,7 +123,7 @@ impl Request {
             skip_unreadable: false,
             engine: EngineName::Auto,
             train,
-            // Everything is off, so that in a file an absent entry means that.
+            // Every change is off, as for an entry that is absent from a file.
             augment: AugmentConfig::default(),
         };
         let with_file = over(&defaults, &file);
@@ -148,7 +141,7 @@ impl Request {
         })
     }
 
-    /// The configuration of a run that `engine` computes, on a data set with this `preset`.
+    /// The configuration of a run on `engine`, on a data set with this `preset`.
     pub fn resolve(self, engine: EngineName, preset: &AugmentConfig) -> RunConfig {
         let augment = match self.has_augment {
             true => self.config.augment,
@@ -172,9 +165,9 @@ fn command_line(arguments: &TrainArgs) -> Result<Table, String> {
 }
 
 fn read(path: &Path) -> Result<Table, ConfigError> {
-    let syntax = |reason| ConfigError::Syntax {
+    let syntax = |reason| ConfigError::File {
         path: path.to_path_buf(),
-        reason,
+        reason: format!("not TOML: {reason}"),
     };
     let bytes = std::fs::read(path).map_err(|source| ConfigError::Unreadable {
         path: path.to_path_buf(),
@@ -191,13 +184,13 @@ fn read(path: &Path) -> Result<Table, ConfigError> {
     })
 }
 
-/// Puts `layer` over `config`: a table goes into a table key by key, anything else replaces. The
-/// error names the key that does not fit.
+/// Merges `layer` into `config`: a table is merged key by key, anything else replaces. The error
+/// names the key that does not fit.
 fn over(config: &RunConfig, layer: &Table) -> Result<RunConfig, String> {
     let mut merged = Table::try_from(config).map_err(in_one_line)?;
     merge(&mut merged, layer);
     let result: RunConfig = merged.try_into().map_err(in_one_line)?;
-    // What the type kept is what it knows: a key that did not survive is unknown.
+    // A key that the type did not keep is unknown.
     let kept = Table::try_from(&result).map_err(in_one_line)?;
     check_known(layer, &kept, "")?;
     Ok(result)
@@ -250,7 +243,7 @@ mod tests {
         train: TrainArgs,
     }
 
-    /// MoCo with `file` as its configuration and more arguments.
+    /// A request for MoCo with the configuration `file` and more arguments.
     fn request(file: &str, more: &[&str]) -> Result<Request, String> {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("run.toml");

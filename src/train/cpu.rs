@@ -1,22 +1,21 @@
-//! Training in host memory: the framework's CPU backend, and an engine that works on slices.
+//! Training in host memory: burn's Flex backend beside an engine whose matrices are slices.
 //!
-//! Neither way copies. The last tensor of a network is nobody else's, so its buffer is handed out,
-//! and a buffer that the engine has filled becomes a tensor's.
+//! Values pass without a copy. The last tensor of a network has no other owner, so that its buffer
+//! is lent as it is; a buffer that the engine has written becomes the storage of a tensor.
 
 use std::fmt::Debug;
 
 use burn::backend::Flex;
 use burn::tensor::{Shape, Tensor, TensorData};
 
-use super::bridge::unexpected;
+use super::error::TrainError;
 use super::platform::{Platform, Values};
-use super::trainer::TrainError;
 use crate::{CpuEngine, Engine, HostMemory, Rows, RowsMut};
 
-/// This machine's cores.
+/// burn's Flex backend beside the CPU engine.
 pub type Cpu = FlexPlatform<CpuEngine>;
 
-/// The framework's CPU backend with an engine `E` whose matrices lie in host memory.
+/// burn's Flex backend beside an engine `E` in host memory, which may also be the emulator.
 #[derive(Debug, Default)]
 pub struct FlexPlatform<E>(pub E);
 
@@ -44,7 +43,7 @@ impl<E: Engine<Memory = HostMemory> + Debug> Platform for FlexPlatform<E> {
         &self,
         tensors: Vec<Tensor<Flex, D>>,
     ) -> Result<Vec<TensorData>, TrainError> {
-        // A copy where the tensor has another owner.
+        // burn copies a tensor that has another owner.
         Ok(tensors.into_iter().map(Tensor::into_data).collect())
     }
 
@@ -71,7 +70,7 @@ impl Values<HostMemory> for TensorData {
     }
 
     fn vector(&self) -> Result<&[f32], TrainError> {
-        self.as_slice().map_err(unexpected)
+        Ok(self.as_slice()?)
     }
 
     fn matrix_mut(&mut self, rows: usize, dim: usize) -> Result<RowsMut<'_, f32>, TrainError> {
@@ -79,7 +78,7 @@ impl Values<HostMemory> for TensorData {
     }
 
     fn vector_mut(&mut self) -> Result<&mut [f32], TrainError> {
-        self.as_mut_slice().map_err(unexpected)
+        Ok(self.as_mut_slice()?)
     }
 }
 

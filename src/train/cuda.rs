@@ -1,13 +1,14 @@
-//! Training on a CUDA device: the framework's CUDA backend beside the CUDA engine.
+//! Training on a CUDA device: burn's CUDA backend beside the CUDA engine.
 //!
-//! Embeddings, keys, gradients and parameters stay on the device; images go there once a step, and
-//! the loss comes back, and on the steps that measure it, what contrastive top-1 is made of.
+//! Embeddings, keys, gradients and parameters stay on the device. Every step copies its images to
+//! the device and its loss back. Steps that measure contrastive top-1 also copy back what it is
+//! computed from.
 
 use burn::tensor::ops::FloatTensor;
 use burn::tensor::{Shape, Tensor, TensorPrimitive};
 
+use super::error::TrainError;
 use super::platform::{MemoryOf, Platform, Values, Waits};
-use super::trainer::TrainError;
 use crate::Error;
 use crate::cuda::{CudaDevice, CudaEngine, CudaRows, CudaRowsMut, CudaVector, CudaVectorMut};
 use crate::interop::burn::{BurnCuda, Lent, Owned, Seam, SeamError};
@@ -23,8 +24,9 @@ impl Cuda {
     /// On device 0.
     ///
     /// # Errors
-    /// [`Error::Unavailable`] where there is no driver, no device of compute capability 8.0, or
-    /// nothing to compile the framework's kernels with; [`CudaError::Driver`](crate::CudaError::Driver) when the driver fails.
+    /// [`Error::Unavailable`] without a driver, without a device of compute capability 8.0, or
+    /// without a compiler for the framework's kernels;
+    /// [`CudaError::Driver`](crate::CudaError::Driver) when the driver fails.
     pub fn new() -> Result<Self, Error> {
         let device = CudaDevice::new(0)?;
         Ok(Self {

@@ -1,10 +1,10 @@
-//! The momentum encoder: a second set of weights that follows the first, never by gradient
-//! (He et al. 2020, section 3.2).
+//! The momentum encoder, key ← m·key + (1 − m)·query, which has no gradient (He et al. 2020,
+//! section 3.2).
 //!
-//! What follows are the learnable parameters. Running statistics are copied once, with everything
-//! else, and from then on are neither averaged nor copied: each network's own forward passes move
-//! its own, because they describe activations of that network's own weights. This is also what
-//! MoCo's published code does. They decide nothing in training, where batch statistics normalise.
+//! Only learnable parameters follow the query encoder. Running statistics are copied once, at the
+//! start. From then on each network's own forward passes update its own, because they describe
+//! activations of that network's weights. MoCo's published code does the same. They do not enter
+//! training, which normalises with batch statistics.
 
 use std::collections::HashMap;
 
@@ -14,15 +14,15 @@ use burn::tensor::Tensor;
 use burn::tensor::backend::{AutodiffBackend, Backend};
 
 use super::bridge::into_floats;
+use super::error::TrainError;
 use super::platform::{Platform, Values};
-use super::trainer::TrainError;
 use crate::{Engine, MomentumTensor};
 
-/// A module with the same values, sharing no state with `module` and without gradients. On an
-/// autodiff backend it still normalises with batch statistics.
+/// A copy of `module` that shares no state with it and has no gradients. On an autodiff backend it
+/// still normalises with batch statistics.
 ///
-/// A plain `clone` would share the running statistics; the way over the inner backend makes new
-/// ones. Parameter identities stay, so that [`momentum_update`] finds its pairs.
+/// A plain `clone` would share the running statistics; converting to the inner backend and back
+/// makes new ones. Parameter identities stay, so that [`momentum_update`] finds its pairs.
 pub fn detached_copy<B: AutodiffBackend, M: AutodiffModule<B>>(module: &M) -> M {
     M::from_inner(module.valid()).no_grad()
 }
@@ -52,7 +52,7 @@ pub fn momentum_update<P: Platform, M: AutodiffModule<Autodiff<P::Backend>>>(
         key_values.push(key.inner());
     }
     let lent = platform.lend(query_values)?;
-    // Copies, because the framework may share a parameter's memory with whoever has read it.
+    // Copies, because the framework may share the memory of a parameter with other readers.
     let mut updated = platform.copies(key_values)?;
     let mut tensors = Vec::with_capacity(places.len());
     for (query, key) in lent.iter().zip(&mut updated) {
@@ -91,7 +91,7 @@ fn flat_parameters<B: Backend, M: Module<B>>(module: &M) -> Parameters<B> {
     collection.0
 }
 
-/// Whether each is learnable, and it as a vector.
+/// Whether each parameter is learnable, and its values as a vector.
 type Parameters<B> = HashMap<ParamId, (bool, Tensor<B, 1>)>;
 
 struct Collection<B: Backend>(Parameters<B>);

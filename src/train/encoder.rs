@@ -1,12 +1,15 @@
-//! The network that is trained: an encoder, whose features are evaluated, and a projection head,
-//! whose outputs the loss sees (Chen et al. 2020, section 2.1).
+//! The network: an encoder, whose features are evaluated, and a projection head, whose outputs
+//! enter the loss (Chen et al. 2020, section 2.1).
 //!
-//! The encoder is a small convolutional network: a convolution with overlapping patches, whose
-//! stride follows the image size; then, for every further width, a 2 × 2 convolution of stride 2
-//! and one of 1 × 1; batch normalisation and ReLU after each; global average pooling. Activations are matrices with one row per image and
-//! place and one column per channel, rows in the nested order of [`PatchGrid`], so that every
-//! convolution is one matrix product and no layer rearranges its input. On the CPU this is what
-//! makes a step fast: burn 0.21 computes the gradients of its own convolutions on one thread.
+//! The encoder is a small convolutional network. Its first convolution has overlapping patches and
+//! a stride that follows the image size. Every further width adds a 2 × 2 convolution of stride 2
+//! and one of 1 × 1. Batch normalisation and ReLU follow each convolution; global average pooling
+//! ends the encoder.
+//!
+//! Activations are matrices with one row per image and place and one column per channel, rows in
+//! the nested order of [`PatchGrid`]. Every convolution is therefore one matrix product, and no
+//! layer reorders its input. This makes a step fast on the CPU, where burn 0.21 computes the
+//! gradients of its own convolutions on one thread.
 
 use burn::module::{Module, Param};
 use burn::nn::{BatchNorm, BatchNormConfig, Linear};
@@ -23,7 +26,7 @@ use super::patches::PatchGrid;
 /// The stream of the seed's generator that weights are drawn from.
 const WEIGHTS_STREAM: u64 = 1;
 
-/// What decides the shape of a [`Model`].
+/// The shape of a [`Model`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ModelConfig {
     /// Rows per image, in pixels.
@@ -41,13 +44,13 @@ pub struct ModelConfig {
 }
 
 impl ModelConfig {
-    /// Where the first convolution's patches lie.
+    /// The grid of the first convolution's patches.
     pub fn grid(&self) -> PatchGrid {
         let halvings = self.widths.len().saturating_sub(1) as u32;
         PatchGrid::new(self.height, self.width, self.channels, halvings)
     }
 
-    /// A model with weights drawn from `seed`; nothing but the seed and the shape decides them.
+    /// A model with weights drawn from `seed`; seed and shape alone determine them.
     pub fn init<B: Backend>(&self, seed: u64, device: &B::Device) -> Model<B> {
         let mut random = ChaCha8Rng::seed_from_u64(seed);
         random.set_stream(WEIGHTS_STREAM);
@@ -136,7 +139,7 @@ impl<B: Backend> Encoder<B> {
     }
 }
 
-/// One convolution with its normalisation, which makes a bias pointless.
+/// A convolution without bias, then batch normalisation and ReLU.
 #[derive(Module, Debug)]
 struct Layer<B: Backend> {
     filters: Linear<B>,
@@ -144,7 +147,7 @@ struct Layer<B: Backend> {
 }
 
 impl<B: Backend> Layer<B> {
-    /// One row per patch in; of a finer grid, one row per place, four of which are one patch.
+    /// Takes one row per patch, or one row per place of a finer grid, of which four are one patch.
     fn forward(&self, rows: Tensor<B, 2>) -> Tensor<B, 2> {
         let [count, channels] = rows.dims();
         let [patch_len, _] = self.filters.weight.dims();
@@ -153,9 +156,9 @@ impl<B: Backend> Layer<B> {
     }
 }
 
-/// W₂ · ReLU(W₁ · h + b₁) + b₂, as in SimCLR and MoCo v2. There is no batch normalisation in it:
-/// it would see one row per image only, and for MoCo be one more place where the images of a batch
-/// learn of each other.
+/// W₂ · ReLU(W₁ · h + b₁) + b₂, as in SimCLR and MoCo v2. It has no batch normalisation, which
+/// would see only one row per image, and in MoCo would let the images of a batch leak into each
+/// other.
 #[derive(Module, Debug)]
 pub struct ProjectionHead<B: Backend> {
     hidden: Linear<B>,
@@ -170,25 +173,24 @@ impl<B: Backend> ProjectionHead<B> {
 }
 
 #[cfg(test)]
-impl ModelConfig {
-    pub(super) fn small() -> Self {
-        Self {
-            height: 8,
-            width: 8,
-            channels: 1,
-            widths: vec![4, 6],
-            hidden: 7,
-            dim: 5,
-        }
-    }
-}
-
-#[cfg(test)]
 mod tests {
     use burn::backend::{Autodiff, Flex};
     use burn::module::AutodiffModule;
 
     use super::*;
+
+    impl ModelConfig {
+        pub(in crate::train) fn small() -> Self {
+            Self {
+                height: 8,
+                width: 8,
+                channels: 1,
+                widths: vec![4, 6],
+                hidden: 7,
+                dim: 5,
+            }
+        }
+    }
 
     fn embed<B: Backend>(model: &Model<B>, config: &ModelConfig, images: &[f32]) -> Vec<f32> {
         let (patches, count) = config.grid().tensor(images);
@@ -226,8 +228,8 @@ mod tests {
         assert_ne!(with_seed(3), with_seed(4));
     }
 
-    /// With running statistics an image's embedding is its own affair; with batch statistics it
-    /// depends on the others.
+    /// With running statistics an image's embedding depends on that image alone; with batch
+    /// statistics it depends on the others.
     #[test]
     fn images_see_each_other_only_in_training() {
         let config = ModelConfig::small();

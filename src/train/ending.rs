@@ -1,48 +1,48 @@
-//! How a run ends: evaluation, pictures and the page, written into the run folder.
+//! The end of a run: evaluates, then writes the pictures, the page and the last record.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use super::config::RunConfig;
 use super::data::Dataset;
-use super::error::RunError;
 use super::evaluate::{self, Features};
 use super::judgement::judge;
 use super::metrics::{EvaluationRecord, Record, StepRecord};
 use super::platform::{Platform, Waits};
 use super::report::{html, plots, views};
+use super::run_error::RunError;
 use super::run_folder::{self, Metrics, RunFolder};
 use super::trainer::Trainer;
 use crate::CpuEngine;
 
-/// Everything that the end of a run is written from.
+/// What the end of a run is computed from.
 #[derive(Debug)]
 pub struct Ending<'a> {
-    /// The method as papers write it.
+    /// The method's name in papers.
     pub method: &'a str,
-    /// One sentence about images and course.
+    /// One sentence about the images and the settings.
     pub description: &'a str,
-    /// The configuration in force.
+    /// The configuration of the run.
     pub config: &'a RunConfig,
-    /// The same as `config.toml` holds it.
+    /// The same as TOML.
     pub config_text: &'a str,
     /// The images.
     pub dataset: &'a Dataset,
     /// Features before the first step.
     pub untrained: Features,
-    /// The course of the loss.
+    /// Every step of training.
     pub steps: Vec<StepRecord>,
     /// How long training took.
     pub training_seconds: f64,
-    /// How long framework and engine waited for each other in it.
+    /// How long framework and engine waited for each other during training.
     pub waits: Option<Waits>,
     /// Set when the user asks to stop.
     pub stop: &'a AtomicBool,
 }
 
 impl Ending<'_> {
-    /// Evaluates, then writes `metrics.jsonl`'s last line, both pictures and the page; `None` when
-    /// the user asked to stop meanwhile.
+    /// Evaluates, then writes the last line of `metrics.jsonl`, both pictures and the page; `None`
+    /// when the user has asked to stop.
     ///
     /// # Errors
     /// [`RunError`] when something cannot be computed, drawn or written.

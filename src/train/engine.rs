@@ -1,4 +1,4 @@
-//! The engine that a run takes: what `--engine` asks for, and what is here.
+//! Chooses the engine of a run: the one that `--engine` names, or the best that is available.
 
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
@@ -11,17 +11,17 @@ use crate::{CpuEngine, Error};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum EngineName {
-    /// cuda where this build has it and a device is here, else cpu.
+    /// cuda where this build has it and a device is available, else cpu.
     #[default]
     Auto,
-    /// This machine's cores.
+    /// The CPU.
     Cpu,
     /// The first CUDA device.
     Cuda,
 }
 
 impl EngineName {
-    /// As on the command line.
+    /// Its name on the command line.
     pub fn key(self) -> &'static str {
         match self {
             Self::Auto => "auto",
@@ -31,22 +31,22 @@ impl EngineName {
     }
 }
 
-/// An engine that is here.
+/// An available engine.
 #[derive(Debug)]
 pub enum Choice {
-    /// This machine's cores.
+    /// The CPU.
     Cpu,
     /// The first CUDA device.
     #[cfg(feature = "cuda")]
     Cuda(Box<Cuda>),
 }
 
-/// The engine that was asked for, and why it is that: what it computes on, or what cuda lacks here.
-/// Nothing of CUDA is touched when cpu was asked for.
+/// The engine for `asked` and a line about it: what it computes on, or why cuda is unavailable.
+/// `cpu` does not touch CUDA.
 ///
 /// # Errors
-/// [`Error::Unavailable`] when cuda was asked for and is not here; [`CudaError::Driver`](crate::CudaError::Driver)
-/// when it is and its driver fails.
+/// [`Error::Unavailable`] when cuda was asked for and is unavailable;
+/// [`CudaError::Driver`](crate::CudaError::Driver) when its driver fails.
 pub fn choose(asked: EngineName) -> Result<(Choice, String), Error> {
     match asked {
         EngineName::Cpu => Ok((Choice::Cpu, CpuEngine::new().describe())),

@@ -1,102 +1,113 @@
-//! Why `infonce train` ended early, and the exit code that says so.
+//! Errors of the trainer and of its checkpoints.
 
-use std::io::ErrorKind;
 use std::path::PathBuf;
 
-use super::config::ConfigError;
-use super::data::DataError;
-use super::interrupt;
-use super::report::ReportError;
-use super::run_folder::RunFolderError;
-use super::trainer::TrainError;
+use burn::tensor::DataError;
 
-/// Everything that ends the command with another exit code than 0.
+use super::augment::AugmentError;
+
+/// Why training could not start or go on.
 #[derive(Debug, thiserror::Error)]
-pub enum RunError {
-    /// The configuration.
-    #[error(transparent)]
-    Config(#[from] ConfigError),
-    /// The images.
-    #[error(transparent)]
-    Data(#[from] DataError),
-    /// The engine that was asked for.
-    #[error("{0}")]
-    Engine(crate::Error),
-    /// The run folder.
-    #[error(transparent)]
-    Folder(#[from] RunFolderError),
-    /// Training itself.
-    #[error(transparent)]
-    Train(#[from] TrainError),
-    /// A picture.
-    #[error(transparent)]
-    Report(#[from] ReportError),
-    /// The evaluation was given matrices that do not fit.
-    #[error("evaluation: {0}")]
-    Evaluation(#[from] crate::Error),
-    /// The configuration cannot be written as TOML.
-    #[error("could not write the configuration: {0}")]
-    WriteConfig(#[from] toml::ser::Error),
-    /// The system refuses to pass Ctrl-C on.
-    #[error("could not catch Ctrl-C: {0}")]
-    Signal(#[from] ctrlc::Error),
-    /// Ctrl-C.
-    #[error("interrupted; the checkpoint is {}", checkpoint.display())]
-    Interrupted {
-        /// Where it was saved.
+#[non_exhaustive]
+pub enum TrainError {
+    /// A setting outside its range.
+    #[error("`{argument}` is {given}; it must be {allowed}")]
+    Argument {
+        /// Its name.
+        argument: &'static str,
+        /// What was given.
+        given: String,
+        /// The range in words.
+        allowed: &'static str,
+    },
+    /// A loss that the method cannot train with.
+    #[error("`loss` is {given}; {method} takes {fits}")]
+    UnfitLoss {
+        /// Its key.
+        given: String,
+        /// The method's name.
+        method: &'static str,
+        /// The keys of the losses that it can train with.
+        fits: String,
+    },
+    /// Fewer training images than one step takes.
+    #[error("`batch` is {batch}, but there are only {images} training images")]
+    TooFewImages {
+        /// Images there are.
+        images: usize,
+        /// Images a step takes.
+        batch: usize,
+    },
+    /// The loss or a weight became infinite or not a number.
+    #[error(
+        "the loss is not finite at step {step}: {cause}; the last good checkpoint, after \
+         {saved_step} steps, is {}",
+        checkpoint.display()
+    )]
+    NotFinite {
+        /// The step, counted from 1.
+        step: u64,
+        /// The likely cause.
+        cause: String,
+        /// Steps before the checkpoint that is kept.
+        saved_step: u64,
+        /// Where that is.
         checkpoint: PathBuf,
     },
-    /// `--require-improvement` for images without labels.
-    #[error(
-        "--require-improvement compares accuracies, and the images of {data} have no labels{}{notes}",
-        if notes.is_empty() { "" } else { ": " }
-    )]
-    NoLabels {
-        /// The data source.
-        data: String,
-        /// What is known of the reason.
-        notes: String,
-    },
-    /// `--require-improvement` that no number can reach or miss.
-    #[error("`--require-improvement` is {required}; it must be finite")]
-    RequiredPoints {
-        /// Points asked for.
-        required: f64,
-    },
-    /// `--require-improvement` was not reached.
-    #[error(
-        "held-out kNN is {found:+.1} points above the better baseline; \
-         --require-improvement asks for {required}"
-    )]
-    NotImproved {
-        /// Points asked for.
-        required: f64,
-        /// Points found.
-        found: f64,
-    },
+    /// A checkpoint could not be written.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+    /// The augmentation does not fit.
+    #[error(transparent)]
+    Augment(#[from] AugmentError),
+    /// The engine refused.
+    #[error(transparent)]
+    Loss(#[from] crate::Error),
+    /// The framework returned a tensor of another type or other parameters than expected.
+    #[error("unexpected tensor: {0}")]
+    Tensor(String),
+    /// The framework failed.
+    #[error("the tensor framework failed: {0}")]
+    Framework(String),
 }
 
-impl RunError {
-    /// 1 for I/O, 2 for bad input, 3 for a loss that is not finite, 4 for too little improvement,
-    /// 130 for Ctrl-C.
+impl TrainError {
+    /// The command's exit code: 1 for I/O, 2 for bad input, 3 for a loss that is not finite.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::Config(ConfigError::Unreadable { source, .. }) => match source.kind() {
-                ErrorKind::NotFound | ErrorKind::NotADirectory | ErrorKind::IsADirectory => 2,
-                _ => 1,
-            },
-            Self::Config(_) => 2,
-            Self::Data(error) if error.is_io() => 1,
-            Self::Data(_)
-            | Self::Engine(_)
-            | Self::NoLabels { .. }
-            | Self::RequiredPoints { .. } => 2,
-            Self::Folder(RunFolderError::Io { .. }) => 1,
-            Self::Folder(_) => 2,
-            Self::Train(error) => error.exit_code(),
-            Self::Report(_) | Self::Evaluation(_) | Self::WriteConfig(_) | Self::Signal(_) => 1,
-            Self::NotImproved { .. } => 4,
-            Self::Interrupted { .. } => interrupt::EXIT_CODE,
+            Self::Argument { .. }
+            | Self::UnfitLoss { .. }
+            | Self::TooFewImages { .. }
+            | Self::Augment(_) => 2,
+            Self::NotFinite { .. } => 3,
+            Self::Checkpoint(_) | Self::Loss(_) | Self::Tensor(_) | Self::Framework(_) => 1,
         }
     }
+}
+
+impl From<DataError> for TrainError {
+    fn from(error: DataError) -> Self {
+        Self::Tensor(error.to_string())
+    }
+}
+
+/// Why a checkpoint could not be written or read.
+#[derive(Debug, thiserror::Error)]
+pub enum CheckpointError {
+    /// The system refused.
+    #[error("checkpoint {}: {source}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The file is not a checkpoint of this trainer, or a tensor is missing or has another shape.
+    #[error("checkpoint {} is not usable: {reason}", path.display())]
+    Content {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
 }

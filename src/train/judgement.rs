@@ -1,17 +1,18 @@
-//! Evaluates a trained encoder beside itself before training.
+//! Evaluates a trained encoder against its untrained state and against pixels.
 
 use super::augment::{ViewKey, augment_batch};
 use super::config::RunConfig;
 use super::data::Dataset;
-use super::error::RunError;
+use super::error::TrainError;
 use super::evaluate::{self, CollapseChecks, Evaluation, Features, pixels, strided};
 use super::platform::Platform;
-use super::trainer::{TrainError, Trainer};
+use super::run_error::RunError;
+use super::trainer::Trainer;
 use crate::{CpuEngine, Rows};
 
-/// Held-out images that collapse is checked on at most, because uniformity looks at all pairs.
+/// Maximum number of held-out images in the collapse checks; uniformity compares all pairs.
 const COLLAPSE_IMAGES: usize = 2048;
-/// The step that the views of the collapse checks are drawn for: one that training never reaches.
+/// The step whose views the collapse checks draw; training never reaches it.
 const COLLAPSE_STEP: u64 = u64::MAX;
 
 impl Features {
@@ -28,7 +29,7 @@ impl Features {
     }
 }
 
-/// Every number that says what training was worth. Images without labels have no accuracies.
+/// Accuracies and collapse checks of a trained encoder. Images without labels have no accuracies.
 ///
 /// # Errors
 /// [`RunError`] when something cannot be encoded or does not fit together.

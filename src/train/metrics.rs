@@ -17,7 +17,7 @@ pub enum Record {
     Evaluation(EvaluationRecord),
 }
 
-/// What one optimiser step did.
+/// The record of one optimiser step.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct StepRecord {
     /// The step, counted from 1.
@@ -53,7 +53,7 @@ pub struct EpochRecord {
     pub seconds: f64,
 }
 
-/// What the run was worth.
+/// The evaluation of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct EvaluationRecord {
     /// Accuracies and collapse checks.
@@ -66,7 +66,43 @@ pub struct EvaluationRecord {
     pub training_seconds: f64,
     /// Seconds spent on this evaluation.
     pub evaluation_seconds: f64,
-    /// How long framework and engine waited for each other, per step, where they have to.
+    /// How long framework and engine waited for each other, per step; `None` where they never do.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub waits_per_step: Option<Waits>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::train::evaluate::{Accuracies, CollapseChecks, Verdict};
+
+    impl EvaluationRecord {
+        pub(in crate::train) fn example() -> Self {
+            Self {
+                evaluation: Evaluation {
+                    train_images: 4096,
+                    test_images: 1024,
+                    accuracies: Some(Accuracies {
+                        k: 20,
+                        trained_knn: 0.625,
+                        linear_probe: 0.6875,
+                        pixels_knn: 0.2,
+                        untrained_knn: 0.225,
+                        chance: 0.1,
+                    }),
+                    collapse: CollapseChecks {
+                        alignment: 0.25,
+                        uniformity: -3.5,
+                        deviation: 0.9,
+                        images: 1024,
+                        verdict: Verdict::Spread,
+                    },
+                },
+                improvement: Some(40.0),
+                training_seconds: 200.0,
+                evaluation_seconds: 4.25,
+                waits_per_step: None,
+            }
+        }
+    }
 }

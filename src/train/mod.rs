@@ -1,8 +1,9 @@
-//! The trainer: whole SimCLR and MoCo runs from one command.
+//! The trainer: whole SimCLR and MoCo runs from one command, `infonce train`, which [`run`]
+//! executes.
 //!
-//! [`data`] reads images, [`augment`] draws views of them, [`trainer`] trains an [`encoder`] with
-//! this crate's losses, [`evaluate`] says what that was worth and [`report`] shows it. [`run`] is
-//! the command `infonce train` that ties them together.
+//! [`data`] reads images, [`augment`] draws random views of them, [`trainer`] trains an [`encoder`]
+//! with this crate's losses, [`evaluate`] measures the result, and [`report`] shows it.
+//! [`platform`] names the tensor framework and the engine that compute.
 
 mod arguments;
 pub mod augment;
@@ -21,6 +22,7 @@ mod ending;
 mod engine;
 mod error;
 pub mod evaluate;
+mod image_set;
 mod interrupt;
 mod judgement;
 pub mod methods;
@@ -29,20 +31,17 @@ pub mod patches;
 pub mod platform;
 mod recorder;
 pub mod report;
+mod run_error;
 pub mod run_folder;
 mod summary;
+#[cfg(test)]
+mod testing;
 mod train_config;
 pub mod trainer;
 
 pub use arguments::{MethodName, TrainArgs};
 pub use command::run;
 pub use engine::EngineName;
-pub use error::RunError;
 pub use evaluate::Features;
 pub use judgement::judge;
-
-#[cfg(test)]
-fn on_threads<R: Send>(threads: usize, work: impl FnOnce() -> R + Send) -> R {
-    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
-    pool.unwrap().install(work)
-}
+pub use run_error::RunError;

@@ -1,19 +1,19 @@
 //! Cuts images into the overlapping patches that the encoder's first layer multiplies.
 //!
-//! A convolution is a matrix product over patches. The images carry no gradient, so the patches of
-//! the first layer are laid out here, on the host, once per batch; what is left of the layer is one
-//! product with the filters. The grid of patches is walked in nested 2 × 2 blocks (a Z-order
-//! curve), and so the four rows that a later 2 × 2 convolution of stride 2 takes together already
-//! lie one after the other: it needs a reshape and a product, and moves nothing.
+//! A convolution is a matrix product over patches. Images carry no gradient, so that their patches
+//! are cut here once per batch, in host memory, and the first layer is one product with its
+//! filters. The patches are in nested order: 2 × 2 blocks of 2 × 2 blocks (a Z-order curve). The
+//! four rows that a later 2 × 2 convolution of stride 2 takes are therefore adjacent, and that
+//! layer is a reshape and a product.
 
 use burn::tensor::backend::Backend;
 use burn::tensor::{Tensor, TensorData};
 use rayon::prelude::*;
 
-/// The finest grid that the first layer computes on, along the longer side of the image.
+/// Maximum number of patches along the longer side of an image.
 const FINEST_GRID: usize = 16;
 
-/// Where the patches of an image lie, from the image's size alone.
+/// The positions of the patches of an image, which follow from its size.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PatchGrid {
     height: usize,
@@ -30,10 +30,10 @@ impl PatchGrid {
     /// The grid for images of `height` × `width` pixels and `channels` channels, all at least 1,
     /// when `halvings` layers of stride 2 follow.
     ///
-    /// The stride is the least that leaves at most 16 patches along a side: 1 for 8 × 8 images, 2
-    /// for 32 × 32, 4 for 64 × 64. Patches reach one pixel beyond the stride on every side, so that
-    /// neighbours overlap. The grid is as large as a whole number of nested blocks needs, and the
-    /// image lies in its middle, in zeros.
+    /// The stride is the smallest that leaves at most 16 patches along a side: 1 for 8 × 8 images,
+    /// 2 for 32 × 32, 4 for 64 × 64. Patches extend one pixel beyond the stride on every side, so
+    /// that neighbours overlap. The grid is a whole number of nested blocks; the image lies in its
+    /// middle, surrounded by zeros.
     pub fn new(height: usize, width: usize, channels: usize, halvings: u32) -> Self {
         let stride = height.max(width).div_ceil(FINEST_GRID);
         let kernel = stride + 2;
@@ -96,7 +96,8 @@ impl PatchGrid {
         (Tensor::from_data(patches, &Default::default()), count)
     }
 
-    /// Copies what of the patch lies inside the image; the rest of `patch` is zero already.
+    /// Copies the pixels of the patch that are inside the image; the rest of `patch` is zero
+    /// already.
     fn cut_one(&self, image: &[f32], [top, left]: [usize; 2], patch: &mut [f32]) {
         let [above, before] = self.before;
         let (skipped, first) = (before.saturating_sub(left), left.saturating_sub(before));

@@ -1,9 +1,9 @@
 //! Where training runs: a backend of the tensor framework beside an engine that reads its tensors.
 //!
-//! The encoder belongs to the framework; normalisation, loss, momentum update and key queue belong
-//! to the engine. What passes between them is either *lent*, a tensor that the engine reads, or
-//! *owned*, memory that the engine writes and that then becomes a tensor. Methods are written once,
-//! over this trait; which of the two has to wait for the other, and how, is the platform's affair.
+//! The framework computes the encoder. The engine computes normalisation, loss, momentum update and
+//! key queue. A *lent* tensor is one that the engine reads. An *owned* buffer is one that the
+//! engine writes and that becomes a tensor. The training methods are written once, over this trait.
+//! Each platform decides how framework and engine wait for each other.
 
 use std::fmt::Debug;
 use std::ops::Deref;
@@ -12,21 +12,22 @@ use burn::tensor::backend::Backend;
 use burn::tensor::{Shape, Tensor};
 use serde::{Deserialize, Serialize};
 
-use super::trainer::TrainError;
+use super::error::TrainError;
 use crate::{Engine, Memory};
 
 /// The memory of the platform's engine.
 pub type MemoryOf<P> = <<P as Platform>::Engine as Engine>::Memory;
 
-/// A backend of the framework, an engine, and the way between them.
+/// A backend of the framework, an engine, and how values pass between them.
 pub trait Platform: Debug {
     /// The framework's backend; its floats are f32.
     type Backend: Backend;
-    /// What computes everything but the encoder.
+    /// Computes everything but the encoder.
     type Engine: Engine<Memory: Memory<Queue<f32>: Debug>>;
-    /// Values that no tensor shares.
+    /// A buffer that no tensor shares.
     type Owned: Values<MemoryOf<Self>>;
-    /// A tensor's values, to be read. The framework does not change them while this lives.
+    /// A tensor's values, for the engine to read. The framework does not change them while this
+    /// lives.
     type Lent: Deref<Target = Self::Owned>;
 
     /// The engine.
@@ -50,7 +51,7 @@ pub trait Platform: Debug {
         tensors: Vec<Tensor<Self::Backend, D>>,
     ) -> Result<Vec<Self::Owned>, TrainError>;
 
-    /// Room for as many values as each of `lengths` says, for the engine to write.
+    /// Buffers of `lengths` values, for the engine to write.
     ///
     /// # Errors
     /// What the framework reports.
@@ -59,25 +60,25 @@ pub trait Platform: Debug {
         lengths: [usize; N],
     ) -> Result<[Self::Owned; N], TrainError>;
 
-    /// Makes a tensor of what the engine has written, once it has.
+    /// Makes a tensor of a buffer, after the engine has written it.
     ///
     /// # Errors
-    /// What the engine reports of work before.
+    /// What the engine reports of earlier work.
     fn tensor_of<const D: usize>(
         &self,
         values: Self::Owned,
         shape: impl Into<Shape>,
     ) -> Result<Tensor<Self::Backend, D>, TrainError>;
 
-    /// How long framework and engine have waited for each other so far; `None` where neither has
-    /// to, because both compute before they return.
+    /// How long framework and engine have waited for each other so far; `None` where both compute
+    /// before they return.
     fn waits(&self) -> Option<Waits> {
         None
     }
 }
 
-/// Values as an engine reads and writes them. Views are refused with [`TrainError::Loss`] when there
-/// are no values, or not as many as a matrix has.
+/// A buffer as an engine reads and writes it. Views fail with [`TrainError::Loss`] when the buffer
+/// is empty or does not have as many values as the matrix.
 pub trait Values<M: Memory> {
     /// As a matrix of `rows` × `dim`.
     fn matrix(&self, rows: usize, dim: usize) -> Result<M::Rows<'_, f32>, TrainError>;
@@ -89,13 +90,13 @@ pub trait Values<M: Memory> {
     fn vector_mut(&mut self) -> Result<M::VectorMut<'_, f32>, TrainError>;
 }
 
-/// Seconds that the calling thread has spent waiting at the seam between framework and engine.
+/// Seconds that the calling thread has waited between framework and engine.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Waits {
-    /// Until the framework had computed what it lends. The encoder's own time is in it, as far as
-    /// it had not passed when the wait began.
+    /// For the framework to compute what it lends: what was left of the encoder's own time when the
+    /// wait began.
     pub framework_seconds: f64,
-    /// Until the engine had written what becomes a tensor.
+    /// For the engine to write what becomes a tensor.
     pub engine_seconds: f64,
 }
 

@@ -1,5 +1,5 @@
-//! Turns what the trainer reports into `metrics.jsonl`, the course of the loss, and what a person
-//! sees on stderr: a bar on a terminal, a line per epoch elsewhere.
+//! Writes the trainer's records to `metrics.jsonl`, keeps all steps, and shows progress on stderr:
+//! a bar on a terminal, a line per epoch elsewhere.
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
@@ -8,12 +8,12 @@ use super::report::html::duration;
 use super::run_folder::{Metrics, RunFolderError};
 use super::trainer::Observer;
 
-/// Weight of the newest step in the smoothed pace.
+/// Weight of the newest step in the smoothed images per second.
 const PACE_WEIGHT: f64 = 0.1;
-/// Redraws per second at most.
+/// Maximum redraws per second.
 const REDRAWS: u8 = 8;
 
-/// Listens to one run.
+/// Observes one run.
 #[derive(Debug)]
 pub struct Recorder {
     metrics: Metrics,
@@ -45,7 +45,7 @@ impl Recorder {
         }
     }
 
-    /// Takes the bar away; the metrics file and all steps, or the first write that failed.
+    /// Removes the bar; returns the metrics file and all steps, or the first write that failed.
     ///
     /// # Errors
     /// [`RunFolderError::Io`].
@@ -75,7 +75,7 @@ impl Observer for Recorder {
         };
         self.steps.push(record);
         self.write(&Record::Step(record));
-        // The last that was measured.
+        // The last measured top-1.
         let top1 = self.steps.iter().rev().find_map(|step| step.top1);
         let shown = StepRecord { top1, ..record };
         self.bar

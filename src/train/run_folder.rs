@@ -1,7 +1,7 @@
-//! The folder that a run leaves behind, and the promise that nothing in it is half-written.
+//! The folder of a run.
 //!
-//! Files appear whole, `metrics.jsonl` grows by whole lines. A folder made for a run that never starts
-//! is removed again.
+//! Files appear whole, and `metrics.jsonl` grows by whole lines. A folder made for a run that never
+//! starts is removed again.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
@@ -10,11 +10,11 @@ use std::path::{Path, PathBuf};
 use super::checkpoint::write_whole;
 use super::metrics::Record;
 
-/// Every value in force; `--config` reads it back.
+/// The whole configuration; `--config` reads it back.
 pub const CONFIG: &str = "config.toml";
 /// One JSON object per line, see [`Record`].
 pub const METRICS: &str = "metrics.jsonl";
-/// The last good state of training.
+/// The last state of training with finite weights.
 pub const CHECKPOINT: &str = "checkpoint.safetensors";
 /// The loss and contrastive top-1 over steps.
 pub const LOSS_PICTURE: &str = "loss.png";
@@ -26,7 +26,7 @@ pub const REPORT: &str = "report.html";
 /// Why a run folder cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum RunFolderError {
-    /// Something is there already.
+    /// The folder is not empty.
     #[error(
         "run folder {} is not empty; name another with --out, or remove it first", path.display()
     )]
@@ -34,7 +34,7 @@ pub enum RunFolderError {
         /// The folder.
         path: PathBuf,
     },
-    /// It cannot be made or written to.
+    /// The folder cannot be made or written to.
     #[error("run folder {} cannot be written to: {source}", path.display())]
     Unwritable {
         /// The folder.
@@ -61,9 +61,8 @@ pub struct RunFolder {
 }
 
 impl RunFolder {
-    /// Takes `path` for a run: makes the folder where it is missing and checks that it is empty
-    /// and can be written to. Until [`started`](Self::started) is called, dropping it removes
-    /// what was made.
+    /// Makes the folder where it is missing, and checks that it is empty and can be written to.
+    /// Dropping it before [`started`](Self::started) removes what was made.
     ///
     /// # Errors
     /// [`RunFolderError::NotEmpty`] or [`RunFolderError::Unwritable`].
@@ -77,7 +76,8 @@ impl RunFolder {
             .take_while(|folder| !folder.as_os_str().is_empty() && !folder.exists())
             .map(Path::to_path_buf)
             .collect();
-        // Before the folders are made, so that a failure half-way removes those that were.
+        // Constructed before the folders are made, so that a failure halfway removes those that
+        // were.
         let folder = Self {
             path: path.to_path_buf(),
             created,
@@ -107,17 +107,17 @@ impl RunFolder {
         path
     }
 
-    /// From now on the folder stays, whatever happens.
+    /// Keeps the folder from now on.
     pub fn started(&mut self) {
         self.created.clear();
     }
 
-    /// Where the folder is.
+    /// The path of the folder.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Where a file of the folder is.
+    /// The path of a file in the folder.
     pub fn file(&self, name: &str) -> PathBuf {
         self.path.join(name)
     }
@@ -146,7 +146,7 @@ impl RunFolder {
 
 impl Drop for RunFolder {
     fn drop(&mut self) {
-        // Removes empty folders only, so that nobody else's file is lost.
+        // Removes only empty folders, so that no other file is lost.
         let _ = self.created.iter().try_for_each(fs::remove_dir);
     }
 }

@@ -1,11 +1,11 @@
-//! The table that a run ends with on stdout.
+//! The table on stdout at the end of a run.
 
 use std::path::Path;
 
 use super::metrics::EvaluationRecord;
 use super::report::html::{NO_LABELS, duration};
 
-/// The table's text, one aligned row per number, and where to look next.
+/// The table's text: one aligned row per number, then the path of the report.
 pub fn table(result: &EvaluationRecord, report: &Path) -> String {
     let evaluation = &result.evaluation;
     let checks = &evaluation.collapse;
@@ -51,7 +51,7 @@ pub fn table(result: &EvaluationRecord, report: &Path) -> String {
 mod tests {
     use super::*;
     use crate::train::platform::Waits;
-    use crate::train::report::html::tests::{holds, result};
+    use crate::train::testing::contains;
 
     fn table_of(result: &EvaluationRecord) -> String {
         table(result, Path::new("runs/a/report.html"))
@@ -59,12 +59,12 @@ mod tests {
 
     #[test]
     fn every_number_stands_in_its_row_and_values_end_in_one_column() {
-        let text = table_of(&result());
-        holds(
+        let text = table_of(&EvaluationRecord::example());
+        contains(
             &text,
             &["kNN (k = 20)", "62.5%", "68.8%", "20.0%", "22.5%", "+40.0"],
         );
-        holds(
+        contains(
             &text,
             &["0.250", "-3.500", "0.900", "3 min 20 s", "no collapse"],
         );
@@ -77,11 +77,11 @@ mod tests {
 
     #[test]
     fn without_labels_the_table_says_what_is_left_out() {
-        let mut result = result();
+        let mut result = EvaluationRecord::example();
         result.evaluation.accuracies = None;
         result.improvement = None;
         let text = table_of(&result);
-        holds(
+        contains(
             &text,
             &[NO_LABELS, "0.250", "-3.500", "0.900", "no collapse"],
         );
@@ -96,9 +96,9 @@ mod tests {
         };
         let result = EvaluationRecord {
             waits_per_step: Some(waits.per(10)),
-            ..result()
+            ..EvaluationRecord::example()
         };
-        holds(
+        contains(
             &table_of(&result),
             &["waits for the encoder, a step", "50.00 ms", " 2.50 ms"],
         );

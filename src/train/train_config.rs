@@ -1,12 +1,12 @@
-//! Every setting of a training run but the data and its augmentation, with defaults per method.
+//! The settings of a training run except its data and augmentation, with defaults per method.
 
 use std::f64::consts::PI;
 
 use serde::{Deserialize, Serialize};
 
-use super::data::ImageSet;
 use super::encoder::ModelConfig;
-use super::trainer::TrainError;
+use super::error::TrainError;
+use super::image_set::ImageSet;
 use crate::Contrast;
 use crate::losses::{self, Loss};
 
@@ -19,7 +19,7 @@ use crate::losses::{self, Loss};
 /// ```
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TrainConfig {
-    /// The method and what only it has; its fields stand beside the others when written.
+    /// The method with its own settings, which are written beside the others.
     #[serde(flatten)]
     pub method: MethodConfig,
     /// Seed of everything random.
@@ -38,15 +38,15 @@ pub struct TrainConfig {
     pub hidden: usize,
     /// Channels after each convolution of the encoder; the last is the dimension of its features.
     pub widths: Vec<usize>,
-    /// Learning rate at its highest.
+    /// The highest learning rate.
     pub learning_rate: f64,
-    /// Share of all steps in which the learning rate rises to it.
+    /// Share of all steps over which the learning rate rises from 0.
     pub warmup: f64,
-    /// Pull of the weights towards zero, per unit of learning rate.
+    /// Weight decay, per unit of learning rate.
     pub weight_decay: f64,
 }
 
-/// A method with the settings that no other has.
+/// A method with its own settings.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "method", rename_all = "snake_case")]
 pub enum MethodConfig {
@@ -54,20 +54,21 @@ pub enum MethodConfig {
     Simclr,
     /// He et al. 2020.
     Moco {
-        /// Keys in the queue, which losses without one leave empty.
+        /// Keys in the queue; losses without a queue ignore it.
         queue: usize,
-        /// m, of the key encoder's update.
+        /// m of the key encoder's update.
         momentum: f64,
-        /// Whether m stays or goes to 1.
+        /// How m changes over training.
         momentum_course: MomentumCourse,
-        /// Groups of a batch that are normalised apart, against leakage.
+        /// Groups of a batch that are normalised separately, so that no statistics reveal the
+        /// positive.
         norm_groups: usize,
     },
 }
 
 impl MethodConfig {
-    /// The losses that it can train with: those on one matrix of both views, or those whose candidates
-    /// are keys without a gradient.
+    /// The losses that the method can train with. SimCLR takes those on one matrix of both views,
+    /// MoCo those whose candidates are keys without a gradient.
     pub fn losses(&self) -> impl Iterator<Item = &'static Loss> {
         let one_matrix = *self == Self::Simclr;
         losses::TABLE.iter().filter(move |loss| {
@@ -79,7 +80,7 @@ impl MethodConfig {
         })
     }
 
-    /// As in `config.toml` and on the command line.
+    /// Its name in `config.toml` and on the command line.
     pub fn key(&self) -> &'static str {
         match self {
             Self::Simclr => "simclr",
@@ -87,7 +88,7 @@ impl MethodConfig {
         }
     }
 
-    /// As papers write it.
+    /// Its name in papers.
     pub fn title(&self) -> &'static str {
         match self {
             Self::Simclr => "SimCLR",
@@ -96,7 +97,7 @@ impl MethodConfig {
     }
 }
 
-/// How the momentum of the key encoder moves over training.
+/// How the momentum of the key encoder changes over training.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum MomentumCourse {
@@ -106,7 +107,7 @@ pub enum MomentumCourse {
     Cosine,
 }
 
-/// Sizes of layers.
+/// Allowed sizes of layers.
 const SIZES: std::ops::RangeInclusive<usize> = 1..=4096;
 
 impl TrainConfig {
@@ -244,12 +245,12 @@ impl TrainConfig {
     }
 }
 
-/// The keys of losses, in a line.
+/// The keys of losses, separated by commas.
 pub(super) fn keys(losses: impl Iterator<Item = &'static Loss>) -> String {
     losses.map(|loss| loss.key).collect::<Vec<_>>().join(", ")
 }
 
-/// A number as people write it: with an exponent where it would take many digits.
+/// The number in plain notation, or with an exponent where that takes many digits.
 pub(super) fn number(value: f64) -> String {
     if value == 0.0 || (1e-4..1e7).contains(&value.abs()) {
         value.to_string()

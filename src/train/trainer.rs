@@ -1,6 +1,6 @@
 //! The training loop: shuffled batches, two views of each image, a step, a report.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
@@ -14,13 +14,15 @@ use rand::SeedableRng;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 
-use super::augment::{AugmentConfig, AugmentError, ViewKey, augment_batch, to_float};
+use super::augment::{AugmentConfig, ViewKey, augment_batch, to_float};
 use super::bridge::{self, UnitRows};
-use super::checkpoint::{self, CheckpointError};
+use super::checkpoint;
 pub use super::cpu::Cpu;
-use super::data::{Dataset, ImageSet};
+use super::data::Dataset;
 use super::ema;
 use super::encoder::{Model, ModelConfig};
+pub use super::error::TrainError;
+use super::image_set::ImageSet;
 use super::methods::{LossReport, Method, Moco, Views};
 use super::metrics::{EpochRecord, StepRecord};
 use super::patches::PatchGrid;
@@ -29,7 +31,7 @@ use super::train_config::number;
 pub use super::train_config::{MethodConfig, MomentumCourse, TrainConfig};
 use crate::{KeyQueue, MomentumSchedule};
 
-/// Images that are encoded at a time outside training.
+/// Images encoded at a time outside training.
 const ENCODE_BATCH: usize = 256;
 /// Below this, logits and gradients of 1/τ drive weights out of range at any usual learning rate.
 const TINY_TEMPERATURE: f64 = 1e-3;
@@ -37,92 +39,13 @@ const TINY_TEMPERATURE: f64 = 1e-3;
 const TINY_FOR_POWERS: f64 = 1e-2;
 /// Momentum of the optimiser.
 const SGD_MOMENTUM: f64 = 0.9;
-/// Every so many steps contrastive top-1 is measured, and at the last step of every epoch: it costs a search
-/// among the candidates.
+/// Contrastive top-1 is measured at every n-th step and at the last of an epoch, because it costs a
+/// search among the candidates.
 const TOP1_EVERY: u64 = 8;
 /// The stream of the seed's generator that the order of images is drawn from.
 const ORDER_STREAM: u64 = 2;
 
-/// Why training could not start or go on.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum TrainError {
-    /// A setting outside its range.
-    #[error("`{argument}` is {given}; it must be {allowed}")]
-    Argument {
-        /// Its name.
-        argument: &'static str,
-        /// What was given.
-        given: String,
-        /// The range in words.
-        allowed: &'static str,
-    },
-    /// A loss that the method cannot train with.
-    #[error("`loss` is {given}; {method} takes {fits}")]
-    UnfitLoss {
-        /// Its key.
-        given: String,
-        /// The method's name.
-        method: &'static str,
-        /// The keys of those that it can train with.
-        fits: String,
-    },
-    /// Fewer training images than one step takes.
-    #[error("`batch` is {batch}, but there are only {images} training images")]
-    TooFewImages {
-        /// Images there are.
-        images: usize,
-        /// Images a step takes.
-        batch: usize,
-    },
-    /// The loss or a weight became infinite or not a number.
-    #[error(
-        "the loss is not finite at step {step}: {cause}; the last good checkpoint, after \
-         {saved_step} steps, is {}",
-        checkpoint.display()
-    )]
-    NotFinite {
-        /// The step, counted from 1.
-        step: u64,
-        /// The likely cause.
-        cause: String,
-        /// Steps before the checkpoint that is kept.
-        saved_step: u64,
-        /// Where that is.
-        checkpoint: PathBuf,
-    },
-    /// A checkpoint could not be written.
-    #[error(transparent)]
-    Checkpoint(#[from] CheckpointError),
-    /// The augmentation does not fit.
-    #[error(transparent)]
-    Augment(#[from] AugmentError),
-    /// The engine refused.
-    #[error(transparent)]
-    Loss(#[from] crate::Error),
-    /// The framework handed out something else than it was given.
-    #[error("unexpected tensor: {0}")]
-    Tensor(String),
-    /// The framework failed.
-    #[error("the tensor framework failed: {0}")]
-    Framework(String),
-}
-
-impl TrainError {
-    /// The command's exit code: 1 for I/O, 2 for bad input, 3 for a loss that is not finite.
-    pub fn exit_code(&self) -> u8 {
-        match self {
-            Self::Argument { .. }
-            | Self::UnfitLoss { .. }
-            | Self::TooFewImages { .. }
-            | Self::Augment(_) => 2,
-            Self::NotFinite { .. } => 3,
-            Self::Checkpoint(_) | Self::Loss(_) | Self::Tensor(_) | Self::Framework(_) => 1,
-        }
-    }
-}
-
-/// Who is told how training goes.
+/// Receives the records of training.
 pub trait Observer {
     /// After every step.
     fn step(&mut self, record: &StepRecord);
@@ -130,7 +53,7 @@ pub trait Observer {
     fn epoch(&mut self, record: &EpochRecord);
 }
 
-/// How a run ended that did not fail. Its checkpoint is written either way.
+/// How a run without an error ended. Its checkpoint is written in both cases.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
     /// All epochs are done.
@@ -171,8 +94,8 @@ impl Trainer {
 }
 
 impl<P: Platform> Trainer<P> {
-    /// A new model for the images of `dataset`, to be trained on `platform`; nothing is trained yet.
-    /// The seed decides everything random; in host memory that is every number, on any number of
+    /// A new, untrained model for the images of `dataset`, to be trained on `platform`. The seed
+    /// determines everything random. In host memory it determines every number, with any number of
     /// threads.
     ///
     /// # Errors
@@ -208,34 +131,33 @@ impl<P: Platform> Trainer<P> {
         })
     }
 
-    /// The control experiment: the gradient of the loss is replaced by zeros, while everything
-    /// else goes on as always. A check for improvement that such a run passes is void.
+    /// The control experiment: zeros replace the gradient of the loss. A check for improvement is
+    /// void if such a run passes it.
     #[must_use]
     pub fn without_gradient(mut self) -> Self {
         self.upstream = 0.0;
         self
     }
 
-    /// The model as it is now.
+    /// The model in its present state.
     pub fn model(&self) -> &Model<Autodiff<P::Backend>> {
         &self.model
     }
 
-    /// Where it trains.
+    /// The platform that it trains on.
     pub fn platform(&self) -> &P {
         &self.platform
     }
 
-    /// Steps of the whole run. The images left over after the last full batch sit out an epoch
-    /// (others each time), so that every step has equally many negatives.
+    /// Steps of the whole run. Each epoch skips the images after its last full batch (others each
+    /// time), so that every step has equally many negatives.
     pub fn total_steps(&self) -> u64 {
         self.config.epochs.saturating_mul(self.steps_per_epoch)
     }
 
-    /// Trains on the training images of `dataset`, the set that the trainer was made for, from the
-    /// first step to the last, telling `observer`. A checkpoint is written to `checkpoint` before
-    /// the first step, after every epoch and when `stop` becomes true, which is looked at before
-    /// every step.
+    /// Trains from the first step to the last on the training images of `dataset`, the set that the
+    /// trainer was made for, and reports to `observer`. Writes a checkpoint before the first step,
+    /// after every epoch, and when `stop` is true, which is read before every step.
     ///
     /// # Errors
     /// [`TrainError`]. [`TrainError::NotFinite`] leaves the last good checkpoint in place.
@@ -305,7 +227,7 @@ impl<P: Platform> Trainer<P> {
         Ok(Outcome::Finished)
     }
 
-    /// One step on the images `train[batch]`. When the loss is not finite nothing is learned.
+    /// One step on the images `train[batch]`. A loss that is not finite changes no weight.
     fn step(
         &mut self,
         train: &ImageSet,
@@ -346,20 +268,14 @@ impl<P: Platform> Trainer<P> {
             Method::SimClr(_) => None,
             Method::Moco(moco) => Some(moco.state(&self.platform)?),
         };
-        let (shape, model) = (&self.shape, &self.model);
-        Ok(checkpoint::save(
-            path,
-            self.step,
-            shape,
-            model,
-            moco.as_ref(),
-        )?)
+        checkpoint::save(path, self.step, &self.shape, &self.model, moco.as_ref())?;
+        Ok(())
     }
 
-    /// The error for a loss or weights that are not finite at `step`, with what most likely led
-    /// there. Pixels are finite and embeddings have length 1, so logits stay within ±1/τ and the
-    /// gradient of each within a few times that: a step too long has driven weights or activations
-    /// out of range.
+    /// The error for a loss or weights that are not finite at `step`, with the likely cause. Pixels
+    /// are finite and embeddings have length 1, so that logits stay within ±1/τ and the gradient of
+    /// each within a few times that. Only too long a step drives weights or activations out of
+    /// range.
     fn not_finite(
         &self,
         step: u64,
@@ -404,12 +320,12 @@ impl<P: Platform> Trainer<P> {
         self.config.widths.last().copied().unwrap_or_default()
     }
 
-    /// Features of all images of `set` as they are, N × [`feature_dim`](Self::feature_dim) in the
-    /// set's order.
+    /// Features of the unaugmented images of `set`, N × [`feature_dim`](Self::feature_dim) in its
+    /// order.
     ///
-    /// They are normalised with running statistics; before the first step, when those are still 0
-    /// and 1 and would normalise nothing, with the statistics of up to 256 images at a time: an
-    /// untrained encoder that does not normalise would be no fair baseline.
+    /// Batch normalisation uses running statistics. Before the first step those are 0 and 1 and
+    /// would normalise nothing; the statistics of up to 256 images at a time replace them, because
+    /// an untrained encoder without normalisation is too weak a baseline.
     ///
     /// # Errors
     /// [`TrainError::Argument`] when the images have another size than those trained on.
@@ -427,7 +343,7 @@ impl<P: Platform> Trainer<P> {
         let trained = self.model.valid();
         let indices: Vec<usize> = (0..set.len()).collect();
         let mut features = Vec::with_capacity(set.len() * self.feature_dim());
-        // Nearly equal batches, because statistics of a small rest would be poor.
+        // Nearly equal batches, because a small last one would have poor statistics.
         let batches = set.len().div_ceil(ENCODE_BATCH).max(1);
         for batch in indices.chunks(set.len().div_ceil(batches).max(1)) {
             let mut images = vec![0.0; batch.len() * set.image_len()];

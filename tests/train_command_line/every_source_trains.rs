@@ -1,5 +1,5 @@
-//! Every source of images that `--help` names, from files like those that people have, through a
-//! whole run; what takes labels is left out where there are none, and said to be.
+//! Every source of images that `--help` names trains a whole run. Where there are no labels, the
+//! report leaves out accuracies and says so.
 
 use super::*;
 
@@ -80,10 +80,8 @@ fn every_source_trains_and_labels_decide_the_report() {
         ("npy:arrays", None),
     ] {
         let batch = if source == "idx:digits" { "256" } else { "4" };
-        let arguments = [
-            "simclr", "--data", source, "--epochs", "1", "--batch", batch, "--out", "run",
-        ];
-        let (table, progress) = trained(folder, &arguments);
+        let options = format!("--epochs 1 --batch {batch} --out run");
+        let (table, progress) = trained(folder, &arguments("simclr", source, &options));
         let run = folder.join("run");
         assert_eq!(entries(&run), FILES, "{source}");
         let found = evaluation(&run);
@@ -111,52 +109,27 @@ fn every_source_trains_and_labels_decide_the_report() {
 fn a_run_without_labels_shows_all_but_accuracies() {
     let directory = tempfile::tempdir().unwrap();
     write_arrays(directory.path(), 40, 4);
-    let source = ["simclr", "--data", "npy:images.npy"];
-    let arguments = [
-        &source as &[&str],
-        &["--epochs", "2", "--batch", "16", "--out", "run"],
-    ]
-    .concat();
-    let (table, _) = trained(directory.path(), &arguments);
+    let arguments = |options| arguments("simclr", "npy:images.npy", options);
+    let options = "--epochs 2 --batch 16 --out run";
+    let (table, _) = trained(directory.path(), &arguments(options));
     let left_out = "The images have no labels, so kNN, linear probe and points above the baseline are left out.";
     let page = fs::read_to_string(directory.path().join("run/report.html")).unwrap();
-    for text in [&table, &page] {
-        assert!(text.contains(left_out), "{text}");
-    }
-    for row in [
-        "alignment",
-        "uniformity",
-        "embedding std",
-        "collapse",
-        "training time",
-    ] {
-        assert!(table.contains(row), "{row:?} is not in\n{table}");
-    }
+    contains(&page, &[left_out]);
+    contains(&table, &[left_out, "alignment", "uniformity"]);
+    contains(&table, &["embedding std", "collapse", "training time"]);
     assert!(!table.contains('%'), "{table}");
-    for picture in ["loss.png", "embedding.png"] {
-        let decoded = image::open(directory.path().join("run").join(picture))
-            .unwrap()
-            .to_rgb8();
-        assert!(
-            decoded.pixels().any(|pixel| pixel.0 != [255; 3]),
-            "{picture} is blank"
-        );
-    }
-    let checks = evaluation(&directory.path().join("run"))
-        .evaluation
-        .collapse;
+    has_pictures(&directory.path().join("run"));
+    let found = evaluation(&directory.path().join("run")).evaluation;
+    let checks = found.collapse;
     assert!(checks.alignment.is_finite() && checks.uniformity < 0.0 && checks.deviation > 0.0);
 
     // Its configuration repeats it.
     let again = ["simclr", "--config", "run/config.toml", "--out", "again"];
     trained(directory.path(), &again);
     let repeated = evaluation(&directory.path().join("again"));
-    assert_eq!(
-        repeated.evaluation,
-        evaluation(&directory.path().join("run")).evaluation
-    );
+    assert_eq!(repeated.evaluation, found);
 
-    let required = [&source as &[&str], &["--require-improvement", "5"]].concat();
+    let required = arguments("--require-improvement 5");
     let words = ["--require-improvement", "npy:images.npy", "no labels"];
     refused_in_one_line(directory.path(), &required, &words);
 }
@@ -168,40 +141,21 @@ fn a_damaged_file_is_named_or_left_out_when_asked() {
     write_pngs(&folder.join("photos"), 10);
     let whole = fs::read(folder.join("photos/0.png")).unwrap();
     fs::write(folder.join("photos/cut.png"), &whole[..whole.len() / 2]).unwrap();
-    let common = [
-        "simclr",
-        "--data",
-        "folder:photos",
-        "--epochs",
-        "1",
-        "--batch",
-        "4",
-    ];
-    refused_in_one_line(folder, &common, &["photos/cut.png", "--skip-unreadable"]);
+    let common = "--epochs 1 --batch 4";
+    let arguments = |options: &str| arguments("simclr", "folder:photos", options);
+    let words = ["photos/cut.png", "--skip-unreadable"];
+    refused_in_one_line(folder, &arguments(common), &words);
 
-    let options = ["--skip-unreadable", "--out", "photos/run"];
-    let (_, progress) = trained(folder, &[&common as &[&str], &options].concat());
+    let options = format!("{common} --skip-unreadable --out photos/run");
+    let (_, progress) = trained(folder, &arguments(&options));
     let left_out = "1 file could not be read and was left out, the first is photos/cut.png";
-    assert!(
-        progress.contains(&format!("note: {left_out}")),
-        "{progress}"
-    );
+    contains(&progress, &[&format!("note: {left_out}")]);
     let page = fs::read_to_string(folder.join("photos/run/report.html")).unwrap();
-    assert!(page.contains(left_out), "{page}");
+    contains(&page, &[left_out]);
 
     // The configuration asks for the same, and the run folder inside the data is no class.
-    let again = [
-        "simclr",
-        "--config",
-        "photos/run/config.toml",
-        "--out",
-        "again",
-    ];
-    let (_, progress) = trained(folder, &again);
-    assert!(progress.contains(left_out), "{progress}");
-    assert!(
-        progress.contains("run folders are left out: photos/run"),
-        "{progress}"
-    );
-    assert!(progress.contains("without labels"), "{progress}");
+    let again = "simclr --config photos/run/config.toml --out again";
+    let (_, progress) = trained(folder, &Vec::from_iter(again.split(' ')));
+    contains(&progress, &[left_out, "without labels"]);
+    contains(&progress, &["run folders are left out: photos/run"]);
 }

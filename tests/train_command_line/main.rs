@@ -1,14 +1,16 @@
 //! What `infonce train` promises on the command line: exit codes, one clear line for each mistake,
-//! nothing half-written, and a run folder whose files all read back.
+//! nothing half-written, and a run folder whose files can all be read.
 #![cfg(feature = "train")]
 
 mod every_setting_ends_in_a_result_or_one_line;
 mod every_source_trains;
 
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::fmt::Debug;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use infonce::train::metrics::{EvaluationRecord, Record};
@@ -23,20 +25,50 @@ const FILES: [&str; 6] = [
     "report.html",
 ];
 
-fn digits() -> String {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("assets/optdigits");
-    format!("idx:{}", folder.display())
+/// A word of a command line.
+trait Word: AsRef<OsStr> + Debug {}
+impl<T: AsRef<OsStr> + Debug> Word for T {}
+
+/// `method` on the images of `data`, with `options` between spaces.
+fn arguments(method: &str, data: &str, options: &str) -> Vec<String> {
+    let words = [method, "--data", data].into_iter();
+    words.chain(options.split(' ')).map(str::to_owned).collect()
 }
 
-/// `infonce train` in a folder of its own.
-fn train(folder: &Path, arguments: &[&str]) -> Command {
+/// `method` on the digits in `assets`.
+fn digits(method: &str, options: &str) -> Vec<String> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("assets/optdigits");
+    arguments(method, &format!("idx:{}", folder.display()), options)
+}
+
+/// `infonce train`, started in `folder`.
+fn train(folder: &Path, arguments: &[impl Word]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_infonce"));
     command.arg("train").args(arguments).current_dir(folder);
     command
 }
 
-fn output(folder: &Path, arguments: &[&str]) -> Output {
-    train(folder, arguments).output().unwrap()
+/// Asserts the exit code and that nothing panicked; returns stdout and stderr.
+#[track_caller]
+fn ends(folder: &Path, arguments: &[impl Word], code: i32) -> (String, String) {
+    let output = train(folder, arguments).output().unwrap();
+    let [stdout, stderr] =
+        [output.stdout, output.stderr].map(|text| String::from_utf8(text).unwrap());
+    assert_eq!(output.status.code(), Some(code), "{arguments:?}: {stderr}");
+    assert!(!stderr.contains("panicked"), "{arguments:?}: {stderr}");
+    (stdout, stderr)
+}
+
+#[track_caller]
+fn trained(folder: &Path, arguments: &[impl Word]) -> (String, String) {
+    ends(folder, arguments, 0)
+}
+
+#[track_caller]
+fn contains(text: &str, words: &[&str]) {
+    for word in words {
+        assert!(text.contains(word), "{word:?} is not in {text}");
+    }
 }
 
 fn entries(folder: &Path) -> Vec<String> {
@@ -48,39 +80,22 @@ fn entries(folder: &Path) -> Vec<String> {
     names
 }
 
-/// Asserts exit code 2, an error that holds all of `words`, and that nothing was left behind.
-fn refused(arguments: &[&str], words: &[&str]) {
-    let directory = tempfile::tempdir().unwrap();
-    refused_in(directory.path(), arguments, words);
-}
-
-fn refused_in(folder: &Path, arguments: &[&str], words: &[&str]) {
+/// Asserts exit code 2, an error with all of `words`, and that no file is left behind.
+#[track_caller]
+fn refused(folder: &Path, arguments: &[impl Word], words: &[&str]) -> String {
     let before = entries(folder);
-    let output = output(folder, arguments);
-    let message = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(output.status.code(), Some(2), "{arguments:?}: {message}");
+    let (_, message) = ends(folder, arguments, 2);
     assert!(message.starts_with("error: "), "{arguments:?}: {message}");
-    assert!(!message.contains("panicked"), "{arguments:?}: {message}");
-    for word in words {
-        assert!(
-            message.contains(word),
-            "{arguments:?}: {word:?} is not in {message}"
-        );
-    }
-    assert_eq!(
-        entries(folder),
-        before,
-        "{arguments:?} left something behind"
-    );
+    contains(&message, words);
+    assert_eq!(entries(folder), before, "{arguments:?} left files behind");
+    message
 }
 
-/// Asserts exit code 0; what was printed on stdout and stderr.
-fn trained(folder: &Path, arguments: &[&str]) -> (String, String) {
-    let output = output(folder, arguments);
-    let [table, progress] =
-        [output.stdout, output.stderr].map(|text| String::from_utf8(text).unwrap());
-    assert_eq!(output.status.code(), Some(0), "{arguments:?}: {progress}");
-    (table, progress)
+/// As [`refused`], and the message is one line; the parser's own messages have hints below.
+#[track_caller]
+fn refused_in_one_line(folder: &Path, arguments: &[impl Word], words: &[&str]) {
+    let message = refused(folder, arguments, words);
+    assert_eq!(message.trim_end().lines().count(), 1, "{message}");
 }
 
 /// A file as NumPy writes it.
@@ -117,11 +132,13 @@ fn write_arrays(folder: &Path, count: usize, classes: usize) {
     );
 }
 
-/// As [`refused_in`], and the message is one line; the parser's own messages have hints below.
-fn refused_in_one_line(folder: &Path, arguments: &[&str], words: &[&str]) {
-    refused_in(folder, arguments, words);
-    let message = String::from_utf8(output(folder, arguments).stderr).unwrap();
-    assert_eq!(message.trim_end().lines().count(), 1, "{message}");
+#[track_caller]
+fn has_pictures(run: &Path) {
+    for picture in ["loss.png", "embedding.png"] {
+        let decoded = image::open(run.join(picture)).unwrap().to_rgb8();
+        let drawn = decoded.pixels().any(|pixel| pixel.0 != [255; 3]);
+        assert!(drawn, "{picture} is blank");
+    }
 }
 
 fn records(run: &Path) -> Vec<Record> {
@@ -151,89 +168,73 @@ fn evaluation(run: &Path) -> EvaluationRecord {
 
 #[test]
 fn options_that_do_not_exist_or_do_not_parse_are_refused() {
-    refused(&["simclr", "--epoch-count", "3"], &["--epoch-count"]);
-    refused(&["byol"], &["byol", "simclr", "moco"]);
-    refused(&["simclr", "--epochs", "many"], &["--epochs", "many"]);
-    refused(
-        &["simclr", "--data", "mnist"],
-        &["mnist", "idx:DIR", "folder:DIR"],
-    );
+    let directory = tempfile::tempdir().unwrap();
+    for (arguments, words) in [
+        (
+            &["simclr", "--epoch-count", "3"] as &[_],
+            &["--epoch-count"] as &[_],
+        ),
+        (&["byol"], &["byol", "simclr", "moco"]),
+        (&["simclr", "--epochs", "many"], &["--epochs", "many"]),
+        (
+            &["simclr", "--data", "mnist"],
+            &["mnist", "idx:DIR", "folder:DIR"],
+        ),
+    ] {
+        refused(directory.path(), arguments, words);
+    }
 }
 
 #[test]
 fn values_out_of_range_are_refused_by_name() {
     let directory = tempfile::tempdir().unwrap();
-    let digits = digits();
-    for (arguments, words) in [
+    for (method, options, words) in [
         (
-            &["--temperature", "0"] as &[&str],
+            "simclr",
+            "--temperature 0",
             &["temperature", "0"] as &[&str],
         ),
-        (&["--temperature", "-0.5"], &["temperature", "-0.5"]),
-        (&["--temperature", "nan"], &["temperature"]),
-        (&["--epochs", "0"], &["epochs"]),
-        (&["--batch", "0"], &["batch"]),
-        (&["--batch", "100000"], &["batch", "100000", "1347"]),
-        (&["--dim", "0"], &["dim"]),
-        (&["--lr", "inf"], &["learning_rate"]),
-        (&["--queue", "64"], &["--queue", "moco"]),
-        (&["--momentum", "0.9"], &["--momentum", "moco"]),
+        ("simclr", "--temperature -0.5", &["temperature", "-0.5"]),
+        ("simclr", "--temperature nan", &["temperature"]),
+        ("simclr", "--epochs 0", &["epochs"]),
+        ("simclr", "--batch 0", &["batch"]),
+        ("simclr", "--batch 100000", &["batch", "100000", "1347"]),
+        ("simclr", "--dim 0", &["dim"]),
+        ("simclr", "--lr inf", &["learning_rate"]),
+        ("simclr", "--queue 64", &["--queue", "moco"]),
+        ("simclr", "--momentum 0.9", &["--momentum", "moco"]),
+        ("moco", "--momentum 1.5", &["momentum"]),
+        ("moco", "--queue 0", &["queue"]),
     ] {
-        let mut all = vec!["simclr", "--data", &digits];
-        all.extend(arguments);
-        refused_in_one_line(directory.path(), &all, words);
-    }
-    let moco = ["moco", "--data", &digits];
-    for (arguments, word) in [
-        (["--momentum", "1.5"], "momentum"),
-        (["--queue", "0"], "queue"),
-    ] {
-        refused_in_one_line(
-            directory.path(),
-            &[&moco as &[&str], &arguments].concat(),
-            &[word],
-        );
+        refused_in_one_line(directory.path(), &digits(method, options), words);
     }
 }
 
 #[test]
 fn data_that_is_not_there_or_not_whole_is_refused_with_its_path() {
     let directory = tempfile::tempdir().unwrap();
+    let folder = directory.path();
     for source in ["idx:nowhere", "cifar10:nowhere", "folder:nowhere"] {
-        refused_in_one_line(
-            directory.path(),
-            &["simclr", "--data", source],
-            &["nowhere"],
-        );
+        refused_in_one_line(folder, &["simclr", "--data", source], &["nowhere"]);
     }
     let assets = Path::new(env!("CARGO_MANIFEST_DIR")).join("assets/optdigits");
     for entry in fs::read_dir(assets).unwrap() {
         let path = entry.unwrap().path();
-        fs::copy(&path, directory.path().join(path.file_name().unwrap())).unwrap();
+        fs::copy(&path, folder.join(path.file_name().unwrap())).unwrap();
     }
-    let images = directory.path().join("train-images-idx3-ubyte");
+    let images = folder.join("train-images-idx3-ubyte");
     let whole = fs::read(&images).unwrap();
     fs::write(&images, &whole[..whole.len() - 100]).unwrap();
-    refused_in_one_line(
-        directory.path(),
-        &["simclr", "--data", "idx:."],
-        &["train-images-idx3-ubyte", "bytes"],
-    );
+    let words = ["train-images-idx3-ubyte", "bytes"];
+    refused_in_one_line(folder, &["simclr", "--data", "idx:."], &words);
     for class in ["cat", "dog"] {
-        fs::create_dir_all(directory.path().join("images").join(class)).unwrap();
+        let class = folder.join("images").join(class);
+        fs::create_dir_all(&class).unwrap();
         for name in ["a.png", "b.png", "c.png", "d.png"] {
-            fs::write(
-                directory.path().join("images").join(class).join(name),
-                "no image",
-            )
-            .unwrap();
+            fs::write(class.join(name), "no image").unwrap();
         }
     }
-    refused_in_one_line(
-        directory.path(),
-        &["simclr", "--data", "folder:images"],
-        &[".png"],
-    );
+    refused_in_one_line(folder, &["simclr", "--data", "folder:images"], &[".png"]);
 }
 
 #[test]
@@ -242,25 +243,22 @@ fn a_run_folder_that_cannot_be_used_is_refused_before_training() {
     fs::write(directory.path().join("file"), "").unwrap();
     fs::create_dir(directory.path().join("taken")).unwrap();
     fs::write(directory.path().join("taken/config.toml"), "seed = 1").unwrap();
-    let digits = digits();
     for (out, word) in [
         ("file/run", "file/run"),
         ("file", "file"),
         ("taken", "not empty"),
     ] {
-        let arguments = ["simclr", "--data", &digits, "--out", out];
+        let arguments = digits("simclr", &format!("--out {out}"));
         refused_in_one_line(directory.path(), &arguments, &["run folder", word]);
     }
-    assert_eq!(
-        fs::read(directory.path().join("taken/config.toml")).unwrap(),
-        b"seed = 1"
-    );
+    let kept = fs::read(directory.path().join("taken/config.toml")).unwrap();
+    assert_eq!(kept, b"seed = 1");
 }
 
 #[test]
 fn a_configuration_file_that_does_not_fit_is_refused_by_key() {
     let directory = tempfile::tempdir().unwrap();
-    let digits = digits();
+    let arguments = digits("simclr", "--config run.toml");
     for (text, words) in [
         ("colour = 1", &["colour"] as &[&str]),
         ("[augment.crop]\nscales = [0.1, 1.0]", &["scale"]),
@@ -270,51 +268,28 @@ fn a_configuration_file_that_does_not_fit_is_refused_by_key() {
         ("[train]\nmethod = \"moco\"", &["moco", "simclr"]),
     ] {
         fs::write(directory.path().join("run.toml"), text).unwrap();
-        let arguments = ["simclr", "--data", &digits, "--config", "run.toml"];
         let all = [&["run.toml"], words].concat();
         refused_in_one_line(directory.path(), &arguments, &all);
     }
-    refused_in_one_line(
-        directory.path(),
-        &["simclr", "--config", "no.toml"],
-        &["no.toml"],
-    );
+    let missing = ["simclr", "--config", "no.toml"];
+    refused_in_one_line(directory.path(), &missing, &["no.toml"]);
 }
 
 #[test]
 fn a_run_leaves_files_that_all_read_back_and_its_configuration_repeats_it() {
     let directory = tempfile::tempdir().unwrap();
-    let digits = digits();
-    let arguments = [
-        "simclr", "--data", &digits, "--epochs", "1", "--batch", "64", "--seed", "5", "--out", "a",
-    ];
-    let first = output(directory.path(), &arguments);
-    let progress = String::from_utf8(first.stderr).unwrap();
-    assert_eq!(first.status.code(), Some(0), "{progress}");
-    assert!(
-        progress.contains("epoch 1/1") && progress.contains("images/s"),
-        "{progress}"
+    let arguments = digits("simclr", "--epochs 1 --batch 64 --seed 5 --out a");
+    let (table, progress) = trained(directory.path(), &arguments);
+    contains(&progress, &["epoch 1/1", "images/s"]);
+    contains(
+        &table,
+        &["linear probe", "raw pixels", "untrained", "uniformity"],
     );
-    let table = String::from_utf8(first.stdout).unwrap();
-    for row in [
-        "linear probe",
-        "raw pixels",
-        "untrained",
-        "uniformity",
-        "report.html",
-    ] {
-        assert!(table.contains(row), "{row:?} is not in\n{table}");
-    }
+    contains(&table, &["report.html"]);
 
     let run = directory.path().join("a");
     assert_eq!(entries(&run), FILES);
-    for picture in ["loss.png", "embedding.png"] {
-        let decoded = image::open(run.join(picture)).unwrap().to_rgb8();
-        assert!(
-            decoded.pixels().any(|pixel| pixel.0 != [255; 3]),
-            "{picture} is blank"
-        );
-    }
+    has_pictures(&run);
     let page = fs::read_to_string(run.join("report.html")).unwrap();
     assert!(page.contains("SimCLR") && page.trim_end().ends_with("</html>"));
     let checkpoint = fs::read(run.join("checkpoint.safetensors")).unwrap();
@@ -341,17 +316,11 @@ fn a_run_leaves_files_that_all_read_back_and_its_configuration_repeats_it() {
     assert_eq!(found.improvement, Some(accuracies.improvement()));
 
     let again = ["simclr", "--config", "a/config.toml", "--out", "b"];
-    assert_eq!(output(directory.path(), &again).status.code(), Some(0));
+    trained(directory.path(), &again);
     let file = |run: &str, name: &str| fs::read(directory.path().join(run).join(name)).unwrap();
     assert_eq!(file("a", "config.toml"), file("b", "config.toml"));
-    let (one, other) = (
-        file("a", "checkpoint.safetensors"),
-        file("b", "checkpoint.safetensors"),
-    );
-    assert!(
-        tensors(&one) == tensors(&other),
-        "the same run learned something else"
-    );
+    let [one, other] = ["a", "b"].map(|run| tensors(&file(run, "checkpoint.safetensors")));
+    assert!(one == other, "the same run learned something else");
     let repeated = evaluation(&directory.path().join("b"));
     assert_eq!(found.evaluation, repeated.evaluation);
 }
@@ -359,45 +328,32 @@ fn a_run_leaves_files_that_all_read_back_and_its_configuration_repeats_it() {
 #[test]
 fn an_engine_that_is_not_here_is_refused_before_anything_is_written() {
     let directory = tempfile::tempdir().unwrap();
-    let digits = digits();
-    let arguments = ["simclr", "--data", &digits, "--engine", "tpu"];
-    refused_in(
-        directory.path(),
-        &arguments,
-        &["tpu", "auto", "cpu", "cuda"],
-    );
+    let folder = directory.path();
+    let engines = ["tpu", "auto", "cpu", "cuda"];
+    refused(folder, &digits("simclr", "--engine tpu"), &engines);
     let Some(reason) = no_cuda() else { return };
-    let words = [reason.as_str()];
-    let arguments = ["simclr", "--data", &digits, "--engine", "cuda"];
-    refused_in_one_line(directory.path(), &arguments, &words);
+    refused_in_one_line(folder, &digits("simclr", "--engine cuda"), &[&reason]);
 
-    fs::write(directory.path().join("run.toml"), "engine = \"cuda\"").unwrap();
-    let arguments = ["simclr", "--data", &digits, "--config", "run.toml"];
-    refused_in_one_line(directory.path(), &arguments, &words);
-    fs::write(directory.path().join("run.toml"), "engine = \"tpu\"").unwrap();
-    refused_in_one_line(directory.path(), &arguments, &["run.toml", "engine", "tpu"]);
+    let from_file = digits("simclr", "--config run.toml");
+    fs::write(folder.join("run.toml"), "engine = \"cuda\"").unwrap();
+    refused_in_one_line(folder, &from_file, &[&reason]);
+    fs::write(folder.join("run.toml"), "engine = \"tpu\"").unwrap();
+    refused_in_one_line(folder, &from_file, &["run.toml", "engine", "tpu"]);
 }
 
 #[test]
 fn a_run_says_which_engine_it_took_and_why() {
     let directory = tempfile::tempdir().unwrap();
-    let digits = digits();
-    let common = ["simclr", "--data", &digits, "--epochs", "1"];
-    let run = |more: &[&str]| {
-        let output = output(directory.path(), &[&common as &[&str], more].concat());
-        let message = String::from_utf8(output.stderr).unwrap();
-        assert_eq!(output.status.code(), Some(0), "{message}");
-        message
+    let takes_cpu = |engine: &str, reason: &str| {
+        let options = format!("--epochs 1 --out {engine} --engine {engine}");
+        let (_, said) = trained(directory.path(), &digits("simclr", &options));
+        contains(&said, &[&format!("engine cpu: {reason}")]);
+        let config = directory.path().join(engine).join("config.toml");
+        contains(&fs::read_to_string(config).unwrap(), &["engine = \"cpu\""]);
     };
-    let said = run(&["--engine", "cpu", "--out", "a"]);
-    assert!(said.contains("engine cpu: "), "{said}");
-    let config = fs::read_to_string(directory.path().join("a/config.toml")).unwrap();
-    assert!(config.contains("engine = \"cpu\""), "{config}");
+    takes_cpu("cpu", "");
     let Some(reason) = no_cuda() else { return };
-    let said = run(&["--engine", "auto", "--out", "b"]);
-    assert!(said.contains(&format!("engine cpu: {reason}")), "{said}");
-    let config = fs::read_to_string(directory.path().join("b/config.toml")).unwrap();
-    assert!(config.contains("engine = \"cpu\""), "{config}");
+    takes_cpu("auto", &reason);
 }
 
 /// How the reason starts for which training on a CUDA device is not possible here.
@@ -415,72 +371,31 @@ fn no_cuda() -> Option<String> {
 #[test]
 fn moco_runs_from_the_same_command_with_its_own_options() {
     let directory = tempfile::tempdir().unwrap();
-    let digits = digits();
-    let arguments = [
-        "moco",
-        "--data",
-        &digits,
-        "--epochs",
-        "1",
-        "--batch",
-        "64",
-        "--queue",
-        "200",
-        "--momentum",
-        "0.95",
-        "--require-improvement=-100",
-    ];
-    let output = output(directory.path(), &arguments);
-    assert_eq!(
-        output.status.code(),
-        Some(0),
-        "{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
+    let options = "--epochs 1 --batch 64 --queue 200 --momentum 0.95 --require-improvement=-100";
+    trained(directory.path(), &digits("moco", options));
     let runs = entries(&directory.path().join("runs"));
     assert_eq!(runs.len(), 1, "{runs:?}");
     let run = directory.path().join("runs").join(&runs[0]);
     assert_eq!(entries(&run), FILES);
     let config = fs::read_to_string(run.join("config.toml")).unwrap();
-    assert!(config.contains("queue = 200"), "{config}");
+    contains(&config, &["queue = 200"]);
 }
 
 #[test]
 fn an_improvement_that_is_not_reached_is_exit_code_4_after_the_report() {
     let directory = tempfile::tempdir().unwrap();
-    let digits = digits();
-    let arguments = [
-        "simclr",
-        "--data",
-        &digits,
-        "--epochs",
-        "1",
-        "--out",
-        "run",
-        "--require-improvement",
-        "90",
-    ];
-    let output = output(directory.path(), &arguments);
-    let message = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(output.status.code(), Some(4), "{message}");
-    assert!(message.contains("90"), "{message}");
+    let arguments = digits("simclr", "--epochs 1 --out run --require-improvement 90");
+    let (_, message) = ends(directory.path(), &arguments, 4);
+    contains(&message, &["90"]);
     assert_eq!(entries(&directory.path().join("run")), FILES);
 }
 
 #[test]
 fn a_loss_that_is_not_finite_is_exit_code_3_and_names_the_step() {
     let directory = tempfile::tempdir().unwrap();
-    let digits = digits();
-    let arguments = [
-        "simclr", "--data", &digits, "--epochs", "3", "--lr", "1e30", "--out", "run",
-    ];
-    let output = output(directory.path(), &arguments);
-    let message = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(output.status.code(), Some(3), "{message}");
-    assert!(
-        message.contains("at step") && message.contains("learning_rate"),
-        "{message}"
-    );
+    let arguments = digits("simclr", "--epochs 3 --lr 1e30 --out run");
+    let (_, message) = ends(directory.path(), &arguments, 3);
+    contains(&message, &["at step", "learning_rate"]);
     records(&directory.path().join("run"));
 }
 
@@ -488,10 +403,7 @@ fn a_loss_that_is_not_finite_is_exit_code_3_and_names_the_step() {
 #[test]
 fn ctrl_c_is_exit_code_130_after_a_checkpoint() {
     let directory = tempfile::tempdir().unwrap();
-    let digits = digits();
-    let arguments = [
-        "simclr", "--data", &digits, "--epochs", "10000", "--out", "run",
-    ];
+    let arguments = digits("simclr", "--epochs 10000 --out run");
     let child = train(directory.path(), &arguments)
         .stdout(Stdio::null())
         .stderr(Stdio::piped())

@@ -1,16 +1,16 @@
 //! Gaussian blur, one axis after the other.
 //!
-//! The kernel is cut off at `radius` on both sides and scaled to sum to one; beyond the border
-//! the nearest pixel repeats, so that a constant image stays constant up to its edges.
+//! The kernel is cut off at `radius` on both sides and scaled to sum to one. The nearest pixel
+//! repeats beyond the border, so that a constant image stays constant.
 
 use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
 
-use super::BlurConfig;
-use crate::train::data::ImageSet;
+use super::config::BlurConfig;
+use crate::train::image_set::ImageSet;
 
-/// Blurs `view` (`[channels, height, width]`), one of `set`, as often and as widely as the
-/// configuration says. `scratch` holds one image of the same size.
+/// Blurs `view` (`[channels, height, width]`), a view of `set`, with the probability and width of
+/// the configuration. `scratch` holds one image of the same size.
 pub(super) fn maybe_blur(
     config: &BlurConfig,
     view: &mut [f32],
@@ -32,7 +32,7 @@ pub(super) fn maybe_blur(
     blur_each(scratch, view, set.height * set.width, set.width);
 }
 
-/// Half the kernel's width: `share` of the height is the whole width; at least one pixel.
+/// Half the kernel's width in pixels, at least 1; `share` is its whole width over the image height.
 fn radius(share: f32, height: usize) -> usize {
     ((share * height as f32 / 2.0) as usize).max(1)
 }
@@ -46,8 +46,8 @@ fn kernel(sigma: f32, radius: usize) -> Vec<f32> {
     weights.into_iter().map(|weight| weight / sum).collect()
 }
 
-/// Convolves across rows of `width` values: each value with those a whole number of rows away.
-/// With a width of one this is the convolution along a line.
+/// Convolves along the rows' index: each value with those a whole number of rows of `width` values
+/// away. With a width of 1 this is the convolution along a line.
 fn blur_rows(from: &[f32], to: &mut [f32], width: usize, kernel: &[f32]) {
     let last = from.len() / width - 1;
     for (row, out) in to.chunks_exact_mut(width).enumerate() {

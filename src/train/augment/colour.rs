@@ -5,10 +5,10 @@ use rand::RngExt;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 
-use super::ColourConfig;
+use super::config::ColourConfig;
 
-/// One jitter of a view (`[channels, height, width]`, values in [0, 1]; the length of a plane; the
-/// strength).
+/// A jitter of a view (`[channels, height, width]`, values in [0, 1]), given the length of a plane
+/// and the strength.
 type Jitter = fn(&mut [f32], usize, f32);
 
 /// Distorts `view` (`[channels, height, width]`, values in [0, 1], `plane` = height · width).
@@ -45,7 +45,7 @@ fn contrast(view: &mut [f32], plane: usize, factor: f32) {
     blend(view, mean, factor);
 }
 
-/// Moves every value away from (`factor` > 1) or towards (`factor` < 1) a fixed one.
+/// Moves every value away from `fixed` (`factor` > 1) or towards it (`factor` < 1).
 fn blend(values: &mut [f32], fixed: f32, factor: f32) {
     let constant = (1.0 - factor) * fixed;
     for value in values {
@@ -78,7 +78,7 @@ fn for_each_pixel(view: &mut [f32], plane: usize, change: impl Fn([f32; 3]) -> [
     }
 }
 
-/// Moves each pixel away from or towards its own grey; factor 0 makes the view grey.
+/// Moves each pixel away from its own grey or towards it; factor 0 makes the view grey.
 fn saturate(view: &mut [f32], plane: usize, factor: f32) {
     for_each_pixel(view, plane, |colour| {
         let grey = (1.0 - factor) * luminance(colour);
@@ -86,7 +86,7 @@ fn saturate(view: &mut [f32], plane: usize, factor: f32) {
     });
 }
 
-/// Turns the hue of each pixel by `turn` full circles; value and saturation (of the
+/// Rotates the hue of each pixel by `rotation` full circles. Value and saturation (of the
 /// hue-saturation-value cone) stay.
 fn shift_hue(view: &mut [f32], plane: usize, rotation: f32) {
     let sextants = 6.0 * rotation.rem_euclid(1.0);
@@ -102,11 +102,11 @@ fn shift_hue(view: &mut [f32], plane: usize, rotation: f32) {
         } else {
             4.0 + (red - green) * per_chroma
         };
-        let turned = hue + sextants;
+        let rotated = hue + sextants;
         // A component falls from the value by the chroma over the two sextants around its
         // opposite hue: offset 5, 3, 1 for red, green, blue.
         [5.0, 3.0, 1.0].map(|offset| {
-            let mut place = turned + offset;
+            let mut place = rotated + offset;
             place -= if place >= 12.0 { 12.0 } else { 0.0 };
             place -= if place >= 6.0 { 6.0 } else { 0.0 };
             most - chroma * place.min(4.0 - place).clamp(0.0, 1.0)
@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn jitters_of_no_strength_and_opposite_turns_change_nothing() {
+    fn neutral_jitters_and_opposite_rotations_change_nothing() {
         let view = random_view(1);
         for (jitter, strength) in [
             (shift_hue as Jitter, 0.0),
@@ -157,11 +157,11 @@ mod tests {
     }
 
     #[test]
-    fn a_third_of_a_turn_of_hue_passes_the_components_on() {
+    fn a_hue_rotation_by_a_third_permutes_the_components() {
         let view = random_view(2);
-        let mut passed_on = view.clone();
-        passed_on.rotate_right(PLANE);
-        becomes(&[(shift_hue, 1.0 / 3.0)], view, &passed_on);
+        let mut permuted = view.clone();
+        permuted.rotate_right(PLANE);
+        becomes(&[(shift_hue, 1.0 / 3.0)], view, &permuted);
     }
 
     #[test]

@@ -1,14 +1,14 @@
-//! Which random changes an image goes through, each with its parameters, and the presets.
+//! The random changes that an image goes through, their parameters, and the presets.
 //!
 //! The parameters are those of SimCLR (Chen et al. 2020, "A Simple Framework for Contrastive
 //! Learning of Visual Representations", appendix A; CIFAR-10: appendix B.9). A change whose entry
-//! is absent is off.
+//! is absent is disabled.
 
 use serde::{Deserialize, Serialize};
 
-use super::AugmentError;
+use super::error::AugmentError;
 
-/// Everything that decides how a random view of an image is drawn.
+/// How a random view of an image is drawn.
 ///
 /// The order is fixed: crop, rotation and flip in one resampling, then colour, then blur.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -32,7 +32,7 @@ pub struct AugmentConfig {
 pub struct CropConfig {
     /// Smallest and largest area of the window, as a share of the image; in (0, 1].
     pub scale: [f32; 2],
-    /// Smallest and largest width over height of the window, drawn evenly in its logarithm.
+    /// Smallest and largest width over height of the window, drawn uniformly in its logarithm.
     pub ratio: [f32; 2],
 }
 
@@ -40,15 +40,15 @@ pub struct CropConfig {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FlipConfig {
-    /// How often.
+    /// Its probability.
     pub probability: f32,
 }
 
-/// A rotation about the middle of the crop; what lies outside the image is its reflection.
+/// A rotation about the centre of the crop. Outside the image its reflection continues.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RotationConfig {
-    /// The angle is drawn evenly from ± this many degrees; 180 means every orientation.
+    /// The angle is uniform in ± this many degrees; 180 gives every orientation.
     pub max_degrees: f32,
 }
 
@@ -58,17 +58,17 @@ pub struct RotationConfig {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ColourConfig {
-    /// How often the four jitters (all together) happen.
+    /// Probability of the four jitters, all together.
     pub probability: f32,
-    /// Brightness factor, drawn evenly from [max(0, 1 − b), 1 + b].
+    /// Brightness factor, uniform in [max(0, 1 − b), 1 + b].
     pub brightness: f32,
     /// Contrast factor about the image's mean luminance, likewise.
     pub contrast: f32,
     /// Saturation factor, likewise.
     pub saturation: f32,
-    /// Hue shift, drawn evenly from ± this part of a full turn; 0.5 means every hue.
+    /// Rotation of the hue, uniform in ± this share of the full circle; 0.5 gives every hue.
     pub hue: f32,
-    /// How often the image becomes grey.
+    /// Probability that the image becomes grey.
     pub grey_probability: f32,
 }
 
@@ -76,7 +76,7 @@ pub struct ColourConfig {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct BlurConfig {
-    /// How often.
+    /// Its probability.
     pub probability: f32,
     /// Smallest and largest standard deviation, in pixels.
     pub sigma: [f32; 2],
@@ -85,7 +85,7 @@ pub struct BlurConfig {
 }
 
 impl CropConfig {
-    /// Windows of at least this share of the image, as nearly square as SimCLR's.
+    /// Windows of at least this share of the image, with SimCLR's range of ratios.
     fn of_at_least(share: f32) -> Self {
         Self {
             scale: [share, 1.0],
@@ -134,8 +134,8 @@ impl AugmentConfig {
         }
     }
 
-    /// For the demo set, whose classes are textures: every orientation and every hue, and windows
-    /// of at least a quarter of the image, because a smaller one may hold less than one repeat.
+    /// For the demo set, whose classes are textures: every orientation, every hue, and windows of
+    /// at least a quarter of the image, because a smaller one may hold less than one period.
     pub fn demo() -> Self {
         Self {
             crop: Some(CropConfig::of_at_least(0.25)),
@@ -148,8 +148,8 @@ impl AugmentConfig {
         }
     }
 
-    /// For small grey images such as digits: windows of at least two fifths of the image, and
-    /// nothing else, because a mirrored or turned digit is another digit or none.
+    /// For small grey images such as digits: only windows of at least two fifths of the image,
+    /// because a mirrored or rotated digit is another digit or none.
     pub fn grey() -> Self {
         Self {
             crop: Some(CropConfig::of_at_least(0.4)),
@@ -157,7 +157,7 @@ impl AugmentConfig {
         }
     }
 
-    /// Checks every parameter that is on.
+    /// Checks every parameter of the enabled changes.
     ///
     /// # Errors
     /// [`AugmentError::OutOfRange`] names the first parameter that is outside its range (NaN is

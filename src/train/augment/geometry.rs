@@ -1,20 +1,20 @@
 //! Crop, rotation and flip in one bilinear resampling.
 //!
-//! A view is a window on the image: a rectangle of pixels with a centre, turned and perhaps
-//! mirrored, spread over the full output. The output is as large as the image and the window
-//! never larger, so that each step between output pixels is at most one image pixel: bilinear
+//! A window is a rectangle of the image, rotated about its centre and perhaps mirrored. The view
+//! spreads it over the full output. The output is as large as the image and the window never
+//! larger, so that neighbouring output pixels are at most one image pixel apart, and bilinear
 //! interpolation needs no filter against aliasing.
 
 use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
 
-use super::{AugmentConfig, CropConfig};
-use crate::train::data::ImageSet;
+use super::config::{AugmentConfig, CropConfig};
+use crate::train::image_set::ImageSet;
 
-/// How often a window is redrawn until it fits the image.
+/// Draws of a window before one that does not fit the image is made to fit.
 const CROP_ATTEMPTS: usize = 10;
 
-/// The part of an image that a view shows.
+/// The window of an image that a view shows.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Window {
     /// Middle, as (column, row) with pixel edges at whole numbers.
@@ -55,9 +55,9 @@ impl Window {
         window
     }
 
-    /// Shrinks the whole image to a window of random area, shape and place. Area and shape are
-    /// redrawn together while they do not fit; if they never do, the last area is kept with the
-    /// nearest shape that fits.
+    /// Shrinks the whole image to a window of random area, shape and position. Area and shape are
+    /// redrawn together while they do not fit. After the last draw its area stays and its shape
+    /// becomes the nearest that fits.
     fn crop(&mut self, config: &CropConfig, random: &mut ChaCha8Rng) {
         let [width, height] = self.size;
         let [least_ratio, most_ratio] = config.ratio.map(f32::ln);
@@ -83,15 +83,15 @@ impl Window {
         ];
     }
 
-    /// Samples image `index` of `set` through the window into `view` (`[channels, height, width]`, 0 to
-    /// 1).
+    /// Samples image `index` of `set` through the window into `view`, `[channels, height, width]`,
+    /// 0 to 1.
     pub(super) fn sample(&self, set: &ImageSet, index: usize, view: &mut [f32]) {
         let image = set.image(index);
         let (height, width, channels) = (set.height, set.width, set.channels);
         if *self == Self::whole(set) {
             return copy_planes(set, index, view);
         }
-        // The image positions one output column and one output row apart.
+        // The steps in the image for one output column and one output row.
         let (sine, cosine) = self.angle.sin_cos();
         let mirror = if self.flipped { -1.0 } else { 1.0 };
         let along = mirror * self.size[0] / width as f32;
@@ -181,7 +181,7 @@ mod tests {
         set((0..PLANE * 3).map(|_| random.random()).collect())
     }
 
-    /// The image through the whole window, turned by `angle` and perhaps mirrored.
+    /// The whole image, rotated by `angle` and perhaps mirrored.
     fn view(image: &ImageSet, angle: f32, flipped: bool) -> Vec<f32> {
         let window = Window {
             angle,
@@ -196,13 +196,13 @@ mod tests {
     const EPSILON: f32 = 1e-4;
 
     #[test]
-    fn a_full_turn_is_the_image() {
+    fn a_full_rotation_is_the_image() {
         let image = random_image(1);
-        let (turned, whole) = (
+        let (rotated, whole) = (
             view(&image, std::f32::consts::TAU, false),
             view(&image, 0.0, false),
         );
-        assert_abs_diff_eq!(turned[..], whole[..], epsilon = EPSILON);
+        assert_abs_diff_eq!(rotated[..], whole[..], epsilon = EPSILON);
     }
 
     #[test]
@@ -219,12 +219,12 @@ mod tests {
     }
 
     #[test]
-    fn half_a_turn_reverses_rows_and_columns() {
+    fn half_a_rotation_reverses_rows_and_columns() {
         let image = random_image(3);
         let mut expected = view(&image, 0.0, false);
         expected.chunks_exact_mut(PLANE).for_each(<[f32]>::reverse);
-        let turned = view(&image, std::f32::consts::PI, false);
-        assert_abs_diff_eq!(turned[..], expected[..], epsilon = EPSILON);
+        let rotated = view(&image, std::f32::consts::PI, false);
+        assert_abs_diff_eq!(rotated[..], expected[..], epsilon = EPSILON);
     }
 
     #[test]

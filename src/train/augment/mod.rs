@@ -1,67 +1,36 @@
-//! Random views of images, as SimCLR and MoCo train on, and the plain view for evaluation.
+//! Random views of images, for training, and the plain view, for evaluation.
 //!
-//! Each view follows from the seed, the step, the view's number and the image's place in the
-//! batch, never from the thread that draws it: any number of threads gives the same batch.
+//! Seed, step, view and position in the batch determine a view, so that any number of threads draws
+//! the same batch.
 
 mod blur;
 mod colour;
 mod config;
+mod error;
 mod geometry;
 
 pub use config::{AugmentConfig, BlurConfig, ColourConfig, CropConfig, FlipConfig, RotationConfig};
+pub use error::AugmentError;
 
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
 
-use crate::train::data::ImageSet;
+use crate::train::image_set::ImageSet;
 pub(super) use colour::luminance;
 use geometry::Window;
 
 /// The mean that is subtracted from values in [0, 1].
 const MEAN: f32 = 0.5;
-/// The standard deviation that they are then divided by: what leaves this module is in [-1, 1].
+/// The standard deviation that they are then divided by; the result is in [-1, 1].
 const STANDARD_DEVIATION: f32 = 0.5;
 
-/// Why a batch of views could not be drawn.
-#[derive(Clone, Debug, PartialEq, thiserror::Error)]
-pub enum AugmentError {
-    /// A parameter outside its range.
-    #[error("augmentation parameter {parameter} is {given}, allowed is {least} to {most}")]
-    OutOfRange {
-        /// Its name in the configuration file.
-        parameter: &'static str,
-        /// What was given.
-        given: f32,
-        /// The least allowed value.
-        least: f32,
-        /// The largest allowed value.
-        most: f32,
-    },
-    /// An image index beyond the set.
-    #[error("image index {given} is outside a set of {images} images")]
-    IndexOutOfRange {
-        /// What was given.
-        given: usize,
-        /// The number of images.
-        images: usize,
-    },
-    /// An output of the wrong length.
-    #[error("out holds {given} values, expected {expected} (indices x channels x height x width)")]
-    OutputLength {
-        /// Length of `out`.
-        given: usize,
-        /// Length needed.
-        expected: usize,
-    },
-}
-
-/// What the randomness of a batch follows from.
+/// Determines the randomness of a batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ViewKey {
     /// The run's seed.
     pub seed: u64,
-    /// The training step (any number that is new for each batch).
+    /// The training step, or any number that is new for each batch.
     pub step: u64,
     /// Which view of the batch: 0, 1, ….
     pub view: u64,
@@ -122,8 +91,8 @@ pub fn augment_batch(
     Ok(())
 }
 
-/// Writes the images `set[indices]` as they are into `out`, in the layout and normalisation of
-/// [`augment_batch`].
+/// Writes the images `set[indices]` without any change into `out`, in the layout and normalisation
+/// of [`augment_batch`].
 ///
 /// # Errors
 /// [`AugmentError`] on an index outside the set or an `out` of the wrong length; `out` is then
@@ -140,7 +109,7 @@ mod tests {
     use rand::RngExt;
 
     use super::*;
-    use crate::train::on_threads;
+    use crate::train::testing::on_threads;
 
     const KEY: ViewKey = ViewKey {
         seed: 1,
@@ -161,7 +130,7 @@ mod tests {
         }
     }
 
-    /// Every change, always.
+    /// Every change, with probability 1.
     fn everything() -> AugmentConfig {
         let mut config = AugmentConfig::simclr(1.0);
         config.rotation = Some(RotationConfig { max_degrees: 180.0 });

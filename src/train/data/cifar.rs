@@ -1,17 +1,20 @@
 //! The binary versions of CIFAR-10 and CIFAR-100 (<https://www.cs.toronto.edu/~kriz/cifar.html>).
 //!
-//! A file is a row of records: one label (CIFAR-10) or a coarse and a fine one (CIFAR-100), a byte
-//! each, then 1,024 red, 1,024 green and 1,024 blue values, each plane row by row. The planes are
+//! A file is a sequence of records: one label (CIFAR-10) or a coarse and a fine one (CIFAR-100), a
+//! byte each, then 1,024 red, 1,024 green and 1,024 blue values, each plane row by row. They are
 //! interleaved here into the NHWC order of [`ImageSet`].
 
 use std::path::Path;
 
-use super::{DataError, Dataset, ImageSet, dataset, read_file, require_directory};
+use super::dataset::{Dataset, dataset};
+use super::error::DataError;
+use super::files::{read_file, require_directory};
+use crate::train::image_set::ImageSet;
 
 const SIDE: usize = 32;
 pub(super) const PLANE: usize = SIDE * SIDE;
 
-/// One of the archives, with the labels that are taken from it.
+/// An archive, and which of its labels are used.
 pub(super) struct Version {
     /// The folder that the archive unpacks into.
     folder: &'static str,
@@ -19,9 +22,9 @@ pub(super) struct Version {
     test: &'static str,
     /// The file with a class name a line.
     names_file: &'static str,
-    /// What it holds in archives without that file; where it is empty, numbers.
+    /// Its usual contents, for archives without that file; if empty, classes are numbered.
     names: &'static str,
-    /// Label bytes of a record, and which of them is taken.
+    /// Label bytes of a record, and the index of the one that is used.
     label_bytes: usize,
     label: usize,
     classes: usize,
@@ -90,7 +93,7 @@ impl Version {
             let path = directory.join(file);
             let bytes = read_file(&path)?;
             if bytes.is_empty() {
-                return Err(DataError::Empty { path });
+                return Err(DataError::empty(&path));
             }
             if !bytes.len().is_multiple_of(record_length) {
                 let expected = format!("a multiple of the record size {record_length}");
@@ -99,12 +102,9 @@ impl Version {
             for (index, record) in bytes.chunks_exact(record_length).enumerate() {
                 let label = u32::from(record[self.label]);
                 if label as usize >= self.classes {
-                    return Err(DataError::LabelOutOfRange {
-                        path,
-                        index,
-                        found: label,
-                        largest: self.classes as u32 - 1,
-                    });
+                    let found = format!("has the label {label} at image {index}");
+                    let allowed = format!("allowed is 0 to {}", self.classes - 1);
+                    return Err(DataError::unfit(&path, found, allowed));
                 }
                 labels.push(label);
                 let planes = &record[self.label_bytes..];
@@ -122,7 +122,7 @@ impl Version {
         Ok((set, labels))
     }
 
-    /// The names in the file at `path`; without it the well-known ones, or numbers.
+    /// The names in the file at `path`; without that file the usual names, or numbers.
     fn class_names(&self, path: &Path) -> Result<Vec<String>, DataError> {
         let text = match read_file(path) {
             Ok(bytes) => String::from_utf8_lossy(&bytes).into_owned(),

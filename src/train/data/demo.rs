@@ -1,9 +1,9 @@
 //! The built-in demo set: ten classes of repeated motifs, drawn by rule.
 //!
-//! What tells the classes apart is local structure alone. Phase, period, orientation, stroke
-//! weight, both colours (either may be the lighter), the lighting gradient, the clutter in front
-//! and the noise are drawn anew for each image, so that raw pixels say little about the label,
-//! while every random crop, flip, rotation and change of hue keeps it.
+//! Only local structure tells the classes apart. Phase, period, orientation, stroke weight, both
+//! colours (either may be the lighter), lighting gradient, clutter and noise are drawn anew for
+//! each image. Raw pixels therefore say little about the label, while every random crop, flip,
+//! rotation and change of hue keeps it.
 
 use std::f32::consts::TAU;
 
@@ -11,10 +11,10 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
 
-use crate::train::augment::{AugmentConfig, luminance};
-
+use super::dataset::{Dataset, dataset};
 use super::motif::{Covers, MOTIFS};
-use super::{Dataset, ImageSet, dataset};
+use crate::train::augment::{AugmentConfig, luminance};
+use crate::train::image_set::ImageSet;
 
 /// Side of the square images, in pixels.
 const SIDE: usize = 32;
@@ -22,21 +22,21 @@ const SIDE: usize = 32;
 const TRAIN_IMAGES: usize = 4096;
 /// Number of held-out images.
 const TEST_IMAGES: usize = 1024;
-/// The set is one fixed set, like a download: this seed never follows the training seed.
+/// The set is fixed, like a download: it does not depend on the training seed.
 const SEED: u64 = 0x1F0CE;
 
 /// Periods of the motifs, in pixels.
 const PERIOD: std::ops::Range<f32> = 7.0..11.0;
-/// Amplitude of the warp, in periods, and its wavelength, in pixels: a gentle wave along each axis
-/// that keeps local structure and breaks its alignment across the image.
+/// Amplitude of the warp, in periods, and its wavelength, in pixels. The warp is a wave along each
+/// axis, which keeps local structure and breaks its alignment across the image.
 const WARP: std::ops::Range<f32> = 0.0..0.15;
 const WARP_WAVELENGTH: std::ops::Range<f32> = 20.0..32.0;
 /// Difference in luminance between the two colours (of 1), so that a motif survives conversion to
 /// grey.
 const CONTRAST: std::ops::Range<f32> = 0.3..0.5;
-/// Mean luminance of the two colours. The range is narrower than what the augmentation's
-/// brightness covers: a luminance of its own would tell two views of an image from all others,
-/// and an encoder would learn that in place of the motif.
+/// Mean luminance of the two colours. The range is narrower than the augmentation's changes of
+/// brightness. Otherwise the luminance would distinguish an image's views from all others, and an
+/// encoder would learn it instead of the motif.
 const LEVEL: std::ops::Range<f32> = 0.4..0.6;
 /// Distance of colours from grey; the hue is free.
 const CHROMA: std::ops::Range<f32> = 0.1..0.25;
@@ -66,12 +66,12 @@ pub(super) fn generate() -> Dataset {
     }
 }
 
-/// The labels of a set of `count` images: they go round.
+/// The labels of a set of `count` images: all classes, repeated in order.
 fn labels(count: usize) -> Vec<u32> {
     (0..MOTIFS.len() as u32).cycle().take(count).collect()
 }
 
-/// Draws images `first..first + count` of the endless row of demo images.
+/// Draws images `first..first + count` of the endless sequence of demo images.
 fn draw_set(first: usize, count: usize) -> ImageSet {
     let mut pixels = vec![0; count * SIDE * SIDE * 3];
     pixels
@@ -122,7 +122,7 @@ struct Texture {
     covers: Covers,
     /// Thins or thickens strokes by up to about a quarter.
     thicken: f32,
-    /// The rows of the map from pixels to periods.
+    /// The rows of the matrix from pixels to periods.
     axes: [[f32; 2]; 2],
     phase: [f32; 2],
     warp: [Wave; 2],
@@ -251,7 +251,7 @@ fn dot(a: [f32; 2], b: [f32; 2]) -> f32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::train::on_threads;
+    use crate::train::testing::on_threads;
 
     #[test]
     fn the_set_is_the_same_whatever_the_number_of_threads() {

@@ -1,9 +1,9 @@
-//! What can go wrong while reading images, sorted into bad input and failing I/O.
+//! Errors of reading images, sorted into bad input and failing I/O.
 
 use std::fmt::Display;
 use std::path::{Path, PathBuf};
 
-/// What helps where some files of many are broken.
+/// Advice where one file of many is broken.
 const SKIP: &str = "--skip-unreadable leaves such files out";
 
 /// Why a data set could not be read. Each message names the file, what was found and what is
@@ -44,51 +44,6 @@ pub enum DataError {
         /// What does not fit.
         reason: String,
     },
-    /// Too few images to hold one out and train on another.
-    #[error(
-        "none of the {found} images of {} can be held out; that takes a class of at least 2",
-        path.display()
-    )]
-    NothingHeldOut {
-        /// The file.
-        path: PathBuf,
-        /// Its number of images.
-        found: usize,
-    },
-    /// A file and its partner disagree about the number of images.
-    #[error(
-        "{} holds {images} images but {} holds {labels} labels",
-        images_path.display(),
-        labels_path.display()
-    )]
-    CountMismatch {
-        /// The image file.
-        images_path: PathBuf,
-        /// Its number of images.
-        images: usize,
-        /// The label file.
-        labels_path: PathBuf,
-        /// Its number of labels.
-        labels: usize,
-    },
-    /// A label that names no class.
-    #[error("{}: the label of image {index} is {found}, allowed is 0 to {largest}", path.display())]
-    LabelOutOfRange {
-        /// The file.
-        path: PathBuf,
-        /// Which image, from 0.
-        index: usize,
-        /// Its label.
-        found: u32,
-        /// The largest label allowed.
-        largest: u32,
-    },
-    /// A file holds no image at all.
-    #[error("{} holds no images", path.display())]
-    Empty {
-        /// The file.
-        path: PathBuf,
-    },
     /// The system refused or failed to read an image file.
     #[error("could not read {}: {source} ({SKIP})", path.display())]
     UnreadableImage {
@@ -116,6 +71,14 @@ impl DataError {
         }
     }
 
+    pub(super) fn empty(path: &Path) -> Self {
+        Self::unfit(
+            path,
+            "holds no images".into(),
+            "expected at least one".into(),
+        )
+    }
+
     /// A file of `bytes`, where the format asks for `expected`.
     pub(super) fn wrong_length(path: &Path, bytes: usize, expected: impl Display) -> Self {
         let found = format!("holds {bytes} bytes");
@@ -128,8 +91,7 @@ impl DataError {
         Self::unfit(path, found, format!("expected {expected}"))
     }
 
-    /// Whether the system failed (a disk, a permission), as opposed to input that is not what it
-    /// should be.
+    /// Whether the system failed (a disk, a permission), and not the input.
     pub fn is_io(&self) -> bool {
         matches!(self, Self::Io { .. } | Self::UnreadableImage { .. })
     }

@@ -1,20 +1,19 @@
 //! MNIST's IDX format, any image size.
 //!
 //! An IDX file is a big-endian header (two zero bytes, an element type, the number of dimensions,
-//! then each dimension as u32) followed by the raw elements, last dimension fastest
-//! (<http://yann.lecun.com/exdb/mnist>). Image files are `[images, rows, columns]` or
-//! `[images, rows, columns, channels]` of u8, label files `[images]` of u8. Each may be compressed
-//! with gzip, as the archives are.
+//! then each dimension as u32) and the elements, last dimension fastest
+//! (<http://yann.lecun.com/exdb/mnist>). Image files are `[images, rows, columns]` or `[images,
+//! rows, columns, channels]` of u8, label files `[images]` of u8. Each may be compressed with gzip.
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use flate2::read::MultiGzDecoder;
 
-use super::{
-    DataError, Dataset, ImageSet, dataset, images_of_array, locate, read_file, require_directory,
-    require_labels, require_same_shape,
-};
+use super::dataset::{Dataset, dataset, images_of_array, require_labels, require_same_shape};
+use super::error::DataError;
+use super::files::{locate, read_file, require_directory};
+use crate::train::image_set::ImageSet;
 
 /// The element type "unsigned byte" in the header's third byte.
 const UNSIGNED_BYTE: u8 = 0x08;
@@ -31,7 +30,7 @@ pub(super) fn load(directory: &Path) -> Result<Dataset, DataError> {
     Ok(dataset(train, test, Some(class_names)))
 }
 
-/// Reads one split's images and labels; the path is that of the images.
+/// Reads the images and labels of one split; the path is that of the images.
 fn read_split(directory: &Path, split: &str) -> Result<((ImageSet, Vec<u32>), PathBuf), DataError> {
     let IdxFile {
         path,
@@ -48,7 +47,7 @@ fn read_split(directory: &Path, split: &str) -> Result<((ImageSet, Vec<u32>), Pa
     let labels = IdxFile::read(directory, &format!("{split}-labels"), &[1])?;
     require_labels(&images, &path, labels.elements.len(), &labels.path)?;
     if images.is_empty() {
-        return Err(DataError::Empty { path });
+        return Err(DataError::empty(&path));
     }
     let labels = labels.elements.into_iter().map(u32::from).collect();
     Ok(((images, labels), path))
@@ -114,7 +113,7 @@ impl IdxFile {
     }
 }
 
-/// Reads a file, unpacked where its contents are gzip, whatever its name.
+/// Reads a file, and unpacks it if its contents are gzip, whatever its name.
 fn read_unpacked(path: &Path) -> Result<Vec<u8>, DataError> {
     let bytes = read_file(path)?;
     if !bytes.starts_with(&[0x1f, 0x8b]) {

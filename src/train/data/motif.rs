@@ -1,11 +1,10 @@
 //! The ten repeated motifs of the demo set, as functions of a point in the plane.
 //!
-//! Each motif repeats with period 1 (or a small multiple) along both axes and is unchanged by
-//! some mirror image, so that neither flipping nor rotating nor scaling a picture of it turns one
-//! class into another.
+//! Each motif repeats with period 1 (or a small multiple) along both axes and equals one of its
+//! mirror images, so that flipping, rotating or scaling a picture of it keeps its class.
 
-/// Whether the point `(u, v)`, in periods, is covered by a motif's first colour. The third argument,
-/// around 1, thickens strokes, bars and dots.
+/// Whether a motif's first colour covers the point `(u, v)`, in periods. The third argument, around
+/// 1, thickens strokes, bars and dots.
 pub(super) type Covers = fn(f32, f32, f32) -> bool;
 
 /// Tilings of the plane in two colours, by name; a motif's place here is its label.
@@ -44,7 +43,7 @@ pub(super) const MOTIFS: [(&str, Covers); 10] = [
         second - first < 0.2 * thicken
     }),
     ("basket", |u, v, thicken| {
-        // Cells of two bars, upright and level in turn.
+        // Cells of two bars, alternately upright and level.
         let upright = (u.floor() + v.floor()).rem_euclid(2.0) < 0.5;
         let across = if upright { u } else { v };
         stripe(2.0 * across + 0.25, thicken)
@@ -74,11 +73,10 @@ fn to_nearest_integer(value: f32) -> f32 {
 }
 
 /// Distances from `(u, v)` to the nearest points of the triangular lattice with unit spacing, whose
-/// cells are hexagons, the nearest first.
+/// cells are hexagons; in increasing order.
 fn hexagon_centres(u: f32, v: f32) -> [f32; 4] {
     let row_height = 0.5 * SQRT_3;
-    // The second nearest is at most 1 away, across: the rows on both sides of the point and the
-    // two nearest centres in each hold both.
+    // The two nearest points are among four: two in each of the rows above and below `(u, v)`.
     let mut distances = [(0.0, 0.0), (0.0, 1.0), (1.0, 0.0), (1.0, 1.0)].map(|(up, right)| {
         let row = (v / row_height).floor() + up;
         let shift = 0.5 * row.rem_euclid(2.0);

@@ -1,4 +1,4 @@
-//! The one-word names of data sources, as written on the command line and in `config.toml`.
+//! The names of data sources on the command line and in `config.toml`.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 const FORMS: &str = "demo, folder:DIR, idx:DIR, cifar10:DIR, cifar100:DIR, cifar100-coarse:DIR, \
                      npy:DIR and npy:IMAGES.npy[,LABELS.npy]";
 
-/// Where images come from; [`Display`](fmt::Display) writes it as the command line takes it.
+/// A source of images; [`Display`](fmt::Display) writes it as the command line takes it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub enum DataSource {

@@ -1,5 +1,5 @@
-//! Collapse checks: do embeddings of two views agree, and do embeddings of different images
-//! differ?
+//! Collapse checks: whether embeddings of two views of an image agree, and whether those of
+//! different images differ.
 //!
 //! Alignment and uniformity are those of Wang & Isola 2020 (section 4), with α = 2 and t = 2:
 //! ```text
@@ -7,33 +7,33 @@
 //! uniformity = log E_{x≠y} exp(−2‖f(x) − f(y)‖²)      0 at one point, about −4 when spread evenly
 //! ```
 //! The embedding standard deviation is that of Chen & He 2021 (SimSiam, section 4.1): the standard
-//! deviation of each coordinate of unit-length embeddings, averaged, times √D: 1 for embeddings
-//! spread evenly over the sphere, 0 when all are one point.
+//! deviation of each coordinate of unit-length embeddings, averaged, times √D. It is 1 for
+//! embeddings spread evenly over the sphere, 0 when all are one point.
 
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use super::squared_distance;
+use super::statistics::{self, squared_distance};
 use crate::{Matrix, Rows};
 
 /// Below this the embeddings have collapsed to (nearly) one point.
 pub const COLLAPSED_DEVIATION: f64 = 0.1;
-/// Below this a part of the space is unused.
+/// Below this the embeddings crowd into a region of the sphere.
 pub const NARROW_DEVIATION: f64 = 0.5;
 
-/// What the checks say.
+/// The result of the checks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Verdict {
     /// Embeddings use the sphere.
     Spread,
-    /// Embeddings crowd into a part of the sphere.
+    /// Embeddings crowd into a region of the sphere.
     Narrow,
     /// Embeddings are nearly one point.
     Collapsed,
     /// Some embedding is not a finite number.
     NotFinite,
-    /// A single image, which tells nothing about different ones.
+    /// There is a single image, which says nothing about different ones.
     Unknown,
 }
 
@@ -50,7 +50,7 @@ impl Verdict {
     }
 }
 
-/// The three numbers and what follows from them.
+/// The three numbers and the verdict.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct CollapseChecks {
     /// Mean squared distance between the embeddings of two views, between 0 and 4.
@@ -61,7 +61,7 @@ pub struct CollapseChecks {
     pub deviation: f64,
     /// Images that the three are computed on.
     pub images: usize,
-    /// What follows.
+    /// The verdict on them.
     pub verdict: Verdict,
 }
 
@@ -104,7 +104,7 @@ fn uniformity(embeddings: Rows<'_, f32>) -> f64 {
     if rows < 2 {
         return 0.0;
     }
-    // Collected before they are added, so that the order of the sum is that of the rows.
+    // Collected before they are added, so that the order of the sum does not depend on threads.
     let potential = |i, j| (-2.0 * squared_distance(embeddings.row(i), embeddings.row(j))).exp();
     let per_row: Vec<f64> = (1..rows)
         .into_par_iter()
@@ -116,7 +116,7 @@ fn uniformity(embeddings: Rows<'_, f32>) -> f64 {
 
 /// √D · mean over coordinates of the standard deviation over rows.
 fn deviation(embeddings: Rows<'_, f32>) -> f64 {
-    let columns = super::columns(embeddings);
+    let columns = statistics::columns(embeddings);
     let total: f64 = columns.iter().map(|column| column.deviation).sum();
     total / (columns.len() as f64).sqrt()
 }
@@ -158,11 +158,11 @@ mod tests {
 
     #[test]
     fn the_verdict_follows_from_the_deviation_where_there_is_one() {
-        let turned = |by: f32| [1.0f32, 0.0, by.cos(), by.sin()];
+        let rotated = |by: f32| [1.0f32, 0.0, by.cos(), by.sin()];
         for (embeddings, verdict) in [
-            (&turned(3.0) as &[f32], Verdict::Spread),
-            (&turned(0.5), Verdict::Narrow),
-            (&turned(0.01), Verdict::Collapsed),
+            (&rotated(3.0) as &[f32], Verdict::Spread),
+            (&rotated(0.5), Verdict::Narrow),
+            (&rotated(0.01), Verdict::Collapsed),
             (&[0.6, 0.8], Verdict::Unknown),
             (&[f32::NAN, 0.0, 1.0, 0.0], Verdict::NotFinite),
         ] {

@@ -1,19 +1,20 @@
-//! Weighted k-nearest-neighbour classification of held-out images: how well neighbours in an
-//! embedding space share a label, with nothing trained on labels.
+//! Weighted k-nearest-neighbour classification of held-out images: whether neighbours in the
+//! embedding space share a label. Nothing is trained on labels.
 //!
-//! The protocol is that of Wu et al. 2018 (section 3.4), the usual one in self-supervised learning:
-//! cosine similarity s_j to the k nearest training images, a vote of weight exp(s_j/τ) for the
-//! label of each, τ = 0.1. The neighbours come from this crate's own fused similarity and top-k.
+//! The protocol is that of Wu et al. 2018 (section 3.4): cosine similarity s_j to the k nearest
+//! training images, a vote of weight exp(s_j/τ) for the label of each, τ = 0.1. The neighbours come
+//! from this crate's fused similarity and top-k.
 
+use super::statistics;
 use crate::{CpuEngine, Engine, Matrix, Rows, RowsMut};
 
 /// τ in the vote's weight exp(similarity/τ).
 pub const TEMPERATURE: f32 = 0.1;
 
-/// Norms below this are treated as this, so that an all-zero feature stays zero.
+/// Smaller norms are replaced by this, so that an all-zero feature stays zero.
 const NORM_EPSILON: f32 = 1e-12;
 
-/// k for a number of training images: 200 from 10,000 up, 20 below, never more than there are.
+/// k for a number of training images: 200 from 10,000 on, 20 below, at most all of them.
 pub fn neighbours_for(training_images: usize) -> usize {
     let k = if training_images >= 10_000 { 200 } else { 20 };
     k.min(training_images)
@@ -39,10 +40,10 @@ impl<'a> Labelled<'a> {
     }
 }
 
-/// The share of held-out images whose label the weighted vote of their `k` nearest training
-/// images names, between 0 and 1. Features need not be normalised.
+/// The share of held-out images whose label wins the weighted vote of their `k` nearest training
+/// images, between 0 and 1. Features need not be normalised.
 ///
-/// Ties: equally near training images count in index order, and of equally heavy labels the
+/// Ties: equally near training images are taken in index order, and of equally heavy labels the
 /// smallest wins.
 ///
 /// # Errors
@@ -61,7 +62,7 @@ pub fn accuracy(
         k,
         false,
     )?;
-    let mut votes = vec![0.0f64; super::classes(train.labels)];
+    let mut votes = vec![0.0f64; statistics::classes(train.labels)];
     let predictions: Vec<u32> = nearest
         .indices
         .chunks_exact(k)
@@ -76,10 +77,10 @@ pub fn accuracy(
             first_largest(&votes)
         })
         .collect();
-    Ok(super::share_equal(&predictions, test.labels))
+    Ok(statistics::share_equal(&predictions, test.labels))
 }
 
-/// Index of the largest value; of equals the first.
+/// Index of the largest value, the first of equal ones.
 fn first_largest(values: &[f64]) -> u32 {
     let mut best = 0;
     for (index, value) in values.iter().enumerate() {
@@ -119,7 +120,7 @@ mod tests {
         assert_eq!(neighbours_for(7), 7);
     }
 
-    /// The share of the points `test`, whose labels are `expected`, that are found to have them.
+    /// The accuracy on the points `test`, whose labels are `expected`.
     fn found(
         train: &[f32],
         labels: &[u32],

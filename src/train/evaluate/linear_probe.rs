@@ -4,8 +4,8 @@
 //! ```text
 //! f(W, b) = (1/N) Σ_i ( log Σ_c exp z_ic − z_{i,y_i} ) + (λ/2)‖W‖²,   z_ic = ⟨w_c, x_i⟩ + b_c
 //! ```
-//! minimised over the whole training set by the framework's L-BFGS. The problem is convex, so that
-//! neither a learning rate nor a seed enters: the result is the same for any number of threads.
+//! minimised over the whole training set by burn's L-BFGS. The problem is convex, so that there is
+//! no learning rate and no seed. The result is the same for any number of threads.
 
 use burn::backend::{Autodiff, Flex};
 use burn::module::AutodiffModule;
@@ -15,15 +15,15 @@ use burn::optim::{GradientsParams, LBFGSConfig, LineSearchFn};
 use burn::tensor::backend::Backend;
 use burn::tensor::{ElementConversion, Int, Tensor, TensorData};
 
-use super::Column;
 use super::knn::Labelled;
+use super::statistics::{self, Column};
 use crate::{Matrix, Rows};
 
 /// λ, the weight of ‖W‖²/2 against the mean loss.
 pub const WEIGHT_DECAY: f64 = 1e-3;
 /// Pairs of steps and gradient changes that L-BFGS remembers.
 const MEMORY: usize = 10;
-/// L-BFGS stops here at the latest.
+/// Maximum number of iterations of L-BFGS.
 const MAXIMUM_ITERATIONS: usize = 300;
 /// L-BFGS stops when the largest gradient entry is below this.
 const GRADIENT_TOLERANCE: f64 = 1e-4;
@@ -36,11 +36,11 @@ const SMALLEST_DEVIATION: f64 = 1e-8;
 /// Both sets must have the same feature dimension; labels from 0 up.
 pub fn accuracy(train: Labelled<'_>, test: Labelled<'_>) -> f64 {
     debug_assert_eq!(train.features.dim(), test.features.dim());
-    let columns = super::columns(train.features);
+    let columns = statistics::columns(train.features);
     let probe = fit(standardised(train.features, &columns), train.labels);
     let logits = probe.valid().forward(standardised(test.features, &columns));
     let predictions: Vec<u32> = logits.argmax(1).into_data().iter().collect();
-    super::share_equal(&predictions, test.labels)
+    statistics::share_equal(&predictions, test.labels)
 }
 
 /// Features in units of the training features' deviation from their mean.
@@ -58,10 +58,10 @@ fn standardised<B: Backend>(features: Rows<'_, f32>, columns: &[Column]) -> Tens
     Tensor::from_data(TensorData::new(values, shape), &Default::default())
 }
 
-/// Where f has its minimum.
+/// The classifier at the minimum of f.
 fn fit(features: Tensor<Autodiff<Flex>, 2>, labels: &[u32]) -> Linear<Autodiff<Flex>> {
     let device = Default::default();
-    let classes = super::classes(labels);
+    let classes = statistics::classes(labels);
     let labels = Tensor::<_, 1, Int>::from_data(labels, &device);
     let cross_entropy = CrossEntropyLossConfig::new().init(&device);
     let objective = |probe: Linear<Autodiff<Flex>>| {
@@ -90,7 +90,7 @@ mod tests {
     use rand_chacha::ChaCha8Rng;
 
     use super::*;
-    use crate::train::on_threads;
+    use crate::train::testing::on_threads;
 
     /// Points around the corners of a simplex: class c has its mass on coordinate c.
     fn clusters(per_class: usize, noise: f32, seed: u64) -> (Vec<f32>, Vec<u32>) {
@@ -142,7 +142,7 @@ mod tests {
     #[test]
     fn the_gradient_of_the_objective_vanishes_at_the_result() {
         let data = clusters(100, 2.0, 4);
-        let columns = crate::train::evaluate::columns(labelled(&data).features);
+        let columns = statistics::columns(labelled(&data).features);
         let features: Tensor<Autodiff<Flex>, 2> = standardised(labelled(&data).features, &columns);
         let probe = fit(features.clone(), &data.1).valid();
         let features = features.inner();

@@ -1,22 +1,24 @@
-//! What training was worth: held-out accuracy beside two baselines, collapse checks, a picture.
+//! Evaluation: held-out accuracy beside two baselines, collapse checks, a picture of embeddings.
 //!
-//! Everything here works on plain matrices, so that it can judge any encoder.
+//! All of it reads plain matrices, so that it can evaluate any encoder.
 
 pub mod collapse;
 pub mod knn;
 pub mod linear_probe;
 pub mod pixels;
 pub mod projection;
+mod statistics;
 
 use serde::{Deserialize, Serialize};
 
 use crate::train::data::Labels;
-use crate::{CpuEngine, Matrix, Rows};
+use crate::{CpuEngine, Rows};
 pub use collapse::{CollapseChecks, Verdict};
 pub use knn::Labelled;
 pub use projection::Point;
+use statistics::commonest_share;
 
-/// Points in the picture of embeddings at most, because exact t-SNE costs their square.
+/// Maximum number of points in a picture; exact t-SNE costs their square.
 const PICTURE_POINTS: usize = 1024;
 
 /// Features of both image sets.
@@ -31,7 +33,7 @@ pub struct Features {
 }
 
 impl Features {
-    /// Of the training and of the held-out images, each with its label.
+    /// The training features and the held-out features, each with their labels.
     fn labelled<'a>(&'a self, labels: &'a Labels) -> Result<[Labelled<'a>; 2], crate::Error> {
         Ok([
             Labelled::new(&self.train, self.dim, &labels.train)?,
@@ -40,14 +42,14 @@ impl Features {
     }
 }
 
-/// What a finished run was worth.
+/// The evaluation of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Evaluation {
     /// Training images.
     pub train_images: usize,
     /// Held-out images.
     pub test_images: usize,
-    /// What takes labels; `None` for images without.
+    /// Accuracies, which take labels; `None` for images without.
     #[serde(flatten)]
     pub accuracies: Option<Accuracies>,
     /// Whether embeddings collapsed.
@@ -88,8 +90,8 @@ impl Accuracies {
     }
 }
 
-/// kNN and the linear probe, which is most of the time, on the features of the trained encoder, of
-/// the same before its first step, and on the images themselves.
+/// Accuracies of kNN on the features of the trained encoder, of the untrained one and on pixels,
+/// and of the linear probe on the trained features. The linear probe takes most of the time.
 ///
 /// # Errors
 /// [`crate::Error`] when matrices that belong together differ in shape.
@@ -116,7 +118,7 @@ pub fn classify(
     })
 }
 
-/// A two-dimensional picture of features.
+/// Features in two dimensions.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Picture {
     /// Where each image lies.
@@ -147,61 +149,10 @@ pub fn picture(
     })
 }
 
-/// At most `most` indices below `length`, evenly spread and in order.
+/// At most `most` indices below `length`, evenly spaced and in order.
 pub fn strided(length: usize, most: usize) -> Vec<usize> {
     let count = length.min(most);
     (0..count).map(|i| i * length / count).collect()
-}
-
-/// The share of positions where both agree.
-fn share_equal(predictions: &[u32], labels: &[u32]) -> f64 {
-    let pairs = predictions.iter().zip(labels);
-    pairs.filter(|(a, b)| a == b).count() as f64 / labels.len() as f64
-}
-
-/// How many classes there are, as far as labels say.
-fn classes(labels: &[u32]) -> usize {
-    labels.iter().max().map_or(0, |&label| label as usize + 1)
-}
-
-/// The share of the commonest label.
-fn commonest_share(labels: &[u32]) -> f64 {
-    let mut counts = vec![0usize; classes(labels)];
-    labels.iter().for_each(|&label| counts[label as usize] += 1);
-    counts.iter().max().copied().unwrap_or(0) as f64 / labels.len() as f64
-}
-
-fn squared_distance(a: &[f32], b: &[f32]) -> f64 {
-    a.iter().zip(b).map(|(a, b)| f64::from(a - b).powi(2)).sum()
-}
-
-/// What the rows have at one coordinate.
-#[derive(Clone, Copy, Default)]
-struct Column {
-    mean: f64,
-    /// Standard deviation, of these rows and not of what they are drawn from.
-    deviation: f64,
-}
-
-/// Mean and deviation of each coordinate.
-fn columns(data: Rows<'_, f32>) -> Vec<Column> {
-    let rows = data.rows() as f64;
-    let mut columns = vec![Column::default(); data.dim()];
-    for i in 0..data.rows() {
-        for (column, &value) in columns.iter_mut().zip(data.row(i)) {
-            column.mean += f64::from(value);
-        }
-    }
-    columns.iter_mut().for_each(|column| column.mean /= rows);
-    for i in 0..data.rows() {
-        for (column, &value) in columns.iter_mut().zip(data.row(i)) {
-            column.deviation += (f64::from(value) - column.mean).powi(2);
-        }
-    }
-    for column in &mut columns {
-        column.deviation = (column.deviation / rows).sqrt();
-    }
-    columns
 }
 
 #[cfg(test)]

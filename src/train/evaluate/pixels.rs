@@ -1,13 +1,13 @@
-//! The images themselves as features: the baseline that an encoder has to beat.
+//! The baseline that an encoder has to beat: the images themselves as features.
 
 use super::Features;
-use crate::train::data::ImageSet;
+use crate::train::image_set::ImageSet;
 
-/// Pixels of training and held-out images in [0, 1] less the mean training image, one row per
+/// Pixels of training and held-out images in [0, 1], minus the mean training image, one row per
 /// image.
 ///
-/// The mean is taken away because cosine similarity would otherwise be ruled by the brightness
-/// that all images share: this is the stronger baseline.
+/// Without subtracting the mean, the brightness that all images share would dominate cosine
+/// similarity. This is the stronger baseline.
 pub fn centred(train: &ImageSet, test: &ImageSet) -> Features {
     let dim = train.image_len();
     let mut sums = vec![0u64; dim];

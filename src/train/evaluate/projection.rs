@@ -1,19 +1,21 @@
-//! Two-dimensional pictures of embeddings: principal components, and exact t-SNE from them.
+//! Two-dimensional pictures of embeddings: principal components, and exact t-SNE that starts from
+//! them.
 //!
-//! t-SNE (van der Maaten & Hinton 2008) places points so that neighbours stay neighbours. It
-//! starts from the principal components with the learning rate N/12 (Kobak & Berens 2019), which
-//! makes it deterministic. Exact means all N² pairs, no tree: below a second per 1,000 points and
-//! 100 iterations, and each row sums its own forces in index order, whatever the number of threads.
+//! t-SNE (van der Maaten & Hinton 2008) places points so that neighbours stay neighbours. It starts
+//! from the principal components with the learning rate N/12 (Kobak & Berens 2019), so that it is
+//! deterministic. Exact means all N² pairs, without a tree: below a second per 1,000 points and 100
+//! iterations. Each row sums its own forces in index order, so that the number of threads does not
+//! matter.
 
 use rayon::prelude::*;
 
-use super::squared_distance;
+use super::statistics::squared_distance;
 use crate::{Matrix, Rows};
 
 /// A point of the picture.
 pub type Point = [f64; 2];
 
-/// Neighbours that a point listens to, in the sense of 2^entropy.
+/// Perplexity, 2^entropy: the effective number of neighbours of a point.
 const PERPLEXITY: f64 = 30.0;
 /// Descent steps.
 const ITERATIONS: usize = 500;
@@ -25,16 +27,14 @@ const INITIAL_DEVIATION: f64 = 1e-4;
 /// Power iterations per principal component.
 const POWER_ITERATIONS: usize = 300;
 
-/// The first two principal components' scores of each row. The sign of each axis makes its
-/// direction's largest entry positive; a direction without variance gives zeros.
+/// The scores of each row on the first two principal components. The largest entry of each axis is
+/// positive; a direction without variance gives zeros.
 pub fn principal_components(data: Rows<'_, f32>) -> Vec<Point> {
     let (rows, dim) = (data.rows(), data.dim());
-    let mut mean = vec![0.0f64; dim];
-    for i in 0..rows {
-        for (sum, &value) in mean.iter_mut().zip(data.row(i)) {
-            *sum += f64::from(value) / rows as f64;
-        }
-    }
+    let share = |i, j: usize| f64::from(data.row(i)[j]) / rows as f64;
+    let mean: Vec<f64> = (0..dim)
+        .map(|j| (0..rows).map(|i| share(i, j)).sum())
+        .collect();
     let centre = |i| {
         let row = data.row(i).iter().zip(&mean);
         row.map(|(&x, m)| f64::from(x) - m).collect()
@@ -67,15 +67,15 @@ pub fn principal_components(data: Rows<'_, f32>) -> Vec<Point> {
 
 /// Eigenvector and eigenvalue of largest modulus by power iteration; zeros for a zero matrix.
 fn leading_eigenvector(matrix: &[Vec<f64>]) -> (Vec<f64>, f64) {
-    // The column of the largest variance is never orthogonal to the leading direction, because
-    // that variance is itself a sum over eigenvectors in which the leading one weighs most.
+    // The column of the largest variance is never orthogonal to the leading direction, which
+    // contributes most to that variance.
     let variance = |a: &usize| matrix[*a][*a];
     let start = (0..matrix.len()).max_by(|a, b| variance(a).total_cmp(&variance(b)));
     let mut vector = matrix[start.unwrap_or_default()].clone();
     let mut eigenvalue = 0.0;
     for _ in 0..POWER_ITERATIONS {
         let length = dot(&vector, &vector).sqrt();
-        // What deflation leaves of an exhausted matrix is rounding noise.
+        // Deflation of an exhausted matrix leaves rounding noise.
         if length.is_nan() || length <= 1e-12 {
             return (vec![0.0; matrix.len()], 0.0);
         }
@@ -96,7 +96,7 @@ fn dot(a: &[f64], b: &[f64]) -> f64 {
     a.iter().zip(b).map(|(a, b)| a * b).sum()
 }
 
-/// Places every row so that near rows (squared Euclidean distance) are near in the picture.
+/// Places every row so that near rows (in squared Euclidean distance) are near in the picture.
 ///
 /// Cost: N² per iteration. Fewer than 8 rows, or rows that are not finite, give the principal
 /// components.
@@ -134,13 +134,13 @@ fn affinities(data: Rows<'_, f32>) -> Vec<Vec<f64>> {
         .collect()
 }
 
-/// p_{j|i} ∝ exp(−β d_ij) with β bisected until the entropy (nats) is the one asked for.
+/// p_{j|i} ∝ exp(−β d_ij), with β bisected until the entropy (nats) is `entropy`.
 fn conditional_probabilities(distances: &[f64], i: usize, entropy: f64) -> Vec<f64> {
     let others = || (0..distances.len()).filter(|&j| j != i);
     let nearest = others().map(|j| distances[j]).fold(f64::INFINITY, f64::min);
     let mean = others().map(|j| distances[j] - nearest).sum::<f64>() / distances.len() as f64;
     let mut probabilities = vec![0.0; distances.len()];
-    // In units of the mean distance, so that the start fits any scale of the features.
+    // In units of the mean distance, so that the start suits features of any scale.
     let unit = if mean > 0.0 { 1.0 / mean } else { 1.0 };
     let (mut beta, mut low, mut high) = (unit, 0.0, f64::INFINITY);
     for _ in 0..64 {
@@ -235,7 +235,7 @@ mod tests {
     use rand_chacha::ChaCha8Rng;
 
     use super::*;
-    use crate::train::on_threads;
+    use crate::train::testing::on_threads;
 
     #[test]
     fn principal_components_of_a_tilted_grid_are_its_axes() {

@@ -1,15 +1,16 @@
 //! MoCo: queries against the key of the same image and a queue of earlier keys (He et al. 2020,
-//! algorithm 1; the two-layer head is MoCo v2's, Chen et al. 2020b), or, where the loss has no queue,
-//! against the keys of the batch, both ways over the views (MoCo v3, Chen et al. 2021, algorithm 1).
+//! algorithm 1; the two-layer head is MoCo v2's, Chen et al. 2020b). With a loss that has no queue:
+//! queries against the keys of the batch, in both directions between the views (MoCo v3, Chen et
+//! al. 2021, algorithm 1).
 //!
-//! **Batch normalisation leaks.** When a query and its key are normalised with statistics of the
-//! same images, the encoders can recognise the positive by its statistics instead of its content,
-//! because the queue's keys were normalised with others (section 3.3). The paper's answer, shuffled
-//! batch normalisation over several GPUs, works on one device too: both encoders see the batch in
-//! groups that are normalised apart, the queries in the batch's order and the keys in a random one,
-//! so that a query and its key are normalised with different images. It keeps batch normalisation
-//! in the encoder, which trains better than what could replace it, and costs no more than one
-//! large batch. The head has no batch normalisation.
+//! **Batch normalisation leaks.** A query and its key that are normalised with statistics of the
+//! same images let the encoders recognise the positive by its statistics instead of its content,
+//! because the queue's keys were normalised with others (section 3.3). The paper shuffles the batch
+//! over several GPUs. The same works on one device: each encoder normalises the batch in separate
+//! groups, the queries in the batch's order and the keys in a random one, so that a query and its
+//! key are normalised with different images. This keeps batch normalisation in the encoder, which
+//! trains better than its substitutes, and costs no more than one large batch. The head has no
+//! batch normalisation.
 
 use burn::backend::Autodiff;
 use burn::backend::autodiff::grads::Gradients as GraphGradients;
@@ -19,17 +20,17 @@ use rand::SeedableRng;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 
-use super::{LossReport, Views, chance_loss, share, top1};
+use super::step::{LossReport, Views, chance_loss, share, top1};
 use crate::train::bridge::{self, Loss, UnitRows};
 use crate::train::ema;
 use crate::train::encoder::Model;
+use crate::train::error::TrainError;
 use crate::train::platform::{MemoryOf, Platform};
-use crate::train::trainer::TrainError;
 use crate::{
     Contrast, Engine, Evaluation, Inputs, KeyQueue, Matrix, Memory, MomentumSchedule, Read,
 };
 
-/// Everything of MoCo that outlives a step, as checkpoints hold it.
+/// The state of MoCo that outlives a step, as checkpoints store it.
 #[derive(Debug)]
 pub struct MocoState<B: Backend> {
     /// The key encoder with its head.
@@ -44,7 +45,7 @@ pub struct Moco<P: Platform> {
     contrast: Contrast,
     momentum: MomentumSchedule,
     groups: usize,
-    /// Keys that the queue holds when it is full.
+    /// Keys of a full queue.
     capacity: usize,
     seed: u64,
     pub(super) key: Model<Autodiff<P::Backend>>,
@@ -52,9 +53,9 @@ pub struct Moco<P: Platform> {
 }
 
 impl<P: Platform> Moco<P> {
-    /// With a loss on [`Inputs::Queue`], or on [`Inputs::Pair`], which leaves the queue empty. The key
-    /// encoder starts as an exact copy of `query`. Batches are normalised in `groups` groups; `seed`
-    /// decides which keys share one.
+    /// MoCo with a loss on [`Inputs::Queue`], or on [`Inputs::Pair`], which leaves the queue empty.
+    /// The key encoder starts as an exact copy of `query`. Batches are normalised in `groups`
+    /// groups; `seed` determines which keys share one.
     ///
     /// # Errors
     /// What the engine reports.
@@ -78,7 +79,7 @@ impl<P: Platform> Moco<P> {
         })
     }
 
-    /// The key encoder, which shares its running statistics with this, and a copy of the queue.
+    /// The key encoder, which shares its running statistics with `self`, and a copy of the queue.
     ///
     /// # Errors
     /// What the engine reports.
@@ -100,7 +101,7 @@ impl<P: Platform> Moco<P> {
         let momentum = self.momentum.at(views.step);
         let key = self.key.clone();
         self.key = ema::momentum_update(platform, momentum, model, key)?;
-        let Way { report, loss, keys } = self.one_way(platform, model, views, upstream)?;
+        let OneWay { report, loss, keys } = self.one_way(platform, model, views, upstream)?;
         if self.contrast.has_own_keys() {
             let engine = platform.engine();
             engine.enqueue::<f32>(&mut self.queue, keys.matrix()?)?;
@@ -119,17 +120,18 @@ impl<P: Platform> Moco<P> {
         Ok((both, (loss + reverse.loss).backward()))
     }
 
-    /// The loss of the first views' queries against the second views' keys. Until the queue is full or
-    /// holds one batch, the other keys of the batch are the negatives.
+    /// The loss of the first views' queries against the second views' keys. The other keys of the
+    /// batch are the negatives until the queue is full or holds a batch.
     pub(super) fn one_way(
         &self,
         platform: &P,
         model: &Model<Autodiff<P::Backend>>,
         views: Views<'_>,
         upstream: f32,
-    ) -> Result<Way<P>, TrainError> {
+    ) -> Result<OneWay<P>, TrainError> {
         let images = views.images();
-        // Both before the first is lent, so that a framework that works ahead goes on to the second.
+        // Both encoders start before the first result is lent, so that an asynchronous framework
+        // does not pause between them.
         let keys = self.keys(views);
         let in_order: Vec<usize> = (0..images).collect();
         let queries = self.embed_in_groups(model, views.first, &in_order, views);
@@ -165,7 +167,7 @@ impl<P: Platform> Moco<P> {
             top1,
             chance_loss: chance_loss(&contrast, candidates),
         };
-        Ok(Way { report, loss, keys })
+        Ok(OneWay { report, loss, keys })
     }
 
     /// Embeddings of the second views by the key encoder, in the images' order.
@@ -210,8 +212,8 @@ impl<P: Platform> Moco<P> {
     }
 }
 
-/// What queries of one view against keys of the other gave.
-pub(super) struct Way<P: Platform> {
+/// One direction: queries of one view against keys of the other.
+pub(super) struct OneWay<P: Platform> {
     pub(super) report: LossReport,
     pub(super) loss: Loss<P::Backend>,
     keys: UnitRows<P>,

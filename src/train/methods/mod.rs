@@ -1,67 +1,22 @@
-//! The training methods: what one step does between the images and the gradients.
+//! The training methods: from the images of a step to the gradients.
 //!
-//! Each method encodes two augmented views, builds its contrast and has this crate's engine
-//! compute loss and gradient. The optimiser, the data and the loop are the trainer's.
+//! Each method encodes two augmented views and builds its contrast; this crate's engine computes
+//! loss and gradient. Optimiser, data and loop belong to the trainer.
 
 mod moco;
 mod simclr;
-#[cfg(test)]
-mod tests;
+mod step;
 
 pub use moco::{Moco, MocoState};
+pub use step::{LossReport, Views};
 
 use burn::backend::Autodiff;
 use burn::backend::autodiff::grads::Gradients;
 
 use super::encoder::Model;
-use super::patches::PatchGrid;
+use super::error::TrainError;
 use super::platform::Platform;
-use super::trainer::TrainError;
-use crate::engine::RowsOf;
-use crate::losses::RowContext;
-use crate::{Contrast, Engine, Read};
-
-/// Two views of a batch of images.
-#[derive(Clone, Copy, Debug)]
-pub struct Views<'a> {
-    /// One view of each image, NCHW.
-    pub first: &'a [f32],
-    /// Another view of each image, in the same order.
-    pub second: &'a [f32],
-    /// How the encoder wants images cut.
-    pub grid: &'a PatchGrid,
-    /// The step, counted from 0.
-    pub step: u64,
-    /// Whether the step's report has contrastive top-1, which costs a search.
-    pub wants_top1: bool,
-}
-
-impl Views<'_> {
-    /// N, the number of images.
-    pub fn images(&self) -> usize {
-        self.first.len() / self.grid.image_len()
-    }
-
-    /// The first views as the second, and the second as the first.
-    fn swapped(self) -> Self {
-        Self {
-            first: self.second,
-            second: self.first,
-            ..self
-        }
-    }
-}
-
-/// What a step says of the loss.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct LossReport {
-    /// The loss in nats.
-    pub loss: f32,
-    /// Share of anchors more similar to their positive than to every negative, where it was measured.
-    pub top1: Option<f32>,
-    /// The loss in nats where all logits are 0: of an encoder that cannot tell candidates apart.
-    pub chance_loss: f64,
-}
+use crate::Contrast;
 
 /// A training method with the state that outlives a step.
 #[derive(Debug)]
@@ -92,29 +47,5 @@ impl<P: Platform> Method<P> {
     }
 }
 
-/// The share of `q`'s rows whose nearest candidate in `k`, leaving out itself where `exclude_self`,
-/// is the one that `positive` says.
-fn top1<E: Engine>(
-    engine: &E,
-    [q, k]: [RowsOf<'_, E, f32>; 2],
-    exclude_self: bool,
-    positive: impl Fn(usize) -> usize,
-) -> Result<f32, crate::Error> {
-    let nearest = engine.top_k::<f32>(q, k, 1, exclude_self)?.read()?.indices;
-    Ok(share(
-        (0..nearest.len()).map(|row| nearest[row] as usize == positive(row)),
-    ))
-}
-
-/// How many of `hits` are true, of all.
-fn share(hits: impl ExactSizeIterator<Item = bool>) -> f32 {
-    let rows = hits.len();
-    hits.filter(|&hit| hit).count() as f32 / rows as f32
-}
-
-/// The mean loss where all logits are 0, as of an encoder that cannot tell candidates apart.
-fn chance_loss(contrast: &Contrast, candidates: usize) -> f64 {
-    let (rule, negatives) = (contrast.rule(), candidates - 1);
-    let row = RowContext::new(rule, contrast.scale().into(), negatives, std::iter::empty());
-    contrast.row_weight(1) * rule.values((negatives as f64).ln(), 0.0, &row).value
-}
+#[cfg(test)]
+mod tests;

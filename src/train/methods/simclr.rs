@@ -3,11 +3,11 @@
 use burn::backend::Autodiff;
 use burn::backend::autodiff::grads::Gradients as GraphGradients;
 
-use super::{LossReport, Views, chance_loss, top1};
+use super::step::{LossReport, Views, chance_loss, top1};
 use crate::train::bridge;
 use crate::train::encoder::Model;
+use crate::train::error::TrainError;
 use crate::train::platform::Platform;
-use crate::train::trainer::TrainError;
 use crate::{Contrast, Evaluation, Inputs, Matrix};
 
 /// Both views go through the network as one batch of 2N images; N is at least 1.

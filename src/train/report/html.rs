@@ -1,4 +1,4 @@
-//! `report.html`: the whole run on one page that needs nothing beside it.
+//! `report.html`: the whole run on one page, with its pictures inside.
 
 use std::fmt::Write;
 
@@ -10,13 +10,13 @@ use crate::train::metrics::EvaluationRecord;
 /// What the page shows.
 #[derive(Debug, Clone, Copy)]
 pub struct Page<'a> {
-    /// The method as papers write it, on the data source as the user wrote it.
+    /// The method and the data source.
     pub title: &'a str,
-    /// A sentence about what was trained on.
+    /// A sentence about the images and the settings.
     pub summary: &'a str,
-    /// What was passed over or is odd about the files, a sentence each.
+    /// What was skipped or is odd about the files, each a sentence.
     pub notes: &'a [String],
-    /// What the run was worth.
+    /// The evaluation.
     pub result: &'a EvaluationRecord,
     /// `config.toml`.
     pub config: &'a str,
@@ -24,7 +24,7 @@ pub struct Page<'a> {
     pub loss: &'a [u8],
     /// `embedding.png`.
     pub embedding: &'a [u8],
-    /// Some images with two views each, PNG.
+    /// Training images with two views each, PNG.
     pub views: &'a [u8],
 }
 
@@ -117,7 +117,7 @@ pub fn page(page: &Page<'_>) -> String {
     html
 }
 
-/// Four numbers to see first.
+/// The four numbers at the top.
 fn cards(evaluation: &Evaluation) -> String {
     let checks = &evaluation.collapse;
     let (word, class) = match checks.verdict {
@@ -157,7 +157,7 @@ fn cards(evaluation: &Evaluation) -> String {
     format!("<div class=\"cards\">{}</div>\n", cards.concat())
 }
 
-/// What is left out for images without labels, and why.
+/// What the report leaves out for images without labels, and why.
 pub const NO_LABELS: &str =
     "The images have no labels, so kNN, linear probe and points above the baseline are left out.";
 
@@ -235,7 +235,7 @@ fn collapse(checks: &CollapseChecks) -> String {
     )
 }
 
-/// Seconds in the units that people read.
+/// Seconds in their largest units.
 pub fn duration(seconds: f64) -> String {
     let whole = seconds.round() as u64;
     match whole {
@@ -246,7 +246,7 @@ pub fn duration(seconds: f64) -> String {
     }
 }
 
-/// Text as HTML shows it.
+/// The text with HTML's special characters escaped.
 fn escape(text: &str) -> String {
     text.replace('&', "&amp;")
         .replace('<', "&lt;")
@@ -255,37 +255,9 @@ fn escape(text: &str) -> String {
 }
 
 #[cfg(test)]
-pub(in crate::train) mod tests {
+mod tests {
     use super::*;
-    use crate::train::evaluate::Accuracies;
-
-    pub(in crate::train) fn result() -> EvaluationRecord {
-        EvaluationRecord {
-            evaluation: Evaluation {
-                train_images: 4096,
-                test_images: 1024,
-                accuracies: Some(Accuracies {
-                    k: 20,
-                    trained_knn: 0.625,
-                    linear_probe: 0.6875,
-                    pixels_knn: 0.2,
-                    untrained_knn: 0.225,
-                    chance: 0.1,
-                }),
-                collapse: CollapseChecks {
-                    alignment: 0.25,
-                    uniformity: -3.5,
-                    deviation: 0.9,
-                    images: 1024,
-                    verdict: Verdict::Spread,
-                },
-            },
-            improvement: Some(40.0),
-            training_seconds: 200.0,
-            evaluation_seconds: 4.25,
-            waits_per_step: None,
-        }
-    }
+    use crate::train::testing::contains;
 
     fn page_of(result: &EvaluationRecord) -> String {
         page(&Page {
@@ -300,25 +272,18 @@ pub(in crate::train) mod tests {
         })
     }
 
-    /// Asserts that `text` holds all of `words`.
-    pub(in crate::train) fn holds(text: &str, words: &[&str]) {
-        for word in words {
-            assert!(text.contains(word), "{word} is missing from\n{text}");
-        }
-    }
-
     #[test]
     fn the_page_shows_every_number_and_holds_every_picture() {
-        let html = page_of(&result());
+        let html = page_of(&EvaluationRecord::example());
         let numbers = [
             "62.5%", "68.8%", "20.0%", "22.5%", "10.0%", "+40.0", "k = 20",
         ];
-        holds(&html, &numbers);
-        holds(&html, &["0.250", "-3.500", "0.900", "3 min 20 s", "4.2 s"]);
-        holds(&html, &["SimCLR on folder:&lt;a&amp;b&gt;", "seed = 7"]);
-        holds(&html, &["1 file &lt;a&gt; was left out."]);
+        contains(&html, &numbers);
+        contains(&html, &["0.250", "-3.500", "0.900", "3 min 20 s", "4.2 s"]);
+        contains(&html, &["SimCLR on folder:&lt;a&amp;b&gt;", "seed = 7"]);
+        contains(&html, &["1 file &lt;a&gt; was left out."]);
         for picture in ["loss", "embedding", "views"] {
-            holds(&html, &[&BASE64_STANDARD.encode(picture)]);
+            contains(&html, &[&BASE64_STANDARD.encode(picture)]);
         }
         assert!(
             !html.contains("http"),
@@ -328,12 +293,12 @@ pub(in crate::train) mod tests {
 
     #[test]
     fn without_labels_the_page_says_what_is_left_out() {
-        let mut result = result();
+        let mut result = EvaluationRecord::example();
         result.evaluation.accuracies = None;
         result.improvement = None;
         let html = page_of(&result);
-        holds(&html, &[NO_LABELS, "no labels to colour", "3 min 20 s"]);
-        holds(&html, &["0.250", "-3.500", "0.900", "none"]);
+        contains(&html, &[NO_LABELS, "no labels to colour", "3 min 20 s"]);
+        contains(&html, &["0.250", "-3.500", "0.900", "none"]);
         for absent in ["Accuracy", "baseline</div>", "held-out kNN", "Colours are"] {
             assert!(!html.contains(absent), "{absent} is there");
         }

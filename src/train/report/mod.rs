@@ -1,4 +1,4 @@
-//! The pictures and the page that a run ends with.
+//! The pictures and the page of a finished run.
 
 pub mod html;
 pub mod plots;
@@ -18,10 +18,10 @@ pub struct ReportError {
     pub reason: String,
 }
 
-/// What drawing gives: any library's error.
+/// The result of drawing, with the error of any library.
 type Drawn<T> = Result<T, Box<dyn std::error::Error>>;
 
-/// Names the picture that could not be drawn.
+/// Adds the name of the picture to an error.
 fn named<T>(picture: &'static str, drawn: Drawn<T>) -> Result<T, ReportError> {
     drawn.map_err(|error| ReportError {
         picture,

@@ -1,7 +1,6 @@
 //! `loss.png` and `embedding.png`.
 //!
-//! Text is drawn in Ubuntu Light, whose bytes come with a crate, because a machine that trains
-//! may have no fonts.
+//! Text is drawn in Ubuntu Light, embedded from a crate, because the machine may have no fonts.
 
 use std::ops::Range;
 use std::sync::Once;
@@ -16,14 +15,14 @@ use super::{Drawn, ReportError, named, png};
 use crate::train::evaluate::Picture;
 use crate::train::metrics::StepRecord;
 
-/// Width and height in pixels. Pages show pictures at half of it, which is sharp on dense screens.
+/// Width and height in pixels. The page shows pictures at half of it, for dense screens.
 const LOSS_SIZE: (u32, u32) = (1600, 1000);
 const EMBEDDING_SIZE: (u32, u32) = (1800, 900);
 /// Width of the legend beside the embeddings.
 const LEGEND_WIDTH: u32 = 260;
-/// Classes named in the legend at most.
+/// Maximum number of classes in the legend.
 const LEGEND_ENTRIES: usize = 20;
-/// Characters of a class name shown at most.
+/// Maximum length of a class name in the legend.
 const LEGEND_CHARACTERS: usize = 18;
 
 const FONT: &str = "report";
@@ -34,7 +33,7 @@ const LOSS: RGBColor = RGBColor(37, 99, 235);
 const TOP1: RGBColor = RGBColor(5, 150, 105);
 const CHANCE: RGBColor = RGBColor(220, 38, 38);
 
-/// Ten colours that stay apart for most eyes, then the same lighter.
+/// Ten colours that most eyes distinguish; further classes get the same, lighter.
 const PALETTE: [RGBColor; 10] = [
     RGBColor(31, 119, 180),
     RGBColor(255, 127, 14),
@@ -50,7 +49,7 @@ const PALETTE: [RGBColor; 10] = [
 
 type Canvas<'a> = DrawingArea<BitMapBackend<'a>, Shift>;
 
-/// The loss of every step above, contrastive top-1 below, each with its smoothed course; PNG.
+/// The loss of every step above contrastive top-1, each with its smoothed curve; PNG.
 ///
 /// # Errors
 /// [`ReportError`].
@@ -101,7 +100,7 @@ struct Curve<'a> {
     /// The run's last step.
     last: f64,
     colour: RGBColor,
-    /// Where a dashed line shows the loss of an encoder that cannot tell images apart.
+    /// The loss by chance, drawn as a dashed line.
     chance: Option<f64>,
 }
 
@@ -157,7 +156,7 @@ fn tick(value: &f64) -> String {
     format!("{}", (value * 1e6).round() / 1e6)
 }
 
-/// Means over a window of a fortieth of the course, centred, and narrower towards its ends.
+/// Means over a centred window of a fortieth of the curve, narrower towards its ends.
 fn smoothed(values: &[(f64, f64)]) -> Vec<(f64, f64)> {
     let half = values.len() / 80;
     (0..values.len())
@@ -170,8 +169,8 @@ fn smoothed(values: &[(f64, f64)]) -> Vec<(f64, f64)> {
         .collect()
 }
 
-/// Held-out images before and after training, a point each, coloured by class where there are
-/// labels; PNG.
+/// Held-out images before and after training, a point each, in the colours of their classes where
+/// there are labels; PNG.
 ///
 /// # Errors
 /// [`ReportError`].
@@ -377,11 +376,11 @@ mod tests {
     }
 
     #[test]
-    fn points_that_are_nowhere_are_left_out() {
-        let nowhere = Picture {
+    fn points_that_are_not_finite_are_left_out() {
+        let broken = Picture {
             points: vec![[f64::NAN; 2], [0.0; 2]],
             labels: None,
         };
-        assert!(embedding(&nowhere, &nowhere, &[]).is_ok());
+        assert!(embedding(&broken, &broken, &[]).is_ok());
     }
 }

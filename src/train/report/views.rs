@@ -1,14 +1,14 @@
-//! A strip of training images with two random views of each, so that a reader sees at a glance
-//! whether the augmentation suits the images.
+//! A strip of training images with two random views of each, which shows whether the augmentation
+//! suits the images.
 
 use image::{Rgb, RgbImage, imageops};
 
 use super::{Drawn, ReportError, named, png};
 use crate::train::augment::{AugmentConfig, ViewKey, augment_batch, to_float};
-use crate::train::data::ImageSet;
 use crate::train::evaluate::strided;
+use crate::train::image_set::ImageSet;
 
-/// Images shown at most.
+/// Maximum number of images shown.
 const COLUMNS: usize = 16;
 /// White pixels between images.
 const GAP: usize = 2;

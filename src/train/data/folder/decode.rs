@@ -1,5 +1,5 @@
-//! One image file's bytes to the pixels that a person sees: upright, on a white page, red, green
-//! and blue. Whatever is cut off or visibly damaged is an error.
+//! Decodes one image file to the pixels that a person sees: upright, on white, red, green and blue.
+//! A file that is cut off or visibly damaged is an error.
 
 use std::io::Cursor;
 
@@ -12,7 +12,7 @@ use super::jpeg;
 /// Bytes before the first chunk.
 const SIGNATURE_OF_PNG: usize = 8;
 
-/// Decodes by contents; the file's name plays no part. Of an animation we take the first image.
+/// Decodes by contents and ignores the file's name. Of an animation it takes the first image.
 pub(super) fn decode(bytes: &[u8]) -> Result<RgbImage, ImageError> {
     let reader = ImageReader::new(Cursor::new(bytes)).with_guessed_format()?;
     let (mut image, orientation) = match reader.format() {
@@ -26,7 +26,8 @@ pub(super) fn decode(bytes: &[u8]) -> Result<RgbImage, ImageError> {
         }
         _ => {
             let mut decoder = reader.into_decoder()?;
-            // A header may ask for any size; what passes the library's default limits we allocate.
+            // A header may ask for any size; an image within the library's default limits is
+            // allocated.
             let mut limits = Limits::default();
             limits.reserve(decoder.total_bytes())?;
             decoder.set_limits(limits)?;
@@ -44,8 +45,8 @@ pub(super) fn decode(bytes: &[u8]) -> Result<RgbImage, ImageError> {
     Ok(on_white(image))
 }
 
-/// `None` unless the checksum of every chunk up to the end of the image is right. The library passes
-/// over chunks that it could do without, so that a damaged one would take transparency with it.
+/// `None` unless the checksum of every chunk up to the end of the image is right. The library skips
+/// chunks that it can do without, so that damage to one could lose the transparency.
 fn check_png(bytes: &[u8]) -> Option<()> {
     let mut rest = &bytes[SIGNATURE_OF_PNG..];
     loop {
@@ -65,8 +66,8 @@ fn check_png(bytes: &[u8]) -> Option<()> {
     }
 }
 
-/// The arithmetic decoder of a lossy image reads zeros where bytes are missing, so that we compare
-/// the file's length with the one in its header.
+/// Whether the file is as long as its header says. The decoder of a lossy image reads zeros where
+/// bytes are missing.
 fn is_whole_webp(bytes: &[u8]) -> bool {
     let announced = bytes[4..]
         .first_chunk()

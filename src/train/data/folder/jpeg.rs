@@ -1,8 +1,8 @@
 //! JPEG files, decoded strictly: what is cut off or damaged is an error, not a grey area.
 //!
-//! zune-jpeg's strict mode refuses codes that do not exist. A stream that ends too early it
-//! completes with zeros, which are codes, so [`sealed`] looks for the end of the image and lets
-//! every stream that ends too early run into a code that does not exist.
+//! zune-jpeg's strict mode refuses codes that do not exist. But it completes a stream that ends too
+//! early with zeros, which are codes. [`sealed`] therefore looks for the end of the image, and puts
+//! a code that does not exist behind every stream.
 
 use image::error::{DecodingError, ImageError, ImageFormatHint};
 use image::metadata::Orientation;
@@ -17,11 +17,11 @@ const SEQUENTIAL: std::ops::RangeInclusive<u8> = 0xc0..=0xc1;
 const PROGRESSIVE: u8 = 0xc2;
 const END_OF_IMAGE: u8 = 0xd9;
 const START_OF_SCAN: u8 = 0xda;
-/// 48 ones, each byte followed by the zero that tells it from a marker. No Huffman code of JPEG
-/// consists of ones only, so that the decoder cannot pass them.
+/// 48 ones, each byte followed by the zero that distinguishes it from a marker. No Huffman code of
+/// JPEG consists of ones only, so that the decoder stops there.
 const ONES: [u8; 12] = [0xff, 0, 0xff, 0, 0xff, 0, 0xff, 0, 0xff, 0, 0xff, 0];
 
-/// The image in red, green and blue, and how it is turned.
+/// The image in red, green and blue, and its orientation.
 pub(super) fn decode(bytes: &[u8]) -> Result<(DynamicImage, Orientation), ImageError> {
     let sealed = sealed(bytes).ok_or_else(|| damaged("the file ends before the image does"))?;
     let options = DecoderOptions::default()
@@ -50,18 +50,18 @@ fn damaged(reason: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Image
     ))
 }
 
-/// The file up to its end-of-image marker (cameras put more behind it), with [`ONES`] at each end
-/// of entropy-coded data; `None` where the marker or part of the image's scans is missing. A
-/// complete stream ends before the ones, which are then bytes to skip.
+/// The file up to its end-of-image marker (cameras put more behind it), with [`ONES`] after each
+/// run of entropy-coded data; `None` without the marker or without all scans of the image. The
+/// decoder skips the ones behind a complete stream.
 ///
-/// zune-jpeg looks for the marker behind the first scan of a progressive image, and behind scans
-/// of some of a sequential image's components, within the bits that it has read already. There we
-/// add no ones.
+/// Two places get no ones, because zune-jpeg looks there for a marker within the bits that it has
+/// already read: after the first scan of a progressive image, and after a scan of some of a
+/// sequential image's components.
 fn sealed(bytes: &[u8]) -> Option<Vec<u8>> {
     let mut out = Vec::with_capacity(bytes.len() + ONES.len());
     let mut rest = bytes;
     let (mut components, mut progressive, mut scans) = (Vec::new(), false, 0);
-    // For each component's identifier the coefficients that arrived to their last bit.
+    // For each component's identifier the set of coefficients that have all their bits.
     let mut arrived = [0_u64; 256];
     let mut sealable = false;
     loop {
@@ -93,7 +93,7 @@ fn sealed(bytes: &[u8]) -> Option<Vec<u8>> {
             let &[first, last, approximation] = range.first_chunk()?;
             let coefficients = match progressive {
                 false => u64::MAX,
-                // The lower half: bits that are still to come.
+                // The lower half of the byte counts bits that later scans bring.
                 true if approximation & 15 > 0 => 0,
                 true => (first..=last.min(63)).fold(0, |set, index| set | 1 << index),
             };
@@ -111,7 +111,7 @@ fn sealed(bytes: &[u8]) -> Option<Vec<u8>> {
     }
 }
 
-/// What lies before the next marker, the marker, and what lies behind it.
+/// The bytes before the next marker, the marker, and the bytes after it.
 fn next_marker(bytes: &[u8]) -> Option<(&[u8], u8, &[u8])> {
     let mut at = 0;
     loop {

@@ -1,21 +1,19 @@
 //! A folder of images.
 //!
-//! - `DIR/CLASS/…/IMAGE`: the class is the top folder, at whatever depth its images lie.
+//! - `DIR/CLASS/…/IMAGE`: the class is the top folder, at any depth of its images.
 //! - `DIR/IMAGE`: without class folders the images have no labels.
-//! - `DIR/train` with `DIR/test` (or `DIR/val`) beside it: each holds one of the above, and the
-//!   division is kept. Otherwise one image in five of each class is held out. A `DIR/train` that
+//! - `DIR/train` with `DIR/test` (or `DIR/val`) beside it: each has one of the layouts above, and
+//!   the division is kept. Otherwise one image in five of each class is held out. A `DIR/train` that
 //!   holds all images is read as if it were `DIR`.
 //!
-//! Folders and files are taken in sorted order, so that the same files give the same set on every
-//! machine. Hidden files, files whose name does not end like an image, and run folders are passed
-//! over; a file that ends like an image must decode, completely, unless unreadable files are
-//! skipped.
+//! Folders and files are read in sorted order, so that the same files give the same set on every
+//! machine. Hidden files, files without an extension of an image, and run folders are skipped. A
+//! file with such an extension must decode completely, unless unreadable files are skipped.
 //!
 //! All images become squares of one side: the median of their short sides, at most
-//! [`LARGEST_SIDE`]. The median keeps most images close to their own resolution, whatever a few
-//! thumbnails or posters among them measure. An image is turned as its EXIF orientation asks,
-//! scaled until it covers the square, and its overhang is cut evenly. Transparency is laid over
-//! white; grey becomes red = green = blue.
+//! [`LARGEST_SIDE`]. The median keeps most images close to their resolution, whatever the size of a
+//! few others. An image is rotated by its EXIF orientation and scaled until it covers the square;
+//! its overhang is cut evenly. Transparency is laid over white; grey becomes red = green = blue.
 
 mod decode;
 mod jpeg;
@@ -30,27 +28,27 @@ use image::imageops::FilterType;
 use image::{DynamicImage, RgbImage};
 use rayon::prelude::*;
 
+use super::dataset::{Dataset, dataset};
+use super::division::{Classed, divide};
+use super::error::DataError;
+use super::files::require_directory;
 use crate::train::augment::AugmentConfig;
-
-use super::{
-    Classed, DataError, Dataset, ImageSet, LoadOptions, dataset, divide, require_directory,
-};
+use crate::train::image_set::ImageSet;
 use walk::{Split, listed, too_few_images};
 
-/// The largest side that images are brought to. A small encoder on a CPU sees little more in
-/// larger images, and its time grows with the square of the side.
+/// The largest side. A small encoder on a CPU gains little from larger images, and its time grows
+/// with the square of the side.
 const LARGEST_SIDE: u32 = 64;
 
 /// Reads the folder.
-pub(super) fn load(directory: &Path, options: LoadOptions) -> Result<Dataset, DataError> {
+pub(super) fn load(directory: &Path, seed: u64, skip: bool) -> Result<Dataset, DataError> {
     require_directory(directory)?;
     let (mut train, test, mut notes) = walk::find(directory)?;
     if let Some(test) = &test {
         require_same_classes(&train, test)?;
     }
     let mut unreadable = Vec::new();
-    let mut read =
-        |split: &mut Split| read_split(split, options.skip_unreadable, &mut unreadable, &mut notes);
+    let mut read = |split: &mut Split| read_split(split, skip, &mut unreadable, &mut notes);
     let pictures = read(&mut train)?;
     let (train_pictures, test_pictures) = match test {
         Some(mut test) => {
@@ -60,7 +58,7 @@ pub(super) fn load(directory: &Path, options: LoadOptions) -> Result<Dataset, Da
         }
         None => {
             let found = pictures.len();
-            let (kept, test) = divide(pictures, options.seed);
+            let (kept, test) = divide(pictures, seed);
             if test.is_empty() {
                 let expected = "a class with at least two, one to train on and one to hold out";
                 return Err(too_few_images(&train.path, found, expected));
@@ -96,7 +94,8 @@ pub(super) fn load(directory: &Path, options: LoadOptions) -> Result<Dataset, Da
     })
 }
 
-/// A class that only one side has would be trained on and never judged, or judged and never seen.
+/// Requires the same classes in both splits: a class of one alone would be trained on and never
+/// evaluated, or the reverse.
 fn require_same_classes(train: &Split, test: &Split) -> Result<(), DataError> {
     for (split, other) in [(test, train), (train, test)] {
         for class in &other.classes {
@@ -116,14 +115,14 @@ fn require_same_classes(train: &Split, test: &Split) -> Result<(), DataError> {
 /// A decoded square image, its side at most [`LARGEST_SIDE`].
 struct Picture {
     path: PathBuf,
-    /// Of the file's bytes: equal files are found by it.
+    /// A hash of the file's bytes, which finds equal files.
     hash: u64,
     square: RgbImage,
 }
 
 impl Picture {
-    /// Brings the image to at most [`LARGEST_SIDE`] at once, so that a folder of photographs never
-    /// lies in memory at full size.
+    /// Reads a file and scales its image to at most [`LARGEST_SIDE`] at once, so that no folder of
+    /// photographs is in memory at full size.
     fn read(path: PathBuf) -> Result<Self, DataError> {
         let bytes = match std::fs::read(&path) {
             Ok(bytes) => bytes,
@@ -144,8 +143,8 @@ impl Picture {
     }
 }
 
-/// Every file in order, with the place of its class. With `skip`, paths that cannot be read go to
-/// `unreadable`, and classes without any other leave `split`.
+/// Every picture in order, with the index of its class. With `skip`, paths that cannot be read go
+/// to `unreadable`, and classes without other files leave `split`.
 fn read_split(
     split: &mut Split,
     skip: bool,
@@ -189,7 +188,7 @@ fn read_split(
     Ok(pictures)
 }
 
-/// Equal files: they weigh double, and one in training tells about its twin that is held out.
+/// A note of equal files: they weigh double, and one in training reveals a held-out twin.
 fn note_of_twins(train: &[Picture], test: &[Picture]) -> Option<String> {
     let mut groups: HashMap<u64, [Vec<&Path>; 2]> = HashMap::new();
     for (side, pictures) in [train, test].into_iter().enumerate() {
@@ -203,7 +202,7 @@ fn note_of_twins(train: &[Picture], test: &[Picture]) -> Option<String> {
         files += train.len() + test.len();
         divided += train.len() * test.len();
     }
-    // A divided pair, if there is one.
+    // The first pair, those with one twin on each side before others.
     let (_, first, second) = groups
         .into_values()
         .map(|sides| match sides.each_ref().map(Vec::as_slice) {
@@ -219,7 +218,8 @@ fn note_of_twins(train: &[Picture], test: &[Picture]) -> Option<String> {
     ))
 }
 
-/// Scales (with a triangle filter that widens when it shrinks, against aliasing) and cuts.
+/// Scales the image to cover the square and cuts its overhang. The triangle filter widens when it
+/// shrinks an image, against aliasing.
 fn fill_square(image: RgbImage, side: u32) -> RgbImage {
     if image.dimensions() == (side, side) {
         return image;
@@ -229,7 +229,7 @@ fn fill_square(image: RgbImage, side: u32) -> RgbImage {
         .into_rgb8()
 }
 
-/// The median side over both halves (the upper one of an even number).
+/// The median side over both splits (the upper one of an even number).
 fn median_side(train: &[Picture], test: &[Picture]) -> u32 {
     let mut sides: Vec<u32> = train
         .iter()
@@ -240,7 +240,7 @@ fn median_side(train: &[Picture], test: &[Picture]) -> u32 {
     sides[sides.len() / 2]
 }
 
-/// Brings all squares to one side and lays them one after the other.
+/// Scales all squares to one side and concatenates them.
 fn assemble(pictures: &[Picture], side: u32) -> ImageSet {
     let images: Vec<Vec<u8>> = pictures
         .par_iter()

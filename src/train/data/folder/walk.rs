@@ -1,17 +1,18 @@
-//! Which image files lie in which class.
+//! Finds the image files of each class.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use image::ImageFormat;
 
-use crate::train::data::{DataError, access_error};
+use crate::train::data::error::DataError;
+use crate::train::data::files::access_error;
 
-/// What counts as an image.
+/// Extensions of images.
 const EXTENSIONS: &str = "png, apng, jpg, jpeg, jfif, bmp, gif, tif, tiff, webp";
-/// A folder that holds both is the run folder of an earlier run, with pictures of its own.
+/// A folder with both files is the run folder of an earlier run, with pictures of its own.
 const RUN_FILES: [&str; 2] = ["config.toml", "metrics.jsonl"];
-/// As many names are written out in a note.
+/// Maximum number of names in a note.
 const NAMED: usize = 5;
 
 /// The images of one class.
@@ -28,8 +29,8 @@ pub(super) struct Split {
     pub(super) classes: Vec<Class>,
 }
 
-/// Looks for images in all of `directory`: the training split, the held-out one where there is a
-/// division on disk, and notes. Entries are taken in sorted order.
+/// Finds the images of `directory`: the training split, the held-out split if there is one on disk,
+/// and notes. Entries are read in sorted order.
 pub(super) fn find(directory: &Path) -> Result<(Split, Option<Split>, Vec<String>), DataError> {
     if is_run_folder(directory) {
         let found = "is the folder of a run".to_owned();
@@ -68,11 +69,10 @@ pub(super) fn find(directory: &Path) -> Result<(Split, Option<Split>, Vec<String
     Ok((train, test, walk.into_notes()))
 }
 
-/// What was passed over on the way.
+/// The state of a walk, and what it has skipped.
 #[derive(Default)]
 struct Walk {
-    /// The folders on the way to the present one, by their canonical names: a link may lead back
-    /// to one of them.
+    /// The folders above the present one, by their canonical names; a link may lead back to one.
     above: Vec<PathBuf>,
     run_folders: BTreeSet<PathBuf>,
     loops: BTreeSet<PathBuf>,
@@ -200,7 +200,7 @@ fn file_name(path: &Path) -> String {
         .unwrap_or_default()
 }
 
-/// Whether it is a file whose name ends like one of [`EXTENSIONS`].
+/// Whether `path` is a file with one of [`EXTENSIONS`].
 fn is_image(path: &Path) -> bool {
     path.is_file()
         && matches!(

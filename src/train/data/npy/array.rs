@@ -1,21 +1,25 @@
-//! The format (<https://numpy.org/doc/stable/reference/generated/numpy.lib.format.html>): a magic, a
-//! version, a Python dictionary of three keys in ASCII, then the elements. The dictionary is read here,
-//! because the crates that read it bring a grammar of Python with them.
+//! The format of NumPy's arrays
+//! (<https://numpy.org/doc/stable/reference/generated/numpy.lib.format.html>): a magic, a version,
+//! a Python dictionary of three keys in ASCII, then the elements.
+//!
+//! The dictionary is parsed here, because the crates that read it bring a grammar of Python with
+//! them.
 
 use std::path::Path;
 
-use crate::train::data::{DataError, read_file};
+use crate::train::data::error::DataError;
+use crate::train::data::files::read_file;
 
-/// What a file begins with.
+/// The first bytes of a file.
 const MAGIC: &[u8; 6] = b"\x93NUMPY";
-/// What Python puts around strings.
+/// Quotes of a Python string.
 const QUOTES: [char; 2] = ['\'', '"'];
 
 /// One array, its elements in C order.
 pub(super) struct Array {
-    /// The element's type as the header writes it, first of all the order of its bytes.
+    /// The type of the elements as the header writes it; its first character is the byte order.
     pub descr: String,
-    /// The letter and the bytes of an element's type.
+    /// The letter and the size in bytes of that type.
     pub kind: (char, usize),
     pub shape: Vec<usize>,
     pub elements: Vec<u8>,
@@ -41,7 +45,7 @@ impl Array {
             let expected = format!("0x934e554d (NumPy's .npy){hint}");
             return Err(DataError::wrong_magic(path, *first, expected));
         };
-        // Version 1 has a length of two bytes, later ones of four.
+        // The length of the header takes two bytes in version 1, four in later ones.
         let divided = match *rest {
             [1, _, a, b, ref rest @ ..] => rest.split_at_checked(u16::from_le_bytes([a, b]).into()),
             [_, _, a, b, c, d, ref rest @ ..] => {
@@ -91,7 +95,7 @@ impl Array {
     }
 }
 
-/// What follows `'key':` in a dictionary.
+/// The text after `'key':` in a dictionary.
 fn entry<'a>(header: &'a str, key: &str) -> Option<&'a str> {
     let (_, rest) = QUOTES
         .iter()
@@ -99,7 +103,7 @@ fn entry<'a>(header: &'a str, key: &str) -> Option<&'a str> {
     Some(rest.trim_start().strip_prefix(':')?.trim_start())
 }
 
-/// The quoted type that `text` begins with, then its letter and its bytes: `<i8` has i and 8.
+/// The quoted type at the start of `text`, its letter and its size: `<i8` has i and 8.
 fn element_type(text: &str) -> Option<(&str, (char, usize))> {
     let (descr, _) = text.strip_prefix(QUOTES)?.split_once(QUOTES)?;
     let mut letters = descr.chars().skip(1);
@@ -108,7 +112,7 @@ fn element_type(text: &str) -> Option<(&str, (char, usize))> {
     (size > 0).then_some((descr, (letter, size)))
 }
 
-/// The numbers of the tuple that `text` begins with; Python 2 wrote them as `10L`.
+/// The numbers of the tuple at the start of `text`; Python 2 wrote them as `10L`.
 fn tuple(text: &str) -> Option<Vec<usize>> {
     let (inside, _) = text.strip_prefix('(')?.split_once(')')?;
     inside
@@ -119,7 +123,7 @@ fn tuple(text: &str) -> Option<Vec<usize>> {
         .collect()
 }
 
-/// Elements whose first index varies fastest, in the order in which the last does.
+/// Reorders elements whose first index varies fastest so that the last does.
 fn in_c_order(elements: Vec<u8>, shape: &[usize], size: usize) -> Vec<u8> {
     let [first, _, ..] = *shape else {
         return elements;

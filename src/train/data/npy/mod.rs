@@ -1,4 +1,4 @@
-//! Images and labels in arrays as NumPy saves them.
+//! Images and labels in NumPy's arrays.
 //!
 //! Images are uint8, N×H×W or N×H×W×C with C of 1 or 3; labels are integers, N or N×1.
 
@@ -9,17 +9,17 @@ use std::path::Path;
 
 use array::Array;
 
-use super::{
-    Classed, DataError, Dataset, ImageSet, dataset, divide, images_of_array, locate,
-    require_directory, require_labels, require_same_shape,
-};
+use super::dataset::{Dataset, dataset, images_of_array, require_labels, require_same_shape};
+use super::division::{Classed, divide};
+use super::error::DataError;
+use super::files::{locate, require_directory};
+use crate::train::image_set::ImageSet;
 
-/// Reads one array of images, of which some are held out, or a directory with both.
+/// Reads one array of images and holds some of them out, or reads a directory with both sets.
 ///
-/// In a directory the arrays have the names that Keras' and MedMNIST's archives give them; labels
-/// are optional.
+/// In a directory the arrays have the names of Keras' and MedMNIST's archives; labels are optional.
 pub(super) fn load(images: &Path, labels: Option<&Path>, seed: u64) -> Result<Dataset, DataError> {
-    // What is not there was meant as an array when it is named like one.
+    // A path that does not exist means an array if its name ends in .npy.
     let is_directory = images.is_dir()
         || !images.exists() && images.extension().is_none_or(|ending| ending != "npy");
     if is_directory && labels.is_none() {
@@ -36,10 +36,9 @@ pub(super) fn load(images: &Path, labels: Option<&Path>, seed: u64) -> Result<Da
     let pixels = all.pixels.chunks_exact(all.image_len());
     let (train, test) = divide(pixels.zip(classes).collect(), seed);
     if test.is_empty() {
-        return Err(DataError::NothingHeldOut {
-            path: images.to_path_buf(),
-            found: all.len(),
-        });
+        let found = format!("holds {} images, none of which can be held out", all.len());
+        let expected = "expected a class of at least 2".to_owned();
+        return Err(DataError::unfit(images, found, expected));
     }
     let set = |images: Classed<&[u8]>| {
         let (pixels, classes): (Vec<_>, Vec<_>) = images.into_iter().unzip();
@@ -49,7 +48,7 @@ pub(super) fn load(images: &Path, labels: Option<&Path>, seed: u64) -> Result<Da
     Ok(dataset(set(train), set(test), class_names))
 }
 
-/// Arrays that are divided already; labels belong to both sides or to none.
+/// Arrays that are divided already; both sets have labels or neither.
 fn load_directory(directory: &Path) -> Result<Dataset, DataError> {
     require_directory(directory)?;
     let find = |names: [&str; 2]| {
@@ -76,8 +75,8 @@ fn load_directory(directory: &Path) -> Result<Dataset, DataError> {
     ))
 }
 
-/// Classes are the values that occur, in their order, under the value as a name: all names, and the
-/// class of each value.
+/// Each distinct value is a class with the value as its name. Returns all names in the order of the
+/// values, and the class of each value.
 fn name_classes(values: &[i128]) -> (Vec<String>, Vec<u32>) {
     let sorted = Vec::from_iter(BTreeSet::from_iter(values));
     let class = |value| sorted.partition_point(|&class| class < value) as u32;
@@ -95,13 +94,12 @@ fn read_images(path: &Path) -> Result<ImageSet, DataError> {
         return Err(wrong_shape(path, &array.shape, allowed));
     };
     if images.is_empty() {
-        let path = path.to_path_buf();
-        return Err(DataError::Empty { path });
+        return Err(DataError::empty(path));
     }
     Ok(images)
 }
 
-/// A value for each of `images`, which were read from `images_path`.
+/// The label of each of `images`, which were read from `images_path`.
 fn read_labels(path: &Path, images: &ImageSet, images_path: &Path) -> Result<Vec<i128>, DataError> {
     let array = Array::read(path)?;
     let ('i' | 'u' | 'b', size @ (1 | 2 | 4 | 8)) = array.kind else {

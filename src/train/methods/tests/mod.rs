@@ -3,17 +3,20 @@
 use std::collections::HashMap;
 
 use approx::assert_abs_diff_eq;
-use burn::backend::Flex;
+use burn::backend::autodiff::grads::Gradients;
+use burn::backend::{Autodiff, Flex};
 use burn::module::{AutodiffModule, ParamId};
 use burn::optim::{GradientsParams, Optimizer, SgdConfig};
 
-use super::moco::Way;
-use super::*;
+use super::moco::OneWay;
+use super::{LossReport, Method, Moco, Views};
 use crate::train::bridge::UnitRows;
 use crate::train::cpu::Cpu;
 use crate::train::ema;
-use crate::train::encoder::ModelConfig;
-use crate::{KeyQueue, MomentumSchedule};
+use crate::train::encoder::{Model, ModelConfig};
+use crate::train::patches::PatchGrid;
+use crate::train::platform::Platform;
+use crate::{Contrast, KeyQueue, MomentumSchedule};
 
 type Training = Autodiff<Flex>;
 type Values = HashMap<ParamId, Vec<f32>>;
@@ -114,7 +117,7 @@ impl<P: Platform<Backend = Flex>> Setting<P> {
         keys.into_floats(&self.platform).unwrap()
     }
 
-    /// What is learned of a model, and its running statistics.
+    /// The learnable parameters of a model, and its running statistics.
     fn values(&self, model: &Model<Training>) -> [Values; 2] {
         // `valid` settles running statistics.
         let parameters = ema::parameters(&model.valid()).unwrap();
@@ -141,7 +144,7 @@ fn the_key_encoder_starts_as_an_exact_copy() {
     assert_eq!(setting.values(&setting.moco().key), query);
 }
 
-/// After a step each encoder has weights and running statistics of its own: what moves one leaves
+/// After a step each encoder has weights and running statistics of its own: a change of one leaves
 /// the other as it is.
 #[test]
 fn the_encoders_share_no_parameter_and_no_running_statistic() {
@@ -166,8 +169,8 @@ fn the_encoders_share_no_parameter_and_no_running_statistic() {
     assert!(all_differ(&query_last[1], &query_after[1]));
 }
 
-/// The update comes before the keys: with the rule on paper, and the keys that are enqueued are
-/// those of the updated encoder.
+/// The momentum update precedes the keys and follows its formula; the enqueued keys are those of
+/// the updated encoder.
 #[test]
 fn parameters_follow_and_running_statistics_do_not() {
     let mut setting = moco(16, 2);
@@ -186,7 +189,7 @@ fn parameters_follow_and_running_statistics_do_not() {
     let queue = setting.moco().queue.filled().unwrap();
     assert_eq!(queue.contiguous()[IMAGES * DIM..], keys);
 
-    // Even with nothing kept, the update leaves running statistics alone.
+    // Even with momentum 0 the update leaves running statistics alone.
     let key = setting.moco().key.clone();
     let [_, statistics] = setting.values(&key);
     let copy = ema::momentum_update(&setting.platform, 0.0, &setting.query, key).unwrap();
@@ -210,8 +213,8 @@ fn the_key_encoder_uses_batch_statistics_and_has_no_graph() {
     assert_eq!(GradientsParams::from_grads(gradients, key).len(), 0);
 }
 
-/// In groups, a query is normalised with the images before and after it and its key with others;
-/// each key still comes back to its image's place.
+/// Each group of queries is normalised with other images than their keys, and each key returns to
+/// its image's place.
 #[test]
 fn keys_are_normalised_with_other_images_than_their_queries() {
     let mut setting = moco(16, 4);
@@ -227,7 +230,7 @@ fn keys_are_normalised_with_other_images_than_their_queries() {
     assert!(moved.contains(&3) && !moved.contains(&2), "{moved:?}");
 }
 
-/// Without a queue: the two ways add, in loss and in gradient, and no key is kept.
+/// Without a queue, loss and gradient of both directions add, and no key is kept.
 #[test]
 fn moco_v3_goes_both_ways_over_the_views() {
     let contrast = Contrast::moco_v3(0.2).unwrap();
@@ -240,7 +243,7 @@ fn moco_v3_goes_both_ways_over_the_views() {
     let one_way = |views| {
         let moco = setting.moco();
         let way = moco.one_way(&setting.platform, &setting.query, views, 1.0);
-        let Way { report, loss, .. } = way.unwrap();
+        let OneWay { report, loss, .. } = way.unwrap();
         (report.loss, learned(&setting, loss.backward()))
     };
     let views = setting.batch.views(0);
@@ -260,8 +263,8 @@ fn moco_v3_goes_both_ways_over_the_views() {
     assert!(setting.moco().queue.filled().is_none());
 }
 
-/// Another engine than the one the methods were written with: the CUDA kernels' sources, run on the
-/// processor. MoCo's first step takes its negatives from the batch, the others from the queue.
+/// The emulator runs the CUDA kernels' sources. MoCo takes its negatives from the batch at the
+/// first step, and from the queue at the others.
 #[cfg(feature = "emulator-tests")]
 #[test]
 fn methods_learn_the_same_on_either_engine() {
