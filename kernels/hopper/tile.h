@@ -94,7 +94,7 @@ struct Ring {
 // All work tiles of a launch: tiles × splits, in groups of rows: `group` clusters' row tiles against every split, then
 // the next (src/launch/choice.rs).
 struct WorkGrid {
-    uint32_t tiles, splits, group, padding;
+    uint32_t tiles, splits, group;
 };
 
 // A static persistent scheduler. The grid has as many blocks as the device runs at a time (src/launch/choice.rs),

@@ -4,7 +4,7 @@
 // long, or whose lengths are near the ends of f32 take a path of their own.
 #include "ptx/kernel.h"
 #include "ptx/math.h"
-#include "tile/numbers.h"
+#include "tile/matrix.h"
 
 namespace infonce {
 
@@ -140,7 +140,6 @@ struct NormalizeBackwardParams {
     float epsilon;
     float short_norm;    // ε, or the smallest normal number of dx's type if that is larger
     uint32_t warp_rows;  // as above
-    uint32_t padding;
 };
 
 // A row of any kind.

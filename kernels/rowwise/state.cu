@@ -2,7 +2,7 @@
 // into a queue or into rows that the tile loops can read.
 #include "ptx/kernel.h"
 #include "ptx/math.h"
-#include "tile/numbers.h"
+#include "tile/matrix.h"
 
 namespace infonce {
 

@@ -5,7 +5,6 @@
 #include "ptx/global.h"
 #include "tile/contrast.h"
 #include "tile/element.h"
-#include "tile/numbers.h"
 #include "tile/slab.h"
 #include "tile/softmax.h"
 #include "tile/work.h"
@@ -14,8 +13,8 @@ namespace infonce {
 
 struct GradientParams {
     ContrastView contrast;
-    GlobalRows owner;
-    GlobalRows streamed;
+    Matrix owner;
+    Matrix streamed;
     uint32_t dim;
     uint32_t tiles_per_split;  // streamed tiles of a piece of work: an owner tile, a split
     uint32_t owner_is_anchor;

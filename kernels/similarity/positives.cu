@@ -4,7 +4,7 @@
 #include "ptx/math.h"
 #include "similarity/row_blocks.h"
 #include "tile/contrast.h"
-#include "tile/numbers.h"
+#include "tile/matrix.h"
 #include "tile/softmax.h"
 
 namespace infonce {
@@ -135,7 +135,6 @@ struct MeanPositivesParams {
     ContrastView contrast;
     const float* positive;  // z₊, in nats
     float inverse;          // 1/σ
-    uint32_t padding;
     float* log_mean;
 };
 
@@ -207,7 +206,6 @@ struct GroupParams {
     const uint32_t* index;
     uint32_t anchors, candidates;
     uint32_t passes;   // as many times DIGIT_BITS as `candidates` has bits
-    uint32_t padding;
     uint32_t* order;   // two of them: where the last pass writes, and the other
     uint32_t* other;
     uint32_t* starts;  // candidates + 1

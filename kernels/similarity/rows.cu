@@ -7,7 +7,7 @@
 #include "similarity/row_blocks.h"
 #include "tile/contrast.h"
 #include "tile/element.h"
-#include "tile/numbers.h"
+#include "tile/matrix.h"
 #include "tile/row_rule.h"
 #include "tile/softmax.h"
 
@@ -122,7 +122,6 @@ struct FitParams {
     uint32_t rows;
     float lowest;                // of log2 Σ_j E_ij, where candidates are of the same length
     float range;                 // of the folded anchors, in powers of two
-    uint32_t padding;
     const LogitBound* bound;
     uint32_t* fit;               // whether the exponentials stay as they are
     WeightShift* shift;          // of the folded anchors
@@ -186,7 +185,6 @@ struct FoldParams {
     const ScaledSum* partial;  // parts × rows, Σ_j E_ij
     const float* offset2;      // of the chunk's rows
     uint32_t splits, rows, dim;
-    uint32_t padding;
     Matrix anchors;            // of the chunk
     Matrix folded;             // theirs times the factor, in the same type; data null: not wanted
     const WeightShift* shift;  // and times 2^shift; null: no shift
@@ -317,7 +315,7 @@ INFONCE_KERNEL(finish_gradient, FinishParams, ROW_WARPS * 32, 4) {
             const uint64_t index = uint64_t(split) * p.rows + row;
             const float weight = p.normalisers ? exp2_fast(load_global(p.normalisers + index).maximum - maximum) : 1.0f;
             float x[4];
-            Matrix{const_cast<float*>(p.sums), p.dim, DTYPE_F32}.load_four(x, index, first, p.dim, quads);
+            load_four(x, p.sums + index * p.dim, DTYPE_F32, first, p.dim, quads);
             INFONCE_UNROLL
             for (int i = 0; i < 4; ++i) sums[i] = fma(x[i], weight, sums[i]);
         }
