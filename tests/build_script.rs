@@ -12,7 +12,6 @@ mod build {
 }
 
 #[path = "../src/launch/params.rs"]
-#[expect(dead_code, reason = "the build reads the tables alone")]
 mod params;
 
 use std::ffi::OsString;

@@ -306,6 +306,7 @@ INFONCE_KERNEL(finish_gradient, FinishParams, ROW_WARPS * 32, 4) {
     const uint32_t own_row = p.first_row + uint32_t(inside ? row : 0);
     const Partner partner(p, own_row);
     const bool quads = p.partners.in_quads(p.dim) && p.gradient.in_quads(p.dim) && (!p.dots || p.rows_of.in_quads(p.dim));
+    const Matrix sums_of_splits = {const_cast<float*>(p.sums), nullptr, 4 * uint64_t(p.dim), 0, 0, DTYPE_F32};
     const SharedAddress slots = shared_base() + lane * 16;
     float dot = 0.0f;
     for (uint32_t first = 4 * lane; first - 4 * lane < p.dim; first += 128) {
@@ -315,7 +316,7 @@ INFONCE_KERNEL(finish_gradient, FinishParams, ROW_WARPS * 32, 4) {
             const uint64_t index = uint64_t(split) * p.rows + row;
             const float weight = p.normalisers ? exp2_fast(load_global(p.normalisers + index).maximum - maximum) : 1.0f;
             float x[4];
-            load_four(x, p.sums + index * p.dim, DTYPE_F32, first, p.dim, quads);
+            sums_of_splits.load_four(x, index, first, p.dim, quads);
             INFONCE_UNROLL
             for (int i = 0; i < 4; ++i) sums[i] = fma(x[i], weight, sums[i]);
         }

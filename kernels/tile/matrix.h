@@ -13,29 +13,32 @@ struct Matrix {
     uint32_t row_bytes;  // tile loops: a multiple of 16, as are `data` and `stride`
     uint32_t dtype;      // DType
 
-    INFONCE_DEVICE char* row(uint64_t i) const { return static_cast<char*>(data) + i * stride; }
-    INFONCE_DEVICE float load(uint64_t of_row, uint32_t column) const { return load_number(row(of_row), dtype, column); }
-    INFONCE_DEVICE void store(uint64_t of_row, uint32_t column, float x) const { store_number(row(of_row), dtype, column, x); }
+    // Byte `byte` of a row.
+    INFONCE_DEVICE char* at(uint64_t row, uint64_t byte) const { return static_cast<char*>(data) + (row * stride + byte); }
+    INFONCE_DEVICE float load(uint64_t row, uint32_t column) const { return load_number(at(row, 0), dtype, column); }
+    INFONCE_DEVICE void store(uint64_t row, uint32_t column, float x) const { store_number(at(row, 0), dtype, column, x); }
     INFONCE_DEVICE float rounded(float x) const { return round_number(dtype, x); }
     // Whether rows of `columns` elements can be read four at a time.
     INFONCE_DEVICE bool in_quads(uint32_t columns) const {
         return is_quad_aligned(data, dtype) && stride % quad_bytes(dtype) == 0 && columns % 4 == 0;
     }
-    // `quads`: in_quads(columns).
-    INFONCE_DEVICE void load_four(float (&x)[4], uint64_t of_row, uint32_t column, uint32_t columns, bool quads) const {
-        infonce::load_four(x, row(of_row), dtype, column, columns, quads);
+    // Elements `column` to `column` + 3 of a row of `columns`, zero past the last. `quads`: in_quads(columns).
+    INFONCE_DEVICE void load_four(float (&x)[4], uint64_t row, uint32_t column, uint32_t columns, bool quads) const {
+        if (quads) return widen_quad(load_quad(row, column), dtype, x);
+        INFONCE_UNROLL
+        for (uint32_t i = 0; i < 4; ++i) x[i] = column + i < columns ? load(row, column + i) : 0.0f;
     }
-    INFONCE_DEVICE void store_four(const float (&x)[4], uint64_t of_row, uint32_t column, uint32_t columns, bool quads) const {
-        if (quads) return store_quad(of_row, column, x);
+    INFONCE_DEVICE void store_four(const float (&x)[4], uint64_t row, uint32_t column, uint32_t columns, bool quads) const {
+        if (quads) return store_quad(row, column, x);
         INFONCE_UNROLL
         for (uint32_t i = 0; i < 4; ++i)
-            if (column + i < columns) store(of_row, column + i, x[i]);
+            if (column + i < columns) store(row, column + i, x[i]);
     }
-    INFONCE_DEVICE Vector16 load_quad(uint64_t of_row, uint32_t column) const {
-        return infonce::load_quad(row(of_row), dtype, column);
+    INFONCE_DEVICE Vector16 load_quad(uint64_t row, uint32_t column) const {
+        return infonce::load_quad(at(row, column / 4 * quad_bytes(dtype)), dtype, 0);
     }
-    INFONCE_DEVICE void store_quad(uint64_t of_row, uint32_t column, const float (&x)[4]) const {
-        infonce::store_quad(row(of_row), dtype, column, x);
+    INFONCE_DEVICE void store_quad(uint64_t row, uint32_t column, const float (&x)[4]) const {
+        infonce::store_quad(at(row, column / 4 * quad_bytes(dtype)), dtype, 0, x);
     }
 };
 

@@ -82,13 +82,6 @@ INFONCE_DEVICE void store_quad(void* data, uint32_t dtype, uint64_t index, const
     }
 }
 
-// Elements `column` to `column` + 3 of a row of `columns`, zero past the last. `quads`: rows are aligned for load_quad.
-INFONCE_DEVICE void load_four(float (&x)[4], const void* row, uint32_t dtype, uint32_t column, uint32_t columns, bool quads) {
-    if (quads) return widen_quad(load_quad(row, dtype, column), dtype, x);
-    INFONCE_UNROLL
-    for (uint32_t i = 0; i < 4; ++i) x[i] = column + i < columns ? load_number(row, dtype, column + i) : 0.0f;
-}
-
 // Numbers `column` and `column` + 1, an even column, of a row of `columns` that starts at `row`.
 INFONCE_DEVICE void store_pair(float* row, uint32_t column, uint32_t columns, float first, float second) {
     if (columns % 2 == 0) {
