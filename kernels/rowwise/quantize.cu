@@ -47,7 +47,7 @@ INFONCE_DEVICE float quad_largest(float largest, const float (&x)[4]) {
 
 // Columns from a multiple of four on.
 INFONCE_DEVICE void store_codes(const QuantizeParams& p, uint64_t row, uint32_t column, const float (&x)[4], float inverse) {
-    store_global(reinterpret_cast<uint32_t*>(p.codes.at(row, column)),
+    store_global(reinterpret_cast<uint32_t*>(p.codes.byte_at(row, column)),
                  pack_e4m3(x[0] * inverse, x[1] * inverse) | pack_e4m3(x[2] * inverse, x[3] * inverse) << 16);
 }
 

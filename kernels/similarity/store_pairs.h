@@ -38,7 +38,7 @@ struct PairStores {
                 INFONCE_UNROLL
                 for (int half = 0; half < 2; ++half)
                     if (rows.inside(i, half) && c * sizeof(T) < p.weights.row_bytes)
-                        store_numbers(reinterpret_cast<T*>(p.weights.at(rows.row[i][half], c * sizeof(T))), weights.z[i][j][2 * half],
+                        store_numbers(reinterpret_cast<T*>(p.weights.byte_at(rows.row[i][half], c * sizeof(T))), weights.z[i][j][2 * half],
                                       weights.z[i][j][2 * half + 1]);
         }
     }

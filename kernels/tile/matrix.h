@@ -13,14 +13,15 @@ struct Matrix {
     uint32_t row_bytes;  // tile loops: a multiple of 16, as are `data` and `stride`
     uint32_t dtype;      // DType
 
-    // Byte `byte` of a row.
-    INFONCE_DEVICE char* at(uint64_t row, uint64_t byte) const { return static_cast<char*>(data) + (row * stride + byte); }
-    INFONCE_DEVICE float load(uint64_t row, uint32_t column) const { return load_number(at(row, 0), dtype, column); }
-    INFONCE_DEVICE void store(uint64_t row, uint32_t column, float x) const { store_number(at(row, 0), dtype, column, x); }
+    // A byte of a row, an element of one.
+    INFONCE_DEVICE char* byte_at(uint64_t row, uint64_t byte) const { return static_cast<char*>(data) + (row * stride + byte); }
+    INFONCE_DEVICE char* at(uint64_t row, uint32_t column) const { return byte_at(row, column * element_bytes(dtype)); }
+    INFONCE_DEVICE float load(uint64_t row, uint32_t column) const { return load_number(at(row, column), dtype, 0); }
+    INFONCE_DEVICE void store(uint64_t row, uint32_t column, float x) const { store_number(at(row, column), dtype, 0, x); }
     INFONCE_DEVICE float rounded(float x) const { return round_number(dtype, x); }
     // Whether rows of `columns` elements can be read four at a time.
     INFONCE_DEVICE bool in_quads(uint32_t columns) const {
-        return is_quad_aligned(data, dtype) && stride % quad_bytes(dtype) == 0 && columns % 4 == 0;
+        return is_quad_aligned(data, dtype) && stride % (4 * element_bytes(dtype)) == 0 && columns % 4 == 0;
     }
     // Elements `column` to `column` + 3 of a row of `columns`, zero past the last. `quads`: in_quads(columns).
     INFONCE_DEVICE void load_four(float (&x)[4], uint64_t row, uint32_t column, uint32_t columns, bool quads) const {
@@ -35,10 +36,10 @@ struct Matrix {
             if (column + i < columns) store(row, column + i, x[i]);
     }
     INFONCE_DEVICE Vector16 load_quad(uint64_t row, uint32_t column) const {
-        return infonce::load_quad(at(row, column / 4 * quad_bytes(dtype)), dtype, 0);
+        return infonce::load_quad(at(row, column), dtype, 0);
     }
     INFONCE_DEVICE void store_quad(uint64_t row, uint32_t column, const float (&x)[4]) const {
-        infonce::store_quad(at(row, column / 4 * quad_bytes(dtype)), dtype, 0, x);
+        infonce::store_quad(at(row, column), dtype, 0, x);
     }
 };
 

@@ -38,10 +38,10 @@ INFONCE_DEVICE float round_number(uint32_t dtype, float x) {
     }
 }
 
-INFONCE_DEVICE uint32_t quad_bytes(uint32_t dtype) { return dtype == DTYPE_F32 ? 16 : 8; }
+INFONCE_DEVICE uint32_t element_bytes(uint32_t dtype) { return dtype == DTYPE_F32 ? 4 : 2; }
 
 // Whether four numbers at a time can be loaded and stored.
-INFONCE_DEVICE bool is_quad_aligned(const void* data, uint32_t dtype) { return uint64_t(data) % quad_bytes(dtype) == 0; }
+INFONCE_DEVICE bool is_quad_aligned(const void* data, uint32_t dtype) { return uint64_t(data) % (4 * element_bytes(dtype)) == 0; }
 
 // Four numbers that follow each other, from an index on that is a multiple of four, as memory holds them:
 // 16 bytes of f32, or 8 in the first two words. What is done with them comes later, so that loads that
