@@ -7,7 +7,7 @@ use super::prepared::Prepared;
 use super::results::Masses;
 use super::similarity::Similarity;
 use super::statistics::far_word;
-use super::{Device, DeviceMatrix, Floats, WARP_ROWS, number_bytes};
+use super::{Device, DeviceMatrix, Floats, WARP_ROWS};
 use crate::element::DType;
 use crate::error::Error;
 use crate::inputs::Matrices;

@@ -4,6 +4,7 @@
 use bytemuck::{Pod, Zeroable};
 
 /// A structure and the offsets of its fields.
+#[allow(dead_code, reason = "the build reads it")]
 pub(crate) struct Layout {
     pub name: &'static str,
     /// The file under kernels/ that declares it.
