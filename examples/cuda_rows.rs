@@ -12,7 +12,7 @@ use infonce::{Contrast, Engine, Error, Evaluation, Gradients, Inputs};
 /// Two views of 48 images: row i and row i + 48 belong together.
 pub const ROWS: usize = 96;
 pub const DIM: usize = 32;
-/// A row of the tensor: 16 numbers of something else, the embedding, and room for its gradient.
+/// A row of the tensor: 16 numbers of something else, the embedding, and space for its gradient.
 pub const WIDTH: usize = 16 + 2 * DIM;
 pub const EMBEDDING: usize = 16;
 pub const GRADIENT: usize = 16 + DIM;

@@ -162,7 +162,7 @@ pub struct Row {
     /// "N=32768 M=32768 D=512", or what else describes the size.
     pub shape: String,
     pub dtype: String,
-    /// Useful operations, as docs/design.md, section 6, counts them.
+    /// Useful operations, as docs/design.md, section 8, counts them.
     pub flops: Option<f64>,
     /// Bytes that must move at least: each input and output once.
     pub bytes: f64,

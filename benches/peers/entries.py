@@ -13,7 +13,7 @@ from collections import namedtuple
 from functools import partial
 
 # What is measured, under the names of benches/cuda/losses.rs: products of value and gradient, 2NMD
-# FLOPs each (docs/design.md, section 6).
+# FLOPs each (docs/design.md, section 8).
 WORKS = {"InfoNCE": 3, "CLIP": 4}
 
 # name: what a row calls it, behind the package and its release. package: as pip calls it. load: the

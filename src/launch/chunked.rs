@@ -9,7 +9,7 @@ use super::prepared::Prepared;
 use super::results::Direction;
 use super::similarity::Similarity;
 use super::statistics::{Partial, scores_params};
-use super::{Arithmetic, Device, Floats, number_bytes};
+use super::{Arithmetic, Device, Floats};
 use crate::contrast::Shape;
 use crate::engine::Gradients;
 use crate::error::Error;

@@ -1,4 +1,4 @@
-//! The runner of `kernels/emulator`, as `runner.h` declares it.
+//! The runner of `kernels/emulator`, as `emulator.h` declares it.
 
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 
