@@ -8,6 +8,7 @@ mod build {
     #[cfg(feature = "cuda")]
     pub mod fatbin;
     pub mod jobs;
+    pub mod layouts;
     #[cfg(feature = "cuda")]
     pub mod nvcc;
     #[cfg(feature = "cuda")]
@@ -16,6 +17,10 @@ mod build {
     pub mod sass;
     pub mod sources;
 }
+
+#[cfg(any(feature = "emulator", feature = "cuda"))]
+#[path = "src/launch/params.rs"]
+mod params;
 
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");

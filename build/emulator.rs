@@ -5,8 +5,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::jobs::{self, Job};
 use super::sources::Sources;
+use super::{jobs, layouts};
 
 const COMPILER_MISSING: &str = "the feature `emulator` needs GCC or Clang with C++17, and none works \
     here: install one (apt-get install g++, dnf install gcc-c++, xcode-select --install) or name it in CXX";
@@ -76,16 +76,9 @@ fn library(sources: &Sources, compiler: &cc::Tool, folder: &Path) -> Result<(), 
         command
             .arg("-I")
             .arg(&sources.root)
-            .args(["-x", "c++", "-c"])
-            .arg(source);
-        let name = sources.name(source);
-        let fingerprint = sources.fingerprint(source, &format!("{version} {command:?}"));
-        let fingerprint = fingerprint.map_err(|error| format!("{name}: {error}"))?;
-        work.push(Job {
-            output: jobs::output(folder, &name, fingerprint, "o"),
-            source: name,
-            command,
-        });
+            .args(["-x", "c++", "-c"]);
+        let compiler = (version.as_str(), command);
+        work.push(layouts::job(sources, source, compiler, folder, "o")?);
     }
     let objects = jobs::run(work)?;
     for object in &objects {

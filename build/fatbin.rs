@@ -7,7 +7,8 @@ use std::path::Path;
 use std::process::Command;
 use std::{fs, io};
 
-use super::jobs::{self, Done, Job};
+use super::jobs::{self, Done};
+use super::layouts;
 use super::nvcc::{self, Nvcc, Search};
 use super::ptxas::{self, Resources};
 use super::sass;
@@ -106,21 +107,13 @@ fn compile(sources: &Sources, nvcc: &Nvcc, folder: &Path) -> Result<Vec<Done>, S
             .args(ARCHITECTURES)
             .arg("-I")
             .arg(&sources.root);
-        command
-            .args(
-                nvcc.includes
-                    .iter()
-                    .map(|folder| format!("-I{}", folder.display())),
-            )
-            .arg(source);
-        let name = sources.name(source);
-        let fingerprint = sources.fingerprint(source, &format!("{version} {command:?}"));
-        let fingerprint = fingerprint.map_err(|error| format!("{name}: {error}"))?;
-        work.push(Job {
-            output: jobs::output(folder, &name, fingerprint, "fatbin"),
-            source: name,
-            command,
-        });
+        command.args(
+            nvcc.includes
+                .iter()
+                .map(|folder| format!("-I{}", folder.display())),
+        );
+        let compiler = (version.as_str(), command);
+        work.push(layouts::job(sources, source, compiler, folder, "fatbin")?);
     }
     let images = jobs::run(work)?;
     jobs::sweep(folder, &images).map_err(|error| error.to_string())?;

@@ -1,6 +1,6 @@
 //! Which files there are, and what each depends on.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::{fs, io};
@@ -42,19 +42,15 @@ impl Sources {
         Ok(sources)
     }
 
-    /// A number that changes when `source`, a header that it includes with quotes, directly or not,
-    /// or `settings` changes.
-    pub fn fingerprint(&self, source: &Path, settings: &str) -> io::Result<u64> {
-        let mut hasher = DefaultHasher::new();
-        settings.hash(&mut hasher);
-        let mut seen = BTreeSet::new();
+    /// The texts of `source` and of the headers that it includes with quotes, directly or not.
+    pub fn files(&self, source: &Path) -> io::Result<BTreeMap<PathBuf, String>> {
+        let mut files = BTreeMap::new();
         let mut open = vec![source.to_path_buf()];
         while let Some(file) = open.pop() {
-            if !seen.insert(file.clone()) {
+            if files.contains_key(&file) {
                 continue;
             }
             let text = fs::read_to_string(&file)?;
-            (&file, &text).hash(&mut hasher);
             for name in quoted_includes(&text) {
                 let beside = file.parent().unwrap_or(&self.root).join(name);
                 // What is in neither place is the compiler's to report.
@@ -64,8 +60,16 @@ impl Sources {
                         .find(|path| path.is_file()),
                 );
             }
+            files.insert(file, text);
         }
-        Ok(hasher.finish())
+        Ok(files)
+    }
+
+    /// A number that changes when one of `files` or `settings` changes.
+    pub fn fingerprint(files: &BTreeMap<PathBuf, String>, settings: &str) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        (files, settings).hash(&mut hasher);
+        hasher.finish()
     }
 
     /// The source's path below the root, with `/` on every system.

@@ -4,21 +4,27 @@
 #[expect(dead_code, reason = "the tests do not use all of the build script")]
 mod build {
     pub mod jobs;
+    pub mod layouts;
     pub mod nvcc;
     pub mod ptxas;
     pub mod sass;
     pub mod sources;
 }
 
+#[path = "../src/launch/params.rs"]
+mod params;
+
 use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use build::jobs::{self, Job};
+use build::layouts::held;
 use build::nvcc::{self, Nvcc, Search};
 use build::ptxas::{self, Resources};
 use build::sass::{self, MachineCode};
 use build::sources::Sources;
+use params::{CODES, LAYOUTS, Layout};
 use tempfile::TempDir;
 
 /// A folder with empty files in it.
@@ -321,9 +327,8 @@ fn a_fingerprint_covers_included_headers_alone() {
     write(&at("ptx/mma.h"), "#include \"ptx/mma.h\"\n");
     let sources = Sources::find(root.path()).unwrap();
     let fingerprint = |settings| {
-        sources
-            .fingerprint(&at("similarity/rows.cu"), settings)
-            .unwrap()
+        let files = sources.files(&at("similarity/rows.cu")).unwrap();
+        Sources::fingerprint(&files, settings)
     };
     let before = fingerprint("-O3");
     assert_ne!(before, fingerprint("-O2"));
@@ -331,6 +336,45 @@ fn a_fingerprint_covers_included_headers_alone() {
     assert_eq!(before, fingerprint("-O3"));
     write(&at("ptx/mma.h"), "// changed");
     assert_ne!(before, fingerprint("-O3"));
+}
+
+#[test]
+fn a_source_asserts_the_structures_of_its_files_and_no_others() {
+    let row = |name, header| Layout {
+        name,
+        header,
+        size: 16,
+        fields: &[("data", 0), ("rows", 8), ("padding", 12)],
+    };
+    let layouts = [row("Matrix", "tile/matrix.h"), row("Other", "tile/other.h")];
+    let codes = [
+        ("DTYPE_F16", "tile/matrix.h", 1),
+        ("NONE", "tile/other.h", 0),
+    ];
+    let files = ["rowwise/state.cu", "tile/matrix.h"].map(str::to_owned);
+    assert_eq!(
+        held("rowwise/state.cu", &files, &layouts, &codes),
+        "#include <cstddef>\n\
+         #include \"rowwise/state.cu\"\n\
+         static_assert(offsetof(infonce::Matrix, data) == 0, \"byte of Matrix.data: 0 in src/launch/params.rs\");\n\
+         static_assert(offsetof(infonce::Matrix, rows) == 8, \"byte of Matrix.rows: 8 in src/launch/params.rs\");\n\
+         static_assert(sizeof(infonce::Matrix) == 16, \"bytes of Matrix: 16 in src/launch/params.rs\");\n\
+         static_assert(infonce::DTYPE_F16 == 1, \"DTYPE_F16: 1 in src/launch/params.rs\");\n"
+    );
+}
+
+#[test]
+fn every_structure_that_is_declared_twice_is_held_in_some_source() {
+    let sources = Sources::find(Path::new("kernels")).unwrap();
+    let mut held = std::collections::BTreeSet::new();
+    for source in &sources.kernels {
+        let files = sources.files(source).unwrap();
+        held.extend(files.into_keys().map(|file| sources.name(&file)));
+    }
+    let layouts = LAYOUTS.iter().map(|layout| layout.header);
+    for header in layouts.chain(CODES.iter().map(|code| code.1)) {
+        assert!(held.contains(header), "kernels/{header}");
+    }
 }
 
 /// A job whose compiler counts its calls in the file `calls`, then writes its output.

@@ -6,19 +6,14 @@
 //   V      across rows, four boxes of 64 rows × 64 elements; each CTA of a cluster multicasts two of them, because
 //          both have the same columns and neighbouring row tiles
 #include "hopper/tile.h"
-#include "tile/element.h"
-#include "tile/numbers.h"
+#include "similarity/product.h"
 
 namespace infonce {
 
 struct HopperProductParams {
     TensorMap left;   // boxes of 128 rows; transposed, of 64
     TensorMap right;  // boxes of 64 rows
-    uint32_t rows, columns, summed;  // columns: D
-    uint32_t slabs_per_split;        // work tiles are (tile, split); columns vary fastest, by clusters
-    uint32_t accumulate;             // transposed: add to what `sums` holds; with one split only
-    float* sums;                     // splits × rows × columns
-    const WeightShift* shift;        // of the right side; null: it has none
+    ProductParams product;  // work tiles are (tile, split); columns vary fastest, by clusters
     WorkGrid grid;
 };
 
@@ -36,7 +31,7 @@ struct ProductTile {
 struct ProductWork {
     uint32_t split, first_row, first_column, first_slab, slabs;
 
-    INFONCE_DEVICE ProductWork(const HopperProductParams& p, Work work) : split(work.split) {
+    INFONCE_DEVICE ProductWork(const ProductParams& p, Work work) : split(work.split) {
         // Columns vary fastest: blocks that run together read the same rows of W.
         const uint32_t across = (p.columns + ProductTile::COLUMNS - 1) / ProductTile::COLUMNS;
         const uint32_t rank = work.tile % PAIR, pair = work.tile / PAIR;
@@ -58,7 +53,7 @@ INFONCE_DEVICE void copy_chunk(const HopperProductParams& p, const ProductTile::
     prefetch_map(p.right);
     PipelineState<Tile::STAGES> state;
     for (Scheduler<PAIR> scheduler{p.grid}; scheduler.has_work(); scheduler.advance()) {
-        const ProductWork work(p, scheduler.work());
+        const ProductWork work(p.product, scheduler.work());
         for (uint32_t slab = 0; slab < work.slabs; ++slab) {
             const uint32_t summed = (work.first_slab + slab) * SLAB_ELEMENTS;
             const SharedAddress full = ring.fill(state, Tile::STAGE), left = stages + state.stage * Tile::STAGE;
@@ -77,8 +72,9 @@ INFONCE_DEVICE void copy_chunk(const HopperProductParams& p, const ProductTile::
 }
 
 template <class T, bool TRANSPOSED>
-INFONCE_DEVICE void multiply_chunk(const HopperProductParams& p) {
+INFONCE_DEVICE void multiply_chunk(const HopperProductParams& params) {
     using Tile = ProductTile;
+    const ProductParams& p = params.product;
     const SharedAddress stages = shared_base();
     const Tile::Stages ring{stages + Tile::STAGES * Tile::STAGE};
     if (thread_index() == 0) {
@@ -89,13 +85,13 @@ INFONCE_DEVICE void multiply_chunk(const HopperProductParams& p) {
     wait_for_launches_before();
     if (thread_index() >= uint32_t(Tile::CONSUMERS)) {
         give_registers<40>();
-        if (thread_index() == uint32_t(Tile::CONSUMERS)) copy_chunk<TRANSPOSED>(p, ring, stages);
+        if (thread_index() == uint32_t(Tile::CONSUMERS)) copy_chunk<TRANSPOSED>(params, ring, stages);
         return;
     }
     take_registers<232>();
     const uint32_t group = same_in_warp(thread_index() / WARPGROUP), lane = thread_index() % 32;
     PipelineState<Tile::STAGES> state;
-    for (Scheduler<PAIR> scheduler{p.grid}; scheduler.has_work(); scheduler.advance()) {
+    for (Scheduler<PAIR> scheduler{params.grid}; scheduler.has_work(); scheduler.advance()) {
         const ProductWork work(p, scheduler.work());
         float sums[Tile::COLUMNS / 2];
         INFONCE_UNROLL

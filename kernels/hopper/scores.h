@@ -161,7 +161,7 @@ INFONCE_DEVICE void bring_column_terms(const HopperScoresParams& params, const H
             INFONCE_UNROLL
             for (uint32_t i = 0; i < LOADS; ++i) {
                 if constexpr (sizeof(T) == 1)
-                    terms[i] = load_global(p.candidate_scales + first + i * 32);
+                    terms[i] = load_global(p.candidates.scales + first + i * 32);
                 else
                     terms[i] = column_term(p, first + i * 32, shift, shares);
             }
@@ -183,7 +183,7 @@ struct RowScales {
         const Place<HopperTile> place;
         INFONCE_UNROLL
         for (int half = 0; half < 2; ++half)
-            of[half] = load_global(p.anchor_scales + row_tile * HopperTile::ROWS + place.row(0, half));
+            of[half] = load_global(p.anchors.scales + row_tile * HopperTile::ROWS + place.row(0, half));
     }
     // `columns`: the scales of the tile's columns, in shared memory.
     INFONCE_DEVICE void apply(Logits<HopperTile>& logits, SharedAddress columns) const {

@@ -94,7 +94,7 @@ struct Ring {
 // All work tiles of a launch, tiles × splits, in groups of rows: the row tiles of `group` clusters against every split,
 // then the next group (src/launch/choice.rs).
 struct WorkGrid {
-    uint32_t tiles, splits, group, padding;
+    uint32_t tiles, splits, group;
 };
 
 // A static persistent scheduler. The grid has as many blocks as the device runs at a time; block b processes work tiles

@@ -3,7 +3,7 @@
 // flight. Rows that are not aligned to quads, too long, or of lengths near the ends of f32 take a slower path.
 #include "ptx/kernel.h"
 #include "ptx/math.h"
-#include "tile/numbers.h"
+#include "tile/matrix.h"
 
 namespace infonce {
 
@@ -139,7 +139,6 @@ struct NormalizeBackwardParams {
     float epsilon;
     float short_norm;    // ε, or the smallest normal value of dx's type if that is larger
     uint32_t warp_rows;  // as above
-    uint32_t padding;
 };
 
 // The slower path, for any row.

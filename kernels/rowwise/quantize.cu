@@ -3,7 +3,7 @@
 // are read twice.
 #include "ptx/kernel.h"
 #include "ptx/math.h"
-#include "tile/numbers.h"
+#include "tile/matrix.h"
 
 namespace infonce {
 
@@ -14,12 +14,10 @@ constexpr uint32_t QUANTIZE_ROW_QUADS = 32 * 4;
 
 struct QuantizeParams {
     Matrix x;
-    e4m3* codes;         // rows × row_bytes, zeros past `dim`
-    float* scales;       // of `scaled_rows` rows; 0 past the last row
+    Matrix codes;          // e4m3; zeros past column `dim`
     uint32_t rows, dim;
-    uint32_t row_bytes;  // at least `dim`, a multiple of 16
-    uint32_t scaled_rows;
-    uint32_t warp_rows;  // rows that a warp holds in registers; 0: one row, not held
+    uint32_t scaled_rows;  // of `codes.scales`; 0 past the last row
+    uint32_t warp_rows;    // rows that a warp holds in registers; 0: one row, not held
 };
 
 // The scale that maps a row's largest element to 448, the largest e4m3. It is a normal f32, so its inverse is, too: if
@@ -49,7 +47,7 @@ INFONCE_DEVICE float quad_largest(float largest, const float (&x)[4]) {
 
 // Four columns from a multiple of four on.
 INFONCE_DEVICE void store_codes(const QuantizeParams& p, uint64_t row, uint32_t column, const float (&x)[4], float inverse) {
-    store_global(reinterpret_cast<uint32_t*>(p.codes + row * p.row_bytes + column),
+    store_global(reinterpret_cast<uint32_t*>(p.codes.byte_at(row, column)),
                  pack_e4m3(x[0] * inverse, x[1] * inverse) | pack_e4m3(x[2] * inverse, x[3] * inverse) << 16);
 }
 
@@ -65,8 +63,8 @@ INFONCE_DEVICE void quantize_row(const QuantizeParams& p, uint64_t row, uint32_t
     }
     warp_maxima(largest);
     const float scale = row_scale(largest[0]), inverse = 1.0f / scale;
-    if (lane == 0) store_global(p.scales + row, scale);
-    for (uint32_t column = lane * 4; column < p.row_bytes; column += QUANTIZE_ROW_QUADS) {
+    if (lane == 0) store_global(p.codes.scales + row, scale);
+    for (uint32_t column = lane * 4; column < p.codes.row_bytes; column += QUANTIZE_ROW_QUADS) {
         float x[4];
         load(column, x);
         store_codes(p, row, column, x, inverse);
@@ -102,11 +100,11 @@ INFONCE_DEVICE void quantize_held_rows(const QuantizeParams& p, uint64_t first, 
     for (int row = 0; row < ROWS; ++row) {
         if (first + row >= p.rows) continue;
         const float scale = row_scale(largest[row]), inverse = 1.0f / scale;
-        if (lane == 0) store_global(p.scales + first + row, scale);
+        if (lane == 0) store_global(p.codes.scales + first + row, scale);
         INFONCE_UNROLL
         for (int i = 0; i < WIDTH; ++i) {
             const uint32_t column = i * QUANTIZE_ROW_QUADS + lane * 4;
-            if (column >= p.row_bytes) continue;
+            if (column >= p.codes.row_bytes) continue;
             float x[4];
             widen_quad(given[row][i], p.x.dtype, x);
             store_codes(p, first + row, column, x, inverse);
@@ -120,7 +118,7 @@ INFONCE_KERNEL(quantize_rows, QuantizeParams, QUANTIZE_WARPS * 32, 1) {
     const uint32_t lane = thread_index() % 32, warp_rows = p.warp_rows ? p.warp_rows : 1;
     const uint64_t first = warp * warp_rows;
     if (lane < warp_rows && first + lane >= p.rows && first + lane < p.scaled_rows)
-        store_global(p.scales + first + lane, 0.0f);
+        store_global(p.codes.scales + first + lane, 0.0f);
     if (first >= p.rows) return;
     switch (p.warp_rows) {
         case 8: return quantize_held_rows<8>(p, first, lane);

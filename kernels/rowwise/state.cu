@@ -2,7 +2,7 @@
 // into aligned rows, and the queue's cursor.
 #include "ptx/kernel.h"
 #include "ptx/math.h"
-#include "tile/numbers.h"
+#include "tile/matrix.h"
 
 namespace infonce {
 

@@ -4,7 +4,6 @@
 #include "ptx/global.h"
 #include "tile/contrast.h"
 #include "tile/element.h"
-#include "tile/numbers.h"
 #include "tile/slab.h"
 #include "tile/softmax.h"
 #include "tile/work.h"
@@ -13,8 +12,8 @@ namespace infonce {
 
 struct GradientParams {
     ContrastView contrast;
-    GlobalRows owner;
-    GlobalRows streamed;
+    Matrix owner;
+    Matrix streamed;
     uint32_t dim;
     uint32_t tiles_per_split;  // streamed tiles of a work tile (owner tile, split)
     uint32_t owner_is_anchor;

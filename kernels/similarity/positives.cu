@@ -4,7 +4,7 @@
 #include "ptx/math.h"
 #include "similarity/row_blocks.h"
 #include "tile/contrast.h"
-#include "tile/numbers.h"
+#include "tile/matrix.h"
 #include "tile/softmax.h"
 
 namespace infonce {
@@ -135,7 +135,6 @@ struct MeanPositivesParams {
     ContrastView contrast;
     const float* positive;  // z₊, in nats
     float inverse;          // 1/σ
-    uint32_t padding;
     float* log_mean;
 };
 
@@ -206,7 +205,6 @@ struct GroupParams {
     const uint32_t* index;
     uint32_t anchors, candidates;
     uint32_t passes;   // passes · DIGIT_BITS is at least the bits of `candidates`
-    uint32_t padding;
     uint32_t* order;   // two buffers: the last pass writes the first
     uint32_t* other;
     uint32_t* starts;  // candidates + 1

@@ -4,21 +4,10 @@
 //   8 warps as 4 × 2, 32 × 64 sums each; 128 bytes of the summed axis a stage, STAGES in flight
 #include "ptx/barrier.h"
 #include "ptx/global.h"
-#include "tile/element.h"
-#include "tile/numbers.h"
+#include "similarity/product.h"
 #include "tile/slab.h"
 
 namespace infonce {
-
-struct ProductParams {
-    GlobalRows left;    // W: rows × summed, or summed × rows when transposed
-    GlobalRows right;   // V: summed × D
-    uint32_t rows, columns, summed;  // columns: D
-    uint32_t slabs_per_split;        // blocks are (tile, split), the columns of a row tile vary fastest
-    uint32_t accumulate;             // transposed: add to `sums`; with one split only
-    float* sums;                     // splits × rows × columns
-    const WeightShift* shift;        // of the right side; null: it has none
-};
 
 template <class T, bool TRANSPOSED>
 struct Product {
@@ -30,7 +19,7 @@ struct Product {
     static constexpr int SHARED_BYTES = STAGES * STAGE;
 
     // NUMBERS rows of the summed axis × 128 elements.
-    INFONCE_DEVICE static void load_wide(SharedAddress to, const GlobalRows& from, uint32_t first, uint32_t column) {
+    INFONCE_DEVICE static void load_wide(SharedAddress to, const Matrix& from, uint32_t first, uint32_t column) {
         INFONCE_UNROLL
         for (int slab = 0; slab < int(sizeof(T)); ++slab)
             load_slab<NUMBERS, THREADS>(to + slab * WIDE_SLAB, from, first, column * uint32_t(sizeof(T)) + slab * SLAB_BYTES);

@@ -7,7 +7,7 @@
 #include "similarity/row_blocks.h"
 #include "tile/contrast.h"
 #include "tile/element.h"
-#include "tile/numbers.h"
+#include "tile/matrix.h"
 #include "tile/row_rule.h"
 #include "tile/softmax.h"
 
@@ -121,7 +121,6 @@ struct FitParams {
     uint32_t rows;
     float lowest;                // least log2 Σ_j E_ij, for candidates of equal length
     float range;                 // of the folded anchors' lengths, in powers of two
-    uint32_t padding;
     const LogitBound* bound;
     uint32_t* fit;               // whether the exponentials stay as they are
     WeightShift* shift;          // of the folded anchors
@@ -185,7 +184,6 @@ struct FoldParams {
     const ScaledSum* partial;  // splits × rows, Σ_j E_ij
     const float* offset2;      // of the chunk's rows
     uint32_t splits, rows, dim;
-    uint32_t padding;
     Matrix anchors;            // of the chunk
     Matrix folded;             // anchors times their factors, in the same type; data null: not wanted
     const WeightShift* shift;  // a further factor 2^shift; null: none
@@ -307,6 +305,7 @@ INFONCE_KERNEL(finish_gradient, FinishParams, ROW_WARPS * 32, 4) {
     const uint32_t own_row = p.first_row + uint32_t(inside ? row : 0);
     const Partner partner(p, own_row);
     const bool quads = p.partners.in_quads(p.dim) && p.gradient.in_quads(p.dim) && (!p.dots || p.rows_of.in_quads(p.dim));
+    const Matrix sums_of_splits = {const_cast<float*>(p.sums), nullptr, 4 * uint64_t(p.dim), 0, 0, DTYPE_F32};
     const SharedAddress slots = shared_base() + lane * 16;
     float dot = 0.0f;
     for (uint32_t first = 4 * lane; first - 4 * lane < p.dim; first += 128) {
@@ -316,7 +315,7 @@ INFONCE_KERNEL(finish_gradient, FinishParams, ROW_WARPS * 32, 4) {
             const uint64_t index = uint64_t(split) * p.rows + row;
             const float weight = p.normalisers ? exp2_fast(load_global(p.normalisers + index).maximum - maximum) : 1.0f;
             float x[4];
-            Matrix{const_cast<float*>(p.sums), p.dim, DTYPE_F32}.load_four(x, index, first, p.dim, quads);
+            sums_of_splits.load_four(x, index, first, p.dim, quads);
             INFONCE_UNROLL
             for (int i = 0; i < 4; ++i) sums[i] = fma(x[i], weight, sums[i]);
         }

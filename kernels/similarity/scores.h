@@ -18,8 +18,8 @@ struct ListedScore;
 
 struct ScoresParams {
     ContrastView contrast;
-    GlobalRows anchors;      // the chunk of rows from first_anchor on
-    GlobalRows candidates;
+    Matrix anchors;          // the chunk of rows from first_anchor on
+    Matrix candidates;
     uint32_t first_anchor;   // its first row's index among all anchors
     uint32_t tiles_per_split;  // candidate tiles of a work tile (anchor tile, split)
     const LogitBound* bound;  // statistics; exponentials; null: there is none
@@ -37,13 +37,9 @@ struct ScoresParams {
     const float* column_lse2;  // null: that term is left out
     const uint32_t* far;     // two terms: share_exponential
     const WeightShift* shift;  // f16
-    void* weights;           // anchors of the chunk × weights_stride, in T
-    uint64_t weights_stride;  // elements from row to row, at least the candidates, a multiple of 16
+    Matrix weights;          // anchors of the chunk × candidates, padded to a multiple of 16, in T
     // Scores.
     float* scores;           // anchors of the chunk × candidates, not scaled
-    // e4m3: the scales of rows, padded to whole tiles.
-    const float* anchor_scales;  // of the chunk's rows
-    const float* candidate_scales;
     // Lists of the best scores (best_lists.h).
     ListedScore* lists;
     uint32_t* lengths;

@@ -36,9 +36,9 @@ struct PairStores {
             for (int i = 0; i < Tile::ROW_BLOCKS; ++i)
                 INFONCE_UNROLL
                 for (int half = 0; half < 2; ++half)
-                    if (rows.inside(i, half) && c < p.weights_stride)
-                        store_two(static_cast<T*>(p.weights) + uint64_t(rows.row[i][half]) * p.weights_stride + c,
-                                      weights.z[i][j][2 * half], weights.z[i][j][2 * half + 1]);
+                    if (rows.inside(i, half) && c * sizeof(T) < p.weights.row_bytes)
+                        store_two(reinterpret_cast<T*>(p.weights.byte_at(rows.row[i][half], c * sizeof(T))),
+                                  weights.z[i][j][2 * half], weights.z[i][j][2 * half + 1]);
         }
     }
 

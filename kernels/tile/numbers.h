@@ -10,7 +10,8 @@
 
 namespace infonce {
 
-enum DType : uint32_t { DTYPE_F32 = 0, DTYPE_F16 = 1, DTYPE_BF16 = 2 };
+// DTYPE_E4M3 is for tile loops: no function below takes it.
+enum DType : uint32_t { DTYPE_F32 = 0, DTYPE_F16 = 1, DTYPE_BF16 = 2, DTYPE_E4M3 = 3 };
 
 INFONCE_DEVICE float load_number(const void* data, uint32_t dtype, uint64_t index) {
     switch (dtype) {
@@ -37,10 +38,10 @@ INFONCE_DEVICE float round_number(uint32_t dtype, float x) {
     }
 }
 
+INFONCE_DEVICE uint32_t element_bytes(uint32_t dtype) { return dtype == DTYPE_F32 ? 4 : 2; }
+
 // Whether four elements at a time can be loaded and stored.
-INFONCE_DEVICE bool is_quad_aligned(const void* data, uint32_t dtype) {
-    return uint64_t(data) % (dtype == DTYPE_F32 ? 16 : 8) == 0;
-}
+INFONCE_DEVICE bool is_quad_aligned(const void* data, uint32_t dtype) { return uint64_t(data) % (4 * element_bytes(dtype)) == 0; }
 
 // Four consecutive elements from `index`, a multiple of four, as memory holds them: 16 bytes of f32, or 8 bytes in the
 // first two words. Conversion is a separate step, so that consecutive loads are in flight together.
@@ -79,41 +80,6 @@ INFONCE_DEVICE void store_quad(void* data, uint32_t dtype, uint64_t index, const
                          Vector16{{float_bits(x[0]), float_bits(x[1]), float_bits(x[2]), float_bits(x[3])}});
     }
 }
-
-// A row-major matrix. `stride`: elements from row to row.
-struct Matrix {
-    void* data;
-    uint64_t stride;
-    uint32_t dtype;
-    INFONCE_DEVICE float load(uint64_t row, uint32_t column) const { return load_number(data, dtype, row * stride + column); }
-    INFONCE_DEVICE void store(uint64_t row, uint32_t column, float x) const {
-        store_number(data, dtype, row * stride + column, x);
-    }
-    INFONCE_DEVICE float rounded(float x) const { return round_number(dtype, x); }
-    // Whether rows of `columns` elements can be read four at a time.
-    INFONCE_DEVICE bool in_quads(uint32_t columns) const {
-        return is_quad_aligned(data, dtype) && stride % 4 == 0 && columns % 4 == 0;
-    }
-    // Elements `column` to `column` + 3 of a row of `columns`, zero past the last. `quads`: in_quads.
-    INFONCE_DEVICE void load_four(float (&x)[4], uint64_t row, uint32_t column, uint32_t columns, bool quads) const {
-        if (quads) return widen_quad(load_quad(row, column), dtype, x);
-        INFONCE_UNROLL
-        for (uint32_t i = 0; i < 4; ++i) x[i] = column + i < columns ? load(row, column + i) : 0.0f;
-    }
-    // Stores such four.
-    INFONCE_DEVICE void store_four(const float (&x)[4], uint64_t row, uint32_t column, uint32_t columns, bool quads) const {
-        if (quads) return store_quad(row, column, x);
-        INFONCE_UNROLL
-        for (uint32_t i = 0; i < 4; ++i)
-            if (column + i < columns) store(row, column + i, x[i]);
-    }
-    INFONCE_DEVICE Vector16 load_quad(uint64_t row, uint32_t column) const {
-        return infonce::load_quad(data, dtype, row * stride + column);
-    }
-    INFONCE_DEVICE void store_quad(uint64_t row, uint32_t column, const float (&x)[4]) const {
-        infonce::store_quad(data, dtype, row * stride + column, x);
-    }
-};
 
 // Stores elements `column` (even) and `column` + 1 of a row of `columns` that starts at `row`.
 INFONCE_DEVICE void store_pair(float* row, uint32_t column, uint32_t columns, float first, float second) {

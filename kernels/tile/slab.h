@@ -6,19 +6,12 @@
 #include "ptx/kernel.h"
 #include "ptx/ldmatrix.h"
 #include "ptx/shared.h"
+#include "tile/matrix.h"
 
 namespace infonce {
 
 constexpr int SLAB_BYTES = 128;  // of a row
 constexpr int CHUNK_BYTES = 16;
-
-// A row-major matrix in global memory. Rows start at multiples of 16 bytes and are whole chunks.
-struct GlobalRows {
-    const char* data;
-    uint64_t stride;     // bytes from row to row
-    uint32_t rows;
-    uint32_t row_bytes;  // a multiple of 16
-};
 
 INFONCE_DEVICE SharedAddress chunk_address(SharedAddress slab, int row, int chunk) {
     return slab + row * SLAB_BYTES + ((chunk ^ (row & 7)) * CHUNK_BYTES);
@@ -27,7 +20,7 @@ INFONCE_DEVICE SharedAddress chunk_address(SharedAddress slab, int row, int chun
 // Starts the copy of 128 bytes, from `first_byte`, of each of ROWS rows, from `first_row`. Outside the matrix it writes
 // zeros.
 template <int ROWS, int THREADS>
-INFONCE_DEVICE void load_slab(SharedAddress slab, const GlobalRows& from, uint32_t first_row, uint32_t first_byte) {
+INFONCE_DEVICE void load_slab(SharedAddress slab, const Matrix& from, uint32_t first_row, uint32_t first_byte) {
     static_assert(ROWS * 8 % THREADS == 0, "every thread copies as many chunks");
     INFONCE_UNROLL
     for (int i = 0; i < ROWS * 8 / THREADS; ++i) {
@@ -35,7 +28,7 @@ INFONCE_DEVICE void load_slab(SharedAddress slab, const GlobalRows& from, uint32
         const int row = index / 8, chunk = index % 8;
         const uint32_t byte = first_byte + chunk * CHUNK_BYTES;
         const bool valid = first_row + row < from.rows && byte < from.row_bytes;
-        const char* source = from.data;
+        const char* source = static_cast<const char*>(from.data);
         if (valid) source += uint64_t(first_row + row) * from.stride + byte;
         copy_async_16(chunk_address(slab, row, chunk), source, valid);
     }

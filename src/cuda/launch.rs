@@ -9,7 +9,8 @@ use super::driver::check;
 use super::module::{Limits, cannot_run};
 use super::probe::CudaDeviceInfo;
 use crate::error::{CudaError, Error};
-use crate::launch::{Arithmetic, BOX_BYTES, BoxedMatrix, Device, Hardware, Launch, TensorMap};
+use crate::launch::params::{DTYPE_BF16, DTYPE_F16, DTYPE_F32};
+use crate::launch::{BOX_BYTES, Device, Hardware, Launch, Matrix, TensorMap};
 
 /// Blocks along x, y and z.
 const GRID: [u32; 3] = [(1 << 31) - 1, 65_535, 65_535];
@@ -95,34 +96,33 @@ impl Device for CudaDevice {
         }
     }
 
-    fn tensor_map(&self, matrix: &BoxedMatrix) -> Result<TensorMap, Error> {
+    fn tensor_map(&self, matrix: &Matrix, box_rows: u32) -> Result<TensorMap, Error> {
         self.stream().bind()?;
-        let bytes = matrix.numbers.bytes();
-        let numbers = [matrix.row_bytes / bytes, matrix.rows].map(|count| count as u64);
-        let stride = [matrix.stride as u64];
-        let size = [(BOX_BYTES / bytes) as u32, matrix.box_rows];
-        let every_number = [1, 1];
+        let bytes = matrix.element_bytes() as u32;
+        let elements = [matrix.row_bytes / bytes, matrix.rows].map(u64::from);
+        let size = [BOX_BYTES as u32 / bytes, box_rows];
+        let every_element = [1, 1];
         use sys::CUtensorMapDataType as Type;
-        let dtype = match matrix.numbers {
-            Arithmetic::F32 | Arithmetic::Tf32 => Type::CU_TENSOR_MAP_DATA_TYPE_FLOAT32,
-            Arithmetic::F16 => Type::CU_TENSOR_MAP_DATA_TYPE_FLOAT16,
-            Arithmetic::Bf16 => Type::CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
+        let dtype = match matrix.dtype {
+            DTYPE_F32 => Type::CU_TENSOR_MAP_DATA_TYPE_FLOAT32,
+            DTYPE_F16 => Type::CU_TENSOR_MAP_DATA_TYPE_FLOAT16,
+            DTYPE_BF16 => Type::CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
             // There is no type of its own for e4m3; nothing but zeros is ever made of it.
-            Arithmetic::E4m3 => Type::CU_TENSOR_MAP_DATA_TYPE_UINT8,
+            _ => Type::CU_TENSOR_MAP_DATA_TYPE_UINT8,
         };
         let mut map = TensorMap { words: [0; 16] };
-        // SAFETY: a map is 128 bytes at a multiple of 64; sizes, stride and box are arrays of the two
-        // dimensions (one for the stride), and the driver checks what they say.
+        // SAFETY: a map is 128 bytes at a multiple of 64; sizes and box are arrays of the two
+        // dimensions, the stride is one number, and the driver checks what they say.
         let result = unsafe {
             sys::cuTensorMapEncodeTiled(
                 (&raw mut map).cast(),
                 dtype,
                 2,
-                matrix.address as *mut c_void,
-                numbers.as_ptr(),
-                stride.as_ptr(),
+                matrix.data as *mut c_void,
+                elements.as_ptr(),
+                &matrix.stride,
                 size.as_ptr(),
-                every_number.as_ptr(),
+                every_element.as_ptr(),
                 sys::CUtensorMapInterleave::CU_TENSOR_MAP_INTERLEAVE_NONE,
                 sys::CUtensorMapSwizzle::CU_TENSOR_MAP_SWIZZLE_128B,
                 sys::CUtensorMapL2promotion::CU_TENSOR_MAP_L2_PROMOTION_L2_256B,

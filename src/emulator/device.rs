@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::error::Error;
 use crate::launch::pool::{Block, Pool};
-use crate::launch::{BoxedMatrix, Counter, Device, Hardware, Launch, TensorMap};
+use crate::launch::{Counter, Device, Hardware, Launch, Matrix, TensorMap};
 
 /// When asynchronous operations complete. A correct kernel gives the same bits under each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -193,15 +193,15 @@ impl Device for EmulatedDevice {
         Err(fault(launch.kernel, &reason.to_string_lossy()))
     }
 
-    fn tensor_map(&self, matrix: &BoxedMatrix) -> Result<TensorMap, Error> {
+    fn tensor_map(&self, matrix: &Matrix, box_rows: u32) -> Result<TensorMap, Error> {
         Ok(bytemuck::cast(TensorMapWords {
             mark: TENSOR_MAP,
-            data: matrix.address,
-            stride: matrix.stride as u64,
-            rows: matrix.rows as u32,
-            row_bytes: matrix.row_bytes as u32,
-            box_rows: matrix.box_rows,
-            number_bytes: matrix.numbers.bytes() as u32,
+            data: matrix.data,
+            stride: matrix.stride,
+            rows: matrix.rows,
+            row_bytes: matrix.row_bytes,
+            box_rows,
+            number_bytes: matrix.element_bytes() as u32,
             unused: [0; 11],
         }))
     }

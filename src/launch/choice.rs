@@ -3,11 +3,12 @@
 use bytemuck::Zeroable;
 
 use super::params::{
-    GlobalRows, HopperProductParams, HopperScoresParams, ProductParams, ScoresParams, WorkGrid,
+    HopperProductParams, HopperScoresParams, Matrix, ProductParams, ScoresParams, TensorMap,
+    WorkGrid,
 };
-use super::prepared::{Prepared, TileRows};
+use super::prepared::Prepared;
 use super::similarity::{Similarity, TILE};
-use super::{Arithmetic, BoxedMatrix, Device, TensorMap};
+use super::{Arithmetic, Device};
 use crate::error::Error;
 
 /// Threads and shared memory of a block: `ScoresTile` of similarity/scores.h.
@@ -41,6 +42,17 @@ pub(super) struct Cut {
     group: u32,
 }
 
+impl WorkGrid {
+    /// All row tiles in one group.
+    pub fn new(tiles: usize, splits: u32) -> Self {
+        Self {
+            tiles: tiles as u32,
+            splits,
+            group: tiles as u32,
+        }
+    }
+}
+
 impl Cut {
     /// The work over `tiles` row tiles.
     pub fn grid(&self, tiles: usize) -> WorkGrid {
@@ -58,13 +70,13 @@ impl<D: Device> Similarity<'_, D> {
     pub(super) fn cut(
         &self,
         arithmetic: Arithmetic,
-        anchors: TileRows,
+        anchors: Matrix,
         rows: usize,
         candidates: usize,
     ) -> Cut {
         let tiles = candidates.div_ceil(self.tile_columns(arithmetic));
         let row_tiles = self.row_tiles(arithmetic, rows);
-        let row_bytes = anchors.rows.row_bytes;
+        let row_bytes = anchors.row_bytes;
         let clusters = (self.device.hardware().multiprocessors / PAIR).max(1) as usize;
         let together = row_tiles.div_ceil(PAIR as usize).min(clusters);
         let cached = together * PAIR as usize * TILE * row_bytes as usize;
@@ -144,24 +156,17 @@ impl<D: Device> Similarity<'_, D> {
         if params.anchors.row_bytes <= RESIDENT_DIM_BYTES {
             name += &format!("_{}", RESIDENT_DIM_BYTES as usize / arithmetic.bytes());
         }
-        let row_bytes = 2 * params.weights_stride;
-        let weights = GlobalRows {
-            data: params.weights,
-            stride: row_bytes,
-            rows: params.anchors.rows,
-            row_bytes: row_bytes as u32,
-        };
         let params = HopperScoresParams {
-            anchors: self.boxes(params.anchors, arithmetic, 128)?,
-            candidates: self.boxes(params.candidates, arithmetic, 128)?,
+            anchors: self.boxes(&params.anchors, 128)?,
+            candidates: self.boxes(&params.candidates, 128)?,
             // Of a warp's rows; nothing for kernels that store none.
-            weights: match weights.data {
+            weights: match params.weights.data {
                 0 => TensorMap::zeroed(),
-                _ => self.boxes(weights, arithmetic, 16)?,
+                _ => self.boxes(&params.weights, 16)?,
             },
             scores: *params,
             grid,
-            padding: [0; 7],
+            padding: [0; 5],
         };
         self.launch_persistent(&name, PAIR, grid, HOPPER_SCORES_SHARED, &params)
     }
@@ -203,38 +208,26 @@ impl<D: Device> Similarity<'_, D> {
                 .start(&name, blocks, 256, PRODUCT_SHARED, params);
         }
         let params = HopperProductParams {
-            left: self.boxes(params.left, arithmetic, left_rows)?,
-            right: self.boxes(params.right, arithmetic, 64)?,
-            product: params.product,
+            left: self.boxes(&params.left, left_rows)?,
+            right: self.boxes(&params.right, 64)?,
+            product: *params,
             grid,
-            padding: 0,
+            padding: [0; 15],
         };
         let name = format!("hopper_{name}");
         self.launch_persistent(&name, PAIR, grid, HOPPER_PRODUCT_SHARED, &params)
     }
 
-    /// The rows as boxes of 128 bytes of `box_rows` rows.
-    pub(super) fn boxes(
-        &self,
-        rows: GlobalRows,
-        arithmetic: Arithmetic,
-        box_rows: u32,
-    ) -> Result<TensorMap, Error> {
+    /// The matrix as boxes of `box_rows` rows.
+    pub(super) fn boxes(&self, matrix: &Matrix, box_rows: u32) -> Result<TensorMap, Error> {
         // Coordinates of boxes have a sign.
-        if rows.rows > i32::MAX as u32 - 1024 {
+        if matrix.rows > i32::MAX as u32 - 1024 {
             return Err(Error::Scalar {
                 argument: "rows",
-                given: f64::from(rows.rows),
+                given: f64::from(matrix.rows),
                 allowed: "at most 2^31 - 1025 rows for the kernels of sm_90a",
             });
         }
-        self.device.tensor_map(&BoxedMatrix {
-            address: rows.data,
-            rows: rows.rows as usize,
-            row_bytes: rows.row_bytes as usize,
-            stride: rows.stride as usize,
-            numbers: arithmetic,
-            box_rows,
-        })
+        self.device.tensor_map(matrix, box_rows)
     }
 }

@@ -3,15 +3,13 @@
 use super::DeviceMatrix;
 use super::choice::Cut;
 use super::gradient::{Finish, Known, Side, Sums};
-use super::params::{
-    FitParams, FoldParams, GlobalRows, MatrixView, Product, ProductParams, ScoresParams, WorkGrid,
-};
+use super::params::{FitParams, FoldParams, Matrix, ProductParams, ScoresParams, WorkGrid};
 use super::positives::ExponentRange;
-use super::prepared::{Prepared, no_matrix, view};
+use super::prepared::Prepared;
 use super::results::Direction;
 use super::similarity::Similarity;
 use super::statistics::{Partial, scores_params};
-use super::{Arithmetic, Device, Floats, number_bytes};
+use super::{Arithmetic, Device, Floats};
 use crate::contrast::Shape;
 use crate::engine::Gradients;
 use crate::error::Error;
@@ -74,8 +72,7 @@ impl<D: Device> Exponentials<'_, D> {
 struct Chunk {
     first: usize,
     count: usize,
-    weights: u64,
-    stride: usize,
+    weights: Matrix,
     cut: Cut,
 }
 
@@ -84,21 +81,19 @@ impl Chunk {
     fn scores_params<D: Device>(&self, prepared: &Prepared<'_, D>) -> ScoresParams {
         ScoresParams {
             weights: self.weights,
-            weights_stride: self.stride as u64,
             ..scores_params(prepared, self.first, self.count)
         }
     }
 }
 
 impl<D: Device> Similarity<'_, D> {
-    /// Rows of a chunk, numbers from row to row of its weights, and how the pass that makes them is cut up.
+    /// Rows of a chunk, bytes of a row of its weights, and how the pass that makes them is cut up.
     fn chunks(&self, prepared: &Prepared<'_, D>) -> (usize, usize, Cut) {
         let candidates = prepared.shape.candidates;
-        let stride = candidates.next_multiple_of(16);
-        let row_bytes = stride * number_bytes(prepared.matrices.anchors.dtype);
+        let row_bytes = candidates.next_multiple_of(16) * prepared.anchor_rows.element_bytes();
         let rows = self.chunk(prepared.shape.anchors, row_bytes);
         let cut = self.cut(prepared.arithmetic, prepared.anchor_rows, rows, candidates);
-        (rows, stride, cut)
+        (rows, row_bytes, cut)
     }
 
     /// Room for exponentials that complete `statistics`, and for what dk needs of them.
@@ -111,7 +106,7 @@ impl<D: Device> Similarity<'_, D> {
     ) -> Result<Exponentials<'a, D>, Error> {
         let (rows, _, cut) = self.chunks(prepared);
         let rows = rows.min(prepared.shape.anchors);
-        let row_bytes = prepared.anchor_rows.rows.row_bytes as usize;
+        let row_bytes = prepared.anchor_rows.row_bytes as usize;
         Ok(Exponentials {
             statistics,
             square_norms,
@@ -148,12 +143,11 @@ impl<D: Device> Similarity<'_, D> {
             Softmax::Known(known) => (known.masses, known.shift(), None),
             Softmax::Found(found) => ((&found.statistics.masses, None), None, Some(found)),
         };
-        let bytes = number_bytes(prepared.matrices.anchors.dtype);
-        let (rows, stride, cut) = self.chunks(prepared);
+        let (rows, row_bytes, cut) = self.chunks(prepared);
         let most = rows.min(anchors);
-        let weights = self.device.allocate(most * stride * bytes)?;
+        let weights = self.device.allocate(most * row_bytes)?;
         let columns = dim.div_ceil(self.tile_columns(prepared.arithmetic));
-        let slab = 128 / bytes;
+        let slab = 128 / prepared.anchor_rows.element_bytes();
         let tiles = |rows| self.row_tiles(prepared.arithmetic, rows) * columns;
         let (splits, slabs) = self.split(tiles(rows), candidates.div_ceil(slab), 1);
         let dq_sums = Sums {
@@ -176,8 +170,13 @@ impl<D: Device> Similarity<'_, D> {
             let chunk = Chunk {
                 first,
                 count,
-                weights: D::address(&weights),
-                stride,
+                weights: Matrix {
+                    data: D::address(&weights),
+                    stride: row_bytes as u64,
+                    rows: count as u32,
+                    row_bytes: super::count("k", row_bytes)?,
+                    ..prepared.anchor_rows
+                },
                 cut,
             };
             match softmax {
@@ -194,26 +193,18 @@ impl<D: Device> Similarity<'_, D> {
                 }
                 Softmax::Found(found) => self.store_exponentials(side, found, chunk)?,
             }
-            let left = GlobalRows {
-                data: chunk.weights,
-                stride: (stride * bytes) as u64,
-                rows: count as u32,
-                row_bytes: super::count("k", stride * bytes)?,
-            };
             let params = ProductParams {
-                left,
-                right: prepared.candidate_rows.rows,
-                product: Product {
-                    rows: count as u32,
-                    columns: dim as u32,
-                    summed: candidates as u32,
-                    slabs_per_split: slabs,
-                    accumulate: 0,
-                    padding: 0,
-                    // A chunk is finished before the next one overwrites its sums.
-                    sums: dq_sums.sums.address(),
-                    shift: 0,
-                },
+                left: chunk.weights,
+                right: prepared.candidate_rows,
+                rows: count as u32,
+                columns: dim as u32,
+                summed: candidates as u32,
+                slabs_per_split: slabs,
+                accumulate: 0,
+                padding: 0,
+                // A chunk is finished before the next one overwrites its sums.
+                sums: dq_sums.sums.address(),
+                shift: 0,
             };
             let grid = WorkGrid::new(tiles(count), splits);
             self.product(false, prepared.arithmetic, grid, &params)?;
@@ -225,26 +216,23 @@ impl<D: Device> Similarity<'_, D> {
             };
             self.finish(side, &finish)?;
             if let Some(sums) = &dk_sums {
-                let anchors = prepared.anchor_rows.slice(first, count).rows;
+                let anchors = prepared.anchor_rows.slice(first, count);
                 let params = ProductParams {
-                    left,
                     right: match found.and_then(|found| found.folded.as_ref()) {
-                        Some(folded) => GlobalRows {
+                        Some(folded) => Matrix {
                             data: D::address(folded),
                             stride: u64::from(anchors.row_bytes),
                             ..anchors
                         },
                         None => anchors,
                     },
-                    product: Product {
-                        rows: candidates as u32,
-                        summed: count as u32,
-                        slabs_per_split: dk_slabs,
-                        accumulate: u32::from(first > 0),
-                        sums: sums.address(),
-                        shift: found.map_or(0, Exponentials::shift),
-                        ..params.product
-                    },
+                    rows: candidates as u32,
+                    summed: count as u32,
+                    slabs_per_split: dk_slabs,
+                    accumulate: u32::from(first > 0),
+                    sums: sums.address(),
+                    shift: found.map_or(0, Exponentials::shift),
+                    ..params
                 };
                 let grid = WorkGrid::new(tiles(candidates), dk_splits);
                 self.product(true, prepared.arithmetic, grid, &params)?;
@@ -318,25 +306,19 @@ impl<D: Device> Similarity<'_, D> {
             };
             self.pass("exponentials", arithmetic, chunk.cut, again)?;
         }
-        let matrix = |data: u64, stride: usize| MatrixView {
-            data,
-            stride: stride as u64,
-            ..view(prepared.matrices.anchors)
-        };
-        let bytes = number_bytes(prepared.matrices.anchors.dtype);
         let anchors = params.anchors;
-        let dim = anchors.row_bytes as usize / bytes;
         let params = FoldParams {
             partial: found.row_sums.address(),
             offset2: masses.offset2.at(first),
             splits: chunk.cut.splits,
             rows: count as u32,
-            dim: dim as u32,
+            dim: anchors.row_bytes / anchors.element_bytes() as u32,
             padding: 0,
-            anchors: matrix(anchors.data, anchors.stride as usize / bytes),
-            folded: match &found.folded {
-                Some(folded) => matrix(D::address(folded), dim),
-                None => no_matrix(),
+            anchors,
+            folded: Matrix {
+                data: found.folded.as_ref().map_or(0, D::address),
+                stride: anchors.row_bytes.into(),
+                ..anchors
             },
             shift: found.shift(),
             factors: found.factors.address(),

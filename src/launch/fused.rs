@@ -121,7 +121,7 @@ impl<D: Device> Similarity<'_, D> {
     ) -> Result<Sums<D>, Error> {
         let prepared = side.prepared;
         let dim = prepared.shape.dim;
-        let mut rows = [prepared.anchor_rows.rows, prepared.candidate_rows.rows];
+        let mut rows = [prepared.anchor_rows, prepared.candidate_rows];
         let (mut masses, far, shift) = match known {
             Some(known) => (
                 [Some(known.masses.0), known.masses.1],
@@ -131,7 +131,7 @@ impl<D: Device> Similarity<'_, D> {
             None => (
                 [None, None],
                 0,
-                is_shifted(prepared.matrices.anchors.dtype).then_some(0),
+                is_shifted(prepared.matrices().anchors.dtype).then_some(0),
             ),
         };
         if of_candidates {
@@ -180,11 +180,11 @@ impl<D: Device> Similarity<'_, D> {
         let shared_bytes = kernel.shared_bytes as u32;
         if kernel.hopper {
             let params = HopperGradientParams {
-                owner: self.boxes(owner, prepared.arithmetic, kernel.owner_rows as u32)?,
-                streamed: self.boxes(streamed, prepared.arithmetic, kernel.streamed_rows as u32)?,
+                owner: self.boxes(&owner, kernel.owner_rows as u32)?,
+                streamed: self.boxes(&streamed, kernel.streamed_rows as u32)?,
                 gradient: params,
                 grid,
-                padding: [0; 3],
+                padding: [0; 15],
             };
             self.launch_persistent(&kernel.name, 1, grid, shared_bytes, &params)?;
         } else {

@@ -1,11 +1,13 @@
 //! What the gradient passes share: known weights, sums of one side, and the launch that makes a gradient of them.
 
-use super::params::{FinishParams, ShiftParams};
-use super::prepared::{POSITIVE_INDEX, Prepared, no_matrix, view};
+use bytemuck::Zeroable;
+
+use super::params::{FinishParams, Matrix, POSITIVE_INDEX, ShiftParams};
+use super::prepared::Prepared;
 use super::results::Masses;
 use super::similarity::Similarity;
 use super::statistics::far_word;
-use super::{Device, DeviceMatrix, Floats, WARP_ROWS, number_bytes};
+use super::{Device, DeviceMatrix, Floats, WARP_ROWS};
 use crate::element::DType;
 use crate::error::Error;
 use crate::inputs::Matrices;
@@ -112,7 +114,7 @@ impl<D: Device> Similarity<'_, D> {
             true => Some(rows),
             false => columns,
         };
-        let shift = is_shifted(prepared.matrices.anchors.dtype)
+        let shift = is_shifted(prepared.matrices().anchors.dtype)
             .then(|| self.floats(2))
             .transpose()?;
         if let Some(shift) = &shift {
@@ -137,20 +139,13 @@ impl<D: Device> Similarity<'_, D> {
         let prepared = side.prepared;
         let (first, gradient, count) = (finish.first_row, finish.gradient, finish.count);
         let (rows, columns) = finish.masses;
-        let from = |matrix: DeviceMatrix| {
-            let bytes = matrix.stride * number_bytes(matrix.dtype);
-            DeviceMatrix {
-                address: matrix.address + (first * bytes) as u64,
-                rows: count,
-                ..matrix
-            }
-        };
+        let rows_of = |matrix: DeviceMatrix| Matrix::from(matrix).slice(first, count);
         let of_candidates = finish.dots.is_none();
         let Matrices {
             anchors,
             candidates,
             own_keys,
-        } = prepared.matrices;
+        } = prepared.matrices();
         let groups = (of_candidates && prepared.view.rule == POSITIVE_INDEX)
             .then(|| self.group(&prepared.view))
             .transpose()?;
@@ -180,19 +175,19 @@ impl<D: Device> Similarity<'_, D> {
             negatives_mass: rows.negatives.address(),
             row_mass: rows.of_positive().address(),
             column_mass: columns.map_or(0, |m| m.of_positive().address()),
-            partners: view(match of_candidates {
-                true => anchors,
-                false => own_keys.unwrap_or(candidates),
-            }),
+            partners: match of_candidates {
+                true => anchors.into(),
+                false => own_keys.unwrap_or(candidates).into(),
+            },
             own_keys: u32::from(own_keys.is_some()),
             accumulates: u32::from(side.accumulates),
             starts: groups.as_ref().map_or(0, |groups| groups.starts.address()),
             order: groups.as_ref().map_or(0, |groups| groups.order.address()),
             rows_of: match of_candidates {
-                true => no_matrix(),
-                false => view(from(anchors)),
+                true => Matrix::zeroed(),
+                false => rows_of(anchors),
             },
-            gradient: view(from(gradient)),
+            gradient: rows_of(gradient),
             shift: finish.sums.shift.unwrap_or(0),
             dots: finish.dots.map_or(0, |dots| dots.at(first)),
         };

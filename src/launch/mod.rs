@@ -5,7 +5,8 @@ mod choice;
 mod chunked;
 mod fused;
 mod gradient;
-mod params;
+mod matrix;
+pub(crate) mod params;
 mod plan;
 pub(crate) mod pool;
 mod positives;
@@ -21,6 +22,8 @@ mod tests;
 mod top_k;
 mod verbs;
 
+pub(crate) use matrix::DeviceMatrix;
+pub(crate) use params::{Matrix, TensorMap};
 #[cfg(feature = "emulator")]
 pub(crate) use plan::Counter;
 pub(crate) use plan::workspace_bytes;
@@ -51,29 +54,6 @@ const WARP_ROWS: usize = 8;
 
 /// Bytes of a row of a box.
 pub(crate) const BOX_BYTES: usize = 128;
-
-/// `TensorMap` of ptx/tensor_copy.h: what says where the boxes of a matrix lie, as the device wants it.
-#[derive(Debug, Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-#[repr(C, align(64))]
-pub(crate) struct TensorMap {
-    pub words: [u64; 16],
-}
-
-/// A row-major matrix that is copied in boxes of `box_rows` rows of 128 bytes, swizzled.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct BoxedMatrix {
-    /// Of the first number, a multiple of 16.
-    pub address: u64,
-    pub rows: usize,
-    /// Bytes of a row, at least 16 and a multiple of 16.
-    pub row_bytes: usize,
-    /// Bytes from row to row, a multiple of 16.
-    pub stride: usize,
-    /// What the numbers are, as they are multiplied.
-    pub numbers: Arithmetic,
-    /// At most 256.
-    pub box_rows: u32,
-}
 
 /// What the kernels run on. Launches, reads and writes happen in the order they are made.
 pub(crate) trait Device {
@@ -117,8 +97,9 @@ pub(crate) trait Device {
         let grid = [warps.div_ceil(WARP_ROWS) as u32, 1, 1];
         self.start(kernel, grid, 32 * WARP_ROWS as u32, 0, params)
     }
-    /// Says where a matrix lies to kernels that copy boxes.
-    fn tensor_map(&self, matrix: &BoxedMatrix) -> Result<TensorMap, Error>;
+    /// What kernels copy boxes of a matrix by: `box_rows` rows, at most 256, of [`BOX_BYTES`] bytes, swizzled.
+    /// Data, stride and row bytes are multiples of 16.
+    fn tensor_map(&self, matrix: &Matrix, box_rows: u32) -> Result<TensorMap, Error>;
     fn hardware(&self) -> Hardware;
 }
 
@@ -130,33 +111,6 @@ pub(crate) struct Hardware {
     pub multiprocessors: u32,
     /// Of the second-level cache.
     pub cache_bytes: usize,
-}
-
-/// A row-major matrix in device memory.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub(crate) struct DeviceMatrix {
-    /// Of the first number.
-    pub address: u64,
-    pub rows: usize,
-    pub dim: usize,
-    /// Numbers from row to row.
-    pub stride: usize,
-    pub dtype: DType,
-}
-
-impl crate::rows::Matrix for DeviceMatrix {
-    fn rows(&self) -> usize {
-        self.rows
-    }
-    fn dim(&self) -> usize {
-        self.dim
-    }
-}
-
-impl crate::rows::View for DeviceMatrix {
-    type Indices = DeviceIndices;
-    /// Where it stands.
-    type Scalar = u64;
 }
 
 /// Indices of candidates in device memory.
@@ -253,6 +207,17 @@ impl<D: Device> Floats<D> {
 
     pub(crate) fn len(&self) -> usize {
         self.length
+    }
+
+    /// A matrix of one column.
+    fn as_matrix(&self) -> DeviceMatrix {
+        DeviceMatrix {
+            address: self.address(),
+            rows: self.length,
+            dim: 1,
+            stride: 1,
+            dtype: DType::F32,
+        }
     }
 
     pub(crate) fn read(&self, device: &D) -> Result<Vec<f32>, Error> {

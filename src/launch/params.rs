@@ -1,211 +1,222 @@
-//! The kernels' parameter structures, as kernels/ declares them.
+//! The kernels' parameter structures. The build reads this file too, and compiles no kernel whose own
+//! declaration differs in its size, the offset of a field or the value of a code (build/layouts.rs).
 
 use bytemuck::{Pod, Zeroable};
 
-use super::TensorMap;
+/// A structure and the offsets of its fields.
+#[allow(dead_code, reason = "the build reads it")]
+pub(crate) struct Layout {
+    pub name: &'static str,
+    /// The file under kernels/ that declares it.
+    pub header: &'static str,
+    pub size: usize,
+    /// Name and offset of every field; `padding` is what C++ leaves unnamed.
+    pub fields: &'static [(&'static str, usize)],
+}
 
 /// Structures that lie in memory as C has them.
 macro_rules! params {
-    ($($(#[$doc:meta])* $name:ident { $($field:ident: $kind:ty),* $(,)? })*) => {$(
-        $(#[$doc])*
-        #[derive(Debug, Clone, Copy, Pod, Zeroable)]
-        #[repr(C)]
-        pub(super) struct $name {
-            $(pub $field: $kind),*
-        }
-    )*};
+    ($($(#[$attribute:meta])* $name:ident in $header:literal { $($field:ident: $kind:ty),* $(,)? })*) => {
+        $(
+            #[doc = concat!("`", stringify!($name), "` of kernels/", $header, ".")]
+            #[derive(Debug, Clone, Copy, Pod, Zeroable)]
+            #[repr(C)]
+            $(#[$attribute])*
+            pub(crate) struct $name {
+                $(pub $field: $kind),*
+            }
+        )*
+
+        #[allow(dead_code, reason = "the build reads it")]
+        pub(crate) const LAYOUTS: &[Layout] = &[$(Layout {
+            name: stringify!($name),
+            header: $header,
+            size: size_of::<$name>(),
+            fields: &[$((stringify!($field), std::mem::offset_of!($name, $field))),*],
+        }),*];
+    };
 }
 
 params! {
-    /// `GlobalRows` of tile/slab.h.
-    GlobalRows { data: u64, stride: u64, rows: u32, row_bytes: u32 }
+    #[repr(align(64))]
+    TensorMap in "ptx/tensor_copy.h" { words: [u64; 16] }
 
-    /// `ContrastView` of tile/contrast.h.
-    ContrastView {
+    Matrix in "tile/matrix.h" {
+        data: u64, scales: u64, stride: u64, rows: u32, row_bytes: u32, dtype: u32, padding: u32,
+    }
+
+    ContrastView in "tile/contrast.h" {
         index: u64, anchors: u32, candidates: u32, rule: u32, excludes_self: u32, device_scale: u64,
         scale: f32, padding: u32,
     }
 
-    /// `RowRule` of tile/row_rule.h.
-    RuleView { kind: u32, numbers: [f32; 2], negatives: f32, log_mean: u64 }
+    RowRule in "tile/row_rule.h" {
+        kind: u32, first: f32, second: f32, negatives: f32, log_mean: u64,
+    }
 
-    /// `GradientParams` of similarity/owned_rows.h.
-    GradientParams {
-        contrast: ContrastView, owner: GlobalRows, streamed: GlobalRows, dim: u32,
+    GradientParams in "similarity/owned_rows.h" {
+        contrast: ContrastView, owner: Matrix, streamed: Matrix, dim: u32,
         tiles_per_split: u32, owner_is_anchor: u32, padding: u32, owner_lse2: u64,
         streamed_lse2: u64, far: u64, shift: u64, sums: u64, normalisers: u64,
     }
 
-    /// `WorkGrid` of hopper/tile.h.
-    WorkGrid { tiles: u32, splits: u32, group: u32, padding: u32 }
+    WorkGrid in "hopper/tile.h" { tiles: u32, splits: u32, group: u32 }
 
-    /// `HopperGradientParams` of hopper/gradient.cu.
-    HopperGradientParams {
+    HopperGradientParams in "hopper/gradient.cu" {
         owner: TensorMap, streamed: TensorMap, gradient: GradientParams, grid: WorkGrid,
-        padding: [u64; 3],
+        padding: [u32; 15],
     }
 
-    /// `ScoresParams` of similarity/scores.h.
-    ScoresParams {
-        contrast: ContrastView, anchors: GlobalRows, candidates: GlobalRows, first_anchor: u32,
+    ScoresParams in "similarity/scores.h" {
+        contrast: ContrastView, anchors: Matrix, candidates: Matrix, first_anchor: u32,
         tiles_per_split: u32, bound: u64, unless: u64, rows: u64, columns: u64, steps: u32,
         first_step: u32, summed: u32, first_summed: u32, negatives_lse: u64, row_lse2: u64,
-        column_lse2: u64, far: u64, shift: u64, weights: u64, weights_stride: u64, scores: u64,
-        anchor_scales: u64, candidate_scales: u64, lists: u64, lengths: u64, k: u32, growth: u32,
+        column_lse2: u64, far: u64, shift: u64, weights: Matrix, scores: u64, lists: u64,
+        lengths: u64, k: u32, growth: u32,
     }
 
-    /// `HopperScoresParams` of hopper/scores.h.
-    HopperScoresParams {
+    HopperScoresParams in "hopper/scores.h" {
         anchors: TensorMap, candidates: TensorMap, weights: TensorMap, scores: ScoresParams,
-        grid: WorkGrid, padding: [u64; 7],
+        grid: WorkGrid, padding: [u32; 5],
     }
 
-    /// What both structures of a product have behind its two sides.
-    Product {
-        rows: u32, columns: u32, summed: u32, slabs_per_split: u32, accumulate: u32, padding: u32,
-        sums: u64, shift: u64,
+    HopperProductParams in "hopper/product.cu" {
+        left: TensorMap, right: TensorMap, product: ProductParams, grid: WorkGrid,
+        padding: [u32; 15],
     }
 
-    /// `HopperProductParams` of hopper/product.cu.
-    HopperProductParams {
-        left: TensorMap, right: TensorMap, product: Product, grid: WorkGrid, padding: u64,
+    ProductParams in "similarity/product.h" {
+        left: Matrix, right: Matrix, rows: u32, columns: u32, summed: u32, slabs_per_split: u32,
+        accumulate: u32, padding: u32, sums: u64, shift: u64,
     }
 
-    /// `ProductParams` of similarity/product.cu.
-    ProductParams { left: GlobalRows, right: GlobalRows, product: Product }
-
-    /// `Matrix` of tile/numbers.h.
-    MatrixView { data: u64, stride: u64, dtype: u32, padding: u32 }
-
-    /// `PositivesParams` of similarity/positives.cu.
-    PositivesParams {
-        contrast: ContrastView, anchors: MatrixView, candidates: MatrixView, own_keys: MatrixView,
+    PositivesParams in "similarity/positives.cu" {
+        contrast: ContrastView, anchors: Matrix, candidates: Matrix, own_keys: Matrix,
         dim: u32, padding: u32, not_finite: u64, positive: u64, square_norms: u64,
     }
 
-    /// `BoundParams` of similarity/positives.cu.
-    BoundParams {
+    BoundParams in "similarity/positives.cu" {
         contrast: ContrastView, square_norms: u64, positive: u64, largest: f32, above: f32,
         bound: u64,
     }
 
-    /// `MeanPositivesParams` of similarity/positives.cu.
-    MeanPositivesParams {
+    MeanPositivesParams in "similarity/positives.cu" {
         contrast: ContrastView, positive: u64, inverse: f32, padding: u32, log_mean: u64,
     }
 
-    /// `OffsetParams` of similarity/positives.cu.
-    OffsetParams { offset: i64, anchors: u32, candidates: u32, index: u64 }
+    OffsetParams in "similarity/positives.cu" {
+        offset: i64, anchors: u32, candidates: u32, index: u64,
+    }
 
-    /// `LabelParams` of similarity/positives.cu.
-    LabelParams { anchors: u64, candidates: u64, anchor_count: u32, candidate_count: u32, index: u64 }
+    LabelParams in "similarity/positives.cu" {
+        anchors: u64, candidates: u64, anchor_count: u32, candidate_count: u32, index: u64,
+    }
 
-    /// `GroupParams` of similarity/positives.cu.
-    GroupParams {
+    GroupParams in "similarity/positives.cu" {
         index: u64, anchors: u32, candidates: u32, passes: u32, padding: u32, order: u64,
         other: u64, starts: u64,
     }
 
-    /// `MergeParams` of similarity/rows.cu.
-    MergeParams {
+    MergeParams in "similarity/rows.cu" {
         negatives_lse: u64, positive: u64, other_lse: u64, other_positive: u64, rows: u32,
         padding: u32,
     }
 
-    /// `StatisticsParams` of similarity/rows.cu.
-    StatisticsParams {
+    StatisticsParams in "similarity/rows.cu" {
         partial: u64, splits: u32, rows: u32, running: u64, unless: u64, first: u32, last: u32,
         lanes: u32, symmetric: u32, not_finite: u64, far: u64, contrast: ContrastView,
-        rule: RuleView, positive: u64, negatives_lse: u64, offset2: u64, negatives_mass: u64,
+        rule: RowRule, positive: u64, negatives_lse: u64, offset2: u64, negatives_mass: u64,
         positive_mass: u64,
     }
 
-    /// `ShiftParams` of similarity/rows.cu.
-    ShiftParams { row_mass: u64, column_mass: u64, rows: u32, columns: u32, shift: u64 }
+    ShiftParams in "similarity/rows.cu" {
+        row_mass: u64, column_mass: u64, rows: u32, columns: u32, shift: u64,
+    }
 
-    /// `FitParams` of similarity/rows.cu.
-    FitParams {
+    FitParams in "similarity/rows.cu" {
         negatives_lse: u64, offset2: u64, square_norms: u64, rows: u32, lowest: f32, range: f32,
         padding: u32, bound: u64, fit: u64, shift: u64,
     }
 
-    /// `FoldParams` of similarity/rows.cu.
-    FoldParams {
+    FoldParams in "similarity/rows.cu" {
         partial: u64, offset2: u64, splits: u32, rows: u32, dim: u32, padding: u32,
-        anchors: MatrixView, folded: MatrixView, shift: u64, factors: u64,
+        anchors: Matrix, folded: Matrix, shift: u64, factors: u64,
     }
 
-    /// `FinishParams` of similarity/rows.cu.
-    FinishParams {
+    FinishParams in "similarity/rows.cu" {
         sums: u64, normalisers: u64, splits: u32, rows: u32, dim: u32, shifted: u32, warps: u32,
         first_row: u32, factors: u64, contrast: ContrastView, coefficient: f32, of_candidates: u32,
-        negatives_mass: u64, row_mass: u64, column_mass: u64, partners: MatrixView, own_keys: u32,
-        accumulates: u32, starts: u64, order: u64, rows_of: MatrixView, gradient: MatrixView,
+        negatives_mass: u64, row_mass: u64, column_mass: u64, partners: Matrix, own_keys: u32,
+        accumulates: u32, starts: u64, order: u64, rows_of: Matrix, gradient: Matrix,
         shift: u64, dots: u64,
     }
 
-    /// `ReduceParams` of similarity/rows.cu.
-    ReduceParams {
+    ReduceParams in "similarity/rows.cu" {
         row_lse: u64, row_positive: u64, column_lse: u64, column_positive: u64, dots: u64,
         rows: u32, columns: u32, row_weight: f64, dot_weight: f64, scale_weight: f64,
-        rule: RuleView, contrast: ContrastView, result: u64,
+        rule: RowRule, contrast: ContrastView, result: u64,
     }
 
-    /// `SelectParams` of similarity/top_k.cu.
-    SelectParams {
+    SelectParams in "similarity/top_k.cu" {
         scores: u64, rows: u32, candidates: u32, k: u32, first_row: u32, excludes_self: u32,
         padding: u32, indices: u64, best: u64,
     }
 
-    /// `SelectListedParams` of similarity/top_k.cu.
-    SelectListedParams {
+    SelectListedParams in "similarity/top_k.cu" {
         lists: u64, lengths: u64, rows: u32, splits: u32, k: u32, first_row: u32,
         excludes_self: u32, lanes_log2: u32, indices: u64, best: u64,
     }
 
-    /// `NormalizeParams` of rowwise/normalize.cu.
-    NormalizeParams {
-        x: MatrixView, y: MatrixView, norms: u64, rows: u32, dim: u32, epsilon: f32, warp_rows: u32,
+    NormalizeParams in "rowwise/normalize.cu" {
+        x: Matrix, y: Matrix, norms: u64, rows: u32, dim: u32, epsilon: f32, warp_rows: u32,
     }
 
-    /// `QuantizeParams` of rowwise/quantize.cu.
-    QuantizeParams {
-        x: MatrixView, codes: u64, scales: u64, rows: u32, dim: u32, row_bytes: u32,
-        scaled_rows: u32, warp_rows: u32, padding: u32,
+    QuantizeParams in "rowwise/quantize.cu" {
+        x: Matrix, codes: Matrix, rows: u32, dim: u32, scaled_rows: u32, warp_rows: u32,
     }
 
-    /// `NormalizeBackwardParams` of rowwise/normalize.cu.
-    NormalizeBackwardParams {
-        y: MatrixView, dy: MatrixView, dx: MatrixView, norms: u64, rows: u32, dim: u32,
+    NormalizeBackwardParams in "rowwise/normalize.cu" {
+        y: Matrix, dy: Matrix, dx: Matrix, norms: u64, rows: u32, dim: u32,
         epsilon: f32, short_norm: f32, warp_rows: u32, padding: u32,
     }
 
-    /// `MomentumTensor` of rowwise/state.cu.
-    MomentumEntry { query: u64, key: u64, shadow: u64, length: u64, first_block: u64 }
+    MomentumTensor in "rowwise/state.cu" {
+        query: u64, key: u64, shadow: u64, length: u64, first_block: u64,
+    }
 
-    /// `MomentumParams` of rowwise/state.cu.
-    MomentumParams {
+    MomentumParams in "rowwise/state.cu" {
         tensors: u64, count: u32, dtype: u32, device_momentum: u64, momentum: f32, padding: u32,
     }
 
-    /// `CopyRowsParams` of rowwise/state.cu.
-    CopyRowsParams {
-        from: MatrixView, to: MatrixView, rows: u32, from_columns: u32, to_columns: u32,
+    CopyRowsParams in "rowwise/state.cu" {
+        from: Matrix, to: Matrix, rows: u32, from_columns: u32, to_columns: u32,
         first_from: u32, first_to: u32, capacity: u32, cursor: u64,
     }
 
-    /// `CursorParams` of rowwise/state.cu.
-    CursorParams { cursor: u64, rows: u32, capacity: u32 }
+    CursorParams in "rowwise/state.cu" { cursor: u64, rows: u32, capacity: u32 }
 }
 
-impl WorkGrid {
-    /// All row tiles in one group.
-    pub fn new(tiles: usize, splits: u32) -> Self {
-        Self {
-            tiles: tiles as u32,
-            splits,
-            group: tiles as u32,
-            padding: 0,
-        }
-    }
+/// Codes that kernels switch on.
+macro_rules! codes {
+    ($($name:ident = $value:literal in $header:literal;)*) => {
+        $(
+            #[doc = concat!("`", stringify!($name), "` of kernels/", $header, ".")]
+            pub(crate) const $name: u32 = $value;
+        )*
+
+        /// Name, the file under kernels/ that declares it, and value.
+        #[allow(dead_code, reason = "the build reads it")]
+        pub(crate) const CODES: &[(&str, &str, u32)] = &[$((stringify!($name), $header, $name)),*];
+    };
+}
+
+codes! {
+    DTYPE_F32 = 0 in "tile/numbers.h";
+    DTYPE_F16 = 1 in "tile/numbers.h";
+    DTYPE_BF16 = 2 in "tile/numbers.h";
+    DTYPE_E4M3 = 3 in "tile/numbers.h";
+    POSITIVE_NONE = 0 in "tile/contrast.h";
+    POSITIVE_PAIRED = 1 in "tile/contrast.h";
+    POSITIVE_DIAGONAL = 2 in "tile/contrast.h";
+    POSITIVE_INDEX = 3 in "tile/contrast.h";
 }

@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::pool::{Block, Pool, Source};
 use super::{
-    BoxedMatrix, Device, DeviceIndices, DeviceMatrix, DeviceRows, DeviceStatistics, Hardware,
-    Launch, Similarity, TensorMap,
+    Device, DeviceIndices, DeviceMatrix, DeviceRows, DeviceStatistics, Hardware, Launch, Matrix,
+    Similarity, TensorMap,
 };
 use crate::contrast::{Contrast, Shape, Work};
 use crate::element::DType;
@@ -56,7 +56,7 @@ impl Device for Plan {
     fn launch(&self, _: &Launch<'_>) -> Result<(), Error> {
         Ok(())
     }
-    fn tensor_map(&self, _: &BoxedMatrix) -> Result<TensorMap, Error> {
+    fn tensor_map(&self, _: &Matrix, _: u32) -> Result<TensorMap, Error> {
         Ok(bytemuck::Zeroable::zeroed())
     }
     fn hardware(&self) -> Hardware {

@@ -1,11 +1,13 @@
 //! What is launched before the tile loops: positive logits and a bound of all logits; positives by offset
 //! or label as positives by index, and anchors grouped by these.
 
+use bytemuck::Zeroable;
+
 use super::params::{
-    BoundParams, ContrastView, GroupParams, LabelParams, MeanPositivesParams, OffsetParams,
+    BoundParams, ContrastView, GroupParams, LabelParams, Matrix, MeanPositivesParams, OffsetParams,
     PositivesParams,
 };
-use super::prepared::{Prepared, no_matrix, view};
+use super::prepared::Prepared;
 use super::similarity::Similarity;
 use super::{Device, DeviceIndices, Floats};
 use crate::error::Error;
@@ -57,11 +59,12 @@ impl<D: Device> Similarity<'_, D> {
             logits: self.floats(shape.anchors)?,
             square_norms: self.floats(rows)?,
         };
+        let matrices = prepared.matrices();
         let params = PositivesParams {
             contrast: prepared.view,
-            anchors: view(prepared.matrices.anchors),
-            candidates: view(prepared.matrices.candidates),
-            own_keys: prepared.matrices.own_keys.map_or_else(no_matrix, view),
+            anchors: matrices.anchors.into(),
+            candidates: matrices.candidates.into(),
+            own_keys: matrices.own_keys.map_or_else(Matrix::zeroed, Matrix::from),
             dim: shape.dim as u32,
             padding: 0,
             not_finite: prepared.flags.address(),
@@ -86,7 +89,7 @@ impl<D: Device> Similarity<'_, D> {
         let params = MeanPositivesParams {
             contrast: prepared.view,
             positive: positive.address(),
-            inverse: prepared.rule.numbers[0],
+            inverse: prepared.rule.first,
             padding: 0,
             log_mean: log_mean.address(),
         };

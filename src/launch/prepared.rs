@@ -1,50 +1,26 @@
 //! A contrast's inputs as the kernels take them.
 
-use super::params::{ContrastView, GlobalRows, MatrixView, RuleView};
+use super::params::{
+    ContrastView, Matrix, POSITIVE_DIAGONAL, POSITIVE_INDEX, POSITIVE_NONE, POSITIVE_PAIRED,
+    RowRule,
+};
 use super::similarity::Similarity;
-use super::{Arithmetic, Device, DeviceMatrix, Floats, count, number_bytes};
+use super::{Arithmetic, Device, DeviceMatrix, Floats, Rowwise, count, number_bytes};
 use crate::contrast::{Contrast, Shape};
-use crate::element::DType;
 use crate::error::Error;
 use crate::inputs::{Matrices, Positives, Problem};
-
-/// Rows as a tile loop reads them.
-#[derive(Clone, Copy)]
-pub(super) struct TileRows {
-    pub rows: GlobalRows,
-    /// Of e4m3: where the scales of the rows lie. 0: there are none.
-    pub scales: u64,
-}
-
-impl TileRows {
-    /// `count` rows from `first` on.
-    pub fn slice(self, first: usize, count: usize) -> Self {
-        let Self { rows, scales } = self;
-        Self {
-            rows: GlobalRows {
-                data: rows.data + first as u64 * rows.stride,
-                rows: count as u32,
-                ..rows
-            },
-            scales: match scales {
-                0 => 0,
-                scales => scales + 4 * first as u64,
-            },
-        }
-    }
-}
 
 /// A contrast's inputs, ready for the tile loops.
 pub(super) struct Prepared<'a, D: Device> {
     pub problem: &'a Problem<DeviceMatrix>,
     pub view: ContrastView,
     /// Of the row's loss.
-    pub rule: RuleView,
+    pub rule: RowRule,
     pub shape: Shape,
     pub arithmetic: Arithmetic,
-    pub matrices: Matrices<DeviceMatrix>,
-    pub anchor_rows: TileRows,
-    pub candidate_rows: TileRows,
+    /// The matrices as the tile loops read them: copies where rows are not whole chunks of 16 bytes, or are e4m3.
+    pub anchor_rows: Matrix,
+    pub candidate_rows: Matrix,
     /// Words that kernels set: a number of an anchor, of a candidate is not finite; an offset is far from 0.
     pub flags: Floats<D>,
     /// A number that weights of rows need of all of them, where the rule has weights.
@@ -57,13 +33,12 @@ impl<D: Device> Prepared<'_, D> {
     pub fn contrast(&self) -> &Contrast {
         self.problem.contrast()
     }
-}
 
-/// `PositiveRule` of tile/contrast.h.
-const POSITIVE_NONE: u32 = 0;
-const POSITIVE_PAIRED: u32 = 1;
-const POSITIVE_DIAGONAL: u32 = 2;
-pub(super) const POSITIVE_INDEX: u32 = 3;
+    /// The matrices as the caller gave them.
+    pub fn matrices(&self) -> Matrices<DeviceMatrix> {
+        self.problem.matrices()
+    }
+}
 
 impl<D: Device> Similarity<'_, D> {
     pub(super) fn prepare<'a>(
@@ -121,10 +96,11 @@ impl<D: Device> Similarity<'_, D> {
         };
         let weights = contrast.rule().weights();
         let log_mean = weights.map(|_| self.floats(1)).transpose()?;
-        let (kind, numbers) = contrast.rule().encoded();
-        let rule = RuleView {
+        let (kind, [first, second]) = contrast.rule().encoded();
+        let rule = RowRule {
             kind,
-            numbers,
+            first,
+            second,
             negatives: problem.negatives() as f32,
             log_mean: log_mean.as_ref().map_or(0, Floats::address),
         };
@@ -141,7 +117,6 @@ impl<D: Device> Similarity<'_, D> {
             rule,
             shape,
             arithmetic,
-            matrices,
             anchor_rows,
             candidate_rows,
             flags,
@@ -150,85 +125,36 @@ impl<D: Device> Similarity<'_, D> {
         })
     }
 
-    /// The matrix as the tile loops of an arithmetic read it.
+    /// The matrix as the tile loops of an arithmetic read it: e4m3, or in its own type, and then copied only when
+    /// its rows are not whole chunks of 16 bytes at multiples of 16 bytes.
     pub(super) fn tile_rows(
         &self,
         arithmetic: Arithmetic,
         matrix: DeviceMatrix,
         held: &mut Vec<D::Buffer>,
-    ) -> Result<TileRows, Error> {
+    ) -> Result<Matrix, Error> {
         if arithmetic == Arithmetic::E4m3 {
             return self.quantized(matrix, held);
         }
-        Ok(TileRows {
-            rows: self.rows(matrix, held)?,
-            scales: 0,
-        })
-    }
-
-    /// The matrix in its own type, copied only when its rows are not whole chunks of 16
-    /// bytes at multiples of 16 bytes.
-    fn rows(&self, matrix: DeviceMatrix, held: &mut Vec<D::Buffer>) -> Result<GlobalRows, Error> {
-        let bytes = number_bytes(matrix.dtype);
-        let (row_bytes, stride) = (matrix.dim * bytes, matrix.stride * bytes);
-        let aligned = [row_bytes, stride, matrix.address as usize];
-        let mut rows = GlobalRows {
-            data: matrix.address,
-            stride: stride as u64,
+        let rows = Matrix {
             rows: count("rows", matrix.rows)?,
-            row_bytes: row_bytes as u32,
+            ..matrix.into()
         };
+        let aligned = [rows.data, rows.stride, rows.row_bytes.into()];
         if aligned.iter().all(|n| n.is_multiple_of(16)) {
             return Ok(rows);
         }
-        let padded = row_bytes.next_multiple_of(16);
-        let buffer = self.device.allocate(matrix.rows * padded)?;
-        let to = DeviceMatrix {
+        let row_bytes = (rows.row_bytes as usize).next_multiple_of(16);
+        let dim = row_bytes / number_bytes(matrix.dtype);
+        let buffer = self.device.allocate(matrix.rows * row_bytes)?;
+        let copy = DeviceMatrix {
             address: D::address(&buffer),
-            dim: padded / bytes,
-            stride: padded / bytes,
+            dim,
+            stride: dim,
             ..matrix
         };
-        super::Rowwise::new(self.device).copy(matrix, to)?;
-        rows.data = to.address;
-        rows.stride = padded as u64;
-        rows.row_bytes = padded as u32;
         held.push(buffer);
-        Ok(rows)
-    }
-}
-
-/// The matrix as row-wise kernels see it.
-pub(super) fn view(matrix: DeviceMatrix) -> MatrixView {
-    MatrixView {
-        data: matrix.address,
-        stride: matrix.stride as u64,
-        dtype: dtype_code(matrix.dtype),
-        padding: 0,
-    }
-}
-
-/// `DType` of tile/numbers.h.
-pub(super) fn dtype_code(dtype: DType) -> u32 {
-    match dtype {
-        DType::F32 => 0,
-        DType::F16 => 1,
-        DType::Bf16 => 2,
-    }
-}
-
-/// No matrix.
-pub(super) fn no_matrix() -> MatrixView {
-    bytemuck::Zeroable::zeroed()
-}
-
-/// Numbers as a matrix of one column.
-pub(super) fn vector<D: Device>(floats: &Floats<D>) -> DeviceMatrix {
-    DeviceMatrix {
-        address: floats.address(),
-        rows: floats.length,
-        dim: 1,
-        stride: 1,
-        dtype: DType::F32,
+        Rowwise::new(self.device).copy(matrix, copy)?;
+        Ok(copy.into())
     }
 }

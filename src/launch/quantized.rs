@@ -1,7 +1,6 @@
 //! Rows as numbers of 8 bits with a scale each.
 
-use super::params::{GlobalRows, QuantizeParams};
-use super::prepared::{TileRows, view};
+use super::params::{DTYPE_E4M3, Matrix, QuantizeParams};
 use super::similarity::{Similarity, TILE};
 use super::{Device, DeviceMatrix, Rowwise, count};
 use crate::error::Error;
@@ -20,7 +19,7 @@ impl<D: Device> Similarity<'_, D> {
         &self,
         matrix: DeviceMatrix,
         held: &mut Vec<D::Buffer>,
-    ) -> Result<TileRows, Error> {
+    ) -> Result<Matrix, Error> {
         let DeviceMatrix { rows, dim, .. } = matrix;
         let row_bytes = dim.next_multiple_of(16);
         // A tile's scales, and those of the tile after it, are read without asking where the matrix ends.
@@ -28,31 +27,28 @@ impl<D: Device> Similarity<'_, D> {
         let counted = count("rows", rows)?;
         let codes = self.device.allocate(rows * row_bytes)?;
         let scales = self.device.allocate(4 * scaled_rows)?;
+        let quantized = Matrix {
+            data: D::address(&codes),
+            scales: D::address(&scales),
+            stride: row_bytes as u64,
+            rows: counted,
+            row_bytes: row_bytes as u32,
+            dtype: DTYPE_E4M3,
+            padding: 0,
+        };
+        held.extend([codes, scales]);
         let rowwise = Rowwise::new(self.device);
         let warp_rows = rowwise.warp_rows(&[matrix], QUANTIZE_ROWS);
         let params = QuantizeParams {
-            x: view(matrix),
-            codes: D::address(&codes),
-            scales: D::address(&scales),
+            x: matrix.into(),
+            codes: quantized,
             rows: counted,
             dim: dim as u32,
-            row_bytes: row_bytes as u32,
             scaled_rows: count("rows", scaled_rows)?,
             warp_rows: warp_rows as u32,
-            padding: 0,
         };
         let warps = scaled_rows.div_ceil(warp_rows.max(1));
         self.device.start_rows("quantize_rows", warps, &params)?;
-        let quantized = TileRows {
-            rows: GlobalRows {
-                data: D::address(&codes),
-                stride: row_bytes as u64,
-                rows: counted,
-                row_bytes: row_bytes as u32,
-            },
-            scales: D::address(&scales),
-        };
-        held.extend([codes, scales]);
         Ok(quantized)
     }
 }

@@ -1,10 +1,10 @@
 //! Row-wise verbs as launches: normalisation and its gradient, momentum updates, copies of rows.
 
+use super::matrix::dtype_code;
 use super::params::{
-    CopyRowsParams, CursorParams, MomentumEntry, MomentumParams, NormalizeBackwardParams,
+    CopyRowsParams, CursorParams, MomentumParams, MomentumTensor, NormalizeBackwardParams,
     NormalizeParams,
 };
-use super::prepared::{dtype_code, view};
 use super::{Device, DeviceMatrix, WARP_ROWS, count, number_bytes};
 use crate::contrast::{same_dim, same_rows};
 use crate::element::DType;
@@ -87,8 +87,8 @@ impl<'d, D: Device> Rowwise<'d, D> {
         same_rows("norms", norms.1, x.rows)?;
         let warp_rows = self.warp_rows(&[x, y], NORMALIZE_ROWS);
         let params = NormalizeParams {
-            x: view(x),
-            y: view(y),
+            x: x.into(),
+            y: y.into(),
             norms: norms.0,
             rows: count("x", x.rows)?,
             dim: x.dim as u32,
@@ -116,9 +116,9 @@ impl<'d, D: Device> Rowwise<'d, D> {
         }
         let warp_rows = self.warp_rows(&[y, dy, dx], BACKWARD_ROWS);
         let params = NormalizeBackwardParams {
-            y: view(y),
-            dy: view(dy),
-            dx: view(dx),
+            y: y.into(),
+            dy: dy.into(),
+            dx: dx.into(),
             norms: norms.0,
             rows: count("y", y.rows)?,
             dim: y.dim as u32,
@@ -153,7 +153,7 @@ impl<'d, D: Device> Rowwise<'d, D> {
         let mut entries = Vec::with_capacity(tensors.len());
         let mut blocks = 0u64;
         for tensor in tensors.iter().filter(|tensor| tensor.length > 0) {
-            entries.push(MomentumEntry {
+            entries.push(MomentumTensor {
                 query: tensor.query,
                 key: tensor.key,
                 shadow: tensor.shadow,
@@ -224,8 +224,8 @@ impl<'d, D: Device> Rowwise<'d, D> {
         cursor: u64,
     ) -> Result<(), Error> {
         let params = CopyRowsParams {
-            from: view(from),
-            to: view(to),
+            from: from.into(),
+            to: to.into(),
             rows: count("rows", rows)?,
             from_columns: from.dim as u32,
             to_columns: to.dim as u32,

@@ -1,8 +1,8 @@
 //! Statistics of rows and columns, and the loss that follows from them.
 
-use super::params::{ReduceParams, ScoresParams, StatisticsParams, WorkGrid};
+use super::params::{Matrix, ReduceParams, ScoresParams, StatisticsParams, WorkGrid};
 use super::positives::{ExponentRange, Positives};
-use super::prepared::{Prepared, TileRows, vector};
+use super::prepared::Prepared;
 use super::results::{DeviceRows, Direction, Masses};
 use super::similarity::{Similarity, TILE};
 use super::{Device, Floats};
@@ -42,12 +42,10 @@ pub(super) fn scores_params<D: Device>(
 }
 
 /// These anchors against these candidates, of no contrast.
-pub(super) fn rows_params(anchors: TileRows, candidates: TileRows) -> ScoresParams {
+pub(super) fn rows_params(anchors: Matrix, candidates: Matrix) -> ScoresParams {
     ScoresParams {
-        anchors: anchors.rows,
-        candidates: candidates.rows,
-        anchor_scales: anchors.scales,
-        candidate_scales: candidates.scales,
+        anchors,
+        candidates,
         ..bytemuck::Zeroable::zeroed()
     }
 }
@@ -223,7 +221,7 @@ impl<D: Device> Similarity<'_, D> {
             true => {
                 // Of the diagonal: the columns' positives are the rows'.
                 let same = self.floats(anchors)?;
-                super::Rowwise::new(self.device).copy(vector(&positive), vector(&same))?;
+                super::Rowwise::new(self.device).copy(positive.as_matrix(), same.as_matrix())?;
                 let sums = self.floats(2 * row_tiles(chunk) * candidates)?;
                 let running = self.floats(2 * candidates)?;
                 Some((self.direction(prepared, same)?, sums, running))

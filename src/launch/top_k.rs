@@ -1,7 +1,6 @@
 //! The k best candidates of every query.
 
-use super::params::{ScoresParams, SelectListedParams, SelectParams};
-use super::prepared::TileRows;
+use super::params::{Matrix, ScoresParams, SelectListedParams, SelectParams};
 use super::similarity::Similarity;
 use super::statistics::rows_params;
 use super::{Arithmetic, Device, DeviceMatrix, Floats};
@@ -46,8 +45,8 @@ const PRUNED: usize = OWNERS * 192 * 3 / 4;
 /// What is searched for.
 struct Search {
     arithmetic: Arithmetic,
-    queries: TileRows,
-    candidates: TileRows,
+    queries: Matrix,
+    candidates: Matrix,
     k: usize,
     exclude_self: bool,
 }
@@ -126,8 +125,8 @@ impl<D: Device> Similarity<'_, D> {
 
     /// Of lists.
     fn select_listed(&self, search: &Search, best: &DeviceTopK<D>) -> Result<(), Error> {
-        let (rows, k) = (search.queries.rows.rows as usize, search.k);
-        let candidates = search.candidates.rows.rows as usize;
+        let (rows, k) = (search.queries.rows as usize, search.k);
+        let candidates = search.candidates.rows as usize;
         let tiles = candidates.div_ceil(self.tile_columns(search.arithmetic));
         let chunk = self.chunk(rows, ROW_BYTES);
         let cut = |count: usize, most: usize| {
@@ -178,8 +177,8 @@ impl<D: Device> Similarity<'_, D> {
 
     /// Of stored scores.
     fn select_stored(&self, search: &Search, best: &DeviceTopK<D>) -> Result<(), Error> {
-        let (rows, k) = (search.queries.rows.rows as usize, search.k);
-        let candidates = search.candidates.rows.rows as usize;
+        let (rows, k) = (search.queries.rows as usize, search.k);
+        let candidates = search.candidates.rows as usize;
         let chunk = self.chunk(rows, 4 * candidates);
         let scores = self.floats(chunk.min(rows) * candidates)?;
         for first in (0..rows).step_by(chunk) {

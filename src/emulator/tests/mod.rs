@@ -19,7 +19,8 @@ pub(crate) use super::engine::{BUDGET, SM_COUNT};
 pub(crate) use memory::Memory;
 
 use crate::error::Error;
-use crate::launch::{Arithmetic, BoxedMatrix, Device, Launch, TensorMap};
+use crate::launch::params::{DTYPE_BF16, DTYPE_E4M3, DTYPE_F32};
+use crate::launch::{Device, Launch, TensorMap};
 
 /// A schedule, and the seed of an order of threads.
 type Order = (Schedule, u64);
@@ -68,17 +69,19 @@ fn boxes(
     memory: &Memory,
     address: u64,
     [rows, row_bytes, stride]: [usize; 3],
-    numbers: Arithmetic,
+    dtype: u32,
     box_rows: usize,
 ) -> Result<TensorMap, Error> {
-    memory.device.tensor_map(&BoxedMatrix {
-        address,
-        rows,
-        row_bytes,
-        stride,
-        numbers,
-        box_rows: box_rows as u32,
-    })
+    let matrix = crate::launch::Matrix {
+        data: address,
+        scales: 0,
+        stride: stride as u64,
+        rows: rows as u32,
+        row_bytes: row_bytes as u32,
+        dtype,
+        padding: 0,
+    };
+    memory.device.tensor_map(&matrix, box_rows as u32)
 }
 
 /// A matrix of small whole numbers, so that sums are exact in any order.
@@ -128,7 +131,7 @@ impl Matrix {
     fn uploaded(&self, memory: &Memory, box_rows: usize) -> Result<TensorMap, Error> {
         let (address, row_bytes) = (memory.upload(&self.numbers)?, 2 * self.columns);
         let extent = [self.rows(), row_bytes, row_bytes];
-        boxes(memory, address, extent, Arithmetic::Bf16, box_rows)
+        boxes(memory, address, extent, DTYPE_BF16, box_rows)
     }
 }
 

@@ -102,7 +102,7 @@ fn product_of_codes(a: &[u8], b: &[u8], dim: usize, order: Order) -> Result<Vec<
     let memory = memory(order);
     let uploaded = |codes: &[u8]| {
         let (address, rows) = (memory.upload(codes)?, codes.len() / dim);
-        boxes(&memory, address, [rows, dim, dim], Arithmetic::E4m3, rows)
+        boxes(&memory, address, [rows, dim, dim], DTYPE_E4M3, rows)
     };
     let maps = [uploaded(a)?, uploaded(b)?];
     let d = memory.unwritten(4 * SIDE * 256)?;

@@ -33,7 +33,7 @@ fn stored(kernel: &'static str, order: Order) -> Result<Vec<u16>, Error> {
     let to = memory.upload(&[UNTOUCHED; ROWS * STRIDE])?;
     let seen = memory.unwritten(2 * THREADS)?;
     let extent = [ROWS, 2 * COLUMNS, 2 * STRIDE];
-    let map = boxes(&memory, to, extent, Arithmetic::Bf16, BOX_ROWS)?;
+    let map = boxes(&memory, to, extent, DTYPE_BF16, BOX_ROWS)?;
     let sizes = [ROWS.div_ceil(BOX_ROWS) as u32, THREADS as u32, 2 * 32 * 128];
     let words = [from, to, seen, pair(ROWS, COLUMNS), pair(STRIDE, 0)];
     launch(&memory, kernel, sizes, &[map], &words)?;
@@ -115,7 +115,7 @@ fn product(kernel: &'static str, [a, b]: &[Matrix; 2], order: Order) -> Result<V
     let maps = [
         a.uploaded(&memory, 64)?,
         b.uploaded(&memory, 32)?,
-        boxes(&memory, d, extent, Arithmetic::Bf16, 64)?,
+        boxes(&memory, d, extent, DTYPE_BF16, 64)?,
     ];
     let words = [pair(a.columns / 64, TILES)];
     launch(&memory, kernel, SIZES, &maps, &words)?;

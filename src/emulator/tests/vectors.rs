@@ -46,7 +46,7 @@ impl Vectors {
             None => words.push(x),
             Some(box_rows) => {
                 let extent = [self.x.len() / 32, 128, 128];
-                maps.push(boxes(&memory, x, extent, Arithmetic::F32, box_rows)?);
+                maps.push(boxes(&memory, x, extent, DTYPE_F32, box_rows)?);
             }
         }
         words.push(y);

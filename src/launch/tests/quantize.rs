@@ -59,8 +59,8 @@ fn compare<T: Element>(x: &[T], dim: usize, gap: usize, multiprocessors: u32) ->
     let mut held = Vec::new();
     let found = Similarity::new(&memory.device, 0).quantized(matrix, &mut held)?;
     let row_bytes = dim.next_multiple_of(16);
-    assert_eq!(found.rows.row_bytes as usize, row_bytes);
-    let codes: Vec<u8> = memory.read(found.rows.data, rows * row_bytes)?;
+    assert_eq!(found.row_bytes as usize, row_bytes);
+    let codes: Vec<u8> = memory.read(found.data, rows * row_bytes)?;
     let scales: Vec<f32> = memory.read(found.scales, rows.next_multiple_of(256))?;
     assert!(scales[rows..].iter().all(|&scale| scale == 0.0));
     let found = codes.chunks(row_bytes).zip(scales);

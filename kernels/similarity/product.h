@@ -1,0 +1,19 @@
+// The parameters of the products of stored weights, portable and for sm_90a: sums (+)= W · V or Wᵀ · V.
+#pragma once
+
+#include "tile/element.h"
+#include "tile/matrix.h"
+
+namespace infonce {
+
+struct ProductParams {
+    Matrix left;                     // W: rows × summed, or summed × rows when transposed
+    Matrix right;                    // V: summed × D
+    uint32_t rows, columns, summed;  // columns: D
+    uint32_t slabs_per_split;        // work tiles are (tile, split), the columns of a row tile side by side
+    uint32_t accumulate;             // transposed: add to what `sums` holds; with one split only
+    float* sums;                     // splits × rows × columns
+    const WeightShift* shift;        // of V's elements; null: they have none
+};
+
+}  // namespace infonce

@@ -1,0 +1,80 @@
+//! A matrix on its way to a kernel: a caller's becomes a [`DeviceMatrix`], that a [`Matrix`], and of this
+//! [`Device::tensor_map`](super::Device::tensor_map) makes what kernels copy boxes by.
+
+use super::number_bytes;
+use super::params::{DTYPE_BF16, DTYPE_E4M3, DTYPE_F16, DTYPE_F32, Matrix};
+use crate::element::DType;
+
+/// A row-major matrix in device memory as the verbs take it. Its shape is not bounded yet.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct DeviceMatrix {
+    /// Of the first element.
+    pub address: u64,
+    pub rows: usize,
+    pub dim: usize,
+    /// Elements from row to row.
+    pub stride: usize,
+    pub dtype: DType,
+}
+
+impl crate::rows::Matrix for DeviceMatrix {
+    fn rows(&self) -> usize {
+        self.rows
+    }
+    fn dim(&self) -> usize {
+        self.dim
+    }
+}
+
+impl crate::rows::View for DeviceMatrix {
+    type Indices = super::DeviceIndices;
+    /// Where it stands.
+    type Scalar = u64;
+}
+
+/// As kernels take it. Verbs check its rows ([`count`](super::count)) before they launch any.
+impl From<DeviceMatrix> for Matrix {
+    fn from(matrix: DeviceMatrix) -> Self {
+        let bytes = number_bytes(matrix.dtype);
+        Self {
+            data: matrix.address,
+            scales: 0,
+            stride: (matrix.stride * bytes) as u64,
+            rows: matrix.rows as u32,
+            row_bytes: (matrix.dim * bytes) as u32,
+            dtype: dtype_code(matrix.dtype),
+            padding: 0,
+        }
+    }
+}
+
+impl Matrix {
+    /// `count` rows from `first` on.
+    pub fn slice(self, first: usize, count: usize) -> Self {
+        Self {
+            data: self.data + first as u64 * self.stride,
+            scales: match self.scales {
+                0 => 0,
+                scales => scales + 4 * first as u64,
+            },
+            rows: count as u32,
+            ..self
+        }
+    }
+
+    pub fn element_bytes(&self) -> usize {
+        match self.dtype {
+            DTYPE_E4M3 => 1,
+            DTYPE_F16 | DTYPE_BF16 => 2,
+            _ => 4,
+        }
+    }
+}
+
+pub(super) fn dtype_code(dtype: DType) -> u32 {
+    match dtype {
+        DType::F32 => DTYPE_F32,
+        DType::F16 => DTYPE_F16,
+        DType::Bf16 => DTYPE_BF16,
+    }
+}
