@@ -1,11 +1,11 @@
-//! Rows as numbers of 8 bits with a scale each.
+//! Rows as 8-bit elements with a scale each.
 
 use super::params::{DTYPE_E4M3, Matrix, QuantizeParams};
 use super::similarity::{Similarity, TILE};
 use super::{Device, DeviceMatrix, Rowwise, count};
 use crate::error::Error;
 
-/// Rows of 128 numbers that a warp holds: `QUANTIZE_QUADS` of rowwise/quantize.cu.
+/// Rows of 128 elements that a warp holds: `QUANTIZE_QUADS` of rowwise/quantize.cu.
 const QUANTIZE_ROWS: usize = 8;
 
 impl<D: Device> Similarity<'_, D> {

@@ -12,15 +12,15 @@ use crate::error::{Error, positive};
 use crate::momentum;
 use crate::queue::Ring;
 
-/// Numbers of a block of the momentum update.
+/// Elements of a block of the momentum update.
 const MOMENTUM_CHUNK: u64 = 4096;
 
-/// Rows of 128 numbers that a warp holds: `NORMALIZE_QUADS` and `BACKWARD_QUADS` of
+/// Rows of 128 elements that a warp holds: `NORMALIZE_QUADS` and `BACKWARD_QUADS` of
 /// rowwise/normalize.cu.
 const NORMALIZE_ROWS: usize = 8;
 const BACKWARD_ROWS: usize = 4;
 
-/// Blocks that a multiprocessor is to have before their warps take several rows.
+/// Blocks per SM before a warp takes several rows.
 const NORMALIZE_BLOCKS: usize = 4;
 
 /// One tensor of a momentum update, in device memory.
@@ -54,9 +54,9 @@ impl<'d, D: Device> Rowwise<'d, D> {
         Self { device }
     }
 
-    /// Rows that a warp holds in registers, when it can hold `most` of 128 numbers: several only where
-    /// there are enough for every multiprocessor. 0 where rows are too long to be held, or do not lie
-    /// at whole quads of numbers.
+    /// Rows that a warp holds in registers, when it can hold `most` of 128 elements: several only where
+    /// there are enough for every SM. 0 where rows are too long to be held, or do not lie
+    /// at whole quads of elements.
     pub(super) fn warp_rows(&self, matrices: &[DeviceMatrix], most: usize) -> usize {
         let DeviceMatrix { rows, dim, .. } = matrices[0];
         let whole = matrices.iter().all(|matrix| {
@@ -73,7 +73,7 @@ impl<'d, D: Device> Rowwise<'d, D> {
         fits.min(1 << wanted.ilog2())
     }
 
-    /// y_i = x_i / max(‖x_i‖, ε), and ‖x_i‖ into `norms`, N numbers of f32.
+    /// y_i = x_i / max(‖x_i‖, ε), and ‖x_i‖ into `norms`, N f32.
     pub(crate) fn normalize(
         &self,
         x: DeviceMatrix,
@@ -173,7 +173,7 @@ impl<'d, D: Device> Rowwise<'d, D> {
         })
     }
 
-    /// The update of the tensors of a table. `device_momentum`: where m stands on the device, in place
+    /// The update of the tensors of a table. `device_momentum`: the address of m on the device, in place
     /// of `momentum`; 0: it does not.
     pub(super) fn update(
         &self,
@@ -201,7 +201,7 @@ impl<'d, D: Device> Rowwise<'d, D> {
         self.copy_rows(from, to, [0, 0, from.rows], 0)
     }
 
-    /// Writes `keys` over the oldest rows of a ring that lies in `to`, or as many rows further as the number at
+    /// Writes `keys` over the oldest rows of a ring that lies in `to`, or as many rows further as the word at
     /// `past` says; 0: there is none.
     pub(crate) fn push(
         &self,
