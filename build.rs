@@ -1,5 +1,6 @@
-//! Compiles `kernels/` twice: as C++ that runs on the processor (feature `emulator`), and with
-//! nvcc into images that the crate embeds (feature `cuda`). Without these features it does nothing.
+//! Compiles `kernels/` twice: as C++ that runs on the CPU (feature `emulator`), and with nvcc into images that the
+//! crate embeds (feature `cuda`); for both it writes the list of kernels as Rust. Without these features it does
+//! nothing.
 
 #[cfg(any(feature = "emulator", feature = "cuda"))]
 mod build {
@@ -8,6 +9,7 @@ mod build {
     #[cfg(feature = "cuda")]
     pub mod fatbin;
     pub mod jobs;
+    pub mod list;
     #[cfg(feature = "cuda")]
     pub mod nvcc;
     #[cfg(feature = "cuda")]
@@ -38,6 +40,10 @@ fn kernels() {
         Ok(sources) => sources,
         Err(error) => return println!("cargo::error=the folder `kernels` cannot be read: {error}"),
     };
+
+    if let Err(error) = build::list::write(Path::new("kernels/list.h"), &out_dir) {
+        return println!("cargo::error={error}");
+    }
 
     #[cfg(feature = "emulator")]
     if !documentation_only {

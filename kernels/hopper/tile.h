@@ -116,7 +116,4 @@ struct Scheduler {
     INFONCE_DEVICE void advance() { index += grid_size().x / BLOCKS; }
 };
 
-// Columns of 128-byte slabs of 16-bit numbers.
-constexpr uint32_t SLAB_NUMBERS = 64;
-
 }  // namespace infonce

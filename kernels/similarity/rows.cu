@@ -37,8 +37,8 @@ struct StatisticsParams {
     float* positive_mass;
 };
 
-INFONCE_KERNEL(combine_statistics, StatisticsParams, 128, 1) {
-    const uint32_t thread = block_index().x * 128 + thread_index();
+INFONCE_KERNEL(combine_statistics, StatisticsParams) {
+    const uint32_t thread = block_index().x * list::combine_statistics::THREADS + thread_index();
     const uint32_t row = thread / p.lanes, lane = thread % p.lanes;
     if (p.unless && load_global(p.unless)) return;
     const bool inside = row < p.rows;
@@ -81,8 +81,8 @@ struct MergeParams {
 };
 
 // Of the same rows against other candidates: lse⁻ over both, and the one positive that either has.
-INFONCE_KERNEL(merge_statistics, MergeParams, 128, 1) {
-    const uint32_t row = block_index().x * 128 + thread_index();
+INFONCE_KERNEL(merge_statistics, MergeParams) {
+    const uint32_t row = block_index().x * list::merge_statistics::THREADS + thread_index();
     if (row >= p.rows) return;
     const float a = load_global(p.negatives_lse + row), b = load_global(p.other_lse + row);
     const float most = larger_or_nan(a, b);
@@ -102,12 +102,12 @@ struct ShiftParams {
 };
 
 // The shift that brings the largest mass a to at most 2^UNIT_SHIFT: a row's terms of weights add up to a. One block.
-INFONCE_KERNEL(find_weight_shift, ShiftParams, BLOCK_THREADS, 1) {
+INFONCE_KERNEL(find_weight_shift, ShiftParams) {
     float largest[1] = {0.0f};
     const auto take = [&](float mass) { largest[0] = larger(largest[0], mass); };
     for_own(p.rows, [&](uint32_t i) { return load_global(p.row_mass + i); }, take);
     if (p.column_mass) for_own(p.columns, [&](uint32_t i) { return load_global(p.column_mass + i); }, take);
-    join_block(largest, larger);
+    join_block<list::find_weight_shift>(largest, larger);
     if (thread_index() != 0) return;
     // Where masses are smaller still, so is every gradient: nothing is left of it in f32. Of the largest f32 the shift
     // is -114.
@@ -136,7 +136,7 @@ struct FitParams {
 // beside Σ_j E_ij·‖k_j‖. Folded anchors are short where Σ_j E_ij is large, or where p₊ is near 1: those of the
 // latter do not matter beside others, so lengths are those of q_i/Σ_j E_ij. Of few candidates any one can make p₊
 // near 1 for most rows; the range is such then that none serves.
-INFONCE_KERNEL(fit_exponentials, FitParams, BLOCK_THREADS, 1) {
+INFONCE_KERNEL(fit_exponentials, FitParams) {
     struct Row {
         float negatives_lse, offset2, square;
     };
@@ -160,7 +160,7 @@ INFONCE_KERNEL(fit_exponentials, FitParams, BLOCK_THREADS, 1) {
             most[2] = larger(most[2], norm + negatives - ROW_SHIFT - row.offset2);
             most[3] = larger(most[3], sum - norm);
         });
-    join_block(most, larger);
+    join_block<list::fit_exponentials>(most, larger);
     if (thread_index() != 0) return;
     const float least = -most[0], longest = most[1], longest_of_rows = most[2], shortest = -most[3];
     const bool fit = bound.holds && least >= p.lowest + bound.lengths && longest - shortest <= p.range;
@@ -195,9 +195,9 @@ struct FoldParams {
 
 // The factor 2^(o - o_i) of each row, o what its exponentials have and o_i its own offset, and its anchor times that.
 // A warp a row.
-INFONCE_KERNEL(fold_rows, FoldParams, ROW_WARPS * 32, 1) {
+INFONCE_KERNEL(fold_rows, FoldParams) {
     const uint32_t lane = thread_index() % 32;
-    const uint64_t row = warp_row();
+    const uint64_t row = warp_row<list::fold_rows>();
     if (row >= p.rows) return;
     const ScaledSum sum = sum_of_splits(p.partial, p.splits, p.rows, row);
     // Without negatives nothing bounds it, and it multiplies nothing.
@@ -287,10 +287,10 @@ INFONCE_DEVICE void subtract_group(const FinishParams& p, uint32_t row, uint32_t
 
 // dx_i = factor · (share · Σ_parts sums_i - Σ c k₊) over what belongs to the row. `warps` warps a row, of which
 // each adds up every n-th part and positive; the row's first adds up theirs.
-INFONCE_KERNEL(finish_gradient, FinishParams, ROW_WARPS * 32, 4) {
+INFONCE_KERNEL(finish_gradient, FinishParams) {
     const uint32_t lane = thread_index() % 32, warp = thread_index() / 32;
     const uint32_t own_split = warp % p.warps;
-    const uint64_t row = uint64_t(block_index().x) * (ROW_WARPS / p.warps) + warp / p.warps;
+    const uint64_t row = uint64_t(block_index().x) * (list::finish_gradient::THREADS / 32 / p.warps) + warp / p.warps;
     const bool inside = row < p.rows;
     const bool leads = inside && own_split == 0;
     const float factor = p.coefficient * p.contrast.scale_value();
@@ -381,7 +381,7 @@ struct ReduceParams {
 };
 
 // One block.
-INFONCE_KERNEL(reduce, ReduceParams, BLOCK_THREADS, 1) {
+INFONCE_KERNEL(reduce, ReduceParams) {
     struct Row {
         float lse, positive;
         bool counts;
@@ -404,7 +404,7 @@ INFONCE_KERNEL(reduce, ReduceParams, BLOCK_THREADS, 1) {
     if (p.row_lse) add_losses(p.row_lse, p.row_positive, p.rows, here);
     if (p.column_lse) add_losses(p.column_lse, p.column_positive, p.columns, [](uint32_t) { return true; });
     if (p.dots) for_own(p.rows, [&](uint32_t i) { return load_global(p.dots + i); }, [&](float dot) { sums[1] += double(dot); });
-    join_block(sums, [](double a, double b) { return a + b; });
+    join_block<list::reduce>(sums, [](double a, double b) { return a + b; });
     if (thread_index() != 0) return;
     store_global(p.result, float(sums[0] * p.row_weight));
     store_global(p.result + 1, float(sums[1] * p.dot_weight / double(s) + sums[2] * p.scale_weight));

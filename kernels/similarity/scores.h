@@ -142,9 +142,11 @@ struct Place {
 
 // Runs the tiles of this block; `epilogue.tile(logits, first_column, room)` after each. The room is the
 // stage that was read last: it is the epilogue's until the next tile, once all threads have met.
-template <class T, class Epilogue>
+template <class Kernel, class Epilogue>
 INFONCE_DEVICE void score_tiles(const ScoresParams& p, Epilogue& epilogue) {
     using Tile = ScoresTile;
+    using T = typename Kernel::T;
+    static_assert(list::describes<Kernel, Tile>);
     const Place<Tile> place;
     const SharedAddress shared = shared_base();
     const Work work = work_of_block();

@@ -9,7 +9,6 @@
 
 namespace infonce {
 
-constexpr int SLAB_BYTES = 128;  // of a row
 constexpr int CHUNK_BYTES = 16;
 
 // A row-major matrix in global memory. Rows start at multiples of 16 bytes and are whole chunks.

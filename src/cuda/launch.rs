@@ -9,7 +9,8 @@ use super::driver::check;
 use super::module::{Limits, cannot_run};
 use super::probe::CudaDeviceInfo;
 use crate::error::{CudaError, Error};
-use crate::launch::{Arithmetic, BOX_BYTES, BoxedMatrix, Device, Hardware, Launch, TensorMap};
+use crate::launch::kernels::SLAB_BYTES;
+use crate::launch::{Arithmetic, BoxedMatrix, Device, Hardware, Launch, TensorMap};
 
 /// Blocks along x, y and z.
 const GRID: [u32; 3] = [(1 << 31) - 1, 65_535, 65_535];
@@ -56,10 +57,11 @@ impl Device for CudaDevice {
     }
 
     fn launch(&self, launch: &Launch<'_>) -> Result<(), Error> {
-        let function = self.shared.modules.function(launch.kernel)?;
-        allowed(launch, &function.limits).map_err(|reason| cannot_run(launch.kernel, reason))?;
+        let kernel = launch.kernel;
+        let function = self.shared.modules.function(kernel.name)?;
+        allowed(launch, &function.limits).map_err(|reason| cannot_run(kernel.name, reason))?;
         let stream = self.stream().bind()?;
-        function.grant_shared(launch.shared_bytes)?;
+        function.grant_shared(kernel.shared_bytes)?;
         // The driver reads the one parameter and the attributes during the call; it never writes to them.
         let mut params = [launch.params.as_ptr().cast::<c_void>().cast_mut()];
         let mut early = early_start();
@@ -69,10 +71,10 @@ impl Device for CudaDevice {
                 gridDimX: grid_x,
                 gridDimY: grid_y,
                 gridDimZ: grid_z,
-                blockDimX: launch.threads,
+                blockDimX: kernel.threads,
                 blockDimY: 1,
                 blockDimZ: 1,
-                sharedMemBytes: launch.shared_bytes,
+                sharedMemBytes: kernel.shared_bytes,
                 hStream: stream,
                 attrs: &mut early,
                 numAttrs: u32::from(self.overlaps && !is_timed),
@@ -100,7 +102,7 @@ impl Device for CudaDevice {
         let bytes = matrix.numbers.bytes();
         let numbers = [matrix.row_bytes / bytes, matrix.rows].map(|count| count as u64);
         let stride = [matrix.stride as u64];
-        let size = [(BOX_BYTES / bytes) as u32, matrix.box_rows];
+        let size = [(SLAB_BYTES / bytes) as u32, matrix.box_rows];
         let every_number = [1, 1];
         use sys::CUtensorMapDataType as Type;
         let dtype = match matrix.numbers {
@@ -184,13 +186,13 @@ fn allowed(launch: &Launch<'_>, limits: &Limits) -> Result<(), String> {
             ));
         }
     }
-    let (given, most) = (launch.threads, limits.threads);
+    let (given, most) = (launch.kernel.threads, limits.threads);
     if given == 0 || given > most {
         return Err(format!(
             "{given} threads a block; it was built for 1 to {most}"
         ));
     }
-    let (given, all) = (launch.shared_bytes, limits.shared_bytes);
+    let (given, all) = (launch.kernel.shared_bytes, limits.shared_bytes);
     let most = all.saturating_sub(limits.static_shared_bytes);
     if given > most {
         return Err(format!(
@@ -210,6 +212,7 @@ fn allowed(launch: &Launch<'_>, limits: &Limits) -> Result<(), String> {
 mod tests {
     use super::*;
     use crate::cuda::probe::of_capability;
+    use crate::launch::kernels::Kernel;
 
     const LIMITS: Limits = Limits {
         threads: 256,
@@ -218,10 +221,8 @@ mod tests {
         params_bytes: Some(8),
     };
     const LAUNCH: Launch<'_> = Launch {
-        kernel: "k",
+        kernel: &Kernel::planted("k", 256, 231_424),
         grid: [1, 1, 1],
-        threads: 256,
-        shared_bytes: 231_424,
         params: &[0; 8],
     };
 
@@ -256,9 +257,15 @@ mod tests {
         let blocks = "65536 blocks along z; there can be 1 to 65535";
         assert_eq!(refused(|it| it.grid[2] = 65_536), blocks);
         let threads = "257 threads a block; it was built for 1 to 256";
-        assert_eq!(refused(|it| it.threads += 1), threads);
+        assert_eq!(
+            refused(|it| it.kernel = &Kernel::planted("k", 257, 0)),
+            threads
+        );
         let shared = "231425 bytes of shared memory a block; the device has 231424";
-        assert_eq!(refused(|it| it.shared_bytes += 1), shared);
+        assert_eq!(
+            refused(|it| it.kernel = &Kernel::planted("k", 256, 231_425)),
+            shared
+        );
         let params = "4 bytes of parameters; it takes 8";
         assert_eq!(refused(|it| it.params = &[0; 4]), params);
     }

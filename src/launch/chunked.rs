@@ -1,7 +1,7 @@
 //! Gradients over chunks of stored weights, where D is too large for the fused kernels.
 
 use super::DeviceMatrix;
-use super::choice::Cut;
+use super::choice::{Cut, EXPONENTIALS, STATISTICS, WEIGHTS};
 use super::gradient::{Finish, Known, Side, Sums};
 use super::params::{
     FitParams, FoldParams, GlobalRows, MatrixView, Product, ProductParams, ScoresParams, WorkGrid,
@@ -11,7 +11,7 @@ use super::prepared::{Prepared, no_matrix, view};
 use super::results::Direction;
 use super::similarity::Similarity;
 use super::statistics::{Partial, scores_params};
-use super::{Arithmetic, Device, Floats, number_bytes};
+use super::{Arithmetic, Device, Floats, kernels, number_bytes};
 use crate::contrast::Shape;
 use crate::engine::Gradients;
 use crate::error::Error;
@@ -153,7 +153,7 @@ impl<D: Device> Similarity<'_, D> {
         let most = rows.min(anchors);
         let weights = self.device.allocate(most * stride * bytes)?;
         let columns = dim.div_ceil(self.tile_columns(prepared.arithmetic));
-        let slab = 128 / bytes;
+        let slab = kernels::SLAB_BYTES / bytes;
         let tiles = |rows| self.row_tiles(prepared.arithmetic, rows) * columns;
         let (splits, slabs) = self.split(tiles(rows), candidates.div_ceil(slab), 1);
         let dq_sums = Sums {
@@ -190,7 +190,7 @@ impl<D: Device> Similarity<'_, D> {
                         shift: shift.unwrap_or(0),
                         ..chunk.scores_params(prepared)
                     };
-                    self.pass("weights", prepared.arithmetic, cut, params)?;
+                    self.pass(WEIGHTS, prepared.arithmetic, cut, params)?;
                 }
                 Softmax::Found(found) => self.store_exponentials(side, found, chunk)?,
             }
@@ -288,10 +288,10 @@ impl<D: Device> Similarity<'_, D> {
         let unless = found.bound.address();
         let arithmetic = prepared.arithmetic;
         let before = ScoresParams { unless, ..params };
-        self.pass("statistics", arithmetic, chunk.cut, before)?;
+        self.pass(STATISTICS, arithmetic, chunk.cut, before)?;
         let before = Partial { unless, ..partial };
         self.combine(prepared, (rows, masses), first, count, before)?;
-        self.pass("exponentials", arithmetic, chunk.cut, params)?;
+        self.pass(EXPONENTIALS, arithmetic, chunk.cut, params)?;
         self.combine(prepared, (rows, masses), first, count, partial)?;
         if let Some((fit, shift)) = &found.fit {
             let fit_params = FitParams {
@@ -309,14 +309,15 @@ impl<D: Device> Similarity<'_, D> {
                 fit: fit.address(),
                 shift: shift.address(),
             };
-            self.launch_block("fit_exponentials", &fit_params)?;
+            self.device
+                .start(kernels::FIT_EXPONENTIALS, [1; 3], &fit_params)?;
             // Where they do not fit, once more, with offsets of the rows.
             let again = ScoresParams {
                 bound: 0,
                 unless: fit.address(),
                 ..params
             };
-            self.pass("exponentials", arithmetic, chunk.cut, again)?;
+            self.pass(EXPONENTIALS, arithmetic, chunk.cut, again)?;
         }
         let matrix = |data: u64, stride: usize| MatrixView {
             data,
@@ -341,6 +342,6 @@ impl<D: Device> Similarity<'_, D> {
             shift: found.shift(),
             factors: found.factors.address(),
         };
-        self.device.start_rows("fold_rows", count, &params)
+        self.device.start_rows(kernels::FOLD_ROWS, count, &params)
     }
 }

@@ -1,7 +1,7 @@
 //! The fused gradient kernels: which there are, and a pass of one.
 
-use super::choice::HOPPER_THREADS;
 use super::gradient::{Known, Side, Sums, is_shifted};
+use super::kernels::{self, Kernel};
 use super::params::{GradientParams, HopperGradientParams, WorkGrid};
 use super::results::Masses;
 use super::similarity::Similarity;
@@ -18,83 +18,18 @@ enum Terms {
     Both,
 }
 
-/// A fused gradient kernel.
-struct Fused {
-    name: String,
-    owner_rows: usize,
-    streamed_rows: usize,
-    threads: u32,
-    shared_bytes: usize,
-    /// Blocks that fit a multiprocessor of an H100 (kernels/README.md).
-    resident: usize,
-    hopper: bool,
-}
-
-/// The portable kernel for an arithmetic and rows of `width` numbers.
-fn portable(arithmetic: Arithmetic, width: usize, terms: Terms) -> Option<Fused> {
-    // Slabs, warps, streamed rows and stages as in similarity/gradient.cu.
-    let (slabs, warps, streamed_rows, stages, resident) = match (arithmetic.bytes(), width) {
-        (2, 64) => (1, 8, 64, 3, 1),
-        (2, 128) => (2, 8, 64, 3, 1),
-        (2, 256) => (4, 8, 32, 2, 1),
-        (4, 64) => (2, 4, 32, 3, 3),
-        (4, 128) => (4, 4, 32, 3, 2),
-        (4, 256) => (8, 4, 16, 2, 2),
-        _ => return None,
-    };
-    let terms = match terms {
-        Terms::Online => "online",
-        _ => "known",
-    };
-    Some(Fused {
-        name: format!("gradient_{terms}_{arithmetic}_{width}"),
-        owner_rows: 16 * warps,
-        streamed_rows,
-        threads: 32 * warps as u32,
-        shared_bytes: slabs * 128 * (16 * warps + stages * streamed_rows),
-        resident,
-        hopper: false,
-    })
-}
-
-/// The kernel for sm_90a for 16-bit numbers and rows of `width` of them.
-fn hopper(arithmetic: Arithmetic, width: usize, terms: Terms) -> Option<Fused> {
-    // Streamed rows and stages as in hopper/gradient.cu.
-    let (streamed_rows, stages) = match (terms, width) {
-        (Terms::Both, 256) => return None,
-        (Terms::Both, _) => (96, 6),
-        (_, 256) => (64, 4),
-        _ => (128, 5),
-    };
-    let (terms, beside) = match terms {
-        Terms::Online => ("online", 4),
-        Terms::Owner => ("owner", 4),
-        Terms::Streamed => ("streamed", 8),
-        Terms::Both => ("both", 4),
-    };
-    let row_bytes = 2 * width;
-    Some(Fused {
-        name: format!("hopper_gradient_{terms}_{arithmetic}_{width}"),
-        owner_rows: 128,
-        streamed_rows,
-        threads: HOPPER_THREADS,
-        // Tiles, what comes beside each streamed row, mbarriers.
-        shared_bytes: 128 * row_bytes
-            + stages * streamed_rows * (row_bytes + beside)
-            + (2 * stages + 2) * 8,
-        resident: 1,
-        hopper: true,
-    })
-}
-
 impl<D: Device> Similarity<'_, D> {
     /// None when D is too large for registers.
-    fn fused(&self, arithmetic: Arithmetic, dim: usize, terms: Terms) -> Option<Fused> {
-        let width = [64, 128, 256].into_iter().find(|&width| dim <= width)?;
-        match self.is_hopper(arithmetic) {
-            true => hopper(arithmetic, width, terms),
-            false => portable(arithmetic, width, terms),
-        }
+    fn fused(&self, arithmetic: Arithmetic, dim: usize, terms: Terms) -> Option<&'static Kernel> {
+        let family = match (self.is_hopper(arithmetic), terms) {
+            (true, Terms::Online) => kernels::HOPPER_GRADIENT_ONLINE,
+            (true, Terms::Owner) => kernels::HOPPER_GRADIENT_OWNER,
+            (true, Terms::Streamed) => kernels::HOPPER_GRADIENT_STREAMED,
+            (true, Terms::Both) => kernels::HOPPER_GRADIENT_BOTH,
+            (false, Terms::Online) => kernels::GRADIENT_ONLINE,
+            (false, _) => kernels::GRADIENT_KNOWN,
+        };
+        kernels::find(family, arithmetic, dim)
     }
 
     /// Whether fused kernels serve all gradients of the call, of which dk may be one.
@@ -153,8 +88,8 @@ impl<D: Device> Similarity<'_, D> {
                 allowed: "at most 256 for the fused gradient",
             })?;
         let owners = owner.rows as usize;
-        let owner_tiles = owners.div_ceil(kernel.owner_rows);
-        let tiles = (streamed.rows as usize).div_ceil(kernel.streamed_rows);
+        let owner_tiles = owners.div_ceil(kernel.rows);
+        let tiles = (streamed.rows as usize).div_ceil(kernel.columns);
         let (splits, tiles_per_split) = self.split(owner_tiles, tiles, kernel.resident);
         let sums = self.floats(splits as usize * owners * dim)?;
         let normalisers = (terms == Terms::Online)
@@ -177,20 +112,18 @@ impl<D: Device> Similarity<'_, D> {
             normalisers: normalisers.as_ref().map_or(0, Floats::address),
         };
         let grid = WorkGrid::new(owner_tiles, splits);
-        let shared_bytes = kernel.shared_bytes as u32;
-        if kernel.hopper {
+        if self.is_hopper(prepared.arithmetic) {
             let params = HopperGradientParams {
-                owner: self.boxes(owner, prepared.arithmetic, kernel.owner_rows as u32)?,
-                streamed: self.boxes(streamed, prepared.arithmetic, kernel.streamed_rows as u32)?,
+                owner: self.boxes(owner, prepared.arithmetic, kernel.rows)?,
+                streamed: self.boxes(streamed, prepared.arithmetic, kernel.columns)?,
                 gradient: params,
                 grid,
                 padding: [0; 3],
             };
-            self.launch_persistent(&kernel.name, 1, grid, shared_bytes, &params)?;
+            self.launch_persistent(kernel, grid, &params)?;
         } else {
-            let (blocks, threads) = ([grid.tiles, grid.splits, 1], kernel.threads);
-            self.device
-                .start(&kernel.name, blocks, threads, shared_bytes, &params)?;
+            let blocks = [grid.tiles, grid.splits, 1];
+            self.device.start(kernel, blocks, &params)?;
         }
         Ok(Sums {
             sums,

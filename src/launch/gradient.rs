@@ -6,7 +6,7 @@ use super::prepared::{POSITIVE_INDEX, Prepared, no_matrix, view};
 use super::results::{Direction, Masses};
 use super::similarity::Similarity;
 use super::statistics::{Partial, far_word};
-use super::{Device, DeviceMatrix, Floats, WARP_ROWS, number_bytes};
+use super::{Device, DeviceMatrix, Floats, kernels, number_bytes};
 use crate::element::DType;
 use crate::engine::Gradients;
 use crate::error::Error;
@@ -148,7 +148,8 @@ impl<D: Device> Similarity<'_, D> {
                 columns: prepared.view.candidates,
                 shift: shift.address(),
             };
-            self.launch_block("find_weight_shift", &params)?;
+            self.device
+                .start(kernels::FIND_WEIGHT_SHIFT, [1; 3], &params)?;
         }
         Ok(Known {
             masses: (rows, columns),
@@ -221,7 +222,7 @@ impl<D: Device> Similarity<'_, D> {
             .max(most / 8)
             .div_ceil(4)
             .next_power_of_two()
-            .min(WARP_ROWS);
+            .min(kernels::FINISH_GRADIENT.warps());
         let params = FinishParams {
             sums: finish.sums.sums.address(),
             normalisers: finish.sums.normalisers.as_ref().map_or(0, Floats::address),
@@ -254,11 +255,7 @@ impl<D: Device> Similarity<'_, D> {
             shift: finish.sums.shift.unwrap_or(0),
             dots: finish.dots.map_or(0, |dots| dots.at(first)),
         };
-        let grid = [count.div_ceil(WARP_ROWS / warps) as u32, 1, 1];
-        let threads = 32 * WARP_ROWS as u32;
-        // Four numbers a thread.
-        let shared_bytes = if warps > 1 { 16 * threads } else { 0 };
         self.device
-            .start("finish_gradient", grid, threads, shared_bytes, &params)
+            .start_rows(kernels::FINISH_GRADIENT, count * warps, &params)
     }
 }

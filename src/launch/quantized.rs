@@ -3,11 +3,8 @@
 use super::params::{GlobalRows, QuantizeParams};
 use super::prepared::{TileRows, view};
 use super::similarity::{Similarity, TILE};
-use super::{Device, DeviceMatrix, Rowwise, count};
+use super::{Device, DeviceMatrix, Rowwise, count, kernels};
 use crate::error::Error;
-
-/// Rows of 128 numbers that a warp holds: `QUANTIZE_QUADS` of rowwise/quantize.cu.
-const QUANTIZE_ROWS: usize = 8;
 
 impl<D: Device> Similarity<'_, D> {
     /// The matrix as e4m3, x_id ≈ scale_i · code_id with scale_i = max_d |x_id| / 448: N·D bytes, and
@@ -29,7 +26,8 @@ impl<D: Device> Similarity<'_, D> {
         let codes = self.device.allocate(rows * row_bytes)?;
         let scales = self.device.allocate(4 * scaled_rows)?;
         let rowwise = Rowwise::new(self.device);
-        let warp_rows = rowwise.warp_rows(&[matrix], QUANTIZE_ROWS);
+        let kernel = kernels::QUANTIZE_ROWS;
+        let warp_rows = rowwise.warp_rows(kernel, &[matrix], kernels::QUANTIZE_QUADS);
         let params = QuantizeParams {
             x: view(matrix),
             codes: D::address(&codes),
@@ -42,7 +40,7 @@ impl<D: Device> Similarity<'_, D> {
             padding: 0,
         };
         let warps = scaled_rows.div_ceil(warp_rows.max(1));
-        self.device.start_rows("quantize_rows", warps, &params)?;
+        self.device.start_rows(kernel, warps, &params)?;
         let quantized = TileRows {
             rows: GlobalRows {
                 data: D::address(&codes),

@@ -19,6 +19,7 @@ pub(crate) use super::engine::{BUDGET, MULTIPROCESSORS};
 pub(crate) use memory::Memory;
 
 use crate::error::Error;
+use crate::launch::kernels::Kernel;
 use crate::launch::{Arithmetic, BoxedMatrix, Device, Launch, TensorMap};
 
 /// A schedule, and the seed of an order of threads.
@@ -50,10 +51,8 @@ fn launch(
         params.resize(params.len().next_multiple_of(8), 0);
     }
     memory.device.launch(&Launch {
-        kernel,
+        kernel: &Kernel::planted(kernel, threads, shared_bytes),
         grid: [blocks, 1, 1],
-        threads,
-        shared_bytes,
         params: bytemuck::cast_slice(&params),
     })
 }
