@@ -41,7 +41,14 @@ fn kernels() {
         Err(error) => return println!("cargo::error=the folder `kernels` cannot be read: {error}"),
     };
 
-    if let Err(error) = build::list::write(Path::new("kernels/list.h"), &out_dir) {
+    let list = std::fs::read_to_string("kernels/list.h").map_err(|error| error.to_string());
+    let written = list
+        .and_then(|text| build::list::parse(&text))
+        .and_then(|list| {
+            let written = std::fs::write(out_dir.join("list.rs"), list.rust());
+            written.map_err(|error| error.to_string())
+        });
+    if let Err(error) = written {
         return println!("cargo::error={error}");
     }
 

@@ -1,8 +1,6 @@
 //! The list of kernels: reads `kernels/list.h`, and writes it as the Rust that `src/launch/kernels.rs` includes.
 
 use std::fmt::Write;
-use std::fs;
-use std::path::Path;
 
 /// A kernel of the list.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -10,283 +8,185 @@ pub struct Kernel {
     pub name: String,
     /// Its name without type and D.
     pub family: String,
+    /// As the name has it; "": the kernel has no type, and no tile.
+    pub arithmetic: &'static str,
     /// Path below `kernels/`.
     pub source: String,
-    /// Of a kernel with a tile.
-    pub tile: Option<Tile>,
-    pub threads: u32,
-    pub shared_bytes: u32,
-}
-
-/// A tile: rows × columns, and what goes with it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Tile {
-    /// As the kernel's name has it.
-    pub arithmetic: &'static str,
-    /// Elements of a row that the kernel serves; 0: any number.
-    pub dim: u32,
-    pub rows: u32,
-    pub columns: u32,
-    pub stages: u32,
-    /// Blocks that fit an SM of Hopper.
-    pub resident: u32,
-    pub cluster: u32,
+    /// By column.
+    pub values: Vec<(&'static str, u32)>,
 }
 
 /// What the file says.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Default)]
 pub struct List {
     /// By name.
     pub constants: Vec<(String, u32)>,
-    /// In the file's order; those of a family follow each other.
+    /// In the file's order.
     pub kernels: Vec<Kernel>,
 }
 
-/// The macros of rows, with the types of their kernels, and what stands behind the name.
-const MACROS: [(&str, &[&str], &[&str]); 4] = [
-    ("INFONCE_16_BIT", &["bf16", "f16"], &TILED),
-    ("INFONCE_32_BIT", &["f32", "tf32"], &TILED),
-    ("INFONCE_8_BIT", &["e4m3"], &TILED),
-    ("INFONCE_PLAIN", &[], &PLAIN),
-];
-const TILED: [&str; 8] = [
-    "D",
+/// Columns behind the name.
+const TILED: &[&str] = &[
+    "dim",
     "rows",
     "columns",
     "stages",
     "threads",
-    "blocks of an SM",
+    "resident",
     "cluster",
-    "shared bytes",
+    "shared_bytes",
 ];
-const PLAIN: [&str; 3] = ["threads", "least blocks of an SM", "shared bytes"];
+const PLAIN: &[&str] = &["threads", "min_blocks", "shared_bytes"];
+/// The macros of rows, and the types of a row's kernels.
+const MACROS: [(&str, &[&str], &[&str]); 5] = [
+    (
+        "INFONCE_FOUR_TYPES(BUILD, ",
+        &["bf16", "f16", "f32", "tf32"],
+        TILED,
+    ),
+    ("INFONCE_16_BIT(BUILD, ", &["bf16", "f16"], TILED),
+    ("INFONCE_32_BIT(BUILD, ", &["f32", "tf32"], TILED),
+    ("INFONCE_8_BIT(BUILD, ", &["e4m3"], TILED),
+    ("INFONCE_PLAIN(BUILD, ", &[""], PLAIN),
+];
 
-/// Writes `list.rs` of the file.
-pub fn write(file: &Path, out_dir: &Path) -> Result<(), String> {
-    let named = |error: std::io::Error| format!("{}: {error}", file.display());
-    let list = parse(&fs::read_to_string(file).map_err(named)?)?;
-    fs::write(out_dir.join("list.rs"), list.rust()).map_err(named)
-}
-
-/// The constants and kernels of the file's text; an error names its line and row.
+/// The constants and kernels of the file's text; an error names the line and what stands there.
 pub fn parse(text: &str) -> Result<List, String> {
-    let mut list = List::default();
-    let mut source = "";
-    for (number, line) in text.lines().enumerate() {
-        if let Some(named) = line
-            .split("// ---- ")
-            .nth(1)
-            .or(line.split("/* ---- ").nth(1))
-        {
+    let (mut list, mut source) = (List::default(), "");
+    for (index, line) in text.lines().enumerate() {
+        let row = line.trim_end_matches('\\').trim();
+        let failed = |reason| format!("kernels/list.h:{}: `{row}`: {reason}", index + 1);
+        if let Some((_, named)) = row.split_once("---- ") {
             source = named.split_whitespace().next().unwrap_or_default();
         }
-        let is_of = |(name, ..): &&(&str, _, _)| line.contains(&format!("{name}(BUILD, "));
-        let row = MACROS.iter().find(is_of);
-        let row = row.filter(|(name, ..)| !line.starts_with(&format!("#define {name}(")));
-        let read = match row {
-            Some(&(_, types, columns)) => kernels(line, types, columns, source)
-                .and_then(|kernels| kernels.into_iter().try_for_each(|new| list.add(new))),
-            None => constant(line).map(|constant| list.constants.extend(constant)),
-        };
-        read.map_err(|reason| {
-            format!(
-                "kernels/list.h:{}: `{}`: {reason}",
-                number + 1,
-                row_of(line)
-            )
-        })?;
+        let constant = ["constexpr int ", "constexpr uint32_t "];
+        if let Some(constant) = constant.iter().find_map(|start| line.strip_prefix(start)) {
+            let (name, rest) = constant.split_once(" = ").unwrap_or((constant, ""));
+            let value = rest.split(';').next().unwrap_or_default();
+            let value = number(name, value).map_err(failed)?;
+            list.constants.push((name.into(), value));
+        }
+        for (start, types, columns) in MACROS {
+            let Some((_, values)) = row
+                .split_once(start)
+                .filter(|(_, row)| !row.starts_with("NAME"))
+            else {
+                continue;
+            };
+            for arithmetic in types {
+                let kernel = Kernel::parse(values, columns, arithmetic, source).map_err(failed)?;
+                if list.kernels.iter().any(|other| other.name == kernel.name) {
+                    return Err(failed(format!(
+                        "there is another kernel called {}",
+                        kernel.name
+                    )));
+                }
+                list.kernels.push(kernel);
+            }
+        }
     }
     Ok(list)
 }
 
-/// The row of a line, without the macro's continuation.
-fn row_of(line: &str) -> &str {
-    line.trim_end_matches('\\').trim()
-}
-
-fn constant(line: &str) -> Result<Option<(String, u32)>, String> {
-    let declared = ["constexpr int ", "constexpr uint32_t "];
-    let Some(rest) = declared.iter().find_map(|start| line.strip_prefix(start)) else {
-        return Ok(None);
-    };
-    let (name, rest) = rest.split_once(" = ").ok_or("a constant has a value")?;
-    let value = rest.split(';').next().unwrap_or_default();
-    Ok(Some((name.into(), given(name, value)?)))
-}
-
-fn given(what: &str, value: &str) -> Result<u32, String> {
-    let value = value.trim();
-    value
+fn number(what: &str, given: &str) -> Result<u32, String> {
+    let given = given.trim();
+    given
         .parse()
-        .map_err(|_| format!("{what} is `{value}`, and has to be a whole number"))
+        .map_err(|_| format!("{what} is `{given}`, and has to be a whole number"))
 }
 
-/// The kernels of a row.
-fn kernels(
-    line: &str,
-    types: &[&'static str],
-    columns: &[&str],
-    source: &str,
-) -> Result<Vec<Kernel>, String> {
-    let (_, rest) = line.split_once("(BUILD, ").unwrap_or_default();
-    let (row, _) = rest.split_once(')').ok_or("the row has no end")?;
-    let (family, row) = row.split_once(',').unwrap_or((row, ""));
-    let values: Vec<&str> = row.split(',').filter(|value| !value.is_empty()).collect();
-    if values.len() != columns.len() {
-        let wanted = columns.join(", ");
-        return Err(format!(
-            "behind the name {} columns are needed ({wanted}), and there are {}",
-            columns.len(),
-            values.len()
-        ));
-    }
-    let named = columns.iter().zip(&values);
-    let values: Vec<u32> = named
-        .map(|(what, value)| given(what, value))
-        .collect::<Result<_, _>>()?;
-    let kernel = |name: String, tile, threads: u32, shared_bytes| {
-        if threads == 0 || threads > 1024 || !threads.is_multiple_of(32) {
+impl Kernel {
+    fn parse(
+        row: &str,
+        columns: &[&'static str],
+        arithmetic: &'static str,
+        source: &str,
+    ) -> Result<Self, String> {
+        let cells: Vec<&str> = row
+            .trim_end_matches(')')
+            .split(',')
+            .map(str::trim)
+            .collect();
+        if cells.len() != columns.len() + 1 {
+            let wanted = columns.join(", ");
             return Err(format!(
-                "{threads} threads; there can be 32 to 1024, whole warps"
+                "behind the name stand {} of {} columns: {wanted}",
+                cells.len() - 1,
+                columns.len()
             ));
         }
-        let (family, source) = (family.to_owned(), source.to_owned());
-        Ok(Kernel {
-            name,
-            family,
-            source,
-            tile,
-            threads,
-            shared_bytes,
-        })
-    };
-    if let [threads, _, shared_bytes] = values[..] {
-        return Ok(vec![kernel(
-            family.to_owned(),
-            None,
-            threads,
-            shared_bytes,
-        )?]);
-    }
-    let [
-        dim,
-        rows,
-        tile_columns,
-        stages,
-        threads,
-        resident,
-        cluster,
-        shared_bytes,
-    ] = values[..]
-    else {
-        return Ok(Vec::new());
-    };
-    let of_type = |&arithmetic: &&'static str| {
-        let name = match dim {
-            0 => format!("{family}_{arithmetic}"),
-            dim => format!("{family}_{arithmetic}_{dim}"),
-        };
-        let tile = Tile {
+        let named = columns.iter().zip(&cells[1..]);
+        let values = named.map(|(column, cell)| Ok((*column, number(column, cell)?)));
+        let mut kernel = Self {
+            name: cells[0].into(),
+            family: cells[0].into(),
             arithmetic,
-            dim,
-            rows,
-            columns: tile_columns,
-            stages,
-            resident,
-            cluster,
+            source: source.into(),
+            values: values.collect::<Result<_, String>>()?,
         };
-        kernel(name, Some(tile), threads, shared_bytes)
-    };
-    types.iter().map(of_type).collect()
+        kernel.name = kernel.label(arithmetic);
+        Ok(kernel)
+    }
+
+    /// Its name, with this in place of the type.
+    pub fn label(&self, arithmetic: &str) -> String {
+        match self.value("dim") {
+            _ if arithmetic.is_empty() => self.family.clone(),
+            0 => format!("{}_{arithmetic}", self.family),
+            dim => format!("{}_{arithmetic}_{dim}", self.family),
+        }
+    }
+
+    /// What stands in a column, 0 where the kernel has none.
+    pub fn value(&self, column: &str) -> u32 {
+        let found = self.values.iter().find(|(name, _)| *name == column);
+        found.map_or(0, |(_, value)| *value)
+    }
+
+    fn rust(&self) -> String {
+        let mut text = format!("Kernel {{ name: {:?}, ", self.name);
+        if let Some(first) = self.arithmetic.get(..1) {
+            let _ = write!(
+                text,
+                "arithmetic: Some(Arithmetic::{}{}), ",
+                first.to_uppercase(),
+                &self.arithmetic[1..]
+            );
+        }
+        for (column, value) in &self.values {
+            let _ = match (*column, value) {
+                // Only the kernels themselves need them.
+                ("stages" | "min_blocks", _) => Ok(()),
+                ("dim", 0) => write!(text, "dim: usize::MAX, "),
+                _ => write!(text, "{column}: {value}, "),
+            };
+        }
+        text + if self.arithmetic.is_empty() {
+            "..PLAIN }, "
+        } else {
+            "}, "
+        }
+    }
 }
 
 impl List {
-    fn add(&mut self, new: Kernel) -> Result<(), String> {
-        if self.kernels.iter().any(|kernel| kernel.name == new.name) {
-            return Err(format!("there is another kernel called {}", new.name));
-        }
-        self.kernels.push(new);
-        Ok(())
-    }
-
-    /// The kernels by family.
-    pub fn families(&self) -> impl Iterator<Item = &[Kernel]> {
-        self.kernels.chunk_by(|a, b| a.family == b.family)
-    }
-
-    /// The list as Rust: a constant for each constant and family, and `ALL` of them.
+    /// The list as Rust: a constant for each constant and each family.
     pub fn rust(&self) -> String {
         let mut text = String::new();
         for (name, value) in &self.constants {
             let _ = writeln!(text, "pub(crate) const {name}: usize = {value};");
         }
-        let mut all = String::new();
-        for family in self.families() {
-            let name = family[0].family.to_uppercase();
-            let rows: String = family.iter().map(Kernel::rust).collect();
-            let _ = match family[0].tile {
-                Some(_) => writeln!(text, "pub(crate) const {name}: &[Kernel] = &[{rows}];"),
-                None => writeln!(
-                    text,
-                    "pub(crate) const {name}: &Kernel = &{};",
-                    rows.trim_end_matches(", ")
-                ),
-            };
-            all += &match family[0].tile {
-                Some(_) => format!("{name}, "),
-                None => format!("std::slice::from_ref({name}), "),
+        for family in self.kernels.chunk_by(|a, b| a.family == b.family) {
+            let (name, rows) = (
+                family[0].family.to_uppercase(),
+                family.iter().map(Kernel::rust),
+            );
+            let rows: String = rows.collect();
+            let _ = match family[0].arithmetic {
+                "" => writeln!(text, "pub(crate) const {name}: &Kernel = &[{rows}][0];"),
+                _ => writeln!(text, "pub(crate) const {name}: &[Kernel] = &[{rows}];"),
             };
         }
-        let _ = writeln!(
-            text,
-            "#[cfg(test)]\npub(crate) const ALL: &[&[Kernel]] = &[{all}];"
-        );
         text
-    }
-}
-
-impl Kernel {
-    fn rust(&self) -> String {
-        let Self {
-            name,
-            threads,
-            shared_bytes,
-            ..
-        } = self;
-        let none = Tile {
-            arithmetic: "",
-            dim: 0,
-            rows: 0,
-            columns: 0,
-            stages: 0,
-            resident: 1,
-            cluster: 1,
-        };
-        let Tile {
-            arithmetic,
-            dim,
-            rows,
-            columns,
-            resident,
-            cluster,
-            ..
-        } = self.tile.unwrap_or(none);
-        let arithmetic = match arithmetic {
-            "" => "None".to_owned(),
-            name => format!(
-                "Some(Arithmetic::{}{})",
-                name[..1].to_uppercase(),
-                &name[1..]
-            ),
-        };
-        let dim = if dim == 0 {
-            "usize::MAX".to_owned()
-        } else {
-            dim.to_string()
-        };
-        format!(
-            "Kernel {{ name: {name:?}, arithmetic: {arithmetic}, dim: {dim}, rows: {rows}, columns: {columns}, \
-             resident: {resident}, cluster: {cluster}, threads: {threads}, shared_bytes: {shared_bytes} }}, "
-        )
     }
 }

@@ -45,7 +45,7 @@ constexpr bool describes = Kernel::ROWS == Tile::ROWS && Kernel::COLUMNS == Tile
                            Kernel::STAGES == Tile::STAGES && Kernel::THREADS == Tile::THREADS &&
                            Kernel::SHARED_BYTES == Tile::SHARED_BYTES;
 
-// A row of kernels of two types, or of one: NAME_type_D, or NAME_type where D is 0.
+// A row of kernels of one type or more: NAME_type_D, or NAME_type where D is 0.
 #define INFONCE_16_BIT(BUILD, NAME, D, ...)                                \
     BUILD(INFONCE_NAME_##D(NAME, bf16), list::Tiled<bf16, D, __VA_ARGS__>) \
     BUILD(INFONCE_NAME_##D(NAME, f16), list::Tiled<f16, D, __VA_ARGS__>)
@@ -53,6 +53,8 @@ constexpr bool describes = Kernel::ROWS == Tile::ROWS && Kernel::COLUMNS == Tile
     BUILD(INFONCE_NAME_##D(NAME, f32), list::Tiled<float, D, __VA_ARGS__>) \
     BUILD(INFONCE_NAME_##D(NAME, tf32), list::Tiled<tf32, D, __VA_ARGS__>)
 #define INFONCE_8_BIT(BUILD, NAME, D, ...) BUILD(INFONCE_NAME_##D(NAME, e4m3), list::Tiled<e4m3, D, __VA_ARGS__>)
+#define INFONCE_FOUR_TYPES(BUILD, NAME, ...) \
+    INFONCE_16_BIT(BUILD, NAME, __VA_ARGS__) INFONCE_32_BIT(BUILD, NAME, __VA_ARGS__)
 #define INFONCE_PLAIN(BUILD, NAME, ...) BUILD(NAME, list::Plain<__VA_ARGS__>)
 #define INFONCE_NAME_0(NAME, T) NAME##_##T
 #define INFONCE_NAME_64(NAME, T) NAME##_##T##_64
@@ -98,28 +100,17 @@ constexpr bool describes = Kernel::ROWS == Tile::ROWS && Kernel::COLUMNS == Tile
     INFONCE_16_BIT(BUILD, hopper_gradient_both, 128, 128, 96, 6, 384, 1, 1, 182640)
 
 // ---- similarity/statistics.cu
-#define INFONCE_STATISTICS(BUILD)                                       \
-    INFONCE_16_BIT(BUILD, statistics, 0, 128, 128, 3, 256, 1, 1, 98304) \
-    INFONCE_32_BIT(BUILD, statistics, 0, 128, 128, 3, 256, 1, 1, 98304)
+#define INFONCE_STATISTICS(BUILD) INFONCE_FOUR_TYPES(BUILD, statistics, 0, 128, 128, 3, 256, 1, 1, 98304)
 // ---- similarity/exponentials.cu
-#define INFONCE_EXPONENTIALS(BUILD)                                       \
-    INFONCE_16_BIT(BUILD, exponentials, 0, 128, 128, 3, 256, 1, 1, 98304) \
-    INFONCE_32_BIT(BUILD, exponentials, 0, 128, 128, 3, 256, 1, 1, 98304)
+#define INFONCE_EXPONENTIALS(BUILD) INFONCE_FOUR_TYPES(BUILD, exponentials, 0, 128, 128, 3, 256, 1, 1, 98304)
 // ---- similarity/weights.cu
-#define INFONCE_WEIGHTS(BUILD)                                       \
-    INFONCE_16_BIT(BUILD, weights, 0, 128, 128, 3, 256, 1, 1, 98304) \
-    INFONCE_32_BIT(BUILD, weights, 0, 128, 128, 3, 256, 1, 1, 98304)
+#define INFONCE_WEIGHTS(BUILD) INFONCE_FOUR_TYPES(BUILD, weights, 0, 128, 128, 3, 256, 1, 1, 98304)
 // ---- similarity/top_k.cu
-#define INFONCE_SCORES(BUILD)                                       \
-    INFONCE_16_BIT(BUILD, scores, 0, 128, 128, 3, 256, 1, 1, 98304) \
-    INFONCE_32_BIT(BUILD, scores, 0, 128, 128, 3, 256, 1, 1, 98304)
+#define INFONCE_SCORES(BUILD) INFONCE_FOUR_TYPES(BUILD, scores, 0, 128, 128, 3, 256, 1, 1, 98304)
 // ---- similarity/product.cu
-#define INFONCE_PRODUCT(BUILD)                                       \
-    INFONCE_16_BIT(BUILD, product, 0, 128, 128, 3, 256, 1, 1, 98304) \
-    INFONCE_32_BIT(BUILD, product, 0, 128, 128, 3, 256, 1, 1, 98304)
-#define INFONCE_PRODUCT_TRANSPOSED(BUILD)                                       \
-    INFONCE_16_BIT(BUILD, product_transposed, 0, 128, 128, 3, 256, 1, 1, 98304) \
-    INFONCE_32_BIT(BUILD, product_transposed, 0, 128, 128, 3, 256, 1, 1, 98304)
+#define INFONCE_PRODUCT(BUILD) INFONCE_FOUR_TYPES(BUILD, product, 0, 128, 128, 3, 256, 1, 1, 98304)
+#define INFONCE_PRODUCT_TRANSPOSED(BUILD) \
+    INFONCE_FOUR_TYPES(BUILD, product_transposed, 0, 128, 128, 3, 256, 1, 1, 98304)
 
 // Up to the D of a name the anchors stay in shared memory, so that a tile costs the traffic of its candidates alone.
 // ---- hopper/statistics.cu

@@ -4,6 +4,7 @@
 #[expect(dead_code, reason = "the tests use a part of what the build does")]
 mod build {
     pub mod jobs;
+    pub mod list;
     pub mod nvcc;
     pub mod ptxas;
     pub mod sass;
@@ -15,6 +16,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use build::jobs::{self, Job};
+use build::list;
 use build::nvcc::{self, Nvcc, Search};
 use build::ptxas::{self, Resources};
 use build::sass::{self, MachineCode};
@@ -279,6 +281,46 @@ fn exponentials_beside_products_and_loads_of_a_tile_are_counted_in_machine_code(
         tile_loads: 1,
     };
     assert_eq!(sass::parse(SASS), [("gradient".to_owned(), expected)]);
+}
+
+#[test]
+fn a_row_of_the_list_is_a_kernel_of_each_of_its_types() {
+    let list = list::parse(include_str!("../kernels/list.h")).unwrap();
+    let named = |name: &str| list.kernels.iter().find(|kernel| kernel.name == name);
+    let [f16, e4m3] =
+        ["gradient_online_f16_128", "hopper_best_e4m3"].map(|name| named(name).unwrap());
+    assert_eq!(
+        (&*f16.source, f16.value("columns")),
+        ("similarity/gradient.cu", 64)
+    );
+    assert_eq!((&*e4m3.family, e4m3.value("cluster")), ("hopper_best", 2));
+    assert_eq!(named("copy_rows").unwrap().source, "rowwise/state.cu");
+    assert!(list.constants.contains(&("SLAB_BYTES".into(), 128)));
+}
+
+#[test]
+fn an_error_of_the_list_names_line_and_row() {
+    let message = |row: &str| list::parse(&format!("// a comment\n    {row} \\\n")).unwrap_err();
+    let few = "INFONCE_PLAIN(BUILD, reduce, 1024, 1)";
+    let columns = "behind the name stand 2 of 3 columns: threads, min_blocks, shared_bytes";
+    assert_eq!(
+        message(few),
+        format!("kernels/list.h:2: `{few}`: {columns}")
+    );
+    let word = "INFONCE_PLAIN(BUILD, reduce, WARPS * 32, 1, 0)";
+    let reason = "threads is `WARPS * 32`, and has to be a whole number";
+    assert_eq!(
+        message(word),
+        format!("kernels/list.h:2: `{word}`: {reason}")
+    );
+    let twice = "INFONCE_PLAIN(BUILD, reduce, 1024, 1, 0)";
+    let error = list::parse(&format!("{twice}\n{twice}\n")).unwrap_err();
+    assert!(
+        error.ends_with(
+            ":2: `INFONCE_PLAIN(BUILD, reduce, 1024, 1, 0)`: there is another kernel called reduce"
+        ),
+        "{error}"
+    );
 }
 
 #[test]

@@ -108,14 +108,6 @@ mod tests {
     }
 
     #[test]
-    fn the_map_of_the_kernels_lists_every_one() {
-        let map = include_str!("../../kernels/README.md");
-        for (_, kernel) in named() {
-            assert!(map.contains(&format!("| `{kernel}` |")), "{kernel}");
-        }
-    }
-
-    #[test]
     fn images_are_fatbins_that_start_at_whole_words() {
         for Image { source, bytes, .. } in IMAGES {
             assert_eq!(bytes.0.as_ptr() as usize % 64, 0);

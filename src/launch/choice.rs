@@ -11,35 +11,15 @@ use super::similarity::{Similarity, TILE};
 use super::{Arithmetic, BoxedMatrix, Device, TensorMap};
 use crate::error::Error;
 
-/// The kernels of one purpose, by path.
-#[derive(Clone, Copy)]
-pub(super) struct Family {
-    portable: &'static [Kernel],
-    hopper: &'static [Kernel],
-}
+/// The kernels of one purpose: portable, and for sm_90a.
+pub(super) type Family = [&'static [Kernel]; 2];
 
-/// The passes of the tile loop.
-pub(super) const STATISTICS: Family = Family {
-    portable: kernels::STATISTICS,
-    hopper: kernels::HOPPER_STATISTICS,
-};
-pub(super) const EXPONENTIALS: Family = Family {
-    portable: kernels::EXPONENTIALS,
-    hopper: kernels::HOPPER_EXPONENTIALS,
-};
-pub(super) const WEIGHTS: Family = Family {
-    portable: kernels::WEIGHTS,
-    hopper: kernels::HOPPER_WEIGHTS,
-};
-pub(super) const SCORES: Family = Family {
-    portable: kernels::SCORES,
-    hopper: kernels::HOPPER_SCORES,
-};
-/// Of sm_90a alone.
-pub(super) const BEST: Family = Family {
-    portable: &[],
-    hopper: kernels::HOPPER_BEST,
-};
+/// The passes of the tile loop; the last is for sm_90a alone.
+pub(super) const STATISTICS: Family = [kernels::STATISTICS, kernels::HOPPER_STATISTICS];
+pub(super) const EXPONENTIALS: Family = [kernels::EXPONENTIALS, kernels::HOPPER_EXPONENTIALS];
+pub(super) const WEIGHTS: Family = [kernels::WEIGHTS, kernels::HOPPER_WEIGHTS];
+pub(super) const SCORES: Family = [kernels::SCORES, kernels::HOPPER_SCORES];
+pub(super) const BEST: Family = [&[], kernels::HOPPER_BEST];
 
 /// Clusters' row tiles of a group where the anchors of all are more. g clusters read as many tiles of anchors again and
 /// again, the splits beside them C/g tiles of candidates, two at a time: of 66 clusters least where g² = 2C.
@@ -83,8 +63,9 @@ impl<D: Device> Similarity<'_, D> {
         let cached = together * cluster * TILE * row_bytes as usize;
         let elements = row_bytes as usize / arithmetic.bytes();
         let streams_anchors = self.is_hopper(arithmetic)
-            && kernels::find(kernels::HOPPER_STATISTICS, arithmetic, elements)
-                .is_some_and(|kernel| kernel.dim == usize::MAX);
+            && self
+                .kernel(STATISTICS, arithmetic, elements)
+                .is_ok_and(|kernel| kernel.dim == usize::MAX);
         let (group, least) =
             match streams_anchors && cached > self.device.hardware().cache_bytes / 2 {
                 true => (GROUP, clusters.div_ceil(GROUP)),
@@ -104,12 +85,9 @@ impl<D: Device> Similarity<'_, D> {
         narrow && !self.portable && self.device.hardware().warpgroups
     }
 
-    /// A kernel with the tile of all tile loops, and of the products.
+    /// A kernel with the tile of all tile loops and products.
     fn tile(&self, arithmetic: Arithmetic) -> &'static Kernel {
-        match self.is_hopper(arithmetic) {
-            true => &kernels::HOPPER_STATISTICS[0],
-            false => &kernels::STATISTICS[0],
-        }
+        &STATISTICS[usize::from(self.is_hopper(arithmetic))][0]
     }
 
     /// Columns of a tile: candidates of one of logits, elements of a row of a product.
@@ -132,10 +110,7 @@ impl<D: Device> Similarity<'_, D> {
         arithmetic: Arithmetic,
         dim: usize,
     ) -> Result<&'static Kernel, Error> {
-        let family = match self.is_hopper(arithmetic) {
-            true => family.hopper,
-            false => family.portable,
-        };
+        let family = family[usize::from(self.is_hopper(arithmetic))];
         kernels::find(family, arithmetic, dim).ok_or_else(|| Error::Kernel {
             kernel: family.first().map_or("best", |kernel| kernel.name).into(),
             reason: format!("there is none for {arithmetic} and rows of {dim} elements"),
@@ -231,14 +206,11 @@ impl<D: Device> Similarity<'_, D> {
         params: &ProductParams,
     ) -> Result<(), Error> {
         let family = match transposed {
-            true => Family {
-                portable: kernels::PRODUCT_TRANSPOSED,
-                hopper: kernels::HOPPER_PRODUCT_TRANSPOSED,
-            },
-            false => Family {
-                portable: kernels::PRODUCT,
-                hopper: kernels::HOPPER_PRODUCT,
-            },
+            true => [
+                kernels::PRODUCT_TRANSPOSED,
+                kernels::HOPPER_PRODUCT_TRANSPOSED,
+            ],
+            false => [kernels::PRODUCT, kernels::HOPPER_PRODUCT],
         };
         let kernel = self.kernel(family, arithmetic, 0)?;
         if !self.is_hopper(arithmetic) {
