@@ -41,21 +41,21 @@ fn kernels() {
         Err(error) => return println!("cargo::error=the folder `kernels` cannot be read: {error}"),
     };
 
-    let list = std::fs::read_to_string("kernels/list.h").map_err(|error| error.to_string());
-    let written = list
-        .and_then(|text| build::list::parse(&text))
-        .and_then(|list| {
-            let written = std::fs::write(out_dir.join("list.rs"), list.rust());
-            written.map_err(|error| error.to_string())
-        });
-    if let Err(error) = written {
-        return println!("cargo::error={error}");
-    }
+    let text = std::fs::read_to_string("kernels/list.h").map_err(|error| error.to_string());
+    let list = text.and_then(|text| build::list::parse(&text));
+    let list = list.and_then(|list| {
+        let written = std::fs::write(out_dir.join("list.rs"), list.rust());
+        written.map(|()| list).map_err(|error| error.to_string())
+    });
+    let list = match list {
+        Ok(list) => list,
+        Err(error) => return println!("cargo::error={error}"),
+    };
 
     #[cfg(feature = "emulator")]
     if !documentation_only {
         build::emulator::build(&sources, &out_dir);
     }
     #[cfg(feature = "cuda")]
-    build::fatbin::build(&sources, &out_dir, documentation_only);
+    build::fatbin::build(&sources, &list, &out_dir, documentation_only);
 }

@@ -37,6 +37,16 @@ const TILED: &[&str] = &[
     "shared_bytes",
 ];
 const PLAIN: &[&str] = &["threads", "min_blocks", "shared_bytes"];
+/// Columns that launches need.
+const FIELDS: [&str; 7] = [
+    "dim",
+    "rows",
+    "columns",
+    "threads",
+    "resident",
+    "cluster",
+    "shared_bytes",
+];
 /// The macros of rows, and the types of a row's kernels.
 const MACROS: [(&str, &[&str], &[&str]); 5] = [
     (
@@ -67,19 +77,18 @@ pub fn parse(text: &str) -> Result<List, String> {
             list.constants.push((name.into(), value));
         }
         for (start, types, columns) in MACROS {
-            let Some((_, values)) = row
-                .split_once(start)
-                .filter(|(_, row)| !row.starts_with("NAME"))
-            else {
+            let Some((_, values)) = row.split_once(start) else {
                 continue;
             };
+            // The macro itself.
+            if values.starts_with("NAME") {
+                continue;
+            }
             for arithmetic in types {
                 let kernel = Kernel::parse(values, columns, arithmetic, source).map_err(failed)?;
                 if list.kernels.iter().any(|other| other.name == kernel.name) {
-                    return Err(failed(format!(
-                        "there is another kernel called {}",
-                        kernel.name
-                    )));
+                    let name = kernel.name;
+                    return Err(failed(format!("there is another kernel called {name}")));
                 }
                 list.kernels.push(kernel);
             }
@@ -107,12 +116,11 @@ impl Kernel {
             .split(',')
             .map(str::trim)
             .collect();
-        if cells.len() != columns.len() + 1 {
-            let wanted = columns.join(", ");
+        let (given, needed) = (cells.len() - 1, columns.len());
+        if given != needed {
+            let columns = columns.join(", ");
             return Err(format!(
-                "behind the name stand {} of {} columns: {wanted}",
-                cells.len() - 1,
-                columns.len()
+                "behind the name stand {given} of {needed} columns: {columns}"
             ));
         }
         let named = columns.iter().zip(&cells[1..]);
@@ -144,28 +152,16 @@ impl Kernel {
     }
 
     fn rust(&self) -> String {
-        let mut text = format!("Kernel {{ name: {:?}, ", self.name);
-        if let Some(first) = self.arithmetic.get(..1) {
-            let _ = write!(
-                text,
-                "arithmetic: Some(Arithmetic::{}{}), ",
-                first.to_uppercase(),
-                &self.arithmetic[1..]
-            );
-        }
-        for (column, value) in &self.values {
-            let _ = match (*column, value) {
-                // Only the kernels themselves need them.
-                ("stages" | "min_blocks", _) => Ok(()),
-                ("dim", 0) => write!(text, "dim: usize::MAX, "),
-                _ => write!(text, "{column}: {value}, "),
-            };
-        }
-        text + if self.arithmetic.is_empty() {
-            "..PLAIN }, "
-        } else {
-            "}, "
-        }
+        let arithmetic = match self.arithmetic.split_at_checked(1) {
+            Some((first, rest)) => format!("Some(Arithmetic::{}{rest})", first.to_uppercase()),
+            None => "None".into(),
+        };
+        let field = |column| format!(", {column}: {}", self.value(column));
+        let fields = FIELDS.map(field).concat();
+        let Self { name, source, .. } = self;
+        format!(
+            "Kernel {{ name: {name:?}, source: {source:?}, arithmetic: {arithmetic}{fields} }}, "
+        )
     }
 }
 
@@ -177,11 +173,8 @@ impl List {
             let _ = writeln!(text, "pub(crate) const {name}: usize = {value};");
         }
         for family in self.kernels.chunk_by(|a, b| a.family == b.family) {
-            let (name, rows) = (
-                family[0].family.to_uppercase(),
-                family.iter().map(Kernel::rust),
-            );
-            let rows: String = rows.collect();
+            let name = family[0].family.to_uppercase();
+            let rows: String = family.iter().map(Kernel::rust).collect();
             let _ = match family[0].arithmetic {
                 "" => writeln!(text, "pub(crate) const {name}: &Kernel = &[{rows}][0];"),
                 _ => writeln!(text, "pub(crate) const {name}: &[Kernel] = &[{rows}];"),

@@ -1,7 +1,7 @@
-//! The build script's parts: finding nvcc, reading ptxas, knowing what depends on what.
+//! The build script: finding nvcc, reading ptxas and the list of kernels, knowing what depends on what.
 
 #[path = "../build"]
-#[expect(dead_code, reason = "the tests use a part of what the build does")]
+#[expect(dead_code, reason = "the tests use less than the build does")]
 mod build {
     pub mod jobs;
     pub mod list;

@@ -12,8 +12,10 @@ struct Stored {
     template <class Tile>
     using Exponentials = infonce::Exponentials<T, Tile, BoxStores>;
 };
-#define INFONCE_BUILD(KERNEL, ...) \
-    INFONCE_CLUSTER_KERNEL(KERNEL, HopperScoresParams) { hopper_score_tiles<list::KERNEL, Stored<list::KERNEL::T>::template Exponentials>(p); }
+#define INFONCE_BUILD(KERNEL, ...)                                                           \
+    INFONCE_CLUSTER_KERNEL(KERNEL, HopperScoresParams) {                                     \
+        hopper_score_tiles<list::KERNEL, Stored<list::KERNEL::T>::template Exponentials>(p); \
+    }
 
 INFONCE_HOPPER_EXPONENTIALS(INFONCE_BUILD)
 #endif

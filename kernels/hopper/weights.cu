@@ -11,8 +11,10 @@ struct Stored {
     template <class Tile>
     using Weights = infonce::Weights<T, Tile, BoxStores>;
 };
-#define INFONCE_BUILD(KERNEL, ...) \
-    INFONCE_CLUSTER_KERNEL(KERNEL, HopperScoresParams) { hopper_score_tiles<list::KERNEL, Stored<list::KERNEL::T>::template Weights>(p); }
+#define INFONCE_BUILD(KERNEL, ...)                                                      \
+    INFONCE_CLUSTER_KERNEL(KERNEL, HopperScoresParams) {                                \
+        hopper_score_tiles<list::KERNEL, Stored<list::KERNEL::T>::template Weights>(p); \
+    }
 
 INFONCE_HOPPER_WEIGHTS(INFONCE_BUILD)
 #endif

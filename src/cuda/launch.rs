@@ -58,7 +58,7 @@ impl Device for CudaDevice {
 
     fn launch(&self, launch: &Launch<'_>) -> Result<(), Error> {
         let kernel = launch.kernel;
-        let function = self.shared.modules.function(kernel.name)?;
+        let function = self.shared.modules.function(kernel)?;
         allowed(launch, &function.limits).map_err(|reason| cannot_run(kernel.name, reason))?;
         let stream = self.stream().bind()?;
         function.grant_shared(kernel.shared_bytes)?;
@@ -186,12 +186,6 @@ fn allowed(launch: &Launch<'_>, limits: &Limits) -> Result<(), String> {
             ));
         }
     }
-    let (given, most) = (launch.kernel.threads, limits.threads);
-    if given == 0 || given > most {
-        return Err(format!(
-            "{given} threads a block; it was built for 1 to {most}"
-        ));
-    }
     let (given, all) = (launch.kernel.shared_bytes, limits.shared_bytes);
     let most = all.saturating_sub(limits.static_shared_bytes);
     if given > most {
@@ -215,7 +209,6 @@ mod tests {
     use crate::launch::kernels::Kernel;
 
     const LIMITS: Limits = Limits {
-        threads: 256,
         shared_bytes: 232_448,
         static_shared_bytes: 1024,
         params_bytes: Some(8),
@@ -256,16 +249,9 @@ mod tests {
         assert_eq!(refused(|it| it.grid[1] = 0), no_blocks);
         let blocks = "65536 blocks along z; there can be 1 to 65535";
         assert_eq!(refused(|it| it.grid[2] = 65_536), blocks);
-        let threads = "257 threads a block; it was built for 1 to 256";
-        assert_eq!(
-            refused(|it| it.kernel = &Kernel::planted("k", 257, 0)),
-            threads
-        );
         let shared = "231425 bytes of shared memory a block; the device has 231424";
-        assert_eq!(
-            refused(|it| it.kernel = &Kernel::planted("k", 256, 231_425)),
-            shared
-        );
+        const LARGER: &Kernel = &Kernel::planted("k", 256, 231_425);
+        assert_eq!(refused(|it| it.kernel = LARGER), shared);
         let params = "4 bytes of parameters; it takes 8";
         assert_eq!(refused(|it| it.params = &[0; 4]), params);
     }

@@ -65,7 +65,7 @@ impl<D: Device> Similarity<'_, D> {
         let streams_anchors = self.is_hopper(arithmetic)
             && self
                 .kernel(STATISTICS, arithmetic, elements)
-                .is_ok_and(|kernel| kernel.dim == usize::MAX);
+                .is_ok_and(|kernel| kernel.dim == 0);
         let (group, least) =
             match streams_anchors && cached > self.device.hardware().cache_bytes / 2 {
                 true => (GROUP, clusters.div_ceil(GROUP)),
@@ -126,8 +126,8 @@ impl<D: Device> Similarity<'_, D> {
             && self.is_hopper(prepared.arithmetic)
     }
 
-    /// Launches a kernel for sm_90a over tiles × parts: as many blocks as run at a time, one a
-    /// multiprocessor, which take the pieces one after another (`Scheduler` of hopper/tile.h).
+    /// Launches a kernel for sm_90a over tiles × splits. As many blocks as run at a time, one an SM, take the work tiles
+    /// one after another (`Scheduler` of hopper/tile.h).
     pub(super) fn launch_persistent<P: bytemuck::Pod>(
         &self,
         kernel: &Kernel,

@@ -46,7 +46,7 @@ impl<D: Device> Similarity<'_, D> {
             .is_some()
     }
 
-    /// Σ_j W_ij k_j of every anchor, or of every candidate, in parts. Without a known softmax of the anchors of a
+    /// Σ_j W_ij k_j of every anchor, or of every candidate, in splits. Without a known softmax of the anchors of a
     /// one-way loss, whose lse is found on the way.
     pub(super) fn fused_sums(
         &self,

@@ -6,9 +6,15 @@ use super::Arithmetic;
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Kernel {
     pub name: &'static str,
+    /// Path below `kernels/`.
+    #[cfg_attr(
+        not(feature = "cuda"),
+        expect(dead_code, reason = "by it an image is found")
+    )]
+    pub source: &'static str,
     /// What it multiplies in; private, so that no kernel is made elsewhere.
     arithmetic: Option<Arithmetic>,
-    /// Elements of a row that it can have at most.
+    /// Elements of a row that it can have at most; 0: any number.
     pub dim: usize,
     /// Rows of its tile.
     pub rows: usize,
@@ -25,19 +31,6 @@ pub(crate) struct Kernel {
 
 include!(concat!(env!("OUT_DIR"), "/list.rs"));
 
-/// A kernel without a tile.
-const PLAIN: Kernel = Kernel {
-    name: "",
-    arithmetic: None,
-    dim: 0,
-    rows: 0,
-    columns: 0,
-    resident: 1,
-    cluster: 1,
-    threads: 0,
-    shared_bytes: 0,
-};
-
 impl Kernel {
     /// Warps of a block.
     pub(crate) fn warps(&self) -> usize {
@@ -50,13 +43,13 @@ impl Kernel {
     }
 
     /// A kernel that only tests have.
-    #[cfg(test)]
+    #[cfg(all(test, any(feature = "emulator-tests", feature = "cuda")))]
     pub(crate) const fn planted(name: &'static str, threads: u32, shared_bytes: u32) -> Self {
         Self {
             name,
             threads,
             shared_bytes,
-            ..PLAIN
+            ..*ADVANCE_CURSOR
         }
     }
 }
@@ -67,9 +60,13 @@ pub(super) fn find(
     arithmetic: Arithmetic,
     dim: usize,
 ) -> Option<&'static Kernel> {
-    let serves = |kernel: &&Kernel| kernel.arithmetic == Some(arithmetic) && kernel.dim >= dim;
-    let serving = family.iter().filter(serves);
-    serving.min_by_key(|kernel| kernel.dim)
+    let most = |kernel: &Kernel| match kernel.dim {
+        0 => usize::MAX,
+        most => most,
+    };
+    let of_type = |kernel: &&Kernel| kernel.arithmetic == Some(arithmetic);
+    let serving = family.iter().filter(of_type).filter(|it| most(it) >= dim);
+    serving.min_by_key(|kernel| most(kernel))
 }
 
 #[cfg(test)]

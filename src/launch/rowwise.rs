@@ -13,7 +13,7 @@ use crate::error::{Error, positive};
 use crate::momentum;
 use crate::queue::Ring;
 
-/// Blocks that a multiprocessor is to have before their warps take several rows.
+/// Blocks that an SM is to have before their warps take several rows.
 const NORMALIZE_BLOCKS: usize = 4;
 
 /// One tensor of a momentum update, in device memory.
@@ -48,7 +48,7 @@ impl<'d, D: Device> Rowwise<'d, D> {
     }
 
     /// Rows that a warp of the kernel holds in registers, when it can hold `most` of 128 elements: several only where
-    /// there are enough for every multiprocessor. 0 where rows are too long to be held, or do not lie
+    /// there are enough for every SM. 0 where rows are too long to be held, or do not lie
     /// at whole quads of numbers.
     pub(super) fn warp_rows(
         &self,

@@ -52,12 +52,11 @@ fn compiled(kernels: &[Kernel]) -> Option<String> {
             all.find(is_it)
                 .map(|resources| number(kernel, resources).to_string())
         };
-        let mut cells: Vec<String> = kernels.iter().filter_map(of_type).collect();
-        cells.dedup();
-        if cells.is_empty() {
-            "–".into()
-        } else {
-            cells.join(", ")
+        let cells: Vec<String> = kernels.iter().filter_map(of_type).collect();
+        match &cells[..] {
+            [] => "–".into(),
+            [first, others @ ..] if others.iter().all(|other| other == first) => first.clone(),
+            _ => cells.join(", "),
         }
     };
     let cell = |number| format!("{} / {}", on("sm_80", number), on("sm_90a", number));
@@ -77,11 +76,10 @@ fn compiled(_: &[Kernel]) -> Option<String> {
 fn blocks(kernel: &Kernel, resources: &infonce::cuda::KernelResources) -> u32 {
     let [threads, shared] = ["threads", "shared_bytes"].map(|it| kernel.value(it));
     let warps = 4 * (16_384 / (32 * resources.registers).next_multiple_of(256));
-    let memory = if resources.architecture == "sm_80" {
-        164
-    } else {
-        228
-    } << 10;
+    let memory = match resources.architecture {
+        "sm_80" => 164 << 10,
+        _ => 228 << 10,
+    };
     let by_registers = warps / (threads / 32);
     by_registers
         .min(memory / (shared + 1024))
