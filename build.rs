@@ -42,15 +42,13 @@ fn kernels() {
     };
 
     let text = std::fs::read_to_string("kernels/list.h").map_err(|error| error.to_string());
-    let list = text.and_then(|text| build::list::parse(&text));
-    let list = list.and_then(|list| {
-        let written = std::fs::write(out_dir.join("list.rs"), list.rust());
-        written.map(|()| list).map_err(|error| error.to_string())
-    });
-    let list = match list {
+    let list = match text.and_then(|text| build::list::parse(&text)) {
         Ok(list) => list,
         Err(error) => return println!("cargo::error={error}"),
     };
+    if let Err(error) = std::fs::write(out_dir.join("list.rs"), list.rust()) {
+        return println!("cargo::error=the list of kernels cannot be written: {error}");
+    }
 
     #[cfg(feature = "emulator")]
     if !documentation_only {

@@ -103,8 +103,8 @@ impl<D: Device> Similarity<'_, D> {
         tiles.next_multiple_of(tile.cluster as usize)
     }
 
-    /// The kernel of a family for rows of `dim` elements.
-    fn kernel(
+    /// The kernel of a family for rows of `dim` elements; an error where they are too long for all of them.
+    pub(super) fn kernel(
         &self,
         family: Family,
         arithmetic: Arithmetic,
@@ -112,7 +112,7 @@ impl<D: Device> Similarity<'_, D> {
     ) -> Result<&'static Kernel, Error> {
         let family = family[usize::from(self.is_hopper(arithmetic))];
         kernels::find(family, arithmetic, dim).ok_or_else(|| Error::Kernel {
-            kernel: family.first().map_or("best", |kernel| kernel.name).into(),
+            kernel: family.first().map_or("", |kernel| kernel.name).into(),
             reason: format!("there is none for {arithmetic} and rows of {dim} elements"),
         })
     }

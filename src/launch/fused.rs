@@ -1,37 +1,21 @@
 //! The fused gradient kernels: which there are, and a pass of one.
 
+use super::choice::Family;
 use super::gradient::{Known, Side, Sums, is_shifted};
-use super::kernels::{self, Kernel};
 use super::params::{GradientParams, HopperGradientParams, WorkGrid};
 use super::results::Masses;
 use super::similarity::Similarity;
-use super::{Arithmetic, Device, Floats};
+use super::{Device, Floats, kernels};
 use crate::error::Error;
 
-/// What the weights of a fused pass are made of: `Terms` of hopper/gradient.cu. The portable kernels
-/// with a known softmax take any.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Terms {
-    Online,
-    Owner,
-    Streamed,
-    Both,
-}
+/// The kernels by what the weights of a pass are made of: `Terms` of hopper/gradient.cu. The portable ones with a known
+/// softmax take any terms.
+const ONLINE: Family = [kernels::GRADIENT_ONLINE, kernels::HOPPER_GRADIENT_ONLINE];
+const OWNER: Family = [kernels::GRADIENT_KNOWN, kernels::HOPPER_GRADIENT_OWNER];
+const STREAMED: Family = [kernels::GRADIENT_KNOWN, kernels::HOPPER_GRADIENT_STREAMED];
+const BOTH: Family = [kernels::GRADIENT_KNOWN, kernels::HOPPER_GRADIENT_BOTH];
 
 impl<D: Device> Similarity<'_, D> {
-    /// None when D is too large for registers.
-    fn fused(&self, arithmetic: Arithmetic, dim: usize, terms: Terms) -> Option<&'static Kernel> {
-        let family = match (self.is_hopper(arithmetic), terms) {
-            (true, Terms::Online) => kernels::HOPPER_GRADIENT_ONLINE,
-            (true, Terms::Owner) => kernels::HOPPER_GRADIENT_OWNER,
-            (true, Terms::Streamed) => kernels::HOPPER_GRADIENT_STREAMED,
-            (true, Terms::Both) => kernels::HOPPER_GRADIENT_BOTH,
-            (false, Terms::Online) => kernels::GRADIENT_ONLINE,
-            (false, _) => kernels::GRADIENT_KNOWN,
-        };
-        kernels::find(family, arithmetic, dim)
-    }
-
     /// Whether fused kernels serve all gradients of the call, of which dk may be one.
     pub(super) fn is_fused(&self, side: &Side<'_, D>, dk: bool) -> bool {
         let prepared = side.prepared;
@@ -39,11 +23,11 @@ impl<D: Device> Similarity<'_, D> {
             return false;
         }
         let terms = match prepared.contrast().is_one_way() {
-            true => Terms::Streamed,
-            false => Terms::Both,
+            true => STREAMED,
+            false => BOTH,
         };
-        self.fused(prepared.arithmetic, prepared.shape.dim, terms)
-            .is_some()
+        self.kernel(terms, prepared.arithmetic, prepared.shape.dim)
+            .is_ok()
     }
 
     /// Σ_j W_ij k_j of every anchor, or of every candidate, in splits. Without a known softmax of the anchors of a
@@ -75,24 +59,19 @@ impl<D: Device> Similarity<'_, D> {
         }
         let ([owner, streamed], [owner_terms, streamed_terms]) = (rows, masses);
         let terms = match (owner_terms, streamed_terms) {
-            (None, None) => Terms::Online,
-            (Some(_), None) => Terms::Owner,
-            (None, Some(_)) => Terms::Streamed,
-            (Some(_), Some(_)) => Terms::Both,
+            (None, None) => ONLINE,
+            (Some(_), None) => OWNER,
+            (None, Some(_)) => STREAMED,
+            (Some(_), Some(_)) => BOTH,
         };
-        let kernel = self
-            .fused(prepared.arithmetic, dim, terms)
-            .ok_or(Error::Scalar {
-                argument: "dim",
-                given: dim as f64,
-                allowed: "at most 256 for the fused gradient",
-            })?;
+        let kernel = self.kernel(terms, prepared.arithmetic, dim)?;
         let owners = owner.rows as usize;
         let owner_tiles = owners.div_ceil(kernel.rows);
         let tiles = (streamed.rows as usize).div_ceil(kernel.columns);
         let (splits, tiles_per_split) = self.split(owner_tiles, tiles, kernel.resident);
         let sums = self.floats(splits as usize * owners * dim)?;
-        let normalisers = (terms == Terms::Online)
+        let normalisers = known
+            .is_none()
             .then(|| self.floats(2 * splits as usize * owners))
             .transpose()?;
         let offset2 = |masses: Option<&Masses<D>>| masses.map_or(0, |m| m.offset2.address());
