@@ -41,7 +41,8 @@ fn kernels() {
         Err(error) => return println!("cargo::error=the folder `kernels` cannot be read: {error}"),
     };
 
-    let text = std::fs::read_to_string("kernels/list.h").map_err(|error| error.to_string());
+    let text = std::fs::read_to_string("kernels/list.h");
+    let text = text.map_err(|error| format!("kernels/list.h: {error}"));
     let list = match text.and_then(|text| build::list::parse(&text)) {
         Ok(list) => list,
         Err(error) => return println!("cargo::error={error}"),

@@ -26,47 +26,24 @@ pub struct List {
 }
 
 /// Columns behind the name.
-const TILED: &[&str] = &[
-    "dim",
-    "rows",
-    "columns",
-    "stages",
-    "threads",
-    "resident",
-    "cluster",
-    "shared_bytes",
-];
-const PLAIN: &[&str] = &["threads", "min_blocks", "shared_bytes"];
-/// Columns that launches need.
-const FIELDS: [&str; 7] = [
-    "dim",
-    "rows",
-    "columns",
-    "threads",
-    "resident",
-    "cluster",
-    "shared_bytes",
-];
-/// The macros of rows, and the types of a row's kernels.
-const MACROS: [(&str, &[&str], &[&str]); 5] = [
-    (
-        "INFONCE_FOUR_TYPES(BUILD, ",
-        &["bf16", "f16", "f32", "tf32"],
-        TILED,
-    ),
-    ("INFONCE_16_BIT(BUILD, ", &["bf16", "f16"], TILED),
-    ("INFONCE_32_BIT(BUILD, ", &["f32", "tf32"], TILED),
-    ("INFONCE_8_BIT(BUILD, ", &["e4m3"], TILED),
-    ("INFONCE_PLAIN(BUILD, ", &[""], PLAIN),
+const TILED: &str = "dim rows columns stages threads resident cluster shared_bytes";
+const PLAIN: &str = "threads min_blocks shared_bytes";
+/// The macros of rows, the types of a row's kernels, and its columns.
+const MACROS: [[&str; 3]; 5] = [
+    ["INFONCE_FOUR_TYPES", "bf16 f16 f32 tf32", TILED],
+    ["INFONCE_16_BIT", "bf16 f16", TILED],
+    ["INFONCE_32_BIT", "f32 tf32", TILED],
+    ["INFONCE_8_BIT", "e4m3", TILED],
+    ["INFONCE_PLAIN", "", PLAIN],
 ];
 
 /// The constants and kernels of the file's text; an error names the line and what stands there.
 pub fn parse(text: &str) -> Result<List, String> {
     let (mut list, mut source) = (List::default(), "");
     for (index, line) in text.lines().enumerate() {
-        let row = line.trim_end_matches('\\').trim();
-        let failed = |reason| format!("kernels/list.h:{}: `{row}`: {reason}", index + 1);
-        if let Some((_, named)) = row.split_once("---- ") {
+        let line = line.trim_end_matches('\\').trim();
+        let failed = |reason| format!("kernels/list.h:{}: `{line}`: {reason}", index + 1);
+        if let Some((_, named)) = line.split_once("---- ") {
             source = named.split_whitespace().next().unwrap_or_default();
         }
         let constant = ["constexpr int ", "constexpr uint32_t "];
@@ -76,22 +53,21 @@ pub fn parse(text: &str) -> Result<List, String> {
             let value = number(name, value).map_err(failed)?;
             list.constants.push((name.into(), value));
         }
-        for (start, types, columns) in MACROS {
-            let Some((_, values)) = row.split_once(start) else {
-                continue;
-            };
-            // The macro itself.
-            if values.starts_with("NAME") {
-                continue;
+        // What has NAME is no row, but the macro of some.
+        let row = line.rsplit_once("(BUILD, ");
+        let Some((start, row)) = row.filter(|(_, row)| !row.starts_with("NAME")) else {
+            continue;
+        };
+        let of_row = MACROS.iter().find(|[name, ..]| start.ends_with(name));
+        let [_, types, columns] =
+            of_row.ok_or_else(|| failed("no macro makes rows like this".into()))?;
+        for arithmetic in types.split(' ') {
+            let kernel = Kernel::parse(row, columns, arithmetic, source).map_err(failed)?;
+            if list.kernels.iter().any(|other| other.name == kernel.name) {
+                let name = kernel.name;
+                return Err(failed(format!("there is another kernel called {name}")));
             }
-            for arithmetic in types {
-                let kernel = Kernel::parse(values, columns, arithmetic, source).map_err(failed)?;
-                if list.kernels.iter().any(|other| other.name == kernel.name) {
-                    let name = kernel.name;
-                    return Err(failed(format!("there is another kernel called {name}")));
-                }
-                list.kernels.push(kernel);
-            }
+            list.kernels.push(kernel);
         }
     }
     Ok(list)
@@ -107,27 +83,24 @@ fn number(what: &str, given: &str) -> Result<u32, String> {
 impl Kernel {
     fn parse(
         row: &str,
-        columns: &[&'static str],
+        columns: &'static str,
         arithmetic: &'static str,
         source: &str,
     ) -> Result<Self, String> {
-        let cells: Vec<&str> = row
-            .trim_end_matches(')')
-            .split(',')
-            .map(str::trim)
-            .collect();
-        let (given, needed) = (cells.len() - 1, columns.len());
+        let mut cells = row.trim_end_matches(')').split(',').map(str::trim);
+        let family = cells.next().unwrap_or_default();
+        let (cells, names): (Vec<&str>, Vec<_>) = (cells.collect(), columns.split(' ').collect());
+        let (given, needed) = (cells.len(), names.len());
         if given != needed {
-            let columns = columns.join(", ");
             return Err(format!(
-                "behind the name stand {given} of {needed} columns: {columns}"
+                "{given} of {needed} columns stand behind the name: {columns}"
             ));
         }
-        let named = columns.iter().zip(&cells[1..]);
-        let values = named.map(|(column, cell)| Ok((*column, number(column, cell)?)));
+        let named = names.into_iter().zip(cells);
+        let values = named.map(|(column, cell)| Ok((column, number(column, cell)?)));
         let mut kernel = Self {
-            name: cells[0].into(),
-            family: cells[0].into(),
+            name: String::new(),
+            family: family.into(),
             arithmetic,
             source: source.into(),
             values: values.collect::<Result<_, String>>()?,
@@ -156,8 +129,10 @@ impl Kernel {
             Some((first, rest)) => format!("Some(Arithmetic::{}{rest})", first.to_uppercase()),
             None => "None".into(),
         };
+        // Stages are the kernels' own.
+        let fields = TILED.split(' ').filter(|column| *column != "stages");
         let field = |column| format!(", {column}: {}", self.value(column));
-        let fields = FIELDS.map(field).concat();
+        let fields: String = fields.map(field).collect();
         let Self { name, source, .. } = self;
         format!(
             "Kernel {{ name: {name:?}, source: {source:?}, arithmetic: {arithmetic}{fields} }}, "

@@ -302,7 +302,7 @@ fn a_row_of_the_list_is_a_kernel_of_each_of_its_types() {
 fn an_error_of_the_list_names_line_and_row() {
     let message = |row: &str| list::parse(&format!("// a comment\n    {row} \\\n")).unwrap_err();
     let few = "INFONCE_PLAIN(BUILD, reduce, 1024, 1)";
-    let columns = "behind the name stand 2 of 3 columns: threads, min_blocks, shared_bytes";
+    let columns = "2 of 3 columns stand behind the name: threads min_blocks shared_bytes";
     assert_eq!(
         message(few),
         format!("kernels/list.h:2: `{few}`: {columns}")
@@ -313,6 +313,8 @@ fn an_error_of_the_list_names_line_and_row() {
         message(word),
         format!("kernels/list.h:2: `{word}`: {reason}")
     );
+    let other = "INFONCE_64_BIT(BUILD, reduce, 0)";
+    assert!(message(other).ends_with("no macro makes rows like this"));
     let twice = "INFONCE_PLAIN(BUILD, reduce, 1024, 1, 0)";
     let error = list::parse(&format!("{twice}\n{twice}\n")).unwrap_err();
     assert!(
