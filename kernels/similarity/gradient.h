@@ -29,8 +29,8 @@ struct Gradient : OwnedByWarps<Kernel, SOFTMAX> {
     static constexpr int STREAMED_SLAB = COLUMNS * SLAB_BYTES;
     static constexpr int STAGE = SLABS * STREAMED_SLAB;
     static_assert(Kernel::SHARED_BYTES == SLABS * OWNER_SLAB + STAGES * STAGE);
-    static constexpr int BLOCKS = COLUMNS / 8;           // of 8 columns, of the logits
-    static constexpr int SUM_BLOCKS = Kernel::DIM / 8;   // of 8 columns, of the sum
+    static constexpr int BLOCKS = COLUMNS / 8;          // of 8 columns, of the logits
+    static constexpr int SUM_BLOCKS = Kernel::DIM / 8;  // of 8 columns, of the sum
     using Owned = OwnedByWarps<Kernel, SOFTMAX>;
     using Owned::first_owner, Owned::first_tile, Owned::p, Owned::sums, Owned::tiles, Owned::warp;
 

@@ -220,7 +220,7 @@ struct FinishParams {
     const ScaledSum* normalisers;  // parts × rows; null: the weights were the softmax itself
     uint32_t splits, rows, dim;
     uint32_t shifted;              // the weights were those of f16
-    uint32_t warps;                // a row's, a power of two up to ROW_WARPS
+    uint32_t warps;                // a row's, a power of two up to those of a block
     uint32_t first_row;            // of all anchors, or candidates
     const float* factors;          // what the weights of each row have too little; null: nothing
     ContrastView contrast;
@@ -288,6 +288,7 @@ INFONCE_DEVICE void subtract_group(const FinishParams& p, uint32_t row, uint32_t
 // dx_i = factor · (share · Σ_parts sums_i - Σ c k₊) over what belongs to the row. `warps` warps a row, of which
 // each adds up every n-th part and positive; the row's first adds up theirs.
 INFONCE_KERNEL(finish_gradient, FinishParams) {
+    static_assert(list::finish_gradient::SHARED_BYTES == 16 * list::finish_gradient::THREADS, "four sums a thread");
     const uint32_t lane = thread_index() % 32, warp = thread_index() / 32;
     const uint32_t own_split = warp % p.warps;
     const uint64_t row = uint64_t(block_index().x) * (list::finish_gradient::THREADS / 32 / p.warps) + warp / p.warps;
