@@ -1,12 +1,12 @@
 //! The kernels in this binary: images by source file, and what each kernel takes.
 
+use crate::launch::kernels::Kernel;
+
 /// One source file, compiled for all architectures.
 #[derive(Debug)]
 pub(super) struct Image {
     /// Path below `kernels/`.
     pub(super) source: &'static str,
-    /// Names of its kernels.
-    pub(super) kernels: &'static [&'static str],
     /// A fatbin.
     pub(super) bytes: &'static Aligned<[u8]>,
 }
@@ -72,46 +72,20 @@ pub fn compiler() -> Option<&'static str> {
     option_env!("INFONCE_NVCC")
 }
 
-/// The image that holds a kernel, and the kernel's name there.
-pub(super) fn holding(kernel: &str) -> Option<(&'static Image, &'static str)> {
-    IMAGES.iter().find_map(|image| {
-        let name = image.kernels.iter().find(|&&name| name == kernel)?;
-        Some((image, *name))
-    })
+/// The image that holds a kernel.
+pub(super) fn holding(kernel: &Kernel) -> Option<&'static Image> {
+    IMAGES.iter().find(|image| image.source == kernel.source)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn named() -> impl Iterator<Item = (&'static Image, &'static str)> {
-        let of = |image: &'static Image| image.kernels.iter().map(move |kernel| (image, *kernel));
-        IMAGES.iter().flat_map(of)
-    }
-
     #[test]
-    fn every_kernel_is_in_one_image_and_its_resources_are_known() {
+    fn the_resources_of_every_kernel_are_known() {
         for kernel in kernels() {
-            let images = named().filter(|(_, name)| *name == kernel.kernel);
-            assert_eq!(images.count(), 1, "{kernel:?}");
             assert!(kernel.registers > 0, "{kernel:?}");
             assert!(kernel_table().contains(kernel.kernel));
-        }
-        for image in IMAGES {
-            assert!(!image.kernels.is_empty(), "{} is empty", image.source);
-        }
-        for (image, kernel) in named() {
-            assert!(kernels().iter().any(|k| k.kernel == kernel), "{kernel}");
-            let found = holding(kernel).map(|(found, name)| (found.source, name));
-            assert_eq!(found, Some((image.source, kernel)));
-        }
-    }
-
-    #[test]
-    fn the_map_of_the_kernels_lists_every_one() {
-        let map = include_str!("../../kernels/README.md");
-        for (_, kernel) in named() {
-            assert!(map.contains(&format!("| `{kernel}` |")), "{kernel}");
         }
     }
 

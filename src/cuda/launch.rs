@@ -9,8 +9,9 @@ use super::driver::check;
 use super::module::{Limits, cannot_run};
 use super::probe::CudaDeviceInfo;
 use crate::error::{CudaError, Error};
+use crate::launch::kernels::SLAB_BYTES;
 use crate::launch::params::{DTYPE_BF16, DTYPE_F16, DTYPE_F32};
-use crate::launch::{BOX_BYTES, Device, Hardware, Launch, Matrix, TensorMap};
+use crate::launch::{Device, Hardware, Launch, Matrix, TensorMap};
 
 /// Blocks along x, y and z.
 const GRID: [u32; 3] = [(1 << 31) - 1, 65_535, 65_535];
@@ -57,10 +58,11 @@ impl Device for CudaDevice {
     }
 
     fn launch(&self, launch: &Launch<'_>) -> Result<(), Error> {
-        let function = self.shared.modules.function(launch.kernel)?;
-        allowed(launch, &function.limits).map_err(|reason| cannot_run(launch.kernel, reason))?;
+        let kernel = launch.kernel;
+        let function = self.shared.modules.function(kernel)?;
+        allowed(launch, &function.limits).map_err(|reason| cannot_run(kernel.name, reason))?;
         let stream = self.stream().bind()?;
-        function.grant_shared(launch.shared_bytes)?;
+        function.grant_shared(kernel.shared_bytes)?;
         // The driver reads the one parameter and the attributes during the call; it never writes to them.
         let mut params = [launch.params.as_ptr().cast::<c_void>().cast_mut()];
         let mut early = early_start();
@@ -70,10 +72,10 @@ impl Device for CudaDevice {
                 gridDimX: grid_x,
                 gridDimY: grid_y,
                 gridDimZ: grid_z,
-                blockDimX: launch.threads,
+                blockDimX: kernel.threads,
                 blockDimY: 1,
                 blockDimZ: 1,
-                sharedMemBytes: launch.shared_bytes,
+                sharedMemBytes: kernel.shared_bytes,
                 hStream: stream,
                 attrs: &mut early,
                 numAttrs: u32::from(self.overlaps && !is_timed),
@@ -100,7 +102,7 @@ impl Device for CudaDevice {
         self.stream().bind()?;
         let bytes = matrix.element_bytes() as u32;
         let elements = [matrix.row_bytes / bytes, matrix.rows].map(u64::from);
-        let size = [BOX_BYTES as u32 / bytes, box_rows];
+        let size = [SLAB_BYTES as u32 / bytes, box_rows];
         let every_element = [1, 1];
         use sys::CUtensorMapDataType as Type;
         let dtype = match matrix.dtype {
@@ -184,13 +186,7 @@ fn allowed(launch: &Launch<'_>, limits: &Limits) -> Result<(), String> {
             ));
         }
     }
-    let (given, most) = (launch.threads, limits.threads);
-    if given == 0 || given > most {
-        return Err(format!(
-            "{given} threads a block; it was built for 1 to {most}"
-        ));
-    }
-    let (given, all) = (launch.shared_bytes, limits.shared_bytes);
+    let (given, all) = (launch.kernel.shared_bytes, limits.shared_bytes);
     let most = all.saturating_sub(limits.static_shared_bytes);
     if given > most {
         return Err(format!(
@@ -210,18 +206,16 @@ fn allowed(launch: &Launch<'_>, limits: &Limits) -> Result<(), String> {
 mod tests {
     use super::*;
     use crate::cuda::probe::of_capability;
+    use crate::launch::kernels::Kernel;
 
     const LIMITS: Limits = Limits {
-        threads: 256,
         shared_bytes: 232_448,
         static_shared_bytes: 1024,
         params_bytes: Some(8),
     };
     const LAUNCH: Launch<'_> = Launch {
-        kernel: "k",
+        kernel: &Kernel::planted("k", 256, 231_424),
         grid: [1, 1, 1],
-        threads: 256,
-        shared_bytes: 231_424,
         params: &[0; 8],
     };
 
@@ -255,10 +249,9 @@ mod tests {
         assert_eq!(refused(|it| it.grid[1] = 0), no_blocks);
         let blocks = "65536 blocks along z; there can be 1 to 65535";
         assert_eq!(refused(|it| it.grid[2] = 65_536), blocks);
-        let threads = "257 threads a block; it was built for 1 to 256";
-        assert_eq!(refused(|it| it.threads += 1), threads);
         let shared = "231425 bytes of shared memory a block; the device has 231424";
-        assert_eq!(refused(|it| it.shared_bytes += 1), shared);
+        const LARGER: &Kernel = &Kernel::planted("k", 256, 231_425);
+        assert_eq!(refused(|it| it.kernel = LARGER), shared);
         let params = "4 bytes of parameters; it takes 8";
         assert_eq!(refused(|it| it.params = &[0; 4]), params);
     }

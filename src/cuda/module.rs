@@ -11,6 +11,7 @@ use super::driver::{Unhindered, check, lock};
 use super::image::{self, Image};
 use super::probe::{self, CudaDeviceInfo};
 use crate::error::Error;
+use crate::launch::kernels::Kernel;
 
 /// The modules and functions of one context.
 #[derive(Debug)]
@@ -46,7 +47,6 @@ unsafe impl Sync for Function {}
 /// What a launch must keep to.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Limits {
-    pub(super) threads: u32,
     /// Static and dynamic shared memory together.
     pub(super) shared_bytes: u32,
     pub(super) static_shared_bytes: u32,
@@ -64,13 +64,14 @@ impl Modules {
         }
     }
 
-    /// The kernel of a name; its image is loaded the first time.
-    pub(super) fn function(&self, kernel: &str) -> Result<Arc<Function>, Error> {
-        if let Some(function) = lock(&self.functions).get(kernel) {
+    /// The function of a kernel; its image is loaded the first time.
+    pub(super) fn function(&self, kernel: &Kernel) -> Result<Arc<Function>, Error> {
+        let name = kernel.name;
+        if let Some(function) = lock(&self.functions).get(name) {
             return Ok(Arc::clone(function));
         }
-        let (image, name) = image::holding(kernel)
-            .ok_or_else(|| cannot_run(kernel, "this build has no kernel of that name".into()))?;
+        let image = image::holding(kernel)
+            .ok_or_else(|| cannot_run(name, "this build has no kernel of that name".into()))?;
         check("cuCtxSetCurrent", self.context.bind_to_thread())?;
         let _unhindered = Unhindered::new()?;
         let function = Arc::new(self.find(name, self.load(name, image)?)?);
@@ -136,7 +137,6 @@ impl Modules {
             name: kernel,
             raw,
             limits: Limits {
-                threads: attribute(Attribute::CU_FUNC_ATTRIBUTE_MAX_THREADS_PER_BLOCK)?,
                 shared_bytes: self.info.shared_bytes,
                 static_shared_bytes,
                 params_bytes: params_bytes(raw)?,

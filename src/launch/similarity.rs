@@ -7,12 +7,12 @@
 //! reduce               loss and ∂loss/∂s
 //! ```
 
-use super::{Arithmetic, Device, Floats};
+use super::{Arithmetic, Device, Floats, kernels};
 use crate::element::DType;
 use crate::error::Error;
 
-/// Rows and columns of a tile of logits: `ScoresTile` of similarity/scores.h.
-pub(super) const TILE: usize = 128;
+/// Rows of a tile of logits.
+pub(super) const TILE: usize = kernels::STATISTICS[0].rows;
 
 /// Anchor tiles whose column statistics are kept before they are added up: with 128 rows a tile,
 /// 256 bytes a candidate. NT-Xent may keep one or two more.
@@ -99,16 +99,6 @@ impl<'d, D: Device> Similarity<'d, D> {
     /// Room for so many numbers.
     pub(super) fn floats(&self, length: usize) -> Result<Floats<D>, Error> {
         Floats::unwritten(self.device, length)
-    }
-
-    /// Launches a kernel of one block of similarity/row_blocks.h: `BLOCK_THREADS`, of which each warp leaves four f32,
-    /// or three f64, in shared memory.
-    pub(super) fn launch_block<P: bytemuck::Pod>(
-        &self,
-        kernel: &str,
-        params: &P,
-    ) -> Result<(), Error> {
-        self.device.start(kernel, [1, 1, 1], 1024, 32 * 24, params)
     }
 
     /// How many parts `tiles` tiles are cut into when `blocks` blocks each take one part, and tiles

@@ -1,15 +1,20 @@
 //! Records of runs on hardware: puts one together from what the packed runner left, prints it, and
-//! keeps the figures of README.md and docs/hardware.md to the newest.
+//! keeps the figures of README.md and docs/hardware.md to the newest, and the table of kernels/README.md to
+//! kernels/list.h.
 //!
 //! ```text
 //! cargo run -p records -- assemble RUN     # prints the record of the folder RUN
 //! cargo run -p records -- merge A B        # prints one record of two calls
 //! cargo run -p records -- table RECORD
 //! cargo run -p records -- readme           # figures and plots of README.md, kernels of docs/hardware.md
+//! cargo run -p records --features cuda -- readme   # and registers of kernels/README.md, which nvcc says
 //! ```
 
 mod assemble;
 mod kernels;
+#[path = "../../../build/list.rs"]
+#[expect(dead_code, reason = "what the build script writes of it")]
+mod list;
 mod merge;
 mod peers;
 mod plot;
@@ -46,7 +51,7 @@ enum Command {
         /// A record.
         record: PathBuf,
     },
-    /// Writes what the records say into README.md, docs/hardware.md and docs/images.
+    /// Writes what records and list say into README.md, docs/hardware.md, docs/images and kernels/README.md.
     Readme,
 }
 

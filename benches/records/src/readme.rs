@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::schema::{Record, Row};
 use super::table::Columns;
-use super::{heading, kernels, peers, plot, read};
+use super::{heading, kernels, list, peers, plot, read};
 
 /// The repository's root, where the documents are.
 const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
@@ -31,7 +31,9 @@ fn documents(root: &Path) -> Result<Vec<(PathBuf, String)>, String> {
     };
     let records = all(&root.join("benches/records"))?;
     let map = text("kernels/README.md")?;
-    let by_kernel = kernels::markdown(&kernels::names(&map), &records);
+    let list = list::parse(&text("kernels/list.h")?)?;
+    let names: Vec<&str> = list.kernels.iter().map(|k| &*k.name).collect();
+    let by_kernel = kernels::markdown(&names, &records);
     let newest = newest(records);
     let mut documents = vec![
         (
@@ -41,6 +43,10 @@ fn documents(root: &Path) -> Result<Vec<(PathBuf, String)>, String> {
         (
             "docs/hardware.md".into(),
             replaced(&text("docs/hardware.md")?, "kernels", &by_kernel)?,
+        ),
+        (
+            "kernels/README.md".into(),
+            replaced(&map, "kernels", &kernels::table(&list, &map))?,
         ),
     ];
     let plots = newest.iter().filter_map(|record| {
