@@ -1,4 +1,4 @@
-//! A device's memory as engines are generic over it.
+//! The types of a device's memory: [`Memory`] for [`CudaDevice`].
 
 use bytemuck::Pod;
 
