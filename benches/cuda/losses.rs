@@ -39,7 +39,7 @@ const DIMENSIONS: [usize; 5] = [512, 128, 1024, 256, 768];
 /// The losses that `benches/peers` measures too.
 const TIMED: [&str; 2] = ["info_nce", "clip"];
 
-/// Gradients from stored weights with one exponential term and with two: what the second term costs.
+/// Gradients from stored weights with one exponential term and with two, to compare them.
 pub fn weights(rig: &mut Rig, criterion: &mut Criterion) {
     for loss in TIMED {
         backward(rig, criterion, square(loss, Wanted::Backward, 32_768, 512));

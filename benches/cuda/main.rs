@@ -54,10 +54,7 @@ fn main() -> ExitCode {
         }
     };
     let failed = rows.iter().any(|row| row.reason.is_some());
-    match failed {
-        true => ExitCode::FAILURE,
-        false => ExitCode::SUCCESS,
-    }
+    ExitCode::from(u8::from(failed))
 }
 
 /// Times the cases of that name, or all.

@@ -18,9 +18,9 @@ pub struct Record {
     pub machine: Machine,
     /// In the order they ran.
     pub stages: Vec<Stage>,
-    /// What `infonce verify --engine cuda` found.
+    /// The report of `infonce verify --engine cuda`.
     pub verify: Option<Verify>,
-    /// What was timed, by this crate and by others, in the order it ran.
+    /// The timed cases, of this crate and of others, in the order in which they ran.
     pub rows: Vec<Row>,
 }
 

@@ -65,7 +65,7 @@ pub(super) fn gradient_regions<G>(
     [("gradients.dq", dq.region())].into_iter().chain(dk)
 }
 
-/// A tensor of a momentum update as the launches take it, the memory that the update writes, and what it reads.
+/// A tensor of a momentum update as the launches take it, the memory that the update writes, and that which it reads.
 pub(super) fn located_tensor<T>(
     tensor: &MomentumTensor<CudaVector<'_, T>, CudaVectorMut<'_, f32>, CudaVectorMut<'_, T>>,
     device: &CudaDevice,

@@ -37,7 +37,7 @@ impl<T: Pod> CudaBuffer<T> {
     /// `length` zeros.
     ///
     /// # Errors
-    /// [`CudaError::Driver`] when the memory cannot be had.
+    /// [`CudaError::Driver`] when the allocation fails.
     pub fn zeroed(device: &CudaDevice, length: usize) -> Result<Self, Error> {
         let mut buffer = Self::unwritten(device, length)?;
         buffer.zero()?;
@@ -47,7 +47,7 @@ impl<T: Pod> CudaBuffer<T> {
     /// A copy of `elements`, which may be changed or freed at once.
     ///
     /// # Errors
-    /// [`CudaError::Driver`] when the memory cannot be had or written.
+    /// [`CudaError::Driver`] when the allocation or the copy fails.
     pub fn upload(device: &CudaDevice, elements: &[T]) -> Result<Self, Error> {
         let mut buffer = Self::unwritten(device, elements.len())?;
         buffer.write(elements)?;

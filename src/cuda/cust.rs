@@ -1,4 +1,4 @@
-//! Memory and streams of the crate `cust`, borrowed.
+//! Borrows memory and streams of the crate `cust`.
 
 use cust::memory::{DeviceCopy, DeviceSlice};
 use cust::stream::Stream;
@@ -10,7 +10,7 @@ use crate::element::Element;
 use crate::error::Error;
 
 impl CudaDevice {
-    /// Device `ordinal` with a stream of cust's, so that its work and this crate's are in one order.
+    /// Device `ordinal` with a stream of cust's, which orders cust's work and this crate's.
     ///
     /// # Errors
     /// As [`new`](Self::new).

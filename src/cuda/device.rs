@@ -30,7 +30,7 @@ pub struct CudaDevice {
     pub(super) shared: Arc<Shared>,
 }
 
-/// What handles with different streams of one device share.
+/// The state that handles with different streams of one device share.
 #[derive(Debug)]
 pub(super) struct Shared {
     pub(super) modules: Modules,
@@ -54,8 +54,8 @@ impl CudaDevice {
         Ok(Self::on_stream(shared, stream))
     }
 
-    /// Device `ordinal` with a stream (`CUstream`, `cudaStream_t`) that something else owns, so that
-    /// its work and this crate's are in one order. Null is the default stream.
+    /// Device `ordinal` with a stream (`CUstream`, `cudaStream_t`) of another library, which orders that library's work
+    /// and this crate's. Null is the default stream.
     ///
     /// # Errors
     /// As [`new`](Self::new).
@@ -78,10 +78,11 @@ impl CudaDevice {
     /// [`CudaError::Driver`] when the driver fails.
     pub fn with_new_stream(&self) -> Result<Self, Error> {
         let stream = CudaStream::new(&self.shared.context)?;
-        let mut device = Self::on_stream(Arc::clone(&self.shared), stream);
-        device.trace.clone_from(&self.trace);
-        device.overlaps = self.overlaps;
-        Ok(device)
+        Ok(Self {
+            trace: self.trace.clone(),
+            overlaps: self.overlaps,
+            ..Self::on_stream(Arc::clone(&self.shared), stream)
+        })
     }
 
     fn on_stream(shared: Arc<Shared>, stream: CudaStream) -> Self {
@@ -108,9 +109,11 @@ impl CudaDevice {
     /// [`with_new_stream`](Self::with_new_stream).
     #[must_use]
     pub fn traced(&self, trace: &CudaTrace) -> Self {
-        let mut device = self.clone();
-        device.trace = Some(trace.clone());
-        device
+        let trace = Some(trace.clone());
+        Self {
+            trace,
+            ..self.clone()
+        }
     }
 
     /// An event on the handle's stream, which keeps the time.
@@ -192,7 +195,7 @@ impl Source for CudaStream {
 
     fn release(&self, address: u64) {
         let context = self.context();
-        // An error here is kept by the context and shown by the next call that can return one.
+        // The context keeps an error of these calls; the next call that can return one shows it.
         context.record_err(context.bind_to_thread());
         let _unhindered = Unhindered::new();
         // Users of the memory by `unsafe` views have promised to be done.

@@ -122,9 +122,11 @@ impl CudaEngine {
     /// The same engine, which notes its launches in `trace`.
     #[must_use]
     pub fn traced(&self, trace: &CudaTrace) -> Self {
-        let mut engine = self.clone();
-        engine.device = self.device.traced(trace);
-        engine
+        let device = self.device.traced(trace);
+        Self {
+            device,
+            ..self.clone()
+        }
     }
 
     /// The device and the stream.

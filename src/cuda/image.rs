@@ -45,7 +45,7 @@ pub struct KernelResources {
     pub machine_code: Option<MachineCode>,
 }
 
-/// What was counted in a kernel's machine code.
+/// Counts of instructions in a kernel's machine code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct MachineCode {

@@ -143,8 +143,8 @@ impl Device for CudaDevice {
 }
 
 impl CudaDevice {
-    /// Copies `bytes` bytes, at least one, within the device's memory, in stream order. Neither
-    /// range ends outside what is allocated, and they do not overlap.
+    /// Copies `bytes` bytes, at least one, within the device's memory, in stream order. Both ranges are allocated, and
+    /// they do not overlap.
     pub(super) fn copy(&self, to: u64, from: u64, bytes: usize) -> Result<(), Error> {
         let stream = self.stream().bind()?;
         // SAFETY: both addresses name as many bytes of device memory, by this function's contract.

@@ -27,7 +27,7 @@ impl<T: Element> CudaQueue<T> {
     /// The same queue on the device.
     ///
     /// # Errors
-    /// [`CudaError::Driver`] when the memory cannot be had or written.
+    /// [`CudaError::Driver`] when the allocation or the copy fails.
     pub fn from_host(device: &CudaDevice, queue: &KeyQueue<T>) -> Result<Self, Error> {
         Ok(Self {
             ring: queue.ring(),

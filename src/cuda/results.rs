@@ -80,7 +80,7 @@ impl CudaStatistics {
     ///
     /// # Errors
     /// [`Error::Rows`] when lse⁻ and z₊ of a direction have different lengths, [`Error::Empty`] when they are empty,
-    /// [`CudaError::Driver`] when the memory cannot be had or written.
+    /// [`CudaError::Driver`] when the allocation or the copy fails.
     pub fn upload(device: &CudaDevice, statistics: &Statistics) -> Result<Self, Error> {
         let statistics = DeviceStatistics::upload(device, statistics)?;
         Ok(Self::new(statistics, device))

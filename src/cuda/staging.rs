@@ -81,7 +81,7 @@ impl Drop for Pinned {
     fn drop(&mut self) {
         let context = self.stream.context();
         context.record_err(context.bind_to_thread());
-        // Where this fails, the memory is freed all the same.
+        // The memory is freed even where this fails.
         let _unhindered = Unhindered::new();
         // SAFETY: `start` comes from cuMemHostAlloc, and no copy from it is under way: `Staging` has
         // waited for the stream, and graphs keep the staging that they copy from.

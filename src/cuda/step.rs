@@ -132,7 +132,7 @@ pub struct CudaStepBuilder<'a, T, G> {
     scale: Option<CudaVectorMut<'a>>,
     /// m, the type of the query encoder's parameters, and the tensors.
     momentum: Option<(f32, DType, Vec<DeviceMomentum>)>,
-    /// What the tensors' update writes and reads.
+    /// The memory that the tensors' update writes, and below it the memory that it reads.
     updated: Vec<Named>,
     queries: Vec<Named>,
 }

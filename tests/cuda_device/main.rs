@@ -10,7 +10,7 @@ use infonce::{
     Contrast, CudaError, DType, Engine, Error, Evaluation, Gradients, Inputs, KeyQueue, Memory,
     NO_POSITIVE, Positives, Read, Shape, Statistics, Work,
 };
-use libtest_mimic::{Arguments, Failed, Trial};
+use libtest_mimic::{Arguments, Trial};
 
 mod examples;
 mod memory;
@@ -70,10 +70,7 @@ const TESTS: [(&str, Test); 11] = [
 
 fn main() {
     let arguments = Arguments::from_args();
-    let reason = match probe() {
-        Ok(_) => None,
-        Err(error) => Some(error.to_string()),
-    };
+    let reason = probe().err().map(|error| error.to_string());
     if let Some(reason) = &reason {
         no_device::ignored(reason);
     }
@@ -86,19 +83,15 @@ fn main() {
     let trials = tests.map(|(name, test)| {
         let run = move || {
             let noted = noted::Noted::default();
-            let device = CudaDevice::new(0).map_err(failed)?.traced(&noted.trace);
-            test(&device).map_err(failed)?;
-            device.synchronize().map_err(failed)?;
+            let device = CudaDevice::new(0)?.traced(&noted.trace);
+            test(&device)?;
+            device.synchronize()?;
             noted.passed();
             Ok(())
         };
         Trial::test(name, run).with_ignored_flag(reason.is_some())
     });
     libtest_mimic::run(&arguments, trials.collect()).exit();
-}
-
-fn failed(error: Error) -> Failed {
-    Failed::from(error.to_string())
 }
 
 const ROWS: usize = 200;

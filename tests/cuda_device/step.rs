@@ -534,7 +534,7 @@ fn refused(device: &CudaDevice) -> Result<(), Error> {
     assert!(matches!(step.set_momentum(1.1), Err(Error::Scalar { .. })));
     let recorded = device.record(|| step.launch()).map(|_| ());
     assert_eq!(recorded, Err(CudaError::Capture { call: "launch" }.into()));
-    // What was refused left the stream usable.
+    // The refused calls left the stream usable.
     step.launch()?;
     step.loss()?;
     Ok(())

@@ -185,7 +185,7 @@ fn kernels(lines: &str) -> Kernels {
 
 const INTERRUPTED: &str = "the run was interrupted";
 
-/// What a program prints before the reason why it ignores its work.
+/// Stands before the reason in the output of a program that could not run its tests.
 const IGNORED: &str = "ignored: ";
 
 /// The sum over the summaries in a log: `test result: ok. 3 passed; 0 failed; 1 ignored; …`.

@@ -46,7 +46,7 @@ enum Command {
         /// A record.
         record: PathBuf,
     },
-    /// Writes what the records say into README.md, docs/hardware.md and docs/images.
+    /// Writes tables and plots of the records into README.md, docs/hardware.md and docs/images.
     Readme,
 }
 

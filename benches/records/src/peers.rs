@@ -1,7 +1,7 @@
 //! Compares this crate with others: time and error of the same case in the same run.
 
 use super::schema::{Errors, Row};
-use super::table::duration;
+use super::table::Columns;
 
 /// The largest relative error of a gradient, in the L2 norm, whose time counts in the README. Rounding an exact
 /// gradient to bf16 has an error of 0.002.
@@ -50,8 +50,7 @@ impl Task<'_> {
 }
 
 fn cold(row: &Row) -> String {
-    row.cold
-        .map_or("-".to_owned(), |times| duration(times.median))
+    Columns::of(row).cold
 }
 
 fn times(ratio: Option<f64>) -> String {
@@ -76,18 +75,12 @@ pub fn text(rows: &[Row]) -> String {
     let cells = |row: &Row, ratio: Option<f64>| match &row.reason {
         Some(reason) => format!("  {:<44} {reason}", row.by),
         None => {
-            let warm = row
-                .warm
-                .map_or("-".to_owned(), |times| duration(times.median));
-            let bytes = row.extra_bytes;
-            let extra = bytes.map_or("-".to_owned(), |bytes| {
-                format!("{:.1}", bytes as f64 / 1048576.0)
-            });
+            let Columns {
+                cold, warm, extra, ..
+            } = Columns::of(row);
             let [loss, dq, dk] = errors(row.error.as_ref());
-            line(
-                &row.by,
-                [&cold(row), &warm, &times(ratio), &loss, &dq, &dk, &extra],
-            )
+            let ratio = times(ratio);
+            line(&row.by, [&cold, &warm, &ratio, &loss, &dq, &dk, &extra])
         }
     };
     let tasks = tasks(rows);

@@ -106,7 +106,8 @@ impl Driver {
 
     fn attribute(&self, attribute: c_int) -> Answer<c_int> {
         use Attribute::*;
-        const ATTRIBUTES: [(Attribute, u32); 15] = [
+        let attributes = [
+            (CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT, self.settings.sms),
             (CU_DEVICE_ATTRIBUTE_MAX_THREADS_PER_BLOCK, 1024),
             (CU_DEVICE_ATTRIBUTE_MAX_BLOCK_DIM_X, 1024),
             (CU_DEVICE_ATTRIBUTE_MAX_BLOCK_DIM_Y, 1),
@@ -129,10 +130,7 @@ impl Driver {
             (CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR, 0),
             (CU_DEVICE_ATTRIBUTE_MEMORY_POOLS_SUPPORTED, 0),
         ];
-        if attribute == Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT as c_int {
-            return Ok(self.settings.sms as c_int);
-        }
-        let found = ATTRIBUTES
+        let found = attributes
             .iter()
             .find(|(known, _)| *known as c_int == attribute);
         match found {

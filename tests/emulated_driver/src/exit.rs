@@ -72,7 +72,7 @@ mod tests {
         }
     }
 
-    /// What the child does, through the functions of the library.
+    /// The child's calls of the library.
     fn work(leaves: &str) {
         let (mut context, mut stream) = (0, 0);
         // SAFETY: all pointers are to live locals.

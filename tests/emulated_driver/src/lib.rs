@@ -1,6 +1,6 @@
 //! A CUDA driver for machines without one: the functions of the driver that this crate calls. Kernels run in
-//! `kernels/emulator`, which executes their sources on the CPU. Built as a library and found as `libcuda.so`, it lets all
-//! code above the driver run: memory, streams, graphs, the engine.
+//! `kernels/emulator`, which executes their sources on the CPU. Built as a library and found as `libcuda.so`, it lets
+//! all code above the driver run: memory, streams, graphs, the engine.
 //!
 //! It is made to find mistakes. Where the driver's documentation leaves a choice, it takes the one that hides least:
 //! - Work on a stream starts when something waits for it, and no sooner. A copy reads and writes page-locked memory, and
