@@ -281,7 +281,7 @@ impl Case {
             candidates: self.m,
             dim: self.d,
         };
-        // docs/design.md, section 6.
+        // docs/design.md, section 8.
         let flops = Some(contrast.useful_flops(size, work));
         let bytes = (sides + gradients) * d * element_bytes(dtype);
         row(self.loss().name, wanted, shape, dtype, flops, bytes)

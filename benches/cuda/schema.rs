@@ -166,7 +166,7 @@ pub struct Row {
     /// "N=32768 M=32768 D=512", or another description of the size.
     pub shape: String,
     pub dtype: String,
-    /// Useful FLOPs, as docs/design.md, section 6, counts them.
+    /// Useful FLOPs, as docs/design.md, section 8, counts them.
     pub flops: Option<f64>,
     /// The fewest bytes that must move: each input and output once.
     pub bytes: f64,

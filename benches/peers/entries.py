@@ -12,7 +12,7 @@ from collections import namedtuple
 from functools import partial
 
 # Losses under the names of benches/cuda/losses.rs, each with the number of products, 2NMD FLOPs each, of value and
-# gradient (docs/design.md, section 6).
+# gradient (docs/design.md, section 8).
 WORKS = {"InfoNCE": 3, "CLIP": 4}
 
 # package: its name for pip. name: follows package and release in a row's label. load: the entry's function for each

@@ -1,14 +1,12 @@
-//! The gradient passes: fused where D fits the registers, over chunks of stored weights elsewhere.
+//! What the gradient passes share: known weights, sums of one side, and the launch that makes a gradient of them.
 
-use super::chunked::Softmax;
 use super::params::{FinishParams, ShiftParams};
 use super::prepared::{POSITIVE_INDEX, Prepared, no_matrix, view};
-use super::results::{Direction, Masses};
+use super::results::Masses;
 use super::similarity::Similarity;
-use super::statistics::{Partial, far_word};
+use super::statistics::far_word;
 use super::{Device, DeviceMatrix, Floats, WARP_ROWS, number_bytes};
 use crate::element::DType;
-use crate::engine::Gradients;
 use crate::error::Error;
 use crate::inputs::Matrices;
 
@@ -102,29 +100,6 @@ impl<'a, D: Device> Finish<'a, D> {
 }
 
 impl<D: Device> Similarity<'_, D> {
-    /// dq of a one-way loss, and the statistics that are found on the way: 4NMD FLOPs. Returns
-    /// ⟨q_i, dq_i⟩.
-    pub(super) fn gradient_online(
-        &self,
-        side: &Side<'_, D>,
-        statistics: &Direction<D>,
-        dq: DeviceMatrix,
-    ) -> Result<Floats<D>, Error> {
-        let prepared = side.prepared;
-        let sums = self.fused_sums(side, None, false)?;
-        let anchors = prepared.shape.anchors;
-        let partial = Partial {
-            sums: sums.normalisers.as_ref().map_or(0, Floats::address),
-            splits: sums.splits,
-            ..Partial::default()
-        };
-        self.combine(prepared, statistics.buffers(), 0, anchors, partial)?;
-        let dots = self.floats(anchors)?;
-        let masses = (&statistics.masses, None);
-        self.finish(side, &Finish::whole(&sums, masses, dq, Some(&dots)))?;
-        Ok(dots)
-    }
-
     /// A softmax from its statistics and the `flags` that were found with them.
     pub(super) fn known<'a>(
         &self,
@@ -155,39 +130,6 @@ impl<D: Device> Similarity<'_, D> {
             far: far_word(prepared.contrast(), flags),
             shift,
         })
-    }
-
-    /// dk from a known softmax: 4MND FLOPs.
-    pub(super) fn gradient_of_candidates(
-        &self,
-        side: &Side<'_, D>,
-        known: &Known<'_, D>,
-        dk: DeviceMatrix,
-    ) -> Result<(), Error> {
-        let sums = self.fused_sums(side, Some(known), true)?;
-        self.finish(side, &Finish::whole(&sums, known.masses, dk, None))
-    }
-
-    /// All gradients from a known softmax. Returns ⟨q_i, dq_i⟩.
-    pub(super) fn gradients_known(
-        &self,
-        side: &Side<'_, D>,
-        known: &Known<'_, D>,
-        gradients: &Gradients<DeviceMatrix>,
-    ) -> Result<Floats<D>, Error> {
-        let prepared = side.prepared;
-        let dots = self.floats(prepared.shape.anchors)?;
-        if !self.is_fused(side, gradients.dk.is_some()) {
-            self.chunked(side, Softmax::Known(known), gradients, &dots)?;
-            return Ok(dots);
-        }
-        let sums = self.fused_sums(side, Some(known), false)?;
-        let finish = Finish::whole(&sums, known.masses, gradients.dq, Some(&dots));
-        self.finish(side, &finish)?;
-        if let Some(dk) = gradients.dk {
-            self.gradient_of_candidates(side, known, dk)?;
-        }
-        Ok(dots)
     }
 
     /// Adds up the parts and writes the gradient.

@@ -19,6 +19,7 @@ mod step;
 #[cfg(all(test, feature = "emulator-tests"))]
 mod tests;
 mod top_k;
+mod verbs;
 
 #[cfg(feature = "emulator")]
 pub(crate) use plan::Counter;

@@ -7,21 +7,18 @@
 //! reduce               loss and ∂loss/∂s
 //! ```
 
-use super::chunked::{Softmax, exponent_range};
-use super::gradient::Side;
-use super::prepared::Prepared;
-use super::results::{DeviceStatistics, Direction, Results};
-use super::statistics::COLUMN_SPLITS;
-use super::{Arithmetic, Device, DeviceMatrix, Floats};
+use super::{Arithmetic, Device, Floats};
 use crate::element::DType;
-use crate::engine::Gradients;
 use crate::error::Error;
-use crate::inputs::Problem;
 
 /// Rows and columns of a tile of logits: `ScoresTile` of similarity/scores.h.
 pub(super) const TILE: usize = 128;
 
-/// The verbs that compute a contrast.
+/// Anchor tiles whose column statistics are kept before they are added up: with 128 rows a tile,
+/// 256 bytes a candidate. NT-Xent may keep one or two more.
+const COLUMN_SPLITS: usize = 32;
+
+/// How the verbs of a contrast are computed, and on what.
 pub(crate) struct Similarity<'d, D: Device> {
     pub(super) device: &'d D,
     /// Bytes for a chunk of weights or scores.
@@ -139,100 +136,6 @@ impl<'d, D: Device> Similarity<'d, D> {
             .unwrap_or(1);
         let per_split = tiles.div_ceil(splits).max(1);
         (tiles.div_ceil(per_split).max(1) as u32, per_split as u32)
-    }
-
-    pub(crate) fn forward(&self, problem: &Problem<DeviceMatrix>) -> Result<Results<D>, Error> {
-        let arithmetic = self.forward_arithmetic(problem.matrices().anchors.dtype)?;
-        let prepared = self.prepare_in(arithmetic, problem)?;
-        let positives = self.positives(&prepared)?;
-        let (rows, columns) = self.statistics(&prepared, positives)?;
-        self.results(prepared, rows, columns, None)
-    }
-
-    /// With the loss, and with dscale of ⟨q_i, dq_i⟩ and upstream.
-    fn results(
-        &self,
-        prepared: Prepared<'_, D>,
-        rows: Direction<D>,
-        columns: Option<Direction<D>>,
-        gradient: Option<(&Floats<D>, f32)>,
-    ) -> Result<Results<D>, Error> {
-        let of_columns = columns.as_ref().map(|columns| &columns.rows);
-        Ok(Results {
-            loss_and_dscale: self.reduce(&prepared, Some(&rows.rows), of_columns, gradient)?,
-            statistics: DeviceStatistics::found(prepared, rows, columns),
-        })
-    }
-
-    pub(crate) fn value_and_grad(
-        &self,
-        problem: &Problem<DeviceMatrix>,
-        upstream: f32,
-        gradients: &Gradients<DeviceMatrix>,
-    ) -> Result<Results<D>, Error> {
-        problem.check_gradients(&gradients.dq, gradients.dk.as_ref())?;
-        let prepared = self.prepare(problem)?;
-        let side = Side::new(&prepared, upstream, gradients.accumulate);
-        let positives = self.positives(&prepared)?;
-        let is_one_way = problem.contrast().is_one_way();
-        let (rows, columns, dots) = if is_one_way && self.is_fused(&side, gradients.dk.is_some()) {
-            let rows = self.direction(&prepared, positives.logits)?;
-            let dots = self.gradient_online(&side, &rows, gradients.dq)?;
-            if let Some(dk) = gradients.dk {
-                let known = self.known(&prepared, &prepared.flags, (&rows.masses, None))?;
-                self.gradient_of_candidates(&side, &known, dk)?;
-            }
-            (rows, None, dots)
-        } else if is_one_way {
-            let range = exponent_range(prepared.arithmetic);
-            let bound = self.bound(&prepared, &positives, range)?;
-            let rows = self.direction(&prepared, positives.logits)?;
-            let dots = self.floats(prepared.shape.anchors)?;
-            let found = (&positives.square_norms, &bound);
-            let found = self.exponentials(&prepared, &rows, found, gradients.dk.is_some())?;
-            self.chunked(&side, Softmax::Found(&found), gradients, &dots)?;
-            (rows, None, dots)
-        } else {
-            let (rows, columns) = self.statistics(&prepared, positives)?;
-            let of_columns = columns.as_ref().map(|columns| &columns.masses);
-            let known = self.known(&prepared, &prepared.flags, (&rows.masses, of_columns))?;
-            let dots = self.gradients_known(&side, &known, gradients)?;
-            (rows, columns, dots)
-        };
-        self.results(prepared, rows, columns, Some((&dots, upstream)))
-    }
-
-    /// Returns two numbers, the second of which is dscale.
-    pub(crate) fn backward(
-        &self,
-        problem: &Problem<DeviceMatrix>,
-        statistics: &DeviceStatistics<D>,
-        upstream: f32,
-        gradients: &Gradients<DeviceMatrix>,
-    ) -> Result<Floats<D>, Error> {
-        problem.check_gradients(&gradients.dq, gradients.dk.as_ref())?;
-        statistics.check(problem)?;
-        let prepared = self.prepare(problem)?;
-        let side = Side::new(&prepared, upstream, gradients.accumulate);
-        let has_columns = problem.contrast().has_columns();
-        let (rows, columns) = (&statistics.rows, statistics.columns.as_ref());
-        let columns = columns.filter(|_| has_columns);
-        let found;
-        let (flags, masses) = match statistics.derived_for(problem) {
-            Some(derived) => (&derived.flags, (&derived.rows, derived.columns.as_ref())),
-            None => {
-                self.mean_of_positives(&prepared, &rows.positive)?;
-                let of_columns = columns.map(|columns| self.masses_of(&prepared, columns));
-                found = (self.masses_of(&prepared, rows)?, of_columns.transpose()?);
-                (&prepared.flags, (&found.0, found.1.as_ref()))
-            }
-        };
-        let known = self.known(&prepared, flags, masses)?;
-        let dots = self.gradients_known(&side, &known, gradients)?;
-        // The loss is not wanted; what s itself moves is, where it moves anything.
-        let moves = problem.contrast().rule().depends_on_scale();
-        let (rows, columns) = (Some(rows).filter(|_| moves), columns.filter(|_| moves));
-        self.reduce(&prepared, rows, columns, Some((&dots, upstream)))
     }
 
     /// Rows of a chunk of which each needs `row_bytes` of the budget: whole tiles, at least one.

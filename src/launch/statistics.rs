@@ -9,10 +9,6 @@ use super::{Device, Floats};
 use crate::contrast::Contrast;
 use crate::error::Error;
 
-/// Anchor tiles whose column statistics are kept before they are added up: with 128 rows a tile,
-/// 256 bytes a candidate. NT-Xent may keep one or two more.
-pub(super) const COLUMN_SPLITS: usize = 32;
-
 /// About as many threads as a device runs at a time.
 const FULL_DEVICE: usize = 1 << 17;
 

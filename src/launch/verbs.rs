@@ -1,0 +1,165 @@
+//! The verbs of a contrast: forward, value_and_grad and backward. Gradients are fused where D fits the registers,
+//! and products of chunks of stored weights elsewhere.
+
+use super::chunked::{Softmax, exponent_range};
+use super::gradient::{Finish, Known, Side};
+use super::prepared::Prepared;
+use super::results::{DeviceStatistics, Direction, Results};
+use super::similarity::Similarity;
+use super::statistics::Partial;
+use super::{Device, DeviceMatrix, Floats};
+use crate::engine::Gradients;
+use crate::error::Error;
+use crate::inputs::Problem;
+
+impl<D: Device> Similarity<'_, D> {
+    pub(crate) fn forward(&self, problem: &Problem<DeviceMatrix>) -> Result<Results<D>, Error> {
+        let arithmetic = self.forward_arithmetic(problem.matrices().anchors.dtype)?;
+        let prepared = self.prepare_in(arithmetic, problem)?;
+        let positives = self.positives(&prepared)?;
+        let (rows, columns) = self.statistics(&prepared, positives)?;
+        self.results(prepared, rows, columns, None)
+    }
+
+    /// With the loss, and with dscale of ⟨q_i, dq_i⟩ and upstream.
+    fn results(
+        &self,
+        prepared: Prepared<'_, D>,
+        rows: Direction<D>,
+        columns: Option<Direction<D>>,
+        gradient: Option<(&Floats<D>, f32)>,
+    ) -> Result<Results<D>, Error> {
+        let of_columns = columns.as_ref().map(|columns| &columns.rows);
+        Ok(Results {
+            loss_and_dscale: self.reduce(&prepared, Some(&rows.rows), of_columns, gradient)?,
+            statistics: DeviceStatistics::found(prepared, rows, columns),
+        })
+    }
+
+    pub(crate) fn value_and_grad(
+        &self,
+        problem: &Problem<DeviceMatrix>,
+        upstream: f32,
+        gradients: &Gradients<DeviceMatrix>,
+    ) -> Result<Results<D>, Error> {
+        problem.check_gradients(&gradients.dq, gradients.dk.as_ref())?;
+        let prepared = self.prepare(problem)?;
+        let side = Side::new(&prepared, upstream, gradients.accumulate);
+        let positives = self.positives(&prepared)?;
+        let is_one_way = problem.contrast().is_one_way();
+        let (rows, columns, dots) = if is_one_way && self.is_fused(&side, gradients.dk.is_some()) {
+            let rows = self.direction(&prepared, positives.logits)?;
+            let dots = self.gradient_online(&side, &rows, gradients.dq)?;
+            if let Some(dk) = gradients.dk {
+                let known = self.known(&prepared, &prepared.flags, (&rows.masses, None))?;
+                self.gradient_of_candidates(&side, &known, dk)?;
+            }
+            (rows, None, dots)
+        } else if is_one_way {
+            let range = exponent_range(prepared.arithmetic);
+            let bound = self.bound(&prepared, &positives, range)?;
+            let rows = self.direction(&prepared, positives.logits)?;
+            let dots = self.floats(prepared.shape.anchors)?;
+            let found = (&positives.square_norms, &bound);
+            let found = self.exponentials(&prepared, &rows, found, gradients.dk.is_some())?;
+            self.chunked(&side, Softmax::Found(&found), gradients, &dots)?;
+            (rows, None, dots)
+        } else {
+            let (rows, columns) = self.statistics(&prepared, positives)?;
+            let of_columns = columns.as_ref().map(|columns| &columns.masses);
+            let known = self.known(&prepared, &prepared.flags, (&rows.masses, of_columns))?;
+            let dots = self.gradients_known(&side, &known, gradients)?;
+            (rows, columns, dots)
+        };
+        self.results(prepared, rows, columns, Some((&dots, upstream)))
+    }
+
+    /// Returns two numbers, the second of which is dscale.
+    pub(crate) fn backward(
+        &self,
+        problem: &Problem<DeviceMatrix>,
+        statistics: &DeviceStatistics<D>,
+        upstream: f32,
+        gradients: &Gradients<DeviceMatrix>,
+    ) -> Result<Floats<D>, Error> {
+        problem.check_gradients(&gradients.dq, gradients.dk.as_ref())?;
+        statistics.check(problem)?;
+        let prepared = self.prepare(problem)?;
+        let side = Side::new(&prepared, upstream, gradients.accumulate);
+        let has_columns = problem.contrast().has_columns();
+        let (rows, columns) = (&statistics.rows, statistics.columns.as_ref());
+        let columns = columns.filter(|_| has_columns);
+        let found;
+        let (flags, masses) = match statistics.derived_for(problem) {
+            Some(derived) => (&derived.flags, (&derived.rows, derived.columns.as_ref())),
+            None => {
+                self.mean_of_positives(&prepared, &rows.positive)?;
+                let of_columns = columns.map(|columns| self.masses_of(&prepared, columns));
+                found = (self.masses_of(&prepared, rows)?, of_columns.transpose()?);
+                (&prepared.flags, (&found.0, found.1.as_ref()))
+            }
+        };
+        let known = self.known(&prepared, flags, masses)?;
+        let dots = self.gradients_known(&side, &known, gradients)?;
+        // The loss is not wanted; what s itself moves is, where it moves anything.
+        let moves = problem.contrast().rule().depends_on_scale();
+        let (rows, columns) = (Some(rows).filter(|_| moves), columns.filter(|_| moves));
+        self.reduce(&prepared, rows, columns, Some((&dots, upstream)))
+    }
+
+    /// dq of a one-way loss, and the statistics that are found on the way: 4NMD FLOPs. Returns
+    /// ⟨q_i, dq_i⟩.
+    fn gradient_online(
+        &self,
+        side: &Side<'_, D>,
+        statistics: &Direction<D>,
+        dq: DeviceMatrix,
+    ) -> Result<Floats<D>, Error> {
+        let prepared = side.prepared;
+        let sums = self.fused_sums(side, None, false)?;
+        let anchors = prepared.shape.anchors;
+        let partial = Partial {
+            sums: sums.normalisers.as_ref().map_or(0, Floats::address),
+            splits: sums.splits,
+            ..Partial::default()
+        };
+        self.combine(prepared, statistics.buffers(), 0, anchors, partial)?;
+        let dots = self.floats(anchors)?;
+        let masses = (&statistics.masses, None);
+        self.finish(side, &Finish::whole(&sums, masses, dq, Some(&dots)))?;
+        Ok(dots)
+    }
+
+    /// dk from a known softmax: 4MND FLOPs.
+    fn gradient_of_candidates(
+        &self,
+        side: &Side<'_, D>,
+        known: &Known<'_, D>,
+        dk: DeviceMatrix,
+    ) -> Result<(), Error> {
+        let sums = self.fused_sums(side, Some(known), true)?;
+        self.finish(side, &Finish::whole(&sums, known.masses, dk, None))
+    }
+
+    /// All gradients from a known softmax. Returns ⟨q_i, dq_i⟩.
+    fn gradients_known(
+        &self,
+        side: &Side<'_, D>,
+        known: &Known<'_, D>,
+        gradients: &Gradients<DeviceMatrix>,
+    ) -> Result<Floats<D>, Error> {
+        let prepared = side.prepared;
+        let dots = self.floats(prepared.shape.anchors)?;
+        if !self.is_fused(side, gradients.dk.is_some()) {
+            self.chunked(side, Softmax::Known(known), gradients, &dots)?;
+            return Ok(dots);
+        }
+        let sums = self.fused_sums(side, Some(known), false)?;
+        let finish = Finish::whole(&sums, known.masses, gradients.dq, Some(&dots));
+        self.finish(side, &finish)?;
+        if let Some(dk) = gradients.dk {
+            self.gradient_of_candidates(side, known, dk)?;
+        }
+        Ok(dots)
+    }
+}
