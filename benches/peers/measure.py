@@ -211,16 +211,6 @@ class Card:
         self.torch.cuda.empty_cache()
 
 
-def check(work, n, d, path, device):
-    """The errors of outputs in a file: loss in f32; q, k, dq and dk in bf16."""
-    import torch
-
-    elements = torch.frombuffer(bytearray(Path(path).read_bytes()), dtype=torch.bfloat16)
-    loss, matrices = elements[:2].view(torch.float32)[0], elements[2:].view(4, n, d).to(device)
-    q, k, dq, dk = matrices
-    return {"error": errors(work, (loss.to(device), dq, dk), q, k, 1 / TEMPERATURE)}
-
-
 class Bench:
     """Runs a peer's functions, `load[loss]`, at one loss and shape after another."""
 
@@ -259,7 +249,12 @@ class Bench:
         return {**extra, "error": error, **self.device.sample(self.call, issue, samples)}
 
     def check(self, work, n, d, path):
-        return check(work, n, d, path, self.device.name)
+        """The errors of outputs in a file: loss in f32; q, k, dq and dk in bf16."""
+        import torch
+
+        elements = torch.frombuffer(bytearray(Path(path).read_bytes()), dtype=torch.bfloat16).to(self.device.name)
+        loss, (q, k, dq, dk) = elements[:2].view(torch.float32)[0], elements[2:].view(4, n, d)
+        return {"error": errors(work, (loss, dq, dk), q, k, 1 / TEMPERATURE)}
 
     def release(self):
         self.task = self.call = self.inputs = None

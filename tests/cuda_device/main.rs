@@ -30,10 +30,7 @@ const TESTS: [(&str, Test); 11] = [
         "the first call of a handle may be recorded",
         recorded_at_once,
     ),
-    (
-        "a handle may be dropped while its work is under way",
-        dropped,
-    ),
+    ("a handle may be dropped while its work is running", dropped),
     (
         "threads get the same bits, with one handle and with one each",
         threads,
