@@ -16,7 +16,7 @@ void Block::check_shared(uint32_t address, uint32_t bytes, uint32_t alignment, S
         fail("shared address " + std::to_string(offset) + " is not a multiple of " + std::to_string(alignment), site);
 }
 
-// A word is what the shadow knows: an access of 2 bytes counts as one to its word.
+// The shadow knows words: a 2-byte access counts as one to its word.
 void Block::load_shared(uint32_t address, void* value, uint32_t bytes, Site site) {
     check_shared(address, bytes, bytes, site);
     const uint32_t offset = address - SHARED_BASE;
@@ -51,7 +51,7 @@ const Allocation& Block::allocation_of(const void* address, uint32_t bytes, bool
     return entry;
 }
 
-// The launches before may still write what the thread reads, and read what it writes.
+// Earlier launches may still write what the thread reads, and read what it writes.
 void Block::check_waited(Site site) {
     if (!running->has_waited[current.thread]) fail("global memory is accessed with no wait_for_launches_before", site);
 }

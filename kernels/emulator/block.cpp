@@ -1,3 +1,4 @@
+// One block: the order in which its threads run, its barriers, reports, and the primitives that kernels/ptx calls.
 #include "emulator/block.h"
 
 #include <algorithm>
@@ -118,14 +119,14 @@ void Block::enter() {
     __builtin_unreachable();
 }
 
-// Goes on with the next thread that is ready, until this one is ready again. In one place, so that
-// the processor foresees where the fiber that it switches to goes on.
+// Continues with the next ready thread, until this one is ready again. One call site, so that the CPU predicts where
+// the other fiber continues.
 __attribute__((noinline)) void Block::next() {
     const uint32_t own = current.thread;
     if (together) return cluster.next();
     if (ready_count == 0 && !complete_late_copies()) return switch_to(fibers[own], cluster.scheduler);
     const uint32_t other = take_ready();
-    // The stacks of a block do not fit the first cache: the one after the next is fetched meanwhile.
+    // The stacks of a block exceed the first cache: prefetches the thread after the next.
     const char* after = static_cast<const char*>(fibers[ready[ready_first]].stack_pointer);
     __builtin_prefetch(after);
     __builtin_prefetch(after + 64);
@@ -144,7 +145,7 @@ std::string Block::deadlock() const {
     for (uint32_t i = 0; i < thread_count && shown < 8; ++i) {
         const Thread& thread = threads[i];
         if (thread.ended) continue;
-        // One line a group of threads that wait for the same.
+        // One line for each group of threads that wait for the same.
         const bool as_before = i > 0 && !threads[i - 1].ended && threads[i - 1].waits_for == thread.waits_for &&
                                threads[i - 1].site.line == thread.site.line && threads[i - 1].site.file == thread.site.file &&
                                (thread.waits_for != Operation::MBARRIER || threads[i - 1].barrier == thread.barrier);
@@ -170,7 +171,7 @@ void Block::block_barrier(Site site) {
         if (i != current.thread) make_ready(i);
 }
 
-// Orders the warps that meet: what they have done before is known to those that wait.
+// Orders the warps that arrive: what they have done is known to those that wait.
 void Block::named_barrier(uint32_t number, uint32_t count, bool waits, Site site) {
     if (number == 0 || number >= NAMED_BARRIERS) fail("a named barrier " + std::to_string(number) + "; there are 1 to 15", site);
     if (count == 0 || count % WARP != 0 || count > thread_count)
@@ -234,12 +235,12 @@ namespace {
 TensorMapWords words_of(const uint64_t (&map)[16], Site site) {
     TensorMapWords words;
     std::memcpy(&words, map, sizeof words);
-    if (words.mark != TENSOR_MAP) running->fail("a tensor map that the runner has not made", site);
+    if (words.mark != TENSOR_MAP) running->fail("a tensor map that the emulator has not made", site);
     return words;
 }
 
 Box box_of(const TensorMapWords& map, uint32_t column, uint32_t row) {
-    return {map.data, map.stride, map.rows, map.row_bytes, row, column * map.number_bytes, map.box_rows};
+    return {map.data, map.stride, map.rows, map.row_bytes, row, column * map.element_bytes, map.box_rows};
 }
 
 }  // namespace
@@ -292,9 +293,9 @@ void store_matrices(uint32_t row, const uint32_t (&r)[4], Site site) {
     running->warp_collective(Operation::STORE_MATRICES, arguments, site);
 }
 
-void mma(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], Numbers numbers, Site site) {
+void mma(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], ElementType type, Site site) {
     LaneArguments arguments;
-    arguments.selector = int(numbers);
+    arguments.selector = int(type);
     arguments.a = a;
     arguments.b = b;
     arguments.d = d;

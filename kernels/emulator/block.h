@@ -1,11 +1,11 @@
-// One block: its fibers, its shared memory, its collectives and its copies.
+// One block of the emulator: its fibers, shared memory, collectives and copies.
 //   block.cpp       the order in which threads run, and reports
 //   access.cpp      accesses to memory, cp.async
-//   collective.cpp  what a warp does together
-//   warpgroup.cpp   what four warps do together: asynchronous products
+//   collective.cpp  collectives of a warp
+//   warpgroup.cpp   asynchronous products of a warpgroup
 //   mbarrier.cpp    mbarriers and bulk copies
 //   cluster.cpp     what blocks of a cluster do together
-//   store.cpp       stores of boxes
+//   store.cpp       box stores
 #pragma once
 
 #include <cstdint>
@@ -17,7 +17,7 @@
 #include "emulator/interface.h"
 #include "emulator/mbarrier.h"
 #include "emulator/memory.h"
-#include "emulator/runner.h"
+#include "emulator/emulator.h"
 #include "emulator/shadow.h"
 #include "emulator/tensor_map.h"
 
@@ -25,7 +25,7 @@ namespace infonce::emulator {
 
 constexpr uint32_t WARP = 32, WARPGROUP = 128, MOST_THREADS = 1024, NAMED_BARRIERS = 16, MOST_SHARED = 227 * 1024;
 
-// Where the dynamic shared memory starts: not at 0, so that an address that was never computed shows.
+// The address of dynamic shared memory: not 0, so that an address that was never computed is out of bounds.
 constexpr uint32_t SHARED_BASE = 1024;
 
 // What a thread waits for, or does with its warp.
@@ -36,11 +36,10 @@ enum class Operation : uint8_t {
 
 const char* name_of(Operation operation);
 
-// What a lane brings to a collective of its warp, and takes from it. It lies on the lane's stack
-// until the collective is done.
+// A lane's operands and results of a warp collective. They lie on the lane's stack until the collective is done.
 struct LaneArguments {
     uint32_t value = 0;  // shuffled; or an address
-    int selector = 0;    // lane that a shuffle takes from; transposed; kind of numbers
+    int selector = 0;    // lane that a shuffle takes from; transposed; element type
     const uint32_t* a = nullptr;
     const uint32_t* b = nullptr;
     float* d = nullptr;
@@ -54,7 +53,7 @@ class Block {
     explicit Block(Cluster& cluster);
     ~Block();
     Block(const Block&) = delete;
-    // Makes all threads of a block ready to start; false when there is no memory for that.
+    // Makes all threads of a block ready to start; false when memory is exhausted.
     bool prepare_threads(const InfonceEmulatorLaunch& launch, void (*body)(const void*), const uint32_t (&index)[3], uint64_t seed);
 
     // The primitives, called by the running fiber.
@@ -103,7 +102,7 @@ class Block {
         Site site;
         Block* issuer = nullptr;  // the block of that thread
     };
-    // Its numbers lie in shared memory, then in `read`, then in the matrix.
+    // A box store: its bytes are in shared memory, then in `read`, then in the matrix.
     struct BoxStore {
         uint32_t from;
         Box box;
@@ -111,13 +110,13 @@ class Block {
         bool written;
         Site site;
     };
-    // A product, its registers as they were when it was issued, and which accumulator it has.
+    // A product, the registers of a at its issue, and its accumulator.
     struct Queued {
         Product product;
         uint32_t a[4];
         uint32_t accumulator;
     };
-    // While products have it: where it is, null when it was given back, and what it holds.
+    // An accumulator while products use it: its address (null once given back) and its values.
     struct Accumulator {
         float* d;
         std::vector<float> values;
@@ -151,7 +150,7 @@ class Block {
     struct Warp {
         uint32_t epoch = 1;
         uint32_t arrived = 0;
-        // Of the collective that `arrived` lanes are in, as the first of them has it.
+        // The collective that `arrived` lanes have entered, as the first of them gave it.
         Operation operation = Operation::NONE;
         uint32_t first_arrived = 0;
         Site site{};
@@ -168,7 +167,7 @@ class Block {
         return thread;
     }
     Moment now() const { return {threads_before + current.thread, epoch, warps[current.thread / WARP].epoch}; }
-    // The thread that runs, be it of this block or of another one of the cluster.
+    // The running thread, of this block or of another one of the cluster.
     Moment accessor() const;
     uint32_t accessing_warp() const { return accessor().thread / WARP; }
     uint32_t clock_of(uint32_t thread) const { return (threads_before + thread) / WARP; }
@@ -207,12 +206,12 @@ class Block {
     uint8_t* flags_of(const char* address, uint32_t bytes, Site site);
     void read_source(BoxStore& store);
     void write(BoxStore& store);
-    // At a thread's end: it has waited for all of them.
+    // At a thread's end: checks that it has waited for all of them.
     void check_stores();
     void write_left_stores();
     // Completes bulk copies until a thread is ready; false when none gets ready.
     bool complete_late_copies();
-    // What of mbarriers and bulk copies is left over when all threads have ended; or nothing.
+    // Mbarriers and bulk copies left over when all threads have ended; empty if none.
     std::string unfinished() const;
 
     Cluster& cluster;
@@ -220,7 +219,7 @@ class Block {
     // Of a block that runs alone: rank 0, no thread before its own.
     bool together = false;
     uint32_t rank = 0, threads_before = 0, index[3] = {};
-    // What other blocks have done to this one's shared memory, each entry of the clocks at its last time, and where.
+    // What other blocks have done to this block's shared memory, each entry of the clocks at its last time, and where.
     Clock foreign;
     std::vector<Site> foreign_sites;
 
@@ -240,7 +239,7 @@ class Block {
     char* arena = nullptr;  // shared memory
     Shadow shadow;
     std::vector<Mbarrier> barriers;
-    std::vector<BulkCopy> bulk_copies;  // under way
+    std::vector<BulkCopy> bulk_copies;  // in flight
     std::vector<BoxStore> left_stores;  // whose sources are read; written when the block ends
     // Allocations found lately, while none has been freed since.
     static constexpr uint32_t KNOWN = 8;

@@ -1,3 +1,4 @@
+// Vector clocks: what arrivals release and waits acquire.
 #include "emulator/clocks.h"
 
 #include <algorithm>
@@ -13,7 +14,7 @@ void Clocks::start(uint32_t count, uint32_t blocks) {
 
 void Clocks::release(uint32_t warp, Clock& to) {
     join(to, seen[warp]);
-    // What the warp does after this arrival is not part of it.
+    // The warp's later work is not released.
     to[warp] = std::max(to[warp], times[warp]++);
 }
 

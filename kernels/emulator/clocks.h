@@ -1,8 +1,7 @@
-// Vector clocks of the blocks that run together: what each warp knows to have happened, where mbarriers carry the
-// knowledge. An arrival releases what the warp has done and seen, a wait that returns acquires it.
-// (Mattern, "Virtual time and global states of distributed systems", 1989; at the granularity of
-// warps.) Off, and free of cost, until a block alone initialises its first mbarrier; on from the
-// start in a cluster.
+// Vector clocks of blocks that run together: what each warp knows to have happened, as mbarriers carry it. An arrival
+// releases what the warp has done and seen; a wait acquires it (Mattern, "Virtual time and global states of distributed
+// systems", 1989; at the granularity of warps). The clocks are off, and free, until a block alone initialises its first
+// mbarrier; in a cluster they are on from the start.
 #pragma once
 
 #include <cstdint>
@@ -19,7 +18,7 @@ using Clock = std::vector<uint32_t>;
 
 class Clocks {
   public:
-    // Turns the clocks on, every warp at time 1: `warps` in all of `blocks`.
+    // Starts the clocks, every warp at time 1: `warps` in all of `blocks`.
     void start(uint32_t warps, uint32_t blocks);
     void stop() { warps = 0; }
     bool on() const { return warps > 0; }

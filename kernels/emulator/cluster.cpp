@@ -1,4 +1,4 @@
-// Blocks that run together: whose turn it is, their barrier, and what one does in another's shared memory.
+// Blocks that run together: which runs next, their barrier, and accesses to another block's shared memory.
 #include "emulator/cluster.h"
 
 #include <algorithm>
@@ -47,11 +47,11 @@ bool Cluster::run(const InfonceEmulatorLaunch& launch, void (*body)(const void*)
             block.foreign = clocks.empty();
             block.foreign_sites.assign(block.foreign.size(), Site{});
         }
-        in_turn = start->random() % 2 == 0;
+        keeps_block = start->random() % 2 == 0;
         start = blocks[start->random() % count].get();
     }
 
-    // Fibers hand over to each other; the first comes back here when there is no other to go on with.
+    // Fibers switch to each other; the first comes back here when no other can run.
     start->become_current();
     current.thread = start->take_ready();
     switch_to(scheduler, start->fibers[current.thread]);
@@ -78,7 +78,7 @@ void Cluster::give_up(const std::string& what) {
     __builtin_unreachable();
 }
 
-// ---- Turns
+// ---- Scheduling
 
 void Cluster::next() {
     Fiber& from = running->fibers[current.thread];
@@ -97,7 +97,7 @@ Block* Cluster::choose() {
         for (uint32_t rank = 0; rank < size; ++rank) {
             Block& block = *blocks[rank];
             if (block.ready_count == 0) continue;
-            if (in_turn && &block == last) return &block;
+            if (keeps_block && &block == last) return &block;
             able.push_back(&block);
         }
         if (!able.empty()) return able[blocks[0]->random() % able.size()];
@@ -105,7 +105,7 @@ Block* Cluster::choose() {
     return nullptr;
 }
 
-// One of those under way to any of the blocks.
+// Completes one of the copies in flight to any of the blocks.
 bool Cluster::complete_late_copy() {
     size_t count = 0;
     for (uint32_t rank = 0; rank < size; ++rank) count += blocks[rank]->bulk_copies.size();
@@ -116,7 +116,7 @@ bool Cluster::complete_late_copy() {
     Block& block = *blocks[rank];
     const Block::BulkCopy copy = block.bulk_copies[chosen];
     block.bulk_copies.erase(block.bulk_copies.begin() + ptrdiff_t(chosen));
-    // A fault is the issuing thread's; next() sets who goes on.
+    // A fault belongs to the issuing thread; next() sets who continues.
     copy.issuer->become_current();
     current.thread = copy.thread;
     block.complete(copy);
@@ -125,7 +125,7 @@ bool Cluster::complete_late_copy() {
 
 // ---- The barrier, and the end
 
-// Whoever waits for the barrier's end, the last to arrive too, is made ready by it.
+// The barrier's end makes all waiting threads ready, the last to arrive, too.
 void Block::cluster_barrier(Site site) {
     start_clocks();
     if (cluster.arrived++ == 0) cluster.released = clocks.empty();
@@ -152,8 +152,8 @@ void Cluster::settle_barrier() {
     waiting.clear();
 }
 
-// A thread that has ended counts as one that has arrived. With the last one its block's shared memory is
-// gone: what other blocks did there must have come before.
+// An ended thread counts as arrived. A block's shared memory ends with its last thread: accesses of other blocks must
+// have come before.
 __attribute__((noinline)) void Block::ended_in_cluster() {
     if (cluster.arrived > 0) cluster.settle_barrier();
     if (!together || living > 0) return;

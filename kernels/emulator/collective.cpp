@@ -1,4 +1,4 @@
-// What the 32 threads of a warp do together: the last to arrive does it for all.
+// Collectives of a warp's 32 threads: the last to arrive executes for all.
 #include <cstring>
 
 #include "emulator/block.h"
@@ -32,7 +32,7 @@ void Block::warp_collective(Operation operation, const LaneArguments& arguments,
         if (i != lane) make_ready(warp_index * WARP + i);
 }
 
-// Apart, for its strings would enlarge the stack of every thread that waits.
+// A function of its own: its strings would enlarge the stack of every waiting thread.
 __attribute__((noinline, cold)) void Block::diverged(Operation operation, const Warp& warp, Site site) {
     fail(std::string("divergent warp: this thread is in ") + name_of(operation) + ", thread " +
              std::to_string(warp.first_arrived) + " in " + name_of(warp.operation) + " at " + place(warp.site),

@@ -1,3 +1,4 @@
+// Fibers: the switch in assembly, the first frame, and the stacks.
 #include "emulator/fiber.h"
 
 #include <cstdint>
@@ -8,7 +9,7 @@ namespace infonce::emulator {
 
 #if defined(__x86_64__)
 
-// Callee-saved registers of the System V ABI; the return address is where the fiber goes on.
+// Callee-saved registers of the System V ABI; the return address is where the fiber continues.
 asm(R"(
 .text
 .globl infonce_switch
@@ -108,8 +109,8 @@ char* Stacks::end(size_t index) {
         }
         stack = static_cast<char*>(mapped);
     }
-    // All stacks lie a multiple of the page size apart. Their ends are spread over the cache's sets:
-    // otherwise the frames of all threads would contend for the same few.
+    // Stacks are a multiple of the page size apart. Their ends are spread over the cache's sets; otherwise the frames
+    // of all threads would contend for the same few.
     return stack + GUARD + BYTES - index * SPREAD % MOST_SPREAD;
 }
 

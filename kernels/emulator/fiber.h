@@ -1,5 +1,5 @@
-// Fibers: a stack each, switched by a few instructions. They never leave their OS thread, and none
-// is unwound: what runs on them has no destructors that matter.
+// Fibers: a stack each, switched by a few instructions. They never leave their OS thread, and none is unwound: nothing
+// on them needs a destructor.
 #pragma once
 
 #include <cstddef>
@@ -13,7 +13,7 @@ struct Fiber {
 // Prepares `fiber` to run `entry` on a stack that ends at `stack_end`; `entry` never returns.
 void prepare(Fiber& fiber, char* stack_end, void (*entry)());
 
-// Stores the running fiber in `from` and goes on with `to`.
+// Saves the running fiber in `from` and continues with `to`.
 extern "C" void infonce_switch(void** from, void* to);
 
 inline void switch_to(Fiber& from, Fiber& to) { infonce_switch(&from.stack_pointer, to.stack_pointer); }

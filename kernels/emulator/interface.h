@@ -1,5 +1,5 @@
-// What the host bodies of kernels/ptx call: the runner's side of every primitive. A call names its
-// place in the source, so that a fault can.
+// The emulator bodies of kernels/ptx call these functions, one a primitive. A call carries its place in the source,
+// which a fault reports.
 #pragma once
 
 #include <cstddef>
@@ -11,15 +11,15 @@ struct Site {
     const char* file;
     int line;
 
-    // Where the call stands whose default argument this is. GCC takes the place of the parameter
-    // instead if the built-ins stand between the braces of a temporary.
+    // The place of the call whose default argument this is. If the built-ins stood between the braces of a temporary,
+    // GCC would take the place of the parameter.
     static constexpr Site here(const char* file = __builtin_FILE(), int line = __builtin_LINE()) { return {file, line}; }
 };
 
 // The last parameter of a primitive: where it is called.
 #define INFONCE_SITE ::infonce::emulator::Site site = ::infonce::emulator::Site::here()
 
-// The thread that runs, of the block that runs.
+// The running thread of the running block.
 struct Current {
     uint32_t thread, threads;
     uint32_t block[3], grid[3];
@@ -33,11 +33,11 @@ struct Registration {
     Registration(const char* name, uint32_t threads, size_t params_bytes, uint32_t cluster, void (*run)(const void* params));
 };
 
-enum class Numbers { BF16, F16, TF32, E4M3 };
+enum class ElementType { BF16, F16, TF32, E4M3 };
 
-// Of a number in memory.
-constexpr uint32_t bytes_of(Numbers numbers) {
-    return numbers == Numbers::TF32 ? 4 : numbers == Numbers::E4M3 ? 1 : 2;
+// Of an element in memory.
+constexpr uint32_t bytes_of(ElementType type) {
+    return type == ElementType::TF32 ? 4 : type == ElementType::E4M3 ? 1 : 2;
 }
 
 // One product of a warpgroup (ptx/wgmma.h), as a thread issues it.
@@ -47,7 +47,7 @@ struct Product {
     const uint32_t* a_registers;  // four; null: a is in shared memory
     uint64_t a, b;                // descriptors
     bool accumulate, a_across, b_across;
-    Numbers numbers;
+    ElementType type;
     Site site;
 };
 
@@ -60,7 +60,7 @@ void store_global(void* address, const void* value, uint32_t bytes, Site site);
 void block_barrier(Site site);
 void warp_barrier(Site site);
 void named_barrier(uint32_t number, uint32_t threads, bool waits, Site site);
-// What lane `from` of the warp gives.
+// The value of lane `from` of the warp.
 uint32_t shuffle(uint32_t value, int from, Site site);
 void copy_async_16(uint32_t to, const void* source, bool valid, Site site);
 void commit_copies(Site site);
@@ -71,7 +71,7 @@ void fence_mbarrier_init(Site site);
 void mbarrier_arrive(uint32_t barrier, uint32_t expected_bytes, Site site);
 void mbarrier_wait(uint32_t barrier, uint32_t parity, Site site);
 void copy_box(uint32_t to, const uint64_t (&map)[16], uint32_t column, uint32_t row, uint32_t barrier, Site site);
-// To the blocks of the cluster whose bits are set.
+// Into the blocks of the cluster whose bits are set.
 void multicast_box(uint32_t to, const uint64_t (&map)[16], uint32_t column, uint32_t row, uint32_t barrier, uint16_t blocks, Site site);
 void cluster_barrier(Site site);
 uint32_t cluster_address(uint32_t address, uint32_t rank, Site site);
@@ -82,7 +82,7 @@ void commit_stores(Site site);
 void wait_stores_read(int pending, Site site);
 void load_matrices(uint32_t (&r)[4], uint32_t row, bool transposed, Site site);
 void store_matrices(uint32_t row, const uint32_t (&r)[4], Site site);
-void mma(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], Numbers numbers, Site site);
+void mma(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], ElementType type, Site site);
 void wgmma_fence(Site site);
 void wgmma(const Product& product);
 void wgmma_commit(Site site);

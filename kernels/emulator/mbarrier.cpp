@@ -1,4 +1,4 @@
-// mbarriers, and the copies of boxes that they count.
+// mbarriers, and the box copies that they count.
 #include "emulator/mbarrier.h"
 
 #include <cstring>
@@ -22,7 +22,7 @@ void Block::initialise_barrier(uint32_t address, uint32_t count, Site site) {
     if (count == 0 || count > MOST_ARRIVALS)
         fail("an mbarrier for " + std::to_string(count) + " arrivals; 1 to " + std::to_string(MOST_ARRIVALS) + " are allowed", site);
     if (barriers.size() == MOST_BARRIERS)
-        fail("the runner has at most " + std::to_string(MOST_BARRIERS) + " mbarriers a block", site);
+        fail("the emulator has at most " + std::to_string(MOST_BARRIERS) + " mbarriers a block", site);
     start_clocks();
     if (!shadow.claim(offset / 4, 2, now(), site)) fail(shadow.fault(), site);
     Mbarrier made;
@@ -89,7 +89,7 @@ void Block::arrive(uint32_t address, uint32_t expected_bytes, Site site) {
     settle(barrier);
 }
 
-// Starts the next phase if this one is complete, and wakes who waited for that.
+// Starts the next phase if this one is complete, and wakes its waiters.
 void Block::settle(Mbarrier& barrier) {
     if (barrier.pending > 0 || barrier.transactions != 0) return;
     barrier.pending = barrier.count;
@@ -158,7 +158,7 @@ void Block::complete(const BulkCopy& copy) {
     settle(barrier);
 }
 
-// Swizzled by bits of the address itself; what lies outside the matrix becomes zero.
+// Swizzled by bits of the address; what lies outside the matrix becomes zero.
 void Block::write_box(const BulkCopy& copy) {
     std::memset(arena + copy.to, 0, copy.bytes);
     for (uint32_t row = 0; row < copy.box.box_rows; ++row) {
@@ -173,7 +173,7 @@ __attribute__((noinline)) bool Block::complete_late_copies() {
         const size_t chosen = random() % bulk_copies.size();
         const BulkCopy copy = bulk_copies[chosen];
         bulk_copies.erase(bulk_copies.begin() + ptrdiff_t(chosen));
-        current.thread = copy.thread;  // a fault is that thread's; next() sets who goes on
+        current.thread = copy.thread;  // a fault is that thread's; next() sets who continues
         complete(copy);
     }
     return ready_count > 0;

@@ -1,5 +1,5 @@
-// An mbarrier of shared memory (PTX ISA, "mbarrier"): a phase completes when its arrivals have come
-// and the transaction bytes that were announced have been copied; then the next one starts.
+// An mbarrier of shared memory (PTX ISA, "mbarrier"): a phase completes when its arrivals have come and the announced
+// transaction bytes have been copied; then the next one starts.
 #pragma once
 
 #include <cstdint>

@@ -1,3 +1,4 @@
+// Global memory: allocations, and a flag for each byte of whether it has been written.
 #include "emulator/memory.h"
 
 #include <atomic>
@@ -8,7 +9,7 @@
 #include <new>
 #include <shared_mutex>
 
-#include "emulator/runner.h"
+#include "emulator/emulator.h"
 
 namespace infonce::emulator {
 namespace {
@@ -43,7 +44,7 @@ using namespace infonce::emulator;
 void* infonce_emulator_allocate(uint64_t bytes) {
     Allocation made;
     made.bytes = bytes;
-    // Unwritten numbers are NaN in every type.
+    // Unwritten elements are NaN in every type.
     const uint64_t rounded = (bytes + ALIGNMENT) / ALIGNMENT * ALIGNMENT;
     made.data = static_cast<char*>(std::aligned_alloc(ALIGNMENT, rounded));
     made.written = static_cast<uint8_t*>(std::calloc(bytes + 1, 1));

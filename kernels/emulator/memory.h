@@ -20,7 +20,7 @@ struct Allocation {
 // The allocation that holds a range; data null when there is none.
 Allocation find_allocation(const void* address, uint64_t bytes);
 
-// Grows with every allocation that is freed: what has been looked up before is then out of date.
+// Increases with every allocation that is freed: earlier look-ups are then stale.
 uint64_t allocation_generation();
 
 }  // namespace infonce::emulator

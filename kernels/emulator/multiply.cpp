@@ -1,3 +1,4 @@
+// The arithmetic of mma and wgmma: widening of elements, and products in f32 along the summed axis in order.
 #include "emulator/multiply.h"
 
 #include <cstring>
@@ -5,11 +6,10 @@
 namespace infonce::emulator {
 namespace {
 
-// Eight numbers; GCC and Clang compile operations on it to what the processor has.
+// Eight elements; GCC and Clang compile operations on them to SIMD instructions.
 typedef float Eight __attribute__((vector_size(32)));
 
-// Also for AVX2, where the loader can choose: x86-64 with glibc, and libgcc or its like to ask the
-// processor. The sums are the same.
+// Also for AVX2, where the loader can choose (x86-64 with glibc). The sums are the same.
 #if defined(__x86_64__) && defined(__GLIBC__)
 #define INFONCE_VECTORS __attribute__((target_clones("avx2", "default")))
 #else
@@ -23,7 +23,7 @@ float as_float(uint32_t bits) {
 }
 
 float wide_f16(uint32_t half) {
-    // The exponent's bias grows by 112; as a product this holds for subnormal numbers too.
+    // The exponent's bias grows by 112; as a product this holds for subnormals, too.
     const float size = as_float((half & 0x7fffu) << 13) * 0x1p112f;
     uint32_t bits;
     std::memcpy(&bits, &size, 4);
@@ -38,12 +38,12 @@ float wide_e4m3(uint32_t byte) {
     return byte & 0x80u ? -size : size;
 }
 
-// The numbers of a register: one of tf32, two of 16 bits.
-template <Numbers NUMBERS>
+// The elements of a register: one of tf32, two of 16 bits.
+template <ElementType TYPE>
 void unpack(uint32_t bits, float* to, size_t stride) {
-    if constexpr (NUMBERS == Numbers::TF32) {
+    if constexpr (TYPE == ElementType::TF32) {
         to[0] = as_float(bits & 0xffffe000u);
-    } else if constexpr (NUMBERS == Numbers::BF16) {
+    } else if constexpr (TYPE == ElementType::BF16) {
         to[0] = as_float(bits << 16);
         to[stride] = as_float(bits & 0xffff0000u);
     } else {
@@ -52,17 +52,17 @@ void unpack(uint32_t bits, float* to, size_t stride) {
     }
 }
 
-template <Numbers NUMBERS>
+template <ElementType TYPE>
 void multiply(const LaneArguments* const (&lanes)[WARP]) {
-    constexpr int HALF = NUMBERS == Numbers::TF32 ? 4 : 8, DEPTH = 2 * HALF;
-    constexpr int EACH = NUMBERS == Numbers::TF32 ? 1 : 2;
+    constexpr int HALF = TYPE == ElementType::TF32 ? 4 : 8, DEPTH = 2 * HALF;
+    constexpr int EACH = TYPE == ElementType::TF32 ? 1 : 2;
     float a[16][DEPTH];
     float b[DEPTH][8], d[16][8];
     for (int lane = 0; lane < int(WARP); ++lane) {
         const LaneArguments& own = *lanes[lane];
         const int g = lane / 4, t = lane % 4;
-        for (int i = 0; i < 4; ++i) unpack<NUMBERS>(own.a[i], &a[g + i % 2 * 8][EACH * t + i / 2 * HALF], 1);
-        for (int i = 0; i < 2; ++i) unpack<NUMBERS>(own.b[i], &b[EACH * t + i * HALF][g], 8);
+        for (int i = 0; i < 4; ++i) unpack<TYPE>(own.a[i], &a[g + i % 2 * 8][EACH * t + i / 2 * HALF], 1);
+        for (int i = 0; i < 2; ++i) unpack<TYPE>(own.b[i], &b[EACH * t + i * HALF][g], 8);
     }
     for (int row = 0; row < 16; row += 8) multiply_8x8(a[row], DEPTH, b[0], 8, DEPTH, d[row], 8);
     for (int lane = 0; lane < int(WARP); ++lane) {
@@ -73,15 +73,15 @@ void multiply(const LaneArguments* const (&lanes)[WARP]) {
 
 }  // namespace
 
-void widen(Numbers numbers, const void* from, uint32_t bytes, float* to, uint32_t stride) {
-    if (numbers == Numbers::E4M3) {
+void widen(ElementType type, const void* from, uint32_t bytes, float* to, uint32_t stride) {
+    if (type == ElementType::E4M3) {
         const auto* number = static_cast<const uint8_t*>(from);
         for (uint32_t i = 0; i < bytes; ++i) to[i * stride] = wide_e4m3(number[i]);
         return;
     }
     uint16_t number[8];
     std::memcpy(number, from, bytes);
-    if (numbers == Numbers::F16)
+    if (type == ElementType::F16)
         for (uint32_t i = 0; i < bytes / 2; ++i) to[i * stride] = wide_f16(number[i]);
     else
         for (uint32_t i = 0; i < bytes / 2; ++i) to[i * stride] = as_float(uint32_t(number[i]) << 16);
@@ -101,11 +101,11 @@ void multiply_8x8(const float* a, uint32_t a_stride, const float* b, uint32_t b_
 }
 
 void multiply(const LaneArguments* const (&lanes)[WARP]) {
-    switch (Numbers(lanes[0]->selector)) {
-        case Numbers::BF16: return multiply<Numbers::BF16>(lanes);
-        case Numbers::F16: return multiply<Numbers::F16>(lanes);
-        case Numbers::TF32: return multiply<Numbers::TF32>(lanes);
-        case Numbers::E4M3: return;  // ptx/mma.h has none
+    switch (ElementType(lanes[0]->selector)) {
+        case ElementType::BF16: return multiply<ElementType::BF16>(lanes);
+        case ElementType::F16: return multiply<ElementType::F16>(lanes);
+        case ElementType::TF32: return multiply<ElementType::TF32>(lanes);
+        case ElementType::E4M3: return;  // ptx/mma.h has none
     }
 }
 

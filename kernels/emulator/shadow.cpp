@@ -1,3 +1,4 @@
+// The rules of shared memory: which access is ordered after which, and the reports of those that are not.
 #include "emulator/shadow.h"
 
 #include <algorithm>
@@ -18,9 +19,9 @@ void Shadow::start_clocks(const Clocks& on, uint32_t own_warp, uint32_t own_warp
     first_warp = own_warp;
     warps = own_warps;
     first_barrier = own_barrier;
-    // What has happened before is at the time at which every warp starts.
+    // Earlier events have the time at which every warp starts.
     write_times.assign(words.size(), 1);
-    // The others' rows start where they are first read.
+    // Rows of other warps start where they are first read.
     if (reads.size() < words.size() * warps) reads.resize(words.size() * warps);
     fences.assign(size_t(warps) * 32, {});
     write_fences.assign(words.size(), 0);
@@ -68,7 +69,7 @@ void Shadow::note_read(Word& word, uint32_t index, const Moment& now) {
     } else if (word.reading_warp != warp) {
         word.reader = word.reading_warp = MANY;
     } else if (word.reader != thread) {
-        // Reads of an earlier warp epoch are behind every thread of the warp that reads now.
+        // Reads of an earlier warp epoch are ordered before every thread of the reading warp.
         word.reader = word.read_warp_epoch < now.warp_epoch ? thread : MANY;
     }
     word.read_warp_epoch = now.warp_epoch;
@@ -82,7 +83,7 @@ void Shadow::note_read(Word& word, uint32_t index, const Moment& now) {
 
 template <bool ASYNC>
 bool Shadow::read_words(uint32_t index, uint32_t count, const Moment& now) {
-    // The word before, whose write comes before `now`: neighbours are mostly written at once.
+    // The last word whose write was found to come before `now`: neighbours are mostly written at once.
     const Word* known = nullptr;
     for (const uint32_t end = index + count; index < end; ++index) {
         Word& word = words[index];
@@ -91,7 +92,7 @@ bool Shadow::read_words(uint32_t index, uint32_t count, const Moment& now) {
                               (!clocks || (write_times[index - 1] == write_times[index] &&
                                            write_fences[index - 1] == write_fences[index]));
         if (!is_known) {
-            // Most reads are of what was written before the last barrier of the block, and by many warps.
+            // Most reads are of words written before the last barrier of the block, by many warps.
             const bool settled = word.state == WRITTEN && word.write_epoch < now.block_epoch;
             const bool is_there = word.state == WRITTEN || word.state == LEAVING;
             if (!settled && (!is_there || !after_write(word, index, now))) return refuse_read(index);
@@ -125,7 +126,7 @@ bool Shadow::write(uint32_t index, uint32_t count, const Moment& now, Site site)
     return true;
 }
 
-// The writer has fenced since, and knowledge of that fence has come to who reads now.
+// Whether the writer has fenced since, and the reader knows of that fence.
 bool Shadow::is_fenced(const Word& word, uint32_t index, const Moment& now) const {
     const std::vector<Fence>& of_writer = fences[word.writer - 32 * first_warp];
     if (of_writer.size() == write_fences[index]) return false;
@@ -162,7 +163,7 @@ bool Shadow::begin_copy(uint32_t index, uint32_t count, const Moment& now, Site 
 void Shadow::end_copy(uint32_t index, uint32_t count, const Moment& now) {
     for (; count > 0; ++index, --count) {
         Word& word = words[index];
-        // To others it is written now, not when it was issued.
+        // For others it is written now, not when it was issued.
         word.write_epoch = now.block_epoch;
         word.write_warp_epoch = now.warp_epoch;
         word.state = WRITTEN;
@@ -188,7 +189,7 @@ void Shadow::end_bulk_copy(uint32_t index, uint32_t count, uint32_t barrier, uin
     }
 }
 
-// ---- What is wrong, in words
+// ---- Reports
 
 std::string Shadow::name_of(uint32_t thread) const {
     if (!clocks || (thread / 32 >= first_warp && thread / 32 < first_warp + warps))

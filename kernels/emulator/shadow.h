@@ -1,9 +1,9 @@
-// What is known of every word of shared memory: who wrote and read it since the last barrier, and
-// whether an asynchronous copy is on its way to it.
+// The state of every word of shared memory: who wrote and read it since the last barrier, and whether an asynchronous
+// copy to it is in flight.
 //
-// An access is ordered after an earlier one of another thread if a barrier of the block lies between
-// them, or one of their common warp, or if mbarriers carry the knowledge of it (emulator/clocks.h). Two
-// accesses that are not ordered, one of them a write, are a race, whatever order they happen to run in.
+// An access is ordered after an earlier one of another thread if a barrier of the block, or of their common warp, lies
+// between them, or if mbarriers carry the knowledge of it (emulator/clocks.h). Two unordered accesses, one of them a
+// write, are a race, in whatever order they run.
 #pragma once
 
 #include <cstdint>
@@ -15,14 +15,14 @@
 
 namespace infonce::emulator {
 
-// A point in a thread's time: barriers of its block, and of its warp, that it has passed. Threads of a
-// cluster are counted through; the epochs start at 1.
+// A point in a thread's time: how many barriers of its block and of its warp it has passed. Threads of a cluster are
+// numbered through; epochs start at 1.
 struct Moment {
     uint32_t thread;
     uint32_t block_epoch;
     uint32_t warp_epoch;
 
-    // Of a thread of another block of the cluster: no barrier of the block whose memory it is counts.
+    // A thread of another block of the cluster: barriers of the block whose memory it is do not count.
     static Moment elsewhere(uint32_t thread) { return {thread, 0, 0}; }
     bool is_elsewhere() const { return block_epoch == 0; }
     // Whether a thread at `later` comes after this by barriers of the block and the warp alone.
@@ -38,41 +38,41 @@ class Shadow {
   public:
     // Forgets everything; `words` words, none written.
     void reset(uint32_t words);
-    // Fetches what is known of a word into the cache: all of it together is larger.
+    // Prefetches a word's state into the cache.
     void prefetch(uint32_t word) const {
         if (word < words.size()) __builtin_prefetch(&words[word]);
     }
-    // Each returns false when the access is wrong, and fault() says what it is.
+    // Each returns false if the access is wrong; fault() says why.
     bool read(uint32_t word, uint32_t count, const Moment& now);
     bool write(uint32_t word, uint32_t count, const Moment& now, Site site);
-    // A read by an asynchronous operation, which sees what threads have stored only behind their fences.
+    // A read by an asynchronous operation, which sees threads' stores only behind their fences.
     bool read_async(uint32_t word, uint32_t count, const Moment& now);
-    // The thread fences what it has stored, for such reads.
+    // The thread fences its stores for such reads.
     void fence(const Moment& now);
-    // A store from the words starts, which is such a read and keeps others from writing there; and ends,
-    // waited for by who issued it.
+    // A store from these words starts: it reads them like an asynchronous operation, and nobody may write there; and
+    // ends, when its issuer has waited.
     bool begin_store(uint32_t word, uint32_t count, const Moment& now, Site site);
     void end_store(uint32_t word, uint32_t count, const Moment& now);
-    // A copy starts, which is a write as far as others are concerned; and ends, waited for.
+    // A copy starts, which is a write for others; and ends, waited for.
     bool begin_copy(uint32_t word, uint32_t count, const Moment& now, Site site);
     void end_copy(uint32_t word, uint32_t count, const Moment& now);
     const std::string& fault() const { return wrong; }
 
     // From here on mbarriers order accesses too.
-    // Of all that the clocks know, the block has `warps` from `first_warp` and the mbarriers from `first_barrier`.
+    // The block has, of all entries of the clocks, `warps` from `first_warp` and the mbarriers from `first_barrier`.
     void start_clocks(const Clocks& clocks, uint32_t first_warp, uint32_t warps, uint32_t first_barrier, const Moment& now);
-    // Takes words for an mbarrier: nothing else may touch them any more.
+    // Takes words for an mbarrier: nothing else may touch them.
     bool claim(uint32_t word, uint32_t count, const Moment& now, Site site);
     // A bulk copy of mbarrier `barrier` completes, at `time` of its clock.
     void end_bulk_copy(uint32_t word, uint32_t count, uint32_t barrier, uint32_t time);
 
   private:
     static constexpr uint16_t NOBODY = 0xffff, MANY = 0xfffe;
-    // Writers from here on are bulk copies, by their mbarrier.
+    // Writers from this value on are bulk copies, by their mbarrier.
     static constexpr uint16_t BULK = 0x8000;
-    // The epoch of what a bulk copy wrote: no barrier of the block comes after it by itself.
+    // The epoch of a bulk copy's write: no barrier of the block alone orders it.
     static constexpr uint32_t NEVER = 0xffffffff;
-    // LEAVING: written, and the source of stores under way.
+    // LEAVING: written, and the source of stores in flight.
     enum State : uint8_t { UNWRITTEN, WRITTEN, IN_FLIGHT, BARRIER, LEAVING };
 
     struct Word {
@@ -89,7 +89,7 @@ class Shadow {
         Moment moment;
         uint32_t time;  // of its warp
     };
-    // The stores from a word that are under way, and the latest of them.
+    // The stores in flight from a word, and the latest of them.
     struct Leaving {
         uint32_t stores, thread;
         Site site;
@@ -100,7 +100,7 @@ class Shadow {
     std::vector<Fence>& fences_of(uint32_t thread) { return fences[thread - 32 * first_warp]; }
     template <bool ASYNC>
     bool read_words(uint32_t index, uint32_t count, const Moment& now);
-    // Of a word that a thread has written.
+    // For a word that a thread has written.
     bool is_fenced(const Word& word, uint32_t index, const Moment& now) const;
     bool after_write(const Word& word, uint32_t index, const Moment& now) const;
     bool after_reads(const Word& word, uint32_t index, const Moment& now) const;
@@ -119,7 +119,7 @@ class Shadow {
     uint32_t first_warp = 0, warps = 0, first_barrier = 0;
     std::vector<uint32_t> write_times;
     std::vector<Read> reads;
-    // And the fences of each thread; how many its writer had made when it wrote the word; what leaves it.
+    // The fences of each thread; how many its writer had made when it wrote a word; the stores in flight from it.
     std::vector<std::vector<Fence>> fences;
     std::vector<uint32_t> write_fences;
     std::vector<Leaving> leaving;

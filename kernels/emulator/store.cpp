@@ -1,6 +1,6 @@
-// Stores of boxes from shared memory (cp.async.bulk.tensor to global memory), and the fence before them.
-// A store reads its source, then writes the matrix: each at once, or the one as late as a wait allows and the
-// other when the block ends. The matrix holds nothing readable meanwhile.
+// Box stores from shared memory (cp.async.bulk.tensor to global memory), and the fence before them. A store reads its
+// source at once or as late as a wait allows; then it writes the matrix, at once or at the block's end. Meanwhile the
+// matrix's bytes count as unwritten.
 #include <algorithm>
 #include <cstring>
 
@@ -13,7 +13,7 @@ void Block::fence_async_proxy() {
     shadow.fence(now());
 }
 
-// What is known of whether these bytes have been written.
+// The flags of whether these bytes have been written.
 uint8_t* Block::flags_of(const char* address, uint32_t bytes, Site site) {
     const Allocation& allocation = allocation_of(address, bytes, true, site);
     return allocation.written + (address - allocation.data);

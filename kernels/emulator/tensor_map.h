@@ -1,24 +1,24 @@
-// The runner's own form of a CUtensorMap: 128 bytes that the host fills (`TensorMapWords` in
-// src/emulator/device.rs) and a kernel passes on.
+// The emulator's form of a CUtensorMap: 128 bytes that Rust fills (`TensorMapWords` in src/emulator/device.rs) and a
+// kernel passes on.
 #pragma once
 
 #include <cstdint>
 
 namespace infonce::emulator {
 
-constexpr uint64_t TENSOR_MAP = 0x696e666f6e636570;  // in the first word, so that others are noticed
+constexpr uint64_t TENSOR_MAP = 0x696e666f6e636570;  // in the first word, so that other maps are refused
 
 struct TensorMapWords {
     uint64_t mark;
     char* data;
     uint64_t stride;         // bytes from row to row
     uint32_t rows, row_bytes;
-    uint32_t box_rows, number_bytes;
+    uint32_t box_rows, element_bytes;
 };
 
 constexpr uint32_t BOX_ROW = 128;  // bytes
 
-// Part of a matrix: 128 bytes of some rows, from a byte of a row on. Rows 0: none.
+// A box of a matrix: 128 bytes of some rows, from a byte of a row on. Rows 0: none.
 struct Box {
     char* data;
     uint64_t stride;

@@ -1,6 +1,6 @@
-// Products of a warpgroup (wgmma). A thread queues them; the last of the group's 128 to wait executes
-// what the wait lets it, for all of them, after it has seen that all have queued the same. Products and
-// sums are f32, the summed axis in order; the hardware's sums of e4m3 have fewer bits (ptx/wgmma.h).
+// Products of a warpgroup (wgmma). A thread queues them. The last of the group's 128 threads to wait executes what the
+// wait allows, for all of them, after checking that all have queued the same. Products and sums are f32, the summed
+// axis in order; hardware sums of e4m3 have fewer bits (ptx/wgmma.h).
 #include <algorithm>
 #include <cstring>
 
@@ -11,40 +11,41 @@ namespace infonce::emulator {
 namespace {
 
 constexpr uint32_t ROWS = 64;
-constexpr uint32_t STEP_BYTES = 32;  // of a row, of the summed axis of one product
+constexpr uint32_t STEP_BYTES = 32;  // of a row: the summed axis of one product
 
 // A matrix in shared memory, as its descriptor says (ptx/wgmma.h).
 struct Operand {
-    uint32_t address, next, eight_rows, number_bytes;
+    uint32_t address, next, eight_rows, element_bytes;
     bool across;
 
-    Operand(uint64_t bits, bool across, Numbers numbers)
+    Operand(uint64_t bits, bool across, ElementType type)
         : address(uint32_t(bits & 0x3fff) << 4),
           next(uint32_t(bits >> 16 & 0x3fff) << 4),
           eight_rows(uint32_t(bits >> 32 & 0x3fff) << 4),
-          number_bytes(bytes_of(numbers)),
+          element_bytes(bytes_of(type)),
           across(across) {}
 
-    // Of number k of the summed axis in row `row`; across only with numbers of two bytes. The swizzle works on bits of the address itself.
+    // The address of element k of row `row`; `across` only with 2-byte elements. The swizzle XORs bits of the address
+    // itself.
     uint32_t at(uint32_t row, uint32_t k) const {
         const uint32_t straight = across ? address + row / 64 * next + row % 64 * 2 + k / 8 * eight_rows + k % 8 * 128
-                                         : address + row / 8 * eight_rows + row % 8 * 128 + k * number_bytes;
+                                         : address + row / 8 * eight_rows + row % 8 * 128 + k * element_bytes;
         return straight ^ ((straight >> 7 & 7) << 4);
     }
 };
 
-// The numbers of an operand, widened: number k of row `row` goes to to[row * row_stride + k * k_stride].
-void gather(const Operand& operand, uint32_t rows, Numbers numbers, const char* shared, float* to, uint32_t row_stride,
+// Widens an operand's elements: element k of row `row` goes to to[row * row_stride + k * k_stride].
+void gather(const Operand& operand, uint32_t rows, ElementType type, const char* shared, float* to, uint32_t row_stride,
             uint32_t k_stride) {
-    const uint32_t in_chunk = 16 / operand.number_bytes, depth = STEP_BYTES / operand.number_bytes;
+    const uint32_t in_chunk = 16 / operand.element_bytes, depth = STEP_BYTES / operand.element_bytes;
     if (operand.across) {
         for (uint32_t k = 0; k < depth; ++k)
             for (uint32_t row = 0; row < rows; row += 8)
-                widen(numbers, shared + (operand.at(row, k) - SHARED_BASE), 16, to + row * row_stride + k * k_stride, row_stride);
+                widen(type, shared + (operand.at(row, k) - SHARED_BASE), 16, to + row * row_stride + k * k_stride, row_stride);
     } else {
         for (uint32_t row = 0; row < rows; ++row)
             for (uint32_t k = 0; k < depth; k += in_chunk)
-                widen(numbers, shared + (operand.at(row, k) - SHARED_BASE), 16, to + row * row_stride + k * k_stride, k_stride);
+                widen(type, shared + (operand.at(row, k) - SHARED_BASE), 16, to + row * row_stride + k * k_stride, k_stride);
     }
 }
 
@@ -54,7 +55,7 @@ bool same(Site a, Site b) { return a.line == b.line && (a.file == b.file || std:
 
 bool same(const Product& a, const Product& b) {
     return a.columns == b.columns && (a.a_registers == nullptr) == (b.a_registers == nullptr) && a.a == b.a && a.b == b.b &&
-           a.accumulate == b.accumulate && a.a_across == b.a_across && a.b_across == b.b_across && a.numbers == b.numbers &&
+           a.accumulate == b.accumulate && a.a_across == b.a_across && a.b_across == b.b_across && a.type == b.type &&
            same(a.site, b.site);
 }
 
@@ -77,7 +78,7 @@ void Block::issue(const Product& product) {
     if (!thread.fenced) fail("a product with no wgmma_fence since the last wait", product.site);
     if (!swizzled_by_128(product.b) || (!product.a_registers && !swizzled_by_128(product.a)))
         fail("a descriptor of another layout than 128-byte swizzle from a multiple of 1,024 bytes", product.site);
-    // One thread of each warp speaks for what the warp's part of the product reads.
+    // One thread of each warp checks what the warp's 16 rows of the product read.
     if (current.thread % WARP == 0) check_operands(product, current.thread / WARP);
     Queued queued{product, {}, 0};
     if (product.a_registers) std::memcpy(queued.a, product.a_registers, sizeof queued.a);
@@ -89,7 +90,7 @@ void Block::issue(const Product& product) {
         one.values.assign(product.d, product.d + product.columns / 2);
         all.push_back(std::move(one));
         found = all.end() - 1;
-        // Until a wait, what the registers hold is nobody's business.
+        // Until a wait the registers' values are undefined.
         std::memset(product.d, 0xff, product.columns / 2 * sizeof(float));
     } else if (found->values.size() != product.columns / 2) {
         fail("an accumulator of " + std::to_string(found->values.size()) + " numbers in a product of " +
@@ -147,27 +148,27 @@ __attribute__((noinline)) void Block::execute_products(uint32_t group) {
     for (size_t p = 0; p < count; ++p) {
         const Queued& one = threads[first].products.front()[p];
         const Product& product = one.product;
-        const uint32_t columns = product.columns, number_bytes = bytes_of(product.numbers);
-        const uint32_t depth = STEP_BYTES / number_bytes;
+        const uint32_t columns = product.columns, element_bytes = bytes_of(product.type);
+        const uint32_t depth = STEP_BYTES / element_bytes;
         for (uint32_t i = 1; i < WARPGROUP; ++i) {
             const Queued& other = threads[first + i].products.front()[p];
             if (!same(product, other.product) || one.accumulator != other.accumulator)
                 fail("thread " + std::to_string(first + i) + " has queued another product than thread " + std::to_string(first),
                      other.product.site);
         }
-        // The operands have to be there still.
+        // The operands must not have been overwritten.
         for (uint32_t warp = 0; warp < WARPGROUP / WARP; ++warp) check_operands(product, first / WARP + warp);
         a.resize(ROWS * depth);
         b.resize(depth * columns);
-        gather(Operand(product.b, product.b_across, product.numbers), columns, product.numbers, arena, b.data(), 1, columns);
+        gather(Operand(product.b, product.b_across, product.type), columns, product.type, arena, b.data(), 1, columns);
         if (!product.a_registers) {
-            gather(Operand(product.a, product.a_across, product.numbers), ROWS, product.numbers, arena, a.data(), depth, 1);
+            gather(Operand(product.a, product.a_across, product.type), ROWS, product.type, arena, a.data(), depth, 1);
         } else {
             for (uint32_t i = 0; i < WARPGROUP; ++i) {
                 const uint32_t(&own)[4] = threads[first + i].products.front()[p].a;
                 const uint32_t row = i / WARP * 16 + i % WARP / 4, k = i % 4 * 2;
                 for (uint32_t r = 0; r < 4; ++r)
-                    widen(product.numbers, &own[r], 4, &a[(row + r % 2 * 8) * depth + k + r / 2 * 8], 1);
+                    widen(product.type, &own[r], 4, &a[(row + r % 2 * 8) * depth + k + r / 2 * 8], 1);
             }
         }
         d.resize(ROWS * columns);
@@ -186,7 +187,7 @@ __attribute__((noinline)) void Block::execute_products(uint32_t group) {
     for (uint32_t i = 0; i < WARPGROUP; ++i) threads[first + i].products.erase(threads[first + i].products.begin());
 }
 
-// Gives back the accumulators that no product under way has.
+// Gives back the accumulators that no pending product uses.
 void Block::settle_accumulators(Thread& thread) {
     std::vector<bool> busy(thread.accumulators.size(), false);
     for (const auto& group : thread.products)
@@ -197,7 +198,7 @@ void Block::settle_accumulators(Thread& thread) {
         thread.accumulators.clear();
         return;
     }
-    // The others keep their numbers in the list.
+    // The others keep their values in the list.
     for (size_t i = 0; i < busy.size(); ++i) {
         Accumulator& one = thread.accumulators[i];
         if (busy[i] || !one.d) continue;
@@ -206,10 +207,10 @@ void Block::settle_accumulators(Thread& thread) {
     }
 }
 
-// What a warp's part of a product reads of shared memory: its own 16 rows of a, and all of b.
+// Checks the shared memory that a warp's share of a product reads: its 16 rows of a, and all of b.
 __attribute__((noinline)) void Block::check_operands(const Product& product, uint32_t warp) {
     const Moment moment{threads_before + warp * WARP, epoch, warps[warp].epoch};
-    const uint32_t number_bytes = bytes_of(product.numbers), depth = STEP_BYTES / number_bytes;
+    const uint32_t element_bytes = bytes_of(product.type), depth = STEP_BYTES / element_bytes;
     auto check = [&](const Operand& operand, uint32_t first, uint32_t rows) {
         auto chunk = [&](uint32_t address) {
             check_shared(address, 16, 16, product.site);
@@ -220,11 +221,11 @@ __attribute__((noinline)) void Block::check_operands(const Product& product, uin
                 for (uint32_t row = first; row < first + rows; row += 8) chunk(operand.at(row, k));
         } else {
             for (uint32_t row = first; row < first + rows; ++row)
-                for (uint32_t k = 0; k < depth; k += 16 / number_bytes) chunk(operand.at(row, k));
+                for (uint32_t k = 0; k < depth; k += 16 / element_bytes) chunk(operand.at(row, k));
         }
     };
-    check(Operand(product.b, product.b_across, product.numbers), 0, product.columns);
-    if (!product.a_registers) check(Operand(product.a, product.a_across, product.numbers), warp % 4 * 16, 16);
+    check(Operand(product.b, product.b_across, product.type), 0, product.columns);
+    if (!product.a_registers) check(Operand(product.a, product.a_across, product.type), warp % 4 * 16, 16);
 }
 
 }  // namespace infonce::emulator

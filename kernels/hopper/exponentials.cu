@@ -1,5 +1,5 @@
-// exponentials.cu of similarity/ with warpgroup products; D is above what the fused kernels hold, and
-// so above what resident anchors do.
+// E_ij = 2^(z_ij - o_i) of a chunk and its row sums (similarity/exponentials.h), with wgmma. D exceeds what the fused
+// kernels hold, so no build has resident anchors.
 #include "hopper/scores.h"
 #include "hopper/store_boxes.h"
 #include "similarity/exponentials.h"

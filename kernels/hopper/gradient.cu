@@ -1,15 +1,15 @@
-// The fused gradient of similarity/gradient.h on sm_90a: two warpgroups own 64 rows each, and both
-// products of a tile are wgmma; a third warpgroup's first thread copies.
-//
-// With a term by the streamed rows, the copying warp also brings what their log-sum-exps make of it, and, without
-// the owners' term, which owners' positives they ask for.
+// The fused gradient Σ_j W_ij k_j of similarity/gradient.h on sm_90a. Two consumer warpgroups own 64 rows each; both
+// products of a tile are wgmma. One thread of the third warpgroup is the producer. 4NMD FLOPs.
 //
 //   owner tile      128 rows × D, resident
-//   streamed tiles  COLUMNS × D, STAGES in flight; one tile serves the logits (its rows are columns of
-//                   the product) and, read across, the sums
+//   streamed tiles  COLUMNS × D, STAGES in flight; one tile serves the logits (its rows are columns of the
+//                   product) and, read across, the sums
 //
-// A warpgroup issues the logits of the next tile before the sums of this one, and weighs while these
-// run; the two warpgroups issue in ping-pong (Shah et al., FlashAttention-3, 2024, sections 3.1, 3.2).
+// If weights have a term of the streamed rows, the producer's warp also loads that term. Without the owners' term it
+// loads which owner's positive each streamed row belongs to.
+//
+// A consumer issues the logits of tile t + 1 before the sums of tile t, and computes weights while the sums run. The
+// two consumers issue in ping-pong (Shah et al., FlashAttention-3, 2024, sections 3.1, 3.2).
 #include "hopper/tile.h"
 #include "similarity/owned_rows.h"
 
@@ -22,13 +22,14 @@ struct HopperGradientParams {
     WorkGrid grid;
 };
 
-// What the weights are made of. Known softmax: by the owner's log-sum-exp, the streamed row's, or a sum of
-// both; one kernel each, so that the registers hold no more than a pass needs.
+// The softmax and the terms of the weights. Each set of known terms has its own kernel, so that registers hold no more
+// than it needs.
 enum class Terms { ONLINE, OWNER, STREAMED, BOTH };
 
-// The special-function unit takes 64 / D of the products' time (two terms share an exponential nearly always). Up to
-// D = 64, every n-th exponential goes to the FMA units instead, for 9 issue slots more: n makes both take about equally
-// long, for 128 × 128 logits 16,384 (1 - 1/n) / 16 clocks and twice a warp's instructions a tile (kernels/README.md).
+// One of so many exponentials uses the FMA units; 0: none. The special-function unit takes 64 / D of the products' time
+// (two terms nearly always share an exponential). Up to D = 64 the polynomial takes load off it, for 9 issue slots more
+// each. n balances both: a tile of 128 × 128 logits takes 16,384 (1 - 1/n) / 16 clocks of the unit, and issue takes two
+// clocks an instruction of a warp.
 constexpr int polynomial_each(Terms terms, int dim) {
     if (dim > 64) return 0;
     return terms == Terms::ONLINE ? 16 : terms == Terms::OWNER ? 4 : 8;
@@ -38,17 +39,17 @@ constexpr Softmax softmax_of(Terms terms) { return terms == Terms::ONLINE ? Soft
 
 template <class T, int SLABS, int COLUMNS, int STAGES, Terms TERMS>
 struct HopperGradient : OwnedRows<T, 128, COLUMNS / 8, 8 * SLABS, softmax_of(TERMS), TERMS == Terms::BOTH,
-                                  polynomial_each(TERMS, SLABS * int(SLAB_NUMBERS))> {
+                                  polynomial_each(TERMS, SLABS * int(SLAB_ELEMENTS))> {
     static_assert(STAGES > 2, "two tiles are used while others come in");
     static constexpr bool ONLINE = TERMS == Terms::ONLINE;
     static constexpr bool OWNER_TERM = TERMS == Terms::OWNER || TERMS == Terms::BOTH;
     static constexpr bool STREAMED_TERM = TERMS == Terms::STREAMED || TERMS == Terms::BOTH;
-    static constexpr int ROWS = 128, GROUPS = 2, DIM = SLABS * int(SLAB_NUMBERS);
+    static constexpr int ROWS = 128, GROUPS = 2, DIM = SLABS * int(SLAB_ELEMENTS);
     static constexpr int CONSUMERS = GROUPS * int(WARPGROUP), THREADS = CONSUMERS + int(WARPGROUP);
     static constexpr int OWNER_SLAB = ROWS * SLAB_BYTES, STREAMED_SLAB = COLUMNS * SLAB_BYTES;
     static constexpr int STAGE = SLABS * STREAMED_SLAB;
     static constexpr bool ASKS = STREAMED_TERM && !OWNER_TERM;
-    // Bytes, of the streamed rows of a stage: their terms, and the owners that they ask for.
+    // Bytes of the streamed rows of a stage: their terms, and the owners whose positives they belong to.
     static constexpr int TERMS_BYTES = 4 * COLUMNS, ROWS_BYTES = TERMS_BYTES * (ASKS ? 2 : 1);
     static constexpr int SHARED_BYTES =
         SLABS * OWNER_SLAB + STAGES * (STAGE + ROWS_BYTES) + int(Ring<STAGES>::BYTES) + int(Ring<1>::BYTES);
@@ -96,11 +97,11 @@ struct HopperGradient : OwnedRows<T, 128, COLUMNS / 8, 8 * SLABS, softmax_of(TER
             if (self.tiles > 0) self.consume(state, owner_state);
             self.write();
         }
-        // The turn that is left.
+        // Consumes the other consumer's last arrival.
         if (self.group == 0) self.wait_ping_pong();
     }
 
-    // The part of one warp.
+    // The producer's warp.
     INFONCE_DEVICE void copy(const HopperGradientParams& params) {
         if (STREAMED_TERM) Owned::find_shift();
         const bool leads = thread_index() == uint32_t(CONSUMERS);
@@ -116,7 +117,7 @@ struct HopperGradient : OwnedRows<T, 128, COLUMNS / 8, 8 * SLABS, softmax_of(TER
             Owned::begin(scheduler.work());
             for (uint32_t tile = 0; tile < tiles; ++tile) {
                 copy_streamed(params, leads, tile, state);
-                // After the first tile, whose stage is free before the piece before ends.
+                // After the first tile: its stage becomes free before the last work tile ends.
                 if (tile == 0 && leads) copy_owner(params, owner_state);
                 state.advance();
             }
@@ -127,7 +128,7 @@ struct HopperGradient : OwnedRows<T, 128, COLUMNS / 8, 8 * SLABS, softmax_of(TER
     INFONCE_DEVICE void copy_owner(const HopperGradientParams& params, const PipelineState<1>& state) const {
         const SharedAddress full = owner_ring.fill(state, SLABS * OWNER_SLAB);
         for (uint32_t slab = 0; slab < uint32_t(SLABS); ++slab)
-            copy_box(owner_slabs + slab * OWNER_SLAB, params.owner, slab * SLAB_NUMBERS, first_owner, full);
+            copy_box(owner_slabs + slab * OWNER_SLAB, params.owner, slab * SLAB_ELEMENTS, first_owner, full);
     }
 
     INFONCE_DEVICE void copy_streamed(const HopperGradientParams& params, bool leads, uint32_t tile,
@@ -138,7 +139,7 @@ struct HopperGradient : OwnedRows<T, 128, COLUMNS / 8, 8 * SLABS, softmax_of(TER
             const SharedAddress full = ring.full(state.stage);
             mbarrier_arrive_expect(full, STAGE);
             for (uint32_t slab = 0; slab < uint32_t(SLABS); ++slab)
-                copy_box(stages + state.stage * STAGE + slab * STREAMED_SLAB, params.streamed, slab * SLAB_NUMBERS,
+                copy_box(stages + state.stage * STAGE + slab * STREAMED_SLAB, params.streamed, slab * SLAB_ELEMENTS,
                          first_row, full);
         }
         if (STREAMED_TERM) {
@@ -181,7 +182,7 @@ struct HopperGradient : OwnedRows<T, 128, COLUMNS / 8, 8 * SLABS, softmax_of(TER
             pin_accumulator(flat(weights));
             if (tile + 1 == tiles) owner_ring.release(0);
             weigh(weights, tile, state.stage, factor);
-            // In a loop that ends at once, because D is at least 1: ptxas would wait before the exponentials.
+            // A loop of one iteration (D is at least 1): without it ptxas waits before the exponentials.
             do wgmma_wait<0>();
             while (p.dim == 0);
             pin_accumulator(flat(sums));
@@ -242,7 +243,7 @@ struct HopperGradient : OwnedRows<T, 128, COLUMNS / 8, 8 * SLABS, softmax_of(TER
         }
     }
 
-    // Two blocks of 8 columns are the left operand of a step of 16, as they lie.
+    // Two blocks of 8 columns are, as they lie, the left operand of a step of 16.
     INFONCE_DEVICE static void pack(const Weights& weights, Fragments& fragments) {
         INFONCE_UNROLL
         for (int step = 0; step < STEPS; ++step)
@@ -255,8 +256,8 @@ struct HopperGradient : OwnedRows<T, 128, COLUMNS / 8, 8 * SLABS, softmax_of(TER
 };
 
 #if INFONCE_HOPPER
-// Type, slabs of D, terms, streamed rows, stages. At D = 256 the sums fill half of the registers: what is
-// left holds 64 logits a thread and no second term.
+// Type, slabs of D, terms, streamed rows, stages. At D = 256 the sums fill half of the registers; the rest holds 64
+// logits a thread and no second term.
 #define INFONCE_HOPPER_GRADIENT(NAME, T, SLABS, TERMS, COLUMNS, STAGES)             \
     INFONCE_PROLOGUE_KERNEL(hopper_gradient_##NAME, HopperGradientParams, 384, 1) { \
         HopperGradient<T, SLABS, COLUMNS, STAGES, Terms::TERMS>::run(p);            \

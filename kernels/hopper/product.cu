@@ -1,10 +1,10 @@
-// product.cu of similarity/ with warpgroup products: sums (+)= W · V or Wᵀ · V, 128 × 256 sums a block, in
-// the registers of two warpgroups; a third's first thread copies. 64 of the summed axis a stage.
+// sums (+)= W · V or Wᵀ · V (similarity/product.cu) with wgmma: 128 × 256 sums a block, in the registers of two
+// consumer warpgroups; one thread of the third is the producer. A stage holds 64 of the summed axis.
 //
-//   W·V    W's summed axis lies along rows: one box of 128 rows
-//   Wᵀ·V   it lies across rows: two boxes of 64 rows × 64 numbers, one for each warpgroup
-//   V      across rows, four boxes of 64 rows × 64 numbers; the two blocks of a cluster, which have row tiles
-//          side by side, copy two of them into both
+//   W·V    the summed axis of W lies along rows: one box of 128 rows
+//   Wᵀ·V   it lies across rows: two boxes of 64 rows × 64 elements, one a consumer
+//   V      across rows, four boxes of 64 rows × 64 elements; each CTA of a cluster multicasts two of them, because
+//          both have the same columns and neighbouring row tiles
 #include "hopper/tile.h"
 #include "tile/element.h"
 #include "tile/numbers.h"
@@ -15,10 +15,10 @@ struct HopperProductParams {
     TensorMap left;   // boxes of 128 rows; transposed, of 64
     TensorMap right;  // boxes of 64 rows
     uint32_t rows, columns, summed;  // columns: D
-    uint32_t slabs_per_split;        // pieces are (tile, split), the columns of a pair of row tiles side by side
+    uint32_t slabs_per_split;        // work tiles are (tile, split); columns vary fastest, by clusters
     uint32_t accumulate;             // transposed: add to what `sums` holds; with one split only
     float* sums;                     // splits × rows × columns
-    const WeightShift* shift;        // of the right side's numbers; null: they have none
+    const WeightShift* shift;        // of the right side; null: it has none
     WorkGrid grid;
 };
 
@@ -26,30 +26,30 @@ struct ProductTile {
     static constexpr int ROWS = 128, COLUMNS = 256, GROUPS = 2, STAGES = 4;
     static constexpr int CONSUMERS = GROUPS * int(WARPGROUP), THREADS = CONSUMERS + int(WARPGROUP);
     static constexpr int LEFT = ROWS * SLAB_BYTES;
-    static constexpr int WIDE = SLAB_NUMBERS * SLAB_BYTES;  // 64 of the summed axis × 64 numbers
-    static constexpr int RIGHT = COLUMNS / int(SLAB_NUMBERS) * WIDE, STAGE = LEFT + RIGHT;
+    static constexpr int WIDE = SLAB_ELEMENTS * SLAB_BYTES;  // 64 of the summed axis × 64 elements
+    static constexpr int RIGHT = COLUMNS / int(SLAB_ELEMENTS) * WIDE, STAGE = LEFT + RIGHT;
     using Stages = Ring<STAGES, PAIR>;
     static constexpr int SHARED_BYTES = STAGES * STAGE + int(Stages::BYTES);
 };
 
-// Where a piece's sums are, and the slabs of its part of the summed axis.
+// Where a work tile's sums are, and the slabs of its split of the summed axis.
 struct ProductWork {
     uint32_t split, first_row, first_column, first_slab, slabs;
 
     INFONCE_DEVICE ProductWork(const HopperProductParams& p, Work work) : split(work.split) {
-        // What reads the same rows of W runs at the same time.
+        // Columns vary fastest: blocks that run together read the same rows of W.
         const uint32_t across = (p.columns + ProductTile::COLUMNS - 1) / ProductTile::COLUMNS;
         const uint32_t rank = work.tile % PAIR, pair = work.tile / PAIR;
         first_row = (pair / across * PAIR + rank) * ProductTile::ROWS;
         first_column = pair % across * ProductTile::COLUMNS;
-        const uint32_t all_slabs = (p.summed + SLAB_NUMBERS - 1) / SLAB_NUMBERS;
+        const uint32_t all_slabs = (p.summed + SLAB_ELEMENTS - 1) / SLAB_ELEMENTS;
         first_slab = split * p.slabs_per_split;
         slabs = first_slab < all_slabs ? all_slabs - first_slab : 0;
         if (slabs > p.slabs_per_split) slabs = p.slabs_per_split;
     }
 };
 
-// The part of the copying thread.
+// The producer.
 template <bool TRANSPOSED>
 INFONCE_DEVICE void copy_chunk(const HopperProductParams& p, const ProductTile::Stages& ring, SharedAddress stages) {
     using Tile = ProductTile;
@@ -60,16 +60,16 @@ INFONCE_DEVICE void copy_chunk(const HopperProductParams& p, const ProductTile::
     for (Scheduler<PAIR> scheduler{p.grid}; scheduler.has_work(); scheduler.advance()) {
         const ProductWork work(p, scheduler.work());
         for (uint32_t slab = 0; slab < work.slabs; ++slab) {
-            const uint32_t summed = (work.first_slab + slab) * SLAB_NUMBERS;
+            const uint32_t summed = (work.first_slab + slab) * SLAB_ELEMENTS;
             const SharedAddress full = ring.fill(state, Tile::STAGE), left = stages + state.stage * Tile::STAGE;
             if (TRANSPOSED) {
                 for (uint32_t group = 0; group < uint32_t(Tile::GROUPS); ++group)
-                    copy_box(left + group * Tile::WIDE, p.left, work.first_row + group * SLAB_NUMBERS, summed, full);
+                    copy_box(left + group * Tile::WIDE, p.left, work.first_row + group * SLAB_ELEMENTS, summed, full);
             } else {
                 copy_box(left, p.left, summed, work.first_row, full);
             }
-            for (uint32_t wide = rank; wide < uint32_t(Tile::COLUMNS) / SLAB_NUMBERS; wide += PAIR)
-                multicast_box(left + Tile::LEFT + wide * Tile::WIDE, p.right, work.first_column + wide * SLAB_NUMBERS,
+            for (uint32_t wide = rank; wide < uint32_t(Tile::COLUMNS) / SLAB_ELEMENTS; wide += PAIR)
+                multicast_box(left + Tile::LEFT + wide * Tile::WIDE, p.right, work.first_column + wide * SLAB_ELEMENTS,
                               summed, full, BOTH_BLOCKS);
             state.advance();
         }
@@ -104,7 +104,7 @@ INFONCE_DEVICE void multiply_chunk(const HopperProductParams& p) {
         for (uint32_t slab = 0; slab < work.slabs; ++slab) {
             ring.wait(state);
             const SharedAddress left = stages + state.stage * Tile::STAGE;
-            // Sixteen of the summed axis further on: 32 bytes along rows, sixteen rows of 128 bytes across.
+            // The next 16 of the summed axis: 32 bytes along rows, 16 rows of 128 bytes across.
             const MatrixDescriptor a = describe_matrix(left + group * 64 * SLAB_BYTES, Tile::WIDE);
             const MatrixDescriptor b = describe_matrix(left + Tile::LEFT, Tile::WIDE);
             pin_accumulator(sums);
@@ -129,7 +129,7 @@ INFONCE_DEVICE void multiply_chunk(const HopperProductParams& p) {
                                           [&](int j, int side) { return sums[4 * j + 2 * half + side]; });
         }
     }
-    // No more arrivals at the other block, whose memory has to be there until they have come.
+    // The other block's shared memory exists until all arrivals there have come.
     cluster_barrier();
 }
 

@@ -1,21 +1,20 @@
-// The tile loop of similarity/scores.h on sm_90a: 128 × 256 logits of any D, in the registers of two
-// warpgroups, with wgmma; a third warpgroup's first thread copies. Epilogues are the same.
+// The tile loop z = s·QKᵀ of similarity/scores.h on sm_90a: 128 × 256 logits of any D in the registers of two consumer
+// warpgroups, with wgmma. One thread of the third warpgroup is the producer. The epilogues are those of similarity/.
 //
-//   anchors      RESIDENT: all slabs of the block's 128 rows stay in shared memory, 512 bytes of each at most;
-//                else they come in with the candidates' slabs
-//   candidates   slabs of 256 rows, STAGES in flight; the two blocks of a cluster, which have row tiles side by
-//                side, copy half of each slab into both: without that a tile of D > 256 asks the L2 cache
-//                for 48 KB in 1,024 clocks of its products
+//   anchors      RESIDENT: all slabs of the block's 128 rows stay in shared memory, at most 512 bytes a row;
+//                otherwise they are streamed with the candidates' slabs
+//   candidates   slabs of 256 rows, STAGES in flight; the two CTAs of a cluster have neighbouring row tiles, and
+//                each multicasts half of each slab: alone, a tile of D > 256 would ask the L2 cache for 48 KB in
+//                the 1,024 clocks of a slab's products
 //
-// Numbers are of 16 bits, or e4m3 with a scale of every row (rowwise/quantize.cu); a slab is 128 bytes of either.
-// Scales of columns, or the terms that columns' log-sum-exps add to weights, come by a second warp of the third
-// warpgroup.
+// Elements are 16-bit types, or e4m3 with a scale a row (rowwise/quantize.cu); a slab is 128 bytes of either. A second
+// warp of the third warpgroup loads one value a column: its e4m3 scale, or its term of the weights.
 //
-// With RESIDENT anchors the two warpgroups issue a tile's products in ping-pong: while one multiplies
-// the other is in its epilogue, which takes about as long at D = 128 (Shah et al., FlashAttention-3,
-// 2024, section 3.1). Elsewhere a tile has more slabs than there are stages, and who waits for a turn
-// would keep stages that the other waits for; there the second starts two slabs after the first, and so comes
-// to its epilogue later: it has products left for the time that the first multiplies nothing.
+// With RESIDENT anchors the two consumers issue a tile's products in ping-pong: one multiplies while the other is in
+// its epilogue, which takes about as long at D = 128 (Shah et al., FlashAttention-3, 2024, section 3.1). Otherwise a
+// tile has more slabs than there are stages, and a consumer that waited at the ping-pong barrier would hold stages that
+// the other needs. There the second consumer starts two slabs late, so it still has products to issue while the first
+// is in its epilogue.
 #pragma once
 
 #include "hopper/tile.h"
@@ -43,10 +42,10 @@ struct HopperTile {
     static constexpr int LEFT = ROWS * SLAB_BYTES, RIGHT = COLUMNS * SLAB_BYTES;
     static constexpr int STAGES = 4, RESIDENT_SLABS = 4;
     using Stages = Ring<STAGES, PAIR>;
-    // Up to D = 128 the special-function unit is the limit, at about the time of the products. A quarter of
-    // the exponentials elsewhere leaves it three quarters of that and takes 0.7 of the issue slots.
+    // Up to D = 128 the special-function unit is the limit: it takes about the products' time. With a quarter of the
+    // exponentials on the FMA units it takes three quarters of that, and 0.7 of the issue slots.
     static constexpr int POLYNOMIAL_EACH = 4;
-    // Two rooms for a partial sum of every column from every warp, or room for two boxes of weights of every warp.
+    // Two buffers for each warp's partial sum of every column, or two boxes of weights a warp.
     static constexpr int WEIGHTS_BOX = WARP_ROWS * int(SLAB_BYTES);
     static constexpr int BUFFERS_BYTES = WARPS_DOWN * 2 * WEIGHTS_BOX;
     static constexpr int COLUMNS_BYTES = WARPS_DOWN * COLUMNS * int(sizeof(ScaledSum));
@@ -54,23 +53,23 @@ struct HopperTile {
     static constexpr int SLABS_BYTES = RESIDENT_SLABS * LEFT + STAGES * RIGHT;
     static_assert(STAGES * (LEFT + RIGHT) == SLABS_BYTES, "both ways take the same memory");
     static_assert(RESIDENT_SLABS == STAGES, "the ring holds all slabs of a tile; other tiles have more");
-    // Slabs that the first warpgroup is ahead without turns.
+    // Slabs that the first consumer is ahead without ping-pong.
     static constexpr uint32_t AHEAD = 2;
     static_assert(AHEAD < RESIDENT_SLABS, "longer rows have that much");
-    // The column terms of two tiles.
+    // A double buffer of column terms.
     static constexpr bool BRINGS_COLUMN_TERMS = true;
     static constexpr int TERMS_STAGES = 2, TERMS_BYTES = COLUMNS * int(sizeof(float));
     static constexpr int SHARED_BYTES = SLABS_BYTES + BUFFERS_BYTES + TERMS_STAGES * TERMS_BYTES + int(Stages::BYTES) +
                                         int(Ring<1>::BYTES) + int(Ring<TERMS_STAGES>::BYTES);
-    // Named barriers: of two warpgroups in ping-pong, or of the second that starts later; and of columns'
-    // sums, one for each room.
+    // Named barriers: ping-pong of the consumers, or the late start of the second; and one a buffer of column sums.
     static constexpr uint32_t PING_PONG = 1, START = 1, COLUMNS_WRITTEN = 3;
 
-    // The first warpgroup leaves its partial sums of columns and goes on; the second, whose epilogue comes
-    // later, adds up those of both. Tiles use two rooms in turn, so that neither waits for the other's next
-    // tile, which would take their turns out of step. A room is free again two tiles later: the first group
-    // gets there after the second has begun the tile between, by their turns or because a tile has more slabs
-    // than there are stages, and for the same reasons the second's own warps have all begun it.
+    // Consumer 0 leaves its partial column sums in a buffer and continues; consumer 1, later in its epilogue, adds up
+    // both. Two buffers alternate, so that neither waits for the other's next tile.
+    //
+    // A buffer is free two tiles later. Consumer 0 gets there only after consumer 1 has begun the tile between: by the
+    // ping-pong, or because a tile has more slabs than there are stages. For the same reasons all warps of consumer 1
+    // have begun it.
     INFONCE_DEVICE static SharedAddress open_columns(SharedAddress buffer) { return buffer; }
     template <class SumUp>
     INFONCE_DEVICE static void close_columns(SharedAddress buffer, const SumUp& sum_up) {
@@ -82,7 +81,7 @@ struct HopperTile {
     }
 };
 
-// Where a block has what.
+// The layout of shared memory.
 template <bool RESIDENT>
 struct HopperScoresMemory {
     using Tile = HopperTile;
@@ -105,11 +104,11 @@ struct HopperScoresMemory {
 
 INFONCE_DEVICE uint32_t slabs_of_row(const ScoresParams& p) { return (p.anchors.row_bytes + SLAB_BYTES - 1) / SLAB_BYTES; }
 
-// The part of the copying thread.
+// The producer.
 template <class T, bool WALKS, bool RESIDENT>
 INFONCE_DEVICE void copy_tiles(const HopperScoresParams& p, const HopperScoresMemory<RESIDENT>& memory) {
     using Tile = HopperTile;
-    constexpr uint32_t STAGE = HopperScoresMemory<RESIDENT>::STAGE, NUMBERS = SLAB_BYTES / sizeof(T);
+    constexpr uint32_t STAGE = HopperScoresMemory<RESIDENT>::STAGE, ELEMENTS = SLAB_BYTES / sizeof(T);
     constexpr uint32_t HALF = Tile::COLUMNS / PAIR;
     const uint32_t half = cluster_rank() * HALF, slabs = slabs_of_row(p.scores);
     prefetch_map(p.anchors);
@@ -124,23 +123,23 @@ INFONCE_DEVICE void copy_tiles(const HopperScoresParams& p, const HopperScoresMe
             const uint32_t first_column = tiles.first_column(tile);
             for (uint32_t slab = 0; slab < slabs; ++slab) {
                 const SharedAddress full = memory.ring.fill(state, STAGE), to = memory.stages + state.stage * STAGE;
-                multicast_box(to + half * SLAB_BYTES, p.candidates, slab * NUMBERS, first_column + half, full, BOTH_BLOCKS);
-                if (!RESIDENT) copy_box(to + Tile::RIGHT, p.anchors, slab * NUMBERS, first_row, full);
+                multicast_box(to + half * SLAB_BYTES, p.candidates, slab * ELEMENTS, first_column + half, full, BOTH_BLOCKS);
+                if (!RESIDENT) copy_box(to + Tile::RIGHT, p.anchors, slab * ELEMENTS, first_row, full);
                 state.advance();
             }
-            // After the first tile's candidates, whose stages are free before the piece before ends.
+            // After the first tile's candidates: their stages become free before the last work tile ends.
             if (RESIDENT && tile == 0) {
                 const SharedAddress full = memory.resident_ring.fill(resident_state, slabs * Tile::LEFT);
                 for (uint32_t slab = 0; slab < slabs; ++slab)
-                    copy_box(memory.resident + slab * Tile::LEFT, p.anchors, slab * NUMBERS, first_row, full);
+                    copy_box(memory.resident + slab * Tile::LEFT, p.anchors, slab * ELEMENTS, first_row, full);
                 resident_state.advance();
             }
         }
     }
 }
 
-// The part of the warp that brings a number for each of a tile's columns, up to two tiles ahead: its loads are under
-// way together, and no other warp waits for them.
+// The warp that loads one value a column, up to two tiles ahead. Its loads are in flight together, and no other warp
+// waits for them.
 template <class T, bool WALKS, bool RESIDENT>
 INFONCE_DEVICE void bring_column_terms(const HopperScoresParams& params, const HopperScoresMemory<RESIDENT>& memory) {
     using Tile = HopperTile;
@@ -176,7 +175,7 @@ INFONCE_DEVICE void bring_column_terms(const HopperScoresParams& params, const H
     }
 }
 
-// Logits of numbers that were divided by a scale of their row: the products times the scales of both rows.
+// Scales of e4m3 rows: a logit is the product of codes times both rows' scales.
 struct RowScales {
     float of[2];
 
@@ -203,9 +202,8 @@ struct NoScales {
     INFONCE_DEVICE void apply(Logits<HopperTile>&, SharedAddress) const {}
 };
 
-// Runs the tiles of all pieces that this block takes, one of a cluster of PAIR; for each piece an epilogue,
-// `epilogue.tile(logits, first_column, room)` after each of its tiles and `epilogue.write(room)` at the end, on
-// the threads of the consumers only.
+// Runs all work tiles of this block, which is one of a cluster of PAIR. Each work tile gets an epilogue; the consumers
+// call `epilogue.tile(logits, first_column, buffer)` after each of its tiles and `epilogue.write(buffer)` at the end.
 template <class T, bool RESIDENT, template <class> class Epilogue>
 INFONCE_DEVICE void hopper_score_tiles(const HopperScoresParams& params) {
     using Tile = HopperTile;
@@ -253,8 +251,8 @@ INFONCE_DEVICE void hopper_score_tiles(const HopperScoresParams& params) {
             if (RESIDENT) named_barrier(Tile::PING_PONG + group, Tile::CONSUMERS);
             if (!RESIDENT && tile == 0 && group == 1) named_barrier(Tile::START, Tile::CONSUMERS);
             uint32_t last_stage = 0;
-            // Against a parameter, as a count of slabs would be one register too many; at least one, or the
-            // compiler waits after products.
+            // Compared with a parameter, because a count of slabs takes one register too many. A do loop, because
+            // otherwise the compiler waits after products.
             uint32_t slab = 0;
             do {
                 ring.wait(state);
@@ -271,7 +269,7 @@ INFONCE_DEVICE void hopper_score_tiles(const HopperScoresParams& params) {
                         sums, a + step * 32, b + step * 32, slab > 0 || step > 0);
                 ring.follow(state, last_stage, slab == 0);
             } while (++slab * SLAB_BYTES < p.anchors.row_bytes);
-            // The other's products follow these.
+            // The other consumer's products follow these.
             if (RESIDENT) named_arrive(Tile::PING_PONG + 1 - group, Tile::CONSUMERS);
             wgmma_wait<0>();
             pin_accumulator(sums);
@@ -295,9 +293,9 @@ INFONCE_DEVICE void hopper_score_tiles(const HopperScoresParams& params) {
         }
         epilogue.write(buffer);
     }
-    // The turn that is left.
+    // Consumes the other consumer's last arrival.
     if (RESIDENT && group == 0) named_barrier(Tile::PING_PONG, Tile::CONSUMERS);
-    // No more arrivals at the other block, whose memory has to be there until they have come.
+    // The other block's shared memory exists until all arrivals there have come.
     cluster_barrier();
 }
 

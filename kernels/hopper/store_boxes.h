@@ -1,5 +1,5 @@
-// How a tile of 16-bit weights gets to memory on sm_90a: a warp's 16 rows × 64 numbers at a time, through
-// shared memory, so that whole rows of 128 bytes are written. Two boxes of a warp are in flight.
+// Stores a tile of 16-bit weights on sm_90a: a warp writes 16 rows × 64 elements at a time through shared memory, as a
+// box of whole 128-byte rows. Two boxes of a warp are in flight.
 #pragma once
 
 #include "hopper/scores.h"
@@ -13,7 +13,7 @@ namespace infonce {
 template <class T, class Tile>
 struct BoxStores {
     static_assert(Tile::ROW_BLOCKS == 1 && Tile::WARPS_ACROSS == 1, "a warp has 16 whole rows of the tile");
-    static_assert(STORED_BLOCKS * 8 == SLAB_NUMBERS, "a box's columns");
+    static_assert(STORED_BLOCKS * 8 == SLAB_ELEMENTS, "a box's columns");
     static_assert(Tile::COLUMN_BLOCKS / STORED_BLOCKS % 2 == 0, "a tile ends with the second of two stages");
     const TensorMap& map;
 
@@ -43,7 +43,7 @@ struct BoxStores {
         }
     }
 
-    // Before the thread ends, or the room serves something else.
+    // Before the thread ends, or the buffer is used for something else.
     INFONCE_DEVICE void finish() { wait_stores_read<0>(); }
 };
 

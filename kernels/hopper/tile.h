@@ -1,10 +1,10 @@
-// What the kernels for sm_90a share: which threads do what, and the ring of stages between them.
+// What the sm_90a kernels share: the roles of warps, the ring of stages, the scheduler.
 //
-// A block has consumer warpgroups, which multiply, and one warp that copies: a stage is full when its
-// bytes have come, and empty again when every consumer warp has arrived.
+// A block has consumer warpgroups, which multiply, and one producer warp. A stage is full when its bytes have come, and
+// empty when every consumer warp has arrived.
 //
-// Two blocks of a cluster can share what their stages hold: each copies half of it into both. A stage is
-// empty then when the consumer warps of both blocks have arrived, for either half overwrites both.
+// The two CTAs of a cluster can share stages: each multicasts half of a stage to both. A stage is then empty when the
+// consumer warps of both have arrived, because either half overwrites both blocks' memory.
 #pragma once
 
 #include "ptx/barrier.h"
@@ -28,7 +28,7 @@
 
 namespace infonce {
 
-// Stage and parity of a ring's next turn.
+// Stage and parity of the next use of a ring.
 template <int STAGES>
 struct PipelineState {
     uint32_t stage = 0, parity = 0;
@@ -39,18 +39,18 @@ struct PipelineState {
     }
 };
 
-// Blocks of a cluster that share copies, and the mask of them all.
+// CTAs of a cluster that share copies, and the multicast mask of all of them.
 constexpr uint32_t PAIR = 2;
 constexpr uint16_t BOTH_BLOCKS = 0b11;
 
-// The mbarriers of a ring of STAGES stages that `consumers` warps of each of BLOCKS blocks read.
+// The mbarriers of a ring of STAGES stages. `consumers` warps of each of BLOCKS blocks read a stage.
 template <int STAGES, uint32_t BLOCKS = 1>
 struct Ring {
     static constexpr uint32_t BYTES = 2 * STAGES * MBARRIER_BYTES;
     SharedAddress barriers;
 
-    // By one thread; fence_mbarrier_init and a barrier of the block, or of the cluster, follow. `writers`:
-    // threads that arrive at a full stage besides the one that announces copies.
+    // By one thread; fence_mbarrier_init and a barrier of the block or cluster follow. `writers`: threads that arrive
+    // at a full stage besides the one that announces copies.
     INFONCE_DEVICE void init(uint32_t consumers, uint32_t writers = 0) const {
         for (uint32_t stage = 0; stage < uint32_t(STAGES); ++stage) {
             mbarrier_init(full(stage), 1 + writers);
@@ -60,16 +60,16 @@ struct Ring {
     INFONCE_DEVICE SharedAddress full(uint32_t stage) const { return barriers + stage * MBARRIER_BYTES; }
     INFONCE_DEVICE SharedAddress empty(uint32_t stage) const { return full(STAGES + stage); }
 
-    // Until the stage is free.
+    // Waits until the stage is empty.
     INFONCE_DEVICE void wait_empty(const PipelineState<STAGES>& state) const { mbarrier_wait(empty(state.stage), state.parity ^ 1); }
-    // The copying thread: waits for that, and announces what will come.
+    // The producer: waits until the stage is empty, and announces the bytes to come.
     INFONCE_DEVICE SharedAddress fill(const PipelineState<STAGES>& state, uint32_t bytes) const {
         wait_empty(state);
         mbarrier_arrive_expect(full(state.stage), bytes);
         return full(state.stage);
     }
     INFONCE_DEVICE void wait(const PipelineState<STAGES>& state) const { mbarrier_wait(full(state.stage), state.parity); }
-    // A consumer warp, whose products of the stage have ended.
+    // A consumer warp: its products of the stage have ended.
     INFONCE_DEVICE void release(uint32_t stage) const {
         const uint32_t lane = thread_index() % 32;
         if (BLOCKS > 1) {
@@ -78,8 +78,8 @@ struct Ring {
             mbarrier_arrive(empty(stage));
         }
     }
-    // A consumer warp, whose products of the turn's stage are issued: those of the stage `before` end, which is
-    // handed back, and the next turn's come. `first`: there are none before.
+    // A consumer warp that has issued the products of `state`'s stage: waits for those of stage `before`, releases it
+    // and advances. `first`: there is no stage before.
     INFONCE_DEVICE void follow(PipelineState<STAGES>& state, uint32_t& before, bool first) const {
         wgmma_commit();
         if (!first) {
@@ -91,16 +91,16 @@ struct Ring {
     }
 };
 
-// All work tiles of a launch: tiles × splits, in groups of rows: `group` clusters' row tiles against every split, then
-// the next (src/launch/choice.rs).
+// All work tiles of a launch, tiles × splits, in groups of rows: the row tiles of `group` clusters against every split,
+// then the next group (src/launch/choice.rs).
 struct WorkGrid {
     uint32_t tiles, splits, group, padding;
 };
 
-// A static persistent scheduler. The grid has as many blocks as the device runs at a time (src/launch/choice.rs),
-// and block b takes pieces b, b + gridDim, …: copies of the next one come in while the sums of the last are written.
-// Within a group row tiles vary fastest, so that what runs at the same time shares the other side's rows, and the
-// group's own, in L2. The BLOCKS blocks of a cluster take tiles side by side.
+// A static persistent scheduler. The grid has as many blocks as the device runs at a time; block b processes work tiles
+// b, b + gridDim, …. Copies of the next work tile run while the last one's sums are written. Within a group row tiles
+// vary fastest, so blocks that run together share the other side's rows, and the group's own, in L2. The BLOCKS blocks
+// of a cluster have neighbouring row tiles.
 template <uint32_t BLOCKS = 1>
 struct Scheduler {
     const WorkGrid& grid;
@@ -116,7 +116,7 @@ struct Scheduler {
     INFONCE_DEVICE void advance() { index += grid_size().x / BLOCKS; }
 };
 
-// Columns of 128-byte slabs of 16-bit numbers.
-constexpr uint32_t SLAB_NUMBERS = 64;
+// Elements of a row of a slab, of 16-bit types.
+constexpr uint32_t SLAB_ELEMENTS = 64;
 
 }  // namespace infonce

@@ -1,4 +1,4 @@
-// The scores of similarity/top_k.cu with warpgroup products: all of them, or lists of the best.
+// ⟨q_i, k_j⟩ of a chunk, stored whole or as lists of the best (similarity/top_k.cu), with wgmma.
 #include "hopper/scores.h"
 #include "similarity/best_lists.h"
 #include "similarity/store_scores.h"

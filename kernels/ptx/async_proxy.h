@@ -1,8 +1,9 @@
-// The fence between what threads store and what asynchronous operations read (fence.proxy.async, sm_90).
-// Box stores and products of a warpgroup read shared memory through a proxy of their own, which need not
-// see what was stored there by ordinary instructions (store_shared, store_matrices, copy_async_16 once it
-// is waited for). Who has stored says so with this fence, then meets who issues the operation. PTX ISA,
-// "Async Proxy", "membar/fence"; products, "Asynchronous Warpgroup Level Matrix Instructions".
+// The proxy fence (fence.proxy.async, sm_90) between what threads store and what asynchronous operations read.
+//
+// Box stores and wgmma read shared memory through the asynchronous proxy. It need not see ordinary stores
+// (store_shared, store_matrices, a finished copy_async_16). The thread that stored executes this fence, then
+// synchronises with the thread that issues the operation. PTX ISA, "Async Proxy", "membar/fence", "Asynchronous
+// Warpgroup Level Matrix Instructions".
 #pragma once
 
 #include "ptx/kernel.h"

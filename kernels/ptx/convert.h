@@ -1,5 +1,5 @@
-// Conversions between f32 and the types of the tensor cores, to nearest, ties to even (tf32: ties
-// away from zero, as the hardware has it).
+// Conversions between f32 and the types of the tensor cores: to nearest, ties to even (tf32: ties away from zero, as in
+// hardware).
 #pragma once
 
 #include "ptx/kernel.h"
@@ -70,7 +70,7 @@ inline float to_float(f16 x) {
 
 #endif
 
-// Two of e4m3 in 16 bits. What is larger than the largest becomes the largest, infinity too; NaN stays NaN.
+// Two e4m3 in 16 bits. Values beyond ±448 and infinities saturate to ±448; NaN stays NaN.
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 890
 INFONCE_DEVICE uint32_t pack_e4m3(float low, float high) {
     uint16_t packed;

@@ -1,4 +1,4 @@
-// Copies from global to shared memory that run beside the threads (cp.async, sm_80).
+// Asynchronous copies from global to shared memory (cp.async, sm_80).
 #pragma once
 
 #include "ptx/kernel.h"
@@ -7,15 +7,15 @@
 namespace infonce {
 
 #ifdef __CUDACC__
-// 16 bytes; zeros when not `valid`, and `source` is then not read.
+// 16 bytes. If not `valid`, writes zeros and does not read `source`.
 INFONCE_DEVICE void copy_async_16(SharedAddress to, const void* source, bool valid) {
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to),
                  "l"(__cvta_generic_to_global(source)), "r"(valid ? 16 : 0)
                  : "memory");
 }
-// Closes the group of this thread's copies since the last one.
+// Commits this thread's copies since the last commit as one group.
 INFONCE_DEVICE void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
-// Waits until at most PENDING of this thread's newest groups are still under way.
+// Waits until at most PENDING of this thread's newest groups are pending.
 template <int PENDING>
 INFONCE_DEVICE void wait_copies() {
     asm volatile("cp.async.wait_group %0;" ::"n"(PENDING) : "memory");

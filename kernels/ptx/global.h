@@ -1,4 +1,4 @@
-// Global memory. On the host every access is checked against what has been allocated and written.
+// Loads and stores of global memory. The emulator checks every access against what is allocated and written.
 #pragma once
 
 #include "ptx/kernel.h"
@@ -8,7 +8,7 @@ namespace infonce {
 
 #ifdef __CUDACC__
 
-// A pointer that was itself read from memory: unless told, the compiler cannot know that it is global.
+// A pointer that was read from memory: tells the compiler that it points to global memory.
 template <class T>
 INFONCE_DEVICE T* global_pointer(T* address) {
     __builtin_assume(__isGlobal(address));

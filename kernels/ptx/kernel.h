@@ -1,23 +1,22 @@
-// How a kernel is declared, what orders it after the launches before, and where a thread finds itself. Compiled
-// by nvcc this is device code; compiled by a C++ compiler it runs on the CPU, every thread a fiber (kernels/emulator).
+// Declares kernels, orders them after earlier launches, and gives thread and block indices. nvcc compiles this as
+// device code; a C++ compiler builds it for the emulator, where every thread is a fiber (kernels/emulator).
 #pragma once
 
 #include <cstdint>
 
 #ifdef __CUDACC__
 #define INFONCE_DEVICE __device__ __forceinline__
-// Before a loop whose arrays are to stay in registers.
+// Before a loop whose arrays have to stay in registers.
 #define INFONCE_UNROLL _Pragma("unroll")
-// A kernel of blocks of THREADS threads, MIN_BLOCKS of which are to fit a multiprocessor. Its body
-// sees the parameters as `p`, and begins behind wait_for_launches_before.
+// A kernel with blocks of THREADS threads, at least MIN_BLOCKS resident an SM. Its body sees the parameters as `p` and
+// starts after wait_for_launches_before.
 #define INFONCE_KERNEL(NAME, PARAMS, THREADS, MIN_BLOCKS) \
     INFONCE_ENTRY(NAME, PARAMS, __launch_bounds__(THREADS, MIN_BLOCKS), wait_for_launches_before())
-// The same with a prologue that needs no global memory: the body itself calls wait_for_launches_before.
+// The same with a prologue that needs no global memory: the body calls wait_for_launches_before itself.
 #define INFONCE_PROLOGUE_KERNEL(NAME, PARAMS, THREADS, MIN_BLOCKS) \
     INFONCE_ENTRY(NAME, PARAMS, __launch_bounds__(THREADS, MIN_BLOCKS), )
-// With a prologue, in clusters of CLUSTER blocks, consecutive in x, which run at the same time (ptx/cluster.h).
-// The grid's x is a multiple of CLUSTER; of sm_90 on. (PTX ISA, "Cluster Dimension Directives":
-// .reqnctapercluster; 8 blocks are what every such device can run.)
+// With a prologue, in clusters of CLUSTER blocks, consecutive in x (ptx/cluster.h). The grid's x is a multiple of
+// CLUSTER. sm_90 and newer. (PTX ISA, "Cluster Dimension Directives": .reqnctapercluster; every such device runs 8.)
 #define INFONCE_CLUSTER_KERNEL(NAME, PARAMS, THREADS, MIN_BLOCKS, CLUSTER)      \
     static_assert(CLUSTER >= 1 && CLUSTER <= 8, "a cluster has 1 to 8 blocks"); \
     INFONCE_ENTRY(NAME, PARAMS, __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THREADS, MIN_BLOCKS), )
@@ -51,21 +50,20 @@
 
 namespace infonce {
 
-// Launches of a stream that overlap (PTX ISA, "griddepcontrol"; CUDA C++ Programming Guide, "Programmatic
-// Dependent Launch"): where the host allows it (src/cuda/launch.rs), blocks of a launch become resident while the
-// launch before still runs. The image of sm_90a has both instructions; in others the primitives are nothing.
+// Launches of a stream overlap where the attribute allows it (src/cuda/launch.rs): blocks become resident while the
+// launch before still runs. Only the sm_90a image has the instructions; elsewhere these functions are empty. PTX ISA,
+// "griddepcontrol"; CUDA C++ Programming Guide, "Programmatic Dependent Launch".
 #ifdef __CUDACC__
-// Until the launch before has ended and what it wrote is visible. Every thread of every kernel waits, on every
-// path, before it touches global memory: so the launch before has ended only after the one before that, and
-// behind this wait all earlier launches have ended.
+// Waits until the launch before has ended and its writes are visible. Every thread of every kernel waits, on every
+// path, before it accesses global memory. So a launch ends only after the one before it, and behind this wait all
+// earlier launches have ended.
 INFONCE_DEVICE void wait_for_launches_before() {
 #if __CUDA_ARCH__ >= 900
     asm volatile("griddepcontrol.wait;" ::: "memory");
 #endif
 }
-// Every kernel begins with this. When all blocks of a launch have come here, or ended, blocks of the next one
-// start where there is space: all of this one have their place by then. It orders nothing. The next launch waits
-// for this one's end, whenever it was started.
+// Every kernel starts with this. When all blocks of a launch have executed it, or ended, blocks of the next launch may
+// start where there is space. It orders nothing: the next launch waits for the end of this one.
 INFONCE_DEVICE void let_next_launch_start() {
 #if __CUDA_ARCH__ >= 900
     asm volatile("griddepcontrol.launch_dependents;" ::: "memory");

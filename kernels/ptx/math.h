@@ -1,5 +1,5 @@
-// Elementary functions: `_fast` ones are the hardware's approximations (relative error about 2^-22),
-// `_exact` ones are accurate to a few units in the last place.
+// Elementary functions. `_fast`: the hardware's approximations, relative error about 2^-22. `_exact`: accurate to a few
+// units in the last place.
 #pragma once
 
 #include "ptx/kernel.h"
@@ -28,9 +28,9 @@ INFONCE_DEVICE float log2_exact(float x) { return log2f(x); }
 INFONCE_DEVICE float sqrt_exact(float x) { return __fsqrt_rn(x); }
 INFONCE_DEVICE float fma(float a, float b, float c) { return __fmaf_rn(a, b, c); }
 INFONCE_DEVICE float absolute(float x) { return fabsf(x); }
-// The larger of the two; the other, if one is NaN.
+// The larger of the two; if one is NaN, the other.
 INFONCE_DEVICE float larger(float a, float b) { return fmaxf(a, b); }
-// The larger of the two; NaN if one of them is.
+// The larger of the two; NaN if one is NaN.
 INFONCE_DEVICE float larger_or_nan(float a, float b) {
     float y;
     asm("max.NaN.f32 %0, %1, %2;" : "=f"(y) : "f"(a), "f"(b));

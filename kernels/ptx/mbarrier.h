@@ -1,6 +1,5 @@
-// Barriers in shared memory that count arrivals, and the bytes of bulk copies (mbarrier, sm_90). A
-// phase completes when its arrivals have come and the bytes announced have been copied; phases are
-// told apart by parity, the first being even.
+// mbarriers (sm_90): barriers in shared memory that count arrivals and the bytes of bulk copies. A phase completes when
+// all arrivals have come and all announced bytes have been copied. Phases are told apart by parity; the first is even.
 #pragma once
 
 #include "ptx/kernel.h"
@@ -8,17 +7,17 @@
 
 namespace infonce {
 
-constexpr uint32_t MBARRIER_BYTES = 8;  // and its alignment
+constexpr uint32_t MBARRIER_BYTES = 8;  // also the alignment
 
 #ifdef __CUDACC__
 
-// By one thread; others may use it after a barrier of the block.
+// By one thread; others may use it after a block barrier.
 INFONCE_DEVICE void mbarrier_init(SharedAddress barrier, uint32_t count) {
     asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(barrier), "r"(count) : "memory");
 }
 
-// After the initialisations of this thread, before the first bulk copy: the copies go through the
-// asynchronous proxy, which does not see what threads have stored until it is told.
+// After this thread's initialisations, before the first bulk copy: copies use the asynchronous proxy, which does not
+// see ordinary stores without a fence.
 INFONCE_DEVICE void fence_mbarrier_init() {
     asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
     asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
@@ -28,13 +27,13 @@ INFONCE_DEVICE void mbarrier_arrive(SharedAddress barrier) {
     asm volatile("mbarrier.arrive.release.cta.shared::cta.b64 _, [%0];" ::"r"(barrier) : "memory");
 }
 
-// Announces `bytes` of bulk copies to the running phase, and arrives.
+// Announces `bytes` of bulk copies to the running phase and arrives.
 INFONCE_DEVICE void mbarrier_arrive_expect(SharedAddress barrier, uint32_t bytes) {
     asm volatile("mbarrier.arrive.expect_tx.release.cta.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes)
                  : "memory");
 }
 
-// Until the phase of this parity has completed. try_wait sleeps for a while; then it is asked again.
+// Waits until the phase of this parity has completed. try_wait sleeps for a limited time, so it is repeated.
 INFONCE_DEVICE void mbarrier_wait(SharedAddress barrier, uint32_t parity) {
     asm volatile(
         "{\n"

@@ -1,4 +1,4 @@
-// Matrix products of a warp, d += a·b with f32 sums: m16n8k16 for 16-bit numbers, m16n8k8 for tf32.
+// Matrix products of a warp, d += a·b with f32 sums: m16n8k16 for 16-bit types, m16n8k8 for tf32.
 //
 // Fragments (PTX ISA, "Matrix Fragments for mma"), with g = lane / 4 and t = lane % 4:
 //   d        d0, d1: row g, columns 2t, 2t + 1;  d2, d3: row g + 8
@@ -25,13 +25,13 @@ INFONCE_MMA(mma_tf32, "mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32")
 #undef INFONCE_MMA
 #else
 inline void mma_bf16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], INFONCE_SITE) {
-    emulator::mma(d, a, b, emulator::Numbers::BF16, site);
+    emulator::mma(d, a, b, emulator::ElementType::BF16, site);
 }
 inline void mma_f16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], INFONCE_SITE) {
-    emulator::mma(d, a, b, emulator::Numbers::F16, site);
+    emulator::mma(d, a, b, emulator::ElementType::F16, site);
 }
 inline void mma_tf32(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], INFONCE_SITE) {
-    emulator::mma(d, a, b, emulator::Numbers::TF32, site);
+    emulator::mma(d, a, b, emulator::ElementType::TF32, site);
 }
 #endif
 

@@ -1,5 +1,5 @@
-// How registers are shared out among the warpgroups of a block (setmaxnreg, sm_90a). Each of the four
-// warps of a group says the same; what one group gives up another can take.
+// Moves registers between the warpgroups of a block (setmaxnreg, sm_90a). All four warps of a group execute it; one
+// group takes what another has given.
 #pragma once
 
 #include "ptx/kernel.h"

@@ -1,4 +1,4 @@
-// Dynamic shared memory, by 32-bit address only.
+// Loads and stores of dynamic shared memory, by 32-bit address only.
 #pragma once
 
 #include "ptx/kernel.h"

@@ -1,4 +1,4 @@
-// Exchange between the 32 threads of a warp, all of which take part.
+// Exchange among the 32 threads of a warp. All of them participate.
 #pragma once
 
 #include "ptx/kernel.h"
@@ -12,9 +12,9 @@ INFONCE_DEVICE uint32_t shuffle_xor(uint32_t x, int mask) {
     asm volatile("shfl.sync.bfly.b32 %0, %1, %2, 0x1f, 0xffffffff;" : "=r"(y) : "r"(x), "r"(mask));
     return y;
 }
-// x, which all lanes have in common. ptxas takes the result of such a shuffle for uniform: what is made of it, such as
-// descriptors of products, stays in uniform registers, and behind a branch on it no shuffle needs a second one for a
-// warp whose lanes have parted.
+// x, which is the same in all lanes, marked as uniform. ptxas treats the result of such a shuffle as uniform: values
+// made of it, such as wgmma descriptors, stay in uniform registers, and a branch on it needs no second copy of later
+// shuffles for diverged lanes.
 INFONCE_DEVICE uint32_t same_in_warp(uint32_t x) {
     uint32_t y;
     asm volatile("shfl.sync.idx.b32 %0, %1, 0, 0x1f, 0xffffffff;" : "=r"(y) : "r"(x));
@@ -34,7 +34,7 @@ INFONCE_DEVICE bool warp_any(bool x) {
         : "r"(uint32_t(x)));
     return y != 0;
 }
-// Over all lanes, the same in every one.
+// The sum over all lanes, the same in every one.
 INFONCE_DEVICE uint32_t warp_sum(uint32_t x) {
     uint32_t y;
     asm volatile("redux.sync.add.u32 %0, %1, 0xffffffff;" : "=r"(y) : "r"(x));

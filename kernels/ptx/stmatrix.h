@@ -1,7 +1,8 @@
-// Matrices of 8 × 16 bytes from the registers of a warp into shared memory (stmatrix.x4, sm_90): what
-// ldmatrix.h reads, the other way. Lanes 8i to 8i + 7 give the addresses of the rows of matrix i. Thread t
-// gives of each matrix the 32 bits at row t/4, word t%4. PTX ISA, "stmatrix"; it stores as a thread's own
-// instruction does, for the generic proxy.
+// Four matrices of 8 × 16 bytes from the registers of a warp into shared memory (stmatrix.x4, sm_90): the reverse of
+// ldmatrix.h.
+//
+// Lanes 8i to 8i + 7 give the row addresses of matrix i. Thread t gives, of each matrix, the 32 bits at row t/4, word
+// t%4. The stores go through the generic proxy. PTX ISA, "stmatrix".
 #pragma once
 
 #include "ptx/kernel.h"

@@ -1,6 +1,6 @@
-// Copies of boxes of a matrix by one instruction of one thread (cp.async.bulk.tensor, sm_90). A map
-// made on the host says where the matrix lies; what of a box lies outside it becomes zero. Completion
-// is counted in bytes by an mbarrier, whole boxes always.
+// TMA copies from a matrix to shared memory, one box an instruction of one thread (cp.async.bulk.tensor, sm_90). A map
+// made on the CPU describes the matrix. What of a box lies outside it becomes zero. An mbarrier counts the bytes of the
+// whole box.
 #pragma once
 
 #include "ptx/kernel.h"
@@ -9,13 +9,13 @@
 
 namespace infonce {
 
-// A row-major matrix and its box: 128 bytes of some rows, swizzled as slabs are (CUtensorMap, as
-// cuTensorMapEncodeTiled makes it). Part of a kernel's parameters.
+// A row-major matrix and its box: 128 bytes of some rows, swizzled as slabs are (a CUtensorMap of
+// cuTensorMapEncodeTiled). It is passed inside a kernel's parameters.
 struct alignas(64) TensorMap {
     uint64_t words[16];
 };
 
-// The box whose first number is (row, column); `column` counts numbers. `to` is a multiple of 1,024.
+// The box whose first element is (row, column); `column` counts elements. `to` is a multiple of 1,024.
 #ifdef __CUDACC__
 INFONCE_DEVICE void copy_box(SharedAddress to, const TensorMap& map, uint32_t column, uint32_t row, SharedAddress barrier) {
     asm volatile(
@@ -23,9 +23,9 @@ INFONCE_DEVICE void copy_box(SharedAddress to, const TensorMap& map, uint32_t co
         "l"(&map), "r"(column), "r"(row), "r"(barrier)
         : "memory");
 }
-// The same into each block of the cluster whose rank's bit is set in `blocks`: `to` and `barrier` are
-// places of this block, and stand for the same offsets in each of those; each one's mbarrier counts the
-// box's bytes (PTX ISA, "cp.async.bulk.tensor": .multicast::cluster).
+// The same into each block of the cluster whose rank's bit is set in `blocks`. `to` and `barrier` are addresses of this
+// block and name the same offsets in the others; each block's mbarrier counts the box's bytes (PTX ISA,
+// "cp.async.bulk.tensor": .multicast::cluster).
 INFONCE_DEVICE void multicast_box(SharedAddress to, const TensorMap& map, uint32_t column, uint32_t row, SharedAddress barrier,
                                   uint16_t blocks) {
     asm volatile(
@@ -34,7 +34,7 @@ INFONCE_DEVICE void multicast_box(SharedAddress to, const TensorMap& map, uint32
         "l"(&map), "r"(column), "r"(row), "r"(barrier), "h"(blocks)
         : "memory");
 }
-// Before the first copy: the map is read through a cache of its own.
+// Before the first copy: the map is read through its own cache.
 INFONCE_DEVICE void prefetch_map(const TensorMap& map) { asm volatile("prefetch.tensormap [%0];" ::"l"(&map) : "memory"); }
 #else
 inline void copy_box(SharedAddress to, const TensorMap& map, uint32_t column, uint32_t row, SharedAddress barrier, INFONCE_SITE) {

@@ -1,9 +1,10 @@
-// Boxes from shared memory to a matrix by one instruction of one thread (cp.async.bulk.tensor, sm_90), with the
-// maps of tensor_copy.h. What of a box lies outside the matrix is not written. The thread that issues them
-// closes groups of them, and waits until the sources of its groups have been read before shared memory is
-// written again, or the thread ends. They are written at the grid's end; nobody of this grid reads them.
-// What is to be stored has been fenced for the asynchronous proxy (async_proxy.h). PTX ISA,
-// "cp.async.bulk.tensor", "cp.async.bulk.commit_group", "cp.async.bulk.wait_group" (.read: sources only).
+// TMA stores from shared memory to a matrix, one box an instruction of one thread (cp.async.bulk.tensor, sm_90), with
+// the maps of tensor_copy.h. What of a box lies outside the matrix is not written.
+//
+// The issuing thread commits groups and waits until their sources have been read before that shared memory is written
+// again or the thread ends. The matrix is complete at the grid's end; no block of this grid reads it. Threads that
+// wrote the source fence it first (async_proxy.h). PTX ISA, "cp.async.bulk.tensor", "cp.async.bulk.commit_group",
+// "cp.async.bulk.wait_group" (.read: sources only).
 #pragma once
 
 #include "ptx/kernel.h"
@@ -12,7 +13,7 @@
 
 namespace infonce {
 
-// The box whose first number is (row, column); `column` counts numbers. `from` is a multiple of 1,024.
+// The box whose first element is (row, column); `column` counts elements. `from` is a multiple of 1,024.
 #ifdef __CUDACC__
 INFONCE_DEVICE void store_box(const TensorMap& map, uint32_t column, uint32_t row, SharedAddress from) {
     asm volatile("cp.async.bulk.tensor.2d.global.shared::cta.tile.bulk_group [%0, {%1, %2}], [%3];" ::"l"(&map), "r"(column),
@@ -20,7 +21,7 @@ INFONCE_DEVICE void store_box(const TensorMap& map, uint32_t column, uint32_t ro
                  : "memory");
 }
 INFONCE_DEVICE void commit_stores() { asm volatile("cp.async.bulk.commit_group;" ::: "memory"); }
-// Until at most PENDING of the thread's groups have sources that are still being read.
+// Waits until at most PENDING of the thread's groups have sources that are still being read.
 template <int PENDING>
 INFONCE_DEVICE void wait_stores_read() {
     asm volatile("cp.async.bulk.wait_group.read %0;" ::"n"(PENDING) : "memory");

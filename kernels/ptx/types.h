@@ -1,4 +1,4 @@
-// Numbers of 8 and 16 bits and vectors, as bits: no toolkit header is needed for them.
+// 8- and 16-bit types and vectors, as bits: they need no toolkit header.
 #pragma once
 
 #include <cstdint>
@@ -11,12 +11,12 @@ struct bf16 {
 struct f16 {
     uint16_t bits;
 };
-// 4 bits of exponent, 3 of fraction: the least is 2^-9, the largest 448. There is no infinity, and one NaN
-// of either sign, all ones (Micikevicius et al., FP8 Formats for Deep Learning, 2022, table 1).
+// 4 bits of exponent, 3 of fraction: the least positive value is 2^-9, the largest 448. No infinity; NaN is all ones,
+// with either sign (Micikevicius et al., FP8 Formats for Deep Learning, 2022, table 1).
 struct e4m3 {
     uint8_t bits;
 };
-// f32 in memory; its products are those of tf32, with 10 bits of fraction.
+// f32 in memory; its products are tf32's, with 10 bits of fraction.
 struct tf32 {
     uint32_t bits;
 };
@@ -27,7 +27,7 @@ struct alignas(16) Vector16 {
     uint32_t x[4];
 };
 
-// The unsigned type of a size, for loads and stores of any type by their bits.
+// The unsigned type of a size: loads and stores move any type by its bits.
 template <int BYTES>
 struct Bits;
 template <>

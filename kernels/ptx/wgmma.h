@@ -1,24 +1,21 @@
-// Matrix products of a warpgroup, 128 threads, d += a·b with f32 sums (wgmma, sm_90a): m64nNk16 of
-// 16-bit numbers, m64nNk32 of e4m3. They run asynchronously: fence, issue, commit, wait; between issue and wait the
-// accumulators and the operands belong to the products.
+// Matrix products of a warpgroup (128 threads), d += a·b with f32 sums (wgmma, sm_90a): m64nNk16 of 16-bit types,
+// m64nNk32 of e4m3. They are asynchronous: fence, issue, commit, wait. Between issue and wait nothing else touches the
+// accumulators and the operands.
 //
-// d (PTX ISA, "Register Fragments for wgmma.mma_async.m64nNk16"): of warp w of the group, with
-// g = lane / 4 and t = lane % 4, entries 4j, 4j + 1: row 16w + g, columns 8j + 2t, 8j + 2t + 1;
-// entries 4j + 2, 4j + 3: row 16w + g + 8. So a warp holds what N/8 mma hold (ptx/mma.h), and
-// so it is with a in registers.
+// d (PTX ISA, "Register Fragments for wgmma.mma_async.m64nNk16"): in warp w of the group, with g = lane / 4 and t =
+// lane % 4, entries 4j, 4j + 1 are row 16w + g, columns 8j + 2t, 8j + 2t + 1; entries 4j + 2, 4j + 3 are row 16w + g +
+// 8. So a warp holds what N/8 mma hold (ptx/mma.h). The same is true of a in registers.
 //
-// An operand in shared memory is given by a descriptor ("Shared Memory Matrix Layout"): here always
-// rows of 128 bytes, swizzled as slabs are (tile/slab.h), eight rows in 1,024 bytes that start at a
-// multiple of 1,024.
-//   summed axis along rows     rows of the operand are rows of the slab, 64 numbers of the summed axis
-//                              each; 16 of them further on is 32 bytes further on
-//   summed axis across rows    (the operand's "transposed" flag) rows of the slab are the summed axis,
-//                              64 rows of the operand lie along each; `next` bytes from 64 to the next
-// e4m3 takes only the first, with 128 numbers in a row of the slab and 32 of them in 32 bytes.
+// A descriptor names an operand in shared memory ("Shared Memory Matrix Layout"). Here it always has rows of 128 bytes,
+// swizzled as slabs are (tile/slab.h), eight rows in 1,024 bytes that start at a multiple of 1,024.
+//   summed axis along rows     rows of the operand are rows of the slab, 64 elements of the summed axis each;
+//                              the next 16 start 32 bytes further on
+//   summed axis across rows    (the operand's "transposed" flag) rows of the slab are the summed axis; each holds
+//                              64 rows of the operand, and the next 64 start `next` bytes further on
+// e4m3 takes only the first, with 128 elements in a row of the slab and 32 of them in 32 bytes.
 //
-// Sums of e4m3 are kept in f32 with about 14 bits: what is added is first cut off at that distance below the
-// largest of what is added with it, the sum so far included (measured on H800: DeepSeek-AI, DeepSeek-V3
-// Technical Report, 2024, arXiv 2412.19437, section 3.3.2).
+// Sums of e4m3 keep about 14 bits in f32: addends are truncated at that distance below the largest of them, the sum so
+// far included (measured on H800: DeepSeek-AI, DeepSeek-V3 Technical Report, 2024, arXiv 2412.19437, section 3.3.2).
 #pragma once
 
 #include "ptx/kernel.h"
@@ -30,7 +27,7 @@ constexpr uint32_t WARPGROUP = 128;  // threads
 
 struct MatrixDescriptor {
     uint64_t bits;
-    // `bytes` further on in shared memory.
+    // The operand `bytes` further on in shared memory.
     INFONCE_DEVICE MatrixDescriptor operator+(uint32_t bytes) const { return {bits + (bytes >> 4)}; }
 };
 
@@ -45,10 +42,10 @@ INFONCE_DEVICE MatrixDescriptor describe_matrix(SharedAddress address, uint32_t 
 
 #ifdef __CUDACC__
 
-// Before the first product, and whenever registers of one have been touched since.
+// Before the first product, and after any other access to a product's registers.
 INFONCE_DEVICE void wgmma_fence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
 INFONCE_DEVICE void wgmma_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
-// Until at most PENDING groups of products have not ended.
+// Waits until at most PENDING groups of products are pending.
 template <int PENDING>
 INFONCE_DEVICE void wgmma_wait() {
     asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(PENDING) : "memory");
@@ -77,8 +74,8 @@ inline void pin_accumulator(float (&)[ENTRIES]) {}
 //     shared<A_ACROSS, B_ACROSS>(d, a, b, accumulate)
 // or a in registers, as fragments of an mma:
 //     registers<B_ACROSS>(d, a, b, accumulate)
-// ACROSS: that operand's summed axis lies across rows of its slab. Without `accumulate` d is overwritten.
-// Of e4m3 there is shared<false, false>.
+// ACROSS: that operand's summed axis lies across rows of its slab. Without `accumulate` d is overwritten. e4m3 has
+// shared<false, false> only.
 template <class T, int N>
 struct WarpgroupProduct;
 

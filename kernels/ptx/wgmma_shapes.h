@@ -1,4 +1,4 @@
-// WarpgroupProduct by shape. The instruction takes every accumulator by number, so they are spelled out.
+// WarpgroupProduct by shape. The instruction names every accumulator, so they are spelled out.
 #pragma once
 
 #include "ptx/types.h"
@@ -65,7 +65,7 @@ namespace infonce {
 INFONCE_SHAPES(bf16, "bf16");
 INFONCE_SHAPES(f16, "f16");
 
-// The instruction has no flag for a summed axis that lies across rows.
+// e4m3 has no flag for a summed axis across rows.
 template <>
 struct WarpgroupProduct<e4m3, 256> {
     template <bool A_ACROSS, bool B_ACROSS>
@@ -98,11 +98,11 @@ struct WarpgroupProduct<e4m3, 256> {
 #else
 
 template <class T>
-constexpr emulator::Numbers NUMBERS_OF = emulator::Numbers::BF16;
+constexpr emulator::ElementType TYPE_OF = emulator::ElementType::BF16;
 template <>
-inline constexpr emulator::Numbers NUMBERS_OF<f16> = emulator::Numbers::F16;
+inline constexpr emulator::ElementType TYPE_OF<f16> = emulator::ElementType::F16;
 template <>
-inline constexpr emulator::Numbers NUMBERS_OF<e4m3> = emulator::Numbers::E4M3;
+inline constexpr emulator::ElementType TYPE_OF<e4m3> = emulator::ElementType::E4M3;
 
 template <class T, int N>
 struct WarpgroupProduct {
@@ -110,12 +110,12 @@ struct WarpgroupProduct {
     template <bool A_ACROSS, bool B_ACROSS>
     static void shared(float (&d)[N / 2], MatrixDescriptor a, MatrixDescriptor b, bool accumulate, INFONCE_SITE) {
         static_assert(sizeof(T) == 2 || (N == 256 && !A_ACROSS && !B_ACROSS), "nor of e4m3");
-        emulator::wgmma({d, N, nullptr, a.bits, b.bits, accumulate, A_ACROSS, B_ACROSS, NUMBERS_OF<T>, site});
+        emulator::wgmma({d, N, nullptr, a.bits, b.bits, accumulate, A_ACROSS, B_ACROSS, TYPE_OF<T>, site});
     }
     template <bool B_ACROSS>
     static void registers(float (&d)[N / 2], const uint32_t (&a)[4], MatrixDescriptor b, bool accumulate, INFONCE_SITE) {
         static_assert(sizeof(T) == 2, "nor of e4m3");
-        emulator::wgmma({d, N, a, 0, b.bits, accumulate, false, B_ACROSS, NUMBERS_OF<T>, site});
+        emulator::wgmma({d, N, a, 0, b.bits, accumulate, false, B_ACROSS, TYPE_OF<T>, site});
     }
 };
 

@@ -1,7 +1,6 @@
-// L2 normalisation of rows and its gradient, the cast to the output's type included. O(N·D) bytes, read from
-// memory once: a warp holds its rows in registers, several of them where D is small, so that as many loads
-// are under way as the memory's latency takes. Rows that do not lie at whole quads of numbers, that are too
-// long, or whose lengths are near the ends of f32 take a path of their own.
+// L2 normalisation of rows, y_i = x_i / max(‖x_i‖, ε), and its gradient, each with the cast to the output's type.
+// O(N·D) bytes, read once: a warp holds its rows in registers, several where D is small, so that enough loads are in
+// flight. Rows that are not aligned to quads, too long, or of lengths near the ends of f32 take a slower path.
 #include "ptx/kernel.h"
 #include "ptx/math.h"
 #include "tile/numbers.h"
@@ -9,15 +8,15 @@
 namespace infonce {
 
 constexpr int NORMALIZE_WARPS = 8;
-// Quads of numbers that a lane holds of each matrix: rows of a warp times quads of a row.
+// Quads of elements that a lane holds of each matrix: rows of a warp times quads of a row.
 constexpr int NORMALIZE_QUADS = 8, BACKWARD_QUADS = 4;
-// A warp's 32 quads of a row.
+// Elements of a row in one quad a lane.
 constexpr uint32_t ROW_QUADS = 32 * 4;
 
-// Lengths whose squares and inverses are normal numbers with room to spare: 2^-50 to 2^50.
+// Lengths from 2^-50 to 2^50: squares and inverses are normal f32 values.
 INFONCE_DEVICE bool is_moderate(float norm) { return norm >= 8.8817842e-16f && norm <= 1.1258999e15f; }
 
-// The sums of all rows at once, each in the order of `warp_sum`.
+// The sums of all rows at once, each in the order of warp_sum.
 template <int ROWS>
 INFONCE_DEVICE void warp_sums(float (&x)[ROWS]) {
     for (int mask = 16; mask > 0; mask /= 2) {
@@ -31,12 +30,12 @@ struct NormalizeParams {
     float* norms;
     uint32_t rows, dim;
     float epsilon;
-    uint32_t warp_rows;  // rows of a warp, held in registers; 0: one row, not held
+    uint32_t warp_rows;  // rows that a warp holds in registers; 0: one row, not held
 };
 
-// A row of any kind.
+// The slower path, for any row.
 INFONCE_DEVICE void normalize_row(const NormalizeParams& p, uint64_t row, uint32_t lane) {
-    // Numbers are scaled by the largest before they are squared, so that nothing overflows.
+    // Elements are divided by the largest before they are squared, so nothing overflows.
     float largest = 0.0f, nans = 0.0f;
     for (uint32_t d = lane; d < p.dim; d += 32) {
         const float x = absolute(p.x.load(row, d));
@@ -45,7 +44,7 @@ INFONCE_DEVICE void normalize_row(const NormalizeParams& p, uint64_t row, uint32
     }
     for (int mask = 16; mask > 0; mask /= 2) largest = larger(largest, shuffle_xor(largest, mask));
     if (warp_sum(nans) > 0.0f) largest = quiet_nan();
-    // The same in every lane, so that all take the same way.
+    // The same in every lane, so the branch is uniform.
     float of_scaled = 1.0f;
     if (largest > 0.0f && largest < infinity()) {
         float squares = 0.0f;
@@ -57,13 +56,13 @@ INFONCE_DEVICE void normalize_row(const NormalizeParams& p, uint64_t row, uint32
     }
     const float norm = largest * of_scaled;
     if (lane == 0) store_global(p.norms + row, norm);
-    // A NaN norm must not be replaced by ε. The norm may overflow; y must not become 0 by it.
+    // A NaN norm is not replaced by ε. If the norm overflows, y does not become 0.
     const bool flat = norm < p.epsilon;
     const float divisor = flat ? p.epsilon : largest, factor = flat ? 1.0f : 1.0f / of_scaled;
     for (uint32_t d = lane; d < p.dim; d += 32) p.y.store(row, d, p.x.load(row, d) / divisor * factor);
 }
 
-// ROWS rows of moderate lengths. Returns the others, a bit each.
+// ROWS rows of moderate lengths. Returns the rows left to the slower path, a bit each.
 template <int ROWS>
 INFONCE_DEVICE uint32_t normalize_rows(const NormalizeParams& p, uint64_t first, uint32_t lane) {
     constexpr int WIDTH = NORMALIZE_QUADS / ROWS;
@@ -94,7 +93,7 @@ INFONCE_DEVICE uint32_t normalize_rows(const NormalizeParams& p, uint64_t first,
     INFONCE_UNROLL
     for (int row = 0; row < ROWS; ++row) {
         if (first + row >= p.rows) continue;
-        // A NaN is in no range.
+        // NaN is in no range.
         const float norm = sqrt_exact(squares[row]);
         if (!is_moderate(norm) || norm < p.epsilon) {
             others |= 1u << row;
@@ -138,12 +137,12 @@ struct NormalizeBackwardParams {
     const float* norms;
     uint32_t rows, dim;
     float epsilon;
-    float short_norm;    // ε, or the smallest normal number of dx's type if that is larger
+    float short_norm;    // ε, or the smallest normal value of dx's type if that is larger
     uint32_t warp_rows;  // as above
     uint32_t padding;
 };
 
-// A row of any kind.
+// The slower path, for any row.
 INFONCE_DEVICE void normalize_backward_row(const NormalizeBackwardParams& p, uint64_t row, uint32_t lane) {
     const float norm = load_global(p.norms + row);
     const bool flat = norm <= p.epsilon;
@@ -151,11 +150,11 @@ INFONCE_DEVICE void normalize_backward_row(const NormalizeBackwardParams& p, uin
     for (uint32_t d = lane; d < p.dim; d += 32) along = fma(p.y.load(row, d), p.dy.load(row, d), along);
     along = flat ? 0.0f : warp_sum(along);
     const float divisor = flat ? p.epsilon : norm;
-    // One infinity would end training, and the direction of a short row is rounding: the row becomes 0 if its
-    // gradient overflows. What is not finite in dy stays visible.
+    // The row becomes 0 if its gradient overflows: one infinity would end training, and a short row's direction is
+    // rounding. Elements of dy that are not finite stay visible.
     bool vanishes = false;
     if (norm <= p.short_norm) {
-        float given = 0.0f, left = 0.0f;  // numbers that are not finite
+        float given = 0.0f, left = 0.0f;  // whether an element is not finite
         for (uint32_t d = lane; d < p.dim; d += 32) {
             const float y = p.y.load(row, d), dy = p.dy.load(row, d);
             if (!is_finite(y) || !is_finite(dy)) given = 1.0f;
@@ -171,7 +170,7 @@ INFONCE_DEVICE void normalize_backward_row(const NormalizeBackwardParams& p, uin
     }
 }
 
-// ROWS rows of moderate lengths. Returns the others, a bit each.
+// ROWS rows of moderate lengths. Returns the rows left to the slower path, a bit each.
 template <int ROWS>
 INFONCE_DEVICE uint32_t normalize_backward_rows(const NormalizeBackwardParams& p, uint64_t first, uint32_t lane) {
     constexpr int WIDTH = BACKWARD_QUADS / ROWS;

@@ -1,6 +1,6 @@
-// Rows as numbers of 8 bits and one scale each, for products of e4m3. O(N·D) bytes, read from memory once
-// where a warp holds its rows in registers, as in normalize.cu; other rows, those that are too long or do
-// not lie at whole quads of numbers, are read twice.
+// codes_id = e4m3(x_id / scale_i), scale_i = max_d |x_id| / 448: rows in 8 bits with one scale each. O(N·D) bytes, read
+// once where a warp holds its rows in registers (as in normalize.cu); rows that are too long or not aligned to quads
+// are read twice.
 #include "ptx/kernel.h"
 #include "ptx/math.h"
 #include "tile/numbers.h"
@@ -8,7 +8,7 @@
 namespace infonce {
 
 constexpr int QUANTIZE_WARPS = 8;
-// Quads of numbers that a lane holds: rows of a warp times quads of a row.
+// Quads of elements that a lane holds: rows of a warp times quads of a row.
 constexpr int QUANTIZE_QUADS = 8;
 constexpr uint32_t QUANTIZE_ROW_QUADS = 32 * 4;
 
@@ -19,12 +19,12 @@ struct QuantizeParams {
     uint32_t rows, dim;
     uint32_t row_bytes;  // at least `dim`, a multiple of 16
     uint32_t scaled_rows;
-    uint32_t warp_rows;  // rows of a warp, held in registers; 0: one row, not held
+    uint32_t warp_rows;  // rows that a warp holds in registers; 0: one row, not held
 };
 
-// The scale that brings a row's largest number to 448, the largest of e4m3. It is a normal number, so that its
-// inverse is one too: where the largest is below 448·2^-126, numbers lose digits. NaN where a number is not
-// finite, so that every logit of that row is NaN.
+// The scale that maps a row's largest element to 448, the largest e4m3. It is a normal f32, so its inverse is, too: if
+// the largest is below 448·2^-126, elements lose digits. NaN if an element is not finite, so every logit of that row is
+// NaN.
 INFONCE_DEVICE float row_scale(float largest) {
     if (!(largest < infinity())) return quiet_nan();
     if (largest == 0.0f) return 1.0f;
@@ -32,7 +32,7 @@ INFONCE_DEVICE float row_scale(float largest) {
     return scale < least ? least : scale;
 }
 
-// The largest of all rows at once, NaN where there is one.
+// The maxima of all rows at once, NaN where a row has one.
 template <int ROWS>
 INFONCE_DEVICE void warp_maxima(float (&x)[ROWS]) {
     for (int mask = 16; mask > 0; mask /= 2) {
@@ -47,13 +47,13 @@ INFONCE_DEVICE float quad_largest(float largest, const float (&x)[4]) {
     return largest;
 }
 
-// Columns from a multiple of four on.
+// Four columns from a multiple of four on.
 INFONCE_DEVICE void store_codes(const QuantizeParams& p, uint64_t row, uint32_t column, const float (&x)[4], float inverse) {
     store_global(reinterpret_cast<uint32_t*>(p.codes + row * p.row_bytes + column),
                  pack_e4m3(x[0] * inverse, x[1] * inverse) | pack_e4m3(x[2] * inverse, x[3] * inverse) << 16);
 }
 
-// A row of any kind.
+// A row of any length and alignment.
 INFONCE_DEVICE void quantize_row(const QuantizeParams& p, uint64_t row, uint32_t lane) {
     const bool quads = p.x.in_quads(p.dim);
     auto load = [&](uint32_t column, float(&x)[4]) { p.x.load_four(x, row, column, p.dim, quads && column < p.dim); };

@@ -1,5 +1,5 @@
-// The state that outlives a step: momentum updates of many tensors in one launch, and copies of rows
-// into a queue or into rows that the tile loops can read.
+// The state between steps: key ← m·key + (1 - m)·query over many tensors in one launch, copies of rows into a queue or
+// into aligned rows, and the queue's cursor.
 #include "ptx/kernel.h"
 #include "ptx/math.h"
 #include "tile/numbers.h"
@@ -7,7 +7,7 @@
 namespace infonce {
 
 constexpr uint32_t MOMENTUM_THREADS = 256, MOMENTUM_CHUNK = 4096;
-// Quads of numbers of a thread: as many loads of each tensor are under way.
+// Quads of elements a thread: as many loads of each tensor are in flight.
 constexpr int MOMENTUM_QUADS = MOMENTUM_CHUNK / MOMENTUM_THREADS / 4;
 
 struct MomentumTensor {
@@ -26,10 +26,10 @@ struct MomentumParams {
     float momentum;                // m otherwise
 };
 
-// key = m·key + (1 - m)·query; a block takes a chunk of one tensor.
+// key = m·key + (1 - m)·query. A block processes a chunk of one tensor.
 INFONCE_KERNEL(momentum_update, MomentumParams, MOMENTUM_THREADS, 4) {
     const uint64_t block = block_index().x;
-    // The last tensor whose first block is not past this one.
+    // Bisection: the last tensor whose first block is not past this one.
     uint32_t low = 0, high = p.count;
     while (high - low > 1) {
         const uint32_t middle = low + (high - low) / 2;
@@ -48,7 +48,7 @@ INFONCE_KERNEL(momentum_update, MomentumParams, MOMENTUM_THREADS, 4) {
     const float momentum = p.device_momentum ? load_global(p.device_momentum) : p.momentum;
     const float rest = 1.0f - momentum;
     const bool quads = is_quad_aligned(key, DTYPE_F32) && is_quad_aligned(query, p.dtype) && is_quad_aligned(shadow, p.dtype);
-    // Where whole quads end; single numbers follow.
+    // The end of whole quads; single elements follow.
     const uint64_t whole = quads ? first + (end - first) / 4 * 4 : first;
     Vector16 of_query[MOMENTUM_QUADS], of_key[MOMENTUM_QUADS];
     INFONCE_UNROLL
@@ -80,15 +80,15 @@ INFONCE_KERNEL(momentum_update, MomentumParams, MOMENTUM_THREADS, 4) {
 struct CopyRowsParams {
     Matrix from, to;
     uint32_t rows;
-    uint32_t from_columns, to_columns;  // what `from` lacks becomes zero
+    uint32_t from_columns, to_columns;  // columns that `from` lacks become zero
     uint32_t first_from, first_to;      // rows
-    uint32_t capacity;                  // rows of `to`: row numbers wrap around
+    uint32_t capacity;                  // rows of `to`; row indices wrap around
     const uint32_t* cursor;             // added to `first_to`; null: 0
 };
 
 constexpr int COPY_WARPS = 8;
 
-// A warp a row.
+// to[(first_to + cursor + r) mod capacity] = from[first_from + r]. A warp a row.
 INFONCE_KERNEL(copy_rows, CopyRowsParams, COPY_WARPS * 32, 1) {
     const uint64_t row = uint64_t(block_index().x) * COPY_WARPS + thread_index() / 32;
     if (row >= p.rows) return;
@@ -105,7 +105,7 @@ struct CursorParams {
     uint32_t rows, capacity;
 };
 
-// The cursor of a ring goes on by `rows`: a launch of its own, after all blocks of the copy have read it.
+// cursor ← cursor + rows, around the ring: a launch of its own, because all blocks of the copy read the cursor.
 INFONCE_KERNEL(advance_cursor, CursorParams, 32, 1) {
     if (thread_index() != 0) return;
     store_global(p.cursor, uint32_t((uint64_t(load_global(p.cursor)) + p.rows) % p.capacity));

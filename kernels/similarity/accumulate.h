@@ -1,13 +1,13 @@
-// The second product of the gradient: weights, still in the registers of the first, times the
-// streamed tile, which is read as it lies: rows are summed.
+// The second product of the gradient: sums += weights · streamed tile. Weights are still in the registers of the first
+// product; the tile's rows are the summed axis.
 #pragma once
 
 #include "similarity/gradient.h"
 
 namespace infonce {
 
-// Weights of 16 columns are the left operand of one mma as they are: the result of two n8 tiles and
-// the left operand of a k16 step have the same layout.
+// 16-bit types: weights of 16 columns are, as they lie, the left operand of one mma, because two n8 results have the
+// layout of a k16 left operand.
 template <class T, int BYTES = int(sizeof(T))>
 struct Accumulate {
     template <int BLOCKS, int SUM_BLOCKS, int STREAMED_SLAB>
@@ -33,9 +33,9 @@ struct Accumulate {
     }
 };
 
-// tf32 steps hold 8 numbers: a thread has columns 2t and 2t+1 of the weights where the left operand
-// wants t and t+4. Which is which does not matter to a sum, as long as the rows of the right operand
-// follow: they are read one by one.
+// tf32 steps hold 8 elements: a thread has columns 2t and 2t + 1 of the weights where the left operand takes t and t +
+// 4. The order within the summed axis does not matter if the rows of the right operand follow it: they are loaded one
+// by one.
 template <class T>
 struct Accumulate<T, 4> {
     template <int BLOCKS, int SUM_BLOCKS, int STREAMED_SLAB>
@@ -51,7 +51,7 @@ struct Accumulate<T, 4> {
             const int row = block * 8 + lane % 4 * 2;
             INFONCE_UNROLL
             for (int d = 0; d < SUM_BLOCKS; ++d) {
-                // A slab's row holds 32 numbers, four blocks of eight.
+                // A slab's row holds 32 elements, four blocks of eight.
                 const SharedAddress slab = stage + d / 4 * STREAMED_SLAB;
                 const int number = d % 4 * 8 + lane / 4;
                 uint32_t b[2];

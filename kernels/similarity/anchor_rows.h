@@ -1,4 +1,4 @@
-// What an epilogue knows of the rows that a thread holds, and which logits they do not see.
+// What every epilogue knows about a thread's rows: their indices, positives and exclusions, and the masking of logits.
 #pragma once
 
 #include "similarity/scores.h"
@@ -34,7 +34,7 @@ struct AnchorRows {
     INFONCE_DEVICE static bool holds(uint32_t c, uint32_t first_column) {
         return c - first_column < uint32_t(Tile::COLUMNS);
     }
-    // Whether the tile may hold, of this thread's rows, a positive, something excluded or nothing at all. Few do.
+    // Whether the tile may hold a positive, an excluded candidate or padding of this thread's rows. Few tiles do.
     INFONCE_DEVICE bool has_exceptions(uint32_t first_column) const {
         bool any = first_column + Tile::COLUMNS > p.candidates.rows;
         INFONCE_UNROLL
@@ -45,8 +45,7 @@ struct AnchorRows {
         return any;
     }
 
-    // What a row does not see becomes −∞: candidates past the last, its positive, what it excludes; and
-    // rows past the last, which must not enter the columns' sums.
+    // Sets to −∞: padding candidates, positives, exclusions, and padding rows, which must not enter the column sums.
     INFONCE_DEVICE void mask(Logits<Tile>& logits, uint32_t first_column) const {
         if (!has_exceptions(first_column)) return;
         INFONCE_UNROLL
@@ -62,7 +61,7 @@ struct AnchorRows {
                 }
     }
 
-    // Logits become 2^(z - maximum) for the maximum that each row's sum has already, and are added to it.
+    // Logits become 2^(z - maximum), with the maximum of each row's sum so far, and are added to that sum.
     INFONCE_DEVICE void exponentials(Logits<Tile>& logits, ScaledSum (&sums)[Tile::ROW_BLOCKS][2]) const {
         INFONCE_UNROLL
         for (int i = 0; i < Tile::ROW_BLOCKS; ++i) {

@@ -1,23 +1,22 @@
-// The epilogue that keeps of every row what may be among its k best: lists of scores above a bar that rises, in
-// place of all scores. A row's lists take 8 KB a split; its scores are 4M bytes, to be written and to be read.
+// The epilogue that keeps, of every row, the candidates that may be among its k best: lists of scores above a bar that
+// rises, instead of all scores. A row's lists take 8 KB a split; its scores would take 4M bytes, written and read.
 //
-// The four threads of a warp that hold a row have a list each, to which a tile appends what is above the bar. Now
-// and then their warp prunes the row: bisection finds a bar that k to 5k/4 + 4 entries reach, and what does not
-// reach it is dropped. No other warp has the row, so there are no atomics. The order is that of `rank`: NaN
-// first, then larger scores, then smaller indices. Later columns have larger indices, so they have to be above the
-// bar. Until there is one, everything is listed.
+// The four threads that hold a row have a list each. A tile appends what is above the bar. From time to time their warp
+// prunes the row: bisection finds a bar that k to 5k/4 + 4 entries reach, and the others are dropped. No other warp has
+// the row, so there are no atomics. The order is that of `rank`: NaN first, then larger scores, then smaller indices.
+// Later columns have larger indices, so they have to exceed the bar. Until there is a bar, everything is listed.
 //
-// When: all rows of a block after the same tiles, as its warps wait for each other; t of them, and again after
-// t·(1 + growth/4), which is 16t for k up to 25, 7t for k = 64 and 9t/4 for k = 200. Scores that come in no order
-// then fill three quarters of the lists at most, as a tile has about k/t columns above a bar that is t tiles old. A
-// warp with a list that the next tile could overflow does not wait for that: the lists hold whatever comes.
-// With M = 32,768 a row is pruned twice for k = 10, three times for k = 64, five times for k = 200.
+// All rows of a block are pruned after the same tiles, because its warps wait for each other: after t tiles, and again
+// after t·(1 + growth/4), which is 16t for k up to 25, 7t for k = 64 and 9t/4 for k = 200. A tile has about k/t columns
+// above a bar that is t tiles old, so scores in random order fill at most three quarters of the lists. A warp with a
+// list that the next tile could overflow prunes at once, so the lists are correct for any order. With M = 32,768 a row
+// is pruned twice for k = 10, three times for k = 64, five times for k = 200.
 //
-// What it costs, modelled from the instructions of sm_90a: a warp has the maxima of a tile in 280 clocks of its
-// scheduler, which has two such warps and 16·D clocks of products; that is all if nothing is above the bar. Else 130
-// more, and 37 for every two blocks of columns of which one of its threads has one above. Pruning a row takes 1,700
-// clocks with up to 256 entries and 2,200 with 576, a warp 16 times that, during which the products wait: with
-// M = 32,768 and D = 512 5% of their time for k = 10, 9% for k = 64 and 17% for k = 200.
+// Cost, modelled from the instructions of sm_90a: a warp computes the maxima of a tile in 280 clocks of its scheduler,
+// which has two such warps and 16·D clocks of products. If something is above the bar, 130 clocks more, and 37 for
+// every two blocks of columns in which one of its threads has such a score. Pruning a row takes 1,700 clocks with up to
+// 256 entries and 2,200 with 576, and a warp has 16 rows; products wait meanwhile. With M = 32,768 and D = 512 that is
+// 5% of their time for k = 10, 9% for k = 64 and 17% for k = 200.
 #pragma once
 
 #include "similarity/scores.h"
@@ -29,14 +28,14 @@ struct ListedScore {
     uint32_t index;
 };
 
-// Order of candidates: NaN first, then larger scores, then smaller indices; as one number that
-// falls. A score's bits, made monotonic, above the index's complement.
+// A candidate's rank, as one integer that falls: NaN first, then larger scores, then smaller indices. The score's bits,
+// made monotonic, above the complement of the index.
 INFONCE_DEVICE uint64_t rank(ListedScore of) {
     const uint32_t bits = float_bits(of.score == 0.0f ? 0.0f : of.score);
     const uint32_t ordered = of.score != of.score ? 0xfffffffeu : (bits & 0x80000000u ? ~bits : bits | 0x80000000u);
     return uint64_t(ordered) << 32 | (0xffffffffu - of.index);
 }
-// What has this rank, but for the sign of 0 and the bits of NaN.
+// The candidate of a rank, but for the sign of 0 and the bits of NaN.
 INFONCE_DEVICE ListedScore ranked(uint64_t rank) {
     const uint32_t ordered = uint32_t(rank >> 32);
     return {bits_float(ordered & 0x80000000u ? ordered ^ 0x80000000u : ~ordered), 0xffffffffu - uint32_t(rank)};
@@ -47,12 +46,12 @@ struct BestLists {
     static constexpr uint32_t CAPACITY = 256, ROWS = 8, ACROSS = 32;
     static constexpr uint32_t OWNERS = ACROSS / ROWS;  // threads that hold a row
 
-    // The first entry of the list of `row` and its thread `owner`; the next one is ACROSS entries away.
+    // The first entry of the list of `row` and its thread `owner`; consecutive entries are ACROSS apart.
     INFONCE_DEVICE static uint64_t first(uint32_t split, uint32_t rows, uint32_t row, uint32_t owner) {
         const uint64_t block = uint64_t(split) * ((rows + ROWS - 1) / ROWS) + row / ROWS;
         return block * (CAPACITY * ACROSS) + row % ROWS * OWNERS + owner;
     }
-    // Where its length stands.
+    // Where that list's length is stored.
     INFONCE_DEVICE static uint64_t length(uint32_t split, uint32_t rows, uint32_t row, uint32_t owner) {
         return (uint64_t(split) * rows + row) * OWNERS + owner;
     }
@@ -63,26 +62,26 @@ struct BestScores {
     static constexpr int BUFFERS = 1;
     static constexpr bool COLUMN_TERMS = false, WALKS = false;
     static_assert(Tile::ROW_BLOCKS == 1 && Tile::WARPS_ACROSS == 1, "a thread holds columns of two rows, four hold a row");
-    // Columns of a tile that a thread has of a row; the most entries that leave enough free for them.
+    // Columns of a tile that a thread has of a row; and the number of entries up to which a list has space for them.
     static constexpr uint32_t COLUMNS = Tile::COLUMNS / BestLists::OWNERS;
     static constexpr uint32_t FULL = BestLists::CAPACITY - COLUMNS;
-    // Blocks of eight columns, of which a thread has two each, that are looked at together.
+    // Blocks of eight columns that are compared together; a thread has two columns of each.
     static constexpr int GROUP = 2, GROUPS = Tile::COLUMN_BLOCKS / GROUP;
-    // Entries of a row that a lane prunes, and how many of them are loaded and counted without a question between.
+    // Entries of a row that a lane prunes; and how many are loaded and counted without a branch between.
     static constexpr uint32_t SHARE = BestLists::CAPACITY / BestLists::ROWS, BATCH = 8;
-    // Steps that halve the range of scores; those after them halve the ranks between, so there are 64 at most.
+    // Steps that halve the range of scores. Later steps halve the range of ranks, so there are at most 64.
     static constexpr uint32_t SCORE_STEPS = 8;
 
     struct Row {
         ListedScore* end;  // where the next entry goes
         float bar;         // NaN: everything is above it
-        uint32_t columns;  // that the row sees: none past the last row
+        uint32_t columns;  // candidates of the row; 0 for padding rows
     };
     const ScoresParams& p;
     const Work work;
     const Place<Tile> place;
     Row rows[2];
-    uint32_t seen = 0, due = 1;  // tiles, and after how many all rows are pruned
+    uint32_t seen = 0, due = 1;  // tiles so far; tiles after which all rows are pruned
 
     INFONCE_DEVICE BestScores(const ScoresParams& params, Work work_tile) : p(params), work(work_tile) {
         INFONCE_UNROLL
@@ -94,7 +93,7 @@ struct BestScores {
         }
     }
 
-    // A tile finds fewer than FULL entries, so a list never ends where the next block of lists begins.
+    // A tile appends fewer than FULL entries, so no list reaches the next block of lists.
     INFONCE_DEVICE uint32_t length(const Row& row) const {
         return uint32_t(row.end - global_pointer(p.lists)) / BestLists::ACROSS % BestLists::CAPACITY;
     }
@@ -132,7 +131,7 @@ struct BestScores {
         const bool full = warp_any(length(rows[0]) >= FULL || length(rows[1]) >= FULL);
         if (seen != due && !full) return;
         if (seen == due) due += (due * p.growth + 3) / 4;
-        // All see what others have listed.
+        // All lanes see what others have listed.
         warp_barrier();
         for (uint32_t i = 0; i < 2 * BestLists::ROWS; ++i) {
             const bool second = i % 2 == 1;
@@ -150,8 +149,8 @@ struct BestScores {
         row.end += BestLists::ACROSS;
     }
 
-    // Row `r` of the eight that `row` stands for in this warp: of more entries k to 5k/4 + 4 are left, divided
-    // evenly among its lists. By all lanes.
+    // Prunes row `r` of the warp's eight that `row` stands for: keeps k to 5k/4 + 4 entries, divided evenly among its
+    // lists. Executed by all lanes.
     INFONCE_DEVICE void prune(Row& row, uint32_t r) const {
         // Eight lanes share a list.
         const uint32_t group = place.lane / BestLists::OWNERS, own_length = this->length(row);
@@ -162,12 +161,13 @@ struct BestScores {
             if ((group ^ r) & mask / BestLists::OWNERS) length = other;
         }
         const uint32_t longest = warp_maximum(length);
-        // A full list of an old bar is not alone: all were full when there was none, and k are left by each bar.
+        // A full list with an old bar is not the only one: without a bar all lists were full, and each bar leaves k
+        // entries.
         if (longest < FULL && warp_sum(length) / BestLists::ROWS < 2 * p.k) return;
         ListedScore* list = row.end - own_length * BestLists::ACROSS;
         ListedScore* lists = list - place.lane + r * BestLists::OWNERS;
         const ListedScore* from = lists + group * BestLists::ACROSS + owner();
-        // Entries, all under way before the first is waited for; then their ranks. 0: none.
+        // Loads are all in flight before the first is waited for; then come the ranks. 0: no entry.
         uint64_t share[SHARE] = {};
         INFONCE_UNROLL
         for (uint32_t first = 0; first < SHARE; first += BATCH) {
@@ -179,7 +179,7 @@ struct BestScores {
                     share[i] = load_global(global_pointer(reinterpret_cast<const uint64_t*>(entry)));
                 }
         }
-        uint32_t best = 0, worst = 0;  // scores' bits, of the latter the complement
+        uint32_t best = 0, worst = 0;  // bits of scores; of `worst` the complement
         INFONCE_UNROLL
         for (uint32_t i = 0; i < SHARE; ++i) {
             if (group + i * BestLists::ROWS >= length) continue;
@@ -188,7 +188,7 @@ struct BestScores {
             if (score > best) best = score;
             if (~score > worst) worst = ~score;
         }
-        // k entries or more reach `low`; fewer reach `high`. Ranks differ, so there is one that k reach.
+        // At least k entries reach `low`, fewer reach `high`. Ranks are distinct, so some rank is reached by exactly k.
         const uint32_t enough = p.k + p.k / 4 + 4;
         uint64_t low = uint64_t(~warp_maximum(worst)) << 32, high = uint64_t(warp_maximum(best) + 1) << 32;
         uint32_t own = 0, reached = 0;
@@ -209,7 +209,7 @@ struct BestScores {
             if (reached < p.k) high = middle;
             else low = middle;
         }
-        // What lanes before this one keep.
+        // Entries that lanes before this one keep.
         uint32_t to = 0;
         for (uint32_t mask = 1, sum = own; mask < 32; mask *= 2) {
             const uint32_t other = shuffle_xor(sum, mask);

@@ -1,6 +1,6 @@
-// Sums of exponentials of a tile's columns. Eight lanes of a warp hold the same columns, each of other
-// rows: in three exchanges each gives away half of what it has, so that in the end every lane has the
-// whole warp's result for an eighth of the columns.
+// Sums of exponentials of a tile's columns. Eight lanes of a warp hold the same columns, each of other rows. In three
+// exchanges each lane gives away half of its columns, so that every lane ends with the warp's sums of an eighth of the
+// columns.
 #pragma once
 
 #include "ptx/shuffle.h"
@@ -8,8 +8,8 @@
 
 namespace infonce {
 
-// Of COUNT columns, those from lane / 4 · COUNT / 8 on are the lane's: they come to lie first. SIZE: how many
-// are given away first.
+// Exchanges COUNT columns: the lane keeps those from lane / 4 · COUNT / 8 on, moved to the front. SIZE: how many it
+// gives away first.
 template <int SIZE, int COUNT, class Combine>
 INFONCE_DEVICE void share_columns(float (&column)[COUNT], const Combine& combine) {
     constexpr int MASK = SIZE * 32 / COUNT;
@@ -22,7 +22,7 @@ INFONCE_DEVICE void share_columns(float (&column)[COUNT], const Combine& combine
     if constexpr (MASK > 4) share_columns<SIZE / 2>(column, combine);
 }
 
-// The way back: all columns for all lanes. SIZE: how many a lane has.
+// The reverse: all columns for all lanes. SIZE: how many a lane has.
 template <int SIZE, int COUNT>
 INFONCE_DEVICE void gather_columns(float (&column)[COUNT]) {
     constexpr int MASK = SIZE * 32 / COUNT;
@@ -36,37 +36,38 @@ INFONCE_DEVICE void gather_columns(float (&column)[COUNT]) {
     if constexpr (MASK < 16) gather_columns<2 * SIZE>(column);
 }
 
-// One number of each of COUNT columns, as they travel through shared memory.
+// One value of each of COUNT columns, as stored in shared memory.
 template <int COUNT>
 struct alignas(4 * COUNT) ColumnNumbers {
     float of[COUNT];
 };
 
-// In shared memory each warp has a row of sums and, without a bound, a row of maxima. Columns lie there in the
-// order in which lanes hold them, not in the tile's: a lane stores its OWN numbers as one vector, and a warp 32 · OWN
-// consecutive numbers, so no wavefront asks a bank twice. A thread that adds up loads two consecutive numbers of
-// every row. In wavefronts of 128 bytes a warp and tile of HopperTile, where OWN is 4 and a warp stores twice: stores
-// take 2 · 32 · 16 / 128 = 8 and loads 8 · 32 · 8 / 128 = 16, twice as many with maxima. Pairs (maximum, sum) in the
-// tile's order would take 64 for the stores: 8 of 8 bytes a lane, in each of which 8 lanes share two banks.
+// In shared memory each warp has a row of sums and, without a bound, a row of maxima. Columns are stored in the order
+// in which lanes hold them, not in the tile's: a lane stores its OWN values as one vector, a warp 32 · OWN consecutive
+// values, so there are no bank conflicts. A thread that adds up loads two consecutive values of every row.
+//
+// Wavefronts of 128 bytes a warp and tile of HopperTile, where OWN is 4 and a warp stores twice: stores take 2 · 32 ·
+// 16 / 128 = 8, loads 8 · 32 · 8 / 128 = 16; twice as many with maxima. Pairs (maximum, sum) in the tile's order would
+// take 64 for the stores.
 template <class Tile>
 struct ColumnSums {
     static constexpr int BLOCKS = Tile::COLUMN_BLOCKS < 16 ? Tile::COLUMN_BLOCKS : 16;  // of 8 columns, at a time
-    static constexpr int COUNT = 2 * BLOCKS, OWN = COUNT / 8;  // of a thread's columns, before and after the exchange
+    static constexpr int COUNT = 2 * BLOCKS, OWN = COUNT / 8;  // a thread's columns before and after the exchange
     static constexpr int WARP_BYTES = Tile::COLUMNS * int(sizeof(float)), MAXIMA = Tile::WARPS_DOWN * WARP_BYTES;
     const ScoresParams& p;
-    const uint32_t partial;  // which of the columns' partial sums the tile's are
+    const uint32_t partial;  // which of the columns' partial sums this tile writes
     const Place<Tile>& place;
     float scale2;
 
-    // The column that stands at `index`. Where the index is even so is the column, and the next one follows.
+    // The column stored at `index`. For an even index the column is even, and the next column is at the next index.
     INFONCE_DEVICE static uint32_t column_at(uint32_t index) {
         constexpr uint32_t ALL = 32 * OWN;
         const uint32_t lane = index / OWN % 32, own = lane / 4 * OWN + index % OWN;
         return index / ALL * ALL + own / 2 * 8 + lane % 4 * 2 + own % 2;
     }
 
-    // `exchange`: the room that the tile hands them over in. `BOUNDED`: `values` are exponentials without an offset;
-    // else logits, whose maximum comes first, so that the sums are sums.
+    // `exchange`: the buffer for the warps' sums. BOUNDED: `values` are exponentials without an offset; otherwise
+    // logits, whose maxima come first.
     template <bool BOUNDED>
     INFONCE_DEVICE void write(const Logits<Tile>& values, uint32_t first_column, SharedAddress exchange) const {
         const SharedAddress buffer = Tile::open_columns(exchange);
@@ -123,7 +124,7 @@ struct ColumnSums {
             }
     }
 
-    // The warp's maxima of the lane's own columns stay in `own`.
+    // Leaves the warp's maxima of the lane's own columns in `own`.
     INFONCE_DEVICE void add_exponentials(const Logits<Tile>& values, int first, float (&sums)[COUNT], float (&own)[OWN]) const {
         float maxima[COUNT];
         INFONCE_UNROLL

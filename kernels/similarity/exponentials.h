@@ -1,9 +1,9 @@
-// The epilogue of one-way gradients that need no statistics before: stores E_ij = 2^(z_ij - o_i), zero where
-// excluded and for the positive, and its row sums, which become the statistics. What E has too much, the
-// factor 2^(o_i - lse_i) of its row, fold_rows of rows.cu puts into what E is multiplied by.
+// The epilogue that stores E_ij = 2^(z_ij - o_i), 0 for exclusions and the positive, and Σ_j E_ij. Statistics need not
+// be known: the row sums become the statistics. fold_rows (rows.cu) multiplies the factor 2^(o_i - lse_i) of a row into
+// the other operand of E's products.
 //
-// o_i is the bound's offset where it holds; elsewhere the negatives' log-sum-exp, which a pass before has found,
-// less ROW_SHIFT for f16.
+// o_i is the bound's offset where the bound holds; otherwise the negatives' log-sum-exp from an earlier pass, less
+// ROW_SHIFT for f16.
 #pragma once
 
 #include "similarity/row_sums.h"
@@ -11,7 +11,7 @@
 
 namespace infonce {
 
-// `Stores`: how they get from registers to memory.
+// `Stores`: how exponentials get from registers to memory.
 template <class T, class Tile, template <class, class> class Stores = PairStores>
 struct Exponentials : AnchorRows<Tile> {
     static constexpr int BUFFERS = 1;

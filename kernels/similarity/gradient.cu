@@ -1,10 +1,10 @@
-// The gradient kernels: one per type, dimension and kind of softmax. See gradient.h.
+// Fused gradients Σ_j W_ij k_j (gradient.h): one kernel a type, dimension and kind of softmax.
 #include "similarity/accumulate.h"
 
 namespace infonce {
 
-// Name, type, slabs of D, warps, streamed rows, stages, blocks per multiprocessor. D is rounded up
-// to whole slabs: 64 numbers of 16 bits, 32 of f32.
+// Name, type, slabs of D, warps, streamed rows, stages, blocks an SM. D is rounded up to whole slabs: 64 elements of 16
+// bits, 32 of f32.
 #define INFONCE_GRADIENT(NAME, T, SLABS, WARPS, COLUMNS, STAGES, RESIDENT)                                    \
     INFONCE_KERNEL(gradient_online_##NAME, GradientParams, WARPS * 32, RESIDENT) {                            \
         Gradient<T, SLABS, WARPS, COLUMNS, STAGES, Softmax::ONLINE>(p).run();                                 \

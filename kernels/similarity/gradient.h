@@ -1,12 +1,11 @@
-// Gradients without a stored matrix: a block owns rows, streams the rows of the other side past
-// them, and keeps Σ_j W_ij k_j in registers, as attention does with V = K.
+// The fused gradient Σ_j W_ij k_j without a stored matrix: a block owns rows, streams the other side past them, and
+// keeps the sum in registers, as attention does with V = K. 4NMD FLOPs.
 //
 //   owner tile      ROWS × D, resident in shared memory (16 rows a warp)
 //   streamed tiles  COLUMNS × D, STAGES of them in flight; each serves the logits and the sum
 //
-// 4NMD FLOPs. The softmax is either taken against a running maximum (ONLINE: nothing is known
-// before, lse comes out beside the gradient) or known (KNOWN: W_ij = 2^(z - lse_i) + 2^(z - lse_j),
-// either term alone or both). The positive is left out; what combines the splits puts it in.
+// ONLINE: nothing is known before; W_ij = 2^(z - m_i) against a running maximum, and lse is a by-product. KNOWN: W_ij =
+// 2^(z - lse_i) + 2^(z - lse_j), either term or both. The positive is left out; finish_gradient subtracts it.
 #pragma once
 
 #include "ptx/barrier.h"
@@ -24,7 +23,7 @@ struct Gradient : OwnedRows<T, WARPS * 16, COLUMNS / 8, SLABS * SLAB_BYTES / int
     static constexpr int STREAMED_SLAB = COLUMNS * SLAB_BYTES;
     static constexpr int STAGE = SLABS * STREAMED_SLAB;
     static constexpr int SHARED_BYTES = SLABS * OWNER_SLAB + STAGES * STAGE;
-    static constexpr int NUMBERS = SLAB_BYTES / int(sizeof(T));  // of a slab's row
+    static constexpr int NUMBERS = SLAB_BYTES / int(sizeof(T));  // elements of a slab's row
     static constexpr int BLOCKS = COLUMNS / 8;                   // of 8 columns, of the logits
     static constexpr int SUM_BLOCKS = SLABS * NUMBERS / 8;       // of 8 columns, of the sum
     using Owned = OwnedRows<T, ROWS, BLOCKS, SUM_BLOCKS, SOFTMAX, SOFTMAX == Softmax::KNOWN, 0>;
@@ -51,7 +50,7 @@ struct Gradient : OwnedRows<T, WARPS * 16, COLUMNS / 8, SLABS * SLAB_BYTES / int
         INFONCE_UNROLL
         for (int slab = 0; slab < SLABS; ++slab)
             load_slab<ROWS, THREADS>(owner_slabs + slab * OWNER_SLAB, p.owner, first_owner, slab * SLAB_BYTES);
-        // One group of copies a tile, also where there is none left: the count stays the same.
+        // One group of copies a tile, possibly empty, so that wait_copies counts tiles.
         constexpr int AHEAD = STAGES - 1;
         INFONCE_UNROLL
         for (int tile = 0; tile < AHEAD; ++tile) {

@@ -1,5 +1,4 @@
-// What the fused gradient kernels share, portable and for sm_90a: the softmax weights of a tile of
-// logits, and the sums that a block owns.
+// What the portable and the sm_90a fused gradient share: a block's owner rows, the softmax weights of a tile, the sums.
 #pragma once
 
 #include "ptx/global.h"
@@ -17,7 +16,7 @@ struct GradientParams {
     GlobalRows owner;
     GlobalRows streamed;
     uint32_t dim;
-    uint32_t tiles_per_split;  // streamed tiles of a piece of work: an owner tile, a split
+    uint32_t tiles_per_split;  // streamed tiles of a work tile (owner tile, split)
     uint32_t owner_is_anchor;
     const float* owner_lse2;       // KNOWN; null: that term is left out
     const float* streamed_lse2;
@@ -29,15 +28,14 @@ struct GradientParams {
 
 enum class Softmax { ONLINE, KNOWN };
 
-// Owner rows whose positives two streamed rows are.
+// The owner rows whose positives two streamed rows are.
 struct PairOwners {
     uint32_t x[2];
 };
 
-// A block's owner rows, 16 a warp: what a thread knows of its two, the weights of a tile of logits, and
-// the sums. BLOCKS of 8 columns of logits, SUM_BLOCKS of 8 columns of the sums, laid out as the results
-// of mma. BOTH_TERMS: weights may have both. One of POLYNOMIAL_EACH exponentials goes by the polynomial
-// (exp2_shared_out).
+// A block's owner rows, 16 a warp: a thread's two rows, the weights of a tile of logits, and the sums. BLOCKS of 8
+// columns of logits and SUM_BLOCKS of 8 columns of sums have the layout of mma results. BOTH_TERMS: weights may have
+// both terms. One of POLYNOMIAL_EACH exponentials uses the polynomial (exp2_shared_out).
 template <class T, int ROWS, int BLOCKS, int SUM_BLOCKS, Softmax SOFTMAX, bool BOTH_TERMS, int POLYNOMIAL_EACH>
 struct OwnedRows {
     static constexpr int COLUMNS = 8 * BLOCKS;
@@ -51,7 +49,7 @@ struct OwnedRows {
     float sums[SUM_BLOCKS][4];
     // Of the thread's two rows.
     uint32_t positive[2], excluded[2];
-    float owner_term[2];  // weight_term; that of ∞ without the owners' term
+    float owner_term[2];  // weight_term; without the owners' term that of ∞
     ScaledSum normaliser[2];
 
     INFONCE_DEVICE explicit OwnedRows(const GradientParams& params) : p(params) {
@@ -98,7 +96,8 @@ struct OwnedRows {
         shares = BOTH_TERMS && p.far && share_exponential(p.far, shift);
     }
 
-    // Pairs and the diagonal read the same both ways; by index, only the anchors know.
+    // Whether anchors have to be asked for their positives. Paired and diagonal positives read the same from both
+    // sides; by index only the anchors know.
     INFONCE_DEVICE bool asks_streamed() const {
         return SOFTMAX == Softmax::KNOWN && !p.owner_is_anchor && p.contrast.rule == POSITIVE_INDEX;
     }
@@ -111,7 +110,7 @@ struct OwnedRows {
         return first_column + block * 8 + lane % 4 * 2 + j % 2;
     }
 
-    // Whether the tile holds a column that some row of the thread does not treat like the others.
+    // Whether the tile holds padding, a positive or an exclusion of the thread's rows.
     INFONCE_DEVICE bool holds_exceptions(uint32_t first_column) const {
         bool any = first_column + COLUMNS > p.streamed.rows || asks_streamed();
         INFONCE_UNROLL
@@ -120,8 +119,7 @@ struct OwnedRows {
         return any;
     }
 
-    // Logits become weights against the running maximum; `factor` is what the sums so far are to be
-    // multiplied by.
+    // Logits become weights against the running maximum. The sums so far have to be multiplied by `factor`.
     INFONCE_DEVICE void weigh_online(float (&weights)[BLOCKS][4], uint32_t first_column, float (&factor)[2]) {
         if (holds_exceptions(first_column)) mask<false>(weights, first_column, [](int) { return PairOwners{}; });
         float offset[2];
@@ -165,11 +163,11 @@ struct OwnedRows {
         }
     }
 
-    // weight_term of streamed row `row`; of ∞ past the last.
+    // weight_term of streamed row `row`; that of ∞ past the last.
     INFONCE_DEVICE float streamed_term(uint32_t row) const {
         return weight_term(shift, row < p.streamed.rows ? load_global(p.streamed_lse2 + row) : infinity(), shares);
     }
-    // The owner row whose positive streamed row `row` is the anchor of, where asks_streamed.
+    // Where asks_streamed: the owner row whose positive streamed row `row` is the anchor of.
     INFONCE_DEVICE uint32_t owner_of(uint32_t row) const {
         return row < p.streamed.rows ? load_global(p.contrast.index + row) : 0xffffffffu;
     }
@@ -190,7 +188,7 @@ struct OwnedRows {
     INFONCE_DEVICE void weigh_terms(float (&weights)[BLOCKS][4], uint32_t first_column, const Streamed& terms,
                                     const Owners& owners) {
         const auto exponential = [](int entry, float x) { return exp2_shared_out<POLYNOMIAL_EACH>(entry, x); };
-        // Without the owners' term they may be the candidates of a one-way loss.
+        // Without the owners' term the owners may be the candidates of a one-way loss.
         if (holds_exceptions(first_column)) mask<!OWNER_TERM>(weights, first_column, owners);
         if (OWNER_TERM && STREAMED_TERM && shares) {
             INFONCE_UNROLL
@@ -218,7 +216,7 @@ struct OwnedRows {
         }
     }
 
-    // −∞ for the logits of what a row does not see, and of its positive. ASKS: asks_streamed may be true.
+    // Sets the logits of padding, exclusions and positives to −∞. ASKS: asks_streamed may be true.
     template <bool ASKS, class Owners>
     INFONCE_DEVICE void mask(float (&weights)[BLOCKS][4], uint32_t first_column, const Owners& owners) const {
         INFONCE_UNROLL

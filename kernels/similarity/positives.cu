@@ -1,5 +1,5 @@
-// What comes before the tile loops, row by row: positive logits, a bound of all logits, and which anchors belong to
-// each candidate. O((N + M)·D).
+// Row by row before the tile loops: z₊ = s⟨q_i, k₊⟩ and ‖x‖², the bound s·max‖q‖·max‖k‖, positives by offset or label,
+// and each candidate's anchors. O((N + M)·D).
 #include "ptx/global.h"
 #include "ptx/math.h"
 #include "similarity/row_blocks.h"
@@ -15,12 +15,12 @@ struct PositivesParams {
     ContrastView contrast;
     Matrix anchors, candidates, own_keys;  // own_keys: MoCo's positives; data null otherwise
     uint32_t dim;
-    uint32_t* not_finite;  // two words, zero before: set when an anchor's, a candidate's number is not finite
+    uint32_t* not_finite;  // two words, zero before: set where an anchor, a candidate is not finite
     float* positive;       // z₊ of each anchor, -∞ without one
     float* square_norms;   // of the anchors, then of the candidates
 };
 
-// Candidates that a warp takes together (src/launch/positives.rs): short rows keep too few loads under way.
+// Candidates that a warp processes together (src/launch/positives.rs): one short row has too few loads in flight.
 constexpr int CANDIDATES = 4;
 
 INFONCE_DEVICE void candidate_norms(const PositivesParams& p, uint64_t first) {
@@ -51,7 +51,7 @@ INFONCE_DEVICE void candidate_norms(const PositivesParams& p, uint64_t first) {
     }
 }
 
-// A warp an anchor, and after them a warp some candidates.
+// z₊ and ‖q‖² of an anchor a warp, then ‖k‖² of CANDIDATES candidates a warp.
 INFONCE_KERNEL(positives, PositivesParams, ROW_WARPS * 32, 1) {
     const uint32_t lane = thread_index() % 32;
     const uint64_t row = warp_row();
@@ -93,20 +93,20 @@ struct BoundParams {
     ContrastView contrast;
     const float* square_norms;
     const float* positive;  // z₊, in nats
-    float largest;          // of all |z| of which the bound holds
-    float above;            // the offset is what the bound is above this
+    float largest;          // of the |z| up to which the bound holds
+    float above;            // the offset is the bound's excess over this
     LogitBound* bound;
 };
 
-// |z_ij| ≤ s·max‖q‖·max‖k‖ =: L. With L ≤ 80 in base 2 a sum of 2^z over 2^30 candidates lies between 2^-80
-// and 2^110, and with norms whose largest is between 2^-16 and 2^16 sums of it times rows stay below 2^127.
-// For exponentials of f16 `ExponentRange` of src/launch/positives.rs chooses an offset. The positive of MoCo is
-// no candidate, and is asked itself. One block.
+// |z_ij| ≤ s·max‖q‖·max‖k‖ =: L. With L ≤ 80 in base 2 a sum of 2^z over 2^30 candidates lies between 2^-80 and 2^110.
+// If the largest norms are between 2^-16 and 2^16, such sums times rows stay below 2^127. For f16 exponentials
+// `ExponentRange` (src/launch/positives.rs) chooses an offset. MoCo's positive is no candidate, so z₊ is checked
+// itself. One block.
 INFONCE_KERNEL(bound_logits, BoundParams, BLOCK_THREADS, 1) {
     struct Anchor {
         float square, positive;
     };
-    // Of squares the largest anchor's, the largest and (the negative of) the smallest candidate's; the largest |z₊|.
+    // Squares: the largest anchor's, the largest candidate's, minus the smallest candidate's; and the largest |z₊|.
     float most[4] = {0.0f, 0.0f, -infinity(), 0.0f};
     for_own(
         p.contrast.anchors, [&](uint32_t i) { return Anchor{load_global(p.square_norms + i), load_global(p.positive + i)}; },
@@ -139,7 +139,7 @@ struct MeanPositivesParams {
     float* log_mean;
 };
 
-// The logarithm of the mean of e^(z₊/(s·σ)) over the rows that have a positive; NaN where one of them is. One block.
+// log of the mean of e^(z₊/(s·σ)) over the rows that have a positive; NaN if one of them is NaN. One block.
 INFONCE_KERNEL(mean_positives, MeanPositivesParams, BLOCK_THREADS, 1) {
     const float factor = p.inverse / p.contrast.scale_value();
     const auto load = [&](uint32_t i) { return load_global(p.positive + i); };
@@ -165,7 +165,7 @@ struct OffsetParams {
     uint32_t* index;
 };
 
-// Anchor i's positive is candidate i + offset; without one, the index is past every candidate.
+// index_i = i + offset; past every candidate where there is no such candidate.
 INFONCE_KERNEL(offset_positives, OffsetParams, 256, 1) {
     const uint32_t i = block_index().x * 256 + thread_index();
     if (i >= p.anchors) return;
@@ -179,8 +179,7 @@ struct LabelParams {
     uint32_t* index;
 };
 
-// Anchor i's positive is the first candidate that has its label; without one, the index is past every candidate. A
-// warp an anchor.
+// index_i = the first candidate with anchor i's label; past every candidate if there is none. A warp an anchor.
 INFONCE_KERNEL(labelled_positives, LabelParams, ROW_WARPS * 32, 1) {
     constexpr uint32_t NO_LABEL = 0xffffffffu, TOGETHER = 8;
     const uint64_t row = warp_row();
@@ -206,20 +205,20 @@ INFONCE_KERNEL(labelled_positives, LabelParams, ROW_WARPS * 32, 1) {
 struct GroupParams {
     const uint32_t* index;
     uint32_t anchors, candidates;
-    uint32_t passes;   // as many times DIGIT_BITS as `candidates` has bits
+    uint32_t passes;   // passes · DIGIT_BITS is at least the bits of `candidates`
     uint32_t padding;
-    uint32_t* order;   // two of them: where the last pass writes, and the other
+    uint32_t* order;   // two buffers: the last pass writes the first
     uint32_t* other;
     uint32_t* starts;  // candidates + 1
 };
 
-// What anchors are sorted by: their positive, and those without one come last.
+// The sort key of an anchor: its positive; anchors without one come last.
 INFONCE_DEVICE uint32_t group_of(const GroupParams& p, uint32_t anchor) {
     const uint32_t positive = load_global(p.index + anchor);
     return positive < p.candidates ? positive : p.candidates;
 }
 
-// Exclusive prefix sums of x over the block's threads; `slots`: a word a warp.
+// Exclusive prefix sums of x over the block's threads. `slots`: a word a warp.
 INFONCE_DEVICE uint32_t sum_before(uint32_t x, SharedAddress slots) {
     const uint32_t lane = thread_index() % 32, warp = thread_index() / 32;
     uint32_t before = 0;
@@ -237,9 +236,9 @@ INFONCE_DEVICE uint32_t sum_before(uint32_t x, SharedAddress slots) {
 
 constexpr uint32_t DIGIT_BITS = 4, DIGITS = 1 << DIGIT_BITS;
 
-// Anchors in the order of their positives, those of one positive in their own: a stable sort digit by digit, from the
-// lowest. Each thread counts the digits of neighbouring anchors, and places these behind the anchors of the threads
-// before. One block, so that no atomics are needed and the order is the same each time.
+// Anchors in the order of their positives, stable: a radix sort from the lowest digit. Each thread counts the digits of
+// consecutive anchors and places them behind the anchors of the threads before. One block, so that there are no atomics
+// and the order is the same each time.
 INFONCE_KERNEL(group_anchors, GroupParams, BLOCK_THREADS, 1) {
     const uint32_t thread = thread_index(), each = (p.anchors + BLOCK_THREADS - 1) / BLOCK_THREADS;
     const uint64_t begin = uint64_t(each) * thread;
@@ -281,12 +280,12 @@ INFONCE_KERNEL(group_anchors, GroupParams, BLOCK_THREADS, 1) {
             store_global(to + target, anchor);
             store_shared(at, target + 1);
         }
-        // What other threads place is read, and their counters are set, in the next pass.
+        // The next pass reads what other threads have placed, and resets their counters.
         block_barrier();
     }
 }
 
-// Where the anchors of each candidate start; the last start is where those without a positive do.
+// start_j, where the anchors of candidate j start; the last start is that of the anchors without a positive.
 INFONCE_KERNEL(find_groups, GroupParams, 256, 1) {
     const uint32_t group = block_index().x * 256 + thread_index();
     if (group > p.candidates) return;

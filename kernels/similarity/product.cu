@@ -1,5 +1,5 @@
-// sums (+)= W · V or Wᵀ · V, the two products of a chunk of weights: 2·rows·M·D FLOPs each, f32
-// sums. The summed axis can be split over blocks; splits are added up in order by what reads them.
+// sums (+)= W · V or Wᵀ · V, the two products of a chunk of weights, with f32 sums: 2·rows·M·D FLOPs each. The summed
+// axis can be split over blocks; the reader adds up the splits in order.
 //
 //   8 warps as 4 × 2, 32 × 64 sums each; 128 bytes of the summed axis a stage, STAGES in flight
 #include "ptx/barrier.h"
@@ -14,35 +14,35 @@ struct ProductParams {
     GlobalRows left;    // W: rows × summed, or summed × rows when transposed
     GlobalRows right;   // V: summed × D
     uint32_t rows, columns, summed;  // columns: D
-    uint32_t slabs_per_split;        // blocks are (tile, split), the columns of a row tile side by side
-    uint32_t accumulate;             // transposed: add to what `sums` holds; with one split only
+    uint32_t slabs_per_split;        // blocks are (tile, split), the columns of a row tile vary fastest
+    uint32_t accumulate;             // transposed: add to `sums`; with one split only
     float* sums;                     // splits × rows × columns
-    const WeightShift* shift;        // of the right side's numbers; null: they have none
+    const WeightShift* shift;        // of the right side; null: it has none
 };
 
 template <class T, bool TRANSPOSED>
 struct Product {
     static constexpr int ROWS = 128, COLUMNS = 128, THREADS = 256, STAGES = 3;
-    static constexpr int NUMBERS = SLAB_BYTES / int(sizeof(T));  // of the summed axis, a stage
-    static constexpr int SIDE = 128 * SLAB_BYTES;                // bytes of one operand, a stage
+    static constexpr int NUMBERS = SLAB_BYTES / int(sizeof(T));  // elements of the summed axis a stage
+    static constexpr int SIDE = 128 * SLAB_BYTES;                // bytes of one operand a stage
     static constexpr int STAGE = 2 * SIDE;
     static constexpr int WIDE_SLAB = NUMBERS * SLAB_BYTES;       // NUMBERS rows × 128 bytes
     static constexpr int SHARED_BYTES = STAGES * STAGE;
 
-    // NUMBERS rows of the summed axis × 128 numbers.
+    // NUMBERS rows of the summed axis × 128 elements.
     INFONCE_DEVICE static void load_wide(SharedAddress to, const GlobalRows& from, uint32_t first, uint32_t column) {
         INFONCE_UNROLL
         for (int slab = 0; slab < int(sizeof(T)); ++slab)
             load_slab<NUMBERS, THREADS>(to + slab * WIDE_SLAB, from, first, column * uint32_t(sizeof(T)) + slab * SLAB_BYTES);
     }
 
-    // One number of a wide operand.
+    // One element of a wide operand.
     INFONCE_DEVICE static uint32_t wide_number(SharedAddress wide, int row, int column) {
         const int slab = column / NUMBERS, number = column % NUMBERS;
         return load_shared<uint32_t>(chunk_address(wide + slab * WIDE_SLAB, row, number / 4) + number % 4 * 4);
     }
 
-    // A step of the summed axis × 16 columns of a wide operand as right operands of two mma.
+    // A step of the summed axis × 16 columns of a wide operand, as the right operands of two mma.
     INFONCE_DEVICE static void load_wide_right(uint32_t (&low)[2], uint32_t (&high)[2], SharedAddress wide, int step, int column) {
         const int lane = thread_index() % 32;
         if (sizeof(T) == 2) {
@@ -66,7 +66,7 @@ struct Product {
     INFONCE_DEVICE static void load_wide_left(uint32_t (&a)[4], SharedAddress wide, int step, int column) {
         const int lane = thread_index() % 32;
         if (sizeof(T) == 2) {
-            // Matrices in the order rows 0-7, rows 8-15 of the first half of the step, then the second.
+            // Matrices in the order rows 0-7, rows 8-15 of the first half of the step, then of the second.
             load_matrices_transposed(a, chunk_address(wide + column / NUMBERS * WIDE_SLAB,
                                                       step * 16 + lane % 8 + lane / 16 * 8,
                                                       column % NUMBERS / 8 + lane / 8 % 2));
@@ -81,7 +81,7 @@ struct Product {
         const SharedAddress shared = shared_base();
         const int lane = thread_index() % 32, warp = thread_index() / 32;
         const int warp_row = warp % 4 * 32, warp_column = warp / 4 * 64;
-        // What reads the same rows of W runs at the same time.
+        // Columns vary fastest: blocks that run together read the same rows of W.
         const uint32_t across = (p.columns + COLUMNS - 1) / COLUMNS;
         const uint32_t first_row = block_index().x / across * ROWS, first_column = block_index().x % across * COLUMNS;
         const uint32_t all_slabs = (p.summed + NUMBERS - 1) / NUMBERS;

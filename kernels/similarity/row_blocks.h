@@ -1,4 +1,4 @@
-// What the row-wise kernels share: a warp a row, and kernels of one block.
+// Helpers of the row-wise kernels: a warp a row, and kernels of one block.
 #pragma once
 
 #include "ptx/barrier.h"
@@ -16,7 +16,7 @@ INFONCE_DEVICE uint64_t warp_row() { return uint64_t(block_index().x) * ROW_WARP
 constexpr uint32_t BLOCK_THREADS = 1024, BLOCK_WARPS = BLOCK_THREADS / 32;
 static_assert(BLOCK_WARPS == 32, "what warps leave is joined by the lanes of one");
 
-// `use(load(i))` for every i < `count` that is this thread's, with several loads under way.
+// Calls `use(load(i))` for this thread's i < `count`, with several loads in flight.
 template <class Load, class Use>
 INFONCE_DEVICE void for_own(uint32_t count, const Load& load, const Use& use) {
     constexpr uint32_t TOGETHER = 4;
@@ -33,8 +33,8 @@ INFONCE_DEVICE void for_own(uint32_t count, const Load& load, const Use& use) {
     }
 }
 
-// x[i] over the block by `join`, in every thread, in a fixed order. Behind another of the same kernel
-// a barrier comes first.
+// Reduces x[i] over the block by `join`, for every thread, in a fixed order. A second call in the same kernel follows a
+// barrier.
 template <int COUNT, class T, class Join>
 INFONCE_DEVICE void join_block(T (&x)[COUNT], const Join& join) {
     const uint32_t lane = thread_index() % 32, warp = thread_index() / 32;

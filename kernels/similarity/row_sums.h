@@ -1,4 +1,4 @@
-// The sums of the rows that a thread holds, and how those of a tile's threads become one number a row.
+// The row sums (m_i, Σ_j 2^(z_ij - m_i)) of a thread's rows, and their reduction over a tile's threads.
 #pragma once
 
 #include "similarity/scores.h"
@@ -9,7 +9,7 @@ template <class Tile>
 struct RowSums {
     ScaledSum of[Tile::ROW_BLOCKS][2];
 
-    // `exchange`: room for a partial sum of every row from every warp column, if there are several.
+    // `exchange`: a buffer for one partial sum of every row and warp column, if there are several warp columns.
     INFONCE_DEVICE void write(const ScoresParams& p, Work work, const Place<Tile>& place, SharedAddress exchange) const {
         constexpr bool SHARED = Tile::WARPS_ACROSS > 1;
         if constexpr (SHARED) Tile::synchronise();

@@ -1,5 +1,5 @@
-// What comes after the tile loops, row by row: the statistics, the gradients and the loss from partial results, in a
-// fixed order. O((N + M)·D) each, times the parts that there are of a sum.
+// Row by row after the tile loops: statistics (lse⁻, offsets, masses), gradients dx_i = factor · (Σ_j W_ij k_j - c k₊)
+// and the loss, from partial results in a fixed order. O((N + M)·D) each, times the splits of a sum.
 #include "ptx/barrier.h"
 #include "ptx/global.h"
 #include "ptx/math.h"
@@ -16,22 +16,22 @@ namespace infonce {
 // ---- Statistics
 
 struct StatisticsParams {
-    const ScaledSum* partial;   // parts × rows, added to what `running` holds; null: lse is given
+    const ScaledSum* partial;   // splits × rows, added to `running`; null: lse is given
     uint32_t splits, rows;
-    ScaledSum* running;         // null: there is only one set of parts
-    const uint32_t* unless;     // nothing is done where this is set; null: it never is
-    uint32_t first, last;       // whether this set is the first, the last of them
-    uint32_t lanes;             // threads a row, a power of two up to 32: each adds up every n-th part
-    // A candidate that is not finite makes every row NaN; an anchor does so where columns have a loss.
+    ScaledSum* running;         // null: there is only one set of splits
+    const uint32_t* unless;     // if set, the kernel does nothing; null: never
+    uint32_t first, last;       // whether this set is the first, the last one
+    uint32_t lanes;             // threads a row, a power of two up to 32; each adds every n-th split
+    // A candidate that is not finite makes every row NaN; an anchor does if columns have a loss.
     uint32_t symmetric;
     const uint32_t* not_finite;
-    uint32_t* far;              // zero before; set where a row's |offset2| is above NEAR; null: nobody asks
+    uint32_t* far;              // zero before; set where a row's |offset2| exceeds NEAR; null: not wanted
     ContrastView contrast;
     RowRule rule;
     float* positive;            // z₊, in nats
     float* negatives_lse;       // lse⁻, in nats
-    // Of RowValues: the offset, in base 2, of a softmax the log-sum-exp over all candidates; and the masses a and c,
-    // which of a softmax are the same and stand in one place.
+    // Of RowValues: the offset in base 2 (for a softmax the log-sum-exp over all candidates), and the masses a and c,
+    // which for a softmax are equal and stored once.
     float* offset2;
     float* negatives_mass;
     float* positive_mass;
@@ -80,13 +80,13 @@ struct MergeParams {
     uint32_t rows;
 };
 
-// Of the same rows against other candidates: lse⁻ over both, and the one positive that either has.
+// The same rows against further candidates: lse⁻ = log(e^lse⁻₁ + e^lse⁻₂), and the one positive that either side has.
 INFONCE_KERNEL(merge_statistics, MergeParams, 128, 1) {
     const uint32_t row = block_index().x * 128 + thread_index();
     if (row >= p.rows) return;
     const float a = load_global(p.negatives_lse + row), b = load_global(p.other_lse + row);
     const float most = larger_or_nan(a, b);
-    // Without negatives on either side the difference is no number.
+    // If neither side has negatives, the difference is NaN.
     const float lse = most == -infinity() ? most : most + log1p_exact(exp_exact(-absolute(a - b)));
     store_global(p.negatives_lse + row, lse);
     store_global(p.positive + row, larger_or_nan(load_global(p.positive + row), load_global(p.other_positive + row)));
@@ -101,7 +101,7 @@ struct ShiftParams {
     WeightShift* shift;
 };
 
-// The shift that brings the largest mass a to at most 2^UNIT_SHIFT: a row's terms of weights add up to a. One block.
+// The shift that brings the largest mass a below 2^UNIT_SHIFT; the weights of a row, by term, add up to a. One block.
 INFONCE_KERNEL(find_weight_shift, ShiftParams, BLOCK_THREADS, 1) {
     float largest[1] = {0.0f};
     const auto take = [&](float mass) { largest[0] = larger(largest[0], mass); };
@@ -109,8 +109,7 @@ INFONCE_KERNEL(find_weight_shift, ShiftParams, BLOCK_THREADS, 1) {
     if (p.column_mass) for_own(p.columns, [&](uint32_t i) { return load_global(p.column_mass + i); }, take);
     join_block(largest, larger);
     if (thread_index() != 0) return;
-    // Where masses are smaller still, so is every gradient: nothing is left of it in f32. Of the largest f32 the shift
-    // is -114.
+    // For masses below 2^-100 every gradient is 0 in f32, and the shift stays at 114. For the largest f32 it is -114.
     const uint32_t exponent = float_bits(largest[0]) >> 23;
     store_global(p.shift, shift_by(int(UNIT_SHIFT) + (exponent > 26 ? 126 - int(exponent) : 100)));
 }
@@ -120,29 +119,29 @@ struct FitParams {
     const float* offset2;
     const float* square_norms;   // of the chunk's anchors
     uint32_t rows;
-    float lowest;                // of log2 Σ_j E_ij, where candidates are of the same length
-    float range;                 // of the folded anchors, in powers of two
+    float lowest;                // least log2 Σ_j E_ij, for candidates of equal length
+    float range;                 // of the folded anchors' lengths, in powers of two
     uint32_t padding;
     const LogitBound* bound;
     uint32_t* fit;               // whether the exponentials stay as they are
     WeightShift* shift;          // of the folded anchors
 };
 
-// Whether f16 holds a chunk's exponentials, one offset o for all, and its folded anchors f_i·q_i, where
-// f_i = 2^(o - o_i), o_i the row's own; and the shift that brings the longest of these to at most 2^15. Exponentials
-// for which it does not are to be stored again, with offsets of their rows. One block.
+// Whether f16 holds a chunk's exponentials with one offset o, and its folded anchors f_i·q_i, f_i = 2^(o - o_i), o_i
+// the row's own offset; and the shift that brings the longest folded anchor to at most 2^15. If not, the exponentials
+// are stored again with an offset a row. One block.
 //
-// Below 2^-14 an exponential is off by 2^-25, and all of them by M·2^-25·max‖k‖ at most, which is to be little
-// beside Σ_j E_ij·‖k_j‖. Folded anchors are short where Σ_j E_ij is large, or where p₊ is near 1: those of the
-// latter do not matter beside others, so lengths are those of q_i/Σ_j E_ij. Of few candidates any one can make p₊
-// near 1 for most rows; the range is such then that none serves.
+// Below 2^-14 an exponential is off by 2^-25, so E·K is off by at most M·2^-25·max‖k‖, which has to be small beside Σ_j
+// E_ij·‖k_j‖. Folded anchors are short where Σ_j E_ij is large or p₊ is near 1. The latter do not matter beside others,
+// so lengths are those of q_i/Σ_j E_ij. With few candidates one of them can make p₊ near 1 for most rows; then the
+// range is such that no chunk fits.
 INFONCE_KERNEL(fit_exponentials, FitParams, BLOCK_THREADS, 1) {
     struct Row {
         float negatives_lse, offset2, square;
     };
     const LogitBound bound = load_global(p.bound);
-    // log2 of the least Σ_j E_ij, of the longest folded anchor with the one offset and with those of rows, and of
-    // the shortest q_i/Σ_j E_ij; of what is least, the negative.
+    // log2 of: the inverse of the least Σ_j E_ij; the longest folded anchor with one offset, and with an offset a row;
+    // the inverse of the shortest q_i/Σ_j E_ij.
     float most[4] = {-infinity(), -infinity(), -infinity(), -infinity()};
     for_own(
         p.rows,
@@ -151,7 +150,7 @@ INFONCE_KERNEL(fit_exponentials, FitParams, BLOCK_THREADS, 1) {
         },
         [&](const Row& row) {
             const float negatives = row.negatives_lse * LOG2_E, sum = negatives - bound.offset;
-            // Without negatives there is nothing to store.
+            // Rows without negatives store nothing.
             if (!(negatives > -infinity())) return;
             most[0] = larger(most[0], -sum);
             if (!(row.square > 0.0f)) return;
@@ -164,16 +163,16 @@ INFONCE_KERNEL(fit_exponentials, FitParams, BLOCK_THREADS, 1) {
     if (thread_index() != 0) return;
     const float least = -most[0], longest = most[1], longest_of_rows = most[2], shortest = -most[3];
     const bool fit = bound.holds && least >= p.lowest + bound.lengths && longest - shortest <= p.range;
-    // Without a bound they have offsets of their rows already.
+    // Without a bound they have an offset a row already.
     store_global(p.fit, uint32_t(fit || !bound.holds));
-    // Anchors of zeros are not among the longest; their factor is at most 2^14, and is to stay finite.
+    // Anchors of zeros are not among the longest; their factor is at most 2^14 and has to stay finite.
     constexpr float MOST = 112.0f;
     const float headroom = 15.0f - (fit ? longest : longest_of_rows);
     const int shift = headroom < MOST ? (headroom > -MOST ? int(headroom + MOST) - int(MOST) : -int(MOST)) : int(MOST);
     store_global(p.shift, shift_by(shift));
 }
 
-// A row's sum over all parts, parts × rows of them, by a warp.
+// A row's sum over all splits (splits × rows), by a warp.
 INFONCE_DEVICE ScaledSum sum_of_splits(const ScaledSum* partial, uint32_t splits, uint32_t rows, uint64_t row) {
     ScaledSum sum = empty_sum();
     for (uint32_t split = thread_index() % 32; split < splits; split += 32)
@@ -183,24 +182,24 @@ INFONCE_DEVICE ScaledSum sum_of_splits(const ScaledSum* partial, uint32_t splits
 }
 
 struct FoldParams {
-    const ScaledSum* partial;  // parts × rows, Σ_j E_ij
+    const ScaledSum* partial;  // splits × rows, Σ_j E_ij
     const float* offset2;      // of the chunk's rows
     uint32_t splits, rows, dim;
     uint32_t padding;
     Matrix anchors;            // of the chunk
-    Matrix folded;             // theirs times the factor, in the same type; data null: not wanted
-    const WeightShift* shift;  // and times 2^shift; null: no shift
+    Matrix folded;             // anchors times their factors, in the same type; data null: not wanted
+    const WeightShift* shift;  // a further factor 2^shift; null: none
     float* factors;
 };
 
-// The factor 2^(o - o_i) of each row, o what its exponentials have and o_i its own offset, and its anchor times that.
-// A warp a row.
+// factor_i = 2^(o - o_i), o the offset of the stored exponentials and o_i the row's own; and factor_i · q_i. A warp a
+// row.
 INFONCE_KERNEL(fold_rows, FoldParams, ROW_WARPS * 32, 1) {
     const uint32_t lane = thread_index() % 32;
     const uint64_t row = warp_row();
     if (row >= p.rows) return;
     const ScaledSum sum = sum_of_splits(p.partial, p.splits, p.rows, row);
-    // Without negatives nothing bounds it, and it multiplies nothing.
+    // Without negatives the offset is no number; the factor multiplies nothing.
     const float exponent = sum.sum == 0.0f ? -infinity() : sum.maximum - load_global(p.offset2 + row);
     if (lane == 0) store_global(p.factors + row, exp2_fast(exponent));
     if (!p.folded.data) return;
@@ -216,32 +215,32 @@ INFONCE_KERNEL(fold_rows, FoldParams, ROW_WARPS * 32, 1) {
 }
 
 struct FinishParams {
-    const float* sums;             // parts × rows × D
-    const ScaledSum* normalisers;  // parts × rows; null: the weights were the softmax itself
+    const float* sums;             // splits × rows × D
+    const ScaledSum* normalisers;  // splits × rows; null: the weights were the softmax itself
     uint32_t splits, rows, dim;
     uint32_t shifted;              // the weights were those of f16
-    uint32_t warps;                // a row's, a power of two up to ROW_WARPS
+    uint32_t warps;                // warps a row, a power of two up to ROW_WARPS
     uint32_t first_row;            // of all anchors, or candidates
-    const float* factors;          // what the weights of each row have too little; null: nothing
+    const float* factors;          // a missing factor of each row's weights; null: none
     ContrastView contrast;
     float coefficient;             // upstream · w; the gradient's factor is this times s
-    uint32_t of_candidates;        // the rows are candidates, and what belongs to them are anchors
+    uint32_t of_candidates;        // the rows are candidates and their partners anchors
     const float* negatives_mass;   // of all anchors, where there are normalisers
     const float* row_mass;         // of the positive, of all anchors
     const float* column_mass;      // and of all candidates; null: they have no loss
-    Matrix partners;               // what rows belong to: candidates, anchors, or keys of each anchor's own
-    uint32_t own_keys;             // whether they are the last
-    uint32_t accumulates;          // the gradient is added to what is there
-    // Of candidates by index (group_anchors): to candidate j belong anchors order[n], starts[j] ≤ n < starts[j + 1].
+    Matrix partners;               // the positives: candidates, anchors, or a key of each anchor's own
+    uint32_t own_keys;             // whether they are own keys
+    uint32_t accumulates;          // whether to add to the gradient that is there
+    // Candidates by index (group_anchors): the anchors of candidate j are order[n], starts[j] ≤ n < starts[j + 1].
     const uint32_t* starts;
     const uint32_t* order;
     Matrix rows_of;                // the rows the gradient belongs to
     Matrix gradient;
-    const WeightShift* shift;      // theirs; null: the shift of weights that are at most 1
+    const WeightShift* shift;      // of the weights; null: the shift of weights that are at most 1
     float* dots;                   // Σ_d x_d dx_d of each row, before rounding; null: not wanted
 };
 
-// What a gradient's row belongs to, where that is one row at most, and what is to be subtracted of it.
+// The partner of a gradient's row, if it has at most one, and the mass to subtract.
 struct Partner {
     bool exists;
     uint32_t row;
@@ -263,8 +262,8 @@ struct Partner {
     }
 };
 
-// Subtracts numbers `first` to `first` + 3 of the anchors of candidate `row`, of which a warp takes every `warps`th
-// from `own` on, GROUP at a time so that as many loads are under way.
+// Subtracts elements `first` to `first` + 3 of the anchors of candidate `row`. A warp takes every `warps`-th anchor
+// from `own` on, GROUP at a time, so that as many loads are in flight.
 INFONCE_DEVICE void subtract_group(const FinishParams& p, uint32_t row, uint32_t own, uint32_t first, bool quads,
                                    float (&sums)[4]) {
     constexpr uint32_t GROUP = 4;
@@ -285,8 +284,8 @@ INFONCE_DEVICE void subtract_group(const FinishParams& p, uint32_t row, uint32_t
     }
 }
 
-// dx_i = factor · (share · Σ_parts sums_i - Σ c k₊) over what belongs to the row. `warps` warps a row, of which
-// each adds up every n-th part and positive; the row's first adds up theirs.
+// dx_i = factor · (share · Σ_splits sums_i - Σ c k₊) over the row's partners. `warps` warps a row: each adds every n-th
+// split and partner, and the row's first adds up the warps.
 INFONCE_KERNEL(finish_gradient, FinishParams, ROW_WARPS * 32, 4) {
     const uint32_t lane = thread_index() % 32, warp = thread_index() / 32;
     const uint32_t own_split = warp % p.warps;
@@ -301,7 +300,7 @@ INFONCE_KERNEL(finish_gradient, FinishParams, ROW_WARPS * 32, 4) {
         if (p.normalisers) {
             const ScaledSum sum = sum_of_splits(p.normalisers, p.splits, p.rows, row);
             maximum = finite_offset(sum.maximum);
-            // A weight is a_i · (its share among the negatives).
+            // A weight is a_i times its share among the negatives.
             share *= sum.sum == 0.0f ? 0.0f : load_global(p.negatives_mass + p.first_row + row) / sum.sum;
         }
     }
@@ -366,7 +365,7 @@ INFONCE_KERNEL(finish_gradient, FinishParams, ROW_WARPS * 32, 4) {
 // ---- Loss
 
 struct ReduceParams {
-    const float* row_lse;      // lse⁻ and z₊ of the rows; null: neither the loss nor what s itself moves is wanted
+    const float* row_lse;      // lse⁻ and z₊ of the rows; null: neither the loss nor ∂φ/∂s is wanted
     const float* row_positive;
     const float* column_lse;   // and of the columns; null: they have no loss
     const float* column_positive;
@@ -380,7 +379,7 @@ struct ReduceParams {
     float* result;             // loss, dscale
 };
 
-// One block.
+// loss = row_weight · Σ φ, and dscale, summed in f64. One block.
 INFONCE_KERNEL(reduce, ReduceParams, BLOCK_THREADS, 1) {
     struct Row {
         float lse, positive;
@@ -397,7 +396,7 @@ INFONCE_KERNEL(reduce, ReduceParams, BLOCK_THREADS, 1) {
                 if (p.dots && row.counts) sums[2] += double(values.scale);
             });
     };
-    // ∂φ/∂s of a row counts where its positive is, as shards' dscales are added up.
+    // A row's ∂φ/∂s counts where its positive is, because shards' dscales are added up.
     const auto here = [&](uint32_t i) {
         return p.contrast.rule == POSITIVE_NONE || p.contrast.positive(i) < p.contrast.candidates;
     };

@@ -1,5 +1,5 @@
-// The plain tile loop: 128 × 128 logits of any D, in the registers of a block, one after another
-// along the candidates. What becomes of a tile is the epilogue's business.
+// The portable tile loop z = s·QKᵀ: 128 × 128 logits of any D in the registers of a block, tile after tile along the
+// candidates. An epilogue processes each tile. 2NMD FLOPs, 128/b FLOPs a byte for elements of b bytes.
 //
 //   8 warps as 4 × 2, 32 × 64 logits each; slabs of 128 bytes of both sides, STAGES in flight
 #pragma once
@@ -21,46 +21,46 @@ struct ScoresParams {
     GlobalRows anchors;      // the chunk of rows from first_anchor on
     GlobalRows candidates;
     uint32_t first_anchor;   // its first row's index among all anchors
-    uint32_t tiles_per_split;  // candidate tiles of a piece of work: an anchor tile, a split
-    const LogitBound* bound;  // statistics; exponentials, of which null: there is none
-    const uint32_t* unless;  // nothing is done where this is set; null: it never is
+    uint32_t tiles_per_split;  // candidate tiles of a work tile (anchor tile, split)
+    const LogitBound* bound;  // statistics; exponentials; null: there is none
+    const uint32_t* unless;  // if set, the kernel does nothing; null: never
     // Statistics, exponentials.
     ScaledSum* rows;         // splits × anchors of the chunk
     ScaledSum* columns;      // partial sums × candidates
-    // Steps of the walk over pairs of blocks (TilesOfWork), and the first; 0: every row tile takes all candidates.
+    // Steps of the walk over pairs of row blocks (TilesOfWork), and the first; 0: every row tile takes all candidates.
     uint32_t steps, first_step;
-    // Steps whose tiles have sums of columns, and the first; without a walk, blocks of rows. 0: there are no such sums.
+    // Steps whose tiles have column sums, and the first; without a walk, blocks of rows. 0: no column sums.
     uint32_t summed, first_summed;
     const float* negatives_lse;  // exponentials without a bound, in nats, of the chunk's rows
     // Weights.
     const float* row_lse2;   // of the chunk's rows
     const float* column_lse2;  // null: that term is left out
-    const uint32_t* far;     // both terms: share_exponential
+    const uint32_t* far;     // two terms: share_exponential
     const WeightShift* shift;  // f16
     void* weights;           // anchors of the chunk × weights_stride, in T
-    uint64_t weights_stride;  // numbers from row to row, at least the candidates, a multiple of 16
+    uint64_t weights_stride;  // elements from row to row, at least the candidates, a multiple of 16
     // Scores.
     float* scores;           // anchors of the chunk × candidates, not scaled
-    // e4m3: what a row's numbers are to be multiplied by, for whole tiles of rows.
+    // e4m3: the scales of rows, padded to whole tiles.
     const float* anchor_scales;  // of the chunk's rows
     const float* candidate_scales;
     // Lists of the best scores (best_lists.h).
     ListedScore* lists;
     uint32_t* lengths;
-    uint32_t k;              // how many of a row are not to be missed
+    uint32_t k;              // how many of a row must not be missed
     uint32_t growth;         // lists are pruned after t tiles, and again after t·(1 + growth/4)
 };
 
-// Whether a launch is to do nothing. All blocks say the same.
+// Whether the launch does nothing. All blocks agree.
 INFONCE_DEVICE bool is_needless(const ScoresParams& p) { return p.unless && load_global(p.unless); }
 
-// weight_term of candidate c. Past the last that of the last: logits there are −∞, and no load waits for a branch.
+// weight_term of candidate c. Past the last, the last one's: logits there are −∞, and no load waits for a branch.
 INFONCE_DEVICE float column_term(const ScoresParams& p, uint32_t c, float shift, bool shares) {
     const uint32_t last = p.candidates.rows - 1;
     return weight_term(shift, load_global(p.column_lse2 + (c < last ? c : last)), shares);
 }
 
-// What an epilogue knows of the tile: its size, and how the warps that hold it divide it.
+// What an epilogue knows of the tile: its size, and its division among warps.
 struct ScoresTile {
     static constexpr int ROWS = 128, COLUMNS = 128, WARPS = 8, THREADS = WARPS * 32, STAGES = 3;
     static constexpr int WARPS_DOWN = 4, WARPS_ACROSS = 2;
@@ -73,13 +73,13 @@ struct ScoresTile {
     static constexpr bool BRINGS_COLUMN_TERMS = false;
     // Among the threads that hold the tile.
     INFONCE_DEVICE static void synchronise() { block_barrier(); }
-    // How warps hand over their partial sums of the tile's columns. Room for them, once nobody multiplies any
-    // more what lies there; `sum_up(index)`, for every even index of a column, once all of them are written.
+    // How warps exchange partial column sums. open_columns returns a buffer that no product uses any more;
+    // close_columns calls `sum_up(index)` for every even index of a column once all sums are written.
     INFONCE_DEVICE static SharedAddress open_columns(SharedAddress buffer) {
         synchronise();
         return buffer;
     }
-    // The next tile's first barrier lies before anything is written there again.
+    // A barrier of the next tile comes before the next write here.
     template <class SumUp>
     INFONCE_DEVICE static void close_columns(SharedAddress, const SumUp& sum_up) {
         synchronise();
@@ -87,16 +87,16 @@ struct ScoresTile {
     }
 };
 
-// The tiles of candidates that a work tile takes, one after another.
+// The candidate tiles of a work tile, one after another.
 //
-// Where anchors and candidates are one matrix, z_ij = z_ji, and half of all tiles will do. Its rows are T blocks of as
-// many rows as a tile has columns. Block t multiplies block (t + x) mod T at step x = 0 … ⌊T/2⌋: every pair of blocks
-// is multiplied once, and every block takes as many steps. Where 0 < x < T/2 the tile counts for its columns too. At
-// x = 0 it holds both triangles, and at x = T/2 either block of the pair multiplies the other.
-// WALKS: whether the kernel can do that; the parameters say whether it does.
+// Where anchors and candidates are one matrix, z_ij = z_ji, half of all tiles suffice (WALKS, if the parameters say
+// so). The rows form T blocks of as many rows as a tile has columns. Block t multiplies block (t + x) mod T at step x =
+// 0 … ⌊T/2⌋: every pair of blocks is multiplied once, and every block takes as many steps. A tile with 0 < x < T/2
+// counts for its columns, too. At x = 0 it holds both triangles; at x = T/2 each block of the pair multiplies the
+// other.
 template <class Tile, bool WALKS>
 struct TilesOfWork {
-    static constexpr uint32_t COLUMNS = Tile::COLUMNS, ROW_TILES = Tile::COLUMNS / Tile::ROWS;  // of a block
+    static constexpr uint32_t COLUMNS = Tile::COLUMNS, ROW_TILES = Tile::COLUMNS / Tile::ROWS;  // row tiles of a block
     uint32_t all, first, count;
 
     INFONCE_DEVICE TilesOfWork(const ScoresParams& p, Work work) {
@@ -121,7 +121,7 @@ struct Logits {
     float z[Tile::ROW_BLOCKS][Tile::COLUMN_BLOCKS][4];
 };
 
-// Where a thread stands in a tile.
+// A thread's position in a tile.
 template <class Tile>
 struct Place {
     int lane, warp_row, warp_column;
@@ -140,8 +140,8 @@ struct Place {
     }
 };
 
-// Runs the tiles of this block; `epilogue.tile(logits, first_column, room)` after each. The room is the
-// stage that was read last: it is the epilogue's until the next tile, once all threads have met.
+// Runs the tiles of this block and calls `epilogue.tile(logits, first_column, buffer)` after each. The buffer is the
+// stage read last. The epilogue may use it until the next tile, after a barrier of all threads.
 template <class T, class Epilogue>
 INFONCE_DEVICE void score_tiles(const ScoresParams& p, Epilogue& epilogue) {
     using Tile = ScoresTile;
@@ -151,7 +151,7 @@ INFONCE_DEVICE void score_tiles(const ScoresParams& p, Epilogue& epilogue) {
     const uint32_t first_row = work.tile * Tile::ROWS;
     const TilesOfWork<Tile, Epilogue::WALKS> tiles(p, work);
     const uint32_t slabs = (p.anchors.row_bytes + SLAB_BYTES - 1) / SLAB_BYTES;
-    // Slabs of all tiles, one sequence: the next tile's come in while this one's epilogue runs.
+    // One sequence of slabs over all tiles: the next tile's are copied while this tile's epilogue runs.
     uint32_t coming_tile = 0, coming_byte = 0, coming_stage = 0, stage = 0;
     SharedAddress left = shared;
     auto load_next = [&] {

@@ -1,8 +1,8 @@
-// The epilogue that makes statistics of logits: sums of exponentials of rows, and of columns where
-// columns have a loss or are rows, too. One partial sum per row and split, one per column and anchor tile or step,
-// go to global memory; combine_statistics of rows.cu adds them up in index order.
+// The epilogue of statistics: maximum and Σ 2^(z - maximum) of rows, and of columns where columns have a loss or are
+// rows. It writes one partial sum a row and split, and one a column and anchor tile or step; combine_statistics
+// (rows.cu) adds them up in index order.
 //
-// Logits with a bound need no maximum: 2^z serves as it is, for the row and for the column. Its offset is 0 here.
+// Bounded logits need no maximum: 2^z serves row and column with offset 0.
 #pragma once
 
 #include "similarity/anchor_rows.h"
@@ -13,7 +13,7 @@ namespace infonce {
 
 template <class Tile>
 struct Statistics : AnchorRows<Tile> {
-    static constexpr int BUFFERS = 2;  // that tiles use in turn, if there are several
+    static constexpr int BUFFERS = 2;  // that alternate from tile to tile, if there are several
     static constexpr bool COLUMN_TERMS = false, WALKS = true;
     using Rows = AnchorRows<Tile>;
     using Tiles = TilesOfWork<Tile, WALKS>;
@@ -42,9 +42,9 @@ struct Statistics : AnchorRows<Tile> {
         }
     }
 
-    // The tile's step, or without a walk its block of rows, counted from the first that has sums of columns. With the
-    // row tile in its block it says which partial sum the tile writes: no other tile of the launch writes it for the
-    // same candidates.
+    // The tile's step (without a walk: its block of rows), counted from the first that has column sums. With the row
+    // tile's place in its block it selects the partial sum that the tile writes: no other tile of the launch writes it
+    // for the same candidates.
     INFONCE_DEVICE uint32_t among_summed(uint32_t first_column) const {
         const uint32_t block = work.tile / Tiles::ROW_TILES, to = first_column / Tiles::COLUMNS;
         const uint32_t step = to < block ? to + Tiles::all_of(p) - block : to - block;

@@ -1,22 +1,21 @@
-// How weights get to memory from the registers of any tile: a thread stores its own, two neighbours at a
-// time.
+// Stores a tile of weights from registers, for any tile: each thread stores its own, two neighbours at a time.
 #pragma once
 
 #include "similarity/anchor_rows.h"
 
 namespace infonce {
 
-INFONCE_DEVICE void store_numbers(bf16* to, float first, float second) {
+INFONCE_DEVICE void store_two(bf16* to, float first, float second) {
     store_global(reinterpret_cast<uint32_t*>(to), pack_bf16(first, second));
 }
-INFONCE_DEVICE void store_numbers(f16* to, float first, float second) {
+INFONCE_DEVICE void store_two(f16* to, float first, float second) {
     store_global(reinterpret_cast<uint32_t*>(to), pack_f16(first, second));
 }
-INFONCE_DEVICE void store_numbers(float* to, float first, float second) {
+INFONCE_DEVICE void store_two(float* to, float first, float second) {
     store_global(reinterpret_cast<Vector8*>(to), Vector8{{float_bits(first), float_bits(second)}});
 }
-INFONCE_DEVICE void store_numbers(tf32* to, float first, float second) {
-    store_numbers(reinterpret_cast<float*>(to), first, second);
+INFONCE_DEVICE void store_two(tf32* to, float first, float second) {
+    store_two(reinterpret_cast<float*>(to), first, second);
 }
 
 // Blocks of eight columns that are stored together.
@@ -38,7 +37,7 @@ struct PairStores {
                 INFONCE_UNROLL
                 for (int half = 0; half < 2; ++half)
                     if (rows.inside(i, half) && c < p.weights_stride)
-                        store_numbers(static_cast<T*>(p.weights) + uint64_t(rows.row[i][half]) * p.weights_stride + c,
+                        store_two(static_cast<T*>(p.weights) + uint64_t(rows.row[i][half]) * p.weights_stride + c,
                                       weights.z[i][j][2 * half], weights.z[i][j][2 * half + 1]);
         }
     }

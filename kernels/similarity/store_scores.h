@@ -1,4 +1,4 @@
-// The epilogue that stores logits as they are, not scaled.
+// The epilogue that stores ⟨q_i, k_j⟩ in f32, not scaled.
 #pragma once
 
 #include "similarity/scores.h"
@@ -17,7 +17,7 @@ struct Scores {
     INFONCE_DEVICE Scores(const ScoresParams& params, Work work_tile) : p(params), work(work_tile) {}
 
     INFONCE_DEVICE void tile(Logits<Tile>& logits, uint32_t first_column, SharedAddress) {
-        // In nearly every tile no store needs a question of its own.
+        // In nearly every tile no store needs its own bounds check.
         const bool whole = p.candidates.rows % 2 == 0 && first_column + Tile::COLUMNS <= p.candidates.rows;
         INFONCE_UNROLL
         for (int i = 0; i < Tile::ROW_BLOCKS; ++i) {

@@ -1,5 +1,5 @@
-// The k largest ⟨q_i, k_j⟩ of every row. Scores of a chunk of rows are computed by the tile loop
-// (2NMD FLOPs) and selected from before the next chunk overwrites them: all of them, or what best_lists.h left.
+// The k largest ⟨q_i, k_j⟩ of every row. The tile loop computes a chunk's scores (2NMD FLOPs); select_best or, from the
+// lists of best_lists.h, select_listed takes the best before the next chunk overwrites them.
 #include "similarity/best_lists.h"
 #include "similarity/store_scores.h"
 
@@ -45,16 +45,16 @@ INFONCE_DEVICE uint64_t warp_largest(uint64_t x) {
 }
 
 constexpr int SELECT_WARPS = 4;
-// Candidates that a lane keeps: it scans its scores again only when all of them have been taken.
+// Candidates that a lane keeps. It scans its scores again only when all of them have been taken.
 constexpr int KEPT = 8;
 
 INFONCE_DEVICE uint32_t row_of_warp() { return block_index().x * SELECT_WARPS + thread_index() / 32; }
 
-// The k best of a warp's row: the lanes' best are compared, the winner's lane goes on with its next.
-// `scan(see)` shows a lane its candidates.
+// The k best of a warp's row: compares the lanes' best; the winner's lane advances to its next. `scan(see)` shows a
+// lane its candidates.
 template <class Scan>
 INFONCE_DEVICE void select(uint32_t k, uint32_t* indices, float* best, const Scan& scan) {
-    uint64_t kept[KEPT];  // falling; 0: none
+    uint64_t kept[KEPT];  // descending; 0: none
     auto find_below = [&](uint64_t bound) {
         INFONCE_UNROLL
         for (int i = 0; i < KEPT; ++i) kept[i] = 0;
@@ -99,8 +99,8 @@ INFONCE_KERNEL(select_best, SelectParams, SELECT_WARPS * 32, 1) {
     });
 }
 
-// The same of lists. Eight groups of four lanes share the splits' lists: so many groups take one split as there
-// are too few splits for all of them.
+// The same of lists. Eight groups of four lanes share the splits' lists; with fewer splits than groups, several groups
+// share one split.
 INFONCE_KERNEL(select_listed, SelectListedParams, SELECT_WARPS * 32, 1) {
     const uint32_t row = row_of_warp();
     if (row >= p.rows) return;

@@ -1,6 +1,6 @@
-// Softmax weights of a chunk of rows, for dimensions that the fused gradient does not hold in
-// registers. 2NMD FLOPs; product.cu multiplies them. The chunk is overwritten by the next one: the
-// whole matrix is never stored.
+// W_ij = 2^(z_ij - lse_i) + 2^(z_ij - lse_j) of a chunk of rows, for D that the fused gradient does not hold in
+// registers. 2NMD FLOPs; product.cu multiplies them. The next chunk overwrites this one, so the whole matrix is never
+// stored.
 #include "similarity/weights.h"
 
 namespace infonce {

@@ -1,6 +1,5 @@
-// The epilogue that makes softmax weights of logits and stores them: W_ij = 2^(z - lse_i) + 2^(z - lse_j),
-// zero where excluded and for the positive, times 2^shift, in the inputs' type. Two terms share an exponential where
-// they can (share_exponential of tile/element.h).
+// The epilogue that stores W_ij = (2^(z - lse_i) + 2^(z - lse_j)) · 2^shift in the inputs' type, 0 for exclusions and
+// the positive. Two terms share an exponential where share_exponential (tile/element.h) allows it.
 #pragma once
 
 #include "similarity/store_pairs.h"
@@ -17,7 +16,7 @@ struct Weights : AnchorRows<Tile> {
     float shift;
     bool shares;
     float row_term[Tile::ROW_BLOCKS][2];  // weight_term
-    SharedAddress column_terms;           // of a tile's columns, where the tile brings them
+    SharedAddress column_terms;           // of a tile's columns, where the tile loads them
     Stores<T, Tile> stores;
 
     template <class Params>
@@ -46,7 +45,7 @@ struct Weights : AnchorRows<Tile> {
         }
     }
 
-    // Logits become weights, of STORED_BLOCKS blocks from `first` on.
+    // Logits become weights, for STORED_BLOCKS blocks from `first` on.
     template <bool COLUMN_TERM, bool SHARES>
     INFONCE_DEVICE void weigh(Logits<Tile>& logits, uint32_t first_column, int first) const {
         constexpr int EACH = COLUMN_TERM ? Tile::POLYNOMIAL_EACH : 0;

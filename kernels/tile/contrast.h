@@ -1,4 +1,4 @@
-// Which candidate is an anchor's positive, and which are excluded.
+// Says which candidate is an anchor's positive, and which candidate it excludes.
 #pragma once
 
 #include "ptx/global.h"
@@ -8,7 +8,7 @@
 namespace infonce {
 
 enum PositiveRule : uint32_t {
-    POSITIVE_NONE = 0,      // a column of its own (MoCo)
+    POSITIVE_NONE = 0,      // none of the candidates (MoCo's own key)
     POSITIVE_PAIRED = 1,    // (i + N/2) mod N (NT-Xent)
     POSITIVE_DIAGONAL = 2,  // i
     POSITIVE_INDEX = 3,     // index[i]
@@ -23,7 +23,7 @@ struct ContrastView {
     const float* device_scale;  // s, if it lives on the device; else null
     float scale;                // s otherwise
 
-    // Of anchor i < anchors; past every candidate when there is none.
+    // The positive of anchor i < anchors; 0xffffffff if it has none.
     INFONCE_DEVICE uint32_t positive(uint32_t i) const {
         switch (rule) {
             case POSITIVE_PAIRED: return i < anchors / 2 ? i + anchors / 2 : i - anchors / 2;
@@ -32,10 +32,10 @@ struct ContrastView {
             default: return 0xffffffffu;
         }
     }
-    // What anchor i does not see; past every candidate when it sees all.
+    // The candidate that anchor i excludes; 0xffffffff if it excludes none.
     INFONCE_DEVICE uint32_t excluded(uint32_t i) const { return excludes_self ? i : 0xffffffffu; }
     INFONCE_DEVICE float scale_value() const { return device_scale ? load_global(device_scale) : scale; }
-    // s·log2(e): logits are in base 2 from here on.
+    // s·log2(e): kernels compute logits in base 2.
     INFONCE_DEVICE float scale2() const { return scale_value() * LOG2_E; }
 };
 

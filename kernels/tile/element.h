@@ -1,5 +1,5 @@
-// The input types, as the tile loops see them: how two fragments multiply, and how weights become
-// fragments. A step is 32 bytes of the summed axis: 16 numbers of 16 bits, or 8 of 32.
+// The input types of the tile loops: how two fragments multiply, and how weights become fragments. A step is 32 bytes
+// of the summed axis: 16 elements of 16 bits or 8 of 32.
 #pragma once
 
 #include "ptx/convert.h"
@@ -10,38 +10,38 @@
 
 namespace infonce {
 
-// Weights times 2^shift become fragments. f16 reaches from 2^-14 to 2^16, so its shift brings the
-// largest weight to about 2^14; the others reach far enough and need none.
+// Weights times 2^shift become fragments. f16 reaches from 2^-14 to 2^16, so its shift brings the largest weight to
+// about 2^14. The other types need no shift.
 template <class T>
 struct Element;
 
 // The shift of weights that are at most 1.
 constexpr float UNIT_SHIFT = 14.0f, UNIT_FACTOR = 16384.0f;
 
-// log2 of what the exponentials of f16 of a row add up to where the row's sum is known: below the largest number,
-// and so that down to 2^-28 of it they have all their digits.
+// log2 of a row's sum of f16 exponentials where that sum is known: below the largest f16, and entries down to 2^-28 of
+// the sum keep all digits.
 constexpr float ROW_SHIFT = 14.0f;
 
-// The shift that a call found for its weights, and what it multiplies by.
+// The shift of a call's weights and the factor that it stands for.
 struct WeightShift {
     float shift;   // s
     float factor;  // 2^s
 };
 
-// Weights of two terms, 2^(s + z - lse_i) + 2^(s + z - lse_j), share an exponential where every |lse| of the call and
-// the shift s are at most this, in base 2: W_ij = 2^z · (2^(s - lse_i) + 2^(s - lse_j)). z is at most lse, so that no
-// power leaves f32; below z = -126 a weight, under 2^-66, becomes 0.
+// Two-term weights, 2^(s + z - lse_i) + 2^(s + z - lse_j), share an exponential where every |lse| of the call and the
+// shift s are at most this, in base 2: W_ij = 2^z · (2^(s - lse_i) + 2^(s - lse_j)). No power overflows, because z is
+// at most lse. Below z = -126 a weight, less than 2^-66, becomes 0.
 constexpr float NEAR = 60.0f;
 
-// `far`: the word that is set where some |lse| is above that.
+// `far`: the word that is set where some |lse| exceeds NEAR.
 INFONCE_DEVICE bool share_exponential(const uint32_t* far, float shift) { return shift <= NEAR && !load_global(far); }
 
-// What a row's or a column's log-sum-exp adds to a weight's exponent, or, where terms `share` it, its factor.
+// What a row's or column's log-sum-exp adds to a weight's exponent; or, if terms `share` the exponential, its factor.
 INFONCE_DEVICE float weight_term(float shift, float lse2, bool share) {
     return share ? exp2_fast(shift - lse2) : shift - lse2;
 }
 
-// Two columns that lie side by side.
+// Two neighbouring columns.
 struct Pair {
     float x[2];
 };
@@ -49,7 +49,7 @@ struct Pair {
 // -126 ≤ shift ≤ 127.
 INFONCE_DEVICE WeightShift shift_by(int shift) { return {float(shift), bits_float(uint32_t(127 + shift) << 23)}; }
 
-// What brings sums of shifted numbers back; nothing, where there is no shift.
+// Divides the shift out of sums; 1 if there is no shift.
 INFONCE_DEVICE float unshifted(const WeightShift* shift) { return shift ? 1.0f / load_global(shift).factor : 1.0f; }
 
 template <>
@@ -72,8 +72,8 @@ struct Element<f16> {
     INFONCE_DEVICE static uint32_t pack(float low, float high) { return pack_f16(low, high); }
 };
 
-// f32 as the sum of two tf32, and three of the four products: the one left out and the rounding of
-// the low parts are 3·2^-22 of a product at most.
+// f32 as the sum of two tf32, three of the four products. The product left out and the rounding of the low halves are
+// at most 3·2^-22 of the product.
 template <>
 struct Element<float> {
     static constexpr int STEP = 8;

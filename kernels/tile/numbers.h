@@ -1,5 +1,5 @@
-// Numbers of a type that is known when the kernel runs: for kernels that memory bounds, where a
-// branch that all threads take alike costs nothing.
+// Loads and stores of elements whose type is known at run time: for memory-bound kernels, where a uniform branch costs
+// nothing.
 #pragma once
 
 #include "ptx/convert.h"
@@ -28,7 +28,7 @@ INFONCE_DEVICE void store_number(void* data, uint32_t dtype, uint64_t index, flo
     }
 }
 
-// What `store_number` leaves of x.
+// What store_number and a load make of x.
 INFONCE_DEVICE float round_number(uint32_t dtype, float x) {
     switch (dtype) {
         case DTYPE_F16: return to_float(to_f16(x));
@@ -37,14 +37,13 @@ INFONCE_DEVICE float round_number(uint32_t dtype, float x) {
     }
 }
 
-// Whether four numbers at a time can be loaded and stored.
+// Whether four elements at a time can be loaded and stored.
 INFONCE_DEVICE bool is_quad_aligned(const void* data, uint32_t dtype) {
     return uint64_t(data) % (dtype == DTYPE_F32 ? 16 : 8) == 0;
 }
 
-// Four numbers that follow each other, from an index on that is a multiple of four, as memory holds them:
-// 16 bytes of f32, or 8 in the first two words. What is done with them comes later, so that loads that
-// stand one after the other are under way together.
+// Four consecutive elements from `index`, a multiple of four, as memory holds them: 16 bytes of f32, or 8 bytes in the
+// first two words. Conversion is a separate step, so that consecutive loads are in flight together.
 INFONCE_DEVICE Vector16 load_quad(const void* data, uint32_t dtype, uint64_t index) {
     if (dtype == DTYPE_F32) return load_global(static_cast<const Vector16*>(data) + index / 4);
     const Vector8 words = load_global(static_cast<const Vector8*>(data) + index / 4);
@@ -81,7 +80,7 @@ INFONCE_DEVICE void store_quad(void* data, uint32_t dtype, uint64_t index, const
     }
 }
 
-// A row-major matrix, rows `stride` numbers apart.
+// A row-major matrix. `stride`: elements from row to row.
 struct Matrix {
     void* data;
     uint64_t stride;
@@ -91,17 +90,17 @@ struct Matrix {
         store_number(data, dtype, row * stride + column, x);
     }
     INFONCE_DEVICE float rounded(float x) const { return round_number(dtype, x); }
-    // Whether rows of `columns` numbers can be read four at a time.
+    // Whether rows of `columns` elements can be read four at a time.
     INFONCE_DEVICE bool in_quads(uint32_t columns) const {
         return is_quad_aligned(data, dtype) && stride % 4 == 0 && columns % 4 == 0;
     }
-    // Numbers `column` to `column` + 3 of a row of `columns`, zero past the last; `quads`: in_quads.
+    // Elements `column` to `column` + 3 of a row of `columns`, zero past the last. `quads`: in_quads.
     INFONCE_DEVICE void load_four(float (&x)[4], uint64_t row, uint32_t column, uint32_t columns, bool quads) const {
         if (quads) return widen_quad(load_quad(row, column), dtype, x);
         INFONCE_UNROLL
         for (uint32_t i = 0; i < 4; ++i) x[i] = column + i < columns ? load(row, column + i) : 0.0f;
     }
-    // Stores those.
+    // Stores such four.
     INFONCE_DEVICE void store_four(const float (&x)[4], uint64_t row, uint32_t column, uint32_t columns, bool quads) const {
         if (quads) return store_quad(row, column, x);
         INFONCE_UNROLL
@@ -116,7 +115,7 @@ struct Matrix {
     }
 };
 
-// Numbers `column` and `column` + 1, an even column, of a row of `columns` that starts at `row`.
+// Stores elements `column` (even) and `column` + 1 of a row of `columns` that starts at `row`.
 INFONCE_DEVICE void store_pair(float* row, uint32_t column, uint32_t columns, float first, float second) {
     if (columns % 2 == 0) {
         if (column < columns)
@@ -127,12 +126,11 @@ INFONCE_DEVICE void store_pair(float* row, uint32_t column, uint32_t columns, fl
     if (column + 1 < columns) store_global(row + column + 1, second);
 }
 
-// Sums of a row of `columns` that starts at `row`: of each of BLOCKS blocks of 8 columns, `first` and the
-// one after it in the first block, an even column. `share` of them counts. `accumulate`: it is added to what
-// is there.
+// Stores share · sums to a row of `columns` that starts at `row`: for each of BLOCKS blocks of 8 columns, columns
+// `first` (even) and `first` + 1 of the block. `accumulate`: adds to what is there.
 template <int BLOCKS, class Sums>
 INFONCE_DEVICE void store_sums(float* row, uint32_t first, uint32_t columns, bool accumulate, float share, const Sums& sums) {
-    constexpr int TOGETHER = BLOCKS < 16 ? BLOCKS : 16;  // loads under way at a time
+    constexpr int TOGETHER = BLOCKS < 16 ? BLOCKS : 16;  // loads in flight at a time
     static_assert(BLOCKS % TOGETHER == 0, "whole batches");
     INFONCE_UNROLL
     for (int batch = 0; batch < BLOCKS; batch += TOGETHER) {
@@ -141,7 +139,7 @@ INFONCE_DEVICE void store_sums(float* row, uint32_t first, uint32_t columns, boo
             INFONCE_UNROLL
             for (int j = 0; j < TOGETHER; ++j) {
                 const uint32_t column = first + (batch + j) * 8;
-                // The last pair in place of those past it, so that no load waits for a branch.
+                // Past the end, the last pair: no load waits for a branch.
                 const uint32_t at = column < columns ? column : columns - 2;
                 const Vector8 pair = load_global(reinterpret_cast<const Vector8*>(row + at));
                 before[j][0] = bits_float(pair.x[0]);
@@ -163,7 +161,7 @@ INFONCE_DEVICE void store_sums(float* row, uint32_t first, uint32_t columns, boo
     }
 }
 
-// The same in every lane.
+// The sum over the warp, the same in every lane.
 INFONCE_DEVICE float warp_sum(float x) {
     for (int mask = 16; mask > 0; mask /= 2) x += shuffle_xor(x, mask);
     return x;

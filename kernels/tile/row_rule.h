@@ -1,8 +1,7 @@
-// What a row's loss is as a function of two numbers, φ(lse⁻, z₊), in nats, and its derivatives. The tile loops know
-// nothing of it: they take an offset of each row, and the row-wise kernels multiply by the masses.
+// The loss of a row, φ(lse⁻, z₊), in nats, and its derivatives. Tile loops only use the offset; row-wise kernels
+// multiply by the masses.
 //
-// The formulas stand in logarithms, and in softplus and sigmoid of a difference, so that 1 - p₊ keeps its digits down
-// to 1e-8.
+// The formulas use logarithms, softplus and sigmoid of a difference, so that 1 - p₊ keeps its digits down to 1e-8.
 #pragma once
 
 #include "ptx/global.h"
@@ -11,7 +10,7 @@
 
 namespace infonce {
 
-// What `first` and `second` of a RowRule are, with u = lse⁻ - z₊ and F = e^z₊ + e^lse⁻.
+// Meaning of `first` and `second` of a RowRule, with u = lse⁻ - z₊ and F = e^z₊ + e^lse⁻.
 enum RowRuleKind : uint32_t {
     RULE_SOFTMAX = 0,    // softplus(u + margin): the margin
     RULE_DECOUPLED = 1,  // lse⁻ - w·z₊: 1/σ of the weight w; 0: w = 1
@@ -24,7 +23,7 @@ struct RowRule {
     uint32_t kind;
     float first, second;
     float negatives;        // m, of each row
-    const float* log_mean;  // decoupled with weights: the logarithm of the rows' mean of e^(z₊/(s·σ)); else null
+    const float* log_mean;  // decoupled with weights: log of the rows' mean of e^(z₊/(s·σ)); else null
 };
 
 struct RowValues {
@@ -43,7 +42,7 @@ INFONCE_DEVICE float sigmoid(float x) { return 1.0f / (1.0f + exp_exact(-x)); }
 // log(1 - eˣ) of x < 0.
 INFONCE_DEVICE float log1m_exp(float x) { return x > -LN_2 ? log_exact(-expm1_exact(x)) : log1p_exact(-exp_exact(x)); }
 
-// The weight w, which gradients do not go through: Yeh et al., "Decoupled Contrastive Learning", 2022, weighted form.
+// The weight w is a constant for gradients: Yeh et al., "Decoupled Contrastive Learning", 2022, weighted form.
 INFONCE_DEVICE RowValues decoupled_values(const RowRule& rule, float s, float lse, float positive) {
     const float weight =
         rule.log_mean ? 2.0f - exp_exact(positive * (rule.first / s) - load_global(rule.log_mean)) : 1.0f;
@@ -59,12 +58,12 @@ INFONCE_DEVICE RowValues rince_values(const RowRule& rule, float lse, float posi
     return {value, offset, exp_exact(lse - offset), -of_positive * expm1_exact(power + (q - 1.0f) * excess), 0.0f};
 }
 
-// Chuang et al., "Debiased Contrastive Learning", 2020, equation 8: raw = (e^lse⁻ - τ⁺·m·e^z₊)/(1 - τ⁺) in place of the
-// negatives' sum, at least the least that the sum can be. Where that bounds it, no gradient goes to the negatives.
+// Chuang et al., "Debiased Contrastive Learning", 2020, equation 8: raw = (e^lse⁻ - τ⁺·m·e^z₊)/(1 - τ⁺) replaces the
+// negatives' sum, clamped from below at the least possible sum. Where it is clamped, negatives get no gradient.
 INFONCE_DEVICE RowValues debiased_values(const RowRule& rule, float s, float lse, float positive) {
     const float others = log1p_exact(-rule.first), log_count = log_exact(rule.negatives);
     const float least = log_count - s;
-    // log of τ⁺·m·e^z₊ over e^lse⁻.
+    // log of τ⁺·m·e^z₊ / e^lse⁻.
     const float taken = log_exact(rule.first) + log_count - (lse - positive);
     const float raw = taken < 0.0f ? lse + log1m_exp(taken) - others : -infinity();
     const bool bounded = !(raw > least);
@@ -76,8 +75,8 @@ INFONCE_DEVICE RowValues debiased_values(const RowRule& rule, float s, float lse
     return {excess, offset, exp_exact(lse - offset), share + kept * exp_exact(-excess), 0.0f};
 }
 
-// Of a row with the log-sum-exp `lse` of its negatives and the logit `positive`, -∞ where there are none or there is
-// none: such a row has no loss and no gradient. NaN in one of them is NaN in all values.
+// The values of a row with the log-sum-exp `lse` of its negatives and the logit `positive`, each -∞ if it has none:
+// such a row has no loss and no gradient. NaN in either makes all values NaN.
 INFONCE_DEVICE RowValues row_values(const RowRule& rule, float s, float lse, float positive) {
     if (lse != lse || positive != positive) return {quiet_nan(), quiet_nan(), quiet_nan(), quiet_nan(), quiet_nan()};
     if (positive == -infinity()) return {0.0f, infinity(), 0.0f, 0.0f, 0.0f};

@@ -1,5 +1,5 @@
-// A slab: rows of 128 bytes in shared memory, the unit in which matrices travel. 16-byte chunks are
-// swizzled (chunk XOR row mod 8), so that the eight rows an ldmatrix reads lie in different banks.
+// A slab: rows of 128 bytes in shared memory, the unit in which matrices are copied. Chunk c (16 bytes) of row r lies
+// at place c XOR (r mod 8), so that the eight rows of an ldmatrix lie in different banks.
 #pragma once
 
 #include "ptx/cp_async.h"
@@ -24,8 +24,8 @@ INFONCE_DEVICE SharedAddress chunk_address(SharedAddress slab, int row, int chun
     return slab + row * SLAB_BYTES + ((chunk ^ (row & 7)) * CHUNK_BYTES);
 }
 
-// Starts the copy of ROWS rows from `first_row` on, 128 bytes of each from `first_byte` on. What
-// lies past the matrix becomes zero.
+// Starts the copy of 128 bytes, from `first_byte`, of each of ROWS rows, from `first_row`. Outside the matrix it writes
+// zeros.
 template <int ROWS, int THREADS>
 INFONCE_DEVICE void load_slab(SharedAddress slab, const GlobalRows& from, uint32_t first_row, uint32_t first_byte) {
     static_assert(ROWS * 8 % THREADS == 0, "every thread copies as many chunks");
@@ -47,7 +47,7 @@ INFONCE_DEVICE void load_left(uint32_t (&a)[4], SharedAddress slab, int first_ro
     load_matrices(a, chunk_address(slab, first_row + lane % 16, 2 * step + lane / 16));
 }
 
-// 16 rows × 32 bytes as the right operands of two mma: rows are their columns.
+// 16 rows × 32 bytes as the right operands of two mma: the rows are their columns.
 INFONCE_DEVICE void load_right(uint32_t (&low)[2], uint32_t (&high)[2], SharedAddress slab, int first_row, int step) {
     const int lane = thread_index() % 32;
     uint32_t b[4];

@@ -1,4 +1,4 @@
-// Sums of exponentials against a running maximum, in base 2.
+// Sums of exponentials against a running maximum, in base 2: Σ_j 2^(z_j) = sum · 2^maximum.
 #pragma once
 
 #include "ptx/kernel.h"
@@ -7,15 +7,15 @@
 
 namespace infonce {
 
-// sum · 2^maximum; an empty sum is (-∞, 0).
+// Stands for sum · 2^maximum; an empty sum is (-∞, 0).
 struct ScaledSum {
     float maximum;
     float sum;
 };
 
-// What the device finds of all logits z of a call, in base 2 (bound_logits of similarity/positives.cu).
+// What bound_logits (similarity/positives.cu) finds about all logits z of a call, in base 2.
 struct LogitBound {
-    uint32_t holds;  // whether every 2^(z - offset), and sums of them, are normal numbers of f32
+    uint32_t holds;  // whether every 2^(z - offset), and sums of them, are normal f32 values
     float offset;
     float lengths;  // log2 of the longest candidate's length over the shortest's
     uint32_t padding;
@@ -23,29 +23,29 @@ struct LogitBound {
 
 INFONCE_DEVICE ScaledSum empty_sum() { return {-infinity(), 0.0f}; }
 
-// An offset that leaves -∞ - offset at -∞, not NaN.
+// A finite offset: -∞ - offset stays -∞ and does not become NaN.
 INFONCE_DEVICE float finite_offset(float maximum) { return maximum == -infinity() ? 0.0f : maximum; }
 
 INFONCE_DEVICE ScaledSum combine(ScaledSum a, ScaledSum b) {
-    // A NaN sum has to survive whatever the maxima say.
+    // A NaN sum survives whatever the maxima are.
     const float maximum = a.maximum > b.maximum ? a.maximum : b.maximum;
     const float offset = finite_offset(maximum);
     return {maximum, a.sum * exp2_fast(a.maximum - offset) + b.sum * exp2_fast(b.maximum - offset)};
 }
 
-// With the thread whose lane differs in the bit `mask`; the same bits in both: the lower lane comes first.
+// Combines with the thread whose lane differs in the bit `mask`. Both get the same bits: the lower lane is the first
+// operand.
 INFONCE_DEVICE ScaledSum combine_across(ScaledSum own, int mask) {
     const ScaledSum other = {shuffle_xor(own.maximum, mask), shuffle_xor(own.sum, mask)};
     const bool second = thread_index() & mask;
     return combine(second ? other : own, second ? own : other);
 }
 
-// 2^x for x up to 127 without the special-function unit, which makes 16 a clock where the others make
-// 128: 2^x = 2^j · 2^f, j the nearest integer, 2^f by a polynomial that is minimax in the relative error on
-// [-½, ½]. The error, rounding included, is at most 2.2·10⁻⁷, that of the unit itself; 0 below 2^-126.5, NaN
-// at NaN.
+// 2^x for x up to 127 on the FMA units; the special-function unit computes 16 a clock, the FMA units 128 operations.
+// 2^x = 2^j · 2^f, j the nearest integer, 2^f a polynomial of degree 5, minimax in the relative error on [-½, ½]. The
+// error, rounding included, is at most 2.2·10⁻⁷, as the unit's own. 0 below 2^-126.5; NaN at NaN.
 INFONCE_DEVICE float exp2_polynomial(float x) {
-    constexpr float ROUNDS = 12582912.0f;  // 1.5 · 2^23: the integer stands in the lowest bits of a sum
+    constexpr float ROUNDS = 12582912.0f;  // 1.5 · 2^23: the integer stands in the lowest bits of the sum
     x = larger_or_nan(x, -127.0f);
     const float sum = x + ROUNDS;
     const float f = x - (sum - ROUNDS);
@@ -58,7 +58,7 @@ INFONCE_DEVICE float exp2_polynomial(float x) {
     return power * bits_float((float_bits(sum) << 23) + 0x3f800000u);
 }
 
-// 2^x of entry `entry` of many; one of EACH goes by the polynomial, none where EACH is 0.
+// 2^x of entry number `entry`. One entry of EACH uses the polynomial; none if EACH is 0.
 template <int EACH>
 INFONCE_DEVICE float exp2_shared_out(int entry, float x) {
     return EACH != 0 && entry % (EACH != 0 ? EACH : 1) == 0 ? exp2_polynomial(x) : exp2_fast(x);

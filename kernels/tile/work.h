@@ -1,5 +1,4 @@
-// A piece of a kernel's work: a tile of rows, against a part of the other side. Partial results are kept part
-// by part.
+// A work tile: a row tile against one split of the other side. Partial results are stored split by split.
 #pragma once
 
 #include "ptx/kernel.h"
@@ -10,7 +9,7 @@ struct Work {
     uint32_t tile, split;
 };
 
-// Where every block has one piece: blocks are (tile, part).
+// For kernels with one work tile a block: the grid is (tile, split).
 INFONCE_DEVICE Work work_of_block() { return {block_index().x, block_index().y}; }
 
 }  // namespace infonce

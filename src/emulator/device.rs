@@ -20,7 +20,7 @@ pub enum Schedule {
     Mixed,
 }
 
-/// `InfonceEmulatorLaunch` of kernels/emulator/runner.h.
+/// `InfonceEmulatorLaunch` of kernels/emulator/emulator.h.
 #[repr(C)]
 struct EmulatorLaunch {
     kernel: *const c_char,

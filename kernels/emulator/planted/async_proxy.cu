@@ -1,5 +1,5 @@
-// A product of 64 × 64 by a warpgroup whose operands its threads have stored. Planted: there is no fence;
-// the fence comes after the barrier behind which the products begin.
+// A product of 64 × 64 by a warpgroup, with operands that its threads have stored. Planted: no fence; a fence only
+// after the barrier behind which the products start.
 #include "ptx/async_proxy.h"
 #include "ptx/barrier.h"
 #include "ptx/global.h"
@@ -10,7 +10,7 @@
 namespace infonce {
 
 struct StoredOperandsParams {
-    const uint32_t* a;  // 64 × 64 numbers, in pairs
+    const uint32_t* a;  // 64 × 64 elements, in pairs
     const uint32_t* b;
     float* d;
 };

@@ -1,8 +1,7 @@
-// Copies a matrix of 16-bit numbers, 32 rows × 64 numbers at a time: two warps put what they hold into
-// shared memory, one thread stores the box, two boxes in flight. Planted: the numbers are stored with no
-// fence; with a fence of the issuing thread only; the source is written again while it may still be read; a
-// thread ends before its sources have been read, or with a store in no group; what was stored is read in the
-// same launch, which may be before it is written.
+// Copies a matrix of 16-bit elements, 32 rows × 64 columns at a time: two warps write a box to shared memory, one
+// thread stores it, two boxes in flight. Planted: the elements are stored with no fence; only the issuing thread
+// fences; the source is overwritten while it may still be read; a thread ends before its sources have been read, or
+// with a store in no group; the matrix is read in the same launch, possibly before it is written.
 #include "ptx/async_proxy.h"
 #include "ptx/barrier.h"
 #include "ptx/global.h"
@@ -16,9 +15,9 @@ namespace infonce {
 struct BoxStoreParams {
     TensorMap to;        // boxes of 32 rows
     const uint16_t* from;
-    const uint16_t* there;  // where `to` lies
+    const uint16_t* there;  // where `to` lies in memory
     uint16_t* seen;      // by every thread of the first block, of early_read
-    uint32_t rows, columns, stride;  // numbers from row to row
+    uint32_t rows, columns, stride;  // elements from row to row
 };
 
 enum class StorePlanted { NOTHING, FENCE, FENCE_OF_ONE, OVERWRITE, ENDS_EARLY, NO_COMMIT, EARLY_READ };

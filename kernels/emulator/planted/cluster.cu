@@ -1,11 +1,11 @@
-// A product of two row tiles by a cluster of two blocks: each has 64 rows of a for itself, and both the
-// same 64 of b. One thread of each block copies its own slab of a, and one half of b's slab into both
-// blocks; four warps multiply. A stage is full when its block's bytes have come, both halves, and empty
-// when the warps of both blocks have read theirs, for either block's half overwrites both.
-//   planted_cluster_own_release   a stage is handed back to the own block alone
-//   planted_cluster_one_release   one warp of four hands a stage back to the other block too
-//   planted_cluster_early_use     no barrier of the cluster after the mbarriers' initialisation
-//   planted_cluster_early_end     no barrier of the cluster before the end
+// A product of two row tiles by a cluster of two CTAs: each has 64 rows of a for itself, and both have the same 64 of
+// b. One thread of each block copies its slab of a, and half of b's slab into both blocks; four warps multiply. A stage
+// is full when both halves have come to its block, and empty when the warps of both blocks have read theirs, because
+// either block's half overwrites both.
+//   planted_cluster_own_release   a stage is released to the own block alone
+//   planted_cluster_one_release   one warp of four releases a stage to the other block, too
+//   planted_cluster_early_use     no cluster barrier after the mbarriers' initialisation
+//   planted_cluster_early_end     no cluster barrier before the end
 //   planted_cluster_few_bytes     a block announces only the bytes that it copies itself
 // planted_cluster_mistakes has one mistake a case, each on one line; case 0 is sound.
 #include "ptx/barrier.h"
@@ -139,7 +139,7 @@ INFONCE_CLUSTER_KERNEL(planted_cluster_mistakes, ClusterMistakeParams, 64, 1, PA
             default: break;
         }
     }
-    // Case 9: the other block is gone, or goes, when the arrival comes.
+    // Case 9: the other block has ended, or ends, when the arrival comes.
     if (p.mistake != 9) cluster_barrier();
 }
 

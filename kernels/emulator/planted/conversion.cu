@@ -1,4 +1,4 @@
-// Conversions to e4m3 by themselves, for a test that knows every code: nothing is planted here.
+// Conversions to e4m3, for a test that knows every code. Nothing is planted.
 #include "ptx/convert.h"
 #include "ptx/global.h"
 #include "ptx/kernel.h"

@@ -1,5 +1,5 @@
-// One warp hands numbers to another through shared memory and an mbarrier. Planted: it arrives before
-// it has written them, so that the wait orders nothing.
+// One warp hands values to another through shared memory and an mbarrier. Planted: it arrives before it has written
+// them, so the wait orders nothing.
 #include "ptx/barrier.h"
 #include "ptx/global.h"
 #include "ptx/kernel.h"
@@ -9,7 +9,7 @@
 namespace infonce {
 
 struct HandoverParams {
-    const float* x;  // 32 numbers
+    const float* x;  // 32 elements
     float* y;
 };
 

@@ -1,5 +1,5 @@
-// Reverses a tile that one copy of a box brings; a thread of each of the four warps arrives at its
-// mbarrier. Planted: warp 0, which has arrived with the bytes it announced, arrives once more.
+// Reverses a tile that one box copy brings; a thread of each of the four warps arrives at its mbarrier. Planted: warp
+// 0, which has arrived with the announced bytes, arrives once more.
 #include "ptx/barrier.h"
 #include "ptx/global.h"
 #include "ptx/kernel.h"
@@ -11,7 +11,7 @@
 namespace infonce {
 
 struct ArrivalParams {
-    TensorMap x;  // rows of 32 numbers, a block has 4 of them
+    TensorMap x;  // rows of 32 elements; a block has 4 of them
     float* y;
     uint32_t padding[14];
 };

@@ -44,7 +44,7 @@ INFONCE_PROLOGUE_KERNEL(planted_launch_leaves, LaunchParams, LAUNCH_THREADS, 1) 
 INFONCE_PROLOGUE_KERNEL(planted_launch_sound, LaunchParams, LAUNCH_THREADS, 1) { twice_behind_wait<LaunchPlanted::NOTHING>(p); }
 
 struct BoxLaunchParams {
-    TensorMap x;  // rows of 32 numbers, boxes of 2
+    TensorMap x;  // rows of 32 elements, boxes of 2
     float* y;
     uint32_t padding[14];
 };

@@ -1,5 +1,4 @@
-// A block's sum by halving. Planted: the barrier between writing the numbers and the first addition
-// is left out.
+// A block's sum by halving. Planted: no barrier between the writes and the first addition.
 #include "ptx/barrier.h"
 #include "ptx/global.h"
 #include "ptx/kernel.h"

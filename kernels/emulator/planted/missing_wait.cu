@@ -1,5 +1,5 @@
-// Reverses blocks of numbers, staged in shared memory with cp.async. Planted: the copies are
-// committed but not waited for.
+// Reverses blocks of elements, staged in shared memory with cp.async. Planted: the copies are committed but not waited
+// for.
 #include "ptx/barrier.h"
 #include "ptx/cp_async.h"
 #include "ptx/global.h"

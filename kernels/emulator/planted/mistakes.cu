@@ -1,4 +1,4 @@
-// One mistake a case, each on one line: what the runner is to refuse. Case 0 is sound. Two warps.
+// One mistake a case, each on one line, which the emulator has to refuse. Case 0 is sound. Two warps.
 #include "ptx/barrier.h"
 #include "ptx/cp_async.h"
 #include "ptx/global.h"
@@ -10,8 +10,8 @@
 namespace infonce {
 
 struct MistakeParams {
-    const float* x;  // 64 numbers
-    float* y;        // 64 numbers, not written
+    const float* x;  // 64 elements
+    float* y;        // 64 elements, unwritten
     uint32_t mistake;
 };
 
@@ -22,7 +22,7 @@ INFONCE_KERNEL(planted_mistakes, MistakeParams, MISTAKE_THREADS, 1) {
     const SharedAddress shared = shared_base(), barrier = shared + 256;
     const char* bytes = reinterpret_cast<const char*>(p.x);
     float number = load_global(p.x + thread);
-    // Cases from 16 on work with an mbarrier of one arrival.
+    // Cases from 16 on use an mbarrier of one arrival.
     if (p.mistake >= 16 && thread == 0) {
         mbarrier_init(barrier, 1);
         fence_mbarrier_init();
@@ -66,7 +66,7 @@ INFONCE_KERNEL(planted_mistakes, MistakeParams, MISTAKE_THREADS, 1) {
             if (thread == 0) mbarrier_init(barrier, 1);  // planted 18
             break;
         case 19:
-            // A second thread that knows of the barrier only by its address.
+            // A second thread knows the barrier only by its address.
             if (thread == 0) mbarrier_init(barrier + 8, MISTAKE_THREADS);
             mbarrier_arrive(barrier + 8);  // planted 19
             break;
@@ -75,7 +75,7 @@ INFONCE_KERNEL(planted_mistakes, MistakeParams, MISTAKE_THREADS, 1) {
     store_global(p.y + thread, number);
 }
 
-// Every thread of every block writes the same number: the last one's stays.
+// Every thread of every block writes the same element: the last one's value stays.
 INFONCE_KERNEL(planted_last_writer, MistakeParams, MISTAKE_THREADS, 1) {
     store_global(p.y, float(block_index().x * MISTAKE_THREADS + thread_index()));
 }

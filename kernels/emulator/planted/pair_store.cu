@@ -1,9 +1,9 @@
-// a·bᵀ in bf16 by clusters of two blocks: each has 64 rows of a, and both go through all columns, 64 at a
-// time. What is copied of b each block copies in halves, into both; the copies run ahead from tile to tile
-// through a ring of stages. A tile of sums leaves through shared memory as one box, two boxes in flight.
-//   planted_pair_store_fence      the second block's threads store their numbers with no fence
-//   planted_pair_store_overwrite  the second block writes a box that may still be read
-//   planted_pair_store_leaves     the thread that stores boxes ends while they may still be read
+// a·bᵀ in bf16 by clusters of two CTAs: each has 64 rows of a, and both process all columns, 64 at a time. Each block
+// copies half of a slab of b into both; copies run ahead from tile to tile through a ring of stages. A tile of sums is
+// stored through shared memory as one box, two boxes in flight.
+//   planted_pair_store_fence      the second block's threads write their elements with no fence
+//   planted_pair_store_overwrite  the second block overwrites a box that may still be read
+//   planted_pair_store_leaves     the storing thread ends while its boxes may still be read
 #include "ptx/async_proxy.h"
 #include "ptx/barrier.h"
 #include "ptx/cluster.h"
@@ -50,7 +50,7 @@ struct PairRing {
     }
 };
 
-// One thread's.
+// The producer.
 INFONCE_DEVICE void copy_pair(const PairStoreParams& p, const PairRing& ring) {
     const uint32_t half = cluster_rank();
     for (uint32_t round = 0; round < p.tiles * p.slabs; ++round) {
@@ -63,7 +63,7 @@ INFONCE_DEVICE void copy_pair(const PairStoreParams& p, const PairRing& ring) {
     }
 }
 
-// A warpgroup's: the sums of one tile; its first stage is that of `turn`.
+// A consumer warpgroup: the sums of one tile. `round` counts the slabs of all tiles; it gives stage and parity.
 INFONCE_DEVICE void multiply_pair_tile(float (&sums)[32], const PairStoreParams& p, const PairRing& ring, uint32_t round) {
     for (uint32_t slab = 0; slab < p.slabs; ++slab, ++round) {
         const uint32_t stage = round % PAIR_STAGES;
@@ -83,7 +83,7 @@ INFONCE_DEVICE void multiply_pair_tile(float (&sums)[32], const PairStoreParams&
     }
 }
 
-// A warpgroup's: the tile becomes a box in slab form, which one thread stores.
+// A consumer warpgroup: the tile becomes a box in slab form, which one thread stores.
 template <PairFault FAULT>
 INFONCE_DEVICE void store_pair_tile(const float (&sums)[32], const PairStoreParams& p, const PairRing& ring, uint32_t tile) {
     const SharedAddress box = ring.boxes + tile % 2 * PAIR_SLAB;

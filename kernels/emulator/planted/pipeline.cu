@@ -1,5 +1,5 @@
-// Adds up tiles that copies of boxes bring through a ring of three stages: `full` says that a stage's
-// bytes have come, `empty` that all warps have read them.
+// Adds up tiles that box copies bring through a ring of three stages: `full` says that a stage's bytes have come,
+// `empty` that all warps have read them.
 //   planted_large_transaction  announces 16 bytes more than are copied: the phase never completes
 //   planted_missing_full_wait  reads a stage without waiting for its bytes
 //   planted_copy_too_many      copies a tile that nobody waits for
@@ -14,7 +14,7 @@
 namespace infonce {
 
 struct PipelineParams {
-    TensorMap x;  // rows of 32 numbers, a tile has 8 of them
+    TensorMap x;  // rows of 32 elements; a tile has 8 of them
     float* sums;  // one a thread
     uint32_t tiles;
 };

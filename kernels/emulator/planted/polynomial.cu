@@ -1,4 +1,4 @@
-// exp2_polynomial of a vector, for a test of its accuracy.
+// exp2_polynomial of a vector, for a test of its accuracy. Nothing is planted.
 #include "ptx/global.h"
 #include "ptx/kernel.h"
 #include "tile/softmax.h"

@@ -1,5 +1,5 @@
-// Twice a vector. Planted: the guard of the last block lets one number too many through, when the
-// length is not a multiple of the block.
+// Twice a vector. Planted: the guard of the last block lets one element too many through if the length is not a
+// multiple of the block.
 #include "ptx/global.h"
 #include "ptx/kernel.h"
 
@@ -22,7 +22,7 @@ INFONCE_DEVICE void twice(const TailParams& p) {
     store_global(p.y + i, 2.0f * number);
 }
 
-// The same with a guard that is right for what is read and wrong for what is written.
+// The same with a guard that is right for reads and wrong for writes.
 template <bool PLANTED>
 INFONCE_DEVICE void twice_padded(const TailParams& p) {
     const uint32_t i = block_index().x * TAIL_THREADS + thread_index();

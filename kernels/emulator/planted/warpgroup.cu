@@ -1,10 +1,9 @@
-// A product of 64 × 64 by a warpgroup whose operands come in slabs, through two stages: one thread
-// copies, four warps multiply. Planted: the products have no fence; the operands are handed back before
-// the products that read them have ended; the sums are read while products under way have them; one
-// thread's descriptor is another than its warpgroup's.
+// A product of 64 × 64 by a warpgroup whose operands come in slabs through two stages: one thread copies, four warps
+// multiply. Planted: the products have no fence; the operands are released before the products that read them have
+// ended; the sums are read while products in flight own them; one thread's descriptor differs from its warpgroup's.
 //
-// The sound twin also reads operands whose summed axis lies across rows, and a from registers. A product of
-// e4m3 has no twin.
+// The sound twin also reads operands whose summed axis lies across rows, and a from registers. A product of e4m3 has no
+// twin.
 #include "ptx/barrier.h"
 #include "ptx/global.h"
 #include "ptx/kernel.h"
@@ -89,8 +88,8 @@ INFONCE_KERNEL(planted_warpgroup_early_read, WarpgroupParams, 256, 1) { multiply
 INFONCE_KERNEL(planted_warpgroup_descriptor, WarpgroupParams, 256, 1) { multiply_slabs<Planted::DESCRIPTOR>(p); }
 INFONCE_KERNEL(planted_warpgroup_sound, WarpgroupParams, 256, 1) { multiply_slabs<Planted::NOTHING>(p); }
 
-// d = a·b with a's fragments in registers, b's summed axis across rows: what a second product does with
-// the weights that the first one's logits became. One slab of each.
+// d = a·b with a's fragments in registers and b's summed axis across rows, as the second product of a gradient has
+// them. One slab of each.
 INFONCE_KERNEL(planted_warpgroup_registers, WarpgroupParams, 128, 1) {
     const SharedAddress b = shared_base(), arrived = b + PLANTED_SLAB;
     if (thread_index() == 0) {
@@ -124,7 +123,7 @@ INFONCE_KERNEL(planted_warpgroup_registers, WarpgroupParams, 128, 1) {
         store_global(p.d + (row + i / 2 % 2 * 8) * 64 + i / 4 * 8 + place + i % 2, d[i]);
 }
 
-// d = a·bᵀ of 64 and 256 rows of e4m3, in slabs of 128 numbers, one after the other.
+// d = a·bᵀ of 64 and 256 rows of e4m3, in slabs of 128 elements, one after the other.
 INFONCE_KERNEL(planted_warpgroup_e4m3, WarpgroupParams, 128, 1) {
     constexpr uint32_t COLUMNS = 256;
     const SharedAddress a = shared_base(), b = a + PLANTED_SLAB, arrived = b + COLUMNS * 128;

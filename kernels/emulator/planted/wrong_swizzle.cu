@@ -1,6 +1,6 @@
-// Turns the order of 32 rows of 64 bytes around, by way of a slab whose chunks are swizzled. Planted:
-// the reader takes the swizzle of rows of 64 bytes, the writer has that of the slab's 128: where the
-// two differ, the reader lands on chunks that the short rows leave empty.
+// Reverses the order of 32 rows of 64 bytes through a swizzled slab. Planted: the reader uses the swizzle of 64-byte
+// rows, the writer that of the slab's 128. Where the two differ, the reader reads chunks that the short rows leave
+// empty.
 #include "ptx/barrier.h"
 #include "ptx/global.h"
 #include "ptx/kernel.h"

@@ -1,4 +1,4 @@
-// Running kernels on the CPU, block by block. C, so that any language can call it.
+// The emulator's C interface: runs kernels on the CPU, block by block.
 #pragma once
 
 #include <stdint.h>
@@ -7,7 +7,7 @@
 extern "C" {
 #endif
 
-// When asynchronous operations complete. Whichever it is, nothing may read them before the wait.
+// When asynchronous operations complete. In every case nothing may read their targets before the wait.
 enum {
     INFONCE_LATE = 0,   // as late as a wait allows
     INFONCE_EARLY = 1,  // where they are issued
@@ -31,7 +31,7 @@ int infonce_emulator_launch(const InfonceEmulatorLaunch* launch, char* report, u
 // Threads of a block of `kernel` and bytes of its parameters; 0, or 2 when there is no such kernel.
 int infonce_emulator_describe(const char* kernel, uint32_t* threads, uint64_t* params_bytes);
 
-// "Device" memory: aligned to 256 bytes, nothing in it written. Null when there is none left.
+// Global memory: aligned to 256 bytes, unwritten. Null when memory is exhausted.
 void* infonce_emulator_allocate(uint64_t bytes);
 void infonce_emulator_free(void* memory);
 // Copies that count as writes; 0, or 1 when the range is not allocated.

@@ -1,4 +1,5 @@
-#include "emulator/runner.h"
+// The C interface: finds a kernel by name, checks its launch, and runs its clusters in the seed's order.
+#include "emulator/emulator.h"
 
 #include <algorithm>
 #include <cstring>
