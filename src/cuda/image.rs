@@ -1,4 +1,4 @@
-//! The kernels in this binary: images by source file, and what each kernel takes.
+//! The kernels in this binary: an image for each source file, and each kernel's registers and memory.
 
 use crate::launch::kernels::Kernel;
 
@@ -16,10 +16,10 @@ pub(super) struct Image {
 #[repr(C, align(64))]
 pub(super) struct Aligned<B: ?Sized>(pub(super) B);
 
-/// What the build made of `kernels/`; empty where only documentation is built.
+/// What the build compiled from `kernels/`; empty where only documentation is built.
 pub(super) static IMAGES: &[Image] = include!(concat!(env!("OUT_DIR"), "/images.rs"));
 
-/// What one kernel takes on one architecture, as the assembler reported it when this crate was built.
+/// Registers, memory and barriers of one kernel on one architecture, as ptxas reported them in the build.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct KernelResources {
@@ -39,25 +39,25 @@ pub struct KernelResources {
     pub shared: u32,
     /// Named barriers of a block.
     pub barriers: u32,
-    /// Complaints of the assembler that products of a warpgroup wait where the source does not.
+    /// Warnings of ptxas that it made `wgmma` wait where the source does not.
     pub product_waits: u32,
-    /// Of a kernel with products of warpgroups, where `cuobjdump` and `nvdisasm` stood beside nvcc.
+    /// Of a kernel with `wgmma`, where `cuobjdump` and `nvdisasm` stood beside nvcc.
     pub machine_code: Option<MachineCode>,
 }
 
-/// What was counted in a kernel's machine code.
+/// Counts of instructions in a kernel's machine code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct MachineCode {
-    /// Exponentials between the issue of products and the wait for the last of them.
+    /// Exponentials between the issue of `wgmma` and the wait for the last of them.
     pub exponentials_beside_products: u32,
-    /// Loads from global memory in the innermost loop that holds both products and exponentials, a tile's.
+    /// Loads from global memory in the tile loop, the innermost that holds both `wgmma` and exponentials.
     pub tile_loads: u32,
 }
 
 static RESOURCES: &[KernelResources] = include!(concat!(env!("OUT_DIR"), "/resources.rs"));
 
-/// What every kernel in this binary takes, by name and architecture.
+/// The resources of every kernel in this binary, by name and architecture.
 pub fn kernels() -> &'static [KernelResources] {
     RESOURCES
 }
@@ -97,7 +97,7 @@ mod tests {
         }
     }
 
-    /// Says which kernels do what none should.
+    /// Names the kernels that do what none should.
     fn none(does: impl Fn(&&KernelResources) -> bool) {
         let found: Vec<_> = kernels().iter().filter(does).collect();
         assert!(found.is_empty(), "{found:#?}");
@@ -113,7 +113,7 @@ mod tests {
         none(|kernel| kernel.product_waits > 0);
     }
 
-    /// By the tools of nvcc's packages, which the README's line installs.
+    /// As `cuobjdump` and `nvdisasm` show it; the README's line installs both with nvcc.
     fn machine_code(family: &str) -> Vec<(&'static str, MachineCode)> {
         let read: Vec<_> = kernels()
             .iter()
