@@ -1,5 +1,6 @@
-//! Compiles `kernels/` twice: as C++ that runs on the processor (feature `emulator`), and with
-//! nvcc into images that the crate embeds (feature `cuda`). Without these features it does nothing.
+//! Compiles `kernels/` twice: as C++ that runs on the CPU (feature `emulator`), and with nvcc into images that the
+//! crate embeds (feature `cuda`); for both it writes the list of kernels as Rust. Without these features it does
+//! nothing.
 
 #[cfg(any(feature = "emulator", feature = "cuda"))]
 mod build {
@@ -9,6 +10,7 @@ mod build {
     pub mod fatbin;
     pub mod jobs;
     pub mod layouts;
+    pub mod list;
     #[cfg(feature = "cuda")]
     pub mod nvcc;
     #[cfg(feature = "cuda")]
@@ -44,10 +46,20 @@ fn kernels() {
         Err(error) => return println!("cargo::error=the folder `kernels` cannot be read: {error}"),
     };
 
+    let text = std::fs::read_to_string("kernels/list.h");
+    let text = text.map_err(|error| format!("kernels/list.h: {error}"));
+    let list = match text.and_then(|text| build::list::parse(&text)) {
+        Ok(list) => list,
+        Err(error) => return println!("cargo::error={error}"),
+    };
+    if let Err(error) = std::fs::write(out_dir.join("list.rs"), list.rust()) {
+        return println!("cargo::error=the list of kernels cannot be written: {error}");
+    }
+
     #[cfg(feature = "emulator")]
     if !documentation_only {
         build::emulator::build(&sources, &out_dir);
     }
     #[cfg(feature = "cuda")]
-    build::fatbin::build(&sources, &out_dir, documentation_only);
+    build::fatbin::build(&sources, &list, &out_dir, documentation_only);
 }

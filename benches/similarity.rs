@@ -1,9 +1,9 @@
-//! One-way InfoNCE, loss and both gradients, against (a) the plain implementation that materialises
-//! the N×M matrix and (b) the three bare matrix products of whole matrices, in the same run.
+//! Times one-way InfoNCE on the CPU, loss and both gradients, against (a) the plain implementation that materialises
+//! the N×M matrix and (b) the three bare products of whole matrices, in the same run.
 //!
 //! `cargo bench --bench similarity -- [--n N]… [--d D]… [--rounds R]` prints one line per shape.
-//! The three are timed in turn, round after round, and ratios are taken within a round: these are
-//! what to read, because absolute times drift with whatever else the machine does.
+//! Each round times the three one after another, and ratios are taken within a round: absolute times drift with the
+//! load of the machine, ratios less.
 
 mod plain;
 
@@ -68,7 +68,7 @@ struct Options {
 }
 
 impl Options {
-    /// Cargo passes `--bench`; whatever else is unknown is refused.
+    /// Cargo passes `--bench`. Unknown options are refused.
     fn parse(mut arguments: impl Iterator<Item = String>) -> Self {
         let mut options = Self {
             serve: false,
@@ -100,7 +100,7 @@ impl Options {
     }
 }
 
-/// Rows of norm 1, so that the logits are what training sees.
+/// Rows of norm 1, as in training.
 fn unit_rows<T: Element>(rng: &mut ChaCha8Rng, rows: usize, dim: usize) -> Vec<T> {
     let mut data: Vec<f32> = (0..rows * dim)
         .map(|_| rng.random_range(-1.0..1.0f32))
@@ -137,7 +137,7 @@ impl<T: Element> Case<T> {
         }
     }
 
-    /// The case of this shape: the one at hand, if it is.
+    /// The case of this shape, kept from the last call where that had the same shape.
     fn kept(case: &mut Option<Self>, n: usize, d: usize) -> &mut Self {
         if case.as_ref().is_some_and(|case| (case.n, case.d) != (n, d)) {
             *case = None;
@@ -175,7 +175,7 @@ fn line<T: Element>(n: usize, d: usize, rounds: usize) {
     let mut logits = vec![0.0f32; n * n];
     let scale = 1.0 / TEMPERATURE;
 
-    // Small shapes are repeated within a round, so that a round is never shorter than a timer sees.
+    // Small shapes are repeated within a round, so that a round is long enough for the timer.
     let flops = 6.0 * (n as f64).powi(2) * d as f64;
     let repeats = (2e9 / flops).ceil().max(1.0) as usize;
     let mean = |seconds: &mut dyn FnMut() -> f64| {

@@ -1,5 +1,5 @@
-//! The small verbs: normalise and its gradient, momentum update, top-k, and every loss of the table at the
-//! shapes that training has.
+//! Times the verbs on the CPU: normalise and its gradient, momentum update, top-k, and every loss of the table at the
+//! shapes of training.
 //!
 //! `cargo bench --bench verbs -- --quick`
 
@@ -9,13 +9,13 @@ use infonce::{CpuEngine, Engine, Gradients, Inputs, MomentumTensor, Rows, RowsMu
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-fn numbers(count: usize) -> Vec<f32> {
+fn uniform(count: usize) -> Vec<f32> {
     let mut rng = ChaCha8Rng::seed_from_u64(count as u64);
     (0..count).map(|_| rng.random_range(-1.0..1.0)).collect()
 }
 
 fn unit_rows(rows: usize, dim: usize) -> Vec<f32> {
-    let x = numbers(rows * dim);
+    let x = uniform(rows * dim);
     let mut y = vec![0.0; rows * dim];
     let (from, to) = (Rows::new(&x, rows, dim), RowsMut::new(&mut y, rows, dim));
     CpuEngine::new()
@@ -32,7 +32,7 @@ fn unit_rows(rows: usize, dim: usize) -> Vec<f32> {
 fn row_wise(criterion: &mut Criterion) {
     let engine = CpuEngine::new();
     let (rows, dim) = (65_536, 256);
-    let x = numbers(rows * dim);
+    let x = uniform(rows * dim);
     let (mut y, mut dx, mut norms) = (vec![0.0; x.len()], vec![0.0; x.len()], vec![0.0; rows]);
     let mut group = criterion.benchmark_group("row-wise, 65,536 x 256 f32");
     group.sample_size(10);
@@ -108,14 +108,14 @@ fn losses(criterion: &mut Criterion) {
             flops / product,
         );
         let (n, m, d) = (shape.anchors, shape.candidates, shape.dim);
-        let (mut dq_numbers, mut dk_numbers) = (vec![0.0f32; n * d], vec![0.0f32; m * d]);
+        let (mut dq, mut dk_elements) = (vec![0.0f32; n * d], vec![0.0f32; m * d]);
         group.throughput(Throughput::Elements(flops as u64));
         group.bench_function(name, |b| {
             b.iter(|| {
-                let to_dk = |numbers| RowsMut::new(numbers, m, d).expect("a shape");
+                let to_dk = |dk| RowsMut::new(dk, m, d).expect("a shape");
                 let gradients = Gradients::new(
-                    RowsMut::new(&mut dq_numbers, n, d).expect("a shape"),
-                    dk.then(|| to_dk(&mut dk_numbers)),
+                    RowsMut::new(&mut dq, n, d).expect("a shape"),
+                    dk.then(|| to_dk(&mut dk_elements)),
                 );
                 let value = engine.value_and_grad(&problem, 1.0, gradients);
                 value.expect("legal inputs")

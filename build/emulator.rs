@@ -34,7 +34,7 @@ fn settings() -> cc::Build {
         .extra_warnings(true);
     // Loops are unrolled with nvcc's pragma.
     build.flag("-Wno-unknown-pragmas");
-    // A product rounds before it is added, on every processor.
+    // A product rounds before it is added, on every CPU.
     build.flag("-ffp-contract=off");
     build
 }

@@ -2,6 +2,7 @@
 //! as PTX that the driver compiles, on what comes after. Writes `images.rs` and
 //! `resources.rs`, which the crate includes, and `kernels.txt`, for people.
 
+use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::path::Path;
 use std::process::Command;
@@ -9,6 +10,7 @@ use std::{fs, io};
 
 use super::jobs::{self, Done};
 use super::layouts;
+use super::list::List;
 use super::nvcc::{self, Nvcc, Search};
 use super::ptxas::{self, Resources};
 use super::sass;
@@ -27,7 +29,7 @@ const COMPRESSED: &str = "-compress-mode=size";
 const OLDEST_THAT_COMPRESSES: (u32, u32) = (12, 8);
 
 /// Compiles all kernels, or embeds none where only documentation is made.
-pub fn build(sources: &Sources, out_dir: &Path, documentation_only: bool) {
+pub fn build(sources: &Sources, list: &List, out_dir: &Path, documentation_only: bool) {
     for name in
         nvcc::VARIABLES
             .into_iter()
@@ -50,7 +52,7 @@ pub fn build(sources: &Sources, out_dir: &Path, documentation_only: bool) {
         })
     };
     let written = images.and_then(|images| {
-        let kernels = resources(&images)?;
+        let kernels = resources(&images, list)?;
         write(out_dir, &images, &kernels).map_err(|error| error.to_string())?;
         Ok(kernels)
     });
@@ -146,8 +148,8 @@ fn version(nvcc: &Nvcc) -> Result<String, String> {
     }
 }
 
-/// All kernels of all images and their machine code. A kernel is launched by name, so no two may share one.
-fn resources(images: &[(Done, String)]) -> Result<Vec<Resources>, String> {
+/// All kernels of all images and their machine code. An image has the kernels that the list has of its source.
+fn resources(images: &[(Done, String)], list: &List) -> Result<Vec<Resources>, String> {
     let mut kernels: Vec<Resources> = Vec::new();
     for (image, code) in images {
         let mut parsed = ptxas::parse(&image.log);
@@ -157,13 +159,16 @@ fn resources(images: &[(Done, String)]) -> Result<Vec<Resources>, String> {
                 kernel.machine_code = Some(code);
             }
         }
-        let twice = parsed
+        let source = &image.source;
+        let of_source = list
+            .kernels
             .iter()
-            .find(|new| kernels.iter().any(|old| old.kernel == new.kernel));
-        if let Some(twice) = twice {
+            .filter(|kernel| kernel.source == *source);
+        let listed: BTreeSet<&str> = of_source.map(|kernel| &*kernel.name).collect();
+        let built: BTreeSet<&str> = parsed.iter().map(|k| &*k.kernel).collect();
+        if let Some(kernel) = built.symmetric_difference(&listed).next() {
             return Err(format!(
-                "{}: there is another kernel called {}",
-                image.source, twice.kernel
+                "{source}: {kernel} is built or listed there, but not both"
             ));
         }
         kernels.extend(parsed);
@@ -175,15 +180,9 @@ fn resources(images: &[(Done, String)]) -> Result<Vec<Resources>, String> {
 fn write(out_dir: &Path, images: &[(Done, String)], kernels: &[Resources]) -> io::Result<()> {
     let mut text = String::from("&[\n");
     for (image, _) in images {
-        let mut names: Vec<String> = ptxas::parse(&image.log)
-            .into_iter()
-            .map(|k| k.kernel)
-            .collect();
-        names.sort();
-        names.dedup();
         let _ = writeln!(
             text,
-            "Image {{ source: {:?}, kernels: &{names:?}, bytes: &Aligned(*include_bytes!({:?})) }},",
+            "Image {{ source: {:?}, bytes: &Aligned(*include_bytes!({:?})) }},",
             image.source, image.output
         );
     }

@@ -19,7 +19,7 @@ pub struct Sources {
     pub root: PathBuf,
     /// `kernels/*/*.cu`: compiled by nvcc and by the C++ compiler.
     pub kernels: Vec<PathBuf>,
-    /// `kernels/emulator/*.cpp`: what runs kernels on the processor.
+    /// `kernels/emulator/*.cpp`: what runs kernels on the CPU.
     pub emulator: Vec<PathBuf>,
     /// `kernels/emulator/planted/*.cu`: kernels for tests, most with planted mistakes, never seen by nvcc.
     pub planted: Vec<PathBuf>,

@@ -1,5 +1,5 @@
-//! CLIP: both towers get gradients, and so does the scale 1/temperature, as its logarithm, which is
-//! clamped after each step of the optimiser.
+//! CLIP with a learned scale: gradient descent moves both towers and the logarithm of the scale 1/temperature, which is
+//! clamped after each step.
 //!
 //! cargo run --example clip
 
@@ -12,10 +12,10 @@ use rand_chacha::ChaCha8Rng;
 const PAIRS: usize = 64;
 const DIM: usize = 32;
 const STEPS: usize = 40;
-/// CLIP itself takes 100: `LogScale::from_temperature`.
+/// CLIP itself has 100: `LogScale::from_temperature`.
 pub const MAX_SCALE: f32 = 20.0;
 
-/// Embeddings as an encoder would leave them, their unit rows and lengths, and the gradient of those.
+/// An encoder's embeddings, their unit rows and lengths, and the gradient of the unit rows.
 struct Tower {
     x: Vec<f32>,
     unit: Vec<f32>,
@@ -25,9 +25,9 @@ struct Tower {
 
 impl Tower {
     fn new(random: &mut ChaCha8Rng) -> Self {
-        let number = |_| random.random_range(-1.0..1.0);
+        let element = |_| random.random_range(-1.0..1.0);
         Self {
-            x: (0..PAIRS * DIM).map(number).collect(),
+            x: (0..PAIRS * DIM).map(element).collect(),
             unit: vec![0.0; PAIRS * DIM],
             norms: vec![0.0; PAIRS],
             d_unit: vec![0.0; PAIRS * DIM],

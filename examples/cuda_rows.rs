@@ -1,8 +1,8 @@
-//! Memory of your own on a CUDA device: the engine reads embeddings and writes gradients where they lie,
-//! given an address, a shape and a stride. Loss and gradients stay on the device; one value is read.
+//! Memory of another library on a CUDA device: the engine takes an address, a shape and a stride, reads the embeddings
+//! there and writes their gradients there. Loss and gradients stay on the device; only the loss is read.
 //!
-//! One allocation stands for a tensor of another library here, whose `data_ptr()` would be the address.
-//! Work of that library belongs on the stream of `CudaDevice::with_raw_stream`.
+//! A buffer stands for the tensor of the other library, whose `data_ptr()` would be the address. Work of that library
+//! belongs on the stream of `CudaDevice::with_raw_stream`.
 //!
 //! cargo run --features cuda --example cuda_rows
 
@@ -12,16 +12,16 @@ use infonce::{Contrast, Engine, Error, Evaluation, Gradients, Inputs};
 /// Two views of 48 images: row i and row i + 48 belong together.
 pub const ROWS: usize = 96;
 pub const DIM: usize = 32;
-/// A row of the tensor: 16 numbers of something else, the embedding, and space for its gradient.
+/// A row of the tensor: 16 other elements, the embedding, and its gradient.
 pub const WIDTH: usize = 16 + 2 * DIM;
 pub const EMBEDDING: usize = 16;
 pub const GRADIENT: usize = 16 + DIM;
 pub const TEMPERATURE: f32 = 0.5;
 
-/// The tensor's numbers before the call.
+/// The tensor's elements before the call.
 pub fn tensor() -> Vec<f32> {
-    let number = |i: usize| ((i * i) as f32 * 0.37).sin() / 4.0;
-    (0..ROWS * WIDTH).map(number).collect()
+    let element = |i: usize| ((i * i) as f32 * 0.37).sin() / 4.0;
+    (0..ROWS * WIDTH).map(element).collect()
 }
 
 /// The loss, and the tensor with gradients in it.
@@ -31,7 +31,7 @@ pub fn run() -> Result<(f32, CudaBuffer<f32>), Error> {
     let tensor = CudaBuffer::upload(device, &tensor())?;
     let column = |column: usize| tensor.address() + (column * size_of::<f32>()) as u64;
 
-    // SAFETY: ROWS rows of DIM numbers, WIDTH apart, lie within `tensor`, which is alive until the loss
+    // SAFETY: ROWS rows of DIM elements, WIDTH apart, lie within `tensor`, which is alive until the loss
     // has been read; only the engine's stream works on it.
     let z = unsafe { CudaRows::<f32>::from_raw(column(EMBEDDING), ROWS, DIM, WIDTH, device)? };
     // SAFETY: as above; no other view has these columns.
@@ -39,14 +39,14 @@ pub fn run() -> Result<(f32, CudaBuffer<f32>), Error> {
 
     let problem = Contrast::nt_xent(TEMPERATURE)?.on(Inputs::Shared { z })?;
     let value = engine.value_and_grad(&problem, 1.0, Gradients::new(dz, None))?;
-    // Nothing has waited for the device so far. More kernels could follow, with the gradients in place.
+    // Nothing has waited for the device so far; more kernels could follow. `loss` waits.
     Ok((value.loss()?, tensor))
 }
 
 fn main() -> Result<(), Error> {
     match run() {
         Ok((loss, tensor)) => {
-            println!("NT-Xent of {ROWS} rows, D = {DIM}, {WIDTH} numbers apart: {loss:.4} nats");
+            println!("NT-Xent of {ROWS} rows, D = {DIM}, {WIDTH} elements apart: {loss:.4} nats");
             println!(
                 "gradients: columns {GRADIENT}..{WIDTH} of rows from {:#x}",
                 tensor.address()

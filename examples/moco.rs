@@ -1,8 +1,8 @@
-//! MoCo: gradient descent trains a query encoder, a key encoder follows it with momentum, and a queue
-//! of earlier keys serves as negatives. At the end the queue is saved and restored.
+//! MoCo: gradient descent trains a query encoder, a key encoder follows it with momentum, and a queue of earlier keys
+//! holds the negatives. At the end the queue is saved and restored.
 //!
-//! An image is 16 numbers: its two views share the first 8, the others are noise. The encoder has a
-//! weight for each number and learns which to look at.
+//! An image has 16 values: its two views share the first 8, the others are noise. The encoder has a weight for each
+//! value, and learns to ignore the noise.
 //!
 //! cargo run --example moco
 
@@ -18,7 +18,7 @@ const DIM: usize = 16;
 pub const CAPACITY: usize = 256;
 const STEPS: u64 = 100;
 
-/// Unit embeddings, and the lengths that they had.
+/// Unit embeddings, and the embeddings' lengths.
 fn encode(engine: &CpuEngine, images: &[f32], weights: &[f32]) -> Result<[Vec<f32>; 2], Error> {
     let weights = weights.iter().cycle();
     let x: Vec<f32> = images.iter().zip(weights).map(|(x, w)| x * w).collect();
@@ -31,7 +31,7 @@ fn encode(engine: &CpuEngine, images: &[f32], weights: &[f32]) -> Result<[Vec<f3
 /// Keys in the queue and the loss, before each step but the first.
 pub type Steps = Vec<(usize, f32)>;
 
-/// Trains, and gives the queue as it is at the end.
+/// Trains, and returns the queue as it is at the end.
 pub fn run() -> Result<(Steps, KeyQueue<f32>), Error> {
     let engine = CpuEngine::new();
     let contrast = Contrast::moco(0.2)?;
@@ -40,14 +40,14 @@ pub fn run() -> Result<(Steps, KeyQueue<f32>), Error> {
     let (mut weights, mut key_weights) = (vec![1.0; DIM], vec![1.0; DIM]);
     let (mut dq, mut dx) = (vec![0.0; BATCH * DIM], vec![0.0; BATCH * DIM]);
     let mut random = ChaCha8Rng::seed_from_u64(2);
-    let mut number = || random.random_range(-1.0..1.0);
+    let mut value = || random.random_range(-1.0..1.0);
 
     let mut steps = Vec::new();
     for step in 0..STEPS {
-        let images: Vec<f32> = (0..BATCH * DIM).map(|_| number()).collect();
+        let images: Vec<f32> = (0..BATCH * DIM).map(|_| value()).collect();
         let mut others = images.clone();
         for view in others.chunks_mut(DIM) {
-            view[DIM / 2..].fill_with(&mut number);
+            view[DIM / 2..].fill_with(&mut value);
         }
         let [q, norms] = encode(&engine, &images, &weights)?;
         let [keys, _] = encode(&engine, &others, &key_weights)?;
@@ -56,8 +56,8 @@ pub fn run() -> Result<(Steps, KeyQueue<f32>), Error> {
         if let Some(queue) = queue.filled() {
             let problem = contrast.on(Inputs::Queue { q, own_key, queue })?;
             let gradients = Gradients::new(RowsMut::new(&mut dq, BATCH, DIM)?, None);
-            let value = engine.value_and_grad(&problem, 1.0, gradients)?;
-            steps.push((queue.rows(), value.loss));
+            let evaluation = engine.value_and_grad(&problem, 1.0, gradients)?;
+            steps.push((queue.rows(), evaluation.loss));
             let to = RowsMut::new(&mut dx, BATCH, DIM)?;
             engine.normalize_backward(q, &norms, Rows::new(&dq, BATCH, DIM)?, to, 1e-12)?;
             for (i, (x, dx)) in images.iter().zip(&dx).enumerate() {
@@ -75,7 +75,7 @@ pub fn run() -> Result<(Steps, KeyQueue<f32>), Error> {
     Ok((steps, queue))
 }
 
-/// From what a checkpoint holds: four numbers, and the keys.
+/// The queue from what a checkpoint holds: four integers and the keys.
 pub fn restored(queue: &KeyQueue<f32>) -> Result<KeyQueue<f32>, Error> {
     let keys = queue.filled().map(|keys| keys.contiguous());
     let keys = keys.unwrap_or_default();

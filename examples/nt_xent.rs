@@ -1,5 +1,5 @@
-//! NT-Xent on plain slices: embeddings are normalised, the loss gives a gradient, and the gradient goes
-//! back through the normalisation to the embeddings, which gradient descent then moves.
+//! NT-Xent on plain slices: normalise the embeddings, compute loss and gradient, pass the gradient back through the
+//! normalisation, and move the embeddings by gradient descent.
 //!
 //! cargo run --example nt_xent
 
@@ -15,8 +15,7 @@ const LEARNING_RATE: f32 = 10.0;
 /// Rows shorter than this are divided by it, not by their length.
 const EPSILON: f32 = 1e-12;
 
-/// The loss before each step. An encoder's output would take the place of `x`, and `dx` would go on
-/// into the encoder.
+/// The loss before each step. With an encoder, `x` would be its output, and `dx` would be passed back into it.
 pub fn run() -> Result<Vec<f32>, Error> {
     let engine = CpuEngine::new();
     let contrast = Contrast::nt_xent(0.2)?;

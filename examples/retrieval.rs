@@ -1,5 +1,5 @@
-//! Retrieval: the best candidates of each query without a matrix of scores, in f32 and in bf16; then
-//! near-duplicates within one set, where no row may find itself.
+//! Retrieval: the best candidates of each query without a matrix of scores, in f32 and in bf16; then near-duplicates
+//! within one set, where each row excludes itself.
 //!
 //! cargo run --example retrieval
 
@@ -27,11 +27,11 @@ fn unit_rows<T: Element>(engine: &CpuEngine, x: &[f32]) -> Result<Vec<T>, Error>
 /// The best documents of each query, then the best other document of each document.
 pub fn run<T: Element>() -> Result<[TopK; 2], Error> {
     let mut random = ChaCha8Rng::seed_from_u64(4);
-    let mut number = |bound: f32| random.random_range(-bound..bound);
-    let mut documents: Vec<f32> = (0..DOCUMENTS * DIM).map(|_| number(1.0)).collect();
+    let mut value = |bound: f32| random.random_range(-bound..bound);
+    let mut documents: Vec<f32> = (0..DOCUMENTS * DIM).map(|_| value(1.0)).collect();
     let mut copy = |from: usize| -> Vec<f32> {
         let row = &documents[from * DIM..][..DIM];
-        row.iter().map(|x| x + number(0.5)).collect()
+        row.iter().map(|x| x + value(0.5)).collect()
     };
     let queries = WANTED.map(&mut copy).concat();
     let [of, duplicate] = DUPLICATES;

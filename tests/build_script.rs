@@ -1,10 +1,11 @@
-//! The build script: finds nvcc, reads what ptxas and cuobjdump print, and compiles only what has changed.
+//! The build script: finds nvcc, reads the list of kernels and what ptxas and cuobjdump print, and compiles only what has changed.
 
 #[path = "../build"]
 #[expect(dead_code, reason = "the tests do not use all of the build script")]
 mod build {
     pub mod jobs;
     pub mod layouts;
+    pub mod list;
     pub mod nvcc;
     pub mod ptxas;
     pub mod sass;
@@ -20,6 +21,7 @@ use std::path::{Path, PathBuf};
 
 use build::jobs::{self, Job};
 use build::layouts::held;
+use build::list;
 use build::nvcc::{self, Nvcc, Search};
 use build::ptxas::{self, Resources};
 use build::sass::{self, MachineCode};
@@ -285,6 +287,48 @@ fn exponentials_and_loads_of_a_tile_are_counted_in_sass() {
         tile_loads: 1,
     };
     assert_eq!(sass::parse(SASS), [("gradient".to_owned(), expected)]);
+}
+
+#[test]
+fn a_row_of_the_list_is_a_kernel_of_each_of_its_types() {
+    let list = list::parse(include_str!("../kernels/list.h")).unwrap();
+    let named = |name: &str| list.kernels.iter().find(|kernel| kernel.name == name);
+    let [f16, e4m3] =
+        ["gradient_online_f16_128", "hopper_best_e4m3"].map(|name| named(name).unwrap());
+    assert_eq!(
+        (&*f16.source, f16.value("columns")),
+        ("similarity/gradient.cu", 64)
+    );
+    assert_eq!((&*e4m3.family, e4m3.value("cluster")), ("hopper_best", 2));
+    assert_eq!(named("copy_rows").unwrap().source, "rowwise/state.cu");
+    assert!(list.constants.contains(&("SLAB_BYTES".into(), 128)));
+}
+
+#[test]
+fn an_error_of_the_list_names_line_and_row() {
+    let message = |row: &str| list::parse(&format!("// a comment\n    {row} \\\n")).unwrap_err();
+    let few = "INFONCE_PLAIN(BUILD, reduce, 1024, 1)";
+    let columns = "2 of 3 columns stand behind the name: threads min_blocks shared_bytes";
+    assert_eq!(
+        message(few),
+        format!("kernels/list.h:2: `{few}`: {columns}")
+    );
+    let word = "INFONCE_PLAIN(BUILD, reduce, WARPS * 32, 1, 0)";
+    let reason = "threads is `WARPS * 32`, and has to be a whole number";
+    assert_eq!(
+        message(word),
+        format!("kernels/list.h:2: `{word}`: {reason}")
+    );
+    let other = "INFONCE_64_BIT(BUILD, reduce, 0)";
+    assert!(message(other).ends_with("no macro makes rows like this"));
+    let twice = "INFONCE_PLAIN(BUILD, reduce, 1024, 1, 0)";
+    let error = list::parse(&format!("{twice}\n{twice}\n")).unwrap_err();
+    assert!(
+        error.ends_with(
+            ":2: `INFONCE_PLAIN(BUILD, reduce, 1024, 1, 0)`: there is another kernel called reduce"
+        ),
+        "{error}"
+    );
 }
 
 #[test]

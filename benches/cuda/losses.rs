@@ -9,11 +9,9 @@ use infonce::losses::{Layout, Loss, TABLE};
 use infonce::{
     Contrast, DType, Element, Engine, Error, Evaluation, Gradients, Inputs, Problem, Shape, Work,
 };
-use rand::{RngExt, SeedableRng};
-use rand_chacha::ChaCha8Rng;
-use rayon::prelude::*;
 
-use super::rig::{Prepared, Rig, seconds};
+use super::random::unit_rows;
+use super::rig::{Prepared, Rig, element_bytes, row, seconds};
 use super::schema::{Row, Yardstick};
 
 #[derive(Clone, Copy, PartialEq)]
@@ -21,7 +19,7 @@ enum Wanted {
     Forward,
     /// Every gradient that there is, in the inputs' type.
     Gradient,
-    /// The same from what a forward has left.
+    /// The same from the statistics of a forward.
     Backward,
 }
 
@@ -35,20 +33,20 @@ struct Case {
     d: usize,
 }
 
-/// At which InfoNCE and CLIP are timed, most valuable first; `benches/peers` has the same.
+/// D of the InfoNCE and CLIP cases, most valuable first; `benches/peers` has the same.
 const DIMENSIONS: [usize; 5] = [512, 128, 1024, 256, 768];
 
-/// What others are measured at too.
+/// The losses that `benches/peers` measures too.
 const TIMED: [&str; 2] = ["info_nce", "clip"];
 
-/// Gradients from stored weights of one term and of two, all else alike: what W's second term costs.
+/// Gradients from stored weights with one exponential term and with two, to compare them.
 pub fn weights(rig: &mut Rig, criterion: &mut Criterion) {
     for loss in TIMED {
         backward(rig, criterion, square(loss, Wanted::Backward, 32_768, 512));
     }
 }
 
-/// What others are measured at, and what figures show.
+/// The cases that `benches/peers` measures too, and that figures show.
 pub fn first(rig: &mut Rig, criterion: &mut Criterion) {
     for dim in DIMENSIONS {
         for loss in TIMED {
@@ -77,7 +75,7 @@ pub fn rest(rig: &mut Rig, criterion: &mut Criterion) {
         time::<f16>(rig, criterion, square("info_nce", wanted, 32_768, 512));
         time::<f32>(rig, criterion, square("info_nce", wanted, 8192, 256));
     }
-    // All others at one shape: what their rule costs beside NT-Xent's, InfoNCE's and CLIP's.
+    // All other losses at one shape, to compare their row rules with those of NT-Xent, InfoNCE and CLIP.
     let timed = ["moco", "info_nce", "nt_xent", "clip"];
     for loss in TABLE.iter().filter(|loss| !timed.contains(&loss.key)) {
         let case = square(loss.key, Wanted::Gradient, 8192, 128);
@@ -97,8 +95,7 @@ fn square(loss: &'static str, wanted: Wanted, n: usize, d: usize) -> Case {
     }
 }
 
-/// Shapes that take long: N = M = 131,072, and 1,048,576, where the matrix of logits would take 4 TiB
-/// in f32.
+/// The shapes that take longest: N = M = 131,072, and 1,048,576, whose f32 logits would take 4 TiB.
 pub fn largest(rig: &mut Rig, criterion: &mut Criterion) {
     for d in DIMENSIONS {
         let case = square("info_nce", Wanted::Gradient, 131_072, d);
@@ -119,8 +116,8 @@ pub fn largest(rig: &mut Rig, criterion: &mut Criterion) {
     }
 }
 
-/// Writes what InfoNCE and CLIP read and give at N = M = 32,768 to a file in `folder` for each D, for
-/// `benches/peers/gpu.py` to find the errors: loss in f32, q, k, dq and dk in bf16, little-endian.
+/// Writes inputs and outputs of InfoNCE and CLIP at N = M = 32,768 to a file in `folder` for each D, in which
+/// `benches/peers/gpu.py` finds the errors: loss in f32, q, k, dq and dk in bf16, little-endian.
 pub fn outputs(rig: &Rig, folder: &Path) -> Result<(), String> {
     for d in DIMENSIONS {
         for loss in TIMED {
@@ -139,8 +136,8 @@ fn call_once(case: Case, engine: &CudaEngine) -> Result<Vec<u8>, Error> {
     let loss = tensors.call(case, engine)?.loss()?;
     let mut bytes = loss.to_le_bytes().to_vec();
     for matrix in [&tensors.q, &tensors.k, &tensors.dq, &tensors.dk] {
-        let numbers = matrix.download()?;
-        bytes.extend(numbers.iter().flat_map(|number| number.to_le_bytes()));
+        let elements = matrix.download()?;
+        bytes.extend(elements.iter().flat_map(|element| element.to_le_bytes()));
     }
     Ok(bytes)
 }
@@ -159,7 +156,7 @@ fn time<T: Element>(rig: &mut Rig, criterion: &mut Criterion, case: Case) {
 fn backward(rig: &mut Rig, criterion: &mut Criterion, case: Case) {
     let case = case.of(rig);
     let row = case.timed(DType::Bf16);
-    // What the forward launches is not of the case.
+    // Kernels of the forward are not traced.
     let untraced = rig.engine().clone();
     rig.time(criterion, row, Yardstick::Product, |engine| {
         let mut tensors = Tensors::<bf16>::new(case, engine.device())?;
@@ -173,7 +170,7 @@ fn backward(rig: &mut Rig, criterion: &mut Criterion, case: Case) {
     });
 }
 
-/// What a call reads, and the gradients that it writes, if any.
+/// The problem that a call reads, and the gradients that it writes, if any.
 type Views<'a, T> = (
     Problem<CudaRows<'a, T>>,
     Option<Gradients<CudaRowsMut<'a, T>>>,
@@ -183,7 +180,7 @@ type Views<'a, T> = (
 struct Tensors<T> {
     q: CudaBuffer<T>,
     k: CudaBuffer<T>,
-    /// MoCo's keys of the queries' own images.
+    /// MoCo's positive keys, one for each query.
     own_key: Option<CudaBuffer<T>>,
     dq: CudaBuffer<T>,
     dk: CudaBuffer<T>,
@@ -241,7 +238,7 @@ impl<T: Element> Tensors<T> {
 }
 
 impl Case {
-    /// With as many rows as the rig gives it.
+    /// This case with the rig's divisor applied to its rows.
     fn of(self, rig: &Rig) -> Self {
         let (n, m) = (rig.rows(self.n), rig.rows(self.m));
         Self { n, m, ..self }
@@ -286,46 +283,12 @@ impl Case {
         };
         // docs/design.md, section 8.
         let flops = Some(contrast.useful_flops(size, work));
-        let bytes = (sides + gradients) * d * number_bytes(dtype);
+        let bytes = (sides + gradients) * d * element_bytes(dtype);
         row(self.loss().name, wanted, shape, dtype, flops, bytes)
     }
 }
 
-/// A row without numbers yet.
-pub fn row(
-    work: &str,
-    wanted: &str,
-    shape: String,
-    dtype: DType,
-    flops: Option<f64>,
-    bytes: f64,
-) -> Row {
-    Row {
-        by: format!("infonce {}", infonce::VERSION),
-        work: work.to_owned(),
-        wanted: wanted.to_owned(),
-        shape,
-        dtype: dtype.to_string(),
-        flops,
-        bytes,
-        cold: None,
-        warm: None,
-        measure: None,
-        extra_bytes: None,
-        error: None,
-        reason: None,
-        kernels: Vec::new(),
-    }
-}
-
-pub fn number_bytes(dtype: DType) -> f64 {
-    match dtype {
-        DType::F32 => 4.0,
-        DType::F16 | DType::Bf16 => 2.0,
-    }
-}
-
-/// kNN evaluation's search.
+/// The search of a kNN evaluation.
 fn top_k(rig: &mut Rig, criterion: &mut Criterion) {
     const K: usize = 200;
     let (n, m, d) = (rig.rows(1024).max(K), rig.rows(65_536).max(K), 128);
@@ -344,42 +307,5 @@ fn top_k(rig: &mut Rig, criterion: &mut Criterion) {
         Prepared::new(device, (queries, candidates), |(queries, candidates)| {
             engine.top_k(queries.rows(n, d)?, candidates.rows(m, d)?, K, false)
         })
-    });
-}
-
-/// Independent numbers between -1 and 1.
-pub fn uniform<T: Element>(count: usize, seed: u64) -> Vec<T> {
-    let mut numbers = vec![T::from_f32(0.0); count];
-    fill(&mut numbers, 4096, seed, |chunk, rng| {
-        chunk.fill_with(|| T::from_f32(rng.random_range(-1.0..1.0)));
-    });
-    numbers
-}
-
-/// Rows of length 1 in independent directions.
-pub fn unit_rows<T: Element>(rows: usize, dim: usize, seed: u64) -> Vec<T> {
-    let mut numbers = vec![T::from_f32(0.0); rows * dim];
-    fill(&mut numbers, dim, seed, |row, rng| {
-        let direction: Vec<f32> = row.iter().map(|_| rng.random_range(-1.0..1.0)).collect();
-        let length = direction.iter().map(|x| x * x).sum::<f32>().sqrt();
-        for (number, x) in row.iter_mut().zip(direction) {
-            *number = T::from_f32(x / length);
-        }
-    });
-    numbers
-}
-
-/// Each chunk from random numbers of its own, whoever computes it.
-fn fill<T: Send>(
-    numbers: &mut [T],
-    chunk: usize,
-    seed: u64,
-    of_chunk: impl Fn(&mut [T], &mut ChaCha8Rng) + Sync,
-) {
-    let chunks = numbers.par_chunks_mut(chunk).enumerate();
-    chunks.for_each(|(index, chunk)| {
-        let mut rng = ChaCha8Rng::seed_from_u64(seed);
-        rng.set_stream(index as u64);
-        of_chunk(chunk, &mut rng);
     });
 }

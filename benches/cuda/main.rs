@@ -1,17 +1,18 @@
-//! The verbs on a CUDA device at the shapes that training has, one line each: device time, rates,
-//! share of what the card's library product or a copy reaches in the same run, peak memory.
+//! Times the verbs on a CUDA device at the shapes of training, one line each: device time, rates, memory, and the
+//! ratio to the rate of a cuBLAS product or a copy in the same run.
 //!
 //! `cargo bench --features cuda --bench cuda -- [filter] [criterion's options]`. Criterion decides how
 //! often each case runs and compares it with the run before. In the environment, paths absolute:
-//! `INFONCE_CASES` chooses: `weights`, `first`, which is what others are measured at, or `rest`;
+//! `INFONCE_CASES` chooses: `weights`, `first`, the cases of `benches/peers`, or `rest`;
 //! `INFONCE_ROWS=FILE` also writes the rows as JSON, after each one (`benches/cuda/schema.rs`);
-//! `INFONCE_LARGEST=1` adds to `rest` N = M = 131,072 and 1,048,576, which take longest;
-//! `INFONCE_OUTPUTS=FOLDER` has inputs and gradients of `first` written there, for others to check;
-//! `INFONCE_DIVISOR=K` divides rows by K, to rehearse where there is no time;
-//! `INFONCE_SERIAL=1` lets no launch start before the one before has ended, to see what that is worth.
+//! `INFONCE_LARGEST=1` adds N = M = 131,072 and 1,048,576 to `rest`;
+//! `INFONCE_OUTPUTS=FOLDER` writes inputs and gradients of `first` there, for `benches/peers` to check;
+//! `INFONCE_DIVISOR=K` divides rows by K, for a short trial;
+//! `INFONCE_SERIAL=1` disables overlapping launches, to compare.
 
 mod losses;
 mod product;
+mod random;
 mod rig;
 mod rowwise;
 #[expect(dead_code, reason = "records hold more than rows")]
@@ -53,13 +54,10 @@ fn main() -> ExitCode {
         }
     };
     let failed = rows.iter().any(|row| row.reason.is_some());
-    match failed {
-        true => ExitCode::FAILURE,
-        false => ExitCode::SUCCESS,
-    }
+    ExitCode::from(u8::from(failed))
 }
 
-/// `cases`: which; all when none is named.
+/// Times the cases of that name, or all.
 fn measure(mut rig: Rig, cases: Option<&str>) -> Vec<schema::Row> {
     let wanted = |name| cases.is_none_or(|cases| cases == name);
     println!("{}", rig.description());

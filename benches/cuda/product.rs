@@ -1,4 +1,4 @@
-//! The yardstick of matrix work: cuBLAS, C = A·Bᵀ, 8192³, bf16 with f32 accumulation, random numbers.
+//! The yardstick of matrix work: cuBLAS, C = A·Bᵀ, 8192³, bf16 with f32 accumulation, random elements.
 
 use std::ffi::c_void;
 
@@ -7,7 +7,7 @@ use half::bf16;
 use infonce::cuda::{CudaBuffer, CudaDevice};
 use infonce::{CudaError, Error};
 
-use super::losses::uniform;
+use super::random::uniform;
 
 const SIZE: usize = 8192;
 
@@ -21,7 +21,7 @@ pub struct Product {
 impl Product {
     pub const FLOPS: f64 = 2.0 * (SIZE as f64) * (SIZE as f64) * (SIZE as f64);
 
-    /// On the stream of `device`, or why not.
+    /// On the stream of `device`; without cuBLAS the reason why not.
     pub fn new(device: &CudaDevice) -> Result<Self, String> {
         // SAFETY: loading runs the library's initialisers, which any process that links it runs.
         if !unsafe { sys::is_culib_present() } {
@@ -46,7 +46,7 @@ impl Product {
         let size = SIZE as i32;
         let (one, zero) = (1.0f32, 0.0f32);
         let pointer = |buffer: &CudaBuffer<bf16>| buffer.address() as *mut c_void;
-        // SAFETY: three matrices of size × size bf16 numbers on the device; α and β are read from the
+        // SAFETY: three matrices of size × size bf16 elements on the device; α and β are read from the
         // host during the call.
         let result = unsafe {
             result::gemm_ex(
@@ -83,7 +83,7 @@ impl Product {
 
 impl Drop for Product {
     fn drop(&mut self) {
-        // SAFETY: made once, destroyed once. An error here changes no number.
+        // SAFETY: created once, destroyed once. An error here changes no time.
         let _ = unsafe { result::destroy_handle(self.handle) };
     }
 }

@@ -1,17 +1,16 @@
-//! How a case is timed.
+//! Times a case.
 //!
-//! Each case is recorded into a graph once. A *cold* time is that of one replay after the cache was
-//! overwritten; the driver is given the overwriting, the first event, the graph and the second event
-//! in one go, so that the device does not wait for the processor in between. *Warm* times are of
-//! replays one right after the other. With every sample of a case its yardstick is timed too, so that
-//! both meet the same clocks.
+//! Each case is recorded into a graph once. A *cold* time is that of one replay after the L2 cache was overwritten. The
+//! fill, the first event, the graph and the second event are queued at once, so the device does not wait for the CPU
+//! in between. *Warm* times are of replays one right after the other. The yardstick is timed with every sample of a
+//! case, so both run at the same clocks.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 use criterion::{Criterion, SamplingMode};
-use infonce::Error;
 use infonce::cuda::{CudaBuffer, CudaDevice, CudaEngine, CudaEvent, CudaTrace};
+use infonce::{DType, Error};
 
 use super::product::Product;
 use super::schema::{KernelTime, Measure, Row, Rows, Times, Yardstick};
@@ -22,10 +21,10 @@ const COPY_BYTES: usize = 512 << 20;
 /// Replays for the warm time.
 const WARM: usize = 20;
 
-/// The device, what cases are measured with, and the rows so far.
+/// The device, the buffers and events that cases are timed with, and the rows so far.
 pub struct Rig {
     engine: CudaEngine,
-    /// Twice the cache: overwriting it leaves nothing else there.
+    /// Twice the L2 cache: overwriting it leaves nothing else there.
     flush: CudaBuffer<u8>,
     copy: Option<[CudaBuffer<u8>; 2]>,
     product: Option<Result<Product, String>>,
@@ -36,14 +35,14 @@ pub struct Rig {
 
 /// A case on the device, ready to run.
 pub struct Prepared {
-    /// Puts it on the stream; owns all memory that it names.
+    /// Puts the case on the stream; owns all memory that it names.
     replay: Box<dyn FnMut() -> Result<(), Error>>,
     extra_bytes: usize,
 }
 
 impl Prepared {
-    /// Calls `work` once, to see what memory it takes, and records it. `keeps` owns the memory that
-    /// `work` is given.
+    /// Calls `work` once, to measure the memory that it takes, and records it. `keeps` owns the inputs and outputs of
+    /// `work`.
     pub fn new<K: 'static, R: 'static>(
         device: &CudaDevice,
         mut keeps: K,
@@ -67,7 +66,7 @@ impl Prepared {
         })
     }
 
-    /// What `launch` puts on the stream, with `extra_bytes` of memory.
+    /// A case that `launch` puts on the stream, with `extra_bytes` of memory.
     pub fn recorded(
         extra_bytes: usize,
         launch: impl FnMut() -> Result<(), Error> + 'static,
@@ -102,7 +101,7 @@ impl Rig {
         self.engine.device().info().to_string()
     }
 
-    /// `rows`, or fewer in a rehearsal.
+    /// `rows` divided by `INFONCE_DIVISOR`, at least 2.
     pub fn rows(&self, rows: usize) -> usize {
         (rows / self.divisor).max(2)
     }
@@ -111,17 +110,18 @@ impl Rig {
         self.rows
     }
 
-    /// Prints a row and writes all so far, so that they are there however the run ends.
+    /// Prints a row and writes all rows so far, so that they are there however the run ends.
     fn finish(&mut self, row: Row) {
         println!("{}", table::line(&row));
         self.rows.push(row);
         if let Some(path) = std::env::var_os("INFONCE_ROWS") {
             let rows = self.rows.clone();
             let text = serde_json::to_string_pretty(&Rows { rows }).expect("rows are plain data");
-            // Never half a file, even if the run is ended in the middle of this.
+            // Never half a file, even if the run is ended during the write.
             let path = std::path::PathBuf::from(path);
-            let part = path.with_extension("part");
-            let written = std::fs::write(&part, text).and_then(|()| std::fs::rename(&part, &path));
+            let beside = path.with_extension("new");
+            let written =
+                std::fs::write(&beside, text).and_then(|()| std::fs::rename(&beside, &path));
             if let Err(error) = written {
                 eprintln!("error: INFONCE_ROWS={}: {error}", path.display());
                 std::process::exit(1);
@@ -129,7 +129,7 @@ impl Rig {
         }
     }
 
-    /// Times one case, unless criterion's filter leaves it out, and prints its line.
+    /// Times one case, unless criterion's filter excludes it, and prints its line.
     pub fn time(
         &mut self,
         criterion: &mut Criterion,
@@ -141,7 +141,7 @@ impl Rig {
         let (mut prepared, mut cold, mut yardstick) = (None, Vec::new(), Vec::new());
         let mut group = criterion.benchmark_group(format!("{} {}", row.work, row.dtype));
         group.sampling_mode(SamplingMode::Flat);
-        // A case that fails says why and does not keep the others from running.
+        // A case that fails leaves a row with the reason; the others still run.
         let ran = catch_unwind(AssertUnwindSafe(|| {
             group.bench_function(name, |bencher| {
                 let case = prepared.get_or_insert_with(|| of(prepare(&self.engine)));
@@ -198,7 +198,7 @@ impl Rig {
         self.finish(row);
     }
 
-    /// What a case launches when it runs once more, and for how long; nothing where that cannot be told.
+    /// The kernels of one more run of a case, with their times.
     fn kernels(
         &self,
         prepare: impl Fn(&CudaEngine) -> Result<Prepared, Error>,
@@ -213,7 +213,7 @@ impl Rig {
         Ok(times.collect())
     }
 
-    /// Seconds of one replay with nothing of it in the cache.
+    /// Seconds of one replay with none of its data in the cache.
     fn cold(&mut self, case: &mut Prepared) -> Result<f64, Error> {
         self.flush.zero()?;
         seconds(&self.events, || (case.replay)())
@@ -237,7 +237,7 @@ impl Rig {
             .collect()
     }
 
-    /// Seconds of the yardstick; none when the library is not there, which is said once.
+    /// Seconds of the yardstick; `None` without cuBLAS, which is reported once.
     fn yardstick(&mut self, what: Yardstick) -> Result<Option<f64>, Error> {
         match what {
             Yardstick::Copy => {
@@ -276,7 +276,41 @@ impl Rig {
     }
 }
 
-/// Device seconds of what `work` puts on the stream of the events.
+/// A row before it is timed.
+pub fn row(
+    work: &str,
+    wanted: &str,
+    shape: String,
+    dtype: DType,
+    flops: Option<f64>,
+    bytes: f64,
+) -> Row {
+    Row {
+        by: format!("infonce {}", infonce::VERSION),
+        work: work.to_owned(),
+        wanted: wanted.to_owned(),
+        shape,
+        dtype: dtype.to_string(),
+        flops,
+        bytes,
+        cold: None,
+        warm: None,
+        measure: None,
+        extra_bytes: None,
+        error: None,
+        reason: None,
+        kernels: Vec::new(),
+    }
+}
+
+pub fn element_bytes(dtype: DType) -> f64 {
+    match dtype {
+        DType::F32 => 4.0,
+        DType::F16 | DType::Bf16 => 2.0,
+    }
+}
+
+/// Device seconds of the work that `work` puts on the stream of the events.
 pub fn seconds(
     [start, end]: &[CudaEvent; 2],
     work: impl FnOnce() -> Result<(), Error>,
@@ -306,7 +340,7 @@ fn divisor() -> usize {
     }
 }
 
-/// Ends the case, not the run, with the error's words.
+/// The value, or a panic with the error's message, which ends the case alone.
 fn of<T>(result: Result<T, Error>) -> T {
     result.unwrap_or_else(|error| panic!("{error}"))
 }

@@ -1,12 +1,12 @@
-//! The verbs that are bound by memory, against a copy of the same run.
+//! Times the memory-bound verbs against a copy in the same run.
 
 use criterion::Criterion;
 use half::bf16;
 use infonce::cuda::{CudaBuffer, CudaDevice, CudaQueue, CudaVector, CudaVectorMut};
 use infonce::{Element, Engine, Error, KeyQueue, MomentumTensor};
 
-use super::losses::{number_bytes, row, uniform, unit_rows};
-use super::rig::{Prepared, Rig};
+use super::random::{uniform, unit_rows};
+use super::rig::{Prepared, Rig, element_bytes, row};
 use super::schema::Yardstick;
 
 const EPSILON: f32 = 1e-12;
@@ -19,11 +19,11 @@ pub fn run(rig: &mut Rig, criterion: &mut Criterion) {
     enqueue(rig, criterion);
 }
 
-/// 65,536 rows of 1,024 numbers: 128 MiB in bf16.
+/// 65,536 rows of 1,024 elements: 128 MiB in bf16.
 fn normalize<T: Element>(rig: &mut Rig, criterion: &mut Criterion) {
     let (n, d) = (rig.rows(65_536), 1024);
     let shape = || format!("N={n} D={d}");
-    let matrix = (n * d) as f64 * number_bytes(T::DTYPE);
+    let matrix = (n * d) as f64 * element_bytes(T::DTYPE);
     let norms_bytes = 4.0 * n as f64;
     let bytes = 2.0 * matrix + norms_bytes;
     let forward = row("normalize", "rows", shape(), T::DTYPE, None, bytes);
@@ -98,10 +98,10 @@ impl<T: Element> Parameter<T> {
 /// All tensors of a ResNet-50 in one call.
 fn momentum<T: Element>(rig: &mut Rig, criterion: &mut Criterion, shadow: bool) {
     let lengths: Vec<usize> = resnet50().into_iter().map(|n| rig.rows(n)).collect();
-    let numbers = lengths.iter().sum::<usize>() as f64;
+    let elements = lengths.iter().sum::<usize>() as f64;
     // The query is read, the key read and written, the shadow written.
     let copies = if shadow { 2.0 } else { 1.0 };
-    let bytes = numbers * (8.0 + copies * number_bytes(T::DTYPE));
+    let bytes = elements * (8.0 + copies * element_bytes(T::DTYPE));
     let wanted = if shadow { "keys and shadow" } else { "keys" };
     let shape = format!("ResNet-50, {} tensors", lengths.len());
     let row = row("momentum update", wanted, shape, T::DTYPE, None, bytes);
@@ -119,8 +119,8 @@ fn momentum<T: Element>(rig: &mut Rig, criterion: &mut Criterion, shadow: bool) 
     });
 }
 
-/// Numbers of each learnable tensor (He et al. 2016, table 1; bottleneck blocks with batch
-/// normalisation, classifier of 1,000).
+/// Elements of each learnable tensor of a ResNet-50 (He et al. 2016, table 1; bottleneck blocks with batch
+/// normalisation, 1,000 classes).
 pub fn resnet50() -> Vec<usize> {
     let mut tensors = Vec::new();
     let mut convolution = |inputs: usize, outputs: usize, side: usize| {
@@ -151,7 +151,7 @@ pub fn resnet50() -> Vec<usize> {
 fn enqueue(rig: &mut Rig, criterion: &mut Criterion) {
     let (batch, capacity, d) = (256, rig.rows(65_536).max(256), 128);
     let shape = format!("{batch} of {capacity} D={d}");
-    let bytes = 2.0 * (batch * d) as f64 * number_bytes(bf16::DTYPE);
+    let bytes = 2.0 * (batch * d) as f64 * element_bytes(bf16::DTYPE);
     let row = row("enqueue", "rows", shape, bf16::DTYPE, None, bytes);
     rig.time(criterion, row, Yardstick::Copy, |engine| {
         let device = engine.device();

@@ -1,9 +1,9 @@
-//! What a record holds: one run of the packed runner on one machine. JSON, one object a file; numbers
-//! in SI units. `null` stands for what could not be had, and a reason stands beside it.
+//! The format of a record: one run of the packed runner on one machine, as JSON, one object a file, in SI units. `null`
+//! stands for a value that is not known; a reason stands beside it.
 
 use serde::{Deserialize, Serialize};
 
-/// Raised when a reader of the former number would misunderstand.
+/// Raised when a reader of the former version would misunderstand.
 pub const SCHEMA: u32 = 1;
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -18,13 +18,13 @@ pub struct Record {
     pub machine: Machine,
     /// In the order they ran.
     pub stages: Vec<Stage>,
-    /// What `infonce verify --engine cuda` found.
+    /// The report of `infonce verify --engine cuda`.
     pub verify: Option<Verify>,
-    /// What was timed, by this crate and by others, in the order it ran.
+    /// The timed cases, of this crate and of others, in the order in which they ran.
     pub rows: Vec<Row>,
 }
 
-/// What ran; written when it was packed.
+/// The build that ran; written when it was packed.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Build {
@@ -39,10 +39,12 @@ pub struct Build {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Machine {
-    pub processor: String,
+    /// Name of the CPU.
+    #[serde(rename = "processor")]
+    pub cpu: String,
     pub cores: usize,
     pub device: Option<Device>,
-    /// Why there is none.
+    /// Why there is no device.
     pub no_device: Option<String>,
     /// Release of the display driver.
     pub driver: Option<String>,
@@ -55,18 +57,20 @@ pub struct Machine {
 pub struct Device {
     pub name: String,
     pub compute_capability: (u32, u32),
-    pub multiprocessors: u32,
+    #[serde(rename = "multiprocessors")]
+    pub sms: u32,
     pub memory_bytes: usize,
     pub cache_bytes: usize,
     /// Newest CUDA release that the driver serves.
     pub cuda: (u32, u32),
 }
 
-/// Lowest, median and highest reading.
+/// Lowest, median and highest readings.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Clocks {
-    pub multiprocessors_mhz: [f64; 3],
+    #[serde(rename = "multiprocessors_mhz")]
+    pub sm_mhz: [f64; 3],
     pub memory_mhz: [f64; 3],
     pub watts: [f64; 3],
     pub celsius: [f64; 3],
@@ -80,13 +84,13 @@ pub struct Stage {
     pub name: String,
     pub command: String,
     pub status: Status,
-    /// Why it was ignored, or the last words of one that failed.
+    /// Why it was ignored, or the last line of a stage that failed.
     pub reason: Option<String>,
     pub seconds: f64,
     pub limit_seconds: f64,
     /// Of a test executable.
     pub tests: Option<Tests>,
-    /// What its tests launched on a CUDA device.
+    /// The kernels that its tests launched on a CUDA device.
     #[serde(default)]
     pub kernels: Option<Kernels>,
 }
@@ -105,7 +109,7 @@ pub enum Status {
     Passed,
     Failed,
     TimedOut,
-    /// It could not run here, and says why. Never a pass.
+    /// It could not run here; `reason` says why. Never a pass.
     Ignored,
 }
 
@@ -125,7 +129,7 @@ pub struct Verify {
     pub cases: usize,
 }
 
-/// The error nearest to its bound, of one verb and one pair of types.
+/// The error nearest to its bound, for one verb and one pair of types.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct VerifyLine {
@@ -133,56 +137,56 @@ pub struct VerifyLine {
     pub input: String,
     pub output: String,
     pub checks: usize,
-    /// Largest number of the output.
+    /// Largest magnitude of the output.
     pub largest: Option<f64>,
-    /// Largest difference from float64, and what it may be.
+    /// Largest difference from float64, and its bound.
     pub error: Option<f64>,
     pub allowed: Option<f64>,
     pub quantity: String,
     pub case: String,
 }
 
-/// What the benchmarks write: a record's rows before the run around them is known.
+/// The file that the benchmarks write: a record's rows without the run around them.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Rows {
     pub rows: Vec<Row>,
 }
 
-/// One piece of work, timed.
+/// One timed case.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Row {
-    /// Whose code: "infonce", or another library and its release.
+    /// Whose code: "infonce" or another library, with its release.
     pub by: String,
     /// Loss or verb: "InfoNCE", "momentum update".
     pub work: String,
-    /// What was wanted: "forward", "value and gradient", ….
+    /// The outputs: "forward", "value and gradient", ….
     pub wanted: String,
-    /// "N=32768 M=32768 D=512", or what else describes the size.
+    /// "N=32768 M=32768 D=512", or another description of the size.
     pub shape: String,
     pub dtype: String,
-    /// Useful operations, as docs/design.md, section 8, counts them.
+    /// Useful FLOPs, as docs/design.md, section 8, counts them.
     pub flops: Option<f64>,
-    /// Bytes that must move at least: each input and output once.
+    /// The fewest bytes that must move: each input and output once.
     pub bytes: f64,
-    /// Its data not in the cache when it starts; and right after a run on the same data.
+    /// Cold: none of its data is in the cache. Warm: right after a run on the same data.
     pub cold: Option<Times>,
     pub warm: Option<Times>,
-    /// What the ratio is taken of, in the same run.
+    /// The yardstick of the ratio, timed in the same run.
     pub measure: Option<Measure>,
     /// Device memory beside inputs and outputs.
     pub extra_bytes: Option<usize>,
-    /// Against float64, where it was looked at.
+    /// Against float64, where it was checked.
     pub error: Option<Errors>,
-    /// Why there is no number.
+    /// Why there is no time.
     pub reason: Option<String>,
-    /// What one more run of it launches, in order of first launches.
+    /// The kernels of one more run, in the order of their first launches.
     #[serde(default)]
     pub kernels: Vec<KernelTime>,
 }
 
-/// Device seconds of all launches of one kernel together; none where they were recorded into a graph.
+/// Device seconds of all launches of one kernel together; `None` where they were recorded into a graph.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct KernelTime {
@@ -208,11 +212,11 @@ pub struct Errors {
     pub loss: f64,
     pub dq: f64,
     pub dk: f64,
-    /// How many rows of each gradient were looked at.
+    /// How many rows of each gradient were checked.
     pub rows: usize,
 }
 
-/// What the machine can do, timed in turn with the row.
+/// The rate of a yardstick, which was timed between the samples of the row.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Measure {
@@ -225,14 +229,14 @@ pub struct Measure {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Yardstick {
-    /// cuBLAS, bf16, 8192 x 8192 x 8192, f32 accumulation, random numbers.
+    /// cuBLAS, bf16, 8192 x 8192 x 8192, f32 accumulation, random elements.
     Product,
     /// A copy of 512 MiB from device memory to device memory; read and written bytes count.
     Copy,
 }
 
 impl Times {
-    /// Of at least one time.
+    /// The quartiles of at least one time.
     pub fn of(seconds: &[f64]) -> Option<Self> {
         let mut sorted = seconds.to_vec();
         sorted.sort_by(f64::total_cmp);
@@ -250,7 +254,7 @@ impl Times {
 }
 
 impl Row {
-    /// What was done, without who did it.
+    /// The case, without whose code it is.
     pub fn task(&self) -> String {
         let Self {
             work,
@@ -267,7 +271,7 @@ impl Row {
         self.by.starts_with("infonce ")
     }
 
-    /// The time that rates and ratios are taken of: cold, or the only one.
+    /// The time that rates and ratios are computed from: cold, or else warm.
     pub fn seconds(&self) -> Option<f64> {
         self.cold.or(self.warm).map(|times| times.median)
     }
@@ -277,7 +281,7 @@ impl Row {
         Some(self.flops? / self.seconds()?)
     }
 
-    /// Bytes/s, of those that must move.
+    /// Bytes/s, of the fewest bytes that must move.
     pub fn byte_rate(&self) -> Option<f64> {
         Some(self.bytes / self.seconds()?)
     }

@@ -1,5 +1,5 @@
-//! A whole step of MoCo in one graph: normalise, loss and gradient, normalise backward, momentum
-//! update, enqueue.
+//! Times a whole step of MoCo in one graph: normalise, loss and gradient, normalise backward, momentum update,
+//! enqueue.
 
 use criterion::Criterion;
 use half::bf16;
@@ -8,8 +8,8 @@ use infonce::cuda::{
 };
 use infonce::{Contrast, Element, Error, Gradients, KeyQueue, MomentumTensor};
 
-use super::losses::{number_bytes, row, uniform, unit_rows};
-use super::rig::{Prepared, Rig};
+use super::random::{uniform, unit_rows};
+use super::rig::{Prepared, Rig, element_bytes, row};
 use super::rowwise::resnet50;
 use super::schema::Yardstick;
 
@@ -24,15 +24,15 @@ pub fn run(rig: &mut Rig, criterion: &mut Criterion) {
         ("step with ResNet-50's momentum update", lengths),
     ] {
         let parameters = lengths.iter().sum::<usize>() as f64;
-        // Queries, keys and queue read, unit rows and gradients written; a parameter's 12 bytes.
-        let numbers = (4 * BATCH + capacity) as f64 * DIM as f64;
+        // Queries, keys and queue are read, unit rows and gradients written; 12 bytes a parameter.
+        let elements = (4 * BATCH + capacity) as f64 * DIM as f64;
         let row = row(
             "MoCo",
             wanted,
             format!("N={BATCH} M={capacity} D={DIM}"),
             bf16::DTYPE,
             Some(4.0 * (BATCH * capacity * DIM) as f64),
-            numbers * number_bytes(bf16::DTYPE) + 12.0 * parameters,
+            elements * element_bytes(bf16::DTYPE) + 12.0 * parameters,
         );
         rig.time(criterion, row, Yardstick::Product, |engine| {
             prepare(engine, capacity, &lengths)
@@ -48,7 +48,7 @@ fn prepare(engine: &CudaEngine, capacity: usize, lengths: &[usize]) -> Result<Pr
         embeddings(2)?,
         CudaBuffer::zeroed(device, BATCH * DIM)?,
     ];
-    // SAFETY: the buffers are owned with the step, dropped after it, and not touched otherwise.
+    // SAFETY: the buffers are owned with the step, dropped after it, and used by nothing else.
     let view = |buffer: &CudaBuffer<bf16>| unsafe {
         CudaRowsMut::from_raw(buffer.address(), BATCH, DIM, DIM, device)
     };

@@ -1,4 +1,4 @@
-//! Rows as text: one line each.
+//! Prints rows as text, one line each.
 
 use super::schema::{Row, Yardstick};
 
@@ -17,7 +17,7 @@ pub fn duration(seconds: f64) -> String {
     format!("{value:.decimals$} {unit}")
 }
 
-/// What a row says, column by column; "-" where it says nothing.
+/// A row as text, column by column; "-" where it has no value.
 pub struct Columns {
     pub name: String,
     pub cold: String,

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Builds everything that runs on a card and packs it, with run.sh, into a folder for a machine that has
-# a card and no Rust: benches/packed/README.md.
+# Builds all executables that run on a card and packs them, with run.sh, into a folder for a machine that has a card
+# and no Rust: benches/packed/README.md.
 #
 # pack.sh [FOLDER]    default: target/packed
 set -euo pipefail
@@ -8,13 +8,13 @@ packed="$(realpath -m "${1:-$(dirname "$0")/../../target/packed}")"
 cd "$(dirname "$0")/../.."
 
 if [ -e "$packed" ] && [ ! -e "$packed/build.json" ]; then
-    echo "error: $packed is there and was not made by this script" >&2
+    echo "error: $packed exists and was not made by this script" >&2
     exit 1
 fi
 rm -rf "$packed"
 mkdir -p "$packed"
 
-# Cargo says, in a line of JSON each, which executables a build has made.
+# Strips and copies the executables of a build. Cargo prints a line of JSON for each.
 build() {
     cargo build --release --message-format=json "$@" |
         sed -n 's/.*"name":"\([^"]*\)".*"executable":"\([^"]*\)".*/\1 \2/p' |

@@ -1,15 +1,14 @@
 #!/usr/bin/env bash
-# Tests, checks and measures the kernels on this machine's card in two calls, each of which ends within
-# its limit and writes a record. A stage that fails or runs into its limit does not keep the next from
-# running; without a card each is reported as ignored, with the reason. On SIGTERM the stage under way is
-# ended, the others are ignored, and the record is written all the same.
+# Tests, checks and measures the kernels on this machine's card in two calls. Each ends within its limit and writes a
+# record. The next stage runs also when one fails or reaches its limit. Without a card, stages are ignored, with the
+# reason. SIGTERM ends the running stage and ignores the others; the record is still written.
 #
 # run.sh correctness [FOLDER]   240 s; default: a new folder beside this script
 # run.sh speed [FOLDER]         300 s
 # run.sh [FOLDER]               both, and one record of the two
-#   INFONCE_SECONDS   for a call; what is left without time is ignored
+#   INFONCE_SECONDS   seconds of a call; stages without time are ignored
 #   INFONCE_STAGES    names of the stages to run, between spaces; all when unset
-#   INFONCE_DIVISOR   divides the rows of the benchmarks, to rehearse where there is no time
+#   INFONCE_DIVISOR   divides the rows of the benchmarks, for a short trial
 #   INFONCE_PEERS     further options of peers/gpu.py, such as "--works CLIP"
 set -uo pipefail
 here="$(cd "$(dirname "$0")" && pwd)"
@@ -20,15 +19,15 @@ mkdir -p "$run" && run="$(cd "$run" && pwd)" || exit 1
 cd "$here" || exit 1
 [ -x infonce ] || timeout 30 tar -xzf executables.tar.gz || exit 1
 
-# The two in one.
+# Both calls.
 if [ -z "$call" ]; then
     child="" stopped="" failed=0
     trap 'stopped=yes; [ -z "$child" ] || kill -TERM "$child" 2> /dev/null' TERM INT HUP
     for call in correctness speed; do
-        # Once told to stop, a call notes its stages as ignored.
+        # A call that starts after the signal notes its stages as ignored.
         INFONCE_STOPPED="$stopped" "$here/run.sh" "$call" "$run/$call" &
         child=$!
-        # A signal ends a wait; the call goes on to its record.
+        # A signal ends the wait; the call still writes its record.
         while wait "$child"; exit=$?; ((exit > 128)) && kill -0 "$child" 2> /dev/null; do :; done
         ((exit == 0)) || failed=1
     done
@@ -43,8 +42,8 @@ rm -f "$run"/{stages.tsv,verify.json,clocks.csv,record.json} "$run"/{logs,kernel
 cp build.json "$run/"
 : > "$run/stages.tsv"
 
-# The call's stages in their order: the seconds that each has at most, and those that the stages before
-# leave it. `rest` runs in what they have left, where that is as much as its least.
+# The call's stages in order: the most seconds that each may take, and the least that the stages before it leave. For
+# stages in `rest` no time is reserved: they run when their least is left.
 case "$call" in
     correctness) default=240 rest=" " stages=(info device conformance-Hopper conformance-portable memcheck weights) ;;
     speed) default=300 stages=(bench peers bench-rest peers-rest verify train-simclr train-moco racecheck synccheck initcheck)
@@ -58,12 +57,12 @@ declare -A least=([info]=2 [device]=15 [conformance-Hopper]=40 [conformance-port
     [racecheck]=45 [synccheck]=30 [initcheck]=30)
 budget="${INFONCE_SECONDS:-$default}"
 [[ "$budget" =~ ^[0-9]+$ ]] || { echo "error: INFONCE_SECONDS is \"$budget\"; it must be a whole number" >&2; exit 2; }
-# For the record, at the end, and for a stage that does not end when it is told to.
+# Seconds kept for writing the record, and for a stage that does not end at once.
 last=20
 
 wanted() { [ -z "${INFONCE_STAGES:-}" ] || [[ " $INFONCE_STAGES " == *" $1 "* ]]; }
 
-# allowed NAME: the seconds it may take, so that those after it have their least.
+# allowed NAME: prints the seconds that the stage may take, so that later stages have their least.
 allowed() {
     local left=$((budget - last - SECONDS)) kept=0 after="" name seconds
     if [[ "$rest" == *" $1 "* ]]; then
@@ -76,7 +75,7 @@ allowed() {
         [ "$name" = "$1" ] && after=yes
     done
     seconds=$((left - kept))
-    # Where there is not enough for all, the earlier ones are worth more.
+    # Where too little is left for all, earlier stages have their least first.
     ((seconds >= least[$1])) || seconds=$((left < least[$1] ? left : least[$1]))
     ((seconds <= most[$1])) || seconds=${most[$1]}
     echo $((seconds > 0 ? seconds : 0))
@@ -86,8 +85,8 @@ stopped="${INFONCE_STOPPED:+the run was interrupted}"
 child=""
 trap 'stopped="the run was interrupted"; [ -z "$child" ] || kill -TERM "$child" 2> /dev/null' TERM INT HUP
 
-# stage NAME COMMAND…: runs it; what it prints goes to logs/NAME.log, what its tests launch to
-# kernels/NAME, what it times to rows/NAME.json.
+# stage NAME COMMAND…: runs the command. Its output goes to logs/NAME.log, the kernels that its tests launch to
+# kernels/NAME, the rows that it times to rows/NAME.json.
 stage() {
     local name="$1" limit start exit
     shift
@@ -102,14 +101,14 @@ stage() {
     child=$!
     wait "$child"
     exit=$?
-    # A signal ends the first wait; the second is for the stage, which was told to end.
+    # A signal ends the first wait; the second waits for the stage, which has the signal too.
     [ -z "$stopped" ] || { wait "$child"; exit="$stopped"; }
     child=""
     tail -n 3 "$run/logs/$name.log"
     note "$name" "$limit" "$(awk "BEGIN { print $(date +%s.%N) - $start }")" "$exit" "$*"
 }
 
-# ignore NAME REASON COMMAND…: reports it, unstarted.
+# ignore NAME REASON COMMAND…: reports a stage as ignored.
 ignore() {
     local name="$1" reason="$2"
     shift 2
@@ -118,13 +117,13 @@ ignore() {
     note "$name" 0 0 "ignored: $reason" "$*"
 }
 
-# on_card NAME COMMAND…: a stage for which a card must be there.
+# on_card NAME COMMAND…: a stage that needs a card.
 on_card() { if [ -n "$no_card" ]; then ignore "$1" "$no_card" "${@:2}"; else stage "$@"; fi; }
 
 note() { printf '%s\t%s\t%s\t%s\t%s\n' "$@" >> "$run/stages.tsv"; }
 
-# Every access checked, races in shared memory, barriers, reads of what nothing wrote: every kernel on few
-# and small cases, because checking takes many times as long.
+# sanitizer TOOL: a stage that runs every kernel under compute-sanitizer, on few small cases, because it is many times
+# slower.
 sanitizer() {
     local tool="$1"
     local check="compute-sanitizer --tool $tool --error-exitcode 1"
@@ -137,14 +136,13 @@ sanitizer() {
     fi
 }
 
-# bench NAME CASES: our own rows. What others are to check of them goes to $outputs.
+# bench NAME CASES: a stage of this crate's benchmarks. Outputs that gpu.py checks go to $outputs.
 bench() {
     INFONCE_CASES="$2" INFONCE_LARGEST=1 INFONCE_OUTPUTS="$outputs" CRITERION_HOME="$run/criterion" \
         stage "$1" ./bench --bench
 }
 
-# others NAME SHAPES: those beside us on the same work. No further task is begun when little of the limit
-# is left.
+# others NAME SHAPES: a stage of the other libraries. No case starts in the last 30 seconds of the limit.
 others() {
     local name="$1" limit
     limit="$(allowed "$name")"
@@ -162,8 +160,8 @@ others() {
     fi
 }
 
-# Where a toolkit or pip has put cuBLAS, for the benchmarks' yardstick, and NVRTC with its headers, for
-# the trainer's encoder.
+# Finds cuBLAS, the benchmarks' yardstick, and NVRTC with its headers, for the trainer's encoder, in a toolkit or in
+# pip's packages.
 pip_toolkit="$(timeout 10 python3 -c 'import nvidia.cu13 as package; print(list(package.__path__)[0])' 2> /dev/null)"
 for folder in /usr/local/cuda*/lib64 "$pip_toolkit/lib"; do
     [ -e "$folder/libcublas.so.13" ] && export LD_LIBRARY_PATH="$folder:${LD_LIBRARY_PATH:-}" && break
@@ -175,7 +173,7 @@ fi
 no_card="$(timeout 20 ./infonce info | sed -n 's/^cuda  *not here: //p')"
 timeout 10 nvidia-smi --query-gpu=driver_version --format=csv,noheader 2> /dev/null | head -n 1 > "$run/driver"
 outputs="$(mktemp -d)"
-# The card's clocks, twice a second, while it is timed.
+# Reads the card's clocks twice a second.
 read_clocks() {
     nvidia-smi --query-gpu=clocks.sm,clocks.mem,power.draw,temperature.gpu --format=csv,noheader,nounits \
         --loop-ms=500 >> "$run/clocks.csv" 2> /dev/null &
@@ -196,12 +194,12 @@ case "$call" in
     speed)
         read_clocks
         bench bench first
-        # The others' packages are looked for in Python's own folders and in wheels/ here. QuACK tells
-        # installed code from the user's by a folder named site-packages, and fails without one.
+        # The other libraries are in Python's own folders or in wheels/ here. QuACK fails unless it lies in a folder
+        # named site-packages.
         if compgen -G "wheels/*.whl" > /dev/null && [ ! -e site-packages ]; then
-            rm -rf site.part
-            timeout 30 python3 -m pip install --quiet --no-index --no-deps --target site.part wheels/*.whl \
-                > "$run/logs/wheels.log" 2>&1 && mv site.part site-packages || tail -n 3 "$run/logs/wheels.log"
+            rm -rf site.new
+            timeout 30 python3 -m pip install --quiet --no-index --no-deps --target site.new wheels/*.whl \
+                > "$run/logs/wheels.log" 2>&1 && mv site.new site-packages || tail -n 3 "$run/logs/wheels.log"
         fi
         others peers first
         bench bench-rest rest
@@ -223,5 +221,5 @@ timeout 10 ./record assemble "$run" > "$run/record.json" || exit 1
 timeout 2 ./record table "$run/record.json" | tee "$run/table.txt"
 timeout 3 tar -czf "$run/logs.tar.gz" -C "$run" logs
 echo "record: $run/record.json"
-# A failure is in the record; whoever calls this sees it too.
+# A failure in the record sets the exit code too.
 ! grep -q -E '"status": "(failed|timed-out)"' "$run/record.json"

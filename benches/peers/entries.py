@@ -1,23 +1,22 @@
-"""How each peer is called: q (N, D) and k (N, D) in bf16 with unit rows, the positive of row i is k_i,
-logits are <q_i, k_j>/tau. One-way InfoNCE is the mean over rows; CLIP is half of it, and half of the
-mean over columns.
+"""The calls of each peer: q (N, D) and k (N, D) in bf16 with unit rows, the positive of row i is k_i, logits are
+<q_i, k_j>/tau. One-way InfoNCE is the mean over rows; CLIP is half of it, and half of the mean over columns.
 
-An entry's function imports its package and returns loss(q, k, target, scale), with scale = 1/tau. A
-linear cross-entropy is given the keys as its weight. Those that know no scale get scale·q, in bf16,
-which rounds q once more: that error is theirs, as it would be their user's.
+An entry's function imports its package and returns loss(q, k, target, scale), with scale = 1/tau. A linear
+cross-entropy takes the keys as its weight. A peer without a scale takes scale·q, in bf16, which rounds q once more: its
+users would have the same error.
 
-Nothing is imported before an entry is asked for, so that whoever only lists them needs no package.
+An entry imports its package when it is loaded; listing the entries needs none.
 """
 
 from collections import namedtuple
 from functools import partial
 
-# What is measured, under the names of benches/cuda/losses.rs: products of value and gradient, 2NMD
-# FLOPs each (docs/design.md, section 8).
+# Losses under the names of benches/cuda/losses.rs, each with the number of products, 2NMD FLOPs each, of value and
+# gradient (docs/design.md, section 8).
 WORKS = {"InfoNCE": 3, "CLIP": 4}
 
-# name: what a row calls it, behind the package and its release. package: as pip calls it. load: the
-# entry's function for each work.
+# package: its name for pip. name: follows package and release in a row's label. load: the entry's function for each
+# loss.
 Peer = namedtuple("Peer", "package name load")
 
 
@@ -26,7 +25,7 @@ def peer(package, name, one_way, clip=None):
 
 
 def both_ways(load):
-    """CLIP for those that have one direction: two calls with the roles swapped."""
+    """CLIP of a peer with one direction: two calls with the roles swapped."""
     one_way = load()
     return lambda q, k, target, scale: (one_way(q, k, target, scale) + one_way(k, q, target, scale)) / 2
 
@@ -61,7 +60,7 @@ def torch_linear():
 
     if not hasattr(F, "linear_cross_entropy"):
         raise ImportError(f"linear_cross_entropy came with PyTorch 2.13, this is {torch.__version__}")
-    # Without options it stores all logits, as the eager entry does; with them, those of a chunk of rows.
+    # Without options it stores all logits, as the eager entry does; with options those of a chunk of rows.
     options = torch.nn.LinearCrossEntropyOptions()
     return lambda q, k, target, scale: F.linear_cross_entropy(q * scale, k, target, options=options)
 
@@ -69,7 +68,7 @@ def torch_linear():
 def memeff():
     from memeff import MemoryEfficientQwen3Loss
 
-    # One-way, with a margin that no logit exceeds: nothing is taken for a false negative.
+    # One-way, with a margin that no logit exceeds: no candidate counts as a false negative.
     def loss(q, k, target, scale):
         return MemoryEfficientQwen3Loss(1 / scale, margin=4.0, **MEMEFF)(q, k)
 
@@ -89,8 +88,8 @@ MEMEFF = {"stable": False, "normalized_inputs": True}
 def inf_cl():
     from inf_cl import cal_flash_loss
 
-    # The path of `cal_inf_loss` on a single device. It computes in f32 with tf32 products, so q is
-    # scaled in f32. Heads are how it splits D, at most 256 each.
+    # The path of `cal_inf_loss` on a single device. It computes in f32 with tf32 products, so q is scaled in f32. It
+    # splits D into heads of at most 256.
     def loss(q, k, target, scale):
         return cal_flash_loss(q.float(), k.float(), target, scale, head_dim=min(256, q.shape[1])).mean()
 
@@ -100,7 +99,7 @@ def inf_cl():
 def cut_cross_entropy():
     from cut_cross_entropy import linear_cross_entropy
 
-    # By default it leaves out tiles whose softmax is everywhere below 2^-12.
+    # By default it skips tiles whose softmax is below 2^-12 everywhere.
     return lambda q, k, target, scale: linear_cross_entropy(q * scale, k, target)
 
 
@@ -142,14 +141,14 @@ def liger_sm90_scaled():
         LigerFusedScaledCrossEntropySM90Function as ScaledCrossEntropy,
     )
 
-    # Knows a temperature, and returns a loss for each row.
+    # Takes a temperature, and returns a loss for each row.
     return lambda q, k, target, scale: ScaledCrossEntropy.apply(q, k, target, 1 / scale).mean()
 
 
 def quack():
     from quack.linear_cross_entropy import chunked_linear_cross_entropy
 
-    # Chooses its fused path by itself: SM90, bf16, sizes that are multiples of 128.
+    # It chooses its fused path by itself: SM90, bf16, sizes that are multiples of 128.
     return lambda q, k, target, scale: chunked_linear_cross_entropy(q * scale, k, target)
 
 
@@ -160,7 +159,7 @@ PEERS = {
     ),
     "torch-linear": peer("torch", "linear_cross_entropy", torch_linear),
     "memeff": peer("memeff", "", memeff, memeff_clip),
-    # Two calls are CLIP in its own example too.
+    # Its own example computes CLIP by two calls too.
     "inf-cl": peer("inf_cl", "", inf_cl),
     "cce": peer("cut-cross-entropy", "", cut_cross_entropy),
     "cce-unfiltered": peer("cut-cross-entropy", "unfiltered", cut_cross_entropy_unfiltered),
@@ -173,7 +172,7 @@ PEERS = {
 
 
 def label(key):
-    """Whose code a row is about: package, release where it is installed, and which of its ways."""
+    """The label of a row: package, release where it is installed, and name."""
     from importlib.metadata import PackageNotFoundError, version
 
     package, name, _ = PEERS[key]

@@ -1,19 +1,19 @@
-"""Other people's kernels on a card, on this crate's work, same inputs, same run: loss and both
-gradients of one-way InfoNCE, F.cross_entropy(q @ k.T / 0.07, arange(N)), and of CLIP, the mean of that
-and of the same with q and k swapped; bf16, unit rows, N = M.
+"""Measures other libraries on a card, on the cases of this crate's benchmarks in the same run: loss and both gradients
+of one-way InfoNCE, F.cross_entropy(q @ k.T / 0.07, arange(N)), and of CLIP, the mean of that and of the same with q
+and k swapped; bf16, unit rows, N = M.
 
     python3 gpu.py [--out peers.json] [--seconds 180] [--shapes first] [--site FOLDER]
-    python3 gpu.py --device cpu --shapes 256x64      # rehearses, with what runs there
+    python3 gpu.py --device cpu --shapes 256x64      # a trial, with the peers that run there
 
-Needs PyTorch; which other packages are measured, and in which releases, stands in requirements.txt.
-Writes rows as a record keeps them (benches/cuda/schema.rs): time cold and warm, the library product
-of the same run, memory beside inputs and gradients, error against float64. The file is whole after
-every row, and has one for whatever gave no number: not installed, out of memory, crashed, hung, not
-reached in time. Without PyTorch or a card all rows are such, and the exit code is 0 all the same.
+Needs PyTorch; requirements.txt lists the other packages and their releases. Writes the rows of a record
+(benches/cuda/schema.rs): time cold and warm, rate of the library product in the same run, memory beside inputs and
+gradients, error against float64. The file is whole after every row. A case without a time is a row with the reason:
+not installed, out of memory, crashed, hung, not reached in time. Without PyTorch or a card all rows have a reason, and
+the exit code is 0.
 
-Inputs are as those of benches/cuda for the same shape: directions drawn uniformly from a cube, seeds 1
-and 2, one temperature; the generator differs. entries.py says how each peer is called, measure.py how
-it is timed. Every peer runs in a process of its own, one at a time while anything is timed.
+Inputs have the distribution of benches/cuda at the same shape: directions drawn uniformly from a cube, seeds 1 and 2,
+one temperature; the generator differs. entries.py calls each peer, measure.py times it. Every peer runs in a process of
+its own, one at a time while anything is timed.
 """
 
 import argparse
@@ -31,8 +31,8 @@ from pathlib import Path
 import entries
 
 HERE = Path(__file__).resolve().parent
-# N = M and D, most valuable first; all peers at both works of a shape, then the next. `first` is what fits
-# in the packed runner's stage `peers`.
+# N = M and D, most valuable first. All peers compute both losses at a shape, then at the next. `first` fits in the
+# packed runner's stage `peers`.
 SHAPES = {
     "first": [(32768, 512), (32768, 128), (32768, 1024)],
     "rest": [
@@ -40,14 +40,14 @@ SHAPES = {
         *((n, d) for n in (8192, 131072) for d in (512, 128, 1024, 256, 768)),
     ],
 }
-# Up to here all peers fit on a card side by side, and compile at the same time.
+# Up to this N all peers fit on a card together, and compile at the same time.
 TOGETHER = 32768
-# After as many processes lost, a peer is left out.
+# After so many lost processes, a peer is left out.
 MOST_LOST = 2
 
 
 class Lost(Exception):
-    """A process that has ended or hangs, and how."""
+    """A process has ended or hangs; the message says how."""
 
 
 class Child:
@@ -73,7 +73,7 @@ class Child:
             self.process.stdin.write(request + "\n")
             self.process.stdin.flush()
         except BrokenPipeError:
-            pass  # `answer` says how it ended
+            pass  # `answer` reports how it ended
 
     def answer(self, deadline):
         try:
@@ -98,7 +98,7 @@ class Child:
         raise Lost(f"{how}: {said[-1].strip()[:200]}" if said else how)
 
     def end(self):
-        """With all that it has started."""
+        """Ends the process with all processes that it has started."""
         try:
             os.killpg(self.process.pid, signal.SIGKILL)
         except ProcessLookupError:
@@ -111,12 +111,12 @@ class Child:
 
 
 class Peer:
-    """One of the peers, its process as long as that lives."""
+    """A peer, and its process while that lives."""
 
     def __init__(self, key, command, log, limit):
         self.key, self.command, self.log, self.limit = key, command, log, limit
         self.by, self.child, self.lost = entries.label(key), None, 0
-        # Why it is asked no more.
+        # Why it is not asked any more.
         self.out = None
 
     def start(self):
@@ -128,7 +128,7 @@ class Peer:
             self.child.ask(request)
 
     def answer(self):
-        """To the last request, or a reason why there is none."""
+        """The answer to the last request, or a reason why there is none."""
         if self.out is not None:
             return {"reason": self.out}
         deadline = time.monotonic() + self.limit
@@ -153,7 +153,7 @@ class Peer:
 
 
 def row(by, work, n, d, answer):
-    """A row of benches/cuda/schema.rs. Operations and bytes as benches/cuda counts them."""
+    """A row of benches/cuda/schema.rs, with FLOPs and bytes as benches/cuda counts them."""
     blank = dict.fromkeys(("cold", "warm", "measure", "extra_bytes", "error", "reason"))
     return {
         "by": by, "work": work, "wanted": "value and gradient", "shape": f"N={n} M={n} D={d}",
@@ -163,7 +163,7 @@ def row(by, work, n, d, answer):
 
 
 class Table:
-    """The rows so far, and why the others are not there yet."""
+    """The rows so far, and the reason why others are missing."""
 
     def __init__(self, out, tasks, reason):
         self.out, self.tasks, self.reason, self.rows = out, tasks, reason, {}
@@ -184,8 +184,7 @@ class Table:
 
 
 def run(peers, tasks, seconds, out):
-    """Measures all peers at one task, which is a work and a shape, after the other until the time is
-    up."""
+    """Measures all peers at each task, a loss and a shape, one task after another, until the time is up."""
     table = Table(out, tasks, f"not reached within {seconds:g} s")
     table.write(peers)
     end = time.monotonic() + seconds
@@ -195,8 +194,8 @@ def run(peers, tasks, seconds, out):
                 break
             request = "{} {} {}".format(*task)
             together = task[1] <= TOGETHER
-            # What must be compiled is compiled by all at the same time, before anything is timed. A
-            # peer that fails here fails again when its turn comes, and says so in its row.
+            # All peers compile at the same time, before anything is timed. The row of a peer that fails here has that
+            # reason.
             failed = {}
             for peer in peers:
                 peer.start()
@@ -226,8 +225,8 @@ def run(peers, tasks, seconds, out):
 
 
 def check_ours(peer, tasks, folder, rows):
-    """Writes the errors of this crate's own outcomes of `tasks` in `folder` into its rows, in the file
-    `rows`, by the reference that the others are held to."""
+    """Writes the errors of this crate's outputs in `folder` into its rows of `tasks`, in the file `rows`. The reference
+    is that of the other libraries."""
     file = json.loads(rows.read_text())
     for work, n, d in tasks:
         path, task = folder / f"{work}-{n}x{d}", row("", work, n, d, {})
@@ -244,7 +243,7 @@ def check_ours(peer, tasks, folder, rows):
 
 def replace(path, value):
     """Writes a file that is whole at any time."""
-    beside = path.with_suffix(".part")
+    beside = path.with_suffix(".new")
     beside.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n")
     beside.replace(path)
 
@@ -263,7 +262,7 @@ def line(of):
 
 
 def why_not(device):
-    """Why nothing can be measured here; None when it can. In a process of its own, as the card is."""
+    """Why nothing can be measured here, or None. PyTorch is imported in another process, which frees the card."""
     ask = "import torch; print(torch.cuda.is_available() or 'PyTorch finds no card')"
     if device == "cpu":
         ask = "import torch; print(True)"
@@ -284,15 +283,15 @@ def shapes(text):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("peers.json"))
-    parser.add_argument("--seconds", type=float, default=180, help="no task or peer is begun after that")
+    parser.add_argument("--seconds", type=float, default=180, help="no task or peer starts after that")
     parser.add_argument("--limit", type=float, default=90, help="seconds that a peer has for one answer")
     parser.add_argument("--site", type=Path, help="a folder site-packages that pip has filled")
     parser.add_argument("--logs", type=Path, help="a folder for what peers print")
-    parser.add_argument("--ours", type=Path, help="a folder of what this crate's benchmark gave")
+    parser.add_argument("--ours", type=Path, help="a folder of outputs of this crate's benchmark")
     parser.add_argument("--rows", type=Path, help="and its rows, to write errors into")
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
     parser.add_argument("--shapes", type=shapes, nargs="+", default=list(SHAPES.values()),
-                        help="first, rest, or N = M and D as 256x64; all when not given")
+                        help="first, rest, or N = M and D as 256x64; all by default")
     parser.add_argument("--works", nargs="+", choices=entries.WORKS, default=list(entries.WORKS))
     parser.add_argument("--peers", nargs="+", choices=entries.PEERS, default=list(entries.PEERS))
     options = parser.parse_args()
@@ -303,20 +302,20 @@ def main():
     tasks = [(work, *shape) for some in options.shapes for shape in some for work in options.works]
     command = lambda key: [sys.executable, str(HERE / "measure.py"), key, options.device, *folders]
     peers = [Peer(key, command(key), logs / f"{key}.log", options.limit) for key in options.peers]
-    # Ends as at the end of the time when it is told to stop.
+    # SIGTERM ends the peers and writes the file, as the end of the time does.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     reason = why_not(options.device)
     if reason is None:
-        # Their packages are imported while ours is checked.
+        # The peers import their packages while this crate's outputs are checked.
         for peer in peers:
             peer.start()
         if options.ours and options.rows:
-            # PyTorch's process: it is here if anything is.
+            # In PyTorch's own process, which needs no other package.
             ours = Peer("torch-eager", command("torch-eager"), logs / "ours.log", options.limit)
             try:
                 check_ours(ours, tasks, options.ours, options.rows)
             except (OSError, ValueError) as error:
-                print(f"this crate's outcomes are not checked: {error}")
+                print(f"this crate's outputs are not checked: {error}")
             finally:
                 ours.stop()
         run(peers, tasks, options.seconds, options.out)

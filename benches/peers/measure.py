@@ -1,19 +1,18 @@
-"""One peer in a process of its own: reads a request a line, answers with a line of JSON, so that a
-peer that crashes or hangs takes nothing else along. benches/peers/gpu.py starts it:
+"""Measures one peer. It reads a request a line and answers with a line of JSON, in a process of its own, so that a peer
+that crashes or hangs stops nothing else. benches/peers/gpu.py starts it:
 
     measure.py PEER DEVICE [SITE]    DEVICE: cuda or cpu; SITE: a folder of packages
 
     (at the start)       {} when its package is there, else {"missing": why}
-    prepare WORK N D     {} after one call, which compiles what has to be compiled
-    measure WORK N D     the numbers of a row (benches/cuda/schema.rs)
-    check WORK N D FILE  {"error": …} of what this crate's benchmark has written (benches/cuda/losses.rs)
+    prepare WORK N D     {} after one call, which compiles the kernels
+    measure WORK N D     times, memory and errors of a row (benches/cuda/schema.rs)
+    check WORK N D FILE  {"error": …} of outputs of this crate's benchmark (benches/cuda/losses.rs)
 
-Any of them may be answered with {"reason": why}.
+Any answer may be {"reason": why}.
 
-Time is device time between two events around a call of loss and both gradients. Before the first the
-device sleeps while the host issues the call, and the cache is overwritten: what is timed starts cold,
-and the device waits for the host only where the peer itself makes it wait. The library product is
-timed with every sample.
+Time is device time between two events around a call of loss and both gradients. Before the first event the device
+sleeps while the host issues the call, and the L2 cache is overwritten: the call starts cold, and the device waits for
+the host only where the peer itself makes it wait. The cuBLAS product is timed with every sample.
 """
 
 import ctypes
@@ -32,18 +31,18 @@ import entries
 
 TEMPERATURE = 0.07
 SAMPLES = 20
-# Seconds for the samples of one shape; a slow peer gets fewer of them, and the row says how many.
+# Seconds for the samples of one shape. A slow peer has fewer samples; the row says how many.
 SAMPLING = 4.0
 FEWEST_SAMPLES = 3
 PRODUCT = 8192
-# Up to here every row of dq and dk is checked, above as many as this, evenly spaced.
+# Up to this N every row of dq and dk is checked, above it so many rows, evenly spaced.
 CHECKED_WHOLE = 32768
 CHECKED_ROWS = 1024
 
 
 def unit_rows(rows, dim, seed, device):
-    """Rows of length 1 in independent directions, as benches/cuda/losses.rs draws them, from other
-    random numbers: uniform in [-1, 1), divided by their length in f32, rounded to bf16."""
+    """Rows of length 1 in independent directions: uniform in [-1, 1), divided by their length in f32, rounded to bf16.
+    benches/cuda/random.rs has the same distribution from another generator."""
     import torch
 
     generator = torch.Generator(device).manual_seed(seed)
@@ -52,8 +51,8 @@ def unit_rows(rows, dim, seed, device):
 
 
 def one_way(q, k, scale, rows):
-    """Loss, dq[rows] and dk[rows] of InfoNCE in float64; dz = (softmax(z) - 1)/N for the positive. A
-    chunk of logits at a time, at most 2^27 of them."""
+    """Loss, dq[rows] and dk[rows] of InfoNCE in float64; dz = (softmax(z) - 1)/N for the positive. Computes chunks of
+    at most 2^27 logits."""
     import torch
 
     q, k = q.double(), k.double()
@@ -101,14 +100,14 @@ def errors(work, outputs, q, k, scale):
 
 
 def times(seconds):
-    """As Times::of in benches/cuda/schema.rs."""
+    """Times::of of benches/cuda/schema.rs."""
     seconds = sorted(seconds)
     at = lambda share: seconds[math.floor(share * (len(seconds) - 1) + 0.5)]
     return {"median": at(0.5), "low": at(0.25), "high": at(0.75), "samples": len(seconds)}
 
 
-class Processor:
-    """Rehearses: times of the clock on the wall, nothing cold, no yardstick."""
+class Cpu:
+    """For trials: wall-clock times, nothing cold, no yardstick."""
 
     def __init__(self):
         self.name = "cpu"
@@ -134,6 +133,8 @@ class Processor:
 
 
 class Card:
+    """Device times on a CUDA device."""
+
     def __init__(self):
         import torch
 
@@ -144,7 +145,7 @@ class Card:
         self.product = torch.empty_like(self.factors[0])
 
     def works(self):
-        """Whether the device still takes work from this process."""
+        """Whether the device still runs work of this process."""
         try:
             self.torch.cuda.synchronize()
         except Exception:
@@ -152,8 +153,8 @@ class Card:
         return True
 
     def first(self, call):
-        """What a call returns; the most memory in use during it, beside what was in use before and
-        what it returns; the seconds it keeps the host, and all its seconds."""
+        """What a call returns; the peak memory during it, without the memory in use before and that of what it returns;
+        the host's seconds to issue it; all its seconds."""
         cuda = self.torch.cuda
         cuda.synchronize()
         cuda.reset_peak_memory_stats()
@@ -210,18 +211,8 @@ class Card:
         self.torch.cuda.empty_cache()
 
 
-def check(work, n, d, path, device):
-    """The errors of an outcome in a file: loss in f32; q, k, dq and dk in bf16."""
-    import torch
-
-    numbers = torch.frombuffer(bytearray(Path(path).read_bytes()), dtype=torch.bfloat16)
-    loss, matrices = numbers[:2].view(torch.float32)[0], numbers[2:].view(4, n, d).to(device)
-    q, k, dq, dk = matrices
-    return {"error": errors(work, (loss.to(device), dq, dk), q, k, 1 / TEMPERATURE)}
-
-
 class Bench:
-    """A peer's functions, `load` for each work, at one work and shape after another."""
+    """Runs a peer's functions, `load[loss]`, at one loss and shape after another."""
 
     def __init__(self, load, device):
         self.load, self.device = load, device
@@ -253,12 +244,17 @@ class Bench:
         if not all(map(math.isfinite, error.values())):
             return {"reason": "its loss or a gradient is not finite"}
         self.device.release()
-        # Each sample is a cold call and a warm one; a peer with fewer samples has no warm ones.
+        # Each sample is a cold call and a warm one; a peer with fewer samples has no warm calls.
         samples = max(FEWEST_SAMPLES, min(SAMPLES, int(SAMPLING / (2 * whole))))
         return {**extra, "error": error, **self.device.sample(self.call, issue, samples)}
 
     def check(self, work, n, d, path):
-        return check(work, n, d, path, self.device.name)
+        """The errors of outputs in a file: loss in f32; q, k, dq and dk in bf16."""
+        import torch
+
+        elements = torch.frombuffer(bytearray(Path(path).read_bytes()), dtype=torch.bfloat16).to(self.device.name)
+        loss, (q, k, dq, dk) = elements[:2].view(torch.float32)[0], elements[2:].view(4, n, d)
+        return {"error": errors(work, (loss, dq, dk), q, k, 1 / TEMPERATURE)}
 
     def release(self):
         self.task = self.call = self.inputs = None
@@ -288,10 +284,10 @@ def serve(bench, requests, answer):
 
 def main():
     key, device, *folders = sys.argv[1:]
-    # Whatever a package prints goes to the log, answers alone to whom they are for.
+    # Answers go to gpu.py; all that a package prints goes to the log.
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
-    # Linux: ends with its parent, also while the device hangs.
+    # Linux: this process ends with its parent, also while the device hangs.
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)
     for folder in folders:
         sys.path.insert(1, folder)
@@ -304,7 +300,7 @@ def main():
         load = entries.PEERS[key].load
         for of_work in load.values():
             of_work()
-        device = {"cuda": Card, "cpu": Processor}[device]()
+        device = {"cuda": Card, "cpu": Cpu}[device]()
     except Exception as error:
         answer({"missing": words(error)})
     else:

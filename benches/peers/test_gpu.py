@@ -1,5 +1,5 @@
-"""python3 benches/peers/test_gpu.py: what stands in peers.json when peers crash, hang, talk nonsense or
-are not there, and, where PyTorch is installed, that wrong gradients are seen."""
+"""python3 benches/peers/test_gpu.py: the rows of peers that crash, hang, answer with no JSON or are missing, and, where
+PyTorch is installed, the errors of wrong gradients."""
 
 import json
 import sys
@@ -177,12 +177,12 @@ class Measured(unittest.TestCase):
             measure.CHECKED_WHOLE, measure.CHECKED_ROWS = whole, some
 
     def test_one_work_is_not_taken_for_the_other(self):
-        """The gradients differ by more than a peer may be off: SAME_GRADIENT of benches/records."""
+        """The gradients differ by more than SAME_GRADIENT of benches/records."""
         found = measure.errors("CLIP", self.outputs("InfoNCE"), self.q, self.k, self.scale)
         self.assertGreater(min(found["dq"], found["dk"]), 0.05)
 
     def test_what_pytorch_has_computes_both_works(self):
-        """Each in bf16, as long as this release has it; CLIP also as two calls."""
+        """In bf16; entries that this release lacks are skipped. CLIP is also computed by two calls."""
         for key in ("torch-eager", "torch-linear"):
             for work, load in entries.PEERS[key].load.items():
                 with self.subTest(f"{key} {work}"):
@@ -207,18 +207,18 @@ class Measured(unittest.TestCase):
             if own is not None:
                 functional.linear_cross_entropy = own
 
-    def test_this_crates_outcomes_are_checked_by_the_same_reference(self):
+    def test_this_crates_outputs_are_checked_by_the_same_reference(self):
         folder = tempfile.TemporaryDirectory()
         self.addCleanup(folder.cleanup)
         folder = Path(folder.name)
-        outcomes = folder / "ours of a run"
-        outcomes.mkdir()
+        outputs = folder / "outputs of a run"
+        outputs.mkdir()
         for work in entries.WORKS:
             loss, dq, dk = self.outputs(work)
             matrices = (self.q, self.k, dq.bfloat16(), 1.5 * dk.bfloat16())
-            parts = [loss.float().reshape(1), *(x.contiguous() for x in matrices)]
+            tensors = [loss.float().reshape(1), *(x.contiguous() for x in matrices)]
             bytes_of = lambda x: bytes(x.view(self.torch.uint8).flatten().tolist())
-            (outcomes / f"{work}-48x16").write_bytes(b"".join(map(bytes_of, parts)))
+            (outputs / f"{work}-48x16").write_bytes(b"".join(map(bytes_of, tensors)))
         rows = folder / "rows.json"
         ours = [gpu.row("infonce 0.1.0", work, 48, 16, {"warm": NUMBERS["warm"]}) for work in entries.WORKS]
         other = gpu.row("infonce 0.1.0", "CLIP", 48, 32, {"warm": NUMBERS["warm"]})
@@ -227,7 +227,7 @@ class Measured(unittest.TestCase):
         peer = gpu.Peer("torch-eager", command, folder / "log", 60.0)
         self.addCleanup(peer.stop)
         tasks = [("CLIP", 48, 16), ("InfoNCE", 48, 16), ("CLIP", 48, 32)]
-        gpu.check_ours(peer, tasks, outcomes, rows)
+        gpu.check_ours(peer, tasks, outputs, rows)
         left, *checked = json.loads(rows.read_text())["rows"]
         self.assertEqual(left, other)
         for row, unchecked in zip(checked, ours):
@@ -244,7 +244,7 @@ class Measured(unittest.TestCase):
 
     def answers(self, load):
         answers = []
-        bench = measure.Bench({"InfoNCE": load, "CLIP": load}, measure.Processor())
+        bench = measure.Bench({"InfoNCE": load, "CLIP": load}, measure.Cpu())
         requests = ["prepare InfoNCE 32 8", "measure InfoNCE 32 8", "measure CLIP 16 8"]
         measure.serve(bench, requests, answers.append)
         return answers
@@ -268,7 +268,7 @@ class Measured(unittest.TestCase):
         self.assertGreater(one_way["error"]["dk"], 0.05)
         self.assertEqual(one_way["error"]["rows"], 16)
 
-    def test_numbers_that_are_not_finite_are_a_reason(self):
+    def test_outputs_that_are_not_finite_are_a_reason(self):
         load = lambda: lambda q, k, target, scale: (q * float("nan")).sum() + (k * scale).sum()
         self.assertIn("not finite", self.answers(load)[1]["reason"])
 

@@ -1,13 +1,13 @@
-"""PyTorch's own cross-entropy on the CPU beside this crate's engine, same shapes, same run.
+"""Times PyTorch's cross-entropy on the CPU and this crate's engine at the same shapes in the same run.
 
-Needs `pip install torch` (any version with a CPU build) and cargo. For every shape the two are timed
-in turn, round after round, and the ratio is taken within each round:
+Needs `pip install torch` (any version with a CPU build) and cargo. Each round times one after the other, and the ratio
+is taken within the round:
 
     python benches/peers/torch_cpu.py [--n 8192] [--d 128 256 512] [--rounds 5]
 
 PyTorch computes loss and both gradients of one-way InfoNCE, F.cross_entropy(q @ k.T / tau, arange(N)),
-eagerly. The engine runs as one child process that answers a line per timing (`--serve` of the
-`similarity` bench), so neither side's threads run while the other is timed.
+eagerly. The engine runs in a child process that answers a line per timing (`--serve` of the `similarity` bench), so
+neither side's threads run while the other is timed.
 """
 
 import argparse

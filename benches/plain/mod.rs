@@ -1,4 +1,4 @@
-//! What one would write with a matrix-product crate: all N×M logits in memory, `std`'s `exp`.
+//! The plain implementation with a matrix-product crate: all N×M logits in memory, `std`'s `exp`.
 
 use gemm::{Parallelism, gemm};
 use rayon::prelude::*;

@@ -7,17 +7,17 @@
 namespace infonce {
 
 #if INFONCE_HOPPER
-template <class Tile>
-using ExponentialsBf16 = Exponentials<bf16, Tile, BoxStores>;
-template <class Tile>
-using ExponentialsF16 = Exponentials<f16, Tile, BoxStores>;
+template <class T>
+struct Stored {
+    template <class Tile>
+    using Exponentials = infonce::Exponentials<T, Tile, BoxStores>;
+};
+#define INFONCE_BUILD(KERNEL, ...)                                                           \
+    INFONCE_CLUSTER_KERNEL(KERNEL, HopperScoresParams) {                                     \
+        hopper_score_tiles<list::KERNEL, Stored<list::KERNEL::T>::template Exponentials>(p); \
+    }
 
-INFONCE_CLUSTER_KERNEL(hopper_exponentials_bf16, HopperScoresParams, HopperTile::THREADS, 1, PAIR) {
-    hopper_score_tiles<bf16, false, ExponentialsBf16>(p);
-}
-INFONCE_CLUSTER_KERNEL(hopper_exponentials_f16, HopperScoresParams, HopperTile::THREADS, 1, PAIR) {
-    hopper_score_tiles<f16, false, ExponentialsF16>(p);
-}
+INFONCE_HOPPER_EXPONENTIALS(INFONCE_BUILD)
 #endif
 
 }  // namespace infonce

@@ -37,26 +37,31 @@ constexpr int polynomial_each(Terms terms, int dim) {
 
 constexpr Softmax softmax_of(Terms terms) { return terms == Terms::ONLINE ? Softmax::ONLINE : Softmax::KNOWN; }
 
-template <class T, int SLABS, int COLUMNS, int STAGES, Terms TERMS>
-struct HopperGradient : OwnedRows<T, 128, COLUMNS / 8, 8 * SLABS, softmax_of(TERMS), TERMS == Terms::BOTH,
-                                  polynomial_each(TERMS, SLABS * int(SLAB_ELEMENTS))> {
+template <class Kernel, Terms TERMS>
+using OwnedByWarpgroups = OwnedRows<typename Kernel::T, Kernel::ROWS, Kernel::COLUMNS / 8, Kernel::DIM / 8, softmax_of(TERMS),
+                                    TERMS == Terms::BOTH, polynomial_each(TERMS, Kernel::DIM)>;
+
+template <class Kernel, Terms TERMS>
+struct HopperGradient : OwnedByWarpgroups<Kernel, TERMS> {
+    using T = typename Kernel::T;
+    static constexpr int ROWS = Kernel::ROWS, COLUMNS = Kernel::COLUMNS, STAGES = Kernel::STAGES;
+    static constexpr int DIM = Kernel::DIM, SLABS = DIM / int(SLAB_ELEMENTS);
     static_assert(STAGES > 2, "two tiles are used while others come in");
     static constexpr bool ONLINE = TERMS == Terms::ONLINE;
     static constexpr bool OWNER_TERM = TERMS == Terms::OWNER || TERMS == Terms::BOTH;
     static constexpr bool STREAMED_TERM = TERMS == Terms::STREAMED || TERMS == Terms::BOTH;
-    static constexpr int ROWS = 128, GROUPS = 2, DIM = SLABS * int(SLAB_ELEMENTS);
-    static constexpr int CONSUMERS = GROUPS * int(WARPGROUP), THREADS = CONSUMERS + int(WARPGROUP);
+    static constexpr int GROUPS = 2, CONSUMERS = GROUPS * int(WARPGROUP);
+    static_assert(ROWS == 64 * GROUPS && Kernel::THREADS == CONSUMERS + int(WARPGROUP));
     static constexpr int OWNER_SLAB = ROWS * SLAB_BYTES, STREAMED_SLAB = COLUMNS * SLAB_BYTES;
     static constexpr int STAGE = SLABS * STREAMED_SLAB;
     static constexpr bool ASKS = STREAMED_TERM && !OWNER_TERM;
     // Bytes of the streamed rows of a stage: their terms, and the owners whose positives they belong to.
     static constexpr int TERMS_BYTES = 4 * COLUMNS, ROWS_BYTES = TERMS_BYTES * (ASKS ? 2 : 1);
-    static constexpr int SHARED_BYTES =
-        SLABS * OWNER_SLAB + STAGES * (STAGE + ROWS_BYTES) + int(Ring<STAGES>::BYTES) + int(Ring<1>::BYTES);
+    static_assert(Kernel::SHARED_BYTES ==
+                  SLABS * OWNER_SLAB + STAGES * (STAGE + ROWS_BYTES) + int(Ring<STAGES>::BYTES) + int(Ring<1>::BYTES));
     static constexpr uint32_t PING_PONG = 1;  // named barriers
     static constexpr int BLOCKS = COLUMNS / 8, STEPS = COLUMNS / 16;
-    using Owned =
-        OwnedRows<T, ROWS, BLOCKS, 8 * SLABS, softmax_of(TERMS), TERMS == Terms::BOTH, polynomial_each(TERMS, DIM)>;
+    using Owned = OwnedByWarpgroups<Kernel, TERMS>;
     using Owned::first_owner, Owned::first_tile, Owned::p, Owned::sums, Owned::tiles;
 
     SharedAddress owner_slabs, stages, streamed_rows;
@@ -256,27 +261,17 @@ struct HopperGradient : OwnedRows<T, 128, COLUMNS / 8, 8 * SLABS, softmax_of(TER
 };
 
 #if INFONCE_HOPPER
-// Type, slabs of D, terms, streamed rows, stages. At D = 256 the sums fill half of the registers; the rest holds 64
-// logits a thread and no second term.
-#define INFONCE_HOPPER_GRADIENT(NAME, T, SLABS, TERMS, COLUMNS, STAGES)             \
-    INFONCE_PROLOGUE_KERNEL(hopper_gradient_##NAME, HopperGradientParams, 384, 1) { \
-        HopperGradient<T, SLABS, COLUMNS, STAGES, Terms::TERMS>::run(p);            \
-    }
-#define INFONCE_HOPPER_GRADIENTS(T)                                    \
-    INFONCE_HOPPER_GRADIENT(online_##T##_64, T, 1, ONLINE, 128, 5)     \
-    INFONCE_HOPPER_GRADIENT(owner_##T##_64, T, 1, OWNER, 128, 5)       \
-    INFONCE_HOPPER_GRADIENT(streamed_##T##_64, T, 1, STREAMED, 128, 5) \
-    INFONCE_HOPPER_GRADIENT(both_##T##_64, T, 1, BOTH, 96, 6)          \
-    INFONCE_HOPPER_GRADIENT(online_##T##_128, T, 2, ONLINE, 128, 5)    \
-    INFONCE_HOPPER_GRADIENT(owner_##T##_128, T, 2, OWNER, 128, 5)      \
-    INFONCE_HOPPER_GRADIENT(streamed_##T##_128, T, 2, STREAMED, 128, 5) \
-    INFONCE_HOPPER_GRADIENT(both_##T##_128, T, 2, BOTH, 96, 6)         \
-    INFONCE_HOPPER_GRADIENT(online_##T##_256, T, 4, ONLINE, 64, 4)     \
-    INFONCE_HOPPER_GRADIENT(owner_##T##_256, T, 4, OWNER, 64, 4)       \
-    INFONCE_HOPPER_GRADIENT(streamed_##T##_256, T, 4, STREAMED, 64, 4)
+#define INFONCE_BUILD(KERNEL, TERMS) \
+    INFONCE_PROLOGUE_KERNEL(KERNEL, HopperGradientParams) { HopperGradient<list::KERNEL, Terms::TERMS>::run(p); }
+#define INFONCE_ONLINE(KERNEL, ...) INFONCE_BUILD(KERNEL, ONLINE)
+#define INFONCE_OWNER(KERNEL, ...) INFONCE_BUILD(KERNEL, OWNER)
+#define INFONCE_STREAMED(KERNEL, ...) INFONCE_BUILD(KERNEL, STREAMED)
+#define INFONCE_BOTH(KERNEL, ...) INFONCE_BUILD(KERNEL, BOTH)
 
-INFONCE_HOPPER_GRADIENTS(bf16)
-INFONCE_HOPPER_GRADIENTS(f16)
+INFONCE_HOPPER_GRADIENT_ONLINE(INFONCE_ONLINE)
+INFONCE_HOPPER_GRADIENT_OWNER(INFONCE_OWNER)
+INFONCE_HOPPER_GRADIENT_STREAMED(INFONCE_STREAMED)
+INFONCE_HOPPER_GRADIENT_BOTH(INFONCE_BOTH)
 #endif
 
 }  // namespace infonce

@@ -71,9 +71,11 @@ INFONCE_DEVICE void copy_chunk(const HopperProductParams& p, const ProductTile::
     }
 }
 
-template <class T, bool TRANSPOSED>
+template <class Kernel, bool TRANSPOSED>
 INFONCE_DEVICE void multiply_chunk(const HopperProductParams& params) {
     using Tile = ProductTile;
+    using T = typename Kernel::T;
+    static_assert(list::describes<Kernel, Tile> && Kernel::CLUSTER == PAIR);
     const ProductParams& p = params.product;
     const SharedAddress stages = shared_base();
     const Tile::Stages ring{stages + Tile::STAGES * Tile::STAGE};
@@ -130,16 +132,13 @@ INFONCE_DEVICE void multiply_chunk(const HopperProductParams& params) {
 }
 
 #if INFONCE_HOPPER
-#define INFONCE_HOPPER_PRODUCT(NAME, T)                                                                            \
-    INFONCE_CLUSTER_KERNEL(hopper_product_##NAME, HopperProductParams, ProductTile::THREADS, 1, PAIR) {            \
-        multiply_chunk<T, false>(p);                                                                               \
-    }                                                                                                              \
-    INFONCE_CLUSTER_KERNEL(hopper_product_transposed_##NAME, HopperProductParams, ProductTile::THREADS, 1, PAIR) { \
-        multiply_chunk<T, true>(p);                                                                                \
-    }
+#define INFONCE_BUILD(KERNEL, ...) \
+    INFONCE_CLUSTER_KERNEL(KERNEL, HopperProductParams) { multiply_chunk<list::KERNEL, false>(p); }
+#define INFONCE_BUILD_TRANSPOSED(KERNEL, ...) \
+    INFONCE_CLUSTER_KERNEL(KERNEL, HopperProductParams) { multiply_chunk<list::KERNEL, true>(p); }
 
-INFONCE_HOPPER_PRODUCT(bf16, bf16)
-INFONCE_HOPPER_PRODUCT(f16, f16)
+INFONCE_HOPPER_PRODUCT(INFONCE_BUILD)
+INFONCE_HOPPER_PRODUCT_TRANSPOSED(INFONCE_BUILD_TRANSPOSED)
 #endif
 
 }  // namespace infonce

@@ -36,7 +36,7 @@ struct HopperScoresParams {
 struct HopperTile {
     static constexpr int ROWS = 128, COLUMNS = 256, GROUPS = 2;
     static constexpr int WARPS_DOWN = 4 * GROUPS, WARPS_ACROSS = 1;
-    static constexpr int WARP_ROWS = 16, WARP_COLUMNS = COLUMNS;
+    static constexpr int WARP_ROWS = WEIGHTS_BOX_ROWS, WARP_COLUMNS = COLUMNS;
     static constexpr int ROW_BLOCKS = 1, COLUMN_BLOCKS = COLUMNS / 8;
     static constexpr int CONSUMERS = GROUPS * int(WARPGROUP), THREADS = CONSUMERS + int(WARPGROUP);
     static constexpr int LEFT = ROWS * SLAB_BYTES, RIGHT = COLUMNS * SLAB_BYTES;
@@ -204,9 +204,13 @@ struct NoScales {
 
 // Runs all work tiles of this block, which is one of a cluster of PAIR. Each work tile gets an epilogue; the consumers
 // call `epilogue.tile(logits, first_column, buffer)` after each of its tiles and `epilogue.write(buffer)` at the end.
-template <class T, bool RESIDENT, template <class> class Epilogue>
+template <class Kernel, template <class> class Epilogue>
 INFONCE_DEVICE void hopper_score_tiles(const HopperScoresParams& params) {
     using Tile = HopperTile;
+    using T = typename Kernel::T;
+    constexpr bool RESIDENT = Kernel::DIM > 0;
+    static_assert(list::describes<Kernel, Tile> && Kernel::CLUSTER == PAIR);
+    static_assert(!RESIDENT || Kernel::DIM * int(sizeof(T)) == Tile::RESIDENT_SLABS * SLAB_BYTES);
     constexpr uint32_t STAGE = HopperScoresMemory<RESIDENT>::STAGE;
     const ScoresParams& p = params.scores;
     const HopperScoresMemory<RESIDENT> memory;

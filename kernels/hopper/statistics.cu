@@ -5,17 +5,10 @@
 namespace infonce {
 
 #if INFONCE_HOPPER
-#define INFONCE_HOPPER_STATISTICS(NAME, T, RESIDENT_DIM)                                                                  \
-    INFONCE_CLUSTER_KERNEL(hopper_statistics_##NAME, HopperScoresParams, HopperTile::THREADS, 1, PAIR) {                  \
-        hopper_score_tiles<T, false, Statistics>(p);                                                                      \
-    }                                                                                                                     \
-    INFONCE_CLUSTER_KERNEL(hopper_statistics_##NAME##_##RESIDENT_DIM, HopperScoresParams, HopperTile::THREADS, 1, PAIR) { \
-        hopper_score_tiles<T, true, Statistics>(p);                                                                       \
-    }
+#define INFONCE_BUILD(KERNEL, ...) \
+    INFONCE_CLUSTER_KERNEL(KERNEL, HopperScoresParams) { hopper_score_tiles<list::KERNEL, Statistics>(p); }
 
-INFONCE_HOPPER_STATISTICS(bf16, bf16, 256)
-INFONCE_HOPPER_STATISTICS(f16, f16, 256)
-INFONCE_HOPPER_STATISTICS(e4m3, e4m3, 512)
+INFONCE_HOPPER_STATISTICS(INFONCE_BUILD)
 #endif
 
 }  // namespace infonce

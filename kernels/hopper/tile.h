@@ -116,7 +116,4 @@ struct Scheduler {
     INFONCE_DEVICE void advance() { index += grid_size().x / BLOCKS; }
 };
 
-// Elements of a row of a slab, of 16-bit types.
-constexpr uint32_t SLAB_ELEMENTS = 64;
-
 }  // namespace infonce

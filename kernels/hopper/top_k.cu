@@ -6,20 +6,13 @@
 namespace infonce {
 
 #if INFONCE_HOPPER
-#define INFONCE_HOPPER_SCORES(NAME, T, RESIDENT)                                                     \
-    INFONCE_CLUSTER_KERNEL(hopper_scores_##NAME, HopperScoresParams, HopperTile::THREADS, 1, PAIR) { \
-        hopper_score_tiles<T, RESIDENT, Scores>(p);                                                  \
-    }                                                                                                \
-    INFONCE_CLUSTER_KERNEL(hopper_best_##NAME, HopperScoresParams, HopperTile::THREADS, 1, PAIR) {   \
-        hopper_score_tiles<T, RESIDENT, BestScores>(p);                                              \
-    }
+#define INFONCE_ALL(KERNEL, ...) \
+    INFONCE_CLUSTER_KERNEL(KERNEL, HopperScoresParams) { hopper_score_tiles<list::KERNEL, Scores>(p); }
+#define INFONCE_BEST(KERNEL, ...) \
+    INFONCE_CLUSTER_KERNEL(KERNEL, HopperScoresParams) { hopper_score_tiles<list::KERNEL, BestScores>(p); }
 
-INFONCE_HOPPER_SCORES(bf16, bf16, false)
-INFONCE_HOPPER_SCORES(bf16_256, bf16, true)
-INFONCE_HOPPER_SCORES(f16, f16, false)
-INFONCE_HOPPER_SCORES(f16_256, f16, true)
-INFONCE_HOPPER_SCORES(e4m3, e4m3, false)
-INFONCE_HOPPER_SCORES(e4m3_512, e4m3, true)
+INFONCE_HOPPER_SCORES(INFONCE_ALL)
+INFONCE_HOPPER_BEST(INFONCE_BEST)
 #endif
 
 }  // namespace infonce

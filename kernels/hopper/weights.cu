@@ -6,21 +6,17 @@
 namespace infonce {
 
 #if INFONCE_HOPPER
-template <class Tile>
-using WeightsBf16 = Weights<bf16, Tile, BoxStores>;
-template <class Tile>
-using WeightsF16 = Weights<f16, Tile, BoxStores>;
-
-#define INFONCE_HOPPER_WEIGHTS(NAME, T, EPILOGUE)                                                           \
-    INFONCE_CLUSTER_KERNEL(hopper_weights_##NAME, HopperScoresParams, HopperTile::THREADS, 1, PAIR) {       \
-        hopper_score_tiles<T, false, EPILOGUE>(p);                                                          \
-    }                                                                                                       \
-    INFONCE_CLUSTER_KERNEL(hopper_weights_##NAME##_256, HopperScoresParams, HopperTile::THREADS, 1, PAIR) { \
-        hopper_score_tiles<T, true, EPILOGUE>(p);                                                           \
+template <class T>
+struct Stored {
+    template <class Tile>
+    using Weights = infonce::Weights<T, Tile, BoxStores>;
+};
+#define INFONCE_BUILD(KERNEL, ...)                                                      \
+    INFONCE_CLUSTER_KERNEL(KERNEL, HopperScoresParams) {                                \
+        hopper_score_tiles<list::KERNEL, Stored<list::KERNEL::T>::template Weights>(p); \
     }
 
-INFONCE_HOPPER_WEIGHTS(bf16, bf16, WeightsBf16)
-INFONCE_HOPPER_WEIGHTS(f16, f16, WeightsF16)
+INFONCE_HOPPER_WEIGHTS(INFONCE_BUILD)
 #endif
 
 }  // namespace infonce

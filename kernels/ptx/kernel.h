@@ -4,49 +4,55 @@
 
 #include <cstdint>
 
+#include "list.h"
+
 #ifdef __CUDACC__
 #define INFONCE_DEVICE __device__ __forceinline__
 // Before a loop whose arrays have to stay in registers.
 #define INFONCE_UNROLL _Pragma("unroll")
-// A kernel with blocks of THREADS threads, at least MIN_BLOCKS resident an SM. Its body sees the parameters as `p` and
-// starts after wait_for_launches_before.
-#define INFONCE_KERNEL(NAME, PARAMS, THREADS, MIN_BLOCKS) \
-    INFONCE_ENTRY(NAME, PARAMS, __launch_bounds__(THREADS, MIN_BLOCKS), wait_for_launches_before())
-// The same with a prologue that needs no global memory: the body calls wait_for_launches_before itself.
-#define INFONCE_PROLOGUE_KERNEL(NAME, PARAMS, THREADS, MIN_BLOCKS) \
-    INFONCE_ENTRY(NAME, PARAMS, __launch_bounds__(THREADS, MIN_BLOCKS), )
-// With a prologue, in clusters of CLUSTER blocks, consecutive in x (ptx/cluster.h). The grid's x is a multiple of
-// CLUSTER. sm_90 and newer. (PTX ISA, "Cluster Dimension Directives": .reqnctapercluster; every such device runs 8.)
-#define INFONCE_CLUSTER_KERNEL(NAME, PARAMS, THREADS, MIN_BLOCKS, CLUSTER)      \
-    static_assert(CLUSTER >= 1 && CLUSTER <= 8, "a cluster has 1 to 8 blocks"); \
-    INFONCE_ENTRY(NAME, PARAMS, __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THREADS, MIN_BLOCKS), )
-#define INFONCE_ENTRY(NAME, PARAMS, ATTRIBUTES, WAIT)                                \
-    static INFONCE_DEVICE void body_of_##NAME(const PARAMS& p);                      \
-    extern "C" __global__ void ATTRIBUTES NAME(const __grid_constant__ PARAMS p) {   \
-        let_next_launch_start();                                                     \
-        WAIT;                                                                        \
-        body_of_##NAME(p);                                                           \
-    }                                                                                \
+#define INFONCE_ENTRY(NAME, PARAMS, ATTRIBUTES, WAIT)                                                    \
+    static INFONCE_DEVICE void body_of_##NAME(const PARAMS& p);                                          \
+    extern "C" __global__ void ATTRIBUTES __launch_bounds__(list::NAME::THREADS, list::NAME::MIN_BLOCKS) \
+        NAME(const __grid_constant__ PARAMS p) {                                                         \
+        let_next_launch_start();                                                                         \
+        WAIT;                                                                                            \
+        body_of_##NAME(p);                                                                               \
+    }                                                                                                    \
     static INFONCE_DEVICE void body_of_##NAME(const PARAMS& p)
+#define INFONCE_CLUSTER(NAME) __cluster_dims__(list::NAME::CLUSTER, 1, 1)
 #else
 #include "emulator/interface.h"
 #define INFONCE_DEVICE inline
 #define INFONCE_UNROLL
-#define INFONCE_KERNEL(NAME, PARAMS, THREADS, MIN_BLOCKS) \
-    INFONCE_ENTRY(NAME, PARAMS, THREADS, 1, wait_for_launches_before())
-#define INFONCE_PROLOGUE_KERNEL(NAME, PARAMS, THREADS, MIN_BLOCKS) INFONCE_ENTRY(NAME, PARAMS, THREADS, 1, )
-#define INFONCE_CLUSTER_KERNEL(NAME, PARAMS, THREADS, MIN_BLOCKS, CLUSTER)      \
-    static_assert(CLUSTER >= 1 && CLUSTER <= 8, "a cluster has 1 to 8 blocks"); \
-    INFONCE_ENTRY(NAME, PARAMS, THREADS, CLUSTER, )
-#define INFONCE_ENTRY(NAME, PARAMS, THREADS, CLUSTER, WAIT)            \
-    static void NAME(const PARAMS& p);                                 \
+#define INFONCE_ENTRY(NAME, PARAMS, ATTRIBUTES, WAIT) \
+    INFONCE_REGISTERED(NAME, PARAMS, list::NAME::THREADS, list::NAME::CLUSTER, WAIT)
+#define INFONCE_REGISTERED(NAME, PARAMS, THREADS, CLUSTER, WAIT)           \
+    static void NAME(const PARAMS& p);                                     \
     static const ::infonce::emulator::Registration registration_of_##NAME( \
-        #NAME, THREADS, sizeof(PARAMS), CLUSTER, [](const void* p) {   \
-            WAIT;                                                      \
-            NAME(*static_cast<const PARAMS*>(p));                      \
-        });                                                            \
+        #NAME, THREADS, sizeof(PARAMS), CLUSTER, [](const void* p) {       \
+            WAIT;                                                          \
+            NAME(*static_cast<const PARAMS*>(p));                          \
+        });                                                                \
     static void NAME(const PARAMS& p)
+// Kernels of emulator/planted, which no list has; the second with a prologue, in clusters.
+#define INFONCE_PLANTED(NAME, PARAMS, THREADS) INFONCE_REGISTERED(NAME, PARAMS, THREADS, 1, wait_for_launches_before())
+#define INFONCE_PLANTED_CLUSTER(NAME, PARAMS, THREADS, CLUSTER) INFONCE_REGISTERED(NAME, PARAMS, THREADS, CLUSTER, )
 #endif
+
+// The kernel NAME of list.h. Its body sees the parameters as `p`, and begins behind wait_for_launches_before.
+#define INFONCE_KERNEL(NAME, PARAMS)                                                \
+    static_assert(list::NAME::CLUSTER == 1, "a kernel in clusters has a prologue"); \
+    INFONCE_ENTRY(NAME, PARAMS, , wait_for_launches_before())
+// The same with a prologue that needs no global memory: the body itself calls wait_for_launches_before.
+#define INFONCE_PROLOGUE_KERNEL(NAME, PARAMS)                              \
+    static_assert(list::NAME::CLUSTER == 1, "this one is in no clusters"); \
+    INFONCE_ENTRY(NAME, PARAMS, , )
+// With a prologue, in clusters of blocks, consecutive in x, which run at the same time (ptx/cluster.h). The grid's x is
+// a multiple of their number; of sm_90 on. (PTX ISA, "Cluster Dimension Directives": .reqnctapercluster; 8 blocks are
+// what every such device can run.)
+#define INFONCE_CLUSTER_KERNEL(NAME, PARAMS)                                                           \
+    static_assert(list::NAME::CLUSTER > 1 && list::NAME::CLUSTER <= 8, "a cluster has 2 to 8 blocks"); \
+    INFONCE_ENTRY(NAME, PARAMS, INFONCE_CLUSTER(NAME), )
 
 namespace infonce {
 

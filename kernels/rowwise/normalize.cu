@@ -7,10 +7,7 @@
 
 namespace infonce {
 
-constexpr int NORMALIZE_WARPS = 8;
-// Quads of elements that a lane holds of each matrix: rows of a warp times quads of a row.
-constexpr int NORMALIZE_QUADS = 8, BACKWARD_QUADS = 4;
-// Elements of a row in one quad a lane.
+// A warp's 32 quads of a row.
 constexpr uint32_t ROW_QUADS = 32 * 4;
 
 // Lengths from 2^-50 to 2^50: squares and inverses are normal f32 values.
@@ -116,8 +113,8 @@ INFONCE_DEVICE uint32_t normalize_rows(const NormalizeParams& p, uint64_t first,
 }
 
 // y_i = x_i / max(‖x_i‖, ε)
-INFONCE_KERNEL(normalize, NormalizeParams, NORMALIZE_WARPS * 32, 1) {
-    const uint64_t warp = uint64_t(block_index().x) * NORMALIZE_WARPS + thread_index() / 32;
+INFONCE_KERNEL(normalize, NormalizeParams) {
+    const uint64_t warp = uint64_t(block_index().x) * (list::normalize::THREADS / 32) + thread_index() / 32;
     const uint32_t lane = thread_index() % 32;
     const uint64_t first = warp * (p.warp_rows ? p.warp_rows : 1);
     if (first >= p.rows) return;
@@ -225,8 +222,8 @@ INFONCE_DEVICE uint32_t normalize_backward_rows(const NormalizeBackwardParams& p
 }
 
 // dx_i = (dy_i - y_i⟨y_i, dy_i⟩) / ‖x_i‖; dy_i / ε where ‖x_i‖ ≤ ε; 0 where a short row overflows
-INFONCE_KERNEL(normalize_backward, NormalizeBackwardParams, NORMALIZE_WARPS * 32, 1) {
-    const uint64_t warp = uint64_t(block_index().x) * NORMALIZE_WARPS + thread_index() / 32;
+INFONCE_KERNEL(normalize_backward, NormalizeBackwardParams) {
+    const uint64_t warp = uint64_t(block_index().x) * (list::normalize_backward::THREADS / 32) + thread_index() / 32;
     const uint32_t lane = thread_index() % 32;
     const uint64_t first = warp * (p.warp_rows ? p.warp_rows : 1);
     if (first >= p.rows) return;

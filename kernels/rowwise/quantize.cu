@@ -7,9 +7,6 @@
 
 namespace infonce {
 
-constexpr int QUANTIZE_WARPS = 8;
-// Quads of elements that a lane holds: rows of a warp times quads of a row.
-constexpr int QUANTIZE_QUADS = 8;
 constexpr uint32_t QUANTIZE_ROW_QUADS = 32 * 4;
 
 struct QuantizeParams {
@@ -113,8 +110,8 @@ INFONCE_DEVICE void quantize_held_rows(const QuantizeParams& p, uint64_t first, 
 }
 
 // codes_id = x_id / scale_i to the nearest e4m3, ties to even; scale_i = max_d |x_id| / 448.
-INFONCE_KERNEL(quantize_rows, QuantizeParams, QUANTIZE_WARPS * 32, 1) {
-    const uint64_t warp = uint64_t(block_index().x) * QUANTIZE_WARPS + thread_index() / 32;
+INFONCE_KERNEL(quantize_rows, QuantizeParams) {
+    const uint64_t warp = uint64_t(block_index().x) * (list::quantize_rows::THREADS / 32) + thread_index() / 32;
     const uint32_t lane = thread_index() % 32, warp_rows = p.warp_rows ? p.warp_rows : 1;
     const uint64_t first = warp * warp_rows;
     if (lane < warp_rows && first + lane >= p.rows && first + lane < p.scaled_rows)

@@ -6,7 +6,7 @@
 
 namespace infonce {
 
-constexpr uint32_t MOMENTUM_THREADS = 256, MOMENTUM_CHUNK = 4096;
+constexpr uint32_t MOMENTUM_THREADS = list::momentum_update::THREADS;
 // Quads of elements a thread: as many loads of each tensor are in flight.
 constexpr int MOMENTUM_QUADS = MOMENTUM_CHUNK / MOMENTUM_THREADS / 4;
 
@@ -27,7 +27,7 @@ struct MomentumParams {
 };
 
 // key = m·key + (1 - m)·query. A block processes a chunk of one tensor.
-INFONCE_KERNEL(momentum_update, MomentumParams, MOMENTUM_THREADS, 4) {
+INFONCE_KERNEL(momentum_update, MomentumParams) {
     const uint64_t block = block_index().x;
     // Bisection: the last tensor whose first block is not past this one.
     uint32_t low = 0, high = p.count;
@@ -86,11 +86,9 @@ struct CopyRowsParams {
     const uint32_t* cursor;             // added to `first_to`; null: 0
 };
 
-constexpr int COPY_WARPS = 8;
-
 // to[(first_to + cursor + r) mod capacity] = from[first_from + r]. A warp a row.
-INFONCE_KERNEL(copy_rows, CopyRowsParams, COPY_WARPS * 32, 1) {
-    const uint64_t row = uint64_t(block_index().x) * COPY_WARPS + thread_index() / 32;
+INFONCE_KERNEL(copy_rows, CopyRowsParams) {
+    const uint64_t row = uint64_t(block_index().x) * (list::copy_rows::THREADS / 32) + thread_index() / 32;
     if (row >= p.rows) return;
     const uint64_t cursor = p.cursor ? load_global(p.cursor) : 0;
     const uint64_t to = (p.first_to + cursor + row) % p.capacity;
@@ -106,7 +104,7 @@ struct CursorParams {
 };
 
 // cursor ← cursor + rows, around the ring: a launch of its own, because all blocks of the copy read the cursor.
-INFONCE_KERNEL(advance_cursor, CursorParams, 32, 1) {
+INFONCE_KERNEL(advance_cursor, CursorParams) {
     if (thread_index() != 0) return;
     store_global(p.cursor, uint32_t((uint64_t(load_global(p.cursor)) + p.rows) % p.capacity));
 }

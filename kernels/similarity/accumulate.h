@@ -64,9 +64,8 @@ struct Accumulate<T, 4> {
     }
 };
 
-template <class T, int SLABS, int WARPS, int COLUMNS, int STAGES, Softmax SOFTMAX>
-INFONCE_DEVICE void Gradient<T, SLABS, WARPS, COLUMNS, STAGES, SOFTMAX>::accumulate(
-    const float (&weights)[BLOCKS][4], SharedAddress stage) {
+template <class Kernel, Softmax SOFTMAX>
+INFONCE_DEVICE void Gradient<Kernel, SOFTMAX>::accumulate(const float (&weights)[BLOCKS][4], SharedAddress stage) {
     Accumulate<T>::template run<BLOCKS, SUM_BLOCKS, STREAMED_SLAB>(weights, stage, sums);
 }
 

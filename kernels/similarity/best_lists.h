@@ -43,8 +43,7 @@ INFONCE_DEVICE ListedScore ranked(uint64_t rank) {
 
 // Lists of a launch: for every split and eight rows, entry by entry, those of 32 threads side by side.
 struct BestLists {
-    static constexpr uint32_t CAPACITY = 256, ROWS = 8, ACROSS = 32;
-    static constexpr uint32_t OWNERS = ACROSS / ROWS;  // threads that hold a row
+    static constexpr uint32_t CAPACITY = LIST_CAPACITY, ROWS = LIST_ROWS, OWNERS = LIST_OWNERS, ACROSS = ROWS * OWNERS;
 
     // The first entry of the list of `row` and its thread `owner`; consecutive entries are ACROSS apart.
     INFONCE_DEVICE static uint64_t first(uint32_t split, uint32_t rows, uint32_t row, uint32_t owner) {

@@ -4,17 +4,14 @@
 
 namespace infonce {
 
-#define INFONCE_EXPONENTIALS(NAME, T)                                           \
-    INFONCE_KERNEL(exponentials_##NAME, ScoresParams, ScoresTile::THREADS, 1) { \
+#define INFONCE_BUILD(KERNEL, ...)                                              \
+    INFONCE_KERNEL(KERNEL, ScoresParams) {                                      \
         if (is_needless(p)) return;                                             \
-        Exponentials<T, ScoresTile> epilogue(p, work_of_block());               \
-        score_tiles<T>(p, epilogue);                                            \
+        Exponentials<list::KERNEL::T, ScoresTile> epilogue(p, work_of_block()); \
+        score_tiles<list::KERNEL>(p, epilogue);                                 \
         epilogue.write(shared_base());                                          \
     }
 
-INFONCE_EXPONENTIALS(bf16, bf16)
-INFONCE_EXPONENTIALS(f16, f16)
-INFONCE_EXPONENTIALS(f32, float)
-INFONCE_EXPONENTIALS(tf32, tf32)
+INFONCE_EXPONENTIALS(INFONCE_BUILD)
 
 }  // namespace infonce

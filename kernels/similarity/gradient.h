@@ -13,20 +13,24 @@
 
 namespace infonce {
 
-template <class T, int SLABS, int WARPS, int COLUMNS, int STAGES, Softmax SOFTMAX>
-struct Gradient : OwnedRows<T, WARPS * 16, COLUMNS / 8, SLABS * SLAB_BYTES / int(sizeof(T)) / 8, SOFTMAX,
-                            SOFTMAX == Softmax::KNOWN, 0> {
+template <class Kernel, Softmax SOFTMAX>
+using OwnedByWarps =
+    OwnedRows<typename Kernel::T, Kernel::ROWS, Kernel::COLUMNS / 8, Kernel::DIM / 8, SOFTMAX, SOFTMAX == Softmax::KNOWN, 0>;
+
+template <class Kernel, Softmax SOFTMAX>
+struct Gradient : OwnedByWarps<Kernel, SOFTMAX> {
+    using T = typename Kernel::T;
+    static constexpr int ROWS = Kernel::ROWS, COLUMNS = Kernel::COLUMNS, STAGES = Kernel::STAGES;
+    static constexpr int THREADS = Kernel::THREADS, SLABS = Kernel::DIM * int(sizeof(T)) / SLAB_BYTES;
     static_assert(STAGES > 1, "one tile is used while others come in");
-    static constexpr int THREADS = WARPS * 32;
-    static constexpr int ROWS = WARPS * 16;
+    static_assert(ROWS == THREADS / 32 * 16, "16 rows a warp");
     static constexpr int OWNER_SLAB = ROWS * SLAB_BYTES;
     static constexpr int STREAMED_SLAB = COLUMNS * SLAB_BYTES;
     static constexpr int STAGE = SLABS * STREAMED_SLAB;
-    static constexpr int SHARED_BYTES = SLABS * OWNER_SLAB + STAGES * STAGE;
-    static constexpr int NUMBERS = SLAB_BYTES / int(sizeof(T));  // elements of a slab's row
-    static constexpr int BLOCKS = COLUMNS / 8;                   // of 8 columns, of the logits
-    static constexpr int SUM_BLOCKS = SLABS * NUMBERS / 8;       // of 8 columns, of the sum
-    using Owned = OwnedRows<T, ROWS, BLOCKS, SUM_BLOCKS, SOFTMAX, SOFTMAX == Softmax::KNOWN, 0>;
+    static_assert(Kernel::SHARED_BYTES == SLABS * OWNER_SLAB + STAGES * STAGE);
+    static constexpr int BLOCKS = COLUMNS / 8;          // of 8 columns, of the logits
+    static constexpr int SUM_BLOCKS = Kernel::DIM / 8;  // of 8 columns, of the sum
+    using Owned = OwnedByWarps<Kernel, SOFTMAX>;
     using Owned::first_owner, Owned::first_tile, Owned::p, Owned::sums, Owned::tiles, Owned::warp;
 
     SharedAddress owner_slabs, stages;

@@ -20,20 +20,17 @@ struct PositivesParams {
     float* square_norms;   // of the anchors, then of the candidates
 };
 
-// Candidates that a warp processes together (src/launch/positives.rs): one short row has too few loads in flight.
-constexpr int CANDIDATES = 4;
-
 INFONCE_DEVICE void candidate_norms(const PositivesParams& p, uint64_t first) {
     const uint32_t lane = thread_index() % 32, last = p.contrast.candidates - 1;
     const bool quads = p.candidates.in_quads(p.dim);
-    float zero[CANDIDATES] = {}, square[CANDIDATES] = {};
+    float zero[WARP_CANDIDATES] = {}, square[WARP_CANDIDATES] = {};
     for (uint32_t d = 4 * lane; d < p.dim; d += 128) {
-        float k[CANDIDATES][4];
+        float k[WARP_CANDIDATES][4];
         INFONCE_UNROLL
-        for (int r = 0; r < CANDIDATES; ++r)
+        for (int r = 0; r < WARP_CANDIDATES; ++r)
             p.candidates.load_four(k[r], first + r < last ? first + r : last, d, p.dim, quads);
         INFONCE_UNROLL
-        for (int r = 0; r < CANDIDATES; ++r) {
+        for (int r = 0; r < WARP_CANDIDATES; ++r) {
             INFONCE_UNROLL
             for (int i = 0; i < 4; ++i) {
                 zero[r] += 0.0f * k[r][i];
@@ -42,7 +39,7 @@ INFONCE_DEVICE void candidate_norms(const PositivesParams& p, uint64_t first) {
         }
     }
     INFONCE_UNROLL
-    for (int r = 0; r < CANDIDATES; ++r) {
+    for (int r = 0; r < WARP_CANDIDATES; ++r) {
         zero[r] = warp_sum(zero[r]);
         square[r] = warp_sum(square[r]);
         if (lane != 0 || first + r > last) continue;
@@ -52,12 +49,12 @@ INFONCE_DEVICE void candidate_norms(const PositivesParams& p, uint64_t first) {
 }
 
 // z₊ and ‖q‖² of an anchor a warp, then ‖k‖² of CANDIDATES candidates a warp.
-INFONCE_KERNEL(positives, PositivesParams, ROW_WARPS * 32, 1) {
+INFONCE_KERNEL(positives, PositivesParams) {
     const uint32_t lane = thread_index() % 32;
-    const uint64_t row = warp_row();
+    const uint64_t row = warp_row<list::positives>();
     const uint32_t anchors = p.contrast.anchors;
     if (row >= anchors) {
-        const uint64_t first = (row - anchors) * CANDIDATES;
+        const uint64_t first = (row - anchors) * WARP_CANDIDATES;
         if (first < p.contrast.candidates) candidate_norms(p, first);
         return;
     }
@@ -102,7 +99,7 @@ struct BoundParams {
 // If the largest norms are between 2^-16 and 2^16, such sums times rows stay below 2^127. For f16 exponentials
 // `ExponentRange` (src/launch/positives.rs) chooses an offset. MoCo's positive is no candidate, so z₊ is checked
 // itself. One block.
-INFONCE_KERNEL(bound_logits, BoundParams, BLOCK_THREADS, 1) {
+INFONCE_KERNEL(bound_logits, BoundParams) {
     struct Anchor {
         float square, positive;
     };
@@ -120,7 +117,7 @@ INFONCE_KERNEL(bound_logits, BoundParams, BLOCK_THREADS, 1) {
             most[1] = larger(most[1], square);
             most[2] = larger(most[2], -square);
         });
-    join_block(most, larger);
+    join_block<list::bound_logits>(most, larger);
     if (thread_index() != 0) return;
     constexpr float FAR = 65536.0f;
     const auto usual = [](float norm) { return norm >= 1.0f / FAR && norm <= FAR; };
@@ -139,12 +136,12 @@ struct MeanPositivesParams {
 };
 
 // log of the mean of e^(z₊/(s·σ)) over the rows that have a positive; NaN if one of them is NaN. One block.
-INFONCE_KERNEL(mean_positives, MeanPositivesParams, BLOCK_THREADS, 1) {
+INFONCE_KERNEL(mean_positives, MeanPositivesParams) {
     const float factor = p.inverse / p.contrast.scale_value();
     const auto load = [&](uint32_t i) { return load_global(p.positive + i); };
     float most[1] = {-infinity()};
     for_own(p.contrast.anchors, load, [&](float positive) { most[0] = larger_or_nan(most[0], positive); });
-    join_block(most, larger_or_nan);
+    join_block<list::mean_positives>(most, larger_or_nan);
     double sums[2] = {};  // of exponentials, of rows
     for_own(p.contrast.anchors, load, [&](float positive) {
         if (positive == -infinity()) return;
@@ -152,7 +149,7 @@ INFONCE_KERNEL(mean_positives, MeanPositivesParams, BLOCK_THREADS, 1) {
         sums[1] += 1.0;
     });
     block_barrier();
-    join_block(sums, [](double a, double b) { return a + b; });
+    join_block<list::mean_positives>(sums, [](double a, double b) { return a + b; });
     if (thread_index() == 0) store_global(p.log_mean, most[0] * factor + log_exact(float(sums[0] / sums[1])));
 }
 
@@ -165,8 +162,8 @@ struct OffsetParams {
 };
 
 // index_i = i + offset; past every candidate where there is no such candidate.
-INFONCE_KERNEL(offset_positives, OffsetParams, 256, 1) {
-    const uint32_t i = block_index().x * 256 + thread_index();
+INFONCE_KERNEL(offset_positives, OffsetParams) {
+    const uint32_t i = block_index().x * list::offset_positives::THREADS + thread_index();
     if (i >= p.anchors) return;
     const int64_t at = int64_t(i) + p.offset;
     store_global(p.index + i, at >= 0 && at < int64_t(p.candidates) ? uint32_t(at) : 0xffffffffu);
@@ -179,9 +176,9 @@ struct LabelParams {
 };
 
 // index_i = the first candidate with anchor i's label; past every candidate if there is none. A warp an anchor.
-INFONCE_KERNEL(labelled_positives, LabelParams, ROW_WARPS * 32, 1) {
+INFONCE_KERNEL(labelled_positives, LabelParams) {
     constexpr uint32_t NO_LABEL = 0xffffffffu, TOGETHER = 8;
-    const uint64_t row = warp_row();
+    const uint64_t row = warp_row<list::labelled_positives>();
     if (row >= p.anchor_count) return;
     const uint32_t lane = thread_index() % 32, label = load_global(p.anchors + row);
     const uint64_t end = label == NO_LABEL ? 0 : p.candidate_count;
@@ -232,12 +229,14 @@ INFONCE_DEVICE uint32_t sum_before(uint32_t x, SharedAddress slots) {
     return before + warp_sum(lane < warp ? of_warp : 0u);
 }
 
-constexpr uint32_t DIGIT_BITS = 4, DIGITS = 1 << DIGIT_BITS;
+constexpr uint32_t DIGITS = 1 << DIGIT_BITS;
+static_assert(list::group_anchors::THREADS == BLOCK_THREADS &&
+              list::group_anchors::SHARED_BYTES == 4 * (DIGITS * BLOCK_THREADS + BLOCK_WARPS));
 
 // Anchors in the order of their positives, stable: a radix sort from the lowest digit. Each thread counts the digits of
 // consecutive anchors and places them behind the anchors of the threads before. One block, so that there are no atomics
 // and the order is the same each time.
-INFONCE_KERNEL(group_anchors, GroupParams, BLOCK_THREADS, 1) {
+INFONCE_KERNEL(group_anchors, GroupParams) {
     const uint32_t thread = thread_index(), each = (p.anchors + BLOCK_THREADS - 1) / BLOCK_THREADS;
     const uint64_t begin = uint64_t(each) * thread;
     const uint32_t first = uint32_t(begin < p.anchors ? begin : p.anchors);
@@ -284,8 +283,8 @@ INFONCE_KERNEL(group_anchors, GroupParams, BLOCK_THREADS, 1) {
 }
 
 // start_j, where the anchors of candidate j start; the last start is that of the anchors without a positive.
-INFONCE_KERNEL(find_groups, GroupParams, 256, 1) {
-    const uint32_t group = block_index().x * 256 + thread_index();
+INFONCE_KERNEL(find_groups, GroupParams) {
+    const uint32_t group = block_index().x * list::find_groups::THREADS + thread_index();
     if (group > p.candidates) return;
     uint32_t low = 0, high = p.anchors;
     while (low < high) {

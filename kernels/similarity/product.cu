@@ -9,8 +9,9 @@
 
 namespace infonce {
 
-template <class T, bool TRANSPOSED>
+template <class Kernel, bool TRANSPOSED>
 struct Product {
+    using T = typename Kernel::T;
     static constexpr int ROWS = 128, COLUMNS = 128, THREADS = 256, STAGES = 3;
     static constexpr int NUMBERS = SLAB_BYTES / int(sizeof(T));  // elements of the summed axis a stage
     static constexpr int SIDE = 128 * SLAB_BYTES;                // bytes of one operand a stage
@@ -67,6 +68,7 @@ struct Product {
     }
 
     INFONCE_DEVICE static void run(const ProductParams& p) {
+        static_assert(list::describes<Kernel, Product>);
         const SharedAddress shared = shared_base();
         const int lane = thread_index() % 32, warp = thread_index() / 32;
         const int warp_row = warp % 4 * 32, warp_column = warp / 4 * 64;
@@ -143,13 +145,12 @@ struct Product {
     }
 };
 
-#define INFONCE_PRODUCT(NAME, T)                                                                         \
-    INFONCE_KERNEL(product_##NAME, ProductParams, 256, 1) { Product<T, false>::run(p); }                 \
-    INFONCE_KERNEL(product_transposed_##NAME, ProductParams, 256, 1) { Product<T, true>::run(p); }
+#define INFONCE_BUILD(KERNEL, ...) \
+    INFONCE_KERNEL(KERNEL, ProductParams) { Product<list::KERNEL, false>::run(p); }
+#define INFONCE_BUILD_TRANSPOSED(KERNEL, ...) \
+    INFONCE_KERNEL(KERNEL, ProductParams) { Product<list::KERNEL, true>::run(p); }
 
-INFONCE_PRODUCT(bf16, bf16)
-INFONCE_PRODUCT(f16, f16)
-INFONCE_PRODUCT(f32, float)
-INFONCE_PRODUCT(tf32, tf32)
+INFONCE_PRODUCT(INFONCE_BUILD)
+INFONCE_PRODUCT_TRANSPOSED(INFONCE_BUILD_TRANSPOSED)
 
 }  // namespace infonce

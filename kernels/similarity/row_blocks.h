@@ -7,13 +7,15 @@
 
 namespace infonce {
 
-constexpr int ROW_WARPS = 8;
-
-INFONCE_DEVICE uint64_t warp_row() { return uint64_t(block_index().x) * ROW_WARPS + thread_index() / 32; }
+// Of a warp of the kernel.
+template <class Kernel>
+INFONCE_DEVICE uint64_t warp_row() {
+    return uint64_t(block_index().x) * (Kernel::THREADS / 32) + thread_index() / 32;
+}
 
 // ---- Kernels of one block
 
-constexpr uint32_t BLOCK_THREADS = 1024, BLOCK_WARPS = BLOCK_THREADS / 32;
+constexpr uint32_t BLOCK_THREADS = list::reduce::THREADS, BLOCK_WARPS = BLOCK_THREADS / 32;
 static_assert(BLOCK_WARPS == 32, "what warps leave is joined by the lanes of one");
 
 // Calls `use(load(i))` for this thread's i < `count`, with several loads in flight.
@@ -35,8 +37,9 @@ INFONCE_DEVICE void for_own(uint32_t count, const Load& load, const Use& use) {
 
 // Reduces x[i] over the block by `join`, for every thread, in a fixed order. A second call in the same kernel follows a
 // barrier.
-template <int COUNT, class T, class Join>
+template <class Kernel, int COUNT, class T, class Join>
 INFONCE_DEVICE void join_block(T (&x)[COUNT], const Join& join) {
+    static_assert(Kernel::THREADS == BLOCK_THREADS && Kernel::SHARED_BYTES >= COUNT * int(BLOCK_WARPS * sizeof(T)));
     const uint32_t lane = thread_index() % 32, warp = thread_index() / 32;
     const auto join_warp = [&] {
         INFONCE_UNROLL

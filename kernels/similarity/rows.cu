@@ -37,8 +37,8 @@ struct StatisticsParams {
     float* positive_mass;
 };
 
-INFONCE_KERNEL(combine_statistics, StatisticsParams, 128, 1) {
-    const uint32_t thread = block_index().x * 128 + thread_index();
+INFONCE_KERNEL(combine_statistics, StatisticsParams) {
+    const uint32_t thread = block_index().x * list::combine_statistics::THREADS + thread_index();
     const uint32_t row = thread / p.lanes, lane = thread % p.lanes;
     if (p.unless && load_global(p.unless)) return;
     const bool inside = row < p.rows;
@@ -81,8 +81,8 @@ struct MergeParams {
 };
 
 // The same rows against further candidates: lse⁻ = log(e^lse⁻₁ + e^lse⁻₂), and the one positive that either side has.
-INFONCE_KERNEL(merge_statistics, MergeParams, 128, 1) {
-    const uint32_t row = block_index().x * 128 + thread_index();
+INFONCE_KERNEL(merge_statistics, MergeParams) {
+    const uint32_t row = block_index().x * list::merge_statistics::THREADS + thread_index();
     if (row >= p.rows) return;
     const float a = load_global(p.negatives_lse + row), b = load_global(p.other_lse + row);
     const float most = larger_or_nan(a, b);
@@ -102,12 +102,12 @@ struct ShiftParams {
 };
 
 // The shift that brings the largest mass a below 2^UNIT_SHIFT; the weights of a row, by term, add up to a. One block.
-INFONCE_KERNEL(find_weight_shift, ShiftParams, BLOCK_THREADS, 1) {
+INFONCE_KERNEL(find_weight_shift, ShiftParams) {
     float largest[1] = {0.0f};
     const auto take = [&](float mass) { largest[0] = larger(largest[0], mass); };
     for_own(p.rows, [&](uint32_t i) { return load_global(p.row_mass + i); }, take);
     if (p.column_mass) for_own(p.columns, [&](uint32_t i) { return load_global(p.column_mass + i); }, take);
-    join_block(largest, larger);
+    join_block<list::find_weight_shift>(largest, larger);
     if (thread_index() != 0) return;
     // For masses below 2^-100 every gradient is 0 in f32, and the shift stays at 114. For the largest f32 it is -114.
     const uint32_t exponent = float_bits(largest[0]) >> 23;
@@ -134,7 +134,7 @@ struct FitParams {
 // E_ij·‖k_j‖. Folded anchors are short where Σ_j E_ij is large or p₊ is near 1. The latter do not matter beside others,
 // so lengths are those of q_i/Σ_j E_ij. With few candidates one of them can make p₊ near 1 for most rows; then the
 // range is such that no chunk fits.
-INFONCE_KERNEL(fit_exponentials, FitParams, BLOCK_THREADS, 1) {
+INFONCE_KERNEL(fit_exponentials, FitParams) {
     struct Row {
         float negatives_lse, offset2, square;
     };
@@ -158,7 +158,7 @@ INFONCE_KERNEL(fit_exponentials, FitParams, BLOCK_THREADS, 1) {
             most[2] = larger(most[2], norm + negatives - ROW_SHIFT - row.offset2);
             most[3] = larger(most[3], sum - norm);
         });
-    join_block(most, larger);
+    join_block<list::fit_exponentials>(most, larger);
     if (thread_index() != 0) return;
     const float least = -most[0], longest = most[1], longest_of_rows = most[2], shortest = -most[3];
     const bool fit = bound.holds && least >= p.lowest + bound.lengths && longest - shortest <= p.range;
@@ -192,9 +192,9 @@ struct FoldParams {
 
 // factor_i = 2^(o - o_i), o the offset of the stored exponentials and o_i the row's own; and factor_i · q_i. A warp a
 // row.
-INFONCE_KERNEL(fold_rows, FoldParams, ROW_WARPS * 32, 1) {
+INFONCE_KERNEL(fold_rows, FoldParams) {
     const uint32_t lane = thread_index() % 32;
-    const uint64_t row = warp_row();
+    const uint64_t row = warp_row<list::fold_rows>();
     if (row >= p.rows) return;
     const ScaledSum sum = sum_of_splits(p.partial, p.splits, p.rows, row);
     // Without negatives the offset is no number; the factor multiplies nothing.
@@ -217,7 +217,7 @@ struct FinishParams {
     const ScaledSum* normalisers;  // splits × rows; null: the weights were the softmax itself
     uint32_t splits, rows, dim;
     uint32_t shifted;              // the weights were those of f16
-    uint32_t warps;                // warps a row, a power of two up to ROW_WARPS
+    uint32_t warps;                // warps a row, a power of two up to those of a block
     uint32_t first_row;            // of all anchors, or candidates
     const float* factors;          // a missing factor of each row's weights; null: none
     ContrastView contrast;
@@ -284,10 +284,11 @@ INFONCE_DEVICE void subtract_group(const FinishParams& p, uint32_t row, uint32_t
 
 // dx_i = factor · (share · Σ_splits sums_i - Σ c k₊) over the row's partners. `warps` warps a row: each adds every n-th
 // split and partner, and the row's first adds up the warps.
-INFONCE_KERNEL(finish_gradient, FinishParams, ROW_WARPS * 32, 4) {
+INFONCE_KERNEL(finish_gradient, FinishParams) {
+    static_assert(list::finish_gradient::SHARED_BYTES == 16 * list::finish_gradient::THREADS, "four sums a thread");
     const uint32_t lane = thread_index() % 32, warp = thread_index() / 32;
     const uint32_t own_split = warp % p.warps;
-    const uint64_t row = uint64_t(block_index().x) * (ROW_WARPS / p.warps) + warp / p.warps;
+    const uint64_t row = uint64_t(block_index().x) * (list::finish_gradient::THREADS / 32 / p.warps) + warp / p.warps;
     const bool inside = row < p.rows;
     const bool leads = inside && own_split == 0;
     const float factor = p.coefficient * p.contrast.scale_value();
@@ -379,7 +380,7 @@ struct ReduceParams {
 };
 
 // loss = row_weight · Σ φ, and dscale, summed in f64. One block.
-INFONCE_KERNEL(reduce, ReduceParams, BLOCK_THREADS, 1) {
+INFONCE_KERNEL(reduce, ReduceParams) {
     struct Row {
         float lse, positive;
         bool counts;
@@ -402,7 +403,7 @@ INFONCE_KERNEL(reduce, ReduceParams, BLOCK_THREADS, 1) {
     if (p.row_lse) add_losses(p.row_lse, p.row_positive, p.rows, here);
     if (p.column_lse) add_losses(p.column_lse, p.column_positive, p.columns, [](uint32_t) { return true; });
     if (p.dots) for_own(p.rows, [&](uint32_t i) { return load_global(p.dots + i); }, [&](float dot) { sums[1] += double(dot); });
-    join_block(sums, [](double a, double b) { return a + b; });
+    join_block<list::reduce>(sums, [](double a, double b) { return a + b; });
     if (thread_index() != 0) return;
     store_global(p.result, float(sums[0] * p.row_weight));
     store_global(p.result + 1, float(sums[1] * p.dot_weight / double(s) + sums[2] * p.scale_weight));

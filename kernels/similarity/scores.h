@@ -138,9 +138,11 @@ struct Place {
 
 // Runs the tiles of this block and calls `epilogue.tile(logits, first_column, buffer)` after each. The buffer is the
 // stage read last. The epilogue may use it until the next tile, after a barrier of all threads.
-template <class T, class Epilogue>
+template <class Kernel, class Epilogue>
 INFONCE_DEVICE void score_tiles(const ScoresParams& p, Epilogue& epilogue) {
     using Tile = ScoresTile;
+    using T = typename Kernel::T;
+    static_assert(list::describes<Kernel, Tile>);
     const Place<Tile> place;
     const SharedAddress shared = shared_base();
     const Work work = work_of_block();

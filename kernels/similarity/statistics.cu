@@ -4,17 +4,14 @@
 
 namespace infonce {
 
-#define INFONCE_STATISTICS(NAME, T)                                           \
-    INFONCE_KERNEL(statistics_##NAME, ScoresParams, ScoresTile::THREADS, 1) { \
-        if (is_needless(p)) return;                                           \
-        Statistics<ScoresTile> epilogue(p, work_of_block());                  \
-        score_tiles<T>(p, epilogue);                                          \
-        epilogue.write(shared_base());                                        \
+#define INFONCE_BUILD(KERNEL, ...)                           \
+    INFONCE_KERNEL(KERNEL, ScoresParams) {                   \
+        if (is_needless(p)) return;                          \
+        Statistics<ScoresTile> epilogue(p, work_of_block()); \
+        score_tiles<list::KERNEL>(p, epilogue);              \
+        epilogue.write(shared_base());                       \
     }
 
-INFONCE_STATISTICS(bf16, bf16)
-INFONCE_STATISTICS(f16, f16)
-INFONCE_STATISTICS(f32, float)
-INFONCE_STATISTICS(tf32, tf32)
+INFONCE_STATISTICS(INFONCE_BUILD)
 
 }  // namespace infonce

@@ -5,16 +5,13 @@
 
 namespace infonce {
 
-#define INFONCE_SCORES(NAME, T)                                           \
-    INFONCE_KERNEL(scores_##NAME, ScoresParams, ScoresTile::THREADS, 1) { \
-        Scores<ScoresTile> epilogue(p, work_of_block());                  \
-        score_tiles<T>(p, epilogue);                                      \
+#define INFONCE_BUILD(KERNEL, ...)                       \
+    INFONCE_KERNEL(KERNEL, ScoresParams) {               \
+        Scores<ScoresTile> epilogue(p, work_of_block()); \
+        score_tiles<list::KERNEL>(p, epilogue);          \
     }
 
-INFONCE_SCORES(bf16, bf16)
-INFONCE_SCORES(f16, f16)
-INFONCE_SCORES(f32, float)
-INFONCE_SCORES(tf32, tf32)
+INFONCE_SCORES(INFONCE_BUILD)
 
 struct SelectParams {
     const float* scores;  // rows of the chunk × candidates
@@ -44,7 +41,8 @@ INFONCE_DEVICE uint64_t warp_largest(uint64_t x) {
     return x;
 }
 
-constexpr int SELECT_WARPS = 4;
+constexpr int SELECT_WARPS = list::select_best::THREADS / 32;
+static_assert(list::select_listed::THREADS == list::select_best::THREADS);
 // Candidates that a lane keeps. It scans its scores again only when all of them have been taken.
 constexpr int KEPT = 8;
 
@@ -88,7 +86,7 @@ INFONCE_DEVICE void select(uint32_t k, uint32_t* indices, float* best, const Sca
     }
 }
 
-INFONCE_KERNEL(select_best, SelectParams, SELECT_WARPS * 32, 1) {
+INFONCE_KERNEL(select_best, SelectParams) {
     const uint32_t row = row_of_warp();
     if (row >= p.rows) return;
     const float* scores = p.scores + uint64_t(row) * p.candidates;
@@ -101,7 +99,7 @@ INFONCE_KERNEL(select_best, SelectParams, SELECT_WARPS * 32, 1) {
 
 // The same of lists. Eight groups of four lanes share the splits' lists; with fewer splits than groups, several groups
 // share one split.
-INFONCE_KERNEL(select_listed, SelectListedParams, SELECT_WARPS * 32, 1) {
+INFONCE_KERNEL(select_listed, SelectListedParams) {
     const uint32_t row = row_of_warp();
     if (row >= p.rows) return;
     const uint32_t owner = thread_index() % BestLists::OWNERS, group = thread_index() % 32 / BestLists::OWNERS;

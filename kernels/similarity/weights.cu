@@ -5,15 +5,12 @@
 
 namespace infonce {
 
-#define INFONCE_WEIGHTS(NAME, T)                                           \
-    INFONCE_KERNEL(weights_##NAME, ScoresParams, ScoresTile::THREADS, 1) { \
-        Weights<T, ScoresTile> epilogue(p, work_of_block());               \
-        score_tiles<T>(p, epilogue);                                       \
+#define INFONCE_BUILD(KERNEL, ...)                                         \
+    INFONCE_KERNEL(KERNEL, ScoresParams) {                                 \
+        Weights<list::KERNEL::T, ScoresTile> epilogue(p, work_of_block()); \
+        score_tiles<list::KERNEL>(p, epilogue);                            \
     }
 
-INFONCE_WEIGHTS(bf16, bf16)
-INFONCE_WEIGHTS(f16, f16)
-INFONCE_WEIGHTS(f32, float)
-INFONCE_WEIGHTS(tf32, tf32)
+INFONCE_WEIGHTS(INFONCE_BUILD)
 
 }  // namespace infonce

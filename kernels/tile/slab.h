@@ -10,7 +10,6 @@
 
 namespace infonce {
 
-constexpr int SLAB_BYTES = 128;  // of a row
 constexpr int CHUNK_BYTES = 16;
 
 INFONCE_DEVICE SharedAddress chunk_address(SharedAddress slab, int row, int chunk) {

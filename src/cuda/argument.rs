@@ -1,4 +1,4 @@
-//! Arguments of the verbs: where they lie, and what they must not share.
+//! Arguments of the verbs: where they lie, and that outputs share memory with nothing.
 
 use std::cell::RefCell;
 
@@ -14,7 +14,7 @@ use crate::launch::{DeviceIndices, DeviceMatrix, DeviceMomentum, same_length};
 /// Memory of an argument, with its name.
 pub(super) type Named = (&'static str, CudaRegion);
 
-/// The problem as the verbs take it, and the memory that outputs must not share.
+/// The problem as the launches take it, and the memory that outputs must not share.
 pub(super) fn located_problem<T: Element>(
     problem: &Problem<CudaRows<'_, T>>,
     device: &CudaDevice,
@@ -41,7 +41,7 @@ pub(super) fn located_problem<T: Element>(
     Ok((problem, taken.into_inner()))
 }
 
-/// The gradients as the verbs take them, which share no memory with `taken` or each other.
+/// The gradients as the launches take them; refused where they share memory with `taken` or each other.
 pub(super) fn located_gradients<G: Element>(
     gradients: &Gradients<CudaRowsMut<'_, G>>,
     taken: &[Named],
@@ -65,7 +65,7 @@ pub(super) fn gradient_regions<G>(
     [("gradients.dq", dq.region())].into_iter().chain(dk)
 }
 
-/// A tensor of a momentum update as the verb takes it, the memory that it writes, and what it reads.
+/// A tensor of a momentum update as the launches take it, the memory that the update writes, and that which it reads.
 pub(super) fn located_tensor<T>(
     tensor: &MomentumTensor<CudaVector<'_, T>, CudaVectorMut<'_, f32>, CudaVectorMut<'_, T>>,
     device: &CudaDevice,

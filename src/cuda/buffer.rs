@@ -13,8 +13,8 @@ use crate::error::CudaError;
 use crate::error::Error;
 use crate::launch::{Device, same_length};
 
-/// Device memory for `len` numbers of type `T`. It belongs to one [`CudaDevice`] handle, whose stream orders all work
-/// on it, and goes back to the handle's pool when dropped.
+/// Device memory for `len` elements of type `T`. It belongs to one [`CudaDevice`] handle, whose stream orders all
+/// work on it. When dropped it goes back to the handle's pool.
 ///
 /// ```no_run
 /// use infonce::cuda::{CudaBuffer, CudaDevice};
@@ -37,7 +37,7 @@ impl<T: Pod> CudaBuffer<T> {
     /// `length` zeros.
     ///
     /// # Errors
-    /// [`CudaError::Driver`] when the memory cannot be had.
+    /// [`CudaError::Driver`] when the allocation fails.
     pub fn zeroed(device: &CudaDevice, length: usize) -> Result<Self, Error> {
         let mut buffer = Self::unwritten(device, length)?;
         buffer.zero()?;
@@ -47,7 +47,7 @@ impl<T: Pod> CudaBuffer<T> {
     /// A copy of `elements`, which may be changed or freed at once.
     ///
     /// # Errors
-    /// [`CudaError::Driver`] when the memory cannot be had or written.
+    /// [`CudaError::Driver`] when the allocation or the copy fails.
     pub fn upload(device: &CudaDevice, elements: &[T]) -> Result<Self, Error> {
         let mut buffer = Self::unwritten(device, elements.len())?;
         buffer.write(elements)?;
@@ -55,7 +55,7 @@ impl<T: Pod> CudaBuffer<T> {
     }
 
     fn unwritten(device: &CudaDevice, length: usize) -> Result<Self, Error> {
-        // A length that overflows is more than any device has.
+        // A length that overflows saturates: no device has so much.
         let block = device.allocate(length.saturating_mul(size_of::<T>()))?;
         Ok(Self {
             block,
@@ -99,10 +99,10 @@ impl<T: Pod> CudaBuffer<T> {
         self.device.copy(self.block.address(), from, bytes)
     }
 
-    /// Copies all elements to the host, once the work on the stream so far has ended.
+    /// Copies all elements to the host. It waits for the work on the stream so far.
     ///
     /// # Errors
-    /// [`Error::Length`] unless there is room for exactly as many; as [`download`](Self::download).
+    /// [`Error::Length`] unless `elements` has the buffer's length; as [`download`](Self::download).
     pub fn read(&self, elements: &mut [T]) -> Result<(), Error> {
         self.check_length(elements.len())?;
         let bytes = bytemuck::cast_slice_mut(elements);

@@ -1,4 +1,4 @@
-//! Memory and streams of the crate `cust`, borrowed.
+//! Borrows memory and streams of the crate `cust`.
 
 use cust::memory::{DeviceCopy, DeviceSlice};
 use cust::stream::Stream;
@@ -10,7 +10,7 @@ use crate::element::Element;
 use crate::error::Error;
 
 impl CudaDevice {
-    /// Device `ordinal` with a stream of cust's, so that its work and this crate's are in one order.
+    /// Device `ordinal` with a stream of cust's, which orders cust's work and this crate's.
     ///
     /// # Errors
     /// As [`new`](Self::new).
@@ -24,12 +24,10 @@ impl CudaDevice {
 }
 
 impl<'a, T: Element> CudaRows<'a, T> {
-    /// Views a buffer of cust's as `rows` × `dim`. The buffer's elements have the same size as `T`:
-    /// 16-bit floats are `u16` there.
+    /// Views a buffer of cust's as `rows` × `dim`. cust has no 16-bit floats: a buffer of `u16` holds them.
     ///
     /// # Errors
-    /// [`Error::Length`] when the buffer holds another number of bytes; as
-    /// [`from_raw`](Self::from_raw).
+    /// [`Error::Length`] when the buffer has another size in bytes; as [`from_raw`](Self::from_raw).
     ///
     /// # Safety
     /// The buffer is memory of the device's primary context, and work of other streams on it is
@@ -63,7 +61,7 @@ impl<'a, T: Element> CudaRowsMut<'a, T> {
     }
 }
 
-/// The borrow keeps the memory, its length is checked, the rest is the caller's promise.
+/// Checks the buffer's length. The borrow keeps the memory; the rest is the caller's promise.
 fn region<S: DeviceCopy, T>(
     buffer: &DeviceSlice<S>,
     [rows, dim]: [usize; 2],

@@ -1,4 +1,4 @@
-//! A device and a stream of its own: what an engine computes on.
+//! A device with one stream and a memory pool: what an engine computes on.
 
 use std::ffi::c_void;
 use std::sync::Arc;
@@ -6,7 +6,7 @@ use std::sync::Arc;
 use cudarc::driver::{CudaContext, result};
 
 use super::driver::{Unhindered, check};
-use super::launch::can_overlap;
+use super::event::{CudaEvent, require_time};
 use super::module::Modules;
 use super::probe::{CudaDeviceInfo, probe, unavailable};
 use super::region::Home;
@@ -16,11 +16,11 @@ use super::trace::CudaTrace;
 use crate::error::{CudaError, Error};
 use crate::launch::pool::{Block, Pool, Source};
 
-/// A CUDA device together with one stream, on which everything asked of this handle runs in order,
-/// and with the memory that is kept from call to call. Clones share all three.
+/// A CUDA device with one stream, on which all work of this handle runs in order, and with the memory that is kept
+/// from call to call. Clones share all three.
 #[derive(Debug, Clone)]
 pub struct CudaDevice {
-    // Dropped in this order: the staging waits for the stream, whose work needs all the rest.
+    // Dropped in this order: the staging waits for the stream, whose work uses the rest.
     pub(super) staging: Arc<Staging>,
     pub(super) pool: Arc<Pool<CudaStream>>,
     stream: CudaStream,
@@ -30,7 +30,7 @@ pub struct CudaDevice {
     pub(super) shared: Arc<Shared>,
 }
 
-/// What handles with different streams of one device share.
+/// The state that handles with different streams of one device share.
 #[derive(Debug)]
 pub(super) struct Shared {
     pub(super) modules: Modules,
@@ -38,12 +38,12 @@ pub(super) struct Shared {
     context: Arc<CudaContext>,
 }
 
-/// A block of a handle's memory.
+/// A block of a handle's pool.
 pub(crate) type DeviceBlock = Block<CudaStream>;
 
 impl CudaDevice {
-    /// Device `ordinal`, in its primary context, the one that PyTorch, candle, cudarc and the CUDA
-    /// runtime use, with a new stream.
+    /// Device `ordinal` with a new stream, in the device's primary context, which PyTorch, candle, cudarc and the CUDA
+    /// runtime use too.
     ///
     /// # Errors
     /// [`Error::Unavailable`] without a driver, without such a device, or when its compute
@@ -54,15 +54,15 @@ impl CudaDevice {
         Ok(Self::on_stream(shared, stream))
     }
 
-    /// Device `ordinal` with a stream (`CUstream`, `cudaStream_t`) that something else owns, so that
-    /// its work and this crate's are in one order. Null is the default stream.
+    /// Device `ordinal` with a stream (`CUstream`, `cudaStream_t`) of another library, which orders that library's work
+    /// and this crate's. Null is the default stream.
     ///
     /// # Errors
     /// As [`new`](Self::new).
     ///
     /// # Safety
     /// `stream` is a stream of the device's primary context and lives as long as the handle, its clones, and the
-    /// buffers and graphs that were made with it. Work that is recorded into a graph by other means than
+    /// buffers, events and graphs that were made with it. Work that is recorded into a graph by other means than
     /// [`record`](Self::record) uses memory that the handle lends again: it runs only while the handle lives, no
     /// buffer is made after it has been recorded, and [`trim`](Self::trim) is not called.
     pub unsafe fn with_raw_stream(ordinal: usize, stream: *mut c_void) -> Result<Self, Error> {
@@ -78,10 +78,11 @@ impl CudaDevice {
     /// [`CudaError::Driver`] when the driver fails.
     pub fn with_new_stream(&self) -> Result<Self, Error> {
         let stream = CudaStream::new(&self.shared.context)?;
-        let mut device = Self::on_stream(Arc::clone(&self.shared), stream);
-        device.trace.clone_from(&self.trace);
-        device.overlaps = self.overlaps;
-        Ok(device)
+        Ok(Self {
+            trace: self.trace.clone(),
+            overlaps: self.overlaps,
+            ..Self::on_stream(Arc::clone(&self.shared), stream)
+        })
     }
 
     fn on_stream(shared: Arc<Shared>, stream: CudaStream) -> Self {
@@ -90,17 +91,38 @@ impl CudaDevice {
             pool: Pool::new(stream.clone()),
             stream,
             trace: None,
-            overlaps: can_overlap(&shared.info),
+            overlaps: shared.info.can_overlap(),
             shared,
         }
     }
 
-    /// Whether a kernel's blocks may start before the launch before it has ended, and wait for its end before they
-    /// read or write: the same bits. It is so, where card and driver can (compute capability 9.0, CUDA 12.4).
+    /// Whether a kernel's blocks may start before the launch before it has ended (programmatic dependent launch). They
+    /// wait for its end before they read or write, so results keep their bits. By default launches overlap where card
+    /// and driver allow it (compute capability 9.0, CUDA 12.4).
     #[must_use]
     pub fn with_overlapping_launches(mut self, overlapping: bool) -> Self {
-        self.overlaps = overlapping && can_overlap(self.info());
+        self.overlaps = overlapping && self.info().can_overlap();
         self
+    }
+
+    /// The same handle, which notes its launches in `trace`, as do its clones and the handles of
+    /// [`with_new_stream`](Self::with_new_stream).
+    #[must_use]
+    pub fn traced(&self, trace: &CudaTrace) -> Self {
+        let trace = Some(trace.clone());
+        Self {
+            trace,
+            ..self.clone()
+        }
+    }
+
+    /// An event on the handle's stream, which keeps the time.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] when the driver is older than CUDA 12.8; [`CudaError::Driver`] when it fails.
+    pub fn event(&self) -> Result<CudaEvent, Error> {
+        require_time()?;
+        CudaEvent::new(&self.stream)
     }
 
     /// What the driver says about the device.
@@ -113,7 +135,7 @@ impl CudaDevice {
         &self.stream
     }
 
-    /// Waits until everything asked of this handle has ended.
+    /// Waits until all work of this handle has ended.
     ///
     /// # Errors
     /// [`CudaError::Driver`] when a kernel or copy has failed.
@@ -121,8 +143,8 @@ impl CudaDevice {
         self.stream.synchronize()
     }
 
-    /// Bytes of device memory that the handle holds: in use, by buffers, graphs and calls under way,
-    /// and free for the next calls.
+    /// Bytes of device memory that the handle holds: those in use by buffers, graphs and running calls, and those free
+    /// for the next calls.
     pub fn memory_bytes(&self) -> (usize, usize) {
         self.pool.bytes()
     }
@@ -132,7 +154,7 @@ impl CudaDevice {
         self.pool.trim();
     }
 
-    /// What views of this handle's memory carry.
+    /// The device and the stream, which views of this handle's memory carry.
     pub(crate) fn home(&self) -> Home {
         Home {
             ordinal: self.shared.info.ordinal,
@@ -162,22 +184,21 @@ impl Shared {
     }
 }
 
-/// Device memory straight from the driver, for work on the stream.
+/// Device memory from the driver, for work on the stream.
 impl Source for CudaStream {
     fn allocate(&self, bytes: usize) -> Result<u64, Error> {
         self.bind()?;
         let _unhindered = Unhindered::new()?;
-        // SAFETY: the context is current. Not cuMemAllocAsync: recorded into a graph that would be
-        // memory of the graph's runs only.
+        // SAFETY: the context is current. Memory of a recorded cuMemAllocAsync would exist in the graph's runs alone.
         check("cuMemAlloc", unsafe { result::malloc_sync(bytes) })
     }
 
     fn release(&self, address: u64) {
         let context = self.context();
-        // An error here is kept by the context and shown by the next call that can return one.
+        // The context keeps an error of these calls; the next call that can return one shows it.
         context.record_err(context.bind_to_thread());
         let _unhindered = Unhindered::new();
-        // Other owners of the memory, by `unsafe` views, have promised to be done.
+        // Users of the memory by `unsafe` views have promised to be done.
         if let Ok(false) = self.is_capturing() {
             context.record_err(self.handle.synchronize());
         }

@@ -7,8 +7,7 @@ use cudarc::driver::sys;
 
 use crate::error::{CudaError, Error};
 
-/// Names the call that an error came from. The name of the error is the binding's own, so that no
-/// further call of a driver in trouble is needed.
+/// Names the call that failed. The error's name is that of the bindings: a driver that fails is not called again.
 pub(super) fn check<T>(call: &'static str, result: Result<T, DriverError>) -> Result<T, Error> {
     result.map_err(|DriverError(code)| {
         Error::Cuda(CudaError::Driver {
@@ -19,13 +18,13 @@ pub(super) fn check<T>(call: &'static str, result: Result<T, DriverError>) -> Re
     })
 }
 
-/// The lock, whatever a thread that held it has come to: each change under it is one statement.
+/// Locks, also after a thread that held the lock has panicked: each change under it is one statement.
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// While it lives, this thread may allocate, free and load although a stream is being captured.
-/// The driver forbids that otherwise, because such a call can wait for the stream; none of ours does.
+/// While it lives, this thread may allocate, free and load although a stream is being captured. By default the driver
+/// refuses such calls, because they can wait for the stream; none of ours does.
 pub(super) struct Unhindered {
     former: sys::CUstreamCaptureMode,
 }
@@ -39,7 +38,7 @@ impl Unhindered {
 
 impl Drop for Unhindered {
     fn drop(&mut self) {
-        // Nothing can be done about an error here; the next call of the driver meets it again.
+        // The next call of the driver returns an error of this one again.
         let _ = exchange(self.former);
     }
 }

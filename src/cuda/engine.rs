@@ -4,6 +4,7 @@ use super::argument::{located_gradients, located_problem, located_tensor, requir
 use super::device::CudaDevice;
 use super::queue::CudaQueue;
 use super::results::{CudaNumber, CudaResults, CudaStatistics, CudaTopK};
+use super::trace::CudaTrace;
 use super::view::{CudaRows, CudaRowsMut, CudaVector, CudaVectorMut};
 use crate::contrast::{Contrast, Shape, Work, same_dim};
 use crate::element::{DType, Element};
@@ -12,18 +13,19 @@ use crate::error::Error;
 use crate::inputs::Problem;
 use crate::launch::{Rowwise, Similarity, workspace_bytes};
 
-/// Bytes for a chunk of softmax weights, unless said otherwise: 4,096 rows of 131,072 in 16 bits, whose products
-/// hide the 8 bytes of traffic for a number of dk that a chunk adds. At most a 64th of the card's memory.
+/// Bytes of a chunk of softmax weights by default: 4,096 × 131,072 16-bit weights. Their products hide the traffic that
+/// a chunk adds, 8 bytes for each element of dk.
 const WEIGHTS_BUDGET: usize = 1 << 30;
+/// A chunk takes at most one in so many bytes of the card's memory by default.
 const SHARE_OF_MEMORY: usize = 64;
 
 /// Computes on a CUDA device, on the stream of its [`CudaDevice`]. Matrices are [`CudaRows`], of a
 /// [`CudaBuffer`](super::CudaBuffer) or of memory that something else owns.
 ///
 /// The verbs leave their results on the device and wait for nothing: they can be recorded into a
-/// [`CudaGraph`](super::CudaGraph), and after the first call of a shape they allocate nothing. What waits is
-/// reading: [`Evaluation::loss`](crate::Evaluation::loss), [`Read::read`](crate::Read::read). Indices or labels of
-/// positives and a scale on the device are read where they stand, each time the work runs.
+/// [`CudaGraph`](super::CudaGraph). After the first call of a shape they allocate nothing. Reading a result waits:
+/// [`Evaluation::loss`](crate::Evaluation::loss), [`Read::read`](crate::Read::read). Indices or labels of positives
+/// and a scale on the device are read each time the work runs.
 ///
 /// Gradients share memory neither with an argument nor with each other
 /// ([`CudaError::Aliasing`](crate::CudaError::Aliasing)); all memory is of the engine's own device handle
@@ -43,11 +45,11 @@ const SHARE_OF_MEMORY: usize = 64;
 /// # Ok::<(), infonce::Error>(())
 /// ```
 ///
-/// D is at most 4,096. Matrices whose rows are not whole multiples of 16 bytes, or do not start at
-/// one, are copied once a call into the workspace.
+/// D is at most 4,096. Matrices whose rows do not start at multiples of 16 bytes are copied into the workspace, once a
+/// call.
 #[derive(Debug, Clone)]
 pub struct CudaEngine {
-    pub(super) device: CudaDevice,
+    device: CudaDevice,
     weights_budget: usize,
     tf32: bool,
     fp8: bool,
@@ -75,46 +77,56 @@ impl CudaEngine {
         }
     }
 
-    /// Bytes that a chunk of softmax weights (D above 256; for NT-Xent and CLIP of 16 bits on sm_90 above 128) or
-    /// of scores (top-k) may take; 128 rows at least are taken. More chunks cost launches and traffic, and fill
-    /// the device less. 1 GiB when nothing is said, or a 64th of the device's memory where that is less.
+    /// Bytes that a chunk of softmax weights (D above 256; for NT-Xent and CLIP of 16-bit types on sm_90 above 128) or
+    /// of scores (top-k) may take. A chunk has at least 128 rows. More chunks cost launches and traffic, and fill the
+    /// device less. The default is 1 GiB, or a 64th of the device's memory where that is less.
     #[must_use]
     pub fn with_weights_budget(mut self, bytes: usize) -> Self {
         self.weights_budget = bytes;
         self
     }
 
-    /// Whether f32 matrices are rounded to tf32 before they are multiplied: an error of 2⁻¹¹ of each number, for a
-    /// third of the products. Unless asked, three products leave what f32 leaves.
+    /// Whether f32 matrices are rounded to tf32 before they are multiplied: each element is off by at most 2⁻¹¹ of
+    /// itself. Off by default: a product is then the sum of three tf32 products, with the error of f32.
     #[must_use]
     pub fn with_tf32(mut self, tf32: bool) -> Self {
         self.tf32 = tf32;
         self
     }
 
-    /// Whether [`forward`](Engine::forward) and [`top_k`](Engine::top_k) multiply numbers of 8 bits, for
-    /// evaluation: every row is divided by a scale of its own and rounded to e4m3, 3 bits of fraction. That is half
-    /// the bytes of bf16 and twice its products in a clock, for logits that are off by 0.13·s·‖q‖‖k‖ at most, and by
-    /// about 0.04·s·‖q‖‖k‖/√D for rows of numbers without order (`docs/performance.md` derives and measures both).
-    /// The positive's logit is a product of the rows as they were given. NaN and infinity reach the loss as ever; in
-    /// top-k a row that holds one has NaN for all of its scores.
+    /// Whether [`forward`](Engine::forward) and [`top_k`](Engine::top_k) multiply e4m3 (8 bits, 3 of them fraction),
+    /// for evaluation; off by default. Each row is divided by a scale of its own and rounded. That halves the bytes of
+    /// bf16 and doubles its products in a clock. A logit is off by 0.13·s·‖q‖‖k‖ at most, and by about
+    /// 0.04·s·‖q‖‖k‖/√D for rows of random elements (`docs/performance.md` derives and measures both). The positive's
+    /// logit is a product of the rows as they were given. NaN and infinity reach the loss as without e4m3; in top-k
+    /// all scores of a row that holds one are NaN.
     ///
     /// Gradients keep their own arithmetic, but those from the statistics of such a `forward` hold its rounding.
     ///
     /// On a device that is not sm_90, and together with [`with_portable_kernels`](Self::with_portable_kernels),
-    /// these verbs are refused with [`Error::Unsupported`]. Not unless asked.
+    /// these verbs are refused with [`Error::Unsupported`].
     #[must_use]
     pub fn with_fp8_scores(mut self, fp8: bool) -> Self {
         self.fp8 = fp8;
         self
     }
 
-    /// Whether kernels for this card's architecture are left aside for those that every card runs: to compare the
-    /// two. Not unless asked.
+    /// Whether the kernels that every card runs serve in place of those for this card's architecture, to compare the
+    /// two. Off by default.
     #[must_use]
     pub fn with_portable_kernels(mut self, portable: bool) -> Self {
         self.portable = portable;
         self
+    }
+
+    /// The same engine, which notes its launches in `trace`.
+    #[must_use]
+    pub fn traced(&self, trace: &CudaTrace) -> Self {
+        let device = self.device.traced(trace);
+        Self {
+            device,
+            ..self.clone()
+        }
     }
 
     /// The device and the stream.
@@ -122,9 +134,9 @@ impl CudaEngine {
         &self.device
     }
 
-    /// Bytes of device memory that `call` takes from the pool of the device, its results among them, beside its
-    /// inputs and gradients. They follow from the arguments, the engine's options, and the device's number of
-    /// multiprocessors and compute capability, never from what memory is free.
+    /// Bytes of device memory that `call` takes from the pool of the device: workspace and results, without inputs and
+    /// gradients. They follow from the arguments, the engine's options, and the device's number of SMs and compute
+    /// capability, never from what memory is free.
     ///
     /// # Errors
     /// Those of the call.

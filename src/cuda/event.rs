@@ -1,8 +1,7 @@
-//! Moments on a stream, to tell how long the device took.
+//! Moments on a stream, whose distance is device time.
 
 use cudarc::driver::{self, sys};
 
-use super::device::CudaDevice;
 use super::driver::check;
 use super::probe::{has, unavailable};
 use super::stream::CudaStream;
@@ -13,7 +12,8 @@ use crate::error::Error;
 /// Since CUDA 12.8. The bindings panic where it is missing.
 const ELAPSED: &str = "cuEventElapsedTime_v2";
 
-/// The moment when everything asked of a [`CudaDevice`] handle before [`record`](Self::record) has ended.
+/// The moment when all work that was put on a stream before [`record`](Self::record) has ended.
+/// [`CudaDevice::event`](super::CudaDevice::event) makes one.
 ///
 /// ```no_run
 /// use infonce::cuda::{CudaBuffer, CudaDevice};
@@ -30,24 +30,10 @@ const ELAPSED: &str = "cuEventElapsedTime_v2";
 #[derive(Debug)]
 pub struct CudaEvent {
     event: driver::CudaEvent,
-    device: CudaDevice,
+    stream: CudaStream,
 }
 
-impl CudaDevice {
-    /// An event that keeps the time.
-    ///
-    /// # Errors
-    /// [`Error::Unavailable`] when the driver is older than CUDA 12.8; [`CudaError::Driver`] when it fails.
-    pub fn event(&self) -> Result<CudaEvent, Error> {
-        require_time()?;
-        Ok(CudaEvent {
-            event: with_time(self.stream())?,
-            device: self.clone(),
-        })
-    }
-}
-
-/// Refuses drivers that cannot tell how much lies between two events.
+/// Refuses drivers that cannot tell the time between two events.
 pub(super) fn require_time() -> Result<(), Error> {
     if has(ELAPSED) {
         return Ok(());
@@ -57,35 +43,30 @@ pub(super) fn require_time() -> Result<(), Error> {
     )))
 }
 
-/// A driver's event that keeps the time.
-pub(super) fn with_time(stream: &CudaStream) -> Result<driver::CudaEvent, Error> {
-    let flags = Some(sys::CUevent_flags::CU_EVENT_DEFAULT);
-    check("cuEventCreate", stream.context().new_event(flags))
-}
-
-pub(super) fn seconds_between(
-    start: &driver::CudaEvent,
-    end: &driver::CudaEvent,
-) -> Result<f64, Error> {
-    let milliseconds = check("cuEventElapsedTime", start.elapsed_ms(end))?;
-    Ok(f64::from(milliseconds) / 1e3)
-}
-
 impl CudaEvent {
-    /// Makes this the moment when everything asked of the handle so far has ended, in place of a former one.
+    /// An event that keeps the time, after [`require_time`].
+    pub(super) fn new(stream: &CudaStream) -> Result<Self, Error> {
+        let flags = Some(sys::CUevent_flags::CU_EVENT_DEFAULT);
+        Ok(Self {
+            event: check("cuEventCreate", stream.context().new_event(flags))?,
+            stream: stream.clone(),
+        })
+    }
+
+    /// Makes this the moment when all work that is on the stream now has ended, in place of a former moment.
     ///
     /// # Errors
     /// [`CudaError::Driver`] when the driver refuses.
     pub fn record(&self) -> Result<(), Error> {
-        let stream = &self.device.stream().handle;
-        check("cuEventRecord", self.event.record(stream))
+        check("cuEventRecord", self.event.record(&self.stream.handle))
     }
 
-    /// Seconds from `start` to this moment, once both have come, counted in half microseconds, roughly.
+    /// Seconds from `start` to this moment, to half a microsecond or so. It waits until both have come.
     ///
     /// # Errors
     /// [`CudaError::Driver`] when one of the two was never recorded, or when work before has failed.
     pub fn seconds_since(&self, start: &CudaEvent) -> Result<f64, Error> {
-        seconds_between(&start.event, &self.event)
+        let milliseconds = check("cuEventElapsedTime", start.event.elapsed_ms(&self.event))?;
+        Ok(f64::from(milliseconds) / 1e3)
     }
 }

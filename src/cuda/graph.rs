@@ -1,4 +1,4 @@
-//! Calls recorded once and run again as one graph.
+//! Work recorded once and launched many times, as a CUDA graph.
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
@@ -12,9 +12,9 @@ use crate::error::CudaError;
 use crate::error::Error;
 use crate::launch::pool::GraphMemory;
 
-/// Work that was recorded from a device handle and runs again without the host's part of it.
+/// Work that was recorded from a device handle; one call of the driver launches it again.
 ///
-/// Memory that the recorded calls took from the handle serves the graph alone while it lives.
+/// Memory that the recorded calls took from the handle serves the graph alone while the graph lives.
 pub struct CudaGraph {
     // Dropped before the handle whose stream and modules it uses.
     graph: driver::CudaGraph,
@@ -31,8 +31,8 @@ impl std::fmt::Debug for CudaGraph {
 }
 
 impl CudaDevice {
-    /// Records what `work` asks of this handle, without running it. Calls that wait for results,
-    /// as all do that return numbers to the host, fail with [`CudaError::Capture`].
+    /// Records what `work` puts on this handle's stream, without running it. Calls that return values to the host wait
+    /// for the stream, and fail here with [`CudaError::Capture`].
     ///
     /// # Errors
     /// Those of `work`; [`CudaError::Driver`] when the driver cannot record it.
@@ -41,12 +41,12 @@ impl CudaDevice {
         work: impl FnOnce() -> Result<R, Error>,
     ) -> Result<(R, CudaGraph), Error> {
         let stream = &self.stream().handle;
-        // Other threads' calls of the driver go on undisturbed.
+        // Thread-local: calls of other threads stay legal.
         let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
         check("cuStreamBeginCapture", stream.begin_capture(mode))?;
         let memory = self.pool.record();
         let result = catch_unwind(AssertUnwindSafe(work));
-        // Ended whatever happened, or the stream would stay unusable.
+        // The capture ends also after a panic; otherwise the stream would stay unusable.
         let graph = check(
             "cuStreamEndCapture",
             stream.end_capture(sys::CUgraphInstantiate_flags(0)),

@@ -1,12 +1,12 @@
-//! The kernels in this binary: images by source file, and what each kernel takes.
+//! The kernels in this binary: an image for each source file, and each kernel's registers and memory.
+
+use crate::launch::kernels::Kernel;
 
 /// One source file, compiled for all architectures.
 #[derive(Debug)]
 pub(super) struct Image {
     /// Path below `kernels/`.
     pub(super) source: &'static str,
-    /// Names of its kernels.
-    pub(super) kernels: &'static [&'static str],
     /// A fatbin.
     pub(super) bytes: &'static Aligned<[u8]>,
 }
@@ -16,10 +16,10 @@ pub(super) struct Image {
 #[repr(C, align(64))]
 pub(super) struct Aligned<B: ?Sized>(pub(super) B);
 
-/// What the build made of `kernels/`; empty where only documentation is built.
+/// What the build compiled from `kernels/`; empty where only documentation is built.
 pub(super) static IMAGES: &[Image] = include!(concat!(env!("OUT_DIR"), "/images.rs"));
 
-/// What one kernel takes on one architecture, as the assembler reported it when this crate was built.
+/// Registers, memory and barriers of one kernel on one architecture, as ptxas reported them in the build.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct KernelResources {
@@ -39,25 +39,25 @@ pub struct KernelResources {
     pub shared: u32,
     /// Named barriers of a block.
     pub barriers: u32,
-    /// Complaints of the assembler that products of a warpgroup wait where the source does not.
+    /// Warnings of ptxas that it made `wgmma` wait where the source does not.
     pub product_waits: u32,
-    /// Of a kernel with products of warpgroups, where `cuobjdump` and `nvdisasm` stood beside nvcc.
+    /// Of a kernel with `wgmma`, where `cuobjdump` and `nvdisasm` stood beside nvcc.
     pub machine_code: Option<MachineCode>,
 }
 
-/// What was counted in a kernel's machine code.
+/// Counts of instructions in a kernel's machine code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct MachineCode {
-    /// Exponentials between the issue of products and the wait for the last of them.
+    /// Exponentials between the issue of `wgmma` and the wait for the last of them.
     pub exponentials_beside_products: u32,
-    /// Loads from global memory in the innermost loop that holds both products and exponentials, a tile's.
+    /// Loads from global memory in the tile loop, the innermost that holds both `wgmma` and exponentials.
     pub tile_loads: u32,
 }
 
 static RESOURCES: &[KernelResources] = include!(concat!(env!("OUT_DIR"), "/resources.rs"));
 
-/// What every kernel in this binary takes, by name and architecture.
+/// The resources of every kernel in this binary, by name and architecture.
 pub fn kernels() -> &'static [KernelResources] {
     RESOURCES
 }
@@ -72,46 +72,20 @@ pub fn compiler() -> Option<&'static str> {
     option_env!("INFONCE_NVCC")
 }
 
-/// The image that holds a kernel, and the kernel's name there.
-pub(super) fn holding(kernel: &str) -> Option<(&'static Image, &'static str)> {
-    IMAGES.iter().find_map(|image| {
-        let name = image.kernels.iter().find(|&&name| name == kernel)?;
-        Some((image, *name))
-    })
+/// The image that holds a kernel.
+pub(super) fn holding(kernel: &Kernel) -> Option<&'static Image> {
+    IMAGES.iter().find(|image| image.source == kernel.source)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn named() -> impl Iterator<Item = (&'static Image, &'static str)> {
-        let of = |image: &'static Image| image.kernels.iter().map(move |kernel| (image, *kernel));
-        IMAGES.iter().flat_map(of)
-    }
-
     #[test]
-    fn every_kernel_is_in_one_image_and_its_resources_are_known() {
+    fn the_resources_of_every_kernel_are_known() {
         for kernel in kernels() {
-            let images = named().filter(|(_, name)| *name == kernel.kernel);
-            assert_eq!(images.count(), 1, "{kernel:?}");
             assert!(kernel.registers > 0, "{kernel:?}");
             assert!(kernel_table().contains(kernel.kernel));
-        }
-        for image in IMAGES {
-            assert!(!image.kernels.is_empty(), "{} is empty", image.source);
-        }
-        for (image, kernel) in named() {
-            assert!(kernels().iter().any(|k| k.kernel == kernel), "{kernel}");
-            let found = holding(kernel).map(|(found, name)| (found.source, name));
-            assert_eq!(found, Some((image.source, kernel)));
-        }
-    }
-
-    #[test]
-    fn the_map_of_the_kernels_lists_every_one() {
-        let map = include_str!("../../kernels/README.md");
-        for (_, kernel) in named() {
-            assert!(map.contains(&format!("| `{kernel}` |")), "{kernel}");
         }
     }
 
@@ -123,7 +97,7 @@ mod tests {
         }
     }
 
-    /// Says which kernels do what none should.
+    /// Names the kernels that do what none should.
     fn none(does: impl Fn(&&KernelResources) -> bool) {
         let found: Vec<_> = kernels().iter().filter(does).collect();
         assert!(found.is_empty(), "{found:#?}");
@@ -139,7 +113,7 @@ mod tests {
         none(|kernel| kernel.product_waits > 0);
     }
 
-    /// By the tools of nvcc's packages, which the README's line installs.
+    /// As `cuobjdump` and `nvdisasm` show it; the README's line installs both with nvcc.
     fn machine_code(family: &str) -> Vec<(&'static str, MachineCode)> {
         let read: Vec<_> = kernels()
             .iter()

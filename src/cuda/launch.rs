@@ -1,4 +1,4 @@
-//! A CUDA device as something that kernels run on.
+//! Copies, fills and kernel launches on a CUDA device: [`Device`] for [`CudaDevice`].
 
 use std::ffi::c_void;
 
@@ -7,12 +7,12 @@ use cudarc::driver::{result, sys};
 use super::device::{CudaDevice, DeviceBlock};
 use super::driver::check;
 use super::module::{Limits, cannot_run};
-use super::probe::CudaDeviceInfo;
 use crate::error::{CudaError, Error};
+use crate::launch::kernels::SLAB_BYTES;
 use crate::launch::params::{DTYPE_BF16, DTYPE_F16, DTYPE_F32};
-use crate::launch::{BOX_BYTES, Device, Hardware, Launch, Matrix, TensorMap};
+use crate::launch::{Device, Hardware, Launch, Matrix, TensorMap};
 
-/// Blocks along x, y and z.
+/// Most blocks along x, y and z.
 const GRID: [u32; 3] = [(1 << 31) - 1, 65_535, 65_535];
 
 impl Device for CudaDevice {
@@ -57,11 +57,12 @@ impl Device for CudaDevice {
     }
 
     fn launch(&self, launch: &Launch<'_>) -> Result<(), Error> {
-        let function = self.shared.modules.function(launch.kernel)?;
-        allowed(launch, &function.limits).map_err(|reason| cannot_run(launch.kernel, reason))?;
+        let kernel = launch.kernel;
+        let function = self.shared.modules.function(kernel)?;
+        allowed(launch, &function.limits).map_err(|reason| cannot_run(kernel.name, reason))?;
         let stream = self.stream().bind()?;
-        function.grant_shared(launch.shared_bytes)?;
-        // The driver reads the one parameter and the attributes during the call; it never writes to them.
+        function.grant_shared(kernel.shared_bytes)?;
+        // The driver reads the one parameter and the attribute during the call, and writes to neither.
         let mut params = [launch.params.as_ptr().cast::<c_void>().cast_mut()];
         let mut early = early_start();
         let mut start = |is_timed: bool| {
@@ -70,10 +71,10 @@ impl Device for CudaDevice {
                 gridDimX: grid_x,
                 gridDimY: grid_y,
                 gridDimZ: grid_z,
-                blockDimX: launch.threads,
+                blockDimX: kernel.threads,
                 blockDimY: 1,
                 blockDimZ: 1,
-                sharedMemBytes: launch.shared_bytes,
+                sharedMemBytes: kernel.shared_bytes,
                 hStream: stream,
                 attrs: &mut early,
                 numAttrs: u32::from(self.overlaps && !is_timed),
@@ -100,7 +101,7 @@ impl Device for CudaDevice {
         self.stream().bind()?;
         let bytes = matrix.element_bytes() as u32;
         let elements = [matrix.row_bytes / bytes, matrix.rows].map(u64::from);
-        let size = [BOX_BYTES as u32 / bytes, box_rows];
+        let size = [SLAB_BYTES as u32 / bytes, box_rows];
         let every_element = [1, 1];
         use sys::CUtensorMapDataType as Type;
         let dtype = match matrix.dtype {
@@ -137,15 +138,15 @@ impl Device for CudaDevice {
         let info = self.info();
         Hardware {
             warpgroups: info.compute_capability == (9, 0),
-            multiprocessors: info.multiprocessors,
+            sms: info.sms,
             cache_bytes: info.cache_bytes,
         }
     }
 }
 
 impl CudaDevice {
-    /// Copies `bytes` bytes, at least one, within the device's memory, in stream order. Neither
-    /// range ends outside what is allocated, and they do not overlap.
+    /// Copies `bytes` bytes, at least one, within the device's memory, in stream order. Both ranges are allocated, and
+    /// they do not overlap.
     pub(super) fn copy(&self, to: u64, from: u64, bytes: usize) -> Result<(), Error> {
         let stream = self.stream().bind()?;
         // SAFETY: both addresses name as many bytes of device memory, by this function's contract.
@@ -154,8 +155,8 @@ impl CudaDevice {
     }
 }
 
-/// Lets blocks of a launch start before the launch before it in the stream has ended. All that is no kernel,
-/// before or after it, is ordered as without.
+/// The attribute of programmatic dependent launch: blocks may start before the launch before it in the stream has
+/// ended. Copies, fills and events, before or after it, are ordered as without the attribute.
 fn early_start() -> sys::CUlaunchAttribute {
     use sys::CUlaunchAttributeID_enum as Attribute;
     let mut value = sys::CUlaunchAttributeValue { pad: [0; 64] };
@@ -167,15 +168,7 @@ fn early_start() -> sys::CUlaunchAttribute {
     }
 }
 
-/// Whether a card's kernels wait for the launches before by themselves, and its driver records that into
-/// graphs. The image of sm_90a has the instruction that waits, and devices of 9.0 run no other; PTX of
-/// compute_80, which newer ones run, does not. A graph has had edges of that kind since CUDA 12.3
-/// (cuGraphAddDependencies_v2); one release more leaves a margin.
-pub(super) fn can_overlap(info: &CudaDeviceInfo) -> bool {
-    info.compute_capability == (9, 0) && info.driver >= (12, 4)
-}
-
-/// Whether a kernel can be launched like this, and why not.
+/// Checks a launch against the kernel's limits; the error says which of them it breaks.
 fn allowed(launch: &Launch<'_>, limits: &Limits) -> Result<(), String> {
     for (axis, (&blocks, &most)) in ["x", "y", "z"].iter().zip(launch.grid.iter().zip(&GRID)) {
         if blocks == 0 || blocks > most {
@@ -184,13 +177,7 @@ fn allowed(launch: &Launch<'_>, limits: &Limits) -> Result<(), String> {
             ));
         }
     }
-    let (given, most) = (launch.threads, limits.threads);
-    if given == 0 || given > most {
-        return Err(format!(
-            "{given} threads a block; it was built for 1 to {most}"
-        ));
-    }
-    let (given, all) = (launch.shared_bytes, limits.shared_bytes);
+    let (given, all) = (launch.kernel.shared_bytes, limits.shared_bytes);
     let most = all.saturating_sub(limits.static_shared_bytes);
     if given > most {
         return Err(format!(
@@ -209,30 +196,18 @@ fn allowed(launch: &Launch<'_>, limits: &Limits) -> Result<(), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cuda::probe::of_capability;
+    use crate::launch::kernels::Kernel;
 
     const LIMITS: Limits = Limits {
-        threads: 256,
         shared_bytes: 232_448,
         static_shared_bytes: 1024,
         params_bytes: Some(8),
     };
     const LAUNCH: Launch<'_> = Launch {
-        kernel: "k",
+        kernel: &Kernel::planted("k", 256, 231_424),
         grid: [1, 1, 1],
-        threads: 256,
-        shared_bytes: 231_424,
         params: &[0; 8],
     };
-
-    #[test]
-    fn launches_overlap_where_image_and_driver_can() {
-        let on = |capability, driver| can_overlap(&of_capability(capability, driver));
-        assert!(on((9, 0), (12, 4)) && on((9, 0), (13, 0)));
-        assert!(!on((9, 0), (12, 3)), "graphs may not record it");
-        // They run code of compute_80, which does not wait.
-        assert!(!on((8, 9), (13, 0)) && !on((10, 0), (13, 0)) && !on((12, 0), (13, 0)));
-    }
 
     #[test]
     fn a_launch_at_the_limits_is_allowed() {
@@ -255,10 +230,9 @@ mod tests {
         assert_eq!(refused(|it| it.grid[1] = 0), no_blocks);
         let blocks = "65536 blocks along z; there can be 1 to 65535";
         assert_eq!(refused(|it| it.grid[2] = 65_536), blocks);
-        let threads = "257 threads a block; it was built for 1 to 256";
-        assert_eq!(refused(|it| it.threads += 1), threads);
         let shared = "231425 bytes of shared memory a block; the device has 231424";
-        assert_eq!(refused(|it| it.shared_bytes += 1), shared);
+        const LARGER: &Kernel = &Kernel::planted("k", 256, 231_425);
+        assert_eq!(refused(|it| it.kernel = LARGER), shared);
         let params = "4 bytes of parameters; it takes 8";
         assert_eq!(refused(|it| it.params = &[0; 4]), params);
     }

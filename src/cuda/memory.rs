@@ -1,4 +1,4 @@
-//! A device's memory as engines are generic over it.
+//! The types of a device's memory: [`Memory`] for [`CudaDevice`].
 
 use bytemuck::Pod;
 
@@ -25,8 +25,8 @@ impl Memory for CudaDevice {
     type Evaluation = CudaResults;
     type TopK = CudaTopK;
 
-    fn upload<T: Pod>(&self, numbers: &[T]) -> Result<CudaBuffer<T>, Error> {
-        CudaBuffer::upload(self, numbers)
+    fn upload<T: Pod>(&self, elements: &[T]) -> Result<CudaBuffer<T>, Error> {
+        CudaBuffer::upload(self, elements)
     }
 
     fn download<T: Pod>(&self, buffer: &CudaBuffer<T>) -> Result<Vec<T>, Error> {

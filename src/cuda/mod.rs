@@ -1,7 +1,7 @@
 //! CUDA devices: memory, streams, launches and graphs, over the driver alone.
 //!
-//! Nothing here is linked against a CUDA library. The driver is looked for at run time, and a
-//! machine without one gets an [`Error::Unavailable`](crate::Error::Unavailable), never a panic:
+//! The driver's library is loaded at run time, and no CUDA library is linked. A machine without a driver gets an
+//! [`Error::Unavailable`](crate::Error::Unavailable), never a panic:
 //! ```
 //! match infonce::cuda::probe() {
 //!     Ok(devices) => println!("{} is device 0", devices[0].name),
@@ -9,19 +9,19 @@
 //! }
 //! ```
 //!
+//! A file uses only files above it:
+//!
 //! | file | what it is for |
 //! |---|---|
-//! | `probe` | which devices there are, and why none |
-//! | `driver` | the driver's errors as values |
-//! | `device`, `stream`, `event`, `graph` | a context, the order of its work, moments in it, recorded work |
-//! | `image`, `module`, `launch` | the kernels in this binary, loaded once, started |
-//! | `staging` | host memory that bytes pass through on their way to the device |
-//! | `engine`, `memory` | the verbs, and the memory that they work in |
-//! | `queue`, `results` | the key queue, what a call leaves on the device |
-//! | `trace` | which kernels served, and how long each took |
-//! | `step` | a whole step of training in one graph |
-//! | `argument` | where a verb's arguments lie, and what they must not share |
-//! | `buffer`, `region`, `view` | owned memory, where a matrix lies, matrices that borrow memory |
+//! | `driver`, `image`, `region` | the driver's errors as values, the kernels in this binary, where a matrix lies |
+//! | `probe`, `stream` | the devices of this machine, the order of work |
+//! | `module`, `staging`, `event` | kernels loaded into a context, uploads through page-locked memory, device time |
+//! | `trace` | names and times of the kernels that are launched |
+//! | `device` | a device with a stream and a memory pool: the handle that all else takes |
+//! | `launch`, `graph`, `view` | copies and launches, recorded work, matrices that borrow memory |
+//! | `buffer`, `argument`, `results`, `cust` | owned memory, checked arguments, what a call leaves, the crate `cust` |
+//! | `queue`, `memory` | the key queue, the types of a device's memory |
+//! | `engine`, `step` | the verbs, and a whole step of training in one graph |
 
 mod argument;
 mod buffer;

@@ -1,4 +1,4 @@
-//! Images loaded into a context, and the functions found in them, each once.
+//! Images loaded into a context, and the kernels found in them. Each is loaded or looked up once.
 
 use std::collections::HashMap;
 use std::ffi::{CString, c_void};
@@ -11,6 +11,7 @@ use super::driver::{Unhindered, check, lock};
 use super::image::{self, Image};
 use super::probe::{self, CudaDeviceInfo};
 use crate::error::Error;
+use crate::launch::kernels::Kernel;
 
 /// The modules and functions of one context.
 #[derive(Debug)]
@@ -25,7 +26,7 @@ pub(super) struct Modules {
 #[derive(Debug, Clone, Copy)]
 struct Module(sys::CUmodule);
 
-// SAFETY: a handle, valid on every thread where its context is current; `Modules` sees to that.
+// SAFETY: a handle, valid on every thread where its context is current; `Modules` makes it current.
 unsafe impl Send for Module {}
 
 /// A kernel, ready to be launched.
@@ -34,7 +35,7 @@ pub(super) struct Function {
     pub(super) name: &'static str,
     pub(super) raw: sys::CUfunction,
     pub(super) limits: Limits,
-    /// Dynamic shared memory that a launch may ask for without asking the driver first.
+    /// Bytes of dynamic shared memory that the driver has granted.
     granted: Mutex<u32>,
 }
 
@@ -43,14 +44,13 @@ unsafe impl Send for Function {}
 // SAFETY: a handle, as above; `granted` has its lock.
 unsafe impl Sync for Function {}
 
-/// What a launch must keep to.
+/// The limits of a launch.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Limits {
-    pub(super) threads: u32,
     /// Static and dynamic shared memory together.
     pub(super) shared_bytes: u32,
     pub(super) static_shared_bytes: u32,
-    /// Size of the parameter structure, where the driver can say it.
+    /// Size of the parameter structure; `None` where the driver cannot tell it.
     pub(super) params_bytes: Option<usize>,
 }
 
@@ -64,17 +64,18 @@ impl Modules {
         }
     }
 
-    /// The kernel of a name; its image is loaded the first time.
-    pub(super) fn function(&self, kernel: &str) -> Result<Arc<Function>, Error> {
-        if let Some(function) = lock(&self.functions).get(kernel) {
+    /// The function of a kernel. Its image is loaded the first time.
+    pub(super) fn function(&self, kernel: &Kernel) -> Result<Arc<Function>, Error> {
+        let name = kernel.name;
+        if let Some(function) = lock(&self.functions).get(name) {
             return Ok(Arc::clone(function));
         }
-        let (image, name) = image::holding(kernel)
-            .ok_or_else(|| cannot_run(kernel, "this build has no kernel of that name".into()))?;
+        let image = image::holding(kernel)
+            .ok_or_else(|| cannot_run(name, "this build has no kernel of that name".into()))?;
         check("cuCtxSetCurrent", self.context.bind_to_thread())?;
         let _unhindered = Unhindered::new()?;
         let function = Arc::new(self.find(name, self.load(name, image)?)?);
-        // Another thread may have been quicker; both found the same function.
+        // Another thread may have found the same function at the same time.
         let mut functions = lock(&self.functions);
         Ok(Arc::clone(functions.entry(name).or_insert(function)))
     }
@@ -136,7 +137,6 @@ impl Modules {
             name: kernel,
             raw,
             limits: Limits {
-                threads: attribute(Attribute::CU_FUNC_ATTRIBUTE_MAX_THREADS_PER_BLOCK)?,
                 shared_bytes: self.info.shared_bytes,
                 static_shared_bytes,
                 params_bytes: params_bytes(raw)?,
@@ -160,7 +160,7 @@ fn params_bytes(function: sys::CUfunction) -> Result<Option<usize>, Error> {
 }
 
 impl Function {
-    /// Lets launches have `bytes` of dynamic shared memory; past 48 KiB a kernel has to ask.
+    /// Lets launches have `bytes` of dynamic shared memory. Without it they have 48 KiB.
     pub(super) fn grant_shared(&self, bytes: u32) -> Result<(), Error> {
         let mut granted = lock(&self.granted);
         if bytes <= *granted {

@@ -1,4 +1,4 @@
-//! Which CUDA devices there are, and why none.
+//! Finds the driver and its devices, or the reason why there are none.
 
 use std::sync::OnceLock;
 
@@ -13,26 +13,26 @@ use crate::error::Error;
 /// One CUDA device, as the driver describes it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CudaDeviceInfo {
-    /// The device's number, from 0, among those that `CUDA_VISIBLE_DEVICES` shows.
+    /// Index from 0 among the devices that `CUDA_VISIBLE_DEVICES` shows.
     pub ordinal: usize,
     /// The product's name.
     pub name: String,
     /// Major and minor compute capability; the kernels need 8.0.
     pub compute_capability: (u32, u32),
-    /// Streaming multiprocessors.
-    pub multiprocessors: u32,
+    /// Number of SMs.
+    pub sms: u32,
     /// Bytes of device memory.
     pub memory_bytes: usize,
-    /// Bytes of shared memory that a block can have when a kernel asks for it.
+    /// Most bytes of shared memory of a block, granted to kernels that ask for them.
     pub shared_bytes: u32,
-    /// Bytes of the second-level cache.
+    /// Bytes of the L2 cache.
     pub cache_bytes: usize,
     /// The newest CUDA release that the driver serves, as (13, 0).
     pub driver: (u32, u32),
 }
 
 impl CudaDeviceInfo {
-    /// Says why the kernels cannot run on the device, if they cannot.
+    /// Checks that the kernels run on the device.
     ///
     /// # Errors
     /// [`Error::Unavailable`] when the compute capability is below 8.0.
@@ -47,17 +47,25 @@ impl CudaDeviceInfo {
             self.ordinal, self.name
         )))
     }
+
+    /// Whether a launch may start before the launch before it has ended. The kernels must wait by themselves: those
+    /// of the sm_90a image have the instruction, and devices of 9.0 run no other image; PTX of compute_80, which
+    /// newer devices run, lacks it. The driver must record such an order into graphs: it has edges of that kind
+    /// since CUDA 12.3 (cuGraphAddDependencies_v2), and one release more leaves a margin.
+    pub(super) fn can_overlap(&self) -> bool {
+        self.compute_capability == (9, 0) && self.driver >= (12, 4)
+    }
 }
 
 impl std::fmt::Display for CudaDeviceInfo {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(
             f,
-            "{}, compute capability {}.{}, {} multiprocessors, {} GiB, driver for CUDA {}.{}",
+            "{}, compute capability {}.{}, {} SMs, {} GiB, driver for CUDA {}.{}",
             self.name,
             self.compute_capability.0,
             self.compute_capability.1,
-            self.multiprocessors,
+            self.sms,
             self.memory_bytes >> 30,
             self.driver.0,
             self.driver.1,
@@ -118,7 +126,7 @@ fn describe(ordinal: i32, driver: (u32, u32)) -> Result<CudaDeviceInfo, Error> {
             attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?,
             attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?,
         ),
-        multiprocessors: attribute(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?,
+        sms: attribute(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?,
         memory_bytes: check("cuDeviceTotalMem", memory)?,
         shared_bytes: attribute(Attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)?,
         cache_bytes: attribute(Attribute::CU_DEVICE_ATTRIBUTE_L2_CACHE_SIZE)? as usize,
@@ -132,8 +140,8 @@ const LIBRARIES: [&str; 2] = ["libcuda.so", "libcuda.so.1"];
 #[cfg(not(unix))]
 const LIBRARIES: [&str; 1] = ["nvcuda.dll"];
 
-/// Every function of the driver that this crate calls, itself or through the bindings: these panic
-/// when one is missing, so it is looked for before.
+/// Every function of the driver that this crate calls, itself or through the bindings. The bindings panic when one is
+/// missing, so all are looked up before the first call.
 const FUNCTIONS: [&str; 43] = [
     "cuCtxGetCurrent",
     "cuCtxSetCurrent",
@@ -188,7 +196,7 @@ pub(super) fn library() -> Result<&'static Library, Error> {
     library.as_ref().map_err(reason)
 }
 
-/// Whether the driver has a function that is not among those it must have.
+/// Whether the driver has a function that is not in [`FUNCTIONS`].
 pub(super) fn has(function: &str) -> bool {
     library().is_ok_and(|library| holds(library, function))
 }
@@ -206,7 +214,7 @@ fn open(names: &[&str], functions: &[&str]) -> Result<Library, String> {
         let library = match unsafe { Library::new(*name) } {
             Ok(library) => library,
             Err(error) => {
-                // The loader's own words, which name the file, are the cause of the error.
+                // The loader's own message, which names the file, is the source of the error.
                 let words = std::error::Error::source(&error).map(ToString::to_string);
                 reasons.push(words.unwrap_or_else(|| format!("{name}: {error}")));
                 continue;
@@ -232,14 +240,14 @@ pub(super) fn unavailable(reason: String) -> Error {
     }
 }
 
-/// A card of a compute capability, with such a driver.
+/// A made-up card.
 #[cfg(test)]
 pub(super) fn of_capability(compute_capability: (u32, u32), driver: (u32, u32)) -> CudaDeviceInfo {
     CudaDeviceInfo {
         ordinal: 0,
         name: "Some card".into(),
         compute_capability,
-        multiprocessors: 40,
+        sms: 40,
         memory_bytes: 16 << 30,
         shared_bytes: 64 << 10,
         cache_bytes: 4 << 20,
@@ -268,7 +276,7 @@ mod tests {
         assert!(open(&["libc.so.6"], &["malloc"]).is_ok());
     }
 
-    /// What is looked for before it is called (`has`).
+    /// Functions that `has` looks up before they are called.
     const LATER: [&str; 2] = ["cuEventElapsedTime_v2", "cuFuncGetParamInfo"];
 
     /// The driver's functions that the Rust sources of a folder call.
@@ -309,13 +317,22 @@ mod tests {
     #[test]
     fn probing_gives_devices_or_a_reason() {
         match probe() {
-            Ok(devices) => assert!(devices.iter().all(|device| device.multiprocessors > 0)),
+            Ok(devices) => assert!(devices.iter().all(|device| device.sms > 0)),
             Err(Error::Unavailable { engine, reason }) => {
                 assert_eq!(engine, "cuda");
                 assert!(reason.contains("driver"), "{reason}");
             }
             Err(error) => panic!("{error}"),
         }
+    }
+
+    #[test]
+    fn launches_overlap_where_image_and_driver_can() {
+        let on = |capability, driver| of_capability(capability, driver).can_overlap();
+        assert!(on((9, 0), (12, 4)) && on((9, 0), (13, 0)));
+        assert!(!on((9, 0), (12, 3)), "graphs may not record it");
+        // They run code of compute_80, which does not wait.
+        assert!(!on((8, 9), (13, 0)) && !on((10, 0), (13, 0)) && !on((12, 0), (13, 0)));
     }
 
     #[test]

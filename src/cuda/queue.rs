@@ -11,10 +11,11 @@ use crate::error::Error;
 use crate::launch::Rowwise;
 use crate::queue::{KeyQueue, Ring};
 
-/// A ring buffer of keys on a device: as [`KeyQueue`], from which it is made and to which it returns for saving.
+/// A ring buffer of keys on a device: a [`KeyQueue`] copied there, which is copied back to be saved.
 ///
-/// The host knows where the next key goes: a graph that records [`Engine::enqueue`](crate::Engine::enqueue) writes
-/// to the same rows each time it runs. In a [`CudaStep`](super::CudaStep) a queue goes on from run to run.
+/// The host holds the cursor, the row of the next key: a graph that records
+/// [`Engine::enqueue`](crate::Engine::enqueue) writes to the same rows each time it runs. In a
+/// [`CudaStep`](super::CudaStep) the cursor lies on the device and advances from run to run.
 #[derive(Debug)]
 pub struct CudaQueue<T> {
     ring: Ring,
@@ -26,7 +27,7 @@ impl<T: Element> CudaQueue<T> {
     /// The same queue on the device.
     ///
     /// # Errors
-    /// [`CudaError::Driver`] when the memory cannot be had or written.
+    /// [`CudaError::Driver`] when the allocation or the copy fails.
     pub fn from_host(device: &CudaDevice, queue: &KeyQueue<T>) -> Result<Self, Error> {
         Ok(Self {
             ring: queue.ring(),
@@ -66,7 +67,7 @@ impl<T: Element> CudaQueue<T> {
         self.ring.fill
     }
 
-    /// The keys it holds, fill × D, the oldest not always first; `None` while it is empty.
+    /// The keys it holds, fill × D, in the ring's order; `None` while it is empty.
     pub fn filled(&self) -> Option<CudaRows<'_, T>> {
         (self.fill() > 0).then(|| self.first(self.fill()))
     }
@@ -76,12 +77,12 @@ impl<T: Element> CudaQueue<T> {
         CudaRows::at(CudaRegion::own::<T>(address, [rows, self.dim], home))
     }
 
-    /// The whole ring, rows too that hold no key yet.
+    /// The whole ring, with the rows that hold no key yet.
     pub(super) fn all(&self) -> CudaRows<'_, T> {
         self.first(self.capacity())
     }
 
-    /// Writes keys of the queue's dimension over its oldest ones.
+    /// Writes keys, of the queue's dimension, over the oldest ones.
     pub(super) fn push(&mut self, keys: CudaRows<'_, T>, device: &CudaDevice) -> Result<(), Error> {
         let region = keys.region();
         let (keys, to) = (keys.on("keys", device)?, self.all().on("queue", device)?);
@@ -99,7 +100,7 @@ impl<T: Element> CudaQueue<T> {
         self.ring.cursor
     }
 
-    /// Keeps up with a batch that was written by launches which the device counts.
+    /// Advances the host's cursor past a batch that a step wrote at the device's cursor.
     pub(super) fn count(&mut self, batch: usize) {
         self.ring.advance(batch);
     }

@@ -1,4 +1,4 @@
-//! Where a matrix lies in device memory, and what can be wrong with that.
+//! Where a matrix lies in device memory, and the checks of that: alignment, overlap, device.
 
 use std::fmt;
 
@@ -33,7 +33,7 @@ pub struct CudaRegion {
 }
 
 impl CudaRegion {
-    /// Checks everything that can be told from numbers alone.
+    /// Checks what follows from address and shape alone.
     pub(super) fn new<T>(
         argument: &'static str,
         address: u64,
@@ -82,7 +82,7 @@ impl CudaRegion {
         Ok(region)
     }
 
-    /// Rows without gaps in memory of the handle itself.
+    /// Rows without gaps in memory of the handle itself, which needs no check.
     pub(super) fn own<T>(address: u64, [rows, dim]: [usize; 2], home: Home) -> Self {
         Self {
             address,
@@ -124,8 +124,8 @@ impl CudaRegion {
         self.rows == 1 || self.stride == self.dim
     }
 
-    /// Whether any byte belongs to a row of both. Column ranges of one matrix do not overlap,
-    /// although they lie between each other's rows.
+    /// Whether any byte belongs to a row of both. Disjoint column ranges of one matrix do not overlap, although rows of
+    /// one lie between rows of the other.
     pub fn overlaps(&self, other: &CudaRegion) -> bool {
         let end = |region: &CudaRegion| region.address + region.bytes() as u64;
         if end(self) <= other.address || end(other) <= self.address {
@@ -192,7 +192,7 @@ impl CudaRegion {
         Err(CudaError::Aliasing { argument, other }.into())
     }
 
-    /// Checks that work on the memory is ordered by the stream that is about to use it.
+    /// Checks that the memory belongs to the device handle `home`, whose stream is about to use it.
     pub(super) fn require_home(&self, argument: &'static str, home: Home) -> Result<(), Error> {
         if self.home == home {
             return Ok(());

@@ -1,4 +1,4 @@
-//! Results of a call, on the device: loss, statistics, the best candidates.
+//! Results of a call, left on the device: loss, statistics, the best candidates.
 
 use super::device::CudaDevice;
 use super::region::CudaRegion;
@@ -12,25 +12,25 @@ use crate::memory::{Evaluation, Read, TopK};
 use crate::statistics::Statistics;
 
 /// What a call left on the device: the loss, ∂loss/∂s and the statistics of every row. The memory stays until this
-/// is dropped; a graph that recorded the call writes there each time it runs.
+/// is dropped. A graph that recorded the call writes there each time it runs.
 ///
-/// Reading waits for all work on the stream before; while the stream is recorded it is refused with
+/// Reading waits for the work on the stream so far. While the stream is recorded, reading is refused with
 /// [`CudaError::Capture`].
 pub struct CudaResults {
     loss_and_dscale: Floats<CudaDevice>,
     statistics: CudaStatistics,
 }
 
-/// lse⁻ and z₊ of every row, and of every column where columns have a loss: what
-/// [`Engine::forward`](crate::Engine::forward) finds and [`Engine::backward`](crate::Engine::backward) needs.
+/// lse⁻ and z₊ of every row, and of every column where columns have a loss.
+/// [`Engine::forward`](crate::Engine::forward) computes them, [`Engine::backward`](crate::Engine::backward) takes them.
 pub struct CudaStatistics {
     pub(super) statistics: DeviceStatistics<CudaDevice>,
     pub(super) device: CudaDevice,
 }
 
-/// One number on the device.
+/// One f32 on the device.
 pub struct CudaNumber {
-    /// Two numbers; this is the second.
+    /// Two elements, of which this is the second.
     pub(super) numbers: Floats<CudaDevice>,
     pub(super) device: CudaDevice,
 }
@@ -49,7 +49,7 @@ impl CudaResults {
         }
     }
 
-    /// Two numbers: the loss, not multiplied by the upstream gradient, and upstream × ∂loss/∂s, 0 after a forward.
+    /// Two elements: the loss, not multiplied by the upstream gradient, and upstream × ∂loss/∂s, 0 after a forward.
     pub fn loss_and_dscale(&self) -> CudaVector<'_> {
         slice(&self.loss_and_dscale, 0..2, &self.statistics.device)
     }
@@ -79,15 +79,15 @@ impl CudaStatistics {
     /// A copy of statistics on the host.
     ///
     /// # Errors
-    /// [`Error::Rows`] when the parts of a direction have different lengths, [`Error::Empty`] when they have none,
-    /// [`CudaError::Driver`] when the memory cannot be had or written.
+    /// [`Error::Rows`] when lse⁻ and z₊ of a direction have different lengths, [`Error::Empty`] when they are empty,
+    /// [`CudaError::Driver`] when the allocation or the copy fails.
     pub fn upload(device: &CudaDevice, statistics: &Statistics) -> Result<Self, Error> {
         let statistics = DeviceStatistics::upload(device, statistics)?;
         Ok(Self::new(statistics, device))
     }
 
-    /// A copy of lse⁻ and z₊ of rows, and of columns where they have a loss, that lie on the device: statistics of
-    /// another library or process, gathered.
+    /// A copy of lse⁻ and z₊ that lie on the device, of rows, and of columns where they have a loss: for statistics
+    /// that another library or process computed.
     ///
     /// # Errors
     /// As [`upload`](Self::upload); [`CudaError::Device`] when one is of another handle.
@@ -122,7 +122,7 @@ impl CudaStatistics {
         }
     }
 
-    /// These, on the handle whose stream orders its work.
+    /// These as the launches take them; refused unless they belong to `device`.
     pub(super) fn on(
         &self,
         argument: &'static str,
@@ -132,12 +132,12 @@ impl CudaStatistics {
         Ok(&self.statistics)
     }
 
-    /// lse⁻ and z₊ of every row, N numbers each.
+    /// lse⁻ and z₊ of every row, N elements each.
     pub fn rows(&self) -> [CudaVector<'_>; 2] {
         self.vectors(&self.statistics.rows)
     }
 
-    /// lse⁻ and z₊ of every column, M numbers each, where columns have a loss.
+    /// lse⁻ and z₊ of every column, M elements each, where columns have a loss.
     pub fn columns(&self) -> Option<[CudaVector<'_>; 2]> {
         let columns = self.statistics.columns.as_ref();
         columns.map(|columns| self.vectors(columns))
@@ -158,7 +158,7 @@ impl Read for CudaStatistics {
 }
 
 impl CudaNumber {
-    /// Where the number stands.
+    /// Where the value lies.
     pub fn vector(&self) -> CudaVector<'_> {
         slice(&self.numbers, 1..2, &self.device)
     }
@@ -194,15 +194,15 @@ impl Read for CudaTopK {
     }
 }
 
-/// Numbers of 4 bytes as a vector.
+/// A range of 4-byte elements as a vector.
 fn slice<'a, T>(
     floats: &'a Floats<CudaDevice>,
-    numbers: std::ops::Range<usize>,
+    range: std::ops::Range<usize>,
     device: &CudaDevice,
 ) -> CudaVector<'a, T> {
     const { assert!(size_of::<T>() == 4) };
-    let address = floats.at(numbers.start);
-    let shape = [numbers.len(), 1];
+    let address = floats.at(range.start);
+    let shape = [range.len(), 1];
     CudaVector::at(CudaRegion::own::<T>(address, shape, device.home()))
 }
 

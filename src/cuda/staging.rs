@@ -1,8 +1,8 @@
 //! Page-locked host memory through which bytes reach the device.
 //!
-//! The driver may read ordinary memory after the call has returned, or make the call wait for the stream;
-//! page-locked memory it reads when the stream gets there. So bytes are moved into one of a few slots, and an event
-//! says when the slot can be used again: the caller's bytes are free at once.
+//! Bytes are first copied into one of a few page-locked slots, so the caller's memory is free at once. The driver reads
+//! the slot when the stream gets there, and an event says when the slot can be used again. A copy from ordinary memory
+//! might read it after the call has returned, or make the call wait for the stream.
 
 use std::ffi::c_void;
 use std::sync::Mutex;
@@ -27,7 +27,7 @@ pub(super) struct Staging {
 struct Ring {
     slots: Vec<Slot>,
     next: usize,
-    /// What recorded graphs copy from each time they run.
+    /// Memory that recorded graphs copy from each time they run.
     recorded: Vec<Pinned>,
 }
 
@@ -81,7 +81,7 @@ impl Drop for Pinned {
     fn drop(&mut self) {
         let context = self.stream.context();
         context.record_err(context.bind_to_thread());
-        // Only what fails to be created again fails here, and then the memory is freed all the same.
+        // The memory is freed even where this fails.
         let _unhindered = Unhindered::new();
         // SAFETY: `start` comes from cuMemHostAlloc, and no copy from it is under way: `Staging` has
         // waited for the stream, and graphs keep the staging that they copy from.
@@ -145,7 +145,7 @@ impl Staging {
 
 impl Drop for Staging {
     fn drop(&mut self) {
-        // While a stream is recorded nothing runs on it that could be waited for.
+        // A stream that is being recorded runs nothing, and cannot be waited for.
         if let Ok(false) = self.stream.is_capturing() {
             let context = self.stream.context();
             context.record_err(self.stream.handle.synchronize());

@@ -17,7 +17,7 @@ use crate::inputs::{Inputs, Positives};
 use crate::launch::{DeviceMomentum, Step, StepArguments};
 use crate::memory::Evaluation;
 
-/// The ε of a step's normalisation, unless said otherwise.
+/// The ε of a step's normalisation by default.
 const EPSILON: f32 = 1e-12;
 
 /// A step of training from embeddings to their gradients, recorded once and launched as one graph:
@@ -30,8 +30,8 @@ const EPSILON: f32 = 1e-12;
 /// 5. [`enqueue`](crate::Engine::enqueue) of the keys' unit rows, if there is a queue.
 ///
 /// The results are those of the verbs called one by one, bit for bit. A launch allocates nothing, waits for
-/// nothing, and costs the host one call of the driver. Embeddings and the queue's keys are `T`; gradients are
-/// `G`, before the normalisation's gradient and after it.
+/// nothing, and costs the host one call of the driver. Embeddings and the queue's keys are `T`. Gradients are `G`, with
+/// respect to the unit rows and to the embeddings.
 ///
 /// ```no_run
 /// use infonce::cuda::{CudaBuffer, CudaEngine, CudaQueue, StepInputs};
@@ -78,15 +78,15 @@ const EPSILON: f32 = 1e-12;
 /// The key encoder is the one that algorithm 1 has one step earlier. For algorithm 1 to the letter, record the
 /// step without tensors, and call [`momentum_update`](crate::Engine::momentum_update) after the optimiser.
 ///
-/// The queue must be full, as its size is part of the recorded launches; MoCo starts with random unit rows.
+/// The queue must be full, as the launches are recorded for its size; MoCo starts with random unit rows.
 pub struct CudaStep<'a, T, G> {
-    // Dropped before what it names.
+    // Dropped before the memory that it names.
     graph: CudaGraph,
     step: Step<CudaDevice>,
     results: CudaResults,
     inputs: StepInputs<'a, T>,
     gradients: Gradients<CudaRowsMut<'a, G>>,
-    /// Written to by `set_scale`, and so borrowed.
+    /// Borrowed, because `set_scale` writes to it.
     _scale: Option<CudaVectorMut<'a>>,
 }
 
@@ -105,8 +105,8 @@ pub enum StepInputs<'a, T> {
         q: CudaRowsMut<'a, T>,
         /// As [`Inputs::Pair`].
         k: CudaRowsMut<'a, T>,
-        /// As [`Inputs::Pair`]. Each launch reads indices where they lie: those that change from step to step
-        /// come as [`CudaVector::from_raw`].
+        /// As [`Inputs::Pair`]. Each launch reads the indices again: those that change from step to step come as
+        /// [`CudaVector::from_raw`].
         positives: Positives<CudaVector<'a, u32>>,
     },
     /// Queries and keys, N × D each, and the queue that the keys enter (MoCo).
@@ -132,7 +132,7 @@ pub struct CudaStepBuilder<'a, T, G> {
     scale: Option<CudaVectorMut<'a>>,
     /// m, the type of the query encoder's parameters, and the tensors.
     momentum: Option<(f32, DType, Vec<DeviceMomentum>)>,
-    /// What the tensors' update writes and reads.
+    /// The memory that the tensors' update writes, and below it the memory that it reads.
     updated: Vec<Named>,
     queries: Vec<Named>,
 }
@@ -162,33 +162,34 @@ impl CudaEngine {
 }
 
 impl<'a, T: Element, G: Element> CudaStepBuilder<'a, T, G> {
-    /// dL/dloss, for all launches; 1 unless said otherwise.
+    /// dL/dloss of all launches; 1 by default.
     #[must_use]
     pub fn with_upstream(mut self, upstream: f32) -> Self {
         self.upstream = upstream;
         self
     }
 
-    /// The least length that a row is divided by; 10⁻¹² unless said otherwise.
+    /// The least length that a row is divided by; 10⁻¹² by default.
     #[must_use]
     pub fn with_epsilon(mut self, epsilon: f32) -> Self {
         self.epsilon = epsilon;
         self
     }
 
-    /// One number on the device in place of the contrast's scale s, for scales that are learned there; finite and
-    /// greater than 0, which is not checked.
+    /// One element on the device in place of the contrast's scale s, for scales that are learned there. It is finite
+    /// and greater than 0, which is not checked.
     #[must_use]
     pub fn with_scale(mut self, scale: CudaVectorMut<'a>) -> Self {
         self.scale = Some(scale);
         self
     }
 
-    /// Key encoder's tensors that each launch updates, at first with the coefficient `momentum`
-    /// ([`CudaStep::set_momentum`]). Parameters that an optimiser trains come as [`CudaVector::from_raw`].
+    /// Tensors of the key encoder that each launch updates, at first with the coefficient `momentum`
+    /// ([`CudaStep::set_momentum`] changes it). Parameters that an optimiser trains come as [`CudaVector::from_raw`].
     ///
     /// # Errors
-    /// [`Error::Length`] when a tensor's parts differ, [`CudaError::Device`] when one is of another handle.
+    /// [`Error::Length`] when query, key and shadow of a tensor differ in length, [`CudaError::Device`] when one is of
+    /// another handle.
     pub fn with_momentum<P: Element>(
         mut self,
         momentum: f32,
@@ -288,9 +289,9 @@ impl<T: Element, G: Element> CudaStep<'_, T, G> {
         if self.graph.device().stream().is_capturing()? {
             return Err(CudaError::Capture { call: "launch" }.into());
         }
-        // SAFETY: the graph names memory of the step's own, and memory that was borrowed for as long as
-        // the step lives or, by the contract of raw views, stays as long as they are used; outputs are
-        // borrowed for writing, and read through `self` in the order of the stream.
+        // SAFETY: the graph names memory of the step, and memory that is borrowed for as long as the step
+        // lives; memory of raw views stays as long as they are used, by their contract. Outputs are borrowed
+        // for writing, and read through `self` in the order of the stream.
         unsafe { self.graph.launch()? };
         if let StepInputs::Queue { own_key, queue, .. } = &mut self.inputs {
             queue.count(own_key.region().rows());
@@ -320,7 +321,7 @@ impl<T: Element, G: Element> CudaStep<'_, T, G> {
         }
     }
 
-    /// The embeddings of the keys, k or own_key, likewise; `None` for NT-Xent.
+    /// The embeddings of the keys, k or own_key, to be overwritten for the next launch; `None` for NT-Xent.
     pub fn keys_mut(&mut self) -> Option<CudaRowsMut<'_, T>> {
         match &mut self.inputs {
             StepInputs::Shared { .. } => None,
@@ -336,7 +337,7 @@ impl<T: Element, G: Element> CudaStep<'_, T, G> {
         Gradients::new(self.gradients.dq.as_rows(), dk)
     }
 
-    /// The scale s of the launches from now on; a scale that was lent to the step is overwritten.
+    /// Sets the scale s of the launches from now on. A scale that was lent to the step is overwritten.
     ///
     /// # Errors
     /// [`Error::Scalar`] unless finite and greater than 0; [`CudaError::Driver`].
@@ -344,7 +345,7 @@ impl<T: Element, G: Element> CudaStep<'_, T, G> {
         self.step.set_scale(self.graph.device(), scale)
     }
 
-    /// The momentum m of the launches from now on:
+    /// Sets the momentum m of the launches from now on:
     /// [`MomentumSchedule::at`](crate::MomentumSchedule::at).
     ///
     /// # Errors
@@ -358,7 +359,7 @@ impl<T: Element, G: Element> CudaStep<'_, T, G> {
         self.inputs.queue()
     }
 
-    /// The queue, when the step has done its service.
+    /// Ends the step and gives its queue back.
     pub fn into_queue(self) -> Option<CudaQueue<T>> {
         match self.inputs {
             StepInputs::Queue { queue, .. } => Some(queue),

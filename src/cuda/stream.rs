@@ -1,4 +1,4 @@
-//! Streams: work that is put on one runs in the order it was put there.
+//! Streams: work that is put on a stream runs in the order in which it was put there.
 
 use std::ffi::c_void;
 use std::sync::Arc;
@@ -10,31 +10,31 @@ use super::driver::check;
 use crate::error::CudaError;
 use crate::error::Error;
 
-/// A CUDA stream, the crate's own or somebody else's. Clones are the same stream.
+/// A CUDA stream, this crate's or of another library. Clones are the same stream.
 #[derive(Debug, Clone)]
 pub struct CudaStream {
     pub(super) handle: Arc<driver::CudaStream>,
 }
 
 impl CudaStream {
-    /// A stream of its own, which does not wait for the default stream.
+    /// A new stream, which does not wait for the default stream.
     pub(super) fn new(context: &Arc<CudaContext>) -> Result<Self, Error> {
         let handle = check("cuStreamCreate", context.new_stream())?;
         Ok(Self { handle })
     }
 
-    /// Somebody else's stream; it is not destroyed here.
+    /// A stream of another library; it is not destroyed here.
     ///
     /// # Safety
     /// `raw` is a stream of this context, and lives as long as the value and its clones.
     pub(super) unsafe fn borrow(context: &Arc<CudaContext>, raw: *mut c_void) -> Self {
-        // SAFETY: what wrap_borrowed_stream asks for is what this function asks for.
+        // SAFETY: wrap_borrowed_stream has the contract of this function.
         let handle = unsafe { context.wrap_borrowed_stream(raw.cast()) };
         Self { handle }
     }
 
-    /// The driver's handle (`CUstream`, `cudaStream_t`), to hand to other libraries. It is valid as
-    /// long as this value; do not destroy it.
+    /// The driver's handle (`CUstream`, `cudaStream_t`), for other libraries. It is valid as long as this value; do not
+    /// destroy it.
     pub fn raw(&self) -> *mut c_void {
         self.handle.cu_stream().cast()
     }
@@ -47,7 +47,7 @@ impl CudaStream {
         check("cuStreamSynchronize", self.handle.synchronize())
     }
 
-    /// Makes work that is put on this stream from now on wait for all that is on `other` now.
+    /// Makes work that is put on this stream from now on wait for all work that is on `other` now.
     ///
     /// # Errors
     /// [`CudaError::Driver`] when the driver refuses.

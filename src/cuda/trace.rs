@@ -1,19 +1,17 @@
-//! Which kernels serve the calls of a handle, and how long each takes.
+//! The names of the kernels that a handle launches, and the time of each.
 
 use std::sync::{Arc, Mutex};
 
-use cudarc::driver;
-
-use super::device::CudaDevice;
-use super::driver::{check, lock};
-use super::engine::CudaEngine;
-use super::event;
+use super::driver::lock;
+use super::event::{CudaEvent, require_time};
 use super::stream::CudaStream;
 #[cfg(doc)]
 use crate::error::CudaError;
 use crate::error::Error;
 
-/// Notes every kernel that is launched through the handles it was given to. Clones are the same trace.
+/// Notes every kernel that is launched through the handles that have it. Clones are the same trace.
+/// [`CudaEngine::traced`](super::CudaEngine::traced) and [`CudaDevice::traced`](super::CudaDevice::traced) make such
+/// handles.
 ///
 /// ```no_run
 /// use infonce::cuda::{CudaEngine, CudaTrace};
@@ -34,8 +32,8 @@ pub struct CudaTrace {
 #[derive(Debug)]
 struct Noted {
     kernel: &'static str,
-    /// Start and end of each launch that was timed.
-    spans: Vec<[driver::CudaEvent; 2]>,
+    /// Start and end of each timed launch.
+    spans: Vec<[CudaEvent; 2]>,
 }
 
 /// A kernel that was launched.
@@ -44,37 +42,37 @@ struct Noted {
 pub struct TracedKernel {
     /// Its name.
     pub kernel: &'static str,
-    /// Device time of all its launches together, each with the microseconds between two kernels. None without
-    /// time, and where all were recorded into graphs.
+    /// Device time of all its launches together; each includes the few microseconds between two kernels. `None` in a
+    /// trace without time, and where all launches were recorded into graphs.
     pub seconds: Option<f64>,
 }
 
 impl CudaTrace {
-    /// A trace that keeps names alone, which costs a launch next to nothing.
+    /// A trace of names alone, which costs a launch next to nothing.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// A trace that keeps the time too of launches that are not being recorded into a graph.
+    /// A trace of names and times. Launches that are recorded into a graph have no time.
     ///
     /// # Errors
     /// [`Error::Unavailable`] when the driver is older than CUDA 12.8.
     pub fn timed() -> Result<Self, Error> {
-        event::require_time()?;
+        require_time()?;
         Ok(Self {
             is_timed: true,
             ..Self::default()
         })
     }
 
-    /// Every kernel once, in the order of their first launches; waits for those that are timed.
+    /// Every kernel once, in the order of their first launches. It waits for timed launches to end.
     ///
     /// # Errors
     /// [`CudaError::Driver`] when a kernel has failed.
     pub fn kernels(&self) -> Result<Vec<TracedKernel>, Error> {
         let of = |noted: &Noted| {
             let seconds = noted.spans.iter();
-            let seconds = seconds.map(|[start, end]| event::seconds_between(start, end));
+            let seconds = seconds.map(|[start, end]| end.seconds_since(start));
             let sum = seconds.sum::<Result<f64, Error>>()?;
             Ok(TracedKernel {
                 kernel: noted.kernel,
@@ -84,7 +82,7 @@ impl CudaTrace {
         lock(&self.noted).iter().map(of).collect()
     }
 
-    /// Runs `launch`, which puts `kernel` on `stream` and is told whether its time is kept, and notes it.
+    /// Runs `launch`, which puts `kernel` on `stream`, and notes it. `launch` is told whether it is timed.
     pub(super) fn note(
         &self,
         kernel: &'static str,
@@ -92,16 +90,13 @@ impl CudaTrace {
         launch: impl FnOnce(bool) -> Result<(), Error>,
     ) -> Result<(), Error> {
         let span = if self.is_timed && !stream.is_capturing()? {
-            let event = || event::with_time(stream);
-            Some([event()?, event()?])
+            Some([CudaEvent::new(stream)?, CudaEvent::new(stream)?])
         } else {
             None
         };
-        let record =
-            |event: &driver::CudaEvent| check("cuEventRecord", event.record(&stream.handle));
-        span.iter().try_for_each(|[start, _]| record(start))?;
+        span.iter().try_for_each(|[start, _]| start.record())?;
         launch(span.is_some())?;
-        span.iter().try_for_each(|[_, end]| record(end))?;
+        span.iter().try_for_each(|[_, end]| end.record())?;
         let mut noted = lock(&self.noted);
         match noted.iter_mut().find(|noted| noted.kernel == kernel) {
             Some(noted) => noted.spans.extend(span),
@@ -111,25 +106,5 @@ impl CudaTrace {
             }),
         }
         Ok(())
-    }
-}
-
-impl CudaDevice {
-    /// The same handle, which notes what it launches in `trace`, as do its clones and streams made with it.
-    #[must_use]
-    pub fn traced(&self, trace: &CudaTrace) -> Self {
-        let mut device = self.clone();
-        device.trace = Some(trace.clone());
-        device
-    }
-}
-
-impl CudaEngine {
-    /// The same engine, which notes what it launches in `trace`.
-    #[must_use]
-    pub fn traced(&self, trace: &CudaTrace) -> Self {
-        let mut engine = self.clone();
-        engine.device = self.device.traced(trace);
-        engine
     }
 }

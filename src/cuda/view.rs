@@ -1,4 +1,4 @@
-//! Matrices and vectors in device memory that borrow it: what an engine's verbs take.
+//! Matrices and vectors that borrow device memory: what an engine's verbs take.
 
 use std::marker::PhantomData;
 
@@ -59,7 +59,7 @@ impl<T> CudaVectorMut<'_, T> {
 }
 
 impl<T: Element> CudaRows<'_, T> {
-    /// Copies the rows to the host, once the work on the stream of `device` so far has ended.
+    /// Copies the rows to the host. It waits for the work on the stream of `device` so far.
     ///
     /// # Errors
     /// [`CudaError::Device`] when the rows are of another handle; [`CudaError::Contiguity`] when gaps lie
@@ -107,7 +107,7 @@ views!(CudaRows, CudaRowsMut, CudaVector, CudaVectorMut);
 macro_rules! matrices {
     ($($view:ident),*) => {$(
         impl<T> $view<'_, T> {
-            /// Views memory that something else owns: a tensor of another library, a part of a matrix.
+            /// Views memory that something else owns: a tensor of another library, columns of a matrix.
             ///
             /// # Errors
             /// [`CudaError::Null`], [`Error::Empty`], [`Error::Stride`] (less than `dim`),
@@ -144,7 +144,7 @@ macro_rules! matrices {
         }
 
         impl<T: Element> $view<'_, T> {
-            /// The matrix as the verbs take it, on the handle whose stream orders its work.
+            /// The matrix as the launches take it; refused unless it belongs to `device`.
             pub(super) fn on(
                 &self,
                 argument: &'static str,
@@ -190,7 +190,7 @@ macro_rules! vectors {
                 self.region.rows()
             }
 
-            /// The address of the first element, on the handle whose stream orders its work.
+            /// The address of the first element; refused unless the vector belongs to `device`.
             pub(crate) fn on(
                 &self,
                 argument: &'static str,

@@ -169,13 +169,13 @@ impl Device for EmulatedDevice {
     }
 
     fn launch(&self, launch: &Launch<'_>) -> Result<(), Error> {
-        let kernel = CString::new(launch.kernel).unwrap_or_default();
+        let kernel = CString::new(launch.kernel.name).unwrap_or_default();
         let mut report: [c_char; REPORT] = [0; REPORT];
         let description = EmulatorLaunch {
             kernel: kernel.as_ptr(),
             grid: launch.grid,
-            threads: launch.threads,
-            shared_bytes: launch.shared_bytes,
+            threads: launch.kernel.threads,
+            shared_bytes: launch.kernel.shared_bytes,
             schedule: self.schedule as u32,
             params: launch.params.as_ptr().cast(),
             params_bytes: launch.params.len() as u64,
@@ -190,7 +190,7 @@ impl Device for EmulatedDevice {
         }
         // SAFETY: the emulator ends the report with a zero within its bytes.
         let reason = unsafe { CStr::from_ptr(report.as_ptr()) };
-        Err(fault(launch.kernel, &reason.to_string_lossy()))
+        Err(fault(launch.kernel.name, &reason.to_string_lossy()))
     }
 
     fn tensor_map(&self, matrix: &Matrix, box_rows: u32) -> Result<TensorMap, Error> {
@@ -209,7 +209,7 @@ impl Device for EmulatedDevice {
     fn hardware(&self) -> Hardware {
         Hardware {
             warpgroups: self.warpgroups,
-            multiprocessors: self.sm_count,
+            sms: self.sm_count,
             cache_bytes: self.cache_bytes,
         }
     }

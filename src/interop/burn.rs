@@ -1,15 +1,15 @@
 //! Tensors of burn's CUDA backend as vectors and matrices of the CUDA engine, without a copy.
 //!
-//! Both allocate in the device's primary context, so that an address of one is an address of the
-//! other. But burn launches on a stream that it does not show, and the engine on the stream of its
-//! handle: nothing orders the two, so each waits for the other.
+//! Both allocate in the device's primary context, so an address of one is valid in the other. burn launches on a
+//! stream that it does not show, the engine on the stream of its handle. Nothing orders the two streams, so the host
+//! waits:
 //!
-//! | before | wait until |
+//! | before | until |
 //! |---|---|
-//! | the engine is given an address | everything that this thread has asked of burn has ended |
-//! | burn gets a tensor, or may use its memory again | everything asked of the engine has ended |
+//! | the engine is given an address | all of burn's work of this thread has ended |
+//! | burn gets a tensor, or may use its memory again | all work of the engine has ended |
 //!
-//! The first covers new memory too: burn's pool hands out what work that is still running reads.
+//! The first wait is needed for new memory too: burn's pool hands out memory that running work still reads.
 
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
@@ -24,17 +24,16 @@ use burn::tensor::{DType, FloatDType, Shape};
 use crate::Error;
 use crate::cuda::{CudaDevice, CudaRows, CudaRowsMut, CudaVector, CudaVectorMut};
 
-/// burn's CUDA backend. It is not the fusing one, whose tensors have no address until they are
-/// needed.
+/// burn's CUDA backend. It is not the fusing one, whose tensors have no address until they are read.
 pub type BurnCuda = burn::backend::Cuda<f32, i32>;
 
-/// Why a tensor could not pass.
+/// Why a tensor cannot be shared.
 #[derive(Debug, thiserror::Error)]
 pub enum SeamError {
-    /// burn failed, perhaps in work before.
+    /// burn failed, perhaps in earlier work.
     #[error("{0}")]
     Burn(String),
-    /// A tensor of another number type.
+    /// A tensor of another element type.
     #[error("{0:?} where F32 was expected")]
     Type(DType),
     /// The engine's side failed.
@@ -42,7 +41,7 @@ pub enum SeamError {
     Engine(#[from] Error),
 }
 
-/// The seam between burn and the engine on one device.
+/// Shares tensors between burn and the engine on one device.
 #[derive(Debug, Clone)]
 pub struct Seam {
     device: CudaDevice,
@@ -51,7 +50,7 @@ pub struct Seam {
 }
 
 impl Seam {
-    /// On the device whose engine reads and writes the tensors, which is `device` itself.
+    /// For engines on `device`.
     ///
     /// # Errors
     /// [`Error::Unavailable`] when burn could not compile its kernels here.
@@ -63,7 +62,7 @@ impl Seam {
         })
     }
 
-    /// Lends tensors to the engine.
+    /// Lends tensors to the engine, which reads them.
     pub fn lend(
         &self,
         tensors: impl IntoIterator<Item = FloatTensor<BurnCuda>>,
@@ -72,7 +71,7 @@ impl Seam {
         Ok(held.into_iter().map(Lent).collect())
     }
 
-    /// Copies of tensors.
+    /// Copies of tensors, for the engine to write.
     pub fn copies(
         &self,
         tensors: impl IntoIterator<Item = FloatTensor<BurnCuda>>,
@@ -80,7 +79,7 @@ impl Seam {
         self.hold(tensors.into_iter().map(|tensor| flat(tensor).copy()))
     }
 
-    /// New tensors of as many numbers as each of `lengths` says.
+    /// New tensors of `lengths` elements, for the engine to write.
     pub fn unwritten(
         &self,
         lengths: impl IntoIterator<Item = usize>,
@@ -92,7 +91,7 @@ impl Seam {
         self.hold(empty)
     }
 
-    /// The tensor that the engine has written, a vector.
+    /// The tensor that the engine has written, as a vector.
     pub fn tensor_of(&self, owned: Owned) -> Result<FloatTensor<BurnCuda>, SeamError> {
         self.wait_for_engine()?;
         Ok(owned.tensor.clone())
@@ -145,7 +144,7 @@ fn timed<R>(nanoseconds: &AtomicU64, wait: impl FnOnce() -> R) -> R {
     result
 }
 
-/// The tensor as a vector without gaps: burn's matrices have some between their rows.
+/// The tensor as a vector without gaps. burn leaves gaps between the rows of its matrices.
 fn flat(tensor: FloatTensor<BurnCuda>) -> FloatTensor<BurnCuda> {
     let length = tensor.meta.shape().num_elements();
     let vector = BurnCuda::float_reshape(tensor, Shape::new([length]));
@@ -157,8 +156,8 @@ fn flat(tensor: FloatTensor<BurnCuda>) -> FloatTensor<BurnCuda> {
 
 /// A tensor's memory, for the engine to write; burn does not know of the tensor yet.
 ///
-/// As long as this lives, its tensor is one more owner of the memory: burn neither releases it nor
-/// writes to it in place. It ends only when the engine's work has.
+/// As long as this lives, its tensor is one more owner of the memory: burn neither releases it nor writes to it in
+/// place. Dropping it waits for the engine's work.
 #[derive(Debug)]
 pub struct Owned {
     tensor: FloatTensor<BurnCuda>,
@@ -187,32 +186,30 @@ impl Drop for Owned {
 }
 
 impl Owned {
-    /// All numbers as a matrix of `rows` × `dim`.
+    /// All elements as a matrix of `rows` × `dim`.
     pub fn matrix(&self, rows: usize, dim: usize) -> Result<CudaRows<'_, f32>, Error> {
         self.check(rows, dim)?;
-        // SAFETY: `address` is that of `rows` × `dim` contiguous f32 in the primary context of the
-        // seam's device. `self` keeps them allocated until the stream is done, and outlives the
-        // view. burn's work on them had ended when `hold` returned; it starts none that writes,
-        // because the memory has another owner.
+        // SAFETY: `rows` × `dim` contiguous f32 lie at `address` in the primary context of the device. `self`
+        // keeps them allocated until the stream is done, and outlives the view. burn's work on them had ended
+        // when `hold` returned; burn starts none that writes, because the memory has another owner.
         unsafe { CudaRows::from_raw(self.address, rows, dim, dim, &self.seam.device) }
     }
 
-    /// All numbers as a vector.
+    /// All elements as a vector.
     pub fn vector(&self) -> Result<CudaVector<'_, f32>, Error> {
         // SAFETY: as for `matrix`.
         unsafe { CudaVector::from_raw(self.address, self.length, &self.seam.device) }
     }
 
-    /// All numbers as a matrix of `rows` × `dim` to write to.
+    /// All elements as a matrix of `rows` × `dim` to write to.
     pub fn matrix_mut(&mut self, rows: usize, dim: usize) -> Result<CudaRowsMut<'_, f32>, Error> {
         self.check(rows, dim)?;
-        // SAFETY: as for `matrix`; and nobody else reads or writes: [`Lent`] lends no `&mut`, so
-        // that the memory was new to this tensor, burn has not been given it, and the borrow keeps
-        // other views away.
+        // SAFETY: as for `matrix`; and nothing else reads or writes. [`Lent`] gives no `&mut`, so this memory is
+        // new and burn does not know of it; the borrow excludes other views.
         unsafe { CudaRowsMut::from_raw(self.address, rows, dim, dim, &self.seam.device) }
     }
 
-    /// All numbers as a vector to write to.
+    /// All elements as a vector to write to.
     pub fn vector_mut(&mut self) -> Result<CudaVectorMut<'_, f32>, Error> {
         // SAFETY: as for `matrix_mut`.
         unsafe { CudaVectorMut::from_raw(self.address, self.length, &self.seam.device) }
@@ -231,8 +228,8 @@ impl Owned {
     }
 }
 
-/// burn compiles its kernels when it first runs them, with NVRTC and a toolkit's headers, and panics
-/// where either is missing: both are looked for before, where it looks.
+/// Looks for NVRTC and a toolkit's headers where burn looks. burn compiles its kernels when it first runs them, and
+/// panics where either is missing.
 fn find_compiler() -> Result<(), Error> {
     let unavailable = |reason: &str| {
         let compiled = "the encoder's kernels are compiled when they first run, and";

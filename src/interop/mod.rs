@@ -1,3 +1,3 @@
-//! Memory of other libraries as this crate's matrices.
+//! Memory of other libraries, viewed as this crate's matrices.
 
 pub mod burn;

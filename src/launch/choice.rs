@@ -2,6 +2,7 @@
 
 use bytemuck::Zeroable;
 
+use super::kernels::{self, Kernel};
 use super::params::{
     HopperProductParams, HopperScoresParams, Matrix, ProductParams, ScoresParams, TensorMap,
     WorkGrid,
@@ -11,28 +12,19 @@ use super::similarity::{Similarity, TILE};
 use super::{Arithmetic, Device};
 use crate::error::Error;
 
-/// Threads and shared memory of a block: `ScoresTile` of similarity/scores.h.
-const SCORES_THREADS: u32 = 256;
-const SCORES_SHARED: u32 = 3 * 2 * 128 * 128;
-/// `Product` of similarity/product.cu.
-const PRODUCT_SHARED: u32 = 3 * 2 * 128 * 128;
+/// The kernels of one purpose: portable, and for sm_90a.
+pub(super) type Family = [&'static [Kernel]; 2];
 
-/// Threads of every block of hopper/: two warpgroups that multiply and one that copies.
-pub(super) const HOPPER_THREADS: u32 = 384;
-/// `HopperTile` of hopper/scores.h: slabs, rooms for column sums or boxes of weights, column terms, mbarriers.
-const HOPPER_SCORES_SHARED: u32 = 4 * (128 + 256) * 128 + 8 * 2 * 16 * 128 + 2 * 256 * 4 + 14 * 8;
-/// `ProductTile` of hopper/product.cu.
-const HOPPER_PRODUCT_SHARED: u32 = 4 * (128 + 256) * 128 + 8 * 8;
-/// Up to this length the anchors' rows stay in shared memory, so that a tile costs the traffic of its
-/// candidates only.
-const RESIDENT_DIM_BYTES: u32 = 4 * 128;
+/// The passes of the tile loop; the last is for sm_90a alone.
+pub(super) const STATISTICS: Family = [kernels::STATISTICS, kernels::HOPPER_STATISTICS];
+pub(super) const EXPONENTIALS: Family = [kernels::EXPONENTIALS, kernels::HOPPER_EXPONENTIALS];
+pub(super) const WEIGHTS: Family = [kernels::WEIGHTS, kernels::HOPPER_WEIGHTS];
+pub(super) const SCORES: Family = [kernels::SCORES, kernels::HOPPER_SCORES];
+pub(super) const BEST: Family = [&[], kernels::HOPPER_BEST];
 
 /// Clusters' row tiles of a group where the anchors of all are more. g clusters read as many tiles of anchors again and
 /// again, the splits beside them C/g tiles of candidates, two at a time: of 66 clusters least where g² = 2C.
 const GROUP: usize = 11;
-
-/// Blocks of a cluster, of the kernels that run in clusters: `PAIR` of hopper/tile.h.
-const PAIR: u32 = 2;
 
 /// How a pass of the tile loop is cut up: its splits, each of so many tiles, and clusters' row tiles of a group.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -77,10 +69,15 @@ impl<D: Device> Similarity<'_, D> {
         let tiles = candidates.div_ceil(self.tile_columns(arithmetic));
         let row_tiles = self.row_tiles(arithmetic, rows);
         let row_bytes = anchors.row_bytes;
-        let clusters = (self.device.hardware().multiprocessors / PAIR).max(1) as usize;
-        let together = row_tiles.div_ceil(PAIR as usize).min(clusters);
-        let cached = together * PAIR as usize * TILE * row_bytes as usize;
-        let streams_anchors = self.is_hopper(arithmetic) && row_bytes > RESIDENT_DIM_BYTES;
+        let cluster = self.tile(arithmetic).cluster as usize;
+        let clusters = (self.device.hardware().sms as usize / cluster).max(1);
+        let together = row_tiles.div_ceil(cluster).min(clusters);
+        let cached = together * cluster * TILE * row_bytes as usize;
+        let elements = row_bytes as usize / arithmetic.bytes();
+        let streams_anchors = self.is_hopper(arithmetic)
+            && self
+                .kernel(STATISTICS, arithmetic, elements)
+                .is_ok_and(|kernel| kernel.dim == 0);
         let (group, least) =
             match streams_anchors && cached > self.device.hardware().cache_bytes / 2 {
                 true => (GROUP, clusters.div_ceil(GROUP)),
@@ -100,16 +97,36 @@ impl<D: Device> Similarity<'_, D> {
         narrow && !self.portable && self.device.hardware().warpgroups
     }
 
-    /// Columns of a tile: candidates of one of logits, numbers of a row of a product.
-    pub(super) fn tile_columns(&self, arithmetic: Arithmetic) -> usize {
-        if self.is_hopper(arithmetic) { 256 } else { 128 }
+    /// A kernel with the tile of all tile loops and products.
+    fn tile(&self, arithmetic: Arithmetic) -> &'static Kernel {
+        &STATISTICS[usize::from(self.is_hopper(arithmetic))][0]
     }
 
-    /// Tiles of 128 rows, of logits or of a product. On sm_90a whole clusters of two: the second tile
-    /// of the last one may lie past the end.
+    /// Columns of a tile: candidates of one of logits, elements of a row of a product.
+    pub(super) fn tile_columns(&self, arithmetic: Arithmetic) -> usize {
+        self.tile(arithmetic).columns
+    }
+
+    /// Row tiles, of logits or of a product. On sm_90a whole clusters: the second tile of the last one may lie past
+    /// the end.
     pub(super) fn row_tiles(&self, arithmetic: Arithmetic, rows: usize) -> usize {
-        let cluster = if self.is_hopper(arithmetic) { 2 } else { 1 };
-        rows.div_ceil(128).next_multiple_of(cluster)
+        let tile = self.tile(arithmetic);
+        let tiles = rows.div_ceil(tile.rows);
+        tiles.next_multiple_of(tile.cluster as usize)
+    }
+
+    /// The kernel of a family for rows of `dim` elements; an error where they are too long for all of them.
+    pub(super) fn kernel(
+        &self,
+        family: Family,
+        arithmetic: Arithmetic,
+        dim: usize,
+    ) -> Result<&'static Kernel, Error> {
+        let family = family[usize::from(self.is_hopper(arithmetic))];
+        kernels::find(family, arithmetic, dim).ok_or_else(|| Error::Kernel {
+            kernel: family.first().map_or("", |kernel| kernel.name).into(),
+            reason: format!("there is none for {arithmetic} and rows of {dim} elements"),
+        })
     }
 
     /// Whether dq and dk are made of the same stored weights where fused kernels could hold them: 8NMD in
@@ -121,60 +138,54 @@ impl<D: Device> Similarity<'_, D> {
             && self.is_hopper(prepared.arithmetic)
     }
 
-    /// Launches a kernel for sm_90a over tiles × parts: as many blocks as run at a time, one a
-    /// multiprocessor, which take the pieces one after another (`Scheduler` of hopper/tile.h).
+    /// Launches a kernel for sm_90a over tiles × splits. As many blocks as run at a time, one an SM, take the work tiles
+    /// one after another (`Scheduler` of hopper/tile.h).
     pub(super) fn launch_persistent<P: bytemuck::Pod>(
         &self,
-        kernel: &str,
-        cluster: u32,
+        kernel: &Kernel,
         grid: WorkGrid,
-        shared_bytes: u32,
         params: &P,
     ) -> Result<(), Error> {
-        let places = (self.device.hardware().multiprocessors / cluster).max(1) * cluster;
+        let cluster = kernel.cluster;
+        let places = (self.device.hardware().sms / cluster).max(1) * cluster;
         let blocks = (grid.tiles * grid.splits).min(places);
-        self.device
-            .start(kernel, [blocks, 1, 1], HOPPER_THREADS, shared_bytes, params)
+        self.device.start(kernel, [blocks, 1, 1], params)
     }
 
-    /// Launches a kernel of the tile loop: "statistics", "exponentials", "weights", "scores" or, on sm_90a, "best".
+    /// Launches a kernel of the tile loop.
     pub(super) fn scores(
         &self,
-        kernel: &str,
+        family: Family,
         arithmetic: Arithmetic,
         grid: WorkGrid,
         params: &ScoresParams,
     ) -> Result<(), Error> {
+        let elements = params.anchors.row_bytes as usize / arithmetic.bytes();
+        let kernel = self.kernel(family, arithmetic, elements)?;
         if !self.is_hopper(arithmetic) {
-            let name = format!("{kernel}_{arithmetic}");
             let blocks = [grid.tiles, grid.splits, 1];
-            return self
-                .device
-                .start(&name, blocks, SCORES_THREADS, SCORES_SHARED, params);
-        }
-        let mut name = format!("hopper_{kernel}_{arithmetic}");
-        if params.anchors.row_bytes <= RESIDENT_DIM_BYTES {
-            name += &format!("_{}", RESIDENT_DIM_BYTES as usize / arithmetic.bytes());
+            return self.device.start(kernel, blocks, params);
         }
         let params = HopperScoresParams {
-            anchors: self.boxes(&params.anchors, 128)?,
-            candidates: self.boxes(&params.candidates, 128)?,
+            anchors: self.boxes(&params.anchors, kernel.rows)?,
+            // Each block of a cluster copies its share of a tile.
+            candidates: self.boxes(&params.candidates, kernel.columns / kernel.cluster as usize)?,
             // Of a warp's rows; nothing for kernels that store none.
             weights: match params.weights.data {
                 0 => TensorMap::zeroed(),
-                _ => self.boxes(&params.weights, 16)?,
+                _ => self.boxes(&params.weights, kernels::WEIGHTS_BOX_ROWS)?,
             },
             scores: *params,
             grid,
             padding: [0; 5],
         };
-        self.launch_persistent(&name, PAIR, grid, HOPPER_SCORES_SHARED, &params)
+        self.launch_persistent(kernel, grid, &params)
     }
 
     /// The same over all of the anchors, cut up like this.
     pub(super) fn pass(
         &self,
-        kernel: &str,
+        family: Family,
         arithmetic: Arithmetic,
         cut: Cut,
         params: ScoresParams,
@@ -184,7 +195,7 @@ impl<D: Device> Similarity<'_, D> {
             tiles_per_split: cut.per_split,
             ..params
         };
-        self.scores(kernel, arithmetic, cut.grid(tiles), &params)
+        self.scores(family, arithmetic, cut.grid(tiles), &params)
     }
 
     /// Launches a product of a chunk of weights: tiles are row tiles × column tiles.
@@ -195,31 +206,32 @@ impl<D: Device> Similarity<'_, D> {
         grid: WorkGrid,
         params: &ProductParams,
     ) -> Result<(), Error> {
-        let (side, left_rows) = if transposed {
-            ("_transposed", 64)
-        } else {
-            ("", 128)
+        let family = match transposed {
+            true => [
+                kernels::PRODUCT_TRANSPOSED,
+                kernels::HOPPER_PRODUCT_TRANSPOSED,
+            ],
+            false => [kernels::PRODUCT, kernels::HOPPER_PRODUCT],
         };
-        let name = format!("product{side}_{arithmetic}");
+        let kernel = self.kernel(family, arithmetic, 0)?;
         if !self.is_hopper(arithmetic) {
             let blocks = [grid.tiles, grid.splits, 1];
-            return self
-                .device
-                .start(&name, blocks, 256, PRODUCT_SHARED, params);
+            return self.device.start(kernel, blocks, params);
         }
+        let slab = kernels::SLAB_ELEMENTS;
+        let left_rows = if transposed { slab } else { kernel.rows };
         let params = HopperProductParams {
             left: self.boxes(&params.left, left_rows)?,
-            right: self.boxes(&params.right, 64)?,
+            right: self.boxes(&params.right, slab)?,
             product: *params,
             grid,
             padding: [0; 15],
         };
-        let name = format!("hopper_{name}");
-        self.launch_persistent(&name, PAIR, grid, HOPPER_PRODUCT_SHARED, &params)
+        self.launch_persistent(kernel, grid, &params)
     }
 
     /// The matrix as boxes of `box_rows` rows.
-    pub(super) fn boxes(&self, matrix: &Matrix, box_rows: u32) -> Result<TensorMap, Error> {
+    pub(super) fn boxes(&self, matrix: &Matrix, box_rows: usize) -> Result<TensorMap, Error> {
         // Coordinates of boxes have a sign.
         if matrix.rows > i32::MAX as u32 - 1024 {
             return Err(Error::Scalar {
@@ -228,6 +240,6 @@ impl<D: Device> Similarity<'_, D> {
                 allowed: "at most 2^31 - 1025 rows for the kernels of sm_90a",
             });
         }
-        self.device.tensor_map(matrix, box_rows)
+        self.device.tensor_map(matrix, box_rows as u32)
     }
 }

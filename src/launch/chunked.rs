@@ -1,7 +1,7 @@
 //! Gradients over chunks of stored weights, where D is too large for the fused kernels.
 
 use super::DeviceMatrix;
-use super::choice::Cut;
+use super::choice::{Cut, EXPONENTIALS, STATISTICS, WEIGHTS};
 use super::gradient::{Finish, Known, Side, Sums};
 use super::params::{FitParams, FoldParams, Matrix, ProductParams, ScoresParams, WorkGrid};
 use super::positives::ExponentRange;
@@ -9,7 +9,7 @@ use super::prepared::Prepared;
 use super::results::Direction;
 use super::similarity::Similarity;
 use super::statistics::{Partial, scores_params};
-use super::{Arithmetic, Device, Floats};
+use super::{Arithmetic, Device, Floats, kernels};
 use crate::contrast::Shape;
 use crate::engine::Gradients;
 use crate::error::Error;
@@ -147,7 +147,7 @@ impl<D: Device> Similarity<'_, D> {
         let most = rows.min(anchors);
         let weights = self.device.allocate(most * row_bytes)?;
         let columns = dim.div_ceil(self.tile_columns(prepared.arithmetic));
-        let slab = 128 / prepared.anchor_rows.element_bytes();
+        let slab = kernels::SLAB_BYTES / prepared.anchor_rows.element_bytes();
         let tiles = |rows| self.row_tiles(prepared.arithmetic, rows) * columns;
         let (splits, slabs) = self.split(tiles(rows), candidates.div_ceil(slab), 1);
         let dq_sums = Sums {
@@ -189,7 +189,7 @@ impl<D: Device> Similarity<'_, D> {
                         shift: shift.unwrap_or(0),
                         ..chunk.scores_params(prepared)
                     };
-                    self.pass("weights", prepared.arithmetic, cut, params)?;
+                    self.pass(WEIGHTS, prepared.arithmetic, cut, params)?;
                 }
                 Softmax::Found(found) => self.store_exponentials(side, found, chunk)?,
             }
@@ -276,10 +276,10 @@ impl<D: Device> Similarity<'_, D> {
         let unless = found.bound.address();
         let arithmetic = prepared.arithmetic;
         let before = ScoresParams { unless, ..params };
-        self.pass("statistics", arithmetic, chunk.cut, before)?;
+        self.pass(STATISTICS, arithmetic, chunk.cut, before)?;
         let before = Partial { unless, ..partial };
         self.combine(prepared, (rows, masses), first, count, before)?;
-        self.pass("exponentials", arithmetic, chunk.cut, params)?;
+        self.pass(EXPONENTIALS, arithmetic, chunk.cut, params)?;
         self.combine(prepared, (rows, masses), first, count, partial)?;
         if let Some((fit, shift)) = &found.fit {
             let fit_params = FitParams {
@@ -297,14 +297,15 @@ impl<D: Device> Similarity<'_, D> {
                 fit: fit.address(),
                 shift: shift.address(),
             };
-            self.launch_block("fit_exponentials", &fit_params)?;
+            self.device
+                .start(kernels::FIT_EXPONENTIALS, [1; 3], &fit_params)?;
             // Where they do not fit, once more, with offsets of the rows.
             let again = ScoresParams {
                 bound: 0,
                 unless: fit.address(),
                 ..params
             };
-            self.pass("exponentials", arithmetic, chunk.cut, again)?;
+            self.pass(EXPONENTIALS, arithmetic, chunk.cut, again)?;
         }
         let anchors = params.anchors;
         let params = FoldParams {
@@ -323,6 +324,6 @@ impl<D: Device> Similarity<'_, D> {
             shift: found.shift(),
             factors: found.factors.address(),
         };
-        self.device.start_rows("fold_rows", count, &params)
+        self.device.start_rows(kernels::FOLD_ROWS, count, &params)
     }
 }

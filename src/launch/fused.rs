@@ -1,102 +1,21 @@
 //! The fused gradient kernels: which there are, and a pass of one.
 
-use super::choice::HOPPER_THREADS;
+use super::choice::Family;
 use super::gradient::{Known, Side, Sums, is_shifted};
 use super::params::{GradientParams, HopperGradientParams, WorkGrid};
 use super::results::Masses;
 use super::similarity::Similarity;
-use super::{Arithmetic, Device, Floats};
+use super::{Device, Floats, kernels};
 use crate::error::Error;
 
-/// What the weights of a fused pass are made of: `Terms` of hopper/gradient.cu. The portable kernels
-/// with a known softmax take any.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Terms {
-    Online,
-    Owner,
-    Streamed,
-    Both,
-}
-
-/// A fused gradient kernel.
-struct Fused {
-    name: String,
-    owner_rows: usize,
-    streamed_rows: usize,
-    threads: u32,
-    shared_bytes: usize,
-    /// Blocks that fit a multiprocessor of an H100 (kernels/README.md).
-    resident: usize,
-    hopper: bool,
-}
-
-/// The portable kernel for an arithmetic and rows of `width` numbers.
-fn portable(arithmetic: Arithmetic, width: usize, terms: Terms) -> Option<Fused> {
-    // Slabs, warps, streamed rows and stages as in similarity/gradient.cu.
-    let (slabs, warps, streamed_rows, stages, resident) = match (arithmetic.bytes(), width) {
-        (2, 64) => (1, 8, 64, 3, 1),
-        (2, 128) => (2, 8, 64, 3, 1),
-        (2, 256) => (4, 8, 32, 2, 1),
-        (4, 64) => (2, 4, 32, 3, 3),
-        (4, 128) => (4, 4, 32, 3, 2),
-        (4, 256) => (8, 4, 16, 2, 2),
-        _ => return None,
-    };
-    let terms = match terms {
-        Terms::Online => "online",
-        _ => "known",
-    };
-    Some(Fused {
-        name: format!("gradient_{terms}_{arithmetic}_{width}"),
-        owner_rows: 16 * warps,
-        streamed_rows,
-        threads: 32 * warps as u32,
-        shared_bytes: slabs * 128 * (16 * warps + stages * streamed_rows),
-        resident,
-        hopper: false,
-    })
-}
-
-/// The kernel for sm_90a for 16-bit numbers and rows of `width` of them.
-fn hopper(arithmetic: Arithmetic, width: usize, terms: Terms) -> Option<Fused> {
-    // Streamed rows and stages as in hopper/gradient.cu.
-    let (streamed_rows, stages) = match (terms, width) {
-        (Terms::Both, 256) => return None,
-        (Terms::Both, _) => (96, 6),
-        (_, 256) => (64, 4),
-        _ => (128, 5),
-    };
-    let (terms, beside) = match terms {
-        Terms::Online => ("online", 4),
-        Terms::Owner => ("owner", 4),
-        Terms::Streamed => ("streamed", 8),
-        Terms::Both => ("both", 4),
-    };
-    let row_bytes = 2 * width;
-    Some(Fused {
-        name: format!("hopper_gradient_{terms}_{arithmetic}_{width}"),
-        owner_rows: 128,
-        streamed_rows,
-        threads: HOPPER_THREADS,
-        // Tiles, what comes beside each streamed row, mbarriers.
-        shared_bytes: 128 * row_bytes
-            + stages * streamed_rows * (row_bytes + beside)
-            + (2 * stages + 2) * 8,
-        resident: 1,
-        hopper: true,
-    })
-}
+/// The kernels by what the weights of a pass are made of: `Terms` of hopper/gradient.cu. The portable ones with a known
+/// softmax take any terms.
+const ONLINE: Family = [kernels::GRADIENT_ONLINE, kernels::HOPPER_GRADIENT_ONLINE];
+const OWNER: Family = [kernels::GRADIENT_KNOWN, kernels::HOPPER_GRADIENT_OWNER];
+const STREAMED: Family = [kernels::GRADIENT_KNOWN, kernels::HOPPER_GRADIENT_STREAMED];
+const BOTH: Family = [kernels::GRADIENT_KNOWN, kernels::HOPPER_GRADIENT_BOTH];
 
 impl<D: Device> Similarity<'_, D> {
-    /// None when D is too large for registers.
-    fn fused(&self, arithmetic: Arithmetic, dim: usize, terms: Terms) -> Option<Fused> {
-        let width = [64, 128, 256].into_iter().find(|&width| dim <= width)?;
-        match self.is_hopper(arithmetic) {
-            true => hopper(arithmetic, width, terms),
-            false => portable(arithmetic, width, terms),
-        }
-    }
-
     /// Whether fused kernels serve all gradients of the call, of which dk may be one.
     pub(super) fn is_fused(&self, side: &Side<'_, D>, dk: bool) -> bool {
         let prepared = side.prepared;
@@ -104,14 +23,14 @@ impl<D: Device> Similarity<'_, D> {
             return false;
         }
         let terms = match prepared.contrast().is_one_way() {
-            true => Terms::Streamed,
-            false => Terms::Both,
+            true => STREAMED,
+            false => BOTH,
         };
-        self.fused(prepared.arithmetic, prepared.shape.dim, terms)
-            .is_some()
+        self.kernel(terms, prepared.arithmetic, prepared.shape.dim)
+            .is_ok()
     }
 
-    /// Σ_j W_ij k_j of every anchor, or of every candidate, in parts. Without a known softmax of the anchors of a
+    /// Σ_j W_ij k_j of every anchor, or of every candidate, in splits. Without a known softmax of the anchors of a
     /// one-way loss, whose lse is found on the way.
     pub(super) fn fused_sums(
         &self,
@@ -140,24 +59,19 @@ impl<D: Device> Similarity<'_, D> {
         }
         let ([owner, streamed], [owner_terms, streamed_terms]) = (rows, masses);
         let terms = match (owner_terms, streamed_terms) {
-            (None, None) => Terms::Online,
-            (Some(_), None) => Terms::Owner,
-            (None, Some(_)) => Terms::Streamed,
-            (Some(_), Some(_)) => Terms::Both,
+            (None, None) => ONLINE,
+            (Some(_), None) => OWNER,
+            (None, Some(_)) => STREAMED,
+            (Some(_), Some(_)) => BOTH,
         };
-        let kernel = self
-            .fused(prepared.arithmetic, dim, terms)
-            .ok_or(Error::Scalar {
-                argument: "dim",
-                given: dim as f64,
-                allowed: "at most 256 for the fused gradient",
-            })?;
+        let kernel = self.kernel(terms, prepared.arithmetic, dim)?;
         let owners = owner.rows as usize;
-        let owner_tiles = owners.div_ceil(kernel.owner_rows);
-        let tiles = (streamed.rows as usize).div_ceil(kernel.streamed_rows);
+        let owner_tiles = owners.div_ceil(kernel.rows);
+        let tiles = (streamed.rows as usize).div_ceil(kernel.columns);
         let (splits, tiles_per_split) = self.split(owner_tiles, tiles, kernel.resident);
         let sums = self.floats(splits as usize * owners * dim)?;
-        let normalisers = (terms == Terms::Online)
+        let normalisers = known
+            .is_none()
             .then(|| self.floats(2 * splits as usize * owners))
             .transpose()?;
         let offset2 = |masses: Option<&Masses<D>>| masses.map_or(0, |m| m.offset2.address());
@@ -177,20 +91,18 @@ impl<D: Device> Similarity<'_, D> {
             normalisers: normalisers.as_ref().map_or(0, Floats::address),
         };
         let grid = WorkGrid::new(owner_tiles, splits);
-        let shared_bytes = kernel.shared_bytes as u32;
-        if kernel.hopper {
+        if self.is_hopper(prepared.arithmetic) {
             let params = HopperGradientParams {
-                owner: self.boxes(&owner, kernel.owner_rows as u32)?,
-                streamed: self.boxes(&streamed, kernel.streamed_rows as u32)?,
+                owner: self.boxes(&owner, kernel.rows)?,
+                streamed: self.boxes(&streamed, kernel.columns)?,
                 gradient: params,
                 grid,
                 padding: [0; 15],
             };
-            self.launch_persistent(&kernel.name, 1, grid, shared_bytes, &params)?;
+            self.launch_persistent(kernel, grid, &params)?;
         } else {
-            let (blocks, threads) = ([grid.tiles, grid.splits, 1], kernel.threads);
-            self.device
-                .start(&kernel.name, blocks, threads, shared_bytes, &params)?;
+            let blocks = [grid.tiles, grid.splits, 1];
+            self.device.start(kernel, blocks, &params)?;
         }
         Ok(Sums {
             sums,

@@ -7,7 +7,7 @@ use super::prepared::Prepared;
 use super::results::Masses;
 use super::similarity::Similarity;
 use super::statistics::far_word;
-use super::{Device, DeviceMatrix, Floats, WARP_ROWS};
+use super::{Device, DeviceMatrix, Floats, kernels};
 use crate::element::DType;
 use crate::error::Error;
 use crate::inputs::Matrices;
@@ -125,7 +125,8 @@ impl<D: Device> Similarity<'_, D> {
                 columns: prepared.view.candidates,
                 shift: shift.address(),
             };
-            self.launch_block("find_weight_shift", &params)?;
+            self.device
+                .start(kernels::FIND_WEIGHT_SHIFT, [1; 3], &params)?;
         }
         Ok(Known {
             masses: (rows, columns),
@@ -158,7 +159,7 @@ impl<D: Device> Similarity<'_, D> {
             .max(most / 8)
             .div_ceil(4)
             .next_power_of_two()
-            .min(WARP_ROWS);
+            .min(kernels::FINISH_GRADIENT.warps());
         let params = FinishParams {
             sums: finish.sums.sums.address(),
             normalisers: finish.sums.normalisers.as_ref().map_or(0, Floats::address),
@@ -191,11 +192,7 @@ impl<D: Device> Similarity<'_, D> {
             shift: finish.sums.shift.unwrap_or(0),
             dots: finish.dots.map_or(0, |dots| dots.at(first)),
         };
-        let grid = [count.div_ceil(WARP_ROWS / warps) as u32, 1, 1];
-        let threads = 32 * WARP_ROWS as u32;
-        // Four numbers a thread.
-        let shared_bytes = if warps > 1 { 16 * threads } else { 0 };
         self.device
-            .start("finish_gradient", grid, threads, shared_bytes, &params)
+            .start_rows(kernels::FINISH_GRADIENT, count * warps, &params)
     }
 }

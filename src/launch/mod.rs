@@ -5,6 +5,7 @@ mod choice;
 mod chunked;
 mod fused;
 mod gradient;
+pub(crate) mod kernels;
 mod matrix;
 pub(crate) mod params;
 mod plan;
@@ -36,24 +37,16 @@ pub(crate) use top_k::DeviceTopK;
 pub(crate) use crate::contrast::same_length;
 use crate::element::DType;
 use crate::error::Error;
+use kernels::Kernel;
 
 /// One kernel launch: blocks are one-dimensional.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Launch<'a> {
-    pub kernel: &'a str,
+    pub kernel: &'a Kernel,
     pub grid: [u32; 3],
-    pub threads: u32,
-    /// Dynamic, of a block.
-    pub shared_bytes: u32,
     /// The bytes of the kernel's parameter structure.
     pub params: &'a [u8],
 }
-
-/// Rows of a block of the kernels that take a warp a row.
-const WARP_ROWS: usize = 8;
-
-/// Bytes of a row of a box.
-pub(crate) const BOX_BYTES: usize = 128;
 
 /// What the kernels run on. Launches, reads and writes happen in the order they are made.
 pub(crate) trait Device {
@@ -73,29 +66,24 @@ pub(crate) trait Device {
     /// [`launch`](Self::launch) with a parameter structure.
     fn start<P: bytemuck::Pod>(
         &self,
-        kernel: &str,
+        kernel: &Kernel,
         grid: [u32; 3],
-        threads: u32,
-        shared_bytes: u32,
         params: &P,
     ) -> Result<(), Error> {
         self.launch(&Launch {
             kernel,
             grid,
-            threads,
-            shared_bytes,
             params: bytemuck::bytes_of(params),
         })
     }
     /// The same of a kernel in which a warp takes a row, or several.
     fn start_rows<P: bytemuck::Pod>(
         &self,
-        kernel: &str,
+        kernel: &Kernel,
         warps: usize,
         params: &P,
     ) -> Result<(), Error> {
-        let grid = [warps.div_ceil(WARP_ROWS) as u32, 1, 1];
-        self.start(kernel, grid, 32 * WARP_ROWS as u32, 0, params)
+        self.start(kernel, kernel.grid(32 * warps), params)
     }
     /// What kernels copy boxes of a matrix by: `box_rows` rows, at most 256, of [`BOX_BYTES`] bytes, swizzled.
     /// Data, stride and row bytes are multiples of 16.
@@ -108,7 +96,7 @@ pub(crate) trait Device {
 pub(crate) struct Hardware {
     /// Whether the kernels for sm_90a run on it.
     pub warpgroups: bool,
-    pub multiprocessors: u32,
+    pub sms: u32,
     /// Of L2.
     pub cache_bytes: usize,
 }

@@ -9,16 +9,8 @@ use super::params::{
 };
 use super::prepared::Prepared;
 use super::similarity::Similarity;
-use super::{Device, DeviceIndices, Floats};
+use super::{Device, DeviceIndices, Floats, kernels};
 use crate::error::Error;
-
-/// Candidates that a warp of `positives` takes together: `CANDIDATES` of similarity/positives.cu.
-const WARP_CANDIDATES: usize = 4;
-
-/// Bits of a digit of `group_anchors`: `DIGIT_BITS` of similarity/positives.cu.
-const DIGIT_BITS: u32 = 4;
-/// Counters of each digit and thread, and a word a warp.
-const GROUP_SHARED: u32 = 4 * ((1 << DIGIT_BITS) * 1024 + 32);
 
 /// For which logits sums of 2^(z - o) need no maximum: those with a bound of at most `largest`, in base 2. The
 /// offset o is what the bound is above `above`, at least 0.
@@ -71,8 +63,8 @@ impl<D: Device> Similarity<'_, D> {
             positive: positives.logits.address(),
             square_norms: positives.square_norms.address(),
         };
-        let warps = shape.anchors + shape.candidates.div_ceil(WARP_CANDIDATES);
-        self.device.start_rows("positives", warps, &params)?;
+        let warps = shape.anchors + shape.candidates.div_ceil(kernels::WARP_CANDIDATES);
+        self.device.start_rows(kernels::POSITIVES, warps, &params)?;
         self.mean_of_positives(prepared, &positives.logits)?;
         Ok(positives)
     }
@@ -93,7 +85,7 @@ impl<D: Device> Similarity<'_, D> {
             padding: 0,
             log_mean: log_mean.address(),
         };
-        self.launch_block("mean_positives", &params)
+        self.device.start(kernels::MEAN_POSITIVES, [1; 3], &params)
     }
 
     /// `LogitBound` of tile/softmax.h, on the device: its first word says whether exponentials of logits need no
@@ -113,7 +105,7 @@ impl<D: Device> Similarity<'_, D> {
             above: range.above,
             bound: bound.address(),
         };
-        self.launch_block("bound_logits", &params)?;
+        self.device.start(kernels::BOUND_LOGITS, [1; 3], &params)?;
         Ok(bound)
     }
 
@@ -132,9 +124,9 @@ impl<D: Device> Similarity<'_, D> {
             candidates,
             index: index.address(),
         };
-        let grid = [anchors.div_ceil(256), 1, 1];
+        let kernel = kernels::OFFSET_POSITIVES;
         self.device
-            .start("offset_positives", grid, 256, 0, &params)?;
+            .start(kernel, kernel.grid(anchors as usize), &params)?;
         Ok(index)
     }
 
@@ -153,7 +145,7 @@ impl<D: Device> Similarity<'_, D> {
             index: index.address(),
         };
         self.device
-            .start_rows("labelled_positives", anchors.length, &params)?;
+            .start_rows(kernels::LABELLED_POSITIVES, anchors.length, &params)?;
         Ok(index)
     }
 
@@ -170,16 +162,16 @@ impl<D: Device> Similarity<'_, D> {
             anchors,
             candidates,
             // Those without a positive are sorted by `candidates` itself.
-            passes: (u32::BITS - candidates.leading_zeros()).div_ceil(DIGIT_BITS),
+            passes: (u32::BITS - candidates.leading_zeros()).div_ceil(kernels::DIGIT_BITS as u32),
             padding: 0,
             order: groups.order.address(),
             other: other.address(),
             starts: groups.starts.address(),
         };
         let device = self.device;
-        device.start("group_anchors", [1, 1, 1], 1024, GROUP_SHARED, &params)?;
-        let grid = [(candidates + 1).div_ceil(256), 1, 1];
-        device.start("find_groups", grid, 256, 0, &params)?;
+        device.start(kernels::GROUP_ANCHORS, [1; 3], &params)?;
+        let grid = kernels::FIND_GROUPS.grid(candidates as usize + 1);
+        device.start(kernels::FIND_GROUPS, grid, &params)?;
         Ok(groups)
     }
 }

@@ -2,11 +2,8 @@
 
 use super::params::{DTYPE_E4M3, Matrix, QuantizeParams};
 use super::similarity::{Similarity, TILE};
-use super::{Device, DeviceMatrix, Rowwise, count};
+use super::{Device, DeviceMatrix, Rowwise, count, kernels};
 use crate::error::Error;
-
-/// Rows of 128 elements that a warp holds: `QUANTIZE_QUADS` of rowwise/quantize.cu.
-const QUANTIZE_ROWS: usize = 8;
 
 impl<D: Device> Similarity<'_, D> {
     /// The matrix as e4m3, x_id ≈ scale_i · code_id with scale_i = max_d |x_id| / 448: N·D bytes, and
@@ -38,7 +35,8 @@ impl<D: Device> Similarity<'_, D> {
         };
         held.extend([codes, scales]);
         let rowwise = Rowwise::new(self.device);
-        let warp_rows = rowwise.warp_rows(&[matrix], QUANTIZE_ROWS);
+        let kernel = kernels::QUANTIZE_ROWS;
+        let warp_rows = rowwise.warp_rows(kernel, &[matrix], kernels::QUANTIZE_QUADS);
         let params = QuantizeParams {
             x: matrix.into(),
             codes: quantized,
@@ -48,7 +46,7 @@ impl<D: Device> Similarity<'_, D> {
             warp_rows: warp_rows as u32,
         };
         let warps = scaled_rows.div_ceil(warp_rows.max(1));
-        self.device.start_rows("quantize_rows", warps, &params)?;
+        self.device.start_rows(kernel, warps, &params)?;
         Ok(quantized)
     }
 }

@@ -3,7 +3,7 @@
 use super::params::MergeParams;
 use super::prepared::Prepared;
 use super::similarity::Similarity;
-use super::{Device, DeviceMatrix, Floats, count};
+use super::{Device, DeviceMatrix, Floats, count, kernels};
 use crate::contrast::{Contrast, Shape, same_rows};
 use crate::error::Error;
 use crate::inputs::Problem;
@@ -221,7 +221,8 @@ impl<D: Device> Similarity<'_, D> {
             rows,
             padding: 0,
         };
-        let grid = [rows.div_ceil(128), 1, 1];
-        self.device.start("merge_statistics", grid, 128, 0, &params)
+        let kernel = kernels::MERGE_STATISTICS;
+        self.device
+            .start(kernel, kernel.grid(rows as usize), &params)
     }
 }

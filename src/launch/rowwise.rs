@@ -1,24 +1,17 @@
 //! Row-wise verbs as launches: normalisation and its gradient, momentum updates, copies of rows.
 
+use super::kernels::{self, Kernel};
 use super::matrix::dtype_code;
 use super::params::{
     CopyRowsParams, CursorParams, MomentumParams, MomentumTensor, NormalizeBackwardParams,
     NormalizeParams,
 };
-use super::{Device, DeviceMatrix, WARP_ROWS, count, number_bytes};
+use super::{Device, DeviceMatrix, count, number_bytes};
 use crate::contrast::{same_dim, same_rows};
 use crate::element::DType;
 use crate::error::{Error, positive};
 use crate::momentum;
 use crate::queue::Ring;
-
-/// Elements of a block of the momentum update.
-const MOMENTUM_CHUNK: u64 = 4096;
-
-/// Rows of 128 elements that a warp holds: `NORMALIZE_QUADS` and `BACKWARD_QUADS` of
-/// rowwise/normalize.cu.
-const NORMALIZE_ROWS: usize = 8;
-const BACKWARD_ROWS: usize = 4;
 
 /// Blocks per SM before a warp takes several rows.
 const NORMALIZE_BLOCKS: usize = 4;
@@ -54,10 +47,15 @@ impl<'d, D: Device> Rowwise<'d, D> {
         Self { device }
     }
 
-    /// Rows that a warp holds in registers, when it can hold `most` of 128 elements: several only where
+    /// Rows that a warp of the kernel holds in registers, when it can hold `most` of 128 elements: several only where
     /// there are enough for every SM. 0 where rows are too long to be held, or do not lie
     /// at whole quads of elements.
-    pub(super) fn warp_rows(&self, matrices: &[DeviceMatrix], most: usize) -> usize {
+    pub(super) fn warp_rows(
+        &self,
+        kernel: &Kernel,
+        matrices: &[DeviceMatrix],
+        most: usize,
+    ) -> usize {
         let DeviceMatrix { rows, dim, .. } = matrices[0];
         let whole = matrices.iter().all(|matrix| {
             let quad = 4 * number_bytes(matrix.dtype) as u64;
@@ -66,8 +64,7 @@ impl<'d, D: Device> Rowwise<'d, D> {
         if !whole || !dim.is_multiple_of(4) {
             return 0;
         }
-        let places =
-            WARP_ROWS * NORMALIZE_BLOCKS * self.device.hardware().multiprocessors.max(1) as usize;
+        let places = kernel.warps() * NORMALIZE_BLOCKS * self.device.hardware().sms.max(1) as usize;
         let fits = most / dim.div_ceil(128).next_power_of_two();
         let wanted = (rows / places).clamp(1, most);
         fits.min(1 << wanted.ilog2())
@@ -85,7 +82,7 @@ impl<'d, D: Device> Rowwise<'d, D> {
         same_rows("y", y.rows, x.rows)?;
         same_dim("y", y.dim, x.dim)?;
         same_rows("norms", norms.1, x.rows)?;
-        let warp_rows = self.warp_rows(&[x, y], NORMALIZE_ROWS);
+        let warp_rows = self.warp_rows(kernels::NORMALIZE, &[x, y], kernels::NORMALIZE_QUADS);
         let params = NormalizeParams {
             x: x.into(),
             y: y.into(),
@@ -96,7 +93,7 @@ impl<'d, D: Device> Rowwise<'d, D> {
             warp_rows: warp_rows as u32,
         };
         let warps = x.rows.div_ceil(warp_rows.max(1));
-        self.device.start_rows("normalize", warps, &params)
+        self.device.start_rows(kernels::NORMALIZE, warps, &params)
     }
 
     /// dx_i = (dy_i − y_i⟨y_i, dy_i⟩)/‖x_i‖; dy_i/ε where ‖x_i‖ ≤ ε; 0 where a short row overflows.
@@ -114,7 +111,8 @@ impl<'d, D: Device> Rowwise<'d, D> {
             same_rows(argument, matrix.rows, y.rows)?;
             same_dim(argument, matrix.dim, y.dim)?;
         }
-        let warp_rows = self.warp_rows(&[y, dy, dx], BACKWARD_ROWS);
+        let kernel = kernels::NORMALIZE_BACKWARD;
+        let warp_rows = self.warp_rows(kernel, &[y, dy, dx], kernels::BACKWARD_QUADS);
         let params = NormalizeBackwardParams {
             y: y.into(),
             dy: dy.into(),
@@ -128,7 +126,7 @@ impl<'d, D: Device> Rowwise<'d, D> {
             padding: 0,
         };
         let warps = y.rows.div_ceil(warp_rows.max(1));
-        self.device.start_rows("normalize_backward", warps, &params)
+        self.device.start_rows(kernel, warps, &params)
     }
 
     /// key = m·key + (1 − m)·query for every tensor, in one launch. `query` and `shadow` are of
@@ -160,7 +158,7 @@ impl<'d, D: Device> Rowwise<'d, D> {
                 length: tensor.length as u64,
                 first_block: blocks,
             });
-            blocks += (tensor.length as u64).div_ceil(MOMENTUM_CHUNK);
+            blocks += (tensor.length as u64).div_ceil(kernels::MOMENTUM_CHUNK as u64);
         }
         let entries_bytes = bytemuck::cast_slice::<_, u8>(&entries);
         let buffer = self.device.allocate(entries_bytes.len())?;
@@ -193,7 +191,7 @@ impl<'d, D: Device> Rowwise<'d, D> {
             padding: 0,
         };
         let grid = [table.blocks, 1, 1];
-        self.device.start("momentum_update", grid, 256, 0, &params)
+        self.device.start(kernels::MOMENTUM_UPDATE, grid, &params)
     }
 
     /// Copies all rows. Columns that `from` lacks become zero.
@@ -234,7 +232,7 @@ impl<'d, D: Device> Rowwise<'d, D> {
             capacity: count("rows", to.rows)?,
             cursor,
         };
-        self.device.start_rows("copy_rows", rows, &params)
+        self.device.start_rows(kernels::COPY_ROWS, rows, &params)
     }
 
     /// Writes `keys` into the ring from the row that `cursor` says on, and moves the cursor on: the
@@ -257,7 +255,6 @@ impl<'d, D: Device> Rowwise<'d, D> {
             rows: count("keys", keys.rows)?,
             capacity: count("queue", ring.rows)?,
         };
-        self.device
-            .start("advance_cursor", [1, 1, 1], 32, 0, &params)
+        self.device.start(kernels::ADVANCE_CURSOR, [1; 3], &params)
     }
 }

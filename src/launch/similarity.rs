@@ -7,12 +7,12 @@
 //! reduce               loss and ∂loss/∂s
 //! ```
 
-use super::{Arithmetic, Device, Floats};
+use super::{Arithmetic, Device, Floats, kernels};
 use crate::element::DType;
 use crate::error::Error;
 
-/// Rows and columns of a tile of logits: `ScoresTile` of similarity/scores.h.
-pub(super) const TILE: usize = 128;
+/// Rows of a tile of logits.
+pub(super) const TILE: usize = kernels::STATISTICS[0].rows;
 
 /// Anchor tiles whose column statistics are kept before they are added up: with 128 rows a tile,
 /// 256 bytes a candidate. NT-Xent may keep one or two more.
@@ -101,16 +101,6 @@ impl<'d, D: Device> Similarity<'d, D> {
         Floats::unwritten(self.device, length)
     }
 
-    /// Launches a kernel of one block of similarity/row_blocks.h: `BLOCK_THREADS`, of which each warp leaves four f32,
-    /// or three f64, in shared memory.
-    pub(super) fn launch_block<P: bytemuck::Pod>(
-        &self,
-        kernel: &str,
-        params: &P,
-    ) -> Result<(), Error> {
-        self.device.start(kernel, [1, 1, 1], 1024, 32 * 24, params)
-    }
-
     /// The number of splits of `tiles` tiles, and tiles per split, that make the device finish first. Each of
     /// `blocks` blocks takes one split; `resident` blocks fit an SM.
     pub(super) fn split(&self, blocks: usize, tiles: usize, resident: usize) -> (u32, u32) {
@@ -125,7 +115,7 @@ impl<'d, D: Device> Similarity<'d, D> {
         tiles: usize,
         resident: usize,
     ) -> (u32, u32) {
-        let places = resident * self.device.hardware().multiprocessors.max(1) as usize;
+        let places = resident * self.device.hardware().sms.max(1) as usize;
         // A block's start and end take about as long as two tiles.
         let time =
             |splits: usize| (blocks * splits).div_ceil(places) * (tiles.div_ceil(splits) + 2);

@@ -1,11 +1,12 @@
 //! Statistics of rows and columns, and the loss that follows from them.
 
+use super::choice::STATISTICS;
 use super::params::{Matrix, ReduceParams, ScoresParams, StatisticsParams, WorkGrid};
 use super::positives::{ExponentRange, Positives};
 use super::prepared::Prepared;
 use super::results::{DeviceRows, Direction, Masses};
 use super::similarity::{Similarity, TILE};
-use super::{Device, Floats};
+use super::{Device, Floats, kernels};
 use crate::contrast::Contrast;
 use crate::error::Error;
 
@@ -134,9 +135,9 @@ impl<D: Device> Similarity<'_, D> {
             negatives_mass: masses.negatives.at(first_row),
             positive_mass: masses.of_positive().at(first_row),
         };
-        let grid = [(rows * lanes as usize).div_ceil(128) as u32, 1, 1];
+        let kernel = kernels::COMBINE_STATISTICS;
         self.device
-            .start("combine_statistics", grid, 128, 0, &params)
+            .start(kernel, kernel.grid(rows * lanes as usize), &params)
     }
 
     /// Statistics of NT-Xent's rows: N²D FLOPs, because z_ij = z_ji. A launch takes some steps of the walk over
@@ -181,7 +182,7 @@ impl<D: Device> Similarity<'_, D> {
                 ..scores_params(prepared, 0, count)
             };
             let grid = WorkGrid::new(blocks * row_tiles, splits);
-            self.scores("statistics", prepared.arithmetic, grid, &params)?;
+            self.scores(STATISTICS, prepared.arithmetic, grid, &params)?;
             let partial = Partial {
                 sums: sums.address(),
                 splits: sets(first) as u32,
@@ -241,7 +242,7 @@ impl<D: Device> Similarity<'_, D> {
                 summed: if symmetric { blocks } else { 0 },
                 ..scores_params(prepared, first, count)
             };
-            self.pass("statistics", arithmetic, cut, params)?;
+            self.pass(STATISTICS, arithmetic, cut, params)?;
             let of_rows = Partial {
                 sums: row_sums.address(),
                 splits: cut.splits,
@@ -291,7 +292,7 @@ impl<D: Device> Similarity<'_, D> {
             contrast: prepared.view,
             result: result.address(),
         };
-        self.launch_block("reduce", &params)?;
+        self.device.start(kernels::REDUCE, [1; 3], &params)?;
         Ok(result)
     }
 }

@@ -1,5 +1,9 @@
 //! The k best candidates of every query.
 
+use super::choice::{BEST, SCORES};
+use super::kernels::{
+    self, LIST_CAPACITY as CAPACITY, LIST_OWNERS as OWNERS, LIST_ROWS as LISTED_ROWS,
+};
 use super::params::{Matrix, ScoresParams, SelectListedParams, SelectParams};
 use super::similarity::Similarity;
 use super::statistics::rows_params;
@@ -26,17 +30,10 @@ impl<D: Device> DeviceTopK<D> {
     }
 }
 
-/// `SELECT_WARPS` of similarity/top_k.cu, a row each.
-const SELECT_WARPS: usize = 4;
-
-/// `BestLists` of similarity/best_lists.h: entries of a list, lists of a row, rows whose lists lie together.
-const CAPACITY: usize = 256;
-const OWNERS: usize = 4;
-const LISTED_ROWS: usize = 8;
 /// Bytes of the lists of a row: a score and an index each, and how many there are.
 const ROW_BYTES: usize = OWNERS * (CAPACITY * 8 + 4);
 /// Tiles of a split whose scores take as much memory as its lists.
-const LEAST_TILES: usize = CAPACITY * 8 / 256;
+const LEAST_TILES: usize = CAPACITY * 8 / kernels::HOPPER_BEST[0].columns;
 /// Up to this k full lists, 768 entries a row, become less than half when they are pruned to 5k/4 + 4.
 const MOST_LISTED: usize = 256;
 /// Entries of a row when it is pruned, usually: three quarters of what makes its lists full.
@@ -155,7 +152,7 @@ impl<D: Device> Similarity<'_, D> {
                 growth: growth(kept) as u32,
                 ..rows_params(search.queries.slice(first, count), search.candidates)
             };
-            self.pass("best", search.arithmetic, cut, params)?;
+            self.pass(BEST, search.arithmetic, cut, params)?;
             // Eight groups of four lanes share the splits.
             let lanes_log2 = (LISTED_ROWS as u32 / cut.splits.next_power_of_two().min(8)).ilog2();
             let params = SelectListedParams {
@@ -170,7 +167,8 @@ impl<D: Device> Similarity<'_, D> {
                 indices: best.indices.at(first * k),
                 best: best.scores.at(first * k),
             };
-            self.select("select_listed", count, &params)?;
+            self.device
+                .start_rows(kernels::SELECT_LISTED, count, &params)?;
         }
         Ok(())
     }
@@ -188,7 +186,7 @@ impl<D: Device> Similarity<'_, D> {
                 scores: scores.address(),
                 ..rows_params(search.queries.slice(first, count), search.candidates)
             };
-            self.pass("scores", search.arithmetic, cut, params)?;
+            self.pass(SCORES, search.arithmetic, cut, params)?;
             let params = SelectParams {
                 scores: scores.address(),
                 rows: count as u32,
@@ -200,16 +198,10 @@ impl<D: Device> Similarity<'_, D> {
                 indices: best.indices.at(first * k),
                 best: best.scores.at(first * k),
             };
-            self.select("select_best", count, &params)?;
+            self.device
+                .start_rows(kernels::SELECT_BEST, count, &params)?;
         }
         Ok(())
-    }
-
-    fn select<P: bytemuck::Pod>(&self, kernel: &str, rows: usize, params: &P) -> Result<(), Error> {
-        let blocks = rows.div_ceil(SELECT_WARPS) as u32;
-        let threads = 32 * SELECT_WARPS as u32;
-        self.device
-            .start(kernel, [blocks, 1, 1], threads, 0, params)
     }
 }
 

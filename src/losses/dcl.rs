@@ -17,7 +17,7 @@ pub(super) const WEIGHTED: Loss = Loss {
     key: "dclw",
     name: "DCLW",
     source: "Yeh et al. 2022, its weighted form",
-    formula: "lse⁻ − w z₊, w = 2 − exp(⟨q,k₊⟩/σ)/mean",
+    formula: "lse⁻ − w z₊, w = 2 − e^{z₊/(sσ)}/mean_i e^{z₊/(sσ)}, constant",
     temperature: 0.1,
     at: |temperature| Contrast::dclw(temperature, 0.5),
 };

@@ -1,4 +1,4 @@
-//! What the CUDA programs in `examples/` promise.
+//! Tests the CUDA programs in `examples/`.
 
 #[expect(dead_code, reason = "`main` prints what `run` returns")]
 #[path = "../../examples/cuda_rows.rs"]
@@ -50,7 +50,7 @@ fn rows(_: &CudaDevice) -> Result<(), Error> {
     let found = tensor.download()?;
     let largest = dz.iter().fold(0.0f32, |largest, x| largest.max(x.abs()));
     assert_abs_diff_eq!(found[..], expected[..], epsilon = 1e-5 * largest);
-    // What is no gradient is as it was, to the bit.
+    // Other columns keep their bits.
     let others = |tensor: &[f32]| -> Vec<u32> {
         let rows = tensor.chunks(WIDTH).flat_map(|row| &row[..GRADIENT]);
         rows.map(|x| x.to_bits()).collect()

@@ -1,5 +1,5 @@
-//! A CUDA device's memory, streams and graphs, and the engine's calls that stay on it. Without a
-//! device every test is ignored, and says why; with `INFONCE_REQUIRE_CUDA` set, all of them fail.
+//! Tests a CUDA device's memory, streams and graphs, and the engine's results on it. Without a device every test is
+//! ignored, with the reason; `INFONCE_REQUIRE_CUDA` makes all fail instead.
 
 use half::bf16;
 use infonce::cuda::{
@@ -10,7 +10,7 @@ use infonce::{
     Contrast, CudaError, DType, Engine, Error, Evaluation, Gradients, Inputs, KeyQueue, Memory,
     NO_POSITIVE, Positives, Read, Shape, Statistics, Work,
 };
-use libtest_mimic::{Arguments, Failed, Trial};
+use libtest_mimic::{Arguments, Trial};
 
 mod examples;
 mod memory;
@@ -30,16 +30,13 @@ const TESTS: [(&str, Test); 11] = [
         "the first call of a handle may be recorded",
         recorded_at_once,
     ),
-    (
-        "a handle may be dropped while its work is under way",
-        dropped,
-    ),
+    ("a handle may be dropped while its work is running", dropped),
     (
         "threads get the same bits, with one handle and with one each",
         threads,
     ),
     (
-        "after the first call of a shape nothing is allocated, and that took what was announced",
+        "the first call of a shape allocates what was announced, later calls nothing",
         workspace,
     ),
     (
@@ -51,7 +48,7 @@ const TESTS: [(&str, Test); 11] = [
         aliasing,
     ),
     (
-        "a part of the columns of a larger matrix gives the bits of a copy of it",
+        "columns of a larger matrix give the bits of a copy of them",
         strided,
     ),
     (
@@ -70,10 +67,7 @@ const TESTS: [(&str, Test); 11] = [
 
 fn main() {
     let arguments = Arguments::from_args();
-    let reason = match probe() {
-        Ok(_) => None,
-        Err(error) => Some(error.to_string()),
-    };
+    let reason = probe().err().map(|error| error.to_string());
     if let Some(reason) = &reason {
         no_device::ignored(reason);
     }
@@ -86,9 +80,9 @@ fn main() {
     let trials = tests.map(|(name, test)| {
         let run = move || {
             let noted = noted::Noted::default();
-            let device = CudaDevice::new(0).map_err(failed)?.traced(&noted.trace);
-            test(&device).map_err(failed)?;
-            device.synchronize().map_err(failed)?;
+            let device = CudaDevice::new(0)?.traced(&noted.trace);
+            test(&device)?;
+            device.synchronize()?;
             noted.passed();
             Ok(())
         };
@@ -97,17 +91,13 @@ fn main() {
     libtest_mimic::run(&arguments, trials.collect()).exit();
 }
 
-fn failed(error: Error) -> Failed {
-    Failed::from(error.to_string())
-}
-
 const ROWS: usize = 200;
 
-/// A matrix of ROWS rows on the device, numbers between -1 and 1.
+/// A matrix of ROWS rows on the device, its elements between -1 and 1.
 fn matrix(device: &CudaDevice, dim: usize, seed: usize) -> Result<CudaBuffer<bf16>, Error> {
-    let number = |i: usize| bf16::from_f32(((i * 37 + seed * 101) as f32).sin());
-    let numbers: Vec<bf16> = (0..ROWS * dim).map(number).collect();
-    CudaBuffer::upload(device, &numbers)
+    let element = |i: usize| bf16::from_f32(((i * 37 + seed * 101) as f32).sin());
+    let elements: Vec<bf16> = (0..ROWS * dim).map(element).collect();
+    CudaBuffer::upload(device, &elements)
 }
 
 fn pair<'a>(
@@ -127,21 +117,21 @@ fn gradients<'a>(
     Ok(Gradients::new(dq.rows_mut(ROWS, dim)?, dk))
 }
 
-fn bits(numbers: &[f32]) -> Vec<u32> {
-    numbers.iter().map(|number| number.to_bits()).collect()
+fn bits(elements: &[f32]) -> Vec<u32> {
+    elements.iter().map(|element| element.to_bits()).collect()
 }
 
 /// Bits of loss and dscale, and the statistics.
 fn left(results: &CudaResults) -> Result<([u32; 2], Statistics), Error> {
-    let numbers = [results.loss()?, results.dscale()?];
-    Ok((numbers.map(f32::to_bits), results.statistics().read()?))
+    let values = [results.loss()?, results.dscale()?];
+    Ok((values.map(f32::to_bits), results.statistics().read()?))
 }
 
 fn recorded_call(device: &CudaDevice) -> Result<(), Error> {
     let engine = CudaEngine::on(device.clone());
-    // Launches that overlap, in the graph, have the bits of launches one after the other.
-    let in_turn = CudaEngine::on(device.clone().with_overlapping_launches(false));
-    // Fused, and in chunks; positives by index.
+    // Overlapping launches, in the graph, give the bits of launches one after another.
+    let serial = CudaEngine::on(device.clone().with_overlapping_launches(false));
+    // D = 128 is fused, 320 in chunks; positives by index.
     let index: Vec<u32> = (0..ROWS as u32).rev().collect();
     let index = CudaBuffer::upload(device, &index)?;
     for dim in [128, 320] {
@@ -154,7 +144,7 @@ fn recorded_call(device: &CudaDevice) -> Result<(), Error> {
             positives: Positives::Index(index.vector()?),
         })?;
 
-        let plain = in_turn.value_and_grad(&problem, 1.0, gradients(&mut dq, &mut dk, dim)?)?;
+        let plain = serial.value_and_grad(&problem, 1.0, gradients(&mut dq, &mut dk, dim)?)?;
         let plain = left(&plain)?;
         let expected = (bits(&dq.download()?), bits(&dk.download()?));
         let outputs = gradients(&mut dq, &mut dk, dim)?;
@@ -188,7 +178,7 @@ fn plain_call(device: &CudaDevice) -> Result<(([u32; 2], Statistics), Vec<u32>),
 
 fn recorded_at_once(device: &CudaDevice) -> Result<(), Error> {
     let ([loss, _], statistics) = plain_call(device)?.0;
-    // No kernel is loaded, no memory allocated.
+    // A new handle has loaded no kernel and allocated no memory.
     let device = CudaDevice::new(0)?;
     let engine = CudaEngine::on(device.clone());
     let ((_z, results), graph) = device.record(|| {
@@ -206,7 +196,7 @@ fn recorded_at_once(device: &CudaDevice) -> Result<(), Error> {
 }
 
 fn dropped(_: &CudaDevice) -> Result<(), Error> {
-    // A handle of its own, with kernels of its own.
+    // A handle with modules of its own.
     let device = CudaDevice::new(0)?;
     let engine = CudaEngine::on(device.clone());
     let z = matrix(&device, 64, 3)?;
@@ -215,7 +205,7 @@ fn dropped(_: &CudaDevice) -> Result<(), Error> {
     })?;
     engine.forward(&problem)?;
     drop((z, engine, device));
-    // An error would be met by the next handle.
+    // The next handle would return an error.
     CudaDevice::new(0)?.synchronize()
 }
 
@@ -233,7 +223,7 @@ fn threads(device: &CudaDevice) -> Result<(), Error> {
 }
 
 fn workspace(device: &CudaDevice) -> Result<(), Error> {
-    // A handle of its own: a pool that is empty but for the arguments.
+    // A handle of its own, whose pool holds only the arguments.
     let device = device.with_new_stream()?;
     let engine = CudaEngine::on(device.clone()).with_weights_budget(1 << 16);
     for dim in [100, 128, 320] {
@@ -282,8 +272,8 @@ fn on_device(device: &CudaDevice) -> Result<(), Error> {
     for statistics in [found, &copied] {
         dq.write(&vec![f32::NAN; ROWS * dim])?;
         let outputs = gradients(&mut dq, &mut dk, dim)?;
-        let number = engine.backward(&problem, statistics, 2.0, outputs)?;
-        assert_eq!(bits(&[number.read()?]), bits(&[dscale]));
+        let found = engine.backward(&problem, statistics, 2.0, outputs)?;
+        assert_eq!(bits(&[found.read()?]), bits(&[dscale]));
         assert_eq!((bits(&dq.download()?), bits(&dk.download()?)), expected);
     }
     assert_eq!(left(&kept)?, forward);
@@ -308,7 +298,7 @@ fn aliasing(device: &CudaDevice) -> Result<(), Error> {
         other: "z",
     };
     assert_eq!(refused.map(|_| ()), Err(expected.into()));
-    // What a call reads beside its matrices.
+    // Vectors that a call reads beside its matrices.
     let mut dq = CudaBuffer::<f32>::zeroed(device, ROWS * 8)?;
     // SAFETY: as above.
     let (index, scale) = unsafe {
@@ -368,21 +358,21 @@ fn aliasing(device: &CudaDevice) -> Result<(), Error> {
 
 fn strided(device: &CudaDevice) -> Result<(), Error> {
     let engine = CudaEngine::on(device.clone());
-    // Rows that start at multiples of 16 bytes and are read where they lie, and rows that do not.
+    // Rows that start at multiples of 16 bytes and are read in place, and rows that do not.
     for (dim, stride, offset) in [(64, 96, 16), (30, 61, 3)] {
-        let number = |i: usize| bf16::from_f32((i as f32).cos());
-        let numbers: Vec<bf16> = (0..ROWS * stride).map(number).collect();
-        let copied: Vec<bf16> = numbers
+        let element = |i: usize| bf16::from_f32((i as f32).cos());
+        let elements: Vec<bf16> = (0..ROWS * stride).map(element).collect();
+        let copied: Vec<bf16> = elements
             .chunks(stride)
             .flat_map(|row| row[offset..offset + dim].to_vec())
             .collect();
-        let whole = CudaBuffer::upload(device, &numbers)?;
+        let whole = CudaBuffer::upload(device, &elements)?;
         let copied = CudaBuffer::upload(device, &copied)?;
         let pointer = whole.address() + 2 * offset as u64;
         // SAFETY: ROWS rows of `dim` at `stride` from `offset` on lie within the buffer.
-        let part = unsafe { CudaRows::<bf16>::from_raw(pointer, ROWS, dim, stride, device)? };
+        let columns = unsafe { CudaRows::<bf16>::from_raw(pointer, ROWS, dim, stride, device)? };
         let mut results = Vec::new();
-        for z in [part, copied.rows(ROWS, dim)?] {
+        for z in [columns, copied.rows(ROWS, dim)?] {
             let mut dz = CudaBuffer::<f32>::zeroed(device, ROWS * dim)?;
             let gradients = Gradients::new(dz.rows_mut(ROWS, dim)?, None);
             let problem = Contrast::nt_xent(0.5)?.on(Inputs::Shared { z })?;
@@ -400,8 +390,8 @@ fn queue(device: &CudaDevice) -> Result<(), Error> {
     let mut on_device = CudaQueue::from_host(device, &on_host)?;
     assert!(on_device.filled().is_none());
     for batch in [3, 1, 5, 7, 16, 2] {
-        let number = |i: usize| bf16::from_f32((i + batch) as f32);
-        let keys: Vec<bf16> = (0..batch * 5).map(number).collect();
+        let element = |i: usize| bf16::from_f32((i + batch) as f32);
+        let keys: Vec<bf16> = (0..batch * 5).map(element).collect();
         let cpu = infonce::CpuEngine::new();
         cpu.enqueue(&mut on_host, infonce::Rows::new(&keys, batch, 5)?)?;
         let keys = CudaBuffer::upload(device, &keys)?;
@@ -430,14 +420,14 @@ fn best_on_device(device: &CudaDevice) -> Result<(), Error> {
     Ok(())
 }
 
-/// The candidates in two halves, each with its own statistics, which are merged.
+/// Two halves of the candidates, each with its own statistics, which are merged.
 fn shards(device: &CudaDevice) -> Result<(), Error> {
     let engine = CudaEngine::on(device.clone());
     let (dim, half) = (40, ROWS / 2);
     let matrix = |seed: usize| {
-        let number = |i: usize| ((i * 37 + seed * 101) as f32).sin();
-        let numbers: Vec<f32> = (0..ROWS * dim).map(number).collect();
-        CudaBuffer::upload(device, &numbers)
+        let element = |i: usize| ((i * 37 + seed * 101) as f32).sin();
+        let elements: Vec<f32> = (0..ROWS * dim).map(element).collect();
+        CudaBuffer::upload(device, &elements)
     };
     let (q, k) = (matrix(1)?, matrix(2)?);
     let q = q.rows(ROWS, dim)?;
@@ -482,7 +472,7 @@ fn shards(device: &CudaDevice) -> Result<(), Error> {
             let outputs = Gradients::new(dq.rows_mut(ROWS, dim)?, Some(to)).accumulating();
             dscale += engine.backward(shard, &merged, 2.0, outputs)?.read()?;
         }
-        let largest = |numbers: &[f32]| numbers.iter().fold(0.0f32, |a, b| a.max(b.abs()));
+        let largest = |elements: &[f32]| elements.iter().fold(0.0f32, |a, b| a.max(b.abs()));
         for (found, expected) in [(dq.download()?, &expected.0), (dk.download()?, &expected.1)] {
             let off: Vec<f32> = found.iter().zip(expected).map(|(a, b)| a - b).collect();
             let off = largest(&off) / largest(expected);

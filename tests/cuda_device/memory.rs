@@ -12,12 +12,12 @@ pub const TESTS: [(&str, Test); 11] = [
         zeroed,
     ),
     (
-        "a buffer's memory serves the next buffer of its size",
+        "the next buffer of a size takes the memory of a dropped one",
         reuse,
     ),
-    ("trimming gives back what is free", trimming),
-    ("a copy has the numbers of its source as they were", copies),
-    ("events measure what lies between them", events),
+    ("trimming frees memory that nothing uses", trimming),
+    ("a copy has the elements of its source as they were", copies),
+    ("events measure the time between them", events),
     ("a graph copies what was recorded each time it runs", graph),
     (
         "waiting for results while recording is an error and leaves the stream usable",
@@ -34,8 +34,8 @@ pub const TESTS: [(&str, Test); 11] = [
     ),
 ];
 
-/// Numbers that differ from each other, `seed` from the next.
-fn numbers(length: usize, seed: u32) -> Vec<u32> {
+/// Words that differ from each other and from those of another `seed`.
+fn words(length: usize, seed: u32) -> Vec<u32> {
     (0..length as u32)
         .map(|i| i.wrapping_mul(2_654_435_761) ^ seed)
         .collect()
@@ -44,7 +44,7 @@ fn numbers(length: usize, seed: u32) -> Vec<u32> {
 fn round_trip(device: &CudaDevice) -> Result<(), Error> {
     // The last goes through every staging slot twice and ends within one.
     for length in [0, 1, 255, 1 << 18, (10 << 18) + 17] {
-        let expected = numbers(length, 1);
+        let expected = words(length, 1);
         let buffer = CudaBuffer::upload(device, &expected)?;
         assert_eq!(buffer.download()?, expected, "{length}");
         let mut short = vec![0; length + 1];
@@ -55,7 +55,7 @@ fn round_trip(device: &CudaDevice) -> Result<(), Error> {
 
 fn zeroed(device: &CudaDevice) -> Result<(), Error> {
     assert!(CudaBuffer::<u32>::zeroed(device, 0)?.download()?.is_empty());
-    drop(CudaBuffer::upload(device, &numbers(5000, 2))?);
+    drop(CudaBuffer::upload(device, &words(5000, 2))?);
     assert_eq!(
         CudaBuffer::<u32>::zeroed(device, 5000)?.download()?,
         vec![0; 5000]
@@ -64,9 +64,9 @@ fn zeroed(device: &CudaDevice) -> Result<(), Error> {
 }
 
 fn reuse(device: &CudaDevice) -> Result<(), Error> {
-    let first = CudaBuffer::upload(device, &numbers(100_000, 3))?.address();
+    let first = CudaBuffer::upload(device, &words(100_000, 3))?.address();
     let (_, free) = device.memory_bytes();
-    let second = CudaBuffer::upload(device, &numbers(100_000, 4))?;
+    let second = CudaBuffer::upload(device, &words(100_000, 4))?;
     assert_eq!(
         (second.address(), device.memory_bytes()),
         (first, (free, 0))
@@ -75,24 +75,24 @@ fn reuse(device: &CudaDevice) -> Result<(), Error> {
 }
 
 fn trimming(device: &CudaDevice) -> Result<(), Error> {
-    let kept = CudaBuffer::upload(device, &numbers(1000, 5))?;
-    drop(CudaBuffer::upload(device, &numbers(1 << 20, 6))?);
+    let kept = CudaBuffer::upload(device, &words(1000, 5))?;
+    drop(CudaBuffer::upload(device, &words(1 << 20, 6))?);
     device.trim();
     assert_eq!(device.memory_bytes().1, 0);
-    assert_eq!(kept.download()?, numbers(1000, 5));
+    assert_eq!(kept.download()?, words(1000, 5));
     Ok(())
 }
 
 fn copies(device: &CudaDevice) -> Result<(), Error> {
-    let mut source = CudaBuffer::upload(device, &numbers(70_001, 15))?;
+    let mut source = CudaBuffer::upload(device, &words(70_001, 15))?;
     let mut copy = CudaBuffer::<u32>::zeroed(device, 70_001)?;
     copy.copy_from(&source)?;
     source.zero()?;
-    assert_eq!(copy.download()?, numbers(70_001, 15));
+    assert_eq!(copy.download()?, words(70_001, 15));
     assert_eq!(source.download()?, vec![0; 70_001]);
     let short = CudaBuffer::<u32>::zeroed(device, 70_000)?;
     assert!(matches!(copy.copy_from(&short), Err(Error::Length { .. })));
-    let elsewhere = CudaBuffer::upload(&device.with_new_stream()?, &numbers(70_001, 16))?;
+    let elsewhere = CudaBuffer::upload(&device.with_new_stream()?, &words(70_001, 16))?;
     let refused = copy.copy_from(&elsewhere);
     assert!(
         matches!(
@@ -120,45 +120,41 @@ fn events(device: &CudaDevice) -> Result<(), Error> {
     buffer.zero()?;
     end.record()?;
     let whole = end.seconds_since(&start)?;
-    let parts = middle.seconds_since(&start)? + end.seconds_since(&middle)?;
+    let sum = middle.seconds_since(&start)? + end.seconds_since(&middle)?;
     assert!(whole > 0.0);
-    approx::assert_abs_diff_eq!(whole, parts, epsilon = 1e-5);
+    approx::assert_abs_diff_eq!(whole, sum, epsilon = 1e-5);
     Ok(())
 }
 
 fn graph(device: &CudaDevice) -> Result<(), Error> {
-    let mut buffer = CudaBuffer::upload(device, &numbers(1000, 7))?;
-    let recorded = numbers(1000, 8);
+    let mut buffer = CudaBuffer::upload(device, &words(1000, 7))?;
+    let recorded = words(1000, 8);
     let ((), graph) = device.record(|| buffer.write(&recorded))?;
     drop(recorded);
-    assert_eq!(
-        buffer.download()?,
-        numbers(1000, 7),
-        "recording runs nothing"
-    );
+    assert_eq!(buffer.download()?, words(1000, 7), "recording runs nothing");
     for seed in [9, 10] {
-        buffer.write(&numbers(1000, seed))?;
+        buffer.write(&words(1000, seed))?;
         // SAFETY: the buffer is alive, and read only after the graph.
         unsafe { graph.launch()? };
-        assert_eq!(buffer.download()?, numbers(1000, 8));
+        assert_eq!(buffer.download()?, words(1000, 8));
     }
     Ok(())
 }
 
 fn waiting(device: &CudaDevice) -> Result<(), Error> {
-    let buffer = CudaBuffer::upload(device, &numbers(10, 11))?;
+    let buffer = CudaBuffer::upload(device, &words(10, 11))?;
     let refused = device.record(|| buffer.download()).map(|_| ());
     assert_eq!(refused, Err(CudaError::Capture { call: "read" }.into()));
-    assert_eq!(buffer.download()?, numbers(10, 11));
+    assert_eq!(buffer.download()?, words(10, 11));
     Ok(())
 }
 
 fn buffer_in_graph(device: &CudaDevice) -> Result<(), Error> {
-    let (buffer, graph) = device.record(|| CudaBuffer::upload(device, &numbers(3000, 12)))?;
+    let (buffer, graph) = device.record(|| CudaBuffer::upload(device, &words(3000, 12)))?;
     device.trim();
     // SAFETY: the buffer is alive, and read only after the graph.
     unsafe { graph.launch()? };
-    assert_eq!(buffer.download()?, numbers(3000, 12));
+    assert_eq!(buffer.download()?, words(3000, 12));
     Ok(())
 }
 
@@ -182,11 +178,11 @@ fn raw(device: &CudaDevice) -> Result<(), Error> {
 
 fn streams(device: &CudaDevice) -> Result<(), Error> {
     let other = device.with_new_stream()?;
-    let first = CudaBuffer::upload(device, &numbers(100, 13))?;
-    let second = CudaBuffer::upload(&other, &numbers(100, 14))?;
+    let first = CudaBuffer::upload(device, &words(100, 13))?;
+    let second = CudaBuffer::upload(&other, &words(100, 14))?;
     assert_ne!(first.address(), second.address());
     assert_ne!(device.stream().raw(), other.stream().raw());
     other.stream().wait_for(device.stream())?;
-    assert_eq!(second.download()?, numbers(100, 14));
+    assert_eq!(second.download()?, words(100, 14));
     Ok(())
 }

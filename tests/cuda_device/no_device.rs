@@ -1,6 +1,6 @@
-//! What tests say where there is no CUDA device.
+//! Reports that there is no CUDA device.
 
-/// Says that tests are ignored, and why; ends the process instead where `INFONCE_REQUIRE_CUDA` is set.
+/// Prints that tests are ignored, and why. Where `INFONCE_REQUIRE_CUDA` is set, ends the process with an error instead.
 pub fn ignored(reason: &str) {
     if std::env::var_os("INFONCE_REQUIRE_CUDA").is_some_and(|value| !value.is_empty()) {
         eprintln!("error: INFONCE_REQUIRE_CUDA is set, but {reason}");

@@ -1,4 +1,4 @@
-//! Which kernels ran in tests that passed, and in tests that failed: for records of runs on hardware.
+//! Notes which kernels ran in tests that passed and in tests that failed, for records of runs on hardware.
 
 use std::collections::BTreeSet;
 use std::fs::OpenOptions;
@@ -7,9 +7,9 @@ use std::sync::{Mutex, PoisonError};
 
 use infonce::cuda::CudaTrace;
 
-/// What a test launches. When dropped, adds a line to the file that `INFONCE_KERNELS` names, of
-/// `passed` or `failed` and the kernel, where it does not stand there yet: the file holds what was
-/// found however the suite ends.
+/// The kernels that a test launches. When dropped, it appends a line `passed KERNEL` or `failed KERNEL` for each to the
+/// file that `INFONCE_KERNELS` names, unless the suite has written that line: the file is complete however the suite
+/// ends.
 #[derive(Default)]
 pub struct Noted {
     pub trace: CudaTrace,

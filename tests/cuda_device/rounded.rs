@@ -1,4 +1,4 @@
-//! Options that round the inputs further: off by their rounding, and by no more.
+//! Tests options that round the inputs further: results are off by that rounding, and by no more.
 
 use half::{bf16, f16};
 use infonce::cuda::{CudaBuffer, CudaDevice, CudaEngine};
@@ -9,7 +9,7 @@ use super::Test;
 pub const TESTS: [(&str, Test); 2] = [
     ("products of tf32 are off by their rounding", tf32),
     (
-        "scores of 8 bits are within their bound, or refused where there are none",
+        "scores of e4m3 are within their bound, or refused on other cards",
         fp8,
     ),
 ];
@@ -22,8 +22,8 @@ fn unit_rows<T: Element>(
     dim: usize,
     seed: usize,
 ) -> Result<CudaBuffer<T>, Error> {
-    let number = |i: usize| (((i * i) % 9973 * 37 + seed * 101) as f32).sin();
-    let mut rows: Vec<f32> = (0..ROWS * dim).map(number).collect();
+    let element = |i: usize| (((i * i) % 9973 * 37 + seed * 101) as f32).sin();
+    let mut rows: Vec<f32> = (0..ROWS * dim).map(element).collect();
     for row in rows.chunks_mut(dim) {
         let length = row.iter().map(|x| x * x).sum::<f32>().sqrt();
         row.iter_mut().for_each(|x| *x /= length);
@@ -32,24 +32,24 @@ fn unit_rows<T: Element>(
     CudaBuffer::upload(device, &rows)
 }
 
-fn largest(numbers: impl Iterator<Item = f32>) -> f32 {
-    numbers.fold(0.0, |a, b| a.max(b.abs()))
+fn largest(values: impl Iterator<Item = f32>) -> f32 {
+    values.fold(0.0, |a, b| a.max(b.abs()))
 }
 
-/// Largest difference of numbers that are finite.
+/// Largest difference of finite elements.
 fn difference(a: &[f32], b: &[f32]) -> f32 {
     largest(a.iter().zip(b).map(|(a, b)| a - b))
 }
 
 fn tf32(device: &CudaDevice) -> Result<(), Error> {
-    // A logit is off by s·2·2⁻¹¹·⟨|q|, |k|⟩ at most, a weight by as much, relatively; far less as signs
-    // differ. Three products would leave less than the lower bound.
+    // A logit is off by s·2·2⁻¹¹·⟨|q|, |k|⟩ at most, a weight by as much relatively; with mixed signs by far less. The
+    // error of three tf32 products is below the lower bound.
     let judge = |what: &str, exact: &[f32], rounded: &[f32]| {
-        assert!(rounded.iter().all(|number| number.is_finite()), "{what}");
+        assert!(rounded.iter().all(|element| element.is_finite()), "{what}");
         let share = difference(exact, rounded) / largest(exact.iter().copied());
         assert!((1e-5..1e-2).contains(&share), "{what}: {share}");
     };
-    // Fused kernels of every size, and weights that are stored.
+    // Fused kernels of every size, and stored weights.
     for dim in [48, 128, 200, 300] {
         let (q, k) = (
             unit_rows::<f32>(device, dim, 1)?,
@@ -86,17 +86,17 @@ fn tf32(device: &CudaDevice) -> Result<(), Error> {
 }
 
 fn fp8(device: &CudaDevice) -> Result<(), Error> {
-    scores_of_8_bits::<bf16>(device)?;
-    scores_of_8_bits::<f16>(device)
+    scores_of_e4m3::<bf16>(device)?;
+    scores_of_e4m3::<f16>(device)
 }
 
-fn scores_of_8_bits<T: Element>(device: &CudaDevice) -> Result<(), Error> {
-    /// Of a scalar product of unit rows: `CudaEngine::with_fp8_scores`.
+fn scores_of_e4m3<T: Element>(device: &CudaDevice) -> Result<(), Error> {
+    /// Error of a scalar product of unit rows: `CudaEngine::with_fp8_scores`.
     const BOUND: f32 = 0.13;
     let exact = CudaEngine::on(device.clone());
     let rounded = exact.clone().with_fp8_scores(true);
     let scale = 10.0;
-    // Anchors' rows that stay in shared memory, and such that are too long.
+    // Anchor rows that stay in shared memory, and rows that are too long for it.
     for dim in [128, 530] {
         let (q, k) = (
             unit_rows::<T>(device, dim, 1)?,
@@ -124,7 +124,7 @@ fn scores_of_8_bits<T: Element>(device: &CudaDevice) -> Result<(), Error> {
             ("lse", &exactly.0, &roughly.0, scale * BOUND),
             ("top-k", &exactly.1, &roughly.1, BOUND),
         ] {
-            assert!(b.iter().all(|number| number.is_finite()), "{what}");
+            assert!(b.iter().all(|element| element.is_finite()), "{what}");
             let off = difference(a, b);
             assert!(off > 1e-5 && off <= bound, "{what}, D = {dim}: {off}");
         }

@@ -1,4 +1,4 @@
-//! A step in one graph against its verbs one by one, on a handle of their own.
+//! Compares a step in one graph with its verbs one by one on another handle.
 
 use half::bf16;
 use infonce::cuda::{
@@ -18,20 +18,20 @@ pub const TESTS: [(&str, Test); 7] = [
         contrasts,
     ),
     (
-        "a recorded step of MoCo turns its queue and updates the key encoder",
+        "a recorded step of MoCo advances its queue and updates the key encoder",
         moco,
     ),
     (
-        "a recorded step sees the positives that stand there when it runs",
+        "a recorded step reads the positives of the moment when it runs",
         next_positives,
     ),
-    ("a scale that is lent to a step is read by it", lent_scale),
+    ("a step reads a scale that is lent to it", lent_scale),
     (
         "a recorded step allocates nothing when it runs",
         nothing_allocated,
     ),
     (
-        "memory that a graph works in is given to nobody while it lives",
+        "a graph's workspace serves nothing else while the graph lives",
         memory_of_its_own,
     ),
     ("a step that cannot be recorded is refused", refused),
@@ -43,11 +43,11 @@ const UPSTREAM: f32 = 3.0;
 
 /// Embeddings that no two steps share.
 fn embeddings(rows: usize, seed: usize) -> Vec<bf16> {
-    let number = |i: usize| bf16::from_f32(((i * 37 + seed * 101) as f32).sin());
-    (0..rows * DIM).map(number).collect()
+    let element = |i: usize| bf16::from_f32(((i * 37 + seed * 101) as f32).sin());
+    (0..rows * DIM).map(element).collect()
 }
 
-/// Unit rows with the numbers that the device makes of them.
+/// Unit rows and the norms, as the device computes them.
 struct Unit {
     rows: CudaBuffer<bf16>,
     norms: CudaBuffer<f32>,
@@ -84,7 +84,7 @@ impl Unit {
 type Left = ([u32; 2], Vec<u32>, Option<Vec<u32>>);
 
 /// Bits of loss and dscale.
-fn numbers(results: &CudaResults) -> Result<[u32; 2], Error> {
+fn loss_and_dscale(results: &CudaResults) -> Result<[u32; 2], Error> {
     Ok([results.loss()?, results.dscale()?].map(f32::to_bits))
 }
 
@@ -118,7 +118,7 @@ fn plain(
     };
     let gradients = Gradients::new(dq.rows_mut(anchors.norms.len(), DIM)?, to_keys);
     let value = engine.value_and_grad(&contrast.on(inputs)?, UPSTREAM, gradients)?;
-    let loss = numbers(&value)?;
+    let loss = loss_and_dscale(&value)?;
     let dq = anchors.backward(engine, &dq)?;
     let dk = match (&keys, &of_keys) {
         (Some(keys), Some(dk)) => Some(keys.backward(engine, dk)?),
@@ -175,7 +175,7 @@ fn contrasts(device: &CudaDevice) -> Result<(), Error> {
             let gradients = step.gradients();
             let dk = gradients.dk.map(|dk| dk.download(device)).transpose()?;
             let found = (
-                numbers(step.results())?,
+                loss_and_dscale(step.results())?,
                 bits(&gradients.dq.download(device)?),
                 dk.as_deref().map(bits),
             );
@@ -188,7 +188,7 @@ fn contrasts(device: &CudaDevice) -> Result<(), Error> {
     Ok(())
 }
 
-/// The indices, the anchors' labels belong to the caller, who changes them between two launches.
+/// The caller changes indices, or the anchors' labels, between two launches.
 fn next_positives(device: &CudaDevice) -> Result<(), Error> {
     next_positives_by(false, device)?;
     next_positives_by(true, device)
@@ -208,7 +208,7 @@ fn next_positives_by(labels: bool, device: &CudaDevice) -> Result<(), Error> {
     let mut index = CudaBuffer::<u32>::zeroed(device, ANCHORS)?;
     // SAFETY: the buffer outlives the step, and is written to in the order of the stream.
     let lent = unsafe { CudaVector::<u32>::from_raw(index.address(), ANCHORS, device)? };
-    // Labels that are the candidates' indices mean the same.
+    // With the candidates' indices as labels, both name the same positives.
     let own: Vec<u32> = (0..KEYS as u32).collect();
     let own = CudaBuffer::upload(device, &own)?;
     let inputs = StepInputs::Pair {
@@ -228,7 +228,7 @@ fn next_positives_by(labels: bool, device: &CudaDevice) -> Result<(), Error> {
         .with_upstream(UPSTREAM)
         .record()?;
     let mut losses = Vec::new();
-    // Spread, in one group, and none for some.
+    // Spread positives, one positive for all, and none for some anchors.
     let batches: [fn(u32) -> u32; 3] = [
         |i| i * 5 % KEYS as u32,
         |_| 7,
@@ -241,7 +241,7 @@ fn next_positives_by(labels: bool, device: &CudaDevice) -> Result<(), Error> {
         let gradients = step.gradients();
         let dk = gradients.dk.expect("it was asked for").download(device)?;
         let found = (
-            numbers(step.results())?,
+            loss_and_dscale(step.results())?,
             bits(&gradients.dq.download(device)?),
             Some(bits(&dk)),
         );
@@ -265,11 +265,11 @@ fn moco(device: &CudaDevice) -> Result<(), Error> {
     let engine = CudaEngine::on(device.clone());
     let apart = CudaEngine::on(device.with_new_stream()?);
     const LENGTH: usize = 5001;
-    // A batch that does not divide the queue, and one that is larger than it.
+    // A batch that does not divide the capacity, and one that is larger.
     for (batch, capacity) in [(7, 20), (19, 8)] {
         let parameters = |seed: u32| -> Vec<f32> {
-            let number = |i: u32| ((i * 29 + seed * 7) as f32).cos();
-            (0..LENGTH as u32).map(number).collect()
+            let element = |i: u32| ((i * 29 + seed * 7) as f32).cos();
+            (0..LENGTH as u32).map(element).collect()
         };
         let mut query = CudaBuffer::<f32>::zeroed(device, LENGTH)?;
         let mut key = CudaBuffer::upload(device, &parameters(0))?;
@@ -310,7 +310,7 @@ fn moco(device: &CudaDevice) -> Result<(), Error> {
             }
             step.launch()?;
             let found = (
-                numbers(step.results())?,
+                loss_and_dscale(step.results())?,
                 bits(&step.gradients().dq.download(device)?),
                 None,
             );
@@ -319,9 +319,9 @@ fn moco(device: &CudaDevice) -> Result<(), Error> {
             let (k, none) = (Some(&k[..]), Positives::DIAGONAL);
             let expected = plain(&apart, &contrast, &q, k, none, queue, false)?;
             assert_eq!(found, expected, "{batch} of {capacity}, run {run}");
-            let turned = step.queue().unwrap().to_host()?;
+            let advanced = step.queue().unwrap().to_host()?;
             assert_eq!(
-                turned,
+                advanced,
                 plain_queue.to_host()?,
                 "{batch} of {capacity}, run {run}"
             );
@@ -334,7 +334,7 @@ fn moco(device: &CudaDevice) -> Result<(), Error> {
             }];
             apart.momentum_update(m, &mut tensors)?;
         }
-        // The queue goes on where the step left it.
+        // Enqueueing continues where the step left the queue.
         let mut queue = step.into_queue().unwrap();
         let more = embeddings(5, 50);
         for (engine, queue) in [(&engine, &mut queue), (&apart, &mut plain_queue)] {
@@ -349,7 +349,7 @@ fn moco(device: &CudaDevice) -> Result<(), Error> {
     Ok(())
 }
 
-/// A step of SimCLR, on `rows` rows.
+/// A step of SimCLR.
 fn simclr<'a>(
     engine: &CudaEngine,
     z: &'a mut CudaBuffer<bf16>,
@@ -425,7 +425,7 @@ fn memory_of_its_own(device: &CudaDevice) -> Result<(), Error> {
     let mut buffer = CudaBuffer::upload(&device, &z)?;
     let mut dz = CudaBuffer::<f32>::zeroed(&device, 6 * DIM)?;
     let mut step = simclr(&engine, &mut buffer, &mut dz)?.record()?;
-    // Of every size that the step's workspace can have.
+    // Buffers of every size that the step's workspace can have.
     let mut others = Vec::new();
     for bytes in (9..18).flat_map(|power| (8..16).map(move |eighths| eighths << (power - 3))) {
         for _ in 0..4 {
@@ -534,7 +534,7 @@ fn refused(device: &CudaDevice) -> Result<(), Error> {
     assert!(matches!(step.set_momentum(1.1), Err(Error::Scalar { .. })));
     let recorded = device.record(|| step.launch()).map(|_| ());
     assert_eq!(recorded, Err(CudaError::Capture { call: "launch" }.into()));
-    // What was refused left the stream usable.
+    // The refused calls left the stream usable.
     step.launch()?;
     step.loss()?;
     Ok(())

@@ -1,5 +1,4 @@
-//! From what a run left in its folder to its record. The files are those that `benches/packed/run.sh`
-//! writes.
+//! Puts the record of a run together from the files that `benches/packed/run.sh` wrote in its folder.
 
 use std::path::Path;
 
@@ -45,7 +44,7 @@ pub fn record(folder: &Path) -> Result<Record, String> {
         build: json::<Build>(&folder.join("build.json"))?,
         nvcc: nvcc(),
         machine: Machine {
-            processor: processor(),
+            cpu: cpu(),
             cores: std::thread::available_parallelism().map_or(1, usize::from),
             device,
             no_device,
@@ -69,7 +68,7 @@ fn json<T: DeserializeOwned>(path: &Path) -> Result<T, String> {
     serde_json::from_str(&text(path)?).map_err(|error| format!("{}: {error}", path.display()))
 }
 
-/// Every row has a time, or a reason why it has none.
+/// Checks that every row has a time, or a reason why it has none.
 fn told(rows: &[Row]) -> Result<(), String> {
     match rows
         .iter()
@@ -93,7 +92,7 @@ fn device() -> (Option<Device>, Option<String>) {
             let device = Device {
                 name: info.name.clone(),
                 compute_capability: info.compute_capability,
-                multiprocessors: info.multiprocessors,
+                sms: info.sms,
                 memory_bytes: info.memory_bytes,
                 cache_bytes: info.cache_bytes,
                 cuda: info.driver,
@@ -118,7 +117,7 @@ fn nvcc() -> Option<String> {
     None
 }
 
-fn processor() -> String {
+fn cpu() -> String {
     let facts = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let name = facts.lines().find(|line| line.starts_with("model name"));
     let name = name.and_then(|line| line.split_once(':'));
@@ -126,8 +125,8 @@ fn processor() -> String {
         .to_owned()
 }
 
-/// A line of `name, limit, seconds, exit code, command`, between tabs. In place of an exit code stands
-/// `ignored: reason` for a command that was not started.
+/// Reads a line of `name, limit, seconds, exit code, command`, between tabs. A command that was not started has
+/// `ignored: reason` in place of the exit code.
 fn stage(line: &str, log: impl Fn(&str) -> String) -> Result<Stage, String> {
     let [name, limit, seconds, exit, command] = line
         .split('\t')
@@ -142,16 +141,16 @@ fn stage(line: &str, log: impl Fn(&str) -> String) -> Result<Stage, String> {
     let tests = tests(&log);
     let said = log.lines().find_map(|line| line.strip_prefix(IGNORED));
     let nothing_ran = tests.is_none_or(|tests| tests.passed + tests.failed == 0);
-    // A suite that has only ignored its tests has not passed, though it may not say why.
+    // A suite whose tests were all ignored has not passed, though it may not say why.
     let said = said.or(tests
         .filter(|tests| nothing_ran && tests.ignored > 0)
         .map(|_| "not said"));
     let last_words = || log.lines().rev().find(|line| !line.trim().is_empty());
     let (status, reason) = match (exit.strip_prefix(IGNORED), exit, said) {
         (Some(reason), ..) => (Status::Ignored, Some(reason)),
-        // A signal ended the run; what comes after this stage is ignored.
+        // A signal ended the run; the stages after this one are ignored.
         (_, INTERRUPTED, _) => (Status::Failed, Some(INTERRUPTED)),
-        // What `timeout` returns.
+        // Exit codes of `timeout`.
         (_, "124" | "137", _) => (Status::TimedOut, last_words()),
         (_, "0", Some(reason)) if nothing_ran => (Status::Ignored, Some(reason)),
         (_, "0", _) => (Status::Passed, None),
@@ -169,7 +168,7 @@ fn stage(line: &str, log: impl Fn(&str) -> String) -> Result<Stage, String> {
     })
 }
 
-/// From lines of `passed NAME` and `failed NAME`.
+/// Reads lines of `passed NAME` and `failed NAME`.
 fn kernels(lines: &str) -> Kernels {
     let of = |verdict: &str| {
         let names = lines.lines().filter_map(|line| line.strip_prefix(verdict));
@@ -186,7 +185,7 @@ fn kernels(lines: &str) -> Kernels {
 
 const INTERRUPTED: &str = "the run was interrupted";
 
-/// What a program prints before the reason why it does nothing.
+/// Stands before the reason in the output of a program that could not run its tests.
 const IGNORED: &str = "ignored: ";
 
 /// The sum over the summaries in a log: `test result: ok. 3 passed; 0 failed; 1 ignored; …`.
@@ -217,14 +216,14 @@ fn tests(log: &str) -> Option<Tests> {
     sum
 }
 
-/// From lines of `multiprocessor MHz, memory MHz, W, °C`.
+/// Reads lines of `SM MHz, memory MHz, W, °C`.
 fn clocks(csv: &str) -> Option<Clocks> {
     let readings: Vec<[f64; 4]> = csv
         .lines()
         .filter_map(|line| {
-            let numbers = line.split(',').map(|text| text.trim().parse());
-            let numbers: Result<Vec<f64>, _> = numbers.collect();
-            numbers.ok()?.try_into().ok()
+            let values = line.split(',').map(|text| text.trim().parse());
+            let values: Result<Vec<f64>, _> = values.collect();
+            values.ok()?.try_into().ok()
         })
         .collect();
     let last = readings.len().checked_sub(1)?;
@@ -234,7 +233,7 @@ fn clocks(csv: &str) -> Option<Clocks> {
         [values[0], values[last / 2], values[last]]
     };
     Some(Clocks {
-        multiprocessors_mhz: of(0),
+        sm_mhz: of(0),
         memory_mhz: of(1),
         watts: of(2),
         celsius: of(3),
@@ -252,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stage_that_a_signal_ended_has_failed_and_those_left_without_time_are_ignored() {
+    fn an_interrupted_stage_has_failed_and_one_without_time_is_ignored() {
         let stopped = status(
             "bench\t240\t9.5\tthe run was interrupted\t./bench",
             "half a row",
@@ -264,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn kernels_of_a_stage_are_those_of_tests_that_passed_and_of_tests_that_failed() {
+    fn kernels_of_a_stage_are_split_by_passed_and_failed_tests() {
         let found = kernels("passed b\nfailed c\npassed a\npassed b\n");
         assert_eq!(found.passed, ["a", "b"]);
         assert_eq!(found.failed, ["c"]);
@@ -328,7 +327,7 @@ mod tests {
     const PEERS: &str = include_str!("../../peers/example.json");
 
     #[test]
-    fn what_the_peers_script_writes_stands_in_the_record() {
+    fn rows_of_the_peers_script_stand_in_the_record() {
         let record = run_with(PEERS).unwrap();
         let again = serde_json::from_str(&serde_json::to_string(&record).unwrap()).unwrap();
         assert_eq!(record, again);
@@ -392,7 +391,7 @@ mod tests {
     fn clocks_are_lowest_median_and_highest() {
         let csv = "1980, 3201, 600.5, 50\n345, 3201, 80, 30\n1755, 3201, 690, 61\nnot read\n";
         let clocks = clocks(csv).unwrap();
-        assert_eq!(clocks.multiprocessors_mhz, [345.0, 1755.0, 1980.0]);
+        assert_eq!(clocks.sm_mhz, [345.0, 1755.0, 1980.0]);
         assert_eq!((clocks.watts[2], clocks.readings), (690.0, 3));
         assert!(super::clocks("").is_none());
     }

@@ -1,5 +1,6 @@
 //! What has run on which card, kernel by kernel.
 
+use super::list::{Kernel, List};
 use super::schema::{Record, Row, Stage, Status};
 use super::table::{Columns, duration};
 
@@ -7,15 +8,94 @@ use super::table::{Columns, duration};
 const CORRECT: [&str; 3] = ["device", "conformance-Hopper", "conformance-portable"];
 const CLEAN: [&str; 3] = ["memcheck", "racecheck", "synccheck"];
 
-/// The kernels of the map in kernels/README.md, in its order.
-pub fn names(map: &str) -> Vec<&str> {
-    let (_, table) = map.split_once("## All kernels\n").unwrap_or_default();
-    let table = table.split("\n#").next().unwrap_or_default();
-    table
-        .lines()
-        .filter_map(|line| Some(line.strip_prefix("| `")?.split_once("` |")?.0))
-        .collect()
+/// The table of kernels/README.md: a line for the kernels of one row, which differ in their types alone. What nvcc
+/// says is taken from `before`, the document as it stands, where this program has no kernels (feature `cuda`).
+pub fn table(list: &List, before: &str) -> String {
+    let mut text = String::from(TABLE);
+    let is_row = |a: &Kernel, b: &Kernel| a.label("T") == b.label("T") && a.values == b.values;
+    for kernels in list.kernels.chunk_by(is_row) {
+        let kernel = &kernels[0];
+        let types: Vec<&str> = kernels.iter().map(|kernel| kernel.arithmetic).collect();
+        let name = match types[..] {
+            [_] => kernel.name.clone(),
+            _ => kernel.label(&format!("{{{}}}", types.join(","))),
+        };
+        let [rows, columns, threads, stages, shared] =
+            ["rows", "columns", "threads", "stages", "shared_bytes"].map(|it| kernel.value(it));
+        let (tile, stages) = match rows {
+            0 => ("–".into(), "–".into()),
+            _ => (format!("{rows} × {columns}"), stages.to_string()),
+        };
+        let start = format!("| `{name}` |");
+        let stands = before.lines().find(|line| line.starts_with(&start));
+        let cells: Vec<&str> = stands.map_or(Vec::new(), |line| line.split(" | ").collect());
+        let compiled = match compiled(kernels) {
+            Some(compiled) => compiled,
+            None => cells.get(6..).unwrap_or_default().join(" | "),
+        };
+        let source = &kernel.source;
+        text +=
+            &format!("{start} {source} | {tile} | {threads} | {stages} | {shared} | {compiled}\n");
+    }
+    text
 }
+
+/// Registers, spilled bytes and blocks of an SM on both architectures, a number a type where they differ.
+#[cfg(feature = "cuda")]
+fn compiled(kernels: &[Kernel]) -> Option<String> {
+    use infonce::cuda::KernelResources;
+    let on = |architecture: &str, number: fn(&Kernel, &KernelResources) -> u32| {
+        let of_type = |kernel: &Kernel| {
+            let mut all = infonce::cuda::kernels().iter();
+            let is_it =
+                |it: &&KernelResources| it.kernel == kernel.name && it.architecture == architecture;
+            all.find(is_it)
+                .map(|resources| number(kernel, resources).to_string())
+        };
+        let cells: Vec<String> = kernels.iter().filter_map(of_type).collect();
+        match &cells[..] {
+            [] => "–".into(),
+            [first, others @ ..] if others.iter().all(|other| other == first) => first.clone(),
+            _ => cells.join(", "),
+        }
+    };
+    let cell = |number| format!("{} / {}", on("sm_80", number), on("sm_90a", number));
+    let registers = cell(|_, resources| resources.registers);
+    let spilled = cell(|_, resources| resources.spill_stores + resources.spill_loads);
+    Some(format!("{registers} | {spilled} | {} |", cell(blocks)))
+}
+
+#[cfg(not(feature = "cuda"))]
+fn compiled(_: &[Kernel]) -> Option<String> {
+    None
+}
+
+/// Blocks that fit an SM: 65,536 registers, which warps of each quarter take in units of 256; 164 KiB of shared memory,
+/// on sm_90 228, of which a block takes 1 KiB more than it asked for; 2,048 threads; 32 blocks.
+#[cfg(feature = "cuda")]
+fn blocks(kernel: &Kernel, resources: &infonce::cuda::KernelResources) -> u32 {
+    let [threads, shared] = ["threads", "shared_bytes"].map(|it| kernel.value(it));
+    let warps = 4 * (16_384 / (32 * resources.registers).next_multiple_of(256));
+    let memory = match resources.architecture {
+        "sm_80" => 164 << 10,
+        _ => 228 << 10,
+    };
+    let by_registers = warps / (threads / 32);
+    by_registers
+        .min(memory / (shared + 1024))
+        .min(2048 / threads)
+        .min(32)
+}
+
+/// What stands above its lines.
+const TABLE: &str = "\
+*Tile*: rows × columns of logits or of a product; of the fused gradients, owner rows × streamed rows. *Shared bytes*: \
+dynamic. *Registers*: of a thread, on sm_80 / sm_90a; where blocks are of three warpgroups, what they start with, of \
+which those that multiply have 232 then. *Blocks per SM*: that fit at a time.
+
+| kernel | source | tile | threads | stages | shared bytes | registers | spilled bytes | blocks per SM |
+|---|---|---|---:|---:|---:|---:|---:|---:|
+";
 
 /// A line for each kernel and card, above them those that no card has run. `records`: of cards, in order
 /// of their dates.
@@ -186,15 +266,31 @@ pub mod tests {
     }
 
     #[test]
-    fn names_are_those_of_the_map() {
-        let map = include_str!("../../../kernels/README.md");
-        let names = names(map);
-        assert!(names.contains(&"momentum_update") && names.contains(&"statistics_bf16"));
-        assert!(
-            !names
-                .iter()
-                .any(|name| name.ends_with(".h") || name.contains(' '))
-        );
+    fn kernels_of_a_row_share_a_line_and_keep_what_nvcc_said() {
+        let text =
+            "// ---- a/b.cu\n    INFONCE_16_BIT(BUILD, dot, 64, 128, 32, 2, 256, 1, 1, 512) \\\n";
+        let list = super::super::list::parse(text).unwrap();
+        let start = "| `dot_{bf16,f16}_64` | a/b.cu | 128 × 32 | 256 | 2 | 512 | ";
+        let line = table(&list, &format!("{start}1 / 2 | 0 / 0 | 1 / 1 |\n"));
+        assert!(line.contains(start), "{line}");
+        #[cfg(not(feature = "cuda"))]
+        assert!(line.ends_with("| 1 / 2 | 0 / 0 | 1 / 1 |\n"), "{line}");
+    }
+
+    #[cfg(feature = "cuda")]
+    #[test]
+    fn as_many_blocks_fit_hopper_as_the_list_says() {
+        let list = super::super::list::parse(include_str!("../../../kernels/list.h")).unwrap();
+        for kernel in list
+            .kernels
+            .iter()
+            .filter(|kernel| kernel.value("resident") > 0)
+        {
+            let mut all = infonce::cuda::kernels().iter();
+            let built = all.find(|it| it.kernel == kernel.name && it.architecture == "sm_90a");
+            let built = built.map(|resources| blocks(kernel, resources));
+            assert_eq!(built, Some(kernel.value("resident")), "{kernel:?}");
+        }
     }
 
     #[test]

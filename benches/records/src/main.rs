@@ -1,15 +1,19 @@
-//! Records of runs on hardware: puts one together from what the packed runner left, prints it, and
-//! keeps the figures of README.md and docs/hardware.md to the newest.
+//! Records of runs on hardware: puts one together from the files of the packed runner, prints it, and writes the
+//! newest figures into README.md and docs/hardware.md, and the table of kernels/list.h into kernels/README.md.
 //!
 //! ```text
 //! cargo run -p records -- assemble RUN     # prints the record of the folder RUN
 //! cargo run -p records -- merge A B        # prints one record of two calls
 //! cargo run -p records -- table RECORD
 //! cargo run -p records -- readme           # figures and plots of README.md, kernels of docs/hardware.md
+//! cargo run -p records --features cuda -- readme   # and registers of kernels/README.md, which nvcc says
 //! ```
 
 mod assemble;
 mod kernels;
+#[path = "../../../build/list.rs"]
+#[expect(dead_code, reason = "what the build script writes of it")]
+mod list;
 mod merge;
 mod peers;
 mod plot;
@@ -46,7 +50,7 @@ enum Command {
         /// A record.
         record: PathBuf,
     },
-    /// Writes what the records say into README.md, docs/hardware.md and docs/images.
+    /// Writes tables and plots of the records and the list of kernels into README.md, docs/ and kernels/README.md.
     Readme,
 }
 
@@ -90,9 +94,9 @@ pub fn read(path: &Path) -> Result<Record, String> {
 fn describe(record: &Record) -> String {
     let mut lines = vec![heading(record)];
     if let Some(clocks) = &record.machine.clocks {
-        let [low, median, high] = clocks.multiprocessors_mhz;
+        let [low, median, high] = clocks.sm_mhz;
         lines.push(format!(
-            "multiprocessors at {low:.0} to {high:.0} MHz, median {median:.0}; {:.0} W, {:.0} °C at most",
+            "SMs at {low:.0} to {high:.0} MHz, median {median:.0}; {:.0} W, {:.0} °C at most",
             clocks.watts[2], clocks.celsius[2]
         ));
     }
@@ -118,14 +122,14 @@ fn describe(record: &Record) -> String {
     lines.join("\n")
 }
 
-/// Where, when and what.
+/// Card, date and build.
 pub fn heading(record: &Record) -> String {
     let (build, machine) = (&record.build, &record.machine);
     let device = match (&machine.device, &machine.no_device) {
         (Some(device), _) => format!(
-            "{} ({} multiprocessors, {} GiB)",
+            "{} ({} SMs, {} GiB)",
             device.name,
-            device.multiprocessors,
+            device.sms,
             device.memory_bytes >> 30
         ),
         (None, reason) => format!("no device: {}", reason.as_deref().unwrap_or("not said")),

@@ -1,9 +1,9 @@
-//! One record of two: the packed runner's calls, each of which fits in a short loan of a card.
+//! Merges the records of the packed runner's two calls.
 
 use super::schema::{Record, Row, Stage, Status};
 
-/// What both say, `first` before `second`. They must be of the same build and card, and no stage may
-/// have run in both.
+/// The stages and rows of both, `first` before `second`. Build and card must be the same, and no stage may have run in
+/// both.
 pub fn merged(first: Record, second: Record) -> Result<Record, String> {
     for (what, of) in [("build", build as fn(&Record) -> String), ("card", card)] {
         let [one, other] = [of(&first), of(&second)];
@@ -24,7 +24,7 @@ pub fn merged(first: Record, second: Record) -> Result<Record, String> {
     record.verify = record.verify.or(second.verify);
     let machine = &mut record.machine;
     machine.driver = machine.driver.take().or(second.machine.driver);
-    // Of the call that was timed longer.
+    // The clocks of the call that was timed longer.
     let clocks = [machine.clocks.take(), second.machine.clocks];
     machine.clocks = clocks.into_iter().flatten().max_by_key(|c| c.readings);
     Ok(record)
@@ -59,8 +59,8 @@ fn add_stage(stages: &mut Vec<Stage>, stage: Stage) -> Result<(), String> {
     Ok(())
 }
 
-/// A row with numbers takes the place of one that has a reason why there are none; otherwise the first
-/// of the same work by the same code stays.
+/// A row with a time takes the place of one with a reason; otherwise the first row of the same case by the same code
+/// stays.
 pub fn add_row(rows: &mut Vec<Row>, row: Row) {
     let same = |other: &&mut Row| other.by == row.by && other.task() == row.task();
     match rows.iter_mut().find(same) {
@@ -77,7 +77,7 @@ mod tests {
     use super::super::schema::{Clocks, Verify};
     use super::*;
 
-    /// Of one day, with these stages and a row at the shape.
+    /// A record of that day, with these stages and a row of that shape.
     fn call(day: u32, stages: &[(&str, Status)], shape: &str) -> Record {
         let mut record = record(Some("A"), &format!("2026-01-{day:02}T00:00:00Z"));
         record.stages = stages
@@ -90,7 +90,7 @@ mod tests {
 
     fn clocks(readings: usize) -> Option<Clocks> {
         Some(Clocks {
-            multiprocessors_mhz: [1.0; 3],
+            sm_mhz: [1.0; 3],
             memory_mhz: [1.0; 3],
             watts: [1.0; 3],
             celsius: [1.0; 3],
@@ -165,9 +165,8 @@ mod tests {
             reason.starts_with("the records differ in their card: Device { name: \"A\""),
             "{reason}"
         );
-        let reason =
-            refused(&|record| record.machine.device.as_mut().unwrap().multiprocessors = 114);
-        assert!(reason.contains("multiprocessors: 114"), "{reason}");
+        let reason = refused(&|record| record.machine.device.as_mut().unwrap().sms = 114);
+        assert!(reason.contains("sms: 114"), "{reason}");
         let reason = refused(&|record| record.machine.device = None);
         assert!(reason.ends_with("; no card"), "{reason}");
     }
@@ -181,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn a_row_with_numbers_replaces_one_without() {
+    fn a_row_with_a_time_replaces_one_without() {
         let measured = record(Some("A"), "2026").rows.remove(0);
         let without = Row {
             cold: None,

@@ -1,20 +1,20 @@
-//! This crate beside others: who did the same work in the same run, in what time and with what error.
+//! Compares this crate with others: time and error of the same case in the same run.
 
 use super::schema::{Errors, Row};
-use super::table::duration;
+use super::table::Columns;
 
-/// What a gradient may be off by, in the L2 norm, for its time to count in the README. Rounding exact
-/// numbers to bf16 puts them off by 0.002.
+/// The largest relative error of a gradient, in the L2 norm, whose time counts in the README. Rounding an exact
+/// gradient to bf16 has an error of 0.002.
 const SAME_GRADIENT: f64 = 0.005;
 
-/// One piece of work, and who did it.
+/// One case, and the rows of those who ran it.
 struct Task<'a> {
     name: String,
     ours: Option<&'a Row>,
     others: Vec<&'a Row>,
 }
 
-/// Every piece of work that others did, in the order of their rows.
+/// Every case that others ran, in the order of their rows.
 fn tasks(rows: &[Row]) -> Vec<Task<'_>> {
     let mut tasks: Vec<Task> = Vec::new();
     for row in rows.iter().filter(|row| !row.is_ours()) {
@@ -37,7 +37,7 @@ impl Task<'_> {
         Some(other.cold?.median / self.ours?.cold?.median)
     }
 
-    /// The fastest of the others whose gradients are those that were wanted.
+    /// The fastest of the others whose gradients are right.
     fn best(&self) -> Option<&Row> {
         let counts = |row: &&&Row| {
             let error = row.error.as_ref();
@@ -50,8 +50,7 @@ impl Task<'_> {
 }
 
 fn cold(row: &Row) -> String {
-    row.cold
-        .map_or("-".to_owned(), |times| duration(times.median))
+    Columns::of(row).cold
 }
 
 fn times(ratio: Option<f64>) -> String {
@@ -67,7 +66,7 @@ fn errors(error: Option<&Errors>) -> [String; 3] {
     ]
 }
 
-/// Each piece of work, and below it a line for us and for each of the others.
+/// Each case, and below it a line for this crate and for each of the others.
 pub fn text(rows: &[Row]) -> String {
     let line = |by: &str, cells: [&str; 7]| {
         let [cold, warm, ratio, loss, dq, dk, extra] = cells;
@@ -76,18 +75,12 @@ pub fn text(rows: &[Row]) -> String {
     let cells = |row: &Row, ratio: Option<f64>| match &row.reason {
         Some(reason) => format!("  {:<44} {reason}", row.by),
         None => {
-            let warm = row
-                .warm
-                .map_or("-".to_owned(), |times| duration(times.median));
-            let bytes = row.extra_bytes;
-            let extra = bytes.map_or("-".to_owned(), |bytes| {
-                format!("{:.1}", bytes as f64 / 1048576.0)
-            });
+            let Columns {
+                cold, warm, extra, ..
+            } = Columns::of(row);
             let [loss, dq, dk] = errors(row.error.as_ref());
-            line(
-                &row.by,
-                [&cold(row), &warm, &times(ratio), &loss, &dq, &dk, &extra],
-            )
+            let ratio = times(ratio);
+            line(&row.by, [&cold, &warm, &ratio, &loss, &dq, &dk, &extra])
         }
     };
     let tasks = tasks(rows);
@@ -112,7 +105,7 @@ pub fn text(rows: &[Row]) -> String {
     lines.join("\n")
 }
 
-/// For each piece of work that others finished, the fastest of them.
+/// For each case that others finished, the fastest of them.
 pub fn markdown(rows: &[Row]) -> String {
     let gradients = |row: Option<&Row>| match row.and_then(|row| row.error) {
         Some(error) => format!("{:.1e}, {:.1e}", error.dq, error.dk),

@@ -1,4 +1,4 @@
-//! Bars: the share of the library product's rate that everyone reaches, for each D.
+//! Draws bars: the share of cuBLAS's rate that each library reaches, for each D.
 
 use std::fmt::Write;
 
@@ -13,7 +13,7 @@ const TOP: f64 = 30.0;
 const WIDTH: f64 = 640.0;
 const HEIGHT: f64 = 240.0;
 
-/// One-way InfoNCE, value and gradient, bf16, N = M = 32,768, as SVG; none where nobody was timed at it.
+/// One-way InfoNCE, value and gradient, bf16, N = M = 32,768, as SVG; `None` where nothing was timed there.
 pub fn svg(record: &Record) -> Option<String> {
     let bars: Vec<(u32, &str, f64)> = record
         .rows
@@ -113,7 +113,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn everyone_has_a_bar_as_high_as_its_ratio() {
+    fn each_library_has_a_bar_as_high_as_its_ratio() {
         let mut record = record(Some("A card"), "2026-01-02T00:00:00Z");
         assert!(svg(&record).is_none());
         let mut row = record.rows[0].clone();

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::schema::{Record, Row};
 use super::table::Columns;
-use super::{heading, kernels, peers, plot, read};
+use super::{heading, kernels, list, peers, plot, read};
 
 /// The repository's root, where the documents are.
 const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
@@ -23,7 +23,7 @@ pub fn rewrite() -> Result<String, String> {
     ))
 }
 
-/// The documents that records are part of, each as it should be.
+/// The documents that show records, each as it should be.
 fn documents(root: &Path) -> Result<Vec<(PathBuf, String)>, String> {
     let text = |path: &str| {
         let text = std::fs::read_to_string(root.join(path));
@@ -31,7 +31,9 @@ fn documents(root: &Path) -> Result<Vec<(PathBuf, String)>, String> {
     };
     let records = all(&root.join("benches/records"))?;
     let map = text("kernels/README.md")?;
-    let by_kernel = kernels::markdown(&kernels::names(&map), &records);
+    let list = list::parse(&text("kernels/list.h")?)?;
+    let names: Vec<&str> = list.kernels.iter().map(|k| &*k.name).collect();
+    let by_kernel = kernels::markdown(&names, &records);
     let newest = newest(records);
     let mut documents = vec![
         (
@@ -41,6 +43,10 @@ fn documents(root: &Path) -> Result<Vec<(PathBuf, String)>, String> {
         (
             "docs/hardware.md".into(),
             replaced(&text("docs/hardware.md")?, "kernels", &by_kernel)?,
+        ),
+        (
+            "kernels/README.md".into(),
+            replaced(&map, "kernels", &kernels::table(&list, &map))?,
         ),
     ];
     let plots = newest.iter().filter_map(|record| {
@@ -57,8 +63,7 @@ fn plot_path(record: &Record) -> String {
     format!("docs/images/{}.svg", name.replace([' ', '/'], "-"))
 }
 
-/// All records of a folder that are of cards, in order of their dates; rehearsals have no card, or an
-/// emulated one.
+/// All records of cards in a folder, in the order of their dates. Rehearsals have no card, or an emulated one.
 fn all(folder: &Path) -> Result<Vec<Record>, String> {
     let named = |error| format!("{}: {error}", folder.display());
     let mut records = Vec::new();
@@ -176,7 +181,7 @@ pub mod tests {
             "build": {"commit": "0123456789abcdef", "modified": false, "rustc": "1.95.0"},
             "nvcc": "13.0.88",
             "machine": {
-                "processor": "a processor", "cores": 2, "device": device,
+                "processor": "a CPU", "cores": 2, "device": device,
                 "no_device": null, "driver": null, "clocks": null,
             },
             "stages": [], "verify": null,
@@ -191,7 +196,7 @@ pub mod tests {
     }
 
     #[test]
-    fn figures_come_from_the_newest_record_of_each_card_and_not_from_rehearsals() {
+    fn figures_come_from_the_newest_record_of_each_card() {
         let records = newest(of_cards(vec![
             record(Some("B"), "2026-01-02T00:00:00Z"),
             record(Some("A"), "2026-01-03T00:00:00Z"),
@@ -204,7 +209,7 @@ pub mod tests {
         let text = figures(&records);
         let row = "| InfoNCE forward N=2 M=2 D=2 bf16 | 2.00 ms | - | 200 | 1000 | 0.25 of cuBLAS | 1.0 | infonce 0.1.0 |";
         assert!(text.contains(row), "{text}");
-        assert!(text.contains("A (132 multiprocessors, 128 GiB); 2026-01-04, commit 0123456789ab"));
+        assert!(text.contains("A (132 SMs, 128 GiB); 2026-01-04, commit 0123456789ab"));
         assert_eq!(figures(&[]), "*Not yet measured on hardware.*\n");
     }
 

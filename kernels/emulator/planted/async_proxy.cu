@@ -44,8 +44,8 @@ INFONCE_DEVICE void multiply_stored(const StoredOperandsParams& p) {
         store_global(p.d + (row + i / 2 % 2 * 8) * 64 + i / 4 * 8 + column + i % 2, d[i]);
 }
 
-INFONCE_KERNEL(planted_stored_operands_sound, StoredOperandsParams, 128, 1) { multiply_stored<FencePlanted::NOTHING>(p); }
-INFONCE_KERNEL(planted_stored_operands_fence, StoredOperandsParams, 128, 1) { multiply_stored<FencePlanted::NONE>(p); }
-INFONCE_KERNEL(planted_stored_operands_late_fence, StoredOperandsParams, 128, 1) { multiply_stored<FencePlanted::LATE>(p); }
+INFONCE_PLANTED(planted_stored_operands_sound, StoredOperandsParams, 128) { multiply_stored<FencePlanted::NOTHING>(p); }
+INFONCE_PLANTED(planted_stored_operands_fence, StoredOperandsParams, 128) { multiply_stored<FencePlanted::NONE>(p); }
+INFONCE_PLANTED(planted_stored_operands_late_fence, StoredOperandsParams, 128) { multiply_stored<FencePlanted::LATE>(p); }
 
 }  // namespace infonce

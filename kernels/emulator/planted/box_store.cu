@@ -66,12 +66,12 @@ INFONCE_DEVICE void store_boxes(const BoxStoreParams& p) {
     }
 }
 
-INFONCE_KERNEL(planted_box_store_sound, BoxStoreParams, 64, 1) { store_boxes<StorePlanted::NOTHING>(p); }
-INFONCE_KERNEL(planted_box_store_fence, BoxStoreParams, 64, 1) { store_boxes<StorePlanted::FENCE>(p); }
-INFONCE_KERNEL(planted_box_store_fence_of_one, BoxStoreParams, 64, 1) { store_boxes<StorePlanted::FENCE_OF_ONE>(p); }
-INFONCE_KERNEL(planted_box_store_overwrite, BoxStoreParams, 64, 1) { store_boxes<StorePlanted::OVERWRITE>(p); }
-INFONCE_KERNEL(planted_box_store_ends_early, BoxStoreParams, 64, 1) { store_boxes<StorePlanted::ENDS_EARLY>(p); }
-INFONCE_KERNEL(planted_box_store_no_commit, BoxStoreParams, 64, 1) { store_boxes<StorePlanted::NO_COMMIT>(p); }
-INFONCE_KERNEL(planted_box_store_early_read, BoxStoreParams, 64, 1) { store_boxes<StorePlanted::EARLY_READ>(p); }
+INFONCE_PLANTED(planted_box_store_sound, BoxStoreParams, 64) { store_boxes<StorePlanted::NOTHING>(p); }
+INFONCE_PLANTED(planted_box_store_fence, BoxStoreParams, 64) { store_boxes<StorePlanted::FENCE>(p); }
+INFONCE_PLANTED(planted_box_store_fence_of_one, BoxStoreParams, 64) { store_boxes<StorePlanted::FENCE_OF_ONE>(p); }
+INFONCE_PLANTED(planted_box_store_overwrite, BoxStoreParams, 64) { store_boxes<StorePlanted::OVERWRITE>(p); }
+INFONCE_PLANTED(planted_box_store_ends_early, BoxStoreParams, 64) { store_boxes<StorePlanted::ENDS_EARLY>(p); }
+INFONCE_PLANTED(planted_box_store_no_commit, BoxStoreParams, 64) { store_boxes<StorePlanted::NO_COMMIT>(p); }
+INFONCE_PLANTED(planted_box_store_early_read, BoxStoreParams, 64) { store_boxes<StorePlanted::EARLY_READ>(p); }
 
 }  // namespace infonce

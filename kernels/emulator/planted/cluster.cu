@@ -97,12 +97,12 @@ INFONCE_DEVICE void multiply_pair(const ClusterParams& p) {
     if (FAULT != ClusterFault::EARLY_END) cluster_barrier();
 }
 
-INFONCE_CLUSTER_KERNEL(planted_cluster_own_release, ClusterParams, 256, 1, PAIR) { multiply_pair<ClusterFault::OWN_RELEASE>(p); }
-INFONCE_CLUSTER_KERNEL(planted_cluster_one_release, ClusterParams, 256, 1, PAIR) { multiply_pair<ClusterFault::ONE_RELEASE>(p); }
-INFONCE_CLUSTER_KERNEL(planted_cluster_early_use, ClusterParams, 256, 1, PAIR) { multiply_pair<ClusterFault::EARLY_USE>(p); }
-INFONCE_CLUSTER_KERNEL(planted_cluster_early_end, ClusterParams, 256, 1, PAIR) { multiply_pair<ClusterFault::EARLY_END>(p); }
-INFONCE_CLUSTER_KERNEL(planted_cluster_few_bytes, ClusterParams, 256, 1, PAIR) { multiply_pair<ClusterFault::FEW_BYTES>(p); }
-INFONCE_CLUSTER_KERNEL(planted_cluster_sound, ClusterParams, 256, 1, PAIR) { multiply_pair<ClusterFault::NONE>(p); }
+INFONCE_PLANTED_CLUSTER(planted_cluster_own_release, ClusterParams, 256, PAIR) { multiply_pair<ClusterFault::OWN_RELEASE>(p); }
+INFONCE_PLANTED_CLUSTER(planted_cluster_one_release, ClusterParams, 256, PAIR) { multiply_pair<ClusterFault::ONE_RELEASE>(p); }
+INFONCE_PLANTED_CLUSTER(planted_cluster_early_use, ClusterParams, 256, PAIR) { multiply_pair<ClusterFault::EARLY_USE>(p); }
+INFONCE_PLANTED_CLUSTER(planted_cluster_early_end, ClusterParams, 256, PAIR) { multiply_pair<ClusterFault::EARLY_END>(p); }
+INFONCE_PLANTED_CLUSTER(planted_cluster_few_bytes, ClusterParams, 256, PAIR) { multiply_pair<ClusterFault::FEW_BYTES>(p); }
+INFONCE_PLANTED_CLUSTER(planted_cluster_sound, ClusterParams, 256, PAIR) { multiply_pair<ClusterFault::NONE>(p); }
 
 struct ClusterMistakeParams {
     TensorMap b;  // boxes of 32 rows
@@ -110,7 +110,7 @@ struct ClusterMistakeParams {
     uint32_t mistake;
 };
 
-INFONCE_CLUSTER_KERNEL(planted_cluster_mistakes, ClusterMistakeParams, 64, 1, PAIR) {
+INFONCE_PLANTED_CLUSTER(planted_cluster_mistakes, ClusterMistakeParams, 64, PAIR) {
     const SharedAddress box = shared_base(), barrier = box + HALF_SLAB;
     const uint32_t rank = cluster_rank();
     if (thread_index() == 0) {

@@ -11,7 +11,7 @@ struct ConversionParams {
     uint32_t pairs, padding;
 };
 
-INFONCE_KERNEL(e4m3_of, ConversionParams, 64, 1) {
+INFONCE_PLANTED(e4m3_of, ConversionParams, 64) {
     const uint32_t i = block_index().x * 64 + thread_index();
     if (i < p.pairs) store_global(p.codes + i, uint16_t(pack_e4m3(load_global(p.x + 2 * i), load_global(p.x + 2 * i + 1))));
 }

@@ -30,7 +30,7 @@ INFONCE_DEVICE void hand_over(const HandoverParams& p) {
     }
 }
 
-INFONCE_KERNEL(planted_early_arrival, HandoverParams, 64, 1) { hand_over<true>(p); }
-INFONCE_KERNEL(planted_early_arrival_sound, HandoverParams, 64, 1) { hand_over<false>(p); }
+INFONCE_PLANTED(planted_early_arrival, HandoverParams, 64) { hand_over<true>(p); }
+INFONCE_PLANTED(planted_early_arrival_sound, HandoverParams, 64) { hand_over<false>(p); }
 
 }  // namespace infonce

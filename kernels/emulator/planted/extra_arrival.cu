@@ -38,7 +38,7 @@ INFONCE_DEVICE void reverse_tile(const ArrivalParams& p) {
     store_global(p.y + first + thread, load_shared<float>(chunk + number % 4 * 4));
 }
 
-INFONCE_KERNEL(planted_extra_arrival, ArrivalParams, ARRIVAL_THREADS, 1) { reverse_tile<true>(p); }
-INFONCE_KERNEL(planted_extra_arrival_sound, ArrivalParams, ARRIVAL_THREADS, 1) { reverse_tile<false>(p); }
+INFONCE_PLANTED(planted_extra_arrival, ArrivalParams, ARRIVAL_THREADS) { reverse_tile<true>(p); }
+INFONCE_PLANTED(planted_extra_arrival_sound, ArrivalParams, ARRIVAL_THREADS) { reverse_tile<false>(p); }
 
 }  // namespace infonce

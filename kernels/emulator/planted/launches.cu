@@ -37,11 +37,11 @@ INFONCE_DEVICE void twice_behind_wait(const LaunchParams& p) {
     store_global(p.y + i, 2.0f * number);
 }
 
-INFONCE_PROLOGUE_KERNEL(planted_launch_load, LaunchParams, LAUNCH_THREADS, 1) { twice_behind_wait<LaunchPlanted::LOAD>(p); }
-INFONCE_PROLOGUE_KERNEL(planted_launch_store, LaunchParams, LAUNCH_THREADS, 1) { twice_behind_wait<LaunchPlanted::STORE>(p); }
-INFONCE_PROLOGUE_KERNEL(planted_launch_copy, LaunchParams, LAUNCH_THREADS, 1) { twice_behind_wait<LaunchPlanted::COPY>(p); }
-INFONCE_PROLOGUE_KERNEL(planted_launch_leaves, LaunchParams, LAUNCH_THREADS, 1) { twice_behind_wait<LaunchPlanted::LEAVES>(p); }
-INFONCE_PROLOGUE_KERNEL(planted_launch_sound, LaunchParams, LAUNCH_THREADS, 1) { twice_behind_wait<LaunchPlanted::NOTHING>(p); }
+INFONCE_PLANTED_CLUSTER(planted_launch_load, LaunchParams, LAUNCH_THREADS, 1) { twice_behind_wait<LaunchPlanted::LOAD>(p); }
+INFONCE_PLANTED_CLUSTER(planted_launch_store, LaunchParams, LAUNCH_THREADS, 1) { twice_behind_wait<LaunchPlanted::STORE>(p); }
+INFONCE_PLANTED_CLUSTER(planted_launch_copy, LaunchParams, LAUNCH_THREADS, 1) { twice_behind_wait<LaunchPlanted::COPY>(p); }
+INFONCE_PLANTED_CLUSTER(planted_launch_leaves, LaunchParams, LAUNCH_THREADS, 1) { twice_behind_wait<LaunchPlanted::LEAVES>(p); }
+INFONCE_PLANTED_CLUSTER(planted_launch_sound, LaunchParams, LAUNCH_THREADS, 1) { twice_behind_wait<LaunchPlanted::NOTHING>(p); }
 
 struct BoxLaunchParams {
     TensorMap x;  // rows of 32 elements, boxes of 2
@@ -69,8 +69,8 @@ INFONCE_DEVICE void twice_of_box(const BoxLaunchParams& p) {
     store_global(p.y + thread, 2.0f * load_shared<float>(chunk + thread % 4 * 4));
 }
 
-INFONCE_PROLOGUE_KERNEL(planted_launch_box, BoxLaunchParams, LAUNCH_THREADS, 1) { twice_of_box<LaunchPlanted::BOX>(p); }
-INFONCE_PROLOGUE_KERNEL(planted_launch_box_store, BoxLaunchParams, LAUNCH_THREADS, 1) { twice_of_box<LaunchPlanted::BOX_STORE>(p); }
-INFONCE_PROLOGUE_KERNEL(planted_launch_box_sound, BoxLaunchParams, LAUNCH_THREADS, 1) { twice_of_box<LaunchPlanted::NOTHING>(p); }
+INFONCE_PLANTED_CLUSTER(planted_launch_box, BoxLaunchParams, LAUNCH_THREADS, 1) { twice_of_box<LaunchPlanted::BOX>(p); }
+INFONCE_PLANTED_CLUSTER(planted_launch_box_store, BoxLaunchParams, LAUNCH_THREADS, 1) { twice_of_box<LaunchPlanted::BOX_STORE>(p); }
+INFONCE_PLANTED_CLUSTER(planted_launch_box_sound, BoxLaunchParams, LAUNCH_THREADS, 1) { twice_of_box<LaunchPlanted::NOTHING>(p); }
 
 }  // namespace infonce

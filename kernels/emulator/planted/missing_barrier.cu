@@ -30,7 +30,7 @@ INFONCE_DEVICE void reduce(const ReductionParams& p) {
     if (thread_index() == 0) store_global(p.sums + block_index().x, load_shared<float>(slot));
 }
 
-INFONCE_KERNEL(planted_missing_barrier, ReductionParams, REDUCTION_THREADS, 1) { reduce<true>(p); }
-INFONCE_KERNEL(planted_missing_barrier_sound, ReductionParams, REDUCTION_THREADS, 1) { reduce<false>(p); }
+INFONCE_PLANTED(planted_missing_barrier, ReductionParams, REDUCTION_THREADS) { reduce<true>(p); }
+INFONCE_PLANTED(planted_missing_barrier_sound, ReductionParams, REDUCTION_THREADS) { reduce<false>(p); }
 
 }  // namespace infonce

@@ -29,7 +29,7 @@ INFONCE_DEVICE void reverse(const ReversalParams& p) {
     }
 }
 
-INFONCE_KERNEL(planted_missing_wait, ReversalParams, REVERSAL_THREADS, 1) { reverse<true>(p); }
-INFONCE_KERNEL(planted_missing_wait_sound, ReversalParams, REVERSAL_THREADS, 1) { reverse<false>(p); }
+INFONCE_PLANTED(planted_missing_wait, ReversalParams, REVERSAL_THREADS) { reverse<true>(p); }
+INFONCE_PLANTED(planted_missing_wait_sound, ReversalParams, REVERSAL_THREADS) { reverse<false>(p); }
 
 }  // namespace infonce

@@ -17,7 +17,7 @@ struct MistakeParams {
 
 constexpr uint32_t MISTAKE_THREADS = 64, MISTAKE_SHARED_BYTES = 512;
 
-INFONCE_KERNEL(planted_mistakes, MistakeParams, MISTAKE_THREADS, 1) {
+INFONCE_PLANTED(planted_mistakes, MistakeParams, MISTAKE_THREADS) {
     const uint32_t thread = thread_index();
     const SharedAddress shared = shared_base(), barrier = shared + 256;
     const char* bytes = reinterpret_cast<const char*>(p.x);
@@ -76,7 +76,7 @@ INFONCE_KERNEL(planted_mistakes, MistakeParams, MISTAKE_THREADS, 1) {
 }
 
 // Every thread of every block writes the same element: the last one's value stays.
-INFONCE_KERNEL(planted_last_writer, MistakeParams, MISTAKE_THREADS, 1) {
+INFONCE_PLANTED(planted_last_writer, MistakeParams, MISTAKE_THREADS) {
     store_global(p.y, float(block_index().x * MISTAKE_THREADS + thread_index()));
 }
 

@@ -131,9 +131,9 @@ INFONCE_DEVICE void multiply_and_store(const PairStoreParams& p) {
     cluster_barrier();
 }
 
-INFONCE_CLUSTER_KERNEL(planted_pair_store_fence, PairStoreParams, 256, 1, 2) { multiply_and_store<PairFault::FENCE>(p); }
-INFONCE_CLUSTER_KERNEL(planted_pair_store_overwrite, PairStoreParams, 256, 1, 2) { multiply_and_store<PairFault::OVERWRITE>(p); }
-INFONCE_CLUSTER_KERNEL(planted_pair_store_leaves, PairStoreParams, 256, 1, 2) { multiply_and_store<PairFault::LEAVES>(p); }
-INFONCE_CLUSTER_KERNEL(planted_pair_store_sound, PairStoreParams, 256, 1, 2) { multiply_and_store<PairFault::NONE>(p); }
+INFONCE_PLANTED_CLUSTER(planted_pair_store_fence, PairStoreParams, 256, 2) { multiply_and_store<PairFault::FENCE>(p); }
+INFONCE_PLANTED_CLUSTER(planted_pair_store_overwrite, PairStoreParams, 256, 2) { multiply_and_store<PairFault::OVERWRITE>(p); }
+INFONCE_PLANTED_CLUSTER(planted_pair_store_leaves, PairStoreParams, 256, 2) { multiply_and_store<PairFault::LEAVES>(p); }
+INFONCE_PLANTED_CLUSTER(planted_pair_store_sound, PairStoreParams, 256, 2) { multiply_and_store<PairFault::NONE>(p); }
 
 }  // namespace infonce

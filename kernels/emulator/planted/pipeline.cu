@@ -69,13 +69,13 @@ INFONCE_DEVICE void add_tiles(const PipelineParams& p) {
     store_global(p.sums + thread, sum);
 }
 
-INFONCE_KERNEL(planted_large_transaction, PipelineParams, PIPELINE_THREADS, 1) {
+INFONCE_PLANTED(planted_large_transaction, PipelineParams, PIPELINE_THREADS) {
     add_tiles<PipelineFault::LARGE_TRANSACTION>(p);
 }
-INFONCE_KERNEL(planted_missing_full_wait, PipelineParams, PIPELINE_THREADS, 1) {
+INFONCE_PLANTED(planted_missing_full_wait, PipelineParams, PIPELINE_THREADS) {
     add_tiles<PipelineFault::MISSING_FULL_WAIT>(p);
 }
-INFONCE_KERNEL(planted_copy_too_many, PipelineParams, PIPELINE_THREADS, 1) { add_tiles<PipelineFault::COPY_TOO_MANY>(p); }
-INFONCE_KERNEL(planted_pipeline_sound, PipelineParams, PIPELINE_THREADS, 1) { add_tiles<PipelineFault::NONE>(p); }
+INFONCE_PLANTED(planted_copy_too_many, PipelineParams, PIPELINE_THREADS) { add_tiles<PipelineFault::COPY_TOO_MANY>(p); }
+INFONCE_PLANTED(planted_pipeline_sound, PipelineParams, PIPELINE_THREADS) { add_tiles<PipelineFault::NONE>(p); }
 
 }  // namespace infonce

@@ -10,7 +10,7 @@ struct PolynomialParams {
     float* y;
 };
 
-INFONCE_KERNEL(exp2_polynomial_of, PolynomialParams, 128, 1) {
+INFONCE_PLANTED(exp2_polynomial_of, PolynomialParams, 128) {
     const uint32_t i = block_index().x * 128 + thread_index();
     store_global(p.y + i, exp2_polynomial(load_global(p.x + i)));
 }

@@ -31,9 +31,9 @@ INFONCE_DEVICE void twice_padded(const TailParams& p) {
     store_global(p.y + i, 2.0f * number);  // planted write
 }
 
-INFONCE_KERNEL(planted_tail_read, TailParams, TAIL_THREADS, 1) { twice<true>(p); }
-INFONCE_KERNEL(planted_tail_read_sound, TailParams, TAIL_THREADS, 1) { twice<false>(p); }
-INFONCE_KERNEL(planted_tail_write, TailParams, TAIL_THREADS, 1) { twice_padded<true>(p); }
-INFONCE_KERNEL(planted_tail_write_sound, TailParams, TAIL_THREADS, 1) { twice_padded<false>(p); }
+INFONCE_PLANTED(planted_tail_read, TailParams, TAIL_THREADS) { twice<true>(p); }
+INFONCE_PLANTED(planted_tail_read_sound, TailParams, TAIL_THREADS) { twice<false>(p); }
+INFONCE_PLANTED(planted_tail_write, TailParams, TAIL_THREADS) { twice_padded<true>(p); }
+INFONCE_PLANTED(planted_tail_write_sound, TailParams, TAIL_THREADS) { twice_padded<false>(p); }
 
 }  // namespace infonce

@@ -82,15 +82,15 @@ INFONCE_DEVICE void multiply_slabs(const WarpgroupParams& p) {
     if (PLANTED == Planted::EARLY_READ) wgmma_wait<0>();
 }
 
-INFONCE_KERNEL(planted_warpgroup_fence, WarpgroupParams, 256, 1) { multiply_slabs<Planted::FENCE>(p); }
-INFONCE_KERNEL(planted_warpgroup_early_release, WarpgroupParams, 256, 1) { multiply_slabs<Planted::EARLY_RELEASE>(p); }
-INFONCE_KERNEL(planted_warpgroup_early_read, WarpgroupParams, 256, 1) { multiply_slabs<Planted::EARLY_READ>(p); }
-INFONCE_KERNEL(planted_warpgroup_descriptor, WarpgroupParams, 256, 1) { multiply_slabs<Planted::DESCRIPTOR>(p); }
-INFONCE_KERNEL(planted_warpgroup_sound, WarpgroupParams, 256, 1) { multiply_slabs<Planted::NOTHING>(p); }
+INFONCE_PLANTED(planted_warpgroup_fence, WarpgroupParams, 256) { multiply_slabs<Planted::FENCE>(p); }
+INFONCE_PLANTED(planted_warpgroup_early_release, WarpgroupParams, 256) { multiply_slabs<Planted::EARLY_RELEASE>(p); }
+INFONCE_PLANTED(planted_warpgroup_early_read, WarpgroupParams, 256) { multiply_slabs<Planted::EARLY_READ>(p); }
+INFONCE_PLANTED(planted_warpgroup_descriptor, WarpgroupParams, 256) { multiply_slabs<Planted::DESCRIPTOR>(p); }
+INFONCE_PLANTED(planted_warpgroup_sound, WarpgroupParams, 256) { multiply_slabs<Planted::NOTHING>(p); }
 
 // d = a·b with a's fragments in registers and b's summed axis across rows, as the second product of a gradient has
 // them. One slab of each.
-INFONCE_KERNEL(planted_warpgroup_registers, WarpgroupParams, 128, 1) {
+INFONCE_PLANTED(planted_warpgroup_registers, WarpgroupParams, 128) {
     const SharedAddress b = shared_base(), arrived = b + PLANTED_SLAB;
     if (thread_index() == 0) {
         mbarrier_init(arrived, 1);
@@ -124,7 +124,7 @@ INFONCE_KERNEL(planted_warpgroup_registers, WarpgroupParams, 128, 1) {
 }
 
 // d = a·bᵀ of 64 and 256 rows of e4m3, in slabs of 128 elements, one after the other.
-INFONCE_KERNEL(planted_warpgroup_e4m3, WarpgroupParams, 128, 1) {
+INFONCE_PLANTED(planted_warpgroup_e4m3, WarpgroupParams, 128) {
     constexpr uint32_t COLUMNS = 256;
     const SharedAddress a = shared_base(), b = a + PLANTED_SLAB, arrived = b + COLUMNS * 128;
     if (thread_index() == 0) {

@@ -28,7 +28,7 @@ INFONCE_DEVICE void shuffled(const SwizzleParams& p) {
     store_global(p.y + thread_index(), numbers);
 }
 
-INFONCE_KERNEL(planted_wrong_swizzle, SwizzleParams, SWIZZLE_THREADS, 1) { shuffled<true>(p); }
-INFONCE_KERNEL(planted_wrong_swizzle_sound, SwizzleParams, SWIZZLE_THREADS, 1) { shuffled<false>(p); }
+INFONCE_PLANTED(planted_wrong_swizzle, SwizzleParams, SWIZZLE_THREADS) { shuffled<true>(p); }
+INFONCE_PLANTED(planted_wrong_swizzle_sound, SwizzleParams, SWIZZLE_THREADS) { shuffled<false>(p); }
 
 }  // namespace infonce

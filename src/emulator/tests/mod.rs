@@ -19,6 +19,7 @@ pub(crate) use super::engine::{BUDGET, SM_COUNT};
 pub(crate) use memory::Memory;
 
 use crate::error::Error;
+use crate::launch::kernels::Kernel;
 use crate::launch::params::{DTYPE_BF16, DTYPE_E4M3, DTYPE_F32};
 use crate::launch::{Device, Launch, TensorMap};
 
@@ -51,10 +52,8 @@ fn launch(
         params.resize(params.len().next_multiple_of(8), 0);
     }
     memory.device.launch(&Launch {
-        kernel,
+        kernel: &Kernel::planted(kernel, threads, shared_bytes),
         grid: [blocks, 1, 1],
-        threads,
-        shared_bytes,
         params: bytemuck::cast_slice(&params),
     })
 }

@@ -6,6 +6,7 @@ use super::*;
 use crate::engine::Engine;
 use crate::inputs::NO_POSITIVE;
 use crate::launch::params::FitParams;
+use crate::launch::{Device, kernels};
 use crate::losses::RowRule;
 
 /// Unit rows whose cosine with the first axis is `along(row)`, in all other directions at random.
@@ -212,7 +213,9 @@ fn fit_of(rows: &[Row], offset: f32, holds: bool, lengths: f32) -> Result<(bool,
         fit,
         shift,
     };
-    Similarity::new(&memory.device, 0).launch_block("fit_exponentials", &params)?;
+    memory
+        .device
+        .start(kernels::FIT_EXPONENTIALS, [1; 3], &params)?;
     let shift: Vec<f32> = memory.read(shift, 2)?;
     assert_eq!(shift[0].exp2(), shift[1]);
     Ok((memory.read::<u32>(fit, 1)? == [1], shift[0]))

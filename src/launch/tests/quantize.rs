@@ -4,6 +4,7 @@ use half::{bf16, f16};
 
 use super::*;
 use crate::emulator::tests::e4m3::{self, quantized};
+use crate::launch::kernels::Kernel;
 use crate::launch::{Device, Launch};
 
 /// Numbers around everything that decides rounding to e4m3: every code's, the middle between each and
@@ -38,10 +39,8 @@ fn conversion_to_e4m3_is_to_the_nearest_of_two_as_near_the_even_and_never_past_t
     let memory = Memory::on(EmulatedDevice::new(Schedule::Late, 0, 1));
     let (from, to, pairs) = (memory.upload(&x)?, memory.unwritten(x.len())?, x.len() / 2);
     memory.device.launch(&Launch {
-        kernel: "e4m3_of",
+        kernel: &Kernel::planted("e4m3_of", 64, 0),
         grid: [pairs.div_ceil(64) as u32, 1, 1],
-        threads: 64,
-        shared_bytes: 0,
         params: bytemuck::cast_slice(&[from, to, pairs as u64]),
     })?;
     let codes: Vec<u8> = memory.read(to, x.len())?;

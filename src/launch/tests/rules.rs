@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::launch::params::ReduceParams;
-use crate::launch::{DeviceRows, DeviceStatistics};
+use crate::launch::{Device, DeviceRows, DeviceStatistics, kernels};
 use crate::losses::{RowContext, RowRule, RowValues};
 use crate::statistics::RowStatistics;
 
@@ -92,7 +92,7 @@ fn found(
             result,
             ..bytemuck::Zeroable::zeroed()
         };
-        similarity.launch_block("reduce", &params)?;
+        similarity.device.start(kernels::REDUCE, [1; 3], &params)?;
         let numbers: Vec<f32> = memory.read(result, 2)?;
         let offset = offset2[row] * std::f32::consts::LN_2;
         all.push([numbers[0], offset, a[row], c[row], numbers[1]]);

@@ -8,10 +8,10 @@ use super::*;
 fn document() -> String {
     let mut text = String::from(
         "# The losses\n\n\
-         One row a loss of `infonce::losses::TABLE`; a test keeps this page to it. z₊ is the positive's logit, \
-         lse⁻ the log-sum-exp of the negatives, m their number, s = 1/τ. Each loss runs on every engine, in \
-         f32, f16 and bf16, as `forward`, `value_and_grad` and `backward`. `Contrast::with_rule` puts any \
-         row's formula on any layout: DCL on a queue, a margin on InfoNCE.\n\n\
+         `infonce::losses::TABLE`, a row a loss; a test compares this page with it. z₊ is the positive's logit, lse⁻ the \
+         log-sum-exp of the m negatives, s = 1/τ; RINCE's q, λ, τ⁺, σ and margin (in logits) are hyper-parameters. The loss \
+         is the mean over rows, or half the sum of the means over rows and over columns. Every engine has each, in f32, f16 \
+         and bf16. `Contrast::with_rule` combines any formula with any inputs, such as DCL with a queue.\n\n\
          | loss | key | a row's loss | inputs | gradients | default τ | source |\n\
          |---|---|---|---|---|---:|---|\n",
     );

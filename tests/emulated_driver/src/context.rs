@@ -8,13 +8,13 @@ use cudarc::driver::sys::{CUdevice_attribute_enum as Attribute, CUresult};
 use super::stream::{LEGACY, Stream};
 use super::{Answer, Contents, Driver, Handle, report, status, value};
 
-const NAME: &str = "emulated device (kernels run on the processor)";
+const NAME: &str = "emulated device (kernels run on the CPU)";
 /// CUDA 13.0, as 1000·major + 10·minor.
 const VERSION: c_int = 13_000;
 const DEVICE: c_int = 0;
-/// Bytes of shared memory that a block has without asking.
+/// Most bytes of dynamic shared memory of a block by default.
 pub(super) const SHARED_USUAL: u32 = 48 << 10;
-/// Bytes of shared memory that a kernel can ask for: what compute capability 9.0 has.
+/// Most bytes of shared memory that a kernel can ask for; compute capability 9.0 has as many.
 pub(super) const SHARED_MOST: u32 = 232_448;
 
 thread_local! {
@@ -28,7 +28,7 @@ impl Driver {
             return Err(CUresult::CUDA_ERROR_INVALID_VALUE);
         }
         if !std::mem::replace(&mut self.initialised, true) {
-            report("device 0 runs kernels on the processor");
+            report("device 0 runs kernels on the CPU");
         }
         Ok(())
     }
@@ -43,8 +43,8 @@ impl Driver {
         }
     }
 
-    /// What every call starts with that needs the context: it is current on this thread, and none of
-    /// its work has failed.
+    /// Checks that the context is current on this thread and none of its work has failed. Every call that needs the
+    /// context starts with it.
     pub(super) fn enter(&self) -> Answer {
         if !self.initialised {
             return Err(CUresult::CUDA_ERROR_NOT_INITIALIZED);
@@ -55,8 +55,8 @@ impl Driver {
         self.sound()
     }
 
-    /// After a fault nothing works until the process ends: CUDA_ERROR_ILLEGAL_ADDRESS and
-    /// CUDA_ERROR_LAUNCH_FAILED in the driver API's list of errors.
+    /// Refuses all calls after a fault, as the driver API documents CUDA_ERROR_ILLEGAL_ADDRESS and
+    /// CUDA_ERROR_LAUNCH_FAILED.
     pub(super) fn sound(&self) -> Answer {
         self.fault.map_or(Ok(()), Err)
     }
@@ -87,7 +87,7 @@ impl Driver {
         self.sound()
     }
 
-    /// Says what is `left` when something ends, and keeps that for the process's exit code.
+    /// Reports what is `left` when a context or the process ends, and keeps that for the exit code.
     pub(super) fn account(&mut self, what: &str, left: Option<String>) {
         // After a fault nothing can be freed.
         if let (None, Some(left)) = (self.fault, left) {
@@ -106,7 +106,8 @@ impl Driver {
 
     fn attribute(&self, attribute: c_int) -> Answer<c_int> {
         use Attribute::*;
-        const ATTRIBUTES: [(Attribute, u32); 15] = [
+        let attributes = [
+            (CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT, self.settings.sms),
             (CU_DEVICE_ATTRIBUTE_MAX_THREADS_PER_BLOCK, 1024),
             (CU_DEVICE_ATTRIBUTE_MAX_BLOCK_DIM_X, 1024),
             (CU_DEVICE_ATTRIBUTE_MAX_BLOCK_DIM_Y, 1),
@@ -129,10 +130,7 @@ impl Driver {
             (CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR, 0),
             (CU_DEVICE_ATTRIBUTE_MEMORY_POOLS_SUPPORTED, 0),
         ];
-        if attribute == Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT as c_int {
-            return Ok(self.settings.multiprocessors as c_int);
-        }
-        let found = ATTRIBUTES
+        let found = attributes
             .iter()
             .find(|(known, _)| *known as c_int == attribute);
         match found {
@@ -148,7 +146,7 @@ impl Driver {
 }
 
 impl Contents {
-    /// What its owner has not freed, in words.
+    /// Counts of the unfreed objects, as text.
     pub(super) fn left_behind(&self) -> Option<String> {
         let (device, host) = self.memory.counts();
         let streams = self
@@ -207,7 +205,7 @@ pub unsafe extern "C" fn cuDeviceGetName(
             return Err(CUresult::CUDA_ERROR_INVALID_VALUE);
         }
         let shown = NAME.len().min(length as usize - 1);
-        // SAFETY: the caller has room for `length` bytes.
+        // SAFETY: `name` is valid for `length` bytes, by the caller's promise.
         unsafe {
             std::ptr::copy_nonoverlapping(NAME.as_ptr().cast(), name, shown);
             name.add(shown).write(0);

@@ -1,11 +1,11 @@
-//! A process that leaves something unfreed fails, whatever else it has done.
+//! Fails a process that leaves something unfreed.
 
 use super::driver;
 
 /// The exit code of such a process.
 const LEFT: i32 = 86;
 
-/// Has the process looked at when it ends.
+/// Checks the process when it ends.
 pub(super) fn watch() {
     // SAFETY: the handler is a function of this library, which the C library calls before it unloads it.
     if unsafe { libc::atexit(look) } != 0 {
@@ -15,7 +15,7 @@ pub(super) fn watch() {
 
 extern "C" fn look() {
     let mut driver = driver();
-    // What streams still hold is not run: the memory that it names may be gone.
+    // Queued work is not run: the memory that it names may be gone.
     let left = driver.contents.left_behind();
     driver.account("process", left);
     if driver.left_something {
@@ -40,10 +40,10 @@ mod tests {
     use super::super::stream::{cuStreamCreate, cuStreamDestroy_v2};
     use super::LEFT;
 
-    /// Names what a child process leaves.
+    /// Names what a child process leaves unfreed.
     const LEAVES: &str = "EMULATED_DRIVER_LEAVES";
 
-    /// The test is its own child process, so that what is left is seen after a test that passes.
+    /// The test runs itself as a child process, whose exit code shows what is left after a test that passes.
     #[test]
     fn a_process_that_leaves_something_fails() {
         if let Ok(leaves) = std::env::var(LEAVES) {
@@ -72,7 +72,7 @@ mod tests {
         }
     }
 
-    /// What the child does, through the functions of the library.
+    /// The child's calls of the library.
     fn work(leaves: &str) {
         let (mut context, mut stream) = (0, 0);
         // SAFETY: all pointers are to live locals.

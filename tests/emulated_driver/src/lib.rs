@@ -1,22 +1,20 @@
-//! A CUDA driver for machines that have none: the functions of the driver that this crate calls, over
-//! `kernels/emulator`, which executes the kernels' sources on the processor. Built as a library and found
-//! as `libcuda.so`, it lets everything above the driver run: memory, streams, graphs, the engine.
+//! A CUDA driver for machines without one: the functions of the driver that this crate calls. Kernels run in
+//! `kernels/emulator`, which executes their sources on the CPU. Built as a library and found as `libcuda.so`, it lets
+//! all code above the driver run: memory, streams, graphs, the engine.
 //!
-//! It is meant to find mistakes, not to be fast, so of what the driver's documentation allows it does
-//! what hides least:
-//! - work on a stream starts when something waits for it, and no sooner; a copy reads and writes
-//!   page-locked memory, and writes ordinary memory, when it runs;
-//! - a kernel's fault, or work that meets memory freed before it, is printed and fails every later
-//!   call;
-//! - while a stream is captured, what the documentation calls unsafe is refused and spoils the capture;
-//! - handles, ranges and the thread's context are checked at every call;
-//! - a process that leaves something unfreed says so and fails.
+//! It is made to find mistakes. Where the driver's documentation leaves a choice, it takes the one that hides least:
+//! - Work on a stream starts when something waits for it, and no sooner. A copy reads and writes page-locked memory, and
+//!   writes ordinary memory, when it runs.
+//! - A kernel's fault, or work on memory that was freed before it ran, is printed and fails every later call.
+//! - While a stream is captured, calls that the documentation calls unsafe are refused and invalidate the capture.
+//! - Handles, ranges and the thread's context are checked at every call.
+//! - A process that leaves something unfreed reports that and fails.
 //!
-//! Limits: one device; nothing runs at the same time as anything else; times mean nothing; a capture
-//! holds one stream; images are looked at, not executed. Memory that was freed and allocated anew is
-//! not told apart from its former self by a kernel.
+//! Limits: there is one device. Nothing runs at the same time as anything else. Times mean nothing. A capture holds one
+//! stream. Of an image only the first word is read. A kernel that uses an address of freed memory is not caught once the
+//! address is allocated again.
 //!
-//! `INFONCE_EMULATED_MULTIPROCESSORS` and `INFONCE_EMULATED_MEMORY` (bytes) set what the device has.
+//! `INFONCE_EMULATED_MULTIPROCESSORS` and `INFONCE_EMULATED_MEMORY` (bytes) set the device's number of SMs and memory.
 #![allow(
     non_snake_case,
     clippy::missing_safety_doc,
@@ -25,12 +23,12 @@
 
 mod capture;
 mod context;
+mod emulator;
 mod event;
 mod exit;
 mod graph;
 mod memory;
 mod module;
-mod runner;
 mod stream;
 mod tensor_map;
 #[cfg(test)]
@@ -40,7 +38,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 
 use cudarc::driver::sys::CUresult;
-// Links the kernels and their runner, which are part of the crate.
+// Links the kernels and their emulator, which belong to the crate.
 use infonce as _;
 
 use event::Event;
@@ -49,16 +47,16 @@ use memory::Memory;
 use module::Modules;
 use stream::Stream;
 
-/// What a call of the driver returns.
+/// The outcome of a call of the driver.
 type Answer<T = ()> = Result<T, CUresult>;
 
-/// A handle as the caller holds it. No two objects, of whatever kind, share one.
+/// A handle as the caller holds it. No two objects, of any kind, share one.
 type Handle = usize;
 
-/// What the device has.
+/// Number of SMs and bytes of memory of the device.
 #[derive(Debug, Clone, Copy)]
 struct Settings {
-    multiprocessors: u32,
+    sms: u32,
     memory_bytes: usize,
 }
 
@@ -72,7 +70,7 @@ impl Settings {
             }),
         };
         Self {
-            multiprocessors: number("INFONCE_EMULATED_MULTIPROCESSORS", 4).max(1) as u32,
+            sms: number("INFONCE_EMULATED_MULTIPROCESSORS", 4).max(1) as u32,
             memory_bytes: number("INFONCE_EMULATED_MEMORY", 4 << 30),
         }
     }
@@ -82,18 +80,18 @@ impl Settings {
 struct Driver {
     settings: Settings,
     initialised: bool,
-    /// How often the primary context is retained; it exists while this is above 0.
+    /// Retain count of the primary context, which exists while this is above 0.
     retained: usize,
     context: Handle,
     contents: Contents,
     /// The error that every call returns, once work has failed.
     fault: Option<CUresult>,
     last_handle: Handle,
-    /// Whether a context has ended with something that was not freed.
+    /// Whether a context has ended with something unfreed.
     left_something: bool,
 }
 
-/// What ends with the context.
+/// The objects that end with the context.
 #[derive(Default)]
 struct Contents {
     memory: Memory,
@@ -124,8 +122,8 @@ impl Driver {
     }
 }
 
-/// The process's driver. One lock for everything: work runs on the thread that waits for it, and
-/// other threads wait for that.
+/// The process's driver, under one lock: work runs on the thread that waits for it, and other threads wait for that
+/// thread.
 fn driver() -> MutexGuard<'static, Driver> {
     static DRIVER: LazyLock<Mutex<Driver>> = LazyLock::new(|| {
         exit::watch();
@@ -134,7 +132,7 @@ fn driver() -> MutexGuard<'static, Driver> {
     DRIVER.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A call that answers with a status alone.
+/// Runs a call that returns a status alone.
 fn status(call: impl FnOnce(&mut Driver) -> Answer) -> CUresult {
     match call(&mut driver()) {
         Ok(()) => CUresult::CUDA_SUCCESS,
@@ -142,10 +140,10 @@ fn status(call: impl FnOnce(&mut Driver) -> Answer) -> CUresult {
     }
 }
 
-/// A call that answers with a value.
+/// Runs a call that returns a value.
 ///
 /// # Safety
-/// `to` is null or the caller's room for a value.
+/// `to` is null or valid for a write of a value.
 unsafe fn value<T>(to: *mut T, call: impl FnOnce(&mut Driver) -> Answer<T>) -> CUresult {
     if to.is_null() {
         return CUresult::CUDA_ERROR_INVALID_VALUE;
@@ -160,7 +158,7 @@ unsafe fn value<T>(to: *mut T, call: impl FnOnce(&mut Driver) -> Answer<T>) -> C
     }
 }
 
-/// Says what a number alone does not.
+/// Prints what an error code does not tell.
 fn report(words: &str) {
     eprintln!("emulated CUDA driver: {words}");
 }

@@ -1,9 +1,8 @@
-//! Maps of matrices that are copied in boxes: `TensorMapWords` of kernels/emulator/tensor_map.h in place of a
-//! card's own form.
+//! Tensor maps, in the emulator's form: `TensorMapWords` of kernels/emulator/tensor_map.h.
 
 use std::ffi::{c_int, c_void};
 
-use cudarc::driver::sys::{CUresult, CUtensorMapDataType as Numbers};
+use cudarc::driver::sys::{CUresult, CUtensorMapDataType as Type};
 
 /// `TENSOR_MAP` of kernels/emulator/tensor_map.h.
 const MARK: u64 = 0x696e_666f_6e63_6570;
@@ -16,32 +15,32 @@ struct TensorMapWords {
     rows: u32,
     row_bytes: u32,
     box_rows: u32,
-    number_bytes: u32,
+    element_bytes: u32,
     unused: [u64; 11],
 }
 
 const _: () = assert!(size_of::<TensorMapWords>() == 128);
 
-/// `CU_TENSOR_MAP_SWIZZLE_128B`; the runner knows no other, and no interleaving.
+/// `CU_TENSOR_MAP_SWIZZLE_128B`; the emulator has no other, and no interleaving.
 const SWIZZLE_128: c_int = 3;
 const BOX_BYTES: u32 = 128;
 
-fn number_bytes(numbers: c_int) -> Option<u32> {
+fn element_bytes(dtype: c_int) -> Option<u32> {
     [
-        (Numbers::CU_TENSOR_MAP_DATA_TYPE_UINT8, 1),
-        (Numbers::CU_TENSOR_MAP_DATA_TYPE_FLOAT16, 2),
-        (Numbers::CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 2),
-        (Numbers::CU_TENSOR_MAP_DATA_TYPE_FLOAT32, 4),
+        (Type::CU_TENSOR_MAP_DATA_TYPE_UINT8, 1),
+        (Type::CU_TENSOR_MAP_DATA_TYPE_FLOAT16, 2),
+        (Type::CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 2),
+        (Type::CU_TENSOR_MAP_DATA_TYPE_FLOAT32, 4),
     ]
     .into_iter()
-    .find_map(|(known, bytes)| (known as c_int == numbers).then_some(bytes))
+    .find_map(|(known, bytes)| (known as c_int == dtype).then_some(bytes))
 }
 
-/// What the driver's documentation demands of a matrix, its boxes swizzled by 128 bytes.
+/// Checks what the driver's documentation demands of a matrix whose boxes are swizzled by 128 bytes.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuTensorMapEncodeTiled(
     map: *mut c_void,
-    numbers: c_int,
+    dtype: c_int,
     rank: u32,
     address: *mut c_void,
     sizes: *const u64,
@@ -54,14 +53,14 @@ pub unsafe extern "C" fn cuTensorMapEncodeTiled(
     fill: c_int,
 ) -> CUresult {
     const REFUSED: CUresult = CUresult::CUDA_ERROR_INVALID_VALUE;
-    let Some(bytes) = number_bytes(numbers) else {
+    let Some(bytes) = element_bytes(dtype) else {
         return REFUSED;
     };
     let none = sizes.is_null() || strides.is_null() || box_sizes.is_null() || steps.is_null();
     if map.is_null() || none || rank != 2 || [interleave, swizzle, fill] != [0, SWIZZLE_128, 0] {
         return REFUSED;
     }
-    // SAFETY: the caller's promise: as many numbers as there are dimensions, one stride fewer.
+    // SAFETY: the caller's promise: as many sizes as there are dimensions, one stride fewer.
     let (sizes, stride, box_sizes, steps) = unsafe {
         (
             [*sizes, *sizes.add(1)],
@@ -89,10 +88,10 @@ pub unsafe extern "C" fn cuTensorMapEncodeTiled(
         rows,
         row_bytes,
         box_rows: box_sizes[1],
-        number_bytes: bytes,
+        element_bytes: bytes,
         unused: [0; 11],
     };
-    // SAFETY: a map is 128 bytes at a multiple of 64; the caller's promise, and seen above.
+    // SAFETY: a map is 128 bytes, by the caller's promise, at a multiple of 64, as checked above.
     unsafe { map.cast::<TensorMapWords>().write(words) };
     CUresult::CUDA_SUCCESS
 }

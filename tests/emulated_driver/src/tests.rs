@@ -1,5 +1,5 @@
-//! What the driver promises to show: waits left out, memory reused or freed too early, calls that a
-//! capture forbids, faults. Each test has a driver of its own.
+//! Tests that the driver shows mistakes: missing waits, memory reused or freed too early, calls that a capture forbids,
+//! faults. Each test has a driver of its own.
 
 use std::cell::Cell;
 use std::thread;
@@ -14,8 +14,8 @@ use super::module::{Shape, check_attributes};
 use super::stream::LEGACY;
 use super::{Answer, Driver, Handle, Settings};
 
-const NUMBERS: usize = 64;
-const BYTES: usize = 4 * NUMBERS;
+const ELEMENTS: usize = 64;
+const BYTES: usize = 4 * ELEMENTS;
 const IMAGE: [u8; 4] = 0xBA55_ED50_u32.to_le_bytes();
 /// Of `planted_mistakes`: none, and a read of memory that was never written.
 const SOUND: u32 = 0;
@@ -24,7 +24,7 @@ const UNWRITTEN: u32 = 7;
 /// A driver whose context is current on this thread.
 fn started() -> Driver {
     let mut driver = Driver::new(Settings {
-        multiprocessors: 4,
+        sms: 4,
         memory_bytes: 1 << 20,
     });
     driver.initialise(0).unwrap();
@@ -44,22 +44,22 @@ fn memory(driver: &mut Driver) -> u64 {
     driver.allocate(BYTES).unwrap()
 }
 
-/// Device memory with 64 times a number, written when the stream runs.
-fn filled(driver: &mut Driver, number: f32, stream: Handle) -> u64 {
+/// Device memory whose 64 elements have one value, written when the stream runs.
+fn filled(driver: &mut Driver, value: f32, stream: Handle) -> u64 {
     let address = memory(driver);
-    let unit = number.to_le_bytes();
-    driver.fill(address, &unit, NUMBERS, stream).unwrap();
+    let unit = value.to_le_bytes();
+    driver.fill(address, &unit, ELEMENTS, stream).unwrap();
     address
 }
 
-/// Page-locked memory for 64 numbers.
+/// Page-locked memory for 64 elements.
 fn page_locked(driver: &mut Driver) -> *mut f32 {
     driver.allocate_host(BYTES).unwrap() as *mut f32
 }
 
-fn set(memory: *mut f32, number: f32) {
+fn set(memory: *mut f32, value: f32) {
     // SAFETY: of `page_locked`, and not freed.
-    unsafe { std::slice::from_raw_parts_mut(memory, NUMBERS) }.fill(number);
+    unsafe { std::slice::from_raw_parts_mut(memory, ELEMENTS) }.fill(value);
 }
 
 /// Copies `from`, page-locked, to the device.
@@ -68,13 +68,13 @@ fn send(driver: &mut Driver, to: u64, from: *const f32, stream: Handle) {
     unsafe { driver.copy_to_device(to, from.cast(), BYTES, stream) }.unwrap();
 }
 
-/// Copies the first number to `to`, when the stream runs.
+/// Copies the first element to `to`, when the stream runs.
 fn fetch(driver: &mut Driver, to: &Cell<f32>, from: u64, stream: Handle) {
     let to = to.as_ptr().cast();
     driver.copy_to_host(to, from, 4, stream).unwrap();
 }
 
-/// The first number, after everything on the stream.
+/// The first element, after all work on the stream.
 fn read(driver: &mut Driver, from: u64, stream: Handle) -> f32 {
     let number = Cell::new(0.0);
     fetch(driver, &number, from, stream);
@@ -93,7 +93,7 @@ const SHAPE: Shape = Shape {
     shared_bytes: 512,
 };
 
-/// Parameters of `planted_mistakes`, which copies 64 numbers from `x` to `y`.
+/// Parameters of `planted_mistakes`, which copies 64 elements from `x` to `y`.
 fn params(x: u64, y: u64, mistake: u32) -> Vec<u8> {
     let words = [x, y, u64::from(mistake)];
     words.iter().flat_map(|word| word.to_le_bytes()).collect()
@@ -124,7 +124,7 @@ fn work_runs_when_something_waits_for_it_and_no_sooner() {
 }
 
 #[test]
-fn page_locked_memory_that_is_reused_too_early_gives_wrong_numbers() {
+fn page_locked_memory_that_is_reused_too_early_gives_wrong_data() {
     let mut driver = started();
     let stream = stream(&mut driver);
     let (slot, to) = (page_locked(&mut driver), memory(&mut driver));
@@ -150,7 +150,7 @@ fn page_locked_memory_that_is_freed_too_early_is_a_fault() {
     set(slot, 1.0);
     send(&mut driver, to, slot, stream);
     driver.free_host(slot as usize).unwrap();
-    // What may well lie at the same address.
+    // This allocation may lie at the same address.
     page_locked(&mut driver);
     let waited = driver.synchronise_stream(stream);
     assert_eq!(waited, Err(CUresult::CUDA_ERROR_ILLEGAL_ADDRESS));
@@ -215,7 +215,7 @@ fn the_default_stream_and_blocking_streams_wait_for_each_other() {
 }
 
 #[test]
-fn what_a_stream_has_still_runs_after_it_was_destroyed() {
+fn queued_work_runs_after_its_stream_was_destroyed() {
     let mut driver = started();
     let stream = stream(&mut driver);
     let x = filled(&mut driver, 2.0, stream);
@@ -299,7 +299,7 @@ fn a_launch_past_a_limit_is_refused() {
 }
 
 #[test]
-fn a_launch_has_leave_to_start_early_and_no_other_attribute() {
+fn a_launch_may_start_early_and_has_no_other_attribute() {
     let attribute = |id, number| {
         let mut value = CUlaunchAttributeValue { pad: [0; 64] };
         value.programmaticStreamSerializationAllowed = number;
@@ -375,7 +375,7 @@ fn each_thread_needs_the_context_for_itself() {
     });
 }
 
-/// What may wait for the device, or does what no graph repeats.
+/// Calls that may wait for the device, or do what no graph repeats.
 const UNSAFE: [fn(&mut Driver, Handle) -> Answer; 6] = [
     |driver, _| driver.allocate(BYTES).map(|_| ()),
     |driver, _| driver.allocate_host(BYTES).map(|_| ()),
@@ -387,7 +387,7 @@ const UNSAFE: [fn(&mut Driver, Handle) -> Answer; 6] = [
         driver.synchronise_event(event)
     },
 ];
-/// What waits for the captured stream itself.
+/// Calls that wait for the captured stream itself.
 const CONTRARY: [fn(&mut Driver, Handle) -> Answer; 2] = [
     |driver, stream| driver.synchronise_stream(stream),
     |driver, stream| {
@@ -402,7 +402,7 @@ const CONTRARY: [fn(&mut Driver, Handle) -> Answer; 2] = [
     },
 ];
 
-/// A call during a capture, and how the capture ends.
+/// The outcomes of a call during a capture and of the capture's end.
 fn during(call: fn(&mut Driver, Handle) -> Answer, captured: Mode, heeds: Mode) -> [Answer; 2] {
     let mut driver = started();
     let stream = stream(&mut driver);
@@ -414,7 +414,7 @@ fn during(call: fn(&mut Driver, Handle) -> Answer, captured: Mode, heeds: Mode) 
 }
 
 #[test]
-fn an_unsafe_call_spoils_a_capture_unless_it_or_the_thread_is_relaxed() {
+fn an_unsafe_call_invalidates_a_capture_unless_one_is_relaxed() {
     use Mode::{Global, Relaxed, ThreadLocal};
     let refused = [
         Err(CUresult::CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED),
@@ -476,7 +476,7 @@ fn a_capture_takes_no_dependency_from_outside() {
 }
 
 #[test]
-fn a_graph_keeps_parameters_and_reads_page_locked_memory_each_time_it_runs() {
+fn a_graph_keeps_parameters_and_reads_page_locked_memory() {
     let mut driver = started();
     let stream = stream(&mut driver);
     let (x, y) = (memory(&mut driver), memory(&mut driver));
@@ -506,9 +506,9 @@ fn ordinary_memory_is_not_captured() {
     let mut driver = started();
     let (stream, x) = (stream(&mut driver), memory(&mut driver));
     driver.begin_capture(stream, Mode::ThreadLocal).unwrap();
-    let numbers = [1.0f32; NUMBERS];
-    // SAFETY: the numbers live through the call.
-    let sent = unsafe { driver.copy_to_device(x, numbers.as_ptr().cast(), BYTES, stream) };
+    let elements = [1.0f32; ELEMENTS];
+    // SAFETY: the elements live through the call.
+    let sent = unsafe { driver.copy_to_device(x, elements.as_ptr().cast(), BYTES, stream) };
     assert_eq!(sent, Err(CUresult::CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED));
     let ended = driver.end_capture(stream);
     assert_eq!(ended, Err(CUresult::CUDA_ERROR_STREAM_CAPTURE_INVALIDATED));
@@ -528,8 +528,8 @@ fn a_context_that_ends_says_what_was_not_freed() {
     assert_eq!(driver.contents.left_behind(), None);
 }
 
-/// The library has to have what its users call, themselves or through their bindings: the crate looks for
-/// all of it before the first call.
+/// The crate looks up all functions that it calls, itself or through its bindings, before the first call: the library
+/// has no others.
 #[test]
 fn the_crate_looks_for_every_function_that_is_here() {
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/src");

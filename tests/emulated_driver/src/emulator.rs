@@ -1,4 +1,4 @@
-//! The runner of `kernels/emulator`, as `emulator.h` declares it.
+//! The C functions of `kernels/emulator`.
 
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 
@@ -55,8 +55,7 @@ pub(super) fn describe(kernel: &CStr) -> Option<Description> {
     })
 }
 
-/// Runs a whole grid; the error is the runner's report. The order of blocks and threads follows from
-/// `seed`.
+/// Runs a whole grid; the error is the emulator's report. The order of blocks and threads follows from `seed`.
 pub(super) fn launch(
     kernel: &CString,
     grid: [u32; 3],
@@ -65,7 +64,7 @@ pub(super) fn launch(
     params: &[u8],
     seed: u64,
 ) -> Result<(), String> {
-    // A structure of parameters starts at an address as even as any number's.
+    // A parameter structure is aligned to 8 bytes.
     let mut aligned = vec![0u64; params.len().div_ceil(8)];
     bytemuck::cast_slice_mut(&mut aligned)[..params.len()].copy_from_slice(params);
     let launch = EmulatorLaunch {
@@ -79,26 +78,26 @@ pub(super) fn launch(
         seed,
     };
     let mut report: [c_char; REPORT] = [0; REPORT];
-    // SAFETY: all pointers live through the call; the runner checks the parameters' size and every
-    // address that a kernel makes of them.
+    // SAFETY: all pointers live through the call; the emulator checks the parameters' size and every
+    // address that a kernel computes.
     let status = unsafe { infonce_emulator_launch(&launch, report.as_mut_ptr(), REPORT as u64) };
     if status == 0 {
         return Ok(());
     }
-    // SAFETY: the runner ends the report with a zero within its bytes.
+    // SAFETY: the emulator ends the report with a zero within its bytes.
     let words = unsafe { CStr::from_ptr(report.as_ptr()) };
     Err(words.to_string_lossy().into_owned())
 }
 
-/// An address that is a multiple of 256, with nothing written there.
+/// Unwritten memory at a multiple of 256 bytes.
 pub(super) fn allocate(bytes: usize) -> Option<u64> {
-    // SAFETY: any number of bytes is legal.
+    // SAFETY: every size is legal.
     let memory = unsafe { infonce_emulator_allocate(bytes as u64) };
     (!memory.is_null()).then_some(memory as u64)
 }
 
 pub(super) fn free(address: u64) {
-    // SAFETY: the runner ignores what it has not allocated.
+    // SAFETY: the emulator ignores an address that it has not allocated.
     unsafe { infonce_emulator_free(address as *mut c_void) }
 }
 
@@ -107,15 +106,15 @@ pub(super) fn free(address: u64) {
 /// # Safety
 /// `from` is the address of as many bytes.
 pub(super) unsafe fn write(to: u64, from: *const u8, bytes: usize) -> bool {
-    // SAFETY: the caller's promise; the runner refuses a range that it has not allocated.
+    // SAFETY: the caller's promise; the emulator refuses a range that it has not allocated.
     unsafe { infonce_emulator_write(to as *mut c_void, from.cast(), bytes as u64) == 0 }
 }
 
 /// Copies from the device's memory; false when the range is not allocated there.
 ///
 /// # Safety
-/// `to` is the address of room for as many bytes.
+/// `to` is valid for as many bytes.
 pub(super) unsafe fn read(from: u64, to: *mut u8, bytes: usize) -> bool {
-    // SAFETY: the caller's promise; the runner refuses a range that it has not allocated.
+    // SAFETY: the caller's promise; the emulator refuses a range that it has not allocated.
     unsafe { infonce_emulator_read(from as *const c_void, to.cast(), bytes as u64) == 0 }
 }
