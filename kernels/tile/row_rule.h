@@ -18,7 +18,6 @@ enum RowRuleKind : uint32_t {
     RULE_DEBIASED = 3,   // log(1 + e^-z₊·max(raw, m·e^-s)): τ⁺
 };
 
-// Twin in src/launch/params.rs.
 struct RowRule {
     uint32_t kind;
     float first, second;

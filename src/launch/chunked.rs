@@ -20,7 +20,7 @@ const F16_SMALLEST: f32 = -14.0;
 /// Which logits have exponentials that can be stored, and their offset.
 pub(super) fn exponent_range(arithmetic: Arithmetic) -> ExponentRange {
     match arithmetic {
-        // Below 2^16, with some room as the bound is rounded itself, and down to 2^-105 before they are stored.
+        // Below 2^16, with a margin because the bound itself is rounded, and down to 2^-105 before they are stored.
         Arithmetic::F16 => ExponentRange {
             largest: 60.0,
             above: 15.75,
@@ -96,7 +96,7 @@ impl<D: Device> Similarity<'_, D> {
         (rows, row_bytes, cut)
     }
 
-    /// Room for exponentials that complete `statistics`, and for what dk needs of them.
+    /// Buffers for exponentials that complete `statistics`, and for what dk needs of them.
     pub(super) fn exponentials<'a>(
         &self,
         prepared: &Prepared<'_, D>,
@@ -156,7 +156,7 @@ impl<D: Device> Similarity<'_, D> {
             splits,
             shift,
         };
-        // Chunks add to what those before them left; one chunk alone may be cut into parts as dq's sums are.
+        // Chunks add to what those before them left; a single chunk may have splits, as dq's sums have.
         let (dk_splits, dk_slabs) = match rows < anchors {
             true => (1, u32::MAX),
             false => self.split(tiles(candidates), anchors.div_ceil(slab), 1),

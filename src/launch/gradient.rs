@@ -135,7 +135,7 @@ impl<D: Device> Similarity<'_, D> {
         })
     }
 
-    /// Adds up the parts and writes the gradient.
+    /// Adds up the splits and writes the gradient.
     pub(super) fn finish(&self, side: &Side<'_, D>, finish: &Finish<'_, D>) -> Result<(), Error> {
         let prepared = side.prepared;
         let (first, gradient, count) = (finish.first_row, finish.gradient, finish.count);
@@ -154,7 +154,7 @@ impl<D: Device> Similarity<'_, D> {
             Some(_) => prepared.shape.anchors / prepared.shape.candidates,
             None => 1,
         };
-        // A warp adds up four parts or so: few rows have many. Of positives some more.
+        // A warp adds up about four splits, or 32 positives; few rows have many.
         let warps = (finish.sums.splits as usize)
             .max(most / 8)
             .div_ceil(4)

@@ -1,5 +1,7 @@
-//! A matrix on its way to a kernel: a caller's becomes a [`DeviceMatrix`], that a [`Matrix`], and of this
-//! [`Device::tensor_map`](super::Device::tensor_map) makes what kernels copy boxes by.
+//! A matrix between a caller and a kernel. A view of the engine (`CudaRows`) has a lifetime and an element type.
+//! [`DeviceMatrix`] has neither, so that verbs are compiled once. [`Matrix`] is the kernels' own structure: bytes, and
+//! rows that are whole chunks, or e4m3, where tile loops read them. [`TensorMap`](super::TensorMap) is a [`Matrix`] for
+//! TMA.
 
 use super::number_bytes;
 use super::params::{DTYPE_BF16, DTYPE_E4M3, DTYPE_F16, DTYPE_F32, Matrix};

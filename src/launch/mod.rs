@@ -1,5 +1,5 @@
-//! The verbs as kernel launches, on anything that can launch the kernels: a CUDA device, or the
-//! runner that executes the same sources on the CPU.
+//! The verbs as sequences of kernel launches, on anything that launches: a CUDA device, or the emulator, which
+//! executes the same sources on the CPU.
 
 mod choice;
 mod chunked;
@@ -91,13 +91,13 @@ pub(crate) trait Device {
     fn hardware(&self) -> Hardware;
 }
 
-/// What kernels are chosen by, and work is cut up for: results depend on it by rounding.
+/// What selects kernels and sets split factors: last bits of results may differ between GPUs.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Hardware {
     /// Whether the kernels for sm_90a run on it.
     pub warpgroups: bool,
     pub multiprocessors: u32,
-    /// Of the second-level cache.
+    /// Of L2.
     pub cache_bytes: usize,
 }
 
@@ -119,7 +119,7 @@ impl crate::rows::Indices for DeviceIndices {
     }
 }
 
-/// Bytes of a number.
+/// Bytes of an element.
 pub(crate) fn number_bytes(dtype: DType) -> usize {
     match dtype {
         DType::F32 => 4,
@@ -136,12 +136,12 @@ pub(crate) enum Arithmetic {
     Tf32,
     F16,
     Bf16,
-    /// Numbers of 8 bits with a scale of every row: `e4m3` of ptx/types.h.
+    /// 8-bit elements with a scale per row: `e4m3` of ptx/types.h.
     E4m3,
 }
 
 impl Arithmetic {
-    /// Bytes of a number that is multiplied.
+    /// Bytes of an element as it is multiplied.
     pub(crate) fn bytes(self) -> usize {
         match self {
             Arithmetic::F32 | Arithmetic::Tf32 => 4,
@@ -164,7 +164,7 @@ impl std::fmt::Display for Arithmetic {
     }
 }
 
-/// Device memory of `length` numbers of 4 bytes.
+/// Device memory of `length` 4-byte words.
 pub(crate) struct Floats<D: Device> {
     buffer: D::Buffer,
     length: usize,
@@ -188,7 +188,7 @@ impl<D: Device> Floats<D> {
         D::address(&self.buffer)
     }
 
-    /// Where the numbers from `first` on are.
+    /// The address of word `first`.
     pub(crate) fn at(&self, first: usize) -> u64 {
         self.address() + 4 * first as u64
     }

@@ -149,7 +149,7 @@ impl<D: Device> Similarity<'_, D> {
         Ok(index)
     }
 
-    /// The anchors of a view whose positives stand in an index, by these.
+    /// Groups the anchors of a view with an index of positives by their positive.
     pub(super) fn group(&self, view: &ContrastView) -> Result<Groups<D>, Error> {
         let (anchors, candidates) = (view.anchors, view.candidates);
         let groups = Groups {

@@ -1,4 +1,4 @@
-//! Rows as numbers of 8 bits with a scale each.
+//! Rows as 8-bit elements with a scale each.
 
 use super::params::{DTYPE_E4M3, Matrix, QuantizeParams};
 use super::similarity::{Similarity, TILE};

@@ -29,7 +29,7 @@ impl<D: Device> Results<D> {
     }
 }
 
-/// Statistics of one direction: a number a row.
+/// Statistics of one direction: one value a row.
 pub(crate) struct DeviceRows<D: Device> {
     /// lse⁻.
     pub negatives_lse: Floats<D>,
@@ -68,7 +68,7 @@ pub(super) struct Masses<D: Device> {
 }
 
 impl<D: Device> Masses<D> {
-    /// Where c stands.
+    /// c, which may be a.
     pub fn of_positive(&self) -> &Floats<D> {
         self.positive.as_ref().unwrap_or(&self.negatives)
     }

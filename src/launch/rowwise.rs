@@ -13,7 +13,7 @@ use crate::error::{Error, positive};
 use crate::momentum;
 use crate::queue::Ring;
 
-/// Blocks that an SM is to have before their warps take several rows.
+/// Blocks per SM before a warp takes several rows.
 const NORMALIZE_BLOCKS: usize = 4;
 
 /// One tensor of a momentum update, in device memory.
@@ -49,7 +49,7 @@ impl<'d, D: Device> Rowwise<'d, D> {
 
     /// Rows that a warp of the kernel holds in registers, when it can hold `most` of 128 elements: several only where
     /// there are enough for every SM. 0 where rows are too long to be held, or do not lie
-    /// at whole quads of numbers.
+    /// at whole quads of elements.
     pub(super) fn warp_rows(
         &self,
         kernel: &Kernel,
@@ -72,7 +72,7 @@ impl<'d, D: Device> Rowwise<'d, D> {
         fits.min(1 << wanted.ilog2())
     }
 
-    /// y_i = x_i / max(‖x_i‖, ε), and ‖x_i‖ into `norms`, N numbers of f32.
+    /// y_i = x_i / max(‖x_i‖, ε), and ‖x_i‖ into `norms`, N f32.
     pub(crate) fn normalize(
         &self,
         x: DeviceMatrix,
@@ -173,7 +173,7 @@ impl<'d, D: Device> Rowwise<'d, D> {
         })
     }
 
-    /// The update of the tensors of a table. `device_momentum`: where m stands on the device, in place
+    /// The update of the tensors of a table. `device_momentum`: the address of m on the device, in place
     /// of `momentum`; 0: it does not.
     pub(super) fn update(
         &self,
@@ -201,7 +201,7 @@ impl<'d, D: Device> Rowwise<'d, D> {
         self.copy_rows(from, to, [0, 0, from.rows], 0)
     }
 
-    /// Writes `keys` over the oldest rows of a ring that lies in `to`, or as many rows further as the number at
+    /// Writes `keys` over the oldest rows of a ring that lies in `to`, or as many rows further as the word at
     /// `past` says; 0: there is none.
     pub(crate) fn push(
         &self,

@@ -1,7 +1,7 @@
 //! Forward, value-and-gradient and backward as sequences of launches.
 //!
 //! ```text
-//! positives            z₊ of every anchor, and whether any number is not finite
+//! positives            z₊ of every anchor, and whether any element is not finite
 //! statistics, combine  lse⁻, and the offsets and masses of rows, where a gradient needs them first
 //! gradient…, finish    dq and dk; the pass over the anchors of a one-way loss finds lse on its way
 //! reduce               loss and ∂loss/∂s
@@ -96,18 +96,18 @@ impl<'d, D: Device> Similarity<'d, D> {
         }
     }
 
-    /// Room for so many numbers.
+    /// A buffer of `length` words.
     pub(super) fn floats(&self, length: usize) -> Result<Floats<D>, Error> {
         Floats::unwritten(self.device, length)
     }
 
-    /// How many parts `tiles` tiles are cut into when `blocks` blocks each take one part, and tiles
-    /// per part: as many as make the device finish first. `resident` blocks fit a multiprocessor.
+    /// The number of splits of `tiles` tiles, and tiles per split, that make the device finish first. Each of
+    /// `blocks` blocks takes one split; `resident` blocks fit an SM.
     pub(super) fn split(&self, blocks: usize, tiles: usize, resident: usize) -> (u32, u32) {
         self.split_from(1, blocks, tiles, resident)
     }
 
-    /// The same in `least` parts or more, where there are as many tiles.
+    /// The same with at least `least` splits, where there are as many tiles.
     pub(super) fn split_from(
         &self,
         least: usize,

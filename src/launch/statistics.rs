@@ -60,7 +60,7 @@ pub(super) fn far_word<D: Device>(contrast: &Contrast, flags: &Floats<D>) -> u64
 }
 
 impl<D: Device> Similarity<'_, D> {
-    /// Room for statistics whose `positive` is known.
+    /// Buffers for statistics whose `positive` is known.
     pub(super) fn direction(
         &self,
         prepared: &Prepared<'_, D>,
@@ -98,7 +98,7 @@ impl<D: Device> Similarity<'_, D> {
         Ok(masses)
     }
 
-    /// Completes statistics from `parts` partial sums a row; with no partial sums, from lse⁻.
+    /// Completes statistics from `partial.splits` partial sums a row; with no partial sums, from lse⁻.
     pub(super) fn combine(
         &self,
         prepared: &Prepared<'_, D>,
@@ -107,8 +107,7 @@ impl<D: Device> Similarity<'_, D> {
         rows: usize,
         partial: Partial,
     ) -> Result<(), Error> {
-        // Few rows have many parts: several threads a row then, so that their loads are under way
-        // together.
+        // Few rows have many splits. Several threads then share a row, and their loads overlap.
         let lanes = match partial.splits {
             0..8 => 1,
             splits => (FULL_DEVICE / rows.max(1) + 1)

@@ -7,7 +7,7 @@
 //! momentum_update      of the key encoder's parameters
 //! enqueue              of the keys
 //! ```
-//! What changes from step to step (scale, momentum, where the queue's next key goes) stands in device
+//! What changes from step to step (scale, momentum, where the queue's next key goes) lies in device
 //! memory; everything else is allocated and written before the first launch.
 
 use super::rowwise::MomentumTable;
@@ -47,7 +47,7 @@ pub(crate) struct Step<D: Device> {
     epsilon: f32,
     /// s, m, and the bits of the row of the queue that the next key goes to.
     numbers: Floats<D>,
-    /// Where s stands, there or with the caller.
+    /// The address of s, there or with the caller.
     scale: u64,
     _held: Vec<D::Buffer>,
 }
@@ -76,7 +76,7 @@ impl<D: Device> Kept<'_, D> {
         Ok(address)
     }
 
-    /// Room for a matrix of the same shape and type, without gaps.
+    /// A buffer for a matrix of the same shape and type, without gaps.
     fn beside(&mut self, matrix: DeviceMatrix) -> Result<DeviceMatrix, Error> {
         let bytes = matrix.rows * matrix.dim * number_bytes(matrix.dtype);
         Ok(DeviceMatrix {

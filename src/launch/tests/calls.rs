@@ -61,11 +61,11 @@ fn statistics_that_stay_give_the_bits_of_those_that_return() -> Result<(), Error
 
 #[test]
 fn which_block_computes_a_piece_does_not_change_it() -> Result<(), Error> {
-    // Seven tiles of anchors, and so few candidates that no number of multiprocessors cuts them into parts.
+    // Seven tiles of anchors, and so few candidates that no number of SMs splits them.
     const ANCHORS: usize = 800;
     for dim in [40, 264] {
-        let run = |multiprocessors| -> Result<_, Error> {
-            let device = device(Schedule::Mixed, 5, multiprocessors, true);
+        let run = |sm_count| -> Result<_, Error> {
+            let device = device(Schedule::Mixed, 5, sm_count, true);
             let mut fixture = Fixture::new(device, [ANCHORS, 30, dim], 0)?;
             fixture.gradients.dk = None;
             let positives = Positives::Index(fixture.memory.indices(&index(ANCHORS, 30))?);
@@ -77,8 +77,8 @@ fn which_block_computes_a_piece_does_not_change_it() -> Result<(), Error> {
             Ok((forward, results.read(device)?, fixture.gradients()?))
         };
         let alone = run(64)?;
-        for multiprocessors in [1, 3, 4] {
-            assert_eq!(run(multiprocessors)?, alone, "D = {dim}, {multiprocessors}");
+        for sm_count in [1, 3, 4] {
+            assert_eq!(run(sm_count)?, alone, "D = {dim}, {sm_count}");
         }
     }
     Ok(())
@@ -132,7 +132,7 @@ fn rows_with_gaps_give_the_bits_of_those_without() -> Result<(), Error> {
 
 #[test]
 fn statistics_of_many_tiles_in_a_row_do_not_depend_on_the_schedule() -> Result<(), Error> {
-    // A pair of blocks takes all pieces, each of three or of four tiles.
+    // A cluster of two CTAs takes all work tiles, each of three or of four tiles.
     for (rows, dim) in [(700, 40), (700, 264), (800, 40), (800, 264)] {
         in_every_order(&format!("{rows} × {dim}"), |schedule, seed| {
             let device = device(schedule, seed, 1, true);
@@ -209,8 +209,8 @@ fn products_of_tf32_are_used_when_asked_and_are_off_by_their_rounding() -> Resul
 
 #[test]
 fn parts_cover_all_tiles_and_leave_no_part_empty() {
-    for multiprocessors in [1, 3, 132] {
-        let device = EmulatedDevice::new(Schedule::Late, 0, multiprocessors);
+    for sm_count in [1, 3, 132] {
+        let device = EmulatedDevice::new(Schedule::Late, 0, sm_count);
         let similarity = Similarity::new(&device, 0);
         for blocks in [1, 2, 64, 1000] {
             for tiles in [1, 2, 7, 1024, 100_000] {
@@ -222,7 +222,7 @@ fn parts_cover_all_tiles_and_leave_no_part_empty() {
             }
         }
     }
-    // 256 anchors against a queue of 65,536 fill a device of 132 multiprocessors.
+    // 256 anchors against a queue of 65,536 fill a device of 132 SMs.
     let device = EmulatedDevice::new(Schedule::Late, 0, 132);
     let (splits, _) = Similarity::new(&device, 0).split(2, 1024, 1);
     assert!((60..=66).contains(&splits), "{splits}");

@@ -49,9 +49,9 @@ fn index(anchors: usize, candidates: usize) -> Vec<u32> {
     (0..anchors).map(|i| (i * i % candidates) as u32).collect()
 }
 
-/// A device of so many multiprocessors, for the portable kernels or for those of sm_90a.
-fn device(schedule: Schedule, seed: u64, multiprocessors: u32, hopper: bool) -> EmulatedDevice {
-    let mut device = EmulatedDevice::new(schedule, seed, multiprocessors);
+/// A device of `sm_count` SMs, for the portable kernels or for those of sm_90a.
+fn device(schedule: Schedule, seed: u64, sm_count: u32, hopper: bool) -> EmulatedDevice {
+    let mut device = EmulatedDevice::new(schedule, seed, sm_count);
     device.warpgroups = hopper;
     device
 }

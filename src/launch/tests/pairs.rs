@@ -12,7 +12,7 @@ struct Way {
     hopper: bool,
     tf32: bool,
     fp8: bool,
-    multiprocessors: u32,
+    sm_count: u32,
     /// `Similarity::column_parts`: the fewer, the more launches.
     column_splits: usize,
     schedule: Schedule,
@@ -23,7 +23,7 @@ const PORTABLE: Way = Way {
     hopper: false,
     tf32: false,
     fp8: false,
-    multiprocessors: 3,
+    sm_count: 3,
     column_splits: 32,
     schedule: Schedule::Late,
     seed: 1,
@@ -47,7 +47,7 @@ fn batch<T: Element>(rows: usize, dim: usize) -> Batch<T> {
 const TEMPERATURES: [f32; 2] = [1.0, 0.01];
 
 fn forward<T: Element>(way: Way, batch: &Batch<T>, temperature: f32) -> Result<Evaluated, Error> {
-    let device = device(way.schedule, way.seed, way.multiprocessors, way.hopper);
+    let device = device(way.schedule, way.seed, way.sm_count, way.hopper);
     let memory = Memory::on(device);
     let z = memory.given(&batch.numbers[0], batch.dim, 0)?;
     let device = &memory.device;
@@ -128,11 +128,11 @@ fn pairs_of_rows_count_once_in_every_arithmetic() -> Result<(), Error> {
 
 #[test]
 fn pairs_of_rows_may_take_several_launches() -> Result<(), Error> {
-    for (column_splits, multiprocessors) in [(1, 8), (2, 1), (4, 3)] {
+    for (column_splits, sm_count) in [(1, 8), (2, 1), (4, 3)] {
         for way in [HOPPER, PORTABLE] {
             let way = Way {
                 column_splits,
-                multiprocessors,
+                sm_count,
                 ..way
             };
             for rows in [258, 900, 1290] {
@@ -152,7 +152,7 @@ fn pairs_of_rows_do_not_depend_on_the_schedule() -> Result<(), Error> {
                 let what = format!("{way:?}, {rows} × {dim}, {temperature}");
                 let found = in_every_order(&what, |schedule, seed| {
                     let way = Way {
-                        multiprocessors: 1,
+                        sm_count: 1,
                         column_splits,
                         schedule,
                         seed,

@@ -7,7 +7,7 @@ use crate::emulator::tests::e4m3::{self, quantized};
 use crate::launch::kernels::Kernel;
 use crate::launch::{Device, Launch};
 
-/// Numbers around everything that rounding to e4m3 may turn on: every code's, the middle between each and
+/// Numbers around everything that decides rounding to e4m3: every code's, the middle between each and
 /// the next, both neighbours in f32 of each of them, and both signs.
 fn boundaries() -> Vec<f32> {
     let mut all = Vec::new();
@@ -52,8 +52,8 @@ fn conversion_to_e4m3_is_to_the_nearest_of_two_as_near_the_even_and_never_past_t
 
 /// Holds the rows that `quantize_rows` makes of a matrix against the definition, bit for bit, padding included. The
 /// matrix's rows lie `gap` numbers apart, `gap` numbers after the start of an allocation.
-fn compare<T: Element>(x: &[T], dim: usize, gap: usize, multiprocessors: u32) -> Result<(), Error> {
-    let memory = Memory::on(EmulatedDevice::new(Schedule::Late, 3, multiprocessors));
+fn compare<T: Element>(x: &[T], dim: usize, gap: usize, sm_count: u32) -> Result<(), Error> {
+    let memory = Memory::on(EmulatedDevice::new(Schedule::Late, 3, sm_count));
     let (rows, matrix) = (x.len() / dim, memory.given(x, dim, gap)?);
     let mut held = Vec::new();
     let found = Similarity::new(&memory.device, 0).quantized(matrix, &mut held)?;
@@ -82,7 +82,7 @@ fn compare<T: Element>(x: &[T], dim: usize, gap: usize, multiprocessors: u32) ->
 fn rows_are_rounded_by_the_definition_bit_for_bit() -> Result<(), Error> {
     fn check<T: Element>() -> Result<(), Error> {
         // One number a row up to 1,024 and beyond; whole quads and not; several rows a warp.
-        for (dim, multiprocessors) in [
+        for (dim, sm_count) in [
             (1, 1),
             (7, 1),
             (64, 1),
@@ -107,7 +107,7 @@ fn rows_are_rounded_by_the_definition_bit_for_bit() -> Result<(), Error> {
                 x[row * dim + dim / 2] = T::from_f32(number);
             }
             for gap in [0, 1] {
-                compare(&x, dim, gap, multiprocessors)?;
+                compare(&x, dim, gap, sm_count)?;
             }
         }
         Ok(())

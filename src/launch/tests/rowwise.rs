@@ -12,15 +12,15 @@ const EPSILON: f32 = 1e-3;
 /// y, the norms and dx.
 type Left<O> = (Vec<O>, Vec<f32>, Vec<f32>);
 
-/// Both kernels, with the rows cut up for `multiprocessors`.
+/// Both kernels, with the rows cut up for `sm_count` SMs.
 fn run<T: Element, O: Element>(
     x: &[T],
     dy: &[f32],
     dim: usize,
-    multiprocessors: u32,
+    sm_count: u32,
     gap: usize,
 ) -> Result<Left<O>, Error> {
-    let memory = Memory::on(EmulatedDevice::new(Schedule::Late, 7, multiprocessors));
+    let memory = Memory::on(EmulatedDevice::new(Schedule::Late, 7, sm_count));
     let given = memory.given(x, dim, gap)?;
     let unit = memory.matrix([ROWS, dim], O::DTYPE, gap)?;
     let of_unit = memory.given(dy, dim, gap)?;
@@ -63,9 +63,9 @@ fn compare<T: Element, O: Element>(dim: usize) -> Result<(), Error> {
     let one_row = run::<T, O>(&x, &dy, dim, 1000, 0)?;
     let expected = bits(&one_row);
     // 8, 4 and 2 rows a warp, where D lets it hold them.
-    for multiprocessors in [1, 2, 4] {
-        let several = run::<T, O>(&x, &dy, dim, multiprocessors, 0)?;
-        assert!(bits(&several) == expected, "D = {dim}, {multiprocessors}");
+    for sm_count in [1, 2, 4] {
+        let several = run::<T, O>(&x, &dy, dim, sm_count, 0)?;
+        assert!(bits(&several) == expected, "D = {dim}, {sm_count}");
     }
     // Rows that lie at no whole quads, one number at a time.
     let single = run::<T, O>(&x, &dy, dim, 1, 1)?;

@@ -15,7 +15,7 @@ struct Search {
     dim: usize,
     queries: Fill,
     keys: Fill,
-    multiprocessors: u32,
+    sm_count: u32,
     budget: usize,
     fp8: bool,
 }
@@ -28,7 +28,7 @@ impl Search {
         k: usize,
         exclude_self: bool,
     ) -> Result<Vec<(u32, u32)>, Error> {
-        let memory = Memory::on(device(Schedule::Mixed, 3, self.multiprocessors, true));
+        let memory = Memory::on(device(Schedule::Mixed, 3, self.sm_count, true));
         let matrix = |rows: usize, fill: Fill| {
             let number = |i: usize| T::from_f32(fill(i / self.dim, i % self.dim));
             let numbers: Vec<T> = (0..rows * self.dim).map(number).collect();
@@ -133,7 +133,7 @@ fn lists_hold_the_best_whatever_the_scores() -> Result<(), Error> {
             dim: 8,
             queries,
             keys,
-            multiprocessors: 9,
+            sm_count: 9,
             budget: 1 << 30,
             fp8: false,
         };
@@ -145,14 +145,14 @@ fn lists_hold_the_best_whatever_the_scores() -> Result<(), Error> {
 
 #[test]
 fn lists_do_not_depend_on_splits_chunks_or_tiles() -> Result<(), Error> {
-    for (dim, multiprocessors, budget) in [(40, 1, 1 << 30), (264, 9, 1 << 30), (40, 9, 0)] {
+    for (dim, sm_count, budget) in [(40, 1, 1 << 30), (264, 9, 1 << 30), (40, 9, 0)] {
         let search = Search {
             rows: 261,
             candidates: 2 * 2048 + 1,
             dim,
             queries: noise,
             keys: whole,
-            multiprocessors,
+            sm_count,
             budget,
             fp8: false,
         };
@@ -170,7 +170,7 @@ fn lists_serve_every_type_that_warpgroups_multiply() -> Result<(), Error> {
             dim,
             queries: noise,
             keys: noise,
-            multiprocessors: 4,
+            sm_count: 4,
             budget: 1 << 30,
             fp8,
         };
