@@ -9,7 +9,8 @@ const CORRECT: [&str; 3] = ["device", "conformance-Hopper", "conformance-portabl
 const CLEAN: [&str; 3] = ["memcheck", "racecheck", "synccheck"];
 
 /// The table of kernels/README.md: a line for the kernels of one row, which differ in their types alone. What nvcc
-/// says is taken from `before`, the document as it stands, where this program has no kernels (feature `cuda`).
+/// says is taken from `before`, the document as it stands, where this program has no kernels (feature `cuda`), or those
+/// of another release.
 pub fn table(list: &List, before: &str) -> String {
     let mut text = String::from(TABLE);
     let is_row = |a: &Kernel, b: &Kernel| a.label("T") == b.label("T") && a.values == b.values;
@@ -44,6 +45,9 @@ pub fn table(list: &List, before: &str) -> String {
 #[cfg(feature = "cuda")]
 fn compiled(kernels: &[Kernel]) -> Option<String> {
     use infonce::cuda::KernelResources;
+    if infonce::cuda::compiler() != Some("13.0.88") {
+        return None;
+    }
     let on = |architecture: &str, number: fn(&Kernel, &KernelResources) -> u32| {
         let of_type = |kernel: &Kernel| {
             let mut all = infonce::cuda::kernels().iter();
@@ -90,7 +94,7 @@ fn blocks(kernel: &Kernel, resources: &infonce::cuda::KernelResources) -> u32 {
 /// What stands above its lines.
 const TABLE: &str = "\
 *Tile*: rows × columns of logits or of a product; of the fused gradients, owner rows × streamed rows. *Shared bytes*: \
-dynamic. *Registers*: of a thread, on sm_80 / sm_90a; where blocks are of three warpgroups, what they start with, of \
+dynamic. *Registers*: of a thread, by nvcc 13.0.88, on sm_80 / sm_90a; where blocks are of three warpgroups, what they start with, of \
 which those that multiply have 232 then. *Blocks per SM*: that fit at a time.
 
 | kernel | source | tile | threads | stages | shared bytes | registers | spilled bytes | blocks per SM |

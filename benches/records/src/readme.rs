@@ -23,7 +23,7 @@ pub fn rewrite() -> Result<String, String> {
     ))
 }
 
-/// The documents that show records, each as it should be.
+/// The documents that show records or the list, each as it should be.
 fn documents(root: &Path) -> Result<Vec<(PathBuf, String)>, String> {
     let text = |path: &str| {
         let text = std::fs::read_to_string(root.join(path));
