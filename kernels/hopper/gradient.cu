@@ -106,7 +106,7 @@ struct HopperGradient : OwnedByWarpgroups<Kernel, TERMS> {
         if (self.group == 0) self.wait_ping_pong();
     }
 
-    // The producer's warp.
+    // The producer's warp: its first thread (`leads`) copies boxes; all load terms.
     INFONCE_DEVICE void copy(const HopperGradientParams& params) {
         if (STREAMED_TERM) Owned::find_shift();
         const bool leads = thread_index() == uint32_t(CONSUMERS);

@@ -44,7 +44,7 @@ struct ProductWork {
     }
 };
 
-// The producer.
+// The producer: copies the stages of all work tiles.
 template <bool TRANSPOSED>
 INFONCE_DEVICE void copy_chunk(const HopperProductParams& p, const ProductTile::Stages& ring, SharedAddress stages) {
     using Tile = ProductTile;

@@ -103,7 +103,7 @@ struct HopperScoresMemory {
 
 INFONCE_DEVICE uint32_t slabs_of_row(const ScoresParams& p) { return (p.anchors.row_bytes + SLAB_BYTES - 1) / SLAB_BYTES; }
 
-// The producer.
+// The producer: copies the stages of all work tiles, and resident anchors.
 template <class T, bool WALKS, bool RESIDENT>
 INFONCE_DEVICE void copy_tiles(const HopperScoresParams& p, const HopperScoresMemory<RESIDENT>& memory) {
     using Tile = HopperTile;

@@ -25,7 +25,7 @@ struct GradientParams {
     ScaledSum* normalisers;        // ONLINE: splits × owners, (m_i, Σ_j 2^(z_ij - m_i))
 };
 
-enum class Softmax { ONLINE, KNOWN };
+enum class Softmax { ONLINE, KNOWN };  // of gradient.h
 
 // Of two streamed anchors, the owner rows that are their positives (asks_streamed).
 struct PairOwners {

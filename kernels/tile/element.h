@@ -1,5 +1,5 @@
-// The input types of the tile loops: how two fragments multiply, and how weights become fragments. A step is 32 bytes
-// of the summed axis: 16 elements of 16 bits or 8 of 32.
+// The input types T of the tile loops: `multiply`, d += a·b of an mma's fragments, and `pack`, two values rounded to T.
+// A step is 32 bytes of the summed axis: 16 elements of 16 bits or 8 of 32.
 #pragma once
 
 #include "ptx/convert.h"

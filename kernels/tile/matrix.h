@@ -1,4 +1,4 @@
-// A row-major matrix in global memory, as every kernel takes it.
+// A row-major matrix in global memory, as every kernel takes it: element (r, c) is c elements after data + r·stride.
 #pragma once
 
 #include "tile/numbers.h"
