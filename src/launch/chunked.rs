@@ -183,8 +183,8 @@ impl<D: Device> Similarity<'_, D> {
                 Softmax::Known(known) => {
                     let (rows, columns) = known.masses;
                     let params = ScoresParams {
-                        row_lse2: rows.offset2.at(first),
-                        column_lse2: columns.map_or(0, |m| m.offset2.address()),
+                        row_offset2: rows.offset2.at(first),
+                        column_offset2: columns.map_or(0, |m| m.offset2.address()),
                         far: known.far,
                         shift: shift.unwrap_or(0),
                         ..chunk.scores_params(prepared)
