@@ -3,6 +3,7 @@
 use std::fmt;
 
 use crate::error::{CudaError, Error};
+use crate::rows::extent;
 
 /// The device and the stream that memory belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -43,25 +44,8 @@ impl CudaRegion {
         if address == 0 {
             return Err(CudaError::Null { argument }.into());
         }
-        if rows == 0 || dim == 0 {
-            return Err(Error::Empty {
-                argument,
-                rows,
-                dim,
-            });
-        }
-        if stride < dim {
-            return Err(Error::Stride {
-                argument,
-                given: stride,
-                dim,
-            });
-        }
         let element_bytes = size_of::<T>();
-        let elements = (rows - 1)
-            .checked_mul(stride)
-            .and_then(|n| n.checked_add(dim));
-        let bytes = elements.and_then(|n| n.checked_mul(element_bytes));
+        let bytes = extent(argument, [rows, dim, stride])?.checked_mul(element_bytes);
         let end = bytes.and_then(|bytes| address.checked_add(bytes as u64));
         if end.is_none() {
             return Err(Error::Scalar {

@@ -30,7 +30,7 @@ pub struct CudaStatistics {
 
 /// One f32 on the device.
 pub struct CudaNumber {
-    /// Two elements, of which this is the second.
+    /// Two words; the value is the second.
     pub(super) numbers: Floats<CudaDevice>,
     pub(super) device: CudaDevice,
 }
@@ -51,7 +51,7 @@ impl CudaResults {
 
     /// Two elements: the loss, not multiplied by the upstream gradient, and upstream × ∂loss/∂s, 0 after a forward.
     pub fn loss_and_dscale(&self) -> CudaVector<'_> {
-        slice(&self.loss_and_dscale, 0..2, &self.statistics.device)
+        from_word(0, &self.loss_and_dscale, &self.statistics.device)
     }
 
     fn number(&self, which: usize) -> Result<f32, Error> {
@@ -144,8 +144,7 @@ impl CudaStatistics {
     }
 
     fn vectors<'a>(&'a self, rows: &'a DeviceRows<CudaDevice>) -> [CudaVector<'a>; 2] {
-        [&rows.negatives_lse, &rows.positive]
-            .map(|floats| slice(floats, 0..floats.len(), &self.device))
+        [&rows.negatives_lse, &rows.positive].map(|floats| from_word(0, floats, &self.device))
     }
 }
 
@@ -158,9 +157,9 @@ impl Read for CudaStatistics {
 }
 
 impl CudaNumber {
-    /// Where the value lies.
+    /// The value as a vector of one element.
     pub fn vector(&self) -> CudaVector<'_> {
-        slice(&self.numbers, 1..2, &self.device)
+        from_word(1, &self.numbers, &self.device)
     }
 }
 
@@ -175,14 +174,12 @@ impl Read for CudaNumber {
 impl CudaTopK {
     /// Candidate indices, N × k, best first.
     pub fn indices(&self) -> CudaVector<'_, u32> {
-        let indices = &self.best.indices;
-        slice(indices, 0..indices.len(), &self.device)
+        from_word(0, &self.best.indices, &self.device)
     }
 
     /// ⟨q_i, k_j⟩ of each, N × k, not scaled.
     pub fn scores(&self) -> CudaVector<'_> {
-        let scores = &self.best.scores;
-        slice(scores, 0..scores.len(), &self.device)
+        from_word(0, &self.best.scores, &self.device)
     }
 }
 
@@ -194,16 +191,15 @@ impl Read for CudaTopK {
     }
 }
 
-/// A range of 4-byte elements as a vector.
-fn slice<'a, T>(
+/// The 4-byte words from word `first` on as a vector.
+fn from_word<'a, T>(
+    first: usize,
     floats: &'a Floats<CudaDevice>,
-    range: std::ops::Range<usize>,
     device: &CudaDevice,
 ) -> CudaVector<'a, T> {
     const { assert!(size_of::<T>() == 4) };
-    let address = floats.at(range.start);
-    let shape = [range.len(), 1];
-    CudaVector::at(CudaRegion::own::<T>(address, shape, device.home()))
+    let shape = [floats.len() - first, 1];
+    CudaVector::at(CudaRegion::own::<T>(floats.at(first), shape, device.home()))
 }
 
 macro_rules! opaque {

@@ -1,5 +1,12 @@
-//! The verbs of a contrast: forward, value_and_grad and backward. Gradients are fused where D fits the registers,
-//! and products of chunks of stored weights elsewhere.
+//! The verbs of a contrast, forward, value_and_grad and backward, as sequences of launches:
+//!
+//! ```text
+//! positives            z₊ of every anchor, and whether any element is not finite
+//! statistics, combine  lse⁻, and the offsets and masses of rows, where a gradient needs them first
+//! gradient…, finish    dq and dk; the pass over the anchors of a one-way loss finds lse on its way
+//! reduce               loss and ∂loss/∂s
+//! ```
+//! Gradients are fused where D fits the registers, and products of chunks of stored weights elsewhere.
 
 use super::chunked::{Softmax, exponent_range};
 use super::gradient::{Finish, Known, Side};
@@ -21,7 +28,7 @@ impl<D: Device> Similarity<'_, D> {
         self.results(prepared, rows, columns, None)
     }
 
-    /// With the loss, and with dscale of ⟨q_i, dq_i⟩ and upstream.
+    /// Reduces the loss, and dscale from ⟨q_i, dq_i⟩ and upstream (`gradient`). Keeps the statistics.
     fn results(
         &self,
         prepared: Prepared<'_, D>,
@@ -74,7 +81,7 @@ impl<D: Device> Similarity<'_, D> {
         self.results(prepared, rows, columns, Some((&dots, upstream)))
     }
 
-    /// Returns two numbers, the second of which is dscale.
+    /// Returns two words, the second of which is dscale.
     pub(crate) fn backward(
         &self,
         problem: &Problem<DeviceMatrix>,
@@ -101,14 +108,13 @@ impl<D: Device> Similarity<'_, D> {
         };
         let known = self.known(&prepared, flags, masses)?;
         let dots = self.gradients_known(&side, &known, gradients)?;
-        // The loss is not wanted; what s itself moves is, where it moves anything.
+        // Rows and columns enter dscale through ∂φ/∂s alone, which few rules have.
         let moves = problem.contrast().rule().depends_on_scale();
         let (rows, columns) = (Some(rows).filter(|_| moves), columns.filter(|_| moves));
         self.reduce(&prepared, rows, columns, Some((&dots, upstream)))
     }
 
-    /// dq of a one-way loss, and the statistics that are found on the way: 4NMD FLOPs. Returns
-    /// ⟨q_i, dq_i⟩.
+    /// dq of a one-way loss in 4NMD FLOPs; the same pass completes `statistics`. Returns ⟨q_i, dq_i⟩.
     fn gradient_online(
         &self,
         side: &Side<'_, D>,
@@ -130,7 +136,7 @@ impl<D: Device> Similarity<'_, D> {
         Ok(dots)
     }
 
-    /// dk from a known softmax: 4MND FLOPs.
+    /// dk from a known softmax in 4NMD FLOPs.
     fn gradient_of_candidates(
         &self,
         side: &Side<'_, D>,
