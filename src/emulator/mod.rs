@@ -4,6 +4,7 @@
 
 mod device;
 mod engine;
+mod memory;
 #[cfg(all(test, feature = "emulator-tests"))]
 pub(crate) mod tests;
 

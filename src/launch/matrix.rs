@@ -3,11 +3,11 @@
 //! bytes; tile loops need rows that are whole chunks of 16 bytes, or e4m3. [`TensorMap`](super::TensorMap) is a
 //! [`Matrix`] for TMA.
 
-use super::number_bytes;
+use super::arithmetic::number_bytes;
 use super::params::{DTYPE_BF16, DTYPE_E4M3, DTYPE_F16, DTYPE_F32, Matrix};
 use crate::element::DType;
 
-/// A row-major matrix in device memory as the verbs take it. [`count`](super::count) has not bounded its rows yet.
+/// A row-major matrix in device memory as the verbs take it. [`count`](super::device::count) has not bounded its rows yet.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct DeviceMatrix {
     /// The address of the first element, in bytes.
@@ -42,12 +42,30 @@ impl crate::rows::Matrix for DeviceMatrix {
 }
 
 impl crate::rows::View for DeviceMatrix {
-    type Indices = super::DeviceIndices;
+    type Indices = DeviceIndices;
     /// The address of an f32.
     type Scalar = u64;
 }
 
-/// Verbs check the rows ([`count`](super::count)) before they launch a kernel.
+/// Indices of candidates in device memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct DeviceIndices {
+    /// The address of the first.
+    pub address: u64,
+    /// How many there are.
+    pub length: usize,
+}
+
+impl crate::rows::Indices for DeviceIndices {
+    fn len(&self) -> usize {
+        self.length
+    }
+    fn on_host(&self) -> Option<&[u32]> {
+        None
+    }
+}
+
+/// Verbs check the rows ([`count`](super::device::count)) before they launch a kernel.
 impl From<DeviceMatrix> for Matrix {
     fn from(matrix: DeviceMatrix) -> Self {
         let bytes = number_bytes(matrix.dtype);

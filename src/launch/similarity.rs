@@ -95,7 +95,11 @@ impl<'d, D: Device> Similarity<'d, D> {
     }
 
     /// The same, where it is `wanted`.
-    pub(super) fn floats_if(&self, wanted: bool, length: usize) -> Result<Option<Floats<D>>, Error> {
+    pub(super) fn floats_if(
+        &self,
+        wanted: bool,
+        length: usize,
+    ) -> Result<Option<Floats<D>>, Error> {
         wanted.then(|| self.floats(length)).transpose()
     }
 

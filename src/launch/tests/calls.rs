@@ -190,7 +190,7 @@ fn products_of_tf32_are_used_when_asked_and_are_off_by_their_rounding() -> Resul
                 let similarity = Similarity::new(device, 0).with_tf32(tf32);
                 let results = similarity.value_and_grad(&problem, 1.0, &gradients)?;
                 let loss = results.read(device)?.loss;
-                Ok((loss, memory.numbers(dq)?, memory.numbers(dk)?))
+                Ok((loss, memory.elements(dq)?, memory.elements(dk)?))
             };
             let (exact, rounded) = (run(false)?, run(true)?);
             judge("dq", &exact.1, &rounded.1);

@@ -1,4 +1,4 @@
-//! What only a device shows: memory that is counted, statistics and scales that stay there.
+//! The launch layer in the emulator: what the conformance suite does not see.
 
 mod calls;
 mod exponentials;
@@ -15,7 +15,7 @@ mod workspace;
 
 use half::bf16;
 
-use super::{DeviceIndices, DeviceMatrix, Similarity, number_bytes};
+use super::{DeviceIndices, DeviceMatrix, Similarity};
 use crate::contrast::{Contrast, Shape};
 use crate::element::{DType, Element};
 use crate::emulator::tests::{EmulatedDevice, Memory};
@@ -88,7 +88,7 @@ fn relative_error(x: &[f32], y: &[f64]) -> f64 {
     (square(&mut differences) / square(&mut y.iter().copied())).sqrt()
 }
 
-// ---- On the host
+// ---- In host memory
 
 /// The contrast on those of q, candidates and own keys that it takes; own keys where candidates are to be as many
 /// as anchors.
@@ -207,58 +207,7 @@ impl Values {
     }
 }
 
-// ---- On the device
-
-impl Memory {
-    /// An unwritten matrix, with every row after `gap` numbers that are nobody's.
-    fn matrix(
-        &self,
-        [rows, dim]: [usize; 2],
-        dtype: DType,
-        gap: usize,
-    ) -> Result<DeviceMatrix, Error> {
-        let (stride, bytes) = (gap + dim, number_bytes(dtype));
-        Ok(DeviceMatrix {
-            address: self.unwritten(rows * stride * bytes)? + (gap * bytes) as u64,
-            rows,
-            dim,
-            stride,
-            dtype,
-        })
-    }
-
-    /// A matrix that holds `numbers`.
-    fn given<T: Element>(
-        &self,
-        numbers: &[T],
-        dim: usize,
-        gap: usize,
-    ) -> Result<DeviceMatrix, Error> {
-        let matrix = self.matrix([numbers.len() / dim, dim], T::DTYPE, gap)?;
-        for (row, numbers) in numbers.chunks(dim).enumerate() {
-            self.write(matrix.row(row), numbers)?;
-        }
-        Ok(matrix)
-    }
-
-    /// The numbers of a matrix.
-    fn numbers<T: Element>(&self, matrix: DeviceMatrix) -> Result<Vec<T>, Error> {
-        let rows = (0..matrix.rows).map(|row| self.read(matrix.row(row), matrix.dim));
-        Ok(rows.collect::<Result<Vec<_>, _>>()?.concat())
-    }
-
-    fn indices(&self, index: &[u32]) -> Result<DeviceIndices, Error> {
-        let (address, length) = (self.upload(index)?, index.len());
-        Ok(DeviceIndices { address, length })
-    }
-}
-
-impl DeviceMatrix {
-    /// Where a row stands.
-    fn row(&self, row: usize) -> u64 {
-        self.address + (row * self.stride * number_bytes(self.dtype)) as u64
-    }
-}
+// ---- In the emulator's memory
 
 /// Anchors and candidates of bf16, and their gradients; own keys are the anchors.
 struct Fixture {
@@ -321,7 +270,7 @@ impl Fixture {
             .into_iter()
             .flatten()
         {
-            let numbers = self.memory.numbers::<f32>(matrix)?;
+            let numbers = self.memory.elements::<f32>(matrix)?;
             bits.extend(numbers.into_iter().map(f32::to_bits));
         }
         Ok(bits)

@@ -4,6 +4,7 @@ use half::{bf16, f16};
 
 use super::*;
 use crate::emulator::tests::e4m3::{self, quantized};
+use crate::launch::held::Held;
 use crate::launch::kernels::Kernel;
 use crate::launch::{Device, Launch};
 
@@ -55,7 +56,7 @@ fn conversion_to_e4m3_is_to_the_nearest_of_two_as_near_the_even_and_never_past_t
 fn compare<T: Element>(x: &[T], dim: usize, gap: usize, sm_count: u32) -> Result<(), Error> {
     let memory = Memory::on(EmulatedDevice::new(Schedule::Late, 3, sm_count));
     let (rows, matrix) = (x.len() / dim, memory.given(x, dim, gap)?);
-    let mut held = Vec::new();
+    let mut held = Held::new(&memory.device);
     let found = Similarity::new(&memory.device, 0).quantized(matrix, &mut held)?;
     let row_bytes = dim.next_multiple_of(16);
     assert_eq!(found.row_bytes as usize, row_bytes);

@@ -30,9 +30,9 @@ fn run<T: Element, O: Element>(
     rowwise.normalize(given, unit, lengths, EPSILON)?;
     rowwise.normalize_backward(unit, lengths, of_unit, of_given, EPSILON)?;
     Ok((
-        memory.numbers(unit)?,
+        memory.elements(unit)?,
         memory.read(lengths.0, ROWS)?,
-        memory.numbers(of_given)?,
+        memory.elements(of_given)?,
     ))
 }
 

@@ -49,13 +49,7 @@ fn found(
     let memory = Memory::on(EmulatedDevice::new(Schedule::Mixed, 3, 3));
     let device = &memory.device;
     let count = rows.len();
-    let matrix = |rows| DeviceMatrix {
-        address: 1 << 30,
-        rows,
-        dim: 4,
-        stride: 4,
-        dtype: DType::F32,
-    };
+    let matrix = |rows| DeviceMatrix::new(1 << 30, [rows, 4], DType::F32);
     let contrast = Contrast::moco(1.0 / SCALE)?.with_rule(rule)?;
     let matrices = [count, CANDIDATES, count].map(matrix);
     let problem = contrast.pose(matrices, Positives::DIAGONAL)?;

@@ -145,7 +145,7 @@ fn compare<T: Element>(
             let to = RowsMut::new(&mut unit, anchors, dim)?;
             engine.normalize(of_keys, to, &mut norms, EPSILON)?;
             engine.enqueue(&mut queue, Rows::new(&unit, anchors, dim)?)?;
-            assert_eq!(memory.numbers::<T>(k)?, queue.storage(), "{what}");
+            assert_eq!(memory.elements::<T>(k)?, queue.storage(), "{what}");
         }
     }
     Ok(())

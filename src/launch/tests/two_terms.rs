@@ -43,7 +43,7 @@ fn one_exponential_serves_where_no_lse_is_far_from_zero() -> Result<(), Error> {
                 let run = |word: u32| -> Result<Vec<f32>, Error> {
                     memory.write(far, &[word])?;
                     similarity.backward(&problem, &forward.statistics, 1.0, &gradients)?;
-                    memory.numbers(dq)
+                    memory.elements(dq)
                 };
                 let (one, two) = (run(0)?, run(1)?);
                 assert!(two.iter().all(|x| x.is_finite()), "{name}");
