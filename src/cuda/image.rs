@@ -97,7 +97,7 @@ mod tests {
         }
     }
 
-    /// Names the kernels that do what none should.
+    /// Fails with the kernels for which `does` holds.
     fn none(does: impl Fn(&&KernelResources) -> bool) {
         let found: Vec<_> = kernels().iter().filter(does).collect();
         assert!(found.is_empty(), "{found:#?}");
@@ -109,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn no_product_waits_but_where_the_source_does() {
+    fn no_product_waits_where_the_source_does_not() {
         none(|kernel| kernel.product_waits > 0);
     }
 

@@ -1,4 +1,4 @@
-//! Where a matrix lies in device memory, and the checks of that: alignment, overlap, device.
+//! The address range of a matrix in device memory, with checks of alignment, overlap and device.
 
 use std::fmt;
 
@@ -282,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn halves_of_the_columns_are_disjoint_and_an_output_over_an_input_is_not() {
+    fn halves_of_the_columns_are_disjoint() {
         let [left, right] = [256, 256 + 64].map(|at| region::<f32>(at, [8, 16, 32]).unwrap());
         assert_eq!(left.require_disjoint("dq", &right, "q"), Ok(()));
         let refused = left.require_disjoint("dq", &left, "q").unwrap_err();

@@ -65,7 +65,7 @@ unsafe extern "C" {
 /// Bytes of a report, its final zero included.
 const REPORT: usize = 2048;
 
-/// The emulator under a schedule. The seed decides the order of threads and blocks, another one for every launch.
+/// The emulator under a schedule. The seed decides the order of threads and blocks; each launch has the next seed.
 #[derive(Debug)]
 pub(crate) struct EmulatedDevice {
     schedule: Schedule,
@@ -75,7 +75,7 @@ pub(crate) struct EmulatedDevice {
     pub(crate) cache_bytes: usize,
     /// Whether it reports compute capability 9.0, for the kernels of sm_90a.
     pub(crate) warpgroups: bool,
-    /// The pool that would hold the calls' memory: counts bytes alone.
+    /// Counts the bytes that a device's memory pool would hold.
     counted: Arc<Pool<Counter>>,
 }
 

@@ -42,7 +42,7 @@ pub enum SeamError {
     Engine(#[from] Error),
 }
 
-/// Shares tensors between burn and the engine on one device.
+/// Shares tensors between burn and the engine on one device, by address.
 #[derive(Debug, Clone)]
 pub struct Seam {
     device: CudaDevice,

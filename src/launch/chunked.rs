@@ -246,8 +246,8 @@ impl<D: Device> Similarity<'_, D> {
         Ok(())
     }
 
-    /// Stores the chunk's exponentials and completes its statistics. The factors 2^(o − lse), which turn exponentials
-    /// into weights, are multiplied into the chunk's anchors (folded) for dk, and kept for dq.
+    /// Stores the chunk's exponentials and completes its statistics. The factors 2^(o − lse) make weights of
+    /// exponentials: they are multiplied into the chunk's anchors (folded) for dk, and kept for dq.
     fn store_exponentials(
         &self,
         call: &Call<'_, D>,

@@ -1,4 +1,4 @@
-//! What all gradient passes share: known weights, partial sums, and the launch that turns sums into a gradient.
+//! What all gradient passes share: known weights, partial sums, and the launch that makes a gradient of the sums.
 
 use bytemuck::Zeroable;
 

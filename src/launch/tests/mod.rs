@@ -90,8 +90,7 @@ fn relative_error(x: &[f32], y: &[f64]) -> f64 {
 
 // ---- In host memory
 
-/// The contrast on those of q, candidates and own keys that it takes; own keys where candidates are to be as many
-/// as anchors.
+/// The contrast on q, candidates and own keys. A loss with columns takes the own keys as candidates, one for each anchor.
 fn pose<V: View>(
     contrast: &Contrast,
     [q, k, own]: [V; 3],
@@ -132,7 +131,7 @@ impl<T: Element> Batch<T> {
         self.rows().map(Dense::from_rows)
     }
 
-    /// What the reference makes of these numbers.
+    /// The reference's result.
     fn expected(
         &self,
         contrast: &Contrast,
@@ -144,7 +143,7 @@ impl<T: Element> Batch<T> {
     }
 }
 
-/// What a call gives, and what it leaves of dq and dk, which are NaN before; dk is empty where the loss has none.
+/// The result of a call, and dq and dk, which are NaN before it. dk is empty where the loss has none.
 fn with_gradients<T: Element, G: Element, R>(
     problem: &Problem<Rows<'_, T>>,
     call: impl FnOnce(Gradients<RowsMut<'_, G>>) -> Result<R, Error>,
@@ -183,7 +182,7 @@ impl Values {
         }
     }
 
-    /// With logits of the rows that are multiplied but for the positives', which are exact.
+    /// Logits are those of the `multiplied` rows, z₊ that of the `exact` rows.
     fn expected(
         contrast: &Contrast,
         [exact, multiplied]: [&[Dense; 3]; 2],
@@ -256,7 +255,7 @@ impl Fixture {
         self.pose(contrast, Positives::DIAGONAL)
     }
 
-    /// What a call leaves.
+    /// The results of value_and_grad.
     fn run(&self, problem: &Problem<DeviceMatrix>) -> Result<Left, Error> {
         let device = &self.memory.device;
         let results = Similarity::new(device, 0).value_and_grad(problem, 1.0, &self.gradients)?;

@@ -144,7 +144,7 @@ fn every_rule_has_the_digits_of_f64() -> Result<(), Error> {
 }
 
 #[test]
-fn rows_with_nothing_to_tell_apart_have_no_loss() -> Result<(), Error> {
+fn rows_without_negatives_or_positive_have_no_loss() -> Result<(), Error> {
     const NONE: f32 = f32::NEG_INFINITY;
     let rows = RowStatistics {
         negatives_lse: vec![NONE, 2.0, NONE, f32::NAN, 2.0, f32::NAN, 1.0],

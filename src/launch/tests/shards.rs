@@ -1,5 +1,5 @@
-//! Candidates that are a shard of a larger problem: anchors without a positive among them, statistics that are
-//! merged, gradients that add up.
+//! Candidates that are a shard of a larger problem: anchors without a positive in the shard, merged statistics, sums of
+//! gradients.
 
 use half::{bf16, f16};
 

@@ -54,7 +54,7 @@ fn one_exponential_serves_where_no_lse_is_far_from_zero() -> Result<(), Error> {
                 }
                 let two: Vec<f64> = two.into_iter().map(f64::from).collect();
                 let off = relative_error(&one, &two);
-                // Weights that lie near the middle of two numbers of bf16 are rounded to one or the other.
+                // A weight near the middle of two bf16 values may be rounded to either.
                 assert!(off <= 1e-4, "{name}: {off}");
             }
         }
