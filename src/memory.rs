@@ -34,7 +34,7 @@ pub trait Evaluation {
     /// # Errors
     /// As [`loss`](Self::loss).
     fn dscale(&self) -> Result<f32, Error>;
-    /// What [`Engine::backward`](crate::Engine::backward) needs.
+    /// The statistics that [`Engine::backward`](crate::Engine::backward) takes.
     fn statistics(&self) -> &Self::Statistics;
 }
 

@@ -74,7 +74,7 @@ impl<'a, T: Element> Rows<'a, T> {
         Cow::Owned(rows.copied().collect())
     }
 
-    /// `count` rows from row `first` on. Panics past the last row.
+    /// `count` rows from row `first` on, all of which exist.
     pub(crate) fn slice(&self, first: usize, count: usize) -> Self {
         let data = &self.data[first * self.stride..];
         Self {

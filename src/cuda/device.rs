@@ -25,7 +25,7 @@ pub struct CudaDevice {
     pub(super) pool: Arc<Pool<CudaStream>>,
     stream: CudaStream,
     pub(super) trace: Option<CudaTrace>,
-    /// Whether launches overlap.
+    /// Whether launches overlap ([`with_overlapping_launches`](Self::with_overlapping_launches)).
     pub(super) overlaps: bool,
     pub(super) shared: Arc<Shared>,
 }
@@ -125,7 +125,7 @@ impl CudaDevice {
         CudaEvent::new(&self.stream)
     }
 
-    /// What the driver says about the device.
+    /// The properties that the driver reports.
     pub fn info(&self) -> &CudaDeviceInfo {
         &self.shared.info
     }

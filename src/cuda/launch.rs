@@ -108,7 +108,7 @@ impl Device for CudaDevice {
             DTYPE_F32 => Type::CU_TENSOR_MAP_DATA_TYPE_FLOAT32,
             DTYPE_F16 => Type::CU_TENSOR_MAP_DATA_TYPE_FLOAT16,
             DTYPE_BF16 => Type::CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
-            // CUDA has no tensor-map type for e4m3. The type only decides the fill outside the matrix, which is 0.
+            // CUDA has no tensor-map type for e4m3. A byte serves: elements outside the matrix are 0 in both.
             _ => Type::CU_TENSOR_MAP_DATA_TYPE_UINT8,
         };
         let mut map = TensorMap { words: [0; 16] };

@@ -22,7 +22,7 @@ impl fmt::Display for Home {
     }
 }
 
-/// Where a matrix lies in device memory: rows of `dim` elements, `stride` elements apart.
+/// The address range of a matrix in device memory: rows of `dim` elements, `stride` elements apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct CudaRegion {
     address: u64,

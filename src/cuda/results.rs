@@ -1,4 +1,4 @@
-//! Results of a call, left on the device: loss, statistics, the best candidates.
+//! Results of a call in device memory: loss, statistics, the best candidates.
 
 use super::device::CudaDevice;
 use super::region::CudaRegion;
@@ -11,7 +11,7 @@ use crate::launch::{DeviceRows, DeviceStatistics, DeviceTopK, Floats, Results};
 use crate::memory::{Evaluation, Read, TopK};
 use crate::statistics::Statistics;
 
-/// What a call left on the device: the loss, ∂loss/∂s and the statistics of every row. The memory stays until this
+/// Results of a call, on the device: the loss, ∂loss/∂s and the statistics of every row. The memory stays until this
 /// is dropped. A graph that recorded the call writes there each time it runs.
 ///
 /// Reading waits for the work on the stream so far. While the stream is recorded, reading is refused with

@@ -8,15 +8,15 @@ use crate::error::Error;
 use crate::launch::pool::{Block, Pool};
 use crate::launch::{Counter, Device, Hardware, Launch, Matrix, TensorMap};
 
-/// When asynchronous operations complete. A correct kernel gives the same bits under each.
+/// When an asynchronous operation completes. A correct kernel gives the same bits under each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Schedule {
-    /// As late as a wait allows.
+    /// As late as the next wait for it allows.
     #[default]
     Late,
-    /// Where they are issued.
+    /// At once, where it is issued.
     Early,
-    /// Each operation late or early, by the seed.
+    /// Late or early, by the seed.
     Mixed,
 }
 

@@ -39,7 +39,7 @@ fn folded_range(shape: Shape) -> f32 {
     }
 }
 
-/// Where a chunk's weights come from.
+/// The source of a chunk's weights.
 #[derive(Clone, Copy)]
 pub(super) enum Softmax<'a, D: Device> {
     /// Weights are known.

@@ -1,4 +1,4 @@
-//! What launches run on: a device's memory, its launches, and the numbers that select kernels.
+//! [`Device`]: memory, kernel launches, and the hardware properties that select kernels.
 
 use super::kernels::Kernel;
 use super::matrix::DeviceMatrix;
@@ -15,7 +15,7 @@ pub(crate) struct Launch<'a> {
     pub params: &'a [u8],
 }
 
-/// What the kernels run on. Launches, reads and writes happen in the order they are made.
+/// A device that runs the kernels. Launches, reads and writes happen in the order they are made.
 pub(crate) trait Device {
     /// Memory of the device, given back when dropped.
     type Buffer;

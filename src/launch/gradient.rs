@@ -20,7 +20,7 @@ pub(super) fn is_shifted(dtype: DType) -> bool {
 /// Masses of rows, and of columns where these have a loss or are the rows (NT-Xent).
 type Both<'a, D> = (&'a Masses<D>, Option<&'a Masses<D>>);
 
-/// What all gradients of a call share.
+/// A call with gradients: what all its gradients share.
 pub(super) struct Call<'a, D: Device> {
     pub prepared: &'a Prepared<'a, D>,
     /// upstream · w, with the row weight w of the loss.

@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::error::Error;
 
-/// Where a pool's memory comes from.
+/// Allocates the memory of a pool.
 pub(crate) trait Source {
     /// `bytes` bytes aligned to 256.
     fn allocate(&self, bytes: usize) -> Result<u64, Error>;
@@ -117,7 +117,7 @@ impl<S: Source> Pool<S> {
         (state.used_bytes, state.free_bytes())
     }
 
-    /// What is taken from now on belongs to a graph that is being recorded. One is recorded at a time.
+    /// Blocks that are taken from now on belong to a graph that is being recorded. One is recorded at a time.
     pub(crate) fn record(self: &Arc<Self>) -> GraphMemory<S> {
         let mut state = self.state();
         state.recorded += 1;

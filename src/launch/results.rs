@@ -1,4 +1,4 @@
-//! What calls leave on the device: loss, ∂loss/∂s and statistics.
+//! Results of a call in device memory: loss, ∂loss/∂s and statistics.
 
 use super::params::MergeParams;
 use super::prepared::Prepared;
@@ -10,7 +10,7 @@ use crate::inputs::Problem;
 use crate::rows::extent;
 use crate::statistics::{GIVEN, OTHERS, RowStatistics, Statistics};
 
-/// What a call leaves on the device.
+/// Loss, ∂loss/∂s and statistics of a call.
 pub(crate) struct Results<D: Device> {
     /// Loss and dscale.
     pub loss_and_dscale: Floats<D>,
@@ -41,13 +41,13 @@ pub(crate) struct DeviceRows<D: Device> {
 /// Statistics in device memory.
 pub(crate) struct DeviceStatistics<D: Device> {
     pub rows: DeviceRows<D>,
-    /// Where columns have a loss.
+    /// `None` where columns have no loss.
     pub columns: Option<DeviceRows<D>>,
-    /// What the call that computed the statistics made of them.
+    /// `None` where the caller gave the statistics.
     pub(super) derived: Option<Derived<D>>,
 }
 
-/// What the row rule of a contrast makes of its statistics.
+/// Offsets and masses that a call derived from its statistics, for a `backward` of the same contrast.
 pub(super) struct Derived<D: Device> {
     /// Contrast, shape and number of negatives. `None` after a merge, which changes the statistics. The memory stays: a
     /// graph that was recorded before may read it.
@@ -58,7 +58,7 @@ pub(super) struct Derived<D: Device> {
     pub flags: Floats<D>,
 }
 
-/// What a row rule makes of statistics of one direction: `RowValues` of tile/row_rule.h.
+/// Offset and masses of each row of one direction, from the row rule: `RowValues` of tile/row_rule.h.
 pub(super) struct Masses<D: Device> {
     /// The offset o of each row, in base 2.
     pub offset2: Floats<D>,
@@ -75,7 +75,7 @@ impl<D: Device> Masses<D> {
     }
 }
 
-/// Statistics of one direction and what their rule makes of them.
+/// Statistics of one direction, with their masses.
 pub(super) struct Direction<D: Device> {
     pub rows: DeviceRows<D>,
     pub masses: Masses<D>,
@@ -127,7 +127,7 @@ impl<D: Device> DeviceStatistics<D> {
         Ok(Self::given(rows, columns.transpose()?))
     }
 
-    /// Statistics that a call has computed, with what it made of them.
+    /// Statistics that a call has computed, with their masses.
     pub(super) fn found(
         prepared: Prepared<'_, D>,
         rows: Direction<D>,
@@ -175,7 +175,7 @@ impl<D: Device> DeviceStatistics<D> {
         }
     }
 
-    /// What the call that computed these made of them, where `problem` has the same loss and size.
+    /// Masses from the call that computed the statistics, where `problem` has the same loss and size.
     pub(super) fn derived_for(&self, problem: &Problem<DeviceMatrix>) -> Option<&Derived<D>> {
         let derived = self.derived.as_ref()?;
         (derived.of == Some(origin(problem))).then_some(derived)

@@ -7,8 +7,8 @@
 //! momentum_update      of the key encoder's parameters
 //! enqueue              of the keys
 //! ```
-//! What changes from step to step (scale, momentum, where the queue's next key goes) lies in device
-//! memory; everything else is allocated and written before the first launch.
+//! Scale, momentum and the queue's cursor change from step to step, and lie in device memory. Everything else is allocated
+//! and written before the first launch.
 
 use super::held::Held;
 use super::rowwise::MomentumTable;
@@ -19,7 +19,7 @@ use crate::error::{Error, positive};
 use crate::inputs::Problem;
 use crate::momentum;
 
-/// What a step works on. The caller's memory stays where it is as long as the step is used.
+/// The arguments of a step. The caller's memory stays allocated as long as the step is used.
 pub(crate) struct StepArguments<'a> {
     /// The problem on rows that are not normalised. The rows of the queue are: they are the whole ring. Unless the
     /// problem has a scale on the device, the step keeps the contrast's there.

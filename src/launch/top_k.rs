@@ -21,7 +21,7 @@ pub(crate) struct DeviceTopK<D: Device> {
 }
 
 impl<D: Device> DeviceTopK<D> {
-    /// Both, read back.
+    /// A copy in host memory.
     pub(crate) fn read(&self, device: &D) -> Result<TopK, Error> {
         let indices = self.indices.read(device)?;
         Ok(TopK {
@@ -134,7 +134,7 @@ impl<D: Device> Similarity<'_, D> {
             cut.splits = tiles.div_ceil(cut.per_split as usize) as u32;
             cut
         };
-        // Rows that have lists: whole warps' rows.
+        // Rows that have lists: whole groups, whose lists lie together.
         let listed = |count: usize| count.next_multiple_of(LISTED_ROWS);
         let first = listed(chunk.min(rows));
         let most = (self.budget / ROW_BYTES / first).max(1);

@@ -157,7 +157,7 @@ fn no_gradient_holds_a_rounded_positive() -> Result<(), Error> {
         Positives::Offset(100),
     ];
     let others = others.map(|positives| (info_nce, positives));
-    // Of both paths, every class of D that is fused, and one that is not.
+    // Every class of D that is fused, of portable and Hopper kernels, and one that is not fused.
     for dim in [40, 100, 200, 300] {
         let batch = batch::<bf16>([70, 150, dim], |_| 0.0, |_| 0.0);
         for (contrast, positives) in losses.into_iter().chain(others) {
@@ -193,8 +193,8 @@ fn gradients_of_every_rule_have_the_digits_of_their_type() -> Result<(), Error> 
 /// A row of the statistics that `fit_exponentials` judges, in base 2: lse⁻, lse and log2 of the anchor's length.
 type Row = [f32; 3];
 
-/// Whether exponentials with the offset stay, and the shift of the anchors' rows. `lengths`: of candidates, how many
-/// powers of two they are apart.
+/// Whether `fit_exponentials` keeps the exponentials with one offset, and the shift of the folded anchors. Lengths of
+/// candidates differ by up to `lengths` powers of two.
 fn fit_of(rows: &[Row], offset: f32, holds: bool, lengths: f32) -> Result<(bool, f32), Error> {
     let memory = Memory::on(EmulatedDevice::new(Schedule::Late, 1, 3));
     let column = |of: fn(&Row) -> f32| memory.upload(&rows.iter().map(of).collect::<Vec<_>>());
@@ -221,7 +221,7 @@ fn fit_of(rows: &[Row], offset: f32, holds: bool, lengths: f32) -> Result<(bool,
     Ok((memory.read::<u32>(fit, 1)? == [1], shift[0]))
 }
 
-/// With candidates of one length.
+/// [`fit_of`] with candidates of one length.
 fn fit(rows: &[Row], offset: f32, holds: bool) -> Result<(bool, f32), Error> {
     fit_of(rows, offset, holds, 0.0)
 }

@@ -64,7 +64,7 @@ fn engine(schedule: Schedule, seed: u64, hopper: bool) -> EmulatedEngine {
     }
 }
 
-/// What `run` leaves, under every schedule and in several orders of threads.
+/// The result of `run`, which must be the same under every schedule and in several orders of threads.
 fn in_every_order<R: PartialEq + std::fmt::Debug>(
     what: &str,
     run: impl Fn(Schedule, u64) -> Result<R, Error>,
@@ -107,7 +107,7 @@ struct Batch<T> {
 }
 
 impl<T: Element> Batch<T> {
-    /// Of numbers that do not repeat.
+    /// Elements do not repeat.
     fn new(anchors: usize, candidates: usize, dim: usize) -> Self {
         let rows = [(anchors, 1), (candidates, 2), (anchors, 3)];
         let numbers = rows.map(|(rows, seed)| numbers(rows, dim, seed));

@@ -40,7 +40,7 @@ fn listed(values: RowValues) -> [f64; 5] {
     [value, offset, negatives, positive, scale]
 }
 
-/// What the kernels make of the first `first` rows, in the same order; and what rows depend on, in f64.
+/// The kernels' values of the first `first` rows, in the order of [`listed`]; and the context of the rule, in f64.
 fn found(
     rule: RowRule,
     rows: &RowStatistics,
@@ -113,7 +113,7 @@ fn every_rule_has_the_digits_of_f64() -> Result<(), Error> {
             let lse = f64::from(rows.negatives_lse[row]);
             let z = f64::from(rows.positive[row]);
             let expected = listed(rule.values(lse, z, &context));
-            // What numbers of f32 do not tell apart.
+            // The change of each value when lse⁻ or z₊ changes by the rounding of f32.
             let step = f64::from(f32::EPSILON) * (lse.abs() + z.abs() + 1.0);
             let near = [(step, 0.0), (-step, 0.0), (0.0, step), (0.0, -step)]
                 .map(|(of_lse, of_z)| listed(rule.values(lse + of_lse, z + of_z, &context)));

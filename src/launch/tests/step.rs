@@ -164,7 +164,7 @@ fn a_step_gives_the_bits_of_its_verbs_one_by_one() -> Result<(), Error> {
 }
 
 #[test]
-fn a_step_updates_the_key_encoder_with_its_own_momentum() -> Result<(), Error> {
+fn each_step_updates_the_key_encoder_with_its_momentum() -> Result<(), Error> {
     const LENGTHS: [usize; 3] = [5000, 1, 77];
     let memory = memory(12);
     let z = memory.given::<f32>(&numbers(4, 8, 1), 8, 0)?;
