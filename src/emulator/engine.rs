@@ -249,7 +249,7 @@ impl Engine for EmulatedEngine {
                 query: memory.upload(tensor.query)?,
                 key: memory.upload(tensor.key)?,
                 shadow: match shadow {
-                    Some(shadow) => memory.unwritten(size_of_val::<[T]>(shadow))?,
+                    Some(shadow) => memory.unwritten(size_of_val(&**shadow))?,
                     None => 0,
                 },
                 length,
