@@ -69,8 +69,8 @@ pub type MomentumOf<'a, E, T> =
 
 /// What an engine computes, for N anchors and M candidates of D elements.
 ///
-/// Results stay in the engine's memory until they are read. The same call on the same device gives the same bits. A CUDA
-/// engine returns before its work has ended; reading a result waits for it.
+/// Results stay in the engine's memory until they are read. The same call on the same device gives the same bits. A
+/// CUDA engine returns before its work has ended; reading a result waits for it.
 ///
 /// # Precision
 /// Accumulation, loss, statistics and softmax are f32; gradients are rounded once, on output.

@@ -13,8 +13,8 @@ use crate::error::Error;
 use crate::inputs::Problem;
 use crate::launch::{Rowwise, Similarity, workspace_bytes};
 
-/// Default bytes of a chunk of softmax weights: 4,096 × 131,072 16-bit weights. A chunk adds 8 bytes of traffic for each
-/// element of dk, which the products of so many rows hide.
+/// Default bytes of a chunk of softmax weights: 4,096 × 131,072 16-bit weights. A chunk adds 8 bytes of traffic for
+/// each element of dk, which the products of so many rows hide.
 const WEIGHTS_BUDGET: usize = 1 << 30;
 /// By default a chunk takes at most this fraction, 1/64, of the device's memory.
 const SHARE_OF_MEMORY: usize = 64;

@@ -155,8 +155,8 @@ impl CudaDevice {
     }
 }
 
-/// The attribute of programmatic dependent launch: blocks may start before the preceding launch in the stream has ended.
-/// Copies, fills and events before or after it keep their order.
+/// The attribute of programmatic dependent launch: blocks may start before the preceding launch in the stream has
+/// ended. Copies, fills and events before or after it keep their order.
 fn early_start() -> sys::CUlaunchAttribute {
     use sys::CUlaunchAttributeID_enum as Attribute;
     let mut value = sys::CUlaunchAttributeValue { pad: [0; 64] };

@@ -22,8 +22,8 @@ pub(super) const WEIGHTS: Family = [kernels::WEIGHTS, kernels::HOPPER_WEIGHTS];
 pub(super) const SCORES: Family = [kernels::SCORES, kernels::HOPPER_SCORES];
 pub(super) const BEST: Family = [&[], kernels::HOPPER_BEST];
 
-/// Row tiles, one for each cluster, of a group where the anchors of all row tiles do not fit the cache. Of C clusters that
-/// run together, groups of g read g tiles of anchors again and again, and C/g splits two tiles of candidates each.
+/// Row tiles, one for each cluster, of a group where the anchors of all row tiles do not fit the cache. Of C clusters
+/// that run together, groups of g read g tiles of anchors again and again, and C/g splits two tiles of candidates each.
 /// g + 2C/g is least at g² = 2C: about 11 for C = 66, an H100.
 const GROUP: usize = 11;
 
@@ -131,8 +131,8 @@ impl<D: Device> Similarity<'_, D> {
     }
 
     /// Whether dq and dk come from the same stored weights although fused kernels could serve: 8NMD FLOPs in place of
-    /// 10NMD for a loss of both directions. Above D = 64 products limit a fused pass, so two products less are worth the
-    /// traffic. Up to D = 64 exponentials limit it, two for each logit and pass.
+    /// 10NMD for a loss of both directions. Above D = 64 products limit a fused pass, so two products less are worth
+    /// the traffic. Up to D = 64 exponentials limit it, two for each logit and pass.
     pub(super) fn shares_weights(&self, prepared: &Prepared<'_, D>) -> bool {
         prepared.contrast().has_columns()
             && prepared.shape.dim > 64

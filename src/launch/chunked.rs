@@ -29,8 +29,8 @@ pub(super) fn exponent_range(arithmetic: Arithmetic) -> ExponentRange {
     }
 }
 
-/// By how many powers of two a folded f16 anchor (`fold_rows`) may be shorter than the longest. Its largest element is at
-/// least 1/√D of its length, and keeps 11 bits within this range. With few candidates the range is empty, so that
+/// By how many powers of two a folded f16 anchor (`fold_rows`) may be shorter than the longest. Its largest element is
+/// at least 1/√D of its length, and keeps 11 bits within this range. With few candidates the range is empty, so that
 /// exponentials are stored twice (`fit_exponentials` of similarity/rows.cu).
 fn folded_range(shape: Shape) -> f32 {
     match shape.candidates {
@@ -124,7 +124,8 @@ impl<D: Device> Similarity<'_, D> {
     }
 
     /// All gradients over chunks of stored weights; writes ⟨q_i, dq_i⟩ to `dots`. [`Softmax::Found`] takes 6NMD FLOPs,
-    /// statistics included, and 8NMD where one offset does not serve. [`Softmax::Known`] takes 6NMD after the statistics.
+    /// statistics included, and 8NMD where one offset does not serve. [`Softmax::Known`] takes 6NMD after the
+    /// statistics.
     pub(super) fn chunked(
         &self,
         call: &Call<'_, D>,

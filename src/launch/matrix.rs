@@ -7,7 +7,8 @@ use super::arithmetic::number_bytes;
 use super::params::{DTYPE_BF16, DTYPE_E4M3, DTYPE_F16, DTYPE_F32, Matrix};
 use crate::element::DType;
 
-/// A row-major matrix in device memory as the verbs take it. [`count`](super::device::count) has not bounded its rows yet.
+/// A row-major matrix in device memory as the verbs take it. [`count`](super::device::count) has not bounded its rows
+/// yet.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct DeviceMatrix {
     /// The address of the first element, in bytes.

@@ -262,7 +262,8 @@ impl<D: Device> Similarity<'_, D> {
         Ok((rows, columns.map(|(columns, ..)| columns)))
     }
 
-    /// The loss from `rows` and `columns`, and dscale from ⟨q_i, dq_i⟩ and upstream (`gradient`), where these are given.
+    /// The loss from `rows` and `columns`, and dscale from ⟨q_i, dq_i⟩ and upstream (`gradient`), where these are
+    /// given.
     pub(super) fn reduce(
         &self,
         prepared: &Prepared<'_, D>,

@@ -7,8 +7,8 @@
 //! momentum_update      of the key encoder's parameters
 //! enqueue              of the keys
 //! ```
-//! Scale, momentum and the queue's cursor change from step to step, and lie in device memory. Everything else is allocated
-//! and written before the first launch.
+//! Scale, momentum and the queue's cursor change from step to step, and lie in device memory. Everything else is
+//! allocated and written before the first launch.
 
 use super::held::Held;
 use super::rowwise::MomentumTable;

@@ -90,7 +90,8 @@ fn relative_error(x: &[f32], y: &[f64]) -> f64 {
 
 // ---- In host memory
 
-/// The contrast on q, candidates and own keys. A loss with columns takes the own keys as candidates, one for each anchor.
+/// The contrast on q, candidates and own keys. A loss with columns takes the own keys as candidates, one for each
+/// anchor.
 fn pose<V: View>(
     contrast: &Contrast,
     [q, k, own]: [V; 3],
