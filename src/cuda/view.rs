@@ -96,7 +96,7 @@ macro_rules! views {
                 Self { region, elements: PhantomData }
             }
 
-            /// Where the elements lie.
+            /// The address range of the elements.
             pub fn region(&self) -> CudaRegion {
                 self.region
             }

@@ -1,8 +1,8 @@
-//! What products are computed in.
+//! Types of elements, and how products multiply them.
 
 use crate::element::DType;
 
-/// Bytes of an element.
+/// Bytes of an element of a caller's matrix.
 pub(crate) fn number_bytes(dtype: DType) -> usize {
     match dtype {
         DType::F32 => 4,
@@ -10,7 +10,7 @@ pub(crate) fn number_bytes(dtype: DType) -> usize {
     }
 }
 
-/// What products are computed in.
+/// How the elements of a product are multiplied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Arithmetic {
     /// f32 inputs as three products of tf32.
@@ -34,7 +34,7 @@ impl Arithmetic {
     }
 }
 
-/// As the names of kernels have it.
+/// As in the names of kernels.
 impl std::fmt::Display for Arithmetic {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {

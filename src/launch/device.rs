@@ -1,4 +1,4 @@
-//! What launches run on: a device's memory, its launches, and the numbers that select kernels.
+//! [`Device`]: memory, kernel launches, and the hardware properties that select kernels.
 
 use super::kernels::Kernel;
 use super::matrix::DeviceMatrix;
@@ -6,7 +6,7 @@ use super::params::{Matrix, TensorMap};
 use crate::element::DType;
 use crate::error::Error;
 
-/// One kernel launch: blocks are one-dimensional.
+/// One kernel launch. Blocks are one-dimensional.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Launch<'a> {
     pub kernel: &'a Kernel,
@@ -15,19 +15,18 @@ pub(crate) struct Launch<'a> {
     pub params: &'a [u8],
 }
 
-/// What the kernels run on. Launches, reads and writes happen in the order they are made.
+/// A device that runs the kernels. Launches, reads and writes happen in the order they are made.
 pub(crate) trait Device {
     /// Memory of the device, given back when dropped.
     type Buffer;
-    /// At least `bytes` bytes, aligned to 256, from a pool: once a shape has been seen nothing is
-    /// allocated.
+    /// At least `bytes` bytes, aligned to 256. They come from a pool, so the second call of a shape allocates nothing.
     fn allocate(&self, bytes: usize) -> Result<Self::Buffer, Error>;
     fn address(buffer: &Self::Buffer) -> u64;
-    /// Copies from the host to `address`.
+    /// Copies from host memory to `address`.
     fn write(&self, address: u64, bytes: &[u8]) -> Result<(), Error>;
     /// Overwrites `bytes` bytes from `address` on with zeros.
     fn zero(&self, address: u64, bytes: usize) -> Result<(), Error>;
-    /// Copies from `address` to the host, after everything before it has ended.
+    /// Copies from `address` to host memory, after all work before has ended.
     fn read(&self, address: u64, bytes: &mut [u8]) -> Result<(), Error>;
     fn launch(&self, launch: &Launch<'_>) -> Result<(), Error>;
     /// [`launch`](Self::launch) with a parameter structure.
@@ -43,7 +42,7 @@ pub(crate) trait Device {
             params: bytemuck::bytes_of(params),
         })
     }
-    /// The same of a kernel in which a warp takes a row, or several.
+    /// [`start`](Self::start) with at least `warps` warps, for kernels whose warps compute one or several rows each.
     fn start_rows<P: bytemuck::Pod>(
         &self,
         kernel: &Kernel,
@@ -52,19 +51,19 @@ pub(crate) trait Device {
     ) -> Result<(), Error> {
         self.start(kernel, kernel.grid(32 * warps), params)
     }
-    /// What kernels copy boxes of a matrix by: `box_rows` rows, at most 256, of [`BOX_BYTES`] bytes, swizzled.
-    /// Data, stride and row bytes are multiples of 16.
+    /// The tensor map with which TMA copies boxes of a matrix: `box_rows` rows, at most 256, of 128 bytes, swizzled.
+    /// The matrix's address, stride and row bytes are multiples of 16.
     fn tensor_map(&self, matrix: &Matrix, box_rows: u32) -> Result<TensorMap, Error>;
     fn hardware(&self) -> Hardware;
 }
 
-/// What selects kernels and sets split factors: last bits of results may differ between GPUs.
+/// Properties that select kernels and set split factors. Last bits of results may therefore differ between GPUs.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Hardware {
     /// Whether the kernels for sm_90a run on it.
     pub warpgroups: bool,
     pub sms: u32,
-    /// Of L2.
+    /// Bytes of the L2 cache.
     pub cache_bytes: usize,
 }
 
@@ -103,13 +102,7 @@ impl<D: Device> Floats<D> {
 
     /// A matrix of one column.
     pub(super) fn as_matrix(&self) -> DeviceMatrix {
-        DeviceMatrix {
-            address: self.address(),
-            rows: self.length,
-            dim: 1,
-            stride: 1,
-            dtype: DType::F32,
-        }
+        DeviceMatrix::new(self.address(), [self.length, 1], DType::F32)
     }
 
     pub(crate) fn read(&self, device: &D) -> Result<Vec<f32>, Error> {
@@ -119,7 +112,7 @@ impl<D: Device> Floats<D> {
     }
 }
 
-/// A count that kernels hold in 32 bits, tiles' ends past the last row included.
+/// A number of rows as kernels hold it: in 32 bits, also at the end of the last tile, which may lie past the last row.
 pub(super) fn count(argument: &'static str, given: usize) -> Result<u32, Error> {
     if given <= (u32::MAX - 1024) as usize {
         return Ok(given as u32);

@@ -1,5 +1,5 @@
-//! The verbs as sequences of kernel launches, on anything that launches: a CUDA device, or the emulator, which
-//! executes the same sources on the CPU.
+//! The verbs as sequences of kernel launches, on any [`Device`]: a GPU, or the emulator, which executes the same
+//! sources on the CPU.
 
 mod arithmetic;
 mod choice;
@@ -7,6 +7,7 @@ mod chunked;
 mod device;
 mod fused;
 mod gradient;
+mod held;
 pub(crate) mod kernels;
 mod matrix;
 pub(crate) mod params;

@@ -2,8 +2,6 @@
 
 use super::*;
 
-/// Rows of a block, and of b.
-const SIDE: usize = 64;
 /// Blocks of the products: two clusters.
 const BLOCKS: usize = 4;
 
@@ -12,16 +10,9 @@ fn operands(slabs: usize) -> [Matrix; 2] {
     [(BLOCKS * SIDE, 1), (SIDE, 2)].map(|(rows, seed)| Matrix::new(rows, 64 * slabs, seed))
 }
 
-/// a·bᵀ as `kernel` computes it.
+/// a·bᵀ as `kernel` computes it; each block of a cluster copies half of b.
 fn product(kernel: &'static str, [a, b]: &[Matrix; 2], order: Order) -> Result<Vec<f32>, Error> {
-    // Two stages of two slabs of 64 rows, and four mbarriers.
-    const SIZES: [u32; 3] = [BLOCKS as u32, 256, 4 * 64 * 128 + 32];
-    let memory = memory(order);
-    let maps = [a.uploaded(&memory, 64)?, b.uploaded(&memory, 32)?];
-    let d = memory.unwritten(4 * BLOCKS * SIDE * SIDE)?;
-    let words = [d, pair(a.columns / 64, 0)];
-    launch(&memory, kernel, SIZES, &maps, &words)?;
-    memory.read(d, BLOCKS * SIDE * SIDE)
+    super::product(kernel, [a, b], [BLOCKS, 32], false, order)
 }
 
 #[test]

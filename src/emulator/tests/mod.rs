@@ -4,7 +4,6 @@
 mod clusters;
 pub(crate) mod e4m3;
 mod launches;
-mod memory;
 mod products;
 mod stores;
 mod vectors;
@@ -14,9 +13,9 @@ use std::path::Path;
 
 use half::bf16;
 
-pub(crate) use super::device::{EmulatedBuffer, EmulatedDevice, Schedule};
+pub(crate) use super::device::{EmulatedDevice, Schedule};
 pub(crate) use super::engine::{BUDGET, SM_COUNT};
-pub(crate) use memory::Memory;
+pub(crate) use super::memory::Memory;
 
 use crate::error::Error;
 use crate::launch::kernels::Kernel;
@@ -132,6 +131,28 @@ impl Matrix {
         let extent = [self.rows(), row_bytes, row_bytes];
         boxes(memory, address, extent, DTYPE_BF16, box_rows)
     }
+}
+
+/// Rows of a block of a product, and of b.
+const SIDE: usize = 64;
+
+/// a·bᵀ, or aᵀ·b `across`, as the kernel computes it; boxes of b have `box_rows` rows.
+fn product(
+    kernel: &'static str,
+    [a, b]: [&Matrix; 2],
+    [blocks, box_rows]: [usize; 2],
+    across: bool,
+    order: Order,
+) -> Result<Vec<f32>, Error> {
+    // Two stages of two slabs of 64 rows, and four mbarriers.
+    let sizes = [blocks as u32, 256, 4 * 64 * 128 + 32];
+    let memory = memory(order);
+    let maps = [a.uploaded(&memory, SIDE)?, b.uploaded(&memory, box_rows)?];
+    let d = memory.unwritten(4 * blocks * SIDE * SIDE)?;
+    let summed = if across { a.rows() } else { a.columns };
+    let words = [d, pair(summed.div_ceil(64), usize::from(across))];
+    launch(&memory, kernel, sizes, &maps, &words)?;
+    memory.read(d, blocks * SIDE * SIDE)
 }
 
 /// Names the first element that differs.

@@ -90,7 +90,7 @@ fn an_early_read_shows_where_stores_are_late() {
     }
 }
 
-// ---- A whole kernel of clusters: copies to both blocks in, boxes of sums out
+// ---- A kernel of clusters: multicast copies in, boxes of sums out
 
 /// Two clusters; rows and columns end within the last tile.
 const BLOCKS: usize = 4;
