@@ -1,7 +1,7 @@
-//! Row statistics: what a backward pass needs of a softmax that was never stored.
+//! Row statistics lse⁻ and z₊, from which a backward pass computes the softmax anew.
 //!
-//! The positive is kept apart from the negatives, so that 1 − p₊ keeps its relative accuracy when p₊ → 1;
-//! lse − z₊ would cancel.
+//! The positive is kept apart from the negatives, so that 1 − p₊ = sigmoid(lse⁻ − z₊) keeps its relative accuracy
+//! when p₊ → 1. The difference of z₊ and a log-sum-exp over all candidates would cancel.
 
 use crate::contrast::{Contrast, Shape, same_rows};
 use crate::error::Error;
