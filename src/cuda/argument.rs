@@ -5,11 +5,12 @@ use std::cell::RefCell;
 use super::device::CudaDevice;
 use super::region::CudaRegion;
 use super::view::{CudaRows, CudaRowsMut, CudaVector, CudaVectorMut};
+use crate::contrast::same_length;
 use crate::element::Element;
 use crate::engine::{Gradients, MomentumTensor};
 use crate::error::Error;
 use crate::inputs::Problem;
-use crate::launch::{DeviceIndices, DeviceMatrix, DeviceMomentum, same_length};
+use crate::launch::{DeviceIndices, DeviceMatrix, DeviceMomentum};
 
 /// Memory of an argument, with its name.
 pub(super) type Named = (&'static str, CudaRegion);

@@ -1,6 +1,6 @@
 //! The kernels: kernels/list.h, a constant for each family of them and for what launches and kernels both need.
 
-use super::Arithmetic;
+use super::arithmetic::Arithmetic;
 
 /// A kernel, and what a block of it takes.
 #[derive(Debug, Clone, Copy)]

@@ -3,7 +3,7 @@
 //! rows that are whole chunks, or e4m3, where tile loops read them. [`TensorMap`](super::TensorMap) is a [`Matrix`] for
 //! TMA.
 
-use super::number_bytes;
+use super::arithmetic::number_bytes;
 use super::params::{DTYPE_BF16, DTYPE_E4M3, DTYPE_F16, DTYPE_F32, Matrix};
 use crate::element::DType;
 
@@ -29,12 +29,30 @@ impl crate::rows::Matrix for DeviceMatrix {
 }
 
 impl crate::rows::View for DeviceMatrix {
-    type Indices = super::DeviceIndices;
+    type Indices = DeviceIndices;
     /// Where it stands.
     type Scalar = u64;
 }
 
-/// As kernels take it. Verbs check its rows ([`count`](super::count)) before they launch any.
+/// Indices of candidates in device memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct DeviceIndices {
+    /// Of the first.
+    pub address: u64,
+    /// How many there are.
+    pub length: usize,
+}
+
+impl crate::rows::Indices for DeviceIndices {
+    fn len(&self) -> usize {
+        self.length
+    }
+    fn on_host(&self) -> Option<&[u32]> {
+        None
+    }
+}
+
+/// As kernels take it. Verbs check its rows ([`count`](super::device::count)) before they launch any.
 impl From<DeviceMatrix> for Matrix {
     fn from(matrix: DeviceMatrix) -> Self {
         let bytes = number_bytes(matrix.dtype);
