@@ -39,7 +39,8 @@ impl<I> Positives<I> {
     /// Candidate i.
     pub const DIAGONAL: Self = Self::Offset(0);
 
-    /// The same in other memory: `indices` maps each vector of indices or labels, given its name.
+    /// These positives in other memory: `indices` maps each vector of indices or labels, given its argument's
+    /// name.
     ///
     /// # Errors
     /// The first that it returns.
@@ -62,7 +63,7 @@ impl<I> Positives<I> {
 }
 
 impl Positives<Vec<u32>> {
-    /// The same, borrowed.
+    /// These positives, borrowed.
     pub fn view(&self) -> Positives<&[u32]> {
         let Ok(view) = self.try_map(|_, indices| Ok::<_, Infallible>(indices.as_slice()));
         view
@@ -166,8 +167,8 @@ impl<V: View> Inputs<V> {
         }
     }
 
-    /// The same in other memory: `matrix` maps each matrix, `indices` each vector of indices or labels, given
-    /// its name.
+    /// These inputs in other memory: `matrix` maps each matrix, `indices` each vector of indices or labels, given
+    /// its argument's name.
     ///
     /// # Errors
     /// The first that one of them returns.

@@ -129,7 +129,7 @@ pub fn value_and_grad(problem: &Problem<&Dense>, upstream: f64) -> Reference {
     value_and_grad_rounded(problem, upstream, exact)
 }
 
-/// The same with every operation's result passed through `round`. Rounding to f32 makes it a plain f32
+/// [`value_and_grad`] with every operation's result passed through `round`. Rounding to f32 makes it a plain f32
 /// implementation, but φ and its derivatives are computed in f64 and rounded once.
 pub(crate) fn value_and_grad_rounded(
     problem: &Problem<&Dense>,
@@ -286,7 +286,7 @@ pub fn normalize(x: &Dense, epsilon: f64) -> (Dense, Vec<f64>) {
     normalize_rounded(x, epsilon, exact)
 }
 
-/// The same with every operation's result passed through `round`.
+/// [`normalize`] with every operation's result passed through `round`.
 pub(crate) fn normalize_rounded(
     x: &Dense,
     epsilon: f64,
@@ -320,7 +320,7 @@ pub fn normalize_backward(
     normalize_backward_rounded([y, dy], norms, epsilon, gradient, exact)
 }
 
-/// The same with every operation's result passed through `round`.
+/// [`normalize_backward`] with every operation's result passed through `round`.
 pub(crate) fn normalize_backward_rounded(
     [y, dy]: [&Dense; 2],
     norms: &[f64],

@@ -77,7 +77,7 @@ impl Statistics {
         self.loss_in(contrast, &context)
     }
 
-    /// The same in a given context; sums are f64, in index order.
+    /// [`loss`](Self::loss) in a given context; sums are f64, in index order.
     pub(crate) fn loss_in(&self, contrast: &Contrast, context: &RowContext) -> f32 {
         let total = |rows: &RowStatistics| -> f64 {
             let pairs = rows.negatives_lse.iter().zip(&rows.positive);

@@ -36,7 +36,7 @@ const ENCODE_BATCH: usize = 256;
 /// Below this, logits and gradients of size 1/τ drive weights out of range at any usual learning
 /// rate.
 const TINY_TEMPERATURE: f64 = 1e-3;
-/// The same for losses that grow as powers of e^{z₊}.
+/// The limit of losses that grow as powers of e^{z₊}, instead of [`TINY_TEMPERATURE`].
 const TINY_FOR_POWERS: f64 = 1e-2;
 /// Momentum of the optimiser.
 const SGD_MOMENTUM: f64 = 0.9;

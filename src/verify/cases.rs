@@ -19,7 +19,7 @@ pub enum Given {
     Index,
     /// A random candidate; every third anchor has none.
     IndexWithGaps,
-    /// The same by labels, which several candidates may share.
+    /// As [`IndexWithGaps`](Self::IndexWithGaps), by labels, which several candidates may share.
     Labels,
 }
 
