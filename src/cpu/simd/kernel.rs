@@ -5,10 +5,12 @@ use crate::element::{DType, Element};
 /// Four bytes of an operand: an f32, or a pair of bf16.
 pub(crate) type Item = u32;
 
-/// Items of the summed axis whose panel of the right operand stays in the L1 cache.
+/// Steps (items of the summed axis) that are multiplied before the next: their panel of the right operand stays in
+/// the L1 cache.
 const STEPS_PER_BLOCK: usize = 256;
 
-/// Arguments of a tile: `rows` ≤ MR rows of A times one panel of B, into C.
+/// Arguments of a tile: C = A·B, or C += A·B with `accumulate`. A is `rows` × `steps` items, `rows` at most
+/// [`Kernel::tile_rows`]; B is `steps` × one panel. Strides are in items (A) and elements (C).
 #[derive(Clone, Copy)]
 pub(super) struct Tile {
     pub rows: usize,
@@ -222,6 +224,7 @@ impl Kernel {
         if T::DTYPE == DType::F32 && U::DTYPE == DType::F32 {
             return dot(bytemuck::cast_slice(a), bytemuck::cast_slice(b));
         }
+        /// Elements that are widened at a time.
         const CHUNK: usize = 256;
         let (mut wide_a, mut wide_b) = ([0.0f32; CHUNK], [0.0f32; CHUNK]);
         let products = a.chunks(CHUNK).zip(b.chunks(CHUNK)).map(|(a, b)| {
