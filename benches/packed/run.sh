@@ -128,7 +128,7 @@ sanitizer() {
     local tool="$1"
     local check="compute-sanitizer --tool $tool --error-exitcode 1"
     local command=(bash -c "INFONCE_REDUCED=1 $check ./conformance cuda && $check ./cuda_device rounding \
-&& $check ./cuda_device bound && $check ./cuda_device 'a recorded step of MoCo'")
+&& $check ./cuda_device bound && $check ./cuda_device a_recorded_step_of_moco")
     if command -v compute-sanitizer > /dev/null; then
         on_card "$tool" "${command[@]}"
     else

@@ -6,12 +6,9 @@ use infonce::{Contrast, Element, Engine, Error, Evaluation, Gradients, Inputs, R
 
 use super::Test;
 
-pub const TESTS: [(&str, Test); 2] = [
-    ("products of tf32 are off by their rounding", tf32),
-    (
-        "scores of e4m3 are within their bound, or refused on other cards",
-        fp8,
-    ),
+pub const TESTS: &[(&str, Test)] = tests![
+    products_of_tf32_are_off_by_their_rounding,
+    scores_of_e4m3_are_within_their_bound_or_refused,
 ];
 
 const ROWS: usize = 70;
@@ -41,7 +38,7 @@ fn difference(a: &[f32], b: &[f32]) -> f32 {
     largest(a.iter().zip(b).map(|(a, b)| a - b))
 }
 
-fn tf32(device: &CudaDevice) -> Result<(), Error> {
+fn products_of_tf32_are_off_by_their_rounding(device: &CudaDevice) -> Result<(), Error> {
     // A logit is off by s·2·2⁻¹¹·⟨|q|, |k|⟩ at most, a weight by as much relatively; with mixed signs by far less. The
     // error of three tf32 products is below the lower bound.
     let judge = |what: &str, exact: &[f32], rounded: &[f32]| {
@@ -85,7 +82,7 @@ fn tf32(device: &CudaDevice) -> Result<(), Error> {
     Ok(())
 }
 
-fn fp8(device: &CudaDevice) -> Result<(), Error> {
+fn scores_of_e4m3_are_within_their_bound_or_refused(device: &CudaDevice) -> Result<(), Error> {
     scores_of_e4m3::<bf16>(device)?;
     scores_of_e4m3::<f16>(device)
 }

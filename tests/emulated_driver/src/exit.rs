@@ -34,10 +34,7 @@ mod tests {
 
     use cudarc::driver::sys::CUresult;
 
-    use super::super::context::{
-        cuCtxSetCurrent, cuDevicePrimaryCtxRelease_v2, cuDevicePrimaryCtxRetain, cuInit,
-    };
-    use super::super::stream::{cuStreamCreate, cuStreamDestroy_v2};
+    use super::super::functions::*;
     use super::LEFT;
 
     /// Names what a child process leaves unfreed.

@@ -26,6 +26,7 @@ mod context;
 mod emulator;
 mod event;
 mod exit;
+mod functions;
 mod graph;
 mod memory;
 mod module;
