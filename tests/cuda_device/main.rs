@@ -112,7 +112,7 @@ fn a_recorded_call_gives_the_bits_of_a_plain_one(device: &CudaDevice) -> Result<
     let engine = CudaEngine::on(device.clone());
     // Overlapping launches, in the graph, give the bits of launches one after another.
     let serial = CudaEngine::on(device.clone().with_overlapping_launches(false));
-    // D = 128 is fused, 320 in chunks; positives by index.
+    // D = 128 takes the fused kernels, D = 320 the chunked ones.
     let index: Vec<u32> = (0..ROWS as u32).rev().collect();
     let index = CudaBuffer::upload(device, &index)?;
     for dim in [128, 320] {
@@ -177,7 +177,7 @@ fn the_first_call_of_a_handle_may_be_recorded(device: &CudaDevice) -> Result<(),
 }
 
 fn a_handle_may_be_dropped_while_its_work_is_running(_: &CudaDevice) -> Result<(), Error> {
-    // A handle with modules of its own.
+    // A new handle, which loads its own modules.
     let device = CudaDevice::new(0)?;
     let engine = CudaEngine::on(device.clone());
     let z = matrix(&device, 64, 3)?;
@@ -186,7 +186,7 @@ fn a_handle_may_be_dropped_while_its_work_is_running(_: &CudaDevice) -> Result<(
     })?;
     engine.forward(&problem)?;
     drop((z, engine, device));
-    // The next handle would return an error.
+    // An error of the dropped handle's work would fail the next handle.
     CudaDevice::new(0)?.synchronize()
 }
 
@@ -206,7 +206,7 @@ fn threads_get_the_same_bits_from_any_handles(device: &CudaDevice) -> Result<(),
 fn the_first_call_of_a_shape_allocates_what_was_announced(
     device: &CudaDevice,
 ) -> Result<(), Error> {
-    // A handle of its own, whose pool holds only the arguments.
+    // A new handle, whose memory pool has only the arguments.
     let device = device.with_new_stream()?;
     let engine = CudaEngine::on(device.clone()).with_weights_budget(1 << 16);
     for dim in [100, 128, 320] {
@@ -279,7 +279,7 @@ fn outputs_that_share_memory_with_an_argument_are_refused(
     let problem = Contrast::nt_xent(0.5)?.on(Inputs::Shared { z: input })?;
     let refused = engine.value_and_grad(&problem, 1.0, Gradients::new(output, None));
     assert_eq!(refused.err(), Some(aliasing("gradients.dq", "z")));
-    // Vectors that a call reads beside its matrices.
+    // Input vectors must not share memory with outputs either.
     let mut dq = CudaBuffer::<f32>::zeroed(device, ROWS * 8)?;
     // SAFETY: as above.
     let (index, scale) = unsafe {

@@ -39,14 +39,15 @@ fn difference(a: &[f32], b: &[f32]) -> f32 {
 }
 
 fn products_of_tf32_are_off_by_their_rounding(device: &CudaDevice) -> Result<(), Error> {
-    // A logit is off by s·2·2⁻¹¹·⟨|q|, |k|⟩ at most, a weight by as much relatively; with mixed signs by far less. The
-    // error of three tf32 products is below the lower bound.
+    // tf32 rounds each factor by at most 2⁻¹¹ of it, so a logit is off by at most s·2·2⁻¹¹·⟨|q|, |k|⟩, and a weight by as much
+    // relative to itself; with mixed signs both are off by far less. Unrounded f32 inputs are multiplied as three tf32
+    // products, whose error is below the lower bound.
     let judge = |what: &str, exact: &[f32], rounded: &[f32]| {
         assert!(rounded.iter().all(|element| element.is_finite()), "{what}");
         let share = difference(exact, rounded) / largest(exact.iter().copied());
         assert!((1e-5..1e-2).contains(&share), "{what}: {share}");
     };
-    // Fused kernels of every size, and stored weights.
+    // D of the fused kernels of every size, and a D whose softmax weights are stored.
     for dim in [48, 128, 200, 300] {
         let (q, k) = (
             unit_rows::<f32>(device, dim, 1)?,
@@ -93,7 +94,7 @@ fn scores_of_e4m3<T: Element>(device: &CudaDevice) -> Result<(), Error> {
     let exact = CudaEngine::on(device.clone());
     let rounded = exact.clone().with_fp8_scores(true);
     let scale = 10.0;
-    // Anchor rows that stay in shared memory, and rows that are too long for it.
+    // D whose anchor rows stay in shared memory, and a D whose rows are too long for that.
     for dim in [128, 530] {
         let (q, k) = (
             unit_rows::<T>(device, dim, 1)?,

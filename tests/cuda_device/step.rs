@@ -196,7 +196,7 @@ fn next_positives_by(labels: bool, device: &CudaDevice) -> Result<(), Error> {
     let mut index = CudaBuffer::<u32>::zeroed(device, ANCHORS)?;
     // SAFETY: the buffer outlives the step, and is written to in the order of the stream.
     let lent = unsafe { CudaVector::<u32>::from_raw(index.address(), ANCHORS, device)? };
-    // With the candidates' indices as labels, both name the same positives.
+    // The candidates' labels are their indices, so labels and indices give the same positives.
     let own: Vec<u32> = (0..KEYS as u32).collect();
     let own = CudaBuffer::upload(device, &own)?;
     let inputs = StepInputs::Pair {
@@ -216,7 +216,7 @@ fn next_positives_by(labels: bool, device: &CudaDevice) -> Result<(), Error> {
         .with_upstream(UPSTREAM)
         .record()?;
     let mut losses = Vec::new();
-    // Spread positives, one positive for all, and none for some anchors.
+    // Each anchor has its own positive; all have one; some have none.
     let batches: [fn(u32) -> u32; 3] = [
         |i| i * 5 % KEYS as u32,
         |_| 7,
@@ -238,7 +238,7 @@ fn next_positives_by(labels: bool, device: &CudaDevice) -> Result<(), Error> {
     Ok(())
 }
 
-/// A full queue of unit-like rows whose next key goes to row 3.
+/// A full queue, whose next key goes to row 3.
 fn full(capacity: usize) -> Result<KeyQueue<bf16>, Error> {
     KeyQueue::restore(capacity, DIM, capacity, 3, &embeddings(capacity, 99))
 }

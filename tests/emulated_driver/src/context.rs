@@ -14,7 +14,7 @@ const VERSION: c_int = 13_000;
 const DEVICE: c_int = 0;
 /// Most bytes of dynamic shared memory of a block by default.
 pub(super) const SHARED_USUAL: u32 = 48 << 10;
-/// Most bytes of shared memory that a kernel can ask for; compute capability 9.0 has as many.
+/// Most bytes of dynamic shared memory that a kernel can ask for, as on compute capability 9.0.
 pub(super) const SHARED_MOST: u32 = 232_448;
 
 thread_local! {
@@ -101,7 +101,7 @@ impl Driver {
         self.sound()
     }
 
-    /// Reports what is `left` when a context or the process ends, and keeps that for the exit code.
+    /// Prints what is `left` unfreed when a context or the process ends. The process then fails.
     pub(super) fn account(&mut self, what: &str, left: Option<String>) {
         // After a fault nothing can be freed.
         if let (None, Some(left)) = (self.fault, left) {

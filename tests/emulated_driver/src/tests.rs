@@ -1,5 +1,5 @@
 //! Tests that the driver shows mistakes: missing waits, memory reused or freed too early, calls that a capture forbids,
-//! faults. Each test has a driver of its own.
+//! faults. Each test creates its own driver.
 
 use std::cell::Cell;
 use std::collections::BTreeSet;
@@ -18,7 +18,7 @@ use super::{Answer, Driver, Handle, Settings};
 const ELEMENTS: usize = 64;
 const BYTES: usize = 4 * ELEMENTS;
 const IMAGE: [u8; 4] = 0xBA55_ED50_u32.to_le_bytes();
-/// Of `planted_mistakes`: none, and a read of memory that was never written.
+/// Numbers of mistakes of the kernel `planted_mistakes`: none, and a read of memory that was never written.
 const SOUND: u32 = 0;
 const UNWRITTEN: u32 = 7;
 
