@@ -39,9 +39,9 @@ fn difference(a: &[f32], b: &[f32]) -> f32 {
 }
 
 fn products_of_tf32_are_off_by_their_rounding(device: &CudaDevice) -> Result<(), Error> {
-    // tf32 rounds each factor by at most 2⁻¹¹ of it, so a logit is off by at most s·2·2⁻¹¹·⟨|q|, |k|⟩, and a weight by as much
-    // relative to itself; with mixed signs both are off by far less. Unrounded f32 inputs are multiplied as three tf32
-    // products, whose error is below the lower bound.
+    // tf32 rounds each factor by at most 2⁻¹¹ of it. So a logit is off by at most s·2·2⁻¹¹·⟨|q|, |k|⟩, and a weight by
+    // as much relative to itself; with mixed signs both are off by far less. Without the option f32 inputs are
+    // multiplied as three tf32 products, whose error is below the lower bound.
     let judge = |what: &str, exact: &[f32], rounded: &[f32]| {
         assert!(rounded.iter().all(|element| element.is_finite()), "{what}");
         let share = difference(exact, rounded) / largest(exact.iter().copied());

@@ -77,8 +77,8 @@ fn compiled(_: &[Kernel]) -> Option<String> {
     None
 }
 
-/// Blocks that fit an SM at a time. An SM has 4 × 16,384 registers, which a warp takes in units of 256; 164 KiB of shared
-/// memory (sm_90: 228 KiB), of which a block takes 1 KiB more than it asks for; 2,048 threads; 32 blocks.
+/// Blocks that fit an SM at a time. An SM has 4 × 16,384 registers, which a warp takes in units of 256; 164 KiB of
+/// shared memory (sm_90: 228 KiB), of which a block takes 1 KiB more than it asks for; 2,048 threads; 32 blocks.
 #[cfg(feature = "cuda")]
 fn blocks(kernel: &Kernel, resources: &infonce::cuda::KernelResources) -> u32 {
     let [threads, shared] = ["threads", "shared_bytes"].map(|it| kernel.value(it));

@@ -13,7 +13,8 @@ const TOP: f64 = 30.0;
 const WIDTH: f64 = 640.0;
 const HEIGHT: f64 = 240.0;
 
-/// The plot as SVG, of one-way InfoNCE, value and gradient, bf16, N = M = 32,768; `None` where the record has no such row.
+/// The plot as SVG: one-way InfoNCE, value and gradient, bf16, N = M = 32,768; `None` where the record has no such
+/// row.
 pub fn svg(record: &Record) -> Option<String> {
     let bars: Vec<(u32, &str, f64)> = record
         .rows

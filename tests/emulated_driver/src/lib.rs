@@ -13,8 +13,8 @@
 //! - A process that leaves something unfreed reports that and fails.
 //!
 //! Limits: there is one device. Nothing runs at the same time as anything else. Times mean nothing. A capture has one
-//! stream. Of a module's image only the first word is read. A kernel that uses an address of freed memory is not caught once the
-//! address is allocated again.
+//! stream. Of a module's image only the first word is read. A kernel that uses an address of freed memory is not caught
+//! once the address is allocated again.
 //!
 //! `INFONCE_EMULATED_MULTIPROCESSORS` and `INFONCE_EMULATED_MEMORY` (bytes) set the device's number of SMs and memory.
 #![allow(
