@@ -1,5 +1,5 @@
-//! Times one-way InfoNCE on the CPU, loss and both gradients, against (a) the plain implementation that materialises
-//! the N×M matrix and (b) the three bare products of whole matrices, in the same run.
+//! Times one-way InfoNCE on the CPU, loss and both gradients, against (a) a plain implementation that materialises the
+//! N×M matrix and (b) its three matrix products alone, in the same run.
 //!
 //! `cargo bench --bench similarity -- [--n N]… [--d D]… [--rounds R]` prints one line per shape.
 //! Each round times the three one after another, and ratios are taken within a round: absolute times drift with the

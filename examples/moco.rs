@@ -28,10 +28,10 @@ fn encode(engine: &CpuEngine, images: &[f32], weights: &[f32]) -> Result<[Vec<f3
     Ok([unit, norms])
 }
 
-/// Keys in the queue and the loss, before each step but the first.
+/// Keys in the queue and the loss, at each step but the first, whose queue is empty.
 pub type Steps = Vec<(usize, f32)>;
 
-/// Trains, and returns the queue as it is at the end.
+/// Trains. Returns the queue after the last step.
 pub fn run() -> Result<(Steps, KeyQueue<f32>), Error> {
     let engine = CpuEngine::new();
     let contrast = Contrast::moco(0.2)?;
@@ -75,7 +75,7 @@ pub fn run() -> Result<(Steps, KeyQueue<f32>), Error> {
     Ok((steps, queue))
 }
 
-/// The queue from what a checkpoint holds: four integers and the keys.
+/// The queue restored from what a checkpoint saves: capacity, D, fill, cursor and the keys.
 pub fn restored(queue: &KeyQueue<f32>) -> Result<KeyQueue<f32>, Error> {
     let keys = queue.filled().map(|keys| keys.contiguous());
     let keys = keys.unwrap_or_default();

@@ -21,53 +21,44 @@ fn message<R>(result: Result<R, Error>) -> String {
     }
 }
 
-/// Anchors, candidates and gradients of value_and_grad and backward, by shape.
-struct Call<'a> {
-    contrast: &'a Contrast,
-    /// Rows and dimension of each input: z; q, k; or q, own_key, queue.
-    inputs: &'a [Size],
-    dq: Size,
-    dk: Option<Size>,
-}
-
-impl Call<'_> {
-    /// The messages of forward, value_and_grad and backward. Panics when one that refused has written.
-    fn messages(&self, statistics: &Statistics) -> Result<[String; 3], Error> {
-        let storage: Vec<Vec<f32>> = self.inputs.iter().map(|(n, d)| vec![0.5; n * d]).collect();
-        let mut views = Vec::new();
-        for (data, &(rows, dim)) in storage.iter().zip(self.inputs) {
-            views.push(Rows::new(data, rows, dim)?);
-        }
-        let problem = match self.contrast.on(inputs(&views, Positives::DIAGONAL)) {
-            Ok(problem) => problem,
-            Err(error) => return Ok([(); 3].map(|()| error.to_string())),
-        };
-        let engine = CpuEngine::new();
-        let forward = message(engine.forward(&problem));
-        let mut messages = [forward, String::new(), String::new()];
-        for (place, message_of) in messages.iter_mut().enumerate().skip(1) {
-            let mut dq = vec![UNTOUCHED; self.dq.0 * self.dq.1];
-            let dk_shape = self.dk.unwrap_or((1, 1));
-            let mut dk = vec![UNTOUCHED; dk_shape.0 * dk_shape.1];
-            let dk_view = match self.dk {
-                Some((rows, dim)) => Some(RowsMut::new(&mut dk, rows, dim)?),
-                None => None,
-            };
-            let gradients = Gradients::new(RowsMut::new(&mut dq, self.dq.0, self.dq.1)?, dk_view);
-            *message_of = if place == 1 {
-                message(engine.value_and_grad(&problem, 1.0, gradients))
-            } else {
-                message(engine.backward(&problem, statistics, 1.0, gradients))
-            };
-            if message_of != "accepted" {
-                assert!(
-                    dq.iter().chain(&dk).all(|&x| x == UNTOUCHED),
-                    "written although refused: {message_of}"
-                );
-            }
-        }
-        Ok(messages)
+/// The messages of forward, value_and_grad and backward, given the sizes of the inputs (z; q, k; or q, own_key, queue)
+/// and of the gradients. Panics when a verb returned an error and had written gradients.
+fn messages(
+    contrast: &Contrast,
+    sizes: &[Size],
+    dq_size: Size,
+    dk_size: Option<Size>,
+    statistics: &Statistics,
+) -> Result<[String; 3], Error> {
+    let storage: Vec<Vec<f32>> = sizes.iter().map(|(n, d)| vec![0.5; n * d]).collect();
+    let mut views = Vec::new();
+    for (data, &(rows, dim)) in storage.iter().zip(sizes) {
+        views.push(Rows::new(data, rows, dim)?);
     }
+    let problem = match contrast.on(inputs(&views, Positives::DIAGONAL)) {
+        Ok(problem) => problem,
+        Err(error) => return Ok([(); 3].map(|()| error.to_string())),
+    };
+    let engine = CpuEngine::new();
+    let mut messages = vec![message(engine.forward(&problem))];
+    for backward in [false, true] {
+        let untouched = |(rows, dim): Size| vec![UNTOUCHED; rows * dim];
+        let (mut dq, mut dk) = (untouched(dq_size), dk_size.map(untouched));
+        let dk_view = match (&mut dk, dk_size) {
+            (Some(dk), Some((rows, dim))) => Some(RowsMut::new(dk, rows, dim)?),
+            _ => None,
+        };
+        let gradients = Gradients::new(RowsMut::new(&mut dq, dq_size.0, dq_size.1)?, dk_view);
+        let message = match backward {
+            false => message(engine.value_and_grad(&problem, 1.0, gradients)),
+            true => message(engine.backward(&problem, statistics, 1.0, gradients)),
+        };
+        let mut written = dq.iter().chain(dk.iter().flatten());
+        let is_untouched = written.all(|&x| x == UNTOUCHED);
+        assert!(message == "accepted" || is_untouched, "{message}");
+        messages.push(message);
+    }
+    Ok(messages.try_into().expect("three verbs"))
 }
 
 fn inputs<'a>(views: &[Rows<'a, f32>], positives: Positives<&'a [u32]>) -> Inputs<Rows<'a, f32>> {
@@ -138,71 +129,40 @@ fn matrices_need_rows_columns_and_all_their_elements() {
 #[test]
 fn inputs_must_fit_the_contrast() -> Test {
     let nt_xent = Contrast::nt_xent(0.1)?;
-    let diagonal = Contrast::info_nce(0.1)?;
+    let info_nce = Contrast::info_nce(0.1)?;
     let moco = Contrast::moco(0.1)?;
     let clip = Contrast::clip(10.0)?;
-    let cases: [(&Contrast, &[Size], &str); 11] = [
-        (
-            &nt_xent,
-            &[(3, 2)],
-            "`z` has 3 rows; two views of each image are an even number of rows",
-        ),
-        (
-            &nt_xent,
-            &[(4, 2), (4, 2)],
-            "`inputs` is Inputs::Pair; NT-Xent is defined on Inputs::Shared",
-        ),
-        (
-            &diagonal,
-            &[(4, 2)],
-            "`inputs` is Inputs::Shared; InfoNCE is defined on Inputs::Pair",
-        ),
-        (
-            &clip,
-            &[(4, 2), (4, 2), (4, 2)],
-            "`inputs` is Inputs::Queue; CLIP is defined on Inputs::Pair",
-        ),
-        (
-            &moco,
-            &[(4, 2), (4, 2)],
-            "`inputs` is Inputs::Pair; MoCo is defined on Inputs::Queue",
-        ),
-        (
-            &diagonal,
-            &[(4, 2), (4, 3)],
-            "`k` has dimension 3; the anchors have 2",
-        ),
-        (
-            &clip,
-            &[(4, 2), (4, 3)],
-            "`k` has dimension 3; the anchors have 2",
-        ),
-        (
-            &moco,
-            &[(4, 2), (4, 3), (4, 2)],
-            "`own_key` has dimension 3; the anchors have 2",
-        ),
-        (
-            &moco,
-            &[(4, 2), (4, 2), (4, 3)],
-            "`queue` has dimension 3; the anchors have 2",
-        ),
-        (
-            &moco,
-            &[(4, 2), (5, 2), (4, 2)],
-            "`own_key` has 5 rows; it must have 4",
-        ),
-        (&clip, &[(4, 2), (5, 2)], "`k` has 5 rows; it must have 4"),
-    ];
-    for (contrast, inputs, expected) in cases {
-        let call = Call {
-            contrast,
-            inputs,
-            dq: inputs[0],
-            dk: None,
-        };
-        let messages = call.messages(&statistics(inputs[0].0))?;
-        assert_eq!(messages, [expected; 3]);
+    let refused = |contrast: &Contrast, sizes: &[Size], expected: String| {
+        let found = messages(contrast, sizes, sizes[0], None, &statistics(sizes[0].0))?;
+        assert_eq!(found, [(); 3].map(|()| expected.clone()));
+        Test::Ok(())
+    };
+    let odd = "`z` has 3 rows; two views of each image are an even number of rows";
+    refused(&nt_xent, &[(3, 2)], odd.into())?;
+    for (contrast, matrices, given, needed) in [
+        (&nt_xent, 2, "Pair", "NT-Xent is defined on Inputs::Shared"),
+        (&info_nce, 1, "Shared", "InfoNCE is defined on Inputs::Pair"),
+        (&clip, 3, "Queue", "CLIP is defined on Inputs::Pair"),
+        (&moco, 2, "Pair", "MoCo is defined on Inputs::Queue"),
+    ] {
+        let expected = format!("`inputs` is Inputs::{given}; {needed}");
+        refused(contrast, &[(4, 2); 3][..matrices], expected)?;
+    }
+    for (contrast, inputs, argument) in [
+        (&info_nce, &[(4, 2), (4, 3)][..], "k"),
+        (&clip, &[(4, 2), (4, 3)], "k"),
+        (&moco, &[(4, 2), (4, 3), (4, 2)], "own_key"),
+        (&moco, &[(4, 2), (4, 2), (4, 3)], "queue"),
+    ] {
+        let expected = format!("`{argument}` has dimension 3; the anchors have 2");
+        refused(contrast, inputs, expected)?;
+    }
+    for (contrast, inputs, argument) in [
+        (&moco, &[(4, 2), (5, 2), (4, 2)][..], "own_key"),
+        (&clip, &[(4, 2), (5, 2)], "k"),
+    ] {
+        let expected = format!("`{argument}` has 5 rows; it must have 4");
+        refused(contrast, inputs, expected)?;
     }
     Ok(())
 }
@@ -292,78 +252,39 @@ fn gradients_must_have_the_inputs_shapes_and_exist() -> Test {
     let nt_xent = Contrast::nt_xent(0.1)?;
     let info_nce = Contrast::info_nce(0.1)?;
     let moco = Contrast::moco(0.1)?;
-    let pair: &[Size] = &[(3, 2), (4, 2)];
-    let cases = [
+    let refused = |contrast: &Contrast, sizes: &[Size], dq, dk, expected: &str| {
+        let found = messages(contrast, sizes, dq, dk, &statistics(sizes[0].0))?;
+        assert_eq!(found, ["accepted", expected, expected]);
+        Test::Ok(())
+    };
+    for (dq, dk, argument, wrong) in [
+        ((4, 2), None, "dq", "4 rows; it must have 3"),
+        ((3, 1), None, "dq", "dimension 1; the anchors have 2"),
+        ((3, 2), Some((3, 2)), "dk", "3 rows; it must have 4"),
         (
-            &info_nce,
-            pair,
-            (4, 2),
-            None,
-            "`gradients.dq` has 4 rows; it must have 3",
-        ),
-        (
-            &info_nce,
-            pair,
-            (3, 1),
-            None,
-            "`gradients.dq` has dimension 1; the anchors have 2",
-        ),
-        (
-            &info_nce,
-            pair,
-            (3, 2),
-            Some((3, 2)),
-            "`gradients.dk` has 3 rows; it must have 4",
-        ),
-        (
-            &info_nce,
-            pair,
             (3, 2),
             Some((4, 5)),
-            "`gradients.dk` has dimension 5; the anchors have 2",
+            "dk",
+            "dimension 5; the anchors have 2",
         ),
-        (
-            &nt_xent,
-            &[(4, 2)],
-            (4, 2),
-            Some((4, 2)),
-            "`gradients.dk` was asked for; NT-Xent has no such gradient (anchors and candidates \
-             are one matrix; dq holds its whole gradient)",
-        ),
-        (
-            &moco,
-            &[(4, 2), (4, 2), (6, 2)],
-            (4, 2),
-            Some((6, 2)),
-            "`gradients.dk` was asked for; MoCo has no such gradient (keys and queue carry no \
-             gradient)",
-        ),
-    ];
-    for (contrast, inputs, dq, dk, expected) in cases {
-        let call = Call {
-            contrast,
-            inputs,
-            dq,
-            dk,
-        };
-        let [forward, value_and_grad, backward] = call.messages(&statistics(inputs[0].0))?;
-        assert_eq!(forward, "accepted");
-        assert_eq!(value_and_grad, expected);
-        assert_eq!(backward, expected);
+    ] {
+        let expected = format!("`gradients.{argument}` has {wrong}");
+        refused(&info_nce, &[(3, 2), (4, 2)], dq, dk, &expected)?;
     }
-    Ok(())
+    let expected = "`gradients.dk` was asked for; NT-Xent has no such gradient (anchors and \
+                    candidates are one matrix; dq holds its whole gradient)";
+    refused(&nt_xent, &[(4, 2)], (4, 2), Some((4, 2)), expected)?;
+    let expected = "`gradients.dk` was asked for; MoCo has no such gradient (keys and queue carry \
+                    no gradient)";
+    let queue = [(4, 2), (4, 2), (6, 2)];
+    refused(&moco, &queue, (4, 2), Some((6, 2)), expected)
 }
 
 #[test]
 fn only_statistics_of_the_same_rows_merge() {
     let engine = CpuEngine::new();
-    let uneven = Statistics {
-        rows: RowStatistics {
-            negatives_lse: vec![1.0; 2],
-            positive: vec![1.0; 3],
-        },
-        columns: None,
-    };
+    let mut uneven = statistics(3);
+    uneven.rows.negatives_lse.pop();
     for (mut into, others, name) in [
         (statistics(3), statistics(2), "others"),
         (statistics(3), uneven.clone(), "others"),
@@ -380,55 +301,21 @@ fn only_statistics_of_the_same_rows_merge() {
 fn backward_needs_the_statistics_of_these_rows_and_columns() -> Test {
     let info_nce = Contrast::info_nce(0.1)?;
     let clip = Contrast::clip(10.0)?;
-    let uneven = Statistics {
-        rows: RowStatistics {
-            negatives_lse: vec![1.0; 3],
-            positive: vec![1.0; 2],
-        },
-        columns: None,
-    };
-    let short_columns = Statistics {
-        columns: Some(statistics(2).rows),
-        ..statistics(3)
-    };
-    let cases = [
-        (
-            &info_nce,
-            statistics(2),
-            "`statistics.rows` has 2 rows; it must have 3",
-        ),
-        (
-            &info_nce,
-            uneven,
-            "`statistics.rows` has 2 rows; it must have 3",
-        ),
-        (
-            &clip,
-            statistics(4),
-            "`statistics.rows` has 4 rows; it must have 3",
-        ),
-        (
-            &clip,
-            statistics(3),
-            "`statistics.columns` has 0 rows; it must have 3",
-        ),
-        (
-            &clip,
-            short_columns,
-            "`statistics.columns` has 2 rows; it must have 3",
-        ),
-    ];
-    for (contrast, statistics, expected) in cases {
-        let call = Call {
-            contrast,
-            inputs: &[(3, 2), (3, 2)],
-            dq: (3, 2),
-            dk: Some((3, 2)),
-        };
-        let [forward, value_and_grad, backward] = call.messages(&statistics)?;
-        assert_eq!(forward, "accepted");
-        assert_eq!(value_and_grad, "accepted");
-        assert_eq!(backward, expected);
+    let mut uneven = statistics(3);
+    uneven.rows.positive.pop();
+    let mut short_columns = statistics(3);
+    short_columns.columns = Some(statistics(2).rows);
+    for (contrast, statistics, argument, rows, expected) in [
+        (&info_nce, statistics(2), "rows", 2, 3),
+        (&info_nce, uneven, "rows", 2, 3),
+        (&clip, statistics(4), "rows", 4, 3),
+        (&clip, statistics(3), "columns", 0, 3),
+        (&clip, short_columns, "columns", 2, 3),
+    ] {
+        let refused = format!("`statistics.{argument}` has {rows} rows; it must have {expected}");
+        let (sizes, dk) = ([(3, 2), (3, 2)], Some((3, 2)));
+        let found = messages(contrast, &sizes, (3, 2), dk, &statistics)?;
+        assert_eq!(found, ["accepted", "accepted", &refused]);
     }
     Ok(())
 }
@@ -452,9 +339,8 @@ fn top_k_must_find_as_many_candidates_as_it_is_asked_for() -> Test {
         message(engine.top_k(three, wide, 1, false)),
         "`candidates` has dimension 3; the anchors have 2"
     );
-    // One query, whose one candidate is itself: none is left.
-    let (one, number) = ([0.5f32; 2], 1);
-    let one = Rows::new(&one, number, 2)?;
+    // Without itself, a single row has no candidate.
+    let one = Rows::new(&a[..2], 1, 2)?;
     assert_eq!(message(engine.top_k(one, one, 1, true)), refused(1, 0));
     Ok(())
 }
@@ -472,15 +358,13 @@ fn normalize_refuses_other_shapes_and_a_bad_epsilon() -> Test {
         assert!(y.iter().chain(&norms).all(|&number| number == UNTOUCHED));
         Ok(text)
     };
-    assert_eq!(forward(2, 2, 3, 1e-6)?, "`y` has 2 rows; it must have 3");
-    assert_eq!(
-        forward(3, 1, 3, 1e-6)?,
-        "`y` has dimension 1; the anchors have 2"
-    );
-    assert_eq!(
-        forward(3, 2, 4, 1e-6)?,
-        "`norms` has 4 rows; it must have 3"
-    );
+    for (rows, dim, norms, expected) in [
+        (2, 2, 3, "`y` has 2 rows; it must have 3"),
+        (3, 1, 3, "`y` has dimension 1; the anchors have 2"),
+        (3, 2, 4, "`norms` has 4 rows; it must have 3"),
+    ] {
+        assert_eq!(forward(rows, dim, norms, 1e-6)?, expected);
+    }
     for epsilon in [0.0, -1.0, f32::NAN, f32::INFINITY] {
         let text = forward(3, 2, 3, epsilon)?;
         assert!(text.starts_with("`epsilon` is "), "{text}");
@@ -497,26 +381,15 @@ fn normalize_refuses_other_shapes_and_a_bad_epsilon() -> Test {
         Ok(text)
     };
     let shape = (3, 2);
-    assert_eq!(
-        backward(2, shape, shape, 1e-6)?,
-        "`norms` has 2 rows; it must have 3"
-    );
-    assert_eq!(
-        backward(3, (2, 2), shape, 1e-6)?,
-        "`dy` has 2 rows; it must have 3"
-    );
-    assert_eq!(
-        backward(3, (3, 4), shape, 1e-6)?,
-        "`dy` has dimension 4; the anchors have 2"
-    );
-    assert_eq!(
-        backward(3, shape, (4, 2), 1e-6)?,
-        "`dx` has 4 rows; it must have 3"
-    );
-    assert_eq!(
-        backward(3, shape, (3, 1), 1e-6)?,
-        "`dx` has dimension 1; the anchors have 2"
-    );
+    for (norms, dy, dx, expected) in [
+        (2, shape, shape, "`norms` has 2 rows; it must have 3"),
+        (3, (2, 2), shape, "`dy` has 2 rows; it must have 3"),
+        (3, (3, 4), shape, "`dy` has dimension 4; the anchors have 2"),
+        (3, shape, (4, 2), "`dx` has 4 rows; it must have 3"),
+        (3, shape, (3, 1), "`dx` has dimension 1; the anchors have 2"),
+    ] {
+        assert_eq!(backward(norms, dy, dx, 1e-6)?, expected);
+    }
     let text = backward(3, shape, shape, 0.0)?;
     assert!(text.starts_with("`epsilon` is "), "{text}");
     Ok(())
@@ -546,14 +419,10 @@ fn momentum_update_refuses_before_it_writes_any_tensor() {
         assert!(numbers.into_iter().all(|&number| number == UNTOUCHED));
         text
     };
-    assert_eq!(
-        update(0.9, 4, 3),
-        "`query` holds 4 elements; its shape needs 3"
-    );
-    assert_eq!(
-        update(0.9, 3, 2),
-        "`shadow` holds 2 elements; its shape needs 3"
-    );
+    for (query, shadow, argument, given) in [(4, 3, "query", 4), (3, 2, "shadow", 2)] {
+        let expected = format!("`{argument}` holds {given} elements; its shape needs 3");
+        assert_eq!(update(0.9, query, shadow), expected);
+    }
     for momentum in [-0.1, 1.5, f32::NAN] {
         let text = update(momentum, 3, 3);
         assert!(

@@ -1,5 +1,5 @@
-//! The float64 reference is right: its gradients are the central differences of its loss, and small cases have the
-//! values that follow by hand.
+//! The float64 reference is right: its gradients equal the central differences of its loss, and small cases have the
+//! values that a derivation by hand gives.
 
 use approx::{abs_diff_eq, assert_abs_diff_eq};
 use infonce::losses::{Layout, RowRule, TABLE};
@@ -50,7 +50,7 @@ impl Problem {
         Ok(moved.value()?.loss)
     }
 
-    /// What it is called in messages.
+    /// The problem's name in messages.
     fn name(&self) -> String {
         format!("{:?}, positives {:?}", self.contrast, self.positives)
     }
@@ -109,7 +109,7 @@ const EPSILON: f64 = 1e-8;
 #[test]
 fn dq_and_dk_are_the_derivatives_of_the_loss() -> Test {
     for problem in problems()? {
-        // DCLW's weights carry no gradient: `losses.rs` holds them to their formula.
+        // DCLW's weights carry no gradient; `losses.rs` tests their formula.
         if problem.contrast.rule().weights().is_some() {
             continue;
         }

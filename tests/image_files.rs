@@ -19,7 +19,7 @@ fn file(name: &str) -> Vec<u8> {
     fs::read(Path::new(FOLDER).join(name)).unwrap()
 }
 
-/// The files of `tests/images`, sorted, with what they show.
+/// Name, bytes and shown pixels of each file of `tests/images`, in order of names.
 fn files() -> Vec<(String, Vec<u8>, Vec<u8>)> {
     let names = fs::read_dir(FOLDER).unwrap();
     let mut names: Vec<String> = names
@@ -44,7 +44,8 @@ struct Reader {
 }
 
 impl Reader {
-    /// For variants of the file `name`, whose `whole` bytes give the image size.
+    /// A reader of variants of the file `name`. `whole`, the undamaged bytes, is the held-out image: it fixes the size to
+    /// which images are scaled.
     fn new(name: &str, whole: &[u8]) -> Self {
         let directory = tempfile::tempdir().unwrap();
         for split in ["train", "test"] {

@@ -63,7 +63,7 @@ fn refused(result: Result<Dataset, DataError>, words: &[&str]) {
     }
 }
 
-/// Asserts the class names and the numbers of training and held-out images that `paths` load with.
+/// Asserts class names and counts of training and held-out images of a folder with `paths`.
 #[track_caller]
 fn loads(paths: &[impl AsRef<Path>], classes: &[&str], count: (usize, usize)) -> Dataset {
     let data = load(&folder(paths)).unwrap();

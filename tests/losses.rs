@@ -1,6 +1,6 @@
-//! Losses are those of their papers: each published formula, in plain exponentials of a stored matrix and without
-//! this crate, against the float64 reference and the CPU engine. Temperatures are powers of two, whose inverses f32
-//! holds exactly.
+//! Losses are those of their papers. Each published formula is written here in plain exponentials of a stored matrix,
+//! without this crate, and compared with the float64 reference and the CPU engine. Temperatures are powers of two, whose
+//! inverses are exact in f32.
 
 use infonce::losses::{Layout, RowRule, TABLE};
 use infonce::reference::{self, Dense};
@@ -250,7 +250,7 @@ fn moco_v3_is_algorithm_1_in_two_calls() -> Test {
     let [q1, q2, k1, k2] = [7, 8, 9, 10].map(|seed| unit_rows(6, 5, seed));
     let tau = 0.25;
     let contrast = Contrast::moco_v3(tau)?;
-    // Cross entropy of the row's softmax and its own index.
+    // Cross entropy of each row's softmax, with label i.
     let ctr = |q: &Dense, k: &Dense| {
         let tau = f64::from(tau);
         let row = |i: usize| {

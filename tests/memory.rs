@@ -5,7 +5,7 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use half::bf16;
+use half::{bf16, f16};
 use infonce::{
     Contrast, CpuEngine, Element, Engine, Error, Gradients, Inputs, Positives, Rows, RowsMut, Shape,
 };
@@ -68,11 +68,20 @@ fn peak_of<R>(work: impl FnOnce() -> R) -> (usize, R) {
 fn random<T: Element>(rows: usize, dim: usize, seed: u64) -> Vec<T> {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     let bound = (3.0 / dim as f32).sqrt();
-    let numbers = (0..rows * dim).map(|_| T::from_f32(rng.random_range(-bound..bound)));
-    numbers.collect()
+    let elements = (0..rows * dim).map(|_| T::from_f32(rng.random_range(-bound..bound)));
+    elements.collect()
 }
 
-/// The peak of one-way InfoNCE's value_and_grad with dk at N = M = `rows`, and the engine's stated bound.
+/// N = M = `rows`.
+fn square(rows: usize, dim: usize) -> Shape {
+    Shape {
+        anchors: rows,
+        candidates: rows,
+        dim,
+    }
+}
+
+/// Peak bytes of one-way InfoNCE's value_and_grad with dk at N = M = `rows`, and the bound that the engine states.
 fn value_and_grad_peak<T: Element, G: Element>(
     engine: &CpuEngine,
     rows: usize,
@@ -90,12 +99,10 @@ fn value_and_grad_peak<T: Element, G: Element>(
     let (peak, value) = peak_of(|| engine.value_and_grad(&problem, 1.0, gradients));
     assert!(value?.loss.is_finite());
     assert!(dq.iter().chain(&dk).any(|&gradient| gradient != zero));
-    let shape = Shape {
-        anchors: rows,
-        candidates: rows,
-        dim,
-    };
-    Ok((peak, engine.workspace_bytes::<T, G>(shape, true)))
+    Ok((
+        peak,
+        engine.workspace_bytes::<T, G>(square(rows, dim), true),
+    ))
 }
 
 #[test]
@@ -115,8 +122,8 @@ fn value_and_grad_of_32768_by_32768_needs_less_than_64_mib() -> Result<(), Error
 #[test]
 fn workspace_grows_linearly() -> Result<(), Error> {
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
-    // D = 32 to spare time. The chunk of weights has the same budget at every size; the least budget shows the
-    // growth of the rest.
+    // D = 32 saves time. The budget of the chunk of weights does not depend on the size; the second engine has the
+    // least budget, so that all other buffers show their growth.
     for (engine, rows) in [
         (CpuEngine::new(), 32_768),
         (CpuEngine::new().with_weights_budget(0), 16_384),
@@ -130,17 +137,12 @@ fn workspace_grows_linearly() -> Result<(), Error> {
     Ok(())
 }
 
-/// `workspace_grows_linearly` holds a call at 65,536 rows to the stated bound.
+/// The bound at 65,536 rows is itself tested: by `workspace_grows_linearly`.
 #[test]
 fn the_stated_workspace_is_small_and_linear() -> Result<(), Error> {
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
-    let shape = |rows: usize| Shape {
-        anchors: rows,
-        candidates: rows,
-        dim: 128,
-    };
     let small = |name: &str, bytes: &dyn Fn(Shape) -> Result<usize, Error>| {
-        let (half, whole) = (bytes(shape(32_768))?, bytes(shape(65_536))?);
+        let (half, whole) = (bytes(square(32_768, 128))?, bytes(square(65_536, 128))?);
         println!("{name}: {half} bytes, at twice as many rows {whole}");
         assert!(whole <= 2 * half, "{name}: {half} to {whole}");
         // A matrix of single bytes would take 4 GiB; inputs and gradients take 128 MiB at most.
@@ -170,11 +172,8 @@ fn the_stated_workspace_is_small_and_linear() -> Result<(), Error> {
             let contrast = (loss.at)(loss.temperature)?;
             let dk = contrast.has_dk();
             for (engine, dtype) in [(&engines[0], DType::F32), (&engines[1], DType::Bf16)] {
-                for call in [
-                    Work::Forward,
-                    Work::ValueAndGrad { dk },
-                    Work::Backward { dk },
-                ] {
+                let calls = [Work::ValueAndGrad { dk }, Work::Backward { dk }];
+                for call in [Work::Forward].into_iter().chain(calls) {
                     let name = format!("kernels, {}, {dtype}, {call:?}", contrast.name());
                     small(&name, &|shape| {
                         engine.workspace_bytes(call, &contrast, shape, dtype)
@@ -193,21 +192,14 @@ fn no_verb_and_no_type_stores_the_matrix() -> Result<(), Error> {
     let engine = CpuEngine::with_threads(2)?.with_weights_budget(MIB);
     // A matrix of single bytes would take 64 MiB.
     let allowed = 24 * MIB;
-    for (name, (peak, stated)) in [
-        ("f32", value_and_grad_peak::<f32, f32>(&engine, rows, dim)?),
-        (
-            "bf16",
-            value_and_grad_peak::<bf16, bf16>(&engine, rows, dim)?,
-        ),
-        (
-            "bf16, f32 gradients",
-            value_and_grad_peak::<bf16, f32>(&engine, rows, dim)?,
-        ),
-        (
-            "f16",
-            value_and_grad_peak::<half::f16, half::f16>(&engine, rows, dim)?,
-        ),
+    type Peak = fn(&CpuEngine, usize, usize) -> Result<(usize, usize), Error>;
+    for (name, peak) in [
+        ("f32", value_and_grad_peak::<f32, f32> as Peak),
+        ("bf16", value_and_grad_peak::<bf16, bf16>),
+        ("bf16, f32 gradients", value_and_grad_peak::<bf16, f32>),
+        ("f16", value_and_grad_peak::<f16, f16>),
     ] {
+        let (peak, stated) = peak(&engine, rows, dim)?;
         println!("value_and_grad {name}: {peak} bytes of {stated} stated");
         assert!(peak < allowed, "{name}: {peak}");
         assert!(peak <= stated, "{name}: {peak} of {stated}");
@@ -248,12 +240,7 @@ fn no_verb_and_no_type_stores_the_matrix() -> Result<(), Error> {
         println!("{name}, forward: {peak} bytes");
         assert!(peak < allowed, "{name}, forward: {peak}");
         let has_dk = contrast.has_dk();
-        let shape = Shape {
-            anchors: rows,
-            candidates: rows,
-            dim,
-        };
-        let stated = engine.workspace_bytes::<f32, f32>(shape, has_dk);
+        let stated = engine.workspace_bytes::<f32, f32>(square(rows, dim), has_dk);
         for backward in [false, true] {
             let (mut dq, mut dk) = (vec![0.0f32; rows * dim], vec![0.0f32; rows * dim]);
             let dk = match has_dk {

@@ -1,4 +1,4 @@
-//! The losses and top-k.
+//! Times the losses and top-k.
 
 use std::path::Path;
 
@@ -17,9 +17,9 @@ use super::schema::{Row, Yardstick};
 #[derive(Clone, Copy, PartialEq)]
 enum Wanted {
     Forward,
-    /// Every gradient that there is, in the inputs' type.
+    /// Loss, dq, and dk where the loss has one, in the inputs' type.
     Gradient,
-    /// The same from the statistics of a forward.
+    /// The gradients alone, from the statistics of a forward.
     Backward,
 }
 
@@ -39,14 +39,14 @@ const DIMENSIONS: [usize; 5] = [512, 128, 1024, 256, 768];
 /// The losses that `benches/peers` measures too.
 const TIMED: [&str; 2] = ["info_nce", "clip"];
 
-/// Gradients from stored weights with one exponential term and with two, to compare them.
+/// Backwards from stored softmax weights: InfoNCE has one exponential a weight, CLIP two.
 pub fn weights(rig: &mut Rig, criterion: &mut Criterion) {
     for loss in TIMED {
         backward(rig, criterion, square(loss, Wanted::Backward, 32_768, 512));
     }
 }
 
-/// The cases that `benches/peers` measures too, and that figures show.
+/// The cases that `benches/peers` measures too. README.md shows their rows and a plot.
 pub fn first(rig: &mut Rig, criterion: &mut Criterion) {
     for dim in DIMENSIONS {
         for loss in TIMED {

@@ -1,12 +1,12 @@
-//! Times the verbs on a CUDA device at the shapes of training, one line each: device time, rates, memory, and the
-//! ratio to the rate of a cuBLAS product or a copy in the same run.
+//! Times the verbs on a CUDA device at the shapes of training and prints a line for each case: device time, rates,
+//! memory, and the ratio to the rate of a cuBLAS product or a copy in the same run.
 //!
 //! `cargo bench --features cuda --bench cuda -- [filter] [criterion's options]`. Criterion decides how
 //! often each case runs and compares it with the run before. In the environment, paths absolute:
-//! `INFONCE_CASES` chooses: `weights`, `first`, the cases of `benches/peers`, or `rest`;
+//! `INFONCE_CASES` chooses `weights`, `first` (the cases of `benches/peers`) or `rest`;
 //! `INFONCE_ROWS=FILE` also writes the rows as JSON, after each one (`benches/cuda/schema.rs`);
 //! `INFONCE_LARGEST=1` adds N = M = 131,072 and 1,048,576 to `rest`;
-//! `INFONCE_OUTPUTS=FOLDER` writes inputs and gradients of `first` there, for `benches/peers` to check;
+//! `INFONCE_OUTPUTS=FOLDER` writes losses, inputs and gradients of `first` to FOLDER, for `benches/peers` to check;
 //! `INFONCE_DIVISOR=K` divides rows by K, for a short trial;
 //! `INFONCE_SERIAL=1` disables overlapping launches, to compare.
 
@@ -57,7 +57,7 @@ fn main() -> ExitCode {
     ExitCode::from(u8::from(failed))
 }
 
-/// Times the cases of that name, or all.
+/// Times the cases that `INFONCE_CASES` names, or all.
 fn measure(mut rig: Rig, cases: Option<&str>) -> Vec<schema::Row> {
     let wanted = |name| cases.is_none_or(|cases| cases == name);
     println!("{}", rig.description());

@@ -46,8 +46,8 @@ impl Product {
         let size = SIZE as i32;
         let (one, zero) = (1.0f32, 0.0f32);
         let pointer = |buffer: &CudaBuffer<bf16>| buffer.address() as *mut c_void;
-        // SAFETY: three matrices of size × size bf16 elements on the device; α and β are read from the
-        // host during the call.
+        // SAFETY: three matrices of size × size bf16 elements on the device; α and β are read from host memory
+        // during the call.
         let result = unsafe {
             result::gemm_ex(
                 self.handle,
@@ -83,7 +83,7 @@ impl Product {
 
 impl Drop for Product {
     fn drop(&mut self) {
-        // SAFETY: created once, destroyed once. An error here changes no time.
+        // SAFETY: created once, destroyed once. An error here invalidates no measurement.
         let _ = unsafe { result::destroy_handle(self.handle) };
     }
 }

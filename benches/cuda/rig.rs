@@ -1,4 +1,4 @@
-//! Times a case.
+//! Times a case, and its yardstick: a cuBLAS product or a copy.
 //!
 //! Each case is recorded into a graph once. A *cold* time is that of one replay after the L2 cache was overwritten. The
 //! fill, the first event, the graph and the second event are queued at once, so the device does not wait for the CPU
@@ -24,25 +24,27 @@ const WARM: usize = 20;
 /// The device, the buffers and events that cases are timed with, and the rows so far.
 pub struct Rig {
     engine: CudaEngine,
-    /// Twice the L2 cache: overwriting it leaves nothing else there.
+    /// As large as two L2 caches: overwriting it evicts all other data.
     flush: CudaBuffer<u8>,
+    /// Target and source of the copy.
     copy: Option<[CudaBuffer<u8>; 2]>,
     product: Option<Result<Product, String>>,
     events: [CudaEvent; 2],
+    /// `INFONCE_DIVISOR`.
     divisor: usize,
     rows: Vec<Row>,
 }
 
 /// A case on the device, ready to run.
 pub struct Prepared {
-    /// Puts the case on the stream; owns all memory that it names.
+    /// Launches the case on the stream; owns all memory that the case uses.
     replay: Box<dyn FnMut() -> Result<(), Error>>,
     extra_bytes: usize,
 }
 
 impl Prepared {
-    /// Calls `work` once, to measure the memory that it takes, and records it. `keeps` owns the inputs and outputs of
-    /// `work`.
+    /// Calls `work` once to measure the memory that it takes, then records it into a graph. `keeps` owns its inputs and
+    /// outputs.
     pub fn new<K: 'static, R: 'static>(
         device: &CudaDevice,
         mut keeps: K,
@@ -54,7 +56,7 @@ impl Prepared {
         device.synchronize()?;
         let (used, free) = device.memory_bytes();
         let (results, graph) = device.record(|| work(&mut keeps))?;
-        // The graph is dropped before the memory that it names.
+        // The graph is dropped before the memory that it uses.
         let owned = (graph, results, keeps);
         Ok(Self {
             replay: Box::new(move || {
@@ -66,7 +68,7 @@ impl Prepared {
         })
     }
 
-    /// A case that `launch` puts on the stream, with `extra_bytes` of memory.
+    /// A case that `launch` launches; it takes `extra_bytes` of memory beside inputs and outputs.
     pub fn recorded(
         extra_bytes: usize,
         launch: impl FnMut() -> Result<(), Error> + 'static,
@@ -110,7 +112,7 @@ impl Rig {
         self.rows
     }
 
-    /// Prints a row and writes all rows so far, so that they are there however the run ends.
+    /// Prints a row and writes all rows so far to the file `INFONCE_ROWS`, which is complete however the run ends.
     fn finish(&mut self, row: Row) {
         println!("{}", table::line(&row));
         self.rows.push(row);
@@ -144,17 +146,17 @@ impl Rig {
         // A case that fails leaves a row with the reason; the others still run.
         let ran = catch_unwind(AssertUnwindSafe(|| {
             group.bench_function(name, |bencher| {
-                let case = prepared.get_or_insert_with(|| of(prepare(&self.engine)));
+                let case = prepared.get_or_insert_with(|| or_panic(prepare(&self.engine)));
                 bencher.iter_custom(|iterations| {
-                    yardstick.extend(of(self.yardstick(what)));
+                    yardstick.extend(or_panic(self.yardstick(what)));
                     let first = cold.len();
-                    cold.extend((0..iterations).map(|_| of(self.cold(case))));
+                    cold.extend((0..iterations).map(|_| or_panic(self.cold(case))));
                     Duration::from_secs_f64(cold[first..].iter().sum())
                 });
             });
             if let Some(case) = &mut prepared {
                 row.extra_bytes = Some(case.extra_bytes);
-                row.warm = Times::of(&of(self.warm(case, cold.len().min(WARM))));
+                row.warm = Times::of(&or_panic(self.warm(case, cold.len().min(WARM))));
             }
         }));
         group.finish();
@@ -175,7 +177,7 @@ impl Rig {
         self.finish(row);
     }
 
-    /// Times one call that takes seconds, once.
+    /// Times a call once, for calls that take seconds.
     pub fn time_once(
         &mut self,
         mut row: Row,
@@ -237,7 +239,7 @@ impl Rig {
             .collect()
     }
 
-    /// Seconds of the yardstick; `None` without cuBLAS, which is reported once.
+    /// Device seconds of the yardstick; `None` without cuBLAS, whose absence is printed once.
     fn yardstick(&mut self, what: Yardstick) -> Result<Option<f64>, Error> {
         match what {
             Yardstick::Copy => {
@@ -273,6 +275,24 @@ impl Rig {
             Yardstick::Product => Product::FLOPS,
             Yardstick::Copy => 2.0 * COPY_BYTES as f64,
         }
+    }
+}
+
+impl Times {
+    /// The quartiles of at least one time.
+    pub fn of(seconds: &[f64]) -> Option<Self> {
+        let mut sorted = seconds.to_vec();
+        sorted.sort_by(f64::total_cmp);
+        let at = |share: f64| {
+            let last = sorted.len().checked_sub(1)?;
+            sorted.get((share * last as f64).round() as usize).copied()
+        };
+        Some(Self {
+            median: at(0.5)?,
+            low: at(0.25)?,
+            high: at(0.75)?,
+            samples: sorted.len(),
+        })
     }
 }
 
@@ -340,7 +360,7 @@ fn divisor() -> usize {
     }
 }
 
-/// The value, or a panic with the error's message, which ends the case alone.
-fn of<T>(result: Result<T, Error>) -> T {
+/// The value, or a panic with the error's message. [`Rig::time`] catches the panic, so the other cases still run.
+fn or_panic<T>(result: Result<T, Error>) -> T {
     result.unwrap_or_else(|error| panic!("{error}"))
 }

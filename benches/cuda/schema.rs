@@ -1,9 +1,9 @@
-//! The format of a record: one run of the packed runner on one machine, as JSON, one object a file, in SI units. `null`
-//! stands for a value that is not known; a reason stands beside it.
+//! The format of a record: one run of the packed runner on one machine, one JSON object a file, in SI units. `null` is a
+//! value that is not known; the field beside it says why.
 
 use serde::{Deserialize, Serialize};
 
-/// Raised when a reader of the former version would misunderstand.
+/// Version of the format, raised when a reader of the version before would misunderstand a record.
 pub const SCHEMA: u32 = 1;
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -29,7 +29,7 @@ pub struct Record {
 #[serde(deny_unknown_fields)]
 pub struct Build {
     pub commit: String,
-    /// Whether the tree held changes that the commit lacks.
+    /// Whether the working tree had changes that are not in the commit.
     pub modified: bool,
     /// Release of the Rust compiler.
     pub rustc: String,
@@ -113,7 +113,8 @@ pub enum Status {
     Ignored,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+/// Counts of tests.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Tests {
     pub passed: u64,
@@ -161,7 +162,7 @@ pub struct Row {
     pub by: String,
     /// Loss or verb: "InfoNCE", "momentum update".
     pub work: String,
-    /// The outputs: "forward", "value and gradient", ….
+    /// The outputs that are computed: "forward", "value and gradient", ….
     pub wanted: String,
     /// "N=32768 M=32768 D=512", or another description of the size.
     pub shape: String,
@@ -175,9 +176,9 @@ pub struct Row {
     pub warm: Option<Times>,
     /// The yardstick of the ratio, timed in the same run.
     pub measure: Option<Measure>,
-    /// Device memory beside inputs and outputs.
+    /// Bytes of device memory beside inputs and outputs.
     pub extra_bytes: Option<usize>,
-    /// Against float64, where it was checked.
+    /// Errors against float64, where they were checked.
     pub error: Option<Errors>,
     /// Why there is no time.
     pub reason: Option<String>,
@@ -235,26 +236,15 @@ pub enum Yardstick {
     Copy,
 }
 
-impl Times {
-    /// The quartiles of at least one time.
-    pub fn of(seconds: &[f64]) -> Option<Self> {
-        let mut sorted = seconds.to_vec();
-        sorted.sort_by(f64::total_cmp);
-        let at = |share: f64| {
-            let last = sorted.len().checked_sub(1)?;
-            sorted.get((share * last as f64).round() as usize).copied()
-        };
-        Some(Self {
-            median: at(0.5)?,
-            low: at(0.25)?,
-            high: at(0.75)?,
-            samples: sorted.len(),
-        })
+impl Record {
+    /// The name of the card on which the run was.
+    pub fn card(&self) -> Option<&str> {
+        self.machine.device.as_ref().map(|device| &*device.name)
     }
 }
 
 impl Row {
-    /// The case, without whose code it is.
+    /// The case: work, outputs, shape and type, but not whose code it is.
     pub fn task(&self) -> String {
         let Self {
             work,

@@ -24,7 +24,8 @@ pub fn run(rig: &mut Rig, criterion: &mut Criterion) {
         ("step with ResNet-50's momentum update", lengths),
     ] {
         let parameters = lengths.iter().sum::<usize>() as f64;
-        // Queries, keys and queue are read, unit rows and gradients written; 12 bytes a parameter.
+        // Queries, keys and queue are read; unit rows and gradients are written. The momentum update moves 12 bytes a
+        // parameter.
         let elements = (4 * BATCH + capacity) as f64 * DIM as f64;
         let row = row(
             "MoCo",
@@ -92,7 +93,7 @@ fn prepare(engine: &CudaEngine, capacity: usize, lengths: &[usize]) -> Result<Pr
     if !tensors.is_empty() {
         step = step.with_momentum(0.999, tensors)?;
     }
-    // The step is dropped before the memory that it names.
+    // The step is dropped before the memory that it uses.
     let mut owned = (step.record()?, matrices, parameters);
     let (used, free) = device.memory_bytes();
     Ok(Prepared::recorded(used + free - before, move || {

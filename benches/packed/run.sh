@@ -42,8 +42,8 @@ rm -f "$run"/{stages.tsv,verify.json,clocks.csv,record.json} "$run"/{logs,kernel
 cp build.json "$run/"
 : > "$run/stages.tsv"
 
-# The call's stages in order: the most seconds that each may take, and the least that the stages before it leave. For
-# stages in `rest` no time is reserved: they run when their least is left.
+# The call's stages in order. `most`: the most seconds that a stage may take. `least`: the seconds that the stages before
+# it leave to it; a stage in `rest` has none reserved, and runs when its least is left.
 case "$call" in
     correctness) default=240 rest=" " stages=(info device conformance-Hopper conformance-portable memcheck weights) ;;
     speed) default=300 stages=(bench peers bench-rest peers-rest verify train-simclr train-moco racecheck synccheck initcheck)
@@ -128,7 +128,7 @@ sanitizer() {
     local tool="$1"
     local check="compute-sanitizer --tool $tool --error-exitcode 1"
     local command=(bash -c "INFONCE_REDUCED=1 $check ./conformance cuda && $check ./cuda_device rounding \
-&& $check ./cuda_device bound && $check ./cuda_device 'a recorded step of MoCo'")
+&& $check ./cuda_device bound && $check ./cuda_device a_recorded_step_of_moco")
     if command -v compute-sanitizer > /dev/null; then
         on_card "$tool" "${command[@]}"
     else

@@ -100,7 +100,7 @@ def errors(work, outputs, q, k, scale):
 
 
 def times(seconds):
-    """Times::of of benches/cuda/schema.rs."""
+    """Times::of of benches/cuda/rig.rs."""
     seconds = sorted(seconds)
     at = lambda share: seconds[math.floor(share * (len(seconds) - 1) + 0.5)]
     return {"median": at(0.5), "low": at(0.25), "high": at(0.75), "samples": len(seconds)}

@@ -1,9 +1,10 @@
-//! The plain implementation with a matrix-product crate: all N×M logits in memory, `std`'s `exp`.
+//! A plain InfoNCE to compare with: the crate `gemm` for products, all N×M logits in memory, `std`'s `exp`.
 
 use gemm::{Parallelism, gemm};
 use rayon::prelude::*;
 
-/// C = alpha · A·B in f32, every operand by its row and column strides.
+/// C = alpha · A·B in f32: C of m × n elements, A of m × k, B of k × n. Of A and B, elements, row stride and column
+/// stride.
 struct Product<'a> {
     m: usize,
     n: usize,

@@ -6,7 +6,7 @@
 //!
 //! Each case runs with one type of inputs, chosen by the seed and the case so that types alternate over the losses
 //! of a shape and over the shapes of a loss. `INFONCE_FULL=1` runs each case with all types, and the largest cases
-//! too. `INFONCE_REDUCED=1` runs few small cases, for checkers that take many times as long: they launch every
+//! too. `INFONCE_REDUCED=1` runs few small cases, for sanitizers that take many times as long: the cases launch every
 //! kernel of their engine but those of tf32, e4m3 and a recorded step.
 
 #[cfg(feature = "cuda")]
@@ -99,8 +99,8 @@ struct Suite {
 }
 
 impl Suite {
-    /// With 1, 5 and as many threads as there are cores; and with no budget for softmax weights, so that
-    /// every problem has as many chunks of rows as possible.
+    /// The CPU engine with 1 thread, 5 threads and a thread per core. Then with 2 and 3 threads and no budget for softmax
+    /// weights, so that every problem has as many chunks of rows as possible.
     fn cpu_trials(self) -> Vec<Trial> {
         let engines = |counts: [usize; 2]| -> Result<Vec<CpuEngine>, Error> {
             counts.into_iter().map(CpuEngine::with_threads).collect()
@@ -255,8 +255,8 @@ impl Suite {
         }
     }
 
-    /// Leaves out the few cases that take as long as all others: those of the largest D but for the seed's
-    /// choice, and those with a million logits or more.
+    /// The short run leaves out the few cases that take as long as all others: a million logits or more, and D from
+    /// 4,096 on. The seed chooses one in five of the latter, which run.
     fn is_in_short_run(self, case: &Case) -> bool {
         let is_chosen = case.number % 5 == (self.seed % 5) as usize;
         case.anchors * case.candidates < 1_000_000 && (case.dim < 4096 || is_chosen)
@@ -299,8 +299,9 @@ impl Tried for CudaEngine {
     }
 }
 
-/// Fused kernels of every D and stored weights; statistics found on the way and known before; weights of one term
-/// and of two; positives by index and by offset; weighted rows.
+/// Cases that together run the fused kernels of every D, and stored weights; gradients with the statistics of an
+/// earlier kernel, and of their own; weights of one exponential and of two; positives by index and by offset; weighted
+/// rows.
 fn is_in_reduced_set(case: &Case) -> bool {
     let is_any = |keys: &[(&str, Given)]| keys.iter().any(|&(key, given)| case.kind.is(key, given));
     let is_in = |sizes: &[(usize, usize)]| sizes.contains(&(case.anchors, case.dim));
@@ -382,7 +383,7 @@ fn whole_trial<E: Tried, T: Element>(
     })
 }
 
-/// Passes when every measurement does; else names each failure, its case and the seed.
+/// Passes when every measurement passes. The error names each failed measurement, its case and the seed.
 fn verdict(
     checked: Result<Vec<Measurement>, Failure>,
     case: &str,

@@ -128,8 +128,8 @@ impl Run {
         Err(format!("INFONCE_SEED={}: no case fails {left:?}", self.seed).into())
     }
 
-    /// Each output of every verb, in each type, passes when it is right and fails in some case when one element
-    /// is off by a little, unwritten, or missing.
+    /// Each output of every verb, in each type, passes unchanged, and in some case fails when one element is off by a
+    /// little, is unwritten, or is missing.
     fn catches_small_deviations<T: Element>(self) -> Result<(), Failed> {
         let mut caught = HashSet::new();
         for (index, case) in self.cases::<T>() {
@@ -297,7 +297,7 @@ fn offset_without_mass<T: Element>(problem: &Drawn<T>) -> Result<Option<Vec<Outp
     })
 }
 
-/// The loss as the difference of two f32 numbers.
+/// The loss as the difference of two f32 values.
 fn cancelled_loss<T: Element>(problem: &Drawn<T>) -> Result<Option<Vec<Output>>, Failed> {
     let is_confident = matches!(problem.case.data, Data::Confident(_));
     if !is_confident || problem.contrast.rule() != RowRule::SOFTMAX {
@@ -325,7 +325,8 @@ fn little<T: Element>(output: &Output) -> f64 {
     }
 }
 
-/// Engines with other chunks of rows sum in another order: they agree within tolerance, not bit for bit.
+/// Two engines that split the rows into different chunks sum in different orders. Their results agree within tolerance,
+/// not bit for bit, so `check` must report them.
 fn disagreement_fails(seed: u64) -> Result<(), Failed> {
     let frugal = CpuEngine::new().with_weights_budget(0);
     let types = &ALL_TYPES;

@@ -17,18 +17,12 @@ use infonce::{Contrast, CpuEngine, Engine, Error, Gradients, Inputs, Rows, RowsM
 use super::Test;
 use cuda_rows::{DIM, EMBEDDING, GRADIENT, ROWS, TEMPERATURE, WIDTH};
 
-pub const TESTS: [(&str, Test); 2] = [
-    (
-        "the example cuda_rows leaves the CPU's gradients in their columns",
-        rows,
-    ),
-    (
-        "the example cuda_step descends as nt_xent does on the CPU",
-        step,
-    ),
+pub const TESTS: &[(&str, Test)] = tests![
+    the_example_cuda_rows_leaves_the_cpus_gradients,
+    the_example_cuda_step_descends_as_nt_xent_does,
 ];
 
-fn rows(_: &CudaDevice) -> Result<(), Error> {
+fn the_example_cuda_rows_leaves_the_cpus_gradients(_: &CudaDevice) -> Result<(), Error> {
     let (loss, tensor) = cuda_rows::run()?;
     let before = cuda_rows::tensor();
     let z: Vec<f32> = before
@@ -60,7 +54,7 @@ fn rows(_: &CudaDevice) -> Result<(), Error> {
 }
 
 /// The two examples have the same rows, sizes and rate.
-fn step(_: &CudaDevice) -> Result<(), Error> {
+fn the_example_cuda_step_descends_as_nt_xent_does(_: &CudaDevice) -> Result<(), Error> {
     let expected: Vec<f32> = nt_xent::run()?
         .into_iter()
         .step_by(cuda_step::EVERY)

@@ -8,9 +8,16 @@ use infonce::cuda::{
 };
 use infonce::{
     Contrast, CudaError, DType, Engine, Error, Evaluation, Gradients, Inputs, KeyQueue, Memory,
-    NO_POSITIVE, Positives, Read, Shape, Statistics, Work,
+    NO_POSITIVE, Positives, Read, RowStatistics, Shape, Statistics, Work,
 };
 use libtest_mimic::{Arguments, Trial};
+
+type Test = fn(&CudaDevice) -> Result<(), Error>;
+
+/// Tests under the names of their functions.
+macro_rules! tests {
+    ($($test:ident),* $(,)?) => { &[$((stringify!($test), $test as Test)),*] };
+}
 
 mod examples;
 mod memory;
@@ -19,50 +26,18 @@ mod noted;
 mod rounded;
 mod step;
 
-type Test = fn(&CudaDevice) -> Result<(), Error>;
-
-const TESTS: [(&str, Test); 11] = [
-    (
-        "a recorded call gives the bits of a plain one each time it runs",
-        recorded_call,
-    ),
-    (
-        "the first call of a handle may be recorded",
-        recorded_at_once,
-    ),
-    ("a handle may be dropped while its work is running", dropped),
-    (
-        "threads get the same bits, with one handle and with one each",
-        threads,
-    ),
-    (
-        "the first call of a shape allocates what was announced, later calls nothing",
-        workspace,
-    ),
-    (
-        "a scale and statistics on the device give the bits of those on the host",
-        on_device,
-    ),
-    (
-        "outputs that share memory with another argument are refused",
-        aliasing,
-    ),
-    (
-        "columns of a larger matrix give the bits of a copy of them",
-        strided,
-    ),
-    (
-        "a queue on the device holds what one on the host holds",
-        queue,
-    ),
-    (
-        "the best candidates left on the device are those that are read",
-        best_on_device,
-    ),
-    (
-        "shards of the candidates give the gradients of the whole",
-        shards,
-    ),
+const TESTS: &[(&str, Test)] = tests![
+    a_recorded_call_gives_the_bits_of_a_plain_one,
+    the_first_call_of_a_handle_may_be_recorded,
+    a_handle_may_be_dropped_while_its_work_is_running,
+    threads_get_the_same_bits_from_any_handles,
+    the_first_call_of_a_shape_allocates_what_was_announced,
+    scale_and_statistics_on_the_device_change_no_bit,
+    outputs_that_share_memory_with_an_argument_are_refused,
+    columns_of_a_larger_matrix_give_the_bits_of_a_copy,
+    a_queue_on_the_device_holds_what_one_on_the_host_holds,
+    the_best_left_on_the_device_are_those_that_are_read,
+    shards_of_the_candidates_give_the_gradients_of_all,
 ];
 
 fn main() {
@@ -71,13 +46,14 @@ fn main() {
     if let Some(reason) = &reason {
         no_device::ignored(reason);
     }
-    let tests = memory::TESTS
-        .into_iter()
-        .chain(TESTS)
-        .chain(step::TESTS)
-        .chain(rounded::TESTS)
-        .chain(examples::TESTS);
-    let trials = tests.map(|(name, test)| {
+    let all = [
+        memory::TESTS,
+        TESTS,
+        step::TESTS,
+        rounded::TESTS,
+        examples::TESTS,
+    ];
+    let trials = all.into_iter().flatten().map(|&(name, test)| {
         let run = move || {
             let noted = noted::Noted::default();
             let device = CudaDevice::new(0)?.traced(&noted.trace);
@@ -121,17 +97,22 @@ fn bits(elements: &[f32]) -> Vec<u32> {
     elements.iter().map(|element| element.to_bits()).collect()
 }
 
+/// The error of an output that shares memory with another argument.
+fn aliasing(argument: &'static str, other: &'static str) -> Error {
+    CudaError::Aliasing { argument, other }.into()
+}
+
 /// Bits of loss and dscale, and the statistics.
 fn left(results: &CudaResults) -> Result<([u32; 2], Statistics), Error> {
     let values = [results.loss()?, results.dscale()?];
     Ok((values.map(f32::to_bits), results.statistics().read()?))
 }
 
-fn recorded_call(device: &CudaDevice) -> Result<(), Error> {
+fn a_recorded_call_gives_the_bits_of_a_plain_one(device: &CudaDevice) -> Result<(), Error> {
     let engine = CudaEngine::on(device.clone());
     // Overlapping launches, in the graph, give the bits of launches one after another.
     let serial = CudaEngine::on(device.clone().with_overlapping_launches(false));
-    // D = 128 is fused, 320 in chunks; positives by index.
+    // D = 128 takes the fused kernels, D = 320 the chunked ones.
     let index: Vec<u32> = (0..ROWS as u32).rev().collect();
     let index = CudaBuffer::upload(device, &index)?;
     for dim in [128, 320] {
@@ -176,7 +157,7 @@ fn plain_call(device: &CudaDevice) -> Result<(([u32; 2], Statistics), Vec<u32>),
     Ok((value, bits(&dz.download()?)))
 }
 
-fn recorded_at_once(device: &CudaDevice) -> Result<(), Error> {
+fn the_first_call_of_a_handle_may_be_recorded(device: &CudaDevice) -> Result<(), Error> {
     let ([loss, _], statistics) = plain_call(device)?.0;
     // A new handle has loaded no kernel and allocated no memory.
     let device = CudaDevice::new(0)?;
@@ -195,8 +176,8 @@ fn recorded_at_once(device: &CudaDevice) -> Result<(), Error> {
     Ok(())
 }
 
-fn dropped(_: &CudaDevice) -> Result<(), Error> {
-    // A handle with modules of its own.
+fn a_handle_may_be_dropped_while_its_work_is_running(_: &CudaDevice) -> Result<(), Error> {
+    // A new handle, which loads its own modules.
     let device = CudaDevice::new(0)?;
     let engine = CudaEngine::on(device.clone());
     let z = matrix(&device, 64, 3)?;
@@ -205,11 +186,11 @@ fn dropped(_: &CudaDevice) -> Result<(), Error> {
     })?;
     engine.forward(&problem)?;
     drop((z, engine, device));
-    // The next handle would return an error.
+    // An error of the dropped handle's work would fail the next handle.
     CudaDevice::new(0)?.synchronize()
 }
 
-fn threads(device: &CudaDevice) -> Result<(), Error> {
+fn threads_get_the_same_bits_from_any_handles(device: &CudaDevice) -> Result<(), Error> {
     let expected = plain_call(&device.clone().with_overlapping_launches(false))?;
     let others = [device.with_new_stream()?, device.with_new_stream()?];
     std::thread::scope(|scope| {
@@ -222,8 +203,10 @@ fn threads(device: &CudaDevice) -> Result<(), Error> {
     })
 }
 
-fn workspace(device: &CudaDevice) -> Result<(), Error> {
-    // A handle of its own, whose pool holds only the arguments.
+fn the_first_call_of_a_shape_allocates_what_was_announced(
+    device: &CudaDevice,
+) -> Result<(), Error> {
+    // A new handle, whose memory pool has only the arguments.
     let device = device.with_new_stream()?;
     let engine = CudaEngine::on(device.clone()).with_weights_budget(1 << 16);
     for dim in [100, 128, 320] {
@@ -250,7 +233,7 @@ fn workspace(device: &CudaDevice) -> Result<(), Error> {
     Ok(())
 }
 
-fn on_device(device: &CudaDevice) -> Result<(), Error> {
+fn scale_and_statistics_on_the_device_change_no_bit(device: &CudaDevice) -> Result<(), Error> {
     let engine = CudaEngine::on(device.clone());
     let dim = 64;
     let (q, k) = (matrix(device, dim, 1)?, matrix(device, dim, 2)?);
@@ -280,7 +263,9 @@ fn on_device(device: &CudaDevice) -> Result<(), Error> {
     Ok(())
 }
 
-fn aliasing(device: &CudaDevice) -> Result<(), Error> {
+fn outputs_that_share_memory_with_an_argument_are_refused(
+    device: &CudaDevice,
+) -> Result<(), Error> {
     let engine = CudaEngine::on(device.clone());
     let mut z = CudaBuffer::<f32>::zeroed(device, ROWS * 8)?;
     let (address, home) = (z.address(), device.clone());
@@ -293,12 +278,8 @@ fn aliasing(device: &CudaDevice) -> Result<(), Error> {
     };
     let problem = Contrast::nt_xent(0.5)?.on(Inputs::Shared { z: input })?;
     let refused = engine.value_and_grad(&problem, 1.0, Gradients::new(output, None));
-    let expected = CudaError::Aliasing {
-        argument: "gradients.dq",
-        other: "z",
-    };
-    assert_eq!(refused.map(|_| ()), Err(expected.into()));
-    // Vectors that a call reads beside its matrices.
+    assert_eq!(refused.err(), Some(aliasing("gradients.dq", "z")));
+    // Input vectors must not share memory with outputs either.
     let mut dq = CudaBuffer::<f32>::zeroed(device, ROWS * 8)?;
     // SAFETY: as above.
     let (index, scale) = unsafe {
@@ -320,30 +301,20 @@ fn aliasing(device: &CudaDevice) -> Result<(), Error> {
     ] {
         let gradients = Gradients::new(dq.rows_mut(ROWS, 8)?, None);
         let refused = engine.value_and_grad(&problem, 1.0, gradients);
-        let argument = "gradients.dq";
-        let expected = CudaError::Aliasing { argument, other };
-        assert_eq!(refused.map(|_| ()), Err(expected.into()));
+        assert_eq!(refused.err(), Some(aliasing("gradients.dq", other)));
     }
-    let statistics = CudaStatistics::upload(
-        device,
-        &Statistics {
-            rows: infonce::RowStatistics {
-                negatives_lse: vec![0.0; ROWS],
-                positive: vec![0.0; ROWS],
-            },
-            columns: None,
-        },
-    )?;
+    let rows = RowStatistics {
+        negatives_lse: vec![0.0; ROWS],
+        positive: vec![0.0; ROWS],
+    };
+    let columns = None;
+    let statistics = CudaStatistics::upload(device, &Statistics { rows, columns })?;
     let lse = statistics.rows()[0].region().address();
     // SAFETY: as above.
     let output = unsafe { CudaRowsMut::<f32>::from_raw(lse, ROWS, 8, 8, &home)? };
     let gradients = Gradients::new(output, None);
     let refused = engine.backward(&problem, &statistics, 1.0, gradients);
-    let expected = CudaError::Aliasing {
-        argument: "gradients.dq",
-        other: "statistics",
-    };
-    assert_eq!(refused.map(|_| ()), Err(expected.into()));
+    assert_eq!(refused.err(), Some(aliasing("gradients.dq", "statistics")));
     // SAFETY: as above.
     let norms = unsafe { CudaVector::<f32>::from_raw(address, ROWS, &home)? };
     let other = CudaBuffer::<f32>::zeroed(device, ROWS * 8)?;
@@ -356,7 +327,7 @@ fn aliasing(device: &CudaDevice) -> Result<(), Error> {
     Ok(())
 }
 
-fn strided(device: &CudaDevice) -> Result<(), Error> {
+fn columns_of_a_larger_matrix_give_the_bits_of_a_copy(device: &CudaDevice) -> Result<(), Error> {
     let engine = CudaEngine::on(device.clone());
     // Rows that start at multiples of 16 bytes and are read in place, and rows that do not.
     for (dim, stride, offset) in [(64, 96, 16), (30, 61, 3)] {
@@ -384,7 +355,9 @@ fn strided(device: &CudaDevice) -> Result<(), Error> {
     Ok(())
 }
 
-fn queue(device: &CudaDevice) -> Result<(), Error> {
+fn a_queue_on_the_device_holds_what_one_on_the_host_holds(
+    device: &CudaDevice,
+) -> Result<(), Error> {
     let engine = CudaEngine::on(device.clone());
     let mut on_host = KeyQueue::<bf16>::new(7, 5)?;
     let mut on_device = CudaQueue::from_host(device, &on_host)?;
@@ -402,7 +375,7 @@ fn queue(device: &CudaDevice) -> Result<(), Error> {
     Ok(())
 }
 
-fn best_on_device(device: &CudaDevice) -> Result<(), Error> {
+fn the_best_left_on_the_device_are_those_that_are_read(device: &CudaDevice) -> Result<(), Error> {
     let engine = CudaEngine::on(device.clone());
     let (queries, candidates) = (matrix(device, 24, 1)?, matrix(device, 24, 2)?);
     let (queries, candidates) = (queries.rows(ROWS, 24)?, candidates.rows(ROWS, 24)?);
@@ -421,7 +394,7 @@ fn best_on_device(device: &CudaDevice) -> Result<(), Error> {
 }
 
 /// Two halves of the candidates, each with its own statistics, which are merged.
-fn shards(device: &CudaDevice) -> Result<(), Error> {
+fn shards_of_the_candidates_give_the_gradients_of_all(device: &CudaDevice) -> Result<(), Error> {
     let engine = CudaEngine::on(device.clone());
     let (dim, half) = (40, ROWS / 2);
     let matrix = |seed: usize| {

@@ -5,33 +5,18 @@ use infonce::{CudaError, Error};
 
 use super::Test;
 
-pub const TESTS: [(&str, Test); 11] = [
-    ("what is uploaded comes back", round_trip),
-    (
-        "a zeroed buffer holds zeros though its memory was used before",
-        zeroed,
-    ),
-    (
-        "the next buffer of a size takes the memory of a dropped one",
-        reuse,
-    ),
-    ("trimming frees memory that nothing uses", trimming),
-    ("a copy has the elements of its source as they were", copies),
-    ("events measure the time between them", events),
-    ("a graph copies what was recorded each time it runs", graph),
-    (
-        "waiting for results while recording is an error and leaves the stream usable",
-        waiting,
-    ),
-    (
-        "a buffer made while recording is used by the graph",
-        buffer_in_graph,
-    ),
-    ("raw pointers are viewed with their stride", raw),
-    (
-        "a second stream has memory of its own and can wait for the first",
-        streams,
-    ),
+pub const TESTS: &[(&str, Test)] = tests![
+    what_is_uploaded_comes_back,
+    a_zeroed_buffer_holds_zeros_in_memory_used_before,
+    the_next_buffer_takes_the_memory_of_a_dropped_one,
+    trimming_frees_memory_that_nothing_uses,
+    a_copy_has_the_elements_of_its_source_as_they_were,
+    events_measure_the_time_between_them,
+    a_graph_copies_what_was_recorded_each_time_it_runs,
+    waiting_while_recording_is_refused_and_harms_nothing,
+    a_buffer_made_while_recording_is_used_by_the_graph,
+    raw_pointers_are_viewed_with_their_stride,
+    a_second_stream_has_its_own_memory_and_can_wait,
 ];
 
 /// Words that differ from each other and from those of another `seed`.
@@ -41,7 +26,7 @@ fn words(length: usize, seed: u32) -> Vec<u32> {
         .collect()
 }
 
-fn round_trip(device: &CudaDevice) -> Result<(), Error> {
+fn what_is_uploaded_comes_back(device: &CudaDevice) -> Result<(), Error> {
     // The last goes through every staging slot twice and ends within one.
     for length in [0, 1, 255, 1 << 18, (10 << 18) + 17] {
         let expected = words(length, 1);
@@ -53,7 +38,7 @@ fn round_trip(device: &CudaDevice) -> Result<(), Error> {
     Ok(())
 }
 
-fn zeroed(device: &CudaDevice) -> Result<(), Error> {
+fn a_zeroed_buffer_holds_zeros_in_memory_used_before(device: &CudaDevice) -> Result<(), Error> {
     assert!(CudaBuffer::<u32>::zeroed(device, 0)?.download()?.is_empty());
     drop(CudaBuffer::upload(device, &words(5000, 2))?);
     assert_eq!(
@@ -63,7 +48,7 @@ fn zeroed(device: &CudaDevice) -> Result<(), Error> {
     Ok(())
 }
 
-fn reuse(device: &CudaDevice) -> Result<(), Error> {
+fn the_next_buffer_takes_the_memory_of_a_dropped_one(device: &CudaDevice) -> Result<(), Error> {
     let first = CudaBuffer::upload(device, &words(100_000, 3))?.address();
     let (_, free) = device.memory_bytes();
     let second = CudaBuffer::upload(device, &words(100_000, 4))?;
@@ -74,7 +59,7 @@ fn reuse(device: &CudaDevice) -> Result<(), Error> {
     Ok(())
 }
 
-fn trimming(device: &CudaDevice) -> Result<(), Error> {
+fn trimming_frees_memory_that_nothing_uses(device: &CudaDevice) -> Result<(), Error> {
     let kept = CudaBuffer::upload(device, &words(1000, 5))?;
     drop(CudaBuffer::upload(device, &words(1 << 20, 6))?);
     device.trim();
@@ -83,7 +68,7 @@ fn trimming(device: &CudaDevice) -> Result<(), Error> {
     Ok(())
 }
 
-fn copies(device: &CudaDevice) -> Result<(), Error> {
+fn a_copy_has_the_elements_of_its_source_as_they_were(device: &CudaDevice) -> Result<(), Error> {
     let mut source = CudaBuffer::upload(device, &words(70_001, 15))?;
     let mut copy = CudaBuffer::<u32>::zeroed(device, 70_001)?;
     copy.copy_from(&source)?;
@@ -107,7 +92,7 @@ fn copies(device: &CudaDevice) -> Result<(), Error> {
     Ok(())
 }
 
-fn events(device: &CudaDevice) -> Result<(), Error> {
+fn events_measure_the_time_between_them(device: &CudaDevice) -> Result<(), Error> {
     let (start, middle, end) = (device.event()?, device.event()?, device.event()?);
     assert!(matches!(
         end.seconds_since(&start),
@@ -126,7 +111,7 @@ fn events(device: &CudaDevice) -> Result<(), Error> {
     Ok(())
 }
 
-fn graph(device: &CudaDevice) -> Result<(), Error> {
+fn a_graph_copies_what_was_recorded_each_time_it_runs(device: &CudaDevice) -> Result<(), Error> {
     let mut buffer = CudaBuffer::upload(device, &words(1000, 7))?;
     let recorded = words(1000, 8);
     let ((), graph) = device.record(|| buffer.write(&recorded))?;
@@ -141,7 +126,7 @@ fn graph(device: &CudaDevice) -> Result<(), Error> {
     Ok(())
 }
 
-fn waiting(device: &CudaDevice) -> Result<(), Error> {
+fn waiting_while_recording_is_refused_and_harms_nothing(device: &CudaDevice) -> Result<(), Error> {
     let buffer = CudaBuffer::upload(device, &words(10, 11))?;
     let refused = device.record(|| buffer.download()).map(|_| ());
     assert_eq!(refused, Err(CudaError::Capture { call: "read" }.into()));
@@ -149,7 +134,7 @@ fn waiting(device: &CudaDevice) -> Result<(), Error> {
     Ok(())
 }
 
-fn buffer_in_graph(device: &CudaDevice) -> Result<(), Error> {
+fn a_buffer_made_while_recording_is_used_by_the_graph(device: &CudaDevice) -> Result<(), Error> {
     let (buffer, graph) = device.record(|| CudaBuffer::upload(device, &words(3000, 12)))?;
     device.trim();
     // SAFETY: the buffer is alive, and read only after the graph.
@@ -158,7 +143,7 @@ fn buffer_in_graph(device: &CudaDevice) -> Result<(), Error> {
     Ok(())
 }
 
-fn raw(device: &CudaDevice) -> Result<(), Error> {
+fn raw_pointers_are_viewed_with_their_stride(device: &CudaDevice) -> Result<(), Error> {
     let buffer = CudaBuffer::<f32>::zeroed(device, 64)?;
     // SAFETY: 4 rows of 8 at a stride of 16 lie within the buffer.
     let columns = unsafe { CudaRows::<f32>::from_raw(buffer.address() + 32, 4, 8, 16, device)? };
@@ -176,7 +161,7 @@ fn raw(device: &CudaDevice) -> Result<(), Error> {
     Ok(())
 }
 
-fn streams(device: &CudaDevice) -> Result<(), Error> {
+fn a_second_stream_has_its_own_memory_and_can_wait(device: &CudaDevice) -> Result<(), Error> {
     let other = device.with_new_stream()?;
     let first = CudaBuffer::upload(device, &words(100, 13))?;
     let second = CudaBuffer::upload(&other, &words(100, 14))?;

@@ -8,7 +8,7 @@ use std::sync::{Mutex, PoisonError};
 use infonce::cuda::CudaTrace;
 
 /// The kernels that a test launches. When dropped, it appends a line `passed KERNEL` or `failed KERNEL` for each to the
-/// file that `INFONCE_KERNELS` names, unless the suite has written that line: the file is complete however the suite
+/// file that `INFONCE_KERNELS` names, unless the suite has written that line. So the file is complete however the suite
 /// ends.
 #[derive(Default)]
 pub struct Noted {

@@ -6,12 +6,9 @@ use infonce::{Contrast, Element, Engine, Error, Evaluation, Gradients, Inputs, R
 
 use super::Test;
 
-pub const TESTS: [(&str, Test); 2] = [
-    ("products of tf32 are off by their rounding", tf32),
-    (
-        "scores of e4m3 are within their bound, or refused on other cards",
-        fp8,
-    ),
+pub const TESTS: &[(&str, Test)] = tests![
+    products_of_tf32_are_off_by_their_rounding,
+    scores_of_e4m3_are_within_their_bound_or_refused,
 ];
 
 const ROWS: usize = 70;
@@ -41,15 +38,16 @@ fn difference(a: &[f32], b: &[f32]) -> f32 {
     largest(a.iter().zip(b).map(|(a, b)| a - b))
 }
 
-fn tf32(device: &CudaDevice) -> Result<(), Error> {
-    // A logit is off by s·2·2⁻¹¹·⟨|q|, |k|⟩ at most, a weight by as much relatively; with mixed signs by far less. The
-    // error of three tf32 products is below the lower bound.
+fn products_of_tf32_are_off_by_their_rounding(device: &CudaDevice) -> Result<(), Error> {
+    // tf32 rounds each factor by at most 2⁻¹¹ of it. So a logit is off by at most s·2·2⁻¹¹·⟨|q|, |k|⟩, and a weight by
+    // as much relative to itself; with mixed signs both are off by far less. Without the option f32 inputs are
+    // multiplied as three tf32 products, whose error is below the lower bound.
     let judge = |what: &str, exact: &[f32], rounded: &[f32]| {
         assert!(rounded.iter().all(|element| element.is_finite()), "{what}");
         let share = difference(exact, rounded) / largest(exact.iter().copied());
         assert!((1e-5..1e-2).contains(&share), "{what}: {share}");
     };
-    // Fused kernels of every size, and stored weights.
+    // D of the fused kernels of every size, and a D whose softmax weights are stored.
     for dim in [48, 128, 200, 300] {
         let (q, k) = (
             unit_rows::<f32>(device, dim, 1)?,
@@ -85,7 +83,7 @@ fn tf32(device: &CudaDevice) -> Result<(), Error> {
     Ok(())
 }
 
-fn fp8(device: &CudaDevice) -> Result<(), Error> {
+fn scores_of_e4m3_are_within_their_bound_or_refused(device: &CudaDevice) -> Result<(), Error> {
     scores_of_e4m3::<bf16>(device)?;
     scores_of_e4m3::<f16>(device)
 }
@@ -96,7 +94,7 @@ fn scores_of_e4m3<T: Element>(device: &CudaDevice) -> Result<(), Error> {
     let exact = CudaEngine::on(device.clone());
     let rounded = exact.clone().with_fp8_scores(true);
     let scale = 10.0;
-    // Anchor rows that stay in shared memory, and rows that are too long for it.
+    // D whose anchor rows stay in shared memory, and a D whose rows are too long for that.
     for dim in [128, 530] {
         let (q, k) = (
             unit_rows::<T>(device, dim, 1)?,

@@ -2,39 +2,24 @@
 
 use half::bf16;
 use infonce::cuda::{
-    CudaBuffer, CudaDevice, CudaEngine, CudaQueue, CudaResults, CudaRows, CudaRowsMut, CudaVector,
-    CudaVectorMut, StepInputs,
+    CudaBuffer, CudaDevice, CudaEngine, CudaQueue, CudaResults, CudaRows, CudaRowsMut, CudaStep,
+    CudaStepBuilder, CudaVector, CudaVectorMut, StepInputs,
 };
 use infonce::{
     Contrast, CudaError, Engine, Error, Evaluation, Gradients, Inputs, KeyQueue, MomentumSchedule,
     MomentumTensor, NO_POSITIVE, Positives,
 };
 
-use super::{Test, bits};
+use super::{Test, aliasing, bits};
 
-pub const TESTS: [(&str, Test); 7] = [
-    (
-        "a recorded step gives the bits of its verbs one by one, run after run",
-        contrasts,
-    ),
-    (
-        "a recorded step of MoCo advances its queue and updates the key encoder",
-        moco,
-    ),
-    (
-        "a recorded step reads the positives of the moment when it runs",
-        next_positives,
-    ),
-    ("a step reads a scale that is lent to it", lent_scale),
-    (
-        "a recorded step allocates nothing when it runs",
-        nothing_allocated,
-    ),
-    (
-        "a graph's workspace serves nothing else while the graph lives",
-        memory_of_its_own,
-    ),
-    ("a step that cannot be recorded is refused", refused),
+pub const TESTS: &[(&str, Test)] = tests![
+    a_recorded_step_gives_the_bits_of_its_verbs,
+    a_recorded_step_of_moco_advances_queue_and_key_encoder,
+    a_recorded_step_reads_the_positives_of_each_run,
+    a_step_reads_a_scale_that_is_lent_to_it,
+    a_recorded_step_allocates_nothing_when_it_runs,
+    a_graphs_workspace_serves_nothing_else,
+    a_step_that_cannot_be_recorded_is_refused,
 ];
 
 const DIM: usize = 24;
@@ -88,7 +73,16 @@ fn loss_and_dscale(results: &CudaResults) -> Result<[u32; 2], Error> {
     Ok([results.loss()?, results.dscale()?].map(f32::to_bits))
 }
 
-/// The verbs of a step one by one.
+/// What the last launch of a step left.
+fn left(step: &CudaStep<'_, bf16, f32>, device: &CudaDevice) -> Result<Left, Error> {
+    let gradients = step.gradients();
+    let dq = bits(&gradients.dq.download(device)?);
+    let dk = gradients.dk.map(|dk| dk.download(device)).transpose()?;
+    let dk = dk.as_deref().map(bits);
+    Ok((loss_and_dscale(step.results())?, dq, dk))
+}
+
+/// What the verbs of a step leave, called one by one.
 fn plain(
     engine: &CudaEngine,
     contrast: &Contrast,
@@ -130,7 +124,7 @@ fn plain(
     Ok((loss, dq, dk))
 }
 
-fn contrasts(device: &CudaDevice) -> Result<(), Error> {
+fn a_recorded_step_gives_the_bits_of_its_verbs(device: &CudaDevice) -> Result<(), Error> {
     let engine = CudaEngine::on(device.clone());
     let apart = CudaEngine::on(device.with_new_stream()?);
     for (contrast, key_rows, dk) in [
@@ -172,16 +166,10 @@ fn contrasts(device: &CudaDevice) -> Result<(), Error> {
                 keys.upload(device, k)?;
             }
             step.launch()?;
-            let gradients = step.gradients();
-            let dk = gradients.dk.map(|dk| dk.download(device)).transpose()?;
-            let found = (
-                loss_and_dscale(step.results())?,
-                bits(&gradients.dq.download(device)?),
-                dk.as_deref().map(bits),
-            );
             let (k, same) = (k.as_deref(), Positives::DIAGONAL);
-            let expected = plain(&apart, &contrast, &q, k, same, None, dk.is_some())?;
+            let expected = plain(&apart, &contrast, &q, k, same, None, dk)?;
             assert!(step.loss()?.is_finite());
+            let found = left(&step, device)?;
             assert_eq!(found, expected, "{} run {run}", contrast.name());
         }
     }
@@ -189,7 +177,7 @@ fn contrasts(device: &CudaDevice) -> Result<(), Error> {
 }
 
 /// The caller changes indices, or the anchors' labels, between two launches.
-fn next_positives(device: &CudaDevice) -> Result<(), Error> {
+fn a_recorded_step_reads_the_positives_of_each_run(device: &CudaDevice) -> Result<(), Error> {
     next_positives_by(false, device)?;
     next_positives_by(true, device)
 }
@@ -208,7 +196,7 @@ fn next_positives_by(labels: bool, device: &CudaDevice) -> Result<(), Error> {
     let mut index = CudaBuffer::<u32>::zeroed(device, ANCHORS)?;
     // SAFETY: the buffer outlives the step, and is written to in the order of the stream.
     let lent = unsafe { CudaVector::<u32>::from_raw(index.address(), ANCHORS, device)? };
-    // With the candidates' indices as labels, both name the same positives.
+    // The candidates' labels are their indices, so labels and indices give the same positives.
     let own: Vec<u32> = (0..KEYS as u32).collect();
     let own = CudaBuffer::upload(device, &own)?;
     let inputs = StepInputs::Pair {
@@ -228,7 +216,7 @@ fn next_positives_by(labels: bool, device: &CudaDevice) -> Result<(), Error> {
         .with_upstream(UPSTREAM)
         .record()?;
     let mut losses = Vec::new();
-    // Spread positives, one positive for all, and none for some anchors.
+    // Each anchor has its own positive; all have one; some have none.
     let batches: [fn(u32) -> u32; 3] = [
         |i| i * 5 % KEYS as u32,
         |_| 7,
@@ -238,13 +226,7 @@ fn next_positives_by(labels: bool, device: &CudaDevice) -> Result<(), Error> {
         let batch: Vec<u32> = (0..ANCHORS as u32).map(of).collect();
         index.write(&batch)?;
         step.launch()?;
-        let gradients = step.gradients();
-        let dk = gradients.dk.expect("it was asked for").download(device)?;
-        let found = (
-            loss_and_dscale(step.results())?,
-            bits(&gradients.dq.download(device)?),
-            Some(bits(&dk)),
-        );
+        let found = left(&step, device)?;
         let batch = CudaBuffer::upload(apart.device(), &batch)?;
         let positives = Positives::Index(batch.vector()?);
         let expected = plain(&apart, &contrast, &q, Some(&k), positives, None, true)?;
@@ -256,12 +238,14 @@ fn next_positives_by(labels: bool, device: &CudaDevice) -> Result<(), Error> {
     Ok(())
 }
 
-/// A full queue of unit-like rows whose next key goes to row 3.
+/// A full queue, whose next key goes to row 3.
 fn full(capacity: usize) -> Result<KeyQueue<bf16>, Error> {
     KeyQueue::restore(capacity, DIM, capacity, 3, &embeddings(capacity, 99))
 }
 
-fn moco(device: &CudaDevice) -> Result<(), Error> {
+fn a_recorded_step_of_moco_advances_queue_and_key_encoder(
+    device: &CudaDevice,
+) -> Result<(), Error> {
     let engine = CudaEngine::on(device.clone());
     let apart = CudaEngine::on(device.with_new_stream()?);
     const LENGTH: usize = 5001;
@@ -309,22 +293,14 @@ fn moco(device: &CudaDevice) -> Result<(), Error> {
                 step.set_momentum(m)?;
             }
             step.launch()?;
-            let found = (
-                loss_and_dscale(step.results())?,
-                bits(&step.gradients().dq.download(device)?),
-                None,
-            );
+            let found = left(&step, device)?;
             let contrast = Contrast::moco(1.0 / scale)?;
             let queue = Some(&mut plain_queue);
             let (k, none) = (Some(&k[..]), Positives::DIAGONAL);
             let expected = plain(&apart, &contrast, &q, k, none, queue, false)?;
             assert_eq!(found, expected, "{batch} of {capacity}, run {run}");
             let advanced = step.queue().unwrap().to_host()?;
-            assert_eq!(
-                advanced,
-                plain_queue.to_host()?,
-                "{batch} of {capacity}, run {run}"
-            );
+            assert_eq!(advanced, plain_queue.to_host()?, "run {run}");
 
             let query = CudaBuffer::upload(apart.device(), &parameters(1 + run as u32))?;
             let mut tensors = [MomentumTensor {
@@ -354,7 +330,7 @@ fn simclr<'a>(
     engine: &CudaEngine,
     z: &'a mut CudaBuffer<bf16>,
     dz: &'a mut CudaBuffer<f32>,
-) -> Result<infonce::cuda::CudaStepBuilder<'a, bf16, f32>, Error> {
+) -> Result<CudaStepBuilder<'a, bf16, f32>, Error> {
     let rows = z.len() / DIM;
     let inputs = StepInputs::Shared {
         z: z.rows_mut(rows, DIM)?,
@@ -363,7 +339,7 @@ fn simclr<'a>(
     Ok(engine.step(&Contrast::nt_xent(0.125)?, inputs, gradients))
 }
 
-fn lent_scale(device: &CudaDevice) -> Result<(), Error> {
+fn a_step_reads_a_scale_that_is_lent_to_it(device: &CudaDevice) -> Result<(), Error> {
     let engine = CudaEngine::on(device.clone());
     let apart = CudaEngine::on(device.with_new_stream()?);
     let z = embeddings(6, 1);
@@ -372,16 +348,8 @@ fn lent_scale(device: &CudaDevice) -> Result<(), Error> {
     let mut scale = CudaBuffer::upload(device, &[2.0f32])?;
     let loss = |scale: f32| -> Result<u32, Error> {
         let contrast = Contrast::nt_xent(1.0 / scale)?;
-        Ok(plain(
-            &apart,
-            &contrast,
-            &z,
-            None,
-            Positives::DIAGONAL,
-            None,
-            false,
-        )?
-        .0[0])
+        let views = Positives::DIAGONAL;
+        Ok(plain(&apart, &contrast, &z, None, views, None, false)?.0[0])
     };
     // SAFETY: the buffer outlives the step, and is written to in the order of the stream.
     let lent = unsafe { CudaVectorMut::<f32>::from_raw(scale.address(), 1, device)? };
@@ -400,7 +368,7 @@ fn lent_scale(device: &CudaDevice) -> Result<(), Error> {
     Ok(())
 }
 
-fn nothing_allocated(device: &CudaDevice) -> Result<(), Error> {
+fn a_recorded_step_allocates_nothing_when_it_runs(device: &CudaDevice) -> Result<(), Error> {
     let device = device.with_new_stream()?;
     let engine = CudaEngine::on(device.clone());
     let z = embeddings(6, 2);
@@ -418,7 +386,7 @@ fn nothing_allocated(device: &CudaDevice) -> Result<(), Error> {
     Ok(())
 }
 
-fn memory_of_its_own(device: &CudaDevice) -> Result<(), Error> {
+fn a_graphs_workspace_serves_nothing_else(device: &CudaDevice) -> Result<(), Error> {
     let device = device.with_new_stream()?;
     let engine = CudaEngine::on(device.clone());
     let z = embeddings(6, 3);
@@ -443,7 +411,7 @@ fn memory_of_its_own(device: &CudaDevice) -> Result<(), Error> {
     Ok(())
 }
 
-fn refused(device: &CudaDevice) -> Result<(), Error> {
+fn a_step_that_cannot_be_recorded_is_refused(device: &CudaDevice) -> Result<(), Error> {
     let engine = CudaEngine::on(device.clone());
     let mut z = CudaBuffer::<bf16>::zeroed(device, 6 * DIM)?;
     let mut dz = CudaBuffer::<f32>::zeroed(device, 6 * DIM)?;
@@ -471,11 +439,7 @@ fn refused(device: &CudaDevice) -> Result<(), Error> {
     let over_input = unsafe { CudaRowsMut::<bf16>::from_raw(z_address, 6, DIM, DIM, device)? };
     let gradients = Gradients::new(over_input, None);
     let step = engine.step(&Contrast::nt_xent(0.125)?, inputs, gradients);
-    let aliasing = CudaError::Aliasing {
-        argument: "gradients.dq",
-        other: "z",
-    };
-    assert_eq!(step.record().err(), Some(aliasing.into()));
+    assert_eq!(step.record().err(), Some(aliasing("gradients.dq", "z")));
 
     let query = CudaBuffer::<f32>::zeroed(device, 10)?;
     let over_gradient = MomentumTensor {
@@ -485,11 +449,7 @@ fn refused(device: &CudaDevice) -> Result<(), Error> {
         shadow: None,
     };
     let step = simclr(&engine, &mut z, &mut dz)?.with_momentum(0.5, vec![over_gradient])?;
-    let aliasing = CudaError::Aliasing {
-        argument: "key",
-        other: "gradients.dq",
-    };
-    assert_eq!(step.record().err(), Some(aliasing.into()));
+    assert_eq!(step.record().err(), Some(aliasing("key", "gradients.dq")));
 
     let mut short = CudaBuffer::<f32>::zeroed(device, 9)?;
     let short = MomentumTensor {

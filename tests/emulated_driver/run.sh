@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Tests all code above the CUDA driver without a card: the tests find the library of this folder as libcuda.so. Their
-# logs lie beside it, in target/emulated.
+# Tests all code above the CUDA driver without a card: the tests load the library of this folder as libcuda.so. Logs are
+# in target/emulated.
 #
 # run.sh [cuda_device | known_values | conformance]…    default: all of them
 set -euo pipefail

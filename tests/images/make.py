@@ -2,8 +2,8 @@
 
     pip install pillow numpy && python make.py
 
-All are 16 x 16, so that no loader scales them. In shown.png they stand one below the other: turned as
-EXIF asks, transparency over white, 16-bit values by their high byte.
+All are 16 x 16, so that no loader scales them. shown.png has them one below the other: rotated as EXIF
+says, transparency over white, 16-bit values by their high byte.
 """
 
 import struct

@@ -132,7 +132,7 @@ fn counted_twice<E: Engine>(new: New<E>) -> Result<(), Error> {
     let batch = matrix(&[[1.0, 0.0], [0.0, 1.0]]);
     let matrices = [batch.clone(), batch.clone(), batch];
     let kind = &Kind::new(Contrast::moco(0.5)?, &[2, 2, 2]);
-    // Logits 2 of the own key, 2 and 0 of the queue: ln(2 + e⁻²), where leaving it out gave ln(1 + e⁻²).
+    // The own key has logit 2, the queue 2 and 0: ln(2 + e⁻²). Without the copy it would be ln(1 + e⁻²).
     in_all_types!(loss_is::<E>(engine, kind, &matrices, 0.758_626, 1e-5));
     Ok(())
 }
@@ -206,7 +206,7 @@ fn shards<E: Engine>(new: New<E>) -> Result<(), Error> {
         let batch = Batch::<f32>::new(&[anchors, matrices[1].clone()]);
         let problem = batch.problem(&own)?;
         let mut gradients = poisoned::<f32>(problem.shape(), true);
-        // Each rank has the mean of its own rows.
+        // A rank's loss is the mean over its own rows.
         let share = 1.0 / ranks as f32;
         let value = OnHost(engine).value_and_grad(&problem, share, &mut gradients)?;
         loss += share * value.loss;

@@ -28,7 +28,7 @@ use rand_chacha::ChaCha8Rng;
 
 /// Makes a new engine.
 type New<E> = fn() -> Result<E, Error>;
-/// A promise, held against engines of one kind.
+/// A test of engines of one type.
 type Promise<E> = fn(New<E>) -> Result<(), Error>;
 
 fn main() {
@@ -134,7 +134,7 @@ fn rounded<T: Element>(matrix: &Dense) -> Vec<T> {
     numbers.map(|&x| T::from_f32(x as f32)).collect()
 }
 
-/// A contrast, the numbers of rows of its matrices, and its positives.
+/// A contrast, the row counts of its matrices, and its positives.
 struct Kind {
     contrast: Contrast,
     rows: Vec<usize>,
@@ -157,7 +157,7 @@ impl Kind {
         }
     }
 
-    /// What it is called in messages.
+    /// The name in messages.
     fn name(&self) -> String {
         let contrast = &self.contrast;
         let (name, rule, scale) = (contrast.name(), contrast.rule(), contrast.scale());

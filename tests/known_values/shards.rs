@@ -93,7 +93,7 @@ fn no_positive<E: Engine>(new: New<E>) -> Result<(), Error> {
             ..Kind::new(contrast, &[n, m])
         };
         let by_index = Kind::by_index(contrast, &[n, m], index.clone());
-        // Candidates 2j and 2j + 1 have label j: the first counts, and the other is a negative.
+        // Candidates 2j and 2j + 1 have label j: the first is the positive, the other a negative.
         let by_label = Kind {
             positives: Positives::Labels {
                 anchors: (0..n as u32)

@@ -31,8 +31,8 @@ fn normalized<E: Engine, T: Element>(engine: &E, x: &[f32]) -> Result<(Vec<f32>,
     Ok((widened(&y), norms[0]))
 }
 
-/// dx for dy of the row x, in both forms that kernels treat apart: a row of whole groups of four, and one of
-/// another length.
+/// The first two elements of dx, for a row x and dy whose other elements are 0. Kernels have one path for D that is a
+/// multiple of 4 and one for other D; both must give the same bits.
 fn gradient<E: Engine, T: Element>(
     engine: &E,
     [first, second]: [f32; 2],

@@ -72,25 +72,22 @@ fn losses_of_the_table_train_and_are_named_in_the_report() {
 #[test]
 fn a_loss_that_does_not_fit_the_method_is_refused_by_name() {
     let directory = small_images();
-    for (method, options, words) in [
+    for (method, loss, words) in [
         (
             "simclr",
-            "--loss clip",
-            ["`loss` is clip", "simclr takes nt_xent, dcl"],
+            "clip",
+            "`loss` is clip … simclr takes nt_xent, dcl",
         ),
         (
             "moco",
-            "--loss nt_xent",
-            ["`loss` is nt_xent", "moco takes moco, moco_v3"],
+            "nt_xent",
+            "`loss` is nt_xent … moco takes moco, moco_v3",
         ),
-        (
-            "simclr",
-            "--loss none",
-            ["`loss` is none", "rince, debiased"],
-        ),
-        ("moco", "--loss moco_v3 --queue 64", ["--queue", "moco_v3"]),
+        ("simclr", "none", "`loss` is none … rince, debiased"),
+        ("moco", "moco_v3 --queue 64", "--queue … moco_v3"),
     ] {
-        refused_in_one_line(directory.path(), &small(method, options), &words);
+        let arguments = small(method, &format!("--loss {loss}"));
+        refused_in_one_line(directory.path(), &arguments, &between_gaps(words));
     }
 }
 
@@ -141,49 +138,43 @@ fn a_queue_that_fills_counts_the_candidates_there_are() {
 #[test]
 fn numbers_past_the_ends_of_their_ranges_are_refused() {
     let directory = small_images();
-    let largest = "9223372036854775807";
-    let batch = format!("--batch {largest}");
-    let dim = format!("--dim {largest}");
-    let queue = format!("--queue {largest}");
+    let largest = i64::MAX;
+    let [batch, dim, queue] = ["batch", "dim", "queue"].map(|of| format!("--{of} {largest}"));
     for (method, options, words) in [
         (
             "simclr",
             "--temperature 1e-31",
-            ["`temperature` is 1e-31", "1e30"],
+            "`temperature` is 1e-31 … 1e30",
         ),
         (
             "simclr",
             "--temperature 1e300",
-            ["`temperature` is 1e300", "1e30"],
+            "`temperature` is 1e300 … 1e30",
         ),
-        (
-            "simclr",
-            "--lr 0",
-            ["`learning_rate` is 0", "greater than 0"],
-        ),
-        ("simclr", &batch, [largest, "32 training images"]),
-        ("simclr", "--batch 1", ["`batch` is 1", "at least 2"]),
-        ("simclr", &dim, ["`dim` is", "4096"]),
-        ("moco", &queue, ["`queue` is", "16777216"]),
-        ("moco", "--queue 0", ["`queue` is 0", "between 1"]),
+        ("simclr", "--lr 0", "`learning_rate` is 0 … greater than 0"),
+        ("simclr", &batch, "9223372036854775807 … 32 training images"),
+        ("simclr", "--batch 1", "`batch` is 1 … at least 2"),
+        ("simclr", &dim, "`dim` is … 4096"),
+        ("moco", &queue, "`queue` is … 16777216"),
+        ("moco", "--queue 0", "`queue` is 0 … between 1"),
         (
             "moco",
             "--queue 16777216 --dim 4096",
-            ["`queue` is 16777216", "GiB"],
+            "`queue` is 16777216 … GiB",
         ),
         (
             "moco",
             "--momentum 1.0000001",
-            ["`momentum` is", "between 0 and 1"],
+            "`momentum` is … between 0 and 1",
         ),
         (
             "simclr",
             "--require-improvement nan",
-            ["`--require-improvement` is NaN", "finite"],
+            "`--require-improvement` is NaN … finite",
         ),
     ] {
         let all = arguments(method, "npy:images.npy,labels.npy", options);
-        refused_in_one_line(directory.path(), &all, &words);
+        refused_in_one_line(directory.path(), &all, &between_gaps(words));
     }
 }
 

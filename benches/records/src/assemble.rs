@@ -1,4 +1,4 @@
-//! Puts the record of a run together from the files that `benches/packed/run.sh` wrote in its folder.
+//! Assembles the record of a run from the files that `benches/packed/run.sh` wrote in its folder.
 
 use std::path::Path;
 
@@ -70,10 +70,8 @@ fn json<T: DeserializeOwned>(path: &Path) -> Result<T, String> {
 
 /// Checks that every row has a time, or a reason why it has none.
 fn told(rows: &[Row]) -> Result<(), String> {
-    match rows
-        .iter()
-        .find(|row| row.seconds().is_none() && row.reason.is_none())
-    {
+    let is_told = |row: &&Row| row.seconds().is_some() || row.reason.is_some();
+    match rows.iter().find(|row| !is_told(row)) {
         Some(row) => Err(format!(
             "{} by {}: neither time nor reason",
             row.task(),
@@ -141,7 +139,7 @@ fn stage(line: &str, log: impl Fn(&str) -> String) -> Result<Stage, String> {
     let tests = tests(&log);
     let said = log.lines().find_map(|line| line.strip_prefix(IGNORED));
     let nothing_ran = tests.is_none_or(|tests| tests.passed + tests.failed == 0);
-    // A suite whose tests were all ignored has not passed, though it may not say why.
+    // A suite whose tests were all ignored has not passed, even if it does not say why.
     let said = said.or(tests
         .filter(|tests| nothing_ran && tests.ignored > 0)
         .map(|_| "not said"));
@@ -185,12 +183,12 @@ fn kernels(lines: &str) -> Kernels {
 
 const INTERRUPTED: &str = "the run was interrupted";
 
-/// Stands before the reason in the output of a program that could not run its tests.
+/// Precedes the reason in the output of a program that could not run its tests.
 const IGNORED: &str = "ignored: ";
 
 /// The sum over the summaries in a log: `test result: ok. 3 passed; 0 failed; 1 ignored; …`.
 fn tests(log: &str) -> Option<Tests> {
-    let mut sum = None;
+    let mut sum: Option<Tests> = None;
     for line in log.lines().filter(|line| line.starts_with("test result: ")) {
         let count = |word: &str| -> Option<u64> {
             let (before, _) = line.split_once(word)?;
@@ -203,11 +201,7 @@ fn tests(log: &str) -> Option<Tests> {
         if let (Some(passed), Some(failed), Some(ignored)) =
             (count(" passed"), count(" failed"), count(" ignored"))
         {
-            let sum = sum.get_or_insert(Tests {
-                passed: 0,
-                failed: 0,
-                ignored: 0,
-            });
+            let sum = sum.get_or_insert_with(Tests::default);
             sum.passed += passed;
             sum.failed += failed;
             sum.ignored += ignored;
@@ -271,39 +265,33 @@ mod tests {
 
     #[test]
     fn a_stage_is_what_its_exit_and_its_log_say() {
-        let of = |exit: &str| format!("conformance\t60\t1.5\t{exit}\t./conformance cuda");
         let none = "ignored: no driver\ntest result: ok. 0 passed; 0 failed; 1 ignored; 0 measured";
         let some = "ignored: one case\ntest result: ok. 2 passed; 0 failed; 1 ignored; 0 measured";
-        let reason = |text: &str| Some(text.to_owned());
-        assert_eq!(
-            status(&of("0"), none),
-            (Status::Ignored, reason("no driver"))
-        );
-        assert_eq!(status(&of("0"), some), (Status::Passed, None));
-        assert_eq!(status(&of("0"), ""), (Status::Passed, None));
-        assert_eq!(
-            status(&of("0"), "ignored: no device"),
-            (Status::Ignored, reason("no device"))
-        );
-        assert_eq!(status(&of("101"), none.trim_end()).0, Status::Failed);
-        assert_eq!(
-            status(&of("124"), "case 7\n\n"),
-            (Status::TimedOut, reason("case 7"))
-        );
         let silent = "test result: ok. 0 passed; 0 failed; 1 ignored; 0 measured";
-        assert_eq!(
-            status(&of("0"), silent),
-            (Status::Ignored, reason("not said"))
-        );
-        assert_eq!(
-            status(&of("ignored: there is no sanitizer"), ""),
-            (Status::Ignored, reason("there is no sanitizer"))
-        );
+        for (exit, log, expected, reason) in [
+            ("0", none, Status::Ignored, Some("no driver")),
+            ("0", some, Status::Passed, None),
+            ("0", "", Status::Passed, None),
+            (
+                "0",
+                "ignored: no device",
+                Status::Ignored,
+                Some("no device"),
+            ),
+            ("101", none, Status::Failed, Some(silent)),
+            ("124", "case 7\n\n", Status::TimedOut, Some("case 7")),
+            ("0", silent, Status::Ignored, Some("not said")),
+            ("ignored: no tool", "", Status::Ignored, Some("no tool")),
+        ] {
+            let line = format!("conformance\t60\t1.5\t{exit}\t./conformance cuda");
+            let reason = reason.map(str::to_owned);
+            assert_eq!(status(&line, log), (expected, reason), "{exit}: {log}");
+        }
         assert!(stage("a\tb", |_| String::new()).is_err());
         assert!(stage("a\tx\t1\t0\tc", |_| String::new()).is_err());
     }
 
-    /// A folder as `benches/packed/run.sh` leaves it, with these peers.
+    /// The record of a folder as `benches/packed/run.sh` writes it, with these rows of peers.
     fn run_with(peers: &str) -> Result<Record, String> {
         let folder = tempfile::tempdir().unwrap();
         let stage = "peers\t300\t9.5\t0\tpython3 peers/gpu.py\n";
@@ -313,7 +301,7 @@ mod tests {
             ("date", "2026-11-25T17:22:19Z\n"),
             ("build.json", build),
             ("rows/peers.json", peers),
-            // Of no stage that ran.
+            // No stage of that name ran.
             ("rows/bench.json", "not JSON"),
         ];
         std::fs::create_dir(folder.path().join("rows")).unwrap();
@@ -323,7 +311,7 @@ mod tests {
         record(folder.path())
     }
 
-    /// `benches/peers/test_gpu.py` holds the script to that very file.
+    /// `benches/peers/test_gpu.py` tests that the peers' script writes this file.
     const PEERS: &str = include_str!("../../peers/example.json");
 
     #[test]
@@ -377,13 +365,8 @@ mod tests {
     fn tests_are_summed_over_summaries() {
         let log = "test result: FAILED. 12 passed; 3 failed; 4 ignored; 0 measured; 0 filtered out\n\
                    test result: ok. 1 passed; 0 failed; 0 ignored; 0 measured";
-        let [passed, failed, ignored] = [13, 3, 4];
-        let expected = Tests {
-            passed,
-            failed,
-            ignored,
-        };
-        assert_eq!(tests(log), Some(expected));
+        let sum = tests(log).map(|sum| [sum.passed, sum.failed, sum.ignored]);
+        assert_eq!(sum, Some([13, 3, 4]));
         assert_eq!(tests("12 passed"), None);
     }
 

@@ -1,16 +1,19 @@
-//! What has run on which card, kernel by kernel.
+//! The tables of kernels: what each is built with (kernels/README.md), and what has run on which card
+//! (docs/hardware.md).
+
+use std::collections::BTreeSet;
 
 use super::list::{Kernel, List};
 use super::schema::{Record, Row, Stage, Status};
 use super::table::{Columns, duration};
 
-/// Stages whose tests compare a kernel's results, and those that watch it: `benches/packed/run.sh`.
+/// Stages of `benches/packed/run.sh` whose tests compare a kernel's results, and those of the sanitizers.
 const CORRECT: [&str; 3] = ["device", "conformance-Hopper", "conformance-portable"];
 const CLEAN: [&str; 3] = ["memcheck", "racecheck", "synccheck"];
 
-/// The table of kernels/README.md: a line for the kernels of one row, which differ in their types alone. What nvcc
-/// says is taken from `before`, the document as it stands, where this program has no kernels (feature `cuda`), or those
-/// of another release.
+/// The table of kernels/README.md: a line for each row of kernels/list.h, whose kernels differ in their types alone.
+/// Registers, spills and blocks come from the kernels in this program. Without the feature `cuda`, or from another
+/// release of nvcc, they are copied from `before`, the present document.
 pub fn table(list: &List, before: &str) -> String {
     let mut text = String::from(TABLE);
     let is_row = |a: &Kernel, b: &Kernel| a.label("T") == b.label("T") && a.values == b.values;
@@ -28,12 +31,11 @@ pub fn table(list: &List, before: &str) -> String {
             _ => (format!("{rows} × {columns}"), stages.to_string()),
         };
         let start = format!("| `{name}` |");
-        let stands = before.lines().find(|line| line.starts_with(&start));
-        let cells: Vec<&str> = stands.map_or(Vec::new(), |line| line.split(" | ").collect());
-        let compiled = match compiled(kernels) {
-            Some(compiled) => compiled,
-            None => cells.get(6..).unwrap_or_default().join(" | "),
-        };
+        let compiled = compiled(kernels).unwrap_or_else(|| {
+            let old = before.lines().find(|line| line.starts_with(&start));
+            let cells: Vec<&str> = old.map_or(Vec::new(), |line| line.split(" | ").collect());
+            cells.get(6..).unwrap_or_default().join(" | ")
+        });
         let source = &kernel.source;
         text +=
             &format!("{start} {source} | {tile} | {threads} | {stages} | {shared} | {compiled}\n");
@@ -41,7 +43,8 @@ pub fn table(list: &List, before: &str) -> String {
     text
 }
 
-/// Registers, spilled bytes and blocks of an SM on both architectures, a number a type where they differ.
+/// Registers a thread, spilled bytes a thread and blocks per SM, on sm_80 / sm_90a; one value for each type where they
+/// differ.
 #[cfg(feature = "cuda")]
 fn compiled(kernels: &[Kernel]) -> Option<String> {
     use infonce::cuda::KernelResources;
@@ -74,8 +77,8 @@ fn compiled(_: &[Kernel]) -> Option<String> {
     None
 }
 
-/// Blocks that fit an SM: 65,536 registers, which warps of each quarter take in units of 256; 164 KiB of shared memory,
-/// on sm_90 228, of which a block takes 1 KiB more than it asked for; 2,048 threads; 32 blocks.
+/// Blocks that fit an SM at a time. An SM has 4 × 16,384 registers, which a warp takes in units of 256; 164 KiB of
+/// shared memory (sm_90: 228 KiB), of which a block takes 1 KiB more than it asks for; 2,048 threads; 32 blocks.
 #[cfg(feature = "cuda")]
 fn blocks(kernel: &Kernel, resources: &infonce::cuda::KernelResources) -> u32 {
     let [threads, shared] = ["threads", "shared_bytes"].map(|it| kernel.value(it));
@@ -91,7 +94,7 @@ fn blocks(kernel: &Kernel, resources: &infonce::cuda::KernelResources) -> u32 {
         .min(32)
 }
 
-/// What stands above its lines.
+/// What is above the table's lines.
 const TABLE: &str = "\
 *Tile*: rows × columns of logits or of a product; of the fused gradients, owner rows × streamed rows. *Shared bytes*: \
 dynamic. *Registers*: of a thread, by nvcc 13.0.88, on sm_80 / sm_90a; where blocks are of three warpgroups, what they start with, of \
@@ -101,48 +104,29 @@ which those that multiply have 232 then. *Blocks per SM*: that fit at a time.
 |---|---|---|---:|---:|---:|---:|---:|---:|
 ";
 
-/// A line for each kernel and card, above them those that no card has run. `records`: of cards, in order
-/// of their dates.
+/// The table of docs/hardware.md: a line for each kernel and card, first the kernels that no card has run. `records`:
+/// of cards, in order of their dates.
 pub fn markdown(names: &[&str], records: &[Record]) -> String {
-    let mut cards: Vec<&str> = records.iter().filter_map(card).collect();
-    cards.sort_unstable();
-    cards.dedup();
-    let lines: Vec<(bool, String)> = names
-        .iter()
-        .flat_map(|name| {
-            let of = |of_card: &&str| {
-                let is_its = |record: &&Record| card(record) == Some(*of_card);
-                let records: Vec<&Record> = records.iter().filter(is_its).collect();
-                line(name, of_card, &records)
-            };
-            let seen: Vec<(bool, String)> = cards
-                .iter()
-                .filter_map(of)
-                .map(|line| (true, line))
-                .collect();
-            match seen.is_empty() {
-                true => vec![(false, format!("| `{name}` | never on a card | | | | | |\n"))],
-                false => seen,
-            }
-        })
-        .collect();
-    let never = lines.iter().filter(|(seen, _)| !seen).count();
-    let of = |wanted: bool| {
-        let chosen = lines.iter().filter(move |(seen, _)| *seen == wanted);
-        chosen.map(|(_, line)| line.as_str()).collect::<String>()
-    };
+    let cards: BTreeSet<&str> = records.iter().filter_map(Record::card).collect();
+    let (mut never, mut unseen, mut seen) = (0, String::new(), String::new());
+    for name in names {
+        let before = seen.len();
+        for card in &cards {
+            let is_its = |record: &&Record| record.card() == Some(card);
+            let records: Vec<&Record> = records.iter().filter(is_its).collect();
+            seen.extend(line(name, card, &records));
+        }
+        if seen.len() == before {
+            never += 1;
+            unseen += &format!("| `{name}` | never on a card | | | | | |\n");
+        }
+    }
     format!(
         "{never} of {} kernels have never run on a card.\n\n\
          | kernel | card | correct since | sanitizers clean since | time | of | ratio of the whole |\n\
-         |---|---|---|---|---:|---|---:|\n{}{}",
+         |---|---|---|---|---:|---|---:|\n{unseen}{seen}",
         names.len(),
-        of(false),
-        of(true)
     )
-}
-
-fn card(record: &Record) -> Option<&str> {
-    record.machine.device.as_ref().map(|device| &*device.name)
 }
 
 /// What a card's records say of a kernel, if anything.
@@ -168,7 +152,8 @@ fn line(name: &str, card: &str, records: &[&Record]) -> Option<String> {
     ))
 }
 
-/// The first commit after which no record says otherwise; records that say nothing do not count.
+/// The first commit from which on every verdict is true; `otherwise` and the commit where the last verdict is false.
+/// Records without a verdict do not count.
 fn since(
     records: &[&Record],
     verdict: impl Fn(&Record) -> Option<bool>,
@@ -191,45 +176,36 @@ fn since(
     first
 }
 
+/// Whether a stage launched a kernel in a test that passed, and in one that failed.
+fn launched(stage: &Stage, name: &str) -> [bool; 2] {
+    let has = |names: &[String]| names.iter().any(|other| other == name);
+    let kernels = stage.kernels.as_ref();
+    kernels.map_or([false; 2], |of| [has(&of.passed), has(&of.failed)])
+}
+
+/// Whether all tests passed that launched the kernel and compare results; `None` where no such test ran.
 fn is_correct(name: &str, record: &Record) -> Option<bool> {
     let stages = record.stages.iter();
-    let mut kernels = stages
-        .filter(|stage| CORRECT.contains(&&*stage.name))
-        .filter_map(|stage| stage.kernels.as_ref())
-        .peekable();
-    let has = |names: &[String]| names.iter().any(|other| other == name);
-    let (mut passed, mut failed) = (false, false);
-    for kernels in &mut kernels {
-        passed |= has(&kernels.passed);
-        failed |= has(&kernels.failed);
-    }
+    let comparing = stages.filter(|stage| CORRECT.contains(&&*stage.name));
+    let all = comparing.map(|stage| launched(stage, name));
+    let [passed, failed] = all.fold([false; 2], |a, b| [a[0] || b[0], a[1] || b[1]]);
     (passed || failed).then_some(!failed)
 }
 
-/// Clean when all three have ended well and it ran under each; not when one that ran it has failed, which
-/// does not say for which kernel.
+/// `Some(true)` when the kernel ran under each sanitizer and all three stages passed. `Some(false)` when a stage that
+/// ran it failed: a sanitizer's stage does not say which kernel is to blame.
 fn is_clean(name: &str, record: &Record) -> Option<bool> {
-    let stage = |tool: &&str| record.stages.iter().find(|stage| stage.name == *tool);
-    let launched = |stage: &Stage| {
-        let kernels = stage.kernels.as_ref();
-        kernels.is_some_and(|kernels| {
-            let all = [&kernels.passed, &kernels.failed].into_iter().flatten();
-            all.into_iter().any(|other| other == name)
-        })
-    };
-    let stages: Vec<&Stage> = CLEAN
-        .iter()
-        .filter_map(stage)
-        .filter(|s| launched(s))
-        .collect();
-    if stages.iter().any(|stage| stage.status == Status::Failed) {
+    let ran =
+        |stage: &&Stage| CLEAN.contains(&&*stage.name) && launched(stage, name).contains(&true);
+    let stages = record.stages.iter().filter(ran).map(|stage| stage.status);
+    let stages: Vec<Status> = stages.collect();
+    if stages.contains(&Status::Failed) {
         return Some(false);
     }
-    let passed = stages.iter().filter(|stage| stage.status == Status::Passed);
-    (passed.count() == CLEAN.len()).then_some(true)
+    (stages == [Status::Passed; CLEAN.len()]).then_some(true)
 }
 
-/// Where it took longest, and how long.
+/// The most seconds of a kernel in any row of a record, and that row.
 fn longest<'a>(name: &str, record: &'a Record) -> Option<(f64, &'a Row)> {
     let of_row = |row: &'a Row| {
         let kernel = row.kernels.iter().find(|kernel| kernel.kernel == name)?;
@@ -240,27 +216,10 @@ fn longest<'a>(name: &str, record: &'a Record) -> Option<(f64, &'a Row)> {
 }
 
 #[cfg(test)]
-pub mod tests {
-    use super::super::readme::tests::record;
-    use super::super::schema::{KernelTime, Kernels};
+mod tests {
+    use super::super::samples::{record, stage};
+    use super::super::schema::KernelTime;
     use super::*;
-
-    pub fn stage(name: &str, status: Status, passed: &[&str], failed: &[&str]) -> Stage {
-        let owned = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
-        Stage {
-            name: name.into(),
-            command: String::new(),
-            status,
-            reason: None,
-            seconds: 1.0,
-            limit_seconds: 1.0,
-            tests: None,
-            kernels: Some(Kernels {
-                passed: owned(passed),
-                failed: owned(failed),
-            }),
-        }
-    }
 
     fn on(day: u32, commit: &str, stages: Vec<Stage>) -> Record {
         let mut record = record(Some("A"), &format!("2026-01-{day:02}T00:00:00Z"));
@@ -325,7 +284,7 @@ pub mod tests {
         let text = markdown(&["c", "a", "b"], &records);
         assert!(text.contains("| `a` | A | third | not yet |"), "{text}");
         assert!(text.contains("| `b` | A | first | not yet |"), "{text}");
-        // What no card has run stands above the rest.
+        // Kernels that no card has run come first.
         assert!(text.find("`c`") < text.find("`a`"), "{text}");
         records.truncate(2);
         let text = markdown(&["a"], &records);

@@ -1,12 +1,12 @@
-//! Records of runs on hardware: puts one together from the files of the packed runner, prints it, and writes the
-//! newest figures into README.md and docs/hardware.md, and the table of kernels/list.h into kernels/README.md.
+//! Records of runs on cards. Assembles a record from the files of the packed runner, merges two, prints one, and writes
+//! the tables of the newest records and of kernels/list.h into README.md, docs/hardware.md and kernels/README.md.
 //!
 //! ```text
 //! cargo run -p records -- assemble RUN     # prints the record of the folder RUN
 //! cargo run -p records -- merge A B        # prints one record of two calls
 //! cargo run -p records -- table RECORD
-//! cargo run -p records -- readme           # figures and plots of README.md, kernels of docs/hardware.md
-//! cargo run -p records --features cuda -- readme   # and registers of kernels/README.md, which nvcc says
+//! cargo run -p records -- readme           # rewrites the documents' tables and plots
+//! cargo run -p records --features cuda -- readme   # and the registers in kernels/README.md, from nvcc's report
 //! ```
 
 mod assemble;
@@ -18,17 +18,18 @@ mod merge;
 mod peers;
 mod plot;
 mod readme;
+#[cfg(test)]
+mod samples;
 #[path = "../../cuda/schema.rs"]
 mod schema;
 #[path = "../../cuda/table.rs"]
 mod table;
+mod text;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-
-use schema::{Record, Row, SCHEMA, Stage, Status};
 
 #[derive(Parser)]
 struct Arguments {
@@ -56,11 +57,11 @@ enum Command {
 
 fn main() -> ExitCode {
     let outcome = match Arguments::parse().command {
-        Command::Assemble { run } => assemble::record(&run).and_then(|record| json(&record)),
-        Command::Merge { first, second } => read(&first)
-            .and_then(|first| merge::merged(first, read(&second)?))
-            .and_then(|record| json(&record)),
-        Command::Table { record } => read(&record).map(|record| describe(&record)),
+        Command::Assemble { run } => assemble::record(&run).and_then(|record| text::json(&record)),
+        Command::Merge { first, second } => text::read(&first)
+            .and_then(|first| merge::merged(first, text::read(&second)?))
+            .and_then(|record| text::json(&record)),
+        Command::Table { record } => text::read(&record).map(|record| text::describe(&record)),
         Command::Readme => readme::rewrite(),
     };
     match outcome {
@@ -73,91 +74,4 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
-}
-
-fn json(record: &Record) -> Result<String, String> {
-    serde_json::to_string_pretty(record).map_err(|error| error.to_string())
-}
-
-/// The record in a file.
-pub fn read(path: &Path) -> Result<Record, String> {
-    let named = |reason: String| format!("{}: {reason}", path.display());
-    let text = std::fs::read_to_string(path).map_err(|error| named(error.to_string()))?;
-    let record: Record = serde_json::from_str(&text).map_err(|error| named(error.to_string()))?;
-    if record.schema != SCHEMA {
-        let given = record.schema;
-        return Err(named(format!("schema {given}; this reader knows {SCHEMA}")));
-    }
-    Ok(record)
-}
-
-fn describe(record: &Record) -> String {
-    let mut lines = vec![heading(record)];
-    if let Some(clocks) = &record.machine.clocks {
-        let [low, median, high] = clocks.sm_mhz;
-        lines.push(format!(
-            "SMs at {low:.0} to {high:.0} MHz, median {median:.0}; {:.0} W, {:.0} °C at most",
-            clocks.watts[2], clocks.celsius[2]
-        ));
-    }
-    lines.push(String::new());
-    lines.extend(record.stages.iter().map(stage));
-    if let Some(verify) = &record.verify {
-        let checks: usize = verify.lines.iter().map(|line| line.checks).sum();
-        let failures = verify.failures.len();
-        lines.push(format!(
-            "\n{} cases, {checks} outputs against float64: {failures} failed",
-            verify.cases
-        ));
-        lines.extend(verify.failures.iter().cloned());
-    }
-    let ours: Vec<&Row> = record.rows.iter().filter(|row| row.is_ours()).collect();
-    if !ours.is_empty() {
-        lines.push(format!("\n{}", table::text(ours)));
-    }
-    let compared = peers::text(&record.rows);
-    if !compared.is_empty() {
-        lines.push(format!("\n{compared}"));
-    }
-    lines.join("\n")
-}
-
-/// Card, date and build.
-pub fn heading(record: &Record) -> String {
-    let (build, machine) = (&record.build, &record.machine);
-    let device = match (&machine.device, &machine.no_device) {
-        (Some(device), _) => format!(
-            "{} ({} SMs, {} GiB)",
-            device.name,
-            device.sms,
-            device.memory_bytes >> 30
-        ),
-        (None, reason) => format!("no device: {}", reason.as_deref().unwrap_or("not said")),
-    };
-    let commit = build.commit.get(..12).unwrap_or(&build.commit);
-    let modified = if build.modified { " with changes" } else { "" };
-    let date = record.date.get(..10).unwrap_or(&record.date);
-    let nvcc = record.nvcc.as_deref().unwrap_or("not said");
-    format!("{device}; {date}, commit {commit}{modified}, nvcc {nvcc}")
-}
-
-fn stage(stage: &Stage) -> String {
-    let status = match stage.status {
-        Status::Passed => "passed",
-        Status::Failed => "FAILED",
-        Status::TimedOut => "TIMED OUT",
-        Status::Ignored => "ignored",
-    };
-    let tests = stage.tests.map_or(String::new(), |tests| {
-        let [passed, failed, ignored] = [tests.passed, tests.failed, tests.ignored];
-        format!(", {passed} passed, {failed} failed, {ignored} ignored")
-    });
-    let reason = stage
-        .reason
-        .as_ref()
-        .map_or(String::new(), |reason| format!(": {reason}"));
-    format!(
-        "{:<20} {status:<9} {:>6.1} s{tests}{reason}",
-        stage.name, stage.seconds
-    )
 }

@@ -2,8 +2,8 @@
 
 use super::schema::{Record, Row, Stage, Status};
 
-/// The stages and rows of both, `first` before `second`. Build and card must be the same, and no stage may have run in
-/// both.
+/// One record with the stages and rows of both, `first` before `second`. Build and card must be the same, and no stage
+/// may have run in both.
 pub fn merged(first: Record, second: Record) -> Result<Record, String> {
     for (what, of) in [("build", build as fn(&Record) -> String), ("card", card)] {
         let [one, other] = [of(&first), of(&second)];
@@ -24,7 +24,7 @@ pub fn merged(first: Record, second: Record) -> Result<Record, String> {
     record.verify = record.verify.or(second.verify);
     let machine = &mut record.machine;
     machine.driver = machine.driver.take().or(second.machine.driver);
-    // The clocks of the call that was timed longer.
+    // The clocks of the call with more readings.
     let clocks = [machine.clocks.take(), second.machine.clocks];
     machine.clocks = clocks.into_iter().flatten().max_by_key(|c| c.readings);
     Ok(record)
@@ -39,13 +39,11 @@ fn build(record: &Record) -> String {
 }
 
 fn card(record: &Record) -> String {
-    match &record.machine.device {
-        Some(device) => format!("{device:?}"),
-        None => "no card".to_owned(),
-    }
+    let device = record.machine.device.as_ref();
+    device.map_or("no card".into(), |device| format!("{device:?}"))
 }
 
-/// A stage that ran takes the place of one that was ignored.
+/// Adds a stage. One that ran replaces one of the same name that was ignored.
 fn add_stage(stages: &mut Vec<Stage>, stage: Stage) -> Result<(), String> {
     let Some(other) = stages.iter_mut().find(|other| other.name == stage.name) else {
         stages.push(stage);
@@ -59,8 +57,7 @@ fn add_stage(stages: &mut Vec<Stage>, stage: Stage) -> Result<(), String> {
     Ok(())
 }
 
-/// A row with a time takes the place of one with a reason; otherwise the first row of the same case by the same code
-/// stays.
+/// Adds a row. Of two rows of one case by the same code the first stays, unless it has a reason and the second a time.
 pub fn add_row(rows: &mut Vec<Row>, row: Row) {
     let same = |other: &&mut Row| other.by == row.by && other.task() == row.task();
     match rows.iter_mut().find(same) {
@@ -72,8 +69,7 @@ pub fn add_row(rows: &mut Vec<Row>, row: Row) {
 
 #[cfg(test)]
 mod tests {
-    use super::super::kernels::tests::stage;
-    use super::super::readme::tests::record;
+    use super::super::samples::{record, stage};
     use super::super::schema::{Clocks, Verify};
     use super::*;
 

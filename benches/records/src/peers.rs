@@ -3,18 +3,18 @@
 use super::schema::{Errors, Row};
 use super::table::Columns;
 
-/// The largest relative error of a gradient, in the L2 norm, whose time counts in the README. Rounding an exact
+/// README.md shows no time of a peer whose gradient has a larger relative error, in the L2 norm. Rounding an exact
 /// gradient to bf16 has an error of 0.002.
 const SAME_GRADIENT: f64 = 0.005;
 
-/// One case, and the rows of those who ran it.
+/// One case, and the rows of this crate and of the other libraries.
 struct Task<'a> {
     name: String,
     ours: Option<&'a Row>,
     others: Vec<&'a Row>,
 }
 
-/// Every case that others ran, in the order of their rows.
+/// Every case that another library ran, in the order of the rows.
 fn tasks(rows: &[Row]) -> Vec<Task<'_>> {
     let mut tasks: Vec<Task> = Vec::new();
     for row in rows.iter().filter(|row| !row.is_ours()) {
@@ -32,12 +32,12 @@ fn tasks(rows: &[Row]) -> Vec<Task<'_>> {
 }
 
 impl Task<'_> {
-    /// The other's time in units of ours, both cold.
+    /// Cold time of the other library divided by this crate's.
     fn ratio(&self, other: &Row) -> Option<f64> {
         Some(other.cold?.median / self.ours?.cold?.median)
     }
 
-    /// The fastest of the others whose gradients are right.
+    /// The fastest of the other libraries with gradients within [`SAME_GRADIENT`].
     fn best(&self) -> Option<&Row> {
         let counts = |row: &&&Row| {
             let error = row.error.as_ref();
@@ -66,7 +66,7 @@ fn errors(error: Option<&Errors>) -> [String; 3] {
     ]
 }
 
-/// Each case, and below it a line for this crate and for each of the others.
+/// The comparison for people: each case, and below it a line for this crate and for each other library.
 pub fn text(rows: &[Row]) -> String {
     let line = |by: &str, cells: [&str; 7]| {
         let [cold, warm, ratio, loss, dq, dk, extra] = cells;
@@ -105,7 +105,7 @@ pub fn text(rows: &[Row]) -> String {
     lines.join("\n")
 }
 
-/// For each case that others finished, the fastest of them.
+/// The comparison in README.md: for each case, this crate and the fastest other library.
 pub fn markdown(rows: &[Row]) -> String {
     let gradients = |row: Option<&Row>| match row.and_then(|row| row.error) {
         Some(error) => format!("{:.1e}, {:.1e}", error.dq, error.dk),

@@ -1,4 +1,4 @@
-//! Draws bars: the share of cuBLAS's rate that each library reaches, for each D.
+//! Draws a plot of bars: the share of cuBLAS's FLOP/s that each library reaches, for each D.
 
 use std::fmt::Write;
 
@@ -13,7 +13,8 @@ const TOP: f64 = 30.0;
 const WIDTH: f64 = 640.0;
 const HEIGHT: f64 = 240.0;
 
-/// One-way InfoNCE, value and gradient, bf16, N = M = 32,768, as SVG; `None` where nothing was timed there.
+/// The plot as SVG: one-way InfoNCE, value and gradient, bf16, N = M = 32,768; `None` where the record has no such
+/// row.
 pub fn svg(record: &Record) -> Option<String> {
     let bars: Vec<(u32, &str, f64)> = record
         .rows
@@ -47,11 +48,7 @@ pub fn svg(record: &Record) -> Option<String> {
         LEFT + WIDTH + 20.0
     );
     let mut line = |text: String| writeln!(svg, "{text}").expect("a String takes everything");
-    let card = record
-        .machine
-        .device
-        .as_ref()
-        .map_or("", |device| &device.name);
+    let card = record.card().unwrap_or_default();
     line(text(
         LEFT,
         18.0,
@@ -109,7 +106,7 @@ fn text(x: f64, y: f64, anchor: &str, words: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::readme::tests::record;
+    use super::super::samples::record;
     use super::*;
 
     #[test]

@@ -1,11 +1,12 @@
-//! What documents say of CUDA devices: the newest record of each card in README.md, with a plot, and
-//! every kernel in docs/hardware.md. Without a record both say so.
+//! Rewrites what documents say of CUDA devices: the newest record of each card in README.md, with a plot; every kernel
+//! in docs/hardware.md and kernels/README.md. Without a record README.md and docs/hardware.md say so.
 
 use std::path::{Path, PathBuf};
 
 use super::schema::{Record, Row};
 use super::table::Columns;
-use super::{heading, kernels, list, peers, plot, read};
+use super::text::{heading, read};
+use super::{kernels, list, peers, plot};
 
 /// The repository's root, where the documents are.
 const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
@@ -35,20 +36,14 @@ fn documents(root: &Path) -> Result<Vec<(PathBuf, String)>, String> {
     let names: Vec<&str> = list.kernels.iter().map(|k| &*k.name).collect();
     let by_kernel = kernels::markdown(&names, &records);
     let newest = newest(records);
-    let mut documents = vec![
-        (
-            "README.md".into(),
-            replaced(&text("README.md")?, "cuda", &figures(&newest))?,
-        ),
-        (
-            "docs/hardware.md".into(),
-            replaced(&text("docs/hardware.md")?, "kernels", &by_kernel)?,
-        ),
-        (
-            "kernels/README.md".into(),
-            replaced(&map, "kernels", &kernels::table(&list, &map))?,
-        ),
-    ];
+    let mut documents = Vec::new();
+    for (path, mark, shown) in [
+        ("README.md", "cuda", figures(&newest)),
+        ("docs/hardware.md", "kernels", by_kernel),
+        ("kernels/README.md", "kernels", kernels::table(&list, &map)),
+    ] {
+        documents.push((path.into(), replaced(&text(path)?, mark, &shown)?));
+    }
     let plots = newest.iter().filter_map(|record| {
         let svg = plot::svg(record)?;
         Some((plot_path(record).into(), svg))
@@ -58,21 +53,18 @@ fn documents(root: &Path) -> Result<Vec<(PathBuf, String)>, String> {
 }
 
 fn plot_path(record: &Record) -> String {
-    let card = record.machine.device.as_ref();
-    let name = card.map_or("", |card| &card.name).to_lowercase();
+    let name = record.card().unwrap_or_default().to_lowercase();
     format!("docs/images/{}.svg", name.replace([' ', '/'], "-"))
 }
 
-/// All records of cards in a folder, in the order of their dates. Rehearsals have no card, or an emulated one.
+/// All records of cards in a folder, in the order of their dates. Records without a card, or of the emulated driver, are
+/// left out.
 fn all(folder: &Path) -> Result<Vec<Record>, String> {
     let named = |error| format!("{}: {error}", folder.display());
     let mut records = Vec::new();
     for entry in std::fs::read_dir(folder).map_err(named)? {
         let path = entry.map_err(named)?.path();
-        if path
-            .extension()
-            .is_some_and(|extension| extension == "json")
-        {
+        if path.extension().is_some_and(|it| it == "json") {
             records.push(read(&path)?);
         }
     }
@@ -80,20 +72,17 @@ fn all(folder: &Path) -> Result<Vec<Record>, String> {
 }
 
 fn of_cards(mut records: Vec<Record>) -> Vec<Record> {
-    records.retain(|record| {
-        let device = record.machine.device.as_ref();
-        device.is_some_and(|device| !device.name.contains("emulated"))
-    });
+    let is_real = |name: &str| !name.contains("emulated");
+    records.retain(|record| record.card().is_some_and(is_real));
     records.sort_by(|a, b| a.date.cmp(&b.date));
     records
 }
 
-/// The newest with rows of each card, by the card's name.
+/// For each card, in the order of their names, its newest record that has rows.
 fn newest(mut records: Vec<Record>) -> Vec<Record> {
-    let card = |record: &Record| record.machine.device.as_ref().map(|d| d.name.clone());
     records.retain(|record| !record.rows.is_empty());
-    records.sort_by_key(|record| (card(record), std::cmp::Reverse(record.date.clone())));
-    records.dedup_by_key(|record| card(record));
+    records.sort_by(|a, b| (a.card(), &b.date).cmp(&(b.card(), &a.date)));
+    records.dedup_by(|a, b| a.card() == b.card());
     records
 }
 
@@ -142,7 +131,7 @@ fn line(row: &Row) -> String {
     format!("| {} | {reason} | | | | | | {} |\n", columns.name, row.by)
 }
 
-/// A document with other text between its marks.
+/// The document with `text` between `<!-- mark -->` and `<!-- /mark -->`.
 fn replaced(document: &str, mark: &str, text: &str) -> Result<String, String> {
     let (start, end) = (format!("<!-- {mark} -->\n"), format!("<!-- /{mark} -->"));
     let missing = || format!("there is no {} … {end}", start.trim_end());
@@ -152,7 +141,8 @@ fn replaced(document: &str, mark: &str, text: &str) -> Result<String, String> {
 }
 
 #[cfg(test)]
-pub mod tests {
+mod tests {
+    use super::super::samples::record;
     use super::*;
 
     #[test]
@@ -166,33 +156,6 @@ pub mod tests {
                 path.display()
             );
         }
-    }
-
-    pub fn record(name: Option<&str>, date: &str) -> Record {
-        let device = name.map(|name| {
-            serde_json::json!({
-                "name": name, "compute_capability": [9, 0], "multiprocessors": 132,
-                "memory_bytes": 1u64 << 37, "cache_bytes": 1 << 26, "cuda": [13, 0],
-            })
-        });
-        let times = serde_json::json!({"median": 2e-3, "low": 1e-3, "high": 3e-3, "samples": 20});
-        serde_json::from_value(serde_json::json!({
-            "schema": 1, "date": date,
-            "build": {"commit": "0123456789abcdef", "modified": false, "rustc": "1.95.0"},
-            "nvcc": "13.0.88",
-            "machine": {
-                "processor": "a CPU", "cores": 2, "device": device,
-                "no_device": null, "driver": null, "clocks": null,
-            },
-            "stages": [], "verify": null,
-            "rows": [{
-                "by": "infonce 0.1.0", "work": "InfoNCE", "wanted": "forward", "shape": "N=2 M=2 D=2",
-                "dtype": "bf16", "flops": 4e11, "bytes": 2e9, "cold": times, "warm": null,
-                "measure": {"what": "product", "rate": 8e14, "samples": 20},
-                "extra_bytes": 1048576, "error": null, "reason": null,
-            }],
-        }))
-        .unwrap()
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::ffi::{c_char, c_int};
 use cudarc::driver::sys::{CUdevice_attribute_enum as Attribute, CUresult};
 
 use super::stream::{LEGACY, Stream};
-use super::{Answer, Contents, Driver, Handle, report, status, value};
+use super::{Answer, Contents, Driver, Handle, report, status};
 
 const NAME: &str = "emulated device (kernels run on the CPU)";
 /// CUDA 13.0, as 1000·major + 10·minor.
@@ -14,7 +14,7 @@ const VERSION: c_int = 13_000;
 const DEVICE: c_int = 0;
 /// Most bytes of dynamic shared memory of a block by default.
 pub(super) const SHARED_USUAL: u32 = 48 << 10;
-/// Most bytes of shared memory that a kernel can ask for; compute capability 9.0 has as many.
+/// Most bytes of dynamic shared memory that a kernel can ask for, as on compute capability 9.0.
 pub(super) const SHARED_MOST: u32 = 232_448;
 
 thread_local! {
@@ -33,14 +33,28 @@ impl Driver {
         Ok(())
     }
 
-    fn device(&self, device: c_int) -> Answer {
+    pub(super) fn version(&self) -> Answer<c_int> {
+        Ok(VERSION)
+    }
+
+    pub(super) fn device_count(&self) -> Answer<c_int> {
+        self.device(DEVICE).map(|_| 1)
+    }
+
+    /// The device of an ordinal, which is the ordinal.
+    pub(super) fn device(&self, ordinal: c_int) -> Answer<c_int> {
         if !self.initialised {
             return Err(CUresult::CUDA_ERROR_NOT_INITIALIZED);
         }
-        match device {
-            DEVICE => Ok(()),
+        match ordinal {
+            DEVICE => Ok(DEVICE),
             _ => Err(CUresult::CUDA_ERROR_INVALID_DEVICE),
         }
+    }
+
+    pub(super) fn total_memory(&self, device: c_int) -> Answer<usize> {
+        self.device(device)?;
+        Ok(self.settings.memory_bytes)
     }
 
     /// Checks that the context is current on this thread and none of its work has failed. Every call that needs the
@@ -87,13 +101,17 @@ impl Driver {
         self.sound()
     }
 
-    /// Reports what is `left` when a context or the process ends, and keeps that for the exit code.
+    /// Prints what is `left` unfreed when a context or the process ends. The process then fails.
     pub(super) fn account(&mut self, what: &str, left: Option<String>) {
         // After a fault nothing can be freed.
         if let (None, Some(left)) = (self.fault, left) {
             report(&format!("the {what} ends with {left}"));
             self.left_something = true;
         }
+    }
+
+    pub(super) fn current_context(&self) -> Answer<Handle> {
+        Ok(CURRENT.get())
     }
 
     pub(super) fn make_current(&mut self, context: Handle) -> Answer {
@@ -104,8 +122,9 @@ impl Driver {
         Ok(())
     }
 
-    fn attribute(&self, attribute: c_int) -> Answer<c_int> {
+    pub(super) fn device_attribute(&self, attribute: c_int, device: c_int) -> Answer<c_int> {
         use Attribute::*;
+        self.device(device)?;
         let attributes = [
             (CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT, self.settings.sms),
             (CU_DEVICE_ATTRIBUTE_MAX_THREADS_PER_BLOCK, 1024),
@@ -171,29 +190,6 @@ impl Contents {
 }
 
 #[unsafe(no_mangle)]
-pub extern "C" fn cuInit(flags: u32) -> CUresult {
-    status(|driver| driver.initialise(flags))
-}
-
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuDriverGetVersion(version: *mut c_int) -> CUresult {
-    // SAFETY: the caller's promise, here and below.
-    unsafe { value(version, |_| Ok(VERSION)) }
-}
-
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuDeviceGetCount(count: *mut c_int) -> CUresult {
-    // SAFETY: as above.
-    unsafe { value(count, |driver| driver.device(DEVICE).map(|()| 1)) }
-}
-
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuDeviceGet(device: *mut c_int, ordinal: c_int) -> CUresult {
-    // SAFETY: as above.
-    unsafe { value(device, |driver| driver.device(ordinal).map(|()| ordinal)) }
-}
-
-#[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuDeviceGetName(
     name: *mut c_char,
     length: c_int,
@@ -212,57 +208,4 @@ pub unsafe extern "C" fn cuDeviceGetName(
         }
         Ok(())
     })
-}
-
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuDeviceGetAttribute(
-    number: *mut c_int,
-    attribute: c_int,
-    device: c_int,
-) -> CUresult {
-    // SAFETY: as above.
-    unsafe {
-        value(number, |driver| {
-            driver.device(device)?;
-            driver.attribute(attribute)
-        })
-    }
-}
-
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuDeviceTotalMem_v2(bytes: *mut usize, device: c_int) -> CUresult {
-    // SAFETY: as above.
-    unsafe {
-        value(bytes, |driver| {
-            driver.device(device)?;
-            Ok(driver.settings.memory_bytes)
-        })
-    }
-}
-
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuDevicePrimaryCtxRetain(context: *mut Handle, device: c_int) -> CUresult {
-    // SAFETY: as above.
-    unsafe { value(context, |driver| driver.retain(device)) }
-}
-
-#[unsafe(no_mangle)]
-pub extern "C" fn cuDevicePrimaryCtxRelease_v2(device: c_int) -> CUresult {
-    status(|driver| driver.release(device))
-}
-
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuCtxGetCurrent(context: *mut Handle) -> CUresult {
-    // SAFETY: as above.
-    unsafe { value(context, |_| Ok(CURRENT.get())) }
-}
-
-#[unsafe(no_mangle)]
-pub extern "C" fn cuCtxSetCurrent(context: Handle) -> CUresult {
-    status(|driver| driver.make_current(context))
-}
-
-#[unsafe(no_mangle)]
-pub extern "C" fn cuCtxSynchronize() -> CUresult {
-    status(Driver::synchronise_context)
 }

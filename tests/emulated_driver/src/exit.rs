@@ -15,12 +15,12 @@ pub(super) fn watch() {
 
 extern "C" fn look() {
     let mut driver = driver();
-    // Queued work is not run: the memory that it names may be gone.
+    // Queued work is not run: its memory may be gone.
     let left = driver.contents.left_behind();
     driver.account("process", left);
     if driver.left_something {
-        // SAFETY: null stands for all of the C library's streams, which are its own to write; the
-        // process ends here, and runs no more handlers.
+        // SAFETY: `fflush` of null writes all streams of the C library; the process ends here, and runs no more
+        // handlers.
         unsafe {
             libc::fflush(std::ptr::null_mut());
             libc::_exit(LEFT);
@@ -34,13 +34,10 @@ mod tests {
 
     use cudarc::driver::sys::CUresult;
 
-    use super::super::context::{
-        cuCtxSetCurrent, cuDevicePrimaryCtxRelease_v2, cuDevicePrimaryCtxRetain, cuInit,
-    };
-    use super::super::stream::{cuStreamCreate, cuStreamDestroy_v2};
+    use super::super::functions::*;
     use super::LEFT;
 
-    /// Names what a child process leaves unfreed.
+    /// The environment variable that says what a child process leaves unfreed.
     const LEAVES: &str = "EMULATED_DRIVER_LEAVES";
 
     /// The test runs itself as a child process, whose exit code shows what is left after a test that passes.

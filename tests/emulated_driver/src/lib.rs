@@ -2,17 +2,19 @@
 //! `kernels/emulator`, which executes their sources on the CPU. Built as a library and found as `libcuda.so`, it lets
 //! all code above the driver run: memory, streams, graphs, the engine.
 //!
-//! It is made to find mistakes. Where the driver's documentation leaves a choice, it takes the one that hides least:
+//! It is made to find mistakes: where the driver's documentation allows several behaviours, it has the one that hides
+//! the fewest.
 //! - Work on a stream starts when something waits for it, and no sooner. A copy reads and writes page-locked memory, and
 //!   writes ordinary memory, when it runs.
-//! - A kernel's fault, or work on memory that was freed before it ran, is printed and fails every later call.
-//! - While a stream is captured, calls that the documentation calls unsafe are refused and invalidate the capture.
+//! - A kernel's fault is printed and fails every later call; so does work whose memory was freed before it ran.
+//! - While a stream is captured, calls that could wait for the device, or do what no graph repeats, are refused and
+//!   invalidate the capture.
 //! - Handles, ranges and the thread's context are checked at every call.
 //! - A process that leaves something unfreed reports that and fails.
 //!
-//! Limits: there is one device. Nothing runs at the same time as anything else. Times mean nothing. A capture holds one
-//! stream. Of an image only the first word is read. A kernel that uses an address of freed memory is not caught once the
-//! address is allocated again.
+//! Limits: there is one device. Nothing runs at the same time as anything else. Times mean nothing. A capture has one
+//! stream. Of a module's image only the first word is read. A kernel that uses an address of freed memory is not caught
+//! once the address is allocated again.
 //!
 //! `INFONCE_EMULATED_MULTIPROCESSORS` and `INFONCE_EMULATED_MEMORY` (bytes) set the device's number of SMs and memory.
 #![allow(
@@ -26,6 +28,7 @@ mod context;
 mod emulator;
 mod event;
 mod exit;
+mod functions;
 mod graph;
 mod memory;
 mod module;
@@ -50,7 +53,7 @@ use stream::Stream;
 /// The outcome of a call of the driver.
 type Answer<T = ()> = Result<T, CUresult>;
 
-/// A handle as the caller holds it. No two objects, of any kind, share one.
+/// A handle, as the caller has it. Objects of different kinds have different handles too.
 type Handle = usize;
 
 /// Number of SMs and bytes of memory of the device.
@@ -122,7 +125,7 @@ impl Driver {
     }
 }
 
-/// The process's driver, under one lock: work runs on the thread that waits for it, and other threads wait for that
+/// The process's driver, behind one lock. Work runs on the thread that waits for it, and every other call waits for that
 /// thread.
 fn driver() -> MutexGuard<'static, Driver> {
     static DRIVER: LazyLock<Mutex<Driver>> = LazyLock::new(|| {

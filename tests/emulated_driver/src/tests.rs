@@ -1,7 +1,8 @@
 //! Tests that the driver shows mistakes: missing waits, memory reused or freed too early, calls that a capture forbids,
-//! faults. Each test has a driver of its own.
+//! faults. Each test creates its own driver.
 
 use std::cell::Cell;
+use std::collections::BTreeSet;
 use std::thread;
 
 use cudarc::driver::sys::{
@@ -17,7 +18,7 @@ use super::{Answer, Driver, Handle, Settings};
 const ELEMENTS: usize = 64;
 const BYTES: usize = 4 * ELEMENTS;
 const IMAGE: [u8; 4] = 0xBA55_ED50_u32.to_le_bytes();
-/// Of `planted_mistakes`: none, and a read of memory that was never written.
+/// Numbers of mistakes of the kernel `planted_mistakes`: none, and a read of memory that was never written.
 const SOUND: u32 = 0;
 const UNWRITTEN: u32 = 7;
 
@@ -37,6 +38,13 @@ fn started() -> Driver {
 fn stream(driver: &mut Driver) -> Handle {
     const NON_BLOCKING: u32 = 1;
     driver.create_stream(NON_BLOCKING).unwrap()
+}
+
+/// [`started`], with a stream.
+fn with_stream() -> (Driver, Handle) {
+    let mut driver = started();
+    let stream = stream(&mut driver);
+    (driver, stream)
 }
 
 /// Device memory in which nothing is written.
@@ -111,8 +119,7 @@ fn launch(
 
 #[test]
 fn work_runs_when_something_waits_for_it_and_no_sooner() {
-    let mut driver = started();
-    let stream = stream(&mut driver);
+    let (mut driver, stream) = with_stream();
     let (x, y) = (filled(&mut driver, 3.0, stream), memory(&mut driver));
     let copy = function(&mut driver);
     launch(&mut driver, copy, [x, y], SOUND, stream).unwrap();
@@ -125,8 +132,7 @@ fn work_runs_when_something_waits_for_it_and_no_sooner() {
 
 #[test]
 fn page_locked_memory_that_is_reused_too_early_gives_wrong_data() {
-    let mut driver = started();
-    let stream = stream(&mut driver);
+    let (mut driver, stream) = with_stream();
     let (slot, to) = (page_locked(&mut driver), memory(&mut driver));
     set(slot, 1.0);
     send(&mut driver, to, slot, stream);
@@ -144,8 +150,7 @@ fn page_locked_memory_that_is_reused_too_early_gives_wrong_data() {
 
 #[test]
 fn page_locked_memory_that_is_freed_too_early_is_a_fault() {
-    let mut driver = started();
-    let stream = stream(&mut driver);
+    let (mut driver, stream) = with_stream();
     let (slot, to) = (page_locked(&mut driver), memory(&mut driver));
     set(slot, 1.0);
     send(&mut driver, to, slot, stream);
@@ -158,8 +163,7 @@ fn page_locked_memory_that_is_freed_too_early_is_a_fault() {
 
 #[test]
 fn device_memory_is_freed_after_the_work_on_it() {
-    let mut driver = started();
-    let stream = stream(&mut driver);
+    let (mut driver, stream) = with_stream();
     let (x, y) = (filled(&mut driver, 5.0, stream), memory(&mut driver));
     let copy = function(&mut driver);
     launch(&mut driver, copy, [x, y], SOUND, stream).unwrap();
@@ -173,8 +177,7 @@ fn device_memory_is_freed_after_the_work_on_it() {
 
 #[test]
 fn an_event_runs_its_stream_up_to_it_and_no_further() {
-    let mut driver = started();
-    let stream = stream(&mut driver);
+    let (mut driver, stream) = with_stream();
     let (x, event) = (
         filled(&mut driver, 1.0, stream),
         driver.create_event(0).unwrap(),
@@ -216,8 +219,7 @@ fn the_default_stream_and_blocking_streams_wait_for_each_other() {
 
 #[test]
 fn queued_work_runs_after_its_stream_was_destroyed() {
-    let mut driver = started();
-    let stream = stream(&mut driver);
+    let (mut driver, stream) = with_stream();
     let x = filled(&mut driver, 2.0, stream);
     driver.destroy_stream(stream).unwrap();
     let gone = driver.synchronise_stream(stream);
@@ -228,8 +230,7 @@ fn queued_work_runs_after_its_stream_was_destroyed() {
 
 #[test]
 fn a_kernels_fault_fails_every_later_call() {
-    let mut driver = started();
-    let stream = stream(&mut driver);
+    let (mut driver, stream) = with_stream();
     let (x, y) = (filled(&mut driver, 1.0, stream), memory(&mut driver));
     let copy = function(&mut driver);
     launch(&mut driver, copy, [x, y], UNWRITTEN, stream).unwrap();
@@ -250,8 +251,7 @@ fn a_kernels_fault_fails_every_later_call() {
 
 #[test]
 fn a_kernel_that_runs_after_its_module_was_unloaded_is_a_fault() {
-    let mut driver = started();
-    let stream = stream(&mut driver);
+    let (mut driver, stream) = with_stream();
     let (x, y) = (filled(&mut driver, 1.0, stream), memory(&mut driver));
     let module = driver.load(&IMAGE).unwrap();
     let copy = driver.find(module, c"planted_mistakes").unwrap();
@@ -404,8 +404,7 @@ const CONTRARY: [fn(&mut Driver, Handle) -> Answer; 2] = [
 
 /// The outcomes of a call during a capture and of the capture's end.
 fn during(call: fn(&mut Driver, Handle) -> Answer, captured: Mode, heeds: Mode) -> [Answer; 2] {
-    let mut driver = started();
-    let stream = stream(&mut driver);
+    let (mut driver, stream) = with_stream();
     driver.begin_capture(stream, captured).unwrap();
     exchange_mode(heeds);
     let called = call(&mut driver, stream);
@@ -437,8 +436,7 @@ fn an_unsafe_call_invalidates_a_capture_unless_one_is_relaxed() {
 #[test]
 fn another_threads_capture_matters_only_if_it_is_global() {
     for (captured, allowed) in [(Mode::Global, false), (Mode::ThreadLocal, true)] {
-        let mut driver = started();
-        let stream = stream(&mut driver);
+        let (mut driver, stream) = with_stream();
         driver.begin_capture(stream, captured).unwrap();
         let shared = &mut driver;
         thread::scope(|scope| {
@@ -477,8 +475,7 @@ fn a_capture_takes_no_dependency_from_outside() {
 
 #[test]
 fn a_graph_keeps_parameters_and_reads_page_locked_memory() {
-    let mut driver = started();
-    let stream = stream(&mut driver);
+    let (mut driver, stream) = with_stream();
     let (x, y) = (memory(&mut driver), memory(&mut driver));
     let (slot, copy) = (page_locked(&mut driver), function(&mut driver));
     let mut params = params(x, y, SOUND);
@@ -503,8 +500,8 @@ fn a_graph_keeps_parameters_and_reads_page_locked_memory() {
 
 #[test]
 fn ordinary_memory_is_not_captured() {
-    let mut driver = started();
-    let (stream, x) = (stream(&mut driver), memory(&mut driver));
+    let (mut driver, stream) = with_stream();
+    let x = memory(&mut driver);
     driver.begin_capture(stream, Mode::ThreadLocal).unwrap();
     let elements = [1.0f32; ELEMENTS];
     // SAFETY: the elements live through the call.
@@ -516,8 +513,8 @@ fn ordinary_memory_is_not_captured() {
 
 #[test]
 fn a_context_that_ends_says_what_was_not_freed() {
-    let mut driver = started();
-    let (stream, x) = (stream(&mut driver), memory(&mut driver));
+    let (mut driver, stream) = with_stream();
+    let x = memory(&mut driver);
     let left = driver.contents.left_behind();
     assert_eq!(
         left.as_deref(),
@@ -534,14 +531,20 @@ fn a_context_that_ends_says_what_was_not_freed() {
 fn the_crate_looks_for_every_function_that_is_here() {
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/src");
     let looked_for = include_str!("../../../src/cuda/probe.rs");
-    let mut found = 0;
+    let mut found = BTreeSet::new();
     for entry in std::fs::read_dir(folder).unwrap() {
         let text = std::fs::read_to_string(entry.unwrap().path()).unwrap();
-        for rest in text.split("extern \"C\" fn cu").skip(1) {
-            let (name, _) = rest.split_once('(').unwrap();
-            assert!(looked_for.contains(&format!("\"cu{name}\"")), "cu{name}");
-            found += 1;
+        for line in text.lines() {
+            // A definition, or a line of `functions!`.
+            let (_, start) = line
+                .split_once("extern \"C\" fn ")
+                .unwrap_or(("", line.trim()));
+            let name = start.split('(').next().unwrap_or_default();
+            if start.contains('(') && name.starts_with("cu") {
+                assert!(looked_for.contains(&format!("\"{name}\"")), "{name}");
+                found.insert(name.to_owned());
+            }
         }
     }
-    assert!(found > 40, "{found}");
+    assert!(found.len() > 40, "{found:?}");
 }
