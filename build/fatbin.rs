@@ -1,6 +1,5 @@
 //! The kernels as CUDA images: one fatbin per source, with what runs on sm_80 to sm_89, on sm_90 and,
-//! as PTX that the driver compiles, on what comes after. Writes `images.rs` and
-//! `resources.rs`, which the crate includes, and `kernels.txt`, for people.
+//! as PTX that the driver compiles, on what comes after. Writes `images.rs` and `resources.rs`, which the crate includes.
 
 use std::collections::BTreeSet;
 use std::fmt::Write;
@@ -208,9 +207,5 @@ fn write(out_dir: &Path, images: &[(Done, String)], kernels: &[Resources]) -> io
         );
     }
     text.push_str("]\n");
-    fs::write(out_dir.join("resources.rs"), text)?;
-    let table = ptxas::table(kernels);
-    // Cargo shows it with -vv.
-    println!("{table}");
-    fs::write(out_dir.join("kernels.txt"), table)
+    fs::write(out_dir.join("resources.rs"), text)
 }

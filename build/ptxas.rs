@@ -1,7 +1,5 @@
 //! Reads what `ptxas -v` says about each kernel: registers, spills, stack, shared memory.
 
-use std::fmt::Write;
-
 use super::sass::MachineCode;
 
 /// What one kernel takes on one architecture.
@@ -80,46 +78,4 @@ fn before(line: &str, unit: &str) -> u32 {
         .filter(|head| head.len() < line.len());
     let digits = number.and_then(|head| head.rsplit(|c: char| !c.is_ascii_digit()).next());
     digits.and_then(|digits| digits.parse().ok()).unwrap_or(0)
-}
-
-/// A table for people, one line per kernel and architecture.
-pub fn table(kernels: &[Resources]) -> String {
-    let width = kernels
-        .iter()
-        .map(|k| k.kernel.len())
-        .max()
-        .unwrap_or(0)
-        .max("kernel".len());
-    let mut text = format!(
-        "{:width$}  {:>7}  {:>9}  {:>12}  {:>11}  {:>7}  {:>8}  {:>10}  {:>10}\n",
-        "kernel",
-        "arch",
-        "registers",
-        "spill stores",
-        "spill loads",
-        "stack B",
-        "shared B",
-        "EX2 beside",
-        "tile loads"
-    );
-    for k in kernels {
-        let of_code = |count: fn(&MachineCode) -> u32| {
-            let code = k.machine_code.as_ref();
-            code.map_or("–".to_owned(), |code| count(code).to_string())
-        };
-        let _ = writeln!(
-            text,
-            "{:width$}  {:>7}  {:>9}  {:>12}  {:>11}  {:>7}  {:>8}  {:>10}  {:>10}",
-            k.kernel,
-            k.architecture,
-            k.registers,
-            k.spill_stores,
-            k.spill_loads,
-            k.stack,
-            k.shared,
-            of_code(|code| code.exponentials_beside_products),
-            of_code(|code| code.tile_loads)
-        );
-    }
-    text
 }
