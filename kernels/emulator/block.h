@@ -40,10 +40,34 @@ const char* name_of(Operation operation);
 struct LaneArguments {
     uint32_t value = 0;  // shuffled; or an address
     int selector = 0;    // lane that a shuffle takes from; transposed; element type
+    uint32_t* result = nullptr;
     const uint32_t* a = nullptr;
     const uint32_t* b = nullptr;
     float* d = nullptr;
-    uint32_t* result = nullptr;
+};
+
+// Asynchronous operations of a thread in groups, as it commits and waits for them.
+template <class Operation>
+struct Groups {
+    std::vector<Operation> open;
+    std::vector<std::vector<Operation>> closed;  // not waited for, oldest first
+
+    void commit() {
+        closed.push_back(std::move(open));
+        open.clear();
+    }
+    // Ends the operations of all closed groups but the newest `pending`.
+    template <class End>
+    void wait(int pending, const End& end) {
+        for (; closed.size() > size_t(pending); closed.erase(closed.begin()))
+            for (Operation& operation : closed.front()) end(operation);
+    }
+    // The oldest operation that is committed and not waited for; null: none.
+    const Operation* left() const {
+        for (const auto& group : closed)
+            if (!group.empty()) return &group[0];
+        return nullptr;
+    }
 };
 
 class Cluster;
@@ -65,7 +89,7 @@ class Block {
     void block_barrier(Site site);
     void warp_collective(Operation operation, const LaneArguments& arguments, Site site);
     void copy_async_16(uint32_t to, const void* source, bool valid, Site site);
-    void commit_copies();
+    void commit_copies() { threads[current.thread].copies.commit(); }
     void wait_copies(int pending);
     void initialise_barrier(uint32_t address, uint32_t count, Site site);
     void fence_barriers();
@@ -78,7 +102,7 @@ class Block {
     void arrive_remote(uint32_t address, Site site);
     void fence_async_proxy();
     void store_box(const Box& box, uint32_t from, Site site);
-    void commit_stores();
+    void commit_stores() { threads[current.thread].stores.commit(); }
     void wait_stores_read(int pending);
     void named_barrier(uint32_t number, uint32_t threads, bool waits, Site site);
     void fence_products(Site site);
@@ -138,13 +162,10 @@ class Block {
         Operation waits_for = Operation::NONE;
         bool ended = false;
         uint32_t barrier = 0, parity = 0;       // of the mbarrier it waits for
-        std::vector<std::vector<Copy>> groups;  // closed, oldest first
-        std::vector<Copy> open;
-        std::vector<BoxStore> open_stores;
-        std::vector<std::vector<BoxStore>> stores;  // closed groups that are not waited for, oldest first
+        Groups<Copy> copies;
+        Groups<BoxStore> stores;
+        Groups<Queued> products;
         bool fenced = false;  // for products
-        std::vector<Queued> open_products;
-        std::vector<std::vector<Queued>> products;  // committed groups, oldest first
         std::vector<Accumulator> accumulators;
     };
     struct Warp {
@@ -181,8 +202,10 @@ class Block {
 
     void check_waited(Site site);
     void check_global(const void* address, uint32_t bytes, bool write, Site site);
-    const Allocation& allocation_of(const void* address, uint32_t bytes, bool write, Site site);
-    void check_shared(uint32_t address, uint32_t bytes, uint32_t alignment, Site site);
+    // The flags of whether these bytes of global memory have been written.
+    uint8_t* flags_of(const void* address, uint32_t bytes, bool write, Site site);
+    // Where a range of shared memory begins in `arena`, after checking the range.
+    uint32_t offset_of(uint32_t address, uint32_t bytes, uint32_t alignment, Site site);
     void finish(const Copy& copy);
 
     [[noreturn]] void diverged(Operation operation, const Warp& warp, Site site);
@@ -203,11 +226,8 @@ class Block {
     void begin(BulkCopy copy);
     void complete(const BulkCopy& copy);
     void write_box(const BulkCopy& copy);
-    uint8_t* flags_of(const char* address, uint32_t bytes, Site site);
     void read_source(BoxStore& store);
     void write(BoxStore& store);
-    // At a thread's end: checks that it has waited for all of them.
-    void check_stores();
     void write_left_stores();
     // Completes bulk copies until a thread is ready; false when none gets ready.
     bool complete_late_copies();

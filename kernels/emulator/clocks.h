@@ -4,6 +4,7 @@
 // mbarrier; in a cluster they are on from the start.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <vector>
 
@@ -18,8 +19,13 @@ using Clock = std::vector<uint32_t>;
 
 class Clocks {
   public:
-    // Starts the clocks, every warp at time 1: `warps` in all of `blocks`.
-    void start(uint32_t warps, uint32_t blocks);
+    // Starts the clocks, every warp at time 1: `count` warps in all of `blocks` blocks.
+    void start(uint32_t count, uint32_t blocks) {
+        warps = count;
+        times.assign(count + blocks * MOST_BARRIERS, 0);
+        std::fill(times.begin(), times.begin() + count, 1);
+        seen.assign(count, Clock(times.size(), 0));
+    }
     void stop() { warps = 0; }
     bool on() const { return warps > 0; }
     uint32_t warp_count() const { return warps; }
@@ -31,16 +37,29 @@ class Clocks {
 
     Clock empty() const { return Clock(times.size(), 0); }
     // The warp arrives: what it has done up to now, and seen, flows into `to`.
-    void release(uint32_t warp, Clock& to);
+    void release(uint32_t warp, Clock& to) {
+        join(to, seen[warp]);
+        // The warp's later work is not released.
+        to[warp] = std::max(to[warp], times[warp]++);
+    }
     // A bulk copy of `barrier` has completed: its time, which flows into `to`.
-    uint32_t complete(uint32_t barrier, Clock& to);
+    uint32_t complete(uint32_t barrier, Clock& to) {
+        const uint32_t entry = copies_of(barrier);
+        return to[entry] = ++times[entry];
+    }
     // The warp has waited for a phase whose clock is `from`.
     void acquire(uint32_t warp, const Clock& from) { join(seen[warp], from); }
     // `count` warps from `first` on have passed a barrier of their block.
-    void join(uint32_t first, uint32_t count);
+    void join(uint32_t first, uint32_t count) {
+        Clock& all = seen[first];
+        for (uint32_t warp = first; warp < first + count; ++warp) release(warp, all);
+        for (uint32_t warp = first + 1; warp < first + count; ++warp) seen[warp] = all;
+    }
 
   private:
-    static void join(Clock& to, const Clock& from);
+    static void join(Clock& to, const Clock& from) {
+        for (size_t i = 0; i < to.size(); ++i) to[i] = std::max(to[i], from[i]);
+    }
 
     uint32_t warps = 0;
     Clock times;              // now, of every entry

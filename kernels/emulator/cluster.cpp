@@ -188,7 +188,7 @@ void Block::note_foreign(uint32_t entry, uint32_t time, Site site) {
 
 uint32_t Block::cluster_address(uint32_t address, uint32_t of, Site site) {
     if (of >= cluster.size) fail("block " + std::to_string(of) + " of a cluster of " + std::to_string(cluster.size), site);
-    check_shared(address, 1, 1, site);
+    offset_of(address, 1, 1, site);
     return (of + 1) * Cluster::WINDOW + address;
 }
 

@@ -1,11 +1,9 @@
 // The emulator's C interface: runs kernels on the CPU, block by block.
 #pragma once
 
-#include <stdint.h>
+#include <cstdint>
 
-#ifdef __cplusplus
 extern "C" {
-#endif
 
 // When asynchronous operations complete. In every case nothing may read their targets before the wait.
 enum {
@@ -14,7 +12,7 @@ enum {
     INFONCE_MIXED = 2,  // each one or the other, by the seed
 };
 
-typedef struct InfonceEmulatorLaunch {
+struct InfonceEmulatorLaunch {
     const char* kernel;
     uint32_t grid[3];
     uint32_t threads;
@@ -23,7 +21,7 @@ typedef struct InfonceEmulatorLaunch {
     const void* params;
     uint64_t params_bytes;
     uint64_t seed;  // of the order of threads and blocks
-} InfonceEmulatorLaunch;
+};
 
 // 0: done. 1: a fault in the kernel. 2: no such kernel, or not launched so. `report` says what.
 int infonce_emulator_launch(const InfonceEmulatorLaunch* launch, char* report, uint64_t report_bytes);
@@ -38,6 +36,4 @@ void infonce_emulator_free(void* memory);
 int infonce_emulator_write(void* to, const void* from, uint64_t bytes);
 int infonce_emulator_read(const void* from, void* to, uint64_t bytes);
 
-#ifdef __cplusplus
 }
-#endif
