@@ -96,7 +96,7 @@ fn library(sources: &Sources, compiler: &cc::Tool, folder: &Path) -> Result<(), 
         .map_err(|error| error.to_string())
 }
 
-/// What the compiler calls itself, so that another one is not taken for it.
+/// What the compiler calls itself. Fingerprints have it, so that another compiler builds anew.
 fn version(compiler: &cc::Tool) -> String {
     let output = Command::new(compiler.path()).arg("--version").output();
     output.map_or_else(

@@ -1,5 +1,5 @@
-//! The kernels as CUDA images: one fatbin per source, with what runs on sm_80 to sm_89, on sm_90 and,
-//! as PTX that the driver compiles, on what comes after. Writes `images.rs` and `resources.rs`, which the crate includes.
+//! The kernels as CUDA images: one fatbin per source, with machine code for sm_80 to sm_89 and for sm_90, and PTX, which
+//! the driver compiles for later architectures. Writes `images.rs` and `resources.rs`, which the crate includes.
 
 use std::collections::BTreeSet;
 use std::fmt::Write;
@@ -23,7 +23,7 @@ const ARCHITECTURES: [&str; 3] = [
 ];
 const OPTIONS: [&str; 5] = ["-std=c++17", "-O3", "-lineinfo", "-Xptxas=-v", "-fatbin"];
 const OLDEST: (u32, u32) = (12, 0);
-/// A fifth of the size, for a few milliseconds where an image is loaded.
+/// Images get smaller, and loading takes longer.
 const COMPRESSED: &str = "-compress-mode=size";
 const OLDEST_THAT_COMPRESSES: (u32, u32) = (12, 8);
 
@@ -65,7 +65,7 @@ pub fn build(sources: &Sources, list: &List, out_dir: &Path, documentation_only:
                         k.spill_stores, k.spill_loads
                     );
                 }
-                // What the fused gradients are built for, which the assembler may undo.
+                // Fused gradients overlap exponentials with products; the assembler may undo that.
                 let fused = k.kernel.starts_with("hopper_gradient");
                 if fused
                     && k.machine_code

@@ -1,4 +1,4 @@
-//! Runs compilers side by side, and not at all for what has not changed.
+//! Runs compilers in parallel, and only for sources that have changed.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;

@@ -8,7 +8,7 @@ pub struct Kernel {
     pub name: String,
     /// Its name without type and D.
     pub family: String,
-    /// As the name has it; "": the kernel has no type, and no tile.
+    /// As in the name, such as `bf16`; "": the kernel has no type, and no tile.
     pub arithmetic: &'static str,
     /// Path below `kernels/`.
     pub source: String,

@@ -21,7 +21,7 @@ pub const VARIABLES: [&str; 7] = [
     "CONDA_PREFIX",
 ];
 
-/// A compiler and the folders of headers that its own installation does not know of.
+/// A compiler, and folders of headers that it does not search by itself.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Nvcc {
     pub path: PathBuf,

@@ -16,13 +16,13 @@ pub struct Resources {
     /// Static bytes per block; dynamic shared memory is chosen at launch.
     pub shared: u32,
     pub barriers: u32,
-    /// Complaints that products of a warpgroup wait where the source does not ask for it.
+    /// Warnings that `wgmma` waits where the source does not.
     pub product_waits: u32,
     /// Where there are products of warpgroups, and tools to read it.
     pub machine_code: Option<MachineCode>,
 }
 
-/// How ptxas complains of that, ahead of the kernels themselves.
+/// Those warnings; ptxas prints them before the kernels.
 const PRODUCT_WAITS: [&str; 3] = [
     "wgmma.mma_async instructions are serialized",
     "warpgroup.wait is injected",

@@ -1,6 +1,5 @@
-// Every kernel of the crate: its tile, and what a block of it takes. A source expands the rows of its families into
-// kernels and asserts that its own constants agree. build/list.rs reads this file too; src/launch/kernels.rs includes
-// what it makes of the rows.
+// Every kernel of the crate: its tile, threads and shared memory. A source expands the rows of its families into kernels
+// and asserts that its own constants agree. build/list.rs writes the same rows as Rust for src/launch/kernels.rs.
 #pragma once
 
 #include <cstdint>

@@ -17,7 +17,7 @@ uint32_t Block::offset_of(uint32_t address, uint32_t bytes, uint32_t alignment, 
     return offset;
 }
 
-// The shadow knows words: a 2-byte access counts as one to its word.
+// The shadow (emulator/shadow.h) has one state a 32-bit word; a 2-byte access counts as one to the whole word.
 void Block::load_shared(uint32_t address, void* value, uint32_t bytes, Site site) {
     const uint32_t offset = offset_of(address, bytes, bytes, site);
     if (!shadow.read(offset / 4, (bytes + 3) / 4, now())) fail(shadow.fault(), site);
@@ -51,7 +51,7 @@ uint8_t* Block::flags_of(const void* address, uint32_t bytes, bool write, Site s
     return entry.written + (first - entry.data);
 }
 
-// Earlier launches may still write what the thread reads, and read what it writes.
+// Refuses an access to global memory before wait_for_launches_before: earlier launches may still use that memory.
 void Block::check_waited(Site site) {
     if (!running->has_waited[current.thread]) fail("global memory is accessed with no wait_for_launches_before", site);
 }

@@ -109,14 +109,14 @@ void Block::enter() {
     __builtin_unreachable();
 }
 
-// Continues with the next ready thread, until this one is ready again. One call site, so that the CPU predicts where
-// the other fiber continues.
+// Continues with the next ready thread, until this one is ready again. It is not inlined: all fibers then continue at
+// the same address, which the CPU predicts.
 __attribute__((noinline)) void Block::next() {
     const uint32_t own = current.thread;
     if (together) return cluster.next();
     if (ready_count == 0 && !complete_late_copies()) return switch_to(fibers[own], cluster.scheduler);
     const uint32_t other = take_ready();
-    // The stacks of a block exceed the first cache: prefetches the thread after the next.
+    // The stacks of a block exceed the L1 cache: prefetches the thread after the next.
     const char* after = static_cast<const char*>(fibers[ready[ready_first]].stack_pointer);
     __builtin_prefetch(after);
     __builtin_prefetch(after + 64);
@@ -135,7 +135,7 @@ std::string Block::deadlock() const {
     for (uint32_t i = 0; i < thread_count && shown < 8; ++i) {
         const Thread& thread = threads[i];
         if (thread.ended) continue;
-        // One line for each group of threads that wait for the same.
+        // Neighbouring threads that wait for the same thing are reported once.
         const bool as_before = i > 0 && !threads[i - 1].ended && threads[i - 1].waits_for == thread.waits_for &&
                                threads[i - 1].site == thread.site &&
                                (thread.waits_for != Operation::MBARRIER || threads[i - 1].barrier == thread.barrier);
@@ -161,7 +161,7 @@ void Block::block_barrier(Site site) {
         if (i != current.thread) make_ready(i);
 }
 
-// Orders the warps that arrive: what they have done is known to those that wait.
+// What warps have done before they arrive is known to those that wait.
 void Block::named_barrier(uint32_t number, uint32_t count, bool waits, Site site) {
     if (number == 0 || number >= NAMED_BARRIERS) fail("a named barrier " + std::to_string(number) + "; there are 1 to 15", site);
     if (count == 0 || count % WARP != 0 || count > thread_count)

@@ -28,7 +28,7 @@ constexpr uint32_t WARP = 32, WARPGROUP = 128, MOST_THREADS = 1024, NAMED_BARRIE
 // The address of dynamic shared memory: not 0, so that an address that was never computed is out of bounds.
 constexpr uint32_t SHARED_BASE = 1024;
 
-// What a thread waits for, or does with its warp.
+// What a thread waits for. From WARP_BARRIER on these are collectives of a warp.
 enum class Operation : uint8_t {
     NONE, BLOCK_BARRIER, NAMED_BARRIER, CLUSTER_BARRIER, MBARRIER, WARPGROUP, WARP_BARRIER, SHUFFLE, LOAD_MATRICES,
     STORE_MATRICES, MMA
@@ -140,13 +140,13 @@ class Block {
         uint32_t a[4];
         uint32_t accumulator;
     };
-    // An accumulator while products use it: its address (null once given back) and its values.
+    // An accumulator while products use it: its registers, and its values. `d` is null once the registers have the values.
     struct Accumulator {
         float* d;
         std::vector<float> values;
     };
     struct Warpgroup {
-        uint32_t arrived = 0;  // at the wait
+        uint32_t arrived = 0;  // threads that have come to the wait
         int pending = 0;
         Site site{};
     };
@@ -188,7 +188,7 @@ class Block {
         return thread;
     }
     Moment now() const { return {threads_before + current.thread, epoch, warps[current.thread / WARP].epoch}; }
-    // The running thread, of this block or of another one of the cluster.
+    // The moment of the running thread, which may belong to another block of the cluster.
     Moment accessor() const;
     uint32_t accessing_warp() const { return accessor().thread / WARP; }
     uint32_t clock_of(uint32_t thread) const { return (threads_before + thread) / WARP; }
@@ -236,10 +236,11 @@ class Block {
 
     Cluster& cluster;
     Clocks& clocks;  // of all blocks of the cluster
-    // Of a block that runs alone: rank 0, no thread before its own.
-    bool together = false;
+    bool together = false;  // whether the cluster has other blocks
+    // Threads of a cluster are numbered through; `threads_before` of them belong to blocks before this one.
     uint32_t rank = 0, threads_before = 0, index[3] = {};
-    // What other blocks have done to this block's shared memory, each entry of the clocks at its last time, and where.
+    // The last arrival or copy of another block into this block's shared memory, for each entry of the clocks: its time
+    // (0: none) and its place.
     Clock foreign;
     std::vector<Site> foreign_sites;
 
@@ -261,14 +262,14 @@ class Block {
     std::vector<Mbarrier> barriers;
     std::vector<BulkCopy> bulk_copies;  // in flight
     std::vector<BoxStore> left_stores;  // whose sources are read; written when the block ends
-    // Allocations found lately, while none has been freed since.
+    // A cache of allocations, emptied when one has been freed.
     static constexpr uint32_t KNOWN = 8;
     Allocation known[KNOWN];
     uint32_t known_next = 0;
     uint64_t known_generation = 0;
 };
 
-// Whose fiber runs on this OS thread.
+// The block whose fiber runs on this OS thread.
 extern __thread Block* running;
 
 }  // namespace infonce::emulator

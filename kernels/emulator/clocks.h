@@ -1,7 +1,7 @@
-// Vector clocks of blocks that run together: what each warp knows to have happened, as mbarriers carry it. An arrival
+// Vector clocks, one a warp: the events of other warps and of bulk copies that the warp knows of. An arrival at a barrier
 // releases what the warp has done and seen; a wait acquires it (Mattern, "Virtual time and global states of distributed
-// systems", 1989; at the granularity of warps). The clocks are off, and free, until a block alone initialises its first
-// mbarrier; in a cluster they are on from the start.
+// systems", 1989). Blocks of a cluster have clocks from the start; a block alone starts them at the first operation that
+// needs them (Block::start_clocks).
 #pragma once
 
 #include <algorithm>
@@ -13,8 +13,8 @@ namespace infonce::emulator {
 // The mbarriers that a block can have; each is an entry of every clock.
 constexpr uint32_t MOST_BARRIERS = 64;
 
-// Entry w < warps: the time of warp w. Entry warps + b: the bulk copies that mbarrier b counts. Block r
-// of a cluster has the warps and the mbarriers after those of block r − 1, MOST_BARRIERS each.
+// Entry w < warps: the time of warp w. Entry warps + b: the time of the bulk copies that mbarrier b counts. Warps and
+// mbarriers of a cluster are numbered through, MOST_BARRIERS mbarriers a block.
 using Clock = std::vector<uint32_t>;
 
 class Clocks {

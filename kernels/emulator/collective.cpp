@@ -27,7 +27,7 @@ void Block::warp_collective(Operation operation, const LaneArguments& arguments,
         if (i != lane) make_ready(warp_index * WARP + i);
 }
 
-// A function of its own: its strings would enlarge the stack of every waiting thread.
+// Not inlined: its strings would enlarge the stack of every waiting thread.
 __attribute__((noinline, cold)) void Block::diverged(Operation operation, const Warp& warp, Site site) {
     fail(std::string("divergent warp: this thread is in ") + name_of(operation) + ", thread " +
              std::to_string(warp.first_arrived) + " in " + name_of(warp.operation) + " at " + place(warp.site),

@@ -5,7 +5,7 @@
 
 extern "C" {
 
-// When asynchronous operations complete. In every case nothing may read their targets before the wait.
+// When asynchronous operations complete. In every schedule a read of their target before the wait is a fault.
 enum {
     INFONCE_LATE = 0,   // as late as a wait allows
     INFONCE_EARLY = 1,  // where they are issued
@@ -32,7 +32,7 @@ int infonce_emulator_describe(const char* kernel, uint32_t* threads, uint64_t* p
 // Global memory: aligned to 256 bytes, unwritten. Null when memory is exhausted.
 void* infonce_emulator_allocate(uint64_t bytes);
 void infonce_emulator_free(void* memory);
-// Copies that count as writes; 0, or 1 when the range is not allocated.
+// Copies to and from global memory; `write` marks the bytes as written. 0, or 1 when the range is not allocated.
 int infonce_emulator_write(void* to, const void* from, uint64_t bytes);
 int infonce_emulator_read(const void* from, void* to, uint64_t bytes);
 

@@ -50,17 +50,16 @@ class Shadow {
     bool read_async(uint32_t word, uint32_t count, const Moment& now) { return read_words<true>(word, count, now); }
     // The thread fences its stores for such reads.
     void fence(const Moment& now);
-    // A store from these words starts: it reads them like an asynchronous operation, and nobody may write there; and
-    // ends, when its issuer has waited.
+    // A box store from these words starts: it reads them asynchronously, and until it ends nobody may write them. It ends
+    // when its issuer has waited.
     bool begin_store(uint32_t word, uint32_t count, const Moment& now, Site site);
     void end_store(uint32_t word, uint32_t count, const Moment& now);
-    // A copy starts, which is a write for others; and ends, waited for.
+    // A copy to these words starts: until it ends nobody may access them. It ends when its issuer has waited.
     bool begin_copy(uint32_t word, uint32_t count, const Moment& now, Site site) { return write_as(IN_FLIGHT, word, count, now, site); }
     void end_copy(uint32_t word, uint32_t count, const Moment& now);
     const std::string& fault() const { return wrong; }
 
-    // From here on mbarriers order accesses too.
-    // The block has, of all entries of the clocks, `warps` from `first_warp` and the mbarriers from `first_barrier`.
+    // From here on clocks order accesses too. The block's warps and mbarriers start at these numbers of the cluster's.
     void start_clocks(const Clocks& clocks, uint32_t first_warp, uint32_t warps, uint32_t first_barrier, const Moment& now);
     // Takes words for an mbarrier: nothing else may touch them.
     bool claim(uint32_t word, uint32_t count, const Moment& now, Site site) { return write_as(BARRIER, word, count, now, site); }
@@ -78,7 +77,7 @@ class Shadow {
 
     struct Word {
         uint32_t write_epoch, write_warp_epoch, read_epoch, read_warp_epoch;
-        uint16_t writer, reader;  // of that epoch
+        uint16_t writer, reader;  // of those epochs
         uint16_t reading_warp;    // NOBODY: none; MANY: more than one
         State state;
     };

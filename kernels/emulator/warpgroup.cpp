@@ -11,7 +11,7 @@ namespace infonce::emulator {
 namespace {
 
 constexpr uint32_t ROWS = 64;
-constexpr uint32_t STEP_BYTES = 32;  // of a row: the summed axis of one product
+constexpr uint32_t STEP_BYTES = 32;  // of a row: as many as one product sums over
 
 // A matrix in shared memory, as its descriptor says (ptx/wgmma.h).
 struct Operand {
@@ -92,7 +92,7 @@ void Block::issue(const Product& product) {
         // Until a wait the registers' values are undefined.
         std::memset(product.d, 0xff, product.columns / 2 * sizeof(float));
     } else if (found->values.size() != product.columns / 2) {
-        fail("an accumulator of " + std::to_string(found->values.size()) + " numbers in a product of " +
+        fail("an accumulator of " + std::to_string(found->values.size()) + " elements in a product of " +
                  std::to_string(product.columns) + " columns",
              product.site);
     }

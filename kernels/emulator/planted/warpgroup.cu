@@ -2,8 +2,8 @@
 // multiply. Planted: the products have no fence; the operands are released before the products that read them have
 // ended; the sums are read while products in flight own them; one thread's descriptor differs from its warpgroup's.
 //
-// The sound twin also reads operands whose summed axis lies across rows, and a from registers. A product of e4m3 has no
-// twin.
+// The sound twin also reads operands whose summed axis lies across rows. Below it are a product with a in registers and
+// one of e4m3, with nothing planted.
 #include "emulator/planted/product.h"
 
 namespace infonce {
