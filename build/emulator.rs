@@ -17,9 +17,7 @@ pub fn build(sources: &Sources, out_dir: &Path) {
         .ok_or_else(|| COMPILER_MISSING.to_owned())
         .and_then(|compiler| library(sources, &compiler, &out_dir.join("emulator")));
     if let Err(message) = built {
-        for line in message.lines().filter(|line| !line.trim().is_empty()) {
-            println!("cargo::error={line}");
-        }
+        jobs::report(&message);
     }
 }
 

@@ -2,9 +2,9 @@
 
 use super::sass::MachineCode;
 
-/// What one kernel takes on one architecture.
+/// What one kernel takes on one architecture. Its debug text is the Rust of the crate's own `KernelResources`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Resources {
+pub struct KernelResources {
     pub kernel: String,
     pub architecture: String,
     /// Per thread.
@@ -30,8 +30,8 @@ const PRODUCT_WAITS: [&str; 3] = [
 ];
 
 /// The kernels in the order ptxas compiled them. Lines that say nothing about a kernel are passed over.
-pub fn parse(log: &str) -> Vec<Resources> {
-    let mut kernels: Vec<Resources> = Vec::new();
+pub fn parse(log: &str) -> Vec<KernelResources> {
+    let mut kernels: Vec<KernelResources> = Vec::new();
     let mut waiting: Vec<&str> = Vec::new();
     for line in log.lines() {
         if PRODUCT_WAITS
@@ -46,11 +46,11 @@ pub fn parse(log: &str) -> Vec<Resources> {
             let kernel = quoted.next().unwrap_or_default().to_owned();
             let architecture = quoted.nth(1).unwrap_or_default().to_owned();
             let complaints = waiting.iter().filter(|&&name| name == kernel).count();
-            kernels.push(Resources {
+            kernels.push(KernelResources {
                 product_waits: complaints as u32,
                 kernel,
                 architecture,
-                ..Resources::default()
+                ..KernelResources::default()
             });
             continue;
         }

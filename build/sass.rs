@@ -1,5 +1,5 @@
-//! Counts instructions of a kernel's machine code, as `cuobjdump -sass` prints it: whether the assembler has kept the order
-//! that the source intends.
+//! Counts instructions of a kernel's machine code, as `cuobjdump -sass` prints it: whether the assembler has kept the
+//! order that the source intends.
 
 use std::path::Path;
 use std::process::Command;

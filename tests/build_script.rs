@@ -23,7 +23,7 @@ use build::jobs::{self, Job};
 use build::layouts::held;
 use build::list;
 use build::nvcc::{self, Nvcc, Search};
-use build::ptxas::{self, Resources};
+use build::ptxas::{self, KernelResources};
 use build::sass::{self, MachineCode};
 use build::sources::Sources;
 use params::{CODES, LAYOUTS, Layout};
@@ -203,17 +203,17 @@ ptxas info    : Used 10 registers, used 1 barriers, 1024 bytes smem, 368 bytes c
 #[test]
 fn resources_are_read_per_kernel_and_architecture() {
     let expected = [
-        Resources {
+        KernelResources {
             kernel: "gradient".into(),
             architecture: "sm_80".into(),
             registers: 255,
             spill_stores: 784,
             spill_loads: 828,
             stack: 440,
-            ..Resources::default()
+            ..KernelResources::default()
         },
         // The spills of a function that was not inlined count for the kernel.
-        Resources {
+        KernelResources {
             kernel: "normalize".into(),
             architecture: "sm_90a".into(),
             registers: 10,

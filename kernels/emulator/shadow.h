@@ -45,7 +45,9 @@ class Shadow {
     }
     // Each returns false if the access is wrong; fault() says why.
     bool read(uint32_t word, uint32_t count, const Moment& now) { return read_words<false>(word, count, now); }
-    bool write(uint32_t word, uint32_t count, const Moment& now, Site site) { return write_as(WRITTEN, word, count, now, site); }
+    bool write(uint32_t word, uint32_t count, const Moment& now, Site site) {
+        return write_as(WRITTEN, word, count, now, site);
+    }
     // A read by an asynchronous operation, which sees threads' stores only behind their fences.
     bool read_async(uint32_t word, uint32_t count, const Moment& now) { return read_words<true>(word, count, now); }
     // The thread fences its stores for such reads.
@@ -55,14 +57,18 @@ class Shadow {
     bool begin_store(uint32_t word, uint32_t count, const Moment& now, Site site);
     void end_store(uint32_t word, uint32_t count, const Moment& now);
     // A copy to these words starts: until it ends nobody may access them. It ends when its issuer has waited.
-    bool begin_copy(uint32_t word, uint32_t count, const Moment& now, Site site) { return write_as(IN_FLIGHT, word, count, now, site); }
+    bool begin_copy(uint32_t word, uint32_t count, const Moment& now, Site site) {
+        return write_as(IN_FLIGHT, word, count, now, site);
+    }
     void end_copy(uint32_t word, uint32_t count, const Moment& now);
     const std::string& fault() const { return wrong; }
 
     // From here on clocks order accesses too. The block's warps and mbarriers start at these numbers of the cluster's.
     void start_clocks(const Clocks& clocks, uint32_t first_warp, uint32_t warps, uint32_t first_barrier, const Moment& now);
     // Takes words for an mbarrier: nothing else may touch them.
-    bool claim(uint32_t word, uint32_t count, const Moment& now, Site site) { return write_as(BARRIER, word, count, now, site); }
+    bool claim(uint32_t word, uint32_t count, const Moment& now, Site site) {
+        return write_as(BARRIER, word, count, now, site);
+    }
     // A bulk copy of mbarrier `barrier` completes, at `time` of its clock.
     void end_bulk_copy(uint32_t word, uint32_t count, uint32_t barrier, uint32_t time);
 

@@ -54,7 +54,8 @@ INFONCE_DEVICE void copy_pair(const ClusterParams& p, const OperandRing& ring) {
 
 // A consumer warpgroup: the sums of one tile.
 template <ClusterFault FAULT>
-INFONCE_DEVICE void multiply_tile(float (&sums)[32], const ClusterParams& p, const OperandRing& ring, PipelineState<2>& state) {
+INFONCE_DEVICE void multiply_tile(float (&sums)[32], const ClusterParams& p, const OperandRing& ring,
+                                  PipelineState<2>& state) {
     const uint32_t lane = thread_index() % 32;
     for (uint32_t slab = 0; slab < p.slabs; ++slab, state.advance()) {
         mbarrier_wait(ring.full(state.stage), state.parity);  // filled

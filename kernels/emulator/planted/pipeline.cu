@@ -45,7 +45,8 @@ INFONCE_DEVICE void add_tiles(const PipelineParams& p) {
         else
             ring.wait(state);
         const uint32_t number = PIPELINE_THREADS - 1 - thread;
-        const SharedAddress chunk = chunk_address(shared_base() + state.stage * PIPELINE_BYTES, int(number / 32), int(number % 32 / 4));
+        const SharedAddress tile_start = shared_base() + state.stage * PIPELINE_BYTES;
+        const SharedAddress chunk = chunk_address(tile_start, int(number / 32), int(number % 32 / 4));
         sum += load_shared<float>(chunk + number % 4 * 4);  // planted read
         warp_barrier();
         ring.release(state.stage);
