@@ -13,12 +13,12 @@ pub struct KernelResources {
     pub spill_stores: u32,
     pub spill_loads: u32,
     pub stack: u32,
-    /// Static bytes per block; dynamic shared memory is chosen at launch.
+    /// Static bytes per block; `kernels/list.h` has the dynamic ones.
     pub shared: u32,
     pub barriers: u32,
     /// Warnings that `wgmma` waits where the source does not.
     pub product_waits: u32,
-    /// Where there are products of warpgroups, and tools to read it.
+    /// Of a kernel with `wgmma`, where there are tools to read it.
     pub machine_code: Option<MachineCode>,
 }
 
