@@ -17,11 +17,11 @@ pub enum Reduction {
 /// The size of a problem.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Shape {
-    /// N: rows of the anchors (2N images' views for NT-Xent).
+    /// N: rows of the anchors; for NT-Xent all rows of z, two per image.
     pub anchors: usize,
-    /// M: rows of the candidates (for MoCo of the queue, own keys not counted).
+    /// M: rows of the candidates; for MoCo those of the queue, without own keys.
     pub candidates: usize,
-    /// D.
+    /// D: elements of a row.
     pub dim: usize,
 }
 
@@ -82,7 +82,7 @@ impl Contrast {
         Self { reduction, ..self }
     }
 
-    /// Replaces the rule of a row's loss: DCL's on MoCo's queue, or a margin for InfoNCE. The name stays.
+    /// Replaces φ, the rule of a row's loss, and keeps the name: for example MoCo with DCL's rule.
     ///
     /// # Errors
     /// [`Error::Scalar`] for a hyper-parameter that is out of range.
@@ -132,8 +132,8 @@ impl Contrast {
         self.description.rule
     }
 
-    /// The weight w_i of every row of one direction: 1/N or 1, halved where columns have a loss too, times
-    /// the loss's own factor.
+    /// The weight w_i, the same for all rows: 1/N (mean) or 1 (sum), times the loss's own factor. Where columns
+    /// have a loss too, rows and columns have half of that.
     pub fn row_weight(&self, anchors: usize) -> f64 {
         let directions = if self.has_columns() { 0.5 } else { 1.0 };
         let weight = directions * f64::from(self.description.factor);
@@ -143,8 +143,9 @@ impl Contrast {
         }
     }
 
-    /// Useful FLOPs of a call. Forward has 2NMD. With gradients it is 6NMD, or 4NMD one way without dk;
-    /// value_and_grad with dk of a loss with columns has 8NMD.
+    /// Useful FLOPs of a call: 2NMD for each product of all anchors with all candidates. Forward has one. A call
+    /// with gradients has three, or two one way without dk. value_and_grad with dk has four where columns have a
+    /// loss.
     pub fn useful_flops(&self, shape: Shape, work: Work) -> f64 {
         let products = match work {
             Work::Forward => 1.0,
@@ -179,43 +180,18 @@ pub enum Work {
     },
 }
 
-pub(crate) fn same_dim(argument: &'static str, given: usize, expected: usize) -> Result<(), Error> {
-    if given == expected {
-        return Ok(());
-    }
-    Err(Error::Dimension {
-        argument,
-        given,
-        expected,
-    })
+macro_rules! size_checks {
+    ($($check:ident: $error:ident),*) => {$(
+        pub(crate) fn $check(
+            argument: &'static str,
+            given: usize,
+            expected: usize,
+        ) -> Result<(), Error> {
+            match given == expected {
+                true => Ok(()),
+                false => Err(Error::$error { argument, given, expected }),
+            }
+        }
+    )*};
 }
-
-pub(crate) fn same_rows(
-    argument: &'static str,
-    given: usize,
-    expected: usize,
-) -> Result<(), Error> {
-    if given == expected {
-        return Ok(());
-    }
-    Err(Error::Rows {
-        argument,
-        given,
-        expected,
-    })
-}
-
-pub(crate) fn same_length(
-    argument: &'static str,
-    given: usize,
-    expected: usize,
-) -> Result<(), Error> {
-    if given == expected {
-        return Ok(());
-    }
-    Err(Error::Length {
-        argument,
-        given,
-        expected,
-    })
-}
+size_checks!(same_dim: Dimension, same_rows: Rows, same_length: Length);

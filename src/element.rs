@@ -23,7 +23,7 @@ impl DType {
         }
     }
 
-    /// Rounds to f32, then to this type: what an engine stores.
+    /// Rounds to f32, then to this type, as engines round an output.
     pub(crate) fn round(self, x: f64) -> f64 {
         let x = x as f32;
         match self {
@@ -59,9 +59,9 @@ pub trait Element:
 {
     /// The type's run-time name.
     const DTYPE: DType;
-    /// Distance from 1 to the next larger number: 2⁻²³, 2⁻¹⁰, 2⁻⁷.
+    /// Distance from 1 to the next larger number: 2⁻²³ (f32), 2⁻¹⁰ (f16) or 2⁻⁷ (bf16).
     const EPSILON: f32;
-    /// Exact.
+    /// Widens; exact.
     fn to_f32(self) -> f32;
     /// Rounds to nearest, ties to even.
     fn from_f32(value: f32) -> Self;
@@ -110,7 +110,7 @@ macro_rules! half_element {
 }
 half_element!(f16, DType::F16, HalfFloatSliceExt::convert_to_f32_slice);
 half_element!(bf16, DType::Bf16, |from: &[bf16], to: &mut [f32]| {
-    // Shifts, as a plain loop that vectorises.
+    // A bf16 is the upper half of an f32. This plain loop vectorises.
     for (to, from) in to.iter_mut().zip(from) {
         *to = f32::from_bits(u32::from(from.to_bits()) << 16);
     }

@@ -5,15 +5,15 @@ use crate::error::Error;
 use crate::inputs::Problem;
 use crate::memory::Memory;
 
-/// Where gradients go; `V` is an engine's writable view.
+/// The outputs of gradients; `V` is an engine's writable matrix.
 #[derive(Debug)]
 pub struct Gradients<V> {
     /// ∂loss/∂q, N × D (∂loss/∂z for NT-Xent).
     pub dq: V,
-    /// ∂loss/∂k, M × D, when wanted: without it a one-way loss costs 4NMD instead of 6NMD.
-    /// Must be `None` where the contrast has none ([`Contrast::has_dk`](crate::Contrast::has_dk)).
+    /// ∂loss/∂k, M × D, if wanted. Without it a one-way loss takes 4NMD FLOPs instead of 6NMD.
+    /// It must be `None` where the contrast has none ([`Contrast::has_dk`](crate::Contrast::has_dk)).
     pub dk: Option<V>,
-    /// `true`: gradients are added to the buffers' contents in f32 and rounded once. `false`: they overwrite.
+    /// `true`: gradients are added to the outputs' contents in f32, and rounded once. `false`: they overwrite.
     pub accumulate: bool,
 }
 
@@ -27,7 +27,7 @@ impl<V> Gradients<V> {
         }
     }
 
-    /// Gradients that are added to the buffers' contents.
+    /// Gradients that are added to the outputs' contents.
     #[must_use]
     pub fn accumulating(self) -> Self {
         Self {
@@ -42,9 +42,9 @@ impl<V> Gradients<V> {
 pub struct MomentumTensor<Q, K, S> {
     /// Parameters of the query encoder.
     pub query: Q,
-    /// Parameters of the key encoder, always f32: at m = 0.999 a step is smaller than half a bf16 ulp.
+    /// Parameters of the key encoder. Always f32: at m = 0.999 a step is below half an ulp of bf16 and would be lost.
     pub key: K,
-    /// A copy of `key` rounded to the query's type, when wanted.
+    /// A copy of `key` rounded to the query's type, if wanted.
     pub shadow: Option<S>,
 }
 
@@ -67,20 +67,22 @@ pub type EvaluationOf<E> = <<E as Engine>::Memory as Memory>::Evaluation;
 pub type MomentumOf<'a, E, T> =
     MomentumTensor<VectorOf<'a, E, T>, VectorMutOf<'a, E, f32>, VectorMutOf<'a, E, T>>;
 
-/// What an engine computes. Results stay in its memory until they are read, and are bitwise repeatable on the
-/// same machine. An engine on a device returns before its work has ended; reading a result waits for it.
+/// What an engine computes, for N anchors and M candidates of D elements.
+///
+/// Results stay in the engine's memory until they are read. The same call on the same device gives the same bits. A
+/// CUDA engine returns before its work has ended; reading a result waits for it.
 ///
 /// # Precision
 /// Accumulation, loss, statistics and softmax are f32; gradients are rounded once, on output.
-/// Inputs that hold NaN or infinity give NaN.
+/// NaN or infinity in an input makes the loss NaN.
 pub trait Engine {
-    /// Where its matrices lie.
+    /// The memory of its matrices.
     type Memory: Memory;
 
     /// The memory, to copy data there and back.
     fn memory(&self) -> &Self::Memory;
 
-    /// Loss and row statistics; 2NMD FLOPs.
+    /// Loss and row statistics in 2NMD FLOPs.
     ///
     /// # Errors
     /// [`Error::Scalar`] for a D above the engine's largest, `Error::Cuda` for memory of another device.
@@ -102,7 +104,7 @@ pub trait Engine {
     ) -> Result<EvaluationOf<Self>, Error>;
 
     /// Gradients from known statistics: those of [`forward`](Self::forward) on the same inputs, or those of a
-    /// larger problem of which these candidates are a shard. Returns upstream × ∂loss/∂s.
+    /// larger problem of which these candidates are a shard. Returns upstream × ∂loss/∂s, with s = 1/τ.
     ///
     /// # Errors
     /// As [`value_and_grad`](Self::value_and_grad), and [`Error::Rows`] for statistics of another shape.
@@ -126,11 +128,10 @@ pub trait Engine {
         others: &StatisticsOf<Self>,
     ) -> Result<(), Error>;
 
-    /// The `k` largest ⟨q_i, k_j⟩ of each row, selected while they are computed. With `exclude_self` row i
-    /// passes over candidate i.
+    /// The `k` largest ⟨q_i, k_j⟩ of each query. With `exclude_self` query i skips candidate i.
     ///
     /// # Errors
-    /// [`Error::TopK`] unless 1 ≤ k ≤ the candidates an anchor can have; [`Error::Dimension`].
+    /// [`Error::TopK`] unless 1 ≤ k ≤ M, or M − 1 with `exclude_self`; [`Error::Dimension`] when D differs.
     fn top_k<T: Element>(
         &self,
         queries: RowsOf<'_, Self, T>,
@@ -139,7 +140,7 @@ pub trait Engine {
         exclude_self: bool,
     ) -> Result<<Self::Memory as Memory>::TopK, Error>;
 
-    /// y_i = x_i / max(‖x_i‖, epsilon), and ‖x_i‖ into `norms` (N).
+    /// y_i = x_i / max(‖x_i‖, epsilon), N × D, and ‖x_i‖ into `norms`, N.
     ///
     /// # Errors
     /// [`Error`] when shapes differ or `epsilon` is not finite and positive.
@@ -154,9 +155,9 @@ pub trait Engine {
     /// dx_i = (dy_i − y_i⟨y_i, dy_i⟩)/‖x_i‖ from y and ‖x_i‖ as [`normalize`](Self::normalize)
     /// left them; dy_i/epsilon where ‖x_i‖ ≤ epsilon.
     ///
-    /// A row is short where ‖x_i‖ is at most epsilon or below the normal numbers of `G`. A short row whose
-    /// gradient leaves the range of `G` has gradient 0: for example zeros in f16 with epsilon = 10⁻¹². Longer
-    /// rows overflow to infinity. NaN and infinity in dy reach dx for every length.
+    /// A row is short where ‖x_i‖ is at most epsilon, or below the smallest normal number of `G`. A short row whose
+    /// gradient overflows `G` has gradient 0: a row of zeros in f16 with epsilon = 10⁻¹², for example. The gradient of
+    /// a longer row overflows to infinity. NaN and infinity in dy reach dx in both cases.
     /// [`reference::normalize_backward`](crate::reference::normalize_backward) is the definition.
     ///
     /// # Errors
@@ -170,7 +171,7 @@ pub trait Engine {
         epsilon: f32,
     ) -> Result<(), Error>;
 
-    /// key ← m·key + (1−m)·query over many tensors in one call (He et al. 2020, equation 2).
+    /// key ← m·key + (1 − m)·query over many tensors in one call (He et al. 2020, equation 2).
     ///
     /// # Errors
     /// [`Error::Scalar`] unless 0 ≤ m ≤ 1, [`Error::Length`] when a tensor's query, key and
@@ -181,7 +182,7 @@ pub trait Engine {
         tensors: &mut [MomentumOf<'_, Self, T>],
     ) -> Result<(), Error>;
 
-    /// Writes a batch of keys over the oldest keys of the queue.
+    /// Writes a batch of keys, B × D, over the oldest keys of the queue.
     ///
     /// # Errors
     /// [`Error::Dimension`] when the keys' D is not the queue's.

@@ -9,12 +9,12 @@ use crate::error::Error;
 use crate::losses::description::Layout;
 use crate::rows::{Indices, Matrix, View};
 
-/// An index or label in [`Positives`]: none of these candidates is the anchor's positive.
+/// The index or label, in [`Positives`], of an anchor that has no positive among the candidates.
 pub const NO_POSITIVE: u32 = u32::MAX;
 
 /// Which candidate is each anchor's positive.
 ///
-/// An anchor may have none among these candidates, as in a shard of a larger problem: its loss is 0 and its z₊
+/// An anchor may have none, as where the candidates are a shard, some of a larger set: its loss is 0 and its z₊
 /// is −∞. [`Engine::merge`](crate::Engine::merge) then takes z₊ from the shard that has the positive. Indices and
 /// labels lie in the engine's memory and are read when it computes: a recorded graph reads them at each replay.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,7 +22,8 @@ pub enum Positives<I> {
     /// Candidate i + offset, where there is one. 0 is the diagonal; candidates that start at row c of a larger
     /// matrix have offset −c.
     Offset(i64),
-    /// Candidate `index[i]`, [`NO_POSITIVE`] for none. On a device an index of M or more means none as well.
+    /// Candidate `index[i]`, [`NO_POSITIVE`] for none. Other indices of M or more are an error in host memory;
+    /// in device memory, which is not checked, they mean none.
     Index(I),
     /// The first candidate whose label (a class, an id) is the anchor's; none where no candidate has it, or
     /// where it is [`NO_POSITIVE`]. Later candidates of that label are negatives like all others.
@@ -38,7 +39,8 @@ impl<I> Positives<I> {
     /// Candidate i.
     pub const DIAGONAL: Self = Self::Offset(0);
 
-    /// The same in other memory: `indices` maps each vector of indices or labels, given its name.
+    /// These positives in other memory: `indices` maps each vector of indices or labels, given its argument's
+    /// name.
     ///
     /// # Errors
     /// The first that it returns.
@@ -61,7 +63,7 @@ impl<I> Positives<I> {
 }
 
 impl Positives<Vec<u32>> {
-    /// The same, borrowed.
+    /// These positives, borrowed.
     pub fn view(&self) -> Positives<&[u32]> {
         let Ok(view) = self.try_map(|_, indices| Ok::<_, Infallible>(indices.as_slice()));
         view
@@ -72,22 +74,22 @@ impl<I: Indices> Positives<I> {
     /// The candidate of each of `anchors` anchors, in range or not; empty where the host cannot read the
     /// indices.
     fn on_host(&self, anchors: usize) -> Vec<Option<usize>> {
-        let numbers = |indices: &I| indices.on_host().unwrap_or_default().to_vec();
+        let read = |indices: &I| indices.on_host().unwrap_or_default().to_vec();
         match self {
             Self::Offset(offset) => (0..anchors as i64)
                 .map(|i| usize::try_from(i.checked_add(*offset)?).ok())
                 .collect(),
-            Self::Index(index) => numbers(index).iter().map(|&j| Some(j as usize)).collect(),
+            Self::Index(index) => read(index).iter().map(|&j| Some(j as usize)).collect(),
             Self::Labels {
                 anchors,
                 candidates,
             } => {
                 let mut first = HashMap::from([(NO_POSITIVE, None)]);
-                for (j, label) in numbers(candidates).into_iter().enumerate() {
+                for (j, label) in read(candidates).into_iter().enumerate() {
                     first.entry(label).or_insert(Some(j));
                 }
                 let of = |label: &u32| first.get(label).copied().flatten();
-                numbers(anchors).iter().map(of).collect()
+                read(anchors).iter().map(of).collect()
             }
         }
     }
@@ -165,8 +167,8 @@ impl<V: View> Inputs<V> {
         }
     }
 
-    /// The same in other memory: `matrix` maps each matrix, `indices` each vector of indices or labels, given
-    /// its name.
+    /// These inputs in other memory: `matrix` maps each matrix, `indices` each vector of indices or labels, given
+    /// its argument's name.
     ///
     /// # Errors
     /// The first that one of them returns.
@@ -199,6 +201,7 @@ pub struct Problem<V: View> {
     shape: Shape,
     /// M of all shards.
     all_candidates: usize,
+    /// s in the engine's memory, instead of the contrast's.
     scale: Option<V::Scalar>,
 }
 
@@ -252,8 +255,8 @@ impl Contrast {
         })
     }
 
-    /// [`on`](Self::on) those of q, candidates k and own keys that the layout has. `positives` are ignored
-    /// unless the contrast [takes them](Self::takes_positives).
+    /// The contrast [`on`](Self::on) those of the three matrices that its layout has; q is z and k the queue
+    /// where it has those. `positives` are ignored unless it [takes them](Self::takes_positives).
     ///
     /// # Errors
     /// Those of [`on`](Self::on).

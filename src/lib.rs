@@ -28,7 +28,8 @@
 //! | `cuda::CudaEngine` | an NVIDIA GPU | `cuda` |
 //! | `emulator::EmulatedEngine` | the CPU, with the CUDA kernels' sources, to verify them | `emulator` |
 //!
-//! [`mod@reference`] defines every verb in float64; tests and `infonce verify` hold each engine to it.
+//! [`mod@reference`] defines every verb (method of an engine) in float64. Tests and `infonce verify` compare each
+//! engine with it.
 //!
 //! # Features
 //! | feature | adds | needs |

@@ -1,4 +1,4 @@
-//! The command line.
+//! The command `infonce`: parses its arguments and calls the subcommand.
 
 use std::process::ExitCode;
 

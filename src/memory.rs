@@ -34,11 +34,11 @@ pub trait Evaluation {
     /// # Errors
     /// As [`loss`](Self::loss).
     fn dscale(&self) -> Result<f32, Error>;
-    /// What [`Engine::backward`](crate::Engine::backward) needs.
+    /// The statistics that [`Engine::backward`](crate::Engine::backward) takes.
     fn statistics(&self) -> &Self::Statistics;
 }
 
-/// Host memory, or a device's.
+/// Host memory, or the memory of a device: its types of matrices, vectors and results.
 pub trait Memory {
     /// A read-only matrix.
     type Rows<'a, T: Element>: View<Indices = Self::Vector<'a, u32>, Scalar = Self::Vector<'a, f32>>;
@@ -117,7 +117,7 @@ pub trait Memory {
     /// As [`upload`](Self::upload).
     fn queue<T: Element>(&self, queue: KeyQueue<T>) -> Result<Self::Queue<T>, Error>;
 
-    /// The keys of a queue; `None` while it is empty.
+    /// The keys of a queue, fill × D; `None` while it is empty.
     fn filled<T: Element>(queue: &Self::Queue<T>) -> Option<Self::Rows<'_, T>>;
 
     /// A copy of a queue in host memory, bit for bit.
@@ -149,7 +149,7 @@ pub struct Evaluated {
 pub struct TopK {
     /// Candidate indices, N × k.
     pub indices: Vec<u32>,
-    /// ⟨q_i, k_j⟩ of each, N × k, not scaled. NaN sorts before every number.
+    /// ⟨q_i, k_j⟩ of each, N × k, without the scale s. NaN sorts before every number.
     pub scores: Vec<f32>,
 }
 

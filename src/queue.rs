@@ -28,8 +28,9 @@ pub(crate) struct Segment {
 }
 
 impl Ring {
-    /// Advances over a batch and returns the rows to copy: two segments, which may be empty. A batch longer
-    /// than the ring leaves its last `capacity` rows, where single keys would lie.
+    /// Advances over a batch and returns the rows to copy: two segments, which may be empty. Of a batch
+    /// longer than the ring only the last `capacity` rows are copied, each to the row that it would have if rows
+    /// were written one by one.
     pub fn advance(&mut self, batch: usize) -> [Segment; 2] {
         let skipped = batch.saturating_sub(self.capacity);
         let kept = batch - skipped;

@@ -1,7 +1,7 @@
 //! The definition of every verb in float64: naive on purpose, with the whole logit matrix in memory.
 //!
-//! It shares no code with an engine: a loss's formula φ is in its file of `src/losses/`, in dual numbers. With the
-//! logits z_ij = s·⟨q_i, k_j⟩, and the positive kept apart from the negatives:
+//! It shares no code with an engine. A loss's formula φ is in its file of `src/losses/`, on dual numbers, which carry
+//! their derivatives. With the logits z_ij = s·⟨q_i, k_j⟩, and the positive kept apart from the negatives:
 //! ```text
 //! lse⁻_i = log Σ_{negatives} exp z_ij          loss_i = φ(lse⁻_i, z₊)
 //! a_i    = ∂φ/∂lse⁻                            c_i    = −∂φ/∂z₊
@@ -129,7 +129,7 @@ pub fn value_and_grad(problem: &Problem<&Dense>, upstream: f64) -> Reference {
     value_and_grad_rounded(problem, upstream, exact)
 }
 
-/// The same with every operation's result passed through `round`. Rounding to f32 makes it a plain f32
+/// [`value_and_grad`] with every operation's result passed through `round`. Rounding to f32 makes it a plain f32
 /// implementation, but φ and its derivatives are computed in f64 and rounded once.
 pub(crate) fn value_and_grad_rounded(
     problem: &Problem<&Dense>,
@@ -155,8 +155,8 @@ pub(crate) fn value_and_grad_rounded(
         Some(own_keys) if j == 0 => own_keys.row(i),
         _ => k.row(j - own_columns),
     };
-    let place = problem.positive_candidates();
-    let positive = |i: usize| own_keys.map(|_| 0).or(place[i]);
+    let in_k = problem.positive_candidates();
+    let positive = |i: usize| own_keys.map(|_| 0).or(in_k[i]);
     let is_negative =
         |i: usize, j: usize| Some(j) != positive(i) && !(contrast.excludes_self() && i == j);
 
@@ -232,7 +232,7 @@ pub(crate) fn value_and_grad_rounded(
     }
 }
 
-/// log of the mean of exp(z₊/(s·σ)) over the rows that have a positive, where the rule has weights.
+/// log of the mean of exp(z₊/(s·σ)) over the rows that have a positive; 0 for a rule without σ.
 fn log_mean(rule: RowRule, scale: f64, positives: &[f64]) -> f64 {
     let Some(inverse) = rule.weights() else {
         return 0.0;
@@ -286,7 +286,7 @@ pub fn normalize(x: &Dense, epsilon: f64) -> (Dense, Vec<f64>) {
     normalize_rounded(x, epsilon, exact)
 }
 
-/// The same with every operation's result passed through `round`.
+/// [`normalize`] with every operation's result passed through `round`.
 pub(crate) fn normalize_rounded(
     x: &Dense,
     epsilon: f64,
@@ -308,8 +308,8 @@ pub(crate) fn normalize_rounded(
 /// A row is *short* where ‖x_i‖ ≤ max(epsilon, the smallest normal number of `gradient`). If an element of a
 /// short row rounds to infinity in `gradient`, though y_i and dy_i are finite, the whole row is 0: its
 /// direction is rounding error, and one infinity would end training. Longer rows keep their infinities, which
-/// loss scaling looks for. They need ‖dy_i‖ of about 4 or more, because the smallest normal number times the
-/// largest is about 4 in all three types.
+/// loss scaling looks for. A longer row overflows only if ‖dy_i‖ is about 4 or more, because the smallest normal
+/// number times the largest is about 4 in all three types.
 pub fn normalize_backward(
     y: &Dense,
     norms: &[f64],
@@ -320,7 +320,7 @@ pub fn normalize_backward(
     normalize_backward_rounded([y, dy], norms, epsilon, gradient, exact)
 }
 
-/// The same with every operation's result passed through `round`.
+/// [`normalize_backward`] with every operation's result passed through `round`.
 pub(crate) fn normalize_backward_rounded(
     [y, dy]: [&Dense; 2],
     norms: &[f64],
@@ -380,8 +380,8 @@ pub fn top_k(
     (0..queries.rows).map(best).collect()
 }
 
-fn largest(numbers: &[f64]) -> f64 {
-    numbers.iter().copied().fold(f64::NEG_INFINITY, f64::max)
+fn largest(values: &[f64]) -> f64 {
+    values.iter().copied().fold(f64::NEG_INFINITY, f64::max)
 }
 
 pub(crate) fn dot(a: &[f64], b: &[f64], round: impl Fn(f64) -> f64) -> f64 {

@@ -29,29 +29,31 @@ pub struct RowsMut<'a, T> {
     stride: usize,
 }
 
-/// Elements from the first row's start to the last row's end.
-fn extent(rows: usize, dim: usize, stride: usize) -> usize {
-    // A shape whose size overflows can fit no slice.
-    (rows - 1).saturating_mul(stride).saturating_add(dim)
-}
-
-fn check(given: usize, rows: usize, dim: usize, stride: usize) -> Result<(), Error> {
+/// Elements from the first row's start to the last row's end. It saturates: no memory holds so many.
+pub(crate) fn extent(
+    argument: &'static str,
+    [rows, dim, stride]: [usize; 3],
+) -> Result<usize, Error> {
     if rows == 0 || dim == 0 {
         return Err(Error::Empty {
-            argument: "data",
+            argument,
             rows,
             dim,
         });
     }
     if stride < dim {
         return Err(Error::Stride {
-            argument: "data",
+            argument,
             given: stride,
             dim,
         });
     }
-    let expected = extent(rows, dim, stride);
-    // The last row's gap may be whole, cut short or missing.
+    Ok((rows - 1).saturating_mul(stride).saturating_add(dim))
+}
+
+fn check(given: usize, rows: usize, dim: usize, stride: usize) -> Result<(), Error> {
+    let expected = extent("data", [rows, dim, stride])?;
+    // The gap after the last row may be whole, cut short or missing.
     if given < expected || given > expected.saturating_add(stride - dim) {
         return Err(Error::Length {
             argument: "data",
@@ -72,7 +74,7 @@ impl<'a, T: Element> Rows<'a, T> {
         Cow::Owned(rows.copied().collect())
     }
 
-    /// `count` rows from row `first` on, in range.
+    /// `count` rows from row `first` on, all of which exist.
     pub(crate) fn slice(&self, first: usize, count: usize) -> Self {
         let data = &self.data[first * self.stride..];
         Self {
@@ -120,7 +122,7 @@ pub trait Matrix {
     fn dim(&self) -> usize;
 }
 
-/// A matrix of a problem, with the indices and scalars of the same memory.
+/// A read-only matrix, and the types of indices and scalars in the same memory.
 pub trait View: Matrix + Copy {
     /// Indices or labels of candidates.
     type Indices: Indices;
@@ -129,7 +131,7 @@ pub trait View: Matrix + Copy {
 }
 
 /// Indices or labels of candidates in any memory.
-#[allow(clippy::len_without_is_empty, reason = "there are anchors")]
+#[allow(clippy::len_without_is_empty, reason = "a batch has an anchor")]
 pub trait Indices: Copy + std::fmt::Debug {
     /// How many there are.
     fn len(&self) -> usize;
@@ -162,8 +164,8 @@ macro_rules! matrices {
                 Self::with_stride(data, rows, dim, dim)
             }
 
-            /// Views `data` as `rows` rows of `dim` elements, `stride` elements from row to row; what lies
-            /// between is neither read nor written.
+            /// Views `data` as `rows` rows of `dim` elements, `stride` elements from row to row. The gaps
+            /// between rows are neither read nor written.
             ///
             /// # Errors
             /// As [`new`](Self::new), and [`Error::Stride`] when `stride` is less than `dim`.

@@ -1,7 +1,7 @@
-//! Row statistics: what a backward pass needs of a softmax that was never stored.
+//! Row statistics lse⁻ and z₊, from which a backward pass computes the softmax anew.
 //!
-//! The positive is kept apart from the negatives, so that 1 − p₊ keeps its relative accuracy when p₊ → 1;
-//! lse − z₊ would cancel.
+//! The positive is kept apart from the negatives, so that 1 − p₊ = sigmoid(lse⁻ − z₊) keeps its relative accuracy
+//! when p₊ → 1. The difference of z₊ and a log-sum-exp over all candidates would cancel.
 
 use crate::contrast::{Contrast, Shape, same_rows};
 use crate::error::Error;
@@ -77,7 +77,7 @@ impl Statistics {
         self.loss_in(contrast, &context)
     }
 
-    /// The same in a given context; sums are f64, in index order.
+    /// [`loss`](Self::loss) in a given context; sums are f64, in index order.
     pub(crate) fn loss_in(&self, contrast: &Contrast, context: &RowContext) -> f32 {
         let total = |rows: &RowStatistics| -> f64 {
             let pairs = rows.negatives_lse.iter().zip(&rows.positive);

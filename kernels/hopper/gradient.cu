@@ -1,4 +1,4 @@
-// The fused gradient Σ_j W_ij k_j of similarity/gradient.h on sm_90a. Two consumer warpgroups own 64 rows each; both
+// The fused gradient Σ_j W_ij y_j of similarity/gradient.h on sm_90a. Two consumer warpgroups own 64 rows each; both
 // products of a tile are wgmma. One thread of the third warpgroup is the producer. 4NMD FLOPs.
 //
 //   owner tile      128 rows × D, resident
@@ -6,7 +6,7 @@
 //                   product) and, read across, the sums
 //
 // If weights have a term of the streamed rows, the producer's warp also loads that term. Without the owners' term it
-// loads which owner's positive each streamed row belongs to.
+// also loads which owner is each streamed row's positive (asks_streamed).
 //
 // A consumer issues the logits of tile t + 1 before the sums of tile t, and computes weights while the sums run. The
 // two consumers issue in ping-pong (Shah et al., FlashAttention-3, 2024, sections 3.1, 3.2).
@@ -26,10 +26,10 @@ struct HopperGradientParams {
 // than it needs.
 enum class Terms { ONLINE, OWNER, STREAMED, BOTH };
 
-// One of so many exponentials uses the FMA units; 0: none. The special-function unit takes 64 / D of the products' time
-// (two terms nearly always share an exponential). Up to D = 64 the polynomial takes load off it, for 9 issue slots more
-// each. n balances both: a tile of 128 × 128 logits takes 16,384 (1 - 1/n) / 16 clocks of the unit, and issue takes two
-// clocks an instruction of a warp.
+// One of n exponentials uses the FMA units; 0: none. The special-function unit takes 64 / D of the products' time (two
+// terms nearly always share an exponential). Up to D = 64 the polynomial takes load off it, for 9 more issue slots an
+// exponential. n balances both: a tile of 128 × 128 logits takes 16,384 (1 - 1/n) / 16 clocks of the unit, and issue
+// takes two clocks an instruction of a warp.
 constexpr int polynomial_each(Terms terms, int dim) {
     if (dim > 64) return 0;
     return terms == Terms::ONLINE ? 16 : terms == Terms::OWNER ? 4 : 8;
@@ -55,7 +55,7 @@ struct HopperGradient : OwnedByWarpgroups<Kernel, TERMS> {
     static constexpr int OWNER_SLAB = ROWS * SLAB_BYTES, STREAMED_SLAB = COLUMNS * SLAB_BYTES;
     static constexpr int STAGE = SLABS * STREAMED_SLAB;
     static constexpr bool ASKS = STREAMED_TERM && !OWNER_TERM;
-    // Bytes of the streamed rows of a stage: their terms, and the owners whose positives they belong to.
+    // Bytes of a stage's streamed rows: their terms and, if ASKS, the owners that are their positives.
     static constexpr int TERMS_BYTES = 4 * COLUMNS, ROWS_BYTES = TERMS_BYTES * (ASKS ? 2 : 1);
     static_assert(Kernel::SHARED_BYTES ==
                   SLABS * OWNER_SLAB + STAGES * (STAGE + ROWS_BYTES) + int(Ring<STAGES>::BYTES) + int(Ring<1>::BYTES));
@@ -106,7 +106,7 @@ struct HopperGradient : OwnedByWarpgroups<Kernel, TERMS> {
         if (self.group == 0) self.wait_ping_pong();
     }
 
-    // The producer's warp.
+    // The producer's warp: its first thread (`leads`) copies boxes; all load terms.
     INFONCE_DEVICE void copy(const HopperGradientParams& params) {
         if (STREAMED_TERM) Owned::find_shift();
         const bool leads = thread_index() == uint32_t(CONSUMERS);
@@ -122,7 +122,7 @@ struct HopperGradient : OwnedByWarpgroups<Kernel, TERMS> {
             Owned::begin(scheduler.work());
             for (uint32_t tile = 0; tile < tiles; ++tile) {
                 copy_streamed(params, leads, tile, state);
-                // After the first tile: its stage becomes free before the last work tile ends.
+                // After the first streamed tile, whose stage is free before the previous work tile's owners are.
                 if (tile == 0 && leads) copy_owner(params, owner_state);
                 state.advance();
             }

@@ -1,10 +1,10 @@
 // sums (+)= W · V or Wᵀ · V (similarity/product.cu) with wgmma: 128 × 256 sums a block, in the registers of two
-// consumer warpgroups; one thread of the third is the producer. A stage holds 64 of the summed axis.
+// consumer warpgroups; one thread of the third is the producer. A stage holds 64 elements of the summed axis:
 //
-//   W·V    the summed axis of W lies along rows: one box of 128 rows
-//   Wᵀ·V   it lies across rows: two boxes of 64 rows × 64 elements, one a consumer
-//   V      across rows, four boxes of 64 rows × 64 elements; each CTA of a cluster multicasts two of them, because
-//          both have the same columns and neighbouring row tiles
+//   W of W·V    the summed axis lies along rows: one box of 128 rows
+//   W of Wᵀ·V   the summed axis lies across rows: two boxes of 64 rows × 64 elements, one a consumer
+//   V           the same, four boxes; each CTA of a cluster multicasts two of them, because both CTAs have the same
+//               columns and neighbouring row tiles
 #include "hopper/tile.h"
 #include "similarity/product.h"
 
@@ -13,7 +13,7 @@ namespace infonce {
 struct HopperProductParams {
     TensorMap left;   // boxes of 128 rows; transposed, of 64
     TensorMap right;  // boxes of 64 rows
-    ProductParams product;  // work tiles are (tile, split); columns vary fastest, by clusters
+    ProductParams product;
     WorkGrid grid;
 };
 
@@ -21,7 +21,7 @@ struct ProductTile {
     static constexpr int ROWS = 128, COLUMNS = 256, GROUPS = 2, STAGES = 4;
     static constexpr int CONSUMERS = GROUPS * int(WARPGROUP), THREADS = CONSUMERS + int(WARPGROUP);
     static constexpr int LEFT = ROWS * SLAB_BYTES;
-    static constexpr int WIDE = SLAB_ELEMENTS * SLAB_BYTES;  // 64 of the summed axis × 64 elements
+    static constexpr int WIDE = SLAB_ELEMENTS * SLAB_BYTES;  // a box of 64 rows (the summed axis) × 64 elements
     static constexpr int RIGHT = COLUMNS / int(SLAB_ELEMENTS) * WIDE, STAGE = LEFT + RIGHT;
     using Stages = Ring<STAGES, PAIR>;
     static constexpr int SHARED_BYTES = STAGES * STAGE + int(Stages::BYTES);
@@ -32,11 +32,11 @@ struct ProductWork {
     uint32_t split, first_row, first_column, first_slab, slabs;
 
     INFONCE_DEVICE ProductWork(const ProductParams& p, Work work) : split(work.split) {
-        // Columns vary fastest: blocks that run together read the same rows of W.
+        // Column tiles vary fastest from cluster to cluster: blocks that run together read the same rows of W.
         const uint32_t across = (p.columns + ProductTile::COLUMNS - 1) / ProductTile::COLUMNS;
-        const uint32_t rank = work.tile % PAIR, pair = work.tile / PAIR;
-        first_row = (pair / across * PAIR + rank) * ProductTile::ROWS;
-        first_column = pair % across * ProductTile::COLUMNS;
+        const uint32_t rank = work.tile % PAIR, cluster = work.tile / PAIR;
+        first_row = (cluster / across * PAIR + rank) * ProductTile::ROWS;
+        first_column = cluster % across * ProductTile::COLUMNS;
         const uint32_t all_slabs = (p.summed + SLAB_ELEMENTS - 1) / SLAB_ELEMENTS;
         first_slab = split * p.slabs_per_split;
         slabs = first_slab < all_slabs ? all_slabs - first_slab : 0;
@@ -44,7 +44,7 @@ struct ProductWork {
     }
 };
 
-// The producer.
+// The producer: copies the stages of all work tiles.
 template <bool TRANSPOSED>
 INFONCE_DEVICE void copy_chunk(const HopperProductParams& p, const ProductTile::Stages& ring, SharedAddress stages) {
     using Tile = ProductTile;
@@ -102,7 +102,7 @@ INFONCE_DEVICE void multiply_chunk(const HopperProductParams& params) {
         for (uint32_t slab = 0; slab < work.slabs; ++slab) {
             ring.wait(state);
             const SharedAddress left = stages + state.stage * Tile::STAGE;
-            // The next 16 of the summed axis: 32 bytes along rows, 16 rows of 128 bytes across.
+            // The next 16 elements of the summed axis are 32 bytes on along rows, 16 rows of 128 bytes on across them.
             const MatrixDescriptor a = describe_matrix(left + group * 64 * SLAB_BYTES, Tile::WIDE);
             const MatrixDescriptor b = describe_matrix(left + Tile::LEFT, Tile::WIDE);
             pin_accumulator(sums);

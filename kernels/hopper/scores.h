@@ -1,11 +1,11 @@
-// The tile loop z = s·QKᵀ of similarity/scores.h on sm_90a: 128 × 256 logits of any D in the registers of two consumer
+// The tile loop QKᵀ of similarity/scores.h on sm_90a: 128 × 256 dot products of any D in the registers of two consumer
 // warpgroups, with wgmma. One thread of the third warpgroup is the producer. The epilogues are those of similarity/.
 //
 //   anchors      RESIDENT: all slabs of the block's 128 rows stay in shared memory, at most 512 bytes a row;
 //                otherwise they are streamed with the candidates' slabs
 //   candidates   slabs of 256 rows, STAGES in flight; the two CTAs of a cluster have neighbouring row tiles, and
-//                each multicasts half of each slab: alone, a tile of D > 256 would ask the L2 cache for 48 KB in
-//                the 1,024 clocks of a slab's products
+//                each multicasts half of each slab: without clusters, a tile of D > 256 would ask L2 for 48 KB in
+//                the 1,024 clocks of a slab's products, with them for 32 KB
 //
 // Elements are 16-bit types, or e4m3 with a scale a row (rowwise/quantize.cu); a slab is 128 bytes of either. A second
 // warp of the third warpgroup loads one value a column: its e4m3 scale, or its term of the weights.
@@ -27,7 +27,7 @@ namespace infonce {
 struct HopperScoresParams {
     TensorMap anchors;     // boxes of 128 rows
     TensorMap candidates;  // boxes of 128 rows
-    TensorMap weights;     // boxes of 16 rows; of kernels that store them
+    TensorMap weights;     // boxes of 16 rows, of kernels that store weights or exponentials
     ScoresParams scores;
     WorkGrid grid;
     INFONCE_DEVICE operator const ScoresParams&() const { return scores; }
@@ -42,8 +42,8 @@ struct HopperTile {
     static constexpr int LEFT = ROWS * SLAB_BYTES, RIGHT = COLUMNS * SLAB_BYTES;
     static constexpr int STAGES = 4, RESIDENT_SLABS = 4;
     using Stages = Ring<STAGES, PAIR>;
-    // Up to D = 128 the special-function unit is the limit: it takes about the products' time. With a quarter of the
-    // exponentials on the FMA units it takes three quarters of that, and 0.7 of the issue slots.
+    // At D = 128 all exponentials on the special-function unit take as long as the products. With a quarter of them on
+    // the FMA units, the unit takes three quarters of the products' time, and 0.7 of the issue slots are used.
     static constexpr int POLYNOMIAL_EACH = 4;
     // Two buffers for each warp's partial sum of every column, or two boxes of weights a warp.
     static constexpr int WEIGHTS_BOX = WARP_ROWS * int(SLAB_BYTES);
@@ -51,11 +51,11 @@ struct HopperTile {
     static constexpr int COLUMNS_BYTES = WARPS_DOWN * COLUMNS * int(sizeof(ScaledSum));
     static_assert(2 * COLUMNS_BYTES <= BUFFERS_BYTES, "partial sums of two tiles");
     static constexpr int SLABS_BYTES = RESIDENT_SLABS * LEFT + STAGES * RIGHT;
-    static_assert(STAGES * (LEFT + RIGHT) == SLABS_BYTES, "both ways take the same memory");
+    static_assert(STAGES * (LEFT + RIGHT) == SLABS_BYTES, "resident or not, slabs take the same memory");
     static_assert(RESIDENT_SLABS == STAGES, "the ring holds all slabs of a tile; other tiles have more");
     // Slabs that the first consumer is ahead without ping-pong.
     static constexpr uint32_t AHEAD = 2;
-    static_assert(AHEAD < RESIDENT_SLABS, "longer rows have that much");
+    static_assert(AHEAD < RESIDENT_SLABS, "rows that are not resident have more slabs");
     // A double buffer of column terms.
     static constexpr bool BRINGS_COLUMN_TERMS = true;
     static constexpr int TERMS_STAGES = 2, TERMS_BYTES = COLUMNS * int(sizeof(float));
@@ -67,9 +67,8 @@ struct HopperTile {
     // Consumer 0 leaves its partial column sums in a buffer and continues; consumer 1, later in its epilogue, adds up
     // both. Two buffers alternate, so that neither waits for the other's next tile.
     //
-    // A buffer is free two tiles later. Consumer 0 gets there only after consumer 1 has begun the tile between: by the
-    // ping-pong, or because a tile has more slabs than there are stages. For the same reasons all warps of consumer 1
-    // have begun it.
+    // A buffer is free two tiles later. Consumer 0 gets there only after all warps of consumer 1 have begun the tile
+    // between, because of the ping-pong, or because a tile has more slabs than there are stages.
     INFONCE_DEVICE static SharedAddress open_columns(SharedAddress buffer) { return buffer; }
     template <class SumUp>
     INFONCE_DEVICE static void close_columns(SharedAddress buffer, const SumUp& sum_up) {
@@ -104,7 +103,7 @@ struct HopperScoresMemory {
 
 INFONCE_DEVICE uint32_t slabs_of_row(const ScoresParams& p) { return (p.anchors.row_bytes + SLAB_BYTES - 1) / SLAB_BYTES; }
 
-// The producer.
+// The producer: copies the stages of all work tiles, and resident anchors.
 template <class T, bool WALKS, bool RESIDENT>
 INFONCE_DEVICE void copy_tiles(const HopperScoresParams& p, const HopperScoresMemory<RESIDENT>& memory) {
     using Tile = HopperTile;
@@ -127,7 +126,7 @@ INFONCE_DEVICE void copy_tiles(const HopperScoresParams& p, const HopperScoresMe
                 if (!RESIDENT) copy_box(to + Tile::RIGHT, p.anchors, slab * ELEMENTS, first_row, full);
                 state.advance();
             }
-            // After the first tile's candidates: their stages become free before the last work tile ends.
+            // After the first tile's candidates, whose stages are free before the previous work tile's anchors are.
             if (RESIDENT && tile == 0) {
                 const SharedAddress full = memory.resident_ring.fill(resident_state, slabs * Tile::LEFT);
                 for (uint32_t slab = 0; slab < slabs; ++slab)
@@ -175,7 +174,7 @@ INFONCE_DEVICE void bring_column_terms(const HopperScoresParams& params, const H
     }
 }
 
-// Scales of e4m3 rows: a logit is the product of codes times both rows' scales.
+// Scales of e4m3 rows: ⟨q_i, k_j⟩ = scale_i · scale_j · ⟨codes_i, codes_j⟩.
 struct RowScales {
     float of[2];
 
@@ -216,7 +215,7 @@ INFONCE_DEVICE void hopper_score_tiles(const HopperScoresParams& params) {
     const HopperScoresMemory<RESIDENT> memory;
     const Tile::Stages& ring = memory.ring;
     constexpr bool COLUMN_TERMS = Epilogue<Tile>::COLUMN_TERMS || sizeof(T) == 1;
-    const bool brings_terms = COLUMN_TERMS && (sizeof(T) == 1 || p.column_lse2);
+    const bool brings_terms = COLUMN_TERMS && (sizeof(T) == 1 || p.column_offset2);
     if (thread_index() == 0) {
         ring.init(Tile::WARPS_DOWN);
         memory.resident_ring.init(Tile::WARPS_DOWN);
@@ -255,8 +254,8 @@ INFONCE_DEVICE void hopper_score_tiles(const HopperScoresParams& params) {
             if (RESIDENT) named_barrier(Tile::PING_PONG + group, Tile::CONSUMERS);
             if (!RESIDENT && tile == 0 && group == 1) named_barrier(Tile::START, Tile::CONSUMERS);
             uint32_t last_stage = 0;
-            // Compared with a parameter, because a count of slabs takes one register too many. A do loop, because
-            // otherwise the compiler waits after products.
+            // The end is compared with a parameter: a count of slabs would spill a register. In another loop than do
+            // the compiler waits after products.
             uint32_t slab = 0;
             do {
                 ring.wait(state);

@@ -1,4 +1,4 @@
-// Statistics m_i = max_j z_ij, Σ_j 2^(z_ij - m_i) of rows and columns (similarity/statistics.h), with wgmma.
+// Statistics m_i = max_j z_ij, S_i = Σ_j 2^(z_ij - m_i) of rows and columns (similarity/statistics.h), with wgmma.
 #include "hopper/scores.h"
 #include "similarity/statistics.h"
 

@@ -1,5 +1,5 @@
-// Stores a tile of 16-bit weights on sm_90a: a warp writes 16 rows × 64 elements at a time through shared memory, as a
-// box of whole 128-byte rows. Two boxes of a warp are in flight.
+// Stores a tile of 16-bit weights or exponentials on sm_90a: a warp writes 16 rows × 64 elements at a time through
+// shared memory, as a box of whole 128-byte rows. Two boxes of a warp are in flight.
 #pragma once
 
 #include "hopper/scores.h"
@@ -43,7 +43,7 @@ struct BoxStores {
         }
     }
 
-    // Before the thread ends, or the buffer is used for something else.
+    // Called before the thread ends or the buffer is used for something else.
     INFONCE_DEVICE void finish() { wait_stores_read<0>(); }
 };
 

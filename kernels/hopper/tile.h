@@ -1,7 +1,7 @@
 // What the sm_90a kernels share: the roles of warps, the ring of stages, the scheduler.
 //
-// A block has consumer warpgroups, which multiply, and one producer warp. A stage is full when its bytes have come, and
-// empty when every consumer warp has arrived.
+// A block has consumer warpgroups, which multiply, and a producer, which copies. A stage is full when its bytes have
+// come, and empty when every consumer warp has read it and arrived.
 //
 // The two CTAs of a cluster can share stages: each multicasts half of a stage to both. A stage is then empty when the
 // consumer warps of both have arrived, because either half overwrites both blocks' memory.
@@ -19,7 +19,7 @@
 #include "tile/slab.h"
 #include "tile/work.h"
 
-// A kernel that only sm_90a can run: for other architectures there is none.
+// Whether this compilation builds the kernels that only sm_90a can run.
 #if !defined(__CUDACC__) || defined(__CUDA_ARCH_FEAT_SM90_ALL)
 #define INFONCE_HOPPER 1
 #else
@@ -68,8 +68,8 @@ struct Ring {
         mbarrier_arrive_expect(full(state.stage), bytes);
         return full(state.stage);
     }
+    // A consumer waits until the stage is full, and releases it when its products of the stage have ended.
     INFONCE_DEVICE void wait(const PipelineState<STAGES>& state) const { mbarrier_wait(full(state.stage), state.parity); }
-    // A consumer warp: its products of the stage have ended.
     INFONCE_DEVICE void release(uint32_t stage) const {
         const uint32_t lane = thread_index() % 32;
         if (BLOCKS > 1) {
@@ -91,14 +91,14 @@ struct Ring {
     }
 };
 
-// All work tiles of a launch, tiles × splits, in groups of rows: the row tiles of `group` clusters against every split,
-// then the next group (src/launch/choice.rs).
+// All work tiles of a launch, tiles × splits, in their order: the row tiles of `group` clusters (of blocks, where there
+// are no clusters) against every split, then those of the next group (src/launch/choice.rs).
 struct WorkGrid {
     uint32_t tiles, splits, group;
 };
 
 // A static persistent scheduler. The grid has as many blocks as the device runs at a time; block b processes work tiles
-// b, b + gridDim, …. Copies of the next work tile run while the last one's sums are written. Within a group row tiles
+// b, b + gridDim, …. Copies for the next work tile run while this one's sums are written. Within a group row tiles
 // vary fastest, so blocks that run together share the other side's rows, and the group's own, in L2. The BLOCKS blocks
 // of a cluster have neighbouring row tiles.
 template <uint32_t BLOCKS = 1>

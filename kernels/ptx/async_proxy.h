@@ -1,7 +1,7 @@
 // The proxy fence (fence.proxy.async, sm_90) between what threads store and what asynchronous operations read.
 //
-// Box stores and wgmma read shared memory through the asynchronous proxy. It need not see ordinary stores
-// (store_shared, store_matrices, a finished copy_async_16). The thread that stored executes this fence, then
+// Box stores and wgmma read shared memory through the asynchronous proxy. Without this fence they may miss ordinary
+// stores (store_shared, store_matrices, a finished copy_async_16). The thread that stored executes the fence, then
 // synchronises with the thread that issues the operation. PTX ISA, "Async Proxy", "membar/fence", "Asynchronous
 // Warpgroup Level Matrix Instructions".
 #pragma once

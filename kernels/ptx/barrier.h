@@ -8,11 +8,11 @@ namespace infonce {
 #ifdef __CUDACC__
 INFONCE_DEVICE void block_barrier() { asm volatile("bar.sync 0;" ::: "memory"); }
 INFONCE_DEVICE void warp_barrier() { asm volatile("bar.warp.sync 0xffffffff;" ::: "memory"); }
-// Among `threads` threads, whole warps. Barrier 0 is block_barrier's.
+// Barrier `number`, 1 to 15, waits for `threads` threads (whole warps). Barrier 0 is block_barrier's.
 INFONCE_DEVICE void named_barrier(uint32_t number, uint32_t threads) {
     asm volatile("bar.sync %0, %1;" ::"r"(number), "r"(threads) : "memory");
 }
-// Counts as one of the `threads` that arrive, and does not wait.
+// Arrives at barrier `number` as one of its `threads`, and does not wait.
 INFONCE_DEVICE void named_arrive(uint32_t number, uint32_t threads) {
     asm volatile("bar.arrive %0, %1;" ::"r"(number), "r"(threads) : "memory");
 }

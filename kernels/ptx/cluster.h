@@ -11,8 +11,8 @@
 
 namespace infonce {
 
-// An address in the shared memory of some block of the cluster (.shared::cluster). Functions that work on the own
-// block's shared memory do not take it.
+// An address in the shared memory of any block of the cluster (.shared::cluster). Functions of a block's own shared
+// memory take a SharedAddress.
 using ClusterAddress = uint32_t;
 
 #ifdef __CUDACC__
@@ -40,10 +40,9 @@ INFONCE_DEVICE ClusterAddress cluster_address(SharedAddress address, uint32_t ra
     return mapped;
 }
 
-// Arrives at another block's mbarrier: a stage has been read and may be overwritten ("mbarrier.arrive": in
-// .shared::cluster without a state; only the owning block can wait). The default scope releases within the block.
-// `.release.cluster`, which would hand over this thread's writes, is a device-wide fence (MEMBAR.ALL.GPU) at each
-// arrival.
+// Arrives at another block's mbarrier: a stage has been read and may be overwritten. Only the owning block can wait
+// ("mbarrier.arrive"). The default scope releases within the block. `.release.cluster`, which would also hand over this
+// thread's writes, is a device-wide fence (MEMBAR.ALL.GPU) at each arrival.
 INFONCE_DEVICE void mbarrier_arrive_remote(ClusterAddress barrier) {
     asm volatile("mbarrier.arrive.shared::cluster.b64 _, [%0];" ::"r"(barrier) : "memory");
 }

@@ -8,7 +8,7 @@ namespace infonce {
 
 #ifdef __CUDACC__
 
-// A pointer that was read from memory: tells the compiler that it points to global memory.
+// Tells the compiler that a pointer which was read from memory points to global memory.
 template <class T>
 INFONCE_DEVICE T* global_pointer(T* address) {
     __builtin_assume(__isGlobal(address));

@@ -34,22 +34,21 @@
             NAME(*static_cast<const PARAMS*>(p));                          \
         });                                                                \
     static void NAME(const PARAMS& p)
-// Kernels of emulator/planted, which no list has; the second with a prologue, in clusters.
+// Kernels of emulator/planted, which are not in list.h. The second runs in clusters and has a prologue (below).
 #define INFONCE_PLANTED(NAME, PARAMS, THREADS) INFONCE_REGISTERED(NAME, PARAMS, THREADS, 1, wait_for_launches_before())
 #define INFONCE_PLANTED_CLUSTER(NAME, PARAMS, THREADS, CLUSTER) INFONCE_REGISTERED(NAME, PARAMS, THREADS, CLUSTER, )
 #endif
 
-// The kernel NAME of list.h. Its body sees the parameters as `p`, and begins behind wait_for_launches_before.
+// The kernel NAME of list.h. Its body sees the parameters as `p`, and begins after wait_for_launches_before.
 #define INFONCE_KERNEL(NAME, PARAMS)                                                \
     static_assert(list::NAME::CLUSTER == 1, "a kernel in clusters has a prologue"); \
     INFONCE_ENTRY(NAME, PARAMS, , wait_for_launches_before())
-// The same with a prologue that needs no global memory: the body itself calls wait_for_launches_before.
+// A kernel with a prologue, code that needs no global memory: its body itself calls wait_for_launches_before.
 #define INFONCE_PROLOGUE_KERNEL(NAME, PARAMS)                              \
-    static_assert(list::NAME::CLUSTER == 1, "this one is in no clusters"); \
+    static_assert(list::NAME::CLUSTER == 1, "a kernel in clusters is an INFONCE_CLUSTER_KERNEL"); \
     INFONCE_ENTRY(NAME, PARAMS, , )
-// With a prologue, in clusters of blocks, consecutive in x, which run at the same time (ptx/cluster.h). The grid's x is
-// a multiple of their number; of sm_90 on. (PTX ISA, "Cluster Dimension Directives": .reqnctapercluster; 8 blocks are
-// what every such device can run.)
+// A kernel with a prologue, in clusters of CLUSTER blocks with consecutive x (ptx/cluster.h), from sm_90 on. The grid's
+// x is a multiple of CLUSTER. 8 is the largest portable size (PTX ISA, "Cluster Dimension Directives").
 #define INFONCE_CLUSTER_KERNEL(NAME, PARAMS)                                                           \
     static_assert(list::NAME::CLUSTER > 1 && list::NAME::CLUSTER <= 8, "a cluster has 2 to 8 blocks"); \
     INFONCE_ENTRY(NAME, PARAMS, INFONCE_CLUSTER(NAME), )
@@ -61,7 +60,7 @@ namespace infonce {
 // "griddepcontrol"; CUDA C++ Programming Guide, "Programmatic Dependent Launch".
 #ifdef __CUDACC__
 // Waits until the launch before has ended and its writes are visible. Every thread of every kernel waits, on every
-// path, before it accesses global memory. So a launch ends only after the one before it, and behind this wait all
+// path, before it accesses global memory. So a launch ends only after the one before it, and after this wait all
 // earlier launches have ended.
 INFONCE_DEVICE void wait_for_launches_before() {
 #if __CUDA_ARCH__ >= 900

@@ -1,4 +1,4 @@
-// Four matrices of 8 × 16 bytes from shared memory into the registers of a warp (ldmatrix.x4).
+// Four matrices of 8 rows × 16 bytes from shared memory into the registers of a warp (ldmatrix.x4).
 //
 // Lanes 8i to 8i + 7 give the row addresses of matrix i. Thread t receives, of each matrix, the 32 bits at row t/4,
 // word t%4; transposed, the 16-bit elements at rows 2(t%4) and 2(t%4) + 1 of column t/4.

@@ -1,5 +1,5 @@
 // mbarriers (sm_90): barriers in shared memory that count arrivals and the bytes of bulk copies. A phase completes when
-// all arrivals have come and all announced bytes have been copied. Phases are told apart by parity; the first is even.
+// all arrivals have come and all announced bytes have been copied. Phases alternate in parity; the first has parity 0.
 #pragma once
 
 #include "ptx/kernel.h"
@@ -11,7 +11,7 @@ constexpr uint32_t MBARRIER_BYTES = 8;  // also the alignment
 
 #ifdef __CUDACC__
 
-// By one thread; others may use it after a block barrier.
+// `count`: arrivals of a phase. Executed by one thread; others may use the mbarrier after a block barrier.
 INFONCE_DEVICE void mbarrier_init(SharedAddress barrier, uint32_t count) {
     asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(barrier), "r"(count) : "memory");
 }

@@ -1,5 +1,5 @@
-// Four matrices of 8 × 16 bytes from the registers of a warp into shared memory (stmatrix.x4, sm_90): the reverse of
-// ldmatrix.h.
+// Four matrices of 8 rows × 16 bytes from the registers of a warp into shared memory (stmatrix.x4, sm_90): the reverse
+// of ldmatrix.h.
 //
 // Lanes 8i to 8i + 7 give the row addresses of matrix i. Thread t gives, of each matrix, the 32 bits at row t/4, word
 // t%4. The stores go through the generic proxy. PTX ISA, "stmatrix".

@@ -1,6 +1,6 @@
-// TMA copies from a matrix to shared memory, one box an instruction of one thread (cp.async.bulk.tensor, sm_90). A map
-// made on the CPU describes the matrix. What of a box lies outside it becomes zero. An mbarrier counts the bytes of the
-// whole box.
+// TMA copies of boxes from a matrix to shared memory, issued by one thread (cp.async.bulk.tensor, sm_90). A map made on
+// the CPU describes the matrix and its boxes. Elements outside the matrix become zero. An mbarrier counts the bytes of
+// the whole box.
 #pragma once
 
 #include "ptx/kernel.h"
@@ -34,7 +34,7 @@ INFONCE_DEVICE void multicast_box(SharedAddress to, const TensorMap& map, uint32
         "l"(&map), "r"(column), "r"(row), "r"(barrier), "h"(blocks)
         : "memory");
 }
-// Before the first copy: the map is read through its own cache.
+// Executed before the first copy: brings the map into the cache that copies read it through.
 INFONCE_DEVICE void prefetch_map(const TensorMap& map) { asm volatile("prefetch.tensormap [%0];" ::"l"(&map) : "memory"); }
 #else
 inline void copy_box(SharedAddress to, const TensorMap& map, uint32_t column, uint32_t row, SharedAddress barrier, INFONCE_SITE) {

@@ -1,10 +1,10 @@
-// TMA stores from shared memory to a matrix, one box an instruction of one thread (cp.async.bulk.tensor, sm_90), with
-// the maps of tensor_copy.h. What of a box lies outside the matrix is not written.
+// TMA stores of boxes from shared memory to a matrix, issued by one thread (cp.async.bulk.tensor, sm_90), with the maps
+// of tensor_copy.h. Elements outside the matrix are not written.
 //
-// The issuing thread commits groups and waits until their sources have been read before that shared memory is written
-// again or the thread ends. The matrix is complete at the grid's end; no block of this grid reads it. Threads that
-// wrote the source fence it first (async_proxy.h). PTX ISA, "cp.async.bulk.tensor", "cp.async.bulk.commit_group",
-// "cp.async.bulk.wait_group" (.read: sources only).
+// Threads that wrote a box's source fence it before the store (async_proxy.h). The issuing thread commits groups, and
+// waits until a group's sources have been read before that shared memory is written again or the thread ends. The
+// matrix is complete at the grid's end; no block of this grid reads it. PTX ISA, "cp.async.bulk.tensor",
+// "cp.async.bulk.commit_group", "cp.async.bulk.wait_group" (.read: sources only).
 #pragma once
 
 #include "ptx/kernel.h"

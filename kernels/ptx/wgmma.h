@@ -4,12 +4,12 @@
 //
 // d (PTX ISA, "Register Fragments for wgmma.mma_async.m64nNk16"): in warp w of the group, with g = lane / 4 and t =
 // lane % 4, entries 4j, 4j + 1 are row 16w + g, columns 8j + 2t, 8j + 2t + 1; entries 4j + 2, 4j + 3 are row 16w + g +
-// 8. So a warp holds what N/8 mma hold (ptx/mma.h). The same is true of a in registers.
+// 8. So a warp holds what N/8 mma hold (ptx/mma.h); an operand a in registers has the layout of an mma's.
 //
-// A descriptor names an operand in shared memory ("Shared Memory Matrix Layout"). Here it always has rows of 128 bytes,
-// swizzled as slabs are (tile/slab.h), eight rows in 1,024 bytes that start at a multiple of 1,024.
+// A descriptor names an operand in shared memory ("Shared Memory Matrix Layout"). Here operands always have rows of 128
+// bytes, swizzled as slabs are (tile/slab.h), eight rows in 1,024 bytes that start at a multiple of 1,024.
 //   summed axis along rows     rows of the operand are rows of the slab, 64 elements of the summed axis each;
-//                              the next 16 start 32 bytes further on
+//                              the next 16 start 32 bytes further on; `next` is unused, callers pass 16
 //   summed axis across rows    (the operand's "transposed" flag) rows of the slab are the summed axis; each holds
 //                              64 rows of the operand, and the next 64 start `next` bytes further on
 // e4m3 takes only the first, with 128 elements in a row of the slab and 32 of them in 32 bytes.

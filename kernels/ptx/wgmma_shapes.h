@@ -106,15 +106,15 @@ inline constexpr emulator::ElementType TYPE_OF<e4m3> = emulator::ElementType::E4
 
 template <class T, int N>
 struct WarpgroupProduct {
-    static_assert(N == 64 || N == 96 || N == 128 || N == 192 || N == 256, "the device has no other shapes yet");
+    static_assert(N == 64 || N == 96 || N == 128 || N == 192 || N == 256, "no other shape has a device body");
     template <bool A_ACROSS, bool B_ACROSS>
     static void shared(float (&d)[N / 2], MatrixDescriptor a, MatrixDescriptor b, bool accumulate, INFONCE_SITE) {
-        static_assert(sizeof(T) == 2 || (N == 256 && !A_ACROSS && !B_ACROSS), "nor of e4m3");
+        static_assert(sizeof(T) == 2 || (N == 256 && !A_ACROSS && !B_ACROSS), "the shape of e4m3");
         emulator::wgmma({d, N, nullptr, a.bits, b.bits, accumulate, A_ACROSS, B_ACROSS, TYPE_OF<T>, site});
     }
     template <bool B_ACROSS>
     static void registers(float (&d)[N / 2], const uint32_t (&a)[4], MatrixDescriptor b, bool accumulate, INFONCE_SITE) {
-        static_assert(sizeof(T) == 2, "nor of e4m3");
+        static_assert(sizeof(T) == 2, "e4m3 is in shared memory");
         emulator::wgmma({d, N, a, 0, b.bits, accumulate, false, B_ACROSS, TYPE_OF<T>, site});
     }
 };

@@ -1,16 +1,14 @@
-// L2 normalisation of rows, y_i = x_i / max(‖x_i‖, ε), and its gradient, each with the cast to the output's type.
-// O(N·D) bytes, read once: a warp holds its rows in registers, several where D is small, so that enough loads are in
-// flight. Rows that are not aligned to quads, too long, or of lengths near the ends of f32 take a slower path.
+// L2 normalisation of rows, y_i = x_i / max(‖x_i‖, ε), and its gradient dx_i = (dy_i - y_i⟨y_i, dy_i⟩) / ‖x_i‖, each
+// with the cast to the output's type. O(N·D) bytes, read once: a warp holds its rows in registers, several where D is
+// small, so that enough loads are in flight. Rows of too many elements, not aligned to quads (tile/numbers.h), or of
+// norms near the ends of f32 take a slower path.
 #include "ptx/kernel.h"
 #include "ptx/math.h"
 #include "tile/matrix.h"
 
 namespace infonce {
 
-// A warp's 32 quads of a row.
-constexpr uint32_t ROW_QUADS = 32 * 4;
-
-// Lengths from 2^-50 to 2^50: squares and inverses are normal f32 values.
+// Whether a norm is from 2^-50 to 2^50: squares and inverses are then normal f32 values.
 INFONCE_DEVICE bool is_moderate(float norm) { return norm >= 8.8817842e-16f && norm <= 1.1258999e15f; }
 
 // The sums of all rows at once, each in the order of warp_sum.
@@ -53,7 +51,7 @@ INFONCE_DEVICE void normalize_row(const NormalizeParams& p, uint64_t row, uint32
     }
     const float norm = largest * of_scaled;
     if (lane == 0) store_global(p.norms + row, norm);
-    // A NaN norm is not replaced by ε. If the norm overflows, y does not become 0.
+    // A NaN norm is not replaced by ε. y is divided by the largest element first, so it is not 0 if the norm overflows.
     const bool flat = norm < p.epsilon;
     const float divisor = flat ? p.epsilon : largest, factor = flat ? 1.0f : 1.0f / of_scaled;
     for (uint32_t d = lane; d < p.dim; d += 32) p.y.store(row, d, p.x.load(row, d) / divisor * factor);
@@ -68,7 +66,7 @@ INFONCE_DEVICE uint32_t normalize_rows(const NormalizeParams& p, uint64_t first,
     for (int row = 0; row < ROWS; ++row) {
         INFONCE_UNROLL
         for (int i = 0; i < WIDTH; ++i) {
-            const uint32_t column = i * ROW_QUADS + lane * 4;
+            const uint32_t column = i * WARP_ELEMENTS + lane * 4;
             given[row][i] = {{0, 0, 0, 0}};
             if (first + row < p.rows && column < p.dim) given[row][i] = p.x.load_quad(first + row, column);
         }
@@ -100,7 +98,7 @@ INFONCE_DEVICE uint32_t normalize_rows(const NormalizeParams& p, uint64_t first,
         const float inverse = 1.0f / norm;
         INFONCE_UNROLL
         for (int i = 0; i < WIDTH; ++i) {
-            const uint32_t column = i * ROW_QUADS + lane * 4;
+            const uint32_t column = i * WARP_ELEMENTS + lane * 4;
             if (column >= p.dim) continue;
             float x[4];
             widen_quad(given[row][i], p.x.dtype, x);
@@ -135,7 +133,7 @@ struct NormalizeBackwardParams {
     uint32_t rows, dim;
     float epsilon;
     float short_norm;    // ε, or the smallest normal value of dx's type if that is larger
-    uint32_t warp_rows;  // as above
+    uint32_t warp_rows;  // as in NormalizeParams
 };
 
 // The slower path, for any row.
@@ -146,8 +144,8 @@ INFONCE_DEVICE void normalize_backward_row(const NormalizeBackwardParams& p, uin
     for (uint32_t d = lane; d < p.dim; d += 32) along = fma(p.y.load(row, d), p.dy.load(row, d), along);
     along = flat ? 0.0f : warp_sum(along);
     const float divisor = flat ? p.epsilon : norm;
-    // The row becomes 0 if its gradient overflows: one infinity would end training, and a short row's direction is
-    // rounding. Elements of dy that are not finite stay visible.
+    // A row whose gradient overflows gets 0: its direction is only rounding error, and an infinity would spread to all
+    // parameters. If an element of y or dy is not finite, the row keeps what it computes.
     bool vanishes = false;
     if (norm <= p.short_norm) {
         float given = 0.0f, left = 0.0f;  // whether an element is not finite
@@ -177,7 +175,7 @@ INFONCE_DEVICE uint32_t normalize_backward_rows(const NormalizeBackwardParams& p
         norms[row] = first + row < p.rows ? load_global(p.norms + first + row) : 0.0f;
         INFONCE_UNROLL
         for (int i = 0; i < WIDTH; ++i) {
-            const uint32_t column = i * ROW_QUADS + lane * 4;
+            const uint32_t column = i * WARP_ELEMENTS + lane * 4;
             unit[row][i] = given[row][i] = {{0, 0, 0, 0}};
             if (first + row >= p.rows || column >= p.dim) continue;
             unit[row][i] = p.y.load_quad(first + row, column);
@@ -208,7 +206,7 @@ INFONCE_DEVICE uint32_t normalize_backward_rows(const NormalizeBackwardParams& p
         const float inverse = 1.0f / norms[row];
         INFONCE_UNROLL
         for (int i = 0; i < WIDTH; ++i) {
-            const uint32_t column = i * ROW_QUADS + lane * 4;
+            const uint32_t column = i * WARP_ELEMENTS + lane * 4;
             if (column >= p.dim) continue;
             float y[4], dx[4];
             widen_quad(unit[row][i], p.y.dtype, y);

@@ -1,5 +1,5 @@
-// codes_id = e4m3(x_id / scale_i), scale_i = max_d |x_id| / 448: rows in 8 bits with one scale each. O(N·D) bytes, read
-// once where a warp holds its rows in registers (as in normalize.cu); rows that are too long or not aligned to quads
+// codes_id = e4m3(x_id / scale_i), scale_i = max_d |x_id| / 448: rows of 8-bit codes with one scale each. O(N·D) bytes,
+// read once where a warp holds its rows in registers; rows that are too long or not aligned to quads (tile/numbers.h)
 // are read twice.
 #include "ptx/kernel.h"
 #include "ptx/math.h"
@@ -7,13 +7,11 @@
 
 namespace infonce {
 
-constexpr uint32_t QUANTIZE_ROW_QUADS = 32 * 4;
-
 struct QuantizeParams {
     Matrix x;
     Matrix codes;          // e4m3; zeros past column `dim`
     uint32_t rows, dim;
-    uint32_t scaled_rows;  // of `codes.scales`; 0 past the last row
+    uint32_t scaled_rows;  // length of `codes.scales`; scales past the last row become 0
     uint32_t warp_rows;    // rows that a warp holds in registers; 0: one row, not held
 };
 
@@ -53,7 +51,7 @@ INFONCE_DEVICE void quantize_row(const QuantizeParams& p, uint64_t row, uint32_t
     const bool quads = p.x.in_quads(p.dim);
     auto load = [&](uint32_t column, float(&x)[4]) { p.x.load_four(x, row, column, p.dim, quads && column < p.dim); };
     float largest[1] = {0.0f};
-    for (uint32_t column = lane * 4; column < p.dim; column += QUANTIZE_ROW_QUADS) {
+    for (uint32_t column = lane * 4; column < p.dim; column += WARP_ELEMENTS) {
         float x[4];
         load(column, x);
         largest[0] = quad_largest(largest[0], x);
@@ -61,7 +59,7 @@ INFONCE_DEVICE void quantize_row(const QuantizeParams& p, uint64_t row, uint32_t
     warp_maxima(largest);
     const float scale = row_scale(largest[0]), inverse = 1.0f / scale;
     if (lane == 0) store_global(p.codes.scales + row, scale);
-    for (uint32_t column = lane * 4; column < p.codes.row_bytes; column += QUANTIZE_ROW_QUADS) {
+    for (uint32_t column = lane * 4; column < p.codes.row_bytes; column += WARP_ELEMENTS) {
         float x[4];
         load(column, x);
         store_codes(p, row, column, x, inverse);
@@ -76,7 +74,7 @@ INFONCE_DEVICE void quantize_held_rows(const QuantizeParams& p, uint64_t first, 
     for (int row = 0; row < ROWS; ++row) {
         INFONCE_UNROLL
         for (int i = 0; i < WIDTH; ++i) {
-            const uint32_t column = i * QUANTIZE_ROW_QUADS + lane * 4;
+            const uint32_t column = i * WARP_ELEMENTS + lane * 4;
             given[row][i] = {{0, 0, 0, 0}};
             if (first + row < p.rows && column < p.dim) given[row][i] = p.x.load_quad(first + row, column);
         }
@@ -100,7 +98,7 @@ INFONCE_DEVICE void quantize_held_rows(const QuantizeParams& p, uint64_t first, 
         if (lane == 0) store_global(p.codes.scales + first + row, scale);
         INFONCE_UNROLL
         for (int i = 0; i < WIDTH; ++i) {
-            const uint32_t column = i * QUANTIZE_ROW_QUADS + lane * 4;
+            const uint32_t column = i * WARP_ELEMENTS + lane * 4;
             if (column >= p.codes.row_bytes) continue;
             float x[4];
             widen_quad(given[row][i], p.x.dtype, x);
@@ -109,7 +107,7 @@ INFONCE_DEVICE void quantize_held_rows(const QuantizeParams& p, uint64_t first, 
     }
 }
 
-// codes_id = x_id / scale_i to the nearest e4m3, ties to even; scale_i = max_d |x_id| / 448.
+// Codes are rounded to nearest, ties to even.
 INFONCE_KERNEL(quantize_rows, QuantizeParams) {
     const uint64_t warp = uint64_t(block_index().x) * (list::quantize_rows::THREADS / 32) + thread_index() / 32;
     const uint32_t lane = thread_index() % 32, warp_rows = p.warp_rows ? p.warp_rows : 1;

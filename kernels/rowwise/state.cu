@@ -1,5 +1,5 @@
-// The state between steps: key ← m·key + (1 - m)·query over many tensors in one launch, copies of rows into a queue or
-// into aligned rows, and the queue's cursor.
+// The state between steps: key ← m·key + (1 - m)·query over many tensors in one launch; copies of rows, into a queue
+// (wrapping around) or into aligned rows; cursor ← (cursor + rows) mod capacity.
 #include "ptx/kernel.h"
 #include "ptx/math.h"
 #include "tile/matrix.h"
@@ -7,13 +7,13 @@
 namespace infonce {
 
 constexpr uint32_t MOMENTUM_THREADS = list::momentum_update::THREADS;
-// Quads of elements a thread: as many loads of each tensor are in flight.
+// Quads of a thread; the loads of all of them are in flight together.
 constexpr int MOMENTUM_QUADS = MOMENTUM_CHUNK / MOMENTUM_THREADS / 4;
 
 struct MomentumTensor {
     const void* query;
     float* key;
-    void* shadow;         // in the query's type; null: not wanted
+    void* shadow;         // a copy of the key in the query's type; null: not wanted
     uint64_t length;
     uint64_t first_block;  // blocks before this tensor's
 };
@@ -26,7 +26,7 @@ struct MomentumParams {
     float momentum;                // m otherwise
 };
 
-// key = m·key + (1 - m)·query. A block processes a chunk of one tensor.
+// key ← m·key + (1 - m)·query. A block processes MOMENTUM_CHUNK elements of one tensor.
 INFONCE_KERNEL(momentum_update, MomentumParams) {
     const uint64_t block = block_index().x;
     // Bisection: the last tensor whose first block is not past this one.
@@ -48,7 +48,7 @@ INFONCE_KERNEL(momentum_update, MomentumParams) {
     const float momentum = p.device_momentum ? load_global(p.device_momentum) : p.momentum;
     const float rest = 1.0f - momentum;
     const bool quads = is_quad_aligned(key, DTYPE_F32) && is_quad_aligned(query, p.dtype) && is_quad_aligned(shadow, p.dtype);
-    // The end of whole quads; single elements follow.
+    // Elements before `whole` are processed in quads, the others singly.
     const uint64_t whole = quads ? first + (end - first) / 4 * 4 : first;
     Vector16 of_query[MOMENTUM_QUADS], of_key[MOMENTUM_QUADS];
     INFONCE_UNROLL
@@ -71,9 +71,9 @@ INFONCE_KERNEL(momentum_update, MomentumParams) {
         if (shadow) store_quad(shadow, p.dtype, at, updated);
     }
     for (uint64_t i = whole + thread_index(); i < end; i += MOMENTUM_THREADS) {
-        const float updated = fma(momentum, load_global(key + i), rest * load_number(query, p.dtype, i));
+        const float updated = fma(momentum, load_global(key + i), rest * load_element(query, p.dtype, i));
         store_global(key + i, updated);
-        if (shadow) store_number(shadow, p.dtype, i, updated);
+        if (shadow) store_element(shadow, p.dtype, i, updated);
     }
 }
 
@@ -103,7 +103,7 @@ struct CursorParams {
     uint32_t rows, capacity;
 };
 
-// cursor ← cursor + rows, around the ring: a launch of its own, because all blocks of the copy read the cursor.
+// cursor ← (cursor + rows) mod capacity: a launch of its own, because all blocks of the copy read the cursor.
 INFONCE_KERNEL(advance_cursor, CursorParams) {
     if (thread_index() != 0) return;
     store_global(p.cursor, uint32_t((uint64_t(load_global(p.cursor)) + p.rows) % p.capacity));

@@ -53,11 +53,11 @@ struct Accumulate<T, 4> {
             for (int d = 0; d < SUM_BLOCKS; ++d) {
                 // A slab's row holds 32 elements, four blocks of eight.
                 const SharedAddress slab = stage + d / 4 * STREAMED_SLAB;
-                const int number = d % 4 * 8 + lane / 4;
+                const int element = d % 4 * 8 + lane / 4;
                 uint32_t b[2];
                 INFONCE_UNROLL
                 for (int i = 0; i < 2; ++i)
-                    b[i] = load_shared<uint32_t>(chunk_address(slab, row + i, number / 4) + number % 4 * 4);
+                    b[i] = load_shared<uint32_t>(chunk_address(slab, row + i, element / 4) + element % 4 * 4);
                 Element<T>::multiply(sums[d], a, b);
             }
         }

@@ -1,4 +1,4 @@
-// What every epilogue knows about a thread's rows: their indices, positives and exclusions, and the masking of logits.
+// What the epilogues of statistics, exponentials and weights know of a thread's rows: indices, positives, exclusions.
 #pragma once
 
 #include "similarity/scores.h"
@@ -61,7 +61,7 @@ struct AnchorRows {
                 }
     }
 
-    // Logits become 2^(z - maximum), with the maximum of each row's sum so far, and are added to that sum.
+    // Dot products become 2^(z - maximum), maximum that of the row's sum (a fixed offset), and are added to that sum.
     INFONCE_DEVICE void exponentials(Logits<Tile>& logits, ScaledSum (&sums)[Tile::ROW_BLOCKS][2]) const {
         INFONCE_UNROLL
         for (int i = 0; i < Tile::ROW_BLOCKS; ++i) {

@@ -1,22 +1,22 @@
-// The epilogue that keeps, of every row, the candidates that may be among its k best: lists of scores above a bar that
-// rises, instead of all scores. A row's lists take 8 KB a split; its scores would take 4M bytes, written and read.
+// The epilogue that lists the scores ⟨q_i, k_j⟩ that may be among the k best of row i. Each row has a bar, a score that
+// later ones must exceed to be listed. A row's lists take 8 KB a split; storing all of its scores would take 4M bytes.
 //
-// The four threads that hold a row have a list each. A tile appends what is above the bar. From time to time their warp
-// prunes the row: bisection finds a bar that k to 5k/4 + 4 entries reach, and the others are dropped. No other warp has
-// the row, so there are no atomics. The order is that of `rank`: NaN first, then larger scores, then smaller indices.
-// Later columns have larger indices, so they have to exceed the bar. Until there is a bar, everything is listed.
+// The four threads that hold a row have a list each. A tile appends the scores above the bar; a row without a bar lists
+// all. From time to time the warp prunes the row: bisection finds a higher bar that k to 5k/4 + 4 entries reach, and
+// the others are dropped. No other warp has the row, so there are no atomics. The order is that of `rank`: NaN first,
+// then larger scores, then smaller indices. Later columns have larger indices, so a score equal to the bar is dropped.
 //
-// All rows of a block are pruned after the same tiles, because its warps wait for each other: after t tiles, and again
-// after t·(1 + growth/4), which is 16t for k up to 25, 7t for k = 64 and 9t/4 for k = 200. A tile has about k/t columns
-// above a bar that is t tiles old, so scores in random order fill at most three quarters of the lists. A warp with a
-// list that the next tile could overflow prunes at once, so the lists are correct for any order. With M = 32,768 a row
-// is pruned twice for k = 10, three times for k = 64, five times for k = 200.
+// The warps of a block wait for each other, so all prune after the same tiles: after t tiles, and again after
+// t·(1 + growth/4), which is 16t for k up to 25, 7t for k = 64 and 9t/4 for k = 200. With scores in random order a tile
+// has about k/t columns above a bar that is t tiles old, and lists get at most three quarters full. For other orders, a
+// warp with a list that the next tile could overflow prunes at once. With M = 32,768 a row is pruned twice for k = 10,
+// three times for k = 64, five times for k = 200.
 //
-// Cost, modelled from the instructions of sm_90a: a warp computes the maxima of a tile in 280 clocks of its scheduler,
-// which has two such warps and 16·D clocks of products. If something is above the bar, 130 clocks more, and 37 for
-// every two blocks of columns in which one of its threads has such a score. Pruning a row takes 1,700 clocks with up to
-// 256 entries and 2,200 with 576, and a warp has 16 rows; products wait meanwhile. With M = 32,768 and D = 512 that is
-// 5% of their time for k = 10, 9% for k = 64 and 17% for k = 200.
+// Cost on sm_90a, modelled from the instructions, in clocks of a scheduler, which has two such warps: a warp computes
+// the maxima of a tile in 280, beside 16·D of products. A score above the bar costs 130 more, and 37 for every two
+// blocks of columns in which a thread of the warp has one. Pruning a row takes 1,700 with up to 256 entries and 2,200
+// with 576, and a warp has 16 rows; products wait meanwhile. With M = 32,768 and D = 512 all this is 5% of the
+// products' time for k = 10, 9% for k = 64 and 17% for k = 200.
 #pragma once
 
 #include "similarity/scores.h"
@@ -28,8 +28,8 @@ struct ListedScore {
     uint32_t index;
 };
 
-// A candidate's rank, as one integer that falls: NaN first, then larger scores, then smaller indices. The score's bits,
-// made monotonic, above the complement of the index.
+// An integer that is larger for better candidates: NaN first, then larger scores, then smaller indices. Its high word
+// is the score's bits, made monotonic; its low word the complement of the index.
 INFONCE_DEVICE uint64_t rank(ListedScore of) {
     const uint32_t bits = float_bits(of.score == 0.0f ? 0.0f : of.score);
     const uint32_t ordered = of.score != of.score ? 0xfffffffeu : (bits & 0x80000000u ? ~bits : bits | 0x80000000u);
@@ -41,7 +41,7 @@ INFONCE_DEVICE ListedScore ranked(uint64_t rank) {
     return {bits_float(ordered & 0x80000000u ? ordered ^ 0x80000000u : ~ordered), 0xffffffffu - uint32_t(rank)};
 }
 
-// Lists of a launch: for every split and eight rows, entry by entry, those of 32 threads side by side.
+// Memory of the lists, outermost first: split, group of ROWS rows, entry, row of the group, owner (thread of a row).
 struct BestLists {
     static constexpr uint32_t CAPACITY = LIST_CAPACITY, ROWS = LIST_ROWS, OWNERS = LIST_OWNERS, ACROSS = ROWS * OWNERS;
 
@@ -61,14 +61,14 @@ struct BestScores {
     static constexpr int BUFFERS = 1;
     static constexpr bool COLUMN_TERMS = false, WALKS = false;
     static_assert(Tile::ROW_BLOCKS == 1 && Tile::WARPS_ACROSS == 1, "a thread holds columns of two rows, four hold a row");
-    // Columns of a tile that a thread has of a row; and the number of entries up to which a list has space for them.
+    // A thread's columns of a tile in each row. A list with FULL entries is pruned, as the next tile could fill it.
     static constexpr uint32_t COLUMNS = Tile::COLUMNS / BestLists::OWNERS;
     static constexpr uint32_t FULL = BestLists::CAPACITY - COLUMNS;
     // Blocks of eight columns that are compared together; a thread has two columns of each.
     static constexpr int GROUP = 2, GROUPS = Tile::COLUMN_BLOCKS / GROUP;
-    // Entries of a row that a lane prunes; and how many are loaded and counted without a branch between.
+    // SHARE: entries of a row that a lane prunes. BATCH: entries that are loaded and counted without a branch between.
     static constexpr uint32_t SHARE = BestLists::CAPACITY / BestLists::ROWS, BATCH = 8;
-    // Steps that halve the range of scores. Later steps halve the range of ranks, so there are at most 64.
+    // Steps that halve the range of scores. Later steps halve the range of ranks; at most 64 of those suffice.
     static constexpr uint32_t SCORE_STEPS = 8;
 
     struct Row {
@@ -92,7 +92,7 @@ struct BestScores {
         }
     }
 
-    // A tile appends fewer than FULL entries, so no list reaches the next block of lists.
+    // Before a tile a list has fewer than FULL entries, so it never has CAPACITY.
     INFONCE_DEVICE uint32_t length(const Row& row) const {
         return uint32_t(row.end - global_pointer(p.lists)) / BestLists::ACROSS % BestLists::CAPACITY;
     }
@@ -148,8 +148,8 @@ struct BestScores {
         row.end += BestLists::ACROSS;
     }
 
-    // Prunes row `r` of the warp's eight that `row` stands for: keeps k to 5k/4 + 4 entries, divided evenly among its
-    // lists. Executed by all lanes.
+    // Prunes the r-th of the warp's eight rows of one half; `row` is the lane's own of the eight. Keeps k to 5k/4 + 4
+    // entries, divided evenly among the row's lists. Executed by all lanes.
     INFONCE_DEVICE void prune(Row& row, uint32_t r) const {
         // Eight lanes share a list.
         const uint32_t group = place.lane / BestLists::OWNERS, own_length = this->length(row);
@@ -160,8 +160,8 @@ struct BestScores {
             if ((group ^ r) & mask / BestLists::OWNERS) length = other;
         }
         const uint32_t longest = warp_maximum(length);
-        // A full list with an old bar is not the only one: without a bar all lists were full, and each bar leaves k
-        // entries.
+        // A row with a full list has at least k entries: before the first bar its four lists are equally long, and each
+        // bar leaves k.
         if (longest < FULL && warp_sum(length) / BestLists::ROWS < 2 * p.k) return;
         ListedScore* list = row.end - own_length * BestLists::ACROSS;
         ListedScore* lists = list - place.lane + r * BestLists::OWNERS;
@@ -230,7 +230,7 @@ struct BestScores {
         }
         if (group != r) return;
         row.end = list + (reached + BestLists::OWNERS - 1 - owner()) / BestLists::OWNERS * BestLists::ACROSS;
-        // No number is above NaN, or above ∞.
+        // A bar of NaN becomes ∞: nothing but NaN is above either.
         const float bar = ranked(low).score;
         row.bar = bar == bar ? bar : infinity();
     }

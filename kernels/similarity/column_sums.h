@@ -8,8 +8,8 @@
 
 namespace infonce {
 
-// Exchanges COUNT columns: the lane keeps those from lane / 4 · COUNT / 8 on, moved to the front. SIZE: how many it
-// gives away first.
+// Reduces COUNT columns over the eight lanes: the lane ends with COUNT / 8 of them, from lane / 4 · COUNT / 8 on, at
+// the front. SIZE: columns given away in this exchange, first COUNT / 2.
 template <int SIZE, int COUNT, class Combine>
 INFONCE_DEVICE void share_columns(float (&column)[COUNT], const Combine& combine) {
     constexpr int MASK = SIZE * 32 / COUNT;
@@ -22,7 +22,7 @@ INFONCE_DEVICE void share_columns(float (&column)[COUNT], const Combine& combine
     if constexpr (MASK > 4) share_columns<SIZE / 2>(column, combine);
 }
 
-// The reverse: all columns for all lanes. SIZE: how many a lane has.
+// The reverse: every lane gets all columns. SIZE: columns that a lane has before.
 template <int SIZE, int COUNT>
 INFONCE_DEVICE void gather_columns(float (&column)[COUNT]) {
     constexpr int MASK = SIZE * 32 / COUNT;
@@ -38,13 +38,13 @@ INFONCE_DEVICE void gather_columns(float (&column)[COUNT]) {
 
 // One value of each of COUNT columns, as stored in shared memory.
 template <int COUNT>
-struct alignas(4 * COUNT) ColumnNumbers {
+struct alignas(4 * COUNT) ColumnValues {
     float of[COUNT];
 };
 
-// In shared memory each warp has a row of sums and, without a bound, a row of maxima. Columns are stored in the order
-// in which lanes hold them, not in the tile's: a lane stores its OWN values as one vector, a warp 32 · OWN consecutive
-// values, so there are no bank conflicts. A thread that adds up loads two consecutive values of every row.
+// In shared memory each warp has a row of sums and, unless logits are bounded, a row of maxima. Columns are stored in
+// the order in which lanes hold them, not in the tile's: a lane stores its OWN values as one vector, a warp 32 · OWN
+// consecutive values, so there are no bank conflicts. Then a thread loads two consecutive values of every warp's row.
 //
 // Wavefronts of 128 bytes a warp and tile of HopperTile, where OWN is 4 and a warp stores twice: stores take 2 · 32 ·
 // 16 / 128 = 8, loads 8 · 32 · 8 / 128 = 16; twice as many with maxima. Pairs (maximum, sum) in the tile's order would
@@ -55,7 +55,7 @@ struct ColumnSums {
     static constexpr int COUNT = 2 * BLOCKS, OWN = COUNT / 8;  // a thread's columns before and after the exchange
     static constexpr int WARP_BYTES = Tile::COLUMNS * int(sizeof(float)), MAXIMA = Tile::WARPS_DOWN * WARP_BYTES;
     const ScoresParams& p;
-    const uint32_t partial;  // which of the columns' partial sums this tile writes
+    const uint32_t partial;  // index of the partial sum of each column that this tile writes
     const Place<Tile>& place;
     float scale2;
 
@@ -74,7 +74,7 @@ struct ColumnSums {
         INFONCE_UNROLL
         for (int first = 0; first < Tile::COLUMN_BLOCKS; first += BLOCKS) {
             float sums[COUNT];
-            ColumnNumbers<OWN> own;
+            ColumnValues<OWN> own;
             const SharedAddress to = buffer + place.warp_row * WARP_BYTES +
                                      (place.warp_column * Tile::WARP_COLUMNS + first * 8 + place.lane * OWN) * int(sizeof(float));
             if constexpr (BOUNDED) {
@@ -89,7 +89,7 @@ struct ColumnSums {
             store_shared(to, own);
         }
         Tile::close_columns(buffer, [&](uint32_t index) {
-            using Pair = ColumnNumbers<2>;
+            using Pair = ColumnValues<2>;
             ScaledSum sums[2];
             INFONCE_UNROLL
             for (int i = 0; i < 2; ++i) sums[i] = BOUNDED ? ScaledSum{0.0f, 0.0f} : empty_sum();

@@ -1,9 +1,7 @@
-// The epilogue that stores E_ij = 2^(z_ij - o_i), 0 for exclusions and the positive, and Σ_j E_ij. Statistics need not
-// be known: the row sums become the statistics. fold_rows (rows.cu) multiplies the factor 2^(o_i - lse_i) of a row into
-// the other operand of E's products.
-//
-// o_i is the bound's offset where the bound holds; otherwise the negatives' log-sum-exp from an earlier pass, less
-// ROW_SHIFT for f16.
+// The epilogue that stores E_ij = 2^(z_ij - o), 0 for exclusions and the positive, and Σ_j E_ij. The offset o is known
+// beforehand: the bound's offset where the bound holds (bound_logits), otherwise lse⁻_i of an earlier pass, less
+// ROW_SHIFT for f16. The row sums become lse⁻_i, and the row's rule gives its own offset o_i (row_rule.h). With the
+// factor 2^(o - o_i) of row i, which fold_rows (rows.cu) computes, E becomes the weights.
 #pragma once
 
 #include "similarity/row_sums.h"

@@ -1,4 +1,4 @@
-// Fused gradients Σ_j W_ij k_j (gradient.h): one kernel a type, dimension and kind of softmax.
+// Fused gradients Σ_j W_ij y_j (gradient.h): one kernel a type, dimension and kind of softmax.
 #include "similarity/accumulate.h"
 
 namespace infonce {

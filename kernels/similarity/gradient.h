@@ -1,11 +1,11 @@
-// The fused gradient Σ_j W_ij k_j without a stored matrix: a block owns rows, streams the other side past them, and
-// keeps the sum in registers, as attention does with V = K. 4NMD FLOPs.
+// The fused gradient Σ_j W_ij y_j without a stored matrix: a block owns rows x_i, streams the other side's rows y_j
+// past them, and keeps the sum in registers, as attention does with V = K. 4NMD FLOPs.
 //
 //   owner tile      ROWS × D, resident in shared memory (16 rows a warp)
 //   streamed tiles  COLUMNS × D, STAGES of them in flight; each serves the logits and the sum
 //
-// ONLINE: nothing is known before; W_ij = 2^(z - m_i) against a running maximum, and lse is a by-product. KNOWN: W_ij =
-// 2^(z - lse_i) + 2^(z - lse_j), either term or both. The positive is left out; finish_gradient subtracts it.
+// ONLINE: W_ij = 2^(z_ij - m_i), m_i the running maximum; Σ_j W_ij, which gives lse⁻_i, is found on the way. KNOWN:
+// W_ij = 2^(z_ij - o_i) + 2^(z_ij - o_j), either term or both. The positive is left out; finish_gradient subtracts it.
 #pragma once
 
 #include "ptx/barrier.h"

@@ -17,17 +17,17 @@ struct GradientParams {
     uint32_t dim;
     uint32_t tiles_per_split;  // streamed tiles of a work tile (owner tile, split)
     uint32_t owner_is_anchor;
-    const float* owner_lse2;       // KNOWN; null: that term is left out
-    const float* streamed_lse2;
-    const uint32_t* far;           // share_exponential; null: there is one term
+    const float* owner_offset2;    // KNOWN: offsets o in base 2; null: that term is left out
+    const float* streamed_offset2;
+    const uint32_t* far;           // of share_exponential; null where there is one term
     const WeightShift* shift;      // KNOWN, f16
-    float* sums;                   // splits × owners × D: Σ_j W_ij k_j · 2^shift
-    ScaledSum* normalisers;        // ONLINE: splits × owners
+    float* sums;                   // splits × owners × D: Σ_j W_ij y_j · 2^shift
+    ScaledSum* normalisers;        // ONLINE: splits × owners, (m_i, Σ_j 2^(z_ij - m_i))
 };
 
-enum class Softmax { ONLINE, KNOWN };
+enum class Softmax { ONLINE, KNOWN };  // of gradient.h
 
-// The owner rows whose positives two streamed rows are.
+// Of two streamed anchors, the owner rows that are their positives (asks_streamed).
 struct PairOwners {
     uint32_t x[2];
 };
@@ -48,7 +48,7 @@ struct OwnedRows {
     float sums[SUM_BLOCKS][4];
     // Of the thread's two rows.
     uint32_t positive[2], excluded[2];
-    float owner_term[2];  // weight_term; without the owners' term that of ∞
+    float owner_term[2];  // weight_term; of offset ∞ (weight 0) without the owners' term
     ScaledSum normaliser[2];
 
     INFONCE_DEVICE explicit OwnedRows(const GradientParams& params) : p(params) {
@@ -84,8 +84,8 @@ struct OwnedRows {
                 if (positive[half] >= p.streamed.rows) positive[half] = 0xffffffffu;
                 excluded[half] = p.contrast.excluded(row);
             }
-            const float lse2 = inside && p.owner_lse2 ? load_global(p.owner_lse2 + row) : infinity();
-            owner_term[half] = weight_term(shift, lse2, shares);
+            const float offset2 = inside && p.owner_offset2 ? load_global(p.owner_offset2 + row) : infinity();
+            owner_term[half] = weight_term(shift, offset2, shares);
             normaliser[half] = empty_sum();
         }
     }
@@ -95,8 +95,8 @@ struct OwnedRows {
         shares = BOTH_TERMS && p.far && share_exponential(p.far, shift);
     }
 
-    // Whether anchors have to be asked for their positives. Paired and diagonal positives read the same from both
-    // sides; by index only the anchors know.
+    // Whether the owners are candidates whose anchors only the streamed rows name: positives are given by index, one an
+    // anchor. Paired and diagonal positives follow from either side's index.
     INFONCE_DEVICE bool asks_streamed() const {
         return SOFTMAX == Softmax::KNOWN && !p.owner_is_anchor && p.contrast.rule == POSITIVE_INDEX;
     }
@@ -118,7 +118,7 @@ struct OwnedRows {
         return any;
     }
 
-    // Logits become weights against the running maximum. The sums so far have to be multiplied by `factor`.
+    // Logits become weights against the raised running maximum; rescale then multiplies the sums so far by `factor`.
     INFONCE_DEVICE void weigh_online(float (&weights)[BLOCKS][4], uint32_t first_column, float (&factor)[2]) {
         if (holds_exceptions(first_column)) mask<false>(weights, first_column, [](int) { return PairOwners{}; });
         float offset[2];
@@ -162,11 +162,11 @@ struct OwnedRows {
         }
     }
 
-    // weight_term of streamed row `row`; that of ∞ past the last.
+    // weight_term of streamed row `row`; past the last, of offset ∞.
     INFONCE_DEVICE float streamed_term(uint32_t row) const {
-        return weight_term(shift, row < p.streamed.rows ? load_global(p.streamed_lse2 + row) : infinity(), shares);
+        return weight_term(shift, row < p.streamed.rows ? load_global(p.streamed_offset2 + row) : infinity(), shares);
     }
-    // Where asks_streamed: the owner row whose positive streamed row `row` is the anchor of.
+    // Where asks_streamed: the owner row that is the positive of streamed row `row`.
     INFONCE_DEVICE uint32_t owner_of(uint32_t row) const {
         return row < p.streamed.rows ? load_global(p.contrast.index + row) : 0xffffffffu;
     }
@@ -175,9 +175,9 @@ struct OwnedRows {
     template <class Streamed, class Owners>
     INFONCE_DEVICE void weigh_known(float (&weights)[BLOCKS][4], uint32_t first_column, const Streamed& terms,
                                     const Owners& owners) {
-        if (!p.streamed_lse2)
+        if (!p.streamed_offset2)
             weigh_terms<true, false>(weights, first_column, terms, owners);
-        else if (!p.owner_lse2)
+        else if (!p.owner_offset2)
             weigh_terms<false, true>(weights, first_column, terms, owners);
         else
             weigh_terms<true, true>(weights, first_column, terms, owners);
@@ -187,7 +187,7 @@ struct OwnedRows {
     INFONCE_DEVICE void weigh_terms(float (&weights)[BLOCKS][4], uint32_t first_column, const Streamed& terms,
                                     const Owners& owners) {
         const auto exponential = [](int entry, float x) { return exp2_shared_out<POLYNOMIAL_EACH>(entry, x); };
-        // Without the owners' term the owners may be the candidates of a one-way loss.
+        // Without the owners' term the owners may be the candidates of a one-way loss (asks_streamed).
         if (holds_exceptions(first_column)) mask<!OWNER_TERM>(weights, first_column, owners);
         if (OWNER_TERM && STREAMED_TERM && shares) {
             INFONCE_UNROLL

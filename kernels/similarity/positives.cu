@@ -1,5 +1,5 @@
-// Row by row before the tile loops: z₊ = s⟨q_i, k₊⟩ and ‖x‖², the bound s·max‖q‖·max‖k‖, positives by offset or label,
-// and each candidate's anchors. O((N + M)·D).
+// Row by row before the tile loops: z₊ = s⟨q_i, k₊⟩ and ‖x‖², the bound s·max‖q‖·max‖k‖ of all |z|, the mean of
+// e^(z₊/(s·σ)), the index of each anchor's positive, and each candidate's anchors. O((N + M)·D).
 #include "ptx/global.h"
 #include "ptx/math.h"
 #include "similarity/row_blocks.h"
@@ -15,11 +15,12 @@ struct PositivesParams {
     ContrastView contrast;
     Matrix anchors, candidates, own_keys;  // own_keys: MoCo's positives; data null otherwise
     uint32_t dim;
-    uint32_t* not_finite;  // two words, zero before: set where an anchor, a candidate is not finite
+    uint32_t* not_finite;  // two words, zero before: set if an anchor (or its positive), if a candidate is not finite
     float* positive;       // z₊ of each anchor, -∞ without one
     float* square_norms;   // of the anchors, then of the candidates
 };
 
+// ‖k‖² of WARP_CANDIDATES candidates. `zero` is 0 if all elements are finite, else NaN.
 INFONCE_DEVICE void candidate_norms(const PositivesParams& p, uint64_t first) {
     const uint32_t lane = thread_index() % 32, last = p.contrast.candidates - 1;
     const bool quads = p.candidates.in_quads(p.dim);
@@ -48,7 +49,7 @@ INFONCE_DEVICE void candidate_norms(const PositivesParams& p, uint64_t first) {
     }
 }
 
-// z₊ and ‖q‖² of an anchor a warp, then ‖k‖² of CANDIDATES candidates a warp.
+// z₊ and ‖q‖², a warp an anchor; then ‖k‖², a warp WARP_CANDIDATES candidates.
 INFONCE_KERNEL(positives, PositivesParams) {
     const uint32_t lane = thread_index() % 32;
     const uint64_t row = warp_row<list::positives>();
@@ -90,15 +91,15 @@ struct BoundParams {
     ContrastView contrast;
     const float* square_norms;
     const float* positive;  // z₊, in nats
-    float largest;          // of the |z| up to which the bound holds
-    float above;            // the offset is the bound's excess over this
+    float largest;          // the bound L holds up to this, in base 2
+    float above;            // the offset is max(L - above, 0)
     LogitBound* bound;
 };
 
 // |z_ij| ≤ s·max‖q‖·max‖k‖ =: L. With L ≤ 80 in base 2 a sum of 2^z over 2^30 candidates lies between 2^-80 and 2^110.
-// If the largest norms are between 2^-16 and 2^16, such sums times rows stay below 2^127. For f16 exponentials
-// `ExponentRange` (src/launch/positives.rs) chooses an offset. MoCo's positive is no candidate, so z₊ is checked
-// itself. One block.
+// If the largest norms are between 2^-16 and 2^16, such sums times rows stay below 2^127. `ExponentRange`
+// (src/launch/positives.rs) chooses `largest` and `above`. MoCo's positive is no candidate, so |z₊| is compared with
+// `largest`, too. One block.
 INFONCE_KERNEL(bound_logits, BoundParams) {
     struct Anchor {
         float square, positive;
@@ -161,7 +162,7 @@ struct OffsetParams {
     uint32_t* index;
 };
 
-// index_i = i + offset; past every candidate where there is no such candidate.
+// index_i = i + offset; 0xffffffff if that is no candidate.
 INFONCE_KERNEL(offset_positives, OffsetParams) {
     const uint32_t i = block_index().x * list::offset_positives::THREADS + thread_index();
     if (i >= p.anchors) return;
@@ -175,7 +176,7 @@ struct LabelParams {
     uint32_t* index;
 };
 
-// index_i = the first candidate with anchor i's label; past every candidate if there is none. A warp an anchor.
+// index_i = the first candidate with anchor i's label; 0xffffffff if there is none or i has NO_LABEL. A warp an anchor.
 INFONCE_KERNEL(labelled_positives, LabelParams) {
     constexpr uint32_t NO_LABEL = 0xffffffffu, TOGETHER = 8;
     const uint64_t row = warp_row<list::labelled_positives>();
@@ -241,7 +242,7 @@ INFONCE_KERNEL(group_anchors, GroupParams) {
     const uint64_t begin = uint64_t(each) * thread;
     const uint32_t first = uint32_t(begin < p.anchors ? begin : p.anchors);
     const uint32_t end = p.anchors - first < each ? p.anchors : first + each;
-    // Of each digit the counts of all threads.
+    // Counters lie by digit, then by thread.
     const auto counter = [&](uint32_t digit) { return shared_base() + 4 * (digit * BLOCK_THREADS + thread); };
     const SharedAddress own_sums = shared_base() + 4 * DIGITS * thread;
     const SharedAddress slots = shared_base() + 4 * DIGITS * BLOCK_THREADS;
@@ -282,7 +283,7 @@ INFONCE_KERNEL(group_anchors, GroupParams) {
     }
 }
 
-// start_j, where the anchors of candidate j start; the last start is that of the anchors without a positive.
+// start_j, where the anchors of candidate j start in `order`; start_M is that of the anchors without a positive.
 INFONCE_KERNEL(find_groups, GroupParams) {
     const uint32_t group = block_index().x * list::find_groups::THREADS + thread_index();
     if (group > p.candidates) return;

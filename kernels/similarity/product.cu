@@ -1,7 +1,8 @@
 // sums (+)= W · V or Wᵀ · V, the two products of a chunk of weights, with f32 sums: 2·rows·M·D FLOPs each. The summed
-// axis can be split over blocks; the reader adds up the splits in order.
+// axis can be split over blocks; finish_gradient adds up the splits in order.
 //
 //   8 warps as 4 × 2, 32 × 64 sums each; 128 bytes of the summed axis a stage, STAGES in flight
+//   a wide operand: rows are the summed axis, 128 columns in sizeof(T) slabs side by side
 #include "ptx/barrier.h"
 #include "ptx/global.h"
 #include "similarity/product.h"
@@ -13,23 +14,23 @@ template <class Kernel, bool TRANSPOSED>
 struct Product {
     using T = typename Kernel::T;
     static constexpr int ROWS = 128, COLUMNS = 128, THREADS = 256, STAGES = 3;
-    static constexpr int NUMBERS = SLAB_BYTES / int(sizeof(T));  // elements of the summed axis a stage
+    static constexpr int ELEMENTS = SLAB_BYTES / int(sizeof(T));  // elements of the summed axis a stage
     static constexpr int SIDE = 128 * SLAB_BYTES;                // bytes of one operand a stage
     static constexpr int STAGE = 2 * SIDE;
-    static constexpr int WIDE_SLAB = NUMBERS * SLAB_BYTES;       // NUMBERS rows × 128 bytes
+    static constexpr int WIDE_SLAB = ELEMENTS * SLAB_BYTES;       // ELEMENTS rows × 128 bytes
     static constexpr int SHARED_BYTES = STAGES * STAGE;
 
-    // NUMBERS rows of the summed axis × 128 elements.
+    // ELEMENTS rows of the summed axis × 128 elements.
     INFONCE_DEVICE static void load_wide(SharedAddress to, const Matrix& from, uint32_t first, uint32_t column) {
         INFONCE_UNROLL
         for (int slab = 0; slab < int(sizeof(T)); ++slab)
-            load_slab<NUMBERS, THREADS>(to + slab * WIDE_SLAB, from, first, column * uint32_t(sizeof(T)) + slab * SLAB_BYTES);
+            load_slab<ELEMENTS, THREADS>(to + slab * WIDE_SLAB, from, first, column * uint32_t(sizeof(T)) + slab * SLAB_BYTES);
     }
 
     // One element of a wide operand.
-    INFONCE_DEVICE static uint32_t wide_number(SharedAddress wide, int row, int column) {
-        const int slab = column / NUMBERS, number = column % NUMBERS;
-        return load_shared<uint32_t>(chunk_address(wide + slab * WIDE_SLAB, row, number / 4) + number % 4 * 4);
+    INFONCE_DEVICE static uint32_t wide_element(SharedAddress wide, int row, int column) {
+        const int slab = column / ELEMENTS, element = column % ELEMENTS;
+        return load_shared<uint32_t>(chunk_address(wide + slab * WIDE_SLAB, row, element / 4) + element % 4 * 4);
     }
 
     // A step of the summed axis × 16 columns of a wide operand, as the right operands of two mma.
@@ -37,8 +38,8 @@ struct Product {
         const int lane = thread_index() % 32;
         if (sizeof(T) == 2) {
             uint32_t b[4];
-            load_matrices_transposed(b, chunk_address(wide + column / NUMBERS * WIDE_SLAB, step * 16 + lane % 16,
-                                                      column % NUMBERS / 8 + lane / 16));
+            load_matrices_transposed(b, chunk_address(wide + column / ELEMENTS * WIDE_SLAB, step * 16 + lane % 16,
+                                                      column % ELEMENTS / 8 + lane / 16));
             low[0] = b[0];
             low[1] = b[1];
             high[0] = b[2];
@@ -46,8 +47,8 @@ struct Product {
         } else {
             INFONCE_UNROLL
             for (int i = 0; i < 2; ++i) {
-                low[i] = wide_number(wide, step * 8 + lane % 4 + 4 * i, column + lane / 4);
-                high[i] = wide_number(wide, step * 8 + lane % 4 + 4 * i, column + 8 + lane / 4);
+                low[i] = wide_element(wide, step * 8 + lane % 4 + 4 * i, column + lane / 4);
+                high[i] = wide_element(wide, step * 8 + lane % 4 + 4 * i, column + 8 + lane / 4);
             }
         }
     }
@@ -57,13 +58,13 @@ struct Product {
         const int lane = thread_index() % 32;
         if (sizeof(T) == 2) {
             // Matrices in the order rows 0-7, rows 8-15 of the first half of the step, then of the second.
-            load_matrices_transposed(a, chunk_address(wide + column / NUMBERS * WIDE_SLAB,
+            load_matrices_transposed(a, chunk_address(wide + column / ELEMENTS * WIDE_SLAB,
                                                       step * 16 + lane % 8 + lane / 16 * 8,
-                                                      column % NUMBERS / 8 + lane / 8 % 2));
+                                                      column % ELEMENTS / 8 + lane / 8 % 2));
         } else {
             INFONCE_UNROLL
             for (int i = 0; i < 4; ++i)
-                a[i] = wide_number(wide, step * 8 + lane % 4 + i / 2 * 4, column + lane / 4 + i % 2 * 8);
+                a[i] = wide_element(wide, step * 8 + lane % 4 + i / 2 * 4, column + lane / 4 + i % 2 * 8);
         }
     }
 
@@ -75,7 +76,7 @@ struct Product {
         // Columns vary fastest: blocks that run together read the same rows of W.
         const uint32_t across = (p.columns + COLUMNS - 1) / COLUMNS;
         const uint32_t first_row = block_index().x / across * ROWS, first_column = block_index().x % across * COLUMNS;
-        const uint32_t all_slabs = (p.summed + NUMBERS - 1) / NUMBERS;
+        const uint32_t all_slabs = (p.summed + ELEMENTS - 1) / ELEMENTS;
         const uint32_t first_slab = block_index().y * p.slabs_per_split;
         uint32_t slabs = first_slab < all_slabs ? all_slabs - first_slab : 0;
         if (slabs > p.slabs_per_split) slabs = p.slabs_per_split;
@@ -89,7 +90,7 @@ struct Product {
 
         auto load = [&](uint32_t slab) {
             const SharedAddress stage = shared + slab % STAGES * STAGE;
-            const uint32_t first = (first_slab + slab) * NUMBERS;
+            const uint32_t first = (first_slab + slab) * ELEMENTS;
             if (TRANSPOSED)
                 load_wide(stage, p.left, first, first_row);
             else

@@ -10,10 +10,10 @@ struct ProductParams {
     Matrix left;                     // W: rows × summed, or summed × rows when transposed
     Matrix right;                    // V: summed × D
     uint32_t rows, columns, summed;  // columns: D
-    uint32_t slabs_per_split;        // work tiles are (tile, split), the columns of a row tile side by side
+    uint32_t slabs_per_split;        // slabs of the summed axis
     uint32_t accumulate;             // transposed: add to what `sums` holds; with one split only
     float* sums;                     // splits × rows × columns
-    const WeightShift* shift;        // of V's elements; null: they have none
+    const WeightShift* shift;        // V is stored times 2^shift, which sums are divided by; null: it is not
 };
 
 }  // namespace infonce

@@ -7,7 +7,7 @@
 
 namespace infonce {
 
-// Of a warp of the kernel.
+// The row of this warp in a kernel with a warp a row.
 template <class Kernel>
 INFONCE_DEVICE uint64_t warp_row() {
     return uint64_t(block_index().x) * (Kernel::THREADS / 32) + thread_index() / 32;
@@ -16,7 +16,7 @@ INFONCE_DEVICE uint64_t warp_row() {
 // ---- Kernels of one block
 
 constexpr uint32_t BLOCK_THREADS = list::reduce::THREADS, BLOCK_WARPS = BLOCK_THREADS / 32;
-static_assert(BLOCK_WARPS == 32, "what warps leave is joined by the lanes of one");
+static_assert(BLOCK_WARPS == 32, "one warp joins the partial results, a lane each");
 
 // Calls `use(load(i))` for this thread's i < `count`, with several loads in flight.
 template <class Load, class Use>

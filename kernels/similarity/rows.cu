@@ -1,5 +1,6 @@
-// Row by row after the tile loops: statistics (lse⁻, offsets, masses), gradients dx_i = factor · (Σ_j W_ij k_j - c k₊)
-// and the loss, from partial results in a fixed order. O((N + M)·D) each, times the splits of a sum.
+// Row by row after the tile loops: lse⁻_i and the offset o_i and masses a_i, c_i of a row (row_rule.h), gradients dx_i
+// = factor · (Σ_j W_ij y_j - Σ c·k₊), loss Σ w·φ_i. Partial results are added in a fixed order. O((N + M)·D) each,
+// times the splits of a sum.
 #include "ptx/barrier.h"
 #include "ptx/global.h"
 #include "ptx/math.h"
@@ -16,11 +17,11 @@ namespace infonce {
 // ---- Statistics
 
 struct StatisticsParams {
-    const ScaledSum* partial;   // splits × rows, added to `running`; null: lse is given
+    const ScaledSum* partial;   // splits × rows; null: negatives_lse is given
     uint32_t splits, rows;
-    ScaledSum* running;         // null: there is only one set of splits
+    ScaledSum* running;         // sums of earlier launches over the same rows; null: there is only this launch
     const uint32_t* unless;     // if set, the kernel does nothing; null: never
-    uint32_t first, last;       // whether this set is the first, the last one
+    uint32_t first, last;       // whether this launch is the first, the last one of its rows
     uint32_t lanes;             // threads a row, a power of two up to 32; each adds every n-th split
     // A candidate that is not finite makes every row NaN; an anchor does if columns have a loss.
     uint32_t symmetric;
@@ -37,6 +38,7 @@ struct StatisticsParams {
     float* positive_mass;
 };
 
+// lse⁻_i = ln Σ_splits sum · 2^maximum, then o_i, a_i and c_i by the rule.
 INFONCE_KERNEL(combine_statistics, StatisticsParams) {
     const uint32_t thread = block_index().x * list::combine_statistics::THREADS + thread_index();
     const uint32_t row = thread / p.lanes, lane = thread % p.lanes;
@@ -101,7 +103,7 @@ struct ShiftParams {
     WeightShift* shift;
 };
 
-// The shift that brings the largest mass a below 2^UNIT_SHIFT; the weights of a row, by term, add up to a. One block.
+// The shift that brings the largest mass below 2^UNIT_SHIFT. The terms 2^(z - o_i) of row i add up to a_i. One block.
 INFONCE_KERNEL(find_weight_shift, ShiftParams) {
     float largest[1] = {0.0f};
     const auto take = [&](float mass) { largest[0] = larger(largest[0], mass); };
@@ -109,7 +111,7 @@ INFONCE_KERNEL(find_weight_shift, ShiftParams) {
     if (p.column_mass) for_own(p.columns, [&](uint32_t i) { return load_global(p.column_mass + i); }, take);
     join_block<list::find_weight_shift>(largest, larger);
     if (thread_index() != 0) return;
-    // For masses below 2^-100 every gradient is 0 in f32, and the shift stays at 114. For the largest f32 it is -114.
+    // The shift is at most 114, for masses below 2^-100, and -114 for the largest f32.
     const uint32_t exponent = float_bits(largest[0]) >> 23;
     store_global(p.shift, shift_by(int(UNIT_SHIFT) + (exponent > 26 ? 126 - int(exponent) : 100)));
 }
@@ -119,21 +121,21 @@ struct FitParams {
     const float* offset2;
     const float* square_norms;   // of the chunk's anchors
     uint32_t rows;
-    float lowest;                // least log2 Σ_j E_ij, for candidates of equal length
-    float range;                 // of the folded anchors' lengths, in powers of two
+    float lowest;                // least allowed log2 Σ_j E_ij, for candidates of equal length
+    float range;                 // largest allowed log2 of the longest over the shortest folded anchor
     const LogitBound* bound;
     uint32_t* fit;               // whether the exponentials stay as they are
     WeightShift* shift;          // of the folded anchors
 };
 
-// Whether f16 holds a chunk's exponentials with one offset o, and its folded anchors f_i·q_i, f_i = 2^(o - o_i), o_i
-// the row's own offset; and the shift that brings the longest folded anchor to at most 2^15. If not, the exponentials
-// are stored again with an offset a row. One block.
+// fit: whether f16 holds a chunk's exponentials with one offset o and its folded anchors f_i·q_i, f_i = 2^(o - o_i). If
+// not, the exponentials are stored again with an offset a row. shift: brings the longest folded anchor to at most 2^15.
+// One block.
 //
-// Below 2^-14 an exponential is off by 2^-25, so E·K is off by at most M·2^-25·max‖k‖, which has to be small beside Σ_j
-// E_ij·‖k_j‖. Folded anchors are short where Σ_j E_ij is large or p₊ is near 1. The latter do not matter beside others,
-// so lengths are those of q_i/Σ_j E_ij. With few candidates one of them can make p₊ near 1 for most rows; then the
-// range is such that no chunk fits.
+// An exponential below 2^-14 is off by up to 2^-25, so a row of E·K is off by at most M·2^-25·max‖k‖. That has to be
+// small beside Σ_j E_ij·‖k_j‖. Folded anchors are short where Σ_j E_ij is large, or where p₊ is near 1. Rows with p₊
+// near 1 do not matter beside others, so the lengths compared are those of q_i/Σ_j E_ij. With few candidates p₊ can be
+// near 1 for most rows; then `range` is such that no chunk fits.
 INFONCE_KERNEL(fit_exponentials, FitParams) {
     struct Row {
         float negatives_lse, offset2, square;
@@ -149,7 +151,7 @@ INFONCE_KERNEL(fit_exponentials, FitParams) {
         },
         [&](const Row& row) {
             const float negatives = row.negatives_lse * LOG2_E, sum = negatives - bound.offset;
-            // Rows without negatives store nothing.
+            // Rows without negatives have no exponentials.
             if (!(negatives > -infinity())) return;
             most[0] = larger(most[0], -sum);
             if (!(row.square > 0.0f)) return;
@@ -162,9 +164,9 @@ INFONCE_KERNEL(fit_exponentials, FitParams) {
     if (thread_index() != 0) return;
     const float least = -most[0], longest = most[1], longest_of_rows = most[2], shortest = -most[3];
     const bool fit = bound.holds && least >= p.lowest + bound.lengths && longest - shortest <= p.range;
-    // Without a bound they have an offset a row already.
+    // Without a bound the exponentials have an offset a row already.
     store_global(p.fit, uint32_t(fit || !bound.holds));
-    // Anchors of zeros are not among the longest; their factor is at most 2^14 and has to stay finite.
+    // Zero anchors were skipped above; their factor f_i is at most 2^14, and with the shift it has to stay finite.
     constexpr float MOST = 112.0f;
     const float headroom = 15.0f - (fit ? longest : longest_of_rows);
     const int shift = headroom < MOST ? (headroom > -MOST ? int(headroom + MOST) - int(MOST) : -int(MOST)) : int(MOST);
@@ -197,7 +199,7 @@ INFONCE_KERNEL(fold_rows, FoldParams) {
     const uint64_t row = warp_row<list::fold_rows>();
     if (row >= p.rows) return;
     const ScaledSum sum = sum_of_splits(p.partial, p.splits, p.rows, row);
-    // Without negatives the offset is no number; the factor multiplies nothing.
+    // Without negatives all E_ij are 0, and so is the factor.
     const float exponent = sum.sum == 0.0f ? -infinity() : sum.maximum - load_global(p.offset2 + row);
     if (lane == 0) store_global(p.factors + row, exp2_fast(exponent));
     if (!p.folded.data) return;
@@ -214,12 +216,12 @@ INFONCE_KERNEL(fold_rows, FoldParams) {
 
 struct FinishParams {
     const float* sums;             // splits × rows × D
-    const ScaledSum* normalisers;  // splits × rows; null: the weights were the softmax itself
+    const ScaledSum* normalisers;  // of gradient_online, splits × rows; null: weights have known offsets
     uint32_t splits, rows, dim;
-    uint32_t shifted;              // the weights were those of f16
+    uint32_t shifted;              // whether weights were multiplied by 2^shift (f16)
     uint32_t warps;                // warps a row, a power of two up to those of a block
-    uint32_t first_row;            // of all anchors, or candidates
-    const float* factors;          // a missing factor of each row's weights; null: none
+    uint32_t first_row;            // its index among all anchors (candidates)
+    const float* factors;          // f_i of fold_rows; null: 1
     ContrastView contrast;
     float coefficient;             // upstream · w; the gradient's factor is this times s
     uint32_t of_candidates;        // the rows are candidates and their partners anchors
@@ -229,7 +231,7 @@ struct FinishParams {
     Matrix partners;               // the positives: candidates, anchors, or a key of each anchor's own
     uint32_t own_keys;             // whether they are own keys
     uint32_t accumulates;          // whether to add to the gradient that is there
-    // Candidates by index (group_anchors): the anchors of candidate j are order[n], starts[j] ≤ n < starts[j + 1].
+    // Of candidates, positives by index: the anchors of candidate j are order[n], starts[j] ≤ n < starts[j + 1].
     const uint32_t* starts;
     const uint32_t* order;
     Matrix rows_of;                // the rows the gradient belongs to
@@ -238,7 +240,7 @@ struct FinishParams {
     float* dots;                   // Σ_d x_d dx_d of each row, before rounding; null: not wanted
 };
 
-// The partner of a gradient's row, if it has at most one, and the mass to subtract.
+// The partner of a row (an anchor's positive, a candidate's anchor), if it has at most one, and its mass c.
 struct Partner {
     bool exists;
     uint32_t row;
@@ -260,8 +262,8 @@ struct Partner {
     }
 };
 
-// Subtracts elements `first` to `first` + 3 of the anchors of candidate `row`. A warp takes every `warps`-th anchor
-// from `own` on, GROUP at a time, so that as many loads are in flight.
+// Subtracts c·q, elements `first` to `first` + 3, for every anchor of candidate `row`. A warp takes every `warps`-th
+// anchor from `own` on, GROUP at a time, so that as many loads are in flight.
 INFONCE_DEVICE void subtract_group(const FinishParams& p, uint32_t row, uint32_t own, uint32_t first, bool quads,
                                    float (&sums)[4]) {
     constexpr uint32_t GROUP = 4;
@@ -282,8 +284,8 @@ INFONCE_DEVICE void subtract_group(const FinishParams& p, uint32_t row, uint32_t
     }
 }
 
-// dx_i = factor · (share · Σ_splits sums_i - Σ c k₊) over the row's partners. `warps` warps a row: each adds every n-th
-// split and partner, and the row's first adds up the warps.
+// dx_i = factor · (share · Σ_splits sums_i - Σ c·partner), share = f_i · 2^-shift, after gradient_online a_i · 2^-shift
+// / Σ_j 2^(z_ij - m_i). `warps` warps a row: each adds every warps-th split and partner, the first adds up the warps.
 INFONCE_KERNEL(finish_gradient, FinishParams) {
     static_assert(list::finish_gradient::SHARED_BYTES == 16 * list::finish_gradient::THREADS, "four sums a thread");
     const uint32_t lane = thread_index() % 32, warp = thread_index() / 32;

@@ -1,5 +1,5 @@
-// The portable tile loop z = s·QKᵀ: 128 × 128 logits of any D in the registers of a block, tile after tile along the
-// candidates. An epilogue processes each tile. 2NMD FLOPs, 128/b FLOPs a byte for elements of b bytes.
+// The portable tile loop QKᵀ: 128 × 128 dot products of any D in the registers of a block, tile after tile along the
+// candidates. An epilogue scales and uses each tile. 2NMD FLOPs, 128/b FLOPs a byte for elements of b bytes.
 //
 //   8 warps as 4 × 2, 32 × 64 logits each; slabs of 128 bytes of both sides, STAGES in flight
 #pragma once
@@ -18,9 +18,9 @@ struct ListedScore;
 
 struct ScoresParams {
     ContrastView contrast;
-    Matrix anchors;          // the chunk of rows from first_anchor on
+    Matrix anchors;          // of the chunk
     Matrix candidates;
-    uint32_t first_anchor;   // its first row's index among all anchors
+    uint32_t first_anchor;   // index of the chunk's first row among all anchors
     uint32_t tiles_per_split;  // candidate tiles of a work tile (anchor tile, split)
     const LogitBound* bound;  // statistics; exponentials; null: there is none
     const uint32_t* unless;  // if set, the kernel does nothing; null: never
@@ -33,9 +33,9 @@ struct ScoresParams {
     uint32_t summed, first_summed;
     const float* negatives_lse;  // exponentials without a bound, in nats, of the chunk's rows
     // Weights.
-    const float* row_lse2;   // of the chunk's rows
-    const float* column_lse2;  // null: that term is left out
-    const uint32_t* far;     // two terms: share_exponential
+    const float* row_offset2;     // offsets o in base 2, of the chunk's rows
+    const float* column_offset2;  // of the candidates; null: that term is left out
+    const uint32_t* far;     // two terms: of share_exponential
     const WeightShift* shift;  // f16
     Matrix weights;          // anchors of the chunk × candidates, padded to a multiple of 16, in T
     // Scores.
@@ -50,10 +50,10 @@ struct ScoresParams {
 // Whether the launch does nothing. All blocks agree.
 INFONCE_DEVICE bool is_needless(const ScoresParams& p) { return p.unless && load_global(p.unless); }
 
-// weight_term of candidate c. Past the last, the last one's: logits there are −∞, and no load waits for a branch.
+// weight_term of candidate c, or of the last one past the end: logits there are −∞, and no load waits for a branch.
 INFONCE_DEVICE float column_term(const ScoresParams& p, uint32_t c, float shift, bool shares) {
     const uint32_t last = p.candidates.rows - 1;
-    return weight_term(shift, load_global(p.column_lse2 + (c < last ? c : last)), shares);
+    return weight_term(shift, load_global(p.column_offset2 + (c < last ? c : last)), shares);
 }
 
 // What an epilogue knows of the tile: its size, and its division among warps.
@@ -66,8 +66,8 @@ struct ScoresTile {
     static constexpr int STAGE = 2 * SLAB;
     static constexpr int SHARED_BYTES = STAGES * STAGE;
     static constexpr int POLYNOMIAL_EACH = 0;  // exp2_shared_out
-    static constexpr bool BRINGS_COLUMN_TERMS = false;
-    // Among the threads that hold the tile.
+    static constexpr bool BRINGS_COLUMN_TERMS = false;  // whether a warp loads them into shared memory for all
+    // A barrier of the threads that hold the tile.
     INFONCE_DEVICE static void synchronise() { block_barrier(); }
     // How warps exchange partial column sums. open_columns returns a buffer that no product uses any more;
     // close_columns calls `sum_up(index)` for every even index of a column once all sums are written.
@@ -75,7 +75,7 @@ struct ScoresTile {
         synchronise();
         return buffer;
     }
-    // A barrier of the next tile comes before the next write here.
+    // The next tile's barriers come before the buffer's next write.
     template <class SumUp>
     INFONCE_DEVICE static void close_columns(SharedAddress, const SumUp& sum_up) {
         synchronise();
@@ -85,11 +85,10 @@ struct ScoresTile {
 
 // The candidate tiles of a work tile, one after another.
 //
-// Where anchors and candidates are one matrix, z_ij = z_ji, half of all tiles suffice (WALKS, if the parameters say
-// so). The rows form T blocks of as many rows as a tile has columns. Block t multiplies block (t + x) mod T at step x =
-// 0 … ⌊T/2⌋: every pair of blocks is multiplied once, and every block takes as many steps. A tile with 0 < x < T/2
-// counts for its columns, too. At x = 0 it holds both triangles; at x = T/2 each block of the pair multiplies the
-// other.
+// The walk (WALKS, and `steps` > 0): where anchors and candidates are one matrix, z_ij = z_ji, half of all tiles
+// suffice. Rows form B blocks of as many rows as a tile has columns. At step u = 0 … ⌊B/2⌋ block r multiplies block
+// (r + u) mod B. A tile with 0 < u < B/2 is the only one of its two blocks and counts for its columns, too. A tile at
+// u = 0 holds both triangles; at u = B/2 each of two blocks multiplies the other.
 template <class Tile, bool WALKS>
 struct TilesOfWork {
     static constexpr uint32_t COLUMNS = Tile::COLUMNS, ROW_TILES = Tile::COLUMNS / Tile::ROWS;  // row tiles of a block
@@ -111,7 +110,7 @@ struct TilesOfWork {
     }
 };
 
-// The logits of one tile, as the threads hold them.
+// The dot products ⟨q_i, k_j⟩ of one tile, as the threads hold them. Epilogues multiply by s·log2(e) (scale2).
 template <class Tile>
 struct Logits {
     float z[Tile::ROW_BLOCKS][Tile::COLUMN_BLOCKS][4];
@@ -127,7 +126,7 @@ struct Place {
         warp_row = warp % Tile::WARPS_DOWN;
         warp_column = warp / Tile::WARPS_DOWN;
     }
-    // Of entries 2·half and 2·half + 1 of a row block.
+    // The tile's row of entries 2·half and 2·half + 1 of a row block.
     INFONCE_DEVICE int row(int row_block, int half) const {
         return warp_row * Tile::WARP_ROWS + row_block * 16 + half * 8 + lane / 4;
     }
@@ -137,7 +136,7 @@ struct Place {
 };
 
 // Runs the tiles of this block and calls `epilogue.tile(logits, first_column, buffer)` after each. The buffer is the
-// stage read last. The epilogue may use it until the next tile, after a barrier of all threads.
+// stage that was read last: after a barrier of all threads the epilogue may use it until the next tile.
 template <class Kernel, class Epilogue>
 INFONCE_DEVICE void score_tiles(const ScoresParams& p, Epilogue& epilogue) {
     using Tile = ScoresTile;

@@ -1,5 +1,5 @@
-// Statistics m_i = max_j z_ij and Σ_j 2^(z_ij - m_i) of rows, and of columns where columns have a loss. Logits are
-// never stored. 2NMD FLOPs.
+// Statistics m_i = max_j z_ij and S_i = Σ_j 2^(z_ij - m_i) of rows, and of columns where columns have a loss. Logits
+// are never stored. 2NMD FLOPs.
 #include "similarity/statistics.h"
 
 namespace infonce {

@@ -1,8 +1,8 @@
-// The epilogue of statistics: maximum and Σ 2^(z - maximum) of rows, and of columns where columns have a loss or are
-// rows. It writes one partial sum a row and split, and one a column and anchor tile or step; combine_statistics
-// (rows.cu) adds them up in index order.
+// The epilogue of statistics: m_i = max_j z_ij and S_i = Σ_j 2^(z_ij - m_i) of rows; the same of columns where columns
+// have a loss (CLIP) or stand for rows (NT-Xent's walk). It writes one partial sum a row and split, and one a column
+// and row tile; combine_statistics (rows.cu) adds them up in index order.
 //
-// Bounded logits need no maximum: 2^z serves row and column with offset 0.
+// Bounded logits need no maximum: with m = 0, 2^z serves row and column.
 #pragma once
 
 #include "similarity/anchor_rows.h"
@@ -13,7 +13,7 @@ namespace infonce {
 
 template <class Tile>
 struct Statistics : AnchorRows<Tile> {
-    static constexpr int BUFFERS = 2;  // that alternate from tile to tile, if there are several
+    static constexpr int BUFFERS = 2;  // of HopperTile: column sums of two tiles
     static constexpr bool COLUMN_TERMS = false, WALKS = true;
     using Rows = AnchorRows<Tile>;
     using Tiles = TilesOfWork<Tile, WALKS>;
@@ -42,9 +42,8 @@ struct Statistics : AnchorRows<Tile> {
         }
     }
 
-    // The tile's step (without a walk: its block of rows), counted from the first that has column sums. With the row
-    // tile's place in its block it selects the partial sum that the tile writes: no other tile of the launch writes it
-    // for the same candidates.
+    // The tile's step less first_summed; without a walk, its block of rows. With the row tile's place in its block it
+    // selects the partial sum that the tile writes. No other tile of the launch writes that sum of the same candidates.
     INFONCE_DEVICE uint32_t among_summed(uint32_t first_column) const {
         const uint32_t block = work.tile / Tiles::ROW_TILES, to = first_column / Tiles::COLUMNS;
         const uint32_t step = to < block ? to + Tiles::all_of(p) - block : to - block;

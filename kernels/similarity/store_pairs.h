@@ -1,4 +1,4 @@
-// Stores a tile of weights from registers, for any tile: each thread stores its own, two neighbours at a time.
+// Stores a tile of weights or exponentials from registers: each thread stores its entries, two neighbours at a time.
 #pragma once
 
 #include "similarity/anchor_rows.h"

@@ -28,7 +28,7 @@ struct SelectListedParams {
     uint32_t rows, splits, k;
     uint32_t first_row;   // of the chunk, among all rows
     uint32_t excludes_self;
-    uint32_t lanes_log2;  // lanes that share a list: 1, 2, 4 or 8
+    uint32_t lanes_log2;  // log2 of the lanes that share a list, 0 to 3
     uint32_t* indices;    // rows × k
     float* best;          // rows × k
 };
@@ -43,13 +43,13 @@ INFONCE_DEVICE uint64_t warp_largest(uint64_t x) {
 
 constexpr int SELECT_WARPS = list::select_best::THREADS / 32;
 static_assert(list::select_listed::THREADS == list::select_best::THREADS);
-// Candidates that a lane keeps. It scans its scores again only when all of them have been taken.
+// Best candidates that a lane keeps. It scans its scores again only when all KEPT have been taken.
 constexpr int KEPT = 8;
 
 INFONCE_DEVICE uint32_t row_of_warp() { return block_index().x * SELECT_WARPS + thread_index() / 32; }
 
-// The k best of a warp's row: compares the lanes' best; the winner's lane advances to its next. `scan(see)` shows a
-// lane its candidates.
+// The k best of a warp's row, one after another: compares the lanes' best; the winner's lane advances to its next.
+// `scan(see)` calls `see` with each of the lane's candidates.
 template <class Scan>
 INFONCE_DEVICE void select(uint32_t k, uint32_t* indices, float* best, const Scan& scan) {
     uint64_t kept[KEPT];  // descending; 0: none
@@ -97,8 +97,8 @@ INFONCE_KERNEL(select_best, SelectParams) {
     });
 }
 
-// The same of lists. Eight groups of four lanes share the splits' lists; with fewer splits than groups, several groups
-// share one split.
+// The k best entries of a row's lists. Eight groups of four lanes share the splits; with fewer splits than groups,
+// several groups share one split.
 INFONCE_KERNEL(select_listed, SelectListedParams) {
     const uint32_t row = row_of_warp();
     if (row >= p.rows) return;

@@ -1,5 +1,5 @@
-// The epilogue that stores W_ij = (2^(z - lse_i) + 2^(z - lse_j)) · 2^shift in the inputs' type, 0 for exclusions and
-// the positive. Two terms share an exponential where share_exponential (tile/element.h) allows it.
+// The epilogue that stores W_ij = (2^(z_ij - o_i) + 2^(z_ij - o_j)) · 2^shift in the inputs' type, 0 for exclusions and
+// the positive; without column offsets, the first term only. Two terms may share_exponential (tile/element.h).
 #pragma once
 
 #include "similarity/store_pairs.h"
@@ -16,7 +16,7 @@ struct Weights : AnchorRows<Tile> {
     float shift;
     bool shares;
     float row_term[Tile::ROW_BLOCKS][2];  // weight_term
-    SharedAddress column_terms;           // of a tile's columns, where the tile loads them
+    SharedAddress column_terms;           // weight_term of the tile's columns, if BRINGS_COLUMN_TERMS
     Stores<T, Tile> stores;
 
     template <class Params>
@@ -28,7 +28,7 @@ struct Weights : AnchorRows<Tile> {
             INFONCE_UNROLL
             for (int half = 0; half < 2; ++half)
                 row_term[i][half] =
-                    weight_term(shift, Rows::inside(i, half) ? load_global(p.row_lse2 + row[i][half]) : infinity(), shares);
+                    weight_term(shift, Rows::inside(i, half) ? load_global(p.row_offset2 + row[i][half]) : infinity(), shares);
     }
 
     INFONCE_DEVICE void tile(Logits<Tile>& logits, uint32_t first_column, SharedAddress buffer) {
@@ -37,7 +37,7 @@ struct Weights : AnchorRows<Tile> {
         for (int first = 0; first < Tile::COLUMN_BLOCKS; first += STORED_BLOCKS) {
             if (shares)
                 weigh<true, true>(logits, first_column, first);
-            else if (p.column_lse2)
+            else if (p.column_offset2)
                 weigh<true, false>(logits, first_column, first);
             else
                 weigh<false, false>(logits, first_column, first);

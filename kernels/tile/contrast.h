@@ -1,4 +1,4 @@
-// Says which candidate is an anchor's positive, and which candidate it excludes.
+// positive(i) and excluded(i): the candidate that is anchor i's positive, the one that it excludes; and the scale s.
 #pragma once
 
 #include "ptx/global.h"
@@ -15,7 +15,7 @@ enum PositiveRule : uint32_t {
 };
 
 struct ContrastView {
-    const uint32_t* index;
+    const uint32_t* index;  // POSITIVE_INDEX: one candidate an anchor
     uint32_t anchors;
     uint32_t candidates;
     uint32_t rule;

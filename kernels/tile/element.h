@@ -1,5 +1,5 @@
-// The input types of the tile loops: how two fragments multiply, and how weights become fragments. A step is 32 bytes
-// of the summed axis: 16 elements of 16 bits or 8 of 32.
+// The input types T of the tile loops: `multiply`, d += a·b of an mma's fragments, and `pack`, two values rounded to T.
+// A step is 32 bytes of the summed axis: 16 elements of 16 bits or 8 of 32.
 #pragma once
 
 #include "ptx/convert.h"
@@ -10,35 +10,36 @@
 
 namespace infonce {
 
-// Weights times 2^shift become fragments. f16 reaches from 2^-14 to 2^16, so its shift brings the largest weight to
-// about 2^14. The other types need no shift.
+// Weights are multiplied by 2^shift before they are rounded to T. Normal f16 values reach from 2^-14 to 2^16, so f16's
+// shift brings the largest weight to about 2^14 (SHIFTED). The other types need no shift.
 template <class T>
 struct Element;
 
 // The shift of weights that are at most 1.
 constexpr float UNIT_SHIFT = 14.0f, UNIT_FACTOR = 16384.0f;
 
-// log2 of a row's sum of f16 exponentials where that sum is known: below the largest f16, and entries down to 2^-28 of
-// the sum keep all digits.
+// f16 exponentials of a row whose lse⁻ is known have the offset lse⁻ - ROW_SHIFT (base 2), so they sum to 2^14: below
+// the largest f16, and entries down to 2^-28 of the sum keep all digits.
 constexpr float ROW_SHIFT = 14.0f;
 
 // The shift of a call's weights and the factor that it stands for.
 struct WeightShift {
-    float shift;   // s
-    float factor;  // 2^s
+    float shift;
+    float factor;  // 2^shift
 };
 
-// Two-term weights, 2^(s + z - lse_i) + 2^(s + z - lse_j), share an exponential where every |lse| of the call and the
-// shift s are at most this, in base 2: W_ij = 2^z · (2^(s - lse_i) + 2^(s - lse_j)). No power overflows, because z is
-// at most lse. Below z = -126 a weight, less than 2^-66, becomes 0.
+// Two-term weights share an exponential, W_ij = 2^z_ij · (2^(shift - o_i) + 2^(shift - o_j)), where every offset |o| of
+// the call (base 2) and the shift are at most NEAR. 2^z overflows only if a mass exceeds 2^68, because z is at most
+// lse⁻ = o + log2 a. Below z = -126 both terms, each less than 2^-66 before the shift, become 0.
 constexpr float NEAR = 60.0f;
 
-// `far`: the word that is set where some |lse| exceeds NEAR.
+// `far`: the word that is set where some |o| exceeds NEAR.
 INFONCE_DEVICE bool share_exponential(const uint32_t* far, float shift) { return shift <= NEAR && !load_global(far); }
 
-// What a row's or column's log-sum-exp adds to a weight's exponent; or, if terms `share` the exponential, its factor.
-INFONCE_DEVICE float weight_term(float shift, float lse2, bool share) {
-    return share ? exp2_fast(shift - lse2) : shift - lse2;
+// The term of a row or column with offset `offset2` (base 2): a summand of the exponent, or, if two terms `share` the
+// exponential, a factor of it.
+INFONCE_DEVICE float weight_term(float shift, float offset2, bool share) {
+    return share ? exp2_fast(shift - offset2) : shift - offset2;
 }
 
 // Two neighbouring columns.
@@ -49,7 +50,7 @@ struct Pair {
 // -126 ≤ shift ≤ 127.
 INFONCE_DEVICE WeightShift shift_by(int shift) { return {float(shift), bits_float(uint32_t(127 + shift) << 23)}; }
 
-// Divides the shift out of sums; 1 if there is no shift.
+// 2^-shift, the factor that removes the shift from sums; 1 if there is no shift.
 INFONCE_DEVICE float unshifted(const WeightShift* shift) { return shift ? 1.0f / load_global(shift).factor : 1.0f; }
 
 template <>

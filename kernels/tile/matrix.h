@@ -1,4 +1,4 @@
-// A row-major matrix in global memory, as every kernel takes it.
+// A row-major matrix in global memory, as every kernel takes it: element (r, c) is c elements after data + r·stride.
 #pragma once
 
 #include "tile/numbers.h"
@@ -7,19 +7,19 @@ namespace infonce {
 
 struct Matrix {
     void* data;          // null: there is no matrix
-    float* scales;       // e4m3: row i is scales[i] times its codes; whole tiles of scales can be read. Else null
+    float* scales;       // e4m3: row i is scales[i] times its codes; readable to the last tile's end. Else null
     uint64_t stride;     // bytes from row to row
     uint32_t rows;
     uint32_t row_bytes;  // tile loops: a multiple of 16, as are `data` and `stride`
     uint32_t dtype;      // DType
 
-    // A byte of a row, an element of one.
+    // Addresses of a byte and of an element of a row; an element as f32.
     INFONCE_DEVICE char* byte_at(uint64_t row, uint64_t byte) const { return static_cast<char*>(data) + (row * stride + byte); }
     INFONCE_DEVICE char* at(uint64_t row, uint32_t column) const { return byte_at(row, column * element_bytes(dtype)); }
-    INFONCE_DEVICE float load(uint64_t row, uint32_t column) const { return load_number(at(row, column), dtype, 0); }
-    INFONCE_DEVICE void store(uint64_t row, uint32_t column, float x) const { store_number(at(row, column), dtype, 0, x); }
-    INFONCE_DEVICE float rounded(float x) const { return round_number(dtype, x); }
-    // Whether rows of `columns` elements can be read four at a time.
+    INFONCE_DEVICE float load(uint64_t row, uint32_t column) const { return load_element(at(row, column), dtype, 0); }
+    INFONCE_DEVICE void store(uint64_t row, uint32_t column, float x) const { store_element(at(row, column), dtype, 0, x); }
+    INFONCE_DEVICE float rounded(float x) const { return round_element(dtype, x); }
+    // Whether rows of `columns` elements can be read in quads of four elements (numbers.h).
     INFONCE_DEVICE bool in_quads(uint32_t columns) const {
         return is_quad_aligned(data, dtype) && stride % (4 * element_bytes(dtype)) == 0 && columns % 4 == 0;
     }

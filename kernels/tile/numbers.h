@@ -13,7 +13,7 @@ namespace infonce {
 // DTYPE_E4M3 is for tile loops: no function below takes it.
 enum DType : uint32_t { DTYPE_F32 = 0, DTYPE_F16 = 1, DTYPE_BF16 = 2, DTYPE_E4M3 = 3 };
 
-INFONCE_DEVICE float load_number(const void* data, uint32_t dtype, uint64_t index) {
+INFONCE_DEVICE float load_element(const void* data, uint32_t dtype, uint64_t index) {
     switch (dtype) {
         case DTYPE_F16: return to_float(load_global(static_cast<const f16*>(data) + index));
         case DTYPE_BF16: return to_float(load_global(static_cast<const bf16*>(data) + index));
@@ -21,7 +21,7 @@ INFONCE_DEVICE float load_number(const void* data, uint32_t dtype, uint64_t inde
     }
 }
 
-INFONCE_DEVICE void store_number(void* data, uint32_t dtype, uint64_t index, float x) {
+INFONCE_DEVICE void store_element(void* data, uint32_t dtype, uint64_t index, float x) {
     switch (dtype) {
         case DTYPE_F16: store_global(static_cast<f16*>(data) + index, to_f16(x)); break;
         case DTYPE_BF16: store_global(static_cast<bf16*>(data) + index, to_bf16(x)); break;
@@ -29,8 +29,8 @@ INFONCE_DEVICE void store_number(void* data, uint32_t dtype, uint64_t index, flo
     }
 }
 
-// What store_number and a load make of x.
-INFONCE_DEVICE float round_number(uint32_t dtype, float x) {
+// x after store_element and load_element.
+INFONCE_DEVICE float round_element(uint32_t dtype, float x) {
     switch (dtype) {
         case DTYPE_F16: return to_float(to_f16(x));
         case DTYPE_BF16: return to_float(to_bf16(x));
@@ -40,16 +40,19 @@ INFONCE_DEVICE float round_number(uint32_t dtype, float x) {
 
 INFONCE_DEVICE uint32_t element_bytes(uint32_t dtype) { return dtype == DTYPE_F32 ? 4 : 2; }
 
-// Whether four elements at a time can be loaded and stored.
+// Whether `data` can be loaded and stored in quads.
 INFONCE_DEVICE bool is_quad_aligned(const void* data, uint32_t dtype) { return uint64_t(data) % (4 * element_bytes(dtype)) == 0; }
 
-// Four consecutive elements from `index`, a multiple of four, as memory holds them: 16 bytes of f32, or 8 bytes in the
-// first two words. Conversion is a separate step, so that consecutive loads are in flight together.
+// A quad: four consecutive elements from `index`, a multiple of four, as memory holds them: 16 bytes of f32, or 8 bytes
+// in the first two words. Conversion is a separate step, so that consecutive loads are in flight together.
 INFONCE_DEVICE Vector16 load_quad(const void* data, uint32_t dtype, uint64_t index) {
     if (dtype == DTYPE_F32) return load_global(static_cast<const Vector16*>(data) + index / 4);
     const Vector8 words = load_global(static_cast<const Vector8*>(data) + index / 4);
     return {{words.x[0], words.x[1], 0, 0}};
 }
+
+// Elements of the quads of a warp, one a lane.
+constexpr uint32_t WARP_ELEMENTS = 32 * 4;
 
 INFONCE_DEVICE void widen_quad(const Vector16& quad, uint32_t dtype, float (&x)[4]) {
     switch (dtype) {
@@ -92,8 +95,8 @@ INFONCE_DEVICE void store_pair(float* row, uint32_t column, uint32_t columns, fl
     if (column + 1 < columns) store_global(row + column + 1, second);
 }
 
-// Stores share · sums to a row of `columns` that starts at `row`: for each of BLOCKS blocks of 8 columns, columns
-// `first` (even) and `first` + 1 of the block. `accumulate`: adds to what is there.
+// Stores share · sums(j, side) at column first + 8·j + side, for j < BLOCKS and side 0 and 1, of a row of `columns`
+// that starts at `row`. `first` is even. `accumulate`: adds to what is there.
 template <int BLOCKS, class Sums>
 INFONCE_DEVICE void store_sums(float* row, uint32_t first, uint32_t columns, bool accumulate, float share, const Sums& sums) {
     constexpr int TOGETHER = BLOCKS < 16 ? BLOCKS : 16;  // loads in flight at a time

@@ -1,7 +1,7 @@
-// The loss of a row, φ(lse⁻, z₊), in nats, and its derivatives. Tile loops only use the offset; row-wise kernels
-// multiply by the masses.
+// The loss of a row, φ(lse⁻, z₊) in nats, its masses a = ∂φ/∂lse⁻ and c = -∂φ/∂z₊, and its offset o = lse⁻ - ln a. Tile
+// loops use the offset only; row-wise kernels multiply by the masses.
 //
-// The formulas use logarithms, softplus and sigmoid of a difference, so that 1 - p₊ keeps its digits down to 1e-8.
+// The formulas use logarithms, softplus and sigmoid of lse⁻ - z₊, so that 1 - p₊ keeps its digits down to 1e-8.
 #pragma once
 
 #include "ptx/global.h"
@@ -10,18 +10,18 @@
 
 namespace infonce {
 
-// Meaning of `first` and `second` of a RowRule, with u = lse⁻ - z₊ and F = e^z₊ + e^lse⁻.
+// φ, then after the colon RowRule's `first` and `second`. F = e^z₊ + e^lse⁻.
 enum RowRuleKind : uint32_t {
-    RULE_SOFTMAX = 0,    // softplus(u + margin): the margin
-    RULE_DECOUPLED = 1,  // lse⁻ - w·z₊: 1/σ of the weight w; 0: w = 1
+    RULE_SOFTMAX = 0,    // softplus(lse⁻ - z₊ + margin): margin
+    RULE_DECOUPLED = 1,  // lse⁻ - w·z₊, w = 2 - e^(z₊/(s·σ)) / the rows' mean of it, or 1 without log_mean: 1/σ
     RULE_RINCE = 2,      // ((λF)^q - e^(q·z₊))/q: q, λ
-    RULE_DEBIASED = 3,   // log(1 + e^-z₊·max(raw, m·e^-s)): τ⁺
+    RULE_DEBIASED = 3,   // log(1 + e^-z₊·max(raw, m·e^-s)), raw = (e^lse⁻ - τ⁺·m·e^z₊)/(1 - τ⁺): τ⁺
 };
 
 struct RowRule {
     uint32_t kind;
     float first, second;
-    float negatives;        // m, of each row
+    float negatives;        // debiased: m, the number of negatives of a row
     const float* log_mean;  // decoupled with weights: log of the rows' mean of e^(z₊/(s·σ)); else null
 };
 
@@ -48,7 +48,7 @@ INFONCE_DEVICE RowValues decoupled_values(const RowRule& rule, float s, float ls
     return {lse - weight * positive, lse, 1.0f, weight, 0.0f};
 }
 
-// Chuang et al., "Robust Contrastive Learning against Noisy Views", 2022, section 4, with λ raised to q as a whole.
+// Chuang et al., "Robust Contrastive Learning against Noisy Views", 2022, section 4; here q also applies to λ: (λF)^q.
 INFONCE_DEVICE RowValues rince_values(const RowRule& rule, float lse, float positive) {
     const float q = rule.first, power = q * log_exact(rule.second), excess = softplus(lse - positive);
     const float log_all = positive + excess, of_positive = exp_exact(q * positive);
@@ -57,8 +57,8 @@ INFONCE_DEVICE RowValues rince_values(const RowRule& rule, float lse, float posi
     return {value, offset, exp_exact(lse - offset), -of_positive * expm1_exact(power + (q - 1.0f) * excess), 0.0f};
 }
 
-// Chuang et al., "Debiased Contrastive Learning", 2020, equation 8: raw = (e^lse⁻ - τ⁺·m·e^z₊)/(1 - τ⁺) replaces the
-// negatives' sum, clamped from below at the least possible sum. Where it is clamped, negatives get no gradient.
+// Chuang et al., "Debiased Contrastive Learning", 2020, equation 8: raw replaces the negatives' sum and is clamped from
+// below at the least possible sum. Where it is clamped, negatives get no gradient.
 INFONCE_DEVICE RowValues debiased_values(const RowRule& rule, float s, float lse, float positive) {
     const float others = log1p_exact(-rule.first), log_count = log_exact(rule.negatives);
     const float least = log_count - s;

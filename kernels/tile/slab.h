@@ -1,5 +1,5 @@
-// A slab: rows of 128 bytes in shared memory, the unit in which matrices are copied. Chunk c (16 bytes) of row r lies
-// at place c XOR (r mod 8), so that the eight rows of an ldmatrix lie in different banks.
+// A slab: 128 bytes of each of some rows, in shared memory, the unit in which matrices are copied. 16-byte chunk c of
+// row r lies at place c XOR (r mod 8), so that the eight rows of an ldmatrix lie in different banks.
 #pragma once
 
 #include "ptx/cp_async.h"
@@ -16,8 +16,8 @@ INFONCE_DEVICE SharedAddress chunk_address(SharedAddress slab, int row, int chun
     return slab + row * SLAB_BYTES + ((chunk ^ (row & 7)) * CHUNK_BYTES);
 }
 
-// Starts the copy of 128 bytes, from `first_byte`, of each of ROWS rows, from `first_row`. Outside the matrix it writes
-// zeros.
+// Starts the copy (cp.async by all THREADS threads) of 128 bytes, from `first_byte`, of each of ROWS rows, from
+// `first_row`. Outside the matrix it writes zeros.
 template <int ROWS, int THREADS>
 INFONCE_DEVICE void load_slab(SharedAddress slab, const Matrix& from, uint32_t first_row, uint32_t first_byte) {
     static_assert(ROWS * 8 % THREADS == 0, "every thread copies as many chunks");
@@ -33,13 +33,13 @@ INFONCE_DEVICE void load_slab(SharedAddress slab, const Matrix& from, uint32_t f
     }
 }
 
-// 16 rows × 32 bytes as the left operand of an mma.
+// 16 rows × 32 bytes, the slab's bytes from 32·step on, as the left operand of an mma.
 INFONCE_DEVICE void load_left(uint32_t (&a)[4], SharedAddress slab, int first_row, int step) {
     const int lane = thread_index() % 32;
     load_matrices(a, chunk_address(slab, first_row + lane % 16, 2 * step + lane / 16));
 }
 
-// 16 rows × 32 bytes as the right operands of two mma: the rows are their columns.
+// The same as the right operands of two mma: the slab's rows are the operands' columns.
 INFONCE_DEVICE void load_right(uint32_t (&low)[2], uint32_t (&high)[2], SharedAddress slab, int first_row, int step) {
     const int lane = thread_index() % 32;
     uint32_t b[4];

@@ -7,7 +7,7 @@
 
 namespace infonce {
 
-// Stands for sum · 2^maximum; an empty sum is (-∞, 0).
+// The value sum · 2^maximum; an empty sum is (-∞, 0).
 struct ScaledSum {
     float maximum;
     float sum;
@@ -17,13 +17,13 @@ struct ScaledSum {
 struct LogitBound {
     uint32_t holds;  // whether every 2^(z - offset), and sums of them, are normal f32 values
     float offset;
-    float lengths;  // log2 of the longest candidate's length over the shortest's
+    float lengths;  // log2 of max‖k‖ / min‖k‖
     uint32_t padding;
 };
 
 INFONCE_DEVICE ScaledSum empty_sum() { return {-infinity(), 0.0f}; }
 
-// A finite offset: -∞ - offset stays -∞ and does not become NaN.
+// The maximum as an offset, 0 in place of -∞: then -∞ - offset is -∞ and not NaN.
 INFONCE_DEVICE float finite_offset(float maximum) { return maximum == -infinity() ? 0.0f : maximum; }
 
 INFONCE_DEVICE ScaledSum combine(ScaledSum a, ScaledSum b) {
@@ -41,9 +41,9 @@ INFONCE_DEVICE ScaledSum combine_across(ScaledSum own, int mask) {
     return combine(second ? other : own, second ? own : other);
 }
 
-// 2^x for x up to 127 on the FMA units; the special-function unit computes 16 a clock, the FMA units 128 operations.
+// 2^x for x up to 127 on the FMA units. (A clock and SM: 16 exponentials of the special-function unit, 128 FMAs.)
 // 2^x = 2^j · 2^f, j the nearest integer, 2^f a polynomial of degree 5, minimax in the relative error on [-½, ½]. The
-// error, rounding included, is at most 2.2·10⁻⁷, as the unit's own. 0 below 2^-126.5; NaN at NaN.
+// relative error, rounding included, is at most 2.2·10⁻⁷, as the unit's own. 0 for x below -126.5; NaN at NaN.
 INFONCE_DEVICE float exp2_polynomial(float x) {
     constexpr float ROUNDS = 12582912.0f;  // 1.5 · 2^23: the integer stands in the lowest bits of the sum
     x = larger_or_nan(x, -127.0f);
@@ -58,13 +58,13 @@ INFONCE_DEVICE float exp2_polynomial(float x) {
     return power * bits_float((float_bits(sum) << 23) + 0x3f800000u);
 }
 
-// 2^x of entry number `entry`. One entry of EACH uses the polynomial; none if EACH is 0.
+// 2^x of a thread's entry `entry`. Every EACH-th entry uses the polynomial; none if EACH is 0.
 template <int EACH>
 INFONCE_DEVICE float exp2_shared_out(int entry, float x) {
     return EACH != 0 && entry % (EACH != 0 ? EACH : 1) == 0 ? exp2_polynomial(x) : exp2_fast(x);
 }
 
-// Over the four threads that hold a row of an mma's result.
+// Maximum and sum over the four threads that hold a row of an mma's result.
 INFONCE_DEVICE float quad_maximum(float x) {
     INFONCE_UNROLL
     for (int mask = 1; mask <= 2; mask *= 2) x = larger(x, shuffle_xor(x, mask));

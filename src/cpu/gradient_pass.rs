@@ -2,11 +2,11 @@
 //! and are overwritten by the next chunk's.
 //!
 //! ```text
-//! dq_i  =  factor_i · Σ_j W_ij k_j  −  positive_i · k₊        dk = Σ_i W_iᵀ (factor_i · q_i) − …
+//! dq_i = f_i · Σ_j W_ij k_j − p_i · k₊        dk_j = Σ_i W_ij (f_i · q_i) − Σ_{i: +(i) = j} p_i · q_i
 //! ```
-//! With known statistics, W_ij is ∂φ/∂z_ij itself ([`RowRule`](crate::losses::RowRule)). One-way losses with a
-//! fixed offset o do not need them: W_ij is exp(z_ij − o), its row sums give the statistics, and the normaliser
-//! goes into factor_i. That is 6NMD instead of 8NMD.
+//! with p_i = upstream·w·s·c_i. With known statistics, W_ij is ∂φ/∂z_ij ([`RowRule`](crate::losses::RowRule)) and
+//! f_i = upstream·w·s. One-way losses with a fixed offset o do not need them: W_ij is exp(z_ij − o), its row sums
+//! give lse⁻, and f_i has the factor a_i / Σ_j W_ij too. That is 6NMD instead of 8NMD.
 
 use std::f64::consts::LOG2_E;
 
@@ -20,13 +20,13 @@ use crate::element::{DType, Element};
 use crate::losses::{RowContext, RowValues};
 use crate::rows::{Matrix, RowsMut};
 
-/// What makes weights of logits, from known statistics.
+/// Offsets and masses, computed from known statistics.
 pub(super) struct Known {
     /// o_i · log₂e.
     pub row_offset2: Vec<f32>,
-    /// The same of each column, where columns have a loss.
+    /// The same of each column, where columns have a loss or are the rows of the same matrix.
     pub column_offset2: Option<Vec<f32>>,
-    /// c_i, plus that of the positive's column where columns have a loss.
+    /// c_i, plus that of the positive's column where there are column offsets.
     pub positive_mass: Vec<f64>,
     /// Σ of ∂φ/∂s over rows and columns.
     pub scale_slopes: f64,
@@ -94,7 +94,8 @@ pub(super) fn chunk_rows(budget: usize, anchors: usize, candidates: usize) -> us
 }
 
 /// Rows of a gradient that one task computes: fewer in small problems, so that threads end together.
-/// A divisor of BLOCK and a multiple of every kernel's tile rows. It sets the order of sums in Σ⟨q_i, dq_i⟩ alone.
+/// A divisor of BLOCK and a multiple of every kernel's tile rows. Of all sums, only the order of Σ⟨q_i, dq_i⟩ depends
+/// on it.
 fn task_rows(rows: usize) -> usize {
     if rows < 16 * GROUP { GROUP / 4 } else { GROUP }
 }
@@ -116,9 +117,9 @@ pub(super) struct GradientPass<'a, T> {
 struct Weights {
     /// Rows of a block.
     rows: usize,
-    /// Items along the row: `rows` × BLOCK elements a block.
+    /// Items that pair neighbours of a row, for dq: `rows` × BLOCK elements a block.
     along: Buffer,
-    /// Items across the rows, for kernels whose items hold two elements; else empty.
+    /// Items that pair neighbours of a column, for dk; empty for kernels whose items hold one element.
     across: Buffer,
     /// Sum of each row in each block.
     sums: Vec<f32>,
@@ -288,8 +289,7 @@ impl<T: Element> GradientPass<'_, T> {
         factors
     }
 
-    /// dq_i = factor_i · Σ_j W_ij k_j − positive_i · k₊, by way of `sums`; returns Σ⟨q_i, dq_i⟩
-    /// from dq before rounding.
+    /// Computes dq of a chunk, in f32 in `sums`, then rounded in `dq`. Returns Σ⟨q_i, dq_i⟩ before rounding.
     fn anchor_gradients<G: Element>(
         &self,
         weights: &Weights,
@@ -350,7 +350,7 @@ impl<T: Element> GradientPass<'_, T> {
         dots.iter().sum()
     }
 
-    /// dk_j = Σ_i W_ij (factor_i · q_i) − Σ_{i: +(i) = j} positive_i · q_i, or dk_j plus that.
+    /// Computes a chunk's contribution to dk; adds it to `dk` with `accumulate`.
     fn add_to_candidates(
         &self,
         weights: &Weights,
@@ -413,13 +413,13 @@ impl<T: Element> GradientPass<'_, T> {
 
 /// Factors of one chunk's rows.
 struct Factors {
-    /// Of the softmax weights.
+    /// f_i, of the softmax weights.
     softmax: Vec<f32>,
-    /// Of the positive.
+    /// p_i, of the positive.
     positive: Vec<f32>,
 }
 
-/// Stores a row, or adds it to `to` by way of `row`.
+/// Rounds `row` into `to`; with `accumulate` it first adds the contents of `to` to `row`.
 fn store<G: Element>(row: &mut [f32], to: &mut [G], accumulate: bool) {
     if accumulate {
         for (sum, there) in row.iter_mut().zip(&*to) {

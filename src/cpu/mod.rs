@@ -1,7 +1,7 @@
 //! The CPU engine: prepacked matrix products with the softmax fused in, over rayon.
 //!
-//! The borders of blocks depend on the shape alone, and one task takes each sum, in a fixed order. Results are
-//! therefore bitwise equal for every number of threads.
+//! The borders of blocks and chunks depend on the shape and the weights budget alone, and one task takes each sum,
+//! in a fixed order. Results are therefore bitwise equal for every number of threads.
 
 mod gradient_pass;
 mod pack;
@@ -47,8 +47,8 @@ pub struct CpuEngine {
     kernel: Option<&'static Kernel>,
 }
 
-/// Default bytes for the softmax weights of one chunk of rows: few enough for a server core's share of the L3
-/// cache to help, enough rows to pay for reading and writing dk once a chunk.
+/// Default bytes for the softmax weights of one chunk of rows. A smaller chunk stays in the L3 cache; a larger one
+/// reads and writes dk less often, once a chunk.
 const WEIGHTS_BUDGET: usize = 24 << 20;
 
 impl CpuEngine {
@@ -115,23 +115,20 @@ impl CpuEngine {
         let panels = pack::panel_items(kernel, candidates, steps)
             + pack::panel_items(kernel, dim, candidates.div_ceil(kernel.depth));
         let weights = blocks * chunk * (BLOCK + 1);
-        let chunk_rows = chunk * (dim + steps + 6)
-            + if dk {
-                pack::panel_items(kernel, dim, chunk.div_ceil(kernel.depth))
-            } else {
-                0
-            };
-        let rounded_dk = if dk && G::DTYPE != DType::F32 {
-            candidates * dim
-        } else {
-            0
-        };
+        // A row's dq before rounding, its packed anchor, two factors, and column and row of its positive.
+        let mut chunk_items = chunk * (dim + steps + 6);
+        if dk {
+            chunk_items += pack::panel_items(kernel, dim, chunk.div_ceil(kernel.depth));
+        }
+        if dk && G::DTYPE != DType::F32 {
+            chunk_items += candidates * dim;
+        }
         // Partial sums of the statistics, and twelve values of 8 bytes for every row and column.
         let statistics =
             16 * blocks * statistics_pass::CHUNK.min(anchors) + 96 * (anchors + candidates);
         let per_thread = 2 * size_of::<problem::LogitTile>() + 64 * 1024;
         let threads = self.run(rayon::current_num_threads);
-        item * (panels + weights + chunk_rows + rounded_dk) + statistics + threads * per_thread
+        item * (panels + weights + chunk_items) + statistics + threads * per_thread
     }
 
     /// With this microkernel in place of the one that the CPU would choose.

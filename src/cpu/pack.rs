@@ -8,7 +8,7 @@ use rayon::prelude::*;
 use super::simd::{Item, Kernel, Right};
 use crate::element::{DType, Element};
 
-/// One cache line of items: a panel's vectors never straddle two.
+/// One cache line of items. A buffer of lines is aligned, so no vector load of a panel crosses two of them.
 #[derive(Clone, Copy, Pod, Zeroable)]
 #[repr(C, align(64))]
 struct Line([Item; 16]);
@@ -21,7 +21,7 @@ pub(super) struct Workspace {
 }
 
 impl Workspace {
-    /// A buffer of `items` items of any value.
+    /// A buffer of `items` items with arbitrary contents.
     pub fn take(&self, items: usize) -> Buffer {
         let lines = items.div_ceil(16);
         let mut free = self.free();
@@ -46,7 +46,7 @@ impl Workspace {
     }
 
     fn free(&self) -> MutexGuard<'_, Vec<Vec<Line>>> {
-        // A list of free memory cannot be left half-changed.
+        // A panic cannot leave the list half-changed, so a poisoned lock is as good.
         self.free.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -23,12 +23,12 @@ pub(super) const GROUP: usize = 48;
 /// Logits of one group of rows and one block of columns.
 pub(super) type LogitTile = [f32; GROUP * BLOCK];
 
-/// Bound on the logits less the fixed offset: every exponential is at most e³⁰, and a sum of 2⁶⁴ of them is far
-/// from overflow.
+/// Bound on the logits less the fixed offset, in nats: every exponential is at most e³⁰, and a sum of 2⁶⁴ of them is
+/// far from overflow.
 const HEADROOM: f64 = 30.0;
 
-/// The largest bound on |z| with a fixed offset: no exponential is then below e^(30−90), so that neither it nor
-/// the reciprocal of a row sum times a loss scale leaves the range of f32.
+/// The largest bound L on |z| with a fixed offset, in nats. The offset is L − 30, so that no exponential is below
+/// e^(30−2L) = e⁻⁶⁰: neither it nor the reciprocal of a row sum times a loss scale leaves the range of f32.
 const LARGEST_BOUNDED_LOGIT: f64 = 45.0;
 
 /// Inputs of one call.

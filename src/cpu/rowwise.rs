@@ -10,7 +10,7 @@ use crate::rows::{Matrix, Rows, RowsMut};
 /// Elements of a momentum update's task: 64 KiB of f32.
 const CHUNK: usize = 16 * 1024;
 
-/// Shapes have been checked.
+/// y_i = x_i / max(‖x_i‖, epsilon), and the norms; shapes have been checked.
 pub(super) fn normalize<T: Element, O: Element>(
     x: Rows<'_, T>,
     y: RowsMut<'_, O>,
@@ -36,7 +36,7 @@ pub(super) fn normalize<T: Element, O: Element>(
         });
 }
 
-/// Shapes have been checked.
+/// dx_i = (dy_i − y_i⟨y_i, dy_i⟩)/‖x_i‖, or dy_i/epsilon; shapes have been checked.
 pub(super) fn normalize_backward<T: Element, G: Element>(
     y: Rows<'_, T>,
     norms: &[f32],

@@ -60,6 +60,7 @@ enum Sums {
     Triangle,
 }
 
+/// lse⁻ of every row, and of every column where columns have a loss.
 pub(super) fn negatives_lse<T: Element>(problem: &Problem<'_, T>) -> NegativesLse {
     // z_ij = z_ji where anchors are the candidates.
     let sums = if problem.contrast.has_columns() {

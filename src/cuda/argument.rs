@@ -1,15 +1,16 @@
-//! Arguments of the verbs: where they lie, and that outputs share memory with nothing.
+//! Arguments of the verbs as the launches take them, and the check that outputs share memory with nothing.
 
 use std::cell::RefCell;
 
 use super::device::CudaDevice;
 use super::region::CudaRegion;
 use super::view::{CudaRows, CudaRowsMut, CudaVector, CudaVectorMut};
+use crate::contrast::same_length;
 use crate::element::Element;
 use crate::engine::{Gradients, MomentumTensor};
 use crate::error::Error;
 use crate::inputs::Problem;
-use crate::launch::{DeviceIndices, DeviceMatrix, DeviceMomentum, same_length};
+use crate::launch::{DeviceIndices, DeviceMatrix, DeviceMomentum};
 
 /// Memory of an argument, with its name.
 pub(super) type Named = (&'static str, CudaRegion);
@@ -65,7 +66,8 @@ pub(super) fn gradient_regions<G>(
     [("gradients.dq", dq.region())].into_iter().chain(dk)
 }
 
-/// A tensor of a momentum update as the launches take it, the memory that the update writes, and that which it reads.
+/// A tensor of a momentum update as the launches take it, the memory that the update writes, and the memory that it
+/// reads.
 pub(super) fn located_tensor<T>(
     tensor: &MomentumTensor<CudaVector<'_, T>, CudaVectorMut<'_, f32>, CudaVectorMut<'_, T>>,
     device: &CudaDevice,

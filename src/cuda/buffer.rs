@@ -7,11 +7,12 @@ use bytemuck::Pod;
 use super::device::{CudaDevice, DeviceBlock};
 use super::region::CudaRegion;
 use super::view::{CudaRows, CudaRowsMut, CudaVector, CudaVectorMut};
+use crate::contrast::same_length;
 use crate::element::Element;
 #[cfg(doc)]
 use crate::error::CudaError;
 use crate::error::Error;
-use crate::launch::{Device, same_length};
+use crate::launch::Device;
 
 /// Device memory for `len` elements of type `T`. It belongs to one [`CudaDevice`] handle, whose stream orders all
 /// work on it. When dropped it goes back to the handle's pool.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use cudarc::driver::{CudaContext, result};
 
-use super::driver::{Unhindered, check};
+use super::driver::{RelaxedCapture, check};
 use super::event::{CudaEvent, require_time};
 use super::module::Modules;
 use super::probe::{CudaDeviceInfo, probe, unavailable};
@@ -25,7 +25,7 @@ pub struct CudaDevice {
     pub(super) pool: Arc<Pool<CudaStream>>,
     stream: CudaStream,
     pub(super) trace: Option<CudaTrace>,
-    /// Whether launches overlap.
+    /// Whether launches overlap ([`with_overlapping_launches`](Self::with_overlapping_launches)).
     pub(super) overlaps: bool,
     pub(super) shared: Arc<Shared>,
 }
@@ -125,7 +125,7 @@ impl CudaDevice {
         CudaEvent::new(&self.stream)
     }
 
-    /// What the driver says about the device.
+    /// The properties that the driver reports.
     pub fn info(&self) -> &CudaDeviceInfo {
         &self.shared.info
     }
@@ -188,7 +188,7 @@ impl Shared {
 impl Source for CudaStream {
     fn allocate(&self, bytes: usize) -> Result<u64, Error> {
         self.bind()?;
-        let _unhindered = Unhindered::new()?;
+        let _relaxed = RelaxedCapture::new()?;
         // SAFETY: the context is current. Memory of a recorded cuMemAllocAsync would exist in the graph's runs alone.
         check("cuMemAlloc", unsafe { result::malloc_sync(bytes) })
     }
@@ -197,7 +197,7 @@ impl Source for CudaStream {
         let context = self.context();
         // The context keeps an error of these calls; the next call that can return one shows it.
         context.record_err(context.bind_to_thread());
-        let _unhindered = Unhindered::new();
+        let _relaxed = RelaxedCapture::new();
         // Users of the memory by `unsafe` views have promised to be done.
         if let Ok(false) = self.is_capturing() {
             context.record_err(self.handle.synchronize());

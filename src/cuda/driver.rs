@@ -18,27 +18,28 @@ pub(super) fn check<T>(call: &'static str, result: Result<T, DriverError>) -> Re
     })
 }
 
-/// Locks, also after a thread that held the lock has panicked: each change under it is one statement.
+/// Locks, also after a thread that held the lock has panicked. Each change under a lock is one statement, so the value
+/// is whole.
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// While it lives, this thread may allocate, free and load although a stream is being captured. By default the driver
-/// refuses such calls, because they can wait for the stream; none of ours does.
-pub(super) struct Unhindered {
+/// While it lives, this thread may allocate, free and load modules although a stream is being captured. By default the
+/// driver refuses such calls during a capture, because some of them wait for the stream. Those of this crate do not.
+pub(super) struct RelaxedCapture {
     former: sys::CUstreamCaptureMode,
 }
 
-impl Unhindered {
+impl RelaxedCapture {
     pub(super) fn new() -> Result<Self, Error> {
         let relaxed = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_RELAXED;
         exchange(relaxed).map(|former| Self { former })
     }
 }
 
-impl Drop for Unhindered {
+impl Drop for RelaxedCapture {
     fn drop(&mut self) {
-        // The next call of the driver returns an error of this one again.
+        // Where it fails, the next call of the driver returns the error again.
         let _ = exchange(self.former);
     }
 }

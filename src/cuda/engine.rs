@@ -13,10 +13,10 @@ use crate::error::Error;
 use crate::inputs::Problem;
 use crate::launch::{Rowwise, Similarity, workspace_bytes};
 
-/// Bytes of a chunk of softmax weights by default: 4,096 × 131,072 16-bit weights. Their products hide the traffic that
-/// a chunk adds, 8 bytes for each element of dk.
+/// Default bytes of a chunk of softmax weights: 4,096 × 131,072 16-bit weights. A chunk adds 8 bytes of traffic for
+/// each element of dk, which the products of so many rows hide.
 const WEIGHTS_BUDGET: usize = 1 << 30;
-/// A chunk takes at most one in so many bytes of the card's memory by default.
+/// By default a chunk takes at most this fraction, 1/64, of the device's memory.
 const SHARE_OF_MEMORY: usize = 64;
 
 /// Computes on a CUDA device, on the stream of its [`CudaDevice`]. Matrices are [`CudaRows`], of a

@@ -1,4 +1,4 @@
-//! Moments on a stream, whose distance is device time.
+//! CUDA events: points on a stream, between which device time is measured.
 
 use cudarc::driver::{self, sys};
 

@@ -16,7 +16,7 @@ pub(super) struct Image {
 #[repr(C, align(64))]
 pub(super) struct Aligned<B: ?Sized>(pub(super) B);
 
-/// What the build compiled from `kernels/`; empty where only documentation is built.
+/// The images that the build compiled from `kernels/`; none where only documentation is built.
 pub(super) static IMAGES: &[Image] = include!(concat!(env!("OUT_DIR"), "/images.rs"));
 
 /// Registers, memory and barriers of one kernel on one architecture, as ptxas reported them in the build.
@@ -25,7 +25,7 @@ pub(super) static IMAGES: &[Image] = include!(concat!(env!("OUT_DIR"), "/images.
 pub struct KernelResources {
     /// Name of the kernel.
     pub kernel: &'static str,
-    /// As `sm_80`.
+    /// For example `sm_80`.
     pub architecture: &'static str,
     /// Registers of a thread.
     pub registers: u32,
@@ -41,7 +41,7 @@ pub struct KernelResources {
     pub barriers: u32,
     /// Warnings of ptxas that it made `wgmma` wait where the source does not.
     pub product_waits: u32,
-    /// Of a kernel with `wgmma`, where `cuobjdump` and `nvdisasm` stood beside nvcc.
+    /// `None` for kernels without `wgmma`, and where the build found no `cuobjdump` and `nvdisasm` beside nvcc.
     pub machine_code: Option<MachineCode>,
 }
 
@@ -91,7 +91,7 @@ mod tests {
         }
     }
 
-    /// Names the kernels that do what none should.
+    /// Fails with the kernels for which `does` holds.
     fn none(does: impl Fn(&&KernelResources) -> bool) {
         let found: Vec<_> = kernels().iter().filter(does).collect();
         assert!(found.is_empty(), "{found:#?}");
@@ -103,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn no_product_waits_but_where_the_source_does() {
+    fn no_product_waits_where_the_source_does_not() {
         none(|kernel| kernel.product_waits > 0);
     }
 

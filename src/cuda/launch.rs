@@ -108,7 +108,7 @@ impl Device for CudaDevice {
             DTYPE_F32 => Type::CU_TENSOR_MAP_DATA_TYPE_FLOAT32,
             DTYPE_F16 => Type::CU_TENSOR_MAP_DATA_TYPE_FLOAT16,
             DTYPE_BF16 => Type::CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
-            // There is no type of its own for e4m3; nothing but zeros is ever made of it.
+            // CUDA has no tensor-map type for e4m3. A byte serves: elements outside the matrix are 0 in both.
             _ => Type::CU_TENSOR_MAP_DATA_TYPE_UINT8,
         };
         let mut map = TensorMap { words: [0; 16] };
@@ -155,8 +155,8 @@ impl CudaDevice {
     }
 }
 
-/// The attribute of programmatic dependent launch: blocks may start before the launch before it in the stream has
-/// ended. Copies, fills and events, before or after it, are ordered as without the attribute.
+/// The attribute of programmatic dependent launch: blocks may start before the preceding launch in the stream has
+/// ended. Copies, fills and events before or after it keep their order.
 fn early_start() -> sys::CUlaunchAttribute {
     use sys::CUlaunchAttributeID_enum as Attribute;
     let mut value = sys::CUlaunchAttributeValue { pad: [0; 64] };

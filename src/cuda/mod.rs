@@ -13,13 +13,13 @@
 //!
 //! | file | what it is for |
 //! |---|---|
-//! | `driver`, `image`, `region` | the driver's errors as values, the kernels in this binary, where a matrix lies |
+//! | `driver`, `image`, `region` | the driver's errors as values, the kernels in this binary, the address range of a matrix |
 //! | `probe`, `stream` | the devices of this machine, the order of work |
 //! | `module`, `staging`, `event` | kernels loaded into a context, uploads through page-locked memory, device time |
 //! | `trace` | names and times of the kernels that are launched |
 //! | `device` | a device with a stream and a memory pool: the handle that all else takes |
 //! | `launch`, `graph`, `view` | copies and launches, recorded work, matrices that borrow memory |
-//! | `buffer`, `argument`, `results`, `cust` | owned memory, checked arguments, what a call leaves, the crate `cust` |
+//! | `buffer`, `argument`, `results`, `cust` | owned memory, checked arguments, results of a call, the crate `cust` |
 //! | `queue`, `memory` | the key queue, the types of a device's memory |
 //! | `engine`, `step` | the verbs, and a whole step of training in one graph |
 

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use cudarc::driver::sys::{self, CUfunction_attribute as Attribute};
 use cudarc::driver::{CudaContext, result};
 
-use super::driver::{Unhindered, check, lock};
+use super::driver::{RelaxedCapture, check, lock};
 use super::image::{self, Image};
 use super::probe::{self, CudaDeviceInfo};
 use crate::error::Error;
@@ -73,7 +73,7 @@ impl Modules {
         let image = image::holding(kernel)
             .ok_or_else(|| cannot_run(name, "this build has no kernel of that name".into()))?;
         check("cuCtxSetCurrent", self.context.bind_to_thread())?;
-        let _unhindered = Unhindered::new()?;
+        let _relaxed = RelaxedCapture::new()?;
         let function = Arc::new(self.find(name, self.load(name, image)?)?);
         // Another thread may have found the same function at the same time.
         let mut functions = lock(&self.functions);

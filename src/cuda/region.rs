@@ -1,8 +1,9 @@
-//! Where a matrix lies in device memory, and the checks of that: alignment, overlap, device.
+//! The address range of a matrix in device memory, with checks of alignment, overlap and device.
 
 use std::fmt;
 
 use crate::error::{CudaError, Error};
+use crate::rows::extent;
 
 /// The device and the stream that memory belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -21,7 +22,7 @@ impl fmt::Display for Home {
     }
 }
 
-/// Where a matrix lies in device memory: rows of `dim` elements, `stride` elements apart.
+/// The address range of a matrix in device memory: rows of `dim` elements, `stride` elements apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct CudaRegion {
     address: u64,
@@ -43,25 +44,8 @@ impl CudaRegion {
         if address == 0 {
             return Err(CudaError::Null { argument }.into());
         }
-        if rows == 0 || dim == 0 {
-            return Err(Error::Empty {
-                argument,
-                rows,
-                dim,
-            });
-        }
-        if stride < dim {
-            return Err(Error::Stride {
-                argument,
-                given: stride,
-                dim,
-            });
-        }
         let element_bytes = size_of::<T>();
-        let elements = (rows - 1)
-            .checked_mul(stride)
-            .and_then(|n| n.checked_add(dim));
-        let bytes = elements.and_then(|n| n.checked_mul(element_bytes));
+        let bytes = extent(argument, [rows, dim, stride])?.checked_mul(element_bytes);
         let end = bytes.and_then(|bytes| address.checked_add(bytes as u64));
         if end.is_none() {
             return Err(Error::Scalar {
@@ -298,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn halves_of_the_columns_are_disjoint_and_an_output_over_an_input_is_not() {
+    fn halves_of_the_columns_are_disjoint() {
         let [left, right] = [256, 256 + 64].map(|at| region::<f32>(at, [8, 16, 32]).unwrap());
         assert_eq!(left.require_disjoint("dq", &right, "q"), Ok(()));
         let refused = left.require_disjoint("dq", &left, "q").unwrap_err();

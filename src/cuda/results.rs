@@ -1,4 +1,4 @@
-//! Results of a call, left on the device: loss, statistics, the best candidates.
+//! Results of a call in device memory: loss, statistics, the best candidates.
 
 use super::device::CudaDevice;
 use super::region::CudaRegion;
@@ -11,7 +11,7 @@ use crate::launch::{DeviceRows, DeviceStatistics, DeviceTopK, Floats, Results};
 use crate::memory::{Evaluation, Read, TopK};
 use crate::statistics::Statistics;
 
-/// What a call left on the device: the loss, ∂loss/∂s and the statistics of every row. The memory stays until this
+/// Results of a call, on the device: the loss, ∂loss/∂s and the statistics of every row. The memory stays until this
 /// is dropped. A graph that recorded the call writes there each time it runs.
 ///
 /// Reading waits for the work on the stream so far. While the stream is recorded, reading is refused with
@@ -30,7 +30,7 @@ pub struct CudaStatistics {
 
 /// One f32 on the device.
 pub struct CudaNumber {
-    /// Two elements, of which this is the second.
+    /// Two words; the value is the second.
     pub(super) numbers: Floats<CudaDevice>,
     pub(super) device: CudaDevice,
 }
@@ -51,7 +51,7 @@ impl CudaResults {
 
     /// Two elements: the loss, not multiplied by the upstream gradient, and upstream × ∂loss/∂s, 0 after a forward.
     pub fn loss_and_dscale(&self) -> CudaVector<'_> {
-        slice(&self.loss_and_dscale, 0..2, &self.statistics.device)
+        from_word(0, &self.loss_and_dscale, &self.statistics.device)
     }
 
     fn number(&self, which: usize) -> Result<f32, Error> {
@@ -144,8 +144,7 @@ impl CudaStatistics {
     }
 
     fn vectors<'a>(&'a self, rows: &'a DeviceRows<CudaDevice>) -> [CudaVector<'a>; 2] {
-        [&rows.negatives_lse, &rows.positive]
-            .map(|floats| slice(floats, 0..floats.len(), &self.device))
+        [&rows.negatives_lse, &rows.positive].map(|floats| from_word(0, floats, &self.device))
     }
 }
 
@@ -158,9 +157,9 @@ impl Read for CudaStatistics {
 }
 
 impl CudaNumber {
-    /// Where the value lies.
+    /// The value as a vector of one element.
     pub fn vector(&self) -> CudaVector<'_> {
-        slice(&self.numbers, 1..2, &self.device)
+        from_word(1, &self.numbers, &self.device)
     }
 }
 
@@ -175,14 +174,12 @@ impl Read for CudaNumber {
 impl CudaTopK {
     /// Candidate indices, N × k, best first.
     pub fn indices(&self) -> CudaVector<'_, u32> {
-        let indices = &self.best.indices;
-        slice(indices, 0..indices.len(), &self.device)
+        from_word(0, &self.best.indices, &self.device)
     }
 
     /// ⟨q_i, k_j⟩ of each, N × k, not scaled.
     pub fn scores(&self) -> CudaVector<'_> {
-        let scores = &self.best.scores;
-        slice(scores, 0..scores.len(), &self.device)
+        from_word(0, &self.best.scores, &self.device)
     }
 }
 
@@ -194,16 +191,15 @@ impl Read for CudaTopK {
     }
 }
 
-/// A range of 4-byte elements as a vector.
-fn slice<'a, T>(
+/// The 4-byte words from word `first` on as a vector.
+fn from_word<'a, T>(
+    first: usize,
     floats: &'a Floats<CudaDevice>,
-    range: std::ops::Range<usize>,
     device: &CudaDevice,
 ) -> CudaVector<'a, T> {
     const { assert!(size_of::<T>() == 4) };
-    let address = floats.at(range.start);
-    let shape = [range.len(), 1];
-    CudaVector::at(CudaRegion::own::<T>(address, shape, device.home()))
+    let shape = [floats.len() - first, 1];
+    CudaVector::at(CudaRegion::own::<T>(floats.at(first), shape, device.home()))
 }
 
 macro_rules! opaque {

@@ -1,15 +1,15 @@
-//! Page-locked host memory through which bytes reach the device.
+//! Copies from host memory to the device, through page-locked slots.
 //!
-//! Bytes are first copied into one of a few page-locked slots, so the caller's memory is free at once. The driver reads
-//! the slot when the stream gets there, and an event says when the slot can be used again. A copy from ordinary memory
-//! might read it after the call has returned, or make the call wait for the stream.
+//! Bytes are first copied into one of a few page-locked slots, so the caller may change its memory at once. The driver
+//! reads the slot when the stream reaches the copy; an event says when the slot is free again. A copy from pageable
+//! memory might read it after the call has returned, or make the call wait for the stream.
 
 use std::ffi::c_void;
 use std::sync::Mutex;
 
 use cudarc::driver::{CudaEvent, result, sys};
 
-use super::driver::{Unhindered, check, lock};
+use super::driver::{RelaxedCapture, check, lock};
 use super::stream::CudaStream;
 use crate::error::Error;
 
@@ -51,7 +51,7 @@ unsafe impl Send for Pinned {}
 impl Pinned {
     fn new(stream: &CudaStream, bytes: usize) -> Result<Self, Error> {
         stream.bind()?;
-        let _unhindered = Unhindered::new()?;
+        let _relaxed = RelaxedCapture::new()?;
         // SAFETY: the context is current; the memory is written before anything reads it.
         let start = unsafe { result::malloc_host(bytes, 0) };
         Ok(Self {
@@ -82,7 +82,7 @@ impl Drop for Pinned {
         let context = self.stream.context();
         context.record_err(context.bind_to_thread());
         // The memory is freed even where this fails.
-        let _unhindered = Unhindered::new();
+        let _relaxed = RelaxedCapture::new();
         // SAFETY: `start` comes from cuMemHostAlloc, and no copy from it is under way: `Staging` has
         // waited for the stream, and graphs keep the staging that they copy from.
         context.record_err(unsafe { result::free_host(self.start) });

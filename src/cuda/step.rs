@@ -70,8 +70,8 @@ const EPSILON: f32 = 1e-12;
 ///
 /// # MoCo
 /// The order is that of He et al. 2020, algorithm 1: the loss sees the queue as earlier steps left it; then
-/// comes the momentum update; then the batch's keys enter the queue. But there the optimiser has changed the
-/// query encoder before the momentum update, and here it runs when the step has ended, so that
+/// comes the momentum update; then the batch's keys enter the queue. In algorithm 1 the optimiser changes the query
+/// encoder before the momentum update. Here it runs after the step, so the update is
 /// ```text
 /// θ_k ← m·θ_k + (1 − m)·θ_q      θ_q: the parameters that computed this step's queries
 /// ```

@@ -9,7 +9,7 @@ use super::stream::CudaStream;
 use crate::error::CudaError;
 use crate::error::Error;
 
-/// Notes every kernel that is launched through the handles that have it. Clones are the same trace.
+/// Records the name of every kernel that is launched through a handle with this trace. Clones are the same trace.
 /// [`CudaEngine::traced`](super::CudaEngine::traced) and [`CudaDevice::traced`](super::CudaDevice::traced) make such
 /// handles.
 ///

@@ -4,11 +4,12 @@ use std::marker::PhantomData;
 
 use super::device::CudaDevice;
 use super::region::CudaRegion;
+use crate::contrast::same_length;
 use crate::element::Element;
 #[cfg(doc)]
 use crate::error::CudaError;
 use crate::error::Error;
-use crate::launch::{Device, DeviceMatrix, same_length};
+use crate::launch::{Device, DeviceMatrix};
 use crate::rows::{Indices, Matrix, View};
 
 /// A read-only matrix in device memory: row-major, rows `stride` elements apart.
@@ -95,7 +96,7 @@ macro_rules! views {
                 Self { region, elements: PhantomData }
             }
 
-            /// Where the elements lie.
+            /// The address range of the elements.
             pub fn region(&self) -> CudaRegion {
                 self.region
             }

@@ -8,15 +8,15 @@ use crate::error::Error;
 use crate::launch::pool::{Block, Pool};
 use crate::launch::{Counter, Device, Hardware, Launch, Matrix, TensorMap};
 
-/// When asynchronous operations complete. A correct kernel gives the same bits under each.
+/// When an asynchronous operation completes. A correct kernel gives the same bits under each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Schedule {
-    /// As late as a wait allows.
+    /// As late as the next wait for it allows.
     #[default]
     Late,
-    /// Where they are issued.
+    /// At once, where it is issued.
     Early,
-    /// Each operation late or early, by the seed.
+    /// Late or early, by the seed.
     Mixed,
 }
 
@@ -65,7 +65,7 @@ unsafe extern "C" {
 /// Bytes of a report, its final zero included.
 const REPORT: usize = 2048;
 
-/// The emulator under a schedule. The seed decides the order of threads and blocks, another one for every launch.
+/// The emulator under a schedule. The seed decides the order of threads and blocks; each launch has the next seed.
 #[derive(Debug)]
 pub(crate) struct EmulatedDevice {
     schedule: Schedule,
@@ -75,7 +75,7 @@ pub(crate) struct EmulatedDevice {
     pub(crate) cache_bytes: usize,
     /// Whether it reports compute capability 9.0, for the kernels of sm_90a.
     pub(crate) warpgroups: bool,
-    /// The pool that would hold the calls' memory: counts bytes alone.
+    /// Counts the bytes that a device's memory pool would hold.
     counted: Arc<Pool<Counter>>,
 }
 

@@ -1,14 +1,14 @@
 //! [`EmulatedEngine`]: the verbs on host memory, computed by the CUDA kernels' sources in the emulator.
 
-use super::device::{EmulatedBuffer, EmulatedDevice, Schedule};
+use super::device::{EmulatedDevice, Schedule};
+use super::memory::Memory;
 use crate::contrast::{Contrast, Shape, Work, same_dim, same_length};
 use crate::element::{DType, Element};
 use crate::engine::{Engine, Gradients, MomentumSlices};
 use crate::error::Error;
 use crate::inputs::Problem;
 use crate::launch::{
-    Device, DeviceIndices, DeviceMatrix, DeviceMomentum, DeviceStatistics, Rowwise, Similarity,
-    number_bytes, workspace_bytes,
+    DeviceMatrix, DeviceMomentum, DeviceStatistics, Rowwise, Similarity, workspace_bytes,
 };
 use crate::memory::{Evaluated, HostMemory, TopK};
 use crate::queue::KeyQueue;
@@ -27,9 +27,9 @@ pub struct EmulatedEngine {
     fp8: bool,
 }
 
-/// SMs that work is split for: few, so that blocks of small problems have several work tiles.
+/// Reported SMs: few, so that a block has several work tiles in small problems.
 pub(crate) const SM_COUNT: u32 = 3;
-/// Bytes for a chunk of weights or scores: small, so that small problems have several.
+/// Bytes for a chunk of weights or scores: few, so that small problems have several chunks.
 pub(crate) const BUDGET: usize = 64 << 10;
 
 impl EmulatedEngine {
@@ -57,8 +57,8 @@ impl EmulatedEngine {
         self
     }
 
-    /// Bytes that `work` takes besides inputs and gradients, with positives by index where they are given: what
-    /// `CudaEngine::workspace_bytes` says on a device with this engine's number of SMs and budget.
+    /// Bytes that `work` takes besides inputs and gradients, with positives by index: what
+    /// `CudaEngine::workspace_bytes` returns on a device with this engine's number of SMs and budget.
     ///
     /// # Errors
     /// Those of the call.
@@ -72,7 +72,7 @@ impl EmulatedEngine {
         workspace_bytes(&self.similarity(), work, contrast, shape, dtype)
     }
 
-    /// Bytes that a pool would hold after all calls so far.
+    /// Bytes that a device's memory pool would hold after all calls so far.
     pub fn held_bytes(&self) -> usize {
         self.device.held_bytes()
     }
@@ -81,109 +81,57 @@ impl EmulatedEngine {
         Similarity::new(&self.device, self.budget).with_fp8(self.fp8)
     }
 
-    /// A copy in the emulator's memory.
-    fn copied<T: Element>(&self, rows: Rows<'_, T>) -> Result<Copied, Error> {
-        let buffer = self.written(&rows.contiguous())?;
-        Ok(Copied {
-            matrix: matrix::<T>(&buffer, rows.rows(), rows.dim()),
-            buffer,
-        })
-    }
-
-    fn written<T: bytemuck::Pod>(&self, numbers: &[T]) -> Result<EmulatedBuffer, Error> {
-        let bytes = bytemuck::cast_slice(numbers);
-        let buffer = self.device.memory(bytes.len())?;
-        self.device.write(EmulatedDevice::address(&buffer), bytes)?;
-        Ok(buffer)
-    }
-
-    /// Unwritten memory for a result.
-    fn unwritten<T: Element>(&self, rows: usize, dim: usize) -> Result<Copied, Error> {
-        let buffer = self.device.memory(rows * dim * number_bytes(T::DTYPE))?;
-        Ok(Copied {
-            matrix: matrix::<T>(&buffer, rows, dim),
-            buffer,
-        })
-    }
-
-    fn read<T: Element>(&self, from: DeviceMatrix, to: &mut RowsMut<'_, T>) -> Result<(), Error> {
-        let mut elements = vec![T::from_f32(0.0); from.rows * from.dim];
-        let bytes = bytemuck::cast_slice_mut(&mut elements);
-        self.device.read(from.address, bytes)?;
-        to.fill_from(&elements);
-        Ok(())
-    }
-
-    /// The problem in the emulator's memory.
-    fn problem<T: Element>(
-        &self,
-        problem: &Problem<Rows<'_, T>>,
-    ) -> Result<(Problem<DeviceMatrix>, Vec<EmulatedBuffer>), Error> {
-        let (mut held, mut indices, mut scale) = (Vec::new(), Vec::new(), None);
-        let copied = problem.try_map(
-            |_, rows| {
-                let copied = self.copied(*rows)?;
-                held.push(copied.buffer);
-                Ok(copied.matrix)
-            },
-            |_, given| {
-                let buffer = self.written(given)?;
-                let address = EmulatedDevice::address(&buffer);
-                indices.push(buffer);
-                Ok(DeviceIndices {
-                    address,
-                    length: given.len(),
-                })
-            },
-            |given| {
-                same_length("scale", given.len(), 1)?;
-                Ok(EmulatedDevice::address(scale.insert(self.written(given)?)))
-            },
-        )?;
-        held.extend(indices.into_iter().chain(scale));
-        Ok((copied, held))
+    /// Memory for one call.
+    fn call(&self) -> Memory<&EmulatedDevice> {
+        Memory::on(&self.device)
     }
 
     /// Runs `work` with gradients in the emulator's memory and copies them back.
     fn with_gradients<G: Element, R>(
-        &self,
+        memory: &Memory<&EmulatedDevice>,
         mut gradients: Gradients<RowsMut<'_, G>>,
         work: impl FnOnce(&Gradients<DeviceMatrix>) -> Result<R, Error>,
     ) -> Result<R, Error> {
         let accumulate = gradients.accumulate;
         // Gradients that are overwritten start as unwritten memory: the emulator reports a read of it.
         let copied = |rows: &RowsMut<'_, G>| match accumulate {
-            true => self.copied(rows.as_rows()),
-            false => self.unwritten::<G>(rows.rows(), rows.dim()),
+            true => memory.copied(rows.as_rows()),
+            false => memory.beside(rows),
         };
         let dq = copied(&gradients.dq)?;
         let dk = gradients.dk.as_ref().map(copied).transpose()?;
-        let result = work(&Gradients {
-            dq: dq.matrix,
-            dk: dk.as_ref().map(|dk| dk.matrix),
-            accumulate,
-        })?;
-        self.read(dq.matrix, &mut gradients.dq)?;
+        let result = work(&Gradients { dq, dk, accumulate })?;
+        gradients.dq.fill_from(&memory.elements(dq)?);
         if let (Some(result), Some(dk)) = (dk, &mut gradients.dk) {
-            self.read(result.matrix, dk)?;
+            dk.fill_from(&memory.elements(result)?);
         }
         Ok(result)
     }
 }
 
-/// A matrix in the emulator's memory.
-struct Copied {
-    matrix: DeviceMatrix,
-    buffer: EmulatedBuffer,
-}
+impl Memory<&EmulatedDevice> {
+    fn copied<T: Element>(&self, rows: Rows<'_, T>) -> Result<DeviceMatrix, Error> {
+        self.given(&rows.contiguous(), rows.dim(), 0)
+    }
 
-fn matrix<T: Element>(buffer: &EmulatedBuffer, rows: usize, dim: usize) -> DeviceMatrix {
-    DeviceMatrix {
-        address: EmulatedDevice::address(buffer),
-        rows,
-        dim,
-        stride: dim,
-        dtype: T::DTYPE,
+    /// Unwritten memory for a result.
+    fn beside<T: Element>(&self, rows: &RowsMut<'_, T>) -> Result<DeviceMatrix, Error> {
+        self.matrix([rows.rows(), rows.dim()], T::DTYPE, 0)
+    }
+
+    /// The problem in the emulator's memory.
+    fn problem<T: Element>(
+        &self,
+        problem: &Problem<Rows<'_, T>>,
+    ) -> Result<Problem<DeviceMatrix>, Error> {
+        problem.try_map(
+            |_, rows| self.copied(*rows),
+            |_, index| self.indices(index),
+            |scale| {
+                same_length("scale", scale.len(), 1)?;
+                self.upload(scale)
+            },
+        )
     }
 }
 
@@ -195,7 +143,8 @@ impl Engine for EmulatedEngine {
     }
 
     fn forward<T: Element>(&self, problem: &Problem<Rows<'_, T>>) -> Result<Evaluated, Error> {
-        let (problem, _held) = self.problem(problem)?;
+        let memory = self.call();
+        let problem = memory.problem(problem)?;
         self.similarity().forward(&problem)?.read(&self.device)
     }
 
@@ -205,8 +154,9 @@ impl Engine for EmulatedEngine {
         upstream: f32,
         gradients: Gradients<RowsMut<'_, G>>,
     ) -> Result<Evaluated, Error> {
-        let (problem, _held) = self.problem(problem)?;
-        self.with_gradients(gradients, |gradients| {
+        let memory = self.call();
+        let problem = memory.problem(problem)?;
+        Self::with_gradients(&memory, gradients, |gradients| {
             let similarity = self.similarity();
             let results = similarity.value_and_grad(&problem, upstream, gradients)?;
             results.read(&self.device)
@@ -220,9 +170,10 @@ impl Engine for EmulatedEngine {
         upstream: f32,
         gradients: Gradients<RowsMut<'_, G>>,
     ) -> Result<f32, Error> {
-        let (problem, _held) = self.problem(problem)?;
+        let memory = self.call();
+        let problem = memory.problem(problem)?;
         let statistics = DeviceStatistics::upload(&self.device, statistics)?;
-        self.with_gradients(gradients, |gradients| {
+        Self::with_gradients(&memory, gradients, |gradients| {
             let similarity = self.similarity();
             let dscale = similarity.backward(&problem, &statistics, upstream, gradients)?;
             Ok(dscale.read(&self.device)?[1])
@@ -244,10 +195,11 @@ impl Engine for EmulatedEngine {
         k: usize,
         exclude_self: bool,
     ) -> Result<TopK, Error> {
-        let (queries, candidates) = (self.copied(queries)?, self.copied(candidates)?);
-        self.similarity()
-            .top_k(queries.matrix, candidates.matrix, k, exclude_self)?
-            .read(&self.device)
+        let memory = self.call();
+        let (queries, candidates) = (memory.copied(queries)?, memory.copied(candidates)?);
+        let similarity = self.similarity();
+        let best = similarity.top_k(queries, candidates, k, exclude_self)?;
+        best.read(&self.device)
     }
 
     fn normalize<T: Element, O: Element>(
@@ -257,14 +209,13 @@ impl Engine for EmulatedEngine {
         norms: &mut [f32],
         epsilon: f32,
     ) -> Result<(), Error> {
-        let x = self.copied(x)?;
-        let result = self.unwritten::<O>(y.rows(), y.dim())?;
-        let lengths = self.unwritten::<f32>(norms.len(), 1)?;
-        let target = (lengths.matrix.address, norms.len());
-        Rowwise::new(&self.device).normalize(x.matrix, result.matrix, target, epsilon)?;
-        self.read(result.matrix, &mut y)?;
-        let address = lengths.matrix.address;
-        self.device.read(address, bytemuck::cast_slice_mut(norms))
+        let memory = self.call();
+        let (x, unit) = (memory.copied(x)?, memory.beside(&y)?);
+        let lengths = (memory.unwritten(4 * norms.len())?, norms.len());
+        Rowwise::new(&self.device).normalize(x, unit, lengths, epsilon)?;
+        y.fill_from(&memory.elements(unit)?);
+        norms.copy_from_slice(&memory.read(lengths.0, lengths.1)?);
+        Ok(())
     }
 
     fn normalize_backward<T: Element, G: Element>(
@@ -275,13 +226,12 @@ impl Engine for EmulatedEngine {
         mut dx: RowsMut<'_, G>,
         epsilon: f32,
     ) -> Result<(), Error> {
-        let (y, dy) = (self.copied(y)?, self.copied(dy)?);
-        let lengths = self.written(norms)?;
-        let result = self.unwritten::<G>(dx.rows(), dx.dim())?;
-        let lengths = (EmulatedDevice::address(&lengths), norms.len());
-        let rowwise = Rowwise::new(&self.device);
-        rowwise.normalize_backward(y.matrix, lengths, dy.matrix, result.matrix, epsilon)?;
-        self.read(result.matrix, &mut dx)
+        let memory = self.call();
+        let (y, dy, result) = (memory.copied(y)?, memory.copied(dy)?, memory.beside(&dx)?);
+        let lengths = (memory.upload(norms)?, norms.len());
+        Rowwise::new(&self.device).normalize_backward(y, lengths, dy, result, epsilon)?;
+        dx.fill_from(&memory.elements(result)?);
+        Ok(())
     }
 
     fn momentum_update<T: Element>(
@@ -289,34 +239,30 @@ impl Engine for EmulatedEngine {
         momentum: f32,
         tensors: &mut [MomentumSlices<'_, T>],
     ) -> Result<(), Error> {
-        let mut held = Vec::new();
+        let (memory, mut on_device) = (self.call(), Vec::new());
         for tensor in &*tensors {
-            let expected = tensor.key.len();
-            let shadow = tensor.shadow.as_ref().map_or(expected, |s| s.len());
-            same_length("query", tensor.query.len(), expected)?;
-            same_length("shadow", shadow, expected)?;
-            let query = self.written(tensor.query)?;
-            let key = self.written(tensor.key)?;
-            let bytes = expected * number_bytes(T::DTYPE);
-            let shadow = tensor.shadow.as_ref().map(|_| self.device.memory(bytes));
-            held.push((query, key, shadow.transpose()?));
+            let length = tensor.key.len();
+            let shadow = tensor.shadow.as_ref();
+            same_length("query", tensor.query.len(), length)?;
+            same_length("shadow", shadow.map_or(length, |s| s.len()), length)?;
+            on_device.push(DeviceMomentum {
+                query: memory.upload(tensor.query)?,
+                key: memory.upload(tensor.key)?,
+                shadow: match shadow {
+                    Some(shadow) => memory.unwritten(size_of_val(&**shadow))?,
+                    None => 0,
+                },
+                length,
+            });
         }
-        let on_device: Vec<_> = held
-            .iter()
-            .zip(&*tensors)
-            .map(|((query, key, shadow), tensor)| DeviceMomentum {
-                query: EmulatedDevice::address(query),
-                key: EmulatedDevice::address(key),
-                shadow: shadow.as_ref().map_or(0, EmulatedDevice::address),
-                length: tensor.key.len(),
-            })
-            .collect();
         Rowwise::new(&self.device).momentum_update(momentum, T::DTYPE, &on_device)?;
         for (updated, tensor) in on_device.iter().zip(tensors) {
-            let read = |address, to: &mut [u8]| self.device.read(address, to);
-            read(updated.key, bytemuck::cast_slice_mut(tensor.key))?;
+            let length = updated.length;
+            tensor
+                .key
+                .copy_from_slice(&memory.read(updated.key, length)?);
             if let Some(shadow) = &mut tensor.shadow {
-                read(updated.shadow, bytemuck::cast_slice_mut(shadow))?;
+                shadow.copy_from_slice(&memory.read(updated.shadow, length)?);
             }
         }
         Ok(())
@@ -327,13 +273,10 @@ impl Engine for EmulatedEngine {
         let (capacity, dim) = (queue.capacity(), queue.dim());
         let mut after = queue.ring();
         // The whole ring, so that a write outside the new keys shows.
-        let mut ring = queue.storage().to_vec();
-        let on_device = self.copied(Rows::new(&ring, capacity, dim)?)?;
-        let keys = self.copied(keys)?;
-        Rowwise::new(&self.device).push(keys.matrix, on_device.matrix, &mut after, 0)?;
-        let address = on_device.matrix.address;
-        self.device
-            .read(address, bytemuck::cast_slice_mut(&mut ring))?;
+        let memory = self.call();
+        let (keys, ring) = (memory.copied(keys)?, memory.given(queue.storage(), dim, 0)?);
+        Rowwise::new(&self.device).push(keys, ring, &mut after, 0)?;
+        let ring = memory.elements(ring)?;
         let (fill, cursor) = (after.fill, after.cursor);
         *queue = KeyQueue::restore(capacity, dim, fill, cursor, &ring[..fill * dim])?;
         Ok(())

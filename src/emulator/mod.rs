@@ -1,9 +1,10 @@
-//! The emulator: runs the CUDA kernels' sources on the CPU, to verify them. Every thread is a fiber, asynchronous
-//! copies complete as late as their waits allow, and every access to memory is checked. For computing on the CPU
+//! The emulator: runs the CUDA kernels' sources on the CPU, to verify them. Every thread is a fiber. A [`Schedule`]
+//! decides when asynchronous copies complete. Every access to memory is checked. For computing on the CPU
 //! there is [`CpuEngine`](crate::CpuEngine).
 
 mod device;
 mod engine;
+mod memory;
 #[cfg(all(test, feature = "emulator-tests"))]
 pub(crate) mod tests;
 

@@ -22,6 +22,7 @@ use burn::tensor::ops::{FloatTensor, FloatTensorOps};
 use burn::tensor::{DType, FloatDType, Shape};
 
 use crate::Error;
+use crate::contrast::same_length;
 use crate::cuda::{CudaDevice, CudaRows, CudaRowsMut, CudaVector, CudaVectorMut};
 
 /// burn's CUDA backend. It is not the fusing one, whose tensors have no address until they are read.
@@ -41,7 +42,7 @@ pub enum SeamError {
     Engine(#[from] Error),
 }
 
-/// Shares tensors between burn and the engine on one device.
+/// Shares tensors between burn and the engine on one device, by address.
 #[derive(Debug, Clone)]
 pub struct Seam {
     device: CudaDevice,
@@ -216,15 +217,7 @@ impl Owned {
     }
 
     fn check(&self, rows: usize, dim: usize) -> Result<(), Error> {
-        let expected = rows.saturating_mul(dim);
-        if self.length == expected {
-            return Ok(());
-        }
-        Err(Error::Length {
-            argument: "tensor",
-            given: self.length,
-            expected,
-        })
+        same_length("tensor", self.length, rows.saturating_mul(dim))
     }
 }
 

@@ -12,21 +12,22 @@ use super::similarity::{Similarity, TILE};
 use super::{Arithmetic, Device};
 use crate::error::Error;
 
-/// The kernels of one purpose: portable, and for sm_90a.
+/// The kernels of one pass: portable, and for sm_90a.
 pub(super) type Family = [&'static [Kernel]; 2];
 
-/// The passes of the tile loop; the last is for sm_90a alone.
+// The passes of the tile loop; the last is for sm_90a alone.
 pub(super) const STATISTICS: Family = [kernels::STATISTICS, kernels::HOPPER_STATISTICS];
 pub(super) const EXPONENTIALS: Family = [kernels::EXPONENTIALS, kernels::HOPPER_EXPONENTIALS];
 pub(super) const WEIGHTS: Family = [kernels::WEIGHTS, kernels::HOPPER_WEIGHTS];
 pub(super) const SCORES: Family = [kernels::SCORES, kernels::HOPPER_SCORES];
 pub(super) const BEST: Family = [&[], kernels::HOPPER_BEST];
 
-/// Clusters' row tiles of a group where the anchors of all are more. g clusters read as many tiles of anchors again and
-/// again, the splits beside them C/g tiles of candidates, two at a time: of 66 clusters least where g² = 2C.
+/// Row tiles, one for each cluster, of a group where the anchors of all row tiles do not fit the cache. Of C clusters
+/// that run together, groups of g read g tiles of anchors again and again, and C/g splits two tiles of candidates each.
+/// g + 2C/g is least at g² = 2C: about 11 for C = 66, an H100.
 const GROUP: usize = 11;
 
-/// How a pass of the tile loop is cut up: its splits, each of so many tiles, and clusters' row tiles of a group.
+/// How a pass of the tile loop is divided: its splits, the tiles of a split, and the row tiles of a group (`GROUP`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Cut {
     pub splits: u32,
@@ -46,7 +47,7 @@ impl WorkGrid {
 }
 
 impl Cut {
-    /// The work over `tiles` row tiles.
+    /// The work tiles of `tiles` row tiles.
     pub fn grid(&self, tiles: usize) -> WorkGrid {
         WorkGrid {
             group: self.group,
@@ -56,9 +57,9 @@ impl Cut {
 }
 
 impl<D: Device> Similarity<'_, D> {
-    /// A pass over `rows` of the anchors against all candidates. Clusters that run together read their anchors again
-    /// for every tile: where these take more than half of the L2 cache, which has candidates to hold, too, fewer row
-    /// tiles run beside more splits.
+    /// The cut of a pass of `rows` anchors against all candidates. Where anchors do not stay in shared memory, clusters
+    /// read them again for every tile. If the anchors of all clusters that run together take more than half of the L2
+    /// cache, fewer row tiles run together, with more splits.
     pub(super) fn cut(
         &self,
         arithmetic: Arithmetic,
@@ -91,24 +92,24 @@ impl<D: Device> Similarity<'_, D> {
         }
     }
 
-    /// Whether the kernels for sm_90a serve: they multiply numbers of 16 and 8 bits.
+    /// Whether the kernels for sm_90a serve: they multiply 16-bit and 8-bit types.
     pub(super) fn is_hopper(&self, arithmetic: Arithmetic) -> bool {
         let narrow = arithmetic.bytes() <= 2;
         narrow && !self.portable && self.device.hardware().warpgroups
     }
 
-    /// A kernel with the tile of all tile loops and products.
+    /// A kernel whose tile all tile loops and products of the arithmetic share.
     fn tile(&self, arithmetic: Arithmetic) -> &'static Kernel {
         &STATISTICS[usize::from(self.is_hopper(arithmetic))][0]
     }
 
-    /// Columns of a tile: candidates of one of logits, elements of a row of a product.
+    /// Columns of a tile: candidates of a tile of logits, elements of a row of a product.
     pub(super) fn tile_columns(&self, arithmetic: Arithmetic) -> usize {
         self.tile(arithmetic).columns
     }
 
-    /// Row tiles, of logits or of a product. On sm_90a whole clusters: the second tile of the last one may lie past
-    /// the end.
+    /// Row tiles of logits or of a product, whole clusters on sm_90a: the second tile of the last cluster may lie past
+    /// the last row.
     pub(super) fn row_tiles(&self, arithmetic: Arithmetic, rows: usize) -> usize {
         let tile = self.tile(arithmetic);
         let tiles = rows.div_ceil(tile.rows);
@@ -129,30 +130,37 @@ impl<D: Device> Similarity<'_, D> {
         })
     }
 
-    /// Whether dq and dk are made of the same stored weights where fused kernels could hold them: 8NMD in
-    /// place of 10NMD for a loss of both directions. Above D = 64 products are what a fused pass waits for,
-    /// so that two of them less are worth the bytes; up to there it is exponentials, two a logit and pass.
+    /// Whether dq and dk come from the same stored weights although fused kernels could serve: 8NMD FLOPs in place of
+    /// 10NMD for a loss of both directions. Above D = 64 products limit a fused pass, so two products less are worth
+    /// the traffic. Up to D = 64 exponentials limit it, two for each logit and pass.
     pub(super) fn shares_weights(&self, prepared: &Prepared<'_, D>) -> bool {
         prepared.contrast().has_columns()
             && prepared.shape.dim > 64
             && self.is_hopper(prepared.arithmetic)
     }
 
-    /// Launches a kernel for sm_90a over tiles × splits. As many blocks as run at a time, one an SM, take the work tiles
-    /// one after another (`Scheduler` of hopper/tile.h).
-    pub(super) fn launch_persistent<P: bytemuck::Pod>(
+    /// Launches a kernel over tiles × splits: a portable one with `params`, a block for each work tile; one for sm_90a
+    /// with the parameters of `hopper`, as many blocks as run at a time, which process work tiles one after another
+    /// (`Scheduler` of hopper/tile.h).
+    pub(super) fn launch_tiles<P: bytemuck::Pod, H: bytemuck::Pod>(
         &self,
         kernel: &Kernel,
+        arithmetic: Arithmetic,
         grid: WorkGrid,
         params: &P,
+        hopper: impl FnOnce() -> Result<H, Error>,
     ) -> Result<(), Error> {
+        if !self.is_hopper(arithmetic) {
+            let blocks = [grid.tiles, grid.splits, 1];
+            return self.device.start(kernel, blocks, params);
+        }
         let cluster = kernel.cluster;
         let places = (self.device.hardware().sms / cluster).max(1) * cluster;
         let blocks = (grid.tiles * grid.splits).min(places);
-        self.device.start(kernel, [blocks, 1, 1], params)
+        self.device.start(kernel, [blocks, 1, 1], &hopper()?)
     }
 
-    /// Launches a kernel of the tile loop.
+    /// Launches a pass of the tile loop.
     pub(super) fn scores(
         &self,
         family: Family,
@@ -162,27 +170,25 @@ impl<D: Device> Similarity<'_, D> {
     ) -> Result<(), Error> {
         let elements = params.anchors.row_bytes as usize / arithmetic.bytes();
         let kernel = self.kernel(family, arithmetic, elements)?;
-        if !self.is_hopper(arithmetic) {
-            let blocks = [grid.tiles, grid.splits, 1];
-            return self.device.start(kernel, blocks, params);
-        }
-        let params = HopperScoresParams {
-            anchors: self.boxes(&params.anchors, kernel.rows)?,
-            // Each block of a cluster copies its share of a tile.
-            candidates: self.boxes(&params.candidates, kernel.columns / kernel.cluster as usize)?,
-            // Of a warp's rows; nothing for kernels that store none.
-            weights: match params.weights.data {
-                0 => TensorMap::zeroed(),
-                _ => self.boxes(&params.weights, kernels::WEIGHTS_BOX_ROWS)?,
-            },
-            scores: *params,
-            grid,
-            padding: [0; 5],
-        };
-        self.launch_persistent(kernel, grid, &params)
+        // Each block of a cluster copies its share of a tile of candidates.
+        let share = kernel.columns / kernel.cluster as usize;
+        self.launch_tiles(kernel, arithmetic, grid, params, || {
+            Ok(HopperScoresParams {
+                anchors: self.boxes(&params.anchors, kernel.rows)?,
+                candidates: self.boxes(&params.candidates, share)?,
+                // Boxes of a warp's rows, for kernels that store weights.
+                weights: match params.weights.data {
+                    0 => TensorMap::zeroed(),
+                    _ => self.boxes(&params.weights, kernels::WEIGHTS_BOX_ROWS)?,
+                },
+                scores: *params,
+                grid,
+                padding: [0; 5],
+            })
+        })
     }
 
-    /// The same over all of the anchors, cut up like this.
+    /// The same over all anchors of `params`, divided by `cut`.
     pub(super) fn pass(
         &self,
         family: Family,
@@ -198,7 +204,7 @@ impl<D: Device> Similarity<'_, D> {
         self.scores(family, arithmetic, cut.grid(tiles), &params)
     }
 
-    /// Launches a product of a chunk of weights: tiles are row tiles × column tiles.
+    /// Launches a product with a chunk of weights. The tiles of `grid` are row tiles × column tiles.
     pub(super) fn product(
         &self,
         transposed: bool,
@@ -214,25 +220,22 @@ impl<D: Device> Similarity<'_, D> {
             false => [kernels::PRODUCT, kernels::HOPPER_PRODUCT],
         };
         let kernel = self.kernel(family, arithmetic, 0)?;
-        if !self.is_hopper(arithmetic) {
-            let blocks = [grid.tiles, grid.splits, 1];
-            return self.device.start(kernel, blocks, params);
-        }
         let slab = kernels::SLAB_ELEMENTS;
         let left_rows = if transposed { slab } else { kernel.rows };
-        let params = HopperProductParams {
-            left: self.boxes(&params.left, left_rows)?,
-            right: self.boxes(&params.right, slab)?,
-            product: *params,
-            grid,
-            padding: [0; 15],
-        };
-        self.launch_persistent(kernel, grid, &params)
+        self.launch_tiles(kernel, arithmetic, grid, params, || {
+            Ok(HopperProductParams {
+                left: self.boxes(&params.left, left_rows)?,
+                right: self.boxes(&params.right, slab)?,
+                product: *params,
+                grid,
+                padding: [0; 15],
+            })
+        })
     }
 
     /// The matrix as boxes of `box_rows` rows.
     pub(super) fn boxes(&self, matrix: &Matrix, box_rows: usize) -> Result<TensorMap, Error> {
-        // Coordinates of boxes have a sign.
+        // Coordinates of TMA boxes are signed.
         if matrix.rows > i32::MAX as u32 - 1024 {
             return Err(Error::Scalar {
                 argument: "rows",

@@ -2,7 +2,7 @@
 
 use super::DeviceMatrix;
 use super::choice::{Cut, EXPONENTIALS, STATISTICS, WEIGHTS};
-use super::gradient::{Finish, Known, Side, Sums};
+use super::gradient::{Call, Finish, Known, Sums};
 use super::params::{FitParams, FoldParams, Matrix, ProductParams, ScoresParams, WorkGrid};
 use super::positives::ExponentRange;
 use super::prepared::Prepared;
@@ -14,13 +14,13 @@ use crate::contrast::Shape;
 use crate::engine::Gradients;
 use crate::error::Error;
 
-/// log2 of the smallest f16 that has all its digits.
+/// log2 of the smallest normal f16.
 const F16_SMALLEST: f32 = -14.0;
 
-/// Which logits have exponentials that can be stored, and their offset.
+/// The logits whose exponentials can be stored with one offset.
 pub(super) fn exponent_range(arithmetic: Arithmetic) -> ExponentRange {
     match arithmetic {
-        // Below 2^16, with a margin because the bound itself is rounded, and down to 2^-105 before they are stored.
+        // At most 2^15.75, which leaves a margin to 2^16 for the rounding of the bound; at least 2^-105 in f32.
         Arithmetic::F16 => ExponentRange {
             largest: 60.0,
             above: 15.75,
@@ -29,9 +29,9 @@ pub(super) fn exponent_range(arithmetic: Arithmetic) -> ExponentRange {
     }
 }
 
-/// How many powers of two shorter than the longest a folded anchor of f16 may be: the largest of its D numbers is
-/// at least 1/√D of its length, and has 11 bits then. Few candidates are not worth a rule (fit_exponentials of
-/// similarity/rows.cu): their exponentials are stored twice.
+/// By how many powers of two a folded f16 anchor (`fold_rows`) may be shorter than the longest. Its largest element is
+/// at least 1/√D of its length, and keeps 11 bits within this range. With few candidates the range is empty, so that
+/// exponentials are stored twice (`fit_exponentials` of similarity/rows.cu).
 fn folded_range(shape: Shape) -> f32 {
     match shape.candidates {
         0..64 => f32::NEG_INFINITY,
@@ -39,25 +39,25 @@ fn folded_range(shape: Shape) -> f32 {
     }
 }
 
-/// Where a chunk's weights come from.
+/// The source of a chunk's weights.
 #[derive(Clone, Copy)]
 pub(super) enum Softmax<'a, D: Device> {
-    /// A softmax that is known.
+    /// Weights are known.
     Known(&'a Known<'a, D>),
-    /// Exponentials, whose sums are the statistics of a one-way loss.
+    /// Exponentials are stored first; their sums give the statistics of a one-way loss.
     Found(&'a Exponentials<'a, D>),
 }
 
-/// Exponentials, and what a chunk of them needs besides.
+/// Buffers of the passes that store exponentials. Those without `statistics` are for one chunk.
 pub(super) struct Exponentials<'a, D: Device> {
     statistics: &'a Direction<D>,
     square_norms: &'a Floats<D>,
     bound: &'a Floats<D>,
     row_sums: Floats<D>,
     factors: Floats<D>,
-    /// The chunk's anchors times their factors, where dk is wanted.
+    /// The chunk's anchors times their factors 2^(o − lse), where dk is wanted.
     folded: Option<D::Buffer>,
-    /// Of f16: whether one offset served, and the shift of the anchors times their factors.
+    /// For f16: the word whether one offset served, and the shift of the folded anchors.
     fit: Option<(Floats<D>, Floats<D>)>,
 }
 
@@ -87,7 +87,7 @@ impl Chunk {
 }
 
 impl<D: Device> Similarity<'_, D> {
-    /// Rows of a chunk, bytes of a row of its weights, and how the pass that makes them is cut up.
+    /// Rows of a chunk, bytes of a row of its weights, and the cut of the pass that stores them.
     fn chunks(&self, prepared: &Prepared<'_, D>) -> (usize, usize, Cut) {
         let candidates = prepared.shape.candidates;
         let row_bytes = candidates.next_multiple_of(16) * prepared.anchor_rows.element_bytes();
@@ -123,17 +123,17 @@ impl<D: Device> Similarity<'_, D> {
         })
     }
 
-    /// Both gradients over chunks of stored weights. With exponentials 6NMD FLOPs in all, the statistics among them,
-    /// where one offset serves, 8NMD elsewhere; with a known softmax 6NMD after the statistics. Writes ⟨q_i, dq_i⟩ to
-    /// `dots`.
+    /// All gradients over chunks of stored weights; writes ⟨q_i, dq_i⟩ to `dots`. [`Softmax::Found`] takes 6NMD FLOPs,
+    /// statistics included, and 8NMD where one offset does not serve. [`Softmax::Known`] takes 6NMD after the
+    /// statistics.
     pub(super) fn chunked(
         &self,
-        side: &Side<'_, D>,
+        call: &Call<'_, D>,
         softmax: Softmax<'_, D>,
         gradients: &Gradients<DeviceMatrix>,
         dots: &Floats<D>,
     ) -> Result<(), Error> {
-        let prepared = side.prepared;
+        let prepared = call.prepared;
         let Shape {
             anchors,
             candidates,
@@ -156,15 +156,13 @@ impl<D: Device> Similarity<'_, D> {
             splits,
             shift,
         };
-        // Chunks add to what those before them left; a single chunk may have splits, as dq's sums have.
+        // Each chunk adds to the sums of those before it. A single chunk may have splits, as dq has.
         let (dk_splits, dk_slabs) = match rows < anchors {
             true => (1, u32::MAX),
             false => self.split(tiles(candidates), anchors.div_ceil(slab), 1),
         };
-        let dk_sums = gradients
-            .dk
-            .map(|_| self.floats(dk_splits as usize * candidates * dim))
-            .transpose()?;
+        let dk_length = dk_splits as usize * candidates * dim;
+        let dk_sums = self.floats_if(gradients.dk.is_some(), dk_length)?;
         for first in (0..anchors).step_by(rows) {
             let count = rows.min(anchors - first);
             let chunk = Chunk {
@@ -183,15 +181,15 @@ impl<D: Device> Similarity<'_, D> {
                 Softmax::Known(known) => {
                     let (rows, columns) = known.masses;
                     let params = ScoresParams {
-                        row_lse2: rows.offset2.at(first),
-                        column_lse2: columns.map_or(0, |m| m.offset2.address()),
+                        row_offset2: rows.offset2.at(first),
+                        column_offset2: columns.map_or(0, |m| m.offset2.address()),
                         far: known.far,
                         shift: shift.unwrap_or(0),
                         ..chunk.scores_params(prepared)
                     };
                     self.pass(WEIGHTS, prepared.arithmetic, cut, params)?;
                 }
-                Softmax::Found(found) => self.store_exponentials(side, found, chunk)?,
+                Softmax::Found(found) => self.store_exponentials(call, found, chunk)?,
             }
             let params = ProductParams {
                 left: chunk.weights,
@@ -214,7 +212,7 @@ impl<D: Device> Similarity<'_, D> {
                 count,
                 ..Finish::whole(&dq_sums, masses, gradients.dq, Some(dots))
             };
-            self.finish(side, &finish)?;
+            self.finish(call, &finish)?;
             if let Some(sums) = &dk_sums {
                 let anchors = prepared.anchor_rows.slice(first, count);
                 let params = ProductParams {
@@ -244,20 +242,20 @@ impl<D: Device> Similarity<'_, D> {
                 splits: dk_splits,
                 ..dq_sums
             };
-            self.finish(side, &Finish::whole(&sums, masses, dk, None))?;
+            self.finish(call, &Finish::whole(&sums, masses, dk, None))?;
         }
         Ok(())
     }
 
-    /// Stores the chunk's exponentials, completes its statistics, and folds what the exponentials have
-    /// too much into the chunk's anchors and factors.
+    /// Stores the chunk's exponentials and completes its statistics. The factors 2^(o − lse) make weights of
+    /// exponentials: they are multiplied into the chunk's anchors (folded) for dk, and kept for dq.
     fn store_exponentials(
         &self,
-        side: &Side<'_, D>,
+        call: &Call<'_, D>,
         found: &Exponentials<'_, D>,
         chunk: Chunk,
     ) -> Result<(), Error> {
-        let prepared = side.prepared;
+        let prepared = call.prepared;
         let Chunk { first, count, .. } = chunk;
         let (rows, masses) = found.statistics.buffers();
         let params = ScoresParams {
@@ -271,8 +269,8 @@ impl<D: Device> Similarity<'_, D> {
             splits: chunk.cut.splits,
             ..Partial::default()
         };
-        // Where logits have no bound, a pass before finds offsets. Whether it does anything is decided
-        // on the device, so that a recorded graph serves whatever numbers come.
+        // Where logits are not bounded, a first pass finds an offset for each row. The device decides whether that
+        // pass does anything, so that a recorded graph serves any inputs.
         let unless = found.bound.address();
         let arithmetic = prepared.arithmetic;
         let before = ScoresParams { unless, ..params };
@@ -299,7 +297,7 @@ impl<D: Device> Similarity<'_, D> {
             };
             self.device
                 .start(kernels::FIT_EXPONENTIALS, [1; 3], &fit_params)?;
-            // Where they do not fit, once more, with offsets of the rows.
+            // Where one offset does not serve, the pass runs again with an offset for each row.
             let again = ScoresParams {
                 bound: 0,
                 unless: fit.address(),

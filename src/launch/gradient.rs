@@ -1,4 +1,4 @@
-//! What the gradient passes share: known weights, sums of one side, and the launch that makes a gradient of them.
+//! What all gradient passes share: known weights, partial sums, and the launch that makes a gradient of the sums.
 
 use bytemuck::Zeroable;
 
@@ -17,19 +17,19 @@ pub(super) fn is_shifted(dtype: DType) -> bool {
     dtype == DType::F16
 }
 
-/// Of rows, and of columns where they have a loss or are rows themselves.
+/// Masses of rows, and of columns where these have a loss or are the rows (NT-Xent).
 type Both<'a, D> = (&'a Masses<D>, Option<&'a Masses<D>>);
 
-/// What all gradients of a call share.
-pub(super) struct Side<'a, D: Device> {
+/// A call with gradients: what all its gradients share.
+pub(super) struct Call<'a, D: Device> {
     pub prepared: &'a Prepared<'a, D>,
-    /// upstream · w.
+    /// upstream · w, with the row weight w of the loss.
     coefficient: f32,
-    /// Whether gradients are added to what is there.
+    /// Whether gradients are added to the contents of the output.
     accumulates: bool,
 }
 
-impl<'a, D: Device> Side<'a, D> {
+impl<'a, D: Device> Call<'a, D> {
     pub fn new(prepared: &'a Prepared<'a, D>, upstream: f32, accumulates: bool) -> Self {
         let weight = prepared.contrast().row_weight(prepared.shape.anchors);
         Self {
@@ -40,38 +40,37 @@ impl<'a, D: Device> Side<'a, D> {
     }
 }
 
-/// Sums of one side, waiting to be finished.
+/// Sums of a gradient before [`Similarity::finish`], one set for each split.
 pub(super) struct Sums<D: Device> {
     pub sums: Floats<D>,
     pub normalisers: Option<Floats<D>>,
     pub splits: u32,
-    /// Where the weights' shift stands, 0 if it is that of weights that are at most 1; nothing if they were not
-    /// shifted.
+    /// The address of the shift of the weights; 0: the fixed shift of weights that are at most 1; `None`: weights are
+    /// not shifted.
     pub shift: Option<u64>,
 }
 
 /// How sums become a gradient.
 pub(super) struct Finish<'a, D: Device> {
     pub sums: &'a Sums<D>,
-    /// What the weights of each row have too little, where they are no softmax yet.
+    /// 2^(o − lse) of each row, where the sums are of exponentials that are not normalised yet.
     pub factors: Option<&'a Floats<D>>,
-    /// The positives, which no tile held, are subtracted here.
+    /// They scale the positives, which no tile held and which are subtracted now.
     pub masses: Both<'a, D>,
     pub gradient: DeviceMatrix,
-    /// Of the anchors' gradient: where ⟨q_i, dq_i⟩ goes.
+    /// Where ⟨q_i, dq_i⟩ goes; `None` for the gradient of the candidates.
     pub dots: Option<&'a Floats<D>>,
     /// The rows whose sums these are.
     pub first_row: usize,
     pub count: usize,
 }
 
-/// Weights that are known: W_ij = 2^(z - o_i) + 2^(z - o_j) of the rows' offsets, the second term where columns
-/// have a loss or are rows themselves.
+/// Weights that are known: W_ij = 2^(z - o_i) + 2^(z - o_j), with the second term where `masses` has columns.
 pub(super) struct Known<'a, D: Device> {
     pub masses: Both<'a, D>,
-    /// `far_word` of these.
+    /// [`far_word`] of these masses.
     pub far: u64,
-    /// Of the weights, where their type needs one.
+    /// The shift of the weights, where their type needs one.
     shift: Option<Floats<D>>,
 }
 
@@ -102,21 +101,19 @@ impl<'a, D: Device> Finish<'a, D> {
 }
 
 impl<D: Device> Similarity<'_, D> {
-    /// A softmax from its statistics and the `flags` that were found with them.
+    /// Weights from the masses of statistics, and the `flags` that were found with them.
     pub(super) fn known<'a>(
         &self,
         prepared: &Prepared<'_, D>,
         flags: &Floats<D>,
         (rows, columns): Both<'a, D>,
     ) -> Result<Known<'a, D>, Error> {
-        // The other side's rows may be the same rows.
+        // In NT-Xent the columns are the rows.
         let columns = match prepared.contrast().is_shared() {
             true => Some(rows),
             false => columns,
         };
-        let shift = is_shifted(prepared.matrices().anchors.dtype)
-            .then(|| self.floats(2))
-            .transpose()?;
+        let shift = self.floats_if(is_shifted(prepared.matrices().anchors.dtype), 2)?;
         if let Some(shift) = &shift {
             let params = ShiftParams {
                 row_mass: rows.negatives.address(),
@@ -136,8 +133,8 @@ impl<D: Device> Similarity<'_, D> {
     }
 
     /// Adds up the splits and writes the gradient.
-    pub(super) fn finish(&self, side: &Side<'_, D>, finish: &Finish<'_, D>) -> Result<(), Error> {
-        let prepared = side.prepared;
+    pub(super) fn finish(&self, call: &Call<'_, D>, finish: &Finish<'_, D>) -> Result<(), Error> {
+        let prepared = call.prepared;
         let (first, gradient, count) = (finish.first_row, finish.gradient, finish.count);
         let (rows, columns) = finish.masses;
         let rows_of = |matrix: DeviceMatrix| Matrix::from(matrix).slice(first, count);
@@ -150,13 +147,14 @@ impl<D: Device> Similarity<'_, D> {
         let groups = (of_candidates && prepared.view.rule == POSITIVE_INDEX)
             .then(|| self.group(&prepared.view))
             .transpose()?;
-        let most = match &groups {
+        // Positives of a candidate in the mean.
+        let positives = match &groups {
             Some(_) => prepared.shape.anchors / prepared.shape.candidates,
             None => 1,
         };
-        // A warp adds up about four splits, or 32 positives; few rows have many.
+        // A warp adds up about four splits, or 32 positives.
         let warps = (finish.sums.splits as usize)
-            .max(most / 8)
+            .max(positives / 8)
             .div_ceil(4)
             .next_power_of_two()
             .min(kernels::FINISH_GRADIENT.warps());
@@ -171,7 +169,7 @@ impl<D: Device> Similarity<'_, D> {
             first_row: first as u32,
             factors: finish.factors.map_or(0, Floats::address),
             contrast: prepared.view,
-            coefficient: side.coefficient,
+            coefficient: call.coefficient,
             of_candidates: u32::from(of_candidates),
             negatives_mass: rows.negatives.address(),
             row_mass: rows.of_positive().address(),
@@ -181,7 +179,7 @@ impl<D: Device> Similarity<'_, D> {
                 false => own_keys.unwrap_or(candidates).into(),
             },
             own_keys: u32::from(own_keys.is_some()),
-            accumulates: u32::from(side.accumulates),
+            accumulates: u32::from(call.accumulates),
             starts: groups.as_ref().map_or(0, |groups| groups.starts.address()),
             order: groups.as_ref().map_or(0, |groups| groups.order.address()),
             rows_of: match of_candidates {

@@ -1,31 +1,32 @@
-//! The kernels: kernels/list.h, a constant for each family of them and for what launches and kernels both need.
+//! The table of kernels, which the build makes of kernels/list.h: a constant for each family of kernels, and for each
+//! number that launches and kernels share.
 
-use super::Arithmetic;
+use super::arithmetic::Arithmetic;
 
-/// A kernel, and what a block of it takes.
+/// A kernel: its tile, and the size of its blocks.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Kernel {
     pub name: &'static str,
     /// Path below `kernels/`.
     #[cfg_attr(
         not(feature = "cuda"),
-        expect(dead_code, reason = "by it an image is found")
+        expect(dead_code, reason = "CUDA finds images by it")
     )]
     pub source: &'static str,
-    /// What it multiplies in; private, so that no kernel is made elsewhere.
+    /// Private, so that no kernel is made elsewhere.
     arithmetic: Option<Arithmetic>,
-    /// Elements of a row that it can have at most; 0: any number.
+    /// Most elements of a row; 0: no limit.
     pub dim: usize,
-    /// Rows of its tile.
+    /// Rows of a tile.
     pub rows: usize,
-    /// Columns of its tile.
+    /// Columns of a tile.
     pub columns: usize,
-    /// Blocks that fit an SM of Hopper.
+    /// Blocks that fit an SM of Hopper together.
     pub resident: usize,
     /// Blocks of a cluster.
     pub cluster: u32,
     pub threads: u32,
-    /// Dynamic, of a block.
+    /// Dynamic shared memory of a block.
     pub shared_bytes: u32,
 }
 
@@ -54,7 +55,7 @@ impl Kernel {
     }
 }
 
-/// The kernel of a family for rows of `dim` elements: of those that serve the one for the shortest rows.
+/// The kernel of a family for rows of `dim` elements: the one with the smallest limit that holds them.
 pub(super) fn find(
     family: &'static [Kernel],
     arithmetic: Arithmetic,

@@ -1,22 +1,36 @@
-//! A matrix between a caller and a kernel. A view of the engine (`CudaRows`) has a lifetime and an element type.
-//! [`DeviceMatrix`] has neither, so that verbs are compiled once. [`Matrix`] is the kernels' own structure: bytes, and
-//! rows that are whole chunks, or e4m3, where tile loops read them. [`TensorMap`](super::TensorMap) is a [`Matrix`] for
-//! TMA.
+//! The forms of a matrix between a caller and a kernel. A view of the engine (`CudaRows`) has a lifetime and an element
+//! type. [`DeviceMatrix`] has neither, so that verbs are compiled once. [`Matrix`] is the kernels' own structure, in
+//! bytes; tile loops need rows that are whole chunks of 16 bytes, or e4m3. [`TensorMap`](super::TensorMap) is a
+//! [`Matrix`] for TMA.
 
-use super::number_bytes;
+use super::arithmetic::number_bytes;
 use super::params::{DTYPE_BF16, DTYPE_E4M3, DTYPE_F16, DTYPE_F32, Matrix};
 use crate::element::DType;
 
-/// A row-major matrix in device memory as the verbs take it. Its shape is not bounded yet.
+/// A row-major matrix in device memory as the verbs take it. [`count`](super::device::count) has not bounded its rows
+/// yet.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct DeviceMatrix {
-    /// Of the first element.
+    /// The address of the first element, in bytes.
     pub address: u64,
     pub rows: usize,
     pub dim: usize,
     /// Elements from row to row.
     pub stride: usize,
     pub dtype: DType,
+}
+
+impl DeviceMatrix {
+    /// A matrix without gaps between rows.
+    pub(crate) fn new(address: u64, [rows, dim]: [usize; 2], dtype: DType) -> Self {
+        Self {
+            address,
+            rows,
+            dim,
+            stride: dim,
+            dtype,
+        }
+    }
 }
 
 impl crate::rows::Matrix for DeviceMatrix {
@@ -29,12 +43,30 @@ impl crate::rows::Matrix for DeviceMatrix {
 }
 
 impl crate::rows::View for DeviceMatrix {
-    type Indices = super::DeviceIndices;
-    /// Where it stands.
+    type Indices = DeviceIndices;
+    /// The address of an f32.
     type Scalar = u64;
 }
 
-/// As kernels take it. Verbs check its rows ([`count`](super::count)) before they launch any.
+/// Indices of candidates in device memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct DeviceIndices {
+    /// The address of the first.
+    pub address: u64,
+    /// How many there are.
+    pub length: usize,
+}
+
+impl crate::rows::Indices for DeviceIndices {
+    fn len(&self) -> usize {
+        self.length
+    }
+    fn on_host(&self) -> Option<&[u32]> {
+        None
+    }
+}
+
+/// Verbs check the rows ([`count`](super::device::count)) before they launch a kernel.
 impl From<DeviceMatrix> for Matrix {
     fn from(matrix: DeviceMatrix) -> Self {
         let bytes = number_bytes(matrix.dtype);

@@ -1,10 +1,13 @@
-//! The verbs as sequences of kernel launches, on anything that launches: a CUDA device, or the emulator, which
-//! executes the same sources on the CPU.
+//! The verbs as sequences of kernel launches, on any [`Device`]: a GPU, or the emulator, which executes the same
+//! sources on the CPU.
 
+mod arithmetic;
 mod choice;
 mod chunked;
+mod device;
 mod fused;
 mod gradient;
+mod held;
 pub(crate) mod kernels;
 mod matrix;
 pub(crate) mod params;
@@ -23,7 +26,10 @@ mod tests;
 mod top_k;
 mod verbs;
 
-pub(crate) use matrix::DeviceMatrix;
+pub(crate) use arithmetic::{Arithmetic, number_bytes};
+use device::count;
+pub(crate) use device::{Device, Floats, Hardware, Launch};
+pub(crate) use matrix::{DeviceIndices, DeviceMatrix};
 pub(crate) use params::{Matrix, TensorMap};
 #[cfg(feature = "emulator")]
 pub(crate) use plan::Counter;
@@ -33,196 +39,3 @@ pub(crate) use rowwise::{DeviceMomentum, Rowwise};
 pub(crate) use similarity::Similarity;
 pub(crate) use step::{Step, StepArguments};
 pub(crate) use top_k::DeviceTopK;
-
-pub(crate) use crate::contrast::same_length;
-use crate::element::DType;
-use crate::error::Error;
-use kernels::Kernel;
-
-/// One kernel launch: blocks are one-dimensional.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Launch<'a> {
-    pub kernel: &'a Kernel,
-    pub grid: [u32; 3],
-    /// The bytes of the kernel's parameter structure.
-    pub params: &'a [u8],
-}
-
-/// What the kernels run on. Launches, reads and writes happen in the order they are made.
-pub(crate) trait Device {
-    /// Memory of the device, given back when dropped.
-    type Buffer;
-    /// At least `bytes` bytes, aligned to 256, from a pool: once a shape has been seen nothing is
-    /// allocated.
-    fn allocate(&self, bytes: usize) -> Result<Self::Buffer, Error>;
-    fn address(buffer: &Self::Buffer) -> u64;
-    /// Copies from the host to `address`.
-    fn write(&self, address: u64, bytes: &[u8]) -> Result<(), Error>;
-    /// Overwrites `bytes` bytes from `address` on with zeros.
-    fn zero(&self, address: u64, bytes: usize) -> Result<(), Error>;
-    /// Copies from `address` to the host, after everything before it has ended.
-    fn read(&self, address: u64, bytes: &mut [u8]) -> Result<(), Error>;
-    fn launch(&self, launch: &Launch<'_>) -> Result<(), Error>;
-    /// [`launch`](Self::launch) with a parameter structure.
-    fn start<P: bytemuck::Pod>(
-        &self,
-        kernel: &Kernel,
-        grid: [u32; 3],
-        params: &P,
-    ) -> Result<(), Error> {
-        self.launch(&Launch {
-            kernel,
-            grid,
-            params: bytemuck::bytes_of(params),
-        })
-    }
-    /// The same of a kernel in which a warp takes a row, or several.
-    fn start_rows<P: bytemuck::Pod>(
-        &self,
-        kernel: &Kernel,
-        warps: usize,
-        params: &P,
-    ) -> Result<(), Error> {
-        self.start(kernel, kernel.grid(32 * warps), params)
-    }
-    /// What kernels copy boxes of a matrix by: `box_rows` rows, at most 256, of [`BOX_BYTES`] bytes, swizzled.
-    /// Data, stride and row bytes are multiples of 16.
-    fn tensor_map(&self, matrix: &Matrix, box_rows: u32) -> Result<TensorMap, Error>;
-    fn hardware(&self) -> Hardware;
-}
-
-/// What selects kernels and sets split factors: last bits of results may differ between GPUs.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Hardware {
-    /// Whether the kernels for sm_90a run on it.
-    pub warpgroups: bool,
-    pub sms: u32,
-    /// Of L2.
-    pub cache_bytes: usize,
-}
-
-/// Indices of candidates in device memory.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct DeviceIndices {
-    /// Of the first.
-    pub address: u64,
-    /// How many there are.
-    pub length: usize,
-}
-
-impl crate::rows::Indices for DeviceIndices {
-    fn len(&self) -> usize {
-        self.length
-    }
-    fn on_host(&self) -> Option<&[u32]> {
-        None
-    }
-}
-
-/// Bytes of an element.
-pub(crate) fn number_bytes(dtype: DType) -> usize {
-    match dtype {
-        DType::F32 => 4,
-        DType::F16 | DType::Bf16 => 2,
-    }
-}
-
-/// What products are computed in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Arithmetic {
-    /// f32 inputs as three products of tf32.
-    F32,
-    /// f32 inputs rounded to tf32.
-    Tf32,
-    F16,
-    Bf16,
-    /// 8-bit elements with a scale per row: `e4m3` of ptx/types.h.
-    E4m3,
-}
-
-impl Arithmetic {
-    /// Bytes of an element as it is multiplied.
-    pub(crate) fn bytes(self) -> usize {
-        match self {
-            Arithmetic::F32 | Arithmetic::Tf32 => 4,
-            Arithmetic::F16 | Arithmetic::Bf16 => 2,
-            Arithmetic::E4m3 => 1,
-        }
-    }
-}
-
-/// As the names of kernels have it.
-impl std::fmt::Display for Arithmetic {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Arithmetic::F32 => "f32",
-            Arithmetic::Tf32 => "tf32",
-            Arithmetic::F16 => "f16",
-            Arithmetic::Bf16 => "bf16",
-            Arithmetic::E4m3 => "e4m3",
-        })
-    }
-}
-
-/// Device memory of `length` 4-byte words.
-pub(crate) struct Floats<D: Device> {
-    buffer: D::Buffer,
-    length: usize,
-}
-
-impl<D: Device> Floats<D> {
-    pub(crate) fn unwritten(device: &D, length: usize) -> Result<Self, Error> {
-        Ok(Self {
-            buffer: device.allocate(4 * length)?,
-            length,
-        })
-    }
-
-    fn written(device: &D, numbers: &[f32]) -> Result<Self, Error> {
-        let floats = Self::unwritten(device, numbers.len())?;
-        device.write(floats.address(), bytemuck::cast_slice(numbers))?;
-        Ok(floats)
-    }
-
-    pub(crate) fn address(&self) -> u64 {
-        D::address(&self.buffer)
-    }
-
-    /// The address of word `first`.
-    pub(crate) fn at(&self, first: usize) -> u64 {
-        self.address() + 4 * first as u64
-    }
-
-    pub(crate) fn len(&self) -> usize {
-        self.length
-    }
-
-    /// A matrix of one column.
-    fn as_matrix(&self) -> DeviceMatrix {
-        DeviceMatrix {
-            address: self.address(),
-            rows: self.length,
-            dim: 1,
-            stride: 1,
-            dtype: DType::F32,
-        }
-    }
-
-    pub(crate) fn read(&self, device: &D) -> Result<Vec<f32>, Error> {
-        let mut numbers = vec![0.0f32; self.length];
-        device.read(self.address(), bytemuck::cast_slice_mut(&mut numbers))?;
-        Ok(numbers)
-    }
-}
-
-/// A count that kernels hold in 32 bits, tiles' ends past the last row included.
-fn count(argument: &'static str, given: usize) -> Result<u32, Error> {
-    if given <= (u32::MAX - 1024) as usize {
-        return Ok(given as u32);
-    }
-    Err(Error::Scalar {
-        argument,
-        given: given as f64,
-        allowed: "at most 2^32 - 1025 rows",
-    })
-}

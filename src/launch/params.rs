@@ -56,8 +56,8 @@ params! {
 
     GradientParams in "similarity/owned_rows.h" {
         contrast: ContrastView, owner: Matrix, streamed: Matrix, dim: u32,
-        tiles_per_split: u32, owner_is_anchor: u32, padding: u32, owner_lse2: u64,
-        streamed_lse2: u64, far: u64, shift: u64, sums: u64, normalisers: u64,
+        tiles_per_split: u32, owner_is_anchor: u32, padding: u32, owner_offset2: u64,
+        streamed_offset2: u64, far: u64, shift: u64, sums: u64, normalisers: u64,
     }
 
     WorkGrid in "hopper/tile.h" { tiles: u32, splits: u32, group: u32 }
@@ -70,8 +70,8 @@ params! {
     ScoresParams in "similarity/scores.h" {
         contrast: ContrastView, anchors: Matrix, candidates: Matrix, first_anchor: u32,
         tiles_per_split: u32, bound: u64, unless: u64, rows: u64, columns: u64, steps: u32,
-        first_step: u32, summed: u32, first_summed: u32, negatives_lse: u64, row_lse2: u64,
-        column_lse2: u64, far: u64, shift: u64, weights: Matrix, scores: u64, lists: u64,
+        first_step: u32, summed: u32, first_summed: u32, negatives_lse: u64, row_offset2: u64,
+        column_offset2: u64, far: u64, shift: u64, weights: Matrix, scores: u64, lists: u64,
         lengths: u64, k: u32, growth: u32,
     }
 

@@ -13,8 +13,9 @@ use crate::element::DType;
 use crate::engine::Gradients;
 use crate::error::Error;
 use crate::inputs::Positives;
+use crate::rows::extent;
 
-/// A source of addresses with nothing behind them.
+/// Hands out addresses without memory.
 #[derive(Debug, Default)]
 pub(crate) struct Counter(AtomicU64);
 
@@ -64,10 +65,9 @@ impl Device for Plan {
     }
 }
 
-/// Bytes of device memory that `work` takes from a pool that is empty before, inputs and gradients apart, on the
-/// device of `similarity` with its settings: with positives by index where they are given, and from statistics
-/// that came from the host. The diagonal, and statistics of a forward, take less; another offset of positives,
-/// or labels, take 4 bytes an anchor more.
+/// Bytes of device memory that `work` takes from an empty pool, without inputs and gradients, on the device and with
+/// the settings of `similarity`. Positives are by index, and the statistics of a backward are uploaded. The diagonal,
+/// and the statistics of a forward, take less. Another offset of positives, or labels, take 4 bytes an anchor more.
 pub(crate) fn workspace_bytes<D: Device>(
     similarity: &Similarity<'_, D>,
     work: Work,
@@ -80,22 +80,10 @@ pub(crate) fn workspace_bytes<D: Device>(
         hardware: similarity.device.hardware(),
     };
     for (argument, rows) in [("anchors", shape.anchors), ("candidates", shape.candidates)] {
-        if rows == 0 || shape.dim == 0 {
-            return Err(Error::Empty {
-                argument,
-                rows,
-                dim: shape.dim,
-            });
-        }
+        extent(argument, [rows, shape.dim, shape.dim])?;
     }
     // Rows without gaps, at addresses as the driver gives them.
-    let matrix = |rows: usize| DeviceMatrix {
-        address: 1 << 30,
-        rows,
-        dim: shape.dim,
-        stride: shape.dim,
-        dtype,
-    };
+    let matrix = |rows| DeviceMatrix::new(1 << 30, [rows, shape.dim], dtype);
     let (q, k) = (matrix(shape.anchors), matrix(shape.candidates));
     let index = DeviceIndices {
         address: 1 << 30,

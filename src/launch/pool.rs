@@ -1,19 +1,19 @@
 //! Device memory that is kept from call to call.
 //!
-//! A block goes back to the pool when its owner drops it, although kernels that use it may still be
-//! waiting to run: the next owner's work comes after them on the same stream. Sizes are rounded to
-//! eighths of a power of two and a request takes a block of exactly its rounded size, so the second
-//! call of a shape finds the blocks of the first, at the same addresses, whatever came in between.
+//! A block goes back to the pool when its owner drops it. Kernels that use it may still be waiting to run; the next
+//! owner's work follows them on the same stream. Sizes are rounded to eighths of a power of two, and a request takes a
+//! block of exactly its rounded size. The second call of a shape therefore finds the blocks of the first, at the same
+//! addresses, whatever ran in between.
 //!
-//! A graph works in its blocks each time it runs, long after the calls that it recorded let go of them.
-//! So blocks that are taken while a graph is recorded serve that graph alone until it is dropped.
+//! A graph uses its blocks each time it runs, long after the recorded calls have dropped them. Blocks that are taken
+//! while a graph is recorded therefore serve that graph alone until it is dropped.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::error::Error;
 
-/// Where a pool's memory comes from.
+/// Allocates the memory of a pool.
 pub(crate) trait Source {
     /// `bytes` bytes aligned to 256.
     fn allocate(&self, bytes: usize) -> Result<u64, Error>;
@@ -29,7 +29,7 @@ type Addresses = BTreeMap<usize, Vec<u64>>;
 #[derive(Debug, Default)]
 struct State {
     free: Addresses,
-    /// Of graphs too.
+    /// Bytes of blocks in use, those of graphs included.
     used_bytes: usize,
     /// Blocks of each graph that no call has at the moment.
     graphs: BTreeMap<u64, Addresses>,
@@ -51,7 +51,7 @@ pub(crate) struct Block<S: Source> {
     pool: Arc<Pool<S>>,
     address: u64,
     bytes: usize,
-    /// In whose recording it was taken.
+    /// The graph in whose recording it was taken.
     graph: Option<u64>,
 }
 
@@ -63,7 +63,7 @@ pub(crate) struct GraphMemory<S: Source> {
     graph: u64,
 }
 
-/// Bytes that a request for `bytes` takes: at most an eighth more, 512 or more, a multiple of 64.
+/// The size of the block for `bytes`: at most an eighth more, at least 512, a multiple of 64.
 fn rounded(bytes: usize) -> usize {
     let bytes = bytes.max(512);
     let step = 1 << (bytes.ilog2() - 3);
@@ -117,7 +117,7 @@ impl<S: Source> Pool<S> {
         (state.used_bytes, state.free_bytes())
     }
 
-    /// What is taken from now on belongs to a graph that is being recorded. One is recorded at a time.
+    /// Blocks that are taken from now on belong to a graph that is being recorded. One is recorded at a time.
     pub(crate) fn record(self: &Arc<Self>) -> GraphMemory<S> {
         let mut state = self.state();
         state.recorded += 1;
@@ -267,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn the_second_call_of_a_shape_allocates_nothing_and_meets_the_same_addresses() {
+    fn the_second_call_of_a_shape_takes_the_same_addresses() {
         let (source, pool) = pool(usize::MAX);
         let shapes = [1000, 7, 999, 1001, 4000];
         let [first, ..] = shapes.map(|rows| call(&pool, rows));
@@ -352,7 +352,7 @@ mod tests {
     }
 
     #[test]
-    fn when_memory_runs_out_free_blocks_of_other_sizes_make_room() {
+    fn free_blocks_are_released_when_memory_runs_out() {
         let (source, pool) = pool(4096);
         drop(pool.allocate(3072).unwrap());
         let large = pool.allocate(4096).unwrap();

@@ -1,5 +1,5 @@
-//! What is launched before the tile loops: positive logits and a bound of all logits; positives by offset
-//! or label as positives by index, and anchors grouped by these.
+//! Launches before the tile loops: z₊ and a bound of all logits; the index of positives from an offset or labels;
+//! anchors grouped by their positive.
 
 use bytemuck::Zeroable;
 
@@ -12,8 +12,8 @@ use super::similarity::Similarity;
 use super::{Device, DeviceIndices, Floats, kernels};
 use crate::error::Error;
 
-/// For which logits sums of 2^(z - o) need no maximum: those with a bound of at most `largest`, in base 2. The
-/// offset o is what the bound is above `above`, at least 0.
+/// Logits (base 2) whose sums of 2^(z - o) need no running maximum: those with a bound of at most `largest`. Their
+/// offset is o = max(bound - above, 0).
 #[derive(Debug, Clone, Copy)]
 pub(super) struct ExponentRange {
     pub largest: f32,
@@ -21,14 +21,14 @@ pub(super) struct ExponentRange {
 }
 
 impl ExponentRange {
-    /// Of f32, and of bf16, which reaches as far.
+    /// For f32, and for bf16, which has the same exponents.
     pub const WIDE: Self = Self {
         largest: 80.0,
         above: 80.0,
     };
 }
 
-/// What the pass over the rows finds.
+/// What [`Similarity::positives`] computes.
 pub(super) struct Positives<D: Device> {
     /// z₊ of every anchor.
     pub logits: Floats<D>,
@@ -36,9 +36,9 @@ pub(super) struct Positives<D: Device> {
     pub square_norms: Floats<D>,
 }
 
-/// Anchors by the candidate that is their positive.
+/// Anchors sorted by the candidate that is their positive; the sort is stable.
 pub(super) struct Groups<D: Device> {
-    /// Of every candidate's anchors in `order`, and where the last ones end.
+    /// M + 1 words: where the anchors of each candidate start in `order`, and where the last ones end.
     pub starts: Floats<D>,
     pub order: Floats<D>,
 }
@@ -69,7 +69,7 @@ impl<D: Device> Similarity<'_, D> {
         Ok(positives)
     }
 
-    /// What the weights of rows need of all of them, where the rule has weights.
+    /// Computes `Prepared::log_mean` from z₊ of all rows, where the rule has row weights.
     pub(super) fn mean_of_positives(
         &self,
         prepared: &Prepared<'_, D>,
@@ -88,8 +88,7 @@ impl<D: Device> Similarity<'_, D> {
         self.device.start(kernels::MEAN_POSITIVES, [1; 3], &params)
     }
 
-    /// `LogitBound` of tile/softmax.h, on the device: its first word says whether exponentials of logits need no
-    /// offset of their row.
+    /// `LogitBound` of tile/softmax.h, in device memory. Its first word says whether all logits are in `range`.
     pub(super) fn bound(
         &self,
         prepared: &Prepared<'_, D>,
@@ -109,7 +108,7 @@ impl<D: Device> Similarity<'_, D> {
         Ok(bound)
     }
 
-    /// Indices of the candidates i + `offset`, past the last where there is none.
+    /// The index i + `offset` of each anchor's positive, past the last candidate where there is none.
     pub(super) fn index_of_offset(
         &self,
         offset: i64,
@@ -118,7 +117,7 @@ impl<D: Device> Similarity<'_, D> {
     ) -> Result<Floats<D>, Error> {
         let index = self.floats(anchors as usize)?;
         let params = OffsetParams {
-            // Farther from 0 than all counts of rows: that cannot overflow, and means the same.
+            // ±2^33 means "no positive" as any larger offset does, and i + offset cannot overflow.
             offset: offset.clamp(-(1 << 33), 1 << 33),
             anchors,
             candidates,
@@ -130,7 +129,7 @@ impl<D: Device> Similarity<'_, D> {
         Ok(index)
     }
 
-    /// Indices of the first candidates that have the anchors' labels, past the last where there is none.
+    /// The index of the first candidate with each anchor's label, past the last candidate where there is none.
     pub(super) fn index_of_labels(
         &self,
         anchors: DeviceIndices,
@@ -161,7 +160,7 @@ impl<D: Device> Similarity<'_, D> {
             index: view.index,
             anchors,
             candidates,
-            // Those without a positive are sorted by `candidates` itself.
+            // The key of an anchor without a positive is `candidates` itself.
             passes: (u32::BITS - candidates.leading_zeros()).div_ceil(kernels::DIGIT_BITS as u32),
             padding: 0,
             order: groups.order.address(),

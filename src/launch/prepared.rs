@@ -1,5 +1,6 @@
-//! A contrast's inputs as the kernels take them.
+//! A problem as the tile loops take it: aligned matrices, positives by index, the encoded row rule.
 
+use super::held::Held;
 use super::params::{
     ContrastView, Matrix, POSITIVE_DIAGONAL, POSITIVE_INDEX, POSITIVE_NONE, POSITIVE_PAIRED,
     RowRule,
@@ -10,22 +11,22 @@ use crate::contrast::{Contrast, Shape};
 use crate::error::Error;
 use crate::inputs::{Matrices, Positives, Problem};
 
-/// A contrast's inputs, ready for the tile loops.
+/// A problem, ready for the tile loops.
 pub(super) struct Prepared<'a, D: Device> {
     pub problem: &'a Problem<DeviceMatrix>,
     pub view: ContrastView,
-    /// Of the row's loss.
+    /// φ.
     pub rule: RowRule,
     pub shape: Shape,
     pub arithmetic: Arithmetic,
-    /// The matrices as the tile loops read them: copies where rows are not whole chunks of 16 bytes, or are e4m3.
+    /// The matrices as the tile loops read them: copies where rows are not whole chunks of 16 bytes, or become e4m3.
     pub anchor_rows: Matrix,
     pub candidate_rows: Matrix,
-    /// Words that kernels set: a number of an anchor, of a candidate is not finite; an offset is far from 0.
+    /// Three words that kernels set: an anchor, a candidate holds NaN or infinity; an offset o is far from 0.
     pub flags: Floats<D>,
-    /// A number that weights of rows need of all of them, where the rule has weights.
+    /// log of the rows' mean of e^(z₊/(s·σ)), where the rule has row weights.
     pub log_mean: Option<Floats<D>>,
-    /// What the views above point into, when it is not the caller's.
+    /// Memory of `view` and of the two matrices, where it is not the caller's.
     pub _held: Vec<D::Buffer>,
 }
 
@@ -63,12 +64,12 @@ impl<D: Device> Similarity<'_, D> {
                 allowed: "at most 4096 on this engine",
             });
         }
-        let mut held = Vec::new();
+        let mut held = Held::new(self.device);
         let (of_anchors, of_candidates) =
             (count("q", shape.anchors)?, count("k", shape.candidates)?);
         let mut hold = |index: Floats<D>| {
             let address = index.address();
-            held.push(index.buffer);
+            held.buffers.push(index.buffer);
             (POSITIVE_INDEX, address)
         };
         let (positive_rule, index) = match problem.positives() {
@@ -94,8 +95,7 @@ impl<D: Device> Similarity<'_, D> {
             scale: contrast.scale(),
             padding: 0,
         };
-        let weights = contrast.rule().weights();
-        let log_mean = weights.map(|_| self.floats(1)).transpose()?;
+        let log_mean = self.floats_if(contrast.rule().weights().is_some(), 1)?;
         let (kind, [first, second]) = contrast.rule().encoded();
         let rule = RowRule {
             kind,
@@ -121,17 +121,17 @@ impl<D: Device> Similarity<'_, D> {
             candidate_rows,
             flags,
             log_mean,
-            _held: held,
+            _held: held.buffers,
         })
     }
 
-    /// The matrix as the tile loops of an arithmetic read it: e4m3, or in its own type, and then copied only when
-    /// its rows are not whole chunks of 16 bytes at multiples of 16 bytes.
+    /// The matrix as the tile loops of an arithmetic read it: as e4m3, or in its own type. The latter is a copy where
+    /// rows are not whole chunks of 16 bytes at multiples of 16 bytes.
     pub(super) fn tile_rows(
         &self,
         arithmetic: Arithmetic,
         matrix: DeviceMatrix,
-        held: &mut Vec<D::Buffer>,
+        held: &mut Held<'_, D>,
     ) -> Result<Matrix, Error> {
         if arithmetic == Arithmetic::E4m3 {
             return self.quantized(matrix, held);
@@ -146,14 +146,7 @@ impl<D: Device> Similarity<'_, D> {
         }
         let row_bytes = (rows.row_bytes as usize).next_multiple_of(16);
         let dim = row_bytes / number_bytes(matrix.dtype);
-        let buffer = self.device.allocate(matrix.rows * row_bytes)?;
-        let copy = DeviceMatrix {
-            address: D::address(&buffer),
-            dim,
-            stride: dim,
-            ..matrix
-        };
-        held.push(buffer);
+        let copy = held.like(DeviceMatrix { dim, ..matrix })?;
         Rowwise::new(self.device).copy(matrix, copy)?;
         Ok(copy.into())
     }

@@ -1,39 +1,36 @@
-//! Rows as 8-bit elements with a scale each.
+//! Rows as e4m3, 8-bit floats, with a scale each.
 
+use super::held::Held;
 use super::params::{DTYPE_E4M3, Matrix, QuantizeParams};
 use super::similarity::{Similarity, TILE};
 use super::{Device, DeviceMatrix, Rowwise, count, kernels};
 use crate::error::Error;
 
 impl<D: Device> Similarity<'_, D> {
-    /// The matrix as e4m3, x_id ≈ scale_i · code_id with scale_i = max_d |x_id| / 448: N·D bytes, and
-    /// 4 for each row.
+    /// The matrix as e4m3, x_id ≈ scale_i · code_id with scale_i = max_d |x_id| / 448: N·D bytes of codes and 4N bytes
+    /// of scales.
     ///
-    /// Rows grow by 2⁻⁴ of their length at most, and so a bounded logit (`bound_logits` of
-    /// similarity/positives.cu) to 1.13 of its bound, from 80 to 91 in base 2: powers of it are normal
-    /// numbers still.
+    /// Rounding lengthens a row by at most 2⁻⁴ of its length. A logit (base 2) that `bound_logits` of
+    /// similarity/positives.cu bounds by 80 then reaches 1.13 · 80 < 91, and 2^±91 are normal f32.
     pub(super) fn quantized(
         &self,
         matrix: DeviceMatrix,
-        held: &mut Vec<D::Buffer>,
+        held: &mut Held<'_, D>,
     ) -> Result<Matrix, Error> {
         let DeviceMatrix { rows, dim, .. } = matrix;
         let row_bytes = dim.next_multiple_of(16);
-        // A tile's scales, and those of the tile after it, are read without asking where the matrix ends.
+        // Kernels read the scales of a whole tile, and of the tile after it, without a bounds check.
         let scaled_rows = rows.next_multiple_of(TILE) + TILE;
         let counted = count("rows", rows)?;
-        let codes = self.device.allocate(rows * row_bytes)?;
-        let scales = self.device.allocate(4 * scaled_rows)?;
         let quantized = Matrix {
-            data: D::address(&codes),
-            scales: D::address(&scales),
+            data: held.unwritten(rows * row_bytes)?,
+            scales: held.unwritten(4 * scaled_rows)?,
             stride: row_bytes as u64,
             rows: counted,
             row_bytes: row_bytes as u32,
             dtype: DTYPE_E4M3,
             padding: 0,
         };
-        held.extend([codes, scales]);
         let rowwise = Rowwise::new(self.device);
         let kernel = kernels::QUANTIZE_ROWS;
         let warp_rows = rowwise.warp_rows(kernel, &[matrix], kernels::QUANTIZE_QUADS);

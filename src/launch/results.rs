@@ -1,4 +1,4 @@
-//! What calls leave on the device: loss, ∂loss/∂s and statistics.
+//! Results of a call in device memory: loss, ∂loss/∂s and statistics.
 
 use super::params::MergeParams;
 use super::prepared::Prepared;
@@ -7,9 +7,10 @@ use super::{Device, DeviceMatrix, Floats, count, kernels};
 use crate::contrast::{Contrast, Shape, same_rows};
 use crate::error::Error;
 use crate::inputs::Problem;
+use crate::rows::extent;
 use crate::statistics::{GIVEN, OTHERS, RowStatistics, Statistics};
 
-/// What a call leaves on the device.
+/// Loss, ∂loss/∂s and statistics of a call.
 pub(crate) struct Results<D: Device> {
     /// Loss and dscale.
     pub loss_and_dscale: Floats<D>,
@@ -18,7 +19,7 @@ pub(crate) struct Results<D: Device> {
 
 #[cfg(feature = "emulator")]
 impl<D: Device> Results<D> {
-    /// All of it, read back.
+    /// A copy in host memory.
     pub(crate) fn read(&self, device: &D) -> Result<crate::memory::Evaluated, Error> {
         let numbers = self.loss_and_dscale.read(device)?;
         Ok(crate::memory::Evaluated {
@@ -40,16 +41,16 @@ pub(crate) struct DeviceRows<D: Device> {
 /// Statistics in device memory.
 pub(crate) struct DeviceStatistics<D: Device> {
     pub rows: DeviceRows<D>,
-    /// Where columns have a loss.
+    /// `None` where columns have no loss.
     pub columns: Option<DeviceRows<D>>,
-    /// What the call that found them made of them.
+    /// `None` where the caller gave the statistics.
     pub(super) derived: Option<Derived<D>>,
 }
 
-/// What a contrast makes of its statistics.
+/// Offsets and masses that a call derived from its statistics, for a `backward` of the same contrast.
 pub(super) struct Derived<D: Device> {
-    /// Of what; `None` once the statistics have become others. The memory stays: a graph that was recorded before
-    /// may read it.
+    /// Contrast, shape and number of negatives. `None` after a merge, which changes the statistics. The memory stays: a
+    /// graph that was recorded before may read it.
     of: Option<(Contrast, Shape, usize)>,
     pub rows: Masses<D>,
     pub columns: Option<Masses<D>>,
@@ -57,24 +58,24 @@ pub(super) struct Derived<D: Device> {
     pub flags: Floats<D>,
 }
 
-/// What a row rule makes of statistics of one direction: `RowValues` of tile/row_rule.h.
+/// Offset and masses of each row of one direction, from the row rule: `RowValues` of tile/row_rule.h.
 pub(super) struct Masses<D: Device> {
-    /// In base 2.
+    /// The offset o of each row, in base 2.
     pub offset2: Floats<D>,
-    /// a.
+    /// a = ∂φ/∂lse⁻.
     pub negatives: Floats<D>,
-    /// c, where it is not a.
+    /// c = −∂φ/∂z₊, where it differs from a.
     pub positive: Option<Floats<D>>,
 }
 
 impl<D: Device> Masses<D> {
-    /// c, which may be a.
+    /// c.
     pub fn of_positive(&self) -> &Floats<D> {
         self.positive.as_ref().unwrap_or(&self.negatives)
     }
 }
 
-/// Statistics of one direction and what their rule makes of them.
+/// Statistics of one direction, with their masses.
 pub(super) struct Direction<D: Device> {
     pub rows: DeviceRows<D>,
     pub masses: Masses<D>,
@@ -101,7 +102,7 @@ impl<D: Device> DeviceRows<D> {
 }
 
 impl<D: Device> DeviceStatistics<D> {
-    /// Of rows, and of columns where they have a loss, that no call has found.
+    /// Statistics that come from the caller: of rows, and of columns where these have a loss.
     pub(crate) fn given(rows: DeviceRows<D>, columns: Option<DeviceRows<D>>) -> Self {
         Self {
             rows,
@@ -110,17 +111,11 @@ impl<D: Device> DeviceStatistics<D> {
         }
     }
 
-    /// A copy of the host's.
+    /// A copy of statistics in host memory.
     pub(crate) fn upload(device: &D, statistics: &Statistics) -> Result<Self, Error> {
         let copied = |argument, rows: &RowStatistics| -> Result<DeviceRows<D>, Error> {
             same_rows(argument, rows.negatives_lse.len(), rows.positive.len())?;
-            if rows.is_empty() {
-                return Err(Error::Empty {
-                    argument,
-                    rows: 0,
-                    dim: 1,
-                });
-            }
+            extent(argument, [rows.len(), 1, 1])?;
             Ok(DeviceRows {
                 negatives_lse: Floats::written(device, &rows.negatives_lse)?,
                 positive: Floats::written(device, &rows.positive)?,
@@ -132,7 +127,7 @@ impl<D: Device> DeviceStatistics<D> {
         Ok(Self::given(rows, columns.transpose()?))
     }
 
-    /// Of what a call has found.
+    /// Statistics that a call has computed, with their masses.
     pub(super) fn found(
         prepared: Prepared<'_, D>,
         rows: Direction<D>,
@@ -143,7 +138,7 @@ impl<D: Device> DeviceStatistics<D> {
             rows: rows.rows,
             columns,
             derived: Some(Derived {
-                of: Some(what_it_is_of(prepared.problem)),
+                of: Some(origin(prepared.problem)),
                 rows: rows.masses,
                 columns: of_columns,
                 flags: prepared.flags,
@@ -151,7 +146,7 @@ impl<D: Device> DeviceStatistics<D> {
         }
     }
 
-    /// A copy on the host.
+    /// A copy in host memory.
     pub(crate) fn read(&self, device: &D) -> Result<Statistics, Error> {
         let columns = self.columns.as_ref();
         Ok(Statistics {
@@ -180,20 +175,20 @@ impl<D: Device> DeviceStatistics<D> {
         }
     }
 
-    /// What the call that found these made of them, where the problem is of the same loss and size.
+    /// Masses from the call that computed the statistics, where `problem` has the same loss and size.
     pub(super) fn derived_for(&self, problem: &Problem<DeviceMatrix>) -> Option<&Derived<D>> {
         let derived = self.derived.as_ref()?;
-        (derived.of == Some(what_it_is_of(problem))).then_some(derived)
+        (derived.of == Some(origin(problem))).then_some(derived)
     }
 }
 
-/// All that [`Derived`] depends on beside lse⁻, z₊ and s.
-fn what_it_is_of(problem: &Problem<DeviceMatrix>) -> (Contrast, Shape, usize) {
+/// What [`Derived`] depends on besides lse⁻, z₊ and s.
+fn origin(problem: &Problem<DeviceMatrix>) -> (Contrast, Shape, usize) {
     (*problem.contrast(), problem.shape(), problem.negatives())
 }
 
 impl<D: Device> Similarity<'_, D> {
-    /// Joins the statistics of the same anchors over other candidates into the first.
+    /// Merges `others`, of the same anchors over other candidates, into `statistics`.
     pub(crate) fn merge(
         &self,
         statistics: &mut DeviceStatistics<D>,

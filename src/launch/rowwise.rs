@@ -13,7 +13,7 @@ use crate::error::{Error, positive};
 use crate::momentum;
 use crate::queue::Ring;
 
-/// Blocks per SM before a warp takes several rows.
+/// Blocks for each SM before a warp holds several rows.
 const NORMALIZE_BLOCKS: usize = 4;
 
 /// One tensor of a momentum update, in device memory.
@@ -33,7 +33,7 @@ pub(super) struct MomentumTable<D: Device> {
     buffer: D::Buffer,
     count: u32,
     blocks: u32,
-    /// Of the query encoder's parameters.
+    /// The type of the query encoder's parameters.
     dtype: DType,
 }
 
@@ -47,9 +47,8 @@ impl<'d, D: Device> Rowwise<'d, D> {
         Self { device }
     }
 
-    /// Rows that a warp of the kernel holds in registers, when it can hold `most` of 128 elements: several only where
-    /// there are enough for every SM. 0 where rows are too long to be held, or do not lie
-    /// at whole quads of elements.
+    /// Rows that a warp of the kernel holds in registers. `most` is how many rows of 128 elements fit. A warp holds
+    /// several only where every SM still gets blocks. 0: rows are too long, or not whole aligned quads of elements.
     pub(super) fn warp_rows(
         &self,
         kernel: &Kernel,
@@ -129,8 +128,7 @@ impl<'d, D: Device> Rowwise<'d, D> {
         self.device.start_rows(kernel, warps, &params)
     }
 
-    /// key = m·key + (1 − m)·query for every tensor, in one launch. `query` and `shadow` are of
-    /// type `dtype`.
+    /// key ← m·key + (1 − m)·query for every tensor, in one launch. `query` and `shadow` are `dtype`.
     pub(crate) fn momentum_update(
         &self,
         momentum: f32,
@@ -171,8 +169,7 @@ impl<'d, D: Device> Rowwise<'d, D> {
         })
     }
 
-    /// The update of the tensors of a table. `device_momentum`: the address of m on the device, in place
-    /// of `momentum`; 0: it does not.
+    /// Updates the tensors of a table. `device_momentum` is the address of m; where it is 0, m is `momentum`.
     pub(super) fn update(
         &self,
         table: &MomentumTable<D>,
@@ -194,13 +191,13 @@ impl<'d, D: Device> Rowwise<'d, D> {
         self.device.start(kernels::MOMENTUM_UPDATE, grid, &params)
     }
 
-    /// Copies all rows. Columns that `from` lacks become zero.
+    /// Copies all rows; columns of `to` that `from` lacks become 0.
     pub(super) fn copy(&self, from: DeviceMatrix, to: DeviceMatrix) -> Result<(), Error> {
         self.copy_rows(from, to, [0, 0, from.rows], 0)
     }
 
-    /// Writes `keys` over the oldest rows of a ring that lies in `to`, or as many rows further as the word at
-    /// `past` says; 0: there is none.
+    /// Writes `keys` over the oldest rows of the ring whose rows are `to`. `past` is the address of a word that is
+    /// added to the ring's cursor; 0: nothing is added.
     pub(crate) fn push(
         &self,
         keys: DeviceMatrix,
@@ -208,7 +205,7 @@ impl<'d, D: Device> Rowwise<'d, D> {
         ring: &mut Ring,
         past: u64,
     ) -> Result<(), Error> {
-        // The kernel wraps around by itself.
+        // The kernel wraps around, so one launch copies both ranges.
         let [first, second] = ring.advance(keys.rows);
         let rows = first.count + second.count;
         self.copy_rows(keys, to, [first.source, first.target, rows], past)
@@ -235,15 +232,15 @@ impl<'d, D: Device> Rowwise<'d, D> {
         self.device.start_rows(kernels::COPY_ROWS, rows, &params)
     }
 
-    /// Writes `keys` into the ring from the row that `cursor` says on, and moves the cursor on: the
-    /// same launches for every batch, where [`Ring`] counts on the host.
+    /// Writes `keys` into the ring from the row at the device's word `cursor` on, and advances the word. The launches
+    /// are the same for every batch, unlike those of a [`Ring`] that the host counts.
     pub(super) fn enqueue(
         &self,
         keys: DeviceMatrix,
         ring: DeviceMatrix,
         cursor: u64,
     ) -> Result<(), Error> {
-        // What a ring of this capacity does at cursor 0, and so, turned on, at any other.
+        // The copy of a ring at cursor 0, to which the kernel adds the word.
         let mut from_row_0 = Ring {
             capacity: ring.rows,
             fill: 0,

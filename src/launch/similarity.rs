@@ -1,11 +1,4 @@
-//! Forward, value-and-gradient and backward as sequences of launches.
-//!
-//! ```text
-//! positives            z₊ of every anchor, and whether any element is not finite
-//! statistics, combine  lse⁻, and the offsets and masses of rows, where a gradient needs them first
-//! gradient…, finish    dq and dk; the pass over the anchors of a one-way loss finds lse on its way
-//! reduce               loss and ∂loss/∂s
-//! ```
+//! The settings of the contrast verbs and of top-k, and how work is cut into splits and chunks.
 
 use super::{Arithmetic, Device, Floats, kernels};
 use crate::element::DType;
@@ -14,22 +7,22 @@ use crate::error::Error;
 /// Rows of a tile of logits.
 pub(super) const TILE: usize = kernels::STATISTICS[0].rows;
 
-/// Anchor tiles whose column statistics are kept before they are added up: with 128 rows a tile,
-/// 256 bytes a candidate. NT-Xent may keep one or two more.
+/// Anchor tiles whose partial column statistics are stored before a launch adds them up: 8 bytes a candidate and tile.
+/// NT-Xent may store one or two more.
 const COLUMN_SPLITS: usize = 32;
 
-/// How the verbs of a contrast are computed, and on what.
+/// Computes the verbs of a contrast and top-k on a device, with these settings.
 pub(crate) struct Similarity<'d, D: Device> {
     pub(super) device: &'d D,
     /// Bytes for a chunk of weights or scores.
     pub(super) budget: usize,
-    /// Anchor tiles whose column statistics are kept before they are added up.
+    /// [`COLUMN_SPLITS`]; tests set fewer.
     pub(super) column_splits: usize,
-    /// Whether f32 inputs are rounded to tf32, in place of three products.
+    /// Whether f32 inputs are rounded to tf32 instead of multiplied as three products of tf32.
     tf32: bool,
     /// Whether logits that no gradient needs are products of e4m3.
     fp8: bool,
-    /// Whether kernels for one architecture are left aside.
+    /// Whether the portable kernels serve on sm_90a too.
     pub(super) portable: bool,
 }
 
@@ -69,7 +62,7 @@ impl<'d, D: Device> Similarity<'d, D> {
         Self { fp8, ..self }
     }
 
-    /// Of logits that no gradient needs.
+    /// The arithmetic of logits that no gradient needs: forward and top-k.
     pub(super) fn forward_arithmetic(&self, dtype: DType) -> Result<Arithmetic, Error> {
         if !self.fp8 {
             return Ok(self.arithmetic(dtype));
@@ -80,13 +73,13 @@ impl<'d, D: Device> Similarity<'d, D> {
         Err(Error::Unsupported {
             option: "fp8_scores",
             reason: match self.device.hardware().warpgroups {
-                true => "the portable kernels, which were asked for too, multiply no 8-bit numbers",
-                false => "8-bit numbers are multiplied by `wgmma`, which only sm_90 has",
+                true => "the portable kernels, which were asked for too, multiply no 8-bit types",
+                false => "8-bit types are multiplied by `wgmma`, which only sm_90 has",
             },
         })
     }
 
-    /// Of everything else.
+    /// The arithmetic of everything else.
     pub(super) fn arithmetic(&self, dtype: DType) -> Arithmetic {
         match dtype {
             DType::F32 if self.tf32 => Arithmetic::Tf32,
@@ -101,8 +94,17 @@ impl<'d, D: Device> Similarity<'d, D> {
         Floats::unwritten(self.device, length)
     }
 
-    /// The number of splits of `tiles` tiles, and tiles per split, that make the device finish first. Each of
-    /// `blocks` blocks takes one split; `resident` blocks fit an SM.
+    /// The same, where it is `wanted`.
+    pub(super) fn floats_if(
+        &self,
+        wanted: bool,
+        length: usize,
+    ) -> Result<Option<Floats<D>>, Error> {
+        wanted.then(|| self.floats(length)).transpose()
+    }
+
+    /// The number of splits of `tiles` tiles, and the tiles of a split, with the shortest estimated time. Each of
+    /// `blocks` blocks processes one split; `resident` blocks fit an SM.
     pub(super) fn split(&self, blocks: usize, tiles: usize, resident: usize) -> (u32, u32) {
         self.split_from(1, blocks, tiles, resident)
     }
@@ -128,7 +130,7 @@ impl<'d, D: Device> Similarity<'d, D> {
         (tiles.div_ceil(per_split).max(1) as u32, per_split as u32)
     }
 
-    /// Rows of a chunk of which each needs `row_bytes` of the budget: whole tiles, at least one.
+    /// Rows of a chunk, whose every row takes `row_bytes` of the budget: whole tiles, at least one.
     pub(super) fn chunk(&self, rows: usize, row_bytes: usize) -> usize {
         let fits = (self.budget / row_bytes / TILE).max(1) * TILE;
         fits.min(rows.next_multiple_of(TILE))

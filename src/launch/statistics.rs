@@ -13,20 +13,20 @@ use crate::error::Error;
 /// About as many threads as a device runs at a time.
 const FULL_DEVICE: usize = 1 << 17;
 
-/// Partial sums of statistics, by address.
+/// Partial sums of statistics. Fields without a length are addresses.
 #[derive(Clone, Copy, Default)]
 pub(super) struct Partial {
     pub sums: u64,
     pub splits: u32,
     pub running: u64,
-    /// A word on the device: when it is set, nothing is done. 0: there is none.
+    /// A word on the device: where it is set, the launch does nothing. 0: the launch always runs.
     pub unless: u64,
-    /// Whether other sets come before, in `running`, and after.
+    /// Whether launches before have left sums in `running`, and whether launches after add to them.
     pub follows: bool,
     pub is_followed: bool,
 }
 
-/// The chunk of `count` anchors from `first` on, against all candidates.
+/// Parameters of a tile loop: `count` anchors from `first` on, against all candidates.
 pub(super) fn scores_params<D: Device>(
     prepared: &Prepared<'_, D>,
     first: usize,
@@ -42,7 +42,7 @@ pub(super) fn scores_params<D: Device>(
     }
 }
 
-/// These anchors against these candidates, of no contrast.
+/// Parameters of a tile loop without a contrast, as top-k needs them.
 pub(super) fn rows_params(anchors: Matrix, candidates: Matrix) -> ScoresParams {
     ScoresParams {
         anchors,
@@ -51,7 +51,7 @@ pub(super) fn rows_params(anchors: Matrix, candidates: Matrix) -> ScoresParams {
     }
 }
 
-/// The word that says of weights of two terms whether each needs an exponential of its own; 0 where there is one.
+/// The address of the word that says whether both terms of W need an exponential each; 0 where W has one term.
 pub(super) fn far_word<D: Device>(contrast: &Contrast, flags: &Floats<D>) -> u64 {
     match contrast.is_one_way() {
         true => 0,
@@ -60,7 +60,7 @@ pub(super) fn far_word<D: Device>(contrast: &Contrast, flags: &Floats<D>) -> u64
 }
 
 impl<D: Device> Similarity<'_, D> {
-    /// Buffers for statistics whose `positive` is known.
+    /// Buffers for statistics whose z₊ is known.
     pub(super) fn direction(
         &self,
         prepared: &Prepared<'_, D>,
@@ -80,13 +80,11 @@ impl<D: Device> Similarity<'_, D> {
         Ok(Masses {
             offset2: self.floats(rows)?,
             negatives: self.floats(rows)?,
-            positive: (!prepared.contrast().rule().has_one_mass())
-                .then(|| self.floats(rows))
-                .transpose()?,
+            positive: self.floats_if(!prepared.contrast().rule().has_one_mass(), rows)?,
         })
     }
 
-    /// What the rule makes of statistics that are given.
+    /// Offsets and masses of known statistics.
     pub(super) fn masses_of(
         &self,
         prepared: &Prepared<'_, D>,
@@ -98,7 +96,7 @@ impl<D: Device> Similarity<'_, D> {
         Ok(masses)
     }
 
-    /// Completes statistics from `partial.splits` partial sums a row; with no partial sums, from lse⁻.
+    /// Computes lse⁻, offsets and masses from `partial.splits` partial sums a row. With 0 splits lse⁻ is given.
     pub(super) fn combine(
         &self,
         prepared: &Prepared<'_, D>,
@@ -173,7 +171,7 @@ impl<D: Device> Similarity<'_, D> {
                 tiles_per_split: per_split,
                 bound: bound.address(),
                 rows: sums.address(),
-                // Behind those of the rows.
+                // Behind the sums of rows.
                 columns: sums.address() + u64::from(splits) * 8 * count as u64,
                 steps: taken as u32,
                 first_step: first as u32,
@@ -219,7 +217,7 @@ impl<D: Device> Similarity<'_, D> {
         let row_tiles = |rows| self.row_tiles(arithmetic, rows);
         let columns = match symmetric {
             true => {
-                // Of the diagonal: the columns' positives are the rows'.
+                // The positives of CLIP are the diagonal, so column j has the z₊ of row j.
                 let same = self.floats(anchors)?;
                 super::Rowwise::new(self.device).copy(positive.as_matrix(), same.as_matrix())?;
                 let sums = self.floats(2 * row_tiles(chunk) * candidates)?;
@@ -264,7 +262,8 @@ impl<D: Device> Similarity<'_, D> {
         Ok((rows, columns.map(|(columns, ..)| columns)))
     }
 
-    /// Loss and dscale: the loss of `rows` and `columns` where there are any, dscale of ⟨q_i, dq_i⟩ and upstream.
+    /// The loss from `rows` and `columns`, and dscale from ⟨q_i, dq_i⟩ and upstream (`gradient`), where these are
+    /// given.
     pub(super) fn reduce(
         &self,
         prepared: &Prepared<'_, D>,

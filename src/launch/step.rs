@@ -7,27 +7,26 @@
 //! momentum_update      of the key encoder's parameters
 //! enqueue              of the keys
 //! ```
-//! What changes from step to step (scale, momentum, where the queue's next key goes) lies in device
-//! memory; everything else is allocated and written before the first launch.
+//! Scale, momentum and the queue's cursor change from step to step, and lie in device memory. Everything else is
+//! allocated and written before the first launch.
 
+use super::held::Held;
 use super::rowwise::MomentumTable;
-use super::{
-    Device, DeviceMatrix, DeviceMomentum, Floats, Results, Rowwise, Similarity, count, number_bytes,
-};
+use super::{Device, DeviceMatrix, DeviceMomentum, Floats, Results, Rowwise, Similarity, count};
 use crate::element::DType;
 use crate::engine::Gradients;
 use crate::error::{Error, positive};
 use crate::inputs::Problem;
 use crate::momentum;
 
-/// What a step works on. The caller's memory stays where it is as long as the step is used.
+/// The arguments of a step. The caller's memory stays allocated as long as the step is used.
 pub(crate) struct StepArguments<'a> {
-    /// On rows that are not normalised, but for the queue's, which are the whole ring. Without a scale of the
-    /// problem the step has a place of its own for it, with the contrast's.
+    /// The problem on rows that are not normalised. The rows of the queue are: they are the whole ring. Unless the
+    /// problem has a scale on the device, the step keeps the contrast's there.
     pub problem: &'a Problem<DeviceMatrix>,
     /// The row of the ring that the next key goes to.
     pub cursor: usize,
-    /// Of the inputs as they come, before they are normalised.
+    /// With respect to the inputs as they come, before they are normalised.
     pub gradients: &'a Gradients<DeviceMatrix>,
     pub upstream: f32,
     pub epsilon: f32,
@@ -40,14 +39,14 @@ pub(crate) struct Step<D: Device> {
     sides: Vec<Side>,
     /// On the unit rows of all sides.
     problem: Problem<DeviceMatrix>,
-    /// Of the unit rows.
+    /// With respect to the unit rows.
     gradients: Gradients<DeviceMatrix>,
     tensors: Option<MomentumTable<D>>,
     upstream: f32,
     epsilon: f32,
-    /// s, m, and the bits of the row of the queue that the next key goes to.
+    /// s, m, and the queue's cursor, the row of the next key, as the bits of a u32.
     numbers: Floats<D>,
-    /// The address of s, there or with the caller.
+    /// The address of s, in `numbers` or in the caller's memory.
     scale: u64,
     _held: Vec<D::Buffer>,
 }
@@ -58,33 +57,8 @@ struct Side {
     given: DeviceMatrix,
     unit: DeviceMatrix,
     norms: u64,
-    /// Of the unit rows, and of the rows as given.
+    /// With respect to the unit rows, and to the rows as given.
     gradients: Option<[DeviceMatrix; 2]>,
-}
-
-/// Memory that a step keeps.
-struct Kept<'d, D: Device> {
-    device: &'d D,
-    buffers: Vec<D::Buffer>,
-}
-
-impl<D: Device> Kept<'_, D> {
-    fn unwritten(&mut self, bytes: usize) -> Result<u64, Error> {
-        let buffer = self.device.allocate(bytes)?;
-        let address = D::address(&buffer);
-        self.buffers.push(buffer);
-        Ok(address)
-    }
-
-    /// A buffer for a matrix of the same shape and type, without gaps.
-    fn beside(&mut self, matrix: DeviceMatrix) -> Result<DeviceMatrix, Error> {
-        let bytes = matrix.rows * matrix.dim * number_bytes(matrix.dtype);
-        Ok(DeviceMatrix {
-            address: self.unwritten(bytes)?,
-            stride: matrix.dim,
-            ..matrix
-        })
-    }
 }
 
 impl<D: Device> Step<D> {
@@ -100,13 +74,10 @@ impl<D: Device> Step<D> {
         }
         let epsilon = positive("epsilon", arguments.epsilon)?;
         let m = momentum::check(arguments.momentum.map_or(0.0, |(m, ..)| m))?;
-        let mut kept = Kept {
-            device,
-            buffers: Vec::new(),
-        };
+        let mut held = Held::new(device);
         let of_unit = Gradients::new(
-            kept.beside(gradients.dq)?,
-            gradients.dk.map(|dk| kept.beside(dk)).transpose()?,
+            held.like(gradients.dq)?,
+            gradients.dk.map(|dk| held.like(dk)).transpose()?,
         );
         let cursor = count("queue", arguments.cursor)?;
         let numbers = [problem.contrast().scale(), m, f32::from_bits(cursor)];
@@ -120,11 +91,11 @@ impl<D: Device> Step<D> {
                     "z" | "q" => Some([of_unit.dq, gradients.dq]),
                     _ => of_unit.dk.zip(gradients.dk).map(<[_; 2]>::from),
                 };
-                let unit = kept.beside(given)?;
+                let unit = held.like(given)?;
                 sides.push(Side {
                     given,
                     unit,
-                    norms: kept.unwritten(4 * given.rows)?,
+                    norms: held.unwritten(4 * given.rows)?,
                     gradients,
                 });
                 Ok(unit)
@@ -144,7 +115,7 @@ impl<D: Device> Step<D> {
             epsilon,
             numbers,
             scale,
-            _held: kept.buffers,
+            _held: held.buffers,
         })
     }
 

@@ -1,6 +1,7 @@
 //! The k best candidates of every query.
 
 use super::choice::{BEST, SCORES};
+use super::held::Held;
 use super::kernels::{
     self, LIST_CAPACITY as CAPACITY, LIST_OWNERS as OWNERS, LIST_ROWS as LISTED_ROWS,
 };
@@ -20,7 +21,7 @@ pub(crate) struct DeviceTopK<D: Device> {
 }
 
 impl<D: Device> DeviceTopK<D> {
-    /// Both, read back.
+    /// A copy in host memory.
     pub(crate) fn read(&self, device: &D) -> Result<TopK, Error> {
         let indices = self.indices.read(device)?;
         Ok(TopK {
@@ -30,16 +31,16 @@ impl<D: Device> DeviceTopK<D> {
     }
 }
 
-/// Bytes of the lists of a row: a score and an index each, and how many there are.
+/// Bytes of the lists of a row: a score and an index for each entry, and the lists' lengths.
 const ROW_BYTES: usize = OWNERS * (CAPACITY * 8 + 4);
 /// Tiles of a split whose scores take as much memory as its lists.
 const LEAST_TILES: usize = CAPACITY * 8 / kernels::HOPPER_BEST[0].columns;
-/// Up to this k full lists, 768 entries a row, become less than half when they are pruned to 5k/4 + 4.
+/// The largest k with lists: pruning full lists, 768 entries a row, to 5k/4 + 4 entries then more than halves them.
 const MOST_LISTED: usize = 256;
-/// Entries of a row when it is pruned, usually: three quarters of what makes its lists full.
+/// The usual number of entries of a row when its lists are pruned: three quarters of full lists.
 const PRUNED: usize = OWNERS * 192 * 3 / 4;
 
-/// What is searched for.
+/// The arguments of a search.
 struct Search {
     arithmetic: Arithmetic,
     queries: Matrix,
@@ -48,12 +49,12 @@ struct Search {
     exclude_self: bool,
 }
 
-/// How scores become the best of them.
+/// How the best scores are selected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Selection {
-    /// The tile loop lists those above a bar that rises.
+    /// The tile loop lists the scores above a threshold that rises; a second kernel selects from the lists.
     Listed,
-    /// All are stored.
+    /// The tile loop stores all scores; a second kernel selects from them.
     Stored,
 }
 
@@ -68,7 +69,7 @@ impl<D: Device> Similarity<'_, D> {
         self.top_k_by(None, queries, candidates, k, exclude_self)
     }
 
-    /// The same by one way in particular. Lists are for sm_90a and for k up to `MOST_LISTED`.
+    /// The same with a given selection. Lists are for sm_90a and for k up to `MOST_LISTED`.
     pub(super) fn top_k_by(
         &self,
         selection: Option<Selection>,
@@ -85,7 +86,7 @@ impl<D: Device> Similarity<'_, D> {
                 available,
             });
         }
-        let mut held = Vec::new();
+        let mut held = Held::new(self.device);
         let arithmetic = self.forward_arithmetic(queries.dtype)?;
         let search = Search {
             arithmetic,
@@ -106,7 +107,7 @@ impl<D: Device> Similarity<'_, D> {
         Ok(best)
     }
 
-    /// Lists where they serve and where a split's tiles are enough for them.
+    /// Lists where they serve and take no more memory than stored scores.
     pub(super) fn usual_selection(
         &self,
         arithmetic: Arithmetic,
@@ -120,7 +121,7 @@ impl<D: Device> Similarity<'_, D> {
         }
     }
 
-    /// Of lists.
+    /// By [`Selection::Listed`].
     fn select_listed(&self, search: &Search, best: &DeviceTopK<D>) -> Result<(), Error> {
         let (rows, k) = (search.queries.rows as usize, search.k);
         let candidates = search.candidates.rows as usize;
@@ -133,7 +134,7 @@ impl<D: Device> Similarity<'_, D> {
             cut.splits = tiles.div_ceil(cut.per_split as usize) as u32;
             cut
         };
-        // Rows whose lists there are, times splits.
+        // Rows that have lists: whole groups, whose lists lie together.
         let listed = |count: usize| count.next_multiple_of(LISTED_ROWS);
         let first = listed(chunk.min(rows));
         let most = (self.budget / ROW_BYTES / first).max(1);
@@ -143,7 +144,7 @@ impl<D: Device> Similarity<'_, D> {
         for first in (0..rows).step_by(chunk) {
             let count = chunk.min(rows - first);
             let cut = cut(count, all / listed(count));
-            // A row's own score is listed like any other, and left out later.
+            // With `exclude_self` a row's own score is listed too; the selection leaves it out.
             let kept = k + usize::from(search.exclude_self);
             let params = ScoresParams {
                 lists: lists.address(),
@@ -173,7 +174,7 @@ impl<D: Device> Similarity<'_, D> {
         Ok(())
     }
 
-    /// Of stored scores.
+    /// By [`Selection::Stored`].
     fn select_stored(&self, search: &Search, best: &DeviceTopK<D>) -> Result<(), Error> {
         let (rows, k) = (search.queries.rows as usize, search.k);
         let candidates = search.candidates.rows as usize;
@@ -205,8 +206,9 @@ impl<D: Device> Similarity<'_, D> {
     }
 }
 
-/// Four times what the tiles seen grow by until lists are pruned again: with scores in no order, lists of
-/// 5k/4 + 4 entries then have `PRUNED`. Small k are pruned more often, so that a tile finds less to list.
+/// `growth` of similarity/scores.h: lists that are pruned after t tiles are pruned again after t·(1 + growth/4). With
+/// scores in random order, lists of 5k/4 + 4 entries hold `PRUNED` by then. Lists of a small k are pruned earlier, so
+/// that a tile lists fewer scores.
 fn growth(k: usize) -> usize {
     let left = k + k / 4 + 4;
     (4 * (PRUNED - left) / left).min(60)

@@ -1,8 +1,15 @@
-//! The verbs of a contrast: forward, value_and_grad and backward. Gradients are fused where D fits the registers,
-//! and products of chunks of stored weights elsewhere.
+//! The verbs of a contrast, forward, value_and_grad and backward, as sequences of launches:
+//!
+//! ```text
+//! positives            z₊ of every anchor, and whether any element is not finite
+//! statistics, combine  lse⁻, and the offsets and masses of rows, where a gradient needs them first
+//! gradient…, finish    dq and dk; the pass over the anchors of a one-way loss finds lse on its way
+//! reduce               loss and ∂loss/∂s
+//! ```
+//! Gradients are fused where D fits the registers, and products of chunks of stored weights elsewhere.
 
 use super::chunked::{Softmax, exponent_range};
-use super::gradient::{Finish, Known, Side};
+use super::gradient::{Call, Finish, Known};
 use super::prepared::Prepared;
 use super::results::{DeviceStatistics, Direction, Results};
 use super::similarity::Similarity;
@@ -21,7 +28,7 @@ impl<D: Device> Similarity<'_, D> {
         self.results(prepared, rows, columns, None)
     }
 
-    /// With the loss, and with dscale of ⟨q_i, dq_i⟩ and upstream.
+    /// Reduces the loss, and dscale from ⟨q_i, dq_i⟩ and upstream (`gradient`). Keeps the statistics.
     fn results(
         &self,
         prepared: Prepared<'_, D>,
@@ -44,15 +51,15 @@ impl<D: Device> Similarity<'_, D> {
     ) -> Result<Results<D>, Error> {
         problem.check_gradients(&gradients.dq, gradients.dk.as_ref())?;
         let prepared = self.prepare(problem)?;
-        let side = Side::new(&prepared, upstream, gradients.accumulate);
+        let call = Call::new(&prepared, upstream, gradients.accumulate);
         let positives = self.positives(&prepared)?;
         let is_one_way = problem.contrast().is_one_way();
-        let (rows, columns, dots) = if is_one_way && self.is_fused(&side, gradients.dk.is_some()) {
+        let (rows, columns, dots) = if is_one_way && self.is_fused(&call, gradients.dk.is_some()) {
             let rows = self.direction(&prepared, positives.logits)?;
-            let dots = self.gradient_online(&side, &rows, gradients.dq)?;
+            let dots = self.gradient_online(&call, &rows, gradients.dq)?;
             if let Some(dk) = gradients.dk {
                 let known = self.known(&prepared, &prepared.flags, (&rows.masses, None))?;
-                self.gradient_of_candidates(&side, &known, dk)?;
+                self.gradient_of_candidates(&call, &known, dk)?;
             }
             (rows, None, dots)
         } else if is_one_way {
@@ -62,19 +69,19 @@ impl<D: Device> Similarity<'_, D> {
             let dots = self.floats(prepared.shape.anchors)?;
             let found = (&positives.square_norms, &bound);
             let found = self.exponentials(&prepared, &rows, found, gradients.dk.is_some())?;
-            self.chunked(&side, Softmax::Found(&found), gradients, &dots)?;
+            self.chunked(&call, Softmax::Found(&found), gradients, &dots)?;
             (rows, None, dots)
         } else {
             let (rows, columns) = self.statistics(&prepared, positives)?;
             let of_columns = columns.as_ref().map(|columns| &columns.masses);
             let known = self.known(&prepared, &prepared.flags, (&rows.masses, of_columns))?;
-            let dots = self.gradients_known(&side, &known, gradients)?;
+            let dots = self.gradients_known(&call, &known, gradients)?;
             (rows, columns, dots)
         };
         self.results(prepared, rows, columns, Some((&dots, upstream)))
     }
 
-    /// Returns two numbers, the second of which is dscale.
+    /// Returns two words, the second of which is dscale.
     pub(crate) fn backward(
         &self,
         problem: &Problem<DeviceMatrix>,
@@ -85,7 +92,7 @@ impl<D: Device> Similarity<'_, D> {
         problem.check_gradients(&gradients.dq, gradients.dk.as_ref())?;
         statistics.check(problem)?;
         let prepared = self.prepare(problem)?;
-        let side = Side::new(&prepared, upstream, gradients.accumulate);
+        let call = Call::new(&prepared, upstream, gradients.accumulate);
         let has_columns = problem.contrast().has_columns();
         let (rows, columns) = (&statistics.rows, statistics.columns.as_ref());
         let columns = columns.filter(|_| has_columns);
@@ -100,23 +107,22 @@ impl<D: Device> Similarity<'_, D> {
             }
         };
         let known = self.known(&prepared, flags, masses)?;
-        let dots = self.gradients_known(&side, &known, gradients)?;
-        // The loss is not wanted; what s itself moves is, where it moves anything.
+        let dots = self.gradients_known(&call, &known, gradients)?;
+        // Rows and columns enter dscale through ∂φ/∂s alone, which few rules have.
         let moves = problem.contrast().rule().depends_on_scale();
         let (rows, columns) = (Some(rows).filter(|_| moves), columns.filter(|_| moves));
         self.reduce(&prepared, rows, columns, Some((&dots, upstream)))
     }
 
-    /// dq of a one-way loss, and the statistics that are found on the way: 4NMD FLOPs. Returns
-    /// ⟨q_i, dq_i⟩.
+    /// dq of a one-way loss in 4NMD FLOPs; the same pass completes `statistics`. Returns ⟨q_i, dq_i⟩.
     fn gradient_online(
         &self,
-        side: &Side<'_, D>,
+        call: &Call<'_, D>,
         statistics: &Direction<D>,
         dq: DeviceMatrix,
     ) -> Result<Floats<D>, Error> {
-        let prepared = side.prepared;
-        let sums = self.fused_sums(side, None, false)?;
+        let prepared = call.prepared;
+        let sums = self.fused_sums(call, None, false)?;
         let anchors = prepared.shape.anchors;
         let partial = Partial {
             sums: sums.normalisers.as_ref().map_or(0, Floats::address),
@@ -126,39 +132,39 @@ impl<D: Device> Similarity<'_, D> {
         self.combine(prepared, statistics.buffers(), 0, anchors, partial)?;
         let dots = self.floats(anchors)?;
         let masses = (&statistics.masses, None);
-        self.finish(side, &Finish::whole(&sums, masses, dq, Some(&dots)))?;
+        self.finish(call, &Finish::whole(&sums, masses, dq, Some(&dots)))?;
         Ok(dots)
     }
 
-    /// dk from a known softmax: 4MND FLOPs.
+    /// dk from a known softmax in 4NMD FLOPs.
     fn gradient_of_candidates(
         &self,
-        side: &Side<'_, D>,
+        call: &Call<'_, D>,
         known: &Known<'_, D>,
         dk: DeviceMatrix,
     ) -> Result<(), Error> {
-        let sums = self.fused_sums(side, Some(known), true)?;
-        self.finish(side, &Finish::whole(&sums, known.masses, dk, None))
+        let sums = self.fused_sums(call, Some(known), true)?;
+        self.finish(call, &Finish::whole(&sums, known.masses, dk, None))
     }
 
     /// All gradients from a known softmax. Returns ⟨q_i, dq_i⟩.
     fn gradients_known(
         &self,
-        side: &Side<'_, D>,
+        call: &Call<'_, D>,
         known: &Known<'_, D>,
         gradients: &Gradients<DeviceMatrix>,
     ) -> Result<Floats<D>, Error> {
-        let prepared = side.prepared;
+        let prepared = call.prepared;
         let dots = self.floats(prepared.shape.anchors)?;
-        if !self.is_fused(side, gradients.dk.is_some()) {
-            self.chunked(side, Softmax::Known(known), gradients, &dots)?;
+        if !self.is_fused(call, gradients.dk.is_some()) {
+            self.chunked(call, Softmax::Known(known), gradients, &dots)?;
             return Ok(dots);
         }
-        let sums = self.fused_sums(side, Some(known), false)?;
+        let sums = self.fused_sums(call, Some(known), false)?;
         let finish = Finish::whole(&sums, known.masses, gradients.dq, Some(&dots));
-        self.finish(side, &finish)?;
+        self.finish(call, &finish)?;
         if let Some(dk) = gradients.dk {
-            self.gradient_of_candidates(side, known, dk)?;
+            self.gradient_of_candidates(call, known, dk)?;
         }
         Ok(dots)
     }

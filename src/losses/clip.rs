@@ -52,7 +52,7 @@ impl LogScale {
     pub const MAX_SCALE: f32 = 100.0;
 
     /// Starts at s = 1/temperature and stays at or below [`MAX_SCALE`](Self::MAX_SCALE); CLIP's own
-    /// start is 0.07.
+    /// temperature at the start is 0.07.
     ///
     /// # Errors
     /// [`Error::Scalar`] unless `temperature` is finite and greater than 0.

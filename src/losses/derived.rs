@@ -24,7 +24,7 @@ impl Contrast {
         self.description().directions == Directions::RowsAndColumns
     }
 
-    /// Whether a weight W_ij has one term, the row's: columns have no loss, and are not rows of the same matrix.
+    /// Whether W_ij has one term, exp(z_ij − o_i): columns have no loss, and anchors are not the candidates.
     pub fn is_one_way(&self) -> bool {
         !self.has_columns() && !self.is_shared()
     }
@@ -34,7 +34,8 @@ impl Contrast {
         !self.is_shared() && self.description().keys == Keys::Trained
     }
 
-    /// f in s·∂loss/∂s = f·Σ⟨q_i, dq_i⟩: ½ where anchors are the candidates, so that each logit counts in two rows.
+    /// f in ∂loss/∂s = (f/s)·Σ⟨q_i, dq_i⟩ + Σ w_i·∂φ/∂s: ½ where anchors are the candidates, because each logit
+    /// then counts in two rows.
     pub fn dots_factor(&self) -> f64 {
         if self.is_shared() { 0.5 } else { 1.0 }
     }
@@ -45,7 +46,7 @@ impl Contrast {
         candidates.saturating_sub(others)
     }
 
-    /// Whether the inputs say which candidates are positives, and may say any.
+    /// Whether the inputs say which candidates are positives, and need not say the diagonal.
     pub fn takes_positives(&self) -> bool {
         self.description().positives == PositiveRule::Given && !self.has_columns()
     }

@@ -27,7 +27,7 @@ impl Layout {
 /// Which candidate is an anchor's positive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PositiveRule {
-    /// The other view: row (i + N/2) mod N.
+    /// The other view of the image: row (i + N/2) mod N of the N rows.
     OtherView,
     /// Given with the inputs: [`Positives`](crate::Positives).
     Given,
@@ -47,9 +47,9 @@ pub enum Exclusions {
 /// Which rows and columns of the logits have a loss.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Directions {
-    /// Every anchor among its candidates.
+    /// Rows: the softmax of each anchor over its candidates.
     Rows,
-    /// Half of that, plus half of every candidate among the anchors.
+    /// Half the rows' loss plus half the columns': the softmax of each candidate over the anchors.
     RowsAndColumns,
 }
 

@@ -1,5 +1,5 @@
-//! Dual numbers: values with their derivatives by lse⁻, z₊ and s (forward-mode differentiation). The reference
-//! computes a loss's formula in them, and has its gradient.
+//! Dual numbers: values with their derivatives by lse⁻, z₊ and s (forward-mode differentiation). A loss's formula on
+//! them gives the reference φ and its gradient.
 
 use std::ops::{Add, Mul, Neg, Sub};
 
@@ -26,7 +26,7 @@ impl Dual {
         Self { value, slopes }
     }
 
-    /// The function with this value and slope, by the chain rule.
+    /// f(self), of which `value` is f and `slope` is f′ there: the chain rule.
     fn map(self, value: f64, slope: f64) -> Self {
         Self {
             value,
@@ -67,9 +67,16 @@ impl Dual {
     }
 }
 
-impl Add for Dual {
+impl From<f64> for Dual {
+    fn from(value: f64) -> Self {
+        Self::constant(value)
+    }
+}
+
+impl<T: Into<Self>> Add<T> for Dual {
     type Output = Self;
-    fn add(self, other: Self) -> Self {
+    fn add(self, other: T) -> Self {
+        let other = other.into();
         Self {
             value: self.value + other.value,
             slopes: std::array::from_fn(|i| self.slopes[i] + other.slopes[i]),
@@ -84,10 +91,10 @@ impl Neg for Dual {
     }
 }
 
-impl Sub for Dual {
+impl<T: Into<Self>> Sub<T> for Dual {
     type Output = Self;
-    fn sub(self, other: Self) -> Self {
-        self + -other
+    fn sub(self, other: T) -> Self {
+        self + -other.into()
     }
 }
 
@@ -101,20 +108,6 @@ impl Mul for Dual {
                 self.slopes[i].mul_add(other.value, others)
             }),
         }
-    }
-}
-
-impl Add<f64> for Dual {
-    type Output = Self;
-    fn add(self, other: f64) -> Self {
-        self.map(self.value + other, 1.0)
-    }
-}
-
-impl Sub<f64> for Dual {
-    type Output = Self;
-    fn sub(self, other: f64) -> Self {
-        self + -other
     }
 }
 

@@ -23,9 +23,9 @@ use crate::error::Error;
 /// A row of [`TABLE`].
 #[derive(Debug, Clone, Copy)]
 pub struct Loss {
-    /// As on the command line.
+    /// The name on the command line.
     pub key: &'static str,
-    /// As in the paper.
+    /// The name in the paper.
     pub name: &'static str,
     /// Paper and equation.
     pub source: &'static str,

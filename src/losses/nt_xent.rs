@@ -14,8 +14,9 @@ pub(super) const LOSS: Loss = Loss {
 };
 
 impl Contrast {
-    /// NT-Xent of SimCLR (Chen et al. 2020, equation 1) on [`Inputs::Shared`](crate::Inputs::Shared): 2N
-    /// rows, the positive of row i is row (i+N) mod 2N, every row excludes itself, mean over 2N rows.
+    /// NT-Xent of SimCLR (Chen et al. 2020, equation 1) on [`Inputs::Shared`](crate::Inputs::Shared):
+    /// two views of N images, 2N rows. The positive of row i is row (i+N) mod 2N, every row excludes itself, and
+    /// the loss is the mean over the rows.
     ///
     /// # Errors
     /// [`Error::Scalar`] unless `temperature` is finite and greater than 0.

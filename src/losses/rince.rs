@@ -29,7 +29,7 @@ impl Contrast {
     }
 }
 
-/// (−e^{q z₊} + (λF)^q)/q with F = e^{z₊} + e^{lse⁻}, e^{q z₊} taken out.
+/// (−e^{q z₊} + (λF)^q)/q with F = e^{z₊} + e^{lse⁻}, and e^{q z₊} factored out.
 pub(super) fn row(lse: Dual, z: Dual, q: f32, lambda: f32) -> Dual {
     let (q, lambda) = (f64::from(q), f64::from(lambda));
     let ratio = ((lse - z).softplus() + lambda.ln()) * q;

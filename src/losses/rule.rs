@@ -30,7 +30,7 @@ pub enum RowRule {
     Robust {
         /// q, from 0 (InfoNCE's limit) to 1.
         q: f32,
-        /// λ, the weight of the negatives.
+        /// λ, the factor of the sum over positive and negatives.
         lambda: f32,
     },
     /// ln(1 + Ng·e^{−z₊}), Ng = max((e^{lse⁻} − τ⁺·m·e^{z₊})/(1 − τ⁺), m·e^{−s}), m negatives a row.
@@ -47,7 +47,7 @@ pub struct RowContext {
     pub scale: f64,
     /// m, the negatives of a row.
     pub negatives: f64,
-    /// log of the mean over rows of exp(z₊/(s·σ)), where a rule has weights ([`RowRule::log_mean`]); else 0.
+    /// log of the mean over rows of exp(z₊/(s·σ)), for a rule with σ ([`RowRule::log_mean`]); else 0.
     pub log_mean: f64,
 }
 
@@ -107,7 +107,7 @@ impl RowRule {
         Ok(self)
     }
 
-    /// 1/σ of the weights, where the rule has some.
+    /// 1/σ of DCLW's weights; `None` for a rule without σ.
     pub fn weights(self) -> Option<f64> {
         match self {
             Self::Decoupled { sigma } => sigma.map(|sigma| 1.0 / f64::from(sigma)),
@@ -212,7 +212,7 @@ impl RowRule {
             Self::Debiased { prior } => {
                 let prior = f64::from(prior);
                 let least = row.negatives.ln() - row.scale;
-                // ln of the share that positives among the negatives have of their sum.
+                // ln of the share of e^{lse⁻} that is due to false negatives.
                 let share = prior.ln() + row.negatives.ln() - (lse - z);
                 let raw = lse + (-share.exp()).ln_1p() - (-prior).ln_1p();
                 // `raw` is NaN where that share is above 1.

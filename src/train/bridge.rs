@@ -21,8 +21,9 @@ use super::platform::{Platform, Values};
 use crate::engine::{EvaluationOf, RowsOf};
 use crate::{Engine, Evaluation, Gradients, Problem};
 
-/// Embeddings shorter than this are divided by this instead of their length.
-const NORM_EPSILON: f32 = 1e-12;
+/// Features and embeddings shorter than this are divided by this instead of their length, so that
+/// zeros stay zeros.
+pub(super) const NORM_EPSILON: f32 = 1e-12;
 
 /// The values of a tensor as a vector.
 ///

@@ -20,37 +20,22 @@ pub enum ConfigError {
     /// The file cannot be read.
     #[error("could not read {}: {source}", path.display())]
     Unreadable {
-        /// The file.
         path: PathBuf,
-        /// What the system said.
         source: std::io::Error,
     },
     /// The file is not TOML, or a key or value of it does not fit.
     #[error("{}: {reason}", path.display())]
-    File {
-        /// The file.
-        path: PathBuf,
-        /// Which and why.
-        reason: String,
-    },
+    File { path: PathBuf, reason: String },
     /// The file belongs to another method than the one asked for.
     #[error("{} is for {found}, but the command asks for {asked}", path.display())]
     Method {
-        /// The file.
         path: PathBuf,
-        /// The method in it.
         found: String,
-        /// The method asked for.
         asked: &'static str,
     },
     /// An option of MoCo with another method, or of its queue with a loss without one.
     #[error("{option} belongs to moco; {given} takes its negatives from the batch")]
-    MocoOnly {
-        /// The option.
-        option: &'static str,
-        /// The method or loss.
-        given: String,
-    },
+    MocoOnly { option: &'static str, given: String },
     /// A value of the command line that does not fit.
     #[error("{0}")]
     Argument(String),
@@ -99,12 +84,12 @@ impl Request {
             MethodName::Moco => TrainConfig::moco(),
         };
         let asked = train.method.key();
-        if arguments.method == MethodName::Simclr {
-            if arguments.queue.is_some() {
-                return moco_only("--queue", asked);
-            }
-            if arguments.momentum.is_some() {
-                return moco_only("--momentum", asked);
+        for (option, given) in [
+            ("--queue", arguments.queue.is_some()),
+            ("--momentum", arguments.momentum.is_some()),
+        ] {
+            if given && arguments.method == MethodName::Simclr {
+                return moco_only(option, asked);
             }
         }
         let (path, file) = match &arguments.config {

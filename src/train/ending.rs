@@ -24,7 +24,7 @@ pub struct Ending<'a> {
     pub description: &'a str,
     /// The configuration of the run.
     pub config: &'a RunConfig,
-    /// The same as TOML.
+    /// The configuration as TOML.
     pub config_text: &'a str,
     /// The images.
     pub dataset: &'a Dataset,

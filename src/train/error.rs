@@ -6,38 +6,28 @@ use burn::tensor::DataError;
 
 use super::augment::AugmentError;
 
-/// Why training could not start or go on.
+/// Why training could not start or go on. `argument` is the setting's name, `given` its value.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum TrainError {
     /// A setting outside its range.
     #[error("`{argument}` is {given}; it must be {allowed}")]
     Argument {
-        /// Its name.
         argument: &'static str,
-        /// What was given.
         given: String,
-        /// The range in words.
         allowed: &'static str,
     },
     /// A loss that the method cannot train with.
     #[error("`loss` is {given}; {method} takes {fits}")]
     UnfitLoss {
-        /// Its key.
         given: String,
-        /// The method's name.
         method: &'static str,
         /// The keys of the losses that it can train with.
         fits: String,
     },
     /// Fewer training images than one step takes.
     #[error("`batch` is {batch}, but there are only {images} training images")]
-    TooFewImages {
-        /// Images there are.
-        images: usize,
-        /// Images a step takes.
-        batch: usize,
-    },
+    TooFewImages { images: usize, batch: usize },
     /// The loss or a weight became infinite or not a number.
     #[error(
         "the loss is not finite at step {step}: {cause}; the last good checkpoint, after \
@@ -47,11 +37,9 @@ pub enum TrainError {
     NotFinite {
         /// The step, counted from 1.
         step: u64,
-        /// The likely cause.
         cause: String,
         /// Steps before the checkpoint that is kept.
         saved_step: u64,
-        /// Where that is.
         checkpoint: PathBuf,
     },
     /// A checkpoint could not be written.
@@ -97,17 +85,10 @@ pub enum CheckpointError {
     /// The system refused.
     #[error("checkpoint {}: {source}", path.display())]
     Io {
-        /// The file.
         path: PathBuf,
-        /// What the system said.
         source: std::io::Error,
     },
     /// The file is not a checkpoint of this trainer, or a tensor is missing or has another shape.
     #[error("checkpoint {} is not usable: {reason}", path.display())]
-    Content {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong.
-        reason: String,
-    },
+    Content { path: PathBuf, reason: String },
 }

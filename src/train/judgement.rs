@@ -44,14 +44,13 @@ pub fn judge<P: Platform>(
     let test = &dataset.test;
     let chosen = strided(test.len(), COLLAPSE_IMAGES);
     let embed = |view| {
-        let mut images = vec![0.0f32; chosen.len() * test.image_len()];
         let key = ViewKey {
             seed: config.train.seed,
             step: COLLAPSE_STEP,
             view,
         };
-        augment_batch(&config.augment, test, &chosen, key, &mut images)
-            .map_err(TrainError::from)?;
+        let images =
+            augment_batch(&config.augment, test, &chosen, key).map_err(TrainError::from)?;
         Ok::<_, RunError>(trainer.project(&images, chosen.len())?)
     };
     let (first, second) = (embed(0)?, embed(1)?);

@@ -42,38 +42,26 @@ pub enum RunError {
     Signal(#[from] ctrlc::Error),
     /// Ctrl-C.
     #[error("interrupted; the checkpoint is {}", checkpoint.display())]
-    Interrupted {
-        /// Where it was saved.
-        checkpoint: PathBuf,
-    },
+    Interrupted { checkpoint: PathBuf },
     /// `--require-improvement` for images without labels.
     #[error(
         "--require-improvement compares accuracies, and the images of {data} have no labels{}{notes}",
         if notes.is_empty() { "" } else { ": " }
     )]
     NoLabels {
-        /// The data source.
         data: String,
         /// Notes of the data set, which may tell why.
         notes: String,
     },
     /// `--require-improvement` that is not finite.
     #[error("`--require-improvement` is {required}; it must be finite")]
-    RequiredPoints {
-        /// Points asked for.
-        required: f64,
-    },
+    RequiredPoints { required: f64 },
     /// `--require-improvement` was not reached.
     #[error(
         "held-out kNN is {found:+.1} points above the better baseline; \
          --require-improvement asks for {required}"
     )]
-    NotImproved {
-        /// Points asked for.
-        required: f64,
-        /// Points found.
-        found: f64,
-    },
+    NotImproved { required: f64, found: f64 },
 }
 
 impl RunError {

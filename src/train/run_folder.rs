@@ -30,26 +30,13 @@ pub enum RunFolderError {
     #[error(
         "run folder {} is not empty; name another with --out, or remove it first", path.display()
     )]
-    NotEmpty {
-        /// The folder.
-        path: PathBuf,
-    },
+    NotEmpty { path: PathBuf },
     /// The folder cannot be made or written to.
     #[error("run folder {} cannot be written to: {source}", path.display())]
-    Unwritable {
-        /// The folder.
-        path: PathBuf,
-        /// What the system said.
-        source: io::Error,
-    },
+    Unwritable { path: PathBuf, source: io::Error },
     /// A write failed later.
     #[error("could not write {}: {source}", path.display())]
-    Io {
-        /// The file.
-        path: PathBuf,
-        /// What the system said.
-        source: io::Error,
-    },
+    Io { path: PathBuf, source: io::Error },
 }
 
 /// A folder to write one run into.

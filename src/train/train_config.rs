@@ -192,8 +192,23 @@ impl TrainConfig {
         require("batch", self.batch, "at least 2", self.batch >= 2)?;
         // Beyond these the scale 1/τ leaves the range of f32.
         let temperature = (1e-30..=1e30).contains(&self.temperature);
-        let given = number(self.temperature);
-        require("temperature", given, "between 1e-30 and 1e30", temperature)?;
+        let (rate, decay) = (self.learning_rate, self.weight_decay);
+        let rises = rate.is_finite() && rate > 0.0;
+        let share = (0.0..=1.0).contains(&self.warmup);
+        let pulls = decay.is_finite() && decay >= 0.0;
+        for (argument, given, allowed, holds) in [
+            (
+                "temperature",
+                self.temperature,
+                "between 1e-30 and 1e30",
+                temperature,
+            ),
+            ("learning_rate", rate, "finite and greater than 0", rises),
+            ("warmup", self.warmup, "between 0 and 1", share),
+            ("weight_decay", decay, "finite and at least 0", pulls),
+        ] {
+            require(argument, number(given), allowed, holds)?;
+        }
         self.contrast()?;
         for (argument, size) in [("dim", self.dim), ("hidden", self.hidden)] {
             require(argument, size, "between 1 and 4096", SIZES.contains(&size))?;
@@ -203,23 +218,6 @@ impl TrainConfig {
         require("widths", &given, "a list of 1 to 4 numbers", layers)?;
         let sizes = self.widths.iter().all(|width| SIZES.contains(width));
         require("widths", &given, "numbers between 1 and 4096", sizes)?;
-        let (rate, decay) = (self.learning_rate, self.weight_decay);
-        let rises = rate.is_finite() && rate > 0.0;
-        require(
-            "learning_rate",
-            number(rate),
-            "finite and greater than 0",
-            rises,
-        )?;
-        let share = (0.0..=1.0).contains(&self.warmup);
-        require("warmup", number(self.warmup), "between 0 and 1", share)?;
-        let pulls = decay.is_finite() && decay >= 0.0;
-        require(
-            "weight_decay",
-            number(decay),
-            "finite and at least 0",
-            pulls,
-        )?;
         self.validate_method()
     }
 

@@ -33,9 +33,10 @@ use crate::{KeyQueue, MomentumSchedule};
 
 /// Images encoded at a time outside training.
 const ENCODE_BATCH: usize = 256;
-/// Below this, logits and gradients of 1/τ drive weights out of range at any usual learning rate.
+/// Below this, logits and gradients of size 1/τ drive weights out of range at any usual learning
+/// rate.
 const TINY_TEMPERATURE: f64 = 1e-3;
-/// The same for losses that grow as powers of e^{z₊}.
+/// The limit of losses that grow as powers of e^{z₊}, instead of [`TINY_TEMPERATURE`].
 const TINY_FOR_POWERS: f64 = 1e-2;
 /// Momentum of the optimiser.
 const SGD_MOMENTUM: f64 = 0.9;
@@ -241,8 +242,7 @@ impl<P: Platform> Trainer<P> {
                 step: self.step,
                 view,
             };
-            let mut out = vec![0.0; batch.len() * train.image_len()];
-            augment_batch(&self.augment, train, batch, key, &mut out).map(|()| out)
+            augment_batch(&self.augment, train, batch, key)
         };
         let (first, second) = (draw(0)?, draw(1)?);
         let views = Views {
@@ -346,9 +346,7 @@ impl<P: Platform> Trainer<P> {
         // Nearly equal batches, because a small last one would have poor statistics.
         let batches = set.len().div_ceil(ENCODE_BATCH).max(1);
         for batch in indices.chunks(set.len().div_ceil(batches).max(1)) {
-            let mut images = vec![0.0; batch.len() * set.image_len()];
-            to_float(set, batch, &mut images)?;
-            let (patches, count) = self.grid.tensor::<P::Backend>(&images);
+            let (patches, count) = self.grid.tensor::<P::Backend>(&to_float(set, batch)?);
             let encoded = match &untrained {
                 Some(model) => model
                     .encoder

@@ -19,7 +19,7 @@ pub enum Given {
     Index,
     /// A random candidate; every third anchor has none.
     IndexWithGaps,
-    /// The same by labels, which several candidates may share.
+    /// As [`IndexWithGaps`](Self::IndexWithGaps), by labels, which several candidates may share.
     Labels,
 }
 
@@ -217,8 +217,8 @@ pub struct Case {
     pub reduction: Reduction,
     /// dL/dloss.
     pub upstream: f32,
-    /// Differs between neighbours in the table and between the losses of one shape and kind of data: types
-    /// chosen by it alternate along both.
+    /// Chooses types where a test does not run all: it differs between neighbours in the table, and between the
+    /// losses of one shape and kind of data.
     pub number: usize,
 }
 
@@ -243,7 +243,7 @@ impl fmt::Display for Case {
 const USUAL_SCALE: f32 = 14.285_714;
 
 /// N, M, D: single rows and columns, ragged tails, every range of D that an implementation may treat apart,
-/// several blocks of rows and of columns. Kinds that do not get all get the first [`RAGGED`].
+/// several blocks of rows and of columns. Kinds of [`Extent::Hard`] get the first [`RAGGED`].
 const SHAPES: [(usize, usize, usize); 18] = [
     (1, 7, 3),
     (5, 7, 3),
@@ -301,7 +301,7 @@ const HARD: [Row; 26] = [
 
 const RAGGED: usize = 5;
 
-/// Fused weights, stored weights, an online maximum, and confident rows.
+/// One case each for fused weights, stored weights, a D above 256, and confident rows.
 const FEW: [Row; 4] = [
     (33, 20, 64, USUAL_SCALE, Data::Unit),
     (97, 131, 64, USUAL_SCALE, Data::Unit),

@@ -55,18 +55,10 @@ pub enum Failure {
     Refused(#[from] Error),
     /// Two runs that have to agree bit for bit differ.
     #[error("{verb} {quantity} differs between two runs that have to agree bit for bit")]
-    NotRepeatable {
-        /// The verb.
-        verb: Verb,
-        /// The output.
-        quantity: &'static str,
-    },
+    NotRepeatable { verb: Verb, quantity: &'static str },
     /// A loss that is not NaN though an input is NaN or infinity.
     #[error("the loss is {given} though an input is not finite")]
-    NotNan {
-        /// The loss.
-        given: f32,
-    },
+    NotNan { given: f32 },
 }
 
 /// Runs a problem on each of `engines`, which have to agree bit for bit, and judges every output. An engine

@@ -90,7 +90,7 @@ impl<E: Engine> OnHost<'_, E> {
             },
         )?;
         let (mut matrices, mut indices) = (matrices.iter(), indices.iter());
-        let lost = "the same that were uploaded";
+        let lost = "as many views as uploads";
         call(&problem.try_map(
             |_, rows| memory.rows(matrices.next().expect(lost), rows.rows(), rows.dim()),
             |_, _| memory.vector(indices.next().expect(lost)),

@@ -8,11 +8,11 @@
 //! to the same type: its error is the cost of f32. `rounding` is the error that no implementation in that
 //! arithmetic can rule out; it counts where the plain error of a small output is zero by luck.
 //!
-//! A logit is a sum of D products, computed in f32, then multiplied: with ε the spacing of f32 at 1,
-//! η = ε·max(1 + √D/2, p) and a_ij = Σ_d |q_id·k_jd|, the product is off by about η·a_ij (Higham and
-//! Mary 2019: errors of ε/2 add up like a random walk) and the logit by at most ζ = s·η·max a_ij.
-//! Products of 16-bit inputs are exact, p = 1; of f32 inputs, three products of tf32 leave 3·2⁻²² of
-//! each term, p = 6. The rounding of each output follows:
+//! A logit is a sum of D products, computed in f32, times s. Let ε be the spacing of f32 at 1. A product is off by at
+//! most p·ε of itself: p = 6 for f32 inputs, where three products of tf32 leave 3·2⁻²²; p = 1 for 16-bit inputs,
+//! whose products are exact. With η = ε·max(1 + √D/2, p) and a_ij = Σ_d |q_id·k_jd|, the sum is off by about
+//! η·a_ij (Higham and Mary 2019: errors of ε/2 add up like a random walk), the logit by at most ζ = s·η·max a_ij.
+//! The rounding of each output follows (‖x‖ is the absolute value of a scalar):
 //!
 //! | output | rounding |
 //! |---|---|
@@ -32,7 +32,7 @@ use std::fmt;
 
 use crate::element::{DType, Element};
 
-/// The engine's call.
+/// A verb (method of an engine) whose outputs are judged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Verb {
     /// Loss and statistics.

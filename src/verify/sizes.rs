@@ -14,6 +14,7 @@ pub(super) struct Sizes {
     pub loss: f64,
     /// Σ w_i (|φ_i| + what cancels in it).
     pub loss_terms: f64,
+    /// max Σ |terms of an element| of dq, and of dk.
     pub dq: f64,
     pub dk: f64,
     /// η Σ |dz_ij| a_ij.
@@ -34,7 +35,7 @@ struct Row {
     weight: f64,
     /// |c|, or the change of c in units of ζ.
     positive: f64,
-    /// The same of ∂φ/∂s.
+    /// |∂φ/∂s|, or its change in units of ζ.
     scale: f64,
 }
 

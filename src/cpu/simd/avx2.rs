@@ -5,7 +5,7 @@ use std::arch::x86_64::{
     _mm256_loadu_ps, _mm256_setzero_ps, _mm256_storeu_ps,
 };
 
-use super::{Kernel, Tile, row_loops};
+use super::kernel::{Kernel, Tile, row_loops};
 
 const ROWS: usize = 6;
 const PANEL: usize = 16;

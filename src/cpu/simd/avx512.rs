@@ -6,7 +6,7 @@ use std::arch::x86_64::{
     _mm512_loadu_ps, _mm512_loadu_si512, _mm512_set1_epi32, _mm512_setzero_ps, _mm512_storeu_ps,
 };
 
-use super::{Item, Kernel, Tile, row_loops};
+use super::kernel::{Item, Kernel, Tile, row_loops};
 
 const ROWS: usize = 12;
 const PANEL: usize = 32;

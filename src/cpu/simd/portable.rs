@@ -1,6 +1,6 @@
 //! Plain Rust microkernels: f32 for CPUs without a kernel of their own, bf16 items for tests on any CPU.
 
-use super::{Item, Kernel, Tile};
+use super::kernel::{Item, Kernel, Tile};
 
 const ROWS: usize = 4;
 const PANEL: usize = 16;
@@ -60,4 +60,4 @@ unsafe fn tile<const DEPTH: usize>(tile: Tile) {
     }
 }
 
-super::row_loops!(false);
+super::kernel::row_loops!(false);

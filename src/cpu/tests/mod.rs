@@ -17,24 +17,24 @@ fn kernels() -> impl Iterator<Item = &'static Kernel> {
 
 fn random<T: Element>(rng: &mut ChaCha8Rng, rows: usize, dim: usize) -> Vec<T> {
     let bound = (3.0 / dim as f32).sqrt();
-    let numbers = (0..rows * dim).map(|_| T::from_f32(rng.random_range(-bound..bound)));
-    numbers.collect()
+    let elements = (0..rows * dim).map(|_| T::from_f32(rng.random_range(-bound..bound)));
+    elements.collect()
 }
 
 /// Elements are small whole numbers: every product and sum is exact in any order.
 #[test]
 fn products_are_exact_for_every_tile_shape() {
     let mut rng = ChaCha8Rng::seed_from_u64(1);
-    let mut numbers = |count: usize| -> Vec<f32> {
-        let numbers = (0..count).map(|_| rng.random_range(-8..=8) as f32);
-        numbers.collect()
+    let mut whole = |count: usize| -> Vec<f32> {
+        let elements = (0..count).map(|_| rng.random_range(-8..=8) as f32);
+        elements.collect()
     };
     let workspace = Workspace::default();
     for kernel in kernels() {
         for rows in [1, 2, 3, 5, 6, 7, 11, 12, 13, 25] {
             for columns in [1usize, 15, 16, 17, 31, 32, 33, 70] {
                 for (dim, accumulate) in [(1, false), (2, true), (600, false), (515, true)] {
-                    let (a, b) = (numbers(rows * dim), numbers(columns * dim));
+                    let (a, b) = (whole(rows * dim), whole(columns * dim));
                     let mut storage = Vec::new();
                     let items = row_items(kernel, &a, dim, &mut storage);
                     let left = Left::of_rows(items, dim.div_ceil(kernel.depth));
@@ -112,25 +112,21 @@ fn value_and_grad<T: Element>(
 fn inputs_of_any_alignment_are_accepted() {
     // bf16 items are read as 4-byte words where they are aligned; one of these slices is not.
     let mut rng = ChaCha8Rng::seed_from_u64(3);
-    let numbers = random::<bf16>(&mut rng, 1, 42);
+    let elements = random::<bf16>(&mut rng, 1, 42);
     for kernel in kernels() {
         let engine = CpuEngine::new().with_kernel(kernel);
-        let found = [&numbers[..40], &numbers[1..41]].map(|z| {
+        let found = [&elements[..40], &elements[1..41]].map(|z| {
             let copy = z.to_vec();
             let elsewhere = value_and_grad(&engine, &copy, &copy, 4);
-            assert_eq!(
-                value_and_grad(&engine, z, z, 4),
-                elsewhere,
-                "{}",
-                kernel.name
-            );
+            let here = value_and_grad(&engine, z, z, 4);
+            assert_eq!(here, elsewhere, "{}", kernel.name);
             elsewhere.0
         });
         assert_ne!(found[0], found[1]);
     }
 }
 
-/// A call's memory holds the leavings of earlier calls, which it must not read.
+/// A call's buffers hold what earlier calls left there, which it must not read.
 #[test]
 fn a_used_workspace_changes_nothing() {
     let mut rng = ChaCha8Rng::seed_from_u64(5);

@@ -3,8 +3,6 @@
 use super::stores::{UNTOUCHED, with_gaps};
 use super::*;
 
-/// Rows of a block, and of a tile of b.
-const SIDE: usize = 64;
 /// Blocks of the products: two clusters.
 const BLOCKS: usize = 4;
 /// Rows end within the last block.

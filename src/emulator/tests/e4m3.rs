@@ -34,11 +34,7 @@ pub(crate) fn nearest(x: f32) -> u8 {
             false => best,
         }
     });
-    if x.is_sign_negative() {
-        code | 0x80
-    } else {
-        code
-    }
+    code | u8::from(x.is_sign_negative()) << 7
 }
 
 /// A row's codes and its scale, as rowwise/quantize.cu defines them.

@@ -4,7 +4,6 @@
 mod clusters;
 pub(crate) mod e4m3;
 mod launches;
-mod memory;
 mod products;
 mod stores;
 mod vectors;
@@ -14,9 +13,9 @@ use std::path::Path;
 
 use half::bf16;
 
-pub(crate) use super::device::{EmulatedBuffer, EmulatedDevice, Schedule};
+pub(crate) use super::device::{EmulatedDevice, Schedule};
 pub(crate) use super::engine::{BUDGET, SM_COUNT};
-pub(crate) use memory::Memory;
+pub(crate) use super::memory::Memory;
 
 use crate::error::Error;
 use crate::launch::kernels::Kernel;
@@ -133,6 +132,9 @@ impl Matrix {
         boxes(memory, address, extent, DTYPE_BF16, box_rows)
     }
 }
+
+/// Rows of a block of a product, and of a tile of b.
+const SIDE: usize = 64;
 
 /// Names the first element that differs.
 fn assert_same<T: PartialEq + Debug>(found: &[T], expected: &[T], what: &str) {

@@ -3,7 +3,6 @@
 
 use super::*;
 
-const SIDE: usize = 64;
 const LATE: Order = (Schedule::Late, 0);
 
 /// a·bᵀ, or aᵀ·b across, as the kernel computes it.

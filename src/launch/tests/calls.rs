@@ -1,4 +1,4 @@
-//! Calls that differ in what must not show, and how they are cut up.
+//! Calls that must give the same bits, and how passes are divided.
 
 use approx::{abs_diff_eq, assert_abs_diff_eq};
 
@@ -44,7 +44,7 @@ fn statistics_that_stay_give_the_bits_of_those_that_return() -> Result<(), Error
             let returned = backward(problem, &uploaded)?;
             assert_eq!(kept, returned, "{} D = {dim}", problem.contrast().name());
         }
-        // What another loss made of them is not taken for this one's.
+        // Masses that another loss derived from the statistics are not used.
         let dcl = Contrast::info_nce(0.1)?.with_rule(RowRule::Decoupled { sigma: None })?;
         let dcl = fixture.problem(&dcl)?;
         let from = |other| backward(&dcl, &similarity.forward(other)?.statistics);
@@ -60,7 +60,7 @@ fn statistics_that_stay_give_the_bits_of_those_that_return() -> Result<(), Error
 }
 
 #[test]
-fn which_block_computes_a_piece_does_not_change_it() -> Result<(), Error> {
+fn results_do_not_depend_on_which_block_has_a_work_tile() -> Result<(), Error> {
     // Seven tiles of anchors, and so few candidates that no number of SMs splits them.
     const ANCHORS: usize = 800;
     for dim in [40, 264] {
@@ -131,7 +131,7 @@ fn rows_with_gaps_give_the_bits_of_those_without() -> Result<(), Error> {
 }
 
 #[test]
-fn statistics_of_many_tiles_in_a_row_do_not_depend_on_the_schedule() -> Result<(), Error> {
+fn statistics_of_long_work_tiles_ignore_the_schedule() -> Result<(), Error> {
     // A cluster of two CTAs takes all work tiles, each of three or of four tiles.
     for (rows, dim) in [(700, 40), (700, 264), (800, 40), (800, 264)] {
         in_every_order(&format!("{rows} × {dim}"), |schedule, seed| {
@@ -146,7 +146,7 @@ fn statistics_of_many_tiles_in_a_row_do_not_depend_on_the_schedule() -> Result<(
 }
 
 #[test]
-fn results_do_not_depend_on_the_schedule_or_the_order_of_threads() -> Result<(), Error> {
+fn results_do_not_depend_on_schedule_or_thread_order() -> Result<(), Error> {
     for (dim, hopper) in [(40, false), (264, false), (40, true), (264, true)] {
         let batch = Batch::<half::bf16>::new(90, 150, dim);
         for contrast in [Contrast::nt_xent(0.1)?, Contrast::moco(0.1)?] {
@@ -163,7 +163,7 @@ fn results_do_not_depend_on_the_schedule_or_the_order_of_threads() -> Result<(),
 }
 
 #[test]
-fn products_of_tf32_are_used_when_asked_and_are_off_by_their_rounding() -> Result<(), Error> {
+fn products_of_tf32_are_off_by_their_rounding() -> Result<(), Error> {
     for dim in [48, 128, 200, 300] {
         let memory = Memory::on(device(Schedule::Late, 5, 3, false));
         let unit_rows = |seed| {
@@ -183,14 +183,14 @@ fn products_of_tf32_are_used_when_asked_and_are_off_by_their_rounding() -> Resul
             let share = off.fold(0.0f32, f32::max) / largest(exact);
             assert!((1e-5..1e-2).contains(&share), "{what}, D = {dim}: {share}");
         };
-        // Statistics first, and found on the way.
+        // CLIP finds its statistics first, InfoNCE during the gradient pass.
         for contrast in [Contrast::clip(5.0)?, Contrast::info_nce(0.2)?] {
             let problem = contrast.on(Inputs::pair(q, k))?;
             let run = |tf32| -> Result<_, Error> {
                 let similarity = Similarity::new(device, 0).with_tf32(tf32);
                 let results = similarity.value_and_grad(&problem, 1.0, &gradients)?;
                 let loss = results.read(device)?.loss;
-                Ok((loss, memory.numbers(dq)?, memory.numbers(dk)?))
+                Ok((loss, memory.elements(dq)?, memory.elements(dk)?))
             };
             let (exact, rounded) = (run(false)?, run(true)?);
             judge("dq", &exact.1, &rounded.1);
@@ -208,7 +208,7 @@ fn products_of_tf32_are_used_when_asked_and_are_off_by_their_rounding() -> Resul
 }
 
 #[test]
-fn parts_cover_all_tiles_and_leave_no_part_empty() {
+fn splits_cover_all_tiles_and_none_is_empty() {
     for sm_count in [1, 3, 132] {
         let device = EmulatedDevice::new(Schedule::Late, 0, sm_count);
         let similarity = Similarity::new(&device, 0);
@@ -229,8 +229,8 @@ fn parts_cover_all_tiles_and_leave_no_part_empty() {
 }
 
 #[test]
-fn exponentials_go_without_an_offset_only_where_all_logits_are_bounded() -> Result<(), Error> {
-    // Rows of 16 numbers `size`. With all sizes 1, s⟨q, k⟩ = 32, 46 in base 2; the bound is 80.
+fn exponentials_need_no_offset_where_logits_are_bounded() -> Result<(), Error> {
+    // Rows of 16 elements `size`. With all sizes 1, s⟨q, k⟩ = 32, 46 in base 2; the bound is 80.
     for (q, own, queue, bounded, what) in [
         (1.0, 1.0, 1.0, 1, "all near 1"),
         (1.0, 1.0, 2.0, 0, "a candidate's logit"),

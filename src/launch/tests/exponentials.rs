@@ -1,4 +1,4 @@
-//! How far off gradients are, in f32, from inputs of 16 bits: what tiles round, and whatever the logits.
+//! The error of f32 gradients of bf16 and f16 inputs, whatever the logits.
 
 use half::{bf16, f16};
 
@@ -9,7 +9,7 @@ use crate::launch::params::FitParams;
 use crate::launch::{Device, kernels};
 use crate::losses::RowRule;
 
-/// Unit rows whose cosine with the first axis is `along(row)`, in all other directions at random.
+/// Unit rows whose cosine with the first axis is `along(row)`; their other directions are random.
 fn rows<T: Element>(count: usize, dim: usize, seed: u32, along: impl Fn(usize) -> f32) -> Vec<T> {
     let mut state = seed;
     let mut number = || {
@@ -28,7 +28,7 @@ fn rows<T: Element>(count: usize, dim: usize, seed: u32, along: impl Fn(usize) -
     all
 }
 
-/// So many anchors and candidates, with such cosines.
+/// Anchors, candidates and own keys with these cosines.
 fn batch<T: Element>(
     [anchors, candidates, dim]: [usize; 3],
     of_anchors: impl Fn(usize) -> f32,
@@ -127,7 +127,7 @@ fn gradients_of_f16_have_its_digits_whatever_the_logits() -> Result<(), Error> {
 }
 
 #[test]
-fn gradients_of_f16_have_its_digits_where_candidates_differ_in_length() -> Result<(), Error> {
+fn gradients_of_f16_have_its_digits_at_different_lengths() -> Result<(), Error> {
     // The positives and others are short; the long ones' exponentials are below 2^-24 with one offset.
     const SHORT: usize = 150;
     for length in [0.0, 1.0 / 64.0] {
@@ -157,7 +157,7 @@ fn no_gradient_holds_a_rounded_positive() -> Result<(), Error> {
         Positives::Offset(100),
     ];
     let others = others.map(|positives| (info_nce, positives));
-    // Of both paths, every class of D that is fused, and one that is not.
+    // Every class of D that is fused, of portable and Hopper kernels, and one that is not fused.
     for dim in [40, 100, 200, 300] {
         let batch = batch::<bf16>([70, 150, dim], |_| 0.0, |_| 0.0);
         for (contrast, positives) in losses.into_iter().chain(others) {
@@ -193,8 +193,8 @@ fn gradients_of_every_rule_have_the_digits_of_their_type() -> Result<(), Error> 
 /// A row of the statistics that `fit_exponentials` judges, in base 2: lse⁻, lse and log2 of the anchor's length.
 type Row = [f32; 3];
 
-/// Whether exponentials with the offset stay, and the shift of the anchors' rows. `lengths`: of candidates, how many
-/// powers of two they are apart.
+/// Whether `fit_exponentials` keeps the exponentials with one offset, and the shift of the folded anchors. Lengths of
+/// candidates differ by up to `lengths` powers of two.
 fn fit_of(rows: &[Row], offset: f32, holds: bool, lengths: f32) -> Result<(bool, f32), Error> {
     let memory = Memory::on(EmulatedDevice::new(Schedule::Late, 1, 3));
     let column = |of: fn(&Row) -> f32| memory.upload(&rows.iter().map(of).collect::<Vec<_>>());
@@ -221,13 +221,13 @@ fn fit_of(rows: &[Row], offset: f32, holds: bool, lengths: f32) -> Result<(bool,
     Ok((memory.read::<u32>(fit, 1)? == [1], shift[0]))
 }
 
-/// With candidates of one length.
+/// [`fit_of`] with candidates of one length.
 fn fit(rows: &[Row], offset: f32, holds: bool) -> Result<(bool, f32), Error> {
     fit_of(rows, offset, holds, 0.0)
 }
 
 #[test]
-fn one_offset_serves_f16_where_sums_and_folded_rows_are_in_its_reach() -> Result<(), Error> {
+fn one_offset_serves_f16_where_sums_and_rows_are_in_range() -> Result<(), Error> {
     const NONE: f32 = f32::NEG_INFINITY;
     // Sums of 2^7; the row times its factor is 2^(3 - 10 - 1) long, and to be 2^15.
     assert_eq!(fit(&[[10.0, 10.0, -1.0]], 3.0, true)?, (true, 23.0));

@@ -1,4 +1,4 @@
-//! Forward and top-k with numbers of 8 bits: what the kernels make of them, what it costs.
+//! Forward and top-k in e4m3 against the reference, and what the rounding costs.
 
 use approx::abs_diff_eq;
 use half::{bf16, f16};
@@ -55,7 +55,7 @@ fn batch<T: Element>(
 }
 
 impl<T: Element> Batch<T> {
-    /// The numbers that rows of e4m3 stand for.
+    /// The values of the rows in e4m3.
     pub(super) fn rounded(&self) -> [Dense; 3] {
         self.rows().map(|x| {
             let wide: Vec<f32> = x.contiguous().iter().map(|x| x.to_f32()).collect();
@@ -84,8 +84,7 @@ const ROUNDING: f64 = 0.0625 + 0.00015;
 const PRODUCT_BOUND: f64 = ROUNDING * (2.0 + ROUNDING);
 
 #[test]
-fn forward_is_that_of_the_rounded_rows_and_within_the_bound_of_the_exact_one() -> Result<(), Error>
-{
+fn forward_is_that_of_the_rounded_rows() -> Result<(), Error> {
     fn check<T: Element>() -> Result<(), Error> {
         // Rows that stay in shared memory, up to the longest, and rows that do not; ragged tiles.
         for (shape, scale, clusters) in [
@@ -134,8 +133,7 @@ fn dot(a: &[f64], b: &[f64]) -> f64 {
 }
 
 #[test]
-fn scores_of_top_k_are_those_of_the_rounded_rows_and_within_the_bound_of_the_exact_ones()
--> Result<(), Error> {
+fn scores_of_top_k_are_those_of_the_rounded_rows() -> Result<(), Error> {
     fn check<T: Element>() -> Result<(), Error> {
         for (shape, k) in [([5, 9, 7], 9), ([260, 300, 72], 5), ([20, 515, 530], 12)] {
             let batch = batch::<T>(shape, (6, 0.7), 11);
@@ -249,8 +247,7 @@ fn is_refused<R>(result: Result<R, Error>, expected: &str) -> bool {
 }
 
 #[test]
-fn where_there_are_no_products_of_8_bits_the_option_is_refused_with_the_reason() -> Result<(), Error>
-{
+fn without_8_bit_products_the_option_is_refused() -> Result<(), Error> {
     let batch = Batch::<f32>::new(6, 6, 8);
     let contrast = Contrast::nt_xent(0.1)?;
     let problem = batch.problem(&contrast, Positives::DIAGONAL)?;
@@ -341,8 +338,8 @@ fn what_rounding_costs() -> Result<(), Error> {
                 "| {name} | {dim} | {exact_sums:.1e} | {narrow_sums:.1e} | {:.3} | {loss_error:.1e} | {row_error:.1e} | {recall:.3} |",
                 expected.loss
             );
-            // Errors of different numbers have nothing to do with each other, so they add as squares: two
-            // rows whose numbers are off by a fortieth of themselves, in the mean.
+            // Errors of elements are independent, so their squares add. Each of two rows has elements that are off by
+            // a fortieth of themselves in the mean.
             let share = exact_sums * 40.0 * (dim as f64 / 2.0).sqrt();
             let what = format!("{name} {dim}");
             assert!((0.5..1.5).contains(&share), "{what}: {exact_sums:e}");

@@ -1,4 +1,4 @@
-//! What only a device shows: memory that is counted, statistics and scales that stay there.
+//! The launch layer in the emulator: what the conformance suite does not see.
 
 mod calls;
 mod exponentials;
@@ -15,7 +15,7 @@ mod workspace;
 
 use half::bf16;
 
-use super::{DeviceIndices, DeviceMatrix, Similarity, number_bytes};
+use super::{DeviceIndices, DeviceMatrix, Similarity};
 use crate::contrast::{Contrast, Shape};
 use crate::element::{DType, Element};
 use crate::emulator::tests::{EmulatedDevice, Memory};
@@ -64,7 +64,7 @@ fn engine(schedule: Schedule, seed: u64, hopper: bool) -> EmulatedEngine {
     }
 }
 
-/// What `run` leaves, under every schedule and in several orders of threads.
+/// The result of `run`, which must be the same under every schedule and in several orders of threads.
 fn in_every_order<R: PartialEq + std::fmt::Debug>(
     what: &str,
     run: impl Fn(Schedule, u64) -> Result<R, Error>,
@@ -88,10 +88,10 @@ fn relative_error(x: &[f32], y: &[f64]) -> f64 {
     (square(&mut differences) / square(&mut y.iter().copied())).sqrt()
 }
 
-// ---- On the host
+// ---- In host memory
 
-/// The contrast on those of q, candidates and own keys that it takes; own keys where candidates are to be as many
-/// as anchors.
+/// The contrast on q, candidates and own keys. A loss with columns takes the own keys as candidates, one for each
+/// anchor.
 fn pose<V: View>(
     contrast: &Contrast,
     [q, k, own]: [V; 3],
@@ -108,7 +108,7 @@ struct Batch<T> {
 }
 
 impl<T: Element> Batch<T> {
-    /// Of numbers that do not repeat.
+    /// Elements do not repeat.
     fn new(anchors: usize, candidates: usize, dim: usize) -> Self {
         let rows = [(anchors, 1), (candidates, 2), (anchors, 3)];
         let numbers = rows.map(|(rows, seed)| numbers(rows, dim, seed));
@@ -132,7 +132,7 @@ impl<T: Element> Batch<T> {
         self.rows().map(Dense::from_rows)
     }
 
-    /// What the reference makes of these numbers.
+    /// The reference's result.
     fn expected(
         &self,
         contrast: &Contrast,
@@ -144,7 +144,7 @@ impl<T: Element> Batch<T> {
     }
 }
 
-/// What a call gives, and what it leaves of dq and dk, which are NaN before; dk is empty where the loss has none.
+/// The result of a call, and dq and dk, which are NaN before it. dk is empty where the loss has none.
 fn with_gradients<T: Element, G: Element, R>(
     problem: &Problem<Rows<'_, T>>,
     call: impl FnOnce(Gradients<RowsMut<'_, G>>) -> Result<R, Error>,
@@ -183,7 +183,7 @@ impl Values {
         }
     }
 
-    /// With logits of the rows that are multiplied but for the positives', which are exact.
+    /// Logits are those of the `multiplied` rows, z₊ that of the `exact` rows.
     fn expected(
         contrast: &Contrast,
         [exact, multiplied]: [&[Dense; 3]; 2],
@@ -207,58 +207,7 @@ impl Values {
     }
 }
 
-// ---- On the device
-
-impl Memory {
-    /// An unwritten matrix, with every row after `gap` numbers that are nobody's.
-    fn matrix(
-        &self,
-        [rows, dim]: [usize; 2],
-        dtype: DType,
-        gap: usize,
-    ) -> Result<DeviceMatrix, Error> {
-        let (stride, bytes) = (gap + dim, number_bytes(dtype));
-        Ok(DeviceMatrix {
-            address: self.unwritten(rows * stride * bytes)? + (gap * bytes) as u64,
-            rows,
-            dim,
-            stride,
-            dtype,
-        })
-    }
-
-    /// A matrix that holds `numbers`.
-    fn given<T: Element>(
-        &self,
-        numbers: &[T],
-        dim: usize,
-        gap: usize,
-    ) -> Result<DeviceMatrix, Error> {
-        let matrix = self.matrix([numbers.len() / dim, dim], T::DTYPE, gap)?;
-        for (row, numbers) in numbers.chunks(dim).enumerate() {
-            self.write(matrix.row(row), numbers)?;
-        }
-        Ok(matrix)
-    }
-
-    /// The numbers of a matrix.
-    fn numbers<T: Element>(&self, matrix: DeviceMatrix) -> Result<Vec<T>, Error> {
-        let rows = (0..matrix.rows).map(|row| self.read(matrix.row(row), matrix.dim));
-        Ok(rows.collect::<Result<Vec<_>, _>>()?.concat())
-    }
-
-    fn indices(&self, index: &[u32]) -> Result<DeviceIndices, Error> {
-        let (address, length) = (self.upload(index)?, index.len());
-        Ok(DeviceIndices { address, length })
-    }
-}
-
-impl DeviceMatrix {
-    /// Where a row stands.
-    fn row(&self, row: usize) -> u64 {
-        self.address + (row * self.stride * number_bytes(self.dtype)) as u64
-    }
-}
+// ---- In the emulator's memory
 
 /// Anchors and candidates of bf16, and their gradients; own keys are the anchors.
 struct Fixture {
@@ -307,7 +256,7 @@ impl Fixture {
         self.pose(contrast, Positives::DIAGONAL)
     }
 
-    /// What a call leaves.
+    /// The results of value_and_grad.
     fn run(&self, problem: &Problem<DeviceMatrix>) -> Result<Left, Error> {
         let device = &self.memory.device;
         let results = Similarity::new(device, 0).value_and_grad(problem, 1.0, &self.gradients)?;
@@ -321,7 +270,7 @@ impl Fixture {
             .into_iter()
             .flatten()
         {
-            let numbers = self.memory.numbers::<f32>(matrix)?;
+            let numbers = self.memory.elements::<f32>(matrix)?;
             bits.extend(numbers.into_iter().map(f32::to_bits));
         }
         Ok(bits)

@@ -1,4 +1,4 @@
-//! NT-Xent's statistics, of which each pair of rows is computed once.
+//! NT-Xent's statistics, which compute the logit of each pair of rows once.
 
 use approx::abs_diff_eq;
 use half::{bf16, f16};
@@ -6,14 +6,14 @@ use half::{bf16, f16};
 use super::*;
 use crate::launch::positives::ExponentRange;
 
-/// How the statistics of `rows` rows come about.
+/// How statistics are computed.
 #[derive(Debug, Clone, Copy)]
 struct Way {
     hopper: bool,
     tf32: bool,
     fp8: bool,
     sm_count: u32,
-    /// `Similarity::column_parts`: the fewer, the more launches.
+    /// `Similarity::column_splits`: the fewer, the more launches.
     column_splits: usize,
     schedule: Schedule,
     seed: u64,
@@ -34,7 +34,7 @@ const HOPPER: Way = Way {
     ..PORTABLE
 };
 
-/// Rows of about unit length, of numbers that are exact in all types but e4m3.
+/// Rows of about unit length, whose elements are exact in all types but e4m3.
 fn batch<T: Element>(rows: usize, dim: usize) -> Batch<T> {
     let size = 1.0 / (dim as f32 / 2.0).sqrt();
     let round = |x: f32| T::from_f32((x * size * 64.0).round() / 64.0);
@@ -43,7 +43,7 @@ fn batch<T: Element>(rows: usize, dim: usize) -> Batch<T> {
     Batch { numbers, dim }
 }
 
-/// Temperatures at which their logits have a bound, and have none.
+/// Temperatures at which the logits of [`batch`] are bounded, and are not.
 const TEMPERATURES: [f32; 2] = [1.0, 0.01];
 
 fn forward<T: Element>(way: Way, batch: &Batch<T>, temperature: f32) -> Result<Evaluated, Error> {

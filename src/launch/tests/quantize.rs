@@ -4,6 +4,7 @@ use half::{bf16, f16};
 
 use super::*;
 use crate::emulator::tests::e4m3::{self, quantized};
+use crate::launch::held::Held;
 use crate::launch::kernels::Kernel;
 use crate::launch::{Device, Launch};
 
@@ -29,8 +30,7 @@ fn boundaries() -> Vec<f32> {
 }
 
 #[test]
-fn conversion_to_e4m3_is_to_the_nearest_of_two_as_near_the_even_and_never_past_the_largest()
--> Result<(), Error> {
+fn conversion_to_e4m3_rounds_to_nearest_even_and_saturates() -> Result<(), Error> {
     let mut x = boundaries();
     for size in [479.9, 480.0, 1e5, f32::MAX, f32::INFINITY] {
         x.extend([size, -size]);
@@ -51,11 +51,11 @@ fn conversion_to_e4m3_is_to_the_nearest_of_two_as_near_the_even_and_never_past_t
 }
 
 /// Holds the rows that `quantize_rows` makes of a matrix against the definition, bit for bit, padding included. The
-/// matrix's rows lie `gap` numbers apart, `gap` numbers after the start of an allocation.
+/// matrix's rows lie `gap` elements apart, `gap` elements after the start of an allocation.
 fn compare<T: Element>(x: &[T], dim: usize, gap: usize, sm_count: u32) -> Result<(), Error> {
     let memory = Memory::on(EmulatedDevice::new(Schedule::Late, 3, sm_count));
     let (rows, matrix) = (x.len() / dim, memory.given(x, dim, gap)?);
-    let mut held = Vec::new();
+    let mut held = Held::new(&memory.device);
     let found = Similarity::new(&memory.device, 0).quantized(matrix, &mut held)?;
     let row_bytes = dim.next_multiple_of(16);
     assert_eq!(found.row_bytes as usize, row_bytes);
@@ -81,7 +81,7 @@ fn compare<T: Element>(x: &[T], dim: usize, gap: usize, sm_count: u32) -> Result
 #[test]
 fn rows_are_rounded_by_the_definition_bit_for_bit() -> Result<(), Error> {
     fn check<T: Element>() -> Result<(), Error> {
-        // One number a row up to 1,024 and beyond; whole quads and not; several rows a warp.
+        // One element a row up to 1,024 and beyond; whole quads and not; several rows a warp.
         for (dim, sm_count) in [
             (1, 1),
             (7, 1),

@@ -1,4 +1,4 @@
-//! How a warp takes its rows does not show in the results.
+//! The number of rows that a warp holds does not change the results.
 
 use approx::abs_diff_eq;
 use half::{bf16, f16};
@@ -12,7 +12,7 @@ const EPSILON: f32 = 1e-3;
 /// y, the norms and dx.
 type Left<O> = (Vec<O>, Vec<f32>, Vec<f32>);
 
-/// Both kernels, with the rows cut up for `sm_count` SMs.
+/// Both kernels, on a device of `sm_count` SMs.
 fn run<T: Element, O: Element>(
     x: &[T],
     dy: &[f32],
@@ -30,9 +30,9 @@ fn run<T: Element, O: Element>(
     rowwise.normalize(given, unit, lengths, EPSILON)?;
     rowwise.normalize_backward(unit, lengths, of_unit, of_given, EPSILON)?;
     Ok((
-        memory.numbers(unit)?,
+        memory.elements(unit)?,
         memory.read(lengths.0, ROWS)?,
-        memory.numbers(of_given)?,
+        memory.elements(of_given)?,
     ))
 }
 
@@ -67,7 +67,7 @@ fn compare<T: Element, O: Element>(dim: usize) -> Result<(), Error> {
         let several = run::<T, O>(&x, &dy, dim, sm_count, 0)?;
         assert!(bits(&several) == expected, "D = {dim}, {sm_count}");
     }
-    // Rows that lie at no whole quads, one number at a time.
+    // Rows that are not aligned quads are read element by element.
     let single = run::<T, O>(&x, &dy, dim, 1, 1)?;
     let close = |a: f32, b: f32, spacing: f32| {
         a.to_bits() == b.to_bits()
@@ -88,8 +88,8 @@ fn compare<T: Element, O: Element>(dim: usize) -> Result<(), Error> {
 }
 
 #[test]
-fn rows_that_a_warp_takes_together_have_the_bits_of_rows_alone() -> Result<(), Error> {
-    // Ends within a warp's quads and at them, and D that are not held.
+fn rows_that_share_a_warp_have_the_bits_of_rows_alone() -> Result<(), Error> {
+    // Rows that end within a warp's quads and at them, and rows too long for registers.
     for dim in [4, 128, 132, 256, 516, 1024, 1028] {
         compare::<f32, f32>(dim)?;
         compare::<bf16, bf16>(dim)?;

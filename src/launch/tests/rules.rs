@@ -40,7 +40,7 @@ fn listed(values: RowValues) -> [f64; 5] {
     [value, offset, negatives, positive, scale]
 }
 
-/// What the kernels make of the first `first` rows, in the same order; and what rows depend on, in f64.
+/// The kernels' values of the first `first` rows, in the order of [`listed`]; and the context of the rule, in f64.
 fn found(
     rule: RowRule,
     rows: &RowStatistics,
@@ -49,13 +49,7 @@ fn found(
     let memory = Memory::on(EmulatedDevice::new(Schedule::Mixed, 3, 3));
     let device = &memory.device;
     let count = rows.len();
-    let matrix = |rows| DeviceMatrix {
-        address: 1 << 30,
-        rows,
-        dim: 4,
-        stride: 4,
-        dtype: DType::F32,
-    };
+    let matrix = |rows| DeviceMatrix::new(1 << 30, [rows, 4], DType::F32);
     let contrast = Contrast::moco(1.0 / SCALE)?.with_rule(rule)?;
     let matrices = [count, CANDIDATES, count].map(matrix);
     let problem = contrast.pose(matrices, Positives::DIAGONAL)?;
@@ -119,7 +113,7 @@ fn every_rule_has_the_digits_of_f64() -> Result<(), Error> {
             let lse = f64::from(rows.negatives_lse[row]);
             let z = f64::from(rows.positive[row]);
             let expected = listed(rule.values(lse, z, &context));
-            // What numbers of f32 do not tell apart.
+            // The change of each value when lse⁻ or z₊ changes by the rounding of f32.
             let step = f64::from(f32::EPSILON) * (lse.abs() + z.abs() + 1.0);
             let near = [(step, 0.0), (-step, 0.0), (0.0, step), (0.0, -step)]
                 .map(|(of_lse, of_z)| listed(rule.values(lse + of_lse, z + of_z, &context)));
@@ -150,7 +144,7 @@ fn every_rule_has_the_digits_of_f64() -> Result<(), Error> {
 }
 
 #[test]
-fn rows_with_nothing_to_tell_apart_have_no_loss() -> Result<(), Error> {
+fn rows_without_negatives_or_positive_have_no_loss() -> Result<(), Error> {
     const NONE: f32 = f32::NEG_INFINITY;
     let rows = RowStatistics {
         negatives_lse: vec![NONE, 2.0, NONE, f32::NAN, 2.0, f32::NAN, 1.0],

@@ -1,5 +1,5 @@
-//! Candidates that are a shard of a larger problem: anchors without a positive among them, statistics that are
-//! merged, gradients that add up.
+//! Candidates that are a shard of a larger problem: anchors without a positive in the shard, merged statistics, sums of
+//! gradients.
 
 use half::{bf16, f16};
 
@@ -148,7 +148,7 @@ fn merged_statistics_are_made_into_weights_anew() -> Result<(), Error> {
             Ok((dscale.read(device)?[1], fixture.gradients()?))
         };
         let of_shard = backward(&merged)?;
-        // What a graph that was recorded before reads stays as it was.
+        // A graph that was recorded before the merge still reads the offsets of that time.
         let offsets = |statistics: &DeviceStatistics<EmulatedDevice>| {
             let derived = statistics.derived.as_ref();
             derived.expect("as long as these").rows.offset2.read(device)
@@ -178,7 +178,7 @@ fn shards_of_candidates_add_up_to_the_whole() -> Result<(), Error> {
             // Logits as far from 0 whatever the length of rows.
             let contrast = Contrast::info_nce(dim as f32 / 120.0)?.with_rule(rule)?;
             let expected = batch.expected(&contrast, Positives::DIAGONAL)?;
-            // Of terms that cancel: the engine's own has as many digits.
+            // The terms of dscale cancel, so it is compared with the engine's own value for the whole.
             let whole = batch.problem(&contrast, Positives::DIAGONAL)?;
             let (whole, _) =
                 with_gradients::<_, f32, _>(&whole, |to| engine.value_and_grad(&whole, 1.0, to))?;

@@ -12,7 +12,7 @@ use crate::queue::KeyQueue;
 const EPSILON: f32 = 1e-12;
 const UPSTREAM: f32 = 3.0;
 
-/// What a step is to leave, in bits: loss and dscale, dq, dk.
+/// Results of a step, as bits: loss and dscale, dq, dk.
 type Left = ([u32; 2], Vec<u32>, Option<Vec<u32>>);
 
 fn memory(seed: u64) -> Memory {
@@ -145,7 +145,7 @@ fn compare<T: Element>(
             let to = RowsMut::new(&mut unit, anchors, dim)?;
             engine.normalize(of_keys, to, &mut norms, EPSILON)?;
             engine.enqueue(&mut queue, Rows::new(&unit, anchors, dim)?)?;
-            assert_eq!(memory.numbers::<T>(k)?, queue.storage(), "{what}");
+            assert_eq!(memory.elements::<T>(k)?, queue.storage(), "{what}");
         }
     }
     Ok(())
@@ -164,7 +164,7 @@ fn a_step_gives_the_bits_of_its_verbs_one_by_one() -> Result<(), Error> {
 }
 
 #[test]
-fn a_step_updates_the_key_encoder_with_the_momentum_of_the_moment() -> Result<(), Error> {
+fn each_step_updates_the_key_encoder_with_its_momentum() -> Result<(), Error> {
     const LENGTHS: [usize; 3] = [5000, 1, 77];
     let memory = memory(12);
     let z = memory.given::<f32>(&numbers(4, 8, 1), 8, 0)?;

@@ -1,4 +1,4 @@
-//! Lists of the best scores hold what all stored scores hold.
+//! Top-k from lists gives the bits of top-k from stored scores.
 
 use half::{bf16, f16};
 

@@ -43,7 +43,7 @@ fn one_exponential_serves_where_no_lse_is_far_from_zero() -> Result<(), Error> {
                 let run = |word: u32| -> Result<Vec<f32>, Error> {
                     memory.write(far, &[word])?;
                     similarity.backward(&problem, &forward.statistics, 1.0, &gradients)?;
-                    memory.numbers(dq)
+                    memory.elements(dq)
                 };
                 let (one, two) = (run(0)?, run(1)?);
                 assert!(two.iter().all(|x| x.is_finite()), "{name}");
@@ -54,7 +54,7 @@ fn one_exponential_serves_where_no_lse_is_far_from_zero() -> Result<(), Error> {
                 }
                 let two: Vec<f64> = two.into_iter().map(f64::from).collect();
                 let off = relative_error(&one, &two);
-                // Weights that lie near the middle of two numbers of bf16 are rounded to one or the other.
+                // A weight near the middle of two bf16 values may be rounded to either.
                 assert!(off <= 1e-4, "{name}: {off}");
             }
         }

@@ -1,4 +1,4 @@
-//! What calls take of a pool, and what was announced.
+//! The bytes that a call takes are those that `workspace_bytes` announced.
 
 use half::{bf16, f16};
 
@@ -49,7 +49,7 @@ fn a_call_takes_exactly_the_memory_that_was_announced() -> Result<(), Error> {
     fn check_type<T: Element>() -> Result<(), Error> {
         for contrast in contrasts()? {
             let dk = contrast.has_dk();
-            // D that need padding and that do not, fused and in several chunks.
+            // D with and without padding; fused and in several chunks.
             for dim in [7, 64, 264] {
                 for work in [
                     Work::Forward,

@@ -8,10 +8,10 @@ use super::*;
 fn document() -> String {
     let mut text = String::from(
         "# The losses\n\n\
-         `infonce::losses::TABLE`, a row a loss; a test compares this page with it. z₊ is the positive's logit, lse⁻ the \
-         log-sum-exp of the m negatives, s = 1/τ; RINCE's q, λ, τ⁺, σ and margin (in logits) are hyper-parameters. The loss \
-         is the mean over rows, or half the sum of the means over rows and over columns. Every engine has each, in f32, f16 \
-         and bf16. `Contrast::with_rule` combines any formula with any inputs, such as DCL with a queue.\n\n\
+         This page is `infonce::losses::TABLE`; a test compares the two. z₊ is the positive's logit, lse⁻ the log-sum-exp of \
+         the m negatives' logits, s = 1/τ. Hyper-parameters: q, λ of RINCE, τ⁺ of debiased, σ of DCLW, margin (logits). The \
+         loss is the mean over rows; with *rows and columns*, half the sum of both means. Every engine computes each loss in \
+         f32, f16 and bf16. `Contrast::with_rule` combines any formula with any inputs, such as DCL with a queue.\n\n\
          | loss | key | a row's loss | inputs | gradients | default τ | source |\n\
          |---|---|---|---|---|---:|---|\n",
     );

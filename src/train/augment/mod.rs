@@ -46,30 +46,26 @@ impl ViewKey {
     }
 }
 
-/// Draws one random view of each of the images `set[indices]` into `out`,
-/// `[indices.len(), channels, height, width]` (NCHW), f32 in [-1, 1]: values in [0, 1] are
+/// Draws one random view of each of the images `set[indices]`:
+/// `[indices.len(), channels, height, width]` (NCHW), f32 in [-1, 1]. Values in [0, 1] are
 /// normalised with mean ½ and standard deviation ½. Views have the images' own size.
 ///
 /// # Errors
-/// [`AugmentError`] on a parameter out of range, an index outside the set or an `out` of the wrong
-/// length; `out` is then untouched.
+/// [`AugmentError`] on a parameter out of range or an index outside the set.
 pub fn augment_batch(
     config: &AugmentConfig,
     set: &ImageSet,
     indices: &[usize],
     key: ViewKey,
-    out: &mut [f32],
-) -> Result<(), AugmentError> {
+) -> Result<Vec<f32>, AugmentError> {
     config.validate()?;
     if let Some(&given) = indices.iter().find(|&&index| index >= set.len()) {
         let images = set.len();
         return Err(AugmentError::IndexOutOfRange { given, images });
     }
-    let (given, expected) = (out.len(), indices.len() * set.image_len());
-    if given != expected {
-        return Err(AugmentError::OutputLength { given, expected });
-    }
-    out.par_chunks_exact_mut(set.image_len().max(1))
+    let mut views = vec![0.0; indices.len() * set.image_len()];
+    views
+        .par_chunks_exact_mut(set.image_len().max(1))
         .zip(indices)
         .enumerate()
         .for_each_init(
@@ -88,20 +84,19 @@ pub fn augment_batch(
                 }
             },
         );
-    Ok(())
+    Ok(views)
 }
 
-/// Writes the images `set[indices]` without any change into `out`, in the layout and normalisation
-/// of [`augment_batch`].
+/// The images `set[indices]` without any change, in the layout and normalisation of
+/// [`augment_batch`].
 ///
 /// # Errors
-/// [`AugmentError`] on an index outside the set or an `out` of the wrong length; `out` is then
-/// untouched.
-pub fn to_float(set: &ImageSet, indices: &[usize], out: &mut [f32]) -> Result<(), AugmentError> {
+/// [`AugmentError`] on an index outside the set.
+pub fn to_float(set: &ImageSet, indices: &[usize]) -> Result<Vec<f32>, AugmentError> {
     // A view without any change does not depend on its key.
     let [seed, step, view] = [0; 3];
     let key = ViewKey { seed, step, view };
-    augment_batch(&AugmentConfig::default(), set, indices, key, out)
+    augment_batch(&AugmentConfig::default(), set, indices, key)
 }
 
 #[cfg(test)]
@@ -144,17 +139,14 @@ mod tests {
 
     fn batch(config: &AugmentConfig, set: &ImageSet, key: ViewKey) -> Vec<f32> {
         let indices: Vec<usize> = (0..set.len()).rev().collect();
-        let mut out = vec![f32::NAN; set.pixels.len()];
-        augment_batch(config, set, &indices, key, &mut out).unwrap();
-        out
+        augment_batch(config, set, &indices, key).unwrap()
     }
 
     #[test]
     fn the_plain_view_is_the_image_in_planes() {
         for channels in [1, 3] {
             let set = random_set(channels);
-            let mut plain = vec![f32::NAN; set.image_len()];
-            to_float(&set, &[3], &mut plain).unwrap();
+            let plain = to_float(&set, &[3]).unwrap();
             let plane = set.height * set.width;
             for (place, &value) in plain.iter().enumerate() {
                 let byte = set.image(3)[place % plane * channels + place / plane];
@@ -204,17 +196,15 @@ mod tests {
     fn wrong_arguments_are_refused_by_name() {
         let set = random_set(1);
         let config = AugmentConfig::default();
-        let mut out = vec![0.0; set.image_len()];
         let broken = AugmentConfig {
             flip: Some(FlipConfig { probability: 2.0 }),
             ..config.clone()
         };
-        let mut refused = |config, indices: &[usize], words| {
-            let error = augment_batch(config, &set, indices, KEY, &mut out).unwrap_err();
+        let refused = |config, indices: &[usize], words| {
+            let error = augment_batch(config, &set, indices, KEY).unwrap_err();
             assert!(error.to_string().contains(words), "{error}");
         };
         refused(&config, &[7], "image index 7 is outside a set of 7 images");
-        refused(&config, &[0, 1], "out holds 120 values, expected 240");
         refused(&broken, &[0], "flip.probability is 2");
     }
 }

@@ -13,23 +13,15 @@ pub enum DataError {
     /// The operating system refused or failed to read something that exists.
     #[error("could not read {}: {source}", path.display())]
     Io {
-        /// The file or directory.
         path: PathBuf,
-        /// What the system said.
         source: std::io::Error,
     },
     /// A file or directory that the source needs is not there.
     #[error("{} is missing: expected {wanted}", path.display())]
-    Missing {
-        /// Where it was looked for.
-        path: PathBuf,
-        /// What should have been there.
-        wanted: String,
-    },
+    Missing { path: PathBuf, wanted: String },
     /// What was found is not what the format, the other half of the set or this crate allows.
     #[error("{} {found}, {allowed}", path.display())]
     Unfit {
-        /// The file or folder.
         path: PathBuf,
         /// What was found, such as "holds 27 bytes".
         found: String,
@@ -38,26 +30,17 @@ pub enum DataError {
     },
     /// The contents contradict themselves.
     #[error("{} is damaged: {reason}", path.display())]
-    Damaged {
-        /// The file.
-        path: PathBuf,
-        /// What does not fit.
-        reason: String,
-    },
+    Damaged { path: PathBuf, reason: String },
     /// The system refused or failed to read an image file.
     #[error("could not read {}: {source} ({SKIP})", path.display())]
     UnreadableImage {
-        /// The file.
         path: PathBuf,
-        /// What the system said.
         source: std::io::Error,
     },
     /// An image file that does not decode.
     #[error("{} cannot be decoded as an image: {source} ({SKIP})", path.display())]
     Undecodable {
-        /// The file.
         path: PathBuf,
-        /// What the decoder said.
         source: image::ImageError,
     },
 }

@@ -39,7 +39,6 @@ pub enum DataSource {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("unknown data source {given:?}: allowed are {FORMS}, with DIR not empty")]
 pub struct ParseDataSourceError {
-    /// What was given.
     pub given: String,
 }
 

@@ -6,13 +6,11 @@
 //! from this crate's fused similarity and top-k.
 
 use super::statistics;
+use crate::train::bridge::NORM_EPSILON;
 use crate::{CpuEngine, Engine, Matrix, Rows, RowsMut};
 
 /// τ in the vote's weight exp(similarity/τ).
 pub const TEMPERATURE: f32 = 0.1;
-
-/// Smaller norms are replaced by this, so that an all-zero feature stays zero.
-const NORM_EPSILON: f32 = 1e-12;
 
 /// k for a number of training images: 200 from 10,000 on, 20 below, at most all of them.
 pub fn neighbours_for(training_images: usize) -> usize {

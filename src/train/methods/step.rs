@@ -26,7 +26,7 @@ impl Views<'_> {
         self.first.len() / self.grid.image_len()
     }
 
-    /// The same with first and second views exchanged.
+    /// These views with first and second exchanged.
     pub(super) fn swapped(self) -> Self {
         Self {
             first: self.second,

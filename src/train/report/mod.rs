@@ -12,9 +12,7 @@ use image::{ImageFormat, RgbImage};
 #[derive(Debug, thiserror::Error)]
 #[error("could not draw {picture}: {reason}")]
 pub struct ReportError {
-    /// The picture.
     pub picture: &'static str,
-    /// What the drawing library said.
     pub reason: String,
 }
 

@@ -25,16 +25,9 @@ pub fn strip(set: &ImageSet, augment: &AugmentConfig, seed: u64) -> Result<Vec<u
 
 fn draw(set: &ImageSet, augment: &AugmentConfig, seed: u64) -> Drawn<Vec<u8>> {
     let chosen = strided(set.len(), COLUMNS);
-    let mut rows = vec![vec![0.0f32; chosen.len() * set.image_len()]; ROWS];
-    to_float(set, &chosen, &mut rows[0])?;
-    for (view, row) in (0..).zip(&mut rows[1..]) {
-        let key = ViewKey {
-            seed,
-            step: 0,
-            view,
-        };
-        augment_batch(augment, set, &chosen, key, row)?;
-    }
+    let step = 0;
+    let view = |view| augment_batch(augment, set, &chosen, ViewKey { seed, step, view });
+    let rows: [Vec<f32>; ROWS] = [to_float(set, &chosen)?, view(0)?, view(1)?];
 
     let (width, height) = (set.width + GAP, set.height + GAP);
     let (all_width, all_height) = (chosen.len() * width - GAP, ROWS * height - GAP);

@@ -68,11 +68,7 @@ pub(super) fn load(directory: &Path, seed: u64, skip: bool) -> Result<Dataset, D
     };
     if let Some(first) = unreadable.first() {
         let (count, first) = (unreadable.len(), first.display());
-        let (files, were) = if count == 1 {
-            ("file", "was")
-        } else {
-            ("files", "were")
-        };
+        let (files, were) = [("files", "were"), ("file", "was")][usize::from(count == 1)];
         notes.push(format!(
             "{count} {files} could not be read and {were} left out, the first is {first}"
         ));

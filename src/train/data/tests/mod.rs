@@ -13,6 +13,7 @@ use tempfile::TempDir;
 use super::division::divide;
 use super::files::access_error;
 use super::{DataError, Dataset, ImageSet, LoadOptions, load};
+use crate::train::testing::contains;
 
 /// Files in a directory of their own, and the source that names them, in which `DIR` is that
 /// directory.
@@ -63,9 +64,7 @@ impl Files {
         let error = self.try_load().unwrap_err();
         let message = error.to_string();
         assert!(!error.is_io(), "{message}");
-        for word in words {
-            assert!(message.contains(word), "{word} is not in {message}");
-        }
+        contains(&message, words);
     }
 }
 
