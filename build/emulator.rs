@@ -17,9 +17,7 @@ pub fn build(sources: &Sources, out_dir: &Path) {
         .ok_or_else(|| COMPILER_MISSING.to_owned())
         .and_then(|compiler| library(sources, &compiler, &out_dir.join("emulator")));
     if let Err(message) = built {
-        for line in message.lines().filter(|line| !line.trim().is_empty()) {
-            println!("cargo::error={line}");
-        }
+        jobs::report(&message);
     }
 }
 
@@ -96,7 +94,7 @@ fn library(sources: &Sources, compiler: &cc::Tool, folder: &Path) -> Result<(), 
         .map_err(|error| error.to_string())
 }
 
-/// What the compiler calls itself, so that another one is not taken for it.
+/// What the compiler calls itself. Fingerprints have it, so that another compiler builds anew.
 fn version(compiler: &cc::Tool) -> String {
     let output = Command::new(compiler.path()).arg("--version").output();
     output.map_or_else(

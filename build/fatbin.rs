@@ -1,6 +1,6 @@
-//! The kernels as CUDA images: one fatbin per source, with what runs on sm_80 to sm_89, on sm_90 and,
-//! as PTX that the driver compiles, on what comes after. Writes `images.rs` and
-//! `resources.rs`, which the crate includes, and `kernels.txt`, for people.
+//! The kernels as CUDA images: one fatbin per source, with machine code for sm_80 to sm_89 and for sm_90, and
+//! PTX, which the driver compiles for later architectures. Writes `images.rs` and `resources.rs`, which the crate
+//! includes.
 
 use std::collections::BTreeSet;
 use std::fmt::Write;
@@ -12,8 +12,8 @@ use super::jobs::{self, Done};
 use super::layouts;
 use super::list::List;
 use super::nvcc::{self, Nvcc, Search};
-use super::ptxas::{self, Resources};
-use super::sass;
+use super::ptxas::{self, KernelResources};
+use super::sass::{self, MachineCode};
 use super::sources::Sources;
 
 /// sm_90a, not sm_90: warpgroup products and their registers exist only under the first name.
@@ -24,7 +24,7 @@ const ARCHITECTURES: [&str; 3] = [
 ];
 const OPTIONS: [&str; 5] = ["-std=c++17", "-O3", "-lineinfo", "-Xptxas=-v", "-fatbin"];
 const OLDEST: (u32, u32) = (12, 0);
-/// A fifth of the size, for a few milliseconds where an image is loaded.
+/// Images get smaller, and loading takes longer.
 const COMPRESSED: &str = "-compress-mode=size";
 const OLDEST_THAT_COMPRESSES: (u32, u32) = (12, 8);
 
@@ -37,19 +37,9 @@ pub fn build(sources: &Sources, list: &List, out_dir: &Path, documentation_only:
     {
         println!("cargo::rerun-if-env-changed={name}");
     }
-    let images = if documentation_only {
-        Ok(Vec::new())
-    } else {
-        Search::here().nvcc().and_then(|nvcc| {
-            let images = compile(sources, &nvcc, &out_dir.join("cuda"))?;
-            Ok(images
-                .into_iter()
-                .map(|image| {
-                    let code = sass::disassemble(&nvcc.path, &image.output);
-                    (image, code.unwrap_or_default())
-                })
-                .collect())
-        })
+    let images = match documentation_only {
+        true => Ok(Vec::new()),
+        false => compile(sources, &out_dir.join("cuda")),
     };
     let written = images.and_then(|images| {
         let kernels = resources(&images, list)?;
@@ -57,43 +47,35 @@ pub fn build(sources: &Sources, list: &List, out_dir: &Path, documentation_only:
         Ok(kernels)
     });
     match written {
-        Ok(kernels) => {
-            for k in &kernels {
-                let (kernel, architecture) = (&k.kernel, &k.architecture);
-                if k.spill_stores + k.spill_loads > 0 {
-                    println!(
-                        "cargo::warning=the kernel {kernel} spills registers on {architecture}: {} bytes stored, {} loaded",
-                        k.spill_stores, k.spill_loads
-                    );
-                }
-                // What the fused gradients are built for, which the assembler may undo.
-                let fused = k.kernel.starts_with("hopper_gradient");
-                if fused
-                    && k.machine_code
-                        .is_some_and(|code| code.exponentials_beside_products == 0)
-                {
-                    println!(
-                        "cargo::warning=the exponentials of {} wait for its products",
-                        k.kernel
-                    );
-                }
-                if k.product_waits > 0 {
-                    println!(
-                        "cargo::warning=products of the kernel {kernel} wait on {architecture} where its source does not"
-                    );
-                }
-            }
-        }
-        Err(message) => {
-            for line in message.lines().filter(|line| !line.trim().is_empty()) {
-                println!("cargo::error={line}");
-            }
-        }
+        Ok(kernels) => kernels.iter().for_each(warn),
+        Err(message) => jobs::report(&message),
     }
 }
 
-fn compile(sources: &Sources, nvcc: &Nvcc, folder: &Path) -> Result<Vec<Done>, String> {
-    let version = version(nvcc)?;
+fn warn(k: &KernelResources) {
+    let (kernel, architecture) = (&k.kernel, &k.architecture);
+    if k.spill_stores + k.spill_loads > 0 {
+        println!(
+            "cargo::warning=the kernel {kernel} spills registers on {architecture}: {} bytes stored, {} loaded",
+            k.spill_stores, k.spill_loads
+        );
+    }
+    // Fused gradients overlap exponentials with products; the assembler may undo that.
+    let waits = |code: MachineCode| code.exponentials_beside_products == 0;
+    if kernel.starts_with("hopper_gradient") && k.machine_code.is_some_and(waits) {
+        println!("cargo::warning=the exponentials of {kernel} wait for its products");
+    }
+    if k.product_waits > 0 {
+        println!(
+            "cargo::warning=products of the kernel {kernel} wait on {architecture} where its source does not"
+        );
+    }
+}
+
+/// The images, each with its machine code as text where there are tools to read it.
+fn compile(sources: &Sources, folder: &Path) -> Result<Vec<(Done, String)>, String> {
+    let nvcc = Search::here().nvcc()?;
+    let version = version(&nvcc)?;
     if let Some(full) = nvcc::full_release(&version) {
         println!("cargo::rustc-env=INFONCE_NVCC={full}");
     }
@@ -126,7 +108,11 @@ fn compile(sources: &Sources, nvcc: &Nvcc, folder: &Path) -> Result<Vec<Done>, S
     {
         println!("cargo::warning={warning}");
     }
-    Ok(images)
+    let with_code = images.into_iter().map(|image| {
+        let code = sass::disassemble(&nvcc.path, &image.output);
+        (image, code.unwrap_or_default())
+    });
+    Ok(with_code.collect())
 }
 
 fn version(nvcc: &Nvcc) -> Result<String, String> {
@@ -149,8 +135,8 @@ fn version(nvcc: &Nvcc) -> Result<String, String> {
 }
 
 /// All kernels of all images and their machine code. An image has the kernels that the list has of its source.
-fn resources(images: &[(Done, String)], list: &List) -> Result<Vec<Resources>, String> {
-    let mut kernels: Vec<Resources> = Vec::new();
+fn resources(images: &[(Done, String)], list: &List) -> Result<Vec<KernelResources>, String> {
+    let mut kernels: Vec<KernelResources> = Vec::new();
     for (image, code) in images {
         let mut parsed = ptxas::parse(&image.log);
         for (name, code) in sass::parse(code) {
@@ -177,7 +163,7 @@ fn resources(images: &[(Done, String)], list: &List) -> Result<Vec<Resources>, S
     Ok(kernels)
 }
 
-fn write(out_dir: &Path, images: &[(Done, String)], kernels: &[Resources]) -> io::Result<()> {
+fn write(out_dir: &Path, images: &[(Done, String)], kernels: &[KernelResources]) -> io::Result<()> {
     let mut text = String::from("&[\n");
     for (image, _) in images {
         let _ = writeln!(
@@ -190,27 +176,9 @@ fn write(out_dir: &Path, images: &[(Done, String)], kernels: &[Resources]) -> io
     fs::write(out_dir.join("images.rs"), text)?;
 
     let mut text = String::from("&[\n");
-    for k in kernels {
-        let _ = writeln!(
-            text,
-            "KernelResources {{ kernel: {:?}, architecture: {:?}, registers: {}, spill_stores: {}, spill_loads: {}, \
-             stack: {}, shared: {}, barriers: {}, product_waits: {}, machine_code: {:?} }},",
-            k.kernel,
-            k.architecture,
-            k.registers,
-            k.spill_stores,
-            k.spill_loads,
-            k.stack,
-            k.shared,
-            k.barriers,
-            k.product_waits,
-            k.machine_code
-        );
+    for kernel in kernels {
+        let _ = writeln!(text, "{kernel:?},");
     }
     text.push_str("]\n");
-    fs::write(out_dir.join("resources.rs"), text)?;
-    let table = ptxas::table(kernels);
-    // Cargo shows it with -vv.
-    println!("{table}");
-    fs::write(out_dir.join("kernels.txt"), table)
+    fs::write(out_dir.join("resources.rs"), text)
 }

@@ -1,9 +1,8 @@
-//! Runs compilers side by side, and not at all for what has not changed.
+//! Runs compilers in parallel, and only for sources that have changed.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::{fs, io, thread};
 
 /// One compiler call. `output` carries a fingerprint of everything that the call depends on in its
@@ -35,18 +34,10 @@ pub struct Done {
 pub fn run(jobs: Vec<Job>) -> Result<Vec<Done>, String> {
     let threads = std::env::var("NUM_JOBS").ok().and_then(|n| n.parse().ok());
     let threads = threads.unwrap_or(1usize).clamp(1, jobs.len().max(1));
-    let jobs: Vec<Mutex<Job>> = jobs.into_iter().map(Mutex::new).collect();
-    let next = AtomicUsize::new(0);
-    let work = || {
-        let mut done = Vec::new();
-        while let Some(job) = jobs.get(next.fetch_add(1, Ordering::Relaxed)) {
-            // Each job is taken once, so the lock is never waited for.
-            let mut job = job.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-            done.push(finish(&mut job));
-        }
-        done
-    };
-    let mut results = thread::scope(|scope| {
+    let jobs = Mutex::new(jobs.into_iter());
+    let take = || jobs.lock().ok()?.next();
+    let work = || std::iter::from_fn(take).map(finish).collect::<Vec<_>>();
+    let results = thread::scope(|scope| {
         let workers: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
         let results = workers
             .into_iter()
@@ -54,10 +45,10 @@ pub fn run(jobs: Vec<Job>) -> Result<Vec<Done>, String> {
         results.flatten().collect::<Vec<_>>()
     });
 
-    let failures: Vec<String> = results
-        .iter_mut()
-        .filter_map(|r| r.as_mut().err())
-        .map(std::mem::take)
+    let failures: Vec<&str> = results
+        .iter()
+        .filter_map(|it| it.as_ref().err())
+        .map(|it| &**it)
         .collect();
     if !failures.is_empty() {
         return Err(failures.join("\n"));
@@ -67,7 +58,7 @@ pub fn run(jobs: Vec<Job>) -> Result<Vec<Done>, String> {
     Ok(done)
 }
 
-fn finish(job: &mut Job) -> Result<Done, String> {
+fn finish(mut job: Job) -> Result<Done, String> {
     let log_file = job.output.with_extension("log");
     let done = |log| Done {
         source: job.source.clone(),
@@ -96,6 +87,13 @@ fn finish(job: &mut Job) -> Result<Done, String> {
     let keep = || fs::write(&log_file, &log).and_then(|()| fs::rename(&partial, &job.output));
     keep().map_err(|error| failed(&error))?;
     Ok(done(log))
+}
+
+/// Prints a message as errors of the build, one a line.
+pub fn report(message: &str) {
+    for line in message.lines().filter(|line| !line.trim().is_empty()) {
+        println!("cargo::error={line}");
+    }
 }
 
 /// Deletes from `folder` what earlier versions of the sources left there.

@@ -1,5 +1,5 @@
-//! Holds the declarations of src/launch/params.rs to the kernels' own: in place of each source a compiler gets a text
-//! that includes it and asserts what is declared twice. A source still compiles alone.
+//! Checks that structures and codes of src/launch/params.rs agree with the kernels'. In place of each source a compiler
+//! gets a text that includes the source and asserts sizes, offsets and values. A source still compiles alone.
 
 use std::fmt::Write;
 use std::fs;

@@ -8,7 +8,7 @@ pub struct Kernel {
     pub name: String,
     /// Its name without type and D.
     pub family: String,
-    /// As the name has it; "": the kernel has no type, and no tile.
+    /// As in the name, such as `bf16`; "": the kernel has no type, and no tile.
     pub arithmetic: &'static str,
     /// Path below `kernels/`.
     pub source: String,
@@ -25,27 +25,28 @@ pub struct List {
     pub kernels: Vec<Kernel>,
 }
 
-/// Columns behind the name.
+/// The columns of a row of kernels with a tile, and of the others.
 const TILED: &str = "dim rows columns stages threads resident cluster shared_bytes";
 const PLAIN: &str = "threads min_blocks shared_bytes";
-/// The macros of rows, the types of a row's kernels, and its columns.
-const MACROS: [[&str; 3]; 5] = [
-    ["INFONCE_FOUR_TYPES", "bf16 f16 f32 tf32", TILED],
-    ["INFONCE_16_BIT", "bf16 f16", TILED],
-    ["INFONCE_32_BIT", "f32 tf32", TILED],
-    ["INFONCE_8_BIT", "e4m3", TILED],
-    ["INFONCE_PLAIN", "", PLAIN],
+/// The macros of rows with a tile, and the types of a row's kernels.
+const TYPES: [[&str; 2]; 3] = [
+    ["INFONCE_16_BIT", "bf16 f16"],
+    ["INFONCE_32_BIT", "f32 tf32"],
+    ["INFONCE_8_BIT", "e4m3"],
 ];
+
+/// The types of a row's kernels, and its values by column.
+type Row = (&'static str, Vec<(&'static str, u32)>);
 
 /// The constants and kernels of the file's text; an error names the line and what stands there.
 pub fn parse(text: &str) -> Result<List, String> {
-    let (mut list, mut source) = (List::default(), "");
+    let mut list = List::default();
+    // A macro's name and its rows, of each macro of rows.
+    let mut macros: Vec<(&str, Vec<Row>)> = Vec::new();
     for (index, line) in text.lines().enumerate() {
         let line = line.trim_end_matches('\\').trim();
         let failed = |reason| format!("kernels/list.h:{}: `{line}`: {reason}", index + 1);
-        if let Some((_, named)) = line.split_once("---- ") {
-            source = named.split_whitespace().next().unwrap_or_default();
-        }
+        let (code, source) = line.split_once("//").unwrap_or((line, ""));
         let constant = ["constexpr int ", "constexpr uint32_t "];
         if let Some(constant) = constant.iter().find_map(|start| line.strip_prefix(start)) {
             let (name, rest) = constant.split_once(" = ").unwrap_or((constant, ""));
@@ -53,21 +54,32 @@ pub fn parse(text: &str) -> Result<List, String> {
             let value = number(name, value).map_err(failed)?;
             list.constants.push((name.into(), value));
         }
-        // What has NAME is no row, but the macro of some.
-        let row = line.rsplit_once("(BUILD, ");
-        let Some((start, row)) = row.filter(|(_, row)| !row.starts_with("NAME")) else {
-            continue;
-        };
-        let of_row = MACROS.iter().find(|[name, ..]| start.ends_with(name));
-        let [_, types, columns] =
-            of_row.ok_or_else(|| failed("no macro makes rows like this".into()))?;
-        for arithmetic in types.split(' ') {
-            let kernel = Kernel::parse(row, columns, arithmetic, source).map_err(failed)?;
-            if list.kernels.iter().any(|other| other.name == kernel.name) {
-                let name = kernel.name;
-                return Err(failed(format!("there is another kernel called {name}")));
-            }
-            list.kernels.push(kernel);
+        if let Some((name, _)) = line.split_once("(BUILD, NAME)") {
+            macros.push((name.trim_start_matches("#define "), Vec::new()));
+        }
+        // What has `...` makes rows, and is none.
+        let row = code.rsplit_once("(BUILD, NAME, ");
+        if let Some((start, row)) = row.filter(|(_, row)| !row.contains("...")) {
+            let types = TYPES.iter().find(|[name, _]| start.ends_with(name));
+            let [_, types] = types.ok_or_else(|| failed("no macro makes rows like this".into()))?;
+            let values = values(row, TILED).map_err(failed)?;
+            let (_, rows) = macros
+                .last_mut()
+                .ok_or_else(|| failed("no macro has this row".into()))?;
+            rows.push((types, values));
+        }
+        if let Some((name, family)) = code.split_once("(INFONCE_ROW, ") {
+            let rows = macros.iter().find(|(other, _)| *other == name);
+            let (_, rows) = rows.ok_or_else(|| failed("no macro has rows for this".into()))?;
+            let family = family.trim_end().trim_end_matches(')');
+            list.add(family, source, rows).map_err(failed)?;
+        }
+        let plain = code
+            .strip_prefix("struct ")
+            .and_then(|it| it.split_once(" : Plain<"));
+        if let Some((name, row)) = plain {
+            let values = values(row, PLAIN).map_err(failed)?;
+            list.add(name, source, &[("", values)]).map_err(failed)?;
         }
     }
     Ok(list)
@@ -80,35 +92,22 @@ fn number(what: &str, given: &str) -> Result<u32, String> {
         .map_err(|_| format!("{what} is `{given}`, and has to be a whole number"))
 }
 
-impl Kernel {
-    fn parse(
-        row: &str,
-        columns: &'static str,
-        arithmetic: &'static str,
-        source: &str,
-    ) -> Result<Self, String> {
-        let mut cells = row.trim_end_matches(')').split(',').map(str::trim);
-        let family = cells.next().unwrap_or_default();
-        let (cells, names): (Vec<&str>, Vec<_>) = (cells.collect(), columns.split(' ').collect());
-        let (given, needed) = (cells.len(), names.len());
-        if given != needed {
-            return Err(format!(
-                "{given} of {needed} columns stand behind the name: {columns}"
-            ));
-        }
-        let named = names.into_iter().zip(cells);
-        let values = named.map(|(column, cell)| Ok((column, number(column, cell)?)));
-        let mut kernel = Self {
-            name: String::new(),
-            family: family.into(),
-            arithmetic,
-            source: source.into(),
-            values: values.collect::<Result<_, String>>()?,
-        };
-        kernel.name = kernel.label(arithmetic);
-        Ok(kernel)
+/// What stands in each column of a row, up to its bracket.
+fn values(row: &str, columns: &'static str) -> Result<Vec<(&'static str, u32)>, String> {
+    let cells = row.split([')', '>']).next().unwrap_or_default().split(',');
+    let (given, needed) = (cells.clone().count(), columns.split(' ').count());
+    if given != needed {
+        return Err(format!(
+            "{given} of {needed} columns stand behind the name: {columns}"
+        ));
     }
+    let named = columns.split(' ').zip(cells);
+    named
+        .map(|(column, cell)| Ok((column, number(column, cell)?)))
+        .collect()
+}
 
+impl Kernel {
     /// Its name, with this in place of the type.
     pub fn label(&self, arithmetic: &str) -> String {
         match self.value("dim") {
@@ -141,6 +140,27 @@ impl Kernel {
 }
 
 impl List {
+    /// Adds a family: a kernel of each type of each row.
+    fn add(&mut self, family: &str, source: &str, rows: &[Row]) -> Result<(), String> {
+        for (types, values) in rows {
+            for arithmetic in types.split(' ') {
+                let mut kernel = Kernel {
+                    name: String::new(),
+                    family: family.into(),
+                    arithmetic,
+                    source: source.trim().into(),
+                    values: values.clone(),
+                };
+                kernel.name = kernel.label(arithmetic);
+                if self.kernels.iter().any(|other| other.name == kernel.name) {
+                    return Err(format!("there is another kernel called {}", kernel.name));
+                }
+                self.kernels.push(kernel);
+            }
+        }
+        Ok(())
+    }
+
     /// The list as Rust: a constant for each constant and each family.
     pub fn rust(&self) -> String {
         let mut text = String::new();

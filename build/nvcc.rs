@@ -21,11 +21,18 @@ pub const VARIABLES: [&str; 7] = [
     "CONDA_PREFIX",
 ];
 
-/// A compiler and the folders of headers that its own installation does not know of.
+/// A compiler, and folders of headers that it does not search by itself.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Nvcc {
     pub path: PathBuf,
     pub includes: Vec<PathBuf>,
+}
+
+impl From<PathBuf> for Nvcc {
+    fn from(path: PathBuf) -> Self {
+        let includes = Vec::new();
+        Self { path, includes }
+    }
 }
 
 /// Where to look.
@@ -60,20 +67,16 @@ impl Search {
     /// # Errors
     /// One line that says how to get one; or that the variable NVCC names none.
     pub fn nvcc(&self) -> Result<Nvcc, String> {
-        let plain = |path: PathBuf| Nvcc {
-            path,
-            includes: Vec::new(),
-        };
         if let Some(named) = self.variables.get("NVCC").filter(|value| !value.is_empty()) {
             let found = self.on_path(Path::new(named));
             let wrong = || format!("NVCC is {}, and there is no such program", named.display());
-            return found.map(plain).ok_or_else(wrong);
+            return found.map(Nvcc::from).ok_or_else(wrong);
         }
         let found = self
             .on_path(Path::new("nvcc"))
             .or_else(|| self.in_toolkit());
         found
-            .map(plain)
+            .map(Nvcc::from)
             .or_else(|| self.in_python())
             .ok_or_else(missing)
     }
@@ -87,26 +90,25 @@ impl Search {
     }
 
     fn in_toolkit(&self) -> Option<PathBuf> {
-        let named = ["CUDA_HOME", "CUDA_PATH", "CUDA_ROOT"].into_iter();
-        let named = named
-            .filter_map(|name| self.variables.get(name))
-            .map(PathBuf::from);
+        // `cuda` is the default where there are several.
         let usual = self.toolkit_parents.iter().flat_map(|parent| {
-            // `cuda` is the default where there are several; then the newest by number.
-            let mut versions = folders(parent, "cuda-");
-            versions.sort_by_key(|path| std::cmp::Reverse(version_of(path)));
-            std::iter::once(parent.join("cuda")).chain(versions)
+            std::iter::once(parent.join("cuda")).chain(folders(parent, "cuda-"))
         });
-        named
+        self.named(&["CUDA_HOME", "CUDA_PATH", "CUDA_ROOT"])
             .chain(usual)
             .find_map(|toolkit| executable(toolkit.join("bin/nvcc")))
     }
 
+    /// The folders that these variables name.
+    fn named(&self, variables: &[&str]) -> impl Iterator<Item = PathBuf> {
+        let values = variables
+            .iter()
+            .filter_map(|name| self.variables.get(*name));
+        values.map(PathBuf::from)
+    }
+
     fn in_python(&self) -> Option<Nvcc> {
-        let named = ["VIRTUAL_ENV", "CONDA_PREFIX"].into_iter();
-        let named = named
-            .filter_map(|name| self.variables.get(name))
-            .map(PathBuf::from);
+        let named = self.named(&["VIRTUAL_ENV", "CONDA_PREFIX"]);
         let environments = named.chain(self.projects.iter().map(|project| project.join(".venv")));
         let packages = environments.flat_map(|environment| {
             let mut versions = folders(&environment.join("lib"), "python");
@@ -120,28 +122,20 @@ impl Search {
             .find_map(|packages| {
                 let nvidia = packages.join("nvidia");
                 // CUDA 13's packages share a folder as a toolkit does; CUDA 12's have one each.
-                let mut shared = folders(&nvidia, "cu");
-                shared.sort_by_key(|path| std::cmp::Reverse(version_of(path)));
-                let shared = shared
-                    .into_iter()
-                    .find_map(|toolkit| executable(toolkit.join("bin/nvcc")));
-                shared
-                    .map(|path| Nvcc {
+                let mut shared = folders(&nvidia, "cu").into_iter();
+                let shared = shared.find_map(|toolkit| executable(toolkit.join("bin/nvcc")));
+                shared.map(Nvcc::from).or_else(|| {
+                    let path = executable(nvidia.join("cuda_nvcc/bin/nvcc"))?;
+                    let includes = ["cuda_runtime", "cuda_cccl", "cuda_crt"]
+                        .map(|name| nvidia.join(name).join("include"));
+                    Some(Nvcc {
                         path,
-                        includes: Vec::new(),
+                        includes: includes
+                            .into_iter()
+                            .filter(|folder| folder.is_dir())
+                            .collect(),
                     })
-                    .or_else(|| {
-                        let path = executable(nvidia.join("cuda_nvcc/bin/nvcc"))?;
-                        let includes = ["cuda_runtime", "cuda_cccl", "cuda_crt"]
-                            .map(|name| nvidia.join(name).join("include"));
-                        Some(Nvcc {
-                            path,
-                            includes: includes
-                                .into_iter()
-                                .filter(|folder| folder.is_dir())
-                                .collect(),
-                        })
-                    })
+                })
             })
     }
 }
@@ -177,6 +171,7 @@ fn executable(path: PathBuf) -> Option<PathBuf> {
     [path, with_suffix].into_iter().find(|path| path.is_file())
 }
 
+/// Folders whose names are `prefix` and a version, the newest first.
 fn folders(parent: &Path, prefix: &str) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(parent).into_iter().flatten().flatten();
     let mut folders: Vec<PathBuf> = entries.map(|entry| entry.path()).collect();
@@ -187,7 +182,7 @@ fn folders(parent: &Path, prefix: &str) -> Vec<PathBuf> {
                 .strip_prefix(prefix)
                 .is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()))
     });
-    folders.sort();
+    folders.sort_by_key(|path| std::cmp::Reverse(version_of(path)));
     folders
 }
 

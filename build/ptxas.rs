@@ -1,12 +1,10 @@
 //! Reads what `ptxas -v` says about each kernel: registers, spills, stack, shared memory.
 
-use std::fmt::Write;
-
 use super::sass::MachineCode;
 
-/// What one kernel takes on one architecture.
+/// What one kernel takes on one architecture. Its debug text is the Rust of the crate's own `KernelResources`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Resources {
+pub struct KernelResources {
     pub kernel: String,
     pub architecture: String,
     /// Per thread.
@@ -15,16 +13,16 @@ pub struct Resources {
     pub spill_stores: u32,
     pub spill_loads: u32,
     pub stack: u32,
-    /// Static bytes per block; dynamic shared memory is chosen at launch.
+    /// Static bytes per block; `kernels/list.h` has the dynamic ones.
     pub shared: u32,
     pub barriers: u32,
-    /// Complaints that products of a warpgroup wait where the source does not ask for it.
+    /// Warnings that `wgmma` waits where the source does not.
     pub product_waits: u32,
-    /// Where there are products of warpgroups, and tools to read it.
+    /// Of a kernel with `wgmma`, where there are tools to read it.
     pub machine_code: Option<MachineCode>,
 }
 
-/// How ptxas complains of that, ahead of the kernels themselves.
+/// Those warnings; ptxas prints them before the kernels.
 const PRODUCT_WAITS: [&str; 3] = [
     "wgmma.mma_async instructions are serialized",
     "warpgroup.wait is injected",
@@ -32,8 +30,8 @@ const PRODUCT_WAITS: [&str; 3] = [
 ];
 
 /// The kernels in the order ptxas compiled them. Lines that say nothing about a kernel are passed over.
-pub fn parse(log: &str) -> Vec<Resources> {
-    let mut kernels: Vec<Resources> = Vec::new();
+pub fn parse(log: &str) -> Vec<KernelResources> {
+    let mut kernels: Vec<KernelResources> = Vec::new();
     let mut waiting: Vec<&str> = Vec::new();
     for line in log.lines() {
         if PRODUCT_WAITS
@@ -48,11 +46,11 @@ pub fn parse(log: &str) -> Vec<Resources> {
             let kernel = quoted.next().unwrap_or_default().to_owned();
             let architecture = quoted.nth(1).unwrap_or_default().to_owned();
             let complaints = waiting.iter().filter(|&&name| name == kernel).count();
-            kernels.push(Resources {
+            kernels.push(KernelResources {
                 product_waits: complaints as u32,
                 kernel,
                 architecture,
-                ..Resources::default()
+                ..KernelResources::default()
             });
             continue;
         }
@@ -80,46 +78,4 @@ fn before(line: &str, unit: &str) -> u32 {
         .filter(|head| head.len() < line.len());
     let digits = number.and_then(|head| head.rsplit(|c: char| !c.is_ascii_digit()).next());
     digits.and_then(|digits| digits.parse().ok()).unwrap_or(0)
-}
-
-/// A table for people, one line per kernel and architecture.
-pub fn table(kernels: &[Resources]) -> String {
-    let width = kernels
-        .iter()
-        .map(|k| k.kernel.len())
-        .max()
-        .unwrap_or(0)
-        .max("kernel".len());
-    let mut text = format!(
-        "{:width$}  {:>7}  {:>9}  {:>12}  {:>11}  {:>7}  {:>8}  {:>10}  {:>10}\n",
-        "kernel",
-        "arch",
-        "registers",
-        "spill stores",
-        "spill loads",
-        "stack B",
-        "shared B",
-        "EX2 beside",
-        "tile loads"
-    );
-    for k in kernels {
-        let of_code = |count: fn(&MachineCode) -> u32| {
-            let code = k.machine_code.as_ref();
-            code.map_or("–".to_owned(), |code| count(code).to_string())
-        };
-        let _ = writeln!(
-            text,
-            "{:width$}  {:>7}  {:>9}  {:>12}  {:>11}  {:>7}  {:>8}  {:>10}  {:>10}",
-            k.kernel,
-            k.architecture,
-            k.registers,
-            k.spill_stores,
-            k.spill_loads,
-            k.stack,
-            k.shared,
-            of_code(|code| code.exponentials_beside_products),
-            of_code(|code| code.tile_loads)
-        );
-    }
-    text
 }

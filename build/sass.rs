@@ -1,13 +1,13 @@
-//! Reads from a kernel's machine code, as `cuobjdump -sass` prints it, what its source means to keep but the
-//! assembler is free to undo.
+//! Counts instructions of a kernel's machine code, as `cuobjdump -sass` prints it: whether the assembler has kept the
+//! order that the source intends.
 
 use std::path::Path;
 use std::process::Command;
 
-/// The only one with products of warpgroups.
+/// The only architecture with `wgmma`.
 pub const ARCHITECTURE: &str = "sm_90a";
 
-/// Of a kernel that multiplies with warpgroups.
+/// Counts of a kernel with `wgmma`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MachineCode {
     /// Exponentials between the issue of products and the wait for the last of them.

@@ -1,4 +1,4 @@
-//! Which files there are, and what each depends on.
+//! The kernels' source files, and the headers that each includes.
 
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};

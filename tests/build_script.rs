@@ -23,7 +23,7 @@ use build::jobs::{self, Job};
 use build::layouts::held;
 use build::list;
 use build::nvcc::{self, Nvcc, Search};
-use build::ptxas::{self, Resources};
+use build::ptxas::{self, KernelResources};
 use build::sass::{self, MachineCode};
 use build::sources::Sources;
 use params::{CODES, LAYOUTS, Layout};
@@ -203,17 +203,17 @@ ptxas info    : Used 10 registers, used 1 barriers, 1024 bytes smem, 368 bytes c
 #[test]
 fn resources_are_read_per_kernel_and_architecture() {
     let expected = [
-        Resources {
+        KernelResources {
             kernel: "gradient".into(),
             architecture: "sm_80".into(),
             registers: 255,
             spill_stores: 784,
             spill_loads: 828,
             stack: 440,
-            ..Resources::default()
+            ..KernelResources::default()
         },
         // The spills of a function that was not inlined count for the kernel.
-        Resources {
+        KernelResources {
             kernel: "normalize".into(),
             architecture: "sm_90a".into(),
             registers: 10,
@@ -228,36 +228,6 @@ fn resources_are_read_per_kernel_and_architecture() {
     ];
     assert_eq!(ptxas::parse(LOG), expected);
     assert_eq!(ptxas::parse("nvcc warning : nothing about kernels\n"), []);
-}
-
-#[test]
-fn the_table_has_a_line_for_each_kernel() {
-    let table = ptxas::table(&ptxas::parse(LOG));
-    let words: Vec<Vec<&str>> = table
-        .lines()
-        .map(|line| line.split_whitespace().collect())
-        .collect();
-    assert_eq!(words.len(), 3);
-    assert_eq!(
-        words[1],
-        [
-            "gradient", "sm_80", "255", "784", "828", "440", "0", "–", "–"
-        ]
-    );
-    assert_eq!(
-        words[2],
-        [
-            "normalize",
-            "sm_90a",
-            "10",
-            "4",
-            "8",
-            "16",
-            "1024",
-            "–",
-            "–"
-        ]
-    );
 }
 
 /// As cuobjdump prints it: a loop of two products, whose exponentials follow the first wait and the second.
@@ -306,29 +276,33 @@ fn a_row_of_the_list_is_a_kernel_of_each_of_its_types() {
 
 #[test]
 fn an_error_of_the_list_names_line_and_row() {
-    let message = |row: &str| list::parse(&format!("// a comment\n    {row} \\\n")).unwrap_err();
-    let few = "INFONCE_PLAIN(BUILD, reduce, 1024, 1)";
-    let columns = "2 of 3 columns stand behind the name: threads min_blocks shared_bytes";
-    assert_eq!(
-        message(few),
-        format!("kernels/list.h:2: `{few}`: {columns}")
-    );
-    let word = "INFONCE_PLAIN(BUILD, reduce, WARPS * 32, 1, 0)";
-    let reason = "threads is `WARPS * 32`, and has to be a whole number";
-    assert_eq!(
-        message(word),
-        format!("kernels/list.h:2: `{word}`: {reason}")
-    );
-    let other = "INFONCE_64_BIT(BUILD, reduce, 0)";
-    assert!(message(other).ends_with("no macro makes rows like this"));
-    let twice = "INFONCE_PLAIN(BUILD, reduce, 1024, 1, 0)";
-    let error = list::parse(&format!("{twice}\n{twice}\n")).unwrap_err();
-    assert!(
-        error.ends_with(
-            ":2: `INFONCE_PLAIN(BUILD, reduce, 1024, 1, 0)`: there is another kernel called reduce"
+    let cases = [
+        (
+            "struct reduce : Plain<1024, 1> {};",
+            "2 of 3 columns stand behind the name: threads min_blocks shared_bytes",
         ),
-        "{error}"
-    );
+        (
+            "struct reduce : Plain<WARPS * 32, 1, 0> {};",
+            "threads is `WARPS * 32`, and has to be a whole number",
+        ),
+        (
+            "INFONCE_64_BIT(BUILD, NAME, 0, 128)",
+            "no macro makes rows like this",
+        ),
+        (
+            "INFONCE_TILES(INFONCE_ROW, scores)",
+            "no macro has rows for this",
+        ),
+        (
+            "struct copy : Plain<32, 1, 0> {};",
+            "there is another kernel called copy",
+        ),
+    ];
+    for (row, reason) in cases {
+        let text = format!("struct copy : Plain<32, 1, 0> {{}};  // a.cu\n    {row} \\\n");
+        let expected = format!("kernels/list.h:2: `{row}`: {reason}");
+        assert_eq!(list::parse(&text).unwrap_err(), expected);
+    }
 }
 
 #[test]

@@ -68,20 +68,9 @@ bool Block::prepare_threads(const InfonceEmulatorLaunch& what, void (*kernel)(co
     for (uint32_t i = 0; i < thread_count; ++i) order[i] = i;
     for (uint32_t i = thread_count; i > 1; --i) std::swap(order[i - 1], order[random() % i]);
     for (uint32_t i = 0; i < thread_count; ++i) {
-        Thread& thread = threads[i];
+        threads[i] = Thread{};
         char* end = stacks.end(i);
         if (!end) return false;
-        thread.ended = false;
-        thread.site = Site{};
-        thread.waits_for = Operation::NONE;
-        thread.groups.clear();
-        thread.open.clear();
-        thread.open_stores.clear();
-        thread.stores.clear();
-        thread.fenced = false;
-        thread.open_products.clear();
-        thread.products.clear();
-        thread.accumulators.clear();
         prepare(fibers[i], end, &Block::enter);
     }
     for (uint32_t thread : order) make_ready(thread);
@@ -99,11 +88,12 @@ void Block::enter() {
     block.body(block.launch->params);
     Thread& thread = block.threads[current.thread];
     if (!block.has_waited[current.thread]) block.fail("the thread ends with no wait_for_launches_before", thread.site);
-    for (const auto& group : thread.groups)
-        if (!group.empty()) block.fail("the thread ends with copies that it has not waited for", thread.site);
-    if (!thread.open.empty()) block.fail("the thread ends with copies that it has not committed", thread.site);
-    block.check_stores();
-    if (!thread.products.empty() || !thread.open_products.empty())
+    const BoxStore* store = thread.stores.left();
+    if (thread.copies.left()) block.fail("the thread ends with copies that it has not waited for", thread.site);
+    if (!thread.copies.open.empty()) block.fail("the thread ends with copies that it has not committed", thread.site);
+    if (!thread.stores.open.empty()) block.fail("the thread ends with stores that it has not committed", thread.stores.open[0].site);
+    if (store) block.fail("the thread ends while a store may still read its source", store->site);
+    if (!thread.products.closed.empty() || !thread.products.open.empty())
         block.fail("the thread ends with products that it has not waited for", thread.site);
     if (block.living == 1) {
         for (const NamedBarrier& barrier : block.named)
@@ -119,14 +109,14 @@ void Block::enter() {
     __builtin_unreachable();
 }
 
-// Continues with the next ready thread, until this one is ready again. One call site, so that the CPU predicts where
-// the other fiber continues.
+// Continues with the next ready thread, until this one is ready again. It is not inlined: all fibers then continue at
+// the same address, which the CPU predicts.
 __attribute__((noinline)) void Block::next() {
     const uint32_t own = current.thread;
     if (together) return cluster.next();
     if (ready_count == 0 && !complete_late_copies()) return switch_to(fibers[own], cluster.scheduler);
     const uint32_t other = take_ready();
-    // The stacks of a block exceed the first cache: prefetches the thread after the next.
+    // The stacks of a block exceed the L1 cache: prefetches the thread after the next.
     const char* after = static_cast<const char*>(fibers[ready[ready_first]].stack_pointer);
     __builtin_prefetch(after);
     __builtin_prefetch(after + 64);
@@ -145,9 +135,9 @@ std::string Block::deadlock() const {
     for (uint32_t i = 0; i < thread_count && shown < 8; ++i) {
         const Thread& thread = threads[i];
         if (thread.ended) continue;
-        // One line for each group of threads that wait for the same.
+        // Neighbouring threads that wait for the same thing are reported once.
         const bool as_before = i > 0 && !threads[i - 1].ended && threads[i - 1].waits_for == thread.waits_for &&
-                               threads[i - 1].site.line == thread.site.line && threads[i - 1].site.file == thread.site.file &&
+                               threads[i - 1].site == thread.site &&
                                (thread.waits_for != Operation::MBARRIER || threads[i - 1].barrier == thread.barrier);
         if (as_before) continue;
         ++shown;
@@ -171,7 +161,7 @@ void Block::block_barrier(Site site) {
         if (i != current.thread) make_ready(i);
 }
 
-// Orders the warps that arrive: what they have done is known to those that wait.
+// What warps have done before they arrive is known to those that wait.
 void Block::named_barrier(uint32_t number, uint32_t count, bool waits, Site site) {
     if (number == 0 || number >= NAMED_BARRIERS) fail("a named barrier " + std::to_string(number) + "; there are 1 to 15", site);
     if (count == 0 || count % WARP != 0 || count > thread_count)
@@ -203,8 +193,8 @@ void Block::named_barrier(uint32_t number, uint32_t count, bool waits, Site site
     }
     if (waits) barrier.waiting.push_back(current.thread);
     for (uint32_t other = 0; other < warps.size(); ++other) warps[other].epoch += barrier.arrivals[other] > 0;
-    for (uint32_t other : barrier.waiting) clocks.acquire(clock_of(other), barrier.released);
     for (uint32_t other : barrier.waiting) {
+        clocks.acquire(clock_of(other), barrier.released);
         threads[other].waits_for = Operation::NONE;
         if (other != current.thread) make_ready(other);
     }
@@ -232,34 +222,27 @@ void named_barrier(uint32_t number, uint32_t count, bool waits, Site site) { run
 
 namespace {
 
-TensorMapWords words_of(const uint64_t (&map)[16], Site site) {
-    TensorMapWords words;
-    std::memcpy(&words, map, sizeof words);
-    if (words.mark != TENSOR_MAP) running->fail("a tensor map that the emulator has not made", site);
-    return words;
-}
-
-Box box_of(const TensorMapWords& map, uint32_t column, uint32_t row) {
+Box box_of(const uint64_t (&words)[16], uint32_t column, uint32_t row, Site site) {
+    TensorMapWords map;
+    std::memcpy(&map, words, sizeof map);
+    if (map.mark != TENSOR_MAP) running->fail("a tensor map that the emulator has not made", site);
     return {map.data, map.stride, map.rows, map.row_bytes, row, column * map.element_bytes, map.box_rows};
 }
 
 }  // namespace
 
 void copy_box(uint32_t to, const uint64_t (&map)[16], uint32_t column, uint32_t row, uint32_t barrier, Site site) {
-    const TensorMapWords words = words_of(map, site);
-    running->copy_box(to, box_of(words, column, row), barrier, site);
+    running->copy_box(to, box_of(map, column, row, site), barrier, site);
 }
 void multicast_box(uint32_t to, const uint64_t (&map)[16], uint32_t column, uint32_t row, uint32_t barrier, uint16_t blocks, Site site) {
-    const TensorMapWords words = words_of(map, site);
-    running->multicast_box(to, box_of(words, column, row), barrier, blocks, site);
+    running->multicast_box(to, box_of(map, column, row, site), barrier, blocks, site);
 }
 void cluster_barrier(Site site) { running->cluster_barrier(site); }
 uint32_t cluster_address(uint32_t address, uint32_t rank, Site site) { return running->cluster_address(address, rank, site); }
 void mbarrier_arrive_remote(uint32_t barrier, Site site) { running->arrive_remote(barrier, site); }
 void fence_async_proxy(Site) { running->fence_async_proxy(); }
 void store_box(const uint64_t (&map)[16], uint32_t column, uint32_t row, uint32_t from, Site site) {
-    const TensorMapWords words = words_of(map, site);
-    running->store_box(box_of(words, column, row), from, site);
+    running->store_box(box_of(map, column, row, site), from, site);
 }
 void commit_stores(Site) { running->commit_stores(); }
 void wait_stores_read(int pending, Site) { running->wait_stores_read(pending); }
@@ -270,36 +253,17 @@ void wgmma_wait(int pending, Site site) { running->wait_products(pending, site);
 
 uint32_t shuffle(uint32_t value, int from, Site site) {
     uint32_t result = 0;
-    LaneArguments arguments;
-    arguments.value = value;
-    arguments.selector = from;
-    arguments.result = &result;
-    running->warp_collective(Operation::SHUFFLE, arguments, site);
+    running->warp_collective(Operation::SHUFFLE, {value, from, &result}, site);
     return result;
 }
-
 void load_matrices(uint32_t (&r)[4], uint32_t row, bool transposed, Site site) {
-    LaneArguments arguments;
-    arguments.value = row;
-    arguments.selector = transposed;
-    arguments.result = r;
-    running->warp_collective(Operation::LOAD_MATRICES, arguments, site);
+    running->warp_collective(Operation::LOAD_MATRICES, {row, transposed, r}, site);
 }
-
 void store_matrices(uint32_t row, const uint32_t (&r)[4], Site site) {
-    LaneArguments arguments;
-    arguments.value = row;
-    arguments.a = r;
-    running->warp_collective(Operation::STORE_MATRICES, arguments, site);
+    running->warp_collective(Operation::STORE_MATRICES, {row, 0, nullptr, r}, site);
 }
-
 void mma(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], ElementType type, Site site) {
-    LaneArguments arguments;
-    arguments.selector = int(type);
-    arguments.a = a;
-    arguments.b = b;
-    arguments.d = d;
-    running->warp_collective(Operation::MMA, arguments, site);
+    running->warp_collective(Operation::MMA, {0, int(type), nullptr, a, b, d}, site);
 }
 
 }  // namespace infonce::emulator

@@ -28,7 +28,7 @@ constexpr uint32_t WARP = 32, WARPGROUP = 128, MOST_THREADS = 1024, NAMED_BARRIE
 // The address of dynamic shared memory: not 0, so that an address that was never computed is out of bounds.
 constexpr uint32_t SHARED_BASE = 1024;
 
-// What a thread waits for, or does with its warp.
+// What a thread waits for. From WARP_BARRIER on these are collectives of a warp.
 enum class Operation : uint8_t {
     NONE, BLOCK_BARRIER, NAMED_BARRIER, CLUSTER_BARRIER, MBARRIER, WARPGROUP, WARP_BARRIER, SHUFFLE, LOAD_MATRICES,
     STORE_MATRICES, MMA
@@ -40,10 +40,34 @@ const char* name_of(Operation operation);
 struct LaneArguments {
     uint32_t value = 0;  // shuffled; or an address
     int selector = 0;    // lane that a shuffle takes from; transposed; element type
+    uint32_t* result = nullptr;
     const uint32_t* a = nullptr;
     const uint32_t* b = nullptr;
     float* d = nullptr;
-    uint32_t* result = nullptr;
+};
+
+// Asynchronous operations of a thread in groups, as it commits and waits for them.
+template <class Operation>
+struct Groups {
+    std::vector<Operation> open;
+    std::vector<std::vector<Operation>> closed;  // not waited for, oldest first
+
+    void commit() {
+        closed.push_back(std::move(open));
+        open.clear();
+    }
+    // Ends the operations of all closed groups but the newest `pending`.
+    template <class End>
+    void wait(int pending, const End& end) {
+        for (; closed.size() > size_t(pending); closed.erase(closed.begin()))
+            for (Operation& operation : closed.front()) end(operation);
+    }
+    // The oldest operation that is committed and not waited for; null: none.
+    const Operation* left() const {
+        for (const auto& group : closed)
+            if (!group.empty()) return &group[0];
+        return nullptr;
+    }
 };
 
 class Cluster;
@@ -65,7 +89,7 @@ class Block {
     void block_barrier(Site site);
     void warp_collective(Operation operation, const LaneArguments& arguments, Site site);
     void copy_async_16(uint32_t to, const void* source, bool valid, Site site);
-    void commit_copies();
+    void commit_copies() { threads[current.thread].copies.commit(); }
     void wait_copies(int pending);
     void initialise_barrier(uint32_t address, uint32_t count, Site site);
     void fence_barriers();
@@ -78,7 +102,7 @@ class Block {
     void arrive_remote(uint32_t address, Site site);
     void fence_async_proxy();
     void store_box(const Box& box, uint32_t from, Site site);
-    void commit_stores();
+    void commit_stores() { threads[current.thread].stores.commit(); }
     void wait_stores_read(int pending);
     void named_barrier(uint32_t number, uint32_t threads, bool waits, Site site);
     void fence_products(Site site);
@@ -116,13 +140,13 @@ class Block {
         uint32_t a[4];
         uint32_t accumulator;
     };
-    // An accumulator while products use it: its address (null once given back) and its values.
+    // An accumulator while products use it: its registers, and its values. `d` is null once the registers have the values.
     struct Accumulator {
         float* d;
         std::vector<float> values;
     };
     struct Warpgroup {
-        uint32_t arrived = 0;  // at the wait
+        uint32_t arrived = 0;  // threads that have come to the wait
         int pending = 0;
         Site site{};
     };
@@ -138,13 +162,10 @@ class Block {
         Operation waits_for = Operation::NONE;
         bool ended = false;
         uint32_t barrier = 0, parity = 0;       // of the mbarrier it waits for
-        std::vector<std::vector<Copy>> groups;  // closed, oldest first
-        std::vector<Copy> open;
-        std::vector<BoxStore> open_stores;
-        std::vector<std::vector<BoxStore>> stores;  // closed groups that are not waited for, oldest first
+        Groups<Copy> copies;
+        Groups<BoxStore> stores;
+        Groups<Queued> products;
         bool fenced = false;  // for products
-        std::vector<Queued> open_products;
-        std::vector<std::vector<Queued>> products;  // committed groups, oldest first
         std::vector<Accumulator> accumulators;
     };
     struct Warp {
@@ -167,7 +188,7 @@ class Block {
         return thread;
     }
     Moment now() const { return {threads_before + current.thread, epoch, warps[current.thread / WARP].epoch}; }
-    // The running thread, of this block or of another one of the cluster.
+    // The moment of the running thread, which may belong to another block of the cluster.
     Moment accessor() const;
     uint32_t accessing_warp() const { return accessor().thread / WARP; }
     uint32_t clock_of(uint32_t thread) const { return (threads_before + thread) / WARP; }
@@ -181,8 +202,10 @@ class Block {
 
     void check_waited(Site site);
     void check_global(const void* address, uint32_t bytes, bool write, Site site);
-    const Allocation& allocation_of(const void* address, uint32_t bytes, bool write, Site site);
-    void check_shared(uint32_t address, uint32_t bytes, uint32_t alignment, Site site);
+    // The flags of whether these bytes of global memory have been written.
+    uint8_t* flags_of(const void* address, uint32_t bytes, bool write, Site site);
+    // Where a range of shared memory begins in `arena`, after checking the range.
+    uint32_t offset_of(uint32_t address, uint32_t bytes, uint32_t alignment, Site site);
     void finish(const Copy& copy);
 
     [[noreturn]] void diverged(Operation operation, const Warp& warp, Site site);
@@ -203,11 +226,8 @@ class Block {
     void begin(BulkCopy copy);
     void complete(const BulkCopy& copy);
     void write_box(const BulkCopy& copy);
-    uint8_t* flags_of(const char* address, uint32_t bytes, Site site);
     void read_source(BoxStore& store);
     void write(BoxStore& store);
-    // At a thread's end: checks that it has waited for all of them.
-    void check_stores();
     void write_left_stores();
     // Completes bulk copies until a thread is ready; false when none gets ready.
     bool complete_late_copies();
@@ -216,10 +236,11 @@ class Block {
 
     Cluster& cluster;
     Clocks& clocks;  // of all blocks of the cluster
-    // Of a block that runs alone: rank 0, no thread before its own.
-    bool together = false;
+    bool together = false;  // whether the cluster has other blocks
+    // Threads of a cluster are numbered through; `threads_before` of them belong to blocks before this one.
     uint32_t rank = 0, threads_before = 0, index[3] = {};
-    // What other blocks have done to this block's shared memory, each entry of the clocks at its last time, and where.
+    // The last arrival or copy of another block into this block's shared memory, for each entry of the clocks: its time
+    // (0: none) and its place.
     Clock foreign;
     std::vector<Site> foreign_sites;
 
@@ -241,14 +262,14 @@ class Block {
     std::vector<Mbarrier> barriers;
     std::vector<BulkCopy> bulk_copies;  // in flight
     std::vector<BoxStore> left_stores;  // whose sources are read; written when the block ends
-    // Allocations found lately, while none has been freed since.
+    // A cache of allocations, emptied when one has been freed.
     static constexpr uint32_t KNOWN = 8;
     Allocation known[KNOWN];
     uint32_t known_next = 0;
     uint64_t known_generation = 0;
 };
 
-// Whose fiber runs on this OS thread.
+// The block whose fiber runs on this OS thread.
 extern __thread Block* running;
 
 }  // namespace infonce::emulator

@@ -116,7 +116,7 @@ bool Cluster::complete_late_copy() {
     Block& block = *blocks[rank];
     const Block::BulkCopy copy = block.bulk_copies[chosen];
     block.bulk_copies.erase(block.bulk_copies.begin() + ptrdiff_t(chosen));
-    // A fault belongs to the issuing thread; next() sets who continues.
+    // A fault is reported for the issuing thread; next() sets the thread that continues.
     copy.issuer->become_current();
     current.thread = copy.thread;
     block.complete(copy);
@@ -125,7 +125,7 @@ bool Cluster::complete_late_copy() {
 
 // ---- The barrier, and the end
 
-// The barrier's end makes all waiting threads ready, the last to arrive, too.
+// All threads wait, the last to arrive included; the end of the phase makes them ready.
 void Block::cluster_barrier(Site site) {
     start_clocks();
     if (cluster.arrived++ == 0) cluster.released = clocks.empty();
@@ -188,7 +188,7 @@ void Block::note_foreign(uint32_t entry, uint32_t time, Site site) {
 
 uint32_t Block::cluster_address(uint32_t address, uint32_t of, Site site) {
     if (of >= cluster.size) fail("block " + std::to_string(of) + " of a cluster of " + std::to_string(cluster.size), site);
-    check_shared(address, 1, 1, site);
+    offset_of(address, 1, 1, site);
     return (of + 1) * Cluster::WINDOW + address;
 }
 

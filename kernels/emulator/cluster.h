@@ -1,5 +1,5 @@
-// The blocks of a cluster (mostly one alone) on one OS thread: their fibers and the blocks alternate. Shared clocks
-// record what a block knows of another's shared memory; barriers of a block order nothing for another block.
+// Runs the blocks of a cluster, mostly one block alone, on one OS thread. Accesses of one block to another's shared
+// memory are ordered by clocks: a block's own barriers order nothing for another block.
 #pragma once
 
 #include <memory>
@@ -19,7 +19,7 @@ class Cluster {
   private:
     friend class Block;
 
-    // Addresses of the cluster: block r's start at (r + 1) · WINDOW.
+    // Cluster addresses: those of block r's shared memory start at (r + 1) · WINDOW.
     static constexpr uint32_t WINDOW = 1 << 24;
 
     void next();
@@ -36,16 +36,15 @@ class Cluster {
     Fiber scheduler;
     std::vector<std::unique_ptr<Block>> blocks;
     uint32_t size = 0;
-    bool keeps_block = false;  // a block continues for as long as it can
-    // The barrier: how many have arrived, which threads (block and thread), and what their arrivals release. It orders
-    // by clocks, because counts of barriers say nothing between blocks.
+    bool keeps_block = false;  // a block runs until none of its threads is ready; else blocks alternate at random
+    // The cluster barrier: how many threads have arrived, those that wait (block and thread), and what arrivals release.
     uint32_t arrived = 0;
     std::vector<std::pair<Block*, uint32_t>> waiting;
     Clock released;
     std::string fault_text;
 };
 
-// This OS thread's.
+// The one that this OS thread uses for all launches.
 Cluster& this_cluster();
 
 }  // namespace infonce::emulator

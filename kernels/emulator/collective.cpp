@@ -5,11 +5,6 @@
 #include "emulator/multiply.h"
 
 namespace infonce::emulator {
-namespace {
-
-bool same(Site a, Site b) { return a.line == b.line && (a.file == b.file || std::strcmp(a.file, b.file) == 0); }
-
-}  // namespace
 
 void Block::warp_collective(Operation operation, const LaneArguments& arguments, Site site) {
     const uint32_t warp_index = current.thread / WARP, lane = current.thread % WARP;
@@ -18,7 +13,7 @@ void Block::warp_collective(Operation operation, const LaneArguments& arguments,
         warp.operation = operation;
         warp.site = site;
         warp.first_arrived = current.thread;
-    } else if (warp.operation != operation || !same(warp.site, site)) {
+    } else if (warp.operation != operation || !(warp.site == site)) {
         diverged(operation, warp, site);
     }
     Thread& thread = threads[current.thread];
@@ -32,7 +27,7 @@ void Block::warp_collective(Operation operation, const LaneArguments& arguments,
         if (i != lane) make_ready(warp_index * WARP + i);
 }
 
-// A function of its own: its strings would enlarge the stack of every waiting thread.
+// Not inlined: its strings would enlarge the stack of every waiting thread.
 __attribute__((noinline, cold)) void Block::diverged(Operation operation, const Warp& warp, Site site) {
     fail(std::string("divergent warp: this thread is in ") + name_of(operation) + ", thread " +
              std::to_string(warp.first_arrived) + " in " + name_of(warp.operation) + " at " + place(warp.site),
@@ -62,13 +57,12 @@ void Block::load_matrices(const Warp& warp, uint32_t first_thread) {
         shadow.prefetch(word + 3);
     }
     for (uint32_t lane = 0; lane < WARP; ++lane) {
-        const uint32_t address = warp.lanes[lane]->value;
-        check_shared(address, 16, 16, warp.site);
+        const uint32_t offset = offset_of(warp.lanes[lane]->value, 16, 16, warp.site);
         // The lane that gave the address reads the row.
         const Moment moment{threads_before + first_thread + lane, epoch, warp.epoch};
-        if (!shadow.read((address - SHARED_BASE) / 4, 4, moment))
+        if (!shadow.read(offset / 4, 4, moment))
             fail("lane " + std::to_string(lane) + ": " + shadow.fault(), warp.site);
-        std::memcpy(rows[lane], arena + (address - SHARED_BASE), 16);
+        std::memcpy(rows[lane], arena + offset, 16);
     }
     for (uint32_t lane = 0; lane < WARP; ++lane) {
         const uint32_t g = lane / 4, t = lane % 4;
@@ -89,13 +83,12 @@ void Block::store_matrices(const Warp& warp, uint32_t first_thread) {
         for (uint32_t matrix = 0; matrix < 4; ++matrix)
             std::memcpy(&rows[8 * matrix + lane / 4][lane % 4 * 2], &warp.lanes[lane]->a[matrix], 4);
     for (uint32_t lane = 0; lane < WARP; ++lane) {
-        const uint32_t address = warp.lanes[lane]->value;
-        check_shared(address, 16, 16, warp.site);
+        const uint32_t offset = offset_of(warp.lanes[lane]->value, 16, 16, warp.site);
         // The lane that gave the address writes the row.
         const Moment moment{threads_before + first_thread + lane, epoch, warp.epoch};
-        if (!shadow.write((address - SHARED_BASE) / 4, 4, moment, warp.site))
+        if (!shadow.write(offset / 4, 4, moment, warp.site))
             fail("lane " + std::to_string(lane) + ": " + shadow.fault(), warp.site);
-        std::memcpy(arena + (address - SHARED_BASE), rows[lane], 16);
+        std::memcpy(arena + offset, rows[lane], 16);
     }
 }
 

@@ -34,14 +34,9 @@ infonce_switch:
 .size infonce_switch, . - infonce_switch
 )");
 
-void prepare(Fiber& fiber, char* stack_end, void (*entry)()) {
-    // Six registers and the address of `entry`, below a return address that is never used: at entry
-    // the stack pointer is 8 past a multiple of 16, as after a call.
-    auto* top = reinterpret_cast<uintptr_t*>(stack_end) - 8;
-    std::memset(top, 0, 8 * sizeof(uintptr_t));
-    top[6] = reinterpret_cast<uintptr_t>(entry);
-    fiber.stack_pointer = top;
-}
+// Six registers and the address of the entry, below a return address that is never used: at entry the stack pointer is
+// 8 past a multiple of 16, as after a call.
+constexpr size_t FRAME_WORDS = 8, ENTRY_WORD = 6;
 
 #elif defined(__aarch64__)
 
@@ -81,16 +76,19 @@ infonce_switch:
 .size infonce_switch, . - infonce_switch
 )");
 
-void prepare(Fiber& fiber, char* stack_end, void (*entry)()) {
-    auto* top = reinterpret_cast<uintptr_t*>(stack_end) - 20;
-    std::memset(top, 0, 20 * sizeof(uintptr_t));
-    top[11] = reinterpret_cast<uintptr_t>(entry);
-    fiber.stack_pointer = top;
-}
+// The registers above; the entry is in the link register, x30.
+constexpr size_t FRAME_WORDS = 20, ENTRY_WORD = 11;
 
 #else
 #error "fibers are written for x86-64 and AArch64"
 #endif
+
+void prepare(Fiber& fiber, char* stack_end, void (*entry)()) {
+    auto* top = reinterpret_cast<uintptr_t*>(stack_end) - FRAME_WORDS;
+    std::memset(top, 0, FRAME_WORDS * sizeof(uintptr_t));
+    top[ENTRY_WORD] = reinterpret_cast<uintptr_t>(entry);
+    fiber.stack_pointer = top;
+}
 
 Stacks::~Stacks() {
     for (char* stack : stacks)

@@ -1,5 +1,5 @@
-// Fibers: a stack each, switched by a few instructions. They never leave their OS thread, and none is unwound: nothing
-// on them needs a destructor.
+// Fibers: a stack each, switched by a few instructions. A fiber stays on its OS thread. None is unwound, so nothing on
+// its stack may need a destructor.
 #pragma once
 
 #include <cstddef>
@@ -27,7 +27,7 @@ class Stacks {
 
   private:
     static constexpr size_t BYTES = 128 * 1024, GUARD = 4096 * 4, MOST = 1024;
-    // An odd number of cache lines from end to end.
+    // By how many bytes the ends of stacks are moved: an odd number of cache lines from one to the next.
     static constexpr size_t SPREAD = 17 * 64, MOST_SPREAD = 16 * 1024;
     char* stacks[MOST] = {};
 };

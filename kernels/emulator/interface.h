@@ -28,21 +28,21 @@ struct Current {
 // `__thread`, not `thread_local`: nothing to initialise, so no call at every use.
 extern __thread Current current;
 
-// Makes a kernel known by its name.
+// Registers a kernel under its name. Each thread calls `run`.
 struct Registration {
     Registration(const char* name, uint32_t threads, size_t params_bytes, uint32_t cluster, void (*run)(const void* params));
 };
 
 enum class ElementType { BF16, F16, TF32, E4M3 };
 
-// Of an element in memory.
+// Bytes of an element in memory.
 constexpr uint32_t bytes_of(ElementType type) {
     return type == ElementType::TF32 ? 4 : type == ElementType::E4M3 ? 1 : 2;
 }
 
 // One product of a warpgroup (ptx/wgmma.h), as a thread issues it.
 struct Product {
-    float* d;
+    float* d;  // columns / 2 elements
     uint32_t columns;
     const uint32_t* a_registers;  // four; null: a is in shared memory
     uint64_t a, b;                // descriptors

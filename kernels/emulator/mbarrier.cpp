@@ -3,7 +3,7 @@
 
 #include <cstring>
 
-#include "emulator/block.h"
+#include "emulator/cluster.h"
 
 namespace infonce::emulator {
 
@@ -17,8 +17,7 @@ std::string Mbarrier::progress() const {
 }
 
 void Block::initialise_barrier(uint32_t address, uint32_t count, Site site) {
-    check_shared(address, 8, 8, site);
-    const uint32_t offset = address - SHARED_BASE;
+    const uint32_t offset = offset_of(address, 8, 8, site);
     if (count == 0 || count > MOST_ARRIVALS)
         fail("an mbarrier for " + std::to_string(count) + " arrivals; 1 to " + std::to_string(MOST_ARRIVALS) + " are allowed", site);
     if (barriers.size() == MOST_BARRIERS)
@@ -47,8 +46,7 @@ void Block::fence_barriers() {
 }
 
 uint32_t Block::find_barrier(uint32_t address, Site site) {
-    check_shared(address, 8, 8, site);
-    const uint32_t offset = address - SHARED_BASE;
+    const uint32_t offset = offset_of(address, 8, 8, site);
     const Moment by = accessor();
     for (uint32_t i = 0; i < barriers.size(); ++i) {
         const Moment& initialised = barriers[i].initialised;
@@ -124,10 +122,10 @@ void Block::wait_barrier(uint32_t address, uint32_t parity, Site site) {
 void Block::copy_box(uint32_t to, const Box& box, uint32_t address, Site site) {
     const uint32_t bytes = box.box_rows * BOX_ROW;
     check_waited(site);
-    check_shared(to, bytes, 1024, site);
+    const uint32_t offset = offset_of(to, bytes, 1024, site);
     for (uint32_t row = 0; row < box.box_rows; ++row)
         if (const uint32_t inside = box.inside(row)) check_global(box.at(row), inside, false, site);
-    begin({to - SHARED_BASE, bytes, box, counting_barrier(address, site), current.thread, site});
+    begin({offset, bytes, box, counting_barrier(address, site), current.thread, site});
 }
 
 uint32_t Block::counting_barrier(uint32_t address, Site site) {
@@ -169,12 +167,7 @@ void Block::write_box(const BulkCopy& copy) {
 }
 
 __attribute__((noinline)) bool Block::complete_late_copies() {
-    while (ready_count == 0 && living > 0 && !bulk_copies.empty()) {
-        const size_t chosen = random() % bulk_copies.size();
-        const BulkCopy copy = bulk_copies[chosen];
-        bulk_copies.erase(bulk_copies.begin() + ptrdiff_t(chosen));
-        current.thread = copy.thread;  // a fault is that thread's; next() sets who continues
-        complete(copy);
+    while (ready_count == 0 && living > 0 && cluster.complete_late_copy()) {
     }
     return ready_count > 0;
 }

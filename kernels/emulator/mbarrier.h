@@ -22,7 +22,7 @@ struct Mbarrier {
     uint32_t phase = 0;
     Moment initialised;
     uint32_t initialised_time = 0;  // of its warp's clock
-    bool fenced = false;  // the asynchronous copies know of it
+    bool fenced = false;  // fence_mbarrier_init has followed, so copies may use it
     // The latest arrival; file null: none yet.
     uint32_t last_thread = 0;
     std::string last_block;  // " of block …", where it is another one

@@ -8,7 +8,7 @@ namespace infonce::emulator {
 struct Allocation {
     char* data = nullptr;
     uint64_t bytes = 0;
-    // A byte each: whether it has been written.
+    // For each byte of data: 1 where it has been written.
     uint8_t* written = nullptr;
 
     bool holds(const void* address, uint64_t count) const {

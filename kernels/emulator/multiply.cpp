@@ -23,7 +23,7 @@ float as_float(uint32_t bits) {
 }
 
 float wide_f16(uint32_t half) {
-    // The exponent's bias grows by 112; as a product this holds for subnormals, too.
+    // The exponent bias of f32 is larger by 112. A product by 2^112 adds it for subnormals too.
     const float size = as_float((half & 0x7fffu) << 13) * 0x1p112f;
     uint32_t bits;
     std::memcpy(&bits, &size, 4);
@@ -33,7 +33,7 @@ float wide_f16(uint32_t half) {
 
 float wide_e4m3(uint32_t byte) {
     if ((byte & 0x7fu) == 0x7fu) return as_float(0x7fc00000u);
-    // As above: the bias grows by 120.
+    // As above: the bias is larger by 120.
     const float size = as_float((byte & 0x7fu) << 20) * 0x1p120f;
     return byte & 0x80u ? -size : size;
 }

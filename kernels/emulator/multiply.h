@@ -1,4 +1,4 @@
-// An mma on the fragments of a warp.
+// The arithmetic of mma and wgmma.
 #pragma once
 
 #include "emulator/block.h"

@@ -2,8 +2,11 @@
 #include "emulator/shadow.h"
 
 #include <algorithm>
+#include <cstring>
 
 namespace infonce::emulator {
+
+bool operator==(Site a, Site b) { return a.line == b.line && (a.file == b.file || std::strcmp(a.file, b.file) == 0); }
 
 std::string place(Site site) { return std::string(site.file) + ":" + std::to_string(site.line); }
 
@@ -43,7 +46,7 @@ bool Shadow::after_write(const Word& word, uint32_t index, const Moment& now) co
     return clocks->has_seen(now.thread / 32, entry, write_times[index]);
 }
 
-bool Shadow::after_reads(const Word& word, uint32_t index, const Moment& now) const {
+bool Shadow::after_reads(const Word& word, uint32_t index, const Moment& now) {
     if (word.reader == NOBODY || word.reader == now.thread) return true;
     if (word.read_epoch != now.block_epoch && !now.is_elsewhere()) return true;
     const uint32_t warp = now.thread / 32;
@@ -95,7 +98,7 @@ bool Shadow::read_words(uint32_t index, uint32_t count, const Moment& now) {
             // Most reads are of words written before the last barrier of the block, by many warps.
             const bool settled = word.state == WRITTEN && word.write_epoch < now.block_epoch;
             const bool is_there = word.state == WRITTEN || word.state == LEAVING;
-            if (!settled && (!is_there || !after_write(word, index, now))) return refuse_read(index);
+            if (!settled && (!is_there || !after_write(word, index, now))) return refuse(index, false, now);
             if (ASYNC && word.writer < BULK && !is_fenced(word, index, now)) return refuse_unfenced(index);
             known = &word;
         }
@@ -105,19 +108,19 @@ bool Shadow::read_words(uint32_t index, uint32_t count, const Moment& now) {
     return true;
 }
 
-bool Shadow::read(uint32_t index, uint32_t count, const Moment& now) { return read_words<false>(index, count, now); }
-bool Shadow::read_async(uint32_t index, uint32_t count, const Moment& now) { return read_words<true>(index, count, now); }
+template bool Shadow::read_words<false>(uint32_t index, uint32_t count, const Moment& now);
+template bool Shadow::read_words<true>(uint32_t index, uint32_t count, const Moment& now);
 
-bool Shadow::write(uint32_t index, uint32_t count, const Moment& now, Site site) {
+bool Shadow::write_as(State state, uint32_t index, uint32_t count, const Moment& now, Site site) {
     for (; count > 0; ++index, --count) {
         Word& word = words[index];
         if (word.state > WRITTEN || (word.state == WRITTEN && !after_write(word, index, now)) ||
             !after_reads(word, index, now))
-            return refuse_write(index, now);
+            return refuse(index, true, now);
         word.write_epoch = now.block_epoch;
         word.write_warp_epoch = now.warp_epoch;
         word.writer = uint16_t(now.thread);
-        word.state = WRITTEN;
+        word.state = state;
         write_sites[index] = site;
         if (!clocks) continue;
         write_times[index] = clocks->time(now.thread / 32);
@@ -154,12 +157,6 @@ void Shadow::end_store(uint32_t index, uint32_t count, const Moment& now) {
     }
 }
 
-bool Shadow::begin_copy(uint32_t index, uint32_t count, const Moment& now, Site site) {
-    if (!write(index, count, now, site)) return false;
-    for (uint32_t i = 0; i < count; ++i) words[index + i].state = IN_FLIGHT;
-    return true;
-}
-
 void Shadow::end_copy(uint32_t index, uint32_t count, const Moment& now) {
     for (; count > 0; ++index, --count) {
         Word& word = words[index];
@@ -171,12 +168,6 @@ void Shadow::end_copy(uint32_t index, uint32_t count, const Moment& now) {
         write_times[index] = clocks->time(now.thread / 32);
         write_fences[index] = uint32_t(fences_of(now.thread).size());
     }
-}
-
-bool Shadow::claim(uint32_t index, uint32_t count, const Moment& now, Site site) {
-    if (!write(index, count, now, site)) return false;
-    for (uint32_t i = 0; i < count; ++i) words[index + i].state = BARRIER;
-    return true;
 }
 
 void Shadow::end_bulk_copy(uint32_t index, uint32_t count, uint32_t barrier, uint32_t time) {
@@ -203,20 +194,24 @@ std::string Shadow::writer_of(uint32_t index) const {
     return name_of(word.writer) + " wrote it at " + place(write_sites[index]);
 }
 
-bool Shadow::refuse_read(uint32_t index) {
+bool Shadow::refuse(uint32_t index, bool writes, const Moment& now) {
     const Word& word = words[index];
-    wrong = "shared memory at byte " + std::to_string(4 * index) + " is read ";
-    switch (word.state) {
-        case UNWRITTEN: wrong += "but has never been written"; break;
-        case BARRIER: wrong += "as data but holds an mbarrier, initialised at " + place(write_sites[index]); break;
-        case IN_FLIGHT:
-            wrong += "while a copy to it, issued by " + name_of(word.writer) + " at " +
-                     place(write_sites[index]) + ", has not been waited for";
-            break;
-        case WRITTEN:
-        case LEAVING:
-            wrong += (word.writer >= BULK ? "with no wait after " : "with no barrier after ") + writer_of(index);
-            break;
+    auto pending = [&](uint32_t thread, Site site) {
+        return ", issued by " + name_of(thread) + " at " + place(site) + ", has not been waited for";
+    };
+    wrong = "shared memory at byte " + std::to_string(4 * index) + (writes ? " is written " : " is read ");
+    if (word.state == BARRIER) {
+        wrong += "but holds an mbarrier, initialised at " + place(write_sites[index]);
+    } else if (word.state == IN_FLIGHT) {
+        wrong += "while a copy to it" + pending(word.writer, write_sites[index]);
+    } else if (writes && word.state == LEAVING) {
+        wrong += "while a store from it" + pending(leaving[index].thread, leaving[index].site);
+    } else if (writes && (word.state == UNWRITTEN || after_write(word, index, now))) {
+        wrong += "with no barrier after " + (word.reader == MANY ? "other threads" : name_of(word.reader)) + " read it";
+    } else if (word.state == UNWRITTEN) {
+        wrong += "but has never been written";
+    } else {
+        wrong += (word.writer >= BULK ? "with no wait after " : "with no barrier after ") + writer_of(index);
     }
     return false;
 }
@@ -224,27 +219,6 @@ bool Shadow::refuse_read(uint32_t index) {
 bool Shadow::refuse_unfenced(uint32_t index) {
     wrong = "shared memory at byte " + std::to_string(4 * index) +
             " is read by an asynchronous operation with no fence_async_proxy after " + writer_of(index);
-    return false;
-}
-
-bool Shadow::refuse_write(uint32_t index, const Moment& now) {
-    const Word& word = words[index];
-    wrong = "shared memory at byte " + std::to_string(4 * index) + " is written ";
-    if (word.state == BARRIER) {
-        wrong += "but holds an mbarrier, initialised at " + place(write_sites[index]);
-    } else if (word.state == IN_FLIGHT) {
-        wrong += "while a copy to it, issued by " + name_of(word.writer) + " at " +
-                 place(write_sites[index]) + ", has not been waited for";
-    } else if (word.state == LEAVING) {
-        wrong += "while a store from it, issued by " + name_of(leaving[index].thread) + " at " +
-                 place(leaving[index].site) + ", has not been waited for";
-    } else if (word.state == WRITTEN && !after_write(word, index, now)) {
-        wrong += (word.writer >= BULK ? "with no wait after " : "with no barrier after ") + writer_of(index);
-    } else {
-        wrong += "with no barrier after " +
-                 (word.reader == MANY ? std::string("other threads") : name_of(word.reader)) +
-                 " read it";
-    }
     return false;
 }
 

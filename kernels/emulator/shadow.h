@@ -33,6 +33,7 @@ struct Moment {
 };
 
 std::string place(Site site);
+bool operator==(Site a, Site b);
 
 class Shadow {
   public:
@@ -43,26 +44,31 @@ class Shadow {
         if (word < words.size()) __builtin_prefetch(&words[word]);
     }
     // Each returns false if the access is wrong; fault() says why.
-    bool read(uint32_t word, uint32_t count, const Moment& now);
-    bool write(uint32_t word, uint32_t count, const Moment& now, Site site);
+    bool read(uint32_t word, uint32_t count, const Moment& now) { return read_words<false>(word, count, now); }
+    bool write(uint32_t word, uint32_t count, const Moment& now, Site site) {
+        return write_as(WRITTEN, word, count, now, site);
+    }
     // A read by an asynchronous operation, which sees threads' stores only behind their fences.
-    bool read_async(uint32_t word, uint32_t count, const Moment& now);
+    bool read_async(uint32_t word, uint32_t count, const Moment& now) { return read_words<true>(word, count, now); }
     // The thread fences its stores for such reads.
     void fence(const Moment& now);
-    // A store from these words starts: it reads them like an asynchronous operation, and nobody may write there; and
-    // ends, when its issuer has waited.
+    // A box store from these words starts: it reads them asynchronously, and until it ends nobody may write them. It ends
+    // when its issuer has waited.
     bool begin_store(uint32_t word, uint32_t count, const Moment& now, Site site);
     void end_store(uint32_t word, uint32_t count, const Moment& now);
-    // A copy starts, which is a write for others; and ends, waited for.
-    bool begin_copy(uint32_t word, uint32_t count, const Moment& now, Site site);
+    // A copy to these words starts: until it ends nobody may access them. It ends when its issuer has waited.
+    bool begin_copy(uint32_t word, uint32_t count, const Moment& now, Site site) {
+        return write_as(IN_FLIGHT, word, count, now, site);
+    }
     void end_copy(uint32_t word, uint32_t count, const Moment& now);
     const std::string& fault() const { return wrong; }
 
-    // From here on mbarriers order accesses too.
-    // The block has, of all entries of the clocks, `warps` from `first_warp` and the mbarriers from `first_barrier`.
+    // From here on clocks order accesses too. The block's warps and mbarriers start at these numbers of the cluster's.
     void start_clocks(const Clocks& clocks, uint32_t first_warp, uint32_t warps, uint32_t first_barrier, const Moment& now);
     // Takes words for an mbarrier: nothing else may touch them.
-    bool claim(uint32_t word, uint32_t count, const Moment& now, Site site);
+    bool claim(uint32_t word, uint32_t count, const Moment& now, Site site) {
+        return write_as(BARRIER, word, count, now, site);
+    }
     // A bulk copy of mbarrier `barrier` completes, at `time` of its clock.
     void end_bulk_copy(uint32_t word, uint32_t count, uint32_t barrier, uint32_t time);
 
@@ -77,7 +83,7 @@ class Shadow {
 
     struct Word {
         uint32_t write_epoch, write_warp_epoch, read_epoch, read_warp_epoch;
-        uint16_t writer, reader;  // of that epoch
+        uint16_t writer, reader;  // of those epochs
         uint16_t reading_warp;    // NOBODY: none; MANY: more than one
         State state;
     };
@@ -96,17 +102,16 @@ class Shadow {
     };
 
     Read& read_of(uint32_t warp, uint32_t word) { return reads[size_t(warp) * words.size() + word]; }
-    const Read& read_of(uint32_t warp, uint32_t word) const { return reads[size_t(warp) * words.size() + word]; }
     std::vector<Fence>& fences_of(uint32_t thread) { return fences[thread - 32 * first_warp]; }
     template <bool ASYNC>
     bool read_words(uint32_t index, uint32_t count, const Moment& now);
+    bool write_as(State state, uint32_t index, uint32_t count, const Moment& now, Site site);
     // For a word that a thread has written.
     bool is_fenced(const Word& word, uint32_t index, const Moment& now) const;
     bool after_write(const Word& word, uint32_t index, const Moment& now) const;
-    bool after_reads(const Word& word, uint32_t index, const Moment& now) const;
+    bool after_reads(const Word& word, uint32_t index, const Moment& now);
     void note_read(Word& word, uint32_t index, const Moment& now);
-    bool refuse_read(uint32_t index);
-    bool refuse_write(uint32_t index, const Moment& now);
+    bool refuse(uint32_t index, bool writes, const Moment& now);
     bool refuse_unfenced(uint32_t index);
     std::string writer_of(uint32_t index) const;
     std::string name_of(uint32_t thread) const;

@@ -1,7 +1,6 @@
 // Box stores from shared memory (cp.async.bulk.tensor to global memory), and the fence before them. A store reads its
 // source at once or as late as a wait allows; then it writes the matrix, at once or at the block's end. Meanwhile the
 // matrix's bytes count as unwritten.
-#include <algorithm>
 #include <cstring>
 
 #include "emulator/block.h"
@@ -13,29 +12,22 @@ void Block::fence_async_proxy() {
     shadow.fence(now());
 }
 
-// The flags of whether these bytes have been written.
-uint8_t* Block::flags_of(const char* address, uint32_t bytes, Site site) {
-    const Allocation& allocation = allocation_of(address, bytes, true, site);
-    return allocation.written + (address - allocation.data);
-}
-
 void Block::store_box(const Box& box, uint32_t from, Site site) {
     start_clocks();
     check_waited(site);
     const uint32_t bytes = box.box_rows * BOX_ROW;
-    check_shared(from, bytes, 1024, site);
-    if (!shadow.begin_store((from - SHARED_BASE) / 4, bytes / 4, now(), site)) fail("a store: " + shadow.fault(), site);
+    if (!shadow.begin_store(offset_of(from, bytes, 1024, site) / 4, bytes / 4, now(), site)) fail("a store: " + shadow.fault(), site);
     for (uint32_t row = 0; row < box.box_rows; ++row) {
         const uint32_t inside = box.inside(row);
         if (inside == 0) continue;
-        std::memset(flags_of(box.at(row), inside, site), 0, inside);
+        std::memset(flags_of(box.at(row), inside, true, site), 0, inside);
         std::memset(box.at(row), 0xff, inside);
     }
     BoxStore store{from, box, {}, false, site};
     if (completes_at_once()) read_source(store);
     if (!store.read.empty() && completes_at_once()) write(store);
     threads[current.thread].site = site;
-    threads[current.thread].open_stores.push_back(std::move(store));
+    threads[current.thread].stores.open.push_back(std::move(store));
 }
 
 void Block::read_source(BoxStore& store) {
@@ -56,35 +48,17 @@ void Block::write(BoxStore& store) {
         if (inside == 0) continue;
         const char* from = &store.read[row * BOX_ROW];
         char* to = store.box.at(row);
-        std::memset(flags_of(to, inside, store.site), 1, inside);
+        std::memset(flags_of(to, inside, true, store.site), 1, inside);
         std::memcpy(to, from, inside);
     }
 }
 
-void Block::commit_stores() {
-    Thread& thread = threads[current.thread];
-    thread.stores.push_back(std::move(thread.open_stores));
-    thread.open_stores.clear();
-}
-
 void Block::wait_stores_read(int pending) {
-    std::vector<std::vector<BoxStore>>& groups = threads[current.thread].stores;
-    const size_t over = groups.size() - std::min(groups.size(), size_t(pending));
-    for (size_t group = 0; group < over; ++group) {
-        for (BoxStore& store : groups[group]) {
-            read_source(store);
-            shadow.end_store((store.from - SHARED_BASE) / 4, store.box.box_rows * BOX_ROW / 4, now());
-            left_stores.push_back(std::move(store));
-        }
-    }
-    groups.erase(groups.begin(), groups.begin() + ptrdiff_t(over));
-}
-
-void Block::check_stores() {
-    const Thread& thread = threads[current.thread];
-    if (!thread.open_stores.empty()) fail("the thread ends with stores that it has not committed", thread.open_stores[0].site);
-    for (const std::vector<BoxStore>& group : thread.stores)
-        if (!group.empty()) fail("the thread ends while a store may still read its source", group[0].site);
+    threads[current.thread].stores.wait(pending, [&](BoxStore& store) {
+        read_source(store);
+        shadow.end_store((store.from - SHARED_BASE) / 4, store.box.box_rows * BOX_ROW / 4, now());
+        left_stores.push_back(std::move(store));
+    });
 }
 
 void Block::write_left_stores() {

@@ -1,5 +1,4 @@
-// The emulator's form of a CUtensorMap: 128 bytes that Rust fills (`TensorMapWords` in src/emulator/device.rs) and a
-// kernel passes on.
+// The emulator's form of a CUtensorMap. Rust fills it (`TensorMapWords` in src/emulator/device.rs); a kernel passes it on.
 #pragma once
 
 #include <cstdint>
@@ -18,14 +17,14 @@ struct TensorMapWords {
 
 constexpr uint32_t BOX_ROW = 128;  // bytes
 
-// A box of a matrix: 128 bytes of some rows, from a byte of a row on. Rows 0: none.
+// A box of a matrix: 128 bytes, from `first_byte` on, of `box_rows` rows.
 struct Box {
     char* data;
     uint64_t stride;
     uint32_t rows, row_bytes;  // of the matrix
     uint32_t first_row, first_byte, box_rows;
 
-    // Of row `row` of the box: where it lies, and how many of its bytes lie in the matrix.
+    // Row `row` of the box: its address, and how many of its bytes lie in the matrix.
     char* at(uint32_t row) const { return data + uint64_t(first_row + row) * stride + first_byte; }
     uint32_t inside(uint32_t row) const {
         if (first_row + row >= rows || first_byte >= row_bytes) return 0;

@@ -11,7 +11,7 @@ namespace infonce::emulator {
 namespace {
 
 constexpr uint32_t ROWS = 64;
-constexpr uint32_t STEP_BYTES = 32;  // of a row: the summed axis of one product
+constexpr uint32_t STEP_BYTES = 32;  // of a row: as many as one product sums over
 
 // A matrix in shared memory, as its descriptor says (ptx/wgmma.h).
 struct Operand {
@@ -32,31 +32,30 @@ struct Operand {
                                          : address + row / 8 * eight_rows + row % 8 * 128 + k * element_bytes;
         return straight ^ ((straight >> 7 & 7) << 4);
     }
+    // Visits the 16-byte chunks of `rows` rows from `first` on: address, and row and k of the first element.
+    template <class Visit>
+    void each_chunk(uint32_t first, uint32_t rows, const Visit& visit) const {
+        const uint32_t row_step = across ? 8 : 1, k_step = across ? 1 : 16 / element_bytes;
+        for (uint32_t row = first; row < first + rows; row += row_step)
+            for (uint32_t k = 0; k < STEP_BYTES / element_bytes; k += k_step) visit(at(row, k), row, k);
+    }
 };
 
 // Widens an operand's elements: element k of row `row` goes to to[row * row_stride + k * k_stride].
 void gather(const Operand& operand, uint32_t rows, ElementType type, const char* shared, float* to, uint32_t row_stride,
             uint32_t k_stride) {
-    const uint32_t in_chunk = 16 / operand.element_bytes, depth = STEP_BYTES / operand.element_bytes;
-    if (operand.across) {
-        for (uint32_t k = 0; k < depth; ++k)
-            for (uint32_t row = 0; row < rows; row += 8)
-                widen(type, shared + (operand.at(row, k) - SHARED_BASE), 16, to + row * row_stride + k * k_stride, row_stride);
-    } else {
-        for (uint32_t row = 0; row < rows; ++row)
-            for (uint32_t k = 0; k < depth; k += in_chunk)
-                widen(type, shared + (operand.at(row, k) - SHARED_BASE), 16, to + row * row_stride + k * k_stride, k_stride);
-    }
+    operand.each_chunk(0, rows, [&](uint32_t address, uint32_t row, uint32_t k) {
+        const uint32_t stride = operand.across ? row_stride : k_stride;
+        widen(type, shared + (address - SHARED_BASE), 16, to + row * row_stride + k * k_stride, stride);
+    });
 }
 
 bool swizzled_by_128(uint64_t bits) { return bits >> 62 == 1 && (bits >> 49 & 7) == 0; }
 
-bool same(Site a, Site b) { return a.line == b.line && (a.file == b.file || std::strcmp(a.file, b.file) == 0); }
-
 bool same(const Product& a, const Product& b) {
     return a.columns == b.columns && (a.a_registers == nullptr) == (b.a_registers == nullptr) && a.a == b.a && a.b == b.b &&
            a.accumulate == b.accumulate && a.a_across == b.a_across && a.b_across == b.b_across && a.type == b.type &&
-           same(a.site, b.site);
+           a.site == b.site;
 }
 
 }  // namespace
@@ -93,39 +92,37 @@ void Block::issue(const Product& product) {
         // Until a wait the registers' values are undefined.
         std::memset(product.d, 0xff, product.columns / 2 * sizeof(float));
     } else if (found->values.size() != product.columns / 2) {
-        fail("an accumulator of " + std::to_string(found->values.size()) + " numbers in a product of " +
+        fail("an accumulator of " + std::to_string(found->values.size()) + " elements in a product of " +
                  std::to_string(product.columns) + " columns",
              product.site);
     }
     queued.accumulator = uint32_t(found - all.begin());
-    thread.open_products.push_back(queued);
+    thread.products.open.push_back(queued);
 }
 
 void Block::commit_products(Site site) {
     warpgroup_of(site);
-    Thread& thread = threads[current.thread];
-    thread.products.push_back(std::move(thread.open_products));
-    thread.open_products.clear();
+    threads[current.thread].products.commit();
 }
 
 void Block::wait_products(int pending, Site site) {
     const uint32_t group = warpgroup_of(site);
     Thread& thread = threads[current.thread];
-    if (!thread.open_products.empty()) fail("a wait with products that are not committed", site);
+    if (!thread.products.open.empty()) fail("a wait with products that are not committed", site);
     thread.fenced = false;
-    if (thread.products.size() <= size_t(pending)) return;
+    if (thread.products.closed.size() <= size_t(pending)) return;
     Warpgroup& all = warpgroups[group];
     if (all.arrived == 0) {
         all.site = site;
         all.pending = pending;
-    } else if (all.pending != pending || !same(all.site, site)) {
+    } else if (all.pending != pending || !(all.site == site)) {
         fail("another wait than the warpgroup's at " + place(all.site), site);
     }
     thread.waits_for = Operation::WARPGROUP;
     thread.site = site;
     if (++all.arrived < WARPGROUP) return next();
     all.arrived = 0;
-    const uint32_t queued = uint32_t(thread.products.size()), least = queued - uint32_t(pending);
+    const uint32_t queued = uint32_t(thread.products.closed.size()), least = queued - uint32_t(pending);
     uint32_t count = least;
     if (launch->schedule == INFONCE_EARLY) count = queued;
     if (launch->schedule == INFONCE_MIXED) count = least + uint32_t(random() % (uint64_t(pending) + 1));
@@ -139,19 +136,19 @@ void Block::wait_products(int pending, Site site) {
 // The oldest group of products of a warpgroup.
 __attribute__((noinline)) void Block::execute_products(uint32_t group) {
     const uint32_t first = group * WARPGROUP;
-    const size_t count = threads[first].products.front().size();
+    const size_t count = threads[first].products.closed.front().size();
     for (uint32_t i = 1; i < WARPGROUP; ++i)
-        if (threads[first + i].products.empty() || threads[first + i].products.front().size() != count)
+        if (threads[first + i].products.closed.empty() || threads[first + i].products.closed.front().size() != count)
             fail("thread " + std::to_string(first + i) + " has queued other products than thread " + std::to_string(first),
                  threads[first + i].site);
     std::vector<float> a, b, d;
     for (size_t p = 0; p < count; ++p) {
-        const Queued& one = threads[first].products.front()[p];
+        const Queued& one = threads[first].products.closed.front()[p];
         const Product& product = one.product;
         const uint32_t columns = product.columns, element_bytes = bytes_of(product.type);
         const uint32_t depth = STEP_BYTES / element_bytes;
         for (uint32_t i = 1; i < WARPGROUP; ++i) {
-            const Queued& other = threads[first + i].products.front()[p];
+            const Queued& other = threads[first + i].products.closed.front()[p];
             if (!same(product, other.product) || one.accumulator != other.accumulator)
                 fail("thread " + std::to_string(first + i) + " has queued another product than thread " + std::to_string(first),
                      other.product.site);
@@ -165,7 +162,7 @@ __attribute__((noinline)) void Block::execute_products(uint32_t group) {
             gather(Operand(product.a, product.a_across, product.type), ROWS, product.type, arena, a.data(), depth, 1);
         } else {
             for (uint32_t i = 0; i < WARPGROUP; ++i) {
-                const uint32_t(&own)[4] = threads[first + i].products.front()[p].a;
+                const uint32_t(&own)[4] = threads[first + i].products.closed.front()[p].a;
                 const uint32_t row = i / WARP * 16 + i % WARP / 4, k = i % 4 * 2;
                 for (uint32_t r = 0; r < 4; ++r)
                     widen(product.type, &own[r], 4, &a[(row + r % 2 * 8) * depth + k + r / 2 * 8], 1);
@@ -184,45 +181,35 @@ __attribute__((noinline)) void Block::execute_products(uint32_t group) {
             }
         }
     }
-    for (uint32_t i = 0; i < WARPGROUP; ++i) threads[first + i].products.erase(threads[first + i].products.begin());
+    for (uint32_t i = 0; i < WARPGROUP; ++i) {
+        auto& queue = threads[first + i].products.closed;
+        queue.erase(queue.begin());
+    }
 }
 
 // Gives back the accumulators that no pending product uses.
 void Block::settle_accumulators(Thread& thread) {
     std::vector<bool> busy(thread.accumulators.size(), false);
-    for (const auto& group : thread.products)
+    for (const auto& group : thread.products.closed)
         for (const Queued& queued : group) busy[queued.accumulator] = true;
-    if (std::find(busy.begin(), busy.end(), true) == busy.end()) {
-        for (const Accumulator& one : thread.accumulators)
-            if (one.d) std::memcpy(one.d, one.values.data(), one.values.size() * sizeof(float));
-        thread.accumulators.clear();
-        return;
-    }
-    // The others keep their values in the list.
     for (size_t i = 0; i < busy.size(); ++i) {
         Accumulator& one = thread.accumulators[i];
         if (busy[i] || !one.d) continue;
         std::memcpy(one.d, one.values.data(), one.values.size() * sizeof(float));
         one.d = nullptr;
     }
+    // Pending products know an accumulator by its index, so the list is emptied as a whole.
+    if (std::find(busy.begin(), busy.end(), true) == busy.end()) thread.accumulators.clear();
 }
 
 // Checks the shared memory that a warp's share of a product reads: its 16 rows of a, and all of b.
 __attribute__((noinline)) void Block::check_operands(const Product& product, uint32_t warp) {
     const Moment moment{threads_before + warp * WARP, epoch, warps[warp].epoch};
-    const uint32_t element_bytes = bytes_of(product.type), depth = STEP_BYTES / element_bytes;
     auto check = [&](const Operand& operand, uint32_t first, uint32_t rows) {
-        auto chunk = [&](uint32_t address) {
-            check_shared(address, 16, 16, product.site);
-            if (!shadow.read_async((address - SHARED_BASE) / 4, 4, moment)) fail("a product: " + shadow.fault(), product.site);
-        };
-        if (operand.across) {
-            for (uint32_t k = 0; k < depth; ++k)
-                for (uint32_t row = first; row < first + rows; row += 8) chunk(operand.at(row, k));
-        } else {
-            for (uint32_t row = first; row < first + rows; ++row)
-                for (uint32_t k = 0; k < depth; k += 16 / element_bytes) chunk(operand.at(row, k));
-        }
+        operand.each_chunk(first, rows, [&](uint32_t address, uint32_t, uint32_t) {
+            const uint32_t offset = offset_of(address, 16, 16, product.site);
+            if (!shadow.read_async(offset / 4, 4, moment)) fail("a product: " + shadow.fault(), product.site);
+        });
     };
     check(Operand(product.b, product.b_across, product.type), 0, product.columns);
     if (!product.a_registers) check(Operand(product.a, product.a_across, product.type), warp % 4 * 16, 16);

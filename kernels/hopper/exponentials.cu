@@ -17,7 +17,7 @@ struct Stored {
         hopper_score_tiles<list::KERNEL, Stored<list::KERNEL::T>::template Exponentials>(p); \
     }
 
-INFONCE_HOPPER_EXPONENTIALS(INFONCE_BUILD)
+INFONCE_HOPPER_EXPONENTIALS(INFONCE_BUILD, hopper_exponentials)
 #endif
 
 }  // namespace infonce

@@ -137,8 +137,8 @@ INFONCE_DEVICE void multiply_chunk(const HopperProductParams& params) {
 #define INFONCE_BUILD_TRANSPOSED(KERNEL, ...) \
     INFONCE_CLUSTER_KERNEL(KERNEL, HopperProductParams) { multiply_chunk<list::KERNEL, true>(p); }
 
-INFONCE_HOPPER_PRODUCT(INFONCE_BUILD)
-INFONCE_HOPPER_PRODUCT_TRANSPOSED(INFONCE_BUILD_TRANSPOSED)
+INFONCE_HOPPER_PRODUCT(INFONCE_BUILD, hopper_product)
+INFONCE_HOPPER_PRODUCT(INFONCE_BUILD_TRANSPOSED, hopper_product_transposed)
 #endif
 
 }  // namespace infonce

@@ -8,7 +8,7 @@ namespace infonce {
 #define INFONCE_BUILD(KERNEL, ...) \
     INFONCE_CLUSTER_KERNEL(KERNEL, HopperScoresParams) { hopper_score_tiles<list::KERNEL, Statistics>(p); }
 
-INFONCE_HOPPER_STATISTICS(INFONCE_BUILD)
+INFONCE_HOPPER_SCORES(INFONCE_BUILD, hopper_statistics)
 #endif
 
 }  // namespace infonce

@@ -11,8 +11,8 @@ namespace infonce {
 #define INFONCE_BEST(KERNEL, ...) \
     INFONCE_CLUSTER_KERNEL(KERNEL, HopperScoresParams) { hopper_score_tiles<list::KERNEL, BestScores>(p); }
 
-INFONCE_HOPPER_SCORES(INFONCE_ALL)
-INFONCE_HOPPER_BEST(INFONCE_BEST)
+INFONCE_HOPPER_SCORES(INFONCE_ALL, hopper_scores)
+INFONCE_HOPPER_SCORES(INFONCE_BEST, hopper_best)
 #endif
 
 }  // namespace infonce

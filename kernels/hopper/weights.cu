@@ -16,7 +16,7 @@ struct Stored {
         hopper_score_tiles<list::KERNEL, Stored<list::KERNEL::T>::template Weights>(p); \
     }
 
-INFONCE_HOPPER_WEIGHTS(INFONCE_BUILD)
+INFONCE_HOPPER_WEIGHTS(INFONCE_BUILD, hopper_weights)
 #endif
 
 }  // namespace infonce

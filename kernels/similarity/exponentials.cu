@@ -12,6 +12,6 @@ namespace infonce {
         epilogue.write(shared_base());                                          \
     }
 
-INFONCE_EXPONENTIALS(INFONCE_BUILD)
+INFONCE_TILE(INFONCE_BUILD, exponentials)
 
 }  // namespace infonce

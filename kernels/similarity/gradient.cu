@@ -8,7 +8,7 @@ namespace infonce {
 #define INFONCE_KNOWN(KERNEL, ...) \
     INFONCE_KERNEL(KERNEL, GradientParams) { Gradient<list::KERNEL, Softmax::KNOWN>(p).run(); }
 
-INFONCE_GRADIENT_ONLINE(INFONCE_ONLINE)
-INFONCE_GRADIENT_KNOWN(INFONCE_KNOWN)
+INFONCE_GRADIENT(INFONCE_ONLINE, gradient_online)
+INFONCE_GRADIENT(INFONCE_KNOWN, gradient_known)
 
 }  // namespace infonce

@@ -12,6 +12,6 @@ namespace infonce {
         epilogue.write(shared_base());                       \
     }
 
-INFONCE_STATISTICS(INFONCE_BUILD)
+INFONCE_TILE(INFONCE_BUILD, statistics)
 
 }  // namespace infonce

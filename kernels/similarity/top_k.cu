@@ -11,7 +11,7 @@ namespace infonce {
         score_tiles<list::KERNEL>(p, epilogue);          \
     }
 
-INFONCE_SCORES(INFONCE_BUILD)
+INFONCE_TILE(INFONCE_BUILD, scores)
 
 struct SelectParams {
     const float* scores;  // rows of the chunk × candidates

@@ -10,6 +10,6 @@ namespace infonce {
         score_tiles<list::KERNEL>(p, epilogue);                            \
     }
 
-INFONCE_WEIGHTS(INFONCE_BUILD)
+INFONCE_TILE(INFONCE_BUILD, weights)
 
 }  // namespace infonce

@@ -51,7 +51,7 @@ pub use device::CudaDevice;
 pub use engine::CudaEngine;
 pub use event::CudaEvent;
 pub use graph::CudaGraph;
-pub use image::{KernelResources, MachineCode, compiler, kernel_table, kernels};
+pub use image::{KernelResources, MachineCode, compiler, kernels};
 pub use probe::{CudaDeviceInfo, probe};
 pub use queue::CudaQueue;
 pub use region::CudaRegion;

@@ -230,8 +230,8 @@ mod tests {
 
     #[test]
     fn kernels_of_a_row_share_a_line_and_keep_what_nvcc_said() {
-        let text =
-            "// ---- a/b.cu\n    INFONCE_16_BIT(BUILD, dot, 64, 128, 32, 2, 256, 1, 1, 512) \\\n";
+        let text = "#define TILE(BUILD, NAME) INFONCE_16_BIT(BUILD, NAME, 64, 128, 32, 2, 256, 1, 1, 512)\n\
+                    TILE(INFONCE_ROW, dot)  // a/b.cu\n";
         let list = super::super::list::parse(text).unwrap();
         let start = "| `dot_{bf16,f16}_64` | a/b.cu | 128 × 32 | 256 | 2 | 512 | ";
         let line = table(&list, &format!("{start}1 / 2 | 0 / 0 | 1 / 1 |\n"));

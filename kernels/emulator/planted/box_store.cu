@@ -15,8 +15,8 @@ namespace infonce {
 struct BoxStoreParams {
     TensorMap to;        // boxes of 32 rows
     const uint16_t* from;
-    const uint16_t* there;  // where `to` lies in memory
-    uint16_t* seen;      // by every thread of the first block, of early_read
+    const uint16_t* there;  // the matrix of `to`
+    uint16_t* seen;         // early_read: what each thread of the first block reads there
     uint32_t rows, columns, stride;  // elements from row to row
 };
 

@@ -1,36 +1,36 @@
-// A product of two row tiles by a cluster of two CTAs: each has 64 rows of a for itself, and both have the same 64 of
-// b. One thread of each block copies its slab of a, and half of b's slab into both blocks; four warps multiply. A stage
-// is full when both halves have come to its block, and empty when the warps of both blocks have read theirs, because
-// either block's half overwrites both.
+// a·bᵀ in bf16 by clusters of two CTAs. Each has 64 rows of a for itself, and both process all rows of b, 64 at a time.
+// One thread of each block copies its slab of a, and half of b's slab into both blocks; four warps multiply. A stage is
+// full when both halves have come to its block, and empty when the warps of both blocks have read theirs, because
+// either block's half overwrites both. Copies run ahead from tile to tile. A tile of sums is stored through shared
+// memory as one box, two boxes in flight.
 //   planted_cluster_own_release   a stage is released to the own block alone
 //   planted_cluster_one_release   one warp of four releases a stage to the other block, too
 //   planted_cluster_early_use     no cluster barrier after the mbarriers' initialisation
 //   planted_cluster_early_end     no cluster barrier before the end
 //   planted_cluster_few_bytes     a block announces only the bytes that it copies itself
+//   planted_cluster_fence         the second block's threads write their elements with no fence
+//   planted_cluster_overwrite     the second block overwrites a box that may still be read
+//   planted_cluster_leaves        the storing thread ends while its boxes may still be read
 // planted_cluster_mistakes has one mistake a case, each on one line; case 0 is sound.
-#include "ptx/barrier.h"
-#include "ptx/cluster.h"
-#include "ptx/global.h"
-#include "ptx/kernel.h"
-#include "ptx/mbarrier.h"
-#include "ptx/registers.h"
-#include "ptx/shared.h"
-#include "ptx/tensor_copy.h"
-#include "ptx/wgmma.h"
+#include "emulator/planted/product.h"
+#include "ptx/async_proxy.h"
+#include "ptx/convert.h"
+#include "ptx/stmatrix.h"
+#include "ptx/tensor_store.h"
 
 namespace infonce {
 
 struct ClusterParams {
     TensorMap a;     // rows × k, boxes of 64 rows
-    TensorMap b;     // 64 × k, boxes of 32 rows
-    float* d;        // rows × 64
+    TensorMap b;     // columns × k, boxes of 32 rows
+    TensorMap d;     // rows × columns, boxes of 64 rows
     uint32_t slabs;  // of 64 of k
+    uint32_t tiles;  // of 64 columns
 };
 
-enum class ClusterFault { NONE, OWN_RELEASE, ONE_RELEASE, EARLY_USE, EARLY_END, FEW_BYTES };
+enum class ClusterFault { NONE, OWN_RELEASE, ONE_RELEASE, EARLY_USE, EARLY_END, FEW_BYTES, FENCE, OVERWRITE, LEAVES };
 
-constexpr uint32_t PAIR = 2, CLUSTER_STAGES = 2, CLUSTER_SLAB = 64 * 128, HALF_SLAB = CLUSTER_SLAB / PAIR;
-constexpr uint32_t CONSUMER_WARPS = WARPGROUP / 32;
+constexpr uint32_t HALF_SLAB = OPERAND_BYTES / PAIR, CONSUMER_WARPS = WARPGROUP / 32;
 
 // Arrivals that empty a stage.
 template <ClusterFault FAULT>
@@ -38,15 +38,62 @@ constexpr uint32_t RELEASES = FAULT == ClusterFault::OWN_RELEASE   ? CONSUMER_WA
                               : FAULT == ClusterFault::ONE_RELEASE ? CONSUMER_WARPS + 1
                                                                    : PAIR * CONSUMER_WARPS;
 
+// The producer.
+template <ClusterFault FAULT>
+INFONCE_DEVICE void copy_pair(const ClusterParams& p, const OperandRing& ring) {
+    const uint32_t half = cluster_rank();
+    PipelineState<2> state;
+    for (uint32_t round = 0; round < p.tiles * p.slabs; ++round, state.advance()) {
+        const uint32_t slab = round % p.slabs, tile = round / p.slabs;
+        const uint32_t bytes = FAULT == ClusterFault::FEW_BYTES ? OPERAND_BYTES + HALF_SLAB : 2 * OPERAND_BYTES;
+        const SharedAddress arrived = ring.fill(state, bytes), b = ring.b(state.stage) + half * HALF_SLAB;
+        copy_box(ring.a(state.stage), p.a, 64 * slab, 64 * block_index().x, arrived);
+        multicast_box(b, p.b, 64 * slab, 64 * tile + 32 * half, arrived, BOTH_BLOCKS);  // copied
+    }
+}
+
+// A consumer warpgroup: the sums of one tile.
+template <ClusterFault FAULT>
+INFONCE_DEVICE void multiply_tile(float (&sums)[32], const ClusterParams& p, const OperandRing& ring,
+                                  PipelineState<2>& state) {
+    const uint32_t lane = thread_index() % 32;
+    for (uint32_t slab = 0; slab < p.slabs; ++slab, state.advance()) {
+        mbarrier_wait(ring.full(state.stage), state.parity);  // filled
+        multiply_slabs(sums, ring.a(state.stage), ring.b(state.stage), slab > 0);  // multiplied
+        const SharedAddress left = ring.empty(state.stage);
+        if (FAULT == ClusterFault::OWN_RELEASE || (FAULT == ClusterFault::ONE_RELEASE && thread_index() >= 32)) {
+            if (lane == 0) mbarrier_arrive(left);
+        } else if (lane < PAIR) {
+            mbarrier_arrive_remote(cluster_address(left, lane));  // handed back
+        }
+    }
+}
+
+// A consumer warpgroup: the tile becomes a box in slab form, which one thread stores.
+template <ClusterFault FAULT>
+INFONCE_DEVICE void store_tile(const float (&sums)[32], const ClusterParams& p, uint32_t tile) {
+    const SharedAddress box = shared_base() + (4 + tile % 2) * OPERAND_BYTES;
+    const uint32_t lane = thread_index() % 32, row = thread_index() / 32 * 16 + lane % 16;
+    const bool second = cluster_rank() == 1;
+    if (thread_index() == 0 && !(FAULT == ClusterFault::OVERWRITE && second)) wait_stores_read<1>();
+    named_barrier(1, WARPGROUP);
+    for (uint32_t pair = 0; pair < 4; ++pair) {
+        const float* s = sums + 8 * pair;
+        const uint32_t r[4] = {pack_bf16(s[0], s[1]), pack_bf16(s[2], s[3]), pack_bf16(s[4], s[5]), pack_bf16(s[6], s[7])};
+        store_matrices(box + row * 128 + ((2 * pair + lane / 16) ^ row % 8) * 16, r);
+    }
+    if (!(FAULT == ClusterFault::FENCE && second)) fence_async_proxy();
+    named_barrier(1, WARPGROUP);
+    if (thread_index() > 0) return;
+    store_box(p.d, 64 * tile, 64 * block_index().x, box);
+    commit_stores();
+}
+
 template <ClusterFault FAULT>
 INFONCE_DEVICE void multiply_pair(const ClusterParams& p) {
-    const SharedAddress stages = shared_base(), full = stages + CLUSTER_STAGES * 2 * CLUSTER_SLAB;
-    const SharedAddress empty = full + CLUSTER_STAGES * MBARRIER_BYTES;
+    const OperandRing ring(6 * OPERAND_BYTES);
     if (thread_index() == 0) {
-        for (uint32_t stage = 0; stage < CLUSTER_STAGES; ++stage) {
-            mbarrier_init(full + stage * MBARRIER_BYTES, 1);
-            mbarrier_init(empty + stage * MBARRIER_BYTES, RELEASES<FAULT>);
-        }
+        ring.init(RELEASES<FAULT>);
         fence_mbarrier_init();
     }
     if (FAULT == ClusterFault::EARLY_USE)
@@ -57,43 +104,17 @@ INFONCE_DEVICE void multiply_pair(const ClusterParams& p) {
     if (thread_index() >= WARPGROUP) {
         give_registers<24>();
         if (thread_index() > WARPGROUP) return;
-        const uint32_t half = cluster_rank();
-        for (uint32_t slab = 0; slab < p.slabs; ++slab) {
-            const uint32_t stage = slab % CLUSTER_STAGES, round = slab / CLUSTER_STAGES;
-            const SharedAddress to = stages + stage * 2 * CLUSTER_SLAB, arrived = full + stage * MBARRIER_BYTES;
-            if (round > 0) mbarrier_wait(empty + stage * MBARRIER_BYTES, (round - 1) % 2);
-            mbarrier_arrive_expect(arrived, FAULT == ClusterFault::FEW_BYTES ? CLUSTER_SLAB + HALF_SLAB : 2 * CLUSTER_SLAB);
-            copy_box(to, p.a, 64 * slab, 64 * block_index().x, arrived);
-            multicast_box(to + CLUSTER_SLAB + half * HALF_SLAB, p.b, 64 * slab, 32 * half, arrived, 0b11);  // copied
+        copy_pair<FAULT>(p, ring);
+    } else {
+        take_registers<64>();
+        float sums[32];
+        PipelineState<2> state;
+        for (uint32_t tile = 0; tile < p.tiles; ++tile) {
+            multiply_tile<FAULT>(sums, p, ring, state);
+            store_tile<FAULT>(sums, p, tile);
         }
-        if (FAULT != ClusterFault::EARLY_END) cluster_barrier();
-        return;
+        if (FAULT != ClusterFault::LEAVES) wait_stores_read<0>();
     }
-    take_registers<64>();
-    float d[32];
-    for (uint32_t slab = 0; slab < p.slabs; ++slab) {
-        const uint32_t stage = slab % CLUSTER_STAGES, round = slab / CLUSTER_STAGES;
-        const SharedAddress from = stages + stage * 2 * CLUSTER_SLAB, left = empty + stage * MBARRIER_BYTES;
-        mbarrier_wait(full + stage * MBARRIER_BYTES, round % 2);  // filled
-        const MatrixDescriptor a = describe_matrix(from, 16), b = describe_matrix(from + CLUSTER_SLAB, 16);
-        pin_accumulator(d);
-        wgmma_fence();
-        INFONCE_UNROLL
-        for (uint32_t step = 0; step < 4; ++step)
-            WarpgroupProduct<bf16, 64>::shared<false, false>(d, a + step * 32, b + step * 32, slab > 0 || step > 0);  // multiplied
-        wgmma_commit();
-        wgmma_wait<0>();
-        pin_accumulator(d);
-        if (FAULT == ClusterFault::OWN_RELEASE || (FAULT == ClusterFault::ONE_RELEASE && thread_index() >= 32)) {
-            if (thread_index() % 32 == 0) mbarrier_arrive(left);
-        } else if (thread_index() % 32 < PAIR) {
-            mbarrier_arrive_remote(cluster_address(left, thread_index() % 32));  // handed back
-        }
-    }
-    const uint32_t row = block_index().x * 64 + thread_index() / 32 * 16 + thread_index() % 32 / 4, column = thread_index() % 4 * 2;
-    INFONCE_UNROLL
-    for (uint32_t i = 0; i < 32; ++i)
-        store_global(p.d + (row + i / 2 % 2 * 8) * 64 + i / 4 * 8 + column + i % 2, d[i]);
     if (FAULT != ClusterFault::EARLY_END) cluster_barrier();
 }
 
@@ -102,6 +123,9 @@ INFONCE_PLANTED_CLUSTER(planted_cluster_one_release, ClusterParams, 256, PAIR) {
 INFONCE_PLANTED_CLUSTER(planted_cluster_early_use, ClusterParams, 256, PAIR) { multiply_pair<ClusterFault::EARLY_USE>(p); }
 INFONCE_PLANTED_CLUSTER(planted_cluster_early_end, ClusterParams, 256, PAIR) { multiply_pair<ClusterFault::EARLY_END>(p); }
 INFONCE_PLANTED_CLUSTER(planted_cluster_few_bytes, ClusterParams, 256, PAIR) { multiply_pair<ClusterFault::FEW_BYTES>(p); }
+INFONCE_PLANTED_CLUSTER(planted_cluster_fence, ClusterParams, 256, PAIR) { multiply_pair<ClusterFault::FENCE>(p); }
+INFONCE_PLANTED_CLUSTER(planted_cluster_overwrite, ClusterParams, 256, PAIR) { multiply_pair<ClusterFault::OVERWRITE>(p); }
+INFONCE_PLANTED_CLUSTER(planted_cluster_leaves, ClusterParams, 256, PAIR) { multiply_pair<ClusterFault::LEAVES>(p); }
 INFONCE_PLANTED_CLUSTER(planted_cluster_sound, ClusterParams, 256, PAIR) { multiply_pair<ClusterFault::NONE>(p); }
 
 struct ClusterMistakeParams {

@@ -3,13 +3,8 @@
 //   planted_large_transaction  announces 16 bytes more than are copied: the phase never completes
 //   planted_missing_full_wait  reads a stage without waiting for its bytes
 //   planted_copy_too_many      copies a tile that nobody waits for
-#include "ptx/barrier.h"
+#include "hopper/tile.h"
 #include "ptx/global.h"
-#include "ptx/kernel.h"
-#include "ptx/mbarrier.h"
-#include "ptx/shared.h"
-#include "ptx/tensor_copy.h"
-#include "tile/slab.h"
 
 namespace infonce {
 
@@ -26,46 +21,38 @@ enum class PipelineFault { NONE, LARGE_TRANSACTION, MISSING_FULL_WAIT, COPY_TOO_
 template <PipelineFault FAULT>
 INFONCE_DEVICE void add_tiles(const PipelineParams& p) {
     const uint32_t thread = thread_index();
-    const SharedAddress full = shared_base() + PIPELINE_STAGES * PIPELINE_BYTES;
-    const SharedAddress empty = full + PIPELINE_STAGES * MBARRIER_BYTES;
+    const Ring<PIPELINE_STAGES> ring{shared_base() + PIPELINE_STAGES * PIPELINE_BYTES};
     if (thread == 0) {
-        for (uint32_t stage = 0; stage < PIPELINE_STAGES; ++stage) {
-            mbarrier_init(full + stage * MBARRIER_BYTES, 1);
-            mbarrier_init(empty + stage * MBARRIER_BYTES, PIPELINE_THREADS / 32);
-        }
+        ring.init(PIPELINE_THREADS / 32);
         fence_mbarrier_init();
     }
     block_barrier();
+    PipelineState<PIPELINE_STAGES> filled, state;
     auto load = [&](uint32_t tile) {
-        const uint32_t stage = tile % PIPELINE_STAGES;
-        const SharedAddress barrier = full + stage * MBARRIER_BYTES;
+        const SharedAddress barrier = ring.full(filled.stage), to = shared_base() + filled.stage * PIPELINE_BYTES;
         const uint32_t bytes = FAULT == PipelineFault::LARGE_TRANSACTION ? PIPELINE_BYTES + 16 : PIPELINE_BYTES;
-        mbarrier_arrive_expect(barrier, bytes);  // planted transaction
-        copy_box(shared_base() + stage * PIPELINE_BYTES, p.x, 0, tile * PIPELINE_ROWS, barrier);  // planted copy
+        ring.wait_empty(filled);
+        mbarrier_arrive_expect(barrier, bytes);               // planted transaction
+        copy_box(to, p.x, 0, tile * PIPELINE_ROWS, barrier);  // planted copy
+        filled.advance();
     };
     if (thread == 0)
         for (uint32_t tile = 0; tile < PIPELINE_STAGES && tile < p.tiles; ++tile) load(tile);
     float sum = 0.0f;
-    for (uint32_t tile = 0; tile < p.tiles; ++tile) {
-        const uint32_t stage = tile % PIPELINE_STAGES, parity = tile / PIPELINE_STAGES % 2;
+    for (uint32_t tile = 0; tile < p.tiles; ++tile, state.advance()) {
         if (FAULT == PipelineFault::MISSING_FULL_WAIT)
             block_barrier();
         else
-            mbarrier_wait(full + stage * MBARRIER_BYTES, parity);
+            ring.wait(state);
         const uint32_t number = PIPELINE_THREADS - 1 - thread;
-        const SharedAddress chunk = chunk_address(shared_base() + stage * PIPELINE_BYTES, int(number / 32), int(number % 32 / 4));
+        const SharedAddress tile_start = shared_base() + state.stage * PIPELINE_BYTES;
+        const SharedAddress chunk = chunk_address(tile_start, int(number / 32), int(number % 32 / 4));
         sum += load_shared<float>(chunk + number % 4 * 4);  // planted read
         warp_barrier();
-        if (thread % 32 == 0) mbarrier_arrive(empty + stage * MBARRIER_BYTES);
-        if (thread == 0 && tile + PIPELINE_STAGES < p.tiles) {
-            mbarrier_wait(empty + stage * MBARRIER_BYTES, parity);
-            load(tile + PIPELINE_STAGES);
-        }
+        ring.release(state.stage);
+        if (thread == 0 && tile + PIPELINE_STAGES < p.tiles) load(tile + PIPELINE_STAGES);
     }
-    if (FAULT == PipelineFault::COPY_TOO_MANY && thread == 0) {
-        mbarrier_wait(empty + p.tiles % PIPELINE_STAGES * MBARRIER_BYTES, (p.tiles / PIPELINE_STAGES - 1) % 2);
-        load(p.tiles);
-    }
+    if (FAULT == PipelineFault::COPY_TOO_MANY && thread == 0) load(p.tiles);
     store_global(p.sums + thread, sum);
 }
 

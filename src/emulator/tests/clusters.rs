@@ -1,32 +1,77 @@
-//! Clusters: copies into several blocks, arrivals at another block's mbarriers, and mistakes with both.
+//! Clusters: copies into several blocks, arrivals at another block's mbarriers, boxes of sums, and mistakes with them.
 
+use super::stores::{UNTOUCHED, with_gaps};
 use super::*;
 
 /// Blocks of the products: two clusters.
 const BLOCKS: usize = 4;
+/// Rows end within the last block.
+const ROWS: usize = SIDE * BLOCKS - 31;
 
-/// a and b, whose summed axis has `slabs` slabs of 64; a has `BLOCKS` tiles of rows.
-fn operands(slabs: usize) -> [Matrix; 2] {
-    [(BLOCKS * SIDE, 1), (SIDE, 2)].map(|(rows, seed)| Matrix::new(rows, 64 * slabs, seed))
+/// a and b, whose summed axis has `slabs` slabs of 64.
+fn operands(columns: usize, slabs: usize) -> [Matrix; 2] {
+    [(ROWS, 1), (columns, 2)].map(|(rows, seed)| Matrix::new(rows, 64 * slabs, seed))
 }
 
-/// a·bᵀ as `kernel` computes it; each block of a cluster copies half of b.
-fn product(kernel: &'static str, [a, b]: &[Matrix; 2], order: Order) -> Result<Vec<f32>, Error> {
-    super::product(kernel, [a, b], [BLOCKS, 32], false, order)
+/// a·bᵀ in bf16 as `kernel` computes it, gaps included.
+fn product(kernel: &'static str, [a, b]: &[Matrix; 2], order: Order) -> Result<Vec<u16>, Error> {
+    // Two stages of two slabs, two boxes, four mbarriers.
+    const SIZES: [u32; 3] = [BLOCKS as u32, 256, 6 * 64 * 128 + 32];
+    let (memory, columns) = (memory(order), b.rows());
+    let stride = columns + 8;
+    let d = memory.upload(&vec![UNTOUCHED; ROWS * stride])?;
+    let maps = [
+        a.uploaded(&memory, 64)?,
+        b.uploaded(&memory, 32)?,
+        boxes(&memory, d, [ROWS, 2 * columns, 2 * stride], DTYPE_BF16, 64)?,
+    ];
+    let words = [pair(a.columns / 64, columns.div_ceil(SIDE))];
+    launch(&memory, kernel, SIZES, &maps, &words)?;
+    memory.read(d, ROWS * stride)
 }
 
 #[test]
-fn row_tiles_that_share_copies_of_candidates_give_the_products() -> Result<(), Error> {
-    // Fewer slabs than stages, as many, and several uses of each stage.
+fn products_of_clusters_leave_as_boxes_in_every_order() -> Result<(), Error> {
+    // Fewer slabs than stages, as many, and several uses of each stage; columns end within the last of three tiles.
     for slabs in [1, 2, 7] {
-        let operands = operands(slabs);
-        let expected = operands[0].times(&operands[1]);
+        let operands = operands(168, slabs);
+        let sums = operands[0].times(&operands[1]).into_iter();
+        let sums: Vec<u16> = sums.map(|sum| bf16::from_f32(sum).to_bits()).collect();
+        let expected = with_gaps(&sums, 168, 176);
         for order in orders() {
             let found = product("planted_cluster_sound", &operands, order)?;
             assert_same(&found, &expected, &format!("{order:?}, {slabs} slabs"));
         }
     }
     Ok(())
+}
+
+#[test]
+fn mistakes_of_one_block_of_a_cluster_are_found_there() {
+    let second = ["block (1, 0, 0)", "block (3, 0, 0)"];
+    let operands = operands(168, 2);
+    for (kernel, blocks, symptom) in [
+        (
+            "planted_cluster_fence",
+            &second[..],
+            "with no fence_async_proxy after thread",
+        ),
+        (
+            "planted_cluster_overwrite",
+            &second[..],
+            "while a store from it, issued by thread 0 at",
+        ),
+        (
+            "planted_cluster_leaves",
+            &["block ("],
+            "ends while a store may still read its source",
+        ),
+    ] {
+        let place = "kernels/emulator/planted/cluster.cu:";
+        always_fails(kernel, &[blocks, &[symptom], &[place]], |order| {
+            product(kernel, &operands, order)
+        });
+    }
 }
 
 /// The fault names one of the marked places and has one of the symptoms.
@@ -106,7 +151,7 @@ fn stages_of_a_cluster_handed_over_wrongly_are_found() {
     ];
     for (kernel, slabs, markers, symptoms) in cases {
         for &slabs in slabs {
-            let operands = operands(slabs);
+            let operands = operands(SIDE, slabs);
             is_found(kernel, markers, symptoms, |order| {
                 product(kernel, &operands, order)
             });

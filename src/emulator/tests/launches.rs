@@ -47,7 +47,6 @@ fn a_launch_that_does_not_fit_the_kernel_is_refused() {
 fn the_seed_decides_the_order_and_nothing_else_does() {
     let launch = Vectors {
         y: 1,
-        count: Some(0),
         ..Vectors::new("planted_last_writer", [5, 64, 512], counting(64))
     };
     let last_writer = |seed| launch.run((Schedule::Late, seed)).unwrap()[0] as u32;

@@ -133,27 +133,8 @@ impl Matrix {
     }
 }
 
-/// Rows of a block of a product, and of b.
+/// Rows of a block of a product, and of a tile of b.
 const SIDE: usize = 64;
-
-/// a·bᵀ, or aᵀ·b `across`, as the kernel computes it; boxes of b have `box_rows` rows.
-fn product(
-    kernel: &'static str,
-    [a, b]: [&Matrix; 2],
-    [blocks, box_rows]: [usize; 2],
-    across: bool,
-    order: Order,
-) -> Result<Vec<f32>, Error> {
-    // Two stages of two slabs of 64 rows, and four mbarriers.
-    let sizes = [blocks as u32, 256, 4 * 64 * 128 + 32];
-    let memory = memory(order);
-    let maps = [a.uploaded(&memory, SIDE)?, b.uploaded(&memory, box_rows)?];
-    let d = memory.unwritten(4 * blocks * SIDE * SIDE)?;
-    let summed = if across { a.rows() } else { a.columns };
-    let words = [d, pair(summed.div_ceil(64), usize::from(across))];
-    launch(&memory, kernel, sizes, &maps, &words)?;
-    memory.read(d, blocks * SIDE * SIDE)
-}
 
 /// Names the first element that differs.
 fn assert_same<T: PartialEq + Debug>(found: &[T], expected: &[T], what: &str) {

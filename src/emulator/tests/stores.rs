@@ -1,11 +1,9 @@
-//! Stores of boxes from shared memory, by single blocks and by clusters, and the fence that they need.
+//! Stores of boxes from shared memory, and the fence that they need; clusters.rs has those of clusters.
 
 use super::*;
 
 /// The contents where nothing is stored.
-const UNTOUCHED: u16 = 0x1234;
-
-// ---- Rows that end within a box
+pub(super) const UNTOUCHED: u16 = 0x1234;
 
 /// Rows and columns end within a box; the stride is longer than the stored columns.
 const ROWS: usize = 75;
@@ -15,7 +13,7 @@ const BOX_ROWS: usize = 32;
 const THREADS: usize = 64;
 
 /// The rows of `stored`, with untouched gaps between them.
-fn with_gaps(stored: &[u16], columns: usize, stride: usize) -> Vec<u16> {
+pub(super) fn with_gaps(stored: &[u16], columns: usize, stride: usize) -> Vec<u16> {
     let gap = vec![UNTOUCHED; stride - columns];
     let rows = stored.chunks(columns).map(|row| [row, &gap].concat());
     rows.flatten().collect()
@@ -87,81 +85,5 @@ fn an_early_read_shows_where_stores_are_late() {
             Err(Error::Kernel { reason, .. }) => assert!(reason.contains(symptom), "{reason}"),
             found => assert!(found.is_ok() && order.0 != Schedule::Late, "{order:?}"),
         }
-    }
-}
-
-// ---- A kernel of clusters: multicast copies in, boxes of sums out
-
-/// Two clusters; rows and columns end within the last tile.
-const BLOCKS: usize = 4;
-const SUM_ROWS: usize = 64 * BLOCKS - 31;
-const TILES: usize = 3;
-const SUM_COLUMNS: usize = 64 * TILES - 24;
-/// Elements from row to row of the result.
-const SUM_STRIDE: usize = SUM_COLUMNS + 8;
-
-/// a and b, whose summed axis has `slabs` slabs of 64.
-fn operands(slabs: usize) -> [Matrix; 2] {
-    [(SUM_ROWS, 1), (SUM_COLUMNS, 2)].map(|(rows, seed)| Matrix::new(rows, 64 * slabs, seed))
-}
-
-/// a·bᵀ in bf16 as `kernel` computes it, gaps included.
-fn product(kernel: &'static str, [a, b]: &[Matrix; 2], order: Order) -> Result<Vec<u16>, Error> {
-    // Two stages of two slabs, two boxes, four mbarriers.
-    const SIZES: [u32; 3] = [BLOCKS as u32, 256, 6 * 64 * 128 + 32];
-    let memory = memory(order);
-    let d = memory.upload(&[UNTOUCHED; SUM_ROWS * SUM_STRIDE])?;
-    let extent = [SUM_ROWS, 2 * SUM_COLUMNS, 2 * SUM_STRIDE];
-    let maps = [
-        a.uploaded(&memory, 64)?,
-        b.uploaded(&memory, 32)?,
-        boxes(&memory, d, extent, DTYPE_BF16, 64)?,
-    ];
-    let words = [pair(a.columns / 64, TILES)];
-    launch(&memory, kernel, SIZES, &maps, &words)?;
-    memory.read(d, SUM_ROWS * SUM_STRIDE)
-}
-
-#[test]
-fn products_of_clusters_leave_as_boxes_in_every_order() -> Result<(), Error> {
-    // Slabs of a tile: one, as many as stages, and more.
-    for slabs in [1, 2, 3] {
-        let operands = operands(slabs);
-        let sums = operands[0].times(&operands[1]).into_iter();
-        let sums: Vec<u16> = sums.map(|sum| bf16::from_f32(sum).to_bits()).collect();
-        let expected = with_gaps(&sums, SUM_COLUMNS, SUM_STRIDE);
-        for order in orders() {
-            let found = product("planted_pair_store_sound", &operands, order)?;
-            assert_same(&found, &expected, &format!("{order:?}, {slabs} slabs"));
-        }
-    }
-    Ok(())
-}
-
-#[test]
-fn mistakes_of_one_block_of_a_cluster_are_found_there() {
-    let second = ["block (1, 0, 0)", "block (3, 0, 0)"];
-    let operands = operands(2);
-    for (kernel, blocks, symptom) in [
-        (
-            "planted_pair_store_fence",
-            &second[..],
-            "with no fence_async_proxy after thread",
-        ),
-        (
-            "planted_pair_store_overwrite",
-            &second[..],
-            "while a store from it, issued by thread 0 at",
-        ),
-        (
-            "planted_pair_store_leaves",
-            &["block ("],
-            "ends while a store may still read its source",
-        ),
-    ] {
-        let place = "kernels/emulator/planted/pair_store.cu:";
-        always_fails(kernel, &[blocks, &[symptom], &[place]], |order| {
-            product(kernel, &operands, order)
-        });
     }
 }

@@ -18,15 +18,15 @@ pub(super) struct Vectors {
 }
 
 impl Vectors {
-    /// With y as long as x.
+    /// With y as long as x, and that length as the third parameter.
     pub fn new(kernel: &'static str, sizes: [u32; 3], x: Vec<f32>) -> Self {
         Self {
             kernel,
             sizes,
             y: x.len(),
+            count: Some(x.len() as u32),
             x,
             box_rows: None,
-            count: None,
         }
     }
 
@@ -91,10 +91,10 @@ fn reversed(x: &[f32], length: usize) -> Vec<f32> {
     chunks.flatten().collect()
 }
 
-/// The sound kernel computes y; its twin, without `_sound` in the name, fails at the mistake in `name`.cu.
+/// The sound kernel computes y; its twin, without `_sound` in the name, fails where vectors.cu is marked by `name`.
 fn is_found(name: &'static str, sound: &Vectors, y: &[f32], symptoms: &[&str]) {
     sound.always_gives(y);
-    let place = place(&format!("{name}.cu"), "planted");
+    let place = place("vectors.cu", name);
     let kernel = sound.kernel.trim_end_matches("_sound");
     sound.named(kernel).always_fails(&place, symptoms);
 }
@@ -103,7 +103,6 @@ fn is_found(name: &'static str, sound: &Vectors, y: &[f32], symptoms: &[&str]) {
 fn a_missing_barrier_is_a_fault_in_every_order() {
     let sound = Vectors {
         y: 3,
-        count: Some(300),
         ..Vectors::new(
             "planted_missing_barrier_sound",
             [3, 128, 512],
@@ -119,7 +118,6 @@ fn a_missing_barrier_is_a_fault_in_every_order() {
 fn a_missing_wait_for_cp_async_is_a_fault_under_every_schedule() {
     let sound = Vectors {
         y: 512,
-        count: Some(508),
         ..Vectors::new("planted_missing_wait_sound", [2, 64, 1024], counting(508))
     };
     // Elements past the vector are zero.
@@ -167,31 +165,27 @@ fn an_arrival_too_many_is_a_fault_in_every_order() {
 
 #[test]
 fn an_access_past_the_tail_is_a_fault_of_its_thread() {
-    let tail = |kernel, count: u32| Vectors {
-        count: Some(count),
-        ..Vectors::new(
-            kernel,
-            [count.div_ceil(128), 128, 0],
-            counting(count as usize),
-        )
+    let tail = |kernel, count: usize| {
+        let sizes = [count.div_ceil(128) as u32, 128, 0];
+        Vectors::new(kernel, sizes, counting(count))
     };
-    for (kernel, sound, marker, symptom) in [
+    for (name, kernel, sound, symptom) in [
         (
+            "tail_read",
             "planted_tail_read",
             "planted_tail_read_sound",
-            "planted",
             "reads 4 bytes",
         ),
         (
+            "tail_write",
             "planted_tail_write",
             "planted_tail_write_sound",
-            "planted write",
             "writes 4 bytes",
         ),
     ] {
-        let place = place("tail.cu", marker);
-        tail(sound, 1000).always_gives(&doubled(&counting(1000)));
-        tail(kernel, 1000).always_fails(&place, &[symptom]);
+        let sound = tail(sound, 1000);
+        is_found(name, &sound, &doubled(&sound.x), &[symptom]);
+        let place = place("vectors.cu", name);
         let reason = tail(kernel, 1000).fault((Schedule::Late, 0));
         let expected = format!("{kernel}, block (7, 0, 0), thread 104, {place}: {symptom}");
         assert!(reason.starts_with(&expected), "{reason}");
@@ -261,10 +255,7 @@ fn a_copy_that_nobody_waits_for_is_a_fault_where_it_comes_late() {
 /// Kernels that touch global memory, or end, before they wait for the launches before.
 #[test]
 fn global_memory_touched_before_the_wait_is_a_fault() {
-    let sound = Vectors {
-        count: Some(100),
-        ..Vectors::new("planted_launch_sound", [2, 64, 1024], counting(100))
-    };
+    let sound = Vectors::new("planted_launch_sound", [2, 64, 1024], counting(100));
     let of_box = Vectors {
         box_rows: Some(2),
         ..Vectors::new("planted_launch_box_sound", [1, 64, 256 + 8], counting(64))

@@ -1,7 +1,8 @@
-// Conversions to e4m3, for a test that knows every code. Nothing is planted.
+// Functions of the device code, an element a thread, for tests of their values. Nothing is planted.
 #include "ptx/convert.h"
 #include "ptx/global.h"
 #include "ptx/kernel.h"
+#include "tile/softmax.h"
 
 namespace infonce {
 
@@ -14,6 +15,17 @@ struct ConversionParams {
 INFONCE_PLANTED(e4m3_of, ConversionParams, 64) {
     const uint32_t i = block_index().x * 64 + thread_index();
     if (i < p.pairs) store_global(p.codes + i, uint16_t(pack_e4m3(load_global(p.x + 2 * i), load_global(p.x + 2 * i + 1))));
+}
+
+struct PolynomialParams {
+    const float* x;
+    float* y;
+    uint32_t count;
+};
+
+INFONCE_PLANTED(exp2_polynomial_of, PolynomialParams, 128) {
+    const uint32_t i = block_index().x * 128 + thread_index();
+    if (i < p.count) store_global(p.y + i, exp2_polynomial(load_global(p.x + i)));
 }
 
 }  // namespace infonce
