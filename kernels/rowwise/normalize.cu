@@ -57,7 +57,7 @@ INFONCE_DEVICE void normalize_row(const NormalizeParams& p, uint64_t row, uint32
     for (uint32_t d = lane; d < p.dim; d += 32) p.y.store(row, d, p.x.load(row, d) / divisor * factor);
 }
 
-// ROWS rows of moderate lengths. Returns the rows left to the slower path, a bit each.
+// ROWS rows of moderate norms, held in registers. Returns the rows left to the slower path, a bit each.
 template <int ROWS>
 INFONCE_DEVICE uint32_t normalize_rows(const NormalizeParams& p, uint64_t first, uint32_t lane) {
     constexpr int WIDTH = NORMALIZE_QUADS / ROWS;
@@ -164,7 +164,7 @@ INFONCE_DEVICE void normalize_backward_row(const NormalizeBackwardParams& p, uin
     }
 }
 
-// ROWS rows of moderate lengths. Returns the rows left to the slower path, a bit each.
+// ROWS rows of moderate norms, held in registers. Returns the rows left to the slower path, a bit each.
 template <int ROWS>
 INFONCE_DEVICE uint32_t normalize_backward_rows(const NormalizeBackwardParams& p, uint64_t first, uint32_t lane) {
     constexpr int WIDTH = BACKWARD_QUADS / ROWS;

@@ -1,5 +1,5 @@
-// The state between steps: key ← m·key + (1 - m)·query over many tensors in one launch; copies of rows, into a queue
-// (wrapping around) or into aligned rows; cursor ← (cursor + rows) mod capacity.
+// The state between steps: key ← m·key + (1 - m)·query over many tensors in one launch (momentum_update); copies of
+// rows into a queue, modulo its capacity, or into aligned rows (copy_rows); cursor ← (cursor + rows) mod capacity.
 #include "ptx/kernel.h"
 #include "ptx/math.h"
 #include "tile/matrix.h"

@@ -1,5 +1,5 @@
-// The k largest ⟨q_i, k_j⟩ of every row. The tile loop computes a chunk's scores (2NMD FLOPs); select_best or, from the
-// lists of best_lists.h, select_listed takes the best before the next chunk overwrites them.
+// The k largest ⟨q_i, k_j⟩ of every row: select_best takes them from a chunk's scores, which the tile loop has stored
+// (2NMD FLOPs); select_listed from the lists of hopper_best (best_lists.h). The next chunk overwrites both.
 #include "similarity/best_lists.h"
 #include "similarity/store_scores.h"
 
