@@ -21,8 +21,8 @@ INFONCE_DEVICE void warp_sums(float (&x)[ROWS]) {
 }
 
 struct NormalizeParams {
-    Matrix x, y;
-    float* norms;
+    Matrix x, y;   // rows × dim
+    float* norms;  // ‖x_i‖
     uint32_t rows, dim;
     float epsilon;
     uint32_t warp_rows;  // rows that a warp holds in registers; 0: one row, not held
@@ -128,8 +128,8 @@ INFONCE_KERNEL(normalize, NormalizeParams) {
 }
 
 struct NormalizeBackwardParams {
-    Matrix y, dy, dx;
-    const float* norms;
+    Matrix y, dy, dx;  // rows × dim
+    const float* norms;  // ‖x_i‖
     uint32_t rows, dim;
     float epsilon;
     float short_norm;    // ε, or the smallest normal value of dx's type if that is larger

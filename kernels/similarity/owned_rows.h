@@ -12,9 +12,9 @@ namespace infonce {
 
 struct GradientParams {
     ContrastView contrast;
-    Matrix owner;
-    Matrix streamed;
-    uint32_t dim;
+    Matrix owner;     // owners × D, the rows x_i
+    Matrix streamed;  // streamed rows × D, the rows y_j
+    uint32_t dim;     // D
     uint32_t tiles_per_split;  // streamed tiles of a work tile (owner tile, split)
     uint32_t owner_is_anchor;
     const float* owner_offset2;    // KNOWN: offsets o in base 2; null: that term is left out

@@ -74,7 +74,7 @@ INFONCE_KERNEL(combine_statistics, StatisticsParams) {
 }
 
 struct MergeParams {
-    float* negatives_lse;
+    float* negatives_lse;  // lse⁻ and z₊ against the first set, in nats; they become those against both sets
     float* positive;
     const float* other_lse;
     const float* other_positive;
@@ -219,7 +219,7 @@ struct FinishParams {
     const ScaledSum* normalisers;  // of gradient_online, splits × rows; null: weights have known offsets
     uint32_t splits, rows, dim;
     uint32_t shifted;              // whether weights were multiplied by 2^shift (f16)
-    uint32_t warps;                // warps a row, a power of two up to those of a block
+    uint32_t warps;                // warps a row, a power of two up to the warps of a block
     uint32_t first_row;            // its index among all anchors (candidates)
     const float* factors;          // f_i of fold_rows; null: 1
     ContrastView contrast;
@@ -236,7 +236,7 @@ struct FinishParams {
     const uint32_t* order;
     Matrix rows_of;                // the rows the gradient belongs to
     Matrix gradient;
-    const WeightShift* shift;      // of the weights; null: the shift of weights that are at most 1
+    const WeightShift* shift;      // of the weights; null: UNIT_SHIFT (after gradient_online)
     float* dots;                   // Σ_d x_d dx_d of each row, before rounding; null: not wanted
 };
 
@@ -381,7 +381,7 @@ struct ReduceParams {
     float* result;             // loss, dscale
 };
 
-// loss = row_weight · Σ φ, and dscale, summed in f64. One block.
+// loss = row_weight · Σ φ, dscale = ∂loss/∂s (ReduceParams), summed in f64. One block.
 INFONCE_KERNEL(reduce, ReduceParams) {
     struct Row {
         float lse, positive;

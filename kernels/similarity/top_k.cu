@@ -18,8 +18,8 @@ struct SelectParams {
     uint32_t rows, candidates, k;
     uint32_t first_row;   // of the chunk, among all rows
     uint32_t excludes_self;
-    uint32_t* indices;    // rows × k
-    float* best;          // rows × k
+    uint32_t* indices;    // rows × k, best first
+    float* best;          // rows × k, their scores
 };
 
 struct SelectListedParams {
@@ -29,8 +29,8 @@ struct SelectListedParams {
     uint32_t first_row;   // of the chunk, among all rows
     uint32_t excludes_self;
     uint32_t lanes_log2;  // log2 of the lanes that share a list, 0 to 3
-    uint32_t* indices;    // rows × k
-    float* best;          // rows × k
+    uint32_t* indices;    // rows × k, best first
+    float* best;          // rows × k, their scores
 };
 
 INFONCE_DEVICE uint64_t warp_largest(uint64_t x) {
