@@ -8,8 +8,8 @@
 // If weights have a term of the streamed rows, the producer's warp also loads that term. Without the owners' term it
 // also loads which owner is each streamed row's positive (asks_streamed).
 //
-// A consumer issues the logits of tile t + 1 before the sums of tile t, and computes weights while the sums run. The
-// two consumers issue in ping-pong (Shah et al., FlashAttention-3, 2024, sections 3.1, 3.2).
+// A consumer issues the logits of tile t + 1, then the sums of tile t, and computes weights while the sums run. The two
+// consumers issue in ping-pong (Shah et al., FlashAttention-3, 2024, sections 3.1, 3.2).
 #include "hopper/tile.h"
 #include "similarity/owned_rows.h"
 

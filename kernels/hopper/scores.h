@@ -4,7 +4,7 @@
 //   anchors      RESIDENT: all slabs of the block's 128 rows stay in shared memory, at most 512 bytes a row;
 //                otherwise they are streamed with the candidates' slabs
 //   candidates   slabs of 256 rows, STAGES in flight; the two CTAs of a cluster have neighbouring row tiles, and
-//                each multicasts half of each slab. With D > 256 a block so asks L2 for 32 KB in the 1,024 clocks of
+//                each multicasts half of each slab. With D > 256 a block then asks L2 for 32 KB in the 1,024 clocks of
 //                a slab's products; without clusters it would be 48 KB
 //
 // Elements are 16-bit types, or e4m3 with a scale a row (rowwise/quantize.cu); a slab is 128 bytes of either. A second

@@ -3,7 +3,7 @@
 // A block has consumer warpgroups, which multiply, and a producer, which copies. A stage is full when all of its bytes
 // have been copied, and empty when every consumer warp has read it and arrived.
 //
-// The two CTAs of a cluster can share stages: each multicasts half of a stage to both. A stage is then empty when the
+// The two CTAs of a cluster can share operands: each multicasts half of one to both. A stage is then empty when the
 // consumer warps of both have arrived, because either half overwrites both blocks' memory.
 #pragma once
 

@@ -1,5 +1,5 @@
-// Row by row before the tile loops: z₊ = s⟨q_i, k₊⟩ and ‖x‖² (positives), s·max‖q‖·max‖k‖ ≥ |z| (bound_logits), the
-// log-mean of e^(z₊/(s·σ)) (mean_positives), each anchor's positive, each candidate's anchors. O((N + M)·D).
+// Row by row before the tile loops: z₊ = s⟨q_i, k₊⟩ and ‖x‖² (positives), s·max‖q‖·max‖k‖ ≥ |z| (bound_logits), log
+// of the mean of e^(z₊/(s·σ)) (mean_positives), each anchor's positive, each candidate's anchors. O((N + M)·D).
 #include "ptx/global.h"
 #include "ptx/math.h"
 #include "similarity/row_blocks.h"

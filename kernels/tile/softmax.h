@@ -1,4 +1,4 @@
-// Sums of exponentials against a running maximum, in base 2: Σ_j 2^(z_j) = sum · 2^maximum.
+// Sums of exponentials against a running maximum, Σ_j 2^(z_j) = sum · 2^maximum, and 2^x by a polynomial.
 #pragma once
 
 #include "ptx/kernel.h"
