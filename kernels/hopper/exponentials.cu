@@ -1,5 +1,5 @@
-// E_ij = 2^(z_ij - o) of a chunk and its row sums (similarity/exponentials.h), with wgmma. D exceeds what the fused
-// kernels hold, so no kernel has resident anchors.
+// E_ij = 2^(z_ij - o) of a chunk and Σ_j E_ij (similarity/exponentials.h), with wgmma. D exceeds 256, the fused
+// gradients' limit, so no kernel has resident anchors.
 #include "hopper/scores.h"
 #include "hopper/store_boxes.h"
 #include "similarity/exponentials.h"

@@ -8,8 +8,8 @@
 // If weights have a term of the streamed rows, the producer's warp also loads that term. Without the owners' term it
 // also loads which owner is each streamed row's positive (asks_streamed).
 //
-// A consumer issues the logits of tile t + 1 before the sums of tile t, and computes weights while the sums run. The
-// two consumers issue in ping-pong (Shah et al., FlashAttention-3, 2024, sections 3.1, 3.2).
+// A consumer issues the logits of tile t + 1, then the sums of tile t, and computes weights while the sums run. The two
+// consumers issue in ping-pong (Shah et al., FlashAttention-3, 2024, sections 3.1, 3.2).
 #include "hopper/tile.h"
 #include "similarity/owned_rows.h"
 
@@ -22,14 +22,14 @@ struct HopperGradientParams {
     WorkGrid grid;
 };
 
-// The softmax and the terms of the weights. Each set of known terms has its own kernel, so that registers hold no more
-// than it needs.
+// The terms of W; ONLINE: against the running maximum. Each set of known terms has its own kernel, so that registers
+// hold no more than it needs.
 enum class Terms { ONLINE, OWNER, STREAMED, BOTH };
 
-// One of n exponentials uses the FMA units; 0: none. The special-function unit takes 64 / D of the products' time (two
-// terms nearly always share an exponential). Up to D = 64 the polynomial takes load off it, for 9 more issue slots an
-// exponential. n balances both: a tile of 128 × 128 logits takes 16,384 (1 - 1/n) / 16 clocks of the unit, and issue
-// takes two clocks an instruction of a warp.
+// n: one of n exponentials uses the polynomial on the FMA units; 0: none. All exponentials on the special-function unit
+// take 64 / D of the products' time (two terms nearly always share an exponential). Up to D = 64 the polynomial
+// relieves it, for 9 more issue slots an exponential. n balances both: a tile of 128 × 128 logits takes 16,384 (1 -
+// 1/n) / 16 clocks of the unit, and issue takes two clocks an instruction of a warp.
 constexpr int polynomial_each(Terms terms, int dim) {
     if (dim > 64) return 0;
     return terms == Terms::ONLINE ? 16 : terms == Terms::OWNER ? 4 : 8;

@@ -116,14 +116,14 @@ INFONCE_DEVICE void multiply_chunk(const HopperProductParams& params) {
         wgmma_wait<0>();
         pin_accumulator(sums);
         if (work.slabs > 0) ring.release(last_stage);
-        const float share = unshifted(p.shift);
+        const float factor = unshifted(p.shift);
         INFONCE_UNROLL
         for (int half = 0; half < 2; ++half) {
             const uint32_t row = work.first_row + thread_index() / 32 * 16 + half * 8 + lane / 4;
             if (row >= p.rows) continue;
             float* to = p.sums + (uint64_t(work.split) * p.rows + row) * p.columns;
             store_sums<Tile::COLUMNS / 8>(to, work.first_column + lane % 4 * 2, p.columns,
-                                          TRANSPOSED && p.accumulate, share,
+                                          TRANSPOSED && p.accumulate, factor,
                                           [&](int j, int side) { return sums[4 * j + 2 * half + side]; });
         }
     }

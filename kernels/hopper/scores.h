@@ -4,8 +4,8 @@
 //   anchors      RESIDENT: all slabs of the block's 128 rows stay in shared memory, at most 512 bytes a row;
 //                otherwise they are streamed with the candidates' slabs
 //   candidates   slabs of 256 rows, STAGES in flight; the two CTAs of a cluster have neighbouring row tiles, and
-//                each multicasts half of each slab: without clusters, a tile of D > 256 would ask L2 for 48 KB in
-//                the 1,024 clocks of a slab's products, with them for 32 KB
+//                each multicasts half of each slab. With D > 256 a block then asks L2 for 32 KB in the 1,024 clocks of
+//                a slab's products; without clusters it would be 48 KB
 //
 // Elements are 16-bit types, or e4m3 with a scale a row (rowwise/quantize.cu); a slab is 128 bytes of either. A second
 // warp of the third warpgroup loads one value a column: its e4m3 scale, or its term of the weights.
@@ -45,7 +45,7 @@ struct HopperTile {
     // At D = 128 all exponentials on the special-function unit take as long as the products. With a quarter of them on
     // the FMA units, the unit takes three quarters of the products' time, and 0.7 of the issue slots are used.
     static constexpr int POLYNOMIAL_EACH = 4;
-    // Two buffers for each warp's partial sum of every column, or two boxes of weights a warp.
+    // Buffers: two of each warp's partial sums of all columns, or two boxes of weights a warp.
     static constexpr int WEIGHTS_BOX = WARP_ROWS * int(SLAB_BYTES);
     static constexpr int BUFFERS_BYTES = WARPS_DOWN * 2 * WEIGHTS_BOX;
     static constexpr int COLUMNS_BYTES = WARPS_DOWN * COLUMNS * int(sizeof(ScaledSum));
@@ -67,8 +67,8 @@ struct HopperTile {
     // Consumer 0 leaves its partial column sums in a buffer and continues; consumer 1, later in its epilogue, adds up
     // both. Two buffers alternate, so that neither waits for the other's next tile.
     //
-    // A buffer is free two tiles later. Consumer 0 gets there only after all warps of consumer 1 have begun the tile
-    // between, because of the ping-pong, or because a tile has more slabs than there are stages.
+    // Consumer 0 uses a buffer again two tiles later. By then all warps of consumer 1 have begun the tile between: they
+    // are in ping-pong, or a tile has more slabs than there are stages.
     INFONCE_DEVICE static SharedAddress open_columns(SharedAddress buffer) { return buffer; }
     template <class SumUp>
     INFONCE_DEVICE static void close_columns(SharedAddress buffer, const SumUp& sum_up) {

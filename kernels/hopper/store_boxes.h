@@ -1,5 +1,5 @@
-// Stores a tile of 16-bit weights or exponentials on sm_90a: a warp writes 16 rows × 64 elements at a time through
-// shared memory, as a box of whole 128-byte rows. Two boxes of a warp are in flight.
+// Stores a tile of 16-bit weights or exponentials on sm_90a: a warp writes boxes of 16 rows × 64 elements (128 bytes)
+// through shared memory. Two boxes of a warp are in flight.
 #pragma once
 
 #include "hopper/scores.h"

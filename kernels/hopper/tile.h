@@ -1,9 +1,9 @@
 // What the sm_90a kernels share: the roles of warps, the ring of stages, the scheduler.
 //
-// A block has consumer warpgroups, which multiply, and a producer, which copies. A stage is full when its bytes have
-// come, and empty when every consumer warp has read it and arrived.
+// A block has consumer warpgroups, which multiply, and a producer, which copies. A stage is full when all of its bytes
+// have been copied, and empty when every consumer warp has read it and arrived.
 //
-// The two CTAs of a cluster can share stages: each multicasts half of a stage to both. A stage is then empty when the
+// The two CTAs of a cluster can share operands: each multicasts half of one to both. A stage is then empty when the
 // consumer warps of both have arrived, because either half overwrites both blocks' memory.
 #pragma once
 
@@ -28,7 +28,7 @@
 
 namespace infonce {
 
-// Stage and parity of the next use of a ring.
+// The ring's next stage, and the parity of the mbarrier phase that its next use completes.
 template <int STAGES>
 struct PipelineState {
     uint32_t stage = 0, parity = 0;
@@ -39,7 +39,7 @@ struct PipelineState {
     }
 };
 
-// CTAs of a cluster that share copies, and the multicast mask of all of them.
+// The number of CTAs of a cluster, which share copies, and the multicast mask of both.
 constexpr uint32_t PAIR = 2;
 constexpr uint16_t BOTH_BLOCKS = 0b11;
 

@@ -1,4 +1,4 @@
-// ⟨q_i, k_j⟩ of a chunk, stored whole or as lists of the best (similarity/top_k.cu), with wgmma.
+// ⟨q_i, k_j⟩ of a chunk, with wgmma: all stored (hopper_scores), or lists of the best (hopper_best, best_lists.h).
 #include "hopper/scores.h"
 #include "similarity/best_lists.h"
 #include "similarity/store_scores.h"

@@ -1,4 +1,4 @@
-// W_ij = 2^(z_ij - o_i) + 2^(z_ij - o_j) of a chunk (similarity/weights.h), with wgmma.
+// W_ij = 2^(z_ij - o_i) + 2^(z_ij - o_j), the first term or both, of a chunk (similarity/weights.h), with wgmma.
 #include "hopper/scores.h"
 #include "hopper/store_boxes.h"
 #include "similarity/weights.h"

@@ -1,4 +1,4 @@
-// Barriers of a block, of a warp, and of some warps of a block.
+// Barriers of a block, of a warp, and of some warps of a block (bar.sync, bar.warp.sync, bar.arrive).
 #pragma once
 
 #include "ptx/kernel.h"

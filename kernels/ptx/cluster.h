@@ -24,8 +24,8 @@ INFONCE_DEVICE uint32_t cluster_rank() {
     return rank;
 }
 
-// Among all threads of the cluster that have not ended; releases and acquires ("barrier.cluster"). Not `.aligned`:
-// warps may arrive diverged.
+// A barrier of all threads of the cluster that have not ended; releases and acquires ("barrier.cluster"). Without
+// `.aligned`: the threads of a warp may arrive diverged.
 INFONCE_DEVICE void cluster_barrier() {
     asm volatile(
         "barrier.cluster.arrive.release;\n"

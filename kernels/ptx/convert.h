@@ -1,5 +1,5 @@
-// Conversions between f32 and the tensor cores' types: to nearest, ties to even (tf32: ties away from zero, as in
-// hardware). pack_… puts `low` into the lower bits of the result.
+// Conversions between f32 and the tensor cores' types: to nearest, ties to even (tf32: ties away from zero).
+// pack_… puts `low` into the lower bits of the result.
 #pragma once
 
 #include "ptx/kernel.h"

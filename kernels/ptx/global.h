@@ -1,4 +1,4 @@
-// Loads and stores of global memory. The emulator checks every access against what is allocated and written.
+// Loads and stores of one value in global memory. The emulator reports accesses to bytes not allocated or not written.
 #pragma once
 
 #include "ptx/kernel.h"

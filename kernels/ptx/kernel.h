@@ -34,7 +34,7 @@
             NAME(*static_cast<const PARAMS*>(p));                          \
         });                                                                \
     static void NAME(const PARAMS& p)
-// Kernels of emulator/planted, which are not in list.h. The second runs in clusters and has a prologue (below).
+// Kernels of emulator/planted, which are not in list.h. INFONCE_PLANTED_CLUSTER: in clusters, with a prologue.
 #define INFONCE_PLANTED(NAME, PARAMS, THREADS) INFONCE_REGISTERED(NAME, PARAMS, THREADS, 1, wait_for_launches_before())
 #define INFONCE_PLANTED_CLUSTER(NAME, PARAMS, THREADS, CLUSTER) INFONCE_REGISTERED(NAME, PARAMS, THREADS, CLUSTER, )
 #endif
@@ -68,7 +68,7 @@ INFONCE_DEVICE void wait_for_launches_before() {
 #endif
 }
 // Every kernel starts with this. When all blocks of a launch have executed it, or ended, blocks of the next launch may
-// start where there is space. It orders nothing: the next launch waits for the end of this one.
+// start where there is space. Their wait_for_launches_before still waits for the end of this launch.
 INFONCE_DEVICE void let_next_launch_start() {
 #if __CUDA_ARCH__ >= 900
     asm volatile("griddepcontrol.launch_dependents;" ::: "memory");

@@ -1,5 +1,5 @@
-// Elementary functions. `_fast`: the hardware's approximations, relative error about 2^-22. `_exact`: accurate to a few
-// units in the last place.
+// Elementary f32 functions. `_fast`: the hardware's approximations, relative error about 2^-22. `_exact`: accurate to a
+// few units in the last place.
 #pragma once
 
 #include "ptx/kernel.h"

@@ -33,7 +33,7 @@ INFONCE_DEVICE void mbarrier_arrive_expect(SharedAddress barrier, uint32_t bytes
                  : "memory");
 }
 
-// Waits until the phase of this parity has completed. try_wait sleeps for a limited time, so it is repeated.
+// Waits until the phase of this parity has completed. One try_wait waits for a limited time, so it is repeated.
 INFONCE_DEVICE void mbarrier_wait(SharedAddress barrier, uint32_t parity) {
     asm volatile(
         "{\n"

@@ -1,5 +1,5 @@
-// Moves registers between the warpgroups of a block (setmaxnreg, sm_90a). All four warps of a group execute it and have
-// REGISTERS a thread afterwards. Taking waits until another group has given enough.
+// Moves registers between the warpgroups of a block (setmaxnreg, sm_90a). All four warps of a warpgroup execute it and
+// have REGISTERS a thread afterwards. take_registers waits until other warpgroups have given enough.
 #pragma once
 
 #include "ptx/kernel.h"

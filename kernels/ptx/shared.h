@@ -1,4 +1,4 @@
-// Loads and stores of dynamic shared memory, by 32-bit address only.
+// Loads and stores of 2, 4, 8 or 16 bytes of dynamic shared memory, by 32-bit address. Its base is aligned to 1,024.
 #pragma once
 
 #include "ptx/kernel.h"

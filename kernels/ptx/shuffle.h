@@ -1,4 +1,4 @@
-// Exchange among the 32 threads of a warp. All of them participate.
+// Exchange and reductions among the 32 lanes of a warp (shfl, vote, redux). All lanes participate.
 #pragma once
 
 #include "ptx/kernel.h"
@@ -12,9 +12,9 @@ INFONCE_DEVICE uint32_t shuffle_xor(uint32_t x, int mask) {
     asm volatile("shfl.sync.bfly.b32 %0, %1, %2, 0x1f, 0xffffffff;" : "=r"(y) : "r"(x), "r"(mask));
     return y;
 }
-// x, which is the same in all lanes. ptxas treats the result of this shuffle as uniform: values computed from it, such
-// as wgmma descriptors, stay in uniform registers, and after a branch on it ptxas emits no second copy of shuffles for
-// diverged lanes.
+// Returns x, which has to be the same in all lanes. ptxas treats the result of this shuffle as uniform: values computed
+// from it, such as wgmma descriptors, stay in uniform registers, and after a branch on it ptxas emits no second copy of
+// shuffles for diverged lanes.
 INFONCE_DEVICE uint32_t same_in_warp(uint32_t x) {
     uint32_t y;
     asm volatile("shfl.sync.idx.b32 %0, %1, 0, 0x1f, 0xffffffff;" : "=r"(y) : "r"(x));

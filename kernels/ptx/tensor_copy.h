@@ -1,6 +1,6 @@
-// TMA copies of boxes from a matrix to shared memory, issued by one thread (cp.async.bulk.tensor, sm_90). A map made on
-// the CPU describes the matrix and its boxes. Elements outside the matrix become zero. An mbarrier counts the bytes of
-// the whole box.
+// TMA copies of boxes from a matrix to shared memory, issued by one thread (cp.async.bulk.tensor, sm_90). A map made by
+// the CPU describes the matrix and the size of its boxes. Elements outside the matrix become zero. An mbarrier counts
+// the bytes of the whole box.
 #pragma once
 
 #include "ptx/kernel.h"

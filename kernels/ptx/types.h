@@ -1,4 +1,4 @@
-// 8- and 16-bit types and vectors, as bits: they need no toolkit header.
+// The element types bf16, f16, e4m3 and tf32, and vectors of 8 and 16 bytes, as bits: no toolkit header is needed.
 #pragma once
 
 #include <cstdint>

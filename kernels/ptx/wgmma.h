@@ -2,7 +2,7 @@
 // m64nNk32 of e4m3. They are asynchronous: fence, issue, commit, wait. Between issue and wait nothing else touches the
 // accumulators and the operands.
 //
-// d (PTX ISA, "Register Fragments for wgmma.mma_async.m64nNk16"): in warp w of the group, with g = lane / 4 and t =
+// d (PTX ISA, "Register Fragments for wgmma.mma_async.m64nNk16"): in warp w of the warpgroup, with g = lane / 4 and t =
 // lane % 4, entries 4j, 4j + 1 are row 16w + g, columns 8j + 2t, 8j + 2t + 1; entries 4j + 2, 4j + 3 are row 16w + g +
 // 8. So a warp holds what N/8 mma hold (ptx/mma.h); an operand a in registers has the layout of an mma's.
 //
@@ -12,7 +12,7 @@
 //                              the next 16 start 32 bytes further on; `next` is unused, callers pass 16
 //   summed axis across rows    (the operand's "transposed" flag) rows of the slab are the summed axis; each holds
 //                              64 rows of the operand, and the next 64 start `next` bytes further on
-// e4m3 takes only the first, with 128 elements in a row of the slab and 32 of them in 32 bytes.
+// e4m3: the summed axis along rows only, 128 elements in a row of the slab and 32 of them in 32 bytes.
 //
 // Sums of e4m3 keep about 14 bits in f32: addends are truncated at that distance below the largest of them, the sum so
 // far included (measured on H800: DeepSeek-AI, DeepSeek-V3 Technical Report, 2024, arXiv 2412.19437, section 3.3.2).

@@ -1,4 +1,4 @@
-// WarpgroupProduct by shape. The instruction names every accumulator, so they are spelled out.
+// The bodies of WarpgroupProduct<T, N> (ptx/wgmma.h), one a type and N. The instruction names every accumulator.
 #pragma once
 
 #include "ptx/types.h"
@@ -28,7 +28,7 @@ namespace infonce {
 #define INFONCE_F96 INFONCE_F64, INFONCE_F16(64), INFONCE_F16(80)
 #define INFONCE_F128 INFONCE_F96, INFONCE_F16(96), INFONCE_F16(112)
 
-// I1 to I7 stand for the operands after the accumulators.
+// I1 to I7: asm numbers of the operands after the accumulators.
 #define INFONCE_WGMMA(T, TYPE, N, D, F, I1, I2, I3, I4, I5, I6, I7)                                             \
     template <>                                                                                             \
     struct WarpgroupProduct<T, N> {                                                                         \

@@ -21,8 +21,8 @@ INFONCE_DEVICE void warp_sums(float (&x)[ROWS]) {
 }
 
 struct NormalizeParams {
-    Matrix x, y;
-    float* norms;
+    Matrix x, y;   // rows × dim
+    float* norms;  // ‖x_i‖
     uint32_t rows, dim;
     float epsilon;
     uint32_t warp_rows;  // rows that a warp holds in registers; 0: one row, not held
@@ -57,7 +57,7 @@ INFONCE_DEVICE void normalize_row(const NormalizeParams& p, uint64_t row, uint32
     for (uint32_t d = lane; d < p.dim; d += 32) p.y.store(row, d, p.x.load(row, d) / divisor * factor);
 }
 
-// ROWS rows of moderate lengths. Returns the rows left to the slower path, a bit each.
+// ROWS rows of moderate norms, held in registers. Returns the rows left to the slower path, a bit each.
 template <int ROWS>
 INFONCE_DEVICE uint32_t normalize_rows(const NormalizeParams& p, uint64_t first, uint32_t lane) {
     constexpr int WIDTH = NORMALIZE_QUADS / ROWS;
@@ -128,8 +128,8 @@ INFONCE_KERNEL(normalize, NormalizeParams) {
 }
 
 struct NormalizeBackwardParams {
-    Matrix y, dy, dx;
-    const float* norms;
+    Matrix y, dy, dx;  // rows × dim
+    const float* norms;  // ‖x_i‖
     uint32_t rows, dim;
     float epsilon;
     float short_norm;    // ε, or the smallest normal value of dx's type if that is larger
@@ -164,7 +164,7 @@ INFONCE_DEVICE void normalize_backward_row(const NormalizeBackwardParams& p, uin
     }
 }
 
-// ROWS rows of moderate lengths. Returns the rows left to the slower path, a bit each.
+// ROWS rows of moderate norms, held in registers. Returns the rows left to the slower path, a bit each.
 template <int ROWS>
 INFONCE_DEVICE uint32_t normalize_backward_rows(const NormalizeBackwardParams& p, uint64_t first, uint32_t lane) {
     constexpr int WIDTH = BACKWARD_QUADS / ROWS;

@@ -1,6 +1,6 @@
 // codes_id = e4m3(x_id / scale_i), scale_i = max_d |x_id| / 448: rows of 8-bit codes with one scale each. O(N·D) bytes,
-// read once where a warp holds its rows in registers; rows that are too long or not aligned to quads (tile/numbers.h)
-// are read twice.
+// read once where a warp holds its rows in registers. Rows with too many elements or not aligned to quads
+// (tile/numbers.h) are read twice.
 #include "ptx/kernel.h"
 #include "ptx/math.h"
 #include "tile/matrix.h"
@@ -25,7 +25,7 @@ INFONCE_DEVICE float row_scale(float largest) {
     return scale < least ? least : scale;
 }
 
-// The maxima of all rows at once, NaN where a row has one.
+// The maxima of ROWS rows over the warp's lanes, NaN where a row has one.
 template <int ROWS>
 INFONCE_DEVICE void warp_maxima(float (&x)[ROWS]) {
     for (int mask = 16; mask > 0; mask /= 2) {
@@ -107,7 +107,7 @@ INFONCE_DEVICE void quantize_held_rows(const QuantizeParams& p, uint64_t first, 
     }
 }
 
-// Codes are rounded to nearest, ties to even.
+// codes_id = e4m3(x_id / scale_i), to nearest, ties to even.
 INFONCE_KERNEL(quantize_rows, QuantizeParams) {
     const uint64_t warp = uint64_t(block_index().x) * (list::quantize_rows::THREADS / 32) + thread_index() / 32;
     const uint32_t lane = thread_index() % 32, warp_rows = p.warp_rows ? p.warp_rows : 1;

@@ -1,5 +1,5 @@
-// The state between steps: key ← m·key + (1 - m)·query over many tensors in one launch; copies of rows, into a queue
-// (wrapping around) or into aligned rows; cursor ← (cursor + rows) mod capacity.
+// The state between steps: key ← m·key + (1 - m)·query over many tensors in one launch (momentum_update); copies of
+// rows into a queue, modulo its capacity, or into aligned rows (copy_rows); cursor ← (cursor + rows) mod capacity.
 #include "ptx/kernel.h"
 #include "ptx/math.h"
 #include "tile/matrix.h"
@@ -11,8 +11,8 @@ constexpr uint32_t MOMENTUM_THREADS = list::momentum_update::THREADS;
 constexpr int MOMENTUM_QUADS = MOMENTUM_CHUNK / MOMENTUM_THREADS / 4;
 
 struct MomentumTensor {
-    const void* query;
-    float* key;
+    const void* query;    // parameters of the query encoder, of MomentumParams' type
+    float* key;           // parameters of the key encoder
     void* shadow;         // a copy of the key in the query's type; null: not wanted
     uint64_t length;
     uint64_t first_block;  // blocks before this tensor's
@@ -21,7 +21,7 @@ struct MomentumTensor {
 struct MomentumParams {
     const MomentumTensor* tensors;
     uint32_t count;
-    uint32_t dtype;
+    uint32_t dtype;                // DType of the queries
     const float* device_momentum;  // m, if it lives on the device; else null
     float momentum;                // m otherwise
 };
@@ -81,12 +81,12 @@ struct CopyRowsParams {
     Matrix from, to;
     uint32_t rows;
     uint32_t from_columns, to_columns;  // columns that `from` lacks become zero
-    uint32_t first_from, first_to;      // rows
+    uint32_t first_from, first_to;      // the first row of each
     uint32_t capacity;                  // rows of `to`; row indices wrap around
     const uint32_t* cursor;             // added to `first_to`; null: 0
 };
 
-// to[(first_to + cursor + r) mod capacity] = from[first_from + r]. A warp a row.
+// Row (first_to + cursor + r) mod capacity of `to` = row first_from + r of `from`. A warp a row.
 INFONCE_KERNEL(copy_rows, CopyRowsParams) {
     const uint64_t row = uint64_t(block_index().x) * (list::copy_rows::THREADS / 32) + thread_index() / 32;
     if (row >= p.rows) return;

@@ -1,5 +1,5 @@
-// The second product of the gradient: sums += weights · streamed tile. Weights are still in the registers of the first
-// product; the tile's rows are the summed axis.
+// The second product of the portable fused gradient: sums += weights · streamed tile. The weights are still in the
+// registers of the first product; the summed axis is the tile's rows.
 #pragma once
 
 #include "similarity/gradient.h"

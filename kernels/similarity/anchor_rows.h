@@ -1,4 +1,5 @@
-// What the epilogues of statistics, exponentials and weights know of a thread's rows: indices, positives, exclusions.
+// A thread's rows in the epilogues of statistics, exponentials and weights: z_ij becomes -∞ for positives and
+// exclusions, and 2^(z_ij - m) is added to the row's sum.
 #pragma once
 
 #include "similarity/scores.h"
@@ -61,7 +62,7 @@ struct AnchorRows {
                 }
     }
 
-    // Dot products become 2^(z - maximum), maximum that of the row's sum (a fixed offset), and are added to that sum.
+    // Dot products become 2^(z - m), with the fixed offset m = sums[..].maximum, and are added to sums[..].sum.
     INFONCE_DEVICE void exponentials(Logits<Tile>& logits, ScaledSum (&sums)[Tile::ROW_BLOCKS][2]) const {
         INFONCE_UNROLL
         for (int i = 0; i < Tile::ROW_BLOCKS; ++i) {

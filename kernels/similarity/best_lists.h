@@ -1,5 +1,5 @@
-// The epilogue that lists the scores ⟨q_i, k_j⟩ that may be among the k best of row i. Each row has a bar, a score that
-// later ones must exceed to be listed. A row's lists take 8 KB a split; storing all of its scores would take 4M bytes.
+// The epilogue that lists the scores ⟨q_i, k_j⟩ that may be among the k best of row i. Each row has a bar: only scores
+// above it are listed. A row's lists take 8 KB a split; storing all of its scores would take 4M bytes, M candidates.
 //
 // The four threads that hold a row have a list each. A tile appends the scores above the bar; a row without a bar lists
 // all. From time to time the warp prunes the row: bisection finds a higher bar that k to 5k/4 + 4 entries reach, and
@@ -73,7 +73,7 @@ struct BestScores {
 
     struct Row {
         ListedScore* end;  // where the next entry goes
-        float bar;         // NaN: everything is above it
+        float bar;         // NaN: there is no bar yet, and every score is listed
         uint32_t columns;  // candidates of the row; 0 for padding rows
     };
     const ScoresParams& p;

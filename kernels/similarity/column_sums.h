@@ -1,6 +1,6 @@
-// Sums of exponentials of a tile's columns. Eight lanes of a warp hold the same columns, each of other rows. In three
-// exchanges each lane gives away half of its columns, so that every lane ends with the warp's sums of an eighth of the
-// columns.
+// Column sums (m_j, Σ_i 2^(z_ij - m_j)) over a tile's rows. Eight lanes of a warp hold the same columns, each in other
+// rows. In three exchanges a lane gives away half of its columns each time, so it ends with the warp's sums of an
+// eighth of the columns.
 #pragma once
 
 #include "ptx/shuffle.h"
@@ -22,7 +22,7 @@ INFONCE_DEVICE void share_columns(float (&column)[COUNT], const Combine& combine
     if constexpr (MASK > 4) share_columns<SIZE / 2>(column, combine);
 }
 
-// The reverse: every lane gets all columns. SIZE: columns that a lane has before.
+// The reverse of share_columns: every lane gets all columns. SIZE: columns that a lane has before the exchange.
 template <int SIZE, int COUNT>
 INFONCE_DEVICE void gather_columns(float (&column)[COUNT]) {
     constexpr int MASK = SIZE * 32 / COUNT;

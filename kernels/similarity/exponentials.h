@@ -1,7 +1,7 @@
 // The epilogue that stores E_ij = 2^(z_ij - o), 0 for exclusions and the positive, and Σ_j E_ij. The offset o is known
 // beforehand: the bound's offset where the bound holds (bound_logits), otherwise lse⁻_i of an earlier pass, less
-// ROW_SHIFT for f16. The row sums become lse⁻_i, and the row's rule gives its own offset o_i (row_rule.h). With the
-// factor 2^(o - o_i) of row i, which fold_rows (rows.cu) computes, E becomes the weights.
+// ROW_SHIFT for f16. combine_statistics gets lse⁻_i from the row sums, and the row's own offset o_i from its rule.
+// fold_rows gets the factor 2^(o - o_i), by which E_ij becomes W_ij (both in rows.cu).
 #pragma once
 
 #include "similarity/row_sums.h"

@@ -1,4 +1,4 @@
-// Fused gradients Σ_j W_ij y_j (gradient.h): one kernel a type, dimension and kind of softmax.
+// Fused gradients Σ_j W_ij y_j (gradient.h): a kernel for each type, class of D, and softmax (ONLINE, KNOWN).
 #include "similarity/accumulate.h"
 
 namespace infonce {

@@ -4,8 +4,8 @@
 //   owner tile      ROWS × D, resident in shared memory (16 rows a warp)
 //   streamed tiles  COLUMNS × D, STAGES of them in flight; each serves the logits and the sum
 //
-// ONLINE: W_ij = 2^(z_ij - m_i), m_i the running maximum; Σ_j W_ij, which gives lse⁻_i, is found on the way. KNOWN:
-// W_ij = 2^(z_ij - o_i) + 2^(z_ij - o_j), either term or both. The positive is left out; finish_gradient subtracts it.
+// ONLINE: W_ij = 2^(z_ij - m_i), m_i the running maximum; the pass also sums W_ij, which gives lse⁻_i. KNOWN: W_ij =
+// 2^(z_ij - o_i) + 2^(z_ij - o_j), either term or both. The positive has W = 0; finish_gradient subtracts c·k₊.
 #pragma once
 
 #include "ptx/barrier.h"

@@ -1,4 +1,4 @@
-// What the portable and the sm_90a fused gradient share: a block's owner rows, the softmax weights of a tile, the sums.
+// The fused gradients' Σ_j W_ij y_j of a block's owner rows i, portable and for sm_90a: W of a tile, and the sums.
 #pragma once
 
 #include "ptx/global.h"
@@ -12,14 +12,14 @@ namespace infonce {
 
 struct GradientParams {
     ContrastView contrast;
-    Matrix owner;
-    Matrix streamed;
-    uint32_t dim;
+    Matrix owner;     // owners × D, the rows x_i
+    Matrix streamed;  // streamed rows × D, the rows y_j
+    uint32_t dim;     // D
     uint32_t tiles_per_split;  // streamed tiles of a work tile (owner tile, split)
     uint32_t owner_is_anchor;
     const float* owner_offset2;    // KNOWN: offsets o in base 2; null: that term is left out
     const float* streamed_offset2;
-    const uint32_t* far;           // of share_exponential; null where there is one term
+    const uint32_t* far;           // share_exponential's word; null where there is one term
     const WeightShift* shift;      // KNOWN, f16
     float* sums;                   // splits × owners × D: Σ_j W_ij y_j · 2^shift
     ScaledSum* normalisers;        // ONLINE: splits × owners, (m_i, Σ_j 2^(z_ij - m_i))
@@ -27,7 +27,7 @@ struct GradientParams {
 
 enum class Softmax { ONLINE, KNOWN };  // of gradient.h
 
-// Of two streamed anchors, the owner rows that are their positives (asks_streamed).
+// The owner rows that are the positives of two neighbouring streamed anchors (asks_streamed).
 struct PairOwners {
     uint32_t x[2];
 };
@@ -48,7 +48,7 @@ struct OwnedRows {
     float sums[SUM_BLOCKS][4];
     // Of the thread's two rows.
     uint32_t positive[2], excluded[2];
-    float owner_term[2];  // weight_term; of offset ∞ (weight 0) without the owners' term
+    float owner_term[2];  // weight_term; with offset ∞ (weight 0) where W has no owners' term
     ScaledSum normaliser[2];
 
     INFONCE_DEVICE explicit OwnedRows(const GradientParams& params) : p(params) {
@@ -95,8 +95,8 @@ struct OwnedRows {
         shares = BOTH_TERMS && p.far && share_exponential(p.far, shift);
     }
 
-    // Whether the owners are candidates whose anchors only the streamed rows name: positives are given by index, one an
-    // anchor. Paired and diagonal positives follow from either side's index.
+    // Whether the owners are candidates and positives are given by index: then only a streamed anchor tells its
+    // positive. Paired and diagonal positives follow from either side's index.
     INFONCE_DEVICE bool asks_streamed() const {
         return SOFTMAX == Softmax::KNOWN && !p.owner_is_anchor && p.contrast.rule == POSITIVE_INDEX;
     }
@@ -118,7 +118,7 @@ struct OwnedRows {
         return any;
     }
 
-    // Logits become weights against the raised running maximum; rescale then multiplies the sums so far by `factor`.
+    // Dot products become 2^(z - m) with the raised running maximum m; rescale then multiplies the sums by `factor`.
     INFONCE_DEVICE void weigh_online(float (&weights)[BLOCKS][4], uint32_t first_column, float (&factor)[2]) {
         if (holds_exceptions(first_column)) mask<false>(weights, first_column, [](int) { return PairOwners{}; });
         float offset[2];
@@ -162,7 +162,7 @@ struct OwnedRows {
         }
     }
 
-    // weight_term of streamed row `row`; past the last, of offset ∞.
+    // weight_term of streamed row `row`; past the last row, with offset ∞.
     INFONCE_DEVICE float streamed_term(uint32_t row) const {
         return weight_term(shift, row < p.streamed.rows ? load_global(p.streamed_offset2 + row) : infinity(), shares);
     }
@@ -187,7 +187,7 @@ struct OwnedRows {
     INFONCE_DEVICE void weigh_terms(float (&weights)[BLOCKS][4], uint32_t first_column, const Streamed& terms,
                                     const Owners& owners) {
         const auto exponential = [](int entry, float x) { return exp2_shared_out<POLYNOMIAL_EACH>(entry, x); };
-        // Without the owners' term the owners may be the candidates of a one-way loss (asks_streamed).
+        // asks_streamed holds only without the owners' term: owners are then the candidates of a one-way loss.
         if (holds_exceptions(first_column)) mask<!OWNER_TERM>(weights, first_column, owners);
         if (OWNER_TERM && STREAMED_TERM && shares) {
             INFONCE_UNROLL

@@ -1,5 +1,5 @@
-// Row by row before the tile loops: z₊ = s⟨q_i, k₊⟩ and ‖x‖², the bound s·max‖q‖·max‖k‖ of all |z|, the mean of
-// e^(z₊/(s·σ)), the index of each anchor's positive, and each candidate's anchors. O((N + M)·D).
+// Row by row before the tile loops: z₊ = s⟨q_i, k₊⟩ and ‖x‖² (positives), s·max‖q‖·max‖k‖ ≥ |z| (bound_logits), log
+// of the mean of e^(z₊/(s·σ)) (mean_positives), each anchor's positive, each candidate's anchors. O((N + M)·D).
 #include "ptx/global.h"
 #include "ptx/math.h"
 #include "similarity/row_blocks.h"
@@ -15,7 +15,7 @@ struct PositivesParams {
     ContrastView contrast;
     Matrix anchors, candidates, own_keys;  // own_keys: MoCo's positives; data null otherwise
     uint32_t dim;
-    uint32_t* not_finite;  // two words, zero before: set if an anchor (or its positive), if a candidate is not finite
+    uint32_t* not_finite;  // two flags, zero before: of an anchor or its positive, of a candidate not finite
     float* positive;       // z₊ of each anchor, -∞ without one
     float* square_norms;   // of the anchors, then of the candidates
 };
@@ -96,7 +96,7 @@ struct BoundParams {
     LogitBound* bound;
 };
 
-// |z_ij| ≤ s·max‖q‖·max‖k‖ =: L. With L ≤ 80 in base 2 a sum of 2^z over 2^30 candidates lies between 2^-80 and 2^110.
+// L = s·max‖q‖·max‖k‖ ≥ |z_ij|. With L ≤ 80 in base 2 a sum of 2^z over 2^30 candidates lies between 2^-80 and 2^110.
 // If the largest norms are between 2^-16 and 2^16, such sums times rows stay below 2^127. `ExponentRange`
 // (src/launch/positives.rs) chooses `largest` and `above`. MoCo's positive is no candidate, so |z₊| is compared with
 // `largest`, too. One block.
@@ -208,7 +208,7 @@ struct GroupParams {
     uint32_t* starts;  // candidates + 1
 };
 
-// The sort key of an anchor: its positive; anchors without one come last.
+// The sort key of an anchor: its positive; M, the largest key, without one.
 INFONCE_DEVICE uint32_t group_of(const GroupParams& p, uint32_t anchor) {
     const uint32_t positive = load_global(p.index + anchor);
     return positive < p.candidates ? positive : p.candidates;

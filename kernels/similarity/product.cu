@@ -2,7 +2,7 @@
 // axis can be split over blocks; finish_gradient adds up the splits in order.
 //
 //   8 warps as 4 × 2, 32 × 64 sums each; 128 bytes of the summed axis a stage, STAGES in flight
-//   a wide operand: rows are the summed axis, 128 columns in sizeof(T) slabs side by side
+//   wide operands (V, W of Wᵀ·V): rows are the summed axis, 128 columns in sizeof(T) slabs side by side
 #include "ptx/barrier.h"
 #include "ptx/global.h"
 #include "similarity/product.h"
@@ -131,7 +131,7 @@ struct Product {
             }
         }
         wait_copies<0>();
-        const float share = unshifted(p.shift);
+        const float factor = unshifted(p.shift);
         INFONCE_UNROLL
         for (int i = 0; i < 2; ++i) {
             INFONCE_UNROLL
@@ -139,7 +139,7 @@ struct Product {
                 const uint32_t row = first_row + warp_row + i * 16 + half * 8 + lane / 4;
                 if (row >= p.rows) continue;
                 float* to = p.sums + (uint64_t(block_index().y) * p.rows + row) * p.columns;
-                store_sums<8>(to, first_column + warp_column + lane % 4 * 2, p.columns, TRANSPOSED && p.accumulate, share,
+                store_sums<8>(to, first_column + warp_column + lane % 4 * 2, p.columns, TRANSPOSED && p.accumulate, factor,
                               [&](int j, int side) { return sums[i][j][2 * half + side]; });
             }
         }

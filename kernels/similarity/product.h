@@ -1,4 +1,4 @@
-// The parameters of the products of stored weights, portable and for sm_90a: sums (+)= W · V or Wᵀ · V.
+// The parameters of sums (+)= W · V and Wᵀ · V, the products of stored weights, portable and for sm_90a.
 #pragma once
 
 #include "tile/element.h"
@@ -13,7 +13,7 @@ struct ProductParams {
     uint32_t slabs_per_split;        // slabs of the summed axis
     uint32_t accumulate;             // transposed: add to what `sums` holds; with one split only
     float* sums;                     // splits × rows × columns
-    const WeightShift* shift;        // V is stored times 2^shift, which sums are divided by; null: it is not
+    const WeightShift* shift;        // V holds 2^shift times its values, and sums are divided by 2^shift; null: shift 0
 };
 
 }  // namespace infonce

@@ -1,4 +1,4 @@
-// Helpers of the row-wise kernels: a warp a row, and kernels of one block.
+// Helpers of the row-wise kernels: the row of a warp, and loops and reductions of kernels with one block.
 #pragma once
 
 #include "ptx/barrier.h"
@@ -13,8 +13,7 @@ INFONCE_DEVICE uint64_t warp_row() {
     return uint64_t(block_index().x) * (Kernel::THREADS / 32) + thread_index() / 32;
 }
 
-// ---- Kernels of one block
-
+// Of kernels with one block.
 constexpr uint32_t BLOCK_THREADS = list::reduce::THREADS, BLOCK_WARPS = BLOCK_THREADS / 32;
 static_assert(BLOCK_WARPS == 32, "one warp joins the partial results, a lane each");
 
@@ -35,8 +34,8 @@ INFONCE_DEVICE void for_own(uint32_t count, const Load& load, const Use& use) {
     }
 }
 
-// Reduces x[i] over the block by `join`, for every thread, in a fixed order. A second call in the same kernel follows a
-// barrier.
+// Every thread's x[i] becomes the reduction of all threads' x[i] by `join`, in a fixed order. A block barrier comes
+// before a second call in the same kernel.
 template <class Kernel, int COUNT, class T, class Join>
 INFONCE_DEVICE void join_block(T (&x)[COUNT], const Join& join) {
     static_assert(Kernel::THREADS == BLOCK_THREADS && Kernel::SHARED_BYTES >= COUNT * int(BLOCK_WARPS * sizeof(T)));

@@ -1,4 +1,4 @@
-// The row sums (m_i, Σ_j 2^(z_ij - m_i)) of a thread's rows, and their reduction over a tile's threads.
+// Row sums (m_i, Σ_j 2^(z_ij - m_i)) of a work tile: a thread's own, their reduction over the row's threads, the store.
 #pragma once
 
 #include "similarity/scores.h"

@@ -1,6 +1,6 @@
-// Row by row after the tile loops: lse⁻_i and the offset o_i and masses a_i, c_i of a row (row_rule.h), gradients dx_i
-// = factor · (Σ_j W_ij y_j - Σ c·k₊), loss Σ w·φ_i. Partial results are added in a fixed order. O((N + M)·D) each,
-// times the splits of a sum.
+// Row by row after the tile loops: lse⁻_i, offset o_i and masses a_i, c_i (combine_statistics), f16's shifts, the
+// factors 2^(o - o_i) (fold_rows), dx_i = factor·(Σ_j W_ij y_j - Σ c·k₊) (finish_gradient), Σ w·φ_i (reduce). Partial
+// results are added in a fixed order. O((N + M)·D) each, times the splits of a sum.
 #include "ptx/barrier.h"
 #include "ptx/global.h"
 #include "ptx/math.h"
@@ -21,8 +21,8 @@ struct StatisticsParams {
     uint32_t splits, rows;
     ScaledSum* running;         // sums of earlier launches over the same rows; null: there is only this launch
     const uint32_t* unless;     // if set, the kernel does nothing; null: never
-    uint32_t first, last;       // whether this launch is the first, the last one of its rows
-    uint32_t lanes;             // threads a row, a power of two up to 32; each adds every n-th split
+    uint32_t first, last;       // whether this launch is the first, and the last, over its rows
+    uint32_t lanes;             // threads a row, a power of two up to 32; each adds every `lanes`-th split
     // A candidate that is not finite makes every row NaN; an anchor does if columns have a loss.
     uint32_t symmetric;
     const uint32_t* not_finite;
@@ -31,8 +31,7 @@ struct StatisticsParams {
     RowRule rule;
     float* positive;            // z₊, in nats
     float* negatives_lse;       // lse⁻, in nats
-    // Of RowValues: the offset in base 2 (for a softmax the log-sum-exp over all candidates), and the masses a and c,
-    // which for a softmax are equal and stored once.
+    // The row's o in base 2, a and c. In RULE_SOFTMAX a = c is stored once: positive_mass equals negatives_mass.
     float* offset2;
     float* negatives_mass;
     float* positive_mass;
@@ -75,14 +74,14 @@ INFONCE_KERNEL(combine_statistics, StatisticsParams) {
 }
 
 struct MergeParams {
-    float* negatives_lse;
+    float* negatives_lse;  // lse⁻ and z₊ against the first set, in nats; they become those against both sets
     float* positive;
     const float* other_lse;
     const float* other_positive;
     uint32_t rows;
 };
 
-// The same rows against further candidates: lse⁻ = log(e^lse⁻₁ + e^lse⁻₂), and the one positive that either side has.
+// Joins statistics against two sets of candidates: lse⁻ = log(e^lse⁻₁ + e^lse⁻₂), and z₊ of the set that has it.
 INFONCE_KERNEL(merge_statistics, MergeParams) {
     const uint32_t row = block_index().x * list::merge_statistics::THREADS + thread_index();
     if (row >= p.rows) return;
@@ -97,13 +96,14 @@ INFONCE_KERNEL(merge_statistics, MergeParams) {
 // ---- Gradients
 
 struct ShiftParams {
-    const float* row_mass;     // of the negatives
-    const float* column_mass;  // null: columns have no loss
+    const float* row_mass;     // a of the rows
+    const float* column_mass;  // a of the columns; null: they have no loss
     uint32_t rows, columns;
     WeightShift* shift;
 };
 
-// The shift that brings the largest mass below 2^UNIT_SHIFT. The terms 2^(z - o_i) of row i add up to a_i. One block.
+// shift = 13 - ⌊log2 max a⌋ brings the largest mass below 2^14, and with it each term: those of row i add up to a_i.
+// One block.
 INFONCE_KERNEL(find_weight_shift, ShiftParams) {
     float largest[1] = {0.0f};
     const auto take = [&](float mass) { largest[0] = larger(largest[0], mass); };
@@ -121,16 +121,16 @@ struct FitParams {
     const float* offset2;
     const float* square_norms;   // of the chunk's anchors
     uint32_t rows;
-    float lowest;                // least allowed log2 Σ_j E_ij, for candidates of equal length
-    float range;                 // largest allowed log2 of the longest over the shortest folded anchor
+    float lowest;                // log2(M·2^-14), the least log2 Σ_j E_ij for candidates of equal length
+    float range;                 // the largest log2(longest / shortest folded anchor)
     const LogitBound* bound;
-    uint32_t* fit;               // whether the exponentials stay as they are
+    uint32_t* fit;               // set if the exponentials stay as they are
     WeightShift* shift;          // of the folded anchors
 };
 
-// fit: whether f16 holds a chunk's exponentials with one offset o and its folded anchors f_i·q_i, f_i = 2^(o - o_i). If
-// not, the exponentials are stored again with an offset a row. shift: brings the longest folded anchor to at most 2^15.
-// One block.
+// fit: whether f16 holds a chunk's exponentials with one offset o, and its folded anchors f_i·q_i, f_i = 2^(o - o_i).
+// If not, the exponentials are stored again with an offset a row. shift: brings the longest folded anchor to at most
+// 2^15. One block.
 //
 // An exponential below 2^-14 is off by up to 2^-25, so a row of E·K is off by at most M·2^-25·max‖k‖. That has to be
 // small beside Σ_j E_ij·‖k_j‖. Folded anchors are short where Σ_j E_ij is large, or where p₊ is near 1. Rows with p₊
@@ -141,8 +141,8 @@ INFONCE_KERNEL(fit_exponentials, FitParams) {
         float negatives_lse, offset2, square;
     };
     const LogitBound bound = load_global(p.bound);
-    // log2 of: the inverse of the least Σ_j E_ij; the longest folded anchor with one offset, and with an offset a row;
-    // the inverse of the shortest q_i/Σ_j E_ij.
+    // Maxima of log2 of 1/Σ_j E_ij; of the folded anchor's length with one offset, and with an offset a row; and of
+    // Σ_j E_ij/‖q_i‖.
     float most[4] = {-infinity(), -infinity(), -infinity(), -infinity()};
     for_own(
         p.rows,
@@ -188,7 +188,7 @@ struct FoldParams {
     uint32_t splits, rows, dim;
     Matrix anchors;            // of the chunk
     Matrix folded;             // anchors times their factors, in the same type; data null: not wanted
-    const WeightShift* shift;  // a further factor 2^shift; null: none
+    const WeightShift* shift;  // f16: `folded` is multiplied by 2^shift, too; null: shift 0
     float* factors;
 };
 
@@ -219,15 +219,15 @@ struct FinishParams {
     const ScaledSum* normalisers;  // of gradient_online, splits × rows; null: weights have known offsets
     uint32_t splits, rows, dim;
     uint32_t shifted;              // whether weights were multiplied by 2^shift (f16)
-    uint32_t warps;                // warps a row, a power of two up to those of a block
+    uint32_t warps;                // warps a row, a power of two up to the warps of a block
     uint32_t first_row;            // its index among all anchors (candidates)
     const float* factors;          // f_i of fold_rows; null: 1
     ContrastView contrast;
     float coefficient;             // upstream · w; the gradient's factor is this times s
-    uint32_t of_candidates;        // the rows are candidates and their partners anchors
-    const float* negatives_mass;   // of all anchors, where there are normalisers
-    const float* row_mass;         // of the positive, of all anchors
-    const float* column_mass;      // and of all candidates; null: they have no loss
+    uint32_t of_candidates;        // whether the rows are candidates, and their partners anchors
+    const float* negatives_mass;   // a of all anchors, where there are normalisers
+    const float* row_mass;         // c of all anchors
+    const float* column_mass;      // c of all candidates; null: they have no loss
     Matrix partners;               // the positives: candidates, anchors, or a key of each anchor's own
     uint32_t own_keys;             // whether they are own keys
     uint32_t accumulates;          // whether to add to the gradient that is there
@@ -236,7 +236,7 @@ struct FinishParams {
     const uint32_t* order;
     Matrix rows_of;                // the rows the gradient belongs to
     Matrix gradient;
-    const WeightShift* shift;      // of the weights; null: the shift of weights that are at most 1
+    const WeightShift* shift;      // of the weights; null: UNIT_SHIFT (after gradient_online)
     float* dots;                   // Σ_d x_d dx_d of each row, before rounding; null: not wanted
 };
 
@@ -301,7 +301,7 @@ INFONCE_KERNEL(finish_gradient, FinishParams) {
         if (p.normalisers) {
             const ScaledSum sum = sum_of_splits(p.normalisers, p.splits, p.rows, row);
             maximum = finite_offset(sum.maximum);
-            // A weight is a_i times its share among the negatives.
+            // W_ij = a_i · 2^(z_ij - m_i) / Σ_j 2^(z_ij - m_i).
             share *= sum.sum == 0.0f ? 0.0f : load_global(p.negatives_mass + p.first_row + row) / sum.sum;
         }
     }
@@ -381,7 +381,7 @@ struct ReduceParams {
     float* result;             // loss, dscale
 };
 
-// loss = row_weight · Σ φ, and dscale, summed in f64. One block.
+// loss = row_weight · Σ φ, dscale = ∂loss/∂s (ReduceParams), summed in f64. One block.
 INFONCE_KERNEL(reduce, ReduceParams) {
     struct Row {
         float lse, positive;
@@ -398,7 +398,7 @@ INFONCE_KERNEL(reduce, ReduceParams) {
                 if (p.dots && row.counts) sums[2] += double(values.scale);
             });
     };
-    // A row's ∂φ/∂s counts where its positive is, because shards' dscales are added up.
+    // Shards of candidates each compute a dscale, and callers add these. A row's ∂φ/∂s counts where its positive is.
     const auto here = [&](uint32_t i) {
         return p.contrast.rule == POSITIVE_NONE || p.contrast.positive(i) < p.contrast.candidates;
     };

@@ -22,32 +22,32 @@ struct ScoresParams {
     Matrix candidates;
     uint32_t first_anchor;   // index of the chunk's first row among all anchors
     uint32_t tiles_per_split;  // candidate tiles of a work tile (anchor tile, split)
-    const LogitBound* bound;  // statistics; exponentials; null: there is none
+    const LogitBound* bound;  // statistics, exponentials: of bound_logits; null: there is none
     const uint32_t* unless;  // if set, the kernel does nothing; null: never
     // Statistics, exponentials.
     ScaledSum* rows;         // splits × anchors of the chunk
     ScaledSum* columns;      // partial sums × candidates
-    // Steps of the walk over pairs of row blocks (TilesOfWork), and the first; 0: every row tile takes all candidates.
+    // Number of steps of the walk (TilesOfWork), and the first. 0 steps: no walk, row tiles take all candidates.
     uint32_t steps, first_step;
-    // Steps whose tiles have column sums, and the first; without a walk, blocks of rows. 0: no column sums.
+    // Number of steps (without a walk, of blocks of rows) whose tiles have column sums, and the first. 0: no such sums.
     uint32_t summed, first_summed;
-    const float* negatives_lse;  // exponentials without a bound, in nats, of the chunk's rows
+    const float* negatives_lse;  // exponentials without a bound: lse⁻ of the chunk's rows, in nats
     // Weights.
     const float* row_offset2;     // offsets o in base 2, of the chunk's rows
     const float* column_offset2;  // of the candidates; null: that term is left out
-    const uint32_t* far;     // two terms: of share_exponential
-    const WeightShift* shift;  // f16
+    const uint32_t* far;     // share_exponential's word; null where there is one term
+    const WeightShift* shift;  // f16; else null
     Matrix weights;          // anchors of the chunk × candidates, padded to a multiple of 16, in T
     // Scores.
     float* scores;           // anchors of the chunk × candidates, not scaled
     // Lists of the best scores (best_lists.h).
     ListedScore* lists;
     uint32_t* lengths;
-    uint32_t k;              // how many of a row must not be missed
+    uint32_t k;              // a row's k best are listed
     uint32_t growth;         // lists are pruned after t tiles, and again after t·(1 + growth/4)
 };
 
-// Whether the launch does nothing. All blocks agree.
+// Whether the launch does nothing; the same for all blocks.
 INFONCE_DEVICE bool is_needless(const ScoresParams& p) { return p.unless && load_global(p.unless); }
 
 // weight_term of candidate c, or of the last one past the end: logits there are −∞, and no load waits for a branch.
@@ -56,7 +56,7 @@ INFONCE_DEVICE float column_term(const ScoresParams& p, uint32_t c, float shift,
     return weight_term(shift, load_global(p.column_offset2 + (c < last ? c : last)), shares);
 }
 
-// What an epilogue knows of the tile: its size, and its division among warps.
+// The tile, as epilogues see it: its size, and its division among warps.
 struct ScoresTile {
     static constexpr int ROWS = 128, COLUMNS = 128, WARPS = 8, THREADS = WARPS * 32, STAGES = 3;
     static constexpr int WARPS_DOWN = 4, WARPS_ACROSS = 2;
@@ -65,8 +65,8 @@ struct ScoresTile {
     static constexpr int SLAB = ROWS * SLAB_BYTES;
     static constexpr int STAGE = 2 * SLAB;
     static constexpr int SHARED_BYTES = STAGES * STAGE;
-    static constexpr int POLYNOMIAL_EACH = 0;  // exp2_shared_out
-    static constexpr bool BRINGS_COLUMN_TERMS = false;  // whether a warp loads them into shared memory for all
+    static constexpr int POLYNOMIAL_EACH = 0;  // EACH of exp2_shared_out
+    static constexpr bool BRINGS_COLUMN_TERMS = false;  // whether one warp loads all column_term into shared memory
     // A barrier of the threads that hold the tile.
     INFONCE_DEVICE static void synchronise() { block_barrier(); }
     // How warps exchange partial column sums. open_columns returns a buffer that no product uses any more;
@@ -85,10 +85,10 @@ struct ScoresTile {
 
 // The candidate tiles of a work tile, one after another.
 //
-// The walk (WALKS, and `steps` > 0): where anchors and candidates are one matrix, z_ij = z_ji, half of all tiles
+// The walk (WALKS, and `steps` > 0): where anchors and candidates are one matrix, z_ij = z_ji, so half of all tiles
 // suffice. Rows form B blocks of as many rows as a tile has columns. At step u = 0 … ⌊B/2⌋ block r multiplies block
-// (r + u) mod B. A tile with 0 < u < B/2 is the only one of its two blocks and counts for its columns, too. A tile at
-// u = 0 holds both triangles; at u = B/2 each of two blocks multiplies the other.
+// (r + u) mod B. With 0 < u < B/2 no other tile has these two blocks, so the tile has column sums, too. With u = 0 a
+// tile holds z_ij and z_ji itself; with u = B/2 each of two blocks multiplies the other.
 template <class Tile, bool WALKS>
 struct TilesOfWork {
     static constexpr uint32_t COLUMNS = Tile::COLUMNS, ROW_TILES = Tile::COLUMNS / Tile::ROWS;  // row tiles of a block

@@ -13,8 +13,8 @@ namespace infonce {
 
 template <class Tile>
 struct Statistics : AnchorRows<Tile> {
-    static constexpr int BUFFERS = 2;  // of HopperTile: column sums of two tiles
-    static constexpr bool COLUMN_TERMS = false, WALKS = true;
+    static constexpr int BUFFERS = 2;  // HopperTile: for column sums of two tiles
+    static constexpr bool COLUMN_TERMS = false, WALKS = true;  // needs no column_term; TilesOfWork may walk
     using Rows = AnchorRows<Tile>;
     using Tiles = TilesOfWork<Tile, WALKS>;
     using Rows::p, Rows::place, Rows::scale2, Rows::work;
@@ -42,8 +42,8 @@ struct Statistics : AnchorRows<Tile> {
         }
     }
 
-    // The tile's step less first_summed; without a walk, its block of rows. With the row tile's place in its block it
-    // selects the partial sum that the tile writes. No other tile of the launch writes that sum of the same candidates.
+    // The tile's step less first_summed; without a walk, its block of rows. The tile has column sums if this is below
+    // `summed`; with the row tile's place in its block it is then the index of the partial sum that the tile writes.
     INFONCE_DEVICE uint32_t among_summed(uint32_t first_column) const {
         const uint32_t block = work.tile / Tiles::ROW_TILES, to = first_column / Tiles::COLUMNS;
         const uint32_t step = to < block ? to + Tiles::all_of(p) - block : to - block;

@@ -25,7 +25,7 @@ template <class T, class Tile>
 struct PairStores {
     INFONCE_DEVICE explicit PairStores(const ScoresParams&) {}
 
-    // STORED_BLOCKS blocks of a thread's columns, from `first` on.
+    // Stores STORED_BLOCKS blocks of a thread's columns, from block `first` on.
     INFONCE_DEVICE void store(const AnchorRows<Tile>& rows, const Logits<Tile>& weights, uint32_t first_column, int first,
                               SharedAddress) {
         const ScoresParams& p = rows.p;

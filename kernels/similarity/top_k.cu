@@ -1,5 +1,5 @@
-// The k largest ⟨q_i, k_j⟩ of every row. The tile loop computes a chunk's scores (2NMD FLOPs); select_best or, from the
-// lists of best_lists.h, select_listed takes the best before the next chunk overwrites them.
+// The k largest ⟨q_i, k_j⟩ of every row: select_best takes them from a chunk's scores, which the tile loop has stored
+// (2NMD FLOPs); select_listed from the lists of hopper_best (best_lists.h). The next chunk overwrites both.
 #include "similarity/best_lists.h"
 #include "similarity/store_scores.h"
 
@@ -18,8 +18,8 @@ struct SelectParams {
     uint32_t rows, candidates, k;
     uint32_t first_row;   // of the chunk, among all rows
     uint32_t excludes_self;
-    uint32_t* indices;    // rows × k
-    float* best;          // rows × k
+    uint32_t* indices;    // rows × k, best first
+    float* best;          // rows × k, their scores
 };
 
 struct SelectListedParams {
@@ -29,8 +29,8 @@ struct SelectListedParams {
     uint32_t first_row;   // of the chunk, among all rows
     uint32_t excludes_self;
     uint32_t lanes_log2;  // log2 of the lanes that share a list, 0 to 3
-    uint32_t* indices;    // rows × k
-    float* best;          // rows × k
+    uint32_t* indices;    // rows × k, best first
+    float* best;          // rows × k, their scores
 };
 
 INFONCE_DEVICE uint64_t warp_largest(uint64_t x) {

@@ -1,5 +1,5 @@
-// W_ij = 2^(z_ij - o_i) + 2^(z_ij - o_j), either term or both, of a chunk of rows, for D above the fused gradient's.
-// 2NMD FLOPs; product.cu multiplies them. The next chunk overwrites this one, so the whole matrix is never stored.
+// W_ij = 2^(z_ij - o_i) + 2^(z_ij - o_j), the first term or both, of a chunk of rows, for D above the fused gradients'.
+// 2NMD FLOPs. product.cu multiplies W; the next chunk overwrites it, so the whole matrix is never stored.
 #include "similarity/weights.h"
 
 namespace infonce {

@@ -1,5 +1,5 @@
 // The epilogue that stores W_ij = (2^(z_ij - o_i) + 2^(z_ij - o_j)) · 2^shift in the inputs' type, 0 for exclusions and
-// the positive; without column offsets, the first term only. Two terms may share_exponential (tile/element.h).
+// the positive. Without column offsets it has the first term only. Two terms may share 2^z_ij (share_exponential).
 #pragma once
 
 #include "similarity/store_pairs.h"
@@ -10,7 +10,7 @@ namespace infonce {
 template <class T, class Tile, template <class, class> class Stores = PairStores>
 struct Weights : AnchorRows<Tile> {
     static constexpr int BUFFERS = 1;
-    static constexpr bool COLUMN_TERMS = true, WALKS = false;
+    static constexpr bool COLUMN_TERMS = true, WALKS = false;  // needs column_term; takes all candidates
     using Rows = AnchorRows<Tile>;
     using Rows::p, Rows::place, Rows::row, Rows::scale2;
     float shift;

@@ -1,4 +1,4 @@
-// positive(i) and excluded(i): the candidate that is anchor i's positive, the one that it excludes; and the scale s.
+// positive(i), the candidate that is anchor i's positive; excluded(i), the candidate that it excludes; the scale s.
 #pragma once
 
 #include "ptx/global.h"
@@ -8,14 +8,14 @@
 namespace infonce {
 
 enum PositiveRule : uint32_t {
-    POSITIVE_NONE = 0,      // none of the candidates (MoCo's own key)
+    POSITIVE_NONE = 0,      // no candidate: a key of the anchor's own (MoCo)
     POSITIVE_PAIRED = 1,    // (i + N/2) mod N (NT-Xent)
     POSITIVE_DIAGONAL = 2,  // i
     POSITIVE_INDEX = 3,     // index[i]
 };
 
 struct ContrastView {
-    const uint32_t* index;  // POSITIVE_INDEX: one candidate an anchor
+    const uint32_t* index;  // POSITIVE_INDEX: a candidate for each anchor; `candidates` or more: none
     uint32_t anchors;
     uint32_t candidates;
     uint32_t rule;
@@ -23,7 +23,7 @@ struct ContrastView {
     const float* device_scale;  // s, if it lives on the device; else null
     float scale;                // s otherwise
 
-    // The positive of anchor i < anchors; 0xffffffff if it has none.
+    // The positive of anchor i < anchors; at least `candidates` if it has none.
     INFONCE_DEVICE uint32_t positive(uint32_t i) const {
         switch (rule) {
             case POSITIVE_PAIRED: return i < anchors / 2 ? i + anchors / 2 : i - anchors / 2;

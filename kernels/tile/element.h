@@ -1,5 +1,7 @@
-// The input types T of the tile loops: `multiply`, d += a·b of an mma's fragments, and `pack`, two values rounded to T.
-// A step is 32 bytes of the summed axis: 16 elements of 16 bits or 8 of 32.
+// The input types T of the portable loops: `multiply`, d += a·b of an mma's fragments, and `pack`, two values rounded
+// to T. STEP: elements in 32 bytes of the summed axis, 16 of a 16-bit type or 8 of f32. Weights are multiplied by
+// 2^shift before they are rounded to T. Normal f16 values reach from 2^-14 to 2^16, so f16's shift brings the largest
+// weight to about 2^14 (SHIFTED). The other types need no shift.
 #pragma once
 
 #include "ptx/convert.h"
@@ -10,19 +12,17 @@
 
 namespace infonce {
 
-// Weights are multiplied by 2^shift before they are rounded to T. Normal f16 values reach from 2^-14 to 2^16, so f16's
-// shift brings the largest weight to about 2^14 (SHIFTED). The other types need no shift.
 template <class T>
 struct Element;
 
-// The shift of weights that are at most 1.
+// The shift of weights that are at most 1 (gradient_online), and 2^shift.
 constexpr float UNIT_SHIFT = 14.0f, UNIT_FACTOR = 16384.0f;
 
 // f16 exponentials of a row whose lse⁻ is known have the offset lse⁻ - ROW_SHIFT (base 2), so they sum to 2^14: below
 // the largest f16, and entries down to 2^-28 of the sum keep all digits.
 constexpr float ROW_SHIFT = 14.0f;
 
-// The shift of a call's weights and the factor that it stands for.
+// The shift of a call's known weights.
 struct WeightShift {
     float shift;
     float factor;  // 2^shift
@@ -33,21 +33,21 @@ struct WeightShift {
 // lse⁻ = o + log2 a. Below z = -126 both terms, each less than 2^-66 before the shift, become 0.
 constexpr float NEAR = 60.0f;
 
-// `far`: the word that is set where some |o| exceeds NEAR.
+// `far`: the word that combine_statistics sets where some |o| exceeds NEAR.
 INFONCE_DEVICE bool share_exponential(const uint32_t* far, float shift) { return shift <= NEAR && !load_global(far); }
 
-// The term of a row or column with offset `offset2` (base 2): a summand of the exponent, or, if two terms `share` the
-// exponential, a factor of it.
+// What offset o (`offset2`, base 2) of a row or column contributes to its term 2^(z - o + shift): the summand shift - o
+// of the exponent, or, if two terms `share` 2^z, the factor 2^(shift - o).
 INFONCE_DEVICE float weight_term(float shift, float offset2, bool share) {
     return share ? exp2_fast(shift - offset2) : shift - offset2;
 }
 
-// Two neighbouring columns.
+// Values of two neighbouring columns.
 struct Pair {
     float x[2];
 };
 
-// -126 ≤ shift ≤ 127.
+// The shift and 2^shift, for -126 ≤ shift ≤ 127.
 INFONCE_DEVICE WeightShift shift_by(int shift) { return {float(shift), bits_float(uint32_t(127 + shift) << 23)}; }
 
 // 2^-shift, the factor that removes the shift from sums; 1 if there is no shift.

@@ -1,4 +1,4 @@
-// A row-major matrix in global memory, as every kernel takes it: element (r, c) is c elements after data + r·stride.
+// A row-major matrix in global memory: element (r, c) is at byte data + r·stride + c·(bytes of an element).
 #pragma once
 
 #include "tile/numbers.h"
@@ -7,7 +7,7 @@ namespace infonce {
 
 struct Matrix {
     void* data;          // null: there is no matrix
-    float* scales;       // e4m3: row i is scales[i] times its codes; readable to the last tile's end. Else null
+    float* scales;       // e4m3: row i is scales[i]·codes; as long as all tiles' rows. Other types: null
     uint64_t stride;     // bytes from row to row
     uint32_t rows;
     uint32_t row_bytes;  // tile loops: a multiple of 16, as are `data` and `stride`

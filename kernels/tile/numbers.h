@@ -1,5 +1,5 @@
-// Loads and stores of elements whose type is known at run time: for memory-bound kernels, where a uniform branch costs
-// nothing.
+// Loads, stores and conversions of elements whose type is known at run time: for memory-bound kernels, where a uniform
+// branch costs nothing.
 #pragma once
 
 #include "ptx/convert.h"
@@ -51,7 +51,7 @@ INFONCE_DEVICE Vector16 load_quad(const void* data, uint32_t dtype, uint64_t ind
     return {{words.x[0], words.x[1], 0, 0}};
 }
 
-// Elements of the quads of a warp, one a lane.
+// Elements of a warp's quads, one quad a lane.
 constexpr uint32_t WARP_ELEMENTS = 32 * 4;
 
 INFONCE_DEVICE void widen_quad(const Vector16& quad, uint32_t dtype, float (&x)[4]) {
@@ -95,10 +95,10 @@ INFONCE_DEVICE void store_pair(float* row, uint32_t column, uint32_t columns, fl
     if (column + 1 < columns) store_global(row + column + 1, second);
 }
 
-// Stores share · sums(j, side) at column first + 8·j + side, for j < BLOCKS and side 0 and 1, of a row of `columns`
+// Stores factor · sums(j, side) at column first + 8·j + side, for j < BLOCKS and side 0 and 1, of a row of `columns`
 // that starts at `row`. `first` is even. `accumulate`: adds to what is there.
 template <int BLOCKS, class Sums>
-INFONCE_DEVICE void store_sums(float* row, uint32_t first, uint32_t columns, bool accumulate, float share, const Sums& sums) {
+INFONCE_DEVICE void store_sums(float* row, uint32_t first, uint32_t columns, bool accumulate, float factor, const Sums& sums) {
     constexpr int TOGETHER = BLOCKS < 16 ? BLOCKS : 16;  // loads in flight at a time
     static_assert(BLOCKS % TOGETHER == 0, "whole batches");
     INFONCE_UNROLL
@@ -125,8 +125,8 @@ INFONCE_DEVICE void store_sums(float* row, uint32_t first, uint32_t columns, boo
         }
         INFONCE_UNROLL
         for (int j = 0; j < TOGETHER; ++j)
-            store_pair(row, first + (batch + j) * 8, columns, fma(sums(batch + j, 0), share, before[j][0]),
-                       fma(sums(batch + j, 1), share, before[j][1]));
+            store_pair(row, first + (batch + j) * 8, columns, fma(sums(batch + j, 0), factor, before[j][0]),
+                       fma(sums(batch + j, 1), factor, before[j][1]));
     }
 }
 

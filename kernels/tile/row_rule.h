@@ -10,10 +10,10 @@
 
 namespace infonce {
 
-// φ, then after the colon RowRule's `first` and `second`. F = e^z₊ + e^lse⁻.
+// φ; after the colon what RowRule's `first` and `second` hold. F = e^z₊ + e^lse⁻.
 enum RowRuleKind : uint32_t {
     RULE_SOFTMAX = 0,    // softplus(lse⁻ - z₊ + margin): margin
-    RULE_DECOUPLED = 1,  // lse⁻ - w·z₊, w = 2 - e^(z₊/(s·σ)) / the rows' mean of it, or 1 without log_mean: 1/σ
+    RULE_DECOUPLED = 1,  // lse⁻ - w·z₊, w = 2 - e^(z₊/(s·σ) - log_mean), 1 without log_mean: 1/σ
     RULE_RINCE = 2,      // ((λF)^q - e^(q·z₊))/q: q, λ
     RULE_DEBIASED = 3,   // log(1 + e^-z₊·max(raw, m·e^-s)), raw = (e^lse⁻ - τ⁺·m·e^z₊)/(1 - τ⁺): τ⁺
 };
@@ -27,7 +27,7 @@ struct RowRule {
 
 struct RowValues {
     float value;      // φ
-    float offset;     // lse⁻ - ln a: dφ/dz_ij = e^(z_ij - offset) of a negative. +∞ where a is 0
+    float offset;     // o = lse⁻ - ln a, so that ∂φ/∂z_ij = e^(z_ij - o) for a negative; +∞ where a is 0
     float negatives;  // a = ∂φ/∂lse⁻
     float positive;   // c = -∂φ/∂z₊
     float scale;      // ∂φ/∂s at fixed logits
@@ -62,7 +62,7 @@ INFONCE_DEVICE RowValues rince_values(const RowRule& rule, float lse, float posi
 INFONCE_DEVICE RowValues debiased_values(const RowRule& rule, float s, float lse, float positive) {
     const float others = log1p_exact(-rule.first), log_count = log_exact(rule.negatives);
     const float least = log_count - s;
-    // log of τ⁺·m·e^z₊ / e^lse⁻.
+    // log(τ⁺·m·e^z₊ / e^lse⁻).
     const float taken = log_exact(rule.first) + log_count - (lse - positive);
     const float raw = taken < 0.0f ? lse + log1m_exp(taken) - others : -infinity();
     const bool bounded = !(raw > least);

@@ -1,4 +1,4 @@
-// Sums of exponentials against a running maximum, in base 2: Σ_j 2^(z_j) = sum · 2^maximum.
+// Sums of exponentials against a running maximum, Σ_j 2^(z_j) = sum · 2^maximum, and 2^x by a polynomial.
 #pragma once
 
 #include "ptx/kernel.h"
@@ -7,7 +7,7 @@
 
 namespace infonce {
 
-// The value sum · 2^maximum; an empty sum is (-∞, 0).
+// The value sum · 2^maximum. An empty sum has maximum -∞ and sum 0.
 struct ScaledSum {
     float maximum;
     float sum;
@@ -17,7 +17,7 @@ struct ScaledSum {
 struct LogitBound {
     uint32_t holds;  // whether every 2^(z - offset), and sums of them, are normal f32 values
     float offset;
-    float lengths;  // log2 of max‖k‖ / min‖k‖
+    float lengths;  // log2(max‖k‖ / min‖k‖)
     uint32_t padding;
 };
 
@@ -58,7 +58,7 @@ INFONCE_DEVICE float exp2_polynomial(float x) {
     return power * bits_float((float_bits(sum) << 23) + 0x3f800000u);
 }
 
-// 2^x of a thread's entry `entry`. Every EACH-th entry uses the polynomial; none if EACH is 0.
+// 2^x of a thread's entry number `entry`: by the polynomial for every EACH-th entry, none if EACH is 0.
 template <int EACH>
 INFONCE_DEVICE float exp2_shared_out(int entry, float x) {
     return EACH != 0 && entry % (EACH != 0 ? EACH : 1) == 0 ? exp2_polynomial(x) : exp2_fast(x);
