@@ -92,7 +92,7 @@ fn an_early_read_shows_where_stores_are_late() {
 
 // ---- A kernel of clusters: multicast copies in, boxes of sums out
 
-/// Two clusters; rows and columns end within the last tile.
+/// Two clusters of two CTAs; rows and columns end within the last tile.
 const BLOCKS: usize = 4;
 const SUM_ROWS: usize = 64 * BLOCKS - 31;
 const TILES: usize = 3;
