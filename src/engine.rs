@@ -1,24 +1,24 @@
-//! [`Engine`]: the verbs that every engine has, whatever memory its matrices lie in.
+//! [`Engine`]: the trait of all engines. Its methods are called verbs.
 
 use crate::element::Element;
 use crate::error::Error;
 use crate::inputs::Problem;
 use crate::memory::Memory;
 
-/// The outputs of gradients; `V` is an engine's writable matrix.
+/// The matrices that gradients are written to; `V` is an engine's writable matrix.
 #[derive(Debug)]
 pub struct Gradients<V> {
     /// ∂loss/∂q, N × D (∂loss/∂z for NT-Xent).
     pub dq: V,
-    /// ∂loss/∂k, M × D, if wanted. Without it a one-way loss takes 4NMD FLOPs instead of 6NMD.
-    /// It must be `None` where the contrast has none ([`Contrast::has_dk`](crate::Contrast::has_dk)).
+    /// ∂loss/∂k, M × D, if wanted. A one-way loss without it computes fewer matrix products. It must be `None`
+    /// where the contrast has none ([`Contrast::has_dk`](crate::Contrast::has_dk)).
     pub dk: Option<V>,
     /// `true`: gradients are added to the outputs' contents in f32, and rounded once. `false`: they overwrite.
     pub accumulate: bool,
 }
 
 impl<V> Gradients<V> {
-    /// Gradients that overwrite.
+    /// Outputs that the call overwrites.
     pub fn new(dq: V, dk: Option<V>) -> Self {
         Self {
             dq,
@@ -27,7 +27,7 @@ impl<V> Gradients<V> {
         }
     }
 
-    /// Gradients that are added to the outputs' contents.
+    /// The same outputs; gradients are added to their contents.
     #[must_use]
     pub fn accumulating(self) -> Self {
         Self {
@@ -79,7 +79,7 @@ pub trait Engine {
     /// The memory of its matrices.
     type Memory: Memory;
 
-    /// The memory, to copy data there and back.
+    /// The engine's memory, for copies from and to host memory.
     fn memory(&self) -> &Self::Memory;
 
     /// Loss and row statistics in 2NMD FLOPs.
@@ -91,8 +91,8 @@ pub trait Engine {
         problem: &Problem<RowsOf<'_, Self, T>>,
     ) -> Result<EvaluationOf<Self>, Error>;
 
-    /// Loss and gradients in one call, for training. `upstream` is dL/dloss, times the loss scale of
-    /// f16 gradients.
+    /// Loss and gradients in one call, for training. `upstream` is dL/dloss of the objective L that is minimised. With
+    /// f16 gradients it includes the trainer's loss scale.
     ///
     /// # Errors
     /// As [`forward`](Self::forward), and those of [`Problem::check_gradients`]; nothing is written then.
@@ -116,8 +116,8 @@ pub trait Engine {
         gradients: Gradients<RowsMutOf<'_, Self, G>>,
     ) -> Result<<Self::Memory as Memory>::Number, Error>;
 
-    /// Merges `others` into `statistics`: the same anchors over two sets of candidates. lse⁻ is that of both
-    /// sets, z₊ that of the set with the positive. Do not shard the queue of
+    /// Merges `others`, the statistics of the same anchors over other candidates, into `statistics`. lse⁻ becomes that
+    /// of both sets of candidates, z₊ that of the set with the positive. Do not shard the queue of
     /// [`Inputs::Queue`](crate::Inputs::Queue): an anchor's own key would count in every shard.
     ///
     /// # Errors
@@ -128,10 +128,10 @@ pub trait Engine {
         others: &StatisticsOf<Self>,
     ) -> Result<(), Error>;
 
-    /// The `k` largest ⟨q_i, k_j⟩ of each query. With `exclude_self` query i skips candidate i.
+    /// The `k` largest ⟨q_i, k_j⟩ of each query, N × k, best first. With `exclude_self` query i skips candidate i.
     ///
     /// # Errors
-    /// [`Error::TopK`] unless 1 ≤ k ≤ M, or M − 1 with `exclude_self`; [`Error::Dimension`] when D differs.
+    /// [`Error::TopK`] unless 1 ≤ k ≤ M (M − 1 with `exclude_self`); [`Error::Dimension`] when D differs.
     fn top_k<T: Element>(
         &self,
         queries: RowsOf<'_, Self, T>,
@@ -171,7 +171,7 @@ pub trait Engine {
         epsilon: f32,
     ) -> Result<(), Error>;
 
-    /// key ← m·key + (1 − m)·query over many tensors in one call (He et al. 2020, equation 2).
+    /// key ← m·key + (1 − m)·query over many tensors in one call (MoCo, He et al. 2020, equation 2).
     ///
     /// # Errors
     /// [`Error::Scalar`] unless 0 ≤ m ≤ 1, [`Error::Length`] when a tensor's query, key and

@@ -1,4 +1,5 @@
-//! Contrastive-learning losses and their gradients, without ever storing the N×M similarity matrix.
+//! Contrastive-learning losses and their gradients for N anchors and M candidates. The N×M similarity matrix is never
+//! stored.
 //!
 //! A [`Contrast`] is a loss with its temperature, a [`Problem`] is a contrast on a batch, and an [`Engine`]
 //! computes it:
@@ -26,7 +27,7 @@
 //! |---|---|---|
 //! | [`CpuEngine`] | the CPU: AVX-512, AVX2 or portable code | – |
 //! | `cuda::CudaEngine` | an NVIDIA GPU | `cuda` |
-//! | `emulator::EmulatedEngine` | the CPU, with the CUDA kernels' sources, to verify them | `emulator` |
+//! | `emulator::EmulatedEngine` | the CPU: it executes the CUDA kernels' sources, to verify them | `emulator` |
 //!
 //! [`mod@reference`] defines every verb (method of an engine) in float64. Tests and `infonce verify` compare each
 //! engine with it.
@@ -40,7 +41,7 @@
 //! | `train` | the module `train`; `infonce train simclr` and `infonce train moco` | – |
 //! | `cust` | matrices and streams of the crate `cust` for the CUDA engine | a CUDA toolkit and libcuda to build |
 
-/// This release, as in "0.1.0".
+/// The version of this crate, such as "0.1.0".
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 pub mod contrast;
@@ -91,7 +92,7 @@ pub use queue::KeyQueue;
 pub use rows::{Indices, Matrix, Rows, RowsMut, View};
 pub use statistics::{RowStatistics, Statistics};
 
-/// The README's examples, compiled and run with the documentation's.
+/// Makes the examples of README.md doctests.
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct Readme;

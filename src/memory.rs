@@ -1,4 +1,4 @@
-//! [`Memory`]: where an engine's matrices lie, and copies there and back.
+//! [`Memory`]: an engine's memory, its types of matrices and results, and copies from and to host memory.
 
 use bytemuck::Pod;
 
@@ -117,7 +117,7 @@ pub trait Memory {
     /// As [`upload`](Self::upload).
     fn queue<T: Element>(&self, queue: KeyQueue<T>) -> Result<Self::Queue<T>, Error>;
 
-    /// The keys of a queue, fill × D; `None` while it is empty.
+    /// The keys that a queue holds, one a row of D elements; `None` while it is empty.
     fn filled<T: Element>(queue: &Self::Queue<T>) -> Option<Self::Rows<'_, T>>;
 
     /// A copy of a queue in host memory, bit for bit.
@@ -129,7 +129,7 @@ pub trait Memory {
     /// Statistics in this memory.
     ///
     /// # Errors
-    /// As [`upload`](Self::upload); [`Error::Rows`] when the two vectors of a direction differ in length.
+    /// As [`upload`](Self::upload); [`Error::Rows`] when lse⁻ and z₊ of rows, or of columns, differ in length.
     fn statistics(&self, statistics: &Statistics) -> Result<Self::Statistics, Error>;
 }
 
@@ -140,7 +140,7 @@ pub struct Evaluated {
     pub loss: f32,
     /// Upstream × ∂loss/∂s, with s = 1/τ the scale; 0 after a forward.
     pub dscale: f32,
-    /// Per row, and per column where columns have a loss.
+    /// lse⁻ and z₊ of each row, and of each column where columns have a loss.
     pub statistics: Statistics,
 }
 

@@ -29,7 +29,7 @@ pub struct RowsMut<'a, T> {
     stride: usize,
 }
 
-/// Elements from the first row's start to the last row's end. It saturates: no memory holds so many.
+/// Elements from the first row's start to the last row's end. A count that overflows saturates; no memory holds it.
 pub(crate) fn extent(
     argument: &'static str,
     [rows, dim, stride]: [usize; 3],
@@ -126,7 +126,7 @@ pub trait Matrix {
 pub trait View: Matrix + Copy {
     /// Indices or labels of candidates.
     type Indices: Indices;
-    /// One f32, such as a scale.
+    /// A vector of one f32: the scale s.
     type Scalar: Copy + std::fmt::Debug;
 }
 

@@ -1,4 +1,4 @@
-//! Arguments of the verbs as the launches take them, and the check that outputs share memory with nothing.
+//! Turns arguments of the verbs into the types that `launch` takes, and checks that outputs share memory with nothing.
 
 use std::cell::RefCell;
 
@@ -12,10 +12,10 @@ use crate::error::Error;
 use crate::inputs::Problem;
 use crate::launch::{DeviceIndices, DeviceMatrix, DeviceMomentum};
 
-/// Memory of an argument, with its name.
+/// An argument's name and its memory.
 pub(super) type Named = (&'static str, CudaRegion);
 
-/// The problem as the launches take it, and the memory that outputs must not share.
+/// The problem in `launch`'s types, and the memory that outputs must not share.
 pub(super) fn located_problem<T: Element>(
     problem: &Problem<CudaRows<'_, T>>,
     device: &CudaDevice,
@@ -42,7 +42,7 @@ pub(super) fn located_problem<T: Element>(
     Ok((problem, taken.into_inner()))
 }
 
-/// The gradients as the launches take them; refused where they share memory with `taken` or each other.
+/// The gradients in `launch`'s types; an error where they share memory with `taken` or each other.
 pub(super) fn located_gradients<G: Element>(
     gradients: &Gradients<CudaRowsMut<'_, G>>,
     taken: &[Named],
@@ -66,8 +66,7 @@ pub(super) fn gradient_regions<G>(
     [("gradients.dq", dq.region())].into_iter().chain(dk)
 }
 
-/// A tensor of a momentum update as the launches take it, the memory that the update writes, and the memory that it
-/// reads.
+/// A tensor of a momentum update in `launch`'s types, the memory that the update writes, and the memory that it reads.
 pub(super) fn located_tensor<T>(
     tensor: &MomentumTensor<CudaVector<'_, T>, CudaVectorMut<'_, f32>, CudaVectorMut<'_, T>>,
     device: &CudaDevice,

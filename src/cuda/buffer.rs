@@ -1,4 +1,4 @@
-//! Owned device memory.
+//! [`CudaBuffer`]: owned device memory.
 
 use std::marker::PhantomData;
 
@@ -14,8 +14,8 @@ use crate::error::CudaError;
 use crate::error::Error;
 use crate::launch::Device;
 
-/// Device memory for `len` elements of type `T`. It belongs to one [`CudaDevice`] handle, whose stream orders all
-/// work on it. When dropped it goes back to the handle's pool.
+/// A vector of elements of type `T` that owns its device memory. It belongs to one [`CudaDevice`] handle, whose stream
+/// orders all work on it. Dropping it returns the memory to the handle's pool.
 ///
 /// ```no_run
 /// use infonce::cuda::{CudaBuffer, CudaDevice};
@@ -56,7 +56,7 @@ impl<T: Pod> CudaBuffer<T> {
     }
 
     fn unwritten(device: &CudaDevice, length: usize) -> Result<Self, Error> {
-        // A length that overflows saturates: no device has so much.
+        // A length that overflows saturates; no device has so much memory.
         let block = device.allocate(length.saturating_mul(size_of::<T>()))?;
         Ok(Self {
             block,
@@ -100,20 +100,20 @@ impl<T: Pod> CudaBuffer<T> {
         self.device.copy(self.block.address(), from, bytes)
     }
 
-    /// Copies all elements to the host. It waits for the work on the stream so far.
+    /// Copies all elements to `elements` in host memory. It waits for the work on the stream so far.
     ///
     /// # Errors
-    /// [`Error::Length`] unless `elements` has the buffer's length; as [`download`](Self::download).
+    /// [`Error::Length`] unless `elements` has the buffer's length; those of [`download`](Self::download).
     pub fn read(&self, elements: &mut [T]) -> Result<(), Error> {
         self.check_length(elements.len())?;
         let bytes = bytemuck::cast_slice_mut(elements);
         self.device.read(self.block.address(), bytes)
     }
 
-    /// [`read`](Self::read) into a vector of its own.
+    /// A copy of all elements in host memory. It waits for the work on the stream so far.
     ///
     /// # Errors
-    /// [`CudaError::Capture`]; [`CudaError::Driver`] when work before has failed.
+    /// [`CudaError::Capture`] while the stream is recorded; [`CudaError::Driver`] when earlier work has failed.
     pub fn download(&self) -> Result<Vec<T>, Error> {
         let mut elements = vec![T::zeroed(); self.length];
         self.read(&mut elements)?;

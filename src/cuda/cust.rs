@@ -27,12 +27,11 @@ impl<'a, T: Element> CudaRows<'a, T> {
     /// Views a buffer of cust's as `rows` × `dim`. cust has no 16-bit floats: a buffer of `u16` holds them.
     ///
     /// # Errors
-    /// [`Error::Length`] when the buffer has another size in bytes; as [`from_raw`](Self::from_raw).
+    /// [`Error::Length`] when the buffer has another size in bytes; those of [`from_raw`](Self::from_raw).
     ///
     /// # Safety
-    /// The buffer is memory of the device's primary context, and work of other streams on it is
-    /// ordered against the device's stream: cust's own copies to the host wait for it only after
-    /// [`CudaDevice::synchronize`].
+    /// The buffer is memory of the device's primary context. Work of other streams on it is ordered against the stream
+    /// of `device`. cust's own copies to the host are not: call [`CudaDevice::synchronize`] before them.
     pub unsafe fn from_cust<S: DeviceCopy>(
         buffer: &'a DeviceSlice<S>,
         rows: usize,
@@ -61,7 +60,7 @@ impl<'a, T: Element> CudaRowsMut<'a, T> {
     }
 }
 
-/// Checks the buffer's length. The borrow keeps the memory; the rest is the caller's promise.
+/// Checks the buffer's length. The borrow keeps the memory allocated; the rest is the caller's promise.
 fn region<S: DeviceCopy, T>(
     buffer: &DeviceSlice<S>,
     [rows, dim]: [usize; 2],

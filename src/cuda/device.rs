@@ -1,4 +1,4 @@
-//! A device with one stream and a memory pool: what an engine computes on.
+//! [`CudaDevice`]: a device with one stream and a memory pool, which an engine computes on.
 
 use std::ffi::c_void;
 use std::sync::Arc;
@@ -16,8 +16,8 @@ use super::trace::CudaTrace;
 use crate::error::{CudaError, Error};
 use crate::launch::pool::{Block, Pool, Source};
 
-/// A CUDA device with one stream, on which all work of this handle runs in order, and with the memory that is kept
-/// from call to call. Clones share all three.
+/// A handle of a CUDA device: the device, one stream on which all the handle's work runs in order, and a memory pool.
+/// Clones share all three.
 #[derive(Debug, Clone)]
 pub struct CudaDevice {
     // Dropped in this order: the staging waits for the stream, whose work uses the rest.
@@ -62,9 +62,9 @@ impl CudaDevice {
     ///
     /// # Safety
     /// `stream` is a stream of the device's primary context and lives as long as the handle, its clones, and the
-    /// buffers, events and graphs that were made with it. Work that is recorded into a graph by other means than
-    /// [`record`](Self::record) uses memory that the handle lends again: it runs only while the handle lives, no
-    /// buffer is made after it has been recorded, and [`trim`](Self::trim) is not called.
+    /// buffers, events and graphs that were made with it. A graph that is recorded by other means than
+    /// [`record`](Self::record) uses memory that later calls use too: it runs only while the handle lives, no buffer is
+    /// made after it has been recorded, and [`trim`](Self::trim) is not called.
     pub unsafe fn with_raw_stream(ordinal: usize, stream: *mut c_void) -> Result<Self, Error> {
         let shared = Shared::new(ordinal)?;
         // SAFETY: the caller's promise.
@@ -72,7 +72,7 @@ impl CudaDevice {
         Ok(Self::on_stream(shared, stream))
     }
 
-    /// The same device with another new stream and memory of its own.
+    /// A handle of the same device with a new stream and a pool of its own.
     ///
     /// # Errors
     /// [`CudaError::Driver`] when the driver fails.
@@ -96,9 +96,9 @@ impl CudaDevice {
         }
     }
 
-    /// Whether a kernel's blocks may start before the launch before it has ended (programmatic dependent launch). They
-    /// wait for its end before they read or write, so results keep their bits. By default launches overlap where card
-    /// and driver allow it (compute capability 9.0, CUDA 12.4).
+    /// Whether a kernel's blocks may start before the preceding launch has ended (programmatic dependent launch). They
+    /// wait for its end before they access global memory, so results keep their bits. By default launches overlap where
+    /// card and driver allow it (compute capability 9.0, CUDA 12.4).
     #[must_use]
     pub fn with_overlapping_launches(mut self, overlapping: bool) -> Self {
         self.overlaps = overlapping && self.info().can_overlap();
@@ -116,7 +116,7 @@ impl CudaDevice {
         }
     }
 
-    /// An event on the handle's stream, which keeps the time.
+    /// An event on the handle's stream, to measure device time.
     ///
     /// # Errors
     /// [`Error::Unavailable`] when the driver is older than CUDA 12.8; [`CudaError::Driver`] when it fails.
@@ -143,13 +143,12 @@ impl CudaDevice {
         self.stream.synchronize()
     }
 
-    /// Bytes of device memory that the handle holds: those in use by buffers, graphs and running calls, and those free
-    /// for the next calls.
+    /// Bytes of the pool that are in use by buffers, graphs and running calls, and bytes that are free.
     pub fn memory_bytes(&self) -> (usize, usize) {
         self.pool.bytes()
     }
 
-    /// Gives the free memory back to the driver, after waiting for the stream.
+    /// Waits for the stream and returns the pool's free memory to the driver.
     pub fn trim(&self) {
         self.pool.trim();
     }
@@ -195,10 +194,10 @@ impl Source for CudaStream {
 
     fn release(&self, address: u64) {
         let context = self.context();
-        // The context keeps an error of these calls; the next call that can return one shows it.
+        // The context keeps an error of these calls; the next call that can return errors returns it.
         context.record_err(context.bind_to_thread());
         let _relaxed = RelaxedCapture::new();
-        // Users of the memory by `unsafe` views have promised to be done.
+        // By the contract of `unsafe` views, no other stream uses the memory any more.
         if let Ok(false) = self.is_capturing() {
             context.record_err(self.handle.synchronize());
         }

@@ -7,7 +7,8 @@ use cudarc::driver::sys;
 
 use crate::error::{CudaError, Error};
 
-/// Names the call that failed. The error's name is that of the bindings: a driver that fails is not called again.
+/// Turns a driver's error into one that names the failed call. The error's own name comes from the bindings, because a
+/// driver that has failed is not called again.
 pub(super) fn check<T>(call: &'static str, result: Result<T, DriverError>) -> Result<T, Error> {
     result.map_err(|DriverError(code)| {
         Error::Cuda(CudaError::Driver {

@@ -1,4 +1,4 @@
-//! The verbs on a CUDA device.
+//! [`CudaEngine`]: the verbs on a CUDA device.
 
 use super::argument::{located_gradients, located_problem, located_tensor, require_disjoint};
 use super::device::CudaDevice;
@@ -27,9 +27,9 @@ const SHARE_OF_MEMORY: usize = 64;
 /// [`Evaluation::loss`](crate::Evaluation::loss), [`Read::read`](crate::Read::read). Indices or labels of positives
 /// and a scale on the device are read each time the work runs.
 ///
-/// Gradients share memory neither with an argument nor with each other
-/// ([`CudaError::Aliasing`](crate::CudaError::Aliasing)); all memory is of the engine's own device handle
-/// ([`CudaError::Device`](crate::CudaError::Device)).
+/// Outputs must share memory neither with an argument nor with each other, else the call returns
+/// [`CudaError::Aliasing`](crate::CudaError::Aliasing). All memory must belong to the engine's device handle, else it
+/// returns [`CudaError::Device`](crate::CudaError::Device).
 ///
 /// ```no_run
 /// use infonce::cuda::{CudaBuffer, CudaEngine};
@@ -77,9 +77,10 @@ impl CudaEngine {
         }
     }
 
-    /// Bytes that a chunk of softmax weights (D above 256; for NT-Xent and CLIP of 16-bit types on sm_90 above 128) or
-    /// of scores (top-k) may take. A chunk has at least 128 rows. More chunks cost launches and traffic, and fill the
-    /// device less. The default is 1 GiB, or a 64th of the device's memory where that is less.
+    /// Bytes that a chunk of softmax weights or of scores (top-k) may take. Weights are stored for D above 256; on
+    /// sm_90 in 16-bit types above 128 (NT-Xent, CLIP) or 64 (CLIP with dk). A chunk has at least 128 rows. More chunks
+    /// cost launches and traffic, and fill the device less. The default is 1 GiB, at most a 64th of the device's
+    /// memory.
     #[must_use]
     pub fn with_weights_budget(mut self, bytes: usize) -> Self {
         self.weights_budget = bytes;
@@ -95,11 +96,11 @@ impl CudaEngine {
     }
 
     /// Whether [`forward`](Engine::forward) and [`top_k`](Engine::top_k) multiply e4m3 (8 bits, 3 of them fraction),
-    /// for evaluation; off by default. Each row is divided by a scale of its own and rounded. That halves the bytes of
-    /// bf16 and doubles its products in a clock. A logit is off by 0.13·s·‖q‖‖k‖ at most, and by about
+    /// for evaluation; off by default. Each row is divided by a scale of its own and rounded. Compared with bf16, a row
+    /// has half the bytes and a clock twice the products. A logit is off by 0.13·s·‖q‖‖k‖ at most, and by about
     /// 0.04·s·‖q‖‖k‖/√D for rows of random elements (`docs/performance.md` derives and measures both). The positive's
-    /// logit is a product of the rows as they were given. NaN and infinity reach the loss as without e4m3; in top-k
-    /// all scores of a row that holds one are NaN.
+    /// logit is a product of the rows as they were given. NaN and infinity reach the loss as without e4m3; in top-k all
+    /// scores of a row that holds one are NaN.
     ///
     /// Gradients keep their own arithmetic, but those from the statistics of such a `forward` hold its rounding.
     ///
@@ -119,7 +120,7 @@ impl CudaEngine {
         self
     }
 
-    /// The same engine, which notes its launches in `trace`.
+    /// The same engine; it notes its launches in `trace`.
     #[must_use]
     pub fn traced(&self, trace: &CudaTrace) -> Self {
         let device = self.device.traced(trace);
@@ -129,7 +130,7 @@ impl CudaEngine {
         }
     }
 
-    /// The device and the stream.
+    /// The handle that the engine computes on.
     pub fn device(&self) -> &CudaDevice {
         &self.device
     }
@@ -203,7 +204,7 @@ impl Engine for CudaEngine {
         let similarity = self.similarity();
         let dscale = similarity.backward(&problem, statistics, upstream, &gradients)?;
         Ok(CudaNumber {
-            numbers: dscale,
+            words: dscale,
             device: self.device.clone(),
         })
     }

@@ -44,7 +44,7 @@ pub(super) fn require_time() -> Result<(), Error> {
 }
 
 impl CudaEvent {
-    /// An event that keeps the time, after [`require_time`].
+    /// An event with a time. [`require_time`] has been called.
     pub(super) fn new(stream: &CudaStream) -> Result<Self, Error> {
         let flags = Some(sys::CUevent_flags::CU_EVENT_DEFAULT);
         Ok(Self {
@@ -53,7 +53,7 @@ impl CudaEvent {
         })
     }
 
-    /// Makes this the moment when all work that is on the stream now has ended, in place of a former moment.
+    /// Sets the moment to the end of all work that is on the stream now, in place of an earlier one.
     ///
     /// # Errors
     /// [`CudaError::Driver`] when the driver refuses.
@@ -61,10 +61,10 @@ impl CudaEvent {
         check("cuEventRecord", self.event.record(&self.stream.handle))
     }
 
-    /// Seconds from `start` to this moment, to half a microsecond or so. It waits until both have come.
+    /// Seconds from `start` to this moment, in steps of about 0.5 µs. It waits for both moments.
     ///
     /// # Errors
-    /// [`CudaError::Driver`] when one of the two was never recorded, or when work before has failed.
+    /// [`CudaError::Driver`] when one of the two was never recorded, or when earlier work has failed.
     pub fn seconds_since(&self, start: &CudaEvent) -> Result<f64, Error> {
         let milliseconds = check("cuEventElapsedTime", start.event.elapsed_ms(&self.event))?;
         Ok(f64::from(milliseconds) / 1e3)

@@ -1,4 +1,4 @@
-//! Work recorded once and launched many times, as a CUDA graph.
+//! [`CudaGraph`]: work that is recorded once and launched many times.
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
@@ -41,7 +41,7 @@ impl CudaDevice {
         work: impl FnOnce() -> Result<R, Error>,
     ) -> Result<(R, CudaGraph), Error> {
         let stream = &self.stream().handle;
-        // Thread-local: calls of other threads stay legal.
+        // Thread-local mode: calls of other threads stay legal.
         let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
         check("cuStreamBeginCapture", stream.begin_capture(mode))?;
         let memory = self.pool.record();

@@ -11,7 +11,7 @@ pub(super) struct Image {
     pub(super) bytes: &'static Aligned<[u8]>,
 }
 
-/// The driver reads an image's headers as words.
+/// Bytes at a multiple of 64: the driver reads an image's headers as words.
 #[derive(Debug)]
 #[repr(C, align(64))]
 pub(super) struct Aligned<B: ?Sized>(pub(super) B);
@@ -39,7 +39,7 @@ pub struct KernelResources {
     pub shared: u32,
     /// Named barriers of a block.
     pub barriers: u32,
-    /// Warnings of ptxas that it made `wgmma` wait where the source does not.
+    /// Waits for `wgmma` that ptxas added to the source's, by its warnings.
     pub product_waits: u32,
     /// `None` for kernels without `wgmma`, and where the build found no `cuobjdump` and `nvdisasm` beside nvcc.
     pub machine_code: Option<MachineCode>,

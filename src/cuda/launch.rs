@@ -12,7 +12,7 @@ use crate::launch::kernels::SLAB_BYTES;
 use crate::launch::params::{DTYPE_BF16, DTYPE_F16, DTYPE_F32};
 use crate::launch::{Device, Hardware, Launch, Matrix, TensorMap};
 
-/// Most blocks along x, y and z.
+/// The largest grid: blocks along x, y and z.
 const GRID: [u32; 3] = [(1 << 31) - 1, 65_535, 65_535];
 
 impl Device for CudaDevice {
@@ -113,7 +113,7 @@ impl Device for CudaDevice {
         };
         let mut map = TensorMap { words: [0; 16] };
         // SAFETY: a map is 128 bytes at a multiple of 64; sizes and box are arrays of the two
-        // dimensions, the stride is one number, and the driver checks what they say.
+        // dimensions, the stride is one value, and the driver checks them.
         let result = unsafe {
             sys::cuTensorMapEncodeTiled(
                 (&raw mut map).cast(),

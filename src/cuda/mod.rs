@@ -1,4 +1,4 @@
-//! CUDA devices: memory, streams, launches and graphs, over the driver alone.
+//! CUDA devices: memory, streams, launches and graphs, over the driver's API alone.
 //!
 //! The driver's library is loaded at run time, and no CUDA library is linked. A machine without a driver gets an
 //! [`Error::Unavailable`](crate::Error::Unavailable), never a panic:

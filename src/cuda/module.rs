@@ -1,4 +1,4 @@
-//! Images loaded into a context, and the kernels found in them. Each is loaded or looked up once.
+//! Loads images into a context and finds the kernels in them, each once.
 
 use std::collections::HashMap;
 use std::ffi::{CString, c_void};
@@ -160,7 +160,7 @@ fn params_bytes(function: sys::CUfunction) -> Result<Option<usize>, Error> {
 }
 
 impl Function {
-    /// Lets launches have `bytes` of dynamic shared memory. Without it they have 48 KiB.
+    /// Lets launches have `bytes` of dynamic shared memory; the driver's default limit is 48 KiB.
     pub(super) fn grant_shared(&self, bytes: u32) -> Result<(), Error> {
         let mut granted = lock(&self.granted);
         if bytes <= *granted {
@@ -187,9 +187,8 @@ impl Drop for Modules {
     fn drop(&mut self) {
         self.context.record_err(self.context.bind_to_thread());
         for module in lock(&self.loaded).values() {
-            // SAFETY: loaded once and unloaded once; nothing that launches its functions is left,
-            // for every handle, buffer and graph keeps `self`, and handles wait for their streams
-            // before they let go of it.
+            // SAFETY: loaded once and unloaded once; nothing that launches its functions is left, for every handle,
+            // buffer and graph keeps `self`, and handles wait for their streams before they let go of it.
             let unloaded = unsafe { result::module::unload(module.0) };
             self.context.record_err(unloaded);
         }

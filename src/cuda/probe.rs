@@ -48,10 +48,10 @@ impl CudaDeviceInfo {
         )))
     }
 
-    /// Whether a launch may start before the launch before it has ended. The kernels must wait by themselves: those
-    /// of the sm_90a image have the instruction, and devices of 9.0 run no other image; PTX of compute_80, which
-    /// newer devices run, lacks it. The driver must record such an order into graphs: it has edges of that kind
-    /// since CUDA 12.3 (cuGraphAddDependencies_v2), and one release more leaves a margin.
+    /// Whether a launch may start before the preceding launch has ended. The kernels must wait by themselves: those of
+    /// the sm_90a image do, and devices of 9.0 run no other image; PTX of compute_80, which newer devices run, lacks
+    /// the instruction. The driver must record programmatic edges into graphs: it does since CUDA 12.3
+    /// (cuGraphAddDependencies_v2), and one release more leaves a margin.
     pub(super) fn can_overlap(&self) -> bool {
         self.compute_capability == (9, 0) && self.driver >= (12, 4)
     }
@@ -134,7 +134,7 @@ fn describe(ordinal: i32, driver: (u32, u32)) -> Result<CudaDeviceInfo, Error> {
     })
 }
 
-/// The driver's library in the order in which the bindings look for it.
+/// Names of the driver's library, in the order in which the bindings try them.
 #[cfg(unix)]
 const LIBRARIES: [&str; 2] = ["libcuda.so", "libcuda.so.1"];
 #[cfg(not(unix))]
@@ -214,7 +214,7 @@ fn open(names: &[&str], functions: &[&str]) -> Result<Library, String> {
         let library = match unsafe { Library::new(*name) } {
             Ok(library) => library,
             Err(error) => {
-                // The loader's own message, which names the file, is the source of the error.
+                // The source of the error is the loader's own message, which names the file.
                 let words = std::error::Error::source(&error).map(ToString::to_string);
                 reasons.push(words.unwrap_or_else(|| format!("{name}: {error}")));
                 continue;

@@ -11,7 +11,8 @@ use crate::error::Error;
 use crate::launch::Rowwise;
 use crate::queue::{KeyQueue, Ring};
 
-/// A ring buffer of keys on a device: a [`KeyQueue`] copied there, which is copied back to be saved.
+/// A [`KeyQueue`] in device memory: a ring buffer of keys, capacity × D. [`to_host`](Self::to_host) copies it back, to
+/// save it.
 ///
 /// The host holds the cursor, the row of the next key: a graph that records
 /// [`Engine::enqueue`](crate::Engine::enqueue) writes to the same rows each time it runs. In a
@@ -24,7 +25,7 @@ pub struct CudaQueue<T> {
 }
 
 impl<T: Element> CudaQueue<T> {
-    /// The same queue on the device.
+    /// A copy of a queue on the device.
     ///
     /// # Errors
     /// [`CudaError::Driver`] when the allocation or the copy fails.
@@ -36,10 +37,10 @@ impl<T: Element> CudaQueue<T> {
         })
     }
 
-    /// The same queue on the host, bit for bit, after everything before on the stream has ended.
+    /// A copy of the queue on the host, bit for bit. It waits for the work on the stream so far.
     ///
     /// # Errors
-    /// [`CudaError::Driver`] when a kernel or copy has failed; [`CudaError::Capture`].
+    /// [`CudaError::Driver`] when a kernel or copy has failed; [`CudaError::Capture`] while the stream is recorded.
     pub fn to_host(&self) -> Result<KeyQueue<T>, Error> {
         let keys = self.keys.download()?;
         let (fill, cursor) = (self.ring.fill, self.ring.cursor);

@@ -34,7 +34,7 @@ pub struct CudaRegion {
 }
 
 impl CudaRegion {
-    /// Checks what follows from address and shape alone.
+    /// Checks address and shape: not null, aligned, not empty, within 64-bit addresses.
     pub(super) fn new<T>(
         argument: &'static str,
         address: u64,
@@ -66,7 +66,7 @@ impl CudaRegion {
         Ok(region)
     }
 
-    /// Rows without gaps in memory of the handle itself, which needs no check.
+    /// Rows without gaps in memory that this crate allocated, which needs no check.
     pub(super) fn own<T>(address: u64, [rows, dim]: [usize; 2], home: Home) -> Self {
         Self {
             address,

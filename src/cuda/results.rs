@@ -28,10 +28,10 @@ pub struct CudaStatistics {
     pub(super) device: CudaDevice,
 }
 
-/// One f32 on the device.
+/// One f32 on the device: the ∂loss/∂s of a [`backward`](crate::Engine::backward).
 pub struct CudaNumber {
     /// Two words; the value is the second.
-    pub(super) numbers: Floats<CudaDevice>,
+    pub(super) words: Floats<CudaDevice>,
     pub(super) device: CudaDevice,
 }
 
@@ -122,7 +122,7 @@ impl CudaStatistics {
         }
     }
 
-    /// These as the launches take them; refused unless they belong to `device`.
+    /// The statistics in `launch`'s types; an error unless they belong to `device`.
     pub(super) fn on(
         &self,
         argument: &'static str,
@@ -159,7 +159,7 @@ impl Read for CudaStatistics {
 impl CudaNumber {
     /// The value as a vector of one element.
     pub fn vector(&self) -> CudaVector<'_> {
-        from_word(1, &self.numbers, &self.device)
+        from_word(1, &self.words, &self.device)
     }
 }
 
@@ -167,7 +167,7 @@ impl Read for CudaNumber {
     type Value = f32;
 
     fn read(&self) -> Result<f32, Error> {
-        Ok(self.numbers.read(&self.device)?[1])
+        Ok(self.words.read(&self.device)?[1])
     }
 }
 
@@ -177,7 +177,7 @@ impl CudaTopK {
         from_word(0, &self.best.indices, &self.device)
     }
 
-    /// ⟨q_i, k_j⟩ of each, N × k, not scaled.
+    /// ⟨q_i, k_j⟩ of each, N × k, without the scale s.
     pub fn scores(&self) -> CudaVector<'_> {
         from_word(0, &self.best.scores, &self.device)
     }

@@ -1,7 +1,7 @@
 //! Copies from host memory to the device, through page-locked slots.
 //!
-//! Bytes are first copied into one of a few page-locked slots, so the caller may change its memory at once. The driver
-//! reads the slot when the stream reaches the copy; an event says when the slot is free again. A copy from pageable
+//! The CPU copies bytes into one of a few page-locked slots, so the caller may change its memory at once. The driver
+//! reads the slot when the stream reaches the copy; then an event marks the slot as free. A copy straight from pageable
 //! memory might read it after the call has returned, or make the call wait for the stream.
 
 use std::ffi::c_void;
@@ -95,8 +95,8 @@ impl Staging {
         Self { ring, stream }
     }
 
-    /// Copies `bytes` to `address` in stream order. In a graph that is being recorded, the bytes
-    /// as they are now are copied each time the graph runs.
+    /// Copies `bytes` to `address` in stream order. A graph that is being recorded copies the present bytes each time
+    /// it runs.
     pub(super) fn write(&self, address: u64, bytes: &[u8]) -> Result<(), Error> {
         if bytes.is_empty() {
             return Ok(());

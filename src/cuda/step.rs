@@ -1,4 +1,4 @@
-//! A whole step of training in one graph.
+//! [`CudaStep`]: a whole step of training in one graph.
 
 use super::argument::{
     Named, gradient_regions, located_gradients, located_problem, located_tensor, require_disjoint,
@@ -17,7 +17,7 @@ use crate::inputs::{Inputs, Positives};
 use crate::launch::{DeviceMomentum, Step, StepArguments};
 use crate::memory::Evaluation;
 
-/// The ε of a step's normalisation by default.
+/// The default ε of a step's normalisation.
 const EPSILON: f32 = 1e-12;
 
 /// A step of training from embeddings to their gradients, recorded once and launched as one graph:
@@ -30,8 +30,8 @@ const EPSILON: f32 = 1e-12;
 /// 5. [`enqueue`](crate::Engine::enqueue) of the keys' unit rows, if there is a queue.
 ///
 /// The results are those of the verbs called one by one, bit for bit. A launch allocates nothing, waits for
-/// nothing, and costs the host one call of the driver. Embeddings and the queue's keys are `T`. Gradients are `G`, with
-/// respect to the unit rows and to the embeddings.
+/// nothing, and costs the host one call of the driver. Embeddings and the queue's keys are `T`. Gradients are `G`, also
+/// those with respect to the unit rows.
 ///
 /// ```no_run
 /// use infonce::cuda::{CudaBuffer, CudaEngine, CudaQueue, StepInputs};
@@ -71,11 +71,11 @@ const EPSILON: f32 = 1e-12;
 /// # MoCo
 /// The order is that of He et al. 2020, algorithm 1: the loss sees the queue as earlier steps left it; then
 /// comes the momentum update; then the batch's keys enter the queue. In algorithm 1 the optimiser changes the query
-/// encoder before the momentum update. Here it runs after the step, so the update is
+/// encoder before the momentum update. Here the optimiser runs after the step, so the update is
 /// ```text
 /// θ_k ← m·θ_k + (1 − m)·θ_q      θ_q: the parameters that computed this step's queries
 /// ```
-/// The key encoder is the one that algorithm 1 has one step earlier. For algorithm 1 to the letter, record the
+/// The key encoder is one update behind that of algorithm 1. For algorithm 1 to the letter, record the
 /// step without tensors, and call [`momentum_update`](crate::Engine::momentum_update) after the optimiser.
 ///
 /// The queue must be full, as the launches are recorded for its size; MoCo starts with random unit rows.
@@ -86,12 +86,12 @@ pub struct CudaStep<'a, T, G> {
     results: CudaResults,
     inputs: StepInputs<'a, T>,
     gradients: Gradients<CudaRowsMut<'a, G>>,
-    /// Borrowed, because `set_scale` writes to it.
+    /// Keeps the borrow of the scale, which `set_scale` writes.
     _scale: Option<CudaVectorMut<'a>>,
 }
 
-/// The embeddings of a step as the encoder leaves them, not normalised; lent for writing, as the caller
-/// overwrites them before each launch.
+/// The embeddings of a step before normalisation. The step borrows them as writable, because the caller overwrites them
+/// through the step before each launch.
 #[derive(Debug)]
 pub enum StepInputs<'a, T> {
     /// Both views of N images, 2N × D (NT-Xent).
@@ -130,16 +130,16 @@ pub struct CudaStepBuilder<'a, T, G> {
     upstream: f32,
     epsilon: f32,
     scale: Option<CudaVectorMut<'a>>,
-    /// m, the type of the query encoder's parameters, and the tensors.
+    /// The first m, the type of the query encoder's parameters, and the tensors.
     momentum: Option<(f32, DType, Vec<DeviceMomentum>)>,
-    /// The memory that the tensors' update writes, and below it the memory that it reads.
+    /// The memory that the momentum update writes; the next field is the memory that it reads.
     updated: Vec<Named>,
     queries: Vec<Named>,
 }
 
 impl CudaEngine {
-    /// A [`CudaStep`] of `contrast`, to be completed and recorded. `gradients` are those of the
-    /// embeddings before they were normalised.
+    /// A [`CudaStep`] of `contrast`, to be completed and recorded. `gradients` are with respect to
+    /// the embeddings before normalisation.
     pub fn step<'a, T: Element, G: Element>(
         &self,
         contrast: &Contrast,
@@ -169,15 +169,15 @@ impl<'a, T: Element, G: Element> CudaStepBuilder<'a, T, G> {
         self
     }
 
-    /// The least length that a row is divided by; 10⁻¹² by default.
+    /// ε, the least length that a row is divided by; 10⁻¹² by default.
     #[must_use]
     pub fn with_epsilon(mut self, epsilon: f32) -> Self {
         self.epsilon = epsilon;
         self
     }
 
-    /// One element on the device in place of the contrast's scale s, for scales that are learned there. It is finite
-    /// and greater than 0, which is not checked.
+    /// Replaces the contrast's scale s by one element on the device, for a scale that is learned there. It must be
+    /// finite and greater than 0, which is not checked.
     #[must_use]
     pub fn with_scale(mut self, scale: CudaVectorMut<'a>) -> Self {
         self.scale = Some(scale);
@@ -185,7 +185,8 @@ impl<'a, T: Element, G: Element> CudaStepBuilder<'a, T, G> {
     }
 
     /// Tensors of the key encoder that each launch updates, at first with the coefficient `momentum`
-    /// ([`CudaStep::set_momentum`] changes it). Parameters that an optimiser trains come as [`CudaVector::from_raw`].
+    /// ([`CudaStep::set_momentum`] changes it). Pass parameters that an optimiser changes as
+    /// [`CudaVector::from_raw`]. Query and shadow are `P`, the key is f32.
     ///
     /// # Errors
     /// [`Error::Length`] when query, key and shadow of a tensor differ in length, [`CudaError::Device`] when one is of
@@ -207,13 +208,12 @@ impl<'a, T: Element, G: Element> CudaStepBuilder<'a, T, G> {
         Ok(self)
     }
 
-    /// Allocates what the step needs and records it, without running it. An error drops the queue.
+    /// Allocates the step's memory and records the step without running it. An error drops the queue.
     ///
     /// # Errors
-    /// [`CudaError::QueueNotFull`]; [`CudaError::Aliasing`] when an output shares memory with another argument;
-    /// those of [`value_and_grad`](crate::Engine::value_and_grad) and of
-    /// [`CudaDevice::record`]; [`Error::Scalar`] for an ε or a momentum out of range;
-    /// [`Error::Unsupported`] for gradients that accumulate.
+    /// [`CudaError::QueueNotFull`]; [`CudaError::Aliasing`] when an output shares memory with another argument; those
+    /// of [`value_and_grad`](crate::Engine::value_and_grad) and of [`CudaDevice::record`]; [`Error::Scalar`] for an ε
+    /// or a momentum out of range; [`Error::Unsupported`] for gradients that accumulate.
     pub fn record(self) -> Result<CudaStep<'a, T, G>, Error> {
         let device = self.engine.device();
         let cursor = match self.inputs.queue() {
@@ -299,7 +299,7 @@ impl<T: Element, G: Element> CudaStep<'_, T, G> {
         Ok(())
     }
 
-    /// The loss of the last launch, once it has ended.
+    /// The loss of the last launch. It waits for the launch.
     ///
     /// # Errors
     /// [`CudaError::Driver`] when a kernel has failed; [`CudaError::Capture`].
@@ -331,13 +331,13 @@ impl<T: Element, G: Element> CudaStep<'_, T, G> {
         }
     }
 
-    /// The gradients that the last launch left, with respect to the embeddings as they came.
+    /// The gradients of the last launch, with respect to the embeddings before normalisation.
     pub fn gradients(&self) -> Gradients<CudaRows<'_, G>> {
         let dk = self.gradients.dk.as_ref().map(CudaRowsMut::as_rows);
         Gradients::new(self.gradients.dq.as_rows(), dk)
     }
 
-    /// Sets the scale s of the launches from now on. A scale that was lent to the step is overwritten.
+    /// Sets the scale s of the following launches. It overwrites the element of [`CudaStepBuilder::with_scale`].
     ///
     /// # Errors
     /// [`Error::Scalar`] unless finite and greater than 0; [`CudaError::Driver`].
@@ -345,8 +345,8 @@ impl<T: Element, G: Element> CudaStep<'_, T, G> {
         self.step.set_scale(self.graph.device(), scale)
     }
 
-    /// Sets the momentum m of the launches from now on:
-    /// [`MomentumSchedule::at`](crate::MomentumSchedule::at).
+    /// Sets the momentum m of the following launches ([`MomentumSchedule::at`](crate::MomentumSchedule::at) has the
+    /// usual schedule).
     ///
     /// # Errors
     /// [`Error::Scalar`] unless 0 ≤ m ≤ 1; [`CudaError::Driver`].

@@ -1,4 +1,4 @@
-//! Streams: work that is put on a stream runs in the order in which it was put there.
+//! [`CudaStream`]: work on a stream runs in the order in which it was put there.
 
 use std::ffi::c_void;
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use super::driver::check;
 use crate::error::CudaError;
 use crate::error::Error;
 
-/// A CUDA stream, this crate's or of another library. Clones are the same stream.
+/// A CUDA stream, of this crate or of another library. Clones are the same stream.
 #[derive(Debug, Clone)]
 pub struct CudaStream {
     pub(super) handle: Arc<driver::CudaStream>,
@@ -42,7 +42,7 @@ impl CudaStream {
     /// Waits until all work on the stream has ended.
     ///
     /// # Errors
-    /// [`CudaError::Driver`] when a kernel or copy before has failed.
+    /// [`CudaError::Driver`] when an earlier kernel or copy has failed.
     pub fn synchronize(&self) -> Result<(), Error> {
         check("cuStreamSynchronize", self.handle.synchronize())
     }

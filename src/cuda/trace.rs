@@ -1,4 +1,4 @@
-//! The names of the kernels that a handle launches, and the time of each.
+//! [`CudaTrace`]: the names of the kernels that a handle launches, and their times.
 
 use std::sync::{Arc, Mutex};
 
@@ -40,7 +40,7 @@ struct Noted {
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[non_exhaustive]
 pub struct TracedKernel {
-    /// Its name.
+    /// Its name, as in the table of kernels/README.md.
     pub kernel: &'static str,
     /// Device time of all its launches together; each includes the few microseconds between two kernels. `None` in a
     /// trace without time, and where all launches were recorded into graphs.

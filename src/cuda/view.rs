@@ -46,7 +46,7 @@ impl<T> CudaRowsMut<'_, T> {
         CudaRows::at(self.region)
     }
 
-    /// The same rows again, for a call that takes its view by value.
+    /// A shorter borrow of the same rows, for a call that takes its view by value.
     pub fn reborrow(&mut self) -> CudaRowsMut<'_, T> {
         CudaRowsMut::at(self.region)
     }
@@ -60,11 +60,11 @@ impl<T> CudaVectorMut<'_, T> {
 }
 
 impl<T: Element> CudaRows<'_, T> {
-    /// Copies the rows to the host. It waits for the work on the stream of `device` so far.
+    /// A copy of the rows in host memory, row after row. It waits for the work on the stream of `device` so far.
     ///
     /// # Errors
-    /// [`CudaError::Device`] when the rows are of another handle; [`CudaError::Contiguity`] when gaps lie
-    /// between them; [`CudaError::Capture`]; [`CudaError::Driver`] when work before has failed.
+    /// [`CudaError::Device`] when the rows are of another handle; [`CudaError::Contiguity`] when gaps lie between them;
+    /// [`CudaError::Capture`] while the stream is recorded; [`CudaError::Driver`] when earlier work has failed.
     pub fn download(&self, device: &CudaDevice) -> Result<Vec<T>, Error> {
         let rows = self.on("rows", device)?;
         self.region.require_contiguous("rows")?;
@@ -75,8 +75,7 @@ impl<T: Element> CudaRows<'_, T> {
 }
 
 impl<T: Element> CudaRowsMut<'_, T> {
-    /// Overwrites all rows, in the order of the stream of `device`; `elements` may be changed or freed
-    /// at once.
+    /// Overwrites all rows, in the order of the stream of `device`; `elements` may be changed or freed at once.
     ///
     /// # Errors
     /// [`CudaError::Device`] when the rows are of another handle; [`CudaError::Contiguity`] when gaps lie
@@ -111,9 +110,8 @@ macro_rules! matrices {
             /// Views memory that something else owns: a tensor of another library, columns of a matrix.
             ///
             /// # Errors
-            /// [`CudaError::Null`], [`Error::Empty`], [`Error::Stride`] (less than `dim`),
-            /// [`CudaError::Alignment`] (to the element's size) or [`Error::Scalar`] (past 64-bit addresses),
-            /// all of `pointer`.
+            /// [`CudaError::Null`], [`Error::Empty`], [`Error::Stride`] (less than `dim`), [`CudaError::Alignment`] (to
+            /// the element's size) or [`Error::Scalar`] (past 64-bit addresses); each names the argument `pointer`.
             ///
             /// # Safety
             /// As long as the view and its copies are used,
@@ -145,7 +143,7 @@ macro_rules! matrices {
         }
 
         impl<T: Element> $view<'_, T> {
-            /// The matrix as the launches take it; refused unless it belongs to `device`.
+            /// The matrix in `launch`'s type; an error unless it belongs to `device`.
             pub(super) fn on(
                 &self,
                 argument: &'static str,
@@ -191,7 +189,7 @@ macro_rules! vectors {
                 self.region.rows()
             }
 
-            /// The address of the first element; refused unless the vector belongs to `device`.
+            /// The address of the first element; an error unless the vector belongs to `device`.
             pub(crate) fn on(
                 &self,
                 argument: &'static str,

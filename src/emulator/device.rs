@@ -8,7 +8,7 @@ use crate::error::Error;
 use crate::launch::pool::{Block, Pool};
 use crate::launch::{Counter, Device, Hardware, Launch, Matrix, TensorMap};
 
-/// When an asynchronous operation completes. A correct kernel gives the same bits under each.
+/// When asynchronous copies and products complete. A correct kernel gives the same bits under each schedule.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Schedule {
     /// As late as the next wait for it allows.
@@ -71,19 +71,19 @@ pub(crate) struct EmulatedDevice {
     schedule: Schedule,
     seed: AtomicU64,
     sm_count: u32,
-    /// Bytes of the L2 cache that it reports.
+    /// Bytes of the reported L2 cache.
     pub(crate) cache_bytes: usize,
-    /// Whether it reports compute capability 9.0, for the kernels of sm_90a.
+    /// Whether the kernels for sm_90a run.
     pub(crate) warpgroups: bool,
-    /// Counts the bytes that a device's memory pool would hold.
+    /// Counts the bytes that a GPU's memory pool would hold.
     counted: Arc<Pool<Counter>>,
 }
 
-/// Memory whose accesses the emulator checks.
+/// Memory of the emulator, which checks every access.
 #[derive(Debug)]
 pub(crate) struct EmulatedBuffer {
     address: u64,
-    /// The block of the counting pool.
+    /// Its block in the counting pool.
     counted: Option<Block<Counter>>,
 }
 
@@ -106,7 +106,7 @@ impl EmulatedDevice {
         }
     }
 
-    /// Memory of the caller, outside the counting pool.
+    /// Memory that is not counted: the caller's.
     pub(crate) fn memory(&self, bytes: usize) -> Result<EmulatedBuffer, Error> {
         // SAFETY: any number of bytes is legal.
         let memory = unsafe { infonce_emulator_allocate(bytes as u64) };
@@ -119,7 +119,7 @@ impl EmulatedDevice {
         })
     }
 
-    /// Bytes that a pool would hold after all calls so far.
+    /// Bytes that a GPU's memory pool would hold after all calls so far.
     pub(crate) fn held_bytes(&self) -> usize {
         let (used, free) = self.counted.bytes();
         used + free

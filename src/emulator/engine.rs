@@ -27,9 +27,9 @@ pub struct EmulatedEngine {
     fp8: bool,
 }
 
-/// Reported SMs: few, so that a block has several work tiles in small problems.
+/// Number of SMs of the emulated GPU: few, so that a block has several work tiles in small problems.
 pub(crate) const SM_COUNT: u32 = 3;
-/// Bytes for a chunk of weights or scores: few, so that small problems have several chunks.
+/// Bytes that a chunk of weights or scores may take: few, so that small problems have several chunks.
 pub(crate) const BUDGET: usize = 64 << 10;
 
 impl EmulatedEngine {
@@ -42,7 +42,7 @@ impl EmulatedEngine {
         }
     }
 
-    /// Reports compute capability 9.0, so that the kernels for sm_90a run where they can.
+    /// Emulates a GPU of compute capability 9.0: the kernels for sm_90a run where they serve the type.
     #[must_use]
     pub fn with_hopper_kernels(mut self) -> Self {
         self.device.warpgroups = true;
@@ -72,7 +72,7 @@ impl EmulatedEngine {
         workspace_bytes(&self.similarity(), work, contrast, shape, dtype)
     }
 
-    /// Bytes that a device's memory pool would hold after all calls so far.
+    /// Bytes that a GPU's memory pool would hold after all calls so far.
     pub fn held_bytes(&self) -> usize {
         self.device.held_bytes()
     }
@@ -81,7 +81,6 @@ impl EmulatedEngine {
         Similarity::new(&self.device, self.budget).with_fp8(self.fp8)
     }
 
-    /// Memory for one call.
     fn call(&self) -> Memory<&EmulatedDevice> {
         Memory::on(&self.device)
     }
@@ -93,10 +92,10 @@ impl EmulatedEngine {
         work: impl FnOnce(&Gradients<DeviceMatrix>) -> Result<R, Error>,
     ) -> Result<R, Error> {
         let accumulate = gradients.accumulate;
-        // Gradients that are overwritten start as unwritten memory: the emulator reports a read of it.
+        // Gradients that are overwritten start as unwritten memory, so that the emulator reports a read.
         let copied = |rows: &RowsMut<'_, G>| match accumulate {
             true => memory.copied(rows.as_rows()),
-            false => memory.beside(rows),
+            false => memory.like(rows),
         };
         let dq = copied(&gradients.dq)?;
         let dk = gradients.dk.as_ref().map(copied).transpose()?;
@@ -114,8 +113,8 @@ impl Memory<&EmulatedDevice> {
         self.given(&rows.contiguous(), rows.dim(), 0)
     }
 
-    /// Unwritten memory for a result.
-    fn beside<T: Element>(&self, rows: &RowsMut<'_, T>) -> Result<DeviceMatrix, Error> {
+    /// Unwritten memory for a result of the shape and type of `rows`.
+    fn like<T: Element>(&self, rows: &RowsMut<'_, T>) -> Result<DeviceMatrix, Error> {
         self.matrix([rows.rows(), rows.dim()], T::DTYPE, 0)
     }
 
@@ -210,7 +209,7 @@ impl Engine for EmulatedEngine {
         epsilon: f32,
     ) -> Result<(), Error> {
         let memory = self.call();
-        let (x, unit) = (memory.copied(x)?, memory.beside(&y)?);
+        let (x, unit) = (memory.copied(x)?, memory.like(&y)?);
         let lengths = (memory.unwritten(4 * norms.len())?, norms.len());
         Rowwise::new(&self.device).normalize(x, unit, lengths, epsilon)?;
         y.fill_from(&memory.elements(unit)?);
@@ -227,7 +226,7 @@ impl Engine for EmulatedEngine {
         epsilon: f32,
     ) -> Result<(), Error> {
         let memory = self.call();
-        let (y, dy, result) = (memory.copied(y)?, memory.copied(dy)?, memory.beside(&dx)?);
+        let (y, dy, result) = (memory.copied(y)?, memory.copied(dy)?, memory.like(&dx)?);
         let lengths = (memory.upload(norms)?, norms.len());
         Rowwise::new(&self.device).normalize_backward(y, lengths, dy, result, epsilon)?;
         dx.fill_from(&memory.elements(result)?);
@@ -272,7 +271,7 @@ impl Engine for EmulatedEngine {
         same_dim("keys", keys.dim(), queue.dim())?;
         let (capacity, dim) = (queue.capacity(), queue.dim());
         let mut after = queue.ring();
-        // The whole ring, so that a write outside the new keys shows.
+        // The whole ring is copied back, so that a write outside the new keys shows.
         let memory = self.call();
         let (keys, ring) = (memory.copied(keys)?, memory.given(queue.storage(), dim, 0)?);
         Rowwise::new(&self.device).push(keys, ring, &mut after, 0)?;

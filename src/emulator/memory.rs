@@ -8,9 +8,9 @@ use bytemuck::Pod;
 use super::device::{EmulatedBuffer, EmulatedDevice};
 use crate::element::{DType, Element};
 use crate::error::Error;
-use crate::launch::{Device, DeviceIndices, DeviceMatrix, number_bytes};
+use crate::launch::{Device, DeviceIndices, DeviceMatrix, element_bytes};
 
-/// Memory that is handed out by address. All of it lives as long as this.
+/// Memory that is handed out by address and freed when this is dropped.
 pub(crate) struct Memory<D = EmulatedDevice> {
     pub device: D,
     held: RefCell<Vec<EmulatedBuffer>>,
@@ -22,7 +22,7 @@ impl<D: Borrow<EmulatedDevice>> Memory<D> {
         Self { device, held }
     }
 
-    /// Memory that has not been written.
+    /// The address of `bytes` bytes that have not been written.
     pub fn unwritten(&self, bytes: usize) -> Result<u64, Error> {
         let buffer = self.device.borrow().memory(bytes)?;
         let address = EmulatedDevice::address(&buffer);
@@ -49,14 +49,14 @@ impl<D: Borrow<EmulatedDevice>> Memory<D> {
         Ok(elements)
     }
 
-    /// An unwritten matrix, with `gap` elements of no row before every row.
+    /// An unwritten matrix, with a gap of `gap` elements before every row.
     pub fn matrix(
         &self,
         [rows, dim]: [usize; 2],
         dtype: DType,
         gap: usize,
     ) -> Result<DeviceMatrix, Error> {
-        let (stride, bytes) = (gap + dim, number_bytes(dtype));
+        let (stride, bytes) = (gap + dim, element_bytes(dtype));
         let address = self.unwritten(rows * stride * bytes)? + (gap * bytes) as u64;
         let matrix = DeviceMatrix::new(address, [rows, dim], dtype);
         Ok(DeviceMatrix { stride, ..matrix })
@@ -76,7 +76,6 @@ impl<D: Borrow<EmulatedDevice>> Memory<D> {
         Ok(matrix)
     }
 
-    /// The elements of a matrix.
     pub fn elements<T: Element>(&self, matrix: DeviceMatrix) -> Result<Vec<T>, Error> {
         let row = |row| self.read(row_address(matrix, row), matrix.dim);
         let rows = (0..matrix.rows).map(row).collect::<Result<Vec<_>, _>>();
@@ -90,5 +89,5 @@ impl<D: Borrow<EmulatedDevice>> Memory<D> {
 }
 
 fn row_address(matrix: DeviceMatrix, row: usize) -> u64 {
-    matrix.address + (row * matrix.stride * number_bytes(matrix.dtype)) as u64
+    matrix.address + (row * matrix.stride * element_bytes(matrix.dtype)) as u64
 }

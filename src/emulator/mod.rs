@@ -1,6 +1,6 @@
-//! The emulator: runs the CUDA kernels' sources on the CPU, to verify them. Every thread is a fiber. A [`Schedule`]
-//! decides when asynchronous copies complete. Every access to memory is checked. For computing on the CPU
-//! there is [`CpuEngine`](crate::CpuEngine).
+//! The emulator runs the CUDA kernels' sources on the CPU, to verify them. Every thread is a fiber, every access to
+//! memory is checked, and a [`Schedule`] decides when asynchronous copies complete. To compute on the CPU use
+//! [`CpuEngine`](crate::CpuEngine).
 
 mod device;
 mod engine;

@@ -1,8 +1,7 @@
 //! Tensors of burn's CUDA backend as vectors and matrices of the CUDA engine, without a copy.
 //!
-//! Both allocate in the device's primary context, so an address of one is valid in the other. burn launches on a
-//! stream that it does not show, the engine on the stream of its handle. Nothing orders the two streams, so the host
-//! waits:
+//! Both allocate in the device's primary context, so an address of one is valid in the other. burn launches on a stream
+//! that it does not show, the engine on the stream of its handle. Nothing orders the two streams, so the host waits:
 //!
 //! | before | until |
 //! |---|---|
@@ -28,7 +27,7 @@ use crate::cuda::{CudaDevice, CudaRows, CudaRowsMut, CudaVector, CudaVectorMut};
 /// burn's CUDA backend. It is not the fusing one, whose tensors have no address until they are read.
 pub type BurnCuda = burn::backend::Cuda<f32, i32>;
 
-/// Why a tensor cannot be shared.
+/// The reason why a tensor cannot be shared.
 #[derive(Debug, thiserror::Error)]
 pub enum SeamError {
     /// burn failed, perhaps in earlier work.
@@ -63,7 +62,7 @@ impl Seam {
         })
     }
 
-    /// Lends tensors to the engine, which reads them.
+    /// Lends tensors to the engine to read, as vectors.
     pub fn lend(
         &self,
         tensors: impl IntoIterator<Item = FloatTensor<BurnCuda>>,
@@ -98,7 +97,7 @@ impl Seam {
         Ok(owned.tensor.clone())
     }
 
-    /// How long this seam has waited for burn and for the engine.
+    /// The time spent waiting for burn, and for the engine.
     pub fn waited(&self) -> [Duration; 2] {
         let duration = |wait: &AtomicU64| Duration::from_nanos(wait.load(Ordering::Relaxed));
         self.waits.each_ref().map(duration)
@@ -108,7 +107,7 @@ impl Seam {
         burn::backend::cuda::CudaDevice::new(self.device.info().ordinal)
     }
 
-    /// Keeps tensors, which are contiguous vectors, with their addresses, and waits for burn.
+    /// Holds contiguous vectors with their addresses, and waits for burn.
     fn hold(
         &self,
         tensors: impl Iterator<Item = FloatTensor<BurnCuda>>,

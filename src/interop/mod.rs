@@ -1,3 +1,3 @@
-//! Memory of other libraries, viewed as this crate's matrices.
+//! Tensors of other libraries as this crate's matrices, without a copy.
 
 pub mod burn;

@@ -3,7 +3,7 @@
 use crate::element::DType;
 
 /// Bytes of an element of a caller's matrix.
-pub(crate) fn number_bytes(dtype: DType) -> usize {
+pub(crate) fn element_bytes(dtype: DType) -> usize {
     match dtype {
         DType::F32 => 4,
         DType::F16 | DType::Bf16 => 2,
@@ -13,13 +13,13 @@ pub(crate) fn number_bytes(dtype: DType) -> usize {
 /// How the elements of a product are multiplied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Arithmetic {
-    /// f32 inputs as three products of tf32.
+    /// f32 inputs; each product is the sum of three products of tf32.
     F32,
     /// f32 inputs rounded to tf32.
     Tf32,
     F16,
     Bf16,
-    /// 8-bit elements with a scale per row: `e4m3` of ptx/types.h.
+    /// 8-bit elements with a scale per row: `e4m3` of kernels/ptx/types.h.
     E4m3,
 }
 
@@ -34,7 +34,7 @@ impl Arithmetic {
     }
 }
 
-/// As in the names of kernels.
+/// The suffix of kernel names, as in `statistics_bf16`.
 impl std::fmt::Display for Arithmetic {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {

@@ -1,4 +1,4 @@
-//! Which kernels serve a call: the portable ones, or those for sm_90a (kernels/hopper).
+//! Selects a call's kernels, portable or for sm_90a (kernels/hopper), and launches them over work tiles.
 
 use bytemuck::Zeroable;
 
@@ -12,22 +12,22 @@ use super::similarity::{Similarity, TILE};
 use super::{Arithmetic, Device};
 use crate::error::Error;
 
-/// The kernels of one pass: portable, and for sm_90a.
+/// The kernels of one pass, for each type and largest D: portable, and for sm_90a.
 pub(super) type Family = [&'static [Kernel]; 2];
 
-// The passes of the tile loop; the last is for sm_90a alone.
+// The passes of the tile loop. `BEST` exists for sm_90a alone.
 pub(super) const STATISTICS: Family = [kernels::STATISTICS, kernels::HOPPER_STATISTICS];
 pub(super) const EXPONENTIALS: Family = [kernels::EXPONENTIALS, kernels::HOPPER_EXPONENTIALS];
 pub(super) const WEIGHTS: Family = [kernels::WEIGHTS, kernels::HOPPER_WEIGHTS];
 pub(super) const SCORES: Family = [kernels::SCORES, kernels::HOPPER_SCORES];
 pub(super) const BEST: Family = [&[], kernels::HOPPER_BEST];
 
-/// Row tiles, one for each cluster, of a group where the anchors of all row tiles do not fit the cache. Of C clusters
-/// that run together, groups of g read g tiles of anchors again and again, and C/g splits two tiles of candidates each.
-/// g + 2C/g is least at g² = 2C: about 11 for C = 66, an H100.
+/// Clusters whose row tiles form a group of `WorkGrid`, where L2 does not hold the anchors of all. Of C clusters that
+/// run together, a group of g keeps g tiles of anchors in L2, and C/g splits keep two tiles of candidates each. The sum
+/// g + 2C/g is least at g = √(2C): about 11 for C = 66, an H100.
 const GROUP: usize = 11;
 
-/// How a pass of the tile loop is divided: its splits, the tiles of a split, and the row tiles of a group (`GROUP`).
+/// How a pass of the tile loop is divided: its splits, the tiles of a split, and the clusters of a group ([`GROUP`]).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Cut {
     pub splits: u32,
@@ -98,25 +98,25 @@ impl<D: Device> Similarity<'_, D> {
         narrow && !self.portable && self.device.hardware().warpgroups
     }
 
-    /// A kernel whose tile all tile loops and products of the arithmetic share.
+    /// A kernel that has the tile of all tile loops and products of the arithmetic.
     fn tile(&self, arithmetic: Arithmetic) -> &'static Kernel {
         &STATISTICS[usize::from(self.is_hopper(arithmetic))][0]
     }
 
-    /// Columns of a tile: candidates of a tile of logits, elements of a row of a product.
+    /// Columns of a tile: candidates in a tile of logits, columns of D in a tile of a product.
     pub(super) fn tile_columns(&self, arithmetic: Arithmetic) -> usize {
         self.tile(arithmetic).columns
     }
 
-    /// Row tiles of logits or of a product, whole clusters on sm_90a: the second tile of the last cluster may lie past
-    /// the last row.
+    /// Row tiles of logits or of a product, whole clusters on sm_90a: the last cluster's second tile may lie past the
+    /// last row.
     pub(super) fn row_tiles(&self, arithmetic: Arithmetic, rows: usize) -> usize {
         let tile = self.tile(arithmetic);
         let tiles = rows.div_ceil(tile.rows);
         tiles.next_multiple_of(tile.cluster as usize)
     }
 
-    /// The kernel of a family for rows of `dim` elements; an error where they are too long for all of them.
+    /// The kernel of a family for rows of `dim` elements; an error where the family has none for such long rows.
     pub(super) fn kernel(
         &self,
         family: Family,
@@ -130,18 +130,18 @@ impl<D: Device> Similarity<'_, D> {
         })
     }
 
-    /// Whether dq and dk come from the same stored weights although fused kernels could serve: 8NMD FLOPs in place of
-    /// 10NMD for a loss of both directions. Above D = 64 products limit a fused pass, so two products less are worth
-    /// the traffic. Up to D = 64 exponentials limit it, two for each logit and pass.
+    /// Whether a loss of both directions stores weights for dq and dk (8NMD FLOPs) although fused kernels (10NMD) could
+    /// serve. Above D = 64 products limit a fused pass, so one product less is worth the traffic. Up to D = 64
+    /// exponentials limit it.
     pub(super) fn shares_weights(&self, prepared: &Prepared<'_, D>) -> bool {
         prepared.contrast().has_columns()
             && prepared.shape.dim > 64
             && self.is_hopper(prepared.arithmetic)
     }
 
-    /// Launches a kernel over tiles × splits: a portable one with `params`, a block for each work tile; one for sm_90a
-    /// with the parameters of `hopper`, as many blocks as run at a time, which process work tiles one after another
-    /// (`Scheduler` of hopper/tile.h).
+    /// Launches a kernel over tiles × splits. A portable kernel takes `params` and has a block for each work tile. One
+    /// for sm_90a takes the parameters of `hopper` and has as many blocks as run at a time; each processes work tiles
+    /// one after another (`Scheduler` of kernels/hopper/tile.h).
     pub(super) fn launch_tiles<P: bytemuck::Pod, H: bytemuck::Pod>(
         &self,
         kernel: &Kernel,
@@ -160,7 +160,7 @@ impl<D: Device> Similarity<'_, D> {
         self.device.start(kernel, [blocks, 1, 1], &hopper()?)
     }
 
-    /// Launches a pass of the tile loop.
+    /// Launches a pass of the tile loop over `grid`.
     pub(super) fn scores(
         &self,
         family: Family,
@@ -188,7 +188,7 @@ impl<D: Device> Similarity<'_, D> {
         })
     }
 
-    /// The same over all anchors of `params`, divided by `cut`.
+    /// Launches a pass of the tile loop over all anchors of `params`, divided by `cut`.
     pub(super) fn pass(
         &self,
         family: Family,
@@ -204,7 +204,7 @@ impl<D: Device> Similarity<'_, D> {
         self.scores(family, arithmetic, cut.grid(tiles), &params)
     }
 
-    /// Launches a product with a chunk of weights. The tiles of `grid` are row tiles × column tiles.
+    /// Launches W·K (dq), or Wᵀ·Q (dk, `transposed`), of a chunk. The tiles of `grid` are row tiles × column tiles.
     pub(super) fn product(
         &self,
         transposed: bool,
@@ -233,7 +233,7 @@ impl<D: Device> Similarity<'_, D> {
         })
     }
 
-    /// The matrix as boxes of `box_rows` rows.
+    /// The tensor map that copies boxes of `box_rows` rows of the matrix.
     pub(super) fn boxes(&self, matrix: &Matrix, box_rows: usize) -> Result<TensorMap, Error> {
         // Coordinates of TMA boxes are signed.
         if matrix.rows > i32::MAX as u32 - 1024 {

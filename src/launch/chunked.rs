@@ -20,7 +20,7 @@ const F16_SMALLEST: f32 = -14.0;
 /// The logits whose exponentials can be stored with one offset.
 pub(super) fn exponent_range(arithmetic: Arithmetic) -> ExponentRange {
     match arithmetic {
-        // At most 2^15.75, which leaves a margin to 2^16 for the rounding of the bound; at least 2^-105 in f32.
+        // Exponentials are at most 2^15.75, below 2^16 by a margin for the bound's rounding; in f32 at least 2^-105.
         Arithmetic::F16 => ExponentRange {
             largest: 60.0,
             above: 15.75,
@@ -30,8 +30,8 @@ pub(super) fn exponent_range(arithmetic: Arithmetic) -> ExponentRange {
 }
 
 /// By how many powers of two a folded f16 anchor (`fold_rows`) may be shorter than the longest. Its largest element is
-/// at least 1/√D of its length, and keeps 11 bits within this range. With few candidates the range is empty, so that
-/// exponentials are stored twice (`fit_exponentials` of similarity/rows.cu).
+/// at least 1/√D of its length, and keeps 11 bits within this range. With few candidates p₊ may be near 1 in most
+/// rows; exponentials are then always stored twice (`fit_exponentials` of kernels/similarity/rows.cu).
 fn folded_range(shape: Shape) -> f32 {
     match shape.candidates {
         0..64 => f32::NEG_INFINITY,
@@ -39,25 +39,25 @@ fn folded_range(shape: Shape) -> f32 {
     }
 }
 
-/// The source of a chunk's weights.
+/// How a chunk's weights are computed.
 #[derive(Clone, Copy)]
 pub(super) enum Softmax<'a, D: Device> {
-    /// Weights are known.
+    /// From statistics: the weights are stored at once.
     Known(&'a Known<'a, D>),
-    /// Exponentials are stored first; their sums give the statistics of a one-way loss.
+    /// One-way losses: exponentials are stored; their row sums give the statistics and the factors to weights.
     Found(&'a Exponentials<'a, D>),
 }
 
-/// Buffers of the passes that store exponentials. Those without `statistics` are for one chunk.
+/// Buffers of the passes that store exponentials. The first three cover all anchors, the others one chunk.
 pub(super) struct Exponentials<'a, D: Device> {
     statistics: &'a Direction<D>,
     square_norms: &'a Floats<D>,
     bound: &'a Floats<D>,
     row_sums: Floats<D>,
     factors: Floats<D>,
-    /// The chunk's anchors times their factors 2^(o − lse), where dk is wanted.
+    /// The chunk's anchors times their factors 2^(o − o_i), where dk is wanted.
     folded: Option<D::Buffer>,
-    /// For f16: the word whether one offset served, and the shift of the folded anchors.
+    /// For f16: a word that is set where one offset serves, and the shift of the folded anchors.
     fit: Option<(Floats<D>, Floats<D>)>,
 }
 
@@ -77,7 +77,7 @@ struct Chunk {
 }
 
 impl Chunk {
-    /// The pass that stores the weights.
+    /// Parameters of the pass that stores the weights.
     fn scores_params<D: Device>(&self, prepared: &Prepared<'_, D>) -> ScoresParams {
         ScoresParams {
             weights: self.weights,
@@ -96,7 +96,7 @@ impl<D: Device> Similarity<'_, D> {
         (rows, row_bytes, cut)
     }
 
-    /// Buffers for exponentials that complete `statistics`, and for what dk needs of them.
+    /// Allocates the buffers of passes that complete `statistics`, and what dk needs.
     pub(super) fn exponentials<'a>(
         &self,
         prepared: &Prepared<'_, D>,
@@ -156,7 +156,7 @@ impl<D: Device> Similarity<'_, D> {
             splits,
             shift,
         };
-        // Each chunk adds to the sums of those before it. A single chunk may have splits, as dq has.
+        // Several chunks add to one set of sums. A single chunk may have splits, as dq has.
         let (dk_splits, dk_slabs) = match rows < anchors {
             true => (1, u32::MAX),
             false => self.split(tiles(candidates), anchors.div_ceil(slab), 1),
@@ -247,8 +247,8 @@ impl<D: Device> Similarity<'_, D> {
         Ok(())
     }
 
-    /// Stores the chunk's exponentials and completes its statistics. The factors 2^(o − lse) make weights of
-    /// exponentials: they are multiplied into the chunk's anchors (folded) for dk, and kept for dq.
+    /// Stores the chunk's exponentials 2^(z − o) and completes its statistics. The factors 2^(o − o_i) make them
+    /// weights: they are multiplied into the chunk's anchors (folded) for dk, and kept for dq.
     fn store_exponentials(
         &self,
         call: &Call<'_, D>,
@@ -269,8 +269,8 @@ impl<D: Device> Similarity<'_, D> {
             splits: chunk.cut.splits,
             ..Partial::default()
         };
-        // Where logits are not bounded, a first pass finds an offset for each row. The device decides whether that
-        // pass does anything, so that a recorded graph serves any inputs.
+        // Where logits are not bounded, a first pass finds an offset for each row. It returns at once where the first
+        // word of `bound` is set, so that a recorded graph serves any inputs.
         let unless = found.bound.address();
         let arithmetic = prepared.arithmetic;
         let before = ScoresParams { unless, ..params };

@@ -1,4 +1,4 @@
-//! [`Device`]: memory, kernel launches, and the hardware properties that select kernels.
+//! [`Device`]: the trait through which verbs allocate, copy and launch.
 
 use super::kernels::Kernel;
 use super::matrix::DeviceMatrix;
@@ -15,9 +15,9 @@ pub(crate) struct Launch<'a> {
     pub params: &'a [u8],
 }
 
-/// A device that runs the kernels. Launches, reads and writes happen in the order they are made.
+/// What runs the kernels: a stream of a GPU, or the emulator. Launches, reads and writes run in the order of the calls.
 pub(crate) trait Device {
-    /// Memory of the device, given back when dropped.
+    /// Memory of the device, released when dropped.
     type Buffer;
     /// At least `bytes` bytes, aligned to 256. They come from a pool, so the second call of a shape allocates nothing.
     fn allocate(&self, bytes: usize) -> Result<Self::Buffer, Error>;
@@ -57,7 +57,7 @@ pub(crate) trait Device {
     fn hardware(&self) -> Hardware;
 }
 
-/// Properties that select kernels and set split factors. Last bits of results may therefore differ between GPUs.
+/// Properties that select kernels and set split factors, so that last bits of results may differ between GPUs.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Hardware {
     /// Whether the kernels for sm_90a run on it.
@@ -81,9 +81,9 @@ impl<D: Device> Floats<D> {
         })
     }
 
-    pub(super) fn written(device: &D, numbers: &[f32]) -> Result<Self, Error> {
-        let floats = Self::unwritten(device, numbers.len())?;
-        device.write(floats.address(), bytemuck::cast_slice(numbers))?;
+    pub(super) fn written(device: &D, values: &[f32]) -> Result<Self, Error> {
+        let floats = Self::unwritten(device, values.len())?;
+        device.write(floats.address(), bytemuck::cast_slice(values))?;
         Ok(floats)
     }
 
@@ -106,13 +106,13 @@ impl<D: Device> Floats<D> {
     }
 
     pub(crate) fn read(&self, device: &D) -> Result<Vec<f32>, Error> {
-        let mut numbers = vec![0.0f32; self.length];
-        device.read(self.address(), bytemuck::cast_slice_mut(&mut numbers))?;
-        Ok(numbers)
+        let mut values = vec![0.0f32; self.length];
+        device.read(self.address(), bytemuck::cast_slice_mut(&mut values))?;
+        Ok(values)
     }
 }
 
-/// A number of rows as kernels hold it: in 32 bits, also at the end of the last tile, which may lie past the last row.
+/// Checks a number of rows. Kernels index rows in 32 bits, up to the end of the last tile, past the last row.
 pub(super) fn count(argument: &'static str, given: usize) -> Result<u32, Error> {
     if given <= (u32::MAX - 1024) as usize {
         return Ok(given as u32);

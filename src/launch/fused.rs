@@ -1,4 +1,4 @@
-//! The fused gradient kernels: which of them serves, and its pass.
+//! Selects and launches the fused gradient kernels, which keep a block's gradient sums in registers.
 
 use super::choice::Family;
 use super::gradient::{Call, Known, Sums, is_shifted};
@@ -8,14 +8,15 @@ use super::similarity::Similarity;
 use super::{Device, Floats, kernels};
 use crate::error::Error;
 
-// The kernels by the terms of W: `Terms` of hopper/gradient.cu. A portable kernel of known weights takes any terms.
+// A family for each set of terms of W: none known, 2^(z - o) with the owner's o, with the streamed row's, or both. The
+// portable kernel of known weights takes any terms.
 const ONLINE: Family = [kernels::GRADIENT_ONLINE, kernels::HOPPER_GRADIENT_ONLINE];
 const OWNER: Family = [kernels::GRADIENT_KNOWN, kernels::HOPPER_GRADIENT_OWNER];
 const STREAMED: Family = [kernels::GRADIENT_KNOWN, kernels::HOPPER_GRADIENT_STREAMED];
 const BOTH: Family = [kernels::GRADIENT_KNOWN, kernels::HOPPER_GRADIENT_BOTH];
 
 impl<D: Device> Similarity<'_, D> {
-    /// Whether fused kernels serve all gradients of the call, of which dk may be one.
+    /// Whether fused kernels serve all gradients of the call: dq, and dk where it is wanted.
     pub(super) fn is_fused(&self, call: &Call<'_, D>, dk: bool) -> bool {
         let prepared = call.prepared;
         if dk && self.shares_weights(prepared) {
@@ -30,7 +31,7 @@ impl<D: Device> Similarity<'_, D> {
     }
 
     /// Σ_j W_ij k_j of every anchor, or Σ_i W_ij q_i of every candidate, as a set of partial sums for each split.
-    /// Without `known` they are the anchors' of a one-way loss, and the pass finds lse on its way.
+    /// Without `known` they are the anchors' of a one-way loss; the same pass computes the row sums of exponentials.
     pub(super) fn fused_sums(
         &self,
         call: &Call<'_, D>,

@@ -12,15 +12,15 @@ use crate::element::DType;
 use crate::error::Error;
 use crate::inputs::Matrices;
 
-/// Whether weights of the type are shifted: `SHIFTED` of tile/element.h.
+/// Whether weights of the type are shifted, multiplied by a power of two: `SHIFTED` of kernels/tile/element.h.
 pub(super) fn is_shifted(dtype: DType) -> bool {
     dtype == DType::F16
 }
 
 /// Masses of rows, and of columns where these have a loss or are the rows (NT-Xent).
-type Both<'a, D> = (&'a Masses<D>, Option<&'a Masses<D>>);
+type BothMasses<'a, D> = (&'a Masses<D>, Option<&'a Masses<D>>);
 
-/// A call with gradients: what all its gradients share.
+/// What all gradients of a call share.
 pub(super) struct Call<'a, D: Device> {
     pub prepared: &'a Prepared<'a, D>,
     /// upstream · w, with the row weight w of the loss.
@@ -40,34 +40,35 @@ impl<'a, D: Device> Call<'a, D> {
     }
 }
 
-/// Sums of a gradient before [`Similarity::finish`], one set for each split.
+/// Partial sums of a gradient, which [`Similarity::finish`] adds up.
 pub(super) struct Sums<D: Device> {
+    /// `splits` × rows × D.
     pub sums: Floats<D>,
+    /// `gradient_online`: the maximum m and the sum of 2^(z − m) of each row and split.
     pub normalisers: Option<Floats<D>>,
     pub splits: u32,
-    /// The address of the shift of the weights; 0: the fixed shift of weights that are at most 1; `None`: weights are
-    /// not shifted.
+    /// The address of the weights' shift; 0: the fixed shift of weights up to 1; `None`: weights are not shifted.
     pub shift: Option<u64>,
 }
 
 /// How sums become a gradient.
 pub(super) struct Finish<'a, D: Device> {
     pub sums: &'a Sums<D>,
-    /// 2^(o − lse) of each row, where the sums are of exponentials that are not normalised yet.
+    /// 2^(o − o_i) of each row, where the sums are of exponentials in place of weights.
     pub factors: Option<&'a Floats<D>>,
-    /// They scale the positives, which no tile held and which are subtracted now.
-    pub masses: Both<'a, D>,
+    /// c scales the positives, which no tile holds and `finish` subtracts; a scales the sums of `gradient_online`.
+    pub masses: BothMasses<'a, D>,
     pub gradient: DeviceMatrix,
     /// Where ⟨q_i, dq_i⟩ goes; `None` for the gradient of the candidates.
     pub dots: Option<&'a Floats<D>>,
-    /// The rows whose sums these are.
+    /// The rows of the gradient that the sums belong to.
     pub first_row: usize,
     pub count: usize,
 }
 
 /// Weights that are known: W_ij = 2^(z - o_i) + 2^(z - o_j), with the second term where `masses` has columns.
 pub(super) struct Known<'a, D: Device> {
-    pub masses: Both<'a, D>,
+    pub masses: BothMasses<'a, D>,
     /// [`far_word`] of these masses.
     pub far: u64,
     /// The shift of the weights, where their type needs one.
@@ -84,7 +85,7 @@ impl<'a, D: Device> Finish<'a, D> {
     /// The whole gradient of the anchors, with `dots`, or of the candidates.
     pub fn whole(
         sums: &'a Sums<D>,
-        masses: Both<'a, D>,
+        masses: BothMasses<'a, D>,
         gradient: DeviceMatrix,
         dots: Option<&'a Floats<D>>,
     ) -> Self {
@@ -101,12 +102,12 @@ impl<'a, D: Device> Finish<'a, D> {
 }
 
 impl<D: Device> Similarity<'_, D> {
-    /// Weights from the masses of statistics, and the `flags` that were found with them.
+    /// Known weights. `flags` are of the call that computed the masses.
     pub(super) fn known<'a>(
         &self,
         prepared: &Prepared<'_, D>,
         flags: &Floats<D>,
-        (rows, columns): Both<'a, D>,
+        (rows, columns): BothMasses<'a, D>,
     ) -> Result<Known<'a, D>, Error> {
         // In NT-Xent the columns are the rows.
         let columns = match prepared.contrast().is_shared() {
@@ -147,7 +148,7 @@ impl<D: Device> Similarity<'_, D> {
         let groups = (of_candidates && prepared.view.rule == POSITIVE_INDEX)
             .then(|| self.group(&prepared.view))
             .transpose()?;
-        // Positives of a candidate in the mean.
+        // The mean number of anchors that have a candidate as their positive.
         let positives = match &groups {
             Some(_) => prepared.shape.anchors / prepared.shape.candidates,
             None => 1,

@@ -1,6 +1,6 @@
 //! Memory that lives as long as its owner: a call, or a recorded step.
 
-use super::arithmetic::number_bytes;
+use super::arithmetic::element_bytes;
 use super::device::Device;
 use super::matrix::DeviceMatrix;
 use crate::error::Error;
@@ -29,7 +29,7 @@ impl<'d, D: Device> Held<'d, D> {
         let DeviceMatrix {
             rows, dim, dtype, ..
         } = matrix;
-        let address = self.unwritten(rows * dim * number_bytes(dtype))?;
+        let address = self.unwritten(rows * dim * element_bytes(dtype))?;
         Ok(DeviceMatrix::new(address, [rows, dim], dtype))
     }
 }

@@ -1,5 +1,5 @@
-//! The table of kernels, which the build makes of kernels/list.h: a constant for each family of kernels, and for each
-//! number that launches and kernels share.
+//! The table of kernels, which the build makes from kernels/list.h: a constant for each family of kernels, and the
+//! constants that launches and kernels share.
 
 use super::arithmetic::Arithmetic;
 
@@ -13,15 +13,14 @@ pub(crate) struct Kernel {
         expect(dead_code, reason = "CUDA finds images by it")
     )]
     pub source: &'static str,
-    /// Private, so that no kernel is made elsewhere.
+    /// The type that the kernel multiplies. Private, so that no kernel is made elsewhere.
     arithmetic: Option<Arithmetic>,
     /// Most elements of a row; 0: no limit.
     pub dim: usize,
-    /// Rows of a tile.
+    /// Rows and columns of a tile.
     pub rows: usize,
-    /// Columns of a tile.
     pub columns: usize,
-    /// Blocks that fit an SM of Hopper together.
+    /// Blocks that an SM of Hopper holds at a time.
     pub resident: usize,
     /// Blocks of a cluster.
     pub cluster: u32,
@@ -33,7 +32,6 @@ pub(crate) struct Kernel {
 include!(concat!(env!("OUT_DIR"), "/list.rs"));
 
 impl Kernel {
-    /// Warps of a block.
     pub(crate) fn warps(&self) -> usize {
         self.threads as usize / 32
     }

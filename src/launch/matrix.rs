@@ -1,9 +1,9 @@
-//! The forms of a matrix between a caller and a kernel. A view of the engine (`CudaRows`) has a lifetime and an element
-//! type. [`DeviceMatrix`] has neither, so that verbs are compiled once. [`Matrix`] is the kernels' own structure, in
+//! The forms of a matrix from caller to kernel. A view of the engine (`CudaRows`) has a lifetime and an element type.
+//! [`DeviceMatrix`] has neither, so that verbs are compiled once. [`Matrix`] is the kernels' own structure, in
 //! bytes; tile loops need rows that are whole chunks of 16 bytes, or e4m3. [`TensorMap`](super::TensorMap) is a
 //! [`Matrix`] for TMA.
 
-use super::arithmetic::number_bytes;
+use super::arithmetic::element_bytes;
 use super::params::{DTYPE_BF16, DTYPE_E4M3, DTYPE_F16, DTYPE_F32, Matrix};
 use crate::element::DType;
 
@@ -51,9 +51,7 @@ impl crate::rows::View for DeviceMatrix {
 /// Indices of candidates in device memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct DeviceIndices {
-    /// The address of the first.
     pub address: u64,
-    /// How many there are.
     pub length: usize,
 }
 
@@ -69,7 +67,7 @@ impl crate::rows::Indices for DeviceIndices {
 /// Verbs check the rows ([`count`](super::device::count)) before they launch a kernel.
 impl From<DeviceMatrix> for Matrix {
     fn from(matrix: DeviceMatrix) -> Self {
-        let bytes = number_bytes(matrix.dtype);
+        let bytes = element_bytes(matrix.dtype);
         Self {
             data: matrix.address,
             scales: 0,

@@ -1,5 +1,14 @@
-//! The verbs as sequences of kernel launches, on any [`Device`]: a GPU, or the emulator, which executes the same
-//! sources on the CPU.
+//! The verbs (methods of an engine) as sequences of kernel launches, on any [`Device`]: a GPU, or the emulator, which
+//! executes the same sources on the CPU. [`verbs`] has the sequences of a contrast; read it first.
+//!
+//! | files | hold |
+//! |---|---|
+//! | `device`, `matrix`, `params`, `kernels`, `arithmetic` | what a launch consists of |
+//! | `similarity`, `choice` | settings; splits and chunks; the kernels that serve a call |
+//! | `prepared`, `quantized`, `positives`, `statistics`, `results` | the launches before gradients |
+//! | `gradient`, `fused`, `chunked` | the launches of gradients |
+//! | `top_k`, `rowwise`, `step` | the other verbs; a whole step of training |
+//! | `pool`, `held`, `plan` | device memory, and how much of it a call takes |
 
 mod arithmetic;
 mod choice;
@@ -26,7 +35,7 @@ mod tests;
 mod top_k;
 mod verbs;
 
-pub(crate) use arithmetic::{Arithmetic, number_bytes};
+pub(crate) use arithmetic::{Arithmetic, element_bytes};
 use device::count;
 pub(crate) use device::{Device, Floats, Hardware, Launch};
 pub(crate) use matrix::{DeviceIndices, DeviceMatrix};

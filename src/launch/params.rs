@@ -1,5 +1,5 @@
-//! The kernels' parameter structures. The build reads this file too, and compiles no kernel whose own
-//! declaration differs in its size, the offset of a field or the value of a code (build/layouts.rs).
+//! The kernels' parameter structures. The build fails where a kernel's own declaration differs in size, in the offset
+//! of a field or in the value of a code (build/layouts.rs).
 
 use bytemuck::{Pod, Zeroable};
 
@@ -14,7 +14,7 @@ pub(crate) struct Layout {
     pub fields: &'static [(&'static str, usize)],
 }
 
-/// Structures that lie in memory as C has them.
+/// Declares structures with C's layout, and `LAYOUTS`.
 macro_rules! params {
     ($($(#[$attribute:meta])* $name:ident in $header:literal { $($field:ident: $kind:ty),* $(,)? })*) => {
         $(
@@ -196,7 +196,7 @@ params! {
     CursorParams in "rowwise/state.cu" { cursor: u64, rows: u32, capacity: u32 }
 }
 
-/// Codes that kernels switch on.
+/// Declares codes that kernels switch on, and `CODES`.
 macro_rules! codes {
     ($($name:ident = $value:literal in $header:literal;)*) => {
         $(

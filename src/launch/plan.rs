@@ -29,7 +29,7 @@ impl Source for Counter {
     }
 }
 
-/// A device on which nothing runs.
+/// The device that only counts: copies and launches do nothing.
 struct Plan {
     pool: Arc<Pool<Counter>>,
     hardware: Hardware,

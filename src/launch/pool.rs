@@ -17,7 +17,7 @@ use crate::error::Error;
 pub(crate) trait Source {
     /// `bytes` bytes aligned to 256.
     fn allocate(&self, bytes: usize) -> Result<u64, Error>;
-    /// Gives memory back once the work on it has ended.
+    /// Frees memory, once the work on it has ended.
     fn release(&self, address: u64);
     /// Whether an error says that there is no memory left.
     fn is_exhausted(&self, error: &Error) -> bool;
@@ -31,9 +31,9 @@ struct State {
     free: Addresses,
     /// Bytes of blocks in use, those of graphs included.
     used_bytes: usize,
-    /// Blocks of each graph that no call has at the moment.
+    /// Free blocks of each graph, by the graph's number.
     graphs: BTreeMap<u64, Addresses>,
-    /// The graph that is being recorded, and how many have been.
+    /// The number of the graph that is being recorded, and of the last one.
     recording: Option<u64>,
     recorded: u64,
 }
@@ -45,7 +45,7 @@ pub(crate) struct Pool<S: Source> {
     state: Mutex<State>,
 }
 
-/// A block of device memory; back in its pool when dropped.
+/// A block of device memory. Dropping it returns it to its pool.
 #[derive(Debug)]
 pub(crate) struct Block<S: Source> {
     pool: Arc<Pool<S>>,
@@ -55,8 +55,7 @@ pub(crate) struct Block<S: Source> {
     graph: Option<u64>,
 }
 
-/// The blocks that are taken from now until [`end_recording`](Self::end_recording): they come back to
-/// the pool when this has been dropped.
+/// Owns the blocks that are taken until [`end_recording`](Self::end_recording). Dropping it returns them to the pool.
 #[derive(Debug)]
 pub(crate) struct GraphMemory<S: Source> {
     pool: Arc<Pool<S>>,
@@ -67,7 +66,7 @@ pub(crate) struct GraphMemory<S: Source> {
 fn rounded(bytes: usize) -> usize {
     let bytes = bytes.max(512);
     let step = 1 << (bytes.ilog2() - 3);
-    // A size that cannot be rounded up cannot be had either.
+    // A size that overflows when rounded cannot be allocated either.
     bytes.checked_next_multiple_of(step).unwrap_or(bytes)
 }
 
@@ -159,7 +158,7 @@ impl State {
 }
 
 impl<S: Source> GraphMemory<S> {
-    /// The graph has been recorded.
+    /// Blocks that are taken from now on belong to no graph.
     pub(crate) fn end_recording(&self) {
         self.pool.state().recording = None;
     }
@@ -194,7 +193,7 @@ impl<S: Source> Drop for GraphMemory<S> {
 
 impl<S: Source> Drop for Pool<S> {
     fn drop(&mut self) {
-        // Blocks and graphs keep their pool, so by now there are none.
+        // Blocks and graphs hold the pool, so none of them is left.
         self.trim();
     }
 }

@@ -12,8 +12,8 @@ use super::similarity::Similarity;
 use super::{Device, DeviceIndices, Floats, kernels};
 use crate::error::Error;
 
-/// Logits (base 2) whose sums of 2^(z - o) need no running maximum: those with a bound of at most `largest`. Their
-/// offset is o = max(bound - above, 0).
+/// Where a bound of all logits (base 2) is at most `largest`, sums of 2^(z - o) need no running maximum. Their offset
+/// is o = max(bound - above, 0).
 #[derive(Debug, Clone, Copy)]
 pub(super) struct ExponentRange {
     pub largest: f32,
@@ -21,7 +21,7 @@ pub(super) struct ExponentRange {
 }
 
 impl ExponentRange {
-    /// For f32, and for bf16, which has the same exponents.
+    /// For f32, and for bf16, which has the same range.
     pub const WIDE: Self = Self {
         largest: 80.0,
         above: 80.0,
@@ -40,6 +40,7 @@ pub(super) struct Positives<D: Device> {
 pub(super) struct Groups<D: Device> {
     /// M + 1 words: where the anchors of each candidate start in `order`, and where the last ones end.
     pub starts: Floats<D>,
+    /// N words: the anchors' indices.
     pub order: Floats<D>,
 }
 
@@ -160,7 +161,7 @@ impl<D: Device> Similarity<'_, D> {
             index: view.index,
             anchors,
             candidates,
-            // The key of an anchor without a positive is `candidates` itself.
+            // The sort key of an anchor without a positive is `candidates` itself.
             passes: (u32::BITS - candidates.leading_zeros()).div_ceil(kernels::DIGIT_BITS as u32),
             padding: 0,
             order: groups.order.address(),

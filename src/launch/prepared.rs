@@ -6,27 +6,26 @@ use super::params::{
     RowRule,
 };
 use super::similarity::Similarity;
-use super::{Arithmetic, Device, DeviceMatrix, Floats, Rowwise, count, number_bytes};
+use super::{Arithmetic, Device, DeviceMatrix, Floats, Rowwise, count, element_bytes};
 use crate::contrast::{Contrast, Shape};
 use crate::error::Error;
 use crate::inputs::{Matrices, Positives, Problem};
 
-/// A problem, ready for the tile loops.
 pub(super) struct Prepared<'a, D: Device> {
     pub problem: &'a Problem<DeviceMatrix>,
     pub view: ContrastView,
-    /// φ.
+    /// The row rule φ, encoded for the kernels.
     pub rule: RowRule,
     pub shape: Shape,
     pub arithmetic: Arithmetic,
     /// The matrices as the tile loops read them: copies where rows are not whole chunks of 16 bytes, or become e4m3.
     pub anchor_rows: Matrix,
     pub candidate_rows: Matrix,
-    /// Three words that kernels set: an anchor, a candidate holds NaN or infinity; an offset o is far from 0.
+    /// Three words that kernels set where: an anchor is not finite; a candidate is not; an |o| exceeds 60 (base 2).
     pub flags: Floats<D>,
     /// log of the rows' mean of e^(z₊/(s·σ)), where the rule has row weights.
     pub log_mean: Option<Floats<D>>,
-    /// Memory of `view` and of the two matrices, where it is not the caller's.
+    /// Memory of `view` and of the two matrices, where the caller does not own it.
     pub _held: Vec<D::Buffer>,
 }
 
@@ -145,7 +144,7 @@ impl<D: Device> Similarity<'_, D> {
             return Ok(rows);
         }
         let row_bytes = (rows.row_bytes as usize).next_multiple_of(16);
-        let dim = row_bytes / number_bytes(matrix.dtype);
+        let dim = row_bytes / element_bytes(matrix.dtype);
         let copy = held.like(DeviceMatrix { dim, ..matrix })?;
         Rowwise::new(self.device).copy(matrix, copy)?;
         Ok(copy.into())

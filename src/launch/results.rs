@@ -12,14 +12,12 @@ use crate::statistics::{GIVEN, OTHERS, RowStatistics, Statistics};
 
 /// Loss, ∂loss/∂s and statistics of a call.
 pub(crate) struct Results<D: Device> {
-    /// Loss and dscale.
     pub loss_and_dscale: Floats<D>,
     pub statistics: DeviceStatistics<D>,
 }
 
 #[cfg(feature = "emulator")]
 impl<D: Device> Results<D> {
-    /// A copy in host memory.
     pub(crate) fn read(&self, device: &D) -> Result<crate::memory::Evaluated, Error> {
         let numbers = self.loss_and_dscale.read(device)?;
         Ok(crate::memory::Evaluated {
@@ -30,11 +28,9 @@ impl<D: Device> Results<D> {
     }
 }
 
-/// Statistics of one direction: one value a row.
+/// Statistics of one direction (rows or columns): lse⁻ and z₊, an f32 a row each.
 pub(crate) struct DeviceRows<D: Device> {
-    /// lse⁻.
     pub negatives_lse: Floats<D>,
-    /// z₊.
     pub positive: Floats<D>,
 }
 
@@ -49,8 +45,8 @@ pub(crate) struct DeviceStatistics<D: Device> {
 
 /// Offsets and masses that a call derived from its statistics, for a `backward` of the same contrast.
 pub(super) struct Derived<D: Device> {
-    /// Contrast, shape and number of negatives. `None` after a merge, which changes the statistics. The memory stays: a
-    /// graph that was recorded before may read it.
+    /// The problem's [`origin`]. `None` after a merge, which changes the statistics. The memory stays: a graph that was
+    /// recorded before may read it.
     of: Option<(Contrast, Shape, usize)>,
     pub rows: Masses<D>,
     pub columns: Option<Masses<D>>,
@@ -146,7 +142,6 @@ impl<D: Device> DeviceStatistics<D> {
         }
     }
 
-    /// A copy in host memory.
     pub(crate) fn read(&self, device: &D) -> Result<Statistics, Error> {
         let columns = self.columns.as_ref();
         Ok(Statistics {
@@ -182,7 +177,7 @@ impl<D: Device> DeviceStatistics<D> {
     }
 }
 
-/// What [`Derived`] depends on besides lse⁻, z₊ and s.
+/// Contrast, shape and number of negatives: what [`Derived`] depends on besides lse⁻, z₊ and s.
 fn origin(problem: &Problem<DeviceMatrix>) -> (Contrast, Shape, usize) {
     (*problem.contrast(), problem.shape(), problem.negatives())
 }

@@ -6,25 +6,26 @@ use super::params::{
     CopyRowsParams, CursorParams, MomentumParams, MomentumTensor, NormalizeBackwardParams,
     NormalizeParams,
 };
-use super::{Device, DeviceMatrix, count, number_bytes};
+use super::{Device, DeviceMatrix, count, element_bytes};
 use crate::contrast::{same_dim, same_rows};
 use crate::element::DType;
 use crate::error::{Error, positive};
 use crate::momentum;
 use crate::queue::Ring;
 
-/// Blocks for each SM before a warp holds several rows.
+/// Blocks that each SM must get before a warp holds several rows.
 const NORMALIZE_BLOCKS: usize = 4;
 
 /// One tensor of a momentum update, in device memory.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct DeviceMomentum {
-    /// Parameters of the query encoder.
+    /// Address of the query encoder's parameters.
     pub query: u64,
-    /// Parameters of the key encoder, f32.
+    /// Address of the key encoder's parameters, f32.
     pub key: u64,
-    /// A copy of `key` in the query's type; 0 when not wanted.
+    /// Address of a copy of `key` in the query's type; 0 when not wanted.
     pub shadow: u64,
+    /// Elements.
     pub length: usize,
 }
 
@@ -47,8 +48,8 @@ impl<'d, D: Device> Rowwise<'d, D> {
         Self { device }
     }
 
-    /// Rows that a warp of the kernel holds in registers. `most` is how many rows of 128 elements fit. A warp holds
-    /// several only where every SM still gets blocks. 0: rows are too long, or not whole aligned quads of elements.
+    /// Rows that a warp of the kernel holds in registers: up to `most` of 128 elements. A warp holds several only where
+    /// every SM still gets blocks. 0: rows are too long, or not whole aligned quads of elements.
     pub(super) fn warp_rows(
         &self,
         kernel: &Kernel,
@@ -57,7 +58,7 @@ impl<'d, D: Device> Rowwise<'d, D> {
     ) -> usize {
         let DeviceMatrix { rows, dim, .. } = matrices[0];
         let whole = matrices.iter().all(|matrix| {
-            let quad = 4 * number_bytes(matrix.dtype) as u64;
+            let quad = 4 * element_bytes(matrix.dtype) as u64;
             matrix.stride.is_multiple_of(4) && matrix.address.is_multiple_of(quad)
         });
         if !whole || !dim.is_multiple_of(4) {
@@ -232,8 +233,8 @@ impl<'d, D: Device> Rowwise<'d, D> {
         self.device.start_rows(kernels::COPY_ROWS, rows, &params)
     }
 
-    /// Writes `keys` into the ring from the row at the device's word `cursor` on, and advances the word. The launches
-    /// are the same for every batch, unlike those of a [`Ring`] that the host counts.
+    /// Writes `keys` into the ring and advances its cursor, the word in device memory at the address `cursor`. The
+    /// launches are the same for every batch, unlike those of [`push`](Self::push) with the host's cursor.
     pub(super) fn enqueue(
         &self,
         keys: DeviceMatrix,

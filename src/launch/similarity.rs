@@ -7,8 +7,8 @@ use crate::error::Error;
 /// Rows of a tile of logits.
 pub(super) const TILE: usize = kernels::STATISTICS[0].rows;
 
-/// Anchor tiles whose partial column statistics are stored before a launch adds them up: 8 bytes a candidate and tile.
-/// NT-Xent may store one or two more.
+/// Row tiles whose partial column statistics are stored, 8 bytes a candidate and tile, before a launch adds them up.
+/// NT-Xent may store one or two tiles more.
 const COLUMN_SPLITS: usize = 32;
 
 /// Computes the verbs of a contrast and top-k on a device, with these settings.
@@ -62,7 +62,7 @@ impl<'d, D: Device> Similarity<'d, D> {
         Self { fp8, ..self }
     }
 
-    /// The arithmetic of logits that no gradient needs: forward and top-k.
+    /// The arithmetic of logits that no gradient needs (forward, top-k); an error where e4m3 is asked for but missing.
     pub(super) fn forward_arithmetic(&self, dtype: DType) -> Result<Arithmetic, Error> {
         if !self.fp8 {
             return Ok(self.arithmetic(dtype));
@@ -94,7 +94,7 @@ impl<'d, D: Device> Similarity<'d, D> {
         Floats::unwritten(self.device, length)
     }
 
-    /// The same, where it is `wanted`.
+    /// A buffer of `length` words, where it is `wanted`.
     pub(super) fn floats_if(
         &self,
         wanted: bool,
@@ -109,7 +109,7 @@ impl<'d, D: Device> Similarity<'d, D> {
         self.split_from(1, blocks, tiles, resident)
     }
 
-    /// The same with at least `least` splits, where there are as many tiles.
+    /// [`split`](Self::split) with at least `least` splits, where there are as many tiles.
     pub(super) fn split_from(
         &self,
         least: usize,
@@ -130,7 +130,7 @@ impl<'d, D: Device> Similarity<'d, D> {
         (tiles.div_ceil(per_split).max(1) as u32, per_split as u32)
     }
 
-    /// Rows of a chunk, whose every row takes `row_bytes` of the budget: whole tiles, at least one.
+    /// Rows of a chunk: the whole tiles that the budget holds at `row_bytes` a row, at least one.
     pub(super) fn chunk(&self, rows: usize, row_bytes: usize) -> usize {
         let fits = (self.budget / row_bytes / TILE).max(1) * TILE;
         fits.min(rows.next_multiple_of(TILE))

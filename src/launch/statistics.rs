@@ -10,18 +10,19 @@ use super::{Device, Floats, kernels};
 use crate::contrast::Contrast;
 use crate::error::Error;
 
-/// About as many threads as a device runs at a time.
+/// About as many threads as a GPU runs at a time.
 const FULL_DEVICE: usize = 1 << 17;
 
-/// Partial sums of statistics. Fields without a length are addresses.
+/// Partial sums of statistics, pairs (m, Σ 2^(z − m)): `splits` sets at the address `sums`, and one at `running` that
+/// several launches add to.
 #[derive(Clone, Copy, Default)]
 pub(super) struct Partial {
     pub sums: u64,
     pub splits: u32,
     pub running: u64,
-    /// A word on the device: where it is set, the launch does nothing. 0: the launch always runs.
+    /// The address of a word; where it is set, the launch does nothing. 0: the launch always runs.
     pub unless: u64,
-    /// Whether launches before have left sums in `running`, and whether launches after add to them.
+    /// Whether earlier launches have left sums in `running`, and whether later launches add to them.
     pub follows: bool,
     pub is_followed: bool,
 }
@@ -51,7 +52,7 @@ pub(super) fn rows_params(anchors: Matrix, candidates: Matrix) -> ScoresParams {
     }
 }
 
-/// The address of the word that says whether both terms of W need an exponential each; 0 where W has one term.
+/// The address of the word that is set where each of the two terms of W needs an exponential; 0: W has one term.
 pub(super) fn far_word<D: Device>(contrast: &Contrast, flags: &Floats<D>) -> u64 {
     match contrast.is_one_way() {
         true => 0,
@@ -138,9 +139,9 @@ impl<D: Device> Similarity<'_, D> {
             .start(kernel, kernel.grid(rows * lanes as usize), &params)
     }
 
-    /// Statistics of NT-Xent's rows: N²D FLOPs, because z_ij = z_ji. A launch takes some steps of the walk over
-    /// pairs of blocks of rows (`TilesOfWork` of similarity/scores.h), and leaves partial sums of rows and of
-    /// columns, which are the same rows: both are added to a running sum of each.
+    /// Statistics of NT-Xent's rows: N²D FLOPs, because z_ij = z_ji. At step u ≤ B/2, row block r of B multiplies
+    /// row block (r + u) mod B (`TilesOfWork` of kernels/similarity/scores.h). A launch takes some steps. It leaves
+    /// partial sums of rows and of columns. Columns are the same rows, so both are added to one running sum a row.
     fn statistics_of_pairs(
         &self,
         prepared: &Prepared<'_, D>,
@@ -151,9 +152,9 @@ impl<D: Device> Similarity<'_, D> {
         let block = self.tile_columns(prepared.arithmetic);
         let (blocks, row_tiles) = (count.div_ceil(block), block / TILE);
         let steps = blocks / 2 + 1;
-        // Launches of about as many steps each, so few that their columns' sums stay in bounds.
+        // Steps of a launch: about the same in each, and so few that `column_splits` bounds the column sums.
         let most = steps.div_ceil(steps.div_ceil(self.column_splits / row_tiles + 1));
-        // Columns are summed at 0 < step < blocks / 2.
+        // Columns are summed at 0 < step < blocks / 2. At the other steps z_ij and z_ji are both computed.
         let first_summed = |first: usize| first.max(1);
         let summed = |first: usize| {
             let end = (first + most).min(blocks.div_ceil(2));
@@ -171,7 +172,7 @@ impl<D: Device> Similarity<'_, D> {
                 tiles_per_split: per_split,
                 bound: bound.address(),
                 rows: sums.address(),
-                // Behind the sums of rows.
+                // After the sums of rows.
                 columns: sums.address() + u64::from(splits) * 8 * count as u64,
                 steps: taken as u32,
                 first_step: first as u32,

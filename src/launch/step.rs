@@ -1,13 +1,13 @@
 //! A whole step of training as launches that are the same each time, so that a graph can hold them:
 //!
 //! ```text
-//! normalize            of the anchors, and of the keys
-//! value_and_grad       of the unit rows
-//! normalize_backward   to the gradients of what was normalised
-//! momentum_update      of the key encoder's parameters
-//! enqueue              of the keys
+//! normalize            anchors and keys become unit rows
+//! value_and_grad       loss, and gradients with respect to the unit rows
+//! normalize_backward   gradients with respect to the rows before normalisation
+//! momentum_update      the key encoder's parameters
+//! enqueue              the keys' unit rows
 //! ```
-//! Scale, momentum and the queue's cursor change from step to step, and lie in device memory. Everything else is
+//! Scale, momentum and the queue's cursor change from step to step, so they lie in device memory. Everything else is
 //! allocated and written before the first launch.
 
 use super::held::Held;
@@ -21,48 +21,48 @@ use crate::momentum;
 
 /// The arguments of a step. The caller's memory stays allocated as long as the step is used.
 pub(crate) struct StepArguments<'a> {
-    /// The problem on rows that are not normalised. The rows of the queue are: they are the whole ring. Unless the
-    /// problem has a scale on the device, the step keeps the contrast's there.
+    /// The problem on rows before normalisation. A queue's keys are unit rows already, and fill the ring. Where the
+    /// problem has no scale on the device, the step copies the contrast's there.
     pub problem: &'a Problem<DeviceMatrix>,
     /// The row of the ring that the next key goes to.
     pub cursor: usize,
-    /// With respect to the inputs as they come, before they are normalised.
+    /// With respect to the rows before normalisation.
     pub gradients: &'a Gradients<DeviceMatrix>,
     pub upstream: f32,
     pub epsilon: f32,
-    /// m at first, the type of the query encoder's parameters, and the tensors.
+    /// The first m, the type of the query encoder's parameters, and the tensors.
     pub momentum: Option<(f32, DType, &'a [DeviceMomentum])>,
 }
 
-/// A step with all the memory that it takes between its launches.
+/// A step, with the memory that passes data between its launches.
 pub(crate) struct Step<D: Device> {
     sides: Vec<Side>,
-    /// On the unit rows of all sides.
+    /// The problem on the unit rows.
     problem: Problem<DeviceMatrix>,
     /// With respect to the unit rows.
     gradients: Gradients<DeviceMatrix>,
     tensors: Option<MomentumTable<D>>,
     upstream: f32,
     epsilon: f32,
-    /// s, m, and the queue's cursor, the row of the next key, as the bits of a u32.
-    numbers: Floats<D>,
-    /// The address of s, in `numbers` or in the caller's memory.
+    /// Three words: s, m, and the queue's cursor (the row of the next key, the bits of a u32).
+    state: Floats<D>,
+    /// The address of s, in `state` or in the caller's memory.
     scale: u64,
     _held: Vec<D::Buffer>,
 }
 
-/// A matrix that is normalised on the way in, and its gradient on the way out.
+/// A matrix that the step normalises, and its gradients.
 #[derive(Debug, Clone, Copy)]
 struct Side {
     given: DeviceMatrix,
     unit: DeviceMatrix,
     norms: u64,
-    /// With respect to the unit rows, and to the rows as given.
+    /// With respect to the unit rows, and to the given rows.
     gradients: Option<[DeviceMatrix; 2]>,
 }
 
 impl<D: Device> Step<D> {
-    /// Checks the arguments, allocates and writes.
+    /// Checks the arguments, allocates the memory and writes s, m, the cursor and the table of tensors.
     pub(crate) fn new(device: &D, arguments: &StepArguments<'_>) -> Result<Self, Error> {
         let (problem, gradients) = (arguments.problem, arguments.gradients);
         problem.check_gradients(&gradients.dq, gradients.dk.as_ref())?;
@@ -80,9 +80,9 @@ impl<D: Device> Step<D> {
             gradients.dk.map(|dk| held.like(dk)).transpose()?,
         );
         let cursor = count("queue", arguments.cursor)?;
-        let numbers = [problem.contrast().scale(), m, f32::from_bits(cursor)];
-        let numbers = Floats::written(device, &numbers)?;
-        let scale = problem.scale().unwrap_or(numbers.address());
+        let state = [problem.contrast().scale(), m, f32::from_bits(cursor)];
+        let state = Floats::written(device, &state)?;
+        let scale = problem.scale().unwrap_or(state.address());
         let mut sides = Vec::new();
         let unit = problem.try_map(
             |name, &given| {
@@ -113,13 +113,13 @@ impl<D: Device> Step<D> {
             tensors: tensors.transpose()?,
             upstream: arguments.upstream,
             epsilon,
-            numbers,
+            state,
             scale,
             _held: held.buffers,
         })
     }
 
-    /// The step, on the device that it was made for.
+    /// Launches the step, on the device of [`new`](Self::new).
     pub(crate) fn launch(&self, similarity: Similarity<'_, D>) -> Result<Results<D>, Error> {
         let rowwise = Rowwise::new(similarity.device);
         for side in &self.sides {
@@ -134,24 +134,24 @@ impl<D: Device> Step<D> {
             }
         }
         if let Some(tensors) = &self.tensors {
-            rowwise.update(tensors, 0.0, self.numbers.at(1))?;
+            rowwise.update(tensors, 0.0, self.state.at(1))?;
         }
         let matrices = self.problem.matrices();
         if let Some(own_keys) = matrices.own_keys {
-            rowwise.enqueue(own_keys, matrices.candidates, self.numbers.at(2))?;
+            rowwise.enqueue(own_keys, matrices.candidates, self.state.at(2))?;
         }
         Ok(results)
     }
 
-    /// s of the launches from now on.
+    /// Sets s for the following launches.
     pub(crate) fn set_scale(&self, device: &D, scale: f32) -> Result<(), Error> {
         positive("scale", scale)?;
         device.write(self.scale, &scale.to_ne_bytes())
     }
 
-    /// m of the launches from now on.
+    /// Sets m for the following launches.
     pub(crate) fn set_momentum(&self, device: &D, m: f32) -> Result<(), Error> {
         momentum::check(m)?;
-        device.write(self.numbers.at(1), &m.to_ne_bytes())
+        device.write(self.state.at(1), &m.to_ne_bytes())
     }
 }

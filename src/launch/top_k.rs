@@ -1,4 +1,4 @@
-//! The k best candidates of every query.
+//! Top-k search: the k candidates of every query with the largest ⟨q_i, k_j⟩.
 
 use super::choice::{BEST, SCORES};
 use super::held::Held;
@@ -14,14 +14,13 @@ use crate::memory::TopK;
 
 /// The k best candidates of every query, on the device.
 pub(crate) struct DeviceTopK<D: Device> {
-    /// N × k, each the bits of an index.
+    /// N × k, the bits of u32 indices.
     pub indices: Floats<D>,
-    /// N × k.
+    /// ⟨q_i, k_j⟩, N × k, without the scale s.
     pub scores: Floats<D>,
 }
 
 impl<D: Device> DeviceTopK<D> {
-    /// A copy in host memory.
     pub(crate) fn read(&self, device: &D) -> Result<TopK, Error> {
         let indices = self.indices.read(device)?;
         Ok(TopK {
@@ -31,9 +30,9 @@ impl<D: Device> DeviceTopK<D> {
     }
 }
 
-/// Bytes of the lists of a row: a score and an index for each entry, and the lists' lengths.
+/// Bytes of a row's `OWNERS` lists: a score and an index for each entry, and the lists' lengths.
 const ROW_BYTES: usize = OWNERS * (CAPACITY * 8 + 4);
-/// Tiles of a split whose scores take as much memory as its lists.
+/// Least tiles of a split with lists: stored scores of that many tiles take as much memory as the lists.
 const LEAST_TILES: usize = CAPACITY * 8 / kernels::HOPPER_BEST[0].columns;
 /// The largest k with lists: pruning full lists, 768 entries a row, to 5k/4 + 4 entries then more than halves them.
 const MOST_LISTED: usize = 256;
@@ -69,7 +68,7 @@ impl<D: Device> Similarity<'_, D> {
         self.top_k_by(None, queries, candidates, k, exclude_self)
     }
 
-    /// The same with a given selection. Lists are for sm_90a and for k up to `MOST_LISTED`.
+    /// [`top_k`](Self::top_k) with a given selection. Lists are for sm_90a and for k up to `MOST_LISTED`.
     pub(super) fn top_k_by(
         &self,
         selection: Option<Selection>,
@@ -121,7 +120,6 @@ impl<D: Device> Similarity<'_, D> {
         }
     }
 
-    /// By [`Selection::Listed`].
     fn select_listed(&self, search: &Search, best: &DeviceTopK<D>) -> Result<(), Error> {
         let (rows, k) = (search.queries.rows as usize, search.k);
         let candidates = search.candidates.rows as usize;
@@ -154,7 +152,7 @@ impl<D: Device> Similarity<'_, D> {
                 ..rows_params(search.queries.slice(first, count), search.candidates)
             };
             self.pass(BEST, search.arithmetic, cut, params)?;
-            // Eight groups of four lanes share the splits.
+            // A warp's eight groups of four lanes share the splits; with fewer splits several groups share one.
             let lanes_log2 = (LISTED_ROWS as u32 / cut.splits.next_power_of_two().min(8)).ilog2();
             let params = SelectListedParams {
                 lists: lists.address(),
@@ -174,7 +172,6 @@ impl<D: Device> Similarity<'_, D> {
         Ok(())
     }
 
-    /// By [`Selection::Stored`].
     fn select_stored(&self, search: &Search, best: &DeviceTopK<D>) -> Result<(), Error> {
         let (rows, k) = (search.queries.rows as usize, search.k);
         let candidates = search.candidates.rows as usize;

@@ -1,9 +1,9 @@
 //! The verbs of a contrast, forward, value_and_grad and backward, as sequences of launches:
 //!
 //! ```text
-//! positives            z₊ of every anchor, and whether any element is not finite
-//! statistics, combine  lse⁻, and the offsets and masses of rows, where a gradient needs them first
-//! gradient…, finish    dq and dk; the pass over the anchors of a one-way loss finds lse on its way
+//! positives, bound     z₊ of every anchor, whether any element is not finite, a bound of all logits
+//! statistics, combine  lse⁻, offsets and masses; value_and_grad of a one-way loss finds them while it computes dq
+//! gradient…, finish    dq and dk
 //! reduce               loss and ∂loss/∂s
 //! ```
 //! Gradients are fused where D fits the registers, and products of chunks of stored weights elsewhere.
@@ -28,7 +28,7 @@ impl<D: Device> Similarity<'_, D> {
         self.results(prepared, rows, columns, None)
     }
 
-    /// Reduces the loss, and dscale from ⟨q_i, dq_i⟩ and upstream (`gradient`). Keeps the statistics.
+    /// Reduces to the loss, and to dscale from `gradient`: ⟨q_i, dq_i⟩ and upstream. Keeps the statistics.
     fn results(
         &self,
         prepared: Prepared<'_, D>,
@@ -108,7 +108,7 @@ impl<D: Device> Similarity<'_, D> {
         };
         let known = self.known(&prepared, flags, masses)?;
         let dots = self.gradients_known(&call, &known, gradients)?;
-        // Rows and columns enter dscale through ∂φ/∂s alone, which few rules have.
+        // Statistics enter dscale through ∂φ/∂s alone, which is 0 for most rules.
         let moves = problem.contrast().rule().depends_on_scale();
         let (rows, columns) = (Some(rows).filter(|_| moves), columns.filter(|_| moves));
         self.reduce(&prepared, rows, columns, Some((&dots, upstream)))

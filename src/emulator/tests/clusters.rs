@@ -3,7 +3,7 @@
 use super::stores::{UNTOUCHED, with_gaps};
 use super::*;
 
-/// Blocks of the products: two clusters.
+/// Blocks of a product: two clusters of two CTAs.
 const BLOCKS: usize = 4;
 /// Rows end within the last block.
 const ROWS: usize = SIDE * BLOCKS - 31;
@@ -159,7 +159,7 @@ fn stages_of_a_cluster_handed_over_wrongly_are_found() {
     }
 }
 
-/// The ranks that blocks read, or the fault.
+/// Runs a kernel with mistake `number`, 0 for none: the ranks in the cluster that blocks read, or the fault.
 fn mistake(number: usize, blocks: usize, order: Order) -> Result<Vec<f32>, Error> {
     let memory = memory(order);
     let map = Matrix::new(SIDE, SIDE, 0).uploaded(&memory, 32)?;

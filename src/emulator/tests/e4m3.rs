@@ -1,5 +1,5 @@
-//! e4m3 by its definition (Micikevicius et al. 2022, "FP8 Formats for Deep Learning", table 1), for tests: naive,
-//! and shares nothing with the kernels' bit arithmetic.
+//! e4m3 by its definition (Micikevicius et al. 2022, "FP8 Formats for Deep Learning", table 1), for tests. It shares
+//! nothing with the kernels' bit arithmetic.
 
 use std::sync::LazyLock;
 

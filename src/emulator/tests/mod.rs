@@ -62,7 +62,7 @@ fn pair(first: usize, second: usize) -> u64 {
     bytemuck::cast([first as u32, second as u32])
 }
 
-/// A map of `rows` rows of `row_bytes` bytes, `stride` bytes apart.
+/// A tensor map of `rows` rows of `row_bytes` bytes, `stride` bytes apart.
 fn boxes(
     memory: &Memory,
     address: u64,
@@ -133,7 +133,7 @@ impl Matrix {
     }
 }
 
-/// Rows of a block of a product, and of a tile of b.
+/// Rows of a that one block multiplies, and rows of a tile of b.
 const SIDE: usize = 64;
 
 /// Names the first element that differs.
@@ -173,7 +173,7 @@ fn fault<T: Debug>(kernel: &str, order: Order, run: Result<T, Error>) -> String 
     }
 }
 
-/// Runs fail in every order, and the report has one of each list of `texts`.
+/// Runs fail in every order, and each list of `texts` has a text that the report contains.
 fn always_fails<T: Debug>(
     kernel: &str,
     texts: &[&[&str]],

@@ -1,4 +1,4 @@
-//! Calls that must give the same bits, and how passes are divided.
+//! Calls that must give the same bits; how passes are divided into splits; the error of tf32; bounded logits.
 
 use approx::{abs_diff_eq, assert_abs_diff_eq};
 
@@ -100,7 +100,7 @@ fn anchors_that_leave_the_cache_too_little_run_in_groups() -> Result<(), Error> 
     };
     let (together, expected) = run(50 << 20)?;
     let (grouped, found) = run(1 << 20)?;
-    // 24 row tiles of clusters side by side, or 11; 24 clusters then have three splits at least.
+    // All 24 row tiles in one group, or 11 clusters a group. 24 clusters run at a time, so three splits serve 11.
     assert_eq!((together.grid(24).group, grouped.grid(24).group), (24, 11));
     assert_eq!(grouped.splits, 3);
     for (row, (x, y)) in found.iter().zip(&expected).enumerate() {
@@ -132,7 +132,7 @@ fn rows_with_gaps_give_the_bits_of_those_without() -> Result<(), Error> {
 
 #[test]
 fn statistics_of_long_work_tiles_ignore_the_schedule() -> Result<(), Error> {
-    // A cluster of two CTAs takes all work tiles, each of three or of four tiles.
+    // One cluster of two CTAs processes all work tiles. Each has three or four tiles.
     for (rows, dim) in [(700, 40), (700, 264), (800, 40), (800, 264)] {
         in_every_order(&format!("{rows} × {dim}"), |schedule, seed| {
             let device = device(schedule, seed, 1, true);
@@ -176,8 +176,8 @@ fn products_of_tf32_are_off_by_their_rounding() -> Result<(), Error> {
         let (dq, dk) = (gradient()?, gradient()?);
         let (device, gradients) = (&memory.device, Gradients::new(dq, Some(dk)));
         let largest = |numbers: &[f32]| numbers.iter().fold(0.0f32, |a, b| a.max(b.abs()));
-        // Off by more than three products would leave, and by no more than their rounding: a logit by
-        // s·2·2⁻¹¹·⟨|q|, |k|⟩ at most, a weight by as much, relatively; far less as signs differ.
+        // The error exceeds that of three products. At most a logit is off by s·2·2⁻¹¹·⟨|q|, |k|⟩, and a weight by as
+        // much of itself; differing signs make it far less.
         let judge = |what: &str, exact: &[f32], rounded: &[f32]| {
             let off = exact.iter().zip(rounded).map(|(a, b)| (a - b).abs());
             let share = off.fold(0.0f32, f32::max) / largest(exact);
@@ -222,7 +222,7 @@ fn splits_cover_all_tiles_and_none_is_empty() {
             }
         }
     }
-    // 256 anchors against a queue of 65,536 fill a device of 132 SMs.
+    // Two row tiles (256 anchors) against a queue of 1,024 tiles fill 132 SMs.
     let device = EmulatedDevice::new(Schedule::Late, 0, 132);
     let (splits, _) = Similarity::new(&device, 0).split(2, 1024, 1);
     assert!((60..=66).contains(&splits), "{splits}");
@@ -230,7 +230,7 @@ fn splits_cover_all_tiles_and_none_is_empty() {
 
 #[test]
 fn exponentials_need_no_offset_where_logits_are_bounded() -> Result<(), Error> {
-    // Rows of 16 elements `size`. With all sizes 1, s⟨q, k⟩ = 32, 46 in base 2; the bound is 80.
+    // Rows of 16 equal elements. Where all are 1, s⟨q, k⟩ = 32, which is 46 in base 2; the largest bound is 80.
     for (q, own, queue, bounded, what) in [
         (1.0, 1.0, 1.0, 1, "all near 1"),
         (1.0, 1.0, 2.0, 0, "a candidate's logit"),

@@ -43,8 +43,8 @@ fn batch<T: Element>(
 }
 
 impl<T: Element> Batch<T> {
-    /// dq and, where the loss has it, dk are off by less than `allowed`, of value_and_grad and of backward, by the
-    /// portable kernels and by those for sm_90a.
+    /// Asserts that the relative errors of dq and dk are below `allowed`: for value_and_grad and backward, with the
+    /// portable kernels and with those for sm_90a.
     fn has_digits(
         &self,
         contrast: &Contrast,
@@ -96,14 +96,14 @@ fn gradients_of_f16_have_its_digits_whatever_the_logits() -> Result<(), Error> {
             |i| 1.0 - i as f32 / 70.0,
             |_| 0.98,
         ),
-        // In f16 the exponentials are all right, but not the anchors times their factors.
+        // f16 holds the exponentials, but not the anchors times their factors.
         (
             "rows from -14 to 14",
             9.6,
             |i| 1.0 - (i % 128) as f32 / 63.5,
             |_| 0.98,
         ),
-        // The second chunk's.
+        // The second chunk (rows from 128 on) needs another offset.
         (
             "rows near 0, then -18",
             14.3,
@@ -114,11 +114,11 @@ fn gradients_of_f16_have_its_digits_whatever_the_logits() -> Result<(), Error> {
         ("a small scale", 0.5, |i| 1.0 - i as f32 / 70.0, |_| 0.9),
     ];
     let index = index(140, 50);
-    // The exponentials know nothing of positives: each case has one kind, its neighbours the other.
+    // Exponentials do not depend on the positives, so cases alternate between the two kinds.
     let positives = [Positives::DIAGONAL, Positives::Index(index.as_slice())];
     for (case, positives) in cases.into_iter().zip(positives.iter().cycle()) {
         let (name, scale, of_anchors, of_keys) = case;
-        // Longer than fused kernels take; two chunks of anchors, with the budget of the engine.
+        // D = 272 is too long for fused kernels. The engine's budget makes two chunks of anchors.
         let batch = batch::<f16>([140, 300, 272], of_anchors, of_keys);
         let contrast = Contrast::info_nce(1.0 / scale)?;
         batch.has_digits(&contrast, *positives, 2e-4, name)?;
@@ -128,7 +128,7 @@ fn gradients_of_f16_have_its_digits_whatever_the_logits() -> Result<(), Error> {
 
 #[test]
 fn gradients_of_f16_have_its_digits_at_different_lengths() -> Result<(), Error> {
-    // The positives and others are short; the long ones' exponentials are below 2^-24 with one offset.
+    // The positives and other candidates are short. With one offset, exponentials of the long ones are below 2^-24.
     const SHORT: usize = 150;
     for length in [0.0, 1.0 / 64.0] {
         let along = |i| if i < SHORT { 0.0 } else { -0.42 };
@@ -157,7 +157,7 @@ fn no_gradient_holds_a_rounded_positive() -> Result<(), Error> {
         Positives::Offset(100),
     ];
     let others = others.map(|positives| (info_nce, positives));
-    // Every class of D that is fused, of portable and Hopper kernels, and one that is not fused.
+    // A D of every fused kernel, portable and Hopper, and one that is not fused.
     for dim in [40, 100, 200, 300] {
         let batch = batch::<bf16>([70, 150, dim], |_| 0.0, |_| 0.0);
         for (contrast, positives) in losses.into_iter().chain(others) {
@@ -229,26 +229,26 @@ fn fit(rows: &[Row], offset: f32, holds: bool) -> Result<(bool, f32), Error> {
 #[test]
 fn one_offset_serves_f16_where_sums_and_rows_are_in_range() -> Result<(), Error> {
     const NONE: f32 = f32::NEG_INFINITY;
-    // Sums of 2^7; the row times its factor is 2^(3 - 10 - 1) long, and to be 2^15.
+    // The sum is 2^7. The folded row has length 2^(3 - 10 - 1); the shift 23 brings it to 2^15.
     assert_eq!(fit(&[[10.0, 10.0, -1.0]], 3.0, true)?, (true, 23.0));
-    // The mean of 2^10 exponentials is 2^-14, or below.
+    // The mean of 2^10 exponentials is just above 2^-14, then just below.
     assert!(fit(&[[-0.9, 10.0, 0.0], [20.0, 20.0, 0.0]], 3.0, true)?.0);
     let rows = [[-1.1, 10.0, 0.0], [20.0, 20.0, 0.0]];
     let (fits, shift) = fit(&rows, 3.0, true)?;
     assert!(!fits);
-    // Then rows are 2^-14 of their σ, which is 1 of the second.
+    // With an offset a row, the longest folded anchor is the second's, 2^-14: the shift 29 brings it to 2^15.
     assert_eq!(shift, 29.0);
-    // A quarter of the length needs four times as large exponentials.
+    // Candidates of a quarter of the length need exponentials four times as large.
     assert!(fit_of(&[[1.1, 10.0, 0.0]], 3.0, true, 2.0)?.0);
     assert!(!fit_of(&[[0.9, 10.0, 0.0]], 3.0, true, 2.0)?.0);
     assert!(!fit_of(&[[9.0, 10.0, 0.0]], 3.0, true, f32::INFINITY)?.0);
-    // Folded rows of the same σ, 2^24 apart or more.
+    // Lengths of q_i/Σ_j E_ij that differ by less than 2^24, or more.
     assert!(fit(&[[0.0, 0.0, 0.0], [23.9, 23.9, 0.0]], 3.0, true)?.0);
     assert!(!fit(&[[0.0, 0.0, 0.0], [24.1, 24.1, 0.0]], 3.0, true)?.0);
     assert!(!fit(&[[0.0, 0.0, 1.0], [23.9, 23.9, 0.0]], 3.0, true)?.0);
-    // A row may be shorter where its σ is.
+    // A folded row may be shorter where p₊ is near 1.
     assert!(fit(&[[0.0, 0.0, 0.0], [20.0, 60.0, 0.0]], 3.0, true)?.0);
-    // Rows without negatives, and rows of zeros, say nothing.
+    // Rows without negatives, and anchors of zeros, are left out.
     let rows = [
         [NONE, 2.0, 0.0],
         [10.0, 10.0, -1.0],
@@ -257,9 +257,9 @@ fn one_offset_serves_f16_where_sums_and_rows_are_in_range() -> Result<(), Error>
     ];
     assert_eq!(fit(&rows, 3.0, true)?, (true, 23.0));
     assert_eq!(fit(&[[NONE, 2.0, 0.0]], 3.0, true)?, (true, 112.0));
-    // Without a bound offsets are those of rows already.
+    // Without a bound each row has its own offset already.
     assert_eq!(fit(&[[500.0, 503.0, 0.0]], 9.0, false)?, (true, 32.0));
-    // Beyond the shifts that are normal numbers.
+    // The shift is limited to powers of two that are normal f32.
     assert_eq!(fit(&[[0.0, 300.0, 0.0]], 3.0, true)?, (true, 112.0));
     Ok(())
 }

@@ -16,8 +16,8 @@ fn engine(schedule: Schedule, seed: u64) -> EmulatedEngine {
 
 // ---- Against the reference
 
-/// Unit rows of Gaussian numbers, around one of `clusters` vectors that all matrices of this D share,
-/// `spread` times as long as it is. Without clusters, around nothing.
+/// Unit rows: Gaussian noise times `spread`, around one of `clusters` Gaussian vectors that all matrices of this D
+/// share. With 0 clusters, Gaussian noise alone.
 fn unit_rows<T: Element>(
     rows: usize,
     dim: usize,
@@ -78,7 +78,7 @@ impl Values {
     }
 }
 
-/// Half a spacing of e4m3, and what rounding to multiples of its least number adds for D up to 4,096.
+/// Largest relative error of a row in e4m3: half a spacing, and what its subnormals add for D up to 4,096.
 const ROUNDING: f64 = 0.0625 + 0.00015;
 /// |Δ⟨q, k⟩| ≤ this · ‖q‖‖k‖: ⟨δq, k⟩ + ⟨q, δk⟩ + ⟨δq, δk⟩ with ‖δx‖ ≤ ROUNDING·‖x‖.
 const PRODUCT_BOUND: f64 = ROUNDING * (2.0 + ROUNDING);
@@ -111,11 +111,11 @@ fn forward_is_that_of_the_rounded_rows() -> Result<(), Error> {
                     Ok(found.off(&expected))
                 };
                 let context = format!("{} {shape:?} {} s = {scale}", contrast.name(), T::DTYPE);
-                // Sums and exponentials of f32.
+                // Against the rounded rows: the error of f32 sums and exponentials.
                 let (lse, loss) = off(&rounded)?;
                 let allowed = 3e-7 * scale + 3e-6;
                 assert!(lse.max(loss) < allowed, "{context}: {lse:e} {loss:e}");
-                // Rows of unit length, to the digits of their type.
+                // Against the exact rows: unit rows, up to the rounding of their type.
                 let (lse, loss) = off(&exact)?;
                 let allowed = PRODUCT_BOUND * scale * 1.01;
                 assert!(lse.max(loss) < allowed, "{context}: {lse:e} {loss:e}");
@@ -271,8 +271,8 @@ fn without_8_bit_products_the_option_is_refused() -> Result<(), Error> {
 
 // ---- What it costs
 
-/// ⟨a, b⟩ of e4m3 as the hardware is said to sum it: what a step of 32 products adds, the sum so far
-/// included, is cut off 13 bits below the leading one of the largest of them.
+/// ⟨a, b⟩ of e4m3 with the sums of the hardware (DeepSeek-V3 Technical Report, section 3.3.2): a step truncates 32
+/// products and the sum so far 13 bits below the leading bit of the largest of them.
 fn narrow_dot(a: &[f64], b: &[f64]) -> f64 {
     let mut sum = 0.0f64;
     for (a, b) in a.chunks(32).zip(b.chunks(32)) {
@@ -292,7 +292,8 @@ fn root_mean_square(of: impl Iterator<Item = f64>) -> f64 {
     (sum / count).sqrt()
 }
 
-/// The table of docs/performance.md, section FP8: `cargo test --features emulator-tests --lib what_rounding_costs -- --nocapture`.
+/// The table of docs/performance.md, section FP8:
+/// `cargo test --features emulator-tests --lib what_rounding_costs -- --nocapture`.
 #[test]
 fn what_rounding_costs() -> Result<(), Error> {
     println!(
@@ -338,8 +339,8 @@ fn what_rounding_costs() -> Result<(), Error> {
                 "| {name} | {dim} | {exact_sums:.1e} | {narrow_sums:.1e} | {:.3} | {loss_error:.1e} | {row_error:.1e} | {recall:.3} |",
                 expected.loss
             );
-            // Errors of elements are independent, so their squares add. Each of two rows has elements that are off by
-            // a fortieth of themselves in the mean.
+            // Errors of elements are independent, so their squares add. An element of either row is off by 1/40 of
+            // itself on average.
             let share = exact_sums * 40.0 * (dim as f64 / 2.0).sqrt();
             let what = format!("{name} {dim}");
             assert!((0.5..1.5).contains(&share), "{what}: {exact_sums:e}");

@@ -28,7 +28,7 @@ use crate::reference::{self, Dense, Reference};
 use crate::rows::{Rows, RowsMut, View};
 use crate::statistics::Statistics;
 
-/// Numbers between -1 and 1 that do not repeat.
+/// Elements between -1 and 1 that do not repeat.
 fn numbers<T: Element>(rows: usize, dim: usize, seed: usize) -> Vec<T> {
     let number = |i: usize| ((i * 37 + seed * 101) as f32).sin();
     (0..rows * dim).map(|i| T::from_f32(number(i))).collect()
@@ -44,7 +44,7 @@ fn contrasts() -> Result<[Contrast; 4], Error> {
     ])
 }
 
-/// A positive of each of `anchors` anchors.
+/// The index of a positive for each anchor.
 fn index(anchors: usize, candidates: usize) -> Vec<u32> {
     (0..anchors).map(|i| (i * i % candidates) as u32).collect()
 }
@@ -64,7 +64,7 @@ fn engine(schedule: Schedule, seed: u64, hopper: bool) -> EmulatedEngine {
     }
 }
 
-/// The result of `run`, which must be the same under every schedule and in several orders of threads.
+/// The result of `run`. Asserts that it is the same under every schedule and in several orders of threads.
 fn in_every_order<R: PartialEq + std::fmt::Debug>(
     what: &str,
     run: impl Fn(Schedule, u64) -> Result<R, Error>,
@@ -90,8 +90,7 @@ fn relative_error(x: &[f32], y: &[f64]) -> f64 {
 
 // ---- In host memory
 
-/// The contrast on q, candidates and own keys. A loss with columns takes the own keys as candidates, one for each
-/// anchor.
+/// The problem of a contrast on q, candidates and own keys. A loss with columns takes the own keys as candidates.
 fn pose<V: View>(
     contrast: &Contrast,
     [q, k, own]: [V; 3],

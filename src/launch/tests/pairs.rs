@@ -13,7 +13,7 @@ struct Way {
     tf32: bool,
     fp8: bool,
     sm_count: u32,
-    /// `Similarity::column_splits`: the fewer, the more launches.
+    /// `Similarity::column_splits`; fewer means more launches.
     column_splits: usize,
     schedule: Schedule,
     seed: u64,
@@ -43,7 +43,7 @@ fn batch<T: Element>(rows: usize, dim: usize) -> Batch<T> {
     Batch { numbers, dim }
 }
 
-/// Temperatures at which the logits of [`batch`] are bounded, and are not.
+/// Temperatures: with the first the logits of [`batch`] are bounded, with the second they are not.
 const TEMPERATURES: [f32; 2] = [1.0, 0.01];
 
 fn forward<T: Element>(way: Way, batch: &Batch<T>, temperature: f32) -> Result<Evaluated, Error> {
@@ -78,7 +78,7 @@ fn check<T: Element>(way: Way, rows: usize, dim: usize) -> Result<(), Error> {
         let lse = found.negatives_lse.iter().zip(&expected.negatives_lse);
         for (i, (&found, &expected)) in lse.enumerate() {
             let allowed = 2e-6 * (4.0 + expected.abs());
-            // Two rows have no negatives.
+            // A batch of two rows has no negatives: both are −∞.
             let near = found == expected || abs_diff_eq!(found, expected, epsilon = allowed);
             assert!(near, "{what}, row {i}: {found}, {expected}");
         }

@@ -8,8 +8,8 @@ use crate::launch::held::Held;
 use crate::launch::kernels::Kernel;
 use crate::launch::{Device, Launch};
 
-/// Numbers around everything that decides rounding to e4m3: every code's, the middle between each and
-/// the next, both neighbours in f32 of each of them, and both signs.
+/// Values at which rounding to e4m3 changes: every code's value, the middle between neighbours, the two f32 beside each
+/// of these, with both signs.
 fn boundaries() -> Vec<f32> {
     let mut all = Vec::new();
     for code in 0..e4m3::NAN {
@@ -96,7 +96,7 @@ fn rows_are_rounded_by_the_definition_bit_for_bit() -> Result<(), Error> {
         ] {
             let rows = if dim > 256 { 9 } else { 300 };
             let mut x: Vec<T> = numbers(rows, dim, 5);
-            // A row of zeros; numbers so small, and so large, that the other scale would be no number.
+            // A row of zeros; rows near both ends of the range of f32.
             x[..dim].fill(T::from_f32(0.0));
             for (row, size) in [(1, 1e-39), (2, 2e-36), (3, 3e38), (4, 6e4)] {
                 for x in &mut x[row * dim..(row + 1) * dim] {
@@ -115,7 +115,7 @@ fn rows_are_rounded_by_the_definition_bit_for_bit() -> Result<(), Error> {
     check::<f32>()?;
     check::<f16>()?;
     check::<bf16>()?;
-    // Beside 448 a row's scale is 1, and every boundary is rounded as it stands.
+    // A row with 448 has the scale 1, so every boundary is rounded unscaled.
     let mut row = boundaries();
     row.retain(|x| x.abs() <= 448.0);
     row.resize(row.len().next_multiple_of(4), 448.0);

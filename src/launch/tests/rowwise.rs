@@ -39,7 +39,7 @@ fn run<T: Element, O: Element>(
 fn compare<T: Element, O: Element>(dim: usize) -> Result<(), Error> {
     let mut x: Vec<T> = numbers(ROWS, dim, 1);
     let dy: Vec<f32> = numbers(ROWS, dim, 2);
-    // Beside rows of moderate length: zeros, less than ε, huge, infinity and NaN, one of them last.
+    // Among rows of moderate length: zeros, shorter than ε, huge, infinity and NaN, one of them last.
     for (row, number) in [
         (0, 0.0),
         (9, 1e-6),
@@ -89,7 +89,7 @@ fn compare<T: Element, O: Element>(dim: usize) -> Result<(), Error> {
 
 #[test]
 fn rows_that_share_a_warp_have_the_bits_of_rows_alone() -> Result<(), Error> {
-    // Rows that end within a warp's quads and at them, and rows too long for registers.
+    // Rows that fill a warp's quads and rows that do not, and rows too long for registers.
     for dim in [4, 128, 132, 256, 516, 1024, 1028] {
         compare::<f32, f32>(dim)?;
         compare::<bf16, bf16>(dim)?;

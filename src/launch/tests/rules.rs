@@ -21,7 +21,7 @@ const RULES: [RowRule; 9] = [
     },
     RowRule::Debiased { prior: 0.0 },
     RowRule::Debiased { prior: 0.1 },
-    // More positives among the negatives than one: κ > 1.
+    // The correction κ for positives among the negatives exceeds 1.
     RowRule::Debiased { prior: 0.9 },
 ];
 
@@ -40,7 +40,7 @@ fn listed(values: RowValues) -> [f64; 5] {
     [value, offset, negatives, positive, scale]
 }
 
-/// The kernels' values of the first `first` rows, in the order of [`listed`]; and the context of the rule, in f64.
+/// The kernels' values of the first `first` rows, in the order of [`listed`], and the rule's context in f64.
 fn found(
     rule: RowRule,
     rows: &RowStatistics,
@@ -152,7 +152,7 @@ fn rows_without_negatives_or_positive_have_no_loss() -> Result<(), Error> {
     };
     for rule in RULES {
         let (found, _) = found(rule, &rows, rows.len())?;
-        // The weights' mean is NaN where a positive is.
+        // A NaN in one z₊ makes the mean of weights NaN.
         let weighted = rule.weights().is_some();
         assert_eq!(found[0][2..], [0.0; 3], "{rule:?}");
         assert_eq!(found[0][0], 0.0, "{rule:?}");

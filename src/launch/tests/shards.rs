@@ -27,7 +27,7 @@ fn anchors_are_grouped_as_a_stable_sort_would() -> Result<(), Error> {
         (2_500, 255),
         (3_000, 5_000),
     ] {
-        // At random, a few past the last; all of two candidates; none at all.
+        // Positives at random, some past the last candidate; two candidates for all anchors; no positives.
         let at_random: Vec<u32> = (0..anchors).map(|_| random(candidates + 2)).collect();
         let of_two = (0..anchors).map(|_| [0, candidates - 1][random(2) as usize]);
         for (name, index) in [
@@ -60,7 +60,7 @@ fn anchors_are_grouped_as_a_stable_sort_would() -> Result<(), Error> {
 #[test]
 fn positives_that_mean_the_same_give_the_same_bits() -> Result<(), Error> {
     const CANDIDATES: usize = 50;
-    // An index past all candidates is no positive.
+    // An index past the last candidate means no positive.
     let with = |none: [u32; 3]| {
         let mut index = index(ROWS, CANDIDATES);
         (index[0], index[31], index[ROWS - 1]) = none.into();
@@ -102,11 +102,11 @@ fn positives_that_mean_the_same_give_the_same_bits() -> Result<(), Error> {
 
 #[test]
 fn labels_are_the_indices_of_the_first_that_have_them() -> Result<(), Error> {
-    // Fewer candidates than a warp compares at once, and several times as many and some.
+    // Fewer candidates than a warp compares at once; several times as many and a remainder.
     for (hopper, candidates) in [(false, 50), (false, 700), (true, 700)] {
         let device = device(Schedule::Late, 5, 3, hopper);
         let fixture = Fixture::new(device, [ROWS, candidates, 40], 0)?;
-        // Every label twice, far apart; that of no candidate, and none.
+        // Candidates have every label twice, far apart. Some anchors have a label of no candidate, or none.
         let half = candidates as u32 / 2;
         let of_candidates: Vec<u32> = (0..candidates as u32).map(|j| 3 * (j % half)).collect();
         let anchor = |i: u32| match i % 8 {
@@ -148,7 +148,7 @@ fn merged_statistics_are_made_into_weights_anew() -> Result<(), Error> {
             Ok((dscale.read(device)?[1], fixture.gradients()?))
         };
         let of_shard = backward(&merged)?;
-        // A graph that was recorded before the merge still reads the offsets of that time.
+        // A graph that was recorded before the merge still reads these offsets.
         let offsets = |statistics: &DeviceStatistics<EmulatedDevice>| {
             let derived = statistics.derived.as_ref();
             derived.expect("as long as these").rows.offset2.read(device)
@@ -175,7 +175,7 @@ fn shards_of_candidates_add_up_to_the_whole() -> Result<(), Error> {
             RowRule::Decoupled { sigma: Some(0.5) },
             RowRule::Debiased { prior: 0.2 },
         ] {
-            // Logits as far from 0 whatever the length of rows.
+            // The temperature grows with D, so logits are as large for each D.
             let contrast = Contrast::info_nce(dim as f32 / 120.0)?.with_rule(rule)?;
             let expected = batch.expected(&contrast, Positives::DIAGONAL)?;
             // The terms of dscale cancel, so it is compared with the engine's own value for the whole.

@@ -75,8 +75,7 @@ impl Memory {
     }
 }
 
-/// A contrast of scale s, its anchors, and its candidates or places of its queue. Scales are powers of two, so that
-/// temperatures have no rounding.
+/// A contrast of scale s, N, and M (MoCo: the queue's capacity). Scales are powers of two, so temperatures are exact.
 type Case = (fn(f32) -> Result<Contrast, Error>, usize, usize);
 
 const CASES: [Case; 6] = [
@@ -100,7 +99,7 @@ fn compare<T: Element>(
     let at_first = contrast(scales[0])?;
     let matrix = |rows| memory.matrix([rows, dim], T::DTYPE, 0);
     let (q, k, own_key) = (matrix(anchors)?, matrix(candidates)?, matrix(anchors)?);
-    // Not at row 0 to begin with.
+    // The first key does not go to row 0.
     let cursor = 3;
     let full: Vec<T> = numbers(candidates, dim, 40);
     let mut queue = KeyQueue::restore(candidates, dim, candidates, cursor, &full)?;
@@ -123,7 +122,7 @@ fn compare<T: Element>(
         let problem = pose(&contrast)?;
         let what = format!("{}, {}, D = {dim}, step {nth}", contrast.name(), T::DTYPE);
         memory.write(q.address, &numbers::<T>(anchors, dim, 50 + nth))?;
-        // Positives move from step to step, too.
+        // Positives change from step to step, too.
         let of_step = (0..anchors).map(|i| ((i * 5 + 3 * nth) % 13) as u32);
         memory.write(index.address, &of_step.collect::<Vec<_>>())?;
         let has_queue = problem.matrices().own_keys.is_some();
@@ -269,7 +268,7 @@ fn a_step_that_cannot_be_is_refused() -> Result<(), Error> {
     ] {
         assert_eq!(argument(step(gradients, epsilon, momentum).err()), expected);
     }
-    // No tensors are none to update.
+    // An empty list of tensors is allowed.
     step(&gradients, EPSILON, Some(0.5))?;
     let step = step(&gradients, EPSILON, None)?;
     assert_eq!(argument(step.set_scale(&memory.device, 0.0).err()), "scale");

@@ -6,7 +6,7 @@ use super::*;
 use crate::launch::Arithmetic;
 use crate::launch::top_k::Selection;
 
-/// A number for every row and column.
+/// The element at a row and a column.
 type Fill = fn(usize, usize) -> f32;
 
 struct Search {
@@ -60,12 +60,12 @@ impl Search {
     }
 }
 
-/// Numbers that do not repeat.
+/// Elements that do not repeat.
 fn noise(row: usize, d: usize) -> f32 {
     ((row * 131 + d * 37 + 11) as f32).sin()
 }
 
-/// Small whole numbers: many candidates of every score, in all tiles and splits.
+/// Small integers: many candidates of every score, in all tiles and splits.
 fn whole(row: usize, d: usize) -> f32 {
     (noise(row, d) * 2.4).round()
 }
@@ -74,7 +74,7 @@ fn ones(_: usize, _: usize) -> f32 {
     1.0
 }
 
-/// With a query of ones: the row's number, exactly.
+/// A row whose score with a query of ones is its index, exactly.
 fn ascending(row: usize, d: usize) -> f32 {
     match d {
         0 => (row / 64 * 64) as f32,
@@ -88,7 +88,7 @@ fn lopsided(row: usize, d: usize) -> f32 {
     if row % 8 < 2 { ascending(row, d) } else { 0.0 }
 }
 
-/// Every third NaN, and infinities between.
+/// Every third row has a NaN, others an infinity.
 fn broken(row: usize, d: usize) -> f32 {
     match (d, row % 6) {
         (0, 0 | 3) => f32::NAN,
@@ -98,7 +98,7 @@ fn broken(row: usize, d: usize) -> f32 {
     }
 }
 
-/// Three NaN, one of them where a split begins, and many -∞.
+/// Three rows of NaN, one of them the first of a split, and many of -∞.
 fn sparse(row: usize, d: usize) -> f32 {
     match (d, row) {
         (0, 700 | 2048 | 2100) => f32::NAN,

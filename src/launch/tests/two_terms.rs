@@ -1,8 +1,8 @@
-//! Weights of two terms, W_ij = 2^(z - lse_i) + 2^(z - lse_j): one exponential where no log-sum-exp is far from 0.
+//! Weights of two terms, W_ij = 2^(z - o_i) + 2^(z - o_j), share one exponential where no offset o is far from 0.
 
 use super::*;
 
-/// NT-Xent of the first rows, and CLIP; of logits up to `scale` times D / 2.
+/// NT-Xent and CLIP on the fixture's rows; logits are up to about `scale`·D / 2.
 fn losses(fixture: &Fixture, scale: f32) -> Result<[Problem<DeviceMatrix>; 2], Error> {
     Ok([
         fixture.problem(&Contrast::nt_xent(1.0 / scale)?)?,
@@ -24,8 +24,7 @@ fn one_exponential_serves_where_no_lse_is_far_from_zero() -> Result<(), Error> {
         let fixture = Fixture::new(device, [ROWS, ROWS, dim], 0)?;
         let (memory, &Gradients { dq, dk, .. }) = (&fixture.memory, &fixture.gradients);
         let similarity = Similarity::new(&memory.device, 0);
-        // Lengths are about √(D / 2): at D = 40 the largest lse, in base 2, is about 29·s. Logits as there, near and
-        // far.
+        // ‖x‖² is about D / 2: the largest lse in base 2 is about 29 (near) for s·D = 40, and 230 (far) for s·D = 320.
         for (scale, is_far) in [(40.0 / dim as f32, 0), (320.0 / dim as f32, 1)] {
             for problem in losses(&fixture, scale)? {
                 let contrast = problem.contrast();
@@ -36,7 +35,7 @@ fn one_exponential_serves_where_no_lse_is_far_from_zero() -> Result<(), Error> {
                 let forward = similarity.forward(&problem)?;
                 let derived = forward.statistics.derived.as_ref();
                 let derived = derived.expect("a forward leaves what it made of its statistics");
-                // Whether some log-sum-exp is far from 0.
+                // The word that is set where an offset is far from 0.
                 let far = derived.flags.address() + 8;
                 assert_eq!(memory.read::<u32>(far, 1)?, [is_far], "{name}");
                 let gradients = Gradients::new(dq, dk.filter(|_| contrast.has_dk()));
@@ -48,7 +47,7 @@ fn one_exponential_serves_where_no_lse_is_far_from_zero() -> Result<(), Error> {
                 let (one, two) = (run(0)?, run(1)?);
                 assert!(two.iter().all(|x| x.is_finite()), "{name}");
                 if is_far == 1 {
-                    // The word is what decides: 2^z of these leaves f32.
+                    // With the word cleared one exponential serves both terms, and 2^z overflows f32.
                     assert!(one.iter().any(|x| !x.is_finite()), "{name}");
                     continue;
                 }
