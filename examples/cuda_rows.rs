@@ -1,5 +1,5 @@
-//! Memory of another library on a CUDA device: the engine takes an address, a shape and a stride, reads the embeddings
-//! there and writes their gradients there. Loss and gradients stay on the device; only the loss is read.
+//! Memory of another library on a CUDA device: the engine is given an address, a shape and a stride, reads the
+//! embeddings there and writes their gradients there. Only the loss is copied to the host.
 //!
 //! A buffer stands for the tensor of the other library, whose `data_ptr()` would be the address. Work of that library
 //! belongs on the stream of `CudaDevice::with_raw_stream`.

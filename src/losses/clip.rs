@@ -26,7 +26,7 @@ impl Contrast {
     }
 }
 
-/// log s of CLIP, the parameter that an optimiser sees (Radford et al. 2021, section 2.5).
+/// CLIP's learnable parameter log s (Radford et al. 2021, section 2.5).
 ///
 /// The clamp to [0, ln 100], or to another largest scale, belongs **after** the optimiser's step: a
 /// clamp in the forward pass would leave the parameter outside its range with a zero gradient.
@@ -86,7 +86,7 @@ impl LogScale {
         self.value.exp().clamp(1.0, self.max_scale)
     }
 
-    /// The contrast at the present scale.
+    /// CLIP's contrast at the present scale.
     ///
     /// # Errors
     /// [`Error::Scalar`] when a step was not finite.

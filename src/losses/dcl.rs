@@ -24,7 +24,7 @@ pub(super) const WEIGHTED: Loss = Loss {
 
 impl Contrast {
     /// DCL (Yeh et al. 2022, equation 6) on [`Inputs::Shared`](crate::Inputs::Shared): NT-Xent with the
-    /// positive left out of the denominator, lse⁻ − z₊, mean over 2N rows. It can be negative.
+    /// positive left out of the denominator, lse⁻ − z₊, mean over the N rows. It can be negative.
     ///
     /// # Errors
     /// [`Error::Scalar`] unless `temperature` is finite and greater than 0.

@@ -30,7 +30,7 @@ impl Dual {
     fn map(self, value: f64, slope: f64) -> Self {
         Self {
             value,
-            // 0 for a variable that does not enter, even where the slope is infinite.
+            // A variable that does not enter keeps slope 0, even where f′ is infinite: 0·∞ is NaN.
             slopes: self.slopes.map(|x| if x == 0.0 { 0.0 } else { slope * x }),
         }
     }
@@ -57,7 +57,7 @@ impl Dual {
         self.map(value, 1.0 / (1.0 + (-x).exp()))
     }
 
-    /// The larger; NaN where `self` is.
+    /// The larger of both; NaN where `self` is NaN.
     pub fn max(self, other: Self) -> Self {
         if self.value > other.value || self.value.is_nan() {
             self

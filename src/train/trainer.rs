@@ -33,10 +33,10 @@ use crate::{KeyQueue, MomentumSchedule};
 
 /// Images encoded at a time outside training.
 const ENCODE_BATCH: usize = 256;
-/// Below this, logits and gradients of size 1/τ drive weights out of range at any usual learning
-/// rate.
+/// Temperature τ below which logits and gradients, of size 1/τ, drive weights out of range at any
+/// usual learning rate.
 const TINY_TEMPERATURE: f64 = 1e-3;
-/// The limit of losses that grow as powers of e^{z₊}, instead of [`TINY_TEMPERATURE`].
+/// [`TINY_TEMPERATURE`] for losses that grow as powers of e^{z₊}.
 const TINY_FOR_POWERS: f64 = 1e-2;
 /// Momentum of the optimiser.
 const SGD_MOMENTUM: f64 = 0.9;
