@@ -1,4 +1,4 @@
-//! The errors of calls: one variant for each kind of mistake, naming the argument.
+//! [`Error`]: why a call was refused, one variant for each kind of mistake.
 
 /// Why a call was refused. `argument` is the argument's name, `given` what was passed, `expected` or `allowed`
 /// what it must be. A call that returns an error has written nothing, unless a device failed midway:

@@ -15,8 +15,8 @@ pub const NO_POSITIVE: u32 = u32::MAX;
 /// Which candidate is each anchor's positive.
 ///
 /// An anchor may have none: its loss is then 0 and its z₊ −∞. Candidates that are a *shard*, a subset of a larger
-/// set, lack the positives of other shards. [`Engine::merge`](crate::Engine::merge) finds them. An engine reads
-/// indices and labels from its memory when it computes: a recorded graph reads them at each replay.
+/// set, lack the positives of other shards; [`Engine::merge`](crate::Engine::merge) takes their z₊ from there. An
+/// engine reads indices and labels from its memory when it computes: a recorded graph, at each replay.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Positives<I> {
     /// Candidate i + offset, where there is one. 0 is the diagonal; candidates that start at row c of a larger

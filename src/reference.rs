@@ -1,4 +1,4 @@
-//! The definition of every verb in float64: naive on purpose, with the whole logit matrix in memory.
+//! The float64 definition of every engine method: naive on purpose, with the whole logit matrix in memory.
 //!
 //! It shares no code with an engine. A loss's formula φ is in its file of `src/losses/`, on dual numbers, which carry
 //! their derivatives. With the logits z_ij = s·⟨q_i, k_j⟩, and the positive kept apart from the negatives:

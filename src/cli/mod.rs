@@ -33,7 +33,7 @@ enum EngineName {
     Cuda,
 }
 
-/// Verifies an engine and prints, for each verb and type, the error nearest to its bound. Exit code 1 when an
+/// Verifies an engine and prints, for each method and type, the error nearest to its bound. Exit code 1 when an
 /// error exceeds its bound or the report cannot be written, 2 when the engine is unavailable.
 pub fn verify(arguments: &VerifyArguments) -> ExitCode {
     let seed = arguments.seed.unwrap_or_else(seed_from_clock);

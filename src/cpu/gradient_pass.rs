@@ -1,5 +1,5 @@
-//! Gradients, a chunk of rows at a time: the chunk's softmax weights (rows × M) are stored, enter two products,
-//! and are overwritten by the next chunk's.
+//! Computes dq and dk, a chunk of rows at a time: the chunk's softmax weights W (rows × M) are stored, enter two
+//! products, and are overwritten by the next chunk's.
 //!
 //! ```text
 //! dq_i = f_i · Σ_j W_ij k_j − p_i · k₊        dk_j = Σ_i W_ij (f_i · q_i) − Σ_{i: j is positive of i} p_i · q_i

@@ -1,4 +1,4 @@
-//! The k best candidates of every query, selected while scores are computed; ties by index.
+//! The k best candidates of every query, selected while scores are computed. Ties go to the lower index.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;

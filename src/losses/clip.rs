@@ -16,8 +16,8 @@ pub(super) const LOSS: Loss = Loss {
 
 impl Contrast {
     /// CLIP's symmetric loss (Radford et al. 2021, figure 3) on [`Inputs::Pair`](crate::Inputs::Pair) with
-    /// N = M: half the mean row loss plus half the mean column loss of one logit matrix. Takes the scale s, which
-    /// is learned ([`LogScale`]).
+    /// N = M: half the mean InfoNCE loss of the logits' rows plus half that of their columns. Takes the scale s,
+    /// not τ, because s is learned ([`LogScale`]).
     ///
     /// # Errors
     /// [`Error::Scalar`] unless `scale` is finite and greater than 0.

@@ -1,5 +1,5 @@
-//! Dual numbers: values with their derivatives by lse⁻, z₊ and s (forward-mode differentiation). A loss's formula on
-//! them gives the reference φ and its gradient.
+//! Dual numbers: values with their derivatives by lse⁻, z₊ and s (forward-mode differentiation). The
+//! reference evaluates a loss's formula on them, which gives φ and its gradient.
 
 use std::ops::{Add, Mul, Neg, Sub};
 

@@ -16,7 +16,7 @@ pub(super) const LOSS: Loss = Loss {
 impl Contrast {
     /// NT-Xent of SimCLR (Chen et al. 2020, equation 1) on [`Inputs::Shared`](crate::Inputs::Shared):
     /// N rows, two views of N/2 images. The positive of row i is row (i + N/2) mod N. Every row excludes itself.
-    /// The loss is the mean over the rows.
+    /// The loss is the mean over the rows of −ln(e^{z₊}/(e^{z₊} + Σ e^{z⁻})).
     ///
     /// # Errors
     /// [`Error::Scalar`] unless `temperature` is finite and greater than 0.

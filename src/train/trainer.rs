@@ -1,4 +1,4 @@
-//! The training loop: shuffled batches, two views of each image, a step, a report.
+//! The training loop: shuffles images into batches, draws two views of each, takes a step and reports it.
 
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -31,7 +31,7 @@ use super::train_config::number;
 pub use super::train_config::{MethodConfig, MomentumCourse, TrainConfig};
 use crate::{KeyQueue, MomentumSchedule};
 
-/// Images encoded at a time outside training.
+/// Images that evaluation encodes at a time.
 const ENCODE_BATCH: usize = 256;
 /// Temperature τ below which logits and gradients, of size 1/τ, drive weights out of range at any
 /// usual learning rate.
@@ -74,7 +74,7 @@ pub struct Trainer<P: Platform = Cpu> {
     model: Model<Autodiff<P::Backend>>,
     method: Method<P>,
     steps_per_epoch: u64,
-    /// Steps taken.
+    /// Optimiser steps taken.
     step: u64,
     /// Multiplies the gradient of the loss.
     upstream: f32,

@@ -241,8 +241,7 @@ impl fmt::Display for Case {
 /// MoCo's and CLIP's first scale, 1/0.07.
 const USUAL_SCALE: f32 = 14.285_714;
 
-/// N, M, D: single rows and columns, ragged tails, every range of D that an implementation may treat apart,
-/// several blocks of rows and of columns.
+/// N, M, D: single rows and columns, ragged tails, every range of D, several blocks of rows and of columns.
 const SHAPES: [(usize, usize, usize); 18] = [
     (1, 7, 3),
     (5, 7, 3),
@@ -299,6 +298,7 @@ const HARD: [Row; 26] = [
     (65, 300, 272, USUAL_SCALE, Data::SharedPositives),
 ];
 
+/// The number of [`SHAPES`] that kinds of [`Extent::Hard`] get.
 const RAGGED: usize = 5;
 
 /// A small problem, a larger one, one with D above 256, and one with confident rows.

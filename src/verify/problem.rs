@@ -118,7 +118,7 @@ pub fn inputs<V: View>(matrices: &[V], positives: Positives<V::Indices>) -> Inpu
     }
 }
 
-/// Which candidate is each anchor's positive.
+/// Draws each anchor's positive.
 fn positives(case: &Case, rng: &mut impl Rng) -> Positives<Vec<u32>> {
     if !case.kind.takes_positives() {
         return Positives::DIAGONAL;
