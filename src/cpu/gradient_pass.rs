@@ -5,8 +5,8 @@
 //! dq_i = f_i · Σ_j W_ij k_j − p_i · k₊        dk_j = Σ_i W_ij (f_i · q_i) − Σ_{i: j is positive of i} p_i · q_i
 //! ```
 //! with w the row's weight, a_i and c_i the masses of [`RowRule`](crate::losses::RowRule), p_i = upstream·w·s·c_i.
-//! With known statistics W_ij is ∂φ/∂z_ij and f_i = upstream·w·s: 8NMD FLOPs in all. One-way losses with a fixed
-//! offset o need 6NMD: W_ij is exp(z_ij − o), whose row sums give lse⁻, and f_i has the factor a_i / Σ_j W_ij too.
+//! With known statistics W_ij is ∂φ/∂z_ij, of row i and, with column offsets, of column j; f_i = upstream·w·s. One-way
+//! losses with a fixed offset o save 2NMD FLOPs: W_ij is exp(z_ij − o), its row sums give lse⁻, f_i has a_i/Σ_j W_ij too.
 
 use std::f64::consts::LOG2_E;
 
