@@ -6,7 +6,7 @@
 //! ```
 //! with w the row's weight, a_i and c_i the masses of [`RowRule`](crate::losses::RowRule), p_i = upstream·w·s·c_i.
 //! With known statistics W_ij is ∂φ/∂z_ij, of row i and, with column offsets, of column j; f_i = upstream·w·s. One-way
-//! losses with a fixed offset o save 2NMD FLOPs: W_ij is exp(z_ij − o), its row sums give lse⁻, f_i has a_i/Σ_j W_ij too.
+//! losses with a fixed offset o save 2NMD FLOPs: W_ij is exp(z_ij − o), row sums give lse⁻, f_i has a_i/Σ_j W_ij too.
 
 use std::f64::consts::LOG2_E;
 
