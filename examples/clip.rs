@@ -1,5 +1,5 @@
-//! CLIP with a learned scale: gradient descent moves both towers and the logarithm of the scale 1/temperature, which is
-//! clamped after each step.
+//! CLIP with a learned scale: gradient descent moves the embeddings of both encoders and the logarithm of the scale
+//! 1/temperature, which is clamped after each step.
 //!
 //! cargo run --example clip
 
@@ -12,7 +12,7 @@ use rand_chacha::ChaCha8Rng;
 const PAIRS: usize = 64;
 const DIM: usize = 32;
 const STEPS: usize = 40;
-/// CLIP itself has 100: `LogScale::from_temperature`.
+/// The largest scale; CLIP's own is 100, which `LogScale::from_temperature` takes.
 pub const MAX_SCALE: f32 = 20.0;
 
 /// An encoder's embeddings, their unit rows and lengths, and the gradient of the unit rows.

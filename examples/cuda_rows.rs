@@ -1,8 +1,8 @@
-//! Memory of another library on a CUDA device. The engine takes addresses, a shape and a stride, reads the embeddings in
-//! place and writes their gradients beside them. Gradients stay on the device; only the loss is read.
+//! Memory of another library on a CUDA device: the engine is given an address, a shape and a stride, reads the
+//! embeddings there and writes their gradients there. Only the loss is copied to the host.
 //!
-//! Here a buffer takes the role of the other library's tensor, whose `data_ptr()` would be the address. That library
-//! must work on the same stream: `CudaDevice::with_raw_stream` makes an engine use the library's.
+//! A buffer stands for the tensor of the other library, whose `data_ptr()` would be the address. Work of that library
+//! belongs on the stream of `CudaDevice::with_raw_stream`.
 //!
 //! cargo run --features cuda --example cuda_rows
 

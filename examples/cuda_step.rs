@@ -1,5 +1,5 @@
 //! A step of training recorded into one CUDA graph: normalise, NT-Xent and its gradient, the gradient of the
-//! normalisation. A launch is one call of the driver, and waits for nothing.
+//! normalisation. A launch of the graph is one call of the driver, which waits for nothing.
 //!
 //! Gradient descent runs on the CPU here, so gradients are downloaded after each launch. With an encoder on the device
 //! they stay there, and only the loss is read, every few steps.

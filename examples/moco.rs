@@ -1,8 +1,8 @@
 //! MoCo: gradient descent trains a query encoder, a key encoder follows it with momentum, and a queue of earlier keys
 //! holds the negatives. At the end the queue is saved and restored.
 //!
-//! An image has 16 values: its two views share the first 8, the others are noise. The encoder has a weight for each
-//! value, and learns to ignore the noise.
+//! An image has 16 values: its two views share the first 8, the others are noise. The encoder multiplies each value by
+//! a weight, and learns to ignore the noise.
 //!
 //! cargo run --example moco
 
@@ -28,10 +28,10 @@ fn encode(engine: &CpuEngine, images: &[f32], weights: &[f32]) -> Result<[Vec<f3
     Ok([unit, norms])
 }
 
-/// Keys in the queue and the loss, at each step but the first, whose queue is empty.
+/// Keys in the queue and the loss, before each step but the first.
 pub type Steps = Vec<(usize, f32)>;
 
-/// Trains. Returns the queue after the last step.
+/// Trains; returns the course, and the queue at the end.
 pub fn run() -> Result<(Steps, KeyQueue<f32>), Error> {
     let engine = CpuEngine::new();
     let contrast = Contrast::moco(0.2)?;
@@ -75,7 +75,7 @@ pub fn run() -> Result<(Steps, KeyQueue<f32>), Error> {
     Ok((steps, queue))
 }
 
-/// The queue restored from what a checkpoint saves: capacity, D, fill, cursor and the keys.
+/// Restores the queue from what a checkpoint would hold: four integers and the keys.
 pub fn restored(queue: &KeyQueue<f32>) -> Result<KeyQueue<f32>, Error> {
     let keys = queue.filled().map(|keys| keys.contiguous());
     let keys = keys.unwrap_or_default();

@@ -12,7 +12,7 @@ const DIM: usize = 64;
 const DOCUMENTS: usize = 2000;
 /// The document that each query is a noisy copy of.
 pub const WANTED: [usize; 3] = [31, 415, 1926];
-/// The second is a noisy copy of the first.
+/// Two documents; the second is a noisy copy of the first.
 pub const DUPLICATES: [usize; 2] = [70, 1700];
 pub const BEST: usize = 3;
 

@@ -4,10 +4,10 @@ use crate::error::{Error, positive, within};
 use crate::losses::description::{Description, Layout};
 use crate::losses::rule::RowRule;
 
-/// How row losses are reduced to one scalar.
+/// How the losses φ_i of rows become one scalar, Σ_i w_i·φ_i.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Reduction {
-    /// w_i = 1 / number of rows.
+    /// w_i = 1/N.
     #[default]
     Mean,
     /// w_i = 1.
@@ -27,10 +27,10 @@ pub struct Shape {
 
 /// One contrastive loss: a [`Description`], a scale s = 1/τ and a reduction.
 ///
-/// With logits z_ij = s·⟨q_i, k_j⟩ the loss is Σ_i w_i·φ(lse⁻_i, z_{i,+}): lse⁻_i over the negatives of row
-/// i, z₊ the logit of its positive, φ its [`RowRule`]. Excluded candidates enter no sum and no maximum.
-/// A row without negatives, or without a positive, has loss 0 and gradient 0. [`losses`](crate::losses) lists
-/// all losses.
+/// With logits z_ij = s·⟨q_i, k_j⟩ the loss is Σ_i w_i·φ(lse⁻_i, z_{i,+}): φ is the [`RowRule`], lse⁻_i the
+/// log-sum-exp of the negatives' logits, z_{i,+} the positive's logit. Excluded candidates enter no sum and no
+/// maximum. A row without negatives, or without a positive, has loss 0 and gradient 0.
+/// [`losses`](crate::losses) lists all losses.
 ///
 /// ```
 /// use infonce::Contrast;
@@ -82,7 +82,7 @@ impl Contrast {
         Self { reduction, ..self }
     }
 
-    /// Replaces φ, the rule of a row's loss, and keeps the name: for example MoCo with DCL's rule.
+    /// Replaces φ, the rule of a row's loss, for example in MoCo by DCL's. The name stays.
     ///
     /// # Errors
     /// [`Error::Scalar`] for a hyper-parameter that is out of range.
@@ -91,8 +91,8 @@ impl Contrast {
         Ok(self)
     }
 
-    /// Takes the batch's other keys as negatives in place of the queue: the same loss on
-    /// [`Inputs::Pair`](crate::Inputs::Pair). A loss without a queue stays as it is.
+    /// The same loss on [`Inputs::Pair`](crate::Inputs::Pair): the batch's other keys are the negatives, not the
+    /// queue. A loss without a queue stays as it is.
     #[must_use]
     pub fn in_batch(self) -> Self {
         let description = self.description.in_batch();
@@ -107,7 +107,7 @@ impl Contrast {
         self.scale
     }
 
-    /// The reduction in force.
+    /// The reduction: mean or sum.
     pub fn reduction(&self) -> Reduction {
         self.reduction
     }
@@ -132,8 +132,8 @@ impl Contrast {
         self.description.rule
     }
 
-    /// The weight w_i, the same for all rows: 1/N (mean) or 1 (sum), times the loss's own factor. Where columns
-    /// have a loss too, rows and columns have half of that.
+    /// The weight w_i, the same for all rows: 1/N (mean) or 1 (sum), times [`Description::factor`]; half of that
+    /// for rows and for columns where columns have a loss too.
     pub fn row_weight(&self, anchors: usize) -> f64 {
         let directions = if self.has_columns() { 0.5 } else { 1.0 };
         let weight = directions * f64::from(self.description.factor);
@@ -143,9 +143,9 @@ impl Contrast {
         }
     }
 
-    /// Useful FLOPs of a call: 2NMD for each product of all anchors with all candidates. Forward has one. A call
-    /// with gradients has three, or two one way without dk. value_and_grad with dk has four where columns have a
-    /// loss.
+    /// FLOPs that a call cannot avoid: 2NMD for each product of all anchors with all candidates. `Forward` has one
+    /// product. The others have three, or two without dk where only rows have a loss; `ValueAndGrad` with dk has
+    /// four where columns have a loss.
     pub fn useful_flops(&self, shape: Shape, work: Work) -> f64 {
         let products = match work {
             Work::Forward => 1.0,
@@ -162,7 +162,7 @@ impl Contrast {
     }
 }
 
-/// A call of an engine whose cost is asked for.
+/// A call of an engine, for [`Contrast::useful_flops`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Work {

@@ -1,4 +1,4 @@
-//! The errors of calls: one variant for each kind of mistake, naming the argument.
+//! [`Error`]: why a call was refused, one variant for each kind of mistake.
 
 /// Why a call was refused. `argument` is the argument's name, `given` what was passed, `expected` or `allowed`
 /// what it must be. A call that returns an error has written nothing, unless a device failed midway:
@@ -42,7 +42,7 @@ pub enum Error {
         given: usize,
         expected: usize,
     },
-    /// Two views of every image are an even number of rows.
+    /// Two views of every image in an odd number of rows.
     #[error("`z` has {given} rows; two views of each image are an even number of rows")]
     OddRows { given: usize },
     /// A positive index that names no candidate.
@@ -131,7 +131,7 @@ pub enum CudaError {
         call: &'static str,
         /// The driver's error code.
         code: u32,
-        /// The driver's name of it.
+        /// The driver's name for the code.
         name: String,
     },
     /// A null pointer.
@@ -161,7 +161,7 @@ pub enum CudaError {
         argument: &'static str,
         /// Where the memory belongs.
         given: String,
-        /// Where it has to.
+        /// Where it must belong.
         expected: String,
     },
     /// An output that shares memory with another argument.
@@ -172,7 +172,7 @@ pub enum CudaError {
         /// Name of the argument that it overlaps.
         other: &'static str,
     },
-    /// A queue that is not full, in a step that is recorded into a graph.
+    /// A step with a queue that is not full, which cannot be recorded into a graph.
     #[error(
         "`queue` holds {fill} of {capacity} keys; a recorded step needs a full one, of random unit rows to begin with"
     )]

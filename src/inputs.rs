@@ -14,9 +14,9 @@ pub const NO_POSITIVE: u32 = u32::MAX;
 
 /// Which candidate is each anchor's positive.
 ///
-/// An anchor may have none, as where the candidates are a shard, some of a larger set: its loss is 0 and its z₊
-/// is −∞. [`Engine::merge`](crate::Engine::merge) then takes z₊ from the shard that has the positive. Indices and
-/// labels lie in the engine's memory and are read when it computes: a recorded graph reads them at each replay.
+/// An anchor may have none: its loss is then 0 and its z₊ −∞. Candidates that are a *shard*, a subset of a larger
+/// set, lack the positives of other shards; [`Engine::merge`](crate::Engine::merge) takes their z₊ from there. An
+/// engine reads indices and labels from its memory when it computes: a recorded graph, at each replay.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Positives<I> {
     /// Candidate i + offset, where there is one. 0 is the diagonal; candidates that start at row c of a larger
@@ -39,11 +39,11 @@ impl<I> Positives<I> {
     /// Candidate i.
     pub const DIAGONAL: Self = Self::Offset(0);
 
-    /// These positives in other memory: `indices` maps each vector of indices or labels, given its argument's
+    /// Maps these positives to other memory: `indices` maps each vector of indices or labels, given its argument's
     /// name.
     ///
     /// # Errors
-    /// The first that it returns.
+    /// The first that `indices` returns.
     pub fn try_map<'s, J, E>(
         &'s self,
         mut indices: impl FnMut(&'static str, &'s I) -> Result<J, E>,
@@ -71,7 +71,7 @@ impl Positives<Vec<u32>> {
 }
 
 impl<I: Indices> Positives<I> {
-    /// The candidate of each of `anchors` anchors, in range or not; empty where the host cannot read the
+    /// Each anchor's positive as given, even beyond the last candidate; empty where the host cannot read the
     /// indices.
     fn on_host(&self, anchors: usize) -> Vec<Option<usize>> {
         let read = |indices: &I| indices.on_host().unwrap_or_default().to_vec();
@@ -98,10 +98,10 @@ impl<I: Indices> Positives<I> {
 /// The matrices of a contrast; `V` is an engine's matrix view, [`Rows`](crate::Rows) in host memory.
 #[derive(Debug, Clone, Copy)]
 pub enum Inputs<V: View> {
-    /// Anchors and candidates are the same 2N × D matrix (NT-Xent): rows 0..N are one view of N
-    /// images, rows N..2N the other.
+    /// Anchors and candidates are the same N × D matrix (NT-Xent): rows 0..N/2 are one view of N/2
+    /// images, rows N/2..N the other.
     Shared {
-        /// Embeddings of both views, 2N × D.
+        /// Embeddings of both views, N × D.
         z: V,
     },
     /// Anchors N × D and candidates M × D (InfoNCE, CLIP).
@@ -129,9 +129,9 @@ pub enum Inputs<V: View> {
 pub struct Matrices<V> {
     /// N × D.
     pub anchors: V,
-    /// M × D; the anchors themselves where they are shared.
+    /// M × D; for [`Inputs::Shared`] the anchors themselves.
     pub candidates: V,
-    /// Positives that are not among the candidates, N × D.
+    /// For [`Inputs::Queue`]: each anchor's positive, N × D.
     pub own_keys: Option<V>,
 }
 
@@ -167,11 +167,11 @@ impl<V: View> Inputs<V> {
         }
     }
 
-    /// These inputs in other memory: `matrix` maps each matrix, `indices` each vector of indices or labels, given
-    /// its argument's name.
+    /// Maps these inputs to other memory: `matrix` maps each matrix, `indices` each vector of indices or labels,
+    /// given its argument's name.
     ///
     /// # Errors
-    /// The first that one of them returns.
+    /// The first that `matrix` or `indices` returns.
     pub fn try_map<'s, W: View>(
         &'s self,
         mut matrix: impl FnMut(&'static str, &'s V) -> Result<W, Error>,
@@ -199,9 +199,9 @@ pub struct Problem<V: View> {
     contrast: Contrast,
     inputs: Inputs<V>,
     shape: Shape,
-    /// M of all shards.
+    /// Candidates of all shards together.
     all_candidates: usize,
-    /// s in the engine's memory, instead of the contrast's.
+    /// s in the engine's memory, in place of the contrast's s.
     scale: Option<V::Scalar>,
 }
 
@@ -255,8 +255,8 @@ impl Contrast {
         })
     }
 
-    /// The contrast [`on`](Self::on) those of the three matrices that its layout has; q is z and k the queue
-    /// where it has those. `positives` are ignored unless it [takes them](Self::takes_positives).
+    /// As [`on`](Self::on), on the inputs of the contrast's layout: q is z of `Shared`, k is the queue of `Queue`.
+    /// Unused matrices are ignored, and so are `positives` unless it [takes them](Self::takes_positives).
     ///
     /// # Errors
     /// Those of [`on`](Self::on).
@@ -309,8 +309,8 @@ impl Contrast {
 }
 
 impl<V: View> Problem<V> {
-    /// Replaces the contrast's s by one element in the engine's memory, read when it computes: for scales that
-    /// are learned there. It must be finite and greater than 0; this is not checked.
+    /// Replaces the contrast's s by one element in the engine's memory, for scales that are learned there. The
+    /// engine reads it when it computes. It must be finite and greater than 0, which is not checked.
     #[must_use]
     pub fn with_scale(self, scale: V::Scalar) -> Self {
         Self {
@@ -319,7 +319,7 @@ impl<V: View> Problem<V> {
         }
     }
 
-    /// Declares these candidates a shard of `candidates` in all, for rules that count the negatives
+    /// Says that these candidates are a shard of `candidates` in all, which a rule that counts the negatives needs
     /// ([`RowRule::Debiased`](crate::losses::RowRule::Debiased)). A number below M counts as M.
     #[must_use]
     pub fn as_shard_of(self, candidates: usize) -> Self {
@@ -329,7 +329,7 @@ impl<V: View> Problem<V> {
         }
     }
 
-    /// m: negatives of a row that has a positive, in all shards.
+    /// m, the number of negatives that a row with a positive has in all shards together.
     pub fn negatives(&self) -> usize {
         self.contrast.negatives(self.all_candidates)
     }
@@ -359,7 +359,7 @@ impl<V: View> Problem<V> {
         self.scale
     }
 
-    /// Which candidates are positives, for [`Inputs::Pair`].
+    /// Which candidates are positives; `None` but for [`Inputs::Pair`].
     pub fn positives(&self) -> Option<Positives<V::Indices>> {
         match self.inputs {
             Inputs::Pair { positives, .. } => Some(positives),
@@ -378,10 +378,10 @@ impl<V: View> Problem<V> {
         of.into_iter().map(in_range).collect()
     }
 
-    /// The same problem in other memory: inputs as [`Inputs::try_map`] maps them, a scale by `scalar`.
+    /// Maps this problem to other memory: its inputs as [`Inputs::try_map`] does, a scale in memory by `scalar`.
     ///
     /// # Errors
-    /// The first that one of them returns.
+    /// The first that a closure returns.
     pub fn try_map<'s, W: View>(
         &'s self,
         matrix: impl FnMut(&'static str, &'s V) -> Result<W, Error>,
@@ -397,7 +397,7 @@ impl<V: View> Problem<V> {
         })
     }
 
-    /// Checks that gradient buffers have the inputs' shapes and that the gradient exists.
+    /// Checks that dq is N × D, that dk is M × D, and that the contrast has a dk.
     ///
     /// # Errors
     /// [`Error::Rows`], [`Error::Dimension`] or [`Error::NoCandidateGradient`].

@@ -16,7 +16,7 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Holds an engine against the float64 reference on fresh random inputs of hard shapes.
+    /// Compares an engine with the float64 reference on fresh random inputs of many shapes.
     Verify(cli::VerifyArguments),
     /// Trains an encoder on images, evaluates it on held-out ones and writes a report.
     #[cfg(feature = "train")]
@@ -25,11 +25,11 @@ enum Command {
     #[cfg(not(feature = "train"))]
     #[command(disable_help_flag = true)]
     Train {
-        /// Whatever the trainer would take.
+        /// The trainer's arguments, ignored.
         #[arg(trailing_var_arg = true, allow_hyphen_values = true, hide = true)]
         _arguments: Vec<std::ffi::OsString>,
     },
-    /// Says which engines are here and why the others are not.
+    /// Lists the engines that work on this machine, and why the others do not.
     Info,
 }
 

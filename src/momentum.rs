@@ -1,4 +1,4 @@
-//! The schedule of the key encoder's momentum m.
+//! The schedule of m in the key encoder's momentum update, key ← m·key + (1−m)·query.
 
 use crate::error::{Error, within};
 

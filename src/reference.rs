@@ -1,4 +1,4 @@
-//! The definition of every verb in float64: naive on purpose, with the whole logit matrix in memory.
+//! The float64 definition of every engine method: naive on purpose, with the whole logit matrix in memory.
 //!
 //! It shares no code with an engine. A loss's formula φ is in its file of `src/losses/`, on dual numbers, which carry
 //! their derivatives. With the logits z_ij = s·⟨q_i, k_j⟩, and the positive kept apart from the negatives:
@@ -105,7 +105,7 @@ pub struct Reference {
     pub columns: Option<RowValues>,
     /// upstream × ∂loss/∂z_ij, N × M; where anchors have own keys N × (1+M), the own key's in column 0.
     pub dz: Dense,
-    /// upstream × ∂loss/∂q, N × D; for NT-Xent ∂loss/∂z, both roles of z together.
+    /// upstream × ∂loss/∂q, N × D; for NT-Xent the whole gradient of the one input matrix.
     pub dq: Dense,
     /// upstream × ∂loss/∂k, M × D, where candidates have a gradient.
     pub dk: Option<Dense>,
@@ -113,7 +113,7 @@ pub struct Reference {
     pub dscale: f64,
 }
 
-/// A contrast on float64 inputs.
+/// The loss, row statistics and all gradients of a contrast on float64 inputs.
 ///
 /// ```
 /// use infonce::reference::{self, Dense};
@@ -143,7 +143,7 @@ pub(crate) fn value_and_grad_rounded(
     let row_weight = round(contrast.row_weight(n));
     let weight = round(upstream * row_weight);
 
-    // The candidates of anchor i: its own key in column 0 where it has one, then all rows of k.
+    // Candidate j of anchor i: its own key is column 0 where it has one; the rows of k follow.
     let Matrices {
         anchors: q,
         candidates: k,
@@ -302,11 +302,11 @@ pub(crate) fn normalize_rounded(
     (y, norms)
 }
 
-/// dx_i = (dy_i − y_i⟨y_i, dy_i⟩)/‖x_i‖, and dy_i/epsilon where ‖x_i‖ ≤ epsilon, to be stored in
-/// `gradient`.
+/// dx_i = (dy_i − y_i⟨y_i, dy_i⟩)/‖x_i‖, and dy_i/epsilon where ‖x_i‖ ≤ epsilon, for a dx that is stored in
+/// the type `gradient`.
 ///
 /// A row is *short* where ‖x_i‖ ≤ max(epsilon, the smallest normal number of `gradient`). If an element of a
-/// short row rounds to infinity in `gradient`, though y_i and dy_i are finite, the whole row is 0: its
+/// short row's dx rounds to infinity in `gradient`, though y_i and dy_i are finite, the whole row is 0: its
 /// direction is rounding error, and one infinity would end training. Longer rows keep their infinities, which
 /// loss scaling looks for. A longer row overflows only if ‖dy_i‖ is about 4 or more, because the smallest normal
 /// number times the largest is about 4 in all three types.

@@ -25,9 +25,9 @@ pub struct Statistics {
     pub columns: Option<RowStatistics>,
 }
 
-/// Argument names of a call's statistics: rows and columns.
+/// The names of a call's statistics in error messages: rows and columns.
 pub(crate) const GIVEN: [&str; 2] = ["statistics.rows", "statistics.columns"];
-/// Argument names of the statistics that are merged into them.
+/// The names in error messages of the statistics that are merged into those.
 pub(crate) const OTHERS: [&str; 2] = ["others.rows", "others.columns"];
 
 impl Statistics {
@@ -67,8 +67,8 @@ impl Statistics {
         Ok(())
     }
 
-    /// The reduced loss of `contrast` with these statistics. `candidates` is M, that of all shards after a
-    /// merge.
+    /// The reduced loss of `contrast` with these statistics, over `candidates` candidates: those of all shards
+    /// after a merge.
     pub fn loss(&self, contrast: &Contrast, candidates: usize) -> f32 {
         let scale = f64::from(contrast.scale());
         let positives = self.rows.positive.iter().map(|&z| f64::from(z));
@@ -108,7 +108,7 @@ impl RowStatistics {
             *lse = log_add_exp(f64::from(*lse), f64::from(other)) as f32;
         }
         for (positive, &other) in self.positive.iter_mut().zip(&others.positive) {
-            // A NaN stays.
+            // A NaN of either side wins.
             if other > *positive || other.is_nan() {
                 *positive = other;
             }

@@ -33,15 +33,15 @@ enum EngineName {
     Cuda,
 }
 
-/// Prints, per verb and type, the error nearest to its bound. Exit code 1 when an error exceeds its
-/// bound or the report cannot be written, 2 when the engine is unavailable.
+/// Verifies an engine and prints, for each method and type, the error nearest to its bound. Exit code 1 when an
+/// error exceeds its bound or the report cannot be written, 2 when the engine is unavailable.
 pub fn verify(arguments: &VerifyArguments) -> ExitCode {
     let seed = arguments.seed.unwrap_or_else(seed_from_clock);
     let report = match arguments.engine {
         EngineName::Cpu => {
             let engine = CpuEngine::new();
             println!("cpu: {}; seed {seed}\n", engine.describe());
-            // Without a buffer for softmax weights, every problem is cut into many chunks of rows.
+            // The least budget for softmax weights gives the smallest chunks of rows.
             let frugal = CpuEngine::new().with_weights_budget(0);
             Ok(verify::run(
                 &[("cpu", engine), ("cpu in chunks", frugal)],
@@ -70,7 +70,7 @@ pub fn verify(arguments: &VerifyArguments) -> ExitCode {
     ExitCode::from(u8::from(!report.passed()))
 }
 
-/// `train` in a build without the trainer; exit code 2.
+/// Says that this build has no trainer; exit code 2.
 #[cfg(not(feature = "train"))]
 pub fn train_is_not_built() -> ExitCode {
     eprintln!(
@@ -81,7 +81,7 @@ pub fn train_is_not_built() -> ExitCode {
     ExitCode::from(2)
 }
 
-/// Prints which engines are available and why the others are not.
+/// Prints which engines are available, and why the others are not.
 pub fn info() -> ExitCode {
     println!("infonce {}", infonce::VERSION);
     let cpu = vec![CpuEngine::new().describe()];
@@ -125,7 +125,7 @@ fn verify_cuda(seed: u64) -> Result<verify::Report, String> {
     println!("cuda: {info}; seed {seed}\n");
     let trace = CudaTrace::new();
     let engine = engine.traced(&trace);
-    // Without a buffer for softmax weights, every problem of a large D is cut into many chunks of rows.
+    // The least budget for softmax weights gives the smallest chunks of rows, where kernels store weights at all.
     let frugal = engine.clone().with_weights_budget(0);
     let portable = engine.clone().with_portable_kernels(true);
     let mut configurations = vec![("cuda", engine), ("cuda in chunks", frugal)];

@@ -1,12 +1,12 @@
-//! Gradients, a chunk of rows at a time: the chunk's softmax weights (rows × M) are stored, enter two products,
-//! and are overwritten by the next chunk's.
+//! Computes dq and dk, a chunk of rows at a time: the chunk's softmax weights W (rows × M) are stored, enter two
+//! products, and are overwritten by the next chunk's.
 //!
 //! ```text
-//! dq_i = f_i · Σ_j W_ij k_j − p_i · k₊        dk_j = Σ_i W_ij (f_i · q_i) − Σ_{i: +(i) = j} p_i · q_i
+//! dq_i = f_i · Σ_j W_ij k_j − p_i · k₊        dk_j = Σ_i W_ij (f_i · q_i) − Σ_{i: j is positive of i} p_i · q_i
 //! ```
-//! with p_i = upstream·w·s·c_i. With known statistics, W_ij is ∂φ/∂z_ij ([`RowRule`](crate::losses::RowRule)) and
-//! f_i = upstream·w·s. One-way losses with a fixed offset o do not need them: W_ij is exp(z_ij − o), its row sums
-//! give lse⁻, and f_i has the factor a_i / Σ_j W_ij too. That is 6NMD instead of 8NMD.
+//! with w the row's weight, a_i and c_i the masses of [`RowRule`](crate::losses::RowRule), p_i = upstream·w·s·c_i.
+//! With known statistics W_ij is ∂φ/∂z_ij, of row i and, with column offsets, of column j; f_i = upstream·w·s. One-way
+//! losses with a fixed offset o save 2NMD FLOPs: W_ij is exp(z_ij − o), row sums give lse⁻, f_i has a_i/Σ_j W_ij too.
 
 use std::f64::consts::LOG2_E;
 
@@ -20,13 +20,13 @@ use crate::element::{DType, Element};
 use crate::losses::{RowContext, RowValues};
 use crate::rows::{Matrix, RowsMut};
 
-/// Offsets and masses, computed from known statistics.
+/// Offsets and masses of rows, where row statistics are known before the pass.
 pub(super) struct Known {
     /// o_i · log₂e.
     pub row_offset2: Vec<f32>,
-    /// The same of each column, where columns have a loss or are the rows of the same matrix.
+    /// o_j · log₂e of each column, where columns have a loss or anchors are the candidates.
     pub column_offset2: Option<Vec<f32>>,
-    /// c_i, plus that of the positive's column where there are column offsets.
+    /// c_i, plus the positive's c_j where there are column offsets.
     pub positive_mass: Vec<f64>,
     /// Σ of ∂φ/∂s over rows and columns.
     pub scale_slopes: f64,
@@ -53,7 +53,7 @@ impl Known {
         };
         let rows = values(&negatives.rows);
         let columns = negatives.columns.as_deref().map(values);
-        // Where anchors are the candidates, a positive's column is a row of the same matrix.
+        // Where anchors are the candidates, column j has the statistics of row j.
         let other = match problem.contrast.is_shared() {
             true => Some(&rows),
             false => columns.as_ref(),
@@ -63,7 +63,7 @@ impl Known {
             _ => 0.0,
         };
         let mass = (0..rows.len()).map(|i| rows[i].positive + of_partner(i));
-        // A row counts in the shard that has its positive.
+        // Of several shards only the one with the row's positive counts ∂φ/∂s.
         let here = (0..rows.len()).filter(|&i| problem.positive_row(i).is_some());
         let of_columns = columns.iter().flatten().map(|values| values.scale);
         Self {
@@ -75,10 +75,10 @@ impl Known {
     }
 }
 
-/// What a gradient pass finds besides the gradients.
+/// Results of a gradient pass besides the gradients.
 #[derive(Default)]
 pub(super) struct Outcome {
-    /// lse⁻ of each row, unless it was known.
+    /// lse⁻ of each row; empty where it was known.
     pub negatives_lse: Vec<f64>,
     /// Σ_i ⟨q_i, dq_i⟩.
     pub anchors_dot_gradient: f64,
@@ -93,9 +93,8 @@ pub(super) fn chunk_rows(budget: usize, anchors: usize, candidates: usize) -> us
     rows.min(anchors.next_multiple_of(GROUP))
 }
 
-/// Rows of a gradient that one task computes: fewer in small problems, so that threads end together.
-/// A divisor of BLOCK and a multiple of every kernel's tile rows. Of all sums, only the order of Σ⟨q_i, dq_i⟩ depends
-/// on it.
+/// Rows of a gradient that one task computes: fewer in small problems, to balance threads. The number divides BLOCK
+/// and is a multiple of every kernel's tile rows. It sets the order of Σ⟨q_i, dq_i⟩ and of no other sum.
 fn task_rows(rows: usize) -> usize {
     if rows < 16 * GROUP { GROUP / 4 } else { GROUP }
 }
@@ -103,7 +102,7 @@ fn task_rows(rows: usize) -> usize {
 /// The gradient pass of one call.
 pub(super) struct GradientPass<'a, T> {
     pub problem: &'a Problem<'a, T>,
-    /// `None`: the chunk's own row sums give it, which needs a fixed offset.
+    /// `None`: the chunk's row sums give lse⁻, which needs a fixed offset.
     pub known: Option<&'a Known>,
     /// Whether gradients are added to the buffers' contents.
     pub accumulate: bool,
@@ -113,13 +112,13 @@ pub(super) struct GradientPass<'a, T> {
     pub budget: usize,
 }
 
-/// The weights of a chunk, block after block.
+/// The softmax weights W of a chunk: blocks of BLOCK columns, one after the other.
 struct Weights {
-    /// Rows of a block.
+    /// Rows of the chunk.
     rows: usize,
-    /// Items that pair neighbours of a row, for dq: `rows` × BLOCK elements a block.
+    /// Items along rows, for dq: `rows` × BLOCK elements a block.
     along: Buffer,
-    /// Items that pair neighbours of a column, for dk; empty for kernels whose items hold one element.
+    /// Items along columns, for dk; empty for f32 items, which are those of `along`.
     across: Buffer,
     /// Sum of each row in each block.
     sums: Vec<f32>,
@@ -215,8 +214,8 @@ impl<T: Element> GradientPass<'_, T> {
             });
     }
 
-    /// Weights of one group of rows (as many as `sums`) and one block; zeros past the last column and in the
-    /// row after the last, because items of two rows may include it.
+    /// Computes the weights of one group of rows (as many as `sums`) in one block. Writes zeros past the last column
+    /// and in the row after the last, which bf16 items along columns may include.
     fn fill_tile(
         &self,
         items: &[Item],
@@ -251,7 +250,7 @@ impl<T: Element> GradientPass<'_, T> {
         }
     }
 
-    /// The factors of a chunk's rows, from known statistics or from the chunk's row sums.
+    /// Computes f_i and p_i of a chunk's rows, from known statistics or from the chunk's row sums.
     fn factors(
         &self,
         weights: &Weights,
@@ -369,7 +368,7 @@ impl<T: Element> GradientPass<'_, T> {
             _ => weights.across.items(),
         };
         let block_items = weights.rows * BLOCK / kernel.depth;
-        // By column, then by row: the order in which positives are subtracted.
+        // Sorted by column, then row: positives are subtracted in that order.
         let mut positives: Vec<(usize, usize)> = (0..rows)
             .filter_map(|row| {
                 let positive = problem.positive(first_row + row);
@@ -429,8 +428,8 @@ fn store<G: Element>(row: &mut [f32], to: &mut [G], accumulate: bool) {
     G::narrow(row, to);
 }
 
-/// Runs with the gradient as f32 without gaps: in place where it is, else through a buffer that is then rounded,
-/// or added to the gradient, once.
+/// Calls `run` with the gradient as f32 without gaps: the gradient itself where it is that, else a buffer, which
+/// is then rounded into the gradient or added to it.
 fn with_f32<G: Element>(
     gradient: Option<RowsMut<'_, G>>,
     accumulate: bool,

@@ -1,7 +1,7 @@
-//! The CPU engine: prepacked matrix products with the softmax fused in, over rayon.
+//! The CPU engine: matrix products of packed operands with the softmax fused in, parallel by rayon.
 //!
-//! The borders of blocks and chunks depend on the shape and the weights budget alone, and one task takes each sum,
-//! in a fixed order. Results are therefore bitwise equal for every number of threads.
+//! The shape and the weights budget alone determine blocks and chunks, and one task computes each sum in a fixed
+//! order. Results are therefore bitwise equal for every number of threads.
 
 mod gradient_pass;
 mod pack;
@@ -43,12 +43,12 @@ pub struct CpuEngine {
     pool: Option<ThreadPool>,
     weights_budget: Option<usize>,
     workspace: Workspace,
-    /// Overrides the choice by the inputs' type.
+    /// `None`: the kernel for the inputs' type. Tests set another.
     kernel: Option<&'static Kernel>,
 }
 
-/// Default bytes for the softmax weights of one chunk of rows. A smaller chunk stays in the L3 cache; a larger one
-/// reads and writes dk less often, once a chunk.
+/// Default bytes for the softmax weights of one chunk of rows: few enough for the L3 cache, but large chunks, because
+/// each chunk reads and writes dk once.
 const WEIGHTS_BUDGET: usize = 24 << 20;
 
 impl CpuEngine {
@@ -87,7 +87,7 @@ impl CpuEngine {
         self
     }
 
-    /// The microkernels in use here and the number of threads, for people to read.
+    /// The CPU's microkernels and the number of threads, as `infonce info` prints them.
     pub fn describe(&self) -> String {
         let threads = self.run(rayon::current_num_threads);
         format!(
@@ -115,7 +115,7 @@ impl CpuEngine {
         let panels = pack::panel_items(kernel, candidates, steps)
             + pack::panel_items(kernel, dim, candidates.div_ceil(kernel.depth));
         let weights = blocks * chunk * (BLOCK + 1);
-        // A row's dq before rounding, its packed anchor, two factors, and column and row of its positive.
+        // Of each row: dq before rounding, the packed anchor, two factors, and the positive's column and row.
         let mut chunk_items = chunk * (dim + steps + 6);
         if dk {
             chunk_items += pack::panel_items(kernel, dim, chunk.div_ceil(kernel.depth));
@@ -123,7 +123,7 @@ impl CpuEngine {
         if dk && G::DTYPE != DType::F32 {
             chunk_items += candidates * dim;
         }
-        // Partial sums of the statistics, and twelve values of 8 bytes for every row and column.
+        // Partial sums of the statistics (16 bytes each), and at most twelve f64 for every row and column.
         let statistics =
             16 * blocks * statistics_pass::CHUNK.min(anchors) + 96 * (anchors + candidates);
         let per_thread = 2 * size_of::<problem::LogitTile>() + 64 * 1024;
@@ -131,7 +131,7 @@ impl CpuEngine {
         item * (panels + weights + chunk_items) + statistics + threads * per_thread
     }
 
-    /// With this microkernel in place of the one that the CPU would choose.
+    /// Replaces the microkernel that the engine would choose.
     #[cfg(test)]
     pub(crate) fn with_kernel(mut self, kernel: &'static Kernel) -> Self {
         self.kernel = Some(kernel);
@@ -172,7 +172,7 @@ impl CpuEngine {
             budget: self.budget(),
         };
         let outcome = pass.run(gradients.dq, gradients.dk);
-        // s·∂loss/∂s = f·Σ⟨q_i, dq_i⟩, and what the rule adds.
+        // ∂loss/∂s = (f/s)·Σ⟨q_i, dq_i⟩ + Σ w_i·∂φ/∂s, f = `dots_factor`.
         let mut dscale = contrast.dots_factor() * outcome.anchors_dot_gradient / scale;
         if contrast.rule().depends_on_scale() {
             dscale += weight * outcome.scale_slopes;
@@ -264,7 +264,7 @@ impl Engine for CpuEngine {
         };
         self.run(|| {
             let problem = Problem::new(self.kernel::<T>(), problem, &self.workspace)?;
-            // For positives in other shards the statistics have the logit.
+            // Merged statistics have z₊ of a positive in another shard; the problem has not.
             let pairs = problem
                 .positive_logits
                 .iter()

@@ -1,4 +1,4 @@
-//! Packs operands in the order in which the microkernels read them.
+//! Packs the operands of matrix products in the order in which the microkernels read them.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -8,15 +8,15 @@ use rayon::prelude::*;
 use super::simd::{Item, Kernel, Right};
 use crate::element::{DType, Element};
 
-/// One cache line of items. A buffer of lines is aligned, so no vector load of a panel crosses two of them.
+/// One cache line of items. Lines are aligned to 64 bytes, so no vector load of a panel crosses two of them.
 #[derive(Clone, Copy, Pod, Zeroable)]
 #[repr(C, align(64))]
 struct Line([Item; 16]);
 
-/// Memory that calls leave to later calls: fresh pages cost more than packing into them.
+/// Buffers that later calls use again, because the page faults of fresh memory cost more than the packing.
 #[derive(Clone, Default)]
 pub(super) struct Workspace {
-    /// The smallest first.
+    /// Free buffers, the smallest first.
     free: Arc<Mutex<Vec<Vec<Line>>>>,
 }
 
@@ -46,7 +46,7 @@ impl Workspace {
     }
 
     fn free(&self) -> MutexGuard<'_, Vec<Vec<Line>>> {
-        // A panic cannot leave the list half-changed, so a poisoned lock is as good.
+        // No panic leaves the list half-changed, so a poisoned lock may be used.
         self.free.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -58,7 +58,7 @@ impl std::fmt::Debug for Workspace {
     }
 }
 
-/// Items that start on a cache line.
+/// A buffer of items that starts on a cache line and returns to its workspace when dropped.
 pub(super) struct Buffer {
     lines: Vec<Line>,
     items: usize,
@@ -88,17 +88,17 @@ impl Drop for Buffer {
     }
 }
 
-/// A packed right operand.
+/// A packed right operand B: panels of `width` columns, in which the items of one step (the summed axis) are adjacent.
 pub(super) struct Panels {
     buffer: Buffer,
     /// Items from panel to panel.
     stride: usize,
-    /// Items of one step: the panel's width.
+    /// Items of one step: columns of a panel.
     width: usize,
 }
 
 impl Panels {
-    /// Memory for `columns` columns and `steps` steps, of any contents.
+    /// Memory for `columns` columns and `steps` steps, with arbitrary contents.
     fn new(kernel: &Kernel, columns: usize, steps: usize, workspace: &Workspace) -> Self {
         Self {
             buffer: workspace.take(panel_items(kernel, columns, steps)),
@@ -130,15 +130,15 @@ pub(super) fn panel_items(kernel: &Kernel, columns: usize, steps: usize) -> usiz
     columns.div_ceil(kernel.panel) * steps * kernel.panel
 }
 
-/// Packs row-major `rows` × `dim` so that **rows** are the product's columns and `dim` is summed:
-/// the candidates of the logits.
+/// Packs a row-major matrix so that its **rows** are the product's columns and `dim` is the summed axis: the
+/// candidates, for the logits.
 pub(super) fn pack_transposed<T: Element>(
     kernel: &Kernel,
     rows: &[T],
     dim: usize,
     workspace: &Workspace,
 ) -> Panels {
-    /// Steps of a panel that are written together: they stay in the L1 cache.
+    /// Steps of a panel that are written together, few enough for the L1 cache.
     const STEPS: usize = 16;
     let steps = dim.div_ceil(kernel.depth);
     let mut panels = Panels::new(kernel, rows.len() / dim, steps, workspace);
@@ -168,8 +168,8 @@ pub(super) fn pack_transposed<T: Element>(
     panels
 }
 
-/// Packs row-major `rows` × `dim` so that `dim` are the product's columns and **rows** are summed,
-/// each row times its factor: the operands of the gradients.
+/// Packs a row-major matrix so that its columns are the product's columns and its **rows** are summed, each row
+/// times its factor: the right operands of the gradients.
 pub(super) fn pack_summed<T: Element>(
     kernel: &Kernel,
     rows: &[T],
@@ -216,7 +216,7 @@ pub(super) fn pack_summed<T: Element>(
 /// The widest panel of any kernel.
 const MAX_PANEL: usize = 32;
 
-/// One row as items along the row.
+/// Converts one row to items along the row.
 fn row_to_items<T: Element>(kernel: &Kernel, row: &[T], items: &mut [Item]) {
     if kernel.depth == 1 {
         T::widen(row, bytemuck::cast_slice_mut(items));
@@ -228,8 +228,8 @@ fn row_to_items<T: Element>(kernel: &Kernel, row: &[T], items: &mut [Item]) {
     }
 }
 
-/// Row-major `rows` × `dim` as items along each row: borrowed where the bits are those of items, else
-/// converted into `storage`.
+/// A row-major matrix as items along each row: borrowed where its bits are already items, else converted into
+/// `storage`.
 pub(super) fn row_items<'a, T: Element>(
     kernel: &Kernel,
     rows: &'a [T],
@@ -253,22 +253,22 @@ pub(super) fn row_items<'a, T: Element>(
     storage
 }
 
-/// Stores a row of f32 weights as items along the row.
+/// Rounds a row of f32 weights to bf16 items along the row.
 pub(super) fn weights_to_items(weights: &[f32], items: &mut [Item]) {
     for (item, pair) in items.iter_mut().zip(weights.chunks_exact(2)) {
         *item = pair_to_item(pair[0], pair[1]);
     }
 }
 
-/// Stores two rows of f32 weights as items across the rows.
+/// Rounds two rows of f32 weights to bf16 items along the columns.
 pub(super) fn weight_rows_to_items(upper: &[f32], lower: &[f32], items: &mut [Item]) {
     for ((item, &first), &second) in items.iter_mut().zip(upper).zip(lower) {
         *item = pair_to_item(first, second);
     }
 }
 
-/// Two bf16 in one item, rounded to nearest even by integer arithmetic so that the loops above
-/// vectorise. A NaN keeps its upper bits, so it stays one.
+/// Rounds two elements to bf16 in one item: to nearest even, by integer arithmetic so that the loops above
+/// vectorise. A NaN becomes a quiet NaN.
 #[inline(always)]
 fn pair_to_item(first: f32, second: f32) -> Item {
     (round_to_bf16(first) >> 16) | (round_to_bf16(second) & 0xffff_0000)

@@ -1,4 +1,4 @@
-//! One call's inputs, prepared: packed candidates, masks, positive logits and the offset.
+//! One call's inputs, prepared: packed candidates, the positives' logits, and a fixed offset where logits are bounded.
 
 use std::borrow::Cow;
 
@@ -13,8 +13,8 @@ use crate::inputs::{self, Matrices};
 use crate::losses::RowContext;
 use crate::rows::{Matrix, Rows};
 
-/// Columns of a block: a block's logits for one group of rows stay in the L2 cache.
-/// A multiple of every kernel's panel and tile rows.
+/// Columns of a block of logits. A group of rows has few enough logits in a block for the L2 cache. BLOCK is a
+/// multiple of every kernel's panel and tile rows.
 pub(super) const BLOCK: usize = 192;
 
 /// Rows of a group: the rows whose logits are computed before their exponentials.
@@ -23,12 +23,12 @@ pub(super) const GROUP: usize = 48;
 /// Logits of one group of rows and one block of columns.
 pub(super) type LogitTile = [f32; GROUP * BLOCK];
 
-/// Bound on the logits less the fixed offset, in nats: every exponential is at most e³⁰, and a sum of 2⁶⁴ of them is
-/// far from overflow.
+/// The largest z − o with a fixed offset o, in nats: every exponential is at most e³⁰, and a sum of 2⁶⁴ of them is
+/// far from f32 overflow.
 const HEADROOM: f64 = 30.0;
 
 /// The largest bound L on |z| with a fixed offset, in nats. The offset is L − 30, so that no exponential is below
-/// e^(30−2L) = e⁻⁶⁰: neither it nor the reciprocal of a row sum times a loss scale leaves the range of f32.
+/// e^(30−2L) = e⁻⁶⁰: neither it nor 1/(row sum), times a loss scale, leaves the range of f32.
 const LARGEST_BOUNDED_LOGIT: f64 = 45.0;
 
 /// Inputs of one call.
@@ -39,11 +39,11 @@ pub(super) struct Problem<'a, T> {
     pub shape: Shape,
     /// Anchors, N × D.
     pub q: Rows<'a, T>,
-    /// Candidates that all anchors share, M × D: the queue for MoCo.
+    /// Candidates, M × D; for MoCo the queue.
     pub k: Rows<'a, T>,
-    /// Each anchor's own key, N × D, where that is its positive.
+    /// For MoCo: each anchor's own key, N × D, which is its positive.
     own_keys: Option<Rows<'a, T>>,
-    /// Which candidate is each anchor's positive, where one is.
+    /// Each anchor's positive among the candidates, if it is there.
     positives: Vec<Option<usize>>,
     /// `k`, packed for the logits.
     candidates: Panels,
@@ -53,10 +53,10 @@ pub(super) struct Problem<'a, T> {
     negatives: usize,
     /// s·log₂e.
     pub scale2: f32,
-    /// z₊ of each row. NaN where an input that the row depends on is not finite: the exponentials could hide
-    /// a NaN or infinity, z₊ passes it to the loss.
+    /// z₊ of each row; −∞ without a positive. NaN where an input that the row depends on is not finite: exponentials
+    /// could hide that from the loss.
     pub positive_logits: Vec<f64>,
-    /// A fixed offset in base 2 for all rows and columns, when the logits are bounded.
+    /// o·log₂e, one for all rows and columns, where logits are bounded by [`LARGEST_BOUNDED_LOGIT`].
     pub fixed_offset2: Option<f32>,
 }
 
@@ -131,7 +131,7 @@ impl<'a, T: Element> Problem<'a, T> {
         Ok(problem)
     }
 
-    /// Which candidate is the positive of anchor `i`, if one is.
+    /// The positive's index among the candidates, if anchor `i` has one there.
     pub fn positive(&self, i: usize) -> Option<usize> {
         self.positives[i]
     }
@@ -149,7 +149,7 @@ impl<'a, T: Element> Problem<'a, T> {
         self.q.slice(first, count).contiguous()
     }
 
-    /// What the rows' losses depend on, with these positives' logits.
+    /// The context of the rows' losses; `positives` is z₊ of every row.
     pub fn context(&self, positives: &[f64]) -> RowContext {
         let positives = positives.iter().copied();
         RowContext::new(self.contrast.rule(), self.scale, self.negatives, positives)
@@ -171,8 +171,8 @@ impl<'a, T: Element> Problem<'a, T> {
         self.shape.dim.div_ceil(self.kernel.depth)
     }
 
-    /// ⟨q_i, k_j⟩ of the rows from row `first_row` on, whose items are `anchors`, and one block of columns;
-    /// −∞ for all but the row's negatives. Rows of `tile` are BLOCK elements apart.
+    /// Writes ⟨q_i, k_j⟩ of one block of columns and the rows from `first_row` on, whose items are `anchors`, to
+    /// `tile`, whose rows are BLOCK elements apart. −∞ for the positive and for an excluded candidate.
     pub fn negative_products(
         &self,
         anchors: &[Item],
@@ -195,8 +195,8 @@ impl<'a, T: Element> Problem<'a, T> {
     }
 }
 
-/// Products with the `columns` candidates from `first` on, the first of a block. Rows of `tile` are BLOCK
-/// elements apart.
+/// Writes the products with the `columns` candidates from `first` on, a multiple of BLOCK, to `tile`, whose rows
+/// are BLOCK elements apart.
 pub(super) fn block_products(
     kernel: &Kernel,
     left: Left<'_>,
@@ -213,7 +213,7 @@ pub(super) fn block_products(
     kernel.multiply(left, candidates.at_panel(first / kernel.panel), output);
 }
 
-/// The largest finite row norm, and whether all are finite; in f64, where no finite f32 overflows.
+/// The largest finite row norm, and whether all are finite. Norms are f64, where no square of an f32 overflows.
 fn largest_norm<T: Element>(kernel: &Kernel, rows: Rows<'_, T>) -> (f64, bool) {
     (0..rows.rows())
         .into_par_iter()

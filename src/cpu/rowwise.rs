@@ -27,7 +27,7 @@ pub(super) fn normalize<T: Element, O: Element>(
             let (x, y) = (&x[..dim], &mut y[..dim]);
             let length = kernel.dot(x, x).sqrt();
             *norm = length as f32;
-            // False for a NaN, which epsilon must not replace.
+            // A NaN compares as false, so epsilon does not replace it.
             let is_short = length < f64::from(epsilon);
             let divisor = if is_short { epsilon.into() } else { length };
             for (y, x) in y.iter_mut().zip(x) {
@@ -36,7 +36,7 @@ pub(super) fn normalize<T: Element, O: Element>(
         });
 }
 
-/// dx_i = (dy_i − y_i⟨y_i, dy_i⟩)/‖x_i‖, or dy_i/epsilon; shapes have been checked.
+/// dx_i = (dy_i − y_i⟨y_i, dy_i⟩)/‖x_i‖, or dy_i/epsilon where ‖x_i‖ ≤ epsilon; shapes have been checked.
 pub(super) fn normalize_backward<T: Element, G: Element>(
     y: Rows<'_, T>,
     norms: &[f32],
@@ -60,7 +60,7 @@ pub(super) fn normalize_backward<T: Element, G: Element>(
             for ((dx, y), dy) in dx.iter_mut().zip(y).zip(dy) {
                 *dx = G::from_f32((dy.to_f32() - y.to_f32() * along) / divisor);
             }
-            // One infinity would end training, and the direction of so short a row is rounding error.
+            // As the reference: an infinity would end training, and a short row's direction is rounding error.
             if norm <= short && !is_finite(dx) && is_finite(y) && is_finite(dy) {
                 dx.fill(G::from_f32(0.0));
             }

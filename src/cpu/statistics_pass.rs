@@ -1,5 +1,5 @@
-//! log Σ exp over the negatives of every row, and of every column where columns have a loss: 2NMD FLOPs. With a
-//! fixed offset NT-Xent takes half of that, because its logits are symmetric.
+//! Computes lse⁻, log Σ exp over the negatives of every row, and of every column where columns have a loss: 2NMD
+//! FLOPs, and half of that for NT-Xent with a fixed offset, because its logits are symmetric.
 
 use rayon::prelude::*;
 
@@ -8,7 +8,7 @@ use super::problem::{BLOCK, GROUP, LogitTile, Problem};
 use super::simd::Item;
 use crate::element::Element;
 
-/// Rows of a chunk, which has one partial sum a row and block.
+/// Rows of a chunk. A chunk stores one partial sum for each row and block.
 pub(super) const CHUNK: usize = 16 * GROUP;
 
 /// lse⁻ in nats; −∞ where there are no negatives.
@@ -17,7 +17,7 @@ pub(super) struct NegativesLse {
     pub columns: Option<Vec<f64>>,
 }
 
-/// sum · 2^offset₂.
+/// A sum of exponentials, equal to `sum` · 2^`offset2`.
 #[derive(Clone, Copy)]
 struct ScaledSum {
     offset2: f32,
@@ -62,7 +62,7 @@ enum Sums {
 
 /// lse⁻ of every row, and of every column where columns have a loss.
 pub(super) fn negatives_lse<T: Element>(problem: &Problem<'_, T>) -> NegativesLse {
-    // z_ij = z_ji where anchors are the candidates.
+    // Where anchors are the candidates, z_ij = z_ji.
     let sums = if problem.contrast.has_columns() {
         Sums::RowsAndColumns
     } else if problem.contrast.is_shared() && problem.fixed_offset2.is_some() {
@@ -154,14 +154,14 @@ impl<T: Element> BlockTask<'_, T> {
                 }
             }
             if self.problem.fixed_offset2.is_none() {
-                // Before the rows, whose exponentials overwrite the logits.
+                // Columns come first, because the rows' exponentials overwrite the logits.
                 self.sum_columns_with_maximum(&tile[..rows.len() * BLOCK], columns);
             }
             self.sum_rows(&mut tile, rows, columns);
         }
     }
 
-    /// The rows' sums, with the fixed offset or each row's maximum; with the fixed one the columns' too.
+    /// Sums rows, with the fixed offset or each row's maximum; with the fixed offset it sums columns too.
     fn sum_rows(&self, tile: &mut LogitTile, rows: &mut [ScaledSum], columns: &mut [ScaledSum]) {
         let Problem {
             kernel,
@@ -229,7 +229,7 @@ impl<T: Element> BlockTask<'_, T> {
     }
 }
 
-/// 0 for −∞, the maximum of no logits, which cannot be an offset.
+/// The maximum as an offset: 0 for −∞, the maximum of no logits.
 fn or_zero(maximum2: f32) -> f32 {
     if maximum2 == f32::NEG_INFINITY {
         0.0

@@ -1,4 +1,4 @@
-//! The k best candidates of every query, selected while scores are computed; ties by index.
+//! The k best candidates of every query, selected while scores are computed. Ties go to the lower index.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -17,7 +17,7 @@ type Ranked = (Reverse<u32>, u32);
 
 const SIGN: u32 = 1 << 31;
 
-/// An integer in the order of the scores, NaN above all; −0 is 0.
+/// An integer that orders as the scores do: NaN above all, −0 equal to 0.
 fn rank(score: f32) -> u32 {
     match (score + 0.0).to_bits() {
         _ if score.is_nan() => u32::MAX,
@@ -31,7 +31,7 @@ fn score(rank: u32) -> f32 {
     f32::from_bits(if rank < SIGN { !rank } else { rank & !SIGN })
 }
 
-/// `k` has been checked against the number of candidates.
+/// Indices and scores of each query's best `k` candidates; `k` has been checked.
 pub(super) fn top_k<T: Element>(
     queries: Rows<'_, T>,
     candidates: Rows<'_, T>,
@@ -54,7 +54,7 @@ pub(super) fn top_k<T: Element>(
         .for_each(|(group, ((queries, indices), scores))| {
             let mut storage = Vec::new();
             let items = row_items(kernel, queries, dim, &mut storage);
-            // A heap, and the least score that still enters it.
+            // Of each query: the heap of its best, and the least score that still enters it.
             let none = (BinaryHeap::with_capacity(k + 1), f32::NEG_INFINITY);
             let mut best = vec![none; queries.len() / dim];
             let mut tile: LogitTile = [0.0; GROUP * BLOCK];

@@ -16,8 +16,8 @@ pub(super) const LOSS: Loss = Loss {
 
 impl Contrast {
     /// CLIP's symmetric loss (Radford et al. 2021, figure 3) on [`Inputs::Pair`](crate::Inputs::Pair) with
-    /// N = M: half the mean row loss plus half the mean column loss of one logit matrix. Takes the scale s, which
-    /// is learned ([`LogScale`]).
+    /// N = M: half the mean InfoNCE loss of the logits' rows plus half that of their columns. Takes the scale s,
+    /// not τ, because s is learned ([`LogScale`]).
     ///
     /// # Errors
     /// [`Error::Scalar`] unless `scale` is finite and greater than 0.
@@ -26,7 +26,7 @@ impl Contrast {
     }
 }
 
-/// log s of CLIP, the parameter that an optimiser sees (Radford et al. 2021, section 2.5).
+/// CLIP's learnable parameter log s (Radford et al. 2021, section 2.5).
 ///
 /// The clamp to [0, ln 100], or to another largest scale, belongs **after** the optimiser's step: a
 /// clamp in the forward pass would leave the parameter outside its range with a zero gradient.
@@ -86,7 +86,7 @@ impl LogScale {
         self.value.exp().clamp(1.0, self.max_scale)
     }
 
-    /// The contrast at the present scale.
+    /// CLIP's contrast at the present scale.
     ///
     /// # Errors
     /// [`Error::Scalar`] when a step was not finite.

@@ -24,7 +24,7 @@ pub(super) const WEIGHTED: Loss = Loss {
 
 impl Contrast {
     /// DCL (Yeh et al. 2022, equation 6) on [`Inputs::Shared`](crate::Inputs::Shared): NT-Xent with the
-    /// positive left out of the denominator, lse⁻ − z₊, mean over 2N rows. It can be negative.
+    /// positive left out of the denominator, lse⁻ − z₊, mean over the N rows. It can be negative.
     ///
     /// # Errors
     /// [`Error::Scalar`] unless `temperature` is finite and greater than 0.
@@ -34,8 +34,8 @@ impl Contrast {
     }
 
     /// DCLW (Yeh et al. 2022, section 3): [`dcl`](Self::dcl) whose positive's logit is multiplied by
-    /// w_i = 2 − exp(⟨z_i, z₊⟩/σ) / mean exp(⟨z_i, z₊⟩/σ), the mean over the rows; w carries no gradient.
-    /// The paper's σ is 0.5.
+    /// w_i = 2 − exp(z₊/(sσ)) / mean exp(z₊/(sσ)), the mean over the rows, s = 1/τ. w carries no gradient. The
+    /// paper's σ is 0.5.
     ///
     /// # Errors
     /// [`Error::Scalar`] unless `temperature` and `sigma` are finite and greater than 0.

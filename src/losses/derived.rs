@@ -24,7 +24,7 @@ impl Contrast {
         self.description().directions == Directions::RowsAndColumns
     }
 
-    /// Whether W_ij has one term, exp(z_ij − o_i): columns have no loss, and anchors are not the candidates.
+    /// Whether a softmax weight has one term, exp(z_ij − o_i): only rows have a loss, and anchors are no candidates.
     pub fn is_one_way(&self) -> bool {
         !self.has_columns() && !self.is_shared()
     }
@@ -34,24 +34,24 @@ impl Contrast {
         !self.is_shared() && self.description().keys == Keys::Trained
     }
 
-    /// f in ∂loss/∂s = (f/s)·Σ⟨q_i, dq_i⟩ + Σ w_i·∂φ/∂s: ½ where anchors are the candidates, because each logit
-    /// then counts in two rows.
+    /// f in ∂loss/∂s = (f/s)·Σ⟨q_i, dq_i⟩ + Σ w_i·∂φ/∂s. Where anchors are the candidates f is ½,
+    /// because z_ij contributes to both dq_i and dq_j; else 1.
     pub fn dots_factor(&self) -> f64 {
         if self.is_shared() { 0.5 } else { 1.0 }
     }
 
-    /// m: negatives of a row that has a positive.
+    /// m, the number of negatives among `candidates` candidates of a row that has a positive.
     pub fn negatives(&self, candidates: usize) -> usize {
         let others = usize::from(!self.has_own_keys()) + usize::from(self.excludes_self());
         candidates.saturating_sub(others)
     }
 
-    /// Whether the inputs say which candidates are positives, and need not say the diagonal.
+    /// Whether the inputs choose the positives. Where columns have a loss, the positives are the diagonal.
     pub fn takes_positives(&self) -> bool {
         self.description().positives == PositiveRule::Given && !self.has_columns()
     }
 
-    /// The index of the other view of each of `anchors` anchors, where that is the positive.
+    /// The index of each anchor's other view; `None` unless that is the loss's positive.
     pub(crate) fn other_views(&self, anchors: usize) -> Vec<Option<usize>> {
         let is_positive = self.description().positives == PositiveRule::OtherView;
         let other = |i| is_positive.then_some((i + anchors / 2) % anchors);

@@ -53,12 +53,12 @@ pub enum Directions {
     RowsAndColumns,
 }
 
-/// What candidates are made of.
+/// Whether candidates have a gradient.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Keys {
-    /// Outputs of an encoder that is trained: they have a gradient.
+    /// They have one: they come from an encoder that is trained.
     Trained,
-    /// Constants: outputs of a momentum encoder, a queue.
+    /// They have none: they come from a momentum encoder or a queue.
     Constant,
 }
 
@@ -126,12 +126,12 @@ impl Description {
         ..Self::PAIR
     };
 
-    /// With another rule of a row's loss.
+    /// Replaces the rule of a row's loss.
     pub(crate) const fn with_rule(self, rule: RowRule) -> Self {
         Self { rule, ..self }
     }
 
-    /// With the batch's other keys in place of a queue, where there is one.
+    /// Replaces a queue, where there is one, by the batch's other keys.
     pub(crate) fn in_batch(self) -> Self {
         match self.layout {
             Layout::Queue => Self {

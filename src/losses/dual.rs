@@ -1,5 +1,5 @@
-//! Dual numbers: values with their derivatives by lse⁻, z₊ and s (forward-mode differentiation). A loss's formula on
-//! them gives the reference φ and its gradient.
+//! Dual numbers: values with their derivatives by lse⁻, z₊ and s (forward-mode differentiation). The
+//! reference evaluates a loss's formula on them, which gives φ and its gradient.
 
 use std::ops::{Add, Mul, Neg, Sub};
 
@@ -30,7 +30,7 @@ impl Dual {
     fn map(self, value: f64, slope: f64) -> Self {
         Self {
             value,
-            // 0 for a variable that does not enter, even where the slope is infinite.
+            // A variable that does not enter keeps slope 0, even where f′ is infinite: 0·∞ is NaN.
             slopes: self.slopes.map(|x| if x == 0.0 { 0.0 } else { slope * x }),
         }
     }
@@ -57,7 +57,7 @@ impl Dual {
         self.map(value, 1.0 / (1.0 + (-x).exp()))
     }
 
-    /// The larger; NaN where `self` is.
+    /// The larger of both; NaN where `self` is NaN.
     pub fn max(self, other: Self) -> Self {
         if self.value > other.value || self.value.is_nan() {
             self

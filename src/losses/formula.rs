@@ -1,4 +1,4 @@
-//! A row's loss by its paper's formula, in dual numbers: what the reference computes.
+//! Each rule's φ by its paper's formula, on dual numbers; the reference computes it.
 
 use super::dual::Dual;
 use super::rule::{RowContext, RowRule};

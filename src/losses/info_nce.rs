@@ -14,8 +14,8 @@ pub(super) const LOSS: Loss = Loss {
 };
 
 impl Contrast {
-    /// One-way InfoNCE (van den Oord et al. 2018, equation 4) on [`Inputs::Pair`](crate::Inputs::Pair):
-    /// anchors q against candidates k, mean over the N anchors.
+    /// One-way InfoNCE (van den Oord et al. 2018, equation 4) on [`Inputs::Pair`](crate::Inputs::Pair): anchors q
+    /// against candidates k, −ln(e^{z₊}/(e^{z₊} + Σ e^{z⁻})), mean over the N anchors.
     ///
     /// # Errors
     /// [`Error::Scalar`] unless `temperature` is finite and greater than 0.

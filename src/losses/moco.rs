@@ -14,9 +14,9 @@ pub(super) const LOSS: Loss = Loss {
 };
 
 impl Contrast {
-    /// MoCo's loss (He et al. 2020, equation 1) on [`Inputs::Queue`](crate::Inputs::Queue): each query
-    /// against its own key and all keys of the queue, mean over the N queries. Keys and queue carry no
-    /// gradient.
+    /// MoCo's loss (He et al. 2020, equation 1) on [`Inputs::Queue`](crate::Inputs::Queue): each query against its
+    /// own key (z₊) and all keys of the queue (z⁻), −ln(e^{z₊}/(e^{z₊} + Σ e^{z⁻})), mean over the N queries. Keys
+    /// and queue carry no gradient.
     ///
     /// Every key of the queue is a negative, also a copy of an anchor's own key: enqueue a batch's keys after
     /// its loss.

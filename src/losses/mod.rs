@@ -1,4 +1,4 @@
-//! The losses: each a file with its constructor, its paper, its formula and its row of [`TABLE`].
+//! The losses. Each has a file with its paper, formula, constructor and row of [`TABLE`].
 //!
 //! A loss is data, a [`Description`]: the layout of its inputs, which candidate is an anchor's positive, which
 //! candidates it excludes, which directions have a loss, and the [`RowRule`]. Engines compute any description;
@@ -29,7 +29,7 @@ pub struct Loss {
     pub name: &'static str,
     /// Paper and equation.
     pub source: &'static str,
-    /// A row's loss φ.
+    /// φ, the loss of a row of the logits, as text.
     pub formula: &'static str,
     /// The paper's temperature.
     pub temperature: f32,

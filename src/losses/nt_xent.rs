@@ -15,8 +15,8 @@ pub(super) const LOSS: Loss = Loss {
 
 impl Contrast {
     /// NT-Xent of SimCLR (Chen et al. 2020, equation 1) on [`Inputs::Shared`](crate::Inputs::Shared):
-    /// two views of N images, 2N rows. The positive of row i is row (i+N) mod 2N, every row excludes itself, and
-    /// the loss is the mean over the rows.
+    /// N rows, two views of N/2 images. The positive of row i is row (i + N/2) mod N. Every row excludes itself.
+    /// The loss is the mean over the rows of −ln(e^{z₊}/(e^{z₊} + Σ e^{z⁻})).
     ///
     /// # Errors
     /// [`Error::Scalar`] unless `temperature` is finite and greater than 0.

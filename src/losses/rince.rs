@@ -15,10 +15,10 @@ pub(super) const LOSS: Loss = Loss {
 
 impl Contrast {
     /// RINCE (Chuang et al. 2022, section 4) on [`Inputs::Shared`](crate::Inputs::Shared):
-    /// −e^{q z₊}/q + (λ(e^{z₊} + Σ e^{z⁻}))^q/q, mean over 2N rows. q → 0 is InfoNCE; q = 1 is robust against
+    /// −e^{q z₊}/q + (λ(e^{z₊} + Σ e^{z⁻}))^q/q, mean over the N rows. q → 0 is InfoNCE; q = 1 is robust against
     /// false positives. The paper's λ is 0.025 (0.01 on ImageNet), its q 0.1 to 1.
     ///
-    /// Values grow as e^{q z₊}: past q/τ of about 80 they leave f32.
+    /// Values grow as e^{q z₊}: of unit rows they overflow f32 where q/τ is above about 80.
     ///
     /// # Errors
     /// [`Error::Scalar`] unless `temperature` is finite and greater than 0, and `q` and `lambda` are greater

@@ -15,7 +15,7 @@ use crate::error::{Error, positive, within};
 #[non_exhaustive]
 pub enum RowRule {
     /// softplus(lse⁻ − (z₊ − margin)): the cross-entropy of a softmax over positive and negatives, with a margin
-    /// taken off the positive's logit.
+    /// subtracted from the positive's logit.
     Softmax {
         /// In logits; 0 for InfoNCE.
         margin: f32,
@@ -52,7 +52,7 @@ pub struct RowContext {
 }
 
 impl RowContext {
-    /// The context of rows with these logits of positives.
+    /// The context of rows whose positives have the logits `positives`.
     pub(crate) fn new(
         rule: RowRule,
         scale: f64,
@@ -72,7 +72,7 @@ impl RowContext {
 pub struct RowValues {
     /// φ.
     pub value: f64,
-    /// o, in nats: a negative's weight is exp(z − o).
+    /// o, in nats: ∂φ/∂z of a negative is exp(z − o).
     pub offset: f64,
     /// a = ∂φ/∂lse⁻.
     pub negatives: f64,
@@ -83,7 +83,7 @@ pub struct RowValues {
 }
 
 impl RowRule {
-    /// InfoNCE's.
+    /// InfoNCE's rule.
     pub const SOFTMAX: Self = Self::Softmax { margin: 0.0 };
 
     /// Checks the hyper-parameters.
@@ -147,7 +147,7 @@ impl RowRule {
         matches!(self, Self::Softmax { .. })
     }
 
-    /// `RowRule` of kernels/tile/row_rule.h: which formula, and its two parameters.
+    /// The rule as kernels take it (`RowRule` of kernels/tile/row_rule.h): the formula's number and two parameters.
     #[cfg(any(feature = "emulator", feature = "cuda"))]
     pub(crate) fn encoded(self) -> (u32, [f32; 2]) {
         match self {

@@ -1,6 +1,6 @@
 //! Checksums of all results on fixed inputs: a change that must not alter results alters no bit.
 //!
-//! They hold for x86-64 Linux with the GNU C library, whose `exp` and `log` enter them.
+//! The checksums are those of x86-64 Linux with the GNU C library, whose `exp` and `log` enter them.
 
 use half::{bf16, f16};
 
@@ -46,7 +46,7 @@ fn numbers<T: Element>(count: usize, seed: u64, largest: f32) -> Vec<T> {
 
 const UPSTREAM: f32 = 1.5;
 
-/// N, M, D and s: logits within the bound of a fixed offset and past it; fused gradients and chunked ones.
+/// N, M, D and s: logits bounded for a fixed offset and others; fused gradients and chunked ones.
 const SHAPES: [(usize, usize, usize, f32); 3] =
     [(66, 100, 40, 10.0), (34, 70, 272, 2.0), (34, 70, 40, 100.0)];
 
@@ -124,7 +124,7 @@ fn add_gradients<E: Engine<Memory = HostMemory>, T: Element, G: Element>(
     }
 }
 
-/// Holds each loss of an engine, its kernels and a type to its checksum.
+/// Compares the checksum of each loss, on an engine and with inputs of type `T`, with the known one.
 fn check<E: Engine<Memory = HostMemory>, T: Element>(name: &str, engine: &E) {
     let name = format!("{name}, {}", T::DTYPE);
     let found: [u64; 5] = std::array::from_fn(|loss| of_loss::<E, T>(engine, loss));
@@ -161,7 +161,7 @@ fn emulated_results_keep_their_bits() {
     check::<_, bf16>("kernels for sm_90a", &hopper);
 }
 
-/// By engine, kernels and type of inputs; each loss of [`LOSSES`].
+/// The checksums of each loss of [`LOSSES`], by kernels and type of inputs.
 #[rustfmt::skip]
 const CHECKSUMS: [(&str, [u64; 5]); 16] = [
     ("avx512f f32, f32",

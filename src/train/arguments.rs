@@ -11,7 +11,7 @@ use super::engine::EngineName;
 use super::train_config::{TrainConfig, keys};
 
 /// The arguments of `infonce train`. `--config` supplies what they leave out, and defaults supply
-/// the rest. Those that a configuration has too are serialised under their keys there.
+/// the rest. Arguments that `config.toml` has too are serialised under its keys.
 #[derive(Args, Clone, Debug, Serialize)]
 #[command(after_help = EXIT_CODES)]
 pub struct TrainArgs {

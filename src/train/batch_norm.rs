@@ -1,8 +1,8 @@
 //! Batch normalisation over the rows of a matrix (Ioffe and Szegedy 2015, algorithm 1).
 //!
-//! Parameters and running statistics are those of burn's module. Its forward pass transposes and
-//! copies the activations five times. Over rows of channels everything is a sum over rows or the
-//! broadcast of a row, which is much faster on the CPU.
+//! Parameters and running statistics are those of burn's module, whose forward pass transposes and
+//! copies the activations five times. Here a row holds the channels of one place: all work
+//! is sums over rows and broadcasts of a row.
 
 use burn::nn::BatchNorm;
 use burn::tensor::Tensor;

@@ -35,7 +35,7 @@ pub fn into_floats<B: Backend, const D: usize>(
     Ok(tensor.into_data().into_vec()?)
 }
 
-/// Rows scaled to length 1, and their lengths before.
+/// Rows scaled to length 1, N × D in f32, and their lengths before.
 #[derive(Debug)]
 pub struct UnitRows<P: Platform> {
     values: P::Owned,
@@ -87,7 +87,7 @@ impl<P: Platform> UnitRows<P> {
 /// The graph of detached embeddings, which [`attach`](Self::attach) continues with the loss.
 pub struct Graph<B: Backend> {
     operation: OpsKind<EngineLoss, B, FloatTensor<B>, NoCheckpointing, 1>,
-    /// Keeps the node alive.
+    /// Keeps the embeddings' node of the graph alive.
     _end: Arc<NodeId>,
 }
 

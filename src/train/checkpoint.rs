@@ -1,4 +1,4 @@
-//! Checkpoints: everything that training has learned, in one safetensors file.
+//! Checkpoints: the model and MoCo's state in one safetensors file, without the optimiser's state.
 //!
 //! Tensors are named `model.…` (encoder and projection head). MoCo adds `key.…` (the momentum
 //! encoder) and `queue` (its keys). Everything else is JSON in the file's metadata. A file appears
@@ -76,7 +76,7 @@ fn content(path: &Path, reason: impl ToString) -> CheckpointError {
     }
 }
 
-/// Writes a checkpoint to `path`, over one that may be there.
+/// Writes a checkpoint to `path` in place of one that may be there.
 ///
 /// # Errors
 /// [`CheckpointError`]; what was at `path` is then still there.

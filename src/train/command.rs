@@ -1,4 +1,4 @@
-//! `infonce train` from its arguments to its exit code.
+//! Runs `infonce train`, from its arguments to its exit code.
 
 use std::ffi::OsStr;
 use std::io::Write;
@@ -123,7 +123,7 @@ fn train<P: Platform>(
 fn run_name(config: &RunConfig) -> String {
     let data = match config.data.path() {
         None => Some("demo".into()),
-        // A folder's name has no extension, and `.` and `..` have no name.
+        // A dot in a folder's name starts no extension; `.` and `..` have no name.
         Some(path) if path.is_dir() => path.file_name().map(OsStr::to_string_lossy),
         Some(path) => path.file_stem().map(OsStr::to_string_lossy),
     };

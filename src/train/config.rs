@@ -33,7 +33,7 @@ pub enum ConfigError {
         found: String,
         asked: &'static str,
     },
-    /// An option of MoCo with another method, or of its queue with a loss without one.
+    /// A MoCo option with another method, or a queue option with a loss that has no queue.
     #[error("{option} belongs to moco; {given} takes its negatives from the batch")]
     MocoOnly { option: &'static str, given: String },
     /// A value of the command line that does not fit.

@@ -21,7 +21,7 @@ pub struct Cuda {
 }
 
 impl Cuda {
-    /// On device 0.
+    /// The platform on device 0.
     ///
     /// # Errors
     /// [`Error::Unavailable`] without a driver, without a device of compute capability 8.0, or

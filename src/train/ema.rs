@@ -91,7 +91,7 @@ fn flat_parameters<B: Backend, M: Module<B>>(module: &M) -> Parameters<B> {
     collection.0
 }
 
-/// Whether each parameter is learnable, and its values as a vector.
+/// Of each parameter: whether it is learnable, and its values as a vector.
 type Parameters<B> = HashMap<ParamId, (bool, Tensor<B, 1>)>;
 
 struct Collection<B: Backend>(Parameters<B>);

@@ -103,9 +103,9 @@ fn linear<B: Backend>(
 /// Encoder and projection head.
 #[derive(Module, Debug)]
 pub struct Model<B: Backend> {
-    /// Images to features.
+    /// Maps images to features.
     pub encoder: Encoder<B>,
-    /// Features to embeddings.
+    /// Maps features to embeddings.
     pub head: ProjectionHead<B>,
 }
 
@@ -117,7 +117,7 @@ impl<B: Backend> Model<B> {
     }
 }
 
-/// Images to features.
+/// The convolutional network, from images to features.
 #[derive(Module, Debug)]
 pub struct Encoder<B: Backend> {
     layers: Vec<Layer<B>>,

@@ -1,4 +1,4 @@
-//! The end of a run: evaluates, then writes the pictures, the page and the last record.
+//! The end of a run: evaluates, then writes both pictures, `report.html` and the last record.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
@@ -15,7 +15,7 @@ use super::run_folder::{self, Metrics, RunFolder};
 use super::trainer::Trainer;
 use crate::CpuEngine;
 
-/// What the end of a run is computed from.
+/// A finished training, with all that its evaluation and report need.
 #[derive(Debug)]
 pub struct Ending<'a> {
     /// The method's name in papers.

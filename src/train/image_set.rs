@@ -1,4 +1,4 @@
-//! Images of one size, as loaders return them and views are drawn from them.
+//! [`ImageSet`], images of one size: loaders return it, and views are drawn from it.
 
 /// Images of one size.
 ///

@@ -1,4 +1,4 @@
-//! Evaluates a trained encoder against its untrained state and against pixels.
+//! Evaluates a trained encoder beside two baselines: its untrained state, and pixels.
 
 use super::augment::{ViewKey, augment_batch};
 use super::config::RunConfig;
@@ -29,7 +29,7 @@ impl Features {
     }
 }
 
-/// Accuracies and collapse checks of a trained encoder. Images without labels have no accuracies.
+/// Computes accuracies and collapse checks of a trained encoder. Without labels there are no accuracies.
 ///
 /// # Errors
 /// [`RunError`] when something cannot be encoded or does not fit together.

@@ -29,8 +29,8 @@ pub struct StepRecord {
     /// Share of anchors more similar to their positive than to every negative: measured at every eighth
     /// step from the first on and at the last of an epoch, null at the others.
     pub top1: Option<f64>,
-    /// The loss where all logits are 0: of an encoder that cannot tell candidates apart. For NT-Xent and
-    /// MoCo it is log of the number of candidates.
+    /// The loss in nats if all logits were 0, as for an encoder that cannot tell candidates apart. For NT-Xent
+    /// and MoCo it is the log of the number of candidates.
     pub chance_loss: f64,
     /// The learning rate of the step.
     pub learning_rate: f64,
@@ -45,7 +45,7 @@ pub struct EpochRecord {
     pub epoch: u64,
     /// Its last step, counted from 1.
     pub step: u64,
-    /// Mean loss of its steps.
+    /// Mean loss of its steps, in nats.
     pub loss: f64,
     /// Mean contrastive top-1 of those of its steps that measured it.
     pub top1: f64,

@@ -13,7 +13,7 @@ const PACE_WEIGHT: f64 = 0.1;
 /// Maximum redraws per second.
 const REDRAWS: u8 = 8;
 
-/// Observes one run.
+/// The observer of one run, which writes, keeps and shows its records.
 #[derive(Debug)]
 pub struct Recorder {
     metrics: Metrics,

@@ -1,4 +1,4 @@
-//! The folder of a run.
+//! The folder that a run writes its files into.
 //!
 //! Files appear whole, and `metrics.jsonl` grows by whole lines. A folder made for a run that never
 //! starts is removed again.

@@ -1,4 +1,4 @@
-//! The table on stdout at the end of a run.
+//! Formats the table that a run prints at its end.
 
 use std::path::Path;
 

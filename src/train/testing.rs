@@ -1,6 +1,6 @@
-//! What the tests of several files need.
+//! Helpers of tests in several files.
 
-/// What `work` returns on a pool of `threads` threads.
+/// Runs `work` on a pool of `threads` threads.
 pub fn on_threads<R: Send>(threads: usize, work: impl FnOnce() -> R + Send) -> R {
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
     pool.unwrap().install(work)

@@ -1,4 +1,4 @@
-//! The training loop: shuffled batches, two views of each image, a step, a report.
+//! The training loop: shuffles images into batches, draws two views of each, takes a step and reports it.
 
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -31,12 +31,12 @@ use super::train_config::number;
 pub use super::train_config::{MethodConfig, MomentumCourse, TrainConfig};
 use crate::{KeyQueue, MomentumSchedule};
 
-/// Images encoded at a time outside training.
+/// Images that evaluation encodes at a time.
 const ENCODE_BATCH: usize = 256;
-/// Below this, logits and gradients of size 1/τ drive weights out of range at any usual learning
-/// rate.
+/// Temperature τ below which logits and gradients, of size 1/τ, drive weights out of range at any
+/// usual learning rate.
 const TINY_TEMPERATURE: f64 = 1e-3;
-/// The limit of losses that grow as powers of e^{z₊}, instead of [`TINY_TEMPERATURE`].
+/// [`TINY_TEMPERATURE`] for losses that grow as powers of e^{z₊}.
 const TINY_FOR_POWERS: f64 = 1e-2;
 /// Momentum of the optimiser.
 const SGD_MOMENTUM: f64 = 0.9;
@@ -74,7 +74,7 @@ pub struct Trainer<P: Platform = Cpu> {
     model: Model<Autodiff<P::Backend>>,
     method: Method<P>,
     steps_per_epoch: u64,
-    /// Steps taken.
+    /// Optimiser steps taken.
     step: u64,
     /// Multiplies the gradient of the loss.
     upstream: f32,

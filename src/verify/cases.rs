@@ -1,4 +1,4 @@
-//! The table of hard cases that every engine is judged on: losses × shapes × kinds of data.
+//! The table of cases that every engine is judged on: losses × shapes × kinds of data.
 
 use std::fmt;
 
@@ -57,12 +57,12 @@ impl Kind {
         self.loss.key == key && self.rule_of.is_none() && self.given == given
     }
 
-    /// Whether [`given`](Self::given) matters.
+    /// Whether the contrast takes positives, so that [`given`](Self::given) matters.
     pub fn takes_positives(&self) -> bool {
         self.sample().takes_positives()
     }
 
-    /// The nearest N and M that it is defined on.
+    /// The N and M nearest to these that the contrast is defined on.
     fn fit(&self, anchors: usize, candidates: usize) -> (usize, usize) {
         let contrast = self.sample();
         if contrast.is_shared() {
@@ -84,10 +84,9 @@ impl Kind {
         rule.values(one_minus_positive.ln(), 0.0, &row).positive < 1e-3
     }
 
-    /// Whether it is defined on such inputs, and stays in f32.
+    /// Whether it is defined on such inputs, and its exponentials stay in the range of f32.
     fn allows(&self, scale: f32, data: Data) -> bool {
         let shares = self.takes_positives() && self.given == Given::Index;
-        // Exponentials of logits have to stay in f32.
         let is_large = scale >= 35.0 || matches!(data, Data::Unnormalised | Data::FarBelow(200.0));
         (shares || data != Data::SharedPositives)
             && !(is_large && self.sample().rule().grows_exponentially())
@@ -118,7 +117,7 @@ impl fmt::Display for Kind {
 enum Extent {
     /// All shapes, all of [`HARD`], and random shapes.
     All,
-    /// Some shapes, and all of [`HARD`].
+    /// The first [`RAGGED`] shapes, and all of [`HARD`].
     Hard,
     /// [`FEW`]: every way of computing once.
     Few,
@@ -201,7 +200,7 @@ impl fmt::Display for Data {
 /// One case: with a seed it determines the inputs.
 #[derive(Debug, Clone, Copy)]
 pub struct Case {
-    /// The contrast but for its scale.
+    /// The contrast without its scale.
     pub kind: Kind,
     /// N.
     pub anchors: usize,
@@ -215,7 +214,7 @@ pub struct Case {
     pub data: Data,
     /// The reduction.
     pub reduction: Reduction,
-    /// dL/dloss.
+    /// The upstream gradient ∂L/∂loss.
     pub upstream: f32,
     /// Chooses types where a test does not run all: it differs between neighbours in the table, and between the
     /// losses of one shape and kind of data.
@@ -242,8 +241,7 @@ impl fmt::Display for Case {
 /// MoCo's and CLIP's first scale, 1/0.07.
 const USUAL_SCALE: f32 = 14.285_714;
 
-/// N, M, D: single rows and columns, ragged tails, every range of D that an implementation may treat apart,
-/// several blocks of rows and of columns. Kinds of [`Extent::Hard`] get the first [`RAGGED`].
+/// N, M, D: single rows and columns, ragged tails, every range of D, several blocks of rows and of columns.
 const SHAPES: [(usize, usize, usize); 18] = [
     (1, 7, 3),
     (5, 7, 3),
@@ -268,8 +266,9 @@ const SHAPES: [(usize, usize, usize); 18] = [
 /// N, M, D, s and the embeddings.
 type Row = (usize, usize, usize, f32, Data);
 
+/// Cases that are hard numerically: scales, norms and kinds of data.
 const HARD: [Row; 26] = [
-    // τ = 0.01, 0.005, 10; and scales near the bounds where an engine may change its method.
+    // τ = 0.01, 0.005 and 10; then scales near the bounds where engines change their method.
     (97, 131, 64, 100.0, Data::Unit),
     (97, 131, 64, 200.0, Data::Unit),
     (97, 131, 64, 0.1, Data::Unit),
@@ -290,7 +289,7 @@ const HARD: [Row; 26] = [
     (97, 203, 130, 100.0, Data::Confident(1e-4)),
     (97, 203, 130, 20.0, Data::Confident(1e-8)),
     (97, 131, 64, USUAL_SCALE, Data::SharedPositives),
-    // Longer rows.
+    // The same with D above 256.
     (65, 300, 272, 44.0, Data::Unit),
     (65, 300, 272, 1.0, Data::Unnormalised),
     (65, 300, 272, 20.0, Data::FarBelow(40.0)),
@@ -299,9 +298,10 @@ const HARD: [Row; 26] = [
     (65, 300, 272, USUAL_SCALE, Data::SharedPositives),
 ];
 
+/// The number of [`SHAPES`] that kinds of [`Extent::Hard`] get.
 const RAGGED: usize = 5;
 
-/// One case each for fused weights, stored weights, a D above 256, and confident rows.
+/// A small problem, a larger one, one with D above 256, and one with confident rows.
 const FEW: [Row; 4] = [
     (33, 20, 64, USUAL_SCALE, Data::Unit),
     (97, 131, 64, USUAL_SCALE, Data::Unit),

@@ -59,7 +59,7 @@ fn gradients<E: Engine, T: Element, G: Element>(
         (Verb::ValueAndGradDqOnly, false),
         (Verb::Backward, has_dk),
     ];
-    // Where there is no dk, the second is the same as the first.
+    // Without a dk, ValueAndGradDqOnly would repeat ValueAndGrad.
     let calls = calls
         .into_iter()
         .filter(|(verb, _)| has_dk || *verb != Verb::ValueAndGradDqOnly);
@@ -105,7 +105,7 @@ pub struct Expectation {
 }
 
 impl Expectation {
-    /// Computes reference, plain implementation and sizes.
+    /// Computes the reference, the plain implementation's outputs and the sizes of their terms.
     ///
     /// # Errors
     /// Those of [`Contrast::on`](crate::Contrast::on).
@@ -168,7 +168,7 @@ fn quantity<'s>(solution: &'s Reference, name: &str) -> &'s [f64] {
     }
 }
 
-/// Losses of forward and value_and_grad, for inputs whose loss must be NaN.
+/// The losses of forward and of value_and_grad on a problem whose loss must be NaN.
 ///
 /// # Errors
 /// Whatever the engine refuses.

@@ -1,4 +1,4 @@
-//! `infonce verify`: holds an engine to the float64 [`reference`](crate::reference) on fresh random inputs.
+//! `infonce verify`: compares an engine with the float64 [`reference`](crate::reference) on fresh random inputs.
 //!
 //! [`run`] judges the [table](cases) of cases by the tolerance [rule], and reports the worst of each verb and type.
 //! The conformance suite (`tests/conformance/`) has the same table and rule, and a test for each case.
@@ -35,7 +35,7 @@ pub use on_host::{OnHost, poisoned};
 pub use problem::{Drawn, inputs};
 pub use row_checks::{check_rows, check_top_k};
 
-/// The random generator of item `index` of a run, independent of all other items.
+/// The random generator of check `index` of a run, independent of all others.
 pub fn random(seed: u64, index: usize) -> ChaCha8Rng {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     rng.set_stream(index as u64 + 1);
@@ -47,7 +47,7 @@ pub fn table(seed: u64) -> Vec<Case> {
     cases::table(&mut random(seed, usize::MAX - 1))
 }
 
-/// A failure other than an error past tolerance.
+/// A failure other than an output beyond its tolerance.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum Failure {
     /// The engine refused valid inputs.
@@ -65,7 +65,7 @@ pub enum Failure {
 /// that is listed twice has to repeat itself. `gradients` are the types of gradients.
 ///
 /// # Errors
-/// [`Failure`] for all but an error past tolerance.
+/// [`Failure`]; an output beyond its tolerance is none.
 pub fn check<E: Engine, T: Element>(
     engines: &[&E],
     problem: &Drawn<T>,
@@ -130,7 +130,7 @@ pub struct Report {
 /// What was checked, and its measurements.
 type Checked = (String, Result<Vec<Measurement>, Failure>);
 
-/// Holds an engine, in each of its named configurations, to the reference on the whole table.
+/// Compares an engine, in each of its named configurations, with the reference on the whole table.
 pub fn run<E: Engine + Sync>(configurations: &[(&str, E)], seed: u64) -> Report {
     let cases = table(seed);
     let of_case = |(index, case): (usize, &Case)| -> Vec<Checked> {
@@ -154,7 +154,7 @@ pub fn run<E: Engine + Sync>(configurations: &[(&str, E)], seed: u64) -> Report 
     Report::new(checked, cases.len())
 }
 
-/// The verbs that compute no contrast.
+/// Checks the verbs that compute no contrast.
 fn check_others<E: Engine, T: Element>(
     name: &str,
     engine: &E,

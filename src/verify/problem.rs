@@ -39,7 +39,7 @@ impl<T: Element> Drawn<T> {
         };
         let pair = |j: usize| match &given {
             _ if contrast.has_own_keys() => n + j,
-            // Positives of confident anchors count from the last candidate.
+            // As in `positives`, confident anchor i has the i-th last candidate.
             Positives::Index(_) | Positives::Labels { .. } => m - 1 - j,
             Positives::Offset(offset) => usize::try_from(j as i64 - offset).unwrap_or(n + j),
         };
@@ -118,7 +118,7 @@ pub fn inputs<V: View>(matrices: &[V], positives: Positives<V::Indices>) -> Inpu
     }
 }
 
-/// Which candidate is each anchor's positive.
+/// Draws each anchor's positive.
 fn positives(case: &Case, rng: &mut impl Rng) -> Positives<Vec<u32>> {
     if !case.kind.takes_positives() {
         return Positives::DIAGONAL;
@@ -193,12 +193,12 @@ impl<T: Element> Owned<T> {
     }
 }
 
-/// A random matrix, every element from the normal distribution.
+/// A random matrix with elements from the standard normal distribution.
 pub(super) fn normal_matrix(rows: usize, dim: usize, rng: &mut impl Rng) -> Dense {
     Dense::from_fn(rows, dim, |_, _| normal(rng))
 }
 
-/// A number from the normal distribution (Box and Muller 1958).
+/// A draw from the standard normal distribution (Box and Muller 1958).
 fn normal(rng: &mut impl Rng) -> f64 {
     let radius = (-2.0 * (1.0 - rng.random::<f64>()).ln()).sqrt();
     radius * (std::f64::consts::TAU * rng.random::<f64>()).cos()
@@ -213,7 +213,7 @@ enum Side {
     View,
 }
 
-/// Draws matrices of one case that belong together.
+/// Draws the matrices of one case.
 struct Draw<'a, R> {
     case: &'a Case,
     contrast: &'a Contrast,
@@ -279,7 +279,7 @@ impl<R: Rng> Draw<'_, R> {
         }
     }
 
-    /// Reflected at a random plane, the same for all rows: keeps products, removes zeros.
+    /// Reflects `x` at a random plane, the same for all rows. Products of rows stay, and zeros vanish.
     fn mirrored(&self, x: &[f64]) -> Vec<f64> {
         let normal = &self.common[1];
         let along: f64 = x.iter().zip(normal).map(|(x, n)| x * n).sum();

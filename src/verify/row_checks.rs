@@ -47,7 +47,7 @@ fn normalization<E: Engine, T: Element>(
     measurements: &mut Vec<Measurement>,
 ) -> Result<(), Error> {
     for (rows, dim) in SHAPES {
-        // Norms far above epsilon; and norms on both sides of it, one row of zeros among them.
+        // First norms far above epsilon, then norms on both sides of it with one row of zeros.
         for (size, epsilon) in [(1.0, 1e-12), (0.1 / (dim as f64).sqrt(), 0.1)] {
             let zero_row = if size == 1.0 { rows } else { rows / 2 };
             let normal = normal_matrix(rows, dim, rng);
@@ -80,7 +80,7 @@ fn normalization<E: Engine, T: Element>(
     for dim in [1, 20, 40] {
         let x = Owned::<T>::round(&not_finite_rows(dim));
         let judged = normalize::<E, T, f32>(engine, &x, 1e-12)?;
-        // On infinity the plain implementation may err without bound; such an error must not count.
+        // On infinity the plain implementation may be infinitely far from float64, so its error does not count.
         measurements.extend(judged.map(|judged| Measurement {
             plain_error: 0.0,
             ..judged
@@ -143,7 +143,7 @@ fn not_finite_rows(dim: usize) -> Dense {
     ];
     Dense::from_fn(2 * ends.len(), dim, |i, d| {
         let (first, last) = ends[i / 2];
-        // Odd rows have them one further in.
+        // In odd rows they lie one element further in.
         let inset = (i % 2).min(dim / 2);
         match d {
             _ if d == inset => first,
@@ -209,13 +209,13 @@ fn normalize_backward<E: Engine, T: Element, G: Element>(
     Ok(dx.judge(T::DTYPE, expected, plain.as_slice(), rounding))
 }
 
-/// The spacing of `dtype` at the largest of `numbers`.
-fn spacing_at(dtype: DType, numbers: &[f64]) -> f64 {
-    spacing(dtype) * magnitude(numbers).max(f64::from(dtype.min_positive()))
+/// The spacing of `dtype` at the largest of `elements`.
+fn spacing_at(dtype: DType, elements: &[f64]) -> f64 {
+    spacing(dtype) * magnitude(elements).max(f64::from(dtype.min_positive()))
 }
 
-/// Rounds to the digits of f32 without its range (Veltkamp 1968), so that no square overflows: like rows that are
-/// scaled first.
+/// Rounds to the digits of f32 without its range (Veltkamp 1968): the plain implementation's squares never overflow,
+/// as if it scaled rows first.
 fn to_f32_digits(x: f64) -> f64 {
     let scaled = x * f64::from((1 << 29) + 1);
     scaled - (scaled - x)
@@ -302,8 +302,8 @@ fn queue<E: Engine, T: Element>(
     Ok(())
 }
 
-/// Runs top_k on inputs of type `T`. On small whole numbers, where scores are exact and often tie, it judges scores
-/// and indices exactly; on random numbers, the scores.
+/// Runs top_k on inputs of type `T`. On small integers, where scores are exact and often tie, it judges scores and
+/// indices exactly; on random elements, the scores.
 ///
 /// # Errors
 /// Whatever the engine refuses.

@@ -1,4 +1,4 @@
-//! The tolerance rule.
+//! The tolerance rule: how far an engine's output may be from float64.
 //!
 //! An output's error is its largest absolute difference from float64. It may be
 //! ```text
@@ -21,7 +21,7 @@
 //! | dq, dk | (ω + ε_out)·max Σ ‖terms of the sum‖ |
 //! | dscale | ω·Σ ‖dz_ij·⟨q_i, k_j⟩‖ + η·Σ ‖dz_ij‖·a_ij |
 //!
-//! Δφ_i is how far a row's loss moves when lse⁻ or z₊ is off by ζ: σ_i·ζ for InfoNCE. ω = ζ + p·ε is the
+//! Δφ_i is how far a row's loss moves when lse⁻ or z₊ is off by ζ: (1 − p₊)·ζ for InfoNCE. ω = ζ + p·ε is the
 //! relative error of a softmax weight times an element. For bf16 and f16 inputs ω is larger by the spacing of
 //! that type, 2⁻⁷ and 2⁻¹⁰: engines round the weights to it, for the 16-bit units of CPUs and GPUs. ε_out is the
 //! spacing of the output's type. A term counts for more where an error of ζ in lse⁻ or z₊ moves its weight by
@@ -45,7 +45,7 @@ pub enum Verb {
     Backward,
     /// The best candidates.
     TopK,
-    /// Rows of norm 1.
+    /// Rows scaled to norm 1.
     Normalize,
     /// The gradient of normalize.
     NormalizeBackward,
@@ -145,7 +145,7 @@ pub struct Measurement {
     pub output: DType,
     /// Largest absolute difference from float64.
     pub error: f64,
-    /// The same of the plain implementation.
+    /// The plain implementation's error.
     pub plain_error: f64,
     /// The allowance for rounding.
     pub rounding: f64,

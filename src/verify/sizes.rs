@@ -62,7 +62,7 @@ impl Row {
         let most = |of: &dyn Fn(&RowValues) -> f64| all.iter().map(of).fold(0.0, f64::max);
         let offsets = all.iter().map(|row| row.offset);
         let offset = offsets.fold(here.offset, f64::min);
-        // A row may enter or leave its clamp, where weights are 0.
+        // A row that enters or leaves the debiased loss's clamp, where weights are 0, changes them by 100%.
         let weight = most(&|row| match (here.offset, row.offset) {
             (here, there) if here == there => 0.0,
             (f64::INFINITY, _) | (_, f64::INFINITY) => 1.0,
@@ -120,7 +120,7 @@ impl Sizes {
             Some(_) => j == 0,
             None => place[i] == Some(j),
         };
-        // Anchors that exclude themselves do not see that product.
+        // The product of an excluded candidate enters no output.
         let is_seen = |i: usize, j: usize| !(contrast.excludes_self() && i == j);
 
         let eta =
@@ -189,8 +189,8 @@ impl Sizes {
     }
 }
 
-/// How far off a product of two inputs may be, in spacings of f32: three products of tf32 leave
-/// 3·2⁻²² of one of f32.
+/// p of [the rule](super::rule): the relative error of a product of two inputs, in spacings of f32 at 1. Three
+/// products of tf32 are off by 3·2⁻²².
 pub(super) fn product_error(input: DType) -> f64 {
     match input {
         DType::F32 => 6.0,

@@ -1,4 +1,5 @@
-//! AVX2 + FMA: a 6×16 tile, 12 accumulators, two vectors of B and one broadcast of A a step.
+//! The AVX2 + FMA microkernel of C = A·B: a 6×16 tile of C in 12 registers; each step loads two vectors of B and
+//! broadcasts one item of each row of A.
 
 use std::arch::x86_64::{
     __m256, _MM_HINT_T0, _mm_prefetch, _mm256_add_ps, _mm256_broadcast_ss, _mm256_fmadd_ps,
@@ -9,7 +10,7 @@ use super::kernel::{Kernel, Tile, row_loops};
 
 const ROWS: usize = 6;
 const PANEL: usize = 16;
-/// Steps of the loop's body where A is contiguous along the summed axis.
+/// Steps unrolled where A is contiguous along the summed axis.
 const UNROLL: usize = 4;
 
 static KERNEL: Kernel = Kernel {

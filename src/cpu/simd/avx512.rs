@@ -1,5 +1,5 @@
-//! AVX-512: 12×32 tiles, 24 accumulators; f32 by FMA, and bf16 pairs by `vdpbf16ps`, which does
-//! two products an item at the same rate.
+//! The AVX-512 microkernels of C = A·B: 12×32 tiles of C in 24 registers. f32 items use FMA; bf16 items use
+//! `vdpbf16ps`, which does two products an item at the same rate.
 
 use std::arch::x86_64::{
     __m512bh, __m512i, _mm512_add_ps, _mm512_castsi512_ps, _mm512_dpbf16_ps, _mm512_fmadd_ps,

@@ -7,7 +7,7 @@
 const LANES: usize = 32;
 
 /// 2^x, error below 1.5 ulp for x in [−126, 127.5): 2^x = 2^n · 2^r, n = round(x), |r| ≤ ½, and a
-/// degree-6 polynomial fitted to 2^r for the smallest largest relative error (2·10⁻⁹).
+/// degree-6 polynomial fitted to 2^r (minimax relative error 2·10⁻⁹).
 /// 0 below −126 (and at −∞), ∞ from 127.5 on, NaN at NaN.
 #[inline(always)]
 fn exp2<const FMA: bool>(x: f32) -> f32 {
@@ -48,7 +48,7 @@ fn exponent<const FMA: bool>(dot: f32, scale2: f32, offset2: f32) -> f32 {
     }
 }
 
-/// Pairwise, so that the order is fixed and the rounding error grows with log(LANES).
+/// The lanes' sum, pairwise: the order is fixed, and the rounding error grows with log(LANES).
 #[inline(always)]
 fn reduce(mut lanes: [f32; LANES]) -> f32 {
     let mut width = LANES / 2;

@@ -1,15 +1,15 @@
-//! A microkernel: the inner loops of one instruction set, and the products and row loops made of them.
+//! [`Kernel`], a microkernel: one instruction set's inner loops, and the matrix product and row loops made of them.
 
 use crate::element::{DType, Element};
 
 /// Four bytes of an operand: an f32, or a pair of bf16.
 pub(crate) type Item = u32;
 
-/// Steps (items of the summed axis) that are multiplied before the next: their panel of the right operand stays in
-/// the L1 cache.
+/// Steps (items along the summed axis) that are multiplied in all panels and rows before the next ones: few enough
+/// for their share of a panel to stay in the L1 cache.
 const STEPS_PER_BLOCK: usize = 256;
 
-/// Arguments of a tile: C = A·B, or C += A·B with `accumulate`. A is `rows` × `steps` items, `rows` at most
+/// Arguments of [`Kernel::tile`]: C = A·B, or C += A·B with `accumulate`. A is `rows` × `steps` items, `rows` at most
 /// [`Kernel::tile_rows`]; B is `steps` × one panel. Strides are in items (A) and elements (C).
 #[derive(Clone, Copy)]
 pub(super) struct Tile {
@@ -39,7 +39,7 @@ pub(crate) struct Kernel {
     pub(super) row_loops: RowLoops,
 }
 
-/// Loops over rows, as the methods of [`Kernel`] of the same names.
+/// Loops over rows; the methods of [`Kernel`] of the same names say what they compute.
 #[derive(Debug)]
 pub(super) struct RowLoops {
     pub exp_row: unsafe fn(&mut [f32], f32, f32) -> f32,
@@ -80,12 +80,12 @@ pub(crate) struct Right<'a> {
     pub panel_stride: usize,
 }
 
-/// Where a product goes: `columns` elements a row, `row_stride` from row to row.
+/// The output C of a product: `columns` elements a row, `row_stride` elements from row to row.
 pub(crate) struct Output<'a> {
     pub elements: &'a mut [f32],
     pub columns: usize,
     pub row_stride: usize,
-    /// Whether the product is added to the contents.
+    /// Whether the product is added to `elements`.
     pub accumulate: bool,
 }
 
@@ -152,7 +152,7 @@ impl Kernel {
         }
     }
 
-    /// A tile of the last, partial panel: through a buffer, because tiles write whole panels.
+    /// Computes a tile of the last, partial panel in a buffer, because tiles write whole panels.
     ///
     /// # Safety
     /// As for `tile`, but C needs only `width` elements a row.
@@ -240,7 +240,7 @@ impl Kernel {
 /// Elements in the largest tile of any kernel.
 const MAX_TILE: usize = 12 * 32;
 
-/// The loops over rows compiled for an instruction set, which the attribute names.
+/// Compiles the loops over rows for the instruction set that the attribute names.
 macro_rules! row_loops {
     ($fma:literal $(, #[$feature:meta])?) => {
         $(#[$feature])?

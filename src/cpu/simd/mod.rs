@@ -1,4 +1,4 @@
-//! The microkernels: one matrix-product tile and a few softmax rows, per instruction set.
+//! The microkernels: for each instruction set, one tile of a matrix product and loops over rows for the softmax.
 //!
 //! Both operands are made of 4-byte *items*. An f32 item is one element; a bf16 item is two neighbours along the
 //! summed axis, the first in the lower half. One set of loops drives both; they differ in `depth`, the elements
@@ -16,7 +16,7 @@ mod portable;
 pub(crate) use kernel::{Item, Kernel, Left, Output, Right};
 
 impl Kernel {
-    /// The fastest kernel here for f32 items.
+    /// This CPU's fastest kernel for f32 items.
     pub fn for_f32() -> &'static Kernel {
         vector_kernels().next().unwrap_or(&portable::F32)
     }
@@ -27,7 +27,7 @@ impl Kernel {
         avx512::bf16_kernel()
     }
 
-    /// `None`: there is a kernel for x86-64 alone.
+    /// `None`: only x86-64 has one.
     #[cfg(not(target_arch = "x86_64"))]
     pub fn for_bf16() -> Option<&'static Kernel> {
         None
@@ -46,7 +46,7 @@ impl Kernel {
     }
 }
 
-/// The kernels for f32 items that this CPU has instructions for, the fastest first.
+/// The vector kernels for f32 items that run on this CPU, the fastest first.
 fn vector_kernels() -> impl Iterator<Item = &'static Kernel> {
     #[cfg(target_arch = "x86_64")]
     let kernels = [avx512::f32_kernel(), avx2::kernel()];

@@ -1,5 +1,5 @@
-//! All microkernels that run here, also those that this CPU would not choose, and the workspace. `verify/tests`
-//! holds losses and gradients by each microkernel to the reference.
+//! Tests all microkernels that run on this CPU, also those that the engine would not choose, and the workspace.
+//! `verify/tests` compares each microkernel's losses and gradients with the reference.
 
 use approx::abs_diff_eq;
 use half::bf16;

@@ -1,10 +1,10 @@
-//! The table against `docs/losses.md`, and the row rules against their formulas.
+//! Compares `docs/losses.md` with the table of losses, and the row rules with their formulas.
 
 use std::path::Path;
 
 use super::*;
 
-/// `docs/losses.md`, as [`TABLE`] has it.
+/// The text of `docs/losses.md` for [`TABLE`].
 fn document() -> String {
     let mut text = String::from(
         "# The losses\n\n\
@@ -34,14 +34,14 @@ fn document() -> String {
     text
 }
 
-/// `INFONCE_WRITE_DOCS=1` writes it.
+/// `INFONCE_WRITE_DOCS=1` writes `docs/losses.md` first.
 #[test]
 fn the_page_of_losses_is_the_table() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/losses.md");
     if std::env::var_os("INFONCE_WRITE_DOCS").is_some() {
         std::fs::write(&path, document()).unwrap();
     }
-    // The package has no docs.
+    // The published package has no `docs/`.
     if path.parent().unwrap().exists() {
         assert_eq!(std::fs::read_to_string(&path).unwrap(), document());
     }
@@ -56,7 +56,7 @@ fn keys_are_unique_and_found() {
     assert!(Loss::of("no loss").is_none());
 }
 
-/// What engines compute, against the papers' formulas and their derivatives, which share no code with it.
+/// [`RowRule::values`] against the papers' formulas and their derivatives, which share no code with it.
 #[test]
 fn masses_are_the_formulas_derivatives() {
     let mut clamped = [0, 0];
@@ -110,7 +110,7 @@ fn one_minus_p_of_1e_8_keeps_its_digits() {
         let z = 1.0;
         let lse = z + u.ln();
         let values = contrast.rule().values(lse, z, &row);
-        // To first order in u = e^{lse⁻ − z₊}; the next is 10⁻⁸ of it.
+        // The first order in u = e^{lse⁻ − z₊}; the second is 10⁻⁸ of it.
         let (value, a) = match contrast.rule() {
             RowRule::Softmax { margin } => {
                 let u = u * f64::from(margin).exp();

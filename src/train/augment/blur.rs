@@ -46,8 +46,8 @@ fn kernel(sigma: f32, radius: usize) -> Vec<f32> {
     weights.into_iter().map(|weight| weight / sum).collect()
 }
 
-/// Convolves along the rows' index: each value with those a whole number of rows of `width` values
-/// away. With a width of 1 this is the convolution along a line.
+/// Convolves `from`, rows of `width` values, along its columns. With a width of 1 it is one line, and
+/// the convolution runs along it.
 fn blur_rows(from: &[f32], to: &mut [f32], width: usize, kernel: &[f32]) {
     let last = from.len() / width - 1;
     for (row, out) in to.chunks_exact_mut(width).enumerate() {

@@ -11,7 +11,7 @@ use rand_chacha::ChaCha8Rng;
 use super::config::{AugmentConfig, CropConfig};
 use crate::train::image_set::ImageSet;
 
-/// Draws of a window before one that does not fit the image is made to fit.
+/// Maximum number of draws of a window; if none fits the image, the last is made to fit.
 const CROP_ATTEMPTS: usize = 10;
 
 /// The window of an image that a view shows.

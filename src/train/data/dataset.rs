@@ -32,8 +32,8 @@ pub struct Dataset {
     pub notes: Vec<String>,
 }
 
-/// A data set of small images that come as arrays, with the preset that suits those. Labels count
-/// where classes have names.
+/// A data set of small images that come as arrays, with the preset that suits those. Without class
+/// names it has no labels.
 pub(super) fn dataset(
     (train, train_labels): (ImageSet, Vec<u32>),
     (test, test_labels): (ImageSet, Vec<u32>),

@@ -1,4 +1,4 @@
-//! The built-in demo set: ten classes of repeated motifs, drawn by rule.
+//! Draws the built-in demo set: ten classes of repeated motifs.
 //!
 //! Only local structure tells the classes apart. Phase, period, orientation, stroke weight, both
 //! colours (either may be the lighter), lighting gradient, clutter and noise are drawn anew for
@@ -142,7 +142,7 @@ impl Texture {
                 [cosine / period, sine / period],
                 [-sine / period, cosine / period],
             ],
-            // Large against every motif's own period.
+            // The range is large against every motif's own period.
             phase: [0; 2].map(|_| random.random_range(0.0..60.0)),
             warp: [Wave::draw(random), Wave::draw(random)],
             covered,

@@ -12,8 +12,8 @@ const HELD_OUT: usize = 5;
 /// Images, each with its class.
 pub(super) type Classed<Image> = Vec<(Image, u32)>;
 
-/// Images to train on and held-out images. Of each class one in [`HELD_OUT`] is held out, at least
-/// one, but never the only one. Seed and class determine the choice. Both results keep the order of
+/// Divides images into those to train on and held-out ones. Of each class one in [`HELD_OUT`] is
+/// held out, at least one, but never the only one. Seed and class determine the choice. Both results keep the order of
 /// `images`.
 pub(super) fn divide<Image>(images: Classed<Image>, seed: u64) -> (Classed<Image>, Classed<Image>) {
     let mut classes: BTreeMap<u32, Vec<usize>> = BTreeMap::new();

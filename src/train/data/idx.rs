@@ -1,4 +1,4 @@
-//! MNIST's IDX format, any image size.
+//! Reads MNIST's IDX format, with images of any size.
 //!
 //! An IDX file is a big-endian header (two zero bytes, an element type, the number of dimensions,
 //! then each dimension as u32) and the elements, last dimension fastest

@@ -32,7 +32,7 @@ pub struct LoadOptions {
     pub skip_unreadable: bool,
 }
 
-/// Reads (or draws) the data set that `source` names.
+/// Reads the data set that `source` names, or draws the demo set.
 ///
 /// Labels that are all equal are dropped with a note.
 ///

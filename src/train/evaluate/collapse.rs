@@ -50,7 +50,7 @@ impl Verdict {
     }
 }
 
-/// The three numbers and the verdict.
+/// Alignment, uniformity, deviation and the verdict on them.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct CollapseChecks {
     /// Mean squared distance between the embeddings of two views, between 0 and 4.
@@ -59,7 +59,7 @@ pub struct CollapseChecks {
     pub uniformity: f64,
     /// Standard deviation per coordinate times √D, between 0 and 1.
     pub deviation: f64,
-    /// Images that the three are computed on.
+    /// Images that the checks are computed on.
     pub images: usize,
     /// The verdict on them.
     pub verdict: Verdict,

@@ -1,5 +1,5 @@
-//! Weighted k-nearest-neighbour classification of held-out images: whether neighbours in the
-//! embedding space share a label. Nothing is trained on labels.
+//! Weighted k-nearest-neighbour classification of held-out images, which measures whether
+//! neighbours among the features share a label. Nothing is trained on labels.
 //!
 //! The protocol is that of Wu et al. 2018 (section 3.4): cosine similarity s_j to the k nearest
 //! training images, a vote of weight exp(s_j/τ) for the label of each, τ = 0.1. The neighbours come

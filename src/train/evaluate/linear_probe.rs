@@ -43,7 +43,7 @@ pub fn accuracy(train: Labelled<'_>, test: Labelled<'_>) -> f64 {
     statistics::share_equal(&predictions, test.labels)
 }
 
-/// Features in units of the training features' deviation from their mean.
+/// Features minus the training features' mean, divided by their deviation.
 fn standardised<B: Backend>(features: Rows<'_, f32>, columns: &[Column]) -> Tensor<B, 2> {
     let mut values = features.contiguous().into_owned();
     for row in values.chunks_exact_mut(features.dim()) {

@@ -6,8 +6,8 @@ use crate::train::image_set::ImageSet;
 /// Pixels of training and held-out images in [0, 1], minus the mean training image, one row per
 /// image.
 ///
-/// Without subtracting the mean, the brightness that all images share would dominate cosine
-/// similarity. This is the stronger baseline.
+/// The brightness that all images share would otherwise dominate cosine similarity and weaken the
+/// baseline.
 pub fn centred(train: &ImageSet, test: &ImageSet) -> Features {
     let dim = train.image_len();
     let mut sums = vec![0u64; dim];

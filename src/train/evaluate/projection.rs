@@ -3,9 +3,8 @@
 //!
 //! t-SNE (van der Maaten & Hinton 2008) places points so that neighbours stay neighbours. It starts
 //! from the principal components with the learning rate N/12 (Kobak & Berens 2019), so that it is
-//! deterministic. Exact means all N² pairs, without a tree: below a second per 1,000 points and 100
-//! iterations. Each row sums its own forces in index order, so that the number of threads does not
-//! matter.
+//! deterministic. *Exact* means that it computes the forces of all N² pairs, without a tree. Each row
+//! sums its own forces in index order, so the number of threads does not matter.
 
 use rayon::prelude::*;
 

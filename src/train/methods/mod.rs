@@ -28,8 +28,8 @@ pub enum Method<P: Platform> {
 }
 
 impl<P: Platform> Method<P> {
-    /// One step's loss and the gradients of `model`'s parameters. `upstream` multiplies the
-    /// gradient, not the loss.
+    /// Computes one step's loss and the gradients of `model`'s parameters. `upstream` multiplies
+    /// the gradients, not the loss.
     ///
     /// # Errors
     /// [`TrainError`] when the engine or the framework refuses.

@@ -43,7 +43,7 @@ pub struct LossReport {
     pub loss: f32,
     /// Share of anchors more similar to their positive than to every negative, where it was measured.
     pub top1: Option<f32>,
-    /// The loss in nats where all logits are 0: of an encoder that cannot tell candidates apart.
+    /// The loss in nats if all logits were 0, as for an encoder that cannot tell candidates apart.
     pub chance_loss: f64,
 }
 

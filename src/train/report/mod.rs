@@ -1,4 +1,4 @@
-//! The pictures and the page of a finished run.
+//! Draws the pictures of a finished run and writes its page, `report.html`.
 
 pub mod html;
 pub mod plots;

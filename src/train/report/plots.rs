@@ -1,4 +1,4 @@
-//! `loss.png` and `embedding.png`.
+//! Draws `loss.png` and `embedding.png`.
 //!
 //! Text is drawn in Ubuntu Light, embedded from a crate, because the machine may have no fonts.
 
@@ -49,7 +49,7 @@ const PALETTE: [RGBColor; 10] = [
 
 type Canvas<'a> = DrawingArea<BitMapBackend<'a>, Shift>;
 
-/// The loss of every step above contrastive top-1, each with its smoothed curve; PNG.
+/// Draws the loss of every step, and below it contrastive top-1, each with its smoothed curve; PNG.
 ///
 /// # Errors
 /// [`ReportError`].
@@ -94,7 +94,7 @@ pub fn loss(steps: &[StepRecord], title: &str) -> Result<Vec<u8>, ReportError> {
 struct Curve<'a> {
     caption: &'a str,
     unit: &'a str,
-    /// Each with its step.
+    /// Steps and values.
     values: Vec<(f64, f64)>,
     range: Range<f64>,
     /// The run's last step.
@@ -156,7 +156,7 @@ fn tick(value: &f64) -> String {
     format!("{}", (value * 1e6).round() / 1e6)
 }
 
-/// Means over a centred window of a fortieth of the curve, narrower towards its ends.
+/// The curve's means over a centred window of a fortieth of its length, narrower towards its ends.
 fn smoothed(values: &[(f64, f64)]) -> Vec<(f64, f64)> {
     let half = values.len() / 80;
     (0..values.len())
@@ -169,7 +169,7 @@ fn smoothed(values: &[(f64, f64)]) -> Vec<(f64, f64)> {
         .collect()
 }
 
-/// Held-out images before and after training, a point each, in the colours of their classes where
+/// Draws held-out images before and after training, a point each, in their classes' colours where
 /// there are labels; PNG.
 ///
 /// # Errors

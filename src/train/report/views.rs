@@ -1,5 +1,5 @@
-//! A strip of training images with two random views of each, which shows whether the augmentation
-//! suits the images.
+//! Draws a strip of training images with two random views of each, which shows whether the
+//! augmentation suits the images.
 
 use image::{Rgb, RgbImage, imageops};
 
@@ -12,7 +12,7 @@ use crate::train::image_set::ImageSet;
 const COLUMNS: usize = 16;
 /// White pixels between images.
 const GAP: usize = 2;
-/// Rows: the image and two views.
+/// Rows of the strip: the images and two views of each.
 const ROWS: usize = 3;
 
 /// Draws the strip; PNG at the images' own resolution.

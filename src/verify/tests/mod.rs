@@ -1,4 +1,4 @@
-//! Every CPU microkernel that runs here, also those that this CPU would not choose, on some cases of the table. The
+//! Tests each microkernel that runs on this CPU, also those that the engine would not choose, on some cases. The
 //! conformance suite runs the chosen one on all.
 
 use super::*;

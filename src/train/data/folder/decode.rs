@@ -12,7 +12,7 @@ use super::jpeg;
 /// Bytes before the first chunk.
 const SIGNATURE_OF_PNG: usize = 8;
 
-/// Decodes by contents and ignores the file's name. Of an animation it takes the first image.
+/// Decodes an image by its contents, whatever the file's name; of an animation the first image.
 pub(super) fn decode(bytes: &[u8]) -> Result<RgbImage, ImageError> {
     let reader = ImageReader::new(Cursor::new(bytes)).with_guessed_format()?;
     let (mut image, orientation) = match reader.format() {

@@ -1,4 +1,4 @@
-//! JPEG files, decoded strictly: what is cut off or damaged is an error, not a grey area.
+//! Decodes JPEG files strictly: a file that is cut off or damaged is an error, not an image with a grey area.
 //!
 //! zune-jpeg's strict mode refuses codes that do not exist. But it completes a stream that ends too
 //! early with zeros, which are codes. [`sealed`] therefore looks for the end of the image, and puts

@@ -1,4 +1,4 @@
-//! A folder of images.
+//! Reads a folder of images.
 //!
 //! - `DIR/CLASS/…/IMAGE`: the class is the top folder, at any depth of its images.
 //! - `DIR/IMAGE`: without class folders the images have no labels.
@@ -40,7 +40,7 @@ use walk::{Split, listed, too_few_images};
 /// with the square of the side.
 const LARGEST_SIDE: u32 = 64;
 
-/// Reads the folder.
+/// Reads the folder `directory`; `seed` chooses the held-out images where the folder does not.
 pub(super) fn load(directory: &Path, seed: u64, skip: bool) -> Result<Dataset, DataError> {
     require_directory(directory)?;
     let (mut train, test, mut notes) = walk::find(directory)?;

@@ -1,4 +1,4 @@
-//! The format of NumPy's arrays
+//! Reads one file in the format of NumPy's arrays
 //! (<https://numpy.org/doc/stable/reference/generated/numpy.lib.format.html>): a magic, a version,
 //! a Python dictionary of three keys in ASCII, then the elements.
 //!

@@ -1,4 +1,4 @@
-//! Images and labels in NumPy's arrays.
+//! Reads images and labels from NumPy's arrays.
 //!
 //! Images are uint8, N×H×W or N×H×W×C with C of 1 or 3; labels are integers, N or N×1.
 

@@ -1,10 +1,10 @@
-//! CIFAR's binary files.
+//! Tests the reading of CIFAR's binary files.
 
 use super::{Files, size};
 use crate::train::data::DataError;
 use crate::train::data::cifar::PLANE;
 
-/// A record of CIFAR's whose pixels' red, green, blue is (1, 2, 3).
+/// A CIFAR record with all pixels' red, green, blue (1, 2, 3).
 fn record(labels: &[u8]) -> Vec<u8> {
     let planes = [1, 2, 3].map(|value| vec![value; PLANE]).concat();
     [labels, &planes].concat()

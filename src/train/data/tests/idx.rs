@@ -1,4 +1,4 @@
-//! MNIST's IDX files, plain and compressed.
+//! Tests the reading of MNIST's IDX files, plain and compressed.
 
 use std::fs;
 

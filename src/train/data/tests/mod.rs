@@ -1,4 +1,4 @@
-//! The formats that come as arrays, read from files as other programs write them.
+//! Tests the formats that come as arrays, on files as other programs write them.
 
 mod cifar;
 mod idx;

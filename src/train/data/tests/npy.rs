@@ -1,4 +1,4 @@
-//! NumPy's arrays, alone and in directories.
+//! Tests the reading of NumPy's arrays, alone and in directories.
 
 use std::collections::BTreeSet;
 use std::fs;

@@ -1,4 +1,4 @@
-//! What a few steps of each method do to both encoders and the queue.
+//! Tests what a few steps of each method do to both encoders and the queue.
 
 use std::collections::HashMap;
 
