@@ -1,4 +1,4 @@
-//! [`Engine`]: the trait of all engines. Its methods are called verbs.
+//! [`Engine`]: the trait of the CPU, CUDA and emulated engines. Its methods are called verbs.
 
 use crate::element::Element;
 use crate::error::Error;
