@@ -1,4 +1,4 @@
-//! [`Engine`]: the trait of all engines. Its methods are called verbs.
+//! [`Engine`]: the trait of the CPU, CUDA and emulated engines. Its methods are called verbs.
 
 use crate::element::Element;
 use crate::error::Error;
@@ -128,7 +128,8 @@ pub trait Engine {
         others: &StatisticsOf<Self>,
     ) -> Result<(), Error>;
 
-    /// The `k` largest ⟨q_i, k_j⟩ of each query, N × k, best first. With `exclude_self` query i skips candidate i.
+    /// The `k` largest ⟨q_i, k_j⟩ of N queries among M candidates: indices and scores, N × k, best first. With
+    /// `exclude_self` query i skips candidate i.
     ///
     /// # Errors
     /// [`Error::TopK`] unless 1 ≤ k ≤ M (M − 1 with `exclude_self`); [`Error::Dimension`] when D differs.
@@ -140,10 +141,10 @@ pub trait Engine {
         exclude_self: bool,
     ) -> Result<<Self::Memory as Memory>::TopK, Error>;
 
-    /// y_i = x_i / max(‖x_i‖, epsilon), N × D, and ‖x_i‖ into `norms`, N.
+    /// y_i = x_i / max(‖x_i‖, epsilon), N × D, and ‖x_i‖ into `norms`, N elements.
     ///
     /// # Errors
-    /// [`Error`] when shapes differ or `epsilon` is not finite and positive.
+    /// [`Error::Rows`] or [`Error::Dimension`] when shapes differ, [`Error::Scalar`] unless `epsilon` is finite and > 0.
     fn normalize<T: Element, O: Element>(
         &self,
         x: RowsOf<'_, Self, T>,
@@ -152,8 +153,8 @@ pub trait Engine {
         epsilon: f32,
     ) -> Result<(), Error>;
 
-    /// dx_i = (dy_i − y_i⟨y_i, dy_i⟩)/‖x_i‖ from y and ‖x_i‖ as [`normalize`](Self::normalize)
-    /// left them; dy_i/epsilon where ‖x_i‖ ≤ epsilon.
+    /// dx_i = (dy_i − y_i⟨y_i, dy_i⟩)/‖x_i‖, N × D, from the results y and ‖x_i‖ of [`normalize`](Self::normalize).
+    /// Where ‖x_i‖ ≤ epsilon, dx_i = dy_i/epsilon.
     ///
     /// A row is short where ‖x_i‖ is at most epsilon, or below the smallest normal number of `G`. A short row whose
     /// gradient overflows `G` has gradient 0: a row of zeros in f16 with epsilon = 10⁻¹², for example. The gradient of
@@ -161,7 +162,7 @@ pub trait Engine {
     /// [`reference::normalize_backward`](crate::reference::normalize_backward) is the definition.
     ///
     /// # Errors
-    /// [`Error`] when shapes differ or `epsilon` is not finite and positive.
+    /// [`Error::Rows`] or [`Error::Dimension`] when shapes differ, [`Error::Scalar`] unless `epsilon` is finite and > 0.
     fn normalize_backward<T: Element, G: Element>(
         &self,
         y: RowsOf<'_, Self, T>,

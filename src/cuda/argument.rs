@@ -1,4 +1,4 @@
-//! Turns arguments of the verbs into the types that `launch` takes, and checks that outputs share memory with nothing.
+//! Converts arguments of the verbs to the types of `launch`, and checks that outputs share memory with nothing.
 
 use std::cell::RefCell;
 

@@ -1,4 +1,4 @@
-//! Borrows memory and streams of the crate `cust`.
+//! Views of memory and streams that belong to the crate `cust`.
 
 use cust::memory::{DeviceCopy, DeviceSlice};
 use cust::stream::Stream;

@@ -1,4 +1,4 @@
-//! The driver's errors as values of this crate.
+//! Errors of the driver, locks, and driver calls during a capture.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -7,7 +7,7 @@ use cudarc::driver::sys;
 
 use crate::error::{CudaError, Error};
 
-/// Turns a driver's error into one that names the failed call. The error's own name comes from the bindings, because a
+/// Converts a driver's error to one that names the failed call. The error's own name comes from the bindings, because a
 /// driver that has failed is not called again.
 pub(super) fn check<T>(call: &'static str, result: Result<T, DriverError>) -> Result<T, Error> {
     result.map_err(|DriverError(code)| {

@@ -1,4 +1,4 @@
-//! CUDA events: points on a stream, between which device time is measured.
+//! [`CudaEvent`]: a point on a stream; device time is measured between two.
 
 use cudarc::driver::{self, sys};
 

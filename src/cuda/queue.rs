@@ -1,4 +1,4 @@
-//! The key queue of MoCo in device memory.
+//! [`CudaQueue`]: the key queue of MoCo in device memory.
 
 use super::buffer::CudaBuffer;
 use super::device::CudaDevice;

@@ -1,4 +1,4 @@
-//! The address range of a matrix in device memory, with checks of alignment, overlap and device.
+//! [`CudaRegion`]: a matrix's address range in device memory, with checks of alignment, overlap and device.
 
 use std::fmt;
 

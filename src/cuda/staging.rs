@@ -1,4 +1,4 @@
-//! Copies from host memory to the device, through page-locked slots.
+//! [`Staging`]: copies from host memory to the device through page-locked slots.
 //!
 //! The CPU copies bytes into one of a few page-locked slots, so the caller may change its memory at once. The driver
 //! reads the slot when the stream reaches the copy; then an event marks the slot as free. A copy straight from pageable

@@ -1,4 +1,4 @@
-//! The [`Device`] that runs kernels in the emulator, `kernels/emulator`.
+//! [`EmulatedDevice`]: the [`Device`] that runs kernels in the emulator, kernels/emulator.
 
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! Memory of the emulator for one call, or one test.
+//! [`Memory`]: the emulator's memory of one call, or of one test.
 
 use std::borrow::Borrow;
 use std::cell::RefCell;

@@ -1,4 +1,4 @@
-//! Types of elements, and how products multiply them.
+//! [`Arithmetic`]: the types in which products multiply the elements of a caller's matrices.
 
 use crate::element::DType;
 

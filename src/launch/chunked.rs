@@ -1,4 +1,5 @@
-//! Gradients over chunks of stored weights, where D is too large for the fused kernels.
+//! Gradients where D is too large for the fused kernels. Weights W of a chunk of anchors are stored, then multiplied
+//! twice: W·K for dq, Wᵀ·Q for dk.
 
 use super::DeviceMatrix;
 use super::choice::{Cut, EXPONENTIALS, STATISTICS, WEIGHTS};

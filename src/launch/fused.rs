@@ -1,4 +1,4 @@
-//! Selects and launches the fused gradient kernels, which keep a block's gradient sums in registers.
+//! Selects and launches the fused gradient kernels, which keep the sums Σ_j W_ij y_j of a block's rows in registers.
 
 use super::choice::Family;
 use super::gradient::{Call, Known, Sums, is_shifted};

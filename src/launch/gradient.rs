@@ -1,4 +1,5 @@
-//! What all gradient passes share: known weights, partial sums, and the launch that makes a gradient of the sums.
+//! What all gradient passes share: known weights, partial sums, and the launch that makes the sums a gradient,
+//! dq_i = s·g·w·(Σ_j W_ij k_j − c_i k₊). docs/design.md, section 3, has dk and the symbols.
 
 use bytemuck::Zeroable;
 

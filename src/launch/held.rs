@@ -1,11 +1,11 @@
-//! Memory that lives as long as its owner: a call, or a recorded step.
+//! Device memory that lives as long as its owner, a call or a recorded step.
 
 use super::arithmetic::element_bytes;
 use super::device::Device;
 use super::matrix::DeviceMatrix;
 use crate::error::Error;
 
-/// Device memory that is handed out by address, and given back when this is dropped.
+/// Hands out device memory by address. Dropping it releases the memory.
 pub(super) struct Held<'d, D: Device> {
     device: &'d D,
     pub buffers: Vec<D::Buffer>,

@@ -1,4 +1,4 @@
-//! How much memory a call takes, found by making the call on a device that only counts.
+//! [`workspace_bytes`]: how much memory a call takes, found by making the call on a device that only counts.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -1,4 +1,4 @@
-//! Device memory that is kept from call to call.
+//! [`Pool`]: device memory that is kept from call to call.
 //!
 //! A block goes back to the pool when its owner drops it. Kernels that use it may still be waiting to run; the next
 //! owner's work follows them on the same stream. Sizes are rounded to eighths of a power of two, and a request takes a

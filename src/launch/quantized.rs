@@ -1,4 +1,4 @@
-//! Rows as e4m3, 8-bit floats, with a scale each.
+//! Rows as e4m3 (8-bit floats) with a scale a row: x ≈ scale · code.
 
 use super::held::Held;
 use super::params::{DTYPE_E4M3, Matrix, QuantizeParams};

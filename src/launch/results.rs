@@ -1,4 +1,4 @@
-//! Results of a call in device memory: loss, ∂loss/∂s and statistics.
+//! Results of a call in device memory: loss, ∂loss/∂s, statistics, and the masses derived from these.
 
 use super::params::MergeParams;
 use super::prepared::Prepared;

@@ -1,4 +1,4 @@
-//! Statistics of rows and columns, and the loss that follows from them.
+//! Statistics lse⁻_i = log Σ_j exp z_ij over the negatives of a row or a column, and the loss Σ_i w_i φ(lse⁻_i, z₊_i).
 
 use super::choice::STATISTICS;
 use super::params::{Matrix, ReduceParams, ScoresParams, StatisticsParams, WorkGrid};
