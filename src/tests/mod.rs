@@ -14,8 +14,8 @@ use crate::{
 struct Sum(u64);
 
 impl Sum {
-    fn add<T: Element>(&mut self, numbers: &[T]) {
-        for byte in numbers
+    fn add<T: Element>(&mut self, elements: &[T]) {
+        for byte in elements
             .iter()
             .flat_map(|x| x.to_f32().to_bits().to_le_bytes())
         {
@@ -33,7 +33,7 @@ impl Sum {
 }
 
 /// Pseudo-random elements, the same on every machine.
-fn numbers<T: Element>(count: usize, seed: u64, largest: f32) -> Vec<T> {
+fn elements<T: Element>(count: usize, seed: u64, largest: f32) -> Vec<T> {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     let mut next = || {
         state ^= state << 13;
@@ -74,7 +74,7 @@ fn of_loss<E: Engine<Memory = HostMemory>, T: Element>(engine: &E, loss: usize) 
         let m = if square { n } else { m };
         let largest = (3.0 / d as f32).sqrt();
         let rows = [(n, 1), (m, 2), (n, 3)];
-        let all = rows.map(|(rows, seed)| numbers::<T>(rows * d, seed, largest));
+        let all = rows.map(|(rows, seed)| elements::<T>(rows * d, seed, largest));
         let matrices = [&all[0], &all[1], &all[2]].map(|x| Rows::new(x, x.len() / d, d).unwrap());
         let index: Vec<u32> = (0..n as u32).map(|i| (i * 37 + 11) % m as u32).collect();
         let positives = match by_index {

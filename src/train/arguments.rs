@@ -15,7 +15,7 @@ use super::train_config::{TrainConfig, keys};
 #[derive(Args, Clone, Debug, Serialize)]
 #[command(after_help = EXIT_CODES)]
 pub struct TrainArgs {
-    /// How to train.
+    /// The training method.
     #[arg(value_enum)]
     #[serde(skip)]
     pub method: MethodName,
@@ -51,7 +51,7 @@ pub struct TrainArgs {
     /// Momentum of the key encoder (moco).
     #[arg(long, value_name = "M", allow_negative_numbers = true)]
     pub momentum: Option<f64>,
-    /// What computes: cuda, cpu, or auto, which is cuda where it can be [default: auto].
+    /// What computes: cuda, cpu, or auto, which is cuda where available [default: auto].
     #[arg(long, value_enum, value_name = "ENGINE", hide_possible_values = true)]
     pub engine: Option<EngineName>,
     /// Seed of everything random.
@@ -61,7 +61,7 @@ pub struct TrainArgs {
     #[arg(long, value_name = "DIR")]
     #[serde(skip)]
     pub out: Option<PathBuf>,
-    /// A file like the config.toml of an earlier run; options here override what it says.
+    /// A file like the config.toml of an earlier run; options on the command line override it.
     #[arg(long, value_name = "FILE")]
     #[serde(skip)]
     pub config: Option<PathBuf>,
@@ -109,13 +109,13 @@ const SOURCES: &str = "Images [default: demo]:
   npy:DIR               the same as x_train.npy, y_train.npy, x_test.npy and y_test.npy, or
                         train_images.npy, train_labels.npy and so on; labels may be absent
 Where files have no division, one image in five of each class is held out, at least one of two.
-Without labels the report has no kNN and no linear probe; all else is as always.";
+Without labels the report has no kNN and no linear probe; all else is the same.";
 
 const EXIT_CODES: &str = "Exit codes:
   0    the run finished
   1    a file could not be read or written
   2    an argument, the configuration or the data is not what it should be, or the engine asked for
-       is not here
+       is not available
   3    the loss is not a finite number
   4    --require-improvement was not reached
   130  interrupted (Ctrl-C), after a checkpoint";

@@ -21,8 +21,8 @@ use super::platform::{Platform, Values};
 use crate::engine::{EvaluationOf, RowsOf};
 use crate::{Engine, Evaluation, Gradients, Problem};
 
-/// Features and embeddings shorter than this are divided by this instead of their length, so that
-/// zeros stay zeros.
+/// Features and embeddings are divided by this if their length is smaller, so that zeros stay
+/// zeros.
 pub(super) const NORM_EPSILON: f32 = 1e-12;
 
 /// The values of a tensor as a vector.
@@ -47,7 +47,7 @@ impl<P: Platform> UnitRows<P> {
     /// Scales the rows of `embeddings` to length 1.
     ///
     /// # Errors
-    /// [`TrainError::Loss`] when there are none; what the platform reports.
+    /// [`TrainError::Loss`] when there are no rows; what the platform reports.
     pub fn of(platform: &P, embeddings: Tensor<P::Backend, 2>) -> Result<Self, TrainError> {
         let shape @ [rows, dim] = embeddings.dims();
         let [mut values, mut lengths] = platform.unwritten([rows * dim, rows])?;
@@ -68,7 +68,7 @@ impl<P: Platform> UnitRows<P> {
     /// The rows, N × D, for the engine to read.
     ///
     /// # Errors
-    /// [`TrainError::Loss`] when there are none.
+    /// [`TrainError::Loss`] when there are no rows.
     pub fn matrix(&self) -> Result<RowsOf<'_, P::Engine, f32>, TrainError> {
         let [rows, dim] = self.shape;
         self.values.matrix(rows, dim)
@@ -152,7 +152,7 @@ impl<B: Backend> Graph<B> {
     }
 }
 
-/// A loss that the engine has computed. Its state is the gradient of the embeddings.
+/// The graph's operation for a loss that the engine has computed. Its state is the embeddings' gradient.
 #[derive(Debug)]
 struct EngineLoss;
 

@@ -66,8 +66,8 @@ fn normalization<E: Engine, T: Element>(
     for dim in [1, 5, 20] {
         for x in extreme_rows(T::DTYPE, dim) {
             let x = Owned::<T>::round(&x);
-            // Only rows of zeros are shorter than the smallest epsilon. Gradients leave the range of their type,
-            // or stay in it.
+            // Only rows of zeros are shorter than the second epsilon, the least f32. The larger dy makes gradients
+            // that leave the range of their type.
             for epsilon in [1e-12, f32::from_bits(1)] {
                 for size in [1.0, 1e-7] {
                     let dy =
@@ -89,7 +89,7 @@ fn normalization<E: Engine, T: Element>(
     Ok(())
 }
 
-/// y, norms and dx, in f32 and in the inputs' type.
+/// Judges y, norms and dx, in f32 and in the inputs' type.
 fn both_ways<E: Engine, T: Element>(
     engine: &E,
     x: &Owned<T>,
@@ -221,7 +221,7 @@ fn to_f32_digits(x: f64) -> f64 {
     scaled - (scaled - x)
 }
 
-/// momentum_update of several tensors at once, every other one with a shadow.
+/// Checks momentum_update of several tensors at once, every other one with a shadow.
 fn momentum<E: Engine, T: Element>(
     engine: &E,
     rng: &mut impl Rng,
@@ -231,8 +231,8 @@ fn momentum<E: Engine, T: Element>(
     for momentum in [0.0f32, 0.5, 0.99, 0.999, 1.0] {
         let before = LENGTHS.map(|length| {
             let mut draw = || -> Vec<f32> {
-                let numbers = (0..length).map(|_| rng.random_range(-2.0f32..2.0));
-                numbers.collect()
+                let elements = (0..length).map(|_| rng.random_range(-2.0f32..2.0));
+                elements.collect()
             };
             let query: Vec<T> = draw().into_iter().map(T::from_f32).collect();
             (query, draw())
@@ -274,7 +274,7 @@ fn momentum<E: Engine, T: Element>(
     Ok(())
 }
 
-/// enqueue against a queue that takes one key at a time.
+/// Compares enqueue with a queue that takes one key at a time.
 fn queue<E: Engine, T: Element>(
     engine: &E,
     rng: &mut impl Rng,
@@ -289,7 +289,7 @@ fn queue<E: Engine, T: Element>(
         OnHost(engine).enqueue(&mut queue, keys)?;
         newest.extend(widen(&keys.contiguous()));
         newest.drain(..newest.len().saturating_sub(capacity * dim));
-        // From the oldest key on.
+        // The queue's keys, the oldest first.
         let filled = queue.filled().map(|keys| keys.contiguous().into_owned());
         let filled = filled.unwrap_or_default().into_iter();
         let mut filled: Vec<f32> = filled.map(T::to_f32).collect();

@@ -21,7 +21,7 @@ fn random<T: Element>(rng: &mut ChaCha8Rng, rows: usize, dim: usize) -> Vec<T> {
     elements.collect()
 }
 
-/// Elements are small whole numbers: every product and sum is exact in any order.
+/// Elements are small integers: every product and sum is exact in any order.
 #[test]
 fn products_are_exact_for_every_tile_shape() {
     let mut rng = ChaCha8Rng::seed_from_u64(1);

@@ -120,8 +120,8 @@ impl<P: Platform> Moco<P> {
         Ok((both, (loss + reverse.loss).backward()))
     }
 
-    /// The loss of the first views' queries against the second views' keys. The other keys of the
-    /// batch are the negatives until the queue is full or holds a batch.
+    /// Computes the loss of the first views' queries against the second views' keys. The batch's other
+    /// keys are the negatives until the queue is full or holds as many keys as a batch.
     pub(super) fn one_way(
         &self,
         platform: &P,
