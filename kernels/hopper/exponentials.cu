@@ -8,13 +8,13 @@ namespace infonce {
 
 #if INFONCE_HOPPER
 template <class T>
-struct Stored {
+struct StoredExponentials {
     template <class Tile>
-    using Exponentials = infonce::Exponentials<T, Tile, BoxStores>;
+    using Type = Exponentials<T, Tile, BoxStores>;
 };
-#define INFONCE_BUILD(KERNEL, ...)                                                           \
-    INFONCE_CLUSTER_KERNEL(KERNEL, HopperScoresParams) {                                     \
-        hopper_score_tiles<list::KERNEL, Stored<list::KERNEL::T>::template Exponentials>(p); \
+#define INFONCE_BUILD(KERNEL, ...)                                                               \
+    INFONCE_CLUSTER_KERNEL(KERNEL, HopperScoresParams) {                                         \
+        hopper_score_tiles<list::KERNEL, StoredExponentials<list::KERNEL::T>::template Type>(p); \
     }
 
 INFONCE_HOPPER_EXPONENTIALS(INFONCE_BUILD, hopper_exponentials)

@@ -7,13 +7,13 @@ namespace infonce {
 
 #if INFONCE_HOPPER
 template <class T>
-struct Stored {
+struct StoredWeights {
     template <class Tile>
-    using Weights = infonce::Weights<T, Tile, BoxStores>;
+    using Type = Weights<T, Tile, BoxStores>;
 };
-#define INFONCE_BUILD(KERNEL, ...)                                                      \
-    INFONCE_CLUSTER_KERNEL(KERNEL, HopperScoresParams) {                                \
-        hopper_score_tiles<list::KERNEL, Stored<list::KERNEL::T>::template Weights>(p); \
+#define INFONCE_BUILD(KERNEL, ...)                                                          \
+    INFONCE_CLUSTER_KERNEL(KERNEL, HopperScoresParams) {                                    \
+        hopper_score_tiles<list::KERNEL, StoredWeights<list::KERNEL::T>::template Type>(p); \
     }
 
 INFONCE_HOPPER_WEIGHTS(INFONCE_BUILD, hopper_weights)
