@@ -530,7 +530,7 @@ fn a_context_that_ends_says_what_was_not_freed() {
 #[test]
 fn the_crate_looks_for_every_function_that_is_here() {
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/src");
-    let looked_for = include_str!("../../../src/cuda/probe.rs");
+    let looked_for = include_str!("../../../../src/cuda/probe.rs");
     let mut found = BTreeSet::new();
     for entry in std::fs::read_dir(folder).unwrap() {
         let text = std::fs::read_to_string(entry.unwrap().path()).unwrap();
