@@ -532,8 +532,10 @@ fn the_crate_looks_for_every_function_that_is_here() {
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/src");
     let looked_for = include_str!("../../../../src/cuda/probe.rs");
     let mut found = BTreeSet::new();
-    for entry in std::fs::read_dir(folder).unwrap() {
-        let text = std::fs::read_to_string(entry.unwrap().path()).unwrap();
+    let entries = std::fs::read_dir(folder).unwrap();
+    let paths = entries.map(|entry| entry.unwrap().path());
+    for path in paths.filter(|path| path.is_file()) {
+        let text = std::fs::read_to_string(path).unwrap();
         for line in text.lines() {
             // A definition, or a line of `functions!`.
             let (_, start) = line
