@@ -2,7 +2,7 @@
 
 use crate::error::{Error, positive, within};
 use crate::losses::description::{Description, Layout};
-use crate::losses::rule::RowRule;
+use crate::losses::rule::{RowRule, SetForm};
 
 /// How the losses φ_i of rows become one scalar, Σ_i w_i·φ_i.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -10,7 +10,10 @@ pub enum Reduction {
     /// w_i = 1/N.
     #[default]
     Mean,
-    /// w_i = 1.
+    /// w_i = 1/N₊ over the N₊ rows that have a positive, and a weight other than 0 where rows have weights.
+    MeanOfPositives,
+    /// w_i = 1. Single rows' losses are [`Statistics::row_losses`](crate::Statistics::row_losses); their upstream
+    /// gradients, if they differ, are [row weights](crate::Problem::with_row_weights).
     Sum,
 }
 
@@ -55,13 +58,58 @@ impl Contrast {
         description: Description,
         scale: f32,
     ) -> Result<Self, Error> {
-        description.rule.check()?;
-        Ok(Self {
+        Self {
             name,
             description,
             scale,
             reduction: Reduction::Mean,
-        })
+        }
+        .checked()
+    }
+
+    /// Checks the hyper-parameters, and that the rule fits the directions and the positives.
+    fn checked(self) -> Result<Self, Error> {
+        let rule = self.description.rule.check()?;
+        let refuse = |option, reason| Err(Error::Unsupported { option, reason });
+        if self.has_columns() && (rule.takes_sets() || rule.exponents().is_some()) {
+            return refuse("rule", "columns have a loss too");
+        }
+        if self.has_own_keys() && rule.takes_sets() {
+            return refuse("rule", "an own key is one positive, not a set");
+        }
+        if let Some(margin) = self.description.guard {
+            within("margin", margin, "finite", margin.is_finite())?;
+            if rule.takes_sets() {
+                return refuse("guard", "a set has no one positive to compare with");
+            }
+            self.allows_exclusions("guard")?;
+        }
+        Ok(self)
+    }
+
+    /// Whether candidates beyond those of the description can be excluded.
+    pub(crate) fn allows_exclusions(&self, option: &'static str) -> Result<(), Error> {
+        let refuse = |reason| Err(Error::Unsupported { option, reason });
+        if self.has_columns() {
+            return refuse("columns have a loss too");
+        }
+        if self.rule().counts_negatives() {
+            return refuse("the rule counts on M negatives in every row");
+        }
+        Ok(())
+    }
+
+    /// Whether candidates can have a bias.
+    pub(crate) fn allows_bias(&self) -> Result<(), Error> {
+        let option = "column_bias";
+        let refuse = |reason| Err(Error::Unsupported { option, reason });
+        if self.has_columns() {
+            return refuse("columns have a loss too");
+        }
+        if self.has_own_keys() {
+            return refuse("an own key is no candidate and would have none");
+        }
+        Ok(())
     }
 
     /// The described loss at temperature τ.
@@ -85,10 +133,42 @@ impl Contrast {
     /// Replaces φ, the rule of a row's loss, for example in MoCo by DCL's. The name stays.
     ///
     /// # Errors
-    /// [`Error::Scalar`] for a hyper-parameter that is out of range.
+    /// [`Error::Scalar`] for a hyper-parameter that is out of range; [`Error::Unsupported`] for a rule of sets or of two
+    /// exponents where columns have a loss, and for one of sets where anchors have own keys.
     pub fn with_rule(mut self, rule: RowRule) -> Result<Self, Error> {
-        self.description.rule = rule.check()?;
-        Ok(self)
+        self.description.rule = rule;
+        self.checked()
+    }
+
+    /// Excludes likely false negatives: the candidates whose similarity z_ij/s exceeds the positive's minus `margin`
+    /// (Huynh et al. 2022; the margin of GISTEmbed, Solatorio 2024, is 0). A negative margin excludes those that are
+    /// more similar than the positive by −`margin`. The choice carries no gradient.
+    ///
+    /// # Errors
+    /// [`Error::Scalar`] unless `margin` is finite; [`Error::Unsupported`] where columns have a loss too, for a rule of
+    /// sets, and for one that counts the negatives.
+    pub fn with_guard(mut self, margin: f32) -> Result<Self, Error> {
+        self.description.guard = Some(margin);
+        self.checked()
+    }
+
+    /// Smooths the labels of a cross-entropy (Szegedy et al. 2016, section 7): the target of a row is 1 − `smoothing`
+    /// on its positive, or shared by its set, plus `smoothing` shared by all candidates that it does not exclude.
+    ///
+    /// # Errors
+    /// [`Error::Scalar`] unless `smoothing` is at least 0 and less than 1; [`Error::Unsupported`] for a rule that is no
+    /// cross-entropy, where columns have a loss too, and where anchors have own keys.
+    pub fn with_label_smoothing(self, smoothing: f32) -> Result<Self, Error> {
+        let form = SetForm::MeanOutside;
+        match self.rule() {
+            RowRule::SOFTMAX | RowRule::Sets { form: SetForm::MeanOutside, .. } => {
+                self.with_rule(RowRule::Sets { form, smoothing })
+            }
+            _ => Err(Error::Unsupported {
+                option: "smoothing",
+                reason: "the rule is no cross-entropy",
+            }),
+        }
     }
 
     /// The same loss on [`Inputs::Pair`](crate::Inputs::Pair): the batch's other keys are the negatives, not the
@@ -132,13 +212,13 @@ impl Contrast {
         self.description.rule
     }
 
-    /// The weight w_i, the same for all rows: 1/N (mean) or 1 (sum), times [`Description::factor`]; half of that
+    /// The weight w_i, the same for all rows: 1/N (means) or 1 (sum), times [`Description::factor`]; half of that
     /// for rows and for columns where columns have a loss too.
     pub fn row_weight(&self, anchors: usize) -> f64 {
         let directions = if self.has_columns() { 0.5 } else { 1.0 };
         let weight = directions * f64::from(self.description.factor);
         match self.reduction {
-            Reduction::Mean => weight / anchors as f64,
+            Reduction::Mean | Reduction::MeanOfPositives => weight / anchors as f64,
             Reduction::Sum => weight,
         }
     }

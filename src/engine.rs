@@ -13,6 +13,9 @@ pub struct Gradients<V> {
     /// ∂loss/∂k, M × D, if wanted. A one-way loss without it computes fewer matrix products. It must be `None`
     /// where the contrast has none ([`Contrast::has_dk`](crate::Contrast::has_dk)).
     pub dk: Option<V>,
+    /// ∂loss/∂c, 1 × M, if wanted: of the biases of
+    /// [`Problem::with_column_bias`](crate::Problem::with_column_bias).
+    pub dbias: Option<V>,
     /// `true`: gradients are added to the outputs' contents in f32, and rounded once. `false`: they overwrite.
     pub accumulate: bool,
 }
@@ -23,7 +26,17 @@ impl<V> Gradients<V> {
         Self {
             dq,
             dk,
+            dbias: None,
             accumulate: false,
+        }
+    }
+
+    /// The same outputs, and one for the gradient of the column bias.
+    #[must_use]
+    pub fn with_bias(self, dbias: V) -> Self {
+        Self {
+            dbias: Some(dbias),
+            ..self
         }
     }
 

@@ -54,6 +54,21 @@ pub enum Error {
         /// M, the number of candidates.
         candidates: usize,
     },
+    /// Lists of positives that contradict themselves.
+    #[error("`positives` has no list for row {row}: {reason}")]
+    PositiveLists {
+        /// The anchor whose list is wrong.
+        row: usize,
+        reason: &'static str,
+    },
+    /// An element of a vector outside its range.
+    #[error("`{argument}[{index}]` is {given}; it must be {allowed}")]
+    Element {
+        argument: &'static str,
+        index: usize,
+        given: f32,
+        allowed: &'static str,
+    },
     /// Inputs of another layout than the contrast is defined on.
     #[error("`inputs` is Inputs::{given}; {contrast} is defined on Inputs::{expected}")]
     Inputs {

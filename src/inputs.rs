@@ -4,15 +4,17 @@
 use std::collections::HashMap;
 use std::convert::Infallible;
 
-use crate::contrast::{Contrast, Shape, same_dim, same_rows};
+use crate::contrast::{Contrast, Shape, same_dim, same_length, same_rows};
+use crate::engine::Gradients;
 use crate::error::Error;
 use crate::losses::description::Layout;
-use crate::rows::{Indices, Matrix, View};
+use crate::rows::{Elements, Matrix, View};
 
 /// The index or label, in [`Positives`], of an anchor that has no positive among the candidates.
 pub const NO_POSITIVE: u32 = u32::MAX;
 
-/// Which candidate is each anchor's positive.
+/// Which candidate is each anchor's positive; with a rule of sets ([`RowRule::Sets`](crate::losses::RowRule::Sets)),
+/// which candidates are.
 ///
 /// An anchor may have none: its loss is then 0 and its z₊ −∞. Candidates that are a *shard*, a subset of a larger
 /// set, lack the positives of other shards; [`Engine::merge`](crate::Engine::merge) takes their z₊ from there. An
@@ -25,15 +27,35 @@ pub enum Positives<I> {
     /// Candidate `index[i]`, [`NO_POSITIVE`] for none. Other indices of M or more are an error in host memory;
     /// in device memory, which is not checked, they mean none.
     Index(I),
-    /// The first candidate whose label (a class, an id) is the anchor's; none where no candidate has it, or
-    /// where it is [`NO_POSITIVE`]. Later candidates of that label are negatives like all others.
+    /// The candidate whose label (a class, an id) is the anchor's; none where no candidate has it, or where it is
+    /// [`NO_POSITIVE`]. With a rule of sets all candidates of that label; otherwise the first, and later ones are
+    /// negatives like all others.
     Labels {
         /// One for each anchor, N.
         anchors: I,
         /// One for each candidate, M.
         candidates: I,
     },
+    /// For a rule of sets: candidates `candidates[starts[i]..starts[i + 1]]`, ascending.
+    Lists {
+        /// N + 1 ascending places, from 0 to the length of `candidates`.
+        starts: I,
+        /// The lists, one after the other. In device memory, which is not checked, an index of M or more is ignored.
+        candidates: I,
+    },
 }
+
+/// Ids of anchors and candidates; [`NO_ID`] is nobody's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ids<I> {
+    /// One for each anchor, N.
+    pub anchors: I,
+    /// One for each candidate, M.
+    pub candidates: I,
+}
+
+/// The id, in [`Ids`], of a row that has none.
+pub const NO_ID: u32 = u32::MAX;
 
 impl<I> Positives<I> {
     /// Candidate i.
@@ -58,6 +80,10 @@ impl<I> Positives<I> {
                 anchors: indices("positives.anchors", anchors)?,
                 candidates: indices("positives.candidates", candidates)?,
             },
+            Self::Lists { starts, candidates } => Positives::Lists {
+                starts: indices("positives.starts", starts)?,
+                candidates: indices("positives.candidates", candidates)?,
+            },
         })
     }
 }
@@ -70,7 +96,7 @@ impl Positives<Vec<u32>> {
     }
 }
 
-impl<I: Indices> Positives<I> {
+impl<I: Elements<u32>> Positives<I> {
     /// Each anchor's positive as given, even beyond the last candidate; empty where the host cannot read the
     /// indices.
     fn on_host(&self, anchors: usize) -> Vec<Option<usize>> {
@@ -91,6 +117,7 @@ impl<I: Indices> Positives<I> {
                 let of = |label: &u32| first.get(label).copied().flatten();
                 read(anchors).iter().map(of).collect()
             }
+            Self::Lists { .. } => vec![None; anchors],
         }
     }
 }
@@ -103,6 +130,14 @@ pub enum Inputs<V: View> {
     Shared {
         /// Embeddings of both views, N × D.
         z: V,
+    },
+    /// Anchors and candidates are the same N × D matrix, with the positives of each row (SupCon). A row is no candidate
+    /// of its own.
+    Labelled {
+        /// Embeddings, N × D.
+        z: V,
+        /// Which rows are each row's positives.
+        positives: Positives<V::Indices>,
     },
     /// Anchors N × D and candidates M × D (InfoNCE, CLIP).
     Pair {
@@ -148,7 +183,7 @@ impl<V: View> Inputs<V> {
     /// The matrices by their roles.
     pub fn matrices(&self) -> Matrices<V> {
         let (anchors, candidates, own_keys) = match *self {
-            Self::Shared { z } => (z, z, None),
+            Self::Shared { z } | Self::Labelled { z, .. } => (z, z, None),
             Self::Pair { q, k, .. } => (q, k, None),
             Self::Queue { q, own_key, queue } => (q, queue, Some(own_key)),
         };
@@ -162,6 +197,7 @@ impl<V: View> Inputs<V> {
     fn layout(&self) -> Layout {
         match self {
             Self::Shared { .. } => Layout::Shared,
+            Self::Labelled { .. } => Layout::Labelled,
             Self::Pair { .. } => Layout::Pair,
             Self::Queue { .. } => Layout::Queue,
         }
@@ -179,6 +215,10 @@ impl<V: View> Inputs<V> {
     ) -> Result<Inputs<W>, Error> {
         Ok(match self {
             Self::Shared { z } => Inputs::Shared { z: matrix("z", z)? },
+            Self::Labelled { z, positives } => Inputs::Labelled {
+                z: matrix("z", z)?,
+                positives: positives.try_map(indices)?,
+            },
             Self::Pair { q, k, positives } => Inputs::Pair {
                 q: matrix("q", q)?,
                 k: matrix("k", k)?,
@@ -203,6 +243,9 @@ pub struct Problem<V: View> {
     all_candidates: usize,
     /// s in the engine's memory, in place of the contrast's s.
     scale: Option<V::Scalar>,
+    ids: Option<Ids<V::Indices>>,
+    row_weights: Option<V::Floats>,
+    column_bias: Option<V::Floats>,
 }
 
 impl Contrast {
@@ -229,7 +272,7 @@ impl Contrast {
             candidates: candidates.rows(),
             dim: anchors.dim(),
         };
-        if self.is_shared() && !shape.anchors.is_multiple_of(2) {
+        if self.layout() == Layout::Shared && !shape.anchors.is_multiple_of(2) {
             return Err(Error::OddRows {
                 given: shape.anchors,
             });
@@ -243,7 +286,7 @@ impl Contrast {
         if self.has_columns() {
             same_rows("k", shape.candidates, shape.anchors)?;
         }
-        if let Inputs::Pair { positives, .. } = &inputs {
+        if let Inputs::Pair { positives, .. } | Inputs::Labelled { positives, .. } = &inputs {
             self.check_positives(positives, shape)?;
         }
         Ok(Problem {
@@ -252,6 +295,9 @@ impl Contrast {
             shape,
             all_candidates: shape.candidates,
             scale: None,
+            ids: None,
+            row_weights: None,
+            column_bias: None,
         })
     }
 
@@ -267,6 +313,7 @@ impl Contrast {
     ) -> Result<Problem<V>, Error> {
         self.on(match self.layout() {
             Layout::Shared => Inputs::Shared { z: q },
+            Layout::Labelled => Inputs::Labelled { z: q, positives },
             Layout::Pair if self.has_columns() => Inputs::pair(q, k),
             Layout::Pair => Inputs::Pair { q, k, positives },
             Layout::Queue => Inputs::Queue {
@@ -277,7 +324,11 @@ impl Contrast {
         })
     }
 
-    fn check_positives<I: Indices>(&self, given: &Positives<I>, shape: Shape) -> Result<(), Error> {
+    fn check_positives<I: Elements<u32>>(
+        &self,
+        given: &Positives<I>,
+        shape: Shape,
+    ) -> Result<(), Error> {
         if self.has_columns() && !matches!(given, Positives::Offset(0)) {
             return Err(Error::Positives {
                 contrast: self.name(),
@@ -292,6 +343,19 @@ impl Contrast {
             } => {
                 same_rows("positives.anchors", anchors.len(), shape.anchors)?;
                 return same_rows("positives.candidates", candidates.len(), shape.candidates);
+            }
+            Positives::Lists { .. } if !self.has_sets() => {
+                return Err(Error::Unsupported {
+                    option: "positives",
+                    reason: "a list of positives needs a rule of sets",
+                });
+            }
+            Positives::Lists { starts, candidates } => {
+                same_length("positives.starts", starts.len(), shape.anchors + 1)?;
+                return match (starts.on_host(), candidates.on_host()) {
+                    (Some(starts), Some(listed)) => check_lists(starts, listed, shape.candidates),
+                    _ => Ok(()),
+                };
             }
         };
         same_rows("positives", index.len(), shape.anchors)?;
@@ -308,7 +372,99 @@ impl Contrast {
     }
 }
 
+/// Checks lists of positives in host memory.
+fn check_lists(starts: &[u32], listed: &[u32], candidates: usize) -> Result<(), Error> {
+    let malformed = |row, reason| Err(Error::PositiveLists { row, reason });
+    if starts[0] != 0 {
+        return malformed(0, "the first list does not start at 0");
+    }
+    for (row, range) in starts.windows(2).enumerate() {
+        let Some(list) = listed.get(range[0] as usize..range[1] as usize) else {
+            return malformed(row, "its places are not ascending places of `candidates`");
+        };
+        if !list.is_sorted_by(|a, b| a < b) {
+            return malformed(row, "its candidates are not ascending");
+        }
+        if let Some(&given) = list.last().filter(|&&j| j as usize >= candidates) {
+            return Err(Error::PositiveOutOfRange {
+                row,
+                given,
+                candidates,
+            });
+        }
+    }
+    same_length("positives.candidates", listed.len(), starts[starts.len() - 1] as usize)
+}
+
+/// Checks that the elements of `given` that the host can read are `legal`.
+fn check_elements(
+    argument: &'static str,
+    given: &impl Elements<f32>,
+    allowed: &'static str,
+    legal: impl Fn(f32) -> bool,
+) -> Result<(), Error> {
+    let on_host = given.on_host().unwrap_or_default();
+    match on_host.iter().position(|&x| !legal(x)) {
+        None => Ok(()),
+        Some(index) => Err(Error::Element {
+            argument,
+            index,
+            given: on_host[index],
+            allowed,
+        }),
+    }
+}
+
 impl<V: View> Problem<V> {
+    /// Excludes the candidates of an anchor's id that are not its positives: duplicates in a batch, or a queue that
+    /// already holds the anchor's key. The ids may be labels.
+    ///
+    /// # Errors
+    /// [`Error::Rows`] unless there are N and M ids; [`Error::Unsupported`] where columns have a loss too, and for a
+    /// rule that counts the negatives.
+    pub fn excluding(self, ids: Ids<V::Indices>) -> Result<Self, Error> {
+        same_rows("ids.anchors", ids.anchors.len(), self.shape.anchors)?;
+        same_rows("ids.candidates", ids.candidates.len(), self.shape.candidates)?;
+        self.contrast.allows_exclusions("ids")?;
+        Ok(Self {
+            ids: Some(ids),
+            ..self
+        })
+    }
+
+    /// Multiplies each row's loss by a weight w_i, without gradient. A weight of 0 leaves the row out: it has no loss
+    /// and no gradient, but stays a candidate. Where columns have a loss, column i has the weight of row i. In device
+    /// memory weights are not checked.
+    ///
+    /// # Errors
+    /// [`Error::Rows`] unless there are N; [`Error::Element`] for one that is not finite or below 0.
+    pub fn with_row_weights(self, weights: V::Floats) -> Result<Self, Error> {
+        same_rows("row_weights", weights.len(), self.shape.anchors)?;
+        check_elements("row_weights", &weights, "finite and at least 0", |w| {
+            w.is_finite() && w >= 0.0
+        })?;
+        Ok(Self {
+            row_weights: Some(weights),
+            ..self
+        })
+    }
+
+    /// Adds c_j to the logits of candidate j, the positive's too: z_ij = s·⟨q_i, k_j⟩ + c_j. For example −log Q_j, the
+    /// correction of sampled softmax (Bengio and Senécal 2008). In device memory it is not checked.
+    ///
+    /// # Errors
+    /// [`Error::Rows`] unless there are M; [`Error::Element`] for one that is not finite; [`Error::Unsupported`] where
+    /// columns have a loss too, or an anchor's positive is no candidate.
+    pub fn with_column_bias(self, bias: V::Floats) -> Result<Self, Error> {
+        same_rows("column_bias", bias.len(), self.shape.candidates)?;
+        check_elements("column_bias", &bias, "finite", f32::is_finite)?;
+        self.contrast.allows_bias()?;
+        Ok(Self {
+            column_bias: Some(bias),
+            ..self
+        })
+    }
+
     /// Replaces the contrast's s by one element in the engine's memory, for scales that are learned there. The
     /// engine reads it when it computes. It must be finite and greater than 0, which is not checked.
     #[must_use]
@@ -359,10 +515,34 @@ impl<V: View> Problem<V> {
         self.scale
     }
 
-    /// Which candidates are positives; `None` but for [`Inputs::Pair`].
+    /// Ids whose equality excludes, after [`excluding`](Self::excluding).
+    pub fn ids(&self) -> Option<Ids<V::Indices>> {
+        self.ids
+    }
+
+    /// The rows' weights, after [`with_row_weights`](Self::with_row_weights).
+    pub fn row_weights(&self) -> Option<V::Floats> {
+        self.row_weights
+    }
+
+    /// The candidates' biases, after [`with_column_bias`](Self::with_column_bias).
+    pub fn column_bias(&self) -> Option<V::Floats> {
+        self.column_bias
+    }
+
+    /// Whether logits need more than the positive's and an excluded index to be summed: ids, a guard, biases, sets of
+    /// positives or two exponents.
+    pub(crate) fn has_options(&self) -> bool {
+        let contrast = &self.contrast;
+        let of_contrast = contrast.has_sets() || contrast.rule().exponents().is_some();
+        let guard = contrast.description().guard.is_some();
+        of_contrast || guard || self.ids.is_some() || self.column_bias.is_some()
+    }
+
+    /// Which candidates are positives; `None` but for [`Inputs::Pair`] and [`Inputs::Labelled`].
     pub fn positives(&self) -> Option<Positives<V::Indices>> {
         match self.inputs {
-            Inputs::Pair { positives, .. } => Some(positives),
+            Inputs::Pair { positives, .. } | Inputs::Labelled { positives, .. } => Some(positives),
             _ => None,
         }
     }
@@ -378,34 +558,59 @@ impl<V: View> Problem<V> {
         of.into_iter().map(in_range).collect()
     }
 
-    /// Maps this problem to other memory: its inputs as [`Inputs::try_map`] does, a scale in memory by `scalar`.
+    /// Maps this problem to other memory: its inputs as [`Inputs::try_map`] does, weights and biases by `floats`, a
+    /// scale in memory by `scalar`.
     ///
     /// # Errors
     /// The first that a closure returns.
     pub fn try_map<'s, W: View>(
         &'s self,
         matrix: impl FnMut(&'static str, &'s V) -> Result<W, Error>,
-        indices: impl FnMut(&'static str, &'s V::Indices) -> Result<W::Indices, Error>,
+        mut indices: impl FnMut(&'static str, &'s V::Indices) -> Result<W::Indices, Error>,
+        mut floats: impl FnMut(&'static str, &'s V::Floats) -> Result<W::Floats, Error>,
         scalar: impl FnOnce(&'s V::Scalar) -> Result<W::Scalar, Error>,
     ) -> Result<Problem<W>, Error> {
+        let ids = self.ids.as_ref().map(|ids| {
+            Ok::<_, Error>(Ids {
+                anchors: indices("ids.anchors", &ids.anchors)?,
+                candidates: indices("ids.candidates", &ids.candidates)?,
+            })
+        });
+        let weights = self.row_weights.as_ref();
+        let bias = self.column_bias.as_ref();
         Ok(Problem {
             contrast: self.contrast,
+            ids: ids.transpose()?,
             inputs: self.inputs.try_map(matrix, indices)?,
             shape: self.shape,
             all_candidates: self.all_candidates,
             scale: self.scale.as_ref().map(scalar).transpose()?,
+            row_weights: weights.map(|x| floats("row_weights", x)).transpose()?,
+            column_bias: bias.map(|x| floats("column_bias", x)).transpose()?,
         })
     }
 
-    /// Checks that dq is N × D, that dk is M × D, and that the contrast has a dk.
+    /// Checks that dq is N × D, dk M × D and dbias 1 × M, and that the problem has a dk and biases.
     ///
     /// # Errors
-    /// [`Error::Rows`], [`Error::Dimension`] or [`Error::NoCandidateGradient`].
-    pub fn check_gradients<M: Matrix>(&self, dq: &M, dk: Option<&M>) -> Result<(), Error> {
+    /// [`Error::Rows`], [`Error::Dimension`], [`Error::NoCandidateGradient`] or [`Error::Unsupported`].
+    pub fn check_gradients<M: Matrix>(&self, gradients: &Gradients<M>) -> Result<(), Error> {
         let shape = self.shape;
-        same_rows("gradients.dq", dq.rows(), shape.anchors)?;
-        same_dim("gradients.dq", dq.dim(), shape.dim)?;
-        let Some(dk) = dk else { return Ok(()) };
+        same_rows("gradients.dq", gradients.dq.rows(), shape.anchors)?;
+        same_dim("gradients.dq", gradients.dq.dim(), shape.dim)?;
+        if let Some(dbias) = &gradients.dbias {
+            if self.column_bias.is_none() {
+                return Err(Error::Unsupported {
+                    option: "gradients.dbias",
+                    reason: "the problem has no column bias",
+                });
+            }
+            same_rows("gradients.dbias", dbias.rows(), 1)?;
+            same_dim("gradients.dbias", dbias.dim(), shape.candidates)?;
+        }
+        let Some(dk) = &gradients.dk else {
+            return Ok(());
+        };
         if !self.contrast.has_dk() {
             return Err(Error::NoCandidateGradient {
                 contrast: self.contrast.name(),

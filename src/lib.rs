@@ -85,12 +85,12 @@ pub use cpu::CpuEngine;
 pub use element::{DType, Element};
 pub use engine::{Engine, Gradients, MomentumSlices, MomentumTensor};
 pub use error::{CudaError, Error};
-pub use inputs::{Inputs, Matrices, NO_POSITIVE, Positives, Problem};
+pub use inputs::{Ids, Inputs, Matrices, NO_ID, NO_POSITIVE, Positives, Problem};
 pub use memory::{Evaluated, Evaluation, HostMemory, Memory, Read, TopK};
 pub use momentum::MomentumSchedule;
 pub use queue::KeyQueue;
-pub use rows::{Indices, Matrix, Rows, RowsMut, View};
-pub use statistics::{RowStatistics, Statistics};
+pub use rows::{Elements, Matrix, Rows, RowsMut, View};
+pub use statistics::{RowStatistics, SetStatistics, Statistics};
 
 /// Makes the examples of README.md doctests.
 #[cfg(doctest)]

@@ -41,7 +41,11 @@ pub trait Evaluation {
 /// Host memory, or the memory of a device: its types of matrices, vectors and results.
 pub trait Memory {
     /// A read-only matrix.
-    type Rows<'a, T: Element>: View<Indices = Self::Vector<'a, u32>, Scalar = Self::Vector<'a, f32>>;
+    type Rows<'a, T: Element>: View<
+            Indices = Self::Vector<'a, u32>,
+            Floats = Self::Vector<'a, f32>,
+            Scalar = Self::Vector<'a, f32>,
+        >;
     /// A writable matrix.
     type RowsMut<'a, T: Element>: Matrix;
     /// A read-only vector.

@@ -13,8 +13,9 @@
 //! 1 − p₊ = 10⁻¹⁶.
 
 use crate::element::{DType, Element};
-use crate::inputs::{Matrices, Problem};
-use crate::losses::{Dual, RowContext, RowRule};
+use crate::contrast::Reduction;
+use crate::inputs::{Matrices, NO_ID, NO_POSITIVE, Positives, Problem};
+use crate::losses::{Dual, RowContext, RowLogits, RowRule, VARIABLES};
 use crate::rows::{Matrix, Rows, View};
 
 /// A matrix of f64, row-major.
@@ -74,21 +75,30 @@ impl Matrix for &Dense {
 
 impl<'a> View for &'a Dense {
     type Indices = &'a [u32];
+    type Floats = &'a [f32];
     type Scalar = f64;
 }
 
-/// Values of every row (or column) of the logits.
+/// Values of every row (or column) of the matrix of logits.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct RowValues {
     /// loss_i = φ, unweighted.
     pub loss: Vec<f64>,
     /// lse⁻_i over the negatives; −∞ for a row without any.
     pub negatives_lse: Vec<f64>,
-    /// z₊, the positive's logit; −∞ for a row without one.
+    /// z₊, the positive's logit, of a set the mean; −∞ for a row without one.
     pub positive: Vec<f64>,
+    /// Log-sum-exp of a set of positives, or with two exponents of the negatives' βz.
+    pub second_lse: Vec<f64>,
+    /// Number of positives.
+    pub positives: Vec<f64>,
+    /// Mean of the negatives' logits; 0 for a row without any.
+    pub negatives_mean: Vec<f64>,
+    /// Number of negatives.
+    pub negatives: Vec<f64>,
     /// a_i = ∂φ/∂lse⁻; 1 − p₊ for a softmax.
     pub negatives_mass: Vec<f64>,
-    /// c_i = −∂φ/∂z₊; 1 − p₊ for a softmax.
+    /// c_i = −∂φ/∂z₊ at fixed log-sum-exps; 1 − p₊ for a softmax.
     pub positive_mass: Vec<f64>,
     /// ∂φ/∂s at fixed lse⁻ and z₊.
     pub scale_slope: Vec<f64>,
@@ -109,6 +119,8 @@ pub struct Reference {
     pub dq: Dense,
     /// upstream × ∂loss/∂k, M × D, where candidates have a gradient.
     pub dk: Option<Dense>,
+    /// upstream × ∂loss/∂c, M elements, where candidates have a bias.
+    pub dbias: Option<Vec<f64>>,
     /// upstream × ∂loss/∂s.
     pub dscale: f64,
 }
@@ -140,8 +152,6 @@ pub(crate) fn value_and_grad_rounded(
     let shape = problem.shape();
     let scale = problem.scale().unwrap_or(f64::from(contrast.scale()));
     let n = shape.anchors;
-    let row_weight = round(contrast.row_weight(n));
-    let weight = round(upstream * row_weight);
 
     // Candidate j of anchor i: its own key is column 0 where it has one; the rows of k follow.
     let Matrices {
@@ -155,58 +165,117 @@ pub(crate) fn value_and_grad_rounded(
         Some(own_keys) if j == 0 => own_keys.row(i),
         _ => k.row(j - own_columns),
     };
-    let in_k = problem.positive_candidates();
-    let positive = |i: usize| own_keys.map(|_| 0).or(in_k[i]);
-    let is_negative =
-        |i: usize, j: usize| Some(j) != positive(i) && !(contrast.excludes_self() && i == j);
+    let sets = Sets::of(problem);
+    let is_positive = |i: usize, j: usize| match own_keys {
+        Some(_) => j == 0,
+        None => sets.contains(i, j),
+    };
+    let ids = problem.ids();
+    let id = |of: Option<&[u32]>, i: usize| of.map(|ids| ids[i]).filter(|&id| id != NO_ID);
+    let anchor_id = |i| id(ids.map(|ids| ids.anchors), i);
+    let candidate_id = |j| id(ids.map(|ids| ids.candidates), j);
+    let is_excluded = |i: usize, j: usize| match j.checked_sub(own_columns) {
+        Some(j) => {
+            let same_id = anchor_id(i).is_some() && anchor_id(i) == candidate_id(j);
+            (contrast.excludes_self() && i == j) || (same_id && !is_positive(i, j))
+        }
+        None => false,
+    };
 
+    let bias = problem.column_bias();
+    let bias = |j: usize| {
+        let j = j.checked_sub(own_columns)?;
+        Some(f64::from(bias?[j]))
+    };
     let products = Dense::from_fn(n, m, |i, j| dot(q.row(i), candidate(i, j), round));
-    let logits = Dense::from_fn(n, m, |i, j| round(scale * products.row(i)[j]));
-    let logit = |(i, j): (usize, usize)| logits.row(i)[j];
-    let of_positive = |cell: Option<(usize, usize)>| cell.map_or(f64::NEG_INFINITY, logit);
+    let logits = Dense::from_fn(n, m, |i, j| {
+        let logit = round(scale * products.row(i)[j]);
+        bias(j).map_or(logit, |bias| round(logit + bias))
+    });
+    let logit = |&(i, j): &(usize, usize)| logits.row(i)[j];
 
-    let positives: Vec<Option<(usize, usize)>> = (0..n).map(|i| Some((i, positive(i)?))).collect();
-    let of_positives: Vec<f64> = positives.iter().copied().map(of_positive).collect();
+    // The cells of a row's positives, and of its negatives.
+    let cells = |i: usize| {
+        let others = (0..m).filter(|&j| !is_excluded(i, j));
+        let (positives, negatives): (Vec<_>, Vec<_>) =
+            others.map(|j| (i, j)).partition(|&(i, j)| is_positive(i, j));
+        let limit = contrast.description().guard.and_then(|margin| {
+            Some(logit(positives.first()?) - scale * f64::from(margin))
+        });
+        let is_kept = |cell: &(usize, usize)| limit.is_none_or(|limit| !(logit(cell) > limit));
+        (positives, negatives.into_iter().filter(is_kept).collect::<Vec<_>>())
+    };
+    let rows_cells: Vec<_> = (0..n).map(cells).collect();
+    let of_positives = rows_cells.iter().map(|(positives, _)| match positives[..] {
+        [] => f64::NEG_INFINITY,
+        _ => positives.iter().map(logit).sum::<f64>() / positives.len() as f64,
+    });
+    let of_positives: Vec<f64> = of_positives.collect();
     let context = RowContext {
         scale,
         negatives: problem.negatives() as f64,
         log_mean: log_mean(contrast.rule(), scale, &of_positives),
     };
+    let weights = problem.row_weights();
+    let weight_of = |i: usize| weights.map_or(1.0, |weights| f64::from(weights[i]));
+    let counted = match contrast.reduction() {
+        Reduction::MeanOfPositives => {
+            let counts = |&i: &usize| weight_of(i) != 0.0 && of_positives[i] != f64::NEG_INFINITY;
+            match (0..n).filter(counts).count() {
+                0 => 0.0,
+                counted => n as f64 / counted as f64,
+            }
+        }
+        _ => 1.0,
+    };
+    let row_weight = round(contrast.row_weight(n) * counted);
+    let weight = round(upstream * row_weight);
+
     let mut dz = Dense::from_fn(n, m, |_, _| 0.0);
-    // Adds the loss of a row or column, given the cells of its negatives and its positive.
-    let mut add = |values: &mut RowValues, negatives: Vec<(usize, usize)>, positive| {
-        let of_negatives: Vec<f64> = negatives.iter().copied().map(logit).collect();
-        let z = of_positive(positive);
-        let mut slopes = values.push(contrast.rule(), &of_negatives, z, &context, round);
-        slopes.extend(values.positive_mass.last().map(|mass| -mass));
-        for ((i, j), slope) in negatives.into_iter().chain(positive).zip(slopes) {
-            let dz = &mut dz.row_mut(i)[j];
-            *dz = round(*dz + round(weight * slope));
+    // Adds the loss of a row or column of weight w, given the cells of its positives and negatives.
+    type Cells = Vec<(usize, usize)>;
+    let mut add = |values: &mut RowValues, (positives, negatives): (Cells, Cells), w: f64| {
+        let [of_positives, of_negatives]: [Vec<f64>; 2] =
+            [&positives, &negatives].map(|cells| cells.iter().map(logit).collect());
+        let slopes = values.push(contrast.rule(), [&of_positives, &of_negatives], &context, round);
+        for ((i, j), slope) in positives.into_iter().chain(negatives).zip(slopes) {
+            // A row that is left out has no gradient, even where its slope is NaN.
+            if w != 0.0 {
+                let dz = &mut dz.row_mut(i)[j];
+                *dz = round(*dz + round(round(weight * w) * slope));
+            }
         }
     };
     let mut rows = RowValues::default();
-    for (i, &positive) in positives.iter().enumerate() {
-        let negatives = (0..m).filter(|&j| is_negative(i, j)).map(|j| (i, j));
-        add(&mut rows, negatives.collect(), positive);
+    for (i, cells) in rows_cells.into_iter().enumerate() {
+        add(&mut rows, cells, weight_of(i));
     }
     let columns = contrast.has_columns().then(|| {
         let mut columns = RowValues::default();
         for j in 0..m {
             let negatives = (0..n).filter(|&i| i != j).map(|i| (i, j));
-            add(&mut columns, negatives.collect(), Some((j, j)));
+            add(&mut columns, (vec![(j, j)], negatives.collect()), weight_of(j));
         }
         columns
     });
 
     let directions = || [Some(&rows), columns.as_ref()].into_iter().flatten();
     let of_rows = |weight: f64, values: fn(&RowValues) -> &Vec<f64>| {
-        let values = directions().flat_map(values).copied();
-        round(weight * sum(values, round))
+        let weighted = |(i, x): (usize, &f64)| match weight_of(i) {
+            0.0 => 0.0,
+            w => w * x,
+        };
+        let values = directions().flat_map(|rows| values(rows).iter().enumerate());
+        round(weight * sum(values.map(weighted), round))
     };
     let loss = of_rows(row_weight, |rows| &rows.loss);
     let slopes = of_rows(weight, |rows| &rows.scale_slope);
     let of_logits = (0..n).map(|i| dot(dz.row(i), products.row(i), round));
     let dscale = round(sum(of_logits, round) + slopes);
+    let dbias = problem.column_bias().map(|_| {
+        let of_column = |j: usize| sum((0..n).map(|i| dz.row(i)[j]), round);
+        (0..m).map(of_column).collect()
+    });
     let mut dq = Dense::from_fn(n, shape.dim, |_, _| 0.0);
     let mut dk = Dense::from_fn(shape.candidates, shape.dim, |_, _| 0.0);
     for i in 0..n {
@@ -228,7 +297,44 @@ pub(crate) fn value_and_grad_rounded(
         dz,
         dq,
         dk: contrast.has_dk().then_some(dk),
+        dbias,
         dscale,
+    }
+}
+
+/// Each anchor's positives among the candidates.
+enum Sets<'a> {
+    /// At most one.
+    Single(Vec<Option<usize>>),
+    /// Those of the anchor's label: labels of anchors, of candidates.
+    Labels(&'a [u32], &'a [u32]),
+    /// Listed ones: where lists start, and the lists.
+    Lists(&'a [u32], &'a [u32]),
+}
+
+impl<'a> Sets<'a> {
+    fn of(problem: &Problem<&'a Dense>) -> Self {
+        match problem.positives() {
+            Some(Positives::Labels {
+                anchors,
+                candidates,
+            }) if problem.contrast().has_sets() => Self::Labels(anchors, candidates),
+            Some(Positives::Lists { starts, candidates }) => Self::Lists(starts, candidates),
+            _ => Self::Single(problem.positive_candidates()),
+        }
+    }
+
+    fn contains(&self, i: usize, j: usize) -> bool {
+        match self {
+            Self::Single(index) => index[i] == Some(j),
+            Self::Labels(anchors, candidates) => {
+                anchors[i] == candidates[j] && anchors[i] != NO_POSITIVE
+            }
+            Self::Lists(starts, listed) => {
+                let list = starts[i] as usize..starts[i + 1] as usize;
+                listed[list].contains(&(j as u32))
+            }
+        }
     }
 }
 
@@ -245,39 +351,108 @@ fn log_mean(rule: RowRule, scale: f64, positives: &[f64]) -> f64 {
 }
 
 impl RowValues {
-    /// Appends a row of these logits; returns ∂φ/∂z of each negative.
+    /// Appends a row of these logits of positives and negatives; returns ∂φ/∂z of each, in this order.
     fn push(
         &mut self,
         rule: RowRule,
-        negatives: &[f64],
-        positive: f64,
+        [positives, negatives]: [&[f64]; 2],
         context: &RowContext,
         round: impl Fn(f64) -> f64 + Copy,
     ) -> Vec<f64> {
-        let largest = largest(negatives);
-        let exponentials = negatives.iter().map(|z| round(round(z - largest).exp()));
-        let total = sum(exponentials.clone(), round);
-        // −∞ without negatives.
-        let negatives_lse = round(largest + round(total.ln()));
-        let is_empty = (negatives.is_empty() && !positive.is_nan())
-            || (positive == f64::NEG_INFINITY && !negatives_lse.is_nan());
+        let mean = |logits: &[f64], of_none: f64| match logits[..] {
+            [] => of_none,
+            _ => round(sum(logits.iter().copied(), round) / logits.len() as f64),
+        };
+        let exponents = rule.exponents();
+        let [first, second] = exponents.unwrap_or([1.0; 2]);
+        let of_negatives = Softmax::new(negatives.iter().map(|z| first * z), round);
+        let of_second = match exponents {
+            Some(_) => Softmax::new(negatives.iter().map(|z| second * z), round),
+            None => Softmax::new(positives.iter().copied(), round),
+        };
+        let logits = RowLogits {
+            negatives_lse: of_negatives.lse,
+            positive: mean(positives, f64::NEG_INFINITY),
+            second_lse: of_second.lse,
+            negatives_mean: mean(negatives, 0.0),
+            positives: positives.len() as f64,
+            negatives: negatives.len() as f64,
+        };
+        let is_empty = (logits.positive == f64::NEG_INFINITY && !of_negatives.lse.is_nan())
+            || (negatives.is_empty() && !logits.positive.is_nan() && !rule.has_positives_below());
         let value = match is_empty {
             true => Dual::constant(0.0),
-            false => rule.formula(
-                Dual::variable(negatives_lse, 0),
-                Dual::variable(positive, 1),
-                Dual::variable(context.scale, 2),
-                context,
-            ),
+            false => rule.formula(&logits.variables(), Dual::variable(context.scale, 2), context),
         };
-        let [a, minus_c, scale_slope] = value.slopes.map(round);
+        let [a, minus_c, scale_slope, of_second_lse, of_mean]: [f64; VARIABLES] =
+            value.slopes.map(round);
         self.loss.push(round(value.value));
-        self.negatives_lse.push(negatives_lse);
-        self.positive.push(positive);
+        self.negatives_lse.push(logits.negatives_lse);
+        self.positive.push(logits.positive);
+        self.second_lse.push(logits.second_lse);
+        self.positives.push(logits.positives);
+        self.negatives_mean.push(logits.negatives_mean);
+        self.negatives.push(logits.negatives);
         self.negatives_mass.push(a);
         self.positive_mass.push(-minus_c);
         self.scale_slope.push(scale_slope);
-        exponentials.map(|x| round(a * round(x / total))).collect()
+
+        let share = |slope: f64, count: f64| if slope == 0.0 { 0.0 } else { slope / count };
+        let of_positive = share(minus_c, logits.positives);
+        let of_mean = share(of_mean, logits.negatives);
+        let slopes = |softmax: &Softmax, factor: f64, rest: f64| -> Vec<f64> {
+            let slope = |p: &f64| match factor {
+                0.0 => rest,
+                _ => round(round(factor * p) + rest),
+            };
+            softmax.shares.iter().map(slope).collect()
+        };
+        if exponents.is_some() {
+            let mut all = vec![of_positive; positives.len()];
+            let of_second = slopes(&of_second, second * of_second_lse, 0.0);
+            let of_first = slopes(&of_negatives, first * a, 0.0);
+            all.extend(of_first.iter().zip(of_second).map(|(x, y)| round(x + y)));
+            return all;
+        }
+        let mut all = match rule.takes_sets() {
+            true => slopes(&of_second, of_second_lse, of_positive),
+            false => vec![of_positive; positives.len()],
+        };
+        all.extend(slopes(&of_negatives, a, of_mean));
+        all
+    }
+}
+
+impl RowLogits {
+    /// The logits as variables 0, 1, 3 and 4; 2 is the scale.
+    fn variables(&self) -> RowLogits<Dual> {
+        RowLogits {
+            negatives_lse: Dual::variable(self.negatives_lse, 0),
+            positive: Dual::variable(self.positive, 1),
+            second_lse: Dual::variable(self.second_lse, 3),
+            negatives_mean: Dual::variable(self.negatives_mean, 4),
+            positives: self.positives,
+            negatives: self.negatives,
+        }
+    }
+}
+
+/// The log-sum-exp of logits, −∞ of none, and each one's share of the sum.
+struct Softmax {
+    lse: f64,
+    shares: Vec<f64>,
+}
+
+impl Softmax {
+    fn new(logits: impl Iterator<Item = f64>, round: impl Fn(f64) -> f64 + Copy) -> Self {
+        let logits: Vec<f64> = logits.map(round).collect();
+        let largest = largest(&logits);
+        let exponentials = logits.iter().map(|z| round(round(z - largest).exp()));
+        let total = sum(exponentials.clone(), round);
+        Self {
+            lse: round(largest + round(total.ln())),
+            shares: exponentials.map(|x| round(x / total)).collect(),
+        }
     }
 }
 

@@ -122,34 +122,37 @@ pub trait Matrix {
     fn dim(&self) -> usize;
 }
 
-/// A read-only matrix, and the types of indices and scalars in the same memory.
+/// A read-only matrix, and the types of vectors and scalars in the same memory.
 pub trait View: Matrix + Copy {
     /// Indices or labels of candidates.
-    type Indices: Indices;
+    type Indices: Elements<u32>;
+    /// Weights of anchors, biases of candidates.
+    type Floats: Elements<f32>;
     /// A vector of one f32: the scale s.
     type Scalar: Copy + std::fmt::Debug;
 }
 
-/// Indices or labels of candidates in any memory.
+/// A read-only vector in any memory.
 #[allow(clippy::len_without_is_empty, reason = "a batch has an anchor")]
-pub trait Indices: Copy + std::fmt::Debug {
-    /// How many there are.
+pub trait Elements<T>: Copy + std::fmt::Debug {
+    /// How many elements there are.
     fn len(&self) -> usize;
-    /// The indices, where the host can read them.
-    fn on_host(&self) -> Option<&[u32]>;
+    /// The elements, where the host can read them.
+    fn on_host(&self) -> Option<&[T]>;
 }
 
-impl Indices for &[u32] {
+impl<T: std::fmt::Debug> Elements<T> for &[T] {
     fn len(&self) -> usize {
-        <[u32]>::len(self)
+        <[T]>::len(self)
     }
-    fn on_host(&self) -> Option<&[u32]> {
+    fn on_host(&self) -> Option<&[T]> {
         Some(self)
     }
 }
 
 impl<'a, T: Element> View for Rows<'a, T> {
     type Indices = &'a [u32];
+    type Floats = &'a [f32];
     type Scalar = &'a [f32];
 }
 

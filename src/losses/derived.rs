@@ -6,7 +6,7 @@ use crate::contrast::Contrast;
 impl Contrast {
     /// Whether anchors and candidates are the same rows.
     pub fn is_shared(&self) -> bool {
-        self.layout() == Layout::Shared
+        matches!(self.layout(), Layout::Shared | Layout::Labelled)
     }
 
     /// Whether every anchor excludes the candidate of its own index.
@@ -17,6 +17,11 @@ impl Contrast {
     /// Whether an anchor's positive is a key of its own, not a candidate.
     pub fn has_own_keys(&self) -> bool {
         self.description().positives == PositiveRule::OwnKey
+    }
+
+    /// Whether every candidate of an anchor's set of positives counts, not only one.
+    pub fn has_sets(&self) -> bool {
+        self.rule().takes_sets()
     }
 
     /// Whether columns have a loss too.

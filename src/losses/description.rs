@@ -5,8 +5,10 @@ use super::rule::RowRule;
 /// Which matrices a loss is computed on: the variant of [`Inputs`](crate::Inputs).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Layout {
-    /// Anchors and candidates are one matrix.
+    /// Anchors and candidates are one matrix: two views of every image.
     Shared,
+    /// Anchors and candidates are one matrix, with the positives of each row.
+    Labelled,
     /// Anchors, and candidates that all anchors share.
     Pair,
     /// Anchors, each with a key of its own, and a queue of negatives that all anchors share.
@@ -18,6 +20,7 @@ impl Layout {
     pub fn name(self) -> &'static str {
         match self {
             Self::Shared => "Shared",
+            Self::Labelled => "Labelled",
             Self::Pair => "Pair",
             Self::Queue => "Queue",
         }
@@ -29,7 +32,8 @@ impl Layout {
 pub enum PositiveRule {
     /// The other view of the image: row (i + N/2) mod N of the N rows.
     OtherView,
-    /// Given with the inputs: [`Positives`](crate::Positives).
+    /// Given with the inputs: [`Positives`](crate::Positives). One a row, or a set where the rule takes sets
+    /// ([`RowRule::Sets`]).
     Given,
     /// A key of its own, which is not a candidate.
     OwnKey,
@@ -83,6 +87,9 @@ pub struct Description {
     pub directions: Directions,
     /// Whether candidates have a gradient.
     pub keys: Keys,
+    /// Excludes likely false negatives: the candidates whose similarity z_ij/s exceeds the positive's, z₊/s, minus this
+    /// margin. The choice carries no gradient.
+    pub guard: Option<f32>,
     /// What is summed over the negatives.
     pub term: Term,
     /// The rule of a row's loss.
@@ -99,9 +106,17 @@ impl Description {
         exclusions: Exclusions::Itself,
         directions: Directions::Rows,
         keys: Keys::Trained,
+        guard: None,
         term: Term::Exponential,
         rule: RowRule::SOFTMAX,
         factor: 1.0,
+    };
+
+    /// SupCon's: every row against all others, with the sets of positives that are given.
+    pub const LABELLED: Self = Self {
+        layout: Layout::Labelled,
+        positives: PositiveRule::Given,
+        ..Self::SHARED
     };
 
     /// InfoNCE's: anchors against candidates, positives given with the inputs.

@@ -1,13 +1,16 @@
-//! Dual numbers: values with their derivatives by lse⁻, z₊ and s (forward-mode differentiation). The
+//! Dual numbers: values with their derivatives by the variables of a row's loss (forward-mode differentiation). The
 //! reference evaluates a loss's formula on them, which gives φ and its gradient.
 
 use std::ops::{Add, Mul, Neg, Sub};
 
-/// A value and its three partial derivatives.
+/// Variables of a row's loss: lse⁻, z₊, s, the second log-sum-exp, the mean of the negatives' logits.
+pub(crate) const VARIABLES: usize = 5;
+
+/// A value and its partial derivatives.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Dual {
     pub value: f64,
-    pub slopes: [f64; 3],
+    pub slopes: [f64; VARIABLES],
 }
 
 impl Dual {
@@ -15,13 +18,13 @@ impl Dual {
     pub fn constant(value: f64) -> Self {
         Self {
             value,
-            slopes: [0.0; 3],
+            slopes: [0.0; VARIABLES],
         }
     }
 
-    /// The variable number `which`: 0 is lse⁻, 1 is z₊, 2 is s.
+    /// The variable number `which` of [`VARIABLES`].
     pub fn variable(value: f64, which: usize) -> Self {
-        let mut slopes = [0.0; 3];
+        let mut slopes = [0.0; VARIABLES];
         slopes[which] = 1.0;
         Self { value, slopes }
     }

@@ -1,17 +1,20 @@
 //! Each rule's φ by its paper's formula, on dual numbers; the reference computes it.
 
 use super::dual::Dual;
-use super::rule::{RowContext, RowRule};
-use super::{additive_margin, dcl, debiased, rince};
+use super::rule::{RowContext, RowLogits, RowRule};
+use super::{additive_margin, dcl, debiased, hard_negatives, rince, sup_con};
 
 impl RowRule {
-    /// φ(lse⁻, z₊) of a row that has negatives and a positive, at scale s.
-    pub(crate) fn formula(self, lse: Dual, z: Dual, scale: Dual, row: &RowContext) -> Dual {
+    /// φ of a row that has a loss, at scale s.
+    pub(crate) fn formula(self, logits: &RowLogits<Dual>, scale: Dual, row: &RowContext) -> Dual {
+        let (lse, z) = (logits.negatives_lse, logits.positive);
         match self {
             Self::Softmax { margin } => additive_margin::row(lse, z, margin),
             Self::Decoupled { sigma } => dcl::row(lse, z, sigma, row),
             Self::Robust { q, lambda } => rince::row(lse, z, q, lambda),
             Self::Debiased { prior } => debiased::row(lse, z, scale, prior, row),
+            Self::Sets { form, smoothing } => sup_con::row(form, smoothing, logits),
+            Self::HardNegatives { prior, .. } => hard_negatives::row(logits, scale, prior, row),
         }
     }
 }

@@ -14,8 +14,8 @@ mod tests;
 
 pub use clip::LogScale;
 pub use description::{Description, Directions, Exclusions, Keys, Layout, PositiveRule, Term};
-pub(crate) use dual::Dual;
-pub use rule::{RowContext, RowRule, RowValues};
+pub(crate) use dual::{Dual, VARIABLES};
+pub use rule::{RowContext, RowLogits, RowRule, RowValues, SetForm};
 
 use crate::contrast::Contrast;
 use crate::error::Error;
@@ -57,6 +57,8 @@ losses! {
     debiased: LOSS;
     additive_margin: LOSS;
     moco_v3: LOSS;
+    sup_con: LOSS, INSIDE;
+    hard_negatives: LOSS;
 }
 
 impl Loss {

@@ -1,16 +1,32 @@
-//! The rule of a row's loss: φ(lse⁻, z₊), and what engines need of its derivatives.
+//! The rule of a row's loss: φ of [`RowLogits`], and what engines need of its derivatives.
 //!
 //! lse⁻ is the log-sum-exp of the negatives, z₊ the positive's logit, a = ∂φ/∂lse⁻ the *mass of the negatives*
 //! and c = −∂φ/∂z₊ the *mass of the positive*:
 //! ```text
 //! ∂φ/∂z_ij = exp(z_ij − o) for a negative j,  o = lse⁻ − ln a        ∂φ/∂z₊ = −c
 //! ```
-//! Another φ changes no tile loop: it changes the offset o and two scalars a row. The kernels have the same
-//! rules in `kernels/tile/row_rule.h`.
+//! Another φ(lse⁻, z₊) changes no tile loop: it changes the offset o and two scalars a row. Rules of sets and of two
+//! exponents have a second exponential, with an offset o₂ and a sign of their own:
+//! ```text
+//! sets             ∂φ/∂z_ij = exp(z_ij − o) − ε' for a negative j,  ± exp(z_ij − o₂) − c − ε' for a positive j
+//! two exponents    ∂φ/∂z_ij = exp((1+β)z_ij − o) − exp(β z_ij − o₂) for a negative j,    ∂φ/∂z₊ = −c
+//! ```
+//! The kernels have the same rules in `kernels/tile/row_rule.h`.
 
 use crate::error::{Error, positive, within};
 
-/// A row's loss φ as a function of lse⁻ and z₊.
+/// How a row's loss joins the logits of its set of positives P; "all" are positives and negatives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SetForm {
+    /// log Σ_all exp z − mean_P z: the mean of log-probabilities (SupCon's L_out).
+    MeanOutside,
+    /// log Σ_all exp z − log mean_P exp z: the logarithm of a mean (SupCon's L_in).
+    MeanInside,
+    /// lse⁻ − mean_P z: the denominator lacks the positives.
+    Decoupled,
+}
+
+/// A row's loss φ as a function of its [`RowLogits`].
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[non_exhaustive]
 pub enum RowRule {
@@ -38,9 +54,56 @@ pub enum RowRule {
         /// τ⁺, the probability that a negative is of the anchor's class.
         prior: f32,
     },
+    /// The loss of a set of positives; every candidate that [`Positives`](crate::Positives) gives a row is one.
+    Sets {
+        /// How the positives' logits are joined.
+        form: SetForm,
+        /// ε of label smoothing (Szegedy et al. 2016, section 7), for [`SetForm::MeanOutside`]: the target is 1 − ε
+        /// shared by the positives plus ε shared by all.
+        smoothing: f32,
+    },
+    /// [`Debiased`](Self::Debiased) whose negatives are weighted by e^{βz}/mean e^{βz}: in place of e^{lse⁻} stands
+    /// m·Σ e^{(1+β)z}/Σ e^{βz}.
+    HardNegatives {
+        /// β > 0, the concentration on hard negatives.
+        beta: f32,
+        /// τ⁺, the probability that a negative is of the anchor's class.
+        prior: f32,
+    },
 }
 
-/// What a row's loss depends on besides lse⁻ and z₊.
+/// Summaries of a row's logits, in nats; `T` is f64, or a number with its derivatives.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct RowLogits<T = f64> {
+    /// lse⁻, the log-sum-exp of the negatives' logits z; with two exponents of (1+β)z. −∞ without negatives.
+    pub negatives_lse: T,
+    /// z₊, the positive's logit; of a set the mean. −∞ without a positive.
+    pub positive: T,
+    /// With sets the log-sum-exp of the positives' logits; with two exponents that of the negatives' βz.
+    pub second_lse: T,
+    /// With sets the mean of the negatives' logits, 0 without negatives.
+    pub negatives_mean: T,
+    /// With sets the number of positives.
+    pub positives: f64,
+    /// With sets the number of negatives.
+    pub negatives: f64,
+}
+
+impl RowLogits {
+    /// Those of a rule of lse⁻ and z₊ alone.
+    pub fn new(negatives_lse: f64, positive: f64) -> Self {
+        Self {
+            negatives_lse,
+            positive,
+            second_lse: f64::NEG_INFINITY,
+            negatives_mean: 0.0,
+            positives: 1.0,
+            negatives: 0.0,
+        }
+    }
+}
+
+/// What a row's loss depends on besides its logits.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct RowContext {
     /// s.
@@ -76,10 +139,46 @@ pub struct RowValues {
     pub offset: f64,
     /// a = ∂φ/∂lse⁻.
     pub negatives: f64,
-    /// c = −∂φ/∂z₊.
+    /// c = −∂φ/∂z₊; of a set each positive's share of it.
     pub positive: f64,
-    /// ∂φ/∂s at fixed lse⁻ and z₊.
+    /// ∂φ/∂s at fixed logits.
     pub scale: f64,
+    /// o₂, in nats, the offset of the second exponential; +∞ where there is none.
+    pub second: f64,
+    /// ε′, what label smoothing subtracts for every candidate that is not excluded.
+    pub uniform: f64,
+}
+
+impl RowValues {
+    /// φ and its derivatives times w ≥ 0. A weight of 0 leaves the row out, whatever its logits.
+    #[must_use]
+    pub fn weighted(self, w: f64) -> Self {
+        if w == 0.0 {
+            return Self::none(f64::INFINITY);
+        }
+        Self {
+            value: w * self.value,
+            offset: self.offset - w.ln(),
+            negatives: w * self.negatives,
+            positive: w * self.positive,
+            scale: w * self.scale,
+            second: self.second - w.ln(),
+            uniform: w * self.uniform,
+        }
+    }
+
+    /// Those of a row without a loss.
+    fn none(offset: f64) -> Self {
+        Self {
+            value: 0.0,
+            offset,
+            negatives: 0.0,
+            positive: 0.0,
+            scale: 0.0,
+            second: f64::INFINITY,
+            uniform: 0.0,
+        }
+    }
 }
 
 impl RowRule {
@@ -99,9 +198,15 @@ impl RowRule {
                 within("q", q, allowed, q > 0.0 && q <= 1.0)?;
                 within("lambda", lambda, allowed, lambda > 0.0 && lambda <= 1.0)
             }
-            Self::Debiased { prior } => {
-                let legal = (0.0..1.0).contains(&prior);
-                within("prior", prior, "at least 0 and less than 1", legal)
+            Self::Debiased { prior } => share("prior", prior),
+            Self::Sets { form, smoothing } => {
+                share("smoothing", smoothing)?;
+                let legal = smoothing == 0.0 || form == SetForm::MeanOutside;
+                within("smoothing", smoothing, "0 in this form", legal)
+            }
+            Self::HardNegatives { beta, prior } => {
+                positive("beta", beta)?;
+                share("prior", prior)
             }
         }?;
         Ok(self)
@@ -137,9 +242,40 @@ impl RowRule {
         matches!(self, Self::Robust { .. })
     }
 
-    /// Whether ∂φ/∂s at fixed lse⁻ and z₊ can be other than 0.
+    /// Whether ∂φ/∂s at fixed logits can be other than 0.
     pub fn depends_on_scale(self) -> bool {
-        matches!(self, Self::Debiased { .. })
+        matches!(self, Self::Debiased { .. } | Self::HardNegatives { .. })
+    }
+
+    /// Whether φ depends on the number of negatives.
+    pub fn counts_negatives(self) -> bool {
+        self.depends_on_scale()
+    }
+
+    /// Whether the denominator has a set's positives, so that a row without negatives has a loss.
+    pub(crate) fn has_positives_below(self) -> bool {
+        matches!(self, Self::Sets { form, .. } if form != SetForm::Decoupled)
+    }
+
+    /// Whether every candidate that is given as a positive counts, not only one.
+    pub fn takes_sets(self) -> bool {
+        matches!(self, Self::Sets { .. })
+    }
+
+    /// The exponents of the negatives' two sums, 1 + β and β; `None` for a rule of one exponent.
+    pub fn exponents(self) -> Option<[f64; 2]> {
+        match self {
+            Self::HardNegatives { beta, .. } => Some([1.0 + f64::from(beta), f64::from(beta)]),
+            _ => None,
+        }
+    }
+
+    /// The sign of the second exponential.
+    pub fn second_sign(self) -> f64 {
+        match self {
+            Self::Sets { form, .. } if form != SetForm::MeanInside => 1.0,
+            _ => -1.0,
+        }
     }
 
     /// Whether a = c in every row.
@@ -155,26 +291,34 @@ impl RowRule {
             Self::Decoupled { sigma } => (1, [sigma.map_or(0.0, |sigma| 1.0 / sigma), 0.0]),
             Self::Robust { q, lambda } => (2, [q, lambda]),
             Self::Debiased { prior } => (3, [prior, 0.0]),
+            Self::Sets { form, smoothing } => (4 + form as u32, [smoothing, 0.0]),
+            Self::HardNegatives { beta, prior } => (7, [prior, beta]),
         }
     }
 
-    /// φ and its derivatives, computed so that 1 − p₊ keeps its digits. A row without negatives (lse⁻ = −∞) or without
-    /// a positive (z₊ = −∞) has loss 0 and gradient 0.
-    pub fn values(self, lse: f64, z: f64, row: &RowContext) -> RowValues {
-        let none = |offset| RowValues {
-            value: 0.0,
-            offset,
-            negatives: 0.0,
-            positive: 0.0,
-            scale: 0.0,
-        };
+    /// φ and its derivatives, computed so that 1 − p₊ keeps its digits. A row without a positive (z₊ = −∞) has loss 0 and
+    /// gradient 0, and so has one without negatives (lse⁻ = −∞), but for sets whose positives are in the denominator.
+    pub fn values(self, logits: &RowLogits, row: &RowContext) -> RowValues {
+        let none = RowValues::none;
+        let (lse, z) = (logits.negatives_lse, logits.positive);
         if z == f64::NEG_INFINITY && !lse.is_nan() {
             return none(f64::INFINITY);
         }
-        if lse == f64::NEG_INFINITY && !z.is_nan() {
+        if lse == f64::NEG_INFINITY && !z.is_nan() && !self.has_positives_below() {
             return none(z);
         }
         match self {
+            Self::Sets { form, smoothing } => set_values(form, smoothing.into(), logits),
+            Self::HardNegatives { beta, prior } => {
+                let (beta, second) = (f64::from(beta), logits.second_lse);
+                let weighted = RowLogits::new(row.negatives.ln() + lse - second, z);
+                let values = Self::Debiased { prior }.values(&weighted, row);
+                RowValues {
+                    offset: lse - (values.negatives * (1.0 + beta)).ln(),
+                    second: second - (values.negatives * beta).ln(),
+                    ..values
+                }
+            }
             Self::Softmax { margin } => {
                 let z = z - f64::from(margin);
                 let (value, sigma) = (softplus(lse - z), sigmoid(lse - z));
@@ -238,6 +382,53 @@ impl RowRule {
                 }
             }
         }
+    }
+}
+
+/// A share: at least 0 and less than 1.
+fn share(argument: &'static str, given: f32) -> Result<f32, Error> {
+    let legal = (0.0..1.0).contains(&given);
+    within(argument, given, "at least 0 and less than 1", legal)
+}
+
+/// [`RowRule::values`] of a set: φ by way of ln(Σ_all e^z) = lse⁺ + softplus(lse⁻ − lse⁺).
+fn set_values(form: SetForm, smoothing: f64, logits: &RowLogits) -> RowValues {
+    let RowLogits {
+        negatives_lse: lse,
+        positive: z,
+        second_lse: positives_lse,
+        negatives_mean,
+        positives: count,
+        negatives,
+    } = *logits;
+    let excess = softplus(lse - positives_lse);
+    let all = positives_lse + excess;
+    let none = RowValues::none(all);
+    match form {
+        SetForm::MeanOutside => {
+            let of_negatives = smoothing * negatives / (count + negatives);
+            RowValues {
+                value: excess + (positives_lse - z) + of_negatives * (z - negatives_mean),
+                negatives: sigmoid(lse - positives_lse),
+                second: all,
+                positive: (1.0 - smoothing) / count,
+                uniform: smoothing / (count + negatives),
+                ..none
+            }
+        }
+        SetForm::MeanInside => RowValues {
+            value: excess + count.ln(),
+            negatives: sigmoid(lse - positives_lse),
+            second: positives_lse + softplus(positives_lse - lse),
+            ..none
+        },
+        SetForm::Decoupled => RowValues {
+            value: lse - z,
+            offset: lse,
+            negatives: 1.0,
+            positive: 1.0 / count,
+            ..none
+        },
     }
 }
 

@@ -6,7 +6,7 @@ use rand::{Rng, RngExt};
 
 use crate::contrast::{Contrast, Reduction};
 use crate::error::Error;
-use crate::losses::{Loss, RowContext, RowRule, TABLE};
+use crate::losses::{Loss, RowContext, RowLogits, RowRule, TABLE};
 
 /// How positives are given, where the contrast takes them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -81,7 +81,7 @@ impl Kind {
     fn gradients_vanish(&self, one_minus_positive: f64) -> bool {
         let rule = self.sample().rule();
         let row = RowContext::new(rule, 1.0, 1, std::iter::empty());
-        rule.values(one_minus_positive.ln(), 0.0, &row).positive < 1e-3
+        rule.values(&RowLogits::new(one_minus_positive.ln(), 0.0), &row).positive < 1e-3
     }
 
     /// Whether it is defined on such inputs, and its exponentials stay in the range of f32.

@@ -3,7 +3,7 @@
 use super::rule::magnitude;
 use crate::element::DType;
 use crate::inputs::{Matrices, Problem};
-use crate::losses::{RowContext, RowRule, RowValues};
+use crate::losses::{RowContext, RowLogits, RowRule, RowValues};
 use crate::reference::{self, Dense, Reference};
 
 /// Sizes of the terms of each sum.
@@ -41,7 +41,7 @@ struct Row {
 
 impl Row {
     fn new(rule: RowRule, lse: f64, z: f64, context: &RowContext, logit: f64) -> Self {
-        let here = rule.values(lse, z, context);
+        let here = rule.values(&RowLogits::new(lse, z), context);
         let mean_error = rule.weights().unwrap_or_default() * logit / context.scale;
         let moved = |lse_off: f64, z_off: f64, mean_off: f64| {
             let log_mean = context.log_mean + mean_off;
@@ -49,7 +49,7 @@ impl Row {
                 log_mean,
                 ..*context
             };
-            rule.values(lse + lse_off, z + z_off, &context)
+            rule.values(&RowLogits::new(lse + lse_off, z + z_off), &context)
         };
         let all: [RowValues; 6] = [
             moved(logit, 0.0, 0.0),

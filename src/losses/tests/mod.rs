@@ -71,7 +71,7 @@ fn masses_are_the_formulas_derivatives() {
                 negatives: 37.0,
                 log_mean: 0.7,
             };
-            let found = rule.values(lse, z, &row);
+            let found = rule.values(&RowLogits::new(lse, z), &row);
             let dual = rule.formula(
                 Dual::variable(lse, 0),
                 Dual::variable(z, 1),
@@ -109,7 +109,7 @@ fn one_minus_p_of_1e_8_keeps_its_digits() {
         let u: f64 = 1e-8;
         let z = 1.0;
         let lse = z + u.ln();
-        let values = contrast.rule().values(lse, z, &row);
+        let values = contrast.rule().values(&RowLogits::new(lse, z), &row);
         // The first order in u = e^{lse⁻ − z₊}; the second is 10⁻⁸ of it.
         let (value, a) = match contrast.rule() {
             RowRule::Softmax { margin } => {
@@ -142,7 +142,7 @@ fn a_row_without_negatives_or_positive_is_0() {
             (1.0, f64::NEG_INFINITY),
             (f64::NEG_INFINITY, f64::NEG_INFINITY),
         ] {
-            let values = contrast.rule().values(lse, z, &row);
+            let values = contrast.rule().values(&RowLogits::new(lse, z), &row);
             let masses = [values.negatives, values.positive, values.scale];
             assert_eq!((values.value, masses), (0.0, [0.0; 3]), "{}", loss.key);
             // exp(z − o) is not NaN for the logits of such a row.
@@ -155,7 +155,7 @@ fn a_row_without_negatives_or_positive_is_0() {
         ] {
             let [lse_dual, z_dual, scale] = [lse, z, row.scale].map(Dual::constant);
             let formula = contrast.rule().formula(lse_dual, z_dual, scale, &row);
-            let value = contrast.rule().values(lse, z, &row).value;
+            let value = contrast.rule().values(&RowLogits::new(lse, z), &row).value;
             assert!(value.is_nan() && formula.value.is_nan(), "{}", loss.key);
         }
     }

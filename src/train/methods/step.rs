@@ -1,7 +1,7 @@
 //! Inputs and report of a step, shared by the methods.
 
 use crate::engine::RowsOf;
-use crate::losses::RowContext;
+use crate::losses::{RowContext, RowLogits};
 use crate::train::patches::PatchGrid;
 use crate::{Contrast, Engine, Read};
 
@@ -71,5 +71,5 @@ pub(super) fn share(hits: impl ExactSizeIterator<Item = bool>) -> f32 {
 pub(super) fn chance_loss(contrast: &Contrast, candidates: usize) -> f64 {
     let (rule, negatives) = (contrast.rule(), candidates - 1);
     let row = RowContext::new(rule, contrast.scale().into(), negatives, std::iter::empty());
-    contrast.row_weight(1) * rule.values((negatives as f64).ln(), 0.0, &row).value
+    contrast.row_weight(1) * rule.values(&RowLogits::new((negatives as f64).ln(), 0.0), &row).value
 }
