@@ -174,10 +174,10 @@ pub(crate) fn value_and_grad_rounded(
     let id = |of: Option<&[u32]>, i: usize| of.map(|ids| ids[i]).filter(|&id| id != NO_ID);
     let anchor_id = |i| id(ids.map(|ids| ids.anchors), i);
     let candidate_id = |j| id(ids.map(|ids| ids.candidates), j);
-    let is_excluded = |i: usize, j: usize| match j.checked_sub(own_columns) {
+    let is_excluded = |i: usize, column: usize| match column.checked_sub(own_columns) {
         Some(j) => {
             let same_id = anchor_id(i).is_some() && anchor_id(i) == candidate_id(j);
-            (contrast.excludes_self() && i == j) || (same_id && !is_positive(i, j))
+            (contrast.excludes_self() && i == j) || (same_id && !is_positive(i, column))
         }
         None => false,
     };
