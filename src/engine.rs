@@ -17,8 +17,25 @@ pub struct Gradients<V> {
     /// ∂loss/∂c, 1 × M, if wanted: of the biases of
     /// [`Problem::with_column_bias`](crate::Problem::with_column_bias).
     pub dbias: Option<V>,
-    /// `true`: gradients are added to the outputs' contents in f32, and rounded once. `false`: they overwrite.
-    pub accumulate: bool,
+    /// Whether they are added to the outputs' contents.
+    pub accumulate: Accumulate,
+}
+
+/// Which gradients are added to the outputs' contents, in f32 and rounded once; the others overwrite.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Accumulate {
+    /// dq.
+    pub anchors: bool,
+    /// dk and dbias.
+    pub candidates: bool,
+}
+
+impl Accumulate {
+    /// All are added.
+    pub const ALL: Self = Self {
+        anchors: true,
+        candidates: true,
+    };
 }
 
 impl<V> Gradients<V> {
@@ -28,7 +45,7 @@ impl<V> Gradients<V> {
             dq,
             dk,
             dbias: None,
-            accumulate: false,
+            accumulate: Accumulate::default(),
         }
     }
 
@@ -45,7 +62,7 @@ impl<V> Gradients<V> {
     #[must_use]
     pub fn accumulating(self) -> Self {
         Self {
-            accumulate: true,
+            accumulate: Accumulate::ALL,
             ..self
         }
     }
@@ -143,13 +160,13 @@ pub trait Engine {
     ) -> Result<(), Error>;
 
     /// The merged statistics of anchors whose candidates lie in several matrices: the batch, the other view, a queue,
-    /// prototypes, mined negatives. Each problem has the same contrast and row i of each belongs to the same row of the
-    /// loss; problems without positives have [`Positives::NONE`](crate::Positives::NONE). With these statistics
+    /// prototypes, mined negatives. All problems have the same rule, scale and reduction, and row i of each belongs to the
+    /// same row of the loss; problems without positives have [`Positives::NONE`](crate::Positives::NONE). With these statistics
     /// [`loss_over`](Self::loss_over) is the loss and [`backward`](Self::backward) of each problem, each
     /// [as a shard of all](crate::Problem::as_shard_of), gives its gradients.
     ///
     /// # Errors
-    /// As [`forward`](Self::forward); [`Error::Unsupported`] for problems of different contrasts, for none, for own
+    /// As [`forward`](Self::forward); [`Error::Unsupported`] for problems of different losses, for none, for own
     /// keys, columns with a loss, or a guard, which needs the positive in the same matrix.
     fn forward_over<T: Element>(
         &self,
@@ -160,8 +177,11 @@ pub trait Engine {
             return refuse("problems", "there is none");
         };
         let contrast = first.contrast();
-        if others.iter().any(|other| other.contrast() != contrast) {
-            return refuse("problems", "their contrasts differ");
+        if others
+            .iter()
+            .any(|other| !other.contrast().has_losses_of(contrast))
+        {
+            return refuse("problems", "their losses differ");
         }
         if contrast.has_own_keys() || contrast.has_columns() {
             return refuse("problems", "own keys, or columns with a loss, make no sum");
@@ -227,7 +247,7 @@ pub trait Engine {
         for (index, (problem, dk)) in problems.iter().zip(&mut dk).enumerate() {
             let dk = dk.as_mut().map(Self::Memory::reborrow);
             let mut gradients = Gradients::new(Self::Memory::reborrow(&mut dq), dk);
-            gradients.accumulate = index > 0;
+            gradients.accumulate.anchors = index > 0;
             dscale += self
                 .backward(problem, &statistics, upstream, gradients)?
                 .read()?;
