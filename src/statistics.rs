@@ -27,9 +27,9 @@ pub struct SetStatistics {
     pub positives_lse: Vec<f32>,
     /// Number of positives.
     pub positives: Vec<f32>,
-    /// Mean of the negatives' logits; 0 for a row without negatives.
+    /// With label smoothing the mean of the negatives' logits; otherwise, and for a row without negatives, 0.
     pub negatives_mean: Vec<f32>,
-    /// Number of negatives.
+    /// With label smoothing the number of negatives; otherwise 0.
     pub negatives: Vec<f32>,
 }
 
