@@ -9,7 +9,7 @@ use super::params::{
 };
 use super::prepared::Prepared;
 use super::similarity::Similarity;
-use super::{Device, DeviceIndices, Floats, kernels};
+use super::{Device, DeviceVector, Floats, kernels};
 use crate::error::Error;
 
 /// Where a bound of all logits (base 2) is at most `largest`, sums of 2^(z - o) need no running maximum. Their offset
@@ -133,8 +133,8 @@ impl<D: Device> Similarity<'_, D> {
     /// The index of the first candidate with each anchor's label, past the last candidate where there is none.
     pub(super) fn index_of_labels(
         &self,
-        anchors: DeviceIndices,
-        candidates: DeviceIndices,
+        anchors: DeviceVector,
+        candidates: DeviceVector,
     ) -> Result<Floats<D>, Error> {
         let index = self.floats(anchors.length)?;
         let params = LabelParams {

@@ -7,9 +7,10 @@ use super::params::{
 };
 use super::similarity::Similarity;
 use super::{Arithmetic, Device, DeviceMatrix, Floats, Rowwise, count, element_bytes};
-use crate::contrast::{Contrast, Shape};
+use crate::contrast::{Contrast, Reduction, Shape};
 use crate::error::Error;
 use crate::inputs::{Matrices, Positives, Problem};
+use crate::losses::Layout;
 
 pub(super) struct Prepared<'a, D: Device> {
     pub problem: &'a Problem<DeviceMatrix>,
@@ -56,6 +57,14 @@ impl<D: Device> Similarity<'_, D> {
     ) -> Result<Prepared<'a, D>, Error> {
         let (contrast, shape) = (problem.contrast(), problem.shape());
         let matrices = problem.matrices();
+        let is_weighted = problem.row_weights().is_some();
+        let of_positives = contrast.reduction() == Reduction::MeanOfPositives;
+        if problem.has_options() || contrast.layout() == Layout::Labelled || is_weighted || of_positives {
+            return Err(Error::Unsupported {
+                option: "problem",
+                reason: "its options are not on this engine yet",
+            });
+        }
         if shape.dim > 4096 {
             return Err(Error::Scalar {
                 argument: "dim",
@@ -83,6 +92,7 @@ impl<D: Device> Similarity<'_, D> {
                 anchors,
                 candidates,
             }) => hold(self.index_of_labels(anchors, candidates)?),
+            Some(Positives::Lists { .. }) => (POSITIVE_NONE, 0),
         };
         let view = ContrastView {
             index,

@@ -69,10 +69,7 @@ impl<D: Device> Similarity<'_, D> {
     ) -> Result<Direction<D>, Error> {
         let rows = positive.length;
         Ok(Direction {
-            rows: DeviceRows {
-                negatives_lse: self.floats(rows)?,
-                positive,
-            },
+            rows: DeviceRows::unwritten(self.device, prepared.contrast().rule(), positive)?,
             masses: self.masses(prepared, rows)?,
         })
     }

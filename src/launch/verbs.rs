@@ -49,7 +49,7 @@ impl<D: Device> Similarity<'_, D> {
         upstream: f32,
         gradients: &Gradients<DeviceMatrix>,
     ) -> Result<Results<D>, Error> {
-        problem.check_gradients(&gradients.dq, gradients.dk.as_ref())?;
+        problem.check_gradients(gradients)?;
         let prepared = self.prepare(problem)?;
         let call = Call::new(&prepared, upstream, gradients.accumulate);
         let positives = self.positives(&prepared)?;
@@ -89,7 +89,7 @@ impl<D: Device> Similarity<'_, D> {
         upstream: f32,
         gradients: &Gradients<DeviceMatrix>,
     ) -> Result<Floats<D>, Error> {
-        problem.check_gradients(&gradients.dq, gradients.dk.as_ref())?;
+        problem.check_gradients(gradients)?;
         statistics.check(problem)?;
         let prepared = self.prepare(problem)?;
         let call = Call::new(&prepared, upstream, gradients.accumulate);
