@@ -4,7 +4,7 @@
 use bytemuck::Zeroable;
 
 use super::params::{
-    BoundParams, ContrastView, GroupParams, LabelParams, Matrix, MeanPositivesParams, OffsetParams,
+    BoundParams, ContrastView, CountParams, GroupParams, LabelParams, Matrix, MeanPositivesParams, OffsetParams,
     PositivesParams,
 };
 use super::prepared::Prepared;
@@ -61,13 +61,38 @@ impl<D: Device> Similarity<'_, D> {
             dim: shape.dim as u32,
             padding: 0,
             not_finite: prepared.flags.address(),
+            bias: prepared.problem.column_bias().map_or(0, |bias| bias.address),
             positive: positives.logits.address(),
             square_norms: positives.square_norms.address(),
         };
         let warps = shape.anchors + shape.candidates.div_ceil(kernels::WARP_CANDIDATES);
         self.device.start_rows(kernels::POSITIVES, warps, &params)?;
         self.mean_of_positives(prepared, &positives.logits)?;
+        // Of sets, z₊ is known after the statistics.
+        if !prepared.contrast().has_sets() {
+            self.count_positives(prepared, &positives.logits)?;
+        }
         Ok(positives)
+    }
+
+    /// Computes `Prepared::counted` from z₊ of all rows, where the reduction counts those with a positive.
+    pub(super) fn count_positives(
+        &self,
+        prepared: &Prepared<'_, D>,
+        positive: &Floats<D>,
+    ) -> Result<(), Error> {
+        let Some(counted) = &prepared.counted else {
+            return Ok(());
+        };
+        let params = CountParams {
+            positive: positive.address(),
+            weights: prepared.weights_at(0),
+            rows: prepared.view.anchors,
+            padding: 0,
+            counted: counted.address(),
+        };
+        self.device
+            .start(kernels::COUNT_POSITIVES, [1; 3], &params)
     }
 
     /// Computes `Prepared::log_mean` from z₊ of all rows, where the rule has row weights.

@@ -1,6 +1,6 @@
 //! Results of a call in device memory: loss, ∂loss/∂s, statistics, and the masses derived from these.
 
-use super::params::MergeParams;
+use super::params::{MergeParams, RowPlanes};
 use super::prepared::Prepared;
 use super::similarity::Similarity;
 use super::{Device, DeviceMatrix, Floats, count, kernels};
@@ -56,7 +56,7 @@ pub(crate) struct DeviceStatistics<D: Device> {
 
 /// Offsets and masses that a call derived from its statistics, for a `backward` of the same contrast.
 pub(super) struct Derived<D: Device> {
-    /// The problem's [`origin`]. `None` after a merge, which changes the statistics. The memory stays: a graph that was
+    /// The problem's [`origin`]. `None` where vectors of the caller's enter the masses, and after a merge, which changes the statistics. The memory stays: a graph that was
     /// recorded before may read it.
     of: Option<(Contrast, Shape, usize)>,
     pub rows: Masses<D>,
@@ -73,6 +73,10 @@ pub(super) struct Masses<D: Device> {
     pub negatives: Floats<D>,
     /// c = −∂φ/∂z₊, where it differs from a.
     pub positive: Option<Floats<D>>,
+    /// o₂ in base 2, where there is a second exponential.
+    pub second2: Option<Floats<D>>,
+    /// ε′, with label smoothing.
+    pub uniform: Option<Floats<D>>,
 }
 
 impl<D: Device> Masses<D> {
@@ -182,6 +186,20 @@ impl<D: Device> DeviceRows<D> {
         })
     }
 
+    /// The planes from row `first` on, as kernels take them.
+    pub(super) fn params(&self, first: usize) -> RowPlanes {
+        let at = |plane: Option<&Floats<D>>| plane.map_or(0, |plane| plane.at(first));
+        let sets = self.sets.as_ref();
+        RowPlanes {
+            negatives_lse: self.negatives_lse.at(first),
+            positive: self.positive.at(first),
+            second_lse: at(self.second_lse.as_ref()),
+            negatives_mean: at(sets.map(|sets| &sets.negatives_mean)),
+            positives: at(sets.map(|sets| &sets.positives)),
+            negatives: at(sets.map(|sets| &sets.negatives)),
+        }
+    }
+
     /// All planes: lse⁻ and z₊ first.
     pub(crate) fn planes(&self) -> impl Iterator<Item = &Floats<D>> {
         let sets = self.sets.iter();
@@ -235,7 +253,7 @@ impl<D: Device> DeviceStatistics<D> {
             rows: rows.rows,
             columns,
             derived: Some(Derived {
-                of: Some(origin(prepared.problem)),
+                of: origin(prepared.problem),
                 rows: rows.masses,
                 columns: of_columns,
                 flags: prepared.flags,
@@ -277,13 +295,15 @@ impl<D: Device> DeviceStatistics<D> {
     /// Masses from the call that computed the statistics, where `problem` has the same loss and size.
     pub(super) fn derived_for(&self, problem: &Problem<DeviceMatrix>) -> Option<&Derived<D>> {
         let derived = self.derived.as_ref()?;
-        (derived.of == Some(origin(problem))).then_some(derived)
+        (derived.of.is_some() && derived.of == origin(problem)).then_some(derived)
     }
 }
 
-/// Contrast, shape and number of negatives: what [`Derived`] depends on besides lse⁻, z₊ and s.
-fn origin(problem: &Problem<DeviceMatrix>) -> (Contrast, Shape, usize) {
-    (*problem.contrast(), problem.shape(), problem.negatives())
+/// Contrast, shape and number of negatives: what [`Derived`] depends on besides lse⁻, z₊ and s. `None` with weights of
+/// rows, which may change between calls.
+fn origin(problem: &Problem<DeviceMatrix>) -> Option<(Contrast, Shape, usize)> {
+    let origin = (*problem.contrast(), problem.shape(), problem.negatives());
+    problem.row_weights().is_none().then_some(origin)
 }
 
 impl<D: Device> Similarity<'_, D> {
@@ -311,10 +331,8 @@ impl<D: Device> Similarity<'_, D> {
     fn merge_rows(&self, into: &DeviceRows<D>, others: &DeviceRows<D>) -> Result<(), Error> {
         let rows = count("statistics", into.positive.len())?;
         let params = MergeParams {
-            negatives_lse: into.negatives_lse.address(),
-            positive: into.positive.address(),
-            other_lse: others.negatives_lse.address(),
-            other_positive: others.positive.address(),
+            of_rows: into.params(0),
+            others: others.params(0),
             rows,
             padding: 0,
         };

@@ -3,6 +3,7 @@
 mod calls;
 mod exponentials;
 mod fp8;
+mod options;
 mod pairs;
 mod quantize;
 mod rowwise;

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::launch::params::ReduceParams;
-use crate::launch::{Device, DeviceRows, DeviceStatistics, kernels};
+use crate::launch::{Device, DeviceStatistics, kernels};
 use crate::losses::{RowContext, RowLogits, RowRule, RowValues};
 use crate::statistics::RowStatistics;
 
@@ -61,12 +61,7 @@ fn found(
         columns: None,
     };
     let given = DeviceStatistics::upload(device, &statistics)?;
-    let DeviceRows {
-        negatives_lse,
-        positive,
-        ..
-    } = &given.rows;
-    similarity.mean_of_positives(&prepared, positive)?;
+    similarity.mean_of_positives(&prepared, &given.rows.positive)?;
     let masses = similarity.masses_of(&prepared, &given.rows)?;
     let [offset2, a, c] = [&masses.offset2, &masses.negatives, masses.of_positive()];
     let [offset2, a, c] = [offset2, a, c].map(|numbers| numbers.read(device));
@@ -74,10 +69,8 @@ fn found(
     let (zero, result) = (memory.upload(&[0.0f32])?, memory.unwritten(2 * 4)?);
     let mut all = Vec::new();
     for row in 0..first {
-        let at = 4 * row as u64;
         let params = ReduceParams {
-            row_lse: negatives_lse.address() + at,
-            row_positive: positive.address() + at,
+            of_rows: given.rows.params(row),
             dots: zero,
             rows: 1,
             row_weight: 1.0,
