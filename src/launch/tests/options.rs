@@ -8,6 +8,7 @@ use crate::contrast::Reduction;
 use crate::engine::Engine;
 use crate::inputs::{Ids, NO_POSITIVE};
 use crate::losses::{RowRule, SetForm};
+use crate::rows::Matrix;
 use crate::statistics::RowStatistics;
 
 /// What a problem has besides its matrices.
@@ -28,7 +29,7 @@ impl Given {
     where
         V: View<Indices = &'a [u32], Floats = &'a [f32]>,
     {
-        let mut problem = self.contrast.pose(matrices, self.positives.view())?;
+        let mut problem = pose(&self.contrast, matrices, self.positives.view())?;
         if let Some([anchors, candidates]) = &self.ids {
             problem = problem.excluding(Ids {
                 anchors,
@@ -371,4 +372,242 @@ fn every_option_on_hopper_is_the_references() -> Result<(), Error> {
 fn options_in_several_chunks_are_the_references() -> Result<(), Error> {
     check::<f32>(false, [150, 170, 12], 2e-5)?;
     check::<f16>(true, [262, 140, 16], 1e-3)
+}
+
+#[test]
+fn shards_with_options_add_up_to_the_whole() -> Result<(), Error> {
+    fn check<T: Element>(hopper: bool, dim: usize, allowed: f64) -> Result<(), Error> {
+        let (n, m, split) = (70, 150, 61);
+        let batch = Batch::<T>::new(n, m, dim);
+        let ([q, k, own], exact) = (batch.rows(), batch.exact());
+        let engine = engine(Schedule::Mixed, 4, hopper);
+        for (name, given) in cases(n, m)? {
+            // z₊ of other shards is unknown to a guard, and so is a label's first candidate. The rows of one matrix are
+            // no shards.
+            let contrast = given.contrast;
+            let of_first = matches!(given.positives, Positives::Labels { .. }) && !contrast.has_sets();
+            let guarded = contrast.description().guard.is_some();
+            if contrast.is_shared() || contrast.has_own_keys() || guarded || of_first {
+                continue;
+            }
+            let what = format!("{name}, {} sm_90a: {hopper}", T::DTYPE);
+            let scale = 30.0 / dim as f32;
+            let of_reference = given.on(exact.each_ref())?.with_scale(f64::from(scale));
+            let expected = reference::value_and_grad(&of_reference, 1.0);
+            let shards = [(0, split), (split, m)].map(|(first, end)| given.shard(first, end));
+            let pose = |which: usize| -> Result<_, Error> {
+                let (first, end) = [(0, split), (split, m)][which];
+                let problem = shards[which].on([q, k.slice(first, end - first), own])?;
+                Ok(problem.with_scale(std::slice::from_ref(&scale)))
+            };
+            let problems = [pose(0)?, pose(1)?];
+            let mut statistics = engine.forward(&problems[0])?.statistics;
+            let others = engine.forward(&problems[1])?.statistics;
+            engine.merge(&mut statistics, &others)?;
+            near_statistics(&what, &statistics.rows, &expected, 5e-6);
+            let (mut dq, mut dk, mut dbias) = (vec![0.0; n * dim], Vec::new(), Vec::new());
+            let mut dscale = 0.0;
+            for problem in &problems {
+                let (of_s, [of_q, of_k, of_bias]) =
+                    gradients(problem, |to| engine.backward(problem, &statistics, 1.0, to))?;
+                dq.iter_mut().zip(of_q).for_each(|(sum, dq)| *sum += dq);
+                dk.extend(of_k);
+                dbias.extend(of_bias);
+                dscale += f64::from(of_s);
+            }
+            let expected_dk = expected.dk.as_ref().expect("candidates have a gradient");
+            near(&format!("{what}: dq"), &dq, expected.dq.as_slice(), allowed);
+            near(&format!("{what}: dk"), &dk, expected_dk.as_slice(), allowed);
+            near(&format!("{what}: dbias"), &dbias, &expected.dbias.clone().unwrap_or_default(), allowed);
+            let (off, size) = (dscale - expected.dscale, size_of_dscale(&of_reference, &expected));
+            assert!(off.abs() <= allowed * size, "{what}: dscale is off by {off:.1e}");
+        }
+        Ok(())
+    }
+    check::<f32>(false, 24, 3e-5)?;
+    check::<bf16>(true, 40, 4e-3)
+}
+
+/// Labels for N rows that are anchors and candidates.
+fn labelled(contrast: Contrast, labels: Vec<u32>) -> Given {
+    let all = labels.len();
+    let positives = Positives::Labels {
+        anchors: labels.clone(),
+        candidates: labels,
+    };
+    Given {
+        contrast,
+        positives,
+        ids: None,
+        weights: None,
+        bias: None,
+        all,
+    }
+}
+
+#[test]
+fn sets_of_all_rows_and_of_none_are_exact() -> Result<(), Error> {
+    let n = 33;
+    let batch = Batch::<f32>::new(n, n, 20);
+    let exact = batch.exact();
+    for form in [SetForm::MeanOutside, SetForm::MeanInside, SetForm::Decoupled] {
+        for reduction in [Reduction::Mean, Reduction::MeanOfPositives] {
+            let rule = RowRule::Sets { form, smoothing: 0.0 };
+            let contrast = Contrast::sup_con(0.3)?.with_rule(rule)?.with_reduction(reduction);
+            let engine = engine(Schedule::Late, 6, false);
+            let what = format!("{form:?}, {reduction:?}");
+            // No row has a negative.
+            let given = labelled(contrast, vec![5; n]);
+            let problem = given.on(batch.rows())?;
+            let expected = reference::value_and_grad(&given.on(exact.each_ref())?, 1.0);
+            let run = |problem: &Problem<Rows<'_, f32>>| {
+                gradients(problem, |to| engine.value_and_grad(problem, 1.0, to))
+            };
+            let (value, found) = run(&problem)?;
+            assert!((f64::from(value.loss) - expected.loss).abs() < 1e-5, "{what}");
+            near(&what, &found[0], expected.dq.as_slice(), 2e-5);
+            // No row has a positive.
+            for labels in [vec![NO_POSITIVE; n], (0..n as u32).collect()] {
+                let given = labelled(contrast, labels);
+                let (value, found) = run(&given.on(batch.rows())?)?;
+                assert_eq!((value.loss, value.dscale), (0.0, 0.0), "{what}");
+                assert!(found[0].iter().all(|&x| x == 0.0), "{what}");
+            }
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn rows_without_negatives_or_weight_have_no_gradient() -> Result<(), Error> {
+    let (n, m, dim) = (20, 45, 24);
+    let mut batch = Batch::<bf16>::new(n, m, dim);
+    // A row that is left out may hold anything.
+    batch.numbers[0][2 * dim + 5] = bf16::NAN;
+    for hopper in [false, true] {
+        for (name, ids) in [("ids", true), ("weights alone", false)] {
+            let what = format!("{name}, sm_90a: {hopper}");
+            let contrast = Contrast::info_nce(0.2)?.with_reduction(Reduction::MeanOfPositives);
+            let mut weights = vec![0.7; n];
+            weights[2] = 0.0;
+            let mut of_anchors = vec![1; n];
+            of_anchors[4] = 9;
+            let given = Given {
+                contrast,
+                positives: Positives::DIAGONAL,
+                // Every candidate has the id of anchor 4.
+                ids: ids.then(|| [of_anchors, vec![9; m]]),
+                weights: Some(weights),
+                bias: None,
+                all: m,
+            };
+            let problem = given.on(batch.rows())?;
+            let engine = engine(Schedule::Mixed, 7, hopper);
+            let (value, found) = gradients(&problem, |to| engine.value_and_grad(&problem, 1.0, to))?;
+            assert!(value.loss.is_finite(), "{what}");
+            let is_zero = |i: usize| found[0][i * dim..][..dim].iter().all(|&x| x == 0.0);
+            assert_eq!((0..n).filter(|&i| is_zero(i)).collect::<Vec<_>>(), if ids { vec![2, 4] } else { vec![2] }, "{what}");
+            assert!(found[0].iter().all(|x| x.is_finite()), "{what}");
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn nan_in_a_problem_with_options_makes_the_loss_nan() -> Result<(), Error> {
+    let (n, m, dim) = (20, 45, 24);
+    for which in 0..2 {
+        for value in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            let mut batch = Batch::<f32>::new(n, m, dim);
+            batch.numbers[which][3 * dim + 1] = value;
+            for (name, mut given) in cases(n, m)? {
+                // Anchor 3 and candidate 3 count.
+                given.weights = None;
+                let problem = given.on(batch.rows())?;
+                // Rows of one matrix are the first; without a positive a row's loss is 0.
+                let is_read = which == 0 || !given.contrast.is_shared();
+                let engine = engine(Schedule::Late, 8, false);
+                let found = engine.forward(&problem)?;
+                let clean = Batch::<f32>::new(n, m, dim);
+                let clean = engine.forward(&given.on(clean.rows())?)?;
+                assert!(clean.loss.is_finite(), "{name}");
+                assert_eq!(found.loss.is_nan(), is_read, "{name}, {value} in matrix {which}");
+            }
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn gradients_of_options_are_added_and_rounded_once() -> Result<(), Error> {
+    let (n, m, dim) = (70, 150, 24);
+    let batch = Batch::<bf16>::new(n, m, dim);
+    for (name, given) in cases(n, m)? {
+        let problem = given.on(batch.rows())?;
+        let engine = engine(Schedule::Mixed, 9, true);
+        let (value, new) = gradients(&problem, |to| engine.value_and_grad(&problem, 1.5, to))?;
+        let (again, found) = gradients(&problem, |mut to| {
+            let all = [Some(&mut to.dq), to.dk.as_mut(), to.dbias.as_mut()];
+            for to in all.into_iter().flatten() {
+                let before = vec![0.25; to.rows() * to.dim()];
+                to.fill_from(&before);
+            }
+            engine.value_and_grad(&problem, 1.5, to.accumulating())
+        })?;
+        assert_eq!(again, value, "{name}");
+        for (found, new) in found.iter().flatten().zip(new.iter().flatten()) {
+            assert_eq!(*found, new + 0.25, "{name}");
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn weights_of_rows_serve_every_scheme() -> Result<(), Error> {
+    fn check<T: Element>(hopper: bool, dim: usize, allowed: f64) -> Result<(), Error> {
+        let n = 70;
+        let batch = Batch::<T>::new(n, n, dim);
+        let exact = batch.exact();
+        for contrast in contrasts()? {
+            let rules = [RowRule::SOFTMAX, RowRule::Decoupled { sigma: Some(0.5) }];
+            for rule in rules {
+                let given = Given {
+                    contrast: contrast.with_rule(rule)?.with_reduction(Reduction::MeanOfPositives),
+                    positives: match contrast.has_columns() {
+                        true => Positives::DIAGONAL,
+                        false => Positives::Offset(3),
+                    },
+                    ids: None,
+                    weights: Some((0..n).map(|i| [0.0, 0.5, 3e-3, 40.0][i % 4]).collect()),
+                    bias: None,
+                    all: n,
+                };
+                let scale = 40.0 / dim as f32;
+                let problem = given.on(batch.rows())?.with_scale(std::slice::from_ref(&scale));
+                let of_reference = given.on(exact.each_ref())?.with_scale(f64::from(scale));
+                let expected = reference::value_and_grad(&of_reference, 1.0);
+                let engine = engine(Schedule::Mixed, 5, hopper);
+                let (value, found) = gradients(&problem, |to| engine.value_and_grad(&problem, 1.0, to))?;
+                let what = format!("{} {rule:?}, {} D = {dim}, sm_90a: {hopper}", contrast.name(), T::DTYPE);
+                let off = (f64::from(value.loss) - expected.loss).abs();
+                assert!(off <= 3e-6 * (1.0 + expected.loss.abs()), "{what}: loss is off by {off:.1e}");
+                let dk = expected.dk.as_ref().map_or(&[][..], |dk| dk.as_slice());
+                near(&format!("{what}: dq"), &found[0], expected.dq.as_slice(), allowed);
+                near(&format!("{what}: dk"), &found[1], dk, allowed);
+                let forward = engine.forward(&problem)?;
+                let off = (f64::from(forward.loss) - expected.loss).abs();
+                assert!(off <= 3e-6 * (1.0 + expected.loss.abs()), "{what}: loss is off by {off:.1e}");
+                let (_, again) = gradients(&problem, |to| {
+                    engine.backward(&problem, &forward.statistics, 1.0, to)
+                })?;
+                near(&format!("{what}: dq again"), &again[0], expected.dq.as_slice(), allowed);
+                near(&format!("{what}: dk again"), &again[1], dk, allowed);
+            }
+        }
+        Ok(())
+    }
+    check::<f32>(false, 24, 2e-5)?;
+    check::<f16>(false, 264, 1e-3)?;
+    check::<f16>(true, 264, 1e-3)?;
+    check::<bf16>(true, 40, 4e-3)
 }
