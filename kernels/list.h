@@ -112,12 +112,24 @@ INFONCE_HOPPER_GRADIENT_BOTH(INFONCE_ROW, hopper_gradient_both)          // hopp
 INFONCE_TILE(INFONCE_ROW, statistics)                                    // similarity/statistics.cu
 INFONCE_TILE(INFONCE_ROW, exponentials)                                  // similarity/exponentials.cu
 INFONCE_TILE(INFONCE_ROW, weights)                                       // similarity/weights.cu
+INFONCE_TILE(INFONCE_ROW, statistics_one)                                // similarity/option_statistics.cu
+INFONCE_TILE(INFONCE_ROW, statistics_sets)                               // similarity/option_statistics.cu
+INFONCE_TILE(INFONCE_ROW, statistics_two)                                // similarity/option_statistics.cu
+INFONCE_TILE(INFONCE_ROW, weights_one)                                   // similarity/option_weights.cu
+INFONCE_TILE(INFONCE_ROW, weights_sets)                                  // similarity/option_weights.cu
+INFONCE_TILE(INFONCE_ROW, weights_two)                                   // similarity/option_weights.cu
 INFONCE_TILE(INFONCE_ROW, scores)                                        // similarity/top_k.cu
 INFONCE_TILE(INFONCE_ROW, product)                                       // similarity/product.cu
 INFONCE_TILE(INFONCE_ROW, product_transposed)                            // similarity/product.cu
 INFONCE_HOPPER_SCORES(INFONCE_ROW, hopper_statistics)                    // hopper/statistics.cu
 INFONCE_HOPPER_EXPONENTIALS(INFONCE_ROW, hopper_exponentials)            // hopper/exponentials.cu
 INFONCE_HOPPER_WEIGHTS(INFONCE_ROW, hopper_weights)                      // hopper/weights.cu
+INFONCE_HOPPER_WEIGHTS(INFONCE_ROW, hopper_statistics_one)               // hopper/option_statistics.cu
+INFONCE_HOPPER_WEIGHTS(INFONCE_ROW, hopper_statistics_sets)              // hopper/option_statistics.cu
+INFONCE_HOPPER_WEIGHTS(INFONCE_ROW, hopper_statistics_two)               // hopper/option_statistics.cu
+INFONCE_HOPPER_WEIGHTS(INFONCE_ROW, hopper_weights_one)                  // hopper/option_weights.cu
+INFONCE_HOPPER_WEIGHTS(INFONCE_ROW, hopper_weights_sets)                 // hopper/option_weights.cu
+INFONCE_HOPPER_WEIGHTS(INFONCE_ROW, hopper_weights_two)                  // hopper/option_weights.cu
 INFONCE_HOPPER_SCORES(INFONCE_ROW, hopper_scores)                        // hopper/top_k.cu
 INFONCE_HOPPER_SCORES(INFONCE_ROW, hopper_best)                          // hopper/top_k.cu
 INFONCE_HOPPER_PRODUCT(INFONCE_ROW, hopper_product)                      // hopper/product.cu
@@ -129,6 +141,7 @@ INFONCE_HOPPER_PRODUCT(INFONCE_ROW, hopper_product_transposed)           // hopp
 struct positives : Plain<256, 1, 0> {};             // similarity/positives.cu
 struct bound_logits : Plain<1024, 1, 768> {};       // similarity/positives.cu
 struct mean_positives : Plain<1024, 1, 768> {};     // similarity/positives.cu
+struct count_positives : Plain<1024, 1, 768> {};    // similarity/positives.cu
 struct offset_positives : Plain<256, 1, 0> {};      // similarity/positives.cu
 struct labelled_positives : Plain<256, 1, 0> {};    // similarity/positives.cu
 struct group_anchors : Plain<1024, 1, 65664> {};    // similarity/positives.cu
@@ -140,6 +153,8 @@ struct fit_exponentials : Plain<1024, 1, 768> {};   // similarity/rows.cu
 struct fold_rows : Plain<256, 1, 0> {};             // similarity/rows.cu
 struct finish_gradient : Plain<256, 4, 4096> {};    // similarity/rows.cu
 struct reduce : Plain<1024, 1, 768> {};             // similarity/rows.cu
+struct sum_columns : Plain<1024, 1, 8192> {};       // similarity/bias.cu
+struct finish_bias : Plain<256, 1, 0> {};           // similarity/bias.cu
 struct select_best : Plain<128, 1, 0> {};           // similarity/top_k.cu
 struct select_listed : Plain<128, 1, 0> {};         // similarity/top_k.cu
 struct normalize : Plain<256, 1, 0> {};             // rowwise/normalize.cu

@@ -104,8 +104,8 @@ struct HopperScoresMemory {
 INFONCE_DEVICE uint32_t slabs_of_row(const ScoresParams& p) { return (p.anchors.row_bytes + SLAB_BYTES - 1) / SLAB_BYTES; }
 
 // The producer: copies the stages of all work tiles, and resident anchors.
-template <class T, bool WALKS, bool RESIDENT>
-INFONCE_DEVICE void copy_tiles(const HopperScoresParams& p, const HopperScoresMemory<RESIDENT>& memory) {
+template <class T, bool WALKS, bool RESIDENT, class Params>
+INFONCE_DEVICE void copy_tiles(const Params& p, const HopperScoresMemory<RESIDENT>& memory) {
     using Tile = HopperTile;
     constexpr uint32_t STAGE = HopperScoresMemory<RESIDENT>::STAGE, ELEMENTS = SLAB_BYTES / sizeof(T);
     constexpr uint32_t HALF = Tile::COLUMNS / PAIR;
@@ -139,8 +139,8 @@ INFONCE_DEVICE void copy_tiles(const HopperScoresParams& p, const HopperScoresMe
 
 // The warp that loads one value a column, up to two tiles ahead. Its loads are in flight together, and no other warp
 // waits for them.
-template <class T, bool WALKS, bool RESIDENT>
-INFONCE_DEVICE void bring_column_terms(const HopperScoresParams& params, const HopperScoresMemory<RESIDENT>& memory) {
+template <class T, bool WALKS, bool RESIDENT, class Params>
+INFONCE_DEVICE void bring_column_terms(const Params& params, const HopperScoresMemory<RESIDENT>& memory) {
     using Tile = HopperTile;
     constexpr uint32_t LOADS = Tile::COLUMNS / 32;
     const ScoresParams& p = params.scores;
@@ -203,8 +203,9 @@ struct NoScales {
 
 // Runs all work tiles of this block, which is one of a cluster of PAIR. Each work tile gets an epilogue; the consumers
 // call `epilogue.tile(logits, first_column, buffer)` after each of its tiles and `epilogue.write(buffer)` at the end.
-template <class Kernel, template <class> class Epilogue>
-INFONCE_DEVICE void hopper_score_tiles(const HopperScoresParams& params) {
+// `Params`: HopperScoresParams, or with options (hopper/options.h).
+template <class Kernel, template <class> class Epilogue, class Params>
+INFONCE_DEVICE void hopper_score_tiles(const Params& params) {
     using Tile = HopperTile;
     using T = typename Kernel::T;
     constexpr bool RESIDENT = Kernel::DIM > 0;

@@ -17,7 +17,8 @@ struct BoxStores {
     static_assert(Tile::COLUMN_BLOCKS / STORED_BLOCKS % 2 == 0, "a tile ends with the second of two stages");
     const TensorMap& map;
 
-    INFONCE_DEVICE explicit BoxStores(const HopperScoresParams& params) : map(params.weights) {
+    template <class Params>
+    INFONCE_DEVICE explicit BoxStores(const Params& params) : map(params.weights) {
         if (thread_index() == 0) prefetch_map(map);
     }
 

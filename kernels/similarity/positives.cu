@@ -16,6 +16,7 @@ struct PositivesParams {
     Matrix anchors, candidates, own_keys;  // own_keys: MoCo's positives; data null otherwise
     uint32_t dim;
     uint32_t* not_finite;  // two flags, zero before: of an anchor or its positive, of a candidate not finite
+    const float* bias;     // c of the candidates; null: 0
     float* positive;       // z₊ of each anchor, -∞ without one
     float* square_norms;   // of the anchors, then of the candidates
 };
@@ -62,7 +63,7 @@ INFONCE_KERNEL(positives, PositivesParams) {
     const bool own = p.own_keys.data != nullptr;
     const Matrix& keys = own ? p.own_keys : p.candidates;
     const uint64_t key = own ? row : p.contrast.positive(uint32_t(row));
-    const bool has_key = own || key < p.contrast.candidates;
+    const bool has_key = own || (key < p.contrast.candidates && key != p.contrast.excluded(uint32_t(row)));
     const bool quads = p.anchors.in_quads(p.dim) && keys.in_quads(p.dim);
     float product = 0.0f, zero = 0.0f, square = 0.0f;
     for (uint32_t d = 4 * lane; d < p.dim; d += 128) {
@@ -81,7 +82,8 @@ INFONCE_KERNEL(positives, PositivesParams) {
     zero = warp_sum(zero);
     if (lane != 0) return;
     const bool finite = zero == 0.0f;
-    const float positive = has_key ? p.contrast.scale_value() * product : -infinity();
+    const float bias = has_key && p.bias ? load_global(p.bias + key) : 0.0f;
+    const float positive = has_key ? fma(p.contrast.scale_value(), product, bias) : -infinity();
     store_global(p.positive + row, finite ? positive : quiet_nan());
     store_global(p.square_norms + row, square);
     if (!finite) store_global(p.not_finite, 1u);
@@ -152,6 +154,26 @@ INFONCE_KERNEL(mean_positives, MeanPositivesParams) {
     block_barrier();
     join_block<list::mean_positives>(sums, [](double a, double b) { return a + b; });
     if (thread_index() == 0) store_global(p.log_mean, most[0] * factor + log_exact(float(sums[0] / sums[1])));
+}
+
+struct CountParams {
+    const float* positive;  // z₊
+    const float* weights;   // w of the rows; null: 1
+    uint32_t rows;
+    float* counted;
+};
+
+// N over the number of rows with a positive and a weight other than 0; 0 if there are none. One block.
+INFONCE_KERNEL(count_positives, CountParams) {
+    struct Row {
+        float positive, weight;
+    };
+    uint32_t count[1] = {};
+    for_own(
+        p.rows, [&](uint32_t i) { return Row{load_global(p.positive + i), p.weights ? load_global(p.weights + i) : 1.0f}; },
+        [&](const Row& row) { count[0] += row.positive != -infinity() && row.weight != 0.0f; });
+    join_block<list::count_positives>(count, [](uint32_t a, uint32_t b) { return a + b; });
+    if (thread_index() == 0) store_global(p.counted, count[0] ? float(double(p.rows) / double(count[0])) : 0.0f);
 }
 
 // ---- Positives by index

@@ -10,6 +10,7 @@
 #include "tile/element.h"
 #include "tile/matrix.h"
 #include "tile/row_rule.h"
+#include "tile/set_sums.h"
 #include "tile/softmax.h"
 
 namespace infonce {
@@ -29,13 +30,24 @@ struct StatisticsParams {
     uint32_t* far;              // zero before; set where a row's |offset2| exceeds NEAR; null: not wanted
     ContrastView contrast;
     RowRule rule;
-    float* positive;            // z₊, in nats
-    float* negatives_lse;       // lse⁻, in nats
-    // The row's o in base 2, a and c. In RULE_SOFTMAX a = c is stored once: positive_mass equals negatives_mass.
+    RowPlanes of_rows;          // z₊ is given, but for sets; the others where there are no partial sums
+    // Partial sums of options.h, splits × rows: of two exponents or sets, and of sets. Null otherwise.
+    const ScaledSum* second;
+    const SetSums* sets;
+    const float* weights;       // w of the rows; null: 1
+    // The row's o in base 2, a and c, all with w. In RULE_SOFTMAX a = c is stored once: positive_mass equals
+    // negatives_mass. With options, the largest mass of the row's weights stands for a.
     float* offset2;
     float* negatives_mass;
     float* positive_mass;
+    float* second_offset2;      // o₂ in base 2, and ε'; null: not wanted
+    float* uniform;
 };
+
+// The logarithm in nats. The maximum of an empty sum is -∞, and so is its logarithm.
+INFONCE_DEVICE float log_of(const ScaledSum& sum) {
+    return sum.sum == 0.0f ? -infinity() : (sum.maximum + log2_exact(sum.sum)) * LN_2;
+}
 
 // lse⁻_i = ln Σ_splits sum · 2^maximum, then o_i, a_i and c_i by the rule.
 INFONCE_KERNEL(combine_statistics, StatisticsParams) {
@@ -44,53 +56,98 @@ INFONCE_KERNEL(combine_statistics, StatisticsParams) {
     if (p.unless && load_global(p.unless)) return;
     const bool inside = row < p.rows;
     ScaledSum sum = inside && lane == 0 && p.running && !p.first ? load_global(p.running + row) : empty_sum();
-    if (p.partial && inside)
-        for (uint32_t split = lane; split < p.splits; split += p.lanes)
-            sum = combine(sum, load_global(p.partial + uint64_t(split) * p.rows + row));
-    for (uint32_t mask = 1; mask < p.lanes; mask *= 2) sum = combine_across(sum, int(mask));
+    ScaledSum second = empty_sum();
+    SetSums sets = {};
+    for (uint32_t split = lane; p.partial && inside && split < p.splits; split += p.lanes) {
+        const uint64_t at = uint64_t(split) * p.rows + row;
+        sum = combine(sum, load_global(p.partial + at));
+        if (p.second) second = combine(second, load_global(p.second + at));
+        if (p.sets) sets = add(sets, load_global(p.sets + at));
+    }
+    for (uint32_t mask = 1; mask < p.lanes; mask *= 2) {
+        sum = combine_across(sum, int(mask));
+        if (p.second) second = combine_across(second, int(mask));
+        if (p.sets) sets = add_across(sets, int(mask));
+    }
     if (!inside || lane != 0) return;
-    float lse;
+    const RowPlanes& to = p.of_rows;
+    RowLogits logits;
+    const float s = p.contrast.scale_value();
     if (p.partial) {
         if (p.running && !p.last) {
             store_global(p.running + row, sum);
             return;
         }
-        // The maximum of an empty sum is -∞, and so is its logarithm.
-        lse = sum.sum == 0.0f ? -infinity() : (sum.maximum + log2_exact(sum.sum)) * LN_2;
-        store_global(p.negatives_lse + row, lse);
+        logits = {log_of(sum), load_global(to.positive + row), log_of(second), 0.0f, sets.positives, sets.negatives};
+        store_global(to.negatives_lse + row, logits.negatives_lse);
+        if (p.second) store_global(to.second_lse + row, logits.second_lse);
+        if (p.sets) {
+            // An anchor that is not finite has made z₊ NaN.
+            if (logits.positive == logits.positive)
+                logits.positive = sets.positives == 0.0f ? -infinity() : s * sets.positives_sum / sets.positives;
+            if (sets.negatives != 0.0f) logits.negatives_mean = s * sets.negatives_sum / sets.negatives;
+            store_global(to.positives + row, logits.positives);
+            store_global(to.negatives_mean + row, logits.negatives_mean);
+            store_global(to.negatives + row, logits.negatives);
+        }
     } else {
-        lse = load_global(p.negatives_lse + row);
+        logits = to.load(row);
     }
-    float positive = load_global(p.positive + row);
     if (load_global(p.not_finite + 1) || (p.symmetric && load_global(p.not_finite)))
-        positive = quiet_nan();
-    store_global(p.positive + row, positive);
-    const RowValues values = row_values(p.rule, p.contrast.scale_value(), lse, positive);
+        logits.positive = quiet_nan();
+    store_global(to.positive + row, logits.positive);
+    RowValues values = row_values(p.rule, s, logits);
+    // No weight of a set is larger than 1; those of the first exponent add up to (1 + β)·a.
+    if (p.rule.takes_sets()) values.negatives = values.offset == infinity() ? 0.0f : 1.0f;
+    if (p.rule.has_two_exponents()) values.negatives *= 1.0f + p.rule.second;
+    if (p.weights) values = weighted(values, load_global(p.weights + row));
     const float offset2 = values.offset * LOG2_E;
     store_global(p.offset2 + row, offset2);
     if (p.far && !(absolute(offset2) <= NEAR)) store_global(p.far, 1u);
     store_global(p.negatives_mass + row, values.negatives);
     if (p.positive_mass != p.negatives_mass) store_global(p.positive_mass + row, values.positive);
+    if (p.second_offset2) store_global(p.second_offset2 + row, values.second * LOG2_E);
+    if (p.uniform) store_global(p.uniform + row, values.uniform);
 }
 
 struct MergeParams {
-    float* negatives_lse;  // lse⁻ and z₊ against the first set, in nats; they become those against both sets
-    float* positive;
-    const float* other_lse;
-    const float* other_positive;
+    RowPlanes of_rows;  // against the first set, in nats; they become those against both sets
+    RowPlanes others;
     uint32_t rows;
 };
 
-// Joins statistics against two sets of candidates: lse⁻ = log(e^lse⁻₁ + e^lse⁻₂), and z₊ of the set that has it.
+// log(e^a + e^b), -∞ if both are.
+INFONCE_DEVICE float merged_lse(float a, float b) {
+    const float most = larger_or_nan(a, b);
+    // If neither side has terms, the difference is NaN.
+    return most == -infinity() ? most : most + log1p_exact(exp_exact(-absolute(a - b)));
+}
+
+// A mean over `count` joined with one over `others`. Where a count is 0 its mean does not matter, unless it is NaN.
+INFONCE_DEVICE float merged_mean(float mean, float count, float other, float others) {
+    if (others == 0.0f && other == other) return mean;
+    if (count == 0.0f && mean == mean) return other;
+    const float share = others / (count + others);
+    return mean * (1.0f - share) + other * share;
+}
+
+// Joins statistics against two sets of candidates: lse⁻ = log(e^lse⁻₁ + e^lse⁻₂), and z₊ of the set that has it. Of sets
+// of positives, means by their counts.
 INFONCE_KERNEL(merge_statistics, MergeParams) {
     const uint32_t row = block_index().x * list::merge_statistics::THREADS + thread_index();
     if (row >= p.rows) return;
-    const float a = load_global(p.negatives_lse + row), b = load_global(p.other_lse + row);
-    const float most = larger_or_nan(a, b);
-    // If neither side has negatives, the difference is NaN.
-    const float lse = most == -infinity() ? most : most + log1p_exact(exp_exact(-absolute(a - b)));
-    store_global(p.negatives_lse + row, lse);
-    store_global(p.positive + row, larger_or_nan(load_global(p.positive + row), load_global(p.other_positive + row)));
+    const RowPlanes& to = p.of_rows;
+    const RowLogits a = to.load(row), b = p.others.load(row);
+    store_global(to.negatives_lse + row, merged_lse(a.negatives_lse, b.negatives_lse));
+    if (to.second_lse) store_global(to.second_lse + row, merged_lse(a.second_lse, b.second_lse));
+    if (!to.positives) {
+        store_global(to.positive + row, larger_or_nan(a.positive, b.positive));
+        return;
+    }
+    store_global(to.positive + row, merged_mean(a.positive, a.positives, b.positive, b.positives));
+    store_global(to.negatives_mean + row, merged_mean(a.negatives_mean, a.negatives, b.negatives_mean, b.negatives));
+    store_global(to.positives + row, a.positives + b.positives);
+    store_global(to.negatives + row, a.negatives + b.negatives);
 }
 
 // ---- Gradients
@@ -120,6 +177,7 @@ struct FitParams {
     const float* negatives_lse;  // in nats, of the chunk's rows
     const float* offset2;
     const float* square_norms;   // of the chunk's anchors
+    const float* weights;        // w of the chunk's rows; null: 1
     uint32_t rows;
     float lowest;                // log2(M·2^-14), the least log2 Σ_j E_ij for candidates of equal length
     float range;                 // the largest log2(longest / shortest folded anchor)
@@ -134,11 +192,11 @@ struct FitParams {
 //
 // An exponential below 2^-14 is off by up to 2^-25, so a row of E·K is off by at most M·2^-25·max‖k‖. That has to be
 // small beside Σ_j E_ij·‖k_j‖. Folded anchors are short where Σ_j E_ij is large, or where p₊ is near 1. Rows with p₊
-// near 1 do not matter beside others, so the lengths compared are those of q_i/Σ_j E_ij. With few candidates p₊ can be
+// near 1 do not matter beside others, so the lengths compared are those of w·q_i/Σ_j E_ij. With few candidates p₊ can be
 // near 1 for most rows; then `range` is such that no chunk fits.
 INFONCE_KERNEL(fit_exponentials, FitParams) {
     struct Row {
-        float negatives_lse, offset2, square;
+        float negatives_lse, offset2, square, weight;
     };
     const LogitBound bound = load_global(p.bound);
     // Maxima of log2 of 1/Σ_j E_ij; of the folded anchor's length with one offset, and with an offset a row; and of
@@ -147,18 +205,19 @@ INFONCE_KERNEL(fit_exponentials, FitParams) {
     for_own(
         p.rows,
         [&](uint32_t i) {
-            return Row{load_global(p.negatives_lse + i), load_global(p.offset2 + i), load_global(p.square_norms + i)};
+            return Row{load_global(p.negatives_lse + i), load_global(p.offset2 + i), load_global(p.square_norms + i),
+                       p.weights ? load_global(p.weights + i) : 1.0f};
         },
         [&](const Row& row) {
             const float negatives = row.negatives_lse * LOG2_E, sum = negatives - bound.offset;
-            // Rows without negatives have no exponentials.
-            if (!(negatives > -infinity())) return;
+            // Rows without negatives have no exponentials, and those that are left out no gradient.
+            if (!(negatives > -infinity()) || row.weight == 0.0f) return;
             most[0] = larger(most[0], -sum);
             if (!(row.square > 0.0f)) return;
             const float norm = 0.5f * log2_exact(row.square);
             most[1] = larger(most[1], norm + bound.offset - row.offset2);
             most[2] = larger(most[2], norm + negatives - ROW_SHIFT - row.offset2);
-            most[3] = larger(most[3], sum - norm);
+            most[3] = larger(most[3], sum - norm - log2_exact(row.weight));
         });
     join_block<list::fit_exponentials>(most, larger);
     if (thread_index() != 0) return;
@@ -223,12 +282,16 @@ struct FinishParams {
     uint32_t first_row;            // its index among all anchors (candidates)
     const float* factors;          // f_i of fold_rows; null: 1
     ContrastView contrast;
-    float coefficient;             // upstream · w; the gradient's factor is this times s
+    float coefficient;             // upstream · w; the gradient's factor is this times s and `counted`
     uint32_t of_candidates;        // whether the rows are candidates, and their partners anchors
+    const float* counted;          // of count_positives; null: 1
+    const float* weights;          // of all anchors, where one of weight 0 has gradient 0 even if it is NaN; else null
+    const float* added;            // rows × D, in f32: added to the gradient; null: nothing is
     const float* negatives_mass;   // a of all anchors, where there are normalisers
     const float* row_mass;         // c of all anchors
     const float* column_mass;      // c of all candidates; null: they have no loss
-    Matrix partners;               // the positives: candidates, anchors, or a key of each anchor's own
+    // The positives: candidates, anchors, or a key of each anchor's own; data null: the weights have them already.
+    Matrix partners;
     uint32_t own_keys;             // whether they are own keys
     uint32_t accumulates;          // whether to add to the gradient that is there
     // Of candidates, positives by index: the anchors of candidate j are order[n], starts[j] ≤ n < starts[j + 1].
@@ -249,9 +312,10 @@ struct Partner {
     INFONCE_DEVICE Partner(const FinishParams& p, uint32_t own_row) {
         row = own_row;
         mass = 0.0f;
-        exists = !p.starts;
+        exists = !p.starts && p.partners.data;
         if (exists && p.of_candidates) {
             exists = own_row < p.contrast.anchors;
+            if (p.contrast.rule == POSITIVE_PAIRED) row = p.contrast.positive(own_row);
         } else if (exists && !p.own_keys) {
             row = p.contrast.positive(own_row);
             exists = row < p.contrast.candidates;
@@ -293,7 +357,7 @@ INFONCE_KERNEL(finish_gradient, FinishParams) {
     const uint64_t row = uint64_t(block_index().x) * (list::finish_gradient::THREADS / 32 / p.warps) + warp / p.warps;
     const bool inside = row < p.rows;
     const bool leads = inside && own_split == 0;
-    const float factor = p.coefficient * p.contrast.scale_value();
+    const float factor = p.coefficient * p.contrast.scale_value() * (p.counted ? load_global(p.counted) : 1.0f);
     float share = 1.0f, maximum = 0.0f;
     if (p.shifted) share /= p.shift ? load_global(p.shift).factor : UNIT_FACTOR;
     if (inside) {
@@ -306,6 +370,7 @@ INFONCE_KERNEL(finish_gradient, FinishParams) {
         }
     }
     const uint32_t own_row = p.first_row + uint32_t(inside ? row : 0);
+    const bool left_out = p.weights && load_global(p.weights + own_row) == 0.0f;
     const Partner partner(p, own_row);
     const bool quads = p.partners.in_quads(p.dim) && p.gradient.in_quads(p.dim) && (!p.dots || p.rows_of.in_quads(p.dim));
     const Matrix sums_of_splits = {const_cast<float*>(p.sums), nullptr, 4 * uint64_t(p.dim), 0, 0, DTYPE_F32};
@@ -344,12 +409,19 @@ INFONCE_KERNEL(finish_gradient, FinishParams) {
         }
         if (!leads || !holds) continue;
         INFONCE_UNROLL
-        for (int i = 0; i < 4; ++i) sums[i] *= factor;
+        for (int i = 0; i < 4; ++i) sums[i] = left_out ? 0.0f : sums[i] * factor;
         if (p.dots) {
             float x[4];
             p.rows_of.load_four(x, row, first, p.dim, quads);
             INFONCE_UNROLL
             for (int i = 0; i < 4; ++i) dot = fma(x[i], sums[i], dot);
+        }
+        if (p.added) {
+            float others[4];
+            const Matrix added = {const_cast<float*>(p.added), nullptr, 4 * uint64_t(p.dim), 0, 0, DTYPE_F32};
+            added.load_four(others, row, first, p.dim, quads);
+            INFONCE_UNROLL
+            for (int i = 0; i < 4; ++i) sums[i] += others[i];
         }
         if (p.accumulates) {
             float before[4];
@@ -367,10 +439,10 @@ INFONCE_KERNEL(finish_gradient, FinishParams) {
 // ---- Loss
 
 struct ReduceParams {
-    const float* row_lse;      // lse⁻ and z₊ of the rows; null: neither the loss nor ∂φ/∂s is wanted
-    const float* row_positive;
-    const float* column_lse;   // and of the columns; null: they have no loss
-    const float* column_positive;
+    RowPlanes of_rows;         // null: neither the loss nor ∂φ/∂s is wanted
+    RowPlanes of_columns;      // null: columns have no loss
+    const float* weights;      // w of row i and of column i; null: 1
+    const float* counted;      // of count_positives: row_weight and scale_weight are multiplied by it; null: 1
     const float* dots;         // null: dscale is not wanted
     uint32_t rows, columns;
     double row_weight;
@@ -384,16 +456,17 @@ struct ReduceParams {
 // loss = row_weight · Σ φ, dscale = ∂loss/∂s (ReduceParams), summed in f64. One block.
 INFONCE_KERNEL(reduce, ReduceParams) {
     struct Row {
-        float lse, positive;
+        RowLogits logits;
+        float weight;
         bool counts;
     };
     const float s = p.contrast.scale_value();
     double sums[3] = {};  // of losses, of dots, of ∂φ/∂s
-    const auto add_losses = [&](const float* lse, const float* positive, uint32_t rows, auto counts) {
+    const auto add_losses = [&](const RowPlanes& planes, uint32_t rows, auto counts) {
         for_own(
-            rows, [&](uint32_t i) { return Row{load_global(lse + i), load_global(positive + i), counts(i)}; },
+            rows, [&](uint32_t i) { return Row{planes.load(i), p.weights ? load_global(p.weights + i) : 1.0f, counts(i)}; },
             [&](const Row& row) {
-                const RowValues values = row_values(p.rule, s, row.lse, row.positive);
+                const RowValues values = weighted(row_values(p.rule, s, row.logits), row.weight);
                 sums[0] += double(values.value);
                 if (p.dots && row.counts) sums[2] += double(values.scale);
             });
@@ -402,13 +475,14 @@ INFONCE_KERNEL(reduce, ReduceParams) {
     const auto here = [&](uint32_t i) {
         return p.contrast.rule == POSITIVE_NONE || p.contrast.positive(i) < p.contrast.candidates;
     };
-    if (p.row_lse) add_losses(p.row_lse, p.row_positive, p.rows, here);
-    if (p.column_lse) add_losses(p.column_lse, p.column_positive, p.columns, [](uint32_t) { return true; });
+    if (p.of_rows.positive) add_losses(p.of_rows, p.rows, here);
+    if (p.of_columns.positive) add_losses(p.of_columns, p.columns, [](uint32_t) { return true; });
     if (p.dots) for_own(p.rows, [&](uint32_t i) { return load_global(p.dots + i); }, [&](float dot) { sums[1] += double(dot); });
     join_block<list::reduce>(sums, [](double a, double b) { return a + b; });
     if (thread_index() != 0) return;
-    store_global(p.result, float(sums[0] * p.row_weight));
-    store_global(p.result + 1, float(sums[1] * p.dot_weight / double(s) + sums[2] * p.scale_weight));
+    const double counted = p.counted ? double(load_global(p.counted)) : 1.0;
+    store_global(p.result, float(sums[0] * p.row_weight * counted));
+    store_global(p.result + 1, float(sums[1] * p.dot_weight / double(s) + sums[2] * p.scale_weight * counted));
 }
 
 }  // namespace infonce

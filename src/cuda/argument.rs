@@ -10,7 +10,7 @@ use crate::element::Element;
 use crate::engine::{Gradients, MomentumTensor};
 use crate::error::Error;
 use crate::inputs::Problem;
-use crate::launch::{DeviceIndices, DeviceMatrix, DeviceMomentum};
+use crate::launch::{DeviceVector, DeviceMatrix, DeviceMomentum};
 
 /// An argument's name and its memory.
 pub(super) type Named = (&'static str, CudaRegion);
@@ -28,9 +28,16 @@ pub(super) fn located_problem<T: Element>(
         },
         |argument, index| {
             taken.borrow_mut().push((argument, index.region()));
-            Ok(DeviceIndices {
+            Ok(DeviceVector {
                 address: index.on(argument, device)?,
                 length: index.len(),
+            })
+        },
+        |argument, floats| {
+            taken.borrow_mut().push((argument, floats.region()));
+            Ok(DeviceVector {
+                address: floats.on(argument, device)?,
+                length: floats.len(),
             })
         },
         |scale| {
@@ -48,10 +55,12 @@ pub(super) fn located_gradients<G: Element>(
     taken: &[Named],
     device: &CudaDevice,
 ) -> Result<Gradients<DeviceMatrix>, Error> {
-    let dk = gradients.dk.as_ref();
+    let (dk, dbias) = (gradients.dk.as_ref(), gradients.dbias.as_ref());
+    let dbias = dbias.map(|dbias| dbias.on("gradients.dbias", device));
     let located = Gradients {
         dq: gradients.dq.on("gradients.dq", device)?,
         dk: dk.map(|dk| dk.on("gradients.dk", device)).transpose()?,
+        dbias: dbias.transpose()?,
         accumulate: gradients.accumulate,
     };
     let outputs: Vec<Named> = gradient_regions(gradients).collect();
@@ -60,10 +69,13 @@ pub(super) fn located_gradients<G: Element>(
 }
 
 pub(super) fn gradient_regions<G>(
-    Gradients { dq, dk, .. }: &Gradients<CudaRowsMut<'_, G>>,
+    Gradients { dq, dk, dbias, .. }: &Gradients<CudaRowsMut<'_, G>>,
 ) -> impl Iterator<Item = Named> {
     let dk = dk.as_ref().map(|dk| ("gradients.dk", dk.region()));
-    [("gradients.dq", dq.region())].into_iter().chain(dk)
+    let dbias = dbias.as_ref();
+    let dbias = dbias.map(|dbias| ("gradients.dbias", dbias.region()));
+    let dq = [("gradients.dq", dq.region())];
+    dq.into_iter().chain(dk).chain(dbias)
 }
 
 /// A tensor of a momentum update in `launch`'s types, the memory that the update writes, and the memory that it reads.

@@ -196,9 +196,7 @@ impl Engine for CudaEngine {
         gradients: Gradients<CudaRowsMut<'_, G>>,
     ) -> Result<CudaNumber, Error> {
         let (problem, mut taken) = located_problem(problem, &self.device)?;
-        let columns = statistics.columns().into_iter().flatten();
-        let directions = statistics.rows().into_iter().chain(columns);
-        taken.extend(directions.map(|rows| ("statistics", rows.region())));
+        taken.extend(statistics.regions().map(|region| ("statistics", region)));
         let gradients = located_gradients(&gradients, &taken, &self.device)?;
         let statistics = statistics.on("statistics", &self.device)?;
         let similarity = self.similarity();

@@ -91,7 +91,7 @@ impl CudaStatistics {
     }
 
     /// A copy of lse⁻ and z₊ that lie on the device, of rows, and of columns where they have a loss: for statistics
-    /// that another library or process computed.
+    /// that another library or process computed. A rule of sets or of two exponents needs more.
     ///
     /// # Errors
     /// As [`upload`](Self::upload); [`CudaError::Device`] when one is of another handle.
@@ -108,10 +108,8 @@ impl CudaStatistics {
         };
         let copied = |argument, [lse, positive]: [CudaVector<'_>; 2]| -> Result<_, Error> {
             same_rows(argument, positive.len(), lse.len())?;
-            Ok(DeviceRows {
-                negatives_lse: vector(argument, lse)?,
-                positive: vector(argument, positive)?,
-            })
+            let lse = vector(argument, lse)?;
+            Ok(DeviceRows::of_one_positive(lse, vector(argument, positive)?))
         };
         let rows = copied("statistics.rows", rows)?;
         let columns = columns.map(|columns| copied("statistics.columns", columns));
@@ -145,6 +143,13 @@ impl CudaStatistics {
     pub fn columns(&self) -> Option<[CudaVector<'_>; 2]> {
         let columns = self.statistics.columns.as_ref();
         columns.map(|columns| self.vectors(columns))
+    }
+
+    /// The memory of all statistics.
+    pub(super) fn regions(&self) -> impl Iterator<Item = CudaRegion> {
+        let directions = [Some(&self.statistics.rows), self.statistics.columns.as_ref()];
+        let planes = directions.into_iter().flatten().flat_map(DeviceRows::planes);
+        planes.map(|floats| from_word::<f32>(0, floats, &self.device).region())
     }
 
     fn vectors<'a>(&'a self, rows: &'a DeviceRows<CudaDevice>) -> [CudaVector<'a>; 2] {

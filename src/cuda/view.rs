@@ -10,7 +10,7 @@ use crate::element::Element;
 use crate::error::CudaError;
 use crate::error::Error;
 use crate::launch::{Device, DeviceMatrix};
-use crate::rows::{Indices, Matrix, View};
+use crate::rows::{Elements, Matrix, View};
 
 /// A read-only matrix in device memory: row-major, rows `stride` elements apart.
 #[derive(Debug, Clone, Copy)]
@@ -205,15 +205,16 @@ vectors!(CudaVector, CudaVectorMut);
 
 impl<'a, T: Element> View for CudaRows<'a, T> {
     type Indices = CudaVector<'a, u32>;
+    type Floats = CudaVector<'a>;
     type Scalar = CudaVector<'a>;
 }
 
-impl Indices for CudaVector<'_, u32> {
+impl<T: Copy + std::fmt::Debug> Elements<T> for CudaVector<'_, T> {
     fn len(&self) -> usize {
         self.region.rows()
     }
 
-    fn on_host(&self) -> Option<&[u32]> {
+    fn on_host(&self) -> Option<&[T]> {
         None
     }
 }

@@ -99,10 +99,19 @@ impl EmulatedEngine {
         };
         let dq = copied(&gradients.dq)?;
         let dk = gradients.dk.as_ref().map(copied).transpose()?;
-        let result = work(&Gradients { dq, dk, accumulate })?;
+        let dbias = gradients.dbias.as_ref().map(copied).transpose()?;
+        let result = work(&Gradients {
+            dq,
+            dk,
+            dbias,
+            accumulate,
+        })?;
         gradients.dq.fill_from(&memory.elements(dq)?);
         if let (Some(result), Some(dk)) = (dk, &mut gradients.dk) {
             dk.fill_from(&memory.elements(result)?);
+        }
+        if let (Some(result), Some(dbias)) = (dbias, &mut gradients.dbias) {
+            dbias.fill_from(&memory.elements(result)?);
         }
         Ok(result)
     }
@@ -125,7 +134,8 @@ impl Memory<&EmulatedDevice> {
     ) -> Result<Problem<DeviceMatrix>, Error> {
         problem.try_map(
             |_, rows| self.copied(*rows),
-            |_, index| self.indices(index),
+            |_, index| self.words(index),
+            |_, floats| self.words(floats),
             |scale| {
                 same_length("scale", scale.len(), 1)?;
                 self.upload(scale)

@@ -8,7 +8,7 @@ use bytemuck::Pod;
 use super::device::{EmulatedBuffer, EmulatedDevice};
 use crate::element::{DType, Element};
 use crate::error::Error;
-use crate::launch::{Device, DeviceIndices, DeviceMatrix, element_bytes};
+use crate::launch::{Device, DeviceVector, DeviceMatrix, element_bytes};
 
 /// Memory that is handed out by address and freed when this is dropped.
 pub(crate) struct Memory<D = EmulatedDevice> {
@@ -82,9 +82,10 @@ impl<D: Borrow<EmulatedDevice>> Memory<D> {
         Ok(rows?.concat())
     }
 
-    pub fn indices(&self, index: &[u32]) -> Result<DeviceIndices, Error> {
-        let (address, length) = (self.upload(index)?, index.len());
-        Ok(DeviceIndices { address, length })
+    /// A copy of words of 4 bytes.
+    pub fn words<T: Pod>(&self, words: &[T]) -> Result<DeviceVector, Error> {
+        let (address, length) = (self.upload(words)?, words.len());
+        Ok(DeviceVector { address, length })
     }
 }
 

@@ -170,22 +170,36 @@ impl<D: Device> Similarity<'_, D> {
     ) -> Result<(), Error> {
         let elements = params.anchors.row_bytes as usize / arithmetic.bytes();
         let kernel = self.kernel(family, arithmetic, elements)?;
-        // Each block of a cluster copies its share of a tile of candidates.
-        let share = kernel.columns / kernel.cluster as usize;
         self.launch_tiles(kernel, arithmetic, grid, params, || {
+            let [anchors, candidates, weights] = self.maps(kernel, params)?;
             Ok(HopperScoresParams {
-                anchors: self.boxes(&params.anchors, kernel.rows)?,
-                candidates: self.boxes(&params.candidates, share)?,
-                // Boxes of a warp's rows, for kernels that store weights.
-                weights: match params.weights.data {
-                    0 => TensorMap::zeroed(),
-                    _ => self.boxes(&params.weights, kernels::WEIGHTS_BOX_ROWS)?,
-                },
+                anchors,
+                candidates,
+                weights,
                 scores: *params,
                 grid,
                 padding: [0; 5],
             })
         })
+    }
+
+    /// The tensor maps of anchors, candidates and weights for a kernel of sm_90a.
+    pub(super) fn maps(
+        &self,
+        kernel: &Kernel,
+        params: &ScoresParams,
+    ) -> Result<[TensorMap; 3], Error> {
+        // Each block of a cluster copies its share of a tile of candidates.
+        let share = kernel.columns / kernel.cluster as usize;
+        Ok([
+            self.boxes(&params.anchors, kernel.rows)?,
+            self.boxes(&params.candidates, share)?,
+            // Boxes of a warp's rows, for kernels that store weights.
+            match params.weights.data {
+                0 => TensorMap::zeroed(),
+                _ => self.boxes(&params.weights, kernels::WEIGHTS_BOX_ROWS)?,
+            },
+        ])
     }
 
     /// Launches a pass of the tile loop over all anchors of `params`, divided by `cut`.

@@ -12,6 +12,7 @@ use super::similarity::Similarity;
 use super::statistics::{Partial, scores_params};
 use super::{Arithmetic, Device, Floats, kernels};
 use crate::contrast::Shape;
+use crate::element::DType;
 use crate::engine::Gradients;
 use crate::error::Error;
 
@@ -162,8 +163,17 @@ impl<D: Device> Similarity<'_, D> {
             true => (1, u32::MAX),
             false => self.split(tiles(candidates), anchors.div_ceil(slab), 1),
         };
+        // With options, rows that are anchors and candidates have two parts: as in dq, and as in dk.
+        let is_shared = prepared.contrast().is_shared() && prepared.options.is_some();
+        let of_anchors = self.floats_if(is_shared, anchors * dim)?;
+        let dq = match &of_anchors {
+            Some(part) => DeviceMatrix::new(part.address(), [anchors, dim], DType::F32),
+            None => gradients.dq,
+        };
+        let dk = if is_shared { Some(gradients.dq) } else { gradients.dk };
         let dk_length = dk_splits as usize * candidates * dim;
-        let dk_sums = self.floats_if(gradients.dk.is_some(), dk_length)?;
+        let dk_sums = self.floats_if(dk.is_some(), dk_length)?;
+        let bias_sums = self.floats_if(gradients.dbias.is_some(), candidates)?;
         for first in (0..anchors).step_by(rows) {
             let count = rows.min(anchors - first);
             let chunk = Chunk {
@@ -188,7 +198,10 @@ impl<D: Device> Similarity<'_, D> {
                         shift: shift.unwrap_or(0),
                         ..chunk.scores_params(prepared)
                     };
-                    self.pass(WEIGHTS, prepared.arithmetic, cut, params)?;
+                    match &prepared.options {
+                        None => self.pass(WEIGHTS, prepared.arithmetic, cut, params)?,
+                        Some(options) => self.weights_with(options, prepared, known, cut, params)?,
+                    }
                 }
                 Softmax::Found(found) => self.store_exponentials(call, found, chunk)?,
             }
@@ -211,9 +224,13 @@ impl<D: Device> Similarity<'_, D> {
                 factors: found.map(|found| &found.factors),
                 first_row: first,
                 count,
-                ..Finish::whole(&dq_sums, masses, gradients.dq, Some(dots))
+                is_part: is_shared,
+                ..Finish::whole(&dq_sums, masses, dq, Some(dots))
             };
             self.finish(call, &finish)?;
+            if let Some(sums) = &bias_sums {
+                self.sum_columns(chunk.weights, candidates, first > 0, sums)?;
+            }
             if let Some(sums) = &dk_sums {
                 let anchors = prepared.anchor_rows.slice(first, count);
                 let params = ProductParams {
@@ -237,13 +254,20 @@ impl<D: Device> Similarity<'_, D> {
                 self.product(true, prepared.arithmetic, grid, &params)?;
             }
         }
-        if let (Some(sums), Some(dk)) = (dk_sums, gradients.dk) {
+        if let (Some(sums), Some(dbias)) = (&bias_sums, gradients.dbias) {
+            self.finish_bias(call, sums, shift, masses.0, dbias)?;
+        }
+        if let (Some(sums), Some(dk)) = (dk_sums, dk) {
             let sums = Sums {
                 sums,
                 splits: dk_splits,
                 ..dq_sums
             };
-            self.finish(call, &Finish::whole(&sums, masses, dk, None))?;
+            let finish = Finish {
+                added: of_anchors.as_ref(),
+                ..Finish::whole(&sums, masses, dk, None)
+            };
+            self.finish(call, &finish)?;
         }
         Ok(())
     }
@@ -285,6 +309,7 @@ impl<D: Device> Similarity<'_, D> {
                 negatives_lse: rows.negatives_lse.at(first),
                 offset2: masses.offset2.at(first),
                 square_norms: found.square_norms.at(first),
+                weights: prepared.weights_at(first),
                 rows: count as u32,
                 lowest: (prepared.shape.candidates as f32).log2() + F16_SMALLEST,
                 range: match found.folded {

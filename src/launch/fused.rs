@@ -19,7 +19,7 @@ impl<D: Device> Similarity<'_, D> {
     /// Whether fused kernels serve all gradients of the call: dq, and dk where it is wanted.
     pub(super) fn is_fused(&self, call: &Call<'_, D>, dk: bool) -> bool {
         let prepared = call.prepared;
-        if dk && self.shares_weights(prepared) {
+        if prepared.options.is_some() || (dk && self.shares_weights(prepared)) {
             return false;
         }
         let terms = match prepared.contrast().is_one_way() {

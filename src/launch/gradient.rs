@@ -25,9 +25,9 @@ type BothMasses<'a, D> = (&'a Masses<D>, Option<&'a Masses<D>>);
 pub(super) struct Call<'a, D: Device> {
     pub prepared: &'a Prepared<'a, D>,
     /// upstream · w, with the row weight w of the loss.
-    coefficient: f32,
+    pub coefficient: f32,
     /// Whether gradients are added to the contents of the output.
-    accumulates: bool,
+    pub accumulates: bool,
 }
 
 impl<'a, D: Device> Call<'a, D> {
@@ -62,6 +62,10 @@ pub(super) struct Finish<'a, D: Device> {
     pub gradient: DeviceMatrix,
     /// Where ⟨q_i, dq_i⟩ goes; `None` for the gradient of the candidates.
     pub dots: Option<&'a Floats<D>>,
+    /// N × D, added to the gradient.
+    pub added: Option<&'a Floats<D>>,
+    /// Whether the gradient is a part, which is overwritten and added to another one.
+    pub is_part: bool,
     /// The rows of the gradient that the sums belong to.
     pub first_row: usize,
     pub count: usize,
@@ -74,6 +78,8 @@ pub(super) struct Known<'a, D: Device> {
     pub far: u64,
     /// The shift of the weights, where their type needs one.
     shift: Option<Floats<D>>,
+    /// The address of z₊ of all anchors.
+    pub positive: u64,
 }
 
 impl<D: Device> Known<'_, D> {
@@ -96,6 +102,8 @@ impl<'a, D: Device> Finish<'a, D> {
             masses,
             gradient,
             dots,
+            added: None,
+            is_part: false,
             first_row: 0,
             count: gradient.rows,
         }
@@ -109,9 +117,10 @@ impl<D: Device> Similarity<'_, D> {
         prepared: &Prepared<'_, D>,
         flags: &Floats<D>,
         (rows, columns): BothMasses<'a, D>,
+        positive: &Floats<D>,
     ) -> Result<Known<'a, D>, Error> {
         // In NT-Xent the columns are the rows.
-        let columns = match prepared.contrast().is_shared() {
+        let columns = match prepared.contrast().is_shared() && prepared.options.is_none() {
             true => Some(rows),
             false => columns,
         };
@@ -131,6 +140,7 @@ impl<D: Device> Similarity<'_, D> {
             masses: (rows, columns),
             far: far_word(prepared.contrast(), flags),
             shift,
+            positive: positive.address(),
         })
     }
 
@@ -146,7 +156,8 @@ impl<D: Device> Similarity<'_, D> {
             candidates,
             own_keys,
         } = prepared.matrices();
-        let groups = (of_candidates && prepared.view.rule == POSITIVE_INDEX)
+        let has_sets = prepared.contrast().has_sets();
+        let groups = (of_candidates && prepared.view.rule == POSITIVE_INDEX && !has_sets)
             .then(|| self.group(&prepared.view))
             .transpose()?;
         // The mean number of anchors that have a candidate as their positive.
@@ -173,15 +184,22 @@ impl<D: Device> Similarity<'_, D> {
             contrast: prepared.view,
             coefficient: call.coefficient,
             of_candidates: u32::from(of_candidates),
+            counted: prepared.counted(),
+            weights: match columns {
+                None if !of_candidates => prepared.weights_at(0),
+                _ => 0,
+            },
+            added: finish.added.map_or(0, |added| added.at(first * gradient.dim)),
             negatives_mass: rows.negatives.address(),
             row_mass: rows.of_positive().address(),
             column_mass: columns.map_or(0, |m| m.of_positive().address()),
             partners: match of_candidates {
+                _ if has_sets => Matrix::zeroed(),
                 true => anchors.into(),
                 false => own_keys.unwrap_or(candidates).into(),
             },
             own_keys: u32::from(own_keys.is_some()),
-            accumulates: u32::from(call.accumulates),
+            accumulates: u32::from(call.accumulates && !finish.is_part),
             starts: groups.as_ref().map_or(0, |groups| groups.starts.address()),
             order: groups.as_ref().map_or(0, |groups| groups.order.address()),
             rows_of: match of_candidates {

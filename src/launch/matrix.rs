@@ -43,23 +43,24 @@ impl crate::rows::Matrix for DeviceMatrix {
 }
 
 impl crate::rows::View for DeviceMatrix {
-    type Indices = DeviceIndices;
+    type Indices = DeviceVector;
+    type Floats = DeviceVector;
     /// The address of an f32.
     type Scalar = u64;
 }
 
-/// Indices of candidates in device memory.
+/// Words in device memory: indices or labels of candidates, weights, biases.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct DeviceIndices {
+pub(crate) struct DeviceVector {
     pub address: u64,
     pub length: usize,
 }
 
-impl crate::rows::Indices for DeviceIndices {
+impl<T> crate::rows::Elements<T> for DeviceVector {
     fn len(&self) -> usize {
         self.length
     }
-    fn on_host(&self) -> Option<&[u32]> {
+    fn on_host(&self) -> Option<&[T]> {
         None
     }
 }

@@ -6,11 +6,13 @@
 //! | `device`, `matrix`, `params`, `kernels`, `arithmetic` | what a launch consists of |
 //! | `similarity`, `choice` | settings; splits and chunks; the kernels that serve a call |
 //! | `prepared`, `quantized`, `positives`, `statistics`, `results` | the launches before gradients |
-//! | `gradient`, `fused`, `chunked` | the launches of gradients |
+//! | `gradient`, `fused`, `chunked`, `bias` | the launches of gradients |
+//! | `options` | tile loops of contrasts with options |
 //! | `top_k`, `rowwise`, `step` | the other verbs; a whole step of training |
 //! | `pool`, `held`, `plan` | device memory, and how much of it a call takes |
 
 mod arithmetic;
+mod bias;
 mod choice;
 mod chunked;
 mod device;
@@ -19,6 +21,7 @@ mod gradient;
 mod held;
 pub(crate) mod kernels;
 mod matrix;
+mod options;
 pub(crate) mod params;
 mod plan;
 pub(crate) mod pool;
@@ -38,7 +41,7 @@ mod verbs;
 pub(crate) use arithmetic::{Arithmetic, element_bytes};
 use device::count;
 pub(crate) use device::{Device, Floats, Hardware, Launch};
-pub(crate) use matrix::{DeviceIndices, DeviceMatrix};
+pub(crate) use matrix::{DeviceVector, DeviceMatrix};
 pub(crate) use params::{Matrix, TensorMap};
 #[cfg(feature = "emulator")]
 pub(crate) use plan::Counter;

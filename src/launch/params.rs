@@ -54,6 +54,11 @@ params! {
         kind: u32, first: f32, second: f32, negatives: f32, log_mean: u64,
     }
 
+    RowPlanes in "tile/row_rule.h" {
+        negatives_lse: u64, positive: u64, second_lse: u64, negatives_mean: u64, positives: u64,
+        negatives: u64,
+    }
+
     GradientParams in "similarity/owned_rows.h" {
         contrast: ContrastView, owner: Matrix, streamed: Matrix, dim: u32,
         tiles_per_split: u32, owner_is_anchor: u32, padding: u32, owner_offset2: u64,
@@ -80,6 +85,20 @@ params! {
         grid: WorkGrid, padding: [u32; 5],
     }
 
+    ScoreOptions in "similarity/options.h" {
+        anchor_ids: u64, candidate_ids: u64, anchor_labels: u64, candidate_labels: u64,
+        starts: u64, listed: u64, bias: u64, guarded: u64, margin: f32, exponents: [f32; 2],
+        sign: f32, sums_negatives: u32, padding: u32, second: u64, sets: u64,
+        second_offset2: u64, positive: u64, uniform: u64,
+    }
+
+    OptionScoresParams in "similarity/options.h" { scores: ScoresParams, options: ScoreOptions }
+
+    HopperOptionScoresParams in "hopper/options.h" {
+        anchors: TensorMap, candidates: TensorMap, weights: TensorMap, scores: ScoresParams,
+        options: ScoreOptions, grid: WorkGrid, padding: [u32; 5],
+    }
+
     HopperProductParams in "hopper/product.cu" {
         left: TensorMap, right: TensorMap, product: ProductParams, grid: WorkGrid,
         padding: [u32; 15],
@@ -92,7 +111,8 @@ params! {
 
     PositivesParams in "similarity/positives.cu" {
         contrast: ContrastView, anchors: Matrix, candidates: Matrix, own_keys: Matrix,
-        dim: u32, padding: u32, not_finite: u64, positive: u64, square_norms: u64,
+        dim: u32, padding: u32, not_finite: u64, bias: u64, positive: u64,
+        square_norms: u64,
     }
 
     BoundParams in "similarity/positives.cu" {
@@ -102,6 +122,10 @@ params! {
 
     MeanPositivesParams in "similarity/positives.cu" {
         contrast: ContrastView, positive: u64, inverse: f32, padding: u32, log_mean: u64,
+    }
+
+    CountParams in "similarity/positives.cu" {
+        positive: u64, weights: u64, rows: u32, padding: u32, counted: u64,
     }
 
     OffsetParams in "similarity/positives.cu" {
@@ -118,15 +142,14 @@ params! {
     }
 
     MergeParams in "similarity/rows.cu" {
-        negatives_lse: u64, positive: u64, other_lse: u64, other_positive: u64, rows: u32,
-        padding: u32,
+        of_rows: RowPlanes, others: RowPlanes, rows: u32, padding: u32,
     }
 
     StatisticsParams in "similarity/rows.cu" {
         partial: u64, splits: u32, rows: u32, running: u64, unless: u64, first: u32, last: u32,
         lanes: u32, symmetric: u32, not_finite: u64, far: u64, contrast: ContrastView,
-        rule: RowRule, positive: u64, negatives_lse: u64, offset2: u64, negatives_mass: u64,
-        positive_mass: u64,
+        rule: RowRule, of_rows: RowPlanes, second: u64, sets: u64, weights: u64, offset2: u64,
+        negatives_mass: u64, positive_mass: u64, second_offset2: u64, uniform: u64,
     }
 
     ShiftParams in "similarity/rows.cu" {
@@ -134,8 +157,8 @@ params! {
     }
 
     FitParams in "similarity/rows.cu" {
-        negatives_lse: u64, offset2: u64, square_norms: u64, rows: u32, lowest: f32, range: f32,
-        padding: u32, bound: u64, fit: u64, shift: u64,
+        negatives_lse: u64, offset2: u64, square_norms: u64, weights: u64, rows: u32,
+        lowest: f32, range: f32, padding: u32, bound: u64, fit: u64, shift: u64,
     }
 
     FoldParams in "similarity/rows.cu" {
@@ -146,15 +169,23 @@ params! {
     FinishParams in "similarity/rows.cu" {
         sums: u64, normalisers: u64, splits: u32, rows: u32, dim: u32, shifted: u32, warps: u32,
         first_row: u32, factors: u64, contrast: ContrastView, coefficient: f32, of_candidates: u32,
-        negatives_mass: u64, row_mass: u64, column_mass: u64, partners: Matrix, own_keys: u32,
+        counted: u64, weights: u64, added: u64, negatives_mass: u64, row_mass: u64, column_mass: u64, partners: Matrix, own_keys: u32,
         accumulates: u32, starts: u64, order: u64, rows_of: Matrix, gradient: Matrix,
         shift: u64, dots: u64,
     }
 
     ReduceParams in "similarity/rows.cu" {
-        row_lse: u64, row_positive: u64, column_lse: u64, column_positive: u64, dots: u64,
-        rows: u32, columns: u32, row_weight: f64, dot_weight: f64, scale_weight: f64,
+        of_rows: RowPlanes, of_columns: RowPlanes, weights: u64, counted: u64, dots: u64, rows: u32, columns: u32, row_weight: f64, dot_weight: f64, scale_weight: f64,
         rule: RowRule, contrast: ContrastView, result: u64,
+    }
+
+    ColumnSumParams in "similarity/bias.cu" {
+        weights: Matrix, columns: u32, accumulate: u32, sums: u64,
+    }
+
+    FinishBiasParams in "similarity/bias.cu" {
+        contrast: ContrastView, sums: u64, shift: u64, row_mass: u64, starts: u64, order: u64,
+        counted: u64, coefficient: f32, accumulates: u32, gradient: Matrix,
     }
 
     SelectParams in "similarity/top_k.cu" {

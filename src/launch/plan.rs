@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::pool::{Block, Pool, Source};
 use super::{
-    Device, DeviceIndices, DeviceMatrix, DeviceRows, DeviceStatistics, Hardware, Launch, Matrix,
+    Device, DeviceVector, DeviceMatrix, DeviceRows, DeviceStatistics, Hardware, Launch, Matrix,
     Similarity, TensorMap,
 };
 use crate::contrast::{Contrast, Shape, Work};
@@ -85,7 +85,7 @@ pub(crate) fn workspace_bytes<D: Device>(
     // Rows without gaps, at addresses as the driver gives them.
     let matrix = |rows| DeviceMatrix::new(1 << 30, [rows, shape.dim], dtype);
     let (q, k) = (matrix(shape.anchors), matrix(shape.candidates));
-    let index = DeviceIndices {
+    let index = DeviceVector {
         address: 1 << 30,
         length: shape.anchors,
     };
@@ -98,11 +98,9 @@ pub(crate) fn workspace_bytes<D: Device>(
             drop(similarity.value_and_grad(&problem, 1.0, &gradients(dk))?);
         }
         Work::Backward { dk } => {
-            let unwritten = |rows| -> Result<_, Error> {
-                Ok(DeviceRows {
-                    negatives_lse: similarity.floats(rows)?,
-                    positive: similarity.floats(rows)?,
-                })
+            let unwritten = |rows| {
+                let positive = similarity.floats(rows)?;
+                DeviceRows::unwritten(similarity.device, contrast.rule(), positive)
             };
             let columns = contrast.has_columns().then(|| unwritten(shape.candidates));
             let given = DeviceStatistics::given(unwritten(shape.anchors)?, columns.transpose()?);

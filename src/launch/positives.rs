@@ -4,12 +4,12 @@
 use bytemuck::Zeroable;
 
 use super::params::{
-    BoundParams, ContrastView, GroupParams, LabelParams, Matrix, MeanPositivesParams, OffsetParams,
+    BoundParams, ContrastView, CountParams, GroupParams, LabelParams, Matrix, MeanPositivesParams, OffsetParams,
     PositivesParams,
 };
 use super::prepared::Prepared;
 use super::similarity::Similarity;
-use super::{Device, DeviceIndices, Floats, kernels};
+use super::{Device, DeviceVector, Floats, kernels};
 use crate::error::Error;
 
 /// Where a bound of all logits (base 2) is at most `largest`, sums of 2^(z - o) need no running maximum. Their offset
@@ -61,13 +61,38 @@ impl<D: Device> Similarity<'_, D> {
             dim: shape.dim as u32,
             padding: 0,
             not_finite: prepared.flags.address(),
+            bias: prepared.problem.column_bias().map_or(0, |bias| bias.address),
             positive: positives.logits.address(),
             square_norms: positives.square_norms.address(),
         };
         let warps = shape.anchors + shape.candidates.div_ceil(kernels::WARP_CANDIDATES);
         self.device.start_rows(kernels::POSITIVES, warps, &params)?;
         self.mean_of_positives(prepared, &positives.logits)?;
+        // Of sets, z₊ is known after the statistics.
+        if !prepared.contrast().has_sets() {
+            self.count_positives(prepared, &positives.logits)?;
+        }
         Ok(positives)
+    }
+
+    /// Computes `Prepared::counted` from z₊ of all rows, where the reduction counts those with a positive.
+    pub(super) fn count_positives(
+        &self,
+        prepared: &Prepared<'_, D>,
+        positive: &Floats<D>,
+    ) -> Result<(), Error> {
+        let Some(counted) = &prepared.counted else {
+            return Ok(());
+        };
+        let params = CountParams {
+            positive: positive.address(),
+            weights: prepared.weights_at(0),
+            rows: prepared.view.anchors,
+            padding: 0,
+            counted: counted.address(),
+        };
+        self.device
+            .start(kernels::COUNT_POSITIVES, [1; 3], &params)
     }
 
     /// Computes `Prepared::log_mean` from z₊ of all rows, where the rule has row weights.
@@ -133,8 +158,8 @@ impl<D: Device> Similarity<'_, D> {
     /// The index of the first candidate with each anchor's label, past the last candidate where there is none.
     pub(super) fn index_of_labels(
         &self,
-        anchors: DeviceIndices,
-        candidates: DeviceIndices,
+        anchors: DeviceVector,
+        candidates: DeviceVector,
     ) -> Result<Floats<D>, Error> {
         let index = self.floats(anchors.length)?;
         let params = LabelParams {

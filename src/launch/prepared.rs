@@ -1,13 +1,14 @@
 //! A problem as the tile loops take it: aligned matrices, positives by index, the encoded row rule.
 
 use super::held::Held;
+use super::options::Options;
 use super::params::{
     ContrastView, Matrix, POSITIVE_DIAGONAL, POSITIVE_INDEX, POSITIVE_NONE, POSITIVE_PAIRED,
     RowRule,
 };
 use super::similarity::Similarity;
 use super::{Arithmetic, Device, DeviceMatrix, Floats, Rowwise, count, element_bytes};
-use crate::contrast::{Contrast, Shape};
+use crate::contrast::{Contrast, Reduction, Shape};
 use crate::error::Error;
 use crate::inputs::{Matrices, Positives, Problem};
 
@@ -25,6 +26,10 @@ pub(super) struct Prepared<'a, D: Device> {
     pub flags: Floats<D>,
     /// log of the rows' mean of e^(z₊/(s·σ)), where the rule has row weights.
     pub log_mean: Option<Floats<D>>,
+    /// N over the number of rows that the reduction counts, where it counts those with a positive.
+    pub counted: Option<Floats<D>>,
+    /// What the tile loops need besides, where the problem has options.
+    pub options: Option<Options>,
     /// Memory of `view` and of the two matrices, where the caller does not own it.
     pub _held: Vec<D::Buffer>,
 }
@@ -32,6 +37,17 @@ pub(super) struct Prepared<'a, D: Device> {
 impl<D: Device> Prepared<'_, D> {
     pub fn contrast(&self) -> &Contrast {
         self.problem.contrast()
+    }
+
+    /// The address of row `first`'s weight; 0: there are no weights.
+    pub fn weights_at(&self, first: usize) -> u64 {
+        let weights = self.problem.row_weights();
+        weights.map_or(0, |weights| weights.address + 4 * first as u64)
+    }
+
+    /// The address of `counted`; 0: there is none.
+    pub fn counted(&self) -> u64 {
+        self.counted.as_ref().map_or(0, Floats::address)
     }
 
     /// The matrices as the caller gave them.
@@ -79,10 +95,12 @@ impl<D: Device> Similarity<'_, D> {
             Some(Positives::Offset(offset)) => {
                 hold(self.index_of_offset(offset, of_anchors, of_candidates)?)
             }
+            Some(Positives::Labels { .. }) if contrast.has_sets() => (POSITIVE_NONE, 0),
             Some(Positives::Labels {
                 anchors,
                 candidates,
             }) => hold(self.index_of_labels(anchors, candidates)?),
+            Some(Positives::Lists { .. }) => (POSITIVE_NONE, 0),
         };
         let view = ContrastView {
             index,
@@ -108,6 +126,7 @@ impl<D: Device> Similarity<'_, D> {
             true => anchor_rows,
             false => self.tile_rows(arithmetic, matrices.candidates, &mut held)?,
         };
+        let of_positives = contrast.reduction() == Reduction::MeanOfPositives;
         let flags = self.floats(3)?;
         self.device.zero(flags.address(), 12)?;
         Ok(Prepared {
@@ -120,6 +139,8 @@ impl<D: Device> Similarity<'_, D> {
             candidate_rows,
             flags,
             log_mean,
+            counted: self.floats_if(of_positives, 1)?,
+            options: Options::of(problem),
             _held: held.buffers,
         })
     }

@@ -1,14 +1,15 @@
 //! Results of a call in device memory: loss, ∂loss/∂s, statistics, and the masses derived from these.
 
-use super::params::MergeParams;
+use super::params::{MergeParams, RowPlanes};
 use super::prepared::Prepared;
 use super::similarity::Similarity;
 use super::{Device, DeviceMatrix, Floats, count, kernels};
 use crate::contrast::{Contrast, Shape, same_rows};
 use crate::error::Error;
 use crate::inputs::Problem;
+use crate::losses::RowRule;
 use crate::rows::extent;
-use crate::statistics::{GIVEN, OTHERS, RowStatistics, Statistics};
+use crate::statistics::{GIVEN, OTHERS, RowStatistics, SetStatistics, Statistics};
 
 /// Loss, ∂loss/∂s and statistics of a call.
 pub(crate) struct Results<D: Device> {
@@ -28,10 +29,20 @@ impl<D: Device> Results<D> {
     }
 }
 
-/// Statistics of one direction (rows or columns): lse⁻ and z₊, an f32 a row each.
+/// Statistics of one direction (rows or columns), an f32 a row each: [`RowStatistics`].
 pub(crate) struct DeviceRows<D: Device> {
     pub negatives_lse: Floats<D>,
     pub positive: Floats<D>,
+    /// With two exponents, and with sets lse⁺.
+    pub second_lse: Option<Floats<D>>,
+    pub sets: Option<DeviceSets<D>>,
+}
+
+/// [`SetStatistics`], but for lse⁺.
+pub(crate) struct DeviceSets<D: Device> {
+    pub positives: Floats<D>,
+    pub negatives_mean: Floats<D>,
+    pub negatives: Floats<D>,
 }
 
 /// Statistics in device memory.
@@ -45,7 +56,7 @@ pub(crate) struct DeviceStatistics<D: Device> {
 
 /// Offsets and masses that a call derived from its statistics, for a `backward` of the same contrast.
 pub(super) struct Derived<D: Device> {
-    /// The problem's [`origin`]. `None` after a merge, which changes the statistics. The memory stays: a graph that was
+    /// The problem's [`origin`]. `None` where vectors of the caller's enter the masses, and after a merge, which changes the statistics. The memory stays: a graph that was
     /// recorded before may read it.
     of: Option<(Contrast, Shape, usize)>,
     pub rows: Masses<D>,
@@ -62,6 +73,10 @@ pub(super) struct Masses<D: Device> {
     pub negatives: Floats<D>,
     /// c = −∂φ/∂z₊, where it differs from a.
     pub positive: Option<Floats<D>>,
+    /// o₂ in base 2, where there is a second exponential.
+    pub second2: Option<Floats<D>>,
+    /// ε′, with label smoothing.
+    pub uniform: Option<Floats<D>>,
 }
 
 impl<D: Device> Masses<D> {
@@ -84,16 +99,128 @@ impl<D: Device> Direction<D> {
 }
 
 impl<D: Device> DeviceRows<D> {
-    fn read(&self, device: &D) -> Result<RowStatistics, Error> {
-        Ok(RowStatistics {
-            negatives_lse: self.negatives_lse.read(device)?,
-            positive: self.positive.read(device)?,
+    /// lse⁻ and z₊ alone.
+    pub(crate) fn of_one_positive(negatives_lse: Floats<D>, positive: Floats<D>) -> Self {
+        Self {
+            negatives_lse,
+            positive,
+            second_lse: None,
+            sets: None,
+        }
+    }
+
+    /// Buffers for what a rule needs, with a given z₊.
+    pub(super) fn unwritten(
+        device: &D,
+        rule: RowRule,
+        positive: Floats<D>,
+    ) -> Result<Self, Error> {
+        let rows = positive.len();
+        let floats = || Floats::unwritten(device, rows);
+        let has_second = rule.takes_sets() || rule.exponents().is_some();
+        let sets = rule.takes_sets().then(|| -> Result<_, Error> {
+            Ok(DeviceSets {
+                positives: floats()?,
+                negatives_mean: floats()?,
+                negatives: floats()?,
+            })
+        });
+        Ok(Self {
+            negatives_lse: floats()?,
+            positive,
+            second_lse: has_second.then(floats).transpose()?,
+            sets: sets.transpose()?,
         })
     }
 
+    /// A copy of statistics in host memory.
+    fn upload(device: &D, argument: &'static str, rows: &RowStatistics) -> Result<Self, Error> {
+        let floats = |given: &[f32]| {
+            same_rows(argument, given.len(), rows.len())?;
+            Floats::written(device, given)
+        };
+        extent(argument, [rows.len(), 1, 1])?;
+        let sets = rows.sets.as_ref();
+        let second = match sets {
+            Some(sets) => &sets.positives_lse,
+            None => &rows.second_lse,
+        };
+        let sets = sets.map(|sets| -> Result<_, Error> {
+            Ok(DeviceSets {
+                positives: floats(&sets.positives)?,
+                negatives_mean: floats(&sets.negatives_mean)?,
+                negatives: floats(&sets.negatives)?,
+            })
+        });
+        let sets = sets.transpose()?;
+        let has_second = sets.is_some() || !second.is_empty();
+        Ok(Self {
+            negatives_lse: floats(&rows.negatives_lse)?,
+            positive: floats(&rows.positive)?,
+            second_lse: has_second.then(|| floats(second)).transpose()?,
+            sets,
+        })
+    }
+
+    fn read(&self, device: &D) -> Result<RowStatistics, Error> {
+        let second = self.second_lse.as_ref();
+        let second = second.map(|second| second.read(device)).transpose()?;
+        let second = second.unwrap_or_default();
+        let (second_lse, sets) = match &self.sets {
+            None => (second, None),
+            Some(sets) => {
+                let sets = SetStatistics {
+                    positives_lse: second,
+                    positives: sets.positives.read(device)?,
+                    negatives_mean: sets.negatives_mean.read(device)?,
+                    negatives: sets.negatives.read(device)?,
+                };
+                (Vec::new(), Some(sets))
+            }
+        };
+        Ok(RowStatistics {
+            negatives_lse: self.negatives_lse.read(device)?,
+            positive: self.positive.read(device)?,
+            second_lse,
+            sets,
+        })
+    }
+
+    /// The planes from row `first` on, as kernels take them.
+    pub(super) fn params(&self, first: usize) -> RowPlanes {
+        let at = |plane: Option<&Floats<D>>| plane.map_or(0, |plane| plane.at(first));
+        let sets = self.sets.as_ref();
+        RowPlanes {
+            negatives_lse: self.negatives_lse.at(first),
+            positive: self.positive.at(first),
+            second_lse: at(self.second_lse.as_ref()),
+            negatives_mean: at(sets.map(|sets| &sets.negatives_mean)),
+            positives: at(sets.map(|sets| &sets.positives)),
+            negatives: at(sets.map(|sets| &sets.negatives)),
+        }
+    }
+
+    /// All planes: lse⁻ and z₊ first.
+    pub(crate) fn planes(&self) -> impl Iterator<Item = &Floats<D>> {
+        let sets = self.sets.iter();
+        let of_sets = sets.flat_map(|sets| [&sets.positives, &sets.negatives_mean, &sets.negatives]);
+        let first = [&self.negatives_lse, &self.positive];
+        first.into_iter().chain(&self.second_lse).chain(of_sets)
+    }
+
     fn check(&self, argument: &'static str, rows: usize) -> Result<(), Error> {
-        same_rows(argument, self.negatives_lse.len(), rows)?;
-        same_rows(argument, self.positive.len(), rows)
+        self.planes()
+            .try_for_each(|plane| same_rows(argument, plane.len(), rows))
+    }
+
+    /// Checks that there are the planes that `others` has.
+    fn check_planes(&self, argument: &'static str, others: [bool; 2]) -> Result<(), Error> {
+        let own = [self.second_lse.is_some(), self.sets.is_some()];
+        let rows = |wanted| if wanted { self.positive.len() } else { 0 };
+        for (own, wanted) in own.into_iter().zip(others) {
+            same_rows(argument, rows(own), rows(wanted))?;
+        }
+        Ok(())
     }
 }
 
@@ -109,17 +236,9 @@ impl<D: Device> DeviceStatistics<D> {
 
     /// A copy of statistics in host memory.
     pub(crate) fn upload(device: &D, statistics: &Statistics) -> Result<Self, Error> {
-        let copied = |argument, rows: &RowStatistics| -> Result<DeviceRows<D>, Error> {
-            same_rows(argument, rows.negatives_lse.len(), rows.positive.len())?;
-            extent(argument, [rows.len(), 1, 1])?;
-            Ok(DeviceRows {
-                negatives_lse: Floats::written(device, &rows.negatives_lse)?,
-                positive: Floats::written(device, &rows.positive)?,
-            })
-        };
         let columns = statistics.columns.as_ref();
-        let rows = copied(GIVEN[0], &statistics.rows)?;
-        let columns = columns.map(|columns| copied(GIVEN[1], columns));
+        let rows = DeviceRows::upload(device, GIVEN[0], &statistics.rows)?;
+        let columns = columns.map(|columns| DeviceRows::upload(device, GIVEN[1], columns));
         Ok(Self::given(rows, columns.transpose()?))
     }
 
@@ -134,7 +253,7 @@ impl<D: Device> DeviceStatistics<D> {
             rows: rows.rows,
             columns,
             derived: Some(Derived {
-                of: Some(origin(prepared.problem)),
+                of: origin(prepared.problem),
                 rows: rows.masses,
                 columns: of_columns,
                 flags: prepared.flags,
@@ -153,6 +272,9 @@ impl<D: Device> DeviceStatistics<D> {
     /// Checks that these can be the statistics of a problem.
     pub(super) fn check(&self, problem: &Problem<DeviceMatrix>) -> Result<(), Error> {
         let (shape, columns) = (problem.shape(), problem.contrast().has_columns());
+        let (sets, rule) = (problem.contrast().has_sets(), problem.contrast().rule());
+        let second = sets || rule.exponents().is_some();
+        self.rows.check_planes(GIVEN[0], [second, sets])?;
         self.check_rows(GIVEN, shape.anchors, columns.then_some(shape.candidates))
     }
 
@@ -173,13 +295,15 @@ impl<D: Device> DeviceStatistics<D> {
     /// Masses from the call that computed the statistics, where `problem` has the same loss and size.
     pub(super) fn derived_for(&self, problem: &Problem<DeviceMatrix>) -> Option<&Derived<D>> {
         let derived = self.derived.as_ref()?;
-        (derived.of == Some(origin(problem))).then_some(derived)
+        (derived.of.is_some() && derived.of == origin(problem)).then_some(derived)
     }
 }
 
-/// Contrast, shape and number of negatives: what [`Derived`] depends on besides lse⁻, z₊ and s.
-fn origin(problem: &Problem<DeviceMatrix>) -> (Contrast, Shape, usize) {
-    (*problem.contrast(), problem.shape(), problem.negatives())
+/// Contrast, shape and number of negatives: what [`Derived`] depends on besides lse⁻, z₊ and s. `None` with weights of
+/// rows, which may change between calls.
+fn origin(problem: &Problem<DeviceMatrix>) -> Option<(Contrast, Shape, usize)> {
+    let origin = (*problem.contrast(), problem.shape(), problem.negatives());
+    problem.row_weights().is_none().then_some(origin)
 }
 
 impl<D: Device> Similarity<'_, D> {
@@ -191,6 +315,9 @@ impl<D: Device> Similarity<'_, D> {
     ) -> Result<(), Error> {
         let columns = statistics.columns.as_ref().map(|c| c.positive.len());
         others.check_rows(OTHERS, statistics.rows.positive.len(), columns)?;
+        let own = &statistics.rows;
+        let planes = [own.second_lse.is_some(), own.sets.is_some()];
+        others.rows.check_planes(OTHERS[0], planes)?;
         self.merge_rows(&statistics.rows, &others.rows)?;
         if let (Some(columns), Some(others)) = (&statistics.columns, &others.columns) {
             self.merge_rows(columns, others)?;
@@ -204,10 +331,8 @@ impl<D: Device> Similarity<'_, D> {
     fn merge_rows(&self, into: &DeviceRows<D>, others: &DeviceRows<D>) -> Result<(), Error> {
         let rows = count("statistics", into.positive.len())?;
         let params = MergeParams {
-            negatives_lse: into.negatives_lse.address(),
-            positive: into.positive.address(),
-            other_lse: others.negatives_lse.address(),
-            other_positive: others.positive.address(),
+            of_rows: into.params(0),
+            others: others.params(0),
             rows,
             padding: 0,
         };

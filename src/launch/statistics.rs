@@ -1,7 +1,9 @@
 //! Statistics lse⁻_i = log Σ_j exp z_ij over the negatives of a row or a column, and the loss Σ_i w_i φ(lse⁻_i, z₊_i).
 
+use bytemuck::Zeroable;
+
 use super::choice::STATISTICS;
-use super::params::{Matrix, ReduceParams, ScoresParams, StatisticsParams, WorkGrid};
+use super::params::{Matrix, ReduceParams, RowPlanes, ScoresParams, StatisticsParams, WorkGrid};
 use super::positives::{ExponentRange, Positives};
 use super::prepared::Prepared;
 use super::results::{DeviceRows, Direction, Masses};
@@ -9,6 +11,12 @@ use super::similarity::{Similarity, TILE};
 use super::{Device, Floats, kernels};
 use crate::contrast::Contrast;
 use crate::error::Error;
+use crate::losses::RowRule;
+
+/// Whether a rule subtracts from every weight.
+pub(super) fn smooths(rule: RowRule) -> bool {
+    matches!(rule, RowRule::Sets { smoothing, .. } if smoothing > 0.0)
+}
 
 /// About as many threads as a GPU runs at a time.
 const FULL_DEVICE: usize = 1 << 17;
@@ -20,6 +28,9 @@ pub(super) struct Partial {
     pub sums: u64,
     pub splits: u32,
     pub running: u64,
+    /// Sums of options: second ones, and of sets.
+    pub second: u64,
+    pub sets: u64,
     /// The address of a word; where it is set, the launch does nothing. 0: the launch always runs.
     pub unless: u64,
     /// Whether earlier launches have left sums in `running`, and whether later launches add to them.
@@ -48,7 +59,7 @@ pub(super) fn rows_params(anchors: Matrix, candidates: Matrix) -> ScoresParams {
     ScoresParams {
         anchors,
         candidates,
-        ..bytemuck::Zeroable::zeroed()
+        ..Zeroable::zeroed()
     }
 }
 
@@ -69,19 +80,20 @@ impl<D: Device> Similarity<'_, D> {
     ) -> Result<Direction<D>, Error> {
         let rows = positive.length;
         Ok(Direction {
-            rows: DeviceRows {
-                negatives_lse: self.floats(rows)?,
-                positive,
-            },
+            rows: DeviceRows::unwritten(self.device, prepared.contrast().rule(), positive)?,
             masses: self.masses(prepared, rows)?,
         })
     }
 
     fn masses(&self, prepared: &Prepared<'_, D>, rows: usize) -> Result<Masses<D>, Error> {
+        let rule = prepared.contrast().rule();
+        let has_second = rule.takes_sets() || rule.exponents().is_some();
         Ok(Masses {
             offset2: self.floats(rows)?,
             negatives: self.floats(rows)?,
-            positive: self.floats_if(!prepared.contrast().rule().has_one_mass(), rows)?,
+            positive: self.floats_if(!rule.has_one_mass(), rows)?,
+            second2: self.floats_if(has_second, rows)?,
+            uniform: self.floats_if(smooths(rule), rows)?,
         })
     }
 
@@ -114,6 +126,7 @@ impl<D: Device> Similarity<'_, D> {
                 .min(splits.next_power_of_two() as usize)
                 .min(32) as u32,
         };
+        let at = |plane: &Option<Floats<D>>| plane.as_ref().map_or(0, |plane| plane.at(first_row));
         let params = StatisticsParams {
             partial: partial.sums,
             splits: partial.splits,
@@ -128,11 +141,15 @@ impl<D: Device> Similarity<'_, D> {
             far: far_word(prepared.contrast(), &prepared.flags),
             contrast: prepared.view,
             rule: prepared.rule,
-            positive: of_rows.positive.at(first_row),
-            negatives_lse: of_rows.negatives_lse.at(first_row),
+            of_rows: of_rows.params(first_row),
+            second: partial.second,
+            sets: partial.sets,
+            weights: prepared.weights_at(first_row),
             offset2: masses.offset2.at(first_row),
             negatives_mass: masses.negatives.at(first_row),
             positive_mass: masses.of_positive().at(first_row),
+            second_offset2: at(&masses.second2),
+            uniform: at(&masses.uniform),
         };
         let kernel = kernels::COMBINE_STATISTICS;
         self.device
@@ -201,6 +218,10 @@ impl<D: Device> Similarity<'_, D> {
         prepared: &Prepared<'_, D>,
         positives: Positives<D>,
     ) -> Result<(Direction<D>, Option<Direction<D>>), Error> {
+        if let Some(options) = &prepared.options {
+            let rows = self.statistics_with(options, prepared, positives.logits)?;
+            return Ok((rows, None));
+        }
         let bound = self.bound(prepared, &positives, ExponentRange::WIDE)?;
         let positive = positives.logits;
         if prepared.contrast().is_shared() {
@@ -274,19 +295,24 @@ impl<D: Device> Similarity<'_, D> {
     ) -> Result<Floats<D>, Error> {
         let contrast = prepared.contrast();
         let result = self.floats(2)?;
-        let lse = |rows: Option<&DeviceRows<D>>| rows.map_or(0, |s| s.negatives_lse.address());
-        let positive = |rows: Option<&DeviceRows<D>>| rows.map_or(0, |s| s.positive.address());
+        let planes = |rows: Option<&DeviceRows<D>>| {
+            rows.map_or_else(RowPlanes::zeroed, |rows| rows.params(0))
+        };
         let row_weight = contrast.row_weight(prepared.shape.anchors);
         let params = ReduceParams {
-            row_lse: lse(rows),
-            row_positive: positive(rows),
-            column_lse: lse(columns),
-            column_positive: positive(columns),
+            of_rows: planes(rows),
+            of_columns: planes(columns),
+            weights: prepared.weights_at(0),
+            counted: prepared.counted(),
             dots: gradient.map_or(0, |(dots, _)| dots.address()),
             rows: prepared.view.anchors,
             columns: prepared.view.candidates,
             row_weight,
-            dot_weight: contrast.dots_factor(),
+            // With options, dq·q is the part of the rows' own loss.
+            dot_weight: match prepared.options {
+                Some(_) => 1.0,
+                None => contrast.dots_factor(),
+            },
             scale_weight: gradient.map_or(0.0, |(_, upstream)| f64::from(upstream) * row_weight),
             rule: prepared.rule,
             contrast: prepared.view,

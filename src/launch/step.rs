@@ -65,7 +65,7 @@ impl<D: Device> Step<D> {
     /// Checks the arguments, allocates the memory and writes s, m, the cursor and the table of tensors.
     pub(crate) fn new(device: &D, arguments: &StepArguments<'_>) -> Result<Self, Error> {
         let (problem, gradients) = (arguments.problem, arguments.gradients);
-        problem.check_gradients(&gradients.dq, gradients.dk.as_ref())?;
+        problem.check_gradients(gradients)?;
         if gradients.accumulate {
             return Err(Error::Unsupported {
                 option: "gradients.accumulate",
@@ -75,10 +75,11 @@ impl<D: Device> Step<D> {
         let epsilon = positive("epsilon", arguments.epsilon)?;
         let m = momentum::check(arguments.momentum.map_or(0.0, |(m, ..)| m))?;
         let mut held = Held::new(device);
-        let of_unit = Gradients::new(
-            held.like(gradients.dq)?,
-            gradients.dk.map(|dk| held.like(dk)).transpose()?,
-        );
+        let of_unit = Gradients {
+            dq: held.like(gradients.dq)?,
+            dk: gradients.dk.map(|dk| held.like(dk)).transpose()?,
+            ..*gradients
+        };
         let cursor = count("queue", arguments.cursor)?;
         let state = [problem.contrast().scale(), m, f32::from_bits(cursor)];
         let state = Floats::written(device, &state)?;
@@ -101,6 +102,7 @@ impl<D: Device> Step<D> {
                 Ok(unit)
             },
             |_, &index| Ok(index),
+            |_, &floats| Ok(floats),
             |&scale| Ok(scale),
         )?;
         let tensors = arguments

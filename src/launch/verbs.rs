@@ -6,15 +6,17 @@
 //! gradient…, finish    dq and dk
 //! reduce               loss and ∂loss/∂s
 //! ```
-//! Gradients are fused where D fits the registers, and products of chunks of stored weights elsewhere.
+//! Gradients are fused where D fits the registers, and products of chunks of stored weights elsewhere. A problem with
+//! options (`options`) always has statistics of its own, and stored weights.
 
 use super::chunked::{Softmax, exponent_range};
 use super::gradient::{Call, Finish, Known};
+use super::options::Options;
 use super::prepared::Prepared;
 use super::results::{DeviceStatistics, Direction, Results};
 use super::similarity::Similarity;
 use super::statistics::Partial;
-use super::{Device, DeviceMatrix, Floats};
+use super::{Arithmetic, Device, DeviceMatrix, Floats};
 use crate::engine::Gradients;
 use crate::error::Error;
 use crate::inputs::Problem;
@@ -22,6 +24,12 @@ use crate::inputs::Problem;
 impl<D: Device> Similarity<'_, D> {
     pub(crate) fn forward(&self, problem: &Problem<DeviceMatrix>) -> Result<Results<D>, Error> {
         let arithmetic = self.forward_arithmetic(problem.matrices().anchors.dtype)?;
+        if arithmetic == Arithmetic::E4m3 && Options::of(problem).is_some() {
+            return Err(Error::Unsupported {
+                option: "fp8_scores",
+                reason: "problems with options are not computed in 8-bit types",
+            });
+        }
         let prepared = self.prepare_in(arithmetic, problem)?;
         let positives = self.positives(&prepared)?;
         let (rows, columns) = self.statistics(&prepared, positives)?;
@@ -49,16 +57,17 @@ impl<D: Device> Similarity<'_, D> {
         upstream: f32,
         gradients: &Gradients<DeviceMatrix>,
     ) -> Result<Results<D>, Error> {
-        problem.check_gradients(&gradients.dq, gradients.dk.as_ref())?;
+        problem.check_gradients(gradients)?;
         let prepared = self.prepare(problem)?;
         let call = Call::new(&prepared, upstream, gradients.accumulate);
         let positives = self.positives(&prepared)?;
-        let is_one_way = problem.contrast().is_one_way();
+        let is_one_way = problem.contrast().is_one_way() && prepared.options.is_none();
         let (rows, columns, dots) = if is_one_way && self.is_fused(&call, gradients.dk.is_some()) {
             let rows = self.direction(&prepared, positives.logits)?;
             let dots = self.gradient_online(&call, &rows, gradients.dq)?;
             if let Some(dk) = gradients.dk {
-                let known = self.known(&prepared, &prepared.flags, (&rows.masses, None))?;
+                let masses = (&rows.masses, None);
+                let known = self.known(&prepared, &prepared.flags, masses, &rows.rows.positive)?;
                 self.gradient_of_candidates(&call, &known, dk)?;
             }
             (rows, None, dots)
@@ -74,7 +83,8 @@ impl<D: Device> Similarity<'_, D> {
         } else {
             let (rows, columns) = self.statistics(&prepared, positives)?;
             let of_columns = columns.as_ref().map(|columns| &columns.masses);
-            let known = self.known(&prepared, &prepared.flags, (&rows.masses, of_columns))?;
+            let masses = (&rows.masses, of_columns);
+            let known = self.known(&prepared, &prepared.flags, masses, &rows.rows.positive)?;
             let dots = self.gradients_known(&call, &known, gradients)?;
             (rows, columns, dots)
         };
@@ -89,13 +99,14 @@ impl<D: Device> Similarity<'_, D> {
         upstream: f32,
         gradients: &Gradients<DeviceMatrix>,
     ) -> Result<Floats<D>, Error> {
-        problem.check_gradients(&gradients.dq, gradients.dk.as_ref())?;
+        problem.check_gradients(gradients)?;
         statistics.check(problem)?;
         let prepared = self.prepare(problem)?;
         let call = Call::new(&prepared, upstream, gradients.accumulate);
         let has_columns = problem.contrast().has_columns();
         let (rows, columns) = (&statistics.rows, statistics.columns.as_ref());
         let columns = columns.filter(|_| has_columns);
+        self.count_positives(&prepared, &rows.positive)?;
         let found;
         let (flags, masses) = match statistics.derived_for(problem) {
             Some(derived) => (&derived.flags, (&derived.rows, derived.columns.as_ref())),
@@ -106,7 +117,7 @@ impl<D: Device> Similarity<'_, D> {
                 (&prepared.flags, (&found.0, found.1.as_ref()))
             }
         };
-        let known = self.known(&prepared, flags, masses)?;
+        let known = self.known(&prepared, flags, masses, &rows.positive)?;
         let dots = self.gradients_known(&call, &known, gradients)?;
         // Statistics enter dscale through ∂φ/∂s alone, which is 0 for most rules.
         let moves = problem.contrast().rule().depends_on_scale();

@@ -306,6 +306,7 @@ fn outputs_that_share_memory_with_an_argument_are_refused(
     let rows = RowStatistics {
         negatives_lse: vec![0.0; ROWS],
         positive: vec![0.0; ROWS],
+        ..RowStatistics::default()
     };
     let columns = None;
     let statistics = CudaStatistics::upload(device, &Statistics { rows, columns })?;

@@ -68,7 +68,7 @@ fn results_do_not_depend_on_which_block_has_a_work_tile() -> Result<(), Error> {
             let device = device(Schedule::Mixed, 5, sm_count, true);
             let mut fixture = Fixture::new(device, [ANCHORS, 30, dim], 0)?;
             fixture.gradients.dk = None;
-            let positives = Positives::Index(fixture.memory.indices(&index(ANCHORS, 30))?);
+            let positives = Positives::Index(fixture.memory.words(&index(ANCHORS, 30))?);
             let problem = fixture.pose(&Contrast::info_nce(0.1)?, positives)?;
             let device = &fixture.memory.device;
             let similarity = Similarity::new(device, 1 << 20);
@@ -119,7 +119,7 @@ fn rows_with_gaps_give_the_bits_of_those_without() -> Result<(), Error> {
                 let device = device(Schedule::Late, 5, 3, false);
                 let fixture = Fixture::new(device, [ROWS, ROWS, dim], gap)?;
                 let positives = match by_index {
-                    true => Positives::Index(fixture.memory.indices(&index(ROWS, 9))?),
+                    true => Positives::Index(fixture.memory.words(&index(ROWS, 9))?),
                     false => Positives::DIAGONAL,
                 };
                 fixture.run(&fixture.pose(&contrast, positives)?)

@@ -204,6 +204,7 @@ fn fit_of(rows: &[Row], offset: f32, holds: bool, lengths: f32) -> Result<(bool,
         negatives_lse: column(|row| row[0] * std::f32::consts::LN_2)?,
         offset2: column(|row| row[1])?,
         square_norms: column(|row| (2.0 * row[2]).exp2())?,
+        weights: 0,
         rows: rows.len() as u32,
         // Of 2^10 candidates.
         lowest: -4.0,

@@ -3,6 +3,7 @@
 mod calls;
 mod exponentials;
 mod fp8;
+mod options;
 mod pairs;
 mod quantize;
 mod rowwise;
@@ -15,7 +16,7 @@ mod workspace;
 
 use half::bf16;
 
-use super::{DeviceIndices, DeviceMatrix, Similarity};
+use super::{DeviceVector, DeviceMatrix, Similarity};
 use crate::contrast::{Contrast, Shape};
 use crate::element::{DType, Element};
 use crate::emulator::tests::{EmulatedDevice, Memory};
@@ -245,7 +246,7 @@ impl Fixture {
     fn pose(
         &self,
         contrast: &Contrast,
-        positives: Positives<DeviceIndices>,
+        positives: Positives<DeviceVector>,
     ) -> Result<Problem<DeviceMatrix>, Error> {
         contrast.pose([self.q, self.k, self.q], positives)
     }

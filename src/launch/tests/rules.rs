@@ -2,8 +2,8 @@
 
 use super::*;
 use crate::launch::params::ReduceParams;
-use crate::launch::{Device, DeviceRows, DeviceStatistics, kernels};
-use crate::losses::{RowContext, RowRule, RowValues};
+use crate::launch::{Device, DeviceStatistics, kernels};
+use crate::losses::{RowContext, RowLogits, RowRule, RowValues};
 use crate::statistics::RowStatistics;
 
 const RULES: [RowRule; 9] = [
@@ -36,6 +36,7 @@ fn listed(values: RowValues) -> [f64; 5] {
         negatives,
         positive,
         scale,
+        ..
     } = values;
     [value, offset, negatives, positive, scale]
 }
@@ -60,11 +61,7 @@ fn found(
         columns: None,
     };
     let given = DeviceStatistics::upload(device, &statistics)?;
-    let DeviceRows {
-        negatives_lse,
-        positive,
-    } = &given.rows;
-    similarity.mean_of_positives(&prepared, positive)?;
+    similarity.mean_of_positives(&prepared, &given.rows.positive)?;
     let masses = similarity.masses_of(&prepared, &given.rows)?;
     let [offset2, a, c] = [&masses.offset2, &masses.negatives, masses.of_positive()];
     let [offset2, a, c] = [offset2, a, c].map(|numbers| numbers.read(device));
@@ -72,10 +69,8 @@ fn found(
     let (zero, result) = (memory.upload(&[0.0f32])?, memory.unwritten(2 * 4)?);
     let mut all = Vec::new();
     for row in 0..first {
-        let at = 4 * row as u64;
         let params = ReduceParams {
-            row_lse: negatives_lse.address() + at,
-            row_positive: positive.address() + at,
+            of_rows: given.rows.params(row),
             dots: zero,
             rows: 1,
             row_weight: 1.0,
@@ -109,14 +104,15 @@ fn every_rule_has_the_digits_of_f64() -> Result<(), Error> {
     let mut clamped = [false; 2];
     for rule in RULES {
         let (found, context) = found(rule, &rows, rows.len())?;
+        let values = |lse, z| rule.values(&RowLogits::new(lse, z), &context);
         for (row, found) in found.iter().enumerate() {
             let lse = f64::from(rows.negatives_lse[row]);
             let z = f64::from(rows.positive[row]);
-            let expected = listed(rule.values(lse, z, &context));
+            let expected = listed(values(lse, z));
             // The change of each value when lse⁻ or z₊ changes by the rounding of f32.
             let step = f64::from(f32::EPSILON) * (lse.abs() + z.abs() + 1.0);
             let near = [(step, 0.0), (-step, 0.0), (0.0, step), (0.0, -step)]
-                .map(|(of_lse, of_z)| listed(rule.values(lse + of_lse, z + of_z, &context)));
+                .map(|(of_lse, of_z)| listed(values(lse + of_lse, z + of_z)));
             for (which, name) in NAMES.iter().enumerate() {
                 let (x, y) = (f64::from(found[which]), expected[which]);
                 if y.is_infinite() {
@@ -149,6 +145,7 @@ fn rows_without_negatives_or_positive_have_no_loss() -> Result<(), Error> {
     let rows = RowStatistics {
         negatives_lse: vec![NONE, 2.0, NONE, f32::NAN, 2.0, f32::NAN, 1.0],
         positive: vec![3.0, NONE, NONE, 1.0, f32::NAN, NONE, 0.5],
+        ..RowStatistics::default()
     };
     for rule in RULES {
         let (found, _) = found(rule, &rows, rows.len())?;
@@ -179,13 +176,14 @@ fn weights_take_the_mean_of_rows_with_a_positive() -> Result<(), Error> {
     let rows = RowStatistics {
         negatives_lse: vec![1.0; positive.len()],
         positive,
+        ..RowStatistics::default()
     };
     let rule = RowRule::Decoupled { sigma: Some(0.5) };
     let (found, context) = found(rule, &rows, 10)?;
     assert!(context.log_mean.abs() > 0.1);
     for (row, found) in found.iter().enumerate() {
         let z = f64::from(rows.positive[row]);
-        let expected = rule.values(1.0, z, &context).positive;
+        let expected = rule.values(&RowLogits::new(1.0, z), &context).positive;
         let off = (f64::from(found[3]) - expected).abs();
         assert!(
             off < 1e-5 * (1.0 + expected.abs()),

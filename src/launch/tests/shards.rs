@@ -78,7 +78,7 @@ fn positives_that_mean_the_same_give_the_same_bits() -> Result<(), Error> {
     for (hopper, dim) in [(false, 40), (false, 264), (true, 40), (true, 264)] {
         let device = device(Schedule::Mixed, 5, 3, hopper);
         let fixture = Fixture::new(device, [ROWS, CANDIDATES, dim], 0)?;
-        let indices = |index: &[u32]| fixture.memory.indices(index).map(Positives::Index);
+        let indices = |index: &[u32]| fixture.memory.words(index).map(Positives::Index);
         for rule in [RowRule::SOFTMAX, RowRule::Decoupled { sigma: Some(0.5) }] {
             let contrast = Contrast::info_nce(0.1)?.with_rule(rule)?;
             let run = |positives| fixture.run(&fixture.pose(&contrast, positives)?);
@@ -119,10 +119,10 @@ fn labels_are_the_indices_of_the_first_that_have_them() -> Result<(), Error> {
             j if j < half => j,
             _ => NO_POSITIVE,
         });
-        let of_index = Positives::Index(fixture.memory.indices(&index.collect::<Vec<_>>())?);
+        let of_index = Positives::Index(fixture.memory.words(&index.collect::<Vec<_>>())?);
         let of_labels = Positives::Labels {
-            anchors: fixture.memory.indices(&of_anchors)?,
-            candidates: fixture.memory.indices(&of_candidates)?,
+            anchors: fixture.memory.words(&of_anchors)?,
+            candidates: fixture.memory.words(&of_candidates)?,
         };
         let contrast = Contrast::info_nce(0.1)?;
         let run = |positives| fixture.run(&fixture.pose(&contrast, positives)?);
@@ -237,6 +237,7 @@ fn merged_statistics_are_of_both_sets_of_candidates() -> Result<(), Error> {
         rows: RowStatistics {
             negatives_lse: lse.into(),
             positive: positive.into(),
+            ..RowStatistics::default()
         },
         columns: None,
     };
@@ -253,6 +254,7 @@ fn merged_statistics_are_of_both_sets_of_candidates() -> Result<(), Error> {
     let RowStatistics {
         negatives_lse: lse,
         positive,
+        ..
     } = &first.rows;
     assert!((lse[0] - (1f32.exp() + 2f32.exp()).ln()).abs() < 1e-6);
     assert_eq!(lse[1..4], [5.0, NONE, 90.0]);

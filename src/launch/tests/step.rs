@@ -58,6 +58,7 @@ impl Memory {
                 Ok(unit)
             },
             |_, &index| Ok(index),
+            |_, &floats| Ok(floats),
             |&scale| Ok(scale),
         )?;
         let keys = dk.then(|| sides[1].0);
@@ -104,7 +105,7 @@ fn compare<T: Element>(
     let full: Vec<T> = numbers(candidates, dim, 40);
     let mut queue = KeyQueue::restore(candidates, dim, candidates, cursor, &full)?;
     memory.write(k.address, &full)?;
-    let index = memory.indices(&vec![0; anchors])?;
+    let index = memory.words(&vec![0; anchors])?;
     let pose = |contrast: &Contrast| contrast.pose([q, k, own_key], Positives::Index(index));
     let dk = at_first.has_columns();
     let gradients = memory.gradients(q, dk.then_some(k))?;

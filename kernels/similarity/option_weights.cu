@@ -1,0 +1,19 @@
+// Weights of a chunk of rows where the contrast has options (option_weights.h). 2NMD FLOPs.
+#include "similarity/option_weights.h"
+
+namespace infonce {
+
+#define INFONCE_BUILD(KERNEL, TERMS)                                                             \
+    INFONCE_KERNEL(KERNEL, OptionScoresParams) {                                                 \
+        OptionWeights<list::KERNEL::T, ScoresTile, Terms::TERMS> epilogue(p, work_of_block());   \
+        score_tiles<list::KERNEL>(p, epilogue);                                                  \
+    }
+#define INFONCE_BUILD_ONE(KERNEL, ...) INFONCE_BUILD(KERNEL, ONE)
+#define INFONCE_BUILD_SETS(KERNEL, ...) INFONCE_BUILD(KERNEL, SETS)
+#define INFONCE_BUILD_TWO(KERNEL, ...) INFONCE_BUILD(KERNEL, TWO)
+
+INFONCE_TILE(INFONCE_BUILD_ONE, weights_one)
+INFONCE_TILE(INFONCE_BUILD_SETS, weights_sets)
+INFONCE_TILE(INFONCE_BUILD_TWO, weights_two)
+
+}  // namespace infonce
