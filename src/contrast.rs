@@ -161,9 +161,11 @@ impl Contrast {
     pub fn with_label_smoothing(self, smoothing: f32) -> Result<Self, Error> {
         let form = SetForm::MeanOutside;
         match self.rule() {
-            RowRule::SOFTMAX | RowRule::Sets { form: SetForm::MeanOutside, .. } => {
-                self.with_rule(RowRule::Sets { form, smoothing })
-            }
+            RowRule::SOFTMAX
+            | RowRule::Sets {
+                form: SetForm::MeanOutside,
+                ..
+            } => self.with_rule(RowRule::Sets { form, smoothing }),
             _ => Err(Error::Unsupported {
                 option: "smoothing",
                 reason: "the rule is no cross-entropy",

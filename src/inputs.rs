@@ -393,7 +393,11 @@ fn check_lists(starts: &[u32], listed: &[u32], candidates: usize) -> Result<(), 
             });
         }
     }
-    same_length("positives.candidates", listed.len(), starts[starts.len() - 1] as usize)
+    same_length(
+        "positives.candidates",
+        listed.len(),
+        starts[starts.len() - 1] as usize,
+    )
 }
 
 /// Checks that the elements of `given` that the host can read are `legal`.
@@ -424,7 +428,11 @@ impl<V: View> Problem<V> {
     /// rule that counts the negatives.
     pub fn excluding(self, ids: Ids<V::Indices>) -> Result<Self, Error> {
         same_rows("ids.anchors", ids.anchors.len(), self.shape.anchors)?;
-        same_rows("ids.candidates", ids.candidates.len(), self.shape.candidates)?;
+        same_rows(
+            "ids.candidates",
+            ids.candidates.len(),
+            self.shape.candidates,
+        )?;
         self.contrast.allows_exclusions("ids")?;
         Ok(Self {
             ids: Some(ids),

@@ -12,8 +12,8 @@
 //! a = c = 1 − p₊. Written like this nothing cancels when p₊ → 1; the textbook's p₊ − 1 loses every digit at
 //! 1 − p₊ = 10⁻¹⁶.
 
-use crate::element::{DType, Element};
 use crate::contrast::Reduction;
+use crate::element::{DType, Element};
 use crate::inputs::{Matrices, NO_ID, NO_POSITIVE, Positives, Problem};
 use crate::losses::{Dual, RowContext, RowLogits, RowRule, VARIABLES};
 use crate::rows::{Matrix, Rows, View};
@@ -197,13 +197,18 @@ pub(crate) fn value_and_grad_rounded(
     // The cells of a row's positives, and of its negatives.
     let cells = |i: usize| {
         let others = (0..m).filter(|&j| !is_excluded(i, j));
-        let (positives, negatives): (Vec<_>, Vec<_>) =
-            others.map(|j| (i, j)).partition(|&(i, j)| is_positive(i, j));
-        let limit = contrast.description().guard.and_then(|margin| {
-            Some(logit(positives.first()?) - scale * f64::from(margin))
-        });
+        let (positives, negatives): (Vec<_>, Vec<_>) = others
+            .map(|j| (i, j))
+            .partition(|&(i, j)| is_positive(i, j));
+        let limit = contrast
+            .description()
+            .guard
+            .and_then(|margin| Some(logit(positives.first()?) - scale * f64::from(margin)));
         let is_kept = |cell: &(usize, usize)| limit.is_none_or(|limit| !(logit(cell) > limit));
-        (positives, negatives.into_iter().filter(is_kept).collect::<Vec<_>>())
+        (
+            positives,
+            negatives.into_iter().filter(is_kept).collect::<Vec<_>>(),
+        )
     };
     let rows_cells: Vec<_> = (0..n).map(cells).collect();
     let of_positives = rows_cells.iter().map(|(positives, _)| match positives[..] {
@@ -237,7 +242,12 @@ pub(crate) fn value_and_grad_rounded(
     let mut add = |values: &mut RowValues, (positives, negatives): (Cells, Cells), w: f64| {
         let [of_positives, of_negatives]: [Vec<f64>; 2] =
             [&positives, &negatives].map(|cells| cells.iter().map(logit).collect());
-        let slopes = values.push(contrast.rule(), [&of_positives, &of_negatives], &context, round);
+        let slopes = values.push(
+            contrast.rule(),
+            [&of_positives, &of_negatives],
+            &context,
+            round,
+        );
         for ((i, j), slope) in positives.into_iter().chain(negatives).zip(slopes) {
             // A row that is left out has no gradient, even where its slope is NaN.
             if w != 0.0 {
@@ -254,7 +264,11 @@ pub(crate) fn value_and_grad_rounded(
         let mut columns = RowValues::default();
         for j in 0..m {
             let negatives = (0..n).filter(|&i| i != j).map(|i| (i, j));
-            add(&mut columns, (vec![(j, j)], negatives.collect()), weight_of(j));
+            add(
+                &mut columns,
+                (vec![(j, j)], negatives.collect()),
+                weight_of(j),
+            );
         }
         columns
     });
@@ -382,7 +396,11 @@ impl RowValues {
             || (negatives.is_empty() && !logits.positive.is_nan() && !rule.has_positives_below());
         let value = match is_empty {
             true => Dual::constant(0.0),
-            false => rule.formula(&logits.variables(), Dual::variable(context.scale, 2), context),
+            false => rule.formula(
+                &logits.variables(),
+                Dual::variable(context.scale, 2),
+                context,
+            ),
         };
         let [a, minus_c, scale_slope, of_second_lse, of_mean]: [f64; VARIABLES] =
             value.slopes.map(round);

@@ -57,8 +57,16 @@ impl Statistics {
             None => 0,
         };
         same_rows(GIVEN[0], self.rows.second_lse.len(), second)?;
-        let sets = self.rows.sets.as_ref().map_or(0, |sets| sets.positives.len());
-        let expected = if contrast.has_sets() { shape.anchors } else { 0 };
+        let sets = self
+            .rows
+            .sets
+            .as_ref()
+            .map_or(0, |sets| sets.positives.len());
+        let expected = if contrast.has_sets() {
+            shape.anchors
+        } else {
+            0
+        };
         same_rows(GIVEN[0], sets, expected)
     }
 

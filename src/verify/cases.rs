@@ -81,7 +81,9 @@ impl Kind {
     fn gradients_vanish(&self, one_minus_positive: f64) -> bool {
         let rule = self.sample().rule();
         let row = RowContext::new(rule, 1.0, 1, std::iter::empty());
-        rule.values(&RowLogits::new(one_minus_positive.ln(), 0.0), &row).positive < 1e-3
+        rule.values(&RowLogits::new(one_minus_positive.ln(), 0.0), &row)
+            .positive
+            < 1e-3
     }
 
     /// Whether it is defined on such inputs, and its exponentials stay in the range of f32.

@@ -71,5 +71,8 @@ pub(super) fn share(hits: impl ExactSizeIterator<Item = bool>) -> f32 {
 pub(super) fn chance_loss(contrast: &Contrast, candidates: usize) -> f64 {
     let (rule, negatives) = (contrast.rule(), candidates - 1);
     let row = RowContext::new(rule, contrast.scale().into(), negatives, std::iter::empty());
-    contrast.row_weight(1) * rule.values(&RowLogits::new((negatives as f64).ln(), 0.0), &row).value
+    contrast.row_weight(1)
+        * rule
+            .values(&RowLogits::new((negatives as f64).ln(), 0.0), &row)
+            .value
 }
