@@ -262,6 +262,11 @@ impl RowRule {
         matches!(self, Self::Sets { .. })
     }
 
+    /// Whether labels are smoothed, so that φ depends on the mean of the negatives' logits and on their number.
+    pub fn is_smoothed(self) -> bool {
+        matches!(self, Self::Sets { smoothing, .. } if smoothing > 0.0)
+    }
+
     /// The exponents of the negatives' two sums, 1 + β and β; `None` for a rule of one exponent.
     pub fn exponents(self) -> Option<[f64; 2]> {
         match self {
