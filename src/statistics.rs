@@ -108,22 +108,37 @@ impl Statistics {
     /// The reduced loss of `contrast` with these statistics, over `candidates` candidates: those of all shards
     /// after a merge.
     pub fn loss(&self, contrast: &Contrast, candidates: usize) -> f32 {
-        let scale = f64::from(contrast.scale());
-        let context = self.context(contrast, scale, contrast.negatives(candidates));
-        self.loss_in(contrast, &context, None)
+        self.loss_at(
+            contrast,
+            contrast.scale(),
+            contrast.negatives(candidates),
+            None,
+        )
+    }
+
+    /// The loss at a scale, with this many negatives a row, of weighted rows.
+    pub(crate) fn loss_at(
+        &self,
+        contrast: &Contrast,
+        scale: f32,
+        negatives: usize,
+        weights: Option<&[f32]>,
+    ) -> f32 {
+        let context = self.context(contrast, scale, negatives);
+        self.loss_in(contrast, &context, weights)
     }
 
     /// φ_i of every anchor, before reduction and weights; `candidates` as for [`loss`](Self::loss).
     pub fn row_losses(&self, contrast: &Contrast, candidates: usize) -> Vec<f32> {
-        let scale = f64::from(contrast.scale());
-        let context = self.context(contrast, scale, contrast.negatives(candidates));
+        let negatives = contrast.negatives(candidates);
+        let context = self.context(contrast, contrast.scale(), negatives);
         let losses = self.rows.losses(contrast, &context);
         losses.map(|loss| loss as f32).collect()
     }
 
-    fn context(&self, contrast: &Contrast, scale: f64, negatives: usize) -> RowContext {
+    fn context(&self, contrast: &Contrast, scale: f32, negatives: usize) -> RowContext {
         let positives = self.rows.positive.iter().map(|&z| f64::from(z));
-        RowContext::new(contrast.rule(), scale, negatives, positives)
+        RowContext::new(contrast.rule(), scale.into(), negatives, positives)
     }
 
     /// [`loss`](Self::loss) in a given context, of weighted rows; sums are f64, in index order.

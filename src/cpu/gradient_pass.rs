@@ -12,15 +12,16 @@ use std::f64::consts::LOG2_E;
 
 use rayon::prelude::*;
 
+use super::options::RowTerms;
 use super::pack::{Buffer, Panels, pack_summed, row_items, weight_rows_to_items, weights_to_items};
 use super::problem::{BLOCK, GROUP, LogitTile, Problem};
 use super::simd::{Item, Left, Output};
-use super::statistics_pass::NegativesLse;
+use super::statistics_pass::Summaries;
 use crate::element::{DType, Element};
-use crate::losses::{RowContext, RowValues};
+use crate::losses::{RowContext, RowLogits, RowValues};
 use crate::rows::{Matrix, RowsMut};
 
-/// Offsets and masses of rows, where row statistics are known before the pass.
+/// Offsets and masses of rows, times the rows' weights, where row statistics are known before the pass.
 pub(super) struct Known {
     /// o_i · log₂e.
     pub row_offset2: Vec<f32>,
@@ -28,33 +29,39 @@ pub(super) struct Known {
     pub column_offset2: Option<Vec<f32>>,
     /// c_i, plus the positive's c_j where there are column offsets.
     pub positive_mass: Vec<f64>,
+    /// With options, what the weights of each row depend on; otherwise empty.
+    pub terms: Vec<RowTerms>,
     /// Σ of ∂φ/∂s over rows and columns.
     pub scale_slopes: f64,
 }
 
 impl Known {
-    /// `positives` are z₊ of every row, `negatives` lse⁻ of every row (and column), in nats.
-    pub fn new<T: Element>(
-        problem: &Problem<'_, T>,
-        positives: &[f64],
-        negatives: &NegativesLse,
-    ) -> Self {
-        let context = problem.context(positives);
+    pub fn new<T: Element>(problem: &Problem<'_, T>, summaries: &Summaries) -> Self {
+        let positives: Vec<f64> = summaries.rows.iter().map(|row| row.positive).collect();
+        let context = problem.context(&positives);
+        let weights = problem.weights(&positives);
         let rule = problem.contrast.rule();
-        let values = |negatives: &[f64]| -> Vec<RowValues> {
-            let pairs = negatives.iter().zip(positives);
-            pairs
-                .map(|(&lse, &z)| rule.values(lse, z, &context))
-                .collect()
+        let values = |rows: &Vec<RowLogits>| -> Vec<RowValues> {
+            let of = |(i, logits): (usize, &RowLogits)| {
+                let values = rule.values(logits, &context);
+                weights
+                    .as_ref()
+                    .map_or(values, |weights| values.weighted(weights[i]))
+            };
+            rows.iter().enumerate().map(of).collect()
         };
         let offset2 = |values: &[RowValues]| -> Vec<f32> {
             let offset2 = |values: &RowValues| (values.offset * LOG2_E) as f32;
             values.iter().map(offset2).collect()
         };
-        let rows = values(&negatives.rows);
-        let columns = negatives.columns.as_deref().map(values);
+        let rows = values(&summaries.rows);
+        let columns = summaries.columns.as_ref().map(values);
+        let terms = match problem.options {
+            Some(_) => rows.iter().map(RowTerms::new).collect(),
+            None => Vec::new(),
+        };
         // Where anchors are the candidates, column j has the statistics of row j.
-        let other = match problem.contrast.is_shared() {
+        let other = match problem.contrast.is_shared() && problem.options.is_none() {
             true => Some(&rows),
             false => columns.as_ref(),
         };
@@ -70,6 +77,7 @@ impl Known {
             positive_mass: mass.collect(),
             column_offset2: other.map(|other| offset2(other)),
             row_offset2: offset2(&rows),
+            terms,
             scale_slopes: here.map(|i| rows[i].scale).chain(of_columns).sum(),
         }
     }
@@ -80,6 +88,8 @@ impl Known {
 pub(super) struct Outcome {
     /// lse⁻ of each row; empty where it was known.
     pub negatives_lse: Vec<f64>,
+    /// Σ_i f_i W_ij / s less the positives' masses, of each candidate; empty where it was not asked for.
+    pub dbias: Vec<f64>,
     /// Σ_i ⟨q_i, dq_i⟩.
     pub anchors_dot_gradient: f64,
     /// Σ of ∂φ/∂s over rows and columns.
@@ -110,6 +120,8 @@ pub(super) struct GradientPass<'a, T> {
     pub coefficient: f64,
     /// Bytes for a chunk's weights.
     pub budget: usize,
+    /// Whether the candidates' biases have a gradient.
+    pub with_bias: bool,
 }
 
 /// The softmax weights W of a chunk: blocks of BLOCK columns, one after the other.
@@ -122,6 +134,8 @@ struct Weights {
     across: Buffer,
     /// Sum of each row in each block.
     sums: Vec<f32>,
+    /// Sum of each column of each group of rows in each block, if wanted.
+    columns: Vec<f32>,
 }
 
 impl<T: Element> GradientPass<'_, T> {
@@ -140,7 +154,10 @@ impl<T: Element> GradientPass<'_, T> {
                 depth => elements / depth,
             }),
             sums: vec![0.0; blocks * chunk],
+            columns: vec![0.0; usize::from(self.with_bias) * blocks * chunk / GROUP * BLOCK],
         };
+        // With options, dz is the sum of dq and dk where anchors are the candidates.
+        let is_joined = problem.contrast.is_shared() && problem.options.is_some();
         let candidates = pack_summed(kernel, &problem.k.contiguous(), dim, None, workspace);
         let mut sums = workspace.take(chunk * dim);
         let mut storage = Vec::new();
@@ -149,18 +166,28 @@ impl<T: Element> GradientPass<'_, T> {
             ..Outcome::default()
         };
         let context = problem.context(&problem.positive_logits);
-        let (dq, dq_stride) = dq.into_data();
+        let row_weights = problem.weights(&problem.positive_logits);
+        let (mut dq, dk) = match is_joined {
+            true => (None, Some(dq)),
+            false => (Some(dq.into_data()), dk),
+        };
         with_f32(dk, self.accumulate, |mut dk| {
             for first_row in (0..shape.anchors).step_by(chunk) {
                 let rows = chunk.min(shape.anchors - first_row);
                 let anchors = problem.anchors(first_row, rows);
                 let items = row_items(kernel, &anchors, dim, &mut storage);
                 self.fill_weights(&mut weights, items, first_row, rows);
-                let factors = self.factors(&weights, first_row, rows, &context, &mut outcome);
+                let of_rows = (&context, row_weights.as_deref());
+                let factors = self.factors(&weights, first_row, rows, of_rows, &mut outcome);
+                if self.with_bias {
+                    self.add_to_bias(&weights, first_row, rows, &mut outcome.dbias);
+                }
 
                 let sums = &mut sums.f32_mut()[..rows * dim];
-                let dq = &mut dq[first_row * dq_stride..];
-                let target = (dq, dq_stride);
+                let target = match &mut dq {
+                    Some((dq, stride)) => Target::Rounded(&mut dq[first_row * *stride..], *stride),
+                    None => Target::Sums,
+                };
                 outcome.anchors_dot_gradient +=
                     self.anchor_gradients(&weights, &candidates, &factors, first_row, sums, target);
 
@@ -169,6 +196,10 @@ impl<T: Element> GradientPass<'_, T> {
                     let scaled = pack_summed(kernel, &anchors, dim, factor, workspace);
                     let accumulate = first_row > 0;
                     self.add_to_candidates(&weights, &scaled, &factors, first_row, dk, accumulate);
+                    if is_joined {
+                        let own = &mut dk[first_row * dim..][..rows * dim];
+                        own.iter_mut().zip(&*sums).for_each(|(dz, dq)| *dz += dq);
+                    }
                 }
             }
         });
@@ -181,28 +212,32 @@ impl<T: Element> GradientPass<'_, T> {
         let (groups, group_items) = (weights.rows / GROUP, GROUP * BLOCK / depth);
         let mut across = weights.across.items_mut().chunks_mut(group_items);
         let along = weights.along.items_mut().chunks_mut(group_items);
+        let mut columns = weights.columns.chunks_mut(BLOCK);
         let mut tasks = Vec::new();
         for (place, (along, sums)) in along.zip(weights.sums.chunks_mut(GROUP)).enumerate() {
+            let columns = columns.next().unwrap_or_default();
             let across = across.next().unwrap_or_default();
             let (block, first) = (place / groups, place % groups * GROUP);
             if first < rows {
                 let sums = &mut sums[..GROUP.min(rows - first)];
-                tasks.push((block, first, along, across, sums));
+                tasks.push((block, first, along, across, (sums, columns)));
             }
         }
         let steps = self.problem.steps();
         tasks
             .into_par_iter()
-            .for_each(|(block, first, along, across, sums)| {
+            .for_each(|(block, first, along, across, (sums, columns))| {
                 let count = sums.len();
                 let items = &items[first * steps..(first + count) * steps];
                 if depth == 1 {
                     let tile = bytemuck::cast_slice_mut(along);
                     let tile = &mut tile[..count * BLOCK];
-                    return self.fill_tile(items, first_row + first, block, tile, sums);
+                    self.fill_tile(items, first_row + first, block, tile, sums);
+                    return sum_columns(tile, columns);
                 }
                 let mut tile: LogitTile = [0.0; GROUP * BLOCK];
                 self.fill_tile(items, first_row + first, block, &mut tile, sums);
+                sum_columns(&tile[..count * BLOCK], columns);
                 weights_to_items(&tile[..count * BLOCK], along);
                 for (pair, items) in tile[..count.next_multiple_of(2) * BLOCK]
                     .chunks_exact(2 * BLOCK)
@@ -232,6 +267,11 @@ impl<T: Element> GradientPass<'_, T> {
         for ((row, sum), values) in sums.iter_mut().enumerate().zip(&mut rows) {
             let (values, padding) = values.split_at_mut(width);
             padding.fill(0.0);
+            if let (Some(options), Some(known)) = (&problem.options, self.known) {
+                let i = first_row + row;
+                options.weigh(kernel, (i, first_column), values, scale2, &known.terms[i]);
+                continue;
+            }
             let offset2 = match self.known {
                 Some(known) => known.row_offset2[first_row + row],
                 // The engine leaves statistics unknown only with a fixed offset.
@@ -256,7 +296,7 @@ impl<T: Element> GradientPass<'_, T> {
         weights: &Weights,
         first_row: usize,
         rows: usize,
-        context: &RowContext,
+        (context, weights_of_rows): (&RowContext, Option<&[f64]>),
         outcome: &mut Outcome,
     ) -> Factors {
         let mut factors = Factors {
@@ -274,7 +314,9 @@ impl<T: Element> GradientPass<'_, T> {
                     let lse = f64::from(offset2) * std::f64::consts::LN_2 + sum.ln();
                     outcome.negatives_lse.push(lse);
                     let positive = self.problem.positive_logits[i];
-                    let values = self.problem.contrast.rule().values(lse, positive, context);
+                    let logits = RowLogits::new(lse, positive);
+                    let values = self.problem.contrast.rule().values(&logits, context);
+                    let values = weights_of_rows.map_or(values, |w| values.weighted(w[i]));
                     outcome.scale_slopes += values.scale;
                     let share = values.negatives / sum;
                     (if sum == 0.0 { 0.0 } else { share }, values.positive)
@@ -296,18 +338,25 @@ impl<T: Element> GradientPass<'_, T> {
         factors: &Factors,
         first_row: usize,
         sums: &mut [f32],
-        (dq, stride): (&mut [G], usize),
+        target: Target<'_, G>,
     ) -> f64 {
         let kernel = self.problem.kernel;
         let dim = self.problem.shape.dim;
         let row_stride = BLOCK / kernel.depth;
         let block_items = weights.rows * row_stride;
         let task = task_rows(factors.softmax.len());
-        let dots: Vec<f64> = sums
-            .par_chunks_mut(task * dim)
-            .zip(dq.par_chunks_mut(task * stride))
+        let sums = sums.chunks_mut(task * dim);
+        let tasks: Vec<_> = match target {
+            Target::Rounded(dq, stride) => {
+                let dq = dq.chunks_mut(task * stride).map(|dq| Some((dq, stride)));
+                sums.zip(dq).collect()
+            }
+            Target::Sums => sums.map(|sums| (sums, None)).collect(),
+        };
+        let dots: Vec<f64> = tasks
+            .into_par_iter()
             .enumerate()
-            .map(|(index, (sums, dq))| {
+            .map(|(index, (sums, mut dq))| {
                 let first = index * task;
                 for (block, items) in weights.along.items().chunks(block_items).enumerate() {
                     let (first_column, width) = self.problem.block(block);
@@ -327,9 +376,9 @@ impl<T: Element> GradientPass<'_, T> {
                     };
                     kernel.multiply(left, right, output);
                 }
-                let rows = sums.chunks_mut(dim).zip(dq.chunks_mut(stride)).enumerate();
-                let dots = rows.map(|(row, (sums, dq))| {
-                    let row = first + row;
+                let rows = sums.chunks_mut(dim).enumerate();
+                let dots = rows.map(|(place, sums)| {
+                    let row = first + place;
                     let (softmax, positive) = (factors.softmax[row], factors.positive[row]);
                     match self.problem.positive_row(first_row + row) {
                         Some(k) => {
@@ -340,13 +389,37 @@ impl<T: Element> GradientPass<'_, T> {
                         None => sums.iter_mut().for_each(|sum| *sum *= softmax),
                     }
                     let dot = kernel.dot(self.problem.q.row(first_row + row), sums);
-                    store(sums, &mut dq[..dim], self.accumulate);
+                    if let Some((dq, stride)) = &mut dq {
+                        store(sums, &mut dq[place * *stride..][..dim], self.accumulate);
+                    }
                     dot
                 });
                 dots.sum()
             })
             .collect();
         dots.iter().sum()
+    }
+
+    /// Adds the sums of a chunk's columns, times w_i·upstream, to `dbias`.
+    fn add_to_bias(&self, weights: &Weights, first_row: usize, rows: usize, dbias: &mut Vec<f64>) {
+        let problem = self.problem;
+        let factor = self.coefficient / problem.scale;
+        dbias.resize(problem.shape.candidates, 0.0);
+        let groups = weights.rows / GROUP;
+        for (block, sums) in weights.columns.chunks(groups * BLOCK).enumerate() {
+            let (first, width) = problem.block(block);
+            for group in sums.chunks(BLOCK).take(rows.div_ceil(GROUP)) {
+                for (total, &sum) in dbias[first..first + width].iter_mut().zip(group) {
+                    *total += factor * f64::from(sum);
+                }
+            }
+        }
+        let masses = self.known.map(|known| &known.positive_mass);
+        for i in first_row..first_row + rows {
+            if let (Some(j), Some(masses)) = (problem.positive(i), masses) {
+                dbias[j] -= factor * masses[i];
+            }
+        }
     }
 
     /// Computes a chunk's contribution to dk; adds it to `dk` with `accumulate`.
@@ -410,6 +483,25 @@ impl<T: Element> GradientPass<'_, T> {
     }
 }
 
+/// Where a chunk's dq goes.
+enum Target<'a, G> {
+    /// Rounded, into rows so many elements apart.
+    Rounded(&'a mut [G], usize),
+    /// It stays in f32 in the sums.
+    Sums,
+}
+
+/// The sums of a tile's columns; nothing where they are not wanted.
+fn sum_columns(tile: &[f32], columns: &mut [f32]) {
+    if columns.is_empty() {
+        return;
+    }
+    columns.fill(0.0);
+    for row in tile.chunks(BLOCK) {
+        columns.iter_mut().zip(row).for_each(|(sum, x)| *sum += x);
+    }
+}
+
 /// Factors of one chunk's rows.
 struct Factors {
     /// f_i, of the softmax weights.
@@ -419,7 +511,7 @@ struct Factors {
 }
 
 /// Rounds `row` into `to`; with `accumulate` it first adds the contents of `to` to `row`.
-fn store<G: Element>(row: &mut [f32], to: &mut [G], accumulate: bool) {
+pub(super) fn store<G: Element>(row: &mut [f32], to: &mut [G], accumulate: bool) {
     if accumulate {
         for (sum, there) in row.iter_mut().zip(&*to) {
             *sum += there.to_f32();

@@ -4,6 +4,7 @@
 //! order. Results are therefore bitwise equal for every number of threads.
 
 mod gradient_pass;
+mod options;
 mod pack;
 mod problem;
 mod rowwise;
@@ -21,15 +22,16 @@ use crate::element::{DType, Element};
 use crate::engine::{Engine, Gradients, MomentumSlices};
 use crate::error::{Error, positive};
 use crate::inputs;
+use crate::losses::RowLogits;
 use crate::memory::{Evaluated, HostMemory, TopK};
 use crate::queue::KeyQueue;
 use crate::rows::{Matrix, Rows, RowsMut};
-use crate::statistics::{RowStatistics, Statistics};
-use gradient_pass::{GradientPass, Known, Outcome, chunk_rows};
+use crate::statistics::{RowStatistics, SetStatistics, Statistics};
+use gradient_pass::{GradientPass, Known, Outcome, chunk_rows, store};
 use pack::Workspace;
 use problem::{BLOCK, Problem, kernel_for};
 pub(crate) use simd::Kernel;
-use statistics_pass::{NegativesLse, negatives_lse};
+use statistics_pass::{Summaries, summaries};
 
 /// Computes on the CPU with AVX-512, AVX2 or portable kernels, chosen at run time.
 ///
@@ -159,7 +161,7 @@ impl CpuEngine {
         problem: &Problem<'_, T>,
         known: Option<&Known>,
         upstream: f32,
-        gradients: Gradients<RowsMut<'_, G>>,
+        mut gradients: Gradients<RowsMut<'_, G>>,
     ) -> (Outcome, f32) {
         let contrast = problem.contrast;
         let scale = problem.scale;
@@ -170,10 +172,25 @@ impl CpuEngine {
             accumulate: gradients.accumulate,
             coefficient: weight * scale,
             budget: self.budget(),
+            with_bias: gradients.dbias.is_some(),
         };
         let outcome = pass.run(gradients.dq, gradients.dk);
-        // ∂loss/∂s = (f/s)·Σ⟨q_i, dq_i⟩ + Σ w_i·∂φ/∂s, f = `dots_factor`.
-        let mut dscale = contrast.dots_factor() * outcome.anchors_dot_gradient / scale;
+        if let Some(dbias) = gradients.dbias.take() {
+            let mut row: Vec<f32> = outcome.dbias.iter().map(|&x| x as f32).collect();
+            let (to, _) = dbias.into_data();
+            store(
+                &mut row,
+                &mut to[..problem.shape.candidates],
+                gradients.accumulate,
+            );
+        }
+        // ∂loss/∂s = (f/s)·Σ⟨q_i, dq_i⟩ + Σ w_i·∂φ/∂s, f = `dots_factor`; with options dq_i lacks what row i has as a
+        // candidate.
+        let factor = match problem.options {
+            Some(_) => 1.0,
+            None => contrast.dots_factor(),
+        };
+        let mut dscale = factor * outcome.anchors_dot_gradient / scale;
         if contrast.rule().depends_on_scale() {
             dscale += weight * outcome.scale_slopes;
         }
@@ -181,23 +198,36 @@ impl CpuEngine {
     }
 }
 
-fn widen(elements: &[f32]) -> Vec<f64> {
-    elements.iter().map(|&x| f64::from(x)).collect()
-}
-
-fn evaluated<T: Element>(problem: &Problem<'_, T>, lse: &NegativesLse, dscale: f32) -> Evaluated {
-    let narrow = |elements: &[f64]| elements.iter().map(|&x| x as f32).collect::<Vec<_>>();
-    let statistics = |negatives: &[f64]| RowStatistics {
-        negatives_lse: narrow(negatives),
-        positive: narrow(&problem.positive_logits),
+fn evaluated<T: Element>(
+    problem: &Problem<'_, T>,
+    summaries: &Summaries,
+    dscale: f32,
+) -> Evaluated {
+    let contrast = problem.contrast;
+    let statistics = |rows: &Vec<RowLogits>| {
+        let narrow = |of: fn(&RowLogits) -> f64| rows.iter().map(|row| of(row) as f32).collect();
+        RowStatistics {
+            negatives_lse: narrow(|row| row.negatives_lse),
+            positive: narrow(|row| row.positive),
+            second_lse: match contrast.rule().exponents() {
+                Some(_) => narrow(|row| row.second_lse),
+                None => Vec::new(),
+            },
+            sets: contrast.has_sets().then(|| SetStatistics {
+                positives_lse: narrow(|row| row.second_lse),
+                positives: narrow(|row| row.positives),
+                negatives_mean: narrow(|row| row.negatives_mean),
+                negatives: narrow(|row| row.negatives),
+            }),
+        }
     };
     let statistics = Statistics {
-        rows: statistics(&lse.rows),
-        columns: lse.columns.as_deref().map(statistics),
+        rows: statistics(&summaries.rows),
+        columns: summaries.columns.as_ref().map(statistics),
     };
     let context = problem.context(&problem.positive_logits);
     Evaluated {
-        loss: statistics.loss_in(problem.contrast, &context),
+        loss: statistics.loss_in(contrast, &context, problem.row_weights),
         dscale,
         statistics,
     }
@@ -216,7 +246,7 @@ impl Engine for CpuEngine {
     ) -> Result<Evaluated, Error> {
         self.run(|| {
             let problem = Problem::new(self.kernel::<T>(), problem, &self.workspace)?;
-            Ok(evaluated(&problem, &negatives_lse(&problem), 0.0))
+            Ok(evaluated(&problem, &summaries(&problem), 0.0))
         })
     }
 
@@ -226,24 +256,22 @@ impl Engine for CpuEngine {
         upstream: f32,
         gradients: Gradients<RowsMut<'_, G>>,
     ) -> Result<Evaluated, Error> {
-        problem.check_gradients(&gradients.dq, gradients.dk.as_ref())?;
+        problem.check_gradients(&gradients)?;
         self.run(|| {
             let problem = Problem::new(self.kernel::<T>(), problem, &self.workspace)?;
-            let (lse, dscale) = if problem.contrast.is_one_way() && problem.fixed_offset2.is_some()
-            {
+            let is_bounded = problem.fixed_offset2.is_some() && problem.options.is_none();
+            let (summaries, dscale) = if problem.contrast.is_one_way() && is_bounded {
                 let (outcome, dscale) = self.gradient(&problem, None, upstream, gradients);
-                let lse = NegativesLse {
-                    rows: outcome.negatives_lse,
-                    columns: None,
-                };
-                (lse, dscale)
+                let rows = &outcome.negatives_lse;
+                let summaries = Summaries::new(rows, None, &problem.positive_logits);
+                (summaries, dscale)
             } else {
-                let lse = negatives_lse(&problem);
-                let known = Known::new(&problem, &problem.positive_logits, &lse);
+                let summaries = summaries(&problem);
+                let known = Known::new(&problem, &summaries);
                 let (_, dscale) = self.gradient(&problem, Some(&known), upstream, gradients);
-                (lse, dscale)
+                (summaries, dscale)
             };
-            Ok(evaluated(&problem, &lse, dscale))
+            Ok(evaluated(&problem, &summaries, dscale))
         })
     }
 
@@ -254,27 +282,28 @@ impl Engine for CpuEngine {
         upstream: f32,
         gradients: Gradients<RowsMut<'_, G>>,
     ) -> Result<f32, Error> {
-        problem.check_gradients(&gradients.dq, gradients.dk.as_ref())?;
+        problem.check_gradients(&gradients)?;
         statistics.check(problem.contrast(), problem.shape())?;
         let columns = statistics.columns.as_ref();
         let columns = columns.filter(|_| problem.contrast().has_columns());
-        let lse = NegativesLse {
-            rows: widen(&statistics.rows.negatives_lse),
-            columns: columns.map(|columns| widen(&columns.negatives_lse)),
+        let given = |rows: &RowStatistics| (0..rows.len()).map(|i| rows.logits(i)).collect();
+        let mut summaries = Summaries {
+            rows: given(&statistics.rows),
+            columns: columns.map(given),
         };
         self.run(|| {
             let problem = Problem::new(self.kernel::<T>(), problem, &self.workspace)?;
             // Merged statistics have z₊ of a positive in another shard; the problem has not.
-            let pairs = problem
-                .positive_logits
-                .iter()
-                .zip(&statistics.rows.positive);
-            let positives = pairs.map(|(&here, &given)| match here == f64::NEG_INFINITY {
-                true => f64::from(given),
-                false => here,
-            });
-            let positives: Vec<f64> = positives.collect();
-            let known = Known::new(&problem, &positives, &lse);
+            let rows = summaries
+                .rows
+                .iter_mut()
+                .chain(summaries.columns.iter_mut().flatten());
+            for (row, &here) in rows.zip(problem.positive_logits.iter().cycle()) {
+                if here != f64::NEG_INFINITY {
+                    row.positive = here;
+                }
+            }
+            let known = Known::new(&problem, &summaries);
             let (_, dscale) = self.gradient(&problem, Some(&known), upstream, gradients);
             Ok(dscale)
         })

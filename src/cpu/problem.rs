@@ -4,6 +4,7 @@ use std::borrow::Cow;
 
 use rayon::prelude::*;
 
+use super::options::Options;
 use super::pack::{Panels, Workspace, pack_transposed};
 use super::simd::{Item, Kernel, Left, Output};
 use crate::contrast::{Contrast, Shape, same_length};
@@ -12,6 +13,7 @@ use crate::error::Error;
 use crate::inputs::{self, Matrices};
 use crate::losses::RowContext;
 use crate::rows::{Matrix, Rows};
+use crate::statistics::counted;
 
 /// Columns of a block of logits. A group of rows has few enough logits in a block for the L2 cache. BLOCK is a
 /// multiple of every kernel's panel and tile rows.
@@ -58,6 +60,10 @@ pub(super) struct Problem<'a, T> {
     pub positive_logits: Vec<f64>,
     /// o·log₂e, one for all rows and columns, where logits are bounded by [`LARGEST_BOUNDED_LOGIT`].
     pub fixed_offset2: Option<f32>,
+    /// What one positive a row does not describe.
+    pub options: Option<Options<'a>>,
+    /// The rows' weights.
+    pub row_weights: Option<&'a [f32]>,
 }
 
 /// The kernel that multiplies inputs of type `T`.
@@ -98,6 +104,7 @@ impl<'a, T: Element> Problem<'a, T> {
 
         let all_nan = !k_finite || (contrast.has_columns() && !q_finite);
         let positives = given.positive_candidates();
+        let bias = given.column_bias();
         let mut problem = Self {
             kernel,
             workspace,
@@ -113,6 +120,8 @@ impl<'a, T: Element> Problem<'a, T> {
             scale2: (scale * log2_e) as f32,
             positive_logits: Vec::new(),
             fixed_offset2,
+            options: None,
+            row_weights: given.row_weights(),
         };
         problem.positive_logits = (0..shape.anchors)
             .into_par_iter()
@@ -124,10 +133,20 @@ impl<'a, T: Element> Problem<'a, T> {
                 if all_nan || !product.is_finite() {
                     f64::NAN
                 } else {
-                    row.map_or(f64::NEG_INFINITY, |_| scale * product)
+                    let bias = bias.zip(problem.positives[i]);
+                    let bias = bias.map_or(0.0, |(bias, j)| f64::from(bias[j]));
+                    row.map_or(f64::NEG_INFINITY, |_| scale * product + bias)
                 }
             })
             .collect();
+        let logits = &problem.positive_logits;
+        problem.options = Options::of(given, scale, &problem.positives, logits);
+        if contrast.has_sets() {
+            // All positives are in the tile.
+            problem.positives.fill(None);
+            let no_positive = |z: &mut f64| *z = if z.is_nan() { *z } else { f64::NEG_INFINITY };
+            problem.positive_logits.iter_mut().for_each(no_positive);
+        }
         Ok(problem)
     }
 
@@ -153,6 +172,15 @@ impl<'a, T: Element> Problem<'a, T> {
     pub fn context(&self, positives: &[f64]) -> RowContext {
         let positives = positives.iter().copied();
         RowContext::new(self.contrast.rule(), self.scale, self.negatives, positives)
+    }
+
+    /// w_i times N over the rows that the mean counts; `positives` is z₊ of every row.
+    pub fn weights(&self, positives: &[f64]) -> Option<Vec<f64>> {
+        let counted = counted(self.contrast, positives.iter().copied(), self.row_weights);
+        match self.row_weights {
+            Some(weights) => Some(weights.iter().map(|&w| counted * f64::from(w)).collect()),
+            None => (counted != 1.0).then(|| vec![counted; positives.len()]),
+        }
     }
 
     /// Number of column blocks.

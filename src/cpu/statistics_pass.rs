@@ -1,36 +1,52 @@
-//! Computes lse⁻, log Σ exp over the negatives of every row, and of every column where columns have a loss: 2NMD
+//! Computes lse⁻, log Σ exp over the negatives, of every row, and of every column where columns have a loss: 2NMD
 //! FLOPs, and half of that for NT-Xent with a fixed offset, because its logits are symmetric.
 
 use rayon::prelude::*;
 
+use super::options;
 use super::pack::row_items;
 use super::problem::{BLOCK, GROUP, LogitTile, Problem};
 use super::simd::Item;
 use crate::element::Element;
+use crate::losses::RowLogits;
 
 /// Rows of a chunk. A chunk stores one partial sum for each row and block.
 pub(super) const CHUNK: usize = 16 * GROUP;
 
-/// lse⁻ in nats; −∞ where there are no negatives.
-pub(super) struct NegativesLse {
-    pub rows: Vec<f64>,
-    pub columns: Option<Vec<f64>>,
+/// Summaries of the logits of every row, and of every column where columns have a loss.
+pub(super) struct Summaries {
+    pub rows: Vec<RowLogits>,
+    pub columns: Option<Vec<RowLogits>>,
+}
+
+impl Summaries {
+    /// Of lse⁻ in nats, −∞ where there are no negatives, and z₊ of every row, which are those of every column too.
+    pub fn new(rows: &[f64], columns: Option<&[f64]>, positives: &[f64]) -> Self {
+        let of = |negatives: &[f64]| -> Vec<RowLogits> {
+            let pairs = negatives.iter().zip(positives);
+            pairs.map(|(&lse, &z)| RowLogits::new(lse, z)).collect()
+        };
+        Self {
+            rows: of(rows),
+            columns: columns.map(of),
+        }
+    }
 }
 
 /// A sum of exponentials, equal to `sum` · 2^`offset2`.
 #[derive(Clone, Copy)]
-struct ScaledSum {
-    offset2: f32,
-    sum: f64,
+pub(super) struct ScaledSum {
+    pub offset2: f32,
+    pub sum: f64,
 }
 
 impl ScaledSum {
-    const ZERO: Self = Self {
+    pub const ZERO: Self = Self {
         offset2: 0.0,
         sum: 0.0,
     };
 
-    fn add(&mut self, other: Self) {
+    pub fn add(&mut self, other: Self) {
         if other.sum == 0.0 {
             return;
         }
@@ -46,7 +62,7 @@ impl ScaledSum {
         }
     }
 
-    fn ln(self) -> f64 {
+    pub fn ln(self) -> f64 {
         f64::from(self.offset2) * std::f64::consts::LN_2 + self.sum.ln()
     }
 }
@@ -60,8 +76,14 @@ enum Sums {
     Triangle,
 }
 
-/// lse⁻ of every row, and of every column where columns have a loss.
-pub(super) fn negatives_lse<T: Element>(problem: &Problem<'_, T>) -> NegativesLse {
+/// The summaries of every row, and of every column where columns have a loss.
+pub(super) fn summaries<T: Element>(problem: &Problem<'_, T>) -> Summaries {
+    if let Some(options) = &problem.options {
+        return Summaries {
+            rows: options::statistics(problem, options),
+            columns: None,
+        };
+    }
     // Where anchors are the candidates, z_ij = z_ji.
     let sums = if problem.contrast.has_columns() {
         Sums::RowsAndColumns
@@ -112,11 +134,9 @@ pub(super) fn negatives_lse<T: Element>(problem: &Problem<'_, T>) -> NegativesLs
             row.add(column);
         }
     }
-    NegativesLse {
-        rows: rows.into_iter().map(ScaledSum::ln).collect(),
-        columns: (sums == Sums::RowsAndColumns)
-            .then(|| columns.into_iter().map(ScaledSum::ln).collect()),
-    }
+    let ln = |sums: Vec<ScaledSum>| -> Vec<f64> { sums.into_iter().map(ScaledSum::ln).collect() };
+    let columns = (sums == Sums::RowsAndColumns).then(|| ln(columns));
+    Summaries::new(&ln(rows), columns.as_deref(), &problem.positive_logits)
 }
 
 /// One block of columns against one chunk of rows.
@@ -230,7 +250,7 @@ impl<T: Element> BlockTask<'_, T> {
 }
 
 /// The maximum as an offset: 0 for −∞, the maximum of no logits.
-fn or_zero(maximum2: f32) -> f32 {
+pub(super) fn or_zero(maximum2: f32) -> f32 {
     if maximum2 == f32::NEG_INFINITY {
         0.0
     } else {

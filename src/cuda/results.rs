@@ -73,6 +73,10 @@ impl Evaluation for CudaResults {
     fn statistics(&self) -> &CudaStatistics {
         &self.statistics
     }
+
+    fn into_statistics(self) -> CudaStatistics {
+        self.statistics
+    }
 }
 
 impl CudaStatistics {

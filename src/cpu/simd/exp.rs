@@ -1,4 +1,4 @@
-//! Exponentials, sums and maxima of a tile's rows, as plain loops that vectorise.
+//! Exponentials, sums, maxima and masks of a tile's rows, as plain loops that vectorise.
 //!
 //! Everything is in base 2: with scale₂ = s·log₂e and offset₂ = o·log₂e,
 //! exp(s·⟨q,k⟩ − o) = 2^(scale₂·dot − offset₂).
@@ -119,4 +119,71 @@ pub(super) fn max_row(row: &[f32]) -> f32 {
         *lane = if value > *lane { value } else { *lane };
     }
     lanes.into_iter().fold(f32::NEG_INFINITY, f32::max)
+}
+
+/// Moves the entries whose word is `word` to `to`, and leaves −∞ in both for the others' places; whether it moved any.
+#[inline(always)]
+pub(super) fn split_row(row: &mut [f32], word: u32, words: &[u32], to: &mut [f32]) -> bool {
+    let mut found = 0;
+    for ((value, to), &other) in row.iter_mut().zip(to).zip(words) {
+        let is_equal = other == word;
+        *to = if is_equal { *value } else { f32::NEG_INFINITY };
+        *value = if is_equal { f32::NEG_INFINITY } else { *value };
+        found |= u32::from(is_equal);
+    }
+    found != 0
+}
+
+#[inline(always)]
+pub(super) fn exclude_equal(row: &mut [f32], word: u32, words: &[u32]) {
+    for (value, &other) in row.iter_mut().zip(words) {
+        *value = if other == word {
+            f32::NEG_INFINITY
+        } else {
+            *value
+        };
+    }
+}
+
+#[inline(always)]
+pub(super) fn exclude_above(row: &mut [f32], limit: f32) {
+    for value in row {
+        *value = if *value > limit {
+            f32::NEG_INFINITY
+        } else {
+            *value
+        };
+    }
+}
+
+/// Sum and number of the entries other than −∞.
+#[inline(always)]
+pub(super) fn sum_row(row: &[f32]) -> [f32; 2] {
+    let (mut sums, mut counts) = ([0.0f32; LANES], [0.0f32; LANES]);
+    for chunk in row.chunks(LANES) {
+        for ((&value, sum), count) in chunk.iter().zip(&mut sums).zip(&mut counts) {
+            let is_kept = value != f32::NEG_INFINITY;
+            *sum += if is_kept { value } else { 0.0 };
+            *count += if is_kept { 1.0 } else { 0.0 };
+        }
+    }
+    [reduce(sums), reduce(counts)]
+}
+
+/// row_j += factor·terms_j + summand where logits_j is not −∞.
+#[inline(always)]
+pub(super) fn add_where(
+    row: &mut [f32],
+    logits: &[f32],
+    terms: &[f32],
+    [factor, summand]: [f32; 2],
+) {
+    for ((value, &logit), &term) in row.iter_mut().zip(logits).zip(terms) {
+        let more = factor * term + summand;
+        *value += if logit == f32::NEG_INFINITY {
+            0.0
+        } else {
+            more
+        };
+    }
 }

@@ -46,6 +46,11 @@ pub(super) struct RowLoops {
     pub exp_row_into_columns: unsafe fn(&mut [f32], f32, f32, &mut [f32]) -> f32,
     pub exp_row_both: unsafe fn(&mut [f32], f32, f32, &[f32]),
     pub max_row: unsafe fn(&[f32]) -> f32,
+    pub split_row: unsafe fn(&mut [f32], u32, &[u32], &mut [f32]) -> bool,
+    pub exclude_equal: unsafe fn(&mut [f32], u32, &[u32]),
+    pub exclude_above: unsafe fn(&mut [f32], f32),
+    pub sum_row: unsafe fn(&[f32]) -> [f32; 2],
+    pub add_where: unsafe fn(&mut [f32], &[f32], &[f32], [f32; 2]),
     pub dot: unsafe fn(&[f32], &[f32]) -> f64,
 }
 
@@ -217,6 +222,37 @@ impl Kernel {
         unsafe { (self.row_loops.max_row)(row) }
     }
 
+    /// Moves the entries of `row` whose word is `word` to `to`; −∞ elsewhere in `to`, and where they were. Returns
+    /// whether there were any.
+    pub fn split_row(&self, row: &mut [f32], word: u32, words: &[u32], to: &mut [f32]) -> bool {
+        // SAFETY: the kernel was chosen for this CPU.
+        unsafe { (self.row_loops.split_row)(row, word, words, to) }
+    }
+
+    /// row_j ← −∞ where words_j is `word`.
+    pub fn exclude_equal(&self, row: &mut [f32], word: u32, words: &[u32]) {
+        // SAFETY: the kernel was chosen for this CPU.
+        unsafe { (self.row_loops.exclude_equal)(row, word, words) }
+    }
+
+    /// row_j ← −∞ where it exceeds `limit`.
+    pub fn exclude_above(&self, row: &mut [f32], limit: f32) {
+        // SAFETY: the kernel was chosen for this CPU.
+        unsafe { (self.row_loops.exclude_above)(row, limit) }
+    }
+
+    /// Sum and number of the elements other than −∞.
+    pub fn sum_row(&self, row: &[f32]) -> [f32; 2] {
+        // SAFETY: the kernel was chosen for this CPU.
+        unsafe { (self.row_loops.sum_row)(row) }
+    }
+
+    /// row_j ← row_j + factor·terms_j + summand where logits_j is not −∞.
+    pub fn add_where(&self, row: &mut [f32], logits: &[f32], terms: &[f32], line: [f32; 2]) {
+        // SAFETY: the kernel was chosen for this CPU.
+        unsafe { (self.row_loops.add_where)(row, logits, terms, line) }
+    }
+
     /// ⟨a, b⟩ in f64, in a fixed order; both have the same length.
     pub fn dot<T: Element, U: Element>(&self, a: &[T], b: &[U]) -> f64 {
         // SAFETY: the kernel was chosen for this CPU.
@@ -270,6 +306,26 @@ macro_rules! row_loops {
             $crate::cpu::simd::exp::max_row(row)
         }
         $(#[$feature])?
+        unsafe fn split_row(row: &mut [f32], word: u32, words: &[u32], to: &mut [f32]) -> bool {
+            $crate::cpu::simd::exp::split_row(row, word, words, to)
+        }
+        $(#[$feature])?
+        unsafe fn exclude_equal(row: &mut [f32], word: u32, words: &[u32]) {
+            $crate::cpu::simd::exp::exclude_equal(row, word, words)
+        }
+        $(#[$feature])?
+        unsafe fn exclude_above(row: &mut [f32], limit: f32) {
+            $crate::cpu::simd::exp::exclude_above(row, limit)
+        }
+        $(#[$feature])?
+        unsafe fn sum_row(row: &[f32]) -> [f32; 2] {
+            $crate::cpu::simd::exp::sum_row(row)
+        }
+        $(#[$feature])?
+        unsafe fn add_where(row: &mut [f32], logits: &[f32], terms: &[f32], line: [f32; 2]) {
+            $crate::cpu::simd::exp::add_where(row, logits, terms, line)
+        }
+        $(#[$feature])?
         unsafe fn dot(a: &[f32], b: &[f32]) -> f64 {
             $crate::cpu::simd::dot::dot(a, b)
         }
@@ -278,6 +334,11 @@ macro_rules! row_loops {
             exp_row_into_columns,
             exp_row_both,
             max_row,
+            split_row,
+            exclude_equal,
+            exclude_above,
+            sum_row,
+            add_where,
             dot,
         };
     };

@@ -1,0 +1,320 @@
+//! Options of a problem, applied to one row of a block of logits at a time: biases, sets of positives, exclusions and
+//! two exponents. A problem without them never comes here.
+
+use std::borrow::Cow;
+use std::f64::consts::LOG2_E;
+
+use rayon::prelude::*;
+
+use super::pack::row_items;
+use super::problem::{BLOCK, GROUP, LogitTile, Problem};
+use super::simd::Kernel;
+use super::statistics_pass::{ScaledSum, or_zero};
+use crate::element::Element;
+use crate::inputs::{self, NO_ID, NO_POSITIVE, Positives};
+use crate::losses::{RowLogits, RowValues};
+use crate::rows::Rows;
+
+/// Rows whose statistics one task computes; each block of candidates serves them all.
+const TASK: usize = 4 * GROUP;
+
+/// A row of logits of one block.
+type BlockRow = [f32; BLOCK];
+
+/// What a problem has besides one positive a row.
+pub(super) struct Options<'a> {
+    /// c_j / s.
+    bias: Option<Vec<f32>>,
+    /// Ids of anchors and candidates.
+    ids: Option<[&'a [u32]; 2]>,
+    /// Of each row the largest product that the guard keeps.
+    limits: Option<Vec<f32>>,
+    /// Where the rule takes sets.
+    sets: Option<Sets<'a>>,
+    /// 1 + β and β, where the rule has two exponents.
+    exponents: Option<[f32; 2]>,
+    /// The sign of the second exponential.
+    sign: f32,
+}
+
+/// Which candidates are positives.
+enum Sets<'a> {
+    /// Labels of anchors and of candidates.
+    Labels([&'a [u32]; 2]),
+    /// Where the anchors' lists start, and the lists.
+    Lists([Cow<'a, [u32]>; 2]),
+}
+
+impl Sets<'_> {
+    /// Lists of at most one candidate.
+    fn of_one(positives: &[Option<usize>]) -> Self {
+        let candidates: Vec<u32> = positives.iter().flatten().map(|&j| j as u32).collect();
+        let starts = positives.iter().scan(0, |start, positive| {
+            *start += u32::from(positive.is_some());
+            Some(*start)
+        });
+        let starts: Vec<u32> = std::iter::once(0).chain(starts).collect();
+        Self::Lists([starts, candidates].map(Cow::Owned))
+    }
+}
+
+impl<'a> Options<'a> {
+    /// `None` for a problem without options. `positives` is each anchor's one positive, `positive_logits` its z₊.
+    pub fn of<T: Element>(
+        given: &inputs::Problem<Rows<'a, T>>,
+        scale: f64,
+        positives: &[Option<usize>],
+        positive_logits: &[f64],
+    ) -> Option<Self> {
+        if !given.has_options() {
+            return None;
+        }
+        let (contrast, rule) = (given.contrast(), given.contrast().rule());
+        let sets = match given.positives() {
+            _ if !contrast.has_sets() => None,
+            Some(Positives::Labels {
+                anchors,
+                candidates,
+            }) => Some(Sets::Labels([anchors, candidates])),
+            Some(Positives::Lists { starts, candidates }) => {
+                Some(Sets::Lists([starts, candidates].map(Cow::Borrowed)))
+            }
+            _ => Some(Sets::of_one(positives)),
+        };
+        let limit = |margin: f32| {
+            let of = |&z: &f64| match z {
+                f64::NEG_INFINITY => f32::INFINITY,
+                z => (z / scale - f64::from(margin)) as f32,
+            };
+            positive_logits.iter().map(of).collect()
+        };
+        let bias = given.column_bias();
+        let in_products = |bias: &[f32]| {
+            bias.iter()
+                .map(|&c| (f64::from(c) / scale) as f32)
+                .collect()
+        };
+        Some(Self {
+            bias: bias.map(in_products),
+            ids: given.ids().map(|ids| [ids.anchors, ids.candidates]),
+            limits: contrast.description().guard.map(limit),
+            sets,
+            exponents: rule
+                .exponents()
+                .map(|exponents| exponents.map(|x| x as f32)),
+            sign: rule.second_sign() as f32,
+        })
+    }
+
+    /// Turns products of anchor `i` with the candidates from `first` on, −∞ where excluded, into those of its negatives;
+    /// those of its positives move to `positives`. Whether there are any.
+    fn prepare(
+        &self,
+        kernel: &Kernel,
+        i: usize,
+        first: usize,
+        products: &mut [f32],
+        positives: &mut [f32],
+    ) -> bool {
+        let columns = first..first + products.len();
+        if let Some(bias) = &self.bias {
+            for (product, bias) in products.iter_mut().zip(&bias[columns.clone()]) {
+                *product += bias;
+            }
+        }
+        let has_positives = match &self.sets {
+            None => false,
+            Some(Sets::Labels([anchors, candidates])) => {
+                let label = anchors[i];
+                let labels = &candidates[columns.clone()];
+                label != NO_POSITIVE && kernel.split_row(products, label, labels, positives)
+            }
+            Some(Sets::Lists([starts, candidates])) => {
+                let list = &candidates[starts[i] as usize..starts[i + 1] as usize];
+                let place = |column: usize| list.partition_point(|&j| (j as usize) < column);
+                let here = &list[place(columns.start)..place(columns.end)];
+                positives.fill(f32::NEG_INFINITY);
+                for &j in here {
+                    let place = j as usize - first;
+                    positives[place] = std::mem::replace(&mut products[place], f32::NEG_INFINITY);
+                }
+                !here.is_empty()
+            }
+        };
+        if let Some([anchors, candidates]) = self.ids
+            && anchors[i] != NO_ID
+        {
+            kernel.exclude_equal(products, anchors[i], &candidates[columns]);
+        }
+        if let Some(limits) = &self.limits {
+            kernel.exclude_above(products, limits[i]);
+        }
+        has_positives
+    }
+
+    /// Turns a row of products, as [`prepare`](Self::prepare) takes them, into weights ∂φ/∂z_ij.
+    pub fn weigh(
+        &self,
+        kernel: &Kernel,
+        (i, first): (usize, usize),
+        products: &mut [f32],
+        scale2: f32,
+        row: &RowTerms,
+    ) {
+        let (mut second, mut terms) = ([0.0; BLOCK], [0.0; BLOCK]);
+        let second = &mut second[..products.len()];
+        let terms = &mut terms[..products.len()];
+        let has_positives = self.prepare(kernel, i, first, products, second);
+        if let Some(exponents) = self.exponents {
+            let [of_first, of_second] = exponents.map(|exponent| exponent * scale2);
+            second.copy_from_slice(products);
+            kernel.exp_row(products, of_first, row.offset2);
+            kernel.exp_row(second, of_second, row.second2);
+            for (weight, second) in products.iter_mut().zip(second) {
+                *weight -= *second;
+            }
+            return;
+        }
+        if row.uniform != 0.0 {
+            terms.copy_from_slice(products);
+        }
+        kernel.exp_row(products, scale2, row.offset2);
+        if row.uniform != 0.0 {
+            kernel.add_where(products, terms, terms, [0.0, -row.uniform]);
+        }
+        if has_positives {
+            terms.copy_from_slice(second);
+            kernel.exp_row(terms, scale2, row.second2);
+            let line = [self.sign, -row.positive - row.uniform];
+            kernel.add_where(products, second, terms, line);
+        }
+    }
+}
+
+/// What the weights of a row depend on: [`RowValues`] in f32, offsets times log₂e.
+pub(super) struct RowTerms {
+    offset2: f32,
+    second2: f32,
+    positive: f32,
+    uniform: f32,
+}
+
+impl RowTerms {
+    pub fn new(values: &RowValues) -> Self {
+        Self {
+            offset2: (values.offset * LOG2_E) as f32,
+            second2: (values.second * LOG2_E) as f32,
+            positive: values.positive as f32,
+            uniform: values.uniform as f32,
+        }
+    }
+}
+
+/// Sums of one row's logits.
+#[derive(Clone, Copy)]
+struct RowSums {
+    /// Of the negatives' exponentials, and of the positives' or of those of the second exponent.
+    exponentials: [ScaledSum; 2],
+    /// Of the products of negatives and positives.
+    products: [f64; 2],
+    /// Negatives and positives.
+    counts: [f64; 2],
+}
+
+/// The statistics of every row: 2NMD FLOPs.
+pub(super) fn statistics<T: Element>(
+    problem: &Problem<'_, T>,
+    options: &Options<'_>,
+) -> Vec<RowLogits> {
+    let empty = RowSums {
+        exponentials: [ScaledSum::ZERO; 2],
+        products: [0.0; 2],
+        counts: [0.0; 2],
+    };
+    let mut rows = vec![empty; problem.shape.anchors];
+    rows.par_chunks_mut(TASK)
+        .enumerate()
+        .for_each(|(task, rows)| {
+            let first_row = task * TASK;
+            let slice = problem.anchors(first_row, rows.len());
+            let mut storage = Vec::new();
+            let items = row_items(problem.kernel, &slice, problem.shape.dim, &mut storage);
+            let steps = problem.steps();
+            let mut tile: LogitTile = [0.0; GROUP * BLOCK];
+            for block in 0..problem.blocks() {
+                let (first_column, width) = problem.block(block);
+                for (group, rows) in rows.chunks_mut(GROUP).enumerate() {
+                    let row = group * GROUP;
+                    let items = &items[row * steps..(row + rows.len()) * steps];
+                    problem.negative_products(items, first_row + row, block, &mut tile);
+                    for ((index, sums), products) in
+                        rows.iter_mut().enumerate().zip(tile.chunks_mut(BLOCK))
+                    {
+                        let at = (first_row + row + index, first_column);
+                        sums.add(problem, options, at, &mut products[..width]);
+                    }
+                }
+            }
+        });
+    let finish = |(i, sums): (usize, RowSums)| sums.logits(problem, options, i);
+    rows.into_iter().enumerate().map(finish).collect()
+}
+
+impl RowSums {
+    fn add<T: Element>(
+        &mut self,
+        problem: &Problem<'_, T>,
+        options: &Options<'_>,
+        (i, first): (usize, usize),
+        products: &mut [f32],
+    ) {
+        let (kernel, scale2) = (problem.kernel, problem.scale2);
+        let mut second: BlockRow = [0.0; BLOCK];
+        let second = &mut second[..products.len()];
+        let has_positives = options.prepare(kernel, i, first, products, second);
+        let exponents = options.exponents.unwrap_or([1.0; 2]);
+        let has_second = has_positives || options.exponents.is_some();
+        if options.exponents.is_some() {
+            second.copy_from_slice(products);
+        }
+        let rows = [products, second];
+        for (which, values) in rows
+            .into_iter()
+            .enumerate()
+            .take(1 + usize::from(has_second))
+        {
+            if options.sets.is_some() {
+                let [sum, count] = kernel.sum_row(values);
+                self.products[which] += f64::from(sum);
+                self.counts[which] += f64::from(count);
+            }
+            let scale2 = exponents[which] * scale2;
+            let offset2 = or_zero(kernel.max_row(values) * scale2);
+            let sum = f64::from(kernel.exp_row(values, scale2, offset2));
+            self.exponentials[which].add(ScaledSum { offset2, sum });
+        }
+    }
+
+    fn logits<T: Element>(
+        &self,
+        problem: &Problem<'_, T>,
+        options: &Options<'_>,
+        i: usize,
+    ) -> RowLogits {
+        let [negatives_lse, second_lse] = self.exponentials.map(ScaledSum::ln);
+        let given = problem.positive_logits[i];
+        let mut logits = RowLogits::new(negatives_lse, given);
+        logits.second_lse = second_lse;
+        if options.sets.is_some() {
+            let [of_negatives, of_positives] = self.products.map(|sum| problem.scale * sum);
+            let [negatives, positives] = self.counts;
+            // z₊ is NaN where an input is not finite.
+            if positives > 0.0 && !given.is_nan() {
+                logits.positive = of_positives / positives;
+            }
+            logits.negatives_mean = of_negatives / negatives.max(1.0);
+            (logits.positives, logits.negatives) = (positives, negatives);
+        }
+        logits
+    }
+}
