@@ -323,6 +323,7 @@ fn optioned() -> Vec<Kind> {
             },
         ),
         of("supcon", Given::Index, none),
+        of_rule("nt_xent", of("supcon", Given::Index, by_id)),
         of("supcon_in", Given::Lists, by_id),
         of(
             "info_nce",

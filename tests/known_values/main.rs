@@ -17,7 +17,7 @@ use infonce::cuda::CudaEngine;
 use infonce::emulator::{EmulatedEngine, Schedule};
 use infonce::losses::TABLE;
 use infonce::reference::{self, Dense, Reference};
-use infonce::verify::{OnHost, inputs, poisoned};
+use infonce::verify::{OnHost, poisoned, posed};
 use infonce::{
     Contrast, CpuEngine, Element, Engine, Error, HostMemory, Matrix, NO_POSITIVE, Positives,
     Problem, Rows, Statistics,
@@ -238,7 +238,7 @@ impl<T: Element> Batch<T> {
             .iter()
             .map(|numbers| Rows::new(numbers, numbers.len() / self.dim, self.dim))
             .collect();
-        kind.contrast.on(inputs(&views?, kind.positives.view()))
+        posed(&kind.contrast, &views?, kind.positives.view())
     }
 }
 
@@ -275,7 +275,7 @@ fn reference_of<T: Element>(kind: &Kind, matrices: &[Dense]) -> Result<Reference
     };
     let matrices: Vec<Dense> = matrices.iter().map(round).collect();
     let views: Vec<&Dense> = matrices.iter().collect();
-    let problem = kind.contrast.on(inputs(&views, kind.positives.view()))?;
+    let problem = posed(&kind.contrast, &views, kind.positives.view())?;
     Ok(reference::value_and_grad(&problem, 1.0))
 }
 

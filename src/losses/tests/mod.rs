@@ -223,6 +223,49 @@ fn a_row_without_negatives_or_positive_is_0() {
 }
 
 #[test]
+fn a_set_of_one_has_the_weights_of_a_softmax() {
+    let row = RowContext::new(RowRule::SOFTMAX, 2.0, 3, std::iter::empty());
+    for step in -40..=40 {
+        let (z, lse) = (1.5, 1.5 + 0.5 * f64::from(step));
+        let sigma = 1.0 / (1.0 + (z - lse).exp());
+        for (form, smoothing) in [
+            (SetForm::MeanOutside, 0.0),
+            (SetForm::MeanOutside, 0.25),
+            (SetForm::MeanInside, 0.0),
+        ] {
+            let rule = RowRule::Sets {
+                form,
+                smoothing: smoothing as f32,
+            };
+            let logits = RowLogits {
+                second_lse: z,
+                negatives_mean: -1.0,
+                negatives: 3.0,
+                ..RowLogits::new(lse, z)
+            };
+            let values = rule.values(&logits, &row);
+            let exponential = rule.second_sign() * (z - values.second).exp();
+            let found = exponential - values.positive - values.uniform;
+            // p₊ − 1 + ε − ε/4, and softplus(lse⁻ − z₊) − ε·(mean of all − z₊).
+            let expected = -sigma + smoothing * 0.75;
+            let value = (1.0 + (lse - z).exp()).ln() + smoothing * 0.75 * (z + 1.0);
+            assert!(
+                (found - expected).abs() <= 1e-15 * (sigma + smoothing),
+                "{form:?} {found}"
+            );
+            assert!(
+                (values.value - value).abs() <= 1e-14 * (1.0 + value),
+                "{form:?} {values:?}"
+            );
+            assert!(
+                (values.negatives - sigma).abs() <= 1e-15 * sigma,
+                "{form:?} {values:?}"
+            );
+        }
+    }
+}
+
+#[test]
 fn a_set_without_negatives_has_the_loss_of_its_positives() {
     let row = RowContext::new(RowRule::SOFTMAX, 2.0, 3, std::iter::empty());
     // Two positives at 0 and ln 3: log Σ = ln 4, mean ln 3 / 2, mean of exponentials 2.
