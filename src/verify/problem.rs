@@ -235,22 +235,24 @@ fn mirror(case: &Case, i: usize) -> usize {
     case.candidates - 1 - i.min(case.candidates - 1)
 }
 
-/// Random classes of about six candidates. Every seventh candidate is alone in its class, every ninth has none; of
-/// anchors that are no candidates too.
+/// Random classes of about six candidates, and some of two. Every seventh candidate is alone in its class, every ninth has
+/// none; of anchors that are no candidates too.
 fn classes(case: &Case, rng: &mut impl Rng) -> Positives<Vec<u32>> {
     let classes = case.candidates.div_ceil(6) as u32;
     let mut of_rows = |rows: usize, alone: u32| -> Vec<u32> {
         let class = |i: usize| match i {
             _ if i % 9 == 4 => NO_POSITIVE,
             _ if i % 7 == 3 => alone + i as u32,
+            _ if i.is_multiple_of(5) => classes + i as u32 / 10,
             _ => rng.random_range(0..classes),
         };
         (0..rows).map(class).collect()
     };
-    let candidates = of_rows(case.candidates, classes);
+    let most = case.anchors.max(case.candidates) as u32;
+    let candidates = of_rows(case.candidates, classes + most);
     let anchors = match case.kind.is_shared() {
         true => candidates.clone(),
-        false => of_rows(case.anchors, classes + case.candidates as u32),
+        false => of_rows(case.anchors, classes + 2 * most),
     };
     Positives::Labels {
         anchors,

@@ -52,7 +52,7 @@ fn contrasts<E: Engine<Memory = HostMemory>>(new: New<E>) -> Result<(), Error> {
                 .iter()
                 .map(|x| Rows::with_stride(x, x.len() / (dim + GAP), dim, dim + GAP))
                 .collect();
-            let strided = posed(&kind.contrast, &views?, kind.positives.view())?;
+            let strided = kind.problem(&views?)?;
             let what = format!("{} of {}", kind.name(), T::DTYPE);
             let forward = engine.forward(&problem)?;
             assert_eq!(engine.forward(&strided)?, forward, "{what}");
