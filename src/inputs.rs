@@ -577,14 +577,17 @@ impl<V: View> Problem<V> {
     }
 
     /// The index of each anchor's positive among the candidates, for engines that compute on the host; `None`
-    /// for an anchor that has none there, or has a key of its own.
+    /// for an anchor that has none there, excludes it as itself, or has a key of its own.
     pub(crate) fn positive_candidates(&self) -> Vec<Option<usize>> {
         let of = match self.positives() {
             Some(given) => given.on_host(self.shape.anchors),
             None => self.contrast.other_views(self.shape.anchors),
         };
-        let in_range = |j: Option<usize>| j.filter(|&j| j < self.shape.candidates);
-        of.into_iter().map(in_range).collect()
+        let is_candidate = |i: usize, j: usize| {
+            j < self.shape.candidates && !(self.contrast.excludes_self() && i == j)
+        };
+        let of = of.into_iter().enumerate();
+        of.map(|(i, j)| j.filter(|&j| is_candidate(i, j))).collect()
     }
 
     /// Maps this problem to other memory: its inputs as [`Inputs::try_map`] does, weights and biases by `floats`, a

@@ -56,12 +56,8 @@ impl Statistics {
             Some(_) => shape.anchors,
             None => 0,
         };
-        same_rows(GIVEN[0], self.rows.second_lse.len(), second)?;
-        let sets = self
-            .rows
-            .sets
-            .as_ref()
-            .map_or(0, |sets| sets.positives.len());
+        same_rows(GIVEN[0], self.rows.second_len(), second)?;
+        let sets = self.rows.set_len();
         let expected = if contrast.has_sets() {
             shape.anchors
         } else {
@@ -98,6 +94,9 @@ impl Statistics {
         let columns = self.columns.as_ref().map(RowStatistics::len);
         self.check_rows(GIVEN, self.rows.len(), columns)?;
         others.check_rows(OTHERS, self.rows.len(), columns)?;
+        for lengths in [RowStatistics::second_len, RowStatistics::set_len] {
+            same_rows(OTHERS[0], lengths(&others.rows), lengths(&self.rows))?;
+        }
         self.rows.merge(&others.rows);
         if let (Some(columns), Some(others)) = (&mut self.columns, &others.columns) {
             columns.merge(others);
@@ -191,6 +190,16 @@ impl RowStatistics {
     /// Number of rows.
     pub fn len(&self) -> usize {
         self.positive.len()
+    }
+
+    /// Rows that have a second log-sum-exp: all or none.
+    fn second_len(&self) -> usize {
+        self.second_lse.len()
+    }
+
+    /// Rows that have statistics of sets: all or none.
+    fn set_len(&self) -> usize {
+        self.sets.as_ref().map_or(0, |sets| sets.positives.len())
     }
 
     /// Whether there are no rows.

@@ -52,7 +52,7 @@ fn contrasts<E: Engine<Memory = HostMemory>>(new: New<E>) -> Result<(), Error> {
                 .iter()
                 .map(|x| Rows::with_stride(x, x.len() / (dim + GAP), dim, dim + GAP))
                 .collect();
-            let strided = kind.contrast.on(inputs(&views?, kind.positives.view()))?;
+            let strided = kind.problem(&views?)?;
             let what = format!("{} of {}", kind.name(), T::DTYPE);
             let forward = engine.forward(&problem)?;
             assert_eq!(engine.forward(&strided)?, forward, "{what}");
@@ -69,6 +69,7 @@ fn contrasts<E: Engine<Memory = HostMemory>>(new: New<E>) -> Result<(), Error> {
                         let gradients = Gradients {
                             dq: RowsMut::with_stride(dq, shape.anchors, dim, stride)?,
                             dk,
+                            dbias: None,
                             accumulate,
                         };
                         let dscale = match backward {
