@@ -1,6 +1,6 @@
 //! Rows with gaps between them, on engines with host memory.
 
-use infonce::{Gradients, RowsMut};
+use infonce::{Accumulate, Gradients, RowsMut};
 
 use super::*;
 
@@ -57,7 +57,12 @@ fn contrasts<E: Engine<Memory = HostMemory>>(new: New<E>) -> Result<(), Error> {
             let forward = engine.forward(&problem)?;
             assert_eq!(engine.forward(&strided)?, forward, "{what}");
             for backward in [false, true] {
-                for accumulate in [false, true] {
+                let alone = |anchors| Accumulate {
+                    anchors,
+                    candidates: !anchors,
+                };
+                let none = Accumulate::default();
+                for accumulate in [none, alone(true), alone(false), Accumulate::ALL] {
                     let run = |problem: &Problem<Rows<'_, T>>, stride: usize| {
                         let mut buffers =
                             [shape.anchors, shape.candidates].map(|rows| vec![gap; rows * stride]);
