@@ -142,6 +142,9 @@ struct finish_gradient : Plain<256, 4, 4096> {};    // similarity/rows.cu
 struct reduce : Plain<1024, 1, 768> {};             // similarity/rows.cu
 struct select_best : Plain<128, 1, 0> {};           // similarity/top_k.cu
 struct select_listed : Plain<128, 1, 0> {};         // similarity/top_k.cu
+struct triplet_rows : Plain<256, 1, 0> {};          // rowwise/triplet.cu
+struct triplet_gradient : Plain<256, 1, 0> {};      // rowwise/triplet.cu
+struct triplet_loss : Plain<1024, 1, 256> {};       // rowwise/triplet.cu
 struct normalize : Plain<256, 1, 0> {};             // rowwise/normalize.cu
 struct normalize_backward : Plain<256, 1, 0> {};    // rowwise/normalize.cu
 struct quantize_rows : Plain<256, 1, 0> {};         // rowwise/quantize.cu

@@ -7,7 +7,7 @@
 //! | `similarity`, `choice` | settings; splits and chunks; the kernels that serve a call |
 //! | `prepared`, `quantized`, `positives`, `statistics`, `results` | the launches before gradients |
 //! | `gradient`, `fused`, `chunked` | the launches of gradients |
-//! | `top_k`, `rowwise`, `step` | the other verbs; a whole step of training |
+//! | `top_k`, `triplet`, `rowwise`, `step` | the other verbs; a whole step of training |
 //! | `pool`, `held`, `plan` | device memory, and how much of it a call takes |
 
 mod arithmetic;
@@ -33,6 +33,7 @@ mod step;
 #[cfg(all(test, feature = "emulator-tests"))]
 mod tests;
 mod top_k;
+mod triplet;
 mod verbs;
 
 pub(crate) use arithmetic::{Arithmetic, element_bytes};

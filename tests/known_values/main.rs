@@ -4,6 +4,7 @@
 
 mod layouts;
 mod losses;
+mod mining;
 #[cfg(feature = "cuda")]
 #[path = "../cuda_device/no_device.rs"]
 mod no_device;
@@ -42,6 +43,7 @@ fn main() {
 fn trials<E: Engine + 'static>(engine: &str, new: New<E>) -> Vec<Trial> {
     let promises = losses::promises::<E>().into_iter();
     let promises = promises
+        .chain(mining::promises::<E>())
         .chain(shards::promises::<E>())
         .chain(verbs::promises::<E>());
     promises
