@@ -10,7 +10,7 @@ use crate::inputs::{NO_POSITIVE, Positives};
 use crate::memory::{Read, TopK};
 use crate::rows::Matrix;
 
-/// Draws the hard negatives of queries from a corpus (ANCE, Xiong et al. 2021, section 3): of each query the `depth`
+/// Draws the hard negatives of queries from a corpus (ANCE, Xiong et al. 2021): of each query the `depth`
 /// most similar rows that are not its positives, and `negatives` of these, uniformly and without replacement.
 ///
 /// A miner has no state: what it draws follows from the embeddings, the seed and the number of the step. Training
@@ -232,7 +232,7 @@ impl<'a> Known<'a> {
                 candidates,
             } => {
                 let label = anchors[anchor];
-                label != NO_POSITIVE && candidates[candidate as usize] == label
+                label != NO_POSITIVE && candidates.get(candidate as usize) == Some(&label)
             }
         }
     }

@@ -6,7 +6,7 @@ use crate::error::{Error, within};
 use crate::inputs::NO_POSITIVE;
 use crate::rows::{Indices, Matrix, View};
 
-/// The triplet loss (FaceNet, Schroff et al. 2015, equation 2; time-contrastive networks, Sermanet et al. 2018): each
+/// The triplet loss (FaceNet, Schroff et al. 2015, section 3.1; time-contrastive networks, Sermanet et al. 2018): each
 /// anchor q_i with a positive k_p and a negative k_n has the loss max(0, margin + ‖q_i − k_p‖² − ‖q_i − k_n‖²).
 ///
 /// With mean reduction the loss is Σ_i/N over all N anchors, those without a triplet included. FaceNet sums;

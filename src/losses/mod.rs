@@ -57,6 +57,7 @@ losses! {
     debiased: LOSS;
     additive_margin: LOSS;
     moco_v3: LOSS;
+    n_pairs: LOSS;
 }
 
 impl Loss {

@@ -9,6 +9,7 @@ mod mining;
 #[path = "../cuda_device/no_device.rs"]
 mod no_device;
 mod shards;
+mod triplet;
 mod verbs;
 
 use half::{bf16, f16};
@@ -45,6 +46,7 @@ fn trials<E: Engine + 'static>(engine: &str, new: New<E>) -> Vec<Trial> {
     let promises = promises
         .chain(mining::promises::<E>())
         .chain(shards::promises::<E>())
+        .chain(triplet::promises::<E>())
         .chain(verbs::promises::<E>());
     promises
         .map(|promise| trial(engine, new, promise))
