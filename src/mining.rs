@@ -166,7 +166,7 @@ pub fn semi_hard(
         }
         let of_positive = listed.clone().find(|&(j, _)| j == positive);
         let mut negatives = listed.filter(|&(j, _)| j != positive && !known.contains(anchor, j));
-        let least = negatives.clone().last();
+        let least = negatives.clone().next_back();
         let semi_hard =
             of_positive.and_then(|(_, most)| negatives.find(|&(_, score)| score < most));
         semi_hard.or(least).map_or(NO_POSITIVE, |(j, _)| j)

@@ -4,9 +4,10 @@ use infonce::{Matrix, Memory, Miner, TopK, semi_hard};
 
 use super::*;
 
-pub(super) fn promises<E: Engine>() -> [(&'static str, Promise<E>); 5] {
+pub(super) fn promises<E: Engine>() -> [(&'static str, Promise<E>); 6] {
     [
         ("the hardest that are no positives are drawn", hardest),
+        ("what is drawn is among the hardest in float64", among),
         ("each of the hardest is drawn as often", uniform),
         ("a seed and a step repeat a draw bit for bit", repeated),
         ("a semi-hard negative is just behind the positive", behind),
@@ -14,7 +15,7 @@ pub(super) fn promises<E: Engine>() -> [(&'static str, Promise<E>); 5] {
     ]
 }
 
-fn mined<E: Engine>(
+fn mined<E: Engine, T: Element>(
     engine: &E,
     miner: Miner,
     [queries, corpus]: [&Dense; 2],
@@ -22,11 +23,11 @@ fn mined<E: Engine>(
     step: u64,
 ) -> Result<Vec<u32>, Error> {
     let memory = engine.memory();
-    let [q, k] = [queries, corpus].map(rounded::<f32>);
+    let [q, k] = [queries, corpus].map(rounded::<T>);
     let (q, k) = (memory.upload(&q)?, memory.upload(&k)?);
     let queries = memory.rows(&q, queries.rows(), queries.dim())?;
     let corpus = memory.rows(&k, corpus.rows(), corpus.dim())?;
-    miner.mine::<E, f32>(engine, queries, corpus, positives, step)
+    miner.mine::<E, T>(engine, queries, corpus, positives, step)
 }
 
 /// 40 rows of one element each: row j has similarity 7j mod 40 with a positive query, and its negative with a negative
@@ -52,7 +53,7 @@ fn hardest<E: Engine>(new: New<E>) -> Result<(), Error> {
         drawn
     };
     let expect = |miner: Miner, positives, places: [&[usize]; 2], last: &[u32]| {
-        let drawn = mined(engine, miner, [&q, &k], positives, 3)?;
+        let drawn = mined::<E, f32>(engine, miner, [&q, &k], positives, 3)?;
         let drawn: Vec<&[u32]> = drawn.chunks(drawn.len() / 3).collect();
         for (drawn, places) in drawn.iter().zip(places) {
             let expected: Vec<u32> = places.iter().map(|&place| ranked(place)).collect();
@@ -84,17 +85,62 @@ fn hardest<E: Engine>(new: New<E>) -> Result<(), Error> {
     expect(three, positives, [&[1, 4, 5], &[0, 1, 2]], &[23, 6, 29])?;
     // Query i excludes row i, and the positive i + 1.
     let all_but_two = Miner::new(200, 38, 1)?.excluding_self();
-    let drawn = mined(engine, all_but_two, [&q, &k], Positives::Offset(1), 3)?;
+    let drawn = mined::<E, f32>(engine, all_but_two, [&q, &k], Positives::Offset(1), 3)?;
     for (i, drawn) in drawn.chunks(38).enumerate() {
         let others = (0..40).filter(|&j| j as usize != i && j as usize != i + 1);
         assert_eq!(sorted(drawn), others.collect::<Vec<u32>>());
     }
-    let refused = mined(engine, Miner::new(200, 39, 1)?, [&q, &k], positives, 3);
+    let refused = mined::<E, f32>(engine, Miner::new(200, 39, 1)?, [&q, &k], positives, 3);
     let message = "query 0 has 36 candidates that are not its positives; 39 negatives are wanted";
     assert_eq!(
         refused.map_err(|error| error.to_string()),
         Err(message.into())
     );
+    Ok(())
+}
+
+/// Random rows of three ids, against a plain sort by float64 products: within 40 steps every one of the 12 hardest that
+/// are not of the query's id is drawn, and no other.
+fn among<E: Engine>(new: New<E>) -> Result<(), Error> {
+    fn check<E: Engine, T: Element>(engine: &E) -> Result<(), Error> {
+        let (n, m, dim, depth) = (9, 70, 6, 12);
+        // Exact in every type.
+        let exact =
+            |x: &Dense| Dense::from_fn(x.rows(), dim, |i, d| (x.row(i)[d] * 64.0).round() / 64.0);
+        let [q, k] = [(n, 51), (m, 52)].map(|(rows, seed)| exact(&unit(&randn(rows, dim, seed))));
+        let id = |i: usize| (i % 3) as u32;
+        let (of_queries, of_corpus): (Vec<u32>, Vec<u32>) =
+            ((0..n).map(id).collect(), (0..m).map(id).collect());
+        let positives = Positives::Labels {
+            anchors: &of_queries[..],
+            candidates: &of_corpus,
+        };
+        let mut drawn = vec![std::collections::BTreeSet::new(); n];
+        for step in 0..40 {
+            let found = mined::<E, T>(engine, Miner::new(depth, 4, 7)?, [&q, &k], positives, step)?;
+            for (seen, found) in drawn.iter_mut().zip(found.chunks(4)) {
+                seen.extend(found.iter().map(|&j| j as usize));
+            }
+        }
+        for (i, drawn) in drawn.iter().enumerate() {
+            let product = |j: usize| -> f64 {
+                let pairs = q.row(i).iter().zip(k.row(j));
+                pairs.map(|(q, k)| q * k).sum()
+            };
+            let mut others: Vec<usize> = (0..m).filter(|&j| id(j) != id(i)).collect();
+            others.sort_by(|&a, &b| product(b).total_cmp(&product(a)).then(a.cmp(&b)));
+            others.truncate(depth);
+            others.sort_unstable();
+            assert_eq!(
+                drawn.iter().copied().collect::<Vec<_>>(),
+                others,
+                "query {i}"
+            );
+        }
+        Ok(())
+    }
+    let engine = &new()?;
+    in_all_types!(check::<E>(engine));
     Ok(())
 }
 
@@ -106,7 +152,7 @@ fn uniform<E: Engine>(new: New<E>) -> Result<(), Error> {
     let miner = Miner::new(5, 2, 99)?;
     for step in 0..100 {
         let none = Positives::Index(&[NO_POSITIVE; 30][..]);
-        let drawn = mined(engine, miner, [&q, &k], none, step)?;
+        let drawn = mined::<E, f32>(engine, miner, [&q, &k], none, step)?;
         for pair in drawn.chunks(2) {
             assert_ne!(pair[0], pair[1]);
             let place = |drawn| (0..5).find(|&place| ranked(place) == drawn);
@@ -131,7 +177,8 @@ fn uniform<E: Engine>(new: New<E>) -> Result<(), Error> {
 fn repeated<E: Engine>(new: New<E>) -> Result<(), Error> {
     let (engine, [q, k]) = (&new()?, line());
     let index = Positives::Index(&[0, 1, 2][..]);
-    let draw = |seed, step| mined(engine, Miner::new(20, 6, seed)?, [&q, &k], index, step);
+    let draw =
+        |seed, step| mined::<E, f32>(engine, Miner::new(20, 6, seed)?, [&q, &k], index, step);
     let all = [draw(1, 0)?, draw(1, 1)?, draw(2, 0)?, draw(2, 1)?];
     for (place, drawn) in all.iter().enumerate() {
         assert!(!all[..place].contains(drawn), "{all:?}");
@@ -169,12 +216,12 @@ fn behind<E: Engine>(new: New<E>) -> Result<(), Error> {
             order.sort_by(|&a, &b| similarity(i, b).total_cmp(&similarity(i, a)));
             order.truncate(k);
             let positive = positives[i] as usize;
-            let others = order.iter().copied().filter(|&j| labels[j] != labels[i]);
+            let mut others = order.iter().copied().filter(|&j| labels[j] != labels[i]);
             let further = others
                 .clone()
                 .find(|&j| order.contains(&positive) && similarity(i, j) < similarity(i, positive));
             semi += usize::from(further.is_some());
-            let expected = further.or(others.last()).map(|j| j as u32);
+            let expected = further.or(others.next_back()).map(|j| j as u32);
             assert_eq!(Some(found[i]), expected, "anchor {i} of {k}");
         }
         assert!(semi > 0 && (k < n - 1) == (semi < n / 2), "{semi} of {k}");

@@ -22,7 +22,7 @@ fn run<T: Element>(
     let index = |step: usize, none: usize| -> Vec<u32> {
         let of = |i: usize| match i {
             _ if i % 9 == none => NO_POSITIVE,
-            _ if i % 2 == 0 => 3,
+            _ if i.is_multiple_of(2) => 3,
             _ => (i * step % m) as u32,
         };
         (0..n).map(of).collect()
