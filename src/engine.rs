@@ -142,10 +142,10 @@ pub trait Engine {
         exclude_self: bool,
     ) -> Result<<Self::Memory as Memory>::TopK, Error>;
 
-    /// The triplet loss and its gradients, in O((N + M)·D). Without `k` in the inputs dq holds the whole gradient of the
-    /// one matrix. Distances, and the sum over the anchors that name a candidate, are f32; that sum has one order. Where
-    /// margin + ‖q_i − k_p‖² − ‖q_i − k_n‖² is 0, the gradient is 0. NaN or infinity in a row that a triplet names makes
-    /// the loss NaN. [`reference::triplet`](crate::reference::triplet) is the definition.
+    /// The triplet loss and its gradients, in O((N + M)·D). Returns the loss. Without `k` in the inputs dq holds the
+    /// whole gradient of the one matrix. Distances, and the sum over the anchors that name a candidate, are f32; that
+    /// sum has one order. Where margin + ‖q_i − k_p‖² − ‖q_i − k_n‖² is 0, the gradient is 0. NaN or infinity in a row
+    /// that a triplet names makes the loss NaN. [`reference::triplet`](crate::reference::triplet) is the definition.
     ///
     /// # Errors
     /// Those of [`TripletProblem::check_gradients`]; nothing is written then.

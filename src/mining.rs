@@ -66,9 +66,9 @@ impl Miner {
     ///
     /// `queries`, N × D, and `corpus`, M × D, lie in the engine's memory. `positives` says what no query draws: its
     /// own candidate (an offset or an index), or every candidate of its label. A query whose index or label is
-    /// [`NO_POSITIVE`] may draw every row. Similarity is ⟨q_i, k_j⟩, by one
-    /// [`top_k`](Engine::top_k) with k = `depth` + the most positives of a query, at most M. A row with NaN ranks
-    /// first. The call waits for the engine.
+    /// [`NO_POSITIVE`] may draw every row. Similarity is ⟨q_i, k_j⟩, by one [`top_k`](Engine::top_k) with k = `depth`
+    /// + the most positives of a query, at most M; its result takes 8·N·k bytes. A row with NaN ranks first. The call
+    /// waits for the engine.
     ///
     /// # Errors
     /// [`Error::TooFewNegatives`] for the first query with fewer than `negatives` rows that it may draw;
@@ -123,10 +123,10 @@ impl Miner {
 /// has N indices for [`Triplets`](crate::Triplets). Similarity is ⟨q_i, k_j⟩, which orders candidates as distances do
 /// where they are unit rows.
 ///
-/// An anchor none of whose listed candidates is semi-hard gets the least similar negative of its list. With k = M that
-/// is TensorFlow's `triplet_semihard_loss`, which then takes the largest distance; FaceNet names no such rule. It happens
-/// also where the positive is not listed, because all k are then at least as similar. An anchor without a positive, or
-/// without a negative in its list, gets [`NO_POSITIVE`], which leaves it out.
+/// An anchor none of whose listed candidates is semi-hard gets the least similar negative of its list. With all
+/// candidates listed that is TensorFlow's `triplet_semihard_loss`, which then takes the largest distance; FaceNet
+/// names no such rule. It happens also where the positive is not listed, because all k are then at least as similar.
+/// An anchor without a positive, or without a negative in its list, gets [`NO_POSITIVE`], which leaves it out.
 ///
 /// ```
 /// use infonce::{Positives, TopK, semi_hard};

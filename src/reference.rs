@@ -287,7 +287,8 @@ impl RowValues {
 pub struct TripletReference {
     /// The reduced loss, not multiplied by the upstream gradient.
     pub loss: f64,
-    /// margin + ‖q_i − k_p‖² − ‖q_i − k_n‖² of each anchor; −∞ for one that is left out.
+    /// margin + ‖q_i − k_p‖² − ‖q_i − k_n‖² of each anchor, NaN where a distance is not finite; −∞ for an anchor that is
+    /// left out.
     pub hinges: Vec<f64>,
     /// upstream × ∂loss/∂q, N × D; without `k` the whole gradient of the one matrix.
     pub dq: Dense,
@@ -295,8 +296,8 @@ pub struct TripletReference {
     pub dk: Option<Dense>,
 }
 
-/// The triplet loss and its gradients: with h_i = margin + ‖q_i − k_p‖² − ‖q_i − k_n‖² and g·w the upstream gradient times
-/// the anchor's weight, each anchor with h_i > 0 adds
+/// The triplet loss and its gradients: with h_i = margin + ‖q_i − k_p‖² − ‖q_i − k_n‖² and g·w the upstream gradient
+/// times the anchor's weight, each anchor with h_i > 0 adds
 /// ```text
 /// dq_i += 2gw(k_n − k_p)     dk_p += 2gw(k_p − q_i)     dk_n += 2gw(q_i − k_n)
 /// ```
@@ -328,10 +329,11 @@ pub(crate) fn triplet_rounded(
         };
         let to_positive = difference(k.row(p), q.row(i));
         let from_negative = difference(q.row(i), k.row(n));
-        let square = |x: &[f64]| dot(x, x, round);
-        let distances = round(square(&to_positive) - square(&from_negative));
-        hinges.push(round(f64::from(triplet.margin()) + distances));
-        if hinges[i] > 0.0 {
+        let squares = [&to_positive, &from_negative].map(|x| dot(x, x, round));
+        let is_finite = squares.iter().all(|square| square.is_finite());
+        let hinge = round(f64::from(triplet.margin()) + round(squares[0] - squares[1]));
+        hinges.push(if is_finite { hinge } else { f64::NAN });
+        if hinge_loss(hinges[i]) != 0.0 {
             let of_anchor = difference(k.row(n), k.row(p));
             add_scaled(dq.row_mut(i), factor, &of_anchor, round);
             add_scaled(dk.row_mut(p), factor, &to_positive, round);
@@ -341,13 +343,18 @@ pub(crate) fn triplet_rounded(
     if problem.is_shared() {
         add_scaled(dq.as_mut_slice(), 1.0, dk.as_slice(), round);
     }
-    let losses = hinges.iter().map(|hinge| hinge.max(0.0));
+    let losses = hinges.iter().copied().map(hinge_loss);
     TripletReference {
         loss: round(weight * sum(losses, round)),
         hinges,
         dq,
         dk: (!problem.is_shared()).then_some(dk),
     }
+}
+
+/// max(0, hinge), NaN for NaN.
+fn hinge_loss(hinge: f64) -> f64 {
+    if hinge <= 0.0 { 0.0 } else { hinge }
 }
 
 /// y_i = x_i / max(‖x_i‖, epsilon); returns y and the norms ‖x_i‖.

@@ -1,5 +1,5 @@
-//! [`Triplet`]: the triplet loss with its hyper-parameters. [`Triplets`] are its inputs, and a [`TripletProblem`] is the
-//! loss on them, checked.
+//! [`Triplet`]: the triplet loss with its hyper-parameters. [`Triplets`] are its inputs, and a [`TripletProblem`] is
+//! the loss on them, checked.
 
 use crate::contrast::{Reduction, Shape, same_dim, same_rows};
 use crate::error::{Error, within};
@@ -56,9 +56,9 @@ pub struct Triplets<V: View> {
     pub q: V,
     /// Candidates, M × D; `None`: the anchors themselves, whose gradient is then one matrix, dq.
     pub k: Option<V>,
-    /// The candidate that is each anchor's positive, N. [`NO_POSITIVE`] here or in `negatives` leaves the anchor out: its
-    /// loss and gradient are 0. Other indices of M or more are an error in host memory; in device memory, which is not
-    /// checked, they leave it out too.
+    /// The candidate that is each anchor's positive, N. [`NO_POSITIVE`] here or in `negatives` leaves the anchor out:
+    /// its loss and gradient are 0. Other indices of M or more are an error in host memory; in device memory, which
+    /// is not checked, they leave it out too.
     pub positives: V::Indices,
     /// The candidate that is each anchor's negative, N.
     pub negatives: V::Indices,

@@ -563,7 +563,7 @@ fn semi_hard_refuses_lists_and_labels_of_other_sizes() {
 }
 
 #[test]
-fn triplets_refuse_other_shapes_and_indices_beyond_the_candidates() -> Test {
+fn triplets_refuse_shapes_and_indices_that_do_not_fit() -> Test {
     for bad in [-0.5, f32::NAN, f32::INFINITY] {
         let text = message(Triplet::new(bad));
         assert_eq!(

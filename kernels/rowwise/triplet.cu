@@ -9,7 +9,7 @@ namespace infonce {
 
 struct TripletParams {
     Matrix anchors, candidates;  // q, k
-    Matrix gradient;             // triplet_rows: of the anchors, data null: not wanted; triplet_gradient: of the candidates
+    Matrix gradient;             // of the anchors (triplet_rows; data null: not wanted), of the candidates
     const uint32_t *positives, *negatives;  // a candidate for each anchor; as many as there are or more: none
     float* losses;                          // of each anchor
     // The anchors that name candidate j as positive are positive_order[n], starts[j] ≤ n < starts[j + 1]; as negative
@@ -108,7 +108,8 @@ INFONCE_DEVICE void add_group(const TripletParams& p, const uint32_t* starts, co
         INFONCE_UNROLL
         for (uint32_t i = 0; i < TOGETHER; ++i)
             INFONCE_UNROLL
-            for (int j = 0; j < 4; ++j) sums[j] = loss[i] != 0.0f ? fma(sign, k[j] - q[i][j], sums[j]) : sums[j];
+            for (int j = 0; j < 4; ++j)
+                if (loss[i] != 0.0f) sums[j] = fma(sign, k[j] - q[i][j], sums[j]);
     }
 }
 
@@ -131,7 +132,8 @@ INFONCE_KERNEL(triplet_gradient, TripletParams) {
 // Σ w · loss, in f64. One block.
 INFONCE_KERNEL(triplet_loss, TripletParams) {
     double sum[1] = {};
-    for_own(p.anchors.rows, [&](uint32_t i) { return load_global(p.losses + i); }, [&](float loss) { sum[0] += double(loss); });
+    const auto load = [&](uint32_t i) { return load_global(p.losses + i); };
+    for_own(p.anchors.rows, load, [&](float loss) { sum[0] += double(loss); });
     join_block<list::triplet_loss>(sum, [](double a, double b) { return a + b; });
     if (thread_index() == 0) store_global(p.result, float(sum[0] * p.weight));
 }

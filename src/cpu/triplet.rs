@@ -1,5 +1,5 @@
-//! The triplet loss and its gradients, a task a row. Each sum has one order: an anchor's own term, then the anchors that
-//! name the row as their positive, then those that name it as their negative.
+//! The triplet loss and its gradients, a task a row. Each sum has one order: an anchor's own term, then the anchors
+//! that name the row as their positive, then those that name it as their negative.
 
 use rayon::prelude::*;
 

@@ -1,5 +1,5 @@
-//! The triplet loss as launches: each anchor's loss with its dq; the gradient of the candidates, or of one matrix of both,
-//! after the anchors are grouped by their positives and by their negatives; the sum of the losses.
+//! The triplet loss as launches: each anchor's loss with its dq; the gradient of the candidates, or of one matrix of
+//! both, after the anchors are grouped by their positives and by their negatives; the sum of the losses.
 
 use bytemuck::Zeroable;
 

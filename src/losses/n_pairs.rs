@@ -15,12 +15,12 @@ pub(super) const LOSS: Loss = Loss {
 
 impl Contrast {
     /// The N-pair loss (N-pair-mc of Sohn 2016, section 3.2; time-contrastive networks, Sermanet et al. 2018) on
-    /// [`Inputs::Pair`](crate::Inputs::Pair): InfoNCE, ln(1 + Σ e^{z⁻ − z₊}), at temperature 1 in the paper, of rows that
-    /// are not normalised. The batch's pairs are of different classes.
+    /// [`Inputs::Pair`](crate::Inputs::Pair): InfoNCE, ln(1 + Σ e^{z⁻ − z₊}), at temperature 1 in the paper, of rows
+    /// that are not normalised. The batch's pairs are of different classes.
     ///
-    /// Instead the paper keeps rows short by an L2 term, which is not part of this loss. TensorFlow's
-    /// `npairs_loss` adds λ/4·(mean ‖q_i‖² + mean ‖k_j‖²), with λ = 0.002. Its gradients are λ/(2N)·q and λ/(2M)·k, to which
-    /// the call adds:
+    /// Instead the paper keeps rows short by an L2 term, which is not part of this loss. TensorFlow's `npairs_loss`
+    /// adds λ/4·(mean ‖q_i‖² + mean ‖k_j‖²), with λ = 0.002. Its gradients are λ/(2N)·q and λ/(2M)·k, to which the
+    /// call adds:
     /// ```
     /// use infonce::{Contrast, CpuEngine, Engine, Gradients, Inputs, Rows, RowsMut};
     ///

@@ -37,8 +37,8 @@ struct Drawn<T> {
 }
 
 impl<T: Element> Drawn<T> {
-    /// Every fifth anchor lacks its positive or its negative. So does one whose loss is so near 0 that rounding may decide
-    /// whether it has a gradient.
+    /// Every fifth anchor lacks its positive or its negative. So does one whose loss is so near 0 that rounding may
+    /// decide whether it has a gradient.
     fn draw(
         triplet: Triplet,
         (n, m, dim): (usize, usize, usize),
@@ -87,8 +87,8 @@ impl<T: Element> Drawn<T> {
         self.on(self.q.view()?, k)
     }
 
-    /// The outputs in float64 with upstream 1, those of the plain implementation, and the roundings of loss and gradients
-    /// but for that of the output's type.
+    /// The outputs in float64 with upstream 1, those of the plain implementation, and the roundings of loss and
+    /// gradients but for that of the output's type.
     fn reference(&self) -> Result<(TripletReference, TripletReference, [f64; 2]), Error> {
         let problem = self.problem()?;
         let [q, k] = [problem.anchors(), problem.candidates()].map(Dense::from_rows);

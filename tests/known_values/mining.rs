@@ -234,7 +234,8 @@ fn fallback<E: Engine>(_: New<E>) -> Result<(), Error> {
         indices: vec![4, 2, 0, 2, 4, 1, 1, 3, 2, 0, 1, 3],
         scores: vec![0.9, 0.8, 0.1, 0.5, 0.5, 0.4, 0.9, 0.8, 0.7, 0.9, 0.8, 0.7],
     };
-    // Anchor 0's positive is last, anchor 1's ties with its nearest negative, anchor 2's is not listed, anchor 3 has none.
+    // Anchor 0's positive is last, anchor 1's ties with its nearest negative, anchor 2's is not listed, anchor 3 has
+    // none.
     let positives = [0, 2, 9, NO_POSITIVE];
     let index = Positives::Index(&positives[..]);
     assert_eq!(semi_hard(&best, &positives, index)?, [2, 1, 2, NO_POSITIVE]);

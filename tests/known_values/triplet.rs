@@ -88,8 +88,8 @@ fn by_hand<E: Engine>(new: New<E>) -> Result<(), Error> {
     Ok(())
 }
 
-/// Rows 0, 2, −1 of one matrix: row 0 has 0.5 + 4 − 1, row 1 has 0.5 + 4 − 9 < 0, and row 2 has 0.5 + 1 − 9 < 0. So dz is
-/// 2·upstream times −1 − 2, 2 − 0 and 0 − (−1).
+/// Rows 0, 2, −1 of one matrix: row 0 has 0.5 + 4 − 1, row 1 has 0.5 + 4 − 9 < 0, and row 2 has 0.5 + 1 − 9 < 0. So
+/// dz is 2·upstream times −1 − 2, 2 − 0 and 0 − (−1).
 fn one_matrix<E: Engine>(new: New<E>) -> Result<(), Error> {
     fn check<E: Engine, T: Element>(engine: &E) -> Result<(), Error> {
         let z = matrix(&[[0.0], [2.0], [-1.0]]);
@@ -140,6 +140,13 @@ fn not_finite<E: Engine>(new: New<E>) -> Result<(), Error> {
                 let margin = Triplet::default();
                 let (loss, dq, _) = triplet::<E, T>(engine, margin, [&q, &k], index, false)?;
                 assert_eq!(loss.is_nan(), is_named, "{bad} in row {row}");
+                let problem = margin.on(Triplets {
+                    q: &q,
+                    k: Some(&k),
+                    positives: index[0],
+                    negatives: index[1],
+                })?;
+                assert_eq!(reference::triplet(&problem, 1.0).loss.is_nan(), is_named);
                 assert_eq!(dq[4..], [0.0, 0.0]);
             }
         }
