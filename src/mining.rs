@@ -66,8 +66,8 @@ impl Miner {
     ///
     /// `queries`, N × D, and `corpus`, M × D, lie in the engine's memory. `positives` says what no query draws: its
     /// own candidate (an offset or an index), or every candidate of its label. A query whose index or label is
-    /// [`NO_POSITIVE`] may draw every row. Similarity is ⟨q_i, k_j⟩, by one [`top_k`](Engine::top_k) with k = `depth`
-    /// + the most positives of a query, at most M; its result takes 8·N·k bytes. A row with NaN ranks first. The call
+    /// [`NO_POSITIVE`] may draw every row. Similarity is ⟨q_i, k_j⟩, by one [`top_k`](Engine::top_k) where k is `depth`
+    /// plus the most positives of a query, at most M; its result takes 8·N·k bytes. A row with NaN ranks first. The call
     /// waits for the engine.
     ///
     /// # Errors

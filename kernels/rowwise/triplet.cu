@@ -109,7 +109,7 @@ INFONCE_DEVICE void add_group(const TripletParams& p, const uint32_t* starts, co
         for (uint32_t i = 0; i < TOGETHER; ++i)
             INFONCE_UNROLL
             for (int j = 0; j < 4; ++j)
-                if (loss[i] != 0.0f) sums[j] = fma(sign, k[j] - q[i][j], sums[j]);
+                sums[j] = loss[i] != 0.0f ? fma(sign, k[j] - q[i][j], sums[j]) : sums[j];
     }
 }
 
