@@ -5,13 +5,15 @@
 //! Each round times the three one after another, and ratios are taken within a round: absolute times drift with the
 //! load of the machine, ratios less.
 
+mod measure;
 mod plain;
 
 use std::time::Instant;
 
 use half::bf16;
 use infonce::{Contrast, CpuEngine, Element, Engine, Gradients, Inputs, Rows, RowsMut};
-use rand::{RngExt, SeedableRng};
+use measure::{median, unit_rows};
+use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
 fn main() {
@@ -98,18 +100,6 @@ impl Options {
         }
         options
     }
-}
-
-/// Rows of norm 1, as in training.
-fn unit_rows<T: Element>(rng: &mut ChaCha8Rng, rows: usize, dim: usize) -> Vec<T> {
-    let mut data: Vec<f32> = (0..rows * dim)
-        .map(|_| rng.random_range(-1.0..1.0f32))
-        .collect();
-    for row in data.chunks_mut(dim) {
-        let norm = row.iter().map(|x| x * x).sum::<f32>().sqrt();
-        row.iter_mut().for_each(|x| *x /= norm);
-    }
-    data.into_iter().map(T::from_f32).collect()
 }
 
 /// One shape's inputs and outputs.
@@ -214,9 +204,4 @@ fn line<T: Element>(n: usize, d: usize, rounds: usize) {
         ratio(plain),
         ratio(products),
     );
-}
-
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
 }

@@ -5,7 +5,9 @@
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use infonce::losses::{Layout, TABLE};
-use infonce::{CpuEngine, Engine, Gradients, Inputs, MomentumTensor, Rows, RowsMut, Work};
+use infonce::{
+    CpuEngine, Engine, Gradients, Inputs, MomentumTensor, Positives, Rows, RowsMut, Work,
+};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -81,10 +83,20 @@ fn losses(criterion: &mut Criterion) {
     group.sample_size(10);
     let (q, k) = (unit_rows(4096, 128), unit_rows(4096, 128));
     let queue = unit_rows(65_536, 128);
+    // Two views of two images of each class.
+    let labels: Vec<u32> = (0..4096).map(|i| i % 1024).collect();
     for loss in TABLE {
         let contrast = (loss.at)(loss.temperature).expect("the loss's own temperature");
         let (n, m, inputs) = match contrast.layout() {
             Layout::Shared => ("2N", "", Inputs::Shared { z: rows(&q, 4096) }),
+            Layout::Labelled => {
+                let positives = Positives::Labels {
+                    anchors: &labels[..],
+                    candidates: &labels[..],
+                };
+                let z = rows(&q, 4096);
+                ("N", "", Inputs::Labelled { z, positives })
+            }
             Layout::Pair => ("N=M", "", Inputs::pair(rows(&q, 4096), rows(&k, 4096))),
             Layout::Queue => {
                 let inputs = Inputs::Queue {

@@ -184,6 +184,15 @@ impl Contrast {
         }
     }
 
+    /// Whether a row's loss, and its weight, is the same function of its logits.
+    pub(crate) fn has_losses_of(&self, other: &Self) -> bool {
+        let of = |contrast: &Self| {
+            let Description { rule, factor, .. } = contrast.description;
+            (rule, factor, contrast.scale, contrast.reduction)
+        };
+        of(self) == of(other)
+    }
+
     /// s = 1/τ.
     pub fn scale(&self) -> f32 {
         self.scale

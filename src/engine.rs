@@ -1,9 +1,10 @@
 //! [`Engine`]: the trait of the CPU, CUDA and emulated engines. Its methods are called verbs.
 
+use crate::contrast::same_rows;
 use crate::element::Element;
 use crate::error::Error;
 use crate::inputs::Problem;
-use crate::memory::Memory;
+use crate::memory::{Evaluation, Memory, Read};
 
 /// The matrices that gradients are written to; `V` is an engine's writable matrix.
 #[derive(Debug)]
@@ -16,8 +17,25 @@ pub struct Gradients<V> {
     /// ∂loss/∂c, 1 × M, if wanted: of the biases of
     /// [`Problem::with_column_bias`](crate::Problem::with_column_bias).
     pub dbias: Option<V>,
-    /// `true`: gradients are added to the outputs' contents in f32, and rounded once. `false`: they overwrite.
-    pub accumulate: bool,
+    /// Whether they are added to the outputs' contents.
+    pub accumulate: Accumulate,
+}
+
+/// Which gradients are added to the outputs' contents, in f32 and rounded once; the others overwrite.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Accumulate {
+    /// dq.
+    pub anchors: bool,
+    /// dk and dbias.
+    pub candidates: bool,
+}
+
+impl Accumulate {
+    /// All are added.
+    pub const ALL: Self = Self {
+        anchors: true,
+        candidates: true,
+    };
 }
 
 impl<V> Gradients<V> {
@@ -27,7 +45,7 @@ impl<V> Gradients<V> {
             dq,
             dk,
             dbias: None,
-            accumulate: false,
+            accumulate: Accumulate::default(),
         }
     }
 
@@ -44,7 +62,7 @@ impl<V> Gradients<V> {
     #[must_use]
     pub fn accumulating(self) -> Self {
         Self {
-            accumulate: true,
+            accumulate: Accumulate::ALL,
             ..self
         }
     }
@@ -140,6 +158,102 @@ pub trait Engine {
         statistics: &mut StatisticsOf<Self>,
         others: &StatisticsOf<Self>,
     ) -> Result<(), Error>;
+
+    /// The merged statistics of anchors whose candidates lie in several matrices: the batch, the other view, a queue,
+    /// prototypes, mined negatives. All problems have the same rule, scale and reduction, and row i of each belongs to the
+    /// same row of the loss; problems without positives have [`Positives::NONE`](crate::Positives::NONE). With these statistics
+    /// [`loss_over`](Self::loss_over) is the loss and [`backward`](Self::backward) of each problem, each
+    /// [as a shard of all](crate::Problem::as_shard_of), gives its gradients.
+    ///
+    /// # Errors
+    /// As [`forward`](Self::forward); [`Error::Unsupported`] for problems of different losses, for none, for own
+    /// keys, columns with a loss, or a guard, which needs the positive in the same matrix.
+    fn forward_over<T: Element>(
+        &self,
+        problems: &[Problem<RowsOf<'_, Self, T>>],
+    ) -> Result<StatisticsOf<Self>, Error> {
+        let refuse = |option, reason| Err(Error::Unsupported { option, reason });
+        let Some((first, others)) = problems.split_first() else {
+            return refuse("problems", "there is none");
+        };
+        let contrast = first.contrast();
+        if others
+            .iter()
+            .any(|other| !other.contrast().has_losses_of(contrast))
+        {
+            return refuse("problems", "their losses differ");
+        }
+        if contrast.has_own_keys() || contrast.has_columns() {
+            return refuse("problems", "own keys, or columns with a loss, make no sum");
+        }
+        if contrast.description().guard.is_some() {
+            return refuse("guard", "it needs the positive in the same matrix");
+        }
+        for other in others {
+            same_rows("problems", other.shape().anchors, first.shape().anchors)?;
+        }
+        let mut merged = self.forward(first)?.into_statistics();
+        for other in others {
+            self.merge(&mut merged, self.forward(other)?.statistics())?;
+        }
+        Ok(merged)
+    }
+
+    /// The reduced loss of merged statistics, as a `problem` of all their candidates has it: in host memory, so that it
+    /// waits for the engine.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] for row weights, or a scale, that the host cannot read.
+    fn loss_over<T: Element>(
+        &self,
+        problem: &Problem<RowsOf<'_, Self, T>>,
+        statistics: &StatisticsOf<Self>,
+    ) -> Result<f32, Error> {
+        let statistics = statistics.read()?;
+        problem.loss_of(&statistics)
+    }
+
+    /// Loss and gradients of anchors whose candidates lie in several matrices, in 8NMD FLOPs for M candidates in all:
+    /// [`forward_over`](Self::forward_over), then [`backward`](Self::backward) of each. `gradients` is dq and, for each
+    /// problem, its dk, or `None` for constant candidates. Returns the loss and upstream × ∂loss/∂s. dq is rounded once
+    /// for each problem: f32 loses nothing.
+    ///
+    /// # Errors
+    /// Those of [`forward_over`](Self::forward_over), [`loss_over`](Self::loss_over) and
+    /// [`Problem::check_gradients`]; [`Error::Rows`] unless there are as many dk as problems. Nothing is written then.
+    fn value_and_grad_over<T: Element, G: Element>(
+        &self,
+        problems: &[Problem<RowsOf<'_, Self, T>>],
+        upstream: f32,
+        mut dq: RowsMutOf<'_, Self, G>,
+        mut dk: Vec<Option<RowsMutOf<'_, Self, G>>>,
+    ) -> Result<[f32; 2], Error> {
+        same_rows("dk", dk.len(), problems.len())?;
+        let all = problems
+            .iter()
+            .map(|problem| problem.shape().candidates)
+            .sum();
+        let problems: Vec<_> = problems
+            .iter()
+            .map(|problem| problem.as_shard_of(all))
+            .collect();
+        let statistics = self.forward_over(&problems)?;
+        for (problem, dk) in problems.iter().zip(&mut dk) {
+            let dk = dk.as_mut().map(Self::Memory::reborrow);
+            problem.check_gradients(&Gradients::new(Self::Memory::reborrow(&mut dq), dk))?;
+        }
+        let loss = self.loss_over(&problems[0], &statistics)?;
+        let mut dscale = 0.0;
+        for (index, (problem, dk)) in problems.iter().zip(&mut dk).enumerate() {
+            let dk = dk.as_mut().map(Self::Memory::reborrow);
+            let mut gradients = Gradients::new(Self::Memory::reborrow(&mut dq), dk);
+            gradients.accumulate.anchors = index > 0;
+            dscale += self
+                .backward(problem, &statistics, upstream, gradients)?
+                .read()?;
+        }
+        Ok([loss, dscale])
+    }
 
     /// The `k` largest ⟨q_i, k_j⟩ of N queries among M candidates: indices and scores, N × k, best first. With
     /// `exclude_self` query i skips candidate i.

@@ -9,6 +9,7 @@ use crate::engine::Gradients;
 use crate::error::Error;
 use crate::losses::description::Layout;
 use crate::rows::{Elements, Matrix, View};
+use crate::statistics::Statistics;
 
 /// The index or label, in [`Positives`], of an anchor that has no positive among the candidates.
 pub const NO_POSITIVE: u32 = u32::MAX;
@@ -60,6 +61,9 @@ pub const NO_ID: u32 = u32::MAX;
 impl<I> Positives<I> {
     /// Candidate i.
     pub const DIAGONAL: Self = Self::Offset(0);
+
+    /// No candidate: the positives are in another set of candidates ([`Engine::forward_over`](crate::Engine)).
+    pub const NONE: Self = Self::Offset(i64::MIN);
 
     /// Maps these positives to other memory: `indices` maps each vector of indices or labels, given its argument's
     /// name.
@@ -498,6 +502,23 @@ impl<V: View> Problem<V> {
         self.contrast.negatives(self.all_candidates)
     }
 
+    /// The reduced loss of statistics in host memory, which may be those of more candidates.
+    pub(crate) fn loss_of(&self, statistics: &Statistics) -> Result<f32, Error> {
+        let unread = |option| Error::Unsupported {
+            option,
+            reason: "it lies in the engine's memory, and the loss of several matrices is summed on the host",
+        };
+        let weights = self.row_weights.as_ref().map(Elements::on_host);
+        if self.scale.is_some() {
+            return Err(unread("scale"));
+        }
+        if weights == Some(None) {
+            return Err(unread("row_weights"));
+        }
+        let (contrast, scale) = (&self.contrast, self.contrast.scale());
+        Ok(statistics.loss_at(contrast, scale, self.negatives(), weights.flatten()))
+    }
+
     /// The loss.
     pub fn contrast(&self) -> &Contrast {
         &self.contrast
@@ -556,14 +577,17 @@ impl<V: View> Problem<V> {
     }
 
     /// The index of each anchor's positive among the candidates, for engines that compute on the host; `None`
-    /// for an anchor that has none there, or has a key of its own.
+    /// for an anchor that has none there, excludes it as itself, or has a key of its own.
     pub(crate) fn positive_candidates(&self) -> Vec<Option<usize>> {
         let of = match self.positives() {
             Some(given) => given.on_host(self.shape.anchors),
             None => self.contrast.other_views(self.shape.anchors),
         };
-        let in_range = |j: Option<usize>| j.filter(|&j| j < self.shape.candidates);
-        of.into_iter().map(in_range).collect()
+        let is_candidate = |i: usize, j: usize| {
+            j < self.shape.candidates && !(self.contrast.excludes_self() && i == j)
+        };
+        let of = of.into_iter().enumerate();
+        of.map(|(i, j)| j.filter(|&j| is_candidate(i, j))).collect()
     }
 
     /// Maps this problem to other memory: its inputs as [`Inputs::try_map`] does, weights and biases by `floats`, a

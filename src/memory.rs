@@ -36,10 +36,12 @@ pub trait Evaluation {
     fn dscale(&self) -> Result<f32, Error>;
     /// The statistics that [`Engine::backward`](crate::Engine::backward) takes.
     fn statistics(&self) -> &Self::Statistics;
+    /// The statistics alone.
+    fn into_statistics(self) -> Self::Statistics;
 }
 
 /// Host memory, or the memory of a device: its types of matrices, vectors and results.
-pub trait Memory {
+pub trait Memory: 'static {
     /// A read-only matrix.
     type Rows<'a, T: Element>: View<
             Indices = Self::Vector<'a, u32>,
@@ -98,6 +100,9 @@ pub trait Memory {
         rows: usize,
         dim: usize,
     ) -> Result<Self::RowsMut<'a, T>, Error>;
+
+    /// The same matrix, borrowed for less long.
+    fn reborrow<'s, T: Element>(rows: &'s mut Self::RowsMut<'_, T>) -> Self::RowsMut<'s, T>;
 
     /// The buffer as a vector.
     ///
@@ -199,6 +204,10 @@ impl Memory for HostMemory {
         RowsMut::new(buffer, rows, dim)
     }
 
+    fn reborrow<'s, T: Element>(rows: &'s mut RowsMut<'_, T>) -> RowsMut<'s, T> {
+        rows.reborrow()
+    }
+
     fn vector<'a, T: Pod>(&self, buffer: &'a Vec<T>) -> Result<&'a [T], Error> {
         Ok(buffer)
     }
@@ -246,5 +255,8 @@ impl Evaluation for Evaluated {
     }
     fn statistics(&self) -> &Statistics {
         &self.statistics
+    }
+    fn into_statistics(self) -> Statistics {
+        self.statistics
     }
 }

@@ -109,6 +109,8 @@ pub struct RowValues {
 pub struct Reference {
     /// The reduced loss, not multiplied by the upstream gradient.
     pub loss: f64,
+    /// N/N₊ for [`Reduction::MeanOfPositives`], 0 where no row counts; otherwise 1.
+    pub counted: f64,
     /// One entry per anchor.
     pub rows: RowValues,
     /// One entry per candidate, where columns have a loss.
@@ -152,66 +154,24 @@ pub(crate) fn value_and_grad_rounded(
     let shape = problem.shape();
     let scale = problem.scale().unwrap_or(f64::from(contrast.scale()));
     let n = shape.anchors;
-
-    // Candidate j of anchor i: its own key is column 0 where it has one; the rows of k follow.
     let Matrices {
         anchors: q,
-        candidates: k,
+        candidates: _,
         own_keys,
     } = problem.matrices();
-    let own_columns = usize::from(own_keys.is_some());
-    let m = own_columns + shape.candidates;
-    let candidate = |i: usize, j: usize| match own_keys {
-        Some(own_keys) if j == 0 => own_keys.row(i),
-        _ => k.row(j - own_columns),
-    };
-    let sets = Sets::of(problem);
-    let is_positive = |i: usize, j: usize| match own_keys {
-        Some(_) => j == 0,
-        None => sets.contains(i, j),
-    };
-    let ids = problem.ids();
-    let id = |of: Option<&[u32]>, i: usize| of.map(|ids| ids[i]).filter(|&id| id != NO_ID);
-    let anchor_id = |i| id(ids.map(|ids| ids.anchors), i);
-    let candidate_id = |j| id(ids.map(|ids| ids.candidates), j);
-    let is_excluded = |i: usize, column: usize| match column.checked_sub(own_columns) {
-        Some(j) => {
-            let same_id = anchor_id(i).is_some() && anchor_id(i) == candidate_id(j);
-            (contrast.excludes_self() && i == j) || (same_id && !is_positive(i, column))
-        }
-        None => false,
-    };
-
-    let bias = problem.column_bias();
-    let bias = |j: usize| {
-        let j = j.checked_sub(own_columns)?;
-        Some(f64::from(bias?[j]))
-    };
-    let products = Dense::from_fn(n, m, |i, j| dot(q.row(i), candidate(i, j), round));
-    let logits = Dense::from_fn(n, m, |i, j| {
-        let logit = round(scale * products.row(i)[j]);
-        bias(j).map_or(logit, |bias| round(logit + bias))
-    });
+    let Logits {
+        products,
+        logits,
+        rows: of_rows,
+    } = Logits::new(problem, round);
+    let m = (&logits).dim();
     let logit = |&(i, j): &(usize, usize)| logits.row(i)[j];
-
-    // The cells of a row's positives, and of its negatives.
-    let cells = |i: usize| {
-        let others = (0..m).filter(|&j| !is_excluded(i, j));
-        let (positives, negatives): (Vec<_>, Vec<_>) = others
-            .map(|j| (i, j))
-            .partition(|&(i, j)| is_positive(i, j));
-        let limit = contrast
-            .description()
-            .guard
-            .and_then(|margin| Some(logit(positives.first()?) - scale * f64::from(margin)));
-        let is_kept = |cell: &(usize, usize)| limit.is_none_or(|limit| !(logit(cell) > limit));
-        (
-            positives,
-            negatives.into_iter().filter(is_kept).collect::<Vec<_>>(),
-        )
-    };
-    let rows_cells: Vec<_> = (0..n).map(cells).collect();
-    let of_positives = rows_cells.iter().map(|(positives, _)| match positives[..] {
+    type Cells = Vec<(usize, usize)>;
+    let rows_cells = of_rows.into_iter().enumerate();
+    let rows_cells: Vec<[Cells; 2]> = rows_cells
+        .map(|(i, of_row)| of_row.map(|columns| columns.into_iter().map(|j| (i, j)).collect()))
+        .collect();
+    let of_positives = rows_cells.iter().map(|[positives, _]| match positives[..] {
         [] => f64::NEG_INFINITY,
         _ => positives.iter().map(logit).sum::<f64>() / positives.len() as f64,
     });
@@ -238,8 +198,7 @@ pub(crate) fn value_and_grad_rounded(
 
     let mut dz = Dense::from_fn(n, m, |_, _| 0.0);
     // Adds the loss of a row or column of weight w, given the cells of its positives and negatives.
-    type Cells = Vec<(usize, usize)>;
-    let mut add = |values: &mut RowValues, (positives, negatives): (Cells, Cells), w: f64| {
+    let mut add = |values: &mut RowValues, [positives, negatives]: [Cells; 2], w: f64| {
         let [of_positives, of_negatives]: [Vec<f64>; 2] =
             [&positives, &negatives].map(|cells| cells.iter().map(logit).collect());
         let slopes = values.push(
@@ -266,7 +225,7 @@ pub(crate) fn value_and_grad_rounded(
             let negatives = (0..n).filter(|&i| i != j).map(|i| (i, j));
             add(
                 &mut columns,
-                (vec![(j, j)], negatives.collect()),
+                [vec![(j, j)], negatives.collect()],
                 weight_of(j),
             );
         }
@@ -295,7 +254,7 @@ pub(crate) fn value_and_grad_rounded(
     for i in 0..n {
         for j in 0..m {
             let dproduct = round(scale * dz.row(i)[j]);
-            add_scaled(dq.row_mut(i), dproduct, candidate(i, j), round);
+            add_scaled(dq.row_mut(i), dproduct, candidate(problem, i, j), round);
             if own_keys.is_none() {
                 add_scaled(dk.row_mut(j), dproduct, q.row(i), round);
             }
@@ -306,6 +265,7 @@ pub(crate) fn value_and_grad_rounded(
     }
     Reference {
         loss,
+        counted,
         rows,
         columns,
         dz,
@@ -313,6 +273,88 @@ pub(crate) fn value_and_grad_rounded(
         dk: contrast.has_dk().then_some(dk),
         dbias,
         dscale,
+    }
+}
+
+/// Candidate `column` of anchor `i`: where anchors have own keys, that is column 0, and the rows of k follow.
+pub(crate) fn candidate<'a>(problem: &Problem<&'a Dense>, i: usize, column: usize) -> &'a [f64] {
+    let Matrices {
+        candidates,
+        own_keys,
+        ..
+    } = problem.matrices();
+    match own_keys {
+        Some(own_keys) if column == 0 => own_keys.row(i),
+        Some(_) => candidates.row(column - 1),
+        None => candidates.row(column),
+    }
+}
+
+/// The matrix of logits, columns as in [`candidate`].
+pub(crate) struct Logits {
+    /// ⟨q_i, k_j⟩.
+    pub products: Dense,
+    /// z_ij = s·⟨q_i, k_j⟩ + c_j.
+    pub logits: Dense,
+    /// The columns of each row's positives and of its negatives; it excludes all others.
+    pub rows: Vec<[Vec<usize>; 2]>,
+}
+
+impl Logits {
+    /// Every operation's result is passed through `round`.
+    pub fn new(problem: &Problem<&Dense>, round: impl Fn(f64) -> f64 + Copy) -> Self {
+        let contrast = problem.contrast();
+        let scale = problem.scale().unwrap_or(f64::from(contrast.scale()));
+        let Matrices {
+            anchors: q,
+            own_keys,
+            ..
+        } = problem.matrices();
+        let own_columns = usize::from(own_keys.is_some());
+        let shape = problem.shape();
+        let (n, m) = (shape.anchors, own_columns + shape.candidates);
+        let products = Dense::from_fn(n, m, |i, j| dot(q.row(i), candidate(problem, i, j), round));
+        let bias = |j: usize| {
+            let j = j.checked_sub(own_columns)?;
+            Some(f64::from(problem.column_bias()?[j]))
+        };
+        let logits = Dense::from_fn(n, m, |i, j| {
+            let logit = round(scale * products.row(i)[j]);
+            bias(j).map_or(logit, |bias| round(logit + bias))
+        });
+
+        let sets = Sets::of(problem);
+        let is_positive = |i: usize, j: usize| match own_keys {
+            Some(_) => j == 0,
+            None => sets.contains(i, j),
+        };
+        let has_same_id = |i: usize, j: usize| {
+            let (Some(ids), Some(j)) = (problem.ids(), j.checked_sub(own_columns)) else {
+                return false;
+            };
+            ids.anchors[i] == ids.candidates[j] && ids.anchors[i] != NO_ID
+        };
+        let margin = contrast.description().guard.map(f64::from);
+        let of_row = |i: usize| {
+            let is_itself = |j: usize| contrast.excludes_self() && i == j;
+            let (positives, mut negatives): (Vec<usize>, Vec<usize>) = (0..m)
+                .filter(|&j| !is_itself(j))
+                .partition(|&j| is_positive(i, j));
+            negatives.retain(|&j| !has_same_id(i, j));
+            let z = logits.row(i);
+            if let (Some(margin), Some(&positive)) = (margin, positives.first()) {
+                let limit = z[positive] - scale * margin;
+                // NaN is no likely false negative.
+                negatives.retain(|&j| z[j] <= limit || z[j].is_nan() || limit.is_nan());
+            }
+            [positives, negatives]
+        };
+        let rows = (0..n).map(of_row).collect();
+        Self {
+            products,
+            logits,
+            rows,
+        }
     }
 }
 
@@ -365,6 +407,18 @@ fn log_mean(rule: RowRule, scale: f64, positives: &[f64]) -> f64 {
 }
 
 impl RowValues {
+    /// The summaries of row `i`.
+    pub(crate) fn logits(&self, i: usize) -> RowLogits {
+        RowLogits {
+            negatives_lse: self.negatives_lse[i],
+            positive: self.positive[i],
+            second_lse: self.second_lse[i],
+            negatives_mean: self.negatives_mean[i],
+            positives: self.positives[i],
+            negatives: self.negatives[i],
+        }
+    }
+
     /// Appends a row of these logits of positives and negatives; returns ∂φ/∂z of each, in this order.
     fn push(
         &mut self,

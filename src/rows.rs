@@ -104,6 +104,16 @@ impl<T: Element> RowsMut<'_, T> {
         }
     }
 
+    /// The same rows, borrowed for less long.
+    pub(crate) fn reborrow(&mut self) -> RowsMut<'_, T> {
+        RowsMut {
+            data: self.data,
+            rows: self.rows,
+            dim: self.dim,
+            stride: self.stride,
+        }
+    }
+
     /// Overwrites all rows with `elements`, row after row.
     #[cfg(feature = "emulator")]
     pub(crate) fn fill_from(&mut self, elements: &[T]) {

@@ -27,9 +27,9 @@ pub struct SetStatistics {
     pub positives_lse: Vec<f32>,
     /// Number of positives.
     pub positives: Vec<f32>,
-    /// Mean of the negatives' logits; 0 for a row without negatives.
+    /// With label smoothing the mean of the negatives' logits; otherwise, and for a row without negatives, 0.
     pub negatives_mean: Vec<f32>,
-    /// Number of negatives.
+    /// With label smoothing the number of negatives; otherwise 0.
     pub negatives: Vec<f32>,
 }
 
@@ -56,12 +56,8 @@ impl Statistics {
             Some(_) => shape.anchors,
             None => 0,
         };
-        same_rows(GIVEN[0], self.rows.second_lse.len(), second)?;
-        let sets = self
-            .rows
-            .sets
-            .as_ref()
-            .map_or(0, |sets| sets.positives.len());
+        same_rows(GIVEN[0], self.rows.second_len(), second)?;
+        let sets = self.rows.set_len();
         let expected = if contrast.has_sets() {
             shape.anchors
         } else {
@@ -98,6 +94,9 @@ impl Statistics {
         let columns = self.columns.as_ref().map(RowStatistics::len);
         self.check_rows(GIVEN, self.rows.len(), columns)?;
         others.check_rows(OTHERS, self.rows.len(), columns)?;
+        for lengths in [RowStatistics::second_len, RowStatistics::set_len] {
+            same_rows(OTHERS[0], lengths(&others.rows), lengths(&self.rows))?;
+        }
         self.rows.merge(&others.rows);
         if let (Some(columns), Some(others)) = (&mut self.columns, &others.columns) {
             columns.merge(others);
@@ -108,22 +107,37 @@ impl Statistics {
     /// The reduced loss of `contrast` with these statistics, over `candidates` candidates: those of all shards
     /// after a merge.
     pub fn loss(&self, contrast: &Contrast, candidates: usize) -> f32 {
-        let scale = f64::from(contrast.scale());
-        let context = self.context(contrast, scale, contrast.negatives(candidates));
-        self.loss_in(contrast, &context, None)
+        self.loss_at(
+            contrast,
+            contrast.scale(),
+            contrast.negatives(candidates),
+            None,
+        )
+    }
+
+    /// The loss at a scale, with this many negatives a row, of weighted rows.
+    pub(crate) fn loss_at(
+        &self,
+        contrast: &Contrast,
+        scale: f32,
+        negatives: usize,
+        weights: Option<&[f32]>,
+    ) -> f32 {
+        let context = self.context(contrast, scale, negatives);
+        self.loss_in(contrast, &context, weights)
     }
 
     /// φ_i of every anchor, before reduction and weights; `candidates` as for [`loss`](Self::loss).
     pub fn row_losses(&self, contrast: &Contrast, candidates: usize) -> Vec<f32> {
-        let scale = f64::from(contrast.scale());
-        let context = self.context(contrast, scale, contrast.negatives(candidates));
+        let negatives = contrast.negatives(candidates);
+        let context = self.context(contrast, contrast.scale(), negatives);
         let losses = self.rows.losses(contrast, &context);
         losses.map(|loss| loss as f32).collect()
     }
 
-    fn context(&self, contrast: &Contrast, scale: f64, negatives: usize) -> RowContext {
+    fn context(&self, contrast: &Contrast, scale: f32, negatives: usize) -> RowContext {
         let positives = self.rows.positive.iter().map(|&z| f64::from(z));
-        RowContext::new(contrast.rule(), scale, negatives, positives)
+        RowContext::new(contrast.rule(), scale.into(), negatives, positives)
     }
 
     /// [`loss`](Self::loss) in a given context, of weighted rows; sums are f64, in index order.
@@ -176,6 +190,16 @@ impl RowStatistics {
     /// Number of rows.
     pub fn len(&self) -> usize {
         self.positive.len()
+    }
+
+    /// Rows that have a second log-sum-exp: all or none.
+    fn second_len(&self) -> usize {
+        self.second_lse.len()
+    }
+
+    /// Rows that have statistics of sets: all or none.
+    fn set_len(&self) -> usize {
+        self.sets.as_ref().map_or(0, |sets| sets.positives.len())
     }
 
     /// Whether there are no rows.

@@ -1,9 +1,10 @@
 //! Bad input is a typed error whose message names the argument; outputs stay untouched.
 
-use infonce::losses::LogScale;
+use infonce::losses::{LogScale, RowRule, SetForm};
 use infonce::{
-    Contrast, CpuEngine, Engine, Error, Gradients, Inputs, KeyQueue, MomentumSchedule,
-    MomentumTensor, NO_POSITIVE, Positives, RowStatistics, Rows, RowsMut, Statistics,
+    Contrast, CpuEngine, Engine, Error, Gradients, Ids, Inputs, KeyQueue, MomentumSchedule,
+    MomentumTensor, NO_POSITIVE, Positives, RowStatistics, Rows, RowsMut, SetStatistics,
+    Statistics,
 };
 
 type Test = Result<(), Error>;
@@ -75,9 +76,27 @@ fn statistics(rows: usize) -> Statistics {
         rows: RowStatistics {
             negatives_lse: vec![1.0; rows],
             positive: vec![1.0; rows],
+            ..RowStatistics::default()
         },
         columns: None,
     }
+}
+
+/// The statistics of rows with sets.
+fn set_statistics(rows: usize) -> Statistics {
+    let mut statistics = statistics(rows);
+    statistics.rows.sets = Some(SetStatistics {
+        positives_lse: vec![1.0; rows],
+        positives: vec![1.0; rows],
+        negatives_mean: vec![0.0; rows],
+        negatives: vec![1.0; rows],
+    });
+    statistics
+}
+
+/// The message of an option that is refused.
+fn unsupported(option: &str, reason: &str) -> String {
+    format!("`{option}` is not supported here: {reason}")
 }
 
 #[test]
@@ -144,6 +163,12 @@ fn inputs_must_fit_the_contrast() -> Test {
         (&info_nce, 1, "Shared", "InfoNCE is defined on Inputs::Pair"),
         (&clip, 3, "Queue", "CLIP is defined on Inputs::Pair"),
         (&moco, 2, "Pair", "MoCo is defined on Inputs::Queue"),
+        (
+            &Contrast::sup_con(0.1)?,
+            1,
+            "Shared",
+            "SupCon is defined on Inputs::Labelled",
+        ),
     ] {
         let expected = format!("`inputs` is Inputs::{given}; {needed}");
         refused(contrast, &[(4, 2); 3][..matrices], expected)?;
@@ -221,6 +246,253 @@ fn positives_must_be_as_many_as_anchors_and_among_candidates() -> Test {
 }
 
 #[test]
+fn lists_of_positives_must_ascend_and_name_candidates() -> Test {
+    let data = [0.5f32; 8];
+    let z = Rows::new(&data, 4, 2)?;
+    let sup_con = Contrast::sup_con(0.1)?;
+    let posed = |starts: &[u32], candidates: &[u32]| {
+        let positives = Positives::Lists { starts, candidates };
+        message(sup_con.on(Inputs::Labelled { z, positives }))
+    };
+    let no_list =
+        |row: usize, reason: &str| format!("`positives` has no list for row {row}: {reason}");
+    let places = "its places are not ascending places of `candidates`";
+    for (starts, candidates, expected) in [
+        (
+            &[0, 1, 2, 3][..],
+            &[1, 2, 3][..],
+            "`positives.starts` holds 4 elements; its shape needs 5".into(),
+        ),
+        (
+            &[1, 1, 1, 1, 1],
+            &[1],
+            no_list(0, "the first list does not start at 0"),
+        ),
+        (&[0, 2, 1, 3, 3], &[1, 2, 3], no_list(1, places)),
+        (&[0, 1, 2, 9, 9], &[1, 2, 3], no_list(2, places)),
+        (&[0, 0, 0, 0, u32::MAX], &[1], no_list(3, places)),
+        (
+            &[0, 0, 2, 2, 2],
+            &[2, 1],
+            no_list(1, "its candidates are not ascending"),
+        ),
+        (
+            &[0, 0, 0, 2, 2],
+            &[1, 1],
+            no_list(2, "its candidates are not ascending"),
+        ),
+        (
+            &[0, 0, 0, 1, 3],
+            &[1, 2, 4],
+            "`positives[3]` is 4; there are 4 candidates".into(),
+        ),
+        (
+            &[0, 1, 1, 1, 1],
+            &[NO_POSITIVE],
+            "`positives[0]` is 4294967295; there are 4 candidates".into(),
+        ),
+        (
+            &[0, 1, 1, 1, 1],
+            &[1, 2],
+            "`positives.candidates` holds 2 elements; its shape needs 1".into(),
+        ),
+        (&[0, 0, 0, 0, 0], &[], "accepted".into()),
+        (&[0, 2, 2, 3, 4], &[1, 3, 0, 3], "accepted".into()),
+    ] {
+        assert_eq!(
+            posed(starts, candidates),
+            expected,
+            "{starts:?} {candidates:?}"
+        );
+    }
+    let positives = Positives::Lists {
+        starts: &[0, 1, 2, 3, 4][..],
+        candidates: &[0, 1, 2, 3],
+    };
+    let of_one = Contrast::info_nce(0.1)?.on(Inputs::Pair {
+        q: z,
+        k: z,
+        positives,
+    });
+    let expected = unsupported("positives", "a list of positives needs a rule of sets");
+    assert_eq!(message(of_one), expected);
+    Ok(())
+}
+
+#[test]
+fn ids_weights_and_biases_must_be_one_a_row() -> Test {
+    let data = [0.5f32; 8];
+    let (q, k) = (Rows::new(&data[..6], 3, 2)?, Rows::new(&data, 4, 2)?);
+    let posed = || Contrast::info_nce(0.1)?.on(Inputs::pair(q, k));
+    let ids = [0; 4];
+    for (anchors, candidates, expected) in [
+        (2, 4, "`ids.anchors` has 2 rows; it must have 3"),
+        (3, 3, "`ids.candidates` has 3 rows; it must have 4"),
+        (3, 4, "accepted"),
+    ] {
+        let (anchors, candidates) = (&ids[..anchors], &ids[..candidates]);
+        let ids = Ids {
+            anchors,
+            candidates,
+        };
+        assert_eq!(message(posed()?.excluding(ids)), expected);
+    }
+    for (weights, expected) in [
+        (
+            &[1.0, 1.0][..],
+            "`row_weights` has 2 rows; it must have 3".to_owned(),
+        ),
+        (
+            &[1.0, -0.5, 1.0],
+            "`row_weights[1]` is -0.5; it must be finite and at least 0".into(),
+        ),
+        (
+            &[1.0, 0.0, f32::NAN],
+            "`row_weights[2]` is NaN; it must be finite and at least 0".into(),
+        ),
+        (
+            &[f32::INFINITY; 3],
+            "`row_weights[0]` is inf; it must be finite and at least 0".into(),
+        ),
+        (&[0.0; 3], "accepted".into()),
+    ] {
+        assert_eq!(message(posed()?.with_row_weights(weights)), expected);
+    }
+    for (bias, expected) in [
+        (
+            &[1.0; 3][..],
+            "`column_bias` has 3 rows; it must have 4".to_owned(),
+        ),
+        (
+            &[1.0, 0.0, f32::NEG_INFINITY, 0.0],
+            "`column_bias[2]` is -inf; it must be finite".into(),
+        ),
+        (&[1.0, -9.0, 0.0, 2.0], "accepted".into()),
+    ] {
+        assert_eq!(message(posed()?.with_column_bias(bias)), expected);
+    }
+    Ok(())
+}
+
+#[test]
+fn options_that_exclude_each_other_are_named() -> Test {
+    let sets = |form, smoothing| RowRule::Sets { form, smoothing };
+    let of_sets = sets(SetForm::MeanOutside, 0.0);
+    let hard = RowRule::HardNegatives {
+        beta: 1.0,
+        prior: 0.1,
+    };
+    let (clip, moco) = (Contrast::clip(10.0)?, Contrast::moco(0.1)?);
+    let (debiased, sup_con) = (Contrast::debiased(0.5, 0.1)?, Contrast::sup_con(0.1)?);
+    let columns = "columns have a loss too";
+    let counts = "the rule counts on M negatives in every row";
+    for (refused, option, reason) in [
+        (clip.with_rule(of_sets), "rule", columns),
+        (clip.with_rule(hard), "rule", columns),
+        (clip.with_label_smoothing(0.1), "rule", columns),
+        (clip.with_guard(0.1), "guard", columns),
+        (
+            moco.with_rule(of_sets),
+            "rule",
+            "an own key is one positive, not a set",
+        ),
+        (
+            moco.with_label_smoothing(0.1),
+            "rule",
+            "an own key is one positive, not a set",
+        ),
+        (
+            sup_con.with_guard(0.1),
+            "guard",
+            "a set has no one positive to compare with",
+        ),
+        (debiased.with_guard(0.1), "guard", counts),
+        (
+            debiased.with_label_smoothing(0.1),
+            "smoothing",
+            "the rule is no cross-entropy",
+        ),
+        (
+            Contrast::dcl(0.1)?.with_label_smoothing(0.1),
+            "smoothing",
+            "the rule is no cross-entropy",
+        ),
+    ] {
+        assert_eq!(message(refused), unsupported(option, reason));
+    }
+    let refused = sup_con.with_rule(sets(SetForm::MeanInside, 0.5));
+    assert_eq!(
+        message(refused),
+        "`smoothing` is 0.5; it must be 0 in this form"
+    );
+
+    let data = [0.5f32; 8];
+    let z = Rows::new(&data, 4, 2)?;
+    let ids = Ids {
+        anchors: &[0; 4][..],
+        candidates: &[0; 4],
+    };
+    let shared = |contrast: Contrast| contrast.on(Inputs::Shared { z });
+    for (refused, option, reason) in [
+        (shared(debiased)?.excluding(ids), "ids", counts),
+        (
+            shared(debiased.with_rule(hard)?)?.excluding(ids),
+            "ids",
+            counts,
+        ),
+        (clip.on(Inputs::pair(z, z))?.excluding(ids), "ids", columns),
+        (
+            clip.on(Inputs::pair(z, z))?.with_column_bias(&[0.0; 4]),
+            "column_bias",
+            columns,
+        ),
+        (
+            moco.pose([z; 3], Positives::DIAGONAL)?
+                .with_column_bias(&[0.0; 4]),
+            "column_bias",
+            "an own key is no candidate and would have none",
+        ),
+    ] {
+        assert_eq!(message(refused), unsupported(option, reason));
+    }
+    Ok(())
+}
+
+#[test]
+fn a_gradient_of_biases_needs_biases_and_their_shape() -> Test {
+    let data = [0.5f32; 8];
+    let (q, k) = (Rows::new(&data[..6], 3, 2)?, Rows::new(&data, 4, 2)?);
+    let plain = Contrast::info_nce(0.1)?.on(Inputs::pair(q, k))?;
+    let biased = plain.with_column_bias(&[0.5; 4])?;
+    let none = unsupported("gradients.dbias", "the problem has no column bias");
+    for (problem, rows, dim, expected) in [
+        (&plain, 1, 4, none.as_str()),
+        (
+            &biased,
+            1,
+            3,
+            "`gradients.dbias` has dimension 3; the anchors have 4",
+        ),
+        (
+            &biased,
+            2,
+            4,
+            "`gradients.dbias` has 2 rows; it must have 1",
+        ),
+        (&biased, 1, 4, "accepted"),
+    ] {
+        let (mut dq, mut dbias) = ([UNTOUCHED; 6], vec![UNTOUCHED; rows * dim]);
+        let gradients = Gradients::new(RowsMut::new(&mut dq, 3, 2)?, None)
+            .with_bias(RowsMut::new(&mut dbias, rows, dim)?);
+        let text = message(CpuEngine::new().value_and_grad(problem, 1.0, gradients));
+        assert_eq!(text, expected);
+        let mut written = dq.iter().chain(&dbias);
+        assert_eq!(written.all(|&x| x == UNTOUCHED), text != "accepted");
+    }
+    Ok(())
+}
+
+#[test]
 fn rows_may_lie_apart_and_never_overlap() {
     let data = [0.0f32; 12];
     let mut out = [0.0f32; 12];
@@ -285,14 +557,35 @@ fn only_statistics_of_the_same_rows_merge() {
     let engine = CpuEngine::new();
     let mut uneven = statistics(3);
     uneven.rows.negatives_lse.pop();
+    let mut uneven_set = set_statistics(3);
+    if let Some(sets) = &mut uneven_set.rows.sets {
+        sets.negatives.pop();
+    }
     for (mut into, others, name) in [
         (statistics(3), statistics(2), "others"),
         (statistics(3), uneven.clone(), "others"),
         (uneven, statistics(3), "statistics"),
+        (set_statistics(3), uneven_set.clone(), "others"),
+        (uneven_set, set_statistics(3), "statistics"),
     ] {
         let before = into.clone();
         let text = message(engine.merge(&mut into, &others));
         assert_eq!(text, format!("`{name}.rows` has 2 rows; it must have 3"));
+        assert_eq!(into, before);
+    }
+    // Those of sets, and of two exponents, merge with their like alone.
+    let mut of_two = statistics(3);
+    of_two.rows.second_lse = vec![0.0; 3];
+    for (mut into, others, given, expected) in [
+        (statistics(3), set_statistics(3), 3, 0),
+        (set_statistics(3), statistics(3), 0, 3),
+        (statistics(3), of_two.clone(), 3, 0),
+        (of_two, statistics(3), 0, 3),
+    ] {
+        let before = into.clone();
+        let text = message(engine.merge(&mut into, &others));
+        let refused = format!("`others.rows` has {given} rows; it must have {expected}");
+        assert_eq!(text, refused);
         assert_eq!(into, before);
     }
 }
@@ -315,6 +608,26 @@ fn backward_needs_the_statistics_of_these_rows_and_columns() -> Test {
         let refused = format!("`statistics.{argument}` has {rows} rows; it must have {expected}");
         let (sizes, dk) = ([(3, 2), (3, 2)], Some((3, 2)));
         let found = messages(contrast, &sizes, (3, 2), dk, &statistics)?;
+        assert_eq!(found, ["accepted", "accepted", &refused]);
+    }
+    let of_sets = info_nce.with_label_smoothing(0.1)?;
+    let hard = info_nce.with_rule(RowRule::HardNegatives {
+        beta: 1.0,
+        prior: 0.1,
+    })?;
+    for (contrast, statistics, given, expected) in [
+        (&of_sets, statistics(3), 0, 3),
+        (&hard, statistics(3), 0, 3),
+        (&info_nce, set_statistics(3), 3, 0),
+    ] {
+        let refused = format!("`statistics.rows` has {given} rows; it must have {expected}");
+        let found = messages(
+            contrast,
+            &[(3, 2), (3, 2)],
+            (3, 2),
+            Some((3, 2)),
+            &statistics,
+        )?;
         assert_eq!(found, ["accepted", "accepted", &refused]);
     }
     Ok(())

@@ -2,20 +2,23 @@
 //! values that a derivation by hand gives.
 
 use approx::{abs_diff_eq, assert_abs_diff_eq};
-use infonce::losses::{Layout, RowRule, TABLE};
+use infonce::losses::{Layout, RowRule, SetForm, TABLE};
 use infonce::reference::{self, Dense, Reference};
-use infonce::{Contrast, DType, Error, Inputs, NO_POSITIVE, Positives, Reduction};
+use infonce::{Contrast, DType, Error, Ids, Matrix, NO_ID, NO_POSITIVE, Positives, Reduction};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 type Test = Result<(), Error>;
 
-/// Matrices of one problem in the order of the variants' fields: z; q, k; q, own_key, queue.
-#[derive(Clone)]
+/// A problem with matrices in the order of the variants' fields: z; q, k; q, own_key, queue.
+#[derive(Clone, Debug)]
 struct Problem {
     contrast: Contrast,
     matrices: Vec<Dense>,
     positives: Positives<Vec<u32>>,
+    ids: Option<Ids<Vec<u32>>>,
+    weights: Option<Vec<f32>>,
+    bias: Option<Vec<f32>>,
 }
 
 const UPSTREAM: f64 = -1.7;
@@ -26,17 +29,30 @@ impl Problem {
             contrast,
             matrices,
             positives: Positives::DIAGONAL,
+            ids: None,
+            weights: None,
+            bias: None,
         }
     }
 
     fn on(&self) -> Result<infonce::Problem<&Dense>, Error> {
-        let positives = self.positives.view();
-        self.contrast.on(match &self.matrices[..] {
-            [z] => Inputs::Shared { z },
-            [q, k] => Inputs::Pair { q, k, positives },
-            [q, own_key, queue] => Inputs::Queue { q, own_key, queue },
-            other => unreachable!("{} matrices", other.len()),
-        })
+        let last = self.matrices.len() - 1;
+        let matrices = [0, last, last.min(1)].map(|which| &self.matrices[which]);
+        let mut problem = self.contrast.pose(matrices, self.positives.view())?;
+        if let Some(ids) = &self.ids {
+            let (anchors, candidates) = (&ids.anchors[..], &ids.candidates[..]);
+            problem = problem.excluding(Ids {
+                anchors,
+                candidates,
+            })?;
+        }
+        if let Some(weights) = &self.weights {
+            problem = problem.with_row_weights(weights)?;
+        }
+        if let Some(bias) = &self.bias {
+            problem = problem.with_column_bias(bias)?;
+        }
+        Ok(problem)
     }
 
     fn value(&self) -> Result<Reference, Error> {
@@ -52,7 +68,15 @@ impl Problem {
 
     /// The problem's name in messages.
     fn name(&self) -> String {
-        format!("{:?}, positives {:?}", self.contrast, self.positives)
+        let Self {
+            contrast,
+            positives,
+            ids,
+            weights,
+            bias,
+            ..
+        } = self;
+        format!("{contrast:?}, {positives:?}, ids {ids:?}, weights {weights:?}, bias {bias:?}")
     }
 }
 
@@ -70,14 +94,13 @@ fn problems() -> Result<Vec<Problem>, Error> {
             for temperature in [0.2, 1.5] {
                 for loss in TABLE {
                     let contrast = (loss.at)(temperature)?.with_reduction(reduction);
-                    let rows = match (contrast.layout(), contrast.has_columns()) {
-                        (Layout::Shared, _) => vec![2 * n],
-                        (Layout::Pair, true) => vec![n, n],
-                        (Layout::Pair, false) => vec![n, m],
-                        (Layout::Queue, _) => vec![n, n, m],
-                    };
+                    let rows = rows_of(&contrast, n, m);
                     let matrices = rows.iter().map(|&rows| random(&mut rng, rows, dim));
-                    problems.push(Problem::new(contrast, matrices.collect()));
+                    let mut problem = Problem::new(contrast, matrices.collect());
+                    if contrast.layout() == Layout::Labelled {
+                        problem.positives = classes(&[m, m], &mut rng);
+                    }
+                    problems.push(problem);
                     let index = |i: usize, rng: &mut ChaCha8Rng| match i % 3 {
                         1 => NO_POSITIVE,
                         _ => rng.random_range(0..m as u32),
@@ -95,6 +118,142 @@ fn problems() -> Result<Vec<Problem>, Error> {
                     }
                 }
             }
+        }
+    }
+    problems.extend(problems_with_options(&mut rng)?);
+    Ok(problems)
+}
+
+/// Row counts of a contrast's matrices for n anchors, or pairs of views, and m candidates, or labelled rows.
+fn rows_of(contrast: &Contrast, n: usize, m: usize) -> Vec<usize> {
+    match (contrast.layout(), contrast.has_columns()) {
+        (Layout::Shared, _) => vec![2 * n],
+        (Layout::Labelled, _) => vec![m],
+        (Layout::Pair, true) => vec![n, n],
+        (Layout::Pair, false) => vec![n, m],
+        (Layout::Queue, _) => vec![n, n, m],
+    }
+}
+
+/// Labels of three classes, or none. Anchors that are the candidates have their labels.
+fn classes(rows: &[usize; 2], rng: &mut ChaCha8Rng) -> Positives<Vec<u32>> {
+    let mut class = || [0, 1, 2, NO_POSITIVE][rng.random_range(0..4)];
+    let [anchors, candidates] = rows.map(|rows| (0..rows).map(|_| class()).collect::<Vec<u32>>());
+    Positives::Labels {
+        anchors: if rows[0] == rows[1] {
+            candidates.clone()
+        } else {
+            anchors
+        },
+        candidates,
+    }
+}
+
+/// Up to three candidates for each anchor, in `lists` of which every fourth is empty; an anchor's own row may be one.
+fn lists(anchors: usize, candidates: usize, rng: &mut ChaCha8Rng) -> Positives<Vec<u32>> {
+    let (mut starts, mut all) = (vec![0], Vec::new());
+    for i in 0..anchors {
+        let mut list: Vec<u32> = (0..(i + 1) % 4)
+            .map(|_| rng.random_range(0..candidates as u32))
+            .collect();
+        list.sort_unstable();
+        list.dedup();
+        all.extend(list);
+        starts.push(all.len() as u32);
+    }
+    Positives::Lists {
+        starts,
+        candidates: all,
+    }
+}
+
+/// Every combination of loss, positives and options that the API allows, on each layout.
+fn problems_with_options(rng: &mut ChaCha8Rng) -> Result<Vec<Problem>, Error> {
+    const BIASES: [f32; 5] = [0.5, -1.25, 0.0, 2.0, -0.75];
+    let sets = |form, smoothing| RowRule::Sets { form, smoothing };
+    let hard = |beta, prior| RowRule::HardNegatives { beta, prior };
+    let rules = [
+        RowRule::SOFTMAX,
+        RowRule::Decoupled { sigma: None },
+        RowRule::Robust {
+            q: 0.5,
+            lambda: 0.3,
+        },
+        RowRule::Debiased { prior: 0.1 },
+        sets(SetForm::MeanOutside, 0.0),
+        sets(SetForm::MeanOutside, 0.3),
+        sets(SetForm::MeanInside, 0.0),
+        sets(SetForm::Decoupled, 0.0),
+        hard(0.5, 0.1),
+        hard(2.0, 0.4),
+    ];
+    let reductions = [Reduction::MeanOfPositives, Reduction::Mean, Reduction::Sum];
+    let layouts = [
+        Contrast::nt_xent(0.5)?,
+        Contrast::sup_con(0.5)?,
+        Contrast::info_nce(0.5)?,
+        Contrast::moco(0.5)?,
+        Contrast::clip(2.0)?,
+    ];
+    let mut problems = Vec::new();
+    for (layout, rule) in layouts.iter().flat_map(|x| rules.map(|rule| (x, rule))) {
+        let Ok(contrast) = layout.with_rule(rule) else {
+            continue;
+        };
+        // Options by the bits of a number: ids, a guard, biases, weights.
+        for (number, options) in (0..16).enumerate() {
+            let has = |bit: u32| options & 1 << bit != 0;
+            let (n, m, dim) = [(4, 7, 3), (5, 9, 2)][number % 2];
+            let mut contrast = contrast.with_reduction(reductions[number % 3]);
+            if has(1) {
+                match contrast.with_guard([0.1, -0.2, 0.4][number % 3]) {
+                    Ok(guarded) => contrast = guarded,
+                    Err(_) => continue,
+                }
+            }
+            let rows = rows_of(&contrast, n, m);
+            let matrices = rows.iter().map(|&rows| random(rng, rows, dim)).collect();
+            let plain = Problem::new(contrast, matrices);
+            let shape = plain.on().map(|problem| problem.shape());
+            let (n, m) = match shape {
+                Ok(shape) => (shape.anchors, shape.candidates),
+                // Labels are still to come.
+                Err(error) => return Err(error),
+            };
+            let id = |i: usize| if i % 4 == 3 { NO_ID } else { (i % 3) as u32 };
+            let given = Problem {
+                ids: has(0).then(|| Ids {
+                    anchors: (0..n).map(id).collect(),
+                    candidates: (0..m).map(id).collect(),
+                }),
+                // Steps of powers of two, which f32 adds exactly.
+                bias: has(2).then(|| (0..m).map(|j| BIASES[j % 5]).collect()),
+                weights: has(3).then(|| (0..n).map(|i| [0.5, 0.0, 2.0][i % 3]).collect()),
+                ..plain
+            };
+            if given.on().is_err() {
+                // The API refuses the combination.
+                continue;
+            }
+            let index = |i: usize| {
+                if i % 4 == 1 {
+                    NO_POSITIVE
+                } else {
+                    (i * 5 % m) as u32
+                }
+            };
+            let mut all = vec![Positives::DIAGONAL];
+            if contrast.takes_positives() {
+                all.push(Positives::Index((0..n).map(index).collect()));
+                all.push(classes(&[n, m], rng));
+            }
+            if contrast.takes_positives() && contrast.has_sets() {
+                all.push(lists(n, m, rng));
+            }
+            problems.extend(all.into_iter().map(|positives| Problem {
+                positives,
+                ..given.clone()
+            }));
         }
     }
     Ok(problems)
@@ -158,6 +317,59 @@ fn dscale_is_the_derivative_of_the_loss() -> Test {
 }
 
 #[test]
+fn dbias_is_the_derivative_of_the_loss() -> Test {
+    // A power of two that f32 adds to the biases without rounding; the fourth-order difference needs no small step.
+    const STEP: f32 = 1.0 / 128.0;
+    let mut found_any = 0;
+    for problem in problems()? {
+        let Some(bias) = &problem.bias else { continue };
+        let Some(found) = problem.value()?.dbias else {
+            panic!("{}: no dbias", problem.name());
+        };
+        assert_eq!(found.len(), bias.len());
+        let at = |j: usize, steps: f32| {
+            let mut moved = problem.clone();
+            moved.bias.as_mut().expect("it has one")[j] += steps * STEP;
+            Ok::<f64, Error>(moved.value()?.loss)
+        };
+        // A step must not change what a guard or a clamp leaves out.
+        let is_smooth = problem.contrast.description().guard.is_none()
+            && !problem.contrast.rule().depends_on_scale();
+        if !is_smooth {
+            continue;
+        }
+        for (j, &found) in found.iter().enumerate() {
+            let [near, far] = [1.0, 2.0].map(|x| Ok::<f64, Error>(at(j, x)? - at(j, -x)?));
+            let expected = UPSTREAM * (8.0 * near? - far?) / (12.0 * f64::from(STEP));
+            let is_near = abs_diff_eq!(found, expected, epsilon = 1e-7 * (1.0 + found.abs()));
+            assert!(
+                is_near,
+                "{} [{j}]: {found} against {expected}",
+                problem.name()
+            );
+            found_any += usize::from(found != 0.0);
+        }
+    }
+    assert!(found_any > 100, "{found_any}");
+    Ok(())
+}
+
+#[test]
+fn dbias_is_the_sum_of_a_column_of_dz() -> Test {
+    // Where a guard or a clamp leaves candidates out, too.
+    for problem in problems()? {
+        let value = problem.value()?;
+        assert_eq!(value.dbias.is_some(), problem.bias.is_some());
+        for (j, found) in value.dbias.iter().flatten().enumerate() {
+            let rows = 0..(&value.dz).rows();
+            let expected: f64 = rows.map(|i| value.dz.row(i)[j]).sum();
+            assert_abs_diff_eq!(*found, expected, epsilon = 1e-13 * (1.0 + expected.abs()));
+        }
+    }
+    Ok(())
+}
+
+#[test]
 fn dscale_follows_from_the_anchors_gradient() -> Test {
     // s·ds = Σ⟨q_i, dq_i⟩, half of it where anchors and candidates are one matrix.
     for problem in problems()? {
@@ -182,18 +394,59 @@ fn dscale_follows_from_the_anchors_gradient() -> Test {
 
 #[test]
 fn some_debiased_rows_are_clamped_and_some_are_not() -> Test {
-    // The negatives of a clamped row have no gradient.
-    let (mut clamped, mut free) = (0, 0);
+    // The negatives of a clamped row have no gradient. Of one exponent, and of two.
+    let mut counts = [[0; 2]; 2];
     for problem in problems()? {
-        let is_debiased = matches!(problem.contrast.rule(), RowRule::Debiased { .. });
+        let rule = problem.contrast.rule();
         let rows = problem.value()?.rows;
         let pairs = rows.negatives_mass.iter().zip(&rows.positive_mass);
-        for (&a, &c) in pairs.filter(|&(_, &c)| is_debiased && c > 0.0) {
+        for (&a, &c) in pairs.filter(|&(_, &c)| rule.depends_on_scale() && c > 0.0) {
             assert!(c.is_finite(), "{}", problem.name());
-            *if a == 0.0 { &mut clamped } else { &mut free } += 1;
+            counts[usize::from(rule.exponents().is_some())][usize::from(a == 0.0)] += 1;
         }
     }
-    assert!(clamped > 5 && free > 5, "{clamped} of {}", clamped + free);
+    assert!(
+        counts.iter().flatten().all(|&count| count > 5),
+        "{counts:?}"
+    );
+    Ok(())
+}
+
+#[test]
+fn some_guards_exclude_and_some_rows_are_left_out() -> Test {
+    let (mut excluded, mut kept, mut left_out) = (0, 0, 0);
+    for problem in problems()? {
+        let value = problem.value()?;
+        if problem.contrast.description().guard.is_some() && problem.ids.is_none() {
+            let pairs = value.rows.positive.iter().zip(&value.rows.negatives);
+            for (_, &negatives) in pairs.filter(|(z, _)| z.is_finite()) {
+                let all = problem.on()?.negatives() as f64;
+                *if negatives < all {
+                    &mut excluded
+                } else {
+                    &mut kept
+                } += 1;
+            }
+        }
+        for (i, _) in problem
+            .weights
+            .iter()
+            .flatten()
+            .enumerate()
+            .filter(|x| *x.1 == 0.0)
+        {
+            let is_way_of_columns = problem.contrast.has_columns();
+            let dz = value.dz.row(i);
+            assert!(
+                is_way_of_columns || dz.iter().all(|&dz| dz == 0.0),
+                "{}",
+                problem.name()
+            );
+            left_out += 1;
+        }
+    }
+    let counts = [excluded, kept, left_out];
+    assert!(counts.iter().all(|&count| count > 20), "{counts:?}");
     Ok(())
 }
 
@@ -316,8 +569,8 @@ fn a_row_without_negatives_has_loss_0_and_gradient_0() -> Test {
         let rows: &[usize] = match contrast.layout() {
             Layout::Shared => &[2],
             Layout::Pair => &[1, 1],
-            // The queue holds a negative.
-            Layout::Queue => continue,
+            // The queue holds a negative; the positives of a set compete with each other.
+            Layout::Queue | Layout::Labelled => continue,
         };
         problems.push((contrast, rows, vec![0]));
         let by_index = Contrast::info_nce(0.1)?.with_rule(contrast.rule())?;
@@ -369,7 +622,7 @@ fn digits_are_kept_when_the_positive_dominates() -> Test {
 fn not_finite_inputs_give_a_loss_of_nan() -> Test {
     for bad in [f64::NAN, f64::INFINITY] {
         let z = Dense::from_fn(4, 2, |i, d| if (i, d) == (3, 1) { bad } else { 0.5 });
-        let problem = Contrast::nt_xent(0.1)?.on(Inputs::Shared { z: &z })?;
+        let problem = Contrast::nt_xent(0.1)?.pose([&z; 3], Positives::DIAGONAL)?;
         let value = reference::value_and_grad(&problem, 1.0);
         assert!(value.loss.is_nan(), "{bad}: {}", value.loss);
     }

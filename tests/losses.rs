@@ -2,9 +2,12 @@
 //! without this crate, and compared with the float64 reference and the CPU engine. Temperatures are powers of two, whose
 //! inverses are exact in f32.
 
-use infonce::losses::{Layout, RowRule, TABLE};
+use infonce::losses::{Layout, RowRule, SetForm, TABLE};
 use infonce::reference::{self, Dense};
-use infonce::{Contrast, CpuEngine, Engine, Error, Gradients, Inputs, Matrix, Rows, RowsMut, View};
+use infonce::{
+    Contrast, CpuEngine, Engine, Error, Gradients, Ids, Matrix, NO_POSITIVE, Positives, Problem,
+    Reduction, Rows, RowsMut, View,
+};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -26,46 +29,111 @@ fn narrow(x: &Dense) -> Vec<f32> {
     x.as_slice().iter().map(|&x| x as f32).collect()
 }
 
-/// z; q and k; q, own_key and queue.
-fn inputs<V: View>(matrices: &[V]) -> Inputs<V> {
-    match *matrices {
-        [z] => Inputs::Shared { z },
-        [q, k] => Inputs::pair(q, k),
-        [q, own_key, queue] => Inputs::Queue { q, own_key, queue },
-        _ => unreachable!("one to three matrices"),
+/// What a batch has besides its matrices.
+struct Given {
+    positives: Positives<Vec<u32>>,
+    ids: Option<Ids<Vec<u32>>>,
+    bias: Option<Vec<f32>>,
+}
+
+const DIAGONAL: Given = Given {
+    positives: Positives::DIAGONAL,
+    ids: None,
+    bias: None,
+};
+
+impl Given {
+    fn positives(positives: Positives<Vec<u32>>) -> Self {
+        Self {
+            positives,
+            ..DIAGONAL
+        }
+    }
+
+    /// One matrix whose rows have these labels.
+    fn labels(labels: &[u32]) -> Self {
+        Self::positives(Positives::Labels {
+            anchors: labels.to_vec(),
+            candidates: labels.to_vec(),
+        })
+    }
+
+    /// A list of positives for each anchor.
+    fn lists(lists: &[Vec<u32>]) -> Self {
+        let ends = lists.iter().scan(0, |end, list| {
+            *end += list.len() as u32;
+            Some(*end)
+        });
+        Self::positives(Positives::Lists {
+            starts: std::iter::once(0).chain(ends).collect(),
+            candidates: lists.concat(),
+        })
+    }
+
+    /// The contrast on z; q and k; or q, own_key and queue.
+    fn problem<'a, V: View<Indices = &'a [u32], Floats = &'a [f32]>>(
+        &'a self,
+        contrast: &Contrast,
+        matrices: &[V],
+    ) -> Result<Problem<V>, Error> {
+        let last = matrices.len() - 1;
+        let matrices = [0, last, last.min(1)].map(|which| matrices[which]);
+        let mut problem = contrast.pose(matrices, self.positives.view())?;
+        if let Some(ids) = &self.ids {
+            let (anchors, candidates) = (&ids.anchors[..], &ids.candidates[..]);
+            problem = problem.excluding(Ids {
+                anchors,
+                candidates,
+            })?;
+        }
+        match &self.bias {
+            Some(bias) => problem.with_column_bias(bias),
+            None => Ok(problem),
+        }
     }
 }
 
-/// Loss, dq and dk of the CPU engine.
-fn on_cpu(contrast: &Contrast, matrices: &[Dense]) -> Result<(f32, Vec<f32>, Vec<f32>), Error> {
+/// Loss, dq, dk and dbias of the CPU engine; those that the problem has not are empty.
+fn on_cpu(
+    contrast: &Contrast,
+    matrices: &[Dense],
+    given: &Given,
+) -> Result<(f32, [Vec<f32>; 3]), Error> {
     let numbers: Vec<Vec<f32>> = matrices.iter().map(narrow).collect();
     let dim = (&matrices[0]).dim();
     let views: Result<Vec<_>, Error> = numbers
         .iter()
         .map(|x| Rows::new(x, x.len() / dim, dim))
         .collect();
-    let problem = contrast.on(inputs(&views?))?;
+    let problem = given.problem(contrast, &views?)?;
     let shape = problem.shape();
     let mut dq = vec![f32::NAN; shape.anchors * dim];
-    let mut dk = vec![f32::NAN; shape.candidates * dim];
     let has_dk = contrast.has_dk();
-    let gradients = Gradients::new(
+    let mut dk = vec![f32::NAN; shape.candidates * dim * usize::from(has_dk)];
+    let bias = given.bias.as_deref().unwrap_or_default();
+    let mut dbias = vec![f32::NAN; bias.len()];
+    let mut gradients = Gradients::new(
         RowsMut::new(&mut dq, shape.anchors, dim)?,
         match has_dk {
             true => Some(RowsMut::new(&mut dk, shape.candidates, dim)?),
             false => None,
         },
     );
+    if given.bias.is_some() {
+        gradients = gradients.with_bias(RowsMut::new(&mut dbias, 1, bias.len())?);
+    }
     let value = CpuEngine::new().value_and_grad(&problem, 1.0, gradients)?;
-    Ok((value.loss, dq, if has_dk { dk } else { Vec::new() }))
+    Ok((value.loss, [dq, dk, dbias]))
 }
 
-fn in_float64(contrast: &Contrast, matrices: &[Dense]) -> Result<reference::Reference, Error> {
+fn in_float64(
+    contrast: &Contrast,
+    matrices: &[Dense],
+    given: &Given,
+) -> Result<reference::Reference, Error> {
     let views: Vec<&Dense> = matrices.iter().collect();
-    Ok(reference::value_and_grad(
-        &contrast.on(inputs(&views))?,
-        1.0,
-    ))
+    let problem = given.problem(contrast, &views)?;
+    Ok(reference::value_and_grad(&problem, 1.0))
 }
 
 /// Each of `found` is as expected to within `share` of the largest.
@@ -85,33 +153,53 @@ fn is_published(
     matrices: &[Dense],
     formula: impl Fn(&[Dense]) -> f64,
 ) -> Test {
+    is_published_with(contrast, matrices, &DIAGONAL, formula)
+}
+
+/// As [`is_published`], of a batch with positives and options. The formula has the biases, if there are any, as a last
+/// matrix of one row.
+fn is_published_with(
+    contrast: &Contrast,
+    matrices: &[Dense],
+    given: &Given,
+    formula: impl Fn(&[Dense]) -> f64,
+) -> Test {
     const STEP: f64 = 1e-5;
     let what = contrast.name();
-    let expected = formula(matrices);
-    let reference = in_float64(contrast, matrices)?;
-    let (loss, dq, dk) = on_cpu(contrast, matrices)?;
+    let mut variables = matrices.to_vec();
+    let bias = given.bias.iter();
+    variables.extend(bias.map(|bias| Dense::from_fn(1, bias.len(), |_, j| f64::from(bias[j]))));
+    let expected = formula(&variables);
+    let reference = in_float64(contrast, matrices, given)?;
+    let (loss, [dq, dk, dbias]) = on_cpu(contrast, matrices, given)?;
     assert_near([reference.loss].into_iter(), &[expected], 1e-12, what);
     assert_near([f64::from(loss)].into_iter(), &[expected], 1e-5, what);
 
     let derivatives = |which: usize| -> Vec<f64> {
         let at = |place: usize, step: f64| {
-            let mut moved = matrices.to_vec();
+            let mut moved = variables.clone();
             moved[which].as_mut_slice()[place] += step;
             formula(&moved)
         };
-        let places = 0..matrices[which].as_slice().len();
+        let places = 0..variables[which].as_slice().len();
         places
             .map(|place| (at(place, STEP) - at(place, -STEP)) / (2.0 * STEP))
             .collect()
     };
     let wide = |numbers: &[f32]| -> Vec<f64> { numbers.iter().map(|&x| f64::from(x)).collect() };
-    let of_dq = derivatives(0);
-    assert_near(reference.dq.as_slice().iter().copied(), &of_dq, 1e-7, what);
-    assert_near(wide(&dq).into_iter(), &of_dq, 1e-5, what);
-    if let Some(reference_dk) = reference.dk {
-        let of_dk = derivatives(1);
-        assert_near(reference_dk.as_slice().iter().copied(), &of_dk, 1e-7, what);
-        assert_near(wide(&dk).into_iter(), &of_dk, 1e-5, what);
+    let last = variables.len() - 1;
+    let all = [
+        (0, Some(reference.dq.as_slice()), dq),
+        (1, reference.dk.as_ref().map(Dense::as_slice), dk),
+        (last, reference.dbias.as_deref(), dbias),
+    ];
+    for (which, in_float64, on_cpu) in all {
+        let Some(in_float64) = in_float64 else {
+            continue;
+        };
+        let expected = derivatives(which);
+        assert_near(in_float64.iter().copied(), &expected, 1e-7, what);
+        assert_near(wide(&on_cpu).into_iter(), &expected, 1e-5, what);
     }
     Ok(())
 }
@@ -265,14 +353,342 @@ fn moco_v3_is_algorithm_1_in_two_calls() -> Test {
     for pair in [[q1.clone(), k2.clone()], [q2.clone(), k1.clone()]] {
         is_published(&contrast, &pair, |pair| ctr(&pair[0], &pair[1]))?;
         assert!(
-            in_float64(&contrast, &pair)?.dk.is_none(),
+            in_float64(&contrast, &pair, &DIAGONAL)?.dk.is_none(),
             "keys have no gradient"
         );
-        total += in_float64(&contrast, &pair)?.loss;
+        total += in_float64(&contrast, &pair, &DIAGONAL)?.loss;
     }
     let expected = ctr(&q1, &k2) + ctr(&q2, &k1);
     assert_near([total].into_iter(), &[expected], 1e-12, "both ways");
     Ok(())
+}
+
+/// log(exp(x_i·y_p/τ)/Σ_a exp(x_i·y_a/τ)) over the candidates `all` of an anchor.
+fn log_probability(x: &[f64], y: &Dense, p: usize, all: &[usize], tau: f64) -> f64 {
+    let exp = |j: usize| (dot(x, y.row(j)) / tau).exp();
+    (exp(p) / all.iter().map(|&j| exp(j)).sum::<f64>()).ln()
+}
+
+/// All rows but row i.
+fn others(rows: usize, i: usize) -> Vec<usize> {
+    (0..rows).filter(|&j| j != i).collect()
+}
+
+/// P(i): the other rows of the label of row i.
+fn others_of_label(labels: &[u32], i: usize) -> Vec<usize> {
+    let of_label = |&p: &usize| labels[p] == labels[i] && labels[i] != NO_POSITIVE;
+    others(labels.len(), i)
+        .into_iter()
+        .filter(of_label)
+        .collect()
+}
+
+/// Eleven rows of three classes, of which one row is alone and one has no class.
+const LABELS: [u32; 11] = [0, 1, 0, 2, 1, 0, 5, 2, NO_POSITIVE, 1, 0];
+
+#[test]
+fn sup_con_is_equation_2_of_khosla_et_al() -> Test {
+    for tau in [0.125, 0.5] {
+        for reduction in [Reduction::Mean, Reduction::MeanOfPositives] {
+            let z = [unit_rows(11, 5, 20)];
+            let contrast = Contrast::sup_con(tau)?.with_reduction(reduction);
+            is_published_with(&contrast, &z, &Given::labels(&LABELS), |z| {
+                let row = |i: usize| {
+                    let positives = others_of_label(&LABELS, i);
+                    let all = others(LABELS.len(), i);
+                    let log =
+                        |&p: &usize| log_probability(z[0].row(i), &z[0], p, &all, f64::from(tau));
+                    match positives.len() {
+                        0 => 0.0,
+                        count => -positives.iter().map(log).sum::<f64>() / count as f64,
+                    }
+                };
+                let rows = match reduction {
+                    Reduction::MeanOfPositives => 9.0,
+                    _ => 11.0,
+                };
+                (0..11).map(row).sum::<f64>() / rows
+            })?;
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn sup_con_in_is_equation_3_of_khosla_et_al() -> Test {
+    let loss = TABLE.iter().find(|loss| loss.key == "supcon_in");
+    let at = loss.expect("a row of the table").at;
+    for tau in [0.125, 0.5] {
+        let z = [unit_rows(11, 5, 21)];
+        is_published_with(&at(tau)?, &z, &Given::labels(&LABELS), |z| {
+            let row = |i: usize| {
+                let positives = others_of_label(&LABELS, i);
+                let all = others(LABELS.len(), i);
+                let probability =
+                    |&p: &usize| log_probability(z[0].row(i), &z[0], p, &all, f64::from(tau)).exp();
+                match positives.len() {
+                    0 => 0.0,
+                    count => -(positives.iter().map(probability).sum::<f64>() / count as f64).ln(),
+                }
+            };
+            (0..11).map(row).sum::<f64>() / 11.0
+        })?;
+    }
+    Ok(())
+}
+
+#[test]
+fn kcl_has_k_drawn_positives_and_the_other_view() -> Test {
+    // Two views of six images of two classes, 0 to 3 and 4 and 5; k = 2 of the first class are drawn, 1 of the second.
+    let drawn = [[1, 3], [0, 8], [3, 7], [0, 1], [5, 5], [4, 4]];
+    let lists: Vec<Vec<u32>> = (0..12)
+        .map(|i: u32| {
+            let own = (i + 6) % 12;
+            // The second view draws the other views of what the first draws.
+            let drawn = drawn[i as usize % 6].map(|j| (j + 6 * (i / 6)) % 12);
+            let mut list = vec![own, drawn[0], drawn[1]];
+            list.sort_unstable();
+            list.dedup();
+            list
+        })
+        .collect();
+    for tau in [0.125, 0.5] {
+        let z = [unit_rows(12, 5, 22)];
+        is_published_with(&Contrast::kcl(tau)?, &z, &Given::lists(&lists), |z| {
+            let row = |i: usize| {
+                // The denominator has the other view and the whole batch, drawn or not.
+                let all = others(12, i);
+                let list = &lists[i];
+                let log = |&p: &u32| {
+                    log_probability(z[0].row(i), &z[0], p as usize, &all, f64::from(tau))
+                };
+                -list.iter().map(log).sum::<f64>() / list.len() as f64
+            };
+            (0..12).map(row).sum::<f64>() / 12.0
+        })?;
+    }
+    Ok(())
+}
+
+#[test]
+fn hard_negatives_are_weighted_as_robinson_et_al_publish() -> Test {
+    let mut clamped = [0, 0];
+    for (tau, beta, prior) in [
+        (0.5, 1.0, 0.1),
+        (0.5, 0.5, 0.0),
+        (0.25, 2.0, 0.1),
+        (0.125, 1.0, 0.1),
+        (0.25, 0.5, 0.5),
+        (0.5, 0.0, 0.1),
+    ] {
+        let z = [unit_rows(12, 5, 23)];
+        let (tau64, beta64, prior64) = (f64::from(tau), f64::from(beta), f64::from(prior));
+        let bounds = |positive: f64, negatives: &[f64]| {
+            let m = negatives.len() as f64;
+            let importance: Vec<f64> = negatives
+                .iter()
+                .map(|s| (beta64 * s / tau64).exp())
+                .collect();
+            let mean = importance.iter().sum::<f64>() / m;
+            let pairs = importance.iter().zip(negatives);
+            let weighted: f64 = pairs.map(|(w, s)| w * (s / tau64).exp()).sum::<f64>() / mean;
+            let raw = (weighted - prior64 * m * (positive / tau64).exp()) / (1.0 - prior64);
+            [raw, m * (-1.0 / tau64).exp()]
+        };
+        is_published(&Contrast::hard_negatives(tau, beta, prior)?, &z, |z| {
+            mean_over_views(&z[0], |positive, negatives| {
+                let [raw, least] = bounds(positive, negatives);
+                let positive = (positive / tau64).exp();
+                -(positive / (positive + raw.max(least))).ln()
+            })
+        })?;
+        let share = mean_over_views(&z[0], |positive, negatives| {
+            let [raw, least] = bounds(positive, negatives);
+            f64::from(u8::from(raw < least))
+        });
+        clamped[usize::from(share > 0.0)] += 1;
+    }
+    assert!(clamped.iter().all(|&count| count > 0), "{clamped:?}");
+    Ok(())
+}
+
+#[test]
+fn smoothing_is_the_cross_entropy_of_smoothed_targets() -> Test {
+    let (n, m) = (6, 9);
+    let index = [2, 8, NO_POSITIVE, 0, 2, 5];
+    let labels = [
+        [0, 1, 0, 2, 5, 1].to_vec(),
+        [1, 0, 2, 0, 1, 1, 3, 0, 2].to_vec(),
+    ];
+    let by_index = Given::positives(Positives::Index(index.to_vec()));
+    let by_label = Given::positives(Positives::Labels {
+        anchors: labels[0].clone(),
+        candidates: labels[1].clone(),
+    });
+    // Candidate 4 is a duplicate of what anchors 0 and 3 belong to: no candidate of theirs.
+    let anchors = vec![7, 1, 2, 7, 3, 4];
+    let candidates = (0..m).map(|j| if j == 4 { 7 } else { 9 }).collect();
+    let without_duplicates = Given {
+        ids: Some(Ids {
+            anchors,
+            candidates,
+        }),
+        ..Given::positives(Positives::Index(index.to_vec()))
+    };
+    for (number, given) in [by_index, by_label, without_duplicates].iter().enumerate() {
+        for smoothing in [0.0, 0.125, 0.5] {
+            let matrices = [unit_rows(n, 5, 24), unit_rows(m, 5, 25)];
+            let contrast = Contrast::info_nce(0.25)?.with_label_smoothing(smoothing)?;
+            is_published_with(&contrast, &matrices, given, |of| {
+                let row = |i: usize| {
+                    let is_positive = |j: usize| match number {
+                        1 => labels[0][i] == labels[1][j],
+                        _ => index[i] as usize == j,
+                    };
+                    let is_left = |&j: &usize| number != 2 || j != 4 || ![0, 3].contains(&i);
+                    let all: Vec<usize> = (0..m).filter(is_left).collect();
+                    let positives = all.iter().filter(|&&j| is_positive(j)).count() as f64;
+                    let cross_entropy = |&j: &usize| {
+                        let sharp = f64::from(u8::from(is_positive(j))) / positives;
+                        let smoothing = f64::from(smoothing);
+                        let target = (1.0 - smoothing) * sharp + smoothing / all.len() as f64;
+                        -target * log_probability(of[0].row(i), &of[1], j, &all, 0.25)
+                    };
+                    match positives {
+                        0.0 => 0.0,
+                        _ => all.iter().map(cross_entropy).sum(),
+                    }
+                };
+                (0..n).map(row).sum::<f64>() / n as f64
+            })?;
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn mnr_ranks_an_answer_above_all_others_and_hard_negatives() -> Test {
+    // Cosines times 20; answer i, then two hard negatives for each query.
+    let matrices = [unit_rows(6, 5, 26), unit_rows(18, 5, 27)];
+    is_published(&Contrast::mnr(0.05)?, &matrices, |of| {
+        let row = |i: usize| {
+            let scores: Vec<f64> = (0..18)
+                .map(|j| 20.0 * dot(of[0].row(i), of[1].row(j)))
+                .collect();
+            scores.iter().map(|s| s.exp()).sum::<f64>().ln() - scores[i]
+        };
+        (0..6).map(row).sum::<f64>() / 6.0
+    })
+}
+
+#[test]
+fn sampled_softmax_corrects_logits_and_leaves_hits_out() -> Test {
+    // Yi et al. 2019: s(x, y) − log Q(y); another row of the anchor's own item is no negative.
+    let items = [3, 5, 3, 8, 5, 9, 3];
+    let probability = [0.5f32, 0.25, 0.5, 0.0625, 0.25, 0.125, 0.5];
+    let given = Given {
+        ids: Some(Ids {
+            anchors: items.to_vec(),
+            candidates: items.to_vec(),
+        }),
+        bias: Some(probability.map(|q| -q.ln()).to_vec()),
+        ..DIAGONAL
+    };
+    let matrices = [unit_rows(7, 5, 28), unit_rows(7, 5, 29)];
+    is_published_with(&Contrast::info_nce(0.0625)?, &matrices, &given, |of| {
+        let row = |i: usize| {
+            let score = |j: usize| 16.0 * dot(of[0].row(i), of[1].row(j)) + of[2].row(0)[j];
+            let left = (0..7).filter(|&j| j == i || items[j] != items[i]);
+            left.map(|j| score(j).exp()).sum::<f64>().ln() - score(i)
+        };
+        (0..7).map(row).sum::<f64>() / 7.0
+    })
+}
+
+#[test]
+fn graph_cl_leaves_the_positive_out_of_the_denominator() -> Test {
+    for tau in [0.25, 0.5] {
+        let matrices = [unit_rows(8, 5, 30), unit_rows(8, 5, 31)];
+        is_published(&Contrast::graph_cl(tau)?, &matrices, |of| {
+            let row = |i: usize| {
+                let exp = |j: usize| (dot(of[0].row(i), of[1].row(j)) / f64::from(tau)).exp();
+                -(exp(i) / others(8, i).into_iter().map(exp).sum::<f64>()).ln()
+            };
+            (0..8).map(row).sum::<f64>() / 8.0
+        })?;
+    }
+    Ok(())
+}
+
+#[test]
+fn declutr_is_nt_xent_of_anchors_and_mean_positives() -> Test {
+    // Three positive spans an anchor; their means, like the anchors, have length 1 because the paper takes cosines.
+    let (anchors, spans) = (unit_rows(5, 6, 32), unit_rows(15, 6, 33));
+    let mean = |i: usize, d: usize| (0..3).map(|p| spans.row(3 * i + p)[d]).sum::<f64>() / 3.0;
+    let means = in_f32(&reference::normalize(&Dense::from_fn(5, 6, mean), 1e-12).0);
+    let z = Dense::from_fn(10, 6, |i, d| match i {
+        0..5 => anchors.row(i)[d],
+        _ => means.row(i - 5)[d],
+    });
+    let contrast = Contrast::nt_xent(0.05)?.with_reduction(Reduction::Sum);
+    is_published(&contrast, &[z], |z| {
+        let l = |i: usize, j: usize| {
+            let exp = |k: usize| (20.0 * dot(z[0].row(i), z[0].row(k))).exp();
+            -(exp(j) / others(10, i).into_iter().map(exp).sum::<f64>()).ln()
+        };
+        (0..5).map(|i| l(i, i + 5) + l(i + 5, i)).sum()
+    })
+}
+
+#[test]
+fn contra_d_is_nt_xent_of_reals_and_sup_con_of_fakes() -> Test {
+    // Two views of four real images, then five fakes; reals are the fakes' negatives and have no loss among them.
+    let z = unit_rows(13, 5, 34);
+    let reals = Dense::from_fn(8, 5, |i, d| z.row(i)[d]);
+    let tau = 0.125;
+    is_published(&Contrast::nt_xent(tau)?, &[reals], |z| {
+        mean_over_views(&z[0], |positive, negatives| {
+            let positive = (positive / f64::from(tau)).exp();
+            -(positive / (positive + sum_of_exp(negatives, f64::from(tau)))).ln()
+        })
+    })?;
+    let labels: Vec<u32> = (0..13)
+        .map(|i| if i < 8 { NO_POSITIVE } else { 0 })
+        .collect();
+    let contrast = Contrast::sup_con(tau)?.with_reduction(Reduction::MeanOfPositives);
+    is_published_with(&contrast, &[z], &Given::labels(&labels), |z| {
+        let fake = |i: usize| {
+            let all = others(13, i);
+            let others = (8..13).filter(|&p| p != i);
+            let log = |p: usize| log_probability(z[0].row(i), &z[0], p, &all, f64::from(tau));
+            -others.map(log).sum::<f64>() / 4.0
+        };
+        (8..13).map(fake).sum::<f64>() / 5.0
+    })
+}
+
+#[test]
+fn decoupled_sets_have_no_positive_in_the_denominator() -> Test {
+    let rule = RowRule::Sets {
+        form: SetForm::Decoupled,
+        smoothing: 0.0,
+    };
+    let z = [unit_rows(11, 5, 35)];
+    let contrast = Contrast::sup_con(0.5)?.with_rule(rule)?;
+    is_published_with(&contrast, &z, &Given::labels(&LABELS), |z| {
+        let row = |i: usize| {
+            let positives = others_of_label(&LABELS, i);
+            let product = |&j: &usize| dot(z[0].row(i), z[0].row(j)) / 0.5;
+            let is_negative = |j: &usize| !positives.contains(j);
+            let negatives = others(LABELS.len(), i).into_iter().filter(is_negative);
+            let below: f64 = negatives.map(|j| product(&j).exp()).sum();
+            match positives.len() {
+                0 => 0.0,
+                count => below.ln() - positives.iter().map(product).sum::<f64>() / count as f64,
+            }
+        };
+        (0..11).map(row).sum::<f64>() / 11.0
+    })
 }
 
 #[test]
@@ -280,11 +696,18 @@ fn one_minus_p_plus_keeps_five_digits_down_to_1e_8() -> Test {
     let (pairs, dim, scale) = (24, 64, 20.0f64);
     for loss in TABLE {
         let contrast = (loss.at)(1.0 / scale as f32)?;
+        let given = match contrast.layout() {
+            Layout::Labelled => {
+                let pair = |i: u32| i % pairs as u32;
+                Given::labels(&(0..2 * pairs as u32).map(pair).collect::<Vec<_>>())
+            }
+            _ => DIAGONAL,
+        };
         for rest in [1e-2, 1e-4, 1e-6, 1e-8] {
             let mut rng = ChaCha8Rng::seed_from_u64(11);
             // Each pair has a direction of its own: z₊ = ln(negatives/rest), z⁻ near 0.
             let (rows, first_of_queue) = match contrast.layout() {
-                Layout::Shared => (vec![2 * pairs], 0),
+                Layout::Shared | Layout::Labelled => (vec![2 * pairs], 0),
                 Layout::Pair => (vec![pairs; 2], 0),
                 Layout::Queue => (vec![pairs; 3], pairs),
             };
@@ -303,9 +726,9 @@ fn one_minus_p_plus_keeps_five_digits_down_to_1e_8() -> Test {
                 matrices.push(matrix(rows, if place == 2 { first_of_queue } else { 0 }));
             }
             let what = format!("{} at 1 - p+ = {rest:e}", loss.name);
-            let expected = in_float64(&contrast, &matrices)?;
+            let expected = in_float64(&contrast, &matrices, &given)?;
             let wide = |x: Vec<f32>| x.into_iter().map(f64::from);
-            let (loss, dq, dk) = on_cpu(&contrast, &matrices)?;
+            let (loss, [dq, dk, _]) = on_cpu(&contrast, &matrices, &given)?;
             assert_near(wide(vec![loss]), &[expected.loss], 1e-5, &what);
             assert_near(wide(dq), expected.dq.as_slice(), 1e-5, &what);
             let expected_dk = expected.dk.as_ref().map_or(&[][..], Dense::as_slice);
@@ -346,6 +769,18 @@ fn hyper_parameters_are_named_with_their_range() {
         let rule = RowRule::Debiased { prior: bad };
         let text = message(Contrast::moco(0.1).and_then(|moco| moco.with_rule(rule)));
         assert_eq!(text, refused("prior", bad, allowed));
+        let text = message(Contrast::hard_negatives(0.5, 1.0, bad));
+        assert_eq!(text, refused("prior", bad, allowed));
+        let text = message(Contrast::sup_con(0.5).and_then(|x| x.with_label_smoothing(bad)));
+        assert_eq!(text, refused("smoothing", bad, allowed));
+    }
+    for bad in [-1.0, f32::NAN, f32::INFINITY] {
+        let text = message(Contrast::hard_negatives(0.5, bad, 0.1));
+        assert_eq!(text, refused("beta", bad, "finite and greater than 0"));
+    }
+    for bad in [f32::NAN, f32::INFINITY] {
+        let text = message(Contrast::info_nce(0.5).and_then(|x| x.with_guard(bad)));
+        assert_eq!(text, refused("margin", bad, "finite"));
     }
     for loss in TABLE {
         let text = message((loss.at)(0.0));

@@ -4,8 +4,8 @@ use std::collections::VecDeque;
 
 use approx::abs_diff_eq;
 use infonce::{
-    Contrast, CpuEngine, Engine, Error, Gradients, Inputs, KeyQueue, MomentumSchedule, Positives,
-    Reduction, Rows, RowsMut,
+    Contrast, CpuEngine, Engine, Error, Gradients, Ids, Inputs, KeyQueue, MomentumSchedule,
+    Positives, Reduction, Rows, RowsMut,
 };
 use proptest::prelude::*;
 
@@ -46,6 +46,46 @@ fn with_positives(
         dq,
         dk,
     })
+}
+
+/// Loss and dq of one matrix of labelled rows.
+fn labelled(
+    contrast: &Contrast,
+    labels: &[u32],
+    weights: &[f32],
+    z: &[f32],
+    dim: usize,
+) -> Result<(f32, Vec<f32>), Error> {
+    let rows = z.len() / dim;
+    let mut dz = vec![f32::NAN; z.len()];
+    let z = Rows::new(z, rows, dim)?;
+    let positives = Positives::Labels {
+        anchors: labels,
+        candidates: labels,
+    };
+    let problem = contrast.on(Inputs::Labelled { z, positives })?;
+    let problem = problem.with_row_weights(weights)?;
+    let gradients = Gradients::new(RowsMut::new(&mut dz, rows, dim)?, None);
+    let value = CpuEngine::new().value_and_grad(&problem, 1.0, gradients)?;
+    Ok((value.loss, dz))
+}
+
+/// InfoNCE on the diagonal with biases of the candidates: loss, dq, dk and dbias.
+fn biased(q: &[f32], k: &[f32], dim: usize, bias: &[f32]) -> Result<(f32, [Vec<f32>; 3]), Error> {
+    let (n, m) = (q.len() / dim, k.len() / dim);
+    let (mut dq, mut dk) = (vec![f32::NAN; q.len()], vec![f32::NAN; k.len()]);
+    let mut dbias = vec![f32::NAN; m];
+    let inputs = Inputs::pair(Rows::new(q, n, dim)?, Rows::new(k, m, dim)?);
+    let problem = Contrast::info_nce(0.5)?
+        .on(inputs)?
+        .with_column_bias(bias)?;
+    let gradients = Gradients::new(
+        RowsMut::new(&mut dq, n, dim)?,
+        Some(RowsMut::new(&mut dk, m, dim)?),
+    );
+    let gradients = gradients.with_bias(RowsMut::new(&mut dbias, 1, m)?);
+    let value = CpuEngine::new().value_and_grad(&problem, 1.0, gradients)?;
+    Ok((value.loss, [dq, dk, dbias]))
 }
 
 fn nt_xent(contrast: &Contrast, z: &[f32], dim: usize) -> Result<(f32, Vec<f32>), Error> {
@@ -267,6 +307,91 @@ proptest! {
         let (dz_first, dz_second) = dz.split_at(rows / 2 * dim);
         prop_assert!(close(&[loss], &[other], 1e-5));
         prop_assert!(close(&[dz_second, dz_first].concat(), &other_dz, 1e-5));
+    }
+
+    #[test]
+    fn supcon_of_two_views_is_nt_xent((_n, _m, dim, q, _k, _order) in problems()) {
+        let rows = q.len() / dim / 2 * 2;
+        prop_assume!(rows > 0);
+        let z = &q[..rows * dim];
+        let labels: Vec<u32> = (0..rows as u32).map(|i| i % (rows as u32 / 2)).collect();
+        let (loss, dz) = nt_xent(&Contrast::nt_xent(0.5)?, z, dim)?;
+        let weights = vec![1.0; rows];
+        let (other, other_dz) = labelled(&Contrast::sup_con(0.5)?, &labels, &weights, z, dim)?;
+        prop_assert!(close(&[loss], &[other], 1e-5));
+        prop_assert!(close(&dz, &other_dz, 1e-4));
+    }
+
+    #[test]
+    fn labels_and_rows_in_another_order_only_reorder_gradients(
+        (n, _m, dim, q, _k, order) in problems(),
+        classes in prop::collection::vec(0u32..5, 70),
+    ) {
+        let contrast = Contrast::sup_con(0.5)?.with_reduction(Reduction::MeanOfPositives);
+        let weights: Vec<f32> = (0..n).map(|i| [1.0, 0.0, 0.5][i % 3]).collect();
+        let (loss, dz) = labelled(&contrast, &classes[..n], &weights, &q, dim)?;
+        let other_classes: Vec<u32> = order.iter().map(|&i| classes[i] + 9).collect();
+        let other_weights: Vec<f32> = order.iter().map(|&i| weights[i]).collect();
+        let other_q = reordered(&q, &order, dim);
+        let (other, other_dz) = labelled(&contrast, &other_classes, &other_weights, &other_q, dim)?;
+        prop_assert!(close(&[loss], &[other], 1e-5));
+        prop_assert!(close(&reordered(&dz, &order, dim), &other_dz, 1e-4));
+    }
+
+    #[test]
+    fn a_bias_is_one_more_element_of_every_row(
+        (_n, m, dim, q, k, _order) in problems(),
+        bias in prop::collection::vec(-2.0f32..2.0, 270),
+    ) {
+        // s = 2: z_ij = s(⟨q_i, k_j⟩ + 1·c_j/s), and ∂loss/∂(c_j/s) = s ∂loss/∂c_j.
+        let bias = &bias[..m];
+        let (loss, [dq, dk, dbias]) = biased(&q, &k, dim, bias)?;
+        let wide_q: Vec<f32> = q.chunks(dim).flat_map(|row| row.iter().copied().chain([1.0])).collect();
+        let rows = k.chunks(dim).zip(bias);
+        let wide_k: Vec<f32> = rows.flat_map(|(row, c)| row.iter().copied().chain([0.5 * c])).collect();
+        let other = info_nce(&Contrast::info_nce(0.5)?, &wide_q, &wide_k, dim + 1)?;
+        prop_assert!(close(&[loss], &[other.loss], 1e-5));
+        let narrow = |x: &[f32]| -> Vec<f32> {
+            x.chunks(dim + 1).flat_map(|row| row[..dim].to_vec()).collect()
+        };
+        prop_assert!(close(&dq, &narrow(&other.dq), 1e-4));
+        prop_assert!(close(&dk, &narrow(&other.dk), 1e-4));
+        let last: Vec<f32> = other.dk.chunks(dim + 1).map(|row| 0.5 * row[dim]).collect();
+        prop_assert!(close(&dbias, &last, 1e-4));
+    }
+
+    #[test]
+    fn the_same_bias_of_all_candidates_changes_nothing(
+        (_n, m, dim, q, k, _order) in problems(),
+        constant in -3.0f32..3.0,
+    ) {
+        let value = info_nce(&Contrast::info_nce(0.5)?, &q, &k, dim)?;
+        let (loss, [dq, dk, dbias]) = biased(&q, &k, dim, &vec![constant; m])?;
+        prop_assert!(close(&[value.loss], &[loss], 1e-5));
+        prop_assert!(close(&value.dq, &dq, 1e-4));
+        prop_assert!(close(&value.dk, &dk, 1e-4));
+        // So the gradients of all biases together are 0.
+        let size: f32 = dbias.iter().map(|x| x.abs()).sum();
+        prop_assert!(abs_diff_eq!(dbias.iter().sum::<f32>(), 0.0, epsilon = 1e-5 * (size + 1e-3)));
+    }
+
+    #[test]
+    fn an_id_that_excludes_a_candidate_leaves_it_out(
+        (n, m, dim, q, k, _order) in problems(),
+    ) {
+        prop_assume!(m > n);
+        // All anchors have the id of the last candidate.
+        let candidates: Vec<u32> = (0..m as u32).collect();
+        let anchors = vec![m as u32 - 1; n];
+        let mut dq = vec![f32::NAN; q.len()];
+        let inputs = Inputs::pair(Rows::new(&q, n, dim)?, Rows::new(&k, m, dim)?);
+        let ids = Ids { anchors: &anchors[..], candidates: &candidates[..] };
+        let problem = Contrast::info_nce(0.5)?.on(inputs)?.excluding(ids)?;
+        let gradients = Gradients::new(RowsMut::new(&mut dq, n, dim)?, None);
+        let value = CpuEngine::new().value_and_grad(&problem, 1.0, gradients)?;
+        let fewer = info_nce(&Contrast::info_nce(0.5)?, &q, &k[..(m - 1) * dim], dim)?;
+        prop_assert!(close(&[fewer.loss], &[value.loss], 1e-5));
+        prop_assert!(close(&fewer.dq, &dq, 1e-4));
     }
 
     #[test]

@@ -7,7 +7,8 @@ use half::{bf16, f16};
 use infonce::cuda::{CudaBuffer, CudaDevice, CudaEngine, CudaResults, CudaRows, CudaRowsMut};
 use infonce::losses::{Layout, Loss, TABLE};
 use infonce::{
-    Contrast, DType, Element, Engine, Error, Evaluation, Gradients, Inputs, Problem, Shape, Work,
+    Contrast, DType, Element, Engine, Error, Evaluation, Gradients, Inputs, Positives, Problem,
+    Shape, Work,
 };
 
 use super::random::unit_rows;
@@ -182,6 +183,8 @@ struct Tensors<T> {
     k: CudaBuffer<T>,
     /// MoCo's positive keys, one for each query.
     own_key: Option<CudaBuffer<T>>,
+    /// Of rows of one matrix with labels: classes of four.
+    labels: CudaBuffer<u32>,
     dq: CudaBuffer<T>,
     dk: CudaBuffer<T>,
 }
@@ -194,12 +197,14 @@ impl<T: Element> Tensors<T> {
         let unwritten = |rows| if gradient { rows * d } else { 0 };
         let contrast = case.contrast()?;
         let own_key = contrast.has_own_keys().then(|| upload(n, 3)).transpose()?;
+        let labels: Vec<u32> = (0..n as u32).map(|i| i / 4).collect();
         let keys = if contrast.is_shared() { 0 } else { m };
         let of_keys = if contrast.has_dk() { unwritten(m) } else { 0 };
         Ok(Self {
             q: upload(n, 1)?,
             k: upload(keys, 2)?,
             own_key,
+            labels: CudaBuffer::upload(device, &labels)?,
             dq: CudaBuffer::zeroed(device, unwritten(n))?,
             dk: CudaBuffer::zeroed(device, of_keys)?,
         })
@@ -218,6 +223,13 @@ impl<T: Element> Tensors<T> {
         let q = self.q.rows(n, d)?;
         let inputs = match (contrast.layout(), &self.own_key) {
             (Layout::Shared, _) => Inputs::Shared { z: q },
+            (Layout::Labelled, _) => Inputs::Labelled {
+                z: q,
+                positives: Positives::Labels {
+                    anchors: self.labels.vector()?,
+                    candidates: self.labels.vector()?,
+                },
+            },
             (_, Some(own_key)) => Inputs::Queue {
                 q,
                 own_key: own_key.rows(n, d)?,
@@ -263,7 +275,7 @@ impl Case {
             Wanted::Backward => ("backward", Work::Backward { dk }),
         };
         let sides = match contrast.layout() {
-            Layout::Shared => n,
+            Layout::Shared | Layout::Labelled => n,
             Layout::Pair => n + m,
             Layout::Queue => 2.0 * n + m,
         };
@@ -273,8 +285,8 @@ impl Case {
             _ => n,
         };
         let shape = match contrast.is_shared() {
-            true => format!("2N={} D={}", self.n, self.d),
-            false => format!("N={} M={} D={}", self.n, self.m, self.d),
+            true if contrast.layout() == Layout::Shared => format!("2N={} D={}", self.n, self.d),
+            _ => format!("N={} M={} D={}", self.n, self.m, self.d),
         };
         let size = Shape {
             anchors: self.n,

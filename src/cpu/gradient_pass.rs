@@ -18,6 +18,7 @@ use super::problem::{BLOCK, GROUP, LogitTile, Problem};
 use super::simd::{Item, Left, Output};
 use super::statistics_pass::Summaries;
 use crate::element::{DType, Element};
+use crate::engine::Accumulate;
 use crate::losses::{RowContext, RowLogits, RowValues};
 use crate::rows::{Matrix, RowsMut};
 
@@ -115,7 +116,7 @@ pub(super) struct GradientPass<'a, T> {
     /// `None`: the chunk's row sums give lse⁻, which needs a fixed offset.
     pub known: Option<&'a Known>,
     /// Whether gradients are added to the buffers' contents.
-    pub accumulate: bool,
+    pub accumulate: Accumulate,
     /// upstream · w · s, the factor of every gradient.
     pub coefficient: f64,
     /// Bytes for a chunk's weights.
@@ -167,11 +168,15 @@ impl<T: Element> GradientPass<'_, T> {
         };
         let context = problem.context(&problem.positive_logits);
         let row_weights = problem.weights(&problem.positive_logits);
-        let (mut dq, dk) = match is_joined {
-            true => (None, Some(dq)),
-            false => (Some(dq.into_data()), dk),
+        let Accumulate {
+            anchors,
+            candidates: of_dk,
+        } = self.accumulate;
+        let (mut dq, dk, of_dk) = match is_joined {
+            true => (None, Some(dq), anchors),
+            false => (Some(dq.into_data()), dk, of_dk),
         };
-        with_f32(dk, self.accumulate, |mut dk| {
+        with_f32(dk, of_dk, |mut dk| {
             for first_row in (0..shape.anchors).step_by(chunk) {
                 let rows = chunk.min(shape.anchors - first_row);
                 let anchors = problem.anchors(first_row, rows);
@@ -390,7 +395,11 @@ impl<T: Element> GradientPass<'_, T> {
                     }
                     let dot = kernel.dot(self.problem.q.row(first_row + row), sums);
                     if let Some((dq, stride)) = &mut dq {
-                        store(sums, &mut dq[place * *stride..][..dim], self.accumulate);
+                        store(
+                            sums,
+                            &mut dq[place * *stride..][..dim],
+                            self.accumulate.anchors,
+                        );
                     }
                     dot
                 });

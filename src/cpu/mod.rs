@@ -181,7 +181,7 @@ impl CpuEngine {
             store(
                 &mut row,
                 &mut to[..problem.shape.candidates],
-                gradients.accumulate,
+                gradients.accumulate.candidates,
             );
         }
         // ∂loss/∂s = (f/s)·Σ⟨q_i, dq_i⟩ + Σ w_i·∂φ/∂s, f = `dots_factor`; with options dq_i lacks what row i has as a

@@ -3,23 +3,24 @@
 
 use std::borrow::Cow;
 use std::f64::consts::LOG2_E;
+use std::ops::Range;
 
 use rayon::prelude::*;
 
 use super::pack::row_items;
 use super::problem::{BLOCK, GROUP, LogitTile, Problem};
-use super::simd::Kernel;
+use super::simd::{Kernel, Set, SetTerms};
 use super::statistics_pass::{ScaledSum, or_zero};
 use crate::element::Element;
 use crate::inputs::{self, NO_ID, NO_POSITIVE, Positives};
-use crate::losses::{RowLogits, RowValues};
+use crate::losses::{RowLogits, RowRule, RowValues};
 use crate::rows::Rows;
 
 /// Rows whose statistics one task computes; each block of candidates serves them all.
 const TASK: usize = 4 * GROUP;
 
-/// A row of logits of one block.
-type BlockRow = [f32; BLOCK];
+/// Words of the candidates of one block.
+type BlockWords = [u32; BLOCK];
 
 /// What a problem has besides one positive a row.
 pub(super) struct Options<'a> {
@@ -35,6 +36,8 @@ pub(super) struct Options<'a> {
     exponents: Option<[f32; 2]>,
     /// The sign of the second exponential.
     sign: f32,
+    /// Whether labels are smoothed, which needs the sum of the negatives' logits.
+    smooths: bool,
 }
 
 /// Which candidates are positives.
@@ -103,98 +106,110 @@ impl<'a> Options<'a> {
                 .exponents()
                 .map(|exponents| exponents.map(|x| x as f32)),
             sign: rule.second_sign() as f32,
+            smooths: matches!(rule, RowRule::Sets { smoothing, .. } if smoothing > 0.0),
         })
     }
 
-    /// Turns products of anchor `i` with the candidates from `first` on, −∞ where excluded, into those of its negatives;
-    /// those of its positives move to `positives`. Whether there are any.
-    fn prepare(
-        &self,
+    /// Adds biases to the products of anchor `i` with the candidates from `first` on, and sets those that it excludes to
+    /// −∞. `words` has room for the words of the set of positives that it returns, where the rule takes sets.
+    fn prepare<'w>(
+        &'w self,
         kernel: &Kernel,
-        i: usize,
-        first: usize,
+        (i, first): (usize, usize),
         products: &mut [f32],
-        positives: &mut [f32],
-    ) -> bool {
+        words: &'w mut BlockWords,
+    ) -> Option<Set<'w>> {
         let columns = first..first + products.len();
         if let Some(bias) = &self.bias {
             for (product, bias) in products.iter_mut().zip(&bias[columns.clone()]) {
                 *product += bias;
             }
         }
-        let has_positives = match &self.sets {
-            None => false,
-            Some(Sets::Labels([anchors, candidates])) => {
-                let label = anchors[i];
-                let labels = &candidates[columns.clone()];
-                label != NO_POSITIVE && kernel.split_row(products, label, labels, positives)
-            }
-            Some(Sets::Lists([starts, candidates])) => {
-                let list = &candidates[starts[i] as usize..starts[i + 1] as usize];
-                let place = |column: usize| list.partition_point(|&j| (j as usize) < column);
-                let here = &list[place(columns.start)..place(columns.end)];
-                positives.fill(f32::NEG_INFINITY);
-                for &j in here {
-                    let place = j as usize - first;
-                    positives[place] = std::mem::replace(&mut products[place], f32::NEG_INFINITY);
-                }
-                !here.is_empty()
-            }
-        };
+        let set = self
+            .sets
+            .as_ref()
+            .map(|sets| sets.of(i, columns.clone(), words));
         if let Some([anchors, candidates]) = self.ids
             && anchors[i] != NO_ID
         {
-            kernel.exclude_equal(products, anchors[i], &candidates[columns]);
+            let ids = Set {
+                word: anchors[i],
+                words: &candidates[columns],
+            };
+            kernel.exclude_equal(products, ids, set);
         }
         if let Some(limits) = &self.limits {
             kernel.exclude_above(products, limits[i]);
         }
-        has_positives
+        set
     }
 
-    /// Turns a row of products, as [`prepare`](Self::prepare) takes them, into weights ∂φ/∂z_ij.
+    /// Turns products, as [`prepare`](Self::prepare) takes them, into weights ∂φ/∂z_ij.
     pub fn weigh(
         &self,
         kernel: &Kernel,
-        (i, first): (usize, usize),
+        at: (usize, usize),
         products: &mut [f32],
         scale2: f32,
         row: &RowTerms,
     ) {
-        let (mut second, mut terms) = ([0.0; BLOCK], [0.0; BLOCK]);
-        let second = &mut second[..products.len()];
-        let terms = &mut terms[..products.len()];
-        let has_positives = self.prepare(kernel, i, first, products, second);
+        let mut words = [0; BLOCK];
+        let set = self.prepare(kernel, at, products, &mut words);
         if let Some(exponents) = self.exponents {
-            let [of_first, of_second] = exponents.map(|exponent| exponent * scale2);
-            second.copy_from_slice(products);
-            kernel.exp_row(products, of_first, row.offset2);
-            kernel.exp_row(second, of_second, row.second2);
-            for (weight, second) in products.iter_mut().zip(second) {
-                *weight -= *second;
+            let scales2 = exponents.map(|exponent| exponent * scale2);
+            kernel.weigh_two(products, scales2, row.offsets2);
+        } else if let Some(set) = set
+            && (row.uniform != 0.0 || !kernel.is_empty(set))
+        {
+            let terms = SetTerms {
+                offsets2: row.offsets2,
+                factors: [1.0, self.sign],
+                summands: [-row.uniform, -row.positive - row.uniform],
+            };
+            kernel.weigh_sets(products, scale2, &terms, set);
+        } else {
+            kernel.exp_row(products, scale2, row.offsets2[0]);
+        }
+    }
+}
+
+impl Sets<'_> {
+    /// The positives of anchor `i` among the candidates `columns`. `words` has room for the words of a list.
+    fn of<'w>(&'w self, i: usize, columns: Range<usize>, words: &'w mut BlockWords) -> Set<'w> {
+        const LISTED: u32 = 1;
+        let words = &mut words[..columns.len()];
+        match self {
+            Self::Labels([anchors, candidates]) if anchors[i] != NO_POSITIVE => Set {
+                word: anchors[i],
+                words: &candidates[columns],
+            },
+            Self::Labels(_) => {
+                words.fill(0);
+                Set {
+                    word: LISTED,
+                    words,
+                }
             }
-            return;
-        }
-        if row.uniform != 0.0 {
-            terms.copy_from_slice(products);
-        }
-        kernel.exp_row(products, scale2, row.offset2);
-        if row.uniform != 0.0 {
-            kernel.add_where(products, terms, terms, [0.0, -row.uniform]);
-        }
-        if has_positives {
-            terms.copy_from_slice(second);
-            kernel.exp_row(terms, scale2, row.second2);
-            let line = [self.sign, -row.positive - row.uniform];
-            kernel.add_where(products, second, terms, line);
+            Self::Lists([starts, candidates]) => {
+                let list = &candidates[starts[i] as usize..starts[i + 1] as usize];
+                let place = |column: usize| list.partition_point(|&j| (j as usize) < column);
+                words.fill(0);
+                for &j in &list[place(columns.start)..place(columns.end)] {
+                    words[j as usize - columns.start] = LISTED;
+                }
+                Set {
+                    word: LISTED,
+                    words,
+                }
+            }
         }
     }
 }
 
 /// What the weights of a row depend on: [`RowValues`] in f32, offsets times log₂e.
 pub(super) struct RowTerms {
-    offset2: f32,
-    second2: f32,
+    /// Of both exponentials.
+    offsets2: [f32; 2],
     positive: f32,
     uniform: f32,
 }
@@ -202,8 +217,7 @@ pub(super) struct RowTerms {
 impl RowTerms {
     pub fn new(values: &RowValues) -> Self {
         Self {
-            offset2: (values.offset * LOG2_E) as f32,
-            second2: (values.second * LOG2_E) as f32,
+            offsets2: [values.offset, values.second].map(|offset| (offset * LOG2_E) as f32),
             positive: values.positive as f32,
             uniform: values.uniform as f32,
         }
@@ -260,38 +274,68 @@ pub(super) fn statistics<T: Element>(
     rows.into_iter().enumerate().map(finish).collect()
 }
 
+/// Offsets and sums of a row of negatives' exponentials alone.
+fn sum_row<T: Element>(problem: &Problem<'_, T>, products: &mut [f32]) -> ([f32; 2], [f32; 2]) {
+    let (kernel, scale2) = (problem.kernel, problem.scale2);
+    let maximum2 = || or_zero(kernel.max_row(products) * scale2);
+    let offset2 = problem.bounded_offset2().unwrap_or_else(maximum2);
+    let sum = kernel.exp_row(products, scale2, offset2);
+    ([offset2; 2], [sum, 0.0])
+}
+
 impl RowSums {
     fn add<T: Element>(
         &mut self,
         problem: &Problem<'_, T>,
         options: &Options<'_>,
-        (i, first): (usize, usize),
+        at: (usize, usize),
         products: &mut [f32],
     ) {
         let (kernel, scale2) = (problem.kernel, problem.scale2);
-        let mut second: BlockRow = [0.0; BLOCK];
-        let second = &mut second[..products.len()];
-        let has_positives = options.prepare(kernel, i, first, products, second);
-        let exponents = options.exponents.unwrap_or([1.0; 2]);
-        let has_second = has_positives || options.exponents.is_some();
-        if options.exponents.is_some() {
-            second.copy_from_slice(products);
-        }
-        let rows = [products, second];
-        for (which, values) in rows
-            .into_iter()
-            .enumerate()
-            .take(1 + usize::from(has_second))
-        {
-            if options.sets.is_some() {
-                let [sum, count] = kernel.sum_row(values);
-                self.products[which] += f64::from(sum);
-                self.counts[which] += f64::from(count);
+        let mut words = [0; BLOCK];
+        let set = options.prepare(kernel, at, products, &mut words);
+        let (offsets2, sums) = if let Some(exponents) = options.exponents {
+            let scales2 = exponents.map(|exponent| exponent * scale2);
+            let maximum = kernel.max_row(products);
+            let offsets2 = scales2.map(|scale2| or_zero(maximum * scale2));
+            (offsets2, kernel.sum_exp_two(products, scales2, offsets2))
+        } else if let Some(set) = set {
+            let has_positives = !kernel.is_empty(set);
+            for (which, counts) in [options.smooths, has_positives].into_iter().enumerate() {
+                if counts {
+                    let [sum, count] = kernel.sum_set(products, set, which == 1);
+                    self.products[which] += f64::from(sum);
+                    self.counts[which] += f64::from(count);
+                }
             }
-            let scale2 = exponents[which] * scale2;
-            let offset2 = or_zero(kernel.max_row(values) * scale2);
-            let sum = f64::from(kernel.exp_row(values, scale2, offset2));
-            self.exponentials[which].add(ScaledSum { offset2, sum });
+            match (has_positives, problem.bounded_offset2()) {
+                (false, _) => sum_row(problem, products),
+                (true, Some(offset2)) => {
+                    let offsets2 = [offset2; 2];
+                    (
+                        offsets2,
+                        kernel.sum_exp_sets(products, scale2, offsets2, set),
+                    )
+                }
+                (true, None) => {
+                    let maxima = kernel.max_sets(products, set);
+                    let offsets2 = maxima.map(|maximum| or_zero(maximum * scale2));
+                    (
+                        offsets2,
+                        kernel.sum_exp_sets(products, scale2, offsets2, set),
+                    )
+                }
+            }
+        } else {
+            sum_row(problem, products)
+        };
+        for (total, (offset2, sum)) in self
+            .exponentials
+            .iter_mut()
+            .zip(offsets2.into_iter().zip(sums))
+        {
+            let sum = f64::from(sum);
+            total.add(ScaledSum { offset2, sum });
         }
     }
 

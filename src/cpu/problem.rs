@@ -62,6 +62,7 @@ pub(super) struct Problem<'a, T> {
     pub fixed_offset2: Option<f32>,
     /// What one positive a row does not describe.
     pub options: Option<Options<'a>>,
+    has_bias: bool,
     /// The rows' weights.
     pub row_weights: Option<&'a [f32]>,
 }
@@ -121,6 +122,7 @@ impl<'a, T: Element> Problem<'a, T> {
             positive_logits: Vec::new(),
             fixed_offset2,
             options: None,
+            has_bias: bias.is_some(),
             row_weights: given.row_weights(),
         };
         problem.positive_logits = (0..shape.anchors)
@@ -181,6 +183,11 @@ impl<'a, T: Element> Problem<'a, T> {
             Some(weights) => Some(weights.iter().map(|&w| counted * f64::from(w)).collect()),
             None => (counted != 1.0).then(|| vec![counted; positives.len()]),
         }
+    }
+
+    /// The fixed offset of logits that are bounded with their biases too.
+    pub fn bounded_offset2(&self) -> Option<f32> {
+        self.fixed_offset2.filter(|_| !self.has_bias)
     }
 
     /// Number of column blocks.

@@ -10,7 +10,7 @@ use crate::element::Element;
 use crate::engine::{Gradients, MomentumTensor};
 use crate::error::Error;
 use crate::inputs::Problem;
-use crate::launch::{DeviceVector, DeviceMatrix, DeviceMomentum};
+use crate::launch::{DeviceMatrix, DeviceMomentum, DeviceVector};
 
 /// An argument's name and its memory.
 pub(super) type Named = (&'static str, CudaRegion);

@@ -51,6 +51,10 @@ impl Memory for CudaDevice {
         buffer.rows_mut(rows, dim)
     }
 
+    fn reborrow<'s, T: Element>(rows: &'s mut CudaRowsMut<'_, T>) -> CudaRowsMut<'s, T> {
+        rows.reborrow()
+    }
+
     fn vector<'a, T: Pod>(&self, buffer: &'a CudaBuffer<T>) -> Result<CudaVector<'a, T>, Error> {
         buffer.vector()
     }

@@ -73,6 +73,10 @@ impl Evaluation for CudaResults {
     fn statistics(&self) -> &CudaStatistics {
         &self.statistics
     }
+
+    fn into_statistics(self) -> CudaStatistics {
+        self.statistics
+    }
 }
 
 impl CudaStatistics {
@@ -105,7 +109,10 @@ impl CudaStatistics {
         let copied = |argument, [lse, positive]: [CudaVector<'_>; 2]| -> Result<_, Error> {
             same_rows(argument, positive.len(), lse.len())?;
             let lse = vector(argument, lse)?;
-            Ok(DeviceRows::of_one_positive(lse, vector(argument, positive)?))
+            Ok(DeviceRows::of_one_positive(
+                lse,
+                vector(argument, positive)?,
+            ))
         };
         let rows = copied("statistics.rows", rows)?;
         let columns = columns.map(|columns| copied("statistics.columns", columns));
@@ -143,8 +150,14 @@ impl CudaStatistics {
 
     /// The memory of all statistics.
     pub(super) fn regions(&self) -> impl Iterator<Item = CudaRegion> {
-        let directions = [Some(&self.statistics.rows), self.statistics.columns.as_ref()];
-        let planes = directions.into_iter().flatten().flat_map(DeviceRows::planes);
+        let directions = [
+            Some(&self.statistics.rows),
+            self.statistics.columns.as_ref(),
+        ];
+        let planes = directions
+            .into_iter()
+            .flatten()
+            .flat_map(DeviceRows::planes);
         planes.map(|floats| from_word::<f32>(0, floats, &self.device).region())
     }
 

@@ -93,13 +93,14 @@ impl EmulatedEngine {
     ) -> Result<R, Error> {
         let accumulate = gradients.accumulate;
         // Gradients that are overwritten start as unwritten memory, so that the emulator reports a read.
-        let copied = |rows: &RowsMut<'_, G>| match accumulate {
+        let copied = |rows: &RowsMut<'_, G>, is_added| match is_added {
             true => memory.copied(rows.as_rows()),
             false => memory.like(rows),
         };
-        let dq = copied(&gradients.dq)?;
-        let dk = gradients.dk.as_ref().map(copied).transpose()?;
-        let dbias = gradients.dbias.as_ref().map(copied).transpose()?;
+        let of_candidates = |rows| copied(rows, accumulate.candidates);
+        let dq = copied(&gradients.dq, accumulate.anchors)?;
+        let dk = gradients.dk.as_ref().map(of_candidates).transpose()?;
+        let dbias = gradients.dbias.as_ref().map(of_candidates).transpose()?;
         let result = work(&Gradients {
             dq,
             dk,

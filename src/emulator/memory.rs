@@ -8,7 +8,7 @@ use bytemuck::Pod;
 use super::device::{EmulatedBuffer, EmulatedDevice};
 use crate::element::{DType, Element};
 use crate::error::Error;
-use crate::launch::{Device, DeviceVector, DeviceMatrix, element_bytes};
+use crate::launch::{Device, DeviceMatrix, DeviceVector, element_bytes};
 
 /// Memory that is handed out by address and freed when this is dropped.
 pub(crate) struct Memory<D = EmulatedDevice> {

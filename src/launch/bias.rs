@@ -48,12 +48,16 @@ impl<D: Device> Similarity<'_, D> {
             contrast: prepared.view,
             sums: sums.address(),
             shift: shift.unwrap_or(0),
-            row_mass: if apart { masses.of_positive().address() } else { 0 },
+            row_mass: if apart {
+                masses.of_positive().address()
+            } else {
+                0
+            },
             starts: groups.as_ref().map_or(0, |groups| groups.starts.address()),
             order: groups.as_ref().map_or(0, |groups| groups.order.address()),
             counted: prepared.counted(),
             coefficient: call.coefficient,
-            accumulates: u32::from(call.accumulates),
+            accumulates: u32::from(call.accumulate.candidates),
             gradient: gradient.into(),
         };
         let kernel = kernels::FINISH_BIAS;

@@ -170,7 +170,11 @@ impl<D: Device> Similarity<'_, D> {
             Some(part) => DeviceMatrix::new(part.address(), [anchors, dim], DType::F32),
             None => gradients.dq,
         };
-        let dk = if is_shared { Some(gradients.dq) } else { gradients.dk };
+        let dk = if is_shared {
+            Some(gradients.dq)
+        } else {
+            gradients.dk
+        };
         let dk_length = dk_splits as usize * candidates * dim;
         let dk_sums = self.floats_if(dk.is_some(), dk_length)?;
         let bias_sums = self.floats_if(gradients.dbias.is_some(), candidates)?;
@@ -200,7 +204,9 @@ impl<D: Device> Similarity<'_, D> {
                     };
                     match &prepared.options {
                         None => self.pass(WEIGHTS, prepared.arithmetic, cut, params)?,
-                        Some(options) => self.weights_with(options, prepared, known, cut, params)?,
+                        Some(options) => {
+                            self.weights_with(options, prepared, known, cut, params)?
+                        }
                     }
                 }
                 Softmax::Found(found) => self.store_exponentials(call, found, chunk)?,

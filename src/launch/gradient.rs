@@ -10,6 +10,7 @@ use super::similarity::Similarity;
 use super::statistics::far_word;
 use super::{Device, DeviceMatrix, Floats, kernels};
 use crate::element::DType;
+use crate::engine::Accumulate;
 use crate::error::Error;
 use crate::inputs::Matrices;
 
@@ -26,17 +27,17 @@ pub(super) struct Call<'a, D: Device> {
     pub prepared: &'a Prepared<'a, D>,
     /// upstream · w, with the row weight w of the loss.
     pub coefficient: f32,
-    /// Whether gradients are added to the contents of the output.
-    pub accumulates: bool,
+    /// Which gradients are added to the contents of their outputs.
+    pub accumulate: Accumulate,
 }
 
 impl<'a, D: Device> Call<'a, D> {
-    pub fn new(prepared: &'a Prepared<'a, D>, upstream: f32, accumulates: bool) -> Self {
+    pub fn new(prepared: &'a Prepared<'a, D>, upstream: f32, accumulate: Accumulate) -> Self {
         let weight = prepared.contrast().row_weight(prepared.shape.anchors);
         Self {
             prepared,
             coefficient: (f64::from(upstream) * weight) as f32,
-            accumulates,
+            accumulate,
         }
     }
 }
@@ -151,6 +152,11 @@ impl<D: Device> Similarity<'_, D> {
         let (rows, columns) = finish.masses;
         let rows_of = |matrix: DeviceMatrix| Matrix::from(matrix).slice(first, count);
         let of_candidates = finish.dots.is_none();
+        // One matrix that is both has the anchors' output.
+        let is_added = match of_candidates && !prepared.contrast().is_shared() {
+            true => call.accumulate.candidates,
+            false => call.accumulate.anchors,
+        };
         let Matrices {
             anchors,
             candidates,
@@ -189,7 +195,9 @@ impl<D: Device> Similarity<'_, D> {
                 None if !of_candidates => prepared.weights_at(0),
                 _ => 0,
             },
-            added: finish.added.map_or(0, |added| added.at(first * gradient.dim)),
+            added: finish
+                .added
+                .map_or(0, |added| added.at(first * gradient.dim)),
             negatives_mass: rows.negatives.address(),
             row_mass: rows.of_positive().address(),
             column_mass: columns.map_or(0, |m| m.of_positive().address()),
@@ -199,7 +207,7 @@ impl<D: Device> Similarity<'_, D> {
                 false => own_keys.unwrap_or(candidates).into(),
             },
             own_keys: u32::from(own_keys.is_some()),
-            accumulates: u32::from(call.accumulates && !finish.is_part),
+            accumulates: u32::from(is_added && !finish.is_part),
             starts: groups.as_ref().map_or(0, |groups| groups.starts.address()),
             order: groups.as_ref().map_or(0, |groups| groups.order.address()),
             rows_of: match of_candidates {

@@ -41,7 +41,7 @@ mod verbs;
 pub(crate) use arithmetic::{Arithmetic, element_bytes};
 use device::count;
 pub(crate) use device::{Device, Floats, Hardware, Launch};
-pub(crate) use matrix::{DeviceVector, DeviceMatrix};
+pub(crate) use matrix::{DeviceMatrix, DeviceVector};
 pub(crate) use params::{Matrix, TensorMap};
 #[cfg(feature = "emulator")]
 pub(crate) use plan::Counter;

@@ -46,11 +46,16 @@ impl Options {
             ..ScoreOptions::zeroed()
         };
         if let Some(ids) = problem.ids() {
-            (params.anchor_ids, params.candidate_ids) = (ids.anchors.address, ids.candidates.address);
+            (params.anchor_ids, params.candidate_ids) =
+                (ids.anchors.address, ids.candidates.address);
         }
         match problem.positives() {
-            Some(Positives::Labels { anchors, candidates }) if sets => {
-                (params.anchor_labels, params.candidate_labels) = (anchors.address, candidates.address);
+            Some(Positives::Labels {
+                anchors,
+                candidates,
+            }) if sets => {
+                (params.anchor_labels, params.candidate_labels) =
+                    (anchors.address, candidates.address);
             }
             Some(Positives::Lists { starts, candidates }) => {
                 (params.starts, params.listed) = (starts.address, candidates.address);
@@ -100,7 +105,12 @@ impl<D: Device> Similarity<'_, D> {
     ) -> Result<Direction<D>, Error> {
         let rows = self.direction(prepared, positive)?;
         let (anchors, candidates) = (prepared.shape.anchors, prepared.shape.candidates);
-        let cut = self.cut(prepared.arithmetic, prepared.anchor_rows, anchors, candidates);
+        let cut = self.cut(
+            prepared.arithmetic,
+            prepared.anchor_rows,
+            anchors,
+            candidates,
+        );
         let count = cut.splits as usize * anchors;
         let sums = self.floats(2 * count)?;
         let second = self.floats_if(options.has_second, 2 * count)?;
@@ -115,7 +125,13 @@ impl<D: Device> Similarity<'_, D> {
             sets: address(&sets),
             ..options.with_positive(rows.rows.positive.address())
         };
-        self.pass_with(options.statistics, prepared.arithmetic, cut, params, vectors)?;
+        self.pass_with(
+            options.statistics,
+            prepared.arithmetic,
+            cut,
+            params,
+            vectors,
+        )?;
         let partial = Partial {
             sums: sums.address(),
             splits: cut.splits,
@@ -140,7 +156,9 @@ impl<D: Device> Similarity<'_, D> {
         params: ScoresParams,
     ) -> Result<(), Error> {
         let masses = known.masses.0;
-        let at = |plane: Option<&Floats<D>>| plane.map_or(0, |plane| plane.at(params.first_anchor as usize));
+        let at = |plane: Option<&Floats<D>>| {
+            plane.map_or(0, |plane| plane.at(params.first_anchor as usize))
+        };
         let vectors = ScoreOptions {
             second_offset2: at(masses.second2.as_ref()),
             positive: at(Some(masses.of_positive())),

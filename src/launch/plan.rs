@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::pool::{Block, Pool, Source};
 use super::{
-    Device, DeviceVector, DeviceMatrix, DeviceRows, DeviceStatistics, Hardware, Launch, Matrix,
+    Device, DeviceMatrix, DeviceRows, DeviceStatistics, DeviceVector, Hardware, Launch, Matrix,
     Similarity, TensorMap,
 };
 use crate::contrast::{Contrast, Shape, Work};

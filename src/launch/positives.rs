@@ -4,8 +4,8 @@
 use bytemuck::Zeroable;
 
 use super::params::{
-    BoundParams, ContrastView, CountParams, GroupParams, LabelParams, Matrix, MeanPositivesParams, OffsetParams,
-    PositivesParams,
+    BoundParams, ContrastView, CountParams, GroupParams, LabelParams, Matrix, MeanPositivesParams,
+    OffsetParams, PositivesParams,
 };
 use super::prepared::Prepared;
 use super::similarity::Similarity;
@@ -61,7 +61,10 @@ impl<D: Device> Similarity<'_, D> {
             dim: shape.dim as u32,
             padding: 0,
             not_finite: prepared.flags.address(),
-            bias: prepared.problem.column_bias().map_or(0, |bias| bias.address),
+            bias: prepared
+                .problem
+                .column_bias()
+                .map_or(0, |bias| bias.address),
             positive: positives.logits.address(),
             square_norms: positives.square_norms.address(),
         };
@@ -91,8 +94,7 @@ impl<D: Device> Similarity<'_, D> {
             padding: 0,
             counted: counted.address(),
         };
-        self.device
-            .start(kernels::COUNT_POSITIVES, [1; 3], &params)
+        self.device.start(kernels::COUNT_POSITIVES, [1; 3], &params)
     }
 
     /// Computes `Prepared::log_mean` from z₊ of all rows, where the rule has row weights.

@@ -110,11 +110,7 @@ impl<D: Device> DeviceRows<D> {
     }
 
     /// Buffers for what a rule needs, with a given z₊.
-    pub(super) fn unwritten(
-        device: &D,
-        rule: RowRule,
-        positive: Floats<D>,
-    ) -> Result<Self, Error> {
+    pub(super) fn unwritten(device: &D, rule: RowRule, positive: Floats<D>) -> Result<Self, Error> {
         let rows = positive.len();
         let floats = || Floats::unwritten(device, rows);
         let has_second = rule.takes_sets() || rule.exponents().is_some();
@@ -203,7 +199,8 @@ impl<D: Device> DeviceRows<D> {
     /// All planes: lse⁻ and z₊ first.
     pub(crate) fn planes(&self) -> impl Iterator<Item = &Floats<D>> {
         let sets = self.sets.iter();
-        let of_sets = sets.flat_map(|sets| [&sets.positives, &sets.negatives_mean, &sets.negatives]);
+        let of_sets =
+            sets.flat_map(|sets| [&sets.positives, &sets.negatives_mean, &sets.negatives]);
         let first = [&self.negatives_lse, &self.positive];
         first.into_iter().chain(&self.second_lse).chain(of_sets)
     }

@@ -14,7 +14,7 @@ use super::held::Held;
 use super::rowwise::MomentumTable;
 use super::{Device, DeviceMatrix, DeviceMomentum, Floats, Results, Rowwise, Similarity, count};
 use crate::element::DType;
-use crate::engine::Gradients;
+use crate::engine::{Accumulate, Gradients};
 use crate::error::{Error, positive};
 use crate::inputs::Problem;
 use crate::momentum;
@@ -66,7 +66,7 @@ impl<D: Device> Step<D> {
     pub(crate) fn new(device: &D, arguments: &StepArguments<'_>) -> Result<Self, Error> {
         let (problem, gradients) = (arguments.problem, arguments.gradients);
         problem.check_gradients(gradients)?;
-        if gradients.accumulate {
+        if gradients.accumulate != Accumulate::default() {
             return Err(Error::Unsupported {
                 option: "gradients.accumulate",
                 reason: "a step overwrites the gradients of rows before they are normalised",

@@ -18,8 +18,8 @@ impl Contrast {
     /// own key (z₊) and all keys of the queue (z⁻), −ln(e^{z₊}/(e^{z₊} + Σ e^{z⁻})), mean over the N queries. Keys
     /// and queue carry no gradient.
     ///
-    /// Every key of the queue is a negative, also a copy of an anchor's own key: enqueue a batch's keys after
-    /// its loss.
+    /// Every key of the queue is a negative, also a copy of an anchor's own key, unless
+    /// [ids](crate::Problem::excluding) exclude it: enqueue a batch's keys after its loss.
     ///
     /// # Errors
     /// [`Error::Scalar`] unless `temperature` is finite and greater than 0.

@@ -58,7 +58,10 @@ losses! {
     additive_margin: LOSS;
     moco_v3: LOSS;
     sup_con: LOSS, INSIDE;
+    kcl: LOSS;
     hard_negatives: LOSS;
+    mnr: LOSS;
+    graph_cl: LOSS;
 }
 
 impl Loss {

@@ -18,6 +18,10 @@ impl Contrast {
     /// N rows, two views of N/2 images. The positive of row i is row (i + N/2) mod N. Every row excludes itself.
     /// The loss is the mean over the rows of −ln(e^{z₊}/(e^{z₊} + Σ e^{z⁻})).
     ///
+    /// DeCLUTR's loss (Giorgi et al. 2021, section 3) is this at τ = 0.05: rows 0..N/2 are anchor spans, rows N/2..N the
+    /// means of each anchor's positive spans. The paper sums over the rows:
+    /// [`Reduction::Sum`](crate::Reduction::Sum).
+    ///
     /// # Errors
     /// [`Error::Scalar`] unless `temperature` is finite and greater than 0.
     pub fn nt_xent(temperature: f32) -> Result<Self, Error> {

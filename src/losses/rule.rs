@@ -262,6 +262,11 @@ impl RowRule {
         matches!(self, Self::Sets { .. })
     }
 
+    /// Whether labels are smoothed, so that φ depends on the mean of the negatives' logits and on their number.
+    pub fn is_smoothed(self) -> bool {
+        matches!(self, Self::Sets { smoothing, .. } if smoothing > 0.0)
+    }
+
     /// The exponents of the negatives' two sums, 1 + β and β; `None` for a rule of one exponent.
     pub fn exponents(self) -> Option<[f64; 2]> {
         match self {
@@ -401,15 +406,29 @@ fn set_values(form: SetForm, smoothing: f64, logits: &RowLogits) -> RowValues {
         positives: count,
         negatives,
     } = *logits;
+    // A set of one has lse⁺ = z₊. Its weight is −a, no difference of an exponential and 1, so that 1 − p₊ keeps its digits.
+    let is_one = count == 1.0;
+    let positives_lse = if is_one { z } else { positives_lse };
     let excess = softplus(lse - positives_lse);
     let all = positives_lse + excess;
     let none = RowValues::none(all);
+    let sigma = sigmoid(lse - positives_lse);
     match form {
+        SetForm::MeanOutside | SetForm::MeanInside if is_one => {
+            let of_negatives = smoothing * negatives / (1.0 + negatives);
+            RowValues {
+                value: excess + of_negatives * (z - negatives_mean),
+                negatives: sigma,
+                positive: sigma - smoothing,
+                uniform: smoothing / (1.0 + negatives),
+                ..none
+            }
+        }
         SetForm::MeanOutside => {
             let of_negatives = smoothing * negatives / (count + negatives);
             RowValues {
                 value: excess + (positives_lse - z) + of_negatives * (z - negatives_mean),
-                negatives: sigmoid(lse - positives_lse),
+                negatives: sigma,
                 second: all,
                 positive: (1.0 - smoothing) / count,
                 uniform: smoothing / (count + negatives),

@@ -8,7 +8,7 @@ use super::encoder::ModelConfig;
 use super::error::TrainError;
 use super::image_set::ImageSet;
 use crate::Contrast;
-use crate::losses::{self, Loss};
+use crate::losses::{self, Layout, Loss};
 
 /// The settings of a run.
 ///
@@ -74,7 +74,7 @@ impl MethodConfig {
         losses::TABLE.iter().filter(move |loss| {
             let contrast = (loss.at)(loss.temperature);
             contrast.is_ok_and(|contrast| match one_matrix {
-                true => contrast.is_shared(),
+                true => contrast.layout() == Layout::Shared,
                 false => !contrast.is_shared() && !contrast.has_dk(),
             })
         })

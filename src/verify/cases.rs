@@ -6,7 +6,7 @@ use rand::{Rng, RngExt};
 
 use crate::contrast::{Contrast, Reduction};
 use crate::error::Error;
-use crate::losses::{Loss, RowContext, RowLogits, RowRule, TABLE};
+use crate::losses::{Description, Layout, Loss, RowContext, RowLogits, RowRule, SetForm, TABLE};
 
 /// How positives are given, where the contrast takes them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,8 +19,40 @@ pub enum Given {
     Index,
     /// A random candidate; every third anchor has none.
     IndexWithGaps,
-    /// As [`IndexWithGaps`](Self::IndexWithGaps), by labels, which several candidates may share.
+    /// As [`IndexWithGaps`](Self::IndexWithGaps), by labels, which several candidates may share. With a rule of sets
+    /// classes; some rows have none, some are alone in theirs.
     Labels,
+    /// With a rule of sets: up to four random candidates; every fifth anchor has none.
+    Lists,
+}
+
+/// What a problem has besides a contrast and positives.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct Options {
+    /// Ids, which several rows share; some rows have none.
+    pub ids: bool,
+    /// A guard that excludes about this share of the negatives. No logit is within its error of the limit.
+    pub guard: Option<f64>,
+    /// Biases of the candidates.
+    pub bias: bool,
+    /// Weights of the rows, some of which are 0.
+    pub weights: bool,
+    /// The mean over the rows that have a positive.
+    pub of_positives: bool,
+    /// Label smoothing.
+    pub smoothing: f32,
+}
+
+impl Options {
+    /// None.
+    pub const NONE: Self = Self {
+        ids: false,
+        guard: None,
+        bias: false,
+        weights: false,
+        of_positives: false,
+        smoothing: 0.0,
+    };
 }
 
 /// A contrast of the table: a loss, or the layout of one loss with the rule of another.
@@ -32,6 +64,8 @@ pub struct Kind {
     pub rule_of: Option<&'static Loss>,
     /// How positives are given.
     pub given: Given,
+    /// What its problems have besides.
+    pub options: Options,
 }
 
 impl Kind {
@@ -41,9 +75,13 @@ impl Kind {
     /// Those of the loss's constructor.
     pub fn contrast(&self, scale: f32) -> Result<Contrast, Error> {
         let contrast = (self.loss.at)(1.0 / scale)?;
-        match self.rule_of {
-            Some(other) => contrast.with_rule((other.at)(1.0 / scale)?.rule()),
-            None => Ok(contrast),
+        let contrast = match self.rule_of {
+            Some(other) => contrast.with_rule((other.at)(1.0 / scale)?.rule())?,
+            None => contrast,
+        };
+        match self.options.smoothing {
+            0.0 => Ok(contrast),
+            smoothing => contrast.with_label_smoothing(smoothing),
         }
     }
 
@@ -52,9 +90,10 @@ impl Kind {
         self.contrast(1.0).expect("1 is a scale of every loss")
     }
 
-    /// Whether it is the loss of this key with its own rule, and positives so given.
+    /// Whether it is the loss of this key with its own rule and no options, and positives so given.
     pub fn is(&self, key: &str, given: Given) -> bool {
-        self.loss.key == key && self.rule_of.is_none() && self.given == given
+        let is_plain = self.rule_of.is_none() && self.options == Options::NONE;
+        self.loss.key == key && is_plain && self.given == given
     }
 
     /// Whether the contrast takes positives, so that [`given`](Self::given) matters.
@@ -62,13 +101,18 @@ impl Kind {
         self.sample().takes_positives()
     }
 
+    /// Whether anchors and candidates are the same rows.
+    pub fn is_shared(&self) -> bool {
+        self.sample().is_shared()
+    }
+
     /// The N and M nearest to these that the contrast is defined on.
     fn fit(&self, anchors: usize, candidates: usize) -> (usize, usize) {
         let contrast = self.sample();
-        if contrast.is_shared() {
+        if contrast.layout() == Layout::Shared {
             let rows = anchors.next_multiple_of(2);
             (rows, rows)
-        } else if contrast.has_columns() {
+        } else if contrast.is_shared() || contrast.has_columns() {
             (anchors, anchors)
         } else if self.takes_positives() && self.given == Given::Diagonal {
             (anchors, candidates.max(anchors))
@@ -81,9 +125,17 @@ impl Kind {
     fn gradients_vanish(&self, one_minus_positive: f64) -> bool {
         let rule = self.sample().rule();
         let row = RowContext::new(rule, 1.0, 1, std::iter::empty());
-        rule.values(&RowLogits::new(one_minus_positive.ln(), 0.0), &row)
-            .positive
-            < 1e-3
+        // A set of the one positive, at 0 as the second sum of two exponents is.
+        let logits = RowLogits {
+            second_lse: 0.0,
+            ..RowLogits::new(one_minus_positive.ln(), 0.0)
+        };
+        let values = rule.values(&logits, &row);
+        let of_positive = match rule.takes_sets() {
+            true => values.positive - rule.second_sign() * (-values.second).exp(),
+            false => values.positive,
+        };
+        of_positive < 1e-3
     }
 
     /// Whether it is defined on such inputs, and its exponentials stay in the range of f32.
@@ -105,11 +157,32 @@ impl fmt::Display for Kind {
                 Given::Index => " index",
                 Given::IndexWithGaps => " index with gaps",
                 Given::Labels => " labels",
+                Given::Lists => " lists",
             })?;
         }
-        match self.rule_of {
-            Some(other) => write!(f, " by the rule of {}", other.name),
-            None => Ok(()),
+        if let Some(other) = self.rule_of {
+            write!(f, " by the rule of {}", other.name)?;
+        }
+        let Options {
+            ids,
+            guard,
+            bias,
+            weights,
+            of_positives,
+            smoothing,
+        } = self.options;
+        let named = [
+            (ids, "ids"),
+            (guard.is_some(), "guard"),
+            (bias, "bias"),
+            (weights, "weights"),
+            (of_positives, "mean of positives"),
+            (smoothing > 0.0, "smoothing"),
+        ];
+        let names: Vec<&str> = named.iter().filter(|x| x.0).map(|x| x.1).collect();
+        match names[..] {
+            [] => Ok(()),
+            _ => write!(f, " with {}", names.join(", ")),
         }
     }
 }
@@ -123,10 +196,176 @@ enum Extent {
     Hard,
     /// [`FEW`]: every way of computing once.
     Few,
+    /// [`OPTIONED`].
+    Optioned,
+    /// Those of [`HARD`] with confident rows.
+    Confident,
 }
 
 /// The losses that get every shape: one for each layout and direction.
 const THOROUGH: [&str; 4] = ["nt_xent", "info_nce", "moco", "clip"];
+
+/// SupCon's third form, which is no loss of the table.
+static DECOUPLED_SETS: Loss = Loss {
+    key: "",
+    name: "decoupled sets",
+    source: "",
+    formula: "lse⁻ − mean_P z",
+    temperature: 0.1,
+    at: |temperature| {
+        Contrast::sup_con(temperature)?.with_rule(RowRule::Sets {
+            form: SetForm::Decoupled,
+            smoothing: 0.0,
+        })
+    },
+};
+
+/// Kinds with options: each option with each layout that allows it, and in combinations.
+fn optioned() -> Vec<Kind> {
+    let of = |key: &str, given, options| Kind {
+        loss: Loss::of(key).expect("a key of the table"),
+        rule_of: None,
+        given,
+        options,
+    };
+    let none = Options::NONE;
+    let weighted = Options {
+        weights: true,
+        of_positives: true,
+        ..none
+    };
+    let by_id = Options { ids: true, ..none };
+    let guarded = Options {
+        guard: Some(0.2),
+        ..none
+    };
+    let smooth = Options {
+        smoothing: 0.1,
+        bias: true,
+        ..none
+    };
+    let decoupled = |kind| Kind {
+        rule_of: Some(&DECOUPLED_SETS),
+        ..kind
+    };
+    let of_rule = |key, kind| Kind {
+        rule_of: Loss::of(key),
+        ..kind
+    };
+    vec![
+        // Row-wise options, with the launches of every loss.
+        of("info_nce", Given::IndexWithGaps, weighted),
+        of("nt_xent", Given::Diagonal, weighted),
+        of("clip", Given::Diagonal, weighted),
+        of("moco", Given::Diagonal, weighted),
+        // Exclusions and biases around one positive.
+        of(
+            "info_nce",
+            Given::Index,
+            Options {
+                weights: true,
+                ..by_id
+            },
+        ),
+        of(
+            "info_nce",
+            Given::IndexWithGaps,
+            Options {
+                of_positives: true,
+                ..guarded
+            },
+        ),
+        of(
+            "info_nce",
+            Given::Diagonal,
+            Options {
+                bias: true,
+                ..by_id
+            },
+        ),
+        of(
+            "nt_xent",
+            Given::Diagonal,
+            Options {
+                ids: true,
+                ..guarded
+            },
+        ),
+        of("nt_xent", Given::Diagonal, Options { bias: true, ..none }),
+        of(
+            "moco",
+            Given::Diagonal,
+            Options {
+                ids: true,
+                ..guarded
+            },
+        ),
+        of_rule(
+            "dcl",
+            of(
+                "info_nce",
+                Given::Offset,
+                Options {
+                    bias: true,
+                    ..guarded
+                },
+            ),
+        ),
+        // Sets.
+        of("supcon", Given::Labels, weighted),
+        of(
+            "supcon",
+            Given::Lists,
+            Options {
+                ids: true,
+                weights: true,
+                ..smooth
+            },
+        ),
+        of("supcon", Given::Index, none),
+        of_rule("nt_xent", of("supcon", Given::Index, by_id)),
+        of("supcon_in", Given::Lists, by_id),
+        of(
+            "info_nce",
+            Given::Lists,
+            Options {
+                of_positives: true,
+                ..smooth
+            },
+        ),
+        of(
+            "info_nce",
+            Given::Index,
+            Options {
+                ids: true,
+                ..smooth
+            },
+        ),
+        of_rule("supcon", of("info_nce", Given::Labels, by_id)),
+        of_rule("supcon_in", of("info_nce", Given::Labels, none)),
+        decoupled(of("supcon", Given::Labels, none)),
+        decoupled(of(
+            "info_nce",
+            Given::Lists,
+            Options {
+                bias: true,
+                ..weighted
+            },
+        )),
+        // Two exponents.
+        of_rule(
+            "hard",
+            of(
+                "info_nce",
+                Given::IndexWithGaps,
+                Options {
+                    bias: true,
+                    ..weighted
+                },
+            ),
+        ),
+    ]
+}
 
 /// All kinds; each rule other than the softmax also on the one-way layouts.
 fn kinds() -> Vec<(Kind, Extent)> {
@@ -134,6 +373,7 @@ fn kinds() -> Vec<(Kind, Extent)> {
         loss,
         rule_of: None,
         given,
+        options: Options::NONE,
     };
     let (thorough, others): (Vec<&'static Loss>, Vec<&'static Loss>) =
         TABLE.iter().partition(|loss| THOROUGH.contains(&loss.key));
@@ -150,16 +390,37 @@ fn kinds() -> Vec<(Kind, Extent)> {
             }
         }
     }
+    let mut described: Vec<Description> = Vec::new();
     for loss in others {
-        let kind = plain(loss, Given::Diagonal);
+        let mut kind = plain(loss, Given::Diagonal);
+        if kind.sample().has_sets() {
+            kind.given = Given::Labels;
+        }
+        // A loss that is another one at another temperature is no other computation.
+        let description = *kind.sample().description();
+        let is_known = |kind: &Kind| *kind.sample().description() == description;
+        if thorough.clone().any(|kind| is_known(&kind)) || described.contains(&description) {
+            continue;
+        }
+        described.push(description);
         kinds.push((kind, Extent::Hard));
-        if kind.sample().rule() != RowRule::SOFTMAX {
+        if kind.sample().rule() != RowRule::SOFTMAX && !kind.sample().has_sets() {
             for other in thorough.clone().filter(|kind| kind.sample().is_one_way()) {
-                let rule_of = Some(loss);
-                kinds.push((Kind { rule_of, ..other }, Extent::Few));
+                let by_rule = Kind {
+                    rule_of: Some(loss),
+                    ..other
+                };
+                if !described.contains(by_rule.sample().description()) {
+                    kinds.push((by_rule, Extent::Few));
+                }
             }
         }
     }
+    // Sets of one, whose weight is a small difference where it is computed as one.
+    let kcl = Loss::of("kcl").expect("a key of the table");
+    kinds.push((plain(kcl, Given::Lists), Extent::Confident));
+    let optioned = optioned().into_iter();
+    kinds.extend(optioned.map(|kind| (kind, Extent::Optioned)));
     kinds
 }
 
@@ -311,6 +572,16 @@ const FEW: [Row; 4] = [
     (33, 65, 128, 20.0, Data::Confident(1e-4)),
 ];
 
+/// Cases of kinds with options: as [`FEW`], copies of three vectors, and logits without a bound.
+const OPTIONED: [Row; 6] = [
+    FEW[0],
+    FEW[1],
+    FEW[2],
+    FEW[3],
+    (97, 131, 64, USUAL_SCALE, Data::Duplicates),
+    (33, 70, 40, 100.0, Data::Unnormalised),
+];
+
 /// N, M, D and s of cases with an element that is not finite: below and above the bound where an engine may
 /// change its method.
 const NOT_FINITE: [(usize, usize, usize, f32); 5] = [
@@ -341,11 +612,18 @@ pub fn table(rng: &mut impl Rng) -> Vec<Case> {
                 ragged.chain(HARD).collect()
             }
             Extent::Few => FEW.into(),
+            Extent::Optioned => OPTIONED.into(),
+            Extent::Confident => {
+                let is_confident = |row: &Row| matches!(row.4, Data::Confident(_));
+                HARD.into_iter().filter(is_confident).collect()
+            }
         };
         let (values, shapes) = match extent {
             Extent::All => (&VALUES[..], &NOT_FINITE[..]),
             // One value, with each D.
             Extent::Hard | Extent::Few => (&VALUES[number % 3..][..1], &NOT_FINITE[..2]),
+            // Exclusions and weights of 0 can leave the element out.
+            Extent::Optioned | Extent::Confident => (&VALUES[..0], &NOT_FINITE[..0]),
         };
         for &value in values {
             let row = |&(n, m, d, scale)| (n, m, d, scale, Data::NotFinite(value));
@@ -367,7 +645,10 @@ pub fn table(rng: &mut impl Rng) -> Vec<Case> {
                 dim,
                 scale,
                 data,
-                reduction: [Reduction::Mean, Reduction::Sum][place % 2],
+                reduction: match kind.options.of_positives {
+                    true => Reduction::MeanOfPositives,
+                    false => [Reduction::Mean, Reduction::Sum][place % 2],
+                },
                 upstream: match data {
                     Data::Confident(rest) if kind.gradients_vanish(rest) => 1024.0,
                     _ if kind.sample().rule().grows_exponentially() => 1.0 / 1024.0,

@@ -5,7 +5,7 @@ use std::slice;
 use super::on_host::{OnHost, poisoned};
 use super::problem::Drawn;
 use super::rule::{Measurement, Output, Verb, magnitude};
-use super::sizes::{Sizes, product_error, spacing};
+use super::sizes::{Sizes, Weighted, product_error, spacing};
 use crate::element::{DType, Element};
 use crate::engine::Engine;
 use crate::error::Error;
@@ -35,7 +35,7 @@ pub fn evaluate<E: Engine, T: Element>(
     types: GradientTypes,
 ) -> Result<Vec<Output>, Error> {
     let forward = OnHost(engine).forward(&drawn.problem()?)?;
-    let mut outputs = outputs_of(Verb::Forward, &forward);
+    let mut outputs = outputs_of(drawn, Verb::Forward, &forward);
     let is_f32 = T::DTYPE == DType::F32;
     if is_f32 || types != GradientTypes::Inputs {
         gradients::<E, T, f32>(engine, drawn, &forward.statistics, &mut outputs)?;
@@ -65,22 +65,27 @@ fn gradients<E: Engine, T: Element, G: Element>(
         .filter(|(verb, _)| has_dk || *verb != Verb::ValueAndGradDqOnly);
     for (verb, wants_dk) in calls {
         let mut gradients = poisoned::<G>(problem.shape(), wants_dk);
+        if problem.column_bias().is_some() {
+            gradients = gradients.with_bias(vec![G::from_f32(f32::NAN); drawn.case.candidates]);
+        }
         let dscale = if verb == Verb::Backward {
             OnHost(engine).backward(&problem, statistics, upstream, &mut gradients)?
         } else {
             let value = OnHost(engine).value_and_grad(&problem, upstream, &mut gradients)?;
-            outputs.extend(outputs_of(verb, &value));
+            outputs.extend(outputs_of(drawn, verb, &value));
             value.dscale
         };
         outputs.push(Output::new(verb, "dscale", &[dscale]));
         outputs.push(Output::new(verb, "dq", &gradients.dq));
         outputs.extend(gradients.dk.map(|dk| Output::new(verb, "dk", &dk)));
+        let dbias = gradients.dbias;
+        outputs.extend(dbias.map(|dbias| Output::new(verb, "dbias", &dbias)));
     }
     Ok(())
 }
 
 /// Loss and statistics.
-fn outputs_of(verb: Verb, value: &Evaluated) -> Vec<Output> {
+fn outputs_of<T: Element>(drawn: &Drawn<T>, verb: Verb, value: &Evaluated) -> Vec<Output> {
     let Statistics { rows, columns } = &value.statistics;
     let mut outputs = vec![
         Output::new(verb, "loss", &[value.loss]),
@@ -91,6 +96,19 @@ fn outputs_of(verb: Verb, value: &Evaluated) -> Vec<Output> {
         let lse = &columns.negatives_lse;
         outputs.push(Output::new(verb, "lse- of columns", lse));
         outputs.push(Output::new(verb, "z+ of columns", &columns.positive));
+    }
+    if drawn.contrast.rule().exponents().is_some() {
+        outputs.push(Output::new(verb, "second lse of rows", &rows.second_lse));
+    }
+    if let Some(sets) = &rows.sets {
+        outputs.push(Output::new(verb, "second lse of rows", &sets.positives_lse));
+        outputs.push(Output::new(verb, "positives of rows", &sets.positives));
+        // Without smoothing no loss depends on them, and an engine may leave them out.
+        if drawn.contrast.rule().is_smoothed() {
+            let mean = &sets.negatives_mean;
+            outputs.push(Output::new(verb, "negatives' mean of rows", mean));
+            outputs.push(Output::new(verb, "negatives of rows", &sets.negatives));
+        }
     }
     outputs
 }
@@ -136,16 +154,28 @@ impl Expectation {
     fn rounding(&self, quantity: &str, output: DType, expected: &[f64]) -> f64 {
         let sizes = &self.sizes;
         let epsilon = spacing(DType::F32);
-        let weight = match self.input {
-            DType::F32 => sizes.logit + product_error(DType::F32) * epsilon,
-            half => sizes.logit + epsilon + spacing(half),
+        let weight = sizes.logit + product_error(self.input) * epsilon;
+        // Engines round the weights of 16-bit inputs to their type.
+        let stored = match self.input {
+            DType::F32 => 0.0,
+            half => spacing(half),
         };
+        let of_gradient =
+            |size: &Weighted| weight * size.parts + (stored + spacing(output)) * size.weights;
         match quantity {
             _ if expected.iter().any(|x| x.is_nan()) => f64::NAN,
             "loss" => sizes.loss + epsilon * sizes.loss_terms,
-            "dscale" => weight * sizes.dscale_products + sizes.dscale,
-            "dq" => (weight + spacing(output)) * sizes.dq,
-            "dk" => (weight + spacing(output)) * sizes.dk,
+            "dscale" => {
+                let products = &sizes.dscale_products;
+                weight * products.parts + stored * products.weights + sizes.dscale
+            }
+            "dq" => of_gradient(&sizes.dq),
+            "dk" => of_gradient(&sizes.dk),
+            "dbias" => of_gradient(&sizes.dbias),
+            "positives of rows" | "negatives of rows" => 0.0,
+            "lse- of rows" | "second lse of rows" => {
+                sizes.exponent * sizes.logit + epsilon * (1.0 + magnitude(expected))
+            }
             _ => sizes.logit + epsilon * (1.0 + magnitude(expected)),
         }
     }
@@ -160,10 +190,15 @@ fn quantity<'s>(solution: &'s Reference, name: &str) -> &'s [f64] {
         "dscale" => slice::from_ref(&solution.dscale),
         "lse- of rows" => &rows.negatives_lse,
         "z+ of rows" => &rows.positive,
+        "second lse of rows" => &rows.second_lse,
+        "positives of rows" => &rows.positives,
+        "negatives' mean of rows" => &rows.negatives_mean,
+        "negatives of rows" => &rows.negatives,
         "lse- of columns" => columns.map_or(&[], |columns| &columns.negatives_lse),
         "z+ of columns" => columns.map_or(&[], |columns| &columns.positive),
         "dq" => solution.dq.as_slice(),
         "dk" => solution.dk.as_ref().map_or(&[], Dense::as_slice),
+        "dbias" => solution.dbias.as_deref().unwrap_or_default(),
         _ => &[],
     }
 }

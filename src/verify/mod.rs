@@ -32,7 +32,7 @@ use rule::{Measurement, Verb};
 
 pub use contrast_checks::{Expectation, GradientTypes, evaluate, losses};
 pub use on_host::{OnHost, poisoned};
-pub use problem::{Drawn, inputs};
+pub use problem::{Drawn, posed};
 pub use row_checks::{check_rows, check_top_k};
 
 /// The random generator of check `index` of a run, independent of all others.

@@ -74,7 +74,8 @@ impl<E: Engine> OnHost<'_, E> {
         call: impl FnOnce(&Problem<RowsOf<'_, E, T>>) -> Result<R, Error>,
     ) -> Result<R, Error> {
         let memory = self.0.memory();
-        let (mut matrices, mut indices, mut scale) = (Vec::new(), Vec::new(), None);
+        let (mut matrices, mut indices) = (Vec::new(), Vec::new());
+        let (mut floats, mut scale) = (Vec::new(), None);
         problem.try_map::<Rows<'_, T>>(
             |_, rows| {
                 matrices.push(memory.upload(&rows.contiguous())?);
@@ -84,16 +85,22 @@ impl<E: Engine> OnHost<'_, E> {
                 indices.push(memory.upload(given)?);
                 Ok(*given)
             },
+            |_, given| {
+                floats.push(memory.upload(given)?);
+                Ok(*given)
+            },
             |given| {
                 scale = Some(memory.upload(given)?);
                 Ok(*given)
             },
         )?;
         let (mut matrices, mut indices) = (matrices.iter(), indices.iter());
+        let mut floats = floats.iter();
         let lost = "as many views as uploads";
         call(&problem.try_map(
             |_, rows| memory.rows(matrices.next().expect(lost), rows.rows(), rows.dim()),
             |_, _| memory.vector(indices.next().expect(lost)),
+            |_, _| memory.vector(floats.next().expect(lost)),
             |_| memory.vector(scale.as_ref().expect(lost)),
         )?)
     }
@@ -106,22 +113,26 @@ impl<E: Engine> OnHost<'_, E> {
     ) -> Result<R, Error> {
         let memory = self.0.memory();
         let mut dq = memory.upload(&gradients.dq)?;
-        let mut dk = gradients
-            .dk
-            .as_ref()
-            .map(|dk| memory.upload(dk))
-            .transpose()?;
+        let upload = |x: &Option<Vec<G>>| x.as_ref().map(|x| memory.upload(x)).transpose();
+        let (mut dk, mut dbias) = (upload(&gradients.dk)?, upload(&gradients.dbias)?);
         let result = call(Gradients {
             dq: memory.rows_mut(&mut dq, shape.anchors, shape.dim)?,
             dk: dk
                 .as_mut()
                 .map(|dk| memory.rows_mut(dk, shape.candidates, shape.dim))
                 .transpose()?,
+            dbias: dbias
+                .as_mut()
+                .map(|dbias| memory.rows_mut(dbias, 1, shape.candidates))
+                .transpose()?,
             accumulate: gradients.accumulate,
         })?;
         gradients.dq = memory.download(&dq)?;
         if let Some(dk) = &dk {
             gradients.dk = Some(memory.download(dk)?);
+        }
+        if let Some(dbias) = &dbias {
+            gradients.dbias = Some(memory.download(dbias)?);
         }
         Ok(result)
     }

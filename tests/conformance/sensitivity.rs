@@ -4,14 +4,16 @@
 use std::collections::HashSet;
 
 use half::{bf16, f16};
-use infonce::losses::RowRule;
-use infonce::reference::Reference;
-use infonce::verify::cases::{Case, Data, Given};
+use infonce::losses::{Layout, RowContext, RowLogits, RowRule};
+use infonce::reference::{self, Dense, Reference};
+use infonce::verify::cases::{Case, Data, Given, Options};
 use infonce::verify::rule::{Measurement, Output, Verb};
 use infonce::verify::{
     Drawn, Expectation, Failure, GradientTypes, OnHost, check, evaluate, poisoned, random, table,
 };
-use infonce::{CpuEngine, DType, Element, Inputs, Matrix, Rows};
+use infonce::{
+    Contrast, CpuEngine, DType, Element, Inputs, Matrix, Positives, Problem, Reduction, Rows,
+};
 use libtest_mimic::{Failed, Trial};
 
 use crate::{ALL_TYPES, Extent, NARROW_TYPES, Suite};
@@ -37,7 +39,7 @@ pub fn trials(seed: u64) -> Vec<Trial> {
 }
 
 fn typed_trials<T: Element>(run: Run) -> Vec<Trial> {
-    let planted: [(&str, &[&str], Mistake<T>); 7] = [
+    let planted: [(&str, &[&str], Mistake<T>); 15] = [
         (
             "last candidate counted twice",
             &["loss", "lse- of rows", "dq"],
@@ -57,6 +59,42 @@ fn typed_trials<T: Element>(run: Run) -> Vec<Trial> {
         ("loss as lse - z+", &["loss"], cancelled_loss),
         ("masses swapped", &["dq"], masses_swapped),
         ("offset without its mass", &["dq"], offset_without_mass),
+        (
+            "an anchor its own positive",
+            &["loss", "positives of rows", "dq"],
+            own_positive,
+        ),
+        (
+            "a set's weight rounded before its share is subtracted",
+            &["dq"],
+            rounded_before_subtraction,
+        ),
+        (
+            "excluded candidates counted by smoothing",
+            &["dq"],
+            excluded_counted,
+        ),
+        (
+            "excluded candidates smoothed",
+            &["dq", "dbias"],
+            excluded_smoothed,
+        ),
+        (
+            "duplicates not excluded",
+            &["loss", "lse- of rows", "dq"],
+            duplicates_kept,
+        ),
+        ("beta in the numerator alone", &["loss"], beta_above_alone),
+        (
+            "mean of positives over all rows",
+            &["loss", "dq"],
+            mean_over_all,
+        ),
+        (
+            "a bias left out of its positive",
+            &["z+ of rows", "loss"],
+            positive_without_bias,
+        ),
     ];
     let name = |what| format!("sensitivity {what} {} of {}", T::DTYPE, run.types.len());
     let mut trials: Vec<Trial> = planted
@@ -111,7 +149,8 @@ impl Run {
                 continue;
             };
             if self.suite().gradients_of(&case) == GradientTypes::Inputs {
-                let gradients = outputs.iter_mut().filter(|output| output.quantity == "dq");
+                let is_gradient = |output: &&mut Output| ["dq", "dbias"].contains(&output.quantity);
+                let gradients = outputs.iter_mut().filter(is_gradient);
                 for output in gradients {
                     output.dtype = T::DTYPE;
                     for x in &mut output.values {
@@ -165,8 +204,8 @@ impl Run {
                     caught.insert(key);
                 }
             }
-            // 5 outputs of forward; 8, 7 and 3 of the other calls, with 5 gradients in both types.
-            let all = if T::DTYPE == DType::F32 { 23 } else { 28 };
+            // 9 outputs of forward; 13, 12 and 4 of the other calls, with 8 gradients in both types.
+            let all = if T::DTYPE == DType::F32 { 38 } else { 46 };
             if caught.len() == all {
                 return Ok(());
             }
@@ -225,42 +264,63 @@ fn zero_padding<T: Element>(problem: &Drawn<T>) -> Result<Option<Vec<Output>>, F
     with_other_candidates(problem, |k, dim| k.extend(vec![T::from_f32(0.0); dim]))
 }
 
-/// dq of one-way losses with changed ∂loss/∂z: `change` is given the solution, an anchor, whether the logit is its
-/// positive's, and ∂loss/∂z.
+/// dq and dbias with changed ∂loss/∂z: `change` is given the solution, an anchor, a column of its logits and ∂loss/∂z.
 fn with_other_dz<T: Element>(
+    problem: &Drawn<T>,
+    change: impl Fn(&Reference, usize, usize, f64) -> f64,
+) -> Result<Option<Vec<Output>>, Failed> {
+    let (value, wide) = (problem.solution()?, problem.wide()?);
+    let (q, last) = (&wide[0], &wide[wide.len() - 1]);
+    let row = |i: usize, j: usize| match &wide[..] {
+        [_, own_key, _] if j == 0 => own_key.row(i),
+        [_, _, queue] => queue.row(j - 1),
+        _ => last.row(j),
+    };
+    let (scale, dim) = (f64::from(problem.contrast.scale()), problem.case.dim);
+    let (n, m) = ((&value.dz).rows(), (&value.dz).dim());
+    let dz = Dense::from_fn(n, m, |i, j| change(&value, i, j, value.dz.row(i)[j]));
+    let mut dq = Dense::from_fn(n, dim, |i, d| {
+        let terms = (0..m).map(|j| dz.row(i)[j] * row(i, j)[d]);
+        scale * terms.sum::<f64>()
+    });
+    if problem.contrast.is_shared() {
+        let as_candidates = Dense::from_fn(n, dim, |j, d| {
+            let terms = (0..n).map(|i| dz.row(i)[j] * q.row(i)[d]);
+            scale * terms.sum::<f64>()
+        });
+        let pairs = dq.as_mut_slice().iter_mut().zip(as_candidates.as_slice());
+        pairs.for_each(|(dq, dk)| *dq += dk);
+    }
+    let mut outputs = vec![output("dq", dq.as_slice().to_vec())];
+    if value.dbias.is_some() {
+        let of_column = |j: usize| (0..n).map(|i| dz.row(i)[j]).sum();
+        outputs.push(output("dbias", (0..m).map(of_column).collect()));
+    }
+    Ok(Some(outputs))
+}
+
+/// [`with_other_dz`] of one-way losses of one positive without options: `change` is given whether the logit is the
+/// positive's in place of its column.
+fn with_other_masses<T: Element>(
     problem: &Drawn<T>,
     change: impl Fn(&Reference, usize, bool, f64) -> f64,
 ) -> Result<Option<Vec<Output>>, Failed> {
-    if !problem.contrast.is_one_way() {
+    let contrast = &problem.contrast;
+    let has_one = !contrast.has_sets() && contrast.rule().exponents().is_none();
+    if !contrast.is_one_way() || !has_one || problem.case.kind.options != Options::NONE {
         return Ok(None);
     }
-    let (value, wide) = (problem.solution()?, problem.wide()?);
-    let (candidates, own_keys) = match &wide[..] {
-        [_, k] => (k, None),
-        [_, own_key, queue] => (queue, Some(own_key)),
-        _ => return Err("one-way losses have two or three matrices".into()),
-    };
-    let scale = f64::from(problem.contrast.scale());
-    let row_weight = problem.contrast.row_weight(problem.case.anchors);
-    let weight = row_weight * f64::from(problem.case.upstream);
-    let mut dq = Vec::new();
-    for i in 0..problem.case.anchors {
-        let dz = value.dz.row(i);
+    let weight = weight(problem);
+    with_other_dz(problem, |value, i, _, dz| {
         let of_positive = -weight * value.rows.positive_mass[i];
-        let dz = dz
-            .iter()
-            .map(|&dz| change(&value, i, dz == of_positive, dz));
-        let row = |j: usize| match own_keys {
-            Some(own_keys) if j == 0 => own_keys.row(i),
-            Some(_) => candidates.row(j - 1),
-            None => candidates.row(j),
-        };
-        for d in 0..problem.case.dim {
-            let terms = dz.clone().enumerate().map(|(j, dz)| dz * row(j)[d]);
-            dq.push(scale * terms.sum::<f64>());
-        }
-    }
-    Ok(Some(vec![output("dq", dq)]))
+        change(value, i, dz == of_positive, dz)
+    })
+}
+
+/// The upstream gradient times the weight that all rows have.
+fn weight<T>(problem: &Drawn<T>) -> f64 {
+    let case = &problem.case;
+    problem.contrast.row_weight(case.anchors) * f64::from(case.upstream)
 }
 
 /// dq with p₊ rounded to bf16 before 1 is subtracted, as when the positive stays in the tile.
@@ -270,8 +330,8 @@ fn positive_in_the_tile<T: Element>(problem: &Drawn<T>) -> Result<Option<Vec<Out
     if !is_confident || !case.kind.is("info_nce", Given::Diagonal) {
         return Ok(None);
     }
-    let weight = problem.contrast.row_weight(case.anchors) * f64::from(case.upstream);
-    with_other_dz(problem, |value, i, is_positive, dz| match is_positive {
+    let weight = weight(problem);
+    with_other_masses(problem, |value, i, is_positive, dz| match is_positive {
         true => weight * (bf16::from_f64(1.0 - value.rows.positive_mass[i]).to_f64() - 1.0),
         false => dz,
     })
@@ -279,7 +339,7 @@ fn positive_in_the_tile<T: Element>(problem: &Drawn<T>) -> Result<Option<Vec<Out
 
 /// The two masses exchanged.
 fn masses_swapped<T: Element>(problem: &Drawn<T>) -> Result<Option<Vec<Output>>, Failed> {
-    with_other_dz(problem, |value, i, is_positive, dz| {
+    with_other_masses(problem, |value, i, is_positive, dz| {
         let (a, c) = (value.rows.negatives_mass[i], value.rows.positive_mass[i]);
         match is_positive {
             _ if a == 0.0 || c == 0.0 => dz,
@@ -291,7 +351,7 @@ fn masses_swapped<T: Element>(problem: &Drawn<T>) -> Result<Option<Vec<Output>>,
 
 /// Weights exp(z − lse⁻) in place of exp(z − lse⁻ + ln a).
 fn offset_without_mass<T: Element>(problem: &Drawn<T>) -> Result<Option<Vec<Output>>, Failed> {
-    with_other_dz(problem, |value, i, is_positive, dz| {
+    with_other_masses(problem, |value, i, is_positive, dz| {
         let a = value.rows.negatives_mass[i];
         if is_positive || a == 0.0 { dz } else { dz / a }
     })
@@ -314,10 +374,208 @@ fn cancelled_loss<T: Element>(problem: &Drawn<T>) -> Result<Option<Vec<Output>>,
     Ok(Some(vec![output("loss", vec![loss])]))
 }
 
+/// Loss, statistics and gradients in float64 of another problem, in the verb of a [`Mistake`].
+fn solved(problem: &Problem<&Dense>, upstream: f32) -> Vec<Output> {
+    let value = reference::value_and_grad(problem, f64::from(upstream));
+    let dk = value.dk.iter().flat_map(|dk| dk.as_slice());
+    vec![
+        output("loss", vec![value.loss]),
+        output("lse- of rows", value.rows.negatives_lse),
+        output("z+ of rows", value.rows.positive),
+        output("positives of rows", value.rows.positives),
+        output("dq", value.dq.as_slice().to_vec()),
+        output("dk", dk.copied().collect()),
+    ]
+}
+
+/// The problem of `contrast` on the same inputs, in float64, without ids; with weights, and biases if `biased`.
+fn solved_otherwise<T: Element>(
+    problem: &Drawn<T>,
+    contrast: &Contrast,
+    biased: bool,
+) -> Result<Option<Vec<Output>>, Failed> {
+    let (narrow, wide) = (problem.problem()?, problem.wide()?);
+    let last = wide.len() - 1;
+    let matrices = [0, last, last.min(1)].map(|which| &wide[which]);
+    let positives = narrow.positives().unwrap_or(Positives::DIAGONAL);
+    let mut other = contrast.pose(matrices, positives)?;
+    if let Some(weights) = narrow.row_weights() {
+        other = other.with_row_weights(weights)?;
+    }
+    if let Some(bias) = narrow.column_bias().filter(|_| biased) {
+        other = other.with_column_bias(bias)?;
+    }
+    Ok(Some(solved(&other, problem.case.upstream)))
+}
+
+/// A row among its own positives, and in its own denominator.
+fn own_positive<T: Element>(problem: &Drawn<T>) -> Result<Option<Vec<Output>>, Failed> {
+    if problem.contrast.layout() != Layout::Labelled || !problem.contrast.has_sets() {
+        return Ok(None);
+    }
+    let (narrow, wide) = (problem.problem()?, problem.wide()?);
+    let Some(positives @ Positives::Labels { .. }) = narrow.positives() else {
+        return Ok(None);
+    };
+    if problem.case.kind.options != Options::NONE {
+        return Ok(None);
+    }
+    let pair = Contrast::info_nce(1.0 / problem.contrast.scale())?
+        .with_rule(problem.contrast.rule())?
+        .with_reduction(problem.contrast.reduction());
+    let (q, k) = (&wide[0], &wide[0]);
+    let mut outputs = solved(
+        &pair.on(Inputs::Pair { q, k, positives })?,
+        problem.case.upstream,
+    );
+    // A row's gradient is that of the anchor and of the candidate.
+    let dk = outputs.pop().map(|dk| dk.values).unwrap_or_default();
+    let dq = outputs.last_mut().expect("dq comes before dk");
+    dq.values.iter_mut().zip(dk).for_each(|(dq, dk)| *dq += dk);
+    Ok(Some(outputs))
+}
+
+/// p rounded to bf16 before 1/|P| is subtracted, where sets are of one candidate.
+fn rounded_before_subtraction<T: Element>(
+    problem: &Drawn<T>,
+) -> Result<Option<Vec<Output>>, Failed> {
+    if !problem.case.kind.is("kcl", Given::Lists) {
+        return Ok(None);
+    }
+    let weight = weight(problem);
+    let narrow = problem.problem()?;
+    let Some(Positives::Lists { starts, candidates }) = narrow.positives() else {
+        return Ok(None);
+    };
+    with_other_dz(problem, |value, i, j, dz| {
+        let list = &candidates[starts[i] as usize..starts[i + 1] as usize];
+        let share = value.rows.positive_mass[i] / value.rows.positives[i];
+        match list.contains(&(j as u32)) && dz != 0.0 {
+            true => weight * (bf16::from_f64(dz / weight + share).to_f64() - share),
+            false => dz,
+        }
+    })
+}
+
+/// ε, the weight of each row, and whether candidates are excluded by ids, of a problem with smoothed labels.
+fn smoothed<T: Element>(problem: &Drawn<T>) -> Result<Option<(f64, Vec<f64>)>, Failed> {
+    let RowRule::Sets { smoothing, .. } = problem.contrast.rule() else {
+        return Ok(None);
+    };
+    if smoothing == 0.0 || !problem.case.kind.options.ids {
+        return Ok(None);
+    }
+    let narrow = problem.problem()?;
+    let counted = problem.solution()?.counted;
+    let of_row = |i: usize| {
+        let own = narrow
+            .row_weights()
+            .map_or(1.0, |weights| f64::from(weights[i]));
+        own * counted * weight(problem)
+    };
+    let rows = 0..problem.case.anchors;
+    Ok(Some((f64::from(smoothing), rows.map(of_row).collect())))
+}
+
+/// The number of candidates that a row of a solution with smoothed labels sees; 0 of a row without a loss.
+fn seen(value: &Reference, i: usize) -> f64 {
+    match value.rows.positives[i] {
+        0.0 => 0.0,
+        positives => positives + value.rows.negatives[i],
+    }
+}
+
+/// ε shared by all candidates, also by those that are excluded.
+fn excluded_counted<T: Element>(problem: &Drawn<T>) -> Result<Option<Vec<Output>>, Failed> {
+    let Some((smoothing, weights)) = smoothed(problem)? else {
+        return Ok(None);
+    };
+    let all = problem.case.candidates as f64;
+    with_other_dz(problem, |value, i, _, dz| match seen(value, i) {
+        0.0 => dz,
+        _ if dz == 0.0 => dz,
+        seen => dz + weights[i] * (smoothing / seen - smoothing / all),
+    })
+}
+
+/// ε's share subtracted for candidates that are excluded, too.
+fn excluded_smoothed<T: Element>(problem: &Drawn<T>) -> Result<Option<Vec<Output>>, Failed> {
+    let Some((smoothing, weights)) = smoothed(problem)? else {
+        return Ok(None);
+    };
+    with_other_dz(problem, |value, i, _, dz| match seen(value, i) {
+        0.0 => dz,
+        seen if dz == 0.0 => -weights[i] * smoothing / seen,
+        _ => dz,
+    })
+}
+
+/// Candidates of an anchor's id among its negatives.
+fn duplicates_kept<T: Element>(problem: &Drawn<T>) -> Result<Option<Vec<Output>>, Failed> {
+    match problem.case.kind.options.ids {
+        true => solved_otherwise(problem, &problem.contrast, true),
+        false => Ok(None),
+    }
+}
+
+/// Σ e^{(1+β)z} of the negatives, not divided by the mean of e^{βz}.
+fn beta_above_alone<T: Element>(problem: &Drawn<T>) -> Result<Option<Vec<Output>>, Failed> {
+    let RowRule::HardNegatives { prior, .. } = problem.contrast.rule() else {
+        return Ok(None);
+    };
+    if problem.case.kind.options != Options::NONE {
+        return Ok(None);
+    }
+    let (value, narrow) = (problem.solution()?, problem.problem()?);
+    let context = RowContext {
+        scale: f64::from(problem.contrast.scale()),
+        negatives: narrow.negatives() as f64,
+        log_mean: 0.0,
+    };
+    let pairs = value.rows.negatives_lse.iter().zip(&value.rows.positive);
+    let rule = RowRule::Debiased { prior };
+    let losses = pairs.map(|(&lse, &z)| rule.values(&RowLogits::new(lse, z), &context).value);
+    let loss = losses.sum::<f64>() * problem.contrast.row_weight(problem.case.anchors);
+    Ok(Some(vec![output("loss", vec![loss])]))
+}
+
+/// The mean over the rows that have a positive divided by N.
+fn mean_over_all<T: Element>(problem: &Drawn<T>) -> Result<Option<Vec<Output>>, Failed> {
+    if problem.contrast.reduction() != Reduction::MeanOfPositives || problem.case.kind.options.ids {
+        return Ok(None);
+    }
+    let contrast = problem.contrast.with_reduction(Reduction::Mean);
+    solved_otherwise(problem, &contrast, true)
+}
+
+/// Biases of the negatives alone: what is left of the difference is the positive's.
+fn positive_without_bias<T: Element>(problem: &Drawn<T>) -> Result<Option<Vec<Output>>, Failed> {
+    let options = problem.case.kind.options;
+    let has_one = !problem.contrast.has_sets() && problem.contrast.rule() == RowRule::SOFTMAX;
+    if !options.bias || !has_one || options.weights || options.of_positives {
+        return Ok(None);
+    }
+    let (value, narrow) = (problem.solution()?, problem.problem()?);
+    let unbiased = solved_otherwise(problem, &problem.contrast, false)?.unwrap_or_default();
+    let Some(positive) = unbiased.into_iter().find(|x| x.quantity == "z+ of rows") else {
+        return Ok(None);
+    };
+    let context = RowContext {
+        scale: f64::from(problem.contrast.scale()),
+        negatives: narrow.negatives() as f64,
+        log_mean: 0.0,
+    };
+    let pairs = value.rows.negatives_lse.iter().zip(&positive.values);
+    let rule = problem.contrast.rule();
+    let losses = pairs.map(|(&lse, &z)| rule.values(&RowLogits::new(lse, z), &context).value);
+    let loss = losses.sum::<f64>() * problem.contrast.row_weight(problem.case.anchors);
+    Ok(Some(vec![positive, output("loss", vec![loss])]))
+}
+
 /// A deviation that no rounding explains, relative to the output's largest element.
 fn little<T: Element>(output: &Output) -> f64 {
     // Engines may round softmax weights to the inputs' type.
-    let weighted = ["dq", "dk", "dscale"].contains(&output.quantity);
+    let weighted = ["dq", "dk", "dbias", "dscale"].contains(&output.quantity);
     match (weighted, T::DTYPE, output.dtype) {
         (true, DType::Bf16, _) | (_, _, DType::Bf16) => 1e-1,
         (true, DType::F16, _) | (_, _, DType::F16) => 1e-2,

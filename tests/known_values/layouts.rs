@@ -1,6 +1,6 @@
 //! Rows with gaps between them, on engines with host memory.
 
-use infonce::{Gradients, RowsMut};
+use infonce::{Accumulate, Gradients, RowsMut};
 
 use super::*;
 
@@ -52,12 +52,17 @@ fn contrasts<E: Engine<Memory = HostMemory>>(new: New<E>) -> Result<(), Error> {
                 .iter()
                 .map(|x| Rows::with_stride(x, x.len() / (dim + GAP), dim, dim + GAP))
                 .collect();
-            let strided = kind.contrast.on(inputs(&views?, kind.positives.view()))?;
+            let strided = kind.problem(&views?)?;
             let what = format!("{} of {}", kind.name(), T::DTYPE);
             let forward = engine.forward(&problem)?;
             assert_eq!(engine.forward(&strided)?, forward, "{what}");
             for backward in [false, true] {
-                for accumulate in [false, true] {
+                let alone = |anchors| Accumulate {
+                    anchors,
+                    candidates: !anchors,
+                };
+                let none = Accumulate::default();
+                for accumulate in [none, alone(true), alone(false), Accumulate::ALL] {
                     let run = |problem: &Problem<Rows<'_, T>>, stride: usize| {
                         let mut buffers =
                             [shape.anchors, shape.candidates].map(|rows| vec![gap; rows * stride]);
@@ -69,6 +74,7 @@ fn contrasts<E: Engine<Memory = HostMemory>>(new: New<E>) -> Result<(), Error> {
                         let gradients = Gradients {
                             dq: RowsMut::with_stride(dq, shape.anchors, dim, stride)?,
                             dk,
+                            dbias: None,
                             accumulate,
                         };
                         let dscale = match backward {

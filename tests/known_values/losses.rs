@@ -201,7 +201,7 @@ fn shards<E: Engine>(new: New<E>) -> Result<(), Error> {
         let own = Kind {
             rows: vec![n, rows],
             positives: Positives::Offset((r * n) as i64),
-            ..whole
+            ..Kind::new(whole.contrast, &[])
         };
         let batch = Batch::<f32>::new(&[anchors, matrices[1].clone()]);
         let problem = batch.problem(&own)?;

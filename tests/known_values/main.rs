@@ -7,6 +7,7 @@ mod losses;
 #[cfg(feature = "cuda")]
 #[path = "../cuda_device/no_device.rs"]
 mod no_device;
+mod options;
 mod shards;
 mod verbs;
 
@@ -17,10 +18,10 @@ use infonce::cuda::CudaEngine;
 use infonce::emulator::{EmulatedEngine, Schedule};
 use infonce::losses::TABLE;
 use infonce::reference::{self, Dense, Reference};
-use infonce::verify::{OnHost, inputs, poisoned};
+use infonce::verify::{OnHost, poisoned, posed};
 use infonce::{
-    Contrast, CpuEngine, Element, Engine, Error, HostMemory, Matrix, NO_POSITIVE, Positives,
-    Problem, Rows, Statistics,
+    Contrast, CpuEngine, Element, Engine, Error, HostMemory, Ids, Matrix, NO_POSITIVE, Positives,
+    Problem, Rows, Statistics, View,
 };
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
 use rand::{RngExt, SeedableRng};
@@ -42,6 +43,7 @@ fn main() {
 fn trials<E: Engine + 'static>(engine: &str, new: New<E>) -> Vec<Trial> {
     let promises = losses::promises::<E>().into_iter();
     let promises = promises
+        .chain(options::promises::<E>())
         .chain(shards::promises::<E>())
         .chain(verbs::promises::<E>());
     promises
@@ -134,11 +136,14 @@ fn rounded<T: Element>(matrix: &Dense) -> Vec<T> {
     numbers.map(|&x| T::from_f32(x as f32)).collect()
 }
 
-/// A contrast, the row counts of its matrices, and its positives.
+/// A contrast, the row counts of its matrices, its positives and options.
 struct Kind {
     contrast: Contrast,
     rows: Vec<usize>,
     positives: Positives<Vec<u32>>,
+    ids: Option<Ids<Vec<u32>>>,
+    weights: Option<Vec<f32>>,
+    bias: Option<Vec<f32>>,
 }
 
 impl Kind {
@@ -147,6 +152,31 @@ impl Kind {
             contrast,
             rows: rows.to_vec(),
             positives: Positives::DIAGONAL,
+            ids: None,
+            weights: None,
+            bias: None,
+        }
+    }
+
+    /// The problem on these matrices.
+    fn problem<'a, V: View<Indices = &'a [u32], Floats = &'a [f32]>>(
+        &'a self,
+        matrices: &[V],
+    ) -> Result<Problem<V>, Error> {
+        let mut problem = posed(&self.contrast, matrices, self.positives.view())?;
+        if let Some(ids) = &self.ids {
+            let (anchors, candidates) = (&ids.anchors[..], &ids.candidates[..]);
+            problem = problem.excluding(Ids {
+                anchors,
+                candidates,
+            })?;
+        }
+        if let Some(weights) = &self.weights {
+            problem = problem.with_row_weights(weights)?;
+        }
+        match &self.bias {
+            Some(bias) => problem.with_column_bias(bias),
+            None => Ok(problem),
         }
     }
 
@@ -207,11 +237,12 @@ struct Value {
     statistics: Statistics,
     dq: Vec<f32>,
     dk: Vec<f32>,
+    dbias: Vec<f32>,
 }
 
 impl Value {
     fn is_finite(&self) -> bool {
-        let numbers = self.dq.iter().chain(&self.dk);
+        let numbers = self.dq.iter().chain(&self.dk).chain(&self.dbias);
         numbers
             .chain([&self.loss, &self.dscale])
             .all(|x| x.is_finite())
@@ -238,7 +269,7 @@ impl<T: Element> Batch<T> {
             .iter()
             .map(|numbers| Rows::new(numbers, numbers.len() / self.dim, self.dim))
             .collect();
-        kind.contrast.on(inputs(&views?, kind.positives.view()))
+        kind.problem(&views?)
     }
 }
 
@@ -255,13 +286,18 @@ fn evaluate<E: Engine, T: Element>(
     let batch = Batch::<T>::new(matrices);
     let problem = batch.problem(kind)?;
     let mut gradients = poisoned::<T>(problem.shape(), kind.contrast.has_dk());
+    if let Some(bias) = &kind.bias {
+        gradients = gradients.with_bias(vec![T::from_f32(f32::NAN); bias.len()]);
+    }
     let value = OnHost(engine).value_and_grad(&problem, 1.0, &mut gradients)?;
+    let given = |x: Option<Vec<T>>| x.map(|x| widened(&x)).unwrap_or_default();
     Ok(Value {
         loss: value.loss,
         dscale: value.dscale,
         statistics: value.statistics,
         dq: widened(&gradients.dq),
-        dk: gradients.dk.map(|dk| widened(&dk)).unwrap_or_default(),
+        dk: given(gradients.dk),
+        dbias: given(gradients.dbias),
     })
 }
 
@@ -275,7 +311,7 @@ fn reference_of<T: Element>(kind: &Kind, matrices: &[Dense]) -> Result<Reference
     };
     let matrices: Vec<Dense> = matrices.iter().map(round).collect();
     let views: Vec<&Dense> = matrices.iter().collect();
-    let problem = kind.contrast.on(inputs(&views, kind.positives.view()))?;
+    let problem = kind.problem(&views)?;
     Ok(reference::value_and_grad(&problem, 1.0))
 }
 

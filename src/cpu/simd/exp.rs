@@ -3,6 +3,8 @@
 //! Everything is in base 2: with scale₂ = s·log₂e and offset₂ = o·log₂e,
 //! exp(s·⟨q,k⟩ − o) = 2^(scale₂·dot − offset₂).
 
+use super::kernel::{Set, SetTerms};
+
 /// Lanes of independent partial sums: two AVX-512 vectors, four AVX2 vectors.
 const LANES: usize = 32;
 
@@ -121,27 +123,164 @@ pub(super) fn max_row(row: &[f32]) -> f32 {
     lanes.into_iter().fold(f32::NEG_INFINITY, f32::max)
 }
 
-/// Moves the entries whose word is `word` to `to`, and leaves −∞ in both for the others' places; whether it moved any.
+/// One candidate of a set, or of the rest: which of two values it takes.
 #[inline(always)]
-pub(super) fn split_row(row: &mut [f32], word: u32, words: &[u32], to: &mut [f32]) -> bool {
-    let mut found = 0;
-    for ((value, to), &other) in row.iter_mut().zip(to).zip(words) {
-        let is_equal = other == word;
-        *to = if is_equal { *value } else { f32::NEG_INFINITY };
-        *value = if is_equal { f32::NEG_INFINITY } else { *value };
-        found |= u32::from(is_equal);
+fn of_class<T: Copy>(is_positive: bool, [negative, positive]: [T; 2]) -> T {
+    if is_positive { positive } else { negative }
+}
+
+/// Calls `run` with LANES elements and words at a time, the last ones filled up with −∞.
+#[inline(always)]
+fn in_lanes(row: &[f32], words: &[u32], mut run: impl FnMut(&[f32; LANES], &[u32; LANES])) {
+    let (chunks, rest) = row.as_chunks();
+    let (words, last_words) = words.as_chunks();
+    for (chunk, words) in chunks.iter().zip(words) {
+        run(chunk, words);
     }
-    found != 0
+    if !rest.is_empty() {
+        let (mut chunk, mut words) = ([f32::NEG_INFINITY; LANES], [0; LANES]);
+        chunk[..rest.len()].copy_from_slice(rest);
+        words[..rest.len()].copy_from_slice(last_words);
+        run(&chunk, &words);
+    }
 }
 
 #[inline(always)]
-pub(super) fn exclude_equal(row: &mut [f32], word: u32, words: &[u32]) {
-    for (value, &other) in row.iter_mut().zip(words) {
-        *value = if other == word {
+pub(super) fn max_sets(row: &[f32], set: Set<'_>) -> [f32; 2] {
+    let mut negatives = [f32::NEG_INFINITY; LANES];
+    let mut positives = [f32::NEG_INFINITY; LANES];
+    in_lanes(row, set.words, |row, words| {
+        for lane in 0..LANES {
+            let is_positive = words[lane] == set.word;
+            let negative = of_class(is_positive, [row[lane], f32::NEG_INFINITY]);
+            let positive = of_class(is_positive, [f32::NEG_INFINITY, row[lane]]);
+            negatives[lane] = if negative > negatives[lane] {
+                negative
+            } else {
+                negatives[lane]
+            };
+            positives[lane] = if positive > positives[lane] {
+                positive
+            } else {
+                positives[lane]
+            };
+        }
+    });
+    [negatives, positives].map(|lanes| lanes.into_iter().fold(f32::NEG_INFINITY, f32::max))
+}
+
+#[inline(always)]
+pub(super) fn sum_exp_sets<const FMA: bool>(
+    row: &[f32],
+    scale2: f32,
+    offsets2: [f32; 2],
+    set: Set<'_>,
+) -> [f32; 2] {
+    let (mut negatives, mut positives) = ([0.0f32; LANES], [0.0f32; LANES]);
+    in_lanes(row, set.words, |row, words| {
+        for lane in 0..LANES {
+            let is_positive = words[lane] == set.word;
+            let offset2 = of_class(is_positive, offsets2);
+            let exponential = exp2::<FMA>(exponent::<FMA>(row[lane], scale2, offset2));
+            negatives[lane] += of_class(is_positive, [exponential, 0.0]);
+            positives[lane] += of_class(is_positive, [0.0, exponential]);
+        }
+    });
+    [reduce(negatives), reduce(positives)]
+}
+
+#[inline(always)]
+pub(super) fn sum_set(row: &[f32], set: Set<'_>, of_positives: bool) -> [f32; 2] {
+    let (mut sums, mut counts) = ([0.0f32; LANES], [0.0f32; LANES]);
+    in_lanes(row, set.words, |row, words| {
+        for lane in 0..LANES {
+            let is_counted = (words[lane] == set.word) == of_positives;
+            let is_kept = is_counted & (row[lane] != f32::NEG_INFINITY);
+            sums[lane] += if is_kept { row[lane] } else { 0.0 };
+            counts[lane] += if is_kept { 1.0 } else { 0.0 };
+        }
+    });
+    [reduce(sums), reduce(counts)]
+}
+
+#[inline(always)]
+pub(super) fn is_empty(set: Set<'_>) -> bool {
+    let found = set.words.iter().map(|&word| u32::from(word == set.word));
+    found.fold(0, |any, found| any | found) == 0
+}
+
+#[inline(always)]
+pub(super) fn weigh_sets<const FMA: bool>(
+    row: &mut [f32],
+    scale2: f32,
+    terms: &SetTerms,
+    set: Set<'_>,
+) {
+    for (value, &word) in row.iter_mut().zip(set.words) {
+        let is_positive = word == set.word;
+        let offset2 = of_class(is_positive, terms.offsets2);
+        let exponential = exp2::<FMA>(exponent::<FMA>(*value, scale2, offset2));
+        let factor = of_class(is_positive, terms.factors);
+        let weight = factor * exponential + of_class(is_positive, terms.summands);
+        *value = if *value == f32::NEG_INFINITY {
+            0.0
+        } else {
+            weight
+        };
+    }
+}
+
+#[inline(always)]
+pub(super) fn sum_exp_two<const FMA: bool>(
+    row: &[f32],
+    scales2: [f32; 2],
+    offsets2: [f32; 2],
+) -> [f32; 2] {
+    let (mut firsts, mut seconds) = ([0.0f32; LANES], [0.0f32; LANES]);
+    let mut add = |row: &[f32; LANES]| {
+        for lane in 0..LANES {
+            firsts[lane] += exp2::<FMA>(exponent::<FMA>(row[lane], scales2[0], offsets2[0]));
+            seconds[lane] += exp2::<FMA>(exponent::<FMA>(row[lane], scales2[1], offsets2[1]));
+        }
+    };
+    let (chunks, rest) = row.as_chunks();
+    chunks.iter().for_each(&mut add);
+    let mut last = [f32::NEG_INFINITY; LANES];
+    last[..rest.len()].copy_from_slice(rest);
+    add(&last);
+    [reduce(firsts), reduce(seconds)]
+}
+
+#[inline(always)]
+pub(super) fn weigh_two<const FMA: bool>(row: &mut [f32], scales2: [f32; 2], offsets2: [f32; 2]) {
+    let ([first_scale, second_scale], [first_offset, second_offset]) = (scales2, offsets2);
+    for value in row {
+        let first = exp2::<FMA>(exponent::<FMA>(*value, first_scale, first_offset));
+        let second = exp2::<FMA>(exponent::<FMA>(*value, second_scale, second_offset));
+        *value = first - second;
+    }
+}
+
+#[inline(always)]
+pub(super) fn exclude_equal(row: &mut [f32], ids: Set<'_>, but: Option<Set<'_>>) {
+    let excluded = |is_excluded: bool, value: &mut f32| {
+        *value = if is_excluded {
             f32::NEG_INFINITY
         } else {
             *value
         };
+    };
+    match but {
+        None => {
+            for (value, &id) in row.iter_mut().zip(ids.words) {
+                excluded(id == ids.word, value);
+            }
+        }
+        Some(set) => {
+            for ((value, &id), &word) in row.iter_mut().zip(ids.words).zip(set.words) {
+                excluded((id == ids.word) & (word != set.word), value);
+            }
+        }
     }
 }
 
@@ -152,38 +291,6 @@ pub(super) fn exclude_above(row: &mut [f32], limit: f32) {
             f32::NEG_INFINITY
         } else {
             *value
-        };
-    }
-}
-
-/// Sum and number of the entries other than −∞.
-#[inline(always)]
-pub(super) fn sum_row(row: &[f32]) -> [f32; 2] {
-    let (mut sums, mut counts) = ([0.0f32; LANES], [0.0f32; LANES]);
-    for chunk in row.chunks(LANES) {
-        for ((&value, sum), count) in chunk.iter().zip(&mut sums).zip(&mut counts) {
-            let is_kept = value != f32::NEG_INFINITY;
-            *sum += if is_kept { value } else { 0.0 };
-            *count += if is_kept { 1.0 } else { 0.0 };
-        }
-    }
-    [reduce(sums), reduce(counts)]
-}
-
-/// row_j += factor·terms_j + summand where logits_j is not −∞.
-#[inline(always)]
-pub(super) fn add_where(
-    row: &mut [f32],
-    logits: &[f32],
-    terms: &[f32],
-    [factor, summand]: [f32; 2],
-) {
-    for ((value, &logit), &term) in row.iter_mut().zip(logits).zip(terms) {
-        let more = factor * term + summand;
-        *value += if logit == f32::NEG_INFINITY {
-            0.0
-        } else {
-            more
         };
     }
 }

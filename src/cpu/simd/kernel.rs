@@ -24,6 +24,21 @@ pub(super) struct Tile {
     pub accumulate: bool,
 }
 
+/// Elements of a row whose word is `word`; there are as many words as elements.
+#[derive(Clone, Copy)]
+pub(crate) struct Set<'a> {
+    pub word: u32,
+    pub words: &'a [u32],
+}
+
+/// What a row's weights depend on, outside of a set and in it.
+#[derive(Clone, Copy)]
+pub(crate) struct SetTerms {
+    pub offsets2: [f32; 2],
+    pub factors: [f32; 2],
+    pub summands: [f32; 2],
+}
+
 /// The inner loops of one instruction set.
 #[derive(Debug)]
 pub(crate) struct Kernel {
@@ -46,11 +61,15 @@ pub(super) struct RowLoops {
     pub exp_row_into_columns: unsafe fn(&mut [f32], f32, f32, &mut [f32]) -> f32,
     pub exp_row_both: unsafe fn(&mut [f32], f32, f32, &[f32]),
     pub max_row: unsafe fn(&[f32]) -> f32,
-    pub split_row: unsafe fn(&mut [f32], u32, &[u32], &mut [f32]) -> bool,
-    pub exclude_equal: unsafe fn(&mut [f32], u32, &[u32]),
+    pub max_sets: unsafe fn(&[f32], Set<'_>) -> [f32; 2],
+    pub sum_exp_sets: unsafe fn(&[f32], f32, [f32; 2], Set<'_>) -> [f32; 2],
+    pub sum_set: unsafe fn(&[f32], Set<'_>, bool) -> [f32; 2],
+    pub is_empty: unsafe fn(Set<'_>) -> bool,
+    pub weigh_sets: unsafe fn(&mut [f32], f32, &SetTerms, Set<'_>),
+    pub sum_exp_two: unsafe fn(&[f32], [f32; 2], [f32; 2]) -> [f32; 2],
+    pub weigh_two: unsafe fn(&mut [f32], [f32; 2], [f32; 2]),
+    pub exclude_equal: unsafe fn(&mut [f32], Set<'_>, Option<Set<'_>>),
     pub exclude_above: unsafe fn(&mut [f32], f32),
-    pub sum_row: unsafe fn(&[f32]) -> [f32; 2],
-    pub add_where: unsafe fn(&mut [f32], &[f32], &[f32], [f32; 2]),
     pub dot: unsafe fn(&[f32], &[f32]) -> f64,
 }
 
@@ -222,35 +241,64 @@ impl Kernel {
         unsafe { (self.row_loops.max_row)(row) }
     }
 
-    /// Moves the entries of `row` whose word is `word` to `to`; −∞ elsewhere in `to`, and where they were. Returns
-    /// whether there were any.
-    pub fn split_row(&self, row: &mut [f32], word: u32, words: &[u32], to: &mut [f32]) -> bool {
+    /// The largest elements of a row outside of the set and in it, as [`max_row`](Self::max_row).
+    pub fn max_sets(&self, row: &[f32], set: Set<'_>) -> [f32; 2] {
         // SAFETY: the kernel was chosen for this CPU.
-        unsafe { (self.row_loops.split_row)(row, word, words, to) }
+        unsafe { (self.row_loops.max_sets)(row, set) }
     }
 
-    /// row_j ← −∞ where words_j is `word`.
-    pub fn exclude_equal(&self, row: &mut [f32], word: u32, words: &[u32]) {
+    /// Σ 2^(scale₂·row_j − offset₂) outside of the set and in it, each with its offset.
+    pub fn sum_exp_sets(
+        &self,
+        row: &[f32],
+        scale2: f32,
+        offsets2: [f32; 2],
+        set: Set<'_>,
+    ) -> [f32; 2] {
         // SAFETY: the kernel was chosen for this CPU.
-        unsafe { (self.row_loops.exclude_equal)(row, word, words) }
+        unsafe { (self.row_loops.sum_exp_sets)(row, scale2, offsets2, set) }
+    }
+
+    /// Sum and number of the elements other than −∞ in the set, or outside of it.
+    pub fn sum_set(&self, row: &[f32], set: Set<'_>, of_positives: bool) -> [f32; 2] {
+        // SAFETY: the kernel was chosen for this CPU.
+        unsafe { (self.row_loops.sum_set)(row, set, of_positives) }
+    }
+
+    /// Whether no element is in the set.
+    pub fn is_empty(&self, set: Set<'_>) -> bool {
+        // SAFETY: the kernel was chosen for this CPU.
+        unsafe { (self.row_loops.is_empty)(set) }
+    }
+
+    /// row_j ← factor·2^(scale₂·row_j − offset₂) + summand with the terms of its class; 0 where it is −∞.
+    pub fn weigh_sets(&self, row: &mut [f32], scale2: f32, terms: &SetTerms, set: Set<'_>) {
+        // SAFETY: the kernel was chosen for this CPU.
+        unsafe { (self.row_loops.weigh_sets)(row, scale2, terms, set) }
+    }
+
+    /// Σ 2^(scale₂·row_j − offset₂) for two scales and offsets.
+    pub fn sum_exp_two(&self, row: &[f32], scales2: [f32; 2], offsets2: [f32; 2]) -> [f32; 2] {
+        // SAFETY: the kernel was chosen for this CPU.
+        unsafe { (self.row_loops.sum_exp_two)(row, scales2, offsets2) }
+    }
+
+    /// row_j ← 2^(scale₂·row_j − offset₂) of the first scale and offset less that of the second.
+    pub fn weigh_two(&self, row: &mut [f32], scales2: [f32; 2], offsets2: [f32; 2]) {
+        // SAFETY: the kernel was chosen for this CPU.
+        unsafe { (self.row_loops.weigh_two)(row, scales2, offsets2) }
+    }
+
+    /// row_j ← −∞ in the set `ids`, but not in `but`.
+    pub fn exclude_equal(&self, row: &mut [f32], ids: Set<'_>, but: Option<Set<'_>>) {
+        // SAFETY: the kernel was chosen for this CPU.
+        unsafe { (self.row_loops.exclude_equal)(row, ids, but) }
     }
 
     /// row_j ← −∞ where it exceeds `limit`.
     pub fn exclude_above(&self, row: &mut [f32], limit: f32) {
         // SAFETY: the kernel was chosen for this CPU.
         unsafe { (self.row_loops.exclude_above)(row, limit) }
-    }
-
-    /// Sum and number of the elements other than −∞.
-    pub fn sum_row(&self, row: &[f32]) -> [f32; 2] {
-        // SAFETY: the kernel was chosen for this CPU.
-        unsafe { (self.row_loops.sum_row)(row) }
-    }
-
-    /// row_j ← row_j + factor·terms_j + summand where logits_j is not −∞.
-    pub fn add_where(&self, row: &mut [f32], logits: &[f32], terms: &[f32], line: [f32; 2]) {
-        // SAFETY: the kernel was chosen for this CPU.
-        unsafe { (self.row_loops.add_where)(row, logits, terms, line) }
     }
 
     /// ⟨a, b⟩ in f64, in a fixed order; both have the same length.
@@ -306,24 +354,44 @@ macro_rules! row_loops {
             $crate::cpu::simd::exp::max_row(row)
         }
         $(#[$feature])?
-        unsafe fn split_row(row: &mut [f32], word: u32, words: &[u32], to: &mut [f32]) -> bool {
-            $crate::cpu::simd::exp::split_row(row, word, words, to)
+        unsafe fn max_sets(row: &[f32], set: $crate::cpu::simd::Set<'_>) -> [f32; 2] {
+            $crate::cpu::simd::exp::max_sets(row, set)
         }
         $(#[$feature])?
-        unsafe fn exclude_equal(row: &mut [f32], word: u32, words: &[u32]) {
-            $crate::cpu::simd::exp::exclude_equal(row, word, words)
+        unsafe fn sum_exp_sets(row: &[f32], scale2: f32, offsets2: [f32; 2], set: $crate::cpu::simd::Set<'_>) -> [f32; 2] {
+            $crate::cpu::simd::exp::sum_exp_sets::<$fma>(row, scale2, offsets2, set)
+        }
+        $(#[$feature])?
+        unsafe fn sum_set(
+            row: &[f32],
+            set: $crate::cpu::simd::Set<'_>,
+            of_positives: bool,
+        ) -> [f32; 2] {
+            $crate::cpu::simd::exp::sum_set(row, set, of_positives)
+        }
+        $(#[$feature])?
+        unsafe fn is_empty(set: $crate::cpu::simd::Set<'_>) -> bool {
+            $crate::cpu::simd::exp::is_empty(set)
+        }
+        $(#[$feature])?
+        unsafe fn weigh_sets(row: &mut [f32], scale2: f32, terms: &$crate::cpu::simd::SetTerms, set: $crate::cpu::simd::Set<'_>) {
+            $crate::cpu::simd::exp::weigh_sets::<$fma>(row, scale2, terms, set)
+        }
+        $(#[$feature])?
+        unsafe fn sum_exp_two(row: &[f32], scales2: [f32; 2], offsets2: [f32; 2]) -> [f32; 2] {
+            $crate::cpu::simd::exp::sum_exp_two::<$fma>(row, scales2, offsets2)
+        }
+        $(#[$feature])?
+        unsafe fn weigh_two(row: &mut [f32], scales2: [f32; 2], offsets2: [f32; 2]) {
+            $crate::cpu::simd::exp::weigh_two::<$fma>(row, scales2, offsets2)
+        }
+        $(#[$feature])?
+        unsafe fn exclude_equal(row: &mut [f32], ids: $crate::cpu::simd::Set<'_>, but: Option<$crate::cpu::simd::Set<'_>>) {
+            $crate::cpu::simd::exp::exclude_equal(row, ids, but)
         }
         $(#[$feature])?
         unsafe fn exclude_above(row: &mut [f32], limit: f32) {
             $crate::cpu::simd::exp::exclude_above(row, limit)
-        }
-        $(#[$feature])?
-        unsafe fn sum_row(row: &[f32]) -> [f32; 2] {
-            $crate::cpu::simd::exp::sum_row(row)
-        }
-        $(#[$feature])?
-        unsafe fn add_where(row: &mut [f32], logits: &[f32], terms: &[f32], line: [f32; 2]) {
-            $crate::cpu::simd::exp::add_where(row, logits, terms, line)
         }
         $(#[$feature])?
         unsafe fn dot(a: &[f32], b: &[f32]) -> f64 {
@@ -334,11 +402,15 @@ macro_rules! row_loops {
             exp_row_into_columns,
             exp_row_both,
             max_row,
-            split_row,
+            max_sets,
+            sum_exp_sets,
+            sum_set,
+            is_empty,
+            weigh_sets,
+            sum_exp_two,
+            weigh_two,
             exclude_equal,
             exclude_above,
-            sum_row,
-            add_where,
             dot,
         };
     };

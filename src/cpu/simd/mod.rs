@@ -13,7 +13,7 @@ mod exp;
 mod kernel;
 mod portable;
 
-pub(crate) use kernel::{Item, Kernel, Left, Output, Right};
+pub(crate) use kernel::{Item, Kernel, Left, Output, Right, Set, SetTerms};
 
 impl Kernel {
     /// This CPU's fastest kernel for f32 items.

@@ -16,7 +16,7 @@ mod workspace;
 
 use half::bf16;
 
-use super::{DeviceVector, DeviceMatrix, Similarity};
+use super::{DeviceMatrix, DeviceVector, Similarity};
 use crate::contrast::{Contrast, Shape};
 use crate::element::{DType, Element};
 use crate::emulator::tests::{EmulatedDevice, Memory};

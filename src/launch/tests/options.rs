@@ -122,10 +122,15 @@ fn near(what: &str, found: &[f32], expected: &[f64], allowed: f64) {
     let zero = expected.iter().all(|&x| x == 0.0);
     assert_eq!(found.len(), expected.len(), "{what}");
     let error = match zero {
-        true => found.iter().fold(0.0, |most, &x| f64::from(x.abs()).max(most)),
+        true => found
+            .iter()
+            .fold(0.0, |most, &x| f64::from(x.abs()).max(most)),
         false => relative_error(found, expected),
     };
-    assert!(error <= if zero { 0.0 } else { allowed }, "{what} is off by {error:.1e}");
+    assert!(
+        error <= if zero { 0.0 } else { allowed },
+        "{what} is off by {error:.1e}"
+    );
 }
 
 /// Statistics are compared one by one; −∞ and NaN are equal to themselves.
@@ -134,7 +139,10 @@ fn near_plane(what: &str, found: &[f32], expected: &[f64], allowed: f64) {
     for (row, (&x, &y)) in found.iter().zip(expected).enumerate() {
         let x = f64::from(x);
         let off = (x - y).abs();
-        assert!(x == y || off <= allowed * (1.0 + y.abs()), "{what}, row {row}: {x}, not {y}");
+        assert!(
+            x == y || off <= allowed * (1.0 + y.abs()),
+            "{what}, row {row}: {x}, not {y}"
+        );
     }
 }
 
@@ -184,7 +192,9 @@ fn labels(rows: usize, seed: usize) -> Vec<u32> {
 /// Lists of up to five positives, and of none.
 fn lists(anchors: usize, candidates: usize) -> Positives<Vec<u32>> {
     let list = |i: usize| {
-        let mut list: Vec<u32> = (0..i % 6).map(|n| ((i * 31 + n * 53) % candidates) as u32).collect();
+        let mut list: Vec<u32> = (0..i % 6)
+            .map(|n| ((i * 31 + n * 53) % candidates) as u32)
+            .collect();
         list.sort_unstable();
         list.dedup();
         list
@@ -211,7 +221,11 @@ fn cases(n: usize, m: usize) -> Result<Vec<(&'static str, Given)>, Error> {
     };
     let bias = |m: usize| Some((0..m).map(|j| (j as f32 * 0.7).sin()).collect::<Vec<f32>>());
     let weights = Some((0..n).map(|i| (i % 5) as f32 * 0.4).collect::<Vec<f32>>());
-    let index = Positives::Index((0..n).map(|i| ((i * i + 3) % (m + 5)) as u32).collect::<Vec<_>>());
+    let index = Positives::Index(
+        (0..n)
+            .map(|i| ((i * i + 3) % (m + 5)) as u32)
+            .collect::<Vec<_>>(),
+    );
     let index = match index {
         Positives::Index(index) => {
             let past = |j: u32| if (j as usize) < m { j } else { NO_POSITIVE };
@@ -237,8 +251,19 @@ fn cases(n: usize, m: usize) -> Result<Vec<(&'static str, Given)>, Error> {
     };
     let of_positives = |contrast: Contrast| contrast.with_reduction(Reduction::MeanOfPositives);
     Ok(vec![
-        ("ids", Given { ids: ids(n, m), ..given(info, m) }),
-        ("guard", Given { ..given(info.with_guard(0.05)?, m) }),
+        (
+            "ids",
+            Given {
+                ids: ids(n, m),
+                ..given(info, m)
+            },
+        ),
+        (
+            "guard",
+            Given {
+                ..given(info.with_guard(0.05)?, m)
+            },
+        ),
         (
             "guard, ids, bias, index, weights",
             Given {
@@ -251,17 +276,34 @@ fn cases(n: usize, m: usize) -> Result<Vec<(&'static str, Given)>, Error> {
         ),
         (
             "bias, labels of the first",
-            Given { positives: of_pair(), bias: bias(m), ..given(info, m) },
+            Given {
+                positives: of_pair(),
+                bias: bias(m),
+                ..given(info, m)
+            },
         ),
         (
             "a queue's ids and guard",
-            Given { ids: ids(n, m), ..given(Contrast::moco(0.2)?.with_guard(0.1)?, m) },
+            Given {
+                ids: ids(n, m),
+                ..given(Contrast::moco(0.2)?.with_guard(0.1)?, m)
+            },
         ),
         (
             "pairs of views, bias and ids",
-            Given { ids: ids(n, n), bias: bias(n), ..given(Contrast::nt_xent(0.2)?, n) },
+            Given {
+                ids: ids(n, n),
+                bias: bias(n),
+                ..given(Contrast::nt_xent(0.2)?, n)
+            },
         ),
-        ("labelled", Given { positives: of_labels(), ..given(sup_con, n) }),
+        (
+            "labelled",
+            Given {
+                positives: of_labels(),
+                ..given(sup_con, n)
+            },
+        ),
         (
             "labelled, of positives, weights, bias",
             Given {
@@ -296,22 +338,40 @@ fn cases(n: usize, m: usize) -> Result<Vec<(&'static str, Given)>, Error> {
         ),
         (
             "smoothed labels of a pair",
-            Given { positives: of_pair(), bias: bias(m), ..given(smoothed, m) },
+            Given {
+                positives: of_pair(),
+                bias: bias(m),
+                ..given(smoothed, m)
+            },
         ),
         (
             "smoothing, ids, index",
-            Given { positives: index, ids: ids(n, m), weights, ..given(smoothed, m) },
+            Given {
+                positives: index,
+                ids: ids(n, m),
+                weights,
+                ..given(smoothed, m)
+            },
         ),
         (
             "smoothed pairs of views",
             given(Contrast::nt_xent(0.2)?.with_label_smoothing(0.1)?, n),
         ),
-        ("hard negatives", given(Contrast::hard_negatives(0.5, 1.0, 0.1)?, n)),
+        (
+            "hard negatives",
+            given(Contrast::hard_negatives(0.5, 1.0, 0.1)?, n),
+        ),
         (
             "hard negatives of a pair, bias",
-            Given { bias: bias(m), ..given(info.with_rule(hard)?, m) },
+            Given {
+                bias: bias(m),
+                ..given(info.with_rule(hard)?, m)
+            },
         ),
-        ("hard negatives of a queue", given(Contrast::moco(0.2)?.with_rule(hard)?, m)),
+        (
+            "hard negatives of a queue",
+            given(Contrast::moco(0.2)?.with_rule(hard)?, m),
+        ),
     ])
 }
 
@@ -324,24 +384,41 @@ fn check<T: Element>(hopper: bool, [n, m, dim]: [usize; 3], allowed: f64) -> Res
         let what = format!("{name}, {} D = {dim}, sm_90a: {hopper}", T::DTYPE);
         // Logits are as large for each D.
         let scale = 30.0 / dim as f32;
-        let problem = given.on(batch.rows())?.with_scale(std::slice::from_ref(&scale));
+        let problem = given
+            .on(batch.rows())?
+            .with_scale(std::slice::from_ref(&scale));
         let of_reference = given.on(exact.each_ref())?.with_scale(f64::from(scale));
         let expected = reference::value_and_grad(&of_reference, 1.0);
         let (value, found) = gradients(&problem, |to| engine.value_and_grad(&problem, 1.0, to))?;
         let loss = (f64::from(value.loss) - expected.loss).abs();
-        assert!(loss <= 3e-6 * (1.0 + expected.loss.abs()), "{what}: loss is off by {loss:.1e}");
+        assert!(
+            loss <= 3e-6 * (1.0 + expected.loss.abs()),
+            "{what}: loss is off by {loss:.1e}"
+        );
         near_statistics(&what, &value.statistics.rows, &expected, 5e-6);
         let dbias = expected.dbias.clone().unwrap_or_default();
         let dk = expected.dk.as_ref().map_or(&[][..], |dk| dk.as_slice());
-        near(&format!("{what}: dq"), &found[0], expected.dq.as_slice(), allowed);
+        near(
+            &format!("{what}: dq"),
+            &found[0],
+            expected.dq.as_slice(),
+            allowed,
+        );
         near(&format!("{what}: dk"), &found[1], dk, allowed);
         near(&format!("{what}: dbias"), &found[2], &dbias, allowed);
         let size = size_of_dscale(&of_reference, &expected);
         let off = (f64::from(value.dscale) - expected.dscale).abs();
-        assert!(off <= allowed * size, "{what}: dscale is off by {off:.1e} of {size:.1e}");
+        assert!(
+            off <= allowed * size,
+            "{what}: dscale is off by {off:.1e} of {size:.1e}"
+        );
         // The same bits from the statistics of a forward.
         let forward = engine.forward(&problem)?;
-        assert_eq!((forward.loss, &forward.statistics), (value.loss, &value.statistics), "{what}");
+        assert_eq!(
+            (forward.loss, &forward.statistics),
+            (value.loss, &value.statistics),
+            "{what}"
+        );
         let (dscale, again) = gradients(&problem, |to| {
             engine.backward(&problem, &forward.statistics, 1.0, to)
         })?;
@@ -385,7 +462,8 @@ fn shards_with_options_add_up_to_the_whole() -> Result<(), Error> {
             // z₊ of other shards is unknown to a guard, and so is a label's first candidate. The rows of one matrix are
             // no shards.
             let contrast = given.contrast;
-            let of_first = matches!(given.positives, Positives::Labels { .. }) && !contrast.has_sets();
+            let of_first =
+                matches!(given.positives, Positives::Labels { .. }) && !contrast.has_sets();
             let guarded = contrast.description().guard.is_some();
             if contrast.is_shared() || contrast.has_own_keys() || guarded || of_first {
                 continue;
@@ -418,9 +496,20 @@ fn shards_with_options_add_up_to_the_whole() -> Result<(), Error> {
             let expected_dk = expected.dk.as_ref().expect("candidates have a gradient");
             near(&format!("{what}: dq"), &dq, expected.dq.as_slice(), allowed);
             near(&format!("{what}: dk"), &dk, expected_dk.as_slice(), allowed);
-            near(&format!("{what}: dbias"), &dbias, &expected.dbias.clone().unwrap_or_default(), allowed);
-            let (off, size) = (dscale - expected.dscale, size_of_dscale(&of_reference, &expected));
-            assert!(off.abs() <= allowed * size, "{what}: dscale is off by {off:.1e}");
+            near(
+                &format!("{what}: dbias"),
+                &dbias,
+                &expected.dbias.clone().unwrap_or_default(),
+                allowed,
+            );
+            let (off, size) = (
+                dscale - expected.dscale,
+                size_of_dscale(&of_reference, &expected),
+            );
+            assert!(
+                off.abs() <= allowed * size,
+                "{what}: dscale is off by {off:.1e}"
+            );
         }
         Ok(())
     }
@@ -450,10 +539,19 @@ fn sets_of_all_rows_and_of_none_are_exact() -> Result<(), Error> {
     let n = 33;
     let batch = Batch::<f32>::new(n, n, 20);
     let exact = batch.exact();
-    for form in [SetForm::MeanOutside, SetForm::MeanInside, SetForm::Decoupled] {
+    for form in [
+        SetForm::MeanOutside,
+        SetForm::MeanInside,
+        SetForm::Decoupled,
+    ] {
         for reduction in [Reduction::Mean, Reduction::MeanOfPositives] {
-            let rule = RowRule::Sets { form, smoothing: 0.0 };
-            let contrast = Contrast::sup_con(0.3)?.with_rule(rule)?.with_reduction(reduction);
+            let rule = RowRule::Sets {
+                form,
+                smoothing: 0.0,
+            };
+            let contrast = Contrast::sup_con(0.3)?
+                .with_rule(rule)?
+                .with_reduction(reduction);
             let engine = engine(Schedule::Late, 6, false);
             let what = format!("{form:?}, {reduction:?}");
             // No row has a negative.
@@ -464,7 +562,10 @@ fn sets_of_all_rows_and_of_none_are_exact() -> Result<(), Error> {
                 gradients(problem, |to| engine.value_and_grad(problem, 1.0, to))
             };
             let (value, found) = run(&problem)?;
-            assert!((f64::from(value.loss) - expected.loss).abs() < 1e-5, "{what}");
+            assert!(
+                (f64::from(value.loss) - expected.loss).abs() < 1e-5,
+                "{what}"
+            );
             near(&what, &found[0], expected.dq.as_slice(), 2e-5);
             // No row has a positive.
             for labels in [vec![NO_POSITIVE; n], (0..n as u32).collect()] {
@@ -503,10 +604,15 @@ fn rows_without_negatives_or_weight_have_no_gradient() -> Result<(), Error> {
             };
             let problem = given.on(batch.rows())?;
             let engine = engine(Schedule::Mixed, 7, hopper);
-            let (value, found) = gradients(&problem, |to| engine.value_and_grad(&problem, 1.0, to))?;
+            let (value, found) =
+                gradients(&problem, |to| engine.value_and_grad(&problem, 1.0, to))?;
             assert!(value.loss.is_finite(), "{what}");
             let is_zero = |i: usize| found[0][i * dim..][..dim].iter().all(|&x| x == 0.0);
-            assert_eq!((0..n).filter(|&i| is_zero(i)).collect::<Vec<_>>(), if ids { vec![2, 4] } else { vec![2] }, "{what}");
+            assert_eq!(
+                (0..n).filter(|&i| is_zero(i)).collect::<Vec<_>>(),
+                if ids { vec![2, 4] } else { vec![2] },
+                "{what}"
+            );
             assert!(found[0].iter().all(|x| x.is_finite()), "{what}");
         }
     }
@@ -531,7 +637,11 @@ fn nan_in_a_problem_with_options_makes_the_loss_nan() -> Result<(), Error> {
                 let clean = Batch::<f32>::new(n, m, dim);
                 let clean = engine.forward(&given.on(clean.rows())?)?;
                 assert!(clean.loss.is_finite(), "{name}");
-                assert_eq!(found.loss.is_nan(), is_read, "{name}, {value} in matrix {which}");
+                assert_eq!(
+                    found.loss.is_nan(),
+                    is_read,
+                    "{name}, {value} in matrix {which}"
+                );
             }
         }
     }
@@ -572,7 +682,9 @@ fn weights_of_rows_serve_every_scheme() -> Result<(), Error> {
             let rules = [RowRule::SOFTMAX, RowRule::Decoupled { sigma: Some(8.0) }];
             for rule in rules {
                 let given = Given {
-                    contrast: contrast.with_rule(rule)?.with_reduction(Reduction::MeanOfPositives),
+                    contrast: contrast
+                        .with_rule(rule)?
+                        .with_reduction(Reduction::MeanOfPositives),
                     positives: match contrast.has_columns() {
                         true => Positives::DIAGONAL,
                         false => Positives::Offset(3),
@@ -583,24 +695,47 @@ fn weights_of_rows_serve_every_scheme() -> Result<(), Error> {
                     all: n,
                 };
                 let scale = 40.0 / dim as f32;
-                let problem = given.on(batch.rows())?.with_scale(std::slice::from_ref(&scale));
+                let problem = given
+                    .on(batch.rows())?
+                    .with_scale(std::slice::from_ref(&scale));
                 let of_reference = given.on(exact.each_ref())?.with_scale(f64::from(scale));
                 let expected = reference::value_and_grad(&of_reference, 1.0);
                 let engine = engine(Schedule::Mixed, 5, hopper);
-                let (value, found) = gradients(&problem, |to| engine.value_and_grad(&problem, 1.0, to))?;
-                let what = format!("{} {rule:?}, {} D = {dim}, sm_90a: {hopper}", contrast.name(), T::DTYPE);
+                let (value, found) =
+                    gradients(&problem, |to| engine.value_and_grad(&problem, 1.0, to))?;
+                let what = format!(
+                    "{} {rule:?}, {} D = {dim}, sm_90a: {hopper}",
+                    contrast.name(),
+                    T::DTYPE
+                );
                 let off = (f64::from(value.loss) - expected.loss).abs();
-                assert!(off <= 3e-6 * (1.0 + expected.loss.abs()), "{what}: loss is off by {off:.1e}");
+                assert!(
+                    off <= 3e-6 * (1.0 + expected.loss.abs()),
+                    "{what}: loss is off by {off:.1e}"
+                );
                 let dk = expected.dk.as_ref().map_or(&[][..], |dk| dk.as_slice());
-                near(&format!("{what}: dq"), &found[0], expected.dq.as_slice(), allowed);
+                near(
+                    &format!("{what}: dq"),
+                    &found[0],
+                    expected.dq.as_slice(),
+                    allowed,
+                );
                 near(&format!("{what}: dk"), &found[1], dk, allowed);
                 let forward = engine.forward(&problem)?;
                 let off = (f64::from(forward.loss) - expected.loss).abs();
-                assert!(off <= 3e-6 * (1.0 + expected.loss.abs()), "{what}: loss is off by {off:.1e}");
+                assert!(
+                    off <= 3e-6 * (1.0 + expected.loss.abs()),
+                    "{what}: loss is off by {off:.1e}"
+                );
                 let (_, again) = gradients(&problem, |to| {
                     engine.backward(&problem, &forward.statistics, 1.0, to)
                 })?;
-                near(&format!("{what}: dq again"), &again[0], expected.dq.as_slice(), allowed);
+                near(
+                    &format!("{what}: dq again"),
+                    &again[0],
+                    expected.dq.as_slice(),
+                    allowed,
+                );
                 near(&format!("{what}: dk again"), &again[1], dk, allowed);
             }
         }

@@ -9,7 +9,8 @@ fn document() -> String {
     let mut text = String::from(
         "# The losses\n\n\
          This page is `infonce::losses::TABLE`; a test compares the two. z₊ is the positive's logit, lse⁻ the log-sum-exp of \
-         the m negatives' logits, s = 1/τ. Hyper-parameters: q, λ of RINCE, τ⁺ of debiased, σ of DCLW, margin (logits). The \
+         the m negatives' logits, s = 1/τ. P is a row's set of positives, *all* are positives and negatives. Hyper-parameters: \
+         q, λ of RINCE, τ⁺ of debiased, β of hard negatives, σ of DCLW, margin (logits). The \
          loss is the mean over rows; with *rows and columns*, half the sum of both means. Every engine computes each loss in \
          f32, f16 and bf16. `Contrast::with_rule` combines any formula with any inputs, such as DCL with a queue.\n\n\
          | loss | key | a row's loss | inputs | gradients | default τ | source |\n\
@@ -56,41 +57,75 @@ fn keys_are_unique_and_found() {
     assert!(Loss::of("no loss").is_none());
 }
 
+/// The rules of the table, and those of its options, each with its name and scale.
+fn rules() -> Vec<(&'static str, RowRule, f64)> {
+    let of_loss = |loss: &Loss| {
+        let contrast = (loss.at)(loss.temperature).unwrap();
+        (loss.key, contrast.rule(), f64::from(contrast.scale()))
+    };
+    let sets = |form, smoothing| RowRule::Sets { form, smoothing };
+    let others = [
+        ("smoothing", sets(SetForm::MeanOutside, 0.1), 10.0),
+        ("decoupled sets", sets(SetForm::Decoupled, 0.0), 10.0),
+    ];
+    TABLE.iter().map(of_loss).chain(others).collect()
+}
+
 /// [`RowRule::values`] against the papers' formulas and their derivatives, which share no code with it.
 #[test]
 fn masses_are_the_formulas_derivatives() {
     let mut clamped = [0, 0];
-    for loss in TABLE {
-        let contrast = (loss.at)(loss.temperature).unwrap();
-        let rule = contrast.rule();
+    for (name, rule, scale) in rules() {
         for step in -100..=100 {
-            let (z, scale) = (2.5, f64::from(contrast.scale()));
+            let z = 2.5;
             let lse = z + 0.25 * f64::from(step);
             let row = RowContext {
                 scale,
                 negatives: 37.0,
                 log_mean: 0.7,
             };
-            let found = rule.values(&RowLogits::new(lse, z), &row);
+            let logits = RowLogits {
+                // A set's log-sum-exp is above its mean; the second of two exponents is smaller.
+                second_lse: match rule.takes_sets() {
+                    true => z + 1.5,
+                    false => 0.4 * lse + 1.0,
+                },
+                negatives_mean: -0.7,
+                positives: 3.0,
+                negatives: 37.0,
+                ..RowLogits::new(lse, z)
+            };
+            let found = rule.values(&logits, &row);
             let dual = rule.formula(
-                Dual::variable(lse, 0),
-                Dual::variable(z, 1),
+                &RowLogits {
+                    negatives_lse: Dual::variable(lse, 0),
+                    positive: Dual::variable(z, 1),
+                    second_lse: Dual::variable(logits.second_lse, 3),
+                    negatives_mean: Dual::variable(logits.negatives_mean, 4),
+                    positives: logits.positives,
+                    negatives: logits.negatives,
+                },
                 Dual::variable(scale, 2),
                 &row,
             );
-            let [a, minus_c, slope] = dual.slopes;
+            let [a, minus_c, slope, of_second, of_mean] = dual.slopes;
+            let [first, second] = rule.exponents().unwrap_or([1.0; 2]);
+            let second_weights = rule.second_sign() * (logits.second_lse - found.second).exp();
+            let positives = if rule.takes_sets() { 3.0 } else { 1.0 };
             for (what, found, expected) in [
                 ("value", found.value, dual.value),
                 ("a", found.negatives, a),
-                ("c", found.positive, -minus_c),
+                ("c", positives * (found.positive + found.uniform), -minus_c),
                 ("scale", found.scale, slope),
-                ("weights", (lse - found.offset).exp(), a),
+                ("weights", (lse - found.offset).exp(), first * a),
+                ("second weights", second_weights, second * of_second),
+                ("uniform", 37.0 * found.uniform, -of_mean),
             ] {
                 // Where c is a difference, it has the absolute error of its terms.
                 let allowed = 1e-12 * expected.abs() + 1e-14 * dual.value.abs();
-                let name = format!("{} {what} at {lse}", loss.key);
                 let off = (found - expected).abs();
-                assert!(off <= allowed, "{name}: {found}, not {expected}");
+                let is_near = off <= allowed;
+                assert!(is_near, "{name} {what} at {lse}: {found}, not {expected}");
             }
             if rule.depends_on_scale() {
                 clamped[usize::from(found.negatives == 0.0)] += 1;
@@ -102,20 +137,27 @@ fn masses_are_the_formulas_derivatives() {
 
 #[test]
 fn one_minus_p_of_1e_8_keeps_its_digits() {
-    for loss in TABLE {
-        let contrast = (loss.at)(loss.temperature).unwrap();
-        let scale = f64::from(contrast.scale());
-        let row = RowContext::new(contrast.rule(), scale, 37, std::iter::empty());
+    for (name, rule, scale) in rules() {
+        let row = RowContext::new(rule, scale, 37, std::iter::empty());
         let u: f64 = 1e-8;
         let z = 1.0;
         let lse = z + u.ln();
-        let values = contrast.rule().values(&RowLogits::new(lse, z), &row);
+        let logits = RowLogits {
+            // A set of one positive; the mean of 37 weights e^{βz}.
+            second_lse: if rule.takes_sets() { z } else { 37f64.ln() },
+            ..RowLogits::new(lse, z)
+        };
+        let values = rule.values(&logits, &row);
         // The first order in u = e^{lse⁻ − z₊}; the second is 10⁻⁸ of it.
-        let (value, a) = match contrast.rule() {
+        let (value, a) = match rule {
             RowRule::Softmax { margin } => {
                 let u = u * f64::from(margin).exp();
                 (u.ln_1p(), u / (1.0 + u))
             }
+            RowRule::Sets {
+                form: SetForm::MeanOutside | SetForm::MeanInside,
+                smoothing: 0.0,
+            } => (u.ln_1p(), u / (1.0 + u)),
             RowRule::Decoupled { sigma: None } => (lse - z, 1.0),
             RowRule::Robust { q, lambda } => {
                 let (q, lambda) = (f64::from(q), f64::from(lambda));
@@ -123,40 +165,125 @@ fn one_minus_p_of_1e_8_keeps_its_digits() {
                 ((power * (1.0 + q * u) - (q * z).exp()) / q, power * u)
             }
             // The share of positives is above 1, so the bound holds.
-            RowRule::Debiased { .. } => ((1.0 + 37.0 * (-row.scale - z).exp()).ln(), 0.0),
+            RowRule::Debiased { .. } | RowRule::HardNegatives { .. } => {
+                ((1.0 + 37.0 * (-row.scale - z).exp()).ln(), 0.0)
+            }
             _ => continue,
         };
         let near = |found: f64, expected: f64| (found - expected).abs() <= 2e-7 * expected.abs();
-        assert!(near(values.value, value), "{} {values:?} {value}", loss.key);
-        assert!(near(values.negatives, a), "{} {values:?} {a}", loss.key);
+        assert!(near(values.value, value), "{name} {values:?} {value}");
+        assert!(near(values.negatives, a), "{name} {values:?} {a}");
     }
 }
 
 #[test]
 fn a_row_without_negatives_or_positive_is_0() {
-    for loss in TABLE {
-        let contrast = (loss.at)(loss.temperature).unwrap();
-        let row = RowContext::new(contrast.rule(), 2.0, 3, std::iter::empty());
+    for (name, rule, _) in rules() {
+        let row = RowContext::new(rule, 2.0, 3, std::iter::empty());
+        let logits = |lse: f64, z: f64| RowLogits {
+            second_lse: if rule.takes_sets() { z } else { 0.5 * lse },
+            ..RowLogits::new(lse, z)
+        };
         for (lse, z) in [
             (f64::NEG_INFINITY, 1.0),
             (1.0, f64::NEG_INFINITY),
             (f64::NEG_INFINITY, f64::NEG_INFINITY),
         ] {
-            let values = contrast.rule().values(&RowLogits::new(lse, z), &row);
+            // The positives of a set compete with each other.
+            if rule.has_positives_below() && z == 1.0 {
+                continue;
+            }
+            let values = rule.values(&logits(lse, z), &row);
             let masses = [values.negatives, values.positive, values.scale];
-            assert_eq!((values.value, masses), (0.0, [0.0; 3]), "{}", loss.key);
+            let masses = [masses[0], masses[1], masses[2], values.uniform];
+            assert_eq!((values.value, masses), (0.0, [0.0; 4]), "{name}");
             // exp(z − o) is not NaN for the logits of such a row.
-            assert!(!(lse - values.offset).exp().is_nan(), "{}", loss.key);
+            assert!(!(lse - values.offset).exp().is_nan(), "{name}");
+            assert_eq!((1.0 - values.second).exp(), 0.0, "{name}");
         }
         for (lse, z) in [
             (f64::NAN, 1.0),
             (1.0, f64::NAN),
             (f64::NAN, f64::NEG_INFINITY),
         ] {
-            let [lse_dual, z_dual, scale] = [lse, z, row.scale].map(Dual::constant);
-            let formula = contrast.rule().formula(lse_dual, z_dual, scale, &row);
-            let value = contrast.rule().values(&RowLogits::new(lse, z), &row).value;
-            assert!(value.is_nan() && formula.value.is_nan(), "{}", loss.key);
+            let logits = logits(lse, z);
+            let dual = RowLogits {
+                negatives_lse: Dual::constant(lse),
+                positive: Dual::constant(z),
+                second_lse: Dual::constant(logits.second_lse),
+                negatives_mean: Dual::constant(0.0),
+                positives: 1.0,
+                negatives: 1.0,
+            };
+            let formula = rule.formula(&dual, Dual::constant(row.scale), &row);
+            let value = rule.values(&logits, &row).value;
+            assert!(value.is_nan() && formula.value.is_nan(), "{name}");
         }
+    }
+}
+
+#[test]
+fn a_set_of_one_has_the_weights_of_a_softmax() {
+    let row = RowContext::new(RowRule::SOFTMAX, 2.0, 3, std::iter::empty());
+    for step in -40..=40 {
+        let (z, lse) = (1.5, 1.5 + 0.5 * f64::from(step));
+        let sigma = 1.0 / (1.0 + (z - lse).exp());
+        for (form, smoothing) in [
+            (SetForm::MeanOutside, 0.0),
+            (SetForm::MeanOutside, 0.25),
+            (SetForm::MeanInside, 0.0),
+        ] {
+            let rule = RowRule::Sets {
+                form,
+                smoothing: smoothing as f32,
+            };
+            let logits = RowLogits {
+                second_lse: z,
+                negatives_mean: -1.0,
+                negatives: 3.0,
+                ..RowLogits::new(lse, z)
+            };
+            let values = rule.values(&logits, &row);
+            let exponential = rule.second_sign() * (z - values.second).exp();
+            let found = exponential - values.positive - values.uniform;
+            // p₊ − 1 + ε − ε/4, and softplus(lse⁻ − z₊) − ε·(mean of all − z₊).
+            let expected = -sigma + smoothing * 0.75;
+            let value = (1.0 + (lse - z).exp()).ln() + smoothing * 0.75 * (z + 1.0);
+            assert!(
+                (found - expected).abs() <= 1e-15 * (sigma + smoothing),
+                "{form:?} {found}"
+            );
+            assert!(
+                (values.value - value).abs() <= 1e-14 * (1.0 + value),
+                "{form:?} {values:?}"
+            );
+            assert!(
+                (values.negatives - sigma).abs() <= 1e-15 * sigma,
+                "{form:?} {values:?}"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_set_without_negatives_has_the_loss_of_its_positives() {
+    let row = RowContext::new(RowRule::SOFTMAX, 2.0, 3, std::iter::empty());
+    // Two positives at 0 and ln 3: log Σ = ln 4, mean ln 3 / 2, mean of exponentials 2.
+    let logits = RowLogits {
+        second_lse: 4f64.ln(),
+        positives: 2.0,
+        ..RowLogits::new(f64::NEG_INFINITY, 3f64.ln() / 2.0)
+    };
+    for (form, expected) in [
+        (SetForm::MeanOutside, 4f64.ln() - 3f64.ln() / 2.0),
+        (SetForm::MeanInside, 2f64.ln()),
+        (SetForm::Decoupled, 0.0),
+    ] {
+        let rule = RowRule::Sets {
+            form,
+            smoothing: 0.0,
+        };
+        let value = rule.values(&logits, &row).value;
+        assert!((value - expected).abs() < 1e-15, "{form:?}: {value}");
     }
 }
