@@ -679,7 +679,7 @@ fn weights_of_rows_serve_every_scheme() -> Result<(), Error> {
         let batch = Batch::<T>::new(n, n, dim);
         let exact = batch.exact();
         for contrast in contrasts()? {
-            let rules = [RowRule::SOFTMAX, RowRule::Decoupled { sigma: Some(0.5) }];
+            let rules = [RowRule::SOFTMAX, RowRule::Decoupled { sigma: Some(8.0) }];
             for rule in rules {
                 let given = Given {
                     contrast: contrast
