@@ -54,6 +54,16 @@ pub enum Error {
         /// M, the number of candidates.
         candidates: usize,
     },
+    /// An index that names no row of a matrix.
+    #[error("`{argument}[{place}]` is {given}; there are {rows} rows")]
+    RowOutOfRange {
+        argument: &'static str,
+        /// The place of the index among those given.
+        place: usize,
+        given: u32,
+        /// The rows that there are.
+        rows: usize,
+    },
     /// Inputs of another layout than the contrast is defined on.
     #[error("`inputs` is Inputs::{given}; {contrast} is defined on Inputs::{expected}")]
     Inputs {

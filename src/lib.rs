@@ -19,8 +19,8 @@
 //! ```
 //!
 //! [`losses`] lists the losses: NT-Xent, InfoNCE, MoCo, CLIP and others. Embeddings and gradients are f32, f16 or
-//! bf16; sums, losses and statistics are f32. Engines also have top-k search, row normalisation, and the key
-//! queue and momentum update of MoCo ([`KeyQueue`], [`MomentumSchedule`]).
+//! bf16; sums, losses and statistics are f32. Engines also have top-k search, row normalisation, the key queue and
+//! momentum update of MoCo ([`KeyQueue`], [`MomentumSchedule`]), and the memory bank of InstDisc ([`MemoryBank`]).
 //!
 //! # Engines
 //! | engine | computes on | feature |
@@ -44,6 +44,7 @@
 /// The version of this crate, such as "0.1.0".
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 
+mod bank;
 pub mod contrast;
 mod cpu;
 #[cfg(feature = "cuda")]
@@ -70,6 +71,7 @@ pub mod losses;
 mod memory;
 mod momentum;
 mod queue;
+mod random;
 pub mod reference;
 mod rows;
 mod statistics;
@@ -80,6 +82,7 @@ pub mod train;
 #[cfg(feature = "cli")]
 pub mod verify;
 
+pub use bank::MemoryBank;
 pub use contrast::{Contrast, Reduction, Shape, Work};
 pub use cpu::CpuEngine;
 pub use element::{DType, Element};

@@ -4,7 +4,9 @@
 
 use infonce::losses::{Layout, RowRule, TABLE};
 use infonce::reference::{self, Dense};
-use infonce::{Contrast, CpuEngine, Engine, Error, Gradients, Inputs, Matrix, Rows, RowsMut, View};
+use infonce::{
+    Contrast, CpuEngine, Engine, Error, Gradients, Inputs, Matrix, Positives, Rows, RowsMut, View,
+};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -27,24 +29,28 @@ fn narrow(x: &Dense) -> Vec<f32> {
 }
 
 /// z; q and k; q, own_key and queue.
-fn inputs<V: View>(matrices: &[V]) -> Inputs<V> {
+fn inputs<V: View>(matrices: &[V], positives: Positives<V::Indices>) -> Inputs<V> {
     match *matrices {
         [z] => Inputs::Shared { z },
-        [q, k] => Inputs::pair(q, k),
+        [q, k] => Inputs::Pair { q, k, positives },
         [q, own_key, queue] => Inputs::Queue { q, own_key, queue },
         _ => unreachable!("one to three matrices"),
     }
 }
 
 /// Loss, dq and dk of the CPU engine.
-fn on_cpu(contrast: &Contrast, matrices: &[Dense]) -> Result<(f32, Vec<f32>, Vec<f32>), Error> {
+fn on_cpu(
+    contrast: &Contrast,
+    matrices: &[Dense],
+    positives: Positives<&[u32]>,
+) -> Result<(f32, Vec<f32>, Vec<f32>), Error> {
     let numbers: Vec<Vec<f32>> = matrices.iter().map(narrow).collect();
     let dim = (&matrices[0]).dim();
     let views: Result<Vec<_>, Error> = numbers
         .iter()
         .map(|x| Rows::new(x, x.len() / dim, dim))
         .collect();
-    let problem = contrast.on(inputs(&views?))?;
+    let problem = contrast.on(inputs(&views?, positives))?;
     let shape = problem.shape();
     let mut dq = vec![f32::NAN; shape.anchors * dim];
     let mut dk = vec![f32::NAN; shape.candidates * dim];
@@ -60,12 +66,14 @@ fn on_cpu(contrast: &Contrast, matrices: &[Dense]) -> Result<(f32, Vec<f32>, Vec
     Ok((value.loss, dq, if has_dk { dk } else { Vec::new() }))
 }
 
-fn in_float64(contrast: &Contrast, matrices: &[Dense]) -> Result<reference::Reference, Error> {
+fn in_float64(
+    contrast: &Contrast,
+    matrices: &[Dense],
+    positives: Positives<&[u32]>,
+) -> Result<reference::Reference, Error> {
     let views: Vec<&Dense> = matrices.iter().collect();
-    Ok(reference::value_and_grad(
-        &contrast.on(inputs(&views))?,
-        1.0,
-    ))
+    let problem = contrast.on(inputs(&views, positives))?;
+    Ok(reference::value_and_grad(&problem, 1.0))
 }
 
 /// Each of `found` is as expected to within `share` of the largest.
@@ -79,17 +87,27 @@ fn assert_near(found: impl Iterator<Item = f64>, expected: &[f64], share: f64, w
     }
 }
 
-/// Reference and engine have the formula's value, and its derivatives by central differences.
+/// [`is_published_for`] positives on the diagonal.
 fn is_published(
     contrast: &Contrast,
     matrices: &[Dense],
     formula: impl Fn(&[Dense]) -> f64,
 ) -> Test {
+    is_published_for(contrast, matrices, Positives::DIAGONAL, formula)
+}
+
+/// Reference and engine have the formula's value, and its derivatives by central differences.
+fn is_published_for(
+    contrast: &Contrast,
+    matrices: &[Dense],
+    positives: Positives<&[u32]>,
+    formula: impl Fn(&[Dense]) -> f64,
+) -> Test {
     const STEP: f64 = 1e-5;
     let what = contrast.name();
     let expected = formula(matrices);
-    let reference = in_float64(contrast, matrices)?;
-    let (loss, dq, dk) = on_cpu(contrast, matrices)?;
+    let reference = in_float64(contrast, matrices, positives)?;
+    let (loss, dq, dk) = on_cpu(contrast, matrices, positives)?;
     assert_near([reference.loss].into_iter(), &[expected], 1e-12, what);
     assert_near([f64::from(loss)].into_iter(), &[expected], 1e-5, what);
 
@@ -264,14 +282,39 @@ fn moco_v3_is_algorithm_1_in_two_calls() -> Test {
     let mut total = 0.0;
     for pair in [[q1.clone(), k2.clone()], [q2.clone(), k1.clone()]] {
         is_published(&contrast, &pair, |pair| ctr(&pair[0], &pair[1]))?;
-        assert!(
-            in_float64(&contrast, &pair)?.dk.is_none(),
-            "keys have no gradient"
-        );
-        total += in_float64(&contrast, &pair)?.loss;
+        let value = in_float64(&contrast, &pair, Positives::DIAGONAL)?;
+        assert!(value.dk.is_none(), "keys have no gradient");
+        total += value.loss;
     }
     let expected = ctr(&q1, &k2) + ctr(&q2, &k1);
     assert_near([total].into_iter(), &[expected], 1e-12, "both ways");
+    Ok(())
+}
+
+/// The mean of −ln p of each row's label under the softmax of its logits.
+fn cross_entropy(labels: &[u32], logit: impl Fn(usize, usize) -> f64, columns: usize) -> f64 {
+    let row = |(i, &label): (usize, &u32)| {
+        let all: f64 = (0..columns).map(|j| logit(i, j).exp()).sum();
+        all.ln() - logit(i, label as usize)
+    };
+    labels.iter().enumerate().map(row).sum::<f64>() / labels.len() as f64
+}
+
+#[test]
+fn inst_disc_is_the_softmax_over_the_whole_bank() -> Test {
+    // Two views of example 3.
+    let examples = [7, 0, 3, 3, 8];
+    let matrices = [unit_rows(5, 6, 12), unit_rows(9, 6, 13)];
+    for tau in [0.0625, 0.5] {
+        let contrast = Contrast::inst_disc(tau)?;
+        let positives = Positives::Index(&examples[..]);
+        is_published_for(&contrast, &matrices, positives, |of| {
+            let logit = |i, j| dot(of[0].row(i), of[1].row(j)) / f64::from(tau);
+            cross_entropy(&examples, logit, 9)
+        })?;
+        let value = in_float64(&contrast, &matrices, positives)?;
+        assert!(value.dk.is_none(), "the bank has no gradient");
+    }
     Ok(())
 }
 
@@ -303,9 +346,9 @@ fn one_minus_p_plus_keeps_five_digits_down_to_1e_8() -> Test {
                 matrices.push(matrix(rows, if place == 2 { first_of_queue } else { 0 }));
             }
             let what = format!("{} at 1 - p+ = {rest:e}", loss.name);
-            let expected = in_float64(&contrast, &matrices)?;
+            let expected = in_float64(&contrast, &matrices, Positives::DIAGONAL)?;
             let wide = |x: Vec<f32>| x.into_iter().map(f64::from);
-            let (loss, dq, dk) = on_cpu(&contrast, &matrices)?;
+            let (loss, dq, dk) = on_cpu(&contrast, &matrices, Positives::DIAGONAL)?;
             assert_near(wide(vec![loss]), &[expected.loss], 1e-5, &what);
             assert_near(wide(dq), expected.dq.as_slice(), 1e-5, &what);
             let expected_dk = expected.dk.as_ref().map_or(&[][..], Dense::as_slice);

@@ -1,9 +1,12 @@
-//! State that outlives a step: the key queue, the momentum schedule and CLIP's scale.
+//! State that outlives a step: the key queue, the memory bank, the momentum schedule and CLIP's scale.
 
 use approx::assert_abs_diff_eq;
 use half::bf16;
 use infonce::losses::LogScale;
-use infonce::{CpuEngine, Engine, Error, KeyQueue, Matrix, MomentumSchedule, Rows};
+use infonce::{
+    Contrast, CpuEngine, Engine, Error, Gradients, Inputs, KeyQueue, Matrix, MemoryBank,
+    MomentumSchedule, NO_POSITIVE, Positives, Rows, RowsMut,
+};
 
 type Test = Result<(), Error>;
 
@@ -146,6 +149,124 @@ fn keys_of_another_dimension_leave_the_queue_as_it_was() -> Test {
         })
     );
     assert_eq!(queue, before);
+    Ok(())
+}
+
+#[test]
+fn a_random_bank_has_unit_rows_and_depends_on_its_seed() -> Test {
+    let bank = MemoryBank::<f32>::random(50, 17, 3)?;
+    let rows = bank.as_rows();
+    assert_eq!((rows.rows(), rows.dim()), (50, 17));
+    for i in 0..50 {
+        let square: f32 = rows.row(i).iter().map(|x| x * x).sum();
+        assert_abs_diff_eq!(square, 1.0, epsilon = 1e-5);
+    }
+    // Rows point everywhere: the mean of 50 is short, and no two are alike.
+    let mean = |d: usize| (0..50).map(|i| rows.row(i)[d]).sum::<f32>() / 50.0;
+    assert!((0..17).map(|d| mean(d).powi(2)).sum::<f32>() < 0.1);
+    assert_eq!(MemoryBank::random(50, 17, 3)?, bank);
+    assert_ne!(MemoryBank::random(50, 17, 4)?, bank);
+    assert_eq!(
+        MemoryBank::<bf16>::random(1, 1, 0)?.elements()[0]
+            .to_f32()
+            .abs(),
+        1.0
+    );
+    Ok(())
+}
+
+#[test]
+fn a_restored_bank_continues_bit_for_bit() -> Test {
+    let engine = CpuEngine::new();
+    let mut bank = MemoryBank::<bf16>::random(6, 5, 1)?;
+    let keys = MemoryBank::<bf16>::random(4, 5, 2)?;
+    engine.update_rows(bank.as_rows_mut(), &[5, 0, 2, 0], keys.as_rows(), 0.5)?;
+    let mut restored = MemoryBank::restore(6, 5, bank.elements())?;
+    for bank in [&mut bank, &mut restored] {
+        engine.update_rows(bank.as_rows_mut(), &[1, 5, 2, 3], keys.as_rows(), 0.25)?;
+    }
+    assert_eq!(restored, bank);
+    for (rows, dim) in [(0, 5), (6, 0)] {
+        let refused = MemoryBank::<f32>::restore(rows, dim, &[]).err();
+        assert_eq!(
+            refused,
+            Some(Error::Empty {
+                argument: "bank",
+                rows,
+                dim
+            })
+        );
+        assert_eq!(MemoryBank::<f32>::random(rows, dim, 0).err(), refused);
+    }
+    let short = MemoryBank::restore(6, 5, &[0.0f32; 29]);
+    assert!(matches!(
+        short,
+        Err(Error::Length {
+            given: 29,
+            expected: 30,
+            ..
+        })
+    ));
+    Ok(())
+}
+
+#[test]
+fn the_last_of_a_rows_keys_moves_it() -> Test {
+    let mut bank = MemoryBank::restore(4, 2, &[1.0f32, 0.0, 0.0, 1.0, 0.6, 0.8, -1.0, 0.0])?;
+    let keys = [-1.0, 0.0, 0.0, 1.0, 0.0, -1.0, 1.0, 0.0];
+    let rows = [0, 0, NO_POSITIVE, 3];
+    let keys = Rows::new(&keys, 4, 2)?;
+    CpuEngine::new().update_rows(bank.as_rows_mut(), &rows, keys, 0.5)?;
+    let half = 0.5f32.sqrt();
+    // (½, ½), normalised; two rows that stay; and ½(−1, 0) + ½(1, 0), which has no direction.
+    let expected = [half, half, 0.0, 1.0, 0.6, 0.8, 0.0, 0.0];
+    assert_abs_diff_eq!(bank.elements(), &expected[..], epsilon = 1e-7);
+    assert_eq!(bank.elements()[2..6], expected[2..6]);
+    Ok(())
+}
+
+#[test]
+fn steps_on_a_memory_bank_lower_its_loss() -> Test {
+    const EXAMPLES: usize = 24;
+    const DIM: usize = 8;
+    const BATCH: usize = 8;
+    let engine = CpuEngine::new();
+    let contrast = Contrast::inst_disc(0.25)?;
+    let mut bank = MemoryBank::<f32>::random(EXAMPLES, DIM, 1)?;
+    // One embedding an example, which gradient descent moves.
+    let mut x = MemoryBank::<f32>::random(EXAMPLES, DIM, 2)?
+        .elements()
+        .to_vec();
+    let mut losses = Vec::new();
+    for _epoch in 0..6 {
+        let mut total = 0.0;
+        for batch in 0..EXAMPLES / BATCH {
+            let examples: Vec<u32> = (0..BATCH).map(|i| (3 * i + batch) as u32).collect();
+            let rows = examples.iter().flat_map(|&e| &x[e as usize * DIM..][..DIM]);
+            let given: Vec<f32> = rows.copied().collect();
+            let (mut unit, mut norms) = (vec![0.0; BATCH * DIM], vec![0.0; BATCH]);
+            let to = RowsMut::new(&mut unit, BATCH, DIM)?;
+            engine.normalize(Rows::new(&given, BATCH, DIM)?, to, &mut norms, 1e-12)?;
+            let q = Rows::new(&unit, BATCH, DIM)?;
+            let positives = Positives::Index(&examples[..]);
+            let k = bank.as_rows();
+            let problem = contrast.on(Inputs::Pair { q, k, positives })?;
+            let (mut dq, mut dx) = (vec![0.0; BATCH * DIM], vec![0.0; BATCH * DIM]);
+            let gradients = Gradients::new(RowsMut::new(&mut dq, BATCH, DIM)?, None);
+            total += engine.value_and_grad(&problem, 1.0, gradients)?.loss;
+            let dq = Rows::new(&dq, BATCH, DIM)?;
+            let to = RowsMut::new(&mut dx, BATCH, DIM)?;
+            engine.normalize_backward(q, &norms, dq, to, 1e-12)?;
+            engine.update_rows(bank.as_rows_mut(), &examples, q, 0.5)?;
+            for (place, dx) in dx.iter().enumerate() {
+                let row = examples[place / DIM] as usize;
+                x[row * DIM + place % DIM] -= dx;
+            }
+        }
+        losses.push(total);
+    }
+    assert!(losses.is_sorted_by(|a, b| a > b), "{losses:?}");
+    assert!(losses[5] < 0.6 * losses[0], "{losses:?}");
     Ok(())
 }
 

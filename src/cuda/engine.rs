@@ -11,7 +11,7 @@ use crate::element::{DType, Element};
 use crate::engine::{Engine, Gradients, MomentumOf};
 use crate::error::Error;
 use crate::inputs::Problem;
-use crate::launch::{Rowwise, Similarity, workspace_bytes};
+use crate::launch::{DeviceIndices, Rowwise, Similarity, workspace_bytes};
 
 /// Default bytes of a chunk of softmax weights: 4,096 × 131,072 16-bit weights. A chunk adds 8 bytes of traffic for
 /// each element of dk, which the products of so many rows hide.
@@ -283,6 +283,25 @@ impl Engine for CudaEngine {
             located.push(tensor);
         }
         Rowwise::new(device).momentum_update(momentum, T::DTYPE, &located)
+    }
+
+    fn update_rows<T: Element>(
+        &self,
+        bank: CudaRowsMut<'_, T>,
+        rows: CudaVector<'_, u32>,
+        keys: CudaRows<'_, T>,
+        momentum: f32,
+    ) -> Result<(), Error> {
+        let device = &self.device;
+        let outputs = [("bank", bank.region())];
+        let inputs = [("rows", rows.region()), ("keys", keys.region())];
+        let indices = DeviceIndices {
+            address: rows.on("rows", device)?,
+            length: rows.len(),
+        };
+        let (bank, keys) = (bank.on("bank", device)?, keys.on("keys", device)?);
+        require_disjoint(&outputs, &inputs)?;
+        Rowwise::new(device).update_rows(bank, indices, keys, momentum)
     }
 
     fn enqueue<T: Element>(

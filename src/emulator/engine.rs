@@ -2,6 +2,7 @@
 
 use super::device::{EmulatedDevice, Schedule};
 use super::memory::Memory;
+use crate::bank::check_rows;
 use crate::contrast::{Contrast, Shape, Work, same_dim, same_length};
 use crate::element::{DType, Element};
 use crate::engine::{Engine, Gradients, MomentumSlices};
@@ -264,6 +265,22 @@ impl Engine for EmulatedEngine {
                 shadow.copy_from_slice(&memory.read(updated.shadow, length)?);
             }
         }
+        Ok(())
+    }
+
+    fn update_rows<T: Element>(
+        &self,
+        mut bank: RowsMut<'_, T>,
+        rows: &[u32],
+        keys: Rows<'_, T>,
+        momentum: f32,
+    ) -> Result<(), Error> {
+        check_rows("rows", rows, bank.rows())?;
+        let memory = self.call();
+        let (there, keys) = (memory.copied(bank.as_rows())?, memory.copied(keys)?);
+        let rows = memory.indices(rows)?;
+        Rowwise::new(&self.device).update_rows(there, rows, keys, momentum)?;
+        bank.fill_from(&memory.elements(there)?);
         Ok(())
     }
 

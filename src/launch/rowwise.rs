@@ -1,12 +1,13 @@
-//! Row-wise verbs as launches: normalisation and its gradient, momentum updates, copies of rows.
+//! Row-wise verbs as launches: normalisation and its gradient, momentum updates, memory banks, copies of rows.
 
 use super::kernels::{self, Kernel};
 use super::matrix::dtype_code;
 use super::params::{
     CopyRowsParams, CursorParams, MomentumParams, MomentumTensor, NormalizeBackwardParams,
-    NormalizeParams,
+    NormalizeParams, UpdateRowsParams,
 };
-use super::{Device, DeviceMatrix, count, element_bytes};
+use super::{Device, DeviceIndices, DeviceMatrix, count, element_bytes};
+use crate::bank;
 use crate::contrast::{same_dim, same_rows};
 use crate::element::DType;
 use crate::error::{Error, positive};
@@ -190,6 +191,32 @@ impl<'d, D: Device> Rowwise<'d, D> {
         };
         let grid = [table.blocks, 1, 1];
         self.device.start(kernels::MOMENTUM_UPDATE, grid, &params)
+    }
+
+    /// Moves the bank's row `rows[i]` towards the i-th key, and normalises it; of keys with one index the last counts.
+    pub(crate) fn update_rows(
+        &self,
+        bank: DeviceMatrix,
+        rows: DeviceIndices,
+        keys: DeviceMatrix,
+        momentum: f32,
+    ) -> Result<(), Error> {
+        momentum::check(momentum)?;
+        same_dim("keys", keys.dim, bank.dim)?;
+        same_rows("rows", rows.length, keys.rows)?;
+        count("bank", bank.rows)?;
+        count("keys", keys.rows)?;
+        let params = UpdateRowsParams {
+            bank: bank.into(),
+            keys: keys.into(),
+            rows: rows.address,
+            dim: bank.dim as u32,
+            momentum,
+            epsilon: bank::EPSILON,
+            padding: 0,
+        };
+        let kernel = kernels::UPDATE_ROWS;
+        self.device.start_rows(kernel, keys.rows, &params)
     }
 
     /// Copies all rows; columns of `to` that `from` lacks become 0.

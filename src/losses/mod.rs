@@ -57,9 +57,16 @@ losses! {
     debiased: LOSS;
     additive_margin: LOSS;
     moco_v3: LOSS;
+    inst_disc: LOSS;
 }
 
 impl Loss {
+    /// Whether its candidates are kept from step to step by the caller, such as a memory bank, and are not of the batch
+    /// or a queue of batches. The trainer keeps none.
+    pub fn keeps_candidates(&self) -> bool {
+        [inst_disc::LOSS.key].contains(&self.key)
+    }
+
     /// The row of [`TABLE`] with this key.
     pub fn of(key: &str) -> Option<&'static Self> {
         TABLE.iter().find(|loss| loss.key == key)

@@ -223,6 +223,27 @@ impl<E: Engine> OnHost<'_, E> {
         Ok(())
     }
 
+    /// The bank after the update.
+    pub fn update_rows<T: Element>(
+        &self,
+        bank: Rows<'_, T>,
+        rows: &[u32],
+        keys: Rows<'_, T>,
+        momentum: f32,
+    ) -> Result<Vec<T>, Error> {
+        let memory = self.0.memory();
+        let (count, dim) = (bank.rows(), bank.dim());
+        let mut bank = memory.upload(&bank.contiguous())?;
+        let (indices, there) = (memory.upload(rows)?, memory.upload(&keys.contiguous())?);
+        self.0.update_rows(
+            memory.rows_mut(&mut bank, count, dim)?,
+            memory.vector(&indices)?,
+            memory.rows(&there, keys.rows(), keys.dim())?,
+            momentum,
+        )?;
+        memory.download(&bank)
+    }
+
     pub fn enqueue<T: Element>(
         &self,
         queue: &mut KeyQueue<T>,

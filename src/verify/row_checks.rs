@@ -1,4 +1,4 @@
-//! Runs the verbs that compute no contrast (normalize, momentum update, queue, top-k) and judges their outputs.
+//! Runs the verbs that compute no contrast (normalize, momentum update, memory bank, queue, top-k) and judges their outputs.
 
 use std::collections::VecDeque;
 
@@ -11,6 +11,7 @@ use super::sizes::{product_error, spacing};
 use crate::element::{DType, Element};
 use crate::engine::{Engine, MomentumSlices, MomentumTensor};
 use crate::error::Error;
+use crate::inputs::NO_POSITIVE;
 use crate::queue::KeyQueue;
 use crate::reference::{self, Dense};
 use crate::rows::Matrix;
@@ -26,7 +27,7 @@ const SHAPES: [(usize, usize); 7] = [
     (3, 4096),
 ];
 
-/// Runs normalize, momentum update and queue on inputs of type `T`, and judges every output.
+/// Runs normalize, momentum update, memory bank and queue on inputs of type `T`, and judges every output.
 ///
 /// # Errors
 /// Whatever the engine refuses.
@@ -37,6 +38,7 @@ pub fn check_rows<E: Engine, T: Element>(
     let mut measurements = Vec::new();
     normalization::<E, T>(engine, rng, &mut measurements)?;
     momentum::<E, T>(engine, rng, &mut measurements)?;
+    bank::<E, T>(engine, rng, &mut measurements)?;
     queue::<E, T>(engine, rng, &mut measurements)?;
     Ok(measurements)
 }
@@ -269,6 +271,69 @@ fn momentum<E: Engine, T: Element>(
                 let rounded: Vec<T> = key.iter().map(|&x| T::from_f32(x)).collect();
                 measurements.push(output.judge_exact(T::DTYPE, &widen(&rounded)));
             }
+        }
+    }
+    Ok(())
+}
+
+/// Checks update_rows with indices of which some repeat and one names no row.
+fn bank<E: Engine, T: Element>(
+    engine: &E,
+    rng: &mut impl Rng,
+    measurements: &mut Vec<Measurement>,
+) -> Result<(), Error> {
+    for (rows, dim) in SHAPES {
+        for momentum in [0.0f32, 0.3, 0.5, 1.0] {
+            let mut unit = |rows: usize| {
+                let normal = normal_matrix(rows, dim, rng);
+                Owned::<T>::round(&reference::normalize(&normal, 1e-12).0)
+            };
+            let count = rows / 2 + 2;
+            let (before, keys) = (unit(rows), unit(count));
+            let (before, keys) = (before.view()?, keys.view()?);
+            let mut index: Vec<u32> = (0..count)
+                .map(|_| rng.random_range(0..rows as u32))
+                .collect();
+            index[count / 2] = NO_POSITIVE;
+            let after = OnHost(engine).update_rows(before, &index, keys, momentum)?;
+
+            let (old, wide_keys) = (Dense::from_rows(before), Dense::from_rows(keys));
+            let m = f64::from(momentum);
+            let expected = reference::update_rows(&old, &index, &wide_keys, m);
+            let plain = reference::update_rows_rounded(&old, &index, &wide_keys, m, to_f32_digits);
+            // Of each key's row: the terms of its sum, divided by its norm.
+            let size = |(i, &row): (usize, &u32)| {
+                let old = old.row(row as usize).iter().zip(wide_keys.row(i));
+                let y = old.clone().map(|(b, k)| m * b + (1.0 - m) * k);
+                let norm = y.map(|y| y * y).sum::<f64>().sqrt();
+                let terms = old.map(|(b, k)| (m * b).abs() + ((1.0 - m) * k).abs());
+                // Terms that cancel leave 0.
+                if norm == 0.0 {
+                    0.0
+                } else {
+                    terms.fold(0.0, f64::max) / norm
+                }
+            };
+            let named = index
+                .iter()
+                .enumerate()
+                .filter(|(_, row)| **row != NO_POSITIVE);
+            let terms = named.map(size).fold(0.0, f64::max);
+            let rounding = spacing_at(T::DTYPE, expected.as_slice()) + spacing(DType::F32) * terms;
+            let output = Output::new(Verb::UpdateRows, "bank", &after);
+            measurements.push(output.judge(
+                T::DTYPE,
+                expected.as_slice(),
+                plain.as_slice(),
+                rounding,
+            ));
+            let others = (0..rows).filter(|&row| !index.contains(&(row as u32)));
+            let [kept, was]: [Vec<T>; 2] = [&after[..], &before.contiguous()].map(|all| {
+                let rows = others.clone().flat_map(|row| &all[row * dim..][..dim]);
+                rows.copied().collect()
+            });
+            let output = Output::new(Verb::UpdateRows, "other rows", &kept);
+            measurements.push(output.judge_exact(T::DTYPE, &widen(&was)));
         }
     }
     Ok(())

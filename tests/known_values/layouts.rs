@@ -125,6 +125,13 @@ fn other_verbs<E: Engine<Memory = HostMemory>>(new: New<E>) -> Result<(), Error>
         let best = engine.top_k(plain_x, plain_dy, 4, false)?;
         assert_eq!(engine.top_k(wide_x, wide_dy, 4, false)?, best);
 
+        let index: Vec<u32> = (0..rows as u32).map(|i| i * i % rows as u32).collect();
+        let moved = OnHost(engine).update_rows(plain_x, &index, plain_dy, 0.5)?;
+        let mut gapped = with_gaps(&x, dim, gap);
+        let to = RowsMut::with_stride(&mut gapped, rows, dim, stride)?;
+        engine.update_rows(to, &index, wide_dy, 0.5)?;
+        assert_eq!(bits(&without_gaps(&gapped, dim, gap, &what)), bits(&moved));
+
         let [mut queue, mut wide_queue] = [
             infonce::KeyQueue::<T>::new(7, dim)?,
             infonce::KeyQueue::new(7, dim)?,

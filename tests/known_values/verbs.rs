@@ -5,7 +5,7 @@ use infonce::KeyQueue;
 
 use super::*;
 
-pub(super) fn promises<E: Engine>() -> [(&'static str, Promise<E>); 8] {
+pub(super) fn promises<E: Engine>() -> [(&'static str, Promise<E>); 9] {
     [
         ("a row of zeros has a finite gradient", zero_row),
         ("a short row's gradient is kept if it fits", short_row),
@@ -16,6 +16,7 @@ pub(super) fn promises<E: Engine>() -> [(&'static str, Promise<E>); 8] {
             "the newest keys of a large batch stay in order",
             large_batch,
         ),
+        ("the last of a row's keys moves it", last_key),
         ("the best of a set in itself are k others", others),
         ("scores that nearly tie come in order", near_ties),
     ]
@@ -154,6 +155,30 @@ fn large_batch<E: Engine>(new: New<E>) -> Result<(), Error> {
         let mut held = held.unwrap_or_default();
         held.rotate_left(queue.cursor());
         assert_eq!(held, &keys[2..]);
+        Ok(())
+    }
+    let engine = &new()?;
+    in_all_types!(check::<E>(engine));
+    Ok(())
+}
+
+fn last_key<E: Engine>(new: New<E>) -> Result<(), Error> {
+    fn check<E: Engine, T: Element>(engine: &E) -> Result<(), Error> {
+        let bank = [[1.0, 0.0], [0.6, 0.8], [-1.0, 0.0]];
+        let keys = [[-1.0, 0.0], [0.0, 1.0], [0.0, -1.0], [1.0, 0.0]];
+        let (bank, keys) = (rounded::<T>(&matrix(&bank)), rounded::<T>(&matrix(&keys)));
+        let (was, keys) = (Rows::new(&bank, 3, 2)?, Rows::new(&keys, 4, 2)?);
+        let rows = [0, 0, infonce::NO_POSITIVE, 2];
+        let after = OnHost(engine).update_rows(was, &rows, keys, 0.5)?;
+        // (½, ½), normalised; the row that has no key; and ½(−1, 0) + ½(1, 0), which has no direction.
+        let half = T::from_f32(0.5f32.sqrt());
+        let zero = T::from_f32(0.0);
+        assert_eq!(
+            after,
+            [half, half, bank[2], bank[3], zero, zero],
+            "{}",
+            T::DTYPE
+        );
         Ok(())
     }
     let engine = &new()?;
