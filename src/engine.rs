@@ -208,10 +208,23 @@ pub trait Engine {
     /// Writes a batch of keys, B × D, over the oldest keys of the queue.
     ///
     /// # Errors
-    /// [`Error::Dimension`] when the keys' D is not the queue's.
+    /// [`Error::Dimension`] when the keys' D is not the queue's, [`Error::QueueLabels`] for a queue with labels.
     fn enqueue<T: Element>(
         &self,
         queue: &mut <Self::Memory as Memory>::Queue<T>,
         keys: RowsOf<'_, Self, T>,
+    ) -> Result<(), Error>;
+
+    /// [`enqueue`](Self::enqueue) of keys with a label each, B labels, for a queue
+    /// [with labels](crate::KeyQueue::with_labels).
+    ///
+    /// # Errors
+    /// [`Error::Dimension`] when the keys' D is not the queue's, [`Error::QueueLabels`] for a queue without labels,
+    /// [`Error::Rows`] unless there is a label for each key.
+    fn enqueue_labelled<T: Element>(
+        &self,
+        queue: &mut <Self::Memory as Memory>::Queue<T>,
+        keys: RowsOf<'_, Self, T>,
+        labels: VectorOf<'_, Self, u32>,
     ) -> Result<(), Error>;
 }

@@ -92,6 +92,12 @@ pub enum Error {
     /// A saved state that contradicts itself.
     #[error("the saved queue state is inconsistent: {reason}")]
     QueueState { reason: String },
+    /// Keys with labels for a queue that keeps none, or the reverse.
+    #[error("`labels` are {given}; the queue keeps {expected}")]
+    QueueLabels {
+        given: &'static str,
+        expected: &'static str,
+    },
     /// The thread pool could not be started.
     #[error("`threads` is {given}: no thread pool could be started ({reason})")]
     Threads {

@@ -152,6 +152,131 @@ fn keys_of_another_dimension_leave_the_queue_as_it_was() -> Test {
     Ok(())
 }
 
+/// Enqueues keys numbered from `first`; the label of key i is 3i + 1, that of every fifth key none.
+fn enqueue_labelled(queue: &mut KeyQueue<f32>, first: usize, count: usize) -> Test {
+    let labels: Vec<u32> = (first..first + count).map(label).collect();
+    let keys = keys(first, count);
+    CpuEngine::new().enqueue_labelled(queue, Rows::new(&keys, count, 2)?, &labels)
+}
+
+fn label(key: usize) -> u32 {
+    if key % 5 == 4 {
+        NO_POSITIVE
+    } else {
+        3 * key as u32 + 1
+    }
+}
+
+#[test]
+fn labels_stay_with_their_keys() -> Test {
+    let mut queue = KeyQueue::new(5, 2)?.with_labels(&[])?;
+    assert_eq!(queue.labels(), Some(&[][..]));
+    // While it fills; across the end; a batch longer than the queue; a smaller last batch.
+    let mut first = 0;
+    for batch in [3, 1, 4, 13, 5, 2] {
+        enqueue_labelled(&mut queue, first, batch)?;
+        first += batch;
+        let numbers = numbers(&queue);
+        let expected: Vec<u32> = numbers.iter().copied().map(label).collect();
+        assert_eq!(queue.labels(), Some(&expected[..]), "{numbers:?}");
+        // The newest keys, and no others.
+        let mut newest = numbers;
+        newest.sort_unstable();
+        assert_eq!(newest, (first.saturating_sub(5)..first).collect::<Vec<_>>());
+    }
+    Ok(())
+}
+
+#[test]
+fn a_restored_queue_continues_with_its_labels() -> Test {
+    for saved_after in [0, 3, 5, 8] {
+        let mut queue = KeyQueue::new(5, 2)?.with_labels(&[])?;
+        if saved_after > 0 {
+            enqueue_labelled(&mut queue, 100, saved_after)?;
+        }
+        let filled = queue.filled().map(|keys| keys.contiguous().to_vec());
+        let [capacity, dim, fill, cursor] =
+            [queue.capacity(), queue.dim(), queue.fill(), queue.cursor()];
+        let keys = filled.unwrap_or_default();
+        let restored = KeyQueue::restore(capacity, dim, fill, cursor, &keys)?;
+        let mut restored = restored.with_labels(queue.labels().unwrap_or_default())?;
+        for queue in [&mut queue, &mut restored] {
+            enqueue_labelled(queue, 200, 4)?;
+        }
+        assert_eq!(restored.labels(), queue.labels());
+        assert_eq!(numbers(&restored), numbers(&queue));
+    }
+    Ok(())
+}
+
+#[test]
+fn a_queues_labels_give_positives() -> Test {
+    // Keys 0, 1 and 3 have the labels 1, 4 and 10; key 4 has none.
+    let mut queue = KeyQueue::new(4, 2)?.with_labels(&[])?;
+    let keys = [1.0, 0.0, 0.0, 1.0, 0.6, 0.8, -1.0, 0.0];
+    let labels = [label(0), label(1), label(3), label(4)];
+    CpuEngine::new().enqueue_labelled(&mut queue, Rows::new(&keys, 4, 2)?, &labels)?;
+    let q = [0.0, 1.0, 1.0, 0.0, 1.0, 0.0];
+    let (Some(k), Some(candidates)) = (queue.filled(), queue.labels()) else {
+        panic!("the queue is full");
+    };
+    // A label that key 2 has, one that none has, and no label: NO_POSITIVE does not match NO_POSITIVE.
+    let anchors = [label(3), 7, NO_POSITIVE];
+    let positives = Positives::Labels {
+        anchors: &anchors[..],
+        candidates,
+    };
+    let problem = Contrast::info_nce(1.0)?.on(Inputs::Pair {
+        q: Rows::new(&q, 3, 2)?,
+        k,
+        positives,
+    })?;
+    let value = CpuEngine::new().forward(&problem)?;
+    // Logits of anchor 0 are 0, 1, 0.8 and 0; of the others no row has a loss.
+    let all = 2.0 + 1f64.exp() + 0.8f64.exp();
+    assert_abs_diff_eq!(
+        f64::from(value.loss),
+        (all.ln() - 0.8) / 3.0,
+        epsilon = 1e-6
+    );
+    assert_eq!(value.statistics.rows.positive[1..], [f32::NEG_INFINITY; 2]);
+    Ok(())
+}
+
+#[test]
+fn labels_come_exactly_where_a_queue_keeps_them() -> Test {
+    let engine = CpuEngine::new();
+    let keys = Rows::new(&[1.0f32, 0.0, 0.0, 1.0], 2, 2)?;
+    let plain = KeyQueue::new(5, 2)?;
+    let labelled = plain.clone().with_labels(&[])?;
+    for (queue, labels, expected) in [
+        (&plain, Some(2), "`labels` are given; the queue keeps none"),
+        (
+            &labelled,
+            None,
+            "`labels` are missing; the queue keeps one for each key",
+        ),
+        (&labelled, Some(3), "`labels` has 3 rows; it must have 2"),
+    ] {
+        let mut after = queue.clone();
+        let refused = match labels {
+            Some(count) => engine.enqueue_labelled(&mut after, keys, &vec![7; count]),
+            None => engine.enqueue(&mut after, keys),
+        };
+        assert_eq!(
+            refused.map_err(|error| error.to_string()),
+            Err(expected.to_owned())
+        );
+        assert_eq!(after, *queue);
+    }
+    let message = plain.with_labels(&[1]).err().map(|error| error.to_string());
+    assert_eq!(
+        message.as_deref(),
+        Some("`labels` holds 1 elements; its shape needs 0")
+    );
+    Ok(())
+}
+
 #[test]
 fn a_random_bank_has_unit_rows_and_depends_on_its_seed() -> Test {
     let bank = MemoryBank::<f32>::random(50, 17, 3)?;

@@ -113,7 +113,8 @@ struct CopyRowsParams {
     const uint32_t* cursor;             // added to `first_to`; null: 0
 };
 
-// Row (first_to + cursor + r) mod capacity of `to` = row first_from + r of `from`. A warp a row.
+// Row (first_to + cursor + r) mod capacity of `to` = row first_from + r of `from`. A warp a row. f32 elements keep all
+// bits, because nothing computes with them: labels are copied as f32.
 INFONCE_KERNEL(copy_rows, CopyRowsParams) {
     const uint64_t row = uint64_t(block_index().x) * (list::copy_rows::THREADS / 32) + thread_index() / 32;
     if (row >= p.rows) return;

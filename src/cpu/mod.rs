@@ -367,6 +367,15 @@ impl Engine for CpuEngine {
     }
 
     fn enqueue<T: Element>(&self, queue: &mut KeyQueue<T>, keys: Rows<'_, T>) -> Result<(), Error> {
-        queue.push(keys)
+        queue.push(keys, None)
+    }
+
+    fn enqueue_labelled<T: Element>(
+        &self,
+        queue: &mut KeyQueue<T>,
+        keys: Rows<'_, T>,
+        labels: &[u32],
+    ) -> Result<(), Error> {
+        queue.push(keys, Some(labels))
     }
 }

@@ -6,7 +6,7 @@ use super::queue::CudaQueue;
 use super::results::{CudaNumber, CudaResults, CudaStatistics, CudaTopK};
 use super::trace::CudaTrace;
 use super::view::{CudaRows, CudaRowsMut, CudaVector, CudaVectorMut};
-use crate::contrast::{Contrast, Shape, Work, same_dim};
+use crate::contrast::{Contrast, Shape, Work};
 use crate::element::{DType, Element};
 use crate::engine::{Engine, Gradients, MomentumOf};
 use crate::error::Error;
@@ -309,7 +309,15 @@ impl Engine for CudaEngine {
         queue: &mut CudaQueue<T>,
         keys: CudaRows<'_, T>,
     ) -> Result<(), Error> {
-        same_dim("keys", keys.region().dim(), queue.dim())?;
-        queue.push(keys, &self.device)
+        queue.push(keys, None, &self.device)
+    }
+
+    fn enqueue_labelled<T: Element>(
+        &self,
+        queue: &mut CudaQueue<T>,
+        keys: CudaRows<'_, T>,
+        labels: CudaVector<'_, u32>,
+    ) -> Result<(), Error> {
+        queue.push(keys, Some(labels), &self.device)
     }
 }

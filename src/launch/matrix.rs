@@ -55,6 +55,13 @@ pub(crate) struct DeviceIndices {
     pub length: usize,
 }
 
+impl DeviceIndices {
+    /// As a column of f32, whose bits copies of rows keep.
+    pub(crate) fn as_column(self) -> DeviceMatrix {
+        DeviceMatrix::new(self.address, [self.length, 1], DType::F32)
+    }
+}
+
 impl crate::rows::Indices for DeviceIndices {
     fn len(&self) -> usize {
         self.length

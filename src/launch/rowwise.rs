@@ -224,19 +224,22 @@ impl<'d, D: Device> Rowwise<'d, D> {
         self.copy_rows(from, to, [0, 0, from.rows], 0)
     }
 
-    /// Writes `keys` over the oldest rows of the ring whose rows are `to`. `past` is the address of a word that is
-    /// added to the ring's cursor; 0: nothing is added.
+    /// Writes a batch over the oldest rows of a ring. `copies` are pairs of a batch and the matrix that is the ring: keys
+    /// first, and labels if the ring has them. `past` is the address of a word that is added to the ring's cursor; 0:
+    /// nothing is added.
     pub(crate) fn push(
         &self,
-        keys: DeviceMatrix,
-        to: DeviceMatrix,
+        copies: &[[DeviceMatrix; 2]],
         ring: &mut Ring,
         past: u64,
     ) -> Result<(), Error> {
         // The kernel wraps around, so one launch copies both ranges.
-        let [first, second] = ring.advance(keys.rows);
+        let [first, second] = ring.advance(copies[0][0].rows);
         let rows = first.count + second.count;
-        self.copy_rows(keys, to, [first.source, first.target, rows], past)
+        for &[from, to] in copies {
+            self.copy_rows(from, to, [first.source, first.target, rows], past)?;
+        }
+        Ok(())
     }
 
     fn copy_rows(
@@ -274,7 +277,7 @@ impl<'d, D: Device> Rowwise<'d, D> {
             fill: 0,
             cursor: 0,
         };
-        self.push(keys, ring, &mut from_row_0, cursor)?;
+        self.push(&[[keys, ring]], &mut from_row_0, cursor)?;
         let params = CursorParams {
             cursor,
             rows: count("keys", keys.rows)?,

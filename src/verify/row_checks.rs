@@ -339,30 +339,57 @@ fn bank<E: Engine, T: Element>(
     Ok(())
 }
 
-/// Compares enqueue with a queue that takes one key at a time.
+/// Compares enqueue with a queue that takes one key at a time, without labels and with them.
 fn queue<E: Engine, T: Element>(
     engine: &E,
     rng: &mut impl Rng,
     measurements: &mut Vec<Measurement>,
 ) -> Result<(), Error> {
     let (capacity, dim) = (7, 3);
-    let mut queue = KeyQueue::<T>::new(capacity, dim)?;
-    let mut newest = VecDeque::new();
+    let mut plain = KeyQueue::<T>::new(capacity, dim)?;
+    let mut labelled = plain.clone().with_labels(&[])?;
+    let (mut newest, mut newest_labels) = (VecDeque::new(), VecDeque::new());
     for batch in [2, 3, 7, 1, 20, 5, 14, 6] {
         let keys = Owned::<T>::round(&normal_matrix(batch, dim, rng));
         let keys = keys.view()?;
-        OnHost(engine).enqueue(&mut queue, keys)?;
+        // All bits occur, also those of NaN; and NO_POSITIVE.
+        let mut labels: Vec<u32> = (0..batch).map(|_| rng.random()).collect();
+        labels[0] = NO_POSITIVE;
+        OnHost(engine).enqueue(&mut plain, keys)?;
+        OnHost(engine).enqueue_labelled(&mut labelled, keys, &labels)?;
         newest.extend(widen(&keys.contiguous()));
         newest.drain(..newest.len().saturating_sub(capacity * dim));
-        // The queue's keys, the oldest first.
-        let filled = queue.filled().map(|keys| keys.contiguous().into_owned());
-        let filled = filled.unwrap_or_default().into_iter();
-        let mut filled: Vec<f32> = filled.map(T::to_f32).collect();
-        if queue.fill() == capacity {
-            filled.rotate_left(queue.cursor() * dim);
+        newest_labels.extend(labels);
+        newest_labels.drain(..newest_labels.len().saturating_sub(capacity));
+        for queue in [&plain, &labelled] {
+            // The queue's keys, the oldest first.
+            let oldest = queue.cursor() % queue.fill();
+            let filled = queue.filled().map(|keys| keys.contiguous().into_owned());
+            let filled = filled.unwrap_or_default().into_iter();
+            let mut filled: Vec<f32> = filled.map(T::to_f32).collect();
+            filled.rotate_left(oldest * dim);
+            let output = Output::new(Verb::Enqueue, "keys", &filled);
+            measurements.push(output.judge_exact(T::DTYPE, newest.make_contiguous()));
+            let Some(labels) = queue.labels() else {
+                continue;
+            };
+            let mut labels = labels.to_vec();
+            labels.rotate_left(oldest);
+            // Halves, which f32 holds.
+            let halves = |labels: &[u32]| -> Vec<f64> {
+                let halves = labels
+                    .iter()
+                    .flat_map(|label| [label >> 16, label & 0xffff]);
+                halves.map(f64::from).collect()
+            };
+            let output = Output {
+                quantity: "labels",
+                values: halves(&labels),
+                ..output
+            };
+            measurements
+                .push(output.judge_exact(T::DTYPE, &halves(newest_labels.make_contiguous())));
         }
-        let output = Output::new(Verb::Enqueue, "keys", &filled);
-        measurements.push(output.judge_exact(T::DTYPE, newest.make_contiguous()));
     }
     Ok(())
 }

@@ -362,15 +362,32 @@ fn a_queue_on_the_device_holds_what_one_on_the_host_holds(
     let engine = CudaEngine::on(device.clone());
     let mut on_host = KeyQueue::<bf16>::new(7, 5)?;
     let mut on_device = CudaQueue::from_host(device, &on_host)?;
-    assert!(on_device.filled().is_none());
+    let mut labelled_host = on_host.clone().with_labels(&[])?;
+    let mut labelled = CudaQueue::from_host(device, &labelled_host)?;
+    assert!(on_device.filled().is_none() && labelled.labels().is_none());
     for batch in [3, 1, 5, 7, 16, 2] {
         let element = |i: usize| bf16::from_f32((i + batch) as f32);
         let keys: Vec<bf16> = (0..batch * 5).map(element).collect();
         let cpu = infonce::CpuEngine::new();
         cpu.enqueue(&mut on_host, infonce::Rows::new(&keys, batch, 5)?)?;
-        let keys = CudaBuffer::upload(device, &keys)?;
-        engine.enqueue(&mut on_device, keys.rows(batch, 5)?)?;
+        let labels: Vec<u32> = (0..batch as u32).map(|i| NO_POSITIVE - i % 3).collect();
+        let keys_there = CudaBuffer::upload(device, &keys)?;
+        let labels_there = CudaBuffer::upload(device, &labels)?;
+        let view = keys_there.rows(batch, 5)?;
+        engine.enqueue(&mut on_device, view)?;
         assert_eq!(on_device.to_host()?, on_host);
+        cpu.enqueue_labelled(
+            &mut labelled_host,
+            infonce::Rows::new(&keys, batch, 5)?,
+            &labels,
+        )?;
+        engine.enqueue_labelled(&mut labelled, view, labels_there.vector()?)?;
+        assert_eq!(labelled.to_host()?, labelled_host);
+        assert_eq!(
+            labelled.labels().map(|labels| labels.len()),
+            Some(labelled.fill())
+        );
+        assert!(engine.enqueue(&mut labelled, view).is_err());
         assert_eq!(on_device.fill(), on_host.fill());
     }
     Ok(())

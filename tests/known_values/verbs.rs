@@ -13,7 +13,7 @@ pub(super) fn promises<E: Engine>() -> [(&'static str, Promise<E>); 9] {
         ("a gradient that is not finite is not hidden", not_hidden),
         ("rows of any length become unit rows", any_length),
         (
-            "the newest keys of a large batch stay in order",
+            "the newest keys of a large batch keep order and labels",
             large_batch,
         ),
         ("the last of a row's keys moves it", last_key),
@@ -149,12 +149,17 @@ fn any_length<E: Engine>(new: New<E>) -> Result<(), Error> {
 fn large_batch<E: Engine>(new: New<E>) -> Result<(), Error> {
     fn check<E: Engine, T: Element>(engine: &E) -> Result<(), Error> {
         let keys: Vec<T> = (0..6).map(|i| T::from_f32(i as f32)).collect();
-        let mut queue = KeyQueue::<T>::new(4, 1)?;
-        OnHost(engine).enqueue(&mut queue, Rows::new(&keys, 6, 1)?)?;
+        let mut queue = KeyQueue::<T>::new(4, 1)?.with_labels(&[])?;
+        // Bits that are no ordinary f32: infinity, NaN of both kinds, subnormal numbers.
+        let labels = [7, 8, 0x7f80_0000, 0x7f80_0001, infonce::NO_POSITIVE, 1];
+        OnHost(engine).enqueue_labelled(&mut queue, Rows::new(&keys, 6, 1)?, &labels)?;
         let held = queue.filled().map(|keys| keys.contiguous().to_vec());
         let mut held = held.unwrap_or_default();
         held.rotate_left(queue.cursor());
         assert_eq!(held, &keys[2..]);
+        let mut held = queue.labels().unwrap_or_default().to_vec();
+        held.rotate_left(queue.cursor());
+        assert_eq!(held, labels[2..]);
         Ok(())
     }
     let engine = &new()?;
