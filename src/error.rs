@@ -54,6 +54,9 @@ pub enum Error {
         /// M, the number of candidates.
         candidates: usize,
     },
+    /// A row that holds NaN or infinity, or is too long for f32.
+    #[error("`{argument}[{row}]` has no finite length")]
+    NotFinite { argument: &'static str, row: usize },
     /// An index that names no row of a matrix.
     #[error("`{argument}[{place}]` is {given}; there are {rows} rows")]
     RowOutOfRange {

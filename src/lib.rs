@@ -20,7 +20,8 @@
 //!
 //! [`losses`] lists the losses: NT-Xent, InfoNCE, MoCo, CLIP and others. Embeddings and gradients are f32, f16 or
 //! bf16; sums, losses and statistics are f32. Engines also have top-k search, row normalisation, the key queue and
-//! momentum update of MoCo ([`KeyQueue`], [`MomentumSchedule`]), and the memory bank of InstDisc ([`MemoryBank`]).
+//! momentum update of MoCo ([`KeyQueue`], [`MomentumSchedule`]), the memory bank of InstDisc ([`MemoryBank`]) and the
+//! prototypes of PCL ([`KMeans`]).
 //!
 //! # Engines
 //! | engine | computes on | feature |
@@ -70,6 +71,7 @@ mod launch;
 pub mod losses;
 mod memory;
 mod momentum;
+mod prototypes;
 mod queue;
 mod random;
 pub mod reference;
@@ -91,6 +93,7 @@ pub use error::{CudaError, Error};
 pub use inputs::{Inputs, Matrices, NO_POSITIVE, Positives, Problem};
 pub use memory::{Evaluated, Evaluation, HostMemory, Memory, Read, TopK};
 pub use momentum::MomentumSchedule;
+pub use prototypes::{KMeans, Prototypes};
 pub use queue::KeyQueue;
 pub use rows::{Indices, Matrix, Rows, RowsMut, View};
 pub use statistics::{RowStatistics, Statistics};

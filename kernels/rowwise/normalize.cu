@@ -31,8 +31,9 @@ struct NormalizeParams {
 
 // The slower path, for any row.
 INFONCE_DEVICE void normalize_row(const NormalizeParams& p, uint64_t row, uint32_t lane) {
-    const float norm = store_unit_row(
-        p.dim, lane, p.epsilon, [&](uint32_t d) { return p.x.load(row, d); }, [&](uint32_t d, float y) { p.y.store(row, d, y); });
+    const auto load = [&](uint32_t d) { return p.x.load(row, d); };
+    const float norm =
+        store_unit_row(p.dim, lane, p.epsilon, load, [&](uint32_t d, float y) { p.y.store(row, d, y); });
     if (lane == 0) store_global(p.norms + row, norm);
 }
 

@@ -99,9 +99,8 @@ INFONCE_KERNEL(update_rows, UpdateRowsParams) {
         if (load_global(p.rows + later) == row) is_replaced = true;
     if (warp_any(is_replaced)) return;
     const float rest = 1.0f - p.momentum;
-    store_unit_row(
-        p.dim, lane, p.epsilon, [&](uint32_t d) { return fma(p.momentum, p.bank.load(row, d), rest * p.keys.load(key, d)); },
-        [&](uint32_t d, float x) { p.bank.store(row, d, x); });
+    const auto moved = [&](uint32_t d) { return fma(p.momentum, p.bank.load(row, d), rest * p.keys.load(key, d)); };
+    store_unit_row(p.dim, lane, p.epsilon, moved, [&](uint32_t d, float x) { p.bank.store(row, d, x); });
 }
 
 struct CopyRowsParams {

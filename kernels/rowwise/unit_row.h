@@ -8,8 +8,8 @@
 
 namespace infonce {
 
-// store(d, y_d) for every element of y = x / max(‖x‖, ε), x_d = load(d). Returns ‖x‖, the same in every lane. An element
-// is loaded for the last time before it is stored.
+// store(d, y_d) for every element of y = x / max(‖x‖, ε), x_d = load(d). Returns ‖x‖, the same in every lane. A lane
+// loads each of its elements for the last time before it stores that element.
 template <class Load, class Store>
 INFONCE_DEVICE float store_unit_row(uint32_t dim, uint32_t lane, float epsilon, const Load& load, const Store& store) {
     // Elements are divided by the largest before they are squared, so nothing overflows.

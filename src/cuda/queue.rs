@@ -13,8 +13,8 @@ use crate::error::Error;
 use crate::launch::{DeviceIndices, Rowwise};
 use crate::queue::{KeyQueue, Ring, check_labels};
 
-/// A [`KeyQueue`] in device memory: a ring buffer of keys, capacity × D, and their labels. [`to_host`](Self::to_host) copies it back, to
-/// save it.
+/// A [`KeyQueue`] in device memory: a ring buffer of keys, capacity × D, and of their labels.
+/// [`to_host`](Self::to_host) copies it back, to save it.
 ///
 /// The host holds the cursor, the row of the next key: a graph that records
 /// [`Engine::enqueue`](crate::Engine::enqueue) writes to the same rows each time it runs. In a

@@ -224,9 +224,9 @@ impl<'d, D: Device> Rowwise<'d, D> {
         self.copy_rows(from, to, [0, 0, from.rows], 0)
     }
 
-    /// Writes a batch over the oldest rows of a ring. `copies` are pairs of a batch and the matrix that is the ring: keys
-    /// first, and labels if the ring has them. `past` is the address of a word that is added to the ring's cursor; 0:
-    /// nothing is added.
+    /// Writes a batch over the oldest rows of a ring. `copies` are pairs of a batch's matrix and the ring's: of keys, and
+    /// of labels if the ring has them. `past` is the address of a word that is added to the ring's cursor; 0: nothing is
+    /// added.
     pub(crate) fn push(
         &self,
         copies: &[[DeviceMatrix; 2]],

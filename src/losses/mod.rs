@@ -58,13 +58,14 @@ losses! {
     additive_margin: LOSS;
     moco_v3: LOSS;
     inst_disc: LOSS;
+    pcl: LOSS;
 }
 
 impl Loss {
-    /// Whether its candidates are kept from step to step by the caller, such as a memory bank, and are not of the batch
-    /// or a queue of batches. The trainer keeps none.
+    /// Whether its candidates are kept from step to step by the caller: a memory bank or prototypes, not keys of a batch
+    /// or of a queue. The trainer keeps none.
     pub fn keeps_candidates(&self) -> bool {
-        [inst_disc::LOSS.key].contains(&self.key)
+        [inst_disc::LOSS.key, pcl::LOSS.key].contains(&self.key)
     }
 
     /// The row of [`TABLE`] with this key.

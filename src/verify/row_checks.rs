@@ -1,4 +1,5 @@
-//! Runs the verbs that compute no contrast (normalize, momentum update, memory bank, queue, top-k) and judges their outputs.
+//! Runs the verbs that compute no contrast (normalize, momentum update, memory bank, queue, top-k) and judges their
+//! outputs.
 
 use std::collections::VecDeque;
 
