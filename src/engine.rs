@@ -5,6 +5,7 @@ use crate::element::Element;
 use crate::error::Error;
 use crate::inputs::Problem;
 use crate::memory::{Evaluation, Memory, Read};
+use crate::triplet::TripletProblem;
 
 /// The matrices that gradients are written to; `V` is an engine's writable matrix.
 #[derive(Debug)]
@@ -267,6 +268,20 @@ pub trait Engine {
         k: usize,
         exclude_self: bool,
     ) -> Result<<Self::Memory as Memory>::TopK, Error>;
+
+    /// The triplet loss and its gradients, in O((N + M)·D). Returns the loss. Without `k` in the inputs dq holds the
+    /// whole gradient of the one matrix. Distances, and the sum over the anchors that name a candidate, are f32; that
+    /// sum has one order. Where margin + ‖q_i − k_p‖² − ‖q_i − k_n‖² is 0, the gradient is 0. NaN or infinity in a row
+    /// that a triplet names makes the loss NaN. [`reference::triplet`](crate::reference::triplet) is the definition.
+    ///
+    /// # Errors
+    /// Those of [`TripletProblem::check_gradients`]; nothing is written then.
+    fn triplet<T: Element, G: Element>(
+        &self,
+        problem: &TripletProblem<RowsOf<'_, Self, T>>,
+        upstream: f32,
+        gradients: Gradients<RowsMutOf<'_, Self, G>>,
+    ) -> Result<<Self::Memory as Memory>::Number, Error>;
 
     /// y_i = x_i / max(‖x_i‖, epsilon), N × D, and ‖x_i‖ into `norms`, N elements.
     ///

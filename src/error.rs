@@ -94,6 +94,26 @@ pub enum Error {
         /// Candidates that an anchor can have.
         available: usize,
     },
+    /// A query with fewer candidates that may be drawn as its negatives than it needs.
+    #[error(
+        "query {query} has {available} candidates that are not its positives; {wanted} negatives are wanted"
+    )]
+    TooFewNegatives {
+        query: usize,
+        /// Candidates that are not its positives.
+        available: usize,
+        wanted: usize,
+    },
+    /// The positive or negative of a triplet that names no candidate.
+    #[error("`{argument}[{row}]` is {given}; there are {candidates} candidates")]
+    TripletOutOfRange {
+        argument: &'static str,
+        /// The anchor.
+        row: usize,
+        given: u32,
+        /// M, the number of candidates.
+        candidates: usize,
+    },
     /// A saved state that contradicts itself.
     #[error("the saved queue state is inconsistent: {reason}")]
     QueueState { reason: String },

@@ -19,8 +19,9 @@
 //! ```
 //!
 //! [`losses`] lists the losses: NT-Xent, InfoNCE, MoCo, CLIP and others. Embeddings and gradients are f32, f16 or
-//! bf16; sums, losses and statistics are f32. Engines also have top-k search, row normalisation, and the key
-//! queue and momentum update of MoCo ([`KeyQueue`], [`MomentumSchedule`]).
+//! bf16; sums, losses and statistics are f32. Engines also have the [triplet loss](Triplet), top-k search, which
+//! mines negatives ([`Miner`], [`semi_hard`]), row normalisation, and the key queue and momentum update of MoCo
+//! ([`KeyQueue`], [`MomentumSchedule`]).
 //!
 //! # Engines
 //! | engine | computes on | feature |
@@ -68,6 +69,7 @@ mod interop;
 mod launch;
 pub mod losses;
 mod memory;
+mod mining;
 mod momentum;
 mod queue;
 mod ranking;
@@ -78,6 +80,7 @@ mod statistics;
 mod tests;
 #[cfg(feature = "train")]
 pub mod train;
+mod triplet;
 #[cfg(feature = "cli")]
 pub mod verify;
 
@@ -88,11 +91,13 @@ pub use engine::{Accumulate, Engine, Gradients, MomentumSlices, MomentumTensor};
 pub use error::{CudaError, Error};
 pub use inputs::{Ids, Inputs, Matrices, NO_ID, NO_POSITIVE, Positives, Problem};
 pub use memory::{Evaluated, Evaluation, HostMemory, Memory, Read, TopK};
+pub use mining::{Miner, semi_hard};
 pub use momentum::MomentumSchedule;
 pub use queue::KeyQueue;
 pub use ranking::{MultipleNegativesRanking, Partition, RankingBatch};
 pub use rows::{Elements, Matrix, Rows, RowsMut, View};
 pub use statistics::{RowStatistics, SetStatistics, Statistics};
+pub use triplet::{Triplet, TripletProblem, Triplets};
 
 /// Makes the examples of README.md doctests.
 #[cfg(doctest)]

@@ -5,8 +5,8 @@
 use infonce::losses::{Layout, RowRule, SetForm, TABLE};
 use infonce::reference::{self, Dense};
 use infonce::{
-    Contrast, CpuEngine, Engine, Error, Gradients, Ids, Matrix, NO_POSITIVE, Positives, Problem,
-    Reduction, Rows, RowsMut, View,
+    Contrast, CpuEngine, Engine, Error, Gradients, Ids, Inputs, Matrix, NO_POSITIVE, Positives,
+    Problem, Reduction, Rows, RowsMut, View,
 };
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -616,6 +616,57 @@ fn graph_cl_leaves_the_positive_out_of_the_denominator() -> Test {
             };
             (0..8).map(row).sum::<f64>() / 8.0
         })?;
+    }
+    Ok(())
+}
+
+/// Rows of any length: ln(1 + Σ_{j≠i} exp(⟨q_i, k_j⟩ − ⟨q_i, k_i⟩)), and the L2 term of TensorFlow's `npairs_loss`.
+#[test]
+fn n_pairs_is_the_published_formula_with_its_l2_term() -> Test {
+    const LAMBDA: f64 = 0.002;
+    let mut rng = ChaCha8Rng::seed_from_u64(12);
+    let (n, dim) = (7, 5);
+    let matrices = [(); 2].map(|()| {
+        let x = Dense::from_fn(n, dim, |i, _| {
+            (1.0 + i as f64) * rng.random_range(-0.5..0.5)
+        });
+        in_f32(&x)
+    });
+    let n_pairs = |of: &[Dense]| {
+        let row = |i: usize| {
+            let logit = |j: usize| dot(of[0].row(i), of[1].row(j));
+            let others = (0..n).filter(|&j| j != i);
+            (1.0 + others.map(|j| (logit(j) - logit(i)).exp()).sum::<f64>()).ln()
+        };
+        (0..n).map(row).sum::<f64>() / n as f64
+    };
+    let contrast = Contrast::n_pairs(1.0)?;
+    is_published(&contrast, &matrices, n_pairs)?;
+
+    // The gradient of both terms, as the documentation computes it.
+    let [q, k] = matrices.each_ref().map(narrow);
+    let share = (LAMBDA / (2.0 * n as f64)) as f32;
+    let times = |x: &[f32]| -> Vec<f32> { x.iter().map(|x| share * x).collect() };
+    let (mut dq, mut dk) = (times(&q), times(&k));
+    let problem = contrast.on(Inputs::pair(Rows::new(&q, n, dim)?, Rows::new(&k, n, dim)?))?;
+    let of_k = RowsMut::new(&mut dk, n, dim)?;
+    let gradients = Gradients::new(RowsMut::new(&mut dq, n, dim)?, Some(of_k));
+    CpuEngine::new().value_and_grad(&problem, 1.0, gradients.accumulating())?;
+    let whole = |of: &[Dense]| {
+        let squares = |x: &Dense| dot(x.as_slice(), x.as_slice()) / n as f64;
+        n_pairs(of) + 0.25 * LAMBDA * (squares(&of[0]) + squares(&of[1]))
+    };
+    for (which, found) in [dq, dk].into_iter().enumerate() {
+        let slope = |place: usize| {
+            let at = |step: f64| {
+                let mut moved = matrices.to_vec();
+                moved[which].as_mut_slice()[place] += step;
+                whole(&moved)
+            };
+            (at(1e-5) - at(-1e-5)) / 2e-5
+        };
+        let expected: Vec<f64> = (0..n * dim).map(slope).collect();
+        assert_near(found.into_iter().map(f64::from), &expected, 1e-5, "L2 term");
     }
     Ok(())
 }

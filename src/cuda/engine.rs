@@ -1,6 +1,8 @@
 //! [`CudaEngine`]: the verbs on a CUDA device.
 
-use super::argument::{located_gradients, located_problem, located_tensor, require_disjoint};
+use super::argument::{
+    located_gradients, located_problem, located_tensor, located_triplets, require_disjoint,
+};
 use super::device::CudaDevice;
 use super::queue::CudaQueue;
 use super::results::{CudaNumber, CudaResults, CudaStatistics, CudaTopK};
@@ -12,6 +14,7 @@ use crate::engine::{Engine, Gradients, MomentumOf};
 use crate::error::Error;
 use crate::inputs::Problem;
 use crate::launch::{Rowwise, Similarity, workspace_bytes};
+use crate::triplet::TripletProblem;
 
 /// Default bytes of a chunk of softmax weights: 4,096 × 131,072 16-bit weights. A chunk adds 8 bytes of traffic for
 /// each element of dk, which the products of so many rows hide.
@@ -203,6 +206,7 @@ impl Engine for CudaEngine {
         let dscale = similarity.backward(&problem, statistics, upstream, &gradients)?;
         Ok(CudaNumber {
             words: dscale,
+            word: 1,
             device: self.device.clone(),
         })
     }
@@ -226,6 +230,22 @@ impl Engine for CudaEngine {
         let best = similarity.top_k(queries, candidates, k, exclude_self)?;
         let device = self.device.clone();
         Ok(CudaTopK { best, device })
+    }
+
+    fn triplet<T: Element, G: Element>(
+        &self,
+        problem: &TripletProblem<CudaRows<'_, T>>,
+        upstream: f32,
+        gradients: Gradients<CudaRowsMut<'_, G>>,
+    ) -> Result<CudaNumber, Error> {
+        let (problem, taken) = located_triplets(problem, &self.device)?;
+        let gradients = located_gradients(&gradients, &taken, &self.device)?;
+        let loss = self.similarity().triplet(&problem, upstream, &gradients)?;
+        Ok(CudaNumber {
+            words: loss,
+            word: 0,
+            device: self.device.clone(),
+        })
     }
 
     fn normalize<T: Element, O: Element>(

@@ -14,6 +14,7 @@ use crate::memory::{Evaluated, HostMemory, TopK};
 use crate::queue::KeyQueue;
 use crate::rows::{Matrix, Rows, RowsMut};
 use crate::statistics::Statistics;
+use crate::triplet::TripletProblem;
 
 /// Runs the kernels' sources on the CPU under a [`Schedule`], to verify them: some thousand times slower than
 /// [`CpuEngine`](crate::CpuEngine).
@@ -210,6 +211,23 @@ impl Engine for EmulatedEngine {
         let similarity = self.similarity();
         let best = similarity.top_k(queries, candidates, k, exclude_self)?;
         best.read(&self.device)
+    }
+
+    fn triplet<T: Element, G: Element>(
+        &self,
+        problem: &TripletProblem<Rows<'_, T>>,
+        upstream: f32,
+        gradients: Gradients<RowsMut<'_, G>>,
+    ) -> Result<f32, Error> {
+        let memory = self.call();
+        let problem = problem.try_map(
+            |_, rows| memory.copied(*rows),
+            |_, index| memory.words(index),
+        )?;
+        Self::with_gradients(&memory, gradients, |gradients| {
+            let loss = self.similarity().triplet(&problem, upstream, gradients)?;
+            Ok(loss.read(&self.device)?[0])
+        })
     }
 
     fn normalize<T: Element, O: Element>(

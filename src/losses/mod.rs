@@ -62,6 +62,7 @@ losses! {
     hard_negatives: LOSS;
     mnr: LOSS;
     graph_cl: LOSS;
+    n_pairs: LOSS;
 }
 
 impl Loss {

@@ -11,6 +11,7 @@ use crate::memory::{Evaluated, Evaluation, Memory, Read, TopK};
 use crate::queue::KeyQueue;
 use crate::rows::{Matrix, Rows};
 use crate::statistics::Statistics;
+use crate::triplet::{TripletProblem, Triplets};
 
 /// The verbs of an [`Engine`] on host memory. Arguments and errors are those of the verb of the same name.
 #[derive(Debug, Clone, Copy)]
@@ -157,6 +158,36 @@ impl<E: Engine> OnHost<'_, E> {
         let queries = memory.rows(&q, queries.rows(), queries.dim())?;
         let candidates = memory.rows(&c, candidates.rows(), candidates.dim())?;
         self.0.top_k(queries, candidates, k, exclude_self)?.read()
+    }
+
+    pub fn triplet<T: Element, G: Element>(
+        &self,
+        problem: &TripletProblem<Rows<'_, T>>,
+        upstream: f32,
+        gradients: &mut Gradients<Vec<G>>,
+    ) -> Result<f32, Error> {
+        let memory = self.0.memory();
+        let Triplets {
+            q,
+            k,
+            positives,
+            negatives,
+        } = problem.triplets();
+        let anchors = memory.upload(&q.contiguous())?;
+        let candidates = k.map(|k| memory.upload(&k.contiguous())).transpose()?;
+        let (positives, negatives) = (memory.upload(positives)?, memory.upload(negatives)?);
+        let shape = problem.shape();
+        let k = candidates.as_ref();
+        let k = k.map(|k| memory.rows(k, shape.candidates, shape.dim));
+        let problem = problem.triplet().on(Triplets {
+            q: memory.rows(&anchors, shape.anchors, shape.dim)?,
+            k: k.transpose()?,
+            positives: memory.vector(&positives)?,
+            negatives: memory.vector(&negatives)?,
+        })?;
+        self.with_gradients(shape, gradients, |gradients| {
+            self.0.triplet(&problem, upstream, gradients)?.read()
+        })
     }
 
     /// y and the norms, written over NaN.

@@ -1,4 +1,5 @@
-//! Runs the verbs that compute no contrast (normalize, momentum update, queue, top-k) and judges their outputs.
+//! Runs the verbs that compute no contrast (normalize, momentum update, queue, triplet loss, top-k) and judges their
+//! outputs.
 
 use std::collections::VecDeque;
 
@@ -8,6 +9,7 @@ use super::on_host::OnHost;
 use super::problem::{Owned, normal_matrix};
 use super::rule::{Measurement, Output, Verb, magnitude, widen};
 use super::sizes::{product_error, spacing};
+use super::triplet_checks::triplet;
 use crate::element::{DType, Element};
 use crate::engine::{Engine, MomentumSlices, MomentumTensor};
 use crate::error::Error;
@@ -26,7 +28,7 @@ const SHAPES: [(usize, usize); 7] = [
     (3, 4096),
 ];
 
-/// Runs normalize, momentum update and queue on inputs of type `T`, and judges every output.
+/// Runs normalize, momentum update, queue and triplet loss on inputs of type `T`, and judges every output.
 ///
 /// # Errors
 /// Whatever the engine refuses.
@@ -38,6 +40,7 @@ pub fn check_rows<E: Engine, T: Element>(
     normalization::<E, T>(engine, rng, &mut measurements)?;
     momentum::<E, T>(engine, rng, &mut measurements)?;
     queue::<E, T>(engine, rng, &mut measurements)?;
+    triplet::<E, T>(engine, rng, &mut measurements)?;
     Ok(measurements)
 }
 

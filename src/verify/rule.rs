@@ -45,6 +45,8 @@ pub enum Verb {
     Backward,
     /// The best candidates.
     TopK,
+    /// The triplet loss and its gradients.
+    Triplet,
     /// Rows scaled to norm 1.
     Normalize,
     /// The gradient of normalize.
@@ -63,6 +65,7 @@ impl fmt::Display for Verb {
             Verb::ValueAndGradDqOnly => "value_and_grad (dq)",
             Verb::Backward => "backward",
             Verb::TopK => "top_k",
+            Verb::Triplet => "triplet",
             Verb::Normalize => "normalize",
             Verb::NormalizeBackward => "normalize_backward",
             Verb::MomentumUpdate => "momentum_update",

@@ -8,7 +8,7 @@ use infonce::cuda::{
 };
 use infonce::{
     Contrast, CudaError, DType, Engine, Error, Evaluation, Gradients, Inputs, KeyQueue, Memory,
-    NO_POSITIVE, Positives, Read, RowStatistics, Shape, Statistics, Work,
+    NO_POSITIVE, Positives, Read, RowStatistics, Shape, Statistics, Triplet, Triplets, Work,
 };
 use libtest_mimic::{Arguments, Trial};
 
@@ -28,6 +28,7 @@ mod step;
 
 const TESTS: &[(&str, Test)] = tests![
     a_recorded_call_gives_the_bits_of_a_plain_one,
+    a_recorded_triplet_loss_gives_the_bits_of_a_plain_one,
     the_first_call_of_a_handle_may_be_recorded,
     a_handle_may_be_dropped_while_its_work_is_running,
     threads_get_the_same_bits_from_any_handles,
@@ -138,6 +139,36 @@ fn a_recorded_call_gives_the_bits_of_a_plain_one(device: &CudaDevice) -> Result<
             assert_eq!(left(&results)?, plain);
             assert_eq!((bits(&dq.download()?), bits(&dk.download()?)), expected);
         }
+    }
+    Ok(())
+}
+
+fn a_recorded_triplet_loss_gives_the_bits_of_a_plain_one(device: &CudaDevice) -> Result<(), Error> {
+    let (engine, dim) = (CudaEngine::on(device.clone()), 72);
+    let (q, k) = (matrix(device, dim, 1)?, matrix(device, dim, 2)?);
+    let mut dq = CudaBuffer::<f32>::zeroed(device, ROWS * dim)?;
+    let mut dk = CudaBuffer::<f32>::zeroed(device, ROWS * dim)?;
+    let index = |step: u32| -> Vec<u32> { (0..ROWS as u32).map(|i| i * step % 9).collect() };
+    let positives = CudaBuffer::upload(device, &index(1))?;
+    let negatives = CudaBuffer::upload(device, &index(4))?;
+    let problem = Triplet::new(2.0)?.on(Triplets {
+        q: q.rows(ROWS, dim)?,
+        k: Some(k.rows(ROWS, dim)?),
+        positives: positives.vector()?,
+        negatives: negatives.vector()?,
+    })?;
+    let plain = engine.triplet(&problem, 1.0, gradients(&mut dq, &mut dk, dim)?)?;
+    let plain = plain.read()?;
+    let expected = (bits(&dq.download()?), bits(&dk.download()?));
+    let outputs = gradients(&mut dq, &mut dk, dim)?;
+    let (loss, graph) = device.record(|| engine.triplet(&problem, 1.0, outputs))?;
+    for _ in 0..2 {
+        dq.write(&vec![f32::NAN; ROWS * dim])?;
+        dk.write(&vec![f32::NAN; ROWS * dim])?;
+        // SAFETY: all buffers are alive, and read only after the graph.
+        unsafe { graph.launch()? };
+        assert_eq!(loss.read()?.to_bits(), plain.to_bits());
+        assert_eq!((bits(&dq.download()?), bits(&dk.download()?)), expected);
     }
     Ok(())
 }
@@ -303,6 +334,15 @@ fn outputs_that_share_memory_with_an_argument_are_refused(
         let refused = engine.value_and_grad(&problem, 1.0, gradients);
         assert_eq!(refused.err(), Some(aliasing("gradients.dq", other)));
     }
+    let triplets = Triplets {
+        q,
+        k: None,
+        positives: index,
+        negatives: index,
+    };
+    let gradients = Gradients::new(dq.rows_mut(ROWS, 8)?, None);
+    let refused = engine.triplet(&Triplet::default().on(triplets)?, 1.0, gradients);
+    assert_eq!(refused.err(), Some(aliasing("gradients.dq", "positives")));
     let rows = RowStatistics {
         negatives_lse: vec![0.0; ROWS],
         positive: vec![0.0; ROWS],
