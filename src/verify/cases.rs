@@ -240,7 +240,7 @@ fn optioned() -> Vec<Kind> {
         ..none
     };
     let smooth = Options {
-        smoothing: 0.1,
+        smoothing: 0.5,
         bias: true,
         ..none
     };
