@@ -157,10 +157,14 @@ struct sum_columns : Plain<1024, 1, 8192> {};       // similarity/bias.cu
 struct finish_bias : Plain<256, 1, 0> {};           // similarity/bias.cu
 struct select_best : Plain<128, 1, 0> {};           // similarity/top_k.cu
 struct select_listed : Plain<128, 1, 0> {};         // similarity/top_k.cu
+struct triplet_rows : Plain<256, 1, 0> {};          // rowwise/triplet.cu
+struct triplet_gradient : Plain<256, 1, 0> {};      // rowwise/triplet.cu
+struct triplet_loss : Plain<1024, 1, 256> {};       // rowwise/triplet.cu
 struct normalize : Plain<256, 1, 0> {};             // rowwise/normalize.cu
 struct normalize_backward : Plain<256, 1, 0> {};    // rowwise/normalize.cu
 struct quantize_rows : Plain<256, 1, 0> {};         // rowwise/quantize.cu
 struct momentum_update : Plain<256, 4, 0> {};       // rowwise/state.cu
+struct update_rows : Plain<256, 1, 0> {};           // rowwise/state.cu
 struct copy_rows : Plain<256, 1, 0> {};             // rowwise/state.cu
 struct advance_cursor : Plain<32, 1, 0> {};         // rowwise/state.cu
 

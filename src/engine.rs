@@ -5,6 +5,7 @@ use crate::element::Element;
 use crate::error::Error;
 use crate::inputs::Problem;
 use crate::memory::{Evaluation, Memory, Read};
+use crate::triplet::TripletProblem;
 
 /// The matrices that gradients are written to; `V` is an engine's writable matrix.
 #[derive(Debug)]
@@ -268,6 +269,20 @@ pub trait Engine {
         exclude_self: bool,
     ) -> Result<<Self::Memory as Memory>::TopK, Error>;
 
+    /// The triplet loss and its gradients, in O((N + M)·D). Returns the loss. Without `k` in the inputs dq holds the
+    /// whole gradient of the one matrix. Distances, and the sum over the anchors that name a candidate, are f32; that
+    /// sum has one order. Where margin + ‖q_i − k_p‖² − ‖q_i − k_n‖² is 0, the gradient is 0. NaN or infinity in a row
+    /// that a triplet names makes the loss NaN. [`reference::triplet`](crate::reference::triplet) is the definition.
+    ///
+    /// # Errors
+    /// Those of [`TripletProblem::check_gradients`]; nothing is written then.
+    fn triplet<T: Element, G: Element>(
+        &self,
+        problem: &TripletProblem<RowsOf<'_, Self, T>>,
+        upstream: f32,
+        gradients: Gradients<RowsMutOf<'_, Self, G>>,
+    ) -> Result<<Self::Memory as Memory>::Number, Error>;
+
     /// y_i = x_i / max(‖x_i‖, epsilon), N × D, and ‖x_i‖ into `norms`, N elements.
     ///
     /// # Errors
@@ -310,13 +325,48 @@ pub trait Engine {
         tensors: &mut [MomentumOf<'_, Self, T>],
     ) -> Result<(), Error>;
 
+    /// Moves rows of a memory bank, M × D, towards a batch of keys, B × D (InstDisc, Wu et al. 2018; the authors' m is
+    /// 0.5). For each key k_i and its row r = `rows[i]`
+    /// ```text
+    /// y = m·bank_r + (1 − m)·k_i        bank_r ← y / max(‖y‖, 10⁻¹²)
+    /// ```
+    /// in f32, rounded once. Where an index occurs several times, the last of its keys counts and the others do
+    /// nothing. [`NO_POSITIVE`](crate::NO_POSITIVE) names no row. Other indices of M or more are an error in host
+    /// memory; in device memory, which is not checked, they name no row either.
+    /// [`reference::update_rows`](crate::reference::update_rows) is the definition,
+    /// [`MemoryBank`](crate::MemoryBank) a bank in host memory.
+    ///
+    /// # Errors
+    /// [`Error::Scalar`] unless 0 ≤ m ≤ 1, [`Error::Dimension`] when the keys' D is not the bank's, [`Error::Rows`]
+    /// unless there is an index for each key, [`Error::RowOutOfRange`]; nothing is written then.
+    fn update_rows<T: Element>(
+        &self,
+        bank: RowsMutOf<'_, Self, T>,
+        rows: VectorOf<'_, Self, u32>,
+        keys: RowsOf<'_, Self, T>,
+        momentum: f32,
+    ) -> Result<(), Error>;
+
     /// Writes a batch of keys, B × D, over the oldest keys of the queue.
     ///
     /// # Errors
-    /// [`Error::Dimension`] when the keys' D is not the queue's.
+    /// [`Error::Dimension`] when the keys' D is not the queue's, [`Error::QueueLabels`] for a queue with labels.
     fn enqueue<T: Element>(
         &self,
         queue: &mut <Self::Memory as Memory>::Queue<T>,
         keys: RowsOf<'_, Self, T>,
+    ) -> Result<(), Error>;
+
+    /// [`enqueue`](Self::enqueue) of keys with a label each, B labels, for a queue
+    /// [with labels](crate::KeyQueue::with_labels).
+    ///
+    /// # Errors
+    /// [`Error::Dimension`] when the keys' D is not the queue's, [`Error::QueueLabels`] for a queue without labels,
+    /// [`Error::Rows`] unless there is a label for each key.
+    fn enqueue_labelled<T: Element>(
+        &self,
+        queue: &mut <Self::Memory as Memory>::Queue<T>,
+        keys: RowsOf<'_, Self, T>,
+        labels: VectorOf<'_, Self, u32>,
     ) -> Result<(), Error>;
 }

@@ -377,7 +377,7 @@ impl Contrast {
 }
 
 /// Checks lists of positives in host memory.
-fn check_lists(starts: &[u32], listed: &[u32], candidates: usize) -> Result<(), Error> {
+pub(crate) fn check_lists(starts: &[u32], listed: &[u32], candidates: usize) -> Result<(), Error> {
     let malformed = |row, reason| Err(Error::PositiveLists { row, reason });
     if starts[0] != 0 {
         return malformed(0, "the first list does not start at 0");

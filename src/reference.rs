@@ -17,6 +17,7 @@ use crate::element::{DType, Element};
 use crate::inputs::{Matrices, NO_ID, NO_POSITIVE, Positives, Problem};
 use crate::losses::{Dual, RowContext, RowLogits, RowRule, VARIABLES};
 use crate::rows::{Matrix, Rows, View};
+use crate::triplet::TripletProblem;
 
 /// A matrix of f64, row-major.
 #[derive(Debug, Clone, PartialEq)]
@@ -528,6 +529,81 @@ impl Softmax {
     }
 }
 
+/// The triplet loss's value and gradients.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TripletReference {
+    /// The reduced loss, not multiplied by the upstream gradient.
+    pub loss: f64,
+    /// margin + ‖q_i − k_p‖² − ‖q_i − k_n‖² of each anchor, NaN where a distance is not finite; −∞ for an anchor that is
+    /// left out.
+    pub hinges: Vec<f64>,
+    /// upstream × ∂loss/∂q, N × D; without `k` the whole gradient of the one matrix.
+    pub dq: Dense,
+    /// upstream × ∂loss/∂k, M × D, where candidates are a matrix of their own.
+    pub dk: Option<Dense>,
+}
+
+/// The triplet loss and its gradients: with h_i = margin + ‖q_i − k_p‖² − ‖q_i − k_n‖² and g·w the upstream gradient
+/// times the anchor's weight, each anchor with h_i > 0 adds
+/// ```text
+/// dq_i += 2gw(k_n − k_p)     dk_p += 2gw(k_p − q_i)     dk_n += 2gw(q_i − k_n)
+/// ```
+pub fn triplet(problem: &TripletProblem<&Dense>, upstream: f64) -> TripletReference {
+    triplet_rounded(problem, upstream, exact)
+}
+
+/// [`triplet`] with every operation's result passed through `round`.
+pub(crate) fn triplet_rounded(
+    problem: &TripletProblem<&Dense>,
+    upstream: f64,
+    round: impl Fn(f64) -> f64 + Copy,
+) -> TripletReference {
+    let (q, k, shape) = (problem.anchors(), problem.candidates(), problem.shape());
+    let triplet = problem.triplet();
+    let weight = triplet.row_weight(shape.anchors);
+    let factor = round(2.0 * upstream * weight);
+    let difference = |a: &[f64], b: &[f64]| -> Vec<f64> {
+        let pairs = a.iter().zip(b);
+        pairs.map(|(a, b)| round(a - b)).collect()
+    };
+    let mut dq = Dense::from_fn(shape.anchors, shape.dim, |_, _| 0.0);
+    let mut dk = Dense::from_fn(shape.candidates, shape.dim, |_, _| 0.0);
+    let mut hinges = Vec::new();
+    for (i, named) in problem.named().into_iter().enumerate() {
+        let Some([p, n]) = named else {
+            hinges.push(f64::NEG_INFINITY);
+            continue;
+        };
+        let to_positive = difference(k.row(p), q.row(i));
+        let from_negative = difference(q.row(i), k.row(n));
+        let squares = [&to_positive, &from_negative].map(|x| dot(x, x, round));
+        let is_finite = squares.iter().all(|square| square.is_finite());
+        let hinge = round(f64::from(triplet.margin()) + round(squares[0] - squares[1]));
+        hinges.push(if is_finite { hinge } else { f64::NAN });
+        if hinge_loss(hinges[i]) != 0.0 {
+            let of_anchor = difference(k.row(n), k.row(p));
+            add_scaled(dq.row_mut(i), factor, &of_anchor, round);
+            add_scaled(dk.row_mut(p), factor, &to_positive, round);
+            add_scaled(dk.row_mut(n), factor, &from_negative, round);
+        }
+    }
+    if problem.is_shared() {
+        add_scaled(dq.as_mut_slice(), 1.0, dk.as_slice(), round);
+    }
+    let losses = hinges.iter().copied().map(hinge_loss);
+    TripletReference {
+        loss: round(weight * sum(losses, round)),
+        hinges,
+        dq,
+        dk: (!problem.is_shared()).then_some(dk),
+    }
+}
+
+/// max(0, hinge), NaN for NaN.
+fn hinge_loss(hinge: f64) -> f64 {
+    if hinge <= 0.0 { 0.0 } else { hinge }
+}
+
 /// y_i = x_i / max(‖x_i‖, epsilon); returns y and the norms ‖x_i‖.
 pub fn normalize(x: &Dense, epsilon: f64) -> (Dense, Vec<f64>) {
     normalize_rounded(x, epsilon, exact)
@@ -601,6 +677,35 @@ pub fn momentum_update(momentum: f64, query: &[f64], key: &[f64]) -> Vec<f64> {
     pairs
         .map(|(key, query)| momentum * key + (1.0 - momentum) * query)
         .collect()
+}
+
+/// The bank after an update: row r = rows\[i\] becomes y/max(‖y‖, 10⁻¹²), y = m·bank_r + (1−m)·keys_i, from the bank
+/// before the update. The last of several keys of one row counts; an index beyond the last row names none.
+pub fn update_rows(bank: &Dense, rows: &[u32], keys: &Dense, momentum: f64) -> Dense {
+    update_rows_rounded(bank, rows, keys, momentum, exact)
+}
+
+/// [`update_rows`] with every operation's result passed through `round`.
+pub(crate) fn update_rows_rounded(
+    bank: &Dense,
+    rows: &[u32],
+    keys: &Dense,
+    momentum: f64,
+    round: impl Fn(f64) -> f64 + Copy,
+) -> Dense {
+    let mut updated = bank.clone();
+    let rest = round(1.0 - momentum);
+    for (i, &row) in rows.iter().enumerate() {
+        let row = row as usize;
+        if row < bank.rows {
+            let y = Dense::from_fn(1, bank.dim, |_, d| {
+                round(round(momentum * bank.row(row)[d]) + round(rest * keys.row(i)[d]))
+            });
+            let (unit, _) = normalize_rounded(&y, 1e-12, round);
+            updated.row_mut(row).copy_from_slice(unit.row(0));
+        }
+    }
+    updated
 }
 
 /// Every query's candidates with their scores ⟨q_i, k_j⟩, best first, cut to `k`: NaN before every

@@ -2,9 +2,9 @@
 
 use infonce::losses::{LogScale, RowRule, SetForm};
 use infonce::{
-    Contrast, CpuEngine, Engine, Error, Gradients, Ids, Inputs, KeyQueue, MomentumSchedule,
+    Contrast, CpuEngine, Engine, Error, Gradients, Ids, Inputs, KeyQueue, Miner, MomentumSchedule,
     MomentumTensor, NO_POSITIVE, Positives, RowStatistics, Rows, RowsMut, SetStatistics,
-    Statistics,
+    Statistics, TopK, Triplet, Triplets, semi_hard,
 };
 
 type Test = Result<(), Error>;
@@ -748,6 +748,34 @@ fn momentum_update_refuses_before_it_writes_any_tensor() {
 }
 
 #[test]
+fn update_rows_names_what_does_not_fit() -> Test {
+    let engine = CpuEngine::new();
+    let update = |dim: usize, rows: &[u32], momentum: f32| -> Result<String, Error> {
+        let mut bank = vec![UNTOUCHED; 3 * 2];
+        let keys = vec![0.5f32; 2 * dim];
+        let (to, keys) = (RowsMut::new(&mut bank, 3, 2)?, Rows::new(&keys, 2, dim)?);
+        let text = message(engine.update_rows(to, rows, keys, momentum));
+        let is_untouched = bank.iter().all(|&x| x == UNTOUCHED);
+        assert!(text == "accepted" || is_untouched, "{text}");
+        Ok(text)
+    };
+    let dimension = "`keys` has dimension 3; the anchors have 2";
+    assert_eq!(update(3, &[0, 1], 0.5)?, dimension);
+    assert_eq!(update(2, &[0], 0.5)?, "`rows` has 1 rows; it must have 2");
+    assert_eq!(update(2, &[0, 3], 0.5)?, "`rows[1]` is 3; there are 3 rows");
+    assert_eq!(
+        update(2, &[NO_POSITIVE - 1, 0], 0.5)?,
+        "`rows[0]` is 4294967294; there are 3 rows"
+    );
+    for momentum in [-0.1, 1.5, f32::NAN] {
+        let text = update(2, &[0, 1], momentum)?;
+        assert!(text.starts_with("`momentum` is "), "{text}");
+    }
+    assert_eq!(update(2, &[NO_POSITIVE, 2], 0.5)?, "accepted");
+    Ok(())
+}
+
+#[test]
 fn queues_refuse_size_0_and_inconsistent_states() {
     for (capacity, dim) in [(0, 2), (2, 0)] {
         let text = message(KeyQueue::<f32>::new(capacity, dim));
@@ -768,4 +796,220 @@ fn queues_refuse_size_0_and_inconsistent_states() {
 fn an_engine_needs_a_thread() {
     let text = message(CpuEngine::with_threads(0));
     assert!(text.starts_with("`threads` is 0: "), "{text}");
+}
+
+#[test]
+fn miners_name_settings_and_positives_that_do_not_fit() -> Test {
+    for (depth, negatives) in [(200, 0), (200, 201), (0, 0)] {
+        let text = message(Miner::new(depth, negatives, 1));
+        let expected = format!("`negatives` is {negatives}; it must be from 1 to `depth`");
+        assert_eq!(text, expected);
+    }
+    let data = [0.5f32; 8];
+    let (queries, corpus) = (Rows::new(&data[..6], 3, 2)?, Rows::new(&data, 4, 2)?);
+    let mined = |positives| {
+        let miner = Miner::new(3, 3, 1)?;
+        miner.mine::<_, f32>(&CpuEngine::new(), queries, corpus, positives, 0)
+    };
+    let labels = [1, 1, 2, 3];
+    let of_labels = |anchors, candidates| Positives::Labels {
+        anchors: &labels[..anchors],
+        candidates: &labels[..candidates],
+    };
+    for (positives, expected) in [
+        (
+            Positives::Index(&[0, 1][..]),
+            "`positives` has 2 rows; it must have 3",
+        ),
+        (
+            Positives::Index(&[0, 4, 1]),
+            "`positives[1]` is 4; there are 4 candidates",
+        ),
+        (
+            of_labels(2, 4),
+            "`positives.anchors` has 2 rows; it must have 3",
+        ),
+        (
+            of_labels(3, 3),
+            "`positives.candidates` has 3 rows; it must have 4",
+        ),
+        (
+            of_labels(3, 4),
+            "query 0 has 2 candidates that are not its positives; 3 negatives are wanted",
+        ),
+        (Positives::Index(&[0, NO_POSITIVE, 3]), "accepted"),
+        (Positives::Offset(i64::MAX), "accepted"),
+    ] {
+        assert_eq!(message(mined(positives)), expected);
+    }
+    Ok(())
+}
+
+#[test]
+fn semi_hard_refuses_lists_and_labels_of_other_sizes() {
+    let selected = |indices: usize, scores: usize, positives: &[u32], labels: usize| {
+        let best = TopK {
+            indices: (0..indices as u32).collect(),
+            scores: vec![0.5; scores],
+        };
+        let labels = vec![1; labels];
+        let excluded = Positives::Labels {
+            anchors: &[1, 2][..],
+            candidates: &labels,
+        };
+        message(semi_hard(&best, positives, excluded))
+    };
+    for (indices, scores, positives, labels, expected) in [
+        (
+            5,
+            5,
+            &[0, 1][..],
+            9,
+            "`best.indices` holds 5 elements; its shape needs 4",
+        ),
+        (
+            4,
+            3,
+            &[0, 1],
+            9,
+            "`best.scores` holds 3 elements; its shape needs 4",
+        ),
+        (
+            4,
+            4,
+            &[],
+            9,
+            "`best.indices` holds 4 elements; its shape needs 0",
+        ),
+        (
+            4,
+            4,
+            &[0],
+            9,
+            "`positives.anchors` has 2 rows; it must have 1",
+        ),
+        (
+            4,
+            4,
+            &[0, 1],
+            3,
+            "`positives.candidates` has 3 rows; it must have 4",
+        ),
+        (4, 4, &[0, 1], 4, "accepted"),
+        (4, 4, &[NO_POSITIVE, 8], 9, "accepted"),
+    ] {
+        assert_eq!(selected(indices, scores, positives, labels), expected);
+    }
+}
+
+#[test]
+fn triplets_refuse_shapes_and_indices_that_do_not_fit() -> Test {
+    for bad in [-0.5, f32::NAN, f32::INFINITY] {
+        let text = message(Triplet::new(bad));
+        assert_eq!(
+            text,
+            format!("`margin` is {bad}; it must be finite and at least 0")
+        );
+    }
+    let data = [0.5f32; 12];
+    let q = Rows::new(&data[..6], 3, 2)?;
+    let posed = |k: Option<Size>, positives: &[u32], negatives: &[u32]| {
+        let k = k.map(|(rows, dim)| Rows::new(&data[..rows * dim], rows, dim));
+        let triplets = Triplets {
+            q,
+            k: k.transpose()?,
+            positives,
+            negatives,
+        };
+        Triplet::default().on(triplets).map(|_| ())
+    };
+    let fine = &[0, 1, NO_POSITIVE][..];
+    for (k, positives, negatives, expected) in [
+        (
+            Some((4, 3)),
+            fine,
+            fine,
+            "`k` has dimension 3; the anchors have 2",
+        ),
+        (
+            None,
+            &fine[..2],
+            fine,
+            "`positives` has 2 rows; it must have 3",
+        ),
+        (
+            None,
+            fine,
+            &fine[..1],
+            "`negatives` has 1 rows; it must have 3",
+        ),
+        (
+            None,
+            &[3, 0, 0],
+            fine,
+            "`positives[0]` is 3; there are 3 candidates",
+        ),
+        (
+            Some((4, 2)),
+            &[3, 0, 0],
+            &[0, 0, 4],
+            "`negatives[2]` is 4; there are 4 candidates",
+        ),
+        (Some((4, 2)), &[3, 0, 0], &[0, 0, 3], "accepted"),
+    ] {
+        assert_eq!(message(posed(k, positives, negatives)), expected);
+    }
+
+    let refused = |k: Option<Size>, dq: Size, dk: Option<Size>| -> Result<String, Error> {
+        let k = k.map(|(rows, dim)| Rows::new(&data[..rows * dim], rows, dim));
+        let triplets = Triplets {
+            q,
+            k: k.transpose()?,
+            positives: fine,
+            negatives: fine,
+        };
+        let problem = Triplet::default().on(triplets)?;
+        let (mut of_q, mut of_k) = ([UNTOUCHED; 12], [UNTOUCHED; 12]);
+        let of_dk = dk.map(|(rows, dim)| RowsMut::new(&mut of_k[..rows * dim], rows, dim));
+        let gradients = Gradients::new(
+            RowsMut::new(&mut of_q[..dq.0 * dq.1], dq.0, dq.1)?,
+            of_dk.transpose()?,
+        );
+        let text = message(CpuEngine::new().triplet(&problem, 1.0, gradients));
+        let mut written = of_q.iter().chain(&of_k);
+        assert!(written.all(|&x| x == UNTOUCHED), "{text}");
+        Ok(text)
+    };
+    let of_one = "`gradients.dk` was asked for; the triplet loss without `k` has no such gradient \
+                  (anchors and candidates are one matrix; dq holds its whole gradient)";
+    for (k, dq, dk, expected) in [
+        (
+            None,
+            (2, 2),
+            None,
+            "`gradients.dq` has 2 rows; it must have 3",
+        ),
+        (
+            None,
+            (3, 3),
+            None,
+            "`gradients.dq` has dimension 3; the anchors have 2",
+        ),
+        (None, (3, 2), Some((3, 2)), of_one),
+        (
+            Some((4, 2)),
+            (3, 2),
+            Some((3, 2)),
+            "`gradients.dk` has 3 rows; it must have 4",
+        ),
+        (
+            Some((4, 2)),
+            (3, 2),
+            Some((4, 3)),
+            "`gradients.dk` has dimension 3; the anchors have 2",
+        ),
+    ] {
+        assert_eq!(refused(k, dq, dk)?, expected);
+    }
+    Ok(())
 }

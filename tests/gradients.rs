@@ -4,7 +4,10 @@
 use approx::{abs_diff_eq, assert_abs_diff_eq};
 use infonce::losses::{Layout, RowRule, SetForm, TABLE};
 use infonce::reference::{self, Dense, Reference};
-use infonce::{Contrast, DType, Error, Ids, Matrix, NO_ID, NO_POSITIVE, Positives, Reduction};
+use infonce::{
+    Contrast, DType, Error, Ids, Matrix, NO_ID, NO_POSITIVE, Positives, Reduction, Triplet,
+    Triplets,
+};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -645,4 +648,52 @@ fn top_k_breaks_ties_by_index_and_puts_nan_first() {
     };
     assert_eq!(indices(false), [2, 1, 3, 0, 5]);
     assert_eq!(indices(true), [2, 1, 3, 5, 4]);
+}
+
+/// Pairs of matrices and single ones, where a row is positive and negative of several anchors and of itself.
+#[test]
+fn triplet_gradients_are_the_derivatives_of_the_loss() -> Test {
+    let mut rng = ChaCha8Rng::seed_from_u64(41);
+    for reduction in [Reduction::Mean, Reduction::Sum] {
+        for is_shared in [false, true] {
+            let (n, dim) = (9, 4);
+            let m = if is_shared { n } else { 5 };
+            let matrices = [random(&mut rng, n, dim), random(&mut rng, m, dim)];
+            let [positives, negatives] = [(); 2].map(|()| -> Vec<u32> {
+                let index = |i| match i {
+                    7 => NO_POSITIVE,
+                    _ => rng.random_range(0..m as u32),
+                };
+                (0..n).map(index).collect()
+            });
+            let value = |[q, k]: &[Dense; 2]| {
+                let problem = Triplet::new(0.7)?.with_reduction(reduction).on(Triplets {
+                    q,
+                    k: (!is_shared).then_some(k),
+                    positives: &positives[..],
+                    negatives: &negatives,
+                })?;
+                Ok::<_, Error>(reference::triplet(&problem, UPSTREAM))
+            };
+            let found = value(&matrices)?;
+            let with_loss = found.hinges.iter().filter(|&&hinge| hinge > 0.0).count();
+            assert!(with_loss > 2 && with_loss < n - 1, "{:?}", found.hinges);
+            assert!(found.hinges.iter().all(|hinge| hinge.abs() > 10.0 * STEP));
+            let gradients = [Some(&found.dq), found.dk.as_ref()];
+            assert_eq!(found.dk.is_none(), is_shared);
+            for (matrix, gradient) in gradients.into_iter().enumerate() {
+                let elements = gradient.into_iter().flat_map(Dense::as_slice);
+                for (place, &found) in elements.enumerate() {
+                    let loss_at = |step: f64| -> Result<f64, Error> {
+                        let mut moved = matrices.clone();
+                        moved[matrix].as_mut_slice()[place] += step;
+                        Ok(value(&moved)?.loss)
+                    };
+                    let slope = (loss_at(STEP)? - loss_at(-STEP)?) / (2.0 * STEP);
+                    assert_abs_diff_eq!(found, UPSTREAM * slope, epsilon = 1e-8);
+                }
+            }
+        }
+    }
+    Ok(())
 }

@@ -3,7 +3,7 @@
 use criterion::Criterion;
 use half::bf16;
 use infonce::cuda::{CudaBuffer, CudaDevice, CudaQueue, CudaVector, CudaVectorMut};
-use infonce::{Element, Engine, Error, KeyQueue, MomentumTensor};
+use infonce::{Element, Engine, Error, Gradients, KeyQueue, MomentumTensor, Triplet, Triplets};
 
 use super::random::{uniform, unit_rows};
 use super::rig::{Prepared, Rig, element_bytes, row};
@@ -17,6 +17,7 @@ pub fn run(rig: &mut Rig, criterion: &mut Criterion) {
     momentum::<f32>(rig, criterion, false);
     momentum::<bf16>(rig, criterion, true);
     enqueue(rig, criterion);
+    triplet(rig, criterion);
 }
 
 /// 65,536 rows of 1,024 elements: 128 MiB in bf16.
@@ -145,6 +146,38 @@ pub fn resnet50() -> Vec<usize> {
         (161, 25_557_032usize)
     );
     tensors
+}
+
+/// 65,536 anchors and as many candidates of 1,024 bf16 elements, each named twice.
+fn triplet(rig: &mut Rig, criterion: &mut Criterion) {
+    let (n, d) = (rig.rows(65_536), 1024);
+    // q, k₊ and k₋ are read and dq is written; k is read, q twice, and dk is written.
+    let bytes = 8.0 * (n * d) as f64 * element_bytes(bf16::DTYPE);
+    let shape = format!("N=M={n} D={d}");
+    let row = row("triplet", "dq, dk", shape, bf16::DTYPE, None, bytes);
+    rig.time(criterion, row, Yardstick::Copy, |engine| {
+        let device = engine.device();
+        let matrix = |seed| CudaBuffer::upload(device, &unit_rows::<bf16>(n, d, seed));
+        let index = |offset: usize| {
+            let index: Vec<u32> = (0..n).map(|i| ((i + offset) % n) as u32).rev().collect();
+            CudaBuffer::upload(device, &index)
+        };
+        let unwritten = || CudaBuffer::<bf16>::zeroed(device, n * d);
+        let inputs = (matrix(1)?, matrix(2)?, index(n / 3)?, index(n / 7)?);
+        let keeps = (inputs, unwritten()?, unwritten()?);
+        // Random unit rows are about as far from both, so that every anchor has a loss.
+        let loss = Triplet::new(1.0)?;
+        Prepared::new(device, keeps, |((q, k, positives, negatives), dq, dk)| {
+            let problem = loss.on(Triplets {
+                q: q.rows(n, d)?,
+                k: Some(k.rows(n, d)?),
+                positives: positives.vector()?,
+                negatives: negatives.vector()?,
+            })?;
+            let gradients = Gradients::new(dq.rows_mut(n, d)?, Some(dk.rows_mut(n, d)?));
+            engine.triplet(&problem, 1.0, gradients)
+        })
+    });
 }
 
 /// A batch into MoCo's queue.

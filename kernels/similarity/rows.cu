@@ -97,9 +97,13 @@ INFONCE_KERNEL(combine_statistics, StatisticsParams) {
         logits.positive = quiet_nan();
     store_global(to.positive + row, logits.positive);
     RowValues values = row_values(p.rule, s, logits);
-    // No weight of a set is larger than 1; those of the first exponent add up to (1 + β)·a.
-    if (p.rule.takes_sets()) values.negatives = values.offset == infinity() ? 0.0f : 1.0f;
+    // Weights of the first exponent add up to (1 + β)·a. Of sets, negatives' add up to a and positives' exponentials to
+    // e^(lse⁺ - o₂), and c and ε' are subtracted.
     if (p.rule.has_two_exponents()) values.negatives *= 1.0f + p.rule.second;
+    if (p.rule.takes_sets()) {
+        const float constant = absolute(values.positive) + values.uniform;
+        values.negatives = larger(values.negatives, larger(exp_exact(logits.second_lse - values.second), constant));
+    }
     if (p.weights) values = weighted(values, load_global(p.weights + row));
     const float offset2 = values.offset * LOG2_E;
     store_global(p.offset2 + row, offset2);

@@ -126,19 +126,23 @@ INFONCE_DEVICE RowValues hard_values(const RowRule& rule, float s, const RowLogi
     return values;
 }
 
-// By way of log Σ_all e^z = lse⁺ + softplus(lse⁻ - lse⁺). `positive` is each positive's share of c. Khosla et al.,
+// By way of log Σ_all e^z = lse⁺ + softplus(lse⁻ - lse⁺). `positive` is each positive's share of c. A set of one has
+// lse⁺ = z₊ and the weight -a, no difference of an exponential and 1, so that 1 - p₊ keeps its digits. Khosla et al.,
 // "Supervised Contrastive Learning", 2020, equations 2 and 3.
 INFONCE_DEVICE RowValues set_values(const RowRule& rule, const RowLogits& row) {
-    const float margin = row.negatives_lse - row.second_lse, excess = softplus(margin), all = row.second_lse + excess;
     if (rule.kind == RULE_SETS_DECOUPLED)
         return {row.negatives_lse - row.positive, row.negatives_lse, 1.0f, 1.0f / row.positives, 0.0f, infinity(), 0.0f};
-    if (rule.kind == RULE_SETS_INSIDE)
-        return {excess + log_exact(row.positives), all, sigmoid(margin), 0.0f, 0.0f, row.second_lse + softplus(-margin),
-                0.0f};
+    const bool is_one = row.positives == 1.0f;
+    const float of_positives = is_one ? row.positive : row.second_lse;
+    const float margin = row.negatives_lse - of_positives, excess = softplus(margin), share = sigmoid(margin);
+    const float all = of_positives + excess;
+    if (rule.kind == RULE_SETS_INSIDE && !is_one)
+        return {excess + log_exact(row.positives), all, share, 0.0f, 0.0f, of_positives + softplus(-margin), 0.0f};
     const float smoothing = rule.first, count = row.positives + row.negatives;
     const float of_negatives = smoothing * row.negatives / count;
-    const float value = excess + (row.second_lse - row.positive) + of_negatives * (row.positive - row.negatives_mean);
-    return {value, all, sigmoid(margin), (1.0f - smoothing) / row.positives, 0.0f, all, smoothing / count};
+    const float value = excess + (of_positives - row.positive) + of_negatives * (row.positive - row.negatives_mean);
+    if (is_one) return {value, all, share, share - smoothing, 0.0f, infinity(), smoothing / count};
+    return {value, all, share, (1.0f - smoothing) / row.positives, 0.0f, all, smoothing / count};
 }
 
 // The values of a row. Without a positive (-∞) it has no loss and no gradient, and without negatives (-∞), but for sets

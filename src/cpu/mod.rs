@@ -11,6 +11,7 @@ mod rowwise;
 mod simd;
 mod statistics_pass;
 mod top_k;
+mod triplet;
 
 #[cfg(test)]
 mod tests;
@@ -27,6 +28,7 @@ use crate::memory::{Evaluated, HostMemory, TopK};
 use crate::queue::KeyQueue;
 use crate::rows::{Matrix, Rows, RowsMut};
 use crate::statistics::{RowStatistics, SetStatistics, Statistics};
+use crate::triplet::TripletProblem;
 use gradient_pass::{GradientPass, Known, Outcome, chunk_rows, store};
 use pack::Workspace;
 use problem::{BLOCK, Problem, kernel_for};
@@ -331,6 +333,16 @@ impl Engine for CpuEngine {
         Ok(self.run(|| top_k::top_k(queries, candidates, k, exclude_self, &self.workspace)))
     }
 
+    fn triplet<T: Element, G: Element>(
+        &self,
+        problem: &TripletProblem<Rows<'_, T>>,
+        upstream: f32,
+        gradients: Gradients<RowsMut<'_, G>>,
+    ) -> Result<f32, Error> {
+        problem.check_gradients(&gradients)?;
+        Ok(self.run(|| triplet::triplet(problem, upstream, gradients)))
+    }
+
     fn normalize<T: Element, O: Element>(
         &self,
         x: Rows<'_, T>,
@@ -380,7 +392,31 @@ impl Engine for CpuEngine {
         Ok(())
     }
 
+    fn update_rows<T: Element>(
+        &self,
+        bank: RowsMut<'_, T>,
+        rows: &[u32],
+        keys: Rows<'_, T>,
+        momentum: f32,
+    ) -> Result<(), Error> {
+        crate::momentum::check(momentum)?;
+        same_dim("keys", keys.dim(), bank.dim())?;
+        same_rows("rows", rows.len(), keys.rows())?;
+        crate::bank::check_rows("rows", rows, bank.rows())?;
+        self.run(|| rowwise::update_rows(bank, rows, keys, momentum));
+        Ok(())
+    }
+
     fn enqueue<T: Element>(&self, queue: &mut KeyQueue<T>, keys: Rows<'_, T>) -> Result<(), Error> {
-        queue.push(keys)
+        queue.push(keys, None)
+    }
+
+    fn enqueue_labelled<T: Element>(
+        &self,
+        queue: &mut KeyQueue<T>,
+        keys: Rows<'_, T>,
+        labels: &[u32],
+    ) -> Result<(), Error> {
+        queue.push(keys, Some(labels))
     }
 }

@@ -11,6 +11,7 @@ use crate::engine::{Gradients, MomentumTensor};
 use crate::error::Error;
 use crate::inputs::Problem;
 use crate::launch::{DeviceMatrix, DeviceMomentum, DeviceVector};
+use crate::triplet::TripletProblem;
 
 /// An argument's name and its memory.
 pub(super) type Named = (&'static str, CudaRegion);
@@ -28,10 +29,7 @@ pub(super) fn located_problem<T: Element>(
         },
         |argument, index| {
             taken.borrow_mut().push((argument, index.region()));
-            Ok(DeviceVector {
-                address: index.on(argument, device)?,
-                length: index.len(),
-            })
+            located_indices(argument, index, device)
         },
         |argument, floats| {
             taken.borrow_mut().push((argument, floats.region()));
@@ -47,6 +45,36 @@ pub(super) fn located_problem<T: Element>(
         },
     )?;
     Ok((problem, taken.into_inner()))
+}
+
+/// The triplets in `launch`'s types, and the memory that outputs must not share.
+pub(super) fn located_triplets<T: Element>(
+    problem: &TripletProblem<CudaRows<'_, T>>,
+    device: &CudaDevice,
+) -> Result<(TripletProblem<DeviceMatrix>, Vec<Named>), Error> {
+    let taken = RefCell::new(Vec::new());
+    let problem = problem.try_map(
+        |argument, view| {
+            taken.borrow_mut().push((argument, view.region()));
+            view.on(argument, device)
+        },
+        |argument, index| {
+            taken.borrow_mut().push((argument, index.region()));
+            located_indices(argument, index, device)
+        },
+    )?;
+    Ok((problem, taken.into_inner()))
+}
+
+fn located_indices(
+    argument: &'static str,
+    index: &CudaVector<'_, u32>,
+    device: &CudaDevice,
+) -> Result<DeviceVector, Error> {
+    Ok(DeviceVector {
+        address: index.on(argument, device)?,
+        length: index.len(),
+    })
 }
 
 /// The gradients in `launch`'s types; an error where they share memory with `taken` or each other.

@@ -28,10 +28,12 @@ pub struct CudaStatistics {
     pub(super) device: CudaDevice,
 }
 
-/// One f32 on the device: the ∂loss/∂s of a [`backward`](crate::Engine::backward).
+/// One f32 on the device: the ∂loss/∂s of a [`backward`](crate::Engine::backward), the loss of a
+/// [`triplet`](crate::Engine::triplet).
 pub struct CudaNumber {
-    /// Two words; the value is the second.
     pub(super) words: Floats<CudaDevice>,
+    /// Which word is the value.
+    pub(super) word: usize,
     pub(super) device: CudaDevice,
 }
 
@@ -177,7 +179,7 @@ impl Read for CudaStatistics {
 impl CudaNumber {
     /// The value as a vector of one element.
     pub fn vector(&self) -> CudaVector<'_> {
-        from_word(1, &self.words, &self.device)
+        from_word(self.word, &self.words, &self.device)
     }
 }
 
@@ -185,7 +187,7 @@ impl Read for CudaNumber {
     type Value = f32;
 
     fn read(&self) -> Result<f32, Error> {
-        Ok(self.words.read(&self.device)?[1])
+        Ok(self.words.read(&self.device)?[self.word])
     }
 }
 

@@ -8,7 +8,7 @@
 //! | `prepared`, `quantized`, `positives`, `statistics`, `results` | the launches before gradients |
 //! | `gradient`, `fused`, `chunked`, `bias` | the launches of gradients |
 //! | `options` | tile loops of contrasts with options |
-//! | `top_k`, `rowwise`, `step` | the other verbs; a whole step of training |
+//! | `top_k`, `triplet`, `rowwise`, `step` | the other verbs; a whole step of training |
 //! | `pool`, `held`, `plan` | device memory, and how much of it a call takes |
 
 mod arithmetic;
@@ -36,6 +36,7 @@ mod step;
 #[cfg(all(test, feature = "emulator-tests"))]
 mod tests;
 mod top_k;
+mod triplet;
 mod verbs;
 
 pub(crate) use arithmetic::{Arithmetic, element_bytes};

@@ -10,7 +10,7 @@ use super::params::{HopperOptionScoresParams, OptionScoresParams, ScoreOptions, 
 use super::prepared::Prepared;
 use super::results::Direction;
 use super::similarity::Similarity;
-use super::statistics::{Partial, scores_params, smooths};
+use super::statistics::{Partial, scores_params};
 use super::{Arithmetic, Device, DeviceMatrix, Floats, kernels};
 use crate::error::Error;
 use crate::inputs::{Positives, Problem};
@@ -42,7 +42,7 @@ impl Options {
             margin: contrast.description().guard.unwrap_or(0.0),
             exponents: two.unwrap_or_default().map(|exponent| exponent as f32),
             sign: rule.second_sign() as f32,
-            sums_negatives: u32::from(smooths(rule)),
+            sums_negatives: u32::from(rule.is_smoothed()),
             ..ScoreOptions::zeroed()
         };
         if let Some(ids) = problem.ids() {

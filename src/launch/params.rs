@@ -198,6 +198,13 @@ params! {
         excludes_self: u32, lanes_log2: u32, indices: u64, best: u64,
     }
 
+    TripletParams in "rowwise/triplet.cu" {
+        anchors: Matrix, candidates: Matrix, gradient: Matrix, positives: u64, negatives: u64,
+        losses: u64, positive_starts: u64, positive_order: u64, negative_starts: u64,
+        negative_order: u64, dim: u32, margin: f32, factor: f32, accumulates: u32,
+        of_anchors: u32, padding: u32, weight: f64, result: u64,
+    }
+
     NormalizeParams in "rowwise/normalize.cu" {
         x: Matrix, y: Matrix, norms: u64, rows: u32, dim: u32, epsilon: f32, warp_rows: u32,
     }
@@ -217,6 +224,10 @@ params! {
 
     MomentumParams in "rowwise/state.cu" {
         tensors: u64, count: u32, dtype: u32, device_momentum: u64, momentum: f32, padding: u32,
+    }
+
+    UpdateRowsParams in "rowwise/state.cu" {
+        bank: Matrix, keys: Matrix, rows: u64, dim: u32, momentum: f32, epsilon: f32, padding: u32,
     }
 
     CopyRowsParams in "rowwise/state.cu" {

@@ -11,12 +11,6 @@ use super::similarity::{Similarity, TILE};
 use super::{Device, Floats, kernels};
 use crate::contrast::Contrast;
 use crate::error::Error;
-use crate::losses::RowRule;
-
-/// Whether a rule subtracts from every weight.
-pub(super) fn smooths(rule: RowRule) -> bool {
-    matches!(rule, RowRule::Sets { smoothing, .. } if smoothing > 0.0)
-}
 
 /// About as many threads as a GPU runs at a time.
 const FULL_DEVICE: usize = 1 << 17;
@@ -93,7 +87,7 @@ impl<D: Device> Similarity<'_, D> {
             negatives: self.floats(rows)?,
             positive: self.floats_if(!rule.has_one_mass(), rows)?,
             second2: self.floats_if(has_second, rows)?,
-            uniform: self.floats_if(smooths(rule), rows)?,
+            uniform: self.floats_if(rule.is_smoothed(), rows)?,
         })
     }
 

@@ -12,6 +12,7 @@ pub mod rule;
 mod sizes;
 #[cfg(test)]
 mod tests;
+mod triplet_checks;
 
 use std::collections::BTreeMap;
 use std::fmt;

@@ -45,12 +45,16 @@ pub enum Verb {
     Backward,
     /// The best candidates.
     TopK,
+    /// The triplet loss and its gradients.
+    Triplet,
     /// Rows scaled to norm 1.
     Normalize,
     /// The gradient of normalize.
     NormalizeBackward,
     /// The key encoder's average.
     MomentumUpdate,
+    /// Rows of a memory bank.
+    UpdateRows,
     /// The key queue.
     Enqueue,
 }
@@ -63,9 +67,11 @@ impl fmt::Display for Verb {
             Verb::ValueAndGradDqOnly => "value_and_grad (dq)",
             Verb::Backward => "backward",
             Verb::TopK => "top_k",
+            Verb::Triplet => "triplet",
             Verb::Normalize => "normalize",
             Verb::NormalizeBackward => "normalize_backward",
             Verb::MomentumUpdate => "momentum_update",
+            Verb::UpdateRows => "update_rows",
             Verb::Enqueue => "enqueue",
         })
     }

@@ -8,7 +8,8 @@ use infonce::cuda::{
 };
 use infonce::{
     Contrast, CudaError, DType, Engine, Error, Evaluation, Gradients, Inputs, KeyQueue, Memory,
-    NO_POSITIVE, Positives, Read, RowStatistics, Shape, Statistics, Work,
+    MemoryBank, NO_POSITIVE, Positives, Read, RowStatistics, Shape, Statistics, Triplet, Triplets,
+    Work,
 };
 use libtest_mimic::{Arguments, Trial};
 
@@ -28,6 +29,7 @@ mod step;
 
 const TESTS: &[(&str, Test)] = tests![
     a_recorded_call_gives_the_bits_of_a_plain_one,
+    a_recorded_triplet_loss_gives_the_bits_of_a_plain_one,
     the_first_call_of_a_handle_may_be_recorded,
     a_handle_may_be_dropped_while_its_work_is_running,
     threads_get_the_same_bits_from_any_handles,
@@ -36,6 +38,7 @@ const TESTS: &[(&str, Test)] = tests![
     outputs_that_share_memory_with_an_argument_are_refused,
     columns_of_a_larger_matrix_give_the_bits_of_a_copy,
     a_queue_on_the_device_holds_what_one_on_the_host_holds,
+    a_bank_on_the_device_moves_its_named_rows,
     the_best_left_on_the_device_are_those_that_are_read,
     shards_of_the_candidates_give_the_gradients_of_all,
 ];
@@ -138,6 +141,36 @@ fn a_recorded_call_gives_the_bits_of_a_plain_one(device: &CudaDevice) -> Result<
             assert_eq!(left(&results)?, plain);
             assert_eq!((bits(&dq.download()?), bits(&dk.download()?)), expected);
         }
+    }
+    Ok(())
+}
+
+fn a_recorded_triplet_loss_gives_the_bits_of_a_plain_one(device: &CudaDevice) -> Result<(), Error> {
+    let (engine, dim) = (CudaEngine::on(device.clone()), 72);
+    let (q, k) = (matrix(device, dim, 1)?, matrix(device, dim, 2)?);
+    let mut dq = CudaBuffer::<f32>::zeroed(device, ROWS * dim)?;
+    let mut dk = CudaBuffer::<f32>::zeroed(device, ROWS * dim)?;
+    let index = |step: u32| -> Vec<u32> { (0..ROWS as u32).map(|i| i * step % 9).collect() };
+    let positives = CudaBuffer::upload(device, &index(1))?;
+    let negatives = CudaBuffer::upload(device, &index(4))?;
+    let problem = Triplet::new(2.0)?.on(Triplets {
+        q: q.rows(ROWS, dim)?,
+        k: Some(k.rows(ROWS, dim)?),
+        positives: positives.vector()?,
+        negatives: negatives.vector()?,
+    })?;
+    let plain = engine.triplet(&problem, 1.0, gradients(&mut dq, &mut dk, dim)?)?;
+    let plain = plain.read()?;
+    let expected = (bits(&dq.download()?), bits(&dk.download()?));
+    let outputs = gradients(&mut dq, &mut dk, dim)?;
+    let (loss, graph) = device.record(|| engine.triplet(&problem, 1.0, outputs))?;
+    for _ in 0..2 {
+        dq.write(&vec![f32::NAN; ROWS * dim])?;
+        dk.write(&vec![f32::NAN; ROWS * dim])?;
+        // SAFETY: all buffers are alive, and read only after the graph.
+        unsafe { graph.launch()? };
+        assert_eq!(loss.read()?.to_bits(), plain.to_bits());
+        assert_eq!((bits(&dq.download()?), bits(&dk.download()?)), expected);
     }
     Ok(())
 }
@@ -303,6 +336,15 @@ fn outputs_that_share_memory_with_an_argument_are_refused(
         let refused = engine.value_and_grad(&problem, 1.0, gradients);
         assert_eq!(refused.err(), Some(aliasing("gradients.dq", other)));
     }
+    let triplets = Triplets {
+        q,
+        k: None,
+        positives: index,
+        negatives: index,
+    };
+    let gradients = Gradients::new(dq.rows_mut(ROWS, 8)?, None);
+    let refused = engine.triplet(&Triplet::default().on(triplets)?, 1.0, gradients);
+    assert_eq!(refused.err(), Some(aliasing("gradients.dq", "positives")));
     let rows = RowStatistics {
         negatives_lse: vec![0.0; ROWS],
         positive: vec![0.0; ROWS],
@@ -362,17 +404,65 @@ fn a_queue_on_the_device_holds_what_one_on_the_host_holds(
     let engine = CudaEngine::on(device.clone());
     let mut on_host = KeyQueue::<bf16>::new(7, 5)?;
     let mut on_device = CudaQueue::from_host(device, &on_host)?;
-    assert!(on_device.filled().is_none());
+    let mut labelled_host = on_host.clone().with_labels(&[])?;
+    let mut labelled = CudaQueue::from_host(device, &labelled_host)?;
+    assert!(on_device.filled().is_none() && labelled.labels().is_none());
     for batch in [3, 1, 5, 7, 16, 2] {
         let element = |i: usize| bf16::from_f32((i + batch) as f32);
         let keys: Vec<bf16> = (0..batch * 5).map(element).collect();
         let cpu = infonce::CpuEngine::new();
         cpu.enqueue(&mut on_host, infonce::Rows::new(&keys, batch, 5)?)?;
-        let keys = CudaBuffer::upload(device, &keys)?;
-        engine.enqueue(&mut on_device, keys.rows(batch, 5)?)?;
+        let labels: Vec<u32> = (0..batch as u32).map(|i| NO_POSITIVE - i % 3).collect();
+        let keys_there = CudaBuffer::upload(device, &keys)?;
+        let labels_there = CudaBuffer::upload(device, &labels)?;
+        let view = keys_there.rows(batch, 5)?;
+        engine.enqueue(&mut on_device, view)?;
         assert_eq!(on_device.to_host()?, on_host);
+        cpu.enqueue_labelled(
+            &mut labelled_host,
+            infonce::Rows::new(&keys, batch, 5)?,
+            &labels,
+        )?;
+        engine.enqueue_labelled(&mut labelled, view, labels_there.vector()?)?;
+        assert_eq!(labelled.to_host()?, labelled_host);
+        assert_eq!(
+            labelled.labels().map(|labels| labels.len()),
+            Some(labelled.fill())
+        );
+        assert!(engine.enqueue(&mut labelled, view).is_err());
         assert_eq!(on_device.fill(), on_host.fill());
     }
+    Ok(())
+}
+
+fn a_bank_on_the_device_moves_its_named_rows(device: &CudaDevice) -> Result<(), Error> {
+    let engine = CudaEngine::on(device.clone());
+    let (rows, dim) = (9, 20);
+    let mut bank = MemoryBank::<f32>::random(rows, dim, 1)?;
+    let keys = MemoryBank::<f32>::random(4, dim, 2)?;
+    let mut there = CudaBuffer::upload(device, bank.elements())?;
+    let keys_there = CudaBuffer::upload(device, keys.elements())?;
+    let view = keys_there.rows(4, dim)?;
+    // Index 9, which the host refuses in its own memory, names no row of the device's.
+    let index = CudaBuffer::upload(device, &[8, 2, 9, 2])?;
+    engine.update_rows(there.rows_mut(rows, dim)?, index.vector()?, view, 0.5)?;
+    let cpu = infonce::CpuEngine::new();
+    cpu.update_rows(
+        bank.as_rows_mut(),
+        &[8, 2, NO_POSITIVE, 2],
+        keys.as_rows(),
+        0.5,
+    )?;
+    let found = there.download()?;
+    let pairs = found.iter().zip(bank.elements());
+    assert!(pairs.into_iter().all(|(x, y)| (x - y).abs() < 1e-6));
+    assert_eq!(found[..2 * dim], bank.elements()[..2 * dim]);
+
+    let shared = there.rows_mut(rows, dim)?;
+    // SAFETY: the first rows of the bank.
+    let first = unsafe { CudaRows::from_raw(shared.region().address(), 4, dim, dim, device)? };
+    let refused = engine.update_rows(shared, index.vector()?, first, 0.5);
+    assert_eq!(refused, Err(aliasing("bank", "keys")));
     Ok(())
 }
 

@@ -1,6 +1,6 @@
 //! Rows with gaps between them, on engines with host memory.
 
-use infonce::{Accumulate, Gradients, RowsMut};
+use infonce::{Accumulate, Gradients, RowsMut, Triplet, Triplets};
 
 use super::*;
 
@@ -130,6 +130,33 @@ fn other_verbs<E: Engine<Memory = HostMemory>>(new: New<E>) -> Result<(), Error>
 
         let best = engine.top_k(plain_x, plain_dy, 4, false)?;
         assert_eq!(engine.top_k(wide_x, wide_dy, 4, false)?, best);
+
+        let index: Vec<u32> = (0..rows as u32).collect();
+        let triplet = |[q, k]: [Rows<'_, T>; 2], gapped: &mut [T], stride: usize| {
+            let problem = Triplet::new(50.0)?.on(Triplets {
+                q,
+                k: Some(k),
+                positives: &index[..],
+                negatives: &[3; 11],
+            })?;
+            let (dq, dk) = gapped.split_at_mut(rows * stride);
+            let gradients = Gradients::new(
+                RowsMut::with_stride(dq, rows, dim, stride)?,
+                Some(RowsMut::with_stride(dk, rows, dim, stride)?),
+            );
+            Ok::<_, Error>(engine.triplet(&problem, 1.5, gradients)?.to_bits())
+        };
+        let mut plain = vec![gap; 2 * rows * dim];
+        let mut gapped = vec![gap; 2 * rows * stride];
+        let loss = triplet([plain_x, plain_dy], &mut plain, dim)?;
+        assert_eq!(triplet([wide_x, wide_dy], &mut gapped, stride)?, loss);
+        assert_eq!(bits(&without_gaps(&gapped, dim, gap, &what)), bits(&plain));
+        let rows_of: Vec<u32> = (0..rows as u32).map(|i| i * i % rows as u32).collect();
+        let moved = OnHost(engine).update_rows(plain_x, &rows_of, plain_dy, 0.5)?;
+        let mut gapped = with_gaps(&x, dim, gap);
+        let to = RowsMut::with_stride(&mut gapped, rows, dim, stride)?;
+        engine.update_rows(to, &rows_of, wide_dy, 0.5)?;
+        assert_eq!(bits(&without_gaps(&gapped, dim, gap, &what)), bits(&moved));
 
         let [mut queue, mut wide_queue] = [
             infonce::KeyQueue::<T>::new(7, dim)?,

@@ -4,11 +4,13 @@
 
 mod layouts;
 mod losses;
+mod mining;
 #[cfg(feature = "cuda")]
 #[path = "../cuda_device/no_device.rs"]
 mod no_device;
 mod options;
 mod shards;
+mod triplet;
 mod verbs;
 
 use half::{bf16, f16};
@@ -44,7 +46,9 @@ fn trials<E: Engine + 'static>(engine: &str, new: New<E>) -> Vec<Trial> {
     let promises = losses::promises::<E>().into_iter();
     let promises = promises
         .chain(options::promises::<E>())
+        .chain(mining::promises::<E>())
         .chain(shards::promises::<E>())
+        .chain(triplet::promises::<E>())
         .chain(verbs::promises::<E>());
     promises
         .map(|promise| trial(engine, new, promise))

@@ -11,6 +11,7 @@ mod rules;
 mod shards;
 mod step;
 mod top_k;
+mod triplet;
 mod two_terms;
 mod workspace;
 

@@ -679,7 +679,7 @@ fn weights_of_rows_serve_every_scheme() -> Result<(), Error> {
         let batch = Batch::<T>::new(n, n, dim);
         let exact = batch.exact();
         for contrast in contrasts()? {
-            let rules = [RowRule::SOFTMAX, RowRule::Decoupled { sigma: Some(0.5) }];
+            let rules = [RowRule::SOFTMAX, RowRule::Decoupled { sigma: Some(8.0) }];
             for rule in rules {
                 let given = Given {
                     contrast: contrast
@@ -745,4 +745,43 @@ fn weights_of_rows_serve_every_scheme() -> Result<(), Error> {
     check::<f16>(false, 264, 1e-3)?;
     check::<f16>(true, 264, 1e-3)?;
     check::<bf16>(true, 40, 4e-3)
+}
+
+#[test]
+fn options_in_tf32_are_the_references() -> Result<(), Error> {
+    let (n, m, dim) = (70, 150, 24);
+    let batch = Batch::<f32>::new(n, m, dim);
+    let exact = batch.exact();
+    for (name, given) in cases(n, m)? {
+        // A rounded logit may pass the guard.
+        if given.contrast.description().guard.is_some() {
+            continue;
+        }
+        let memory = Memory::on(EmulatedDevice::new(Schedule::Mixed, 6, 3));
+        let problem = given.on(batch.rows())?;
+        let shape = problem.shape();
+        let on_device = problem.try_map::<DeviceMatrix>(
+            |_, rows| memory.given(&rows.contiguous(), dim, 0),
+            |_, words| memory.words(words),
+            |_, words| memory.words(words),
+            |_| unreachable!("no scale on the device"),
+        )?;
+        let gradient = |rows| memory.matrix([rows, dim], DType::F32, 0);
+        let dk = given.contrast.has_dk().then(|| gradient(shape.candidates));
+        let to = Gradients::new(gradient(n)?, dk.transpose()?);
+        let similarity = Similarity::new(&memory.device, 0).with_tf32(true);
+        let value = similarity.value_and_grad(&on_device, 1.0, &to)?;
+        let value = value.read(&memory.device)?;
+        let expected = reference::value_and_grad(&given.on(exact.each_ref())?, 1.0);
+        let off = (f64::from(value.loss) - expected.loss).abs();
+        assert!(
+            off <= 3e-3 * (1.0 + expected.loss.abs()),
+            "{name}: {off:.1e}"
+        );
+        near(name, &memory.elements(to.dq)?, expected.dq.as_slice(), 2e-2);
+        if let (Some(found), Some(expected)) = (to.dk, &expected.dk) {
+            near(name, &memory.elements(found)?, expected.as_slice(), 2e-2);
+        }
+    }
+    Ok(())
 }

@@ -2,9 +2,9 @@
 
 use super::*;
 use crate::launch::params::ReduceParams;
-use crate::launch::{Device, DeviceStatistics, kernels};
-use crate::losses::{RowContext, RowLogits, RowRule, RowValues};
-use crate::statistics::RowStatistics;
+use crate::launch::{Device, DeviceStatistics, Floats, kernels};
+use crate::losses::{RowContext, RowLogits, RowRule, RowValues, SetForm};
+use crate::statistics::{RowStatistics, SetStatistics};
 
 const RULES: [RowRule; 9] = [
     RowRule::SOFTMAX,
@@ -189,6 +189,127 @@ fn weights_take_the_mean_of_rows_with_a_positive() -> Result<(), Error> {
             off < 1e-5 * (1.0 + expected.abs()),
             "row {row}: {found:?}, {expected}"
         );
+    }
+    Ok(())
+}
+
+/// Value, offset, c, o₂ and ε′.
+fn listed_of_two(values: RowValues) -> [f64; 5] {
+    let RowValues {
+        value,
+        offset,
+        positive,
+        second,
+        uniform,
+        ..
+    } = values;
+    [value, offset, positive, second, uniform]
+}
+
+#[test]
+fn rules_of_two_exponentials_have_the_digits_of_f64() -> Result<(), Error> {
+    const NAMES: [&str; 5] = ["value", "offset", "c", "o₂", "ε′"];
+    let sets = |form, smoothing| RowRule::Sets { form, smoothing };
+    for rule in [
+        sets(SetForm::MeanOutside, 0.0),
+        sets(SetForm::MeanOutside, 0.25),
+        sets(SetForm::MeanInside, 0.0),
+        sets(SetForm::Decoupled, 0.0),
+        RowRule::HardNegatives {
+            beta: 1.5,
+            prior: 0.1,
+        },
+    ] {
+        let mut rows = RowStatistics::default();
+        let mut set = SetStatistics::default();
+        for step in -40..=40 {
+            let positive = [-8.0, 0.25, 9.0][(step + 40) as usize % 3];
+            let count = [1.0, 5.0][(step + 40) as usize % 2];
+            rows.positive.push(positive);
+            rows.negatives_lse.push(positive + step as f32 / 2.0);
+            set.positives.push(count);
+            set.positives_lse.push(positive + 2.0 * count.ln());
+            let smoothed = f32::from(u8::from(rule.is_smoothed()));
+            set.negatives.push(37.0 * smoothed);
+            set.negatives_mean.push(-0.7 * smoothed);
+        }
+        match rule.takes_sets() {
+            true => rows.sets = Some(set),
+            false => rows.second_lse = rows.negatives_lse.iter().map(|x| 0.4 * x + 1.0).collect(),
+        }
+        let memory = Memory::on(EmulatedDevice::new(Schedule::Mixed, 3, 3));
+        let device = &memory.device;
+        let matrix = |rows| DeviceMatrix::new(1 << 30, [rows, 4], DType::F32);
+        let contrast = Contrast::info_nce(1.0 / SCALE)?.with_rule(rule)?;
+        let matrices = [rows.len(), CANDIDATES, rows.len()].map(matrix);
+        let problem = contrast.pose(matrices, Positives::DIAGONAL)?;
+        let similarity = Similarity::new(device, 0);
+        let prepared = similarity.prepare(&problem)?;
+        let statistics = Statistics {
+            rows: rows.clone(),
+            columns: None,
+        };
+        let given = DeviceStatistics::upload(device, &statistics)?;
+        let masses = similarity.masses_of(&prepared, &given.rows)?;
+        let read = |plane: Option<&Floats<_>>| -> Result<Vec<f32>, Error> {
+            Ok(match plane {
+                Some(plane) => plane.read(device)?,
+                None => vec![0.0; rows.len()],
+            })
+        };
+        let planes = [
+            read(Some(&masses.offset2))?,
+            read(Some(masses.of_positive()))?,
+            read(masses.second2.as_ref())?,
+            read(masses.uniform.as_ref())?,
+        ];
+        let context = RowContext::new(
+            rule,
+            f64::from(SCALE),
+            problem.negatives(),
+            std::iter::empty(),
+        );
+        let result = memory.unwritten(2 * 4)?;
+        for row in 0..rows.len() {
+            let params = ReduceParams {
+                of_rows: given.rows.params(row),
+                rows: 1,
+                row_weight: 1.0,
+                rule: prepared.rule,
+                contrast: prepared.view,
+                result,
+                ..bytemuck::Zeroable::zeroed()
+            };
+            device.start(kernels::REDUCE, [1; 3], &params)?;
+            let value = memory.read::<f32>(result, 1)?[0];
+            let in_nats = |plane: &[f32]| plane[row] * std::f32::consts::LN_2;
+            let [offset2, c, second2, uniform] = &planes;
+            let found = [
+                value,
+                in_nats(offset2),
+                c[row],
+                in_nats(second2),
+                uniform[row],
+            ];
+            let logits = rows.logits(row);
+            let expected = listed_of_two(rule.values(&logits, &context));
+            let step = f64::from(f32::EPSILON) * (logits.negatives_lse.abs() + 10.0);
+            let near = [-step, step].map(|step| {
+                let logits = RowLogits {
+                    negatives_lse: logits.negatives_lse + step,
+                    second_lse: logits.second_lse - step,
+                    ..logits
+                };
+                listed_of_two(rule.values(&logits, &context))
+            });
+            for (which, name) in NAMES.iter().enumerate() {
+                let (x, y) = (f64::from(found[which]), expected[which]);
+                let spread = near.iter().map(|near| (near[which] - y).abs());
+                let allowed = 3e-6 * y.abs() + 2.0 * spread.fold(0.0, f64::max);
+                let is_near = x == y || (x - y).abs() <= allowed;
+                assert!(is_near, "{rule:?}, {logits:?}: {name} is {x}, not {y}");
+            }
+        }
     }
     Ok(())
 }

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use super::*;
+use crate::{Miner, Triplet};
 
 /// The text of `docs/losses.md` for [`TABLE`].
 fn document() -> String {
@@ -32,6 +33,14 @@ fn document() -> String {
             loss.name, loss.key, loss.formula, loss.temperature, loss.source,
         );
     }
+    text += &format!(
+        "\nThe triplet loss max(0, margin + ‖q − k₊‖² − ‖q − k₋‖²) (`Triplet`; FaceNet, Schroff et al. 2015, section 3.1) is no \
+         contrast but a verb of its own, on given positives and negatives: default margin {}, mean over the anchors, gradients \
+         dq, dk. `semi_hard` selects its negatives from the engine's top-k. `Miner` draws negatives for any loss from the \
+         {} hardest (ANCE, Xiong et al. 2021).\n",
+        Triplet::MARGIN,
+        Miner::DEPTH,
+    );
     text
 }
 
