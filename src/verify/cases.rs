@@ -230,7 +230,8 @@ const COUNTED: Set = |options| options.of_positives = true;
 const SMOOTH: Set = |options| options.smoothing = 0.5;
 
 /// Kinds with options, or with sets of their own: the loss, how positives are given, the loss whose rule it has, and the
-/// options. Each option with each layout that allows it, and in combinations.
+/// options. Each option with each layout that allows it, and in combinations. The types of inputs and gradients follow the
+/// place: kinds with biases on pairs stand apart, so that every type of both has one.
 const OPTIONED_KINDS: [(&str, Given, &str, &[Set]); 20] = [
     // Row-wise options, with the launches of every loss.
     ("info_nce", Given::IndexWithGaps, "", &[WEIGHTS, COUNTED]),
@@ -250,6 +251,13 @@ const OPTIONED_KINDS: [(&str, Given, &str, &[Set]); 20] = [
     ("nt_xent", Given::Diagonal, "", &[IDS, GUARD, BIAS]),
     ("moco", Given::Diagonal, "", &[IDS, GUARD]),
     ("supcon", Given::Index, "nt_xent", &[IDS]),
+    // Two exponents.
+    (
+        "info_nce",
+        Given::IndexWithGaps,
+        "hard",
+        &[BIAS, WEIGHTS, COUNTED],
+    ),
     // Sets.
     ("supcon", Given::Labels, "", &[WEIGHTS, COUNTED]),
     ("supcon", Given::Lists, "", &[IDS, BIAS, WEIGHTS, SMOOTH]),
@@ -263,13 +271,6 @@ const OPTIONED_KINDS: [(&str, Given, &str, &[Set]); 20] = [
         Given::Lists,
         DECOUPLED_SETS.key,
         &[BIAS, WEIGHTS],
-    ),
-    // Two exponents.
-    (
-        "info_nce",
-        Given::IndexWithGaps,
-        "hard",
-        &[BIAS, WEIGHTS, COUNTED],
     ),
 ];
 
