@@ -595,14 +595,67 @@ fn sampled_softmax_corrects_logits_and_leaves_hits_out() -> Test {
         ..DIAGONAL
     };
     let matrices = [unit_rows(7, 5, 28), unit_rows(7, 5, 29)];
-    is_published_with(&Contrast::info_nce(0.0625)?, &matrices, &given, |of| {
-        let row = |i: usize| {
-            let score = |j: usize| 16.0 * dot(of[0].row(i), of[1].row(j)) + of[2].row(0)[j];
-            let left = (0..7).filter(|&j| j == i || items[j] != items[i]);
-            left.map(|j| score(j).exp()).sum::<f64>().ln() - score(i)
+    is_published_with(
+        &Contrast::sampled_softmax(0.0625)?,
+        &matrices,
+        &given,
+        |of| {
+            let row = |i: usize| {
+                let score = |j: usize| 16.0 * dot(of[0].row(i), of[1].row(j)) + of[2].row(0)[j];
+                let left = (0..7).filter(|&j| j == i || items[j] != items[i]);
+                left.map(|j| score(j).exp()).sum::<f64>().ln() - score(i)
+            };
+            (0..7).map(row).sum::<f64>() / 7.0
+        },
+    )
+}
+
+#[test]
+fn cpc_scores_each_offset_with_a_matrix_of_its_own() -> Test {
+    // Equation 4 of van den Oord et al. 2018 for two offsets: f_h(x, c) = exp(xᵀ W_hᵀ c); contexts after steps 0 to 3 of a
+    // sequence, encodings of steps 0 to 5.
+    let (c, x) = (unit_rows(4, 3, 36), unit_rows(6, 5, 37));
+    let weights = [38, 39].map(|seed| unit_rows(3, 5, seed));
+    let score = |w: &Dense, t: usize, j: usize| {
+        let of_context = |d: usize| (0..3).map(|e| c.row(t)[e] * w.row(e)[d]).sum::<f64>();
+        (0..5).map(|d| of_context(d) * x.row(j)[d]).sum::<f64>()
+    };
+    let formula = |weights: &[Dense]| {
+        let of_offset = |(h, w): (usize, &Dense)| {
+            let row = |t: usize| {
+                let all: f64 = (1 + h..5 + h).map(|j| score(w, t, j).exp()).sum();
+                all.ln() - score(w, t, t + 1 + h)
+            };
+            (0..4).map(row).sum::<f64>() / 4.0
         };
-        (0..7).map(row).sum::<f64>() / 7.0
-    })
+        weights.iter().enumerate().map(of_offset).sum::<f64>() / 2.0
+    };
+    let contrast = Contrast::info_nce(1.0)?;
+    let mut loss = 0.0;
+    for (h, w) in weights.iter().enumerate() {
+        let q = Dense::from_fn(4, 5, |t, d| (0..3).map(|e| c.row(t)[e] * w.row(e)[d]).sum());
+        let k = Dense::from_fn(4, 5, |j, d| x.row(j + 1 + h)[d]);
+        let value = in_float64(&contrast, &[q, k], &DIAGONAL)?;
+        loss += value.loss / 2.0;
+        let dw = (0..15).map(|place| {
+            let (e, d) = (place / 5, place % 5);
+            (0..4)
+                .map(|t| c.row(t)[e] * value.dq.row(t)[d] / 2.0)
+                .sum::<f64>()
+        });
+        let derivative = |place: usize| {
+            let at = |step: f64| {
+                let mut moved = weights.clone();
+                moved[h].as_mut_slice()[place] += step;
+                formula(&moved)
+            };
+            (at(1e-5) - at(-1e-5)) / 2e-5
+        };
+        let expected: Vec<f64> = (0..15).map(derivative).collect();
+        assert_near(dw, &expected, 1e-7, "dW of an offset");
+    }
+    assert_near([loss].into_iter(), &[formula(&weights)], 1e-12, "CPC");
+    Ok(())
 }
 
 #[test]
@@ -681,7 +734,7 @@ fn declutr_is_nt_xent_of_anchors_and_mean_positives() -> Test {
         0..5 => anchors.row(i)[d],
         _ => means.row(i - 5)[d],
     });
-    let contrast = Contrast::nt_xent(0.05)?.with_reduction(Reduction::Sum);
+    let contrast = Contrast::declutr(0.05)?.with_reduction(Reduction::Sum);
     is_published(&contrast, &[z], |z| {
         let l = |i: usize, j: usize| {
             let exp = |k: usize| (20.0 * dot(z[0].row(i), z[0].row(k))).exp();
@@ -706,16 +759,20 @@ fn contra_d_is_nt_xent_of_reals_and_sup_con_of_fakes() -> Test {
     let labels: Vec<u32> = (0..13)
         .map(|i| if i < 8 { NO_POSITIVE } else { 0 })
         .collect();
-    let contrast = Contrast::sup_con(tau)?.with_reduction(Reduction::MeanOfPositives);
-    is_published_with(&contrast, &[z], &Given::labels(&labels), |z| {
-        let fake = |i: usize| {
-            let all = others(13, i);
-            let others = (8..13).filter(|&p| p != i);
-            let log = |p: usize| log_probability(z[0].row(i), &z[0], p, &all, f64::from(tau));
-            -others.map(log).sum::<f64>() / 4.0
-        };
-        (8..13).map(fake).sum::<f64>() / 5.0
-    })
+    is_published_with(
+        &Contrast::contra_d(tau)?,
+        &[z],
+        &Given::labels(&labels),
+        |z| {
+            let fake = |i: usize| {
+                let all = others(13, i);
+                let others = (8..13).filter(|&p| p != i);
+                let log = |p: usize| log_probability(z[0].row(i), &z[0], p, &all, f64::from(tau));
+                -others.map(log).sum::<f64>() / 4.0
+            };
+            (8..13).map(fake).sum::<f64>() / 5.0
+        },
+    )
 }
 
 #[test]

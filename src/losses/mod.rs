@@ -62,6 +62,9 @@ losses! {
     hard_negatives: LOSS;
     mnr: LOSS;
     graph_cl: LOSS;
+    sampled_softmax: LOSS;
+    declutr: LOSS;
+    contra_d: LOSS;
     n_pairs: LOSS;
     inst_disc: LOSS;
     pcl: LOSS;
