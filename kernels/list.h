@@ -164,6 +164,7 @@ struct normalize : Plain<256, 1, 0> {};             // rowwise/normalize.cu
 struct normalize_backward : Plain<256, 1, 0> {};    // rowwise/normalize.cu
 struct quantize_rows : Plain<256, 1, 0> {};         // rowwise/quantize.cu
 struct momentum_update : Plain<256, 4, 0> {};       // rowwise/state.cu
+struct update_rows : Plain<256, 1, 0> {};           // rowwise/state.cu
 struct copy_rows : Plain<256, 1, 0> {};             // rowwise/state.cu
 struct advance_cursor : Plain<32, 1, 0> {};         // rowwise/state.cu
 

@@ -325,13 +325,48 @@ pub trait Engine {
         tensors: &mut [MomentumOf<'_, Self, T>],
     ) -> Result<(), Error>;
 
+    /// Moves rows of a memory bank, M × D, towards a batch of keys, B × D (InstDisc, Wu et al. 2018; the authors' m is
+    /// 0.5). For each key k_i and its row r = `rows[i]`
+    /// ```text
+    /// y = m·bank_r + (1 − m)·k_i        bank_r ← y / max(‖y‖, 10⁻¹²)
+    /// ```
+    /// in f32, rounded once. Where an index occurs several times, the last of its keys counts and the others do
+    /// nothing. [`NO_POSITIVE`](crate::NO_POSITIVE) names no row. Other indices of M or more are an error in host
+    /// memory; in device memory, which is not checked, they name no row either.
+    /// [`reference::update_rows`](crate::reference::update_rows) is the definition,
+    /// [`MemoryBank`](crate::MemoryBank) a bank in host memory.
+    ///
+    /// # Errors
+    /// [`Error::Scalar`] unless 0 ≤ m ≤ 1, [`Error::Dimension`] when the keys' D is not the bank's, [`Error::Rows`]
+    /// unless there is an index for each key, [`Error::RowOutOfRange`]; nothing is written then.
+    fn update_rows<T: Element>(
+        &self,
+        bank: RowsMutOf<'_, Self, T>,
+        rows: VectorOf<'_, Self, u32>,
+        keys: RowsOf<'_, Self, T>,
+        momentum: f32,
+    ) -> Result<(), Error>;
+
     /// Writes a batch of keys, B × D, over the oldest keys of the queue.
     ///
     /// # Errors
-    /// [`Error::Dimension`] when the keys' D is not the queue's.
+    /// [`Error::Dimension`] when the keys' D is not the queue's, [`Error::QueueLabels`] for a queue with labels.
     fn enqueue<T: Element>(
         &self,
         queue: &mut <Self::Memory as Memory>::Queue<T>,
         keys: RowsOf<'_, Self, T>,
+    ) -> Result<(), Error>;
+
+    /// [`enqueue`](Self::enqueue) of keys with a label each, B labels, for a queue
+    /// [with labels](crate::KeyQueue::with_labels).
+    ///
+    /// # Errors
+    /// [`Error::Dimension`] when the keys' D is not the queue's, [`Error::QueueLabels`] for a queue without labels,
+    /// [`Error::Rows`] unless there is a label for each key.
+    fn enqueue_labelled<T: Element>(
+        &self,
+        queue: &mut <Self::Memory as Memory>::Queue<T>,
+        keys: RowsOf<'_, Self, T>,
+        labels: VectorOf<'_, Self, u32>,
     ) -> Result<(), Error>;
 }

@@ -69,6 +69,19 @@ pub enum Error {
         given: f32,
         allowed: &'static str,
     },
+    /// A row that holds NaN or infinity, or is too long for f32.
+    #[error("`{argument}[{row}]` has no finite length")]
+    NotFinite { argument: &'static str, row: usize },
+    /// An index that names no row of a matrix.
+    #[error("`{argument}[{place}]` is {given}; there are {rows} rows")]
+    RowOutOfRange {
+        argument: &'static str,
+        /// The place of the index among those given.
+        place: usize,
+        given: u32,
+        /// The rows that there are.
+        rows: usize,
+    },
     /// Inputs of another layout than the contrast is defined on.
     #[error("`inputs` is Inputs::{given}; {contrast} is defined on Inputs::{expected}")]
     Inputs {
@@ -117,6 +130,12 @@ pub enum Error {
     /// A saved state that contradicts itself.
     #[error("the saved queue state is inconsistent: {reason}")]
     QueueState { reason: String },
+    /// Keys with labels for a queue that keeps none, or the reverse.
+    #[error("`labels` are {given}; the queue keeps {expected}")]
+    QueueLabels {
+        given: &'static str,
+        expected: &'static str,
+    },
     /// The thread pool could not be started.
     #[error("`threads` is {given}: no thread pool could be started ({reason})")]
     Threads {

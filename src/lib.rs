@@ -19,9 +19,9 @@
 //! ```
 //!
 //! [`losses`] lists the losses: NT-Xent, InfoNCE, MoCo, CLIP and others. Embeddings and gradients are f32, f16 or
-//! bf16; sums, losses and statistics are f32. Engines also have the [triplet loss](Triplet), top-k search, which
-//! mines negatives ([`Miner`], [`semi_hard`]), row normalisation, and the key queue and momentum update of MoCo
-//! ([`KeyQueue`], [`MomentumSchedule`]).
+//! bf16; sums, losses and statistics are f32. Engines also have the [triplet loss](Triplet), top-k search, which mines
+//! negatives ([`Miner`], [`semi_hard`]), row normalisation, the key queue and momentum update of MoCo ([`KeyQueue`],
+//! [`MomentumSchedule`]), the memory bank of InstDisc ([`MemoryBank`]) and the prototypes of PCL ([`KMeans`]).
 //!
 //! # Engines
 //! | engine | computes on | feature |
@@ -45,6 +45,7 @@
 /// The version of this crate, such as "0.1.0".
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 
+mod bank;
 pub mod contrast;
 mod cpu;
 #[cfg(feature = "cuda")]
@@ -71,7 +72,9 @@ pub mod losses;
 mod memory;
 mod mining;
 mod momentum;
+mod prototypes;
 mod queue;
+mod random;
 mod ranking;
 pub mod reference;
 mod rows;
@@ -84,6 +87,7 @@ mod triplet;
 #[cfg(feature = "cli")]
 pub mod verify;
 
+pub use bank::MemoryBank;
 pub use contrast::{Contrast, Reduction, Shape, Work};
 pub use cpu::CpuEngine;
 pub use element::{DType, Element};
@@ -93,6 +97,7 @@ pub use inputs::{Ids, Inputs, Matrices, NO_ID, NO_POSITIVE, Positives, Problem};
 pub use memory::{Evaluated, Evaluation, HostMemory, Memory, Read, TopK};
 pub use mining::{Miner, semi_hard};
 pub use momentum::MomentumSchedule;
+pub use prototypes::{KMeans, Prototypes};
 pub use queue::KeyQueue;
 pub use ranking::{MultipleNegativesRanking, Partition, RankingBatch};
 pub use rows::{Elements, Matrix, Rows, RowsMut, View};

@@ -129,6 +129,9 @@ pub trait Memory: 'static {
     /// The keys that a queue holds, one a row of D elements; `None` while it is empty.
     fn filled<T: Element>(queue: &Self::Queue<T>) -> Option<Self::Rows<'_, T>>;
 
+    /// The labels of the keys that a queue holds; `None` while it is empty, and for a queue without labels.
+    fn labels<T: Element>(queue: &Self::Queue<T>) -> Option<Self::Vector<'_, u32>>;
+
     /// A copy of a queue in host memory, bit for bit.
     ///
     /// # Errors
@@ -222,6 +225,10 @@ impl Memory for HostMemory {
 
     fn filled<T: Element>(queue: &KeyQueue<T>) -> Option<Rows<'_, T>> {
         queue.filled()
+    }
+
+    fn labels<T: Element>(queue: &KeyQueue<T>) -> Option<&[u32]> {
+        queue.labels().filter(|labels| !labels.is_empty())
     }
 
     fn saved<T: Element>(&self, queue: &KeyQueue<T>) -> Result<KeyQueue<T>, Error> {

@@ -8,6 +8,7 @@ use crate::engine::{Engine, RowsOf};
 use crate::error::{Error, within};
 use crate::inputs::{NO_POSITIVE, Positives, check_lists};
 use crate::memory::{Read, TopK};
+use crate::random::SplitMix;
 use crate::rows::Matrix;
 
 /// Draws the hard negatives of queries from a corpus (ANCE, Xiong et al. 2021): of each query the `depth`
@@ -102,7 +103,7 @@ impl Miner {
             let others = listed.iter().copied();
             let others = others.filter(|&j| !known.contains(query, j));
             let mut hard: Vec<u32> = others.take(self.depth).collect();
-            let mut random = Random::of(self.seed, [step, query as u64]);
+            let mut random = SplitMix::of(self.seed, [step, query as u64]);
             // Fisher and Yates's shuffle, as far as needed.
             for place in 0..self.negatives {
                 let other = place + random.below(hard.len() - place);
@@ -270,52 +271,5 @@ impl<'a> Known<'a> {
         };
         let itself = self.excludes_self && anchor < candidates;
         positives + usize::from(itself && !self.is_positive(anchor, anchor as u32))
-    }
-}
-
-/// SplitMix64 (Steele, Lea and Flood 2014).
-struct Random(u64);
-
-impl Random {
-    /// The generator of these numbers, independent of those of all others.
-    fn of(seed: u64, numbers: [u64; 2]) -> Self {
-        let next = |state, number| Self(state).next() ^ number;
-        Self(numbers.into_iter().fold(seed, next))
-    }
-
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let x = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        x ^ (x >> 31)
-    }
-
-    /// A number below `bound`, which is at least 1; all are equally likely (Lemire 2019).
-    fn below(&mut self, bound: usize) -> usize {
-        let bound = bound as u64;
-        loop {
-            let product = u128::from(self.next()) * u128::from(bound);
-            if product as u64 >= bound.wrapping_neg() % bound {
-                return (product >> 64) as usize;
-            }
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// The published generator's first outputs from state 1234567.
-    #[test]
-    fn the_generator_is_splitmix64() {
-        let mut random = Random(1_234_567);
-        let first = [(); 3].map(|()| random.next());
-        let expected = [
-            6_457_827_717_110_365_317,
-            3_203_168_211_198_807_973,
-            9_817_491_932_198_370_423,
-        ];
-        assert_eq!(first, expected);
     }
 }

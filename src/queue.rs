@@ -1,8 +1,9 @@
-//! The key queue of MoCo: a ring buffer of candidates that carry no gradient.
+//! The key queue of MoCo: a ring buffer of candidates that carry no gradient, with a label beside each if wanted.
 
-use crate::contrast::{same_dim, same_length};
+use crate::contrast::{same_dim, same_length, same_rows};
 use crate::element::Element;
 use crate::error::Error;
+use crate::inputs::NO_POSITIVE;
 use crate::rows::{Matrix, Rows};
 
 /// The arithmetic of a ring buffer, wherever its rows are stored.
@@ -25,6 +26,15 @@ pub(crate) struct Segment {
     pub target: usize,
     /// Rows.
     pub count: usize,
+}
+
+impl Segment {
+    /// Copies the rows of this segment; a row has `width` elements.
+    fn copy<T: Copy>(self, batch: &[T], ring: &mut [T], width: usize) {
+        let source = self.source * width..(self.source + self.count) * width;
+        let target = self.target * width..(self.target + self.count) * width;
+        ring[target].copy_from_slice(&batch[source]);
+    }
 }
 
 impl Ring {
@@ -62,11 +72,39 @@ impl Ring {
 /// assert_eq!(queue.filled().map(|keys| keys.rows()), Some(2));
 /// # Ok::<(), infonce::Error>(())
 /// ```
+///
+/// With labels (classes, ids) the keys can be given positives by [`Positives::Labels`](crate::Positives::Labels):
+/// ```
+/// use infonce::{CpuEngine, Engine, KeyQueue, NO_POSITIVE, Rows};
+/// let mut queue = KeyQueue::<f32>::new(3, 2)?.with_labels(&[])?;
+/// let keys = Rows::new(&[1.0, 0.0, 0.0, 1.0], 2, 2)?;
+/// CpuEngine::new().enqueue_labelled(&mut queue, keys, &[4, NO_POSITIVE])?;
+/// assert_eq!(queue.labels(), Some(&[4, NO_POSITIVE][..]));
+/// # Ok::<(), infonce::Error>(())
+/// ```
 #[derive(Debug, Clone, PartialEq)]
 pub struct KeyQueue<T> {
     ring: Ring,
     dim: usize,
     keys: Vec<T>,
+    /// One a row of the ring.
+    labels: Option<Vec<u32>>,
+}
+
+/// Checks that labels come with keys exactly where a queue keeps labels, one for each key.
+pub(crate) fn check_labels(keeps: bool, given: Option<usize>, keys: usize) -> Result<(), Error> {
+    match (keeps, given) {
+        (true, Some(labels)) => same_rows("labels", labels, keys),
+        (false, None) => Ok(()),
+        (true, None) => Err(Error::QueueLabels {
+            given: "missing",
+            expected: "one for each key",
+        }),
+        (false, Some(_)) => Err(Error::QueueLabels {
+            given: "given",
+            expected: "none",
+        }),
+    }
 }
 
 impl<T: Element> KeyQueue<T> {
@@ -118,7 +156,23 @@ impl<T: Element> KeyQueue<T> {
             ring,
             dim,
             keys: storage,
+            labels: None,
         })
+    }
+
+    /// The same queue, which keeps a label for each key from now on. `labels` are those of the keys that it holds, in
+    /// storage order: none for an empty queue, or what [`labels`](Self::labels) was when the queue was saved.
+    /// [`NO_POSITIVE`] is a label that no key shares. Keys then come by
+    /// [`Engine::enqueue_labelled`](crate::Engine::enqueue_labelled).
+    ///
+    /// # Errors
+    /// [`Error::Length`] unless there is a label for each key that the queue holds.
+    pub fn with_labels(mut self, labels: &[u32]) -> Result<Self, Error> {
+        same_length("labels", labels.len(), self.ring.fill)?;
+        let mut storage = labels.to_vec();
+        storage.resize(self.ring.capacity, NO_POSITIVE);
+        self.labels = Some(storage);
+        Ok(self)
     }
 
     /// Keys that it can hold.
@@ -147,13 +201,21 @@ impl<T: Element> KeyQueue<T> {
         Rows::new(&self.keys[..fill * dim], fill, dim).ok()
     }
 
-    pub(crate) fn push(&mut self, keys: Rows<'_, T>) -> Result<(), Error> {
+    /// The labels of the keys that it holds, in storage order; `None` for a queue without labels.
+    pub fn labels(&self) -> Option<&[u32]> {
+        self.labels.as_ref().map(|labels| &labels[..self.ring.fill])
+    }
+
+    pub(crate) fn push(&mut self, keys: Rows<'_, T>, labels: Option<&[u32]>) -> Result<(), Error> {
         same_dim("keys", keys.dim(), self.dim)?;
-        let (dim, elements) = (self.dim, keys.contiguous());
+        let given = labels.map(<[u32]>::len);
+        check_labels(self.labels.is_some(), given, keys.rows())?;
+        let elements = keys.contiguous();
         for segment in self.ring.advance(keys.rows()) {
-            let source = segment.source * dim..(segment.source + segment.count) * dim;
-            let target = segment.target * dim..(segment.target + segment.count) * dim;
-            self.keys[target].copy_from_slice(&elements[source]);
+            segment.copy(&elements, &mut self.keys, self.dim);
+            if let Some((labels, kept)) = labels.zip(self.labels.as_mut()) {
+                segment.copy(labels, kept, 1);
+            }
         }
         Ok(())
     }
@@ -169,5 +231,29 @@ impl<T: Element> KeyQueue<T> {
     /// All rows, including those never written.
     pub(crate) fn storage(&self) -> &[T] {
         &self.keys
+    }
+
+    /// The labels of all rows; [`NO_POSITIVE`] of those never written.
+    pub(crate) fn label_storage(&self) -> Option<&[u32]> {
+        self.labels.as_deref()
+    }
+
+    /// The queue that another memory holds as `ring`, with all its rows and their labels.
+    pub(crate) fn from_storage(
+        ring: Ring,
+        dim: usize,
+        keys: &[T],
+        labels: Option<Vec<u32>>,
+    ) -> Result<Self, Error> {
+        let Ring {
+            capacity,
+            fill,
+            cursor,
+        } = ring;
+        let queue = Self::restore(capacity, dim, fill, cursor, &keys[..fill * dim])?;
+        match labels {
+            Some(labels) => queue.with_labels(&labels[..fill]),
+            None => Ok(queue),
+        }
     }
 }

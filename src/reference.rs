@@ -679,6 +679,35 @@ pub fn momentum_update(momentum: f64, query: &[f64], key: &[f64]) -> Vec<f64> {
         .collect()
 }
 
+/// The bank after an update: row r = rows\[i\] becomes y/max(‖y‖, 10⁻¹²), y = m·bank_r + (1−m)·keys_i, from the bank
+/// before the update. The last of several keys of one row counts; an index beyond the last row names none.
+pub fn update_rows(bank: &Dense, rows: &[u32], keys: &Dense, momentum: f64) -> Dense {
+    update_rows_rounded(bank, rows, keys, momentum, exact)
+}
+
+/// [`update_rows`] with every operation's result passed through `round`.
+pub(crate) fn update_rows_rounded(
+    bank: &Dense,
+    rows: &[u32],
+    keys: &Dense,
+    momentum: f64,
+    round: impl Fn(f64) -> f64 + Copy,
+) -> Dense {
+    let mut updated = bank.clone();
+    let rest = round(1.0 - momentum);
+    for (i, &row) in rows.iter().enumerate() {
+        let row = row as usize;
+        if row < bank.rows {
+            let y = Dense::from_fn(1, bank.dim, |_, d| {
+                round(round(momentum * bank.row(row)[d]) + round(rest * keys.row(i)[d]))
+            });
+            let (unit, _) = normalize_rounded(&y, 1e-12, round);
+            updated.row_mut(row).copy_from_slice(unit.row(0));
+        }
+    }
+    updated
+}
+
 /// Every query's candidates with their scores ⟨q_i, k_j⟩, best first, cut to `k`: NaN before every
 /// number, then the larger score, then the smaller index.
 pub fn top_k(

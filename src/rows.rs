@@ -192,6 +192,12 @@ macro_rules! matrices {
                 Ok(Self { data, rows, dim, stride })
             }
 
+            /// Views `rows` × `dim` elements, at least one, without gaps.
+            pub(crate) fn whole(data: $data, rows: usize, dim: usize) -> Self {
+                let stride = dim;
+                Self { data, rows, dim, stride }
+            }
+
             /// The elements with their gaps, and the stride.
             pub(crate) fn into_data(self) -> ($data, usize) {
                 (self.data, self.stride)

@@ -748,6 +748,34 @@ fn momentum_update_refuses_before_it_writes_any_tensor() {
 }
 
 #[test]
+fn update_rows_names_what_does_not_fit() -> Test {
+    let engine = CpuEngine::new();
+    let update = |dim: usize, rows: &[u32], momentum: f32| -> Result<String, Error> {
+        let mut bank = vec![UNTOUCHED; 3 * 2];
+        let keys = vec![0.5f32; 2 * dim];
+        let (to, keys) = (RowsMut::new(&mut bank, 3, 2)?, Rows::new(&keys, 2, dim)?);
+        let text = message(engine.update_rows(to, rows, keys, momentum));
+        let is_untouched = bank.iter().all(|&x| x == UNTOUCHED);
+        assert!(text == "accepted" || is_untouched, "{text}");
+        Ok(text)
+    };
+    let dimension = "`keys` has dimension 3; the anchors have 2";
+    assert_eq!(update(3, &[0, 1], 0.5)?, dimension);
+    assert_eq!(update(2, &[0], 0.5)?, "`rows` has 1 rows; it must have 2");
+    assert_eq!(update(2, &[0, 3], 0.5)?, "`rows[1]` is 3; there are 3 rows");
+    assert_eq!(
+        update(2, &[NO_POSITIVE - 1, 0], 0.5)?,
+        "`rows[0]` is 4294967294; there are 3 rows"
+    );
+    for momentum in [-0.1, 1.5, f32::NAN] {
+        let text = update(2, &[0, 1], momentum)?;
+        assert!(text.starts_with("`momentum` is "), "{text}");
+    }
+    assert_eq!(update(2, &[NO_POSITIVE, 2], 0.5)?, "accepted");
+    Ok(())
+}
+
+#[test]
 fn queues_refuse_size_0_and_inconsistent_states() {
     for (capacity, dim) in [(0, 2), (2, 0)] {
         let text = message(KeyQueue::<f32>::new(capacity, dim));

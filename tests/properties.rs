@@ -461,18 +461,21 @@ proptest! {
         capacity in 1usize..20,
         batches in prop::collection::vec(1usize..50, 1..12),
     ) {
-        let mut queue = KeyQueue::<f32>::new(capacity, 1)?;
+        let mut queue = KeyQueue::<f32>::new(capacity, 1)?.with_labels(&[])?;
         let mut newest = VecDeque::new();
         let mut next = 0;
         for batch in batches {
             let keys: Vec<f32> = (next..next + batch).map(|key| key as f32).collect();
             next += batch;
-            CpuEngine::new().enqueue(&mut queue, Rows::new(&keys, batch, 1)?)?;
+            let labels: Vec<u32> = keys.iter().map(|key| key.to_bits()).collect();
+            CpuEngine::new().enqueue_labelled(&mut queue, Rows::new(&keys, batch, 1)?, &labels)?;
             newest.extend(keys);
             newest.drain(..newest.len().saturating_sub(capacity));
             prop_assert_eq!(queue.fill(), newest.len());
             prop_assert_eq!(queue.cursor(), next % capacity);
             let mut held = queue.filled().map(|keys| keys.contiguous().to_vec()).unwrap_or_default();
+            let bits: Vec<u32> = held.iter().map(|key| key.to_bits()).collect();
+            prop_assert_eq!(queue.labels(), Some(&bits[..]));
             if queue.fill() == capacity {
                 held.rotate_left(queue.cursor());
             }

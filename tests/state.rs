@@ -1,9 +1,12 @@
-//! State that outlives a step: the key queue, the momentum schedule and CLIP's scale.
+//! State that outlives a step: the key queue, the memory bank, the momentum schedule and CLIP's scale.
 
 use approx::assert_abs_diff_eq;
 use half::bf16;
 use infonce::losses::LogScale;
-use infonce::{CpuEngine, Engine, Error, KeyQueue, Matrix, MomentumSchedule, Rows};
+use infonce::{
+    Contrast, CpuEngine, Engine, Error, Gradients, Inputs, KeyQueue, Matrix, MemoryBank,
+    MomentumSchedule, NO_POSITIVE, Positives, Rows, RowsMut,
+};
 
 type Test = Result<(), Error>;
 
@@ -146,6 +149,249 @@ fn keys_of_another_dimension_leave_the_queue_as_it_was() -> Test {
         })
     );
     assert_eq!(queue, before);
+    Ok(())
+}
+
+/// Enqueues keys numbered from `first`; the label of key i is 3i + 1, that of every fifth key none.
+fn enqueue_labelled(queue: &mut KeyQueue<f32>, first: usize, count: usize) -> Test {
+    let labels: Vec<u32> = (first..first + count).map(label).collect();
+    let keys = keys(first, count);
+    CpuEngine::new().enqueue_labelled(queue, Rows::new(&keys, count, 2)?, &labels)
+}
+
+fn label(key: usize) -> u32 {
+    if key % 5 == 4 {
+        NO_POSITIVE
+    } else {
+        3 * key as u32 + 1
+    }
+}
+
+#[test]
+fn labels_stay_with_their_keys() -> Test {
+    let mut queue = KeyQueue::new(5, 2)?.with_labels(&[])?;
+    assert_eq!(queue.labels(), Some(&[][..]));
+    // While it fills; across the end; a batch longer than the queue; a smaller last batch.
+    let mut first = 0;
+    for batch in [3, 1, 4, 13, 5, 2] {
+        enqueue_labelled(&mut queue, first, batch)?;
+        first += batch;
+        let numbers = numbers(&queue);
+        let expected: Vec<u32> = numbers.iter().copied().map(label).collect();
+        assert_eq!(queue.labels(), Some(&expected[..]), "{numbers:?}");
+        // The newest keys, and no others.
+        let mut newest = numbers;
+        newest.sort_unstable();
+        assert_eq!(newest, (first.saturating_sub(5)..first).collect::<Vec<_>>());
+    }
+    Ok(())
+}
+
+#[test]
+fn a_restored_queue_continues_with_its_labels() -> Test {
+    for saved_after in [0, 3, 5, 8] {
+        let mut queue = KeyQueue::new(5, 2)?.with_labels(&[])?;
+        if saved_after > 0 {
+            enqueue_labelled(&mut queue, 100, saved_after)?;
+        }
+        let filled = queue.filled().map(|keys| keys.contiguous().to_vec());
+        let [capacity, dim, fill, cursor] =
+            [queue.capacity(), queue.dim(), queue.fill(), queue.cursor()];
+        let keys = filled.unwrap_or_default();
+        let restored = KeyQueue::restore(capacity, dim, fill, cursor, &keys)?;
+        let mut restored = restored.with_labels(queue.labels().unwrap_or_default())?;
+        for queue in [&mut queue, &mut restored] {
+            enqueue_labelled(queue, 200, 4)?;
+        }
+        assert_eq!(restored.labels(), queue.labels());
+        assert_eq!(numbers(&restored), numbers(&queue));
+    }
+    Ok(())
+}
+
+#[test]
+fn a_queues_labels_give_positives() -> Test {
+    // Keys 0, 1 and 3 have the labels 1, 4 and 10; key 4 has none.
+    let mut queue = KeyQueue::new(4, 2)?.with_labels(&[])?;
+    let keys = [1.0, 0.0, 0.0, 1.0, 0.6, 0.8, -1.0, 0.0];
+    let labels = [label(0), label(1), label(3), label(4)];
+    CpuEngine::new().enqueue_labelled(&mut queue, Rows::new(&keys, 4, 2)?, &labels)?;
+    let q = [0.0, 1.0, 1.0, 0.0, 1.0, 0.0];
+    let (Some(k), Some(candidates)) = (queue.filled(), queue.labels()) else {
+        panic!("the queue is full");
+    };
+    // A label that key 2 has, one that none has, and no label: NO_POSITIVE does not match NO_POSITIVE.
+    let anchors = [label(3), 7, NO_POSITIVE];
+    let positives = Positives::Labels {
+        anchors: &anchors[..],
+        candidates,
+    };
+    let problem = Contrast::info_nce(1.0)?.on(Inputs::Pair {
+        q: Rows::new(&q, 3, 2)?,
+        k,
+        positives,
+    })?;
+    let value = CpuEngine::new().forward(&problem)?;
+    // Logits of anchor 0 are 0, 1, 0.8 and 0; of the others no row has a loss.
+    let all = 2.0 + 1f64.exp() + 0.8f64.exp();
+    assert_abs_diff_eq!(
+        f64::from(value.loss),
+        (all.ln() - 0.8) / 3.0,
+        epsilon = 1e-6
+    );
+    assert_eq!(value.statistics.rows.positive[1..], [f32::NEG_INFINITY; 2]);
+    Ok(())
+}
+
+#[test]
+fn labels_come_exactly_where_a_queue_keeps_them() -> Test {
+    let engine = CpuEngine::new();
+    let keys = Rows::new(&[1.0f32, 0.0, 0.0, 1.0], 2, 2)?;
+    let plain = KeyQueue::new(5, 2)?;
+    let labelled = plain.clone().with_labels(&[])?;
+    for (queue, labels, expected) in [
+        (&plain, Some(2), "`labels` are given; the queue keeps none"),
+        (
+            &labelled,
+            None,
+            "`labels` are missing; the queue keeps one for each key",
+        ),
+        (&labelled, Some(3), "`labels` has 3 rows; it must have 2"),
+    ] {
+        let mut after = queue.clone();
+        let refused = match labels {
+            Some(count) => engine.enqueue_labelled(&mut after, keys, &vec![7; count]),
+            None => engine.enqueue(&mut after, keys),
+        };
+        assert_eq!(
+            refused.map_err(|error| error.to_string()),
+            Err(expected.to_owned())
+        );
+        assert_eq!(after, *queue);
+    }
+    let message = plain.with_labels(&[1]).err().map(|error| error.to_string());
+    assert_eq!(
+        message.as_deref(),
+        Some("`labels` holds 1 elements; its shape needs 0")
+    );
+    Ok(())
+}
+
+#[test]
+fn a_random_bank_has_unit_rows_and_depends_on_its_seed() -> Test {
+    let bank = MemoryBank::<f32>::random(50, 17, 3)?;
+    let rows = bank.as_rows();
+    assert_eq!((rows.rows(), rows.dim()), (50, 17));
+    for i in 0..50 {
+        let square: f32 = rows.row(i).iter().map(|x| x * x).sum();
+        assert_abs_diff_eq!(square, 1.0, epsilon = 1e-5);
+    }
+    // Rows point everywhere: the mean of 50 is short, and no two are alike.
+    let mean = |d: usize| (0..50).map(|i| rows.row(i)[d]).sum::<f32>() / 50.0;
+    assert!((0..17).map(|d| mean(d).powi(2)).sum::<f32>() < 0.1);
+    assert_eq!(MemoryBank::random(50, 17, 3)?, bank);
+    assert_ne!(MemoryBank::random(50, 17, 4)?, bank);
+    assert_eq!(
+        MemoryBank::<bf16>::random(1, 1, 0)?.elements()[0]
+            .to_f32()
+            .abs(),
+        1.0
+    );
+    Ok(())
+}
+
+#[test]
+fn a_restored_bank_continues_bit_for_bit() -> Test {
+    let engine = CpuEngine::new();
+    let mut bank = MemoryBank::<bf16>::random(6, 5, 1)?;
+    let keys = MemoryBank::<bf16>::random(4, 5, 2)?;
+    engine.update_rows(bank.as_rows_mut(), &[5, 0, 2, 0], keys.as_rows(), 0.5)?;
+    let mut restored = MemoryBank::restore(6, 5, bank.elements())?;
+    for bank in [&mut bank, &mut restored] {
+        engine.update_rows(bank.as_rows_mut(), &[1, 5, 2, 3], keys.as_rows(), 0.25)?;
+    }
+    assert_eq!(restored, bank);
+    for (rows, dim) in [(0, 5), (6, 0)] {
+        let refused = MemoryBank::<f32>::restore(rows, dim, &[]).err();
+        assert_eq!(
+            refused,
+            Some(Error::Empty {
+                argument: "bank",
+                rows,
+                dim
+            })
+        );
+        assert_eq!(MemoryBank::<f32>::random(rows, dim, 0).err(), refused);
+    }
+    let short = MemoryBank::restore(6, 5, &[0.0f32; 29]);
+    assert!(matches!(
+        short,
+        Err(Error::Length {
+            given: 29,
+            expected: 30,
+            ..
+        })
+    ));
+    Ok(())
+}
+
+#[test]
+fn the_last_of_a_rows_keys_moves_it() -> Test {
+    let mut bank = MemoryBank::restore(4, 2, &[1.0f32, 0.0, 0.0, 1.0, 0.6, 0.8, -1.0, 0.0])?;
+    let keys = [-1.0, 0.0, 0.0, 1.0, 0.0, -1.0, 1.0, 0.0];
+    let rows = [0, 0, NO_POSITIVE, 3];
+    let keys = Rows::new(&keys, 4, 2)?;
+    CpuEngine::new().update_rows(bank.as_rows_mut(), &rows, keys, 0.5)?;
+    let half = 0.5f32.sqrt();
+    // (½, ½), normalised; two rows that stay; and ½(−1, 0) + ½(1, 0), which has no direction.
+    let expected = [half, half, 0.0, 1.0, 0.6, 0.8, 0.0, 0.0];
+    assert_abs_diff_eq!(bank.elements(), &expected[..], epsilon = 1e-7);
+    assert_eq!(bank.elements()[2..6], expected[2..6]);
+    Ok(())
+}
+
+#[test]
+fn steps_on_a_memory_bank_lower_its_loss() -> Test {
+    const EXAMPLES: usize = 24;
+    const DIM: usize = 8;
+    const BATCH: usize = 8;
+    let engine = CpuEngine::new();
+    let contrast = Contrast::inst_disc(0.25)?;
+    let mut bank = MemoryBank::<f32>::random(EXAMPLES, DIM, 1)?;
+    // One embedding an example, which gradient descent moves.
+    let mut x = MemoryBank::<f32>::random(EXAMPLES, DIM, 2)?
+        .elements()
+        .to_vec();
+    let mut losses = Vec::new();
+    for _epoch in 0..6 {
+        let mut total = 0.0;
+        for batch in 0..EXAMPLES / BATCH {
+            let examples: Vec<u32> = (0..BATCH).map(|i| (3 * i + batch) as u32).collect();
+            let rows = examples.iter().flat_map(|&e| &x[e as usize * DIM..][..DIM]);
+            let given: Vec<f32> = rows.copied().collect();
+            let (mut unit, mut norms) = (vec![0.0; BATCH * DIM], vec![0.0; BATCH]);
+            let to = RowsMut::new(&mut unit, BATCH, DIM)?;
+            engine.normalize(Rows::new(&given, BATCH, DIM)?, to, &mut norms, 1e-12)?;
+            let q = Rows::new(&unit, BATCH, DIM)?;
+            let positives = Positives::Index(&examples[..]);
+            let k = bank.as_rows();
+            let problem = contrast.on(Inputs::Pair { q, k, positives })?;
+            let (mut dq, mut dx) = (vec![0.0; BATCH * DIM], vec![0.0; BATCH * DIM]);
+            let gradients = Gradients::new(RowsMut::new(&mut dq, BATCH, DIM)?, None);
+            total += engine.value_and_grad(&problem, 1.0, gradients)?.loss;
+            let dq = Rows::new(&dq, BATCH, DIM)?;
+            let to = RowsMut::new(&mut dx, BATCH, DIM)?;
+            engine.normalize_backward(q, &norms, dq, to, 1e-12)?;
+            engine.update_rows(bank.as_rows_mut(), &examples, q, 0.5)?;
+            for (place, dx) in dx.iter().enumerate() {
+                let row = examples[place / DIM] as usize;
+                x[row * DIM + place % DIM] -= dx;
+            }
+        }
+        losses.push(total);
+    }
+    assert!(losses.is_sorted_by(|a, b| a > b), "{losses:?}");
+    assert!(losses[5] < 0.6 * losses[0], "{losses:?}");
     Ok(())
 }
 

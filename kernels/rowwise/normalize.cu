@@ -4,6 +4,7 @@
 // norms near the ends of f32 take a slower path.
 #include "ptx/kernel.h"
 #include "ptx/math.h"
+#include "rowwise/unit_row.h"
 #include "tile/matrix.h"
 
 namespace infonce {
@@ -30,31 +31,10 @@ struct NormalizeParams {
 
 // The slower path, for any row.
 INFONCE_DEVICE void normalize_row(const NormalizeParams& p, uint64_t row, uint32_t lane) {
-    // Elements are divided by the largest before they are squared, so nothing overflows.
-    float largest = 0.0f, nans = 0.0f;
-    for (uint32_t d = lane; d < p.dim; d += 32) {
-        const float x = absolute(p.x.load(row, d));
-        largest = larger(largest, x);
-        if (x != x) nans = 1.0f;
-    }
-    for (int mask = 16; mask > 0; mask /= 2) largest = larger(largest, shuffle_xor(largest, mask));
-    if (warp_sum(nans) > 0.0f) largest = quiet_nan();
-    // The same in every lane, so the branch is uniform.
-    float of_scaled = 1.0f;
-    if (largest > 0.0f && largest < infinity()) {
-        float squares = 0.0f;
-        for (uint32_t d = lane; d < p.dim; d += 32) {
-            const float x = p.x.load(row, d) / largest;
-            squares = fma(x, x, squares);
-        }
-        of_scaled = sqrt_exact(warp_sum(squares));
-    }
-    const float norm = largest * of_scaled;
+    const auto load = [&](uint32_t d) { return p.x.load(row, d); };
+    const float norm =
+        store_unit_row(p.dim, lane, p.epsilon, load, [&](uint32_t d, float y) { p.y.store(row, d, y); });
     if (lane == 0) store_global(p.norms + row, norm);
-    // A NaN norm is not replaced by ε. y is divided by the largest element first, so it is not 0 if the norm overflows.
-    const bool flat = norm < p.epsilon;
-    const float divisor = flat ? p.epsilon : largest, factor = flat ? 1.0f : 1.0f / of_scaled;
-    for (uint32_t d = lane; d < p.dim; d += 32) p.y.store(row, d, p.x.load(row, d) / divisor * factor);
 }
 
 // ROWS rows of moderate norms, held in registers. Returns the rows left to the slower path, a bit each.

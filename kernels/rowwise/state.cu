@@ -1,7 +1,9 @@
-// The state between steps: key ← m·key + (1 - m)·query over many tensors in one launch (momentum_update); copies of
-// rows into a queue, modulo its capacity, or into aligned rows (copy_rows); cursor ← (cursor + rows) mod capacity.
+// The state between steps: key ← m·key + (1 - m)·query over many tensors in one launch (momentum_update); the same of
+// rows of a memory bank, normalised (update_rows); copies of rows into a queue, modulo its capacity, or into aligned
+// rows (copy_rows); cursor ← (cursor + rows) mod capacity.
 #include "ptx/kernel.h"
 #include "ptx/math.h"
+#include "rowwise/unit_row.h"
 #include "tile/matrix.h"
 
 namespace infonce {
@@ -77,6 +79,30 @@ INFONCE_KERNEL(momentum_update, MomentumParams) {
     }
 }
 
+struct UpdateRowsParams {
+    Matrix bank, keys;     // rows × dim
+    const uint32_t* rows;  // the row of the bank that each key belongs to; past the bank's last: none
+    uint32_t dim;
+    float momentum;  // m
+    float epsilon;
+};
+
+// bank_r ← y / max(‖y‖, ε), y = m·bank_r + (1 - m)·key_i, r = rows[i]. A warp a key. Of the keys of one row the last
+// counts: the warps of the others find its index among the later ones, and do nothing.
+INFONCE_KERNEL(update_rows, UpdateRowsParams) {
+    const uint64_t key = uint64_t(block_index().x) * (list::update_rows::THREADS / 32) + thread_index() / 32;
+    if (key >= p.keys.rows) return;
+    const uint32_t lane = thread_index() % 32, row = load_global(p.rows + key);
+    if (row >= p.bank.rows) return;
+    bool is_replaced = false;
+    for (uint64_t later = key + 1 + lane; later < p.keys.rows; later += 32)
+        if (load_global(p.rows + later) == row) is_replaced = true;
+    if (warp_any(is_replaced)) return;
+    const float rest = 1.0f - p.momentum;
+    const auto moved = [&](uint32_t d) { return fma(p.momentum, p.bank.load(row, d), rest * p.keys.load(key, d)); };
+    store_unit_row(p.dim, lane, p.epsilon, moved, [&](uint32_t d, float x) { p.bank.store(row, d, x); });
+}
+
 struct CopyRowsParams {
     Matrix from, to;
     uint32_t rows;
@@ -86,7 +112,8 @@ struct CopyRowsParams {
     const uint32_t* cursor;             // added to `first_to`; null: 0
 };
 
-// Row (first_to + cursor + r) mod capacity of `to` = row first_from + r of `from`. A warp a row.
+// Row (first_to + cursor + r) mod capacity of `to` = row first_from + r of `from`. A warp a row. f32 elements keep all
+// bits, because nothing computes with them: labels are copied as f32.
 INFONCE_KERNEL(copy_rows, CopyRowsParams) {
     const uint64_t row = uint64_t(block_index().x) * (list::copy_rows::THREADS / 32) + thread_index() / 32;
     if (row >= p.rows) return;

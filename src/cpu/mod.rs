@@ -392,7 +392,31 @@ impl Engine for CpuEngine {
         Ok(())
     }
 
+    fn update_rows<T: Element>(
+        &self,
+        bank: RowsMut<'_, T>,
+        rows: &[u32],
+        keys: Rows<'_, T>,
+        momentum: f32,
+    ) -> Result<(), Error> {
+        crate::momentum::check(momentum)?;
+        same_dim("keys", keys.dim(), bank.dim())?;
+        same_rows("rows", rows.len(), keys.rows())?;
+        crate::bank::check_rows("rows", rows, bank.rows())?;
+        self.run(|| rowwise::update_rows(bank, rows, keys, momentum));
+        Ok(())
+    }
+
     fn enqueue<T: Element>(&self, queue: &mut KeyQueue<T>, keys: Rows<'_, T>) -> Result<(), Error> {
-        queue.push(keys)
+        queue.push(keys, None)
+    }
+
+    fn enqueue_labelled<T: Element>(
+        &self,
+        queue: &mut KeyQueue<T>,
+        keys: Rows<'_, T>,
+        labels: &[u32],
+    ) -> Result<(), Error> {
+        queue.push(keys, Some(labels))
     }
 }

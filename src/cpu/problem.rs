@@ -185,9 +185,10 @@ impl<'a, T: Element> Problem<'a, T> {
         }
     }
 
-    /// The fixed offset of logits that are bounded with their biases too.
+    /// The fixed offset of sums alone, where logits are bounded with their biases too: 0, which adds no rounding. A sum
+    /// of a few terms, such as a set of positives, has no others to average an error with.
     pub fn bounded_offset2(&self) -> Option<f32> {
-        self.fixed_offset2.filter(|_| !self.has_bias)
+        self.fixed_offset2.filter(|_| !self.has_bias).map(|_| 0.0)
     }
 
     /// Number of column blocks.

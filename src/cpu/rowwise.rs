@@ -1,8 +1,11 @@
-//! Row-wise verbs: L2 normalisation and its gradient, and the momentum update.
+//! Row-wise verbs: L2 normalisation and its gradient, the momentum update, and the update of a memory bank.
+
+use std::collections::BTreeMap;
 
 use rayon::prelude::*;
 
 use super::simd::Kernel;
+use crate::bank;
 use crate::element::Element;
 use crate::engine::MomentumSlices;
 use crate::rows::{Matrix, Rows, RowsMut};
@@ -89,6 +92,42 @@ pub(super) fn momentum_update<T: Element>(momentum: f32, tensors: &mut [Momentum
                 .par_chunks_mut(CHUNK)
                 .zip(tensor.key.par_chunks(CHUNK))
                 .for_each(|(shadow, key)| T::narrow(key, shadow));
+        }
+    });
+}
+
+/// bank_r ← y/max(‖y‖, ε), y = m·bank_r + (1−m)·key, for the last key of each row r; shapes and indices have been
+/// checked.
+pub(super) fn update_rows<T: Element>(
+    bank: RowsMut<'_, T>,
+    rows: &[u32],
+    keys: Rows<'_, T>,
+    momentum: f32,
+) {
+    let kernel = Kernel::for_f32();
+    let (count, dim, rest) = (bank.rows(), bank.dim(), 1.0 - momentum);
+    let (bank, stride) = bank.into_data();
+    let named = rows.iter().map(|&row| row as usize).zip(0..);
+    // Later keys replace earlier ones.
+    let last: BTreeMap<usize, usize> = named.filter(|&(row, _)| row < count).collect();
+    let (mut left, mut next) = (bank.chunks_mut(stride), 0);
+    let mut updated = Vec::with_capacity(last.len());
+    for (row, key) in last {
+        updated.extend(left.nth(row - next).map(|to| (to, key)));
+        next = row + 1;
+    }
+    updated.into_par_iter().for_each(|(row, key)| {
+        let row = &mut row[..dim];
+        let pairs = row.iter().zip(keys.row(key));
+        let y: Vec<f32> = pairs
+            .map(|(old, key)| momentum * old.to_f32() + rest * key.to_f32())
+            .collect();
+        let norm = kernel.dot(&y, &y).sqrt();
+        // A NaN compares as false, so epsilon does not replace it.
+        let epsilon = f64::from(bank::EPSILON);
+        let divisor = if norm < epsilon { epsilon } else { norm };
+        for (to, y) in row.iter_mut().zip(y) {
+            *to = T::from_f32((f64::from(y) / divisor) as f32);
         }
     });
 }

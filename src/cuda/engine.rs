@@ -8,12 +8,12 @@ use super::queue::CudaQueue;
 use super::results::{CudaNumber, CudaResults, CudaStatistics, CudaTopK};
 use super::trace::CudaTrace;
 use super::view::{CudaRows, CudaRowsMut, CudaVector, CudaVectorMut};
-use crate::contrast::{Contrast, Shape, Work, same_dim};
+use crate::contrast::{Contrast, Shape, Work};
 use crate::element::{DType, Element};
 use crate::engine::{Engine, Gradients, MomentumOf};
 use crate::error::Error;
 use crate::inputs::Problem;
-use crate::launch::{Rowwise, Similarity, workspace_bytes};
+use crate::launch::{DeviceVector, Rowwise, Similarity, workspace_bytes};
 use crate::triplet::TripletProblem;
 
 /// Default bytes of a chunk of softmax weights: 4,096 × 131,072 16-bit weights. A chunk adds 8 bytes of traffic for
@@ -304,12 +304,39 @@ impl Engine for CudaEngine {
         Rowwise::new(device).momentum_update(momentum, T::DTYPE, &located)
     }
 
+    fn update_rows<T: Element>(
+        &self,
+        bank: CudaRowsMut<'_, T>,
+        rows: CudaVector<'_, u32>,
+        keys: CudaRows<'_, T>,
+        momentum: f32,
+    ) -> Result<(), Error> {
+        let device = &self.device;
+        let outputs = [("bank", bank.region())];
+        let inputs = [("rows", rows.region()), ("keys", keys.region())];
+        let indices = DeviceVector {
+            address: rows.on("rows", device)?,
+            length: rows.len(),
+        };
+        let (bank, keys) = (bank.on("bank", device)?, keys.on("keys", device)?);
+        require_disjoint(&outputs, &inputs)?;
+        Rowwise::new(device).update_rows(bank, indices, keys, momentum)
+    }
+
     fn enqueue<T: Element>(
         &self,
         queue: &mut CudaQueue<T>,
         keys: CudaRows<'_, T>,
     ) -> Result<(), Error> {
-        same_dim("keys", keys.region().dim(), queue.dim())?;
-        queue.push(keys, &self.device)
+        queue.push(keys, None, &self.device)
+    }
+
+    fn enqueue_labelled<T: Element>(
+        &self,
+        queue: &mut CudaQueue<T>,
+        keys: CudaRows<'_, T>,
+        labels: CudaVector<'_, u32>,
+    ) -> Result<(), Error> {
+        queue.push(keys, Some(labels), &self.device)
     }
 }

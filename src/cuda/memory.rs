@@ -74,6 +74,10 @@ impl Memory for CudaDevice {
         queue.filled()
     }
 
+    fn labels<T: Element>(queue: &CudaQueue<T>) -> Option<CudaVector<'_, u32>> {
+        queue.labels()
+    }
+
     fn saved<T: Element>(&self, queue: &CudaQueue<T>) -> Result<KeyQueue<T>, Error> {
         queue.to_host()
     }

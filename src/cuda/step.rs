@@ -211,11 +211,15 @@ impl<'a, T: Element, G: Element> CudaStepBuilder<'a, T, G> {
     /// Allocates the step's memory and records the step without running it. An error drops the queue.
     ///
     /// # Errors
-    /// [`CudaError::QueueNotFull`]; [`CudaError::Aliasing`] when an output shares memory with another argument; those
+    /// [`CudaError::QueueNotFull`]; [`Error::QueueLabels`] for a queue with labels, since a step has none to enqueue;
+    /// [`CudaError::Aliasing`] when an output shares memory with another argument; those
     /// of [`value_and_grad`](crate::Engine::value_and_grad) and of [`CudaDevice::record`]; [`Error::Scalar`] for an ε
     /// or a momentum out of range; [`Error::Unsupported`] for gradients that accumulate.
     pub fn record(self) -> Result<CudaStep<'a, T, G>, Error> {
         let device = self.engine.device();
+        if let Some(queue) = self.inputs.queue() {
+            queue.check_labels(None, 0)?;
+        }
         let cursor = match self.inputs.queue() {
             Some(queue) if queue.fill() < queue.capacity() => {
                 let (fill, capacity) = (queue.fill(), queue.capacity());

@@ -2,6 +2,7 @@
 
 use super::device::{EmulatedDevice, Schedule};
 use super::memory::Memory;
+use crate::bank::check_rows;
 use crate::contrast::{Contrast, Shape, Work, same_dim, same_length};
 use crate::element::{DType, Element};
 use crate::engine::{Engine, Gradients, MomentumSlices};
@@ -11,7 +12,7 @@ use crate::launch::{
     DeviceMatrix, DeviceMomentum, DeviceStatistics, Rowwise, Similarity, workspace_bytes,
 };
 use crate::memory::{Evaluated, HostMemory, TopK};
-use crate::queue::KeyQueue;
+use crate::queue::{KeyQueue, check_labels};
 use crate::rows::{Matrix, Rows, RowsMut};
 use crate::statistics::Statistics;
 use crate::triplet::TripletProblem;
@@ -84,6 +85,34 @@ impl EmulatedEngine {
 
     fn call(&self) -> Memory<&EmulatedDevice> {
         Memory::on(&self.device)
+    }
+
+    fn push<T: Element>(
+        &self,
+        queue: &mut KeyQueue<T>,
+        keys: Rows<'_, T>,
+        labels: Option<&[u32]>,
+    ) -> Result<(), Error> {
+        let dim = queue.dim();
+        same_dim("keys", keys.dim(), dim)?;
+        let kept = queue.label_storage();
+        check_labels(kept.is_some(), labels.map(<[u32]>::len), keys.rows())?;
+        // The whole ring is copied back, so that a write outside the new keys shows.
+        let memory = self.call();
+        let to = memory.given(queue.storage(), dim, 0)?;
+        let mut copies = vec![[memory.copied(keys)?, to]];
+        if let Some((labels, kept)) = labels.zip(kept) {
+            let [labels, kept] = [memory.words(labels)?, memory.words(kept)?];
+            copies.push([labels.as_column(), kept.as_column()]);
+        }
+        let mut ring = queue.ring();
+        Rowwise::new(&self.device).push(&copies, &mut ring, 0)?;
+        let keys = memory.elements(to)?;
+        let labels = copies
+            .get(1)
+            .map(|[_, kept]| memory.read(kept.address, kept.rows));
+        *queue = KeyQueue::from_storage(ring, dim, &keys, labels.transpose()?)?;
+        Ok(())
     }
 
     /// Runs `work` with gradients in the emulator's memory and copies them back.
@@ -296,17 +325,32 @@ impl Engine for EmulatedEngine {
         Ok(())
     }
 
-    fn enqueue<T: Element>(&self, queue: &mut KeyQueue<T>, keys: Rows<'_, T>) -> Result<(), Error> {
-        same_dim("keys", keys.dim(), queue.dim())?;
-        let (capacity, dim) = (queue.capacity(), queue.dim());
-        let mut after = queue.ring();
-        // The whole ring is copied back, so that a write outside the new keys shows.
+    fn update_rows<T: Element>(
+        &self,
+        mut bank: RowsMut<'_, T>,
+        rows: &[u32],
+        keys: Rows<'_, T>,
+        momentum: f32,
+    ) -> Result<(), Error> {
+        check_rows("rows", rows, bank.rows())?;
         let memory = self.call();
-        let (keys, ring) = (memory.copied(keys)?, memory.given(queue.storage(), dim, 0)?);
-        Rowwise::new(&self.device).push(keys, ring, &mut after, 0)?;
-        let ring = memory.elements(ring)?;
-        let (fill, cursor) = (after.fill, after.cursor);
-        *queue = KeyQueue::restore(capacity, dim, fill, cursor, &ring[..fill * dim])?;
+        let (there, keys) = (memory.copied(bank.as_rows())?, memory.copied(keys)?);
+        let rows = memory.words(rows)?;
+        Rowwise::new(&self.device).update_rows(there, rows, keys, momentum)?;
+        bank.fill_from(&memory.elements(there)?);
         Ok(())
+    }
+
+    fn enqueue<T: Element>(&self, queue: &mut KeyQueue<T>, keys: Rows<'_, T>) -> Result<(), Error> {
+        self.push(queue, keys, None)
+    }
+
+    fn enqueue_labelled<T: Element>(
+        &self,
+        queue: &mut KeyQueue<T>,
+        keys: Rows<'_, T>,
+        labels: &[u32],
+    ) -> Result<(), Error> {
+        self.push(queue, keys, Some(labels))
     }
 }

@@ -56,6 +56,13 @@ pub(crate) struct DeviceVector {
     pub length: usize,
 }
 
+impl DeviceVector {
+    /// As a column of f32, whose bits copies of rows keep.
+    pub(crate) fn as_column(self) -> DeviceMatrix {
+        DeviceMatrix::new(self.address, [self.length, 1], DType::F32)
+    }
+}
+
 impl<T> crate::rows::Elements<T> for DeviceVector {
     fn len(&self) -> usize {
         self.length

@@ -226,6 +226,10 @@ params! {
         tensors: u64, count: u32, dtype: u32, device_momentum: u64, momentum: f32, padding: u32,
     }
 
+    UpdateRowsParams in "rowwise/state.cu" {
+        bank: Matrix, keys: Matrix, rows: u64, dim: u32, momentum: f32, epsilon: f32, padding: u32,
+    }
+
     CopyRowsParams in "rowwise/state.cu" {
         from: Matrix, to: Matrix, rows: u32, from_columns: u32, to_columns: u32,
         first_from: u32, first_to: u32, capacity: u32, cursor: u64,

@@ -1,12 +1,13 @@
-//! Row-wise verbs as launches: normalisation and its gradient, momentum updates, copies of rows.
+//! Row-wise verbs as launches: normalisation and its gradient, momentum updates, memory banks, copies of rows.
 
 use super::kernels::{self, Kernel};
 use super::matrix::dtype_code;
 use super::params::{
     CopyRowsParams, CursorParams, MomentumParams, MomentumTensor, NormalizeBackwardParams,
-    NormalizeParams,
+    NormalizeParams, UpdateRowsParams,
 };
-use super::{Device, DeviceMatrix, count, element_bytes};
+use super::{Device, DeviceMatrix, DeviceVector, count, element_bytes};
+use crate::bank;
 use crate::contrast::{same_dim, same_rows};
 use crate::element::DType;
 use crate::error::{Error, positive};
@@ -192,24 +193,53 @@ impl<'d, D: Device> Rowwise<'d, D> {
         self.device.start(kernels::MOMENTUM_UPDATE, grid, &params)
     }
 
+    /// Moves the bank's row `rows[i]` towards the i-th key, and normalises it; of keys with one index the last counts.
+    pub(crate) fn update_rows(
+        &self,
+        bank: DeviceMatrix,
+        rows: DeviceVector,
+        keys: DeviceMatrix,
+        momentum: f32,
+    ) -> Result<(), Error> {
+        momentum::check(momentum)?;
+        same_dim("keys", keys.dim, bank.dim)?;
+        same_rows("rows", rows.length, keys.rows)?;
+        count("bank", bank.rows)?;
+        count("keys", keys.rows)?;
+        let params = UpdateRowsParams {
+            bank: bank.into(),
+            keys: keys.into(),
+            rows: rows.address,
+            dim: bank.dim as u32,
+            momentum,
+            epsilon: bank::EPSILON,
+            padding: 0,
+        };
+        let kernel = kernels::UPDATE_ROWS;
+        self.device.start_rows(kernel, keys.rows, &params)
+    }
+
     /// Copies all rows; columns of `to` that `from` lacks become 0.
     pub(super) fn copy(&self, from: DeviceMatrix, to: DeviceMatrix) -> Result<(), Error> {
         self.copy_rows(from, to, [0, 0, from.rows], 0)
     }
 
-    /// Writes `keys` over the oldest rows of the ring whose rows are `to`. `past` is the address of a word that is
-    /// added to the ring's cursor; 0: nothing is added.
+    /// Writes a batch over the oldest rows of a ring. `copies` are pairs of a batch's matrix and the ring's: of keys, and
+    /// of labels if the ring has them. `past` is the address of a word that is added to the ring's cursor; 0: nothing is
+    /// added.
     pub(crate) fn push(
         &self,
-        keys: DeviceMatrix,
-        to: DeviceMatrix,
+        copies: &[[DeviceMatrix; 2]],
         ring: &mut Ring,
         past: u64,
     ) -> Result<(), Error> {
         // The kernel wraps around, so one launch copies both ranges.
-        let [first, second] = ring.advance(keys.rows);
+        let [first, second] = ring.advance(copies[0][0].rows);
         let rows = first.count + second.count;
-        self.copy_rows(keys, to, [first.source, first.target, rows], past)
+        for &[from, to] in copies {
+            self.copy_rows(from, to, [first.source, first.target, rows], past)?;
+        }
+        Ok(())
     }
 
     fn copy_rows(
@@ -247,7 +277,7 @@ impl<'d, D: Device> Rowwise<'d, D> {
             fill: 0,
             cursor: 0,
         };
-        self.push(keys, ring, &mut from_row_0, cursor)?;
+        self.push(&[[keys, ring]], &mut from_row_0, cursor)?;
         let params = CursorParams {
             cursor,
             rows: count("keys", keys.rows)?,

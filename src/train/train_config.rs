@@ -68,14 +68,14 @@ pub enum MethodConfig {
 
 impl MethodConfig {
     /// The losses that the method can train with. SimCLR takes those on one matrix of both views,
-    /// MoCo those whose candidates are keys without a gradient.
+    /// MoCo those whose candidates are keys of its batches, without a gradient.
     pub fn losses(&self) -> impl Iterator<Item = &'static Loss> {
         let one_matrix = *self == Self::Simclr;
         losses::TABLE.iter().filter(move |loss| {
             let contrast = (loss.at)(loss.temperature);
             contrast.is_ok_and(|contrast| match one_matrix {
                 true => contrast.layout() == Layout::Shared,
-                false => !contrast.is_shared() && !contrast.has_dk(),
+                false => !contrast.is_shared() && !contrast.has_dk() && !loss.keeps_candidates(),
             })
         })
     }

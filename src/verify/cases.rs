@@ -207,7 +207,7 @@ const THOROUGH: [&str; 4] = ["nt_xent", "info_nce", "moco", "clip"];
 
 /// SupCon's third form, which is no loss of the table.
 static DECOUPLED_SETS: Loss = Loss {
-    key: "",
+    key: "decoupled_sets",
     name: "decoupled sets",
     source: "",
     formula: "lse⁻ − mean_P z",
@@ -220,151 +220,78 @@ static DECOUPLED_SETS: Loss = Loss {
     },
 };
 
-/// Kinds with options: each option with each layout that allows it, and in combinations.
-fn optioned() -> Vec<Kind> {
-    let of = |key: &str, given, options| Kind {
-        loss: Loss::of(key).expect("a key of the table"),
-        rule_of: None,
-        given,
-        options,
+/// Sets one option.
+type Set = fn(&mut Options);
+const IDS: Set = |options| options.ids = true;
+const GUARD: Set = |options| options.guard = Some(0.2);
+const BIAS: Set = |options| options.bias = true;
+const WEIGHTS: Set = |options| options.weights = true;
+const COUNTED: Set = |options| options.of_positives = true;
+const SMOOTH: Set = |options| options.smoothing = 0.5;
+
+/// Kinds with options, or with sets of their own: the loss, how positives are given, the loss whose rule it has, and the
+/// options. Each option with each layout that allows it, and in combinations. The types of inputs and gradients follow the
+/// place: kinds with biases on pairs stand apart, so that every type of both has one.
+const OPTIONED_KINDS: [(&str, Given, &str, &[Set]); 20] = [
+    // Row-wise options, with the launches of every loss.
+    ("info_nce", Given::IndexWithGaps, "", &[WEIGHTS, COUNTED]),
+    ("nt_xent", Given::Diagonal, "", &[WEIGHTS, COUNTED]),
+    ("clip", Given::Diagonal, "", &[WEIGHTS, COUNTED]),
+    ("moco", Given::Diagonal, "", &[WEIGHTS, COUNTED]),
+    // Exclusions and biases around one positive.
+    ("info_nce", Given::Index, "", &[IDS, BIAS, WEIGHTS]),
+    (
+        "info_nce",
+        Given::IndexWithGaps,
+        "",
+        &[GUARD, BIAS, COUNTED],
+    ),
+    ("info_nce", Given::Diagonal, "", &[IDS, GUARD]),
+    ("info_nce", Given::Offset, "dcl", &[GUARD, BIAS]),
+    ("nt_xent", Given::Diagonal, "", &[IDS, GUARD, BIAS]),
+    ("moco", Given::Diagonal, "", &[IDS, GUARD]),
+    ("supcon", Given::Index, "nt_xent", &[IDS]),
+    // Two exponents.
+    (
+        "info_nce",
+        Given::IndexWithGaps,
+        "hard",
+        &[BIAS, WEIGHTS, COUNTED],
+    ),
+    // Sets.
+    ("supcon", Given::Labels, "", &[WEIGHTS, COUNTED]),
+    ("supcon", Given::Lists, "", &[IDS, BIAS, WEIGHTS, SMOOTH]),
+    ("supcon_in", Given::Labels, "", &[]),
+    ("supcon_in", Given::Lists, "", &[IDS]),
+    ("info_nce", Given::Labels, "supcon_in", &[IDS]),
+    ("info_nce", Given::Lists, "", &[BIAS, COUNTED, SMOOTH]),
+    ("info_nce", Given::Index, "", &[IDS, BIAS, SMOOTH]),
+    (
+        "info_nce",
+        Given::Lists,
+        DECOUPLED_SETS.key,
+        &[BIAS, WEIGHTS],
+    ),
+];
+
+/// [`OPTIONED_KINDS`].
+fn optioned() -> impl Iterator<Item = Kind> {
+    let of_key = |key: &str| match key == DECOUPLED_SETS.key {
+        true => Some(&DECOUPLED_SETS),
+        false => Loss::of(key),
     };
-    let none = Options::NONE;
-    let weighted = Options {
-        weights: true,
-        of_positives: true,
-        ..none
-    };
-    let by_id = Options { ids: true, ..none };
-    let guarded = Options {
-        guard: Some(0.2),
-        ..none
-    };
-    let smooth = Options {
-        smoothing: 0.1,
-        bias: true,
-        ..none
-    };
-    let decoupled = |kind| Kind {
-        rule_of: Some(&DECOUPLED_SETS),
-        ..kind
-    };
-    let of_rule = |key, kind| Kind {
-        rule_of: Loss::of(key),
-        ..kind
-    };
-    vec![
-        // Row-wise options, with the launches of every loss.
-        of("info_nce", Given::IndexWithGaps, weighted),
-        of("nt_xent", Given::Diagonal, weighted),
-        of("clip", Given::Diagonal, weighted),
-        of("moco", Given::Diagonal, weighted),
-        // Exclusions and biases around one positive.
-        of(
-            "info_nce",
-            Given::Index,
-            Options {
-                weights: true,
-                ..by_id
-            },
-        ),
-        of(
-            "info_nce",
-            Given::IndexWithGaps,
-            Options {
-                of_positives: true,
-                ..guarded
-            },
-        ),
-        of(
-            "info_nce",
-            Given::Diagonal,
-            Options {
-                bias: true,
-                ..by_id
-            },
-        ),
-        of(
-            "nt_xent",
-            Given::Diagonal,
-            Options {
-                ids: true,
-                ..guarded
-            },
-        ),
-        of("nt_xent", Given::Diagonal, Options { bias: true, ..none }),
-        of(
-            "moco",
-            Given::Diagonal,
-            Options {
-                ids: true,
-                ..guarded
-            },
-        ),
-        of_rule(
-            "dcl",
-            of(
-                "info_nce",
-                Given::Offset,
-                Options {
-                    bias: true,
-                    ..guarded
-                },
-            ),
-        ),
-        // Sets.
-        of("supcon", Given::Labels, weighted),
-        of(
-            "supcon",
-            Given::Lists,
-            Options {
-                ids: true,
-                weights: true,
-                ..smooth
-            },
-        ),
-        of("supcon", Given::Index, none),
-        of_rule("nt_xent", of("supcon", Given::Index, by_id)),
-        of("supcon_in", Given::Lists, by_id),
-        of(
-            "info_nce",
-            Given::Lists,
-            Options {
-                of_positives: true,
-                ..smooth
-            },
-        ),
-        of(
-            "info_nce",
-            Given::Index,
-            Options {
-                ids: true,
-                ..smooth
-            },
-        ),
-        of_rule("supcon", of("info_nce", Given::Labels, by_id)),
-        of_rule("supcon_in", of("info_nce", Given::Labels, none)),
-        decoupled(of("supcon", Given::Labels, none)),
-        decoupled(of(
-            "info_nce",
-            Given::Lists,
-            Options {
-                bias: true,
-                ..weighted
-            },
-        )),
-        // Two exponents.
-        of_rule(
-            "hard",
-            of(
-                "info_nce",
-                Given::IndexWithGaps,
-                Options {
-                    bias: true,
-                    ..weighted
-                },
-            ),
-        ),
-    ]
+    OPTIONED_KINDS
+        .into_iter()
+        .map(move |(key, given, rule, set)| {
+            let mut options = Options::NONE;
+            set.iter().for_each(|set| set(&mut options));
+            Kind {
+                loss: of_key(key).expect("a key of the table"),
+                rule_of: of_key(rule),
+                given,
+                options,
+            }
+        })
 }
 
 /// All kinds; each rule other than the softmax also on the one-way layouts.
@@ -390,37 +317,37 @@ fn kinds() -> Vec<(Kind, Extent)> {
             }
         }
     }
-    let mut described: Vec<Description> = Vec::new();
+    // A loss that is another one at another temperature, or with another's rule, is no other computation.
+    let description = |kind: &Kind| *kind.sample().description();
+    let mut described: Vec<Description> = thorough.clone().map(|kind| description(&kind)).collect();
+    let mut has_sets = false;
     for loss in others {
         let mut kind = plain(loss, Given::Diagonal);
-        if kind.sample().has_sets() {
-            kind.given = Given::Labels;
-        }
-        // A loss that is another one at another temperature is no other computation.
-        let description = *kind.sample().description();
-        let is_known = |kind: &Kind| *kind.sample().description() == description;
-        if thorough.clone().any(|kind| is_known(&kind)) || described.contains(&description) {
+        let is_of_sets = kind.sample().has_sets();
+        // One form of sets; the others are among the kinds with options.
+        if described.contains(&description(&kind)) || (is_of_sets && has_sets) {
             continue;
         }
-        described.push(description);
+        described.push(description(&kind));
+        if is_of_sets {
+            has_sets = true;
+            kind.given = Given::Labels;
+        }
         kinds.push((kind, Extent::Hard));
-        if kind.sample().rule() != RowRule::SOFTMAX && !kind.sample().has_sets() {
-            for other in thorough.clone().filter(|kind| kind.sample().is_one_way()) {
-                let by_rule = Kind {
-                    rule_of: Some(loss),
-                    ..other
-                };
-                if !described.contains(by_rule.sample().description()) {
-                    kinds.push((by_rule, Extent::Few));
-                }
-            }
+        if kind.sample().rule() == RowRule::SOFTMAX || is_of_sets {
+            continue;
+        }
+        for other in thorough.clone().filter(|kind| kind.sample().is_one_way()) {
+            let rule_of = Some(loss);
+            let by_rule = Kind { rule_of, ..other };
+            described.push(description(&by_rule));
+            kinds.push((by_rule, Extent::Few));
         }
     }
     // Sets of one, whose weight is a small difference where it is computed as one.
     let kcl = Loss::of("kcl").expect("a key of the table");
     kinds.push((plain(kcl, Given::Lists), Extent::Confident));
-    let optioned = optioned().into_iter();
-    kinds.extend(optioned.map(|kind| (kind, Extent::Optioned)));
+    kinds.extend(optioned().map(|kind| (kind, Extent::Optioned)));
     kinds
 }
 
@@ -572,13 +499,12 @@ const FEW: [Row; 4] = [
     (33, 65, 128, 20.0, Data::Confident(1e-4)),
 ];
 
-/// Cases of kinds with options: as [`FEW`], copies of three vectors, and logits without a bound.
-const OPTIONED: [Row; 6] = [
+/// Cases of kinds with options: as [`FEW`], and logits without a bound.
+const OPTIONED: [Row; 5] = [
     FEW[0],
     FEW[1],
     FEW[2],
     FEW[3],
-    (97, 131, 64, USUAL_SCALE, Data::Duplicates),
     (33, 70, 40, 100.0, Data::Unnormalised),
 ];
 

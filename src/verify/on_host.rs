@@ -265,16 +265,59 @@ impl<E: Engine> OnHost<'_, E> {
         Ok(())
     }
 
+    /// The bank after the update.
+    pub fn update_rows<T: Element>(
+        &self,
+        bank: Rows<'_, T>,
+        rows: &[u32],
+        keys: Rows<'_, T>,
+        momentum: f32,
+    ) -> Result<Vec<T>, Error> {
+        let memory = self.0.memory();
+        let (count, dim) = (bank.rows(), bank.dim());
+        let mut bank = memory.upload(&bank.contiguous())?;
+        let (indices, there) = (memory.upload(rows)?, memory.upload(&keys.contiguous())?);
+        self.0.update_rows(
+            memory.rows_mut(&mut bank, count, dim)?,
+            memory.vector(&indices)?,
+            memory.rows(&there, keys.rows(), keys.dim())?,
+            momentum,
+        )?;
+        memory.download(&bank)
+    }
+
     pub fn enqueue<T: Element>(
         &self,
         queue: &mut KeyQueue<T>,
         keys: Rows<'_, T>,
     ) -> Result<(), Error> {
+        self.with_queue(queue, keys, |there, keys| self.0.enqueue(there, keys))
+    }
+
+    pub fn enqueue_labelled<T: Element>(
+        &self,
+        queue: &mut KeyQueue<T>,
+        keys: Rows<'_, T>,
+        labels: &[u32],
+    ) -> Result<(), Error> {
+        let memory = self.0.memory();
+        let labels = memory.upload(labels)?;
+        self.with_queue(queue, keys, |there, keys| {
+            self.0
+                .enqueue_labelled(there, keys, memory.vector(&labels)?)
+        })
+    }
+
+    fn with_queue<T: Element>(
+        &self,
+        queue: &mut KeyQueue<T>,
+        keys: Rows<'_, T>,
+        call: impl FnOnce(&mut <E::Memory as Memory>::Queue<T>, RowsOf<'_, E, T>) -> Result<(), Error>,
+    ) -> Result<(), Error> {
         let memory = self.0.memory();
         let mut there = memory.queue(queue.clone())?;
         let buffer = memory.upload(&keys.contiguous())?;
-        let keys = memory.rows(&buffer, keys.rows(), keys.dim())?;
-        self.0.enqueue(&mut there, keys)?;
+        call(&mut there, memory.rows(&buffer, keys.rows(), keys.dim())?)?;
         *queue = memory.saved(&there)?;
         Ok(())
     }

@@ -59,10 +59,10 @@ impl<T: Element> Drawn<T> {
             elements[place] = f64::from(value);
         }
         let options = case.kind.options;
-        // Every fifth row has no id; the others have one of a few.
+        // Every fifth row has no id; the others have one of four.
         let mut id = |i: usize| match i % 5 {
             3 => NO_ID,
-            _ => rng.random_range(0..=m as u32 / 4),
+            _ => rng.random_range(0..4),
         };
         let mut ids = |rows: usize| -> Vec<u32> { (0..rows).map(&mut id).collect() };
         let ids = options.ids.then(|| {

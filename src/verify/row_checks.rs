@@ -1,4 +1,4 @@
-//! Runs the verbs that compute no contrast (normalize, momentum update, queue, triplet loss, top-k) and judges their
+//! Runs the verbs that compute no contrast (normalize, momentum update, memory bank, queue, triplet loss, top-k) and judges their
 //! outputs.
 
 use std::collections::VecDeque;
@@ -13,6 +13,7 @@ use super::triplet_checks::triplet;
 use crate::element::{DType, Element};
 use crate::engine::{Engine, MomentumSlices, MomentumTensor};
 use crate::error::Error;
+use crate::inputs::NO_POSITIVE;
 use crate::queue::KeyQueue;
 use crate::reference::{self, Dense};
 use crate::rows::Matrix;
@@ -28,7 +29,7 @@ const SHAPES: [(usize, usize); 7] = [
     (3, 4096),
 ];
 
-/// Runs normalize, momentum update, queue and triplet loss on inputs of type `T`, and judges every output.
+/// Runs normalize, momentum update, memory bank, queue and triplet loss on inputs of type `T`, and judges every output.
 ///
 /// # Errors
 /// Whatever the engine refuses.
@@ -39,6 +40,7 @@ pub fn check_rows<E: Engine, T: Element>(
     let mut measurements = Vec::new();
     normalization::<E, T>(engine, rng, &mut measurements)?;
     momentum::<E, T>(engine, rng, &mut measurements)?;
+    bank::<E, T>(engine, rng, &mut measurements)?;
     queue::<E, T>(engine, rng, &mut measurements)?;
     triplet::<E, T>(engine, rng, &mut measurements)?;
     Ok(measurements)
@@ -277,30 +279,120 @@ fn momentum<E: Engine, T: Element>(
     Ok(())
 }
 
-/// Compares enqueue with a queue that takes one key at a time.
+/// Checks update_rows with indices of which some repeat and one names no row.
+fn bank<E: Engine, T: Element>(
+    engine: &E,
+    rng: &mut impl Rng,
+    measurements: &mut Vec<Measurement>,
+) -> Result<(), Error> {
+    for (rows, dim) in SHAPES {
+        for momentum in [0.0f32, 0.3, 0.5, 1.0] {
+            let mut unit = |rows: usize| {
+                let normal = normal_matrix(rows, dim, rng);
+                Owned::<T>::round(&reference::normalize(&normal, 1e-12).0)
+            };
+            let count = rows / 2 + 2;
+            let (before, keys) = (unit(rows), unit(count));
+            let (before, keys) = (before.view()?, keys.view()?);
+            let mut index: Vec<u32> = (0..count)
+                .map(|_| rng.random_range(0..rows as u32))
+                .collect();
+            index[count / 2] = NO_POSITIVE;
+            let after = OnHost(engine).update_rows(before, &index, keys, momentum)?;
+
+            let (old, wide_keys) = (Dense::from_rows(before), Dense::from_rows(keys));
+            let m = f64::from(momentum);
+            let expected = reference::update_rows(&old, &index, &wide_keys, m);
+            let plain = reference::update_rows_rounded(&old, &index, &wide_keys, m, to_f32_digits);
+            // Of each key's row: the terms of its sum, divided by its norm.
+            let size = |(i, &row): (usize, &u32)| {
+                let old = old.row(row as usize).iter().zip(wide_keys.row(i));
+                let y = old.clone().map(|(b, k)| m * b + (1.0 - m) * k);
+                let norm = y.map(|y| y * y).sum::<f64>().sqrt();
+                let terms = old.map(|(b, k)| (m * b).abs() + ((1.0 - m) * k).abs());
+                // Terms that cancel leave 0.
+                if norm == 0.0 {
+                    0.0
+                } else {
+                    terms.fold(0.0, f64::max) / norm
+                }
+            };
+            let named = index
+                .iter()
+                .enumerate()
+                .filter(|(_, row)| **row != NO_POSITIVE);
+            let terms = named.map(size).fold(0.0, f64::max);
+            let rounding = spacing_at(T::DTYPE, expected.as_slice()) + spacing(DType::F32) * terms;
+            let output = Output::new(Verb::UpdateRows, "bank", &after);
+            measurements.push(output.judge(
+                T::DTYPE,
+                expected.as_slice(),
+                plain.as_slice(),
+                rounding,
+            ));
+            let others = (0..rows).filter(|&row| !index.contains(&(row as u32)));
+            let [kept, was]: [Vec<T>; 2] = [&after[..], &before.contiguous()].map(|all| {
+                let rows = others.clone().flat_map(|row| &all[row * dim..][..dim]);
+                rows.copied().collect()
+            });
+            let output = Output::new(Verb::UpdateRows, "other rows", &kept);
+            measurements.push(output.judge_exact(T::DTYPE, &widen(&was)));
+        }
+    }
+    Ok(())
+}
+
+/// Compares enqueue with a queue that takes one key at a time, without labels and with them.
 fn queue<E: Engine, T: Element>(
     engine: &E,
     rng: &mut impl Rng,
     measurements: &mut Vec<Measurement>,
 ) -> Result<(), Error> {
     let (capacity, dim) = (7, 3);
-    let mut queue = KeyQueue::<T>::new(capacity, dim)?;
-    let mut newest = VecDeque::new();
+    let mut plain = KeyQueue::<T>::new(capacity, dim)?;
+    let mut labelled = plain.clone().with_labels(&[])?;
+    let (mut newest, mut newest_labels) = (VecDeque::new(), VecDeque::new());
     for batch in [2, 3, 7, 1, 20, 5, 14, 6] {
         let keys = Owned::<T>::round(&normal_matrix(batch, dim, rng));
         let keys = keys.view()?;
-        OnHost(engine).enqueue(&mut queue, keys)?;
+        // All bits occur, also those of NaN; and NO_POSITIVE.
+        let mut labels: Vec<u32> = (0..batch).map(|_| rng.random()).collect();
+        labels[0] = NO_POSITIVE;
+        OnHost(engine).enqueue(&mut plain, keys)?;
+        OnHost(engine).enqueue_labelled(&mut labelled, keys, &labels)?;
         newest.extend(widen(&keys.contiguous()));
         newest.drain(..newest.len().saturating_sub(capacity * dim));
-        // The queue's keys, the oldest first.
-        let filled = queue.filled().map(|keys| keys.contiguous().into_owned());
-        let filled = filled.unwrap_or_default().into_iter();
-        let mut filled: Vec<f32> = filled.map(T::to_f32).collect();
-        if queue.fill() == capacity {
-            filled.rotate_left(queue.cursor() * dim);
+        newest_labels.extend(labels);
+        newest_labels.drain(..newest_labels.len().saturating_sub(capacity));
+        for queue in [&plain, &labelled] {
+            // The queue's keys, the oldest first.
+            let oldest = queue.cursor() % queue.fill();
+            let filled = queue.filled().map(|keys| keys.contiguous().into_owned());
+            let filled = filled.unwrap_or_default().into_iter();
+            let mut filled: Vec<f32> = filled.map(T::to_f32).collect();
+            filled.rotate_left(oldest * dim);
+            let output = Output::new(Verb::Enqueue, "keys", &filled);
+            measurements.push(output.judge_exact(T::DTYPE, newest.make_contiguous()));
+            let Some(labels) = queue.labels() else {
+                continue;
+            };
+            let mut labels = labels.to_vec();
+            labels.rotate_left(oldest);
+            // Halves, which f32 holds.
+            let halves = |labels: &[u32]| -> Vec<f64> {
+                let halves = labels
+                    .iter()
+                    .flat_map(|label| [label >> 16, label & 0xffff]);
+                halves.map(f64::from).collect()
+            };
+            let output = Output {
+                quantity: "labels",
+                values: halves(&labels),
+                ..output
+            };
+            measurements
+                .push(output.judge_exact(T::DTYPE, &halves(newest_labels.make_contiguous())));
         }
-        let output = Output::new(Verb::Enqueue, "keys", &filled);
-        measurements.push(output.judge_exact(T::DTYPE, newest.make_contiguous()));
     }
     Ok(())
 }

@@ -53,6 +53,8 @@ pub enum Verb {
     NormalizeBackward,
     /// The key encoder's average.
     MomentumUpdate,
+    /// Rows of a memory bank.
+    UpdateRows,
     /// The key queue.
     Enqueue,
 }
@@ -69,6 +71,7 @@ impl fmt::Display for Verb {
             Verb::Normalize => "normalize",
             Verb::NormalizeBackward => "normalize_backward",
             Verb::MomentumUpdate => "momentum_update",
+            Verb::UpdateRows => "update_rows",
             Verb::Enqueue => "enqueue",
         })
     }

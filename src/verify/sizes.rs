@@ -171,7 +171,7 @@ impl Row {
             (true, _) if sets => {
                 let weight = self.rule.second_sign() * (z - second_offset).exp();
                 (
-                    exponential(1, 1.0) + positive + uniform,
+                    exponential(1, 1.0) + self.positive + uniform,
                     weight - positive - uniform,
                 )
             }

@@ -127,7 +127,7 @@ impl Run {
     }
 
     /// The cases with finite inputs that the run gives the type `T`, with their places in the table.
-    fn cases<T: Element>(self) -> impl Iterator<Item = (usize, Case)> {
+    fn cases<T: Element>(self) -> impl DoubleEndedIterator<Item = (usize, Case)> {
         let cases = table(self.seed).into_iter().enumerate();
         cases.filter(move |(_, case)| {
             self.suite().types_of(case, self.types).contains(&T::DTYPE)
@@ -136,14 +136,14 @@ impl Run {
     }
 
     /// A mistake fails each of `quantities` in some case of the run, with the run's inputs and types of
-    /// gradients.
+    /// gradients. The last cases, which have options, come first.
     fn catches<T: Element>(
         self,
         quantities: &[&'static str],
         mistake: Mistake<T>,
     ) -> Result<(), Failed> {
         let mut left = quantities.to_vec();
-        for (index, case) in self.cases::<T>() {
+        for (index, case) in self.cases::<T>().rev() {
             let problem = Drawn::<T>::draw(&case, &mut random(self.seed, index))?;
             let Some(mut outputs) = mistake(&problem)? else {
                 continue;
@@ -171,7 +171,7 @@ impl Run {
     /// little, is unwritten, or is missing.
     fn catches_small_deviations<T: Element>(self) -> Result<(), Failed> {
         let mut caught = HashSet::new();
-        for (index, case) in self.cases::<T>() {
+        for (index, case) in self.cases::<T>().rev() {
             let problem = Drawn::<T>::draw(&case, &mut random(self.seed, index))?;
             let expectation = Expectation::new(&problem)?;
             let gradients = self.suite().gradients_of(&case);
@@ -541,7 +541,7 @@ fn beta_above_alone<T: Element>(problem: &Drawn<T>) -> Result<Option<Vec<Output>
 
 /// The mean over the rows that have a positive divided by N.
 fn mean_over_all<T: Element>(problem: &Drawn<T>) -> Result<Option<Vec<Output>>, Failed> {
-    if problem.contrast.reduction() != Reduction::MeanOfPositives || problem.case.kind.options.ids {
+    if problem.contrast.reduction() != Reduction::MeanOfPositives {
         return Ok(None);
     }
     let contrast = problem.contrast.with_reduction(Reduction::Mean);

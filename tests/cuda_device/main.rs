@@ -8,7 +8,8 @@ use infonce::cuda::{
 };
 use infonce::{
     Contrast, CudaError, DType, Engine, Error, Evaluation, Gradients, Inputs, KeyQueue, Memory,
-    NO_POSITIVE, Positives, Read, RowStatistics, Shape, Statistics, Triplet, Triplets, Work,
+    MemoryBank, NO_POSITIVE, Positives, Read, RowStatistics, Shape, Statistics, Triplet, Triplets,
+    Work,
 };
 use libtest_mimic::{Arguments, Trial};
 
@@ -37,6 +38,7 @@ const TESTS: &[(&str, Test)] = tests![
     outputs_that_share_memory_with_an_argument_are_refused,
     columns_of_a_larger_matrix_give_the_bits_of_a_copy,
     a_queue_on_the_device_holds_what_one_on_the_host_holds,
+    a_bank_on_the_device_moves_its_named_rows,
     the_best_left_on_the_device_are_those_that_are_read,
     shards_of_the_candidates_give_the_gradients_of_all,
 ];
@@ -402,17 +404,65 @@ fn a_queue_on_the_device_holds_what_one_on_the_host_holds(
     let engine = CudaEngine::on(device.clone());
     let mut on_host = KeyQueue::<bf16>::new(7, 5)?;
     let mut on_device = CudaQueue::from_host(device, &on_host)?;
-    assert!(on_device.filled().is_none());
+    let mut labelled_host = on_host.clone().with_labels(&[])?;
+    let mut labelled = CudaQueue::from_host(device, &labelled_host)?;
+    assert!(on_device.filled().is_none() && labelled.labels().is_none());
     for batch in [3, 1, 5, 7, 16, 2] {
         let element = |i: usize| bf16::from_f32((i + batch) as f32);
         let keys: Vec<bf16> = (0..batch * 5).map(element).collect();
         let cpu = infonce::CpuEngine::new();
         cpu.enqueue(&mut on_host, infonce::Rows::new(&keys, batch, 5)?)?;
-        let keys = CudaBuffer::upload(device, &keys)?;
-        engine.enqueue(&mut on_device, keys.rows(batch, 5)?)?;
+        let labels: Vec<u32> = (0..batch as u32).map(|i| NO_POSITIVE - i % 3).collect();
+        let keys_there = CudaBuffer::upload(device, &keys)?;
+        let labels_there = CudaBuffer::upload(device, &labels)?;
+        let view = keys_there.rows(batch, 5)?;
+        engine.enqueue(&mut on_device, view)?;
         assert_eq!(on_device.to_host()?, on_host);
+        cpu.enqueue_labelled(
+            &mut labelled_host,
+            infonce::Rows::new(&keys, batch, 5)?,
+            &labels,
+        )?;
+        engine.enqueue_labelled(&mut labelled, view, labels_there.vector()?)?;
+        assert_eq!(labelled.to_host()?, labelled_host);
+        assert_eq!(
+            labelled.labels().map(|labels| labels.len()),
+            Some(labelled.fill())
+        );
+        assert!(engine.enqueue(&mut labelled, view).is_err());
         assert_eq!(on_device.fill(), on_host.fill());
     }
+    Ok(())
+}
+
+fn a_bank_on_the_device_moves_its_named_rows(device: &CudaDevice) -> Result<(), Error> {
+    let engine = CudaEngine::on(device.clone());
+    let (rows, dim) = (9, 20);
+    let mut bank = MemoryBank::<f32>::random(rows, dim, 1)?;
+    let keys = MemoryBank::<f32>::random(4, dim, 2)?;
+    let mut there = CudaBuffer::upload(device, bank.elements())?;
+    let keys_there = CudaBuffer::upload(device, keys.elements())?;
+    let view = keys_there.rows(4, dim)?;
+    // Index 9, which the host refuses in its own memory, names no row of the device's.
+    let index = CudaBuffer::upload(device, &[8, 2, 9, 2])?;
+    engine.update_rows(there.rows_mut(rows, dim)?, index.vector()?, view, 0.5)?;
+    let cpu = infonce::CpuEngine::new();
+    cpu.update_rows(
+        bank.as_rows_mut(),
+        &[8, 2, NO_POSITIVE, 2],
+        keys.as_rows(),
+        0.5,
+    )?;
+    let found = there.download()?;
+    let pairs = found.iter().zip(bank.elements());
+    assert!(pairs.into_iter().all(|(x, y)| (x - y).abs() < 1e-6));
+    assert_eq!(found[..2 * dim], bank.elements()[..2 * dim]);
+
+    let shared = there.rows_mut(rows, dim)?;
+    // SAFETY: the first rows of the bank.
+    let first = unsafe { CudaRows::from_raw(shared.region().address(), 4, dim, dim, device)? };
+    let refused = engine.update_rows(shared, index.vector()?, first, 0.5);
+    assert_eq!(refused, Err(aliasing("bank", "keys")));
     Ok(())
 }
 

@@ -432,6 +432,19 @@ fn a_step_that_cannot_be_recorded_is_refused(device: &CudaDevice) -> Result<(), 
     };
     assert_eq!(step.record().err(), Some(not_full.into()));
 
+    let labelled = full(8)?.with_labels(&[1; 8])?;
+    let inputs = StepInputs::Queue {
+        q: z.rows_mut(6, DIM)?,
+        own_key: own_key.rows_mut(6, DIM)?,
+        queue: CudaQueue::from_host(device, &labelled)?,
+    };
+    let gradients = Gradients::new(dz.rows_mut(6, DIM)?, None);
+    let step = engine.step(&Contrast::moco(0.125)?, inputs, gradients);
+    assert!(matches!(
+        step.record().err(),
+        Some(Error::QueueLabels { .. })
+    ));
+
     let inputs = StepInputs::Shared {
         z: z.rows_mut(6, DIM)?,
     };

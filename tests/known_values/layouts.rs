@@ -151,6 +151,12 @@ fn other_verbs<E: Engine<Memory = HostMemory>>(new: New<E>) -> Result<(), Error>
         let loss = triplet([plain_x, plain_dy], &mut plain, dim)?;
         assert_eq!(triplet([wide_x, wide_dy], &mut gapped, stride)?, loss);
         assert_eq!(bits(&without_gaps(&gapped, dim, gap, &what)), bits(&plain));
+        let rows_of: Vec<u32> = (0..rows as u32).map(|i| i * i % rows as u32).collect();
+        let moved = OnHost(engine).update_rows(plain_x, &rows_of, plain_dy, 0.5)?;
+        let mut gapped = with_gaps(&x, dim, gap);
+        let to = RowsMut::with_stride(&mut gapped, rows, dim, stride)?;
+        engine.update_rows(to, &rows_of, wide_dy, 0.5)?;
+        assert_eq!(bits(&without_gaps(&gapped, dim, gap, &what)), bits(&moved));
 
         let [mut queue, mut wide_queue] = [
             infonce::KeyQueue::<T>::new(7, dim)?,

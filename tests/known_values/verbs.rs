@@ -5,7 +5,7 @@ use infonce::KeyQueue;
 
 use super::*;
 
-pub(super) fn promises<E: Engine>() -> [(&'static str, Promise<E>); 8] {
+pub(super) fn promises<E: Engine>() -> [(&'static str, Promise<E>); 9] {
     [
         ("a row of zeros has a finite gradient", zero_row),
         ("a short row's gradient is kept if it fits", short_row),
@@ -13,9 +13,10 @@ pub(super) fn promises<E: Engine>() -> [(&'static str, Promise<E>); 8] {
         ("a gradient that is not finite is not hidden", not_hidden),
         ("rows of any length become unit rows", any_length),
         (
-            "the newest keys of a large batch stay in order",
+            "the newest keys of a large batch keep order and labels",
             large_batch,
         ),
+        ("the last of a row's keys moves it", last_key),
         ("the best of a set in itself are k others", others),
         ("scores that nearly tie come in order", near_ties),
     ]
@@ -148,12 +149,41 @@ fn any_length<E: Engine>(new: New<E>) -> Result<(), Error> {
 fn large_batch<E: Engine>(new: New<E>) -> Result<(), Error> {
     fn check<E: Engine, T: Element>(engine: &E) -> Result<(), Error> {
         let keys: Vec<T> = (0..6).map(|i| T::from_f32(i as f32)).collect();
-        let mut queue = KeyQueue::<T>::new(4, 1)?;
-        OnHost(engine).enqueue(&mut queue, Rows::new(&keys, 6, 1)?)?;
+        let mut queue = KeyQueue::<T>::new(4, 1)?.with_labels(&[])?;
+        // Bits that are no ordinary f32: infinity, NaN of both kinds, subnormal numbers.
+        let labels = [7, 8, 0x7f80_0000, 0x7f80_0001, infonce::NO_POSITIVE, 1];
+        OnHost(engine).enqueue_labelled(&mut queue, Rows::new(&keys, 6, 1)?, &labels)?;
         let held = queue.filled().map(|keys| keys.contiguous().to_vec());
         let mut held = held.unwrap_or_default();
         held.rotate_left(queue.cursor());
         assert_eq!(held, &keys[2..]);
+        let mut held = queue.labels().unwrap_or_default().to_vec();
+        held.rotate_left(queue.cursor());
+        assert_eq!(held, labels[2..]);
+        Ok(())
+    }
+    let engine = &new()?;
+    in_all_types!(check::<E>(engine));
+    Ok(())
+}
+
+fn last_key<E: Engine>(new: New<E>) -> Result<(), Error> {
+    fn check<E: Engine, T: Element>(engine: &E) -> Result<(), Error> {
+        let bank = [[1.0, 0.0], [0.6, 0.8], [-1.0, 0.0]];
+        let keys = [[-1.0, 0.0], [0.0, 1.0], [0.0, -1.0], [1.0, 0.0]];
+        let (bank, keys) = (rounded::<T>(&matrix(&bank)), rounded::<T>(&matrix(&keys)));
+        let (was, keys) = (Rows::new(&bank, 3, 2)?, Rows::new(&keys, 4, 2)?);
+        let rows = [0, 0, infonce::NO_POSITIVE, 2];
+        let after = OnHost(engine).update_rows(was, &rows, keys, 0.5)?;
+        // (½, ½), normalised; the row that has no key; and ½(−1, 0) + ½(1, 0), which has no direction.
+        let half = T::from_f32(0.5f32.sqrt());
+        let zero = T::from_f32(0.0);
+        assert_eq!(
+            after,
+            [half, half, bank[2], bank[3], zero, zero],
+            "{}",
+            T::DTYPE
+        );
         Ok(())
     }
     let engine = &new()?;

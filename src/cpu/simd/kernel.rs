@@ -54,6 +54,9 @@ pub(crate) struct Kernel {
     pub(super) row_loops: RowLoops,
 }
 
+/// One number of each of two exponentials.
+type Two = [f32; 2];
+
 /// Loops over rows; the methods of [`Kernel`] of the same names say what they compute.
 #[derive(Debug)]
 pub(super) struct RowLoops {
@@ -66,7 +69,7 @@ pub(super) struct RowLoops {
     pub sum_set: unsafe fn(&[f32], Set<'_>, bool) -> [f32; 2],
     pub is_empty: unsafe fn(Set<'_>) -> bool,
     pub weigh_sets: unsafe fn(&mut [f32], f32, &SetTerms, Set<'_>),
-    pub sum_exp_two: unsafe fn(&[f32], [f32; 2], [f32; 2]) -> [f32; 2],
+    pub sum_exp_two: unsafe fn(&[f32], Two, Two) -> Two,
     pub weigh_two: unsafe fn(&mut [f32], [f32; 2], [f32; 2]),
     pub exclude_equal: unsafe fn(&mut [f32], Set<'_>, Option<Set<'_>>),
     pub exclude_above: unsafe fn(&mut [f32], f32),

@@ -1,4 +1,4 @@
-//! The number of rows that a warp holds does not change the results.
+//! The number of rows that a warp holds does not change the results; indices of a memory bank in device memory.
 
 use approx::abs_diff_eq;
 use half::{bf16, f16};
@@ -95,5 +95,44 @@ fn rows_that_share_a_warp_have_the_bits_of_rows_alone() -> Result<(), Error> {
         compare::<bf16, bf16>(dim)?;
         compare::<f16, f32>(dim)?;
     }
+    Ok(())
+}
+
+#[test]
+fn a_banks_last_key_counts_in_any_order_of_blocks() -> Result<(), Error> {
+    // 70 keys are 9 blocks, and more later keys than a warp has lanes. Row 5 does not occur.
+    let (rows, dim, count) = (9, 20, 70);
+    let bank: Vec<bf16> = numbers(rows, dim, 1);
+    let keys: Vec<bf16> = numbers(count, dim, 2);
+    let mut index: Vec<u32> = (0..count as u32)
+        .map(|i| [0, 3, 8, 3, 1][i as usize % 5])
+        .collect();
+    // The host cannot check indices in device memory: these name no row.
+    for (place, beyond) in [(2, 9), (40, u32::MAX), (69, 1 << 31)] {
+        index[place] = beyond;
+    }
+    let updated = in_every_order("bank", |schedule, seed| {
+        let memory = Memory::on(EmulatedDevice::new(schedule, seed, 3));
+        let there = memory.given(&bank, dim, 1)?;
+        let (rows, keys) = (memory.words(&index)?, memory.given(&keys, dim, 0)?);
+        Rowwise::new(&memory.device).update_rows(there, rows, keys, 0.25)?;
+        memory.elements::<bf16>(there)
+    })?;
+    // One key at a time, each the last of its row.
+    let mut expected = bank.clone();
+    for row in 0..rows {
+        let Some(last) = index.iter().rposition(|&named| named == row as u32) else {
+            continue;
+        };
+        let memory = Memory::on(EmulatedDevice::new(Schedule::Late, 1, 3));
+        let there = memory.given(&expected, dim, 0)?;
+        let key = memory.given(&keys[last * dim..(last + 1) * dim], dim, 0)?;
+        let named = memory.words(&[row as u32])?;
+        Rowwise::new(&memory.device).update_rows(there, named, key, 0.25)?;
+        expected = memory.elements(there)?;
+    }
+    assert_eq!(updated, expected);
+    assert_eq!(updated[5 * dim..6 * dim], bank[5 * dim..6 * dim]);
+    assert_ne!(updated[8 * dim..], bank[8 * dim..]);
     Ok(())
 }
