@@ -108,7 +108,8 @@ impl CudaEngine {
     /// Gradients keep their own arithmetic, but those from the statistics of such a `forward` hold its rounding.
     ///
     /// On a device that is not sm_90, and together with [`with_portable_kernels`](Self::with_portable_kernels),
-    /// these verbs are refused with [`Error::Unsupported`].
+    /// these verbs are refused with [`Error::Unsupported`], and so is `forward` of a problem with a rule of sets or of two
+    /// exponents, with ids, a guard or biases, or with positives that are given for rows of one matrix.
     #[must_use]
     pub fn with_fp8_scores(mut self, fp8: bool) -> Self {
         self.fp8 = fp8;

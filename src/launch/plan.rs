@@ -67,7 +67,8 @@ impl Device for Plan {
 
 /// Bytes of device memory that `work` takes from an empty pool, without inputs and gradients, on the device and with
 /// the settings of `similarity`. Positives are by index, and the statistics of a backward are uploaded. The diagonal,
-/// and the statistics of a forward, take less. Another offset of positives, or labels, take 4 bytes an anchor more.
+/// and the statistics of a forward, take less. Another offset of positives, or labels, take 4 bytes an anchor more. Ids
+/// and biases are not known here: a problem that has them stores weights (`options`).
 pub(crate) fn workspace_bytes<D: Device>(
     similarity: &Similarity<'_, D>,
     work: Work,
