@@ -255,7 +255,8 @@ impl<'e, E: Engine> Points<'e, E> {
         // The first rows of a shuffle (Fisher and Yates).
         let mut order: Vec<usize> = (0..self.count()).collect();
         for place in 0..clusters {
-            order.swap(place, place + random.below(order.len() - place));
+            let other = place + random.below(order.len() - place);
+            order.swap(place, other);
         }
         let start = order[..clusters].iter().flat_map(|&i| self.row(i));
         let mut centroids: Vec<f32> = start.copied().collect();
