@@ -18,14 +18,18 @@
 //! |---|---|
 //! | z₊, lse⁻ | ζ + ε·(1 + max‖output‖) |
 //! | loss | Σ w_i Δφ_i + ε·Σ w_i·(‖φ_i‖ + ‖terms of a difference‖) |
-//! | dq, dk | (ω + ε_out)·max Σ ‖terms of the sum‖ |
+//! | lse of (1+β)z and of βz | (1+β)·ζ + ε·(1 + max‖output‖) |
+//! | numbers of positives and of negatives | 0 |
+//! | dq, dk, dbias | (ω + ε_out)·max Σ ‖terms of the sum‖ |
 //! | dscale | ω·Σ ‖dz_ij·⟨q_i, k_j⟩‖ + η·Σ ‖dz_ij‖·a_ij |
 //!
 //! Δφ_i is how far a row's loss moves when lse⁻ or z₊ is off by ζ: (1 − p₊)·ζ for InfoNCE. ω = ζ + p·ε is the
 //! relative error of a softmax weight times an element. For bf16 and f16 inputs ω is larger by the spacing of
 //! that type, 2⁻⁷ and 2⁻¹⁰: engines round the weights to it, for the 16-bit units of CPUs and GPUs. ε_out is the
 //! spacing of the output's type. A term counts for more where an error of ζ in lse⁻ or z₊ moves its weight by
-//! more than ζ, as near the clamp of the debiased loss. All sums are taken in float64 from the reference
+//! more than ζ, as near the clamp of the debiased loss. A weight that is a difference, such as p − 1/n of one of n
+//! positives, is formed in f32 before it is rounded to 16 bits: ζ + p·ε counts for its parts, the spacing of a 16-bit type
+//! for their difference. A bias c_j adds ε·‖c_j‖ to ζ. All sums are taken in float64 from the reference
 //! (`sizes.rs`).
 
 use std::fmt;
