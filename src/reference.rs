@@ -409,6 +409,7 @@ fn log_mean(rule: RowRule, scale: f64, positives: &[f64]) -> f64 {
 
 impl RowValues {
     /// The summaries of row `i`.
+    #[cfg(feature = "cli")]
     pub(crate) fn logits(&self, i: usize) -> RowLogits {
         RowLogits {
             negatives_lse: self.negatives_lse[i],
