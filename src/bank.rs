@@ -2,7 +2,7 @@
 
 use crate::element::Element;
 use crate::error::Error;
-use crate::inputs::NO_POSITIVE;
+use crate::positives::NO_POSITIVE;
 use crate::random::SplitMix;
 use crate::rows::{Rows, RowsMut};
 

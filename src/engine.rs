@@ -3,71 +3,11 @@
 use crate::contrast::same_rows;
 use crate::element::Element;
 use crate::error::Error;
+use crate::gradients::Gradients;
 use crate::inputs::Problem;
 use crate::memory::{Evaluation, Memory, Read};
+use crate::positives::Positives;
 use crate::triplet::TripletProblem;
-
-/// The matrices that gradients are written to; `V` is an engine's writable matrix.
-#[derive(Debug)]
-pub struct Gradients<V> {
-    /// ∂loss/∂q, N × D (∂loss/∂z for NT-Xent).
-    pub dq: V,
-    /// ∂loss/∂k, M × D, if wanted. A one-way loss without it computes fewer matrix products. It must be `None`
-    /// where the contrast has none ([`Contrast::has_dk`](crate::Contrast::has_dk)).
-    pub dk: Option<V>,
-    /// ∂loss/∂c, 1 × M, if wanted: of the biases of
-    /// [`Problem::with_column_bias`](crate::Problem::with_column_bias).
-    pub dbias: Option<V>,
-    /// Whether they are added to the outputs' contents.
-    pub accumulate: Accumulate,
-}
-
-/// Which gradients are added to the outputs' contents, in f32 and rounded once; the others overwrite.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Accumulate {
-    /// dq.
-    pub anchors: bool,
-    /// dk and dbias.
-    pub candidates: bool,
-}
-
-impl Accumulate {
-    /// All are added.
-    pub const ALL: Self = Self {
-        anchors: true,
-        candidates: true,
-    };
-}
-
-impl<V> Gradients<V> {
-    /// Outputs that the call overwrites.
-    pub fn new(dq: V, dk: Option<V>) -> Self {
-        Self {
-            dq,
-            dk,
-            dbias: None,
-            accumulate: Accumulate::default(),
-        }
-    }
-
-    /// The same outputs, and one for the gradient of the column bias.
-    #[must_use]
-    pub fn with_bias(self, dbias: V) -> Self {
-        Self {
-            dbias: Some(dbias),
-            ..self
-        }
-    }
-
-    /// The same outputs; gradients are added to their contents.
-    #[must_use]
-    pub fn accumulating(self) -> Self {
-        Self {
-            accumulate: Accumulate::ALL,
-            ..self
-        }
-    }
-}
 
 /// One tensor of a momentum update; `Q`, `K` and `S` are an engine's views of vectors.
 #[derive(Debug)]
@@ -168,7 +108,7 @@ pub trait Engine {
     ///
     /// # Errors
     /// As [`forward`](Self::forward); [`Error::Unsupported`] for problems of different losses, for none, for own
-    /// keys, columns with a loss, or a guard, which needs the positive in the same matrix.
+    /// keys, columns with a loss, a guard, or one positive by label, which would be in every matrix.
     fn forward_over<T: Element>(
         &self,
         problems: &[Problem<RowsOf<'_, Self, T>>],
@@ -189,6 +129,16 @@ pub trait Engine {
         }
         if contrast.description().guard.is_some() {
             return refuse("guard", "it needs the positive in the same matrix");
+        }
+        let has_labels = |problem: &Problem<_>| {
+            let positives = problem.positives();
+            matches!(positives, Some(Positives::Labels { .. }))
+        };
+        if !contrast.has_sets() && !others.is_empty() && problems.iter().any(has_labels) {
+            return refuse(
+                "positives",
+                "a label has its first candidate in every matrix",
+            );
         }
         for other in others {
             same_rows("problems", other.shape().anchors, first.shape().anchors)?;

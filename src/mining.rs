@@ -6,8 +6,8 @@ use crate::contrast::{same_length, same_rows};
 use crate::element::Element;
 use crate::engine::{Engine, RowsOf};
 use crate::error::{Error, within};
-use crate::inputs::{NO_POSITIVE, Positives, check_lists};
 use crate::memory::{Read, TopK};
+use crate::positives::{NO_POSITIVE, Positives, check_lists};
 use crate::random::SplitMix;
 use crate::rows::Matrix;
 

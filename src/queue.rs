@@ -3,7 +3,7 @@
 use crate::contrast::{same_dim, same_length, same_rows};
 use crate::element::Element;
 use crate::error::Error;
-use crate::inputs::NO_POSITIVE;
+use crate::positives::NO_POSITIVE;
 use crate::rows::{Matrix, Rows};
 
 /// The arithmetic of a ring buffer, wherever its rows are stored.

@@ -2,11 +2,13 @@
 
 use crate::contrast::{Contrast, same_dim, same_rows};
 use crate::element::Element;
-use crate::engine::{Accumulate, Engine, Gradients, RowsMutOf, RowsOf};
+use crate::engine::{Engine, RowsMutOf, RowsOf};
 use crate::error::{Error, positive};
-use crate::inputs::{Inputs, Positives, Problem};
+use crate::gradients::{Accumulate, Gradients};
+use crate::inputs::{Inputs, Problem};
 use crate::losses::{Description, Exclusions};
 use crate::memory::{Memory, Read};
+use crate::positives::Positives;
 use crate::rows::Matrix;
 
 /// How the directions of [`MultipleNegativesRanking`] become one loss.

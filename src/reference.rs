@@ -14,8 +14,9 @@
 
 use crate::contrast::Reduction;
 use crate::element::{DType, Element};
-use crate::inputs::{Matrices, NO_ID, NO_POSITIVE, Positives, Problem};
+use crate::inputs::{Matrices, Problem};
 use crate::losses::{Dual, RowContext, RowLogits, RowRule, VARIABLES};
+use crate::positives::{NO_ID, NO_POSITIVE, Positives};
 use crate::rows::{Matrix, Rows, View};
 use crate::triplet::TripletProblem;
 

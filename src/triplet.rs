@@ -2,9 +2,9 @@
 //! the loss on them, checked.
 
 use crate::contrast::{Reduction, Shape, same_dim, same_rows};
-use crate::engine::Gradients;
 use crate::error::{Error, within};
-use crate::inputs::NO_POSITIVE;
+use crate::gradients::Gradients;
+use crate::positives::NO_POSITIVE;
 use crate::rows::{Elements, Matrix, View};
 
 /// The triplet loss (FaceNet, Schroff et al. 2015, section 3.1; time-contrastive networks, Sermanet et al. 2018): each

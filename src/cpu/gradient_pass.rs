@@ -12,13 +12,14 @@ use std::f64::consts::LOG2_E;
 
 use rayon::prelude::*;
 
+use super::blocks::{BLOCK, GROUP, LogitTile};
 use super::options::RowTerms;
 use super::pack::{Buffer, Panels, pack_summed, row_items, weight_rows_to_items, weights_to_items};
-use super::problem::{BLOCK, GROUP, LogitTile, Problem};
+use super::problem::Problem;
 use super::simd::{Item, Left, Output};
 use super::statistics_pass::Summaries;
 use crate::element::{DType, Element};
-use crate::engine::Accumulate;
+use crate::gradients::Accumulate;
 use crate::losses::{RowContext, RowLogits, RowValues};
 use crate::rows::{Matrix, RowsMut};
 

@@ -3,11 +3,14 @@
 //! The shape and the weights budget alone determine blocks and chunks, and one task computes each sum in a fixed
 //! order. Results are therefore bitwise equal for every number of threads.
 
+mod blocks;
 mod gradient_pass;
+mod option_statistics;
 mod options;
 mod pack;
 mod problem;
 mod rowwise;
+mod scaled_sum;
 mod simd;
 mod statistics_pass;
 mod top_k;
@@ -20,8 +23,9 @@ use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use crate::contrast::{Shape, same_dim, same_length, same_rows};
 use crate::element::{DType, Element};
-use crate::engine::{Engine, Gradients, MomentumSlices};
+use crate::engine::{Engine, MomentumSlices};
 use crate::error::{Error, positive};
+use crate::gradients::Gradients;
 use crate::inputs;
 use crate::losses::RowLogits;
 use crate::memory::{Evaluated, HostMemory, TopK};
@@ -29,9 +33,10 @@ use crate::queue::KeyQueue;
 use crate::rows::{Matrix, Rows, RowsMut};
 use crate::statistics::{RowStatistics, SetStatistics, Statistics};
 use crate::triplet::TripletProblem;
+use blocks::BLOCK;
 use gradient_pass::{GradientPass, Known, Outcome, chunk_rows, store};
 use pack::Workspace;
-use problem::{BLOCK, Problem, kernel_for};
+use problem::{Problem, kernel_for};
 pub(crate) use simd::Kernel;
 use statistics_pass::{Summaries, summaries};
 
@@ -130,7 +135,7 @@ impl CpuEngine {
         // Partial sums of the statistics (16 bytes each), and at most twelve f64 for every row and column.
         let statistics =
             16 * blocks * statistics_pass::CHUNK.min(anchors) + 96 * (anchors + candidates);
-        let per_thread = 2 * size_of::<problem::LogitTile>() + 64 * 1024;
+        let per_thread = 2 * size_of::<blocks::LogitTile>() + 64 * 1024;
         let threads = self.run(rayon::current_num_threads);
         item * (panels + weights + chunk_items) + statistics + threads * per_thread
     }

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 
 use rayon::prelude::*;
 
+use super::blocks::{BLOCK, GROUP};
 use super::options::Options;
 use super::pack::{Panels, Workspace, pack_transposed};
 use super::simd::{Item, Kernel, Left, Output};
@@ -14,16 +15,6 @@ use crate::inputs::{self, Matrices};
 use crate::losses::RowContext;
 use crate::rows::{Matrix, Rows};
 use crate::statistics::counted;
-
-/// Columns of a block of logits. A group of rows has few enough logits in a block for the L2 cache. BLOCK is a
-/// multiple of every kernel's panel and tile rows.
-pub(super) const BLOCK: usize = 192;
-
-/// Rows of a group: the rows whose logits are computed before their exponentials.
-pub(super) const GROUP: usize = 48;
-
-/// Logits of one group of rows and one block of columns.
-pub(super) type LogitTile = [f32; GROUP * BLOCK];
 
 /// The largest z − o with a fixed offset o, in nats: every exponential is at most e³⁰, and a sum of 2⁶⁴ of them is
 /// far from f32 overflow.

@@ -5,8 +5,9 @@ use std::collections::BinaryHeap;
 
 use rayon::prelude::*;
 
+use super::blocks::{BLOCK, GROUP, LogitTile};
 use super::pack::{Workspace, pack_transposed, row_items};
-use super::problem::{BLOCK, GROUP, LogitTile, block_products, kernel_for};
+use super::problem::{block_products, kernel_for};
 use super::simd::Left;
 use crate::element::Element;
 use crate::memory::TopK;

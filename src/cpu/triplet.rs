@@ -4,7 +4,7 @@
 use rayon::prelude::*;
 
 use crate::element::Element;
-use crate::engine::{Accumulate, Gradients};
+use crate::gradients::{Accumulate, Gradients};
 use crate::rows::{Matrix, Rows, RowsMut};
 use crate::triplet::TripletProblem;
 

@@ -11,11 +11,13 @@ use super::results::CudaResults;
 use super::view::{CudaRows, CudaRowsMut, CudaVector, CudaVectorMut};
 use crate::contrast::Contrast;
 use crate::element::{DType, Element};
-use crate::engine::{Gradients, MomentumTensor};
+use crate::engine::MomentumTensor;
 use crate::error::{CudaError, Error};
-use crate::inputs::{Inputs, Positives};
+use crate::gradients::Gradients;
+use crate::inputs::Inputs;
 use crate::launch::{DeviceMomentum, Step, StepArguments};
 use crate::memory::Evaluation;
+use crate::positives::Positives;
 
 /// The default ε of a step's normalisation.
 const EPSILON: f32 = 1e-12;

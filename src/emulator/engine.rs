@@ -5,8 +5,9 @@ use super::memory::Memory;
 use crate::bank::check_rows;
 use crate::contrast::{Contrast, Shape, Work, same_dim, same_length};
 use crate::element::{DType, Element};
-use crate::engine::{Engine, Gradients, MomentumSlices};
+use crate::engine::{Engine, MomentumSlices};
 use crate::error::Error;
+use crate::gradients::Gradients;
 use crate::inputs::Problem;
 use crate::launch::{
     DeviceMatrix, DeviceMomentum, DeviceStatistics, Rowwise, Similarity, workspace_bytes,

@@ -2,7 +2,7 @@
 
 use bytemuck::Zeroable;
 
-use super::kernels::{self, Kernel};
+use super::kernels::{self, Family, Kernel};
 use super::params::{
     HopperProductParams, HopperScoresParams, Matrix, ProductParams, ScoresParams, TensorMap,
     WorkGrid,
@@ -11,9 +11,6 @@ use super::prepared::Prepared;
 use super::similarity::{Similarity, TILE};
 use super::{Arithmetic, Device};
 use crate::error::Error;
-
-/// The kernels of one pass, for each type and largest D: portable, and for sm_90a.
-pub(super) type Family = [&'static [Kernel]; 2];
 
 // The passes of the tile loop. `BEST` exists for sm_90a alone.
 pub(super) const STATISTICS: Family = [kernels::STATISTICS, kernels::HOPPER_STATISTICS];

@@ -13,8 +13,8 @@ use super::statistics::{Partial, scores_params};
 use super::{Arithmetic, Device, Floats, kernels};
 use crate::contrast::Shape;
 use crate::element::DType;
-use crate::engine::Gradients;
 use crate::error::Error;
+use crate::gradients::Gradients;
 
 /// log2 of the smallest normal f16.
 const F16_SMALLEST: f32 = -14.0;

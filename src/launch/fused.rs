@@ -1,7 +1,7 @@
 //! Selects and launches the fused gradient kernels, which keep the sums Σ_j W_ij y_j of a block's rows in registers.
 
-use super::choice::Family;
 use super::gradient::{Call, Known, Sums, is_shifted};
+use super::kernels::Family;
 use super::params::{GradientParams, HopperGradientParams, WorkGrid};
 use super::results::Masses;
 use super::similarity::Similarity;

@@ -10,8 +10,8 @@ use super::similarity::Similarity;
 use super::statistics::far_word;
 use super::{Device, DeviceMatrix, Floats, kernels};
 use crate::element::DType;
-use crate::engine::Accumulate;
 use crate::error::Error;
+use crate::gradients::Accumulate;
 use crate::inputs::Matrices;
 
 /// Whether weights of the type are shifted, multiplied by a power of two: `SHIFTED` of kernels/tile/element.h.

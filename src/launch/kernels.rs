@@ -29,6 +29,9 @@ pub(crate) struct Kernel {
     pub shared_bytes: u32,
 }
 
+/// The kernels of one pass, for each type and largest D: portable, and for sm_90a.
+pub(super) type Family = [&'static [Kernel]; 2];
+
 include!(concat!(env!("OUT_DIR"), "/list.rs"));
 
 impl Kernel {

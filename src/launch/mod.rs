@@ -7,7 +7,7 @@
 //! | `similarity`, `choice` | settings; splits and chunks; the kernels that serve a call |
 //! | `prepared`, `quantized`, `positives`, `statistics`, `results` | the launches before gradients |
 //! | `gradient`, `fused`, `chunked`, `bias` | the launches of gradients |
-//! | `options` | tile loops of contrasts with options |
+//! | `options`, `option_passes` | what problems with options need; their tile loops |
 //! | `top_k`, `triplet`, `rowwise`, `step` | the other verbs; a whole step of training |
 //! | `pool`, `held`, `plan` | device memory, and how much of it a call takes |
 
@@ -21,6 +21,7 @@ mod gradient;
 mod held;
 pub(crate) mod kernels;
 mod matrix;
+mod option_passes;
 mod options;
 pub(crate) mod params;
 mod plan;

@@ -10,9 +10,9 @@ use super::{
 };
 use crate::contrast::{Contrast, Shape, Work};
 use crate::element::DType;
-use crate::engine::Gradients;
 use crate::error::Error;
-use crate::inputs::Positives;
+use crate::gradients::Gradients;
+use crate::positives::Positives;
 use crate::rows::extent;
 
 /// Hands out addresses without memory.

@@ -10,7 +10,8 @@ use super::similarity::Similarity;
 use super::{Arithmetic, Device, DeviceMatrix, Floats, Rowwise, count, element_bytes};
 use crate::contrast::{Contrast, Reduction, Shape};
 use crate::error::Error;
-use crate::inputs::{Matrices, Positives, Problem};
+use crate::inputs::{Matrices, Problem};
+use crate::positives::Positives;
 
 pub(super) struct Prepared<'a, D: Device> {
     pub problem: &'a Problem<DeviceMatrix>,

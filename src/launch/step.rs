@@ -14,8 +14,8 @@ use super::held::Held;
 use super::rowwise::MomentumTable;
 use super::{Device, DeviceMatrix, DeviceMomentum, Floats, Results, Rowwise, Similarity, count};
 use crate::element::DType;
-use crate::engine::{Accumulate, Gradients};
 use crate::error::{Error, positive};
+use crate::gradients::{Accumulate, Gradients};
 use crate::inputs::Problem;
 use crate::momentum;
 

@@ -6,8 +6,8 @@ use bytemuck::Zeroable;
 use super::params::{ContrastView, Matrix, POSITIVE_INDEX, TripletParams};
 use super::similarity::Similarity;
 use super::{Device, DeviceMatrix, DeviceVector, Floats, count, kernels};
-use crate::engine::Gradients;
 use crate::error::Error;
+use crate::gradients::Gradients;
 use crate::triplet::TripletProblem;
 
 /// Columns that a warp of `triplet_gradient` adds up.

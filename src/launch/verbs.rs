@@ -17,8 +17,8 @@ use super::results::{DeviceStatistics, Direction, Results};
 use super::similarity::Similarity;
 use super::statistics::Partial;
 use super::{Arithmetic, Device, DeviceMatrix, Floats};
-use crate::engine::Gradients;
 use crate::error::Error;
+use crate::gradients::Gradients;
 use crate::inputs::Problem;
 
 impl<D: Device> Similarity<'_, D> {

@@ -64,6 +64,8 @@ pub enum Keys {
     Trained,
     /// They have none: they come from a momentum encoder or a queue.
     Constant,
+    /// They have none: the caller keeps them from step to step, as a memory bank or prototypes.
+    Kept,
 }
 
 /// The function of a logit that is summed over the negatives.

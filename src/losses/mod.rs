@@ -71,12 +71,6 @@ losses! {
 }
 
 impl Loss {
-    /// Whether its candidates are kept from step to step by the caller: a memory bank or prototypes, not keys of a batch
-    /// or of a queue. The trainer keeps none.
-    pub fn keeps_candidates(&self) -> bool {
-        [inst_disc::LOSS.key, pcl::LOSS.key].contains(&self.key)
-    }
-
     /// The row of [`TABLE`] with this key.
     pub fn of(key: &str) -> Option<&'static Self> {
         TABLE.iter().find(|loss| loss.key == key)

@@ -61,7 +61,7 @@ impl Contrast {
     /// [`Error::Scalar`] unless `temperature` is finite and greater than 0.
     pub fn pcl(temperature: f32) -> Result<Self, Error> {
         let description = Description {
-            keys: Keys::Constant,
+            keys: Keys::Kept,
             ..Description::PAIR
         };
         Self::at(LOSS.name, description, temperature)

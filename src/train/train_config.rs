@@ -8,7 +8,7 @@ use super::encoder::ModelConfig;
 use super::error::TrainError;
 use super::image_set::ImageSet;
 use crate::Contrast;
-use crate::losses::{self, Layout, Loss};
+use crate::losses::{self, Keys, Layout, Loss};
 
 /// The settings of a run.
 ///
@@ -75,7 +75,7 @@ impl MethodConfig {
             let contrast = (loss.at)(loss.temperature);
             contrast.is_ok_and(|contrast| match one_matrix {
                 true => contrast.layout() == Layout::Shared,
-                false => !contrast.is_shared() && !contrast.has_dk() && !loss.keeps_candidates(),
+                false => !contrast.is_shared() && contrast.description().keys == Keys::Constant,
             })
         })
     }

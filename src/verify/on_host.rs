@@ -2,10 +2,9 @@
 
 use crate::contrast::Shape;
 use crate::element::Element;
-use crate::engine::{
-    Engine, EvaluationOf, Gradients, MomentumSlices, MomentumTensor, RowsMutOf, RowsOf,
-};
+use crate::engine::{Engine, EvaluationOf, MomentumSlices, MomentumTensor, RowsMutOf, RowsOf};
 use crate::error::Error;
+use crate::gradients::Gradients;
 use crate::inputs::Problem;
 use crate::memory::{Evaluated, Evaluation, Memory, Read, TopK};
 use crate::queue::KeyQueue;

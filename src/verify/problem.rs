@@ -6,8 +6,9 @@ use super::cases::{Case, Data, Given};
 use crate::contrast::Contrast;
 use crate::element::Element;
 use crate::error::Error;
-use crate::inputs::{Ids, NO_ID, NO_POSITIVE, Positives, Problem};
+use crate::inputs::Problem;
 use crate::losses::Layout;
+use crate::positives::{Ids, NO_ID, NO_POSITIVE, Positives};
 use crate::reference::{self, Dense, Logits, Reference};
 use crate::rows::{Matrix, Rows, View};
 

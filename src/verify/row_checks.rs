@@ -13,7 +13,7 @@ use super::triplet_checks::triplet;
 use crate::element::{DType, Element};
 use crate::engine::{Engine, MomentumSlices, MomentumTensor};
 use crate::error::Error;
-use crate::inputs::NO_POSITIVE;
+use crate::positives::NO_POSITIVE;
 use crate::queue::KeyQueue;
 use crate::reference::{self, Dense};
 use crate::rows::Matrix;

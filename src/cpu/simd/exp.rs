@@ -3,7 +3,7 @@
 //! Everything is in base 2: with scale₂ = s·log₂e and offset₂ = o·log₂e,
 //! exp(s·⟨q,k⟩ − o) = 2^(scale₂·dot − offset₂).
 
-use super::kernel::{Set, SetTerms};
+use super::set::{Set, SetTerms};
 
 /// Lanes of independent partial sums: two AVX-512 vectors, four AVX2 vectors.
 const LANES: usize = 32;

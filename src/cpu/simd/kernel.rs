@@ -1,5 +1,6 @@
 //! [`Kernel`], a microkernel: one instruction set's inner loops, and the matrix product and row loops made of them.
 
+use super::set::{Set, SetTerms};
 use crate::element::{DType, Element};
 
 /// Four bytes of an operand: an f32, or a pair of bf16.
@@ -22,21 +23,6 @@ pub(super) struct Tile {
     pub c: *mut f32,
     pub c_row: usize,
     pub accumulate: bool,
-}
-
-/// Elements of a row whose word is `word`; there are as many words as elements.
-#[derive(Clone, Copy)]
-pub(crate) struct Set<'a> {
-    pub word: u32,
-    pub words: &'a [u32],
-}
-
-/// What a row's weights depend on, outside of a set and in it.
-#[derive(Clone, Copy)]
-pub(crate) struct SetTerms {
-    pub offsets2: [f32; 2],
-    pub factors: [f32; 2],
-    pub summands: [f32; 2],
 }
 
 /// The inner loops of one instruction set.

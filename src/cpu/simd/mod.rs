@@ -12,8 +12,10 @@ mod dot;
 mod exp;
 mod kernel;
 mod portable;
+mod set;
 
-pub(crate) use kernel::{Item, Kernel, Left, Output, Right, Set, SetTerms};
+pub(crate) use kernel::{Item, Kernel, Left, Output, Right};
+pub(crate) use set::{Set, SetTerms};
 
 impl Kernel {
     /// This CPU's fastest kernel for f32 items.

@@ -4,10 +4,10 @@ use half::{bf16, f16};
 
 use super::*;
 use crate::engine::Engine;
-use crate::inputs::NO_POSITIVE;
 use crate::launch::params::FitParams;
 use crate::launch::{Device, kernels};
 use crate::losses::RowRule;
+use crate::positives::NO_POSITIVE;
 
 /// Unit rows whose cosine with the first axis is `along(row)`; their other directions are random.
 fn rows<T: Element>(count: usize, dim: usize, seed: u32, along: impl Fn(usize) -> f32) -> Vec<T> {

@@ -6,8 +6,8 @@ use half::{bf16, f16};
 use super::*;
 use crate::contrast::Reduction;
 use crate::engine::Engine;
-use crate::inputs::{Ids, NO_POSITIVE};
 use crate::losses::{RowRule, SetForm};
+use crate::positives::{Ids, NO_POSITIVE};
 use crate::rows::Matrix;
 use crate::statistics::RowStatistics;
 

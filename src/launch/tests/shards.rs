@@ -5,10 +5,10 @@ use half::{bf16, f16};
 
 use super::*;
 use crate::engine::Engine;
-use crate::inputs::NO_POSITIVE;
 use crate::launch::params::ContrastView;
 use crate::launch::{DeviceStatistics, Floats};
 use crate::losses::RowRule;
+use crate::positives::NO_POSITIVE;
 use crate::statistics::RowStatistics;
 
 #[test]

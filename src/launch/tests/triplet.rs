@@ -4,7 +4,7 @@ use half::{bf16, f16};
 
 use super::*;
 use crate::contrast::Reduction;
-use crate::inputs::NO_POSITIVE;
+use crate::positives::NO_POSITIVE;
 use crate::triplet::{Triplet, Triplets};
 
 /// The loss and the gradients, as bits.
