@@ -319,7 +319,15 @@ fn is_in_reduced_set(case: &Case) -> bool {
     let small = [(97, 64), (98, 64)];
     let sizes = [(16, 128), (257, 200), (258, 200), (130, 512)];
     let is_chosen = is_any(&plain) && (is_in(&small) || is_in(&sizes));
-    is_usual && (is_chosen || is_any(&others) && is_in(&small))
+    // The kernels with options: one positive a row, sets, two exponents; of anchors that stay in shared memory or do not.
+    let options = &case.kind.options;
+    let many = options.ids && options.bias && (options.guard.is_some() || options.smoothing > 0.0);
+    let hard = is_any(&[("hard", Given::Diagonal)]);
+    let long = is_in(&[(65, 272), (66, 272)]);
+    let has_options = many && (is_in(&small) || long) || hard && is_in(&small);
+    let is_long_hard = hard && long && case.data == Data::Unnormalised;
+    let is_other = is_any(&others) && is_in(&small);
+    is_long_hard || is_usual && (is_chosen || is_other || has_options)
 }
 
 fn case_trial<E: Tried, T: Element>(
