@@ -28,12 +28,12 @@ impl Contrast {
     /// ```
     /// use infonce::{Contrast, CpuEngine, Engine, Ids, Inputs, Rows};
     /// let (queries, items) = ([1.0f32, 0.0, 0.0, 1.0, 0.6, 0.8], [0.8f32, 0.6, -0.6, 0.8, 0.8, 0.6]);
-    /// let (ids, log_q) = ([7, 3, 7], [0.5f32, 0.25, 0.5].map(f32::ln));
+    /// let (ids, bias) = ([7, 3, 7], [0.5f32, 0.25, 0.5].map(|q| -q.ln()));
     /// let inputs = Inputs::pair(Rows::new(&queries, 3, 2)?, Rows::new(&items, 3, 2)?);
     /// let problem = Contrast::sampled_softmax(0.05)?
     ///     .on(inputs)?
     ///     .excluding(Ids { anchors: &ids[..], candidates: &ids[..] })?
-    ///     .with_column_bias(&log_q.map(|x| -x))?;
+    ///     .with_column_bias(&bias)?;
     /// assert!(CpuEngine::new().forward(&problem)?.loss > 0.0);
     /// # Ok::<(), infonce::Error>(())
     /// ```
