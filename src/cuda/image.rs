@@ -131,10 +131,16 @@ mod tests {
         }
     }
 
+    /// But for kernels with options, whose epilogues load ids, labels and biases of the tile's columns.
     #[test]
     fn no_tile_waits_for_a_load_from_global_memory() {
+        let has_options = |kernel: &str| {
+            ["_one_", "_sets_", "_two_"]
+                .iter()
+                .any(|terms| kernel.contains(terms))
+        };
         for (kernel, code) in machine_code("hopper_") {
-            assert_eq!(code.tile_loads, 0, "{kernel}");
+            assert_eq!(code.tile_loads > 0, has_options(kernel), "{kernel}");
         }
     }
 }
