@@ -24,6 +24,7 @@ impl DType {
     }
 
     /// Rounds to f32, then to this type, as engines round an output.
+    #[inline]
     pub(crate) fn round(self, x: f64) -> f64 {
         let x = x as f32;
         match self {

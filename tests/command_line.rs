@@ -42,7 +42,8 @@ fn verifying_an_engine_that_is_not_here_is_exit_code_2_and_says_why() -> std::io
 
 #[test]
 fn verify_judges_every_verb_and_type_and_repeats_from_its_seed() -> std::io::Result<()> {
-    let output = infonce(&["verify", "--seed", "7", "--engine", "cpu"])?;
+    let verify = |seed| infonce(&["verify", "--seed", seed, "--engine", "cpu", "--cases", "MoCo"]);
+    let output = verify("7")?;
     let stdout = text(&output.stdout);
     assert_eq!(output.status.code(), Some(0), "{stdout}");
     assert!(stdout.contains("seed 7"), "{stdout}");
@@ -63,8 +64,9 @@ fn verify_judges_every_verb_and_type_and_repeats_from_its_seed() -> std::io::Res
             assert!(stdout.lines().any(starts), "{verb} {dtype}: {stdout}");
         }
     }
-    let again = infonce(&["verify", "--seed", "7"])?;
-    assert_eq!(text(&again.stdout), stdout);
+    assert_eq!(text(&verify("7")?.stdout), stdout, "the same again");
+    let other = text(&verify("8")?.stdout).replace("seed 8", "seed 7");
+    assert_ne!(other, stdout, "other inputs");
     Ok(())
 }
 
@@ -87,10 +89,11 @@ fn train_without_the_trainer_says_which_feature_it_takes() -> std::io::Result<()
 
 #[test]
 fn bad_arguments_are_one_message_and_exit_code_2() -> std::io::Result<()> {
-    let calls: [(&[&str], &str); 5] = [
+    let calls: [(&[&str], &str); 6] = [
         (&["verify", "--sed", "7"], "--sed"),
         (&["verify", "--seed", "seven"], "seven"),
         (&["verify", "--engine", "abacus"], "abacus"),
+        (&["verify", "--cases", "MoCow"], "MoCow"),
         (&["prove"], "prove"),
         (&["info", "--all"], "--all"),
     ];

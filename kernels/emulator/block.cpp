@@ -52,6 +52,7 @@ bool Block::prepare_threads(const InfonceEmulatorLaunch& what, void (*kernel)(co
     std::copy(at, at + 3, index);
     thread_count = living = what.threads;
     at_barrier = 0;
+    shadow.reset(what.shared_bytes / 4, epoch);
     epoch = 1;
     threads.resize(std::max<size_t>(threads.size(), thread_count));
     warps.assign((thread_count + WARP - 1) / WARP, Warp{});
@@ -59,7 +60,6 @@ bool Block::prepare_threads(const InfonceEmulatorLaunch& what, void (*kernel)(co
     std::fill(std::begin(named), std::end(named), NamedBarrier{});
     std::fill_n(has_waited, thread_count, false);
     ready_first = ready_count = 0;
-    shadow.reset(what.shared_bytes / 4);
     barriers.clear();
     bulk_copies.clear();
     left_stores.clear();

@@ -134,11 +134,19 @@ class Block {
         bool written;
         Site site;
     };
-    // A product, the registers of a at its issue, and its accumulator.
+    // When a warp checked the shared memory that its share of a product reads: which words, and their state.
+    struct Checked {
+        uint32_t first[2] = {}, end[2] = {};  // of a, of b
+        uint64_t changes = 0;
+        Moment moment{};
+        uint32_t time = 0;  // of the warp
+    };
+    // A product, the registers of a at its issue, its accumulator, and what the first thread of a warp has checked.
     struct Queued {
         Product product;
         uint32_t a[4];
         uint32_t accumulator;
+        Checked checked;
     };
     // An accumulator while products use it: its registers, and its values. `d` is null once the registers have the values.
     struct Accumulator {
@@ -181,6 +189,12 @@ class Block {
     static void enter();
     void next();
     void make_ready(uint32_t thread) { ready[(ready_first + ready_count++) % MOST_THREADS] = uint16_t(thread); }
+    // Before all others: a warp's stacks stay in the L1 cache while it runs alone.
+    void make_warp_ready(uint32_t warp, uint32_t but_lane) {
+        for (uint32_t lane = WARP; lane-- > 0;)
+            if (lane != but_lane) ready[ready_first = (ready_first + MOST_THREADS - 1) % MOST_THREADS] = uint16_t(warp * WARP + lane);
+        ready_count += WARP - 1;
+    }
     uint32_t take_ready() {
         const uint32_t thread = ready[ready_first];
         ready_first = (ready_first + 1) % MOST_THREADS;
@@ -214,7 +228,8 @@ class Block {
     void store_matrices(const Warp& warp, uint32_t first_thread);
 
     uint32_t warpgroup_of(Site site);
-    void check_operands(const Product& product, uint32_t warp);
+    Checked check_operands(const Product& product, uint32_t warp);
+    bool has_changed(const Checked& checked, uint32_t warp) const;
     void execute_products(uint32_t group);
     void settle_accumulators(Thread& thread);
 

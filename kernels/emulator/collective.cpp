@@ -23,8 +23,7 @@ void Block::warp_collective(Operation operation, const LaneArguments& arguments,
     if (++warp.arrived < WARP) return next();
     warp.arrived = 0;
     execute(warp_index);
-    for (uint32_t i = 0; i < WARP; ++i)
-        if (i != lane) make_ready(warp_index * WARP + i);
+    make_warp_ready(warp_index, lane);
 }
 
 // Not inlined: its strings would enlarge the stack of every waiting thread.

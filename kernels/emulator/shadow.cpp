@@ -10,7 +10,8 @@ bool operator==(Site a, Site b) { return a.line == b.line && (a.file == b.file |
 
 std::string place(Site site) { return std::string(site.file) + ":" + std::to_string(site.line); }
 
-void Shadow::reset(uint32_t count) {
+void Shadow::reset(uint32_t count, uint32_t last_epoch) {
+    stamps += last_epoch;
     words.assign(count, Word{0, 0, 0, 0, NOBODY, NOBODY, NOBODY, UNWRITTEN});
     write_sites.resize(std::max<size_t>(write_sites.size(), count));
     clocks = nullptr;
@@ -24,18 +25,17 @@ void Shadow::start_clocks(const Clocks& on, uint32_t own_warp, uint32_t own_warp
     first_barrier = own_barrier;
     // Earlier events have the time at which every warp starts.
     write_times.assign(words.size(), 1);
-    // Rows of other warps start where they are first read.
     if (reads.size() < words.size() * warps) reads.resize(words.size() * warps);
     fences.assign(size_t(warps) * 32, {});
     write_fences.assign(words.size(), 0);
     leaving.clear();
+    changes_of_part.assign(words.size() / PART + 1, 0);
     for (size_t i = 0; i < words.size(); ++i) {
         const Word& word = words[i];
         if (word.read_epoch != now.block_epoch || word.reading_warp == NOBODY) continue;
-        for (uint32_t warp = 0; warp < warps; ++warp) {
-            const bool has_read = word.reading_warp == MANY || word.reading_warp == first_warp + warp;
-            read_of(warp, uint32_t(i)) = has_read ? Read{1, word.read_warp_epoch, word.reader} : Read{0, 0, NOBODY};
-        }
+        for (uint32_t warp = first_warp; warp < first_warp + warps; ++warp)
+            if (word.reading_warp == MANY || word.reading_warp == warp)
+                read_of(warp, uint32_t(i)) = Read{1, word.read_warp_epoch, word.reader, stamp_of(word.read_epoch)};
     }
 }
 
@@ -52,20 +52,18 @@ bool Shadow::after_reads(const Word& word, uint32_t index, const Moment& now) {
     const uint32_t warp = now.thread / 32;
     if (word.reading_warp == warp && word.read_warp_epoch < now.warp_epoch) return true;
     if (!clocks) return false;
-    for (uint32_t own = 0; own < warps; ++own) {
-        const uint32_t other = first_warp + own;
-        const Read& read = read_of(own, index);
-        if (read.time == 0 || clocks->has_seen(warp, other, read.time)) continue;
+    for (uint32_t other = first_warp; other < first_warp + warps; ++other) {
+        const Read& read = read_of(other, index);
+        if (read.stamp != stamp_of(word.read_epoch) || clocks->has_seen(warp, other, read.time)) continue;
         if (other == warp && (read.reader == now.thread || read.warp_epoch < now.warp_epoch)) continue;
         return false;
     }
     return true;
 }
 
-void Shadow::note_read(Word& word, uint32_t index, const Moment& now) {
+inline void Shadow::note_read(Word& word, const Moment& now) {
     const auto thread = uint16_t(now.thread), warp = uint16_t(now.thread / 32);
-    const bool first = word.read_epoch != now.block_epoch;
-    if (first) {
+    if (word.read_epoch != now.block_epoch) {
         word.read_epoch = now.block_epoch;
         word.reader = thread;
         word.reading_warp = warp;
@@ -76,42 +74,45 @@ void Shadow::note_read(Word& word, uint32_t index, const Moment& now) {
         word.reader = word.read_warp_epoch < now.warp_epoch ? thread : MANY;
     }
     word.read_warp_epoch = now.warp_epoch;
-    if (!clocks) return;
-    if (first)
-        for (uint32_t each = 0; each < warps; ++each) read_of(each, index) = Read{0, 0, NOBODY};
-    Read& own = read_of(warp - first_warp, index);
-    const bool alone = own.time == 0 || own.warp_epoch < now.warp_epoch || own.reader == thread;
-    own = Read{clocks->time(warp), now.warp_epoch, alone ? thread : uint32_t(MANY)};
+}
+
+inline void Shadow::note_read_of_warp(Read& read, const Moment& now, uint32_t time) const {
+    const uint32_t stamp = stamp_of(now.block_epoch);
+    const bool alone = read.stamp != stamp || read.warp_epoch < now.warp_epoch || read.reader == now.thread;
+    read.time = time;
+    read.warp_epoch = now.warp_epoch;
+    read.reader = alone ? now.thread : uint32_t(MANY);
+    read.stamp = stamp;
 }
 
 template <bool ASYNC>
-bool Shadow::read_words(uint32_t index, uint32_t count, const Moment& now) {
-    // The last word whose write was found to come before `now`: neighbours are mostly written at once.
-    const Word* known = nullptr;
+bool Shadow::read_words(uint32_t index, uint32_t count, const Moment& now, Write& known) {
+    const uint32_t warp = now.thread / 32, time = clocks ? clocks->time(warp) : 0;
+    Read* const of_warp = clocks ? &read_of(warp, 0) : nullptr;
     for (const uint32_t end = index + count; index < end; ++index) {
         Word& word = words[index];
-        const bool is_known = known && known->state == word.state && known->writer == word.writer &&
-                              known->write_epoch == word.write_epoch && known->write_warp_epoch == word.write_warp_epoch &&
-                              (!clocks || (write_times[index - 1] == write_times[index] &&
-                                           write_fences[index - 1] == write_fences[index]));
+        const uint32_t written = clocks ? write_times[index] : 0, fences = clocks ? write_fences[index] : 0;
+        const bool is_known = known.state == word.state && known.writer == word.writer && known.epoch == word.write_epoch &&
+                              known.warp_epoch == word.write_warp_epoch && known.time == written && known.fences == fences;
         if (!is_known) {
             // Most reads are of words written before the last barrier of the block, by many warps.
             const bool settled = word.state == WRITTEN && word.write_epoch < now.block_epoch;
             const bool is_there = word.state == WRITTEN || word.state == LEAVING;
             if (!settled && (!is_there || !after_write(word, index, now))) return refuse(index, false, now);
             if (ASYNC && word.writer < BULK && !is_fenced(word, index, now)) return refuse_unfenced(index);
-            known = &word;
+            known = {word.write_epoch, word.write_warp_epoch, written, fences, word.writer, word.state};
         }
-        const bool noted = word.read_epoch == now.block_epoch && word.reading_warp == MANY && !clocks;
-        if (!noted) note_read(word, index, now);
+        if (word.read_epoch != now.block_epoch || word.reading_warp != MANY) note_read(word, now);
+        if (of_warp) note_read_of_warp(of_warp[index], now, time);
     }
     return true;
 }
 
-template bool Shadow::read_words<false>(uint32_t index, uint32_t count, const Moment& now);
-template bool Shadow::read_words<true>(uint32_t index, uint32_t count, const Moment& now);
+template bool Shadow::read_words<false>(uint32_t, uint32_t, const Moment&, Write&);
+template bool Shadow::read_words<true>(uint32_t, uint32_t, const Moment&, Write&);
 
 bool Shadow::write_as(State state, uint32_t index, uint32_t count, const Moment& now, Site site) {
+    if (clocks) note_change(index, count);
     for (; count > 0; ++index, --count) {
         Word& word = words[index];
         if (word.state > WRITTEN || (word.state == WRITTEN && !after_write(word, index, now)) ||
@@ -140,7 +141,9 @@ bool Shadow::is_fenced(const Word& word, uint32_t index, const Moment& now) cons
 void Shadow::fence(const Moment& now) { fences_of(now.thread).push_back({now, clocks->time(now.thread / 32)}); }
 
 bool Shadow::begin_store(uint32_t index, uint32_t count, const Moment& now, Site site) {
-    if (!read_async(index, count, now)) return false;
+    Write known;
+    if (!read_async(index, count, now, known)) return false;
+    note_change(index, count);
     if (leaving.empty()) leaving.assign(words.size(), Leaving{0, 0, {}});
     for (uint32_t i = index; i < index + count; ++i) {
         words[i].state = LEAVING;
@@ -150,14 +153,17 @@ bool Shadow::begin_store(uint32_t index, uint32_t count, const Moment& now, Site
 }
 
 void Shadow::end_store(uint32_t index, uint32_t count, const Moment& now) {
+    note_change(index, count);
     for (; count > 0; ++index, --count) {
         if (--leaving[index].stores == 0) words[index].state = WRITTEN;
         // It has read until now.
-        note_read(words[index], index, now);
+        note_read(words[index], now);
+        note_read_of_warp(read_of(now.thread / 32, index), now, clocks->time(now.thread / 32));
     }
 }
 
 void Shadow::end_copy(uint32_t index, uint32_t count, const Moment& now) {
+    if (clocks) note_change(index, count);
     for (; count > 0; ++index, --count) {
         Word& word = words[index];
         // For others it is written now, not when it was issued.
@@ -171,6 +177,7 @@ void Shadow::end_copy(uint32_t index, uint32_t count, const Moment& now) {
 }
 
 void Shadow::end_bulk_copy(uint32_t index, uint32_t count, uint32_t barrier, uint32_t time) {
+    note_change(index, count);
     for (; count > 0; ++index, --count) {
         Word& word = words[index];
         word.write_epoch = word.write_warp_epoch = NEVER;

@@ -36,20 +36,36 @@ std::string place(Site site);
 bool operator==(Site a, Site b);
 
 class Shadow {
+    // LEAVING: written, and the source of stores in flight.
+    enum State : uint8_t { UNWRITTEN, WRITTEN, IN_FLIGHT, BARRIER, LEAVING };
+
   public:
-    // Forgets everything; `words` words, none written.
-    void reset(uint32_t words);
+    // The last write that a read was found to come after: neighbours are mostly written at once. With clocks on its time,
+    // and how many fences its thread had made.
+    struct Write {
+        uint32_t epoch = 0, warp_epoch = 0, time = 0, fences = 0;
+        uint16_t writer = 0;
+        State state = UNWRITTEN;
+    };
+    // Forgets everything; `words` words, none written. `last_epoch` is the last one of the block before.
+    void reset(uint32_t words, uint32_t last_epoch);
     // Prefetches a word's state into the cache.
     void prefetch(uint32_t word) const {
         if (word < words.size()) __builtin_prefetch(&words[word]);
     }
     // Each returns false if the access is wrong; fault() says why.
-    bool read(uint32_t word, uint32_t count, const Moment& now) { return read_words<false>(word, count, now); }
+    bool read(uint32_t word, uint32_t count, const Moment& now) {
+        Write known;
+        return read_words<false>(word, count, now, known);
+    }
     bool write(uint32_t word, uint32_t count, const Moment& now, Site site) {
         return write_as(WRITTEN, word, count, now, site);
     }
-    // A read by an asynchronous operation, which sees threads' stores only behind their fences.
-    bool read_async(uint32_t word, uint32_t count, const Moment& now) { return read_words<true>(word, count, now); }
+    // A read by an asynchronous operation, which sees threads' stores only behind their fences. `known` is kept by the
+    // caller from read to read of one moment.
+    bool read_async(uint32_t word, uint32_t count, const Moment& now, Write& known) {
+        return read_words<true>(word, count, now, known);
+    }
     // The thread fences its stores for such reads.
     void fence(const Moment& now);
     // A box store from these words starts: it reads them asynchronously, and until it ends nobody may write them. It ends
@@ -69,6 +85,12 @@ class Shadow {
     bool claim(uint32_t word, uint32_t count, const Moment& now, Site site) {
         return write_as(BARRIER, word, count, now, site);
     }
+    // With clocks on: grows whenever one of these words, or one near them, changes other than by being read.
+    uint64_t changes(uint32_t word, uint32_t end) const {
+        uint64_t sum = 0;
+        for (uint32_t part = word / PART; part * PART < end; ++part) sum += changes_of_part[part];
+        return sum;
+    }
     // A bulk copy of mbarrier `barrier` completes, at `time` of its clock.
     void end_bulk_copy(uint32_t word, uint32_t count, uint32_t barrier, uint32_t time);
 
@@ -78,18 +100,15 @@ class Shadow {
     static constexpr uint16_t BULK = 0x8000;
     // The epoch of a bulk copy's write: no barrier of the block alone orders it.
     static constexpr uint32_t NEVER = 0xffffffff;
-    // LEAVING: written, and the source of stores in flight.
-    enum State : uint8_t { UNWRITTEN, WRITTEN, IN_FLIGHT, BARRIER, LEAVING };
-
     struct Word {
         uint32_t write_epoch, write_warp_epoch, read_epoch, read_warp_epoch;
         uint16_t writer, reader;  // of those epochs
         uint16_t reading_warp;    // NOBODY: none; MANY: more than one
         State state;
     };
-    // A warp's last read of a word in its read epoch; time 0: none.
+    // A warp's last read of a word. It counts if it is of the word's read epoch, in the present block.
     struct Read {
-        uint32_t time, warp_epoch, reader;
+        uint32_t time, warp_epoch, reader, stamp;
     };
     struct Fence {
         Moment moment;
@@ -101,16 +120,24 @@ class Shadow {
         Site site;
     };
 
-    Read& read_of(uint32_t warp, uint32_t word) { return reads[size_t(warp) * words.size() + word]; }
+    // As many words as lie in eight rows of a tile.
+    static constexpr uint32_t PART = 256;
+    void note_change(uint32_t word, uint32_t count) {
+        for (uint32_t part = word / PART; part * PART < word + count; ++part) ++changes_of_part[part];
+    }
+
+    Read& read_of(uint32_t warp, uint32_t word) { return reads[size_t(warp - first_warp) * words.size() + word]; }
+    uint32_t stamp_of(uint32_t epoch) const { return stamps + epoch; }
     std::vector<Fence>& fences_of(uint32_t thread) { return fences[thread - 32 * first_warp]; }
     template <bool ASYNC>
-    bool read_words(uint32_t index, uint32_t count, const Moment& now);
+    bool read_words(uint32_t index, uint32_t count, const Moment& now, Write& known);
     bool write_as(State state, uint32_t index, uint32_t count, const Moment& now, Site site);
     // For a word that a thread has written.
     bool is_fenced(const Word& word, uint32_t index, const Moment& now) const;
     bool after_write(const Word& word, uint32_t index, const Moment& now) const;
     bool after_reads(const Word& word, uint32_t index, const Moment& now);
-    void note_read(Word& word, uint32_t index, const Moment& now);
+    static void note_read(Word& word, const Moment& now);
+    void note_read_of_warp(Read& read, const Moment& now, uint32_t time) const;
     bool refuse(uint32_t index, bool writes, const Moment& now);
     bool refuse_unfenced(uint32_t index);
     std::string writer_of(uint32_t index) const;
@@ -124,10 +151,12 @@ class Shadow {
     uint32_t first_warp = 0, warps = 0, first_barrier = 0;
     std::vector<uint32_t> write_times;
     std::vector<Read> reads;
+    uint32_t stamps = 0;  // the stamp of epoch 0 of the present block: reads of earlier blocks have earlier ones
     // The fences of each thread; how many its writer had made when it wrote a word; the stores in flight from it.
     std::vector<std::vector<Fence>> fences;
     std::vector<uint32_t> write_fences;
     std::vector<Leaving> leaving;
+    std::vector<uint32_t> changes_of_part;  // each of PART words
 };
 
 }  // namespace infonce::emulator

@@ -77,9 +77,9 @@ void Block::issue(const Product& product) {
     if (!thread.fenced) fail("a product with no wgmma_fence since the last wait", product.site);
     if (!swizzled_by_128(product.b) || (!product.a_registers && !swizzled_by_128(product.a)))
         fail("a descriptor of another layout than 128-byte swizzle from a multiple of 1,024 bytes", product.site);
+    Queued queued{product, {}, 0, {}};
     // One thread of each warp checks what the warp's 16 rows of the product read.
-    if (current.thread % WARP == 0) check_operands(product, current.thread / WARP);
-    Queued queued{product, {}, 0};
+    if (current.thread % WARP == 0) queued.checked = check_operands(product, current.thread / WARP);
     if (product.a_registers) std::memcpy(queued.a, product.a_registers, sizeof queued.a);
     auto& all = thread.accumulators;
     auto found = std::find_if(all.begin(), all.end(), [&](const Accumulator& one) { return one.d == product.d; });
@@ -154,7 +154,9 @@ __attribute__((noinline)) void Block::execute_products(uint32_t group) {
                      other.product.site);
         }
         // The operands must not have been overwritten.
-        for (uint32_t warp = 0; warp < WARPGROUP / WARP; ++warp) check_operands(product, first / WARP + warp);
+        for (uint32_t thread = first; thread < first + WARPGROUP; thread += WARP)
+            if (has_changed(threads[thread].products.closed.front()[p].checked, thread / WARP))
+                check_operands(product, thread / WARP);
         a.resize(ROWS * depth);
         b.resize(depth * columns);
         gather(Operand(product.b, product.b_across, product.type), columns, product.type, arena, b.data(), 1, columns);
@@ -174,10 +176,14 @@ __attribute__((noinline)) void Block::execute_products(uint32_t group) {
                 multiply_8x8(&a[row * depth], depth, &b[column], columns, depth, &d[row * columns + column], columns);
         for (uint32_t i = 0; i < WARPGROUP; ++i) {
             std::vector<float>& values = threads[first + i].accumulators[one.accumulator].values;
-            const uint32_t row = i / WARP * 16 + i % WARP / 4, column = i % 4 * 2;
-            for (uint32_t entry = 0; entry < columns / 2; ++entry) {
-                const float sum = d[(row + entry / 2 % 2 * 8) * columns + entry / 4 * 8 + column + entry % 2];
-                values[entry] = product.accumulate ? values[entry] + sum : sum;
+            // Four entries of each eight columns: two of a row, two of the eighth row after it.
+            const float* sums = &d[(i / WARP * 16 + i % WARP / 4) * columns + i % 4 * 2];
+            if (!product.accumulate) std::fill(values.begin(), values.end(), 0.0f);
+            for (float* value = values.data(); value < values.data() + values.size(); value += 4, sums += 8) {
+                value[0] += sums[0];
+                value[1] += sums[1];
+                value[2] += sums[8 * columns];
+                value[3] += sums[8 * columns + 1];
             }
         }
     }
@@ -203,16 +209,34 @@ void Block::settle_accumulators(Thread& thread) {
 }
 
 // Checks the shared memory that a warp's share of a product reads: its 16 rows of a, and all of b.
-__attribute__((noinline)) void Block::check_operands(const Product& product, uint32_t warp) {
-    const Moment moment{threads_before + warp * WARP, epoch, warps[warp].epoch};
-    auto check = [&](const Operand& operand, uint32_t first, uint32_t rows) {
+__attribute__((noinline)) Block::Checked Block::check_operands(const Product& product, uint32_t warp) {
+    Checked checked;
+    checked.moment = {threads_before + warp * WARP, epoch, warps[warp].epoch};
+    checked.time = clocks.time(clock_of(warp * WARP));
+    auto check = [&](const Operand& operand, uint32_t which, uint32_t first, uint32_t rows) {
+        uint32_t least = MOST_SHARED, end = 0;
+        Shadow::Write known;
         operand.each_chunk(first, rows, [&](uint32_t address, uint32_t, uint32_t) {
-            const uint32_t offset = offset_of(address, 16, 16, product.site);
-            if (!shadow.read_async(offset / 4, 4, moment)) fail("a product: " + shadow.fault(), product.site);
+            const uint32_t word = offset_of(address, 16, 16, product.site) / 4;
+            if (!shadow.read_async(word, 4, checked.moment, known)) fail("a product: " + shadow.fault(), product.site);
+            least = std::min(least, word);
+            end = std::max(end, word + 4);
         });
+        checked.first[which] = least;
+        checked.end[which] = end;
+        checked.changes += shadow.changes(least, end);
     };
-    check(Operand(product.b, product.b_across, product.type), 0, product.columns);
-    if (!product.a_registers) check(Operand(product.a, product.a_across, product.type), warp % 4 * 16, 16);
+    if (!product.a_registers) check(Operand(product.a, product.a_across, product.type), 0, warp % 4 * 16, 16);
+    check(Operand(product.b, product.b_across, product.type), 1, 0, product.columns);
+    return checked;
+}
+
+// Whether another check could differ from this one of the warp.
+bool Block::has_changed(const Checked& checked, uint32_t warp) const {
+    uint64_t changes = 0;
+    for (uint32_t which = 0; which < 2; ++which) changes += shadow.changes(checked.first[which], checked.end[which]);
+    return changes != checked.changes || checked.moment.block_epoch != epoch ||
+           checked.moment.warp_epoch != warps[warp].epoch || checked.time != clocks.time(clock_of(warp * WARP));
 }
 
 }  // namespace infonce::emulator

@@ -18,6 +18,9 @@ pub struct VerifyArguments {
     /// The engine to verify.
     #[arg(long, value_enum, default_value_t = EngineName::Cpu)]
     engine: EngineName,
+    /// Besides the verbs that compute no contrast, only cases whose names contain this, such as "CLIP 65x65".
+    #[arg(long, value_name = "TEXT", default_value = "")]
+    cases: String,
     /// Also write the table to this file, as JSON.
     #[arg(long, value_name = "FILE")]
     report: Option<PathBuf>,
@@ -37,19 +40,22 @@ enum EngineName {
 /// error exceeds its bound or the report cannot be written, 2 when the engine is unavailable.
 pub fn verify(arguments: &VerifyArguments) -> ExitCode {
     let seed = arguments.seed.unwrap_or_else(seed_from_clock);
+    let only = arguments.cases.as_str();
+    if verify::cases_named(seed, only).is_empty() {
+        eprintln!("error: --cases: no case has \"{only}\" in its name");
+        return ExitCode::from(2);
+    }
     let report = match arguments.engine {
         EngineName::Cpu => {
             let engine = CpuEngine::new();
             println!("cpu: {}; seed {seed}\n", engine.describe());
             // The least budget for softmax weights gives the smallest chunks of rows.
             let frugal = CpuEngine::new().with_weights_budget(0);
-            Ok(verify::run(
-                &[("cpu", engine), ("cpu in chunks", frugal)],
-                seed,
-            ))
+            let configurations = [("cpu", engine), ("cpu in chunks", frugal)];
+            Ok(verify::run(&configurations, seed, only))
         }
-        EngineName::Emulator => verify_emulator(seed),
-        EngineName::Cuda => verify_cuda(seed),
+        EngineName::Emulator => verify_emulator(seed, only),
+        EngineName::Cuda => verify_cuda(seed, only),
     };
     let report = match report {
         Ok(report) => report,
@@ -106,19 +112,20 @@ const EMULATOR: Result<&str, &str> = Ok("the CUDA kernels' sources, run on the C
 #[cfg(not(feature = "emulator"))]
 const EMULATOR: Result<&str, &str> = Err("this build lacks the feature `emulator`");
 
-fn verify_emulator(seed: u64) -> Result<verify::Report, String> {
+#[cfg(feature = "emulator")]
+fn verify_emulator(seed: u64, only: &str) -> Result<verify::Report, String> {
     println!("emulator: {}; seed {seed}\n", EMULATOR?);
-    #[cfg(feature = "emulator")]
-    return Ok(verify::run(
-        &[("emulator", EmulatedEngine::new(Schedule::Mixed, seed))],
-        seed,
-    ));
-    #[cfg(not(feature = "emulator"))]
-    unreachable!("EMULATOR is an error")
+    let engine = EmulatedEngine::new(Schedule::Mixed, seed);
+    Ok(verify::run(&[("emulator", engine)], seed, only))
+}
+
+#[cfg(not(feature = "emulator"))]
+fn verify_emulator(_: u64, _: &str) -> Result<verify::Report, String> {
+    EMULATOR.map(|_| unreachable!("there is none")).map_err(str::to_owned)
 }
 
 #[cfg(feature = "cuda")]
-fn verify_cuda(seed: u64) -> Result<verify::Report, String> {
+fn verify_cuda(seed: u64, only: &str) -> Result<verify::Report, String> {
     use infonce::cuda::{CudaEngine, CudaTrace};
     let engine = CudaEngine::new(0).map_err(|error| error.to_string())?;
     let info = engine.device().info().clone();
@@ -132,7 +139,7 @@ fn verify_cuda(seed: u64) -> Result<verify::Report, String> {
     if info.compute_capability == (9, 0) {
         configurations.push(("cuda, portable kernels", portable));
     }
-    let report = verify::run(&configurations, seed);
+    let report = verify::run(&configurations, seed, only);
     let kernels = trace.kernels().map_err(|error| error.to_string())?;
     let mut names: Vec<&str> = kernels.iter().map(|kernel| kernel.kernel).collect();
     names.sort_unstable();
@@ -141,7 +148,7 @@ fn verify_cuda(seed: u64) -> Result<verify::Report, String> {
 }
 
 #[cfg(not(feature = "cuda"))]
-fn verify_cuda(_: u64) -> Result<verify::Report, String> {
+fn verify_cuda(_: u64, _: &str) -> Result<verify::Report, String> {
     Err(NOT_BUILT.into())
 }
 

@@ -6,7 +6,7 @@ use rand::{Rng, RngExt};
 
 use crate::contrast::{Contrast, Reduction};
 use crate::error::Error;
-use crate::losses::{Description, Layout, Loss, RowContext, RowLogits, RowRule, SetForm, TABLE};
+use crate::losses::{Description, Keys, Layout, Loss, RowContext, RowLogits, RowRule, SetForm, TABLE};
 
 /// How positives are given, where the contrast takes them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -324,8 +324,10 @@ fn kinds() -> Vec<(Kind, Extent)> {
     for loss in others {
         let mut kind = plain(loss, Given::Diagonal);
         let is_of_sets = kind.sample().has_sets();
-        // One form of sets; the others are among the kinds with options.
-        if described.contains(&description(&kind)) || (is_of_sets && has_sets) {
+        // One form of sets; the others are among the kinds with options. To an engine, keys that the caller keeps are as
+        // those of MoCo v3.
+        let is_kept = description(&kind).keys == Keys::Kept;
+        if described.contains(&description(&kind)) || (is_of_sets && has_sets) || is_kept {
             continue;
         }
         described.push(description(&kind));
@@ -480,12 +482,12 @@ const HARD: [Row; 26] = [
     (97, 203, 130, 20.0, Data::Confident(1e-8)),
     (97, 131, 64, USUAL_SCALE, Data::SharedPositives),
     // The same with D above 256.
-    (65, 300, 272, 44.0, Data::Unit),
-    (65, 300, 272, 1.0, Data::Unnormalised),
-    (65, 300, 272, 20.0, Data::FarBelow(40.0)),
-    (65, 300, 272, USUAL_SCALE, Data::Collinear),
-    (65, 300, 272, 20.0, Data::Confident(1e-4)),
-    (65, 300, 272, USUAL_SCALE, Data::SharedPositives),
+    (65, 140, 272, 44.0, Data::Unit),
+    (65, 140, 272, 1.0, Data::Unnormalised),
+    (65, 140, 272, 20.0, Data::FarBelow(40.0)),
+    (65, 140, 272, USUAL_SCALE, Data::Collinear),
+    (65, 140, 272, 20.0, Data::Confident(1e-4)),
+    (65, 140, 272, USUAL_SCALE, Data::SharedPositives),
 ];
 
 /// The number of [`SHAPES`] that kinds of [`Extent::Hard`] get.

@@ -1,6 +1,6 @@
 //! `infonce verify`: compares an engine with the float64 [`reference`](crate::reference) on fresh random inputs.
 //!
-//! [`run`] judges the [table](cases) of cases by the tolerance [rule], and reports the worst of each verb and type.
+//! [`run`] judges the [table](cases) of cases, or some of it, by the tolerance [rule], and reports the worst of each verb and type.
 //! The conformance suite (`tests/conformance/`) has the same table and rule, and a test for each case.
 
 pub mod cases;
@@ -131,11 +131,20 @@ pub struct Report {
 /// What was checked, and its measurements.
 type Checked = (String, Result<Vec<Measurement>, Failure>);
 
-/// Compares an engine, in each of its named configurations, with the reference on the whole table.
-pub fn run<E: Engine + Sync>(configurations: &[(&str, E)], seed: u64) -> Report {
-    let cases = table(seed);
-    let of_case = |(index, case): (usize, &Case)| -> Vec<Checked> {
-        let rng = || random(seed, index);
+/// The cases of a run whose names contain `only`, with their places in the table.
+pub fn cases_named(seed: u64, only: &str) -> Vec<(usize, Case)> {
+    let cases = table(seed).into_iter().enumerate();
+    cases
+        .filter(|(_, case)| case.to_string().contains(only))
+        .collect()
+}
+
+/// Compares an engine, in each of its named configurations, with the reference: on the verbs that compute no contrast,
+/// and on the cases of the table whose names contain `only`.
+pub fn run<E: Engine + Sync>(configurations: &[(&str, E)], seed: u64, only: &str) -> Report {
+    let cases = cases_named(seed, only);
+    let of_case = |(index, case): &(usize, Case)| -> Vec<Checked> {
+        let rng = || random(seed, *index);
         [
             check_configurations::<E, f32>(configurations, case, &mut rng()),
             check_configurations::<E, f16>(configurations, case, &mut rng()),
@@ -144,10 +153,10 @@ pub fn run<E: Engine + Sync>(configurations: &[(&str, E)], seed: u64) -> Report 
         .concat()
     };
     // Cases run in parallel, because the reference computes on one thread.
-    let checked: Vec<Vec<_>> = cases.par_iter().enumerate().map(of_case).collect();
+    let checked: Vec<Vec<_>> = cases.par_iter().map(of_case).collect();
     let mut checked: Vec<Checked> = checked.into_iter().flatten().collect();
     for (name, engine) in configurations {
-        let rng = || random(seed, cases.len());
+        let rng = || random(seed, table(seed).len());
         checked.extend(check_others::<E, f32>(name, engine, rng));
         checked.extend(check_others::<E, f16>(name, engine, rng));
         checked.extend(check_others::<E, bf16>(name, engine, rng));

@@ -119,7 +119,7 @@ fn gradients_of_f16_have_its_digits_whatever_the_logits() -> Result<(), Error> {
     for (case, positives) in cases.into_iter().zip(positives.iter().cycle()) {
         let (name, scale, of_anchors, of_keys) = case;
         // D = 272 is too long for fused kernels. The engine's budget makes two chunks of anchors.
-        let batch = batch::<f16>([140, 300, 272], of_anchors, of_keys);
+        let batch = batch::<f16>([140, 150, 272], of_anchors, of_keys);
         let contrast = Contrast::info_nce(1.0 / scale)?;
         batch.has_digits(&contrast, *positives, 2e-4, name)?;
     }
@@ -169,7 +169,7 @@ fn no_gradient_holds_a_rounded_positive() -> Result<(), Error> {
 
 #[test]
 fn gradients_of_every_rule_have_the_digits_of_their_type() -> Result<(), Error> {
-    for dim in [40, 100, 300] {
+    for dim in [40, 300] {
         let batch = batch::<f16>([70, 150, dim], |_| 0.3, |_| 0.4);
         for rule in [
             RowRule::Softmax { margin: 2.0 },

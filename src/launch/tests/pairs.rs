@@ -91,7 +91,7 @@ fn check<T: Element>(way: Way, rows: usize, dim: usize) -> Result<(), Error> {
 
 /// Rows of 1 to 5 blocks of 256, an even and an odd number of them; with a last block of few rows, of one tile of
 /// 128, of more.
-const ROWS: [usize; 11] = [2, 4, 130, 256, 258, 384, 514, 700, 770, 1024, 1026];
+const ROWS: [usize; 10] = [2, 4, 130, 256, 258, 384, 514, 700, 770, 1026];
 
 #[test]
 fn each_pair_of_rows_counts_once_for_either() -> Result<(), Error> {
@@ -135,7 +135,7 @@ fn pairs_of_rows_may_take_several_launches() -> Result<(), Error> {
                 sm_count,
                 ..way
             };
-            for rows in [258, 900, 1290] {
+            for rows in [258, 900, 1030] {
                 check::<bf16>(way, rows, 16)?;
             }
         }
@@ -146,7 +146,7 @@ fn pairs_of_rows_may_take_several_launches() -> Result<(), Error> {
 #[test]
 fn pairs_of_rows_do_not_depend_on_the_schedule() -> Result<(), Error> {
     for (way, dim) in [(HOPPER, 16), (HOPPER, 264), (PORTABLE, 16)] {
-        for (rows, column_splits) in [(770, 32), (900, 2)] {
+        for (rows, column_splits) in [(514, 32), (770, 2)] {
             let batch = batch::<bf16>(rows, dim);
             for temperature in TEMPERATURES {
                 let what = format!("{way:?}, {rows} × {dim}, {temperature}");

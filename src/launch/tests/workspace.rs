@@ -21,7 +21,7 @@ fn check<T: Element>(
     dim: usize,
     work: Work,
 ) -> Result<(), Error> {
-    let (batch, index) = (Batch::<T>::new(90, 300, dim), index(90, 300));
+    let (batch, index) = (Batch::<T>::new(90, 150, dim), index(90, 150));
     let problem = batch.problem(contrast, Positives::Index(&index))?;
     let (engine, shape) = (new(), problem.shape());
     let announced = engine.workspace_bytes(work, contrast, shape, T::DTYPE)?;
