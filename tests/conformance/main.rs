@@ -5,8 +5,8 @@
 //! `cargo test --features train,emulator-tests --test conformance -- "NT-Xent 98x98x64"`.
 //!
 //! Each case runs with one type of inputs, chosen by the seed and the case so that types alternate over the losses
-//! of a shape and over the shapes of a loss. `INFONCE_FULL=1` runs each case with all types, and the largest cases
-//! too. `INFONCE_REDUCED=1` runs few small cases, for sanitizers that take many times as long: the cases launch every
+//! of a shape and over the shapes of a loss; one in four under several schedules or numbers of threads.
+//! `INFONCE_FULL=1` runs each case with all of these, and the largest cases too. `INFONCE_REDUCED=1` runs few small cases, for sanitizers that take many times as long: the cases launch every
 //! kernel of their engine but those of tf32, e4m3 and a recorded step.
 
 #[cfg(feature = "cuda")]
@@ -255,6 +255,17 @@ impl Suite {
         }
     }
 
+    /// The instances of a configuration that run a case: in a short run all of them for one case in four, one for the
+    /// others.
+    fn chosen<'e, E>(self, case: &Case, instances: &'e [E]) -> &'e [E] {
+        let number = case.number / 4 + (self.seed / 12 % 12) as usize;
+        let one = number % instances.len();
+        match self.extent {
+            Extent::Short if !number.is_multiple_of(4) => &instances[one..=one],
+            _ => instances,
+        }
+    }
+
     /// The short run leaves out the few cases that take as long as all others: a million logits or more, and D from
     /// 4,096 on. The seed chooses one in five of the latter, which run.
     fn is_in_short_run(self, case: &Case) -> bool {
@@ -344,7 +355,7 @@ fn case_trial<E: Tried, T: Element>(
         let problem = Drawn::<T>::draw(&case, &mut random(seed, index))?;
         let expectation = Expectation::new(&problem)?;
         for Configuration { name, instances } in configurations.iter() {
-            E::tried(instances, |instances| {
+            E::tried(suite.chosen(&case, instances), |instances| {
                 let checked = check(instances, &problem, &expectation, gradients);
                 verdict(checked, &format!("{name}: {case}"), seed)
             })?;
