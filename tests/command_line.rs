@@ -42,7 +42,11 @@ fn verifying_an_engine_that_is_not_here_is_exit_code_2_and_says_why() -> std::io
 
 #[test]
 fn verify_judges_every_verb_and_type_and_repeats_from_its_seed() -> std::io::Result<()> {
-    let verify = |seed| infonce(&["verify", "--seed", seed, "--engine", "cpu", "--cases", "MoCo"]);
+    let verify = |seed| {
+        infonce(&[
+            "verify", "--seed", seed, "--engine", "cpu", "--cases", "MoCo",
+        ])
+    };
     let output = verify("7")?;
     let stdout = text(&output.stdout);
     assert_eq!(output.status.code(), Some(0), "{stdout}");

@@ -121,7 +121,9 @@ fn verify_emulator(seed: u64, only: &str) -> Result<verify::Report, String> {
 
 #[cfg(not(feature = "emulator"))]
 fn verify_emulator(_: u64, _: &str) -> Result<verify::Report, String> {
-    EMULATOR.map(|_| unreachable!("there is none")).map_err(str::to_owned)
+    EMULATOR
+        .map(|_| unreachable!("there is none"))
+        .map_err(str::to_owned)
 }
 
 #[cfg(feature = "cuda")]

@@ -17,35 +17,58 @@ use crate::triplet::TripletProblem;
 /// An argument's name and its memory.
 pub(super) type Named = (&'static str, CudaRegion);
 
+/// Converts inputs to `launch`'s types, and notes their memory, which outputs must not share.
+struct Inputs<'d> {
+    device: &'d CudaDevice,
+    taken: RefCell<Vec<Named>>,
+}
+
+impl<'d> Inputs<'d> {
+    fn on(device: &'d CudaDevice) -> Self {
+        Self {
+            device,
+            taken: RefCell::default(),
+        }
+    }
+
+    fn matrix<T: Element>(
+        &self,
+        argument: &'static str,
+        view: &CudaRows<'_, T>,
+    ) -> Result<DeviceMatrix, Error> {
+        self.taken.borrow_mut().push((argument, view.region()));
+        view.on(argument, self.device)
+    }
+
+    fn vector<T>(
+        &self,
+        argument: &'static str,
+        vector: &CudaVector<'_, T>,
+    ) -> Result<DeviceVector, Error> {
+        self.taken.borrow_mut().push((argument, vector.region()));
+        Ok(DeviceVector {
+            address: vector.on(argument, self.device)?,
+            length: vector.len(),
+        })
+    }
+}
+
 /// The problem in `launch`'s types, and the memory that outputs must not share.
 pub(super) fn located_problem<T: Element>(
     problem: &Problem<CudaRows<'_, T>>,
     device: &CudaDevice,
 ) -> Result<(Problem<DeviceMatrix>, Vec<Named>), Error> {
-    let taken = RefCell::new(Vec::new());
+    let inputs = Inputs::on(device);
     let problem = problem.try_map(
-        |argument, view| {
-            taken.borrow_mut().push((argument, view.region()));
-            view.on(argument, device)
-        },
-        |argument, index| {
-            taken.borrow_mut().push((argument, index.region()));
-            located_indices(argument, index, device)
-        },
-        |argument, floats| {
-            taken.borrow_mut().push((argument, floats.region()));
-            Ok(DeviceVector {
-                address: floats.on(argument, device)?,
-                length: floats.len(),
-            })
-        },
+        |argument, view| inputs.matrix(argument, view),
+        |argument, index| inputs.vector(argument, index),
+        |argument, floats| inputs.vector(argument, floats),
         |scale| {
             same_length("scale", scale.len(), 1)?;
-            taken.borrow_mut().push(("scale", scale.region()));
-            scale.on("scale", device)
+            Ok(inputs.vector("scale", scale)?.address)
         },
     )?;
-    Ok((problem, taken.into_inner()))
+    Ok((problem, inputs.taken.into_inner()))
 }
 
 /// The triplets in `launch`'s types, and the memory that outputs must not share.
@@ -53,29 +76,12 @@ pub(super) fn located_triplets<T: Element>(
     problem: &TripletProblem<CudaRows<'_, T>>,
     device: &CudaDevice,
 ) -> Result<(TripletProblem<DeviceMatrix>, Vec<Named>), Error> {
-    let taken = RefCell::new(Vec::new());
+    let inputs = Inputs::on(device);
     let problem = problem.try_map(
-        |argument, view| {
-            taken.borrow_mut().push((argument, view.region()));
-            view.on(argument, device)
-        },
-        |argument, index| {
-            taken.borrow_mut().push((argument, index.region()));
-            located_indices(argument, index, device)
-        },
+        |argument, view| inputs.matrix(argument, view),
+        |argument, index| inputs.vector(argument, index),
     )?;
-    Ok((problem, taken.into_inner()))
-}
-
-fn located_indices(
-    argument: &'static str,
-    index: &CudaVector<'_, u32>,
-    device: &CudaDevice,
-) -> Result<DeviceVector, Error> {
-    Ok(DeviceVector {
-        address: index.on(argument, device)?,
-        length: index.len(),
-    })
+    Ok((problem, inputs.taken.into_inner()))
 }
 
 /// The gradients in `launch`'s types; an error where they share memory with `taken` or each other.

@@ -6,7 +6,9 @@ use rand::{Rng, RngExt};
 
 use crate::contrast::{Contrast, Reduction};
 use crate::error::Error;
-use crate::losses::{Description, Keys, Layout, Loss, RowContext, RowLogits, RowRule, SetForm, TABLE};
+use crate::losses::{
+    Description, Keys, Layout, Loss, RowContext, RowLogits, RowRule, SetForm, TABLE,
+};
 
 /// How positives are given, where the contrast takes them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

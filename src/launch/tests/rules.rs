@@ -29,7 +29,7 @@ const SCALE: f32 = 10.0;
 const CANDIDATES: usize = 5;
 
 /// Value, offset, both masses and ∂φ/∂s.
-fn listed(values: RowValues) -> [f64; 5] {
+fn listed(values: &RowValues) -> [f64; 5] {
     let RowValues {
         value,
         offset,
@@ -37,21 +37,20 @@ fn listed(values: RowValues) -> [f64; 5] {
         positive,
         scale,
         ..
-    } = values;
+    } = *values;
     [value, offset, negatives, positive, scale]
 }
 
-/// The kernels' values of the first `first` rows, in the order of [`listed`], and the rule's context in f64.
+/// The kernels' values of the first `first` rows, and the rule's context in f64.
 fn found(
-    rule: RowRule,
+    contrast: Contrast,
     rows: &RowStatistics,
     first: usize,
-) -> Result<(Vec<[f32; 5]>, RowContext), Error> {
+) -> Result<(Vec<RowValues>, RowContext), Error> {
     let memory = Memory::on(EmulatedDevice::new(Schedule::Mixed, 3, 3));
     let device = &memory.device;
     let count = rows.len();
     let matrix = |rows| DeviceMatrix::new(1 << 30, [rows, 4], DType::F32);
-    let contrast = Contrast::moco(1.0 / SCALE)?.with_rule(rule)?;
     let matrices = [count, CANDIDATES, count].map(matrix);
     let problem = contrast.pose(matrices, Positives::DIAGONAL)?;
     let similarity = Similarity::new(device, 0);
@@ -63,9 +62,15 @@ fn found(
     let given = DeviceStatistics::upload(device, &statistics)?;
     similarity.mean_of_positives(&prepared, &given.rows.positive)?;
     let masses = similarity.masses_of(&prepared, &given.rows)?;
-    let [offset2, a, c] = [&masses.offset2, &masses.negatives, masses.of_positive()];
-    let [offset2, a, c] = [offset2, a, c].map(|numbers| numbers.read(device));
-    let (offset2, a, c) = (offset2?, a?, c?);
+    let read = |plane: Option<&Floats<_>>, none: f32| match plane {
+        Some(plane) => plane.read(device),
+        None => Ok(vec![none; count]),
+    };
+    let offset2 = read(Some(&masses.offset2), 0.0)?;
+    let negatives = read(Some(&masses.negatives), 0.0)?;
+    let positive = read(Some(masses.of_positive()), 0.0)?;
+    let second2 = read(masses.second2.as_ref(), f32::INFINITY)?;
+    let uniform = read(masses.uniform.as_ref(), 0.0)?;
     let (zero, result) = (memory.upload(&[0.0f32])?, memory.unwritten(2 * 4)?);
     let mut all = Vec::new();
     for row in 0..first {
@@ -81,15 +86,45 @@ fn found(
             result,
             ..bytemuck::Zeroable::zeroed()
         };
-        similarity.device.start(kernels::REDUCE, [1; 3], &params)?;
-        let numbers: Vec<f32> = memory.read(result, 2)?;
-        let offset = offset2[row] * std::f32::consts::LN_2;
-        all.push([numbers[0], offset, a[row], c[row], numbers[1]]);
+        device.start(kernels::REDUCE, [1; 3], &params)?;
+        let [value, scale] = memory.read::<f32>(result, 2)?[..] else {
+            unreachable!("two are read")
+        };
+        let in_nats = |exponent: f32| f64::from(exponent) * std::f64::consts::LN_2;
+        all.push(RowValues {
+            value: value.into(),
+            offset: in_nats(offset2[row]),
+            negatives: negatives[row].into(),
+            positive: positive[row].into(),
+            scale: scale.into(),
+            second: in_nats(second2[row]),
+            uniform: uniform[row].into(),
+        });
     }
     let positives = rows.positive.iter().map(|&z| f64::from(z));
-    let negatives = problem.negatives();
-    let context = RowContext::new(rule, f64::from(SCALE), negatives, positives);
+    let scale = f64::from(SCALE);
+    let context = RowContext::new(contrast.rule(), scale, problem.negatives(), positives);
     Ok((all, context))
+}
+
+/// [`found`] of a rule of one positive.
+fn found_of_one(
+    rule: RowRule,
+    rows: &RowStatistics,
+    first: usize,
+) -> Result<(Vec<RowValues>, RowContext), Error> {
+    found(Contrast::moco(1.0 / SCALE)?.with_rule(rule)?, rows, first)
+}
+
+/// Asserts that values are those expected, or are off by less than they change when logits change by their rounding.
+fn are_near(what: &str, names: [&str; 5], found: [f64; 5], expected: [f64; 5], moved: &[[f64; 5]]) {
+    for (which, name) in names.iter().enumerate() {
+        let (x, y) = (found[which], expected[which]);
+        let spread = moved.iter().map(|moved| (moved[which] - y).abs());
+        let allowed = 3e-6 * y.abs() + 2.0 * spread.fold(0.0, f64::max);
+        let is_near = x == y || (x - y).abs() <= allowed && y.is_finite();
+        assert!(is_near, "{what}: {name} is {x}, not {y}");
+    }
 }
 
 #[test]
@@ -103,30 +138,17 @@ fn every_rule_has_the_digits_of_f64() -> Result<(), Error> {
     }
     let mut clamped = [false; 2];
     for rule in RULES {
-        let (found, context) = found(rule, &rows, rows.len())?;
-        let values = |lse, z| rule.values(&RowLogits::new(lse, z), &context);
+        let (found, context) = found_of_one(rule, &rows, rows.len())?;
+        let values = |lse, z| listed(&rule.values(&RowLogits::new(lse, z), &context));
         for (row, found) in found.iter().enumerate() {
             let lse = f64::from(rows.negatives_lse[row]);
             let z = f64::from(rows.positive[row]);
-            let expected = listed(values(lse, z));
-            // The change of each value when lse⁻ or z₊ changes by the rounding of f32.
+            let expected = values(lse, z);
             let step = f64::from(f32::EPSILON) * (lse.abs() + z.abs() + 1.0);
-            let near = [(step, 0.0), (-step, 0.0), (0.0, step), (0.0, -step)]
-                .map(|(of_lse, of_z)| listed(values(lse + of_lse, z + of_z)));
-            for (which, name) in NAMES.iter().enumerate() {
-                let (x, y) = (f64::from(found[which]), expected[which]);
-                if y.is_infinite() {
-                    assert_eq!(x, y, "{rule:?}, {lse} {z}: {name}");
-                    continue;
-                }
-                let spread = near.iter().map(|near| (near[which] - y).abs());
-                let allowed = 3e-6 * y.abs() + 2.0 * spread.fold(0.0, f64::max);
-                let off = (x - y).abs();
-                assert!(
-                    off <= allowed,
-                    "{rule:?}, {lse} {z}: {name} is {x}, not {y}"
-                );
-            }
+            let moved = [(step, 0.0), (-step, 0.0), (0.0, step), (0.0, -step)]
+                .map(|(of_lse, of_z)| values(lse + of_lse, z + of_z));
+            let what = format!("{rule:?}, {lse} {z}");
+            are_near(&what, NAMES, listed(found), expected, &moved);
             if matches!(rule, RowRule::Debiased { .. }) {
                 clamped[usize::from(expected[2] == 0.0)] = true;
             }
@@ -148,14 +170,15 @@ fn rows_without_negatives_or_positive_have_no_loss() -> Result<(), Error> {
         ..RowStatistics::default()
     };
     for rule in RULES {
-        let (found, _) = found(rule, &rows, rows.len())?;
+        let (found, _) = found_of_one(rule, &rows, rows.len())?;
+        let found: Vec<[f64; 5]> = found.iter().map(listed).collect();
         // A NaN in one z₊ makes the mean of weights NaN.
         let weighted = rule.weights().is_some();
         assert_eq!(found[0][2..], [0.0; 3], "{rule:?}");
         assert_eq!(found[0][0], 0.0, "{rule:?}");
         assert!((found[0][1] - 3.0).abs() < 1e-5, "{rule:?}: {found:?}");
         for row in &found[1..3] {
-            assert_eq!(*row, [0.0, f32::INFINITY, 0.0, 0.0, 0.0], "{rule:?}");
+            assert_eq!(*row, [0.0, f64::INFINITY, 0.0, 0.0, 0.0], "{rule:?}");
         }
         for row in &found[3..6] {
             assert!(row.iter().all(|x| x.is_nan()), "{rule:?}: {row:?}");
@@ -179,12 +202,12 @@ fn weights_take_the_mean_of_rows_with_a_positive() -> Result<(), Error> {
         ..RowStatistics::default()
     };
     let rule = RowRule::Decoupled { sigma: Some(0.5) };
-    let (found, context) = found(rule, &rows, 10)?;
+    let (found, context) = found_of_one(rule, &rows, 10)?;
     assert!(context.log_mean.abs() > 0.1);
     for (row, found) in found.iter().enumerate() {
         let z = f64::from(rows.positive[row]);
         let expected = rule.values(&RowLogits::new(1.0, z), &context).positive;
-        let off = (f64::from(found[3]) - expected).abs();
+        let off = (found.positive - expected).abs();
         assert!(
             off < 1e-5 * (1.0 + expected.abs()),
             "row {row}: {found:?}, {expected}"
@@ -194,7 +217,7 @@ fn weights_take_the_mean_of_rows_with_a_positive() -> Result<(), Error> {
 }
 
 /// Value, offset, c, o₂ and ε′.
-fn listed_of_two(values: RowValues) -> [f64; 5] {
+fn listed_of_two(values: &RowValues) -> [f64; 5] {
     let RowValues {
         value,
         offset,
@@ -202,7 +225,7 @@ fn listed_of_two(values: RowValues) -> [f64; 5] {
         second,
         uniform,
         ..
-    } = values;
+    } = *values;
     [value, offset, positive, second, uniform]
 }
 
@@ -237,78 +260,22 @@ fn rules_of_two_exponentials_have_the_digits_of_f64() -> Result<(), Error> {
             true => rows.sets = Some(set),
             false => rows.second_lse = rows.negatives_lse.iter().map(|x| 0.4 * x + 1.0).collect(),
         }
-        let memory = Memory::on(EmulatedDevice::new(Schedule::Mixed, 3, 3));
-        let device = &memory.device;
-        let matrix = |rows| DeviceMatrix::new(1 << 30, [rows, 4], DType::F32);
         let contrast = Contrast::info_nce(1.0 / SCALE)?.with_rule(rule)?;
-        let matrices = [rows.len(), CANDIDATES, rows.len()].map(matrix);
-        let problem = contrast.pose(matrices, Positives::DIAGONAL)?;
-        let similarity = Similarity::new(device, 0);
-        let prepared = similarity.prepare(&problem)?;
-        let statistics = Statistics {
-            rows: rows.clone(),
-            columns: None,
-        };
-        let given = DeviceStatistics::upload(device, &statistics)?;
-        let masses = similarity.masses_of(&prepared, &given.rows)?;
-        let read = |plane: Option<&Floats<_>>| -> Result<Vec<f32>, Error> {
-            Ok(match plane {
-                Some(plane) => plane.read(device)?,
-                None => vec![0.0; rows.len()],
-            })
-        };
-        let planes = [
-            read(Some(&masses.offset2))?,
-            read(Some(masses.of_positive()))?,
-            read(masses.second2.as_ref())?,
-            read(masses.uniform.as_ref())?,
-        ];
-        let context = RowContext::new(
-            rule,
-            f64::from(SCALE),
-            problem.negatives(),
-            std::iter::empty(),
-        );
-        let result = memory.unwritten(2 * 4)?;
-        for row in 0..rows.len() {
-            let params = ReduceParams {
-                of_rows: given.rows.params(row),
-                rows: 1,
-                row_weight: 1.0,
-                rule: prepared.rule,
-                contrast: prepared.view,
-                result,
-                ..bytemuck::Zeroable::zeroed()
-            };
-            device.start(kernels::REDUCE, [1; 3], &params)?;
-            let value = memory.read::<f32>(result, 1)?[0];
-            let in_nats = |plane: &[f32]| plane[row] * std::f32::consts::LN_2;
-            let [offset2, c, second2, uniform] = &planes;
-            let found = [
-                value,
-                in_nats(offset2),
-                c[row],
-                in_nats(second2),
-                uniform[row],
-            ];
+        let (found, context) = found(contrast, &rows, rows.len())?;
+        for (row, found) in found.iter().enumerate() {
             let logits = rows.logits(row);
-            let expected = listed_of_two(rule.values(&logits, &context));
+            let expected = listed_of_two(&rule.values(&logits, &context));
             let step = f64::from(f32::EPSILON) * (logits.negatives_lse.abs() + 10.0);
-            let near = [-step, step].map(|step| {
+            let moved = [-step, step].map(|step| {
                 let logits = RowLogits {
                     negatives_lse: logits.negatives_lse + step,
                     second_lse: logits.second_lse - step,
                     ..logits
                 };
-                listed_of_two(rule.values(&logits, &context))
+                listed_of_two(&rule.values(&logits, &context))
             });
-            for (which, name) in NAMES.iter().enumerate() {
-                let (x, y) = (f64::from(found[which]), expected[which]);
-                let spread = near.iter().map(|near| (near[which] - y).abs());
-                let allowed = 3e-6 * y.abs() + 2.0 * spread.fold(0.0, f64::max);
-                let is_near = x == y || (x - y).abs() <= allowed;
-                assert!(is_near, "{rule:?}, {logits:?}: {name} is {x}, not {y}");
-            }
+            let what = format!("{rule:?}, {logits:?}");
+            are_near(&what, NAMES, listed_of_two(found), expected, &moved);
         }
     }
     Ok(())
