@@ -90,7 +90,9 @@ pub trait Engine {
 
     /// Merges `others`, the statistics of the same anchors over other candidates, into `statistics`. lse⁻ becomes that
     /// of both sets of candidates, z₊ that of the set with the positive. Do not shard the queue of
-    /// [`Inputs::Queue`](crate::Inputs::Queue): an anchor's own key would count in every shard.
+    /// [`Inputs::Queue`](crate::Inputs::Queue), where an anchor's own key would count in every shard, candidates with one
+    /// positive by label, whose first candidate every shard has, or those of a guard, which needs z₊.
+    /// [`forward_over`](Self::forward_over) refuses all three.
     ///
     /// # Errors
     /// [`Error::Rows`] when the two differ in the number of rows or columns.
