@@ -32,7 +32,8 @@ pub struct Shape {
 ///
 /// With logits z_ij = s·⟨q_i, k_j⟩ the loss is Σ_i w_i·φ(lse⁻_i, z_{i,+}): φ is the [`RowRule`], lse⁻_i the
 /// log-sum-exp of the negatives' logits, z_{i,+} the positive's logit. Excluded candidates enter no sum and no
-/// maximum. A row without negatives, or without a positive, has loss 0 and gradient 0.
+/// maximum. A row without a positive has loss 0 and gradient 0; so has one without negatives, unless a set's positives
+/// are in its denominator.
 /// [`losses`](crate::losses) lists all losses.
 ///
 /// ```

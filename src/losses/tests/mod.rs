@@ -12,8 +12,10 @@ fn document() -> String {
          This page is `infonce::losses::TABLE`; a test compares the two. z₊ is the positive's logit, lse⁻ the log-sum-exp of \
          the m negatives' logits, s = 1/τ. P is a row's set of positives, *all* are positives and negatives. Hyper-parameters: \
          q, λ of RINCE, τ⁺ of debiased, β of hard negatives, σ of DCLW, margin (logits). The \
-         loss is the mean over rows; with *rows and columns*, half the sum of both means. Every engine computes each loss in \
-         f32, f16 and bf16. `Contrast::with_rule` combines any formula with any inputs, such as DCL with a queue.\n\n\
+         loss is the mean over rows, of ContraD over those that have a positive; with *rows and columns*, half the sum of \
+         both means. Every engine computes each loss in f32, f16 and bf16. `Contrast::with_rule` combines a formula with other \
+         inputs, such as DCL with a queue; it refuses sets and two exponents where columns have a loss, and sets with a \
+         queue.\n\n\
          | loss | key | a row's loss | inputs | gradients | default τ | source |\n\
          |---|---|---|---|---|---:|---|\n",
     );
