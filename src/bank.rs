@@ -4,7 +4,7 @@ use crate::element::Element;
 use crate::error::Error;
 use crate::positives::NO_POSITIVE;
 use crate::random::SplitMix;
-use crate::rows::{Rows, RowsMut};
+use crate::rows::{Rows, RowsMut, addressable};
 
 /// The least length that [`Engine::update_rows`](crate::Engine::update_rows) divides a row by.
 pub(crate) const EPSILON: f32 = 1e-12;
@@ -43,11 +43,11 @@ impl<T: Element> MemoryBank<T> {
     /// machine. (The authors draw between ±1/√(D/3); that factor cancels.)
     ///
     /// # Errors
-    /// [`Error::Empty`] when `rows` or `dim` is 0.
+    /// [`Error::Empty`] when `rows` or `dim` is 0, [`Error::Scalar`] when no address space holds the bank.
     pub fn random(rows: usize, dim: usize, seed: u64) -> Result<Self, Error> {
         check(rows, dim)?;
         let mut random = SplitMix::new(seed);
-        let mut elements = Vec::with_capacity(rows * dim);
+        let mut elements = Vec::with_capacity(addressable::<T>("rows", rows, dim)?);
         for _ in 0..rows {
             let row: Vec<f64> = (0..dim).map(|_| random.sign_and_size()).collect();
             let norm = row.iter().map(|x| x * x).sum::<f64>().sqrt();

@@ -166,7 +166,16 @@ impl Contrast {
             | RowRule::Sets {
                 form: SetForm::MeanOutside,
                 ..
-            } => self.with_rule(RowRule::Sets { form, smoothing }),
+            } => {
+                let smoothed = self.with_rule(RowRule::Sets { form, smoothing });
+                smoothed.map_err(|error| match error {
+                    Error::Unsupported { reason, .. } => Error::Unsupported {
+                        option: "smoothing",
+                        reason,
+                    },
+                    other => other,
+                })
+            }
             _ => Err(Error::Unsupported {
                 option: "smoothing",
                 reason: "the rule is no cross-entropy",

@@ -109,8 +109,10 @@ pub trait Engine {
     /// [as a shard of all](crate::Problem::as_shard_of), gives its gradients.
     ///
     /// # Errors
-    /// As [`forward`](Self::forward); [`Error::Unsupported`] for problems of different losses, for none, for own
-    /// keys, columns with a loss, a guard, or one positive by label, which would be in every matrix.
+    /// As [`forward`](Self::forward); [`Error::Unsupported`] for none; for problems of different losses, row weights or
+    /// scales, or, where the rule counts negatives, that exclude different numbers of candidates; for own keys, columns
+    /// with a loss, a guard, or one positive by label, which would be in every matrix. Weights and scales that the host
+    /// cannot read must be the same, which is not checked.
     fn forward_over<T: Element>(
         &self,
         problems: &[Problem<RowsOf<'_, Self, T>>],
@@ -120,17 +122,31 @@ pub trait Engine {
             return refuse("problems", "there is none");
         };
         let contrast = first.contrast();
-        if others
-            .iter()
-            .any(|other| !other.contrast().has_losses_of(contrast))
-        {
+        let contrasts = || problems.iter().map(Problem::contrast);
+        if contrasts().any(|other| !other.has_losses_of(contrast)) {
             return refuse("problems", "their losses differ");
         }
-        if contrast.has_own_keys() || contrast.has_columns() {
+        if contrasts().any(|other| other.has_own_keys() || other.has_columns()) {
             return refuse("problems", "own keys, or columns with a loss, make no sum");
         }
-        if contrast.description().guard.is_some() {
+        if contrasts().any(|other| other.description().guard.is_some()) {
             return refuse("guard", "it needs the positive in the same matrix");
+        }
+        let excludes = contrast.excludes_self();
+        let differ = contrasts().any(|other| other.excludes_self() != excludes);
+        if differ && contrast.rule().counts_negatives() {
+            let reason = "the rule counts negatives, and only some exclude the anchors";
+            return refuse("problems", reason);
+        }
+        if others.iter().any(|other| !other.has_weights_of(first)) {
+            return refuse("row_weights", "they differ from problem to problem");
+        }
+        let in_memory = first.scale().is_some();
+        if others
+            .iter()
+            .any(|other| other.scale().is_some() != in_memory)
+        {
+            return refuse("scale", "only some problems have one in memory");
         }
         let has_labels = |problem: &Problem<_>| {
             let positives = problem.positives();
@@ -174,6 +190,8 @@ pub trait Engine {
     /// # Errors
     /// Those of [`forward_over`](Self::forward_over), [`loss_over`](Self::loss_over) and
     /// [`Problem::check_gradients`]; [`Error::Rows`] unless there are as many dk as problems. Nothing is written then.
+    /// What only [`backward`](Self::backward) of a problem can tell, such as memory of another device, is an error when
+    /// its turn comes; that dk of different problems share memory is not found.
     fn value_and_grad_over<T: Element, G: Element>(
         &self,
         problems: &[Problem<RowsOf<'_, Self, T>>],

@@ -138,8 +138,10 @@ impl Contrast {
     /// Checks that the inputs fit, and joins them with the contrast.
     ///
     /// # Errors
-    /// [`Error::Inputs`], [`Error::OddRows`], [`Error::Dimension`], [`Error::Rows`],
-    /// [`Error::PositiveOutOfRange`] or [`Error::Positives`], naming the first argument that does not fit.
+    /// [`Error::Inputs`], [`Error::OddRows`], [`Error::Dimension`], [`Error::Rows`], [`Error::Length`],
+    /// [`Error::PositiveOutOfRange`], [`Error::PositiveLists`] or [`Error::Positives`], naming the first argument that does
+    /// not fit; [`Error::Unsupported`] for lists without a rule of sets, and for one positive by label among the anchors
+    /// themselves.
     pub fn on<V: View>(&self, inputs: Inputs<V>) -> Result<Problem<V>, Error> {
         if inputs.layout() != self.layout() {
             return Err(Error::Inputs {
@@ -223,6 +225,12 @@ impl Contrast {
         let index = match given {
             Positives::Offset(_) => return Ok(()),
             Positives::Index(index) => index,
+            Positives::Labels { .. } if self.excludes_self() && !self.has_sets() => {
+                return Err(Error::Unsupported {
+                    option: "positives",
+                    reason: "the first of a label may be the anchor itself; a rule of one positive needs indices",
+                });
+            }
             Positives::Labels {
                 anchors,
                 candidates,
@@ -354,6 +362,15 @@ impl<V: View> Problem<V> {
     /// m, the number of negatives that a row with a positive has in all shards together.
     pub fn negatives(&self) -> usize {
         self.contrast.negatives(self.all_candidates)
+    }
+
+    /// Whether the rows' weights are those of another problem, as far as the host can read them.
+    pub(crate) fn has_weights_of(&self, other: &Self) -> bool {
+        match (&self.row_weights, &other.row_weights) {
+            (None, None) => true,
+            (Some(own), Some(others)) => own.on_host() == others.on_host(),
+            _ => false,
+        }
     }
 
     /// The reduced loss of statistics in host memory, which may be those of more candidates.

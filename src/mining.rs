@@ -66,14 +66,15 @@ impl Miner {
     /// Indices of corpus rows, N × `negatives`, query after query, each query's in the order drawn.
     ///
     /// `queries`, N × D, and `corpus`, M × D, lie in the engine's memory. `positives` says what no query draws: its
-    /// own candidate (an offset or an index), or every candidate of its label. A query whose index or label is
+    /// own candidate (an offset or an index), every candidate of its label, or those listed. A query whose index or label is
     /// [`NO_POSITIVE`] may draw every row. Similarity is ⟨q_i, k_j⟩, by one [`top_k`](Engine::top_k) where k is `depth`
     /// plus the most positives of a query, at most M; its result takes 8·N·k bytes. A row with NaN ranks first. The call
     /// waits for the engine.
     ///
     /// # Errors
     /// [`Error::TooFewNegatives`] for the first query with fewer than `negatives` rows that it may draw;
-    /// [`Error::Rows`] or [`Error::PositiveOutOfRange`] for positives that fit neither side; those of `top_k`.
+    /// [`Error::Rows`], [`Error::Length`], [`Error::PositiveLists`] or [`Error::PositiveOutOfRange`] for positives that
+    /// fit neither side; those of `top_k`.
     pub fn mine<E: Engine, T: Element>(
         &self,
         engine: &E,
@@ -83,7 +84,7 @@ impl Miner {
         step: u64,
     ) -> Result<Vec<u32>, Error> {
         let (n, m) = (queries.rows(), corpus.rows());
-        let known = Known::new(positives, n, m, self.excludes_self)?;
+        let known = Known::new(POSITIVES, positives, n, Some(m), self.excludes_self)?;
         let counts: Vec<usize> = (0..n).map(|query| known.count(query, m)).collect();
         for (query, &count) in counts.iter().enumerate() {
             let available = m - count;
@@ -138,8 +139,8 @@ impl Miner {
 /// ```
 ///
 /// # Errors
-/// [`Error::Length`] when `best` does not list as many candidates for each of the `positives`; [`Error::Rows`] when
-/// labels are too few.
+/// [`Error::Length`] when `best` does not list as many candidates for each of the `positives`; [`Error::Rows`],
+/// [`Error::Length`] or [`Error::PositiveLists`] when `excluded` fits neither the anchors nor the candidates.
 pub fn semi_hard(
     best: &TopK,
     positives: &[u32],
@@ -149,14 +150,17 @@ pub fn semi_hard(
     let k = listed / n.max(1);
     same_length("best.indices", listed, n * k)?;
     same_length("best.scores", best.scores.len(), listed)?;
-    let all = best.indices.iter().chain(positives);
-    let named = all.filter(|&&j| j != NO_POSITIVE);
-    let m = named.max().map_or(0, |&j| j as usize + 1);
+    // Labels tell how many candidates there are, which are at least those that are named.
     let m = match excluded {
-        Positives::Labels { candidates, .. } => candidates.len().max(m),
-        _ => m,
+        Positives::Labels { candidates, .. } => {
+            let all = best.indices.iter().chain(positives);
+            let named = all.filter(|&&j| j != NO_POSITIVE);
+            let least = named.max().map_or(0, |&j| j as usize + 1);
+            Some(least.max(candidates.len()))
+        }
+        _ => None,
     };
-    let known = Known::new(excluded, n, m, false)?;
+    let known = Known::new(EXCLUDED, excluded, n, m, false)?;
     let select = |anchor: usize| {
         let row = anchor * k..(anchor + 1) * k;
         let indices = best.indices[row.clone()].iter().copied();
@@ -175,6 +179,21 @@ pub fn semi_hard(
     Ok((0..n).map(select).collect())
 }
 
+/// Names of an argument, and of its anchors, candidates and starts.
+type Names = [&'static str; 4];
+const POSITIVES: Names = [
+    "positives",
+    "positives.anchors",
+    "positives.candidates",
+    "positives.starts",
+];
+const EXCLUDED: Names = [
+    "excluded",
+    "excluded.anchors",
+    "excluded.candidates",
+    "excluded.starts",
+];
+
 /// The candidates that are no negatives of an anchor, in host memory.
 struct Known<'a> {
     positives: Positives<&'a [u32]>,
@@ -184,17 +203,20 @@ struct Known<'a> {
 }
 
 impl<'a> Known<'a> {
+    /// Without a number of candidates none is out of range.
     fn new(
+        [own, own_anchors, own_candidates, own_starts]: Names,
         positives: Positives<&'a [u32]>,
         anchors: usize,
-        candidates: usize,
+        candidates: Option<usize>,
         excludes_self: bool,
     ) -> Result<Self, Error> {
         let mut labelled = HashMap::new();
+        let candidates = candidates.unwrap_or(usize::MAX);
         match positives {
             Positives::Offset(_) => {}
             Positives::Index(index) => {
-                same_rows("positives", index.len(), anchors)?;
+                same_rows(own, index.len(), anchors)?;
                 let is_legal = |&j: &u32| j == NO_POSITIVE || (j as usize) < candidates;
                 if let Some(row) = index.iter().position(|j| !is_legal(j)) {
                     return Err(Error::PositiveOutOfRange {
@@ -208,8 +230,8 @@ impl<'a> Known<'a> {
                 anchors: of_anchors,
                 candidates: of_candidates,
             } => {
-                same_rows("positives.anchors", of_anchors.len(), anchors)?;
-                same_rows("positives.candidates", of_candidates.len(), candidates)?;
+                same_rows(own_anchors, of_anchors.len(), anchors)?;
+                same_rows(own_candidates, of_candidates.len(), candidates)?;
                 for &label in of_candidates.iter().filter(|&&label| label != NO_POSITIVE) {
                     *labelled.entry(label).or_default() += 1;
                 }
@@ -218,7 +240,7 @@ impl<'a> Known<'a> {
                 starts,
                 candidates: listed,
             } => {
-                same_length("positives.starts", starts.len(), anchors + 1)?;
+                same_length(own_starts, starts.len(), anchors + 1)?;
                 check_lists(starts, listed, candidates)?;
             }
         }

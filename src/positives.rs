@@ -26,7 +26,7 @@ pub enum Positives<I> {
     Index(I),
     /// The candidate whose label (a class, an id) is the anchor's; none where no candidate has it, or where it is
     /// [`NO_POSITIVE`]. With a rule of sets all candidates of that label; otherwise the first, and later ones are
-    /// negatives like all others.
+    /// negatives like all others. Where anchors are candidates, only a rule of sets takes labels.
     Labels {
         /// One for each anchor, N.
         anchors: I,

@@ -150,7 +150,7 @@ impl Prototypes {
         })
     }
 
-    /// The centroids, K unit rows of dimension D.
+    /// The centroids, K rows of dimension D: unit rows, of zeros where a cluster's embeddings sum to zero.
     pub fn centroids(&self) -> Rows<'_, f32> {
         Rows::whole(&self.centroids, self.concentrations.len(), self.dim)
     }

@@ -4,7 +4,7 @@ use crate::contrast::{same_dim, same_length, same_rows};
 use crate::element::Element;
 use crate::error::Error;
 use crate::positives::NO_POSITIVE;
-use crate::rows::{Matrix, Rows};
+use crate::rows::{Matrix, Rows, addressable};
 
 /// The arithmetic of a ring buffer, wherever its rows are stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -111,7 +111,7 @@ impl<T: Element> KeyQueue<T> {
     /// An empty queue.
     ///
     /// # Errors
-    /// [`Error::Empty`] when `capacity` or `dim` is 0.
+    /// [`Error::Empty`] when `capacity` or `dim` is 0, [`Error::Scalar`] when no address space holds the keys.
     pub fn new(capacity: usize, dim: usize) -> Result<Self, Error> {
         Self::restore(capacity, dim, 0, 0, &[])
     }
@@ -121,7 +121,7 @@ impl<T: Element> KeyQueue<T> {
     /// exact, bit for bit.
     ///
     /// # Errors
-    /// [`Error::Empty`] when `capacity` or `dim` is 0, [`Error::QueueState`] when `fill` or
+    /// As [`new`](Self::new); [`Error::QueueState`] when `fill` or
     /// `cursor` is out of range or they contradict each other, [`Error::Length`] when `keys` does
     /// not hold fill × dim elements.
     pub fn restore(
@@ -144,8 +144,9 @@ impl<T: Element> KeyQueue<T> {
                 reason: format!("fill {fill} and cursor {cursor} in a queue of {capacity}"),
             });
         }
+        let elements = addressable::<T>("capacity", capacity, dim)?;
         same_length("keys", keys.len(), fill * dim)?;
-        let mut storage = vec![T::from_f32(0.0); capacity * dim];
+        let mut storage = vec![T::from_f32(0.0); elements];
         storage[..keys.len()].copy_from_slice(keys);
         let ring = Ring {
             capacity,

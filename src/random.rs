@@ -36,7 +36,8 @@ impl SplitMix {
 
     /// A number between −1 and 1, never 0: an odd multiple of 2⁻⁵³.
     pub fn sign_and_size(&mut self) -> f64 {
-        ((self.draw() >> 11) as f64 + 0.5) * 2f64.powi(-52) - 1.0
+        let odd = 2 * (self.draw() >> 11) as i64 + 1;
+        (odd - (1 << 53)) as f64 * 2f64.powi(-53)
     }
 }
 

@@ -120,7 +120,8 @@ impl MultipleNegativesRanking {
     ///
     /// # Errors
     /// [`Error::Unsupported`] for a softmax of its own where a direction has no positives: queries among queries,
-    /// documents among documents.
+    /// documents among documents. [`value_and_grad`](Self::value_and_grad) refuses it where such a direction is added
+    /// later.
     pub fn with_partition(self, partition: Partition) -> Result<Self, Error> {
         let lacks_positives = self.query_to_query || self.document_to_document;
         if partition == Partition::PerDirection && lacks_positives {
@@ -133,11 +134,12 @@ impl MultipleNegativesRanking {
     }
 
     /// Loss and gradients, written over `gradients`. Returns the loss and upstream × ∂loss/∂s. 16-bit gradients are
-    /// rounded once for each direction; f32 loses nothing.
+    /// rounded once for each matrix of candidates in each direction; f32 loses nothing.
     ///
     /// # Errors
     /// [`Error::Rows`] or [`Error::Dimension`] where a matrix is not N × D, and those of
-    /// [`Engine::backward`]; nothing is written for bad input.
+    /// [`with_partition`](Self::with_partition): nothing is written then. Those of [`Engine::backward`], when the turn of a
+    /// matrix comes; that two gradients share memory is not always found.
     pub fn value_and_grad<E: Engine, T: Element, G: Element>(
         &self,
         engine: &E,
@@ -145,6 +147,7 @@ impl MultipleNegativesRanking {
         upstream: f32,
         mut gradients: RankingBatch<RowsMutOf<'_, E, G>>,
     ) -> Result<[f32; 2], Error> {
+        self.with_partition(self.partition)?;
         let (queries, documents) = (batch.queries, batch.documents);
         let shape = (queries.rows(), queries.dim());
         let is_shape = |argument, (rows, dim): (usize, usize)| {

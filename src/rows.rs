@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use crate::element::Element;
-use crate::error::Error;
+use crate::error::{Error, within};
 
 /// A read-only matrix of `rows` × `dim` elements, row-major, rows `stride` elements apart.
 ///
@@ -49,6 +49,24 @@ pub(crate) fn extent(
         });
     }
     Ok((rows - 1).saturating_mul(stride).saturating_add(dim))
+}
+
+/// rows × dim, if the address space can hold as many elements; `argument` is the number of rows.
+pub(crate) fn addressable<T>(
+    argument: &'static str,
+    rows: usize,
+    dim: usize,
+) -> Result<usize, Error> {
+    let elements = rows.saturating_mul(dim);
+    let bytes = elements.saturating_mul(size_of::<T>());
+    let allowed = "few enough that the elements have addresses";
+    within(
+        argument,
+        rows as f32,
+        allowed,
+        isize::try_from(bytes).is_ok(),
+    )?;
+    Ok(elements)
 }
 
 fn check(given: usize, rows: usize, dim: usize, stride: usize) -> Result<(), Error> {

@@ -220,7 +220,7 @@ impl<V: View> TripletProblem<V> {
     /// Checks that dq is N × D, and that dk is M × D, or absent where the anchors are the candidates.
     ///
     /// # Errors
-    /// [`Error::Rows`], [`Error::Dimension`] or [`Error::NoCandidateGradient`].
+    /// [`Error::Rows`], [`Error::Dimension`] or [`Error::NoCandidateGradient`]; [`Error::Unsupported`] for a dbias.
     pub fn check_gradients<M: Matrix>(&self, gradients: &Gradients<M>) -> Result<(), Error> {
         let shape = self.shape();
         same_rows("gradients.dq", gradients.dq.rows(), shape.anchors)?;

@@ -2,9 +2,9 @@
 
 use infonce::losses::{LogScale, RowRule, SetForm};
 use infonce::{
-    Contrast, CpuEngine, Engine, Error, Gradients, Ids, Inputs, KeyQueue, Miner, MomentumSchedule,
-    MomentumTensor, NO_POSITIVE, Positives, RowStatistics, Rows, RowsMut, SetStatistics,
-    Statistics, TopK, Triplet, Triplets, semi_hard,
+    Contrast, CpuEngine, Engine, Error, Gradients, Ids, Inputs, KeyQueue, MemoryBank, Miner,
+    MomentumSchedule, MomentumTensor, NO_POSITIVE, Positives, RowStatistics, Rows, RowsMut,
+    SetStatistics, Statistics, TopK, Triplet, Triplets, semi_hard,
 };
 
 type Test = Result<(), Error>;
@@ -242,6 +242,21 @@ fn positives_must_be_as_many_as_anchors_and_among_candidates() -> Test {
         assert_eq!(posed(Positives::Index(&[0, 1, 2])), expected);
         assert_eq!(posed(Positives::DIAGONAL), "accepted");
     }
+
+    // The first row of a label would be its own positive.
+    let z = Rows::new(&[0.5f32; 8], 4, 2)?;
+    let positives = Positives::Labels {
+        anchors: &labels[..],
+        candidates: &labels[..],
+    };
+    let labelled = Inputs::Labelled { z, positives };
+    let of_one = Contrast::sup_con(0.1)?.with_rule(RowRule::SOFTMAX)?;
+    let text = message(of_one.on(labelled));
+    assert!(
+        text.contains("a rule of one positive needs indices"),
+        "{text}"
+    );
+    assert_eq!(message(Contrast::sup_con(0.1)?.on(labelled)), "accepted");
     Ok(())
 }
 
@@ -389,7 +404,7 @@ fn options_that_exclude_each_other_are_named() -> Test {
     for (refused, option, reason) in [
         (clip.with_rule(of_sets), "rule", columns),
         (clip.with_rule(hard), "rule", columns),
-        (clip.with_label_smoothing(0.1), "rule", columns),
+        (clip.with_label_smoothing(0.1), "smoothing", columns),
         (clip.with_guard(0.1), "guard", columns),
         (
             moco.with_rule(of_sets),
@@ -398,7 +413,7 @@ fn options_that_exclude_each_other_are_named() -> Test {
         ),
         (
             moco.with_label_smoothing(0.1),
-            "rule",
+            "smoothing",
             "an own key is one positive, not a set",
         ),
         (
@@ -793,6 +808,20 @@ fn queues_refuse_size_0_and_inconsistent_states() {
 }
 
 #[test]
+fn state_that_no_address_space_holds_is_refused() {
+    const MANY: usize = 1 << 63;
+    for (text, argument) in [
+        (message(KeyQueue::<f32>::new(MANY, 2)), "capacity"),
+        (message(KeyQueue::<f32>::new(MANY / 4, 1)), "capacity"),
+        (message(MemoryBank::<f32>::random(MANY, 2, 0)), "rows"),
+    ] {
+        assert!(text.starts_with(&format!("`{argument}` is ")), "{text}");
+    }
+    let text = message(KeyQueue::<f32>::restore(MANY, 2, MANY, 0, &[]));
+    assert!(text.starts_with('`'), "{text}");
+}
+
+#[test]
 fn an_engine_needs_a_thread() {
     let text = message(CpuEngine::with_threads(0));
     assert!(text.starts_with("`threads` is 0: "), "{text}");
@@ -886,14 +915,14 @@ fn semi_hard_refuses_lists_and_labels_of_other_sizes() {
             4,
             &[0],
             9,
-            "`positives.anchors` has 2 rows; it must have 1",
+            "`excluded.anchors` has 2 rows; it must have 1",
         ),
         (
             4,
             4,
             &[0, 1],
             3,
-            "`positives.candidates` has 3 rows; it must have 4",
+            "`excluded.candidates` has 3 rows; it must have 4",
         ),
         (4, 4, &[0, 1], 4, "accepted"),
         (4, 4, &[NO_POSITIVE, 8], 9, "accepted"),

@@ -1,10 +1,12 @@
 //! Anchors whose candidates lie in several matrices have the loss and gradients of one matrix that holds them all.
 
+#[cfg(feature = "emulator")]
+use infonce::emulator::{EmulatedEngine, Schedule};
 use infonce::losses::{RowRule, SetForm};
 use infonce::reference::{self, Dense};
 use infonce::{
-    Contrast, CpuEngine, Engine, Error, Inputs, Matrix, MultipleNegativesRanking, Partition,
-    Positives, RankingBatch, Reduction, Rows, RowsMut,
+    Contrast, CpuEngine, Engine, Error, HostMemory, Inputs, Matrix, MultipleNegativesRanking,
+    Partition, Positives, RankingBatch, Reduction, Rows, RowsMut,
 };
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -45,6 +47,13 @@ fn assert_near(found: &[f32], expected: &[f64], what: &str) {
 
 #[test]
 fn several_matrices_equal_one_that_holds_all() -> Test {
+    several_matrices(&CpuEngine::new())?;
+    #[cfg(feature = "emulator")]
+    several_matrices(&EmulatedEngine::new(Schedule::Mixed, 3))?;
+    Ok(())
+}
+
+fn several_matrices(engine: &impl Engine<Memory = HostMemory>) -> Test {
     let mut rng = ChaCha8Rng::seed_from_u64(5);
     let (n, m) = (37, 90);
     let (q, k) = (random(n, &mut rng), random(m, &mut rng));
@@ -103,7 +112,7 @@ fn several_matrices_equal_one_that_holds_all() -> Test {
         let outputs: Result<Vec<_>, Error> =
             dk.iter_mut().map(|dk| rows_mut(dk).map(Some)).collect();
         let [loss, dscale] =
-            CpuEngine::new().value_and_grad_over(&problems, 1.5, rows_mut(&mut dq)?, outputs?)?;
+            engine.value_and_grad_over(&problems, 1.5, rows_mut(&mut dq)?, outputs?)?;
         assert_near(&[loss], &[expected.loss], &what);
         assert_near(&[dscale], &[expected.dscale], &what);
         assert_near(&dq, expected.dq.as_slice(), &what);
@@ -121,11 +130,32 @@ fn sets_that_make_no_sum_are_refused() -> Test {
     let info_nce = Contrast::info_nce(0.5)?;
     let other = Contrast::info_nce(0.25)?;
     let guarded = info_nce.with_guard(0.0)?;
+    let debiased = info_nce.with_rule(RowRule::Debiased { prior: 0.1 })?;
+    let z = rows(&x)?;
+    let among = Contrast::debiased(0.5, 0.1)?.on(Inputs::Shared { z })?;
+    let of_queue = Contrast::moco(0.5)?.on(Inputs::Queue {
+        q: z,
+        own_key: z,
+        queue: z,
+    })?;
+    let weighted = problem(info_nce)?.with_row_weights(&[1.0, 0.5])?;
+    let otherwise = problem(info_nce)?.with_row_weights(&[0.5, 1.0])?;
+    let scaled = problem(info_nce)?.with_scale(&[3.0]);
     for (problems, argument) in [
         (vec![], "problems"),
         (vec![problem(info_nce)?, problem(other)?], "problems"),
         (vec![problem(guarded)?], "guard"),
+        (vec![problem(info_nce)?, problem(guarded)?], "guard"),
         (vec![problem(Contrast::clip(2.0)?)?], "problems"),
+        (
+            vec![problem(info_nce)?, problem(Contrast::clip(2.0)?)?],
+            "own keys, or columns",
+        ),
+        (vec![problem(info_nce)?, of_queue], "own keys, or columns"),
+        (vec![problem(debiased)?, among], "counts negatives"),
+        (vec![weighted, problem(info_nce)?], "row_weights"),
+        (vec![weighted, otherwise], "row_weights"),
+        (vec![problem(info_nce)?, scaled], "scale"),
     ] {
         let error = engine.forward_over::<f32>(&problems).unwrap_err();
         assert!(error.to_string().contains(argument), "{error}");
@@ -180,6 +210,13 @@ fn ranking(batch: &[Dense], scale: f64, directions: [bool; 3], partition: Partit
 
 #[test]
 fn ranking_is_the_published_formula_in_all_directions() -> Test {
+    ranks(&CpuEngine::new())?;
+    #[cfg(feature = "emulator")]
+    ranks(&EmulatedEngine::new(Schedule::Mixed, 3))?;
+    Ok(())
+}
+
+fn ranks(engine: &impl Engine<Memory = HostMemory>) -> Test {
     const STEP: f64 = 1e-5;
     let mut rng = ChaCha8Rng::seed_from_u64(8);
     let n = 7;
@@ -230,7 +267,7 @@ fn ranking_is_the_published_formula_in_all_directions() -> Test {
                 documents: rows_mut(documents)?,
                 negatives: others?,
             };
-            let [value, dscale] = loss.value_and_grad(&CpuEngine::new(), &batch, 1.0, gradients)?;
+            let [value, dscale] = loss.value_and_grad(engine, &batch, 1.0, gradients)?;
             let formula = |batch: &[Dense], scale| ranking(batch, scale, directions, partition);
             assert_near(&[value], &[formula(&wide, 4.0)], &what);
             let of_scale = (formula(&wide, 4.0 + STEP) - formula(&wide, 4.0 - STEP)) / (2.0 * STEP);
@@ -253,5 +290,22 @@ fn ranking_is_the_published_formula_in_all_directions() -> Test {
         .with_all_directions()
         .with_partition(Partition::PerDirection);
     assert!(refused.unwrap_err().to_string().contains("partition"));
+    let later = base
+        .with_partition(Partition::PerDirection)?
+        .with_query_to_query();
+    let (x, mut dq, mut dd) = ([0.5f32; DIM], [f32::NAN; DIM], [f32::NAN; DIM]);
+    let batch = RankingBatch {
+        queries: rows(&x)?,
+        documents: rows(&x)?,
+        negatives: Vec::new(),
+    };
+    let gradients = RankingBatch {
+        queries: rows_mut(&mut dq)?,
+        documents: rows_mut(&mut dd)?,
+        negatives: Vec::new(),
+    };
+    let refused = later.value_and_grad(engine, &batch, 1.0, gradients);
+    assert!(refused.unwrap_err().to_string().contains("partition"));
+    assert!(dq.iter().chain(&dd).all(|x| x.is_nan()));
     Ok(())
 }

@@ -217,12 +217,8 @@ fn problems_with_options(rng: &mut ChaCha8Rng) -> Result<Vec<Problem>, Error> {
             let rows = rows_of(&contrast, n, m);
             let matrices = rows.iter().map(|&rows| random(rng, rows, dim)).collect();
             let plain = Problem::new(contrast, matrices);
-            let shape = plain.on().map(|problem| problem.shape());
-            let (n, m) = match shape {
-                Ok(shape) => (shape.anchors, shape.candidates),
-                // Labels are still to come.
-                Err(error) => return Err(error),
-            };
+            let shape = plain.on()?.shape();
+            let (n, m) = (shape.anchors, shape.candidates);
             let id = |i: usize| if i % 4 == 3 { NO_ID } else { (i % 3) as u32 };
             let given = Problem {
                 ids: has(0).then(|| Ids {
@@ -248,6 +244,8 @@ fn problems_with_options(rng: &mut ChaCha8Rng) -> Result<Vec<Problem>, Error> {
             let mut all = vec![Positives::DIAGONAL];
             if contrast.takes_positives() {
                 all.push(Positives::Index((0..n).map(index).collect()));
+            }
+            if contrast.takes_positives() && (contrast.has_sets() || !contrast.is_shared()) {
                 all.push(classes(&[n, m], rng));
             }
             if contrast.takes_positives() && contrast.has_sets() {

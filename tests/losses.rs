@@ -1039,7 +1039,7 @@ fn hyper_parameters_are_named_with_their_range() {
     }
     for bad in [-1.0, f32::NAN, f32::INFINITY] {
         let text = message(Contrast::hard_negatives(0.5, bad, 0.1));
-        assert_eq!(text, refused("beta", bad, "finite and greater than 0"));
+        assert_eq!(text, refused("beta", bad, "finite and at least 0"));
     }
     for bad in [f32::NAN, f32::INFINITY] {
         let text = message(Contrast::info_nce(0.5).and_then(|x| x.with_guard(bad)));

@@ -2,7 +2,7 @@
 
 use super::{Description, Dual, Loss, RowContext, RowLogits, RowRule, debiased};
 use crate::contrast::Contrast;
-use crate::error::Error;
+use crate::error::{Error, within};
 
 pub(super) const LOSS: Loss = Loss {
     key: "hard",
@@ -23,6 +23,8 @@ impl Contrast {
     /// [`Error::Scalar`] unless `temperature` is finite and greater than 0, `beta` is finite and at least 0, and
     /// `prior` is at least 0 and less than 1.
     pub fn hard_negatives(temperature: f32, beta: f32, prior: f32) -> Result<Self, Error> {
+        let legal = beta.is_finite() && beta >= 0.0;
+        within("beta", beta, "finite and at least 0", legal)?;
         let rule = match beta {
             0.0 => RowRule::Debiased { prior },
             beta => RowRule::HardNegatives { beta, prior },

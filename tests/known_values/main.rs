@@ -18,7 +18,7 @@ use half::{bf16, f16};
 use infonce::cuda::CudaEngine;
 #[cfg(feature = "emulator")]
 use infonce::emulator::{EmulatedEngine, Schedule};
-use infonce::losses::TABLE;
+use infonce::losses::{RowRule, TABLE};
 use infonce::reference::{self, Dense, Reference};
 use infonce::verify::{OnHost, poisoned, posed};
 use infonce::{
@@ -208,16 +208,22 @@ impl Kind {
 }
 
 /// All layouts, with n anchors and m ≥ n candidates (NT-Xent with 2n rows, CLIP with n of each); where positives
-/// are given, on the diagonal and by index.
+/// are given, on the diagonal and by index; two exponents, and sets of one positive with smoothed labels.
 fn kinds(temperature: f32, n: usize, m: usize) -> Result<Vec<Kind>, Error> {
     let index: Vec<u32> = (0..n).map(|i| (i * 7 % m) as u32).collect();
     let info_nce = Contrast::info_nce(temperature)?;
+    let hard = RowRule::HardNegatives {
+        beta: 1.0,
+        prior: 0.1,
+    };
     Ok(vec![
         Kind::new(Contrast::nt_xent(temperature)?, &[2 * n]),
         Kind::new(info_nce, &[n, m]),
-        Kind::by_index(info_nce, &[n, m], index),
+        Kind::by_index(info_nce, &[n, m], index.clone()),
         Kind::new(Contrast::moco(temperature)?, &[n, n, m]),
         Kind::new(Contrast::clip(1.0 / temperature)?, &[n, n]),
+        Kind::new(info_nce.with_rule(hard)?, &[n, m]),
+        Kind::by_index(info_nce.with_label_smoothing(0.1)?, &[n, m], index),
     ])
 }
 

@@ -239,6 +239,12 @@ fn fallback<E: Engine>(_: New<E>) -> Result<(), Error> {
     let positives = [0, 2, 9, NO_POSITIVE];
     let index = Positives::Index(&positives[..]);
     assert_eq!(semi_hard(&best, &positives, index)?, [2, 1, 2, NO_POSITIVE]);
+    // Lists may name candidates that no anchor lists.
+    let lists = Positives::Lists {
+        starts: &[0, 2, 2, 2, 3][..],
+        candidates: &[2, 700, 3],
+    };
+    assert_eq!(semi_hard(&best, &positives, lists)?, [4, 1, 2, NO_POSITIVE]);
     // Of one label: nothing is left.
     let labels = Positives::Labels {
         anchors: &[1, 2, 3, 4][..],
