@@ -191,7 +191,7 @@ pub trait Engine {
     /// Those of [`forward_over`](Self::forward_over), [`loss_over`](Self::loss_over) and
     /// [`Problem::check_gradients`]; [`Error::Rows`] unless there are as many dk as problems. Nothing is written then.
     /// What only [`backward`](Self::backward) of a problem can tell, such as memory of another device, is an error when
-    /// its turn comes; that dk of different problems share memory is not found.
+    /// that problem is computed, after others; that dk of different problems share memory is not found.
     fn value_and_grad_over<T: Element, G: Element>(
         &self,
         problems: &[Problem<RowsOf<'_, Self, T>>],

@@ -138,8 +138,8 @@ impl MultipleNegativesRanking {
     ///
     /// # Errors
     /// [`Error::Rows`] or [`Error::Dimension`] where a matrix is not N × D, and those of
-    /// [`with_partition`](Self::with_partition): nothing is written then. Those of [`Engine::backward`], when the turn of a
-    /// matrix comes; that two gradients share memory is not always found.
+    /// [`with_partition`](Self::with_partition): nothing is written then. Those of [`Engine::backward`], when that
+    /// direction is computed, after others; that two gradients share memory is not always found.
     pub fn value_and_grad<E: Engine, T: Element, G: Element>(
         &self,
         engine: &E,

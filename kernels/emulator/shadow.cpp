@@ -29,7 +29,7 @@ void Shadow::start_clocks(const Clocks& on, uint32_t own_warp, uint32_t own_warp
     fences.assign(size_t(warps) * 32, {});
     write_fences.assign(words.size(), 0);
     leaving.clear();
-    changes_of_part.assign(words.size() / PART + 1, 0);
+    changes_of_region.assign(words.size() / REGION + 1, 0);
     for (size_t i = 0; i < words.size(); ++i) {
         const Word& word = words[i];
         if (word.read_epoch != now.block_epoch || word.reading_warp == NOBODY) continue;

@@ -88,7 +88,7 @@ class Shadow {
     // With clocks on: grows whenever one of these words, or one near them, changes other than by being read.
     uint64_t changes(uint32_t word, uint32_t end) const {
         uint64_t sum = 0;
-        for (uint32_t part = word / PART; part * PART < end; ++part) sum += changes_of_part[part];
+        for (uint32_t region = word / REGION; region * REGION < end; ++region) sum += changes_of_region[region];
         return sum;
     }
     // A bulk copy of mbarrier `barrier` completes, at `time` of its clock.
@@ -121,9 +121,9 @@ class Shadow {
     };
 
     // As many words as lie in eight rows of a tile.
-    static constexpr uint32_t PART = 256;
+    static constexpr uint32_t REGION = 256;
     void note_change(uint32_t word, uint32_t count) {
-        for (uint32_t part = word / PART; part * PART < word + count; ++part) ++changes_of_part[part];
+        for (uint32_t region = word / REGION; region * REGION < word + count; ++region) ++changes_of_region[region];
     }
 
     Read& read_of(uint32_t warp, uint32_t word) { return reads[size_t(warp - first_warp) * words.size() + word]; }
@@ -156,7 +156,7 @@ class Shadow {
     std::vector<std::vector<Fence>> fences;
     std::vector<uint32_t> write_fences;
     std::vector<Leaving> leaving;
-    std::vector<uint32_t> changes_of_part;  // each of PART words
+    std::vector<uint32_t> changes_of_region;  // each of REGION words
 };
 
 }  // namespace infonce::emulator
