@@ -78,6 +78,12 @@ impl Contrast {
         if self.has_own_keys() && rule.takes_sets() {
             return refuse("rule", "an own key is one positive, not a set");
         }
+        if rule.target_scale().is_some() != (self.layout() == Layout::Targets) {
+            return refuse("rule", "soft targets and Inputs::Targets need each other");
+        }
+        if !self.is_one_way() && rule.is_alignment() {
+            return refuse("rule", "without negatives only rows of a matrix of their own have a loss");
+        }
         if let Some(margin) = self.description.guard {
             within("margin", margin, "finite", margin.is_finite())?;
             if rule.takes_sets() {
@@ -97,6 +103,9 @@ impl Contrast {
         if self.rule().counts_negatives() {
             return refuse("the rule counts on M negatives in every row");
         }
+        if !self.has_negatives() {
+            return refuse("the rule has no negatives");
+        }
         Ok(())
     }
 
@@ -109,6 +118,12 @@ impl Contrast {
         }
         if self.has_own_keys() {
             return refuse("an own key is no candidate and would have none");
+        }
+        if self.rule().is_pointwise() {
+            return refuse("the rule has one bias for all; `with_logit_bias` gives it");
+        }
+        if !self.has_negatives() {
+            return refuse("the rule has no negatives");
         }
         Ok(())
     }
@@ -246,20 +261,26 @@ impl Contrast {
 
     /// FLOPs that a call cannot avoid: 2NMD for each product of all anchors with all candidates. `Forward` has one
     /// product. The others have three, or two without dk where only rows have a loss; `ValueAndGrad` with dk has
-    /// four where columns have a loss.
+    /// four where columns have a loss. The targets' scores are one product more, as of rows of D elements. Without
+    /// negatives an anchor has one candidate.
     pub fn useful_flops(&self, shape: Shape, work: Work) -> f64 {
+        let targets = f64::from(u8::from(self.layout() == Layout::Targets));
         let products = match work {
-            Work::Forward => 1.0,
+            Work::Forward => 1.0 + targets,
             Work::ValueAndGrad { dk: true } if self.has_columns() => 4.0,
             Work::ValueAndGrad { dk } | Work::Backward { dk } => {
                 if dk || self.is_shared() || self.has_columns() {
-                    3.0
+                    3.0 + targets
                 } else {
-                    2.0
+                    2.0 + targets
                 }
             }
         };
-        2.0 * products * shape.anchors as f64 * shape.candidates as f64 * shape.dim as f64
+        let candidates = match self.rule().is_alignment() {
+            true => 1,
+            false => shape.candidates,
+        };
+        2.0 * products * shape.anchors as f64 * candidates as f64 * shape.dim as f64
     }
 }
 

@@ -9,7 +9,7 @@ pub struct Gradients<V> {
     /// where the contrast has none ([`Contrast::has_dk`](crate::Contrast::has_dk)).
     pub dk: Option<V>,
     /// ∂loss/∂c, 1 × M, if wanted: of the biases of
-    /// [`Problem::with_column_bias`](crate::Problem::with_column_bias).
+    /// [`Problem::with_column_bias`](crate::Problem::with_column_bias); of a pointwise rule ∂loss/∂b, 1 × 1.
     pub dbias: Option<V>,
     /// Whether they are added to the outputs' contents.
     pub accumulate: Accumulate,
@@ -43,7 +43,7 @@ impl<V> Gradients<V> {
         }
     }
 
-    /// The same outputs, and one for the gradient of the column bias.
+    /// The same outputs, and one for the gradient of the bias.
     #[must_use]
     pub fn with_bias(self, dbias: V) -> Self {
         Self {

@@ -1,6 +1,6 @@
 //! A batch: [`Inputs`] are its matrices and positives, and a [`Problem`] is a contrast on them, checked.
 
-use crate::contrast::{Contrast, Shape, same_dim, same_length, same_rows};
+use crate::contrast::{Contrast, Reduction, Shape, same_dim, same_length, same_rows};
 use crate::error::Error;
 use crate::gradients::Gradients;
 use crate::losses::description::Layout;
@@ -43,6 +43,18 @@ pub enum Inputs<V: View> {
         /// Negatives, M × D.
         queue: V,
     },
+    /// Anchors and candidates, and the matrices of their targets, of another encoder or another view (DINO, SwAV, ReLIC):
+    /// anchor i's targets are a softmax of ⟨u_{i mod B}, p_j⟩.
+    Targets {
+        /// Anchors, N × D.
+        q: V,
+        /// Candidates, M × D: prototypes.
+        k: V,
+        /// u: B rows of a dimension of their own, which N is a multiple of.
+        target_q: V,
+        /// p: M rows of that dimension.
+        target_k: V,
+    },
 }
 
 /// The matrices by their roles.
@@ -54,6 +66,8 @@ pub struct Matrices<V> {
     pub candidates: V,
     /// For [`Inputs::Queue`]: each anchor's positive, N × D.
     pub own_keys: Option<V>,
+    /// For [`Inputs::Targets`]: u and p.
+    pub targets: Option<[V; 2]>,
 }
 
 impl<V: View> Inputs<V> {
@@ -72,11 +86,19 @@ impl<V: View> Inputs<V> {
             Self::Shared { z } | Self::Labelled { z, .. } => (z, z, None),
             Self::Pair { q, k, .. } => (q, k, None),
             Self::Queue { q, own_key, queue } => (q, queue, Some(own_key)),
+            Self::Targets { q, k, .. } => (q, k, None),
+        };
+        let targets = match *self {
+            Self::Targets {
+                target_q, target_k, ..
+            } => Some([target_q, target_k]),
+            _ => None,
         };
         Matrices {
             anchors,
             candidates,
             own_keys,
+            targets,
         }
     }
 
@@ -86,6 +108,7 @@ impl<V: View> Inputs<V> {
             Self::Labelled { .. } => Layout::Labelled,
             Self::Pair { .. } => Layout::Pair,
             Self::Queue { .. } => Layout::Queue,
+            Self::Targets { .. } => Layout::Targets,
         }
     }
 
@@ -115,6 +138,17 @@ impl<V: View> Inputs<V> {
                 own_key: matrix("own_key", own_key)?,
                 queue: matrix("queue", queue)?,
             },
+            Self::Targets {
+                q,
+                k,
+                target_q,
+                target_k,
+            } => Inputs::Targets {
+                q: matrix("q", q)?,
+                k: matrix("k", k)?,
+                target_q: matrix("target_q", target_q)?,
+                target_k: matrix("target_k", target_k)?,
+            },
         })
     }
 }
@@ -132,6 +166,9 @@ pub struct Problem<V: View> {
     ids: Option<Ids<V::Indices>>,
     row_weights: Option<V::Floats>,
     column_bias: Option<V::Floats>,
+    /// b in the engine's memory, in place of the rule's.
+    logit_bias: Option<V::Scalar>,
+    target_bias: Option<V::Floats>,
 }
 
 impl Contrast {
@@ -154,6 +191,7 @@ impl Contrast {
             anchors,
             candidates,
             own_keys,
+            targets,
         } = inputs.matrices();
         let shape = Shape {
             anchors: anchors.rows(),
@@ -174,6 +212,23 @@ impl Contrast {
         if self.has_columns() {
             same_rows("k", shape.candidates, shape.anchors)?;
         }
+        if let Some([target_q, target_k]) = targets {
+            same_rows("target_k", target_k.rows(), shape.candidates)?;
+            same_dim("target_k", target_k.dim(), target_q.dim())?;
+            if !shape.anchors.is_multiple_of(target_q.rows()) {
+                return Err(Error::Scalar {
+                    argument: "target_q",
+                    given: target_q.rows() as f64,
+                    allowed: "a number of rows that divides the anchors'",
+                });
+            }
+        }
+        if !self.rule().needs_positive() && self.reduction() == Reduction::MeanOfPositives {
+            return Err(Error::Unsupported {
+                option: "reduction",
+                reason: "rows without a positive have a loss",
+            });
+        }
         if let Inputs::Pair { positives, .. } | Inputs::Labelled { positives, .. } = &inputs {
             self.check_positives(positives, shape)?;
         }
@@ -186,10 +241,13 @@ impl Contrast {
             ids: None,
             row_weights: None,
             column_bias: None,
+            logit_bias: None,
+            target_bias: None,
         })
     }
 
-    /// As [`on`](Self::on), on the inputs of the contrast's layout: q is z of `Shared`, k is the queue of `Queue`.
+    /// As [`on`](Self::on), on the inputs of the contrast's layout: q is z of `Shared`, k is the queue of `Queue`. Of
+    /// `Targets` own_key and k are the targets.
     /// Unused matrices are ignored, and so are `positives` unless it [takes them](Self::takes_positives).
     ///
     /// # Errors
@@ -208,6 +266,12 @@ impl Contrast {
                 q,
                 own_key,
                 queue: k,
+            },
+            Layout::Targets => Inputs::Targets {
+                q,
+                k,
+                target_q: own_key,
+                target_k: k,
             },
         })
     }
@@ -339,6 +403,45 @@ impl<V: View> Problem<V> {
         })
     }
 
+    /// Replaces a pointwise rule's b by one element in the engine's memory, for a bias that is learned there. It must be
+    /// finite, which is not checked. ∂loss/∂b is [`Gradients::dbias`], 1 × 1.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] for a rule that is not pointwise.
+    pub fn with_logit_bias(self, bias: V::Scalar) -> Result<Self, Error> {
+        if !self.contrast.rule().is_pointwise() {
+            return Err(Error::Unsupported {
+                option: "logit_bias",
+                reason: "the rule has none; candidates have a column bias",
+            });
+        }
+        Ok(Self {
+            logit_bias: Some(bias),
+            ..self
+        })
+    }
+
+    /// Adds c_j to the targets' logits of candidate j: u_ij = ⟨u_i, p_j⟩/τ_t + c_j. For example −centre/τ_t of DINO, or
+    /// the offsets of an [`Equipartition`](crate::Equipartition). In device memory it is not checked.
+    ///
+    /// # Errors
+    /// [`Error::Rows`] unless there are M; [`Error::Element`] for one that is not finite; [`Error::Unsupported`] but for
+    /// [`Inputs::Targets`].
+    pub fn with_target_bias(self, bias: V::Floats) -> Result<Self, Error> {
+        if self.contrast.layout() != Layout::Targets {
+            return Err(Error::Unsupported {
+                option: "target_bias",
+                reason: "there are no targets",
+            });
+        }
+        same_rows("target_bias", bias.len(), self.shape.candidates)?;
+        check_elements("target_bias", &bias, "finite", f32::is_finite)?;
+        Ok(Self {
+            target_bias: Some(bias),
+            ..self
+        })
+    }
+
     /// Replaces the contrast's s by one element in the engine's memory, for scales that are learned there. The
     /// engine reads it when it computes. It must be finite and greater than 0, which is not checked.
     #[must_use]
@@ -430,11 +533,23 @@ impl<V: View> Problem<V> {
         self.column_bias
     }
 
+    /// Where b lies in the engine's memory, after [`with_logit_bias`](Self::with_logit_bias).
+    pub fn logit_bias(&self) -> Option<V::Scalar> {
+        self.logit_bias
+    }
+
+    /// The biases of the targets' logits, after [`with_target_bias`](Self::with_target_bias).
+    pub fn target_bias(&self) -> Option<V::Floats> {
+        self.target_bias
+    }
+
     /// Whether logits need more than the positive's and an excluded index to be summed: ids, a guard, biases, sets of
-    /// positives or two exponents.
+    /// positives, two exponents or targets.
     pub(crate) fn has_options(&self) -> bool {
         let contrast = &self.contrast;
-        let of_contrast = contrast.has_sets() || contrast.rule().exponents().is_some();
+        let rule = contrast.rule();
+        let of_contrast =
+            rule.takes_sets() || rule.exponents().is_some() || rule.target_scale().is_some();
         let guard = contrast.description().guard.is_some();
         of_contrast || guard || self.ids.is_some() || self.column_bias.is_some()
     }
@@ -462,7 +577,7 @@ impl<V: View> Problem<V> {
     }
 
     /// Maps this problem to other memory: its inputs as [`Inputs::try_map`] does, weights and biases by `floats`, a
-    /// scale in memory by `scalar`.
+    /// scale or logit bias in memory by `scalar`.
     ///
     /// # Errors
     /// The first that a closure returns.
@@ -471,7 +586,7 @@ impl<V: View> Problem<V> {
         matrix: impl FnMut(&'static str, &'s V) -> Result<W, Error>,
         mut indices: impl FnMut(&'static str, &'s V::Indices) -> Result<W::Indices, Error>,
         mut floats: impl FnMut(&'static str, &'s V::Floats) -> Result<W::Floats, Error>,
-        scalar: impl FnOnce(&'s V::Scalar) -> Result<W::Scalar, Error>,
+        mut scalar: impl FnMut(&'static str, &'s V::Scalar) -> Result<W::Scalar, Error>,
     ) -> Result<Problem<W>, Error> {
         let ids = self.ids.as_ref().map(|ids| {
             Ok::<_, Error>(Ids {
@@ -481,19 +596,25 @@ impl<V: View> Problem<V> {
         });
         let weights = self.row_weights.as_ref();
         let bias = self.column_bias.as_ref();
+        let targets = self.target_bias.as_ref();
+        let scale = self.scale.as_ref().map(|x| scalar("scale", x));
+        let logit_bias = self.logit_bias.as_ref();
         Ok(Problem {
             contrast: self.contrast,
             ids: ids.transpose()?,
             inputs: self.inputs.try_map(matrix, indices)?,
             shape: self.shape,
             all_candidates: self.all_candidates,
-            scale: self.scale.as_ref().map(scalar).transpose()?,
+            scale: scale.transpose()?,
+            logit_bias: logit_bias.map(|x| scalar("logit_bias", x)).transpose()?,
             row_weights: weights.map(|x| floats("row_weights", x)).transpose()?,
             column_bias: bias.map(|x| floats("column_bias", x)).transpose()?,
+            target_bias: targets.map(|x| floats("target_bias", x)).transpose()?,
         })
     }
 
-    /// Checks that dq is N × D, dk M × D and dbias 1 × M, and that the problem has a dk and biases.
+    /// Checks that dq is N × D, dk M × D and dbias 1 × M, 1 × 1 of a pointwise rule, and that the problem has a dk and
+    /// biases.
     ///
     /// # Errors
     /// [`Error::Rows`], [`Error::Dimension`], [`Error::NoCandidateGradient`] or [`Error::Unsupported`].
@@ -502,14 +623,16 @@ impl<V: View> Problem<V> {
         same_rows("gradients.dq", gradients.dq.rows(), shape.anchors)?;
         same_dim("gradients.dq", gradients.dq.dim(), shape.dim)?;
         if let Some(dbias) = &gradients.dbias {
-            if self.column_bias.is_none() {
+            let is_pointwise = self.contrast.rule().is_pointwise();
+            if self.column_bias.is_none() && !is_pointwise {
                 return Err(Error::Unsupported {
                     option: "gradients.dbias",
                     reason: "the problem has no column bias",
                 });
             }
+            let biases = if is_pointwise { 1 } else { shape.candidates };
             same_rows("gradients.dbias", dbias.rows(), 1)?;
-            same_dim("gradients.dbias", dbias.dim(), shape.candidates)?;
+            same_dim("gradients.dbias", dbias.dim(), biases)?;
         }
         let Some(dk) = &gradients.dk else {
             return Ok(());

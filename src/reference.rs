@@ -123,7 +123,7 @@ pub struct Reference {
     pub dq: Dense,
     /// upstream × ∂loss/∂k, M × D, where candidates have a gradient.
     pub dk: Option<Dense>,
-    /// upstream × ∂loss/∂c, M elements, where candidates have a bias.
+    /// upstream × ∂loss/∂c, M elements, where candidates have a bias; of a pointwise rule ∂loss/∂b, one element.
     pub dbias: Option<Vec<f64>>,
     /// upstream × ∂loss/∂s.
     pub dscale: f64,
@@ -158,16 +158,22 @@ pub(crate) fn value_and_grad_rounded(
     let n = shape.anchors;
     let Matrices {
         anchors: q,
-        candidates: _,
         own_keys,
+        ..
     } = problem.matrices();
     let Logits {
         products,
         logits,
+        targets,
         rows: of_rows,
     } = Logits::new(problem, round);
     let m = (&logits).dim();
     let logit = |&(i, j): &(usize, usize)| logits.row(i)[j];
+    let target = |&(i, j): &(usize, usize)| targets.as_ref().map(|targets| targets.row(i)[j]);
+    let logit_bias = match problem.logit_bias() {
+        Some(bias) => bias,
+        None => contrast.rule().logit_bias().unwrap_or_default().into(),
+    };
     type Cells = Vec<(usize, usize)>;
     let rows_cells = of_rows.into_iter().enumerate();
     let rows_cells: Vec<[Cells; 2]> = rows_cells
@@ -203,12 +209,14 @@ pub(crate) fn value_and_grad_rounded(
     let mut add = |values: &mut RowValues, [positives, negatives]: [Cells; 2], w: f64| {
         let [of_positives, of_negatives]: [Vec<f64>; 2] =
             [&positives, &negatives].map(|cells| cells.iter().map(logit).collect());
-        let slopes = values.push(
-            contrast.rule(),
-            [&of_positives, &of_negatives],
-            &context,
-            round,
-        );
+        let targets: Vec<f64> = negatives.iter().filter_map(target).collect();
+        let cells = Cell {
+            positives: &of_positives,
+            negatives: &of_negatives,
+            targets: &targets,
+            logit_bias,
+        };
+        let slopes = values.push(contrast.rule(), &cells, &context, round);
         for ((i, j), slope) in positives.into_iter().chain(negatives).zip(slopes) {
             // A row that is left out has no gradient, even where its slope is NaN.
             if w != 0.0 {
@@ -247,10 +255,12 @@ pub(crate) fn value_and_grad_rounded(
     let slopes = of_rows(weight, |rows| &rows.scale_slope);
     let of_logits = (0..n).map(|i| dot(dz.row(i), products.row(i), round));
     let dscale = round(sum(of_logits, round) + slopes);
-    let dbias = problem.column_bias().map(|_| {
-        let of_column = |j: usize| sum((0..n).map(|i| dz.row(i)[j]), round);
-        (0..m).map(of_column).collect()
-    });
+    let of_column = |j: usize| sum((0..n).map(|i| dz.row(i)[j]), round);
+    let dbias = match problem.column_bias() {
+        Some(_) => Some((0..m).map(of_column).collect()),
+        None if contrast.rule().is_pointwise() => Some(vec![sum((0..m).map(of_column), round)]),
+        None => None,
+    };
     let mut dq = Dense::from_fn(n, shape.dim, |_, _| 0.0);
     let mut dk = Dense::from_fn(shape.candidates, shape.dim, |_, _| 0.0);
     for i in 0..n {
@@ -298,6 +308,8 @@ pub(crate) struct Logits {
     pub products: Dense,
     /// z_ij = s·⟨q_i, k_j⟩ + c_j.
     pub logits: Dense,
+    /// u_ij = ⟨u_{i mod B}, p_j⟩/τ_t + c_j, where there are soft targets.
+    pub targets: Option<Dense>,
     /// The columns of each row's positives and of its negatives; it excludes all others.
     pub rows: Vec<[Vec<usize>; 2]>,
 }
@@ -310,8 +322,11 @@ impl Logits {
         let Matrices {
             anchors: q,
             own_keys,
+            targets,
             ..
         } = problem.matrices();
+        let target_scale = contrast.rule().target_scale().unwrap_or_default();
+        let target_bias = problem.target_bias();
         let own_columns = usize::from(own_keys.is_some());
         let shape = problem.shape();
         let (n, m) = (shape.anchors, own_columns + shape.candidates);
@@ -323,6 +338,14 @@ impl Logits {
         let logits = Dense::from_fn(n, m, |i, j| {
             let logit = round(scale * products.row(i)[j]);
             bias(j).map_or(logit, |bias| round(logit + bias))
+        });
+
+        let targets = targets.map(|[u, p]| {
+            Dense::from_fn(n, m, |i, j| {
+                let product = dot(u.row(i % u.rows), p.row(j), round);
+                let logit = round(f64::from(target_scale) * product);
+                target_bias.map_or(logit, |bias| round(logit + f64::from(bias[j])))
+            })
         });
 
         let sets = Sets::of(problem);
@@ -342,7 +365,7 @@ impl Logits {
             let (positives, mut negatives): (Vec<usize>, Vec<usize>) = (0..m)
                 .filter(|&j| !is_itself(j))
                 .partition(|&j| is_positive(i, j));
-            negatives.retain(|&j| !has_same_id(i, j));
+            negatives.retain(|&j| !has_same_id(i, j) && !contrast.rule().is_alignment());
             let z = logits.row(i);
             if let (Some(margin), Some(&positive)) = (margin, positives.first()) {
                 let limit = z[positive] - scale * margin;
@@ -355,9 +378,20 @@ impl Logits {
         Self {
             products,
             logits,
+            targets,
             rows,
         }
     }
+}
+
+/// A row's logits.
+struct Cell<'a> {
+    positives: &'a [f64],
+    negatives: &'a [f64],
+    /// Of each negative, where there are soft targets.
+    targets: &'a [f64],
+    /// b of a pointwise rule.
+    logit_bias: f64,
 }
 
 /// Each anchor's positives among the candidates.
@@ -422,14 +456,29 @@ impl RowValues {
         }
     }
 
-    /// Appends a row of these logits of positives and negatives; returns ∂φ/∂z of each, in this order.
+    /// Appends a row of these logits; returns ∂φ/∂z of each positive, then of each negative.
     fn push(
         &mut self,
         rule: RowRule,
-        [positives, negatives]: [&[f64]; 2],
+        cells: &Cell<'_>,
         context: &RowContext,
         round: impl Fn(f64) -> f64 + Copy,
     ) -> Vec<f64> {
+        let Cell {
+            positives,
+            negatives,
+            targets,
+            logit_bias,
+        } = *cells;
+        // Of a pointwise rule the logits z + b, and −z − b of positives.
+        let signed = |logits: &[f64], sign: f64| -> Vec<f64> {
+            logits.iter().map(|z| round(sign * (z + logit_bias))).collect()
+        };
+        let pointwise = [signed(positives, -1.0), signed(negatives, 1.0)];
+        let ln_softplus = |x: &[f64]| {
+            let terms = x.iter().map(|x| round(x.max(0.0) + (-x.abs()).exp().ln_1p()));
+            round(sum(terms, round).ln())
+        };
         let mean = |logits: &[f64], of_none: f64| match logits[..] {
             [] => of_none,
             _ => round(sum(logits.iter().copied(), round) / logits.len() as f64),
@@ -437,20 +486,37 @@ impl RowValues {
         let exponents = rule.exponents();
         let [first, second] = exponents.unwrap_or([1.0; 2]);
         let of_negatives = Softmax::new(negatives.iter().map(|z| first * z), round);
+        let has_targets = rule.target_scale().is_some();
         let of_second = match exponents {
             Some(_) => Softmax::new(negatives.iter().map(|z| second * z), round),
+            None if has_targets => Softmax::new(targets.iter().copied(), round),
             None => Softmax::new(positives.iter().copied(), round),
         };
+        let by_target = |x: &[f64]| dot(&of_second.shares, x, round);
         let logits = RowLogits {
-            negatives_lse: of_negatives.lse,
-            positive: mean(positives, f64::NEG_INFINITY),
-            second_lse: of_second.lse,
-            negatives_mean: mean(negatives, 0.0),
+            negatives_lse: match rule.is_pointwise() {
+                true => ln_softplus(&pointwise[1]),
+                false => of_negatives.lse,
+            },
+            positive: match has_targets {
+                true => by_target(negatives),
+                false => mean(positives, f64::NEG_INFINITY),
+            },
+            second_lse: match rule.is_pointwise() {
+                true => ln_softplus(&pointwise[0]),
+                false => of_second.lse,
+            },
+            negatives_mean: match has_targets {
+                true => by_target(targets),
+                false => mean(negatives, 0.0),
+            },
             positives: positives.len() as f64,
             negatives: negatives.len() as f64,
         };
-        let is_empty = (logits.positive == f64::NEG_INFINITY && !of_negatives.lse.is_nan())
-            || (negatives.is_empty() && !logits.positive.is_nan() && !rule.has_positives_below());
+        let no_positive = logits.positive == f64::NEG_INFINITY && !of_negatives.lse.is_nan();
+        let no_negatives = negatives.is_empty() && !logits.positive.is_nan();
+        let is_empty =
+            (no_positive && rule.needs_positive()) || (no_negatives && rule.needs_negatives());
         let value = match is_empty {
             true => Dual::constant(0.0),
             false => rule.formula(
@@ -482,6 +548,16 @@ impl RowValues {
             };
             softmax.shares.iter().map(slope).collect()
         };
+        if rule.is_pointwise() {
+            let slope = |sign: f64| move |x: &f64| round(sign / (1.0 + (-x).exp()));
+            let [positives, negatives] = &pointwise;
+            let positives = positives.iter().map(slope(-1.0));
+            return positives.chain(negatives.iter().map(slope(1.0))).collect();
+        }
+        if has_targets {
+            let pairs = of_negatives.shares.iter().zip(&of_second.shares);
+            return pairs.map(|(p, t)| round(p - t)).collect();
+        }
         if exponents.is_some() {
             let mut all = vec![of_positive; positives.len()];
             let of_second = slopes(&of_second, second * of_second_lse, 0.0);

@@ -10,12 +10,16 @@ use crate::losses::{RowContext, RowLogits};
 /// Statistics of one direction, one entry per row: [`RowLogits`] of all rows.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct RowStatistics {
-    /// lse⁻_i = log Σ_{negatives} exp z_ij, with two exponents of (1+β)z; −∞ for a row without negatives.
+    /// lse⁻_i = log Σ_{negatives} exp z_ij, with two exponents of (1+β)z, of a sigmoid log Σ softplus(z_ij + b); −∞ for a
+    /// row without negatives.
     pub negatives_lse: Vec<f32>,
-    /// z_{i,+}: the logit of the positive, of a set the mean; −∞ for a row without one.
+    /// z_{i,+}: the logit of the positive, of a set the mean, with soft targets Σ_j t_ij z_ij; −∞ for a row without one.
     pub positive: Vec<f32>,
-    /// With two exponents the log-sum-exp of the negatives' βz; otherwise empty.
+    /// With two exponents the log-sum-exp of the negatives' βz, with soft targets that of the targets' logits u_ij;
+    /// otherwise empty.
     pub second_lse: Vec<f32>,
+    /// With soft targets Σ_j t_ij u_ij, so that second_lse less this is their entropy; otherwise empty.
+    pub target_mean: Vec<f32>,
     /// With a rule of sets; otherwise `None`.
     pub sets: Option<SetStatistics>,
 }
@@ -23,7 +27,7 @@ pub struct RowStatistics {
 /// Statistics of rows with sets of positives, one entry per row.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct SetStatistics {
-    /// lse⁺_i = log Σ_{positives} exp z_ij; −∞ for a row without positives.
+    /// lse⁺_i = log Σ_{positives} exp z_ij, of a sigmoid log Σ softplus(−z_ij − b); −∞ for a row without positives.
     pub positives_lse: Vec<f32>,
     /// Number of positives.
     pub positives: Vec<f32>,
@@ -47,23 +51,23 @@ pub(crate) const GIVEN: [&str; 2] = ["statistics.rows", "statistics.columns"];
 /// The names in error messages of the statistics that are merged into those.
 pub(crate) const OTHERS: [&str; 2] = ["others.rows", "others.columns"];
 
+/// Why statistics of soft targets are not merged: a mean over candidates has the weights of all of them.
+pub(crate) const TARGETS_DO_NOT_MERGE: Error = Error::Unsupported {
+    option: "statistics",
+    reason: "soft targets are a softmax over all candidates and are not merged",
+};
+
 impl Statistics {
     /// Checks that these can be the statistics of a contrast of this shape.
     pub(crate) fn check(&self, contrast: &Contrast, shape: Shape) -> Result<(), Error> {
         let columns = contrast.has_columns().then_some(shape.candidates);
         self.check_rows(GIVEN, shape.anchors, columns)?;
-        let second = match contrast.rule().exponents() {
-            Some(_) => shape.anchors,
-            None => 0,
-        };
-        same_rows(GIVEN[0], self.rows.second_len(), second)?;
-        let sets = self.rows.set_len();
-        let expected = if contrast.has_sets() {
-            shape.anchors
-        } else {
-            0
-        };
-        same_rows(GIVEN[0], sets, expected)
+        let rows = |wanted| if wanted { shape.anchors } else { 0 };
+        let targets = contrast.rule().target_scale().is_some();
+        let second = targets || contrast.rule().exponents().is_some();
+        same_rows(GIVEN[0], self.rows.second_len(), rows(second))?;
+        same_rows(GIVEN[0], self.rows.target_mean.len(), rows(targets))?;
+        same_rows(GIVEN[0], self.rows.set_len(), rows(contrast.has_sets()))
     }
 
     fn check_rows(
@@ -91,6 +95,9 @@ impl Statistics {
 
     /// Merges the statistics of the same anchors over other candidates into these.
     pub(crate) fn merge(&mut self, others: &Self) -> Result<(), Error> {
+        if !self.rows.target_mean.is_empty() {
+            return Err(TARGETS_DO_NOT_MERGE);
+        }
         let columns = self.columns.as_ref().map(RowStatistics::len);
         self.check_rows(GIVEN, self.rows.len(), columns)?;
         others.check_rows(OTHERS, self.rows.len(), columns)?;
@@ -212,6 +219,9 @@ impl RowStatistics {
         let mut logits = RowLogits::new(self.negatives_lse[i].into(), self.positive[i].into());
         if let Some(&second) = self.second_lse.get(i) {
             logits.second_lse = second.into();
+        }
+        if let Some(&mean) = self.target_mean.get(i) {
+            logits.negatives_mean = mean.into();
         }
         if let Some(sets) = &self.sets {
             logits.second_lse = sets.positives_lse[i].into();

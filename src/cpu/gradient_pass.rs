@@ -13,6 +13,7 @@ use std::f64::consts::LOG2_E;
 use rayon::prelude::*;
 
 use super::blocks::{BLOCK, GROUP, LogitTile};
+use super::option_statistics::RowSums;
 use super::options::RowTerms;
 use super::pack::{Buffer, Panels, pack_summed, row_items, weight_rows_to_items, weights_to_items};
 use super::problem::Problem;
@@ -92,6 +93,8 @@ pub(super) struct Outcome {
     pub negatives_lse: Vec<f64>,
     /// Σ_i f_i W_ij / s less the positives' masses, of each candidate; empty where it was not asked for.
     pub dbias: Vec<f64>,
+    /// The statistics of each row, where the pass finds them.
+    pub rows: Vec<RowLogits>,
     /// Σ_i ⟨q_i, dq_i⟩.
     pub anchors_dot_gradient: f64,
     /// Σ of ∂φ/∂s over rows and columns.
@@ -124,6 +127,8 @@ pub(super) struct GradientPass<'a, T> {
     pub budget: usize,
     /// Whether the candidates' biases have a gradient.
     pub with_bias: bool,
+    /// Whether the pass finds the statistics of a pointwise rule, whose weights do not depend on them.
+    pub finds_rows: bool,
 }
 
 /// The softmax weights W of a chunk: blocks of BLOCK columns, one after the other.
@@ -138,7 +143,12 @@ struct Weights {
     sums: Vec<f32>,
     /// Sum of each column of each group of rows in each block, if wanted.
     columns: Vec<f32>,
+    /// [`RowSums`] of each row in each block, if wanted.
+    pointwise: Vec<[f32; 4]>,
 }
+
+/// What a task fills besides weights: sums of rows, of columns, and those of a pointwise rule.
+type TaskSums<'a> = (&'a mut [f32], &'a mut [f32], &'a mut [[f32; 4]]);
 
 impl<T: Element> GradientPass<'_, T> {
     pub fn run<G: Element>(&self, dq: RowsMut<'_, G>, dk: Option<RowsMut<'_, G>>) -> Outcome {
@@ -146,7 +156,10 @@ impl<T: Element> GradientPass<'_, T> {
         let (shape, kernel, workspace) = (problem.shape, problem.kernel, problem.workspace);
         let dim = shape.dim;
         let chunk = chunk_rows(self.budget, shape.anchors, shape.candidates);
-        let blocks = problem.blocks();
+        let blocks = match problem.contrast.rule().is_alignment() {
+            true => 0,
+            false => problem.blocks(),
+        };
         let elements = blocks * chunk * BLOCK;
         let mut weights = Weights {
             rows: chunk,
@@ -157,6 +170,7 @@ impl<T: Element> GradientPass<'_, T> {
             }),
             sums: vec![0.0; blocks * chunk],
             columns: vec![0.0; usize::from(self.with_bias) * blocks * chunk / GROUP * BLOCK],
+            pointwise: vec![[0.0; 4]; usize::from(self.finds_rows) * blocks * chunk],
         };
         // With options, dz is the sum of dq and dk where anchors are the candidates.
         let is_joined = problem.contrast.is_shared() && problem.options.is_some();
@@ -183,6 +197,9 @@ impl<T: Element> GradientPass<'_, T> {
                 let anchors = problem.anchors(first_row, rows);
                 let items = row_items(kernel, &anchors, dim, &mut storage);
                 self.fill_weights(&mut weights, items, first_row, rows);
+                if self.finds_rows {
+                    self.find_rows(&weights, first_row, rows, &mut outcome.rows);
+                }
                 let of_rows = (&context, row_weights.as_deref());
                 let factors = self.factors(&weights, first_row, rows, of_rows, &mut outcome);
                 if self.with_bias {
@@ -190,6 +207,9 @@ impl<T: Element> GradientPass<'_, T> {
                 }
 
                 let sums = &mut sums.f32_mut()[..rows * dim];
+                if blocks == 0 {
+                    sums.fill(0.0);
+                }
                 let target = match &mut dq {
                     Some((dq, stride)) => Target::Rounded(&mut dq[first_row * *stride..], *stride),
                     None => Target::Sums,
@@ -219,30 +239,41 @@ impl<T: Element> GradientPass<'_, T> {
         let mut across = weights.across.items_mut().chunks_mut(group_items);
         let along = weights.along.items_mut().chunks_mut(group_items);
         let mut columns = weights.columns.chunks_mut(BLOCK);
+        let mut pointwise = weights.pointwise.chunks_mut(GROUP);
+        let targets = self.problem.targets.as_ref();
+        let target_items = targets.map(|x| x.items(self.problem.kernel, first_row, rows));
+        let target_items = target_items.as_deref();
         let mut tasks = Vec::new();
         for (place, (along, sums)) in along.zip(weights.sums.chunks_mut(GROUP)).enumerate() {
             let columns = columns.next().unwrap_or_default();
+            let pointwise = pointwise.next().unwrap_or_default();
             let across = across.next().unwrap_or_default();
             let (block, first) = (place / groups, place % groups * GROUP);
             if first < rows {
                 let sums = &mut sums[..GROUP.min(rows - first)];
-                tasks.push((block, first, along, across, (sums, columns)));
+                tasks.push((block, first, along, across, (sums, columns, pointwise)));
             }
         }
         let steps = self.problem.steps();
         tasks
             .into_par_iter()
-            .for_each(|(block, first, along, across, (sums, columns))| {
-                let count = sums.len();
+            .for_each(|(block, first, along, across, sums)| {
+                let count = sums.0.len();
                 let items = &items[first * steps..(first + count) * steps];
+                let target_items = targets.zip(target_items).map(|(targets, items)| {
+                    let steps = targets.steps(self.problem.kernel);
+                    &items[first * steps..(first + count) * steps]
+                });
+                let at = (first_row + first, block);
+                let (sums, columns, pointwise): TaskSums<'_> = sums;
                 if depth == 1 {
                     let tile = bytemuck::cast_slice_mut(along);
                     let tile = &mut tile[..count * BLOCK];
-                    self.fill_tile(items, first_row + first, block, tile, sums);
+                    self.fill_tile([items, target_items.unwrap_or_default()], at, tile, (sums, pointwise));
                     return sum_columns(tile, columns);
                 }
                 let mut tile: LogitTile = [0.0; GROUP * BLOCK];
-                self.fill_tile(items, first_row + first, block, &mut tile, sums);
+                self.fill_tile([items, target_items.unwrap_or_default()], at, &mut tile, (sums, pointwise));
                 sum_columns(&tile[..count * BLOCK], columns);
                 weights_to_items(&tile[..count * BLOCK], along);
                 for (pair, items) in tile[..count.next_multiple_of(2) * BLOCK]
@@ -259,22 +290,39 @@ impl<T: Element> GradientPass<'_, T> {
     /// and in the row after the last, which bf16 items along columns may include.
     fn fill_tile(
         &self,
-        items: &[Item],
-        first_row: usize,
-        block: usize,
+        [items, target_items]: [&[Item]; 2],
+        (first_row, block): (usize, usize),
         tile: &mut [f32],
-        sums: &mut [f32],
+        (sums, pointwise): (&mut [f32], &mut [[f32; 4]]),
     ) {
         let problem = self.problem;
         let (kernel, scale2) = (problem.kernel, problem.scale2);
         let (first_column, width) = problem.block(block);
         problem.negative_products(items, first_row, block, tile);
+        let targets = problem.targets.as_ref().map(|targets| {
+            let mut tile: LogitTile = [0.0; GROUP * BLOCK];
+            targets.products(kernel, target_items, (first_column, width), &mut tile);
+            (targets.scale2(), tile)
+        });
         let mut rows = tile.chunks_exact_mut(BLOCK);
         for ((row, sum), values) in sums.iter_mut().enumerate().zip(&mut rows) {
             let (values, padding) = values.split_at_mut(width);
             padding.fill(0.0);
             if let (Some(options), Some(known)) = (&problem.options, self.known) {
                 let i = first_row + row;
+                if let Some((target_scale2, tile)) = &targets {
+                    let of_target = &tile[row * BLOCK..][..width];
+                    let scales2 = [scale2, *target_scale2];
+                    kernel.weigh_targets(values, of_target, scales2, known.terms[i].offsets2);
+                    continue;
+                }
+                if let Some(found) = pointwise.get_mut(row) {
+                    let mut sums = RowSums::ZERO;
+                    let factor = known.terms[i].factor();
+                    sums.add(problem, options, (i, first_column), values, factor);
+                    *found = sums.to_pointwise();
+                    continue;
+                }
                 options.weigh(kernel, (i, first_column), values, scale2, &known.terms[i]);
                 continue;
             }
@@ -293,6 +341,17 @@ impl<T: Element> GradientPass<'_, T> {
         }
         if let Some(after) = rows.next() {
             after.fill(0.0);
+        }
+    }
+
+    /// Appends the statistics of a chunk's rows.
+    fn find_rows(&self, weights: &Weights, first_row: usize, rows: usize, to: &mut Vec<RowLogits>) {
+        for row in 0..rows {
+            let mut total = RowSums::ZERO;
+            for block in weights.pointwise.chunks(weights.rows) {
+                total.join(&RowSums::pointwise(block[row]));
+            }
+            to.push(total.logits(self.problem, first_row + row));
         }
     }
 
@@ -465,21 +524,28 @@ impl<T: Element> GradientPass<'_, T> {
             .for_each(|(index, dk)| {
                 let first_column = index * task;
                 let columns = dk.len() / dim;
-                let block_items = &all_items[first_column / BLOCK * block_items..][..block_items];
-                let left = Left {
-                    items: &block_items[first_column % BLOCK..],
-                    rows: columns,
-                    steps: rows.div_ceil(kernel.depth),
-                    row_stride: 1,
-                    step_stride: BLOCK,
-                };
-                let output = Output {
-                    elements: dk,
-                    columns: dim,
-                    row_stride: dim,
-                    accumulate,
-                };
-                kernel.multiply(left, scaled.at_panel(0), output);
+                let block_items = first_column / BLOCK * block_items..;
+                match all_items.get(block_items).filter(|items| !items.is_empty()) {
+                    Some(items) => {
+                        let left = Left {
+                            items: &items[first_column % BLOCK..],
+                            rows: columns,
+                            steps: rows.div_ceil(kernel.depth),
+                            row_stride: 1,
+                            step_stride: BLOCK,
+                        };
+                        let output = Output {
+                            elements: dk,
+                            columns: dim,
+                            row_stride: dim,
+                            accumulate,
+                        };
+                        kernel.multiply(left, scaled.at_panel(0), output);
+                    }
+                    // The rule has positives alone.
+                    None if !accumulate => dk.fill(0.0),
+                    None => {}
+                }
                 let border = |column| positives.partition_point(|&(j, _)| j < column);
                 let own = border(first_column)..border(first_column + columns);
                 for &(j, row) in &positives[own] {

@@ -13,6 +13,7 @@ mod rowwise;
 mod scaled_sum;
 mod simd;
 mod statistics_pass;
+mod targets;
 mod top_k;
 mod triplet;
 
@@ -123,7 +124,7 @@ impl CpuEngine {
 
         let panels = pack::panel_items(kernel, candidates, steps)
             + pack::panel_items(kernel, dim, candidates.div_ceil(kernel.depth));
-        let weights = blocks * chunk * (BLOCK + 1);
+        let weights = blocks * chunk * (BLOCK + 5);
         // Of each row: dq before rounding, the packed anchor, two factors, and the positive's column and row.
         let mut chunk_items = chunk * (dim + steps + 6);
         if dk {
@@ -166,7 +167,7 @@ impl CpuEngine {
     fn gradient<T: Element, G: Element>(
         &self,
         problem: &Problem<'_, T>,
-        known: Option<&Known>,
+        (known, finds_rows): (Option<&Known>, bool),
         upstream: f32,
         mut gradients: Gradients<RowsMut<'_, G>>,
     ) -> (Outcome, f32) {
@@ -180,16 +181,19 @@ impl CpuEngine {
             coefficient: weight * scale,
             budget: self.budget(),
             with_bias: gradients.dbias.is_some(),
+            finds_rows,
         };
         let outcome = pass.run(gradients.dq, gradients.dk);
         if let Some(dbias) = gradients.dbias.take() {
-            let mut row: Vec<f32> = outcome.dbias.iter().map(|&x| x as f32).collect();
+            let of_one = [outcome.dbias.iter().sum()];
+            let found = match contrast.rule().is_pointwise() {
+                true => &of_one[..],
+                false => &outcome.dbias,
+            };
+            let mut row: Vec<f32> = found.iter().map(|&x| x as f32).collect();
             let (to, _) = dbias.into_data();
-            store(
-                &mut row,
-                &mut to[..problem.shape.candidates],
-                gradients.accumulate.candidates,
-            );
+            let biases = row.len();
+            store(&mut row, &mut to[..biases], gradients.accumulate.candidates);
         }
         // ∂loss/∂s = (f/s)·Σ⟨q_i, dq_i⟩ + Σ w_i·∂φ/∂s, f = `dots_factor`; with options dq_i lacks what row i has as a
         // candidate.
@@ -216,8 +220,12 @@ fn evaluated<T: Element>(
         RowStatistics {
             negatives_lse: narrow(|row| row.negatives_lse),
             positive: narrow(|row| row.positive),
-            second_lse: match contrast.rule().exponents() {
-                Some(_) => narrow(|row| row.second_lse),
+            second_lse: match problem.targets.is_some() || contrast.rule().exponents().is_some() {
+                true => narrow(|row| row.second_lse),
+                false => Vec::new(),
+            },
+            target_mean: match problem.targets {
+                Some(_) => narrow(|row| row.negatives_mean),
                 None => Vec::new(),
             },
             sets: contrast.has_sets().then(|| SetStatistics {
@@ -267,15 +275,25 @@ impl Engine for CpuEngine {
         self.run(|| {
             let problem = Problem::new(self.kernel::<T>(), problem, &self.workspace)?;
             let is_bounded = problem.fixed_offset2.is_some() && problem.options.is_none();
-            let (summaries, dscale) = if problem.contrast.is_one_way() && is_bounded {
-                let (outcome, dscale) = self.gradient(&problem, None, upstream, gradients);
+            let rule = problem.contrast.rule();
+            let is_one_way = problem.contrast.is_one_way() && !rule.is_alignment();
+            let (summaries, dscale) = if is_one_way && is_bounded {
+                let (outcome, dscale) = self.gradient(&problem, (None, false), upstream, gradients);
                 let rows = &outcome.negatives_lse;
                 let summaries = Summaries::new(rows, None, &problem.positive_logits);
                 (summaries, dscale)
+            } else if rule.is_pointwise() {
+                // Masses depend on the rows' weights alone, and on whether inputs are finite.
+                let unknown = vec![0.0; problem.shape.anchors];
+                let unknown = Summaries::new(&unknown, None, &problem.positive_logits);
+                let known = (Some(&Known::new(&problem, &unknown)), true);
+                let (outcome, dscale) = self.gradient(&problem, known, upstream, gradients);
+                let (rows, columns) = (outcome.rows, None);
+                (Summaries { rows, columns }, dscale)
             } else {
                 let summaries = summaries(&problem);
-                let known = Known::new(&problem, &summaries);
-                let (_, dscale) = self.gradient(&problem, Some(&known), upstream, gradients);
+                let known = (Some(&Known::new(&problem, &summaries)), false);
+                let (_, dscale) = self.gradient(&problem, known, upstream, gradients);
                 (summaries, dscale)
             };
             Ok(evaluated(&problem, &summaries, dscale))
@@ -310,8 +328,8 @@ impl Engine for CpuEngine {
                     row.positive = here;
                 }
             }
-            let known = Known::new(&problem, &summaries);
-            let (_, dscale) = self.gradient(&problem, Some(&known), upstream, gradients);
+            let known = (Some(&Known::new(&problem, &summaries)), false);
+            let (_, dscale) = self.gradient(&problem, known, upstream, gradients);
             Ok(dscale)
         })
     }

@@ -32,6 +32,8 @@ pub(super) struct Options<'a> {
     sign: f32,
     /// Whether labels are smoothed, which needs the sum of the negatives' logits.
     pub smooths: bool,
+    /// b·log₂e of a pointwise rule.
+    pub pointwise: Option<f32>,
 }
 
 /// Which candidates are positives.
@@ -59,7 +61,7 @@ impl<'a> Options<'a> {
     /// `None` for a problem without options. `positives` is each anchor's one positive, `positive_logits` its z₊.
     pub fn of<T: Element>(
         given: &inputs::Problem<Rows<'a, T>>,
-        scale: f64,
+        (scale, logit_bias): (f64, Option<f32>),
         positives: &[Option<usize>],
         positive_logits: &[f64],
     ) -> Option<Self> {
@@ -101,6 +103,7 @@ impl<'a> Options<'a> {
                 .map(|exponents| exponents.map(|x| x as f32)),
             sign: rule.second_sign() as f32,
             smooths: rule.is_smoothed(),
+            pointwise: logit_bias.map(|bias| (f64::from(bias) * LOG2_E) as f32),
         })
     }
 
@@ -152,6 +155,8 @@ impl<'a> Options<'a> {
         if let Some(exponents) = self.exponents {
             let scales2 = exponents.map(|exponent| exponent * scale2);
             kernel.weigh_two(products, scales2, row.offsets2);
+        } else if let (Some(bias2), Some(set)) = (self.pointwise, set) {
+            kernel.weigh_pointwise(products, [scale2, bias2], row.factor(), set);
         } else if let Some(set) = set
             && (row.uniform != 0.0 || !kernel.is_empty(set))
         {
@@ -203,7 +208,7 @@ impl Sets<'_> {
 /// What the weights of a row depend on: [`RowValues`] in f32, offsets times log₂e.
 pub(super) struct RowTerms {
     /// Of both exponentials.
-    offsets2: [f32; 2],
+    pub offsets2: [f32; 2],
     positive: f32,
     uniform: f32,
 }
@@ -215,5 +220,10 @@ impl RowTerms {
             positive: values.positive as f32,
             uniform: values.uniform as f32,
         }
+    }
+
+    /// e^−o, the factor of a pointwise rule's weights.
+    pub fn factor(&self) -> f32 {
+        (-self.offsets2[0]).exp2()
     }
 }

@@ -8,6 +8,7 @@ use super::blocks::{BLOCK, GROUP};
 use super::options::Options;
 use super::pack::{Panels, Workspace, pack_transposed};
 use super::simd::{Item, Kernel, Left, Output};
+use super::targets::Targets;
 use crate::contrast::{Contrast, Shape, same_length};
 use crate::element::{DType, Element};
 use crate::error::Error;
@@ -53,6 +54,7 @@ pub(super) struct Problem<'a, T> {
     pub fixed_offset2: Option<f32>,
     /// What one positive a row does not describe.
     pub options: Option<Options<'a>>,
+    pub targets: Option<Targets<'a, T>>,
     has_bias: bool,
     /// The rows' weights.
     pub row_weights: Option<&'a [f32]>,
@@ -75,15 +77,16 @@ impl<'a, T: Element> Problem<'a, T> {
             anchors: q,
             candidates: k,
             own_keys,
+            ..
         }: Matrices<Rows<'a, T>> = given.matrices();
-        let scale = match given.scale() {
-            Some(scale) => {
-                same_length("scale", scale.len(), 1)?;
-                scale[0]
-            }
-            None => contrast.scale(),
+        let one = |argument, given: Option<&[f32]>| match given {
+            Some(given) => same_length(argument, given.len(), 1).map(|()| Some(given[0])),
+            None => Ok(None),
         };
+        let scale = one("scale", given.scale())?.unwrap_or(contrast.scale());
         let scale = f64::from(scale);
+        let logit_bias = one("logit_bias", given.logit_bias())?;
+        let logit_bias = logit_bias.or(contrast.rule().logit_bias());
         let (largest_q, q_finite) = largest_norm(kernel, q);
         let (largest_k, k_finite) = match contrast.is_shared() {
             true => (largest_q, q_finite),
@@ -113,6 +116,7 @@ impl<'a, T: Element> Problem<'a, T> {
             positive_logits: Vec::new(),
             fixed_offset2,
             options: None,
+            targets: Targets::of(kernel, given, workspace),
             has_bias: bias.is_some(),
             row_weights: given.row_weights(),
         };
@@ -123,7 +127,9 @@ impl<'a, T: Element> Problem<'a, T> {
                 let row = problem.positive_row(i);
                 // Not finite exactly when an element is not: products of finite f32 do not overflow f64.
                 let product = kernel.dot(q.row(i), row.unwrap_or(q.row(i)));
-                if all_nan || !product.is_finite() {
+                let targets = problem.targets.as_ref();
+                let has_finite_targets = targets.is_none_or(|x| x.are_finite(kernel, i));
+                if all_nan || !product.is_finite() || !has_finite_targets {
                     f64::NAN
                 } else {
                     let bias = bias.zip(problem.positives[i]);
@@ -133,7 +139,7 @@ impl<'a, T: Element> Problem<'a, T> {
             })
             .collect();
         let logits = &problem.positive_logits;
-        problem.options = Options::of(given, scale, &problem.positives, logits);
+        problem.options = Options::of(given, (scale, logit_bias), &problem.positives, logits);
         if contrast.has_sets() {
             // All positives are in the tile.
             problem.positives.fill(None);

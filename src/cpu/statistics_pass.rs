@@ -52,6 +52,11 @@ pub(super) fn summaries<T: Element>(problem: &Problem<'_, T>) -> Summaries {
             columns: None,
         };
     }
+    let anchors = problem.shape.anchors;
+    if problem.contrast.rule().is_alignment() {
+        let none = vec![f64::NEG_INFINITY; anchors];
+        return Summaries::new(&none, None, &problem.positive_logits);
+    }
     // Where anchors are the candidates, z_ij = z_ji.
     let sums = if problem.contrast.has_columns() {
         Sums::RowsAndColumns
@@ -60,7 +65,6 @@ pub(super) fn summaries<T: Element>(problem: &Problem<'_, T>) -> Summaries {
     } else {
         Sums::Rows
     };
-    let anchors = problem.shape.anchors;
     let mut columns = match sums {
         Sums::Rows => Vec::new(),
         _ => vec![ScaledSum::ZERO; problem.shape.candidates],

@@ -24,6 +24,11 @@ impl Contrast {
         self.rule().takes_sets()
     }
 
+    /// Whether there are negatives, which an option could exclude or shift.
+    pub(crate) fn has_negatives(&self) -> bool {
+        !self.rule().is_alignment() && self.rule().target_scale().is_none()
+    }
+
     /// Whether columns have a loss too.
     pub fn has_columns(&self) -> bool {
         self.description().directions == Directions::RowsAndColumns

@@ -13,6 +13,8 @@ pub enum Layout {
     Pair,
     /// Anchors, each with a key of its own, and a queue of negatives that all anchors share.
     Queue,
+    /// Anchors and candidates, and two matrices whose scores are the targets.
+    Targets,
 }
 
 impl Layout {
@@ -23,6 +25,7 @@ impl Layout {
             Self::Labelled => "Labelled",
             Self::Pair => "Pair",
             Self::Queue => "Queue",
+            Self::Targets => "Targets",
         }
     }
 }
@@ -37,6 +40,8 @@ pub enum PositiveRule {
     Given,
     /// A key of its own, which is not a candidate.
     OwnKey,
+    /// Every candidate, to the extent of its target: a softmax of other scores.
+    Soft,
 }
 
 /// Which candidates an anchor excludes.
@@ -68,14 +73,6 @@ pub enum Keys {
     Kept,
 }
 
-/// The function of a logit that is summed over the negatives.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Term {
-    /// exp z_ij.
-    Exponential,
-}
-
 /// A loss as data.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Description {
@@ -92,8 +89,6 @@ pub struct Description {
     /// Excludes likely false negatives: the candidates whose similarity z_ij/s exceeds the positive's, z₊/s, minus this
     /// margin. The choice carries no gradient.
     pub guard: Option<f32>,
-    /// What is summed over the negatives.
-    pub term: Term,
     /// The rule of a row's loss.
     pub rule: RowRule,
     /// What the reduced loss is multiplied by.
@@ -109,7 +104,6 @@ impl Description {
         directions: Directions::Rows,
         keys: Keys::Trained,
         guard: None,
-        term: Term::Exponential,
         rule: RowRule::SOFTMAX,
         factor: 1.0,
     };
@@ -140,6 +134,13 @@ impl Description {
         layout: Layout::Queue,
         positives: PositiveRule::OwnKey,
         keys: Keys::Constant,
+        ..Self::PAIR
+    };
+
+    /// DINO's: anchors against prototypes, which another encoder's scores target.
+    pub const TARGETS: Self = Self {
+        layout: Layout::Targets,
+        positives: PositiveRule::Soft,
         ..Self::PAIR
     };
 

@@ -53,6 +53,12 @@ impl Dual {
         self.map(self.value.ln_1p(), 1.0 / (1.0 + self.value))
     }
 
+    /// 1/x.
+    pub fn recip(self) -> Self {
+        let value = 1.0 / self.value;
+        self.map(value, -value * value)
+    }
+
     /// log(1 + eˣ).
     pub fn softplus(self) -> Self {
         let x = self.value;

@@ -2,7 +2,7 @@
 
 use super::dual::Dual;
 use super::rule::{RowContext, RowLogits, RowRule};
-use super::{additive_margin, dcl, debiased, hard_negatives, rince, sup_con};
+use super::{additive_margin, byol, dcl, debiased, dino, hard_negatives, rince, siglip, sup_con};
 
 impl RowRule {
     /// φ of a row that has a loss, at scale s.
@@ -15,6 +15,9 @@ impl RowRule {
             Self::Debiased { prior } => debiased::row(lse, z, scale, prior, row),
             Self::Sets { form, smoothing } => sup_con::row(form, smoothing, logits),
             Self::HardNegatives { prior, .. } => hard_negatives::row(logits, scale, prior, row),
+            Self::Sigmoid { .. } => siglip::row(logits),
+            Self::SoftTargets { divergence, .. } => dino::row(logits, divergence),
+            Self::Alignment => byol::row(z, scale),
         }
     }
 }

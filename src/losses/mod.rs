@@ -13,7 +13,7 @@ pub(crate) mod rule;
 mod tests;
 
 pub use clip::LogScale;
-pub use description::{Description, Directions, Exclusions, Keys, Layout, PositiveRule, Term};
+pub use description::{Description, Directions, Exclusions, Keys, Layout, PositiveRule};
 pub(crate) use dual::{Dual, VARIABLES};
 pub use rule::{RowContext, RowLogits, RowRule, RowValues, SetForm};
 
@@ -68,6 +68,11 @@ losses! {
     n_pairs: LOSS;
     inst_disc: LOSS;
     pcl: LOSS;
+    siglip: LOSS;
+    dino: LOSS;
+    swav: LOSS;
+    relic: LOSS;
+    byol: LOSS;
 }
 
 impl Loss {

@@ -10,6 +10,8 @@
 //! ```text
 //! sets             ∂φ/∂z_ij = exp(z_ij − o) − ε' for a negative j,  ± exp(z_ij − o₂) − c − ε' for a positive j
 //! two exponents    ∂φ/∂z_ij = exp((1+β)z_ij − o) − exp(β z_ij − o₂) for a negative j,    ∂φ/∂z₊ = −c
+//! soft targets     ∂φ/∂z_ij = exp(z_ij − o) − exp(u_ij − o₂), u_ij the target's logit
+//! sigmoid          ∂φ/∂z_ij = e^−o σ(z_ij + b) for a negative j,    −e^−o σ(−z_ij − b) for a positive j
 //! ```
 //! The kernels have the same rules in `kernels/tile/row_rule.h`.
 
@@ -70,18 +72,36 @@ pub enum RowRule {
         /// τ⁺, the probability that a negative is of the anchor's class.
         prior: f32,
     },
+    /// Σ softplus(z + b) over the negatives + Σ softplus(−z − b) over the positives: every pair is a decision of its own
+    /// (SigLIP). Positives are a set; a row without one has a loss too.
+    Sigmoid {
+        /// b.
+        bias: f32,
+    },
+    /// −Σ_j t_ij ln softmax_j(z_i), the cross-entropy of soft targets t_i = softmax_j(u_ij), u_ij the logits of
+    /// [`Inputs::Targets`](crate::Inputs::Targets). Targets carry no gradient.
+    SoftTargets {
+        /// The scale of u_ij: 1/τ of the targets.
+        scale: f32,
+        /// Whether Σ_j t_ij ln t_ij is added: the Kullback-Leibler divergence, whose gradient is the same.
+        divergence: bool,
+    },
+    /// 2 − 2·z₊/s, of unit rows ‖q_i − k₊‖² (BYOL). There are no negatives.
+    Alignment,
 }
 
 /// Summaries of a row's logits, in nats; `T` is f64, or a number with its derivatives.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct RowLogits<T = f64> {
-    /// lse⁻, the log-sum-exp of the negatives' logits z; with two exponents of (1+β)z. −∞ without negatives.
+    /// lse⁻, the log-sum-exp of the negatives' logits z; with two exponents of (1+β)z. −∞ without negatives. With a
+    /// sigmoid ln Σ softplus(z + b).
     pub negatives_lse: T,
-    /// z₊, the positive's logit; of a set the mean. −∞ without a positive.
+    /// z₊, the positive's logit; of a set the mean; with soft targets Σ_j t_ij z_ij. −∞ without a positive.
     pub positive: T,
-    /// With sets the log-sum-exp of the positives' logits; with two exponents that of the negatives' βz.
+    /// With sets the log-sum-exp of the positives' logits; with two exponents that of the negatives' βz; with soft
+    /// targets that of the targets' logits; with a sigmoid ln Σ softplus(−z − b) of the positives.
     pub second_lse: T,
-    /// With sets the mean of the negatives' logits, 0 without negatives.
+    /// With sets the mean of the negatives' logits, 0 without negatives; with soft targets Σ_j t_ij u_ij.
     pub negatives_mean: T,
     /// With sets the number of positives.
     pub positives: f64,
@@ -208,6 +228,9 @@ impl RowRule {
                 positive("beta", beta)?;
                 share("prior", prior)
             }
+            Self::Sigmoid { bias } => within("bias", bias, "finite", bias.is_finite()),
+            Self::SoftTargets { scale, .. } => positive("target_scale", scale),
+            Self::Alignment => Ok(0.0),
         }?;
         Ok(self)
     }
@@ -244,22 +267,56 @@ impl RowRule {
 
     /// Whether ∂φ/∂s at fixed logits can be other than 0.
     pub fn depends_on_scale(self) -> bool {
-        matches!(self, Self::Debiased { .. } | Self::HardNegatives { .. })
+        self.counts_negatives() || self.is_alignment()
     }
 
     /// Whether φ depends on the number of negatives.
     pub fn counts_negatives(self) -> bool {
-        self.depends_on_scale()
+        matches!(self, Self::Debiased { .. } | Self::HardNegatives { .. })
     }
 
-    /// Whether the denominator has a set's positives, so that a row without negatives has a loss.
-    pub(crate) fn has_positives_below(self) -> bool {
-        matches!(self, Self::Sets { form, .. } if form != SetForm::Decoupled)
+    /// Whether a row without negatives has no loss.
+    pub(crate) fn needs_negatives(self) -> bool {
+        match self {
+            Self::Sets { form, .. } => form == SetForm::Decoupled,
+            _ => !self.is_pointwise() && !self.is_alignment(),
+        }
+    }
+
+    /// Whether a row without a positive has no loss.
+    pub(crate) fn needs_positive(self) -> bool {
+        !self.is_pointwise() && self.target_scale().is_none()
     }
 
     /// Whether every candidate that is given as a positive counts, not only one.
     pub fn takes_sets(self) -> bool {
-        matches!(self, Self::Sets { .. })
+        matches!(self, Self::Sets { .. } | Self::Sigmoid { .. })
+    }
+
+    /// Whether a row's loss is a sum of functions of single logits.
+    pub fn is_pointwise(self) -> bool {
+        matches!(self, Self::Sigmoid { .. })
+    }
+
+    /// Whether no candidate but the positive enters a row's loss, so that there is nothing to multiply.
+    pub(crate) fn is_alignment(self) -> bool {
+        self == Self::Alignment
+    }
+
+    /// b of a sigmoid.
+    pub fn logit_bias(self) -> Option<f32> {
+        match self {
+            Self::Sigmoid { bias } => Some(bias),
+            _ => None,
+        }
+    }
+
+    /// The scale of the targets' logits; `None` for a rule without soft targets.
+    pub fn target_scale(self) -> Option<f32> {
+        match self {
+            Self::SoftTargets { scale, .. } => Some(scale),
+            _ => None,
+        }
     }
 
     /// Whether labels are smoothed, so that φ depends on the mean of the negatives' logits and on their number.
@@ -298,21 +355,53 @@ impl RowRule {
             Self::Debiased { prior } => (3, [prior, 0.0]),
             Self::Sets { form, smoothing } => (4 + form as u32, [smoothing, 0.0]),
             Self::HardNegatives { beta, prior } => (7, [prior, beta]),
+            Self::Sigmoid { bias } => (8, [bias, 0.0]),
+            Self::SoftTargets { scale, divergence } => (9, [scale, f32::from(divergence)]),
+            Self::Alignment => (10, [0.0; 2]),
         }
     }
 
     /// φ and its derivatives, computed so that 1 − p₊ keeps its digits. A row without a positive (z₊ = −∞) has loss 0 and
-    /// gradient 0, and so has one without negatives (lse⁻ = −∞), but for sets whose positives are in the denominator.
+    /// gradient 0, and so has one without negatives (lse⁻ = −∞), but for rules that do not need it.
     pub fn values(self, logits: &RowLogits, row: &RowContext) -> RowValues {
         let none = RowValues::none;
         let (lse, z) = (logits.negatives_lse, logits.positive);
-        if z == f64::NEG_INFINITY && !lse.is_nan() {
+        if z == f64::NEG_INFINITY && !lse.is_nan() && self.needs_positive() {
             return none(f64::INFINITY);
         }
-        if lse == f64::NEG_INFINITY && !z.is_nan() && !self.has_positives_below() {
+        if lse == f64::NEG_INFINITY && !z.is_nan() && self.needs_negatives() {
             return none(z);
         }
         match self {
+            // Inputs that are not finite have made z₊ NaN.
+            Self::Sigmoid { .. } if z.is_nan() => RowValues {
+                value: z,
+                negatives: z,
+                ..none(z)
+            },
+            Self::Sigmoid { .. } => RowValues {
+                value: lse.exp() + logits.second_lse.exp(),
+                negatives: 1.0,
+                ..none(0.0)
+            },
+            Self::SoftTargets { divergence, .. } => {
+                let entropy = match divergence {
+                    true => logits.second_lse - logits.negatives_mean,
+                    false => 0.0,
+                };
+                RowValues {
+                    value: (lse - z) - entropy,
+                    negatives: 1.0,
+                    second: logits.second_lse,
+                    ..none(lse)
+                }
+            }
+            Self::Alignment => RowValues {
+                value: 2.0 - 2.0 * z / row.scale,
+                positive: 2.0 / row.scale,
+                scale: 2.0 * z / (row.scale * row.scale),
+                ..none(f64::INFINITY)
+            },
             Self::Sets { form, smoothing } => set_values(form, smoothing.into(), logits),
             Self::HardNegatives { beta, prior } => {
                 let (beta, second) = (f64::from(beta), logits.second_lse);

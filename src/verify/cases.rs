@@ -144,7 +144,11 @@ impl Kind {
     fn allows(&self, scale: f32, data: Data) -> bool {
         let shares = self.takes_positives() && self.given == Given::Index;
         let is_large = scale >= 35.0 || matches!(data, Data::Unnormalised | Data::FarBelow(200.0));
+        // Softplus of some logits is 0 in f32.
+        let is_far = scale >= 200.0 || matches!(data, Data::Unnormalised | Data::FarBelow(200.0));
+        let is_nothing = is_far && self.sample().rule().is_pointwise();
         (shares || data != Data::SharedPositives)
+            && !is_nothing
             && !(is_large && self.sample().rule().grows_exponentially())
     }
 }
@@ -234,7 +238,7 @@ const SMOOTH: Set = |options| options.smoothing = 0.5;
 /// Kinds with options, or with sets of their own: the loss, how positives are given, the loss whose rule it has, and the
 /// options. Each option with each layout that allows it, and in combinations. The types of inputs and gradients follow the
 /// place: kinds with biases on pairs stand apart, so that every type of both has one.
-const OPTIONED_KINDS: [(&str, Given, &str, &[Set]); 20] = [
+const OPTIONED_KINDS: [(&str, Given, &str, &[Set]); 24] = [
     // Row-wise options, with the launches of every loss.
     ("info_nce", Given::IndexWithGaps, "", &[WEIGHTS, COUNTED]),
     ("nt_xent", Given::Diagonal, "", &[WEIGHTS, COUNTED]),
@@ -274,6 +278,11 @@ const OPTIONED_KINDS: [(&str, Given, &str, &[Set]); 20] = [
         DECOUPLED_SETS.key,
         &[BIAS, WEIGHTS],
     ),
+    // Pointwise rules and soft targets.
+    ("siglip", Given::Lists, "", &[IDS, WEIGHTS]),
+    ("supcon", Given::Labels, "siglip", &[WEIGHTS]),
+    ("dino", Given::Diagonal, "", &[WEIGHTS]),
+    ("relic", Given::Diagonal, "", &[]),
 ];
 
 /// [`OPTIONED_KINDS`].
@@ -322,23 +331,27 @@ fn kinds() -> Vec<(Kind, Extent)> {
     // A loss that is another one at another temperature, or with another's rule, is no other computation.
     let description = |kind: &Kind| *kind.sample().description();
     let mut described: Vec<Description> = thorough.clone().map(|kind| description(&kind)).collect();
-    let mut has_sets = false;
+    let (mut has_sets, mut has_targets) = (false, false);
     for loss in others {
         let mut kind = plain(loss, Given::Diagonal);
-        let is_of_sets = kind.sample().has_sets();
+        let rule = kind.sample().rule();
+        let is_of_sets = rule.takes_sets() && !rule.is_pointwise();
+        let is_of_targets = rule.target_scale().is_some();
         // One form of sets; the others are among the kinds with options. To an engine, keys that the caller keeps are as
         // those of MoCo v3.
         let is_kept = description(&kind).keys == Keys::Kept;
-        if described.contains(&description(&kind)) || (is_of_sets && has_sets) || is_kept {
+        let is_there = (is_of_sets && has_sets) || (is_of_targets && has_targets);
+        if described.contains(&description(&kind)) || is_there || is_kept {
             continue;
         }
         described.push(description(&kind));
+        has_targets |= is_of_targets;
         if is_of_sets {
             has_sets = true;
             kind.given = Given::Labels;
         }
         kinds.push((kind, Extent::Hard));
-        if kind.sample().rule() == RowRule::SOFTMAX || is_of_sets {
+        if rule == RowRule::SOFTMAX || rule.takes_sets() || is_of_targets {
             continue;
         }
         for other in thorough.clone().filter(|kind| kind.sample().is_one_way()) {
@@ -580,6 +593,8 @@ pub fn table(rng: &mut impl Rng) -> Vec<Case> {
                     false => [Reduction::Mean, Reduction::Sum][place % 2],
                 },
                 upstream: match data {
+                    // Sums of weights that are no shares of 1.
+                    _ if kind.sample().rule().is_pointwise() => 1.0 / 1024.0,
                     Data::Confident(rest) if kind.gradients_vanish(rest) => 1024.0,
                     _ if kind.sample().rule().grows_exponentially() => 1.0 / 1024.0,
                     _ => [1.0, -2.5, 0.3][place % 3],

@@ -65,8 +65,12 @@ fn gradients<E: Engine, T: Element, G: Element>(
         .filter(|(verb, _)| has_dk || *verb != Verb::ValueAndGradDqOnly);
     for (verb, wants_dk) in calls {
         let mut gradients = poisoned::<G>(problem.shape(), wants_dk);
-        if problem.column_bias().is_some() {
-            gradients = gradients.with_bias(vec![G::from_f32(f32::NAN); drawn.case.candidates]);
+        let biases = match problem.column_bias() {
+            Some(_) => drawn.case.candidates,
+            None => usize::from(drawn.contrast.rule().is_pointwise()),
+        };
+        if biases > 0 {
+            gradients = gradients.with_bias(vec![G::from_f32(f32::NAN); biases]);
         }
         let dscale = if verb == Verb::Backward {
             OnHost(engine).backward(&problem, statistics, upstream, &mut gradients)?
@@ -97,8 +101,11 @@ fn outputs_of<T: Element>(drawn: &Drawn<T>, verb: Verb, value: &Evaluated) -> Ve
         outputs.push(Output::new(verb, "lse- of columns", lse));
         outputs.push(Output::new(verb, "z+ of columns", &columns.positive));
     }
-    if drawn.contrast.rule().exponents().is_some() {
+    if !rows.second_lse.is_empty() {
         outputs.push(Output::new(verb, "second lse of rows", &rows.second_lse));
+    }
+    if !rows.target_mean.is_empty() {
+        outputs.push(Output::new(verb, "target mean of rows", &rows.target_mean));
     }
     if let Some(sets) = &rows.sets {
         outputs.push(Output::new(verb, "second lse of rows", &sets.positives_lse));
@@ -173,6 +180,9 @@ impl Expectation {
             "dk" => of_gradient(&sizes.dk),
             "dbias" => of_gradient(&sizes.dbias),
             "positives of rows" | "negatives of rows" => 0.0,
+            "z+ of rows" | "target mean of rows" => {
+                sizes.mean * sizes.logit + epsilon * (1.0 + magnitude(expected))
+            }
             "lse- of rows" | "second lse of rows" => {
                 sizes.exponent * sizes.logit + epsilon * (1.0 + magnitude(expected))
             }
@@ -192,7 +202,7 @@ fn quantity<'s>(solution: &'s Reference, name: &str) -> &'s [f64] {
         "z+ of rows" => &rows.positive,
         "second lse of rows" => &rows.second_lse,
         "positives of rows" => &rows.positives,
-        "negatives' mean of rows" => &rows.negatives_mean,
+        "negatives' mean of rows" | "target mean of rows" => &rows.negatives_mean,
         "negatives of rows" => &rows.negatives,
         "lse- of columns" => columns.map_or(&[], |columns| &columns.negatives_lse),
         "z+ of columns" => columns.map_or(&[], |columns| &columns.positive),

@@ -75,7 +75,7 @@ impl<E: Engine> OnHost<'_, E> {
     ) -> Result<R, Error> {
         let memory = self.0.memory();
         let (mut matrices, mut indices) = (Vec::new(), Vec::new());
-        let (mut floats, mut scale) = (Vec::new(), None);
+        let (mut floats, mut scalars) = (Vec::new(), Vec::new());
         problem.try_map::<Rows<'_, T>>(
             |_, rows| {
                 matrices.push(memory.upload(&rows.contiguous())?);
@@ -89,19 +89,19 @@ impl<E: Engine> OnHost<'_, E> {
                 floats.push(memory.upload(given)?);
                 Ok(*given)
             },
-            |given| {
-                scale = Some(memory.upload(given)?);
+            |_, given| {
+                scalars.push(memory.upload(given)?);
                 Ok(*given)
             },
         )?;
         let (mut matrices, mut indices) = (matrices.iter(), indices.iter());
-        let mut floats = floats.iter();
+        let (mut floats, mut scalars) = (floats.iter(), scalars.iter());
         let lost = "as many views as uploads";
         call(&problem.try_map(
             |_, rows| memory.rows(matrices.next().expect(lost), rows.rows(), rows.dim()),
             |_, _| memory.vector(indices.next().expect(lost)),
             |_, _| memory.vector(floats.next().expect(lost)),
-            |_| memory.vector(scale.as_ref().expect(lost)),
+            |_, _| memory.vector(scalars.next().expect(lost)),
         )?)
     }
 
@@ -123,7 +123,8 @@ impl<E: Engine> OnHost<'_, E> {
                 .transpose()?,
             dbias: dbias
                 .as_mut()
-                .map(|dbias| memory.rows_mut(dbias, 1, shape.candidates))
+                .zip(gradients.dbias.as_ref().map(Vec::len))
+                .map(|(dbias, biases)| memory.rows_mut(dbias, 1, biases))
                 .transpose()?,
             accumulate: gradients.accumulate,
         })?;

@@ -6,7 +6,7 @@ use super::cases::{Case, Data, Given};
 use crate::contrast::Contrast;
 use crate::element::Element;
 use crate::error::Error;
-use crate::inputs::Problem;
+use crate::inputs::{Inputs, Problem};
 use crate::losses::Layout;
 use crate::positives::{Ids, NO_ID, NO_POSITIVE, Positives};
 use crate::reference::{self, Dense, Logits, Reference};
@@ -19,12 +19,13 @@ pub struct Drawn<T> {
     pub case: Case,
     /// The case's contrast.
     pub contrast: Contrast,
-    /// z; q and k; or q, own_key and queue.
+    /// Those of [`posed`].
     matrices: Vec<Owned<T>>,
     positives: Positives<Vec<u32>>,
     ids: Option<Ids<Vec<u32>>>,
     row_weights: Option<Vec<f32>>,
     column_bias: Option<Vec<f32>>,
+    target_bias: Option<Vec<f32>>,
 }
 
 impl<T: Element> Drawn<T> {
@@ -51,6 +52,12 @@ impl<T: Element> Drawn<T> {
             if contrast.has_own_keys() {
                 matrices.push(draw.matrix(Side::Candidate, &pairs[0]));
             }
+            matrices.push(draw.matrix(Side::Candidate, &pairs[1]));
+        }
+        if contrast.layout() == Layout::Targets {
+            // Where the number of anchors is even, two have one row of targets.
+            let rows = n / if n.is_multiple_of(2) { 2 } else { 1 };
+            matrices.push(draw.matrix(Side::Anchor, &pairs[0][..rows]));
             matrices.push(draw.matrix(Side::Candidate, &pairs[1]));
         }
         if let Data::NotFinite(value) = case.data {
@@ -84,6 +91,8 @@ impl<T: Element> Drawn<T> {
         let row_weights = options.weights.then(|| (0..n).map(&mut weight).collect());
         let mut bias = |_| rng.random_range(-2.0..2.0);
         let column_bias = options.bias.then(|| (0..m).map(&mut bias).collect());
+        let has_target_bias = contrast.layout() == Layout::Targets && case.number % 2 == 1;
+        let target_bias = has_target_bias.then(|| (0..m).map(&mut bias).collect());
         let drawn = Self {
             case: *case,
             contrast: contrast.with_reduction(case.reduction),
@@ -92,6 +101,7 @@ impl<T: Element> Drawn<T> {
             ids,
             row_weights,
             column_bias,
+            target_bias,
         };
         match options.guard {
             Some(share) => drawn.guarded(share),
@@ -160,6 +170,9 @@ impl<T: Element> Drawn<T> {
         if let Some(bias) = &self.column_bias {
             problem = problem.with_column_bias(bias)?;
         }
+        if let Some(bias) = &self.target_bias {
+            problem = problem.with_target_bias(bias)?;
+        }
         Ok(problem)
     }
 
@@ -184,7 +197,7 @@ impl<T: Element> Drawn<T> {
     }
 }
 
-/// A contrast on the matrices of its layout: z; q and k; or q, own_key and queue.
+/// A contrast on the matrices of its layout: z; q and k; q, own_key and queue; or q, k and both of the targets.
 ///
 /// # Errors
 /// Those of [`Contrast::on`].
@@ -196,6 +209,14 @@ pub fn posed<V: View>(
     matrices: &[V],
     positives: Positives<V::Indices>,
 ) -> Result<Problem<V>, Error> {
+    if let [q, k, target_q, target_k] = *matrices {
+        return contrast.on(Inputs::Targets {
+            q,
+            k,
+            target_q,
+            target_k,
+        });
+    }
     let last = matrices.len() - 1;
     let [q, k, own_key] = [0, last, last.min(1)].map(|which| matrices[which]);
     contrast.pose([q, k, own_key], positives)

@@ -2,7 +2,7 @@
 
 use super::rule::magnitude;
 use crate::element::DType;
-use crate::inputs::{Matrices, Problem};
+use crate::inputs::Problem;
 use crate::losses::{RowContext, RowLogits, RowRule, RowValues};
 use crate::reference::{self, Dense, Logits, Reference};
 use crate::rows::Matrix;
@@ -13,6 +13,8 @@ pub(super) struct Sizes {
     pub logit: f64,
     /// The largest factor of a logit in an exponential.
     pub exponent: f64,
+    /// How far z₊ moves with the logits, in units of ζ: 1 but for means by soft targets.
+    pub mean: f64,
     /// Σ w_i Δφ_i.
     pub loss: f64,
     /// Σ w_i (|φ_i| + what cancels in it).
@@ -88,16 +90,25 @@ struct Row {
 }
 
 impl Row {
-    fn new(rule: RowRule, logits: &RowLogits, context: &RowContext, logit: f64) -> Self {
+    /// `logit` is ζ, of means `mean` times that.
+    fn new(
+        rule: RowRule,
+        logits: &RowLogits,
+        context: &RowContext,
+        (logit, mean): (f64, f64),
+    ) -> Self {
         let here = rule.values(logits, context);
         let mean_error = rule.weights().unwrap_or_default() * logit / context.scale;
         let [first, second] = rule.exponents().unwrap_or([1.0; 2]);
         type Move = fn(&mut RowLogits, &mut RowContext, f64);
         let moves: [(Move, f64); 5] = [
             (|logits, _, off| logits.negatives_lse += off, first * logit),
-            (|logits, _, off| logits.positive += off, logit),
+            (|logits, _, off| logits.positive += off, mean * logit),
             (|logits, _, off| logits.second_lse += off, second * logit),
-            (|logits, _, off| logits.negatives_mean += off, logit),
+            (
+                |logits, _, off| logits.negatives_mean += off,
+                mean * logit,
+            ),
             (|_, context, off| context.log_mean += off, mean_error),
         ];
         let moved = |(change, off): (Move, f64)| {
@@ -122,14 +133,30 @@ impl Row {
             let moved = most(&|row| (of(row) - of(&here)).abs());
             of(&here).abs().max(moved / logit)
         };
-        let (z, mean) = (logits.positive, logits.negatives_mean);
-        let cancelling = if rule.takes_sets() && here.value != 0.0 {
-            // The differences of lse⁺, or lse⁻, and the mean of the positives, and of both means.
-            let lse = match rule.has_positives_below() {
-                true => logits.second_lse,
-                false => logits.negatives_lse,
+        let (z, mean_of_negatives) = (logits.positive, logits.negatives_mean);
+        let of_targets = || {
+            let entropy = match rule {
+                RowRule::SoftTargets {
+                    divergence: true, ..
+                } => logits.second_lse.abs() + mean_of_negatives.abs(),
+                _ => 0.0,
             };
-            (lse - z).abs() + (here.uniform * logits.negatives * (z - mean)).abs()
+            logits.negatives_lse.abs() + z.abs() + entropy
+        };
+        let cancelling = if rule.is_alignment() {
+            2.0 + (here.positive * z).abs()
+        } else if rule.is_pointwise() {
+            0.0
+        } else if rule.target_scale().is_some() {
+            of_targets()
+        } else if rule.takes_sets() && here.value != 0.0 {
+            // The differences of lse⁺, or lse⁻, and the mean of the positives, and of both means.
+            let lse = match rule.needs_negatives() {
+                true => logits.negatives_lse,
+                false => logits.second_lse,
+            };
+            let of_negatives = here.uniform * logits.negatives * (z - mean_of_negatives);
+            (lse - z).abs() + of_negatives.abs()
         } else if rule.has_one_mass() || here.negatives == 0.0 {
             0.0
         } else {
@@ -152,8 +179,14 @@ impl Row {
         }
     }
 
-    /// ∂φ/∂z of a logit `z`.
-    fn weight(&self, z: f64, is_positive: bool) -> Weighted {
+    /// ∂φ/∂z of a logit `z`, whose target's logit is `target`.
+    fn weight(&self, z: f64, target: Option<f64>, is_positive: bool) -> Weighted {
+        if let Some(bias) = self.rule.logit_bias() {
+            let x = z + f64::from(bias);
+            let weight = 1.0 / (1.0 + if is_positive { x } else { -x }.exp());
+            // ζ changes it by less than ζ of itself.
+            return Weighted::of(weight);
+        }
         let exponents = self.rule.exponents();
         let [first, second] = exponents.unwrap_or([1.0; 2]);
         let exponential = |which: usize, exponent: f64| {
@@ -168,6 +201,10 @@ impl Row {
             ..
         } = self.here;
         let (parts, weight) = match (is_positive, exponents) {
+            _ if let Some(u) = target => (
+                exponential(0, 1.0) + (u - self.offsets[1]).exp() * self.changes[1],
+                (z - offset).exp() - (u - second_offset).exp(),
+            ),
             (true, _) if sets => {
                 let weight = self.rule.second_sign() * (z - second_offset).exp();
                 (
@@ -199,9 +236,11 @@ impl Sizes {
     ) -> Self {
         let (contrast, shape) = (problem.contrast(), problem.shape());
         let scale = f64::from(contrast.scale());
-        let Matrices { anchors: q, .. } = problem.matrices();
+        let matrices = problem.matrices();
+        let q = matrices.anchors;
         let Logits {
             logits,
+            targets,
             rows: of_rows,
             ..
         } = Logits::new(problem, |x| x);
@@ -227,12 +266,34 @@ impl Sizes {
             products[i * m + j] = (terms.sum(), size);
             let bias = problem.column_bias().map_or(0.0, |bias| bias[j].abs());
             logit = logit.max(scale * eta * size + epsilon * f64::from(bias));
+            if let (Some([u, p]), Some(target_scale)) =
+                (matrices.targets, contrast.rule().target_scale())
+            {
+                let terms = u.row(i % u.rows()).iter().zip(p.row(j));
+                let size: f64 = terms.map(|(u, p)| (u * p).abs()).sum();
+                let bias = problem.target_bias().map_or(0.0, |bias| bias[j].abs());
+                logit = logit.max(f64::from(target_scale) * eta * size + epsilon * f64::from(bias));
+            }
         }
+        // Σ_j t_ij (1 + |z_ij − z̄_i|), and the same of the targets' own logits.
+        let mean_of = |(i, target): (usize, &[f64])| -> f64 {
+            let rows = &reference.rows;
+            let (lse, z, u) = (rows.second_lse[i], rows.positive[i], rows.negatives_mean[i]);
+            let pairs = logits.row(i).iter().zip(target);
+            let of = |(logit, target): (&f64, &f64)| {
+                (target - lse).exp() * ((logit - z).abs() + (target - u).abs())
+            };
+            1.0 + pairs.map(of).sum::<f64>()
+        };
+        let mean = targets.as_ref().map_or(1.0, |targets| {
+            let means = (0..n).map(|i| mean_of((i, targets.row(i))));
+            means.fold(1.0, f64::max)
+        });
 
         let positives = reference.rows.positive.iter().copied();
         let context = RowContext::new(contrast.rule(), scale, problem.negatives(), positives);
         let direction = |values: &reference::RowValues| -> Vec<Row> {
-            let row = |i| Row::new(contrast.rule(), &values.logits(i), &context, logit);
+            let row = |i| Row::new(contrast.rule(), &values.logits(i), &context, (logit, mean));
             (0..values.loss.len()).map(row).collect()
         };
         let rows = direction(&reference.rows);
@@ -251,6 +312,7 @@ impl Sizes {
 
         let mut sizes = Self {
             logit,
+            mean,
             exponent: contrast.rule().exponents().map_or(1.0, |[first, _]| first),
             loss: sum(|row| row.loss),
             loss_terms: sum(|row| row.loss_terms),
@@ -263,9 +325,11 @@ impl Sizes {
         let mut dq = vec![Weighted::default(); n * shape.dim];
         let mut dk = vec![Weighted::default(); shape.candidates * shape.dim];
         let mut dbias = vec![Weighted::default(); m];
+        let has_one_bias = contrast.rule().is_pointwise();
         for &(i, j, is_positive) in &seen {
             let (product, size) = products[i * m + j];
             let z = logits.row(i)[j];
+            let target = targets.as_ref().map(|targets| targets.row(i)[j]);
             let mut dz = Weighted::default();
             let directions = [
                 Some((&rows, i)),
@@ -273,13 +337,13 @@ impl Sizes {
             ];
             for (rows, i) in directions.into_iter().flatten() {
                 if weight_of(i) != 0.0 {
-                    dz.add(rows[i].weight(z, is_positive).times(weight_of(i)));
+                    dz.add(rows[i].weight(z, target, is_positive).times(weight_of(i)));
                 }
             }
             let dz = dz.times(upstream);
             sizes.dscale += eta * dz.weights * size;
             sizes.dscale_products.add(dz.times(product));
-            dbias[j].add(dz);
+            dbias[if has_one_bias { 0 } else { j }].add(dz);
             let pairs = q.row(i).iter().zip(candidate(i, j));
             for (d, (q, k)) in pairs.enumerate() {
                 dq[i * shape.dim + d].add(dz.times(scale * k));

@@ -41,6 +41,30 @@ const C4: f32 = 0.009618437;
 const C5: f32 = 0.0013398874;
 const C6: f32 = 0.00015353362;
 
+/// log(1 + t) of 0 ≤ t ≤ 1, relative error below 2·10⁻⁷: t·(1 + t·p(t)), p fitted at Chebyshev's nodes.
+#[inline(always)]
+fn ln_1p<const FMA: bool>(t: f32) -> f32 {
+    let mut polynomial = L9;
+    for coefficient in [L8, L7, L6, L5, L4, L3, L2, L1, 1.0] {
+        polynomial = if FMA {
+            polynomial.mul_add(t, coefficient)
+        } else {
+            polynomial * t + coefficient
+        };
+    }
+    t * polynomial
+}
+
+const L1: f32 = -0.49999997;
+const L2: f32 = 0.33332843;
+const L3: f32 = -0.24986526;
+const L4: f32 = 0.19854106;
+const L5: f32 = -0.15847565;
+const L6: f32 = 0.11561845;
+const L7: f32 = -0.066757724;
+const L8: f32 = 0.025224054;
+const L9: f32 = -0.0044662114;
+
 #[inline(always)]
 fn exponent<const FMA: bool>(dot: f32, scale2: f32, offset2: f32) -> f32 {
     if FMA {
@@ -258,6 +282,96 @@ pub(super) fn weigh_two<const FMA: bool>(row: &mut [f32], scales2: [f32; 2], off
         let first = exp2::<FMA>(exponent::<FMA>(*value, first_scale, first_offset));
         let second = exp2::<FMA>(exponent::<FMA>(*value, second_scale, second_offset));
         *value = first - second;
+    }
+}
+
+/// A logit's softplus and sigmoid, from `y2` = y·log₂e.
+#[inline(always)]
+fn logistic<const FMA: bool>(y2: f32) -> [f32; 2] {
+    let t = exp2::<FMA>(-y2.abs());
+    let positive = if y2 < 0.0 { 0.0 } else { y2 };
+    let numerator = if y2 < 0.0 { t } else { 1.0 };
+    let softplus = positive * std::f32::consts::LN_2 + ln_1p::<FMA>(t);
+    [softplus, numerator / (1.0 + t)]
+}
+
+#[inline(always)]
+pub(super) fn weigh_pointwise<const FMA: bool>(
+    row: &mut [f32],
+    scale2: f32,
+    bias2: f32,
+    factor: f32,
+    set: Set<'_>,
+) -> [f32; 2] {
+    let mut sums = [[0.0f32; LANES]; 2];
+    let mut weigh = |row: &mut [f32; LANES], words: &[u32; LANES]| {
+        for lane in 0..LANES {
+            let is_positive = words[lane] == set.word;
+            let x2 = exponent::<FMA>(row[lane], scale2, -bias2);
+            let [softplus, sigmoid] = logistic::<FMA>(of_class(is_positive, [x2, -x2]));
+            // An excluded candidate is no positive either.
+            let is_kept = row[lane] != f32::NEG_INFINITY;
+            let softplus = if is_kept { softplus } else { 0.0 };
+            sums[0][lane] += of_class(is_positive, [softplus, 0.0]);
+            sums[1][lane] += of_class(is_positive, [0.0, softplus]);
+            let weight = factor * of_class(is_positive, [sigmoid, -sigmoid]);
+            row[lane] = if is_kept { weight } else { 0.0 };
+        }
+    };
+    let (chunks, rest) = row.as_chunks_mut();
+    let (words, last_words) = set.words.as_chunks();
+    for (chunk, words) in chunks.iter_mut().zip(words) {
+        weigh(chunk, words);
+    }
+    if !rest.is_empty() {
+        let (mut chunk, mut words) = ([f32::NEG_INFINITY; LANES], [0; LANES]);
+        chunk[..rest.len()].copy_from_slice(rest);
+        words[..rest.len()].copy_from_slice(last_words);
+        weigh(&mut chunk, &words);
+        rest.copy_from_slice(&chunk[..rest.len()]);
+    }
+    sums.map(reduce)
+}
+
+#[inline(always)]
+pub(super) fn sum_targets<const FMA: bool>(
+    [row, targets]: [&[f32]; 2],
+    scales2: [f32; 2],
+    offsets2: [f32; 2],
+) -> [f32; 4] {
+    let mut sums = [[0.0f32; LANES]; 4];
+    let mut add = |row: &[f32; LANES], targets: &[f32; LANES], kept: usize| {
+        for lane in 0..LANES {
+            let of_row = exp2::<FMA>(exponent::<FMA>(row[lane], scales2[0], offsets2[0]));
+            let target = exp2::<FMA>(exponent::<FMA>(targets[lane], scales2[1], offsets2[1]));
+            let is_kept = lane < kept;
+            sums[0][lane] += if is_kept { of_row } else { 0.0 };
+            sums[1][lane] += if is_kept { target } else { 0.0 };
+            sums[2][lane] += if is_kept { target * row[lane] } else { 0.0 };
+            sums[3][lane] += if is_kept { target * targets[lane] } else { 0.0 };
+        }
+    };
+    let ((rows, last_row), (of_targets, last_target)) = (row.as_chunks(), targets.as_chunks());
+    for (row, targets) in rows.iter().zip(of_targets) {
+        add(row, targets, LANES);
+    }
+    let mut last = [[0.0; LANES]; 2];
+    last[0][..last_row.len()].copy_from_slice(last_row);
+    last[1][..last_row.len()].copy_from_slice(last_target);
+    add(&last[0], &last[1], last_row.len());
+    sums.map(reduce)
+}
+
+#[inline(always)]
+pub(super) fn weigh_targets<const FMA: bool>(
+    row: &mut [f32],
+    targets: &[f32],
+    scales2: [f32; 2],
+    offsets2: [f32; 2],
+) {
+    for (value, &target) in row.iter_mut().zip(targets) {
+        let target = exp2::<FMA>(exponent::<FMA>(target, scales2[1], offsets2[1]));
+        *value = exp2::<FMA>(exponent::<FMA>(*value, scales2[0], offsets2[0])) - target;
     }
 }
 

@@ -57,6 +57,9 @@ pub(super) struct RowLoops {
     pub weigh_sets: unsafe fn(&mut [f32], f32, &SetTerms, Set<'_>),
     pub sum_exp_two: unsafe fn(&[f32], Two, Two) -> Two,
     pub weigh_two: unsafe fn(&mut [f32], [f32; 2], [f32; 2]),
+    pub weigh_pointwise: unsafe fn(&mut [f32], f32, f32, f32, Set<'_>) -> [f32; 2],
+    pub sum_targets: unsafe fn([&[f32]; 2], [f32; 2], [f32; 2]) -> [f32; 4],
+    pub weigh_targets: unsafe fn(&mut [f32], &[f32], [f32; 2], [f32; 2]),
     pub exclude_equal: unsafe fn(&mut [f32], Set<'_>, Option<Set<'_>>),
     pub exclude_above: unsafe fn(&mut [f32], f32),
     pub dot: unsafe fn(&[f32], &[f32]) -> f64,
@@ -278,6 +281,44 @@ impl Kernel {
         unsafe { (self.row_loops.weigh_two)(row, scales2, offsets2) }
     }
 
+    /// With x = (scale₂·row_j + bias₂)·ln 2, row_j ← factor·σ(x) outside of the set and −factor·σ(−x) in it, 0 where it is
+    /// −∞; returns Σ softplus(x) outside and Σ softplus(−x) in it.
+    pub fn weigh_pointwise(
+        &self,
+        row: &mut [f32],
+        [scale2, bias2]: [f32; 2],
+        factor: f32,
+        set: Set<'_>,
+    ) -> [f32; 2] {
+        // SAFETY: the kernel was chosen for this CPU.
+        unsafe { (self.row_loops.weigh_pointwise)(row, scale2, bias2, factor, set) }
+    }
+
+    /// With exponentials 2^(scale₂·x_j − offset₂) of the row and of its targets, each with its scale and offset: their
+    /// sums, and those of the target's exponential times the row's element and times the target's.
+    pub fn sum_targets(
+        &self,
+        row: &[f32],
+        targets: &[f32],
+        scales2: [f32; 2],
+        offsets2: [f32; 2],
+    ) -> [f32; 4] {
+        // SAFETY: the kernel was chosen for this CPU.
+        unsafe { (self.row_loops.sum_targets)([row, targets], scales2, offsets2) }
+    }
+
+    /// row_j ← the row's exponential less the target's, as of [`sum_targets`](Self::sum_targets).
+    pub fn weigh_targets(
+        &self,
+        row: &mut [f32],
+        targets: &[f32],
+        scales2: [f32; 2],
+        offsets2: [f32; 2],
+    ) {
+        // SAFETY: the kernel was chosen for this CPU.
+        unsafe { (self.row_loops.weigh_targets)(row, targets, scales2, offsets2) }
+    }
+
     /// row_j ← −∞ in the set `ids`, but not in `but`.
     pub fn exclude_equal(&self, row: &mut [f32], ids: Set<'_>, but: Option<Set<'_>>) {
         // SAFETY: the kernel was chosen for this CPU.
@@ -375,6 +416,18 @@ macro_rules! row_loops {
             $crate::cpu::simd::exp::weigh_two::<$fma>(row, scales2, offsets2)
         }
         $(#[$feature])?
+        unsafe fn weigh_pointwise(row: &mut [f32], scale2: f32, bias2: f32, factor: f32, set: $crate::cpu::simd::Set<'_>) -> [f32; 2] {
+            $crate::cpu::simd::exp::weigh_pointwise::<$fma>(row, scale2, bias2, factor, set)
+        }
+        $(#[$feature])?
+        unsafe fn sum_targets(rows: [&[f32]; 2], scales2: [f32; 2], offsets2: [f32; 2]) -> [f32; 4] {
+            $crate::cpu::simd::exp::sum_targets::<$fma>(rows, scales2, offsets2)
+        }
+        $(#[$feature])?
+        unsafe fn weigh_targets(row: &mut [f32], targets: &[f32], scales2: [f32; 2], offsets2: [f32; 2]) {
+            $crate::cpu::simd::exp::weigh_targets::<$fma>(row, targets, scales2, offsets2)
+        }
+        $(#[$feature])?
         unsafe fn exclude_equal(row: &mut [f32], ids: $crate::cpu::simd::Set<'_>, but: Option<$crate::cpu::simd::Set<'_>>) {
             $crate::cpu::simd::exp::exclude_equal(row, ids, but)
         }
@@ -398,6 +451,9 @@ macro_rules! row_loops {
             weigh_sets,
             sum_exp_two,
             weigh_two,
+            weigh_pointwise,
+            sum_targets,
+            weigh_targets,
             exclude_equal,
             exclude_above,
             dot,
