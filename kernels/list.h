@@ -115,9 +115,11 @@ INFONCE_TILE(INFONCE_ROW, weights)                                       // simi
 INFONCE_TILE(INFONCE_ROW, statistics_one)                                // similarity/option_statistics.cu
 INFONCE_TILE(INFONCE_ROW, statistics_sets)                               // similarity/option_statistics.cu
 INFONCE_TILE(INFONCE_ROW, statistics_two)                                // similarity/option_statistics.cu
+INFONCE_TILE(INFONCE_ROW, statistics_point)                              // similarity/option_statistics.cu
 INFONCE_TILE(INFONCE_ROW, weights_one)                                   // similarity/option_weights.cu
 INFONCE_TILE(INFONCE_ROW, weights_sets)                                  // similarity/option_weights.cu
 INFONCE_TILE(INFONCE_ROW, weights_two)                                   // similarity/option_weights.cu
+INFONCE_TILE(INFONCE_ROW, weights_point)                                 // similarity/option_weights.cu
 INFONCE_TILE(INFONCE_ROW, scores)                                        // similarity/top_k.cu
 INFONCE_TILE(INFONCE_ROW, product)                                       // similarity/product.cu
 INFONCE_TILE(INFONCE_ROW, product_transposed)                            // similarity/product.cu
@@ -127,9 +129,11 @@ INFONCE_HOPPER_WEIGHTS(INFONCE_ROW, hopper_weights)                      // hopp
 INFONCE_HOPPER_WEIGHTS(INFONCE_ROW, hopper_statistics_one)               // hopper/option_statistics.cu
 INFONCE_HOPPER_WEIGHTS(INFONCE_ROW, hopper_statistics_sets)              // hopper/option_statistics.cu
 INFONCE_HOPPER_WEIGHTS(INFONCE_ROW, hopper_statistics_two)               // hopper/option_statistics.cu
+INFONCE_HOPPER_WEIGHTS(INFONCE_ROW, hopper_statistics_point)             // hopper/option_statistics.cu
 INFONCE_HOPPER_WEIGHTS(INFONCE_ROW, hopper_weights_one)                  // hopper/option_weights.cu
 INFONCE_HOPPER_WEIGHTS(INFONCE_ROW, hopper_weights_sets)                 // hopper/option_weights.cu
 INFONCE_HOPPER_WEIGHTS(INFONCE_ROW, hopper_weights_two)                  // hopper/option_weights.cu
+INFONCE_HOPPER_WEIGHTS(INFONCE_ROW, hopper_weights_point)                // hopper/option_weights.cu
 INFONCE_HOPPER_SCORES(INFONCE_ROW, hopper_scores)                        // hopper/top_k.cu
 INFONCE_HOPPER_SCORES(INFONCE_ROW, hopper_best)                          // hopper/top_k.cu
 INFONCE_HOPPER_PRODUCT(INFONCE_ROW, hopper_product)                      // hopper/product.cu
@@ -155,6 +159,8 @@ struct finish_gradient : Plain<256, 4, 4096> {};    // similarity/rows.cu
 struct reduce : Plain<1024, 1, 768> {};             // similarity/rows.cu
 struct sum_columns : Plain<1024, 1, 8192> {};       // similarity/bias.cu
 struct finish_bias : Plain<256, 1, 0> {};           // similarity/bias.cu
+struct finish_logit_bias : Plain<1024, 1, 768> {};  // similarity/bias.cu
+struct target_rows : Plain<256, 1, 128> {};         // similarity/targets.cu
 struct select_best : Plain<128, 1, 0> {};           // similarity/top_k.cu
 struct select_listed : Plain<128, 1, 0> {};         // similarity/top_k.cu
 struct triplet_rows : Plain<256, 1, 0> {};          // rowwise/triplet.cu

@@ -82,7 +82,10 @@ impl Contrast {
             return refuse("rule", "soft targets and Inputs::Targets need each other");
         }
         if !self.is_one_way() && rule.is_alignment() {
-            return refuse("rule", "without negatives only rows of a matrix of their own have a loss");
+            return refuse(
+                "rule",
+                "without negatives only rows of a matrix of their own have a loss",
+            );
         }
         if let Some(margin) = self.description.guard {
             within("margin", margin, "finite", margin.is_finite())?;

@@ -472,11 +472,16 @@ impl RowValues {
         } = *cells;
         // Of a pointwise rule the logits z + b, and −z − b of positives.
         let signed = |logits: &[f64], sign: f64| -> Vec<f64> {
-            logits.iter().map(|z| round(sign * (z + logit_bias))).collect()
+            logits
+                .iter()
+                .map(|z| round(sign * (z + logit_bias)))
+                .collect()
         };
         let pointwise = [signed(positives, -1.0), signed(negatives, 1.0)];
         let ln_softplus = |x: &[f64]| {
-            let terms = x.iter().map(|x| round(x.max(0.0) + (-x.abs()).exp().ln_1p()));
+            let terms = x
+                .iter()
+                .map(|x| round(x.max(0.0) + (-x.abs()).exp().ln_1p()));
             round(sum(terms, round).ln())
         };
         let mean = |logits: &[f64], of_none: f64| match logits[..] {

@@ -20,6 +20,12 @@ INFONCE_DEVICE float exp2_fast(float x) {
     asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
     return y;
 }
+// Of numbers from 2^-126 to 2^126.
+INFONCE_DEVICE float reciprocal_fast(float x) {
+    float y;
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
 INFONCE_DEVICE float exp_exact(float x) { return expf(x); }
 INFONCE_DEVICE float expm1_exact(float x) { return expm1f(x); }
 INFONCE_DEVICE float log_exact(float x) { return logf(x); }
@@ -50,6 +56,7 @@ inline float bits_float(uint32_t x) {
     return number;
 }
 inline float exp2_fast(float x) { return std::exp2(x); }
+inline float reciprocal_fast(float x) { return 1.0f / x; }
 inline float exp_exact(float x) { return std::exp(x); }
 inline float expm1_exact(float x) { return std::expm1(x); }
 inline float log_exact(float x) { return std::log(x); }

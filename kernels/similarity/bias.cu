@@ -1,8 +1,10 @@
 // The gradient of the candidates' biases, ∂loss/∂c_j = g·(Σ_i W_ij - Σ c_i over the anchors i whose positive j is): sums
-// of the columns of each chunk of stored weights, then the gradient. Sums are f32, in one order.
+// of the columns of each chunk of stored weights, then the gradient. Sums are f32, in one order. A pointwise rule has one
+// bias for all candidates (finish_logit_bias).
 #include "ptx/barrier.h"
 #include "ptx/global.h"
 #include "ptx/shared.h"
+#include "similarity/row_blocks.h"
 #include "tile/contrast.h"
 #include "tile/element.h"
 #include "tile/matrix.h"
@@ -75,6 +77,26 @@ INFONCE_KERNEL(finish_bias, FinishBiasParams) {
     sum *= p.coefficient * (p.counted ? load_global(p.counted) : 1.0f);
     if (p.accumulates) sum += p.gradient.load(0, j);
     p.gradient.store(0, j, sum);
+}
+
+struct FinishLogitBiasParams {
+    const float* sums;         // of every column, Σ_i W_ij · 2^shift
+    const WeightShift* shift;  // null: 0
+    float coefficient;
+    uint32_t columns;
+    uint32_t accumulates;
+    Matrix gradient;           // 1 × 1
+};
+
+// ∂loss/∂b of the bias b of all logits: g·Σ_ij W_ij, in f64. One block.
+INFONCE_KERNEL(finish_logit_bias, FinishLogitBiasParams) {
+    double sum[1] = {0.0};
+    for_own(p.columns, [&](uint32_t j) { return load_global(p.sums + j); }, [&](float x) { sum[0] += double(x); });
+    join_block<list::finish_logit_bias>(sum, [](double a, double b) { return a + b; });
+    if (thread_index() != 0) return;
+    float of = float(sum[0]) * unshifted(p.shift) * p.coefficient;
+    if (p.accumulates) of += p.gradient.load(0, 0);
+    p.gradient.store(0, 0, of);
 }
 
 }  // namespace infonce

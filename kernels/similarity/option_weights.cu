@@ -7,13 +7,16 @@ namespace infonce {
     INFONCE_KERNEL(KERNEL, OptionScoresParams) {                                                 \
         OptionWeights<list::KERNEL::T, ScoresTile, Terms::TERMS> epilogue(p, work_of_block());   \
         score_tiles<list::KERNEL>(p, epilogue);                                                  \
+        epilogue.write(shared_base());                                                           \
     }
 #define INFONCE_BUILD_ONE(KERNEL, ...) INFONCE_BUILD(KERNEL, ONE)
 #define INFONCE_BUILD_SETS(KERNEL, ...) INFONCE_BUILD(KERNEL, SETS)
 #define INFONCE_BUILD_TWO(KERNEL, ...) INFONCE_BUILD(KERNEL, TWO)
+#define INFONCE_BUILD_POINT(KERNEL, ...) INFONCE_BUILD(KERNEL, POINT)
 
 INFONCE_TILE(INFONCE_BUILD_ONE, weights_one)
 INFONCE_TILE(INFONCE_BUILD_SETS, weights_sets)
 INFONCE_TILE(INFONCE_BUILD_TWO, weights_two)
+INFONCE_TILE(INFONCE_BUILD_POINT, weights_point)
 
 }  // namespace infonce

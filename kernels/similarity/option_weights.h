@@ -3,11 +3,12 @@
 //   ONE    2^(z - o) of a negative
 //   SETS   2^(z - o) - ε' of a negative, ±2^(z - o₂) - c - ε' of a positive
 //   TWO    2^((1 + β)z - o) - 2^(βz - o₂) of a negative
+//   POINT  2^-o·σ(z + b) of a negative, -2^-o·σ(-z - b) of a positive; the same pass leaves the row sums, where wanted
 //
 // Where the one positive is in no tile, W is 0 there.
 #pragma once
 
-#include "similarity/options.h"
+#include "similarity/option_sums.h"
 #include "similarity/store_pairs.h"
 
 namespace infonce {
@@ -17,11 +18,13 @@ struct OptionWeights : OptionRows<Tile, TERMS> {
     static constexpr int BUFFERS = 1;
     static constexpr bool COLUMN_TERMS = false, WALKS = false;
     using Rows = OptionRows<Tile, TERMS>;
-    using Rows::p, Rows::row, Rows::scale2, Rows::options, Rows::SETS;
+    using Rows::p, Rows::row, Rows::scale2, Rows::options;
+    static constexpr bool SETS = TERMS == Terms::SETS, POINT = TERMS == Terms::POINT;
     // shift - o and shift - o₂; c · 2^shift and ε' · 2^shift.
     float first_term[Tile::ROW_BLOCKS][2], second_term[Tile::ROW_BLOCKS][2];
     float share[Tile::ROW_BLOCKS][2], uniform[Tile::ROW_BLOCKS][2];
     Stores<T, Tile> stores;
+    OptionSums<Tile, TERMS> sums;
 
     template <class Params>
     INFONCE_DEVICE OptionWeights(const Params& params, Work work_tile) : Rows(params, work_tile), stores(params) {
@@ -34,7 +37,8 @@ struct OptionWeights : OptionRows<Tile, TERMS> {
                     return Rows::inside(i, half) ? load_global(values + row[i][half]) : outside;
                 };
                 first_term[i][half] = shift - of_row(p.row_offset2, infinity());
-                if constexpr (TERMS != Terms::ONE) second_term[i][half] = shift - of_row(options.second_offset2, infinity());
+                if constexpr (POINT) first_term[i][half] = exp2_fast(first_term[i][half]);
+                if constexpr (SETS || TERMS == Terms::TWO) second_term[i][half] = shift - of_row(options.second_offset2, infinity());
                 if constexpr (SETS) {
                     share[i][half] = factor * of_row(options.positive, 0.0f);
                     uniform[i][half] = options.uniform ? factor * of_row(options.uniform, 0.0f) : 0.0f;
@@ -45,6 +49,9 @@ struct OptionWeights : OptionRows<Tile, TERMS> {
     INFONCE_DEVICE void tile(Logits<Tile>& logits, uint32_t first_column, SharedAddress buffer) {
         Marks<Tile> marks;
         Rows::apply(logits, first_column, marks);
+        if constexpr (POINT) {
+            if (p.rows && marks.any()) sums.template count<true>(logits, marks);
+        }
         INFONCE_UNROLL
         for (int first = 0; first < Tile::COLUMN_BLOCKS; first += STORED_BLOCKS) {
             if constexpr (SETS) {
@@ -52,6 +59,12 @@ struct OptionWeights : OptionRows<Tile, TERMS> {
                     weigh_sets<true>(logits, marks, first);
                 else
                     weigh_sets<false>(logits, marks, first);
+            } else if constexpr (POINT) {
+                const Pair scales = {scale2, Rows::bias2()};
+                if (p.rows)
+                    sums.template pointwise<true>(logits, marks, scales, first, STORED_BLOCKS, first_term);
+                else
+                    sums.template pointwise<false>(logits, marks, scales, first, STORED_BLOCKS, first_term);
             } else {
                 weigh(logits, first);
             }
@@ -94,7 +107,12 @@ struct OptionWeights : OptionRows<Tile, TERMS> {
                 }
     }
 
-    INFONCE_DEVICE void write(SharedAddress) { stores.finish(); }
+    INFONCE_DEVICE void write(SharedAddress exchange) {
+        stores.finish();
+        if constexpr (POINT) {
+            if (p.rows) sums.write(p, options, Rows::work, Rows::place, exchange);
+        }
+    }
 };
 
 }  // namespace infonce

@@ -13,7 +13,11 @@ enum class Terms {
     ONE,   // Σ 2^z of negatives; the one positive is in no tile
     SETS,  // Σ 2^z of negatives and of positives, which are in the tiles
     TWO,   // Σ 2^((1 + β)z) and Σ 2^(βz) of negatives; the one positive is in no tile
+    POINT, // Σ softplus(z + b) of negatives, Σ softplus(-z - b) of positives, which are in the tiles
 };
+
+// Whether a tile has the positives.
+constexpr bool has_sets(Terms terms) { return terms == Terms::SETS || terms == Terms::POINT; }
 
 // Vectors are null where there is no such option. Those of anchors are of all anchors, those of rows of the chunk's.
 struct ScoreOptions {
@@ -26,6 +30,8 @@ struct ScoreOptions {
     float exponents[2];                                // TWO: 1 + β and β
     float sign;                                        // SETS: of the second exponential
     uint32_t sums_negatives;                           // SETS: whether logits of negatives are summed
+    float logit_bias;                                  // POINT: b in nats, if it does not live on the device
+    const float* device_bias;                          // POINT: where it lives; else null
     // Statistics, splits × rows: the second sums (TWO), or those of positives (SETS); SETS.
     ScaledSum* second;
     SetSums* sets;
@@ -62,7 +68,7 @@ struct Marks {
 
 template <class Tile, Terms TERMS>
 struct OptionRows : AnchorRows<Tile> {
-    static constexpr bool SETS = TERMS == Terms::SETS;
+    static constexpr bool SETS = has_sets(TERMS);
     static constexpr uint32_t NOTHING = 0xffffffffu;
     using Rows = AnchorRows<Tile>;
     using Rows::p, Rows::place, Rows::row, Rows::positive, Rows::excluded;
@@ -82,6 +88,11 @@ struct OptionRows : AnchorRows<Tile> {
         }
         if (options.anchor_ids) exclude_ids(logits, first_column, marks);
         if (!SETS && options.guarded) exclude_guarded(logits);
+    }
+
+    // b in base 2.
+    INFONCE_DEVICE float bias2() const {
+        return LOG2_E * (options.device_bias ? load_global(options.device_bias) : options.logit_bias);
     }
 
     template <class Value>

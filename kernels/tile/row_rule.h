@@ -23,6 +23,11 @@ enum RowRuleKind : uint32_t {
     RULE_SETS_DECOUPLED = 6,  // lse⁻ - mean_P z
     // Two exponents.
     RULE_HARD = 7,  // debiased with m·Σ e^((1+β)z) / Σ e^(βz) in place of e^lse⁻: τ⁺, β
+    // Sets, pointwise.
+    RULE_SIGMOID = 8,  // Σ softplus(z + b) over negatives + Σ softplus(-z - b) over positives: b
+    // Soft targets t = softmax(u).
+    RULE_TARGETS = 9,     // lse - Σ t·z, with the divergence less the entropy of t: the scale of u, whether it is one
+    RULE_ALIGNMENT = 10,  // 2 - 2·z₊/s
 };
 
 struct RowRule {
@@ -32,11 +37,16 @@ struct RowRule {
     const float* log_mean;  // decoupled with weights: log of the rows' mean of e^(z₊/(s·σ)); else null
 
     INFONCE_DEVICE bool takes_sets() const { return kind >= RULE_SETS_OUTSIDE && kind <= RULE_SETS_DECOUPLED; }
+    INFONCE_DEVICE bool needs_positive() const { return kind != RULE_SIGMOID && kind != RULE_TARGETS; }
+    INFONCE_DEVICE bool needs_negatives() const {
+        return kind != RULE_SETS_OUTSIDE && kind != RULE_SETS_INSIDE && kind != RULE_SIGMOID && kind != RULE_ALIGNMENT;
+    }
     INFONCE_DEVICE bool has_two_exponents() const { return kind == RULE_HARD; }
 };
 
 // Summaries of a row's logits, in nats. The last four are of sets alone, the third of sets (lse⁺) and of two exponents
-// (of βz, and the first then is of (1+β)z).
+// (of βz, and the first then is of (1+β)z). Of a sigmoid the first and third are logarithms of sums of softplus; of soft
+// targets the second is Σ t·z, the third lse of u, the fourth Σ t·u.
 struct RowLogits {
     float negatives_lse, positive, second_lse, negatives_mean, positives, negatives;
 };
@@ -151,10 +161,16 @@ INFONCE_DEVICE RowValues row_values(const RowRule& rule, float s, const RowLogit
     const float lse = row.negatives_lse, positive = row.positive;
     if (lse != lse || positive != positive)
         return {quiet_nan(), quiet_nan(), quiet_nan(), quiet_nan(), quiet_nan(), quiet_nan(), quiet_nan()};
-    if (positive == -infinity()) return no_loss(infinity());
-    const bool keeps_positives = rule.kind == RULE_SETS_OUTSIDE || rule.kind == RULE_SETS_INSIDE;
-    if (lse == -infinity() && !keeps_positives) return no_loss(positive);
+    if (positive == -infinity() && rule.needs_positive()) return no_loss(infinity());
+    if (lse == -infinity() && rule.needs_negatives()) return no_loss(positive);
     switch (rule.kind) {
+        case RULE_SIGMOID: return {exp_exact(lse) + exp_exact(row.second_lse), 0.0f, 1.0f, 0.0f, 0.0f, infinity(), 0.0f};
+        case RULE_TARGETS: {
+            const float entropy = rule.second != 0.0f ? row.second_lse - row.negatives_mean : 0.0f;
+            return {lse - positive - entropy, lse, 1.0f, 0.0f, 0.0f, row.second_lse, 0.0f};
+        }
+        case RULE_ALIGNMENT:
+            return {2.0f - 2.0f * positive / s, infinity(), 0.0f, 2.0f / s, 2.0f * positive / (s * s), infinity(), 0.0f};
         case RULE_SETS_OUTSIDE:
         case RULE_SETS_INSIDE:
         case RULE_SETS_DECOUPLED: return set_values(rule, row);

@@ -269,11 +269,21 @@ impl<T: Element> GradientPass<'_, T> {
                 if depth == 1 {
                     let tile = bytemuck::cast_slice_mut(along);
                     let tile = &mut tile[..count * BLOCK];
-                    self.fill_tile([items, target_items.unwrap_or_default()], at, tile, (sums, pointwise));
+                    self.fill_tile(
+                        [items, target_items.unwrap_or_default()],
+                        at,
+                        tile,
+                        (sums, pointwise),
+                    );
                     return sum_columns(tile, columns);
                 }
                 let mut tile: LogitTile = [0.0; GROUP * BLOCK];
-                self.fill_tile([items, target_items.unwrap_or_default()], at, &mut tile, (sums, pointwise));
+                self.fill_tile(
+                    [items, target_items.unwrap_or_default()],
+                    at,
+                    &mut tile,
+                    (sums, pointwise),
+                );
                 sum_columns(&tile[..count * BLOCK], columns);
                 weights_to_items(&tile[..count * BLOCK], along);
                 for (pair, items) in tile[..count.next_multiple_of(2) * BLOCK]

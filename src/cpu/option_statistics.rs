@@ -61,7 +61,12 @@ pub(super) fn statistics<T: Element>(
                         targets.products(kernel, items, (first_column, width), &mut target_tile);
                         let tiles = tile.chunks(BLOCK).zip(target_tile.chunks(BLOCK));
                         for (sums, (products, of_target)) in rows.iter_mut().zip(tiles) {
-                            sums.add_targets(problem, targets, &products[..width], &of_target[..width]);
+                            sums.add_targets(
+                                problem,
+                                targets,
+                                &products[..width],
+                                &of_target[..width],
+                            );
                         }
                         continue;
                     }
@@ -113,7 +118,12 @@ impl RowSums {
     /// What [`pointwise`](Self::pointwise) takes.
     pub fn to_pointwise(self) -> [f32; 4] {
         let [negatives, positives] = self.exponentials.map(|sum| sum.sum as f32);
-        [negatives, positives, self.products[1] as f32, self.counts[1] as f32]
+        [
+            negatives,
+            positives,
+            self.products[1] as f32,
+            self.counts[1] as f32,
+        ]
     }
 
     /// Adds the sums of other candidates of the row.

@@ -31,8 +31,11 @@ impl<'a, T: Element> Targets<'a, T> {
     ) -> Option<Self> {
         let [u, p] = given.matrices().targets?;
         let scale = f64::from(given.contrast().rule().target_scale()?);
-        let in_products =
-            |bias: &[f32]| -> Vec<f32> { bias.iter().map(|&c| (f64::from(c) / scale) as f32).collect() };
+        let in_products = |bias: &[f32]| -> Vec<f32> {
+            bias.iter()
+                .map(|&c| (f64::from(c) / scale) as f32)
+                .collect()
+        };
         let is_finite = (0..p.rows()).all(|j| kernel.dot(p.row(j), p.row(j)).is_finite());
         Some(Self {
             candidates: pack_transposed(kernel, &p.contiguous(), p.dim(), workspace),

@@ -63,9 +63,9 @@ pub(super) fn located_problem<T: Element>(
         |argument, view| inputs.matrix(argument, view),
         |argument, index| inputs.vector(argument, index),
         |argument, floats| inputs.vector(argument, floats),
-        |scale| {
-            same_length("scale", scale.len(), 1)?;
-            Ok(inputs.vector("scale", scale)?.address)
+        |argument, given| {
+            same_length(argument, given.len(), 1)?;
+            Ok(inputs.vector(argument, given)?.address)
         },
     )?;
     Ok((problem, inputs.taken.into_inner()))

@@ -168,9 +168,9 @@ impl Memory<&EmulatedDevice> {
             |_, rows| self.copied(*rows),
             |_, index| self.words(index),
             |_, floats| self.words(floats),
-            |scale| {
-                same_length("scale", scale.len(), 1)?;
-                self.upload(scale)
+            |argument, given| {
+                same_length(argument, given.len(), 1)?;
+                self.upload(given)
             },
         )
     }

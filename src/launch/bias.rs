@@ -1,7 +1,9 @@
 //! The gradient of the candidates' biases: sums of the columns of stored weights, less the masses of the positives.
 
 use super::gradient::Call;
-use super::params::{ColumnSumParams, FinishBiasParams, Matrix, POSITIVE_INDEX};
+use super::params::{
+    ColumnSumParams, FinishBiasParams, FinishLogitBiasParams, Matrix, POSITIVE_INDEX,
+};
 use super::results::Masses;
 use super::similarity::Similarity;
 use super::{Device, DeviceMatrix, Floats, kernels};
@@ -29,7 +31,7 @@ impl<D: Device> Similarity<'_, D> {
         self.device.start(kernels::SUM_COLUMNS, grid, &params)
     }
 
-    /// Writes ∂loss/∂c from the sums of all weights, which have the `shift`.
+    /// Writes ∂loss/∂c, or ∂loss/∂b of a pointwise rule, from the sums of all weights, which have the `shift`.
     pub(super) fn finish_bias(
         &self,
         call: &Call<'_, D>,
@@ -39,6 +41,20 @@ impl<D: Device> Similarity<'_, D> {
         gradient: DeviceMatrix,
     ) -> Result<(), Error> {
         let prepared = call.prepared;
+        if prepared.contrast().rule().is_pointwise() {
+            let params = FinishLogitBiasParams {
+                sums: sums.address(),
+                shift: shift.unwrap_or(0),
+                coefficient: call.coefficient,
+                columns: prepared.view.candidates,
+                accumulates: u32::from(call.accumulate.candidates),
+                padding: 0,
+                gradient: gradient.into(),
+            };
+            return self
+                .device
+                .start(kernels::FINISH_LOGIT_BIAS, [1; 3], &params);
+        }
         // The weights of sets have the positives.
         let apart = !prepared.contrast().has_sets();
         let groups = (apart && prepared.view.rule == POSITIVE_INDEX)

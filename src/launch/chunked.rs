@@ -48,6 +48,8 @@ pub(super) enum Softmax<'a, D: Device> {
     Known(&'a Known<'a, D>),
     /// One-way losses: exponentials are stored; their row sums give the statistics and the factors to weights.
     Found(&'a Exponentials<'a, D>),
+    /// Pointwise rules and soft targets: weights are stored at once, and the pass completes the statistics.
+    Completing(&'a Known<'a, D>, &'a Direction<D>),
 }
 
 /// Buffers of the passes that store exponentials. The first three cover all anchors, the others one chunk.
@@ -93,7 +95,10 @@ impl<D: Device> Similarity<'_, D> {
     fn chunks(&self, prepared: &Prepared<'_, D>) -> (usize, usize, Cut) {
         let candidates = prepared.shape.candidates;
         let row_bytes = candidates.next_multiple_of(16) * prepared.anchor_rows.element_bytes();
-        let rows = self.chunk(prepared.shape.anchors, row_bytes);
+        let rows = match prepared.targets {
+            Some(_) => self.target_rows_of_chunk(prepared, row_bytes),
+            None => self.chunk(prepared.shape.anchors, row_bytes),
+        };
         let cut = self.cut(prepared.arithmetic, prepared.anchor_rows, rows, candidates);
         (rows, row_bytes, cut)
     }
@@ -142,7 +147,9 @@ impl<D: Device> Similarity<'_, D> {
             dim,
         } = prepared.shape;
         let (masses, shift, found) = match softmax {
-            Softmax::Known(known) => (known.masses, known.shift(), None),
+            Softmax::Known(known) | Softmax::Completing(known, _) => {
+                (known.masses, known.shift(), None)
+            }
             Softmax::Found(found) => ((&found.statistics.masses, None), None, Some(found)),
         };
         let (rows, row_bytes, cut) = self.chunks(prepared);
@@ -178,8 +185,31 @@ impl<D: Device> Similarity<'_, D> {
         let dk_length = dk_splits as usize * candidates * dim;
         let dk_sums = self.floats_if(dk.is_some(), dk_length)?;
         let bias_sums = self.floats_if(gradients.dbias.is_some(), candidates)?;
-        for first in (0..anchors).step_by(rows) {
-            let count = rows.min(anchors - first);
+        let of_targets = Self::target_chunks(prepared, rows);
+        let mut scores = match of_targets[..] {
+            [] => None,
+            _ => Some(self.target_scores(prepared, most)?),
+        };
+        let completed = match softmax {
+            Softmax::Completing(_, rows) => Some(rows),
+            _ => None,
+        };
+        let option_sums = match (completed, &prepared.options) {
+            (Some(_), Some(options)) => Some(self.option_sums(options, cut.splits, most)?),
+            _ => None,
+        };
+        let firsts: Vec<(usize, usize)> = match of_targets[..] {
+            [] => (0..anchors)
+                .step_by(rows)
+                .map(|first| (first, rows.min(anchors - first)))
+                .collect(),
+            _ => of_targets
+                .iter()
+                .map(|chunk| (chunk.first, chunk.count))
+                .collect(),
+        };
+        for (place, (first, count)) in firsts.into_iter().enumerate() {
+            let follows = place > 0;
             let chunk = Chunk {
                 first,
                 count,
@@ -193,7 +223,11 @@ impl<D: Device> Similarity<'_, D> {
                 cut,
             };
             match softmax {
-                Softmax::Known(known) => {
+                Softmax::Completing(_, rows) if let Some(scores) = &mut scores => {
+                    let to = (chunk.weights, shift.unwrap_or(0));
+                    self.target_rows(prepared, scores, of_targets[place], &rows.rows, to)?;
+                }
+                Softmax::Known(known) | Softmax::Completing(known, _) => {
                     let (rows, columns) = known.masses;
                     let params = ScoresParams {
                         row_offset2: rows.offset2.at(first),
@@ -205,7 +239,8 @@ impl<D: Device> Similarity<'_, D> {
                     match &prepared.options {
                         None => self.pass(WEIGHTS, prepared.arithmetic, cut, params)?,
                         Some(options) => {
-                            self.weights_with(options, prepared, known, cut, params)?
+                            let found = completed.zip(option_sums.as_ref());
+                            self.weights_with((options, found), prepared, known, cut, params)?
                         }
                     }
                 }
@@ -235,7 +270,7 @@ impl<D: Device> Similarity<'_, D> {
             };
             self.finish(call, &finish)?;
             if let Some(sums) = &bias_sums {
-                self.sum_columns(chunk.weights, candidates, first > 0, sums)?;
+                self.sum_columns(chunk.weights, candidates, follows, sums)?;
             }
             if let Some(sums) = &dk_sums {
                 let anchors = prepared.anchor_rows.slice(first, count);
@@ -251,7 +286,7 @@ impl<D: Device> Similarity<'_, D> {
                     rows: candidates as u32,
                     summed: count as u32,
                     slabs_per_split: dk_slabs,
-                    accumulate: u32::from(first > 0),
+                    accumulate: u32::from(follows),
                     sums: sums.address(),
                     shift: found.map_or(0, Exponentials::shift),
                     ..params

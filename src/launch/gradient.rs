@@ -161,9 +161,11 @@ impl<D: Device> Similarity<'_, D> {
             anchors,
             candidates,
             own_keys,
+            ..
         } = prepared.matrices();
-        let has_sets = prepared.contrast().has_sets();
-        let groups = (of_candidates && prepared.view.rule == POSITIVE_INDEX && !has_sets)
+        // The weights have the positives.
+        let in_weights = prepared.contrast().has_sets() || prepared.targets.is_some();
+        let groups = (of_candidates && prepared.view.rule == POSITIVE_INDEX && !in_weights)
             .then(|| self.group(&prepared.view))
             .transpose()?;
         // The mean number of anchors that have a candidate as their positive.
@@ -202,7 +204,7 @@ impl<D: Device> Similarity<'_, D> {
             row_mass: rows.of_positive().address(),
             column_mass: columns.map_or(0, |m| m.of_positive().address()),
             partners: match of_candidates {
-                _ if has_sets => Matrix::zeroed(),
+                _ if in_weights => Matrix::zeroed(),
                 true => anchors.into(),
                 false => own_keys.unwrap_or(candidates).into(),
             },

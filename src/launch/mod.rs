@@ -34,6 +34,7 @@ mod rowwise;
 mod similarity;
 mod statistics;
 mod step;
+mod targets;
 #[cfg(all(test, feature = "emulator-tests"))]
 mod tests;
 mod top_k;

@@ -13,7 +13,53 @@ use super::statistics::{Partial, scores_params};
 use super::{Arithmetic, Device, Floats};
 use crate::error::Error;
 
+/// Partial sums of a pass with options.
+pub(super) struct OptionSums<D: Device> {
+    sums: Floats<D>,
+    second: Option<Floats<D>>,
+    sets: Option<Floats<D>>,
+}
+
+impl<D: Device> OptionSums<D> {
+    /// Where the pass of these vectors leaves them.
+    fn vectors(&self, options: ScoreOptions) -> ScoreOptions {
+        let address = |sums: &Option<Floats<D>>| sums.as_ref().map_or(0, Floats::address);
+        ScoreOptions {
+            second: address(&self.second),
+            sets: address(&self.sets),
+            ..options
+        }
+    }
+
+    /// The sums as `combine` takes them.
+    fn partial(&self, splits: u32) -> Partial {
+        let address = |sums: &Option<Floats<D>>| sums.as_ref().map_or(0, Floats::address);
+        Partial {
+            sums: self.sums.address(),
+            splits,
+            second: address(&self.second),
+            sets: address(&self.sets),
+            ..Partial::default()
+        }
+    }
+}
+
 impl<D: Device> Similarity<'_, D> {
+    /// Buffers for the sums of `rows` rows in `splits` splits.
+    pub(super) fn option_sums(
+        &self,
+        options: &Options,
+        splits: u32,
+        rows: usize,
+    ) -> Result<OptionSums<D>, Error> {
+        let count = splits as usize * rows;
+        Ok(OptionSums {
+            sums: self.floats(2 * count)?,
+            second: self.floats_if(options.has_second, 2 * count)?,
+            sets: self.floats_if(options.has_sets, 4 * count)?,
+        })
+    }
+
     /// Statistics of all rows: 2NMD FLOPs.
     pub(super) fn statistics_with(
         &self,
@@ -29,20 +75,12 @@ impl<D: Device> Similarity<'_, D> {
             anchors,
             candidates,
         );
-        let count = cut.splits as usize * anchors;
-        let sums = self.floats(2 * count)?;
-        let second = self.floats_if(options.has_second, 2 * count)?;
-        let sets = self.floats_if(options.has_sets, 4 * count)?;
-        let address = |sums: &Option<Floats<D>>| sums.as_ref().map_or(0, Floats::address);
+        let sums = self.option_sums(options, cut.splits, anchors)?;
         let params = ScoresParams {
-            rows: sums.address(),
+            rows: sums.sums.address(),
             ..scores_params(prepared, 0, anchors)
         };
-        let vectors = ScoreOptions {
-            second: address(&second),
-            sets: address(&sets),
-            ..options.with_positive(rows.rows.positive.address())
-        };
+        let vectors = sums.vectors(options.with_positive(rows.rows.positive.address()));
         self.pass_with(
             options.statistics,
             prepared.arithmetic,
@@ -50,13 +88,7 @@ impl<D: Device> Similarity<'_, D> {
             params,
             vectors,
         )?;
-        let partial = Partial {
-            sums: sums.address(),
-            splits: cut.splits,
-            second: address(&second),
-            sets: address(&sets),
-            ..Partial::default()
-        };
+        let partial = sums.partial(cut.splits);
         self.combine(prepared, rows.buffers(), 0, anchors, partial)?;
         if options.has_sets {
             self.count_positives(prepared, &rows.rows.positive)?;
@@ -64,10 +96,11 @@ impl<D: Device> Similarity<'_, D> {
         Ok(rows)
     }
 
-    /// The weights of the chunk of `params`.
+    /// The weights of the chunk of `params`. The same pass of a pointwise rule completes the statistics that `found`
+    /// names, by way of sums.
     pub(super) fn weights_with(
         &self,
-        options: &Options,
+        (options, found): (&Options, Option<(&Direction<D>, &OptionSums<D>)>),
         prepared: &Prepared<'_, D>,
         known: &Known<'_, D>,
         cut: Cut,
@@ -83,7 +116,23 @@ impl<D: Device> Similarity<'_, D> {
             uniform: at(masses.uniform.as_ref()),
             ..options.with_positive(known.positive)
         };
-        self.pass_with(options.weights, prepared.arithmetic, cut, params, vectors)
+        let Some((rows, sums)) = found else {
+            return self.pass_with(options.weights, prepared.arithmetic, cut, params, vectors);
+        };
+        let (first, count) = (params.first_anchor as usize, params.anchors.rows as usize);
+        let params = ScoresParams {
+            rows: sums.sums.address(),
+            ..params
+        };
+        let vectors = sums.vectors(vectors);
+        self.pass_with(options.weights, prepared.arithmetic, cut, params, vectors)?;
+        self.combine(
+            prepared,
+            rows.buffers(),
+            first,
+            count,
+            sums.partial(cut.splits),
+        )
     }
 
     /// [`pass`](Self::pass) of a kernel with options.
@@ -112,7 +161,7 @@ impl<D: Device> Similarity<'_, D> {
                 scores,
                 options,
                 grid,
-                padding: [0; 5],
+                padding: [0; 3],
             })
         })
     }

@@ -22,14 +22,15 @@ pub(super) struct Options {
 }
 
 impl Options {
-    /// `None` for a problem without options. Rows with positives that are given are computed one way, too, because row
+    /// `None` for a problem without options, and for soft targets, whose launches are their own (`targets`). Rows with positives that are given are computed one way, too, because row
     /// j's positive need not be i where row i's is j.
     pub fn of(problem: &Problem<DeviceMatrix>) -> Option<Self> {
         let contrast = problem.contrast();
-        if !problem.has_options() && contrast.layout() != Layout::Labelled {
+        let rule = contrast.rule();
+        let is_plain = !problem.has_options() && contrast.layout() != Layout::Labelled;
+        if is_plain || rule.target_scale().is_some() {
             return None;
         }
-        let rule = contrast.rule();
         let (sets, two) = (rule.takes_sets(), rule.exponents());
         let mut params = ScoreOptions {
             bias: problem.column_bias().map_or(0, |bias| bias.address),
@@ -37,6 +38,8 @@ impl Options {
             exponents: two.unwrap_or_default().map(|exponent| exponent as f32),
             sign: rule.second_sign() as f32,
             sums_negatives: u32::from(rule.is_smoothed()),
+            logit_bias: rule.logit_bias().unwrap_or_default(),
+            device_bias: problem.logit_bias().unwrap_or(0),
             ..ScoreOptions::zeroed()
         };
         if let Some(ids) = problem.ids() {
@@ -57,6 +60,10 @@ impl Options {
             _ => {}
         }
         let (statistics, weights) = match (sets, two) {
+            _ if rule.is_pointwise() => (
+                [kernels::STATISTICS_POINT, kernels::HOPPER_STATISTICS_POINT],
+                [kernels::WEIGHTS_POINT, kernels::HOPPER_WEIGHTS_POINT],
+            ),
             (true, _) => (
                 [kernels::STATISTICS_SETS, kernels::HOPPER_STATISTICS_SETS],
                 [kernels::WEIGHTS_SETS, kernels::HOPPER_WEIGHTS_SETS],

@@ -88,7 +88,7 @@ params! {
     ScoreOptions in "similarity/options.h" {
         anchor_ids: u64, candidate_ids: u64, anchor_labels: u64, candidate_labels: u64,
         starts: u64, listed: u64, bias: u64, guarded: u64, margin: f32, exponents: [f32; 2],
-        sign: f32, sums_negatives: u32, padding: u32, second: u64, sets: u64,
+        sign: f32, sums_negatives: u32, logit_bias: f32, device_bias: u64, second: u64, sets: u64,
         second_offset2: u64, positive: u64, uniform: u64,
     }
 
@@ -96,7 +96,7 @@ params! {
 
     HopperOptionScoresParams in "hopper/options.h" {
         anchors: TensorMap, candidates: TensorMap, weights: TensorMap, scores: ScoresParams,
-        options: ScoreOptions, grid: WorkGrid, padding: [u32; 5],
+        options: ScoreOptions, grid: WorkGrid, padding: [u32; 3],
     }
 
     HopperProductParams in "hopper/product.cu" {
@@ -186,6 +186,17 @@ params! {
     FinishBiasParams in "similarity/bias.cu" {
         contrast: ContrastView, sums: u64, shift: u64, row_mass: u64, starts: u64, order: u64,
         counted: u64, coefficient: f32, accumulates: u32, gradient: Matrix,
+    }
+
+    FinishLogitBiasParams in "similarity/bias.cu" {
+        sums: u64, shift: u64, coefficient: f32, columns: u32, accumulates: u32, padding: u32,
+        gradient: Matrix,
+    }
+
+    TargetRowsParams in "similarity/targets.cu" {
+        contrast: ContrastView, scores: u64, target_scores: u64, bias: u64, target_scale: f32,
+        padding: u32, target_finite: u64, not_finite: u64, of_rows: RowPlanes, weights: u64,
+        to: Matrix, shift: u64,
     }
 
     SelectParams in "similarity/top_k.cu" {

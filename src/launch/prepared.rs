@@ -7,10 +7,12 @@ use super::params::{
     RowRule,
 };
 use super::similarity::Similarity;
+use super::targets::Targets;
 use super::{Arithmetic, Device, DeviceMatrix, Floats, Rowwise, count, element_bytes};
 use crate::contrast::{Contrast, Reduction, Shape};
 use crate::error::Error;
 use crate::inputs::{Matrices, Problem};
+use crate::losses::Layout;
 use crate::positives::Positives;
 
 pub(super) struct Prepared<'a, D: Device> {
@@ -31,6 +33,8 @@ pub(super) struct Prepared<'a, D: Device> {
     pub counted: Option<Floats<D>>,
     /// What the tile loops need besides, where the problem has options.
     pub options: Option<Options>,
+    /// Where the rule has soft targets.
+    pub targets: Option<Targets<D>>,
     /// Memory of `view` and of the two matrices, where the caller does not own it.
     pub _held: Vec<D::Buffer>,
 }
@@ -73,10 +77,11 @@ impl<D: Device> Similarity<'_, D> {
     ) -> Result<Prepared<'a, D>, Error> {
         let (contrast, shape) = (problem.contrast(), problem.shape());
         let matrices = problem.matrices();
-        if shape.dim > 4096 {
+        let target_dim = matrices.targets.map_or(0, |[u, _]| u.dim);
+        if shape.dim.max(target_dim) > 4096 {
             return Err(Error::Scalar {
                 argument: "dim",
-                given: shape.dim as f64,
+                given: shape.dim.max(target_dim) as f64,
                 allowed: "at most 4096 on this engine",
             });
         }
@@ -89,8 +94,8 @@ impl<D: Device> Similarity<'_, D> {
             (POSITIVE_INDEX, address)
         };
         let (positive_rule, index) = match problem.positives() {
-            None if contrast.has_own_keys() => (POSITIVE_NONE, 0),
-            None => (POSITIVE_PAIRED, 0),
+            None if contrast.layout() == Layout::Shared => (POSITIVE_PAIRED, 0),
+            None => (POSITIVE_NONE, 0),
             Some(Positives::Offset(0)) => (POSITIVE_DIAGONAL, 0),
             Some(Positives::Index(index)) => (POSITIVE_INDEX, index.address),
             Some(Positives::Offset(offset)) => {
@@ -130,6 +135,7 @@ impl<D: Device> Similarity<'_, D> {
         let of_positives = contrast.reduction() == Reduction::MeanOfPositives;
         let flags = self.floats(3)?;
         self.device.zero(flags.address(), 12)?;
+        let targets = self.targets(problem, arithmetic, &flags, &mut held)?;
         Ok(Prepared {
             problem,
             view,
@@ -142,6 +148,7 @@ impl<D: Device> Similarity<'_, D> {
             log_mean,
             counted: self.floats_if(of_positives, 1)?,
             options: Options::of(problem),
+            targets,
             _held: held.buffers,
         })
     }

@@ -9,7 +9,9 @@ use crate::error::Error;
 use crate::inputs::Problem;
 use crate::losses::RowRule;
 use crate::rows::extent;
-use crate::statistics::{GIVEN, OTHERS, RowStatistics, SetStatistics, Statistics};
+use crate::statistics::{
+    GIVEN, OTHERS, RowStatistics, SetStatistics, Statistics, TARGETS_DO_NOT_MERGE,
+};
 
 /// Loss, ∂loss/∂s and statistics of a call.
 pub(crate) struct Results<D: Device> {
@@ -33,8 +35,10 @@ impl<D: Device> Results<D> {
 pub(crate) struct DeviceRows<D: Device> {
     pub negatives_lse: Floats<D>,
     pub positive: Floats<D>,
-    /// With two exponents, and with sets lse⁺.
+    /// With two exponents and soft targets, and with sets lse⁺.
     pub second_lse: Option<Floats<D>>,
+    /// With soft targets.
+    pub target_mean: Option<Floats<D>>,
     pub sets: Option<DeviceSets<D>>,
 }
 
@@ -105,6 +109,7 @@ impl<D: Device> DeviceRows<D> {
             negatives_lse,
             positive,
             second_lse: None,
+            target_mean: None,
             sets: None,
         }
     }
@@ -113,7 +118,8 @@ impl<D: Device> DeviceRows<D> {
     pub(super) fn unwritten(device: &D, rule: RowRule, positive: Floats<D>) -> Result<Self, Error> {
         let rows = positive.len();
         let floats = || Floats::unwritten(device, rows);
-        let has_second = rule.takes_sets() || rule.exponents().is_some();
+        let has_targets = rule.target_scale().is_some();
+        let has_second = has_targets || rule.takes_sets() || rule.exponents().is_some();
         let sets = rule.takes_sets().then(|| -> Result<_, Error> {
             Ok(DeviceSets {
                 positives: floats()?,
@@ -125,6 +131,7 @@ impl<D: Device> DeviceRows<D> {
             negatives_lse: floats()?,
             positive,
             second_lse: has_second.then(floats).transpose()?,
+            target_mean: has_targets.then(floats).transpose()?,
             sets: sets.transpose()?,
         })
     }
@@ -150,18 +157,23 @@ impl<D: Device> DeviceRows<D> {
         });
         let sets = sets.transpose()?;
         let has_second = sets.is_some() || !second.is_empty();
+        let mean = &rows.target_mean;
+        let mean = (!mean.is_empty()).then(|| floats(mean));
         Ok(Self {
             negatives_lse: floats(&rows.negatives_lse)?,
             positive: floats(&rows.positive)?,
             second_lse: has_second.then(|| floats(second)).transpose()?,
+            target_mean: mean.transpose()?,
             sets,
         })
     }
 
     fn read(&self, device: &D) -> Result<RowStatistics, Error> {
-        let second = self.second_lse.as_ref();
-        let second = second.map(|second| second.read(device)).transpose()?;
-        let second = second.unwrap_or_default();
+        let read = |plane: &Option<Floats<D>>| match plane {
+            Some(plane) => plane.read(device),
+            None => Ok(Vec::new()),
+        };
+        let second = read(&self.second_lse)?;
         let (second_lse, sets) = match &self.sets {
             None => (second, None),
             Some(sets) => {
@@ -178,6 +190,7 @@ impl<D: Device> DeviceRows<D> {
             negatives_lse: self.negatives_lse.read(device)?,
             positive: self.positive.read(device)?,
             second_lse,
+            target_mean: read(&self.target_mean)?,
             sets,
         })
     }
@@ -190,7 +203,10 @@ impl<D: Device> DeviceRows<D> {
             negatives_lse: self.negatives_lse.at(first),
             positive: self.positive.at(first),
             second_lse: at(self.second_lse.as_ref()),
-            negatives_mean: at(sets.map(|sets| &sets.negatives_mean)),
+            negatives_mean: match sets {
+                Some(sets) => at(Some(&sets.negatives_mean)),
+                None => at(self.target_mean.as_ref()),
+            },
             positives: at(sets.map(|sets| &sets.positives)),
             negatives: at(sets.map(|sets| &sets.negatives)),
         }
@@ -202,7 +218,8 @@ impl<D: Device> DeviceRows<D> {
         let of_sets =
             sets.flat_map(|sets| [&sets.positives, &sets.negatives_mean, &sets.negatives]);
         let first = [&self.negatives_lse, &self.positive];
-        first.into_iter().chain(&self.second_lse).chain(of_sets)
+        let others = self.second_lse.iter().chain(&self.target_mean);
+        first.into_iter().chain(others).chain(of_sets)
     }
 
     fn check(&self, argument: &'static str, rows: usize) -> Result<(), Error> {
@@ -210,9 +227,20 @@ impl<D: Device> DeviceRows<D> {
             .try_for_each(|plane| same_rows(argument, plane.len(), rows))
     }
 
+    /// Whether there are a second log-sum-exp, means of targets and sets.
+    fn has_planes(&self) -> [bool; 3] {
+        let Self {
+            second_lse,
+            target_mean,
+            sets,
+            ..
+        } = self;
+        [second_lse.is_some(), target_mean.is_some(), sets.is_some()]
+    }
+
     /// Checks that there are the planes that `others` has.
-    fn check_planes(&self, argument: &'static str, others: [bool; 2]) -> Result<(), Error> {
-        let own = [self.second_lse.is_some(), self.sets.is_some()];
+    fn check_planes(&self, argument: &'static str, others: [bool; 3]) -> Result<(), Error> {
+        let own = self.has_planes();
         let rows = |wanted| if wanted { self.positive.len() } else { 0 };
         for (own, wanted) in own.into_iter().zip(others) {
             same_rows(argument, rows(own), rows(wanted))?;
@@ -270,8 +298,9 @@ impl<D: Device> DeviceStatistics<D> {
     pub(super) fn check(&self, problem: &Problem<DeviceMatrix>) -> Result<(), Error> {
         let (shape, columns) = (problem.shape(), problem.contrast().has_columns());
         let (sets, rule) = (problem.contrast().has_sets(), problem.contrast().rule());
-        let second = sets || rule.exponents().is_some();
-        self.rows.check_planes(GIVEN[0], [second, sets])?;
+        let targets = rule.target_scale().is_some();
+        let second = targets || sets || rule.exponents().is_some();
+        self.rows.check_planes(GIVEN[0], [second, targets, sets])?;
         self.check_rows(GIVEN, shape.anchors, columns.then_some(shape.candidates))
     }
 
@@ -312,8 +341,10 @@ impl<D: Device> Similarity<'_, D> {
     ) -> Result<(), Error> {
         let columns = statistics.columns.as_ref().map(|c| c.positive.len());
         others.check_rows(OTHERS, statistics.rows.positive.len(), columns)?;
-        let own = &statistics.rows;
-        let planes = [own.second_lse.is_some(), own.sets.is_some()];
+        let planes = statistics.rows.has_planes();
+        if planes[1] {
+            return Err(TARGETS_DO_NOT_MERGE);
+        }
         others.rows.check_planes(OTHERS[0], planes)?;
         self.merge_rows(&statistics.rows, &others.rows)?;
         if let (Some(columns), Some(others)) = (&statistics.columns, &others.columns) {

@@ -81,7 +81,7 @@ impl<D: Device> Similarity<'_, D> {
 
     fn masses(&self, prepared: &Prepared<'_, D>, rows: usize) -> Result<Masses<D>, Error> {
         let rule = prepared.contrast().rule();
-        let has_second = rule.takes_sets() || rule.exponents().is_some();
+        let has_second = !rule.is_pointwise() && (rule.takes_sets() || rule.exponents().is_some());
         Ok(Masses {
             offset2: self.floats(rows)?,
             negatives: self.floats(rows)?,
@@ -89,6 +89,23 @@ impl<D: Device> Similarity<'_, D> {
             second2: self.floats_if(has_second, rows)?,
             uniform: self.floats_if(rule.is_smoothed(), rows)?,
         })
+    }
+
+    /// Buffers for statistics that a pass over weights completes, with masses, which do not depend on them: of pointwise
+    /// rules and soft targets those are the rows' weights.
+    pub(super) fn direction_of_weights(
+        &self,
+        prepared: &Prepared<'_, D>,
+        positive: Floats<D>,
+    ) -> Result<Direction<D>, Error> {
+        let rows = self.direction(prepared, positive)?;
+        let count = rows.rows.positive.len();
+        let is_unwritten = |plane: &&Floats<D>| plane.address() != rows.rows.positive.address();
+        for plane in rows.rows.planes().filter(is_unwritten) {
+            self.device.zero(plane.address(), 4 * count)?;
+        }
+        self.combine(prepared, rows.buffers(), 0, count, Partial::default())?;
+        Ok(rows)
     }
 
     /// Offsets and masses of known statistics.
@@ -103,7 +120,8 @@ impl<D: Device> Similarity<'_, D> {
         Ok(masses)
     }
 
-    /// Computes lse⁻, offsets and masses from `partial.splits` partial sums a row. With 0 splits lse⁻ is given.
+    /// Computes lse⁻, offsets and masses from `partial.splits` partial sums a row. Without an address of sums lse⁻ is
+    /// given.
     pub(super) fn combine(
         &self,
         prepared: &Prepared<'_, D>,
@@ -214,6 +232,19 @@ impl<D: Device> Similarity<'_, D> {
     ) -> Result<(Direction<D>, Option<Direction<D>>), Error> {
         if let Some(options) = &prepared.options {
             let rows = self.statistics_with(options, prepared, positives.logits)?;
+            return Ok((rows, None));
+        }
+        if prepared.targets.is_some() {
+            let rows = self.statistics_of_targets(prepared, positives.logits)?;
+            return Ok((rows, None));
+        }
+        if prepared.contrast().rule().is_alignment() {
+            let rows = self.direction(prepared, positives.logits)?;
+            let none = Partial {
+                sums: rows.rows.negatives_lse.address(),
+                ..Partial::default()
+            };
+            self.combine(prepared, rows.buffers(), 0, prepared.shape.anchors, none)?;
             return Ok((rows, None));
         }
         let bound = self.bound(prepared, &positives, ExponentRange::WIDE)?;

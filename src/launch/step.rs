@@ -103,7 +103,7 @@ impl<D: Device> Step<D> {
             },
             |_, &index| Ok(index),
             |_, &floats| Ok(floats),
-            |&scale| Ok(scale),
+            |_, &scalar| Ok(scalar),
         )?;
         let tensors = arguments
             .momentum

@@ -10,7 +10,7 @@
 //! options (`options`) always has statistics of its own, and stored weights.
 
 use super::chunked::{Softmax, exponent_range};
-use super::gradient::{Call, Finish, Known};
+use super::gradient::{Call, Finish, Known, Sums};
 use super::options::Options;
 use super::prepared::Prepared;
 use super::results::{DeviceStatistics, Direction, Results};
@@ -24,7 +24,8 @@ use crate::inputs::Problem;
 impl<D: Device> Similarity<'_, D> {
     pub(crate) fn forward(&self, problem: &Problem<DeviceMatrix>) -> Result<Results<D>, Error> {
         let arithmetic = self.forward_arithmetic(problem.matrices().anchors.dtype)?;
-        if arithmetic == Arithmetic::E4m3 && Options::of(problem).is_some() {
+        let has_targets = problem.contrast().rule().target_scale().is_some();
+        if arithmetic == Arithmetic::E4m3 && (has_targets || Options::of(problem).is_some()) {
             return Err(Error::Unsupported {
                 option: "fp8_scores",
                 reason: "problems with options are not computed in 8-bit types",
@@ -61,8 +62,16 @@ impl<D: Device> Similarity<'_, D> {
         let prepared = self.prepare(problem)?;
         let call = Call::new(&prepared, upstream, gradients.accumulate);
         let positives = self.positives(&prepared)?;
-        let is_one_way = problem.contrast().is_one_way() && prepared.options.is_none();
-        let (rows, columns, dots) = if is_one_way && self.is_fused(&call, gradients.dk.is_some()) {
+        let rule = problem.contrast().rule();
+        let is_one_way = problem.contrast().is_one_way()
+            && prepared.options.is_none()
+            && prepared.targets.is_none()
+            && !rule.is_alignment();
+        let (rows, columns, dots) = if rule.is_pointwise() || prepared.targets.is_some() {
+            let rows = self.direction_of_weights(&prepared, positives.logits)?;
+            let dots = self.gradients_found(&call, &prepared.flags, &rows, gradients)?;
+            (rows, None, dots)
+        } else if is_one_way && self.is_fused(&call, gradients.dk.is_some()) {
             let rows = self.direction(&prepared, positives.logits)?;
             let dots = self.gradient_online(&call, &rows, gradients.dq)?;
             if let Some(dk) = gradients.dk {
@@ -104,6 +113,13 @@ impl<D: Device> Similarity<'_, D> {
         let prepared = self.prepare(problem)?;
         let call = Call::new(&prepared, upstream, gradients.accumulate);
         let has_columns = problem.contrast().has_columns();
+        if prepared.targets.is_some() {
+            // Weights come from stored scores, statistics with them.
+            let positives = self.positives(&prepared)?;
+            let rows = self.direction_of_weights(&prepared, positives.logits)?;
+            let dots = self.gradients_found(&call, &prepared.flags, &rows, gradients)?;
+            return self.reduce(&prepared, None, None, Some((&dots, upstream)));
+        }
         let (rows, columns) = (&statistics.rows, statistics.columns.as_ref());
         let columns = columns.filter(|_| has_columns);
         self.count_positives(&prepared, &rows.positive)?;
@@ -158,6 +174,45 @@ impl<D: Device> Similarity<'_, D> {
         self.finish(call, &Finish::whole(&sums, known.masses, dk, None))
     }
 
+    /// All gradients of weights whose masses do not depend on the statistics `rows`, which the same pass completes.
+    /// Returns ⟨q_i, dq_i⟩.
+    fn gradients_found(
+        &self,
+        call: &Call<'_, D>,
+        flags: &Floats<D>,
+        rows: &Direction<D>,
+        gradients: &Gradients<DeviceMatrix>,
+    ) -> Result<Floats<D>, Error> {
+        let prepared = call.prepared;
+        let masses = (&rows.masses, None);
+        let known = self.known(prepared, flags, masses, &rows.rows.positive)?;
+        let dots = self.floats(prepared.shape.anchors)?;
+        self.chunked(call, Softmax::Completing(&known, rows), gradients, &dots)?;
+        Ok(dots)
+    }
+
+    /// Gradients of a loss of z₊ alone. Returns ⟨q_i, dq_i⟩.
+    fn gradients_of_positives(
+        &self,
+        call: &Call<'_, D>,
+        known: &Known<'_, D>,
+        gradients: &Gradients<DeviceMatrix>,
+    ) -> Result<Floats<D>, Error> {
+        let dots = self.floats(call.prepared.shape.anchors)?;
+        let none = Sums {
+            sums: self.floats(1)?,
+            normalisers: None,
+            splits: 0,
+            shift: None,
+        };
+        let finish = Finish::whole(&none, known.masses, gradients.dq, Some(&dots));
+        self.finish(call, &finish)?;
+        if let Some(dk) = gradients.dk {
+            self.finish(call, &Finish::whole(&none, known.masses, dk, None))?;
+        }
+        Ok(dots)
+    }
+
     /// All gradients from a known softmax. Returns ⟨q_i, dq_i⟩.
     fn gradients_known(
         &self,
@@ -166,6 +221,9 @@ impl<D: Device> Similarity<'_, D> {
         gradients: &Gradients<DeviceMatrix>,
     ) -> Result<Floats<D>, Error> {
         let prepared = call.prepared;
+        if prepared.contrast().rule().is_alignment() {
+            return self.gradients_of_positives(call, known, gradients);
+        }
         let dots = self.floats(prepared.shape.anchors)?;
         if !self.is_fused(call, gradients.dk.is_some()) {
             self.chunked(call, Softmax::Known(known), gradients, &dots)?;

@@ -105,10 +105,7 @@ impl Row {
             (|logits, _, off| logits.negatives_lse += off, first * logit),
             (|logits, _, off| logits.positive += off, mean * logit),
             (|logits, _, off| logits.second_lse += off, second * logit),
-            (
-                |logits, _, off| logits.negatives_mean += off,
-                mean * logit,
-            ),
+            (|logits, _, off| logits.negatives_mean += off, mean * logit),
             (|_, context, off| context.log_mean += off, mean_error),
         ];
         let moved = |(change, off): (Move, f64)| {

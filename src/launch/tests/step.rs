@@ -59,7 +59,7 @@ impl Memory {
             },
             |_, &index| Ok(index),
             |_, &floats| Ok(floats),
-            |&scale| Ok(scale),
+            |_, &scalar| Ok(scalar),
         )?;
         let keys = dk.then(|| sides[1].0);
         let (of_unit, given) = (

@@ -126,7 +126,10 @@ fn masses_are_the_formulas_derivatives() {
             // Weights of single logits, not of the row's summaries.
             if rule.is_pointwise() || rule.target_scale().is_some() {
                 let off = (found.value - dual.value).abs();
-                assert!(off <= 1e-12 * dual.value.abs(), "{name} at {lse}: {found:?}");
+                assert!(
+                    off <= 1e-12 * dual.value.abs(),
+                    "{name} at {lse}: {found:?}"
+                );
                 continue;
             }
             for (what, found, expected) in [
