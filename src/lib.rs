@@ -46,6 +46,7 @@
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 mod bank;
+mod centre;
 pub mod contrast;
 mod cpu;
 #[cfg(feature = "cuda")]
@@ -54,6 +55,7 @@ pub mod element;
 #[cfg(feature = "emulator")]
 pub mod emulator;
 pub mod engine;
+mod equipartition;
 mod error;
 mod gradients;
 mod inputs;
@@ -90,10 +92,12 @@ mod triplet;
 pub mod verify;
 
 pub use bank::MemoryBank;
+pub use centre::Centre;
 pub use contrast::{Contrast, Reduction, Shape, Work};
 pub use cpu::CpuEngine;
 pub use element::{DType, Element};
 pub use engine::{Engine, MomentumSlices, MomentumTensor};
+pub use equipartition::Equipartition;
 pub use error::{CudaError, Error};
 pub use gradients::{Accumulate, Gradients};
 pub use inputs::{Inputs, Matrices, Problem};

@@ -101,6 +101,9 @@ pub trait Memory: 'static {
         dim: usize,
     ) -> Result<Self::RowsMut<'a, T>, Error>;
 
+    /// The same matrix, read for less long.
+    fn shorten<'s, 'a: 's, T: Element>(rows: Self::Rows<'a, T>) -> Self::Rows<'s, T>;
+
     /// The same matrix, borrowed for less long.
     fn reborrow<'s, T: Element>(rows: &'s mut Self::RowsMut<'_, T>) -> Self::RowsMut<'s, T>;
 
@@ -205,6 +208,10 @@ impl Memory for HostMemory {
         dim: usize,
     ) -> Result<RowsMut<'a, T>, Error> {
         RowsMut::new(buffer, rows, dim)
+    }
+
+    fn shorten<'s, 'a: 's, T: Element>(rows: Rows<'a, T>) -> Rows<'s, T> {
+        rows
     }
 
     fn reborrow<'s, T: Element>(rows: &'s mut RowsMut<'_, T>) -> RowsMut<'s, T> {

@@ -500,7 +500,7 @@ impl RowValues {
         let by_target = |x: &[f64]| dot(&of_second.shares, x, round);
         let logits = RowLogits {
             negatives_lse: match rule.is_pointwise() {
-                true => ln_softplus(&pointwise[1]),
+                true => ln_softplus(&pointwise.concat()),
                 false => of_negatives.lse,
             },
             positive: match has_targets {
@@ -508,7 +508,7 @@ impl RowValues {
                 false => mean(positives, f64::NEG_INFINITY),
             },
             second_lse: match rule.is_pointwise() {
-                true => ln_softplus(&pointwise[0]),
+                true => f64::NEG_INFINITY,
                 false => of_second.lse,
             },
             negatives_mean: match has_targets {

@@ -10,8 +10,8 @@ use crate::losses::{RowContext, RowLogits};
 /// Statistics of one direction, one entry per row: [`RowLogits`] of all rows.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct RowStatistics {
-    /// lse⁻_i = log Σ_{negatives} exp z_ij, with two exponents of (1+β)z, of a sigmoid log Σ softplus(z_ij + b); −∞ for a
-    /// row without negatives.
+    /// lse⁻_i = log Σ_{negatives} exp z_ij, with two exponents of (1+β)z, of a sigmoid the log of the sum of softplus
+    /// over negatives and positives; −∞ for a row without negatives.
     pub negatives_lse: Vec<f32>,
     /// z_{i,+}: the logit of the positive, of a set the mean, with soft targets Σ_j t_ij z_ij; −∞ for a row without one.
     pub positive: Vec<f32>,
@@ -27,7 +27,7 @@ pub struct RowStatistics {
 /// Statistics of rows with sets of positives, one entry per row.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct SetStatistics {
-    /// lse⁺_i = log Σ_{positives} exp z_ij, of a sigmoid log Σ softplus(−z_ij − b); −∞ for a row without positives.
+    /// lse⁺_i = log Σ_{positives} exp z_ij; −∞ for a row without positives, and of a sigmoid.
     pub positives_lse: Vec<f32>,
     /// Number of positives.
     pub positives: Vec<f32>,

@@ -3,7 +3,7 @@
 //   ONE    Σ 2^z of negatives
 //   SETS   Σ 2^z of negatives and of positives; sums and numbers of their logits
 //   TWO    Σ 2^((1 + β)z) and Σ 2^(βz) of negatives
-//   POINT  Σ softplus(z + b) of negatives and Σ softplus(-z - b) of positives, without a maximum
+//   POINT  Σ softplus of z + b of negatives and of -z - b of positives, without a maximum
 #pragma once
 
 #include "similarity/option_sums.h"
@@ -28,8 +28,10 @@ struct OptionStatistics : OptionRows<Tile, TERMS> {
             if (marks.any()) {
                 if constexpr (TERMS == Terms::SETS) add<true>(logits, scale2, sums.second, marks);
                 sums.template count<true>(logits, marks);
+                if constexpr (TERMS == Terms::POINT) Rows::mirror_marked(logits, marks);
                 // In place, so that no selected copies of the logits take registers.
-                if constexpr (TERMS == Terms::SETS) clear(logits, marks);
+                if constexpr (TERMS == Terms::SETS)
+                    Rows::each_marked(logits, marks, 0, Tile::COLUMN_BLOCKS, [](float) { return -infinity(); });
             }
             if (options.sums_negatives) sums.template count<false>(logits, marks);
         }
@@ -37,22 +39,10 @@ struct OptionStatistics : OptionRows<Tile, TERMS> {
             add<false>(logits, scale2 * options.exponents[0], sums.first, marks);
             add<false>(logits, scale2 * options.exponents[1], sums.second, marks);
         } else if constexpr (TERMS == Terms::POINT) {
-            const float unused[Tile::ROW_BLOCKS][2] = {};
-            sums.template pointwise<true>(logits, marks, {scale2, Rows::bias2()}, 0, Tile::COLUMN_BLOCKS, unused);
+            sums.add_softplus(logits, {scale2, Rows::bias2()});
         } else {
             add<false>(logits, scale2, sums.first, marks);
         }
-    }
-
-    // Sets the marked logits to −∞.
-    INFONCE_DEVICE static void clear(Logits<Tile>& logits, const Marks<Tile>& marks) {
-        INFONCE_UNROLL
-        for (int i = 0; i < Tile::ROW_BLOCKS; ++i)
-            INFONCE_UNROLL
-            for (int j = 0; j < Tile::COLUMN_BLOCKS; ++j)
-                INFONCE_UNROLL
-                for (int e = 0; e < 4; ++e)
-                    if (marks.at(i, j, e)) logits.z[i][j][e] = -infinity();
     }
 
     // Adds 2^(factor · z) of the marked logits, or of all.

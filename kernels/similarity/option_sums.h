@@ -1,9 +1,10 @@
-// What the epilogues with options sum of a row's logits (options.h): exponentials, or terms of a pointwise rule, of
-// negatives and of positives, and sums and numbers of the logits of sets.
+// What the epilogues with options sum of a row's logits (options.h): exponentials of negatives and of positives, or softplus
+// of a pointwise rule, and sums and numbers of the logits of sets.
 #pragma once
 
 #include "similarity/options.h"
 #include "similarity/row_sums.h"
+#include "similarity/store_pairs.h"
 #include "tile/logistic.h"
 
 namespace infonce {
@@ -23,35 +24,46 @@ struct OptionSums {
             for (int half = 0; half < 2; ++half) first.of[i][half] = second.of[i][half] = empty;
     }
 
-    // Logits of `blocks` blocks from `from` on become factor · σ(x), of the marked ones -factor · σ(-x), with
-    // x = z + b and `scales` of z and of 1 to base 2. SUM: adds softplus(x) and softplus(-x) to the sums.
-    template <bool SUM>
-    INFONCE_DEVICE void pointwise(Logits<Tile>& logits, const Marks<Tile>& marks, Pair scales, int from, int blocks,
-                                  const float (&factor)[Tile::ROW_BLOCKS][2]) {
+    // Adds softplus(z + b) of all logits, `scales` of z and of 1 to base 2.
+    INFONCE_DEVICE void add_softplus(const Logits<Tile>& logits, Pair scales) {
         INFONCE_UNROLL
-        for (int i = 0; i < Tile::ROW_BLOCKS; ++i) {
-            float negatives[2] = {}, positives[2] = {};
+        for (int i = 0; i < Tile::ROW_BLOCKS; ++i)
             INFONCE_UNROLL
-            for (int j = from; j < from + blocks; ++j)
+            for (int half = 0; half < 2; ++half)
                 INFONCE_UNROLL
-                for (int e = 0; e < 4; ++e) {
-                    float& z = logits.z[i][j][e];
-                    const bool positive = marks.at(i, j, e);
-                    const float x2 = fma(z, scales.x[0], scales.x[1]);
-                    const Logistic of = logistic(positive ? -x2 : x2);
-                    z = positive ? -factor[i][e / 2] * of.sigmoid : factor[i][e / 2] * of.sigmoid;
-                    if constexpr (SUM) {
-                        const float term = softplus(of);
-                        negatives[e / 2] += positive ? 0.0f : term;
-                        positives[e / 2] += positive ? term : 0.0f;
-                    }
+                for (int from = 0; from < Tile::COLUMN_BLOCKS; from += SoftplusSum::COUNT / 2) {
+                    SoftplusSum terms;
+                    INFONCE_UNROLL
+                    for (int j = from; j < from + SoftplusSum::COUNT / 2; ++j)
+                        INFONCE_UNROLL
+                        for (int e = 2 * half; e < 2 * half + 2; ++e) {
+                            const float y2 = fma(logits.z[i][j][e], scales.x[0], scales.x[1]);
+                            terms.add(exp2_fast(-absolute(y2)), y2);
+                        }
+                    first.of[i][half].sum += terms.value();
                 }
+    }
+
+    // As add_softplus, of STORED_BLOCKS blocks from `from` on, which become factor · σ(z + b).
+    INFONCE_DEVICE void weigh(Logits<Tile>& logits, Pair scales, int from, const float (&factor)[Tile::ROW_BLOCKS][2]) {
+        static_assert(2 * STORED_BLOCKS == SoftplusSum::COUNT, "the blocks are one sum");
+        INFONCE_UNROLL
+        for (int i = 0; i < Tile::ROW_BLOCKS; ++i)
             INFONCE_UNROLL
             for (int half = 0; half < 2; ++half) {
-                first.of[i][half].sum += negatives[half];
-                second.of[i][half].sum += positives[half];
+                SoftplusSum terms;
+                INFONCE_UNROLL
+                for (int j = from; j < from + STORED_BLOCKS; ++j)
+                    INFONCE_UNROLL
+                    for (int e = 2 * half; e < 2 * half + 2; ++e) {
+                        float& z = logits.z[i][j][e];
+                        const float y2 = fma(z, scales.x[0], scales.x[1]);
+                        const Logistic of = logistic(y2);
+                        terms.add(of.t, y2);
+                        z = factor[i][half] * of.sigmoid;
+                    }
+                first.of[i][half].sum += terms.value();
             }
-        }
     }
 
     // Adds the marked logits and their number, or those that are left.
@@ -81,7 +93,7 @@ struct OptionSums {
     INFONCE_DEVICE void write(const ScoresParams& p, const ScoreOptions& options, Work work, const Place<Tile>& place,
                               SharedAddress exchange) const {
         first.write(p, work, place, exchange);
-        if constexpr (TERMS != Terms::ONE) {
+        if constexpr (TERMS == Terms::SETS || TERMS == Terms::TWO) {
             ScoresParams of_second = p;
             of_second.rows = options.second;
             second.write(of_second, work, place, exchange);

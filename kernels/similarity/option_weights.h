@@ -50,7 +50,10 @@ struct OptionWeights : OptionRows<Tile, TERMS> {
         Marks<Tile> marks;
         Rows::apply(logits, first_column, marks);
         if constexpr (POINT) {
-            if (p.rows && marks.any()) sums.template count<true>(logits, marks);
+            if (marks.any()) {
+                sums.template count<true>(logits, marks);
+                Rows::mirror_marked(logits, marks);
+            }
         }
         INFONCE_UNROLL
         for (int first = 0; first < Tile::COLUMN_BLOCKS; first += STORED_BLOCKS) {
@@ -60,11 +63,8 @@ struct OptionWeights : OptionRows<Tile, TERMS> {
                 else
                     weigh_sets<false>(logits, marks, first);
             } else if constexpr (POINT) {
-                const Pair scales = {scale2, Rows::bias2()};
-                if (p.rows)
-                    sums.template pointwise<true>(logits, marks, scales, first, STORED_BLOCKS, first_term);
-                else
-                    sums.template pointwise<false>(logits, marks, scales, first, STORED_BLOCKS, first_term);
+                sums.weigh(logits, {scale2, Rows::bias2()}, first, first_term);
+                if (marks.any()) Rows::each_marked(logits, marks, first, STORED_BLOCKS, [](float w) { return -w; });
             } else {
                 weigh(logits, first);
             }

@@ -13,7 +13,7 @@ enum class Terms {
     ONE,   // Σ 2^z of negatives; the one positive is in no tile
     SETS,  // Σ 2^z of negatives and of positives, which are in the tiles
     TWO,   // Σ 2^((1 + β)z) and Σ 2^(βz) of negatives; the one positive is in no tile
-    POINT, // Σ softplus(z + b) of negatives, Σ softplus(-z - b) of positives, which are in the tiles
+    POINT, // Σ softplus of z + b of negatives and of -z - b of positives, which are in the tiles
 };
 
 // Whether a tile has the positives.
@@ -71,7 +71,7 @@ struct OptionRows : AnchorRows<Tile> {
     static constexpr bool SETS = has_sets(TERMS);
     static constexpr uint32_t NOTHING = 0xffffffffu;
     using Rows = AnchorRows<Tile>;
-    using Rows::p, Rows::place, Rows::row, Rows::positive, Rows::excluded;
+    using Rows::p, Rows::place, Rows::row, Rows::positive, Rows::excluded, Rows::scale2;
     const ScoreOptions& options;
 
     template <class Params>
@@ -93,6 +93,23 @@ struct OptionRows : AnchorRows<Tile> {
     // b in base 2.
     INFONCE_DEVICE float bias2() const {
         return LOG2_E * (options.device_bias ? load_global(options.device_bias) : options.logit_bias);
+    }
+
+    // Calls `use(z)` for every marked logit.
+    template <class Use>
+    INFONCE_DEVICE static void each_marked(Logits<Tile>& logits, const Marks<Tile>& marks, int from, int blocks, const Use& use) {
+        INFONCE_UNROLL
+        for (int i = 0; i < Tile::ROW_BLOCKS; ++i)
+            INFONCE_UNROLL
+            for (int j = from; j < from + blocks; ++j)
+                INFONCE_UNROLL
+                for (int e = 0; e < 4; ++e)
+                    if (marks.at(i, j, e)) logits.z[i][j][e] = use(logits.z[i][j][e]);
+    }
+    // Marked logits z + b become -z - b.
+    INFONCE_DEVICE void mirror_marked(Logits<Tile>& logits, const Marks<Tile>& marks) const {
+        const float twice = 2.0f * bias2() / scale2;
+        each_marked(logits, marks, 0, Tile::COLUMN_BLOCKS, [&](float z) { return -z - twice; });
     }
 
     template <class Value>

@@ -16,10 +16,9 @@ INFONCE_DEVICE uint64_t warp_row() {
 // Of kernels with one block.
 constexpr uint32_t BLOCK_THREADS = list::reduce::THREADS, BLOCK_WARPS = BLOCK_THREADS / 32;
 
-// Calls `use(load(i))` for this thread's i < `count`, with several loads in flight, in blocks of THREADS threads.
-template <uint32_t THREADS = BLOCK_THREADS, class Load, class Use>
+// Calls `use(load(i))` for this thread's i < `count`, with TOGETHER loads in flight, in blocks of THREADS threads.
+template <uint32_t THREADS = BLOCK_THREADS, uint32_t TOGETHER = 4, class Load, class Use>
 INFONCE_DEVICE void for_own(uint32_t count, const Load& load, const Use& use) {
-    constexpr uint32_t TOGETHER = 4;
     for (uint64_t first = thread_index(); first < count; first += TOGETHER * THREADS) {
         decltype(load(0u)) x[TOGETHER];
         INFONCE_UNROLL

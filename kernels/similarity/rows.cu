@@ -80,7 +80,7 @@ INFONCE_KERNEL(combine_statistics, StatisticsParams) {
         }
         logits = {log_of(sum), load_global(to.positive + row), log_of(second), 0.0f, sets.positives, sets.negatives};
         store_global(to.negatives_lse + row, logits.negatives_lse);
-        if (p.second) store_global(to.second_lse + row, logits.second_lse);
+        if (to.second_lse) store_global(to.second_lse + row, logits.second_lse);
         if (p.sets) {
             // An anchor that is not finite has made z₊ NaN.
             if (logits.positive == logits.positive)
@@ -467,7 +467,8 @@ INFONCE_KERNEL(reduce, ReduceParams) {
     const float s = p.contrast.scale_value();
     double sums[3] = {};  // of losses, of dots, of ∂φ/∂s
     const auto add_losses = [&](const RowPlanes& planes, uint32_t rows, auto counts) {
-        for_own(
+        // A row takes many registers.
+        for_own<BLOCK_THREADS, 2>(
             rows, [&](uint32_t i) { return Row{planes.load(i), p.weights ? load_global(p.weights + i) : 1.0f, counts(i)}; },
             [&](const Row& row) {
                 const RowValues values = weighted(row_values(p.rule, s, row.logits), row.weight);

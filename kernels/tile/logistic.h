@@ -5,30 +5,27 @@
 
 namespace infonce {
 
-// Of y, from y2 = y·log2(e): t = e^-|y|, max(y2, 0) and σ(y).
+// Of y, from y2 = y·log2(e): t = e^-|y|, so that softplus(y) = max(y, 0) + ln(1 + t), and σ(y).
 struct Logistic {
-    float t, above, sigmoid;
+    float t, sigmoid;
 };
 
 INFONCE_DEVICE Logistic logistic(float y2) {
     const float t = exp2_fast(-absolute(y2)), reciprocal = reciprocal_fast(1.0f + t);
-    return {t, larger(y2, 0.0f), y2 < 0.0f ? t * reciprocal : reciprocal};
+    return {t, y2 < 0.0f ? t * reciprocal : reciprocal};
 }
 
-// max(y, 0) + ln(1 + t). The logarithm is t·(1 + t·p(t)), p fitted at Chebyshev's nodes of [0, 1]: the relative error is
-// at most 2·10⁻⁷, and no special-function unit is used.
-INFONCE_DEVICE float softplus(const Logistic& y) {
-    float p = -0.0044662114f;
-    p = fma(p, y.t, 0.025224054f);
-    p = fma(p, y.t, -0.066757724f);
-    p = fma(p, y.t, 0.11561845f);
-    p = fma(p, y.t, -0.15847565f);
-    p = fma(p, y.t, 0.19854106f);
-    p = fma(p, y.t, -0.24986526f);
-    p = fma(p, y.t, 0.33332843f);
-    p = fma(p, y.t, -0.49999997f);
-    p = fma(p, y.t, 1.0f);
-    return fma(p, y.t, y.above * LN_2);
-}
+// Σ softplus of a few logits with one logarithm: Π(1 + t) = 1 + u, where u keeps its digits if all t are small. Each t is
+// at most 1, so u stays below 2^COUNT.
+struct SoftplusSum {
+    static constexpr int COUNT = 16; // most logits
+    float u = 0.0f, above2 = 0.0f;   // Σ max(y2, 0)
+
+    INFONCE_DEVICE void add(float t, float y2) {
+        u = fma(u, t, u + t);
+        above2 += larger(y2, 0.0f);
+    }
+    INFONCE_DEVICE float value() const { return fma(above2, LN_2, log1p_exact(u)); }
+};
 
 }  // namespace infonce

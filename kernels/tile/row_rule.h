@@ -45,7 +45,7 @@ struct RowRule {
 };
 
 // Summaries of a row's logits, in nats. The last four are of sets alone, the third of sets (lse⁺) and of two exponents
-// (of βz, and the first then is of (1+β)z). Of a sigmoid the first and third are logarithms of sums of softplus; of soft
+// (of βz, and the first then is of (1+β)z). Of a sigmoid the first is the logarithm of the sum of softplus; of soft
 // targets the second is Σ t·z, the third lse of u, the fourth Σ t·u.
 struct RowLogits {
     float negatives_lse, positive, second_lse, negatives_mean, positives, negatives;
@@ -164,13 +164,15 @@ INFONCE_DEVICE RowValues row_values(const RowRule& rule, float s, const RowLogit
     if (positive == -infinity() && rule.needs_positive()) return no_loss(infinity());
     if (lse == -infinity() && rule.needs_negatives()) return no_loss(positive);
     switch (rule.kind) {
-        case RULE_SIGMOID: return {exp_exact(lse) + exp_exact(row.second_lse), 0.0f, 1.0f, 0.0f, 0.0f, infinity(), 0.0f};
+        case RULE_SIGMOID: return {exp_exact(lse), 0.0f, 1.0f, 0.0f, 0.0f, infinity(), 0.0f};
         case RULE_TARGETS: {
             const float entropy = rule.second != 0.0f ? row.second_lse - row.negatives_mean : 0.0f;
             return {lse - positive - entropy, lse, 1.0f, 0.0f, 0.0f, row.second_lse, 0.0f};
         }
-        case RULE_ALIGNMENT:
-            return {2.0f - 2.0f * positive / s, infinity(), 0.0f, 2.0f / s, 2.0f * positive / (s * s), infinity(), 0.0f};
+        case RULE_ALIGNMENT: {
+            const float mass = 2.0f / s, share = positive * mass;
+            return {2.0f - share, infinity(), 0.0f, mass, share / s, infinity(), 0.0f};
+        }
         case RULE_SETS_OUTSIDE:
         case RULE_SETS_INSIDE:
         case RULE_SETS_DECOUPLED: return set_values(rule, row);

@@ -144,11 +144,11 @@ struct Weights {
     /// Sum of each column of each group of rows in each block, if wanted.
     columns: Vec<f32>,
     /// [`RowSums`] of each row in each block, if wanted.
-    pointwise: Vec<[f32; 4]>,
+    pointwise: Vec<[f32; 3]>,
 }
 
 /// What a task fills besides weights: sums of rows, of columns, and those of a pointwise rule.
-type TaskSums<'a> = (&'a mut [f32], &'a mut [f32], &'a mut [[f32; 4]]);
+type TaskSums<'a> = (&'a mut [f32], &'a mut [f32], &'a mut [[f32; 3]]);
 
 impl<T: Element> GradientPass<'_, T> {
     pub fn run<G: Element>(&self, dq: RowsMut<'_, G>, dk: Option<RowsMut<'_, G>>) -> Outcome {
@@ -170,7 +170,7 @@ impl<T: Element> GradientPass<'_, T> {
             }),
             sums: vec![0.0; blocks * chunk],
             columns: vec![0.0; usize::from(self.with_bias) * blocks * chunk / GROUP * BLOCK],
-            pointwise: vec![[0.0; 4]; usize::from(self.finds_rows) * blocks * chunk],
+            pointwise: vec![[0.0; 3]; usize::from(self.finds_rows) * blocks * chunk],
         };
         // With options, dz is the sum of dq and dk where anchors are the candidates.
         let is_joined = problem.contrast.is_shared() && problem.options.is_some();
@@ -303,7 +303,7 @@ impl<T: Element> GradientPass<'_, T> {
         [items, target_items]: [&[Item]; 2],
         (first_row, block): (usize, usize),
         tile: &mut [f32],
-        (sums, pointwise): (&mut [f32], &mut [[f32; 4]]),
+        (sums, pointwise): (&mut [f32], &mut [[f32; 3]]),
     ) {
         let problem = self.problem;
         let (kernel, scale2) = (problem.kernel, problem.scale2);

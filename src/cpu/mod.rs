@@ -124,7 +124,7 @@ impl CpuEngine {
 
         let panels = pack::panel_items(kernel, candidates, steps)
             + pack::panel_items(kernel, dim, candidates.div_ceil(kernel.depth));
-        let weights = blocks * chunk * (BLOCK + 5);
+        let weights = blocks * chunk * (BLOCK + 4);
         // Of each row: dq before rounding, the packed anchor, two factors, and the positive's column and row.
         let mut chunk_items = chunk * (dim + steps + 6);
         if dk {

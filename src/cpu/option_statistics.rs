@@ -17,8 +17,8 @@ const TASK: usize = 4 * GROUP;
 /// Sums of one row's logits.
 #[derive(Clone, Copy)]
 pub(super) struct RowSums {
-    /// Of the negatives' exponentials, and of the positives', of those of the second exponent or of the targets'. Of a
-    /// pointwise rule, of softplus.
+    /// Of the negatives' exponentials, and of the positives', of those of the second exponent or of the targets'. The
+    /// first of a pointwise rule is of softplus.
     exponentials: [ScaledSum; 2],
     /// Of the targets' exponentials times the row's products, and times the targets'.
     by_target: [ScaledSum; 2],
@@ -100,30 +100,18 @@ impl RowSums {
         counts: [0.0; 2],
     };
 
-    /// Those of a pointwise rule in one block: of softplus over negatives and over positives, of the positives' products
-    /// and their number.
-    pub fn pointwise([negatives, positives, products, count]: [f32; 4]) -> Self {
-        let scaled = |sum: f32| ScaledSum {
-            offset2: 0.0,
-            sum: sum.into(),
-        };
-        Self {
-            exponentials: [negatives, positives].map(scaled),
-            products: [0.0, products.into()],
-            counts: [0.0, count.into()],
-            ..Self::ZERO
-        }
+    /// Those of a pointwise rule in one block: of softplus, of the positives' products and their number.
+    pub fn pointwise([softplus, products, count]: [f32; 3]) -> Self {
+        let mut sums = Self::ZERO;
+        sums.exponentials[0].sum = softplus.into();
+        sums.products[1] = products.into();
+        sums.counts[1] = count.into();
+        sums
     }
 
     /// What [`pointwise`](Self::pointwise) takes.
-    pub fn to_pointwise(self) -> [f32; 4] {
-        let [negatives, positives] = self.exponentials.map(|sum| sum.sum as f32);
-        [
-            negatives,
-            positives,
-            self.products[1] as f32,
-            self.counts[1] as f32,
-        ]
+    pub fn to_pointwise(self) -> [f32; 3] {
+        [self.exponentials[0].sum, self.products[1], self.counts[1]].map(|sum| sum as f32)
     }
 
     /// Adds the sums of other candidates of the row.
@@ -186,8 +174,8 @@ impl RowSums {
             }
             match (has_positives, problem.bounded_offset2()) {
                 _ if let Some(bias2) = options.pointwise => {
-                    let sums = kernel.weigh_pointwise(products, [scale2, bias2], factor, set);
-                    ([0.0; 2], sums)
+                    let sum = kernel.weigh_pointwise(products, [scale2, bias2], factor, set);
+                    ([0.0; 2], [sum, 0.0])
                 }
                 (false, _) => sum_row(problem, products),
                 (true, Some(offset2)) => {

@@ -51,6 +51,10 @@ impl Memory for CudaDevice {
         buffer.rows_mut(rows, dim)
     }
 
+    fn shorten<'s, 'a: 's, T: Element>(rows: CudaRows<'a, T>) -> CudaRows<'s, T> {
+        rows
+    }
+
     fn reborrow<'s, T: Element>(rows: &'s mut CudaRowsMut<'_, T>) -> CudaRowsMut<'s, T> {
         rows.reborrow()
     }

@@ -81,7 +81,7 @@ impl Options {
             statistics,
             weights,
             params,
-            has_second: sets || two.is_some(),
+            has_second: (sets && !rule.is_pointwise()) || two.is_some(),
             has_sets: sets,
             has_guard: contrast.description().guard.is_some(),
         })

@@ -94,12 +94,12 @@ pub enum RowRule {
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct RowLogits<T = f64> {
     /// lse⁻, the log-sum-exp of the negatives' logits z; with two exponents of (1+β)z. −∞ without negatives. With a
-    /// sigmoid ln Σ softplus(z + b).
+    /// sigmoid ln of the sum of softplus over negatives and positives.
     pub negatives_lse: T,
     /// z₊, the positive's logit; of a set the mean; with soft targets Σ_j t_ij z_ij. −∞ without a positive.
     pub positive: T,
     /// With sets the log-sum-exp of the positives' logits; with two exponents that of the negatives' βz; with soft
-    /// targets that of the targets' logits; with a sigmoid ln Σ softplus(−z − b) of the positives.
+    /// targets that of the targets' logits; with a sigmoid −∞.
     pub second_lse: T,
     /// With sets the mean of the negatives' logits, 0 without negatives; with soft targets Σ_j t_ij u_ij.
     pub negatives_mean: T,
@@ -380,7 +380,7 @@ impl RowRule {
                 ..none(z)
             },
             Self::Sigmoid { .. } => RowValues {
-                value: lse.exp() + logits.second_lse.exp(),
+                value: lse.exp(),
                 negatives: 1.0,
                 ..none(0.0)
             },

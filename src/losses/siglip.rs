@@ -46,7 +46,7 @@ impl Contrast {
     }
 }
 
-/// Of the logarithms of both sums.
+/// Of the logarithm of the sum.
 pub(super) fn row(logits: &RowLogits<Dual>) -> Dual {
-    logits.negatives_lse.exp() + logits.second_lse.exp()
+    logits.negatives_lse.exp()
 }

@@ -302,8 +302,8 @@ pub(super) fn weigh_pointwise<const FMA: bool>(
     bias2: f32,
     factor: f32,
     set: Set<'_>,
-) -> [f32; 2] {
-    let mut sums = [[0.0f32; LANES]; 2];
+) -> f32 {
+    let mut sums = [0.0f32; LANES];
     let mut weigh = |row: &mut [f32; LANES], words: &[u32; LANES]| {
         for lane in 0..LANES {
             let is_positive = words[lane] == set.word;
@@ -311,9 +311,7 @@ pub(super) fn weigh_pointwise<const FMA: bool>(
             let [softplus, sigmoid] = logistic::<FMA>(of_class(is_positive, [x2, -x2]));
             // An excluded candidate is no positive either.
             let is_kept = row[lane] != f32::NEG_INFINITY;
-            let softplus = if is_kept { softplus } else { 0.0 };
-            sums[0][lane] += of_class(is_positive, [softplus, 0.0]);
-            sums[1][lane] += of_class(is_positive, [0.0, softplus]);
+            sums[lane] += if is_kept { softplus } else { 0.0 };
             let weight = factor * of_class(is_positive, [sigmoid, -sigmoid]);
             row[lane] = if is_kept { weight } else { 0.0 };
         }
@@ -330,7 +328,7 @@ pub(super) fn weigh_pointwise<const FMA: bool>(
         weigh(&mut chunk, &words);
         rest.copy_from_slice(&chunk[..rest.len()]);
     }
-    sums.map(reduce)
+    reduce(sums)
 }
 
 #[inline(always)]

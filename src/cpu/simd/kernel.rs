@@ -57,7 +57,7 @@ pub(super) struct RowLoops {
     pub weigh_sets: unsafe fn(&mut [f32], f32, &SetTerms, Set<'_>),
     pub sum_exp_two: unsafe fn(&[f32], Two, Two) -> Two,
     pub weigh_two: unsafe fn(&mut [f32], [f32; 2], [f32; 2]),
-    pub weigh_pointwise: unsafe fn(&mut [f32], f32, f32, f32, Set<'_>) -> [f32; 2],
+    pub weigh_pointwise: unsafe fn(&mut [f32], f32, f32, f32, Set<'_>) -> f32,
     pub sum_targets: unsafe fn([&[f32]; 2], [f32; 2], [f32; 2]) -> [f32; 4],
     pub weigh_targets: unsafe fn(&mut [f32], &[f32], [f32; 2], [f32; 2]),
     pub exclude_equal: unsafe fn(&mut [f32], Set<'_>, Option<Set<'_>>),
@@ -282,14 +282,14 @@ impl Kernel {
     }
 
     /// With x = (scale₂·row_j + bias₂)·ln 2, row_j ← factor·σ(x) outside of the set and −factor·σ(−x) in it, 0 where it is
-    /// −∞; returns Σ softplus(x) outside and Σ softplus(−x) in it.
+    /// −∞; returns the sum of softplus(x) outside and of softplus(−x) in it.
     pub fn weigh_pointwise(
         &self,
         row: &mut [f32],
         [scale2, bias2]: [f32; 2],
         factor: f32,
         set: Set<'_>,
-    ) -> [f32; 2] {
+    ) -> f32 {
         // SAFETY: the kernel was chosen for this CPU.
         unsafe { (self.row_loops.weigh_pointwise)(row, scale2, bias2, factor, set) }
     }
@@ -416,7 +416,7 @@ macro_rules! row_loops {
             $crate::cpu::simd::exp::weigh_two::<$fma>(row, scales2, offsets2)
         }
         $(#[$feature])?
-        unsafe fn weigh_pointwise(row: &mut [f32], scale2: f32, bias2: f32, factor: f32, set: $crate::cpu::simd::Set<'_>) -> [f32; 2] {
+        unsafe fn weigh_pointwise(row: &mut [f32], scale2: f32, bias2: f32, factor: f32, set: $crate::cpu::simd::Set<'_>) -> f32 {
             $crate::cpu::simd::exp::weigh_pointwise::<$fma>(row, scale2, bias2, factor, set)
         }
         $(#[$feature])?
