@@ -22,6 +22,7 @@
 //! bf16; sums, losses and statistics are f32. Engines also have the [triplet loss](Triplet), top-k search, which mines
 //! negatives ([`Miner`], [`semi_hard`]), row normalisation, the key queue and momentum update of MoCo ([`KeyQueue`],
 //! [`MomentumSchedule`]), the memory bank of InstDisc ([`MemoryBank`]) and the prototypes of PCL ([`KMeans`]).
+//! [`diagnostics`] examines what an encoder has learned: accuracy, entropy, uniformity, effective rank, collapse.
 //!
 //! # Engines
 //! | engine | computes on | feature |
@@ -50,6 +51,7 @@ pub mod contrast;
 mod cpu;
 #[cfg(feature = "cuda")]
 pub mod cuda;
+pub mod diagnostics;
 pub mod element;
 #[cfg(feature = "emulator")]
 pub mod emulator;

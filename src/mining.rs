@@ -180,8 +180,8 @@ pub fn semi_hard(
 }
 
 /// Names of an argument, and of its anchors, candidates and starts.
-type Names = [&'static str; 4];
-const POSITIVES: Names = [
+pub(crate) type Names = [&'static str; 4];
+pub(crate) const POSITIVES: Names = [
     "positives",
     "positives.anchors",
     "positives.candidates",
@@ -195,7 +195,7 @@ const EXCLUDED: Names = [
 ];
 
 /// The candidates that are no negatives of an anchor, in host memory.
-struct Known<'a> {
+pub(crate) struct Known<'a> {
     positives: Positives<&'a [u32]>,
     /// Candidates of each label.
     labelled: HashMap<u32, usize>,
@@ -204,7 +204,7 @@ struct Known<'a> {
 
 impl<'a> Known<'a> {
     /// Without a number of candidates none is out of range.
-    fn new(
+    pub(crate) fn new(
         [own, own_anchors, own_candidates, own_starts]: Names,
         positives: Positives<&'a [u32]>,
         anchors: usize,
@@ -251,7 +251,7 @@ impl<'a> Known<'a> {
         })
     }
 
-    fn is_positive(&self, anchor: usize, candidate: u32) -> bool {
+    pub(crate) fn is_positive(&self, anchor: usize, candidate: u32) -> bool {
         match self.positives {
             Positives::Offset(offset) => {
                 (anchor as i64).checked_add(offset) == Some(candidate.into())
@@ -277,7 +277,7 @@ impl<'a> Known<'a> {
     }
 
     /// How many of `candidates` candidates it contains.
-    fn count(&self, anchor: usize, candidates: usize) -> usize {
+    pub(crate) fn count(&self, anchor: usize, candidates: usize) -> usize {
         let positives = match self.positives {
             Positives::Offset(offset) => {
                 let index = (anchor as i64).checked_add(offset);
