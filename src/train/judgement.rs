@@ -63,6 +63,6 @@ pub fn judge<P: Platform>(
         train_images: dataset.train.len(),
         test_images: test.len(),
         accuracies: accuracies.transpose()?,
-        collapse: CollapseChecks::of(view(&first)?, view(&second)?)?,
+        collapse: CollapseChecks::of(engine, view(&first)?, view(&second)?)?,
     })
 }

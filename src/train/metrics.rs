@@ -94,6 +94,8 @@ mod tests {
                         alignment: 0.25,
                         uniformity: -3.5,
                         deviation: 0.9,
+                        effective_rank: 96.25,
+                        full_rank: 128,
                         images: 1024,
                         verdict: Verdict::Spread,
                     },

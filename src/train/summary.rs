@@ -26,6 +26,8 @@ pub fn table(result: &EvaluationRecord, report: &Path) -> String {
     row("alignment (0: views agree)", alignment);
     row("uniformity (about -4: spread evenly)", uniformity);
     row("embedding std x sqrt(D) (1: even)", deviation);
+    let rank = format!("effective rank (at most {})", checks.full_rank);
+    row(&rank, format!("{:.1}", checks.effective_rank));
     row("training time", duration(result.training_seconds));
     row("evaluation time", duration(result.evaluation_seconds));
     if let Some(waits) = &result.waits_per_step {
@@ -66,7 +68,15 @@ mod tests {
         );
         contains(
             &text,
-            &["0.250", "-3.500", "0.900", "3 min 20 s", "no collapse"],
+            &[
+                "0.250",
+                "-3.500",
+                "0.900",
+                "(at most 128)",
+                "96.2",
+                "3 min 20 s",
+                "no collapse",
+            ],
         );
         let rows = text.lines().filter(|line| line.starts_with("  "));
         let ends: Vec<usize> = rows.map(str::len).collect();

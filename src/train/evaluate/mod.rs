@@ -11,9 +11,10 @@ mod statistics;
 
 use serde::{Deserialize, Serialize};
 
+pub use crate::diagnostics::Verdict;
 use crate::train::data::Labels;
 use crate::{CpuEngine, Rows};
-pub use collapse::{CollapseChecks, Verdict};
+pub use collapse::CollapseChecks;
 pub use knn::Labelled;
 pub use projection::Point;
 use statistics::commonest_share;

@@ -123,6 +123,7 @@ fn cards(evaluation: &Evaluation) -> String {
     let (word, class) = match checks.verdict {
         Verdict::Spread => ("none", "good"),
         Verdict::Narrow => ("partial", "bad"),
+        Verdict::Dimensional => ("dimensional", "bad"),
         Verdict::Collapsed => ("complete", "bad"),
         Verdict::NotFinite => ("not finite", "bad"),
         Verdict::Unknown => ("unknown", "bad"),
@@ -209,6 +210,10 @@ fn collapse(checks: &CollapseChecks) -> String {
              <td class=\"soft\">{meaning}</td></tr>",
         )
     };
+    let of_rank = format!(
+        "directions in which embeddings differ, weighted; at most {}",
+        checks.full_rank
+    );
     let rows = [
         row(
             "Alignment",
@@ -225,6 +230,7 @@ fn collapse(checks: &CollapseChecks) -> String {
             checks.deviation,
             "per coordinate, times √D; 0 is one point, 1 is even over the sphere",
         ),
+        row("Effective rank", checks.effective_rank, &of_rank),
     ];
     format!(
         "<section><h2>Collapse checks</h2><p class=\"soft\">On the projection head's outputs for \
@@ -279,7 +285,18 @@ mod tests {
             "62.5%", "68.8%", "20.0%", "22.5%", "10.0%", "+40.0", "k = 20",
         ];
         contains(&html, &numbers);
-        contains(&html, &["0.250", "-3.500", "0.900", "3 min 20 s", "4.2 s"]);
+        contains(
+            &html,
+            &[
+                "0.250",
+                "-3.500",
+                "0.900",
+                "96.250",
+                "at most 128",
+                "3 min 20 s",
+                "4.2 s",
+            ],
+        );
         contains(&html, &["SimCLR on folder:&lt;a&amp;b&gt;", "seed = 7"]);
         contains(&html, &["1 file &lt;a&gt; was left out."]);
         for picture in ["loss", "embedding", "views"] {
