@@ -116,7 +116,10 @@ impl Centre {
             k: memory.rows(&mean, 1, dim)?,
             positives: Positives::Index(memory.vector(&positives)?),
         };
-        let scores = engine.forward(&alignment.on(inputs)?)?.statistics().read()?;
+        let scores = engine
+            .forward(&alignment.on(inputs)?)?
+            .statistics()
+            .read()?;
         let scores = scores.rows.positive;
         if let Some(row) = scores.iter().position(|score| !score.is_finite()) {
             let argument = "p";

@@ -9,7 +9,7 @@ use crate::memory::{Evaluation, Memory, Read};
 use crate::positives::Positives;
 use crate::rows::Matrix;
 
-/// SwAV's equipartition (Caron et al. 2020, equations 3 and 4; Cuturi 2013): the assignment t of N rows to M prototypes that
+/// SwAV's equipartition (Caron et al. 2020, equations 3 to 5; Cuturi 2013): the assignment t of N rows to M prototypes that
 /// is nearest to softmax(⟨u_i, p_j⟩/ε) among those that give each prototype N/M rows.
 ///
 /// Sinkhorn's iteration alternates

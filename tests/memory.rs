@@ -101,7 +101,7 @@ fn value_and_grad_peak<T: Element, G: Element>(
     assert!(dq.iter().chain(&dk).any(|&gradient| gradient != zero));
     Ok((
         peak,
-        engine.workspace_bytes::<T, G>(square(rows, dim), true),
+        engine.workspace_bytes::<T, G>(problem.contrast(), square(rows, dim), true),
     ))
 }
 
@@ -152,12 +152,14 @@ fn the_stated_workspace_is_small_and_linear() -> Result<(), Error> {
     let engine = CpuEngine::with_threads(2)?;
     for dk in [false, true] {
         let name = |types| format!("cpu, {types}, dk: {dk}");
-        small(&name("f32"), &|shape| {
-            Ok(engine.workspace_bytes::<f32, f32>(shape, dk))
-        })?;
-        small(&name("bf16"), &|shape| {
-            Ok(engine.workspace_bytes::<bf16, bf16>(shape, dk))
-        })?;
+        for contrast in [Contrast::info_nce(0.07)?, Contrast::dino(0.1, 0.04)?] {
+            small(&name("f32"), &|shape| {
+                Ok(engine.workspace_bytes::<f32, f32>(&contrast, shape, dk))
+            })?;
+            small(&name("bf16"), &|shape| {
+                Ok(engine.workspace_bytes::<bf16, bf16>(&contrast, shape, dk))
+            })?;
+        }
     }
     #[cfg(feature = "emulator")]
     {
@@ -182,6 +184,46 @@ fn the_stated_workspace_is_small_and_linear() -> Result<(), Error> {
             }
         }
     }
+    Ok(())
+}
+
+/// DINO's head: 65,536 prototypes of dimension 256, and, in the full run, 2,048 rows of features.
+#[test]
+fn dinos_head_needs_the_stated_workspace() -> Result<(), Error> {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let rows = if std::env::var_os("INFONCE_FULL").is_some() {
+        2048
+    } else {
+        192
+    };
+    let shape = Shape {
+        anchors: rows,
+        candidates: 65_536,
+        dim: 256,
+    };
+    let [features, prototypes] = [rows, shape.candidates].map(|rows| rows * shape.dim);
+    let (q, k) = (random::<bf16>(rows, 256, 1), random::<bf16>(65_536, 256, 2));
+    let (u, p) = (random::<bf16>(rows, 256, 3), random::<bf16>(65_536, 256, 4));
+    let contrast = Contrast::dino(0.1, 0.04)?;
+    let problem = contrast.on(Inputs::Targets {
+        q: Rows::new(&q, rows, 256)?,
+        k: Rows::new(&k, 65_536, 256)?,
+        target_q: Rows::new(&u, rows, 256)?,
+        target_k: Rows::new(&p, 65_536, 256)?,
+    })?;
+    let (mut dq, mut dk) = (vec![0.0f32; features], vec![0.0f32; prototypes]);
+    let gradients = Gradients::new(
+        RowsMut::new(&mut dq, rows, 256)?,
+        Some(RowsMut::new(&mut dk, 65_536, 256)?),
+    );
+    let engine = CpuEngine::with_threads(2)?;
+    let (peak, value) = peak_of(|| engine.value_and_grad(&problem, 1.0, gradients));
+    let stated = engine.workspace_bytes::<bf16, f32>(&contrast, shape, true);
+    println!("{rows} rows: {peak} bytes of {stated} stated");
+    // Random scores: the loss is near ln 65,536.
+    assert!((value?.loss - 65_536f32.ln()).abs() < 0.5);
+    assert!(peak <= stated && stated < 256 * MIB, "{peak} of {stated}");
+    assert!(dq.iter().chain(&dk).any(|&gradient| gradient != 0.0));
     Ok(())
 }
 
@@ -221,7 +263,16 @@ fn no_verb_and_no_type_stores_the_matrix() -> Result<(), Error> {
         own_key: k,
         queue: k,
     };
+    let targets = Inputs::Targets {
+        q: z,
+        k,
+        target_q: k,
+        target_k: z,
+    };
     let contrasts = [
+        (Contrast::siglip(0.1, -10.0)?, indexed),
+        (Contrast::dino(0.1, 0.04)?, targets),
+        (Contrast::byol()?, pair),
         (Contrast::nt_xent(0.07)?, shared),
         // Too large a scale for a fixed offset.
         (Contrast::nt_xent(0.005)?, shared),
@@ -240,7 +291,7 @@ fn no_verb_and_no_type_stores_the_matrix() -> Result<(), Error> {
         println!("{name}, forward: {peak} bytes");
         assert!(peak < allowed, "{name}, forward: {peak}");
         let has_dk = contrast.has_dk();
-        let stated = engine.workspace_bytes::<f32, f32>(square(rows, dim), has_dk);
+        let stated = engine.workspace_bytes::<f32, f32>(&contrast, square(rows, dim), has_dk);
         for backward in [false, true] {
             let (mut dq, mut dk) = (vec![0.0f32; rows * dim], vec![0.0f32; rows * dim]);
             let dk = match has_dk {

@@ -22,7 +22,7 @@ mod tests;
 
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
-use crate::contrast::{Shape, same_dim, same_length, same_rows};
+use crate::contrast::{Contrast, Shape, same_dim, same_length, same_rows};
 use crate::element::{DType, Element};
 use crate::engine::{Engine, MomentumSlices};
 use crate::error::{Error, positive};
@@ -107,10 +107,15 @@ impl CpuEngine {
         )
     }
 
-    /// An upper bound of the bytes that [`value_and_grad`](Engine::value_and_grad) needs beyond inputs and
-    /// outputs: O((N+M)·D) plus the budget. `T` is the inputs' type, `G` the gradients'. An f32 dk that
-    /// accumulates, or has gaps between its rows, takes 4·M·D more.
-    pub fn workspace_bytes<T: Element, G: Element>(&self, shape: Shape, dk: bool) -> usize {
+    /// An upper bound of the bytes that [`value_and_grad`](Engine::value_and_grad) of a contrast needs beyond inputs and
+    /// outputs: O((N+M)·D) plus the budget. `T` is the inputs' type, `G` the gradients'. Targets have rows of D elements,
+    /// too. An f32 dk that accumulates, or has gaps between its rows, takes 4·M·D more.
+    pub fn workspace_bytes<T: Element, G: Element>(
+        &self,
+        contrast: &Contrast,
+        shape: Shape,
+        dk: bool,
+    ) -> usize {
         let kernel = kernel_for::<T>();
         let Shape {
             anchors,
@@ -122,8 +127,14 @@ impl CpuEngine {
         let chunk = chunk_rows(self.budget(), anchors, candidates);
         let blocks = candidates.div_ceil(BLOCK);
 
-        let panels = pack::panel_items(kernel, candidates, steps)
+        let mut panels = pack::panel_items(kernel, candidates, steps)
             + pack::panel_items(kernel, dim, candidates.div_ceil(kernel.depth));
+        let has_targets = contrast.rule().target_scale().is_some();
+        if has_targets {
+            // p packed, its biases, and a chunk's rows of u, copied and as items.
+            panels += pack::panel_items(kernel, candidates, steps) + candidates;
+            panels += chunk * (dim + 2 * steps);
+        }
         let weights = blocks * chunk * (BLOCK + 4);
         // Of each row: dq before rounding, the packed anchor, two factors, and the positive's column and row.
         let mut chunk_items = chunk * (dim + steps + 6);
@@ -136,7 +147,11 @@ impl CpuEngine {
         // Partial sums of the statistics (16 bytes each), and at most twelve f64 for every row and column.
         let statistics =
             16 * blocks * statistics_pass::CHUNK.min(anchors) + 96 * (anchors + candidates);
-        let per_thread = 2 * size_of::<blocks::LogitTile>() + 64 * 1024;
+        let mut per_thread = 2 * size_of::<blocks::LogitTile>() + 64 * 1024;
+        if has_targets {
+            // Rows of u of a task of the statistics.
+            per_thread += option_statistics::TASK * (4 * dim + 2 * item * steps);
+        }
         let threads = self.run(rayon::current_num_threads);
         item * (panels + weights + chunk_items) + statistics + threads * per_thread
     }

@@ -12,7 +12,7 @@ use crate::element::Element;
 use crate::losses::RowLogits;
 
 /// Rows whose statistics one task computes; each block of candidates serves them all.
-const TASK: usize = 4 * GROUP;
+pub(super) const TASK: usize = 4 * GROUP;
 
 /// Sums of one row's logits.
 #[derive(Clone, Copy)]

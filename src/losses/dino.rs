@@ -7,7 +7,7 @@ use crate::error::{Error, positive};
 pub(super) const LOSS: Loss = Loss {
     key: "dino",
     name: "DINO",
-    source: "Caron et al. 2021, equation 1 and algorithm 1",
+    source: "Caron et al. 2021, equations 1 to 3 and algorithm 1",
     formula: "lse z − Σ_j t_j z_j, t = softmax(u/τ_t − c/τ_t)",
     temperature: 0.1,
     at: |temperature| Contrast::dino(temperature, 0.04),

@@ -1,6 +1,6 @@
 //! InstDisc's loss (Wu et al. 2018, "Unsupervised Feature Learning via Non-Parametric Instance Discrimination").
 
-use super::{Description, Keys, Loss};
+use super::{Description, Keys, Loss, RowRule};
 use crate::contrast::Contrast;
 use crate::error::Error;
 
@@ -13,7 +13,34 @@ pub(super) const LOSS: Loss = Loss {
     at: Contrast::inst_disc,
 };
 
+pub(super) const NOISE: Loss = Loss {
+    key: "inst_disc_nce",
+    name: "InstDisc (NCE)",
+    source: "Wu et al. 2018, section 3.2, all of the bank as noise",
+    formula: "Σ⁻ softplus(z − ln Z) + softplus(ln Z − z₊)",
+    temperature: 0.07,
+    at: |temperature| Contrast::inst_disc_nce(temperature, 10.0),
+};
+
 impl Contrast {
+    /// InstDisc's noise-contrastive estimate (Wu et al. 2018, section 3.2) on
+    /// [`Inputs::Pair`](crate::Inputs::Pair), q, k and positives as of [`inst_disc`](Self::inst_disc): whether a row of the
+    /// bank is the training example's own, h = σ(z − ln Z − ln(m/n)). The paper draws m of the n rows as noise; here all are,
+    /// m = n. Z is estimated once and then kept: `log_z` is ln Z, of the first batch
+    /// ln(mean_i Σ_j e^{z_ij}), which the statistics of a [`forward`](crate::Engine::forward) of `inst_disc` give.
+    ///
+    /// # Errors
+    /// [`Error::Scalar`] unless `temperature` is finite and greater than 0 and `log_z` is finite.
+    pub fn inst_disc_nce(temperature: f32, log_z: f32) -> Result<Self, Error> {
+        let legal = log_z.is_finite();
+        crate::error::within("log_z", log_z, "finite", legal)?;
+        let description = Description {
+            keys: Keys::Kept,
+            ..Description::PAIR.with_rule(RowRule::Sigmoid { bias: -log_z })
+        };
+        Self::at(NOISE.name, description, temperature)
+    }
+
     /// InstDisc's non-parametric softmax (Wu et al. 2018, equation 2) on [`Inputs::Pair`](crate::Inputs::Pair): the
     /// embeddings q of a batch against a whole [`MemoryBank`](crate::MemoryBank) k, which carries no gradient. The
     /// positive of a training example is its own row, [`Positives::Index`](crate::Positives::Index). The paper

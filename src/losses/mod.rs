@@ -4,6 +4,7 @@
 //! candidates it excludes, which directions have a loss, and the [`RowRule`]. Engines compute any description;
 //! nothing outside this folder asks which loss it is.
 
+mod captioning;
 mod derived;
 pub(crate) mod description;
 mod dual;
@@ -12,6 +13,7 @@ pub(crate) mod rule;
 #[cfg(test)]
 mod tests;
 
+pub use captioning::captioning;
 pub use clip::LogScale;
 pub use description::{Description, Directions, Exclusions, Keys, Layout, PositiveRule};
 pub(crate) use dual::{Dual, VARIABLES};
@@ -66,7 +68,7 @@ losses! {
     declutr: LOSS;
     contra_d: LOSS;
     n_pairs: LOSS;
-    inst_disc: LOSS;
+    inst_disc: LOSS, NOISE;
     pcl: LOSS;
     siglip: LOSS;
     dino: LOSS;

@@ -7,7 +7,7 @@ use crate::error::Error;
 pub(super) const LOSS: Loss = Loss {
     key: "siglip",
     name: "SigLIP",
-    source: "Zhai et al. 2023, equation 1 and algorithm 1",
+    source: "Zhai et al. 2023, section 3.2 and algorithm 1",
     formula: "Σ⁻ softplus(z + b) + Σ_P softplus(−z − b)",
     temperature: 0.1,
     at: |temperature| Contrast::siglip(temperature, -10.0),

@@ -8,7 +8,7 @@ use crate::error::Error;
 pub(super) const LOSS: Loss = Loss {
     key: "swav",
     name: "SwAV",
-    source: "Caron et al. 2020, equations 2 to 4",
+    source: "Caron et al. 2020, equations 2 to 5",
     formula: "lse z − Σ_j t_j z_j, t of equipartition",
     temperature: 0.1,
     at: |temperature| Contrast::swav(temperature, 0.05),
