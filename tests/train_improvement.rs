@@ -1,7 +1,6 @@
 //! The check for improvement distinguishes a run that learns from one that does not.
 //!
-//! A few epochs each. The full runs are `infonce train simclr` and `infonce train moco`, each with
-//! `--require-improvement`.
+//! A few epochs each. The full runs are `infonce train METHOD --require-improvement POINTS`.
 #![cfg(feature = "train")]
 
 use std::sync::atomic::AtomicBool;
@@ -12,7 +11,7 @@ use infonce::train::data::{self, DataSource, LoadOptions};
 use infonce::train::evaluate::Accuracies;
 use infonce::train::metrics::{EpochRecord, StepRecord};
 use infonce::train::trainer::{Cpu, Observer, Outcome, TrainConfig, Trainer};
-use infonce::train::{EngineName, Features, judge};
+use infonce::train::{EngineName, Features, judge, methods};
 
 /// Percentage points above both baselines that the shortened run must reach.
 const REQUIRED: f64 = 10.0;
@@ -63,7 +62,7 @@ fn short_run(train: TrainConfig, with_gradient: bool) -> Accuracies {
 fn a_run_that_learns_passes_and_one_without_gradient_fails() {
     let config = TrainConfig {
         epochs: 4,
-        ..TrainConfig::simclr()
+        ..TrainConfig::of(&methods::TABLE[0])
     };
     let learned = short_run(config.clone(), true).improvement();
     // Without a gradient more epochs teach no more.

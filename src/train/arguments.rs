@@ -2,13 +2,13 @@
 
 use std::path::PathBuf;
 
-use clap::builder::RangedU64ValueParser;
-use clap::{Args, ValueEnum, value_parser};
+use clap::builder::{PossibleValue, PossibleValuesParser, RangedU64ValueParser, TypedValueParser};
+use clap::{Args, value_parser};
 use serde::Serialize;
 
 use super::data::DataSource;
 use super::engine::EngineName;
-use super::train_config::{TrainConfig, keys};
+use super::methods::{self, Method};
 
 /// The arguments of `infonce train`. `--config` supplies what they leave out, and defaults supply
 /// the rest. Arguments that `config.toml` has too are serialised under its keys.
@@ -16,9 +16,9 @@ use super::train_config::{TrainConfig, keys};
 #[command(after_help = EXIT_CODES)]
 pub struct TrainArgs {
     /// The training method.
-    #[arg(value_enum)]
+    #[arg(value_parser = methods())]
     #[serde(skip)]
-    pub method: MethodName,
+    pub method: &'static Method,
     /// Images: demo, folder:DIR, idx:DIR, cifar10:DIR, cifar100:DIR, npy:IMAGES.npy; --help says
     /// what each takes [default: demo].
     #[arg(long, value_name = "SOURCE", long_help = SOURCES)]
@@ -45,11 +45,10 @@ pub struct TrainArgs {
     #[arg(long, value_name = "RATE", allow_negative_numbers = true)]
     #[serde(rename = "learning_rate")]
     pub lr: Option<f64>,
-    /// Keys in the queue (moco).
-    #[arg(long, value_name = "K", value_parser = whole())]
+    #[arg(long, value_name = "K", value_parser = whole(), help = of("Keys in the queue", "queue"))]
     pub queue: Option<u64>,
-    /// Momentum of the key encoder (moco).
-    #[arg(long, value_name = "M", allow_negative_numbers = true)]
+    #[arg(long, value_name = "M", allow_negative_numbers = true,
+        help = of("Momentum of the key encoder", "momentum"))]
     pub momentum: Option<f64>,
     /// What computes: cuda, cpu, or auto, which is cuda where available [default: auto].
     #[arg(long, value_enum, value_name = "ENGINE", hide_possible_values = true)]
@@ -61,6 +60,11 @@ pub struct TrainArgs {
     #[arg(long, value_name = "DIR")]
     #[serde(skip)]
     pub out: Option<PathBuf>,
+    /// Continue the run that left this checkpoint.safetensors; --config with its config.toml gives
+    /// the same settings.
+    #[arg(long, value_name = "FILE")]
+    #[serde(skip)]
+    pub resume: Option<PathBuf>,
     /// A file like the config.toml of an earlier run; options on the command line override it.
     #[arg(long, value_name = "FILE")]
     #[serde(skip)]
@@ -72,26 +76,36 @@ pub struct TrainArgs {
     pub require_improvement: Option<f64>,
 }
 
+/// The rows of the table of methods, by their keys.
+fn methods() -> impl TypedValueParser<Value = &'static Method> {
+    let row = |method: &Method| {
+        let Method { help, source, .. } = method;
+        PossibleValue::new(method.key).help(format!("{help} ({source})"))
+    };
+    let keys = PossibleValuesParser::new(methods::TABLE.iter().map(row));
+    keys.try_map(|key| Method::of(&key).ok_or("there is no such method"))
+}
+
 fn losses_help() -> String {
-    let [simclr, moco] = [TrainConfig::simclr(), TrainConfig::moco()].map(|config| {
-        let keys = keys(config.method.losses());
-        format!("{keys} [default: {}]", config.loss)
-    });
-    format!("Loss: for simclr {simclr}; for moco {moco}")
+    let of_method = |method: &Method| {
+        let (keys, loss) = (method.loss_keys(), method.loss);
+        match keys == loss {
+            true => format!("for {} {loss}", method.key),
+            false => format!("for {} {keys} [default: {loss}]", method.key),
+        }
+    };
+    let all: Vec<_> = methods::TABLE.iter().map(of_method).collect();
+    format!("Loss: {}", all.join("; "))
+}
+
+/// The help of an option that only some methods have.
+fn of(help: &str, setting: &str) -> String {
+    format!("{help} ({})", Method::with_setting(setting))
 }
 
 /// Whole numbers that TOML can hold.
 fn whole() -> RangedU64ValueParser {
     value_parser!(u64).range(..=i64::MAX as u64)
-}
-
-/// The methods by the names that the command line gives them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum MethodName {
-    /// Two views of each image against all other images of the batch (Chen et al. 2020).
-    Simclr,
-    /// A view against a key of the same image and a queue of earlier keys (He et al. 2020).
-    Moco,
 }
 
 const SOURCES: &str = "Images [default: demo]:

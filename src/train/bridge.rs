@@ -2,7 +2,8 @@
 //!
 //! [`detach`] takes embeddings out of the graph and scales their rows to length 1.
 //! [`Graph::attach`] has the engine compute loss and gradient, and adds both to the graph as one
-//! operation, [`EngineLoss`]. The framework computes nothing of the loss.
+//! operation, [`EngineLoss`]; [`attach_pair`] does so for two graphs. The framework computes nothing
+//! of the loss.
 
 use std::sync::Arc;
 
@@ -16,7 +17,9 @@ use burn::tensor::backend::Backend;
 use burn::tensor::ops::FloatTensor;
 use burn::tensor::{Tensor, TensorData, TensorPrimitive};
 
+use super::encoder::Model;
 use super::error::TrainError;
+use super::patches::PatchGrid;
 use super::platform::{Platform, Values};
 use crate::engine::{EvaluationOf, RowsOf};
 use crate::{Engine, Evaluation, Gradients, Problem};
@@ -114,6 +117,15 @@ pub fn detach<P: Platform>(
     Ok((graph, UnitRows::of(platform, values)?))
 }
 
+/// What the engine has evaluated, and the loss in the framework's graph.
+pub type Attached<P> = (
+    EvaluationOf<<P as Platform>::Engine>,
+    Loss<<P as Platform>::Backend>,
+);
+
+/// A problem with the weight of its loss in a sum.
+pub type Term<'a, P> = (Problem<RowsOf<'a, <P as Platform>::Engine, f32>>, f32);
+
 impl<B: Backend> Graph<B> {
     /// Evaluates `problem`, whose anchors are `unit`, and adds its loss to the graph that they came
     /// from. `upstream` multiplies the gradient, not the loss.
@@ -126,13 +138,48 @@ impl<B: Backend> Graph<B> {
         unit: &UnitRows<P>,
         problem: &Problem<RowsOf<'_, P::Engine, f32>>,
         upstream: f32,
-    ) -> Result<(EvaluationOf<P::Engine>, Loss<B>), TrainError> {
+    ) -> Result<Attached<P>, TrainError> {
+        self.attach_sum(platform, unit, problem, &[], upstream)
+    }
+
+    /// As [`attach`](Self::attach), of the sum of `problem` and `others`, which all have the anchors
+    /// `unit`. Returns the evaluation of `problem`, and the loss of all.
+    ///
+    /// # Errors
+    /// What the engine or the platform reports.
+    pub fn attach_sum<P: Platform<Backend = B>>(
+        self,
+        platform: &P,
+        unit: &UnitRows<P>,
+        problem: &Problem<RowsOf<'_, P::Engine, f32>>,
+        others: &[Term<'_, P>],
+        upstream: f32,
+    ) -> Result<Attached<P>, TrainError> {
         let [rows, dim] = unit.shape;
         let engine = platform.engine();
-        let [mut unit_gradient, mut gradient] = platform.unwritten([rows * dim; 2])?;
-        let gradients = Gradients::new(unit_gradient.matrix_mut(rows, dim)?, None);
-        let value = engine.value_and_grad::<f32, f32>(problem, upstream, gradients)?;
-        engine.normalize_backward::<f32, f32>(
+        let [mut gradient] = platform.unwritten([rows * dim])?;
+        let gradients = Gradients::new(gradient.matrix_mut(rows, dim)?, None);
+        let first = engine.value_and_grad::<f32, f32>(problem, upstream, gradients)?;
+        let mut sum = first.loss()?;
+        for (problem, weight) in others {
+            let gradients = Gradients::new(gradient.matrix_mut(rows, dim)?, None).accumulating();
+            let value = engine.value_and_grad::<f32, f32>(problem, weight * upstream, gradients)?;
+            sum += weight * value.loss()?;
+        }
+        Ok((first, self.finish(platform, unit, gradient, sum)?))
+    }
+
+    /// Adds a loss to the graph whose gradient with respect to `unit` is `unit_gradient`.
+    fn finish<P: Platform<Backend = B>>(
+        self,
+        platform: &P,
+        unit: &UnitRows<P>,
+        unit_gradient: P::Owned,
+        loss: f32,
+    ) -> Result<Loss<B>, TrainError> {
+        let [rows, dim] = unit.shape;
+        let [mut gradient] = platform.unwritten([rows * dim])?;
+        platform.engine().normalize_backward::<f32, f32>(
             unit.matrix()?,
             unit.lengths.vector()?,
             unit_gradient.matrix(rows, dim)?,
@@ -141,15 +188,58 @@ impl<B: Backend> Graph<B> {
         )?;
         let gradient: Tensor<B, 2> = platform.tensor_of(gradient, unit.shape)?;
         let gradient = gradient.into_primitive().tensor();
-        let loss = TensorData::new(vec![value.loss()?], [1]);
+        let loss = TensorData::new(vec![loss], [1]);
         let loss = B::float_from_data(loss, &Default::default());
         let attached = match self.operation {
             OpsKind::Tracked(operation) => operation.finish(gradient, loss),
             OpsKind::UnTracked(operation) => operation.finish(loss),
         };
-        let loss = Tensor::from_primitive(TensorPrimitive::Float(attached));
-        Ok((value, loss))
+        Ok(Tensor::from_primitive(TensorPrimitive::Float(attached)))
     }
+}
+
+/// Evaluates `problem`, whose anchors and candidates are the two `units`, and adds its loss to both
+/// graphs that they came from. `upstream` multiplies the gradients, not the loss.
+///
+/// # Errors
+/// What the engine or the platform reports.
+pub fn attach_pair<P: Platform>(
+    platform: &P,
+    [anchors, candidates]: [Graph<P::Backend>; 2],
+    [q, k]: [&UnitRows<P>; 2],
+    problem: &Problem<RowsOf<'_, P::Engine, f32>>,
+    upstream: f32,
+) -> Result<Attached<P>, TrainError> {
+    let ([rows, dim], [others, _]) = (q.shape, k.shape);
+    let [mut dq, mut dk] = platform.unwritten([rows * dim, others * dim])?;
+    let gradients = Gradients::new(dq.matrix_mut(rows, dim)?, Some(dk.matrix_mut(others, dim)?));
+    let engine = platform.engine();
+    let value = engine.value_and_grad::<f32, f32>(problem, upstream, gradients)?;
+    let loss = anchors.finish(platform, q, dq, value.loss()?)?;
+    // The loss counts once.
+    let nothing = candidates.finish(platform, k, dk, 0.0)?;
+    Ok((value, loss + nothing))
+}
+
+/// Unit-length embeddings, N × D, of N images (NCHW) by a model that is not trained here, `at_a_time`
+/// images at a time.
+///
+/// # Errors
+/// As [`UnitRows::of`].
+pub fn embed<P: Platform>(
+    platform: &P,
+    model: &Model<P::Backend>,
+    grid: &PatchGrid,
+    images: &[f32],
+    at_a_time: usize,
+) -> Result<Vec<f32>, TrainError> {
+    let mut embeddings = Vec::new();
+    for images in images.chunks(at_a_time * grid.image_len()) {
+        let (patches, count) = grid.tensor(images);
+        let unit = UnitRows::of(platform, model.embed(patches, count))?;
+        embeddings.extend(unit.into_floats(platform)?);
+    }
+    Ok(embeddings)
 }
 
 /// The graph's operation for a loss that the engine has computed. Its state is the embeddings' gradient.

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use super::arguments::TrainArgs;
+use super::checkpoint;
 use super::config::{Request, RunConfig};
 use super::data::{self, Dataset, LoadOptions};
 use super::ending::Ending;
@@ -61,6 +62,11 @@ fn train<P: Platform>(
     engine: &str,
 ) -> Result<(), RunError> {
     let mut trainer = Trainer::on(platform, &config.train, &config.augment, dataset)?;
+    let resumed = arguments.resume.as_deref().map(checkpoint::load);
+    let resumed = resumed.transpose()?;
+    if let Some(checkpoint) = &resumed {
+        trainer.fits(checkpoint)?;
+    }
     let config_text = toml::to_string(config)?;
     let description = describe(config, config.train.contrast()?.name(), dataset);
     let mut folder = match &arguments.out {
@@ -74,12 +80,15 @@ fn train<P: Platform>(
     for note in &dataset.notes {
         eprintln!("note: {note}");
     }
-    let method = config.train.method.title();
+    let method = config.train.method.method().name;
     eprintln!("{method} on {}: {description}", config.data);
     eprintln!("{engine}");
     eprintln!("run folder {}", folder.path().display());
 
     let untrained = Features::of(&trainer, dataset)?;
+    if let Some(checkpoint) = resumed {
+        trainer.resume(checkpoint)?;
+    }
     let checkpoint = folder.file(run_folder::CHECKPOINT);
     let started = Instant::now();
     let mut recorder = Recorder::new(
@@ -128,7 +137,8 @@ fn run_name(config: &RunConfig) -> String {
         Some(path) => path.file_stem().map(OsStr::to_string_lossy),
     };
     let data = data.unwrap_or("data".into());
-    format!("{}-{data}-{}", config.train.method.key(), config.train.seed)
+    let method = config.train.method.method().key;
+    format!("{method}-{data}-{}", config.train.seed)
 }
 
 /// One sentence about the images and the settings.

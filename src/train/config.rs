@@ -8,10 +8,11 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
-use super::arguments::{MethodName, TrainArgs};
+use super::arguments::TrainArgs;
 use super::augment::AugmentConfig;
 use super::data::DataSource;
 use super::engine::EngineName;
+use super::methods::Method;
 use super::train_config::TrainConfig;
 
 /// Why the configuration cannot be used.
@@ -33,9 +34,13 @@ pub enum ConfigError {
         found: String,
         asked: &'static str,
     },
-    /// A MoCo option with another method, or a queue option with a loss that has no queue.
-    #[error("{option} belongs to moco; {given} takes its negatives from the batch")]
-    MocoOnly { option: &'static str, given: String },
+    /// An option that the method does not have.
+    #[error("{option} belongs to {owners}; {asked} has no such setting")]
+    Option {
+        option: &'static str,
+        owners: String,
+        asked: &'static str,
+    },
     /// A value of the command line that does not fit.
     #[error("{0}")]
     Argument(String),
@@ -75,21 +80,18 @@ impl Request {
     /// [`ConfigError`] naming the key that does not fit. The trainer checks that values are in
     /// range.
     pub fn new(arguments: &TrainArgs) -> Result<Self, ConfigError> {
-        let moco_only = |option, given: &str| {
-            let given = given.to_owned();
-            Err(ConfigError::MocoOnly { option, given })
-        };
-        let train = match arguments.method {
-            MethodName::Simclr => TrainConfig::simclr(),
-            MethodName::Moco => TrainConfig::moco(),
-        };
-        let asked = train.method.key();
-        for (option, given) in [
-            ("--queue", arguments.queue.is_some()),
-            ("--momentum", arguments.momentum.is_some()),
+        let asked = arguments.method.key;
+        for (option, setting, given) in [
+            ("--queue", "queue", arguments.queue.is_some()),
+            ("--momentum", "momentum", arguments.momentum.is_some()),
         ] {
-            if given && arguments.method == MethodName::Simclr {
-                return moco_only(option, asked);
+            if given && !arguments.method.has_setting(setting) {
+                let owners = Method::with_setting(setting);
+                return Err(ConfigError::Option {
+                    option,
+                    owners,
+                    asked,
+                });
             }
         }
         let (path, file) = match &arguments.config {
@@ -107,7 +109,7 @@ impl Request {
             data: DataSource::Demo,
             skip_unreadable: false,
             engine: EngineName::Auto,
-            train,
+            train: TrainConfig::of(arguments.method),
             // Every change is off, as for an entry that is absent from a file.
             augment: AugmentConfig::default(),
         };
@@ -115,10 +117,6 @@ impl Request {
         let with_file = with_file.map_err(|reason| ConfigError::File { path, reason })?;
         let config = command_line(arguments).and_then(|layer| over(&with_file, &layer));
         let config = config.map_err(ConfigError::Argument)?;
-        let contrast = config.train.contrast();
-        if arguments.queue.is_some() && contrast.is_ok_and(|contrast| !contrast.has_own_keys()) {
-            return moco_only("--queue", &config.train.loss);
-        }
         let has_augment = file.contains_key("augment");
         Ok(Self {
             config,

@@ -19,7 +19,7 @@ pub type Cpu = FlexPlatform<CpuEngine>;
 #[derive(Debug, Default)]
 pub struct FlexPlatform<E>(pub E);
 
-impl<E: Engine<Memory = HostMemory> + Debug> Platform for FlexPlatform<E> {
+impl<E: Engine<Memory = HostMemory> + Debug + 'static> Platform for FlexPlatform<E> {
     type Backend = Flex;
     type Engine = E;
     type Owned = TensorData;

@@ -14,9 +14,51 @@ use burn::tensor::Tensor;
 use burn::tensor::backend::{AutodiffBackend, Backend};
 
 use super::bridge::into_floats;
+use super::encoder::Model;
 use super::error::TrainError;
 use super::platform::{Platform, Values};
-use crate::{Engine, MomentumTensor};
+use crate::{Engine, MomentumSchedule, MomentumTensor};
+
+/// A momentum encoder with the schedule of its momentum. It has no prediction head.
+#[derive(Debug)]
+pub struct MomentumEncoder<B: Backend> {
+    model: Model<Autodiff<B>>,
+    schedule: MomentumSchedule,
+}
+
+impl<B: Backend> MomentumEncoder<B> {
+    /// An exact copy of `query`.
+    pub fn of(query: &Model<Autodiff<B>>, schedule: MomentumSchedule) -> Self {
+        let model = detached_copy(&query.clone().without_prediction());
+        Self { model, schedule }
+    }
+
+    /// The encoder in its present state.
+    pub fn model(&self) -> &Model<Autodiff<B>> {
+        &self.model
+    }
+
+    /// The momentum update of `step`, counted from 0, towards `query`.
+    ///
+    /// # Errors
+    /// As [`momentum_update`].
+    pub fn follow<P: Platform<Backend = B>>(
+        &mut self,
+        platform: &P,
+        query: &Model<Autodiff<B>>,
+        step: u64,
+    ) -> Result<(), TrainError> {
+        let query = query.clone().without_prediction();
+        let momentum = self.schedule.at(step);
+        self.model = momentum_update(platform, momentum, &query, self.model.clone())?;
+        Ok(())
+    }
+
+    /// Takes up the state of a checkpoint, whose parameters have the identities of the query encoder's.
+    pub fn restore(&mut self, model: Model<Autodiff<B>>) {
+        self.model = model;
+    }
+}
 
 /// A copy of `module` that shares no state with it and has no gradients. On an autodiff backend it
 /// still normalises with batch statistics.
@@ -67,9 +109,21 @@ pub fn momentum_update<P: Platform, M: AutodiffModule<Autodiff<P::Backend>>>(
         .momentum_update::<f32>(momentum, &mut tensors)?;
     drop(tensors);
     let owned = places.into_iter().zip(updated);
-    let values = owned.map(|((id, shape), key)| Ok((id, platform.tensor_of(key, shape)?)));
+    let values = owned.map(|((id, shape), key)| {
+        let key = platform.tensor_of(key, shape)?;
+        Ok((id, Tensor::from_inner(key)))
+    });
     let values = values.collect::<Result<_, TrainError>>()?;
-    Ok(key.map(&mut Replacement::<P::Backend>(values)).no_grad())
+    Ok(with_values(key, values).no_grad())
+}
+
+/// The module with these values, each a vector, in place of the parameters of their identities.
+/// Learnable parameters stay so.
+pub(super) fn with_values<B: Backend, M: Module<B>>(
+    module: M,
+    values: HashMap<ParamId, Tensor<B, 1>>,
+) -> M {
+    module.map(&mut Replacement(values))
 }
 
 /// Whether each parameter is learnable, and its values. Running statistics are parameters too.
@@ -85,14 +139,15 @@ pub(super) fn parameters<B: Backend, M: Module<B>>(
         .collect()
 }
 
-fn flat_parameters<B: Backend, M: Module<B>>(module: &M) -> Parameters<B> {
+/// Whether each parameter is learnable, and its values as a vector.
+pub(super) fn flat_parameters<B: Backend, M: Module<B>>(module: &M) -> Parameters<B> {
     let mut collection = Collection(HashMap::new());
     module.visit(&mut collection);
     collection.0
 }
 
 /// Of each parameter: whether it is learnable, and its values as a vector.
-type Parameters<B> = HashMap<ParamId, (bool, Tensor<B, 1>)>;
+pub(super) type Parameters<B> = HashMap<ParamId, (bool, Tensor<B, 1>)>;
 
 struct Collection<B: Backend>(Parameters<B>);
 
@@ -107,14 +162,15 @@ impl<B: Backend> ModuleVisitor<B> for Collection<B> {
 
 struct Replacement<B: Backend>(HashMap<ParamId, Tensor<B, 1>>);
 
-impl<B: Backend> ModuleMapper<Autodiff<B>> for Replacement<B> {
-    fn map_float<const D: usize>(
-        &mut self,
-        parameter: Param<Tensor<Autodiff<B>, D>>,
-    ) -> Param<Tensor<Autodiff<B>, D>> {
+impl<B: Backend> ModuleMapper<B> for Replacement<B> {
+    fn map_float<const D: usize>(&mut self, parameter: Param<Tensor<B, D>>) -> Param<Tensor<B, D>> {
         match self.0.remove(&parameter.id) {
             Some(values) => {
-                parameter.map(|tensor| Tensor::from_inner(values.reshape(tensor.shape())))
+                let learnable = parameter.is_require_grad();
+                parameter.map(|tensor| {
+                    let values = values.reshape(tensor.shape());
+                    values.set_require_grad(learnable)
+                })
             }
             None => parameter,
         }

@@ -1,5 +1,6 @@
-//! The network: an encoder, whose features are evaluated, and a projection head, whose outputs
-//! enter the loss (Chen et al. 2020, section 2.1).
+//! The network: an encoder, whose features are evaluated, a projection head, whose outputs enter the
+//! loss (Chen et al. 2020, section 2.1), and where a method has one a prediction head behind it
+//! (Grill et al. 2020, section 3.1).
 //!
 //! The encoder is a small convolutional network. Its first convolution has overlapping patches and
 //! a stride that follows the image size. Every further width adds a 2 × 2 convolution of stride 2
@@ -41,6 +42,9 @@ pub struct ModelConfig {
     pub hidden: usize,
     /// D, the dimension of the embeddings.
     pub dim: usize,
+    /// Whether a prediction head follows the projection head.
+    #[serde(default)]
+    pub prediction: bool,
 }
 
 impl ModelConfig {
@@ -71,12 +75,14 @@ impl ModelConfig {
             }
             features = width;
         }
+        let mut head = |inputs| ProjectionHead {
+            hidden: linear(inputs, self.hidden, true, &mut random, device),
+            output: linear(self.hidden, self.dim, true, &mut random, device),
+        };
         Model {
             encoder: Encoder { layers },
-            head: ProjectionHead {
-                hidden: linear(features, self.hidden, true, &mut random, device),
-                output: linear(self.hidden, self.dim, true, &mut random, device),
-            },
+            head: head(features),
+            prediction: self.prediction.then(|| head(self.dim)),
         }
     }
 }
@@ -100,13 +106,15 @@ fn linear<B: Backend>(
     }
 }
 
-/// Encoder and projection head.
+/// Encoder, projection head, and prediction head where there is one.
 #[derive(Module, Debug)]
 pub struct Model<B: Backend> {
     /// Maps images to features.
     pub encoder: Encoder<B>,
     /// Maps features to embeddings.
     pub head: ProjectionHead<B>,
+    /// Maps embeddings to predictions of another encoder's embeddings.
+    pub prediction: Option<ProjectionHead<B>>,
 }
 
 impl<B: Backend> Model<B> {
@@ -114,6 +122,25 @@ impl<B: Backend> Model<B> {
     /// [`Encoder::forward`].
     pub fn embed(&self, patches: Tensor<B, 2>, images: usize) -> Tensor<B, 2> {
         self.head.forward(self.encoder.forward(patches, images))
+    }
+
+    /// Predictions, N × D and not normalised, from the same patches; the embeddings where there is
+    /// no prediction head.
+    pub fn predict(&self, patches: Tensor<B, 2>, images: usize) -> Tensor<B, 2> {
+        let embeddings = self.embed(patches, images);
+        match &self.prediction {
+            Some(head) => head.forward(embeddings),
+            None => embeddings,
+        }
+    }
+
+    /// The same model without its prediction head.
+    #[must_use]
+    pub fn without_prediction(self) -> Self {
+        Self {
+            prediction: None,
+            ..self
+        }
     }
 }
 
@@ -158,7 +185,7 @@ impl<B: Backend> Layer<B> {
 
 /// W₂ · ReLU(W₁ · h + b₁) + b₂, as in SimCLR and MoCo v2. It has no batch normalisation, which
 /// would see only one row per image, and in MoCo would let the images of a batch leak into each
-/// other.
+/// other. A prediction head has the same form.
 #[derive(Module, Debug)]
 pub struct ProjectionHead<B: Backend> {
     hidden: Linear<B>,
@@ -188,6 +215,7 @@ mod tests {
                 widths: vec![4, 6],
                 hidden: 7,
                 dim: 5,
+                prediction: false,
             }
         }
     }

@@ -18,13 +18,20 @@ pub enum TrainError {
         allowed: &'static str,
     },
     /// A loss that the method cannot train with.
-    #[error("`loss` is {given}; {method} takes {fits}")]
+    #[error("`loss` is {given}: {reason}; {method} takes {fits}")]
     UnfitLoss {
         given: String,
+        reason: &'static str,
         method: &'static str,
         /// The keys of the losses that it can train with.
         fits: String,
     },
+    /// A loss of labelled rows for images without labels.
+    #[error("`loss` is {given}: its positives are images of one class, and these have no labels")]
+    NoLabels { given: &'static str },
+    /// A checkpoint that another run left.
+    #[error("cannot resume from this checkpoint: {reason}")]
+    Resume { reason: String },
     /// Fewer training images than one step takes.
     #[error("`batch` is {batch}, but there are only {images} training images")]
     TooFewImages { images: usize, batch: usize },
@@ -65,6 +72,8 @@ impl TrainError {
         match self {
             Self::Argument { .. }
             | Self::UnfitLoss { .. }
+            | Self::NoLabels { .. }
+            | Self::Resume { .. }
             | Self::TooFewImages { .. }
             | Self::Augment(_) => 2,
             Self::NotFinite { .. } => 3,

@@ -1,4 +1,4 @@
-//! The trainer: whole SimCLR and MoCo runs from one command, `infonce train`, which [`run`]
+//! The trainer: whole runs of each of [`methods`] from one command, `infonce train`, which [`run`]
 //! executes.
 //!
 //! [`data`] reads images, [`augment`] draws random views of them, [`trainer`] trains an [`encoder`]
@@ -33,13 +33,15 @@ mod recorder;
 pub mod report;
 mod run_error;
 pub mod run_folder;
+mod setting;
+mod sgd;
 mod summary;
 #[cfg(test)]
 mod testing;
 mod train_config;
 pub mod trainer;
 
-pub use arguments::{MethodName, TrainArgs};
+pub use arguments::TrainArgs;
 pub use command::run;
 pub use engine::EngineName;
 pub use evaluate::Features;

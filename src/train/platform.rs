@@ -19,11 +19,11 @@ use crate::{Engine, Memory};
 pub type MemoryOf<P> = <<P as Platform>::Engine as Engine>::Memory;
 
 /// A backend of the framework, an engine, and how values pass between them.
-pub trait Platform: Debug {
+pub trait Platform: Debug + 'static {
     /// The framework's backend; its floats are f32.
     type Backend: Backend;
     /// Computes everything but the encoder.
-    type Engine: Engine<Memory: Memory<Queue<f32>: Debug>>;
+    type Engine: Engine<Memory: Memory<Queue<f32>: Debug, Buffer<f32>: Debug>>;
     /// A buffer that no tensor shares.
     type Owned: Values<MemoryOf<Self>>;
     /// A tensor's values, for the engine to read. The framework does not change them while this

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use super::config::ConfigError;
 use super::data::DataError;
-use super::error::TrainError;
+use super::error::{CheckpointError, TrainError};
 use super::interrupt;
 use super::report::ReportError;
 use super::run_folder::RunFolderError;
@@ -28,6 +28,9 @@ pub enum RunError {
     /// Training itself.
     #[error(transparent)]
     Train(#[from] TrainError),
+    /// The checkpoint to resume from.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
     /// A picture.
     #[error(transparent)]
     Report(#[from] ReportError),
@@ -81,6 +84,11 @@ impl RunError {
             | Self::RequiredPoints { .. } => 2,
             Self::Folder(RunFolderError::Io { .. }) => 1,
             Self::Folder(_) => 2,
+            Self::Checkpoint(CheckpointError::Content { .. }) => 2,
+            Self::Checkpoint(CheckpointError::Io { source, .. }) => match source.kind() {
+                ErrorKind::NotFound | ErrorKind::IsADirectory => 2,
+                _ => 1,
+            },
             Self::Train(error) => error.exit_code(),
             Self::Report(_) | Self::Evaluation(_) | Self::WriteConfig(_) | Self::Signal(_) => 1,
             Self::NotImproved { .. } => 4,

@@ -7,15 +7,19 @@ use serde::{Deserialize, Serialize};
 use super::encoder::ModelConfig;
 use super::error::TrainError;
 use super::image_set::ImageSet;
+use super::methods::{Method, MethodConfig};
+use super::setting::{number, require};
 use crate::Contrast;
-use crate::losses::{self, Keys, Layout, Loss};
 
 /// The settings of a run.
 ///
 /// ```
+/// use infonce::train::methods;
 /// use infonce::train::trainer::TrainConfig;
-/// let config = TrainConfig { epochs: 5, ..TrainConfig::moco() };
-/// assert!(config.validate().is_ok());
+/// for method in methods::TABLE {
+///     let config = TrainConfig { epochs: 5, ..TrainConfig::of(method) };
+///     assert!(config.validate().is_ok());
+/// }
 /// ```
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TrainConfig {
@@ -46,100 +50,25 @@ pub struct TrainConfig {
     pub weight_decay: f64,
 }
 
-/// A method with its own settings.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "method", rename_all = "snake_case")]
-pub enum MethodConfig {
-    /// Chen et al. 2020.
-    Simclr,
-    /// He et al. 2020.
-    Moco {
-        /// Keys in the queue; losses without a queue ignore it.
-        queue: usize,
-        /// m of the key encoder's update.
-        momentum: f64,
-        /// How m changes over training.
-        momentum_course: MomentumCourse,
-        /// Groups of a batch that are normalised separately, so that no statistics reveal the
-        /// positive.
-        norm_groups: usize,
-    },
-}
-
-impl MethodConfig {
-    /// The losses that the method can train with. SimCLR takes those on one matrix of both views,
-    /// MoCo those whose candidates are keys of its batches, without a gradient.
-    pub fn losses(&self) -> impl Iterator<Item = &'static Loss> {
-        let one_matrix = *self == Self::Simclr;
-        losses::TABLE.iter().filter(move |loss| {
-            let contrast = (loss.at)(loss.temperature);
-            contrast.is_ok_and(|contrast| match one_matrix {
-                true => contrast.layout() == Layout::Shared,
-                false => !contrast.is_shared() && contrast.description().keys == Keys::Constant,
-            })
-        })
-    }
-
-    /// Its name in `config.toml` and on the command line.
-    pub fn key(&self) -> &'static str {
-        match self {
-            Self::Simclr => "simclr",
-            Self::Moco { .. } => "moco",
-        }
-    }
-
-    /// Its name in papers.
-    pub fn title(&self) -> &'static str {
-        match self {
-            Self::Simclr => "SimCLR",
-            Self::Moco { .. } => "MoCo",
-        }
-    }
-}
-
-/// How the momentum of the key encoder changes over training.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum MomentumCourse {
-    /// The same at every step (He et al. 2020).
-    Constant,
-    /// Along a cosine to 1 at the last step (Grill et al. 2020).
-    Cosine,
-}
-
 /// Allowed sizes of layers.
 const SIZES: std::ops::RangeInclusive<usize> = 1..=4096;
 
 impl TrainConfig {
-    /// The defaults of SimCLR.
-    pub fn simclr() -> Self {
+    /// The defaults of a method.
+    pub fn of(method: &Method) -> Self {
         Self {
-            method: MethodConfig::Simclr,
+            method: (method.settings)(),
             seed: 0,
             epochs: 20,
             batch: 128,
-            loss: "nt_xent".to_owned(),
-            temperature: 0.3,
+            loss: method.loss.to_owned(),
+            temperature: method.temperature,
             dim: 64,
             hidden: 128,
             widths: vec![32, 64, 128],
-            learning_rate: 0.3,
+            learning_rate: method.learning_rate,
             warmup: 0.05,
             weight_decay: 1e-4,
-        }
-    }
-
-    /// The defaults of MoCo.
-    pub fn moco() -> Self {
-        Self {
-            method: MethodConfig::Moco {
-                queue: 1024,
-                momentum: 0.99,
-                momentum_course: MomentumCourse::Constant,
-                norm_groups: 4,
-            },
-            loss: "moco".to_owned(),
-            ..Self::simclr()
         }
     }
 
@@ -149,14 +78,8 @@ impl TrainConfig {
     /// [`TrainError::UnfitLoss`] when the method cannot train with it; [`TrainError::Loss`] when the
     /// temperature is out of its range.
     pub fn contrast(&self) -> Result<Contrast, TrainError> {
-        match self.method.losses().find(|loss| loss.key == self.loss) {
-            Some(loss) => Ok((loss.at)(self.temperature as f32)?),
-            None => Err(TrainError::UnfitLoss {
-                given: self.loss.clone(),
-                method: self.method.key(),
-                fits: keys(self.method.losses()),
-            }),
-        }
+        let loss = self.method.method().loss(&self.loss)?;
+        Ok((loss.at)(self.temperature as f32)?)
     }
 
     /// The learning rate of `step`, counted from 0, of `total` steps: a linear warm-up, then half a
@@ -180,6 +103,7 @@ impl TrainConfig {
             widths: self.widths.clone(),
             hidden: self.hidden,
             dim: self.dim,
+            prediction: self.method.method().prediction,
         }
     }
 
@@ -218,59 +142,8 @@ impl TrainConfig {
         require("widths", &given, "a list of 1 to 4 numbers", layers)?;
         let sizes = self.widths.iter().all(|width| SIZES.contains(width));
         require("widths", &given, "numbers between 1 and 4096", sizes)?;
-        self.validate_method()
+        self.method.validate(self.batch, self.dim)
     }
-
-    fn validate_method(&self) -> Result<(), TrainError> {
-        let MethodConfig::Moco {
-            queue,
-            momentum,
-            norm_groups,
-            ..
-        } = self.method
-        else {
-            return Ok(());
-        };
-        let keys = (1..=1 << 24).contains(&queue);
-        require("queue", queue, "between 1 and 16777216", keys)?;
-        let numbers = queue.saturating_mul(self.dim) <= 1 << 30;
-        require("queue", queue, "at most 2^30 / `dim`: 4 GiB", numbers)?;
-        let share = (0.0..=1.0).contains(&momentum);
-        require("momentum", number(momentum), "between 0 and 1", share)?;
-        require("norm_groups", norm_groups, "at least 1", norm_groups >= 1)?;
-        let pairs = self.batch / 2 >= norm_groups;
-        require("batch", self.batch, "at least twice `norm_groups`", pairs)
-    }
-}
-
-/// The keys of losses, separated by commas.
-pub(super) fn keys(losses: impl Iterator<Item = &'static Loss>) -> String {
-    losses.map(|loss| loss.key).collect::<Vec<_>>().join(", ")
-}
-
-/// The number in plain notation, or with an exponent where that takes many digits.
-pub(super) fn number(value: f64) -> String {
-    if value == 0.0 || (1e-4..1e7).contains(&value.abs()) {
-        value.to_string()
-    } else {
-        format!("{value:e}")
-    }
-}
-
-fn require(
-    argument: &'static str,
-    given: impl ToString,
-    allowed: &'static str,
-    holds: bool,
-) -> Result<(), TrainError> {
-    if holds {
-        return Ok(());
-    }
-    Err(TrainError::Argument {
-        argument,
-        given: given.to_string(),
-        allowed,
-    })
 }
 
 #[cfg(test)]
@@ -278,10 +151,17 @@ mod tests {
     use toml::Table;
 
     use super::*;
+    use crate::losses;
+    use crate::train::methods;
+
+    fn defaults(method: &str) -> TrainConfig {
+        TrainConfig::of(Method::of(method).unwrap())
+    }
 
     #[test]
     fn defaults_are_valid_and_survive_their_written_form() {
-        for config in [TrainConfig::simclr(), TrainConfig::moco()] {
+        for method in methods::TABLE {
+            let config = TrainConfig::of(method);
             config.validate().unwrap();
             let text = toml::to_string(&config).unwrap();
             assert_eq!(toml::from_str(&text), Ok(config), "{text}");
@@ -294,7 +174,7 @@ mod tests {
             let config = TrainConfig {
                 learning_rate,
                 warmup,
-                ..TrainConfig::simclr()
+                ..defaults("simclr")
             };
             (0..=total)
                 .map(|step| config.rate_at(step, total))
@@ -311,32 +191,76 @@ mod tests {
 
     #[test]
     fn a_setting_out_of_range_is_named() {
-        for (expected, change) in [
-            ("`epochs` is 0", "epochs = 0"),
-            ("`batch` is 1", "batch = 1"),
-            ("`batch` is 7", "batch = 7"),
-            ("`temperature` is 0", "temperature = 0.0"),
-            ("`temperature` is NaN", "temperature = nan"),
-            ("`temperature` is 1e31", "temperature = 1e31"),
-            ("`loss` is clip; moco takes moco, moco_v3", "loss = 'clip'"),
-            ("`loss` is nt_xent; moco takes", "loss = 'nt_xent'"),
-            ("`dim` is 0", "dim = 0"),
-            ("`hidden` is 4097", "hidden = 4097"),
-            ("`widths` is []", "widths = []"),
-            ("`widths` is [8, 0]", "widths = [8, 0]"),
-            ("`learning_rate` is inf", "learning_rate = inf"),
-            ("`warmup` is 1.5", "warmup = 1.5"),
-            ("`weight_decay` is -1", "weight_decay = -1.0"),
-            ("`queue` is 0", "queue = 0"),
-            ("`queue` is 16777216", "queue = 16777216\ndim = 128"),
-            ("`momentum` is 1.1", "momentum = 1.1"),
-            ("`norm_groups` is 0", "norm_groups = 0"),
+        for (method, expected, change) in [
+            ("moco", "`epochs` is 0", "epochs = 0"),
+            ("moco", "`batch` is 1", "batch = 1"),
+            ("moco", "`batch` is 7", "batch = 7"),
+            ("moco", "`temperature` is 0", "temperature = 0.0"),
+            ("moco", "`temperature` is NaN", "temperature = nan"),
+            ("moco", "`temperature` is 1e31", "temperature = 1e31"),
+            ("moco", "`dim` is 0", "dim = 0"),
+            ("moco", "`hidden` is 4097", "hidden = 4097"),
+            ("moco", "`widths` is []", "widths = []"),
+            ("moco", "`widths` is [8, 0]", "widths = [8, 0]"),
+            ("moco", "`learning_rate` is inf", "learning_rate = inf"),
+            ("moco", "`warmup` is 1.5", "warmup = 1.5"),
+            ("moco", "`weight_decay` is -1", "weight_decay = -1.0"),
+            ("moco", "`queue` is 0", "queue = 0"),
+            ("moco", "`queue` is 16777216", "queue = 16777216\ndim = 128"),
+            ("moco", "`momentum` is 1.1", "momentum = 1.1"),
+            ("moco", "`norm_groups` is 0", "norm_groups = 0"),
+            ("mocov3", "`momentum` is -0.1", "momentum = -0.1"),
+            ("instdisc", "`bank_momentum` is 2", "bank_momentum = 2.0"),
+            ("instdisc", "`views` is 3", "views = 3"),
+            ("pcl", "`queue` is 0", "queue = 0"),
+            ("pcl", "`cluster_sizes` is []", "cluster_sizes = []"),
+            ("pcl", "`cluster_sizes` is [9, 0]", "cluster_sizes = [9, 0]"),
+            ("pcl", "`cluster_warmup` is 1.5", "cluster_warmup = 1.5"),
         ] {
-            let mut settings = Table::try_from(TrainConfig::moco()).unwrap();
+            let mut settings = Table::try_from(defaults(method)).unwrap();
             settings.extend(change.parse::<Table>().unwrap());
             let config: TrainConfig = settings.try_into().unwrap();
             let message = config.validate().unwrap_err().to_string();
             assert!(message.contains(expected), "{message}");
+        }
+    }
+
+    /// Every method beside every loss: it has it, or says why not and which it has.
+    #[test]
+    fn a_loss_that_a_method_cannot_have_is_refused_with_why() {
+        let mut found = Vec::new();
+        for method in methods::TABLE {
+            for loss in losses::TABLE {
+                let config = TrainConfig {
+                    loss: loss.key.to_owned(),
+                    ..TrainConfig::of(method)
+                };
+                match config.validate() {
+                    Ok(()) => found.push((method.key, loss.key)),
+                    Err(error) => {
+                        let message = error.to_string();
+                        let given = format!("`loss` is {}: it", loss.key);
+                        let takes = format!("; {} takes {}", method.key, method.loss_keys());
+                        assert!(message.starts_with(&given), "{message}");
+                        assert!(message.ends_with(&takes), "{message}");
+                    }
+                }
+            }
+        }
+        let of = |method| {
+            let of_method = found.iter().filter(|(found, _)| *found == method);
+            of_method.map(|(_, loss)| *loss).collect::<Vec<_>>()
+        };
+        let simclr = "nt_xent info_nce clip dcl dclw rince debiased additive_margin supcon \
+                      supcon_in kcl hard mnr graphcl declutr n_pairs";
+        assert_eq!(of("simclr"), Vec::from_iter(simclr.split(' ')));
+        for (method, loss) in [
+            ("moco", "moco"),
+            ("mocov3", "moco_v3"),
+            ("instdisc", "inst_disc"),
+            ("pcl", "pcl"),
+        ] {
+            assert_eq!(of(method), [loss]);
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The training loop: shuffles images into batches, draws two views of each, takes a step and reports it.
+//! The training loop: shuffles images into batches, draws views of each, takes a step and reports it.
 
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -6,30 +6,28 @@ use std::time::Instant;
 
 use burn::backend::Autodiff;
 use burn::module::AutodiffModule;
-use burn::optim::decay::WeightDecayConfig;
-use burn::optim::momentum::MomentumConfig;
-use burn::optim::{GradientsParams, Optimizer, SgdConfig};
+use burn::optim::GradientsParams;
 use burn::tensor::Tensor;
 use rand::SeedableRng;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 
 use super::augment::{AugmentConfig, ViewKey, augment_batch, to_float};
-use super::bridge::{self, UnitRows};
-use super::checkpoint;
+use super::bridge;
+use super::checkpoint::{self, Checkpoint};
 pub use super::cpu::Cpu;
 use super::data::Dataset;
 use super::ema;
 use super::encoder::{Model, ModelConfig};
 pub use super::error::TrainError;
 use super::image_set::ImageSet;
-use super::methods::{LossReport, Method, Moco, Views};
+use super::methods::{Batch, Learner, LossReport, Run, View};
 use super::metrics::{EpochRecord, StepRecord};
 use super::patches::PatchGrid;
 use super::platform::Platform;
-use super::train_config::number;
-pub use super::train_config::{MethodConfig, MomentumCourse, TrainConfig};
-use crate::{KeyQueue, MomentumSchedule};
+use super::setting::number;
+use super::sgd::Sgd;
+pub use super::train_config::TrainConfig;
 
 /// Images that evaluation encodes at a time.
 const ENCODE_BATCH: usize = 256;
@@ -38,8 +36,6 @@ const ENCODE_BATCH: usize = 256;
 const TINY_TEMPERATURE: f64 = 1e-3;
 /// [`TINY_TEMPERATURE`] for losses that grow as powers of e^{z₊}.
 const TINY_FOR_POWERS: f64 = 1e-2;
-/// Momentum of the optimiser.
-const SGD_MOMENTUM: f64 = 0.9;
 /// Contrastive top-1 is measured at every n-th step and at the last of an epoch, because it costs a
 /// search among the candidates.
 const TOP1_EVERY: u64 = 8;
@@ -72,7 +68,9 @@ pub struct Trainer<P: Platform = Cpu> {
     shape: ModelConfig,
     grid: PatchGrid,
     model: Model<Autodiff<P::Backend>>,
-    method: Method<P>,
+    learner: Box<dyn Learner<P>>,
+    // On this task SGD with momentum learned faster per step than AdamW at its best rate.
+    optimizer: Sgd<P::Backend>,
     steps_per_epoch: u64,
     /// Optimiser steps taken.
     step: u64,
@@ -118,8 +116,22 @@ impl<P: Platform> Trainer<P> {
         let model = shape.init(config.seed, &Default::default());
         let steps_per_epoch = (images / config.batch) as u64;
         let total_steps = config.epochs.saturating_mul(steps_per_epoch);
+        let learner = config.method.start(&Run {
+            platform: &platform,
+            model: &model,
+            loss: config.method.method().loss(&config.loss)?,
+            temperature: config.temperature as f32,
+            contrast: config.contrast()?,
+            dim: config.dim,
+            seed: config.seed,
+            epochs: config.epochs,
+            total_steps,
+            images,
+            has_labels: dataset.labels.is_some(),
+        })?;
         Ok(Self {
-            method: method(&platform, config, total_steps, &model)?,
+            learner,
+            optimizer: Sgd::new(config.weight_decay),
             platform,
             config: config.clone(),
             augment: augment.clone(),
@@ -156,9 +168,10 @@ impl<P: Platform> Trainer<P> {
         self.config.epochs.saturating_mul(self.steps_per_epoch)
     }
 
-    /// Trains from the first step to the last on the training images of `dataset`, the set that the
-    /// trainer was made for, and reports to `observer`. Writes a checkpoint before the first step,
-    /// after every epoch, and when `stop` is true, which is read before every step.
+    /// Trains from where it stands, the first step or that of a checkpoint, to the last on the
+    /// training images of `dataset`, the set that the trainer was made for, and reports to `observer`.
+    /// Writes a checkpoint before its first step, after every epoch, and when `stop` is true, which is
+    /// read before every step.
     ///
     /// # Errors
     /// [`TrainError`]. [`TrainError::NotFinite`] leaves the last good checkpoint in place.
@@ -169,31 +182,32 @@ impl<P: Platform> Trainer<P> {
         stop: &AtomicBool,
         checkpoint: &Path,
     ) -> Result<Outcome, TrainError> {
-        // On this task SGD with momentum learned faster per step than AdamW at its best rate.
-        let momentum = MomentumConfig::new()
-            .with_momentum(SGD_MOMENTUM)
-            .with_dampening(0.0);
-        let decay = WeightDecayConfig::new(self.config.weight_decay as f32);
-        let sgd = SgdConfig::new().with_momentum(Some(momentum));
-        let mut optimizer = sgd.with_weight_decay(Some(decay)).init();
         let mut random = ChaCha8Rng::seed_from_u64(self.config.seed);
         random.set_stream(ORDER_STREAM);
         let mut order: Vec<usize> = (0..dataset.train.len()).collect();
-        self.step = 0;
+        let epochs_done = self.step / self.steps_per_epoch;
+        // Each epoch shuffles the order of the epoch before.
+        (0..epochs_done).for_each(|_| order.shuffle(&mut random));
         self.save(checkpoint)?;
         let mut last_step = Instant::now();
-        for epoch in 1..=self.config.epochs {
+        for epoch in epochs_done..self.config.epochs {
             let started = Instant::now();
             let saved_step = self.step;
             let (mut loss, mut top1, mut measured) = (0.0, 0.0, 0);
             order.shuffle(&mut random);
-            for batch in order.chunks_exact(self.config.batch) {
+            let done = self.step % self.steps_per_epoch;
+            let batches = order.chunks_exact(self.config.batch).skip(done as usize);
+            for batch in batches {
                 if stop.load(Ordering::Relaxed) {
                     self.save(checkpoint)?;
                     return Ok(Outcome::Interrupted);
                 }
+                if self.step.is_multiple_of(self.steps_per_epoch) {
+                    let (learner, platform) = (&mut self.learner, &self.platform);
+                    learner.start_epoch(platform, epoch, &dataset.train, &self.grid)?;
+                }
                 let learning_rate = self.config.rate_at(self.step, self.total_steps());
-                let report = self.step(&dataset.train, batch, learning_rate, &mut optimizer)?;
+                let report = self.step(dataset, batch, learning_rate)?;
                 if !report.loss.is_finite() {
                     return Err(self.not_finite(self.step + 1, saved_step, checkpoint)?);
                 }
@@ -205,7 +219,7 @@ impl<P: Platform> Trainer<P> {
                 last_step = Instant::now();
                 observer.step(&StepRecord {
                     step: self.step,
-                    epoch,
+                    epoch: epoch + 1,
                     loss: report.loss.into(),
                     top1: report.top1.map(f64::from),
                     chance_loss: report.chance_loss,
@@ -218,9 +232,9 @@ impl<P: Platform> Trainer<P> {
             }
             self.save(checkpoint)?;
             observer.epoch(&EpochRecord {
-                epoch,
+                epoch: epoch + 1,
                 step: self.step,
-                loss: (loss / self.steps_per_epoch as f32).into(),
+                loss: (loss / (self.step - saved_step) as f32).into(),
                 top1: (top1 / measured as f32).into(),
                 seconds: started.elapsed().as_secs_f64(),
             });
@@ -228,47 +242,110 @@ impl<P: Platform> Trainer<P> {
         Ok(Outcome::Finished)
     }
 
-    /// One step on the images `train[batch]`. A loss that is not finite changes no weight.
+    /// One step on the training images `batch`. A loss that is not finite changes no weight.
     fn step(
         &mut self,
-        train: &ImageSet,
+        dataset: &Dataset,
         batch: &[usize],
         learning_rate: f64,
-        optimizer: &mut impl Optimizer<Model<Autodiff<P::Backend>>, Autodiff<P::Backend>>,
     ) -> Result<LossReport, TrainError> {
         let draw = |view| {
             let key = ViewKey {
                 seed: self.config.seed,
                 step: self.step,
-                view,
+                view: view as u64,
             };
-            augment_batch(&self.augment, train, batch, key)
+            augment_batch(&self.augment, &dataset.train, batch, key)
         };
-        let (first, second) = (draw(0)?, draw(1)?);
-        let views = Views {
-            first: &first,
-            second: &second,
+        let drawn = (0..self.learner.views()).map(draw);
+        let drawn = drawn.collect::<Result<Vec<_>, _>>()?;
+        let view = |pixels| View {
+            pixels,
             grid: &self.grid,
+        };
+        let views: Vec<_> = drawn.iter().map(|pixels| view(pixels)).collect();
+        let labels = dataset.labels.as_ref();
+        let labels: Option<Vec<u32>> =
+            labels.map(|labels| batch.iter().map(|&image| labels.train[image]).collect());
+        let batch = Batch {
+            images: batch,
+            labels: labels.as_deref(),
+            views: &views,
             step: self.step,
             wants_top1: self.step.is_multiple_of(TOP1_EVERY)
                 || (self.step + 1).is_multiple_of(self.steps_per_epoch),
         };
         let (report, gradients) =
-            self.method
-                .step(&self.platform, &self.model, views, self.upstream)?;
+            self.learner
+                .step(&self.platform, &self.model, batch, self.upstream)?;
         if report.loss.is_finite() {
             let gradients = GradientsParams::from_grads(gradients, &self.model);
-            self.model = optimizer.step(learning_rate, self.model.clone(), gradients);
+            let model = self.model.clone();
+            self.model = self.optimizer.step(learning_rate, model, gradients);
         }
         Ok(report)
     }
 
     fn save(&self, path: &Path) -> Result<(), TrainError> {
-        let moco = match &self.method {
-            Method::SimClr(_) => None,
-            Method::Moco(moco) => Some(moco.state(&self.platform)?),
+        let checkpoint = Checkpoint {
+            step: self.step,
+            settings: self.settings()?,
+            config: self.shape.clone(),
+            model: self.model.clone(),
+            velocity: self.optimizer.velocity(self.model.valid()),
+            state: self.learner.state(&self.platform)?,
         };
-        checkpoint::save(path, self.step, &self.shape, &self.model, moco.as_ref())?;
+        Ok(checkpoint::save(path, &checkpoint)?)
+    }
+
+    /// The settings as TOML, which keeps every digit.
+    fn settings(&self) -> Result<String, TrainError> {
+        let written = toml::to_string(&self.config);
+        written.map_err(|error| TrainError::Resume {
+            reason: error.to_string(),
+        })
+    }
+
+    /// Checks that a checkpoint is of a run with these settings that has not ended.
+    ///
+    /// # Errors
+    /// [`TrainError::Resume`] names the first setting that differs.
+    pub fn fits(&self, checkpoint: &Checkpoint<P::Backend>) -> Result<(), TrainError> {
+        let refuse = |reason| Err(TrainError::Resume { reason });
+        let table = |text: &str| text.parse::<toml::Table>().unwrap_or_default();
+        let (own, other) = (table(&self.settings()?), table(&checkpoint.settings));
+        let keys = own.keys().chain(other.keys());
+        for key in keys {
+            let shown =
+                |of: &toml::Table| of.get(key).map_or("absent".to_owned(), ToString::to_string);
+            let (own, other) = (shown(&own), shown(&other));
+            if own != other {
+                return refuse(format!("its run had `{key}` {other}, not {own}"));
+            }
+        }
+        if checkpoint.config != self.shape {
+            return refuse("its images have another size".to_owned());
+        }
+        if checkpoint.step >= self.total_steps() {
+            return refuse("its run has ended".to_owned());
+        }
+        Ok(())
+    }
+
+    /// Takes up the state of a checkpoint of a run with the same settings and data. What
+    /// [`train`](Self::train) does then is, bit for bit, what that run would have done next.
+    ///
+    /// # Errors
+    /// As [`fits`](Self::fits); [`TrainError::Resume`] when a part of its state is missing or has
+    /// another size.
+    pub fn resume(&mut self, checkpoint: Checkpoint<P::Backend>) -> Result<(), TrainError> {
+        self.fits(&checkpoint)?;
+        self.learner.restore(&self.platform, checkpoint.state)?;
+        self.model = checkpoint.model;
+        if let Some(velocity) = &checkpoint.velocity {
+            self.optimizer.restore(velocity);
+        }
+        self.step = checkpoint.step;
         Ok(())
     }
 
@@ -374,39 +451,6 @@ impl<P: Platform> Trainer<P> {
             });
         }
         let model = self.model.valid();
-        let mut embeddings = Vec::with_capacity(count * self.config.dim);
-        for images in images.chunks(ENCODE_BATCH * length) {
-            let (patches, count) = self.grid.tensor(images);
-            let unit = UnitRows::of(&self.platform, model.embed(patches, count))?;
-            embeddings.extend(unit.into_floats(&self.platform)?);
-        }
-        Ok(embeddings)
+        bridge::embed(&self.platform, &model, &self.grid, images, ENCODE_BATCH)
     }
-}
-
-fn method<P: Platform>(
-    platform: &P,
-    config: &TrainConfig,
-    total_steps: u64,
-    model: &Model<Autodiff<P::Backend>>,
-) -> Result<Method<P>, TrainError> {
-    let contrast = config.contrast()?;
-    Ok(match config.method {
-        MethodConfig::Simclr => Method::SimClr(contrast),
-        MethodConfig::Moco {
-            queue,
-            momentum,
-            momentum_course,
-            norm_groups: groups,
-        } => {
-            let momentum = momentum as f32;
-            let momentum = match momentum_course {
-                MomentumCourse::Constant => MomentumSchedule::constant(momentum)?,
-                MomentumCourse::Cosine => MomentumSchedule::cosine(momentum, total_steps)?,
-            };
-            let (queue, seed) = (KeyQueue::new(queue, config.dim)?, config.seed);
-            let moco = Moco::new(platform, contrast, momentum, queue, groups, seed, model)?;
-            Method::Moco(Box::new(moco))
-        }
-    })
 }

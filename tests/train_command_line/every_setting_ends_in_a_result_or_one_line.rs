@@ -41,7 +41,9 @@ fn numbers_at_the_ends_of_their_ranges_train() {
         ("simclr", "--dim 4096"),
         ("simclr", "--seed 9223372036854775807"),
         ("moco", "--momentum 0"),
-        ("moco", "--momentum 1"),
+        ("mocov3", "--momentum 1"),
+        ("instdisc", "--dim 1"),
+        ("pcl", "--queue 1"),
         ("moco", "--queue 1"),
         // Smaller than the batch of 16.
         ("moco", "--queue 15"),
@@ -53,7 +55,15 @@ fn numbers_at_the_ends_of_their_ranges_train() {
 #[test]
 fn losses_of_the_table_train_and_are_named_in_the_report() {
     let directory = small_images();
-    for (method, key, name) in [("simclr", "dcl", "DCL"), ("moco", "moco_v3", "MoCo v3")] {
+    for (method, key, name) in [
+        ("simclr", "dcl", "DCL"),
+        ("simclr", "supcon", "SupCon"),
+        ("simclr", "kcl", "KCL"),
+        ("simclr", "hard", "hard negatives"),
+        ("simclr", "info_nce", "InfoNCE"),
+        ("simclr", "clip", "CLIP"),
+        ("mocov3", "moco_v3", "MoCo v3"),
+    ] {
         let options = format!("--loss {key} --out {key}");
         trained(directory.path(), &small(method, &options));
         let run = directory.path().join(key);
@@ -74,21 +84,84 @@ fn a_loss_that_does_not_fit_the_method_is_refused_by_name() {
     let directory = small_images();
     for (method, loss, words) in [
         (
-            "simclr",
-            "clip",
-            "`loss` is clip … simclr takes nt_xent, dcl",
-        ),
-        (
             "moco",
-            "nt_xent",
-            "`loss` is nt_xent … moco takes moco, moco_v3",
+            "clip",
+            "`loss` is clip: it has no queue … moco takes moco",
         ),
+        ("moco", "nt_xent", "`loss` is nt_xent … moco takes moco"),
+        (
+            "simclr",
+            "moco_v3",
+            "`loss` is moco_v3: its keys … momentum encoder; simclr takes nt_xent, info_nce",
+        ),
+        ("simclr", "sampled_softmax", "frequency of each candidate"),
+        ("simclr", "contrad", "generated images"),
+        ("mocov3", "moco", "`loss` is moco … mocov3 takes moco_v3"),
+        (
+            "instdisc",
+            "pcl",
+            "`loss` is pcl … instdisc takes inst_disc",
+        ),
+        ("pcl", "moco", "`loss` is moco … pcl takes pcl"),
         ("simclr", "none", "`loss` is none … rince, debiased"),
-        ("moco", "moco_v3 --queue 64", "--queue … moco_v3"),
     ] {
         let arguments = small(method, &format!("--loss {loss}"));
         refused_in_one_line(directory.path(), &arguments, &between_gaps(words));
     }
+    for loss in ["supcon", "supcon_in", "kcl"] {
+        let options = format!("--batch 16 --loss {loss}");
+        let unlabelled = arguments("simclr", "npy:images.npy", &options);
+        let words = [&format!("`loss` is {loss}"), "no labels"];
+        refused_in_one_line(directory.path(), &unlabelled, &words);
+    }
+}
+
+#[test]
+fn help_lists_the_methods_and_their_losses_from_the_table() {
+    let help = ["--help"];
+    let (help, _) = ends(Path::new("."), &help, 0);
+    for method in infonce::train::methods::TABLE {
+        contains(&help, &[method.key, method.help, method.source]);
+        contains(
+            &help,
+            &[&format!("for {} {}", method.key, method.loss_keys())],
+        );
+    }
+}
+
+/// Weights that decay to nothing make every embedding the same.
+#[test]
+fn a_run_that_collapses_says_so_with_every_method() {
+    let directory = small_images();
+    let config = "[train]\nweight_decay = 4.0\nepochs = 8\n";
+    fs::write(directory.path().join("run.toml"), config).unwrap();
+    for method in infonce::train::methods::TABLE {
+        let run = format!("--batch 16 --config run.toml --out {}", method.key);
+        let arguments = arguments(method.key, "npy:images.npy,labels.npy", &run);
+        let (table, _) = trained(directory.path(), &arguments);
+        contains(
+            &table,
+            &["collapsed: embeddings of different images are nearly one point"],
+        );
+        let page = directory.path().join(method.key).join("report.html");
+        contains(&fs::read_to_string(page).unwrap(), &["collapsed: "]);
+    }
+}
+
+/// The command goes on where a run was stopped, and refuses what is no checkpoint of it.
+#[test]
+fn a_run_resumes_from_its_checkpoint_and_from_no_other() {
+    let directory = small_images();
+    let folder = directory.path();
+    trained(folder, &small("pcl", "--out whole"));
+    let ended = small("pcl", "--resume whole/checkpoint.safetensors");
+    refused_in_one_line(folder, &ended, &["cannot resume", "has ended"]);
+    let other = small("pcl", "--seed 3 --resume whole/checkpoint.safetensors");
+    refused_in_one_line(folder, &other, &["cannot resume", "`seed` 0, not 3"]);
+    let missing = small("pcl", "--resume none.safetensors");
+    refused_in_one_line(folder, &missing, &["none.safetensors"]);
+    let foreign = small("pcl", "--resume images.npy");
+    refused_in_one_line(folder, &foreign, &["images.npy", "not usable"]);
 }
 
 /// As runs of releases without the option left it.
@@ -96,7 +169,7 @@ fn a_loss_that_does_not_fit_the_method_is_refused_by_name() {
 fn a_configuration_without_a_loss_means_the_default() {
     let directory = small_images();
     let file = |path: &str| fs::read_to_string(directory.path().join(path)).unwrap();
-    for (method, loss) in [("simclr", "nt_xent"), ("moco", "moco")] {
+    for (method, loss) in [("simclr", "nt_xent"), ("pcl", "pcl")] {
         let (first, again) = (format!("{method}-a"), format!("{method}-b"));
         trained(directory.path(), &small(method, &format!("--out {first}")));
         let whole = file(&format!("{first}/config.toml"));

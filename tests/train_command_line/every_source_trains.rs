@@ -24,7 +24,7 @@ fn write_pngs(folder: &Path, count: u32) {
 }
 
 #[test]
-fn every_source_trains_and_labels_decide_the_report() {
+fn every_method_trains_from_every_source() {
     let directory = tempfile::tempdir().unwrap();
     let folder = directory.path();
     for class in ["cat", "dog/puppies"] {
@@ -59,9 +59,9 @@ fn every_source_trains_and_labels_decide_the_report() {
         fs::write(path, cifar_records(&[&[3], &[7]])).unwrap();
     }
     fs::create_dir(folder.join("c100")).unwrap();
-    for file in ["train.bin", "test.bin"] {
-        let records = cifar_records(&[&[1, 8], &[19, 99], &[1, 9], &[19, 98]]);
-        fs::write(folder.join("c100").join(file), records).unwrap();
+    let labels: [&[u8]; 4] = [&[1, 8], &[19, 99], &[1, 9], &[19, 98]];
+    for (file, labels) in [("train.bin", &labels.repeat(2)[..]), ("test.bin", &labels)] {
+        fs::write(folder.join("c100").join(file), cifar_records(labels)).unwrap();
     }
     write_arrays(folder, 20, 2);
     fs::create_dir(folder.join("arrays")).unwrap();
@@ -79,8 +79,13 @@ fn every_source_trains_and_labels_decide_the_report() {
         ("npy:images.npy", None),
         ("npy:arrays", None),
     ] {
-        let batch = if source == "idx:digits" { "256" } else { "4" };
-        let options = format!("--epochs 1 --batch {batch} --out run");
+        let batch = if source == "idx:digits" { "256" } else { "8" };
+        let options = format!("--epochs 2 --batch {batch} --out run");
+        for method in &infonce::train::methods::TABLE[1..] {
+            trained(folder, &arguments(method.key, source, &options));
+            assert_eq!(entries(&folder.join("run")), FILES, "{source}");
+            fs::remove_dir_all(folder.join("run")).unwrap();
+        }
         let (table, progress) = trained(folder, &arguments("simclr", source, &options));
         let run = folder.join("run");
         assert_eq!(entries(&run), FILES, "{source}");

@@ -176,7 +176,7 @@ fn options_that_do_not_exist_or_do_not_parse_are_refused() {
     let directory = tempfile::tempdir().unwrap();
     for (arguments, words) in [
         ("simclr --epoch-count 3", "--epoch-count"),
-        ("byol", "byol … simclr … moco"),
+        ("none", "none … simclr … moco … mocov3 … instdisc … pcl"),
         ("simclr --epochs many", "--epochs … many"),
         ("simclr --data mnist", "mnist … idx:DIR … folder:DIR"),
     ] {
@@ -197,8 +197,15 @@ fn values_out_of_range_are_refused_by_name() {
         ("simclr", "--batch 100000", "batch … 100000 … 1347"),
         ("simclr", "--dim 0", "dim"),
         ("simclr", "--lr inf", "learning_rate"),
-        ("simclr", "--queue 64", "--queue … moco"),
-        ("simclr", "--momentum 0.9", "--momentum … moco"),
+        ("simclr", "--queue 64", "--queue … moco, pcl; simclr"),
+        ("mocov3", "--queue 64", "--queue … moco, pcl; mocov3"),
+        (
+            "simclr",
+            "--momentum 0.9",
+            "--momentum … moco, mocov3, pcl; simclr",
+        ),
+        ("instdisc", "--momentum 0.9", "--momentum … instdisc"),
+        ("mocov3", "--momentum 1.5", "momentum"),
         ("moco", "--momentum 1.5", "momentum"),
         ("moco", "--queue 0", "queue"),
     ] {
@@ -400,14 +407,37 @@ fn a_loss_that_is_not_finite_is_exit_code_3_and_names_the_step() {
 #[test]
 fn ctrl_c_is_exit_code_130_after_a_checkpoint() {
     let directory = tempfile::tempdir().unwrap();
-    let arguments = digits("simclr", "--epochs 10000 --out run");
-    let child = train(directory.path(), &arguments)
+    let run = directory.path().join("run");
+    interrupted(directory.path(), "--epochs 10000 --out run", &run);
+    let checkpoint = fs::read(run.join("checkpoint.safetensors")).unwrap();
+    assert!(!tensors(&checkpoint).is_empty());
+    records(&run);
+    assert!(entries(&run).iter().all(|name| !name.ends_with(".partial")));
+
+    // The run goes on with the step after the last.
+    let step = |line: Option<&str>| match serde_json::from_str(line.unwrap()).unwrap() {
+        Record::Step(step) => step.step,
+        Record::Epoch(epoch) => epoch.step,
+        other => panic!("{other:?}"),
+    };
+    let next = directory.path().join("next");
+    let options = "--config run/config.toml --resume run/checkpoint.safetensors --out next";
+    interrupted(directory.path(), options, &next);
+    let [before, after] = [&run, &next].map(|run| fs::read_to_string(run.join("metrics.jsonl")));
+    let (before, after) = (before.unwrap(), after.unwrap());
+    assert_eq!(step(after.lines().next()), step(before.lines().last()) + 1);
+}
+
+/// Starts SimCLR on the digits and interrupts it after its first steps.
+#[cfg(unix)]
+#[track_caller]
+fn interrupted(folder: &Path, options: &str, run: &Path) {
+    let child = train(folder, &digits("simclr", options))
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    let run = directory.path().join("run");
-    wait_for_steps(&run);
+    wait_for_steps(run);
     let kill = Command::new("kill")
         .args(["-INT", &child.id().to_string()])
         .status()
@@ -419,10 +449,6 @@ fn ctrl_c_is_exit_code_130_after_a_checkpoint() {
     assert_eq!(output.status.code(), Some(130), "{message}");
     let last = message.lines().last().unwrap();
     assert!(last.contains("checkpoint.safetensors"), "{message}");
-    let checkpoint = fs::read(run.join("checkpoint.safetensors")).unwrap();
-    assert!(!tensors(&checkpoint).is_empty());
-    records(&run);
-    assert!(entries(&run).iter().all(|name| !name.ends_with(".partial")));
 }
 
 /// Waits until training has written its first step.
