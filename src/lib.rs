@@ -21,7 +21,8 @@
 //! [`losses`] lists the losses: NT-Xent, InfoNCE, MoCo, CLIP and others. Embeddings and gradients are f32, f16 or
 //! bf16; sums, losses and statistics are f32. Engines also have the [triplet loss](Triplet), top-k search, which mines
 //! negatives ([`Miner`], [`semi_hard`]), row normalisation, the key queue and momentum update of MoCo ([`KeyQueue`],
-//! [`MomentumSchedule`]), the memory bank of InstDisc ([`MemoryBank`]) and the prototypes of PCL ([`KMeans`]).
+//! [`MomentumSchedule`]), the memory bank of InstDisc ([`MemoryBank`]), the prototypes of PCL ([`KMeans`]), the centre of DINO ([`Centre`]) and the
+//! equipartition of SwAV ([`Equipartition`]).
 //! [`diagnostics`] examines what an encoder has learned: accuracy, entropy, uniformity, effective rank, collapse.
 //!
 //! # Engines

@@ -1,6 +1,5 @@
 // Rows of soft targets t = softmax(u): from stored scores of a chunk, the statistics of each row, and its weights
-// P_ij - t_ij, formed in f32 before they are rounded. Where P and t are nearly equal, their difference keeps the digits
-// that f32 has. O(N·M).
+// P_ij - t_ij, formed in f32 before they are rounded. O(N·M).
 #include "ptx/barrier.h"
 #include "ptx/global.h"
 #include "ptx/math.h"
@@ -59,11 +58,11 @@ INFONCE_KERNEL(target_rows, TargetRowsParams) {
         sums[3] = fma(target, x.x[1], sums[3]);
     });
     join_block<Kernel>(sums, [](float a, float b) { return a + b; });
-    const float lse2 = most[0] + log2_exact(sums[0]), target_lse2 = most[1] + log2_exact(sums[1]);
+    const float log_sum = log2_exact(sums[0]), log_target_sum = log2_exact(sums[1]), gap = log2_exact(sums[0] / sums[1]);
     if (thread_index() == 0) {
         const RowPlanes& to = p.of_rows;
-        store_global(to.negatives_lse + row, lse2 * LN_2);
-        store_global(to.second_lse + row, target_lse2 * LN_2);
+        store_global(to.negatives_lse + row, (most[0] + log_sum) * LN_2);
+        store_global(to.second_lse + row, (most[1] + log_target_sum) * LN_2);
         store_global(to.positive + row, finite ? sums[2] / sums[1] * LN_2 : quiet_nan());
         store_global(to.negatives_mean + row, sums[3] / sums[1] * LN_2);
     }
@@ -75,7 +74,12 @@ INFONCE_KERNEL(target_rows, TargetRowsParams) {
         float of = 0.0f;
         if (j < candidates && weight != 0.0f) {
             const Pair x = load(j);
-            of = finite ? factor * (exp2_fast(x.x[0] - lse2) - exp2_fast(x.x[1] - target_lse2)) : quiet_nan();
+            const float z = x.x[0] - most[0], u = x.x[1] - most[1], target = exp2_fast(u - log_target_sum);
+            // log2(P/t). Where it is small, P - t has its digits, which the difference of both would lose.
+            const float ratio = z - u - gap;
+            const float difference =
+                ratio < 0.5f ? target * expm1_exact(ratio * LN_2) : exp2_fast(z - log_sum) - target;
+            of = finite ? factor * difference : quiet_nan();
         }
         p.to.store(row, j, of);
     }

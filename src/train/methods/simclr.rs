@@ -45,6 +45,9 @@ fn unfit(loss: &losses::Loss) -> Option<&'static str> {
         Keys::Trained if contrast.reduction() == Reduction::MeanOfPositives => {
             Some("its positives are generated images")
         }
+        Keys::Trained if contrast.layout() == Layout::Targets => {
+            Some("its targets are another encoder's scores of prototypes")
+        }
         Keys::Trained if loss.key == "sampled_softmax" => {
             Some("it needs the frequency of each candidate")
         }

@@ -75,7 +75,11 @@ pub(super) fn share(hits: impl ExactSizeIterator<Item = bool>) -> f32 {
 pub(super) fn chance_loss(contrast: &Contrast, candidates: usize) -> f64 {
     let (rule, negatives) = (contrast.rule(), candidates - 1);
     let row = RowContext::new(rule, contrast.scale().into(), negatives, std::iter::empty());
-    let lse = (negatives as f64).ln();
+    let softplus = |x: f64| x.exp().ln_1p();
+    let lse = match rule.logit_bias().map(f64::from) {
+        Some(bias) => (negatives as f64 * softplus(bias) + softplus(-bias)).ln(),
+        None => (negatives as f64).ln(),
+    };
     let logits = RowLogits {
         second_lse: match rule.takes_sets() {
             true => 0.0,
