@@ -1,6 +1,6 @@
 //! [`Contrast`]: one contrastive loss with its hyper-parameters, validated, independent of engines.
 
-use crate::error::{Error, positive, within};
+use crate::error::{Error, inverse, within};
 use crate::losses::description::{Description, Layout};
 use crate::losses::rule::{RowRule, SetForm};
 
@@ -137,9 +137,7 @@ impl Contrast {
         description: Description,
         temperature: f32,
     ) -> Result<Self, Error> {
-        let scale = 1.0 / positive("temperature", temperature)?;
-        let allowed = "large enough that 1/temperature is finite";
-        within("temperature", temperature, allowed, scale.is_finite())?;
+        let scale = inverse("temperature", temperature)?;
         Self::new(name, description, scale)
     }
 

@@ -263,3 +263,11 @@ pub(crate) fn positive(argument: &'static str, given: f32) -> Result<f32, Error>
     let legal = given.is_finite() && given > 0.0;
     within(argument, given, "finite and greater than 0", legal)
 }
+
+/// 1/τ of a temperature τ, if τ is finite and greater than zero and so is 1/τ.
+pub(crate) fn inverse(argument: &'static str, temperature: f32) -> Result<f32, Error> {
+    let scale = 1.0 / positive(argument, temperature)?;
+    let allowed = "large enough that 1/temperature is finite";
+    within(argument, temperature, allowed, scale.is_finite())?;
+    Ok(scale)
+}

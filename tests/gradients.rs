@@ -5,7 +5,7 @@ use approx::{abs_diff_eq, assert_abs_diff_eq};
 use infonce::losses::{Layout, RowRule, SetForm, TABLE};
 use infonce::reference::{self, Dense, Reference};
 use infonce::{
-    Contrast, DType, Error, Ids, Matrix, NO_ID, NO_POSITIVE, Positives, Reduction, Triplet,
+    Contrast, DType, Error, Ids, Inputs, Matrix, NO_ID, NO_POSITIVE, Positives, Reduction, Triplet,
     Triplets,
 };
 use rand::{RngExt, SeedableRng};
@@ -13,7 +13,7 @@ use rand_chacha::ChaCha8Rng;
 
 type Test = Result<(), Error>;
 
-/// A problem with matrices in the order of the variants' fields: z; q, k; q, own_key, queue.
+/// A problem with matrices in the order of the variants' fields: z; q, k; q, own_key, queue; q, k, target_q, target_k.
 #[derive(Clone, Debug)]
 struct Problem {
     contrast: Contrast,
@@ -39,9 +39,19 @@ impl Problem {
     }
 
     fn on(&self) -> Result<infonce::Problem<&Dense>, Error> {
-        let last = self.matrices.len() - 1;
-        let matrices = [0, last, last.min(1)].map(|which| &self.matrices[which]);
-        let mut problem = self.contrast.pose(matrices, self.positives.view())?;
+        let mut problem = match &self.matrices[..] {
+            [q, k, target_q, target_k] => self.contrast.on(Inputs::Targets {
+                q,
+                k,
+                target_q,
+                target_k,
+            })?,
+            given => {
+                let last = given.len() - 1;
+                let matrices = [0, last, last.min(1)].map(|which| &given[which]);
+                self.contrast.pose(matrices, self.positives.view())?
+            }
+        };
         if let Some(ids) = &self.ids {
             let (anchors, candidates) = (&ids.anchors[..], &ids.candidates[..]);
             problem = problem.excluding(Ids {
@@ -109,10 +119,12 @@ fn problems() -> Result<Vec<Problem>, Error> {
                         _ => rng.random_range(0..m as u32),
                     };
                     let index = (0..n).map(|i| index(i, &mut rng)).collect();
+                    let by_rule = Contrast::info_nce(temperature)?
+                        .with_reduction(reduction)
+                        .with_rule(contrast.rule());
+                    // Soft targets have a layout of their own.
+                    let Ok(by_rule) = by_rule else { continue };
                     for positives in [Positives::Index(index), Positives::Offset(-1)] {
-                        let by_rule = Contrast::info_nce(temperature)?
-                            .with_reduction(reduction)
-                            .with_rule(contrast.rule())?;
                         let matrices = [n, m].map(|rows| random(&mut rng, rows, dim));
                         problems.push(Problem {
                             positives,
@@ -135,6 +147,7 @@ fn rows_of(contrast: &Contrast, n: usize, m: usize) -> Vec<usize> {
         (Layout::Pair, true) => vec![n, n],
         (Layout::Pair, false) => vec![n, m],
         (Layout::Queue, _) => vec![n, n, m],
+        (Layout::Targets, _) => vec![n, m, n, m],
     }
 }
 
@@ -189,6 +202,8 @@ fn problems_with_options(rng: &mut ChaCha8Rng) -> Result<Vec<Problem>, Error> {
         sets(SetForm::Decoupled, 0.0),
         hard(0.5, 0.1),
         hard(2.0, 0.4),
+        RowRule::Sigmoid { bias: -0.5 },
+        RowRule::Alignment,
     ];
     let reductions = [Reduction::MeanOfPositives, Reduction::Mean, Reduction::Sum];
     let layouts = [
@@ -217,6 +232,10 @@ fn problems_with_options(rng: &mut ChaCha8Rng) -> Result<Vec<Problem>, Error> {
             let rows = rows_of(&contrast, n, m);
             let matrices = rows.iter().map(|&rows| random(rng, rows, dim)).collect();
             let plain = Problem::new(contrast, matrices);
+            if contrast.rule().is_pointwise() && number % 3 == 0 {
+                // No mean of rows with a positive.
+                continue;
+            }
             let shape = plain.on()?.shape();
             let (n, m) = (shape.anchors, shape.candidates);
             let id = |i: usize| if i % 4 == 3 { NO_ID } else { (i % 3) as u32 };
@@ -360,10 +379,19 @@ fn dbias_is_the_sum_of_a_column_of_dz() -> Test {
     // Where a guard or a clamp leaves candidates out, too.
     for problem in problems()? {
         let value = problem.value()?;
-        assert_eq!(value.dbias.is_some(), problem.bias.is_some());
+        let is_pointwise = problem.contrast.rule().is_pointwise();
+        assert_eq!(
+            value.dbias.is_some(),
+            problem.bias.is_some() || is_pointwise
+        );
         for (j, found) in value.dbias.iter().flatten().enumerate() {
             let rows = 0..(&value.dz).rows();
-            let expected: f64 = rows.map(|i| value.dz.row(i)[j]).sum();
+            // A pointwise rule has one bias for all columns.
+            let of_row = |i: usize| match is_pointwise {
+                true => value.dz.row(i).iter().sum(),
+                false => value.dz.row(i)[j],
+            };
+            let expected: f64 = rows.map(of_row).sum();
             assert_abs_diff_eq!(*found, expected, epsilon = 1e-13 * (1.0 + expected.abs()));
         }
     }
@@ -401,7 +429,7 @@ fn some_debiased_rows_are_clamped_and_some_are_not() -> Test {
         let rule = problem.contrast.rule();
         let rows = problem.value()?.rows;
         let pairs = rows.negatives_mass.iter().zip(&rows.positive_mass);
-        for (&a, &c) in pairs.filter(|&(_, &c)| rule.depends_on_scale() && c > 0.0) {
+        for (&a, &c) in pairs.filter(|&(_, &c)| rule.counts_negatives() && c > 0.0) {
             assert!(c.is_finite(), "{}", problem.name());
             counts[usize::from(rule.exponents().is_some())][usize::from(a == 0.0)] += 1;
         }
@@ -567,11 +595,16 @@ fn a_row_without_negatives_has_loss_0_and_gradient_0() -> Test {
     let mut problems = Vec::new();
     for loss in TABLE {
         let contrast = (loss.at)(0.1)?;
+        if contrast.rule().is_pointwise() || contrast.rule() == RowRule::Alignment {
+            // Such a row has a loss.
+            continue;
+        }
         let rows: &[usize] = match contrast.layout() {
             Layout::Shared => &[2],
             Layout::Pair => &[1, 1],
-            // The queue holds a negative; the positives of a set compete with each other.
-            Layout::Queue | Layout::Labelled => continue,
+            // The queue holds a negative; the positives of a set compete with each other; with soft targets each candidate
+            // is both.
+            Layout::Queue | Layout::Labelled | Layout::Targets => continue,
         };
         problems.push((contrast, rows, vec![0]));
         let by_index = Contrast::info_nce(0.1)?.with_rule(contrast.rule())?;

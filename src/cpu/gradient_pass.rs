@@ -323,7 +323,8 @@ impl<T: Element> GradientPass<'_, T> {
                 if let Some((target_scale2, tile)) = &targets {
                     let of_target = &tile[row * BLOCK..][..width];
                     let scales2 = [scale2, *target_scale2];
-                    kernel.weigh_targets(values, of_target, scales2, known.terms[i].offsets2);
+                    let RowTerms { offsets2, gap2, .. } = known.terms[i];
+                    kernel.weigh_targets(values, of_target, scales2, offsets2, gap2);
                     continue;
                 }
                 if let Some(found) = pointwise.get_mut(row) {

@@ -209,6 +209,8 @@ impl Sets<'_> {
 pub(super) struct RowTerms {
     /// Of both exponentials.
     pub offsets2: [f32; 2],
+    /// The first offset less the second, rounded once.
+    pub gap2: f32,
     positive: f32,
     uniform: f32,
 }
@@ -217,6 +219,7 @@ impl RowTerms {
     pub fn new(values: &RowValues) -> Self {
         Self {
             offsets2: [values.offset, values.second].map(|offset| (offset * LOG2_E) as f32),
+            gap2: ((values.offset - values.second) * LOG2_E) as f32,
             positive: values.positive as f32,
             uniform: values.uniform as f32,
         }

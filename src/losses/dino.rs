@@ -2,7 +2,7 @@
 
 use super::{Description, Dual, Loss, RowLogits, RowRule};
 use crate::contrast::Contrast;
-use crate::error::{Error, positive};
+use crate::error::{Error, inverse};
 
 pub(super) const LOSS: Loss = Loss {
     key: "dino",
@@ -13,9 +13,13 @@ pub(super) const LOSS: Loss = Loss {
     at: |temperature| Contrast::dino(temperature, 0.04),
 };
 
-/// The rule of targets at a temperature.
-pub(super) fn rule(temperature: f32, divergence: bool) -> Result<RowRule, Error> {
-    let scale = 1.0 / positive("target_temperature", temperature)?;
+/// The rule of targets at a temperature, which is the caller's `argument`.
+pub(super) fn rule(
+    argument: &'static str,
+    temperature: f32,
+    divergence: bool,
+) -> Result<RowRule, Error> {
+    let scale = inverse(argument, temperature)?;
     Ok(RowRule::SoftTargets { scale, divergence })
 }
 
@@ -34,7 +38,7 @@ impl Contrast {
     /// # Errors
     /// [`Error::Scalar`] unless both temperatures are finite and greater than 0.
     pub fn dino(temperature: f32, target_temperature: f32) -> Result<Self, Error> {
-        let rule = rule(target_temperature, false)?;
+        let rule = rule("target_temperature", target_temperature, false)?;
         Self::at(LOSS.name, Description::TARGETS.with_rule(rule), temperature)
     }
 }

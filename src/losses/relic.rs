@@ -24,7 +24,7 @@ impl Contrast {
     pub fn relic(temperature: f32) -> Result<Self, Error> {
         let description = Description {
             keys: Keys::Constant,
-            ..Description::TARGETS.with_rule(dino::rule(temperature, true)?)
+            ..Description::TARGETS.with_rule(dino::rule("temperature", temperature, true)?)
         };
         Self::at(LOSS.name, description, temperature)
     }

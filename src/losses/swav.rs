@@ -24,7 +24,7 @@ impl Contrast {
     /// # Errors
     /// [`Error::Scalar`] unless `temperature` and `epsilon` are finite and greater than 0.
     pub fn swav(temperature: f32, epsilon: f32) -> Result<Self, Error> {
-        let rule = dino::rule(epsilon, false)?;
+        let rule = dino::rule("epsilon", epsilon, false)?;
         Self::at(LOSS.name, Description::TARGETS.with_rule(rule), temperature)
     }
 }

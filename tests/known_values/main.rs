@@ -227,12 +227,12 @@ fn kinds(temperature: f32, n: usize, m: usize) -> Result<Vec<Kind>, Error> {
     ])
 }
 
-/// InfoNCE by each rule of the table of losses.
+/// InfoNCE by each rule of the table of losses but soft targets, which have a layout of their own.
 fn rules(temperature: f32) -> Result<Vec<Contrast>, Error> {
     let mut rules: Vec<Contrast> = Vec::new();
     for loss in TABLE {
         let rule = (loss.at)(temperature)?.rule();
-        if !rules.iter().any(|contrast| contrast.rule() == rule) {
+        if rule.target_scale().is_none() && !rules.iter().any(|contrast| contrast.rule() == rule) {
             rules.push(Contrast::info_nce(temperature)?.with_rule(rule)?);
         }
     }

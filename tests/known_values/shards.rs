@@ -80,13 +80,20 @@ fn all_near(found: &[f32], expected: &[f64], share: f64, what: &str) {
     }
 }
 
+/// InfoNCE by each rule but the pointwise one, of which a row without a positive has a loss.
+fn rules_of_positives() -> Result<Vec<Contrast>, Error> {
+    let mut rules = rules(0.2)?;
+    rules.retain(|contrast| !contrast.rule().is_pointwise());
+    Ok(rules)
+}
+
 fn no_positive<E: Engine>(new: New<E>) -> Result<(), Error> {
     let engine = &new()?;
     let (n, m, dim) = (9, 21, 24);
     let index: Vec<u32> = (0..n as u32)
         .map(|i| if i % 4 == 2 { NO_POSITIVE } else { i * 2 })
         .collect();
-    for contrast in rules(0.2)? {
+    for contrast in rules_of_positives()? {
         // The positives of the last three anchors lie past the last candidate.
         let by_offset = Kind {
             positives: Positives::Offset((m - n + 3) as i64),
@@ -136,7 +143,7 @@ fn no_positive<E: Engine>(new: New<E>) -> Result<(), Error> {
 
 fn none_at_all<E: Engine>(new: New<E>) -> Result<(), Error> {
     let engine = &new()?;
-    for contrast in rules(0.2)? {
+    for contrast in rules_of_positives()? {
         let mut all = vec![Kind::by_index(contrast, &[5, 7], vec![NO_POSITIVE; 5])];
         for (anchors, candidates) in [(NO_POSITIVE, NO_POSITIVE), (0, 1)] {
             all.push(Kind {

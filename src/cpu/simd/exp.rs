@@ -34,6 +34,20 @@ fn exp2<const FMA: bool>(x: f32) -> f32 {
     if x < LOWEST { 0.0 } else { value }
 }
 
+/// 2^r − 1 of |r| ≤ ½, with the digits of r, by the polynomial of [`exp2`].
+#[inline(always)]
+fn exp2_m1<const FMA: bool>(r: f32) -> f32 {
+    let mut polynomial = C6;
+    for coefficient in [C5, C4, C3, C2, C1] {
+        polynomial = if FMA {
+            polynomial.mul_add(r, coefficient)
+        } else {
+            polynomial * r + coefficient
+        };
+    }
+    polynomial * r
+}
+
 const C1: f32 = std::f32::consts::LN_2;
 const C2: f32 = 0.24022648;
 const C3: f32 = 0.055503324;
@@ -366,10 +380,16 @@ pub(super) fn weigh_targets<const FMA: bool>(
     targets: &[f32],
     scales2: [f32; 2],
     offsets2: [f32; 2],
+    gap2: f32,
 ) {
-    for (value, &target) in row.iter_mut().zip(targets) {
-        let target = exp2::<FMA>(exponent::<FMA>(target, scales2[1], offsets2[1]));
-        *value = exp2::<FMA>(exponent::<FMA>(*value, scales2[0], offsets2[0])) - target;
+    for (value, &product) in row.iter_mut().zip(targets) {
+        let target = exp2::<FMA>(exponent::<FMA>(product, scales2[1], offsets2[1]));
+        // Where both exponentials nearly agree, their difference has the digits of the exponents' difference.
+        let moved = exponent::<FMA>(product, scales2[1], -gap2);
+        let difference = exponent::<FMA>(*value, scales2[0], moved);
+        let far = exp2::<FMA>(exponent::<FMA>(*value, scales2[0], offsets2[0])) - target;
+        let near = target * exp2_m1::<FMA>(difference);
+        *value = if difference.abs() < 0.5 { near } else { far };
     }
 }
 

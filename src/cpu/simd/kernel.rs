@@ -58,8 +58,8 @@ pub(super) struct RowLoops {
     pub sum_exp_two: unsafe fn(&[f32], Two, Two) -> Two,
     pub weigh_two: unsafe fn(&mut [f32], [f32; 2], [f32; 2]),
     pub weigh_pointwise: unsafe fn(&mut [f32], f32, f32, f32, Set<'_>) -> f32,
-    pub sum_targets: unsafe fn([&[f32]; 2], [f32; 2], [f32; 2]) -> [f32; 4],
-    pub weigh_targets: unsafe fn(&mut [f32], &[f32], [f32; 2], [f32; 2]),
+    pub sum_targets: unsafe fn([&[f32]; 2], Two, Two) -> [f32; 4],
+    pub weigh_targets: unsafe fn(&mut [f32], &[f32], Two, Two, f32),
     pub exclude_equal: unsafe fn(&mut [f32], Set<'_>, Option<Set<'_>>),
     pub exclude_above: unsafe fn(&mut [f32], f32),
     pub dot: unsafe fn(&[f32], &[f32]) -> f64,
@@ -307,16 +307,18 @@ impl Kernel {
         unsafe { (self.row_loops.sum_targets)([row, targets], scales2, offsets2) }
     }
 
-    /// row_j ← the row's exponential less the target's, as of [`sum_targets`](Self::sum_targets).
+    /// row_j ← the row's exponential less the target's, as of [`sum_targets`](Self::sum_targets). `gap2` is the row's
+    /// offset less the target's, before these were rounded.
     pub fn weigh_targets(
         &self,
         row: &mut [f32],
         targets: &[f32],
         scales2: [f32; 2],
         offsets2: [f32; 2],
+        gap2: f32,
     ) {
         // SAFETY: the kernel was chosen for this CPU.
-        unsafe { (self.row_loops.weigh_targets)(row, targets, scales2, offsets2) }
+        unsafe { (self.row_loops.weigh_targets)(row, targets, scales2, offsets2, gap2) }
     }
 
     /// row_j ← −∞ in the set `ids`, but not in `but`.
@@ -424,8 +426,8 @@ macro_rules! row_loops {
             $crate::cpu::simd::exp::sum_targets::<$fma>(rows, scales2, offsets2)
         }
         $(#[$feature])?
-        unsafe fn weigh_targets(row: &mut [f32], targets: &[f32], scales2: [f32; 2], offsets2: [f32; 2]) {
-            $crate::cpu::simd::exp::weigh_targets::<$fma>(row, targets, scales2, offsets2)
+        unsafe fn weigh_targets(row: &mut [f32], targets: &[f32], scales2: [f32; 2], offsets2: [f32; 2], gap2: f32) {
+            $crate::cpu::simd::exp::weigh_targets::<$fma>(row, targets, scales2, offsets2, gap2)
         }
         $(#[$feature])?
         unsafe fn exclude_equal(row: &mut [f32], ids: $crate::cpu::simd::Set<'_>, but: Option<$crate::cpu::simd::Set<'_>>) {

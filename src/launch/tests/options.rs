@@ -764,7 +764,7 @@ fn options_in_tf32_are_the_references() -> Result<(), Error> {
             |_, rows| memory.given(&rows.contiguous(), dim, 0),
             |_, words| memory.words(words),
             |_, words| memory.words(words),
-            |_| unreachable!("no scale on the device"),
+            |_, _| unreachable!("no scale on the device"),
         )?;
         let gradient = |rows| memory.matrix([rows, dim], DType::F32, 0);
         let dk = given.contrast.has_dk().then(|| gradient(shape.candidates));
