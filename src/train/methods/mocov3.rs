@@ -59,18 +59,21 @@ impl Settings for Mocov3Settings {
     }
 
     fn start<P: Platform>(&self, run: &Run<'_, P>) -> Result<Box<dyn Learner<P>>, TrainError> {
-        Ok(Box::new(Swapped::new(run, self.momentum)?))
+        let schedule = self.momentum.schedule(run.total_steps)?;
+        Ok(Box::new(MocoV3::<P> {
+            contrast: run.contrast,
+            key: MomentumEncoder::of(run.model, schedule),
+        }))
     }
 }
 
-/// Predictions of each view against the momentum encoder's embeddings of the other.
 #[derive(Debug)]
-pub(super) struct Swapped<P: Platform> {
+struct MocoV3<P: Platform> {
     contrast: Contrast,
     key: MomentumEncoder<P::Backend>,
 }
 
-impl<P: Platform> Learner<P> for Swapped<P> {
+impl<P: Platform> Learner<P> for MocoV3<P> {
     /// Momentum update, then ctr(q₁, k₂) + ctr(q₂, k₁).
     fn step(
         &mut self,
@@ -118,16 +121,7 @@ impl<P: Platform> Learner<P> for Swapped<P> {
     }
 }
 
-impl<P: Platform> Swapped<P> {
-    /// At the start of a run.
-    pub fn new(run: &Run<'_, P>, momentum: MomentumSettings) -> Result<Self, TrainError> {
-        let schedule = momentum.schedule(run.total_steps)?;
-        Ok(Self {
-            contrast: run.contrast,
-            key: MomentumEncoder::of(run.model, schedule),
-        })
-    }
-
+impl<P: Platform> MocoV3<P> {
     /// ctr(q, k): the queries of one view against the keys of the other.
     fn one_way(
         &self,

@@ -109,7 +109,6 @@ methods! {
     simclr: Simclr(SimclrSettings);
     moco: Moco(MocoSettings);
     mocov3: Mocov3(Mocov3Settings);
-    byol: Byol(ByolSettings);
     instdisc: Instdisc(InstdiscSettings);
     pcl: Pcl(PclSettings);
 }
