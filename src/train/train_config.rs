@@ -32,7 +32,7 @@ pub struct TrainConfig {
     pub epochs: u64,
     /// Images per step.
     pub batch: usize,
-    /// The loss, by its key in [`losses::TABLE`].
+    /// The loss, by its key in [`losses::TABLE`](crate::losses::TABLE).
     pub loss: String,
     /// τ of the loss.
     pub temperature: f64,
@@ -67,7 +67,7 @@ impl TrainConfig {
             hidden: 128,
             widths: vec![32, 64, 128],
             learning_rate: method.learning_rate,
-            warmup: 0.05,
+            warmup: method.warmup,
             weight_decay: 1e-4,
         }
     }

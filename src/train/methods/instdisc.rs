@@ -27,6 +27,8 @@ pub(super) const METHOD: Method = Method {
     loss: "inst_disc",
     temperature: 0.2,
     learning_rate: 0.3,
+    // The bank starts random: at a high rate its noise draws all embeddings together.
+    warmup: 0.3,
     prediction: false,
     unfit: |loss| (loss.key != "inst_disc").then_some("its candidates are not a memory bank"),
     settings: || MethodConfig::Instdisc(InstdiscSettings::default()),

@@ -38,6 +38,7 @@ pub(super) const METHOD: Method = Method {
     loss: "moco",
     temperature: 0.3,
     learning_rate: 0.3,
+    warmup: 0.05,
     prediction: false,
     unfit: |loss| (loss.key != "moco").then_some("it has no queue of keys"),
     settings: || MethodConfig::Moco(MocoSettings::default()),

@@ -29,6 +29,7 @@ pub(super) const METHOD: Method = Method {
     loss: "moco_v3",
     temperature: 0.3,
     learning_rate: 1.0,
+    warmup: 0.05,
     prediction: true,
     unfit: |loss| (loss.key != "moco_v3").then_some("its keys are not a momentum encoder's of the batch"),
     settings: || MethodConfig::Mocov3(Mocov3Settings::default()),

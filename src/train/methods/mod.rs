@@ -36,6 +36,8 @@ pub struct Method {
     pub temperature: f64,
     /// The default learning rate.
     pub learning_rate: f64,
+    /// The default share of all steps over which the learning rate rises.
+    pub warmup: f64,
     /// Whether the encoder has a prediction head.
     pub prediction: bool,
     /// Why it cannot train with a loss; `None` where it can.

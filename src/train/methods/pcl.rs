@@ -36,6 +36,7 @@ pub(super) const METHOD: Method = Method {
     loss: "pcl",
     temperature: 0.2,
     learning_rate: 0.3,
+    warmup: 0.05,
     prediction: false,
     unfit: |loss| (loss.key != "pcl").then_some("its candidates are not prototypes"),
     settings: || MethodConfig::Pcl(PclSettings::default()),

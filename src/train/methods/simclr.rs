@@ -25,6 +25,7 @@ pub(super) const METHOD: Method = Method {
     loss: "nt_xent",
     temperature: 0.3,
     learning_rate: 0.3,
+    warmup: 0.05,
     prediction: false,
     unfit,
     settings: || MethodConfig::Simclr(SimclrSettings {}),

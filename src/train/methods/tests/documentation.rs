@@ -13,9 +13,9 @@ fn document() -> String {
         "# Training an image encoder\n\n\
          The methods are `infonce::train::methods::TABLE`; a test compares the two. `infonce train KEY` runs one; the \
          settings in the last column, and their defaults, are keys of `[train]` in `config.toml` beside those that all \
-         methods have. The loss is a key of [losses.md](losses.md).\n\n\
-         | method | key | what it contrasts | losses, default first | τ | own settings | source |\n\
-         |---|---|---|---|---:|---|---|\n",
+         methods have. The loss is a key of [losses.md](losses.md), τ its temperature, rate the highest learning rate, warm-up the share of all steps over which it rises.\n\n\
+         | method | key | what it contrasts | losses, default first | τ | rate | warm-up | own settings | source |\n\
+         |---|---|---|---|---:|---:|---:|---|---|\n",
     );
     for method in TABLE {
         let others = method.losses().map(|loss| loss.key);
@@ -29,12 +29,14 @@ fn document() -> String {
         });
         let settings: Vec<_> = settings.collect();
         text += &format!(
-            "| {} | `{}` | {} | {} | {} | {} | {} |\n",
+            "| {} | `{}` | {} | {} | {} | {} | {} | {} | {} |\n",
             method.name,
             method.key,
             method.help,
             losses.join(", "),
             method.temperature,
+            method.learning_rate,
+            method.warmup,
             settings.join(", "),
             method.source,
         );
