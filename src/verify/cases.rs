@@ -350,7 +350,12 @@ fn kinds() -> Vec<(Kind, Extent)> {
             has_sets = true;
             kind.given = Given::Labels;
         }
-        kinds.push((kind, Extent::Hard));
+        // Targets are weighed by the exponentials of every loss.
+        let extent = match is_of_targets {
+            true => Extent::Few,
+            false => Extent::Hard,
+        };
+        kinds.push((kind, extent));
         if rule == RowRule::SOFTMAX || rule.takes_sets() || is_of_targets {
             continue;
         }
