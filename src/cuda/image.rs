@@ -135,7 +135,7 @@ mod tests {
     #[test]
     fn no_tile_waits_for_a_load_from_global_memory() {
         let has_options = |kernel: &str| {
-            ["_one_", "_sets_", "_two_"]
+            ["_one_", "_sets_", "_two_", "_point_"]
                 .iter()
                 .any(|terms| kernel.contains(terms))
         };

@@ -204,8 +204,8 @@ impl Run {
                     caught.insert(key);
                 }
             }
-            // 9 outputs of forward; 13, 12 and 4 of the other calls, with 8 gradients in both types.
-            let all = if T::DTYPE == DType::F32 { 38 } else { 46 };
+            // 10 outputs of forward; 14, 13 and 4 of the other calls, with 8 gradients in both types.
+            let all = if T::DTYPE == DType::F32 { 41 } else { 49 };
             if caught.len() == all {
                 return Ok(());
             }

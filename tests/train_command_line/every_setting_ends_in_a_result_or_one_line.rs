@@ -141,7 +141,7 @@ fn a_run_that_collapses_says_so_with_every_method() {
         let (table, _) = trained(directory.path(), &arguments);
         contains(
             &table,
-            &["collapsed: embeddings of different images are nearly one point"],
+            &["collapsed: embeddings of different inputs are nearly one point"],
         );
         let page = directory.path().join(method.key).join("report.html");
         contains(&fs::read_to_string(page).unwrap(), &["collapsed: "]);

@@ -49,6 +49,9 @@ fn unfit(loss: &losses::Loss) -> Option<&'static str> {
         Keys::Trained if contrast.layout() == Layout::Targets => {
             Some("its targets are another encoder's scores of prototypes")
         }
+        Keys::Trained if contrast.rule().is_pointwise() => {
+            Some("its bias is learned, which this trainer does not")
+        }
         Keys::Trained if loss.key == "sampled_softmax" => {
             Some("it needs the frequency of each candidate")
         }
