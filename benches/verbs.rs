@@ -106,6 +106,16 @@ fn losses(criterion: &mut Criterion) {
                 };
                 ("N", " M=65536", inputs)
             }
+            // DINO's head.
+            Layout::Targets => {
+                let inputs = Inputs::Targets {
+                    q: rows(&q[..256 * 128], 256),
+                    k: rows(&queue, 65_536),
+                    target_q: rows(&k[..256 * 128], 256),
+                    target_k: rows(&queue, 65_536),
+                };
+                ("N", " M=65536", inputs)
+            }
         };
         let problem = contrast.on(inputs).expect("legal inputs");
         let (shape, dk) = (problem.shape(), contrast.has_dk());

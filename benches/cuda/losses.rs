@@ -278,6 +278,7 @@ impl Case {
             Layout::Shared | Layout::Labelled => n,
             Layout::Pair => n + m,
             Layout::Queue => 2.0 * n + m,
+            Layout::Targets => 2.0 * (n + m),
         };
         let gradients = match self.wanted {
             Wanted::Forward => 0.0,

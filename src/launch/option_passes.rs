@@ -13,6 +13,9 @@ use super::statistics::{Partial, scores_params};
 use super::{Arithmetic, Device, Floats};
 use crate::error::Error;
 
+/// Statistics that a pass over weights completes, and its sums; `None` for a pass that does not.
+type Completed<'a, D> = Option<(&'a Direction<D>, &'a OptionSums<D>)>;
+
 /// Partial sums of a pass with options.
 pub(super) struct OptionSums<D: Device> {
     sums: Floats<D>,
@@ -100,7 +103,7 @@ impl<D: Device> Similarity<'_, D> {
     /// names, by way of sums.
     pub(super) fn weights_with(
         &self,
-        (options, found): (&Options, Option<(&Direction<D>, &OptionSums<D>)>),
+        (options, found): (&Options, Completed<'_, D>),
         prepared: &Prepared<'_, D>,
         known: &Known<'_, D>,
         cut: Cut,
