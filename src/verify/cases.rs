@@ -350,11 +350,9 @@ fn kinds() -> Vec<(Kind, Extent)> {
             has_sets = true;
             kind.given = Given::Labels;
         }
-        // Targets are weighed by the exponentials of every loss.
-        let extent = match is_of_targets {
-            true => Extent::Few,
-            false => Extent::Hard,
-        };
+        // They share tile loops and exponentials with the others.
+        let is_other = is_of_targets || rule.is_pointwise() || rule.is_alignment();
+        let extent = if is_other { Extent::Few } else { Extent::Hard };
         kinds.push((kind, extent));
         if rule == RowRule::SOFTMAX || rule.takes_sets() || is_of_targets {
             continue;
