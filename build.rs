@@ -20,6 +20,12 @@ mod build {
     pub mod sources;
 }
 
+/// Keeps what the crate itself does not need of src/launch/params.rs.
+#[cfg(any(feature = "emulator", feature = "cuda"))]
+macro_rules! for_build {
+    ($($item:item)*) => { $($item)* };
+}
+
 #[cfg(any(feature = "emulator", feature = "cuda"))]
 #[path = "src/launch/params.rs"]
 mod params;

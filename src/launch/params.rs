@@ -3,15 +3,17 @@
 
 use bytemuck::{Pod, Zeroable};
 
-/// A structure and the offsets of its fields.
-#[allow(dead_code, reason = "the build reads it")]
-pub(crate) struct Layout {
-    pub name: &'static str,
-    /// The file under kernels/ that declares it.
-    pub header: &'static str,
-    pub size: usize,
-    /// Name and offset of every field; `padding` is what C++ leaves unnamed.
-    pub fields: &'static [(&'static str, usize)],
+// `for_build!` is of whoever includes this file: build.rs keeps its items, the crate drops them.
+for_build! {
+    /// A structure and the offsets of its fields.
+    pub struct Layout {
+        pub name: &'static str,
+        /// The file under kernels/ that declares it.
+        pub header: &'static str,
+        pub size: usize,
+        /// Name and offset of every field; `padding` is what C++ leaves unnamed.
+        pub fields: &'static [(&'static str, usize)],
+    }
 }
 
 /// Declares structures with C's layout, and `LAYOUTS`.
@@ -27,13 +29,14 @@ macro_rules! params {
             }
         )*
 
-        #[allow(dead_code, reason = "the build reads it")]
-        pub(crate) const LAYOUTS: &[Layout] = &[$(Layout {
-            name: stringify!($name),
-            header: $header,
-            size: size_of::<$name>(),
-            fields: &[$((stringify!($field), std::mem::offset_of!($name, $field))),*],
-        }),*];
+        for_build! {
+            pub const LAYOUTS: &[Layout] = &[$(Layout {
+                name: stringify!($name),
+                header: $header,
+                size: size_of::<$name>(),
+                fields: &[$((stringify!($field), std::mem::offset_of!($name, $field))),*],
+            }),*];
+        }
     };
 }
 
@@ -257,9 +260,10 @@ macro_rules! codes {
             pub(crate) const $name: u32 = $value;
         )*
 
-        /// Name, the file under kernels/ that declares it, and value.
-        #[allow(dead_code, reason = "the build reads it")]
-        pub(crate) const CODES: &[(&str, &str, u32)] = &[$((stringify!($name), $header, $name)),*];
+        for_build! {
+            /// Name, the file under kernels/ that declares it, and value.
+            pub const CODES: &[(&str, &str, u32)] = &[$((stringify!($name), $header, $name)),*];
+        }
     };
 }
 
