@@ -1,7 +1,8 @@
 //! Anchors whose candidates lie in several matrices have the loss and gradients of one matrix that holds them all.
 
-#[cfg(feature = "emulator")]
-use infonce::emulator::{EmulatedEngine, Schedule};
+#[macro_use]
+mod engines;
+
 use infonce::losses::{RowRule, SetForm};
 use infonce::reference::{self, Dense};
 use infonce::{
@@ -47,10 +48,7 @@ fn assert_near(found: &[f32], expected: &[f64], what: &str) {
 
 #[test]
 fn several_matrices_equal_one_that_holds_all() -> Test {
-    several_matrices(&CpuEngine::new())?;
-    #[cfg(feature = "emulator")]
-    several_matrices(&EmulatedEngine::new(Schedule::Mixed, 3))?;
-    Ok(())
+    on_engines!(several_matrices)
 }
 
 fn several_matrices(engine: &impl Engine<Memory = HostMemory>) -> Test {
@@ -210,10 +208,7 @@ fn ranking(batch: &[Dense], scale: f64, directions: [bool; 3], partition: Partit
 
 #[test]
 fn ranking_is_the_published_formula_in_all_directions() -> Test {
-    ranks(&CpuEngine::new())?;
-    #[cfg(feature = "emulator")]
-    ranks(&EmulatedEngine::new(Schedule::Mixed, 3))?;
-    Ok(())
+    on_engines!(ranks)
 }
 
 fn ranks(engine: &impl Engine<Memory = HostMemory>) -> Test {

@@ -1,11 +1,14 @@
 //! Losses without a softmax are those of their papers: SigLIP, whose every pair is a decision of its own, and BYOL, which
 //! has no negatives.
 
+#[macro_use]
+mod engines;
 mod formula;
 
-use formula::{Batch, Point, UPSTREAM, assert_near, dot, narrow, unit_rows, wide};
-#[cfg(feature = "emulator")]
-use infonce::emulator::{EmulatedEngine, Schedule};
+use formula::{
+    Batch, Point, UNTOUCHED, UPSTREAM, assert_near, dot, message, narrow, unit_rows, unsupported,
+    wide,
+};
 use infonce::losses::RowRule;
 use infonce::reference::Dense;
 use infonce::{
@@ -210,10 +213,7 @@ fn shards<'a>(
 
 #[test]
 fn shards_of_the_candidates_add_up() -> Test {
-    shards_add_up(&CpuEngine::new())?;
-    #[cfg(feature = "emulator")]
-    shards_add_up(&EmulatedEngine::new(Schedule::Mixed, 3))?;
-    Ok(())
+    on_engines!(shards_add_up)
 }
 
 fn shards_add_up(engine: &impl Engine<Memory = HostMemory>) -> Test {
@@ -293,10 +293,7 @@ fn shards_add_up(engine: &impl Engine<Memory = HostMemory>) -> Test {
 
 #[test]
 fn byol_is_equation_2_of_grill_et_al() -> Test {
-    byol_with_normalisation(&CpuEngine::new())?;
-    #[cfg(feature = "emulator")]
-    byol_with_normalisation(&EmulatedEngine::new(Schedule::Mixed, 3))?;
-    Ok(())
+    on_engines!(byol_with_normalisation)
 }
 
 /// The mean of ‖q/‖q‖ − k/‖k‖‖² and its gradient by q, of rows of any length.
@@ -404,10 +401,7 @@ fn alignment_has_gaps_weights_and_every_row_wise_layout() -> Test {
 
 #[test]
 fn alignment_over_several_matrices_has_no_slope_by_scale() -> Test {
-    alignment_over_several(&CpuEngine::new())?;
-    #[cfg(feature = "emulator")]
-    alignment_over_several(&EmulatedEngine::new(Schedule::Mixed, 3))?;
-    Ok(())
+    on_engines!(alignment_over_several)
 }
 
 fn alignment_over_several(engine: &impl Engine<Memory = HostMemory>) -> Test {
@@ -434,20 +428,6 @@ fn alignment_over_several(engine: &impl Engine<Memory = HostMemory>) -> Test {
     assert_near(&wide(&dq), &expected, 1e-5, "dq");
     assert!(dscale.abs() < 1e-6, "{dscale}");
     Ok(())
-}
-
-/// The contents of outputs before a call.
-const UNTOUCHED: f32 = 1234.5;
-
-fn message<R>(result: Result<R, Error>) -> String {
-    match result {
-        Ok(_) => "accepted".into(),
-        Err(error) => error.to_string(),
-    }
-}
-
-fn unsupported(option: &str, reason: &str) -> String {
-    format!("`{option}` is not supported here: {reason}")
 }
 
 #[test]
@@ -537,10 +517,7 @@ fn what_pointwise_losses_do_not_take_is_named() -> Test {
 
 #[test]
 fn a_refused_pointwise_call_has_written_nothing() -> Test {
-    refused_calls(&CpuEngine::new())?;
-    #[cfg(feature = "emulator")]
-    refused_calls(&EmulatedEngine::new(Schedule::Mixed, 3))?;
-    Ok(())
+    on_engines!(refused_calls)
 }
 
 fn refused_calls(engine: &impl Engine<Memory = HostMemory>) -> Test {

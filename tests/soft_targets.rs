@@ -1,10 +1,13 @@
 //! Losses whose targets are a softmax of other scores are those of their papers: DINO, SwAV and ReLIC.
 
+#[macro_use]
+mod engines;
 mod formula;
 
-use formula::{Batch, Point, UPSTREAM, assert_near, dot, narrow, unit_rows, wide};
-#[cfg(feature = "emulator")]
-use infonce::emulator::{EmulatedEngine, Schedule};
+use formula::{
+    Batch, Point, UNTOUCHED, UPSTREAM, assert_near, dot, message, narrow, unit_rows, unsupported,
+    wide,
+};
 use infonce::losses::RowRule;
 use infonce::reference::Dense;
 use infonce::{
@@ -220,10 +223,7 @@ fn digits_are_kept_where_student_and_teacher_agree() -> Test {
 
 #[test]
 fn views_but_their_own_have_a_global_views_targets() -> Test {
-    multi_crop(&CpuEngine::new())?;
-    #[cfg(feature = "emulator")]
-    multi_crop(&EmulatedEngine::new(Schedule::Mixed, 3))?;
-    Ok(())
+    on_engines!(multi_crop)
 }
 
 /// The recipe of [`Contrast::dino`] against equation 3 of the paper: the sum over both global views x and all views
@@ -302,20 +302,6 @@ fn multi_crop(engine: &impl Engine<Memory = HostMemory>) -> Test {
         assert_near(&wide(&found), &expected, 2e-5, ["dq", "dk"][which]);
     }
     Ok(())
-}
-
-/// The contents of outputs before a call.
-const UNTOUCHED: f32 = 1234.5;
-
-fn message<R>(result: Result<R, Error>) -> String {
-    match result {
-        Ok(_) => "accepted".into(),
-        Err(error) => error.to_string(),
-    }
-}
-
-fn unsupported(option: &str, reason: &str) -> String {
-    format!("`{option}` is not supported here: {reason}")
 }
 
 #[test]
@@ -480,10 +466,7 @@ fn what_soft_targets_do_not_take_is_named() -> Test {
 
 #[test]
 fn a_refused_call_on_targets_has_written_nothing() -> Test {
-    refused_calls(&CpuEngine::new())?;
-    #[cfg(feature = "emulator")]
-    refused_calls(&EmulatedEngine::new(Schedule::Mixed, 3))?;
-    Ok(())
+    on_engines!(refused_calls)
 }
 
 fn refused_calls(engine: &impl Engine<Memory = HostMemory>) -> Test {

@@ -15,6 +15,22 @@ use rand_chacha::ChaCha8Rng;
 /// The upstream gradient of every call.
 pub const UPSTREAM: f32 = 1.5;
 
+/// The contents of outputs before a call that is refused.
+pub const UNTOUCHED: f32 = 1234.5;
+
+/// Why a call was refused.
+pub fn message<R>(result: Result<R, Error>) -> String {
+    match result {
+        Ok(_) => "accepted".into(),
+        Err(error) => error.to_string(),
+    }
+}
+
+/// The message of [`Error::Unsupported`].
+pub fn unsupported(option: &str, reason: &str) -> String {
+    format!("`{option}` is not supported here: {reason}")
+}
+
 /// A contrast on a batch.
 #[derive(Clone)]
 pub struct Batch {
