@@ -4,9 +4,9 @@ use crate::contrast::same_rows;
 use crate::element::Element;
 use crate::error::Error;
 use crate::gradients::Gradients;
-use crate::inputs::Problem;
 use crate::memory::{Evaluation, Memory, Read};
 use crate::positives::Positives;
+use crate::problem::Problem;
 use crate::triplet::TripletProblem;
 
 /// One tensor of a momentum update; `Q`, `K` and `S` are an engine's views of vectors.

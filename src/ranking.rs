@@ -5,10 +5,11 @@ use crate::element::Element;
 use crate::engine::{Engine, RowsMutOf, RowsOf};
 use crate::error::{Error, positive};
 use crate::gradients::{Accumulate, Gradients};
-use crate::inputs::{Inputs, Problem};
+use crate::inputs::Inputs;
 use crate::losses::{Description, Exclusions};
 use crate::memory::{Memory, Read};
 use crate::positives::Positives;
+use crate::problem::Problem;
 use crate::rows::Matrix;
 
 /// How the directions of [`MultipleNegativesRanking`] become one loss.

@@ -27,7 +27,6 @@ use crate::element::{DType, Element};
 use crate::engine::{Engine, MomentumSlices};
 use crate::error::{Error, positive};
 use crate::gradients::Gradients;
-use crate::inputs;
 use crate::losses::RowLogits;
 use crate::memory::{Evaluated, HostMemory, TopK};
 use crate::queue::KeyQueue;
@@ -272,7 +271,7 @@ impl Engine for CpuEngine {
 
     fn forward<T: Element>(
         &self,
-        problem: &inputs::Problem<Rows<'_, T>>,
+        problem: &crate::problem::Problem<Rows<'_, T>>,
     ) -> Result<Evaluated, Error> {
         self.run(|| {
             let problem = Problem::new(self.kernel::<T>(), problem, &self.workspace)?;
@@ -282,7 +281,7 @@ impl Engine for CpuEngine {
 
     fn value_and_grad<T: Element, G: Element>(
         &self,
-        problem: &inputs::Problem<Rows<'_, T>>,
+        problem: &crate::problem::Problem<Rows<'_, T>>,
         upstream: f32,
         gradients: Gradients<RowsMut<'_, G>>,
     ) -> Result<Evaluated, Error> {
@@ -317,7 +316,7 @@ impl Engine for CpuEngine {
 
     fn backward<T: Element, G: Element>(
         &self,
-        problem: &inputs::Problem<Rows<'_, T>>,
+        problem: &crate::problem::Problem<Rows<'_, T>>,
         statistics: &Statistics,
         upstream: f32,
         gradients: Gradients<RowsMut<'_, G>>,

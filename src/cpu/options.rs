@@ -8,7 +8,6 @@ use std::ops::Range;
 use super::blocks::BLOCK;
 use super::simd::{Kernel, Set, SetTerms};
 use crate::element::Element;
-use crate::inputs;
 use crate::losses::RowValues;
 use crate::positives::{NO_ID, NO_POSITIVE, Positives};
 use crate::rows::Rows;
@@ -60,7 +59,7 @@ impl Sets<'_> {
 impl<'a> Options<'a> {
     /// `None` for a problem without options. `positives` is each anchor's one positive, `positive_logits` its z₊.
     pub fn of<T: Element>(
-        given: &inputs::Problem<Rows<'a, T>>,
+        given: &crate::problem::Problem<Rows<'a, T>>,
         (scale, logit_bias): (f64, Option<f32>),
         positives: &[Option<usize>],
         positive_logits: &[f64],

@@ -12,7 +12,7 @@ use super::targets::Targets;
 use crate::contrast::{Contrast, Shape, same_length};
 use crate::element::{DType, Element};
 use crate::error::Error;
-use crate::inputs::{self, Matrices};
+use crate::inputs::Matrices;
 use crate::losses::RowContext;
 use crate::rows::{Matrix, Rows};
 use crate::statistics::counted;
@@ -69,7 +69,7 @@ pub(super) fn kernel_for<T: Element>() -> &'static Kernel {
 impl<'a, T: Element> Problem<'a, T> {
     pub fn new<'d: 'a>(
         kernel: &'static Kernel,
-        given: &'a inputs::Problem<Rows<'d, T>>,
+        given: &'a crate::problem::Problem<Rows<'d, T>>,
         workspace: &'a Workspace,
     ) -> Result<Self, Error> {
         let (contrast, shape) = (given.contrast(), given.shape());

@@ -5,7 +5,6 @@ use super::pack::{Panels, Workspace, pack_transposed, row_items};
 use super::problem::block_products;
 use super::simd::{Item, Kernel, Left};
 use crate::element::Element;
-use crate::inputs;
 use crate::rows::{Matrix, Rows};
 
 /// Soft targets of a problem.
@@ -26,7 +25,7 @@ impl<'a, T: Element> Targets<'a, T> {
     /// `None` for a problem without soft targets.
     pub fn of(
         kernel: &Kernel,
-        given: &inputs::Problem<Rows<'a, T>>,
+        given: &crate::problem::Problem<Rows<'a, T>>,
         workspace: &Workspace,
     ) -> Option<Self> {
         let [u, p] = given.matrices().targets?;

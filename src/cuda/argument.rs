@@ -10,8 +10,8 @@ use crate::element::Element;
 use crate::engine::MomentumTensor;
 use crate::error::Error;
 use crate::gradients::Gradients;
-use crate::inputs::Problem;
 use crate::launch::{DeviceMatrix, DeviceMomentum, DeviceVector};
+use crate::problem::Problem;
 use crate::triplet::TripletProblem;
 
 /// An argument's name and its memory.

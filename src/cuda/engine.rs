@@ -13,8 +13,8 @@ use crate::element::{DType, Element};
 use crate::engine::{Engine, MomentumOf};
 use crate::error::Error;
 use crate::gradients::Gradients;
-use crate::inputs::Problem;
 use crate::launch::{DeviceVector, Rowwise, Similarity, workspace_bytes};
+use crate::problem::Problem;
 use crate::triplet::TripletProblem;
 
 /// Default bytes of a chunk of softmax weights: 4,096 × 131,072 16-bit weights. A chunk adds 8 bytes of traffic for

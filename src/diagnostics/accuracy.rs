@@ -4,10 +4,11 @@ use crate::contrast::Contrast;
 use crate::element::Element;
 use crate::engine::{Engine, RowsOf};
 use crate::error::Error;
-use crate::inputs::{Matrices, Problem};
+use crate::inputs::Matrices;
 use crate::memory::{Evaluation, Read};
 use crate::mining::{Known, POSITIVES};
 use crate::positives::{NO_POSITIVE, Positives};
+use crate::problem::Problem;
 use crate::rows::{Elements, View};
 
 /// The larger k of the two accuracies.

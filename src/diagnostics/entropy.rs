@@ -2,9 +2,9 @@
 
 use crate::contrast::same_rows;
 use crate::error::{Error, within};
-use crate::inputs::Problem;
 use crate::losses::RowRule;
 use crate::memory::{Evaluation, Read};
+use crate::problem::Problem;
 use crate::rows::View;
 use crate::statistics::{GIVEN, Statistics};
 

@@ -8,11 +8,11 @@ use crate::element::{DType, Element};
 use crate::engine::{Engine, MomentumSlices};
 use crate::error::Error;
 use crate::gradients::Gradients;
-use crate::inputs::Problem;
 use crate::launch::{
     DeviceMatrix, DeviceMomentum, DeviceStatistics, Rowwise, Similarity, workspace_bytes,
 };
 use crate::memory::{Evaluated, HostMemory, TopK};
+use crate::problem::Problem;
 use crate::queue::{KeyQueue, check_labels};
 use crate::rows::{Matrix, Rows, RowsMut};
 use crate::statistics::Statistics;

@@ -6,9 +6,9 @@ use bytemuck::Zeroable;
 use super::DeviceMatrix;
 use super::kernels::{self, Family};
 use super::params::ScoreOptions;
-use crate::inputs::Problem;
 use crate::losses::Layout;
 use crate::positives::Positives;
+use crate::problem::Problem;
 
 /// The kernels of a problem with options, and its vectors.
 pub(super) struct Options {

@@ -11,9 +11,10 @@ use super::targets::Targets;
 use super::{Arithmetic, Device, DeviceMatrix, Floats, Rowwise, count, element_bytes};
 use crate::contrast::{Contrast, Reduction, Shape};
 use crate::error::Error;
-use crate::inputs::{Matrices, Problem};
+use crate::inputs::Matrices;
 use crate::losses::Layout;
 use crate::positives::Positives;
+use crate::problem::Problem;
 
 pub(super) struct Prepared<'a, D: Device> {
     pub problem: &'a Problem<DeviceMatrix>,

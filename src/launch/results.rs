@@ -6,8 +6,8 @@ use super::similarity::Similarity;
 use super::{Device, DeviceMatrix, Floats, count, kernels};
 use crate::contrast::{Contrast, Shape, same_rows};
 use crate::error::Error;
-use crate::inputs::Problem;
 use crate::losses::RowRule;
+use crate::problem::Problem;
 use crate::rows::extent;
 use crate::statistics::{
     GIVEN, OTHERS, RowStatistics, SetStatistics, Statistics, TARGETS_DO_NOT_MERGE,

@@ -16,8 +16,8 @@ use super::{Device, DeviceMatrix, DeviceMomentum, Floats, Results, Rowwise, Simi
 use crate::element::DType;
 use crate::error::{Error, positive};
 use crate::gradients::{Accumulate, Gradients};
-use crate::inputs::Problem;
 use crate::momentum;
+use crate::problem::Problem;
 
 /// The arguments of a step. The caller's memory stays allocated as long as the step is used.
 pub(crate) struct StepArguments<'a> {

@@ -13,7 +13,7 @@ use super::similarity::Similarity;
 use super::statistics::rows_params;
 use super::{Arithmetic, Device, DeviceMatrix, Floats, count, kernels};
 use crate::error::Error;
-use crate::inputs::Problem;
+use crate::problem::Problem;
 use bytemuck::Zeroable;
 
 /// The targets of a problem as the tile loops read them.

@@ -19,7 +19,7 @@ use super::statistics::Partial;
 use super::{Arithmetic, Device, DeviceMatrix, Floats};
 use crate::error::Error;
 use crate::gradients::Gradients;
-use crate::inputs::Problem;
+use crate::problem::Problem;
 
 impl<D: Device> Similarity<'_, D> {
     pub(crate) fn forward(&self, problem: &Problem<DeviceMatrix>) -> Result<Results<D>, Error> {

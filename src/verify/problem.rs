@@ -6,9 +6,10 @@ use super::cases::{Case, Data, Given};
 use crate::contrast::Contrast;
 use crate::element::Element;
 use crate::error::Error;
-use crate::inputs::{Inputs, Problem};
+use crate::inputs::Inputs;
 use crate::losses::Layout;
 use crate::positives::{Ids, NO_ID, NO_POSITIVE, Positives};
+use crate::problem::Problem;
 use crate::reference::{self, Dense, Logits, Reference};
 use crate::rows::{Matrix, Rows, View};
 

@@ -2,8 +2,8 @@
 
 use super::rule::magnitude;
 use crate::element::DType;
-use crate::inputs::Problem;
 use crate::losses::{RowContext, RowLogits, RowRule, RowValues};
+use crate::problem::Problem;
 use crate::reference::{self, Dense, Logits, Reference};
 use crate::rows::Matrix;
 
