@@ -12,6 +12,10 @@ mod build {
     pub mod sources;
 }
 
+/// As in build.rs.
+macro_rules! for_build {
+    ($($item:item)*) => { $($item)* };
+}
 #[path = "../src/launch/params.rs"]
 mod params;
 
