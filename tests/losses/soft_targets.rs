@@ -1,10 +1,7 @@
 //! Losses whose targets are a softmax of other scores are those of their papers: DINO, SwAV and ReLIC.
 
-#[macro_use]
-mod engines;
-mod formula;
-
-use formula::{
+use super::Test;
+use super::formula::{
     Batch, Point, UNTOUCHED, UPSTREAM, assert_near, dot, message, narrow, unit_rows, unsupported,
     wide,
 };
@@ -16,8 +13,6 @@ use infonce::{
 };
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-
-type Test = Result<(), Error>;
 
 /// D of the student, and of the targets.
 const DIM: usize = 5;

@@ -1,11 +1,8 @@
 //! Losses without a softmax are those of their papers: SigLIP, whose every pair is a decision of its own, and BYOL, which
 //! has no negatives.
 
-#[macro_use]
-mod engines;
-mod formula;
-
-use formula::{
+use super::Test;
+use super::formula::{
     Batch, Point, UNTOUCHED, UPSTREAM, assert_near, dot, message, narrow, unit_rows, unsupported,
     wide,
 };
@@ -15,8 +12,6 @@ use infonce::{
     Contrast, CpuEngine, Engine, Error, Gradients, HostMemory, Ids, Inputs, Matrix, NO_ID,
     NO_POSITIVE, Positives, Problem, Reduction, Rows, RowsMut,
 };
-
-type Test = Result<(), Error>;
 
 const DIM: usize = 5;
 /// Of powers of two, whose inverses are exact in f32.
